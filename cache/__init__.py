@@ -1,0 +1,43 @@
+"""The feature cache: arrays, keys, specs, HDF5. Knows nothing of images, networks or torch modules.
+
+Names are loaded when they are first used, so that importing :mod:`cache.errors` alone stays quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cache.inventory import CacheSummary, list_caches
+    from cache.keys import KeyMemo, key_of_bytes, key_of_file
+    from cache.spec import Spec
+    from cache.store import Damage, FeatureCache
+
+_HOME = {
+    "CacheSummary": "inventory",
+    "Damage": "store",
+    "FeatureCache": "store",
+    "KeyMemo": "keys",
+    "Spec": "spec",
+    "key_of_bytes": "keys",
+    "key_of_file": "keys",
+    "list_caches": "inventory",
+}
+
+__all__ = [
+    "CacheSummary",
+    "Damage",
+    "FeatureCache",
+    "KeyMemo",
+    "Spec",
+    "key_of_bytes",
+    "key_of_file",
+    "list_caches",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

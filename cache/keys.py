@@ -1,0 +1,229 @@
+"""Keys: the identity of a sample is the digest of its bytes, so a renamed or copied file is the same sample.
+
+A memo remembers the keys of files that have not changed since they were hashed. What the bytes mean is not known here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+KEY_LENGTH = 32
+
+_BLOCK_BYTES = 1 << 20
+_BATCH = 512
+_THREADS = min(8, os.cpu_count() or 1)
+_CLOCK_NS = 2_000_000_000
+"""Coarsest clock of a file system in use (FAT: 2 s). A file changed more recently than this could be changed again
+without its time of modification showing it."""
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS keys_1 (
+    path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, key TEXT
+) WITHOUT ROWID
+"""
+
+_RECALL = "SELECT size, mtime_ns, ctime_ns, key FROM keys_1 WHERE path = ?"
+
+
+def key_of_bytes(data: bytes) -> str:
+    """Return the key of a sample with these bytes: the first 32 hex digits of their SHA-256."""
+    return hashlib.sha256(data).hexdigest()[:KEY_LENGTH]
+
+
+def key_of_file(path: str | os.PathLike[str]) -> str:
+    """Return the key of a file's bytes, read block by block.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    """
+    return _hash(path)[0]
+
+
+class KeyMemo:
+    """Keys of files, remembered between runs by absolute path, size and times of modification.
+
+    Parameters
+    ----------
+    path : Path or None
+        SQLite file of the memo, made when there is something to remember; None remembers nothing.
+
+    Attributes
+    ----------
+    note : str or None
+        Why keys could not be remembered, if so, in words for the user. The keys themselves are right all the same.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+        self.path = None if path is None else Path(path)
+        self.note: str | None = None
+
+    def keys(
+        self, paths: Sequence[str], progress: Callable[[Sequence[str]], Iterable[str]] | None = None
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the keys of files, and why some have none.
+
+        Parameters
+        ----------
+        paths : sequence of str
+            Files; names with any bytes in them are fine.
+        progress : callable, optional
+            Wraps the sequence of paths while it is worked through, as ``tqdm`` does.
+
+        Returns
+        -------
+        keys : dict of path to key
+        unreadable : dict of path to reason
+        """
+        keys: dict[str, str] = {}
+        unreadable: dict[str, str] = {}
+        with self._open() or nullcontext() as database:
+            outcomes = self._outcomes(paths, database)
+            for path, (key, reason) in zip(progress(paths) if progress else paths, outcomes, strict=True):
+                if key:
+                    keys[path] = key
+                else:
+                    unreadable[path] = reason
+        return keys, unreadable
+
+    def _outcomes(self, paths: Sequence[str], database: sqlite3.Connection | None) -> Iterator[tuple[str, str]]:
+        """Yield (key, '') or ('', reason) for each path: remembered, or hashed by a few threads."""
+        with ThreadPoolExecutor(_THREADS) as threads:
+            for start in range(0, len(paths), _BATCH):
+                batch = [_look(path) for path in paths[start : start + _BATCH]]
+                known = [self._recall(database, entry) for entry in batch]
+                hashed = threads.map(_hash_entry, (entry for entry, key in zip(batch, known, strict=True) if not key))
+                new = []
+                for entry, key in zip(batch, known, strict=True):
+                    if key:
+                        yield key, ""
+                        continue
+                    outcome = next(hashed)
+                    if outcome.settled:
+                        new.append((*entry.identity, outcome.key))
+                    yield outcome.key, outcome.reason
+                self._remember(database, new)
+
+    def _open(self) -> closing[sqlite3.Connection] | None:
+        if self.path is None:
+            return None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            database = sqlite3.connect(self.path, timeout=30)
+        except (OSError, sqlite3.Error) as error:
+            self._give_up(error)
+            return None
+        try:
+            database.execute(_TABLE)
+        except sqlite3.Error as error:
+            database.close()
+            self._give_up(error)
+            return None
+        return closing(database)
+
+    def _recall(self, database: sqlite3.Connection | None, entry: _Entry) -> str:
+        if database is None or entry.reason:
+            return ""
+        path, *times = entry.identity
+        try:
+            row = database.execute(_RECALL, (path,)).fetchone()
+        except sqlite3.Error as error:
+            self._give_up(error)
+            return ""
+        return str(row[3]) if row and list(row[:3]) == times else ""
+
+    def _remember(self, database: sqlite3.Connection | None, rows: list[tuple[bytes, int, int, int, str]]) -> None:
+        if database is None or not rows:
+            return
+        try:
+            with database:
+                database.executemany("INSERT OR REPLACE INTO keys_1 VALUES (?, ?, ?, ?, ?)", rows)
+        except sqlite3.Error as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self.note = f"the keys of files are not remembered for the next run: {self.path}: {error}"
+
+
+class _Identity(NamedTuple):
+    """What tells whether a file is still the one that was hashed.
+
+    The time of the last status change is there because an editor can put the time of modification back, but not it.
+    """
+
+    path: bytes
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class _Entry(NamedTuple):
+    path: str
+    identity: _Identity
+    reason: str
+
+
+class _Outcome(NamedTuple):
+    key: str
+    reason: str
+    settled: bool
+    """Whether the file had been still for long enough, before and while it was read, for its times to be trusted."""
+
+
+def _look(path: str) -> _Entry:
+    nowhere = _Identity(b"", 0, 0, 0)
+    try:
+        status = Path(path).stat()
+        absolute = os.fsencode(Path(path).absolute())
+    except (OSError, ValueError) as error:
+        return _Entry(path, nowhere, _reason(path, error))
+    if stat.S_ISDIR(status.st_mode):
+        return _Entry(path, nowhere, "is a directory, not a file")
+    if not stat.S_ISREG(status.st_mode):
+        return _Entry(path, nowhere, "is not a regular file")
+    return _Entry(path, _Identity(absolute, *_times(status)), "")
+
+
+def _hash_entry(entry: _Entry) -> _Outcome:
+    if entry.reason:
+        return _Outcome("", entry.reason, settled=False)
+    _, *before = entry.identity
+    newest_trusted = time.time_ns() - _CLOCK_NS
+    try:
+        key, status = _hash(entry.path)
+    except OSError as error:
+        return _Outcome("", _reason(entry.path, error), settled=False)
+    unchanged = before == list(_times(status))
+    return _Outcome(key, "", settled=unchanged and max(before[1:]) < newest_trusted)
+
+
+def _hash(path: str | os.PathLike[str]) -> tuple[str, os.stat_result]:
+    """Return the key of a file and its status after the last byte was read."""
+    digest = hashlib.sha256()
+    block = memoryview(bytearray(_BLOCK_BYTES))
+    with Path(path).open("rb", buffering=0) as file:
+        while count := file.readinto(block):
+            digest.update(block[:count])
+        return digest.hexdigest()[:KEY_LENGTH], os.fstat(file.fileno())
+
+
+def _times(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _reason(path: str, error: OSError | ValueError) -> str:
+    if isinstance(error, FileNotFoundError) and Path(path).is_symlink():
+        return "is a link to a file that does not exist"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error)

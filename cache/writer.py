@@ -1,0 +1,145 @@
+"""The way into the cache: rows are collected and become a shard when there are enough of them, or after a minute.
+
+What makes a shard, and what is in it, is told in :mod:`cache.shard`; where it goes, the caller says.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import CacheError
+from cache.lookup import check_view, pack_key_list
+from cache.shard import Rows, feature_type, shard_image
+from cache.spec import Spec
+
+
+class Writer:
+    """Collects rows and publishes them shard by shard; use it in a ``with`` statement.
+
+    However the block ends, by an exception or by Ctrl-C, all rows appended until then are in the cache after it.
+
+    Parameters
+    ----------
+    spec : Spec
+    row_shape : tuple of int or None
+        Shape of the rows that are in the cache already.
+    publish : callable
+        Puts the bytes of a shard into the cache.
+    finish : callable
+        Called once at the end.
+    shard_bytes : int
+        Size at which a shard is written.
+    shard_seconds : float
+        Age of the oldest collected row at which a shard is written, so that a crash loses no more than this.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        row_shape: tuple[int, ...] | None,
+        publish: Callable[[bytes], None],
+        finish: Callable[[], None],
+        *,
+        shard_bytes: int,
+        shard_seconds: float,
+    ) -> None:
+        self._spec = spec
+        self._dtype = feature_type(spec.dtype)
+        self._row_shape = row_shape
+        self._publish = publish
+        self._finish = finish
+        self._shard_bytes = shard_bytes
+        self._shard_seconds = shard_seconds
+        self._pieces: list[Rows] = []
+        self._seconds = 0.0
+        self._oldest = 0.0
+        self._failed = False
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._failed:
+            self._write_shard()
+        self._finish()
+
+    def append(self, keys: Sequence[str], features: NDArray[Any], *, seconds: float = 0.0, view: int = 0) -> None:
+        """Add rows.
+
+        Parameters
+        ----------
+        keys : sequence of str
+            One per row.
+        features : float array [n, *row_shape]
+            Converted to the storage type and copied.
+        seconds : float
+            What computing these rows cost; answered by :meth:`cache.store.FeatureCache.seconds`.
+        view : int
+            Which rendering of the samples these are; 0 is the clean one.
+
+        Raises
+        ------
+        CacheError
+            If keys and rows do not match, the rows have another shape than those in the cache, or some are not finite
+            in the storage type (names their keys; none of these rows is added); or if a shard cannot be written.
+        """
+        rows = self._checked(keys, np.asarray(features), view)
+        step = max(1, self._shard_bytes // max(1, rows[:1].nbytes))
+        for start in range(0, len(rows), step):
+            stop = min(start + step, len(rows))
+            if not self._pieces:
+                self._oldest = time.monotonic()
+            self._pieces.append(Rows(list(keys[start:stop]), view, rows[start:stop]))
+            self._seconds += seconds * (stop - start) / len(rows)
+            size = sum(piece.features.nbytes for piece in self._pieces)
+            if size >= self._shard_bytes or time.monotonic() - self._oldest >= self._shard_seconds:
+                self._write_shard()
+
+    def _checked(self, keys: Sequence[str], features: NDArray[Any], view: int) -> NDArray[Any]:
+        pack_key_list(keys)
+        check_view(view)
+        if features.ndim < 2 or len(features) != len(keys) or 0 in features.shape[1:]:
+            raise CacheError(f"{len(keys)} keys need features [{len(keys)}, ...], not {list(features.shape)}")
+        if self._row_shape is None and len(features):
+            self._row_shape = features.shape[1:]
+        if self._row_shape is not None and features.shape[1:] != self._row_shape:
+            raise CacheError(
+                f"features of the shape {features.shape[1:]} do not belong to a cache of {self._row_shape}; "
+                "the same spec always gives the same shape, so something the features depend on is missing in the spec"
+            )
+        with np.errstate(over="ignore"):
+            rows = features.astype(self._dtype, order="C")
+        finite = np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))
+        if not finite.all():
+            raise CacheError(_not_finite(keys, features, finite, self._spec.dtype))
+        return rows
+
+    def _write_shard(self) -> None:
+        if not self._pieces:
+            return
+        try:
+            self._publish(shard_image(self._spec, self._pieces, self._seconds))
+        except CacheError:
+            self._failed = True  # leaving the block must not try again what has just failed
+            raise
+        self._pieces, self._seconds = [], 0.0
+
+
+def _not_finite(keys: Sequence[str], features: NDArray[Any], finite: NDArray[np.bool_], dtype: str) -> str:
+    wrong = np.flatnonzero(~finite)
+    named = ", ".join(keys[index] for index in wrong[:5]) + (", ..." if len(wrong) > 5 else "")
+    if np.isfinite(features[wrong]).all():
+        largest = float(np.abs(features[wrong]).max())
+        return (
+            f"features of {len(wrong)} samples are too large for {dtype} (up to {largest:.3g}; it ends at "
+            f"{np.finfo(dtype).max:.3g}): {named}; store them with --dtype float32"
+        )
+    return f"the network gave NaN or infinity for {len(wrong)} samples: {named}; they are not stored"
