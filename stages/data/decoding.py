@@ -1,0 +1,129 @@
+"""From a location to pixels: ``read_image`` opens files and the samples of packaged sets alike.
+
+torchvision's quick decoders are used where they show what a photograph viewer shows and survive damaged files; the
+header says when that is. Everything else goes through Pillow. Nothing here resizes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import stat
+import struct
+import zlib
+from pathlib import Path
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+
+from stages.data import packaged, torchvision_sets
+from stages.data.photograph import UnreadableImageError, as_rgb
+
+DECODER = "torchvision+pillow/1"
+"""Name and version of what turns bytes into pixels here; part of the spec of every cached feature."""
+
+PIXEL_LIMIT = 178_956_970
+"""Most pixels an image may have: Pillow's own limit, half a gigabyte as RGB."""
+
+_BROKEN = (
+    OSError,
+    ValueError,
+    SyntaxError,  # Pillow's word for a broken PNG
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+    RuntimeError,  # torchvision's only word
+    Image.DecompressionBombError,
+)
+"""What Pillow's plug-ins and torchvision raise on bytes that are not an intact image."""
+
+
+def read_image(location: str) -> Tensor:
+    """Return the image at `location`, uint8 [3, H, W], as a photograph viewer shows it.
+
+    Parameters
+    ----------
+    location : str
+        Path of a file, or a location of a packaged set (``digits:17``, ``torchvision:FashionMNIST/test/17``).
+
+    Raises
+    ------
+    UnreadableImageError
+        A DataError with the reason: no such file, not an image, cut off, too many pixels.
+    """
+    if location.startswith(packaged.DIGITS):
+        return packaged.digits_image(location)
+    if location.startswith(torchvision_sets.PREFIX):
+        return torchvision_sets.torchvision_image(location)
+    try:
+        return decode(_read_file(Path(location)))
+    except UnreadableImageError as error:
+        raise UnreadableImageError(error.reason, location) from error
+
+
+def decode(data: bytes) -> Tensor:
+    """Return the pixels, uint8 [3, H, W], of an encoded image.
+
+    Raises
+    ------
+    UnreadableImageError
+        If the bytes are not an intact image, or one of more than `PIXEL_LIMIT` pixels (refused before decoding).
+    """
+    if not data:
+        raise UnreadableImageError("the file is empty")
+    try:
+        with Image.open(io.BytesIO(data)) as header:
+            width, height = header.size
+            if not 0 < width * height <= PIXEL_LIMIT:
+                raise UnreadableImageError(f"{width} x {height} pixels; 1 to {PIXEL_LIMIT:,} are allowed")
+            return _decode_with_torchvision(data) if _torchvision_is_right(header) else as_rgb(header)
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError("not an image of a known format") from error
+    except _BROKEN as error:
+        raise UnreadableImageError(_short(error)) from error
+
+
+def _torchvision_is_right(header: Image.Image) -> bool:
+    """Tell whether torchvision decodes this image as a viewer shows it, whatever its bytes are.
+
+    It turns JPEG upright but not WebP, drops alpha instead of laying it on white, and reads no animated WebP. PNG is
+    left to Pillow, although that takes a fifth longer: torchvision's decoder ends the process on damaged image data
+    (a segmentation fault in torchvision 0.29; a flipped bit is enough).
+    """
+    if header.format in ("JPEG", "MPO"):
+        return True
+    return (
+        header.format == "WEBP"
+        and header.mode == "RGB"
+        and not header.info.keys() & {"exif", "xmp"}
+        and not getattr(header, "is_animated", False)
+    )
+
+
+def _decode_with_torchvision(data: bytes) -> Tensor:
+    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)  # a copy: torch wants memory it may write to
+    image: Tensor = decode_image(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+    return image
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
+            raise UnreadableImageError("a folder, not a file" if path.is_dir() else "not a regular file")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        reason = "a link to a file that does not exist" if path.is_symlink() else "no such file"
+        raise UnreadableImageError(reason) from error
+    except OSError as error:
+        raise UnreadableImageError(error.strerror or str(error)) from error
+
+
+def _short(error: BaseException) -> str:
+    """Return the first line of a decoder's message without the C++ source position torchvision opens it with."""
+    first_line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return re.sub(r"^.*\.(cpp|h):\d+, ", "", first_line)

@@ -1,0 +1,194 @@
+"""The manifest: the ordered table of samples with their labels, splits and keys.
+
+Labels and splits live here and never in the cache, so relabelling and re-splitting cost no forward pass.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache import KeyMemo, key_of_bytes
+from cache.errors import DataError
+from stages.data.listing import SPLITS, Listing, Progress
+from stages.data.sources import list_samples
+from stages.data.splits import check_shares, complete_splits
+from stages.options import Data
+
+_HEADER = ["path", "label", "split", "key"]
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """The samples, column by column, in one order.
+
+    Attributes
+    ----------
+    locations : list of str
+        Where each image is: what `read_image` takes.
+    labels : ndarray of int64, shape [n]
+        Number of its class in `class_names`.
+    splits : list of str
+        'train', 'val' or 'test'.
+    keys : list of str
+        Identity of each image in the cache.
+    class_names : tuple of str
+    unreadable : list of (location, reason)
+        Files the source names that could not be read; they are not among the samples.
+    notes : list of str
+        What was done to get here, in words.
+    """
+
+    locations: list[str]
+    labels: NDArray[np.int64]
+    splits: list[str]
+    keys: list[str]
+    class_names: tuple[str, ...]
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.locations)
+
+    def indices(self, split: str) -> NDArray[np.int64]:
+        """Return the positions, int64, of the samples of a split, in order."""
+        return np.flatnonzero(np.array(self.splits) == split)
+
+    def select(self, indices: Sequence[int] | NDArray[np.int64]) -> Manifest:
+        """Return the samples at `indices`, in that order; class names and notes stay."""
+        return Manifest(
+            [self.locations[index] for index in indices],
+            self.labels[np.asarray(indices, dtype=np.int64)],
+            [self.splits[index] for index in indices],
+            [self.keys[index] for index in indices],
+            self.class_names,
+            self.unreadable,
+            self.notes,
+        )
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Number of samples by split and class."""
+        numbers = {
+            split: np.bincount(self.labels[self.indices(split)], minlength=len(self.class_names)) for split in SPLITS
+        }
+        return {split: dict(zip(self.class_names, row.tolist(), strict=True)) for split, row in numbers.items()}
+
+    def summary(self) -> list[str]:
+        """Return its size in words: samples, classes, and samples of each split."""
+        counts = self.counts
+        sizes = [f"{split} {sum(counts[split].values()):,}" for split in SPLITS]
+        return [f"{len(self):,} images", f"{len(self.class_names)} classes", *sizes]
+
+    def save(self, path: Path) -> None:
+        """Write the samples as CSV (path,label,split,key) and all else as JSON beside it, `path` with .json."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # surrogateescape: a file name need not be Unicode, and must come back as it was
+        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = csv.writer(file)
+            rows.writerow(_HEADER)
+            labels = (self.class_names[label] for label in self.labels)
+            rows.writerows(zip(self.locations, labels, self.splits, self.keys, strict=True))
+        rest = {"class_names": self.class_names, "unreadable": self.unreadable, "notes": self.notes}
+        path.with_suffix(".json").write_text(json.dumps(rest, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Manifest:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        DataError
+            If one of the two files is missing or was not written by `save`.
+        """
+        try:
+            rest = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+                header, *rows = csv.reader(file)
+            if header != _HEADER:
+                raise ValueError(f"its columns are {','.join(header)}, not {','.join(_HEADER)}")
+            number = {name: index for index, name in enumerate(rest["class_names"])}
+            columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in _HEADER]
+            locations, labels, splits, keys = columns
+            return cls(
+                locations,
+                np.array([number[label] for label in labels], dtype=np.int64),
+                splits,
+                keys,
+                tuple(number),
+                [(location, reason) for location, reason in rest["unreadable"]],
+                list(rest["notes"]),
+            )
+        except OSError as error:
+            raise DataError(f"the manifest {path} cannot be read: {error.filename}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, csv.Error) as error:
+            raise DataError(f"{path} is not a manifest written here: {error}") from error
+
+
+def load_manifest(
+    options: Data, seed: int = 0, memo: KeyMemo | None = None, progress: Progress | None = None
+) -> Manifest:
+    """Return the manifest of the data that `options` name, with every split there.
+
+    Parameters
+    ----------
+    options : Data
+    seed : int
+        Of the splits that are made.
+    memo : KeyMemo, optional
+        Remembers the keys of files between calls.
+    progress : callable, optional
+        Wraps what is iterated over slowly (tqdm does).
+
+    Raises
+    ------
+    UsageError
+        If there is no such data, or an option cannot be right.
+    DataError
+        If the data cannot be used as they are.
+    """
+    check_shares(options)
+    memo = memo or KeyMemo(None)
+    source = list_samples(options, progress)
+    listing, keys, unreadable = _readable(source, memo, progress)
+    if len(listing.class_names) == 1:
+        raise DataError(
+            f"--data {options.data} has one class only, {listing.class_names[0]!r}; at least two are needed"
+        )
+    splits, notes = complete_splits(listing, keys, options, seed)
+    number = {name: index for index, name in enumerate(listing.class_names)}
+    lost = [f"no image of class {name} can be read: left out" for name in source.class_names if name not in number]
+    return Manifest(
+        listing.locations,
+        np.array([number[label] for label in listing.labels], dtype=np.int64),
+        splits,
+        keys,
+        listing.class_names,
+        unreadable,
+        [*listing.notes, *lost, *notes, *([memo.note] if memo.note else [])],
+    )
+
+
+def _readable(
+    listing: Listing, memo: KeyMemo, progress: Progress | None
+) -> tuple[Listing, list[str], list[tuple[str, str]]]:
+    """Return the samples that can be read, their keys, and (location, reason) of the others.
+
+    Empty files cannot: they would all be the same image.
+    """
+    if listing.keys is not None:
+        return listing, listing.keys, []
+    keys, reasons = memo.keys(listing.locations, progress)
+    nothing = key_of_bytes(b"")
+    reasons |= {location: "the file is empty" for location, key in keys.items() if key == nothing}
+    readable = listing.select([index for index, location in enumerate(listing.locations) if location not in reasons])
+    unreadable = [(location, reasons[location]) for location in dict.fromkeys(listing.locations) if location in reasons]
+    if not readable.locations:
+        raise DataError(f"none of the {len(unreadable)} files could be read; the first: {': '.join(unreadable[0])}")
+    return readable, [keys[location] for location in readable.locations], unreadable

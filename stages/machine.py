@@ -1,0 +1,95 @@
+"""The machine the stages run on: which device, how its allocator behaves, and what the report says of it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+
+import torch
+
+from cache.errors import UsageError
+
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device called `name`; ``auto`` is CUDA, then Apple's MPS, then the CPU, whichever is there first.
+
+    Raises
+    ------
+    UsageError
+        If the device is unknown or not available on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name} is not a device; use auto, cpu, cuda, cuda:1 or mps") from error
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available.get(device.type, False):
+        raise UsageError(f"--device {name} is not available on this machine; use --device auto or cpu")
+    return device
+
+
+def keep_freed_memory() -> bool:
+    """Ask glibc's malloc to keep freed blocks instead of giving them back to the system.
+
+    By default every activation above a threshold is mapped and unmapped again, so each operator of the network
+    faults its whole output in page by page: most of the system time of a forward pass on a CPU. Returns whether
+    the setting was made; elsewhere than on glibc it is neither needed nor possible.
+    """
+    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Run torch's CPU operators of the block on one thread.
+
+    Steps over a few dozen rows are too small to share: the threads cost more in waiting for each other than they
+    save, and many times more where other processes use the cores too.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def describe_machine() -> dict[str, str]:
+    """Return what a reader needs to repeat a run: system, processor, devices and the versions of the libraries."""
+    packages = ("cutpoint", "torch", "torchvision", "timm", "h5py", "numpy", "scikit-learn")
+    versions = {name: metadata.version(name) for name in packages if _installed(name)}
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpus": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "accelerators": ", ".join(gpus) or ("Apple MPS" if torch.backends.mps.is_available() else "none"),
+        "torch threads": str(torch.get_num_threads()),
+        **versions,
+    }
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

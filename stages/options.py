@@ -1,0 +1,169 @@
+"""The options of the three stages: one dataclass per stage, and nothing else defines an option.
+
+Command-line flags, the TOML file, the Python API and the reference in ``docs/options.md`` are made from
+these classes. They hold plain values only and import neither torch nor h5py, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Pooling = Literal["avg", "max", "avgmax", "cls", "none"]
+Precision = Literal["fp32", "bf16", "fp16"]
+StorageType = Literal["float16", "float32"]
+HeadName = Literal["logistic", "svm", "rbf", "linear", "mlp", "concat"]
+Preset = Literal["none", "light", "medium", "strong"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images, with which labels and splits."""
+
+    data: str
+    """A folder (root/class/* or root/split/class/*), a CSV file (path,label[,split]), a packaged set
+    (elpv, digits), or torchvision:NAME (torchvision:Flowers102)."""
+
+    data_root: Path | None = None
+    """Where torchvision data sets are kept and downloaded to (default: ~/.cache/cutpoint/datasets)."""
+
+    test: float = 0.25
+    """Share of the samples put into the test split, per class, where the source has none."""
+
+    val: float = 0.2
+    """Share of the training samples taken for validation, per class, where the source has no such split."""
+
+    seeds: tuple[int, ...] = (0,)
+    """Each seed is one repetition: it draws the splits that are made here, and the training."""
+
+    allow_leakage: bool = False
+    """Go on although the same image stands in two of the given splits."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Which features of the images, and where they are cached (stage 1)."""
+
+    backbone: str = "efficientnet_lite0"
+    """Pretrained network: efficientnet_lite0/1/2 (embedded), a torchvision name (resnet18), or a timm name
+    (timm:convnext_nano)."""
+
+    weights: str = "default"
+    """default, none (random, from the seed 0), or a state_dict file (.pth read with weights_only, .safetensors)."""
+
+    cut: str = "auto"
+    """The layer whose output is cached; auto is the input of the classifier. `layers BACKBONE` lists them."""
+
+    pool: Pooling = "avg"
+    """How a feature map becomes a vector: avg, max, avgmax (both, concatenated), cls (class token), none (keep it)."""
+
+    image_size: int | None = None
+    """Side of the square the network sees, in pixels (default: the backbone's own)."""
+
+    cache: Path = Path("cutpoint-cache")
+    """Folder of the feature cache; shared by any number of runs."""
+
+    precision: Precision = "fp32"
+    """Arithmetic of the trunk; part of the fingerprint, never mixed in one cache."""
+
+    dtype: StorageType = "float16"
+    """Type of the numbers in the cache."""
+
+    batch_size: int = 32
+    """Images per forward pass (changes speed and memory, not the features' identity)."""
+
+    workers: int | None = None
+    """Threads that decode images ahead of the network (default: one per core, at most 8)."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+
+    strict: bool = False
+    """Exit with status 1 if any image could not be read."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What is trained on the cached features, and how it is selected (stage 2)."""
+
+    head: tuple[HeadName, ...] = ("logistic", "svm", "rbf", "mlp")
+    """Heads to train, one result each. scikit-learn: logistic, svm (both linear), rbf (support vector machine with a
+    radial kernel, up to 10,000 samples); torch: linear, mlp, concat."""
+
+    regularisation: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+    """Values of C tried for logistic and svm, from the strongest regularisation; rbf tries 1,000 times these. Weaker
+    ones are left out once they score clearly worse."""
+
+    scalers: tuple[Literal["none", "standard"], ...] = ("none", "standard")
+    """Feature scalings tried for logistic, svm and rbf."""
+
+    folds: int | None = None
+    """Folds of the cross-validation on train+validation that selects C and scaler; 0 selects on the validation split
+    (default: 5 up to 10,000 samples, else 0)."""
+
+    hidden: int = 512
+    """Units of the hidden layer of mlp and concat."""
+
+    dropout: float = 0.5
+    """Dropout before the output of the torch heads (half of it before the hidden layer of concat)."""
+
+    head_epochs: int = 100
+    """Most epochs of a torch head."""
+
+    patience: int = 15
+    """Epochs without a better validation loss after which a torch head stops."""
+
+    head_rate: float = 1e-3
+    """Highest learning rate of a torch head (AdamW, one-cycle)."""
+
+    head_weight_decay: float = 1e-2
+    """Decoupled weight decay of a torch head; none on biases and normalisation."""
+
+    head_batch_size: int = 64
+    """Rows per step of a torch head."""
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """How the top blocks are trained with augmentation, starting from a stage-2 head (stage 3)."""
+
+    unfreeze: str = "3"
+    """What trains: the name of a layer (it and all above it), a number of top blocks, or all."""
+
+    start: HeadName = "logistic"
+    """The stage-2 head to start from; it is trained first if the run has none."""
+
+    augment: Preset = "light"
+    """Augmentation preset: none, light (flip, small shift and scale), medium (rotation, random resized crop,
+    colour jitter), strong (TrivialAugment, random erasing)."""
+
+    epochs: int = 6
+    """Passes over the training images."""
+
+    rate: float = 1e-4
+    """Highest learning rate of the unfrozen blocks (AdamW)."""
+
+    finetune_head_rate: float = 1e-4
+    """Highest learning rate of the head while fine-tuning."""
+
+    schedule: Literal["cosine", "onecycle", "constant"] = "cosine"
+    """How the rate goes over the steps."""
+
+    warmup: float = 0.1
+    """Share of the steps in which the rate rises from zero."""
+
+    weight_decay: float = 1e-2
+    """Decoupled weight decay; none on biases and normalisation."""
+
+    label_smoothing: float = 0.0
+    """Label smoothing of the cross-entropy."""
+
+    batchnorm: Literal["train", "eval"] = "eval"
+    """Mode of the BatchNorm layers of the unfrozen blocks; frozen ones are always in evaluation mode."""
+
+    finetune_batch_size: int = 32
+    """Images per training step."""
+
+    loader_workers: int | None = None
+    """Processes that decode and augment images (default: one less than there are cores, at most 8)."""

@@ -1,0 +1,204 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache import KeyMemo, key_of_bytes
+from cache.errors import DataError
+from stages.data import Manifest, load_manifest
+from stages.options import Data
+from tests.stages.data.pictures import write_images
+
+AWKWARD = ["a,b", 'say "hi"', "new\nline", "\N{TULIP}", os.fsdecode(b"\xff\xfe"), "#comment", " space "]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_images(tmp_path / "images", {"cat": 10, "dog": 15, "bird": 12})
+    return tmp_path / "images"
+
+
+def assert_same(one: Manifest, other: Manifest) -> None:
+    for name in ("locations", "splits", "keys", "class_names", "unreadable", "notes"):
+        assert getattr(one, name) == getattr(other, name), name
+    assert np.array_equal(one.labels, other.labels)
+    assert one.labels.dtype == other.labels.dtype == np.int64
+
+
+def test_a_folder_becomes_a_manifest(folder):
+    manifest = load_manifest(Data(str(folder)))
+    assert len(manifest) == 37
+    assert manifest.class_names == ("bird", "cat", "dog")
+    for location, label, key in zip(manifest.locations, manifest.labels, manifest.keys, strict=True):
+        assert f"/{manifest.class_names[label]}/" in location
+        assert key == key_of_bytes(Path(location).read_bytes())
+    assert manifest.counts == {
+        "train": {"bird": 7, "cat": 6, "dog": 9},
+        "val": {"bird": 2, "cat": 2, "dog": 2},
+        "test": {"bird": 3, "cat": 2, "dog": 4},
+    }
+    assert manifest.summary() == ["37 images", "3 classes", "train 22", "val 6", "test 9"]
+
+
+def test_moving_the_folder_changes_no_split(folder, tmp_path):
+    before = load_manifest(Data(str(folder)), seed=3)
+    shutil.move(folder, tmp_path / "elsewhere")
+    after = load_manifest(Data(str(tmp_path / "elsewhere")), seed=3)
+    assert (after.splits, after.keys) == (before.splits, before.keys)
+
+
+def test_the_same_images_as_folder_and_as_table_get_the_same_splits(folder, tmp_path):
+    by_folder = load_manifest(Data(str(folder)))
+    lines = [f"{path.relative_to(tmp_path)},{path.parent.name}" for path in sorted(folder.rglob("*.png"), reverse=True)]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label", *lines]))
+    by_table = load_manifest(Data(str(tmp_path / "table.csv")))
+    split_of = dict(zip(by_folder.keys, by_folder.splits, strict=True))
+    assert split_of == dict(zip(by_table.keys, by_table.splits, strict=True))
+
+
+def test_indices_and_select_agree(folder):
+    manifest = load_manifest(Data(str(folder)))
+    indices = manifest.indices("val")
+    assert indices.dtype == np.int64
+    some = manifest.select(indices)
+    assert set(some.splits) == {"val"}
+    assert some.locations == [manifest.locations[index] for index in indices]
+    assert some.class_names == manifest.class_names
+    assert manifest.select([5, 2]).keys == [manifest.keys[5], manifest.keys[2]]
+    assert len(manifest.select([])) == 0
+    assert sum(len(manifest.indices(split)) for split in ("train", "val", "test")) == 37
+
+
+def test_saved_and_loaded_is_the_same(tmp_path):
+    write_images(tmp_path / "images", dict.fromkeys(AWKWARD, 4))
+    (tmp_path / "images" / AWKWARD[0] / f"{AWKWARD[2]}.jpg").symlink_to("gone")
+    manifest = load_manifest(Data(str(tmp_path / "images")))
+    assert manifest.unreadable
+    manifest.save(tmp_path / "run" / "manifest.csv")
+    assert_same(Manifest.load(tmp_path / "run" / "manifest.csv"), manifest)
+
+
+def test_class_order_survives_where_it_is_not_alphabetical_and_some_are_empty(tmp_path):
+    manifest = Manifest(["x", "y"], np.array([2, 0]), ["train", "test"], ["k", "l"], ("zebra", "cat", "ant"))
+    manifest.save(tmp_path / "manifest.csv")
+    assert_same(Manifest.load(tmp_path / "manifest.csv"), manifest)
+
+
+def test_an_empty_manifest_survives(tmp_path):
+    manifest = Manifest([], np.array([], dtype=np.int64), [], [], ("cat", "dog"), [("x.jpg", "gone")], ["a note"])
+    manifest.save(tmp_path / "manifest.csv")
+    assert_same(Manifest.load(tmp_path / "manifest.csv"), manifest)
+
+
+def test_the_file_is_a_plain_table(folder, tmp_path):
+    manifest = load_manifest(Data(str(folder)))
+    manifest.save(tmp_path / "manifest.csv")
+    lines = (tmp_path / "manifest.csv").read_text().splitlines()
+    assert lines[0] == "path,label,split,key"
+    assert lines[1] == f"{manifest.locations[0]},bird,{manifest.splits[0]},{manifest.keys[0]}"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.with_suffix(".json").unlink(),
+        lambda path: path.write_text("a,b\n1,2\n"),
+        lambda path: path.write_text(path.read_text().replace("cat", "lion")),
+        lambda path: path.write_text(path.read_text() + "one more\n"),
+        lambda path: path.write_text(""),
+        lambda path: path.with_suffix(".json").write_text("{}"),
+        lambda path: path.with_suffix(".json").write_text("not json"),
+        lambda path: path.with_suffix(".json").write_text(json.dumps([1])),
+    ],
+)
+def test_a_damaged_manifest_is_a_clear_error(folder, tmp_path, damage):
+    path = tmp_path / "manifest.csv"
+    load_manifest(Data(str(folder))).save(path)
+    damage(path)
+    with pytest.raises(DataError, match="manifest"):
+        Manifest.load(path)
+
+
+def test_files_that_cannot_be_read_are_listed_and_are_no_samples(folder):
+    (folder / "cat" / "empty.jpg").touch()
+    (folder / "cat" / "link.jpg").symlink_to(folder / "gone.jpg")
+    manifest = load_manifest(Data(str(folder)))
+    assert len(manifest) == 37
+    assert dict(manifest.unreadable) == {
+        str(folder / "cat" / "empty.jpg"): "the file is empty",
+        str(folder / "cat" / "link.jpg"): "is a link to a file that does not exist",
+    }
+
+
+def test_empty_files_in_two_given_splits_are_no_leakage(tmp_path):
+    paths = write_images(tmp_path, {f"{split}/{label}": 4 for split in ("train", "test") for label in ("cat", "dog")})
+    paths[0].write_bytes(b"")
+    paths[-1].write_bytes(b"")
+    assert len(load_manifest(Data(str(tmp_path)))) == 14
+
+
+def test_a_class_of_which_nothing_can_be_read_is_left_out_and_noted(folder):
+    (folder / "fish").mkdir()
+    (folder / "fish" / "a.jpg").touch()
+    manifest = load_manifest(Data(str(folder)))
+    assert manifest.class_names == ("bird", "cat", "dog")
+    assert "no image of class fish can be read: left out" in manifest.notes
+
+
+def test_the_same_image_in_two_given_splits_is_refused_by_name_unless_allowed(tmp_path):
+    write_images(tmp_path, {f"{split}/{label}": 4 for split in ("train", "test") for label in ("cat", "dog")})
+    shutil.copy(tmp_path / "train" / "cat" / "001.png", tmp_path / "test" / "cat" / "copy.png")
+    with pytest.raises(DataError, match=r"train/cat/001\.png") as caught:
+        load_manifest(Data(str(tmp_path)))
+    assert "test/cat/copy.png" in str(caught.value)
+    allowed = load_manifest(Data(str(tmp_path), allow_leakage=True))
+    assert len(allowed) == 17
+    assert any("copy.png" in note for note in allowed.notes)
+
+
+def test_copies_go_to_one_split(folder):
+    for index in range(10):
+        shutil.copy(folder / "dog" / f"{index:03}.png", folder / "dog" / f"copy-{index}.png")
+    manifest = load_manifest(Data(str(folder)))
+    split_of = {}
+    for key, split in zip(manifest.keys, manifest.splits, strict=True):
+        assert split_of.setdefault(key, split) == split
+
+
+def test_one_class_is_refused(tmp_path):
+    write_images(tmp_path, {"cat": 5})
+    with pytest.raises(DataError, match="one class only, 'cat'"):
+        load_manifest(Data(str(tmp_path)))
+
+
+def test_a_table_whose_files_are_all_missing_is_refused(tmp_path):
+    (tmp_path / "table.csv").write_text("path,label\na.jpg,cat\nb.jpg,dog\n")
+    with pytest.raises(DataError, match=r"none of the 2 files could be read; the first: .*a\.jpg: No such file"):
+        load_manifest(Data(str(tmp_path / "table.csv")))
+
+
+def test_keys_are_remembered_by_the_memo(folder, tmp_path):
+    memo = KeyMemo(tmp_path / "keys.sqlite")
+    for path in folder.rglob("*.png"):
+        os.utime(path, ns=(10**18, 10**18))
+    seen = []
+
+    def progress(items):
+        seen.append(len(items))
+        return items
+
+    first = load_manifest(Data(str(folder)), memo=memo, progress=progress)
+    assert seen == [37]
+    assert (tmp_path / "keys.sqlite").exists()
+    assert load_manifest(Data(str(folder)), memo=KeyMemo(tmp_path / "keys.sqlite")).keys == first.keys
+
+
+def test_a_memo_that_cannot_be_written_is_a_note_and_no_error(folder):
+    memo = KeyMemo(folder / "cat" / "000.png" / "keys.sqlite")
+    manifest = load_manifest(Data(str(folder)), memo=memo)
+    assert len(manifest) == 37
+    assert any("not remembered" in note for note in manifest.notes)
