@@ -1,0 +1,94 @@
+"""The output layer of a classification network: finding it, and replacing it (T1).
+
+Works on any torchvision or timm classifier, without a list of names. Heads that train on cached features are in
+`heads`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from torch import nn
+
+from cache.errors import UsageError
+
+_AUXILIARY = ("AuxLogits", "aux1", "aux2")
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
+def output_layers(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of the layers whose outputs are the logits.
+
+    A timm network says which they are (a distilled one has two); in torchvision's it is the linear layer or
+    convolution registered last. A network without a classifier has none.
+    """
+    names = {id(layer): name for name, layer in module.named_modules()}
+    if not hasattr(module, "get_classifier"):
+        return tuple(names[id(layer)] for layer in _layers(module)[-1:])
+    network: Any = module
+    found = network.get_classifier()
+    outputs: list[str] = []
+    for part in found if isinstance(found, tuple | list) else [found]:
+        layers = _layers(part)
+        # A classifier made of several heads whose logits are averaged: all that end in the same width.
+        outputs += [names[id(layer)] for layer in layers if len(layer.weight) == len(layers[-1].weight)]
+    return tuple(outputs)
+
+
+def auxiliary_heads(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of the auxiliary classifiers of GoogLeNet and Inception v3, where the network has them."""
+    return tuple(name for name in _AUXILIARY if getattr(module, name, None) is not None)
+
+
+def drop_auxiliary_heads(module: nn.Module) -> None:
+    """Take the auxiliary classifiers off a network."""
+    network: Any = module
+    for name in auxiliary_heads(module):
+        setattr(network, name, None)
+        network.aux_logits = False
+
+
+def replace_classifier(module: NetworkT, num_classes: int) -> NetworkT:
+    """Give a network a new output layer, and return the network.
+
+    The input width is the old layer's. Weights are drawn from a normal distribution with standard deviation 0.01 and
+    biases are 0, so that all classes start about equally likely. Auxiliary classifiers are resized along.
+
+    Raises
+    ------
+    UsageError
+        If the network has no output layer to replace.
+    """
+    network: Any = module
+    if not output_layers(module) and hasattr(module, "reset_classifier"):
+        network.reset_classifier(num_classes)
+    names = {id(layer): name for name, layer in module.named_modules()}
+    auxiliary = [layer for name in auxiliary_heads(module) for layer in _layers(getattr(module, name))[-1:]]
+    outputs = [*output_layers(module), *(names[id(layer)] for layer in auxiliary)]
+    if not outputs:
+        raise UsageError(f"{type(module).__name__} has no linear layer or convolution that could be its output layer.")
+    for name in outputs:
+        parent, _, child = name.rpartition(".")
+        setattr(module.get_submodule(parent), child, _resized(module.get_submodule(name), num_classes))
+    if hasattr(module, "num_classes"):
+        network.num_classes = num_classes
+    return module
+
+
+def _layers(part: nn.Module) -> list[nn.Linear | nn.Conv2d]:
+    return [layer for layer in part.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+
+
+def _resized(layer: nn.Module, num_classes: int) -> nn.Module:
+    new: Any
+    if isinstance(layer, nn.Conv2d):
+        new = nn.Conv2d(layer.in_channels, num_classes, kernel_size=1, bias=layer.bias is not None)
+    else:
+        assert isinstance(layer, nn.Linear)
+        new = nn.Linear(layer.in_features, num_classes, bias=layer.bias is not None)
+    nn.init.normal_(new.weight, std=0.01)
+    if new.bias is not None:
+        nn.init.zeros_(new.bias)
+    resized: nn.Module = new.to(layer.weight.device, layer.weight.dtype).train(layer.training)
+    return resized

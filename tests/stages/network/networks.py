@@ -1,0 +1,63 @@
+"""Networks with random weights for the tests, each made once."""
+
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from stages.network.backbones import load_backbone
+from stages.network.classifier import output_layers
+from stages.network.cut import CutGraph
+
+# The least that runs quickly: small images wherever the architecture takes them.
+FAMILIES = {
+    "resnet18": 64,
+    "googlenet": 64,
+    "inception_v3": 80,
+    "densenet121": 64,
+    "squeezenet1_1": 64,
+    "alexnet": 64,
+    "vgg11_bn": 32,
+    "mobilenet_v3_large": 64,
+    "efficientnet_b0": 64,
+    "vit_b_16": 224,
+    "swin_t": 64,
+    "convnext_tiny": 64,
+    "regnet_y_400mf": 64,
+    "shufflenet_v2_x1_0": 64,
+    "maxvit_t": 224,
+    "mnasnet1_0": 64,
+    "timm:tf_efficientnet_lite0": 64,
+    "timm:convnext_atto": 64,
+    "timm:mobilenetv4_conv_small": 64,
+    "timm:vit_tiny_patch16_224": 64,
+    "timm:eva02_tiny_patch14_224": 56,
+}
+
+
+@lru_cache
+def network(name: str) -> nn.Module:
+    """A network in evaluation mode whose activations neither vanish nor explode, and whose logits are not all 0."""
+    size = None if FAMILIES[name] == 224 else FAMILIES[name]
+    module = load_backbone(name, "none", size).module
+    for layer in output_layers(module):
+        nn.init.normal_(module.get_parameter(f"{layer}.weight"), std=0.05)
+    normalisations = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for layer in normalisations:
+        layer.momentum = 1.0
+    if normalisations:
+        module.train()
+        module(images(name, 4))
+    for layer in normalisations:
+        layer.momentum = 0.1
+    return module.eval()
+
+
+@lru_cache
+def graph(name: str) -> CutGraph:
+    return CutGraph(network(name), FAMILIES[name])
+
+
+def images(name: str, count: int, seed: int = 0) -> torch.Tensor:
+    size = FAMILIES[name]
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
