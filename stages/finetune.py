@@ -1,0 +1,319 @@
+"""Stage 3: head + top blocks + images -> fine-tuned network.
+
+Linear probing, then fine-tuning (Kumar et al. 2022): the network starts as trunk + top + the stage-2 head, so before
+the first step it answers what stage 2 answered. The frozen trunk runs without autograd, in evaluation mode, always;
+only what is above the boundary is a model that trains.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cache import key_of_bytes
+from cache.errors import DataError, UsageError
+from stages.data import Augmentation, Manifest, augmentation, read_image, stream
+from stages.extract import Extractor, decoding_threads
+from stages.head import TrainedHead
+from stages.network.freezing import freeze, keep_batchnorm_in_evaluation
+from stages.network.heads import Head as HeadModule
+from stages.network.pooling import Pool
+from stages.options import Finetune
+from stages.progress import progress
+from stages.training.loop import Epoch, Fit, fit, predict_probabilities
+from stages.training.schedules import make_schedule, parameter_groups
+
+VALIDATION_BYTES = 1 << 30
+"""Frozen outputs of the validation images are computed once and kept in memory up to this size."""
+
+
+@dataclass
+class Upper:
+    """The trainable part of a transferred network, and where it joins the frozen one.
+
+    Attributes
+    ----------
+    trunk : nn.Module
+        Normalised images -> output of the boundary cut; evaluation mode, frozen.
+    model : nn.Sequential
+        ``top`` (the network from the boundary to the cut), ``pool``, ``head``: boundary output -> logits. A head on
+        cached features has its ``head`` alone here, and all else in the trunk.
+    trained : tuple of str
+        Names of the layers of the top that train; empty for a head on cached features.
+    """
+
+    trunk: nn.Module
+    model: nn.Sequential
+    trained: tuple[str, ...] = ()
+
+
+@dataclass
+class FineTuned:
+    """A fine-tuned network with its history and what it took.
+
+    Attributes
+    ----------
+    upper : Upper
+        With the weights of the best validation epoch.
+    fit : Fit
+    backbone_forwards : int
+        Images that went through the backbone, training and validation together.
+    trainable_parameters : int
+    """
+
+    upper: Upper
+    fit: Fit
+    backbone_forwards: int
+    trainable_parameters: int
+
+    @property
+    def head(self) -> HeadModule:
+        """The fine-tuned head."""
+        head = self.upper.model.get_submodule("head")
+        assert isinstance(head, HeadModule)
+        return head
+
+
+def join(extractor: Extractor, head: nn.Module, unfreeze: str) -> Upper:
+    """Join a stage-2 head to the extractor's network, split where `unfreeze` says training begins.
+
+    The weights are copies: fine-tuning leaves the extractor's backbone as it is.
+
+    Raises
+    ------
+    UsageError
+        If `unfreeze` names no layer below the cut.
+    """
+    graph, cut = extractor.graph, extractor.cut
+    boundary = graph.boundary(unfreeze)
+    order = [one.name for one in graph.cuts]
+    if boundary.cut is not None and order.index(boundary.cut.name) >= order.index(cut.name):
+        raise UsageError(
+            f"--unfreeze {unfreeze} begins at or above the cut {cut.name}, so no block below the head would train; "
+            "unfreeze a lower layer, more blocks, or cut higher"
+        )
+    top = copy.deepcopy(graph.section(boundary.cut, cut))
+    names = [f"{name}." for name, _ in top.named_parameters()]
+    # what lies above the cut, the original classifier for one, is replaced by the head
+    trained = tuple(prefix for prefix in boundary.trainable if any(name.startswith(f"{prefix}.") for name in names))
+    freeze(top, trained)
+    parts = {"top": top, "pool": Pool(extractor.options.pool, cut), "head": copy.deepcopy(head).requires_grad_(True)}
+    model = nn.Sequential()
+    for name, part in parts.items():
+        model.add_module(name, part)
+    trunk = graph.section(None, boundary.cut).eval() if boundary.cut is not None else nn.Identity()
+    model.to(memory_format=torch.channels_last)
+    trunk.to(memory_format=torch.channels_last)
+    return Upper(trunk.to(extractor.device), model.to(extractor.device), trained)
+
+
+def finetune(
+    extractor: Extractor,
+    start: TrainedHead,
+    options: Finetune,
+    manifest: Manifest,
+    seed: int,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+) -> FineTuned:
+    """Fine-tune the top blocks and the head on augmented training images; keep the best validation epoch.
+
+    Parameters
+    ----------
+    extractor : Extractor
+        The backbone and the cut the head was trained at.
+    start : TrainedHead
+        Its head fitted without the validation split is where training starts.
+    options : Finetune
+    manifest : Manifest
+        Readable samples; the test split is not touched.
+    checkpoint : Path, optional
+        Written after every epoch. A killed call, repeated, goes on from it and ends where it would have ended.
+    """
+    upper = join(extractor, start.module_without_val, options.unfreeze)
+    train, val = (manifest.select(manifest.indices(split)) for split in ("train", "val"))
+    if not len(train.keys) or not len(val.keys):
+        raise DataError("fine-tuning needs readable images in the train and the validation split")
+    forwards = 0
+
+    def through_trunk(images: Tensor) -> Tensor:
+        nonlocal forwards
+        forwards += len(images)
+        return trunk_output(extractor, upper, images)
+
+    loader = _training_loader(extractor, options, train, seed)
+
+    def train_batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        assert isinstance(loader.sampler, EpochOrder)
+        loader.sampler.epoch = epoch
+        for images, labels in progress(loader, label=f"epoch {epoch}/{options.epochs}", unit="batches"):
+            yield through_trunk(images), labels
+
+    val_batches = _remembering(
+        lambda: (
+            (through_trunk(images), torch.from_numpy(val.labels[indices]))
+            for indices, images in _evaluation_batches(extractor, val, "validate")
+        )
+    )
+    model = upper.model
+    if options.batchnorm == "eval":
+        keep_batchnorm_in_evaluation(model.get_submodule("top"))
+    body, head = model.get_submodule("top"), model.get_submodule("head")
+    groups = parameter_groups([(body, options.rate), (head, options.finetune_head_rate)], options.weight_decay)
+    optimiser = torch.optim.AdamW(groups)
+    schedule = make_schedule(optimiser, options.schedule, len(loader) * options.epochs + 1, options.warmup)
+
+    done = fit(
+        model,
+        optimiser,
+        schedule,
+        epochs=options.epochs,
+        train_batches=train_batches,
+        val_batches=val_batches,
+        seed=seed,
+        label_smoothing=options.label_smoothing,
+        checkpoint=checkpoint,
+        identity=training_identity(extractor, start, options, manifest, seed),
+        on_epoch=on_epoch,
+    )
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return FineTuned(upper, done, forwards, trainable)
+
+
+def image_probabilities(extractor: Extractor, upper: Upper, manifest: Manifest) -> NDArray[np.float32]:
+    """Return the probabilities, float32 [n, classes], of the manifest's images through the evaluation view."""
+    outputs = (
+        trunk_output(extractor, upper, images) for _, images in _evaluation_batches(extractor, manifest, "evaluate")
+    )
+    return predict_probabilities(upper.model, outputs).numpy()
+
+
+def trunk_output(extractor: Extractor, upper: Upper, images: Tensor) -> Tensor:
+    """Return the boundary cut's output for rendered images, uint8 [b, 3, S, S], without autograd."""
+    with torch.no_grad():
+        inputs = extractor.backbone.preprocessing.normalise(images.to(extractor.device, non_blocking=True))
+        with extractor.autocast():
+            output: Tensor = upper.trunk(inputs.contiguous(memory_format=torch.channels_last))
+        return output.float()
+
+
+def training_identity(
+    extractor: Extractor, start: TrainedHead, options: Finetune, manifest: Manifest, seed: int
+) -> str:
+    """Return a digest of everything that shapes a fine-tuning: a checkpoint of another one is not gone on from."""
+    weights = hashlib.sha256()
+    for name, value in sorted(start.module_without_val.state_dict().items()):
+        weights.update(name.encode() + value.detach().cpu().numpy().tobytes())
+    identity = {
+        "spec": extractor.cache.spec.fingerprint,
+        "head": weights.hexdigest(),
+        "options": {name: value for name, value in asdict(options).items() if name != "loader_workers"},
+        "samples": key_of_bytes("".join(manifest.keys).encode() + manifest.labels.tobytes()),
+        "splits": key_of_bytes(" ".join(manifest.splits).encode()),
+        "seed": seed,
+    }
+    return key_of_bytes(json.dumps(identity, sort_keys=True, default=str).encode())
+
+
+class AugmentedImages(Dataset[tuple[Tensor, int]]):
+    """Training images by (epoch, index): the rendering depends on seed, epoch and key, on nothing else."""
+
+    def __init__(self, manifest: Manifest, augment: Augmentation, seed: int) -> None:
+        self.locations, self.keys, self.labels = manifest.locations, manifest.keys, manifest.labels
+        self.augment = augment
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = position
+        seed = int(key_of_bytes(f"{self.seed} {epoch} {self.keys[index]}".encode())[:15], 16)
+        return self.augment(read_image(self.locations[index]), seed), int(self.labels[index])
+
+
+class EpochOrder(Sampler[tuple[int, int]]):
+    """The order of an epoch, made of seed and epoch, as (epoch, index) pairs."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.seed, self.epoch = size, seed, 1
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return iter([(self.epoch, index) for index in torch.randperm(self.size, generator=generator).tolist()])
+
+
+def _training_loader(
+    extractor: Extractor, options: Finetune, train: Manifest, seed: int
+) -> DataLoader[tuple[Tensor, int]]:
+    workers = options.loader_workers
+    if workers is None:
+        workers = min(max((os.cpu_count() or 1) - 1, 0), 8)
+    augment = augmentation(options.augment, extractor.backbone.preprocessing)
+    return DataLoader(
+        AugmentedImages(train, augment, seed),
+        batch_size=options.finetune_batch_size,
+        sampler=EpochOrder(len(train.keys), seed),
+        # a last batch of one image has no BatchNorm statistics; with less than one full batch there is nothing to drop
+        drop_last=len(train.keys) >= options.finetune_batch_size,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=extractor.device.type == "cuda",
+    )
+
+
+def _evaluation_batches(extractor: Extractor, manifest: Manifest, label: str) -> Iterator[tuple[list[int], Tensor]]:
+    """Yield (indices, uint8 [b, 3, S, S]) of the evaluation view of every image, in order."""
+    render = extractor.backbone.preprocessing.render
+    workers = decoding_threads(extractor.options)
+    with progress(label=label, total=len(manifest.keys), unit="images") as bar:
+        for batch in stream(manifest.locations, render, extractor.options.batch_size, workers):
+            if batch.failures:
+                index, reason = batch.failures[0]
+                raise DataError(f"{manifest.locations[index]} could be read before and cannot be read now: {reason}")
+            yield list(batch.indices), batch.images
+            bar.update(len(batch.indices))
+
+
+def _remembering(
+    make: Callable[[], Iterator[tuple[Tensor, Tensor]]],
+) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
+    """Return `make` that computes its batches once and serves them from memory, if they fit `VALIDATION_BYTES`.
+
+    The frozen outputs of the validation images are the same in every epoch.
+    """
+    kept: list[tuple[Tensor, Tensor]] = []
+    complete = False
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        nonlocal complete
+        if complete:
+            yield from kept
+            return
+        kept.clear()
+        size, fits = 0, True
+        for batch in make():
+            size += sum(tensor.numel() * tensor.element_size() for tensor in batch)
+            fits = fits and size <= VALIDATION_BYTES
+            if fits:
+                kept.append(batch)
+            else:
+                kept.clear()
+            yield batch
+        complete = fits
+
+    return batches
