@@ -1,0 +1,54 @@
+"""What a person touches: commands, configuration, the comparison, the report, predict.
+
+The Python API is the commands themselves, with the option classes of the stages::
+
+    from pipeline import Data, Features, Head, extract, train
+    photos, features = Data("photos/"), Features(backbone="resnet18")
+    extract(data=photos, features=features)
+    results = train(data=photos, features=features, head=Head(("logistic", "mlp")), out=Path("runs/photos"))
+
+Names are loaded when first used, so that importing the package, and ``--help``, stay quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.commands.compare import compare as compare
+    from pipeline.commands.extract import extract as extract
+    from pipeline.commands.finetune import finetune as finetune
+    from pipeline.commands.layers import layers as layers
+    from pipeline.commands.predict import predict as predict
+    from pipeline.commands.run import run as run
+    from pipeline.commands.train import train as train
+    from stages.options import Data as Data
+    from stages.options import Features as Features
+    from stages.options import Finetune as Finetune
+    from stages.options import Head as Head
+
+COMMANDS = ("run", "layers", "extract", "train", "finetune", "compare", "predict")
+_OPTIONS = ("Data", "Features", "Head", "Finetune")
+
+__all__ = [
+    "Data",
+    "Features",
+    "Finetune",
+    "Head",
+    "compare",
+    "extract",
+    "finetune",
+    "layers",
+    "predict",
+    "run",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in COMMANDS:
+        return getattr(import_module(f"pipeline.commands.{name}"), name)
+    if name in _OPTIONS:
+        return getattr(import_module("stages.options"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

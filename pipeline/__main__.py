@@ -1,0 +1,81 @@
+"""The command line: ``python -m pipeline COMMAND``, installed as ``cutpoint`` too.
+
+Flags, types, help and their errors are made by cyclopts from the option dataclasses. This module adds the TOML file,
+the exit codes (0 done, 1 failed, 2 wrong usage) and one line instead of a traceback for what a user can mend.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+from cyclopts.config import Toml
+
+import pipeline
+from cache.errors import CutpointError
+from pipeline.configuration import check_configuration
+
+
+def _written(default: Any) -> str | None:
+    """Return a default as it is written on the command line; None, said in words by the option, is not shown."""
+    if default is None:
+        return None
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+app = App(
+    name="cutpoint",
+    version=lambda: version("cutpoint"),
+    help="""Feature-caching transfer learning: cut once, train many.
+
+    Start with `run`, which does everything: features of a frozen backbone are cached, linear models and a torch head
+    are trained on them, the top blocks are fine-tuned, and a page compares them on the same test images.
+    """,
+    help_format="markdown",
+    result_action="return_value",
+    default_parameter=Parameter(show_default=_written),
+)
+for _command in pipeline.COMMANDS:
+    app.command(getattr(pipeline, _command), name=_command, sort_key=pipeline.COMMANDS.index(_command))
+
+
+@app.meta.default
+def _launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[Path | None, Parameter(help="TOML file of options, named as the flags; flags win.")] = None,
+) -> Any:
+    if config is not None:
+        check_configuration(config)
+        app.config = (Toml(config, must_exist=True, use_commands_as_keys=False, allow_unknown=True),)
+    return app(tokens)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong usage."""
+    try:
+        app.meta(None if arguments is None else list(arguments), result_action="return_value")
+    except CutpointError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(  # noqa: T201
+            "\nstopped. What is finished is kept; the same command goes on from there.", file=sys.stderr
+        )
+        return 1
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""What the commands' signatures are made of: the option dataclasses as flags, and the types that are returned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from stages.options import Data, Features, Finetune, Head
+
+if TYPE_CHECKING:
+    from pipeline.classify import Classified as Classified
+    from pipeline.comparison import Comparison as Comparison
+    from pipeline.results import Result as Result
+    from stages.extract import Extraction as Extraction
+    from stages.network.layers import LayerRow as LayerRow
+else:
+    # a signature is resolved whenever help is printed, which must not wait for torch and scikit-learn
+    Classified = Comparison = Extraction = LayerRow = Result = Any
+
+_FLAGS = Parameter(name="*", consume_multiple=True, negative_iterable=())
+
+DataFlags = Annotated[Data, _FLAGS, Parameter(group=Group("Data", sort_key=1))]
+FeatureFlags = Annotated[Features, _FLAGS, Parameter(group=Group("Features (stage 1)", sort_key=2))]
+HeadFlags = Annotated[Head, _FLAGS, Parameter(group=Group("Heads (stage 2)", sort_key=3))]
+FinetuneFlags = Annotated[Finetune, _FLAGS, Parameter(group=Group("Fine-tuning (stage 3)", sort_key=4))]

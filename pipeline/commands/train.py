@@ -1,0 +1,42 @@
+"""``train``: stage 2 alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.commands.signature import DataFlags, FeatureFlags, HeadFlags, Result
+from stages.options import Features, Head
+
+
+def train(*, data: DataFlags, features: FeatureFlags = Features(), head: HeadFlags = Head(), out: Path) -> list[Result]:
+    """Train heads on cached features and test them (stage 2). No image is opened, no backbone runs.
+
+    Settings are selected without the test split, by cross-validation on train+validation or on the validation split;
+    each head is tested once.
+
+    Try:
+
+    ```sh
+    cutpoint train --data photos/ --backbone resnet18 --cut layer3 --head logistic mlp --out runs/photos
+    ```
+
+    Parameters
+    ----------
+    out
+        Run directory for heads and results.
+    """
+    from pipeline.console import say
+    from pipeline.methods import make_manifest, manifest_in_words, open_run, run_heads, seed_directory
+    from stages.extract import prepare
+
+    extractor = prepare(features)
+    open_run(out, data, features, head)
+    results = []
+    for seed in data.seeds:
+        manifest = make_manifest(data, features, seed)
+        say(manifest_in_words(manifest))
+        place = seed_directory(out, seed)
+        place.mkdir(parents=True, exist_ok=True)
+        manifest.save(place / "manifest.csv")
+        results += run_heads(extractor, manifest, head.head, head, seed, place)
+    return results

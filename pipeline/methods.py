@@ -1,0 +1,318 @@
+"""The steps of a comparison, each leaving what it did in the run: extraction, heads on the cache, fine-tuning.
+
+Every method is tested here and in the same way: on the manifest's test split, once, after it is trained.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache import KeyMemo, key_of_bytes
+from pipeline.configuration import write_configuration
+from pipeline.console import byte_count, duration, say
+from pipeline.models import HEAD_WITHOUT_VAL, Recipe, plain_features, read_recipe, save_model
+from pipeline.results import Predictions, Result
+from stages.data import Manifest, augmentation, contact_sheet, load_manifest, read_image
+from stages.extract import Extraction, Extractor, extract, read_features, readable_samples
+from stages.finetune import finetune, image_probabilities, training_identity
+from stages.head import Rows, TrainedHead, head_probabilities, method_of, train_head
+from stages.machine import describe_machine
+from stages.network.heads import load_head
+from stages.options import Data, Features, Finetune, Head, HeadName
+from stages.progress import progress
+from stages.training.cost import Cost, measured
+from stages.training.loop import Epoch
+from stages.training.metrics import evaluate
+
+ENVIRONMENT = "environment.json"
+EXTRACTION = "extraction.json"
+MANIFEST = "manifest.csv"
+CONTACT_SHEET = "contact-sheet.png"
+
+
+def open_run(path: Path, *groups: Data | Features | Head | Finetune) -> None:
+    """Make the run directory and leave the resolved configuration and the machine's description in it."""
+    write_configuration(path, *groups)
+    _write_json(path / ENVIRONMENT, describe_machine())
+
+
+def seed_directory(run: Path, seed: int) -> Path:
+    """Return where a run keeps what belongs to one seed."""
+    return run / f"seed-{seed}"
+
+
+def make_manifest(data: Data, features: Features, seed: int) -> Manifest:
+    """Return the manifest of the data under one seed, with keys remembered beside the cache."""
+    memo = KeyMemo(features.cache / "keys.sqlite")
+    return load_manifest(data, seed, memo=memo, progress=lambda items: progress(items, label="read keys", unit="files"))
+
+
+def manifest_in_words(manifest: Manifest) -> str:
+    """Return how many images of how many classes there are in each split, and what was done to get there."""
+    lines = [", ".join(manifest.summary())]
+    return "\n".join([*lines, *(f"note: {note}" for note in manifest.notes)])
+
+
+def extract_features(extractor: Extractor, manifest: Manifest, directory: Path | None) -> Extraction:
+    """Bring the cache up to date, say what that took, and leave manifest and account in `directory`."""
+    report = extract(extractor, manifest)
+    say(*_words(report, extractor))
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+        manifest.save(directory / MANIFEST)
+        account = {**report.to_json(), "notes": [*manifest.notes, *extractor.cache.notes]}
+        _write_json(directory / EXTRACTION, account)
+    return report
+
+
+def run_heads(
+    extractor: Extractor, manifest: Manifest, names: Sequence[HeadName], options: Head, seed: int, directory: Path
+) -> list[Result]:
+    """Train heads on the cached features and test each; a head the run already has is not trained again."""
+    manifest = readable_samples(extractor, manifest)
+    features = read_features(extractor, manifest)
+    split = {name: manifest.indices(name) for name in ("train", "val", "test")}
+    train, val = (Rows(features[split[name]], manifest.labels[split[name]]) for name in ("train", "val"))
+    test = manifest.select(split["test"])
+    results = []
+    for name in names:
+        place = directory / f"{method_of(name)}-{name}"
+        identity = _identity(extractor, manifest, seed, {**asdict(options), "head": name})
+        done = _finished(place, identity)
+        if done is not None:
+            say(f"seed {seed}  {place.name}: already trained, {_accuracy(done)}")
+            results.append(done)
+            continue
+        with measured() as training:
+            trained = train_head(name, options, train, val, len(manifest.class_names), seed, extractor.device)
+        with measured() as testing:
+            probabilities = head_probabilities(trained.module, features[split["test"]])
+        result = _result(
+            extractor,
+            manifest,
+            seed,
+            trained.method,
+            name,
+            trained.settings,
+            trained.val_accuracy,
+            test.labels,
+            probabilities,
+            [training, testing],
+            trained.trainable_parameters,
+        )
+        result = replace(result, selection=trained.selection, history=[asdict(epoch) for epoch in trained.history])
+        recipe = _recipe(extractor, manifest, seed, trained.method, name, identity)
+        result.save(place, _predictions(test, probabilities))
+        save_model(place, recipe, trained.module, without_val=trained.module_without_val)
+        say(f"seed {seed}  {place.name}: {_accuracy(result)}, trained in {duration(training.seconds)}")
+        results.append(result)
+    return results
+
+
+def run_finetune(
+    extractor: Extractor, manifest: Manifest, options: Finetune, head: Head, seed: int, directory: Path
+) -> Result:
+    """Fine-tune from a stage-2 head (trained first if the run has none) and test; goes on from a killed call."""
+    start_result = run_heads(extractor, manifest, [options.start], head, seed, directory)[0]
+    manifest = readable_samples(extractor, manifest)
+    start = _saved_head(directory / f"{method_of(options.start)}-{options.start}", options.start, start_result)
+    name = f"top-{options.unfreeze}" if options.unfreeze.isdigit() else options.unfreeze
+    place = directory / f"finetune-{name}"
+    identity = training_identity(extractor, start, options, manifest, seed)
+    done = _finished(place, identity)
+    if done is not None:
+        say(f"seed {seed}  {place.name}: already trained, {_accuracy(done)}")
+        return done
+    place.mkdir(parents=True, exist_ok=True)
+    _draw_contact_sheet(extractor, manifest, options, seed, place / CONTACT_SHEET)
+    say(f"seed {seed}  {place.name}: fine-tuning, {options.epochs} epochs")
+    with measured() as training:
+        tuned = finetune(extractor, start, options, manifest, seed, place / "checkpoint.pt", _say_epoch)
+    test = manifest.select(manifest.indices("test"))
+    with measured() as testing:
+        probabilities = image_probabilities(extractor, tuned.upper, test)
+    assert tuned.fit.best is not None
+    settings = {
+        **{key: value for key, value in asdict(options).items() if key != "loader_workers"},
+        "best epoch": tuned.fit.best.epoch,
+        "trained blocks": list(tuned.upper.trained),
+    }
+    result = _result(
+        extractor,
+        manifest,
+        seed,
+        "finetune",
+        name,
+        settings,
+        tuned.fit.best.val_accuracy,
+        test.labels,
+        probabilities,
+        [training, testing],
+        tuned.trainable_parameters,
+    )
+    # what a killed and resumed training spent before is in its history; the head it starts from is part of the price
+    training_seconds = max(training.seconds, sum(epoch.seconds for epoch in tuned.fit.history))
+    stages = {**result.seconds_by_stage, "train": start_result.seconds_by_stage["train"] + training_seconds}
+    result = replace(
+        result,
+        seconds_by_stage=stages,
+        seconds=sum(stages.values()),
+        backbone_forwards=tuned.backbone_forwards + len(test.keys),
+        history=[asdict(epoch) for epoch in tuned.fit.history],
+    )
+    result.save(place, _predictions(test, probabilities))
+    recipe = _recipe(extractor, manifest, seed, "finetune", name, identity, unfreeze=options.unfreeze)
+    save_model(place, recipe, tuned.head, tuned=tuned)
+    (place / "checkpoint.pt").unlink(missing_ok=True)
+    say(f"seed {seed}  {place.name}: {_accuracy(result)}, trained in {duration(training_seconds)}")
+    return result
+
+
+def _finished(place: Path, identity: str) -> Result | None:
+    """Return the result of a method that was trained in just this way, if the run has it."""
+    recipe = read_recipe(place)
+    return Result.load(place) if recipe is not None and recipe.identity == identity else None
+
+
+def _identity(extractor: Extractor, manifest: Manifest, seed: int, options: dict[str, Any]) -> str:
+    samples = "".join(manifest.keys) + " ".join(manifest.splits) + " ".join(map(str, manifest.labels.tolist()))
+    words = [extractor.cache.spec.fingerprint, samples, list(manifest.class_names), seed, options]
+    return key_of_bytes(json.dumps(words, sort_keys=True, default=str).encode())
+
+
+def _saved_head(place: Path, name: HeadName, result: Result) -> TrainedHead:
+    head, _ = load_head(place / HEAD_WITHOUT_VAL)
+    return TrainedHead(name, head, head, result.val["accuracy"], float("nan"))
+
+
+def _result(
+    extractor: Extractor,
+    manifest: Manifest,
+    seed: int,
+    method: str,
+    name: str,
+    settings: dict[str, Any],
+    val_accuracy: float,
+    test_labels: NDArray[np.int64],
+    probabilities: NDArray[np.float32],
+    costs: list[Cost],
+    trainable_parameters: int,
+) -> Result:
+    """Return the result of a method; a fine-tuned one adds what is its own."""
+    training, testing = costs
+    readable = list(dict.fromkeys(manifest.keys))
+    stages = {
+        "extract": extractor.cache.seconds(readable),
+        "train": training.seconds,
+        "evaluate": testing.seconds,
+    }
+    return Result(
+        method=method,
+        name=name,
+        seed=seed,
+        samples={split: len(manifest.indices(split)) for split in ("train", "val", "test")},
+        class_names=manifest.class_names,
+        val={"accuracy": val_accuracy},
+        test=evaluate(test_labels, probabilities, seed=seed),
+        seconds=sum(stages.values()),
+        seconds_by_stage=stages,
+        cpu_seconds=sum(cost.cpu_seconds for cost in costs),
+        peak_memory_bytes=max(cost.peak_memory_bytes for cost in costs),
+        trainable_parameters=trainable_parameters,
+        backbone_forwards=0,
+        extraction_forwards=len(readable),
+        backbone=extractor.backbone.name,
+        weights=extractor.backbone.weights_source,
+        cut=extractor.cut.name,
+        pool=extractor.options.pool,
+        image_size=extractor.backbone.preprocessing.image_size,
+        settings=settings,
+        history=[],
+        selection=[],
+    )
+
+
+def _recipe(
+    extractor: Extractor,
+    manifest: Manifest,
+    seed: int,
+    method: str,
+    name: str,
+    identity: str,
+    unfreeze: str | None = None,
+) -> Recipe:
+    options = extractor.options
+    if Path(options.weights).exists():
+        options = replace(options, weights=str(Path(options.weights).resolve()))
+    return Recipe(
+        method=method,
+        name=name,
+        seed=seed,
+        class_names=list(manifest.class_names),
+        features=plain_features(options),
+        weights_digest=extractor.backbone.weights,
+        unfreeze=unfreeze,
+        identity=identity,
+    )
+
+
+def _predictions(test: Manifest, probabilities: NDArray[np.float32]) -> Predictions:
+    return Predictions(np.array(test.keys, "S32"), np.array(test.locations), test.labels, probabilities)
+
+
+def _draw_contact_sheet(
+    extractor: Extractor, manifest: Manifest, options: Finetune, seed: int, path: Path, images: int = 6, views: int = 7
+) -> None:
+    train = manifest.select(manifest.indices("train")[:: max(len(manifest.indices("train")) // images, 1)][:images])
+    contact_sheet(
+        [read_image(location) for location in train.locations],
+        augmentation(options.augment, extractor.backbone.preprocessing),
+        range(seed * views, (seed + 1) * views),
+        path,
+        title=f"What the network sees while fine-tuning: augmentation '{options.augment}'",
+    )
+
+
+def _say_epoch(epoch: Epoch) -> None:
+    trained = f"train {epoch.train_accuracy:.4f}  " if epoch.train_accuracy is not None else "as joined      "
+    say(
+        f"  epoch {epoch.epoch:>3}  {trained}val {epoch.val_accuracy:.4f}  loss {epoch.val_loss:.4f}  "
+        f"{duration(epoch.seconds) if epoch.seconds else ''}"
+    )
+
+
+def _accuracy(result: Result) -> str:
+    low, high = result.test["accuracy_ci95"]
+    return f"test accuracy {result.test['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%})"
+
+
+def _words(report: Extraction, extractor: Extractor) -> list[str]:
+    lines = [f"{report.backbone} ({report.weights}), cut at {report.cut}, row {list(report.row_shape)}"]
+    if report.extracted:
+        lines.append(
+            f"extracted {report.extracted} images in {duration(report.seconds)} "
+            f"({report.images_per_second:.0f} images/s); {report.hits} were in the cache already"
+        )
+    else:
+        lines.append(f"nothing to do: all {report.hits} images are in the cache")
+    lines.append(f"cache {extractor.cache.path}: {byte_count(report.size_on_disk)}")
+    lines += [f"note: {note}" for note in extractor.cache.notes]
+    if report.skipped:
+        lines.append(f"skipped {len(report.skipped)} images that could not be read:")
+        lines += [f"  {location!r}: {reason}" for location, reason in report.skipped[:20]]
+        if len(report.skipped) > 20:
+            lines.append(f"  and {len(report.skipped) - 20} more; all are listed in {EXTRACTION} of the run")
+    return lines
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1, default=str), encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,369 @@
+"""The figures of the report: matplotlib figures, as PNG files and as SVG that takes its colours from the page.
+
+What is drawn comes from ``pipeline.comparison``; where it stands on the page is ``page.py``.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import ConnectionPatch
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
+from numpy.typing import ArrayLike, NDArray
+from sklearn.isotonic import isotonic_regression
+
+from pipeline.comparison import Row
+from pipeline.console import duration
+
+# Each of these stands for a custom property of the page's style, which has a value for light and one for dark.
+INK, MUTED, GRID, ACCENT = "#1c2330", "#5d6675", "#dfe3e8", "#1d5fa6"
+# Okabe and Ito's colours, told apart with any kind of colour vision; darkened until thin lines and small
+# type in them are legible on white.
+SERIES = ("#0069a8", "#c24f00", "#00805e", "#b04a86", "#7d6200", "#6b4fa0", "#0b7f8a", "#555c66")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")  # one fewer than colours, so that pairs repeat late
+
+_PROPERTIES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", ACCENT: "--accent"} | {
+    colour: f"--series-{number}" for number, colour in enumerate(SERIES)
+}
+
+_STYLE: dict[Any, Any] = {
+    "axes.edgecolor": MUTED,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.labelcolor": MUTED,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.axisbelow": True,
+    "font.size": 9,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "lines.solid_capstyle": "round",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "cutpoint",
+    "text.color": INK,
+    "text.parse_math": False,  # a class may be called $x$
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "ytick.left": False,
+}
+
+LARGEST_NAMED = 40
+"""Classes up to which a heat map names them on its axes."""
+
+LARGEST_HEAT_MAP = 200
+"""Cells on a side of a heat map; more classes than that share cells."""
+
+
+def accuracy_against_time(rows: Sequence[Row]) -> Figure:
+    """Draw accuracy with its interval over seconds on a logarithmic axis, each method named beside the plot."""
+    with _styled():
+        figure = Figure(figsize=(4.8, max(3.1, 0.27 * len(rows))), layout="constrained")
+        axes = figure.add_subplot()
+        seconds = np.array([max(row.seconds, 1e-3) for row in rows])
+        accuracy = np.array([row.accuracy for row in rows])
+        low, high = np.array([row.accuracy_ci95 for row in rows]).T
+        margin = 10 ** max(0.12 * math.log10(seconds.max() / seconds.min()), 0.15)
+        axes.set_xscale("log")
+        axes.set_xlim(seconds.min() / margin, seconds.max() * margin)
+        above = 0.08 * max(high.max() - low.min(), 0.02)
+        axes.set_ylim(low.min() - above, high.max() + above)
+        heights = _apart((accuracy - axes.get_ylim()[0]) / np.ptp(axes.get_ylim()), 0.26 / figure.get_figheight())
+        for number, points_aside in enumerate(_side_by_side(axes, seconds)):
+            colour, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
+            moved = axes.transData + ScaledTranslation(points_aside / 72, 0, figure.dpi_scale_trans)
+            at, reached, height = seconds[number], accuracy[number], heights[number]
+            axes.vlines(at, low[number], high[number], color=colour, linewidth=1.6, transform=moved)
+            axes.plot(at, reached, marker=marker, color=colour, markersize=6, transform=moved, zorder=3)
+            leader = ConnectionPatch((at, reached), (1, height), moved, axes.transAxes, color=colour, alpha=0.4, lw=0.7)
+            axes.add_artist(leader)
+            axes.plot(1.025, height, marker=marker, color=colour, markersize=5, transform=axes.transAxes, clip_on=False)
+            _name_beside(axes, rows[number].label, colour, height, points_aside=14)
+        axes.yaxis.set_major_formatter(_percent)
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(FixedLocator(_time_ticks(*axes.get_xlim())))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(lambda value, _: _short_duration(value))
+        axes.set_xlabel("time from images to predictions (logarithmic)")
+        axes.set_ylabel("test accuracy")
+    return figure
+
+
+def learning_curve(row: Row, quantity: Literal["loss", "accuracy"]) -> Figure:
+    """Draw a quantity of train and validation over the epochs, one thin line for each seed, the kept epoch marked."""
+    with _styled():
+        figure = Figure(figsize=(3.9, 2.7), layout="constrained")
+        axes = figure.add_subplot()
+        for part, colour, line in (("train", MUTED, "--"), ("val", ACCENT, "-")):
+            for result in row.results:
+                epochs = [entry["epoch"] for entry in result.history]
+                values = _numbers(entry.get(f"{part}_{quantity}") for entry in result.history)
+                axes.plot(epochs, values, line, color=colour, linewidth=1.6 if len(row.results) == 1 else 1.0)
+        for result in row.results:
+            if (kept := best_epoch(result.history)) and kept.get(f"val_{quantity}") is not None:
+                axes.plot(
+                    kept["epoch"], kept[f"val_{quantity}"], "o", color=ACCENT, markersize=6, markerfacecolor="none"
+                )
+        ends = (("train", MUTED, f"train_{quantity}"), ("validation", ACCENT, f"val_{quantity}"))
+        _name_ends(axes, [(name, colour, end) for name, colour, key in ends if (end := _end(row, key)) is not None])
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        if quantity == "accuracy":
+            axes.yaxis.set_major_formatter(_percent)
+        axes.set_xlabel("epoch")
+        axes.set_title(quantity, loc="left", fontsize=9, color=MUTED)
+    return figure
+
+
+def best_epoch(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the epoch whose weights are kept: the best validation accuracy, of equals the lowest validation loss."""
+    known = [entry for entry in history if entry.get("val_accuracy") is not None]
+    return max(known, key=lambda entry: (entry["val_accuracy"], -(entry.get("val_loss") or 0.0)), default=None)
+
+
+class Tried(NamedTuple):
+    """What was tried in a selection: scores over one numeric setting, a line for each combination of the others."""
+
+    setting: str
+    lines: dict[str, tuple[list[float], list[float]]]
+
+
+def tried(selection: Sequence[Mapping[str, Any]]) -> Tried | None:
+    """Return the selection as lines over its numeric setting; None where no setting is a positive number."""
+    entries = [entry for entry in selection if isinstance(entry.get("score"), (int, float))]
+    names = [name for name in (entries[0] if entries else {}) if name != "score"]
+    values = {name: {entry.get(name) for entry in entries} for name in names}
+    numeric = [name for name in names if all(_positive(value) for value in values[name]) and len(values[name]) > 1]
+    if not numeric:
+        return None
+    setting = max(numeric, key=lambda name: len(values[name]))
+    lines: dict[str, tuple[list[float], list[float]]] = {}
+    for entry in sorted(entries, key=lambda entry: float(entry[setting])):
+        label = ", ".join(f"{name} {entry.get(name)}" for name in names if name != setting)
+        at, scores = lines.setdefault(label, ([], []))
+        at.append(float(entry[setting]))
+        scores.append(float(entry["score"]))
+    return Tried(setting, lines)
+
+
+def selection_scores(row: Row) -> Figure | None:
+    """Draw the score of everything that was tried, for each seed, with the best marked; None where nothing can be."""
+    of_seeds = [found for result in row.results if (found := tried(result.selection)) is not None]
+    if not of_seeds:
+        return None
+    with _styled():
+        figure = Figure(figsize=(3.9, 2.7), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_xscale("log")
+        ends = []
+        for found in of_seeds:
+            for number, (label, (at, scores)) in enumerate(found.lines.items()):
+                colour = SERIES[number % len(SERIES)]
+                marker = MARKERS[number % len(MARKERS)]
+                axes.plot(at, scores, "-", color=colour, linewidth=1.4, marker=marker, markersize=3)
+                if found is of_seeds[-1]:
+                    ends.append((label, colour, scores[-1]))
+            best = max(
+                (
+                    (score, value)
+                    for at, scores in found.lines.values()
+                    for value, score in zip(at, scores, strict=True)
+                ),
+                key=lambda one: one[0],
+            )
+            axes.plot(best[1], best[0], "o", color=INK, markersize=9, markerfacecolor="none")
+        _name_ends(axes, ends)
+        axes.xaxis.set_major_formatter(_power_of_ten)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_formatter(_percent)
+        axes.set_xlabel(of_seeds[0].setting)
+        axes.set_title("score", loc="left", fontsize=9, color=MUTED)
+    return figure
+
+
+def confusion_heat_map(confusion: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
+    """Draw the shares of each true class, a row of cells each; classes share cells where there are very many."""
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    per_cell = classes_per_cell(len(class_names))
+    if per_cell > 1:  # the largest of a block, so that a single confusion stays in sight
+        padded = np.pad(shares, (0, -len(shares) % per_cell))
+        side = len(padded) // per_cell
+        shares = padded.reshape(side, per_cell, side, per_cell).max(axis=(1, 3))
+    with _styled():
+        figure = Figure(figsize=(4.4, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        axes.grid(visible=False)
+        colours = LinearSegmentedColormap.from_list("accent", [f"{ACCENT}00", ACCENT])
+        axes.imshow(np.sqrt(shares), cmap=colours, vmin=0, vmax=1, interpolation="none")
+        axes.spines[:].set(visible=True, color=GRID)
+        axes.set(xlabel="predicted", ylabel="true")
+        if len(class_names) <= LARGEST_NAMED:
+            size = 8 if len(class_names) <= 20 else 5
+            shown = [_shortened(name) for name in class_names]
+            axes.set_xticks(range(len(shown)), shown, rotation=90, fontsize=size)
+            axes.set_yticks(range(len(shown)), shown, fontsize=size)
+        else:
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(MaxNLocator(5, integer=True))
+                axis.set_major_formatter(lambda value, _: f"{value * per_cell:.0f}")
+        if len(class_names) <= 12:
+            for (true, predicted), tests in np.ndenumerate(confusion):
+                colour = "white" if shares[true, predicted] > 0.3 else INK
+                axes.text(predicted, true, f"{tests:,}", ha="center", va="center", color=colour, fontsize=7)
+    return figure
+
+
+def classes_per_cell(classes: int) -> int:
+    """Return how many classes share a row of a heat map."""
+    return math.ceil(classes / LARGEST_HEAT_MAP)
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG file on white."""
+    with _styled(), _without_glyph_warnings():
+        figure.savefig(path, dpi=160, facecolor="white")
+
+
+def inline_svg(figure: Figure) -> str:
+    """Return a figure as an ``<svg>`` element whose text and colours are those of the page it stands in."""
+    text = io.StringIO()
+    with _styled(), _without_glyph_warnings():
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    root, content = text.getvalue().split("<svg", 1)[1].split(">", 1)
+    view_box = re.search(r'viewBox="[^"]*"', root)
+    assert view_box is not None
+    svg = f"<svg {view_box[0]}>{content}"
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' id="[\w.]+_\d+"', "", svg)  # names only: what is pointed at has a hash for an id, which stays
+    svg = re.sub(r"""(font(?:-family)?: ?(?:[\d.]+px )?)'[^;"<]*""", _page_font, svg)
+    return re.sub("|".join(_PROPERTIES), lambda found: f"var({_PROPERTIES[found[0]]})", svg)
+
+
+# -- naming things where they are, instead of in a legend -------------------------------------------------------------
+
+
+def _name_ends(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
+    """Write the names of lines after their ends (name, colour, y), none over another."""
+    bottom, top = axes.get_ylim()
+    heights = _apart([(y - bottom) / (top - bottom) for *_, y in ends], 0.09)
+    for (name, colour, _), height in zip(ends, heights, strict=True):
+        _name_beside(axes, name, colour, height, points_aside=4)
+
+
+def _name_beside(axes: Axes, name: str, colour: str, height: float, points_aside: float) -> None:
+    axes.annotate(
+        _shortened(name, 28),
+        (1, height),
+        xycoords="axes fraction",
+        xytext=(points_aside, 0),
+        textcoords="offset points",
+        color=colour,
+        va="center",
+        annotation_clip=False,
+    )
+
+
+def _apart(heights: ArrayLike, least: float) -> NDArray[np.float64]:
+    """Return the heights moved as little as possible for each two to be `least` apart, in the same order.
+
+    Less the room that those below take, heights in order must not fall: that is isotonic regression.
+    """
+    given = np.asarray(heights, dtype=np.float64)
+    order = np.argsort(given, kind="stable")
+    room = least * np.arange(len(given))
+    apart = np.empty_like(given)
+    apart[order] = isotonic_regression(given[order] - room) + room
+    return apart
+
+
+def _side_by_side(axes: Axes, seconds: NDArray[Any], near: float = 0.03, apart: float = 7.0) -> list[float]:
+    """Return how many typographic points aside each point is drawn, so that no interval hides another.
+
+    Points within `near` of the next, as a share of the axis, stand `apart` points beside each other, quicker first.
+    """
+    left, right = np.log10(axes.get_xlim())
+    where = (np.log10(seconds) - left) / (right - left)
+    order = np.argsort(where, kind="stable")
+    aside = np.zeros(len(seconds))
+    for group in np.split(order, np.flatnonzero(np.diff(where[order]) > near) + 1):
+        aside[group] = apart * (np.arange(len(group)) - (len(group) - 1) / 2)
+    return list(aside)
+
+
+def _end(row: Row, name: str) -> float | None:
+    """Return the last known value of a history."""
+    return next((entry[name] for entry in reversed(row.results[-1].history) if entry.get(name) is not None), None)
+
+
+def _numbers(values: Any) -> list[float]:
+    return [math.nan if value is None else float(value) for value in values]
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
+_TICKS = [
+    *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30),
+    *(60 * one for one in (1, 2, 5, 10, 20, 30)),
+    *(3600 * one for one in (1, 2, 5, 10, 24, 48, 96, 240, 480)),
+]
+
+
+def _time_ticks(low: float, high: float) -> list[float]:
+    inside = [tick for tick in _TICKS if low <= tick <= high]
+    return inside[:: math.ceil(len(inside) / 6)] if inside else [math.sqrt(low * high)]
+
+
+def _short_duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:g} s" if seconds in _TICKS else duration(seconds)
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.0f} h"
+
+
+def _power_of_ten(value: float, _: object) -> str:
+    exponent = round(math.log10(value))
+    if -2 <= exponent <= 3 or not math.isclose(value, 10.0**exponent):
+        return f"{value:g}"
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def _percent(value: float, _: object) -> str:
+    return f"{round(100 * value, 2):g} %"
+
+
+def _shortened(name: str, longest: int = 24) -> str:
+    words = " ".join(name.split())
+    return words if len(words) <= longest else f"{words[: longest - 1]}…"
+
+
+def _page_font(found: re.Match[str]) -> str:
+    return f"{found[1]}inherit" if found[1].startswith("font-family") else f"{found[1]}var(--font)"
+
+
+@contextmanager
+def _styled() -> Iterator[None]:
+    with mpl.rc_context(_STYLE):
+        yield
+
+
+@contextmanager
+def _without_glyph_warnings() -> Iterator[None]:
+    """A class can be named in a script that matplotlib's own font lacks; the page shows it, the PNG shows a box."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        yield

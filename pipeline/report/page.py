@@ -1,0 +1,300 @@
+"""What stands on the page, in its order: verdict, table, plots, confusions, mistakes, notes, configuration."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from cache.errors import DataError
+from pipeline.comparison import Comparison, Row, interval_words, percent, points
+from pipeline.console import byte_count, count, duration
+from pipeline.report import figures
+
+MISTAKES = 12
+"""Mistakes that are shown."""
+
+THUMBNAIL = 200
+"""Pixels on the longer side of a thumbnail."""
+
+LARGEST_TABLE = 12
+"""Classes up to which a confusion matrix is a table; above, it is a heat map and a list of confused pairs."""
+
+NOTES_IN_SIGHT = 12
+"""Notes that are shown; more are folded away."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure on the page; `svg` is safe markup."""
+
+    svg: Markup
+    alt: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A test image that was predicted wrongly; `thumbnail` is a data URI, or None where the image cannot be read."""
+
+    thumbnail: str | None
+    location: str
+    true: str
+    predicted: str
+    probability: float
+    others_wrong: int
+
+
+def write_report(
+    out_dir: Path,
+    comparison: Comparison,
+    configuration: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    notes: Sequence[str],
+) -> Path:
+    """Write ``report.html`` and, as PNG files for use elsewhere, ``figures/``; return the path of the page.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Where both go; made if it is not there.
+    comparison : Comparison
+        What the page is about.
+    configuration, environment : mapping
+        Options, and versions and machine: shown at the end.
+    notes : sequence of str
+        What there is to know about the data: how it was split, what could not be read.
+    """
+    drawn = _Figures(out_dir / "figures")
+    first = comparison.ranked[0]
+    page = _template().render(
+        comparison=comparison,
+        title=", ".join(run.name for run in comparison.runs),
+        samples=comparison.rows[0].results[0].samples,
+        scale=_scale(comparison),
+        interval_words=interval_words(comparison),
+        perfect=any(row.accuracy in (0.0, 1.0) for row in comparison.rows),
+        against_time=drawn.add(
+            "accuracy-time",
+            figures.accuracy_against_time(comparison.rows),
+            "Test accuracy against time: "
+            + "; ".join(f"{row.label} {percent(row.accuracy)} in {duration(row.seconds)}" for row in comparison.rows),
+        ),
+        learning=list(_learning(comparison, drawn)),
+        selections=list(_selections(comparison, drawn)),
+        confusions=list(_confusions(comparison, drawn)),
+        first=first,
+        mistakes=_mistakes(first, comparison),
+        mistakes_in_all=int((~first.results[0].predictions.correct).sum()),
+        contact_sheets=[
+            _contact_sheet(path) for run in comparison.runs for path in sorted(run.rglob("contact-sheet.png"))
+        ],
+        notes=[*comparison.notes, *notes],
+        notes_in_sight=NOTES_IN_SIGHT,
+        configuration=_flat(configuration),
+        environment=_flat(environment),
+    )
+    out_dir.mkdir(parents=True, exist_ok=True)
+    path = out_dir / "report.html"
+    # a file name need not be text: what cannot be encoded becomes a numeric reference
+    path.write_bytes(page.encode("utf-8", errors="xmlcharrefreplace"))
+    return path
+
+
+class _Figures:
+    """Saves figures in a folder and hands them on for the page."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, name: str, figure: Figure, alt: str, caption: str = "") -> Picture:
+        """Save a figure as NAME.png and return it as it stands on the page."""
+        figures.save_png(figure, self.folder / f"{name}.png")
+        # matplotlib escapes what is text in it
+        return Picture(Markup(figures.inline_svg(figure)), alt, caption)
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "points": lambda share: points(share).replace("-", "−"),
+        "typographic": _typographic,
+        "duration": duration,
+        "bytes": byte_count,
+        "count": count,
+        "p_value": lambda p: "< 0.001" if p < 0.001 else f"{p:.2g}",
+    }
+    return environment.get_template("report.html.j2")
+
+
+def _typographic(words: str) -> str:
+    """Return words with true minus signs, and with figures and their signs kept on one line."""
+    words = re.sub(r"(?<=[\s(])-(?=\d)", "−", words)
+    return re.sub(r"(?<=\d) (?=%)|(?<=p) (?=[=<])|(?<=[=<]) (?=\d)", "\N{NO-BREAK SPACE}", words)
+
+
+def _scale(comparison: Comparison) -> Callable[[float], float]:
+    """Return what puts an accuracy on the common scale, 0 to 100, that the intervals in the table are drawn on."""
+    low = min(row.accuracy_ci95[0] for row in comparison.rows)
+    high = max(row.accuracy_ci95[1] for row in comparison.rows)
+    width = max(high - low, 1e-6)
+    return lambda accuracy: round(4 + 92 * (accuracy - low) / width, 2)
+
+
+def _learning(comparison: Comparison, drawn: _Figures) -> Iterator[tuple[Row, list[Picture]]]:
+    for number, row in enumerate(comparison.rows, start=1):
+        kept = [best["epoch"] for result in row.results if (best := figures.best_epoch(result.history))]
+        if kept:
+            epochs = ", ".join(map(str, kept))
+            yield (
+                row,
+                [
+                    drawn.add(
+                        f"learning-{number}-{_slug(row.label)}-{quantity}",
+                        figures.learning_curve(row, quantity),
+                        f"{quantity} of train and validation over the epochs of {row.label}; kept: epoch {epochs}",
+                        f"kept: epoch {epochs}" if quantity == "accuracy" else "",
+                    )
+                    for quantity in ("loss", "accuracy")
+                ],
+            )
+
+
+def _selections(comparison: Comparison, drawn: _Figures) -> Iterator[tuple[Row, Picture | None, list[dict[str, Any]]]]:
+    """Yield for each method that selected something: the plot, and what was tried with the first seed, best first."""
+    for number, row in enumerate(comparison.rows, start=1):
+        tried = [entry for entry in row.results[0].selection if entry.get("score") is not None]
+        if not tried:
+            continue
+        tried = sorted(tried, key=lambda entry: -entry["score"])
+        best = ", ".join(f"{name} {value}" for name, value in tried[0].items() if name != "score")
+        alt = f"Score of everything tried for {row.label}; best: {best}, {percent(tried[0]['score'])}"
+        figure = figures.selection_scores(row)
+        name = f"selection-{number}-{_slug(row.label)}"
+        yield row, drawn.add(name, figure, alt, f"best: {best}") if figure is not None else None, tried
+
+
+def _confusions(comparison: Comparison, drawn: _Figures) -> Iterator[dict[str, Any]]:
+    """Yield what is shown of each confusion matrix: a table for few classes, else a heat map and the worst pairs."""
+    names = comparison.class_names
+    for number, row in enumerate(comparison.rows, start=1):
+        confusion = row.confusion
+        per_cell = figures.classes_per_cell(len(names))
+        picture = drawn.add(
+            f"confusion-{number}-{_slug(row.label)}",
+            figures.confusion_heat_map(confusion, names),
+            f"Confusion matrix of {row.label}, true classes down, predicted classes across",
+            f"each cell is the largest share of {per_cell} × {per_cell} classes" if per_cell > 1 else "",
+        )
+        tests = np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+        few = len(names) <= LARGEST_TABLE
+        yield {
+            "row": row,
+            "counts": confusion.tolist() if few else None,
+            "shares": (confusion / tests).tolist(),
+            "picture": None if few else picture,
+            "pairs": [] if few else _confused_pairs(confusion, names),
+        }
+
+
+def _confused_pairs(confusion: NDArray[np.int64], names: Sequence[str], most: int = 10) -> list[dict[str, Any]]:
+    """Return the pairs of classes that are mixed up most often, with how often and of how many."""
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(wrong, axis=None, kind="stable")[::-1][:most]
+    pairs = (np.unravel_index(place, wrong.shape) for place in order)
+    return [
+        {
+            "true": names[true],
+            "predicted": names[predicted],
+            "times": int(wrong[true, predicted]),
+            "of": int(confusion[true].sum()),
+        }
+        for true, predicted in pairs
+        if wrong[true, predicted]
+    ]
+
+
+def _mistakes(row: Row, comparison: Comparison) -> list[Mistake]:
+    """Return the mistakes of a method, with the first seed, that it was surest of."""
+    predictions = row.results[0].predictions
+    confidence = predictions.probabilities.max(axis=1)
+    wrong = np.flatnonzero(~predictions.correct)
+    surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
+    # the same place in the order of keys is the same image for every method
+    place = np.empty(len(predictions), dtype=np.int64)
+    place[predictions.by_key] = np.arange(len(predictions))
+    others = [other for other in comparison.rows if other is not row]
+    names = comparison.class_names
+    return [
+        Mistake(
+            thumbnail=_thumbnail(str(predictions.locations[one])),
+            location=str(predictions.locations[one]),
+            true=names[predictions.labels[one]],
+            predicted=names[predictions.predicted[one]],
+            probability=float(confidence[one]),
+            others_wrong=sum(not other.correct[place[one]] for other in others),
+        )
+        for one in surest
+    ]
+
+
+def _thumbnail(location: str) -> str | None:
+    """Return a small JPEG of an image as a data URI, or None where it is not there any more."""
+    from stages.data import read_image
+
+    try:
+        pixels = read_image(location)
+    except DataError:
+        return None
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return _data_uri(image)
+
+
+def _contact_sheet(path: Path) -> str:
+    """Return a contact sheet as a data URI, no wider than a page."""
+    with Image.open(path) as sheet:
+        image = sheet.convert("RGB")
+    image.thumbnail((1200, 2400))
+    return _data_uri(image)
+
+
+def _data_uri(image: Image.Image) -> str:
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=82, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return a nested mapping as dotted names and words."""
+    flat: dict[str, str] = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return flat
+
+
+def _slug(words: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", words).strip("-.")[:60]

@@ -1,0 +1,260 @@
+import os
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.comparison import compare
+from pipeline.report import write_report
+from tests.pipeline.finished_runs import HISTORY, SELECTION, add, predictions
+
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(2)>',
+    "</svg></style><script>alert(3)</script>",
+    "font-family: 'x",
+    "$\\frac{1}{$",
+    "{{ 7 * 7 }}",
+    "tulip 🌷\nand more",
+]
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: its elements with attributes, its text; fails where tags do not match."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.elements, self.text, self.open = [], "", []
+        self.feed(path.read_text(encoding="utf-8"))
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        self.text += " " * (tag in {"td", "th", "dt", "dd"})
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data
+
+    def all(self, tag):
+        return [attributes for found, attributes in self.elements if found == tag]
+
+    @property
+    def words(self):
+        return " ".join(self.text.split())
+
+
+def three_methods(run, classes=2, tests=60, seeds=(0,), **fields):
+    """A run of a linear head, a torch head and a fine-tuning, with mistakes."""
+    labels = np.arange(tests) % classes
+    for seed in seeds:
+        random = np.random.default_rng(seed)
+        for method, name, val in (("linear", "logistic", 0.8), ("head", "mlp", 0.85), ("finetune", "top-3", 0.9)):
+            made = predictions(labels, random.random(tests) > val, classes)
+            own = {"selection": SELECTION} if method == "linear" else {"history": HISTORY}
+            add(run, made, method=method, name=name, seed=seed, val=val, **{**own, **fields})
+    return run
+
+
+def report(run, out=None, notes=()):
+    comparison = compare([run])
+    path = write_report(out or run, comparison, {"data": {"data": "elpv", "test": 0.25}}, {"torch": "2.6"}, list(notes))
+    return Page(path)
+
+
+def test_page_needs_nothing_but_itself(tmp_path):
+    page = report(three_methods(tmp_path))
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "://" not in source
+    assert not re.search(r"url\(|@import", re.sub(r"url\(#\w+\)", "", source))
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    for _, attributes in page.elements:
+        for name in ("src", "href", "xlink:href"):
+            assert attributes.get(name, "#").startswith(("#", "data:image/"))
+
+
+def test_page_tells_its_story_in_order(tmp_path):
+    page = report(three_methods(tmp_path), notes=["split 75 / 25"])
+    parts = [
+        compare([tmp_path]).judgement.headline[:20],
+        "The methods",
+        "How good they are",
+        "What they cost",
+        "Accuracy against time",
+        "Learning curves",
+        "What was tried",
+        "Confusion",
+        "The most confident mistakes",
+        "Notes",
+        "split 75 / 25",
+        "How to read this",
+        "Configuration and versions",
+        "data.data",
+        "elpv",
+        "torch",
+    ]
+    places = [page.words.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_table_holds_the_numbers_of_the_comparison(tmp_path):
+    page = report(three_methods(tmp_path, seeds=(0, 1)))
+    for row in compare([tmp_path]).rows:
+        low, high = row.accuracy_ci95
+        for figure in (f"{100 * row.accuracy:.1f} %", f"{100 * low:.1f} – {100 * high:.1f}", f"{row.macro_f1:.3f}"):
+            assert figure in page.words
+
+
+@pytest.mark.parametrize("classes", [2, 7, 12, 13, 100])
+def test_any_number_of_classes_has_its_confusions(tmp_path, classes):
+    page = report(three_methods(tmp_path, classes=classes, tests=20 * classes))
+    few = classes <= 12
+    assert sum("confusion" in table.get("class", "") for table in page.all("table")) == (3 if few else 0)
+    assert len(page.all("image")) == (0 if few else 3)
+    assert ("Confused most often" in page.words) == (not few)
+    if few:
+        headers = [one for one in page.all("th") if one.get("scope") == "row"]
+        assert len(headers) >= 3 * classes
+    assert (tmp_path / "report.html").stat().st_size < 400_000
+
+
+def test_confused_pairs_are_the_most_frequent(tmp_path):
+    labels = np.repeat(np.arange(20), 5)
+    add(tmp_path, predictions(labels, (labels == 3) | (np.arange(100) == 50), classes=20))
+    words = report(tmp_path).words
+    assert "true taken for times of class 3 class 4 5 5 class 10 class 11 1 5 " in words
+
+
+def test_hostile_names_stay_text(tmp_path):
+    locations = [f"photos/{name} {number}.png" for number in range(10) for name in HOSTILE][:60]
+    locations[0] = os.fsdecode(b"photos/\xff.png")
+    labels = np.arange(60) % len(HOSTILE)
+    for name in ("logistic", "svm"):
+        made = predictions(labels, np.arange(60) < 12, len(HOSTILE), locations=locations)
+        add(tmp_path, made, name=name, class_names=HOSTILE, settings={"<b>": "</dd><script>"}, selection=SELECTION)
+    page = report(tmp_path, notes=["<script>alert(4)</script>"])
+    assert not page.all("script")
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    for name in [*HOSTILE, "<script>alert(4)</script>", "</dd><script>"]:
+        assert " ".join(name.split()) in page.words
+
+
+def test_hostile_names_stay_text_in_a_heat_map_too(tmp_path):
+    names = [f"{HOSTILE[number % len(HOSTILE)]}{number}" for number in range(20)]
+    add(tmp_path, predictions(np.arange(60) % 20, np.arange(60) < 12, 20), class_names=names)
+    page = report(tmp_path)
+    assert not page.all("script")
+    assert len(page.all("img")) == 0
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+
+
+def test_mistakes_are_shown_surest_first(tmp_path):
+    for number in range(30):
+        Image.new("RGB", (300, 200), (8 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    made = predictions(
+        np.zeros(30, dtype=int), np.arange(30) < 20, locations=[f"{tmp_path}/{one}.png" for one in range(30)]
+    )
+    sure = np.linspace(0.6, 0.99, 30)
+    made.probabilities[:20] = np.stack([1 - sure, sure], axis=1)[:20]
+    add(tmp_path / "run", made)
+    page = report(tmp_path / "run")
+    shown = page.all("img")
+    assert [one["alt"] for one in shown] == [f"{tmp_path}/{number}.png" for number in range(19, 7, -1)]
+    assert all(one["src"].startswith("data:image/jpeg;base64,") for one in shown)
+    assert "Of the 20 mistakes" in page.words
+    assert f"predicted class 1, {100 * sure[19]:.1f} % labelled class 0" in page.words
+
+
+def test_mistakes_say_how_many_others_are_wrong_too(tmp_path):
+    labels, images = np.zeros(4, dtype=int), [3, 1, 2, 0]
+    add(tmp_path, predictions(labels, [1, 1, 0, 0]), name="logistic", val=0.9)
+    add(tmp_path, predictions(labels, [0, 1, 0, 0], images=images), name="svm", val=0.8)  # wrong on image 1
+    add(tmp_path, predictions(labels, [0, 1, 0, 0]), method="head", name="mlp", val=0.7)
+    words = report(tmp_path).words
+    assert "0 of 2 others wrong too 0.png" in words
+    assert "all others wrong too 1.png" in words
+
+
+def test_images_that_have_moved_leave_a_word_in_their_place(tmp_path):
+    Image.new("L", (50, 50)).save(tmp_path / "there.png")
+    made = predictions([0, 0, 0], [1, 1, 0], locations=[f"{tmp_path}/{one}.png" for one in ("there", "gone", "right")])
+    add(tmp_path / "run", made)
+    page = report(tmp_path / "run")
+    assert len(page.all("img")) == 1
+    assert page.words.count("cannot be read any more") == 1
+
+
+def test_a_method_without_mistakes_is_told_of_and_its_interval_explained(tmp_path):
+    add(tmp_path, predictions([0, 1], [0, 0]))
+    words = report(tmp_path).words
+    assert "logistic makes none" in words
+    assert "nothing for a bootstrap to vary" in words
+
+
+def test_one_closed_fit_has_neither_curves_nor_comparison(tmp_path):
+    add(tmp_path, predictions([0, 1] * 10, [1] + [0] * 19))
+    words = report(tmp_path).words
+    assert "there is nothing to compare it with" in words
+    for absent in ("Learning curves", "What was tried", "points against", "others wrong", "What the network sees"):
+        assert absent not in words
+
+
+def test_figures_are_also_there_as_png_files(tmp_path):
+    report(three_methods(tmp_path / "run"), out=tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    assert names == {
+        "accuracy-time.png",
+        "selection-1-logistic.png",
+        *(
+            f"learning-{one}-{quantity}.png"
+            for one in ("2-MLP", "3-fine-tune-top-3")
+            for quantity in ("loss", "accuracy")
+        ),
+        *(f"confusion-{one}.png" for one in ("1-logistic", "2-MLP", "3-fine-tune-top-3")),
+    }
+    for name in names:
+        with Image.open(tmp_path / "out" / "figures" / name) as image:
+            image.verify()
+
+
+def test_contact_sheet_is_part_of_the_page(tmp_path):
+    three_methods(tmp_path)
+    Image.new("RGBA", (3000, 800), "green").save(tmp_path / "seed-0" / "finetune-top-3" / "contact-sheet.png")
+    page = report(tmp_path)
+    assert "What the network sees" in page.words
+    assert any("Contact sheet" in one["alt"] for one in page.all("img"))
+
+
+def test_every_picture_has_words_for_those_who_do_not_see_it(tmp_path):
+    page = report(three_methods(tmp_path, classes=20, tests=200))
+    assert all(one.get("alt") for one in page.all("img"))
+    described = [attributes for _, attributes in page.elements if attributes.get("role") == "img"]
+    figures = page.all("figure")
+    assert len(described) == len(figures) == 1 + 4 + 1 + 3
+    assert all(one["aria-label"] for one in described)
+    hidden = [one for one in page.all("svg") if one.get("aria-hidden") == "true"]
+    assert len(hidden) + len(described) == len(page.all("svg"))
+
+
+def test_many_notes_are_folded_away_but_none_is_lost(tmp_path):
+    words = report(three_methods(tmp_path), notes=[f"not readable: {one}.png" for one in range(500)]).words
+    assert "488 more" in words
+    assert all(f"not readable: {one}.png" in words for one in range(500))
+
+
+def test_left_out_seeds_are_among_the_notes(tmp_path):
+    three_methods(tmp_path)
+    add(tmp_path, predictions(np.arange(60) % 2, np.arange(60) < 5), seed=1)
+    assert "logistic: seed 1 is left out" in report(tmp_path).words
