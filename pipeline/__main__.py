@@ -39,7 +39,9 @@ app = App(
     help_format="markdown",
     result_action="return_value",
     default_parameter=Parameter(show_default=_written),
+    suppress_keyboard_interrupt=False,
 )
+app.meta.suppress_keyboard_interrupt = False
 for _command in pipeline.COMMANDS:
     app.command(getattr(pipeline, _command), name=_command, sort_key=pipeline.COMMANDS.index(_command))
 
