@@ -43,11 +43,6 @@ def open_run(path: Path, *groups: Data | Features | Head | Finetune) -> None:
     _write_json(path / ENVIRONMENT, describe_machine())
 
 
-def seed_directory(run: Path, seed: int) -> Path:
-    """Return where a run keeps what belongs to one seed."""
-    return run / f"seed-{seed}"
-
-
 def make_manifest(data: Data, features: Features, seed: int) -> Manifest:
     """Return the manifest of the data under one seed, with keys remembered beside the cache."""
     memo = KeyMemo(features.cache / "keys.sqlite")
@@ -60,13 +55,21 @@ def manifest_in_words(manifest: Manifest) -> str:
     return "\n".join([*lines, *(f"note: {note}" for note in manifest.notes)])
 
 
+def open_seed(run: Path, data: Data, features: Features, seed: int) -> tuple[Manifest, Path]:
+    """Return the manifest of one seed and the directory it was left in, where all else of the seed goes too."""
+    manifest = make_manifest(data, features, seed)
+    say(f"seed {seed}: {manifest_in_words(manifest)}")
+    directory = run / f"seed-{seed}"
+    directory.mkdir(parents=True, exist_ok=True)
+    manifest.save(directory / MANIFEST)
+    return manifest, directory
+
+
 def extract_features(extractor: Extractor, manifest: Manifest, directory: Path | None) -> Extraction:
-    """Bring the cache up to date, say what that took, and leave manifest and account in `directory`."""
+    """Bring the cache up to date, say what that took, and leave an account of it in `directory`."""
     report = extract(extractor, manifest)
     say(*_words(report, extractor))
     if directory is not None:
-        directory.mkdir(parents=True, exist_ok=True)
-        manifest.save(directory / MANIFEST)
         account = {**report.to_json(), "notes": [*manifest.notes, *extractor.cache.notes]}
         _write_json(directory / EXTRACTION, account)
     return report

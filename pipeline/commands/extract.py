@@ -27,16 +27,19 @@ def extract(*, data: DataFlags, features: FeatureFlags = Features(), out: Path |
         Run directory to leave the manifest and the account of the extraction in.
     """
     from pipeline.console import say
-    from pipeline.methods import extract_features, make_manifest, manifest_in_words, open_run, seed_directory
+    from pipeline.methods import extract_features, make_manifest, manifest_in_words, open_run, open_seed
     from stages.extract import prepare
 
     extractor = prepare(features)
     seed = data.seeds[0]
-    manifest = make_manifest(data, features, seed)
-    say(manifest_in_words(manifest))
+    directory = None
     if out is not None:
         open_run(out, data, features)
-    report = extract_features(extractor, manifest, seed_directory(out, seed) if out is not None else None)
+        manifest, directory = open_seed(out, data, features, seed)
+    else:
+        manifest = make_manifest(data, features, seed)
+        say(manifest_in_words(manifest))
+    report = extract_features(extractor, manifest, directory)
     if features.strict and report.skipped:
         raise DataError(f"{len(report.skipped)} images could not be read (--strict)")
     return report

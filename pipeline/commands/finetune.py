@@ -33,18 +33,13 @@ def finetune(
     out
         Run directory for the network and its result.
     """
-    from pipeline.console import say
-    from pipeline.methods import make_manifest, manifest_in_words, open_run, run_finetune, seed_directory
+    from pipeline.methods import open_run, open_seed, run_finetune
     from stages.extract import prepare
 
     extractor = prepare(features)
     open_run(out, data, features, head, finetune)
     results = []
     for seed in data.seeds:
-        manifest = make_manifest(data, features, seed)
-        say(manifest_in_words(manifest))
-        place = seed_directory(out, seed)
-        place.mkdir(parents=True, exist_ok=True)
-        manifest.save(place / "manifest.csv")
-        results.append(run_finetune(extractor, manifest, finetune, head, seed, place))
+        manifest, directory = open_seed(out, data, features, seed)
+        results.append(run_finetune(extractor, manifest, finetune, head, seed, directory))
     return results

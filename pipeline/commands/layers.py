@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pipeline.commands.signature import LayerRow
+from pipeline.commands.signature import Cut
 
 
 def layers(
@@ -17,7 +17,7 @@ def layers(
         str, Parameter(help="default, none, or a state_dict file; the table needs no weights.")
     ] = "none",
     image_size: int | None = None,
-) -> list[LayerRow]:
+) -> list[Cut]:
     """List every layer a backbone can be cut at, from the image upwards.
 
     For each cut: its name and alias (either can be given to --cut), the shape of its output for one image,
@@ -40,26 +40,24 @@ def layers(
     from pipeline.console import byte_count, count, say, table
     from stages.network.backbones import load_backbone
     from stages.network.cut import CutGraph
-    from stages.network.layers import layer_table
 
     loaded = load_backbone(backbone, weights, image_size)
     graph = CutGraph(loaded.module, loaded.preprocessing.image_size)
-    rows = layer_table(graph)
     automatic = graph.resolve("auto").name
     header = ["cut", "alias", "output", "parameters below", "above", "multiply-adds below", "above", "fp16 bytes/image"]
     lines = [
         [
-            row["name"] + ("  (auto)" if row["name"] == automatic else ""),
-            row["alias"],
-            "x".join(map(str, row["shape"])),
-            count(row["parameters_below"]),
-            count(row["parameters_above"]),
-            count(row["multiply_adds_below"]),
-            count(row["multiply_adds_above"]),
-            byte_count(row["bytes_per_image"]),
+            cut.name + ("  (auto)" if cut.name == automatic else ""),
+            cut.alias,
+            "x".join(map(str, cut.shape)),
+            count(cut.parameters_below),
+            count(cut.parameters_above),
+            count(cut.multiply_adds_below),
+            count(cut.multiply_adds_above),
+            byte_count(cut.bytes_per_image),
         ]
-        for row in rows
+        for cut in graph.cuts
     ]
     size = loaded.preprocessing.image_size
-    say(f"{loaded.name}: {len(rows)} cuts at {size} x {size} pixels", "", table(header, lines, left=3))
-    return rows
+    say(f"{loaded.name}: {len(graph.cuts)} cuts at {size} x {size} pixels", "", table(header, lines, left=3))
+    return list(graph.cuts)

@@ -41,29 +41,18 @@ def run(
     out
         Run directory for everything: configuration, manifests, heads, networks, results and report.
     """
-    from pipeline.console import say
-    from pipeline.methods import (
-        extract_features,
-        make_manifest,
-        manifest_in_words,
-        open_run,
-        run_finetune,
-        run_heads,
-        seed_directory,
-    )
+    from pipeline.methods import extract_features, open_run, open_seed, run_finetune, run_heads
     from pipeline.publishing import publish
     from stages.extract import prepare
 
     open_run(out, data, features, head, finetune)
     extractor = prepare(features)
     for seed in data.seeds:
-        manifest = make_manifest(data, features, seed)
-        say(f"seed {seed}: {manifest_in_words(manifest)}")
-        place = seed_directory(out, seed)
-        report = extract_features(extractor, manifest, place)
+        manifest, directory = open_seed(out, data, features, seed)
+        report = extract_features(extractor, manifest, directory)
         if features.strict and report.skipped:
             raise DataError(f"{len(report.skipped)} images could not be read (--strict)")
-        run_heads(extractor, manifest, head.head, head, seed, place)
+        run_heads(extractor, manifest, head.head, head, seed, directory)
         if not skip_finetune:
-            run_finetune(extractor, manifest, finetune, head, seed, place)
+            run_finetune(extractor, manifest, finetune, head, seed, directory)
     return publish([out], out)

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from pipeline.comparison import Comparison as Comparison
     from pipeline.results import Result as Result
     from stages.extract import Extraction as Extraction
-    from stages.network.layers import LayerRow as LayerRow
+    from stages.network.cut import Cut as Cut
 else:
     # a signature is resolved whenever help is printed, which must not wait for torch and scikit-learn
-    Classified = Comparison = Extraction = LayerRow = Result = Any
+    Classified = Comparison = Cut = Extraction = Result = Any
 
 _FLAGS = Parameter(name="*", consume_multiple=True, negative_iterable=())
 

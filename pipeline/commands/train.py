@@ -25,18 +25,13 @@ def train(*, data: DataFlags, features: FeatureFlags = Features(), head: HeadFla
     out
         Run directory for heads and results.
     """
-    from pipeline.console import say
-    from pipeline.methods import make_manifest, manifest_in_words, open_run, run_heads, seed_directory
+    from pipeline.methods import open_run, open_seed, run_heads
     from stages.extract import prepare
 
     extractor = prepare(features)
     open_run(out, data, features, head)
     results = []
     for seed in data.seeds:
-        manifest = make_manifest(data, features, seed)
-        say(manifest_in_words(manifest))
-        place = seed_directory(out, seed)
-        place.mkdir(parents=True, exist_ok=True)
-        manifest.save(place / "manifest.csv")
-        results += run_heads(extractor, manifest, head.head, head, seed, place)
+        manifest, directory = open_seed(out, data, features, seed)
+        results += run_heads(extractor, manifest, head.head, head, seed, directory)
     return results
