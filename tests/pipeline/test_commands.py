@@ -16,6 +16,7 @@ import torch
 import pipeline
 from pipeline.__main__ import main
 from stages.network import cut as cuts
+from tests.interrupts import heed_interrupts
 from tests.photographs import make_folder
 
 SMALL = ["--image-size", "64"]
@@ -258,7 +259,9 @@ def test_help_teaches_with_an_example_and_does_not_wait_for_torch(command):
 def test_an_interrupted_extraction_keeps_what_it_has_done(tmp_path):
     folder = make_folder(tmp_path / "own", per_class=150)
     command = [sys.executable, "-m", "pipeline", "extract", "--data", str(folder), "--cache", str(tmp_path / "cache")]
-    process = subprocess.Popen([*command, "--batch-size", "4"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--batch-size", "4"], stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "cache").glob("*/spec.json")) and time.monotonic() < deadline:
         time.sleep(0.01)

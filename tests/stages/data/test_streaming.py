@@ -10,6 +10,7 @@ import torch
 
 from cache.errors import UsageError
 from stages.data import Preprocessing, read_image, stream
+from tests.interrupts import heed_interrupts
 from tests.stages.data.pictures import write_images
 
 RENDER = Preprocessing(8, 8).render
@@ -150,7 +151,11 @@ def test_ctrl_c_ends_a_process_that_is_streaming(locations, tmp_path):
         """
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
     )
     assert process.stdout.readline() == "streaming\n"
     process.send_signal(signal.SIGINT)
