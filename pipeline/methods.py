@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cache import KeyMemo, key_of_bytes
 from pipeline.configuration import write_configuration
 from pipeline.console import byte_count, duration, say
-from pipeline.models import HEAD_WITHOUT_VAL, Recipe, plain_features, read_recipe, save_model
+from pipeline.models import HEAD_WITHOUT_VAL, Recipe, forget_model, plain_features, read_recipe, save_model
 from pipeline.results import Predictions, Result
 from stages.data import Manifest, augmentation, contact_sheet, load_manifest, read_image
 from stages.extract import Extraction, Extractor, extract, read_features, readable_samples
@@ -112,6 +112,7 @@ def run_heads(
         )
         result = replace(result, selection=trained.selection, history=[asdict(epoch) for epoch in trained.history])
         recipe = _recipe(extractor, manifest, seed, trained.method, name, identity)
+        forget_model(place)
         result.save(place, _predictions(test, probabilities))
         save_model(place, recipe, trained.module, without_val=trained.module_without_val)
         say(f"seed {seed}  {place.name}: {_accuracy(result)}, trained in {duration(training.seconds)}")
@@ -170,6 +171,7 @@ def run_finetune(
         backbone_forwards=tuned.backbone_forwards + len(test.keys),
         history=[asdict(epoch) for epoch in tuned.fit.history],
     )
+    forget_model(place)
     result.save(place, _predictions(test, probabilities))
     recipe = _recipe(extractor, manifest, seed, "finetune", name, identity, unfreeze=options.unfreeze)
     save_model(place, recipe, tuned.head, tuned=tuned)

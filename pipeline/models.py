@@ -76,6 +76,11 @@ def save_model(
     (directory / RECIPE).write_text(json.dumps(asdict(recipe), indent=1), encoding="utf-8")
 
 
+def forget_model(directory: Path) -> None:
+    """Say that a model is no longer complete, before another training replaces its files one by one."""
+    (directory / RECIPE).unlink(missing_ok=True)
+
+
 def read_recipe(directory: Path) -> Recipe | None:
     """Return the recipe of a model directory, or None where no complete model is.
 

@@ -10,11 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cache.errors import UsageError
+
 Pooling = Literal["avg", "max", "avgmax", "cls", "none"]
 Precision = Literal["fp32", "bf16", "fp16"]
 StorageType = Literal["float16", "float32"]
 HeadName = Literal["logistic", "svm", "rbf", "linear", "mlp", "concat"]
 Preset = Literal["none", "light", "medium", "strong"]
+
+
+def _require(options: object, bounds: dict[str, float]) -> None:
+    """Refuse a number, or one of several, below its bound; None, which stands for a default, has none."""
+    for name, least in bounds.items():
+        value = getattr(options, name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(number is not None and not number >= least for number in numbers):
+            raise UsageError(f"--{name.replace('_', '-')} {value} must be at least {least:g}")
 
 
 @dataclass(frozen=True)
@@ -123,6 +134,14 @@ class Head:
     head_batch_size: int = 64
     """Rows per step of a torch head."""
 
+    def __post_init__(self) -> None:
+        least = {"regularisation": 1e-12, "folds": 0, "hidden": 1, "dropout": 0, "head_epochs": 1, "patience": 1}
+        _require(self, {**least, "head_rate": 0, "head_weight_decay": 0, "head_batch_size": 1})
+        if not (self.head and self.regularisation and self.scalers):
+            raise UsageError("--head, --regularisation and --scalers need at least one value each")
+        if self.dropout >= 1:
+            raise UsageError(f"--dropout {self.dropout} must be a share of the units, less than 1")
+
 
 @dataclass(frozen=True)
 class Finetune:
@@ -167,3 +186,9 @@ class Finetune:
 
     loader_workers: int | None = None
     """Processes that decode and augment images (default: one less than there are cores, at most 8)."""
+
+    def __post_init__(self) -> None:
+        least = {"epochs": 1, "rate": 0, "finetune_head_rate": 0, "weight_decay": 0, "label_smoothing": 0}
+        _require(self, {**least, "finetune_batch_size": 1, "loader_workers": 0})
+        if self.label_smoothing >= 1:
+            raise UsageError(f"--label-smoothing {self.label_smoothing} must be less than 1")

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]
 from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -230,5 +231,8 @@ def _save_checkpoint(
 def _load_checkpoint(path: Path | None, identity: str) -> dict[str, Any] | None:
     if path is None or not path.exists():
         return None
-    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return saved if saved["identity"] == identity else None
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return saved if saved["identity"] == identity else None
+    except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+        raise CutpointError(f"the checkpoint {path} is damaged; delete it to start this training again") from error

@@ -155,6 +155,26 @@ def test_predict_searches_folders_and_lists_what_it_cannot_read(finished, capsys
     assert "broken.jpg" in out
 
 
+def test_a_training_that_stops_while_it_replaces_another_leaves_no_model_of_either(
+    photographs, capsys, tmp_path, monkeypatch
+):
+    """Or the earlier command would be told that the later one's result is its own."""
+    common = ["--data", photographs, *SMALL, "--cache", tmp_path / "cache"]
+    first = ["train", *common, "--head", "logistic", "--regularisation", "0.01", "--out", tmp_path / "run"]
+    assert call(capsys, "extract", *common)[0] == 0
+    assert call(capsys, *first)[0] == 0
+
+    def disk_full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.methods.save_model", disk_full)
+        code, _, err = call(capsys, *first[:-4], "--regularisation", "10", *first[-2:])
+        assert (code, "No space left" in err) == (1, True)
+    code, out, _ = call(capsys, *first)
+    assert (code, "already trained" in out) == (0, False)
+
+
 def test_layers_lists_every_cut(capsys):
     code, out, _ = call(capsys, "layers", "resnet18")
     assert code == 0
@@ -224,6 +244,10 @@ WRONG = [
     (["extract", "--data", "{photos}", "--pool", "median"], "avgmax"),
     (["train", "--data", "{photos}", "--image-size", "64", "--cache", "{tmp}/c", "--out", "{tmp}/r"], "run `extract`"),
     (["train", "--data", "{photos}", "--head", "logistik", "--out", "{tmp}/r"], "logistic"),
+    (["train", "--data", "{photos}", "--head-batch-size", "0", "--out", "{tmp}/r"], "--head-batch-size 0 must be"),
+    (["train", "--data", "{photos}", "--regularisation", "1", "-1", "--out", "{tmp}/r"], "--regularisation"),
+    (["finetune", "--data", "{photos}", "--epochs", "0", "--out", "{tmp}/r"], "--epochs 0 must be at least 1"),
+    (["finetune", "--data", "{photos}", "--rate", "nan", "--out", "{tmp}/r"], "--rate nan"),
     (["compare"], "run"),
     (["compare", "{tmp}/empty"], "empty"),
     (["predict", "{tmp}/empty", "x.jpg"], "no trained method"),

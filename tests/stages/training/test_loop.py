@@ -111,6 +111,15 @@ def test_a_checkpoint_of_another_training_is_not_gone_on_from(tmp_path):
     assert done.resumed_from is None
 
 
+@pytest.mark.parametrize("keep", [0, 100, 3000])
+def test_a_damaged_checkpoint_is_named(tmp_path, keep):
+    checkpoint = tmp_path / "checkpoint.pt"
+    train(small_network(), 1, checkpoint=checkpoint, identity="a")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:keep])
+    with pytest.raises(CutpointError, match=r"checkpoint\.pt is damaged"):
+        train(small_network(), 1, checkpoint=checkpoint, identity="a")
+
+
 def test_a_loss_that_is_not_a_number_ends_training_with_its_step():
     def bad(epoch):
         return ((inputs * float("nan") if epoch == 2 else inputs, labels) for inputs, labels in batches_of(epoch))
