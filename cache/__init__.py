@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cache.inventory import CacheSummary, list_caches
+    from cache.inventory import CacheSummary, find_caches, list_caches, open_cache
     from cache.keys import KeyMemo, key_of_bytes, key_of_file
     from cache.spec import Spec
-    from cache.store import Damage, FeatureCache
+    from cache.store import Damage, FeatureCache, Unneeded
 
 _HOME = {
     "CacheSummary": "inventory",
@@ -20,9 +20,12 @@ _HOME = {
     "FeatureCache": "store",
     "KeyMemo": "keys",
     "Spec": "spec",
+    "Unneeded": "store",
+    "find_caches": "inventory",
     "key_of_bytes": "keys",
     "key_of_file": "keys",
     "list_caches": "inventory",
+    "open_cache": "inventory",
 }
 
 __all__ = [
@@ -31,9 +34,12 @@ __all__ = [
     "FeatureCache",
     "KeyMemo",
     "Spec",
+    "Unneeded",
+    "find_caches",
     "key_of_bytes",
     "key_of_file",
     "list_caches",
+    "open_cache",
 ]
 
 

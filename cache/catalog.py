@@ -22,7 +22,7 @@ class Catalog(NamedTuple):
     ----------
     shards : tuple of Shard
     names : frozenset of str
-        Files that were looked at and are still there, sound or not.
+        Files that were looked at, sound or not, without those that were set aside.
     lookup : Lookup
         Its shard numbers count in `shards`.
     """
@@ -58,6 +58,7 @@ class Catalog(NamedTuple):
             try:
                 shard, table = open_shard(path, spec)
             except FileNotFoundError:
+                seen.add(name)  # it was there a moment ago: a look at what is there now shows the difference
                 continue
             except BrokenShardError as error:
                 if not set_aside(path, directory, str(error), note):

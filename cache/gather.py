@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from cache.shard import Shard
 
-_PIECE_BYTES = 1 << 23
+_PIECE_BYTES = 1 << 22
 _GAP_BYTES = 1 << 16
 """Unwanted bytes between two wanted rows that are cheaper to read than to jump over."""
 _THREADS = min(8, os.cpu_count() or 1)
+SCRATCH_BYTES = 2 * _THREADS * _PIECE_BYTES
+"""Memory that reading takes besides the array that is read into: where rows are picked out of a piece, it is there
+twice for a moment."""
 
 
 class DamagedRow(NamedTuple):
@@ -80,25 +83,33 @@ def gather(
 def _pieces(
     shards: Sequence[Shard], shard_numbers: NDArray[np.int32], rows: NDArray[np.int32], row_bytes: int
 ) -> Iterator[_Piece]:
-    """Sort the request by place and cut it at other shards, at wide gaps, and where pieces get big."""
-    order = np.lexsort((rows, shard_numbers))
-    numbers, sorted_rows = shard_numbers[order], rows[order]
-    block = sorted_rows // max(1, _PIECE_BYTES // row_bytes)
-    gap = (np.diff(sorted_rows) - 1).astype(np.int64) * row_bytes
+    """Sort the request by place and cut it at other shards, at wide gaps, and where pieces get big.
+
+    Rows that can only be read together come into one piece, so that they are read once.
+    """
+    chunk_rows = np.array([shard.storage.chunk_rows for shard in shards], np.int64)[shard_numbers]
+    chunks = rows // chunk_rows
+    order = np.argsort((shard_numbers.astype(np.int64) << 32) + rows)
+    numbers, chunks, chunk_bytes = shard_numbers[order], chunks[order], chunk_rows[order] * row_bytes
+    block = chunks // np.maximum(1, _PIECE_BYTES // chunk_bytes)
+    gap = (np.diff(chunks) - 1) * chunk_bytes[1:]
     cut = (numbers[1:] != numbers[:-1]) | (block[1:] != block[:-1]) | (gap > _GAP_BYTES)
     bounds = [0, *(np.flatnonzero(cut) + 1).tolist(), len(order)]
     for start, stop in pairwise(bounds):
-        yield _Piece(shards[numbers[start]], sorted_rows[start:stop], order[start:stop])
+        positions = order[start:stop]
+        yield _Piece(shards[numbers[start]], rows[positions], positions)
 
 
 def _read_piece(piece: _Piece, target: NDArray[np.uint8]) -> list[DamagedRow]:
+    """Read a piece straight into its place where its rows are neighbours there as well, else by way of a copy."""
     shard, rows, positions = piece
     first, count = int(rows[0]), int(rows[-1]) - int(rows[0]) + 1
-    if count == len(rows) and bool((np.diff(rows) == 1).all()) and bool((np.diff(positions) == 1).all()):
+    all_wanted = count == len(rows) and bool((np.diff(rows) == 1).all())
+    if all_wanted and bool((np.diff(positions) == 1).all()):
         damaged = shard.read(first, target[positions[0] : positions[0] + count])
     else:
         stretch = np.empty((count, target.shape[1]), dtype=np.uint8)
         damaged = shard.read(first, stretch)
-        target[positions] = stretch[rows - first]
-    wrong = np.flatnonzero(np.isin(rows - first, damaged))
+        target[positions] = stretch if all_wanted else stretch[rows - first]
+    wrong = np.flatnonzero(np.isin(rows - first, damaged)) if len(damaged) else damaged
     return [DamagedRow(shard, int(rows[index]), int(positions[index])) for index in wrong]

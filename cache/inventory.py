@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from cache.documents import read_document
-from cache.errors import CacheError
+from cache.errors import CacheError, UsageError
 from cache.spec import Spec
 from cache.store import FeatureCache
 
@@ -20,10 +21,10 @@ class CacheSummary(NamedTuple):
     path : Path
     spec : Spec or None
         None where it cannot be read; the notes say why.
-    rows, size : int
-        Rows served, bytes on disk.
+    rows, views, size : int
+        Rows served, how many views they are of, bytes on disk.
     modified : float
-        When rows were last added, seconds since the epoch.
+        When shards last came or went, seconds since the epoch.
     notes : list of str
         What was found wrong.
     """
@@ -31,6 +32,7 @@ class CacheSummary(NamedTuple):
     path: Path
     spec: Spec | None
     rows: int
+    views: int
     size: int
     modified: float
     notes: list[str]
@@ -44,20 +46,72 @@ def list_caches(root: Path | str) -> list[CacheSummary]:
     CacheError
         If `root` cannot be listed.
     """
+    return sorted((_summary(path) for path in _directories(root)), key=lambda summary: summary.modified, reverse=True)
+
+
+def find_caches(root: Path | str, fingerprints: Sequence[str] = ()) -> list[Path]:
+    """Return the directories of the caches with these fingerprints, or of all where none is given.
+
+    Parameters
+    ----------
+    root : Path
+    fingerprints : sequence of str
+        As many of the first digits of each as no other cache under `root` begins with.
+
+    Raises
+    ------
+    UsageError
+        If there is no such cache, or more than one; names those there are.
+    CacheError
+        If `root` cannot be listed, or holds no cache.
+    """
+    paths = _directories(root)
+    if not paths:
+        raise CacheError(f"there is no cache in {root}; check --cache")
+    found = [_one_of(paths, fingerprint, root) for fingerprint in dict.fromkeys(fingerprints)]
+    return found if fingerprints else paths
+
+
+def open_cache(path: Path) -> FeatureCache:
+    """Return the cache in a directory, knowing only what ``spec.json`` says of it.
+
+    Raises
+    ------
+    CacheError
+        If that is not there, damaged, of another version, or does not belong there.
+    """
+    document = path / "spec.json"
     try:
-        directories = [path for path in Path(root).iterdir() if re.fullmatch("[0-9a-f]{32}", path.name)]
+        cache = FeatureCache(path.parent, Spec.from_json(read_document(document, "feature-cache", "spec")))
+    except FileNotFoundError as error:
+        raise CacheError(f"{document} is not there; it is written again when `extract` next adds rows") from error
+    if cache.path != path:
+        raise CacheError(f"{document} is not the spec of this cache")
+    return cache
+
+
+def _directories(root: Path | str) -> list[Path]:
+    try:
+        return sorted(path for path in Path(root).iterdir() if re.fullmatch("[0-9a-f]{32}", path.name))
     except OSError as error:
         raise CacheError(f"there is no cache at {root}: {error.strerror}; check --cache") from error
-    return sorted((_summary(path) for path in directories), key=lambda summary: summary.modified, reverse=True)
+
+
+def _one_of(paths: Sequence[Path], fingerprint: str, root: Path | str) -> Path:
+    found = [path for path in paths if path.name.startswith(fingerprint.lower())]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(path.name for path in found or paths)
+    if found:
+        raise UsageError(f"{fingerprint!r} may be any of {names}; give more digits")
+    raise UsageError(f"no cache in {root} begins with {fingerprint!r}; there are {names}")
 
 
 def _summary(path: Path) -> CacheSummary:
     shards = path / "shards"
     modified = (shards if shards.exists() else path).stat().st_mtime
     try:
-        cache = FeatureCache(path.parent, Spec.from_json(read_document(path / "spec.json", "feature-cache", "spec")))
-        if cache.path != path:
-            raise CacheError(f"{path / 'spec.json'} is not the spec of this cache")
-        return CacheSummary(path, cache.spec, len(cache), cache.size_on_disk, modified, cache.notes)
-    except (CacheError, FileNotFoundError) as error:
-        return CacheSummary(path, None, 0, 0, modified, [str(error)])
+        cache = open_cache(path)
+        return CacheSummary(path, cache.spec, len(cache), len(cache.views), cache.size_on_disk, modified, cache.notes)
+    except CacheError as error:
+        return CacheSummary(path, None, 0, 0, 0, modified, [str(error)])

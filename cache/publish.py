@@ -32,7 +32,7 @@ def publish(path: Path, data: bytes) -> None:
     CacheError
         If there is no room (says how much was needed) or the directory cannot be written. Nothing is left behind.
     """
-    temporary = path.with_name(f"{_host()}-{os.getpid()}-{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f"{host_name()}-{os.getpid()}-{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:
             file.write(data)
@@ -64,24 +64,48 @@ def make_directory(path: Path) -> None:
         raise CacheError(f"the cache cannot be written: {path} is read-only for this user; choose another --cache")
 
 
-def remove_leftovers(directory: Path) -> None:
-    """Remove the temporary files of writers that are dead.
+def leftovers(directory: Path) -> list[Path]:
+    """Return the temporary files of writers that are dead.
 
     A temporary file lives for the seconds one write takes. It is a leftover when its process is no longer there, or,
     where that cannot be told (another machine), when nothing has happened to it for an hour.
     """
-    for path in directory.glob("*.tmp"):
+    found = []
+    for path in sorted(directory.glob("*.tmp")):
         match = _TEMPORARY.fullmatch(path.name)
         if match is None:
             continue
-        try:
+        with suppress(OSError):  # gone already
             age = time.time() - path.stat().st_mtime
-            dead = match["host"] == _host() and not _is_alive(int(match["pid"]))
+            dead = match["host"] == host_name() and not _is_alive(int(match["pid"]))
             # A minute's grace: another container may share the host's name and not its process numbers.
             if age > _ABANDONED_SECONDS or (dead and age > _WRITING_SECONDS):
-                path.unlink()
-        except OSError:
-            continue  # gone already, or not ours to remove: what is left harms nobody
+                found.append(path)
+    return found
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove the temporary files of writers that are dead; see :func:`leftovers`."""
+    for path in leftovers(directory):
+        with suppress(OSError):  # gone already, or not ours to remove: what is left harms nobody
+            path.unlink()
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; nothing happens where it is gone already.
+
+    Raises
+    ------
+    CacheError
+        If it cannot be removed.
+    """
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise CacheError(f"{path} cannot be removed: {error.strerror}") from error
 
 
 def _explained(error: OSError, path: Path, size: int) -> str:
@@ -93,7 +117,8 @@ def _explained(error: OSError, path: Path, size: int) -> str:
     )
 
 
-def _host() -> str:
+def host_name() -> str:
+    """Return the name of this machine, fit for a file name."""
     return re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname())[:64] or "host"
 
 

@@ -1,12 +1,14 @@
-"""The way into the cache: rows are collected and become a shard when there are enough of them, or after a minute.
+"""The way into the cache: rows are collected and become a shard when there are enough of them, or after a while.
 
-What makes a shard, and what is in it, is told in :mod:`cache.shard`; where it goes, the caller says.
+A shard is made and written by a thread while the next one is collected. What makes a shard, and what is in it, is told
+in :mod:`cache.shard`; where it goes, the caller says.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 
 from cache.errors import CacheError
 from cache.lookup import check_view, pack_key_list
-from cache.shard import Rows, feature_type, shard_image
+from cache.shard import Compression, Rows, feature_type, shard_image
 from cache.spec import Spec
 
 
@@ -34,9 +36,12 @@ class Writer:
     finish : callable
         Called once at the end.
     shard_bytes : int
-        Size at which a shard is written.
+        Most bytes of rows that are in memory and not yet on disk, and so the most a crash costs. Half of it makes a
+        shard, so that one can be written while the next is collected.
     shard_seconds : float
-        Age of the oldest collected row at which a shard is written, so that a crash loses no more than this.
+        Most seconds a row waits in memory, in the same way; a disk that cannot keep up holds the caller back.
+    compression : {"none", "gzip"}
+        How shards are stored; see :func:`cache.shard.shard_image`.
     """
 
     def __init__(
@@ -48,18 +53,24 @@ class Writer:
         *,
         shard_bytes: int,
         shard_seconds: float,
+        compression: Compression = "none",
     ) -> None:
         self._spec = spec
         self._dtype = feature_type(spec.dtype)
         self._row_shape = row_shape
         self._publish = publish
         self._finish = finish
-        self._shard_bytes = shard_bytes
-        self._shard_seconds = shard_seconds
+        self._shard_bytes = max(1, shard_bytes // 2)
+        self._shard_seconds = shard_seconds / 2
+        self._compression = compression
         self._pieces: list[Rows] = []
         self._seconds = 0.0
         self._oldest = 0.0
-        self._failed = False
+        self._thread = ThreadPoolExecutor(1, "shards")
+        self._writing: Future[None] | None = None
+        self._appended = 0
+        self._handed_over = 0
+        self._written = 0
 
     def __enter__(self) -> Writer:
         return self
@@ -67,9 +78,23 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._failed:
-            self._write_shard()
-        self._finish()
+        try:
+            self.flush()
+        finally:
+            self._thread.shutdown()
+            self._finish()
+
+    @property
+    def appended(self) -> int:
+        """Number of rows that were appended."""
+        return self._appended
+
+    @property
+    def written(self) -> int:
+        """Number of rows, in the order they were appended, that are in the cache for good."""
+        if self._writing is None or (self._writing.done() and self._writing.exception() is None):
+            self._written = self._handed_over
+        return self._written
 
     def append(self, keys: Sequence[str], features: NDArray[Any], *, seconds: float = 0.0, view: int = 0) -> None:
         """Add rows.
@@ -98,10 +123,22 @@ class Writer:
             if not self._pieces:
                 self._oldest = time.monotonic()
             self._pieces.append(Rows(list(keys[start:stop]), view, rows[start:stop]))
+            self._appended += stop - start
             self._seconds += seconds * (stop - start) / len(rows)
             size = sum(piece.features.nbytes for piece in self._pieces)
             if size >= self._shard_bytes or time.monotonic() - self._oldest >= self._shard_seconds:
-                self._write_shard()
+                self._hand_over()
+
+    def flush(self) -> None:
+        """Put all rows appended so far into the cache, and return when they are there.
+
+        Raises
+        ------
+        CacheError
+            If a shard cannot be written.
+        """
+        self._hand_over()
+        self._wait()
 
     def _checked(self, keys: Sequence[str], features: NDArray[Any], view: int) -> NDArray[Any]:
         pack_key_list(keys)
@@ -122,15 +159,30 @@ class Writer:
             raise CacheError(_not_finite(keys, features, finite, self._spec.dtype))
         return rows
 
-    def _write_shard(self) -> None:
+    def _hand_over(self) -> None:
+        """Let the thread make a shard of what was collected, when it is done with the one before."""
+        self._wait()
         if not self._pieces:
             return
-        try:
-            self._publish(shard_image(self._spec, self._pieces, self._seconds))
-        except CacheError:
-            self._failed = True  # leaving the block must not try again what has just failed
-            raise
+        pieces, seconds = self._pieces, self._seconds
+        self._handed_over += sum(len(piece.keys) for piece in pieces)
         self._pieces, self._seconds = [], 0.0
+        self._writing = self._thread.submit(
+            lambda: self._publish(shard_image(self._spec, pieces, seconds, self._compression))
+        )
+
+    def _wait(self) -> None:
+        """Wait until no shard is being written; rows of one that could not be written are lost, and that is told."""
+        if self._writing is None:
+            return
+        try:
+            self._writing.result()
+        except BaseException:
+            if self._writing.done() and self._writing.exception() is not None:  # it failed; nobody pressed Ctrl-C
+                self._writing, self._handed_over = None, self._written
+                self._pieces = []  # leaving the block must not fail once more
+            raise
+        self._writing, self._written = None, self._handed_over
 
 
 def _not_finite(keys: Sequence[str], features: NDArray[Any], finite: NDArray[np.bool_], dtype: str) -> str:

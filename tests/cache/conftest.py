@@ -38,7 +38,7 @@ def features_of(keys: list[str], shape: tuple[int, ...] = (6,), view: int = 0) -
 
 
 def fill(cache: FeatureCache, keys: list[str], shard_rows: int = 10, shape: tuple[int, ...] = (6,)) -> None:
-    with cache.writer(shard_bytes=shard_rows * 4 * int(np.prod(shape))) as writer:
+    with cache.writer(shard_bytes=2 * shard_rows * 4 * int(np.prod(shape))) as writer:
         writer.append(keys, features_of(keys, shape), seconds=len(keys))
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cache import FeatureCache, Spec, list_caches
-from cache.errors import CacheError
+from cache import FeatureCache, Spec, find_caches, list_caches, open_cache
+from cache.errors import CacheError, UsageError
 from tests.cache.conftest import SPEC, fill, make_keys
 
 
@@ -17,13 +17,13 @@ def test_every_cache_is_listed_the_newest_first_with_what_it_is_made_of(tmp_path
         os.utime(tmp_path / spec.fingerprint / "shards", (1000 - age,) * 2)
     (tmp_path / "keys.sqlite").write_text("not a cache")
     first, second = list_caches(tmp_path)
-    assert (first.spec, first.rows, first.modified, first.notes) == (SPEC, 20, 1000, [])
+    assert (first.spec, first.rows, first.views, first.modified, first.notes) == (SPEC, 20, 1, 1000, [])
     assert (second.spec, second.rows, second.path) == (other, 7, tmp_path / other.fingerprint)
     assert first.size == sum(path.stat().st_size for path in first.path.rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [("{", "is damaged"), (None, "No such file"), ("other", "not the spec")]
+    ("content", "reason"), [("{", "is damaged"), (None, "is not there"), ("other", "not the spec")]
 )
 def test_a_cache_that_cannot_be_told_is_listed_with_the_reason(tmp_path, content, reason):
     cache = FeatureCache(tmp_path, SPEC)
@@ -38,7 +38,30 @@ def test_a_cache_that_cannot_be_told_is_listed_with_the_reason(tmp_path, content
     assert reason in summary.notes[0]
 
 
+def test_caches_are_found_by_the_first_digits_of_their_fingerprints(tmp_path):
+    names = ["ab12" + "0" * 28, "ab34" + "0" * 28, "cd" + "0" * 30]
+    for name in names:
+        (tmp_path / name).mkdir()
+    (tmp_path / "ab-no-cache").mkdir()
+    assert find_caches(tmp_path) == [tmp_path / name for name in names]
+    assert find_caches(tmp_path, ["C", "ab34", "cd"]) == [tmp_path / names[index] for index in (2, 1, 2)]
+    with pytest.raises(UsageError, match=f"no cache in .* begins with 'ef'; there are {', '.join(names)}"):
+        find_caches(tmp_path, ["ef"])
+    with pytest.raises(UsageError, match=f"'ab' may be any of {names[0]}, {names[1]}; give more digits"):
+        find_caches(tmp_path, ["cd", "ab"])
+
+
+def test_a_cache_is_opened_by_its_folder_alone(tmp_path):
+    fill(FeatureCache(tmp_path, SPEC), make_keys(20))
+    cache = open_cache(tmp_path / SPEC.fingerprint)
+    assert (cache.spec, len(cache)) == (SPEC, 20)
+    with pytest.raises(CacheError, match=r"spec\.json is not there"):
+        open_cache(tmp_path / ("0" * 32))
+
+
 def test_no_folder_is_no_traceback(tmp_path):
     assert list_caches(tmp_path) == []
+    with pytest.raises(CacheError, match="there is no cache"):
+        find_caches(tmp_path)
     with pytest.raises(CacheError, match="check --cache"):
         list_caches(Path(tmp_path / "nowhere"))

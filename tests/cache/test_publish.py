@@ -12,7 +12,7 @@ import pytest
 
 import cache.publish
 from cache.errors import CacheError
-from cache.publish import make_directory, publish, remove_leftovers
+from cache.publish import leftovers, make_directory, publish, remove, remove_leftovers
 from tests.cache.processes import in_process
 
 
@@ -103,7 +103,30 @@ def test_leftovers_of_dead_writers_are_removed_and_files_of_live_ones_are_not(tm
         leftover(tmp_path, "fresh", pid, age=0),
     ]
     (tmp_path / "notes.tmp").write_text("somebody else's")
+    assert leftovers(tmp_path) == sorted(dead)
     remove_leftovers(tmp_path)
     assert not any(path.exists() for path in dead)
     assert all(path.exists() for path in alive)
     assert (tmp_path / "notes.tmp").exists()
+
+
+def test_files_links_and_whole_folders_are_removed_and_what_is_gone_is_no_error(tmp_path):
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    for name in ("folder", "file", "link", "gone"):
+        remove(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_what_may_not_be_removed_is_told(read_only_folder):
+    folder, become_reader = read_only_folder
+    (folder / "file").touch()
+
+    def use():
+        become_reader()
+        with pytest.raises(CacheError, match="file cannot be removed"):
+            remove(folder / "file")
+
+    in_process(use)

@@ -66,8 +66,8 @@ def test_features_begin_at_a_page_so_that_they_can_be_mapped(tmp_path):
     path = tmp_path / "big.h5"
     path.write_bytes(image((5000,)))
     shard, _ = open_shard(path, SPEC)
-    assert shard.offset % 4096 == 0
-    mapped = np.memmap(path, shard.dtype, "r", shard.offset, (shard.rows, *shard.row_shape))
+    assert shard.storage.offset % 4096 == 0
+    mapped = np.memmap(path, shard.dtype, "r", shard.storage.offset, (shard.rows, *shard.row_shape))
     np.testing.assert_array_equal(mapped, features_of(KEYS, (5000,)))
 
 
@@ -103,17 +103,27 @@ def test_a_flipped_byte_anywhere_is_never_served(tmp_path_factory, data, flip):
 def test_a_flipped_byte_in_a_row_costs_that_row_only_and_is_named(path):
     shard, _ = open_shard(path, SPEC)
     content = bytearray(path.read_bytes())
-    content[shard.offset + 3 * shard.row_bytes + 5] ^= 0x10
+    content[shard.storage.offset + 3 * shard.row_bytes + 5] ^= 0x10
     path.write_bytes(content)
     shard, _ = open_shard(path, SPEC)
     [(start, _, damaged)] = shard.stretches()
     assert (start, damaged.tolist()) == (0, [3])
 
 
+def test_sound_rows_are_not_checked_one_by_one(tmp_path, monkeypatch):
+    """One checksum over a stretch of many blocks is compared with what those of the rows say together."""
+    path = tmp_path / "big.h5"
+    path.write_bytes(image((70_000,)))
+    shard, _ = open_shard(path, SPEC)
+    monkeypatch.setattr("cache.shard.row_checksums", lambda rows: pytest.fail("rows were checked one by one"))
+    for start, count in ((0, 5), (0, 1), (1, 3), (4, 1)):
+        assert not len(shard.read(start, np.empty((count, shard.row_bytes), np.uint8)))
+
+
 def test_swapped_rows_are_damage(path):
     shard, _ = open_shard(path, SPEC)
     content = bytearray(path.read_bytes())
-    one, other = (slice(shard.offset + row * 24, shard.offset + row * 24 + 24) for row in (1, 2))
+    one, other = (slice(shard.storage.offset + row * 24, shard.storage.offset + row * 24 + 24) for row in (1, 2))
     content[one], content[other] = content[other], content[one]
     path.write_bytes(content)
     [(_, _, damaged)] = open_shard(path, SPEC)[0].stretches()
@@ -130,7 +140,7 @@ def test_a_truncated_shard_is_refused_at_any_length(path):
 
 def test_a_shard_that_shrinks_after_it_was_opened_is_an_error(path):
     shard, _ = open_shard(path, SPEC)
-    path.write_bytes(path.read_bytes()[: shard.offset + 30])
+    path.write_bytes(path.read_bytes()[: shard.storage.offset + 30])
     with pytest.raises(CacheError, match="shorter than when it was opened"):
         list(shard.stretches())
 

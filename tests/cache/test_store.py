@@ -3,10 +3,14 @@ from __future__ import annotations
 import json
 import multiprocessing
 import pickle
+import resource
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +18,7 @@ from hypothesis import strategies as st
 
 from cache import FeatureCache, Spec
 from cache.errors import CacheError
+from cache.gather import gather
 from cache.shard import open_shard
 from tests.cache.conftest import SPEC, features_of, fill, make_keys, shard_paths
 from tests.cache.processes import in_process, in_processes
@@ -25,7 +30,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 def flip(path: Path, row: int, byte: int = 2) -> None:
     shard, _ = open_shard(path, SPEC)
     content = bytearray(path.read_bytes())
-    content[shard.offset + row * shard.row_bytes + byte] ^= 0x40
+    content[shard.storage.offset + row * shard.row_bytes + byte] ^= 0x40
     path.write_bytes(content)
 
 
@@ -215,6 +220,185 @@ def test_a_reader_survives_that_another_process_rewrites_its_shards(cache):
     np.testing.assert_array_equal(reader.read(rest), features_of(rest))
 
 
+# Pruning
+
+
+def content(cache: FeatureCache) -> dict[str, tuple[int, int]]:
+    return {path.name: (path.stat().st_mtime_ns, path.stat().st_size) for path in cache.path.rglob("*.h5")}
+
+
+def test_pruning_drops_every_view_of_what_is_not_needed_and_nothing_else(cache):
+    fill(cache, KEYS)
+    with cache.writer() as writer:
+        writer.append(KEYS[:15], features_of(KEYS[:15], view=2), seconds=15, view=2)
+    first, second, third, views = shard_paths(cache)
+    before = content(cache)
+    needed = [*KEYS[:10], *KEYS[20:24], *make_keys(2, start=100)]
+    dropped = cache.unneeded(needed)
+    assert (dropped.rows, content(cache)) == (16 + 5, before)  # nothing has happened yet
+    assert dropped.size == pytest.approx(sum(before[path.name][1] for path in (second, third)), rel=0.4)
+    assert cache.prune(needed) == dropped
+    assert first in shard_paths(cache)
+    assert content(cache)[first.name] == before[first.name]  # a shard that is needed whole is not touched
+    assert not {second, third, views} & set(shard_paths(cache))
+    for reader in (cache, FeatureCache(cache.root, SPEC)):
+        assert reader.missing(KEYS) == [*KEYS[10:20], *KEYS[24:]]
+        assert reader.missing(KEYS, view=2) == KEYS[10:]
+        assert reader.views == {0: 14, 2: 10}
+        np.testing.assert_array_equal(reader.read(needed[:14]), features_of(needed[:14]))
+        np.testing.assert_array_equal(reader.read(KEYS[:10], view=2), features_of(KEYS[:10], view=2))
+        assert reader.seconds(needed) == pytest.approx(14.0)
+    with h5py.File(cache.path / "index.h5") as index:
+        assert np.isfinite(index["features"][()]).all()
+        assert len(index["keys"]) == 24
+    assert cache.prune(needed) == (0, 0)
+    assert (cache.verify(), cache.notes) == ([], [])
+
+
+def test_pruning_all_leaves_an_empty_cache_that_can_be_filled_again(cache):
+    fill(cache, KEYS)
+    cache.reject({make_keys(1, start=99)[0]: "bad"})
+    assert cache.prune([]).rows == 30
+    assert (len(cache), shard_paths(cache), list(cache.path.glob("index.h5"))) == (0, [], [])
+    assert list(cache.rejected().values()) == ["bad"]
+    fill(cache, KEYS)
+    assert _read(cache, KEYS)
+
+
+def test_pruning_does_not_throw_away_the_evidence_of_damage_in_what_is_needed(cache):
+    fill(cache, KEYS)
+    first, second, _ = shard_paths(cache)
+    flip(first, row=3)
+    flip(second, row=3)
+    cache.prune([*KEYS[:5], *KEYS[15:]])
+    assert [path.name for path in cache.damaged] == [first.name]
+    assert "1 damaged rows" in cache.notes[0]
+    assert cache.missing([*KEYS[:5], *KEYS[15:]]) == [KEYS[3]]
+    assert not cache.verify()
+
+
+def test_a_prune_that_is_killed_at_any_moment_loses_no_row_that_is_needed(tmp_path):
+    keys = make_keys(48)
+    needed = keys[::2]
+    for moment in range(0, 16, 2):
+        cache = FeatureCache(tmp_path / str(moment), SPEC)
+        fill(cache, keys, shard_rows=6)
+        old = set(shard_paths(cache))
+        process = multiprocessing.get_context("fork").Process(target=cache.prune, args=(needed,))
+        process.start()
+        while process.is_alive() and len(set(shard_paths(cache)) ^ old) < moment:
+            pass
+        process.kill()
+        process.join()
+        survivor = FeatureCache(cache.root, SPEC)
+        assert _read(survivor, needed)
+        assert (survivor.verify(), survivor.notes) == ([], [])
+        survivor.prune(needed)
+        assert (len(survivor), survivor.unneeded(needed).rows) == (24, 0)
+
+
+def test_a_read_sees_through_that_every_shard_is_rewritten_again_and_again_just_before_it_is_opened(cache, monkeypatch):
+    fill(cache, KEYS)
+    other, prunes = FeatureCache(cache.root, SPEC), iter([KEYS[1::2], KEYS[3::4], KEYS[7::8]])
+
+    def prune_and_gather(*arguments):
+        for needed in islice(prunes, 1):
+            other.prune(needed)
+        return gather(*arguments)
+
+    monkeypatch.setattr("cache.store.gather", prune_and_gather)
+    np.testing.assert_array_equal(cache.read(KEYS[7::8]), features_of(KEYS[7::8]))
+    assert (next(prunes, None), len(other)) == (None, 3)
+
+
+def test_rows_that_move_to_another_shard_while_the_cache_is_looked_at_are_not_missed(cache, monkeypatch):
+    fill(cache, KEYS)
+    other, prunes = FeatureCache(cache.root, SPEC), iter([KEYS[1::2], KEYS[3::4]])
+    other.refresh()
+
+    def prune_and_open(*arguments):
+        for needed in islice(prunes, 1):
+            other.prune(needed)
+        return open_shard(*arguments)
+
+    monkeypatch.setattr("cache.catalog.open_shard", prune_and_open)
+    reader = FeatureCache(cache.root, SPEC)
+    assert reader.missing(KEYS[3::4]) == []
+    assert next(prunes, None) is None
+
+
+def test_a_shard_that_is_rewritten_while_it_is_verified_is_not_damage(cache):
+    fill(cache, KEYS)
+
+    def prune_and_go_on(shards):
+        for shard in shards:
+            yield shard
+            FeatureCache(cache.root, SPEC).prune(KEYS[::2])
+
+    assert cache.verify(prune_and_go_on) == []
+
+
+def _read_until(cache: FeatureCache, keys: list[str], folder: Path) -> None:
+    """Read, as a process that was at work before and as one that starts now, until there is a file ``stop``."""
+    while not (folder / "stop").exists():
+        assert _read(cache, keys)
+        assert _read(FeatureCache(cache.root, SPEC), keys)
+        assert cache.verify() == []
+        (folder / "started").touch()
+
+
+def test_readers_at_work_are_not_disturbed_by_a_prune(cache, tmp_path):
+    keys = make_keys(160)
+    fill(cache, keys, shard_rows=4)
+    cache.read(keys)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as processes:
+        reading = processes.submit(_read_until, cache, keys[::2], tmp_path)
+        while not (tmp_path / "started").exists() and not reading.done():
+            time.sleep(0.01)
+        cache.prune(keys[::2])
+        (tmp_path / "stop").touch()
+        reading.result()
+    assert cache.unneeded(keys[::2]).rows == 0
+
+
+def test_processes_prune_at_once(cache):
+    keys = make_keys(80)
+    fill(cache, keys, shard_rows=8)
+    in_processes(cache.prune, [(keys[::2],)] * 3)
+    assert cache.unneeded(keys[::2]).rows == 0
+    assert len(cache) == 40
+    assert _read(cache, keys[::2])
+    assert (cache.verify(), cache.notes) == ([], [])
+
+
+def test_pruning_on_a_full_disk_first_makes_room_and_then_loses_nothing(cache):
+    fill(cache, KEYS)
+    first, second, third = shard_paths(cache)
+
+    def prune():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        with pytest.raises(CacheError, match="no room"):
+            cache.prune(KEYS[:5])
+
+    in_process(prune)
+    assert shard_paths(cache) == [first]
+    assert _read(cache, KEYS[:10])
+
+
+# What is there
+
+
+def test_keys_come_in_the_order_in_which_the_rows_are_stored(cache):
+    fill(cache, KEYS[::-1])
+    fill(cache, KEYS)
+    with cache.writer() as writer:
+        writer.append(KEYS[3:5], features_of(KEYS[3:5], view=7), view=7)
+    assert cache.keys() == KEYS[::-1]
+    assert (cache.keys(7), cache.keys(1)) == (KEYS[3:5], [])
+    assert cache.views == {0: 30, 7: 2}
+    assert [shard.path for shard in cache.shards] == shard_paths(cache)
+
+
 # The spec's record and versions
 
 
@@ -343,6 +527,8 @@ def test_a_read_only_cache_is_read_and_not_written(read_only_folder):
         cache = FeatureCache(folder, SPEC)
         with pytest.raises(CacheError, match="cannot be written"):
             cache.writer()
+        with pytest.raises(CacheError, match="cannot be written"):
+            cache.prune(KEYS[:5])
         with pytest.raises(CacheError, match="cannot be written"):
             cache.reject({make_keys(1, start=99)[0]: "bad"})
         return _read(cache, KEYS), cache.verify(), cache.notes

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import threading
 import time
 
 import numpy as np
@@ -10,21 +11,60 @@ import pytest
 
 from cache import FeatureCache, Spec
 from cache.errors import CacheError
+from cache.writer import Writer
 from tests.cache.conftest import features_of, fill, make_keys, shard_paths
 from tests.cache.processes import in_process
 
 KEYS = make_keys(40)
 
 
+def until(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.001)
+
+
 def test_a_shard_is_written_when_there_are_enough_bytes(cache):
-    with cache.writer(shard_bytes=10 * 24) as writer:
+    with cache.writer(shard_bytes=20 * 24) as writer:
         writer.append(KEYS[:9], features_of(KEYS[:9]))
         assert not shard_paths(cache)
+        assert writer.written == 0
         writer.append(KEYS[9:12], features_of(KEYS[9:12]))
+        until(lambda: writer.written == 12)
         assert len(shard_paths(cache)) == 1
         assert len(cache) == 12
     writer.append([], np.empty((0, 6), np.float32))
     assert len(shard_paths(cache)) == 1
+
+
+def test_what_is_not_on_disk_is_never_more_than_a_shard(cache):
+    """A disk that cannot keep up holds the caller back, instead of letting rows pile up."""
+    keys = make_keys(200)
+    disk, waiting = threading.Semaphore(0), []
+
+    def slow(image: bytes) -> None:
+        disk.acquire()
+
+    writer = Writer(cache.spec, (6,), slow, lambda: None, shard_bytes=20 * 24, shard_seconds=60)
+    appended = 0
+
+    def append() -> None:
+        nonlocal appended
+        with writer:
+            for start in range(0, len(keys), 5):
+                writer.append(keys[start : start + 5], features_of(keys[start : start + 5]))
+                appended += 5
+
+    thread = threading.Thread(target=append)
+    thread.start()
+    for _ in range(20):
+        time.sleep(0.01)
+        waiting.append(appended - writer.written)
+        disk.release()
+    thread.join()
+    assert 10 <= max(waiting) <= 20
+    assert writer.written == len(keys)
 
 
 def test_one_big_append_becomes_several_shards(cache):
@@ -34,13 +74,22 @@ def test_one_big_append_becomes_several_shards(cache):
 
 
 def test_a_shard_is_written_when_its_rows_get_old(cache):
-    with cache.writer(shard_seconds=0.05) as writer:
+    with cache.writer(shard_seconds=0.1) as writer:
         writer.append(KEYS[:1], features_of(KEYS[:1]))
         time.sleep(0.1)
         assert not shard_paths(cache)
         writer.append(KEYS[1:2], features_of(KEYS[1:2]))
-        assert len(cache) == 2
+        until(lambda: writer.written == 2)
         writer.append(KEYS[2:3], features_of(KEYS[2:3]))
+        assert len(shard_paths(cache)) == 1
+
+
+def test_flush_returns_when_all_rows_are_in_the_cache(cache):
+    with cache.writer() as writer:
+        writer.append(KEYS[:3], features_of(KEYS[:3]))
+        writer.flush()
+        assert cache.missing(KEYS) == KEYS[3:]
+        writer.flush()
         assert len(shard_paths(cache)) == 1
 
 
@@ -117,8 +166,9 @@ def test_a_full_disk_keeps_finished_shards_and_goes_on_when_there_is_room(cache)
     rows = features_of(keys, (3000,))
 
     def fill_the_disk() -> None:
-        with cache.writer(shard_bytes=240_000) as writer:
+        with cache.writer(shard_bytes=480_000) as writer:
             writer.append(keys[:20], rows[:20])
+            writer.flush()
             resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
             with pytest.raises(CacheError, match=r"no room.*bytes needed"):
                 writer.append(keys[20:], rows[20:])
