@@ -7,6 +7,7 @@ the exit codes (0 done, 1 failed, 2 wrong usage) and one line instead of a trace
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -17,7 +18,8 @@ from cyclopts import App, Parameter
 from cyclopts.config import Toml
 
 import pipeline
-from cache.errors import CutpointError
+from cache.errors import CutpointError, UsageError
+from pipeline.commands.cache import app as cache_app
 from pipeline.configuration import check_configuration
 
 
@@ -44,6 +46,7 @@ app = App(
 app.meta.suppress_keyboard_interrupt = False
 for _command in pipeline.COMMANDS:
     app.command(getattr(pipeline, _command), name=_command, sort_key=pipeline.COMMANDS.index(_command))
+app.command(cache_app)
 
 
 @app.meta.default
@@ -51,6 +54,8 @@ def _launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     config: Annotated[Path | None, Parameter(help="TOML file of options, named as the flags; flags win.")] = None,
 ) -> Any:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and tokens[:1] != ("extract",):
+        raise UsageError("torchrun starts several processes, and of all commands only `extract` shares its work")
     if config is not None:
         check_configuration(config)
         app.config = (Toml(config, must_exist=True, use_commands_as_keys=False, allow_unknown=True),)
@@ -59,6 +64,8 @@ def _launch(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 wrong usage."""
+    # torchrun and batch systems say so when they want a process to end: rows in memory still reach the disk
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app.meta(None if arguments is None else list(arguments), result_action="return_value")
     except CutpointError as error:

@@ -13,8 +13,6 @@ from pipeline.models import RECIPE, open_model
 from pipeline.results import Result
 from stages.data import stream
 from stages.data.folders import IMAGE_EXTENSIONS
-from stages.extract import decoding_threads
-from stages.finetune import trunk_output
 from stages.progress import progress
 from stages.training.loop import predict_probabilities
 
@@ -68,14 +66,14 @@ def classify(
     """
     locations = [str(path) for path in find_images(images)]
     recipe, extractor, upper = open_model(model, device)
-    render = extractor.backbone.preprocessing.render
+    requests = extractor.evaluation_requests(locations)
     classified: list[Classified] = []
     unreadable: list[tuple[str, str]] = []
     with progress(label="predict", total=len(locations), unit="images") as bar:
-        for batch in stream(locations, render, extractor.options.batch_size, decoding_threads(extractor.options)):
+        for batch in stream(requests, extractor.batch_size, extractor.decoding_threads):
             unreadable += [(locations[index], reason) for index, reason in batch.failures]
             if len(batch.indices):
-                rows = predict_probabilities(upper.model, [trunk_output(extractor, upper, batch.images)]).tolist()
+                rows = predict_probabilities(upper.model, [upper.frozen(batch.images)]).tolist()
                 for index, row in zip(batch.indices, rows, strict=True):
                     probabilities = dict(zip(recipe.class_names, row, strict=True))
                     label = max(probabilities, key=probabilities.__getitem__)

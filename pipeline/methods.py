@@ -19,8 +19,10 @@ from pipeline.configuration import write_configuration
 from pipeline.console import byte_count, duration, say
 from pipeline.models import HEAD_WITHOUT_VAL, Recipe, forget_model, plain_features, read_recipe, save_model
 from pipeline.results import Predictions, Result
-from stages.data import Manifest, augmentation, contact_sheet, load_manifest, read_image
-from stages.extract import Extraction, Extractor, extract, read_features, readable_samples
+from stages.data import Manifest, contact_sheet, load_manifest, read_image
+from stages.distributed import ALONE, Rank
+from stages.extract import Extraction, extract
+from stages.extractor import Extractor, read_features, readable_samples
 from stages.finetune import finetune, image_probabilities, training_identity
 from stages.head import Rows, TrainedHead, head_probabilities, method_of, train_head
 from stages.machine import describe_machine
@@ -65,12 +67,16 @@ def open_seed(run: Path, data: Data, features: Features, seed: int) -> tuple[Man
     return manifest, directory
 
 
-def extract_features(extractor: Extractor, manifest: Manifest, directory: Path | None) -> Extraction:
+def extract_features(
+    extractor: Extractor, manifest: Manifest, directory: Path | None, rank: Rank = ALONE
+) -> Extraction:
     """Bring the cache up to date, say what that took, and leave an account of it in `directory`."""
-    report = extract(extractor, manifest)
+    report = extract(extractor, manifest, rank)
+    if not rank.first:
+        return report
     say(*_words(report, extractor))
     if directory is not None:
-        account = {**report.to_json(), "notes": [*manifest.notes, *extractor.cache.notes]}
+        account = {**report.to_json(), "notes": [*manifest.notes, *extractor.notes]}
         _write_json(directory / EXTRACTION, account)
     return report
 
@@ -83,11 +89,15 @@ def run_heads(
     features = read_features(extractor, manifest)
     split = {name: manifest.indices(name) for name in ("train", "val", "test")}
     train, val = (Rows(features[split[name]], manifest.labels[split[name]]) for name in ("train", "val"))
+    if extractor.options.views > 1:
+        samples = manifest.select(split["train"])
+        views = range(1, extractor.options.views)
+        train = replace(train, augmented=[read_features(extractor, samples, view) for view in views])
     test = manifest.select(split["test"])
     results = []
     for name in names:
         place = directory / f"{method_of(name)}-{name}"
-        identity = _identity(extractor, manifest, seed, {**asdict(options), "head": name})
+        identity = _identity(extractor, manifest, seed, {**asdict(options), "head": name, **_views(extractor)})
         done = _finished(place, identity)
         if done is not None:
             say(f"seed {seed}  {place.name}: already trained, {_accuracy(done)}")
@@ -103,7 +113,7 @@ def run_heads(
             seed,
             trained.method,
             name,
-            trained.settings,
+            {**trained.settings, **_views(extractor)},
             trained.val_accuracy,
             test.labels,
             probabilities,
@@ -135,7 +145,7 @@ def run_finetune(
         say(f"seed {seed}  {place.name}: already trained, {_accuracy(done)}")
         return done
     place.mkdir(parents=True, exist_ok=True)
-    _draw_contact_sheet(extractor, manifest, options, seed, place / CONTACT_SHEET)
+    _draw_contact_sheet(extractor, manifest, seed, place / CONTACT_SHEET)
     say(f"seed {seed}  {place.name}: fine-tuning, {options.epochs} epochs")
     with measured() as training:
         tuned = finetune(extractor, start, options, manifest, seed, place / "checkpoint.pt", _say_epoch)
@@ -145,6 +155,7 @@ def run_finetune(
     assert tuned.fit.best is not None
     settings = {
         **{key: value for key, value in asdict(options).items() if key != "loader_workers"},
+        "augment": extractor.options.augment,
         "best epoch": tuned.fit.best.epoch,
         "trained blocks": list(tuned.upper.trained),
     }
@@ -188,8 +199,14 @@ def _finished(place: Path, identity: str) -> Result | None:
 
 def _identity(extractor: Extractor, manifest: Manifest, seed: int, options: dict[str, Any]) -> str:
     samples = "".join(manifest.keys) + " ".join(manifest.splits) + " ".join(map(str, manifest.labels.tolist()))
-    words = [extractor.cache.spec.fingerprint, samples, list(manifest.class_names), seed, options]
+    words = [extractor.fingerprint, samples, list(manifest.class_names), seed, options]
     return key_of_bytes(json.dumps(words, sort_keys=True, default=str).encode())
+
+
+def _views(extractor: Extractor) -> dict[str, Any]:
+    """Return what the heads are shown besides the evaluation view, as settings; nothing where that is all."""
+    options = extractor.options
+    return {"views": options.views, "augment": options.augment} if options.views > 1 else {}
 
 
 def _saved_head(place: Path, name: HeadName, result: Result) -> TrainedHead:
@@ -214,7 +231,7 @@ def _result(
     training, testing = costs
     readable = list(dict.fromkeys(manifest.keys))
     stages = {
-        "extract": extractor.cache.seconds(readable),
+        "extract": extractor.seconds(readable),
         "train": training.seconds,
         "evaluate": testing.seconds,
     }
@@ -235,7 +252,7 @@ def _result(
         extraction_forwards=len(readable),
         backbone=extractor.backbone.name,
         weights=extractor.backbone.weights_source,
-        cut=extractor.cut.name,
+        cut=extractor.cut_names,
         pool=extractor.options.pool,
         image_size=extractor.backbone.preprocessing.image_size,
         settings=settings,
@@ -273,15 +290,15 @@ def _predictions(test: Manifest, probabilities: NDArray[np.float32]) -> Predicti
 
 
 def _draw_contact_sheet(
-    extractor: Extractor, manifest: Manifest, options: Finetune, seed: int, path: Path, images: int = 6, views: int = 7
+    extractor: Extractor, manifest: Manifest, seed: int, path: Path, images: int = 6, views: int = 7
 ) -> None:
     train = manifest.select(manifest.indices("train")[:: max(len(manifest.indices("train")) // images, 1)][:images])
     contact_sheet(
         [read_image(location) for location in train.locations],
-        augmentation(options.augment, extractor.backbone.preprocessing),
+        extractor.augmentation,
         range(seed * views, (seed + 1) * views),
         path,
-        title=f"What the network sees while fine-tuning: augmentation '{options.augment}'",
+        title=f"What the network sees while fine-tuning: augmentation '{extractor.options.augment}'",
     )
 
 
@@ -299,16 +316,22 @@ def _accuracy(result: Result) -> str:
 
 
 def _words(report: Extraction, extractor: Extractor) -> list[str]:
-    lines = [f"{report.backbone} ({report.weights}), cut at {report.cut}, row {list(report.row_shape)}"]
-    if report.extracted:
+    rows = " + ".join(str(list(shape)) for shape in report.row_shapes)
+    views = f", {report.views} views" if report.views > 1 else ""
+    lines = [f"{report.backbone} ({report.weights}), cut at {report.cut}, row {rows}{views}"]
+    if report.extracted or report.elsewhere:
+        others = f", {report.elsewhere} by other processes" if report.elsewhere else ""
         lines.append(
-            f"extracted {report.extracted} images in {duration(report.seconds)} "
+            f"extracted {report.extracted} images{others} in {duration(report.seconds)} "
             f"({report.images_per_second:.0f} images/s); {report.hits} were in the cache already"
         )
+        busy = ", ".join(f"{stage} {share:.0%}" for stage, share in report.shares.items())
+        lines.append(f"busy: {busy}")
     else:
         lines.append(f"nothing to do: all {report.hits} images are in the cache")
-    lines.append(f"cache {extractor.cache.path}: {byte_count(report.size_on_disk)}")
-    lines += [f"note: {note}" for note in extractor.cache.notes]
+    paths = ", ".join(str(cache.path) for cache in extractor.caches)
+    lines.append(f"cache {paths}: {byte_count(report.size_on_disk)}")
+    lines += [f"note: {note}" for note in extractor.notes]
     if report.skipped:
         lines.append(f"skipped {len(report.skipped)} images that could not be read:")
         lines += [f"  {location!r}: {reason}" for location, reason in report.skipped[:20]]

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cache.errors import DataError, WeightsError
-from stages.extract import Extractor, prepare
+from stages.extractor import Extractor, prepare
 from stages.finetune import FineTuned, Upper, join
 from stages.network.heads import Head as HeadModule
 from stages.network.heads import load_head, save_head
@@ -129,7 +129,7 @@ def open_model(directory: Path, device: str = "auto") -> tuple[Recipe, Extractor
     if recipe.unfreeze is None:
         model = nn.Sequential()
         model.add_module("head", head)
-        return recipe, extractor, Upper(extractor.trunk, model)
+        return recipe, extractor, Upper(extractor.features, model)
     upper = join(extractor, head, recipe.unfreeze)
     upper.model.get_submodule("top").load_state_dict(load_file(directory / TOP))
     upper.model.eval().requires_grad_(False)

@@ -1,70 +1,54 @@
-"""Stage 1: manifest + backbone + cut -> cache. The trunk runs once over each image that the cache does not know."""
+"""Stage 1: manifest + backbone + cuts -> caches. The trunk runs once over each image that the caches do not know.
+
+Any number of processes may do this at once, on any machines that see the same cache: each takes the next block of
+images that nobody has taken, and does it.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from cache import FeatureCache, Spec
-from cache.errors import CacheError, DataError
-from stages.data import DECODER, Manifest, stream
-from stages.machine import keep_freed_memory, resolve_device
-from stages.network.backbones import Backbone, load_backbone
-from stages.network.cut import Cut, CutGraph
-from stages.network.pooling import Pool
-from stages.options import Features
+from cache.errors import DataError
+from cache.writer import Writer
+from stages.data import Batch, Manifest, Request, stream
+from stages.distributed import ALONE, Rank
+from stages.extractor import Extractor
+from stages.machine import computing_threads
 from stages.progress import progress
+from stages.sharing import Lack, Wanted, Work, blocks_of, what_is_lacking
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_POLL_SECONDS = 0.5
+"""How often a process that has nothing left to do looks whether the others are done, or dead."""
 
 
-@dataclass(frozen=True)
-class Extractor:
-    """What turns an image into a cached feature: the trunk up to the cut, with its pooling, and the cache of its rows.
+class Computed(NamedTuple):
+    """What became of a batch.
 
     Attributes
     ----------
-    backbone : Backbone
-    graph : CutGraph
-    cut : Cut
-    trunk : nn.Module
-        Normalised images [b, 3, S, S] -> pooled features [b, *row_shape]; evaluation mode, frozen.
-    row_shape : tuple of int
-        Shape of one feature.
-    cache : FeatureCache
-    device : torch.device
-    options : Features
+    rows : list of float32 arrays [b, *shape]
+        One per tap.
+    seconds : float
+        How long one worker was busy with it.
     """
 
-    backbone: Backbone
-    graph: CutGraph
-    cut: Cut
-    trunk: nn.Module
-    row_shape: tuple[int, ...]
-    cache: FeatureCache
-    device: torch.device
-    options: Features
+    rows: list[NDArray[np.float32]]
+    seconds: float
 
-    @torch.inference_mode()
-    def features(self, images: Tensor) -> Tensor:
-        """Return the features, float32 [b, *row_shape], of rendered images, uint8 [b, 3, S, S]."""
-        inputs = self.backbone.preprocessing.normalise(images.to(self.device, non_blocking=True))
-        with self.autocast():
-            rows: Tensor = self.trunk(inputs.contiguous(memory_format=torch.channels_last))
-        return rows.float()
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context in which the trunk computes in the precision asked for."""
-        dtype = _AUTOCAST.get(self.options.precision)
-        return torch.autocast(self.device.type, dtype) if dtype else nullcontext()
+Finish = Callable[[], Computed]
+"""Waits until a batch is computed."""
 
 
 @dataclass(frozen=True)
@@ -73,32 +57,38 @@ class Extraction:
 
     Attributes
     ----------
-    samples, hits, extracted : int
-        Distinct readable images in the manifest, those already in the cache, those run through the trunk now.
+    samples, hits, extracted, elsewhere : int
+        Distinct readable images in the manifest, those already in the caches, those run through the trunk now, and
+        those that other processes ran meanwhile.
     skipped : list of (location, reason)
         Images that could not be read.
     seconds : float
         Wall time of this call.
     total_seconds : float
         What extracting these features cost when it was done, now or earlier.
+    shares : dict
+        Of what limits the extraction, the share of the time it was busy: decode, forward, write.
     """
 
     backbone: str
     weights: str
     cut: str
-    row_shape: tuple[int, ...]
-    fingerprint: str
+    row_shapes: list[tuple[int, ...]]
+    views: int
+    fingerprints: list[str]
     samples: int
     hits: int
     extracted: int
+    elsewhere: int
     skipped: list[tuple[str, str]]
     seconds: float
     total_seconds: float
     size_on_disk: int
+    shares: dict[str, float]
 
     @property
     def images_per_second(self) -> float:
-        """Images through the trunk per second of this call; 0 where all were in the cache."""
+        """Images through the trunk per second of this call; 0 where there was nothing to do."""
         return self.extracted / self.seconds if self.extracted else 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -106,78 +96,72 @@ class Extraction:
         return {**asdict(self), "images_per_second": self.images_per_second}
 
 
-def prepare(options: Features) -> Extractor:
-    """Load the backbone, cut it, and name the cache its features belong to. No image is touched."""
-    keep_freed_memory()
-    device = resolve_device(options.device)
-    backbone = load_backbone(options.backbone, options.weights, options.image_size)
-    graph = CutGraph(backbone.module, backbone.preprocessing.image_size)
-    cut = graph.resolve(options.cut)
-    pool = Pool(options.pool, cut)
-    trunk = nn.Sequential(graph.section(None, cut), pool).eval().requires_grad_(False)
-    trunk.to(memory_format=torch.channels_last)
-    spec = Spec(
-        backbone=backbone.name,
-        weights=backbone.weights,
-        cut=cut.name,
-        pooling=pool.kind,
-        preprocessing=backbone.preprocessing.to_json(),
-        views=None,
-        precision=options.precision,
-        dtype=options.dtype,
-        decoder=DECODER,
-    )
-    return Extractor(
-        backbone=backbone,
-        graph=graph,
-        cut=cut,
-        trunk=trunk.to(device),
-        row_shape=pool.shape,
-        cache=FeatureCache(options.cache, spec),
-        device=device,
-        options=options,
-    )
-
-
-def extract(extractor: Extractor, manifest: Manifest) -> Extraction:
-    """Bring the cache up to date with the manifest: each unknown image goes through the trunk once.
+def extract(
+    extractor: Extractor,
+    manifest: Manifest,
+    rank: Rank = ALONE,
+    shard_bytes: int = 64 << 20,
+    shard_seconds: float = 60.0,
+) -> Extraction:
+    """Bring the caches up to date with the manifest: each unknown image goes through the trunk once.
 
     What is finished stays, whatever ends the call: rows are on disk shard by shard, and a second call does only what
     is missing. An image that cannot be read is listed with its reason and not tried again under this spec.
+
+    Parameters
+    ----------
+    rank : Rank
+        Which of several processes that torchrun started this is. Each begins at its own share of the images, and
+        returns when all are done.
+    shard_bytes, shard_seconds : int, float
+        Most bytes, and seconds of work, of each cache that are not on disk yet.
 
     Raises
     ------
     DataError
         If not one image could be read.
     CacheError
-        If the cache cannot be written.
+        If a cache cannot be written.
     """
     started = time.perf_counter()
-    cache = extractor.cache
     wanted = list(dict.fromkeys(manifest.keys))
-    missing = cache.missing(wanted)
-    known = len(cache.rejected().keys() & set(wanted))
-    if missing:
-        _run_trunk(extractor, missing, dict(zip(manifest.keys, manifest.locations, strict=True)))
-    rejected = cache.rejected()
+    known = extractor.rejected().keys() & set(wanted)
+    lacking = what_is_lacking(extractor, wanted)
+    meter = Meter(extractor)
+    if lacking:
+        location_of = dict(zip(manifest.keys, manifest.locations, strict=True))
+        with ExitStack() as stack:
+            work = stack.enter_context(Work(extractor, location_of))
+            writers = Writers(extractor, stack, shard_bytes, shard_seconds, index=rank.count == 1)
+            bar = stack.enter_context(progress(label="extract", total=len(lacking), unit="images"))
+            _until_complete(work, writers, meter, _from_own_share(blocks_of(wanted), lacking, rank), bar)
+    rank.wait()
+    rejected = extractor.rejected()
     readable = [key for key in wanted if key not in rejected]
     skipped = skipped_samples(manifest, rejected)
     if not readable:
         first = f"; the first: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         raise DataError(f"none of the {len(skipped)} images could be read{first}")
+    if rank.first and rank.count > 1:
+        for cache in extractor.caches:
+            cache.build_index()
+    done = len(lacking) - (len(wanted) - len(readable) - len(known))
     return Extraction(
         backbone=extractor.backbone.name,
         weights=extractor.backbone.weights_source,
-        cut=extractor.cut.name,
-        row_shape=extractor.row_shape,
-        fingerprint=cache.spec.fingerprint,
+        cut=extractor.cut_names,
+        row_shapes=[tap.shape for tap in extractor.taps],
+        views=extractor.options.views,
+        fingerprints=[cache.spec.fingerprint for cache in extractor.caches],
         samples=len(readable),
-        hits=len(wanted) - len(missing) - known,
-        extracted=len(missing) - (len(wanted) - len(readable) - known),
+        hits=len(wanted) - len(lacking) - len(known),
+        extracted=meter.images,
+        elsewhere=done - meter.images,
         skipped=skipped,
         seconds=time.perf_counter() - started,
-        total_seconds=cache.seconds(readable),
-        size_on_disk=cache.size_on_disk,
+        total_seconds=extractor.seconds(readable, extractor.options.views),
+        size_on_disk=sum(cache.size_on_disk for cache in extractor.caches),
+        shares=meter.shares,
     )
 
 
@@ -191,54 +175,191 @@ def skipped_samples(manifest: Manifest, rejected: dict[str, str]) -> list[tuple[
     return [*manifest.unreadable, *undecodable]
 
 
-def read_features(extractor: Extractor, manifest: Manifest) -> NDArray[Any]:
-    """Return the cached features, [n, *row_shape] in the storage type, of the manifest's samples in its order.
+def forward_threads(device: torch.device) -> int:
+    """Return how many threads run the trunk, each on a batch of its own.
 
-    Raises
-    ------
-    CacheError
-        If some are not in the cache; says how many, and the command that extracts them.
+    On a CPU one per core, up to four, which then share the cores evenly: two batches on one core each take less time
+    than one after the other on two cores, since nobody waits for the slower half of an operator.
     """
-    missing = extractor.cache.missing(manifest.keys)
-    if missing:
-        first = manifest.locations[manifest.keys.index(missing[0])]
-        raise CacheError(
-            f"{len(missing)} of {len(manifest.keys)} images have no cached features for {extractor.backbone.name} "
-            f"at {extractor.cut.name} in {extractor.options.cache} (first: {first}); "
-            "run `extract` with the same --data, --backbone, --cut, --pool and --cache first"
-        )
-    return np.asarray(extractor.cache.read(manifest.keys))
+    return min(os.cpu_count() or 1, 4) if device.type == "cpu" else 1
 
 
-def readable_samples(extractor: Extractor, manifest: Manifest) -> Manifest:
-    """Return the manifest without the samples stage 1 found unreadable."""
-    rejected = extractor.cache.rejected()
-    return manifest.select([index for index, key in enumerate(manifest.keys) if key not in rejected])
+@contextmanager
+def forward(extractor: Extractor) -> Iterator[Callable[[Tensor], Finish]]:
+    """Open what computes rows: called with images, uint8 [b, 3, S, S], it starts; what it returns waits for the end."""
+    if extractor.device.type != "cpu":
+        yield lambda images: _on_accelerator(extractor, images)
+        return
+
+    def compute(images: Tensor) -> Computed:
+        before = time.perf_counter()
+        return Computed([rows.numpy() for rows in extractor.rows(images)], time.perf_counter() - before)
+
+    with computing_threads(forward_threads(extractor.device), "forward") as pool:
+        yield lambda images: pool.submit(compute, images).result
 
 
-def decoding_threads(options: Features) -> int:
-    """Return how many threads decode ahead: as asked, or one per core up to eight."""
-    return options.workers if options.workers is not None else min(os.cpu_count() or 1, 8)
+def _on_accelerator(extractor: Extractor, images: Tensor) -> Finish:
+    """Launch a batch; while the device computes it, the next is decoded, copied and launched."""
+    launched = time.perf_counter()
+    cuda = extractor.device.type == "cuda"
+    rows = [row.to("cpu", non_blocking=cuda) for row in extractor.rows(images.pin_memory() if cuda else images)]
+    copied = torch.cuda.current_stream(extractor.device).record_event() if cuda else None
+    busy = time.perf_counter() - launched
+
+    def finish() -> Computed:
+        waiting = time.perf_counter()
+        if copied is not None:
+            copied.synchronize()
+        return Computed([row.numpy() for row in rows], busy + time.perf_counter() - waiting)
+
+    return finish
 
 
-def _run_trunk(extractor: Extractor, keys: list[str], location_of: dict[str, str]) -> None:
-    """Stream the images of `keys` through the trunk into the cache."""
-    locations = [location_of[key] for key in keys]
-    render = extractor.backbone.preprocessing.render
-    workers = decoding_threads(extractor.options)
-    bar = progress(label="extract", total=len(keys), unit="images")
-    unreadable: dict[str, str] = {}
-    try:
-        with bar, extractor.cache.writer() as writer:
+def computed(
+    batches: Iterable[Batch], start: Callable[[Tensor], Finish], ahead: int
+) -> Iterator[tuple[Batch, Computed]]:
+    """Yield each batch with its rows, in order, `ahead` batches after it was started."""
+    running: deque[tuple[Batch, Finish]] = deque()
+    for batch in batches:
+        running.append((batch, start(batch.images) if batch.indices else lambda: Computed([], 0.0)))
+        if len(running) > ahead:
+            done, finish = running.popleft()
+            yield done, finish()
+    for done, finish in running:
+        yield done, finish()
+
+
+class Writers:
+    """One writer for each cache; they are entered into `stack`, which closes them.
+
+    Attributes
+    ----------
+    batches : int
+        Batches appended.
+    """
+
+    def __init__(
+        self, extractor: Extractor, stack: ExitStack, shard_bytes: int, shard_seconds: float, *, index: bool
+    ) -> None:
+        self.batches = 0
+        self._writers: dict[tuple[int, bool], Writer] = {}
+        for number, tap in enumerate(extractor.taps):
+            for augmented in (False, True)[: extractor.options.views]:
+                writer = tap.store(augmented).writer(
+                    shard_bytes, shard_seconds, index=index, compression=extractor.options.compression
+                )
+                self._writers[number, augmented] = stack.enter_context(writer)
+        self._pending: deque[tuple[int, list[int]]] = deque()
+        self._on_disk = 0
+
+    def append(self, wanted: Sequence[Wanted], rows: Sequence[NDArray[np.float32]], seconds: float) -> None:
+        """Append the rows of a batch, one array per tap, each row to the cache that lacks it.
+
+        Every tap is told the time that all took: alone, the deepest would have taken as long.
+        """
+        views = [next(one.views) for one in wanted]
+        for number, tap_rows in enumerate(rows):
+            for view in sorted(set(views)):
+                chosen = [
+                    index for index, one in enumerate(wanted) if views[index] == view and (number, view) in one.rows
+                ]
+                if chosen:
+                    self._writers[number, view > 0].append(
+                        [wanted[index].key for index in chosen],
+                        tap_rows if len(chosen) == len(wanted) else tap_rows[chosen],
+                        seconds=seconds * len(chosen) / len(wanted),
+                        view=view,
+                    )
+        self.batches += 1
+        self._pending.append((self.batches, [writer.appended for writer in self._writers.values()]))
+
+    def flush(self) -> None:
+        """Put all that was appended into the caches."""
+        for writer in self._writers.values():
+            writer.flush()
+
+    @property
+    def on_disk(self) -> int:
+        """Number of batches, from the first on, that are in the caches for good."""
+        written = [writer.written for writer in self._writers.values()]
+        while self._pending and all(done >= needed for done, needed in zip(written, self._pending[0][1], strict=True)):
+            self._on_disk, _ = self._pending.popleft()
+        return self._on_disk
+
+
+class Meter:
+    """What an extraction spends its time on.
+
+    Attributes
+    ----------
+    images : int
+        Images that are done.
+    shares : dict
+        How busy each stage was since the start, from 0 to 1; the busiest limits the others.
+    """
+
+    def __init__(self, extractor: Extractor) -> None:
+        self.images = 0
+        self._started = time.perf_counter()
+        self._seconds = {"decode": 0.0, "forward": 0.0, "write": 0.0}
+        self._workers = {"decode": extractor.decoding_threads, "forward": forward_threads(extractor.device), "write": 1}
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Add to what the workers of a stage have worked."""
+        self._seconds[stage] += seconds
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """How busy each stage was."""
+        elapsed = max(time.perf_counter() - self._started, 1e-9)
+        return {stage: spent / self._workers[stage] / elapsed for stage, spent in self._seconds.items()}
+
+    @property
+    def limit(self) -> str:
+        """The busiest stage, in words."""
+        stage, share = max(self.shares.items(), key=lambda item: item[1])
+        return f"limited by {stage} ({share:.0%} busy)"
+
+
+def _from_own_share(blocks: Sequence[list[str]], lacking: Mapping[str, Lack], rank: Rank) -> list[list[str]]:
+    """Return the blocks that lack something, beginning with this process's share; the rest it helps with later."""
+    unfinished = [block for block in blocks if any(key in lacking for key in block)]
+    first = len(unfinished) * rank.index // rank.count
+    return unfinished[first:] + unfinished[:first]
+
+
+def _until_complete(work: Work, writers: Writers, meter: Meter, blocks: Sequence[Sequence[str]], bar: Any) -> None:
+    """Do the blocks that are free, until those of other processes are done too, or their processes dead."""
+    while blocks:
+        left: list[Sequence[str]] = []
+        _do(work, writers, meter, work.requests(blocks, left), bar)
+        writers.flush()
+        work.release(writers.on_disk)
+        lacking = what_is_lacking(work.extractor, [key for block in left for key in block])
+        bar.update(sum(map(len, left)) - len(lacking))
+        blocks = [block for block in left if any(key in lacking for key in block)]
+        if blocks:
+            time.sleep(_POLL_SECONDS)
+
+
+def _do(work: Work, writers: Writers, meter: Meter, requests: Iterable[Request], bar: Any) -> None:
+    """Decode, compute and write what is requested, all at the same time, each ahead of the next."""
+    extractor = work.extractor
+    batches = stream(requests, extractor.batch_size, extractor.decoding_threads, extractor.options.views)
+    with forward(extractor) as start:
+        before = time.perf_counter()
+        for batch, computed_rows in computed(batches, start, ahead=forward_threads(extractor.device)):
+            wanted = [work.wanted(request) for request in batch.indices]
+            work.unreadable.update({work.wanted(request).key: reason for request, reason in batch.failures})
+            ready = time.perf_counter()
+            writers.append(wanted, computed_rows.rows, ready - before)
             before = time.perf_counter()
-            for batch in stream(locations, render, extractor.options.batch_size, workers):
-                unreadable.update({keys[index]: reason for index, reason in batch.failures})
-                if len(batch.indices):
-                    rows = extractor.features(batch.images).cpu().numpy()
-                    now = time.perf_counter()
-                    writer.append([keys[index] for index in batch.indices], rows, seconds=now - before)
-                    before = now
-                bar.update(len(batch.indices) + len(batch.failures))
-    finally:
-        if unreadable:
-            extractor.cache.reject(unreadable)
+            meter.add("decode", batch.decode_seconds)
+            meter.add("forward", computed_rows.seconds)
+            meter.add("write", before - ready)
+            done = work.finish(batch.finished, writers.batches)
+            meter.images += done - len(batch.failures)
+            work.release(writers.on_disk)
+            bar.set_postfix_str(meter.limit, refresh=False)
+            bar.update(done)

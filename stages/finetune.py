@@ -23,11 +23,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cache import key_of_bytes
 from cache.errors import DataError, UsageError
-from stages.data import Augmentation, Manifest, augmentation, read_image, stream
-from stages.extract import Extractor, decoding_threads
+from stages.data import Augmentation, Manifest, read_image, stream
+from stages.extractor import Extractor
 from stages.head import TrainedHead
+from stages.network.cut import Cut
 from stages.network.freezing import freeze, keep_batchnorm_in_evaluation
 from stages.network.heads import Head as HeadModule
+from stages.network.inference import InferenceTrunk
 from stages.network.pooling import Pool
 from stages.options import Finetune
 from stages.progress import progress
@@ -44,16 +46,16 @@ class Upper:
 
     Attributes
     ----------
-    trunk : nn.Module
-        Normalised images -> output of the boundary cut; evaluation mode, frozen.
+    frozen : callable
+        Rendered images, uint8 [b, 3, S, S] -> what the model is given: the boundary cut's output, without autograd.
     model : nn.Sequential
         ``top`` (the network from the boundary to the cut), ``pool``, ``head``: boundary output -> logits. A head on
-        cached features has its ``head`` alone here, and all else in the trunk.
+        cached features has its ``head`` alone here.
     trained : tuple of str
         Names of the layers of the top that train; empty for a head on cached features.
     """
 
-    trunk: nn.Module
+    frozen: Callable[[Tensor], Tensor]
     model: nn.Sequential
     trained: tuple[str, ...] = ()
 
@@ -112,10 +114,23 @@ def join(extractor: Extractor, head: nn.Module, unfreeze: str) -> Upper:
     model = nn.Sequential()
     for name, part in parts.items():
         model.add_module(name, part)
-    trunk = graph.section(None, boundary.cut).eval() if boundary.cut is not None else nn.Identity()
     model.to(memory_format=torch.channels_last)
-    trunk.to(memory_format=torch.channels_last)
-    return Upper(trunk.to(extractor.device), model.to(extractor.device), trained)
+    return Upper(_frozen(extractor, boundary.cut), model.to(extractor.device), trained)
+
+
+def _frozen(extractor: Extractor, boundary: Cut | None) -> Callable[[Tensor], Tensor]:
+    """Return the frozen part of a network: rendered images -> output of the boundary cut."""
+    below = None
+    if boundary is not None:
+        precision = extractor.trunk.precision
+        below = InferenceTrunk(extractor.graph, [(boundary, Pool("none", boundary))], precision, extractor.device)
+
+    @torch.no_grad()  # not inference_mode, whose outputs autograd refuses
+    def output(images: Tensor) -> Tensor:
+        inputs = extractor.backbone.preprocessing.normalise(images.to(extractor.device, non_blocking=True))
+        return inputs if below is None else below(inputs)[0]
+
+    return output
 
 
 def finetune(
@@ -150,7 +165,7 @@ def finetune(
     def through_trunk(images: Tensor) -> Tensor:
         nonlocal forwards
         forwards += len(images)
-        return trunk_output(extractor, upper, images)
+        return upper.frozen(images)
 
     loader = _training_loader(extractor, options, train, seed)
 
@@ -193,19 +208,8 @@ def finetune(
 
 def image_probabilities(extractor: Extractor, upper: Upper, manifest: Manifest) -> NDArray[np.float32]:
     """Return the probabilities, float32 [n, classes], of the manifest's images through the evaluation view."""
-    outputs = (
-        trunk_output(extractor, upper, images) for _, images in _evaluation_batches(extractor, manifest, "evaluate")
-    )
+    outputs = (upper.frozen(images) for _, images in _evaluation_batches(extractor, manifest, "evaluate"))
     return predict_probabilities(upper.model, outputs).numpy()
-
-
-def trunk_output(extractor: Extractor, upper: Upper, images: Tensor) -> Tensor:
-    """Return the boundary cut's output for rendered images, uint8 [b, 3, S, S], without autograd."""
-    with torch.no_grad():
-        inputs = extractor.backbone.preprocessing.normalise(images.to(extractor.device, non_blocking=True))
-        with extractor.autocast():
-            output: Tensor = upper.trunk(inputs.contiguous(memory_format=torch.channels_last))
-        return output.float()
 
 
 def training_identity(
@@ -216,9 +220,10 @@ def training_identity(
     for name, value in sorted(start.module_without_val.state_dict().items()):
         weights.update(name.encode() + value.detach().cpu().numpy().tobytes())
     identity = {
-        "spec": extractor.cache.spec.fingerprint,
+        "spec": extractor.fingerprint,
         "head": weights.hexdigest(),
         "options": {name: value for name, value in asdict(options).items() if name != "loader_workers"},
+        "augment": extractor.options.augment,
         "samples": key_of_bytes("".join(manifest.keys).encode() + manifest.labels.tobytes()),
         "splits": key_of_bytes(" ".join(manifest.splits).encode()),
         "seed": seed,
@@ -263,9 +268,8 @@ def _training_loader(
     workers = options.loader_workers
     if workers is None:
         workers = min(max((os.cpu_count() or 1) - 1, 0), 8)
-    augment = augmentation(options.augment, extractor.backbone.preprocessing)
     return DataLoader(
-        AugmentedImages(train, augment, seed),
+        AugmentedImages(train, extractor.augmentation, seed),
         batch_size=options.finetune_batch_size,
         sampler=EpochOrder(len(train.keys), seed),
         # a last batch of one image has no BatchNorm statistics; with less than one full batch there is nothing to drop
@@ -278,10 +282,9 @@ def _training_loader(
 
 def _evaluation_batches(extractor: Extractor, manifest: Manifest, label: str) -> Iterator[tuple[list[int], Tensor]]:
     """Yield (indices, uint8 [b, 3, S, S]) of the evaluation view of every image, in order."""
-    render = extractor.backbone.preprocessing.render
-    workers = decoding_threads(extractor.options)
+    requests = extractor.evaluation_requests(manifest.locations)
     with progress(label=label, total=len(manifest.keys), unit="images") as bar:
-        for batch in stream(manifest.locations, render, extractor.options.batch_size, workers):
+        for batch in stream(requests, extractor.batch_size, extractor.decoding_threads):
             if batch.failures:
                 index, reason = batch.failures[0]
                 raise DataError(f"{manifest.locations[index]} could be read before and cannot be read now: {reason}")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
@@ -51,10 +53,15 @@ CLEARLY_WORSE = 0.005
 
 @dataclass(frozen=True)
 class Rows:
-    """Features [n, ...] (float16 or float32) and integer labels [n] of one split."""
+    """Features [n, ...] (float16 or float32) and integer labels [n] of one split.
+
+    `augmented` are features of the same shape of other views of the same samples. Heads that train in epochs are shown
+    one of all views of each sample at a time; closed fits see the evaluation view alone.
+    """
 
     features: NDArray[Any]
     labels: NDArray[np.int64]
+    augmented: Sequence[NDArray[Any]] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -140,6 +147,30 @@ def head_probabilities(module: nn.Module, features: NDArray[Any], batch_rows: in
 
 
 # -- scikit-learn models: closed fits over a grid ---------------------------------------------------------------------
+#
+# Cross-validation goes through joblib: threads here, or whatever backend the caller has chosen with parallel_config,
+# which may be a cluster (docs/scale.md). So tasks are functions of this module, and large arrays are arguments of
+# their own, which such a backend sends to its workers once per sweep and not with every task.
+
+
+@contextmanager
+def _one_thread_per_fit() -> Iterator[None]:
+    """Fit on one thread, and without warnings of models at the weak end of the grid: their scores say enough.
+
+    BLAS threads inside these small fits cost more than they bring; the fits themselves run side by side instead. The
+    limit belongs to a process, so each task sets it where it runs; so does the caller, because tasks that are threads
+    of one process would otherwise lift it for each other.
+    """
+    with threadpool_limits(1, "blas"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+
+
+@contextmanager
+def _as_one_task() -> Iterator[None]:
+    """Fit on one thread where joblib has sent the task, and send no part of it on, as scikit-learn itself would."""
+    with _one_thread_per_fit(), parallel_config("sequential"):
+        yield
 
 
 def _logistic(c: float, seed: int) -> LogisticRegression:
@@ -190,20 +221,13 @@ def _train_model(name: HeadName, options: Head, train: Rows, val: Rows, num_clas
             f"train+validation has {len(labels):,}: use logistic, svm or mlp"
         )
     folds, protocol = _folds(options, len(train), labels, seed)
-    # BLAS threads inside these small fits cost more than they bring; the fits themselves run side by side instead
-    with threadpool_limits(1, "blas"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # at the weak end of the grid; its score says enough
+    with _one_thread_per_fit():
         selection = _score_grid(name, options, features, labels, folds, seed)
         chosen = max(selection, key=lambda tried: (tried["score"], -tried["C"]))
-
-        def fitted(rows: Any, temperature: float = 1.0) -> FoldedHead:
-            inputs = _Inputs(name, chosen["scaler"], features[rows])
-            model = _MODELS[name](chosen["C"], seed).fit(inputs(features[rows]), labels[rows])
-            return _as_torch(model, inputs, num_classes, temperature)
-
-        temperature = 1.0 if name == "logistic" else _temperature(fitted, features, labels, folds, num_classes)
-        module = fitted(slice(None), temperature)
-        without_val = fitted(slice(len(train)), temperature)
+        fit_head = partial(_fit_head, name, chosen, num_classes, seed)
+        temperature = 1.0 if name == "logistic" else _temperature(fit_head, features, labels, folds, num_classes)
+        module = fit_head(features, labels, slice(None), temperature)
+        without_val = fit_head(features, labels, slice(len(train)), temperature)
     val_loss, val_accuracy = evaluate_loss(without_val, _in_order(val, torch.device("cpu")))
     settings = {**chosen, "selected by": protocol, "refitted on": "train+val"}
     if name != "logistic":
@@ -236,36 +260,93 @@ def _score_grid(
     """Return the settings that were tried with their mean accuracy over the folds.
 
     C goes upwards: a model that can starts from the one before, and the slow end of the grid is left out once two
-    values in a row score clearly less than the best.
+    values in a row score clearly less than the best. One task takes one fold up the path until its own scores say
+    so; where the mean over the folds does not yet, the folds that are behind go on.
     """
+    values = sorted(options.regularisation)
+    paths: dict[tuple[Scaling, int], tuple[Any, list[float]]] = {
+        (scaling, fold): (_MODELS[name](1.0, seed), []) for scaling in options.scalers for fold in range(len(folds))
+    }
+    means: dict[Scaling, list[float]] = {}
+    behind = list(paths)
+    while behind:
+        walked = Parallel(n_jobs=-1, prefer="threads")(
+            delayed(_walk)(name, values, scaling, *paths[scaling, fold], features, labels, *folds[fold])
+            for scaling, fold in behind
+        )
+        paths.update(zip(behind, walked, strict=True))
+        for scaling in options.scalers:
+            means[scaling] = _mean_path([paths[scaling, fold][1] for fold in range(len(folds))])
+        behind = [
+            (scaling, fold)
+            for (scaling, fold), (_, scores) in paths.items()
+            if len(scores) == len(means[scaling]) < len(values) and not _past_the_best(means[scaling])
+        ]
+    return [
+        {"C": value, "scaler": scaling, "score": score}
+        for scaling in options.scalers
+        for value, score in zip(values, means[scaling], strict=False)
+    ]
 
-    def prepared(scaling: Scaling, fold: tuple[NDArray[np.int64], NDArray[np.int64]]) -> tuple[Any, ...]:
-        fitted, scored = fold
-        inputs = _Inputs(name, scaling, features[fitted])
-        return inputs(features[fitted]), labels[fitted], inputs(features[scored]), labels[scored]
 
-    def score(model: Any, value: float, rows: tuple[Any, ...]) -> float:
-        inputs, targets, held_out, true = rows
-        inner = "estimator__C" if isinstance(model, OneVsRestClassifier) else "C"
-        model.set_params(**{inner: value * (1000 if name == "rbf" else 1)}).fit(inputs, targets)
-        return float(model.score(held_out, true))
+@_as_one_task()
+def _walk(
+    name: HeadName,
+    values: Sequence[float],
+    scaling: Scaling,
+    model: Any,
+    scores: Sequence[float],
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    fitted: NDArray[np.int64],
+    scored: NDArray[np.int64],
+) -> tuple[Any, list[float]]:
+    """Go on with one fold over the values of C that have no score yet; return the last model and all scores."""
+    inputs = _Inputs(name, scaling, features[fitted])
+    seen, held_out = inputs(features[fitted]), inputs(features[scored])
+    inner = "estimator__C" if isinstance(model, OneVsRestClassifier) else "C"
+    scores = list(scores)
+    for value in values[len(scores) :]:
+        model.set_params(**{inner: value * (1000 if name == "rbf" else 1)}).fit(seen, labels[fitted])
+        scores.append(float(model.score(held_out, labels[scored])))
+        if _past_the_best(scores):
+            break
+    return model, scores
 
-    tried: list[dict[str, Any]] = []
-    for scaling in options.scalers:
-        rows = [prepared(scaling, fold) for fold in folds]
-        models = [_MODELS[name](1.0, seed) for _ in folds]
-        scores: list[float] = []
-        for value in sorted(options.regularisation):
-            jobs = (delayed(score)(model, value, one) for model, one in zip(models, rows, strict=True))
-            scores.append(float(np.mean(Parallel(n_jobs=-1, prefer="threads")(jobs))))
-            tried.append({"C": value, "scaler": scaling, "score": scores[-1]})
-            if max(scores[-2:]) < max(scores) - CLEARLY_WORSE:
-                break
-    return tried
+
+def _mean_path(paths: Sequence[Sequence[float]]) -> list[float]:
+    """Return the mean score of each value of C that all folds have reached, up to where the path is past the best."""
+    means: list[float] = []
+    for scores in zip(*paths, strict=False):
+        means.append(float(np.mean(scores)))
+        if _past_the_best(means):
+            break
+    return means
+
+
+def _past_the_best(scores: Sequence[float]) -> bool:
+    return max(scores[-2:]) < max(scores) - CLEARLY_WORSE
+
+
+@_as_one_task()
+def _fit_head(
+    name: HeadName,
+    setting: dict[str, Any],
+    num_classes: int,
+    seed: int,
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    rows: NDArray[np.int64] | slice,
+    temperature: float = 1.0,
+) -> FoldedHead:
+    """Return a head with the setting that was chosen, fitted to some of the rows."""
+    inputs = _Inputs(name, setting["scaler"], features[rows])
+    model = _MODELS[name](setting["C"], seed).fit(inputs(features[rows]), labels[rows])
+    return _as_torch(model, inputs, num_classes, temperature)
 
 
 def _temperature(
-    fitted: Callable[[Any], FoldedHead],
+    fit_head: Callable[..., FoldedHead],
     features: NDArray[np.float32],
     labels: NDArray[np.int64],
     folds: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
@@ -276,9 +357,13 @@ def _temperature(
     Margins of a support vector machine are not logits. One temperature, fitted to the log loss of out-of-fold
     margins (Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2), changes no prediction.
     """
+    heads = Parallel(n_jobs=-1, prefer="threads")(delayed(fit_head)(features, labels, inside) for inside, _ in folds)
     with torch.inference_mode():
         margins = np.concatenate(
-            [fitted(inside)(torch.from_numpy(features[outside])).double().numpy() for inside, outside in folds]
+            [
+                head(torch.from_numpy(features[outside])).double().numpy()
+                for head, (_, outside) in zip(heads, folds, strict=True)
+            ]
         )
     true = np.concatenate([labels[outside] for _, outside in folds])
 
@@ -381,12 +466,18 @@ def _shuffled(
     epoch: int,
     device: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield full batches of one epoch in an order made of seed and epoch; the rest of fewer rows sits this one out."""
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)).numpy()
+    """Yield full batches of an epoch, order and views made of seed and epoch; the rest of fewer rows sits it out."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(len(rows), generator=generator).numpy()
+    views = torch.randint(1 + len(rows.augmented), (len(rows),), generator=generator).numpy()
     size = min(batch_size, len(rows))
     for at in range(0, len(order) - size + 1, size):
         picked = order[at : at + size]
-        inputs = torch.from_numpy(rows.features[picked]).float().sub(mean).div(scale)
+        features = rows.features[picked]
+        for view, augmented in enumerate(rows.augmented, 1):
+            shown = views[picked] == view
+            features[shown] = augmented[picked[shown]]
+        inputs = torch.from_numpy(features).float().sub(mean).div(scale)
         yield inputs.to(device), torch.from_numpy(rows.labels[picked]).to(device)
 
 

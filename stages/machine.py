@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import metadata
 
@@ -16,6 +17,7 @@ from cache.errors import UsageError
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 
 
 def resolve_device(name: str) -> torch.device:
@@ -48,13 +50,32 @@ def keep_freed_memory() -> bool:
     """Ask glibc's malloc to keep freed blocks instead of giving them back to the system.
 
     By default every activation above a threshold is mapped and unmapped again, so each operator of the network
-    faults its whole output in page by page: most of the system time of a forward pass on a CPU. Returns whether
-    the setting was made; elsewhere than on glibc it is neither needed nor possible.
+    faults its whole output in page by page: most of the system time of a forward pass on a CPU. Threads share one
+    arena: those that glibc makes for them cannot hold large blocks, and give them back whatever the settings. Returns
+    whether the setting was made; elsewhere than on glibc it is neither needed nor possible.
     """
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))
+    settings = {_M_MMAP_THRESHOLD: 1 << 30, _M_TRIM_THRESHOLD: (1 << 31) - 1, _M_ARENA_MAX: 1}
+    return all(bool(mallopt(name, value)) for name, value in settings.items())
+
+
+@contextmanager
+def computing_threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Open a pool of threads that each compute alone, so that they do not fight each other for the cores.
+
+    torch keeps a number of threads for each thread, taken from a process-wide one when the thread first asks. Setting
+    it in a thread of the pool changes the process-wide one too. So this thread asks before that can happen, and says
+    its own number again at the end, for threads that are started later.
+    """
+    torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, name, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(torch.get_num_threads())
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Literal
 from cache.errors import UsageError
 
 Pooling = Literal["avg", "max", "avgmax", "cls", "none"]
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
 StorageType = Literal["float16", "float32"]
 HeadName = Literal["logistic", "svm", "rbf", "linear", "mlp", "concat"]
 Preset = Literal["none", "light", "medium", "strong"]
@@ -64,7 +64,8 @@ class Features:
     """default, none (random, from the seed 0), or a state_dict file (.pth read with weights_only, .safetensors)."""
 
     cut: str = "auto"
-    """The layer whose output is cached; auto is the input of the classifier. `layers BACKBONE` lists them."""
+    """The layer whose output is cached; auto is the input of the classifier. `layers BACKBONE` lists them. Several,
+    separated by commas (layer3,layer4), are computed in one pass and cached each for itself; heads see them joined."""
 
     pool: Pooling = "avg"
     """How a feature map becomes a vector: avg, max, avgmax (both, concatenated), cls (class token), none (keep it)."""
@@ -75,14 +76,33 @@ class Features:
     cache: Path = Path("cutpoint-cache")
     """Folder of the feature cache; shared by any number of runs."""
 
+    views: int = 1
+    """Renderings cached per image: the evaluation view, and so many less one augmented ones, always the same for the
+    same image. They take as many times the extraction and the space."""
+
+    augment: Preset = "light"
+    """Augmentation of the views and of fine-tuning: none, light (flip, small shift and scale), medium (rotation, random
+    resized crop, colour jitter), strong (TrivialAugment, random erasing)."""
+
+    decoding: Literal["full", "reduced"] = "full"
+    """full, or reduced: JPEG photographs far larger than needed are decoded at 1/2, 1/4 or 1/8 of their size, which is
+    quicker and changes the pixels a little; part of the fingerprint."""
+
     precision: Precision = "fp32"
-    """Arithmetic of the trunk; part of the fingerprint, never mixed in one cache."""
+    """Arithmetic of the trunk: fp32, bf16 (up to twice as fast where the processor has it; features differ by some
+    percent, and heads on them were as accurate), fp16, or auto (the quickest this machine has). Part of the
+    fingerprint: never mixed in one cache."""
 
     dtype: StorageType = "float16"
     """Type of the numbers in the cache."""
 
-    batch_size: int = 32
-    """Images per forward pass (changes speed and memory, not the features' identity)."""
+    compression: Literal["none", "gzip"] = "none"
+    """How rows are stored: none, or gzip, which packs feature maps full of zeros (after a ReLU) about nine times and
+    pooled features twice, and reads more slowly. Not part of the fingerprint."""
+
+    batch_size: int | None = None
+    """Images per forward pass; changes speed and memory, not the features' identity (default: what suits device and
+    free memory, at most 32 on a CPU and 256 on a GPU)."""
 
     workers: int | None = None
     """Threads that decode images ahead of the network (default: one per core, at most 8)."""
@@ -92,6 +112,13 @@ class Features:
 
     strict: bool = False
     """Exit with status 1 if any image could not be read."""
+
+    def __post_init__(self) -> None:
+        _require(self, {"views": 1, "batch_size": 1, "workers": 1})
+        if self.views > 1 and self.augment == "none":
+            raise UsageError("--views needs an augmentation: with --augment none all views would be the same")
+        if not all(name.strip() for name in self.cut.split(",")):
+            raise UsageError(f"--cut {self.cut!r} names no layer between two commas")
 
 
 @dataclass(frozen=True)
@@ -152,10 +179,6 @@ class Finetune:
 
     start: HeadName = "logistic"
     """The stage-2 head to start from; it is trained first if the run has none."""
-
-    augment: Preset = "light"
-    """Augmentation preset: none, light (flip, small shift and scale), medium (rotation, random resized crop,
-    colour jitter), strong (TrivialAugment, random erasing)."""
 
     epochs: int = 6
     """Passes over the training images."""

@@ -34,7 +34,7 @@ def finetune(
         Run directory for the network and its result.
     """
     from pipeline.methods import open_run, open_seed, run_finetune
-    from stages.extract import prepare
+    from stages.extractor import prepare
 
     extractor = prepare(features)
     open_run(out, data, features, head, finetune)

@@ -43,7 +43,7 @@ def run(
     """
     from pipeline.methods import extract_features, open_run, open_seed, run_finetune, run_heads
     from pipeline.publishing import publish
-    from stages.extract import prepare
+    from stages.extractor import prepare
 
     open_run(out, data, features, head, finetune)
     extractor = prepare(features)

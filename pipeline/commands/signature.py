@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from pipeline.classify import Classified as Classified
     from pipeline.comparison import Comparison as Comparison
     from pipeline.results import Result as Result
+    from stages.estimate import Estimate as Estimate
     from stages.extract import Extraction as Extraction
     from stages.network.cut import Cut as Cut
 else:
     # a signature is resolved whenever help is printed, which must not wait for torch and scikit-learn
-    Classified = Comparison = Cut = Extraction = Result = Any
+    Classified = Comparison = Cut = Estimate = Extraction = Result = Any
 
 _FLAGS = Parameter(name="*", consume_multiple=True, negative_iterable=())
 

@@ -26,7 +26,7 @@ def train(*, data: DataFlags, features: FeatureFlags = Features(), head: HeadFla
         Run directory for heads and results.
     """
     from pipeline.methods import open_run, open_seed, run_heads
-    from stages.extract import prepare
+    from stages.extractor import prepare
 
     extractor = prepare(features)
     open_run(out, data, features, head)

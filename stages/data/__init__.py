@@ -1,23 +1,25 @@
 """Images and their labels: manifests, splits, sources, decoding, preprocessing, augmentation. Knows no network."""
 
 from stages.data.augmentation import Augmentation, augmentation, contact_sheet
-from stages.data.decoding import DECODER, decode, read_image
+from stages.data.decoding import decode, decoder_name, read_image
 from stages.data.manifest import Manifest, load_manifest
 from stages.data.photograph import UnreadableImageError
-from stages.data.preprocessing import Preprocessing
-from stages.data.streaming import Batch, stream
+from stages.data.preprocessing import Preprocessing, stack_pixels
+from stages.data.streaming import Batch, Request, stream
 
 __all__ = [
-    "DECODER",
     "Augmentation",
     "Batch",
     "Manifest",
     "Preprocessing",
+    "Request",
     "UnreadableImageError",
     "augmentation",
     "contact_sheet",
     "decode",
+    "decoder_name",
     "load_manifest",
     "read_image",
+    "stack_pixels",
     "stream",
 ]

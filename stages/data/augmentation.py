@@ -90,7 +90,7 @@ class Augmentation:
         with _DrawFrom(torch.Generator().manual_seed(seed)):
             for _, transform in self.transforms:
                 image = transform(image)
-        return image.contiguous()
+        return image[None].contiguous(memory_format=torch.channels_last)[0]
 
     def describe(self) -> list[str]:
         """Return what is done to an image, in words."""

@@ -1,7 +1,9 @@
 """From a location to pixels: ``read_image`` opens files and the samples of packaged sets alike.
 
 torchvision's quick decoders are used where they show what a photograph viewer shows and survive damaged files; the
-header says when that is. Everything else goes through Pillow. Nothing here resizes.
+header says when that is: JPEG, and WebP without transparency, animation and metadata. Everything else (PNG, GIF, TIFF,
+BMP, other WebP, ...) goes through Pillow. Nothing here resizes, but who says to what size an image will be resized
+gets a large JPEG decoded at a fraction of its size, by Pillow, which takes less time and memory.
 """
 
 from __future__ import annotations
@@ -9,8 +11,6 @@ from __future__ import annotations
 import io
 import re
 import stat
-import struct
-import zlib
 from pathlib import Path
 
 import torch
@@ -19,37 +19,33 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
 from stages.data import packaged, torchvision_sets
-from stages.data.photograph import UnreadableImageError, as_rgb
-
-DECODER = "torchvision+pillow/1"
-"""Name and version of what turns bytes into pixels here; part of the spec of every cached feature."""
+from stages.data.photograph import DAMAGED, UnreadableImageError, as_rgb
 
 PIXEL_LIMIT = 178_956_970
 """Most pixels an image may have: Pillow's own limit, half a gigabyte as RGB."""
 
-_BROKEN = (
-    OSError,
-    ValueError,
-    SyntaxError,  # Pillow's word for a broken PNG
-    EOFError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    struct.error,
-    zlib.error,
-    RuntimeError,  # torchvision's only word
-    Image.DecompressionBombError,
-)
-"""What Pillow's plug-ins and torchvision raise on bytes that are not an intact image."""
+
+def decoder_name(reduced: bool) -> str:
+    """Return name and version of what turns bytes into pixels here; part of the spec of every cached feature.
+
+    Parameters
+    ----------
+    reduced : bool
+        Whether images are read with a `shorter_side`.
+    """
+    return "torchvision+pillow+reduced/1" if reduced else "torchvision+pillow/1"
 
 
-def read_image(location: str) -> Tensor:
+def read_image(location: str, shorter_side: int | None = None) -> Tensor:
     """Return the image at `location`, uint8 [3, H, W], as a photograph viewer shows it.
 
     Parameters
     ----------
     location : str
         Path of a file, or a location of a packaged set (``digits:17``, ``torchvision:FashionMNIST/test/17``).
+    shorter_side : int, optional
+        To how many pixels the shorter side will be resized: a much larger image may come at reduced scale, see
+        `decode`. By default it has all its pixels.
 
     Raises
     ------
@@ -61,13 +57,22 @@ def read_image(location: str) -> Tensor:
     if location.startswith(torchvision_sets.PREFIX):
         return torchvision_sets.torchvision_image(location)
     try:
-        return decode(_read_file(Path(location)))
+        return decode(_read_file(Path(location)), shorter_side)
     except UnreadableImageError as error:
         raise UnreadableImageError(error.reason, location) from error
 
 
-def decode(data: bytes) -> Tensor:
+def decode(data: bytes, shorter_side: int | None = None) -> Tensor:
     """Return the pixels, uint8 [3, H, W], of an encoded image.
+
+    Parameters
+    ----------
+    data : bytes
+    shorter_side : int, optional
+        To how many pixels the shorter side will be resized. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size
+        (fewer coefficients of each block are transformed back), the smallest that leaves the shorter side at least
+        twice as long as that, so that the resize still has pixels to average. Every other image, and by default each,
+        is decoded in full.
 
     Raises
     ------
@@ -81,10 +86,15 @@ def decode(data: bytes) -> Tensor:
             width, height = header.size
             if not 0 < width * height <= PIXEL_LIMIT:
                 raise UnreadableImageError(f"{width} x {height} pixels; 1 to {PIXEL_LIMIT:,} are allowed")
+            if shorter_side is not None:
+                header.draft(None, (2 * shorter_side, 2 * shorter_side))  # does nothing but to a large JPEG
+            if header.width < width:
+                header.info.pop("xmp", None)  # as in full decoding, the orientation in EXIF alone counts
+                return as_rgb(header)
             return _decode_with_torchvision(data) if _torchvision_is_right(header) else as_rgb(header)
     except UnidentifiedImageError as error:
         raise UnreadableImageError("not an image of a known format") from error
-    except _BROKEN as error:
+    except DAMAGED as error:
         raise UnreadableImageError(_short(error)) from error
 
 

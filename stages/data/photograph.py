@@ -7,6 +7,10 @@ training of the published networks.
 
 from __future__ import annotations
 
+import struct
+import zlib
+from contextlib import suppress
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,6 +18,21 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from cache.errors import DataError
+
+DAMAGED = (
+    OSError,
+    ValueError,
+    SyntaxError,  # Pillow's word for a broken PNG
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+    RuntimeError,  # torchvision's only word
+    Image.DecompressionBombError,
+)
+"""What Pillow's plug-ins and torchvision raise on bytes that are not an intact image."""
 
 
 class UnreadableImageError(DataError):
@@ -35,17 +54,20 @@ class UnreadableImageError(DataError):
 def as_rgb(image: Image.Image) -> Tensor:
     """Return the image, uint8 [3, H, W], as a viewer shows it.
 
-    EXIF orientation is applied, transparency is laid on white, an animation is its first frame, and more than 8 bits
-    are scaled to 8, not clipped.
+    EXIF orientation is applied, to `image` itself; transparency is laid on white, an animation is its first frame,
+    and more than 8 bits are scaled to 8, not clipped.
     """
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode == "F" or upright.mode.startswith("I"):
-        upright = Image.fromarray(_eight_bits(np.asarray(upright)))
-    elif upright.has_transparency_data:
-        colours = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
-    pixels = np.array(upright.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    image.load()
+    with suppress(*DAMAGED):  # EXIF that cannot be read leaves the image as it is stored; its pixels are intact
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
+    elif image.has_transparency_data:
+        colours = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
+    if image.mode != "RGB":  # converting RGB to RGB would copy it
+        image = image.convert("RGB")
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def _eight_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ Each backbone brings its own values. Random renderings are in ``augmentation``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,6 +22,15 @@ INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic")
 
 _RESIZED_LIMIT = 1 << 26
 """Most pixels a resized image may have before it is cropped; only a strip a thousand times longer than wide has."""
+
+
+def stack_pixels(images: Sequence[Tensor]) -> Tensor:
+    """Return images, uint8 [3, S, S], as a batch [b, 3, S, S] in channels_last.
+
+    Several times as quick as ``torch.stack`` for what `Preprocessing.render` returns, and what `normalise` reads as it
+    lies.
+    """
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,8 @@ class Preprocessing:
         """Return the evaluation view, uint8 [3, S, S], of a photograph, uint8 [3, H, W].
 
         The shorter side becomes `resize`, then the middle is cut out; where that is smaller than S it is padded with
-        black, as torchvision's centre crop does.
+        black, as torchvision's centre crop does. In memory the three channels of a pixel lie side by side, as the
+        decoders leave them and `normalise` wants them.
 
         Raises
         ------
@@ -76,12 +86,23 @@ class Preprocessing:
             raise UnreadableImageError(f"{width} x {height} pixels are too long and thin to be resized")
         resized = F.resize(image, [self.resize], interpolation=self.interpolation_mode, antialias=True)
         view: Tensor = F.center_crop(resized, [self.image_size, self.image_size])
-        return view.contiguous()
+        return view[None].contiguous(memory_format=torch.channels_last)[0]
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Return uint8 [b, 3, S, S] as float32 [b, 3, S, S], (x / 255 - mean) / std, on the same device."""
-        mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (self.mean, self.std))
-        return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+        """Return uint8 [b, 3, S, S] as float32 [b, 3, S, S], (x / 255 - mean) / std, on the same device.
+
+        The result is in channels_last, whatever the images are in; those in channels_last take half the time.
+        """
+        scale = [1 / (255 * deviation) for deviation in self.std]
+        shift = [-mean / deviation for mean, deviation in zip(self.mean, self.std, strict=True)]
+        row_scale, row_shift = (
+            torch.tensor(values, device=images.device).repeat(images.shape[3]) for values in (scale, shift)
+        )
+        # by rows of 3 S numbers: with the channels as a dimension of their own, the inner loops would be 3 numbers long
+        pixels = images.permute(0, 2, 3, 1)
+        rows = pixels.flatten(2).to(torch.float32)
+        torch.addcmul(row_shift, rows, row_scale, out=rows)
+        return rows.view(pixels.shape).permute(0, 3, 1, 2)
 
     def with_size(self, image_size: int) -> Preprocessing:
         """Return the same preprocessing for another image size; the crop keeps its share of the resized side."""

@@ -5,19 +5,42 @@ Threads and not processes: the decoders release the interpreter's lock, and noth
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from cache.errors import UsageError
 from stages.data.decoding import read_image
 from stages.data.photograph import UnreadableImageError
+from stages.data.preprocessing import stack_pixels
+from stages.machine import computing_threads
+
+_LOOKAHEAD = 3
+"""Batches that are decoded ahead."""
+
+
+class Request(NamedTuple):
+    """An image that is wanted, and how.
+
+    Attributes
+    ----------
+    location : str
+    render : callable
+        uint8 [3, H, W] -> uint8 [3, S, S], or [v, 3, S, S] for several renderings of one decoded image. Called in a
+        thread.
+    shorter_side : int or None
+        What the image will be resized to, where it may be decoded at a reduced scale.
+    """
+
+    location: str
+    render: Callable[[Tensor], Tensor]
+    shorter_side: int | None = None
 
 
 @dataclass(frozen=True)
@@ -27,87 +50,91 @@ class Batch:
     Attributes
     ----------
     indices : list of int
-        Positions of the images in the locations, ascending.
+        Number of the request that each row belongs to, ascending; several renderings of one follow each other.
     images : Tensor
-        uint8 [b, 3, S, S], row by row those of `indices`; [0, 3, 0, 0] if there are none.
+        uint8 [b, 3, S, S]; [0, 3, 0, 0] if there are none.
     failures : list of (index, reason)
-        The others of the batch.
+        Requests up to here that could not be met, since the batch before.
+    finished : int
+        Requests that are done with this batch, from the first on.
+    decode_seconds : float
+        Time that processors spent on decoding and rendering, since the batch before.
     """
 
     indices: list[int]
     images: Tensor
     failures: list[tuple[int, str]]
+    finished: int
+    decode_seconds: float
 
 
-def stream(
-    locations: Sequence[str],
-    render: Callable[[Tensor], Tensor],
-    batch_size: int,
-    workers: int,
-    lookahead: int = 3,
-) -> Iterator[Batch]:
-    """Yield the images at `locations`, rendered, in order.
+def stream(requests: Iterable[Request], batch_size: int, workers: int, renderings: int = 1) -> Iterator[Batch]:
+    """Yield the requested images in order, `batch_size` renderings at a time.
 
-    Besides the batch that the consumer has, at most `lookahead` are in memory. An image that cannot be read is
-    carried in its batch's failures and ends nothing. The threads end with the iteration, however that ends.
+    Besides the batch that the consumer has, at most three are in memory. An image that cannot be read is carried in a
+    batch's failures and ends nothing. The threads end with the iteration, however that ends.
 
     Parameters
     ----------
-    render : callable
-        uint8 [3, H, W] -> uint8 [3, S, S]; called in the threads, so it must be safe there.
+    requests : iterable of Request
+        Asked for no sooner than needed.
+    batch_size : int
+        Rows of a batch; the last one has what is left.
     workers : int
         Threads.
-
-    Raises
-    ------
-    UsageError
-        If `batch_size` or `workers` is less than 1.
+    renderings : int
+        Most rows that one request gives.
     """
-    if batch_size < 1 or workers < 1:
-        raise UsageError(f"--batch-size {batch_size} and --workers {workers} must be at least 1")
-    starts = iter(range(0, len(locations), batch_size))
-    ahead: deque[tuple[int, list[Future[Tensor | UnreadableImageError]]]] = deque()
+    ahead: deque[Future[_Rendered]] = deque()
+    coming = iter(requests)
+    indices: list[int] = []
+    rows: list[Tensor] = []
+    failures: list[tuple[int, str]] = []
+    finished = 0
+    seconds = 0.0
 
-    def rendered(location: str) -> Tensor | UnreadableImageError:
-        try:
-            return render(read_image(location))
-        except UnreadableImageError as error:
-            return error
+    def batch(size: int) -> Batch:
+        nonlocal failures, seconds
+        images = stack_pixels(rows[:size]) if rows else torch.empty((0, 3, 0, 0), dtype=torch.uint8)
+        # the request of the first row that is left for the next batch is not done
+        done = indices[size] if len(indices) > size else finished
+        made = Batch(indices[:size], images, failures, done, seconds)
+        del indices[:size], rows[:size]
+        failures, seconds = [], 0.0
+        return made
 
-    with _decoding_threads(workers) as pool:
-
-        def begin(how_many: int) -> None:
-            for start in islice(starts, how_many):
-                some = locations[start : start + batch_size]
-                ahead.append((start, [pool.submit(rendered, location) for location in some]))
-
-        begin(lookahead)
+    with computing_threads(workers, "decode") as pool:
+        images_ahead = max(_LOOKAHEAD * batch_size // renderings, workers)
+        ahead.extend(pool.submit(_rendered, request) for request in islice(coming, images_ahead))
         while ahead:
-            batch = _gather(*ahead.popleft())
-            begin(1)
-            yield batch
+            rendered = ahead.popleft().result()
+            ahead.extend(pool.submit(_rendered, request) for request in islice(coming, 1))
+            seconds += rendered.seconds
+            if isinstance(rendered.rows, UnreadableImageError):
+                failures.append((finished, rendered.rows.reason))
+            else:
+                indices += [finished] * len(rendered.rows)
+                rows += rendered.rows
+            finished += 1
+            while len(rows) >= batch_size:
+                yield batch(batch_size)
+            if len(failures) >= batch_size:
+                yield batch(batch_size)
+        if rows or failures:
+            yield batch(batch_size)
 
 
-def _gather(start: int, futures: Sequence[Future[Tensor | UnreadableImageError]]) -> Batch:
-    results = [future.result() for future in futures]
-    good = {start + offset: one for offset, one in enumerate(results) if isinstance(one, Tensor)}
-    failures = [(start + i, one.reason) for i, one in enumerate(results) if isinstance(one, UnreadableImageError)]
-    images = torch.stack(list(good.values())) if good else torch.empty((0, 3, 0, 0), dtype=torch.uint8)
-    return Batch(list(good), images, failures)
+class _Rendered(NamedTuple):
+    rows: list[Tensor] | UnreadableImageError
+    seconds: float
 
 
-@contextmanager
-def _decoding_threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Open a pool of threads that each compute alone, so that they do not fight the forward pass for the cores.
-
-    torch keeps a number of threads for each thread, taken from a process-wide one when the thread first asks. Setting
-    it in a decoding thread changes the process-wide one too. So this thread asks before that can happen, and says its
-    own number again at the end, for threads that are started later.
-    """
-    torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers, "decode", initializer=torch.set_num_threads, initargs=(1,))
+def _rendered(request: Request) -> _Rendered:
+    before = time.thread_time()
+    rows: list[Tensor] | UnreadableImageError
     try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        torch.set_num_threads(torch.get_num_threads())
+        image = request.render(read_image(request.location, request.shorter_side))
+        rows = list(image) if image.ndim == 4 else [image]
+    except UnreadableImageError as error:
+        rows = error
+    return _Rendered(rows, time.thread_time() - before)

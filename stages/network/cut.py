@@ -28,7 +28,10 @@ import torch
 import torchvision.ops
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import NodePathTracer
 
@@ -200,12 +203,37 @@ class CutGraph:
         UsageError
             If `end` is below `start`.
         """
+        ends = self._ends(start, end)
+        return Section(self.module, {False: self._trace.section(*ends), True: self._training_trace.section(*ends)})
+
+    def evaluation_section(self, start: Cut | None, end: Cut | None) -> fx.GraphModule:
+        """Return what :meth:`section` computes in evaluation mode, with its graph, for those who rewrite it.
+
+        It shares the network's modules and parameters, as sections do.
+        """
+        return fx.GraphModule(self.module, self._trace.section(*self._ends(start, end)))
+
+    def peak_activation_bytes(self, cut: Cut) -> int:
+        """Return the most bytes that one image's activations in float32 take at any time on the way to `cut`.
+
+        These are the outputs that a later step of the graph needs, and the tensors that the running step makes; views
+        and what is written in place take none of their own. Work space inside the kernels is not counted.
+        """
+        trace = self._trace
+        needed_before: list[list[fx.Node]] = [[], *trace.crossing]
+        steps = zip(trace.nodes[: self._position(cut) + 1], needed_before, strict=False)
+        return max(
+            trace.bytes_made[node] + sum(_pieces(trace.values[one] for one in needed).values()) // _DRY_BATCH
+            for node, needed in steps
+        )
+
+    def _ends(self, start: Cut | None, end: Cut | None) -> tuple[str | None, str | None]:
+        """Return the names of the nodes where a section starts and ends."""
         if start is not None and end is not None and self._position(end) < self._position(start):
             raise UsageError(
                 f"No section goes from {start.name!r} up to {end.name!r}: the second lies below the first."
             )
-        ends = (start.name if start else None, end.name if end else None)
-        return Section(self.module, {False: self._trace.section(*ends), True: self._training_trace.section(*ends)})
+        return (start.name if start else None, end.name if end else None)
 
     def boundary(self, unfreeze: str) -> Boundary:
         """Return where the frozen part ends when `unfreeze` trains.
@@ -446,13 +474,16 @@ class _Trace:
         self.changes = _changes(self.nodes)
         self.values: dict[fx.Node, Any]
         self.multiply_adds: dict[fx.Node, int]
+        self.bytes_made: dict[fx.Node, int]
         if twin is not None and [*twin.by_name] == [*self.by_name]:
             # The same steps in both modes, as in most networks: the shapes are known.
             self.values = {self.by_name[name]: twin.values[node] for node, name in twin.names.items()}
             self.multiply_adds = {self.by_name[name]: twin.multiply_adds[node] for node, name in twin.names.items()}
+            self.bytes_made = {self.by_name[name]: twin.bytes_made[node] for node, name in twin.names.items()}
         else:
             recorder = _dry_run(module, graph, image_size, defaults)
             self.values, self.multiply_adds = recorder.values, recorder.multiply_adds
+            self.bytes_made = recorder.bytes_made
         self.crossing = self._find_crossing()
 
     def _find_crossing(self) -> list[list[fx.Node]]:
@@ -556,19 +587,38 @@ def _changes(nodes: list[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
     return changes
 
 
+class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Finds the most bytes that the tensors made while it is active take at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._made: dict[Any, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        given = _pieces((args, kwargs))
+        self._made.update({piece: size for piece, size in _pieces([output]).items() if piece not in given})
+        self._made = {piece: size for piece, size in self._made.items() if not piece.expired()}
+        self.peak = max(self.peak, sum(self._made.values()))
+        return output
+
+
 class _Recorder(fx.Interpreter):
-    """Runs a graph node by node and keeps each value, and its multiply-adds per image."""
+    """Runs a graph node by node; keeps each value, and per image its multiply-adds and the bytes made on the way."""
 
     def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
         super().__init__(module, graph=graph)
         self.values: dict[fx.Node, Any] = {}
         self.multiply_adds: dict[fx.Node, int] = {}
+        self.bytes_made: dict[fx.Node, int] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter, _Memory() as memory:
             value = super().run_node(n)
         self.values[n] = value
         self.multiply_adds[n] = counter.get_total_flops() // 2 // _DRY_BATCH
+        self.bytes_made[n] = memory.peak // _DRY_BATCH
         return value
 
 
@@ -638,6 +688,13 @@ def _holds_tensor(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return any(_holds_tensor(one) for one in value)
     return isinstance(value, torch.Tensor)
+
+
+def _pieces(values: Iterable[Any]) -> dict[Any, int]:
+    """Return weak references to the pieces of memory behind tensors, each once, with their bytes."""
+    reference: Any = StorageWeakRef
+    tensors = [one for one in pytree.tree_leaves([*values]) if isinstance(one, torch.Tensor)]
+    return {reference(tensor.untyped_storage()): tensor.untyped_storage().nbytes() for tensor in tensors}
 
 
 def _size(value: Any, graph: fx.Graph, x: fx.Node) -> Any:

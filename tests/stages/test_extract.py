@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from cache.errors import CacheError, DataError, UsageError
+from cache.errors import CacheError, CutpointError, DataError, UsageError
 from stages.data import load_manifest, read_image
-from stages.extract import extract, prepare, read_features, readable_samples
+from stages.extract import extract
+from stages.extractor import prepare, read_features, readable_samples
 from stages.options import Data, Features
 from tests.photographs import make_folder, photograph
 
@@ -30,9 +31,9 @@ def test_every_image_goes_through_the_backbone_once_ever(photographs, small):
     extractor = prepare(small)
     seen = count_forwards(extractor)
     first = extract(extractor, manifest)
-    assert (first.extracted, first.hits, sum(seen)) == (72, 0, 72)
+    assert (first.extracted, first.hits, sum(seen)) == (72, 0, 80)  # the last batch of 16 is filled up with black
     again = extract(extractor, manifest)
-    assert (again.extracted, again.hits, sum(seen)) == (0, 72, 72)
+    assert (again.extracted, again.hits, sum(seen)) == (0, 72, 80)
 
     later = prepare(small)  # as another process would
     seen = count_forwards(later)
@@ -127,22 +128,24 @@ def test_cut_and_pooling_shape_the_rows_and_have_caches_of_their_own(photographs
     default = extract(prepare(small), manifest)
     other = extract(prepare(replace(small, **change)), manifest)
     assert other.extracted == 72
-    assert other.row_shape == shape
-    assert other.fingerprint != default.fingerprint
+    assert other.row_shapes == [shape]
+    assert other.fingerprints != default.fingerprints
 
 
 def test_what_does_not_change_a_feature_does_not_change_the_fingerprint(small, tmp_path):
-    fingerprint = prepare(small).cache.spec.fingerprint
+    fingerprint = prepare(small).fingerprint
     same = replace(small, batch_size=7, workers=1, device="cpu", strict=True, cache=tmp_path / "other")
-    assert prepare(same).cache.spec.fingerprint == fingerprint
+    assert prepare(same).fingerprint == fingerprint
+    assert prepare(replace(small, views=3, augment="strong")).fingerprint == fingerprint
     for change in (
+        {"decoding": "reduced"},
         {"image_size": 96},
         {"weights": "none"},
         {"precision": "bf16"},
         {"dtype": "float32"},
         {"cut": "blocks.5"},
     ):
-        assert prepare(replace(small, **change)).cache.spec.fingerprint != fingerprint
+        assert prepare(replace(small, **change)).fingerprint != fingerprint
 
 
 def test_half_precision_trunk_stays_close(photographs, small):
@@ -153,6 +156,129 @@ def test_half_precision_trunk_stays_close(photographs, small):
     a, b = (torch.from_numpy(read_features(extractor, manifest)).float() for extractor in (exact, half))
     assert not torch.equal(a, b)
     assert torch.cosine_similarity(a, b).min() > 0.9
+
+
+def test_several_cuts_take_one_pass_and_are_cached_each_for_itself(photographs, small):
+    manifest = load_manifest(Data(str(photographs)))
+    several = prepare(replace(small, cut="blocks.4,auto,blocks.2", dtype="float32"))
+    seen = count_forwards(several)
+    report = extract(several, manifest)
+    assert sum(seen) == 80  # 72 images, and 8 that fill the last batch
+    assert report.row_shapes == [(112,), (1280,), (40,)]
+    joined = read_features(several, manifest)
+    assert joined.shape == (72, 112 + 1280 + 40)
+    start = 0
+    for name, width in (("blocks.4", 112), ("auto", 1280), ("blocks.2", 40)):
+        alone = prepare(replace(small, cut=name, dtype="float32"))
+        assert extract(alone, manifest).hits == 72
+        assert np.array_equal(read_features(alone, manifest), joined[:, start : start + width])
+        computed_alone = prepare(replace(small, cut=name, dtype="float32", cache=small.cache / "alone"))
+        extract(computed_alone, manifest)
+        assert np.allclose(read_features(computed_alone, manifest), read_features(alone, manifest), atol=1e-5)
+        start += width
+
+
+def test_of_several_cuts_only_what_is_missing_is_stored(photographs, small):
+    manifest = load_manifest(Data(str(photographs)))
+    extract(prepare(small), manifest.select(range(40)))
+    both = prepare(replace(small, cut="auto,blocks.4"))
+    report = extract(both, manifest)
+    assert (report.extracted, report.hits) == (72, 0)
+    assert [sum(shard.rows for shard in tap.cache.shards) for tap in both.taps] == [72, 72]
+    assert extract(both, manifest).hits == 72
+
+
+def test_maps_of_several_cuts_cannot_be_joined_and_a_cut_named_twice_is_refused(small):
+    extractor = prepare(replace(small, cut="blocks.4,blocks.2", pool="none"))
+    with pytest.raises(UsageError, match="--pool"):
+        _ = extractor.row_shape
+    with pytest.raises(UsageError, match="one cut only"):
+        _ = extractor.cut
+    with pytest.raises(UsageError, match="twice"):
+        prepare(replace(small, cut="blocks.4,blocks.4"))
+    with pytest.raises(UsageError, match="between two commas"):
+        replace(small, cut="blocks.4,,auto")
+
+
+def test_views_are_rendered_from_one_decoded_image_and_always_the_same(photographs, small, tmp_path, monkeypatch):
+    manifest = load_manifest(Data(str(photographs)))
+    decoded = []
+
+    def counting(location, shorter_side=None):
+        decoded.append(location)
+        return read_image(location, shorter_side)
+
+    monkeypatch.setattr("stages.data.streaming.read_image", counting)
+    extractor = prepare(replace(small, views=3, augment="medium", dtype="float32"))
+    report = extract(extractor, manifest)
+    assert (report.extracted, report.views, len(decoded)) == (72, 3, 72)
+    views = [read_features(extractor, manifest, view) for view in range(3)]
+    assert not np.allclose(views[1], views[2], atol=1e-2)
+
+    # more of them later cost what is new, and come out as they would in any other order and batch
+    more = prepare(replace(small, views=4, augment="medium", dtype="float32"))
+    seen = count_forwards(more)
+    assert extract(more, manifest).extracted == 72
+    assert sum(seen) == 80
+    elsewhere = prepare(replace(more.options, cache=tmp_path / "elsewhere", batch_size=16, workers=3))
+    extract(elsewhere, manifest.select(range(71, -1, -1)))
+    for view in range(4):
+        assert np.array_equal(read_features(more, manifest, view), read_features(elsewhere, manifest, view))
+
+    # the evaluation view is that of every other run
+    clean = prepare(replace(small, dtype="float32"))
+    assert extract(clean, manifest).hits == 72
+    assert np.array_equal(read_features(clean, manifest), views[0])
+
+
+def test_a_view_is_what_the_network_computes_of_the_augmented_image(photographs, small):
+    manifest = load_manifest(Data(str(photographs))).select(range(4))
+    extractor = prepare(replace(small, views=3, augment="strong", dtype="float32"))
+    extract(extractor, manifest)
+    request = extractor.request(manifest.locations[2], manifest.keys[2], views=(2,))
+    rendered = request.render(read_image(request.location))
+    expected = extractor.features(rendered)[0].numpy()
+    assert np.allclose(read_features(extractor, manifest, view=2)[2], expected, atol=1e-4)
+
+
+def test_other_augmentation_gives_other_views_and_none_gives_none(photographs, small):
+    light, strong = (prepare(replace(small, views=2, augment=augment)) for augment in ("light", "strong"))
+    assert light.taps[0].view_cache.path != strong.taps[0].view_cache.path
+    with pytest.raises(UsageError, match="--views needs an augmentation"):
+        replace(small, views=2, augment="none")
+
+
+def test_images_larger_than_needed_may_be_decoded_at_reduced_scale(small, tmp_path):
+    folder = tmp_path / "large"
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        for index in range(4):
+            photograph((200, 80 * (name == "b"), 40), index, side=700).save(folder / name / f"{index}.jpg", quality=92)
+    manifest = load_manifest(Data(str(folder)))
+    full, reduced = (prepare(replace(small, decoding=decoding)) for decoding in ("full", "reduced"))
+    rows = []
+    for extractor in (full, reduced):
+        extract(extractor, manifest)
+        rows.append(torch.from_numpy(read_features(extractor, manifest)).float())
+    assert not torch.equal(*rows)
+    assert torch.cosine_similarity(*rows).min() > 0.95
+
+
+def test_what_was_busy_is_told(photographs, small):
+    report = extract(prepare(small), load_manifest(Data(str(photographs))))
+    assert set(report.shares) == {"decode", "forward", "write"}
+    assert all(0 < share < 1.2 for share in report.shares.values())
+
+
+def test_a_batch_that_does_not_fit_says_which_option_helps(small, monkeypatch):
+    extractor = prepare(small)
+
+    def too_large(inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(extractor.trunk, "forward", too_large)
+    with pytest.raises(CutpointError, match="--batch-size 8"):
+        extractor.features(torch.zeros((16, 3, 64, 64), dtype=torch.uint8))
 
 
 def test_an_unknown_device_is_refused(small):

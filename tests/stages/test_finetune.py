@@ -15,7 +15,8 @@ import torch
 import stages.finetune
 from cache.errors import UsageError
 from stages.data import load_manifest
-from stages.extract import extract, prepare, read_features
+from stages.extract import extract
+from stages.extractor import prepare, read_features
 from stages.finetune import finetune, image_probabilities, join
 from stages.head import Rows, head_probabilities, train_head
 from stages.options import Data, Features, Finetune, Head
@@ -97,7 +98,8 @@ def test_the_kept_epoch_is_what_the_network_answers_with(linear_probe):
 
 def test_the_same_seed_trains_the_same_network_whatever_loads_the_images(linear_probe):
     extractor, manifest, _, head = linear_probe
-    options = replace(QUICK, epochs=1, augment="medium")
+    extractor = replace(extractor, options=replace(extractor.options, augment="medium"))
+    options = replace(QUICK, epochs=1)
     losses = [
         [epoch.val_loss for epoch in finetune(extractor, head, changed, manifest, seed).fit.history]
         for changed, seed in (

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cache.errors import DataError
-from stages.data import UnreadableImageError, decode, read_image
+from stages.data import Preprocessing, UnreadableImageError, decode, decoder_name, read_image
 from stages.data.decoding import PIXEL_LIMIT
-from tests.stages.data.pictures import encoded, photograph, pixels
+from tests.stages.data.pictures import encoded, photograph, pixels, png_chunk
 
 # how a camera held differently stores what is seen upright: orientation tag -> what undoes it
 STORED = {
@@ -141,13 +141,11 @@ RAMP = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
 def png_of_16_bit_colour(values: np.ndarray) -> bytes:
     """A 16-bit RGB PNG, which Pillow cannot write. `values` is uint16 [H, W, 3]."""
 
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
     height, width, _ = values.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    chunks = {b"IHDR": header, b"IDAT": zlib.compress(rows), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(name, body) for name, body in chunks.items())
 
 
 @pytest.mark.parametrize(
@@ -191,15 +189,120 @@ def test_an_animation_is_its_first_frame(kind, options):
     assert decode(data)[:, 4, 4].tolist() == pytest.approx([255, 0, 0], abs=2)
 
 
+ODD_EXIF = {
+    "no header": b"no TIFF header at all",
+    "header cut off": b"II*\0",
+    "entries cut off": b"II*\0\x08\0\0\0\x05\0\x12\x01",
+    "points outside": b"II*\0\xff\xff\0\0",
+    "no such orientation": b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x09\0\0\0\0\0\0\0",
+}
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("exif", ODD_EXIF.values(), ids=ODD_EXIF)
+@pytest.mark.parametrize(("kind", "shorter_side"), [("JPEG", None), ("JPEG", 10), ("PNG", None), ("WEBP", None)])
+def test_an_image_with_damaged_exif_is_shown_as_it_is_stored(kind, shorter_side, exif):
+    with_exif = encoded(photograph(), kind, exif=(b"" if kind == "PNG" else b"Exif\0\0") + exif)
+    assert torch.equal(decode(with_exif, shorter_side), decode(encoded(photograph(), kind), shorter_side))
+
+
+@pytest.mark.filterwarnings("ignore:Tag data larger than file")
+@pytest.mark.parametrize(("kind", "shorter_side"), [("JPEG", None), ("JPEG", 10), ("PNG", None), ("WEBP", None)])
+def test_orientation_counts_where_other_exif_is_damaged(kind, shorter_side):
+    orientation_6 = b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
+    maker_beyond_the_end = b"\x0f\x01\x02\0\xff\0\0\0\xff\xff\0\0"
+    exif = b"II*\0\x08\0\0\0\x02\0" + maker_beyond_the_end + orientation_6 + b"\0\0\0\0"
+    data = encoded(photograph(), kind, exif=(b"" if kind == "PNG" else b"Exif\0\0") + exif)
+    height, width = decode(data, shorter_side).shape[1:]
+    assert height > width
+
+
+LARGE = photograph(800, 600)
+
+
+@pytest.mark.parametrize(
+    ("shorter_side", "size"),
+    [
+        (151, (800, 600)),  # half of it would leave 300 pixels, less than twice 151
+        (150, (400, 300)),
+        (76, (400, 300)),
+        (75, (200, 150)),
+        (37, (100, 75)),
+        (5, (100, 75)),  # JPEG has nothing below an eighth
+    ],
+)
+@pytest.mark.parametrize("standing", [False, True])
+def test_reduced_scale_leaves_at_least_twice_the_shorter_side(shorter_side, size, standing):
+    data = encoded(LARGE.transpose(Image.Transpose.ROTATE_90) if standing else LARGE, "JPEG")
+    width, height = reversed(size) if standing else size
+    assert decode(data, shorter_side).shape == (3, height, width)
+
+
+def test_reduced_scale_rounds_odd_sides_up():
+    assert decode(encoded(photograph(801, 603), "JPEG"), 75).shape == (3, 151, 201)
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize(
+    ("mode", "kind", "options"),
+    [
+        ("RGB", "JPEG", {}),
+        ("RGB", "JPEG", {"progressive": True}),
+        ("L", "JPEG", {}),
+        ("CMYK", "JPEG", {}),
+        ("RGB", "MPO", {"save_all": True, "append_images": [photograph(seed=1)]}),
+    ],
+)
+def test_photographs_at_reduced_scale_stand_upright_and_look_the_same(mode, kind, options, orientation):
+    stored, exif = rotated(LARGE.convert(mode), orientation)
+    data = encoded(stored, kind, exif=exif, quality=90, **options)
+    reduced = decode(data, 75)
+    assert reduced.dtype == torch.uint8
+    assert reduced.shape == (3, 150, 200)
+    render = Preprocessing(64, 75).render
+    difference = (render(reduced).int() - render(decode(data)).int()).abs()
+    assert difference.float().mean() < 1
+
+
+def test_orientation_in_xmp_turns_neither_the_full_nor_the_reduced_image():
+    data = encoded(LARGE, "JPEG", xmp=b'<rdf:Description tiff:Orientation="6"/>')
+    assert decode(data).shape == (3, 600, 800)
+    assert decode(data, 75).shape == (3, 150, 200)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000"])
+def test_what_is_no_jpeg_is_decoded_in_full(kind):
+    data = encoded(photograph(160, 120), kind)
+    assert torch.equal(decode(data, 10), decode(data))
+
+
+def test_an_image_not_large_enough_to_be_reduced_has_the_pixels_of_full_decoding():
+    data = encoded(LARGE, "JPEG")
+    assert torch.equal(decode(data, 151), decode(data))
+
+
+def test_files_are_read_at_reduced_scale_and_arrays_as_they_are(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(encoded(LARGE, "JPEG"))
+    assert read_image(str(tmp_path / "a.jpg"), 75).shape == (3, 150, 200)
+    assert read_image(str(tmp_path / "a.jpg")).shape == (3, 600, 800)
+    assert read_image("digits:0", 2).shape == (3, 8, 8)
+
+
+def test_reduced_decoding_has_a_name_of_its_own_and_full_decoding_the_one_of_existing_caches():
+    assert decoder_name(reduced=False) == "torchvision+pillow/1"
+    assert decoder_name(reduced=True) != decoder_name(reduced=False)
+
+
 JPEG = encoded(photograph(), "JPEG")
 
 
+@pytest.mark.parametrize("shorter_side", [None, 10])
 @pytest.mark.parametrize("lost", [2, 10, 100, 300, 800])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 1}])
-def test_truncated_jpeg_is_an_error_and_not_half_an_image(lost, options):
+def test_truncated_jpeg_is_an_error_and_not_half_an_image(lost, options, shorter_side):
     data = encoded(photograph(), "JPEG", **options)
-    with pytest.raises(UnreadableImageError):
-        decode(data[:-lost])
+    with pytest.raises(UnreadableImageError, match=r"(?i)truncated"):
+        decode(data[:-lost], shorter_side)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "TIFF", "BMP"])
@@ -239,10 +342,11 @@ def jpeg_header(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.parametrize("shorter_side", [None, 256])
 @pytest.mark.parametrize("data", [png_header(50_000, 50_000), jpeg_header(50_000, 50_000)], ids=["png", "jpeg"])
-def test_a_bomb_is_refused_before_it_is_decoded(data):
+def test_a_bomb_is_refused_before_it_is_decoded(data, shorter_side):
     with pytest.raises(UnreadableImageError, match="pixels"):
-        decode(data)
+        decode(data, shorter_side)
 
 
 def test_the_pixel_limit_holds_where_pillows_own_is_switched_off(monkeypatch):
@@ -260,7 +364,7 @@ def test_damaged_bytes_give_an_image_or_a_reason(data):
     for position in data.draw(st.lists(st.integers(0, len(damaged) - 1), min_size=1, max_size=8)):
         damaged[position] = data.draw(st.integers(0, 255))
     try:
-        image = decode(bytes(damaged[: data.draw(st.integers(1, len(damaged)))]))
+        image = decode(bytes(damaged[: data.draw(st.integers(1, len(damaged)))]), data.draw(st.sampled_from([None, 4])))
     except UnreadableImageError:
         return
     assert image.dtype == torch.uint8

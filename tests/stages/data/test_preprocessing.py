@@ -1,15 +1,19 @@
+import io
 import json
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
 from torchvision import transforms as v1
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from cache.errors import UsageError
-from stages.data import Preprocessing, UnreadableImageError
-from tests.stages.data.pictures import photograph, pixels
+from stages.data import Preprocessing, UnreadableImageError, decode
+from stages.data.preprocessing import stack_pixels
+from tests.stages.data.pictures import encoded, photograph, pixels
 
 SIZES = [(500, 375), (375, 500), (256, 256), (300, 300), (61, 47), (8, 8), (1000, 90), (224, 700)]
 PIL_NAMES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
@@ -28,6 +32,24 @@ def test_evaluation_view_is_torchvisions_preset_to_within_rounding(size, image_s
     difference = np.abs(view.numpy() - expected)
     assert difference.max() <= (2 if interpolation == "bicubic" else 1)  # bicubic rounds after each of its two passes
     assert difference.mean() < 0.05
+
+
+@pytest.mark.parametrize("interpolation", PIL_NAMES)
+@pytest.mark.parametrize(
+    ("mode", "kind", "options"), [("RGB", "JPEG", {"quality": 90}), ("RGB", "PNG", {}), ("L", "PNG", {})]
+)
+def test_a_decoded_and_rendered_file_is_pillows_and_torchvisions_to_within_rounding(mode, kind, options, interpolation):
+    """On a real photograph, smaller than the target, of its size, and larger."""
+    palace = Image.fromarray(load_sample_image("china.jpg"))
+    preset = v1.Compose([v1.Resize(256, PIL_NAMES[interpolation]), v1.CenterCrop(224)])
+    for size in [(160, 120), (341, 256), (256, 256), (257, 300), (375, 500), (640, 427), (1500, 1000)]:
+        data = encoded(palace.resize(size).convert(mode), kind, **options)
+        with Image.open(io.BytesIO(data)) as opened:
+            expected = pixels(preset(opened.convert("RGB"))).astype(int)
+        difference = np.abs(Preprocessing(224, 256, interpolation).render(decode(data)).numpy() - expected)
+        assert (difference > 0).mean() < 0.01, size
+        assert (difference > 1).mean() < (1e-4 if interpolation == "bicubic" else 1e-9), size
+        assert difference.max() <= 2, size
 
 
 def test_normalised_view_is_what_the_published_weights_were_evaluated_on():
@@ -55,13 +77,33 @@ def test_images_smaller_than_the_crop_are_padded_with_black_like_torchvision():
     assert view[:, 0].sum() == 0
 
 
-def test_normalisation_is_torchvisions_and_leaves_its_input_alone():
-    images = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(2, 3, 5, 5), (1, 3, 32, 32), (3, 3, 1, 1), (0, 3, 8, 8)])
+@pytest.mark.parametrize(
+    "preprocessing", [Preprocessing(8, 8), Preprocessing(8, 8, mean=(0.1, 0.5, 0.3), std=(0.4, 0.5, 1.0))]
+)
+def test_normalisation_is_exact_for_every_value_and_leaves_its_input_alone(preprocessing, size, layout):
+    images = torch.randint(0, 256, size, dtype=torch.uint8).contiguous(memory_format=layout)
     before = images.clone()
-    preprocessing = Preprocessing(5, 5, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-    expected = v1.Normalize(preprocessing.mean, preprocessing.std)(images.float() / 255)
-    torch.testing.assert_close(preprocessing.normalise(images), expected)
+    mean, std = (
+        torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
+    )
+    normalised = preprocessing.normalise(images)
+    assert normalised.dtype == torch.float32
+    torch.testing.assert_close(normalised.double(), (images.double() / 255 - mean) / std, rtol=0, atol=1e-6)
+    assert normalised.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize(("size", "resize"), [((60, 40), 36), ((32, 32), 32), ((40, 30), 24)])
+def test_views_keep_the_channels_of_a_pixel_together_up_to_the_batch(size, resize):
+    """The layout in which every step to the network is quick."""
+    images = [decode(encoded(photograph(*size, seed), kind)) for seed, kind in enumerate(["JPEG", "PNG"])]
+    views = [Preprocessing(32, resize).render(image) for image in images]
+    assert [view.stride() for view in views] == [(1, 96, 3)] * 2
+    batch = stack_pixels(views)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(batch, torch.stack(views))
 
 
 def test_another_size_keeps_the_ratio_of_crop_to_resize():

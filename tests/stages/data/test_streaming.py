@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 
-from cache.errors import UsageError
-from stages.data import Preprocessing, read_image, stream
+from stages.data import Preprocessing, Request, read_image
+from stages.data import stream as stream_requests
 from tests.interrupts import heed_interrupts
 from tests.stages.data.pictures import write_images
 
@@ -19,6 +19,10 @@ RENDER = Preprocessing(8, 8).render
 @pytest.fixture
 def locations(tmp_path):
     return [str(path) for path in write_images(tmp_path, {"a": 23})]
+
+
+def stream(locations, render, batch_size, workers):
+    return stream_requests((Request(location, render) for location in locations), batch_size, workers)
 
 
 def decoding_threads() -> list[str]:
@@ -49,7 +53,8 @@ def test_an_unreadable_image_is_carried_in_its_batch(locations, tmp_path):
         (2, "not an image of a known format"),
         (7, "no such file"),
     ]
-    assert [len(batch.images) for batch in batches] == [4, 4, 5, 5, 5]
+    assert [len(batch.images) for batch in batches] == [5, 5, 5, 5, 3]
+    assert [batch.finished for batch in batches] == [6, 12, 17, 22, 25]
 
 
 def test_a_batch_of_unreadable_images_is_empty_and_ends_nothing(locations, tmp_path):
@@ -60,10 +65,39 @@ def test_a_batch_of_unreadable_images_is_empty_and_ends_nothing(locations, tmp_p
     assert sum(len(batch.indices) for batch in batches) == 23
 
 
-@pytest.mark.parametrize(("batch_size", "workers"), [(0, 1), (1, 0), (-1, 1)])
-def test_sizes_that_cannot_be_right_are_refused(locations, batch_size, workers):
-    with pytest.raises(UsageError, match="at least 1"):
-        next(stream(locations, RENDER, batch_size, workers))
+def test_several_renderings_of_an_image_are_decoded_once_and_may_stand_in_two_batches(locations, monkeypatch):
+    decoded = []
+
+    def both(image):
+        decoded.append(image)
+        return torch.stack([RENDER(image), 255 - RENDER(image), RENDER(image.flip(2))])
+
+    requests = (Request(location, both) for location in locations)
+    batches = list(stream_requests(requests, 4, 2, renderings=3))
+    assert len(decoded) == 23
+    assert [index for batch in batches for index in batch.indices] == [i for i in range(23) for _ in range(3)]
+    assert [len(batch.images) for batch in batches] == [4] * 17 + [1]
+    # an image is finished when its last rendering was handed out, not before
+    assert [batch.finished for batch in batches[:4]] == [1, 2, 4, 5]
+    assert batches[-1].finished == 23
+    images = torch.cat([batch.images for batch in batches])
+    assert torch.equal(images[1::3], 255 - images[0::3])
+
+
+def test_requests_are_asked_for_no_sooner_than_needed(locations):
+    asked = 0
+
+    def requests():
+        nonlocal asked
+        for location in locations * 4:
+            asked += 1
+            yield Request(location, RENDER)
+
+    taken = 0
+    for batch in stream_requests(requests(), 4, 2):
+        taken += len(batch.indices)
+        assert asked <= taken + 3 * 4
+    assert asked == 92
 
 
 def test_nothing_to_read_is_no_batch():
@@ -81,11 +115,11 @@ def test_never_more_than_the_lookahead_is_decoded_ahead(locations):
         return RENDER(image)
 
     taken = 0
-    for batch in stream(locations * 4, counting, 4, 4, lookahead=2):
+    for batch in stream(locations * 4, counting, 4, 4):
         taken += len(batch.indices)
         time.sleep(0.01)  # the threads could run away now
         with lock:
-            assert rendered <= taken + 2 * 4
+            assert rendered <= taken + 3 * 4
     assert rendered == 92
 
 
@@ -140,13 +174,13 @@ def test_ctrl_c_ends_a_process_that_is_streaming(locations, tmp_path):
     script = textwrap.dedent(
         f"""
         import sys, time
-        from stages.data import stream
+        from stages.data import Request, stream
 
         def slow(image):
             time.sleep(0.05)
             return image
 
-        for batch in stream({locations!r} * 1000, slow, 4, 3):
+        for batch in stream((Request(location, slow) for location in {locations!r} * 1000), 4, 3):
             print("streaming", flush=True)
         """
     )

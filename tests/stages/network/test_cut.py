@@ -431,3 +431,27 @@ def test_sizes_and_parameter_tables_do_not_cross_a_cut():
     cut = found.resolve("stem")
     assert torch.equal(found.section(cut, None)(found.section(None, cut)(x)), module(x))
     assert "table" in found.section(cut, None).state_dict()
+
+
+class Residual(nn.Module):
+    """Keeps a map for later, changes others where they are, looks at one in another shape, and hides four layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+        self.hidden = torchvision.ops.MLP(4, [32, 32, 32, 4])
+
+    def forward(self, x):
+        kept = self.stem(x).relu_()
+        x = self.body(kept).relu_() + kept
+        return self.hidden(x.flatten(2).transpose(1, 2)).mean(1)
+
+
+def test_peak_of_activations_is_what_is_alive_at_once():
+    found = CutGraph(Residual().eval(), 8)
+    image, block = 3 * 8 * 8 * 4, 4 * 8 * 8 * 4
+    assert found.peak_activation_bytes(found.resolve("relu_")) == image + block
+    assert found.peak_activation_bytes(found.resolve("add")) == 3 * block
+    assert found.peak_activation_bytes(found.resolve("transpose")) == 3 * block
+    # The hidden layers are one step of the graph; while they run, two of their outputs of 32 channels are there.
+    assert found.peak_activation_bytes(found.cuts[-1]) == block + 2 * 8 * block

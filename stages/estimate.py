@@ -1,0 +1,122 @@
+"""What an extraction will take, measured on some of its images before anything is paid."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from cache.errors import DataError
+from stages.data import Manifest, stream
+from stages.extract import computed, forward, forward_threads
+from stages.extractor import Extractor
+from stages.sharing import what_is_lacking
+
+_BATCHES = 6
+"""How many batches are timed, per thread that computes; one more comes before, for the libraries to get ready."""
+
+
+@dataclass(frozen=True)
+class TapEstimate:
+    """What one cut will add to its caches.
+
+    Attributes
+    ----------
+    cut : str
+    shape : tuple of int
+        Of one row.
+    rows, size : int
+        Rows that are missing, of all views, and the bytes they take uncompressed.
+    """
+
+    cut: str
+    shape: tuple[int, ...]
+    rows: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an extraction will take.
+
+    Attributes
+    ----------
+    images : int
+        Images that lack something.
+    renderings : int
+        Passes through the trunk they need.
+    per_second : float
+        Renderings per second, decoding and all, without writing.
+    decode_per_second, forward_per_second : float
+        What each could do if the others took no time: renderings decoded by all decoding threads, and computed.
+    batch_size : int
+    taps : list of TapEstimate
+    """
+
+    images: int
+    renderings: int
+    per_second: float
+    decode_per_second: float
+    forward_per_second: float
+    batch_size: int
+    taps: list[TapEstimate]
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the whole extraction."""
+        return self.renderings / self.per_second if self.renderings else 0.0
+
+
+def estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
+    """Run some of the images that are missing, spread over the manifest, and write nothing.
+
+    Where nothing is missing, some of all images are run, so that the rates are told in any case.
+
+    Raises
+    ------
+    DataError
+        If not one of the chosen images can be read.
+    """
+    keys = list(dict.fromkeys(manifest.keys))
+    lacking = what_is_lacking(extractor, keys)
+    location_of = dict(zip(manifest.keys, manifest.locations, strict=True))
+    views = range(extractor.options.views)
+    threads = forward_threads(extractor.device)
+    wanted = (1 + _BATCHES) * threads * extractor.batch_size // len(views)
+    chosen = _spread(list(lacking) or keys, max(wanted, 1))
+    requests = (extractor.request(location_of[key], key, views) for key in chosen)
+    batches = stream(requests, extractor.batch_size, extractor.decoding_threads, len(views))
+    renderings, decode, busy = 0, 0.0, 0.0
+    started = ready = time.perf_counter()
+    with forward(extractor) as start:
+        for number, (batch, done) in enumerate(computed(batches, start, ahead=threads)):
+            ready = time.perf_counter()
+            if number < threads and len(chosen) > threads * extractor.batch_size:
+                started = ready
+                continue
+            renderings += len(batch.indices)
+            decode += batch.decode_seconds
+            busy += done.seconds
+    if not renderings:
+        raise DataError(f"none of {len(chosen)} images chosen for the estimate could be read")
+    per_value = extractor.taps[0].cache.dtype.itemsize
+    taps = []
+    for number, tap in enumerate(extractor.taps):
+        rows = sum((number, view) in lack.rows for lack in lacking.values() for view in views)
+        taps.append(TapEstimate(tap.cut.name, tap.shape, rows, rows * prod(tap.shape) * per_value))
+    return Estimate(
+        images=len(lacking),
+        renderings=sum(len(lack.views) for lack in lacking.values()),
+        per_second=renderings / (ready - started),
+        decode_per_second=extractor.decoding_threads * renderings / max(decode, 1e-9),
+        forward_per_second=threads * renderings / max(busy, 1e-9),
+        batch_size=extractor.batch_size,
+        taps=taps,
+    )
+
+
+def _spread(keys: Sequence[str], count: int) -> list[str]:
+    """Return so many of the keys, from all over the list."""
+    step = max(len(keys) // count, 1)
+    return list(keys[::step][:count])

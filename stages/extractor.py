@@ -1,0 +1,290 @@
+"""From an image to its cached feature: backbone, cuts, trunk and the caches of their rows, made from the options.
+
+How the images of a manifest get into the caches is told in ``extract``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cache import FeatureCache, Spec, key_of_bytes
+from cache.errors import CacheError, CutpointError, UsageError
+from stages.data import Augmentation, Manifest, Request, augmentation, decoder_name, stack_pixels
+from stages.machine import keep_freed_memory, resolve_device
+from stages.network.backbones import Backbone, load_backbone
+from stages.network.cut import Cut, CutGraph
+from stages.network.inference import InferenceTrunk, best_precision, images_per_batch
+from stages.network.pooling import Pool
+from stages.options import Features
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One cut whose output is cached, and where.
+
+    Attributes
+    ----------
+    cut : Cut
+    shape : tuple of int
+        Of one row, after pooling.
+    cache : FeatureCache
+        The evaluation view, view 0, of every image.
+    view_cache : FeatureCache
+        The augmented views, from 1 on. A cache of its own, so that the evaluation views serve every augmentation.
+    """
+
+    cut: Cut
+    shape: tuple[int, ...]
+    cache: FeatureCache
+    view_cache: FeatureCache
+
+    def store(self, view: int) -> FeatureCache:
+        """Return the cache that a view's rows belong to."""
+        return self.view_cache if view else self.cache
+
+    def missing(self, keys: Sequence[str], views: int) -> dict[int, list[str]]:
+        """Return, for each of so many views, the keys that have no row and can have one."""
+        return {view: self.store(view).missing(keys, view) for view in range(views)}
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """What turns an image into cached features: the trunk up to the deepest cut, with pooling, and the caches.
+
+    Attributes
+    ----------
+    backbone : Backbone
+    graph : CutGraph
+    taps : tuple of Tap
+        In the order asked for.
+    trunk : InferenceTrunk
+        Normalised images [b, 3, S, S] -> the pooled output of each tap, float32 [b, *shape].
+    batch_size : int
+        Images per forward pass.
+    device : torch.device
+    options : Features
+    """
+
+    backbone: Backbone
+    graph: CutGraph
+    taps: tuple[Tap, ...]
+    trunk: InferenceTrunk
+    batch_size: int
+    device: torch.device
+    options: Features
+
+    @property
+    def cut(self) -> Cut:
+        """The cut, where there is one.
+
+        Raises
+        ------
+        UsageError
+            If there are several.
+        """
+        if len(self.taps) > 1:
+            raise UsageError(f"--cut {self.options.cut}: this works on one cut only; name one of them")
+        return self.taps[0].cut
+
+    @property
+    def cut_names(self) -> str:
+        """The cuts' full names, separated by commas."""
+        return ",".join(tap.cut.name for tap in self.taps)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of what a head sees of one image: the rows of all cuts, joined.
+
+        Raises
+        ------
+        UsageError
+            If there are several cuts and not all rows are vectors.
+        """
+        if len(self.taps) == 1:
+            return self.taps[0].shape
+        if any(len(tap.shape) > 1 for tap in self.taps):
+            raise UsageError("only vectors of several cuts can be joined for a head: choose a --pool, or name one cut")
+        return (sum(tap.shape[0] for tap in self.taps),)
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the cache, or of all caches together."""
+        fingerprints = [tap.cache.spec.fingerprint for tap in self.taps]
+        return fingerprints[0] if len(fingerprints) == 1 else key_of_bytes("".join(fingerprints).encode())
+
+    @cached_property
+    def augmentation(self) -> Augmentation:
+        """What renders the views from 1 on."""
+        return augmentation(self.options.augment, self.backbone.preprocessing)
+
+    @property
+    def decoding_threads(self) -> int:
+        """Threads that decode ahead: as asked, or one per core up to eight."""
+        return self.options.workers or min(os.cpu_count() or 1, 8)
+
+    @property
+    def caches(self) -> list[FeatureCache]:
+        """Every cache that the options ask for."""
+        return [tap.store(view) for tap in self.taps for view in range(min(self.options.views, 2))]
+
+    @property
+    def notes(self) -> list[str]:
+        """What was found wrong in the caches, and what was done about it."""
+        return [note for cache in self.caches for note in cache.notes]
+
+    def request(self, location: str, key: str, views: Sequence[int] = (0,)) -> Request:
+        """Return the request for renderings of one image: [len(views), 3, S, S] of one decoded image.
+
+        View 0 is the evaluation view. The others depend on key and number alone, so they are the same on any machine,
+        in any order, and however many there are.
+        """
+
+        def render(image: Tensor) -> Tensor:
+            return stack_pixels([self._view(image, key, view) for view in views])
+
+        return Request(location, render, self._shorter_side)
+
+    def evaluation_requests(self, locations: Iterable[str]) -> Iterable[Request]:
+        """Return requests for the evaluation view, [3, S, S], of images."""
+        render = self.backbone.preprocessing.render
+        return (Request(location, render, self._shorter_side) for location in locations)
+
+    def rows(self, images: Tensor) -> list[Tensor]:
+        """Return the rows of each tap, float32 [b, *shape], of a batch of rendered images, uint8 [b, 3, S, S].
+
+        What goes through the trunk is always of the same size: a smaller batch is filled up with black. So a row
+        depends on its own image alone, bit for bit, and not on how many are left of a run that was stopped.
+
+        Raises
+        ------
+        ValueError
+            If there are more than `batch_size` images.
+        """
+        if len(images) > self.batch_size:
+            raise ValueError(f"{len(images)} images are more than a batch of {self.batch_size}")
+        missing = self.batch_size - len(images)
+        filled = torch.cat([images, images.new_zeros((missing, *images.shape[1:]))]) if missing else images
+        return [rows[: len(images)] for rows in self._through_trunk(filled)]
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return what a head sees, float32 [b, *row_shape], of rendered images, uint8 [b, 3, S, S]."""
+        rows = self._through_trunk(images)
+        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+
+    def seconds(self, keys: Sequence[str], views: int = 1) -> float:
+        """Return what extracting these images cost when it was done; several cuts take one pass."""
+        return max(sum(tap.store(view).seconds(keys, view) for view in range(views)) for tap in self.taps)
+
+    def rejected(self) -> dict[str, str]:
+        """Return the keys of images that could not be read, with the reasons."""
+        return {key: reason for cache in self.caches for key, reason in cache.rejected().items()}
+
+    @torch.inference_mode()
+    def _through_trunk(self, images: Tensor) -> list[Tensor]:
+        try:
+            return list(self.trunk(self.backbone.preprocessing.normalise(images.to(self.device, non_blocking=True))))
+        except torch.OutOfMemoryError as error:
+            raise CutpointError(
+                f"{self.device} has not enough memory for {len(images)} images at a time; "
+                f"use --batch-size {max(len(images) // 2, 1)}"
+            ) from error
+
+    @property
+    def _shorter_side(self) -> int | None:
+        return self.backbone.preprocessing.resize if self.options.decoding == "reduced" else None
+
+    def _view(self, image: Tensor, key: str, view: int) -> Tensor:
+        if view == 0:
+            return self.backbone.preprocessing.render(image)
+        return self.augmentation(image, int(key_of_bytes(f"view {view} of {key}".encode())[:8], 16))
+
+
+def prepare(options: Features) -> Extractor:
+    """Load the backbone, cut it, and name the caches its features belong to. No image is touched.
+
+    Raises
+    ------
+    UsageError
+        If the backbone, a cut, the pooling or the device does not exist, or a cut is named twice.
+    """
+    keep_freed_memory()
+    device = resolve_device(options.device)
+    backbone = load_backbone(options.backbone, options.weights, options.image_size)
+    graph = CutGraph(backbone.module, backbone.preprocessing.image_size)
+    cuts = [graph.resolve(name.strip()) for name in options.cut.split(",")]
+    if len({cut.name for cut in cuts}) < len(cuts):
+        raise UsageError(f"--cut {options.cut} names {', '.join(cut.name for cut in cuts)}: one of them twice")
+    pools = [Pool(options.pool, cut) for cut in cuts]
+    precision = best_precision(device) if options.precision == "auto" else options.precision
+    trunk = InferenceTrunk(graph, list(zip(cuts, pools, strict=True)), precision, device)
+    order = [cut.name for cut in graph.cuts]
+    deepest = max(cuts, key=lambda cut: order.index(cut.name))
+
+    def tap(cut: Cut, pool: Pool) -> Tap:
+        spec = Spec(
+            backbone=backbone.name,
+            weights=backbone.weights,
+            cut=cut.name,
+            pooling=pool.kind,
+            preprocessing=backbone.preprocessing.to_json(),
+            views=None,
+            precision=trunk.arithmetic,
+            dtype=options.dtype,
+            decoder=decoder_name(options.decoding == "reduced"),
+        )
+        policy = augmentation(options.augment, backbone.preprocessing)
+        views = {"augment": options.augment, "steps": policy.describe(), "version": 1}
+        of_views = Spec.from_json({**spec.to_json(), "views": views})
+        return Tap(cut, pool.shape, FeatureCache(options.cache, spec), FeatureCache(options.cache, of_views))
+
+    return Extractor(
+        backbone=backbone,
+        graph=graph,
+        taps=tuple(tap(cut, pool) for cut, pool in zip(cuts, pools, strict=True)),
+        trunk=trunk,
+        batch_size=options.batch_size or images_per_batch(graph, deepest, precision, device),
+        device=device,
+        options=options,
+    )
+
+
+def read_features(extractor: Extractor, manifest: Manifest, view: int = 0) -> NDArray[np.floating]:
+    """Return the cached features, [n, *row_shape] in the storage type, of the manifest's samples in its order.
+
+    Raises
+    ------
+    CacheError
+        If some are not in the cache; says how many, and the command that extracts them.
+    """
+    stores = [tap.store(view) for tap in extractor.taps]
+    for tap, store in zip(extractor.taps, stores, strict=True):
+        missing = store.missing(manifest.keys, view)
+        if missing:
+            first = manifest.locations[manifest.keys.index(missing[0])]
+            raise CacheError(
+                f"{len(missing)} of {len(manifest.keys)} images have no cached features for {extractor.backbone.name} "
+                f"at {tap.cut.name} in {extractor.options.cache} (first: {first}{f', view {view}' if view else ''}); "
+                "run `extract` with the same --data, --backbone, --cut, --pool, --cache and --views first"
+            )
+    if len(stores) == 1:
+        return np.asarray(stores[0].read(manifest.keys, view))
+    joined = np.empty((len(manifest.keys), *extractor.row_shape), dtype=stores[0].dtype)
+    start = 0
+    for tap, store in zip(extractor.taps, stores, strict=True):
+        joined[:, start : start + tap.shape[0]] = store.read(manifest.keys, view)
+        start += tap.shape[0]
+    return joined
+
+
+def readable_samples(extractor: Extractor, manifest: Manifest) -> Manifest:
+    """Return the manifest without the samples stage 1 found unreadable."""
+    rejected = extractor.rejected()
+    return manifest.select([index for index, key in enumerate(manifest.keys) if key not in rejected])

@@ -1,0 +1,37 @@
+"""One of the processes that torchrun starts in test_distributed: extracts, and may be killed in its first life."""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from stages.data import load_manifest
+from stages.distributed import joined
+from stages.extract import extract
+from stages.extractor import prepare
+from stages.options import Data, Features
+
+
+def main(folder: str, cache: str, killed_rank: str) -> None:
+    with joined() as rank:
+        extractor = prepare(Features(image_size=32, cache=Path(cache), batch_size=8, workers=1))
+        manifest = rank.share(lambda: load_manifest(Data(folder)))
+        if str(rank.index) == killed_rank and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            threading.Thread(target=kill_when_there_is_a_shard, args=(extractor,), daemon=True).start()
+        report = extract(extractor, manifest, rank, shard_seconds=0.1)
+        sys.stdout.write(
+            f"rank {rank.index} of {rank.count}: {report.extracted} + {report.elsewhere} + {report.hits}\n"
+        )
+        sys.stdout.flush()
+
+
+def kill_when_there_is_a_shard(extractor) -> None:
+    own = prepare(extractor.options).taps[0].cache
+    while not len(own):
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,122 @@
+"""Ranks that torchrun starts, with gloo, on this machine's processor."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.data import load_manifest
+from stages.distributed import ALONE, Rank, joined
+from stages.extract import extract
+from stages.extractor import prepare, read_features
+from stages.options import Data, Features
+from tests.photographs import make_folder
+
+IMAGES = 300
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("ranks") / "images", per_class=IMAGES // 3)
+
+
+@pytest.fixture(scope="module")
+def from_one_process(folder, tmp_path_factory):
+    extractor = prepare(Features(image_size=32, cache=tmp_path_factory.mktemp("one"), batch_size=8, workers=1))
+    manifest = load_manifest(Data(str(folder)))
+    extract(extractor, manifest)
+    return read_features(extractor, manifest)
+
+
+def torchrun(count, *arguments, restarts=0):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    return subprocess.run(
+        [*launcher, f"--max-restarts={restarts}", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+
+
+def check(folder, cache, expected):
+    extractor = prepare(Features(image_size=32, cache=cache, batch_size=8, workers=1))
+    assert np.array_equal(read_features(extractor, load_manifest(Data(str(folder)))), expected)
+    store = extractor.taps[0].cache
+    assert sum(shard.rows for shard in store.shards) == IMAGES
+    assert (store.path / "index.h5").exists()
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_ranks_split_the_work_and_the_result_is_that_of_one_process(folder, tmp_path, from_one_process, count):
+    ended = torchrun(count, "tests/stages/rank.py", folder, tmp_path, "none")
+    assert ended.returncode == 0, ended.stderr
+    done = [int(number) for number in re.findall(r"rank \d of \d: (\d+) ", ended.stdout)]
+    assert len(done) == count
+    assert sum(done) == IMAGES
+    assert min(done) > 0
+    check(folder, tmp_path, from_one_process)
+
+
+def test_a_killed_rank_is_restarted_and_only_what_is_missing_is_done(folder, tmp_path, from_one_process):
+    ended = torchrun(2, "tests/stages/rank.py", folder, tmp_path, "1", restarts=1)
+    assert ended.returncode == 0, ended.stderr
+    hits = re.findall(r"rank \d of 2: \d+ \+ \d+ \+ (\d+)", ended.stdout)
+    assert len(hits) == 2
+    assert int(hits[0]) > 0
+    check(folder, tmp_path, from_one_process)
+
+
+def test_a_killed_job_goes_on_with_another_number_of_ranks(folder, tmp_path, from_one_process):
+    assert torchrun(2, "tests/stages/rank.py", folder, tmp_path, "0").returncode != 0
+    ended = torchrun(3, "tests/stages/rank.py", folder, tmp_path, "none")
+    assert ended.returncode == 0, ended.stderr
+    check(folder, tmp_path, from_one_process)
+
+
+def test_the_command_runs_under_torchrun_and_says_everything_once(folder, tmp_path):
+    ended = torchrun(
+        2, "-m", "pipeline", "extract", "--data", folder, "--image-size", 32, "--cache", tmp_path / "cache"
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("300 samples") <= 1
+    assert len(re.findall(r"extracted \d+ images", ended.stdout)) == 1
+
+
+def test_other_commands_are_refused_under_torchrun(folder, tmp_path):
+    command = [sys.executable, "-m", "pipeline", "train", "--data", folder, "--out", tmp_path / "run"]
+    ended = subprocess.run(
+        [str(word) for word in command], env={**os.environ, "WORLD_SIZE": "2"}, cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 2
+    assert "only `extract` shares its work" in ended.stderr
+
+
+def test_alone_there_is_nobody_to_meet():
+    with joined() as rank:
+        assert rank == ALONE
+        assert rank.first
+        assert rank.share(lambda: 5) == 5
+        rank.wait()
+        assert rank.device("auto") == "auto"
+
+
+def test_gpus_are_dealt_out_among_the_ranks_of_a_machine(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert [Rank(index, 8, index % 4).device("auto") for index in range(5)] == [
+        "cuda:0",
+        "cuda:1",
+        "cuda:2",
+        "cuda:3",
+        "cuda:0",
+    ]
+    assert Rank(1, 8, 1).device("cpu") == "cpu"
+    assert Rank(1, 8, 1).device("cuda:3") == "cuda:3"
+    assert ALONE.device("auto") == "auto"
