@@ -1,23 +1,30 @@
-"""The reference of all options, made from the dataclasses: ``python -m pipeline.reference > docs/options.md``."""
+"""The reference of all options, made from what defines them: ``python -m pipeline.reference > docs/options.md``.
+
+The options of the stages are dataclasses; those of the ``cache`` sub-commands are the parameters of their functions.
+"""
 
 from __future__ import annotations
 
 import ast
 import inspect
 import itertools
+from collections.abc import Iterator
 from dataclasses import MISSING, fields
 
+from cyclopts import App
+
+from pipeline.commands.cache import app as cache_app
 from pipeline.configuration import OPTION_GROUPS
 from stages import options
 
 
 def reference() -> str:
-    """Return docs/options.md: one table per stage with flag, default and meaning."""
+    """Return docs/options.md: one table per stage and per `cache` sub-command with flag, default and meaning."""
     parts = [
         "# Options",
         "",
-        "Made from the dataclasses in `stages/options.py` by `python -m pipeline.reference > docs/options.md`.",
-        "Every option is a flag (`--image-size 300`), a line of the TOML file given with `--config`",
+        "Made by `python -m pipeline.reference > docs/options.md` from the dataclasses in `stages/options.py`.",
+        "Every option of a stage is a flag (`--image-size 300`), a line of the TOML file given with `--config`",
         "(`image_size = 300`), and a field of the class in Python (`Features(image_size=300)`).",
         "Flags win over the file.",
     ]
@@ -28,7 +35,21 @@ def reference() -> str:
         for one in fields(group):
             flag = f"`--{one.name.replace('_', '-')}`"
             parts.append(f"| {flag} | {_default(one.default)} | {meaning[one.name]} |")
-    return "\n".join(parts) + "\n"
+    return "\n".join([*parts, *_sub_commands(cache_app)]) + "\n"
+
+
+def _sub_commands(app: App) -> Iterator[str]:
+    """Yield the lines about the sub-commands of a command, in the order of its help."""
+    for name in sorted((name for name in app if not name.startswith("-")), key=lambda name: app[name].sort_key):
+        command = app[name]
+        summary = (inspect.getdoc(command.default_command) or "").split("\n\n")[0].replace("\n", " ")
+        yield from ("", f"## {app.name[0]} {name}", "", summary, "")
+        yield from ("| argument or flag | default | meaning |", "|---|---|---|")
+        for argument in command.assemble_argument_collection(parse_docstring=True):
+            default = MISSING if argument.required else argument.field_info.default
+            unset = default is inspect.Parameter.empty  # any number of arguments, none of them too
+            meaning = " ".join((argument.parameter.help or "").split())
+            yield f"| `{argument.name}` | {'' if unset else _default(default)} | {meaning} |"
 
 
 def _default(value: object) -> str:

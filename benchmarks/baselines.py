@@ -1,0 +1,144 @@
+"""What people do without cutpoint. Nothing is tuned here, and nothing is made worse than it is commonly written.
+
+Each function is run by `measurement.measure` in a process and a folder of its own. They take the network and its
+weights from cutpoint's own loader, in plain NCHW, so that features can be compared; the time for that is not counted.
+torch is imported before anything of `stages`, which would have set how OpenMP's threads wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from benchmarks.frozen_training import BATCH_SIZE, new_head, order, train
+from benchmarks.measurement import FEATURES, Measurement, measuring
+from stages.data import Preprocessing
+from stages.network.backbones import load_backbone
+from stages.network.classifier import output_layers
+
+Transform = Callable[[Any], Tensor]
+
+FEATURE_BATCH_SIZE = 32
+WORKERS = 2
+
+
+def tutorial_features(images: str, backbone: str, weights: str, device: str) -> Measurement:
+    """Extract features as tutorials do: eager, NCHW, float32, Pillow and v1 transforms, loader processes."""
+    loaded = load_backbone(backbone, weights)
+    return _loop(images, loaded.module, _evaluation(loaded.preprocessing), device)
+
+
+def torchvision_features(images: str, backbone: str, weights: str, device: str) -> Measurement:
+    """Extract features in a plain loop with the transforms that come with torchvision's weights."""
+    transform = torchvision.models.get_model_weights(backbone).DEFAULT.transforms()
+    return _loop(images, load_backbone(backbone, weights).module, transform, device)
+
+
+def timm_features(images: str, backbone: str, weights: str, device: str) -> Measurement:
+    """Extract features in a plain loop with the transform that timm makes for its network."""
+    network: Any = load_backbone(backbone, weights).module
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=network))
+    return _loop(images, network, transform, device)
+
+
+def visbench_features(images: str, backbone: str, weights: str, device: str) -> Measurement:
+    """Extract features with visbench: its FeatureCache, with a ResNet of torchvision as its CustomBackbone."""
+    from visbench.backbones.custom import CustomBackbone
+    from visbench.cache import FeatureCache
+    from visbench.data import ImageFolderDataset
+
+    loaded = load_backbone(backbone, weights)
+    below_pooling = nn.Sequential(*list(loaded.module.children())[:-2])
+    network = CustomBackbone(below_pooling, _evaluation(loaded.preprocessing), name=backbone, device=device)
+    with measuring(len(_samples(images))) as measurement:
+        dataset = ImageFolderDataset(Path(images))
+        found = FeatureCache(Path("visbench-cache")).extract_dataset(
+            network, dataset, batch_size=FEATURE_BATCH_SIZE, keep="pooled"
+        )
+    np.save(FEATURES, found["pooled"].numpy())
+    return measurement
+
+
+def tutorial_training(
+    images: str, backbone: str, weights: str, device: str, augmented: bool, epochs: int
+) -> Measurement:
+    """Train the head of a frozen network as the tutorial does: every image through the network in every epoch.
+
+    The tutorial leaves the network in training mode, in which the statistics of eight images at a time change the
+    BatchNorm layers of the frozen part. Here it is in evaluation mode, which is no slower, so that both sides train on
+    the same features.
+    """
+    loaded = load_backbone(backbone, weights)
+    network = loaded.module.to(device)
+    layer: Any = network.get_submodule(output_layers(network)[0])
+    evaluation = _evaluation(loaded.preprocessing)
+    with measuring(len(_samples(images + "/train")) * epochs) as measurement:
+        sets = {
+            "train": ImageFolder(images + "/train", _augmentation(loaded.preprocessing) if augmented else evaluation),
+            "val": ImageFolder(images + "/val", evaluation),
+        }
+        head = new_head(layer.in_features, len(sets["train"].classes)).to(device)
+        network.set_submodule(output_layers(network)[0], head)
+
+        def batches(split: str, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+            sampler = order(split, epoch, len(sets[split]))
+            for inputs, labels in DataLoader(sets[split], BATCH_SIZE, sampler=sampler, num_workers=WORKERS):
+                yield inputs.to(device), labels.to(device)
+
+        accuracy = train(network, head, batches, epochs)
+    measurement.details = {"validation accuracy": accuracy}
+    return measurement
+
+
+def _loop(images: str, module: nn.Module, transform: Transform, device: str) -> Measurement:
+    network = _without_output_layer(module).to(device)
+    with measuring(len(_samples(images))) as measurement:
+        loader = DataLoader(ImageFolder(images, transform), FEATURE_BATCH_SIZE, num_workers=WORKERS)
+        with torch.no_grad():
+            rows = [network(inputs.to(device)).cpu() for inputs, _ in loader]
+        np.save(FEATURES, torch.cat(rows).numpy())
+    return measurement
+
+
+def _without_output_layer(module: nn.Module) -> nn.Module:
+    """Return the network with its features as output; where pooling comes after the output layer, with pooling."""
+    name = output_layers(module)[0]
+    pooled_before = isinstance(module.get_submodule(name), nn.Linear)
+    module.set_submodule(name, nn.Identity() if pooled_before else nn.AdaptiveAvgPool2d(1))
+    return module
+
+
+def _evaluation(preprocessing: Preprocessing) -> Transform:
+    return transforms.Compose(
+        [
+            transforms.Resize(preprocessing.resize, preprocessing.interpolation_mode),
+            transforms.CenterCrop(preprocessing.image_size),
+            transforms.ToTensor(),
+            transforms.Normalize(preprocessing.mean, preprocessing.std),
+        ]
+    )
+
+
+def _augmentation(preprocessing: Preprocessing) -> Transform:
+    return transforms.Compose(
+        [
+            transforms.RandomResizedCrop(preprocessing.image_size),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(preprocessing.mean, preprocessing.std),
+        ]
+    )
+
+
+def _samples(images: str) -> list[tuple[str, int]]:
+    return ImageFolder(images).samples

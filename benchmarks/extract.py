@@ -1,0 +1,509 @@
+"""How fast stage 1 is, side by side with what people do without it.
+
+Run it on a machine that does nothing else::
+
+    python benchmarks/extract.py                                        # everything: takes hours on two cores
+    python benchmarks/extract.py --only networks --images elpv
+    python benchmarks/extract.py --quick                                # a few minutes, to see that it works
+
+It prints a table for each target. Every ratio compares numbers of one run: each side in a fresh process, one after the
+other, all of it several times; given are medians, and after a ratio its smallest and largest value. Times are from
+after the imports and the construction of the network until everything is on disk; those called "process" are of the
+whole process, as a person waits for it. The images are in the page cache of the system.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# The repository goes before this folder, whose cache.py is not the package cache.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.measurement import ROOT, Measurement, in_fresh_process, measure
+from pipeline.console import byte_count, say, table
+
+IMAGES = {"elpv": "ELPV 300x300 PNG", "small": "500x375 JPEG", "large": "1500x1000 JPEG"}
+PRECISIONS = ("fp32", "bf16")
+LITE0, RESNET18 = "efficientnet_lite0", "resnet18"
+
+SAME = 0.99999
+"""Least cosine between the float32 features of an image, ours and a baseline's."""
+
+Side = tuple[str, dict[str, Any]]
+"""A function of this package, such as ``ours.extract_features``, and its arguments."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured.
+
+    Attributes
+    ----------
+    repetitions : int
+    networks : tuple of str
+        Those of the first target.
+    images : dict of str to int
+        How many images go through a network: so many that the quickest side takes some seconds.
+    training : dict of str to int
+        Images of each split of the tutorial's training.
+    epochs, views : int
+        Of that training: its length, and the cached views of an image where it augments.
+    memory, growth : tuple of int
+        Numbers of images at which the peak memory, and the time per image, are compared.
+    download : bool
+        Whether to try to download pretrained weights.
+    """
+
+    repetitions: int
+    networks: Sequence[str]
+    images: Mapping[str, int]
+    training: Mapping[str, int]
+    epochs: int
+    views: int
+    memory: Sequence[int]
+    growth: Sequence[int]
+    download: bool
+
+
+_COUNTS = {
+    LITE0: 1024,
+    RESNET18: 512,
+    "resnet50": 256,
+    "mobilenet_v3_large": 1024,
+    "densenet121": 256,
+    "squeezenet1_1": 1024,
+    "googlenet": 512,
+}
+FULL = Scale(
+    repetitions=3,
+    networks=tuple(_COUNTS),
+    images=_COUNTS,
+    training={"train": 240, "val": 150},
+    epochs=15,
+    views=5,
+    memory=(500, 4000),
+    growth=(500, 2000, 8000),
+    download=True,
+)
+QUICK = Scale(
+    repetitions=1,
+    networks=("squeezenet1_1", RESNET18),
+    images=dict.fromkeys(_COUNTS, 16),
+    training={"train": 24, "val": 16},
+    epochs=2,
+    views=2,
+    memory=(16, 32),
+    growth=(16, 32),
+    download=False,
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is printed of a target: a title, an aligned table, and what has to be said about it."""
+
+    title: str
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    notes: Sequence[str] = ()
+    left: int = 1
+
+    def __str__(self) -> str:
+        body = [table(self.header, self.rows, self.left), ""] if self.rows else []
+        return "\n".join(["", self.title, "=" * len(self.title), *body, *self.notes])
+
+
+@dataclass
+class Bench:
+    """Where it is measured: images and weights, made when they are first asked for, and all that was measured.
+
+    Attributes
+    ----------
+    scale : Scale
+    kinds : tuple of str
+        Those of `IMAGES` that are measured with.
+    machine : dict of str to str
+    folder : Path
+        For all files; temporary.
+    device : str
+    weights : dict of str to str
+        Where the weights of each network come from, in words.
+    runs : list of dict
+        Every process: its side, arguments and measurement.
+    different : list of str
+        Comparisons in which the float32 features are not the same.
+    """
+
+    scale: Scale
+    kinds: Sequence[str]
+    machine: Mapping[str, str]
+    folder: Path
+    device: str = "cpu"
+    weights: dict[str, str] = field(default_factory=dict)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    different: list[str] = field(default_factory=list)
+
+    def images(self, kind: str, count: int) -> str:
+        """Return a folder of so many images of a kind."""
+        folder = self.folder / f"{kind}-{count}"
+        if not folder.exists():
+            in_fresh_process("photographs.make", self.folder, kind=kind, count=count, folder=str(folder))
+        return str(folder)
+
+    def network(self, backbone: str) -> dict[str, str]:
+        """Return the arguments that name a network with its weights, the same for every side."""
+        path = self.folder / f"{backbone}.safetensors"
+        if backbone not in self.weights:
+            images = self.images(self.kinds[0], self.scale.images[backbone])
+            self.weights[backbone] = in_fresh_process(
+                "weights.make",
+                self.folder,
+                backbone=backbone,
+                images=images,
+                path=str(path),
+                download=self.scale.download,
+            )
+        return {"backbone": backbone, "weights": str(path), "device": self.device}
+
+    def interleaved(self, sides: Mapping[str, Side]) -> dict[str, list[Measurement]]:
+        """Measure each side once in every repetition, in turn from the first to the last and backwards."""
+        found: dict[str, list[Measurement]] = {side: [] for side in sides}
+        for repetition in range(self.scale.repetitions):
+            for side in list(sides)[:: -1 if repetition % 2 else 1]:
+                found[side].append(self.measure(side, *sides[side]))
+        return found
+
+    def measure(self, name: str, function: str, arguments: dict[str, Any]) -> Measurement:
+        """Measure one side in a new folder, and say so on standard error."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder, prefix="run-"))
+        measurement = measure(function, folder, **arguments)
+        self.runs.append({"side": name, "function": function, **arguments, **asdict(measurement)})
+        backbone = arguments.get("backbone", "")
+        print(f"  {name} {backbone}: {measurement.process_seconds:.1f} s", file=sys.stderr, flush=True)
+        return measurement
+
+    def same_features(self, title: str, baseline: Measurement, ours: Measurement) -> str:
+        """Return the lowest cosine of float32 features, and remember the comparison if that is too low."""
+        cosine = lowest_cosine(baseline, ours)
+        if not cosine >= SAME:
+            self.different.append(f"{title}: {cosine:.6f}")
+        return f"{cosine:.7f}"
+
+    def sources(self, *backbones: str) -> list[str]:
+        """Return a note on the weights of these networks."""
+        return [f"Weights of {name}: {self.weights[name]}." for name in backbones]
+
+
+# -- the targets -------------------------------------------------------------------------------------------------------
+
+
+def networks(bench: Bench) -> Iterator[Table]:
+    """Compare extraction end to end with the tutorial way, for several networks."""
+    rows = []
+    for kind in bench.kinds:
+        ratios: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
+        for backbone in bench.scale.networks:
+            arguments = {"images": bench.images(kind, bench.scale.images[backbone]), **bench.network(backbone)}
+            found = bench.interleaved({"tutorial": ("baselines.tutorial_features", arguments), **our_sides(arguments)})
+            tutorial, fp32, bf16 = found.values()
+            ratios["fp32"].append(statistics.median(quotients(tutorial, fp32)))
+            ratios["bf16"].append(statistics.median(quotients(tutorial, bf16)))
+            cosine = bench.same_features(f"{IMAGES[kind]}, {backbone}, tutorial", tutorial[-1], fp32[-1])
+            row = [IMAGES[kind], backbone, rate(tutorial), rate(fp32), *speedup(tutorial, fp32), cosine]
+            rows.append([*row, rate(bf16), *speedup(tutorial, bf16), f"{lowest_cosine(tutorial[-1], bf16[-1]):.4f}"])
+        fp32_mean, bf16_mean = (f"{statistics.geometric_mean(ratios[one]):.2f}" for one in PRECISIONS)
+        rows.append([IMAGES[kind], "geometric mean", "", "", fp32_mean, "", "", "", bf16_mean, "", ""])
+    columns = ["ratio", "process", "cosine"]
+    yield Table(
+        f"The tutorial way against ours, end to end, on {bench.device}",
+        ["images", "network", "tutorial", "fp32", *columns, "bf16", *columns],
+        rows,
+        [
+            "tutorial, fp32, bf16: images per second. ratio: time of the tutorial way over ours; process: of the whole "
+            "processes. cosine: between the tutorial's features and ours, the lowest of all images.",
+            "The tutorial way: eager, NCHW, float32, Pillow and torchvision's v1 transforms, a DataLoader with "
+            "2 workers, batches of 32, np.save.",
+            *bench.sources(*bench.scale.networks),
+        ],
+        left=2,
+    )
+
+
+def ideal(bench: Bench) -> Iterator[Table]:
+    """Compare extraction end to end with what decoding and the forward pass take by themselves."""
+    cores = int(bench.machine["cpus"])
+    rows = []
+    for kind in bench.kinds:
+        for precision in PRECISIONS:
+            images = bench.images(kind, bench.scale.images[LITE0])
+            arguments = {"images": images, **bench.network(LITE0), "precision": precision}
+            parts = ("trunk", "decode", "extract_features")
+            forward, decode, whole = bench.interleaved({part: (f"ours.{part}", arguments) for part in parts}).values()
+            best = [1 / (1 / one.rate + 1 / (other.rate * cores)) for one, other in zip(forward, decode, strict=True)]
+            shares = [one.rate / limit for one, limit in zip(whole, best, strict=True)]
+            limit = f"{statistics.median(best):.0f}"
+            rows.append([IMAGES[kind], precision, rate(decode), rate(forward), limit, rate(whole), spread(shares)])
+    yield Table(
+        f"End to end against the ideal, {LITE0}",
+        ["images", "precision", "decode per core", "forward", "ideal", "end to end", "share"],
+        rows,
+        [
+            f"Images per second. ideal = 1 / (1 / forward + 1 / (decode per core x {cores} cores)): the forward pass "
+            "alone on all cores, as stage 1 runs it; decoding and rendering alone in one thread.",
+            *bench.sources(LITE0),
+        ],
+        left=2,
+    )
+
+
+def others(bench: Bench) -> Iterator[Table]:
+    """Compare extraction with visbench, and with plain loops over the libraries' own transforms."""
+    visbench = installed("visbench")
+    sides = {
+        "visbench": (RESNET18, "baselines.visbench_features"),
+        "torchvision loop": (RESNET18, "baselines.torchvision_features"),
+        "timm loop": (LITE0, "baselines.timm_features"),
+    }
+    if visbench is None:
+        del sides["visbench"]
+    rows = []
+    for kind in bench.kinds:
+        for name, (backbone, function) in sides.items():
+            arguments = {"images": bench.images(kind, bench.scale.images[backbone]), **bench.network(backbone)}
+            found = bench.interleaved({name: (function, arguments), **our_sides(arguments)})
+            other, fp32, bf16 = found.values()
+            cosine = bench.same_features(f"{IMAGES[kind]}, {backbone}, {name}", other[-1], fp32[-1])
+            row = [IMAGES[kind], backbone, name, rate(other), rate(fp32), *speedup(other, fp32), cosine]
+            rows.append([*row, rate(bf16), *speedup(other, bf16)])
+    said = (
+        f"visbench {visbench}: its FeatureCache, batches of 32, the network as a CustomBackbone."
+        if visbench
+        else "visbench is not installed: not measured."
+    )
+    yield Table(
+        "Other ways to the same features",
+        ["images", "network", "other", "theirs", "fp32", "ratio", "process", "cosine", "bf16", "ratio", "process"],
+        rows,
+        [
+            "Images per second, and ratios of time. The loops: model.eval(), torch.no_grad(), a DataLoader with "
+            "2 workers, batches of 32, the transforms that come with the weights.",
+            f"{said} It asks for Pillow below 12; `pip install --no-deps visbench` leaves Pillow as it is.",
+            *bench.sources(*{backbone: None for backbone, _ in sides.values()}),
+        ],
+        left=3,
+    )
+
+
+def training(bench: Bench) -> Iterator[Table]:
+    """Compare the tutorial's frozen training with extraction and the same training from the cache."""
+    scale = bench.scale
+    images = bench.folder / "training"
+    in_fresh_process("photographs.make_elpv", bench.folder, counts=dict(scale.training), folder=str(images))
+    arguments = {"images": str(images), **bench.network(RESNET18), "epochs": scale.epochs}
+    rows = []
+    for title, augmented, views in (
+        ("evaluation view", False, {}),
+        (f"augmented, {scale.views} views", True, {"views": scale.views, "augment": "light"}),
+    ):
+        sides: dict[str, Side] = {"tutorial": ("baselines.tutorial_training", {**arguments, "augmented": augmented})}
+        for precision in PRECISIONS:
+            sides[precision] = ("ours.training", {**arguments, **views, "precision": precision})
+        found = bench.interleaved(sides)
+        tutorial = found["tutorial"]
+        for precision in PRECISIONS:
+            of_head = statistics.median(one.details["seconds on cached rows"] for one in found[precision])
+            times = [seconds(tutorial), seconds(found[precision]), f"{of_head:.2f}"]
+            times += speedup(tutorial, found[precision])
+            accuracies = [f"{one[-1].details['validation accuracy']:.1%}" for one in (tutorial, found[precision])]
+            rows.append([title, precision, *times, *accuracies])
+    sizes = " and ".join(f"{count} {split}" for split, count in scale.training.items())
+    yield Table(
+        f"The tutorial's frozen training, {scale.epochs} epochs of {RESNET18}",
+        [
+            "training images",
+            "precision",
+            "tutorial s",
+            "ours s",
+            "of it head s",
+            "ratio",
+            "process",
+            "accuracy",
+            "ours",
+        ],
+        rows,
+        [
+            f"{sizes} images of ELPV; batches of 8, SGD, best validation accuracy. Ours: extraction, and the same "
+            "training of the same head on the cached features.",
+            *bench.sources(RESNET18),
+        ],
+        left=2,
+    )
+
+
+def memory(bench: Bench) -> Iterator[Table]:
+    """State the peak memory for few and for many images."""
+    rows = []
+    for precision in PRECISIONS:
+        for count in bench.scale.memory:
+            arguments = {"images": bench.images("small", count), **bench.network(LITE0), "precision": precision}
+            (found,) = bench.interleaved({precision: ("ours.extract_features", arguments)}).values()
+            peak = statistics.median(one.peak_memory for one in found)
+            faults = statistics.median(one.minor_faults / one.images for one in found)
+            rows.append([f"{count:,}", precision, byte_count(peak), f"{faults:.0f}"])
+    header = ["images", "precision", "peak memory", "minor faults per image"]
+    yield Table(f"Peak memory, {LITE0}, {IMAGES['small']}", header, rows, ["Peak memory: largest resident set."])
+
+
+def growth(bench: Bench) -> Iterator[Table]:
+    """State the time per image for few and for many images, and what it takes to start."""
+    sides: dict[str, Side] = {}
+    for count in bench.scale.growth:
+        arguments = {"images": bench.images("small", count), **bench.network(LITE0), "precision": "fp32"}
+        sides[f"{count:,}"] = ("ours.extract_features", {**arguments, "warm": True})
+    found = bench.interleaved(sides)
+    per_image = {count: statistics.median(1000 / one.rate for one in of_count) for count, of_count in found.items()}
+    yield Table(
+        f"Time per image, {LITE0}, {IMAGES['small']}, fp32",
+        ["images", "s", "ms per image"],
+        [[count, seconds(of_count), f"{per_image[count]:.2f}"] for count, of_count in found.items()],
+        [
+            f"Largest over smallest: {max(per_image.values()) / min(per_image.values()):.3f}. "
+            "The clock starts when one batch has been through the network."
+        ],
+    )
+    yield _startup(bench)
+
+
+def _startup(bench: Bench) -> Table:
+    arguments = {"images": bench.images("small", 32), **bench.network(LITE0), "precision": "fp32"}
+    (found,) = bench.interleaved({"start-up": ("ours.startup", arguments)}).values()
+    steps = {step: statistics.median(one.details[step] for one in found) for step in ("build", "first batch")}
+    whole = statistics.median(one.process_seconds for one in found)
+    rest = whole - sum(steps.values())
+    helped = statistics.median(_help() for _ in range(bench.scale.repetitions))
+    times = {"interpreter, imports": rest, **steps, "all": whole, "`python -m pipeline --help`": helped}
+    rows = [[step, f"{value:.2f}"] for step, value in times.items()]
+    return Table(f"Start-up, {LITE0}", ["step", "s"], rows, ["first batch: 32 photographs of 500x375, to the disk."])
+
+
+def _help() -> float:
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "pipeline", "--help"], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - started
+
+
+def gpu(bench: Bench) -> Iterator[Table]:
+    """Compare extraction with the tutorial way on a GPU, where there is one."""
+    if bench.machine["cuda"] == "yes":
+        yield from networks(replace(bench, device="cuda"))
+    else:
+        yield Table("The tutorial way against ours, end to end, on cuda", notes=["no GPU here: not measured"])
+
+
+TARGETS: dict[str, Callable[[Bench], Iterator[Table]]] = {
+    "networks": networks,
+    "ideal": ideal,
+    "others": others,
+    "training": training,
+    "memory": memory,
+    "growth": growth,
+    "gpu": gpu,
+}
+
+
+# -- numbers and words -------------------------------------------------------------------------------------------------
+
+
+def our_sides(arguments: dict[str, Any]) -> dict[str, Side]:
+    """Return our side of a comparison of features, in each precision."""
+    return {one: ("ours.extract_features", {**arguments, "precision": one}) for one in PRECISIONS}
+
+
+def lowest_cosine(baseline: Measurement, ours: Measurement) -> float:
+    """Return the cosine between the features of an image, the lowest of all images."""
+    one, other = baseline.features(), ours.features()
+    cosines = (one * other).sum(axis=1) / (np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1))
+    return float(cosines.min())
+
+
+def quotients(baseline: Sequence[Measurement], ours: Sequence[Measurement], time_of: str = "seconds") -> list[float]:
+    """Return how many times less time than the baseline ours took, repetition by repetition.
+
+    One by one, since what slows the machine for a while slows both sides of a repetition.
+    """
+    return [getattr(one, time_of) / getattr(other, time_of) for one, other in zip(baseline, ours, strict=True)]
+
+
+def speedup(baseline: Sequence[Measurement], ours: Sequence[Measurement]) -> list[str]:
+    """Return the ratio of the times inside the processes with its range, and that of the whole processes."""
+    return [spread(quotients(baseline, ours)), f"{statistics.median(quotients(baseline, ours, 'process_seconds')):.2f}"]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return the median, with the smallest and the largest value where there are several."""
+    middle = f"{statistics.median(values):.2f}"
+    return f"{middle} ({min(values):.2f}-{max(values):.2f})" if len(values) > 1 else middle
+
+
+def rate(found: Sequence[Measurement]) -> str:
+    """Return the median of the images per second."""
+    return f"{statistics.median(one.rate for one in found):.1f}"
+
+
+def seconds(found: Sequence[Measurement]) -> str:
+    """Return the median time."""
+    return f"{statistics.median(one.seconds for one in found):.2f}"
+
+
+def installed(package: str) -> str | None:
+    """Return the version of an installed package, None if it is not there."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def main() -> int:
+    """Measure what is asked for, and return 1 if float32 features differ from a baseline's, else 0."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=TARGETS, default=list(TARGETS), help="targets (default: all)")
+    parser.add_argument("--images", nargs="+", choices=IMAGES, default=list(IMAGES), help="images (default: all)")
+    parser.add_argument("--repetitions", type=int, help="runs of each side (default: 3; 1 with --quick)")
+    parser.add_argument("--epochs", type=int, help="epochs of the tutorial's training (default: 15; 2 with --quick)")
+    parser.add_argument("--quick", action="store_true", help="a handful of images: to see that it works")
+    parser.add_argument("--json", type=Path, help="file for the tables and every single measurement")
+    options = parser.parse_args()
+    scale = QUICK if options.quick else FULL
+    scale = replace(scale, repetitions=options.repetitions or scale.repetitions, epochs=options.epochs or scale.epochs)
+    tables = []
+    with tempfile.TemporaryDirectory(prefix="cutpoint-benchmark-") as folder:
+        machine = in_fresh_process("ours.machine", Path(folder))
+        bench = Bench(scale, options.images, machine, Path(folder))
+        for target in options.only:
+            for one in TARGETS[target](bench):
+                say(str(one))
+                tables.append(asdict(one))
+    say("", "; ".join(f"{what} {value}" for what, value in machine.items()))
+    if options.json:
+        found = {"machine": machine, "tables": tables, "runs": bench.runs, "different features": bench.different}
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    if bench.different:
+        say(f"float32 features differ (lowest cosine below {SAME}):", *bench.different)
+    return 1 if bench.different else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

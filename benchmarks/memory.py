@@ -1,0 +1,88 @@
+"""Does the memory of an extraction grow with the number of images? Peak resident memory at three sizes, a process each.
+
+The trunk is replaced by an average over patches, so that 200,000 images take minutes; reading, sharing, writing and
+the caches are real. Each sample has a key of its own; the files behind them are a few hundred photographs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this folder, whose cache.py is not the package
+
+
+def measure(samples: int, folder: Path) -> dict[str, float]:
+    """Extract so many samples, and return peak memory in bytes before and after, and the seconds it took."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from cache import key_of_bytes
+    from stages.data import Manifest
+    from stages.extract import extract
+    from stages.extractor import prepare
+    from stages.options import Features
+
+    class PatchAverages(torch.nn.Module):
+        """Stands for a trunk: 1,280 numbers from each image."""
+
+        def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+            rows = torch.nn.functional.adaptive_avg_pool2d(images, (20, 20)).flatten(1)
+            return [torch.cat([rows, rows[:, :80]], dim=1)]
+
+    numbers = np.random.default_rng(0)
+    files = []
+    for index in range(200):
+        files.append(str(folder / f"{index}.jpg"))
+        Image.fromarray(numbers.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(files[-1])
+    manifest = Manifest(
+        locations=[files[index % len(files)] for index in range(samples)],
+        labels=np.zeros(samples, np.int64),
+        splits=["train"] * samples,
+        keys=[key_of_bytes(str(index).encode()) for index in range(samples)],
+        class_names=("one", "two"),
+        unreadable=[],
+        notes=[],
+    )
+    prepared = prepare(Features(image_size=32, cache=folder / "cache", batch_size=32))
+    extractor = replace(prepared, trunk=PatchAverages())
+    extract(extractor, manifest.select(range(1000)))  # libraries, threads and buffers are there now
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    started = time.perf_counter()
+    extract(extractor, manifest)
+    seconds = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"samples": samples, "before": before, "after": after, "seconds": seconds}
+
+
+def main() -> None:
+    """Measure each size in a process of its own, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, nargs="+", default=[2_000, 20_000, 200_000])
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(measure(options.child, Path(folder))))
+        return
+    print(f"{'samples':>9}  {'peak, MB':>9}  {'of the first':>12}  {'samples/s':>9}")
+    first = 0.0
+    for samples in options.samples:
+        command = [sys.executable, __file__, "--child", str(samples)]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        first = first or found["after"]
+        rate = samples / found["seconds"]
+        peak = found["after"]
+        print(f"{samples:>9,}  {peak / 1e6:>9,.0f}  {peak / first:>12.3f}  {rate:>9,.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

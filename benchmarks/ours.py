@@ -1,0 +1,138 @@
+"""What is done with cutpoint, for the same results.
+
+Each function is run by `measurement.measure` in a process of its own, in an empty folder, so that the feature cache in
+its default place is empty too.
+"""
+
+from __future__ import annotations
+
+import stages  # noqa: F401  sets how OpenMP's threads wait, which is read when torch is imported
+
+# isort: split
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.frozen_training import BATCH_SIZE, new_head, order, train
+from benchmarks.measurement import FEATURES, Measurement, measuring
+from stages.data import load_manifest, read_image
+from stages.extract import extract, forward
+from stages.extractor import prepare, read_features
+from stages.machine import describe_machine
+from stages.options import Data, Features
+
+
+def extract_features(images: str, warm: bool = False, **options: Any) -> Measurement:
+    """Extract the features of a folder into the cache, and save them, once the clock has stopped, row by row.
+
+    With `warm`, one batch goes through the trunk before the clock starts.
+    """
+    extractor = prepare(Features(**options))
+    if warm:
+        size = extractor.backbone.preprocessing.image_size
+        extractor.rows(torch.zeros((1, 3, size, size), dtype=torch.uint8))
+    with measuring(_count(images)) as measurement:
+        manifest = load_manifest(Data(images))
+        extract(extractor, manifest)
+    np.save(FEATURES, read_features(extractor, manifest))
+    return measurement
+
+
+def trunk(images: str, **options: Any) -> Measurement:
+    """Take as many images as the folder has through the trunk alone, on all cores, in batches that are ready."""
+    extractor = prepare(Features(**options))
+    files = _files(images)
+    render = extractor.backbone.preprocessing.render
+    batch = torch.stack([render(read_image(file)) for file in files[: extractor.batch_size]])
+    with forward(extractor) as start:
+
+        def run(times: int) -> None:
+            for finish in [start(batch) for _ in range(times)]:
+                finish()
+
+        run(4)
+        times = -(-len(files) // len(batch))
+        with measuring(times * len(batch)) as measurement:
+            run(times)
+    return measurement
+
+
+def decode(images: str, **options: Any) -> Measurement:
+    """Read and render the images of the folder in one thread."""
+    render = prepare(Features(**options)).backbone.preprocessing.render
+    torch.set_num_threads(1)
+    with measuring(_count(images)) as measurement:
+        for file in _files(images):
+            render(read_image(file))
+    return measurement
+
+
+def training(images: str, epochs: int, **options: Any) -> Measurement:
+    """Extract ``train`` in all its views and ``val`` in the evaluation view, and train the tutorial's head on them.
+
+    Each epoch takes each training image in a view drawn anew.
+    """
+    extractor = prepare(Features(**options))
+    views = {"train": extractor.options.views, "val": 1}
+    with measuring(_count(images)) as measurement:
+        manifest = load_manifest(Data(images))
+        splits = np.array([Path(location).parent.parent.name for location in manifest.locations])
+        samples = {split: manifest.select(np.flatnonzero(splits == split)) for split in views}
+        rows = {}
+        for split, count in views.items():
+            extract(replace(extractor, options=replace(extractor.options, views=count)), samples[split])
+            of_views = [read_features(extractor, samples[split], view) for view in range(count)]
+            rows[split] = torch.from_numpy(np.stack(of_views))
+        extracted = time.perf_counter()
+        labels = {split: torch.from_numpy(part.labels) for split, part in samples.items()}
+        head = new_head(extractor.row_shape[0], len(manifest.class_names))
+
+        def batches(split: str, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+            generator = torch.Generator().manual_seed(epoch)
+            for chosen in torch.tensor(order(split, epoch, len(labels[split]))).split(BATCH_SIZE):
+                view = torch.randint(len(rows[split]), chosen.shape, generator=generator)
+                yield rows[split][view, chosen].float(), labels[split][chosen]
+
+        accuracy = train(head, head, batches, epochs)
+        on_rows = time.perf_counter() - extracted
+    measurement.details = {"validation accuracy": accuracy, "seconds on cached rows": on_rows}
+    return measurement
+
+
+def startup(images: str, **options: Any) -> Measurement:
+    """Take the time until the first features are on the disk: to build the extractor, and for a batch of images."""
+    started = time.perf_counter()
+    extractor = prepare(Features(**options))
+    built = time.perf_counter() - started
+    with measuring(_count(images)) as measurement:
+        extract(extractor, load_manifest(Data(images)))
+    measurement.details = {"build": built, "first batch": measurement.seconds}
+    return measurement
+
+
+def machine() -> dict[str, str]:
+    """Return what the measurements are made on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    processor = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    bf16 = [flag for flag in processor.get("flags", "").split() if "bf16" in flag]
+    return {
+        "processor": processor.get("model name", "unknown"),
+        "bf16 instructions": " ".join(bf16) or "none",
+        **describe_machine(),
+        "cuda": "yes" if torch.cuda.is_available() else "no",
+    }
+
+
+def _files(images: str) -> list[str]:
+    return [str(path) for path in sorted(Path(images).rglob("*.*"))]
+
+
+def _count(images: str) -> int:
+    return len(_files(images))

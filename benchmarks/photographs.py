@@ -1,0 +1,80 @@
+"""The images that are measured with: folders of class folders, ``ROOT/CLASS/IMAGE``, which every side can read.
+
+ELPV are grey PNG files of 300 x 300 pixels. The photographs are cut from the two that come with scikit-learn, mirrored
+at their edges and nearly at their own scale, so that they have the spectrum, and take the decoding time, of
+photographs; noise or flat colours would not.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+SIZES = {"small": (500, 375), "large": (1500, 1000)}
+"""Width and height, in pixels, of the photographs by name."""
+
+DISTINCT = 256
+"""Photographs that are really different; further ones are copies whose bytes differ after the end of the image."""
+
+
+def make(kind: str, count: int, folder: str) -> None:
+    """Make a folder of `count` images: ``elpv``, or one of `SIZES`."""
+    if kind == "elpv":
+        make_elpv({"": count}, folder)
+    else:
+        make_photographs(count, *SIZES[kind], Path(folder))
+
+
+def make_elpv(counts: dict[str, int], folder: str) -> None:
+    """Copy a random choice of ELPV, the same for the same counts, into a folder for each name (split) and class."""
+    from stages.data.packaged import list_elpv  # slow to import, and needed by this set alone
+
+    listing = list_elpv()
+    order = np.random.default_rng(0).permutation(len(listing.locations)).tolist()
+    for split, count in counts.items():
+        chosen, order = order[:count], order[count:]
+        for index in chosen:
+            place = Path(folder) / split / listing.labels[index]
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(listing.locations[index], place)
+
+
+def make_photographs(count: int, width: int, height: int, folder: Path) -> None:
+    """Write JPEG photographs of quality 90, a class for each of the two originals."""
+    originals = load_sample_images()
+    names = [Path(name).stem for name in originals.filenames]
+    for name in names:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    photographs = _photographs(originals.images, width, height)
+    for index in range(count):
+        path = folder / names[index % len(names)] / f"{index:05}.jpg"
+        if index < DISTINCT:
+            next(photographs).save(path, quality=90)
+        else:
+            original = path.with_name(f"{index % DISTINCT:05}.jpg")
+            path.write_bytes(original.read_bytes() + index.to_bytes(4, "big"))
+
+
+def _photographs(originals: Sequence[NDArray[np.uint8]], width: int, height: int) -> Iterator[Image.Image]:
+    """Yield different photographs of one size, of each original in turn, without end."""
+    random = np.random.default_rng(0)
+    tiles = [_mirrored(original) for original in originals]
+    while True:
+        for tile in tiles:
+            scale = random.uniform(0.9, 1.15)
+            top, left = random.integers(tile.shape[:2])
+            rows, columns = top + np.arange(height / scale), left + np.arange(width / scale)
+            part = tile.take(rows.astype(int), axis=0, mode="wrap").take(columns.astype(int), axis=1, mode="wrap")
+            yield Image.fromarray(part).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _mirrored(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an image and its reflections as one that can be repeated without edges, [2 H, 2 W, 3]."""
+    both = np.concatenate([image, image[:, ::-1]], axis=1)
+    return np.concatenate([both, both[::-1]], axis=0)

@@ -1,0 +1,64 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.extract import QUICK, Bench, spread
+from benchmarks.measurement import FEATURES, Measurement
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_quick_run_prints_a_table_in_which_the_features_of_both_sides_agree(tmp_path):
+    found = tmp_path / "found.json"
+    command = [sys.executable, "benchmarks/extract.py", "--quick", "--only", "networks", "--images", "small"]
+    done = subprocess.run([*command, "--json", found], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (table,) = json.loads(found.read_text())["tables"]
+    networks = {row[1]: dict(zip(table["header"][:7], row, strict=False)) for row in table["rows"]}
+    assert {*networks} == {*QUICK.networks, "geometric mean"}
+    for name in QUICK.networks:
+        assert float(networks[name]["cosine"]) >= 0.99999
+        assert float(networks[name]["tutorial"]) > 0
+        assert name in done.stdout
+    assert done.stdout.rstrip().splitlines()[-1].startswith("processor ")
+
+
+def test_sides_do_not_inherit_the_environment_that_stages_sets():
+    program = "import benchmarks.extract, sys; sys.exit(bool({'stages', 'torch'} & {*sys.modules}))"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+def test_baselines_wait_in_openmp_as_in_any_program_with_torch():
+    def waiting(module):
+        environment = {**os.environ, "OMP_DISPLAY_ENV": "VERBOSE"}
+        environment.pop("OMP_WAIT_POLICY", None)  # this process has imported stages
+        command = [sys.executable, "-c", f"import {module}"]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        return [line for line in done.stderr.splitlines() if "SPINCOUNT" in line or "WAIT_POLICY" in line]
+
+    assert waiting("benchmarks.baselines") == waiting("torch")
+
+
+@pytest.mark.parametrize(("wrong_rows", "different"), [(0, False), (1, True)])
+def test_one_image_with_other_features_makes_the_comparison_fail(tmp_path, wrong_rows, different):
+    theirs = np.random.default_rng(0).random((8, 16))
+    ours = theirs.astype(np.float16)
+    ours[:wrong_rows, 0] += 0.1
+    sides = []
+    for name, features in (("theirs", theirs), ("ours", ours)):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / FEATURES, features)
+        sides.append(Measurement(8, folder=str(tmp_path / name)))
+    bench = Bench(QUICK, ["small"], {}, tmp_path)
+    bench.same_features("a loop", *sides)
+    assert bool(bench.different) == different
+
+
+def test_a_ratio_is_told_with_its_range_over_the_repetitions():
+    assert spread([2.0]) == "2.00"
+    assert spread([4.0, 2.0, 2.5]) == "2.50 (2.00-4.00)"
