@@ -6,17 +6,24 @@ torch.distributed does it all, over gloo, which every build of torch has; only s
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 _PATIENCE = timedelta(days=7)
 """How long one rank waits for the others: the slowest may have to read the keys of millions of files first."""
+
+_CALLS, _CALL_SECONDS = 20, 0.05
+"""How often a process looks for the answer of the first, before it asks again who that is; and how long apart."""
 
 Value = TypeVar("Value")
 
@@ -77,9 +84,32 @@ def joined() -> Iterator[Rank]:
     if not several():
         yield ALONE
         return
-    torch.distributed.init_process_group("gloo", timeout=_PATIENCE)
+    store, index, count = next(rendezvous("env://", timeout=_PATIENCE))
+    store = PrefixStore(met(store, index, count), store)
+    torch.distributed.init_process_group("gloo", store=store, rank=index, world_size=count, timeout=_PATIENCE)
     try:
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        yield Rank(torch.distributed.get_rank(), torch.distributed.get_world_size(), local)
+        yield Rank(index, count, int(os.environ.get("LOCAL_RANK", "0")))
     finally:
         torch.distributed.destroy_process_group()
+
+
+def met(store: Any, index: int, count: int) -> str:
+    """Return a name for this life of the job, the same in all its processes, once all of them are there.
+
+    torchrun keeps one store over all restarts, with the addresses that dead processes have left in it; a process that
+    reads one of those waits for nobody (pytorch issue 135712). The number of restarts cannot tell the lives apart, as
+    each machine counts its own. So the first process invents a name, and answers those that call it by that name.
+    """
+    own = uuid4().hex
+    if index == 0:
+        store.set("life", own)
+        for other in range(1, count):
+            store.set(f"{own}/answer/{other}", store.get(f"{own}/call/{other}"))
+        return own
+    while True:
+        name: str = store.get("life").decode()
+        store.set(f"{name}/call/{index}", own)
+        for _ in range(_CALLS):
+            if store.check([f"{name}/answer/{index}"]) and store.get(f"{name}/answer/{index}").decode() == own:
+                return name
+            time.sleep(_CALL_SECONDS)

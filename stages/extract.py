@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from stages.distributed import ALONE, Rank
 from stages.extractor import Extractor
 from stages.machine import computing_threads
 from stages.progress import progress
-from stages.sharing import Lack, Wanted, Work, blocks_of, what_is_lacking
+from stages.sharing import Wanted, Work, blocks_of, lacking_keys
 
 _POLL_SECONDS = 0.5
 """How often a process that has nothing left to do looks whether the others are done, or dead."""
@@ -126,7 +126,7 @@ def extract(
     started = time.perf_counter()
     wanted = list(dict.fromkeys(manifest.keys))
     known = extractor.rejected().keys() & set(wanted)
-    lacking = what_is_lacking(extractor, wanted)
+    lacking = lacking_keys(extractor, wanted)
     meter = Meter(extractor)
     if lacking:
         location_of = dict(zip(manifest.keys, manifest.locations, strict=True))
@@ -322,7 +322,7 @@ class Meter:
         return f"limited by {stage} ({share:.0%} busy)"
 
 
-def _from_own_share(blocks: Sequence[list[str]], lacking: Mapping[str, Lack], rank: Rank) -> list[list[str]]:
+def _from_own_share(blocks: Sequence[list[str]], lacking: Collection[str], rank: Rank) -> list[list[str]]:
     """Return the blocks that lack something, beginning with this process's share; the rest it helps with later."""
     unfinished = [block for block in blocks if any(key in lacking for key in block)]
     first = len(unfinished) * rank.index // rank.count
@@ -336,7 +336,7 @@ def _until_complete(work: Work, writers: Writers, meter: Meter, blocks: Sequence
         _do(work, writers, meter, work.requests(blocks, left), bar)
         writers.flush()
         work.release(writers.on_disk)
-        lacking = what_is_lacking(work.extractor, [key for block in left for key in block])
+        lacking = lacking_keys(work.extractor, [key for block in left for key in block])
         bar.update(sum(map(len, left)) - len(lacking))
         blocks = [block for block in left if any(key in lacking for key in block)]
         if blocks:

@@ -67,10 +67,17 @@ def computing_threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
 
     torch keeps a number of threads for each thread, taken from a process-wide one when the thread first asks. Setting
     it in a thread of the pool changes the process-wide one too. So this thread asks before that can happen, and says
-    its own number again at the end, for threads that are started later.
+    its own number again at the end, for threads that are started later. A thread of the pool asks, too, before it sets
+    its number: else its first operator would take whatever another pool has said by then, and with another number of
+    threads a sum comes out with other bits.
     """
+
+    def compute_alone() -> None:
+        torch.get_num_threads()
+        torch.set_num_threads(1)
+
     torch.get_num_threads()
-    pool = ThreadPoolExecutor(count, name, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(count, name, initializer=compute_alone)
     try:
         yield pool
     finally:

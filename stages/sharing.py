@@ -27,6 +27,12 @@ class Lack(NamedTuple):
     rows: frozenset[tuple[int, int]]
 
 
+def lacking_keys(extractor: Extractor, keys: Sequence[str]) -> set[str]:
+    """Return the keys of the images that lack something."""
+    stores = ((tap.store(view), view) for tap in extractor.taps for view in range(extractor.options.views))
+    return {key for store, view in stores for key in store.missing(keys, view)}
+
+
 def what_is_lacking(extractor: Extractor, keys: Sequence[str]) -> dict[str, Lack]:
     """Return what each of these images lacks, of those that lack something, in the order given."""
     rows: dict[str, set[tuple[int, int]]] = {}
@@ -117,7 +123,6 @@ class Work:
         Requests are numbered from 0 each time: all that were yielded the time before have to be finished.
         """
         self._requests = self._finished = 0
-        self._requests = self._finished = 0  # a stream numbers its requests from the first on
         for block in blocks:
             name = block[-1]
             if not self._take(name):

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 from stages.data import load_manifest
@@ -18,7 +19,7 @@ def main(folder: str, cache: str, killed_rank: str) -> None:
         extractor = prepare(Features(image_size=32, cache=Path(cache), batch_size=8, workers=1))
         manifest = rank.share(lambda: load_manifest(Data(folder)))
         if str(rank.index) == killed_rank and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-            threading.Thread(target=kill_when_there_is_a_shard, args=(extractor,), daemon=True).start()
+            threading.Thread(target=kill_when_there_is_a_shard, args=(extractor.taps[0].cache.path,)).start()
         report = extract(extractor, manifest, rank, shard_seconds=0.1)
         sys.stdout.write(
             f"rank {rank.index} of {rank.count}: {report.extracted} + {report.elsewhere} + {report.hits}\n"
@@ -26,10 +27,9 @@ def main(folder: str, cache: str, killed_rank: str) -> None:
         sys.stdout.flush()
 
 
-def kill_when_there_is_a_shard(extractor) -> None:
-    own = prepare(extractor.options).taps[0].cache
-    while not len(own):
-        pass
+def kill_when_there_is_a_shard(store: Path) -> None:
+    while not any(store.glob("shards/*.h5")):
+        time.sleep(0.001)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

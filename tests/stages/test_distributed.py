@@ -4,13 +4,16 @@ import os
 import re
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.distributed import HashStore
 
 from stages.data import load_manifest
-from stages.distributed import ALONE, Rank, joined
+from stages.distributed import ALONE, Rank, joined, met
 from stages.extract import extract
 from stages.extractor import prepare, read_features
 from stages.options import Data, Features
@@ -78,6 +81,20 @@ def test_a_killed_job_goes_on_with_another_number_of_ranks(folder, tmp_path, fro
     ended = torchrun(3, "tests/stages/rank.py", folder, tmp_path, "none")
     assert ended.returncode == 0, ended.stderr
     check(folder, tmp_path, from_one_process)
+
+
+@pytest.mark.parametrize("first_to_come", [0, 1, 2])
+def test_processes_meet_whatever_earlier_lives_left_in_the_store(first_to_come):
+    store = HashStore()
+    names = []
+    for _ in range(3):  # each life finds the names, calls and answers of the one before
+        with ThreadPoolExecutor(3) as pool:
+            first = pool.submit(met, store, first_to_come, 3)
+            time.sleep(0.3)
+            others = [pool.submit(met, store, index, 3) for index in range(3) if index != first_to_come]
+            names.append({life.result(timeout=30) for life in (first, *others)})
+    assert [len(agreed) for agreed in names] == [1, 1, 1]
+    assert len(set.union(*names)) == 3
 
 
 def test_the_command_runs_under_torchrun_and_says_everything_once(folder, tmp_path):

@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from cache.errors import UsageError
-from stages.machine import describe_machine, keep_freed_memory, resolve_device, single_threaded
+from stages.machine import (
+    computing_threads,
+    describe_machine,
+    keep_freed_memory,
+    resolve_device,
+    single_threaded,
+)
 
 
 def test_auto_takes_the_best_device_there_is():
@@ -56,3 +62,16 @@ def test_the_description_names_what_is_needed_to_repeat_a_run():
     described = describe_machine()
     assert described["torch"] == torch.__version__.split("+")[0] or described["torch"] == torch.__version__
     assert {"python", "system", "cpus", "h5py", "scikit-learn", "timm"} <= described.keys()
+
+
+def test_a_thread_that_computes_alone_goes_on_so_when_another_pool_ends():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with computing_threads(1, "forward") as forward:
+            forward.submit(int).result()  # the thread is there, and has not computed yet
+            with computing_threads(1, "decode") as decode:
+                decode.submit(int).result()
+            assert forward.submit(torch.get_num_threads).result() == 1
+    finally:
+        torch.set_num_threads(before)

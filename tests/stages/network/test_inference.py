@@ -9,12 +9,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cache.errors import UsageError
+from stages.machine import computing_threads
 from stages.network.backbones import load_backbone
 from stages.network.cut import CutGraph
 from stages.network.inference import (
     ARITHMETIC,
     InferenceTrunk,
     _multiplies_bfloat16,
+    _without_tf32,
     best_precision,
     images_per_batch,
 )
@@ -31,8 +33,8 @@ def tap(name, cut, kind="avg"):
     return found, Pool(kind, found)
 
 
-def trunk(name, *taps, precision="fp32"):
-    return InferenceTrunk(graph(name), taps, precision, CPU)
+def trunk(name, *taps, precision="fp32", device=CPU):
+    return InferenceTrunk(graph(name), taps, precision, device)
 
 
 def error(rows, expected):
@@ -178,19 +180,34 @@ def test_cut_before_a_batchnorm_is_refused_beside_deeper_ones_in_reduced_precisi
     assert trunk("resnet18", stem, deep).folded == 19
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="TF32 is a matter of NVIDIA's GPUs")
 @torch.inference_mode()
 def test_float32_means_float32_on_tensor_cores_too():
     allowed = []
     x = images("resnet18", 1)
     for precision in ("fp32", "bf16"):
-        computing = trunk("resnet18", tap("resnet18", "layer1"), precision=precision)
+        computing = trunk("resnet18", tap("resnet18", "layer1"), precision=precision, device=torch.device("cuda"))
         computing.sections[0].register_forward_hook(lambda *_: allowed.append(torch.backends.cudnn.allow_tf32))
         computing(x)
     assert allowed == [False, True]
-    assert torch.backends.cudnn.allow_tf32
-    with pytest.raises(RuntimeError):
-        trunk("resnet18", tap("resnet18", "layer1"))(x[:, :2])
-    assert torch.backends.cudnn.allow_tf32
+
+
+def test_tf32_is_allowed_again_afterwards_even_after_an_error():
+    before = torch.backends.cudnn.allow_tf32
+    with pytest.raises(KeyError), _without_tf32():
+        assert not torch.backends.cudnn.allow_tf32
+        raise KeyError
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+@torch.inference_mode()
+def test_threads_of_a_cpu_leave_the_settings_of_the_process_alone():
+    before = torch.backends.cudnn.allow_tf32
+    computing = trunk("resnet18", tap("resnet18", "layer1"))
+    x = images("resnet18", 1)
+    with computing_threads(4, "forward") as pool:
+        list(pool.map(lambda _: computing(x), range(16)))
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
