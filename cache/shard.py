@@ -94,7 +94,7 @@ def file_in_memory(step: int = 1 << 20, alignment: int = 1) -> h5py.File:
     )
 
 
-def shard_image(spec: Spec, pieces: Sequence[Rows], seconds: float, compression: Compression = "none") -> bytes:
+def shard_image(spec: Spec, pieces: list[Rows], seconds: float, compression: Compression = "none") -> bytes:
     """Return the bytes of a shard file.
 
     The file is made in memory so that all that touches the disk is one plain write, whose errors (a full disk above
@@ -103,8 +103,8 @@ def shard_image(spec: Spec, pieces: Sequence[Rows], seconds: float, compression:
     Parameters
     ----------
     spec : Spec
-    pieces : sequence of Rows
-        At least one row together; all of one shape.
+    pieces : list of Rows
+        At least one row together; all of one shape. Emptied, so that no row is in memory for longer than it must.
     seconds : float
         What computing these rows cost.
     compression : {"none", "gzip"}
@@ -116,6 +116,7 @@ def shard_image(spec: Spec, pieces: Sequence[Rows], seconds: float, compression:
     checksums = np.concatenate([row_checksums(_as_bytes(rows)) for rows in features]).astype(CHECKSUM_TYPE)
     packed = compression == "gzip"
     size = sum(rows.nbytes for rows in features) + _TABLE_BYTES * len(keys) + _HEADER_BYTES
+    pieces.clear()
     with file_in_memory() if packed else file_in_memory(size, _PAGE_BYTES) as file:
         describe(file, "feature-shard")
         file.attrs["fingerprint"] = spec.fingerprint
@@ -130,17 +131,19 @@ def shard_image(spec: Spec, pieces: Sequence[Rows], seconds: float, compression:
         return bytes(file.id.get_file_image())
 
 
-def _store_contiguous(file: h5py.File, pieces: Sequence[NDArray[Any]], dtype: np.dtype[Any]) -> None:
+def _store_contiguous(file: h5py.File, pieces: list[NDArray[Any]], dtype: np.dtype[Any]) -> None:
     rows = file.create_dataset("features", (sum(map(len, pieces)), *pieces[0].shape[1:]), dtype)
-    start = 0
-    for piece in pieces:
-        rows[start : start + len(piece)] = piece
-        start += len(piece)
+    stop = len(rows)
+    while pieces:
+        piece = pieces.pop()
+        rows[stop - len(piece) : stop] = piece
+        stop -= len(piece)
 
 
-def _store_packed(file: h5py.File, pieces: Sequence[NDArray[Any]], dtype: np.dtype[Any]) -> None:
+def _store_packed(file: h5py.File, pieces: list[NDArray[Any]], dtype: np.dtype[Any]) -> None:
     """Store chunks of whole rows as HDF5's gzip filter would, packed by us, which is much quicker."""
     rows = np.concatenate(pieces).astype(dtype, copy=False)
+    pieces.clear()
     step = min(len(rows), chunk_rows(rows[0].nbytes))
     dataset = file.create_dataset(
         "features", rows.shape, dtype, chunks=(step, *rows.shape[1:]), compression="gzip", compression_opts=1

@@ -260,7 +260,7 @@ class FeatureCache:
 
     def writer(
         self,
-        shard_bytes: int = 64 << 20,
+        shard_bytes: int = 32 << 20,
         shard_seconds: float = 60.0,
         *,
         index: bool = True,

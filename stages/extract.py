@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -100,7 +100,7 @@ def extract(
     extractor: Extractor,
     manifest: Manifest,
     rank: Rank = ALONE,
-    shard_bytes: int = 64 << 20,
+    shard_bytes: int = 32 << 20,
     shard_seconds: float = 60.0,
 ) -> Extraction:
     """Bring the caches up to date with the manifest: each unknown image goes through the trunk once.
@@ -124,17 +124,19 @@ def extract(
         If a cache cannot be written.
     """
     started = time.perf_counter()
-    wanted = list(dict.fromkeys(manifest.keys))
-    known = extractor.rejected().keys() & set(wanted)
-    lacking = lacking_keys(extractor, wanted)
+    location_of = dict(zip(manifest.keys, manifest.locations, strict=True))
+    wanted, locations = list(location_of), list(location_of.values())
+    del location_of  # as large as all the rest, where there are millions
+    rejected = extractor.rejected()
+    known = sum(key in rejected for key in wanted)
+    blocks, lacking = _from_own_share(extractor, wanted, rank)
     meter = Meter(extractor)
     if lacking:
-        location_of = dict(zip(manifest.keys, manifest.locations, strict=True))
         with ExitStack() as stack:
-            work = stack.enter_context(Work(extractor, location_of))
+            work = stack.enter_context(Work(extractor, wanted, locations))
             writers = Writers(extractor, stack, shard_bytes, shard_seconds, index=rank.count == 1)
-            bar = stack.enter_context(progress(label="extract", total=len(lacking), unit="images"))
-            _until_complete(work, writers, meter, _from_own_share(blocks_of(wanted), lacking, rank), bar)
+            bar = stack.enter_context(progress(label="extract", total=lacking, unit="images"))
+            _until_complete(work, writers, meter, blocks, bar)
     rank.wait()
     rejected = extractor.rejected()
     readable = [key for key in wanted if key not in rejected]
@@ -145,7 +147,7 @@ def extract(
     if rank.first and rank.count > 1:
         for cache in extractor.caches:
             cache.build_index()
-    done = len(lacking) - (len(wanted) - len(readable) - len(known))
+    done = lacking - (len(wanted) - len(readable) - known)
     return Extraction(
         backbone=extractor.backbone.name,
         weights=extractor.backbone.weights_source,
@@ -154,7 +156,7 @@ def extract(
         views=extractor.options.views,
         fingerprints=[cache.spec.fingerprint for cache in extractor.caches],
         samples=len(readable),
-        hits=len(wanted) - len(lacking) - len(known),
+        hits=len(wanted) - lacking - known,
         extracted=meter.images,
         elsewhere=done - meter.images,
         skipped=skipped,
@@ -253,7 +255,7 @@ class Writers:
         self._pending: deque[tuple[int, list[int]]] = deque()
         self._on_disk = 0
 
-    def append(self, wanted: Sequence[Wanted], rows: Sequence[NDArray[np.float32]], seconds: float) -> None:
+    def append(self, wanted: Sequence[Wanted], rows: Sequence[NDArray[np.floating]], seconds: float) -> None:
         """Append the rows of a batch, one array per tap, each row to the cache that lacks it.
 
         Every tap is told the time that all took: alone, the deepest would have taken as long.
@@ -322,23 +324,27 @@ class Meter:
         return f"limited by {stage} ({share:.0%} busy)"
 
 
-def _from_own_share(blocks: Sequence[list[str]], lacking: Collection[str], rank: Rank) -> list[list[str]]:
-    """Return the blocks that lack something, beginning with this process's share; the rest it helps with later."""
-    unfinished = [block for block in blocks if any(key in lacking for key in block)]
+def _from_own_share(extractor: Extractor, keys: Sequence[str], rank: Rank) -> tuple[list[range], int]:
+    """Return the blocks that lack something, and how many images lack it.
+
+    They begin with this process's share; the rest it helps with later.
+    """
+    lacking = lacking_keys(extractor, keys)
+    unfinished = [block for block in blocks_of(keys) if any(keys[place] in lacking for place in block)]
     first = len(unfinished) * rank.index // rank.count
-    return unfinished[first:] + unfinished[:first]
+    return unfinished[first:] + unfinished[:first], len(lacking)
 
 
-def _until_complete(work: Work, writers: Writers, meter: Meter, blocks: Sequence[Sequence[str]], bar: Any) -> None:
+def _until_complete(work: Work, writers: Writers, meter: Meter, blocks: Sequence[range], bar: Any) -> None:
     """Do the blocks that are free, until those of other processes are done too, or their processes dead."""
     while blocks:
-        left: list[Sequence[str]] = []
+        left: list[range] = []
         _do(work, writers, meter, work.requests(blocks, left), bar)
         writers.flush()
         work.release(writers.on_disk)
-        lacking = lacking_keys(work.extractor, [key for block in left for key in block])
+        lacking = lacking_keys(work.extractor, [key for block in left for key in work.keys_of(block)])
         bar.update(sum(map(len, left)) - len(lacking))
-        blocks = [block for block in left if any(key in lacking for key in block)]
+        blocks = [block for block in left if not lacking.isdisjoint(work.keys_of(block))]
         if blocks:
             time.sleep(_POLL_SECONDS)
 

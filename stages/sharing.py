@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from types import TracebackType
 from typing import NamedTuple
 
@@ -45,19 +46,15 @@ def what_is_lacking(extractor: Extractor, keys: Sequence[str]) -> dict[str, Lack
     }
 
 
-def blocks_of(keys: Sequence[str]) -> list[list[str]]:
-    """Cut a list of keys into the blocks that processes share work by, of 16 to 512 keys on average.
+def blocks_of(keys: Sequence[str]) -> list[range]:
+    """Return the places in a list of keys of the blocks that processes share work by, of 16 to 512 keys on average.
 
     A block ends at a key that says so itself. So processes whose lists differ by some images, because one saw a folder
     a little later, agree about all blocks but those in which these stand.
     """
     average = 1 << min(max((len(keys) // 256).bit_length(), 4), 9)
-    blocks: list[list[str]] = [[]]
-    for key in keys:
-        blocks[-1].append(key)
-        if int(key[:8], 16) % average == 0:
-            blocks.append([])
-    return [block for block in blocks if block]
+    ends = [place for place, key in enumerate(keys, 1) if int(key[:8], 16) % average == 0]
+    return [range(start, stop) for start, stop in pairwise([0, *ends, len(keys)]) if start < stop]
 
 
 class Wanted(NamedTuple):
@@ -85,8 +82,8 @@ class Work:
     Parameters
     ----------
     extractor : Extractor
-    location_of : mapping
-        Key to location of every image.
+    keys, locations : sequence of str
+        Of every image.
 
     Attributes
     ----------
@@ -94,10 +91,11 @@ class Work:
         Keys of images that could not be read, with the reasons, that the caches have not been told yet.
     """
 
-    def __init__(self, extractor: Extractor, location_of: Mapping[str, str]) -> None:
+    def __init__(self, extractor: Extractor, keys: Sequence[str], locations: Sequence[str]) -> None:
         self.extractor = extractor
         self.unreadable: dict[str, str] = {}
-        self._location_of = location_of
+        self._keys = keys
+        self._locations = locations
         self._requested: dict[int, Wanted] = {}
         self._requests = 0
         self._finished = 0
@@ -117,27 +115,33 @@ class Work:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def requests(self, blocks: Sequence[Sequence[str]], left: list[Sequence[str]]) -> Iterator[Request]:
+    def requests(self, blocks: Sequence[range], left: list[range]) -> Iterator[Request]:
         """Yield requests for what the free blocks lack, taking each when it is needed; put the others in `left`.
 
         Requests are numbered from 0 each time: all that were yielded the time before have to be finished.
         """
         self._requests = self._finished = 0
         for block in blocks:
-            name = block[-1]
+            name = self._keys[block[-1]]
             if not self._take(name):
                 left.append(block)
                 continue
             # only now: another process may have finished it just before
-            lacking = what_is_lacking(self.extractor, block)
+            lacking = what_is_lacking(self.extractor, self.keys_of(block))
             if not lacking:
                 self._release([name])
                 continue
             self._open.append((name, self._requests + len(lacking)))
-            for key, lack in lacking.items():
-                self._requested[self._requests] = Wanted(key, lack.rows, iter(lack.views))
-                self._requests += 1
-                yield self.extractor.request(self._location_of[key], key, lack.views)
+            for place in block:
+                key = self._keys[place]
+                if key in lacking:
+                    self._requested[self._requests] = Wanted(key, lacking[key].rows, iter(lacking[key].views))
+                    self._requests += 1
+                    yield self.extractor.request(self._locations[place], key, lacking[key].views)
+
+    def keys_of(self, block: range) -> Sequence[str]:
+        """Return the keys of a block."""
+        return self._keys[block.start : block.stop]
 
     def wanted(self, request: int) -> Wanted:
         """Return what a request that is not finished is for."""

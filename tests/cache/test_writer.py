@@ -113,7 +113,7 @@ def test_the_callers_array_may_be_used_again(cache):
     np.testing.assert_array_equal(cache.read(KEYS), features_of(KEYS))
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
 def test_rows_that_are_not_finite_are_refused_by_key_and_none_of_them_is_added(cache, value):
     rows = features_of(KEYS)
     rows[7, 2] = value
@@ -130,7 +130,9 @@ def test_what_is_too_large_for_float16_is_refused_with_the_option_that_helps(tmp
     rows[1, 0] = 70_000
     with (
         cache.writer() as writer,
-        pytest.raises(CacheError, match=rf"float16 \(up to 7e\+04.*{KEYS[1]}.*--dtype float32"),
+        pytest.raises(
+            CacheError, match=rf"beyond 65504, where float16 ends, for 1 samples: {KEYS[1]}.*--dtype float32"
+        ),
     ):
         writer.append(KEYS[:3], rows)
     rows[1, 0] = 65_504

@@ -227,7 +227,7 @@ def test_a_full_disk_ends_extraction_with_a_clear_error_and_it_goes_on_with_room
 def test_what_another_process_took_and_gave_back_undone_is_done(extractor, manifest, undisturbed):
     """A process that has done all that was free comes back for what was not."""
     cache = extractor.taps[0].cache
-    block = blocks_of(manifest.keys)[0]
+    block = [manifest.keys[place] for place in blocks_of(manifest.keys)[0]]
     with cache.claims() as claims:
         assert claims.take(block[-1])
         process = start(extract, extractor, manifest, shard_seconds=0.1)
