@@ -336,3 +336,15 @@ def test_a_shard_that_is_gone_is_not_called_broken(path):
     path.unlink()
     with pytest.raises(FileNotFoundError):
         open_shard(path, SPEC)
+
+
+def test_a_shard_that_goes_while_it_is_opened_is_not_called_broken(path, monkeypatch):
+    """HDF5 says many things when a file goes at the wrong moment; that it is gone decides."""
+
+    def opening(name, *_args, **_options):
+        Path(name).unlink()
+        raise OSError("Unable to synchronously open file (file signature not found)")
+
+    monkeypatch.setattr(h5py, "File", opening)
+    with pytest.raises(FileNotFoundError):
+        open_shard(path, SPEC)

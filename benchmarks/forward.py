@@ -1,0 +1,128 @@
+"""What each change to the forward pass brings on a CPU, one after the other, and what was tried besides.
+
+::
+
+    python benchmarks/forward.py                                     # EfficientNet-Lite0 and ResNet-18, some minutes
+    python benchmarks/forward.py --backbone resnet50 --repetitions 5
+
+Every step runs in a fresh process, in turn, several times; images are random numbers that are in memory already, in
+batches of 32. Given are medians; the ratios are to the first step, repetition by repetition, with their range.
+``extract.py`` measures all of stage 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+# The repository goes before this folder, whose cache.py is not the package cache.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.measurement import Measurement, in_fresh_process, measuring
+from pipeline.console import say, table
+
+STEPS = {
+    "eager": "eager, NCHW, float32, as tutorials have it",
+    "kept": "+ freed memory is kept",
+    "channels_last": "+ channels_last",
+    "folded": "+ BatchNorm folded, inference_mode",
+    "threads": "+ a batch per core: stage 1 in fp32",
+    "bf16": "bf16 instead: stage 1 in bf16",
+    "compiled": "tried: torch.compile on `folded`",
+}
+BATCH = 32
+
+
+def step(name: str, backbone: str, batches: int) -> Measurement:
+    """Take so many batches through the network as one of `STEPS` does it; called in a process of its own."""
+    import torch
+
+    kept = name != "eager"
+    if kept:
+        import stages  # noqa: F401  sets how OpenMP's threads wait
+    import time
+
+    from stages.extract import forward
+    from stages.extractor import prepare
+    from stages.machine import keep_freed_memory
+    from stages.network.backbones import load_backbone
+    from stages.options import Features
+
+    images = torch.randint(0, 256, (BATCH, 3, 224, 224), dtype=torch.uint8)
+    started = time.perf_counter()
+    if name in ("threads", "bf16"):
+        precision = "bf16" if name == "bf16" else "fp32"
+        extractor = prepare(
+            Features(backbone=backbone, weights="none", image_size=224, precision=precision, batch_size=BATCH)
+        )
+        with forward(extractor) as start:
+            return _timed(
+                batches, started, lambda count: [finish() for finish in [start(images) for _ in range(count)]]
+            )
+    if kept:
+        keep_freed_memory()
+    loaded = load_backbone(backbone, "none", 224)
+    network = loaded.module
+    if name in ("folded", "compiled"):
+        extractor = prepare(Features(backbone=backbone, weights="none", image_size=224, batch_size=BATCH))
+        network = torch.compile(extractor.trunk) if name == "compiled" else extractor.trunk
+    elif name == "channels_last":
+        network = network.to(memory_format=torch.channels_last)
+
+    layout = torch.contiguous_format if name in ("eager", "kept") else torch.channels_last
+
+    def run(count: int) -> None:
+        with torch.inference_mode() if name in ("folded", "compiled") else torch.no_grad():
+            for _ in range(count):
+                network(loaded.preprocessing.normalise(images).contiguous(memory_format=layout))
+
+    return _timed(batches, started, run)
+
+
+def _timed(batches: int, started: float, run) -> Measurement:
+    import time
+
+    run(2)
+    built = time.perf_counter() - started
+    with measuring(batches * BATCH) as measurement:
+        run(batches)
+    measurement.details = {"built": built}
+    return measurement
+
+
+def main() -> None:
+    """Measure the steps in turn, and print a table for each network."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", nargs="+", default=["efficientnet_lite0", "resnet18"])
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--batches", type=int, default=12, help="batches of 32 images in each run (default: 12)")
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
+    options = parser.parse_args()
+    for backbone in options.backbone:
+        found: dict[str, list[Measurement]] = {name: [] for name in options.steps}
+        with tempfile.TemporaryDirectory() as folder:
+            for repetition in range(options.repetitions):
+                for name in options.steps[:: -1 if repetition % 2 else 1]:
+                    arguments = {"name": name, "backbone": backbone, "batches": options.batches}
+                    found[name].append(Measurement(**in_fresh_process("forward.step", Path(folder), **arguments)))
+        rows = []
+        for name, runs in found.items():
+            ratios = [one.rate / first.rate for one, first in zip(runs, found[options.steps[0]], strict=True)]
+            faults, built = (
+                statistics.median(values)
+                for values in ([one.minor_faults / one.images for one in runs], [one.details["built"] for one in runs])
+            )
+            rate = statistics.median(one.rate for one in runs)
+            times = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+            rows.append([STEPS[name], f"{rate:.1f}", times, f"{faults:,.0f}", f"{built:.1f}"])
+        say("", f"{backbone}, 224 x 224, random weights", "")
+        say(table(["step", "images/s", "ratio", "page faults per image", "built and warm, s"], rows, 1))
+    machine = in_fresh_process("ours.machine", Path(tempfile.gettempdir()))
+    say("", "; ".join(f"{what} {value}" for what, value in machine.items()))
+
+
+if __name__ == "__main__":
+    main()
