@@ -22,7 +22,7 @@ from torchvision.datasets import ImageFolder
 
 from benchmarks.frozen_training import BATCH_SIZE, new_head, order, train
 from benchmarks.measurement import FEATURES, Measurement, measuring
-from stages.data import Preprocessing
+from stages.data import Preprocessing, read_image
 from stages.network.backbones import load_backbone
 from stages.network.classifier import output_layers
 
@@ -36,6 +36,20 @@ def tutorial_features(images: str, backbone: str, weights: str, device: str) -> 
     """Extract features as tutorials do: eager, NCHW, float32, Pillow and v1 transforms, loader processes."""
     loaded = load_backbone(backbone, weights)
     return _loop(images, loaded.module, _evaluation(loaded.preprocessing), device)
+
+
+def features_of_our_pixels(images: str, backbone: str, weights: str, device: str, count: int) -> Measurement:
+    """Extract features as `tutorial_features` does, but of the pixels that cutpoint renders, of the first images."""
+    loaded = load_backbone(backbone, weights)
+    network = _without_output_layer(loaded.module).to(device)
+    std = torch.tensor(loaded.preprocessing.std)[:, None, None]
+    mean = torch.tensor(loaded.preprocessing.mean)[:, None, None]
+    files = sorted(path for path, _ in _samples(images))[:count]
+    with measuring(len(files)) as measurement, torch.no_grad():
+        views = [loaded.preprocessing.render(read_image(file)).contiguous() for file in files]
+        rows = [network(((view / 255 - mean) / std)[None].to(device)).cpu() for view in views]
+    np.save(FEATURES, torch.cat(rows).numpy())
+    return measurement
 
 
 def torchvision_features(images: str, backbone: str, weights: str, device: str) -> Measurement:
