@@ -37,13 +37,13 @@ class Computed(NamedTuple):
 
     Attributes
     ----------
-    rows : list of float32 arrays [b, *shape]
-        One per tap.
+    rows : list of arrays [b, *shape]
+        One per tap, in the storage type.
     seconds : float
         How long one worker was busy with it.
     """
 
-    rows: list[NDArray[np.float32]]
+    rows: list[NDArray[np.floating]]
     seconds: float
 
 

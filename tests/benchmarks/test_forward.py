@@ -1,0 +1,20 @@
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_the_script_prints_a_line_for_each_step_measured_against_the_first():
+    command = [sys.executable, "benchmarks/forward.py", "--backbone", "squeezenet1_1", "--steps", "eager", "threads"]
+    done = subprocess.run([*command, "--repetitions", "1", "--batches", "1"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    eager, threads = (line for line in done.stdout.splitlines() if line.startswith(("eager", "+ a batch per core")))
+    assert "1.00" in eager.split()
+    assert threads.startswith("+ a batch per core")
+    assert done.stdout.rstrip().splitlines()[-1].startswith("processor ")
+
+
+def test_the_first_step_waits_in_openmp_as_in_any_program_with_torch():
+    program = "import benchmarks.forward, sys; sys.exit(bool({'stages', 'torch'} & {*sys.modules}))"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
