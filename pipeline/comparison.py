@@ -354,7 +354,7 @@ def _labels(keys: Sequence[tuple[Path, str, str]]) -> list[str]:
     runs = {run for run, _, _ in keys}
     names = {run: run.name if len({one.name for one in runs}) == len(runs) else str(run) for run in runs}
     prefix = {"finetune": "fine-tune ", "scratch": "scratch "}
-    shown = {"svm": "SVM", "rbf": "RBF SVM", "mlp": "MLP"}
+    shown = {"svm": "SVM", "rbf": "RBF SVM", "mlp": "MLP", "knn": "kNN", "ncm": "nearest mean", "sgd": "SGD"}
     return [
         f"{prefix.get(method, '')}{shown.get(name, name)}{f' ({names[run]})' if len(runs) > 1 else ''}"
         for run, method, name in keys

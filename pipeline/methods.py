@@ -6,12 +6,14 @@ Every method is tested here and in the same way: on the manifest's test split, o
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from cache import KeyMemo, key_of_bytes
@@ -22,8 +24,9 @@ from pipeline.results import Predictions, Result
 from stages.data import Manifest, contact_sheet, load_manifest, read_image
 from stages.distributed import ALONE, Rank
 from stages.extract import Extraction, extract
-from stages.extractor import Extractor, read_features, readable_samples
+from stages.extractor import Extractor, read_features, readable_samples, stream_features
 from stages.finetune import finetune, image_probabilities, training_identity
+from stages.fitting.rows import AnyRows
 from stages.head import Rows, TrainedHead, head_probabilities, method_of, train_head
 from stages.machine import describe_machine
 from stages.network.heads import load_head
@@ -86,17 +89,12 @@ def run_heads(
 ) -> list[Result]:
     """Train heads on the cached features and test each; a head the run already has is not trained again."""
     manifest = readable_samples(extractor, manifest)
-    features = read_features(extractor, manifest)
-    split = {name: manifest.indices(name) for name in ("train", "val", "test")}
-    train, val = (Rows(features[split[name]], manifest.labels[split[name]]) for name in ("train", "val"))
-    if extractor.options.views > 1:
-        samples = manifest.select(split["train"])
-        views = range(1, extractor.options.views)
-        train = replace(train, augmented=[read_features(extractor, samples, view) for view in views])
-    test = manifest.select(split["test"])
+    train, val, test_rows = rows_of_splits(extractor, manifest, options)
+    test = manifest.select(manifest.indices("test"))
+    graph, cut = extractor.graph, extractor.taps[0].cut if len(extractor.taps) == 1 else None
     results = []
     for name in names:
-        place = directory / f"{method_of(name)}-{name}"
+        place = directory / place_of(name)
         identity = _identity(extractor, manifest, seed, {**asdict(options), "head": name, **_views(extractor)})
         done = _finished(place, identity)
         if done is not None:
@@ -104,9 +102,10 @@ def run_heads(
             results.append(done)
             continue
         with measured() as training:
-            trained = train_head(name, options, train, val, len(manifest.class_names), seed, extractor.device)
+            classes = len(manifest.class_names)
+            trained = train_head(name, options, train, val, classes, seed, extractor.device, graph=graph, cut=cut)
         with measured() as testing:
-            probabilities = head_probabilities(trained.module, features[split["test"]])
+            probabilities = head_probabilities(trained.module, test_rows)
         result = _result(
             extractor,
             manifest,
@@ -136,7 +135,8 @@ def run_finetune(
     """Fine-tune from a stage-2 head (trained first if the run has none) and test; goes on from a killed call."""
     start_result = run_heads(extractor, manifest, [options.start], head, seed, directory)[0]
     manifest = readable_samples(extractor, manifest)
-    start = _saved_head(directory / f"{method_of(options.start)}-{options.start}", options.start, start_result)
+    place = directory / place_of(options.start)
+    start = _saved_head(extractor, place, options.start, start_result)
     name = f"top-{options.unfreeze}" if options.unfreeze.isdigit() else options.unfreeze
     place = directory / f"finetune-{name}"
     identity = training_identity(extractor, start, options, manifest, seed)
@@ -191,6 +191,44 @@ def run_finetune(
     return result
 
 
+def place_of(name: HeadName) -> str:
+    """Return the name of the folder of a head: its method and its name, in which a path of Python has no colon."""
+    return f"{method_of(name)}-{name.replace(':', '.')}"
+
+
+def rows_of_splits(extractor: Extractor, manifest: Manifest, options: Head) -> tuple[AnyRows, AnyRows, AnyRows]:
+    """Return the cached features of train, validation and test: in memory, or, where they are too large, streamed."""
+    parts = {name: manifest.select(manifest.indices(name)) for name in ("train", "val", "test")}
+    views = extractor.options.views
+    row_bytes = math.prod(extractor.row_shape) * np.dtype(extractor.options.dtype).itemsize
+    size = (len(manifest) + (views - 1) * len(parts["train"])) * row_bytes
+    allowed = options.memory * 1e9 if options.memory is not None else psutil.virtual_memory().available / 2
+    if size > allowed:
+        say(
+            f"the features take {byte_count(size)}, and --memory allows {byte_count(allowed)}: they are streamed"
+            + (", the evaluation view alone" if views > 1 else "")
+        )
+        streams = [stream_features(extractor, part, int(allowed)) for part in parts.values()]
+        return streams[0], streams[1], streams[2]
+    features = read_features(extractor, manifest)
+    numbers = group_numbers(manifest)
+    in_split = [manifest.indices(name) for name in parts]
+    train, val, test = (
+        Rows(features[places], manifest.labels[places], groups=None if numbers is None else numbers[places])
+        for places in in_split
+    )
+    augmented = [read_features(extractor, parts["train"], view) for view in range(1, views)]
+    return replace(train, augmented=augmented), val, test
+
+
+def group_numbers(manifest: Manifest) -> NDArray[np.int64] | None:
+    """Return a number for the group of each sample, int64 [n]; a sample of no group is one by itself."""
+    if not any(manifest.groups):
+        return None
+    names = [group or f"sample {place}" for place, group in enumerate(manifest.groups)]
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+
 def _finished(place: Path, identity: str) -> Result | None:
     """Return the result of a method that was trained in just this way, if the run has it."""
     recipe = read_recipe(place)
@@ -209,8 +247,8 @@ def _views(extractor: Extractor) -> dict[str, Any]:
     return {"views": options.views, "augment": options.augment} if options.views > 1 else {}
 
 
-def _saved_head(place: Path, name: HeadName, result: Result) -> TrainedHead:
-    head, _ = load_head(place / HEAD_WITHOUT_VAL)
+def _saved_head(extractor: Extractor, place: Path, name: HeadName, result: Result) -> TrainedHead:
+    head, _ = load_head(place / HEAD_WITHOUT_VAL, extractor.graph)
     return TrainedHead(name, head, head, result.val["accuracy"], float("nan"))
 
 

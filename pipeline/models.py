@@ -125,7 +125,7 @@ def open_model(directory: Path, device: str = "auto") -> tuple[Recipe, Extractor
             f"{directory} was trained on other weights of {options.backbone} than --weights {options.weights} gives "
             "now; put the original weights back, or train again"
         )
-    head = load_head(directory / HEAD)[0].to(extractor.device)
+    head = load_head(directory / HEAD, extractor.graph)[0].to(extractor.device)
     if recipe.unfreeze is None:
         model = nn.Sequential()
         model.add_module("head", head)

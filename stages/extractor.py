@@ -18,6 +18,7 @@ from torch import Tensor
 from cache import FeatureCache, Spec, key_of_bytes
 from cache.errors import CacheError, CutpointError, UsageError
 from stages.data import Augmentation, Manifest, Request, augmentation, decoder_name, stack_pixels
+from stages.fitting.rows import StreamedRows
 from stages.machine import keep_freed_memory, resolve_device
 from stages.network.backbones import Backbone, load_backbone
 from stages.network.cut import Cut, CutGraph
@@ -266,6 +267,19 @@ def read_features(extractor: Extractor, manifest: Manifest, view: int = 0) -> ND
     CacheError
         If some are not in the cache; says how many, and the command that extracts them.
     """
+    stores = _complete_stores(extractor, manifest, view)
+    if len(stores) == 1:
+        return np.asarray(stores[0].read(manifest.keys, view))
+    joined = np.empty((len(manifest.keys), *extractor.row_shape), dtype=stores[0].dtype)
+    start = 0
+    for tap, store in zip(extractor.taps, stores, strict=True):
+        joined[:, start : start + tap.shape[0]] = store.read(manifest.keys, view)
+        start += tap.shape[0]
+    return joined
+
+
+def _complete_stores(extractor: Extractor, manifest: Manifest, view: int) -> list[FeatureCache]:
+    """Return the caches of a view, if they have all of the manifest's samples."""
     stores = [tap.store(view) for tap in extractor.taps]
     for tap, store in zip(extractor.taps, stores, strict=True):
         missing = store.missing(manifest.keys, view)
@@ -276,14 +290,19 @@ def read_features(extractor: Extractor, manifest: Manifest, view: int = 0) -> ND
                 f"at {tap.cut.name} in {extractor.options.cache} (first: {first}{f', view {view}' if view else ''}); "
                 "run `extract` with the same --data, --backbone, --cut, --pool, --cache and --views first"
             )
-    if len(stores) == 1:
-        return np.asarray(stores[0].read(manifest.keys, view))
-    joined = np.empty((len(manifest.keys), *extractor.row_shape), dtype=stores[0].dtype)
-    start = 0
-    for tap, store in zip(extractor.taps, stores, strict=True):
-        joined[:, start : start + tap.shape[0]] = store.read(manifest.keys, view)
-        start += tap.shape[0]
-    return joined
+    return stores
+
+
+def stream_features(extractor: Extractor, manifest: Manifest, memory_bytes: int) -> StreamedRows:
+    """Return the manifest's samples as rows that stay in the cache and are read in bounded memory.
+
+    Raises
+    ------
+    CacheError
+        If some are not in the cache; as `read_features`.
+    """
+    stores = _complete_stores(extractor, manifest, 0)
+    return StreamedRows(stores, manifest.keys, manifest.labels, memory_bytes)
 
 
 def readable_samples(extractor: Extractor, manifest: Manifest) -> Manifest:

@@ -10,12 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cache.errors import UsageError
+from cache.errors import UsageError, suggestion
 
 Pooling = Literal["avg", "max", "avgmax", "cls", "none"]
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 StorageType = Literal["float16", "float32"]
-HeadName = Literal["logistic", "svm", "rbf", "linear", "mlp", "concat"]
+HeadName = str
+"""One of `HEADS`, or the import path of a module of the user's own, ``package.module:Class``."""
+
+HEADS = (
+    *("logistic", "svm", "ridge", "rbf", "ncm", "knn", "sgd"),
+    *("linear", "mlp", "concat", "cosine", "attention", "top"),
+)
 Preset = Literal["none", "light", "medium", "strong"]
 
 
@@ -33,8 +39,8 @@ class Data:
     """Which images, with which labels and splits."""
 
     data: str
-    """A folder (root/class/* or root/split/class/*), a CSV file (path,label[,split]), a packaged set
-    (elpv, digits), or torchvision:NAME (torchvision:Flowers102)."""
+    """A folder (root/class/* or root/split/class/*), a CSV file (path,label[,split][,group]), a packaged set
+    (elpv, digits), or torchvision:NAME (torchvision:Flowers102). Samples of one group stay in one split."""
 
     data_root: Path | None = None
     """Where torchvision data sets are kept and downloaded to (default: ~/.cache/cutpoint/datasets)."""
@@ -126,19 +132,39 @@ class Head:
     """What is trained on the cached features, and how it is selected (stage 2)."""
 
     head: tuple[HeadName, ...] = ("logistic", "svm", "rbf", "mlp")
-    """Heads to train, one result each. scikit-learn: logistic, svm (both linear), rbf (support vector machine with a
-    radial kernel, up to 10,000 samples); torch: linear, mlp, concat."""
+    """Heads to train, one result each. Fitted models: logistic, svm, ridge (linear), rbf (support vector machine with a
+    radial kernel), ncm (nearest class mean), knn (nearest neighbours by cosine), sgd (logistic, for features larger
+    than memory). Torch: linear, mlp, cosine (cosine classifier), concat (concatenated pooling), attention (attention
+    pooling over a map), top (the network's own blocks above the cut, from maps), or a module of your own as
+    package.module:Class, called with (row_shape, num_classes)."""
 
     regularisation: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-    """Values of C tried for logistic and svm, from the strongest regularisation; rbf tries 1,000 times these. Weaker
-    ones are left out once they score clearly worse."""
+    """Values of C tried for logistic, svm, ridge (penalty 1 / 2C, and values between) and sgd, from the strongest
+    regularisation; rbf tries 1,000 times these. Weaker ones are left out once they score clearly worse."""
 
-    scalers: tuple[Literal["none", "standard"], ...] = ("none", "standard")
-    """Feature scalings tried for logistic, svm and rbf."""
+    scalers: tuple[Literal["none", "standard", "l2"], ...] = ("none", "standard")
+    """Feature scalings tried for fitted models: none, standard (mean 0, variance 1), l2 (vectors of length 1)."""
 
     folds: int | None = None
-    """Folds of the cross-validation on train+validation that selects C and scaler; 0 selects on the validation split
-    (default: 5 up to 10,000 samples, else 0)."""
+    """Folds of the cross-validation on train+validation that selects the settings of fitted models, groups kept
+    together; 0 selects on the validation split (default: 5 up to 10,000 samples, else 0)."""
+
+    neighbours: tuple[int, ...] = (1, 3, 5, 10, 20, 50)
+    """Numbers of neighbours tried for knn."""
+
+    landmarks: int = 2000
+    """Rows that rbf compares all others with (Nystroem's method), where there are more than 10,000 of them."""
+
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: rare classes weigh as much as frequent ones, and settings are chosen by the mean of the classes'
+    recalls."""
+
+    sampling: Literal["natural", "balanced"] = "natural"
+    """How torch heads are shown rows: each once an epoch, or drawn so that all classes come as often."""
+
+    memory: float | None = None
+    """Gigabytes that cached features may take. Larger ones are streamed from the cache, by heads that can: sgd, ridge,
+    ncm and the torch heads (default: half of the free memory)."""
 
     hidden: int = 512
     """Units of the hidden layer of mlp and concat."""
@@ -146,28 +172,54 @@ class Head:
     dropout: float = 0.5
     """Dropout before the output of the torch heads (half of it before the hidden layer of concat)."""
 
+    head_scaler: Literal["none", "standard", "l2"] = "standard"
+    """Feature scaling before linear and mlp; of the others, concat knows l2."""
+
     head_epochs: int = 100
     """Most epochs of a torch head."""
 
     patience: int = 15
     """Epochs without a better validation loss after which a torch head stops."""
 
-    head_rate: float = 1e-3
-    """Highest learning rate of a torch head (AdamW, one-cycle)."""
+    head_rate: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    """Highest learning rates of a torch head (AdamW, one-cycle) that are tried; the best on validation is kept."""
 
-    head_weight_decay: float = 1e-2
-    """Decoupled weight decay of a torch head; none on biases and normalisation."""
+    head_weight_decay: tuple[float, ...] = (1e-2,)
+    """Decoupled weight decays of a torch head that are tried; none on biases and normalisation."""
 
     head_batch_size: int = 64
     """Rows per step of a torch head."""
 
+    head_label_smoothing: float = 0.0
+    """Label smoothing of the cross-entropy of a torch head."""
+
     def __post_init__(self) -> None:
         least = {"regularisation": 1e-12, "folds": 0, "hidden": 1, "dropout": 0, "head_epochs": 1, "patience": 1}
-        _require(self, {**least, "head_rate": 0, "head_weight_decay": 0, "head_batch_size": 1})
-        if not (self.head and self.regularisation and self.scalers):
-            raise UsageError("--head, --regularisation and --scalers need at least one value each")
-        if self.dropout >= 1:
-            raise UsageError(f"--dropout {self.dropout} must be a share of the units, less than 1")
+        least |= {"head_rate": 0, "head_weight_decay": 0, "head_batch_size": 1, "head_label_smoothing": 0}
+        _require(self, {**least, "neighbours": 1, "landmarks": 1, "memory": 0})
+        for needed in ("head", "regularisation", "scalers", "neighbours", "head_rate", "head_weight_decay"):
+            if not getattr(self, needed):
+                raise UsageError(f"--{needed.replace('_', '-')} needs at least one value")
+        for name in self.head:
+            require_head(name)
+        for name in ("dropout", "head_label_smoothing"):
+            if getattr(self, name) >= 1:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} must be less than 1")
+
+
+def require_head(name: str) -> None:
+    """Refuse a head that there is not.
+
+    Raises
+    ------
+    UsageError
+        With the nearest right name.
+    """
+    if name not in HEADS and ":" not in name:
+        raise UsageError(
+            f"--head {name}: there is no such head; there are {', '.join(HEADS)}, and modules of your own, as "
+            f"package.module:Class.{suggestion(name, HEADS)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -213,5 +265,6 @@ class Finetune:
     def __post_init__(self) -> None:
         least = {"epochs": 1, "rate": 0, "finetune_head_rate": 0, "weight_decay": 0, "label_smoothing": 0}
         _require(self, {**least, "finetune_batch_size": 1, "loader_workers": 0})
+        require_head(self.start)
         if self.label_smoothing >= 1:
             raise UsageError(f"--label-smoothing {self.label_smoothing} must be less than 1")

@@ -39,6 +39,9 @@ class Listing:
         Kind of sample within its class; splits that are made take the same share of each.
     keys : list of str or None
         Digests of the decoded pixels of sources without files; None where the locations are files.
+    groups : list of str
+        What each sample is of (a patient, a product, a video), '' where it is on its own; splits that are made keep a
+        group whole. Empty where the source names none.
     notes : list of str
         What was done or left out, in words.
     """
@@ -49,6 +52,7 @@ class Listing:
     splits: list[str]
     strata: list[str]
     keys: list[str] | None = None
+    groups: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def select(self, indices: Sequence[int]) -> Listing:
@@ -61,6 +65,7 @@ class Listing:
             tuple(name for name in self.class_names if name in held),
             [self.splits[index] for index in indices],
             [self.strata[index] for index in indices],
+            groups=[self.groups[index] for index in indices] if self.groups else [],
             notes=self.notes,
         )
 

@@ -22,6 +22,8 @@ from stages.data.splits import check_shares, complete_splits
 from stages.options import Data
 
 _HEADER = ["path", "label", "split", "key"]
+_GROUP = "group"
+"""A fifth column, where samples have groups."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,9 @@ class Manifest:
         Files the source names that could not be read; they are not among the samples.
     notes : list of str
         What was done to get here, in words.
+    groups : list of str
+        What each sample is of (a patient, a product, a video), '' where it is on its own; no group is in two splits
+        that were made here. Empty where the source names no groups.
     """
 
     locations: list[str]
@@ -52,6 +57,7 @@ class Manifest:
     class_names: tuple[str, ...]
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.locations)
@@ -70,7 +76,20 @@ class Manifest:
             self.class_names,
             self.unreadable,
             self.notes,
+            [self.groups[index] for index in indices] if self.groups else [],
         )
+
+    @property
+    def group_numbers(self) -> NDArray[np.int64] | None:
+        """A number for each sample, int64 [n], the same within a group; None where there are no groups.
+
+        A sample of no group has a number of its own.
+        """
+        if not any(self.groups):
+            return None
+        own = (group or (index,) for index, group in enumerate(self.groups))
+        numbers: dict[str | tuple[int], int] = {}
+        return np.array([numbers.setdefault(group, len(numbers)) for group in own], dtype=np.int64)
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -81,20 +100,22 @@ class Manifest:
         return {split: dict(zip(self.class_names, row.tolist(), strict=True)) for split, row in numbers.items()}
 
     def summary(self) -> list[str]:
-        """Return its size in words: samples, classes, and samples of each split."""
+        """Return its size in words: samples, classes, groups if there are any, and samples of each split."""
         counts = self.counts
         sizes = [f"{split} {sum(counts[split].values()):,}" for split in SPLITS]
-        return [f"{len(self):,} images", f"{len(self.class_names)} classes", *sizes]
+        groups = [f"{len(set(filter(None, self.groups))):,} groups"] if self.groups else []
+        return [f"{len(self):,} images", f"{len(self.class_names)} classes", *groups, *sizes]
 
     def save(self, path: Path) -> None:
-        """Write the samples as CSV (path,label,split,key) and all else as JSON beside it, `path` with .json."""
+        """Write the samples as CSV (path,label,split,key[,group]) and all else as JSON beside it, `path` with .json."""
         path.parent.mkdir(parents=True, exist_ok=True)
         # surrogateescape: a file name need not be Unicode, and must come back as it was
         with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = csv.writer(file)
-            rows.writerow(_HEADER)
+            rows.writerow([*_HEADER, _GROUP] if self.groups else _HEADER)
             labels = (self.class_names[label] for label in self.labels)
-            rows.writerows(zip(self.locations, labels, self.splits, self.keys, strict=True))
+            groups = [self.groups] if self.groups else []
+            rows.writerows(zip(self.locations, labels, self.splits, self.keys, *groups, strict=True))
         rest = {"class_names": self.class_names, "unreadable": self.unreadable, "notes": self.notes}
         path.with_suffix(".json").write_text(json.dumps(rest, indent=1) + "\n", encoding="utf-8")
 
@@ -111,11 +132,11 @@ class Manifest:
             rest = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
                 header, *rows = csv.reader(file)
-            if header != _HEADER:
+            if header not in (_HEADER, [*_HEADER, _GROUP]):
                 raise ValueError(f"its columns are {','.join(header)}, not {','.join(_HEADER)}")
             number = {name: index for index, name in enumerate(rest["class_names"])}
-            columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in _HEADER]
-            locations, labels, splits, keys = columns
+            columns = [list(column) for column in zip(header, *rows, strict=True)]
+            locations, labels, splits, keys, *groups = (column[1:] for column in columns)
             return cls(
                 locations,
                 np.array([number[label] for label in labels], dtype=np.int64),
@@ -124,6 +145,7 @@ class Manifest:
                 tuple(number),
                 [(location, reason) for location, reason in rest["unreadable"]],
                 list(rest["notes"]),
+                *groups,
             )
         except OSError as error:
             raise DataError(f"the manifest {path} cannot be read: {error.filename}: {error.strerror}") from error
@@ -172,6 +194,7 @@ def load_manifest(
         listing.class_names,
         unreadable,
         [*listing.notes, *lost, *notes, *([memo.note] if memo.note else [])],
+        listing.groups,
     )
 
 

@@ -1,4 +1,7 @@
-"""CSV files as a source: ``path,label[,split][,stratum]`` with a header."""
+"""CSV files as a source: ``path,label[,split][,stratum][,group]`` with a header.
+
+Samples with the same word in the column ``group`` (the same patient, product, video) never come into two splits.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,20 @@ from pathlib import Path
 from cache.errors import DataError
 from stages.data.listing import SPLIT_NAMES, Listing, class_order
 
-_COLUMNS = "the first line must name the columns path and label, and may name split and stratum"
+_COLUMNS = "the first line must name the columns path and label, and may name split, stratum and group"
 
 
 def list_csv(table: Path) -> Listing:
     """Return the rows of a CSV file. Relative paths start at the file's folder; other columns are left alone.
+
+    A group need not be filled in: a row without one is on its own.
 
     Raises
     ------
     DataError
         If columns are missing or a row cannot be used; names the line.
     """
-    locations, labels, splits, strata = [], [], [], []
+    locations, labels, splits, strata, groups = [], [], [], [], []
     try:
         # a byte-order mark is what Excel writes; undecodable bytes are file names that are not Unicode
         with table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
@@ -36,6 +41,7 @@ def list_csv(table: Path) -> Listing:
                 labels.append(_required(row, "label", where))
                 splits.append(_split(row.get("split", ""), where))
                 strata.append(row.get("stratum", "").strip())
+                groups.append(row.get("group", "").strip())
                 if bool(splits[-1]) != bool(splits[0]):
                     raise DataError(
                         f"{where}: some rows have a split and some have none; fill in all or leave all empty"
@@ -46,7 +52,7 @@ def list_csv(table: Path) -> Listing:
         raise DataError(f"{table} cannot be read: {error.strerror}") from error
     if not locations:
         raise DataError(f"{table} has no rows; {_COLUMNS}")
-    return Listing(locations, labels, class_order(labels), splits, strata)
+    return Listing(locations, labels, class_order(labels), splits, strata, groups=groups if any(groups) else [])
 
 
 def _required(row: dict[str, str], column: str, where: str) -> str:

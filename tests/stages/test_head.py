@@ -5,57 +5,37 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits, make_classification
+from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
-from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC, LinearSVC
+from sklearn.svm import SVC
 
 from cache.errors import DataError, UsageError
 from stages.head import Rows, head_probabilities, train_head
-from stages.options import Head
+from stages.options import HEADS, Head
+from tests.stages.fitting.rows_of_digits import digits
 
 CPU = torch.device("cpu")
-QUICK = Head(regularisation=(1e-3, 1e-1), head_epochs=30, head_rate=1e-2)
-
-
-def digits(classes=10):
-    features, labels = load_digits(return_X_y=True, n_class=classes)
-    features = (features / 16).astype(np.float16)
-    rest, test, rest_labels, test_labels = train_test_split(
-        features, labels, test_size=0.3, random_state=0, stratify=labels
-    )
-    train, val, train_labels, val_labels = train_test_split(
-        rest, rest_labels, test_size=0.25, random_state=0, stratify=rest_labels
-    )
-    return Rows(train, train_labels), Rows(val, val_labels), Rows(test, test_labels)
+QUICK = Head(regularisation=(1e-3, 1e-1), head_epochs=30, head_rate=(1e-2,))
+HEADS_FOR_VECTORS = [name for name in HEADS if name not in ("attention", "top")]
 
 
 @pytest.mark.parametrize("classes", [2, 10])
-@pytest.mark.parametrize(("name", "model"), [("logistic", LogisticRegression), ("svm", LinearSVC)])
 @pytest.mark.parametrize("scaling", ["none", "standard"])
-def test_a_folded_linear_model_scores_as_scikit_learn_does(name, model, classes, scaling):
+def test_a_logistic_head_scores_as_scikit_learn_does(classes, scaling):
     train, val, test = digits(classes)
-    trained = train_head(name, replace(QUICK, regularisation=(1e-2,), scalers=(scaling,)), train, val, classes, 0, CPU)
-
-    features = np.concatenate([train.features, val.features]).astype(np.float32)
+    only = replace(QUICK, regularisation=(1e-2,), scalers=(scaling,))
+    trained = train_head("logistic", only, train, val, classes, 0, CPU)
+    features = np.concatenate([train.features, val.features]).astype(np.float64)
     labels = np.concatenate([train.labels, val.labels])
-    scaler = StandardScaler().fit(features) if scaling == "standard" else None
-    scaled = (lambda x: x) if scaler is None else scaler.transform
-    options = (
-        {"max_iter": 500} if name == "logistic" else {"dual": "auto", "random_state": 0, "tol": 1e-3, "max_iter": 2000}
-    )
-    reference = model(C=1e-2, **options).fit(scaled(features), labels)
-    expected = reference.decision_function(scaled(test.features.astype(np.float32)))
-
-    logits = trained.module(torch.from_numpy(test.features).float()).detach().numpy()
-    scores = (logits[:, 1] - logits[:, 0]) if classes == 2 else logits
-    assert np.allclose(scores * trained.settings.get("temperature", 1.0), expected, atol=2e-3)
-    assert (logits.argmax(axis=1) == reference.predict(scaled(test.features.astype(np.float32)))).mean() > 0.998
+    scaler = StandardScaler(with_mean=scaling == "standard", with_std=scaling == "standard").fit(features)
+    reference = LogisticRegression(C=1e-2, tol=1e-9, max_iter=5000).fit(scaler.transform(features), labels)
+    expected = reference.predict_proba(scaler.transform(test.features.astype(np.float64)))
+    assert np.abs(head_probabilities(trained.module, test.features) - expected).max() < 1e-4
 
 
-@pytest.mark.parametrize("name", ["logistic", "svm", "rbf", "linear", "mlp", "concat"])
+@pytest.mark.parametrize("name", HEADS_FOR_VECTORS)
 def test_every_head_learns_digits(name):
     train, val, test = digits()
     trained = train_head(name, QUICK, train, val, 10, 0, CPU)
@@ -63,7 +43,7 @@ def test_every_head_learns_digits(name):
     assert probabilities.dtype == np.float32
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     accuracy = (probabilities.argmax(axis=1) == test.labels).mean()
-    assert accuracy > 0.9
+    assert accuracy > (0.85 if name == "ncm" else 0.9)
     assert abs(trained.val_accuracy - accuracy) < 0.06
 
 
@@ -165,8 +145,16 @@ def test_the_best_epoch_is_kept_and_training_stops_when_it_no_longer_helps():
     assert len(trained.history) < 200
     best = max(trained.history, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss))
     assert trained.settings["best epoch"] == best.epoch
-    right = (head_probabilities(trained.module, val.features).argmax(axis=1) == val.labels).mean()
+    right = (head_probabilities(trained.module_without_val, val.features).argmax(axis=1) == val.labels).mean()
     assert right == pytest.approx(best.val_accuracy, abs=0.005)
+
+
+@pytest.mark.parametrize("name", HEADS_FOR_VECTORS)
+def test_the_features_it_is_given_stay_as_they_are(name):
+    rows = [Rows(part.features[:120].astype(np.float32), part.labels[:120]) for part in digits()[:2]]
+    before = [part.features.copy() for part in rows]
+    train_head(name, replace(QUICK, head_epochs=1), *rows, 10, 0, CPU)
+    assert all(np.array_equal(part.features, kept) for part, kept in zip(rows, before, strict=True))
 
 
 def test_the_same_seed_gives_the_same_head_and_the_global_random_state_is_untouched():

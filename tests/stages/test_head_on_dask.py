@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from pipeline import Data, Features, extract
+from stages.fitting.linear import LinearModel
 from stages.head import Rows, train_head
 from stages.options import Head
 
@@ -75,29 +76,30 @@ def test_models_that_travel_give_the_scores_of_a_path_walked_value_after_value(c
 
 
 def note_fits(noted):
-    """Return a fit of logistic regression that also notes the BLAS threads it runs on."""
-    fit = LogisticRegression.fit
+    """Return a fit of a linear model that also notes the threads it runs on: of BLAS, and of torch."""
+    fit = LinearModel.fit
 
-    def noting(*args):
-        noted.append(max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"))
-        return fit(*args)
+    def noting(*args, **options):
+        of_blas = max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        noted.append(max(of_blas, torch.get_num_threads()))
+        return fit(*args, **options)
 
     return noting
 
 
 def note_fits_from_now_on():
-    LogisticRegression.noted = []
-    LogisticRegression.fit = note_fits(LogisticRegression.noted)
+    LinearModel.noted = []
+    LinearModel.fit = note_fits(LinearModel.noted)
 
 
 def fits_noted():
-    return LogisticRegression.noted
+    return LinearModel.noted
 
 
 def test_every_fit_of_the_sweep_runs_on_the_workers_and_on_one_blas_thread(client, monkeypatch):
     client.run(note_fits_from_now_on)
     here = []
-    monkeypatch.setattr(LogisticRegression, "fit", note_fits(here))
+    monkeypatch.setattr(LinearModel, "fit", note_fits(here))
     trained = swept_on_the_cluster("logistic", Head(regularisation=(1e-4, 1e-3, 1e-2)))
     there = client.run(fits_noted)
     assert len(there) == 2

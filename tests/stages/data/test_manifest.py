@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def folder(tmp_path):
 
 
 def assert_same(one: Manifest, other: Manifest) -> None:
-    for name in ("locations", "splits", "keys", "class_names", "unreadable", "notes"):
+    for name in ("locations", "splits", "keys", "class_names", "unreadable", "notes", "groups"):
         assert getattr(one, name) == getattr(other, name), name
     assert np.array_equal(one.labels, other.labels)
     assert one.labels.dtype == other.labels.dtype == np.int64
@@ -202,3 +203,58 @@ def test_a_memo_that_cannot_be_written_is_a_note_and_no_error(folder):
     manifest = load_manifest(Data(str(folder)), memo=memo)
     assert len(manifest) == 37
     assert any("not remembered" in note for note in manifest.notes)
+
+
+@pytest.fixture
+def patients(tmp_path):
+    """A table of 48 images of two classes, four of each of 12 patients, one of them unreadable."""
+    paths = write_images(tmp_path / "images", {"healthy": 24, "ill": 24})
+    rows = [f"{path.relative_to(tmp_path)},{path.parent.name},P{int(path.stem) // 2}" for path in paths]
+    paths[5].write_bytes(b"")
+    (tmp_path / "table.csv").write_text("\n".join(["path,label,group", *rows]) + "\n")
+    return tmp_path / "table.csv"
+
+
+def test_every_sample_has_its_group_and_no_group_is_torn_apart(patients):
+    manifest = load_manifest(Data(str(patients)))
+    assert len(manifest) == len(manifest.groups) == 47
+    splits = {}
+    for location, group, split in zip(manifest.locations, manifest.groups, manifest.splits, strict=True):
+        assert group == f"P{int(Path(location).stem) // 2}"
+        assert splits.setdefault(group, split) == split
+    assert set(splits.values()) == {"train", "val", "test"}
+    assert manifest.summary()[:3] == ["47 images", "2 classes", "12 groups"]
+    assert manifest.select([7, 3]).groups == [manifest.groups[7], manifest.groups[3]]
+
+
+def test_samples_of_a_group_have_one_number_and_those_of_none_their_own():
+    manifest = Manifest(list("vwxyz"), np.zeros(5, np.int64), ["train"] * 5, list("abcde"), ("cat",))
+    assert manifest.group_numbers is None
+    assert replace(manifest, groups=["", "p", "q", "", "p"]).group_numbers.tolist() == [0, 1, 2, 3, 1]
+
+
+def test_groups_survive_saving_and_a_saved_manifest_is_a_source_of_the_same_groups(patients, tmp_path):
+    manifest = load_manifest(Data(str(patients)))
+    manifest.save(tmp_path / "run" / "manifest.csv")
+    assert_same(Manifest.load(tmp_path / "run" / "manifest.csv"), manifest)
+    assert load_manifest(Data(str(tmp_path / "run" / "manifest.csv"))).groups == manifest.groups
+
+
+def test_a_manifest_of_before_there_were_groups_still_loads(tmp_path):
+    (tmp_path / "manifest.csv").write_text("path,label,split,key\na.jpg,cat,train,00\nb.jpg,dog,test,11\n")
+    (tmp_path / "manifest.json").write_text('{"class_names": ["cat", "dog"], "unreadable": [], "notes": ["a note"]}')
+    manifest = Manifest.load(tmp_path / "manifest.csv")
+    assert (manifest.groups, manifest.keys, manifest.select([1]).groups) == ([], ["00", "11"], [])
+
+
+def test_a_group_in_two_given_splits_is_refused_by_name_unless_allowed(patients):
+    header, *rows = patients.read_text().splitlines()
+    lines = [f"{row},{'test' if row.endswith(('P1', 'P2')) else 'train'}" for row in rows]
+    patients.write_text("\n".join([f"{header},split", *lines]) + "\n")
+    assert len(load_manifest(Data(str(patients)))) == 47
+    lines[0] = lines[0].replace("train", "test")
+    patients.write_text("\n".join([f"{header},split", *lines]) + "\n")
+    with pytest.raises(DataError, match=r"the same group is in two of the given splits \(1\): P0: .*healthy/000\.png"):
+        load_manifest(Data(str(patients)))
+    allowed = load_manifest(Data(str(patients), allow_leakage=True))
+    assert any("P0: " in note and "allowed by --allow-leakage" in note for note in allowed.notes)

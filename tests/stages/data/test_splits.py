@@ -1,5 +1,6 @@
 import random
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -245,3 +246,164 @@ def test_splits_stay_the_same_over_versions():
     splits = split_of_each_image(rows)
     assert sorted(image for image, split in splits.items() if split == "test") == ["a6", "a7", "b1"]
     assert sorted(image for image, split in splits.items() if split == "val") == ["a4", "b3"]
+
+
+# -- groups ---------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def grouped_samples(draw):
+    """Rows (image, label, stratum, '') with their groups: of one class or of several, of any size, some on their own."""
+    rows, groups = [], []
+    labels = draw(st.lists(st.sampled_from("abcd"), min_size=2, max_size=4, unique=True))
+    for group in range(draw(st.integers(3 * len(labels), 40))):
+        # the first groups give three of one class alone to each class, so that there is always something to split
+        known = labels[group % len(labels) : group % len(labels) + 1] if group < 3 * len(labels) else labels
+        for _ in range(draw(st.integers(1, 12))):
+            label = draw(st.sampled_from(known))
+            rows += [(f"{label}{len(rows)}", label, draw(st.sampled_from("xy")), "")] * draw(st.sampled_from([1, 1, 2]))
+            groups += [f"g{group}" if group % 5 else ""] * (len(rows) - len(groups))
+    order = draw(st.permutations(range(len(rows))))
+    return [rows[index] for index in order], [groups[index] for index in order]
+
+
+def split_of_groups(rows, groups, options=OPTIONS, seed=0) -> dict[str, str]:
+    """Return the split of each image; no group, and no image, stands in two."""
+    listing, keys = listing_of(rows)
+    splits, _ = complete_splits(replace(listing, groups=groups), keys, options, seed)
+    of_image, of_group = {}, {}
+    for (image, *_), group, split in zip(rows, groups, splits, strict=True):
+        assert of_image.setdefault(image, split) == split
+        assert not group or of_group.setdefault(group, split) == split, f"{group} is torn apart"
+    return of_image
+
+
+@given(samples=grouped_samples(), test=st.floats(0.05, 0.8), val=st.floats(0.05, 0.8), seed=st.integers(0, 5))
+def test_no_group_stands_in_two_splits_and_every_class_trains(samples, test, val, seed):
+    rows, groups = samples
+    splits = split_of_groups(rows, groups, Data("somewhere", test=test, val=val), seed)
+    assert {image[0] for image, split in splits.items() if split == "train"} == {label for _, label, *_ in rows}
+    assert set(splits.values()) == set(SPLITS)
+
+
+@given(samples=grouped_samples(), seed=st.integers(0, 3), order=st.randoms(use_true_random=False))
+def test_order_of_the_files_and_names_of_the_groups_change_nothing(samples, seed, order):
+    rows, groups = samples
+    indices = list(range(len(rows)))
+    order.shuffle(indices)
+    other = [f"patient {group}" if group else "" for group in (groups[index] for index in indices)]
+    assert split_of_groups(rows, groups, seed=seed) == split_of_groups([rows[i] for i in indices], other, seed=seed)
+
+
+@given(rows=samples(), seed=st.integers(0, 3), test=st.floats(0.05, 0.9), val=st.floats(0.05, 0.9))
+def test_groups_of_one_image_are_as_good_as_none(rows, seed, test, val):
+    options = Data("somewhere", test=test, val=val)
+    groups = [f"of {image}" for image, *_ in rows]
+    assert split_of_groups(rows, groups, options, seed) == split_of_each_image(rows, options, seed)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=12, max_size=60),
+    share=st.floats(0.1, 0.4),
+    seed=st.integers(0, 5),
+)
+def test_what_is_held_out_is_off_by_half_a_group_of_each_class_at_most(sizes, share, seed):
+    rows, groups = [], []
+    for number, size in enumerate(sizes):
+        label = "ab"[number % 2]
+        rows += [(f"{label}{number}-{index}", label, "", "") for index in range(size)]
+        groups += [f"{number}"] * size
+    splits = split_of_groups(rows, groups, Data("somewhere", test=share), seed)
+    for label, some in (("a", sizes[::2]), ("b", sizes[1::2])):
+        held = sum(split == "test" for image, split in splits.items() if image[0] == label)
+        assert abs(held - share * sum(some)) <= max(some) / 2 + 0.02 * sum(some) + 1
+
+
+def test_every_class_keeps_its_share_where_groups_mix_the_classes():
+    """48 patients with 5 to 25 images, some of a class that only every third of them has."""
+    draws = random.Random(0)
+    rows, groups = [], []
+    for patient in range(48):
+        for index in range(draws.randint(5, 25)):
+            label = draws.choice("aab" if patient % 3 else "abbc")
+            rows.append((f"{label}{patient}-{index}", label, "", ""))
+            groups.append(f"patient {patient}")
+    seen = set()
+    for seed in range(8):
+        splits = split_of_groups(rows, groups, seed=seed)
+        seen.add(frozenset(image for image, split in splits.items() if split == "test"))
+        for label in "abc":
+            counts = Counter(split for image, split in splits.items() if image[0] == label)
+            assert counts["test"] / counts.total() == pytest.approx(0.25, abs=0.04)
+            assert counts["val"] / (counts["val"] + counts["train"]) == pytest.approx(0.2, abs=0.04)
+    assert len(seen) == 8  # repetitions with other seeds are other splits
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_group_of_most_images_trains(seed):
+    rows = [*unsplit({"a": 80, "b": 80}), *((f"{label}-{i}", label, "", "") for label in "ab" for i in range(20))]
+    splits = split_of_groups(rows, ["huge"] * 160 + [""] * 40, seed=seed)
+    assert {splits["a0"], splits["b79"]} == {"train"}
+    counts = Counter(splits.values())
+    assert counts["test"] >= 30
+    assert counts["val"] >= 2
+
+
+def test_few_groups_are_chosen_to_fit():
+    """Of three patients with 1, 10 and 10 images of each class the one put aside is a large one, whatever the seed."""
+    rows, groups = [], []
+    for patient, size in enumerate((1, 10, 10)):
+        rows += [(f"{label}{patient}-{index}", label, "", "") for label in "ab" for index in range(size)]
+        groups += [f"{patient}"] * 2 * size
+    for seed in range(6):
+        splits = split_of_groups(rows, groups, Data("somewhere", test=0.5), seed)
+        assert Counter(splits.values())["test"] == 20
+
+
+def test_groups_with_an_image_in_common_stay_together():
+    rows = [*unsplit({"a": 12, "b": 12}), ("a0", "a", "", "")]
+    groups = [f"g{number % 6}" for number in range(24)] + ["g5"]
+    for seed in range(6):
+        splits = split_of_groups(rows, groups, seed=seed)
+        assert splits["a0"] == splits["a5"] == splits["b11"] == splits["b6"]
+
+
+def test_a_group_in_two_given_splits_is_named_and_refused_unless_allowed():
+    listing, keys = listing_of(GIVEN)
+    groups = [f"{split} {image[-1]}" for image, *_, split in GIVEN]
+    splits, notes = complete_splits(replace(listing, groups=groups), keys, OPTIONS, 0)
+    assert (splits, notes) == (listing.splits, [])
+    groups[0], groups[-1] = "torn", "torn"
+    listing = replace(listing, groups=groups)
+    with pytest.raises(DataError, match=r"the same group is in two of the given splits \(1\): torn: ") as caught:
+        complete_splits(listing, keys, OPTIONS, 0)
+    assert f"{listing.locations[0]} (train)" in str(caught.value)
+    assert f"{listing.locations[-1]} (test)" in str(caught.value)
+    assert "--allow-leakage" in str(caught.value)
+    splits, notes = complete_splits(listing, keys, Data("somewhere", allow_leakage=True), 0)
+    assert splits == listing.splits
+    assert "torn: " in notes[0]
+
+
+def test_validation_taken_out_of_a_given_train_split_keeps_groups_whole():
+    rows = [
+        (f"{label}{split}{i}", label, "", split) for label in "ab" for split in ("train", "test") for i in range(24)
+    ]
+    groups = [f"{split} {int(image.removeprefix(label + split)) // 4}" for image, label, _, split in rows]
+    splits = split_of_groups(rows, groups)
+    assert Counter(splits.values()) == {"train": 40, "val": 8, "test": 48}
+
+
+def test_notes_say_what_share_whole_groups_came_to():
+    rows = unsplit({"a": 40, "b": 40})
+    listing, keys = listing_of(rows)
+    groups = [f"{number // 10}" for number in range(80)]
+    _, notes = complete_splits(replace(listing, groups=groups), keys, OPTIONS, 0)
+    assert "test split made here: 25% of the images in whole groups, 25% asked for (seed 0)" in notes
+    assert "validation split made here: 33% of the training images in whole groups, 20% asked for (seed 0)" in notes
+
+
+def test_classes_of_one_group_each_are_refused():
+    listing, keys = listing_of(unsplit({"a": 20, "b": 20}))
+    with pytest.raises(DataError, match="too few groups to make a val and a test split"):
+        complete_splits(replace(listing, groups=["a"] * 20 + ["b"] * 20), keys, OPTIONS, 0)

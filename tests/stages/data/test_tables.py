@@ -24,6 +24,13 @@ def test_columns_are_found_by_name(tmp_path):
     assert listing.class_names == ("cat", "dog")
 
 
+def test_the_group_is_read_where_there_is_one(tmp_path):
+    listing = list_csv(write(tmp_path, "path,label,Group\na.jpg,cat, 007 \nb.jpg,dog,\nc.jpg,dog,7\n"))
+    assert listing.groups == ["007", "", "7"]
+    assert list_csv(write(tmp_path, "path,label,group\na.jpg,cat,\nb.jpg,dog,\n")).groups == []
+    assert list_csv(write(tmp_path, "path,label\na.jpg,cat\nb.jpg,dog\n")).groups == []
+
+
 def test_relative_paths_start_at_the_table_and_absolute_ones_stay(tmp_path):
     listing = list_csv(write(tmp_path, "path,label\n/data/a.jpg,cat\nb.jpg,dog\n"))
     assert listing.locations == ["/data/a.jpg", str(tmp_path / "b.jpg")]

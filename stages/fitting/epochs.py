@@ -1,0 +1,277 @@
+"""Torch heads: epochs over rows, in memory or streamed; rate and weight decay chosen on the validation split."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cache.errors import CutpointError, UsageError
+from stages.fitting.protocol import balanced_weights
+from stages.fitting.rows import AnyRows, Rows, together
+from stages.fitting.search import score_of
+from stages.fitting.stacked import Stack, can_be_stacked
+from stages.machine import single_threaded
+from stages.network.heads import Head, LinearHead, MLPHead
+from stages.options import Head as Options
+from stages.training.loop import Epoch
+from stages.training.schedules import make_schedule
+
+_WARMUP = 0.3
+"""Share of the steps in which the rate of the one-cycle schedule rises."""
+
+_SMALL_BATCH = 256
+"""Rows of vectors below which a step is too small to be shared by several threads."""
+
+_IDENTITY = (torch.zeros(()), torch.ones(()))
+
+Moments = tuple[Tensor, Tensor]
+"""Mean and standard deviation, float32 [d], or () where rows are taken as they are."""
+
+
+@dataclass
+class Course:
+    """How one setting went.
+
+    Attributes
+    ----------
+    history : list of Epoch
+        Up to where it stopped.
+    best : Epoch
+        The epoch that validated best, by accuracy, then by loss.
+    score : float
+        Validation accuracy of that epoch; with balanced classes, the mean of their recall.
+    weights : dict
+        Tensors of that epoch.
+    """
+
+    history: list[Epoch] = field(default_factory=list)
+    best: Epoch | None = None
+    score: float = -1.0
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def idle(self) -> int:
+        """Return the number of epochs since the lowest validation loss."""
+        losses = [epoch.val_loss for epoch in self.history]
+        return len(losses) - 1 - int(np.argmin(losses))
+
+
+@dataclass
+class Trained:
+    """The head of the chosen setting, fitted to train+validation and to train alone, and what was tried."""
+
+    head: Head
+    head_without_val: Head
+    settings: dict[str, Any]
+    tried: list[dict[str, Any]]
+    history: list[Epoch]
+    val_accuracy: float
+    val_loss: float
+
+
+def train_in_epochs(
+    build: Callable[[], Head],
+    options: Options,
+    train: AnyRows,
+    val: AnyRows,
+    seed: int,
+    device: torch.device,
+) -> Trained:
+    """Train a head with every rate and weight decay of `options`, keep the best, and train it on all rows.
+
+    Parameters
+    ----------
+    build : callable
+        Returns a new head, drawn from torch's random state.
+    """
+    if options.sampling == "balanced" and not isinstance(train, Rows):
+        raise UsageError(
+            "--sampling balanced draws rows at random, and these are streamed; use --class-weights balanced"
+        )
+    settings = [
+        {"rate": rate, "weight decay": decay}
+        for rate, decay in itertools.product(options.head_rate, options.head_weight_decay)
+    ]
+    few = len(train.row_shape) == 1 and options.head_batch_size < _SMALL_BATCH
+    with torch.random.fork_rng(devices=[]), single_threaded() if few else nullcontext():
+        pattern = _drawn(build, seed)
+        moments = _moments(train, options, pattern)
+        at_once = len(settings) if can_be_stacked(pattern) else 1
+        courses: list[Course] = []
+        for start in range(0, len(settings), at_once):
+            some = settings[start : start + at_once]
+            courses += _train(pattern, some, options, train, val, moments, seed, device)
+        tried = [
+            {**one, "epochs": course.best.epoch if course.best else 0, "score": course.score}
+            for one, course in zip(settings, courses, strict=True)
+        ]
+        number = max(range(len(courses)), key=lambda number: courses[number].score)
+        chosen = courses[number]
+        if chosen.best is None:
+            raise CutpointError(
+                "the training loss became NaN or infinite with every --head-rate; try a tenth of the lowest"
+            )
+        without_val = _with(pattern, chosen.weights, moments)
+        both = together(train, val)
+        moments_of_both = _moments(both, options, pattern)
+        until = chosen.best.epoch
+        again = _train(pattern, [settings[number]], options, both, None, moments_of_both, seed, device, until)[0]
+        head = _with(pattern, again.weights, moments_of_both)
+    said = {
+        **settings[number],
+        "best epoch": until,
+        "epochs run": chosen.history[-1].epoch,
+        "batch size": options.head_batch_size,
+        **{name: value for name, value in pattern.config.items() if name in ("hidden", "dropout", "l2")},
+        "selected by": "validation split",
+        "refitted on": f"train+val, {until} epochs",
+    }
+    return Trained(head, without_val, said, tried, chosen.history, chosen.best.val_accuracy, chosen.best.val_loss)
+
+
+def _drawn(build: Callable[[], Head], seed: int) -> Head:
+    torch.manual_seed(seed)
+    return build()
+
+
+def _train(
+    pattern: Head,
+    settings: list[dict[str, float]],
+    options: Options,
+    train: AnyRows,
+    val: AnyRows | None,
+    moments: Moments,
+    seed: int,
+    device: torch.device,
+    until: int | None = None,
+) -> list[Course]:
+    """Train copies of a head side by side; each keeps its best epoch on `val`, or, without it, epoch `until`."""
+    heads = [pattern] * len(settings)
+    stack = Stack(heads, [one["rate"] for one in settings], [one["weight decay"] for one in settings], device)
+    steps = max(len(train) // options.head_batch_size, 1) * options.head_epochs
+    clock = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = make_schedule(clock, "onecycle", steps + 1, warmup=_WARMUP)
+    courses = [Course() for _ in settings]
+    running = set(range(len(settings)))
+    weights = torch.from_numpy(balanced_weights(train.labels)) if options.class_weights == "balanced" else None
+    for number in range(1, (until or options.head_epochs) + 1):
+        if not running:
+            break
+        started = time.perf_counter()
+        torch.manual_seed(seed * 1_000_003 + number)
+        stack.train(True)
+        loss_sum, right, count = torch.zeros(stack.size), torch.zeros(stack.size), 0
+        for places, block in _full_batches(train, options, seed * 1_000_003 + number):
+            labels = torch.from_numpy(train.labels[places]).to(device)
+            logits = stack.logits(_inputs(block, moments, device))
+            each = functional.cross_entropy(
+                logits.flatten(0, 1),
+                labels.repeat(stack.size),
+                label_smoothing=options.head_label_smoothing,
+                reduction="none",
+            ).view(stack.size, -1)
+            if weights is not None:
+                each = each * weights[torch.from_numpy(places)].to(device)
+            losses = each.mean(dim=1)
+            # a head whose loss is lost stays where it is; the others go on
+            stack.step(losses.nan_to_num(0.0, 0.0, 0.0), clock.param_groups[0]["lr"], clock.param_groups[0]["betas"][0])
+            clock.step()
+            schedule.step()
+            loss_sum += losses.detach().cpu() * len(places)
+            right += (logits.detach().argmax(dim=2) == labels).sum(dim=1).cpu()
+            count += len(places)
+        if val is None:
+            continue
+        validated = _validate(stack, val, moments, device, options.class_weights == "balanced")
+        seconds = time.perf_counter() - started
+        for one in list(running):
+            course, (val_loss, val_accuracy, score) = courses[one], validated[one]
+            train_loss, train_accuracy = float(loss_sum[one]) / count, float(right[one]) / count
+            if not np.isfinite(train_loss) or not np.isfinite(val_loss):
+                running.discard(one)
+                continue
+            rate = settings[one]["rate"] * clock.param_groups[0]["lr"]
+            row = Epoch(number, train_loss, train_accuracy, val_loss, val_accuracy, rate, seconds)
+            course.history.append(row)
+            if course.best is None or (score, -val_loss) > (course.score, -course.best.val_loss):
+                course.best, course.score, course.weights = row, score, stack.weights(one)
+            if course.idle() >= options.patience:
+                running.discard(one)
+    if val is None:
+        courses[0].weights = stack.weights(0)
+    return courses
+
+
+@torch.no_grad()
+def _validate(
+    stack: Stack, val: AnyRows, moments: Moments, device: torch.device, balanced: bool
+) -> list[tuple[float, float, float]]:
+    """Return loss, accuracy and score of every head on the validation rows."""
+    stack.train(False)
+    found = []
+    for places, block in val.blocks():
+        for at in range(0, len(places), 1024):
+            found.append(stack.logits(_inputs(block[at : at + 1024], moments, device)).float().cpu())
+    logits, labels = torch.cat(found, dim=1), torch.from_numpy(val.labels)
+    return [
+        (
+            float(functional.cross_entropy(one, labels)),
+            float((one.argmax(dim=1) == labels).float().mean()),
+            score_of(one.numpy(), val.labels, balanced),
+        )
+        for one in logits
+    ]
+
+
+def _full_batches(rows: AnyRows, options: Options, seed: int) -> Iterator[tuple[Any, Any]]:
+    """Yield full batches of an epoch; the rest of fewer rows sits it out, or is all there is."""
+    size = min(options.head_batch_size, len(rows))
+    if isinstance(rows, Rows):
+        batches = rows.shuffled(size, seed, balanced=options.sampling == "balanced")
+    else:
+        batches = rows.shuffled(size, seed)
+    return ((places, block) for places, block in batches if len(places) == size)
+
+
+def _inputs(block: Any, moments: Moments, device: torch.device) -> Tensor:
+    rows = torch.from_numpy(block).to(device).float()
+    mean, scale = (one.to(device) for one in moments)
+    return rows.sub(mean).div_(scale) if mean.ndim else rows
+
+
+def _moments(rows: AnyRows, options: Options, head: Head) -> Moments:
+    """Return mean and standard deviation [d] where the head is one that is standardised; else nothing to do.
+
+    A feature that never changes keeps its scale.
+    """
+    if not isinstance(head, LinearHead | MLPHead) or options.head_scaler != "standard":
+        return _IDENTITY
+    first = torch.from_numpy(next(rows.blocks())[1]).double().mean(dim=0)
+    total, squares = torch.zeros_like(first), torch.zeros_like(first)
+    for _, block in rows.blocks():
+        values = torch.from_numpy(block).double() - first
+        total, squares = total + values.sum(dim=0), squares + values.square().sum(dim=0)
+    mean = total / len(rows)
+    variance = (squares / len(rows) - mean**2).clamp_min(0)
+    scale = torch.where(variance > (1e-6 * (first + mean)) ** 2, variance.sqrt(), torch.ones_like(first))
+    return (first + mean).float(), scale.float()
+
+
+def _with(pattern: Head, weights: dict[str, Tensor], moments: Moments) -> Head:
+    """Return a head with these tensors that takes rows as they are cached."""
+    head = Stack([pattern], [0.0], [0.0], torch.device("cpu")).head(weights)
+    mean, scale = moments
+    if mean.ndim:  # W (x - m) / s + b = (W / s) x + (b - (W / s) m)
+        first = next(module for module in head.modules() if isinstance(module, nn.Linear))
+        with torch.no_grad():
+            first.weight.div_(scale)
+            first.bias.sub_(first.weight @ mean)
+    return head

@@ -1,0 +1,317 @@
+"""The search over C and scaling for models that are fitted along a path, and the head of the setting that is chosen.
+
+Cross-validation goes through joblib: threads here, or whatever backend the caller has chosen with parallel_config,
+which may be a cluster (docs/scale.md). So tasks are functions of this module, and large arrays are arguments of their
+own, which such a backend sends to its workers once per sweep and not with every task.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from joblib import Parallel, delayed, parallel_config
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import train_test_split
+from threadpoolctl import threadpool_limits
+
+from stages.fitting.calibration import fit_temperature
+from stages.fitting.linear import Scaling
+from stages.fitting.protocol import Protocol as Scoring
+from stages.fitting.protocol import Selection
+from stages.machine import single_threaded
+from stages.network.heads import Head
+
+CLEARLY_WORSE = 0.005
+"""Score below the best that ends a path over C, once two values in a row are lower than that."""
+
+NARROWED_FROM = 16_000
+"""Training rows from which on all settings are tried on a part of the rows first."""
+
+_PART = 8
+"""One in so many rows is in that part."""
+
+_KEPT = 2
+"""Values of C on each side of the best of a scaling that are then tried on all rows."""
+
+
+class Model(Protocol):
+    """What is fitted for one value of C after the other."""
+
+    def fit(self, c: float, *, final: bool = False) -> None:
+        """Fit with a value of C; `final` fits are more exact."""
+
+    def scores(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the scores of all classes, [n, classes], for rows as they are given to the model."""
+
+    def head(self, temperature: float) -> Head:
+        """Return scaling and model as one torch head; scores are divided by the temperature."""
+
+    state: Any
+    """Where a fit begins: an equal model, given it, goes on."""
+
+
+MakeModel = Callable[[Scaling, NDArray[np.float32], NDArray[np.int64]], Model]
+"""(scaling, rows, labels) -> model. It must be possible to pickle it."""
+
+
+@dataclass
+class Search:
+    """What was tried on the way to a setting.
+
+    Attributes
+    ----------
+    tried : list of dict
+        Every setting with its ``score``, and ``rows`` where that is of a part of the rows.
+    states : dict
+        (scaling, C) -> the state of the model fitted to all of train; empty where folds were fitted.
+    """
+
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    states: dict[tuple[Scaling, float], Any] = field(default_factory=dict)
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The best setting of those that were scored on all rows; of equals the one with the smallest C."""
+        whole = [one for one in self.tried if "rows" not in one]
+        return max(whole, key=lambda one: (one["score"], -one["C"]))
+
+
+def search(
+    make: MakeModel,
+    values: Sequence[float],
+    scalings: Sequence[Scaling],
+    rows: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    scoring: Scoring,
+    *,
+    balanced: bool,
+    seed: int,
+) -> Search:
+    """Return the scores of settings: mean accuracy (of the classes, if `balanced`) on the rows that are scored."""
+    values = sorted(values)
+    found = Search()
+    if not scoring.holds_out:
+        with one_thread_per_fit():
+            found.tried = _cross_validated(make, values, scalings, rows, labels, scoring, balanced)
+        return found
+    (fitted, scored), *_ = scoring.pairs
+    train, train_labels, val, val_labels = rows[fitted], labels[fitted], rows[scored], labels[scored]
+    grid = dict.fromkeys(scalings, values)
+    if len(train) >= NARROWED_FROM and len(values) * len(scalings) > 2 * _KEPT + 1:
+        part, _ = train_test_split(np.arange(len(train)), train_size=1 / _PART, random_state=seed, shuffle=True)
+        of_part: list[dict[str, Any]] = []
+        for scaling in scalings:
+            _, scores, _ = _path(make, scaling, train[part], train_labels[part], val, val_labels, values, balanced)
+            of_part += [{**one, "rows": len(part)} for one in _rows_of(scaling, values, scores)]
+        grid = _narrowed(of_part, values)
+        kept = {(scaling, value) for scaling, some in grid.items() for value in some}
+        found.tried = [one for one in of_part if (one["scaler"], one["C"]) not in kept]
+    for scaling, some in grid.items():
+        _, scores, states = _path(make, scaling, train, train_labels, val, val_labels, some, balanced)
+        found.tried += _rows_of(scaling, some, scores)
+        found.states |= {(scaling, value): state for value, state in zip(some, states, strict=False)}
+    return found
+
+
+def fit_chosen(
+    make: MakeModel,
+    search_done: Search,
+    rows: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    train: slice,
+    scoring: Scoring,
+    *,
+    calibrate: bool,
+) -> tuple[Head, Head, float]:
+    """Return the head of the chosen setting fitted to all rows, the same fitted to train alone, and the temperature."""
+    chosen = search_done.chosen
+    setting = chosen["scaler"], chosen["C"]
+    state = search_done.states.get(setting)
+    temperature = 1.0
+    if scoring.holds_out:
+        without_val = _fitted(make, setting, rows[train], labels[train], state)
+        if calibrate:
+            scored = scoring.pairs[0][1]
+            temperature = fit_temperature(without_val.scores(rows[scored]), labels[scored])
+        whole = _fitted(make, setting, rows, labels, without_val.state)
+        return whole.head(temperature), without_val.head(temperature), temperature
+    with one_thread_per_fit():
+        if calibrate:
+            margins = Parallel(n_jobs=-1, prefer="threads")(
+                delayed(_out_of_fold)(make, setting, rows, labels, *pair) for pair in scoring.pairs
+            )
+            true = np.concatenate([labels[scored] for _, scored in scoring.pairs])
+            temperature = fit_temperature(np.concatenate(margins), true)
+        whole, without_val = (_fitted(make, setting, rows[part], labels[part], None) for part in (slice(None), train))
+    return whole.head(temperature), without_val.head(temperature), temperature
+
+
+@contextmanager
+def one_thread_per_fit() -> Iterator[None]:
+    """Fit on one thread, and without warnings of models at the weak end of the grid: their scores say enough.
+
+    BLAS threads inside small fits cost more than they bring; the fits themselves run side by side instead. The
+    limit belongs to a process, so each task sets it where it runs; so does the caller, because tasks that are threads
+    of one process would otherwise lift it for each other.
+    """
+    with threadpool_limits(1, "blas"), single_threaded(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+
+
+@contextmanager
+def _as_one_task() -> Iterator[None]:
+    """Fit on one thread where joblib has sent the task, and send no part of it on, as scikit-learn itself would."""
+    with one_thread_per_fit(), parallel_config("sequential"):
+        yield
+
+
+def score_of(scores: NDArray[np.floating], labels: NDArray[np.int64], balanced: bool) -> float:
+    """Return the accuracy of scores [n, classes]; `balanced`, the mean over the classes of their recall."""
+    predicted = scores.argmax(axis=1)
+    return float(balanced_accuracy_score(labels, predicted) if balanced else (predicted == labels).mean())
+
+
+def _cross_validated(
+    make: MakeModel,
+    values: Sequence[float],
+    scalings: Sequence[Scaling],
+    rows: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    scoring: Scoring,
+    balanced: bool,
+) -> list[dict[str, Any]]:
+    """Return the settings that were tried with their mean score over the folds.
+
+    C goes upwards: a model that can starts from the one before, and the slow end of the grid is left out once two
+    values in a row score clearly less than the best. One task takes one fold up the path until its own scores say
+    so; where the mean over the folds does not yet, the folds that are behind go on.
+    """
+    folds = range(len(scoring.pairs))
+    paths: dict[tuple[Scaling, int], tuple[Any, list[float]]] = {
+        (scaling, fold): (None, []) for scaling in scalings for fold in folds
+    }
+    means: dict[Scaling, list[float]] = {}
+    behind = list(paths)
+    while behind:
+        walked = Parallel(n_jobs=-1, prefer="threads")(
+            delayed(_walk)(make, values, scaling, *paths[scaling, fold], rows, labels, *scoring.pairs[fold], balanced)
+            for scaling, fold in behind
+        )
+        paths.update(zip(behind, walked, strict=True))
+        for scaling in scalings:
+            means[scaling] = _mean_path([paths[scaling, fold][1] for fold in folds])
+        behind = [
+            (scaling, fold)
+            for (scaling, fold), (_, scores) in paths.items()
+            if len(scores) == len(means[scaling]) < len(values) and not _past_the_best(means[scaling])
+        ]
+    return [one for scaling in scalings for one in _rows_of(scaling, values, means[scaling])]
+
+
+@_as_one_task()
+def _walk(
+    make: MakeModel,
+    values: Sequence[float],
+    scaling: Scaling,
+    state: Any,
+    scores: Sequence[float],
+    rows: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    fitted: Selection,
+    scored: Selection,
+    balanced: bool,
+) -> tuple[Any, list[float]]:
+    """Go on with one fold over the values of C that have no score yet; return the last state and all scores."""
+    return _path(
+        make, scaling, rows[fitted], labels[fitted], rows[scored], labels[scored], values, balanced, state, scores
+    )[:2]
+
+
+def _path(
+    make: MakeModel,
+    scaling: Scaling,
+    rows: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    held_out: NDArray[np.float32],
+    held_out_labels: NDArray[np.int64],
+    values: Sequence[float],
+    balanced: bool,
+    state: Any = None,
+    scores: Sequence[float] = (),
+) -> tuple[Any, list[float], list[Any]]:
+    """Fit for one value of C after the other; return the last state, all scores, and the states of those fitted."""
+    model = make(scaling, rows, labels)
+    model.state = state if state is not None else model.state
+    scores, states = list(scores), []
+    for value in values[len(scores) :]:
+        model.fit(value)
+        states.append(model.state)
+        scores.append(score_of(model.scores(held_out), held_out_labels, balanced))
+        if _past_the_best(scores):
+            break
+    return model.state, scores, states
+
+
+def _fitted(
+    make: MakeModel,
+    setting: tuple[Scaling, float],
+    rows: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    state: Any,
+) -> Model:
+    model = make(setting[0], rows, labels)
+    model.state = state if state is not None else model.state
+    model.fit(setting[1], final=True)
+    return model
+
+
+@_as_one_task()
+def _out_of_fold(
+    make: MakeModel,
+    setting: tuple[Scaling, float],
+    rows: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    fitted: Selection,
+    scored: Selection,
+) -> NDArray[np.float32]:
+    """Return the scores of the rows that were left out of a fit."""
+    return _fitted(make, setting, rows[fitted], labels[fitted], None).scores(rows[scored])
+
+
+def _narrowed(tried: Sequence[dict[str, Any]], values: Sequence[float]) -> dict[Scaling, list[float]]:
+    """Return the values of C that are worth all rows: some around the best of each scaling that is not far behind."""
+    best = max(one["score"] for one in tried)
+    kept: dict[Scaling, list[float]] = {}
+    for scaling in dict.fromkeys(one["scaler"] for one in tried):
+        of_it = [one for one in tried if one["scaler"] == scaling]
+        top = max(of_it, key=lambda one: one["score"])
+        if top["score"] >= best - 2 * CLEARLY_WORSE:
+            at = values.index(top["C"])
+            kept[scaling] = list(values[max(at - _KEPT, 0) : at + _KEPT + 1])
+    return kept
+
+
+def _rows_of(scaling: Scaling, values: Sequence[float], scores: Sequence[float]) -> list[dict[str, Any]]:
+    return [{"C": value, "scaler": scaling, "score": score} for value, score in zip(values, scores, strict=False)]
+
+
+def _mean_path(paths: Sequence[Sequence[float]]) -> list[float]:
+    """Return the mean score of each value of C that all folds have reached, up to where the path is past the best."""
+    means: list[float] = []
+    for scores in zip(*paths, strict=False):
+        means.append(float(np.mean(scores)))
+        if _past_the_best(means):
+            break
+    return means
+
+
+def _past_the_best(scores: Sequence[float]) -> bool:
+    return max(scores[-2:]) < max(scores) - CLEARLY_WORSE

@@ -1,0 +1,28 @@
+"""Features whose answer is known: scikit-learn's digits as rows of a train, a validation and a test split."""
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from stages.fitting.rows import Rows
+
+
+def digits(classes=10, dtype=np.float16):
+    features, labels = load_digits(return_X_y=True, n_class=classes)
+    features = (features / 16).astype(dtype)
+    rest, test, rest_labels, test_labels = train_test_split(
+        features, labels, test_size=0.3, random_state=0, stratify=labels
+    )
+    train, val, train_labels, val_labels = train_test_split(
+        rest, rest_labels, test_size=0.25, random_state=0, stratify=rest_labels
+    )
+    return Rows(train, train_labels), Rows(val, val_labels), Rows(test, test_labels)
+
+
+def skewed(count=600, width=40, classes=3, seed=0):
+    """Return rows [n, d] float32 like those after a ReLU, of classes of unlike sizes, and labels."""
+    generator = np.random.default_rng(seed)
+    labels = generator.choice(classes, count, p=np.arange(1, classes + 1) / np.arange(1, classes + 1).sum())
+    means = generator.normal(size=(classes, width))
+    rows = np.maximum(0.4 * means[labels] + generator.normal(size=(count, width)) + 0.3, 0)
+    return (rows * generator.uniform(0.2, 5, width)).astype(np.float32), labels.astype(np.int64)
