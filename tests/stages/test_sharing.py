@@ -87,7 +87,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(manifest, features, u
     rows = 0
     while extractor.taps[0].cache.missing(manifest.keys):
         process = start(extractor, manifest, shard_seconds=0.1)
-        process.join(chance.uniform(0.1, 0.6))
+        process.join(chance.uniform(0.05, 0.35))
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
             process.join()
