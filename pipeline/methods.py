@@ -24,10 +24,10 @@ from pipeline.results import Predictions, Result
 from stages.data import Manifest, contact_sheet, load_manifest, read_image
 from stages.distributed import ALONE, Rank
 from stages.extract import Extraction, extract
-from stages.extractor import Extractor, read_features, readable_samples, stream_features
+from stages.extractor import Extractor, complete_stores, read_features, readable_samples
 from stages.finetune import finetune, image_probabilities, training_identity
 from stages.fitting.rows import AnyRows
-from stages.head import Rows, TrainedHead, head_probabilities, method_of, train_head
+from stages.head import Rows, StreamedRows, TrainedHead, head_probabilities, method_of, train_head
 from stages.machine import describe_machine
 from stages.network.heads import load_head
 from stages.options import Data, Features, Finetune, Head, HeadName
@@ -208,10 +208,11 @@ def rows_of_splits(extractor: Extractor, manifest: Manifest, options: Head) -> t
             f"the features take {byte_count(size)}, and --memory allows {byte_count(allowed)}: they are streamed"
             + (", the evaluation view alone" if views > 1 else "")
         )
-        streams = [stream_features(extractor, part, int(allowed)) for part in parts.values()]
+        stores = complete_stores(extractor, manifest)
+        streams = [StreamedRows(stores, part.keys, part.labels, int(allowed)) for part in parts.values()]
         return streams[0], streams[1], streams[2]
     features = read_features(extractor, manifest)
-    numbers = group_numbers(manifest)
+    numbers = manifest.group_numbers
     in_split = [manifest.indices(name) for name in parts]
     train, val, test = (
         Rows(features[places], manifest.labels[places], groups=None if numbers is None else numbers[places])
@@ -219,14 +220,6 @@ def rows_of_splits(extractor: Extractor, manifest: Manifest, options: Head) -> t
     )
     augmented = [read_features(extractor, parts["train"], view) for view in range(1, views)]
     return replace(train, augmented=augmented), val, test
-
-
-def group_numbers(manifest: Manifest) -> NDArray[np.int64] | None:
-    """Return a number for the group of each sample, int64 [n]; a sample of no group is one by itself."""
-    if not any(manifest.groups):
-        return None
-    names = [group or f"sample {place}" for place, group in enumerate(manifest.groups)]
-    return np.unique(names, return_inverse=True)[1].astype(np.int64)
 
 
 def _finished(place: Path, identity: str) -> Result | None:

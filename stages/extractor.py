@@ -18,7 +18,6 @@ from torch import Tensor
 from cache import FeatureCache, Spec, key_of_bytes
 from cache.errors import CacheError, CutpointError, UsageError
 from stages.data import Augmentation, Manifest, Request, augmentation, decoder_name, stack_pixels
-from stages.fitting.rows import StreamedRows
 from stages.machine import keep_freed_memory, resolve_device
 from stages.network.backbones import Backbone, load_backbone
 from stages.network.cut import Cut, CutGraph
@@ -265,9 +264,9 @@ def read_features(extractor: Extractor, manifest: Manifest, view: int = 0) -> ND
     Raises
     ------
     CacheError
-        If some are not in the cache; says how many, and the command that extracts them.
+        If some are not in the cache; as `complete_stores`.
     """
-    stores = _complete_stores(extractor, manifest, view)
+    stores = complete_stores(extractor, manifest, view)
     if len(stores) == 1:
         return np.asarray(stores[0].read(manifest.keys, view))
     joined = np.empty((len(manifest.keys), *extractor.row_shape), dtype=stores[0].dtype)
@@ -278,8 +277,14 @@ def read_features(extractor: Extractor, manifest: Manifest, view: int = 0) -> ND
     return joined
 
 
-def _complete_stores(extractor: Extractor, manifest: Manifest, view: int) -> list[FeatureCache]:
-    """Return the caches of a view, if they have all of the manifest's samples."""
+def complete_stores(extractor: Extractor, manifest: Manifest, view: int = 0) -> list[FeatureCache]:
+    """Return the caches of a view, one for each cut.
+
+    Raises
+    ------
+    CacheError
+        If some of the manifest's samples are not in them; says how many, and the command that extracts them.
+    """
     stores = [tap.store(view) for tap in extractor.taps]
     for tap, store in zip(extractor.taps, stores, strict=True):
         missing = store.missing(manifest.keys, view)
@@ -291,18 +296,6 @@ def _complete_stores(extractor: Extractor, manifest: Manifest, view: int) -> lis
                 "run `extract` with the same --data, --backbone, --cut, --pool, --cache and --views first"
             )
     return stores
-
-
-def stream_features(extractor: Extractor, manifest: Manifest, memory_bytes: int) -> StreamedRows:
-    """Return the manifest's samples as rows that stay in the cache and are read in bounded memory.
-
-    Raises
-    ------
-    CacheError
-        If some are not in the cache; as `read_features`.
-    """
-    stores = _complete_stores(extractor, manifest, 0)
-    return StreamedRows(stores, manifest.keys, manifest.labels, memory_bytes)
 
 
 def readable_samples(extractor: Extractor, manifest: Manifest) -> Manifest:

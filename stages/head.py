@@ -8,7 +8,8 @@ is fitted, and its settings are chosen, is told in ``stages/fitting``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 
 from stages.fitting.closed import fit_nearest_mean, fit_ridge
 from stages.fitting.epochs import train_in_epochs
-from stages.fitting.kernel import KERNEL_UP_TO, KernelTask
+from stages.fitting.fitted import Fitted
+from stages.fitting.kernel import KernelTask
 from stages.fitting.linear import LinearTask
 from stages.fitting.neighbours import fit_neighbours
-from stages.fitting.protocol import make_protocol
+from stages.fitting.protocol import Protocol, make_protocol
 from stages.fitting.rows import AnyRows, Rows, StreamedRows, in_memory, require_learnable, require_vectors
 from stages.fitting.search import MakeModel, fit_chosen, search
 from stages.fitting.stochastic import fit_stochastic
@@ -36,7 +38,8 @@ __all__ = ["Rows", "StreamedRows", "TrainedHead", "head_probabilities", "method_
 LINEAR_METHODS = ("logistic", "svm", "ridge", "ncm", "sgd")
 """Fitted models that are linear in the features."""
 
-_REFITTED = {"refitted on": "train+val"}
+FITTED = (*LINEAR_METHODS, "rbf", "knn")
+"""Heads that are fitted; all others train in epochs."""
 
 
 @dataclass
@@ -112,28 +115,27 @@ def train_head(
         If a split is empty, train holds fewer than two classes, or features are not finite.
     """
     require_learnable(train, val)
-    if name in ("logistic", "svm", "rbf"):
-        return _search_path(name, options, in_memory(name, train), in_memory(name, val), num_classes, seed)
-    if name in ("ridge", "ncm", "knn", "sgd"):
-        return _fit_at_once(name, options, train, val, num_classes, seed)
-
-    def build() -> HeadModule:
-        l2 = options.head_scaler == "l2" and name in ("linear", "mlp", "concat")
-        return build_head(
-            name, train.row_shape, num_classes, options.hidden, options.dropout, l2=l2, graph=graph, cut=cut
-        )
-
-    done = train_in_epochs(build, options, train, val, seed, device)
-    return TrainedHead(
-        name,
-        done.head,
-        done.head_without_val,
-        done.val_accuracy,
-        done.val_loss,
-        done.settings,
-        done.tried,
-        done.history,
-    )
+    balanced = options.class_weights == "balanced"
+    if name not in FITTED:
+        l2 = options.head_scaler == "l2"
+        build = partial(build_head, name, train.row_shape, num_classes, options.hidden, options.dropout)
+        done = train_in_epochs(partial(build, l2=l2, graph=graph, cut=cut), options, train, val, seed, device)
+        return _trained(name, done, val)
+    require_vectors(name, train.row_shape)
+    if name == "ncm":
+        return _trained(name, fit_nearest_mean(train, val, options.scalers, num_classes, balanced=balanced), val)
+    if name == "sgd":
+        tried = options.regularisation, options.scalers
+        return _trained(name, fit_stochastic(train, val, *tried, num_classes, balanced=balanced, seed=seed), val)
+    scoring = _protocol(options, train, val, seed)
+    if name == "ridge":
+        tried = options.regularisation, options.scalers
+        return _trained(name, fit_ridge(train, val, *tried, num_classes, scoring, balanced=balanced), val)
+    here, val_here = in_memory(name, train), in_memory(name, val)
+    if name == "knn":
+        numbers = options.neighbours
+        return _trained(name, fit_neighbours(here, val_here, numbers, num_classes, scoring, balanced=balanced), val)
+    return _trained(name, _search_path(name, options, here, val_here, num_classes, seed, scoring), val)
 
 
 @torch.inference_mode()
@@ -146,9 +148,10 @@ def head_probabilities(module: nn.Module, rows: NDArray[Any] | AnyRows, batch_ro
     return torch.cat([module(torch.from_numpy(part).to(device).float()).softmax(dim=1).cpu() for part in parts]).numpy()
 
 
-def _search_path(name: HeadName, options: Head, train: Rows, val: Rows, num_classes: int, seed: int) -> TrainedHead:
+def _search_path(
+    name: HeadName, options: Head, train: Rows, val: Rows, num_classes: int, seed: int, scoring: Protocol
+) -> Fitted:
     """Fit a model along a path of C, under several scalings."""
-    require_vectors(name, train.row_shape)
     labels = np.concatenate([train.labels, val.labels])
     rows = _float32(train, val)
     centre = rows[: len(train)].mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -159,61 +162,28 @@ def _search_path(name: HeadName, options: Head, train: Rows, val: Rows, num_clas
         make = KernelTask(num_classes, centre, seed, options.landmarks, balanced)
     else:
         make = LinearTask("logistic" if name == "logistic" else "hinge", num_classes, centre, balanced)
-    scoring = make_protocol(options, len(train), labels, seed, _groups(train, val))
     found = search(make, options.regularisation, options.scalers, rows, labels, scoring, balanced=balanced, seed=seed)
-    head, without_val, temperature = fit_chosen(
-        make, found, rows, labels, slice(0, len(train)), scoring, calibrate=name != "logistic"
-    )
-    settings = {**found.chosen, "selected by": scoring.words, **_REFITTED}
-    if name != "logistic":
-        settings["temperature"] = temperature
-    if name == "rbf" and len(train) > KERNEL_UP_TO:
-        settings["landmarks"] = options.landmarks
-    return _trained(name, head, without_val, val, settings, found.tried)
+    part = slice(0, len(train))
+    return fit_chosen(make, found, rows, labels, part, scoring, calibrate=name != "logistic")
 
 
-def _fit_at_once(
-    name: HeadName, options: Head, train: AnyRows, val: AnyRows, num_classes: int, seed: int
-) -> TrainedHead:
-    """Fit a model whose settings need no path: all at once, or side by side."""
-    require_vectors(name, train.row_shape)
-    balanced = options.class_weights == "balanced"
-    if name == "ncm":
-        means = fit_nearest_mean(train, val, options.scalers, num_classes, balanced=balanced)
-        settings = {**means.chosen, "selected by": means.protocol, **_REFITTED, "temperature": means.temperature}
-        return _trained(name, means.head, means.head_without_val, val, settings, means.tried)
-    if name == "sgd":
-        done = fit_stochastic(
-            train, val, options.regularisation, options.scalers, num_classes, balanced=balanced, seed=seed
-        )
-        settings = {**done.chosen, "selected by": "validation split", **_REFITTED, "temperature": done.temperature}
-        return _trained(name, done.head, done.head_without_val, val, settings, done.tried)
-    streamed = isinstance(train, StreamedRows)
+def _protocol(options: Head, train: AnyRows, val: AnyRows, seed: int) -> Protocol:
+    """Return how settings are scored; streamed rows are not cross-validated."""
     labels = np.concatenate([train.labels, val.labels])
-    if streamed:
-        options = Head(**{**vars(options), "folds": 0})
-    scoring = make_protocol(options, len(train), labels, seed, None if streamed else _groups(train, val))
-    if name == "ridge":
-        ridge = fit_ridge(train, val, options.regularisation, options.scalers, num_classes, scoring, balanced=balanced)
-        settings = {**ridge.chosen, "selected by": ridge.protocol, **_REFITTED, "temperature": ridge.temperature}
-        return _trained(name, ridge.head, ridge.head_without_val, val, settings, ridge.tried)
-    near = fit_neighbours(
-        in_memory(name, train), in_memory(name, val), options.neighbours, num_classes, scoring, balanced=balanced
+    if isinstance(train, StreamedRows) or isinstance(val, StreamedRows):
+        return make_protocol(replace(options, folds=0), len(train), labels, seed)
+    groups = None
+    if train.groups is not None and val.groups is not None:
+        groups = np.concatenate([train.groups, val.groups])
+    return make_protocol(options, len(train), labels, seed, groups)
+
+
+def _trained(name: HeadName, done: Fitted, val: AnyRows) -> TrainedHead:
+    val_loss, val_accuracy = evaluate_loss(done.head_without_val, _in_order(val))
+    settings = {"refitted on": "train+val", **done.settings}
+    return TrainedHead(
+        name, done.head, done.head_without_val, val_accuracy, val_loss, settings, done.tried, done.history
     )
-    settings = {**near.chosen, "selected by": scoring.words, "looks among": "train+val"}
-    return _trained(name, near.head, near.head_without_val, val, settings, near.tried)
-
-
-def _trained(
-    name: HeadName,
-    head: HeadModule,
-    without_val: HeadModule,
-    val: AnyRows,
-    settings: dict[str, Any],
-    tried: list[dict[str, Any]],
-) -> TrainedHead:
-    val_loss, val_accuracy = evaluate_loss(without_val, _in_order(val))
-    return TrainedHead(name, head, without_val, val_accuracy, val_loss, settings, tried)
 
 
 def _in_order(rows: AnyRows, batch_rows: int = 1024) -> Iterator[tuple[Tensor, Tensor]]:
@@ -229,9 +199,3 @@ def _float32(train: Rows, val: Rows) -> NDArray[np.float32]:
     for part, of_part in ((rows[: len(train)], train), (rows[len(train) :], val)):
         torch.from_numpy(part).copy_(torch.from_numpy(of_part.features))
     return rows
-
-
-def _groups(train: AnyRows, val: AnyRows) -> NDArray[np.int64] | None:
-    if isinstance(train, Rows) and isinstance(val, Rows) and train.groups is not None and val.groups is not None:
-        return np.concatenate([train.groups, val.groups])
-    return None

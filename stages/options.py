@@ -181,8 +181,9 @@ class Head:
     patience: int = 15
     """Epochs without a better validation loss after which a torch head stops."""
 
-    head_rate: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-    """Highest learning rates of a torch head (AdamW, one-cycle) that are tried; the best on validation is kept."""
+    head_rate: tuple[float, ...] = (1e-3,)
+    """Highest learning rates of a torch head (AdamW, one-cycle). Of several, trained at once, the best on validation is
+    kept; with few validation images that flatters the head when methods are ranked."""
 
     head_weight_decay: tuple[float, ...] = (1e-2,)
     """Decoupled weight decays of a torch head that are tried; none on biases and normalisation."""

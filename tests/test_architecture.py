@@ -10,6 +10,7 @@ FORBIDDEN = {
     "cache": ("stages", "pipeline", "torch", "torchvision", "PIL"),
     "stages": ("pipeline",),
     "stages/data": ("stages.network", "stages.training", "stages.extract", "stages.head", "stages.finetune"),
+    "stages/fitting": ("stages.data", "stages.extract", "stages.extractor", "stages.head", "stages.finetune"),
     "stages/network": ("stages.training", "stages.extract", "stages.head", "stages.finetune"),
     "stages/training": ("stages.data", "stages.network", "stages.extract", "stages.head", "stages.finetune"),
 }

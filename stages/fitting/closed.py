@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from stages.fitting.calibration import fit_temperature
-from stages.fitting.linear import ABSENT, Scaling
+from stages.fitting.fitted import Fitted
+from stages.fitting.linear import ABSENT
 from stages.fitting.protocol import Protocol, balanced_weights
-from stages.fitting.rows import AnyRows, Rows, in_memory
-from stages.fitting.search import score_of
+from stages.fitting.rows import AnyRows, Rows, together
+from stages.fitting.scaling import Scaling, deviation
+from stages.fitting.scoring import logits, score_of
 from stages.network.heads import LinearHead
 
 PENALTIES_PER_STEP = 3
@@ -38,8 +40,6 @@ class Sums:
 
     Attributes
     ----------
-    weight : float
-        Sum of the rows' weights.
     total : ndarray of float64 [d]
     products : ndarray of float64 [d, d]
     by_class : ndarray of float64 [classes, d]
@@ -48,7 +48,6 @@ class Sums:
     l2 : bool
     """
 
-    weight: float
     total: NDArray[np.float64]
     products: NDArray[np.float64]
     by_class: NDArray[np.float64]
@@ -68,25 +67,27 @@ class Sums:
     ) -> Sums:
         """Return the sums over rows with their weights, float32 [n]."""
         width = len(centre)
-        sums = cls(
-            0.0,
-            np.zeros(width),
-            np.zeros((width, width)),
-            np.zeros((num_classes, width)),
-            np.zeros(num_classes),
-            centre,
-            l2,
-        )
+        square, of_classes = np.zeros((width, width)), np.zeros((num_classes, width))
+        sums = cls(np.zeros(width), square, of_classes, np.zeros(num_classes), centre, l2)
         for places, block in _prepared(rows, centre, l2):
             weight, labels = torch.from_numpy(weights[places]), torch.from_numpy(rows.labels[places])
             weighted = block * weight[:, None]
-            sums.weight += float(weight.double().sum())
             sums.total += weighted.double().sum(dim=0).numpy()
             sums.products += (weighted.T @ block).double().numpy()
             of_class = torch.zeros(num_classes, width).index_add_(0, labels, weighted)
             sums.by_class += of_class.double().numpy()
             sums.class_weight += np.bincount(rows.labels[places], weights[places], num_classes)
         return sums
+
+    @property
+    def weight(self) -> float:
+        """Sum of the rows' weights."""
+        return float(self.class_weight.sum())
+
+    def standardisation(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the mean of the rows (less the centre, or at length 1) and their standard deviation, [d]."""
+        mean = self.total / self.weight
+        return mean, deviation(self.products.diagonal() / self.weight - mean**2, mean + self.centre)
 
     def __add__(self, other: Sums) -> Sums:
         """Return the sums over the rows of both."""
@@ -98,7 +99,6 @@ class Sums:
 
     def _with(self, other: Sums, sign: float) -> Sums:
         return Sums(
-            self.weight + sign * other.weight,
             self.total + sign * other.total,
             self.products + sign * other.products,
             self.by_class + sign * other.by_class,
@@ -137,14 +137,12 @@ class Ridge:
     @classmethod
     def fit(cls, sums: Sums, scaling: Scaling) -> Ridge:
         """Decompose the rows that were summed."""
-        mean = sums.total / sums.weight
+        mean, scale = sums.standardisation()
         covariance = sums.products - np.outer(mean, sums.total)
-        scale = np.ones_like(mean)
         if scaling == "standard":
-            variance = covariance.diagonal() / sums.weight
-            constant = variance <= (1e-6 * np.abs(mean + sums.centre)) ** 2
-            scale = np.where(constant, 1.0, np.sqrt(np.maximum(variance, 0)))
             covariance = covariance / scale / scale[:, None]
+        else:
+            scale = np.ones_like(mean)
         values, vectors = eigh(covariance, overwrite_a=True, check_finite=False)
         target_mean = 2 * sums.class_weight / sums.weight - 1
         # Z'y for targets 2 [class] - 1: the constant drops out, since the rows are centred
@@ -191,18 +189,6 @@ class Ridge:
         return found
 
 
-@dataclass(frozen=True)
-class ClosedFit:
-    """A head in closed form with all that was tried."""
-
-    head: LinearHead
-    head_without_val: LinearHead
-    chosen: dict[str, Any]
-    tried: list[dict[str, Any]]
-    temperature: float
-    protocol: str
-
-
 def fit_ridge(
     train: AnyRows,
     val: AnyRows,
@@ -212,65 +198,74 @@ def fit_ridge(
     scoring: Protocol,
     *,
     balanced: bool,
-) -> ClosedFit:
+) -> Fitted:
     """Return the ridge head whose scaling and penalty, 1 / (2 C) as scikit-learn counts it, score best.
 
     Each row is scored as if it had been left out; or the validation split is, or groups, where `scoring` says so.
     """
     penalties = _penalties(values)
-    weights, val_weights = _weights(train, balanced), _weights(val, balanced)
-    both = None if scoring.holds_out else in_memory("ridge", train) + in_memory("ridge", val)
-    labels = val.labels if both is None else both.labels
-    leave_one_out = both is not None and both.groups is None
+    scored = val if scoring.holds_out else together(train, val)
+    weights = _weights(np.concatenate([train.labels, val.labels]), balanced)
+    of_each = weights[: len(train)], weights[len(train) :]
     tried: list[dict[str, Any]] = []
-    best: tuple[float, int, NDArray[np.float32], Sums, Sums] | None = None
+    margins: list[NDArray[np.float32]] = []
+    sums: dict[Scaling, tuple[Sums, Sums]] = {}
     centre = _centre(train)
-    of_raw: tuple[Sums, Sums] | None = None
     for scaling in scalings:
-        l2 = scaling == "l2"
-        if l2 or of_raw is None:
-            of_train = Sums.of(train, num_classes, weights, centre, l2=l2)
-            of_val = Sums.of(val, num_classes, val_weights, centre, l2=l2)
-            of_raw = of_raw if l2 else (of_train, of_val)
-        else:
-            of_train, of_val = of_raw
-        if scoring.holds_out:
-            margins = Ridge.fit(of_train, scaling).predictions(val, penalties)
-        elif leave_one_out:
-            assert both is not None
-            margins = Ridge.fit(of_train + of_val, scaling).predictions(
-                both, penalties, left_out=np.concatenate([weights, val_weights])
+        shared = sums.get("none") or sums.get("standard")  # their sums are the same
+        if scaling == "l2" or shared is None:
+            of_train, of_val = (
+                Sums.of(rows, num_classes, weight, centre, l2=scaling == "l2")
+                for rows, weight in zip((train, val), of_each, strict=True)
             )
-        else:
-            assert both is not None
-            whole, of_each = of_train + of_val, np.concatenate([weights, val_weights])
-            margins = np.empty((len(penalties), len(labels), num_classes), dtype=np.float32)
-            for _, scored in scoring.pairs:
-                assert not isinstance(scored, slice)
-                some = Rows(both.features[scored], labels[scored])
-                without = whole - Sums.of(some, num_classes, of_each[scored], centre, l2=l2)
-                margins[:, scored] = Ridge.fit(without, scaling).predictions(some, penalties)
-        scores = [score_of(one, labels, balanced) for one in margins]
-        tried += [
-            {"C": 1 / (2 * penalty), "scaler": scaling, "score": score}
-            for penalty, score in zip(penalties, scores, strict=True)
-        ]
-        top = int(np.argmax(scores))  # of equals the first: the largest penalty
-        if best is None or scores[top] > best[0]:
-            best = scores[top], len(tried) - len(penalties) + top, margins[top], of_train, of_val
-    assert best is not None
-    chosen = tried[best[1]]
-    penalty = 1 / (2 * chosen["C"])
-    temperature = fit_temperature(best[2], labels)
-    words = "leave-one-out on train+val" if leave_one_out else scoring.words
-    head = Ridge.fit(best[3] + best[4], chosen["scaler"]).head(penalty, temperature)
-    without_val = Ridge.fit(best[3], chosen["scaler"]).head(penalty, temperature)
-    return ClosedFit(head, without_val, chosen, tried, temperature, words)
+            shared = of_train, of_val
+        sums[scaling] = shared
+        of_penalties = _margins(*shared, scaling, penalties, scored, weights, scoring)
+        for penalty, found in zip(penalties, of_penalties, strict=True):
+            score = score_of(found, scored.labels, balanced)
+            tried.append({"C": 1 / (2 * penalty), "scaler": scaling, "score": score})
+            margins.append(found)
+    top = max(range(len(tried)), key=lambda number: (tried[number]["score"], -tried[number]["C"]))
+    scaling, penalty = tried[top]["scaler"], 1 / (2 * tried[top]["C"])
+    temperature = fit_temperature(margins[top], scored.labels)
+    of_train, of_val = sums[scaling]
+    head, without_val = (Ridge.fit(of, scaling).head(penalty, temperature) for of in (of_train + of_val, of_train))
+    words = "leave-one-out on train+val" if _leaves_one_out(scored, scoring) else scoring.words
+    return Fitted(head, without_val, {**tried[top], "selected by": words, "temperature": temperature}, tried)
+
+
+def _leaves_one_out(scored: AnyRows, scoring: Protocol) -> bool:
+    """Return whether rows can be left out one by one: not where groups must be left out whole."""
+    return not scoring.holds_out and isinstance(scored, Rows) and scored.groups is None
+
+
+def _margins(
+    of_train: Sums,
+    of_val: Sums,
+    scaling: Scaling,
+    penalties: Sequence[float],
+    scored: AnyRows,
+    weights: NDArray[np.float32],
+    scoring: Protocol,
+) -> NDArray[np.float32]:
+    """Return the predictions, float32 [penalties, n, classes], for rows that each of them was not fitted to."""
+    if scoring.holds_out:
+        return Ridge.fit(of_train, scaling).predictions(scored, penalties)
+    assert isinstance(scored, Rows)
+    if _leaves_one_out(scored, scoring):
+        return Ridge.fit(of_train + of_val, scaling).predictions(scored, penalties, left_out=weights)
+    classes = len(of_train.class_weight)
+    found = np.empty((len(penalties), len(scored), classes), dtype=np.float32)
+    for _, fold in scoring.pairs:
+        some = Rows(scored.features[fold], scored.labels[fold])
+        of_fold = Sums.of(some, classes, weights[fold], of_train.centre, l2=of_train.l2)
+        found[:, fold] = Ridge.fit(of_train + of_val - of_fold, scaling).predictions(some, penalties)
+    return found
 
 
 def fit_nearest_mean(
     train: AnyRows, val: AnyRows, scalings: Sequence[Scaling], num_classes: int, *, balanced: bool
-) -> ClosedFit:
+) -> Fitted:
     """Return the head of nearest class means: the scores z.m - |m|^2 / 2 order classes by the distance to their mean m.
 
     The scaling is chosen on the validation split: there is nothing else to choose.
@@ -282,29 +277,22 @@ def fit_nearest_mean(
             Sums.of(rows, num_classes, np.ones(len(rows), np.float32), centre, l2=scaling == "l2")
             for rows in (train, val)
         )
-        without_val = _means_head(of_train, scaling, 1.0)
-        margins = np.concatenate(
-            [without_val(torch.from_numpy(block).float()).detach().numpy() for _, block in val.blocks()]
-        )
+        margins = logits(_means_head(of_train, scaling, 1.0), val)
         tried.append({"scaler": scaling, "score": score_of(margins, val.labels, balanced)})
         fitted.append((of_train, of_val, margins))
     top = max(range(len(tried)), key=lambda number: tried[number]["score"])
     of_train, of_val, margins = fitted[top]
     temperature = fit_temperature(margins, val.labels)
-    scaling = scalings[top]
-    head, without_val = (_means_head(sums, scaling, temperature) for sums in (of_train + of_val, of_train))
-    return ClosedFit(head, without_val, tried[top], tried, temperature, "validation split")
+    head, without_val = (_means_head(sums, scalings[top], temperature) for sums in (of_train + of_val, of_train))
+    settings = {**tried[top], "selected by": "validation split", "temperature": temperature}
+    return Fitted(head, without_val, settings, tried)
 
 
 def _means_head(sums: Sums, scaling: Scaling, temperature: float) -> LinearHead:
-    mean, scale = np.zeros_like(sums.total), np.ones_like(sums.total)
-    if scaling == "standard":
-        mean = sums.total / sums.weight
-        variance = sums.products.diagonal() / sums.weight - mean**2
-        constant = variance <= (1e-6 * np.abs(mean + sums.centre)) ** 2
-        scale = np.where(constant, 1.0, np.sqrt(np.maximum(variance, 0)))
+    mean, scale = sums.standardisation() if scaling == "standard" else (np.zeros_like(sums.total), None)
     counts = sums.class_weight[:, None]
-    means = (np.divide(sums.by_class, counts, out=np.zeros_like(sums.by_class), where=counts > 0) - mean) / scale
+    means = np.divide(sums.by_class, counts, out=np.zeros_like(sums.by_class), where=counts > 0) - mean
+    means = means if scale is None else means / scale
     bias = np.where(sums.class_weight > 0, -(means**2).sum(axis=1) / 2 / temperature, ABSENT)
     origin = mean if sums.l2 else mean + sums.centre
     return LinearHead.from_coefficients(means / temperature, bias, origin, scale, l2=sums.l2)
@@ -323,8 +311,8 @@ def _centre(rows: AnyRows) -> NDArray[np.float32]:
     return np.asarray(torch.from_numpy(block).float().mean(dim=0).numpy())
 
 
-def _weights(rows: AnyRows, balanced: bool) -> NDArray[np.float32]:
-    return balanced_weights(rows.labels) if balanced else np.ones(len(rows), dtype=np.float32)
+def _weights(labels: NDArray[np.int64], balanced: bool) -> NDArray[np.float32]:
+    return balanced_weights(labels) if balanced else np.ones(len(labels), dtype=np.float32)
 
 
 def _penalties(values: Sequence[float]) -> list[float]:

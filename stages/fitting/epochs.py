@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cache.errors import CutpointError, UsageError
+from stages.fitting.fitted import Fitted
 from stages.fitting.protocol import balanced_weights
 from stages.fitting.rows import AnyRows, Rows, together
-from stages.fitting.search import score_of
+from stages.fitting.scaling import moments
+from stages.fitting.scoring import score_of
 from stages.fitting.stacked import Stack, can_be_stacked
 from stages.machine import single_threaded
 from stages.network.heads import Head, LinearHead, MLPHead
@@ -64,19 +66,6 @@ class Course:
         return len(losses) - 1 - int(np.argmin(losses))
 
 
-@dataclass
-class Trained:
-    """The head of the chosen setting, fitted to train+validation and to train alone, and what was tried."""
-
-    head: Head
-    head_without_val: Head
-    settings: dict[str, Any]
-    tried: list[dict[str, Any]]
-    history: list[Epoch]
-    val_accuracy: float
-    val_loss: float
-
-
 def train_in_epochs(
     build: Callable[[], Head],
     options: Options,
@@ -84,7 +73,7 @@ def train_in_epochs(
     val: AnyRows,
     seed: int,
     device: torch.device,
-) -> Trained:
+) -> Fitted:
     """Train a head with every rate and weight decay of `options`, keep the best, and train it on all rows.
 
     Parameters
@@ -103,28 +92,25 @@ def train_in_epochs(
     few = len(train.row_shape) == 1 and options.head_batch_size < _SMALL_BATCH
     with torch.random.fork_rng(devices=[]), single_threaded() if few else nullcontext():
         pattern = _drawn(build, seed)
-        moments = _moments(train, options, pattern)
+        of_train = _moments(train, options, pattern)
         at_once = len(settings) if can_be_stacked(pattern) else 1
         courses: list[Course] = []
         for start in range(0, len(settings), at_once):
             some = settings[start : start + at_once]
-            courses += _train(pattern, some, options, train, val, moments, seed, device)
-        tried = [
-            {**one, "epochs": course.best.epoch if course.best else 0, "score": course.score}
-            for one, course in zip(settings, courses, strict=True)
-        ]
+            courses += _train(pattern, some, options, train, val, of_train, seed, device)
+        tried = [{**one, "score": course.score} for one, course in zip(settings, courses, strict=True)]
         number = max(range(len(courses)), key=lambda number: courses[number].score)
         chosen = courses[number]
         if chosen.best is None:
             raise CutpointError(
                 "the training loss became NaN or infinite with every --head-rate; try a tenth of the lowest"
             )
-        without_val = _with(pattern, chosen.weights, moments)
+        without_val = _with(pattern, chosen.weights, of_train)
         both = together(train, val)
-        moments_of_both = _moments(both, options, pattern)
+        of_both = _moments(both, options, pattern)
         until = chosen.best.epoch
-        again = _train(pattern, [settings[number]], options, both, None, moments_of_both, seed, device, until)[0]
-        head = _with(pattern, again.weights, moments_of_both)
+        again = _train(pattern, [settings[number]], options, both, None, of_both, seed, device, until)[0]
+        head = _with(pattern, again.weights, of_both)
     said = {
         **settings[number],
         "best epoch": until,
@@ -134,7 +120,7 @@ def train_in_epochs(
         "selected by": "validation split",
         "refitted on": f"train+val, {until} epochs",
     }
-    return Trained(head, without_val, said, tried, chosen.history, chosen.best.val_accuracy, chosen.best.val_loss)
+    return Fitted(head, without_val, said, tried, chosen.history)
 
 
 def _drawn(build: Callable[[], Head], seed: int) -> Head:
@@ -148,7 +134,7 @@ def _train(
     options: Options,
     train: AnyRows,
     val: AnyRows | None,
-    moments: Moments,
+    scaler: Moments,
     seed: int,
     device: torch.device,
     until: int | None = None,
@@ -171,7 +157,7 @@ def _train(
         loss_sum, right, count = torch.zeros(stack.size), torch.zeros(stack.size), 0
         for places, block in _full_batches(train, options, seed * 1_000_003 + number):
             labels = torch.from_numpy(train.labels[places]).to(device)
-            logits = stack.logits(_inputs(block, moments, device))
+            logits = stack.logits(_inputs(block, scaler, device))
             each = functional.cross_entropy(
                 logits.flatten(0, 1),
                 labels.repeat(stack.size),
@@ -190,7 +176,7 @@ def _train(
             count += len(places)
         if val is None:
             continue
-        validated = _validate(stack, val, moments, device, options.class_weights == "balanced")
+        validated = _validate(stack, val, scaler, device, options.class_weights == "balanced")
         seconds = time.perf_counter() - started
         for one in list(running):
             course, (val_loss, val_accuracy, score) = courses[one], validated[one]
@@ -212,14 +198,14 @@ def _train(
 
 @torch.no_grad()
 def _validate(
-    stack: Stack, val: AnyRows, moments: Moments, device: torch.device, balanced: bool
+    stack: Stack, val: AnyRows, scaler: Moments, device: torch.device, balanced: bool
 ) -> list[tuple[float, float, float]]:
     """Return loss, accuracy and score of every head on the validation rows."""
     stack.train(False)
     found = []
     for places, block in val.blocks():
         for at in range(0, len(places), 1024):
-            found.append(stack.logits(_inputs(block[at : at + 1024], moments, device)).float().cpu())
+            found.append(stack.logits(_inputs(block[at : at + 1024], scaler, device)).float().cpu())
     logits, labels = torch.cat(found, dim=1), torch.from_numpy(val.labels)
     return [
         (
@@ -241,34 +227,24 @@ def _full_batches(rows: AnyRows, options: Options, seed: int) -> Iterator[tuple[
     return ((places, block) for places, block in batches if len(places) == size)
 
 
-def _inputs(block: Any, moments: Moments, device: torch.device) -> Tensor:
+def _inputs(block: Any, scaler: Moments, device: torch.device) -> Tensor:
     rows = torch.from_numpy(block).to(device).float()
-    mean, scale = (one.to(device) for one in moments)
+    mean, scale = (one.to(device) for one in scaler)
     return rows.sub(mean).div_(scale) if mean.ndim else rows
 
 
 def _moments(rows: AnyRows, options: Options, head: Head) -> Moments:
-    """Return mean and standard deviation [d] where the head is one that is standardised; else nothing to do.
-
-    A feature that never changes keeps its scale.
-    """
+    """Return mean and standard deviation [d] where the head is one that is standardised; else nothing to do."""
     if not isinstance(head, LinearHead | MLPHead) or options.head_scaler != "standard":
         return _IDENTITY
-    first = torch.from_numpy(next(rows.blocks())[1]).double().mean(dim=0)
-    total, squares = torch.zeros_like(first), torch.zeros_like(first)
-    for _, block in rows.blocks():
-        values = torch.from_numpy(block).double() - first
-        total, squares = total + values.sum(dim=0), squares + values.square().sum(dim=0)
-    mean = total / len(rows)
-    variance = (squares / len(rows) - mean**2).clamp_min(0)
-    scale = torch.where(variance > (1e-6 * (first + mean)) ** 2, variance.sqrt(), torch.ones_like(first))
-    return (first + mean).float(), scale.float()
+    mean, scale = moments(rows)
+    return torch.from_numpy(mean), torch.from_numpy(scale)
 
 
-def _with(pattern: Head, weights: dict[str, Tensor], moments: Moments) -> Head:
+def _with(pattern: Head, weights: dict[str, Tensor], scaler: Moments) -> Head:
     """Return a head with these tensors that takes rows as they are cached."""
     head = Stack([pattern], [0.0], [0.0], torch.device("cpu")).head(weights)
-    mean, scale = moments
+    mean, scale = scaler
     if mean.ndim:  # W (x - m) / s + b = (W / s) x + (b - (W / s) m)
         first = next(module for module in head.modules() if isinstance(module, nn.Linear))
         with torch.no_grad():

@@ -12,7 +12,8 @@ from scipy.linalg import eigh
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import SVC
 
-from stages.fitting.linear import ABSENT, LinearModel, LinearTask, Scaled, Scaling
+from stages.fitting.linear import ABSENT, LinearModel, LinearTask
+from stages.fitting.scaling import Scaled, Scaling
 from stages.network.heads import KernelHead
 
 KERNEL_UP_TO = 10_000

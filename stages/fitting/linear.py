@@ -30,10 +30,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from stages.fitting.protocol import balanced_weights
+from stages.fitting.scaling import Scaled, Scaling
 from stages.network.heads import LinearHead
 
 Loss = Literal["logistic", "hinge"]
-Scaling = Literal["none", "standard", "l2"]
 
 ABSENT = -1e4
 """Score of a class that no row was of."""
@@ -52,81 +52,6 @@ _BASIS_FROM = 4096
 
 _BASIS_RANK = 256
 """Eigenvectors of the preconditioner."""
-
-
-@dataclass(frozen=True)
-class Scaled:
-    """Rows as a model sees them, z = factor * (rows - offset) / scale, without a copy of them.
-
-    Attributes
-    ----------
-    rows : Tensor
-        [n, d], float32 or float64, shared by all scalings.
-    offset, scale : Tensor
-        [d].
-    factor : Tensor or None
-        [n, 1]; None is 1.
-    """
-
-    rows: Tensor
-    offset: Tensor
-    scale: Tensor
-    factor: Tensor | None
-
-    @classmethod
-    def fit(cls, rows: NDArray[np.floating], scaling: Scaling, centre: NDArray[np.float32]) -> Scaled:
-        """Return the rows under a scaling that is fitted to them.
-
-        Parameters
-        ----------
-        rows : ndarray [n, d]
-            Less `centre`, which keeps sums of large numbers out of the arithmetic.
-        centre : ndarray of float32 [d]
-        """
-        tensor = torch.from_numpy(rows)
-        offset, scale = tensor.new_zeros(tensor.shape[1]), tensor.new_ones(tensor.shape[1])
-        middle = torch.from_numpy(centre).to(tensor.dtype)
-        if scaling == "standard":
-            variance, offset = torch.var_mean(tensor, dim=0, correction=0)
-            # as scikit-learn: a feature that never changes, but for rounding, keeps its scale
-            constant = variance <= (10 * torch.finfo(torch.float32).eps * (offset + middle)) ** 2
-            scale = torch.where(constant, scale, variance.sqrt())
-        elif scaling == "l2":
-            offset = -middle
-        return cls(tensor, offset, scale, None).of(rows, l2=scaling == "l2")
-
-    def of(self, rows: NDArray[np.floating], *, l2: bool | None = None) -> Scaled:
-        """Return other rows under the same scaling."""
-        tensor = torch.from_numpy(rows)
-        if not (self.factor is not None if l2 is None else l2):
-            return Scaled(tensor, self.offset, self.scale, None)
-        length = torch.cat([(part - self.offset).norm(dim=1, keepdim=True) for part in torch.split(tensor, 4096)])
-        return Scaled(tensor, self.offset, self.scale, 1 / length.clamp_min(1e-12))
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def scores(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """Return z @ weight + bias, [n, k], for weights [d, k]."""
-        weight = weight / self.scale[:, None]
-        scores = self.rows @ weight
-        scores -= self.offset @ weight
-        if self.factor is not None:
-            scores *= self.factor
-        return scores.add_(bias)
-
-    def gradient(self, slopes: Tensor) -> Tensor:
-        """Return z' @ slopes, [d, k], for slopes [n, k]."""
-        if self.factor is not None:
-            slopes = slopes * self.factor
-        gradient = self.rows.T @ slopes
-        gradient -= torch.outer(self.offset, slopes.sum(dim=0))
-        return gradient.div_(self.scale[:, None])
-
-    def sample(self, indices: Tensor) -> Tensor:
-        """Return some of the rows as they are seen, [m, d]."""
-        rows = (self.rows[indices] - self.offset) / self.scale
-        return rows if self.factor is None else rows * self.factor[indices]
 
 
 class _Preconditioner:

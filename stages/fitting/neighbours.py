@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stages.fitting.fitted import Fitted
 from stages.fitting.protocol import Protocol
 from stages.fitting.rows import Rows
-from stages.fitting.search import score_of
+from stages.fitting.scoring import score_of
 from stages.network.heads import KNNHead
 
 _ROWS_AT_ONCE = 1024
 
 
-@dataclass(frozen=True)
-class Neighbours:
-    """The head with the k that scored best, and all that was tried."""
-
-    head: KNNHead
-    head_without_val: KNNHead
-    chosen: dict[str, Any]
-    tried: list[dict[str, Any]]
-
-
 @torch.inference_mode()
 def fit_neighbours(
     train: Rows, val: Rows, numbers: Sequence[int], num_classes: int, scoring: Protocol, *, balanced: bool
-) -> Neighbours:
+) -> Fitted:
     """Return the k-nearest-neighbour head; each k is scored by votes among the same similarities."""
-    features = np.concatenate([train.features, val.features])
-    labels = np.concatenate([train.labels, val.labels])
+    both = train + val
+    features, labels = both.features, both.labels
     fewest = min(len(labels[fitted]) for fitted, _ in scoring.pairs)
     numbers = sorted({min(k, fewest) for k in numbers})
     scores: dict[int, list[float]] = {k: [] for k in numbers}
@@ -49,7 +39,8 @@ def fit_neighbours(
         KNNHead.from_rows(features[: len(part)], labels[: len(part)], num_classes, int(chosen["k"]))
         for part in (labels, train)
     )
-    return Neighbours(whole, without_val, chosen, tried)
+    settings = {**chosen, "selected by": scoring.words}
+    return Fitted(whole, without_val, settings, tried)
 
 
 def _votes(head: KNNHead, features: NDArray[Any], numbers: Sequence[int]) -> dict[int, NDArray[np.float32]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,14 +17,15 @@ import numpy as np
 from joblib import Parallel, delayed, parallel_config
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
 from stages.fitting.calibration import fit_temperature
-from stages.fitting.linear import Scaling
+from stages.fitting.fitted import Fitted
 from stages.fitting.protocol import Protocol as Scoring
 from stages.fitting.protocol import Selection
+from stages.fitting.scaling import Scaling
+from stages.fitting.scoring import score_of
 from stages.machine import single_threaded
 from stages.network.heads import Head
 
@@ -33,6 +34,9 @@ CLEARLY_WORSE = 0.005
 
 NARROWED_FROM = 16_000
 """Training rows from which on all settings are tried on a part of the rows first."""
+
+_SHARED_FROM = 8_000_000
+"""Numbers in the rows from which on the matrix products of one fit are shared by all cores."""
 
 _PART = 8
 """One in so many rows is in that part."""
@@ -101,9 +105,26 @@ def search(
         with one_thread_per_fit():
             found.tried = _cross_validated(make, values, scalings, rows, labels, scoring, balanced)
         return found
+    with _threads_for(rows):
+        _hold_out(found, make, values, scalings, rows, labels, scoring, balanced, seed)
+    return found
+
+
+def _hold_out(
+    found: Search,
+    make: MakeModel,
+    values: Sequence[float],
+    scalings: Sequence[Scaling],
+    rows: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    scoring: Scoring,
+    balanced: bool,
+    seed: int,
+) -> None:
+    """Fill `found` with scores on the rows held out; of many rows, after all settings were tried on a part of them."""
     (fitted, scored), *_ = scoring.pairs
     train, train_labels, val, val_labels = rows[fitted], labels[fitted], rows[scored], labels[scored]
-    grid = dict.fromkeys(scalings, values)
+    grid: dict[Scaling, list[float]] = {scaling: list(values) for scaling in scalings}
     if len(train) >= NARROWED_FROM and len(values) * len(scalings) > 2 * _KEPT + 1:
         part, _ = train_test_split(np.arange(len(train)), train_size=1 / _PART, random_state=seed, shuffle=True)
         of_part: list[dict[str, Any]] = []
@@ -117,40 +138,33 @@ def search(
         _, scores, states = _path(make, scaling, train, train_labels, val, val_labels, some, balanced)
         found.tried += _rows_of(scaling, some, scores)
         found.states |= {(scaling, value): state for value, state in zip(some, states, strict=False)}
-    return found
 
 
 def fit_chosen(
     make: MakeModel,
-    search_done: Search,
+    found: Search,
     rows: NDArray[np.float32],
     labels: NDArray[np.int64],
     train: slice,
     scoring: Scoring,
     *,
     calibrate: bool,
-) -> tuple[Head, Head, float]:
-    """Return the head of the chosen setting fitted to all rows, the same fitted to train alone, and the temperature."""
-    chosen = search_done.chosen
-    setting = chosen["scaler"], chosen["C"]
-    state = search_done.states.get(setting)
-    temperature = 1.0
-    if scoring.holds_out:
-        without_val = _fitted(make, setting, rows[train], labels[train], state)
-        if calibrate:
-            scored = scoring.pairs[0][1]
-            temperature = fit_temperature(without_val.scores(rows[scored]), labels[scored])
-        whole = _fitted(make, setting, rows, labels, without_val.state)
-        return whole.head(temperature), without_val.head(temperature), temperature
-    with one_thread_per_fit():
-        if calibrate:
-            margins = Parallel(n_jobs=-1, prefer="threads")(
-                delayed(_out_of_fold)(make, setting, rows, labels, *pair) for pair in scoring.pairs
-            )
-            true = np.concatenate([labels[scored] for _, scored in scoring.pairs])
-            temperature = fit_temperature(np.concatenate(margins), true)
-        whole, without_val = (_fitted(make, setting, rows[part], labels[part], None) for part in (slice(None), train))
-    return whole.head(temperature), without_val.head(temperature), temperature
+) -> Fitted:
+    """Return the head of the best setting, fitted to all rows and to train alone.
+
+    Where the scores are margins and no logits (`calibrate`), both are divided by a temperature.
+    """
+    setting = found.chosen["scaler"], found.chosen["C"]
+    with _threads_for(rows):
+        without_val = _fitted(make, setting, rows[train], labels[train], found.states.get(setting))
+        whole = _fitted(make, setting, rows, labels, without_val.state if scoring.holds_out else None)
+    settings = {**found.chosen, "selected by": scoring.words}
+    if calibrate:
+        margins = _margins(make, setting, rows, labels, without_val, scoring)
+        true = np.concatenate([labels[scored] for _, scored in scoring.pairs])
+        settings["temperature"] = fit_temperature(margins, true)
+    temperature = settings.get("temperature", 1.0)
+    return Fitted(whole.head(temperature), without_val.head(temperature), settings, found.tried)
 
 
 @contextmanager
@@ -166,17 +180,16 @@ def one_thread_per_fit() -> Iterator[None]:
         yield
 
 
+def _threads_for(rows: NDArray[np.float32]) -> AbstractContextManager[None]:
+    """Fit on one thread where the products are too small to be shared."""
+    return nullcontext() if rows.size >= _SHARED_FROM else one_thread_per_fit()
+
+
 @contextmanager
 def _as_one_task() -> Iterator[None]:
     """Fit on one thread where joblib has sent the task, and send no part of it on, as scikit-learn itself would."""
     with one_thread_per_fit(), parallel_config("sequential"):
         yield
-
-
-def score_of(scores: NDArray[np.floating], labels: NDArray[np.int64], balanced: bool) -> float:
-    """Return the accuracy of scores [n, classes]; `balanced`, the mean over the classes of their recall."""
-    predicted = scores.argmax(axis=1)
-    return float(balanced_accuracy_score(labels, predicted) if balanced else (predicted == labels).mean())
 
 
 def _cross_validated(
@@ -271,6 +284,24 @@ def _fitted(
     model.state = state if state is not None else model.state
     model.fit(setting[1], final=True)
     return model
+
+
+def _margins(
+    make: MakeModel,
+    setting: tuple[Scaling, float],
+    rows: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    without_val: Model,
+    scoring: Scoring,
+) -> NDArray[np.float32]:
+    """Return the scores of all rows that are scored, by models that were not fitted to them."""
+    if scoring.holds_out:
+        return without_val.scores(rows[scoring.pairs[0][1]])
+    with one_thread_per_fit():
+        parts = Parallel(n_jobs=-1, prefer="threads")(
+            delayed(_out_of_fold)(make, setting, rows, labels, *pair) for pair in scoring.pairs
+        )
+    return np.concatenate(parts)
 
 
 @_as_one_task()

@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from sklearn.linear_model import SGDClassifier
 
 from stages.fitting.calibration import fit_temperature
-from stages.fitting.linear import ABSENT, Scaling
+from stages.fitting.fitted import Fitted
+from stages.fitting.linear import ABSENT
 from stages.fitting.protocol import balanced_weights
 from stages.fitting.rows import AnyRows, together
-from stages.fitting.search import CLEARLY_WORSE, one_thread_per_fit, score_of
+from stages.fitting.scaling import Scaling, moments
+from stages.fitting.scoring import logits, score_of
+from stages.fitting.search import CLEARLY_WORSE, one_thread_per_fit
 from stages.network.heads import LinearHead
 
 EPOCHS = 10
@@ -24,17 +27,6 @@ EPOCHS = 10
 
 BLOCK_ROWS = 4096
 """Rows that every model is shown before the next are read."""
-
-
-@dataclass
-class Stochastic:
-    """The head that scored best, and all that was tried."""
-
-    head: LinearHead
-    head_without_val: LinearHead
-    chosen: dict[str, Any]
-    tried: list[dict[str, Any]]
-    temperature: float
 
 
 @dataclass(frozen=True)
@@ -58,7 +50,7 @@ def fit_stochastic(
     *,
     balanced: bool,
     seed: int,
-) -> Stochastic:
+) -> Fitted:
     """Return logistic regression by averaged stochastic gradient descent.
 
     Each epoch goes once through the rows, in blocks that all settings share; a setting is dropped once it has scored
@@ -80,24 +72,25 @@ def fit_stochastic(
         _pass(models, settings, scalers, train, num_classes, balanced, seed * 1_000_003 + epoch)
         for number, model in models.items():
             head = _as_head(model, scalers[settings[number]["scaler"]], num_classes)
-            score = score_of(_margins(head, val), val.labels, balanced)
+            score = score_of(logits(head, val), val.labels, balanced)
             if number not in best or score > best[number][0]:
                 best[number] = score, epoch, head
         top = max(score for score, _, _ in best.values())
         models = {number: model for number, model in models.items() if best[number][0] >= top - 2 * CLEARLY_WORSE}
-    tried = [{**one, "epochs": best[number][1], "score": best[number][0]} for number, one in enumerate(settings)]
+    tried = [{**one, "score": best[number][0]} for number, one in enumerate(settings)]
     number = max(best, key=lambda number: (best[number][0], -settings[number]["C"]))
-    chosen, without_val = tried[number], best[number][2]
-    temperature = fit_temperature(_margins(without_val, val), val.labels)
+    chosen, (_, until, without_val) = tried[number], best[number]
+    temperature = fit_temperature(logits(without_val, val), val.labels)
     both = together(train, val)
     scaler = {chosen["scaler"]: _fitted_scaler(both, chosen["scaler"])}
     again = {0: _model(chosen["C"], len(both), seed)}
-    for epoch in range(1, chosen["epochs"] + 1):
+    for epoch in range(1, until + 1):
         _pass(again, [chosen], scaler, both, num_classes, balanced, seed * 1_000_003 + epoch)
     head = _as_head(again[0], scaler[chosen["scaler"]], num_classes)
     for one in (head, without_val):
         _cool(one, temperature)
-    return Stochastic(head, without_val, chosen, tried, temperature)
+    said = {**chosen, "epochs": until, "selected by": "validation split", "temperature": temperature}
+    return Fitted(head, without_val, said, tried)
 
 
 def _model(c: float, count: int, seed: int) -> SGDClassifier:
@@ -128,18 +121,8 @@ def _pass(
 
 def _fitted_scaler(rows: AnyRows, scaling: Scaling) -> _Scaler:
     width = rows.row_shape[0]
-    mean, scale = np.zeros(width), np.ones(width)
-    if scaling == "standard":
-        first = torch.from_numpy(next(rows.blocks())[1]).double().mean(dim=0)
-        total, squares = torch.zeros(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
-        for _, block in rows.blocks():
-            values = torch.from_numpy(block).double() - first
-            total, squares = total + values.sum(dim=0), squares + values.square().sum(dim=0)
-        shift = (total / len(rows)).numpy()
-        mean = first.numpy() + shift
-        variance = squares.numpy() / len(rows) - shift**2
-        scale = np.where(variance <= (1e-6 * np.abs(mean)) ** 2, 1.0, np.sqrt(np.maximum(variance, 0)))
-    return _Scaler(mean.astype(np.float32), scale.astype(np.float32), scaling == "l2")
+    mean, scale = moments(rows) if scaling == "standard" else (np.zeros(width, np.float32), np.ones(width, np.float32))
+    return _Scaler(mean, scale, scaling == "l2")
 
 
 def _as_head(model: SGDClassifier, scaler: _Scaler, num_classes: int) -> LinearHead:
@@ -149,11 +132,6 @@ def _as_head(model: SGDClassifier, scaler: _Scaler, num_classes: int) -> LinearH
     weights, biases = np.zeros((num_classes, weight.shape[1])), np.full(num_classes, ABSENT)
     weights[model.classes_], biases[model.classes_] = weight, bias
     return LinearHead.from_coefficients(weights, biases, scaler.mean, scaler.scale, l2=scaler.l2)
-
-
-@torch.inference_mode()
-def _margins(head: LinearHead, rows: AnyRows) -> NDArray[np.float32]:
-    return np.concatenate([head(torch.from_numpy(block).float()).numpy() for _, block in rows.blocks()])
 
 
 def _cool(head: LinearHead, temperature: float) -> None:

@@ -84,12 +84,12 @@ def test_the_penalty_that_scores_best_is_chosen(folds):
     groups = np.concatenate([train.groups, val.groups]) if folds else None
     scoring = make_protocol(options, len(train), labels, 0, groups)
     done = fit_ridge(train, val, options.regularisation, options.scalers, 10, scoring, balanced=False)
-    assert done.chosen["score"] == max(one["score"] for one in done.tried)
+    assert done.settings["score"] == max(one["score"] for one in done.tried)
     assert len(done.tried) == 2 * 31
     words = {None: "leave-one-out", 0: "validation split", 4: "4-fold cross-validation on train+val that keep groups"}
-    assert done.protocol.startswith(words[folds])
+    assert done.settings["selected by"].startswith(words[folds])
     right = (done.head(torch.from_numpy(test.features).float()).argmax(dim=1).numpy() == test.labels).mean()
-    assert abs(right - done.chosen["score"]) < 0.03
+    assert abs(right - done.settings["score"]) < 0.03
 
 
 @pytest.mark.parametrize("scaling", ["none", "standard", "l2"])

@@ -1,0 +1,114 @@
+"""Scalings of features: as they are, standardised (mean 0, variance 1), or each row at length 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stages.fitting.rows import AnyRows
+
+Scaling = Literal["none", "standard", "l2"]
+
+_NOISE = 1e-6
+"""Standard deviation, against the mean, up to which a feature is constant but for rounding."""
+
+
+def deviation(variance: NDArray[np.floating], mean: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return standard deviations [d] to divide by; a feature that never changes keeps its scale, as in scikit-learn."""
+    variance = np.maximum(variance.astype(np.float64), 0)
+    return np.where(variance <= (_NOISE * np.abs(mean)) ** 2, 1.0, np.sqrt(variance))
+
+
+def moments(rows: AnyRows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return mean and standard deviation [d] of rows [n, d], taken block by block; sums are in float64."""
+    first = torch.from_numpy(next(rows.blocks())[1]).double().mean(dim=0)  # near the mean, so that nothing cancels
+    total, squares = torch.zeros_like(first), torch.zeros_like(first)
+    for _, block in rows.blocks():
+        values = torch.from_numpy(block).double() - first
+        total += values.sum(dim=0)
+        squares += values.square().sum(dim=0)
+    shift = total / len(rows)
+    mean = (first + shift).numpy()
+    scale = deviation((squares / len(rows) - shift**2).numpy(), mean)
+    return mean.astype(np.float32), scale.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Rows as a model sees them, z = factor * (rows - offset) / scale, without a copy of them.
+
+    Attributes
+    ----------
+    rows : Tensor
+        [n, d], float32 or float64, shared by all scalings.
+    offset, scale : Tensor
+        [d].
+    factor : Tensor or None
+        [n, 1]; None is 1.
+    """
+
+    rows: Tensor
+    offset: Tensor
+    scale: Tensor
+    factor: Tensor | None
+
+    @classmethod
+    def fit(cls, rows: NDArray[np.floating], scaling: Scaling, centre: NDArray[np.float32]) -> Scaled:
+        """Return the rows under a scaling that is fitted to them.
+
+        Parameters
+        ----------
+        rows : ndarray [n, d]
+            Less `centre`, which keeps sums of large numbers out of the arithmetic.
+        centre : ndarray of float32 [d]
+        """
+        tensor = torch.from_numpy(rows)
+        offset, scale = tensor.new_zeros(tensor.shape[1]), tensor.new_ones(tensor.shape[1])
+        if scaling == "standard":
+            variance, offset = torch.var_mean(tensor, dim=0, correction=0)
+            scale = torch.from_numpy(deviation(variance.numpy(), offset.numpy() + centre)).to(tensor.dtype)
+        elif scaling == "l2":
+            offset = -torch.from_numpy(centre).to(tensor.dtype)
+        return cls(tensor, offset, scale, _inverse_lengths(tensor, offset) if scaling == "l2" else None)
+
+    def of(self, rows: NDArray[np.floating]) -> Scaled:
+        """Return other rows under the same scaling."""
+        tensor = torch.from_numpy(rows)
+        factor = None if self.factor is None else _inverse_lengths(tensor, self.offset)
+        return Scaled(tensor, self.offset, self.scale, factor)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def scores(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """Return z @ weight + bias, [n, k], for weights [d, k]."""
+        weight = weight / self.scale[:, None]
+        scores = self.rows @ weight
+        scores -= self.offset @ weight
+        if self.factor is not None:
+            scores *= self.factor
+        return scores.add_(bias)
+
+    def gradient(self, slopes: Tensor) -> Tensor:
+        """Return z' @ slopes, [d, k], for slopes [n, k]."""
+        if self.factor is not None:
+            slopes = slopes * self.factor
+        gradient = self.rows.T @ slopes
+        gradient -= torch.outer(self.offset, slopes.sum(dim=0))
+        return gradient.div_(self.scale[:, None])
+
+    def sample(self, indices: Tensor) -> Tensor:
+        """Return some of the rows as they are seen, [m, d]."""
+        rows = (self.rows[indices] - self.offset) / self.scale
+        return rows if self.factor is None else rows * self.factor[indices]
+
+
+def _inverse_lengths(rows: Tensor, offset: Tensor) -> Tensor:
+    """Return 1 over the length of each row less the offset, [n, 1], without a copy of them all."""
+    lengths = torch.cat([(part - offset).norm(dim=1, keepdim=True) for part in torch.split(rows, 4096)])
+    return 1 / lengths.clamp_min(1e-12)

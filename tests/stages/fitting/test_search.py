@@ -1,0 +1,91 @@
+"""The search over C and scaling: what a short way leaves out must not be what is best."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics.pairwise import rbf_kernel
+from sklearn.preprocessing import StandardScaler
+
+from stages.fitting import kernel, search
+from stages.fitting.kernel import KernelTask
+from stages.fitting.linear import LinearTask
+from stages.fitting.protocol import make_protocol
+from stages.options import Head
+from tests.stages.fitting.rows_of_digits import skewed
+
+VALUES = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0]
+
+
+def searched(rows, labels, balanced=False):
+    train = round(len(rows) * 0.75)
+    scoring = make_protocol(Head(folds=0), train, labels, 0)
+    task = LinearTask("logistic", int(labels.max()) + 1, np.zeros(rows.shape[1], np.float32), balanced)
+    found = search.search(task, VALUES, ["none", "standard"], rows, labels, scoring, balanced=balanced, seed=0)
+    return found, task, scoring, train
+
+
+def test_a_search_that_is_narrowed_on_a_part_finds_what_the_whole_search_finds(monkeypatch):
+    rows, labels = skewed(count=4000, width=30)
+    whole, *_ = searched(rows, labels)
+    monkeypatch.setattr(search, "NARROWED_FROM", 1000)
+    narrowed, *_ = searched(rows, labels)
+    on_part = [one for one in narrowed.tried if "rows" in one]
+    assert on_part
+    assert {one["rows"] for one in on_part} == {3000 // 8}
+    assert narrowed.chosen["score"] >= whole.chosen["score"] - 0.002
+    assert len(narrowed.states) < len(whole.states)
+
+
+def test_a_score_of_a_part_of_the_rows_is_never_the_choice():
+    found = search.Search(
+        [{"C": 1.0, "scaler": "none", "score": 0.9, "rows": 10}, {"C": 2.0, "scaler": "none", "score": 0.8}]
+    )
+    assert found.chosen["C"] == 2.0
+
+
+def test_the_head_of_a_search_on_held_out_rows_is_that_of_scikit_learn_on_all_rows():
+    rows, labels = skewed(count=800)
+    found, task, scoring, train = searched(rows, labels)
+    done = search.fit_chosen(task, found, rows, labels, slice(0, train), scoring, calibrate=False)
+    standard = done.settings["scaler"] == "standard"
+    for head, count in ((done.head, len(rows)), (done.head_without_val, train)):
+        scaler = StandardScaler(with_mean=standard, with_std=standard).fit(rows[:count].astype(np.float64))
+        reference = LogisticRegression(C=done.settings["C"], tol=1e-9, max_iter=20000)
+        reference.fit(scaler.transform(rows[:count]), labels[:count])
+        expected = reference.predict_proba(scaler.transform(rows))
+        assert np.abs(head(torch.from_numpy(rows)).softmax(dim=1).detach().numpy() - expected).max() < 2e-4
+
+
+def test_balanced_settings_are_scored_by_the_mean_of_the_recalls():
+    rows, labels = skewed(count=600)
+    found, task, scoring, train = searched(rows, labels, balanced=True)
+    model = task(found.chosen["scaler"], rows[:train], labels[:train])
+    model.state = found.states[found.chosen["scaler"], found.chosen["C"]]
+    predicted = model.scores(rows[train:]).argmax(axis=1)
+    assert found.chosen["score"] == pytest.approx(balanced_accuracy_score(labels[train:], predicted))
+    assert found.chosen["score"] != pytest.approx((predicted == labels[train:]).mean())
+
+
+@pytest.mark.parametrize("scaling", ["none", "standard", "l2"])
+def test_nystroem_with_all_rows_as_landmarks_is_the_exact_kernel(scaling, monkeypatch):
+    rows, labels = skewed(count=400, width=12, classes=2)
+    monkeypatch.setattr(kernel, "KERNEL_UP_TO", 10)
+    task = KernelTask(2, np.zeros(12, np.float32), seed=0, landmarks=400)
+    quick = task(scaling, rows, labels)
+    assert isinstance(quick, kernel.NystroemModel)
+    quick.fit(1e-3, final=True)
+    of_head = quick.head()(torch.from_numpy(rows)).detach().numpy()
+    assert np.abs(of_head - quick.scores(rows)).max() < 0.02
+    mapped = quick._mapped(rows)
+    scaled = quick.scaler(rows)
+    assert np.abs(mapped @ mapped.T - rbf_kernel(scaled, scaled, quick.scaler.gamma)).max() < 1e-3
+
+
+def test_fewer_landmarks_are_used_as_they_are_asked_for(monkeypatch):
+    rows, labels = skewed(count=400, width=12)
+    monkeypatch.setattr(kernel, "KERNEL_UP_TO", 10)
+    model = KernelTask(3, np.zeros(12, np.float32), seed=0, landmarks=50)("none", rows, labels)
+    model.fit(1e-3)
+    assert model.head().config["support"] == 50

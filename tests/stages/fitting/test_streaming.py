@@ -1,0 +1,115 @@
+"""Features larger than memory: heads that stream them end where they end with all in memory, and in the bounds given."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from cache import FeatureCache, Spec, key_of_bytes
+from cache.errors import DataError, UsageError
+from stages.fitting.rows import Rows, StreamedRows, require_learnable
+from stages.head import head_probabilities, train_head
+from stages.options import Head
+from tests.stages.fitting.rows_of_digits import digits
+
+OPTIONS = Head(folds=0, head_epochs=15, head_rate=(1e-2,), regularisation=(1e-3, 1e-1), scalers=("standard",))
+CPU = torch.device("cpu")
+MEMORY = 64 << 20
+
+
+def stored(root, name, features):
+    """Return a cache of these rows and their keys."""
+    spec = Spec(
+        backbone=name,
+        weights="0",
+        cut="cut",
+        pooling="avg",
+        preprocessing={},
+        views=None,
+        precision="fp32",
+        dtype="float16",
+        decoder="none",
+    )
+    cache = FeatureCache(root, spec)
+    keys = [key_of_bytes(str(number).encode()) for number in range(len(features))]
+    with cache.writer() as writer:
+        writer.append(keys, features)
+    return cache, keys
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory):
+    """Train and validation of the digits in memory and streamed, in one cache and in two that are joined."""
+    parts = digits()
+    features = np.concatenate([part.features for part in parts])
+    root = tmp_path_factory.mktemp("caches")
+    cache, keys = stored(root, "whole", features)
+    halves = [stored(root, f"half {at}", features[:, at : at + 32])[0] for at in (0, 32)]
+    ends = np.cumsum([0, *map(len, parts)])
+    streams = {}
+    for name, stores in (("one cache", [cache]), ("two caches", halves)):
+        streams[name] = [
+            StreamedRows(stores, keys[start:end], part.labels, MEMORY)
+            for part, (start, end) in zip(parts, pairwise(ends), strict=True)
+        ]
+    return {"memory": list(parts), **streams}
+
+
+@pytest.mark.parametrize("where", ["one cache", "two caches"])
+def test_streamed_rows_are_the_rows(splits, where):
+    here, streamed = splits["memory"][0], splits[where][0]
+    assert streamed.row_shape == (64,)
+    assert np.array_equal(np.concatenate([block for _, block in streamed.blocks()]), here.features)
+    seen = []
+    for places, block in streamed.shuffled(100, seed=3):
+        assert np.array_equal(block, here.features[places])
+        seen += places.tolist()
+    assert sorted(seen) == list(range(len(here)))
+    assert seen != sorted(seen)
+    both = streamed + splits[where][1]
+    assert np.array_equal(both.labels, np.concatenate([here.labels, splits["memory"][1].labels]))
+    assert np.array_equal(both.read(np.array([len(here)])), splits["memory"][1].features[:1])
+
+
+@pytest.mark.parametrize("name", ["ridge", "ncm"])
+def test_a_closed_head_is_the_same_streamed(splits, name):
+    here, streamed = (train_head(name, OPTIONS, *splits[where][:2], 10, 0, CPU) for where in ("memory", "two caches"))
+    assert streamed.settings == pytest.approx(here.settings)
+    assert torch.allclose(streamed.module.output.weight, here.module.output.weight, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "linear", "mlp", "cosine", "concat"])
+def test_a_head_that_goes_over_the_rows_is_as_accurate_streamed(splits, name):
+    test = splits["memory"][2]
+    accuracies = []
+    for where in ("memory", "one cache"):
+        trained = train_head(name, OPTIONS, *splits[where][:2], 10, 0, CPU)
+        accuracies.append((head_probabilities(trained.module, splits[where][2]).argmax(axis=1) == test.labels).mean())
+    assert min(accuracies) > 0.9
+    assert abs(accuracies[0] - accuracies[1]) < 0.02  # of 540 images: other orders of the rows
+
+
+@pytest.mark.parametrize("name", ["logistic", "svm", "rbf", "knn"])
+def test_a_head_that_needs_all_rows_says_which_do_not(splits, name):
+    with pytest.raises(UsageError, match="sgd, ridge, ncm"):
+        train_head(name, OPTIONS, *splits["one cache"][:2], 10, 0, CPU)
+
+
+def test_balanced_sampling_of_streamed_rows_is_refused(splits):
+    with pytest.raises(UsageError, match="--class-weights balanced"):
+        train_head("linear", replace(OPTIONS, sampling="balanced"), *splits["one cache"][:2], 10, 0, CPU)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_rows_that_are_not_finite_are_named(dtype, bad):
+    features = np.ones((40, 6), dtype)
+    features[[3, 17], [0, 5]] = bad
+    rows = Rows(features, np.arange(40) % 2)
+    good = Rows(np.ones((40, 6), dtype), np.arange(40) % 2)
+    with pytest.raises(DataError, match="rows 3, 17 of the train split"):
+        require_learnable(rows, good)
+    with pytest.raises(DataError, match="rows 3, 17 of the validation split"):
+        require_learnable(good, rows)
