@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from pipeline.commands.compare import compare as compare
     from pipeline.commands.extract import extract as extract
     from pipeline.commands.finetune import finetune as finetune
+    from pipeline.commands.inspect import inspect as inspect
     from pipeline.commands.layers import layers as layers
+    from pipeline.commands.learning_curve import learning_curve as learning_curve
     from pipeline.commands.predict import predict as predict
+    from pipeline.commands.probe import probe as probe
     from pipeline.commands.run import run as run
     from pipeline.commands.train import train as train
     from stages.options import Data as Data
@@ -28,7 +31,12 @@ if TYPE_CHECKING:
     from stages.options import Finetune as Finetune
     from stages.options import Head as Head
 
-COMMANDS = ("run", "layers", "extract", "train", "finetune", "compare", "predict")
+COMMANDS = (
+    *("run", "layers", "probe", "inspect", "learning-curve"),
+    *("extract", "train", "finetune", "compare", "predict"),
+)
+"""As they are typed; the function of a command, and its module, have an underscore where it has a hyphen."""
+
 _OPTIONS = ("Data", "Features", "Head", "Finetune")
 
 __all__ = [
@@ -39,15 +47,18 @@ __all__ = [
     "compare",
     "extract",
     "finetune",
+    "inspect",
     "layers",
+    "learning_curve",
     "predict",
+    "probe",
     "run",
     "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in COMMANDS:
+    if name.replace("_", "-") in COMMANDS:
         return getattr(import_module(f"pipeline.commands.{name}"), name)
     if name in _OPTIONS:
         return getattr(import_module("stages.options"), name)

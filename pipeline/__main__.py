@@ -45,7 +45,8 @@ app = App(
 )
 app.meta.suppress_keyboard_interrupt = False
 for _command in pipeline.COMMANDS:
-    app.command(getattr(pipeline, _command), name=_command, sort_key=pipeline.COMMANDS.index(_command))
+    _function = getattr(pipeline, _command.replace("-", "_"))
+    app.command(_function, name=_command, sort_key=pipeline.COMMANDS.index(_command))
 app.command(cache_app)
 
 
@@ -59,7 +60,10 @@ def _launch(
     if config is not None:
         check_configuration(config)
         app.config = (Toml(config, must_exist=True, use_commands_as_keys=False, allow_unknown=True),)
-    return app(tokens)
+    try:
+        return app(tokens)
+    finally:
+        app.config = ()  # the file is this command's alone, and not that of a next one in the same process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

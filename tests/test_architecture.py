@@ -12,6 +12,7 @@ FORBIDDEN = {
     "stages/data": ("stages.network", "stages.training", "stages.extract", "stages.head", "stages.finetune"),
     "stages/fitting": ("stages.data", "stages.extract", "stages.extractor", "stages.head", "stages.finetune"),
     "stages/network": ("stages.training", "stages.extract", "stages.head", "stages.finetune"),
+    "stages/inspection": ("stages.data", "stages.extract", "stages.extractor", "stages.finetune"),
     "stages/training": ("stages.data", "stages.network", "stages.extract", "stages.head", "stages.finetune"),
 }
 MODULES = sorted(path for room in ("cache", "stages", "pipeline") for path in (ROOT / room).rglob("*.py"))

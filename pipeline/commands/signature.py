@@ -11,13 +11,16 @@ from stages.options import Data, Features, Finetune, Head
 if TYPE_CHECKING:
     from pipeline.classify import Classified as Classified
     from pipeline.comparison import Comparison as Comparison
+    from pipeline.report.learning_curve import CurveReport as CurveReport
     from pipeline.results import Result as Result
     from stages.estimate import Estimate as Estimate
     from stages.extract import Extraction as Extraction
+    from stages.inspection.findings import Inspection as Inspection
     from stages.network.cut import Cut as Cut
+    from stages.probe import Probe as Probe
 else:
     # a signature is resolved whenever help is printed, which must not wait for torch and scikit-learn
-    Classified = Comparison = Cut = Estimate = Extraction = Result = Any
+    Classified = Comparison = Cut = CurveReport = Estimate = Extraction = Inspection = Probe = Result = Any
 
 _FLAGS = Parameter(name="*", consume_multiple=True, negative_iterable=())
 

@@ -70,7 +70,7 @@ LARGEST_HEAT_MAP = 200
 
 def accuracy_against_time(rows: Sequence[Row]) -> Figure:
     """Draw accuracy with its interval over seconds on a logarithmic axis, each method named beside the plot."""
-    with _styled():
+    with styled():
         figure = Figure(figsize=(4.8, max(3.1, 0.27 * len(rows))), layout="constrained")
         axes = figure.add_subplot()
         seconds = np.array([max(row.seconds, 1e-3) for row in rows])
@@ -104,7 +104,7 @@ def accuracy_against_time(rows: Sequence[Row]) -> Figure:
 
 def learning_curve(row: Row, quantity: Literal["loss", "accuracy"]) -> Figure:
     """Draw a quantity of train and validation over the epochs, one thin line for each seed, the kept epoch marked."""
-    with _styled():
+    with styled():
         figure = Figure(figsize=(3.9, 2.7), layout="constrained")
         axes = figure.add_subplot()
         for part, colour, line in (("train", MUTED, "--"), ("val", ACCENT, "-")):
@@ -164,7 +164,7 @@ def selection_scores(row: Row) -> Figure | None:
     of_seeds = [found for result in row.results if (found := tried(result.selection)) is not None]
     if not of_seeds:
         return None
-    with _styled():
+    with styled():
         figure = Figure(figsize=(3.9, 2.7), layout="constrained")
         axes = figure.add_subplot()
         axes.set_xscale("log")
@@ -203,7 +203,7 @@ def confusion_heat_map(confusion: NDArray[np.int64], class_names: Sequence[str])
         padded = np.pad(shares, (0, -len(shares) % per_cell))
         side = len(padded) // per_cell
         shares = padded.reshape(side, per_cell, side, per_cell).max(axis=(1, 3))
-    with _styled():
+    with styled():
         figure = Figure(figsize=(4.4, 4.2), layout="constrained")
         axes = figure.add_subplot()
         axes.grid(visible=False)
@@ -234,14 +234,14 @@ def classes_per_cell(classes: int) -> int:
 
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG file on white."""
-    with _styled(), _without_glyph_warnings():
+    with styled(), _without_glyph_warnings():
         figure.savefig(path, dpi=160, facecolor="white")
 
 
 def inline_svg(figure: Figure) -> str:
     """Return a figure as an ``<svg>`` element whose text and colours are those of the page it stands in."""
     text = io.StringIO()
-    with _styled(), _without_glyph_warnings():
+    with styled(), _without_glyph_warnings():
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     root, content = text.getvalue().split("<svg", 1)[1].split(">", 1)
     view_box = re.search(r'viewBox="[^"]*"', root)
@@ -356,7 +356,8 @@ def _page_font(found: re.Match[str]) -> str:
 
 
 @contextmanager
-def _styled() -> Iterator[None]:
+def styled() -> Iterator[None]:
+    """Draw in the style of the page."""
     with mpl.rc_context(_STYLE):
         yield
 

@@ -78,7 +78,7 @@ def write_report(
     """
     drawn = _Figures(out_dir / "figures")
     first = comparison.ranked[0]
-    page = _template().render(
+    page = template("report.html.j2").render(
         comparison=comparison,
         title=", ".join(run.name for run in comparison.runs),
         samples=comparison.rows[0].results[0].samples,
@@ -126,7 +126,8 @@ class _Figures:
         return Picture(Markup(figures.inline_svg(figure)), alt, caption)
 
 
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """Return a template of this folder, with the filters that all pages use."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -143,7 +144,7 @@ def _template() -> jinja2.Template:
         "count": count,
         "p_value": lambda p: "< 0.001" if p < 0.001 else f"{p:.2g}",
     }
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _typographic(words: str) -> str:
@@ -247,7 +248,7 @@ def _mistakes(row: Row, comparison: Comparison) -> list[Mistake]:
     names = comparison.class_names
     return [
         Mistake(
-            thumbnail=_thumbnail(str(predictions.locations[one])),
+            thumbnail=thumbnail(str(predictions.locations[one])),
             location=str(predictions.locations[one]),
             true=names[predictions.labels[one]],
             predicted=names[predictions.predicted[one]],
@@ -258,7 +259,7 @@ def _mistakes(row: Row, comparison: Comparison) -> list[Mistake]:
     ]
 
 
-def _thumbnail(location: str) -> str | None:
+def thumbnail(location: str) -> str | None:
     """Return a small JPEG of an image as a data URI, or None where it is not there any more."""
     from stages.data import read_image
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import pipeline
-from pipeline.__main__ import main
+from pipeline.__main__ import app, main
 from stages.network import cut as cuts
 from tests.interrupts import heed_interrupts
 from tests.photographs import make_folder
@@ -203,6 +203,8 @@ def test_the_configuration_file_and_flags_combine_and_flags_win(photographs, cap
     written = (tmp_path / "run" / "config.toml").read_text()
     assert 'cut = "blocks.3"' in written
     assert "image_size = 64" in written
+    _, bound, _ = app.parse_args(["extract", "--data", "photos", "--pool", "max"])  # the file was that command's alone
+    assert bound.arguments["features"].image_size is None
 
 
 def test_weights_from_a_file_are_used_and_checked_again_by_predict(photographs, capsys, tmp_path):

@@ -1,0 +1,228 @@
+"""What an inspection found, for people: in words, as CSV, and as a page with the images side by side.
+
+What counts as a finding is decided in ``stages.inspection``.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from pipeline.comparison import percent
+from pipeline.console import table
+from pipeline.report.page import template, thumbnail
+from stages.data import Manifest
+from stages.inspection.balance import SPLITS, Balance
+from stages.inspection.duplicates import AROUND, LOOSER, NEARER, Copy
+from stages.inspection.findings import Inspection
+from stages.inspection.outliers import NEIGHBOUR
+
+PAGE = "inspect.html"
+TABLE = "issues.csv"
+
+SHOWN = 24
+"""Findings of each kind that stand on the page; the table has all."""
+
+WORST = 3
+"""Findings of each kind that are printed."""
+
+TITLES = {
+    "leakage": "Near-duplicates across splits",
+    "label": "Likely label errors",
+    "duplicate": "Near-duplicates within a split",
+    "outlier": "Outliers",
+}
+"""The kinds, in the order in which they are told."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row of the table.
+
+    Attributes
+    ----------
+    kind : str
+        'leakage', 'label', 'duplicate' or 'outlier'.
+    path, key, label, split : str
+        The sample.
+    suggestion : str
+        The class that fits better; '' where the kind knows none.
+    score : float
+        Of a label error the probability of the given label, of near-duplicates their cosine, of an outlier how many
+        times further it is from its neighbours than the median of its class.
+    other_path, other_label, other_split : str
+        What a near-duplicate is one of; '' elsewhere.
+    """
+
+    kind: str
+    path: str
+    key: str
+    label: str
+    split: str
+    suggestion: str
+    score: float
+    other_path: str = ""
+    other_label: str = ""
+    other_split: str = ""
+
+    @property
+    def words(self) -> str:
+        """The finding in a line."""
+        here = f"{self.path} ({self.label}, {self.split})"
+        if self.kind == "label":
+            return f"{here}: rather {self.suggestion}; its label has a probability of {self.score:.3f}"
+        if self.kind == "outlier":
+            return f"{here}: {self.score:.1f} times as far from its neighbours as its class"
+        return f"{here} = {self.other_path} ({self.other_label}, {self.other_split}): cosine {self.score:.3f}"
+
+
+@dataclass(frozen=True)
+class InspectionReport:
+    """What was found in which samples.
+
+    Attributes
+    ----------
+    manifest : Manifest
+        The samples that were inspected.
+    inspection : Inspection
+    balance : Balance
+    threshold : float
+        Cosine from which on two images are near-duplicates.
+    title, backbone : str
+        The data, and what made the features.
+    notes : list of str
+        What was done to the data, in words.
+    """
+
+    manifest: Manifest
+    inspection: Inspection
+    balance: Balance
+    threshold: float
+    title: str
+    backbone: str
+    notes: list[str]
+
+    @property
+    def findings(self) -> dict[str, list[Finding]]:
+        """Every finding by kind, the worst first."""
+        found, names = self.inspection, self.manifest.class_names
+        errors, outliers = found.label_errors, found.outliers
+        return {
+            "leakage": [self._copy("leakage", copy) for copy in found.leakage],
+            "label": [
+                self._finding("label", int(place), float(quality), names[suggested])
+                for place, suggested, quality in zip(errors.places, errors.suggested, errors.quality, strict=True)
+            ],
+            "duplicate": [self._copy("duplicate", copy) for copy in found.duplicates],
+            "outlier": [
+                self._finding("outlier", int(place), float(score))
+                for place, score in zip(outliers.places, outliers.scores, strict=True)
+            ],
+        }
+
+    @property
+    def headline(self) -> str:
+        """What to look at first."""
+        found = self.inspection
+        leaked, errors = len(found.leakage), len(found.label_errors)
+        parts = []
+        if leaked:
+            parts.append(
+                f"{_images(leaked)} {'show' if leaked > 1 else 'shows'} what is in another split too: take them out "
+                "before you believe a test"
+            )
+        if errors:
+            parts.append(f"the labels of {_images(errors)} are doubtful" if errors > 1 else "one label is doubtful")
+        if found.duplicates:
+            parts.append(f"{_images(len(found.duplicates))} repeat another one of their split")
+        if outside := found.outliers.outside:
+            parts.append(f"{_images(outside)} {'are' if outside > 1 else 'is'} unlike all others")
+        if not parts:
+            return "Nothing was found: no likely label error, no near-duplicate, no outlier."
+        words = "; ".join(parts)
+        return f"{words[0].upper()}{words[1:]}."
+
+    @property
+    def lines(self) -> list[str]:
+        """The summary for the terminal: the counts, and the worst of each kind."""
+        lines = [self.headline]
+        for kind, findings in self.findings.items():
+            lines += ["", f"{TITLES[kind]}: {self.counts[kind]:,}{self._cautions.get(kind, '') if findings else ''}"]
+            lines += [f"  {one.words}" for one in findings[:WORST]]
+        counts = self.balance.counts
+        rows = [
+            [name, *(f"{number:,}" for number in row)]
+            for name, row in zip(self.manifest.class_names, counts.T.tolist(), strict=True)
+        ]
+        if len(rows) > 12:  # the ends say what there is to say
+            rows = [*rows[:6], ["...", *("" for _ in SPLITS)], *rows[-6:]]
+        return [*lines, "", table(["class", *SPLITS], rows), "", *self.balance.words]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Findings of each kind; of the outliers that are listed those that lie outside."""
+        outside = self.inspection.outliers.outside
+        return {kind: len(some) for kind, some in self.findings.items()} | {"outlier": outside}
+
+    @property
+    def _cautions(self) -> dict[str, str]:
+        accuracy = percent(self.inspection.accuracy)
+        few = self.inspection.outliers.outside < WORST
+        return {
+            "label": f" (doubted by a classifier that is right for {accuracy} of all: look before you change them)",
+            "outlier": " outside Tukey's fence; the furthest are" if few else "",
+        }
+
+    def _finding(self, kind: str, place: int, score: float, suggestion: str = "") -> Finding:
+        manifest = self.manifest
+        label = manifest.class_names[manifest.labels[place]]
+        return Finding(
+            kind, manifest.locations[place], manifest.keys[place], label, manifest.splits[place], suggestion, score
+        )
+
+    def _copy(self, kind: str, copy: Copy) -> Finding:
+        one, other = (self._finding(kind, place, copy.cosine) for place in (copy.place, copy.other))
+        return Finding(
+            kind, one.path, one.key, one.label, one.split, "", one.score, other.path, other.label, other.split
+        )
+
+
+def write_inspection(report: InspectionReport, out_dir: Path) -> Path:
+    """Write inspect.html and issues.csv; return the path of the page."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    findings = report.findings
+    with (out_dir / TABLE).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow([one.name for one in fields(Finding)])
+        writer.writerows(
+            [f"{value:.6f}" if isinstance(value, float) else value for value in astuple(one)]
+            for some in findings.values()
+            for one in some
+        )
+    page = template("inspection.html.j2").render(
+        report=report,
+        findings=findings,
+        shown={kind: _with_thumbnails(some[:SHOWN]) for kind, some in findings.items()},
+        titles=TITLES,
+        splits=SPLITS,
+        table=TABLE,
+        around=AROUND,
+        neighbour=NEIGHBOUR,
+        looser=report.threshold - (LOOSER - 1) * (1 - report.threshold),
+        nearer=NEARER,
+    )
+    path = out_dir / PAGE
+    # a file name need not be text: what cannot be encoded becomes a numeric reference
+    path.write_bytes(page.encode("utf-8", errors="xmlcharrefreplace"))
+    return path
+
+
+def _with_thumbnails(findings: Sequence[Finding]) -> list[tuple[Finding, str | None, str | None]]:
+    """Return findings with the image, and with the other one of near-duplicates, as data URIs."""
+    return [(one, thumbnail(one.path), thumbnail(one.other_path) if one.other_path else None) for one in findings]
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'s' if count > 1 else ''}"

@@ -1,0 +1,130 @@
+"""A learning curve for people: as a table, in words, as CSV and as a plot."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+from pipeline.comparison import percent
+from pipeline.console import count, table
+from pipeline.report.figures import ACCENT, INK, MUTED, save_png, styled
+from pipeline.report.probe_figures import save_svg
+from stages.inspection.extrapolation import Extrapolation, answer
+from stages.inspection.learning_curve import LearningCurve
+
+NAME = "learning-curve"
+
+
+@dataclass(frozen=True)
+class CurveReport:
+    """A learning curve and what it says of more images.
+
+    Attributes
+    ----------
+    curve : LearningCurve
+    extrapolation : Extrapolation or None
+        None where there are too few sizes.
+    head : str
+    """
+
+    curve: LearningCurve
+    extrapolation: Extrapolation | None
+    head: str
+
+    @property
+    def answer(self) -> list[str]:
+        """Whether more labels would help, in sentences."""
+        return answer(self.curve, self.extrapolation)
+
+    @property
+    def table(self) -> str:
+        """What was measured and what is to be expected, as a table for the terminal."""
+        rows = [
+            [f"{size:,}", percent(mean), f"{percent(low)} to {percent(high)}", fitted]
+            for size, mean, low, high, fitted in zip(
+                self.curve.sizes.tolist(),
+                self.curve.accuracies.mean(axis=1),
+                self.curve.accuracies.min(axis=1),
+                self.curve.accuracies.max(axis=1),
+                self._fitted(),
+                strict=True,
+            )
+        ]
+        if self.extrapolation is not None:
+            rows += [
+                [f"{size:,}", "", "", f"{percent(one.value)} ({percent(one.low)} to {percent(one.high)})"]
+                for size, one in self.extrapolation.at.items()
+            ]
+        header = ["training images", f"validation accuracy, {self.head}", "over draws", "power law (95 % interval)"]
+        return table(header, rows, left=0)
+
+    def _fitted(self) -> list[str]:
+        if self.extrapolation is None:
+            return ["" for _ in self.curve.sizes]
+        return [percent(one) for one in self.extrapolation.law(self.curve.sizes).tolist()]
+
+
+def write_curve(report: CurveReport, out_dir: Path) -> Path:
+    """Write learning-curve.csv, learning-curve.png and learning-curve.svg; return the path of the plot."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with (out_dir / f"{NAME}.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["kind", "images", "draw", "accuracy", "low", "high"])
+        for size, draws in zip(report.curve.sizes.tolist(), report.curve.accuracies.tolist(), strict=True):
+            writer.writerows(["measured", size, draw, f"{one:.6f}", "", ""] for draw, one in enumerate(draws))
+        for size, at in report.extrapolation.at.items() if report.extrapolation is not None else ():
+            writer.writerow(["extrapolated", size, "", *(f"{one:.6f}" for one in (at.value, at.low, at.high))])
+    figure = accuracy_against_images(report)
+    path = out_dir / f"{NAME}.png"
+    save_png(figure, path)
+    save_svg(figure, path.with_suffix(".svg"))
+    return path
+
+
+def accuracy_against_images(report: CurveReport) -> Figure:
+    """Draw each draw's accuracy over the number of training images, the power law, and its interval beyond."""
+    curve, found = report.curve, report.extrapolation
+    with styled():
+        figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_xscale("log")
+        for draw in range(curve.correct.shape[1]):
+            axes.plot(curve.sizes, curve.accuracies[:, draw], "o", color=MUTED, markersize=3, alpha=0.6, linewidth=0)
+        axes.plot(curve.sizes, curve.accuracies.mean(axis=1), "o", color=ACCENT, markersize=5.5, zorder=3)
+        largest = int(curve.sizes[-1])
+        ticks = [int(curve.sizes[0]), largest]
+        if found is not None:
+            along, low, high = found.band
+            axes.fill_between(along, low, high, color=ACCENT, alpha=0.15, linewidth=0)
+            for part, line in ((along <= largest, "-"), (along >= largest, "--")):
+                axes.plot(along[part], found.law(along[part]), line, color=ACCENT, linewidth=1.6)
+            axes.axvline(largest, color=INK, linewidth=0.8)
+            axes.annotate(
+                "all there are",
+                (largest, 0.02),
+                xycoords=("data", "axes fraction"),
+                xytext=(-4, 0),
+                textcoords="offset points",
+                ha="right",
+                color=INK,
+            )
+            ticks += list(found.at)
+            if not found.identified:
+                axes.set_title("where the curve ends is not determined", loc="left", fontsize=9, color=MUTED)
+        between = np.geomspace(ticks[0], largest, 4)[1:-1].round().astype(int).tolist()
+        axes.xaxis.set_major_locator(FixedLocator([*ticks, *between]))
+        axes.xaxis.set_minor_locator(NullLocator())
+        # beyond what was measured by factors, whose words are short enough to stand side by side
+        axes.xaxis.set_major_formatter(
+            lambda value, _: count(value) if value <= largest else f"{round(value / largest)} ×"
+        )
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{round(100 * value, 2):g} %")
+        axes.set_xlabel("training images (logarithmic)")
+        axes.set_ylabel(f"validation accuracy, {report.head}")
+    return figure

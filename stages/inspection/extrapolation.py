@@ -1,0 +1,157 @@
+"""What a learning curve says of more images than there are, how sure that is, and whether more labels would help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.inspection.learning_curve import LearningCurve
+from stages.inspection.power_law import EXPONENTS, LEAST_SIZES, PowerLaw, fit_power_law
+
+FACTORS = (2, 4, 10)
+"""Times as many training images as there are."""
+
+WORTH = 0.01
+"""Gain in accuracy from twice as many images from which on more labels are said to help."""
+
+REPLICATES = 500
+
+WIDEST_LIMIT = 0.1
+"""Width of the interval of the limit above which the fit does not determine where the curve ends."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, value: float, replicates: NDArray[np.float64]) -> Interval:
+        """Return the interval that holds 95 % of the replicates, and the value."""
+        low, high = np.quantile(replicates, [0.025, 0.975])
+        return cls(float(value), float(min(low, value)), float(max(high, value)))
+
+
+@dataclass(frozen=True)
+class Extrapolation:
+    """A fitted power law, and what it says.
+
+    Attributes
+    ----------
+    law : PowerLaw
+    limit : Interval
+        Accuracy with any number of images of this kind.
+    at : dict of int to Interval
+        Accuracy by number of training images.
+    gains : dict of int to Interval
+        By factor: how much more accuracy so many times the images bring.
+    band : (sizes float64 [m], low float64 [m], high float64 [m])
+        95 % interval of the curve, for a plot.
+    identified : bool
+        Whether the curve bends enough to say where it ends.
+    checked : tuple of float or None
+        Accuracy with all images as predicted from those sizes that have at most half of them, and as measured; None
+        where these are too few.
+    """
+
+    law: PowerLaw
+    limit: Interval
+    at: dict[int, Interval]
+    gains: dict[int, Interval]
+    band: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+    identified: bool
+    checked: tuple[float, float] | None
+
+
+def extrapolate(curve: LearningCurve, seed: int, replicates: int = REPLICATES) -> Extrapolation | None:
+    """Return the power law through a learning curve, with intervals; None where there are too few sizes for one.
+
+    The intervals are of a bootstrap over the draws and over the validation images at once: either would change if the
+    curve were measured again. They do not contain that accuracy may not follow a power law.
+    """
+    sizes = curve.sizes
+    if len(sizes) < LEAST_SIZES:
+        return None
+    errors = curve.errors
+    law = fit_power_law(sizes, curve.accuracies.mean(axis=1), errors)
+    laws = [fit_power_law(sizes, one, errors, law) for one in _resampled(curve, seed, replicates)]
+    largest = int(sizes[-1])
+    now = np.array([one(largest) for one in laws])
+    at, gains = {}, {}
+    for factor in FACTORS:
+        then = np.array([one(factor * largest) for one in laws])
+        at[factor * largest] = Interval.of(float(law(factor * largest)), then)
+        gains[factor] = Interval.of(float(law(factor * largest) - law(largest)), then - now)
+    along = np.geomspace(sizes[0], FACTORS[-1] * largest, 100)
+    low, high = np.quantile(np.stack([one(along) for one in laws]), [0.025, 0.975], axis=0)
+    limit = Interval.of(law.limit, np.array([one.limit for one in laws]))
+    inside = EXPONENTS[0] * 1.01 < law.exponent < EXPONENTS[1] * 0.99
+    identified = inside and limit.high - limit.low <= WIDEST_LIMIT
+    half = sizes <= largest / 2
+    checked = None
+    if half.sum() >= LEAST_SIZES:
+        earlier = fit_power_law(sizes[half], curve.accuracies.mean(axis=1)[half], errors[half])
+        checked = float(earlier(largest)), float(curve.accuracies[-1].mean())
+    return Extrapolation(law, limit, at, gains, (along, low, high), identified, checked)
+
+
+def answer(curve: LearningCurve, found: Extrapolation | None) -> list[str]:
+    """Return whether more labels would help, in sentences; the first is the answer."""
+    if found is None:
+        return [
+            f"It cannot be said whether more labels would help: {len(curve.sizes)} sizes were measured, and a curve "
+            f"needs {LEAST_SIZES}."
+        ]
+    gain = found.gains[2]
+    told = (
+        f"twice as many labelled images would change accuracy by {_points(gain.value)} points "
+        f"(95 % interval {_points(gain.low)} to {_points(gain.high)})"
+    )
+    if gain.value >= WORTH and gain.low > 0:
+        lines = [f"More labels would help: {told}."]
+    elif gain.high < WORTH:
+        lines = [f"More labels would hardly help: {told}."]
+    else:
+        lines = [f"Whether more labels would help is not certain: {told}."]
+    if found.identified:
+        lines.append(
+            f"With any number of images of this kind this head ends at about {found.limit.value:.1%} "
+            f"({found.limit.low:.1%} to {found.limit.high:.1%})."
+        )
+    else:
+        lines.append(
+            f"Where the curve ends is not determined by these measurements (anywhere from {found.limit.low:.1%} to "
+            f"{found.limit.high:.1%}): trust twice as many images more than ten times."
+        )
+    if found.checked is not None:
+        predicted, measured = found.checked
+        lines.append(
+            f"As a check: fitted to half of the images and fewer, the curve predicts {predicted:.1%} for all of them; "
+            f"measured {measured:.1%}."
+        )
+    return lines
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}"
+
+
+def _resampled(curve: LearningCurve, seed: int, replicates: int) -> NDArray[np.float64]:
+    """Return mean accuracies, [replicates, s], of draws and validation images drawn with replacement.
+
+    The draws of one number are nested, so that a whole draw is taken or left.
+    """
+    generator = np.random.default_rng(seed)
+    sizes, draws, images = curve.correct.shape
+    flat = curve.correct.reshape(sizes * draws, images).astype(np.float32)
+    means = np.empty((replicates, sizes))
+    for one in range(replicates):
+        times = generator.multinomial(images, np.full(images, 1 / images)).astype(np.float32)
+        accuracies = (flat @ times / images).reshape(sizes, draws)
+        means[one] = accuracies[:, generator.integers(draws, size=draws)].mean(axis=1)
+    return means

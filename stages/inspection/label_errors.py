@@ -1,0 +1,81 @@
+"""Likely label errors by confident learning.
+
+Northcutt, Jiang & Chuang (2021), "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 70; by cleanlab,
+which its authors wrote.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import UsageError
+
+
+@dataclass(frozen=True)
+class LabelErrors:
+    """Samples whose label is likely wrong, the likeliest first.
+
+    Attributes
+    ----------
+    places : ndarray of int64 [m]
+    suggested : ndarray of int64 [m]
+        The class that fits best.
+    quality : ndarray of float32 [m]
+        Probability of the label that is given (cleanlab's self-confidence): the lower, the likelier it is wrong.
+    """
+
+    places: NDArray[np.int64]
+    suggested: NDArray[np.int64]
+    quality: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+def require_cleanlab() -> None:
+    """Refuse to begin without cleanlab.
+
+    Raises
+    ------
+    UsageError
+        That names the extra.
+    """
+    if importlib.util.find_spec("cleanlab") is None:
+        raise UsageError("looking for label errors needs cleanlab: pip install 'cutpoint[inspect]'")
+
+
+def find_label_errors(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> LabelErrors:
+    """Return the samples whose label is likely wrong.
+
+    Parameters
+    ----------
+    labels : ndarray of int64 [n]
+    probabilities : ndarray of float32 [n, classes]
+        Out of fold. Samples of a class that their fold had not seen (probability 0) are not judged.
+
+    Raises
+    ------
+    UsageError
+        If cleanlab is not installed.
+    """
+    require_cleanlab()
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    judged = np.flatnonzero(probabilities[np.arange(len(labels)), labels] > 0)
+    # classes without a judged sample are left out: the library wants each of its classes to occur
+    present, numbers = np.unique(labels[judged], return_inverse=True)
+    if len(present) < 2:
+        return LabelErrors(judged[:0], judged[:0], np.zeros(0, np.float32))
+    given = probabilities[np.ix_(judged, present)]
+    # as many as confident learning counts, the least likely labels first: more precise than its other filters on labels
+    # that were flipped on purpose
+    wrong = find_label_issues(numbers, given, filter_by="low_self_confidence", n_jobs=1)
+    quality = np.asarray(get_label_quality_scores(numbers, given), dtype=np.float32)
+    found = np.flatnonzero(wrong & (given.argmax(axis=1) != numbers))
+    found = found[np.argsort(quality[found], kind="stable")]
+    return LabelErrors(judged[found], present[given[found].argmax(axis=1)], quality[found])

@@ -1,0 +1,113 @@
+"""Accuracy against the number of training images, measured on the validation split; the test split never enters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cache.errors import DataError
+from stages.head import Rows, head_probabilities, train_head
+from stages.options import Head
+from stages.progress import progress
+
+SIZES = 9
+"""Sizes, at equal distances on a logarithmic scale."""
+
+PER_CLASS = 2
+"""Images of each class in the smallest size, as far as it has them: one to fit, and one to choose settings by."""
+
+_HELD_OUT = 0.2
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """What was measured.
+
+    Attributes
+    ----------
+    sizes : ndarray of int64 [s]
+        Numbers of training images, increasing; the last is all of them.
+    correct : ndarray of bool [s, draws, v]
+        Which validation images were right. With all images there is nothing to draw: its draws are the same.
+    """
+
+    sizes: NDArray[np.int64]
+    correct: NDArray[np.bool_]
+
+    @property
+    def accuracies(self) -> NDArray[np.float64]:
+        """Accuracy, [s, draws]."""
+        return np.asarray(self.correct.mean(axis=2))
+
+    @property
+    def errors(self) -> NDArray[np.float64]:
+        """Standard error of each size's mean accuracy, [s]: of the draws, and of the finite validation split."""
+        _, draws, images = self.correct.shape
+        mean = self.accuracies.mean(axis=1)
+        of_draws = self.accuracies.var(axis=1, ddof=1) / draws if draws > 1 else np.zeros_like(mean)
+        return np.asarray(np.sqrt(of_draws + np.maximum(mean * (1 - mean), 1 / images) / images))
+
+
+def curve_sizes(labels: NDArray[np.int64], count: int = SIZES) -> NDArray[np.int64]:
+    """Return the sizes of a curve, int64 [s]: from two images of each class to all.
+
+    Raises
+    ------
+    DataError
+        If there are not even twice as many as the smallest size needs.
+    """
+    counts = np.bincount(labels)
+    least = int(np.minimum(counts, PER_CLASS).sum())
+    if len(labels) < 2 * least:
+        raise DataError(
+            f"{len(labels)} training images of {np.count_nonzero(counts)} classes are too few for a learning curve; "
+            f"it goes from {least} images to all, which should be {2 * least} at least"
+        )
+    return np.unique(np.geomspace(least, len(labels), count).round().astype(np.int64))
+
+
+def draw_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Return the samples in a random order, int64 [n], of which every beginning is stratified.
+
+    First two of each class, then image i of the n of a class at (i + 1/2) / n of the list.
+    """
+    generator = np.random.default_rng(seed)
+    turn, place = np.empty(len(labels)), np.empty(len(labels))
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        number = np.arange(len(members))
+        turn[members] = np.minimum(number, PER_CLASS)
+        place[members] = (number + 0.5) / len(members)
+    return np.lexsort((generator.random(len(labels)), place, turn))
+
+
+def measure_curve(
+    train: Rows, val: Rows, num_classes: int, head: str, options: Head, draws: int, seed: int, device: torch.device
+) -> LearningCurve:
+    """Return the accuracy on `val` of heads trained on more and more of `train`.
+
+    A head's settings are chosen within the images it may have, and it is refitted on all of them: validation images
+    judge and do nothing else. The images of a draw contain those of its smaller sizes.
+    """
+    sizes = curve_sizes(train.labels)
+    correct = np.empty((len(sizes), draws, len(val)), dtype=bool)
+    todo = [(number, draw) for draw in range(draws) for number in range(len(sizes) if draw == 0 else len(sizes) - 1)]
+    orders = [draw_order(train.labels, seed + draw) for draw in range(draws)]
+    for number, draw in progress(todo, label="learning curve", unit="heads"):
+        some = orders[draw][: sizes[number]]
+        cut = len(some) - max(int(_HELD_OUT * len(some)), 1)
+        trained = train_head(
+            head, options, _select(train, some[:cut]), _select(train, some[cut:]), num_classes, seed, device
+        )
+        predicted = head_probabilities(trained.module, val.features).argmax(axis=1)
+        correct[number, draw] = predicted == val.labels
+    correct[-1] = correct[-1, 0]
+    return LearningCurve(sizes, correct)
+
+
+def _select(rows: Rows, places: NDArray[np.int64]) -> Rows:
+    groups = rows.groups[places] if rows.groups is not None else None
+    return Rows(rows.features[places], rows.labels[places], groups=groups)

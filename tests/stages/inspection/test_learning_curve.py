@@ -1,0 +1,131 @@
+"""Measured curves, and curves of a known power law."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from cache.errors import DataError
+from stages.fitting.rows import Rows
+from stages.inspection.extrapolation import answer, extrapolate
+from stages.inspection.learning_curve import LearningCurve, curve_sizes, draw_order, measure_curve
+from stages.inspection.power_law import PowerLaw, fit_power_law
+from stages.options import Head
+
+CPU = torch.device("cpu")
+RIDGE = Head(head=("ridge",), scalers=("standard",))
+
+
+def drawn(law, sizes, draws=5, images=3000, seed=0):
+    """A curve whose validation images are right with the law's probability."""
+    generator = np.random.default_rng(seed)
+    chances = law(np.array(sizes))
+    return LearningCurve(np.array(sizes), generator.random((len(sizes), draws, images)) < chances[:, None, None])
+
+
+KNOWN = PowerLaw(0.93, 1.4, 0.45)
+SIZES = np.unique(np.geomspace(20, 2000, 9).round().astype(int))
+
+
+def test_a_power_law_without_noise_is_recovered():
+    fitted = fit_power_law(SIZES, KNOWN(SIZES), np.full(len(SIZES), 0.01))
+    assert fitted.limit == pytest.approx(0.93, abs=1e-3)
+    assert fitted.exponent == pytest.approx(0.45, abs=0.01)
+    assert fitted(40_000) == pytest.approx(KNOWN(40_000), abs=1e-3)
+
+
+def test_a_known_power_law_lies_within_the_interval_that_widens_with_the_distance():
+    """A 95 % interval may miss; of twelve curves, three misses would be one chance in fifty."""
+    inside = {2: 0, 10: 0}
+    for seed in range(12):
+        found = extrapolate(drawn(KNOWN, SIZES, seed=seed), seed, replicates=80)
+        for factor in inside:
+            at = found.at[factor * SIZES[-1]]
+            inside[factor] += at.low <= KNOWN(factor * SIZES[-1]) <= at.high
+        widths = [one.high - one.low for one in found.at.values()]
+        assert widths == sorted(widths)
+        _, low, high = found.band
+        assert (high - low)[-1] > (high - low)[60]
+    assert min(inside.values()) >= 10
+
+
+def test_a_rising_curve_asks_for_labels_and_a_flat_one_does_not():
+    rising = drawn(PowerLaw(0.98, 1.5, 0.3), SIZES)
+    assert answer(rising, extrapolate(rising, 0, 60))[0].startswith("More labels would help")
+    flat = drawn(PowerLaw(0.9, 3.0, 1.2), SIZES, images=8000)
+    assert answer(flat, extrapolate(flat, 0, 60))[0].startswith("More labels would hardly help")
+
+
+def test_a_curve_that_does_not_bend_says_that_its_end_is_not_determined():
+    straight = drawn(PowerLaw(1.0, 1.0, 0.1), SIZES[:6], images=300)
+    found = extrapolate(straight, 0, 60)
+    assert not found.identified
+    assert "is not determined" in " ".join(answer(straight, found))
+    bent = extrapolate(drawn(KNOWN, SIZES, images=20_000), 0, 60)
+    assert bent.identified
+    assert bent.limit.low <= 0.93 <= bent.limit.high
+
+
+def test_too_few_sizes_are_not_fitted():
+    curve = drawn(KNOWN, SIZES[:3])
+    assert extrapolate(curve, 0) is None
+    assert "cannot be said" in answer(curve, None)[0]
+
+
+def test_the_check_predicts_all_from_half():
+    found = extrapolate(drawn(KNOWN, SIZES, images=20_000), 0, 20)
+    predicted, measured = found.checked
+    assert measured == pytest.approx(KNOWN(2000), abs=0.005)
+    assert predicted == pytest.approx(measured, abs=0.02)
+    assert predicted != measured
+
+
+@pytest.mark.parametrize("counts", [(50, 50, 50), (200, 20, 3, 1)])
+def test_every_beginning_of_a_draw_is_stratified(counts):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    order = draw_order(labels, seed=0)
+    assert sorted(order) == list(range(len(labels)))
+    least = sum(min(count, 2) for count in counts)
+    assert np.bincount(labels[order[:least]]).tolist() == [min(count, 2) for count in counts]
+    for size in range(least, len(labels)):
+        share = np.bincount(labels[order[:size]], minlength=len(counts)) - size * np.array(counts) / len(labels)
+        assert np.abs(share).max() <= len(counts) + 2
+    assert not np.array_equal(order, draw_order(labels, seed=1))
+
+
+def test_sizes_go_from_two_of_each_class_to_all():
+    sizes = curve_sizes(np.arange(1000) % 10)
+    assert (sizes[0], sizes[-1]) == (20, 1000)
+    assert np.allclose(np.diff(np.log(sizes)), np.log(50) / 8, atol=0.1)
+    with pytest.raises(DataError, match="too few for a learning curve"):
+        curve_sizes(np.arange(30) % 10)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    pixels, labels = load_digits(return_X_y=True)
+    features = (pixels / 16).astype(np.float16)
+    order = np.random.default_rng(0).permutation(len(labels))
+    train, val = (Rows(features[part], labels[part]) for part in (order[:1000], order[1000:]))
+    return train, val, measure_curve(train, val, 10, "ridge", RIDGE, draws=3, seed=0, device=CPU)
+
+
+def test_more_digits_are_learned_better(measured):
+    *_, curve = measured
+    mean = curve.accuracies.mean(axis=1)
+    assert mean[0] < 0.8
+    assert mean[-1] > 0.9
+    assert mean[-1] - mean[0] > 0.2
+    assert curve.correct.shape == (9, 3, 797)
+    assert (curve.correct[-1, 0] == curve.correct[-1, 1]).all()
+    assert (curve.correct[0, 0] != curve.correct[0, 1]).any()
+    assert (curve.errors > 0).all()
+
+
+def test_the_validation_split_judges_and_does_nothing_else(measured):
+    """With other validation labels the same predictions are made: those that were right are right no more."""
+    train, val, curve = measured
+    wrong = measure_curve(train, replace(val, labels=(val.labels + 1) % 10), 10, "ridge", RIDGE, 2, 0, CPU)
+    assert not (wrong.correct & curve.correct[:, :2]).any()

@@ -1,0 +1,65 @@
+"""Images of noise among real ones, through the real network."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.neighbors import NearestNeighbors
+
+from stages.data import read_image
+from stages.extractor import prepare
+from stages.inspection.neighbours import Directions
+from stages.inspection.outliers import NEIGHBOUR, distances_to_neighbour, find_outliers
+from stages.options import Features
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def with_noise():
+    """Cached features of 600 digits and, behind them, of 6 images of noise; labels."""
+    extractor = prepare(Features(image_size=64))
+    render = extractor.backbone.preprocessing.render
+    noise = torch.randint(0, 256, (6, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.stack([*(render(read_image(f"digits:{one}")) for one in range(600)), *noise])
+    features = torch.cat([extractor.features(part).half() for part in images.split(32)]).cpu().numpy()
+    _, labels = load_digits(return_X_y=True)
+    return features, np.concatenate([labels[:600], np.arange(6)])
+
+
+def test_images_of_noise_come_first_and_lie_outside(with_noise):
+    features, labels = with_noise
+    reach = distances_to_neighbour(Directions(features, CPU, centred=False), seed=0)
+    found = find_outliers(reach, labels)
+    assert set(found.places[:6]) == set(range(600, 606))
+    assert 6 <= found.outside < 30
+    assert (np.diff(found.scores) <= 0).all()
+    assert find_outliers(reach[:600], labels[:600]).outside <= found.outside - 6 + 2
+
+
+def test_distances_are_those_of_scikit_learn(with_noise):
+    features, _ = with_noise
+    reach = distances_to_neighbour(Directions(features, CPU, centred=False), seed=0)
+    known = NearestNeighbors(n_neighbors=NEIGHBOUR + 1, metric="cosine").fit(features.astype(np.float64))
+    assert np.allclose(reach, known.kneighbors()[0][:, NEIGHBOUR - 1], atol=1e-5)
+
+
+def test_a_part_of_the_images_finds_the_same_outliers(with_noise):
+    features, labels = with_noise
+    reach = distances_to_neighbour(Directions(features, CPU, centred=False), seed=0, references=200)
+    assert set(find_outliers(reach, labels).places[:6]) == set(range(600, 606))
+
+
+def test_a_varied_class_is_not_made_of_outliers():
+    """The far one of a narrow class comes before all of a class that is everywhere ten times as wide."""
+    generator = np.random.default_rng(0)
+    reach = np.concatenate([generator.uniform(0.9, 1.1, 50), [3.0], generator.uniform(9, 11, 50)]).astype(np.float32)
+    found = find_outliers(reach, np.repeat([0, 1], [51, 50]))
+    assert found.places[0] == 50
+    assert found.outside == 1
+
+
+def test_the_furthest_are_listed_where_none_lies_outside():
+    reach = np.linspace(1, 1.5, 60).astype(np.float32)
+    found = find_outliers(reach, np.zeros(60, np.int64))
+    assert (found.outside, found.places.tolist()) == (0, [59, 58, 57, 56, 55, 54])
