@@ -45,9 +45,8 @@ def step(name: str, backbone: str, batches: int) -> Measurement:
         import stages  # noqa: F401  sets how OpenMP's threads wait
     import time
 
-    from stages.extract import forward
     from stages.extractor import prepare
-    from stages.machine import keep_freed_memory
+    from stages.machine import computing_threads, keep_freed_memory
     from stages.network.backbones import load_backbone
     from stages.options import Features
 
@@ -58,10 +57,8 @@ def step(name: str, backbone: str, batches: int) -> Measurement:
         extractor = prepare(
             Features(backbone=backbone, weights="none", image_size=224, precision=precision, batch_size=BATCH)
         )
-        with forward(extractor) as start:
-            return _timed(
-                batches, started, lambda count: [finish() for finish in [start(images) for _ in range(count)]]
-            )
+        with computing_threads(extractor.threads, "forward") as pool:
+            return _timed(batches, started, lambda count: list(pool.map(extractor.rows, [images] * count)))
     if kept:
         keep_freed_memory()
     loaded = load_backbone(backbone, "none", 224)

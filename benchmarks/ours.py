@@ -23,9 +23,9 @@ from torch import Tensor
 from benchmarks.frozen_training import BATCH_SIZE, new_head, order, train
 from benchmarks.measurement import FEATURES, Measurement, measuring
 from stages.data import load_manifest, read_image
-from stages.extract import extract, forward
+from stages.extract import extract
 from stages.extractor import prepare, read_features
-from stages.machine import describe_machine
+from stages.machine import computing_threads, describe_machine
 from stages.options import Data, Features
 
 
@@ -51,11 +51,10 @@ def trunk(images: str, **options: Any) -> Measurement:
     files = _files(images)
     render = extractor.backbone.preprocessing.render
     batch = torch.stack([render(read_image(file)) for file in files[: extractor.batch_size]])
-    with forward(extractor) as start:
+    with computing_threads(extractor.threads, "forward") as pool:
 
         def run(times: int) -> None:
-            for finish in [start(batch) for _ in range(times)]:
-                finish()
+            list(pool.map(extractor.rows, [batch] * times))
 
         run(4)
         times = -(-len(files) // len(batch))

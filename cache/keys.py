@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,9 @@ KEY_LENGTH = 32
 _BLOCK_BYTES = 1 << 20
 _BATCH = 512
 _THREADS = min(8, os.cpu_count() or 1)
+_AT_ONCE = 16
+"""Files that a thread is given at a time: to hand over one takes as long as to hash a small one."""
+
 _CLOCK_NS = 2_000_000_000
 """Coarsest clock of a file system in use (FAT: 2 s). A file changed more recently than this could be changed again
 without its time of modification showing it."""
@@ -102,7 +106,9 @@ class KeyMemo:
             for start in range(0, len(paths), _BATCH):
                 batch = [_look(path) for path in paths[start : start + _BATCH]]
                 known = [self._recall(database, entry) for entry in batch]
-                hashed = threads.map(_hash_entry, (entry for entry, key in zip(batch, known, strict=True) if not key))
+                unknown = [entry for entry, key in zip(batch, known, strict=True) if not key]
+                at_once = [unknown[at : at + _AT_ONCE] for at in range(0, len(unknown), _AT_ONCE)]
+                hashed = chain.from_iterable(threads.map(_hash_entries, at_once))
                 new = []
                 for entry, key in zip(batch, known, strict=True):
                     if key:
@@ -194,6 +200,10 @@ def _look(path: str) -> _Entry:
     return _Entry(path, _Identity(absolute, *_times(status)), "")
 
 
+def _hash_entries(entries: Sequence[_Entry]) -> list[_Outcome]:
+    return [_hash_entry(entry) for entry in entries]
+
+
 def _hash_entry(entry: _Entry) -> _Outcome:
     if entry.reason:
         return _Outcome("", entry.reason, settled=False)
@@ -210,10 +220,9 @@ def _hash_entry(entry: _Entry) -> _Outcome:
 def _hash(path: str | os.PathLike[str]) -> tuple[str, os.stat_result]:
     """Return the key of a file and its status after the last byte was read."""
     digest = hashlib.sha256()
-    block = memoryview(bytearray(_BLOCK_BYTES))
     with Path(path).open("rb", buffering=0) as file:
-        while count := file.readinto(block):
-            digest.update(block[:count])
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
         return digest.hexdigest()[:KEY_LENGTH], os.fstat(file.fileno())
 
 

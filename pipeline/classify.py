@@ -11,10 +11,9 @@ from pathlib import Path
 from cache.errors import DataError, UsageError, suggestion
 from pipeline.models import RECIPE, open_model
 from pipeline.results import Result
-from stages.data import stream
+from stages.computing import computed
 from stages.data.folders import IMAGE_EXTENSIONS
 from stages.progress import progress
-from stages.training.loop import predict_probabilities
 
 
 @dataclass(frozen=True)
@@ -70,15 +69,14 @@ def classify(
     classified: list[Classified] = []
     unreadable: list[tuple[str, str]] = []
     with progress(label="predict", total=len(locations), unit="images") as bar:
-        for batch in stream(requests, extractor.batch_size, extractor.decoding_threads):
-            unreadable += [(locations[index], reason) for index, reason in batch.failures]
-            if len(batch.indices):
-                rows = predict_probabilities(upper.model, [upper.frozen(batch.images)]).tolist()
-                for index, row in zip(batch.indices, rows, strict=True):
-                    probabilities = dict(zip(recipe.class_names, row, strict=True))
-                    label = max(probabilities, key=probabilities.__getitem__)
-                    classified.append(Classified(locations[index], label, probabilities))
-            bar.update(len(batch.indices) + len(batch.failures))
+        for done in computed(requests, upper.probabilities, extractor.device, extractor.batch_size, extractor.threads):
+            unreadable += [(locations[index], reason) for index, reason in done.failures]
+            rows = done.rows[0].tolist() if done.rows else []
+            for index, row in zip(done.indices, rows, strict=True):
+                probabilities = dict(zip(recipe.class_names, row, strict=True))
+                label = max(probabilities, key=probabilities.__getitem__)
+                classified.append(Classified(locations[index], label, probabilities))
+            bar.update(len(done.indices) + len(done.failures))
     if not classified:
         raise DataError(f"none of the {len(locations)} images could be read; the first: {unreadable[0][1]}")
     return classified, unreadable

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from math import prod
 
 from cache.errors import DataError
-from stages.data import Manifest, stream
-from stages.extract import computed, forward, forward_threads
+from stages.data import Manifest
 from stages.extractor import Extractor
 from stages.sharing import what_is_lacking
 
@@ -82,22 +81,20 @@ def estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
     lacking = what_is_lacking(extractor, keys)
     location_of = dict(zip(manifest.keys, manifest.locations, strict=True))
     views = range(extractor.options.views)
-    threads = forward_threads(extractor.device)
-    wanted = (1 + _BATCHES) * threads * extractor.batch_size // len(views)
-    chosen = _spread(list(lacking) or keys, max(wanted, 1))
+    computing = extractor.threads if extractor.device.type == "cpu" else 1
+    first = computing * extractor.batch_size
+    chosen = _spread(list(lacking) or keys, first * (1 + max(_BATCHES // len(views), 1)))
     requests = (extractor.request(location_of[key], key, views) for key in chosen)
-    batches = stream(requests, extractor.batch_size, extractor.decoding_threads, len(views))
     renderings, decode, busy = 0, 0.0, 0.0
     started = ready = time.perf_counter()
-    with forward(extractor) as start:
-        for number, (batch, done) in enumerate(computed(batches, start, ahead=threads)):
-            ready = time.perf_counter()
-            if number < threads and len(chosen) > threads * extractor.batch_size:
-                started = ready
-                continue
-            renderings += len(batch.indices)
-            decode += batch.decode_seconds
-            busy += done.seconds
+    for done in extractor.computed(requests):
+        ready = time.perf_counter()
+        if done.finished <= first < len(chosen):
+            started = ready
+            continue
+        renderings += len(done.indices)
+        decode += done.decode_seconds
+        busy += done.forward_seconds
     if not renderings:
         raise DataError(f"none of {len(chosen)} images chosen for the estimate could be read")
     per_value = extractor.taps[0].cache.dtype.itemsize
@@ -109,8 +106,8 @@ def estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
         images=len(lacking),
         renderings=sum(len(lack.views) for lack in lacking.values()),
         per_second=renderings / (ready - started),
-        decode_per_second=extractor.decoding_threads * renderings / max(decode, 1e-9),
-        forward_per_second=threads * renderings / max(busy, 1e-9),
+        decode_per_second=extractor.threads * renderings / max(decode, 1e-9),
+        forward_per_second=computing * renderings / max(busy, 1e-9),
         batch_size=extractor.batch_size,
         taps=taps,
     )

@@ -6,49 +6,26 @@ images that nobody has taken, and does it.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cache.errors import DataError
 from cache.writer import Writer
-from stages.data import Batch, Manifest, Request, stream
+from stages.data import Manifest, Request
 from stages.distributed import ALONE, Rank
 from stages.extractor import Extractor
-from stages.machine import computing_threads
 from stages.progress import progress
 from stages.sharing import Wanted, Work, blocks_of, lacking_keys
 
 _POLL_SECONDS = 0.5
 """How often a process that has nothing left to do looks whether the others are done, or dead."""
-
-
-class Computed(NamedTuple):
-    """What became of a batch.
-
-    Attributes
-    ----------
-    rows : list of arrays [b, *shape]
-        One per tap, in the storage type.
-    seconds : float
-        How long one worker was busy with it.
-    """
-
-    rows: list[NDArray[np.floating]]
-    seconds: float
-
-
-Finish = Callable[[], Computed]
-"""Waits until a batch is computed."""
 
 
 @dataclass(frozen=True)
@@ -177,61 +154,6 @@ def skipped_samples(manifest: Manifest, rejected: dict[str, str]) -> list[tuple[
     return [*manifest.unreadable, *undecodable]
 
 
-def forward_threads(device: torch.device) -> int:
-    """Return how many threads run the trunk, each on a batch of its own.
-
-    On a CPU one per core, up to four, which then share the cores evenly: two batches on one core each take less time
-    than one after the other on two cores, since nobody waits for the slower half of an operator.
-    """
-    return min(os.cpu_count() or 1, 4) if device.type == "cpu" else 1
-
-
-@contextmanager
-def forward(extractor: Extractor) -> Iterator[Callable[[Tensor], Finish]]:
-    """Open what computes rows: called with images, uint8 [b, 3, S, S], it starts; what it returns waits for the end."""
-    if extractor.device.type != "cpu":
-        yield lambda images: _on_accelerator(extractor, images)
-        return
-
-    def compute(images: Tensor) -> Computed:
-        before = time.perf_counter()
-        return Computed([rows.numpy() for rows in extractor.rows(images)], time.perf_counter() - before)
-
-    with computing_threads(forward_threads(extractor.device), "forward") as pool:
-        yield lambda images: pool.submit(compute, images).result
-
-
-def _on_accelerator(extractor: Extractor, images: Tensor) -> Finish:
-    """Launch a batch; while the device computes it, the next is decoded, copied and launched."""
-    launched = time.perf_counter()
-    cuda = extractor.device.type == "cuda"
-    rows = [row.to("cpu", non_blocking=cuda) for row in extractor.rows(images.pin_memory() if cuda else images)]
-    copied = torch.cuda.current_stream(extractor.device).record_event() if cuda else None
-    busy = time.perf_counter() - launched
-
-    def finish() -> Computed:
-        waiting = time.perf_counter()
-        if copied is not None:
-            copied.synchronize()
-        return Computed([row.numpy() for row in rows], busy + time.perf_counter() - waiting)
-
-    return finish
-
-
-def computed(
-    batches: Iterable[Batch], start: Callable[[Tensor], Finish], ahead: int
-) -> Iterator[tuple[Batch, Computed]]:
-    """Yield each batch with its rows, in order, `ahead` batches after it was started."""
-    running: deque[tuple[Batch, Finish]] = deque()
-    for batch in batches:
-        running.append((batch, start(batch.images) if batch.indices else lambda: Computed([], 0.0)))
-        if len(running) > ahead:
-            done, finish = running.popleft()
-            yield done, finish()
-    for done, finish in running:
-        yield done, finish()
-
-
 class Writers:
     """One writer for each cache; they are entered into `stack`, which closes them.
 
@@ -255,7 +177,7 @@ class Writers:
         self._pending: deque[tuple[int, list[int]]] = deque()
         self._on_disk = 0
 
-    def append(self, wanted: Sequence[Wanted], rows: Sequence[NDArray[np.floating]], seconds: float) -> None:
+    def append(self, wanted: Sequence[Wanted], rows: Sequence[NDArray[np.generic]], seconds: float) -> None:
         """Append the rows of a batch, one array per tap, each row to the cache that lacks it.
 
         Every tap is told the time that all took: alone, the deepest would have taken as long.
@@ -305,7 +227,8 @@ class Meter:
         self.images = 0
         self._started = time.perf_counter()
         self._seconds = {"decode": 0.0, "forward": 0.0, "write": 0.0}
-        self._workers = {"decode": extractor.decoding_threads, "forward": forward_threads(extractor.device), "write": 1}
+        computing = extractor.threads if extractor.device.type == "cpu" else 1
+        self._workers = {"decode": extractor.threads, "forward": computing, "write": 1}
 
     def add(self, stage: str, seconds: float) -> None:
         """Add to what the workers of a stage have worked."""
@@ -350,22 +273,19 @@ def _until_complete(work: Work, writers: Writers, meter: Meter, blocks: Sequence
 
 
 def _do(work: Work, writers: Writers, meter: Meter, requests: Iterable[Request], bar: Any) -> None:
-    """Decode, compute and write what is requested, all at the same time, each ahead of the next."""
-    extractor = work.extractor
-    batches = stream(requests, extractor.batch_size, extractor.decoding_threads, extractor.options.views)
-    with forward(extractor) as start:
+    """Decode, compute and write what is requested, all at the same time."""
+    before = time.perf_counter()
+    for done in work.extractor.computed(requests):
+        wanted = [work.wanted(request) for request in done.indices]
+        work.unreadable.update({work.wanted(request).key: reason for request, reason in done.failures})
+        ready = time.perf_counter()
+        writers.append(wanted, done.rows, ready - before)
         before = time.perf_counter()
-        for batch, computed_rows in computed(batches, start, ahead=forward_threads(extractor.device)):
-            wanted = [work.wanted(request) for request in batch.indices]
-            work.unreadable.update({work.wanted(request).key: reason for request, reason in batch.failures})
-            ready = time.perf_counter()
-            writers.append(wanted, computed_rows.rows, ready - before)
-            before = time.perf_counter()
-            meter.add("decode", batch.decode_seconds)
-            meter.add("forward", computed_rows.seconds)
-            meter.add("write", before - ready)
-            done = work.finish(batch.finished, writers.batches)
-            meter.images += done - len(batch.failures)
-            work.release(writers.on_disk)
-            bar.set_postfix_str(meter.limit, refresh=False)
-            bar.update(done)
+        meter.add("decode", done.decode_seconds)
+        meter.add("forward", done.forward_seconds)
+        meter.add("write", before - ready)
+        finished = work.finish(done.finished, writers.batches)
+        meter.images += finished - len(done.failures)
+        work.release(writers.on_disk)
+        bar.set_postfix_str(meter.limit, refresh=False)
+        bar.update(finished)

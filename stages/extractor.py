@@ -5,8 +5,7 @@ How the images of a manifest get into the caches is told in ``extract``.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,8 +16,9 @@ from torch import Tensor
 
 from cache import FeatureCache, Spec, key_of_bytes
 from cache.errors import CacheError, CutpointError, UsageError
+from stages.computing import Computed, computed
 from stages.data import Augmentation, Manifest, Request, augmentation, decoder_name, stack_pixels
-from stages.machine import keep_freed_memory, resolve_device
+from stages.machine import keep_freed_memory, resolve_device, usable_cores
 from stages.network.backbones import Backbone, load_backbone
 from stages.network.cut import Cut, CutGraph
 from stages.network.inference import InferenceTrunk, best_precision, images_per_batch
@@ -126,9 +126,9 @@ class Extractor:
         return augmentation(self.options.augment, self.backbone.preprocessing)
 
     @property
-    def decoding_threads(self) -> int:
-        """Threads that decode ahead: as asked, or one per core up to eight."""
-        return self.options.workers or min(os.cpu_count() or 1, 8)
+    def threads(self) -> int:
+        """Threads that decode, and on a CPU compute too."""
+        return _threads(self.options, self.device)
 
     @property
     def caches(self) -> list[FeatureCache]:
@@ -175,6 +175,10 @@ class Extractor:
         # converted here, where many numbers are at once: NumPy takes twenty times as long for it
         stored = getattr(torch, self.options.dtype)
         return [rows[: len(images)].to(stored) for rows in self._through_trunk(filled)]
+
+    def computed(self, requests: Iterable[Request]) -> Iterator[Computed]:
+        """Yield the rows of the requested images, in order, one array per tap; see :mod:`stages.computing`."""
+        return computed(requests, self.rows, self.device, self.batch_size, self.threads, self.options.views)
 
     def features(self, images: Tensor) -> Tensor:
         """Return what a head sees, float32 [b, *row_shape], of rendered images, uint8 [b, 3, S, S]."""
@@ -252,10 +256,19 @@ def prepare(options: Features) -> Extractor:
         graph=graph,
         taps=tuple(tap(cut, pool) for cut, pool in zip(cuts, pools, strict=True)),
         trunk=trunk,
-        batch_size=options.batch_size or images_per_batch(graph, deepest, precision, device),
+        batch_size=options.batch_size
+        or images_per_batch(
+            graph, deepest, precision, device, _threads(options, device) if device.type == "cpu" else 1
+        ),
         device=device,
         options=options,
     )
+
+
+def _threads(options: Features, device: torch.device) -> int:
+    """Return as many threads as are asked for, or one per core; up to eight where they only decode."""
+    cores = usable_cores()
+    return options.workers or (cores if device.type == "cpu" else min(cores, 8))
 
 
 def read_features(extractor: Extractor, manifest: Manifest, view: int = 0) -> NDArray[np.floating]:

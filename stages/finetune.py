@@ -11,7 +11,7 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cache import key_of_bytes
 from cache.errors import DataError, UsageError
+from stages.computing import computed
 from stages.data import Augmentation, Manifest, read_image, stream
 from stages.extractor import Extractor
 from stages.head import TrainedHead
@@ -33,7 +34,7 @@ from stages.network.inference import InferenceTrunk
 from stages.network.pooling import Pool
 from stages.options import Finetune
 from stages.progress import progress
-from stages.training.loop import Epoch, Fit, fit, predict_probabilities
+from stages.training.loop import Epoch, Fit, fit
 from stages.training.schedules import make_schedule, parameter_groups
 
 VALIDATION_BYTES = 1 << 30
@@ -58,6 +59,12 @@ class Upper:
     frozen: Callable[[Tensor], Tensor]
     model: nn.Sequential
     trained: tuple[str, ...] = ()
+
+    def probabilities(self, images: Tensor) -> list[Tensor]:
+        """Return the probabilities, float32 [b, classes], of rendered images, uint8 [b, 3, S, S], as a list of one."""
+        self.model.eval()
+        with torch.inference_mode():
+            return [self.model(self.frozen(images)).float().softmax(dim=1)]
 
 
 @dataclass
@@ -208,8 +215,14 @@ def finetune(
 
 def image_probabilities(extractor: Extractor, upper: Upper, manifest: Manifest) -> NDArray[np.float32]:
     """Return the probabilities, float32 [n, classes], of the manifest's images through the evaluation view."""
-    outputs = (upper.frozen(images) for _, images in _evaluation_batches(extractor, manifest, "evaluate"))
-    return predict_probabilities(upper.model, outputs).numpy()
+    requests = extractor.evaluation_requests(manifest.locations)
+    found: list[NDArray[np.generic]] = []
+    with progress(label="evaluate", total=len(manifest.keys), unit="images") as bar:
+        for done in computed(requests, upper.probabilities, extractor.device, extractor.batch_size, extractor.threads):
+            _require_readable(manifest, done.failures)
+            found += done.rows
+            bar.update(len(done.indices))
+    return np.concatenate(found).astype(np.float32, copy=False)
 
 
 def training_identity(
@@ -284,12 +297,15 @@ def _evaluation_batches(extractor: Extractor, manifest: Manifest, label: str) ->
     """Yield (indices, uint8 [b, 3, S, S]) of the evaluation view of every image, in order."""
     requests = extractor.evaluation_requests(manifest.locations)
     with progress(label=label, total=len(manifest.keys), unit="images") as bar:
-        for batch in stream(requests, extractor.batch_size, extractor.decoding_threads):
-            if batch.failures:
-                index, reason = batch.failures[0]
-                raise DataError(f"{manifest.locations[index]} could be read before and cannot be read now: {reason}")
+        for batch in stream(requests, extractor.batch_size, extractor.threads):
+            _require_readable(manifest, batch.failures)
             yield list(batch.indices), batch.images
             bar.update(len(batch.indices))
+
+
+def _require_readable(manifest: Manifest, failures: Sequence[tuple[int, str]]) -> None:
+    for index, reason in failures:
+        raise DataError(f"{manifest.locations[index]} could be read before and cannot be read now: {reason}")
 
 
 def _remembering(

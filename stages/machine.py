@@ -61,6 +61,11 @@ def keep_freed_memory() -> bool:
     return all(bool(mallopt(name, value)) for name, value in settings.items())
 
 
+def usable_cores() -> int:
+    """Return how many processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def computing_threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
     """Open a pool of threads that each compute alone, so that they do not fight each other for the cores.
@@ -108,7 +113,7 @@ def describe_machine() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cpus": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "cpus": str(usable_cores()),
         "accelerators": ", ".join(gpus) or ("Apple MPS" if torch.backends.mps.is_available() else "none"),
         "torch threads": str(torch.get_num_threads()),
         **versions,

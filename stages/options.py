@@ -108,10 +108,11 @@ class Features:
 
     batch_size: int | None = None
     """Images per forward pass; changes speed and memory, not the features' identity (default: what suits device and
-    free memory, at most 32 on a CPU and 256 on a GPU)."""
+    free memory, at most 16 on a CPU and 256 on a GPU)."""
 
     workers: int | None = None
-    """Threads that decode images ahead of the network (default: one per core, at most 8)."""
+    """Threads that decode images, and on a CPU run the network too, each on a batch of its own (default: one per core;
+    at most 8 where a GPU computes)."""
 
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""

@@ -5,7 +5,7 @@ from stages.data.decoding import decode, decoder_name, read_image
 from stages.data.manifest import Manifest, load_manifest
 from stages.data.photograph import UnreadableImageError
 from stages.data.preprocessing import Preprocessing, stack_pixels
-from stages.data.streaming import Batch, Request, stream
+from stages.data.streaming import Batch, Request, render, stream
 
 __all__ = [
     "Augmentation",
@@ -20,6 +20,7 @@ __all__ = [
     "decoder_name",
     "load_manifest",
     "read_image",
+    "render",
     "stack_pixels",
     "stream",
 ]

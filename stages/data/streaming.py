@@ -68,6 +68,18 @@ class Batch:
     decode_seconds: float
 
 
+def render(request: Request) -> list[Tensor]:
+    """Return the renderings, uint8 [3, S, S] each, of the requested image.
+
+    Raises
+    ------
+    UnreadableImageError
+        If the image cannot be read, or not be rendered.
+    """
+    image = request.render(read_image(request.location, request.shorter_side))
+    return list(image) if image.ndim == 4 else [image]
+
+
 def stream(requests: Iterable[Request], batch_size: int, workers: int, renderings: int = 1) -> Iterator[Batch]:
     """Yield the requested images in order, `batch_size` renderings at a time.
 
@@ -133,8 +145,7 @@ def _rendered(request: Request) -> _Rendered:
     before = time.thread_time()
     rows: list[Tensor] | UnreadableImageError
     try:
-        image = request.render(read_image(request.location, request.shorter_side))
-        rows = list(image) if image.ndim == 4 else [image]
+        rows = render(request)
     except UnreadableImageError as error:
         rows = error
     return _Rendered(rows, time.thread_time() - before)

@@ -362,7 +362,8 @@ class CutGraph:
         return nodes[: next(found, len(nodes))]
 
     def _input_of_classifier(self) -> Cut:
-        below = [cut for cut in self.cuts if self._position(cut) < len(self._below_classifier())]
+        end = len(self._below_classifier())
+        below = [cut for cut in self.cuts if self._position(cut) < end]
         while below and self._passes_its_input_on(self._trace.by_name[below[-1].name]):
             below.pop()
         if not below:

@@ -137,11 +137,16 @@ def best_precision(device: torch.device) -> Precision:
 
 
 def images_per_batch(
-    graph: CutGraph, cut: Cut, precision: Precision, device: torch.device, free_bytes: int | None = None
+    graph: CutGraph,
+    cut: Cut,
+    precision: Precision,
+    device: torch.device,
+    threads: int = 1,
+    free_bytes: int | None = None,
 ) -> int:
     """Return how many images to run through the trunk at a time: a power of two, by the memory that is free.
 
-    At most 32 on a CPU, where larger batches are no quicker, and 256 elsewhere. In full batches of a power of two a
+    At most 16 on a CPU, where larger batches are no quicker, and 256 elsewhere. In full batches of a power of two a
     feature does not depend, in any bit, on the other images nor on its place among them (tested on CPUs). In batches
     of an odd size it can: transformers in bf16 on two threads were seen to differ in the last bits.
 
@@ -151,13 +156,15 @@ def images_per_batch(
         The network, and the deepest cut.
     precision, device
         As of the trunk.
+    threads
+        How many threads run the trunk at once, each on a batch of its own.
     free_bytes
         Memory to reckon with; what the device has free if not given.
     """
     free = _free_memory(device) if free_bytes is None else free_bytes
     bytes_per_image = graph.peak_activation_bytes(cut) // (2 if precision == "bf16" else 1)
-    most = 32 if device.type == "cpu" else 256
-    fitting = min(most, max(1, int(free * _SHARE_OF_FREE_MEMORY) // bytes_per_image))
+    most = 16 if device.type == "cpu" else 256
+    fitting = min(most, max(1, int(free * _SHARE_OF_FREE_MEMORY) // (bytes_per_image * threads)))
     return 1 << (fitting.bit_length() - 1)
 
 

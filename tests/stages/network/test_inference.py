@@ -260,13 +260,16 @@ def test_batches_fit_into_the_memory_that_is_free():
     found = CutGraph(load_backbone("resnet50", "none").module, 224)
     deep, stem = found.resolve("auto"), found.resolve("conv1")
     megabytes = 10**6
-    sizes = [images_per_batch(found, deep, "fp32", CPU, free * megabytes) for free in (0, 200, 800, 10_000, 10**6)]
-    assert sizes == [1, 2, 8, 32, 32]
-    assert images_per_batch(found, deep, "bf16", CPU, 200 * megabytes) == 4
-    assert images_per_batch(found, stem, "fp32", CPU, 400 * megabytes) > images_per_batch(
-        found, deep, "fp32", CPU, 400 * megabytes
+    sizes = [
+        images_per_batch(found, deep, "fp32", CPU, free_bytes=free * megabytes) for free in (0, 200, 800, 10_000, 10**6)
+    ]
+    assert sizes == [1, 2, 8, 16, 16]
+    assert images_per_batch(found, deep, "fp32", CPU, threads=4, free_bytes=800 * megabytes) == 2
+    assert images_per_batch(found, deep, "bf16", CPU, free_bytes=200 * megabytes) == 4
+    assert images_per_batch(found, stem, "fp32", CPU, free_bytes=400 * megabytes) > images_per_batch(
+        found, deep, "fp32", CPU, free_bytes=400 * megabytes
     )
     accelerator = torch.device("cuda")
-    sizes = [images_per_batch(found, deep, "fp32", accelerator, free * 10**9) for free in (4, 80)]
+    sizes = [images_per_batch(found, deep, "fp32", accelerator, free_bytes=free * 10**9) for free in (4, 80)]
     assert sizes == [32, 256]
-    assert 1 <= images_per_batch(found, deep, "fp32", CPU) <= 32
+    assert 1 <= images_per_batch(found, deep, "fp32", CPU) <= 16
