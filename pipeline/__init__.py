@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.commands.compare import compare as compare
+    from pipeline.commands.contact_sheet import contact_sheet as contact_sheet
     from pipeline.commands.extract import extract as extract
     from pipeline.commands.finetune import finetune as finetune
     from pipeline.commands.inspect import inspect as inspect
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from stages.options import Head as Head
 
 COMMANDS = (
-    *("run", "layers", "probe", "inspect", "learning-curve"),
+    *("run", "layers", "probe", "inspect", "learning-curve", "contact-sheet"),
     *("extract", "train", "finetune", "compare", "predict"),
 )
 """As they are typed; the function of a command, and its module, have an underscore where it has a hyphen."""
@@ -45,6 +46,7 @@ __all__ = [
     "Finetune",
     "Head",
     "compare",
+    "contact_sheet",
     "extract",
     "finetune",
     "inspect",

@@ -247,7 +247,7 @@ def prepare(options: Features) -> Extractor:
             decoder=decoder_name(options.decoding == "reduced"),
         )
         policy = augmentation(options.augment, backbone.preprocessing)
-        views = {"augment": options.augment, "steps": policy.describe(), "version": 1}
+        views = {"augment": policy.name, "steps": policy.describe(), "version": 1}
         of_views = Spec.from_json({**spec.to_json(), "views": views})
         return Tap(cut, pool.shape, FeatureCache(options.cache, spec), FeatureCache(options.cache, of_views))
 

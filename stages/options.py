@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from cache.errors import UsageError, suggestion
+from stages.augment import require_augment
 
 Pooling = Literal["avg", "max", "avgmax", "cls", "none"]
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
@@ -22,7 +23,6 @@ HEADS = (
     *("logistic", "svm", "ridge", "rbf", "ncm", "knn", "sgd"),
     *("linear", "mlp", "concat", "cosine", "attention", "top"),
 )
-Preset = Literal["none", "light", "medium", "strong"]
 
 
 def _require(options: object, bounds: dict[str, float]) -> None:
@@ -86,9 +86,11 @@ class Features:
     """Renderings cached per image: the evaluation view, and so many less one augmented ones, always the same for the
     same image. They take as many times the extraction and the space."""
 
-    augment: Preset = "light"
+    augment: str = "light"
     """Augmentation of the views and of fine-tuning: none, light (flip, small shift and scale), medium (rotation, random
-    resized crop, colour jitter), strong (TrivialAugment, random erasing)."""
+    resized crop, colour jitter), strong (TrivialAugment, random erasing), or single transforms in order, as
+    'crop(0.5)+flip+rotation(15)'. There are crop, shift, zoom, flip, vflip, quarter, rotation, perspective, colour,
+    grey, blur, trivial, rand, auto and erase. `contact-sheet` shows what comes of it."""
 
     decoding: Literal["full", "reduced"] = "full"
     """full, or reduced: JPEG photographs far larger than needed are decoded at 1/2, 1/4 or 1/8 of their size, which is
@@ -122,6 +124,7 @@ class Features:
 
     def __post_init__(self) -> None:
         _require(self, {"views": 1, "batch_size": 1, "workers": 1})
+        require_augment(self.augment)
         if self.views > 1 and self.augment == "none":
             raise UsageError("--views needs an augmentation: with --augment none all views would be the same")
         if not all(name.strip() for name in self.cut.split(",")):

@@ -79,14 +79,24 @@ class Preprocessing:
         Raises
         ------
         UnreadableImageError
+            As `resized`.
+        """
+        view: Tensor = F.center_crop(self.resized(image), [self.image_size, self.image_size])
+        return view[None].contiguous(memory_format=torch.channels_last)[0]
+
+    def resized(self, image: Tensor) -> Tensor:
+        """Return a photograph, uint8 [3, H, W], with its shorter side `resize` long: what crops are taken from.
+
+        Raises
+        ------
+        UnreadableImageError
             If the image is so long and thin that resizing its shorter side would fill the memory.
         """
         height, width = image.shape[-2:]
         if self.resize**2 * max(height, width) > _RESIZED_LIMIT * min(height, width):
             raise UnreadableImageError(f"{width} x {height} pixels are too long and thin to be resized")
-        resized = F.resize(image, [self.resize], interpolation=self.interpolation_mode, antialias=True)
-        view: Tensor = F.center_crop(resized, [self.image_size, self.image_size])
-        return view[None].contiguous(memory_format=torch.channels_last)[0]
+        resized: Tensor = F.resize(image, [self.resize], interpolation=self.interpolation_mode, antialias=True)
+        return resized
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return uint8 [b, 3, S, S] as float32 [b, 3, S, S], (x / 255 - mean) / std, on the same device.

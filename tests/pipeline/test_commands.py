@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import pipeline
 from pipeline.__main__ import app, main
@@ -228,6 +229,36 @@ def test_weights_from_a_file_are_used_and_checked_again_by_predict(photographs, 
     assert "other weights" in err
 
 
+def test_a_contact_sheet_needs_neither_weights_nor_features(capsys, tmp_path):
+    folder = make_folder(tmp_path / "own", per_class=4)
+    (folder / "fire" / "000.jpg").write_text("no image")
+    common = ["contact-sheet", "--data", folder, "--backbone", "resnet18", *SMALL, "--cache", tmp_path / "cache"]
+    wide = {}
+    for name, own in {
+        "plain": ["--augment", "crop(0.3)+flip+colour(0.4)"],
+        "mixed": ["--augment", "none", "--mixup", "0.4", "--cutmix", "1"],
+    }.items():
+        code, out, _ = call(capsys, *common, *own, "--test", "0.01", "--val", "0.01", "--out", tmp_path / f"{name}.png")
+        assert code == 0
+        assert f"contact sheet: {tmp_path}/{name}.png" in out
+        with Image.open(tmp_path / f"{name}.png") as sheet:
+            wide[name] = sheet.convert("RGB").size[0]
+    assert wide["mixed"] > 1.4 * wide["plain"]
+    assert "skipped" in out
+    assert "000.jpg: not an image" in out
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["keys.sqlite"]
+
+
+def test_a_contact_sheet_without_a_readable_image_says_so(capsys, tmp_path):
+    folder = make_folder(tmp_path / "own", per_class=3)
+    for path in folder.rglob("*.jpg"):
+        path.write_text(f"no image {path}")
+    code, _, err = call(
+        capsys, "contact-sheet", "--data", folder, "--cache", tmp_path / "cache", "--out", tmp_path / "sheet.png"
+    )
+    assert (code, "no training image that could be read" in err) == (1, True)
+
+
 WRONG = [
     (["extract", "--data", "{tmp}/nowhere"], "nowhere"),
     (["extract", "--data", "{tmp}/empty"], "empty"),
@@ -244,6 +275,8 @@ WRONG = [
     (["extract", "--data", "torchvision:Flowers201"], "Flowers102"),
     (["extract", "--data", "{photos}", "--poool", "avg"], "--pool"),
     (["extract", "--data", "{photos}", "--pool", "median"], "avgmax"),
+    (["extract", "--data", "{photos}", "--augment", "crop+flpi"], "Did you mean 'flip'"),
+    (["contact-sheet", "--data", "{photos}", "--cutmix", "-1", "--out", "{tmp}/sheet.png"], "--cutmix -1 must be"),
     (["train", "--data", "{photos}", "--image-size", "64", "--cache", "{tmp}/c", "--out", "{tmp}/r"], "run `extract`"),
     (["train", "--data", "{photos}", "--head", "logistik", "--out", "{tmp}/r"], "logistic"),
     (["train", "--data", "{photos}", "--head-batch-size", "0", "--out", "{tmp}/r"], "--head-batch-size 0 must be"),

@@ -241,6 +241,15 @@ def test_a_view_is_what_the_network_computes_of_the_augmented_image(photographs,
     assert np.allclose(read_features(extractor, manifest, view=2)[2], expected, atol=1e-4)
 
 
+def test_the_same_augmentation_in_other_words_has_the_same_views(small):
+    written = ("crop(0.5)+flip", "crop + flip", "crop(.50)+flip", "crop(0.4)+flip")
+    fingerprints = [
+        prepare(replace(small, views=2, augment=augment)).taps[0].view_cache.spec.fingerprint for augment in written
+    ]
+    assert len(set(fingerprints[:3])) == 1
+    assert fingerprints[3] != fingerprints[0]
+
+
 def test_other_augmentation_gives_other_views_and_none_gives_none(photographs, small):
     light, strong = (prepare(replace(small, views=2, augment=augment)) for augment in ("light", "strong"))
     assert light.taps[0].view_cache.path != strong.taps[0].view_cache.path

@@ -4,28 +4,30 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from cache.errors import UsageError
-from stages.data import Preprocessing, augmentation, contact_sheet
+from stages.augment import TRANSFORMS
+from stages.data import Preprocessing, augmentation
 from tests.stages.data.pictures import photograph, pixels
 
 PREPROCESSING = Preprocessing(48, 56, "bicubic")
 PRESETS = ("none", "light", "medium", "strong")
-RANDOM = PRESETS[1:]
+SINGLE = tuple(TRANSFORMS)
+LONG = "crop(0.4)+flip+quarter+rotation(20)+perspective+colour(0.3)+grey+blur(1)+erase(0.5)"
+RANDOM = (*PRESETS[1:], *SINGLE, LONG)
 PHOTO = torch.from_numpy(pixels(photograph(90, 70)).copy())
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["none", *RANDOM])
 def test_renderings_have_the_networks_size(preset):
     augment = augmentation(preset, PREPROCESSING)
-    for size in [(90, 70), (20, 30), (300, 50)]:
+    for size in [(90, 70), (20, 30), (300, 50), (1, 3)]:
         rendering = augment(torch.from_numpy(pixels(photograph(*size)).copy()), 1)
         assert rendering.dtype == torch.uint8
         assert rendering.shape == (3, 48, 48)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["none", *RANDOM])
 def test_the_seed_alone_decides(preset):
     augment = augmentation(preset, PREPROCESSING)
     original = PHOTO.clone()
@@ -37,13 +39,13 @@ def test_the_seed_alone_decides(preset):
     assert torch.equal(PHOTO, original)
 
 
-@pytest.mark.parametrize("preset", RANDOM)
+@pytest.mark.parametrize("preset", [*PRESETS[1:], LONG])
 def test_seeds_give_different_renderings(preset):
     augment = augmentation(preset, PREPROCESSING)
     assert len({augment(PHOTO, seed).numpy().tobytes() for seed in range(40)}) > 35
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["none", *RANDOM])
 def test_the_global_random_state_is_left_alone(preset):
     augment = augmentation(preset, PREPROCESSING)
     torch.manual_seed(3)
@@ -53,7 +55,7 @@ def test_the_global_random_state_is_left_alone(preset):
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("preset", RANDOM)
+@pytest.mark.parametrize("preset", [*PRESETS[1:], LONG])
 def test_threads_do_not_disturb_each_other(preset):
     augment = augmentation(preset, PREPROCESSING)
     expected = [augment(PHOTO, seed) for seed in range(40)]
@@ -129,20 +131,126 @@ def test_presets_describe_themselves(preset):
     assert ("48 px" in " ".join(words)) == (preset != "none")
 
 
-def test_contact_sheet_shows_a_row_for_each_image(tmp_path):
-    images = [torch.zeros((3, 60, 60), dtype=torch.uint8) for _ in range(3)]
-    for image, channel in zip(images, range(3), strict=True):
-        image[channel] = 255  # a red, a green and a blue photograph
-    path = tmp_path / "new folder" / "sheet.png"
-    contact_sheet(images, augmentation("light", PREPROCESSING), range(4), path, "What the network sees")
-    sheet = np.asarray(Image.open(path).convert("RGB"))
-    height, width, _ = sheet.shape
-    tops = []
-    for channel in range(3):
-        colour = [255 * (channel == other) for other in range(3)]
-        rows, columns = np.nonzero((sheet == colour).all(axis=2))
-        tops.append(rows.min())
-        assert rows.size > 0.1 * height * width  # five panels of nearly its third of the sheet
-        assert columns.min() < width / 5
-        assert columns.max() > width * 4 / 5
-    assert tops == sorted(tops)
+def renderings(augment, image=PHOTO, seeds=60):
+    rendering = augmentation(augment, PREPROCESSING)
+    return [rendering(image, seed) for seed in range(seeds)]
+
+
+def distance(augment):
+    """Mean change of a pixel against the evaluation view."""
+    clean = PREPROCESSING.render(PHOTO).float()
+    return np.mean([(one.float() - clean).abs().mean() for one in renderings(augment)])
+
+
+MEAN = torch.tensor([round(255 * level) for level in PREPROCESSING.mean], dtype=torch.uint8)[:, None, None]
+
+
+def test_the_words_of_presets_stay_as_they_are():
+    """They are part of the fingerprint of cached views: other words would leave every such cache unused."""
+    crop = "random crop of {}% to 100% of it, sides up to {}:1, resized to 48 px"
+    assert augmentation("light", PREPROCESSING).describe() == [
+        "central square",
+        crop.format(80, "1.1"),
+        "horizontal flip, half of the time",
+    ]
+    assert augmentation("medium", PREPROCESSING).describe() == [
+        crop.format(50, "1.3"),
+        "horizontal flip, half of the time",
+        "rotation by up to 10 degrees",
+        "brightness, contrast and saturation changed by up to 20%",
+    ]
+    assert augmentation("strong", PREPROCESSING).describe() == [
+        crop.format(30, "1.3"),
+        "horizontal flip, half of the time",
+        "TrivialAugment: one of 14 operations at a random strength",
+        "a rectangle of 2% to 20% of the area erased, a quarter of the time",
+    ]
+
+
+def test_a_preset_written_out_renders_the_same():
+    written_out = renderings("crop(0.5)+flip+rotation(10)+colour(0.2)")
+    assert all(torch.equal(one, two) for one, two in zip(renderings("medium"), written_out, strict=True))
+
+
+def test_a_list_is_called_by_all_its_arguments():
+    assert augmentation("crop + flip+rotation", PREPROCESSING).name == "crop(0.5)+flip+rotation(10)"
+    assert augmentation("light", PREPROCESSING).name == "light"
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_a_list_without_a_crop_changes_the_evaluation_view(name):
+    first = augmentation(name, PREPROCESSING).describe()[0]
+    assert (first == "resized and cropped to the middle 48 px") == (name != "crop")
+
+
+@pytest.mark.parametrize(
+    ("augment", "changed"),
+    [
+        ("flip", [lambda view: view.flip(2)]),
+        ("vflip", [lambda view: view.flip(1)]),
+        ("quarter", [lambda view, turns=turns: torch.rot90(view, turns, (1, 2)) for turns in (1, 2, 3)]),
+    ],
+)
+def test_mirrors_and_quarter_turns_keep_every_pixel_and_all_occur(augment, changed):
+    view = PREPROCESSING.render(PHOTO)
+    expected = {one.contiguous().numpy().tobytes() for one in [view, *(change(view) for change in changed)]}
+    assert {one.contiguous().numpy().tobytes() for one in renderings(augment)} == expected
+
+
+@pytest.mark.parametrize(
+    ("weak", "strong"),
+    [
+        ("crop(0.9)", "crop(0.1)"),
+        ("shift(0.05)", "shift(0.4)"),
+        ("zoom(0.05)", "zoom(0.5)"),
+        ("rotation(5)", "rotation(90)"),
+        ("perspective(0.1)", "perspective(0.8)"),
+        ("colour(0.1)", "colour(0.8)"),
+        ("grey(0.1)", "grey(0.9)"),
+        ("blur(1)", "blur(4)"),
+        ("rand(2)", "rand(28)"),
+        ("erase(0.1)", "erase(0.9)"),
+    ],
+)
+def test_a_larger_argument_changes_the_image_more(weak, strong):
+    """For a crop it is the smaller one: the share that is kept."""
+    assert 0 < 1.2 * distance(weak) < distance(strong)
+
+
+@pytest.mark.parametrize("augment", ["shift(0)", "zoom(0)", "rotation(0)", "colour(0)", "grey(0)", "erase(0)"])
+def test_nothing_is_what_zero_does(augment):
+    assert distance(augment) == 0
+
+
+def test_a_shift_moves_in_every_direction_as_far_as_it_says():
+    image = torch.zeros((3, 56, 56), dtype=torch.uint8)
+    image[:, 27:29, 27:29] = 255
+    places = np.array([np.argwhere((one[0] > 200).numpy()).mean(axis=0) for one in renderings("shift(0.25)", image)])
+    moved = places - 23.5
+    assert (np.abs(moved).max(axis=0) <= 13).all()
+    assert (moved.max(axis=0) > 8).all()
+    assert (moved.min(axis=0) < -8).all()
+
+
+def test_a_zoom_makes_larger_and_smaller():
+    image = torch.zeros((3, 56, 56), dtype=torch.uint8)
+    image[:, 18:38, 18:38] = 255
+    sides = [(one[0] > 200).sum().sqrt().item() for one in renderings("zoom(0.4)", image)]
+    assert 0.55 * 20 < min(sides) < 0.8 * 20
+    assert 1.2 * 20 < max(sides) < 1.45 * 20
+
+
+def test_grey_leaves_no_colour_and_blur_no_edges():
+    assert all((one[0] == one[1]).all() and (one[0] == one[2]).all() for one in renderings("grey(1)"))
+    edges = [(one.float().diff(dim=2).abs().mean()).item() for one in renderings("blur(3)")]
+    assert max(edges) <= PREPROCESSING.render(PHOTO).float().diff(dim=2).abs().mean()
+    assert min(edges) < 0.8 * max(edges)
+
+
+def test_erasing_paints_a_rectangle_in_the_mean_colour():
+    black = torch.zeros((3, 60, 60), dtype=torch.uint8)
+    for one in renderings("erase(1)", black):
+        rows, columns = np.nonzero((one == MEAN).all(dim=0).numpy())
+        area = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+        assert rows.size == area
+        assert 0.015 < area / 48**2 < 0.21

@@ -1,0 +1,72 @@
+"""``contact-sheet``: what an augmentation makes of training images, before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cache.errors import DataError
+from pipeline.commands.signature import DataFlags, FeatureFlags
+from stages.options import Features
+
+_PHOTOGRAPHS = 6
+_RENDERINGS = 5
+
+
+def contact_sheet(
+    *, data: DataFlags, features: FeatureFlags = Features(), mixup: float = 0.0, cutmix: float = 0.0, out: Path
+) -> Path:
+    """Show what the network would be given, to judge whether --augment does too little or too much. Nothing is trained.
+
+    A row for each of some training photographs: as it is, its evaluation view, several augmented renderings, and, where
+    --mixup or --cutmix is set, mixtures of renderings. Too little: the renderings hardly differ. Too much: you could
+    not name the class any more.
+
+    Try:
+
+    ```sh
+    cutpoint contact-sheet --data photos/ --augment medium --out sheet.png
+    cutpoint contact-sheet --data photos/ --augment 'crop(0.3)+flip+rotation(30)+colour(0.4)' --out sheet.png
+    cutpoint contact-sheet --data photos/ --augment 'quarter+flip+blur' --cutmix 1 --out sheet.png
+    ```
+
+    Parameters
+    ----------
+    mixup
+        Alpha of mixup; 0 for none.
+    cutmix
+        Alpha of cutmix; 0 for none.
+    out
+        The PNG file.
+    """
+    from pipeline.console import say
+    from pipeline.methods import make_manifest, manifest_in_words
+    from stages.data import Mixing, UnreadableImageError, augmentation, read_image
+    from stages.data import contact_sheet as draw_sheet
+    from stages.network.backbones import load_backbone
+
+    mixing = Mixing(mixup, cutmix, num_classes=_PHOTOGRAPHS) if mixup or cutmix else None
+    # of the backbone, the preprocessing alone is wanted, which does not depend on the weights
+    preprocessing = load_backbone(features.backbone, "none", features.image_size).preprocessing
+    manifest = make_manifest(data, features, data.seeds[0])
+    say(manifest_in_words(manifest))
+    train = manifest.indices("train")
+    photographs = []
+    for index in train[:: max(len(train) // _PHOTOGRAPHS, 1)]:
+        try:
+            photographs.append(read_image(manifest.locations[index]))
+        except UnreadableImageError as error:
+            say(f"skipped {error}")
+        if len(photographs) == _PHOTOGRAPHS:
+            break
+    if not photographs:
+        raise DataError(f"{data.data} has no training image that could be read")
+    draw_sheet(
+        photographs,
+        augmentation(features.augment, preprocessing),
+        range(_RENDERINGS),
+        out,
+        title=f"What the network sees with --augment {features.augment}",
+        mixing=mixing,
+    )
+    say(f"contact sheet: {out}")
+    return out

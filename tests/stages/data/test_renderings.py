@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.data import Preprocessing, Renderings, Request, UnreadableImageError, stream
+from tests.stages.data.pictures import photograph, pixels, write_images
+
+PREPROCESSING = Preprocessing(32, 40)
+PHOTO = torch.from_numpy(pixels(photograph(90, 70)).copy())
+SIZES = st.tuples(st.integers(1, 120), st.integers(1, 120))
+
+
+@given(SIZES, st.integers(8, 40), st.integers(4, 60), st.sampled_from(["none", "flip", "crops"]))
+def test_the_first_rendering_is_the_evaluation_view_bit_for_bit(size, side, resize, kind):
+    preprocessing = Preprocessing(side, resize)
+    image = torch.from_numpy(pixels(photograph(*size)).copy())
+    views = Renderings(preprocessing, kind)(image)
+    assert views.shape == (Renderings(preprocessing, kind).count, 3, side, side)
+    assert views.dtype == torch.uint8
+    assert torch.equal(views[0], preprocessing.render(image))
+
+
+def test_how_many_there_are():
+    assert [Renderings(PREPROCESSING, kind).count for kind in ("none", "flip", "crops")] == [1, 2, 10]
+
+
+def test_a_flip_is_the_mirrored_evaluation_view():
+    view, mirrored = Renderings(PREPROCESSING, "flip")(PHOTO)
+    assert torch.equal(mirrored, view.flip(2))
+
+
+def test_crops_are_centre_and_corners_of_the_resized_image_then_mirrored():
+    views = Renderings(PREPROCESSING, "crops")(PHOTO)
+    resized = PREPROCESSING.resized(PHOTO)
+    height, width = resized.shape[1:]
+    assert (height, width) == (40, 51)
+    corners = [(0, 0), (0, width - 32), (height - 32, 0), (height - 32, width - 32)]
+    for view, (top, left) in zip(views[1:5], corners, strict=True):
+        assert torch.equal(view, resized[:, top : top + 32, left : left + 32])
+    assert torch.equal(views[5:], views[:5].flip(3))
+    assert len({view.contiguous().numpy().tobytes() for view in views}) == 10
+
+
+def test_an_image_too_thin_to_be_resized_is_unreadable_for_all_kinds():
+    for kind in ("none", "flip", "crops"):
+        with pytest.raises(UnreadableImageError, match="too long and thin"):
+            Renderings(Preprocessing(224, 256), kind)(torch.zeros((3, 1, 5000), dtype=torch.uint8))
+
+
+@given(st.integers(0, 7), st.sampled_from(["none", "flip", "crops"]))
+def test_probabilities_are_averaged_over_the_renderings_of_each_image(images, kind):
+    renderings = Renderings(PREPROCESSING, kind)
+    drawn = np.random.default_rng(images).dirichlet([1, 1, 1], size=images * renderings.count).astype(np.float32)
+    averaged = renderings.averaged(drawn)
+    assert averaged.shape == (images, 3)
+    assert averaged.dtype == np.float32
+    for image, mean in enumerate(averaged):
+        own = drawn[image * renderings.count : (image + 1) * renderings.count]
+        assert np.allclose(mean, own.mean(axis=0), atol=1e-6)
+    assert kind != "none" or np.array_equal(averaged, drawn)
+
+
+def test_they_stream_as_any_rendering_does(tmp_path):
+    renderings = Renderings(Preprocessing(8, 10), "crops")
+    locations = [str(path) for path in write_images(tmp_path, {"a": 5})]
+    requests = (Request(location, renderings) for location in locations)
+    batches = list(stream(requests, 4, 2, renderings=renderings.count))
+    assert [index for batch in batches for index in batch.indices] == [image for image in range(5) for _ in range(10)]
