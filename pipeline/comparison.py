@@ -25,6 +25,12 @@ SIGNIFICANT = 0.05
 
 STAGES = ("extract", "train", "evaluate")
 
+TEST_TIME = {
+    "flip": ("flip", "the evaluation view and its mirror image"),
+    "crops": ("crops", "the centre and the four corners of an image, and their mirror images"),
+}
+"""Renderings that probabilities are averaged over: how a label names them, and what they are."""
+
 Outcome = Literal["pays", "does not pay", "chance", "ranking", "single"]
 
 
@@ -44,7 +50,7 @@ class Row:
 
     @property
     def method(self) -> str:
-        """``linear``, ``head``, ``finetune`` or ``scratch``."""
+        """``linear``, ``head``, ``finetune``, ``frozen`` or ``scratch``."""
         return self.results[0].method
 
     @property
@@ -56,6 +62,22 @@ class Row:
     def cached(self) -> bool:
         """Whether it trains on cached features."""
         return self.method in CACHED
+
+    @property
+    def unfrozen(self) -> Any:
+        """What trains, as ``--unfreeze`` says it; None for a method that has no such option."""
+        return self.results[0].settings.get("unfreeze")
+
+    @property
+    def reinitialised(self) -> bool:
+        """Whether some layers were drawn anew, so that their pretrained weights played no part."""
+        return bool(self.results[0].settings.get("reinitialised"))
+
+    @property
+    def test_time(self) -> str | None:
+        """The renderings it is tested on, ``flip`` or ``crops``; None for the evaluation view alone."""
+        kind = self.results[0].settings.get("test-time augmentation")
+        return kind if kind in TEST_TIME else None
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -302,6 +324,7 @@ def format_table(comparison: Comparison) -> str:
     below = [
         f"Accuracy on {comparison.test_images}. {interval_words(comparison)}",
         "forwards: images through the backbone to fill the cache + in the method's own work.",
+        *renderings_words(comparison),
     ]
     return "\n".join([table(header, lines), "", *below])
 
@@ -312,6 +335,15 @@ def interval_words(comparison: Comparison) -> str:
         return "Intervals: bootstrap over the test images of the one seed."
     seeds = f"{len(comparison.seeds)} seeds"
     return f"Accuracy is the mean over {seeds}; intervals: bootstrap over images, the tests of all {seeds} pooled."
+
+
+def renderings_words(comparison: Comparison) -> list[str]:
+    """Say what the methods that are tested on several renderings of an image are tested on."""
+    used = {row.test_time for row in comparison.rows}
+    marked = [f"“+ {name}”: over {what}" for kind, (name, what) in TEST_TIME.items() if kind in used]
+    if not marked:
+        return []
+    return [f"Probabilities averaged over renderings: {'; '.join(marked)}. The others see the evaluation view alone."]
 
 
 def percent(share: float) -> str:
@@ -330,7 +362,7 @@ def _rows(results: Sequence[Result]) -> tuple[list[Row], list[str]]:
     for result in results:
         of_method.setdefault((run_of(result), result.method, result.name), []).append(result)
     groups = sorted(of_method.items(), key=lambda item: (METHODS.index(item[0][1]), item[0][2]))
-    labels = _labels([key for key, _ in groups])
+    labels = _labels([of_seeds[0] for _, of_seeds in groups])
     shared = set.intersection(*({one.seed for one in group} for _, group in groups))
     if not shared:
         seeds = "; ".join(
@@ -349,16 +381,22 @@ def _rows(results: Sequence[Result]) -> tuple[list[Row], list[str]]:
     return rows, notes
 
 
-def _labels(keys: Sequence[tuple[Path, str, str]]) -> list[str]:
-    """Return what each (run, method, name) is called; the run is part of it where there are several."""
-    runs = {run for run, _, _ in keys}
+def _labels(results: Sequence[Result]) -> list[str]:
+    """Return what the methods of these results are called; the run is part of it where there are several."""
+    runs = {run_of(result) for result in results}
     names = {run: run.name if len({one.name for one in runs}) == len(runs) else str(run) for run in runs}
-    prefix = {"finetune": "fine-tune ", "scratch": "scratch "}
+    return [_method_words(result) + (f" ({names[run_of(result)]})" if len(runs) > 1 else "") for result in results]
+
+
+def _method_words(result: Result) -> str:
+    prefix = {"finetune": "fine-tune ", "frozen": "frozen network ", "scratch": "scratch "}.get(result.method, "")
     shown = {"svm": "SVM", "rbf": "RBF SVM", "mlp": "MLP", "knn": "kNN", "ncm": "nearest mean", "sgd": "SGD"}
-    return [
-        f"{prefix.get(method, '')}{shown.get(name, name)}{f' ({names[run]})' if len(runs) > 1 else ''}"
-        for run, method, name in keys
-    ]
+    words = f"{prefix}{shown.get(result.name, result.name)}"
+    if result.settings.get("reinitialised"):
+        words += ", re-initialised"
+    if (kind := result.settings.get("test-time augmentation")) in TEST_TIME:
+        words += f" + {TEST_TIME[kind][0]}"
+    return words
 
 
 def _rank(row: Row) -> tuple[float, float]:
@@ -393,7 +431,6 @@ def _verdict(ranked: Sequence[Row], reference: Row, tests: Sequence[PairedTest])
         headline = f"{_sentence(_called(reference))} reaches {_reached(reference)} on {_test_images(reference)}."
         return Verdict("single", headline, ("It is the only method here: there is nothing to compare it with.",))
     tuned = next((row for row in ranked if row.method == "finetune"), None)
-    scratch = next((row for row in ranked if row.method == "scratch"), None)
     if tuned is None or not reference.cached:
         outcome, headline = _ranking(ranked, of_label, reference)
         details = []
@@ -401,11 +438,15 @@ def _verdict(ranked: Sequence[Row], reference: Row, tests: Sequence[PairedTest])
         candidates = sum(row.method == "finetune" for row in ranked)
         outcome, headline = _judgement(tuned, reference, of_label[tuned.label], candidates)
         details = [_advice(outcome, tuned, reference, of_label[tuned.label], ranked)]
-    if scratch is not None and reference.cached:
-        details.append(
-            f"Trained from scratch, the network reaches {percent(scratch.accuracy)} "
-            f"({_evidence(of_label[scratch.label], reference)})."
-        )
+    if reference.cached:
+        details += [
+            f"Without the cache, every image through the frozen network in every epoch, {row.label} reaches "
+            f"{percent(row.accuracy)} ({_evidence(of_label[row.label], reference)}), "
+            f"{_time(of_label[row.label].time_ratio)}."
+            for row in ranked
+            if row.method == "frozen"
+        ]
+    details += [_worth(row, of_weights) for row in ranked if (of_weights := _with_all_weights(row, ranked)) is not None]
     ranking = ", ".join(f"{row.label} {percent(row.val_accuracy)}" for row in ranked)
     details.append(f"Methods are ranked by validation accuracy, never by the test images: {ranking}.")
     return Verdict(outcome, headline, tuple(details))
@@ -433,6 +474,34 @@ def _advice(outcome: Outcome, tuned: Row, reference: Row, test: PairedTest, rank
     if ranked.index(taken) > ranked.index(left):
         advice += ", although validation accuracy ranks the other one higher"
     return f"{advice}."
+
+
+def _with_all_weights(row: Row, ranked: Sequence[Row]) -> Row | None:
+    """Return what a method without some or all pretrained weights is held against: fine-tuning with all of them.
+
+    Of several, the one that is tested on the same renderings and trains the same layers, as far as there is one, then
+    the best by validation; the best head where nothing is fine-tuned. None for what has all its pretrained weights.
+    """
+    if row.method != "scratch" and not row.reinitialised:
+        return None
+    pretrained = sorted(
+        (other for other in ranked if other.method == "finetune" and not other.reinitialised),
+        key=lambda other: (other.test_time != row.test_time, other.unfrozen != row.unfrozen),
+    )
+    return next(iter([*pretrained, *(other for other in ranked if other.cached)]), None)
+
+
+def _worth(row: Row, pretrained: Row) -> str:
+    """Say what the pretrained weights that `row` does without were worth."""
+    test = _test(pretrained, row)
+    which = " of the re-initialised layers" if row.reinitialised else ""
+    chance = "" if test.significant else ", within what chance gives"
+    reached = "trained from scratch, the network" if row.method == "scratch" else row.label
+    return (
+        f"What the pretrained weights{which} were worth: {_evidence(test, row)}{chance}. "
+        f"{_sentence(_called(pretrained))} reaches {percent(pretrained.accuracy)}; {reached} reaches "
+        f"{percent(row.accuracy)}."
+    )
 
 
 def _ranking(ranked: Sequence[Row], of_label: dict[str, PairedTest], reference: Row) -> tuple[Outcome, str]:

@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from cache.errors import DataError
 from stages.training.metrics import Metrics
 
-METHODS = ("linear", "head", "finetune", "scratch")
+METHODS = ("linear", "head", "finetune", "frozen", "scratch")
 """The methods of transfer, in the order they are shown."""
 
 CACHED = ("linear", "head")

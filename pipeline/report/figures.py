@@ -27,6 +27,7 @@ from sklearn.isotonic import isotonic_regression
 
 from pipeline.comparison import Row
 from pipeline.console import duration
+from pipeline.results import Result
 
 # Each of these stands for a custom property of the page's style, which has a value for light and one for dark.
 INK, MUTED, GRID, ACCENT = "#1c2330", "#5d6675", "#dfe3e8", "#1d5fa6"
@@ -94,10 +95,7 @@ def accuracy_against_time(rows: Sequence[Row]) -> Figure:
             _name_beside(axes, rows[number].label, colour, height, points_aside=14)
         axes.yaxis.set_major_formatter(_percent)
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        axes.xaxis.set_major_locator(FixedLocator(_time_ticks(*axes.get_xlim())))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(lambda value, _: _short_duration(value))
-        axes.set_xlabel("time from images to predictions (logarithmic)")
+        _time_axis(axes, "time from images to predictions (logarithmic)")
         axes.set_ylabel("test accuracy")
     return figure
 
@@ -126,6 +124,59 @@ def learning_curve(row: Row, quantity: Literal["loss", "accuracy"]) -> Figure:
         axes.set_xlabel("epoch")
         axes.set_title(quantity, loc="left", fontsize=9, color=MUTED)
     return figure
+
+
+def validation_curves(rows: Mapping[int, Row], level: Row | None, over: Literal["epoch", "time"]) -> Figure:
+    """Draw the validation accuracy of several methods over the epochs, or over the time from the images on.
+
+    One thin line for each seed, the kept epoch marked. Time is logarithmic; an epoch 0 that took none is not in it.
+
+    Parameters
+    ----------
+    rows : mapping of int to Row
+        The methods by their numbers in the table, which give them their colours.
+    level : Row, optional
+        A method without epochs to compare with: a dotted line at the accuracy that it validates with.
+    """
+    with styled():
+        figure = Figure(figsize=(4.8, 3.0), layout="constrained")
+        axes = figure.add_subplot()
+        ends = []
+        for number, row in rows.items():
+            colour, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
+            for result in row.results:
+                epochs = [entry["epoch"] for entry in result.history]
+                at = (
+                    epochs if over == "epoch" else [seconds if seconds > 0 else math.nan for seconds in elapsed(result)]
+                )
+                values = _numbers(entry.get("val_accuracy") for entry in result.history)
+                width = 1.6 if len(row.results) == 1 else 1.0
+                axes.plot(at, values, "-", color=colour, linewidth=width, marker=marker, markersize=3)
+                if (kept := best_epoch(result.history)) is not None:
+                    place = at[epochs.index(kept["epoch"])]
+                    axes.plot(place, kept["val_accuracy"], "o", color=colour, markersize=8, markerfacecolor="none")
+            if (end := _end(row, "val_accuracy")) is not None:
+                ends.append((row.label, colour, end))
+        if level is not None:
+            axes.axhline(level.val_accuracy, color=MUTED, linestyle=":", linewidth=1.4)
+            ends.append((level.label, MUTED, level.val_accuracy))
+        _name_ends(axes, ends)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_formatter(_percent)
+        axes.set_title("validation accuracy", loc="left", fontsize=9, color=MUTED)
+        if over == "epoch":
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            axes.set_xlabel("epoch")
+        else:
+            _time_axis(axes, "time from the images on (logarithmic)")
+    return figure
+
+
+def elapsed(result: Result) -> list[float]:
+    """Return the seconds from the images to the end of each epoch; what came before the first is in all of them."""
+    of_epochs = np.array([entry.get("seconds") or 0.0 for entry in result.history])
+    before_testing = sum(result.seconds_by_stage.get(stage, 0.0) for stage in ("extract", "train"))
+    return list(max(before_testing - of_epochs.sum(), 0.0) + of_epochs.cumsum())
 
 
 def best_epoch(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -322,6 +373,15 @@ _TICKS = [
     *(60 * one for one in (1, 2, 5, 10, 20, 30)),
     *(3600 * one for one in (1, 2, 5, 10, 24, 48, 96, 240, 480)),
 ]
+
+
+def _time_axis(axes: Axes, label: str) -> None:
+    """Make the horizontal axis one of seconds on a logarithmic scale, named as people name times."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(_time_ticks(*axes.get_xlim())))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda value, _: _short_duration(value))
+    axes.set_xlabel(label)
 
 
 def _time_ticks(low: float, high: float) -> list[float]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cache.errors import DataError
-from pipeline.comparison import Comparison, Row, interval_words, percent, points
+from pipeline.comparison import Comparison, Row, interval_words, percent, points, renderings_words
 from pipeline.console import byte_count, count, duration
 from pipeline.report import figures
 
@@ -31,6 +31,15 @@ THUMBNAIL = 200
 LARGEST_TABLE = 12
 """Classes up to which a confusion matrix is a table; above, it is a heat map and a list of confused pairs."""
 
+SHEET = "contact-sheet.png"
+"""What the network saw while it trained, in the folder of a method."""
+
+PLOTS = {
+    "rates.png": "learning rate of each group over the steps",
+    "range-test.png": "range test: training loss while the learning rate rises",
+}
+"""Plots that a training leaves in the folder of its method, and what they show."""
+
 NOTES_IN_SIGHT = 12
 """Notes that are shown; more are folded away."""
 
@@ -42,6 +51,17 @@ class Picture:
     svg: Markup
     alt: str
     caption: str = ""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a method left of its training with the first seed, as data URIs: contact sheet, and plots with words."""
+
+    row: Row
+    sheet: str | None
+    same_sheet_as: Row | None
+    """A method above whose contact sheet this one has too; the sheet is shown there alone."""
+    plots: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -91,15 +111,15 @@ def write_report(
             "Test accuracy against time: "
             + "; ".join(f"{row.label} {percent(row.accuracy)} in {duration(row.seconds)}" for row in comparison.rows),
         ),
+        renderings_words=renderings_words(comparison),
+        side_by_side=_side_by_side(comparison, drawn),
         learning=list(_learning(comparison, drawn)),
         selections=list(_selections(comparison, drawn)),
         confusions=list(_confusions(comparison, drawn)),
         first=first,
         mistakes=_mistakes(first, comparison),
         mistakes_in_all=int((~first.results[0].predictions.correct).sum()),
-        contact_sheets=[
-            _contact_sheet(path) for run in comparison.runs for path in sorted(run.rglob("contact-sheet.png"))
-        ],
+        trainings=list(_trainings(comparison)),
         notes=[*comparison.notes, *notes],
         notes_in_sight=NOTES_IN_SIGHT,
         configuration=_flat(configuration),
@@ -159,6 +179,28 @@ def _scale(comparison: Comparison) -> Callable[[float], float]:
     high = max(row.accuracy_ci95[1] for row in comparison.rows)
     width = max(high - low, 1e-6)
     return lambda accuracy: round(4 + 92 * (accuracy - low) / width, 2)
+
+
+def _side_by_side(comparison: Comparison, drawn: _Figures) -> list[Picture]:
+    """Return the curves of all methods that train on images in one plot, over epochs and over time; none for one."""
+    rows = {
+        number: row
+        for number, row in enumerate(comparison.rows)
+        if not row.cached and all(figures.best_epoch(result.history) for result in row.results)
+    }
+    if len(rows) < 2:
+        return []
+    level = comparison.reference if comparison.reference.cached else None
+    names = ", ".join(row.label for row in [*rows.values(), *([level] if level else [])])
+    axes: dict[Literal["epoch", "time"], str] = {"epoch": "epochs", "time": "time from the images on"}
+    return [
+        drawn.add(
+            f"side-by-side-{over}",
+            figures.validation_curves(rows, level, over),
+            f"Validation accuracy over the {words} of {names}",
+        )
+        for over, words in axes.items()
+    ]
 
 
 def _learning(comparison: Comparison, drawn: _Figures) -> Iterator[tuple[Row, list[Picture]]]:
@@ -272,18 +314,33 @@ def thumbnail(location: str) -> str | None:
     return _data_uri(image)
 
 
-def _contact_sheet(path: Path) -> str:
-    """Return a contact sheet as a data URI, no wider than a page."""
-    with Image.open(path) as sheet:
-        image = sheet.convert("RGB")
+def _trainings(comparison: Comparison) -> Iterator[Training]:
+    shown: dict[str, Row] = {}
+    for row in comparison.rows:
+        folder = row.results[0].directory
+        assert folder is not None
+        sheet = _picture_file(folder / SHEET, "JPEG")
+        plots = [(uri, words) for name, words in PLOTS.items() if (uri := _picture_file(folder / name, "PNG"))]
+        if sheet or plots:
+            yield Training(row, sheet, shown.get(sheet or ""), plots)
+        if sheet:
+            shown.setdefault(sheet, row)
+
+
+def _picture_file(path: Path, encoding: Literal["JPEG", "PNG"]) -> str | None:
+    """Return a picture as a data URI, no wider than a page; None where there is none."""
+    if not path.exists():
+        return None
+    with Image.open(path) as picture:
+        image = picture.convert("RGB")
     image.thumbnail((1200, 2400))
-    return _data_uri(image)
+    return _data_uri(image, encoding)
 
 
-def _data_uri(image: Image.Image) -> str:
+def _data_uri(image: Image.Image, encoding: Literal["JPEG", "PNG"] = "JPEG") -> str:
     encoded = io.BytesIO()
-    image.save(encoded, "JPEG", quality=82, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
+    image.save(encoded, encoding, quality=82, optimize=True)
+    return f"data:image/{encoding.lower()};base64,{base64.b64encode(encoded.getvalue()).decode()}"
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

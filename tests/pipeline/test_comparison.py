@@ -4,7 +4,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cache.errors import DataError
-from pipeline.comparison import compare, format_table
+from pipeline.comparison import compare, format_table, renderings_words
 from pipeline.results import load_results, write_results_json
 from stages.training.metrics import mcnemar
 from tests.pipeline.finished_runs import add, predictions
@@ -169,10 +169,86 @@ def test_heads_alone_are_ranked_by_validation(tmp_path):
     assert "is within what chance gives." in comparison.verdict
 
 
-def test_scratch_is_judged_beside_fine_tuning(tmp_path):
+def test_verdict_says_what_the_pretrained_weights_were_worth(tmp_path):
     add_method(tmp_path, wrong(0, 200), method="scratch", name="all", val=0.5, seconds=900)
     comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(40, 70))
-    assert "Trained from scratch, the network reaches 50.0 % (-35.0 points" in comparison.verdict
+    worth = "What the pretrained weights were worth: +42.5 points, 95 % interval "
+    assert worth in comparison.verdict
+    assert "Fine-tune top-3 reaches 92.5 %; trained from scratch, the network reaches 50.0 %." in comparison.verdict
+    low, high = comparison.verdict.split(worth)[1].split(", McNemar p < 0.001.")[0].split(" to ")
+    assert 37 < float(low) < 42.5 < float(high) < 48
+
+
+def test_worth_that_may_be_chance_is_called_so(tmp_path):
+    add_method(tmp_path, wrong(35, 67), method="scratch", name="all", val=0.5)
+    comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(40, 70))
+    assert "were worth: +0.5 points, 95 % interval" in comparison.verdict
+    assert "within what chance gives. Fine-tune top-3 reaches 92.5 %; trained" in comparison.verdict
+
+
+def test_worth_without_fine_tuning_is_held_against_the_best_head(tmp_path):
+    add_method(tmp_path, wrong(0, 60), val=0.85)
+    add_method(tmp_path, wrong(0, 200), method="scratch", name="all", val=0.5)
+    verdict = compare([tmp_path]).verdict
+    assert "were worth: +35.0 points" in verdict
+    assert "The logistic head reaches 85.0 %; trained from scratch, the network reaches 50.0 %." in verdict
+
+
+def test_scratch_alone_says_nothing_of_pretrained_weights(tmp_path):
+    add_method(tmp_path, wrong(0, 60), method="scratch", name="all")
+    add_method(tmp_path, wrong(0, 50), method="scratch", name="all-longer")
+    assert "pretrained" not in compare([tmp_path]).verdict
+
+
+def test_reinitialised_layers_are_named_in_the_label_and_held_against_the_same_layers_pretrained(tmp_path):
+    def tuned(name, last, val, **settings):
+        settings = {"unfreeze": name.partition("-new")[0], **settings}
+        add_method(tmp_path, wrong(0, last), method="finetune", name=name, val=val, settings=settings)
+
+    tuned("layer4", 40, 0.8)
+    tuned("all", 30, 0.9)
+    tuned("layer4-new", 120, 0.7, reinitialised=["layer4"])
+    comparison = compare([tmp_path])
+    assert [row.label for row in comparison.rows] == [
+        "fine-tune all",
+        "fine-tune layer4",
+        "fine-tune layer4-new, re-initialised",
+    ]
+    assert "weights of the re-initialised layers were worth: +20.0 points" in comparison.verdict
+    assert "Fine-tune layer4 reaches 90.0 %; fine-tune layer4-new, re-initialised reaches 70.0 %." in comparison.verdict
+
+
+def test_frozen_network_stands_between_fine_tuning_and_scratch_and_is_held_against_the_cache(tmp_path):
+    add_method(tmp_path, wrong(0, 200), method="scratch", name="all", val=0.5)
+    add_method(tmp_path, wrong(0, 64), method="frozen", name="linear", val=0.84, seconds=600)
+    comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(40, 70))
+    labels = ["logistic", "fine-tune top-3", "frozen network linear", "scratch all"]
+    assert [row.label for row in comparison.rows] == labels
+    assert (
+        "Without the cache, every image through the frozen network in every epoch, frozen network linear reaches 84.0 % (-1.0 points"
+        in comparison.verdict
+    )
+    assert "at 30 times the time" in comparison.verdict
+
+
+@pytest.mark.parametrize(
+    ("kind", "mark", "words"),
+    [
+        ("flip", " + flip", "“+ flip”: over the evaluation view and its mirror image."),
+        (
+            "crops",
+            " + crops",
+            "“+ crops”: over the centre and the four corners of an image, and their mirror images.",
+        ),
+        ("none", "", None),
+    ],
+)
+def test_test_time_augmentation_is_marked_and_explained(tmp_path, kind, mark, words):
+    comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(40, 70), settings={"test-time augmentation": kind})
+    assert [row.label for row in comparison.rows] == ["logistic", f"fine-tune top-3{mark}"]
+    note = " ".join(renderings_words(comparison))
+    assert (words in note and "The others see the evaluation view alone." in note) if words else not note
+    assert format_table(comparison).endswith(note or "in the method's own work.")
 
 
 def test_fine_tuning_without_a_head_is_ranked_not_judged(tmp_path):

@@ -54,6 +54,57 @@ def test_names_keep_apart_and_in_order(heights, least):
         assert moved == pytest.approx(heights)
 
 
+@pytest.fixture
+def trained(tmp_path):
+    """A cached head, and three methods that train on images, by their numbers in the table."""
+    made = predictions([0, 1] * 10, [0] * 18 + [1] * 2)
+    add(tmp_path, made, val=0.77)
+    for method, seconds in (("finetune", 8.0), ("frozen", 20.0), ("scratch", 400.0)):
+        own = [{**entry, "seconds": seconds * (entry["epoch"] > 0)} for entry in HISTORY]
+        stages = {"extract": 30.0, "train": 2.0 + 3 * seconds, "evaluate": 5.0}
+        add(tmp_path, made, method=method, name="all", history=own, seconds_by_stage=stages)
+    rows = compare([tmp_path]).rows
+    return rows[0], dict(enumerate(rows[1:], start=1))
+
+
+def test_time_begins_at_the_images_and_ends_before_testing(trained):
+    _, rows = trained
+    assert figures.elapsed(rows[1].results[0]) == [32, 40, 48, 56]
+    assert figures.elapsed(rows[3].results[0]) == [32, 432, 832, 1232]
+
+
+@pytest.mark.parametrize("over", ["epoch", "time"])
+def test_methods_are_side_by_side_in_the_colours_of_the_table(trained, over):
+    level, rows = trained
+    axes = figures.validation_curves(rows, level, over).axes[0]
+    for number, row in rows.items():
+        line = next(line for line in axes.lines if line.get_color() == figures.SERIES[number])
+        assert list(line.get_ydata()) == [0.7, 0.8, 0.85, 0.85]
+        at = figures.elapsed(row.results[0])
+        assert list(line.get_xdata()) == ([0, 1, 2, 3] if over == "epoch" else at)
+    rings = [line.get_xdata()[0] for line in axes.lines if line.get_markersize() == 8]
+    assert rings == ([2, 2, 2] if over == "epoch" else [48, 72, 832])
+    dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
+    assert [line.get_ydata()[0] for line in dotted] == [0.77]
+    assert {text.get_text() for text in axes.texts} == {
+        "logistic",
+        "fine-tune all",
+        "frozen network all",
+        "scratch all",
+    }
+    assert axes.get_xlabel() == ("epoch" if over == "epoch" else "time from the images on (logarithmic)")
+
+
+def test_an_epoch_that_took_no_time_is_not_drawn_over_it(tmp_path):
+    stages = {"train": 3.0, "evaluate": 1.0}
+    own = [{**entry, "seconds": float(entry["epoch"] > 0)} for entry in HISTORY]
+    add(tmp_path, predictions([0, 1], [0, 1]), method="scratch", name="all", history=own, seconds_by_stage=stages)
+    figure = figures.validation_curves({0: compare([tmp_path]).rows[0]}, None, "time")
+    assert list(figure.axes[0].lines[0].get_xdata())[1:] == [1, 2, 3]
+    assert figure.axes[0].get_xlim()[0] > 0.5
+    figures.inline_svg(figure)
+
+
 def test_heat_map_shares_cells_only_among_very_many_classes():
     assert [figures.classes_per_cell(classes) for classes in (2, 100, 200, 201, 1000)] == [1, 1, 1, 2, 5]
 
@@ -72,6 +123,7 @@ def test_png_and_svg_are_made_of_every_figure(row, tmp_path):
             figures.accuracy_against_time([row]),
             figures.learning_curve(row, "loss"),
             figures.learning_curve(row, "accuracy"),
+            figures.validation_curves({0: row}, row, "time"),
             figures.selection_scores(row),
             figures.confusion_heat_map(row.confusion, ["a", "b"]),
         ]

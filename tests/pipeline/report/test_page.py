@@ -1,3 +1,5 @@
+import base64
+import io
 import os
 import re
 from html.parser import HTMLParser
@@ -235,6 +237,59 @@ def test_contact_sheet_is_part_of_the_page(tmp_path):
     page = report(tmp_path)
     assert "What the network sees" in page.words
     assert any("Contact sheet" in one["alt"] for one in page.all("img"))
+
+
+def test_plots_of_the_rates_stand_beside_the_contact_sheet_of_their_method(tmp_path):
+    three_methods(tmp_path, seeds=(0, 1))
+    add(tmp_path, predictions([0, 1] * 30, [0] * 60), method="scratch", name="all", history=HISTORY)
+    add(tmp_path, predictions([0, 1] * 30, [0] * 60), method="scratch", name="all", history=HISTORY, seed=1)
+    for seed in (0, 1):
+        for folder, names in {
+            "finetune-top-3": ("contact-sheet", "rates", "range-test"),
+            "scratch-all": ("contact-sheet", "rates"),  # the very same sheet, which is shown once
+        }.items():
+            for name in names:
+                picture = Image.new("RGB", (300, 200), "green" if seed == 0 else "red")
+                picture.save(tmp_path / f"seed-{seed}" / folder / f"{name}.png")
+    page = report(tmp_path)
+    pictures = [one for one in page.all("img") if not one["alt"].startswith("photos/")]
+    assert [one["alt"].split(":")[0] for one in pictures] == [
+        "Contact sheet",
+        "fine-tune top-3",
+        "fine-tune top-3",
+        "scratch all",
+    ]
+    assert [one["src"].split(";")[0] for one in pictures] == ["data:image/jpeg", *["data:image/png"] * 3]
+    for one in pictures:  # of the first seed
+        with Image.open(io.BytesIO(base64.b64decode(one["src"].split(",")[1]))) as image:
+            assert image.convert("RGB").getpixel((9, 9))[1] > 100
+    assert "scratch all with seed 0 It sees what fine-tune top-3 sees. learning rate of each group" in page.words
+    assert "fine-tune top-3 with seed 0 learning rate of each group over the steps range test:" in page.words
+
+
+def test_methods_that_train_on_images_are_side_by_side(tmp_path):
+    three_methods(tmp_path)
+    assert "Side by side" not in report(tmp_path).words
+    for method, name in (("scratch", "all"), ("frozen", "linear")):
+        add(tmp_path, predictions([0, 1] * 30, [0] * 60), method=method, name=name, history=HISTORY)
+    page = report(tmp_path)
+    assert "Side by side" in page.words
+    named = [one["aria-label"] for _, one in page.elements if one.get("aria-label", "").startswith("Validation acc")]
+    methods = "fine-tune top-3, frozen network linear, scratch all, MLP"
+    assert named == [
+        f"Validation accuracy over the {words} of {methods}" for words in ("epochs", "time from the images on")
+    ]
+    assert {"side-by-side-epoch.png", "side-by-side-time.png"} < {one.name for one in (tmp_path / "figures").iterdir()}
+
+
+def test_test_time_augmentation_is_marked_in_the_table_and_explained_below_it(tmp_path):
+    three_methods(tmp_path)
+    assert "+ crops" not in report(tmp_path).words
+    made = predictions([0, 1] * 30, [0] * 60)
+    add(tmp_path, made, method="finetune", name="all", settings={"test-time augmentation": "crops"})
+    words = report(tmp_path).words
+    assert "fine-tune all + crops" in words
+    assert words.index("Probabilities averaged over renderings: “+ crops”") < words.index("What they cost")
 
 
 def test_every_picture_has_words_for_those_who_do_not_see_it(tmp_path):
