@@ -34,8 +34,9 @@ from stages.network.inference import InferenceTrunk
 from stages.network.pooling import Pool
 from stages.options import Finetune
 from stages.progress import progress
-from stages.training.loop import Epoch, Fit, fit
-from stages.training.schedules import make_schedule, parameter_groups
+from stages.training.loop import Epoch, Fit, Training, fit
+from stages.training.optimisers import make_optimiser, parameter_groups
+from stages.training.schedules import Schedule, make_schedule
 
 VALIDATION_BYTES = 1 << 30
 """Frozen outputs of the validation images are computed once and kept in memory up to this size."""
@@ -176,9 +177,9 @@ def finetune(
 
     loader = _training_loader(extractor, options, train, seed)
 
-    def train_batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def train_batches(epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         assert isinstance(loader.sampler, EpochOrder)
-        loader.sampler.epoch = epoch
+        loader.sampler.epoch, loader.sampler.skipped = epoch, first * options.finetune_batch_size
         for images, labels in progress(loader, label=f"epoch {epoch}/{options.epochs}", unit="batches"):
             yield through_trunk(images), labels
 
@@ -191,22 +192,19 @@ def finetune(
     model = upper.model
     if options.batchnorm == "eval":
         keep_batchnorm_in_evaluation(model.get_submodule("top"))
-    body, head = model.get_submodule("top"), model.get_submodule("head")
-    groups = parameter_groups([(body, options.rate), (head, options.finetune_head_rate)], options.weight_decay)
-    optimiser = torch.optim.AdamW(groups)
-    schedule = make_schedule(optimiser, options.schedule, len(loader) * options.epochs + 1, options.warmup)
+    blocks = [("head", ("head",), options.finetune_head_rate), ("top", ("top",), options.rate)]
+    optimiser = make_optimiser("adamw", parameter_groups(model, blocks, options.weight_decay))
+    scheduler = make_schedule(optimiser, Schedule(options.schedule, options.warmup), len(loader), options.epochs)
 
     done = fit(
         model,
         optimiser,
-        schedule,
-        epochs=options.epochs,
+        scheduler,
+        Training(options.epochs, seed, options.label_smoothing),
         train_batches=train_batches,
         val_batches=val_batches,
-        seed=seed,
-        label_smoothing=options.label_smoothing,
         checkpoint=checkpoint,
-        identity=training_identity(extractor, start, options, manifest, seed),
+        identity={"training": training_identity(extractor, start, options, manifest, seed)},
         on_epoch=on_epoch,
     )
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -265,14 +263,15 @@ class EpochOrder(Sampler[tuple[int, int]]):
     """The order of an epoch, made of seed and epoch, as (epoch, index) pairs."""
 
     def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed, self.epoch = size, seed, 1
+        self.size, self.seed, self.epoch, self.skipped = size, seed, 1, 0
 
     def __len__(self) -> int:
         return self.size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return iter([(self.epoch, index) for index in torch.randperm(self.size, generator=generator).tolist()])
+        order = torch.randperm(self.size, generator=generator).tolist()
+        return iter([(self.epoch, index) for index in order[self.skipped :]])
 
 
 def _training_loader(

@@ -25,7 +25,7 @@ from stages.machine import single_threaded
 from stages.network.heads import Head, LinearHead, MLPHead
 from stages.options import Head as Options
 from stages.training.loop import Epoch
-from stages.training.schedules import make_schedule
+from stages.training.schedules import Schedule, make_schedule
 
 _WARMUP = 0.3
 """Share of the steps in which the rate of the one-cycle schedule rises."""
@@ -142,9 +142,9 @@ def _train(
     """Train copies of a head side by side; each keeps its best epoch on `val`, or, without it, epoch `until`."""
     heads = [pattern] * len(settings)
     stack = Stack(heads, [one["rate"] for one in settings], [one["weight decay"] for one in settings], device)
-    steps = max(len(train) // options.head_batch_size, 1) * options.head_epochs
+    steps_per_epoch = max(len(train) // options.head_batch_size, 1)
     clock = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule = make_schedule(clock, "onecycle", steps + 1, warmup=_WARMUP)
+    schedule = make_schedule(clock, Schedule("onecycle", _WARMUP), steps_per_epoch, options.head_epochs)
     courses = [Course() for _ in settings]
     running = set(range(len(settings)))
     weights = torch.from_numpy(balanced_weights(train.labels)) if options.class_weights == "balanced" else None

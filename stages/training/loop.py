@@ -1,238 +1,268 @@
 """The training loop: epochs over batches, validation after each, the best epoch kept, a checkpoint to go on from.
 
-It knows neither images nor caches: a batch is whatever the model takes, with integer labels.
+It knows neither images nor caches: a batch is whatever the model takes, with labels. What a step is stands in
+``step.py``.
 """
 
 from __future__ import annotations
 
-import copy
-import os
+import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from timm.utils.distributed import distribute_bn
 from torch import Tensor, nn
-from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]
-from torch.nn import functional
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from cache.errors import CutpointError
+from cache.errors import CutpointError, DataError
+from stages.distributed import ALONE, Rank
+from stages.training.averaging import Average, Weights
+from stages.training.checkpoints import Checkpoints, Identity
+from stages.training.evaluation import Batches, evaluate_loss, predict_probabilities
+from stages.training.history import Epoch, Fit, Tally
+from stages.training.options import Training
+from stages.training.schedules import Scheduler
+from stages.training.step import Batch, NotFiniteError, Step
 
-Batches = Iterable[tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One row of a history. Epoch 0 is the model as it came, before any step, with nothing to say of training."""
-
-    epoch: int
-    train_loss: float | None
-    train_accuracy: float | None
-    val_loss: float
-    val_accuracy: float
-    rate: float
-    seconds: float
-
-    def better_than(self, other: Epoch) -> bool:
-        """Whether this epoch validates better: by accuracy, then by loss."""
-        return (self.val_accuracy, -self.val_loss) > (other.val_accuracy, -other.val_loss)
-
-
-@dataclass
-class Fit:
-    """What a training left: the history and the epoch whose weights the model now has."""
-
-    history: list[Epoch] = field(default_factory=list)
-    best: Epoch | None = None
-    resumed_from: int | None = None
+__all__ = ["Batches", "Epoch", "Fit", "Training", "evaluate_loss", "fit", "predict_probabilities"]
 
 
 def fit(
     model: nn.Module,
     optimiser: Optimizer,
-    schedule: LRScheduler,
+    scheduler: Scheduler,
+    options: Training,
     *,
-    epochs: int,
-    train_batches: Callable[[int], Batches],
+    train_batches: Callable[[int, int], Batches],
     val_batches: Callable[[], Batches],
-    seed: int,
-    label_smoothing: float = 0.0,
-    patience: int | None = None,
     checkpoint: Path | None = None,
-    identity: str = "",
-    on_epoch: Callable[[Epoch], None] = lambda _: None,
+    identity: Identity | None = None,
+    prepare: Callable[[int, int], None] = lambda epoch, first: None,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    rank: Rank = ALONE,
 ) -> Fit:
     """Train `model` and leave it with the weights of its best validation epoch.
 
     Parameters
     ----------
-    model, optimiser, schedule
-        The schedule is stepped after every optimiser step.
-    epochs : int
-        Passes over the training batches.
+    model : nn.Module
+        Inputs -> logits, or (logits, [(weight, auxiliary logits), ...]). To compile it, use ``model.compile()``.
+    optimiser : Optimizer
+        Over all parameters that train at any time, in the groups of ``optimisers.py``.
+    scheduler : Scheduler
+        Made for as many steps as there will be.
+    options : Training
     train_batches : callable
-        ``epoch -> iterable of (inputs, labels)``; epochs count from 1. The same epoch must give the same batches.
+        ``(epoch, first) -> iterable of (inputs, labels)``, from batch number `first` of the epoch on; epochs count from
+        1, batches from 0. A batch must depend on epoch and number alone, not on torch's random state.
     val_batches : callable
         ``() -> iterable of (inputs, labels)``.
-    seed : int
-        Every epoch starts from a random state made of `seed` and its number, so that a resumed training draws what
-        an undisturbed one would.
-    patience : int, optional
-        Stop after this many epochs without a lower validation loss.
     checkpoint : Path, optional
-        File written (atomically) after every epoch; where it exists and was made with the same `identity`, the
-        training goes on from it.
-    identity : str
-        Digest of everything that shapes this training.
+        Written after every epoch and every `checkpoint_seconds`. Where it exists, the training goes on from it, to the
+        very weights it would have come to.
+    identity : mapping, optional
+        All else that shapes this training, by option; the checkpoint of another one is refused. The options given here
+        and the number of processes need not be in it.
+    prepare : callable
+        ``(epoch, first)``, called before the batches of an epoch are asked for, to freeze and unfreeze layers; `first`
+        is more than 0 where a killed training goes on within the epoch.
+    on_epoch : callable
+        Told each row of the history, in every process.
+    rank : Rank
+        One of several processes, each with a share of every batch and of the validation batches, and with as many
+        batches as the others. All end with the same weights; the first writes the checkpoint.
 
     Raises
     ------
+    UsageError
+        If the checkpoint is of another training: says what differs.
     CutpointError
-        If the loss becomes NaN or infinite; says at which step.
+        If the loss becomes NaN or infinite: says in which step, and where the best weights so far are kept.
     """
-    done = Fit()
-    best_weights: dict[str, Tensor] = {}
-    saved = _load_checkpoint(checkpoint, identity)
-    if saved is None:
-        first = Epoch(0, None, None, *evaluate_loss(model, val_batches()), rate=0.0, seconds=0.0)
-        done.history.append(first)
-        done.best, best_weights = first, _weights(model)
-        on_epoch(first)
+    run = _Run(model, optimiser, scheduler, options, rank)
+    checkpoints = Checkpoints(
+        checkpoint if rank.first else None,
+        {**_shaping(options), "processes": rank.count, **(identity or {})},
+        options.checkpoint_seconds,
+    )
+    if (saved := rank.share(checkpoints.load)) is None:
+        on_epoch(run.add(Epoch(0, None, None, *run.validate(val_batches()), rate=0.0, seconds=0.0)))
     else:
-        model.load_state_dict(saved["model"], strict=False)
-        optimiser.load_state_dict(saved["optimiser"])
-        schedule.load_state_dict(saved["schedule"])
-        done.history = [Epoch(**row) for row in saved["history"]]
-        done.best, best_weights = Epoch(**saved["best"]), saved["best_weights"]
-        done.resumed_from = done.history[-1].epoch
+        run.restore(saved)
 
-    for number in range(done.history[-1].epoch + 1, epochs + 1):
-        if patience is not None and _epochs_without_progress(done.history) >= patience:
-            break
-        started = time.perf_counter()
-        torch.manual_seed(seed * 1_000_003 + number)
-        model.train()
-        trained = _train_epoch(model, optimiser, schedule, train_batches(number), label_smoothing, number)
-        validated = evaluate_loss(model, val_batches())
-        rate = max(float(group["lr"]) for group in optimiser.param_groups)
-        epoch = Epoch(number, *trained, *validated, rate=rate, seconds=time.perf_counter() - started)
-        done.history.append(epoch)
-        if done.best is None or epoch.better_than(done.best):
-            done.best, best_weights = epoch, _weights(model)
-        if checkpoint is not None:
-            _save_checkpoint(checkpoint, identity, model, optimiser, schedule, done, best_weights)
-        on_epoch(epoch)
+    try:
+        while not run.finished:
+            started = time.perf_counter() - run.seconds
+            prepare(run.epoch, run.batches)
+            model.train()
+            for batches in run.grouped(train_batches):
+                run.step(batches)
+                if checkpoints.due:
+                    run.seconds = time.perf_counter() - started
+                    checkpoints.save(run.state())
+            validated = run.validate(val_batches())
+            epoch = run.end_epoch(*validated, seconds=time.perf_counter() - started)
+            checkpoints.save(run.state())
+            on_epoch(epoch)
+    except NotFiniteError as error:
+        raise CutpointError(run.diagnosis(error, checkpoint)) from error
 
-    model.load_state_dict(best_weights, strict=False)
+    run.weights.load(model, run.best_weights)
     model.eval()
-    return done
+    return run.fit
 
 
-@torch.no_grad()
-def predict_probabilities(model: nn.Module, batches: Iterable[Tensor]) -> Tensor:
-    """Return softmax probabilities [n, classes], float32 on the CPU, of `model` in evaluation mode."""
-    model.eval()
-    device = next(model.parameters()).device
-    return torch.cat([model(inputs.to(device)).float().softmax(dim=1).cpu() for inputs in batches])
+class _Run:
+    """All that changes while a model trains: what a checkpoint keeps and gives back.
 
+    Attributes
+    ----------
+    epoch, batches : int
+        The epoch in progress, from 1, and how many of its batches are done.
+    steps : int
+        Steps of the optimiser in all epochs.
+    seconds : float
+        That the epoch in progress took before it was interrupted.
+    tally : Tally
+        Of the epoch in progress.
+    fit : Fit
+    best_weights : dict of str to Tensor
+    """
 
-@torch.no_grad()
-def evaluate_loss(model: nn.Module, batches: Batches) -> tuple[float, float]:
-    """Return the mean cross-entropy and the accuracy of `model`, in evaluation mode, over all samples."""
-    model.eval()
-    device = next(model.parameters()).device
-    loss, correct, count = 0.0, 0, 0
-    for inputs, labels in batches:
-        labels = labels.to(device)
-        logits = model(inputs.to(device)).float()
-        loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
-        correct += int((logits.argmax(dim=1) == labels).sum())
-        count += len(labels)
-    return loss / count, correct / count
+    def __init__(
+        self, model: nn.Module, optimiser: Optimizer, scheduler: Scheduler, options: Training, rank: Rank
+    ) -> None:
+        self._model, self._optimiser, self._scheduler, self._options = model, optimiser, scheduler, options
+        self._rank = rank
+        self._step = Step(model, optimiser, options, rank)
+        self._average = Average(model, options.ema)
+        self.weights = Weights(model, optimiser)
+        self.epoch, self.batches, self.steps, self.seconds, self.tally = 1, 0, 0, 0.0, Tally()
+        self.fit = Fit()
+        self.best_weights: dict[str, Tensor] = {}
 
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or nothing has got better for too long."""
+        patience = self._options.patience
+        return self.epoch > self._options.epochs or (patience is not None and self.fit.idle() >= patience)
 
-def _train_epoch(
-    model: nn.Module,
-    optimiser: Optimizer,
-    schedule: LRScheduler,
-    batches: Batches,
-    label_smoothing: float,
-    epoch: int,
-) -> tuple[float, float]:
-    device = next(model.parameters()).device
-    loss_sum = torch.zeros((), device=device)
-    correct = torch.zeros((), dtype=torch.long, device=device)
-    count = 0
-    for step, (inputs, labels) in enumerate(batches, start=1):
-        inputs, labels = inputs.to(device), labels.to(device)
-        logits = model(inputs)
-        loss = functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        if not torch.isfinite(loss):
-            raise CutpointError(
-                f"the training loss became {loss.item()} at step {step} of epoch {epoch}; "
-                "the learning rate is too high for this network: try a tenth of it"
+    def grouped(self, train_batches: Callable[[int, int], Batches]) -> Iterator[list[Batch]]:
+        """Yield the batches of each step that is left of the epoch."""
+        torch.manual_seed(self._seed())  # what a loader of batches draws as it begins is the same every time
+        batches = iter(train_batches(self.epoch, self.batches))
+        while some := list(islice(batches, self._options.accumulate)):
+            yield some
+        if not self.batches:
+            raise DataError("there is no batch to train on; give more images, or smaller batches")
+
+    def step(self, batches: list[Batch]) -> None:
+        """Train on a few batches."""
+        self.tally.add(self._step(batches, self._seed(self.batches)))
+        self._scheduler.step()
+        self.steps += 1
+        self.batches += len(batches)
+        self._average.update(self.steps)
+
+    def validate(self, batches: Batches) -> tuple[float, float]:
+        """Return loss and accuracy on the validation batches."""
+        if self._rank.count > 1:  # each process has its own BatchNorm statistics; those of the first count
+            for model in (self._model, self._average.model):
+                distribute_bn(model, self._rank.count)  # type: ignore[no-untyped-call]
+        return evaluate_loss(self._average.model, batches, self._rank)
+
+    def end_epoch(self, val_loss: float, val_accuracy: float, seconds: float) -> Epoch:
+        """Write the row of the epoch in progress, and go to the next."""
+        if not math.isfinite(val_loss):
+            raise NotFiniteError(f"validation loss became {val_loss}")
+        self._scheduler.end_epoch(val_loss)
+        groups = self._optimiser.param_groups
+        row = self.add(
+            Epoch(
+                self.epoch,
+                self.tally.loss,
+                self.tally.accuracy,
+                val_loss,
+                val_accuracy,
+                rate=max(float(group["lr"]) for group in groups),
+                seconds=seconds,
+                terms=self.tally.means(),
+                rates={group["block"]: float(group["lr"]) for group in groups},
             )
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-        loss_sum += loss.detach() * len(labels)
-        correct += (logits.detach().argmax(dim=1) == labels).sum()
-        count += len(labels)
-    return float(loss_sum) / count, int(correct) / count
+        )
+        self.epoch, self.batches, self.seconds, self.tally = self.epoch + 1, 0, 0.0, Tally()
+        return row
+
+    def add(self, epoch: Epoch) -> Epoch:
+        """Add a row to the history, and keep the weights if it is the best."""
+        if self.fit.add(epoch):
+            self.best_weights = self.weights.copied(self._average.model)
+        return epoch
+
+    def state(self) -> dict[str, Any]:
+        """Return all of it, as torch and JSON have it, not copied.
+
+        Raises
+        ------
+        NotFiniteError
+            If a weight is not finite: such a state is not worth going on from.
+        """
+        trained = (parameter for group in self._optimiser.param_groups for parameter in group["params"])
+        if not all(bool(parameter.isfinite().all()) for parameter in trained):
+            raise NotFiniteError("weights became NaN or infinite")
+        return {
+            "model": self.weights.of(self._model),
+            "average": self.weights.of(self._average.model),
+            "optimiser": self._optimiser.state_dict(),
+            "scheduler": self._scheduler.state_dict(),
+            "scaler": self._step.precision.scaler.state_dict(),
+            "parts": self._step.parts,
+            "place": [self.epoch, self.batches, self.steps, self.seconds],
+            "tally": asdict(self.tally),
+            "history": [asdict(epoch) for epoch in self.fit.history],
+            "best weights": self.best_weights,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take on a state."""
+        self.weights.load(self._model, state["model"])
+        self.weights.load(self._average.model, state["average"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._scheduler.load_state_dict(state["scheduler"])
+        self._step.precision.scaler.load_state_dict(state["scaler"])
+        self._step.parts = state["parts"]
+        self.epoch, self.batches, self.steps, self.seconds = state["place"]
+        self.tally = Tally(**state["tally"])
+        for row in state["history"]:
+            self.fit.add(Epoch(**row))
+        self.best_weights = state["best weights"]
+        self.fit.resumed_from = self.fit.history[-1].epoch
+
+    def diagnosis(self, error: NotFiniteError, checkpoint: Path | None) -> str:
+        """Say where a training was lost, why it may have been, and what is left of it."""
+        rate = max(float(group["lr"]) for group in self._optimiser.param_groups)
+        said = (
+            f"the {error} at step {self.batches // self._options.accumulate + 1} of epoch {self.epoch}, at a rate of "
+            f"{rate:.3g}; the learning rate is too high for this network: try a tenth of it"
+        )
+        if self._options.autocast == "fp16":
+            said += ", or --autocast bf16, whose numbers overflow less soon"
+        if checkpoint is not None and checkpoint.exists() and self.fit.best is not None:
+            said += f". The best weights so far, those of epoch {self.fit.best.epoch}, are kept in {checkpoint}"
+        return said
+
+    def _seed(self, *place: int) -> int:
+        """Return a seed for this process and this epoch, or a place in it."""
+        numbers = (self._options.seed, self._rank.index, self.epoch, *place)
+        return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def _epochs_without_progress(history: list[Epoch]) -> int:
-    losses = [epoch.val_loss for epoch in history]
-    return len(losses) - 1 - losses.index(min(losses))
-
-
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of what training can change: trained parameters and all buffers."""
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    return {name: value.clone() for name, value in model.state_dict().items() if name not in frozen}
-
-
-def _save_checkpoint(
-    path: Path,
-    identity: str,
-    model: nn.Module,
-    optimiser: Optimizer,
-    schedule: LRScheduler,
-    done: Fit,
-    best_weights: dict[str, Tensor],
-) -> None:
-    assert done.best is not None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    state = {
-        "identity": identity,
-        "model": _weights(model),
-        "optimiser": optimiser.state_dict(),
-        "schedule": copy.deepcopy(schedule.state_dict()),
-        "history": [asdict(epoch) for epoch in done.history],
-        "best": asdict(done.best),
-        "best_weights": best_weights,
-    }
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _load_checkpoint(path: Path | None, identity: str) -> dict[str, Any] | None:
-    if path is None or not path.exists():
-        return None
-    try:
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return saved if saved["identity"] == identity else None
-    except (UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
-        raise CutpointError(f"the checkpoint {path} is damaged; delete it to start this training again") from error
+def _shaping(options: Training) -> Identity:
+    """Return the options that change what a training comes to."""
+    return {name: value for name, value in asdict(options).items() if name != "checkpoint_seconds"}

@@ -1,74 +1,306 @@
-"""Learning-rate schedules over steps, made of torch's own, and the parameter groups they act on."""
+"""How the learning rate goes over the steps of a training: torch's own schedules, with one set of options.
+
+Every schedule multiplies the rate of a parameter group, so groups keep their proportion to each other. How groups are
+made is ``optimisers.py``; how a highest rate is found is ``range_test.py``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
-from timm.optim._param_groups import param_groups_weight_decay
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, SequentialLR
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    CyclicLR,
+    LinearLR,
+    LRScheduler,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+)
 
-from cache.errors import UsageError
+from cache.errors import UsageError, suggestion
 
-Schedule = Literal["cosine", "onecycle", "constant"]
+Kind = Literal[
+    "constant", "step", "plateau", "cosine", "onecycle", "triangular", "triangular2", "exp_range", "restarts"
+]
+
+_SETTINGS: dict[str, tuple[Kind, ...]] = {
+    "warmup": ("constant", "step", "plateau", "cosine", "onecycle", "restarts"),
+    "cycle_epochs": ("triangular", "triangular2", "exp_range", "restarts"),
+    "cycle_multiplier": ("restarts",),
+    "factor": ("step", "plateau", "exp_range"),
+    "step_epochs": ("step",),
+    "patience": ("plateau",),
+}
+"""Which schedules each setting is for."""
+
+_OPTIONS = {"factor": "--rate-factor", "patience": "--plateau-patience"}
+
+_WARMUP: dict[Kind, float] = {"onecycle": 0.3, "restarts": 0.0}
+_FACTOR: dict[Kind, float] = {"exp_range": 0.5}
+_LOWEST_OF_CYCLE = 1 / 4
+"""Of the highest rate, where triangular cycles begin: a third or a fourth of it (Smith 2017, section 3.3)."""
 
 
-def parameter_groups(modules: Sequence[tuple[nn.Module, float]], weight_decay: float) -> list[dict[str, Any]]:
-    """Return optimiser groups: each module with its own learning rate, weight decay not on biases and normalisation.
+@dataclass(frozen=True)
+class Schedule:
+    """Which way the rate goes. What is None has a default; what is given must be of use to the kind.
 
-    Parameters
+    Attributes
     ----------
-    modules : sequence of (nn.Module, float)
-        What trains, and its highest learning rate. Parameters that do not require a gradient are left out.
-    weight_decay : float
-        Decoupled weight decay of matrices and kernels; vectors (biases, scales of normalisation layers) get none.
+    kind : str
+        ``constant``: as it is. ``step``: times `factor` every `step_epochs`. ``plateau``: times `factor` when the
+        validation loss has not fallen for more than `patience` epochs. ``cosine``: to zero along half a cosine
+        (Loshchilov & Hutter 2017). ``onecycle``: up from 1/25 of the highest and down to 1e-4 of that (Smith & Topin
+        2018). ``triangular``, ``triangular2``, ``exp_range``: up from a quarter of the highest and down again,
+        linearly, in cycles (Smith 2017); the second halves the height of each cycle, the third lets it shrink to
+        `factor` times what it was from one cycle to the next.
+        ``restarts``: cosines, one after the other (Loshchilov & Hutter 2017).
+    warmup : float, optional
+        Share of all steps, at least 0 and less than 1, in which the rate rises to its highest. Default: 0.3 for
+        onecycle, 0 for restarts, else 0.1.
+    cycle_epochs : float, optional
+        Epochs of the first cycle. Default: 1 for restarts, else 2 (1 where there is but one epoch).
+    cycle_multiplier : int, optional
+        How many times longer each cycle is than the one before. Default: 2.
+    factor : float, optional
+        In (0, 1). Default: 0.5 for exp_range, else 0.1.
+    step_epochs : int, optional
+        Default: a third of the epochs, rounded up.
+    patience : int, optional
+        Default: 2.
 
     Raises
     ------
     UsageError
-        If nothing is left to train.
+        If a number is impossible, or is for another kind of schedule.
     """
-    groups = []
-    for module, rate in modules:
-        for group in param_groups_weight_decay(module, weight_decay):
-            if group["params"]:
-                groups.append({**group, "lr": rate})
-    if not groups:
-        raise UsageError("nothing is left to train: every parameter is frozen; unfreeze a layer that has weights")
-    return groups
+
+    kind: Kind = "cosine"
+    warmup: float | None = None
+    cycle_epochs: float | None = None
+    cycle_multiplier: int | None = None
+    factor: float | None = None
+    step_epochs: int | None = None
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        kinds = get_args(Kind)
+        if self.kind not in kinds:
+            raise UsageError(
+                f"--schedule {self.kind}: there is no such schedule; there are {', '.join(kinds)}."
+                f"{suggestion(self.kind, kinds)}"
+            )
+        for name, those in _SETTINGS.items():
+            if getattr(self, name) is not None and self.kind not in those:
+                raise UsageError(
+                    f"{_option(name)} is of no use with --schedule {self.kind}; it is for {', '.join(those)}"
+                )
+        self._require("warmup", "a share of the steps, at least 0 and less than 1", lambda share: 0 <= share < 1)
+        self._require("cycle_epochs", "more than 0", lambda epochs: epochs > 0)
+        self._require("cycle_multiplier", "a whole number of at least 1", lambda times: times >= 1 and times % 1 == 0)
+        self._require("factor", "between 0 and 1", lambda factor: 0 < factor < 1)
+        self._require("step_epochs", "at least 1", lambda epochs: epochs >= 1)
+        self._require("patience", "at least 0", lambda epochs: epochs >= 0)
+
+    def check(self, epochs: int) -> None:
+        """Refuse a cycle, or a step, that is longer than a training of `epochs`.
+
+        Raises
+        ------
+        UsageError
+            With the option and what to do.
+        """
+        for name in ("cycle_epochs", "step_epochs"):
+            value = getattr(self, name)
+            if value is not None and value > epochs:
+                raise UsageError(
+                    f"{_option(name)} {value:g} is longer than the training of {epochs} epochs; "
+                    "make it shorter, or --epochs more"
+                )
+
+    def _require(self, name: str, what: str, holds: Any) -> None:
+        value = getattr(self, name)
+        if value is not None and not holds(value):
+            raise UsageError(f"{_option(name)} {value:g} must be {what}")
 
 
-def make_schedule(optimiser: Optimizer, kind: Schedule, steps: int, warmup: float) -> LRScheduler:
-    """Return a scheduler to step once per optimiser step.
+class Scheduler:
+    """A schedule at work on an optimiser.
+
+    Parameters
+    ----------
+    each_step : sequence of LRScheduler
+        Each is stepped after every step of the optimiser, and multiplies the rates.
+    plateau : ReduceLROnPlateau, optional
+        Looks at the validation loss after every epoch.
+    """
+
+    def __init__(
+        self, optimiser: Optimizer, each_step: Sequence[LRScheduler], plateau: ReduceLROnPlateau | None = None
+    ) -> None:
+        self._optimiser = optimiser
+        self._each_step = list(each_step)
+        self._plateau = plateau
+
+    def step(self) -> None:
+        """Set the rates of the next step; to be called after each step of the optimiser."""
+        for scheduler in self._each_step:
+            scheduler.step()
+
+    def end_epoch(self, val_loss: float) -> None:
+        """Tell how the epoch validated, which ``plateau`` goes by."""
+        if self._plateau is not None:
+            self._plateau.step(val_loss)
+
+    def rescale(self, block: str, factor: float) -> None:
+        """Multiply the rates of a block's groups, now and in all steps to come.
+
+        The schedule goes on where it is: this is for a range test that is repeated when a block begins to train.
+        """
+        for number, group in enumerate(self._optimiser.param_groups):
+            if group.get("block") != block:
+                continue
+            for name in {"lr", "initial_lr", "max_lr", "min_lr"} & set(group):
+                group[name] *= factor
+            for scheduler in self._all():
+                for name in {"base_lrs", "max_lrs"} & set(vars(scheduler)):
+                    getattr(scheduler, name)[number] *= factor
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values; they go together with the optimiser's, which has the rates of now."""
+        return {"schedulers": [scheduler.state_dict() for scheduler in self._outer()]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the schedule with this state was; the optimiser's state is loaded by itself."""
+        for scheduler, one in zip(self._outer(), state["schedulers"], strict=True):
+            scheduler.load_state_dict(one)
+
+    def _outer(self) -> list[LRScheduler]:
+        return [*self._each_step, *([self._plateau] if self._plateau is not None else [])]
+
+    def _all(self) -> list[LRScheduler]:
+        return [inner for scheduler in self._outer() for inner in (scheduler, *getattr(scheduler, "_schedulers", ()))]
+
+
+def make_schedule(optimiser: Optimizer, schedule: Schedule, steps_per_epoch: int, epochs: int) -> Scheduler:
+    """Put a schedule to work.
 
     Parameters
     ----------
     optimiser : Optimizer
         Its groups' ``lr`` are the highest rates.
-    kind : {"cosine", "onecycle", "constant"}
-        cosine: to zero along half a cosine (Loshchilov & Hutter 2017). onecycle: up from 1/25 and down to 1e-4 of
-        that (Smith & Topin 2018). constant: as it is.
-    steps : int
-        Steps of the whole training.
-    warmup : float
-        Share of the steps, in [0, 1), in which the rate rises.
+    schedule : Schedule
+    steps_per_epoch : int
+        Steps of the optimiser, each of which may be over several batches.
+    epochs : int
+
+    Raises
+    ------
+    UsageError
+        If a cycle or a step is longer than the training, see :meth:`Schedule.check`.
     """
-    if not 0 <= warmup < 1:
-        raise UsageError(f"--warmup {warmup} must be a share of the steps, at least 0 and less than 1")
+    schedule.check(epochs)
+    kind = schedule.kind
+    steps = steps_per_epoch * epochs + 1  # the rate is set once more after the last step
+    warmup = _WARMUP.get(kind, 0.1) if schedule.warmup is None else schedule.warmup
     rising = round(steps * warmup)
+    factor = schedule.factor or _FACTOR.get(kind, 0.1)
+
     if kind == "onecycle":
-        rates = [group["lr"] for group in optimiser.param_groups]
-        total = max(steps, 3)  # torch's cycle needs a step up, a peak and a step down
-        return OneCycleLR(optimiser, rates, total_steps=total, pct_start=min(max(rising, 2), total - 1) / total)
+        return Scheduler(optimiser, [_one_cycle(optimiser, steps, rising)])
+    if kind == "triangular" or kind == "triangular2" or kind == "exp_range":
+        cycle = round((schedule.cycle_epochs or min(2, epochs)) * steps_per_epoch)
+        return Scheduler(optimiser, [_triangles(optimiser, kind, cycle, factor)])
+    if kind == "step":
+        falling = StepLR(optimiser, (schedule.step_epochs or -(-epochs // 3)) * steps_per_epoch, factor)
+        return Scheduler(optimiser, [falling, *_rise(optimiser, rising)])
+    if kind == "plateau":
+        patience = 2 if schedule.patience is None else schedule.patience
+        return Scheduler(optimiser, _rise(optimiser, rising), ReduceLROnPlateau(optimiser, "min", factor, patience))
+
     after: LRScheduler
     if kind == "cosine":
         after = CosineAnnealingLR(optimiser, T_max=max(steps - rising, 1))
+    elif kind == "restarts":
+        cycle = max(round((schedule.cycle_epochs or 1) * steps_per_epoch), 1)
+        after = CosineAnnealingWarmRestarts(optimiser, cycle, int(schedule.cycle_multiplier or 2))
     else:
         after = ConstantLR(optimiser, factor=1.0, total_iters=0)
     if rising == 0:
-        return after
-    # LinearLR begins at a factor above zero; 1/(rising+1) makes the climb even from a rate of zero before step one
-    before = LinearLR(optimiser, start_factor=1 / (rising + 1), total_iters=rising)
-    return SequentialLR(optimiser, [before, after], milestones=[rising])
+        return Scheduler(optimiser, [after])
+    return Scheduler(optimiser, [SequentialLR(optimiser, [*_rise(optimiser, rising), after], milestones=[rising])])
+
+
+def rates_of(schedule: Schedule, highest: Sequence[float], steps_per_epoch: int, epochs: int) -> NDArray[np.float64]:
+    """Return the rates of every step without training, float64 [steps, groups].
+
+    Parameters
+    ----------
+    schedule : Schedule
+        ``plateau`` falls where the validation loss says so, which only training shows: here it never does.
+    highest : sequence of float
+        Highest rate of each group.
+    """
+    optimiser = SGD([{"params": [torch.zeros(1, requires_grad=True)], "lr": rate} for rate in highest])
+    scheduler = make_schedule(optimiser, schedule, steps_per_epoch, epochs)
+    rates = []
+    for _ in range(steps_per_epoch * epochs):
+        rates.append([float(group["lr"]) for group in optimiser.param_groups])
+        optimiser.step()
+        scheduler.step()
+    return np.array(rates).reshape(-1, len(highest))
+
+
+def _one_cycle(optimiser: Optimizer, steps: int, rising: int) -> LRScheduler:
+    total = max(steps, 3)  # torch's cycle needs a step up, a peak and a step down
+    return OneCycleLR(
+        optimiser,
+        max_lr=[group["lr"] for group in optimiser.param_groups],
+        total_steps=total,
+        pct_start=min(max(rising, 2), total - 1) / total,
+        cycle_momentum=_has_momentum(optimiser),
+    )
+
+
+def _triangles(
+    optimiser: Optimizer, kind: Literal["triangular", "triangular2", "exp_range"], cycle: int, factor: float
+) -> LRScheduler:
+    """Return cycles of so many steps; torch's exp_range multiplies the height in every step, ours once in a cycle."""
+    cycle = max(cycle, 2)
+    rates = [group["lr"] for group in optimiser.param_groups]
+    return CyclicLR(
+        optimiser,
+        base_lr=[rate * _LOWEST_OF_CYCLE for rate in rates],
+        max_lr=rates,
+        step_size_up=cycle // 2,
+        step_size_down=cycle - cycle // 2,
+        mode=kind,
+        gamma=factor ** (1 / cycle),
+        cycle_momentum=_has_momentum(optimiser),
+    )
+
+
+def _rise(optimiser: Optimizer, steps: int) -> list[LRScheduler]:
+    """Return what multiplies the rates by an even climb; LinearLR cannot begin at zero, so step one is above it."""
+    return [LinearLR(optimiser, start_factor=1 / (steps + 1), total_iters=steps)] if steps else []
+
+
+def _has_momentum(optimiser: Optimizer) -> bool:
+    """Whether there is a momentum to lower while the rate rises (Smith 2018, section 4.3)."""
+    if isinstance(optimiser, SGD):
+        return all(group["momentum"] > 0 for group in optimiser.param_groups)
+    return isinstance(optimiser, Adam | AdamW)
+
+
+def _option(name: str) -> str:
+    return _OPTIONS.get(name, f"--{name.replace('_', '-')}")

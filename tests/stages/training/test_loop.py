@@ -1,49 +1,15 @@
 import copy
+import math
+import re
 
 import pytest
 import torch
-from torch import nn
 
-from cache.errors import CutpointError
-from stages.training.loop import evaluate_loss, fit, predict_probabilities
-from stages.training.schedules import make_schedule, parameter_groups
-
-
-def blobs(n=240, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(3, (n,), generator=generator)
-    centres = torch.tensor([[2.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 2.0, 0]])
-    return centres[labels] + torch.randn(n, 4, generator=generator), labels
-
-
-TRAIN, VAL = blobs(), blobs(seed=1)
-
-
-def small_network():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3))
-
-
-def batches_of(epoch):
-    order = torch.randperm(len(TRAIN[0]), generator=torch.Generator().manual_seed(epoch))
-    for part in order.split(40):
-        yield TRAIN[0][part], TRAIN[1][part]
-
-
-def train(model, epochs, rate=0.02, train_batches=batches_of, val=VAL, **options):
-    optimiser = torch.optim.AdamW(parameter_groups([(model, rate)], 0.01))
-    schedule = make_schedule(optimiser, "cosine", 6 * 8 + 1, 0.1)
-    return fit(
-        model,
-        optimiser,
-        schedule,
-        epochs=epochs,
-        train_batches=train_batches,
-        val_batches=lambda: [val],
-        seed=3,
-        **options,
-    )
+from cache.errors import CutpointError, DataError, UsageError
+from stages.training.loop import evaluate_loss
+from stages.training.options import Training
+from stages.training.schedules import Schedule
+from tests.stages.training.blobs import BATCHES, TRAIN, VAL, batches_of, same, small_network, train
 
 
 def test_training_learns_and_the_history_says_so():
@@ -57,6 +23,7 @@ def test_training_learns_and_the_history_says_so():
 def test_the_model_is_left_with_the_weights_of_the_best_epoch():
     model = small_network()
     done = train(model, 8, rate=2.0)  # so high that the last epoch is not the best
+    assert done.best.epoch < 8
     loss, accuracy = evaluate_loss(model, [VAL])
     assert (loss, accuracy) == pytest.approx((done.best.val_loss, done.best.val_accuracy))
     assert not model.training
@@ -65,24 +32,114 @@ def test_the_model_is_left_with_the_weights_of_the_best_epoch():
 def test_epoch_zero_is_kept_where_training_only_harms():
     model = small_network()
     train(model, 8)
-    before = copy.deepcopy(model.state_dict())
-    wrong = lambda epoch: ((inputs, (labels + 1) % 3) for inputs, labels in batches_of(epoch))  # noqa: E731
+    before = copy.deepcopy(model)
+    wrong = lambda epoch, first: ((inputs, (labels + 1) % 3) for inputs, labels in batches_of(epoch, first))  # noqa: E731
     done = train(model, 3, train_batches=wrong)
     assert done.best.epoch == 0
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert same(before, model)
 
 
 def test_patience_stops_after_epochs_without_a_lower_validation_loss():
     scrambled = (VAL[0], VAL[1][torch.randperm(len(VAL[1]), generator=torch.Generator().manual_seed(0))])
-    done = train(small_network(), 8, patience=2, val=scrambled)
+    done = train(small_network(), 8, options={"patience": 2}, val=scrambled)
     losses = [epoch.val_loss for epoch in done.history]
     assert len(losses) == losses.index(min(losses)) + 3 < 9
 
 
+def test_the_history_tells_the_terms_of_the_loss_and_the_rate_of_each_block():
+    done = train(small_network(), 2, options={"l1": 1e-3})
+    for epoch in done.history[1:]:
+        assert set(epoch.terms) == {"main", "l1"}
+        assert sum(epoch.terms.values()) == pytest.approx(epoch.train_loss)
+        assert epoch.rates == {"all": epoch.rate}
+    assert done.history[2].terms["l1"] > 0
+
+
+def test_the_schedule_hears_of_the_validation_loss():
+    scrambled = (VAL[0], VAL[1][torch.randperm(len(VAL[1]), generator=torch.Generator().manual_seed(0))])
+    schedule = Schedule("plateau", 0.0, patience=0, factor=0.5)
+    done = train(small_network(), 8, rate=0.1, schedule=schedule, val=scrambled)
+    losses = [epoch.val_loss for epoch in done.history[1:]]
+    worse = sum(loss >= min(losses[:place]) * (1 - 1e-4) for place, loss in enumerate(losses) if place)
+    assert worse > 2
+    assert done.history[-1].rate == pytest.approx(0.1 * 0.5**worse)
+
+
+def test_accumulated_batches_are_one_step_of_a_larger_batch_also_where_the_last_has_fewer():
+    def as_one(epoch, first):
+        batches = list(batches_of(epoch))
+        steps = [batches[start : start + 4] for start in range(0, BATCHES, 4)]  # four batches, then the two left
+        for step in steps:
+            yield tuple(torch.cat(parts) for parts in zip(*step, strict=True))
+
+    accumulated, large = (small_network(dropout=0.0, normalised=False) for _ in range(2))
+    schedule = Schedule("constant", 0.0)
+    ones = train(accumulated, 3, schedule=schedule, optimiser="sgd", options={"accumulate": 4})
+    others = train(large, 3, schedule=schedule, optimiser="sgd", train_batches=as_one)
+    for one, other in zip(ones.history, others.history, strict=True):
+        assert one.val_loss == pytest.approx(other.val_loss, rel=1e-5)
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-5) if one.epoch else True
+    alone = train(small_network(0.0, False), 3, schedule=schedule, optimiser="sgd")
+    assert alone.history[-1].val_loss != pytest.approx(ones.history[-1].val_loss, rel=1e-3)
+
+
+def test_clipping_bounds_how_far_a_step_goes():
+    moved = {}
+    for clip in (None, 1e-3):
+        model = small_network(normalised=False)
+        before = copy.deepcopy(model)
+        train(
+            model,
+            1,
+            rate=0.1,
+            optimiser="momentum",
+            weight_decay=0.0,
+            schedule=Schedule("constant", 0.0),
+            train_batches=lambda epoch, first: list(batches_of(epoch))[:1],
+            options={"clip": clip},
+        )
+        pairs = zip(model.parameters(), before.parameters(), strict=True)
+        moved[clip] = math.sqrt(sum(float((one - other).detach().square().sum()) for one, other in pairs))
+    assert moved[1e-3] == pytest.approx(0.1 * 1e-3, rel=1e-3)
+    assert moved[None] > 10 * moved[1e-3]
+
+
+def test_l1_drives_weights_to_zero_and_leaves_biases():
+    plain, sparse = small_network(), small_network()
+    train(plain, 8, weight_decay=0.0)
+    done = train(sparse, 8, weight_decay=0.0, options={"l1": 0.1})
+    assert done.best.epoch > 3
+    weights = [model[4].weight.abs().mean().item() for model in (sparse, plain)]
+    assert weights[0] < 0.5 * weights[1]
+    assert sparse[1].weight.mean() > 0.8  # BatchNorm's scale
+
+
+def test_the_average_is_validated_and_kept_and_differs_from_the_last_weights():
+    model = small_network()
+    last = {}
+
+    def remember(epoch):
+        last["weight"] = model[0].weight.detach().clone()
+
+    done = train(model, 4, options={"ema": 0.99}, on_epoch=remember)
+    assert evaluate_loss(model, [VAL]) == pytest.approx((done.best.val_loss, done.best.val_accuracy))
+    assert done.best.epoch > 0
+    assert not torch.equal(model[0].weight, last["weight"])
+
+
+def test_the_average_smooths_a_training_that_is_too_restless():
+    losses = []
+    for ema in (None, 0.95):
+        done = train(small_network(), 8, rate=0.5, schedule=Schedule("constant", 0.0), options={"ema": ema})
+        losses.append(sum(epoch.val_loss for epoch in done.history[3:]))
+    assert losses[1] < losses[0]
+
+
 @pytest.mark.parametrize("stopped_after", [1, 4, 7])
-def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, stopped_after):
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9, "accumulate": 4, "l1": 1e-4, "clip": 1.0}])
+def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, stopped_after, options):
     undisturbed = small_network()
-    whole = train(undisturbed, 8)
+    whole = train(undisturbed, 8, options=options)
 
     class StopError(Exception):
         pass
@@ -93,44 +150,121 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, stopped_after)
 
     checkpoint = tmp_path / "checkpoint.pt"
     with pytest.raises(StopError):
-        train(small_network(), 8, checkpoint=checkpoint, identity="a", on_epoch=stop)
+        train(small_network(), 8, checkpoint=checkpoint, on_epoch=stop, options=options)
     resumed = small_network()
     torch.manual_seed(12345)  # the state a new process would have is another one
-    rest = train(resumed, 8, checkpoint=checkpoint, identity="a")
+    rest = train(resumed, 8, checkpoint=checkpoint, options=options)
     assert rest.resumed_from == stopped_after
+    assert rest.best.epoch == whole.best.epoch
     assert [epoch.val_loss for epoch in rest.history] == [epoch.val_loss for epoch in whole.history]
-    assert all(
-        torch.equal(a, b) for a, b in zip(undisturbed.state_dict().values(), resumed.state_dict().values(), strict=True)
+    assert same(undisturbed, resumed)
+
+
+def test_a_resumed_epoch_asks_only_for_the_batches_that_are_left(tmp_path):
+    asked = []
+
+    class StopError(Exception):
+        pass
+
+    def stopping(epoch, first):
+        asked.append((epoch, first))
+        for number, batch in enumerate(batches_of(epoch, first), start=first):
+            if (epoch, number) == (2, 4) and len(asked) == 2:
+                raise StopError
+            yield batch
+
+    options = {"accumulate": 2, "checkpoint_seconds": 0.0}
+    with pytest.raises(StopError):
+        train(small_network(), 3, train_batches=stopping, checkpoint=tmp_path / "state.pt", options=options)
+    prepared = []
+    train(
+        small_network(),
+        3,
+        train_batches=stopping,
+        checkpoint=tmp_path / "state.pt",
+        options=options,
+        prepare=lambda epoch, first: prepared.append((epoch, first)),
     )
+    assert asked == [(1, 0), (2, 0), (2, 4), (3, 0)]
+    assert prepared == [(2, 4), (3, 0)]
 
 
-def test_a_checkpoint_of_another_training_is_not_gone_on_from(tmp_path):
+def test_an_epoch_without_batches_is_refused():
+    with pytest.raises(DataError, match="no batch to train on"):
+        train(small_network(), 1, train_batches=lambda epoch, first: [])
+
+
+def test_a_loss_that_is_not_a_number_ends_training_with_its_step_and_what_is_left(tmp_path):
+    def bad(epoch, first):
+        for number, (inputs, labels) in enumerate(batches_of(epoch, first)):
+            yield (inputs * float("nan") if (epoch, number) == (2, 3) else inputs), labels
+
     checkpoint = tmp_path / "checkpoint.pt"
-    train(small_network(), 2, checkpoint=checkpoint, identity="a")
-    done = train(small_network(), 2, checkpoint=checkpoint, identity="b")
-    assert done.resumed_from is None
+    model = small_network()
+    said = (
+        "the training loss became nan at step 4 of epoch 2, at a rate of 0.0.*: try a tenth of it. "
+        f"The best weights so far, those of epoch 1, are kept in {re.escape(str(checkpoint))}"
+    )
+    with pytest.raises(CutpointError, match=said):
+        train(model, 3, train_batches=bad, checkpoint=checkpoint, options={"checkpoint_seconds": 0.0})
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    kept = torch.load(checkpoint, weights_only=True)["state"]
+    assert all(value.isfinite().all() for value in (*kept["model"].values(), *kept["best weights"].values()))
 
 
-@pytest.mark.parametrize("keep", [0, 100, 3000])
-def test_a_damaged_checkpoint_is_named(tmp_path, keep):
+def test_a_checkpoint_never_holds_weights_that_are_not_numbers(tmp_path):
+    model = small_network()
+
+    def poisoning(epoch, first):
+        for number, batch in enumerate(batches_of(epoch, first)):
+            yield batch
+            if number == 2:  # the batch is trained on by now
+                with torch.no_grad():
+                    model[4].bias[0] = float("inf")
+
     checkpoint = tmp_path / "checkpoint.pt"
-    train(small_network(), 1, checkpoint=checkpoint, identity="a")
-    checkpoint.write_bytes(checkpoint.read_bytes()[:keep])
-    with pytest.raises(CutpointError, match=r"checkpoint\.pt is damaged"):
-        train(small_network(), 1, checkpoint=checkpoint, identity="a")
+    with pytest.raises(CutpointError, match=r"(weights|loss) became"):
+        train(model, 1, train_batches=poisoning, checkpoint=checkpoint, options={"checkpoint_seconds": 0.0})
+    kept = torch.load(checkpoint, weights_only=True)["state"]
+    assert all(value.isfinite().all() for value in kept["model"].values())
 
 
-def test_a_loss_that_is_not_a_number_ends_training_with_its_step():
-    def bad(epoch):
-        return ((inputs * float("nan") if epoch == 2 else inputs, labels) for inputs, labels in batches_of(epoch))
-
-    with pytest.raises(CutpointError, match="step 1 of epoch 2"):
-        train(small_network(), 3, train_batches=bad)
+def test_a_validation_loss_that_is_not_a_number_is_not_a_good_epoch(tmp_path):
+    with pytest.raises(CutpointError, match="validation loss became nan"):
+        train(small_network(), 1, val=(VAL[0] * float("nan"), VAL[1]))
 
 
-def test_probabilities_are_rows_that_sum_to_one_in_evaluation_mode():
-    model = small_network().train()
-    probabilities = predict_probabilities(model, VAL[0].split(50))
-    assert probabilities.shape == (240, 3)
-    assert torch.allclose(probabilities.sum(dim=1), torch.ones(240))
-    assert torch.equal(probabilities, predict_probabilities(model, VAL[0].split(50)))
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"accumulate": 0}, "--accumulate 0"),
+        ({"clip": 0.0}, "--clip 0"),
+        ({"l1": -1.0}, "--l1 -1"),
+        ({"label_smoothing": 1.0}, "--label-smoothing 1"),
+        ({"patience": 0}, "--patience 0"),
+    ],
+)
+def test_impossible_options_are_refused(options, said):
+    with pytest.raises(UsageError, match=said):
+        Training(3, **options)
+
+
+@pytest.mark.parametrize("ema", [0.0, 1.0])
+def test_an_impossible_average_is_refused(ema):
+    with pytest.raises(UsageError, match="--ema"):
+        train(small_network(), 1, options={"ema": ema})
+
+
+def test_what_a_step_draws_depends_on_its_place_alone():
+    first, second = small_network(), small_network()
+    train(first, 2)
+    torch.manual_seed(99)
+
+    def drawing(epoch, first):
+        for batch in batches_of(epoch, first):
+            torch.rand(7)
+            yield batch
+
+    train(second, 2, train_batches=drawing)
+    assert same(first, second)
+    assert len(TRAIN[0]) == 240

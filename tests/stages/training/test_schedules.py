@@ -1,3 +1,6 @@
+from typing import get_args
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -5,18 +8,33 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cache.errors import UsageError
-from stages.training.schedules import make_schedule, parameter_groups
+from stages.training.optimisers import make_optimiser
+from stages.training.schedules import Kind, Schedule, make_schedule, rates_of
+
+KINDS = st.sampled_from(get_args(Kind))
+CYCLES = ("triangular", "triangular2", "exp_range")
 
 
-def rates(kind, steps, warmup, peak=0.1):
-    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=peak)
-    schedule = make_schedule(optimiser, kind, steps, warmup)
-    seen = []
-    for _ in range(steps):
-        seen.append(optimiser.param_groups[0]["lr"])
-        optimiser.step()
-        schedule.step()
-    return seen
+def rates(schedule, steps, epochs=1, peak=0.1):
+    return rates_of(schedule, [peak], steps, epochs)[:, 0]
+
+
+def optimiser_of(name, blocks=("head", "body")):
+    groups = [
+        {"params": [nn.Parameter(torch.ones(2))], "lr": 0.1 / 10**depth, "weight_decay": 0.0, "block": block}
+        for depth, block in enumerate(blocks)
+    ]
+    return make_optimiser(name, groups)
+
+
+@settings(max_examples=100, deadline=None)
+@given(kind=KINDS, steps=st.integers(1, 40), epochs=st.integers(1, 5))
+def test_every_schedule_lasts_its_steps_within_the_highest_rate_and_keeps_groups_in_proportion(kind, steps, epochs):
+    seen = rates_of(Schedule(kind), [0.1, 0.001], steps, epochs)
+    assert seen.shape == (steps * epochs, 2)
+    assert (seen > 0).all()
+    assert (seen[:, 0] <= 0.1 + 1e-9).all()
+    assert np.allclose(seen[:, 0], 100 * seen[:, 1], rtol=1e-6, atol=0)
 
 
 @settings(max_examples=40, deadline=None)
@@ -25,51 +43,170 @@ def rates(kind, steps, warmup, peak=0.1):
     steps=st.integers(2, 200),
     warmup=st.floats(0, 0.9),
 )
-def test_every_schedule_lasts_its_steps_and_never_exceeds_the_highest_rate(kind, steps, warmup):
-    seen = rates(kind, steps, warmup)
-    assert all(0 <= rate <= 0.1 + 1e-9 for rate in seen)
+def test_these_rise_once_and_fall_once(kind, steps, warmup):
+    seen = list(rates(Schedule(kind, warmup), steps))
     top = seen.index(max(seen))
     assert seen[: top + 1] == sorted(seen[: top + 1])
     assert seen[top:] == sorted(seen[top:], reverse=True)
 
 
 def test_cosine_rises_to_its_peak_and_falls_to_nearly_nothing():
-    seen = rates("cosine", 100, 0.1)
+    seen = rates(Schedule("cosine", 0.1), 100)
     assert seen[0] < 0.01
     assert seen[10] == pytest.approx(0.1)
     assert seen[55] == pytest.approx(0.05, abs=0.002)
-    assert seen[-1] < 1e-4
+    assert seen[-1] < 2e-4
 
 
 def test_constant_without_warmup_does_not_move():
-    assert set(rates("constant", 20, 0.0)) == {0.1}
+    assert set(rates(Schedule("constant", 0.0), 20)) == {0.1}
 
 
-@pytest.mark.parametrize("warmup", [-0.1, 1.0, 3])
-def test_impossible_warmup_is_refused(warmup):
-    with pytest.raises(UsageError, match="--warmup"):
-        rates("cosine", 10, warmup)
+def test_steps_fall_where_epochs_begin_whatever_the_warmup():
+    seen = rates(Schedule("step", 0.25, factor=0.5, step_epochs=2), 10, epochs=6)
+    assert seen[15:20] == pytest.approx(0.1)
+    assert seen[20:40] == pytest.approx(0.05)
+    assert seen[40:60] == pytest.approx(0.025)
+    assert seen[:15] == pytest.approx(0.1 * np.arange(1, 16) / 16)
 
 
-def test_no_weight_decay_on_biases_and_normalisation():
-    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-    decayed = {
-        id(parameter)
-        for group in parameter_groups([(module, 0.1)], 0.5)
-        if group["weight_decay"]
-        for parameter in group["params"]
-    }
-    assert decayed == {id(module[0].weight), id(module[3].weight)}
+@pytest.mark.parametrize(
+    ("kind", "factor", "peaks"),
+    [
+        ("triangular", None, [1.0, 1.0, 1.0]),
+        ("triangular2", None, [1.0, 1 / 2, 1 / 4]),
+        ("exp_range", 0.3, [0.3**0.5, 0.3**1.5, 0.3**2.5]),
+    ],
+)
+def test_cycles_rise_from_a_quarter_and_shrink_as_their_paper_says(kind, factor, peaks):
+    seen = rates(Schedule(kind, cycle_epochs=2, factor=factor), 10, epochs=6)
+    assert seen[[0, 20, 40]] == pytest.approx(0.025)
+    assert (seen[[10, 30, 50]] - 0.025) / 0.075 == pytest.approx(peaks)
 
 
-def test_each_module_keeps_its_own_rate_and_frozen_parameters_stay_out():
-    body, head = nn.Linear(3, 3), nn.Linear(3, 2)
-    body.bias.requires_grad_(False)
-    groups = parameter_groups([(body, 0.01), (head, 0.1)], 0.0)
-    rate_of = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
-    assert rate_of == {id(body.weight): 0.01, id(head.weight): 0.1, id(head.bias): 0.1}
+def test_restarts_begin_anew_in_cycles_each_longer_than_the_one_before():
+    seen = rates(Schedule("restarts", cycle_epochs=1, cycle_multiplier=2), 10, epochs=7)
+    assert np.flatnonzero(seen == seen.max()).tolist() == [0, 10, 30]
+    assert rates(Schedule("restarts", 0.1, cycle_epochs=1, cycle_multiplier=1), 10, epochs=3)[0] < 0.03
 
 
-def test_nothing_left_to_train_is_refused():
-    with pytest.raises(UsageError, match="nothing is left to train"):
-        parameter_groups([(nn.Linear(2, 2).requires_grad_(False), 0.1)], 0.0)
+def test_plateau_falls_after_epochs_without_a_lower_loss_and_not_before():
+    optimiser = optimiser_of("sgd")
+    scheduler = make_schedule(optimiser, Schedule("plateau", 0.0, factor=0.5, patience=1), 2, 10)
+    seen = []
+    for loss in (3.0, 2.0, 2.0, 2.0, 2.0, 2.0, 1.0):
+        for _ in range(2):
+            optimiser.step()
+            scheduler.step()
+        scheduler.end_epoch(loss)
+        seen.append([group["lr"] for group in optimiser.param_groups])
+    assert np.array(seen)[:, 0] == pytest.approx([0.1, 0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
+    assert np.array(seen)[:, 1] == pytest.approx([0.01, 0.01, 0.01, 0.005, 0.005, 0.0025, 0.0025])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    kind=KINDS,
+    name=st.sampled_from(["sgd", "adamw", "lion"]),
+    steps=st.integers(1, 12),
+    epochs=st.integers(1, 5),
+    data=st.data(),
+)
+def test_a_state_goes_on_with_the_very_same_rates_and_momenta_at_any_step(
+    kind, name, steps, epochs, data, tmp_path_factory
+):
+    stopped_at = data.draw(st.integers(0, steps * epochs))
+    losses = data.draw(st.lists(st.sampled_from([1.0, 2.0]), min_size=epochs, max_size=epochs))
+
+    def begun():
+        optimiser = optimiser_of(name)
+        return optimiser, make_schedule(optimiser, Schedule(kind), steps, epochs)
+
+    def going_on(optimiser, scheduler, begin, end):
+        for step in range(begin, end):
+            yield [(group["lr"], group.get("betas"), group.get("momentum")) for group in optimiser.param_groups]
+            optimiser.step()
+            scheduler.step()
+            if (step + 1) % steps == 0:
+                scheduler.end_epoch(losses[step // steps])
+
+    whole = list(going_on(*begun(), 0, steps * epochs))
+    optimiser, scheduler = begun()
+    first = list(going_on(optimiser, scheduler, 0, stopped_at))
+    path = tmp_path_factory.mktemp("states") / "state.pt"
+    torch.save([optimiser.state_dict(), scheduler.state_dict()], path)
+    again, scheduler_again = begun()
+    of_optimiser, of_scheduler = torch.load(path, weights_only=True)
+    again.load_state_dict(of_optimiser)
+    scheduler_again.load_state_dict(of_scheduler)
+    assert first + list(going_on(again, scheduler_again, stopped_at, steps * epochs)) == whole
+
+
+@settings(max_examples=60, deadline=None)
+@given(kind=KINDS, at=st.integers(0, 30))
+def test_a_rescaled_block_keeps_the_shape_of_its_schedule_and_the_others_their_rates(kind, at):
+    seen = []
+    for factor in (1.0, 3.0):
+        optimiser = optimiser_of("sgd")
+        scheduler = make_schedule(optimiser, Schedule(kind), 10, 3)
+        of_this = []
+        for step in range(30):
+            if step == at:
+                scheduler.rescale("body", factor)
+            of_this.append([group["lr"] for group in optimiser.param_groups])
+            optimiser.step()
+            scheduler.step()
+        seen.append(np.array(of_this))
+    plain, rescaled = seen
+    assert rescaled[:, 0] == pytest.approx(plain[:, 0])
+    assert rescaled[:at, 1] == pytest.approx(plain[:at, 1])
+    assert rescaled[at:, 1] == pytest.approx(3 * plain[at:, 1])
+
+
+@pytest.mark.parametrize("kind", [*CYCLES, "onecycle"])
+def test_momentum_falls_while_the_rate_rises_and_is_none_where_there_is_none(kind):
+    for name, momentum in (("sgd", 0.9), ("sgd", 0.0)):
+        optimiser = make_optimiser(name, [{"params": [nn.Parameter(torch.ones(2))], "lr": 0.1}], momentum)
+        scheduler = make_schedule(optimiser, Schedule(kind), 20, 2)
+        seen = []
+        for _ in range(40):
+            seen.append((optimiser.param_groups[0]["lr"], optimiser.param_groups[0]["momentum"]))
+            optimiser.step()
+            scheduler.step()
+        of_rates, momenta = np.array(seen).T
+        if momentum:
+            assert np.corrcoef(of_rates, momenta)[0, 1] < -0.9
+        else:
+            assert (momenta == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("settings_", "said"),
+    [
+        ({"kind": "cosine", "warmup": -0.1}, "--warmup -0.1 must be a share"),
+        ({"kind": "cosine", "warmup": 1.0}, "--warmup 1 must be a share"),
+        ({"kind": "onecycle", "warmup": 3}, "--warmup 3 must be a share"),
+        ({"kind": "triangular", "cycle_epochs": 0}, "--cycle-epochs 0 must be more than 0"),
+        ({"kind": "restarts", "cycle_multiplier": 0}, "--cycle-multiplier 0 must be a whole number"),
+        ({"kind": "restarts", "cycle_multiplier": 1.5}, "--cycle-multiplier 1.5 must be a whole number"),
+        ({"kind": "step", "factor": 1.0}, "--rate-factor 1 must be between 0 and 1"),
+        ({"kind": "step", "step_epochs": 0}, "--step-epochs 0 must be at least 1"),
+        ({"kind": "plateau", "patience": -1}, "--plateau-patience -1 must be at least 0"),
+        (
+            {"kind": "cosine", "factor": 0.1},
+            "--rate-factor is of no use with --schedule cosine; it is for step, plateau",
+        ),
+        ({"kind": "triangular", "warmup": 0.1}, "--warmup is of no use with --schedule triangular"),
+        ({"kind": "cosin"}, "Did you mean 'cosine'"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_by_their_option(settings_, said):
+    with pytest.raises(UsageError, match=said):
+        Schedule(**settings_)
+
+
+@pytest.mark.parametrize("schedule", [Schedule("restarts", cycle_epochs=4), Schedule("step", step_epochs=4)])
+def test_a_cycle_longer_than_the_training_is_refused(schedule):
+    schedule.check(4)
+    with pytest.raises(UsageError, match="is longer than the training of 3 epochs"):
+        make_schedule(optimiser_of("sgd"), schedule, 10, 3)

@@ -1,0 +1,59 @@
+"""What a model answers: losses and probabilities, in evaluation mode and in full precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from cache.errors import DataError
+from stages.distributed import ALONE, Rank
+from stages.training.losses import CrossEntropy, correct, logits_of
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+"""Inputs of the model, and labels: int64 [b], or float [b, classes] for mixed samples."""
+
+
+@torch.no_grad()
+def predict_probabilities(model: nn.Module, batches: Iterable[Tensor]) -> Tensor:
+    """Return softmax probabilities [n, classes], float32 on the CPU, of `model` in evaluation mode."""
+    model.eval()
+    device = next(model.parameters()).device
+    return torch.cat([logits_of(model(inputs.to(device))).float().softmax(dim=1).cpu() for inputs in batches])
+
+
+@torch.no_grad()
+def evaluate_loss(model: nn.Module, batches: Batches, rank: Rank = ALONE) -> tuple[float, float]:
+    """Return the mean cross-entropy and the accuracy of `model`, in evaluation mode, over all samples.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Auxiliary classifiers do not count.
+    batches : iterable of (inputs, labels)
+    rank : Rank
+        One of several processes has a share of the batches, which may be none; all return the same.
+
+    Raises
+    ------
+    DataError
+        If there is no sample at all.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    loss, right, count = 0.0, 0, 0
+    for inputs, labels in batches:
+        labels = labels.to(device, non_blocking=True)
+        logits = logits_of(model(inputs.to(device, non_blocking=True)))
+        loss += float(CrossEntropy().terms(logits, labels)["main"])
+        right += int(correct(logits, labels))
+        count += len(labels)
+    if rank.count > 1:
+        sums = torch.tensor([loss, right, count], dtype=torch.float64, device=device)
+        torch.distributed.all_reduce(sums)
+        loss, right, count = float(sums[0]), int(sums[1]), int(sums[2])
+    if not count:
+        raise DataError("there is no image to validate on; give more images, or a larger --val share")
+    return loss / count, right / count

@@ -1,0 +1,61 @@
+"""A problem that a small network learns in seconds, for the tests of the loop."""
+
+import torch
+from torch import nn
+
+from stages.training.loop import Training, fit
+from stages.training.optimisers import make_optimiser, parameter_groups
+from stages.training.schedules import Schedule, make_schedule
+
+CLASSES, PER_BATCH, BATCHES = 3, 40, 6
+
+
+def blobs(n=PER_BATCH * BATCHES, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(CLASSES, (n,), generator=generator)
+    centres = torch.tensor([[2.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 2.0, 0]])
+    return centres[labels] + torch.randn(n, 4, generator=generator), labels
+
+
+TRAIN, VAL = blobs(), blobs(seed=1)
+
+
+def small_network(dropout=0.3, normalised=True):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        norm = [nn.BatchNorm1d(16)] if normalised else []
+        return nn.Sequential(nn.Linear(4, 16), *norm, nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, CLASSES))
+
+
+def batches_of(epoch, first=0):
+    order = torch.randperm(len(TRAIN[0]), generator=torch.Generator().manual_seed(epoch))
+    for part in order.split(PER_BATCH)[first:]:
+        yield TRAIN[0][part], TRAIN[1][part]
+
+
+def train(
+    model,
+    epochs,
+    *,
+    rate=0.02,
+    optimiser="adamw",
+    schedule=Schedule("cosine", 0.1),  # noqa: B008
+    weight_decay=0.01,
+    train_batches=batches_of,
+    val=VAL,
+    lasting=8,
+    options=None,
+    **others,
+):
+    """Train a model whose children are one block."""
+    names = [name for name, _ in model.named_children()]
+    made = make_optimiser(optimiser, parameter_groups(model, [("all", names, rate)], weight_decay))
+    settings = Training(epochs, seed=3, **(options or {}))
+    steps = -(-BATCHES // settings.accumulate)
+    scheduler = make_schedule(made, schedule, steps, lasting)
+    return fit(model, made, scheduler, settings, train_batches=train_batches, val_batches=lambda: [val], **others)
+
+
+def same(one, other):
+    """Whether two models have the same bits."""
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))

@@ -1,0 +1,10 @@
+import pytest
+
+from stages.machine import single_threaded
+
+
+@pytest.fixture(autouse=True)
+def _single_threaded():
+    """Steps this small are slower on several threads, by far where other tests run beside."""
+    with single_threaded():
+        yield

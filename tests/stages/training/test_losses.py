@@ -1,0 +1,105 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from stages.training.evaluation import evaluate_loss, predict_probabilities
+from stages.training.losses import CrossEntropy, correct
+from tests.stages.training.blobs import CLASSES, TRAIN, VAL, batches_of, small_network, train
+
+LOGITS = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_hard_labels_and_the_same_ones_as_shares_cost_the_same(smoothing):
+    shares = functional.one_hot(LABELS, 3).float()
+    loss = CrossEntropy(smoothing)
+    hard, soft = loss.terms(LOGITS, LABELS)["main"], loss.terms(LOGITS, shares)["main"]
+    assert hard.item() == pytest.approx(soft.item(), rel=1e-6)
+    assert correct(LOGITS, LABELS) == correct(LOGITS, shares) == (LOGITS.argmax(1) == LABELS).sum()
+
+
+def test_a_mixed_sample_costs_the_mixture_of_what_its_parts_cost():
+    first, second = LABELS, LABELS.roll(1)
+    mixed = 0.3 * functional.one_hot(first, 3) + 0.7 * functional.one_hot(second, 3)
+    loss = CrossEntropy()
+    parts = [loss.terms(LOGITS, labels)["main"].item() for labels in (first, second)]
+    assert loss.terms(LOGITS, mixed)["main"].item() == pytest.approx(0.3 * parts[0] + 0.7 * parts[1], rel=1e-5)
+
+
+def test_auxiliary_classifiers_are_terms_of_their_own_times_their_weight():
+    alone = CrossEntropy().terms(LOGITS, LABELS)["main"]
+    terms = CrossEntropy().terms((LOGITS, [(0.3, LOGITS), (0.4, 2 * LOGITS)]), LABELS)
+    assert list(terms) == ["main", "auxiliary 1", "auxiliary 2"]
+    assert terms["main"] == alone
+    assert terms["auxiliary 1"].item() == pytest.approx(0.3 * alone.item())
+    assert terms["auxiliary 2"].item() == pytest.approx(
+        0.4 * functional.cross_entropy(2 * LOGITS, LABELS, reduction="sum").item()
+    )
+
+
+def test_label_smoothing_keeps_probabilities_from_the_extremes():
+    sure, smooth = small_network(), small_network()
+    train(sure, 8, options={"label_smoothing": 0.0})
+    train(smooth, 8, options={"label_smoothing": 0.3})
+    confidence = [predict_probabilities(model, [VAL[0]]).amax(1).mean() for model in (sure, smooth)]
+    assert confidence[1] < confidence[0] - 0.1
+
+
+def test_a_class_that_counts_more_is_found_more_often():
+    found = []
+    for weights in (None, (10.0, 1.0, 1.0)):
+        model = small_network()
+        train(model, 4, options={"class_weights": weights})
+        predicted = predict_probabilities(model, [VAL[0]]).argmax(1)
+        found.append((predicted == 0)[VAL[1] == 0].float().mean())
+    assert found[1] > found[0]
+
+
+class WithAuxiliary(torch.nn.Module):
+    """A network whose first layer has a classifier of its own, in training alone, as Inception's have."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = small_network()
+        self.auxiliary = torch.nn.Linear(16, CLASSES)
+
+    def forward(self, inputs):
+        below = self.network[:3](inputs)
+        logits = self.network[3:](below)
+        return (logits, [(0.4, self.auxiliary(below))]) if self.training else logits
+
+
+def test_training_moves_auxiliary_classifiers_and_the_log_tells_their_terms():
+    model = WithAuxiliary()
+    before = model.auxiliary.weight.detach().clone()
+    done = train(model, 3)
+    assert set(done.history[1].terms) == {"main", "auxiliary 1"}
+    assert done.history[3].terms["auxiliary 1"] < done.history[1].terms["auxiliary 1"]
+    assert sum(done.history[3].terms.values()) == pytest.approx(done.history[3].train_loss)
+    assert not torch.equal(before, model.auxiliary.weight)
+
+
+def test_mixed_samples_train(monkeypatch):
+    def mixed(epoch, first):
+        for inputs, labels in batches_of(epoch, first):
+            shares = functional.one_hot(labels, CLASSES).float()
+            yield 0.9 * inputs + 0.1 * inputs.flip(0), 0.9 * shares + 0.1 * shares.flip(0)
+
+    done = train(small_network(), 8, train_batches=mixed)
+    assert done.best.val_accuracy > 0.8
+
+
+def test_probabilities_are_rows_that_sum_to_one_in_evaluation_mode():
+    model = small_network().train()
+    probabilities = predict_probabilities(model, VAL[0].split(50))
+    assert probabilities.shape == (240, 3)
+    assert torch.allclose(probabilities.sum(dim=1), torch.ones(240))
+    assert torch.equal(probabilities, predict_probabilities(model, VAL[0].split(50)))
+
+
+def test_the_validation_loss_is_that_of_all_samples_however_they_are_batched():
+    model = small_network()
+    whole = evaluate_loss(model, [TRAIN])
+    parts = evaluate_loss(model, zip(TRAIN[0].split(37), TRAIN[1].split(37), strict=True))
+    assert whole == pytest.approx(parts, rel=1e-6)
