@@ -1,12 +1,17 @@
-"""``layers``: where a backbone can be cut."""
+"""``layers``: where a backbone can be cut, and what of it trains."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from cache.errors import UsageError
 from pipeline.commands.signature import Cut
+
+if TYPE_CHECKING:
+    from stages.network.cut import Boundary, CutGraph
 
 
 def layers(
@@ -17,17 +22,21 @@ def layers(
         str, Parameter(help="default, none, or a state_dict file; the table needs no weights.")
     ] = "none",
     image_size: int | None = None,
+    unfreeze: str | None = None,
+    invert_unfreeze: bool = False,
 ) -> list[Cut]:
-    """List every layer a backbone can be cut at, from the image upwards.
+    """List every layer a backbone can be cut at, from the image upwards, and what trains.
 
     For each cut: its name and alias (either can be given to --cut), the shape of its output for one image,
     parameters and multiply-adds below and above it, and the bytes one image takes in the cache as float16.
+    With --unfreeze: whether what lies between it and the cut before it trains, is frozen, or partly trains.
 
     Try:
 
     ```sh
     cutpoint layers resnet18
     cutpoint layers timm:convnext_nano --image-size 288
+    cutpoint layers resnet18 --unfreeze layer2,layer4
     ```
 
     Parameters
@@ -36,11 +45,18 @@ def layers(
         efficientnet_lite0/1/2, a torchvision name, or a timm name (timm:NAME).
     image_size
         Side of the square the network sees, in pixels (default: the backbone's own).
+    unfreeze
+        What trains: the name of a layer (it and all above it), several with commas between (just these; layer3, is
+        one alone), a number of top blocks, or all.
+    invert_unfreeze
+        Train what --unfreeze would freeze, and freeze the rest.
     """
     from pipeline.console import byte_count, count, say, table
     from stages.network.backbones import load_backbone
     from stages.network.cut import CutGraph
 
+    if invert_unfreeze and unfreeze is None:
+        raise UsageError("--invert-unfreeze says what of --unfreeze is inverted; give --unfreeze too")
     loaded = load_backbone(backbone, weights, image_size)
     graph = CutGraph(loaded.module, loaded.preprocessing.image_size)
     automatic = graph.resolve("auto").name
@@ -59,5 +75,31 @@ def layers(
         for cut in graph.cuts
     ]
     size = loaded.preprocessing.image_size
-    say(f"{loaded.name}: {len(graph.cuts)} cuts at {size} x {size} pixels", "", table(header, lines, left=3))
+    said = [f"{loaded.name}: {len(graph.cuts)} cuts at {size} x {size} pixels"]
+    if unfreeze is not None:
+        boundary = graph.boundary(unfreeze, invert=invert_unfreeze)
+        said.append(_what_trains(graph, boundary))
+        header.insert(3, "training")
+        lines = [[*line[:3], state, *line[3:]] for line, state in zip(lines, _states(graph, boundary), strict=True)]
+    say(*said, "", table(header, lines, left=header.index("parameters below")))
     return list(graph.cuts)
+
+
+def _states(graph: CutGraph, boundary: Boundary) -> Iterator[str]:
+    """Yield for each cut whether the layers between the one before and itself train; nothing where there are none."""
+    from stages.network.names import is_under
+
+    for before, cut in zip((None, *graph.cuts), graph.cuts, strict=False):
+        trains = {is_under(name, boundary.trainable) for name in graph.parameters_between(before, cut)}
+        yield {(): "", (False,): "frozen", (True,): "trains"}.get(tuple(trains), "partly")
+
+
+def _what_trains(graph: CutGraph, boundary: Boundary) -> str:
+    from pipeline.console import count
+    from stages.network.names import is_under
+
+    sizes = {name: parameter.numel() for name, parameter in graph.module.named_parameters()}
+    trained = sum(size for name, size in sizes.items() if is_under(name, boundary.trainable))
+    share = f"{count(trained)} of {count(sum(sizes.values()))} parameters ({trained / sum(sizes.values()):.1%}) train"
+    below = f"the frozen part ends at {boundary.cut.name}" if boundary.cut else "training begins at the image"
+    return f"{share}: {', '.join(boundary.trainable)}; {below}"

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from cache.errors import UsageError, suggestion
+from stages.network.names import is_under, paths_to
 
 
 def freeze(module: nn.Module, trainable: Collection[str]) -> None:
@@ -31,19 +32,27 @@ def freeze(module: nn.Module, trainable: Collection[str]) -> None:
     UsageError
         If a prefix names nothing in the network.
     """
-    state = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
+    state = _state(module)
     for prefix in trainable:
-        if not any(_is_under(name, (prefix,)) for name in state):
+        if not any(is_under(name, (prefix,)) for name in state):
             known = [name for name, _ in module.named_modules() if name]
             raise UsageError(f"Nothing called {prefix!r} can be trained in this network.{suggestion(prefix, known)}")
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(_is_under(name, trainable))
+        parameter.requires_grad_(is_under(name, trainable))
+    frozen = {*frozen_layers(module, trainable)}
     for path, layer in module.named_modules():
-        inside = [name for name in state if _is_under(name, (path,))]
-        if inside and not any(_is_under(name, trainable) for name in inside):
+        if path in frozen:
             keep_in_evaluation(layer)
         else:
             vars(layer).pop("train", None)
+
+
+def frozen_layers(module: nn.Module, trainable: Collection[str]) -> tuple[str, ...]:
+    """Return the paths of all layers that have parameters or statistics, none of which are among the `trainable`."""
+    state = _state(module)
+    holders = dict.fromkeys(path for name in state for path in ("", *paths_to(name)[:-1]))
+    training = {path for name in state if is_under(name, trainable) for path in ("", *paths_to(name)[:-1])}
+    return tuple(path for path in holders if path not in training)
 
 
 def keep_in_evaluation(module: nn.Module) -> None:
@@ -63,5 +72,6 @@ def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
     return module
 
 
-def _is_under(name: str, prefixes: Collection[str]) -> bool:
-    return any(not prefix or name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+def _state(module: nn.Module) -> list[str]:
+    """Return the names of all parameters and buffers."""
+    return [name for name, _ in (*module.named_parameters(), *module.named_buffers())]

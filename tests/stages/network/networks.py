@@ -2,7 +2,9 @@
 
 from functools import lru_cache
 
+import timm
 import torch
+import torchvision
 from torch import nn
 
 from stages.network.backbones import load_backbone
@@ -32,6 +34,35 @@ FAMILIES = {
     "timm:mobilenetv4_conv_small": 64,
     "timm:vit_tiny_patch16_224": 64,
     "timm:eva02_tiny_patch14_224": 56,
+}
+
+# Networks with dropout and stochastic depth of every kind: the size of their images, and how they are made.
+NOISY = {
+    "torchvision dropout and stochastic depth": (
+        64,
+        lambda: torchvision.models.efficientnet_b0(stochastic_depth_prob=0.5),
+    ),
+    "torchvision functional dropout": (
+        32,
+        lambda: torchvision.models.DenseNet(8, (2, 2), 16, drop_rate=0.3),
+    ),
+    "torchvision attention": (
+        32,
+        lambda: torchvision.models.VisionTransformer(32, 8, 2, 2, 32, 64, dropout=0.3, attention_dropout=0.3),
+    ),
+    "torchvision window attention": (
+        32,
+        lambda: torchvision.models.SwinTransformer([2, 2], 16, [2, 2], [2, 2], [4, 4], 4.0, 0.3, 0.3),
+    ),
+    "timm functional dropout": (
+        64,
+        lambda: timm.create_model("tf_efficientnet_lite0", drop_rate=0.5, drop_path_rate=0.5),
+    ),
+    "timm attention and drop path": (
+        32,
+        lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, depth=3, drop_path_rate=0.5, attn_drop_rate=0.3),
+    ),
+    "timm drop path": (32, lambda: timm.create_model("convnext_atto", drop_path_rate=0.5, drop_rate=0.5)),
 }
 
 

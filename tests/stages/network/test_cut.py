@@ -4,7 +4,6 @@ import copy
 import itertools
 
 import pytest
-import timm
 import torch
 import torchvision
 from hypothesis import given, settings
@@ -13,9 +12,10 @@ from torch import nn
 
 from cache.errors import UsageError
 from stages.network.classifier import output_layers
-from stages.network.cut import CutGraph, check_image_size, layout_of
+from stages.network.cut import Boundary, CutGraph, check_image_size, layout_of
+from stages.network.names import is_under, paths_to
 
-from .networks import FAMILIES, graph, images, network
+from .networks import FAMILIES, NOISY, graph, images, network
 
 
 def spread(name):
@@ -68,35 +68,6 @@ def test_sections_compose_at_any_two_cuts(data):
     low, high = found.cuts[low], found.cuts[high]
     middle = found.section(low, high)(found.section(None, low)(x))
     assert torch.equal(middle, found.section(None, high)(x))
-
-
-NOISY = {
-    "torchvision dropout and stochastic depth": (
-        64,
-        lambda: torchvision.models.efficientnet_b0(stochastic_depth_prob=0.5),
-    ),
-    "torchvision functional dropout": (
-        32,
-        lambda: torchvision.models.DenseNet(8, (2, 2), 16, drop_rate=0.3),
-    ),
-    "torchvision attention": (
-        32,
-        lambda: torchvision.models.VisionTransformer(32, 8, 2, 2, 32, 64, dropout=0.3, attention_dropout=0.3),
-    ),
-    "torchvision window attention": (
-        32,
-        lambda: torchvision.models.SwinTransformer([2, 2], 16, [2, 2], [2, 2], [4, 4], 4.0, 0.3, 0.3),
-    ),
-    "timm functional dropout": (
-        64,
-        lambda: timm.create_model("tf_efficientnet_lite0", drop_rate=0.5, drop_path_rate=0.5),
-    ),
-    "timm attention and drop path": (
-        32,
-        lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, depth=3, drop_path_rate=0.5, attn_drop_rate=0.3),
-    ),
-    "timm drop path": (32, lambda: timm.create_model("convnext_atto", drop_path_rate=0.5, drop_rate=0.5)),
-}
 
 
 @pytest.mark.parametrize("case", NOISY)
@@ -322,11 +293,83 @@ def test_blocks_are_the_children_of_the_main_sequence(name, expected):
             "encoder.layers.encoder_layer_10.add_1",
             ("encoder.layers.encoder_layer_11", "encoder.ln", "heads"),
         ),
+        # just these, wherever they lie
+        ("resnet18", "layer2,layer4", "layer1.1.relu_1", ("layer2", "layer4")),
+        ("resnet18", "fc, layer3", "layer2.1.relu_1", ("layer3", "fc")),
+        ("resnet18", "layer3,", "layer2.1.relu_1", ("layer3",)),
+        ("resnet18", "layer4.1.conv2.weight,", "layer4.0.relu_1", ("layer4.1.conv2",)),
+        ("vit_b_16", "class_token,heads", "permute", ("class_token", "heads")),
+        ("timm:vit_tiny_patch16_224", "pos_embed,", "cat", ("pos_embed",)),
+        # what stands before the parameters of a named layer belongs to it
+        ("efficientnet_b0", "classifier,", "flatten", ("classifier",)),
+        # part of one step: it and everything above
+        (
+            "vit_b_16",
+            "encoder.layers.encoder_layer_11.self_attention.out_proj",
+            "encoder.layers.encoder_layer_10.add_1",
+            (
+                *(f"encoder.layers.encoder_layer_11.{name}" for name in ("self_attention", "ln_2", "mlp")),
+                "encoder.ln",
+                "heads",
+            ),
+        ),
     ],
 )
 def test_boundary_is_the_deepest_cut_below_everything_that_trains(name, unfreeze, cut, trainable):
     boundary = graph(name).boundary(unfreeze)
     assert (boundary.cut and boundary.cut.name, boundary.trainable) == (cut, trainable)
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "cut", "trainable"),
+    [
+        ("layer3", None, ("conv1", "bn1", "layer1", "layer2")),
+        ("1", None, ("conv1", "bn1", "layer1", "layer2", "layer3")),
+        ("conv1,bn1,layer1,fc", "layer1.1.relu_1", ("layer2", "layer3", "layer4")),
+        (
+            "layer4.1.conv2",
+            None,
+            ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4.0", "layer4.1.conv1", "layer4.1.bn1"),
+        ),
+    ],
+)
+def test_inverted_boundary_trains_what_would_be_frozen(unfreeze, cut, trainable):
+    boundary = graph("resnet18").boundary(unfreeze, invert=True)
+    assert (boundary.cut and boundary.cut.name, boundary.trainable) == (cut, trainable)
+
+
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_any_list_and_its_inversion_divide_the_parameters(data):
+    found = graph(data.draw(st.sampled_from(["resnet18", "timm:tf_efficientnet_lite0", "timm:vit_tiny_patch16_224"])))
+    parameters = {name for name, _ in found.module.named_parameters()}
+    layers = {path for name in parameters for path in paths_to(name)}
+    chosen = data.draw(st.lists(st.sampled_from(sorted(layers)), min_size=1, max_size=6))
+    expected = {name for name in parameters if is_under(name, chosen)}
+    for boundary, trained in (
+        (found.boundary(",".join(chosen) + ","), expected),
+        (found.boundary(",".join(chosen) + ",", invert=True), parameters - expected),
+    ):
+        assert {name for name in parameters if is_under(name, boundary.trainable)} == trained
+        assert not trained.intersection(found.parameters_between(None, boundary.cut) if boundary.cut else ())
+        higher = found.cuts[found.cuts.index(boundary.cut) + 1] if boundary.cut else found.cuts[0]
+        between = found.parameters_between(boundary.cut, higher)
+        assert trained.intersection(between) or not between
+
+
+def test_nothing_left_to_train_is_refused():
+    found = graph("resnet18")
+    for unfreeze in ("all", "conv1", "5"):
+        with pytest.raises(UsageError, match=rf"--unfreeze {unfreeze} with --invert-unfreeze leaves nothing to train"):
+            found.boundary(unfreeze, invert=True)
+    with pytest.raises(UsageError, match=r"--unfreeze classifier\.3 leaves nothing to train"):
+        graph("squeezenet1_1").boundary("classifier.3")
+    for layer in ("avgpool", "layer3.1.relu_1"):
+        with pytest.raises(UsageError, match=rf"'{layer}' has no parameters"):
+            found.boundary(f"layer4,{layer}")
+    for unfreeze in ("", ","):
+        with pytest.raises(UsageError, match="names no layer"):
+            found.boundary(unfreeze)
 
 
 def test_boundary_refuses_what_is_not_there():
@@ -335,6 +378,8 @@ def test_boundary_refuses_what_is_not_there():
             graph("resnet18").boundary(unfreeze)
     with pytest.raises(UsageError, match=r"no layer 'layr4'.*'layer4'"):
         graph("resnet18").boundary("layr4")
+    with pytest.raises(UsageError, match=r"no layer 'layr4'.*'layer4'"):
+        graph("resnet18").boundary("layer3,layr4")
 
 
 def test_section_downwards_is_refused():
@@ -382,6 +427,12 @@ def test_layer_that_the_frozen_part_uses_too_does_not_train():
     boundary = found.boundary("tied_1")
     assert (boundary.cut.name, boundary.trainable) == ("relu", ("top",))
     assert found.boundary("tied").trainable == ("tied", "top")
+
+
+def test_layer_that_is_named_and_used_twice_trains_from_its_first_use():
+    found = CutGraph(Tied().eval(), 8)
+    for unfreeze in ("tied,", "tied_1,"):
+        assert found.boundary(unfreeze) == Boundary(None, ("tied",))
 
 
 class InPlace(nn.Module):

@@ -11,7 +11,10 @@ from cache.errors import UsageError
 from stages.network.backbones import load_backbone
 from stages.network.classifier import output_layers
 from stages.network.cut import CutGraph
-from stages.network.freezing import freeze, keep_batchnorm_in_evaluation, keep_in_evaluation
+from stages.network.freezing import freeze, frozen_layers, keep_batchnorm_in_evaluation, keep_in_evaluation
+from stages.network.names import is_under
+
+from .networks import NOISY, graph, images
 
 CASES = {
     "resnet18": (lambda: torchvision.models.resnet18(), 32, "layer4"),
@@ -22,13 +25,17 @@ CASES = {
 }
 
 
-def train(module, size, steps=3):
+def noise(size):
+    return torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def train(module, x, steps=3):
     torch.manual_seed(0)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimiser = torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=0.1)
     module.train()
     for _ in range(steps):
-        logits = module(torch.randn(4, 3, size, size))
+        logits = module(x)
         optimiser.zero_grad()
         nn.functional.cross_entropy(logits, torch.arange(4)).backward()
         optimiser.step()
@@ -47,10 +54,59 @@ def test_frozen_tensors_are_bit_identical_after_training(case):
     trainable = CutGraph(module, size).boundary(unfreeze).trainable
     freeze(module, trainable)
     before = copy.deepcopy(module.state_dict())
-    train(module, size)
+    train(module, noise(size))
     should = {name for name in before if any(name == at or name.startswith(f"{at}.") for at in trainable)}
     assert changed(module, before) == should
     assert should != {*before}
+
+
+# What trains in each family, and whether it is inverted: from a layer on, some layers, one layer in the middle, all below
+# the top blocks. Frozen layers lie below, above and between what trains.
+SELECTIONS = {
+    "resnet18": (("layer4", False), ("layer2,layer4.0.conv2", False), ("layer3", True), ("layer2,layer4", True)),
+    "googlenet": (("inception5a", False), ("inception3b,inception5a.branch2", False), ("1", True)),
+    "densenet121": (("features.denseblock4", False), ("features.transition1,classifier", False), ("2", True)),
+    "timm:tf_efficientnet_lite0": (("3", False), ("blocks.2,blocks.5", False), ("blocks.4", True)),
+    "timm:convnext_atto": (("stages.3", False), ("stages.1,", False), ("stages.2", True)),
+    "timm:vit_tiny_patch16_224": (("2", False), ("cls_token,blocks.4", False), ("blocks.3", True)),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "unfreeze", "invert", "batchnorm"),
+    [(name, *selection, "train") for name, selections in SELECTIONS.items() for selection in selections]
+    + [(name, *SELECTIONS[name][1], "eval") for name in ("resnet18", "googlenet", "timm:tf_efficientnet_lite0")],
+)
+def test_each_selection_trains_exactly_what_it_says_in_every_family(name, unfreeze, invert, batchnorm):
+    found = graph(name)
+    trainable = found.boundary(unfreeze, invert=invert).trainable
+    section = copy.deepcopy(found.section(None, None, trainable))
+    freeze(section, trainable)
+    if batchnorm == "eval":
+        keep_batchnorm_in_evaluation(section)
+    before = copy.deepcopy(section.state_dict())
+    train(section, images(name, 4), steps=2)
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    should = {key for key in before if is_under(key, trainable)}
+    if batchnorm == "eval":
+        should = {key for key in should if not key.endswith(statistics)}
+    assert changed(section, before) == should
+    assert {*before} > should > set()
+
+
+@pytest.mark.parametrize("case", NOISY)
+@torch.no_grad()
+def test_frozen_layers_above_what_trains_are_without_noise_in_training(case):
+    """Also where their mode is part of the graph: functional dropout, timm's stochastic depth."""
+    size, build = NOISY[case]
+    found = CutGraph(build().eval(), size)
+    lowest = (found.blocks[0],)
+    x = noise(size)
+    section = found.section(None, found.resolve("auto"), lowest)
+    freeze(section, lowest)
+    keep_batchnorm_in_evaluation(section)
+    expected = section.eval()(x)
+    assert torch.equal(section.train()(x), expected)
 
 
 def test_the_frozen_part_computes_what_was_cached_even_in_training():
@@ -70,7 +126,7 @@ def test_freezing_again_undoes_the_former_freezing():
     freeze(module, ("fc",))
     freeze(module, ("layer4", "fc"))
     before = copy.deepcopy(module.state_dict())
-    train(module, 32)
+    train(module, noise(32))
     assert changed(module, before) == {name for name in before if name.startswith(("layer4", "fc"))}
     freeze(module, ())
     assert not any(layer.training for layer in module.train().modules())
@@ -82,7 +138,7 @@ def test_copies_of_a_frozen_network_are_frozen_themselves():
     freeze(module, ("fc",))
     twin = copy.deepcopy(module)
     before = copy.deepcopy(twin.state_dict())
-    train(twin, 32)
+    train(twin, noise(32))
     assert changed(twin, before) == {"fc.weight", "fc.bias"}
     freeze(twin, ("layer4",))
     assert twin.bn1.train() is twin.bn1
@@ -100,7 +156,7 @@ def test_batchnorm_statistics_can_be_kept_while_its_weights_train():
     module = torchvision.models.resnet18()
     keep_batchnorm_in_evaluation(module)
     before = copy.deepcopy(module.state_dict())
-    train(module, 32)
+    train(module, noise(32))
     kept = {name for name in before if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
     assert changed(module, before) == {*before} - kept
 
@@ -110,6 +166,12 @@ def test_module_kept_in_evaluation_stays_there_inside_another():
     keep_in_evaluation(trunk)
     nn.Sequential(trunk, nn.Linear(3, 2)).train()
     assert not any(layer.training for layer in trunk.modules())
+
+
+def test_frozen_layers_are_those_of_which_nothing_trains():
+    frozen = frozen_layers(torchvision.models.resnet18(), ("layer4.1.bn2", "fc.bias"))
+    assert {"conv1", "layer1", "layer1.0.bn1", "layer4.0", "layer4.1.conv2"} <= {*frozen}
+    assert not {"", "layer4", "layer4.1", "layer4.1.bn2", "fc", "relu", "avgpool"}.intersection(frozen)
 
 
 def test_unknown_layers_are_refused():

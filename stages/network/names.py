@@ -1,0 +1,37 @@
+"""Names of layers and parameters: paths with dots, as in a state_dict, and the prefixes that stand for many."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from itertools import accumulate
+
+from torch import nn
+
+
+def is_under(name: str, prefixes: Collection[str]) -> bool:
+    """Say whether a name is one of the prefixes or lies inside one; everything lies inside an empty prefix."""
+    return any(not prefix or name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def paths_to(name: str) -> list[str]:
+    """Return ``a``, ``a.b``, ``a.b.c`` for ``a.b.c``; nothing for an empty name."""
+    return list(accumulate(name.split("."), lambda above, part: f"{above}.{part}")) if name else []
+
+
+def children(module: str, layers: Iterable[str]) -> list[str]:
+    """Return the direct children of `module` that hold any of `layers`, in the order of `layers`."""
+    depth = len(module.split(".")) if module else 0
+    paths = (paths_to(layer) for layer in layers if is_under(layer, (module,)))
+    return list(dict.fromkeys(steps[depth] for steps in paths if len(steps) > depth))
+
+
+def shortest_prefixes(module: nn.Module, chosen: set[str], path: str = "") -> tuple[str, ...]:
+    """Return the shortest prefixes that stand for exactly the parameters `chosen` of a network."""
+    prefixes = [f"{path}{name}" for name, _ in module.named_parameters(recurse=False) if f"{path}{name}" in chosen]
+    for name, child in module.named_children():
+        inside = {f"{path}{name}.{parameter}" for parameter, _ in child.named_parameters()}
+        if inside and inside <= chosen:
+            prefixes.append(f"{path}{name}")
+        elif inside & chosen:
+            prefixes.extend(shortest_prefixes(child, chosen, f"{path}{name}."))
+    return tuple(prefixes)
