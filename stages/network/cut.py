@@ -181,7 +181,7 @@ class CutGraph:
             return inside[-1]
         raise self._refusal(name)
 
-    def section(self, start: Cut | None, end: Cut | None, trainable: Collection[str] | None = None) -> nn.Module:
+    def section(self, start: Cut | None, end: Cut | None, trainable: Collection[str] | None = None) -> Section:
         """Return the part of the network from the output of `start` to the output of `end`.
 
         ``section(None, cut)`` is the trunk, ``section(cut, None)`` the top. The section holds only the submodules it

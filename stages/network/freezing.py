@@ -8,8 +8,7 @@ from types import MethodType
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from cache.errors import UsageError, suggestion
-from stages.network.names import is_under, paths_to
+from stages.network.names import is_under, paths_to, require_known, state_names
 
 
 def freeze(module: nn.Module, trainable: Collection[str]) -> None:
@@ -32,11 +31,7 @@ def freeze(module: nn.Module, trainable: Collection[str]) -> None:
     UsageError
         If a prefix names nothing in the network.
     """
-    state = _state(module)
-    for prefix in trainable:
-        if not any(is_under(name, (prefix,)) for name in state):
-            known = [name for name, _ in module.named_modules() if name]
-            raise UsageError(f"Nothing called {prefix!r} can be trained in this network.{suggestion(prefix, known)}")
+    require_known(module, trainable)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(is_under(name, trainable))
     frozen = {*frozen_layers(module, trainable)}
@@ -49,7 +44,7 @@ def freeze(module: nn.Module, trainable: Collection[str]) -> None:
 
 def frozen_layers(module: nn.Module, trainable: Collection[str]) -> tuple[str, ...]:
     """Return the paths of all layers that have parameters or statistics, none of which are among the `trainable`."""
-    state = _state(module)
+    state = state_names(module)
     holders = dict.fromkeys(path for name in state for path in ("", *paths_to(name)[:-1]))
     training = {path for name in state if is_under(name, trainable) for path in ("", *paths_to(name)[:-1])}
     return tuple(path for path in holders if path not in training)
@@ -70,8 +65,3 @@ def keep_batchnorm_in_evaluation(module: nn.Module) -> None:
 
 def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
     return module
-
-
-def _state(module: nn.Module) -> list[str]:
-    """Return the names of all parameters and buffers."""
-    return [name for name, _ in (*module.named_parameters(), *module.named_buffers())]

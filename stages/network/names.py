@@ -7,6 +7,28 @@ from itertools import accumulate
 
 from torch import nn
 
+from cache.errors import UsageError, suggestion
+
+
+def state_names(module: nn.Module) -> list[str]:
+    """Return the names of all parameters and buffers of a network."""
+    return [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
+
+
+def require_known(module: nn.Module, prefixes: Collection[str]) -> None:
+    """Refuse prefixes that stand for nothing.
+
+    Raises
+    ------
+    UsageError
+        If a prefix is no layer with parameters or buffers, nor one of these; says the nearest names.
+    """
+    state = state_names(module)
+    for prefix in prefixes:
+        if not any(is_under(name, (prefix,)) for name in state):
+            nearest = suggestion(prefix, [name for name, _ in module.named_modules() if name])
+            raise UsageError(f"Nothing in this network that has weights is called {prefix!r}.{nearest}")
+
 
 def is_under(name: str, prefixes: Collection[str]) -> bool:
     """Say whether a name is one of the prefixes or lies inside one; everything lies inside an empty prefix."""
