@@ -1,0 +1,173 @@
+"""The range test: which learning rate is high enough, and which is too high (Smith 2017, section 3.3).
+
+The rate rises exponentially from step to step while the loss is watched. All of it happens to a copy.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, count, islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.optim import Optimizer
+
+from cache.errors import CutpointError, DataError, UsageError, suggestion
+from stages.training.evaluation import Batches
+from stages.training.options import Training
+from stages.training.step import Batch, NotFiniteError, Step
+
+_SMOOTHING = 0.9
+"""Share of the running mean of the loss that stays in each step."""
+
+_SETTLED = 10
+"""Steps after which the running mean is one of as many losses as it will be: until then its slope is that of chance."""
+
+_FEWEST = 2 * _SETTLED
+
+_DIVERGED = 4.0
+"""Times the lowest smoothed loss: where the test ends."""
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """What a range test found.
+
+    Attributes
+    ----------
+    rates : float64 [steps]
+        Rate of each step; of the group with the highest one, where all rise together.
+    losses : float64 [steps]
+        Loss of each step, before it was made.
+    smoothed : float64 [steps]
+        Its running mean.
+    suggestion : float or None
+        Where the loss falls most steeply over the logarithm of the rate; None where it never falls.
+    block : str or None
+        The only block whose rate rose.
+    """
+
+    rates: NDArray[np.float64]
+    losses: NDArray[np.float64]
+    smoothed: NDArray[np.float64]
+    suggestion: float | None
+    block: str | None = None
+
+
+def range_test(
+    model: nn.Module,
+    optimiser: Optimizer,
+    options: Training,
+    train_batches: Callable[[int, int], Batches],
+    *,
+    lowest: float = 1e-7,
+    highest: float = 1.0,
+    steps: int = 100,
+    block: str | None = None,
+) -> RangeTest:
+    """Train a copy of the model with a rate that rises from `lowest` to `highest`, until the loss diverges.
+
+    Model, optimiser and the random states of Python, numpy and torch are to the bit what they were before, also where
+    this raises.
+
+    Parameters
+    ----------
+    model, optimiser, options, train_batches
+        As for :func:`~stages.training.loop.fit`. Epochs of batches are asked for until there are enough.
+    lowest, highest : float
+        The rates of all groups rise together, in the proportion that they have now; this is the highest of them.
+    steps : int
+    block : str, optional
+        Only the rate of this block's groups rises, from `lowest` to `highest`; the others stay what they are now.
+
+    Raises
+    ------
+    UsageError
+        If the range is none, or there is no such block.
+    CutpointError
+        If the loss is not finite from the very beginning.
+    """
+    if not 0 < lowest < highest:
+        raise UsageError(f"a range test rises from a rate above 0 to a higher one, not from {lowest:g} to {highest:g}")
+    if steps < _FEWEST:
+        raise UsageError(f"a range test of {steps} steps shows nothing; make it {_FEWEST} or more, or 100")
+    blocks = list(dict.fromkeys(group.get("block") for group in optimiser.param_groups))
+    if block is not None and block not in blocks:
+        raise UsageError(f"there is no block {block!r} that trains.{suggestion(block, map(str, blocks))}")
+
+    # copied together, the optimiser's copy is over the parameters of the model's copy
+    trial, trial_optimiser = copy.deepcopy((model, optimiser))
+    trial.train()
+    rising = [group for group in trial_optimiser.param_groups if block in (None, group.get("block"))]
+    top = max(float(group["lr"]) for group in rising)
+    proportions = [float(group["lr"]) / top for group in rising]
+    step = Step(trial, trial_optimiser, options)
+    losses: list[float] = []
+    smoothed: list[float] = []
+    rates = np.geomspace(lowest, highest, steps)
+    with random_states_kept():
+        for rate, batches in zip(rates, _endless(train_batches, options.accumulate), strict=False):
+            for group, proportion in zip(rising, proportions, strict=True):
+                group["lr"] = float(rate) * proportion
+            try:
+                losses.append(step(batches, options.seed + len(losses)).loss)
+            except NotFiniteError:
+                break
+            smoothed.append(_running_mean(losses))
+            if smoothed[-1] > _DIVERGED * min(smoothed):
+                break
+    if not losses:
+        raise CutpointError(f"the loss is not finite at a rate of {lowest:g}: it is the network that overflows")
+    tested = rates[: len(losses)]
+    return RangeTest(tested, np.array(losses), np.array(smoothed), _steepest_descent(tested, np.array(smoothed)), block)
+
+
+@contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Put the random states of Python, numpy and torch, on all devices, back to what they were before the block."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    of_mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+        if of_mps is not None:
+            torch.mps.set_rng_state(of_mps)
+
+
+def _endless(train_batches: Callable[[int, int], Batches], accumulate: int) -> Iterator[list[Batch]]:
+    """Yield the batches of step after step, epoch after epoch."""
+
+    def epoch(number: int) -> Iterator[Batch]:
+        batches = iter(train_batches(number, 0))
+        if (first := next(batches, None)) is None:
+            raise DataError("there is no batch to train on; give more images, or smaller batches")
+        yield first
+        yield from batches
+
+    batches = chain.from_iterable(map(epoch, count(1)))
+    while True:
+        yield list(islice(batches, accumulate))
+
+
+def _running_mean(losses: list[float]) -> float:
+    """Return the exponentially weighted mean; divided by the sum of its weights, the first values count in full."""
+    weights = _SMOOTHING ** np.arange(len(losses) - 1, -1, -1)
+    return float(np.average(losses, weights=weights))
+
+
+def _steepest_descent(rates: NDArray[np.float64], smoothed: NDArray[np.float64]) -> float | None:
+    """Return the rate at which the loss falls most steeply, once its mean has settled and before its lowest."""
+    until = int(smoothed.argmin()) + 1
+    if until <= _SETTLED + 1:
+        return None
+    slopes = np.gradient(smoothed[:until], np.log(rates[:until]))[_SETTLED:]
+    return float(rates[_SETTLED + slopes.argmin()]) if slopes.min() < 0 else None

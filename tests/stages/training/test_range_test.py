@@ -1,0 +1,199 @@
+"""The range test on a real network with BatchNorm, dropout and stochastic depth."""
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from cache.errors import CutpointError, DataError, UsageError
+from stages.training.loop import Training, fit
+from stages.training.optimisers import blockwise_groups, make_optimiser
+from stages.training.range_test import range_test
+from stages.training.schedules import Schedule, make_schedule
+from tests.stages.training.networks import pictures, quick_network
+
+IMAGES, LABELS = pictures(24)
+BLOCKS = [("head", ["classifier"]), ("body", ["conv_stem", "bn1", "blocks", "conv_head", "bn2"])]
+
+
+def batches(epoch, first):
+    order = torch.randperm(len(IMAGES), generator=torch.Generator().manual_seed(epoch))
+    return ((IMAGES[part], LABELS[part]) for part in order.split(8)[first:])
+
+
+def in_training(name="adamw", rate=1e-3):
+    """A network and its optimiser after two steps, so that there are a state, statistics and gradients to lose."""
+    model = quick_network(drop_rate=0.2, drop_path_rate=0.2)
+    optimiser = make_optimiser(name, blockwise_groups(model, BLOCKS, rate=rate, factor=0.1, weight_decay=0.01))
+    scheduler = make_schedule(optimiser, Schedule("cosine", 0.0), 3, 20)
+    one_pass = lambda epoch, first: list(batches(epoch, first))[:2]  # noqa: E731
+    fit(model, optimiser, scheduler, Training(1), train_batches=one_pass, val_batches=lambda: [(IMAGES, LABELS)])
+    model.train()
+    model.bn1.eval()
+    return model, optimiser
+
+
+def everything(model, optimiser):
+    """All there is to be changed, copied."""
+    gradients = [None if one.grad is None else one.grad.clone() for one in model.parameters()]
+    return (
+        copy.deepcopy(model.state_dict()),
+        gradients,
+        copy.deepcopy(optimiser.state_dict()),
+        [module.training for module in model.modules()],
+        [parameter.requires_grad for parameter in model.parameters()],
+        (random.getstate(), np.random.get_state(), torch.get_rng_state()),
+    )
+
+
+def equal(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one == other
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lion"])
+@pytest.mark.parametrize("block", [None, "body"])
+def test_nothing_is_changed_by_it(name, block):
+    model, optimiser = in_training(name)
+    before = everything(model, optimiser)
+    found = range_test(model, optimiser, Training(1), batches, steps=20, block=block)
+    assert len(found.losses) > 1
+    assert equal(before, everything(model, optimiser))
+
+
+def test_nothing_is_changed_where_it_fails():
+    model, optimiser = in_training()
+    before = everything(model, optimiser)
+
+    def failing(epoch, first):
+        for number, batch in enumerate(batches(epoch, first)):
+            random.random()
+            np.random.rand()
+            torch.rand(1)
+            if number == 2:
+                raise DataError("gone")
+            yield batch
+
+    with pytest.raises(DataError, match="gone"):
+        range_test(model, optimiser, Training(1), failing)
+    assert equal(before, everything(model, optimiser))
+
+
+def test_the_training_that_follows_is_the_one_that_would_have_been():
+    ended = []
+    for tested in (False, True):
+        model = quick_network(drop_rate=0.2)
+        optimiser = make_optimiser("sgd", blockwise_groups(model, BLOCKS, rate=1e-3, factor=0.1, weight_decay=0.0))
+        if tested:
+            range_test(model, optimiser, Training(2), batches, steps=20)
+        scheduler = make_schedule(optimiser, Schedule("onecycle"), 3, 2)
+        fit(model, optimiser, scheduler, Training(2), train_batches=batches, val_batches=lambda: [(IMAGES, LABELS)])
+        ended.append(model.state_dict())
+    assert equal(*ended)
+
+
+def test_the_rate_rises_exponentially_until_the_loss_diverges():
+    model, optimiser = in_training("momentum")
+    found = range_test(model, optimiser, Training(1), batches, lowest=1e-5, highest=1e3, steps=60)
+    assert 10 < len(found.rates) < 60
+    assert found.rates[0] == pytest.approx(1e-5)
+    assert np.diff(np.log(found.rates)) == pytest.approx(np.log(1e8) / 59)
+    assert found.smoothed[-1] > 4 * found.smoothed.min() or len(found.rates) < 60
+    assert len(found.losses) == len(found.smoothed) == len(found.rates)
+    assert found.smoothed[0] == found.losses[0]
+
+
+def test_a_training_at_the_suggested_rate_learns_more_than_far_below_and_far_above():
+    model, optimiser = in_training("momentum")
+    found = range_test(model, optimiser, Training(1), batches, lowest=1e-6, highest=10, steps=60)
+    reached = {}
+    for factor in (0.01, 1.0, 1000.0):
+        trial, groups = quick_network(), []
+        groups = blockwise_groups(trial, BLOCKS, rate=found.suggestion * factor, factor=0.1, weight_decay=0)
+        trial_optimiser = make_optimiser("momentum", groups)
+        scheduler = make_schedule(trial_optimiser, Schedule("constant", 0.0), 3, 4)
+        try:
+            done = fit(
+                trial,
+                trial_optimiser,
+                scheduler,
+                Training(4),
+                train_batches=batches,
+                val_batches=lambda: [(IMAGES, LABELS)],
+            )
+            reached[factor] = done.history[-1].train_loss
+        except CutpointError:  # diverged
+            reached[factor] = float("inf")
+    assert reached[1.0] < 0.5 * min(reached[0.01], reached[1000.0])
+
+
+def test_only_the_rate_of_the_block_that_is_tested_rises(monkeypatch):
+    model, optimiser = in_training("momentum")
+    now = [group["lr"] for group in optimiser.param_groups]
+    seen = []
+
+    step = torch.optim.SGD.step
+
+    def noting(self, *arguments):
+        seen.append([group["lr"] for group in self.param_groups])
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", noting)
+    tested = [group["block"] == "body" for group in optimiser.param_groups]
+    found = range_test(model, optimiser, Training(1), batches, lowest=1e-6, highest=1e-2, steps=20, block="body")
+    assert found.block == "body"
+    for rate, rates in zip(found.rates, seen, strict=True):
+        assert rates == [rate if of_block else before for of_block, before in zip(tested, now, strict=True)]
+    seen.clear()
+    found = range_test(model, optimiser, Training(1), batches, lowest=1e-6, highest=1e-2, steps=20)
+    for rate, rates in zip(found.rates, seen, strict=True):
+        assert max(rates) == pytest.approx(rate)
+        assert np.array(rates) / rate == pytest.approx(np.array(now) / max(now))
+
+
+def test_frozen_layers_stay_out_of_it():
+    model, optimiser = in_training("momentum")
+    model.requires_grad_(False)
+    model.classifier.requires_grad_(True)
+    before = everything(model, optimiser)
+    found = range_test(model, optimiser, Training(1), batches, lowest=1e-5, steps=20)
+    assert found.suggestion is not None
+    assert equal(before, everything(model, optimiser))
+
+
+def test_a_loss_that_never_falls_suggests_nothing():
+    model, optimiser = in_training("momentum")
+    found = range_test(model, optimiser, Training(1), batches, lowest=1e3, highest=1e6, steps=20)
+    assert found.suggestion is None
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"lowest": 0.0}, "from 0 to 1"),
+        ({"lowest": 1.0, "highest": 0.1}, "from 1 to 0.1"),
+        ({"steps": 19}, "19 steps shows nothing"),
+        ({"block": "bodi"}, "no block 'bodi' that trains. Did you mean 'body'"),
+    ],
+)
+def test_impossible_ranges_and_unknown_blocks_are_refused(options, said):
+    model, optimiser = in_training()
+    with pytest.raises(UsageError, match=said):
+        range_test(model, optimiser, Training(1), batches, **options)
+
+
+def test_a_network_that_overflows_by_itself_and_a_lack_of_batches_are_said():
+    model, optimiser = in_training()
+    with pytest.raises(DataError, match="no batch"):
+        range_test(model, optimiser, Training(1), lambda epoch, first: [])
+    with pytest.raises(CutpointError, match="not finite at a rate of 1e-07"):
+        range_test(model, optimiser, Training(1), lambda epoch, first: [(IMAGES * float("inf"), LABELS)])
