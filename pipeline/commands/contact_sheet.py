@@ -53,9 +53,11 @@ def contact_sheet(
     photographs = []
     for index in train[:: max(len(train) // _PHOTOGRAPHS, 1)]:
         try:
-            photographs.append(read_image(manifest.locations[index]))
+            photograph = read_image(manifest.locations[index])
+            preprocessing.resized(photograph)  # which a strip of pixels cannot be
+            photographs.append(photograph)
         except UnreadableImageError as error:
-            say(f"skipped {error}")
+            say(f"skipped {manifest.locations[index]}: {error.reason}")
         if len(photographs) == _PHOTOGRAPHS:
             break
     if not photographs:

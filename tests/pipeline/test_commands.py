@@ -230,22 +230,24 @@ def test_weights_from_a_file_are_used_and_checked_again_by_predict(photographs, 
 
 
 def test_a_contact_sheet_needs_neither_weights_nor_features(capsys, tmp_path):
-    folder = make_folder(tmp_path / "own", per_class=4)
-    (folder / "fire" / "000.jpg").write_text("no image")
-    common = ["contact-sheet", "--data", folder, "--backbone", "resnet18", *SMALL, "--cache", tmp_path / "cache"]
+    train, _, _ = (make_folder(tmp_path / "own" / split, per_class=3) for split in ("train", "val", "test"))
+    (train / "fire" / "000.jpg").write_text("no image")
+    Image.new("RGB", (20_000, 1)).save(train / "fire" / "001.jpg")
+    common = ["contact-sheet", "--data", tmp_path / "own", "--allow-leakage", "--backbone", "resnet18", *SMALL]
+    common += ["--cache", tmp_path / "cache"]
     wide = {}
     for name, own in {
         "plain": ["--augment", "crop(0.3)+flip+colour(0.4)"],
         "mixed": ["--augment", "none", "--mixup", "0.4", "--cutmix", "1"],
     }.items():
-        code, out, _ = call(capsys, *common, *own, "--test", "0.01", "--val", "0.01", "--out", tmp_path / f"{name}.png")
+        code, out, _ = call(capsys, *common, *own, "--out", tmp_path / f"{name}.png")
         assert code == 0
         assert f"contact sheet: {tmp_path}/{name}.png" in out
         with Image.open(tmp_path / f"{name}.png") as sheet:
             wide[name] = sheet.convert("RGB").size[0]
     assert wide["mixed"] > 1.4 * wide["plain"]
-    assert "skipped" in out
-    assert "000.jpg: not an image" in out
+    assert f"skipped {train}/fire/000.jpg: not an image" in out
+    assert f"skipped {train}/fire/001.jpg: 20000 x 1 pixels are too long" in out
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["keys.sqlite"]
 
 

@@ -194,6 +194,14 @@ def test_worth_without_fine_tuning_is_held_against_the_best_head(tmp_path):
     assert "The logistic head reaches 85.0 %; trained from scratch, the network reaches 50.0 %." in verdict
 
 
+def test_worth_is_that_of_two_methods_tested_on_the_same_renderings(tmp_path):
+    add_method(tmp_path, wrong(0, 200), method="scratch", name="all", val=0.5)
+    crops = {"test-time augmentation": "crops"}
+    add_method(tmp_path, wrong(0, 20), method="finetune", name="top-3-crops", val=0.95, settings=crops)
+    comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(40, 70))
+    assert "Fine-tune top-3 reaches 92.5 %; trained from scratch, the network reaches 50.0 %." in comparison.verdict
+
+
 def test_scratch_alone_says_nothing_of_pretrained_weights(tmp_path):
     add_method(tmp_path, wrong(0, 60), method="scratch", name="all")
     add_method(tmp_path, wrong(0, 50), method="scratch", name="all-longer")

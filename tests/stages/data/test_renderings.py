@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.data import Preprocessing, Renderings, Request, UnreadableImageError, stream
+from stages.network.backbones import load_backbone
 from tests.stages.data.pictures import photograph, pixels, write_images
 
 PREPROCESSING = Preprocessing(32, 40)
@@ -60,6 +61,22 @@ def test_probabilities_are_averaged_over_the_renderings_of_each_image(images, ki
         own = drawn[image * renderings.count : (image + 1) * renderings.count]
         assert np.allclose(mean, own.mean(axis=0), atol=1e-6)
     assert kind != "none" or np.array_equal(averaged, drawn)
+
+
+def test_an_image_and_its_mirror_image_are_predicted_alike_by_a_real_network():
+    """The effect of averaging over flips; of the ten crops too, as long as the margins are even."""
+    network = load_backbone("efficientnet_lite0", image_size=64)
+    image = torch.from_numpy(np.asarray(photograph(80, 80)).copy()).permute(2, 0, 1)
+
+    def predicted(kind, image):
+        renderings = Renderings(Preprocessing(64, 80), kind)
+        with torch.inference_mode():
+            logits = network.module(network.preprocessing.normalise(renderings(image)))
+        return renderings.averaged(logits.softmax(dim=1).numpy())
+
+    for kind in ("flip", "crops"):
+        assert np.allclose(predicted(kind, image), predicted(kind, image.flip(2)), atol=1e-5)
+    assert np.abs(predicted("none", image) - predicted("none", image.flip(2))).max() > 1e-3
 
 
 def test_they_stream_as_any_rendering_does(tmp_path):
