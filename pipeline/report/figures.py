@@ -386,7 +386,7 @@ def _time_axis(axes: Axes, label: str) -> None:
 
 def _time_ticks(low: float, high: float) -> list[float]:
     inside = [tick for tick in _TICKS if low <= tick <= high]
-    return inside[:: math.ceil(len(inside) / 6)] if inside else [math.sqrt(low * high)]
+    return inside[:: math.ceil(len(inside) / 5)] if inside else [math.sqrt(low * high)]
 
 
 def _short_duration(seconds: float) -> str:
