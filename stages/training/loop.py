@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.utils.distributed import distribute_bn
+import torch.distributed
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -172,9 +172,9 @@ class _Run:
 
     def validate(self, batches: Batches) -> tuple[float, float]:
         """Return loss and accuracy on the validation batches."""
-        if self._rank.count > 1:  # each process has its own BatchNorm statistics; those of the first count
-            for model in (self._model, self._average.model):
-                distribute_bn(model, self._rank.count)  # type: ignore[no-untyped-call]
+        if self._rank.count > 1:  # each process has BatchNorm statistics of its own; those of the first count
+            for buffer in (*self._model.buffers(), *self._average.model.buffers()):
+                torch.distributed.broadcast(buffer, src=0)
         return evaluate_loss(self._average.model, batches, self._rank)
 
     def end_epoch(self, val_loss: float, val_accuracy: float, seconds: float) -> Epoch:
