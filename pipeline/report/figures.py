@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -28,6 +28,9 @@ from sklearn.isotonic import isotonic_regression
 from pipeline.comparison import Row
 from pipeline.console import duration
 from pipeline.results import Result
+
+if TYPE_CHECKING:
+    from stages.training.range_test import RangeTest
 
 # Each of these stands for a custom property of the page's style, which has a value for light and one for dark.
 INK, MUTED, GRID, ACCENT = "#1c2330", "#5d6675", "#dfe3e8", "#1d5fa6"
@@ -246,6 +249,72 @@ def selection_scores(row: Row) -> Figure | None:
     return figure
 
 
+def rate_schedule(rates: NDArray[np.float64], blocks: Sequence[str], steps_per_epoch: int) -> Figure:
+    """Draw the learning rate of each step, a line for each block, named at the height of its highest rate.
+
+    Parameters
+    ----------
+    rates : float64 [steps, groups]
+        As ``stages.training.schedules.rates_of`` returns them.
+    blocks : sequence of str
+        The block of each group; of several groups of a block, which have the same rates, one is drawn.
+    steps_per_epoch : int
+    """
+    of_block = {block: rates[:, group] for group, block in enumerate(blocks)}
+    highest = [float(one.max()) for one in of_block.values()]
+    far_apart = max(highest) > 4 * min(highest)
+    with styled():
+        figure = Figure(figsize=(3.9, 2.7), layout="constrained")
+        axes = figure.add_subplot()
+        epochs = np.arange(len(rates)) / steps_per_epoch
+        for number, one in enumerate(of_block.values()):
+            axes.plot(epochs, one, "-", color=SERIES[number % len(SERIES)] if len(of_block) > 1 else ACCENT)
+        if far_apart:  # a schedule that ends at nearly nothing would take all the height
+            axes.set_yscale("log")
+            axes.set_ylim(min(highest) / 30, max(highest) * 1.5)
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_formatter(_power_of_ten)
+        else:
+            axes.set_ylim(0, max(highest) * 1.08)
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+            axes.yaxis.set_major_formatter(_short_number)
+        if len(of_block) > 1:
+            _name_ends(axes, [(block, SERIES[n % len(SERIES)], highest[n]) for n, block in enumerate(of_block)])
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set_xlabel("epoch")
+        axes.set_title("learning rate", loc="left", fontsize=9, color=MUTED)
+    return figure
+
+
+def range_test_curve(found: RangeTest) -> Figure:
+    """Draw the loss of a range test over the rate, with its running mean and the suggested rate marked."""
+    with styled():
+        figure = Figure(figsize=(3.9, 2.7), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_xscale("log")
+        axes.plot(found.rates, found.losses, "-", color=MUTED, linewidth=0.7, alpha=0.6)
+        axes.plot(found.rates, found.smoothed, "-", color=ACCENT, linewidth=1.6)
+        before_it_rises = found.smoothed[: int(found.smoothed.argmin()) + 1]
+        height = max(float(np.ptp(before_it_rises)), 0.1 * float(before_it_rises.max()))
+        axes.set_ylim(before_it_rises.min() - 0.2 * height, before_it_rises.max() + 0.6 * height)
+        if found.suggestion is not None:
+            reached = float(found.smoothed[int(np.abs(found.rates - found.suggestion).argmin())])
+            axes.plot(found.suggestion, reached, "o", color=INK, markersize=9, markerfacecolor="none")
+            axes.annotate(
+                f"suggested {found.suggestion:.2g}",
+                (found.suggestion, reached),
+                xytext=(8, 8),
+                textcoords="offset points",
+                color=INK,
+            )
+        axes.xaxis.set_major_formatter(_power_of_ten)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlabel("learning rate" if found.block is None else f"learning rate of {_shortened(found.block)}")
+        axes.set_title("training loss", loc="left", fontsize=9, color=MUTED)
+    return figure
+
+
 def confusion_heat_map(confusion: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
     """Draw the shares of each true class, a row of cells each; classes share cells where there are very many."""
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
@@ -309,8 +378,8 @@ def inline_svg(figure: Figure) -> str:
 
 def _name_ends(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
     """Write the names of lines after their ends (name, colour, y), none over another."""
-    bottom, top = axes.get_ylim()
-    heights = _apart([(y - bottom) / (top - bottom) for *_, y in ends], 0.09)
+    to_axes = axes.transData + axes.transAxes.inverted()
+    heights = _apart([to_axes.transform((axes.get_xlim()[0], y))[1] for *_, y in ends], 0.09)
     for (name, colour, _), height in zip(ends, heights, strict=True):
         _name_beside(axes, name, colour, height, points_aside=4)
 
@@ -400,6 +469,10 @@ def _power_of_ten(value: float, _: object) -> str:
     if -2 <= exponent <= 3 or not math.isclose(value, 10.0**exponent):
         return f"{value:g}"
     return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def _short_number(value: float, _: object) -> str:
+    return f"{value:.4g}"
 
 
 def _percent(value: float, _: object) -> str:

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from PIL import Image
 
 from pipeline.comparison import compare
 from pipeline.report import figures
+from stages.training.range_test import RangeTest
+from stages.training.schedules import Schedule, rates_of
 from tests.pipeline.finished_runs import HISTORY, SELECTION, add, predictions
 
 
@@ -117,6 +120,49 @@ def test_a_single_confusion_among_a_thousand_classes_stays_in_sight():
     assert image[10 // 5, 700 // 5] == 1.0
 
 
+SCHEDULE = rates_of(Schedule("cosine"), [1e-3, 1e-3, 5e-4], 10, 4)
+FOUND = RangeTest(
+    rates=np.geomspace(1e-6, 1, 30),
+    losses=np.r_[np.linspace(2, 1, 28), 3, 9],
+    smoothed=np.r_[np.linspace(2, 1, 28), 2, 5],
+    suggestion=float(np.geomspace(1e-6, 1, 30)[12]),
+)
+
+
+def test_rates_are_a_line_for_each_block_named_in_its_colour_beside_its_peak():
+    axes = figures.rate_schedule(SCHEDULE, ["head", "head", "layer4"], 10).axes[0]
+    assert [line.get_ydata().max() for line in axes.lines] == pytest.approx([1e-3, 5e-4])
+    assert axes.lines[0].get_xdata()[[0, -1]] == pytest.approx([0, 3.9])
+    assert [text.get_text() for text in axes.texts] == ["head", "layer4"]
+    for line, text in zip(axes.lines, axes.texts, strict=True):
+        assert line.get_color() == text.get_color()
+        assert text.xy[1] == pytest.approx(line.get_ydata().max() / axes.get_ylim()[1])
+    assert not figures.rate_schedule(SCHEDULE[:, :1], ["head"], 10).axes[0].texts
+
+
+def test_rates_far_apart_share_a_logarithmic_axis_on_which_all_can_be_read():
+    scales = []
+    for factor in (0.5, 0.01):
+        rates = rates_of(Schedule("onecycle"), [1e-2, 1e-2 * factor, 1e-2 * factor**2], 10, 4)
+        axes = figures.rate_schedule(rates, ["head", "top", "rest"], 10).axes[0]
+        scales.append(axes.get_yscale())
+        bottom, top = axes.get_ylim()
+        assert all(bottom < line.get_ydata().max() < top for line in axes.lines)
+    assert scales == ["linear", "log"]
+
+
+def test_the_suggested_rate_is_marked_on_the_mean_and_divergence_does_not_take_the_height():
+    axes = figures.range_test_curve(FOUND).axes[0]
+    assert axes.get_xscale() == "log"
+    mark = axes.lines[2]
+    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == pytest.approx((FOUND.suggestion, FOUND.smoothed[12]))
+    assert axes.texts[0].get_text() == f"suggested {FOUND.suggestion:.2g}"
+    assert 2 < axes.get_ylim()[1] < 3
+    without = figures.range_test_curve(replace(FOUND, suggestion=None, block="layer4")).axes[0]
+    assert len(without.lines) == 2
+    assert without.get_xlabel() == "learning rate of layer4"
+
+
 def test_png_and_svg_are_made_of_every_figure(row, tmp_path):
     for number, figure in enumerate(
         [
@@ -126,6 +172,8 @@ def test_png_and_svg_are_made_of_every_figure(row, tmp_path):
             figures.validation_curves({0: row}, row, "time"),
             figures.selection_scores(row),
             figures.confusion_heat_map(row.confusion, ["a", "b"]),
+            figures.rate_schedule(SCHEDULE, ["head", "head", "layer4"], 10),
+            figures.range_test_curve(FOUND),
         ]
     ):
         figures.save_png(figure, tmp_path / f"{number}.png")
