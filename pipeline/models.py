@@ -118,7 +118,10 @@ def open_model(directory: Path, device: str = "auto") -> tuple[Recipe, Extractor
     recipe = read_recipe(directory)
     if recipe is None:
         raise DataError(f"{directory} holds no trained model ({RECIPE} is missing)")
-    options = Features(**{**recipe.features, "cache": Path(recipe.features["cache"]), "device": device})
+    stored: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in recipe.features.items()
+    }
+    options = Features(**{**stored, "cache": Path(recipe.features["cache"]), "device": device})
     extractor = prepare(options)
     if extractor.backbone.weights != recipe.weights_digest:
         raise WeightsError(

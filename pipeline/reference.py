@@ -55,7 +55,7 @@ def _sub_commands(app: App) -> Iterator[str]:
 def _default(value: object) -> str:
     if value is MISSING:
         return "required"
-    if value is None:
+    if value is None or value == ():
         return ""
     return f"`{' '.join(map(str, value)) if isinstance(value, tuple) else value}`"
 

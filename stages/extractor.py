@@ -223,7 +223,14 @@ def prepare(options: Features) -> Extractor:
     """
     keep_freed_memory()
     device = resolve_device(options.device)
-    backbone = load_backbone(options.backbone, options.weights, options.image_size)
+    backbone = load_backbone(
+        options.backbone,
+        options.weights,
+        options.image_size,
+        match=options.weights_match,
+        rename=options.weights_rename,
+        ignore=options.weights_ignore,
+    )
     graph = CutGraph(backbone.module, backbone.preprocessing.image_size)
     cuts = [graph.resolve(name.strip()) for name in options.cut.split(",")]
     if len({cut.name for cut in cuts}) < len(cuts):

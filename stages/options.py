@@ -69,6 +69,17 @@ class Features:
     weights: str = "default"
     """default, none (random, from the seed 0), or a state_dict file (.pth read with weights_only, .safetensors)."""
 
+    weights_match: Literal["exact", "partial"] = "exact"
+    """How the file must fit: exact (every tensor), or partial (it is loaded from the image upwards until the first
+    layer whose name or shape differs; the rest stays random). `layers` with the same options shows what is loaded."""
+
+    weights_rename: tuple[str, ...] = ()
+    """Prefixes of the names in the file that are exchanged, each OLD=NEW: backbone= takes one off, =backbone puts one
+    before every name."""
+
+    weights_ignore: tuple[str, ...] = ()
+    """Prefixes of names (after renaming) that are not loaded, and that neither file nor network needs to have."""
+
     cut: str = "auto"
     """The layer whose output is cached; auto is the input of the classifier. `layers BACKBONE` lists them. Several,
     separated by commas (layer3,layer4), are computed in one pass and cached each for itself; heads see them joined."""

@@ -1,9 +1,9 @@
-"""``layers``: where a backbone can be cut, and what of it trains."""
+"""``layers``: where a backbone can be cut, what of it trains, and what of a file of weights was loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -12,6 +12,9 @@ from pipeline.commands.signature import Cut
 
 if TYPE_CHECKING:
     from stages.network.cut import Boundary, CutGraph
+    from stages.network.partial_loading import PartialLoading
+
+_SEVERAL = Parameter(consume_multiple=True, negative_iterable=())
 
 
 def layers(
@@ -21,6 +24,9 @@ def layers(
     weights: Annotated[
         str, Parameter(help="default, none, or a state_dict file; the table needs no weights.")
     ] = "none",
+    weights_match: Literal["exact", "partial"] = "exact",
+    weights_rename: Annotated[tuple[str, ...], _SEVERAL] = (),
+    weights_ignore: Annotated[tuple[str, ...], _SEVERAL] = (),
     image_size: int | None = None,
     unfreeze: str | None = None,
     invert_unfreeze: bool = False,
@@ -37,12 +43,20 @@ def layers(
     cutpoint layers resnet18
     cutpoint layers timm:convnext_nano --image-size 288
     cutpoint layers resnet18 --unfreeze layer2,layer4
+    cutpoint layers resnet18 --weights mine.pth --weights-match partial --weights-rename encoder=
     ```
 
     Parameters
     ----------
     backbone
         efficientnet_lite0/1/2, a torchvision name, or a timm name (timm:NAME).
+    weights_match
+        exact, or partial: the file is loaded from the image upwards until the first layer that differs, and a table
+        says what was loaded, skipped and missing.
+    weights_rename
+        Prefixes of the names in the file that are exchanged, each OLD=NEW; backbone= takes one off.
+    weights_ignore
+        Prefixes of names that are not loaded, and that neither file nor network needs to have.
     image_size
         Side of the square the network sees, in pixels (default: the backbone's own).
     unfreeze
@@ -57,7 +71,9 @@ def layers(
 
     if invert_unfreeze and unfreeze is None:
         raise UsageError("--invert-unfreeze says what of --unfreeze is inverted; give --unfreeze too")
-    loaded = load_backbone(backbone, weights, image_size)
+    loaded = load_backbone(
+        backbone, weights, image_size, match=weights_match, rename=weights_rename, ignore=weights_ignore
+    )
     graph = CutGraph(loaded.module, loaded.preprocessing.image_size)
     automatic = graph.resolve("auto").name
     header = ["cut", "alias", "output", "parameters below", "above", "multiply-adds below", "above", "fp16 bytes/image"]
@@ -76,6 +92,10 @@ def layers(
     ]
     size = loaded.preprocessing.image_size
     said = [f"{loaded.name}: {len(graph.cuts)} cuts at {size} x {size} pixels"]
+    if weights != "none":
+        said.append(f"weights: {loaded.weights_source}")
+    if loaded.loading is not None:
+        said += [*_what_was_loaded(loaded.loading), ""]
     if unfreeze is not None:
         boundary = graph.boundary(unfreeze, invert=invert_unfreeze)
         said.append(_what_trains(graph, boundary))
@@ -83,6 +103,19 @@ def layers(
         lines = [[*line[:3], state, *line[3:]] for line, state in zip(lines, _states(graph, boundary), strict=True)]
     say(*said, "", table(header, lines, left=header.index("parameters below")))
     return list(graph.cuts)
+
+
+def _what_was_loaded(loading: PartialLoading) -> Iterator[str]:
+    from pipeline.console import table
+
+    yield f"layers in {loading.order}"
+    yield f"the first that differs: {loading.difference or 'none'}"
+    lines = [[line.state, _shortened(line.layers), line.why, str(line.tensors)] for line in loading.lines]
+    yield table(["", "layers", "why", "tensors"], lines, left=3)
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names if len(names) <= 8 else [*names[:4], "...", *names[-3:]])
 
 
 def _states(graph: CutGraph, boundary: Boundary) -> Iterator[str]:

@@ -11,12 +11,12 @@ import importlib
 import importlib.metadata
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import safetensors.torch
 import timm
@@ -33,6 +33,9 @@ from cache.errors import UsageError, WeightsError, suggestion
 from stages.data.preprocessing import Preprocessing
 from stages.network.classifier import auxiliary_heads, drop_auxiliary_heads, output_layers, replace_classifier
 from stages.network.cut import check_image_size
+from stages.network.names import is_under
+from stages.network.partial_loading import PartialLoading, load_partially
+from stages.network.renaming import likely_rule, renamed, require_ignorable
 
 EMBEDDED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 """Networks whose pretrained weights are installed with a package."""
@@ -67,6 +70,8 @@ class Backbone:
         How images become what the network was trained to see.
     num_classes
         Width of the logits.
+    loading
+        What of a file was loaded, where a part of it was to be.
     """
 
     name: str
@@ -75,6 +80,7 @@ class Backbone:
     weights_source: str
     preprocessing: Preprocessing
     num_classes: int
+    loading: PartialLoading | None = None
 
 
 class _Network(NamedTuple):
@@ -83,7 +89,15 @@ class _Network(NamedTuple):
     source: str
 
 
-def load_backbone(name: str, weights: str | Path = "default", image_size: int | None = None) -> Backbone:
+def load_backbone(
+    name: str,
+    weights: str | Path = "default",
+    image_size: int | None = None,
+    *,
+    match: Literal["exact", "partial"] = "exact",
+    rename: Sequence[str] = (),
+    ignore: Collection[str] = (),
+) -> Backbone:
     """Return the network called `name` with weights.
 
     Parameters
@@ -96,26 +110,46 @@ def load_backbone(name: str, weights: str | Path = "default", image_size: int | 
         or as ``.pth`` or ``.pt`` (read without unpickling code). Its classifier may have another number of classes.
     image_size
         Side of the images in pixels; the network's own if not given.
+    match
+        ``exact``: the file holds every tensor of the network and no other. ``partial``: it is loaded from the image
+        upwards until the first layer that differs (see :func:`~stages.network.partial_loading.load_partially`), and the
+        rest of the network stays random.
+    rename
+        Prefixes of the file's names that are exchanged, each ``OLD=NEW`` (see
+        :func:`~stages.network.renaming.renamed`).
+    ignore
+        Prefixes of names, after renaming, that are not loaded, and that neither side needs to have.
 
     Raises
     ------
     UsageError
-        If there is no such network, or it does not take images of this size.
+        If there is no such network, or it does not take images of this size, or these options need a file.
     WeightsError
         If the weights cannot be fetched or read, or do not fit.
     """
-    build = _builder(name)
+    build, loading = _builder(name), None
+    if weights in ("default", "none") and (match == "partial" or rename or ignore):
+        raise UsageError(
+            "--weights-match partial, --weights-rename and --weights-ignore are for a file: give --weights FILE "
+            f"instead of {weights}, or leave them out."
+        )
     with _own_random_numbers():
         module, preprocessing, source = build(weights == "default", image_size)
         drop_auxiliary_heads(module)
         if weights not in ("default", "none"):
-            load_weights(module, read_weights(Path(weights)), str(weights))
-            source = f"file {weights}"
+            state, source = renamed(read_weights(Path(weights)), rename, str(weights)), f"file {weights}"
+            require_ignorable(ignore, [*state, *module.state_dict()], str(weights))
+            if match == "partial":
+                loading = load_partially(module, state, str(weights), ignore)
+                source = f"{source}, {loading}"
+            else:
+                load_weights(module, state, str(weights), ignore)
+            source = f"{source}, without {', '.join(ignore)}" if ignore else source
     module.eval().requires_grad_(False)
     if image_size not in (None, preprocessing.image_size):
         check_image_size(module, image_size)
         preprocessing = preprocessing.with_size(image_size)
-    return Backbone(name, module, digest_of_weights(module), source, preprocessing, _num_classes(module))
+    return Backbone(name, module, digest_of_weights(module), source, preprocessing, _num_classes(module), loading)
 
 
 def backbone_names() -> tuple[str, ...]:
@@ -176,10 +210,13 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return {str(name).removeprefix(prefix): tensor for name, tensor in content.items()}
 
 
-def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], origin: str) -> None:
+def load_weights(
+    module: nn.Module, weights: Mapping[str, torch.Tensor], origin: str, ignored: Collection[str] = ()
+) -> None:
     """Load a whole state_dict; a classifier of another size makes the network's own that size.
 
-    Auxiliary classifiers in the file are left out where the network has none.
+    Auxiliary classifiers in the file are left out where the network has none. Names below the prefixes `ignored` are
+    not loaded, and neither side needs to have them.
 
     Raises
     ------
@@ -187,15 +224,15 @@ def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], origin:
         If tensors are missing, unexpected, or of another shape; `origin` names the file in the message.
     """
     absent = {"AuxLogits", "aux1", "aux2"} - {*auxiliary_heads(module)}
-    weights = {name: tensor for name, tensor in weights.items() if name.partition(".")[0] not in absent}
+    weights = {name: tensor for name, tensor in weights.items() if not is_under(name, {*absent, *ignored})}
     outputs = {f"{layer}.weight" for layer in output_layers(module)}
     sizes = {len(weights[name]) for name in outputs if name in weights and weights[name].ndim > 0}
     if len(sizes) == 1 and (num_classes := sizes.pop()) != _num_classes(module):
         replace_classifier(module, num_classes)
     own = module.state_dict()
-    expected = {name for name in own if not name.endswith("num_batches_tracked")}
+    expected = [name for name in own if not name.endswith("num_batches_tracked") and not is_under(name, ignored)]
     problems = {
-        "missing": sorted(expected - {*weights}),
+        "missing": sorted({*expected} - {*weights}),
         "unexpected": sorted({*weights} - {*own}),
         "of another shape": [
             f"{name} {[*weights[name].shape]} instead of {[*own[name].shape]}"
@@ -205,9 +242,11 @@ def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], origin:
     }
     if any(problems.values()):
         counts = (f"{len(names)} tensors {what} ({_first_few(names)})" for what, names in problems.items() if names)
+        rule = likely_rule(problems["unexpected"], expected)
         raise WeightsError(
             f"--weights {origin} does not fit this network: {'; '.join(counts)}. "
-            "Give the backbone these weights were saved from."
+            + (f"Try --weights-rename {rule}" if rule else "Give the backbone these weights were saved from")
+            + ", or load what fits with --weights-match partial."
         )
     module.load_state_dict(weights, strict=False)
 

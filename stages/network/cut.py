@@ -256,8 +256,8 @@ class CutGraph:
             If there is no such layer, or not that many blocks, or nothing is left to train.
         """
         chosen, first = self._chosen(unfreeze)
-        everything = {name for name, _ in self.module.named_parameters()}
-        trained = everything - chosen if invert else chosen
+        everything = [name for name, _ in self.module.named_parameters()]
+        trained = {*everything} - chosen if invert else chosen
         if not trained:
             if invert:
                 raise UsageError(
@@ -269,7 +269,7 @@ class CutGraph:
         begin = self._first_use(trained)
         begin = begin if invert else min(begin, first)
         below = [cut for cut in self.cuts if self._position(cut) < begin]
-        return Boundary(below[-1] if below else None, shortest_prefixes(self.module, trained))
+        return Boundary(below[-1] if below else None, shortest_prefixes(everything, trained))
 
     def _chosen(self, unfreeze: str) -> tuple[set[str], int]:
         """Return the parameters that `unfreeze` stands for, and where the first of its layers begins."""

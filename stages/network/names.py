@@ -47,13 +47,9 @@ def children(module: str, layers: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(steps[depth] for steps in paths if len(steps) > depth))
 
 
-def shortest_prefixes(module: nn.Module, chosen: set[str], path: str = "") -> tuple[str, ...]:
-    """Return the shortest prefixes that stand for exactly the parameters `chosen` of a network."""
-    prefixes = [f"{path}{name}" for name, _ in module.named_parameters(recurse=False) if f"{path}{name}" in chosen]
-    for name, child in module.named_children():
-        inside = {f"{path}{name}.{parameter}" for parameter, _ in child.named_parameters()}
-        if inside and inside <= chosen:
-            prefixes.append(f"{path}{name}")
-        elif inside & chosen:
-            prefixes.extend(shortest_prefixes(child, chosen, f"{path}{name}."))
-    return tuple(prefixes)
+def shortest_prefixes(names: Iterable[str], chosen: Collection[str]) -> tuple[str, ...]:
+    """Return the shortest prefixes that stand for the `chosen` among the names and for no other, in their order."""
+    names, chosen = [*names], {*chosen}
+    spoilt = {path for name in names if name not in chosen for path in paths_to(name)}
+    own = (next(path for path in paths_to(name) if path not in spoilt) for name in names if name in chosen)
+    return tuple(dict.fromkeys(own))

@@ -77,14 +77,9 @@ class Trace:
         frozen: Collection[str] = (),
         twin: Trace | None = None,
     ) -> None:
-        tracer, defaults = _tracer(), _defaults(module)
-        with _mode(module, training=training), _untraceable_explained(module):
-            for path in frozen:
-                module.get_submodule(path).eval()
-            graph = tracer.trace(module, concrete_args=defaults)
+        graph, paths = _traced(module, training=training, frozen=frozen)
         self.nodes = list(graph.nodes)
         # The output, and buffers read outside any call, have no path of their own.
-        paths = tracer.node_to_qualname
         self.names: dict[fx.Node, str] = {node: paths.get(node, f"{node.op} {node.name}") for node in self.nodes}
         self.by_name = {name: node for node, name in self.names.items()}
         self.position = {node: index for index, node in enumerate(self.nodes)}
@@ -99,7 +94,7 @@ class Trace:
             self.multiply_adds = {self.by_name[name]: twin.multiply_adds[node] for node, name in twin.names.items()}
             self.bytes_made = {self.by_name[name]: twin.bytes_made[node] for node, name in twin.names.items()}
         else:
-            recorder = _dry_run(module, graph, image_size, defaults)
+            recorder = _dry_run(module, graph, image_size)
             self.values, self.multiply_adds = recorder.values, recorder.multiply_adds
             self.bytes_made = recorder.bytes_made
         self.crossing = self._find_crossing()
@@ -197,6 +192,28 @@ def check_image_size(module: nn.Module, image_size: int) -> None:
         module(_blank_images(module, image_size))
 
 
+def layers_in_order(module: nn.Module) -> list[str]:
+    """Return what a network computes with in evaluation mode, in order: paths of layers, parameters and buffers.
+
+    Raises
+    ------
+    UsageError
+        If the network cannot be traced.
+    """
+    graph, _ = _traced(module, training=False)
+    return [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
+
+
+def _traced(module: nn.Module, *, training: bool, frozen: Collection[str] = ()) -> tuple[fx.Graph, dict[fx.Node, str]]:
+    """Return the graph of a network in one mode, and the paths of its nodes."""
+    tracer = _tracer()
+    with _mode(module, training=training), _untraceable_explained(module):
+        for path in frozen:
+            module.get_submodule(path).eval()
+        graph = tracer.trace(module, concrete_args=_defaults(module))
+    return graph, tracer.node_to_qualname
+
+
 def _tracer() -> NodePathTracer:
     """Return a tracer that treats as one step what torchvision and timm say cannot be traced through."""
     operations = [
@@ -264,11 +281,11 @@ class _Recorder(fx.Interpreter):
         return value
 
 
-def _dry_run(module: nn.Module, graph: fx.Graph, image_size: int, others: dict[str, Any]) -> _Recorder:
+def _dry_run(module: nn.Module, graph: fx.Graph, image_size: int) -> _Recorder:
     """Run a graph without computing; in evaluation mode, so that BatchNorm statistics stay as they are."""
     recorder = _Recorder(module, graph)
     with _mode(module, training=False), _without_computing(), _sizes_explained(image_size):
-        recorder.run(_blank_images(module, image_size), *others.values())
+        recorder.run(_blank_images(module, image_size), *_defaults(module).values())
     return recorder
 
 

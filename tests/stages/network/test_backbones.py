@@ -154,6 +154,33 @@ def test_weights_that_do_not_fit_are_refused_with_the_tensors_named(tmp_path):
         load_backbone("resnet18", path)
 
 
+def test_names_can_be_brought_to_those_of_the_network(tmp_path):
+    trained = replace_classifier(torchvision.models.squeezenet1_1(), 7)
+    state = {f"encoder.{name}": tensor for name, tensor in trained.state_dict().items()} | {"queue": torch.ones(3)}
+    torch.save(state, tmp_path / "queued.pth")
+    with pytest.raises(
+        WeightsError, match=r"does not fit .* Try --weights-rename encoder=, or .*--weights-match partial"
+    ):
+        load_backbone("squeezenet1_1", tmp_path / "queued.pth")
+    with pytest.raises(WeightsError, match=r"1 tensors unexpected \(queue\)"):
+        load_backbone("squeezenet1_1", tmp_path / "queued.pth", rename=["encoder="])
+    backbone = load_backbone("squeezenet1_1", tmp_path / "queued.pth", rename=["encoder="], ignore=["queue"])
+    assert backbone.weights == digest_of_weights(trained)
+    assert backbone.weights_source.endswith("queued.pth, without queue")
+    backbone = load_backbone(
+        "squeezenet1_1", tmp_path / "queued.pth", rename=["encoder="], ignore=["queue", "classifier"]
+    )
+    random = load_backbone("squeezenet1_1", "none").module
+    assert torch.equal(backbone.module.classifier[1].weight, random.classifier[1].weight)
+    assert torch.equal(backbone.module.features[0].weight, trained.features[0].weight)
+
+
+@pytest.mark.parametrize("options", [{"match": "partial"}, {"rename": ["a=b"]}, {"ignore": ["fc"]}])
+def test_what_is_for_a_file_is_refused_without_one(options):
+    with pytest.raises(UsageError, match="are for a file: give --weights FILE instead of none"):
+        load_backbone("resnet18", "none", **options)
+
+
 class Exploit:
     """Touches a file when it is unpickled."""
 
