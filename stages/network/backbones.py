@@ -11,9 +11,10 @@ import importlib
 import importlib.metadata
 import math
 import os
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -31,7 +32,8 @@ from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-d
 
 from cache.errors import UsageError, WeightsError, suggestion
 from stages.data.preprocessing import Preprocessing
-from stages.network.classifier import auxiliary_heads, drop_auxiliary_heads, output_layers, replace_classifier
+from stages.network.auxiliary import AUXILIARY, load_heads
+from stages.network.classifier import detach_auxiliary_heads, output_layers, replace_classifier
 from stages.network.cut import check_image_size
 from stages.network.names import is_under
 from stages.network.partial_loading import PartialLoading, load_partially
@@ -72,6 +74,9 @@ class Backbone:
         Width of the logits.
     loading
         What of a file was loaded, where a part of it was to be.
+    auxiliary
+        The auxiliary classifiers of GoogLeNet and Inception v3, with the weights that came with the network's where
+        there were any. They are no part of the module, of its digest, or of features.
     """
 
     name: str
@@ -81,6 +86,7 @@ class Backbone:
     preprocessing: Preprocessing
     num_classes: int
     loading: PartialLoading | None = None
+    auxiliary: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
 class _Network(NamedTuple):
@@ -135,7 +141,7 @@ def load_backbone(
         )
     with _own_random_numbers():
         module, preprocessing, source = build(weights == "default", image_size)
-        drop_auxiliary_heads(module)
+        heads = detach_auxiliary_heads(module)
         if weights not in ("default", "none"):
             state, source = renamed(read_weights(Path(weights)), rename, str(weights)), f"file {weights}"
             require_ignorable(ignore, [*state, *module.state_dict()], str(weights))
@@ -144,12 +150,22 @@ def load_backbone(
                 source = f"{source}, {loading}"
             else:
                 load_weights(module, state, str(weights), ignore)
+            not_loaded = loading.missing if loading else ()
+            fed = {
+                name: head
+                for name, head in heads.items()
+                if not any(is_under(missing, (AUXILIARY[name].layer,)) for missing in not_loaded)
+            }
+            load_heads(fed, {name: tensor for name, tensor in state.items() if not is_under(name, ignore)})
             source = f"{source}, without {', '.join(ignore)}" if ignore else source
-    module.eval().requires_grad_(False)
+    for part in (module, *heads.values()):
+        part.eval().requires_grad_(False)
     if image_size not in (None, preprocessing.image_size):
         check_image_size(module, image_size)
         preprocessing = preprocessing.with_size(image_size)
-    return Backbone(name, module, digest_of_weights(module), source, preprocessing, _num_classes(module), loading)
+    return Backbone(
+        name, module, digest_of_weights(module), source, preprocessing, _num_classes(module), loading, heads
+    )
 
 
 def backbone_names() -> tuple[str, ...]:
@@ -215,7 +231,7 @@ def load_weights(
 ) -> None:
     """Load a whole state_dict; a classifier of another size makes the network's own that size.
 
-    Auxiliary classifiers in the file are left out where the network has none. Names below the prefixes `ignored` are
+    Auxiliary classifiers in the file are left out: the network has none. Names below the prefixes `ignored` are
     not loaded, and neither side needs to have them.
 
     Raises
@@ -223,8 +239,7 @@ def load_weights(
     WeightsError
         If tensors are missing, unexpected, or of another shape; `origin` names the file in the message.
     """
-    absent = {"AuxLogits", "aux1", "aux2"} - {*auxiliary_heads(module)}
-    weights = {name: tensor for name, tensor in weights.items() if not is_under(name, {*absent, *ignored})}
+    weights = {name: tensor for name, tensor in weights.items() if not is_under(name, {*AUXILIARY, *ignored})}
     outputs = {f"{layer}.weight" for layer in output_layers(module)}
     sizes = {len(weights[name]) for name in outputs if name in weights and weights[name].ndim > 0}
     if len(sizes) == 1 and (num_classes := sizes.pop()) != _num_classes(module):
@@ -297,16 +312,19 @@ def _torchvision(name: str, pretrained: bool) -> _Network:
         mean=tuple(view.mean),
         std=tuple(view.std),
     )
+    options: dict[str, Any] = {}
     if not pretrained:
         # As torchvision builds them for its own weights: two bring images to another range first, one is for 518 px.
-        options: dict[str, Any] = {}
         if name in ("googlenet", "inception_v3"):
             options = {"transform_input": True, "init_weights": True}
         elif name.startswith("vit_"):
             options = {"image_size": preprocessing.image_size}
         return _Network(torchvision.models.get_model(name, **options), preprocessing, _random())
-    with _fetching(name, weights.url, f"put it into {_checkpoints()}"):
-        module = torchvision.models.get_model(name, weights=weights)
+    # GoogLeNet's auxiliary heads are left off unless asked for, as torchvision's file has them untrained.
+    options = {"aux_logits": True} if name == "googlenet" else {}
+    with _fetching(name, weights.url, f"put it into {_checkpoints()}"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "auxiliary heads in the pretrained googlenet")
+        module = torchvision.models.get_model(name, weights=weights, **options)
     return _Network(module, preprocessing, f"torchvision {weights}")
 
 

@@ -41,12 +41,14 @@ def auxiliary_heads(module: nn.Module) -> tuple[str, ...]:
     return tuple(name for name in _AUXILIARY if getattr(module, name, None) is not None)
 
 
-def drop_auxiliary_heads(module: nn.Module) -> None:
-    """Take the auxiliary classifiers off a network."""
+def detach_auxiliary_heads(module: nn.Module) -> dict[str, nn.Module]:
+    """Take the auxiliary classifiers off a network, and return them by their names."""
     network: Any = module
-    for name in auxiliary_heads(module):
+    heads = {name: module.get_submodule(name) for name in auxiliary_heads(module)}
+    for name in heads:
         setattr(network, name, None)
         network.aux_logits = False
+    return heads
 
 
 def replace_classifier(module: NetworkT, num_classes: int) -> NetworkT:

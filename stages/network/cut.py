@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import fx, nn
@@ -181,7 +181,13 @@ class CutGraph:
             return inside[-1]
         raise self._refusal(name)
 
-    def section(self, start: Cut | None, end: Cut | None, trainable: Collection[str] | None = None) -> Section:
+    def section(
+        self,
+        start: Cut | None,
+        end: Cut | None,
+        trainable: Collection[str] | None = None,
+        branches: Mapping[str, tuple[Cut, nn.Module]] | None = None,
+    ) -> Section:
         """Return the part of the network from the output of `start` to the output of `end`.
 
         ``section(None, cut)`` is the trunk, ``section(cut, None)`` the top. The section holds only the submodules it
@@ -196,15 +202,25 @@ class CutGraph:
             Prefixes of what trains, for a section in which other layers are frozen. In training mode, too, those
             compute as in evaluation, also where their mode is part of the graph (functional dropout, timm's stochastic
             depth). Nothing is frozen by this: give the section to :func:`~stages.network.freezing.freeze`.
+        branches
+            Modules that take what crosses at cuts on the way, above `start` and not above `end`. They are in the
+            section under the names given. In training mode the section returns what they make of it, too.
 
         Raises
         ------
         UsageError
             If `end` is below `start`.
         """
-        ends = self._ends(start, end)
+        ends, branches = self._ends(start, end), branches or {}
         in_training = self._training_trace if trainable is None else self._partly_frozen_trace(trainable)
-        return Section(self.module, {False: self._trace.section(*ends), True: in_training.section(*ends)})
+        taps = [(name, cut.name) for name, (cut, _) in branches.items()]
+        graphs = {False: self._trace.section(*ends), True: in_training.section(*ends, taps)}
+        return Section(self.module, graphs, {name: branch for name, (_, branch) in branches.items()})
+
+    def lies_between(self, start: Cut | None, cut: Cut, end: Cut | None) -> bool:
+        """Say whether a cut lies above `start` (None: the image) and not above `end` (None: the logits)."""
+        above_start = start is None or self._position(start) < self._position(cut)
+        return above_start and (end is None or self._position(cut) <= self._position(end))
 
     def evaluation_section(self, start: Cut | None, end: Cut | None) -> fx.GraphModule:
         """Return what :meth:`section` computes in evaluation mode, with its graph, for those who rewrite it.
@@ -487,21 +503,25 @@ class CutGraph:
 class Section(nn.Module):
     """Part of a network, computing with the network's own submodules; made by :meth:`CutGraph.section`."""
 
-    def __init__(self, network: nn.Module, graphs: dict[bool, fx.Graph]) -> None:
+    def __init__(self, network: nn.Module, graphs: dict[bool, fx.Graph], branches: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.training = network.training
         for graph in graphs.values():
             for node in graph.nodes:
-                if node.op in ("call_module", "get_attr"):
+                if node.op in ("call_module", "get_attr") and node.target not in branches:
                     _share(network, self, str(node.target))
+        for name, branch in branches.items():
+            setattr(self, name, branch)
         # The function that fx writes for a graph only reads attributes of its first argument, so that one module can
         # carry one for each mode.
         self._forwards = {mode: type(fx.GraphModule(self, graph)).forward for mode, graph in graphs.items()}
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute the section: float [b, *shape of its start] -> [b, *shape of its end]."""
-        output: torch.Tensor = self._forwards[self.training](self, x)
-        return output
+    def forward(self, x: torch.Tensor) -> Any:
+        """Compute the section: float [b, *shape of its start] -> [b, *shape of its end].
+
+        In training mode a section with branches returns a pair: that, and a dict of what each branch gives.
+        """
+        return self._forwards[self.training](self, x)
 
 
 def layout_of(shape: tuple[int, ...], ambiguous: Layout = "nchw") -> Layout | None:

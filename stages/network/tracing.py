@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -140,8 +140,12 @@ class Trace:
             for node, needed in steps
         )
 
-    def section(self, start: str | None, end: str | None) -> fx.Graph:
-        """Return the graph that computes the node `end` from the node `start` (None: logits, image)."""
+    def section(self, start: str | None, end: str | None, branches: Sequence[tuple[str, str]] = ()) -> fx.Graph:
+        """Return the graph that computes the node `end` from the node `start` (None: logits, image).
+
+        `branches` are pairs of a module's name and of the node whose output it takes; with any, the graph gives what
+        they make of it, too, by their names.
+        """
         first = self.by_name[start] if start else self.image
         last = self.by_name[end] if end else self.output
         above = self._above(first)
@@ -153,6 +157,7 @@ class Trace:
         graph = fx.Graph()
         x = graph.placeholder("x")
         copies: dict[fx.Node, Any] = {}
+        of_branches: dict[str, fx.Node] = {}
         for node in self.nodes:
             if node not in needed:
                 continue
@@ -163,7 +168,9 @@ class Trace:
                 copies[node] = _size(self.values[node], graph, x)
             else:
                 copies[node] = graph.node_copy(node, lambda source: copies[source])
-        graph.output(copies[last])
+            for name in (name for name, at in branches if self.by_name[at] is node):
+                of_branches[name] = graph.call_module(name, (copies[node],))
+        graph.output((copies[last], of_branches) if branches else copies[last])
         return graph
 
     def _above(self, first: fx.Node) -> set[fx.Node]:
