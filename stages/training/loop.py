@@ -164,10 +164,11 @@ class _Run:
 
     def step(self, batches: list[Batch]) -> None:
         """Train on a few batches."""
-        self.tally.add(self._step(batches, self._seed(self.batches)))
-        self._scheduler.step()
-        self.steps += 1
+        seed = self._seed(self.batches)
         self.batches += len(batches)
+        self.steps += 1
+        self.tally.add(self._step(batches, seed))
+        self._scheduler.step()
         self._average.update(self.steps)
 
     def validate(self, batches: Batches) -> tuple[float, float]:
@@ -248,7 +249,7 @@ class _Run:
         """Say where a training was lost, why it may have been, and what is left of it."""
         rate = max(float(group["lr"]) for group in self._optimiser.param_groups)
         said = (
-            f"the {error} at step {self.batches // self._options.accumulate + 1} of epoch {self.epoch}, at a rate of "
+            f"the {error} at step {-(-self.batches // self._options.accumulate)} of epoch {self.epoch}, at a rate of "
             f"{rate:.3g}; the learning rate is too high for this network: try a tenth of it"
         )
         if self._options.autocast == "fp16":

@@ -213,20 +213,10 @@ def test_a_loss_that_is_not_a_number_ends_training_with_its_step_and_what_is_lef
 
 
 def test_a_checkpoint_never_holds_weights_that_are_not_numbers(tmp_path):
-    model = small_network()
-
-    def poisoning(epoch, first):
-        for number, batch in enumerate(batches_of(epoch, first)):
-            yield batch
-            if number == 2:  # the batch is trained on by now
-                with torch.no_grad():
-                    model[4].bias[0] = float("inf")
-
     checkpoint = tmp_path / "checkpoint.pt"
-    with pytest.raises(CutpointError, match=r"(weights|loss) became"):
-        train(model, 1, train_batches=poisoning, checkpoint=checkpoint, options={"checkpoint_seconds": 0.0})
-    kept = torch.load(checkpoint, weights_only=True)["state"]
-    assert all(value.isfinite().all() for value in kept["model"].values())
+    with pytest.raises(CutpointError, match="weights became NaN or infinite at step 1 of epoch 1"):
+        train(small_network(), 1, rate=1e39, checkpoint=checkpoint, options={"checkpoint_seconds": 0.0})
+    assert not checkpoint.exists()
 
 
 def test_a_validation_loss_that_is_not_a_number_is_not_a_good_epoch(tmp_path):
