@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.commands.compare import compare as compare
     from pipeline.commands.contact_sheet import contact_sheet as contact_sheet
     from pipeline.commands.extract import extract as extract
+    from pipeline.commands.find_rate import find_rate as find_rate
     from pipeline.commands.finetune import finetune as finetune
     from pipeline.commands.inspect import inspect as inspect
     from pipeline.commands.layers import layers as layers
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     *("run", "layers", "probe", "inspect", "learning-curve", "contact-sheet"),
-    *("extract", "train", "finetune", "compare", "predict"),
+    *("extract", "train", "find-rate", "finetune", "compare", "predict"),
 )
 """As they are typed; the function of a command, and its module, have an underscore where it has a hyphen."""
 
@@ -48,6 +49,7 @@ __all__ = [
     "compare",
     "contact_sheet",
     "extract",
+    "find_rate",
     "finetune",
     "inspect",
     "layers",

@@ -9,18 +9,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, Parameter
-from cyclopts.config import Toml
+from cyclopts import App, ArgumentCollection, Parameter, Token
 
 import pipeline
 from cache.errors import CutpointError, UsageError
 from pipeline.commands.cache import app as cache_app
-from pipeline.configuration import check_configuration
+from pipeline.configuration import check_configuration, read_configuration
 
 
 def _written(default: Any) -> str | None:
@@ -55,15 +54,39 @@ def _launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     config: Annotated[Path | None, Parameter(help="TOML file of options, named as the flags; flags win.")] = None,
 ) -> Any:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and tokens[:1] != ("extract",):
-        raise UsageError("torchrun starts several processes, and of all commands only `extract` shares its work")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and tokens[:1] not in (("extract",), ("finetune",)):
+        raise UsageError(
+            "torchrun starts several processes, and of all commands only `extract` and `finetune` share their work"
+        )
     if config is not None:
         check_configuration(config)
-        app.config = (Toml(config, must_exist=True, use_commands_as_keys=False, allow_unknown=True),)
+        app.config = (options_from(config),)
     try:
         return app(tokens)
     finally:
         app.config = ()  # the file is this command's alone, and not that of a next one in the same process
+
+
+def options_from(config: Path) -> Callable[[App, tuple[str, ...], ArgumentCollection], None]:
+    """Return what gives a command's options the values of a TOML file, where there is no flag.
+
+    cyclopts' own reader of TOML passes over every name that is a command's too, as ``cache`` is.
+    """
+    return lambda app, commands, arguments: _fill_in(arguments, read_configuration(config), f"file {config}")
+
+
+def _fill_in(arguments: ArgumentCollection, values: dict[str, Any], source: str) -> None:
+    for name, value in values.items():
+        flag = f"--{name.replace('_', '-')}"
+        try:
+            argument, keys, _ = arguments.match(flag)
+        except ValueError:  # an option of other commands
+            continue
+        if argument.tokens:
+            continue
+        for index, one in enumerate(value if isinstance(value, list) else [value]):
+            token = Token(keyword=flag, value=str(one), source=source, index=index, keys=keys)
+            argument.append(token.evolve(value="", implicit_value=one) if isinstance(one, bool) else token)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,9 +11,8 @@ from pathlib import Path
 from cache.errors import DataError, UsageError, suggestion
 from pipeline.models import RECIPE, open_model
 from pipeline.results import Result
-from stages.computing import computed
 from stages.data.folders import IMAGE_EXTENSIONS
-from stages.progress import progress
+from stages.finetuning.evaluation import answers
 
 
 @dataclass(frozen=True)
@@ -65,18 +64,14 @@ def classify(
     """
     locations = [str(path) for path in find_images(images)]
     recipe, extractor, upper = open_model(model, device)
-    requests = extractor.evaluation_requests(locations)
     classified: list[Classified] = []
     unreadable: list[tuple[str, str]] = []
-    with progress(label="predict", total=len(locations), unit="images") as bar:
-        for done in computed(requests, upper.probabilities, extractor.device, extractor.batch_size, extractor.threads):
-            unreadable += [(locations[index], reason) for index, reason in done.failures]
-            rows = done.rows[0].tolist() if done.rows else []
-            for index, row in zip(done.indices, rows, strict=True):
-                probabilities = dict(zip(recipe.class_names, row, strict=True))
-                label = max(probabilities, key=probabilities.__getitem__)
-                classified.append(Classified(locations[index], label, probabilities))
-            bar.update(len(done.indices) + len(done.failures))
+    for some in answers(extractor, upper, locations, recipe.tta):
+        unreadable += [(locations[index], reason) for index, reason in some.failures]
+        for index, row in zip(some.indices, some.probabilities.tolist(), strict=True):
+            probabilities = dict(zip(recipe.class_names, row, strict=True))
+            label = max(probabilities, key=probabilities.__getitem__)
+            classified.append(Classified(locations[index], label, probabilities))
     if not classified:
         raise DataError(f"none of the {len(locations)} images could be read; the first: {unreadable[0][1]}")
     return classified, unreadable

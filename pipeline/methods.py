@@ -19,27 +19,23 @@ from numpy.typing import NDArray
 from cache import KeyMemo, key_of_bytes
 from pipeline.configuration import write_configuration
 from pipeline.console import byte_count, duration, say
-from pipeline.models import HEAD_WITHOUT_VAL, Recipe, forget_model, plain_features, read_recipe, save_model
+from pipeline.models import Recipe, forget_model, plain_features, read_recipe, save_model
 from pipeline.results import Predictions, Result
-from stages.data import Manifest, contact_sheet, load_manifest, read_image
+from stages.data import Manifest, load_manifest
 from stages.distributed import ALONE, Rank
 from stages.extract import Extraction, extract
 from stages.extractor import Extractor, complete_stores, read_features, readable_samples
-from stages.finetune import finetune, image_probabilities, training_identity
 from stages.fitting.rows import AnyRows
-from stages.head import Rows, StreamedRows, TrainedHead, head_probabilities, method_of, train_head
+from stages.head import Rows, StreamedRows, head_probabilities, method_of, train_head
 from stages.machine import describe_machine
-from stages.network.heads import load_head
 from stages.options import Data, Features, Finetune, Head, HeadName
 from stages.progress import progress
 from stages.training.cost import Cost, measured
-from stages.training.loop import Epoch
 from stages.training.metrics import evaluate
 
 ENVIRONMENT = "environment.json"
 EXTRACTION = "extraction.json"
 MANIFEST = "manifest.csv"
-CONTACT_SHEET = "contact-sheet.png"
 
 
 def open_run(path: Path, *groups: Data | Features | Head | Finetune) -> None:
@@ -95,10 +91,12 @@ def run_heads(
     results = []
     for name in names:
         place = directory / place_of(name)
-        identity = _identity(extractor, manifest, seed, {**asdict(options), "head": name, **_views(extractor)})
-        done = _finished(place, identity)
+        identity = _identity(
+            extractor, manifest, seed, {**asdict(options), "head": name, **views_as_settings(extractor)}
+        )
+        done = finished(place, identity)
         if done is not None:
-            say(f"seed {seed}  {place.name}: already trained, {_accuracy(done)}")
+            say(f"seed {seed}  {place.name}: already trained, {accuracy_in_words(done)}")
             results.append(done)
             continue
         with measured() as training:
@@ -106,89 +104,27 @@ def run_heads(
             trained = train_head(name, options, train, val, classes, seed, extractor.device, graph=graph, cut=cut)
         with measured() as testing:
             probabilities = head_probabilities(trained.module, test_rows)
-        result = _result(
+        result = result_of(
             extractor,
             manifest,
             seed,
             trained.method,
             name,
-            {**trained.settings, **_views(extractor)},
+            {**trained.settings, **views_as_settings(extractor)},
             trained.val_accuracy,
-            test.labels,
+            test,
             probabilities,
             [training, testing],
             trained.trainable_parameters,
         )
         result = replace(result, selection=trained.selection, history=[asdict(epoch) for epoch in trained.history])
-        recipe = _recipe(extractor, manifest, seed, trained.method, name, identity)
+        recipe = recipe_of(extractor, manifest, seed, trained.method, name, identity)
         forget_model(place)
-        result.save(place, _predictions(test, probabilities))
+        result.save(place, predictions_of(test, probabilities))
         save_model(place, recipe, trained.module, without_val=trained.module_without_val)
-        say(f"seed {seed}  {place.name}: {_accuracy(result)}, trained in {duration(training.seconds)}")
+        say(f"seed {seed}  {place.name}: {accuracy_in_words(result)}, trained in {duration(training.seconds)}")
         results.append(result)
     return results
-
-
-def run_finetune(
-    extractor: Extractor, manifest: Manifest, options: Finetune, head: Head, seed: int, directory: Path
-) -> Result:
-    """Fine-tune from a stage-2 head (trained first if the run has none) and test; goes on from a killed call."""
-    start_result = run_heads(extractor, manifest, [options.start], head, seed, directory)[0]
-    manifest = readable_samples(extractor, manifest)
-    place = directory / place_of(options.start)
-    start = _saved_head(extractor, place, options.start, start_result)
-    name = f"top-{options.unfreeze}" if options.unfreeze.isdigit() else options.unfreeze
-    place = directory / f"finetune-{name}"
-    identity = training_identity(extractor, start, options, manifest, seed)
-    done = _finished(place, identity)
-    if done is not None:
-        say(f"seed {seed}  {place.name}: already trained, {_accuracy(done)}")
-        return done
-    place.mkdir(parents=True, exist_ok=True)
-    _draw_contact_sheet(extractor, manifest, seed, place / CONTACT_SHEET)
-    say(f"seed {seed}  {place.name}: fine-tuning, {options.epochs} epochs")
-    with measured() as training:
-        tuned = finetune(extractor, start, options, manifest, seed, place / "checkpoint.pt", _say_epoch)
-    test = manifest.select(manifest.indices("test"))
-    with measured() as testing:
-        probabilities = image_probabilities(extractor, tuned.upper, test)
-    assert tuned.fit.best is not None
-    settings = {
-        **{key: value for key, value in asdict(options).items() if key != "loader_workers"},
-        "augment": extractor.options.augment,
-        "best epoch": tuned.fit.best.epoch,
-        "trained blocks": list(tuned.upper.trained),
-    }
-    result = _result(
-        extractor,
-        manifest,
-        seed,
-        "finetune",
-        name,
-        settings,
-        tuned.fit.best.val_accuracy,
-        test.labels,
-        probabilities,
-        [training, testing],
-        tuned.trainable_parameters,
-    )
-    # what a killed and resumed training spent before is in its history; the head it starts from is part of the price
-    training_seconds = max(training.seconds, sum(epoch.seconds for epoch in tuned.fit.history))
-    stages = {**result.seconds_by_stage, "train": start_result.seconds_by_stage["train"] + training_seconds}
-    result = replace(
-        result,
-        seconds_by_stage=stages,
-        seconds=sum(stages.values()),
-        backbone_forwards=tuned.backbone_forwards + len(test.keys),
-        history=[asdict(epoch) for epoch in tuned.fit.history],
-    )
-    forget_model(place)
-    result.save(place, _predictions(test, probabilities))
-    recipe = _recipe(extractor, manifest, seed, "finetune", name, identity, unfreeze=options.unfreeze)
-    save_model(place, recipe, tuned.head, tuned=tuned)
-    (place / "checkpoint.pt").unlink(missing_ok=True)
-    say(f"seed {seed}  {place.name}: {_accuracy(result)}, trained in {duration(training_seconds)}")
-    return result
 
 
 def place_of(name: HeadName) -> str:
@@ -222,7 +158,7 @@ def rows_of_splits(extractor: Extractor, manifest: Manifest, options: Head) -> t
     return replace(train, augmented=augmented), val, test
 
 
-def _finished(place: Path, identity: str) -> Result | None:
+def finished(place: Path, identity: str) -> Result | None:
     """Return the result of a method that was trained in just this way, if the run has it."""
     recipe = read_recipe(place)
     return Result.load(place) if recipe is not None and recipe.identity == identity else None
@@ -234,18 +170,13 @@ def _identity(extractor: Extractor, manifest: Manifest, seed: int, options: dict
     return key_of_bytes(json.dumps(words, sort_keys=True, default=str).encode())
 
 
-def _views(extractor: Extractor) -> dict[str, Any]:
+def views_as_settings(extractor: Extractor) -> dict[str, Any]:
     """Return what the heads are shown besides the evaluation view, as settings; nothing where that is all."""
     options = extractor.options
     return {"views": options.views, "augment": options.augment} if options.views > 1 else {}
 
 
-def _saved_head(extractor: Extractor, place: Path, name: HeadName, result: Result) -> TrainedHead:
-    head, _ = load_head(place / HEAD_WITHOUT_VAL, extractor.graph)
-    return TrainedHead(name, head, head, result.val["accuracy"], float("nan"))
-
-
-def _result(
+def result_of(
     extractor: Extractor,
     manifest: Manifest,
     seed: int,
@@ -253,7 +184,7 @@ def _result(
     name: str,
     settings: dict[str, Any],
     val_accuracy: float,
-    test_labels: NDArray[np.int64],
+    test: Manifest,
     probabilities: NDArray[np.float32],
     costs: list[Cost],
     trainable_parameters: int,
@@ -273,7 +204,7 @@ def _result(
         samples={split: len(manifest.indices(split)) for split in ("train", "val", "test")},
         class_names=manifest.class_names,
         val={"accuracy": val_accuracy},
-        test=evaluate(test_labels, probabilities, seed=seed),
+        test=evaluate(test.labels, probabilities, seed=seed),
         seconds=sum(stages.values()),
         seconds_by_stage=stages,
         cpu_seconds=sum(cost.cpu_seconds for cost in costs),
@@ -292,15 +223,15 @@ def _result(
     )
 
 
-def _recipe(
+def recipe_of(
     extractor: Extractor,
     manifest: Manifest,
     seed: int,
     method: str,
     name: str,
     identity: str,
-    unfreeze: str | None = None,
 ) -> Recipe:
+    """Return what a method stands on; a fine-tuned one adds what is its own."""
     options = extractor.options
     if Path(options.weights).exists():
         options = replace(options, weights=str(Path(options.weights).resolve()))
@@ -311,37 +242,18 @@ def _recipe(
         class_names=list(manifest.class_names),
         features=plain_features(options),
         weights_digest=extractor.backbone.weights,
-        unfreeze=unfreeze,
+        unfreeze=None,
         identity=identity,
     )
 
 
-def _predictions(test: Manifest, probabilities: NDArray[np.float32]) -> Predictions:
+def predictions_of(test: Manifest, probabilities: NDArray[np.float32]) -> Predictions:
+    """Return what was predicted for the test split, with whose images these are."""
     return Predictions(np.array(test.keys, "S32"), np.array(test.locations), test.labels, probabilities)
 
 
-def _draw_contact_sheet(
-    extractor: Extractor, manifest: Manifest, seed: int, path: Path, images: int = 6, views: int = 7
-) -> None:
-    train = manifest.select(manifest.indices("train")[:: max(len(manifest.indices("train")) // images, 1)][:images])
-    contact_sheet(
-        [read_image(location) for location in train.locations],
-        extractor.augmentation,
-        range(seed * views, (seed + 1) * views),
-        path,
-        title=f"What the network sees while fine-tuning: augmentation '{extractor.options.augment}'",
-    )
-
-
-def _say_epoch(epoch: Epoch) -> None:
-    trained = f"train {epoch.train_accuracy:.4f}  " if epoch.train_accuracy is not None else "as joined      "
-    say(
-        f"  epoch {epoch.epoch:>3}  {trained}val {epoch.val_accuracy:.4f}  loss {epoch.val_loss:.4f}  "
-        f"{duration(epoch.seconds) if epoch.seconds else ''}"
-    )
-
-
-def _accuracy(result: Result) -> str:
+def accuracy_in_words(result: Result) -> str:
+    """Return the accuracy on the test split with its interval."""
     low, high = result.test["accuracy_ci95"]
     return f"test accuracy {result.test['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%})"
 

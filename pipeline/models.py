@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cache.errors import DataError, WeightsError
+from stages.augment import TestTime
 from stages.extractor import Extractor, prepare
-from stages.finetune import FineTuned, Upper, join
+from stages.finetuning.upper import Joined, Upper, restored
 from stages.network.heads import Head as HeadModule
 from stages.network.heads import load_head, save_head
 from stages.options import Features
@@ -42,7 +43,11 @@ class Recipe:
     weights_digest : str
         Digest of the backbone's tensors the method was trained on.
     unfreeze : str or None
-        Where fine-tuning began; None for a head on cached features.
+        What fine-tuning trained; None for a head on cached features.
+    invert_unfreeze : bool
+        Whether it trained what that would have left frozen.
+    tta : str
+        Test-time augmentation it was tested with, and answers with.
     identity : str
         Digest of everything that shaped the training: the same command with the same identity has nothing to do.
     """
@@ -55,6 +60,8 @@ class Recipe:
     weights_digest: str
     unfreeze: str | None
     identity: str
+    invert_unfreeze: bool = False
+    tta: TestTime = "none"
 
 
 def save_model(
@@ -63,7 +70,7 @@ def save_model(
     head: HeadModule,
     *,
     without_val: HeadModule | None = None,
-    tuned: FineTuned | None = None,
+    tuned: Upper | None = None,
 ) -> None:
     """Write a trained method; ``model.json`` comes last, so a directory that has it is complete."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -71,7 +78,7 @@ def save_model(
     if without_val is not None:
         save_head(directory / HEAD_WITHOUT_VAL, without_val, {"class_names": recipe.class_names})
     if tuned is not None:
-        top = tuned.upper.model.get_submodule("top").state_dict()
+        top = tuned.without_auxiliary_heads()
         save_file({name: value.detach().cpu().contiguous() for name, value in top.items()}, directory / TOP)
     (directory / RECIPE).write_text(json.dumps(asdict(recipe), indent=1), encoding="utf-8")
 
@@ -130,10 +137,12 @@ def open_model(directory: Path, device: str = "auto") -> tuple[Recipe, Extractor
         )
     head = load_head(directory / HEAD, extractor.graph)[0].to(extractor.device)
     if recipe.unfreeze is None:
-        model = nn.Sequential()
-        model.add_module("head", head)
-        return recipe, extractor, Upper(extractor.features, model)
-    upper = join(extractor, head, recipe.unfreeze)
-    upper.model.get_submodule("top").load_state_dict(load_file(directory / TOP))
+        return (
+            recipe,
+            extractor,
+            Upper(extractor.normalised, extractor.joined, Joined(nn.Identity(), nn.Identity(), head)),
+        )
+    upper = restored(extractor, head, recipe.unfreeze, invert=recipe.invert_unfreeze)
+    upper.model.top.load_state_dict(load_file(directory / TOP))
     upper.model.eval().requires_grad_(False)
     return recipe, extractor, upper

@@ -6,7 +6,7 @@ How the images of a manifest get into the caches is told in ``extract``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -23,7 +23,7 @@ from stages.network.backbones import Backbone, load_backbone
 from stages.network.cut import Cut, CutGraph
 from stages.network.inference import InferenceTrunk, best_precision, images_per_batch
 from stages.network.pooling import Pool
-from stages.options import Features
+from stages.options import Features, Pooling
 
 
 @dataclass(frozen=True)
@@ -150,12 +150,12 @@ class Extractor:
         def render(image: Tensor) -> Tensor:
             return stack_pixels([self._view(image, key, view) for view in views])
 
-        return Request(location, render, self._shorter_side)
+        return Request(location, render, self.shorter_side)
 
     def evaluation_requests(self, locations: Iterable[str]) -> Iterable[Request]:
         """Return requests for the evaluation view, [3, S, S], of images."""
         render = self.backbone.preprocessing.render
-        return (Request(location, render, self._shorter_side) for location in locations)
+        return (Request(location, render, self.shorter_side) for location in locations)
 
     def rows(self, images: Tensor) -> list[Tensor]:
         """Return the rows of each tap, [b, *shape] in the storage type, of rendered images, uint8 [b, 3, S, S].
@@ -174,14 +174,22 @@ class Extractor:
         filled = torch.cat([images, images.new_zeros((missing, *images.shape[1:]))]) if missing else images
         # converted here, where many numbers are at once: NumPy takes twenty times as long for it
         stored = getattr(torch, self.options.dtype)
-        return [rows[: len(images)].to(stored) for rows in self._through_trunk(filled)]
+        return [rows[: len(images)].to(stored) for rows in self._through_trunk(self.normalised(filled))]
 
     def computed(self, requests: Iterable[Request]) -> Iterator[Computed]:
         """Yield the rows of the requested images, in order, one array per tap; see :mod:`stages.computing`."""
         return computed(requests, self.rows, self.device, self.batch_size, self.threads, self.options.views)
 
+    def normalised(self, images: Tensor) -> Tensor:
+        """Return rendered images, uint8 [b, 3, S, S], as the network sees them: float32, on the device."""
+        return self.backbone.preprocessing.normalise(images.to(self.device, non_blocking=True))
+
     def features(self, images: Tensor) -> Tensor:
         """Return what a head sees, float32 [b, *row_shape], of rendered images, uint8 [b, 3, S, S]."""
+        return self.joined(self.normalised(images))
+
+    def joined(self, images: Tensor) -> Tensor:
+        """Return what a head sees, float32 [b, *row_shape], of normalised images, float32 [b, 3, S, S]."""
         rows = self._through_trunk(images)
         return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
@@ -196,7 +204,7 @@ class Extractor:
     @torch.inference_mode()
     def _through_trunk(self, images: Tensor) -> list[Tensor]:
         try:
-            return list(self.trunk(self.backbone.preprocessing.normalise(images.to(self.device, non_blocking=True))))
+            return list(self.trunk(images))
         except torch.OutOfMemoryError as error:
             raise CutpointError(
                 f"{self.device} has not enough memory for {len(images)} images at a time; "
@@ -204,7 +212,8 @@ class Extractor:
             ) from error
 
     @property
-    def _shorter_side(self) -> int | None:
+    def shorter_side(self) -> int | None:
+        """What an image may be decoded for at a reduced scale; None where it is decoded in full."""
         return self.backbone.preprocessing.resize if self.options.decoding == "reduced" else None
 
     def _view(self, image: Tensor, key: str, view: int) -> Tensor:
@@ -231,7 +240,17 @@ def prepare(options: Features) -> Extractor:
         rename=options.weights_rename,
         ignore=options.weights_ignore,
     )
-    graph = CutGraph(backbone.module, backbone.preprocessing.image_size)
+    return _tapped(backbone, CutGraph(backbone.module, backbone.preprocessing.image_size), device, options)
+
+
+def at_other_cut(extractor: Extractor, cut: Cut, pool: Pooling) -> Extractor:
+    """Return what extracts features of the same network at another cut; nothing is loaded or traced again."""
+    options = replace(extractor.options, cut=cut.name, pool=pool)
+    return _tapped(extractor.backbone, extractor.graph, extractor.device, options)
+
+
+def _tapped(backbone: Backbone, graph: CutGraph, device: torch.device, options: Features) -> Extractor:
+    """Cut a network as the options say, and name the caches of its features."""
     cuts = [graph.resolve(name.strip()) for name in options.cut.split(",")]
     if len({cut.name for cut in cuts}) < len(cuts):
         raise UsageError(f"--cut {options.cut} names {', '.join(cut.name for cut in cuts)}: one of them twice")

@@ -2,70 +2,51 @@
 
 Linear probing, then fine-tuning (Kumar et al. 2022): the network starts as trunk + top + the stage-2 head, so before
 the first step it answers what stage 2 answered. The frozen trunk runs without autograd, in evaluation mode, always;
-only what is above the boundary is a model that trains.
+only what is above the boundary is a model that trains, from images or from cached views (``stages/finetuning``).
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import nn
+from torch.optim import Optimizer
 
 from cache import key_of_bytes
 from cache.errors import DataError, UsageError
-from stages.computing import computed
-from stages.data import Augmentation, Manifest, read_image, stream
+from stages.data import Manifest, Mixing
+from stages.distributed import ALONE, Rank
 from stages.extractor import Extractor
-from stages.head import TrainedHead
-from stages.network.cut import Cut
-from stages.network.freezing import freeze, keep_batchnorm_in_evaluation
-from stages.network.heads import Head as HeadModule
-from stages.network.inference import InferenceTrunk
-from stages.network.pooling import Pool
-from stages.options import Finetune
-from stages.progress import progress
-from stages.training.loop import Epoch, Fit, Training, fit
-from stages.training.optimisers import make_optimiser, parameter_groups
-from stages.training.schedules import Schedule, make_schedule
+from stages.finetuning.images import Images
+from stages.finetuning.upper import HEAD, Upper, join
+from stages.finetuning.views import CachedViews, extract_views, extractor_of_views
+from stages.network.heads import Head, LinearHead
+from stages.options import Baseline, Finetune
+from stages.training.checkpoints import Identity
+from stages.training.history import Epoch, Fit
+from stages.training.loop import fit
+from stages.training.optimisers import Group, make_optimiser, parameter_groups
+from stages.training.options import Training
+from stages.training.precision import Autocast
+from stages.training.quickest import quicker_autocast
+from stages.training.range_test import RangeTest, range_test
+from stages.training.schedules import Schedule, make_schedule, rates_of
+from stages.training.unfreezing import Unfreezing
 
-VALIDATION_BYTES = 1 << 30
-"""Frozen outputs of the validation images are computed once and kept in memory up to this size."""
+CHECKPOINT = "checkpoint.pt"
+FOUND = "found.json"
+"""What a training found out by trying before it began; a killed one that goes on does not try again."""
 
-
-@dataclass
-class Upper:
-    """The trainable part of a transferred network, and where it joins the frozen one.
-
-    Attributes
-    ----------
-    frozen : callable
-        Rendered images, uint8 [b, 3, S, S] -> what the model is given: the boundary cut's output, without autograd.
-    model : nn.Sequential
-        ``top`` (the network from the boundary to the cut), ``pool``, ``head``: boundary output -> logits. A head on
-        cached features has its ``head`` alone here.
-    trained : tuple of str
-        Names of the layers of the top that train; empty for a head on cached features.
-    """
-
-    frozen: Callable[[Tensor], Tensor]
-    model: nn.Sequential
-    trained: tuple[str, ...] = ()
-
-    def probabilities(self, images: Tensor) -> list[Tensor]:
-        """Return the probabilities, float32 [b, classes], of rendered images, uint8 [b, 3, S, S], as a list of one."""
-        self.model.eval()
-        with torch.inference_mode():
-            return [self.model(self.frozen(images)).float().softmax(dim=1)]
+_SHAPELESS = ("loader_workers", "checkpoint_minutes", "tta", "label", "baselines", "compile")
+"""Options that do not shape what a training comes to."""
 
 
 @dataclass
@@ -78,260 +59,372 @@ class FineTuned:
         With the weights of the best validation epoch.
     fit : Fit
     backbone_forwards : int
-        Images that went through the backbone, training and validation together.
+        Images that went through the frozen part, or the whole network, in this training's own work: training and
+        validation together. Those that filled the cache of views are `view_forwards`.
     trainable_parameters : int
+    rates : float64 [steps, blocks]
+        Rate of each block in every step, as scheduled.
+    steps_per_epoch : int
+    range_tests : list of RangeTest
+    autocast : str
+        Arithmetic of what trained.
+    view_forwards : int
+        Renderings whose maps the training is from; 0 from images.
+    view_seconds : float
+        What filling the cache with those took, when it was done.
     """
 
     upper: Upper
     fit: Fit
     backbone_forwards: int
     trainable_parameters: int
+    rates: NDArray[np.float64]
+    steps_per_epoch: int
+    range_tests: list[RangeTest] = field(default_factory=list)
+    autocast: str = "none"
+    view_forwards: int = 0
+    view_seconds: float = 0.0
 
     @property
-    def head(self) -> HeadModule:
+    def head(self) -> Head:
         """The fine-tuned head."""
-        head = self.upper.model.get_submodule("head")
-        assert isinstance(head, HeadModule)
+        head = self.upper.model.head
+        assert isinstance(head, Head)
         return head
 
-
-def join(extractor: Extractor, head: nn.Module, unfreeze: str) -> Upper:
-    """Join a stage-2 head to the extractor's network, split where `unfreeze` says training begins.
-
-    The weights are copies: fine-tuning leaves the extractor's backbone as it is.
-
-    Raises
-    ------
-    UsageError
-        If `unfreeze` names no layer below the cut.
-    """
-    graph, cut = extractor.graph, extractor.cut
-    boundary = graph.boundary(unfreeze)
-    order = [one.name for one in graph.cuts]
-    if boundary.cut is not None and order.index(boundary.cut.name) >= order.index(cut.name):
-        raise UsageError(
-            f"--unfreeze {unfreeze} begins at or above the cut {cut.name}, so no block below the head would train; "
-            "unfreeze a lower layer, more blocks, or cut higher"
-        )
-    top = copy.deepcopy(graph.section(boundary.cut, cut))
-    names = [f"{name}." for name, _ in top.named_parameters()]
-    # what lies above the cut, the original classifier for one, is replaced by the head
-    trained = tuple(prefix for prefix in boundary.trainable if any(name.startswith(f"{prefix}.") for name in names))
-    freeze(top, trained)
-    parts = {"top": top, "pool": Pool(extractor.options.pool, cut), "head": copy.deepcopy(head).requires_grad_(True)}
-    model = nn.Sequential()
-    for name, part in parts.items():
-        model.add_module(name, part)
-    model.to(memory_format=torch.channels_last)
-    return Upper(_frozen(extractor, boundary.cut), model.to(extractor.device), trained)
-
-
-def _frozen(extractor: Extractor, boundary: Cut | None) -> Callable[[Tensor], Tensor]:
-    """Return the frozen part of a network: rendered images -> output of the boundary cut."""
-    below = None
-    if boundary is not None:
-        precision = extractor.trunk.precision
-        below = InferenceTrunk(extractor.graph, [(boundary, Pool("none", boundary))], precision, extractor.device)
-
-    @torch.no_grad()  # not inference_mode, whose outputs autograd refuses
-    def output(images: Tensor) -> Tensor:
-        inputs = extractor.backbone.preprocessing.normalise(images.to(extractor.device, non_blocking=True))
-        return inputs if below is None else below(inputs)[0]
-
-    return output
+    @property
+    def blocks(self) -> list[str]:
+        """Names of the blocks that trained, in the order of the columns of `rates`."""
+        return [name for name, _ in self.upper.blocks]
 
 
 def finetune(
     extractor: Extractor,
-    start: TrainedHead,
+    head: Head,
     options: Finetune,
     manifest: Manifest,
     seed: int,
-    checkpoint: Path | None = None,
+    folder: Path | None = None,
+    *,
+    rank: Rank = ALONE,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
+    on_views: Callable[[Extractor, Manifest], None] = lambda *_: None,
 ) -> FineTuned:
-    """Fine-tune the top blocks and the head on augmented training images; keep the best validation epoch.
+    """Fine-tune the top blocks and the head; keep the best validation epoch.
 
     Parameters
     ----------
     extractor : Extractor
         The backbone and the cut the head was trained at.
-    start : TrainedHead
-        Its head fitted without the validation split is where training starts.
+    head : Head
+        Where training starts; one that was not fitted on the validation split.
     options : Finetune
     manifest : Manifest
         Readable samples; the test split is not touched.
-    checkpoint : Path, optional
-        Written after every epoch. A killed call, repeated, goes on from it and ends where it would have ended.
+    folder : Path, optional
+        For the checkpoint, which is written after every epoch and every few minutes, and what was found before the
+        first step. A killed call, repeated, goes on from there and ends where it would have ended.
+    rank : Rank
+        One of several processes that train together, each with a share of every batch.
+    on_epoch : callable
+        Told each row of the history.
+    on_views : callable
+        Called with the extractor of the cached views, and the training images, before the cache is filled.
+
+    Raises
+    ------
+    UsageError
+        If the options cannot train this network: nothing trains, or a number makes no sense.
+    DataError
+        If there are no images to train or to validate on.
     """
-    upper = join(extractor, start.module_without_val, options.unfreeze)
-    train, val = (manifest.select(manifest.indices(split)) for split in ("train", "val"))
-    if not len(train.keys) or not len(val.keys):
-        raise DataError("fine-tuning needs readable images in the train and the validation split")
-    forwards = 0
+    ready = _Ready.to_train(extractor, head, options, manifest, seed, rank, on_views)
+    upper, source, optimiser, training = ready.upper, ready.source, ready.optimiser, ready.training
+    unfreezing = ready.unfreezing
+    found = rank.share(lambda: Found.load(folder))
+    if options.autocast == "auto":
+        if found.autocast is None:
+            found.autocast = rank.share(lambda: quicker_autocast(upper.model, optimiser, training, source.train))
+        training = replace(training, autocast=found.autocast or "none")
+    if options.find_rate != "none":
+        upper.train_only(unfreezing.trained(1))
+        if not found.range_tests:
+            block = HEAD if options.find_rate == "each" else None
+            found.add(rank.share(lambda: range_test(upper.model, optimiser, training, source.train, block=block)))
+        _rescale(optimiser.param_groups, found.range_tests[0])
+    if rank.first:
+        found.save(folder)
+    if options.compile:
+        upper.model.compile()
+    steps_per_epoch = -(-source.batches // options.accumulate)
+    highest = {str(group["block"]): float(group["lr"]) for group in optimiser.param_groups}
+    scheduler = make_schedule(optimiser, ready.schedule, steps_per_epoch, options.epochs)
 
-    def through_trunk(images: Tensor) -> Tensor:
-        nonlocal forwards
-        forwards += len(images)
-        return upper.frozen(images)
-
-    loader = _training_loader(extractor, options, train, seed)
-
-    def train_batches(epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        assert isinstance(loader.sampler, EpochOrder)
-        loader.sampler.epoch, loader.sampler.skipped = epoch, first * options.finetune_batch_size
-        for images, labels in progress(loader, label=f"epoch {epoch}/{options.epochs}", unit="batches"):
-            yield through_trunk(images), labels
-
-    val_batches = _remembering(
-        lambda: (
-            (through_trunk(images), torch.from_numpy(val.labels[indices]))
-            for indices, images in _evaluation_batches(extractor, val, "validate")
-        )
-    )
-    model = upper.model
-    if options.batchnorm == "eval":
-        keep_batchnorm_in_evaluation(model.get_submodule("top"))
-    blocks = [("head", ("head",), options.finetune_head_rate), ("top", ("top",), options.rate)]
-    optimiser = make_optimiser("adamw", parameter_groups(model, blocks, options.weight_decay))
-    scheduler = make_schedule(optimiser, Schedule(options.schedule, options.warmup), len(loader), options.epochs)
+    def prepare(epoch: int, first: int) -> None:
+        upper.train_only(unfreezing.trained(epoch))
+        new = unfreezing.begins(epoch)
+        if new is not None and options.find_rate == "each" and first == 0:
+            test = rank.share(lambda: range_test(upper.model, optimiser, training, source.train, block=new))
+            if test.suggestion is not None:
+                now = max(float(group["lr"]) for group in optimiser.param_groups if group["block"] == new)
+                scheduler.rescale(new, test.suggestion / now)
+            found.add(test)
+            if rank.first:
+                found.save(folder)
 
     done = fit(
-        model,
+        upper.model,
         optimiser,
         scheduler,
-        Training(options.epochs, seed, options.label_smoothing),
-        train_batches=train_batches,
-        val_batches=val_batches,
-        checkpoint=checkpoint,
-        identity={"training": training_identity(extractor, start, options, manifest, seed)},
+        training,
+        train_batches=source.train,
+        val_batches=source.val,
+        checkpoint=None if folder is None else folder / CHECKPOINT,
+        identity=_without_training(training_identity(extractor, head, options, manifest, seed)),
+        prepare=prepare,
         on_epoch=on_epoch,
+        rank=rank,
     )
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return FineTuned(upper, done, forwards, trainable)
+    return FineTuned(
+        upper,
+        done,
+        source.forwards,
+        sum(parameter.numel() for group in optimiser.param_groups for parameter in group["params"]),
+        rates_of(ready.schedule, list(highest.values()), steps_per_epoch, options.epochs),
+        steps_per_epoch,
+        found.range_tests,
+        training.autocast,
+        ready.view_forwards,
+        ready.view_seconds,
+    )
 
 
-def image_probabilities(extractor: Extractor, upper: Upper, manifest: Manifest) -> NDArray[np.float32]:
-    """Return the probabilities, float32 [n, classes], of the manifest's images through the evaluation view."""
-    requests = extractor.evaluation_requests(manifest.locations)
-    found: list[NDArray[np.generic]] = []
-    with progress(label="evaluate", total=len(manifest.keys), unit="images") as bar:
-        for done in computed(requests, upper.probabilities, extractor.device, extractor.batch_size, extractor.threads):
-            _require_readable(manifest, done.failures)
-            found += done.rows
-            bar.update(len(done.indices))
-    return np.concatenate(found).astype(np.float32, copy=False)
+def find_rates(
+    extractor: Extractor,
+    head: Head,
+    options: Finetune,
+    manifest: Manifest,
+    seed: int,
+    *,
+    each_block: bool = False,
+    on_views: Callable[[Extractor, Manifest], None] = lambda *_: None,
+) -> list[RangeTest]:
+    """Return range tests of a fine-tuning with these options, of which nothing is kept.
+
+    Parameters
+    ----------
+    extractor, head, options, manifest, seed, on_views
+        As for :func:`finetune`.
+    each_block
+        Whether the head and every block is tested by itself, the others at the rates they are given; else all rise
+        together.
+    """
+    ready = _Ready.to_train(extractor, head, options, manifest, seed, ALONE, on_views)
+    blocks = [name for name, _ in ready.upper.blocks] if each_block else [None]
+    return [
+        range_test(ready.upper.model, ready.optimiser, ready.training, ready.source.train, block=one) for one in blocks
+    ]
 
 
-def training_identity(
-    extractor: Extractor, start: TrainedHead, options: Finetune, manifest: Manifest, seed: int
-) -> str:
-    """Return a digest of everything that shapes a fine-tuning: a checkpoint of another one is not gone on from."""
-    weights = hashlib.sha256()
-    for name, value in sorted(start.module_without_val.state_dict().items()):
-        weights.update(name.encode() + value.detach().cpu().numpy().tobytes())
-    identity = {
-        "spec": extractor.fingerprint,
-        "head": weights.hexdigest(),
-        "options": {name: value for name, value in asdict(options).items() if name != "loader_workers"},
+def new_head(extractor: Extractor, num_classes: int, seed: int) -> Head:
+    """Return a linear head that knows nothing: all classes are about equally likely."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = LinearHead(extractor.row_shape, num_classes, dropout=0.0)
+        nn.init.normal_(head.output.weight, std=0.01)
+        nn.init.zeros_(head.output.bias)
+    return head
+
+
+def baseline(options: Finetune, which: Baseline) -> Finetune:
+    """Return the options of a baseline with the schedule, optimiser and epochs of `options`.
+
+    ``scratch`` is the whole network without pretrained weights, and ``frozen`` a new head on the frozen network, which
+    every image goes through in every epoch.
+    """
+    plain = replace(
+        options,
+        unfreeze="all" if which == "scratch" else HEAD,
+        invert_unfreeze=False,
+        reinit="all" if which == "scratch" else None,
+        invert_reinit=False,
+        start="new",
+        from_cache=False,
+        baselines=(),
+        rate_decay=1.0,
+        unfreeze_every=0,
+        find_rate="none" if options.find_rate == "none" else "start",
+        label=None,
+    )
+    return replace(plain, cutmix=0.0, drop_path=None) if which == "frozen" else plain
+
+
+def training_identity(extractor: Extractor, head: Head, options: Finetune, manifest: Manifest, seed: int) -> Identity:
+    """Return everything that shapes a fine-tuning, by name: a checkpoint of another one is not gone on from."""
+    shaping = {name: value for name, value in asdict(options).items() if name not in _SHAPELESS}
+    digest = hashlib.sha256()
+    for name, value in sorted(head.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
+    return {
+        **shaping,
+        "features": extractor.fingerprint,
         "augment": extractor.options.augment,
-        "samples": key_of_bytes("".join(manifest.keys).encode() + manifest.labels.tobytes()),
+        "views": extractor.options.views if options.from_cache else None,
+        "weights of the head": digest.hexdigest()[:16],
+        "images and labels": key_of_bytes("".join(manifest.keys).encode() + manifest.labels.tobytes()),
         "splits": key_of_bytes(" ".join(manifest.splits).encode()),
         "seed": seed,
     }
-    return key_of_bytes(json.dumps(identity, sort_keys=True, default=str).encode())
 
 
-class AugmentedImages(Dataset[tuple[Tensor, int]]):
-    """Training images by (epoch, index): the rendering depends on seed, epoch and key, on nothing else."""
+@dataclass
+class Found:
+    """What was found out by trying, before a training or as it went."""
 
-    def __init__(self, manifest: Manifest, augment: Augmentation, seed: int) -> None:
-        self.locations, self.keys, self.labels = manifest.locations, manifest.keys, manifest.labels
-        self.augment = augment
-        self.seed = seed
+    autocast: Autocast | None = None
+    range_tests: list[RangeTest] = field(default_factory=list)
 
-    def __len__(self) -> int:
-        return len(self.keys)
+    def add(self, test: RangeTest) -> None:
+        """Keep a range test; of a block that was tested before a training was killed, the newer one."""
+        self.range_tests = [one for one in self.range_tests if one.block != test.block] + [test]
 
-    def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, int]:
-        epoch, index = position
-        seed = int(key_of_bytes(f"{self.seed} {epoch} {self.keys[index]}".encode())[:15], 16)
-        return self.augment(read_image(self.locations[index]), seed), int(self.labels[index])
+    def save(self, folder: Path | None) -> None:
+        """Leave it in the folder of the training, if there is anything."""
+        if folder is None or (self.autocast is None and not self.range_tests):
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        tests = [
+            {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(test).items()}
+            for test in self.range_tests
+        ]
+        temporary = folder / f"{FOUND}.tmp"
+        temporary.write_text(json.dumps({"autocast": self.autocast, "range tests": tests}), encoding="utf-8")
+        temporary.replace(folder / FOUND)
+
+    @classmethod
+    def load(cls, folder: Path | None) -> Found:
+        """Return what a killed training left; nothing where none began."""
+        if folder is None or not (folder / CHECKPOINT).exists() or not (folder / FOUND).exists():
+            return cls()
+        saved: dict[str, Any] = json.loads((folder / FOUND).read_text(encoding="utf-8"))
+        tests = [
+            RangeTest(
+                np.array(test["rates"]),
+                np.array(test["losses"]),
+                np.array(test["smoothed"]),
+                test["suggestion"],
+                test["block"],
+            )
+            for test in saved["range tests"]
+        ]
+        return cls(saved["autocast"], tests)
 
 
-class EpochOrder(Sampler[tuple[int, int]]):
-    """The order of an epoch, made of seed and epoch, as (epoch, index) pairs."""
+@dataclass
+class _Ready:
+    """All that a training needs, before its first step."""
 
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed, self.epoch, self.skipped = size, seed, 1, 0
+    schedule: Schedule
+    training: Training
+    unfreezing: Unfreezing
+    upper: Upper
+    source: Images | CachedViews
+    optimiser: Optimizer
+    view_forwards: int = 0
+    view_seconds: float = 0.0
 
-    def __len__(self) -> int:
-        return self.size
+    @classmethod
+    def to_train(
+        cls,
+        extractor: Extractor,
+        head: Head,
+        options: Finetune,
+        manifest: Manifest,
+        seed: int,
+        rank: Rank,
+        on_views: Callable[[Extractor, Manifest], None],
+    ) -> _Ready:
+        """Check the options, join the network, and open where its inputs come from."""
+        schedule, training = _schedule(options), _training(options, seed)
+        upper = join(extractor, head, options, seed)
+        unfreezing = Unfreezing(tuple(name for name, _ in upper.blocks), options.unfreeze_every)
+        unfreezing.check(options.epochs)
+        optimiser = make_optimiser(options.optimiser, _groups(extractor, upper, options), options.momentum)
+        mixing = _mixing(options, upper, len(manifest.class_names))
+        train, val = (manifest.select(manifest.indices(split)) for split in ("train", "val"))
+        if not len(train) or not len(val):
+            raise DataError("fine-tuning needs readable images in the train and the validation split")
+        if not options.from_cache:
+            images = Images(extractor, upper, options, train, val, seed, mixing, rank)
+            return cls(schedule, training, unfreezing, upper, images, optimiser)
+        maps = extractor_of_views(extractor, upper)
+        if rank.first:
+            on_views(maps, train)
+        extract_views(maps, train, val, rank)
+        views = CachedViews(maps, options, train, val, seed, mixing, rank)
+        forwards = maps.options.views * len(set(train.keys)) + len(set(val.keys))
+        seconds = maps.seconds(train.keys, maps.options.views) + maps.seconds(val.keys)
+        return cls(schedule, training, unfreezing, upper, views, optimiser, forwards, seconds)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(self.size, generator=generator).tolist()
-        return iter([(self.epoch, index) for index in order[self.skipped :]])
+
+def _schedule(options: Finetune) -> Schedule:
+    schedule = Schedule(
+        options.schedule,
+        warmup=options.warmup,
+        cycle_epochs=options.cycle_epochs,
+        cycle_multiplier=options.cycle_multiplier,
+        factor=options.rate_factor,
+        step_epochs=options.step_epochs,
+        patience=options.plateau_patience,
+    )
+    schedule.check(options.epochs)
+    return schedule
 
 
-def _training_loader(
-    extractor: Extractor, options: Finetune, train: Manifest, seed: int
-) -> DataLoader[tuple[Tensor, int]]:
-    workers = options.loader_workers
-    if workers is None:
-        workers = min(max((os.cpu_count() or 1) - 1, 0), 8)
-    return DataLoader(
-        AugmentedImages(train, extractor.augmentation, seed),
-        batch_size=options.finetune_batch_size,
-        sampler=EpochOrder(len(train.keys), seed),
-        # a last batch of one image has no BatchNorm statistics; with less than one full batch there is nothing to drop
-        drop_last=len(train.keys) >= options.finetune_batch_size,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=extractor.device.type == "cuda",
+def _training(options: Finetune, seed: int) -> Training:
+    return Training(
+        epochs=options.epochs,
+        seed=seed,
+        label_smoothing=options.label_smoothing,
+        l1=options.l1,
+        clip=options.clip,
+        accumulate=options.accumulate,
+        autocast="none" if options.autocast == "auto" else options.autocast,
+        ema=options.ema,
+        checkpoint_seconds=60 * options.checkpoint_minutes,
     )
 
 
-def _evaluation_batches(extractor: Extractor, manifest: Manifest, label: str) -> Iterator[tuple[list[int], Tensor]]:
-    """Yield (indices, uint8 [b, 3, S, S]) of the evaluation view of every image, in order."""
-    requests = extractor.evaluation_requests(manifest.locations)
-    with progress(label=label, total=len(manifest.keys), unit="images") as bar:
-        for batch in stream(requests, extractor.batch_size, extractor.threads):
-            _require_readable(manifest, batch.failures)
-            yield list(batch.indices), batch.images
-            bar.update(len(batch.indices))
+def _mixing(options: Finetune, upper: Upper, num_classes: int) -> Mixing | None:
+    """Return what mixes a batch: images, or the maps that the frozen part made of them."""
+    if not options.mixup and not options.cutmix:
+        return None
+    layout = upper.boundary.layout if options.from_cache and upper.boundary is not None else "nchw"
+    return Mixing(options.mixup, options.cutmix, num_classes, layout)
 
 
-def _require_readable(manifest: Manifest, failures: Sequence[tuple[int, str]]) -> None:
-    for index, reason in failures:
-        raise DataError(f"{manifest.locations[index]} could be read before and cannot be read now: {reason}")
+def _groups(extractor: Extractor, upper: Upper, options: Finetune) -> list[Group]:
+    """Return the optimiser's groups: a rate for the head, one for the topmost block, and less for each one below."""
+    if not 0 < options.rate_decay <= 1:
+        raise UsageError(f"--rate-decay {options.rate_decay:g} must be more than 0 and at most 1")
+    rated = []
+    for depth, (name, parameters) in enumerate(upper.blocks):
+        rate = options.finetune_head_rate if name == HEAD else options.rate * options.rate_decay ** (depth - 1)
+        rated.append((name, parameters, rate))
+    spared: set[str] = getattr(extractor.backbone.module, "no_weight_decay", set)()
+    return parameter_groups(upper.model, rated, options.weight_decay, spared)
 
 
-def _remembering(
-    make: Callable[[], Iterator[tuple[Tensor, Tensor]]],
-) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
-    """Return `make` that computes its batches once and serves them from memory, if they fit `VALIDATION_BYTES`.
+def _rescale(groups: list[Group], test: RangeTest) -> None:
+    """Give the groups that a range test was about the rate that it suggests, in their proportions."""
+    if test.suggestion is None:
+        return
+    about = [group for group in groups if test.block in (None, group["block"])]
+    factor = test.suggestion / max(float(group["lr"]) for group in about)
+    for group in about:
+        group["lr"] *= factor
 
-    The frozen outputs of the validation images are the same in every epoch.
-    """
-    kept: list[tuple[Tensor, Tensor]] = []
-    complete = False
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        nonlocal complete
-        if complete:
-            yield from kept
-            return
-        kept.clear()
-        size, fits = 0, True
-        for batch in make():
-            size += sum(tensor.numel() * tensor.element_size() for tensor in batch)
-            fits = fits and size <= VALIDATION_BYTES
-            if fits:
-                kept.append(batch)
-            else:
-                kept.clear()
-            yield batch
-        complete = fits
-
-    return batches
+def _without_training(identity: Identity) -> Identity:
+    """Leave out what the loop itself compares."""
+    return {name: value for name, value in identity.items() if name not in Training.__dataclass_fields__}

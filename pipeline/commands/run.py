@@ -41,8 +41,9 @@ def run(
     out
         Run directory for everything: configuration, manifests, heads, networks, results and report.
     """
-    from pipeline.methods import extract_features, open_run, open_seed, run_finetune, run_heads
+    from pipeline.methods import extract_features, open_run, open_seed, run_heads
     from pipeline.publishing import publish
+    from pipeline.tuning import run_finetunings
     from stages.extractor import prepare
 
     open_run(out, data, features, head, finetune)
@@ -54,5 +55,5 @@ def run(
             raise DataError(f"{len(report.skipped)} images could not be read (--strict)")
         run_heads(extractor, manifest, head.head, head, seed, directory)
         if not skip_finetune:
-            run_finetune(extractor, manifest, finetune, head, seed, directory)
+            run_finetunings(extractor, manifest, finetune, head, seed, directory)
     return publish([out], out)

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from stages.inspection.findings import Inspection as Inspection
     from stages.network.cut import Cut as Cut
     from stages.probe import Probe as Probe
+    from stages.training.range_test import RangeTest as RangeTest
 else:
     # a signature is resolved whenever help is printed, which must not wait for torch and scikit-learn
-    Classified = Comparison = Cut = CurveReport = Estimate = Extraction = Inspection = Probe = Result = Any
+    Classified = Comparison = Cut = CurveReport = Estimate = Extraction = Inspection = Probe = RangeTest = Result = Any
 
 _FLAGS = Parameter(name="*", consume_multiple=True, negative_iterable=())
 

@@ -286,33 +286,40 @@ def rate_schedule(rates: NDArray[np.float64], blocks: Sequence[str], steps_per_e
     return figure
 
 
-def range_test_curve(found: RangeTest) -> Figure:
-    """Draw the loss of a range test over the rate, with its running mean and the suggested rate marked."""
+def range_test_curves(tests: Sequence[RangeTest]) -> Figure:
+    """Draw the loss of range tests over the rate, side by side, with its running mean and the suggested rate marked."""
     with styled():
-        figure = Figure(figsize=(3.9, 2.7), layout="constrained")
-        axes = figure.add_subplot()
-        axes.set_xscale("log")
-        axes.plot(found.rates, found.losses, "-", color=MUTED, linewidth=0.7, alpha=0.6)
-        axes.plot(found.rates, found.smoothed, "-", color=ACCENT, linewidth=1.6)
-        before_it_rises = found.smoothed[: int(found.smoothed.argmin()) + 1]
-        height = max(float(np.ptp(before_it_rises)), 0.1 * float(before_it_rises.max()))
-        axes.set_ylim(before_it_rises.min() - 0.2 * height, before_it_rises.max() + 0.6 * height)
-        if found.suggestion is not None:
-            reached = float(found.smoothed[int(np.abs(found.rates - found.suggestion).argmin())])
-            axes.plot(found.suggestion, reached, "o", color=INK, markersize=9, markerfacecolor="none")
-            axes.annotate(
-                f"suggested {found.suggestion:.2g}",
-                (found.suggestion, reached),
-                xytext=(8, 8),
-                textcoords="offset points",
-                color=INK,
-            )
-        axes.xaxis.set_major_formatter(_power_of_ten)
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.set_xlabel("learning rate" if found.block is None else f"learning rate of {_shortened(found.block)}")
-        axes.set_title("training loss", loc="left", fontsize=9, color=MUTED)
+        figure = Figure(figsize=(3.9 * min(len(tests), 3), 2.7 * -(-len(tests) // 3)), layout="constrained")
+        grid = list(figure.subplots(-(-len(tests) // 3), min(len(tests), 3), squeeze=False).flat)
+        for axes, found in zip(grid, tests, strict=False):
+            _draw_range_test(axes, found)
+        for axes in grid[len(tests) :]:
+            axes.set_axis_off()
     return figure
+
+
+def _draw_range_test(axes: Axes, found: RangeTest) -> None:
+    axes.set_xscale("log")
+    axes.plot(found.rates, found.losses, "-", color=MUTED, linewidth=0.7, alpha=0.6)
+    axes.plot(found.rates, found.smoothed, "-", color=ACCENT, linewidth=1.6)
+    before_it_rises = found.smoothed[: int(found.smoothed.argmin()) + 1]
+    height = max(float(np.ptp(before_it_rises)), 0.1 * float(before_it_rises.max()))
+    axes.set_ylim(before_it_rises.min() - 0.2 * height, before_it_rises.max() + 0.6 * height)
+    if found.suggestion is not None:
+        reached = float(found.smoothed[int(np.abs(found.rates - found.suggestion).argmin())])
+        axes.plot(found.suggestion, reached, "o", color=INK, markersize=9, markerfacecolor="none")
+        axes.annotate(
+            f"suggested {found.suggestion:.2g}",
+            (found.suggestion, reached),
+            xytext=(8, 8),
+            textcoords="offset points",
+            color=INK,
+        )
+    axes.xaxis.set_major_formatter(_power_of_ten)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel("learning rate" if found.block is None else f"learning rate of {_shortened(found.block)}")
+    axes.set_title("training loss", loc="left", fontsize=9, color=MUTED)
 
 
 def confusion_heat_map(confusion: NDArray[np.int64], class_names: Sequence[str]) -> Figure:

@@ -131,5 +131,5 @@ def _require_map(head: nn.Module, name: str, cut: Cut, image_size: int) -> None:
         shape = " x ".join(map(str, cut.shape[1:]))
         raise UsageError(
             f"The auxiliary classifier {name} cannot work on images of {image_size} pixels: the map at {cut.name} is "
-            f"only {shape}. Use --image-size 299, or train without auxiliary classifiers."
+            f"only {shape}. Use --image-size 299, or train without it, with --no-auxiliary."
         ) from error

@@ -9,7 +9,6 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal
 
 import psutil
@@ -17,6 +16,7 @@ import torch
 from torch import fx, nn
 
 from cache.errors import UsageError
+from stages.machine import multiplies_bfloat16
 from stages.network.cut import Cut, CutGraph
 from stages.network.folding import fold_batchnorm
 from stages.network.freezing import keep_in_evaluation
@@ -122,18 +122,12 @@ class InferenceTrunk(nn.Module):
 def best_precision(device: torch.device) -> Precision:
     """Return the precision that ``auto`` means: the quickest that the device computes by itself.
 
-    On a CPU that is bf16 where the processor multiplies it (AVX-512 BF16 or AMX), else fp32, as emulated bfloat16 is
-    slower than float32. Which instructions there are is read from ``/proc/cpuinfo``; on systems without it the answer
-    is fp32. On NVIDIA and AMD GPUs it is bf16 where the hardware has it, else fp16. On Apple's GPUs it is fp32: no gain
-    of the others has been measured there, and it is the exact one.
+    bf16 where the hardware multiplies it, see :func:`~stages.machine.multiplies_bfloat16`; else fp16 on NVIDIA's and
+    AMD's GPUs, and fp32 on CPUs and on Apple's GPUs, where no gain of the others has been measured, and which is exact.
     """
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    cpuinfo = Path("/proc/cpuinfo")
-    if device.type == "cpu" and cpuinfo.exists() and _multiplies_bfloat16(cpuinfo.read_text(encoding="utf-8")):
+    if multiplies_bfloat16(device):
         return "bf16"
-    return "fp32"
+    return "fp16" if device.type == "cuda" else "fp32"
 
 
 def images_per_batch(
@@ -191,14 +185,6 @@ def _refuse_cuts_that_prevent_folding(graph: CutGraph, cuts: Sequence[Cut]) -> N
                 f"above it, such as those of {above.name!r}, would depend on whether it is extracted with them. "
                 "Extract that cut alone, or use --precision fp32."
             )
-
-
-def _multiplies_bfloat16(cpuinfo: str) -> bool:
-    """Say whether an x86 processor has instructions for products of bfloat16.
-
-    Other processors that have them are left out: there torch has not been seen to convolve in them quickly.
-    """
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpuinfo.split())
 
 
 @contextmanager

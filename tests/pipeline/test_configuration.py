@@ -1,11 +1,13 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cache.errors import UsageError
+from pipeline.__main__ import app, options_from
 from pipeline.configuration import check_configuration, read_configuration, write_configuration
 from pipeline.reference import reference
-from stages.options import Data, Features, Head
+from stages.options import Data, Features, Finetune, Head
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -19,6 +21,32 @@ def test_the_resolved_configuration_can_be_given_back(tmp_path):
     assert values["image_size"] == 300
     assert values["cache"] == "here"
     assert "data_root" not in values  # unset
+
+
+def test_every_option_comes_back_from_the_file_as_it_was(tmp_path):
+    """None is passed over, such as those that have the name of a command."""
+    given = {
+        "data": Data("my photos", test=0.1, seeds=(3, 4), allow_leakage=True, data_root=Path("a b")),
+        "features": Features(
+            "resnet18", weights="w.pth", weights_rename=("a=b", "c="), cut="layer3", pool="max", image_size=96,
+            cache=Path("some where"), views=3, augment="crop(0.5)+flip", batch_size=7, strict=True,
+        ),
+        "head": Head(("mlp", "logistic"), regularisation=(0.5, 2.0), folds=3, head_rate=(1e-3, 1e-2), memory=0.5),
+        "finetune": Finetune(
+            unfreeze="layer3,layer4", invert_unfreeze=True, reinit="layer4", from_cache=True, start="new",
+            baselines=("scratch",), optimiser="sgd", rate=3e-5, ema=0.99, clip=1.0, auxiliary=False, compile=True,
+            warmup=0.25, cycle_epochs=1.5, cycle_multiplier=3, label="mine", tta="flip",
+        ),
+    }  # fmt: skip
+    write_configuration(tmp_path, *given.values())
+    app.config = (options_from(tmp_path / "config.toml"),)
+    try:
+        _, bound, _ = app.parse_args(["run", "--out", "here", "--epochs", "9"])
+    finally:
+        app.config = ()
+    for name, options in given.items():
+        expected = replace(options, epochs=9) if name == "finetune" else options
+        assert bound.arguments[name] == expected
 
 
 def test_another_command_adds_its_options_and_replaces_those_it_shares(tmp_path):

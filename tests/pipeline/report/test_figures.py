@@ -152,13 +152,15 @@ def test_rates_far_apart_share_a_logarithmic_axis_on_which_all_can_be_read():
 
 
 def test_the_suggested_rate_is_marked_on_the_mean_and_divergence_does_not_take_the_height():
-    axes = figures.range_test_curve(FOUND).axes[0]
+    axes = figures.range_test_curves([FOUND]).axes[0]
     assert axes.get_xscale() == "log"
     mark = axes.lines[2]
     assert (mark.get_xdata()[0], mark.get_ydata()[0]) == pytest.approx((FOUND.suggestion, FOUND.smoothed[12]))
     assert axes.texts[0].get_text() == f"suggested {FOUND.suggestion:.2g}"
     assert 2 < axes.get_ylim()[1] < 3
-    without = figures.range_test_curve(replace(FOUND, suggestion=None, block="layer4")).axes[0]
+    of_two = figures.range_test_curves([FOUND, replace(FOUND, suggestion=None, block="layer4")])
+    assert len(of_two.axes) == 2
+    without = of_two.axes[1]
     assert len(without.lines) == 2
     assert without.get_xlabel() == "learning rate of layer4"
 
@@ -173,7 +175,7 @@ def test_png_and_svg_are_made_of_every_figure(row, tmp_path):
             figures.selection_scores(row),
             figures.confusion_heat_map(row.confusion, ["a", "b"]),
             figures.rate_schedule(SCHEDULE, ["head", "head", "layer4"], 10),
-            figures.range_test_curve(FOUND),
+            figures.range_test_curves([FOUND, FOUND, FOUND, FOUND]),
         ]
     ):
         figures.save_png(figure, tmp_path / f"{number}.png")

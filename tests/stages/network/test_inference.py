@@ -9,13 +9,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cache.errors import UsageError
-from stages.machine import computing_threads
+from stages.machine import computing_threads, lists_bfloat16
 from stages.network.backbones import load_backbone
 from stages.network.cut import CutGraph
 from stages.network.inference import (
     ARITHMETIC,
     InferenceTrunk,
-    _multiplies_bfloat16,
     _without_tf32,
     best_precision,
     images_per_batch,
@@ -232,15 +231,15 @@ def flags(*names):
 
 
 def test_processors_that_multiply_bfloat16():
-    assert _multiplies_bfloat16(flags("avx512_bf16"))
-    assert _multiplies_bfloat16(flags("amx_bf16", "amx_tile"))
-    assert not _multiplies_bfloat16(flags("avx512_vnni"))
-    assert not _multiplies_bfloat16(flags("avx512_bf16_like"))
+    assert lists_bfloat16(flags("avx512_bf16"))
+    assert lists_bfloat16(flags("amx_bf16", "amx_tile"))
+    assert not lists_bfloat16(flags("avx512_vnni"))
+    assert not lists_bfloat16(flags("avx512_bf16_like"))
 
 
 def test_best_precision_is_what_the_device_computes_by_itself():
     listed = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    assert best_precision(CPU) == ("bf16" if _multiplies_bfloat16(listed) else "fp32")
+    assert best_precision(CPU) == ("bf16" if lists_bfloat16(listed) else "fp32")
     assert best_precision(torch.device("mps")) == "fp32"
 
 

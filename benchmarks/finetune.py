@@ -1,0 +1,230 @@
+"""How long an epoch of stage 3 takes: from images and from the cache, against freezing by ``requires_grad`` alone.
+
+::
+
+    python benchmarks/finetune.py                 # an hour on two cores
+    python benchmarks/finetune.py --quick         # minutes, to see that it works
+
+All sides train the same top blocks and a new head for the same epochs, on the same images in the same order, with the
+same augmentation, optimiser and rates, BatchNorm in evaluation mode. The baseline is what people write: the whole
+network in NCHW and float32, ``requires_grad`` off below, a DataLoader with 2 workers. Each side runs in a fresh
+process, in turn; the time of an epoch is the mean of all but the first, in which libraries get ready. Filling the
+cache of views is told by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+# The repository goes before this folder, whose cache.py is not the package cache.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.measurement import in_fresh_process
+from pipeline.console import say, table
+
+TOPS = {"resnet18": "layer4", "efficientnet_lite0": "blocks.5"}
+"""Networks, and the lowest layer that trains: the last stage, and the last two."""
+
+SIDES = {
+    "requires_grad alone": {"baseline": True},
+    "from images": {},
+    "from images, bf16": {"precision": "bf16", "autocast": "auto"},
+    "from the cache": {"from_cache": True},
+    "from the cache, bf16": {"precision": "bf16", "autocast": "auto", "from_cache": True},
+}
+
+
+def side(
+    images: str,
+    backbone: str,
+    weights: str,
+    unfreeze: str,
+    epochs: int,
+    views: int,
+    baseline: bool = False,
+    precision: str = "fp32",
+    **options,
+) -> dict:
+    """Train as one side does; called in a process of its own."""
+    import torch
+
+    from stages.data import load_manifest
+    from stages.extractor import prepare
+    from stages.finetune import finetune, new_head
+    from stages.options import Data, Features, Finetune
+
+    torch.manual_seed(0)
+    features = Features(backbone=backbone, weights=weights, views=views, augment="light", precision=precision)
+    extractor = prepare(features)
+    manifest = load_manifest(Data(images))
+    chosen = Finetune(unfreeze=unfreeze, start="new", epochs=epochs, rate=1e-4, finetune_head_rate=1e-3, **options)
+    head = new_head(extractor, len(manifest.class_names), 0)
+    if baseline:
+        return _by_flag(extractor, head, chosen, manifest)
+    started = time.perf_counter()
+    filled = []
+    done = finetune(
+        extractor, head, chosen, manifest, 0, on_epoch=lambda epoch: filled.append(time.perf_counter() - started)
+    )
+    rows = done.fit.history[1:]
+    return {
+        "seconds": statistics.mean(epoch.seconds for epoch in rows[1:]),
+        "losses": [epoch.train_loss for epoch in rows],
+        "accuracy": done.fit.best.val_accuracy,
+        "views": done.view_seconds,
+        "autocast": done.autocast,
+    }
+
+
+def _by_flag(extractor, head, options, manifest) -> dict:
+    """Train the whole network with ``requires_grad`` off below, as it is commonly written."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    from stages.finetuning.images import AugmentedImages
+    from stages.finetuning.order import Order
+    from stages.network.backbones import load_backbone
+    from stages.network.classifier import output_layers
+
+    loaded = load_backbone(extractor.options.backbone, extractor.options.weights)
+    network = loaded.module
+    network.set_submodule(output_layers(network)[0], head.output)
+    trained = extractor.graph.boundary(options.unfreeze).trainable
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(
+            any(name == one or name.startswith(f"{one}.") for one in (*trained, *output_layers(network)))
+        )
+    body = [
+        value
+        for name, value in network.named_parameters()
+        if value.requires_grad and value is not head.output.weight and value is not head.output.bias
+    ]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": body, "lr": options.rate},
+            {"params": list(head.output.parameters()), "lr": options.finetune_head_rate},
+        ],
+        weight_decay=options.weight_decay,
+    )
+    train, val = (manifest.select(manifest.indices(split)) for split in ("train", "val"))
+    images = AugmentedImages(train, extractor.augmentation, 0)
+    order = Order(len(train), options.finetune_batch_size, 0)
+    steps = len(order) * options.epochs
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _cosine_after_warmup(steps))
+    mean, std = (
+        torch.tensor(values)[:, None, None] for values in (loaded.preprocessing.mean, loaded.preprocessing.std)
+    )
+    network.eval()
+    seconds, losses = [], []
+    for epoch in range(1, options.epochs + 1):
+        started = time.perf_counter()
+        sampler = [[(epoch, place) for place in batch] for batch in order.batches(epoch)]
+        total = count = 0
+        for pixels, labels in DataLoader(images, batch_sampler=sampler, num_workers=2):
+            inputs = (pixels.contiguous() / 255 - mean) / std
+            loss = torch.nn.functional.cross_entropy(network(inputs), labels)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            total, count = total + loss.item() * len(labels), count + len(labels)
+        right = 0
+        with torch.no_grad():
+            for at in range(0, len(val), 32):
+                views = [loaded.preprocessing.render(_read(place)) for place in val.locations[at : at + 32]]
+                inputs = (torch.stack(views).contiguous() / 255 - mean) / std
+                right += int((network(inputs).argmax(1) == torch.from_numpy(val.labels[at : at + 32])).sum())
+        losses.append(total / count)
+        seconds.append(time.perf_counter() - started)
+    return {
+        "seconds": statistics.mean(seconds[1:]),
+        "losses": losses,
+        "accuracy": right / len(val),
+        "views": 0.0,
+        "autocast": "none",
+    }
+
+
+def _read(location):
+    from stages.data import read_image
+
+    return read_image(location)
+
+
+def _cosine_after_warmup(steps: int):
+    """Return the schedule of stage 3 by default, as a factor of the highest rate."""
+    import numpy as np
+
+    from stages.training.schedules import Schedule, rates_of
+
+    factors = rates_of(Schedule("cosine"), [1.0], steps, 1)[:, 0]
+    return lambda step: float(factors[min(step, len(factors) - 1)]) if np.isfinite(factors).all() else 0.0
+
+
+def main() -> None:
+    """Measure, and print a table for each network."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--views", type=int, default=3)
+    parser.add_argument("--backbone", nargs="+", choices=TOPS, default=list(TOPS))
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--quick", action="store_true", help="few images: to see that it works")
+    options = parser.parse_args()
+    counts = {"train": 24, "val": 16, "test": 4} if options.quick else {"train": 768, "val": 192, "test": 32}
+    repetitions, epochs = (1, 2) if options.quick else (options.repetitions, options.epochs)
+    with tempfile.TemporaryDirectory(prefix="cutpoint-benchmark-") as name:
+        folder = Path(name)
+        in_fresh_process("photographs.make_elpv", folder, counts=counts, folder=str(folder / "elpv"))
+        for backbone in options.backbone:
+            weights = str(folder / f"{backbone}.safetensors")
+            images = str(folder / "elpv" / "train")
+            in_fresh_process("weights.make", folder, backbone=backbone, images=images, path=weights, download=False)
+            found: dict[str, list[dict]] = {one: [] for one in options.sides}
+            for repetition in range(repetitions):
+                for one in options.sides[:: -1 if repetition % 2 else 1]:
+                    arguments = {"images": str(folder / "elpv"), "backbone": backbone, "weights": weights}
+                    arguments |= {"unfreeze": TOPS[backbone], "epochs": epochs, "views": options.views, **SIDES[one]}
+                    place = Path(tempfile.mkdtemp(dir=folder))
+                    found[one].append(in_fresh_process("finetune.side", place, **arguments))
+                    print(f"  {backbone} {one}: {found[one][-1]}", file=sys.stderr, flush=True)
+            say("", _title(backbone, counts, epochs), "", _table(found, counts["train"]))
+    machine = in_fresh_process("ours.machine", Path(tempfile.gettempdir()))
+    say("", "; ".join(f"{what} {value}" for what, value in machine.items()))
+
+
+def _title(backbone: str, counts: dict[str, int], epochs: int) -> str:
+    return f"{backbone} from {TOPS[backbone]} up, {counts['train']} training images of ELPV at 224 px, {epochs} epochs"
+
+
+def _table(found: dict[str, list[dict]], images: int) -> str:
+    first = next(iter(found.values()))
+    rows = []
+    for name, runs in found.items():
+        ratios = [base["seconds"] / one["seconds"] for base, one in zip(first, runs, strict=True)]
+        seconds = statistics.median(one["seconds"] for one in runs)
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+        losses = ", ".join(f"{loss:.3f}" for loss in runs[-1]["losses"])
+        views = f"{statistics.median(one['views'] for one in runs):.0f}" if runs[0]["views"] else ""
+        row = [name, f"{seconds:.1f}", f"{1000 * seconds / images:.1f}", spread, losses]
+        rows.append([*row, f"{runs[-1]['accuracy']:.1%}", views, runs[-1]["autocast"]])
+    header = [
+        "side",
+        "s an epoch",
+        "ms an image",
+        "ratio",
+        "training loss",
+        "validation",
+        "views cached in, s",
+        "top in",
+    ]
+    return table(header, rows, 1)
+
+
+if __name__ == "__main__":
+    main()

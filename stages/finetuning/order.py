@@ -1,0 +1,52 @@
+"""Which samples are in which batch: made of seed and epoch alone, dealt out to the processes that share the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from cache.errors import UsageError
+from stages.distributed import ALONE, Rank
+
+
+class Order:
+    """The batches of an epoch, as lists of places; every process has its share of each.
+
+    An epoch has full batches alone: those left over sit it out, others in every epoch. With less than a batch there is
+    one of them all.
+
+    Parameters
+    ----------
+    samples : int
+    batch_size : int
+        Of all processes together.
+    seed : int
+    rank : Rank
+
+    Raises
+    ------
+    UsageError
+        If a batch cannot be dealt out evenly.
+    """
+
+    def __init__(self, samples: int, batch_size: int, seed: int, rank: Rank = ALONE) -> None:
+        if batch_size % rank.count or samples < rank.count:
+            raise UsageError(
+                f"--finetune-batch-size {batch_size} has to be a multiple of the {rank.count} processes, and there "
+                f"have to be as many training images ({samples}): each process has an equal share of every batch"
+            )
+        self._samples, self._seed, self._rank = samples, seed, rank
+        self._batch_size = min(batch_size, samples - samples % rank.count)
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
+        return self._samples // self._batch_size
+
+    def batches(self, epoch: int, first: int = 0) -> Iterator[list[int]]:
+        """Yield this process's places of each batch of an epoch, from batch number `first` on."""
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        order = torch.randperm(self._samples, generator=generator)
+        for number in range(first, len(self)):
+            batch = order[number * self._batch_size : (number + 1) * self._batch_size]
+            yield batch[self._rank.index :: self._rank.count].tolist()

@@ -1,0 +1,57 @@
+"""Which arithmetic trains a model quicker on this machine: tried, since it depends on the layers as much as on it."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from itertools import islice
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from stages.machine import multiplies_bfloat16
+from stages.training.evaluation import Batches
+from stages.training.options import Training
+from stages.training.precision import Autocast
+from stages.training.range_test import random_states_kept
+from stages.training.step import Step
+
+_TIMED = 2
+"""Steps that are timed, after one that gets the libraries ready."""
+
+
+def quicker_autocast(
+    model: nn.Module, optimiser: Optimizer, options: Training, train_batches: Callable[[int, int], Batches]
+) -> Autocast:
+    """Return ``bf16`` where it is quicker than float32, else ``none``; nothing is changed but the time of day.
+
+    Dense convolutions gain, depthwise ones and normalisation lose. A device that has no instructions for bfloat16 is
+    not tried.
+    """
+    device = next(model.parameters()).device
+    if not multiplies_bfloat16(device):
+        return "none"
+    batches = list(islice(train_batches(1, 0), 1 + _TIMED))
+    seconds = {}
+    for autocast in ("none", "bf16"):
+        trial, trial_optimiser = copy.deepcopy((model, optimiser))
+        trial.train()
+        with random_states_kept():
+            step = Step(trial, trial_optimiser, Training(**{**vars(options), "autocast": autocast}))
+            step([batches[0]], options.seed)
+            _wait(device)
+            started = time.perf_counter()
+            for batch in batches:
+                step([batch], options.seed)
+            _wait(device)
+            seconds[autocast] = time.perf_counter() - started
+    return "bf16" if seconds["bf16"] < seconds["none"] else "none"
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
