@@ -7,6 +7,7 @@ torch is imported before anything of `stages`, which would have set how OpenMP's
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from benchmarks.measurement import FEATURES, Measurement, measuring
 from stages.data import Preprocessing, read_image
 from stages.network.backbones import load_backbone
 from stages.network.classifier import output_layers
+from stages.network.cut import CutGraph
 
 Transform = Callable[[Any], Tensor]
 
@@ -66,13 +68,15 @@ def timm_features(images: str, backbone: str, weights: str, device: str) -> Meas
 
 
 def visbench_features(images: str, backbone: str, weights: str, device: str) -> Measurement:
-    """Extract features with visbench: its FeatureCache, with a ResNet of torchvision as its CustomBackbone."""
+    """Extract features with visbench: its FeatureCache, with a network of torchvision as its CustomBackbone."""
     from visbench.backbones.custom import CustomBackbone
     from visbench.cache import FeatureCache
     from visbench.data import ImageFolderDataset
 
     loaded = load_backbone(backbone, weights)
-    below_pooling = nn.Sequential(*list(loaded.module.children())[:-2])
+    graph = CutGraph(loaded.module, loaded.preprocessing.image_size)
+    last_map = [cut for cut in graph.cuts if cut.layout == "nchw" and math.prod(cut.shape[1:]) > 1][-1]
+    below_pooling = graph.section(None, last_map).eval()  # visbench averages the map by itself
     network = CustomBackbone(below_pooling, _evaluation(loaded.preprocessing), name=backbone, device=device)
     with measuring(len(_samples(images))) as measurement:
         dataset = ImageFolderDataset(Path(images))

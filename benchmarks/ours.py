@@ -24,7 +24,7 @@ from benchmarks.frozen_training import BATCH_SIZE, new_head, order, train
 from benchmarks.measurement import FEATURES, Measurement, measuring
 from stages.data import load_manifest, read_image
 from stages.extract import extract
-from stages.extractor import prepare, read_features
+from stages.extractor import Extractor, prepare, read_features
 from stages.machine import computing_threads, describe_machine
 from stages.options import Data, Features
 
@@ -32,12 +32,11 @@ from stages.options import Data, Features
 def extract_features(images: str, warm: bool = False, **options: Any) -> Measurement:
     """Extract the features of a folder into the cache, and save them, once the clock has stopped, row by row.
 
-    With `warm`, one batch goes through the trunk before the clock starts.
+    With `warm`, a batch or two of every thread go through the trunk before the clock starts.
     """
     extractor = prepare(Features(**options))
     if warm:
-        size = extractor.backbone.preprocessing.image_size
-        extractor.rows(torch.zeros((1, 3, size, size), dtype=torch.uint8))
+        _warm(extractor)
     with measuring(_count(images)) as measurement:
         manifest = load_manifest(Data(images))
         extract(extractor, manifest)
@@ -127,6 +126,13 @@ def machine() -> dict[str, str]:
         **describe_machine(),
         "cuda": "yes" if torch.cuda.is_available() else "no",
     }
+
+
+def _warm(extractor: Extractor) -> None:
+    size = extractor.backbone.preprocessing.image_size
+    blank = torch.zeros((extractor.batch_size, 3, size, size), dtype=torch.uint8)
+    with computing_threads(extractor.threads, "forward") as pool:
+        list(pool.map(extractor.rows, [blank] * 2 * extractor.threads))
 
 
 def _files(images: str) -> list[str]:

@@ -184,7 +184,9 @@ def _start(
     """Return the head that training starts from, one that never saw the validation split, and its price in seconds."""
     if options.start == "new":
         return new_head(extractor, len(manifest.class_names), seed), 0.0
-    result = run_heads(extractor, manifest, [options.start], head, seed, directory)[0]
+    # it is fitted on the evaluation view: augmented ones are cached at the boundary, where training needs them
+    of_images = replace(extractor, options=replace(extractor.options, views=1))
+    result = run_heads(of_images, manifest, [options.start], head, seed, directory)[0]
     module, _ = load_head(directory / place_of(options.start) / HEAD_WITHOUT_VAL, extractor.graph)
     return module, result.seconds_by_stage["train"]
 

@@ -1,0 +1,187 @@
+"""What each technique of stage 3 brings: one training for each, on the same images, in one table.
+
+::
+
+    python benchmarks/techniques.py --data elpv                      # hours on two cores; goes on where it was stopped
+    python benchmarks/techniques.py --data photos/ --image-size 128
+    python benchmarks/techniques.py --data elpv --only views         # how many cached views it takes
+    python benchmarks/techniques.py --quick                          # minutes, on scikit-learn's digits
+
+Everything is compared with the same fine-tuning without that technique, from the same head, on the same test images.
+Where a technique does not concern images it trains from cached views, since that takes a fraction of the time; its
+comparison does too. Given are means over the seeds, and the range where there are several. The last column is the
+paired difference to its comparison with the 95 % interval (bootstrap over the images).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+# The repository goes before this folder, whose cache.py is not the package cache.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from pipeline.comparison import Row, compare, percent, points
+from pipeline.console import duration, say, table
+from pipeline.methods import extract_features, open_run, open_seed
+from pipeline.tuning import run_finetune
+from stages.extractor import prepare
+from stages.finetune import baseline
+from stages.options import Data, Features, Finetune, Head
+from stages.training.metrics import paired_difference
+
+BASE = Finetune(unfreeze="3", epochs=6)
+"""What every technique is added to."""
+
+FROM_IMAGES = {
+    "fine-tuning": {},
+    "mixup": {"mixup": 0.2},
+    "gradual unfreezing": {"unfreeze_every": 1},
+    "head and all blocks": {"unfreeze": "all", "rate_decay": 0.7},
+    "only one block in the middle": {"unfreeze": "blocks.5,"},
+    "cutmix": {"cutmix": 1.0},
+    "BatchNorm in training mode": {"batchnorm": "train"},
+    "test-time flip": {"tta": "flip"},
+    "new head": {"start": "new", "finetune_head_rate": 1e-3},
+}
+FROM_CACHE = {
+    "from cached views": {},
+    "discriminative rates": {"rate_decay": 0.3},
+    "rate from a range test": {"find_rate": "start"},
+    "SGD": {"optimiser": "sgd", "rate": 3e-3, "finetune_head_rate": 3e-3},
+    "Adam": {"optimiser": "adam"},
+    "one-cycle": {"schedule": "onecycle"},
+    "constant rate": {"schedule": "constant"},
+    "steps": {"schedule": "step"},
+    "plateau": {"schedule": "plateau", "plateau_patience": 1},
+    "triangular2": {"schedule": "triangular2"},
+    "warm restarts": {"schedule": "restarts", "cycle_epochs": 2, "cycle_multiplier": 2},
+    "label smoothing": {"label_smoothing": 0.1},
+    "dropout": {"finetune_dropout": 0.5},
+    "stochastic depth": {"drop_path": 0.2},
+    "weight decay 0.1": {"weight_decay": 0.1},
+    "L1": {"l1": 1e-5},
+    "average of the weights": {"ema": 0.99},
+    "clipped gradients": {"clip": 1.0},
+    "two batches a step": {"accumulate": 2},
+    "last blocks drawn anew": {"reinit": "2", "rate": 1e-3},
+}
+VIEWS = (1, 2, 3, 5, 8)
+
+
+def main() -> None:
+    """Train what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="elpv")
+    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--backbone", default="efficientnet_lite0")
+    parser.add_argument("--augment", default="light")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--epochs", type=int, default=BASE.epochs)
+    parser.add_argument("--views", type=int, default=4, help="cached views of each training image")
+    parser.add_argument("--only", nargs="+", choices=["images", "cache", "baselines", "views"])
+    parser.add_argument(
+        "--out", type=Path, help="run directory, which keeps what is trained (default: runs/techniques)"
+    )
+    parser.add_argument("--quick", action="store_true", help="one epoch of some of them: to see that it works")
+    options = parser.parse_args()
+    data = Data("digits" if options.quick else options.data, seeds=tuple(options.seeds))
+    features = Features(
+        backbone=options.backbone,
+        image_size=64 if options.quick else options.image_size,
+        augment=options.augment,
+    )
+    out = options.out or Path("runs") / f"techniques-{Path(data.data).name}"
+    base = replace(BASE, epochs=1 if options.quick else options.epochs)
+    asked = _asked(base, options.only or ["images", "cache", "baselines"], options.views, quick=options.quick)
+    open_run(out, data, features, Head(), base)
+    for views in sorted({count for _, count, _ in asked.values()}):
+        extractor = prepare(replace(features, views=views))
+        for seed in data.seeds:
+            manifest, directory = open_seed(out, data, features, seed)
+            extract_features(prepare(features), manifest, directory)
+            for label, (chosen, count, _) in asked.items():
+                if count == views:
+                    run_finetune(extractor, manifest, replace(chosen, label=label), Head(), seed, directory)
+    comparison = compare([out])
+    say("", _table({row.name: row for row in comparison.rows}, asked))
+    if options.only == ["views"]:
+        _draw_views({row.name: row for row in comparison.rows}, asked, out / "views.png")
+        say(f"plot: {out / 'views.png'}")
+
+
+def _asked(base: Finetune, only: list[str], views: int, *, quick: bool) -> dict[str, tuple[Finetune, int, str | None]]:
+    """Return the trainings by their labels: options, cached views, and the label of what each is compared with."""
+    asked: dict[str, tuple[Finetune, int, str | None]] = {}
+    some = 2 if quick else None
+    if "images" in only:
+        for name, changed in list(FROM_IMAGES.items())[:some]:
+            against = None if name == "fine-tuning" else "fine-tuning"
+            asked[_label(name)] = replace(base, **changed), 1, against
+    if "cache" in only:
+        for name, changed in list(FROM_CACHE.items())[:some]:
+            against = "fine-tuning" if name == "from cached views" else _label("from cached views")
+            asked[_label(name)] = replace(base, from_cache=True, **changed), views, against
+    if "baselines" in only:
+        rates = {"rate": 1e-3, "finetune_head_rate": 1e-3}
+        for which in ("scratch", "frozen"):
+            asked[which] = replace(baseline(base, which), **rates), 1, "fine-tuning"
+    if "views" in only:
+        asked.setdefault("fine-tuning", (base, 1, None))
+        for count in VIEWS[:some]:
+            augmented = replace(base, from_cache=True)
+            asked[f"views-{count}"] = augmented, count, "fine-tuning"
+    return asked
+
+
+def _label(name: str) -> str:
+    return name.replace(" ", "-")
+
+
+def _table(rows: dict[str, Row], asked: dict[str, tuple[Finetune, int, str | None]]) -> str:
+    lines = []
+    for label, (_, _views, against) in asked.items():
+        row = rows[label]
+        ends = "" if len(row.seeds) == 1 else " ({:.1f}-{:.1f})".format(*(100 * one for one in row.accuracy_range))
+        difference = ""
+        if against in rows:
+            found = paired_difference(row.correct, rows[against].correct, row.images)
+            difference = f"{points(found.value)} ({points(found.low)} to {points(found.high)})"
+        epochs = np.mean([one.settings["best epoch"] for one in row.results])
+        line = [label, percent(row.val_accuracy), percent(row.accuracy) + ends, f"{epochs:.0f}"]
+        stages = row.seconds_by_stage
+        lines.append([*line, duration(stages["extract"]), duration(stages["train"]), against or "", difference])
+    header = ["technique", "validation", "test", "best epoch", "features", "training", "against", "points"]
+    return table(header, lines, 1)
+
+
+def _draw_views(rows: dict[str, Row], asked: dict[str, tuple[Finetune, int, str | None]], path: Path) -> None:
+    """Draw accuracy and time over the number of cached views, beside training from images."""
+    from matplotlib.figure import Figure
+
+    counts = [views for label, (_, views, _) in asked.items() if label != "fine-tuning"]
+    cached, images = [rows[f"views-{views}"] for views in counts], rows["fine-tuning"]
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    ends = np.array([row.accuracy_ci95 for row in cached]).T * 100
+    accuracy = np.array([row.accuracy for row in cached]) * 100
+    left.errorbar(counts, accuracy, np.abs(ends - accuracy), fmt="o-", capsize=3, label="cached views")
+    low, high = images.accuracy_ci95
+    left.axhspan(100 * low, 100 * high, color="0.9")
+    left.axhline(100 * images.accuracy, color="0.4", label="images, new renderings in each epoch")
+    left.set(xlabel="cached views", ylabel="test accuracy, %")
+    left.legend(frameon=False, fontsize=8)
+    for stage, name in (("train", "training"), ("extract", "filling the cache")):
+        right.plot(counts, [row.seconds_by_stage[stage] for row in cached], "o-", label=name)
+    right.axhline(images.seconds_by_stage["train"], color="0.4", label="training from images")
+    right.set(xlabel="cached views", ylabel="seconds", ylim=(0, None))
+    right.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+if __name__ == "__main__":
+    main()
