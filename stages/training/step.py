@@ -123,8 +123,8 @@ class Step:
             self.precision.backward(torch.stack(list(terms.values())).sum() / count)
             sums = {name: sums.get(name, 0.0) + term.detach() for name, term in terms.items()}
             right += correct(output, labels)
-        if self._l1:
-            penalty = self._l1 * l1_penalty(self._trained(regularised=True))
+        if self._l1 and (regularised := self._trained(regularised=True)):
+            penalty = self._l1 * l1_penalty(regularised)
             self.precision.backward(penalty)
             sums["l1"] = penalty.detach() * count
         self._names = list(sums)

@@ -114,6 +114,13 @@ def test_l1_drives_weights_to_zero_and_leaves_biases():
     assert sparse[1].weight.mean() > 0.8  # BatchNorm's scale
 
 
+def test_l1_is_of_no_effect_where_only_biases_train():
+    model = small_network()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith("bias"))
+    assert set(train(model, 1, options={"l1": 0.1}).history[1].terms) == {"main"}
+
+
 def test_the_average_is_validated_and_kept_and_differs_from_the_last_weights():
     model = small_network()
     last = {}
