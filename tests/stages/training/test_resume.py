@@ -12,7 +12,7 @@ import torch
 from tests.stages.training.killed import BATCHES, EPOCHS
 
 ROOT = Path(__file__).parents[3]
-KILLS = 3
+KILLS = 2
 
 
 def start(*arguments):
