@@ -142,6 +142,8 @@ class Bench:
     scale : Scale
     kinds : tuple of str
         Those of `IMAGES` that are measured with.
+    precisions : tuple of str
+        Those of `PRECISIONS` that are measured.
     machine : dict of str to str
     folder : Path
         For all files; temporary.
@@ -156,6 +158,7 @@ class Bench:
 
     scale: Scale
     kinds: Sequence[str]
+    precisions: Sequence[str]
     machine: Mapping[str, str]
     folder: Path
     device: str = "cpu"
@@ -202,6 +205,10 @@ class Bench:
         print(f"  {name} {backbone}: {measurement.process_seconds:.1f} s", file=sys.stderr, flush=True)
         return measurement
 
+    def our_sides(self, arguments: dict[str, Any]) -> dict[str, Side]:
+        """Return our side of a comparison of features, in each precision."""
+        return {one: ("ours.extract_features", {**arguments, "precision": one}) for one in self.precisions}
+
     def same_features(self, title: str, plain: Measurement, ours: Measurement) -> str:
         """Return the lowest cosine of float32 features of the same pixels, and remember it if that is too low."""
         cosine = float(cosines(plain, ours).min())
@@ -221,32 +228,35 @@ def networks(bench: Bench) -> Iterator[Table]:
     """Compare extraction end to end with the tutorial way, for several networks."""
     rows = []
     for kind in bench.kinds:
-        ratios: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
+        ratios: dict[str, list[float]] = {precision: [] for precision in bench.precisions}
         for backbone in bench.scale.networks:
             arguments = {"images": bench.images(kind, bench.scale.images[backbone]), **bench.network(backbone)}
-            found = bench.interleaved({"tutorial": ("baselines.tutorial_features", arguments), **our_sides(arguments)})
-            tutorial, fp32, bf16 = found.values()
-            ratios["fp32"].append(statistics.median(quotients(tutorial, fp32)))
-            ratios["bf16"].append(statistics.median(quotients(tutorial, bf16)))
-            plain = bench.measure("same pixels", "baselines.features_of_our_pixels", {**arguments, "count": _COMPARED})
-            same = bench.same_features(f"{IMAGES[kind]}, {backbone}", plain, fp32[-1])
-            row = [IMAGES[kind], backbone, rate(tutorial), rate(fp32), *speedup(tutorial, fp32), same]
-            row += [closeness(tutorial[-1], fp32[-1]), rate(bf16), *speedup(tutorial, bf16)]
-            rows.append([*row, closeness(tutorial[-1], bf16[-1])])
-        fp32_mean, bf16_mean = (f"{statistics.geometric_mean(ratios[one]):.2f}" for one in PRECISIONS)
-        rows.append([IMAGES[kind], "geometric mean", "", "", fp32_mean, "", "", "", "", bf16_mean, "", ""])
+            sides = {"tutorial": ("baselines.tutorial_features", arguments), **bench.our_sides(arguments)}
+            found = bench.interleaved(sides)
+            tutorial = found["tutorial"]
+            row = [IMAGES[kind], backbone, rate(tutorial)]
+            for precision in bench.precisions:
+                ours = found[precision]
+                ratios[precision].append(statistics.median(quotients(tutorial, ours)))
+                row += [rate(ours), *speedup(tutorial, ours), closeness(tutorial[-1], ours[-1])]
+            same = ""
+            if "fp32" in found:
+                sought = {**arguments, "count": _COMPARED}
+                plain = bench.measure("same pixels", "baselines.features_of_our_pixels", sought)
+                same = bench.same_features(f"{IMAGES[kind]}, {backbone}", plain, found["fp32"][-1])
+            rows.append([*row, same])
+        means = [cell for one in ratios.values() for cell in ("", f"{statistics.geometric_mean(one):.2f}", "", "")]
+        rows.append([IMAGES[kind], "geometric mean", "", *means, ""])
+    columns = [column for precision in bench.precisions for column in (precision, "ratio", "process", "cosine")]
     yield Table(
         f"The tutorial way against ours, end to end, on {bench.device}",
-        [
-            *("images", "network", "tutorial", "fp32", "ratio", "process", "same pixels", "cosine"),
-            *("bf16", "ratio", "process", "cosine"),
-        ],
+        ["images", "network", "tutorial", *columns, "same pixels"],
         rows,
         [
             "tutorial, fp32, bf16: images per second. ratio: time of the tutorial way over ours; process: of the whole "
             "processes. cosine: between the tutorial's features and ours, median and lowest of all images; same "
-            f"pixels: lowest of {_COMPARED} images, where the tutorial's network is given the pixels that we render, "
-            "which differ from Pillow's by rounding.",
+            f"pixels: in fp32, lowest of {_COMPARED} images, where the tutorial's network is given the pixels that we "
+            "render, which differ from Pillow's by rounding.",
             "The tutorial way: eager, NCHW, float32, Pillow and torchvision's v1 transforms, a DataLoader with "
             "2 workers, batches of 32, np.save.",
             *bench.sources(*bench.scale.networks),
@@ -260,7 +270,7 @@ def ideal(bench: Bench) -> Iterator[Table]:
     cores = int(bench.machine["cpus"])
     rows = []
     for kind in bench.kinds:
-        for precision in PRECISIONS:
+        for precision in bench.precisions:
             images = bench.images(kind, bench.scale.images[LITE0])
             arguments = {"images": images, **bench.network(LITE0), "precision": precision}
             sides: dict[str, Side] = {part: (f"ours.{part}", arguments) for part in ("trunk", "decode")}
@@ -299,11 +309,14 @@ def others(bench: Bench) -> Iterator[Table]:
     for kind in bench.kinds:
         for name, backbone, function in sides:
             arguments = {"images": bench.images(kind, bench.scale.images[backbone]), **bench.network(backbone)}
-            found = bench.interleaved({name: (function, arguments), **our_sides(arguments)})
-            other, fp32, bf16 = found.values()
-            cosine = closeness(other[-1], fp32[-1])
-            row = [IMAGES[kind], backbone, name, rate(other), rate(fp32), *speedup(other, fp32), cosine]
-            rows.append([*row, rate(bf16), *speedup(other, bf16)])
+            found = bench.interleaved({name: (function, arguments), **bench.our_sides(arguments)})
+            other = found[name]
+            row = [IMAGES[kind], backbone, name, rate(other)]
+            for precision in bench.precisions:
+                ours = found[precision]
+                row += [rate(ours), *speedup(other, ours), closeness(other[-1], ours[-1])]
+            rows.append(row)
+    columns = [column for precision in bench.precisions for column in (precision, "ratio", "process", "cosine")]
     said = (
         f"visbench {visbench}: its FeatureCache, batches of 32, the network as a CustomBackbone."
         if visbench
@@ -311,10 +324,10 @@ def others(bench: Bench) -> Iterator[Table]:
     )
     yield Table(
         "Other ways to the same features",
-        ["images", "network", "other", "theirs", "fp32", "ratio", "process", "cosine", "bf16", "ratio", "process"],
+        ["images", "network", "other", "theirs", *columns],
         rows,
         [
-            "Images per second, ratios of time, cosine of the float32 features, median and lowest.",
+            "Images per second, ratios of time, cosine of the features, median and lowest.",
             "The loops: model.eval(), torch.no_grad(), a DataLoader with "
             "2 workers, batches of 32, the transforms that come with the weights.",
             f"{said} It asks for Pillow below 12; `pip install --no-deps visbench` leaves Pillow as it is.",
@@ -336,11 +349,11 @@ def training(bench: Bench) -> Iterator[Table]:
         (f"augmented, {scale.views} views", True, {"views": scale.views, "augment": "light"}),
     ):
         sides: dict[str, Side] = {"tutorial": ("baselines.tutorial_training", {**arguments, "augmented": augmented})}
-        for precision in PRECISIONS:
+        for precision in bench.precisions:
             sides[precision] = ("ours.training", {**arguments, **views, "precision": precision})
         found = bench.interleaved(sides)
         tutorial = found["tutorial"]
-        for precision in PRECISIONS:
+        for precision in bench.precisions:
             of_head = statistics.median(one.details["seconds on cached rows"] for one in found[precision])
             times = [seconds(tutorial), seconds(found[precision]), f"{of_head:.2f}"]
             times += speedup(tutorial, found[precision])
@@ -373,7 +386,7 @@ def training(bench: Bench) -> Iterator[Table]:
 def memory(bench: Bench) -> Iterator[Table]:
     """State the peak memory for few and for many images."""
     rows = []
-    for precision in PRECISIONS:
+    for precision in bench.precisions:
         for count in bench.scale.memory:
             arguments = {"images": bench.images("small", count), **bench.network(LITE0), "precision": precision}
             (found,) = bench.interleaved({precision: ("ours.extract_features", arguments)}).values()
@@ -444,11 +457,6 @@ TARGETS: dict[str, Callable[[Bench], Iterator[Table]]] = {
 # -- numbers and words -------------------------------------------------------------------------------------------------
 
 
-def our_sides(arguments: dict[str, Any]) -> dict[str, Side]:
-    """Return our side of a comparison of features, in each precision."""
-    return {one: ("ours.extract_features", {**arguments, "precision": one}) for one in PRECISIONS}
-
-
 def cosines(baseline: Measurement, ours: Measurement) -> NDArray[np.float64]:
     """Return the cosine between the features of each image, of those the baseline has features of."""
     one = baseline.features()
@@ -504,6 +512,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=TARGETS, default=list(TARGETS), help="targets (default: all)")
     parser.add_argument("--images", nargs="+", choices=IMAGES, default=list(IMAGES), help="images (default: all)")
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=PRECISIONS,
+        help="arithmetic of ours (default: fp32, and bf16 where the processor has instructions for it)",
+    )
     parser.add_argument("--repetitions", type=int, help="runs of each side (default: 3; 1 with --quick)")
     parser.add_argument("--epochs", type=int, help="epochs of the tutorial's training (default: 15; 2 with --quick)")
     parser.add_argument("--quick", action="store_true", help="a handful of images: to see that it works")
@@ -514,7 +528,8 @@ def main() -> int:
     tables = []
     with tempfile.TemporaryDirectory(prefix="cutpoint-benchmark-") as folder:
         machine = in_fresh_process("ours.machine", Path(folder))
-        bench = Bench(scale, options.images, machine, Path(folder))
+        native = PRECISIONS if machine["bf16 instructions"] != "none" else PRECISIONS[:1]
+        bench = Bench(scale, options.images, options.precisions or native, machine, Path(folder))
         for target in options.only:
             for one in TARGETS[target](bench):
                 say(str(one))

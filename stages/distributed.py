@@ -1,6 +1,6 @@
 """Several processes that do one job: who this one is among those that ``torchrun`` started, and how they meet.
 
-torch.distributed does it all, over gloo, which every build of torch has; only small things are said this way.
+torch.distributed does it all: over gloo, which every build of torch has, and between GPUs over NCCL, as gradients are.
 """
 
 from __future__ import annotations
@@ -86,11 +86,17 @@ def joined() -> Iterator[Rank]:
         return
     store, index, count = next(rendezvous("env://", timeout=_PATIENCE))
     store = PrefixStore(met(store, index, count), store)
-    torch.distributed.init_process_group("gloo", store=store, rank=index, world_size=count, timeout=_PATIENCE)
+    torch.distributed.init_process_group(_backend(), store=store, rank=index, world_size=count, timeout=_PATIENCE)
     try:
         yield Rank(index, count, int(os.environ.get("LOCAL_RANK", "0")))
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _backend() -> str:
+    """Return what carries the tensors of each kind of device."""
+    with_gpus = torch.cuda.is_available() and torch.distributed.is_nccl_available()
+    return "cpu:gloo,cuda:nccl" if with_gpus else "gloo"
 
 
 def met(store: Any, index: int, count: int) -> str:

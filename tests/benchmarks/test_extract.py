@@ -15,11 +15,21 @@ ROOT = Path(__file__).parent.parent.parent
 
 def test_quick_run_prints_a_table_in_which_the_features_of_both_sides_agree(tmp_path):
     found = tmp_path / "found.json"
-    command = [sys.executable, "benchmarks/extract.py", "--quick", "--only", "networks", "--images", "small"]
+    command = [
+        sys.executable,
+        "benchmarks/extract.py",
+        "--quick",
+        "--only",
+        "networks",
+        "--images",
+        "small",
+        "--precisions",
+        "fp32",
+    ]
     done = subprocess.run([*command, "--json", found], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (table,) = json.loads(found.read_text())["tables"]
-    networks = {row[1]: dict(zip(table["header"][:8], row, strict=False)) for row in table["rows"]}
+    networks = {row[1]: dict(zip(table["header"], row, strict=True)) for row in table["rows"]}
     assert {*networks} == {*QUICK.networks, "geometric mean"}
     for name in QUICK.networks:
         assert float(networks[name]["same pixels"]) >= 0.99999
@@ -55,7 +65,7 @@ def test_one_image_with_other_features_makes_the_comparison_fail(tmp_path, wrong
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / FEATURES, features)
         sides.append(Measurement(8, folder=str(tmp_path / name)))
-    bench = Bench(QUICK, ["small"], {}, tmp_path)
+    bench = Bench(QUICK, ["small"], ["fp32"], {}, tmp_path)
     bench.same_features("a loop", *sides)
     assert bool(bench.different) == different
 
