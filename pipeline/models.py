@@ -8,6 +8,7 @@ weights are loaded from where they came from and checked by their digest.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ class Recipe:
         Whether it trained what that would have left frozen.
     tta : str
         Test-time augmentation it was tested with, and answers with.
+    training : str or None
+        Digest of what shaped the weights, however they were tested; None for a head on cached features.
     identity : str
         Digest of everything that shaped the training: the same command with the same identity has nothing to do.
     """
@@ -62,6 +65,7 @@ class Recipe:
     identity: str
     invert_unfreeze: bool = False
     tta: TestTime = "none"
+    training: str | None = None
 
 
 def save_model(
@@ -80,6 +84,16 @@ def save_model(
     if tuned is not None:
         top = tuned.without_auxiliary_heads()
         save_file({name: value.detach().cpu().contiguous() for name, value in top.items()}, directory / TOP)
+    (directory / RECIPE).write_text(json.dumps(asdict(recipe), indent=1), encoding="utf-8")
+
+
+def copy_model(source: Path, directory: Path, recipe: Recipe) -> None:
+    """Write a trained method that has the weights of another one."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in source.glob("*.safetensors"):
+        for file in (path, path.with_suffix(".json")):
+            if file.exists():
+                shutil.copyfile(file, directory / file.name)
     (directory / RECIPE).write_text(json.dumps(asdict(recipe), indent=1), encoding="utf-8")
 
 

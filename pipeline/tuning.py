@@ -6,6 +6,7 @@ Everything is left in the folder of the method: weights, result, history, and th
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,16 @@ from pipeline.methods import (
     result_of,
     run_heads,
 )
-from pipeline.models import HEAD_WITHOUT_VAL, forget_model, save_model
+from pipeline.models import (
+    HEAD_WITHOUT_VAL,
+    RECIPE,
+    Recipe,
+    copy_model,
+    forget_model,
+    open_model,
+    read_recipe,
+    save_model,
+)
 from pipeline.report.figures import range_test_curves, rate_schedule, save_png
 from pipeline.results import Result
 from stages.data import Manifest, Mixing, contact_sheet, read_image
@@ -37,11 +47,13 @@ from stages.network.heads import load_head
 from stages.options import Finetune, Head
 from stages.training.cost import Cost, measured
 from stages.training.history import Epoch
+from stages.training.metrics import evaluate
 from stages.training.range_test import RangeTest
 
 CONTACT_SHEET = "contact-sheet.png"
 RATES = "rates.png"
 RANGE_TEST = "range-test.png"
+TEST_TIME_AUGMENTATION = "test-time augmentation"
 
 Method = Literal["finetune", "frozen", "scratch"]
 
@@ -78,11 +90,25 @@ def run_finetune(
     method, name = method_of(options), name_of(options)
     place = directory / f"{method}-{name}"
     shaping = training_identity(extractor, start, options, manifest, seed)
-    identity = key_of_bytes(json.dumps({**shaping, "tta": options.tta}, sort_keys=True, default=str).encode())
+    digest = key_of_bytes(json.dumps(shaping, sort_keys=True, default=str).encode())
+    identity = f"{digest} {options.tta}"
+    recipe = replace(
+        recipe_of(extractor, manifest, seed, method, name, identity),
+        unfreeze=options.unfreeze,
+        invert_unfreeze=options.invert_unfreeze,
+        tta=options.tta,
+        training=digest,
+    )
     done = rank.share(lambda: finished(place, identity))
     if done is not None:
         _say(rank, f"seed {seed}  {place.name}: already trained, {accuracy_in_words(done)}")
         return done
+    twin = rank.share(lambda: _trained_alike(directory, digest))
+    if twin is not None:
+        _say(rank, f"seed {seed}  {place.name}: the weights of {twin.name}, tested with {options.tta} renderings")
+        result = rank.share(lambda: _tested_otherwise(twin, extractor, manifest, options, recipe, place))
+        _say(rank, f"seed {seed}  {place.name}: {accuracy_in_words(result)}")
+        return result
     if rank.first:
         place.mkdir(parents=True, exist_ok=True)
         _draw_contact_sheet(extractor, manifest, options, seed, place / CONTACT_SHEET)
@@ -121,12 +147,6 @@ def run_finetune(
         result = _with_costs(result, options, tuned, training, start_seconds, len(test))
         forget_model(place)
         result.save(place, predictions_of(test, probabilities))
-        recipe = replace(
-            recipe_of(extractor, manifest, seed, method, name, identity),
-            unfreeze=options.unfreeze,
-            invert_unfreeze=options.invert_unfreeze,
-            tta=options.tta,
-        )
         _draw_plots(tuned, place)
         save_model(place, recipe, tuned.head, tuned=tuned.upper)
         for leftover in (CHECKPOINT, FOUND):
@@ -135,6 +155,40 @@ def run_finetune(
 
     result = rank.share(tested)
     _say(rank, f"seed {seed}  {place.name}: {accuracy_in_words(result)}")
+    return result
+
+
+def _trained_alike(directory: Path, digest: str) -> Path | None:
+    """Return where the run has the weights of the very same training, tested in another way."""
+    models = {path.parent: read_recipe(path.parent) for path in sorted(directory.glob(f"*/{RECIPE}"))}
+    return next((path for path, recipe in models.items() if recipe is not None and recipe.training == digest), None)
+
+
+def _tested_otherwise(
+    twin: Path, extractor: Extractor, manifest: Manifest, options: Finetune, recipe: Recipe, place: Path
+) -> Result:
+    """Test the weights of another method with other renderings, and leave a method of its own."""
+    _, _, upper = open_model(twin, str(extractor.device))
+    test = manifest.select(manifest.indices("test"))
+    with measured() as testing:
+        probabilities = image_probabilities(extractor, upper, test, options.tta)
+    trained = Result.load(twin)
+    stages = {**trained.seconds_by_stage, "evaluate": testing.seconds}
+    settings = {name: value for name, value in trained.settings.items() if name != TEST_TIME_AUGMENTATION}
+    result = replace(
+        trained,
+        name=recipe.name,
+        test=evaluate(test.labels, probabilities, seed=recipe.seed),
+        seconds_by_stage=stages,
+        seconds=sum(stages.values()),
+        settings=settings | _as_tested(options),
+    )
+    forget_model(place)
+    result.save(place, predictions_of(test, probabilities))
+    copy_model(twin, place, recipe)
+    for picture in (CONTACT_SHEET, RATES, RANGE_TEST):
+        if (twin / picture).exists():
+            shutil.copyfile(twin / picture, place / picture)
     return result
 
 
@@ -235,9 +289,11 @@ def _settings(extractor: Extractor, options: Finetune, tuned: FineTuned) -> dict
         settings["views"] = extractor.options.views
     if tuned.upper.reinitialised and method_of(options) != "scratch":
         settings["reinitialised"] = list(tuned.upper.reinitialised)
-    if options.tta != "none":
-        settings["test-time augmentation"] = options.tta
-    return settings
+    return settings | _as_tested(options)
+
+
+def _as_tested(options: Finetune) -> dict[str, Any]:
+    return {TEST_TIME_AUGMENTATION: options.tta} if options.tta != "none" else {}
 
 
 def _draw_contact_sheet(

@@ -45,7 +45,7 @@ CHECKPOINT = "checkpoint.pt"
 FOUND = "found.json"
 """What a training found out by trying before it began; a killed one that goes on does not try again."""
 
-_SHAPELESS = ("loader_workers", "checkpoint_minutes", "tta", "label", "baselines", "compile")
+_SHAPELESS = ("loader_workers", "checkpoint_minutes", "tta", "label", "baselines")
 """Options that do not shape what a training comes to."""
 
 

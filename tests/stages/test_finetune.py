@@ -330,3 +330,13 @@ def test_what_was_trained_predicts_what_it_was_tested_with(small, tmp_path):
     result = json.loads((place / "finetune-blocks.5+conv_head-new-conv_head+-flip" / "result.json").read_text())
     assert result["settings"]["reinitialised"] == ["conv_head"]
     assert result["settings"]["test-time augmentation"] == "flip"
+
+    # the same weights tested in another way are not trained again
+    again = [*command(folder, cache, *options[:4]), "--out", str(tmp_path / "run")]
+    done = subprocess.run(again, check=True, capture_output=True, text=True)
+    assert "the weights of finetune-blocks.5+conv_head-new-conv_head+-flip, tested with none" in done.stdout
+    assert "epoch" not in done.stdout
+    plain = json.loads((place / "finetune-blocks.5+conv_head-new-conv_head+" / "result.json").read_text())
+    assert "test-time augmentation" not in plain["settings"]
+    assert plain["history"] == result["history"]
+    assert plain["test"]["log_loss"] != result["test"]["log_loss"]
