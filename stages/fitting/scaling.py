@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch import Tensor
 from stages.fitting.rows import AnyRows
 
 Scaling = Literal["none", "standard", "l2"]
+
+_BLOCK_ROWS = 2048
 
 _NOISE = 1e-6
 """Standard deviation, against the mean, up to which a feature is constant but for rounding."""
@@ -85,6 +88,12 @@ class Scaled:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def blocks(self) -> Iterator[tuple[slice, Scaled]]:
+        """Yield all rows in order, some thousands at a time, and which they are: scores of all at once are large."""
+        for at in range(0, len(self), _BLOCK_ROWS):
+            part = slice(at, at + _BLOCK_ROWS)
+            yield part, replace(self, rows=self.rows[part], factor=None if self.factor is None else self.factor[part])
+
     def scores(self, weight: Tensor, bias: Tensor) -> Tensor:
         """Return z @ weight + bias, [n, k], for weights [d, k]."""
         weight = weight / self.scale[:, None]
@@ -103,9 +112,9 @@ class Scaled:
         return gradient.div_(self.scale[:, None])
 
     def sample(self, indices: Tensor) -> Tensor:
-        """Return some of the rows as they are seen, [m, d]."""
-        rows = (self.rows[indices] - self.offset) / self.scale
-        return rows if self.factor is None else rows * self.factor[indices]
+        """Return a copy of some of the rows as they are seen, [m, d]."""
+        rows = self.rows[indices].sub_(self.offset).div_(self.scale)
+        return rows if self.factor is None else rows.mul_(self.factor[indices])
 
 
 def _inverse_lengths(rows: Tensor, offset: Tensor) -> Tensor:

@@ -41,8 +41,8 @@ _SHARED_FROM = 8_000_000
 _PART = 8
 """One in so many rows is in that part."""
 
-_KEPT = 2
-"""Values of C on each side of the best of a scaling that are then tried on all rows."""
+_FEW = 5
+"""Settings that are all tried on all rows, however many those are."""
 
 
 class Model(Protocol):
@@ -124,20 +124,21 @@ def _hold_out(
     """Fill `found` with scores on the rows held out; of many rows, after all settings were tried on a part of them."""
     (fitted, scored), *_ = scoring.pairs
     train, train_labels, val, val_labels = rows[fitted], labels[fitted], rows[scored], labels[scored]
-    grid: dict[Scaling, list[float]] = {scaling: list(values) for scaling in scalings}
-    if len(train) >= NARROWED_FROM and len(values) * len(scalings) > 2 * _KEPT + 1:
-        part, _ = train_test_split(np.arange(len(train)), train_size=1 / _PART, random_state=seed, shuffle=True)
-        of_part: list[dict[str, Any]] = []
+    if len(train) < NARROWED_FROM or len(values) * len(scalings) <= _FEW:
         for scaling in scalings:
-            _, scores, _ = _path(make, scaling, train[part], train_labels[part], val, val_labels, values, balanced)
-            of_part += [{**one, "rows": len(part)} for one in _rows_of(scaling, values, scores)]
-        grid = _narrowed(of_part, values)
-        kept = {(scaling, value) for scaling, some in grid.items() for value in some}
-        found.tried = [one for one in of_part if (one["scaler"], one["C"]) not in kept]
-    for scaling, some in grid.items():
-        _, scores, states = _path(make, scaling, train, train_labels, val, val_labels, some, balanced)
-        found.tried += _rows_of(scaling, some, scores)
-        found.states |= {(scaling, value): state for value, state in zip(some, states, strict=False)}
+            _, scores, states = _path(make, scaling, train, train_labels, val, val_labels, values, balanced)
+            found.tried += _rows_of(scaling, values, scores)
+            found.states |= {(scaling, value): state for value, state in zip(values, states, strict=False)}
+        return
+    part, _ = train_test_split(np.arange(len(train)), train_size=1 / _PART, random_state=seed, shuffle=True)
+    for scaling in scalings:
+        _, scores, _ = _path(make, scaling, train[part], train_labels[part], val, val_labels, values, balanced)
+        found.tried += [{**one, "rows": len(part)} for one in _rows_of(scaling, values, scores)]
+    for scaling, start in _promising(found.tried).items():
+        model = make(scaling, train, train_labels)
+        for value, score, state in _climb(model, values, values.index(start), val, val_labels, balanced):
+            found.tried.append({"C": value, "scaler": scaling, "score": score})
+            found.states[scaling, value] = state
 
 
 def fit_chosen(
@@ -273,6 +274,30 @@ def _path(
     return model.state, scores, states
 
 
+def _climb(
+    model: Model,
+    values: Sequence[float],
+    start: int,
+    held_out: NDArray[np.float32],
+    held_out_labels: NDArray[np.int64],
+    balanced: bool,
+) -> Iterator[tuple[float, float, Any]]:
+    """Fit for one value of C, then for those beside the best so far, until both of these are known.
+
+    Stronger regularisation comes first: it is quicker, and more rows rarely want less of it than a part of them did.
+    Yields each value with its score and the state of the model.
+    """
+    scores: dict[int, float] = {}
+    beside = [start]
+    while beside:
+        place = beside[0]
+        model.fit(values[place])
+        scores[place] = score_of(model.scores(held_out), held_out_labels, balanced)
+        yield values[place], scores[place], model.state
+        best = max(scores, key=lambda place: (scores[place], -place))
+        beside = [place for place in (best - 1, best + 1) if 0 <= place < len(values) and place not in scores]
+
+
 def _fitted(
     make: MakeModel,
     setting: tuple[Scaling, float],
@@ -317,17 +342,14 @@ def _out_of_fold(
     return _fitted(make, setting, rows[fitted], labels[fitted], None).scores(rows[scored])
 
 
-def _narrowed(tried: Sequence[dict[str, Any]], values: Sequence[float]) -> dict[Scaling, list[float]]:
-    """Return the values of C that are worth all rows: some around the best of each scaling that is not far behind."""
+def _promising(tried: Sequence[dict[str, Any]]) -> dict[Scaling, float]:
+    """Return the best C of each scaling that is not far behind the best of all."""
     best = max(one["score"] for one in tried)
-    kept: dict[Scaling, list[float]] = {}
-    for scaling in dict.fromkeys(one["scaler"] for one in tried):
-        of_it = [one for one in tried if one["scaler"] == scaling]
-        top = max(of_it, key=lambda one: one["score"])
-        if top["score"] >= best - 2 * CLEARLY_WORSE:
-            at = values.index(top["C"])
-            kept[scaling] = list(values[max(at - _KEPT, 0) : at + _KEPT + 1])
-    return kept
+    tops: dict[Scaling, dict[str, Any]] = {}
+    for one in tried:
+        if one["scaler"] not in tops or one["score"] > tops[one["scaler"]]["score"]:
+            tops[one["scaler"]] = one
+    return {scaling: top["C"] for scaling, top in tops.items() if top["score"] >= best - 2 * CLEARLY_WORSE}
 
 
 def _rows_of(scaling: Scaling, values: Sequence[float], scores: Sequence[float]) -> list[dict[str, Any]]:

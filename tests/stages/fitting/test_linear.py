@@ -1,6 +1,7 @@
 """Logistic regression and the linear SVM come to the coefficients that scikit-learn comes to."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,6 +90,16 @@ def test_preconditioning_saves_evaluations_and_leaves_the_minimum_where_it_is(mo
     plain, plain_scores = fitted("logistic", "none", rows, labels, 0.1, 3, final=False)
     assert np.abs(fast_scores - plain_scores).max() < 0.2
     assert fast.evaluations < plain.evaluations / 2
+
+
+def test_intercepts_of_many_classes_take_steps_of_their_own_length(monkeypatch):
+    rows, labels = skewed(count=4100, width=40, classes=40)
+    fast, fast_scores = fitted("logistic", "none", rows, labels, 0.01, 40)
+    root = linear._Preconditioner.root
+    monkeypatch.setattr(linear._Preconditioner, "root", lambda *given: replace(root(*given), intercept=1.0))
+    slow, slow_scores = fitted("logistic", "none", rows, labels, 0.01, 40)
+    assert np.abs(fast_scores - slow_scores).max() < 1e-3
+    assert fast.evaluations < slow.evaluations * 0.6
 
 
 def test_a_class_without_rows_is_never_predicted():
