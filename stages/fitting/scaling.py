@@ -97,19 +97,15 @@ class Scaled:
     def scores(self, weight: Tensor, bias: Tensor) -> Tensor:
         """Return z @ weight + bias, [n, k], for weights [d, k]."""
         weight = weight / self.scale[:, None]
-        scores = self.rows @ weight
-        scores -= self.offset @ weight
-        if self.factor is not None:
-            scores *= self.factor
-        return scores.add_(bias)
+        if self.factor is None:
+            return torch.addmm(bias - self.offset @ weight, self.rows, weight)
+        return torch.addmm(-self.offset @ weight, self.rows, weight).mul_(self.factor).add_(bias)
 
     def gradient(self, slopes: Tensor) -> Tensor:
         """Return z' @ slopes, [d, k], for slopes [n, k]."""
         if self.factor is not None:
             slopes = slopes * self.factor
-        gradient = self.rows.T @ slopes
-        gradient -= torch.outer(self.offset, slopes.sum(dim=0))
-        return gradient.div_(self.scale[:, None])
+        return (self.rows.T @ slopes).addr_(self.offset, slopes.sum(dim=0), alpha=-1).div_(self.scale[:, None])
 
     def sample(self, indices: Tensor) -> Tensor:
         """Return a copy of some of the rows as they are seen, [m, d]."""

@@ -206,7 +206,8 @@ def _cross_validated(
 
     C goes upwards: a model that can starts from the one before, and the slow end of the grid is left out once two
     values in a row score clearly less than the best. One task takes one fold up the path until its own scores say
-    so; where the mean over the folds does not yet, the folds that are behind go on.
+    so. Then the folds that are behind go on to where the furthest has come, and, while the mean over the folds does not
+    say so yet, all of them from there.
     """
     folds = range(len(scoring.pairs))
     paths: dict[tuple[Scaling, int], tuple[Any, list[float]]] = {
@@ -215,8 +216,12 @@ def _cross_validated(
     means: dict[Scaling, list[float]] = {}
     behind = list(paths)
     while behind:
+        furthest = {scaling: max(len(paths[scaling, fold][1]) for fold in folds) for scaling in scalings}
         walked = Parallel(n_jobs=-1, prefer="threads")(
-            delayed(_walk)(make, values, scaling, *paths[scaling, fold], rows, labels, *scoring.pairs[fold], balanced)
+            delayed(_walk)(
+                *(make, values, scaling, *paths[scaling, fold], furthest[scaling]),
+                *(rows, labels, *scoring.pairs[fold], balanced),
+            )
             for scaling, fold in behind
         )
         paths.update(zip(behind, walked, strict=True))
@@ -237,6 +242,7 @@ def _walk(
     scaling: Scaling,
     state: Any,
     scores: Sequence[float],
+    least: int,
     rows: NDArray[np.float32],
     labels: NDArray[np.int64],
     fitted: Selection,
@@ -244,9 +250,8 @@ def _walk(
     balanced: bool,
 ) -> tuple[Any, list[float]]:
     """Go on with one fold over the values of C that have no score yet; return the last state and all scores."""
-    return _path(
-        make, scaling, rows[fitted], labels[fitted], rows[scored], labels[scored], values, balanced, state, scores
-    )[:2]
+    of_fold = rows[fitted], labels[fitted], rows[scored], labels[scored]
+    return _path(make, scaling, *of_fold, values, balanced, state, scores, least)[:2]
 
 
 def _path(
@@ -260,8 +265,12 @@ def _path(
     balanced: bool,
     state: Any = None,
     scores: Sequence[float] = (),
+    least: int = 0,
 ) -> tuple[Any, list[float], list[Any]]:
-    """Fit for one value of C after the other; return the last state, all scores, and the states of those fitted."""
+    """Fit for one value of C after the other, the first `least` in any case.
+
+    Returns the last state, all scores, and the states of those fitted.
+    """
     model = make(scaling, rows, labels)
     model.state = state if state is not None else model.state
     scores, states = list(scores), []
@@ -269,7 +278,7 @@ def _path(
         model.fit(value)
         states.append(model.state)
         scores.append(score_of(model.scores(held_out), held_out_labels, balanced))
-        if _past_the_best(scores):
+        if len(scores) >= least and _past_the_best(scores):
             break
     return model.state, scores, states
 
