@@ -17,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stages.fitting.closed import fit_nearest_mean, fit_ridge
 from stages.fitting.epochs import train_in_epochs
 from stages.fitting.fitted import Fitted
 from stages.fitting.kernel import KernelTask
 from stages.fitting.linear import LinearTask
+from stages.fitting.nearest_mean import fit_nearest_mean
 from stages.fitting.neighbours import fit_neighbours
 from stages.fitting.protocol import Protocol, make_protocol
+from stages.fitting.ridge import fit_ridge
 from stages.fitting.rows import AnyRows, Rows, StreamedRows, in_memory, require_learnable, require_vectors
 from stages.fitting.search import MakeModel, fit_chosen, search
 from stages.fitting.stochastic import fit_stochastic

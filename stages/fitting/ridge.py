@@ -1,0 +1,342 @@
+"""Ridge regression on the classes, in closed form: every penalty, and every row left out, from one decomposition.
+
+With z the scaled rows less their mean, y the targets (1 for the class, -1 for the others) less theirs, and Z'Z = V e
+V', the coefficients for every penalty p are W(p) = V (V'Z'y / (e + p)). So are the predictions for rows that were
+left out one at a time: with a = V'z and the leverage h = 1/n + sum of a_j^2 / (e_j + p), the residual without the row
+is the residual divided by 1 - h (Allen's PRESS; Golub, Heath & Wahba 1979). One pass over the rows gives it for all
+penalties, and no fold has to be fitted. The idea of scoring all penalties from one decomposition is that of
+big_vision's few-shot evaluation.
+
+Z'Z needs sums over the rows alone, so rows may be larger than memory. Where there are fewer rows than features, the
+smaller ZZ' = U e U' is decomposed instead: it has the same eigenvalues, and V = Z'U e^-1/2 in the directions that the
+rows span. In all others the coefficients are zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import eigh
+
+from stages.fitting.calibration import fit_temperature
+from stages.fitting.fitted import Fitted
+from stages.fitting.linear import ABSENT
+from stages.fitting.protocol import Protocol as Scoring
+from stages.fitting.protocol import balanced_weights
+from stages.fitting.rows import AnyRows, Rows, together
+from stages.fitting.scaling import Scaling, deviation
+from stages.fitting.scoring import score_of
+from stages.fitting.sums import Sums, centre_of, prepared
+from stages.network.heads import LinearHead
+
+PENALTIES_PER_STEP = 3
+"""Penalties tried for each value of C that is given: the ones between cost nothing."""
+
+_RANK = 1e-12
+"""Eigenvalue against the largest up to which a direction is one that the rows do not span."""
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """Ridge regression on the classes, decomposed: every penalty is a division away.
+
+    Attributes
+    ----------
+    vectors, values : ndarray of float64 [d, r] and [r]
+        Eigenvectors and eigenvalues of Z'Z.
+    projected : ndarray of float64 [r, classes]
+        V'Z'y.
+    mean, scale : ndarray of float64 [d]
+        z = (x - centre - mean) / scale for rows x as they are cached; (x / |x| - mean) for l2.
+    centre : ndarray of float32 [d]
+    class_weight : ndarray of float64 [classes]
+        Sum of the weights of each class's rows.
+    l2 : bool
+    """
+
+    vectors: NDArray[np.float64]
+    values: NDArray[np.float64]
+    projected: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    centre: NDArray[np.float32]
+    class_weight: NDArray[np.float64]
+    l2: bool
+
+    @property
+    def weight(self) -> float:
+        """Sum of the rows' weights."""
+        return float(self.class_weight.sum())
+
+    @property
+    def target_mean(self) -> NDArray[np.float64]:
+        """Mean of the targets, [classes]."""
+        return 2 * self.class_weight / self.weight - 1
+
+    def coefficients(self, penalty: float) -> NDArray[np.float64]:
+        """Return the coefficients for scaled rows, [d, classes]."""
+        return np.asarray(self.vectors @ (self.projected / (self.values[:, None] + penalty)))
+
+    def head(self, penalty: float, temperature: float = 1.0) -> LinearHead:
+        """Return scaling and model as one linear head."""
+        weight, bias = self.coefficients(penalty).T / temperature, self.target_mean / temperature
+        bias = np.where(self.class_weight > 0, bias, ABSENT)
+        if self.l2:  # the mean is that of rows of length 1, which the head makes itself
+            return LinearHead.from_coefficients(weight, bias, self.mean, None, l2=True)
+        return LinearHead.from_coefficients(weight, bias, self.mean + self.centre, self.scale)
+
+    def predictions(
+        self, rows: AnyRows, penalties: Sequence[float], left_out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the predicted targets, float32 [penalties, n, classes].
+
+        Parameters
+        ----------
+        left_out : ndarray of float32 [n], optional
+            Weights with which these very rows were fitted: each is then predicted as if it had been left out.
+        """
+        found = np.empty((len(penalties), len(rows), len(self.class_weight)), dtype=np.float32)
+        basis = torch.from_numpy((self.vectors / self.scale[:, None]).astype(np.float32))
+        shift = torch.from_numpy(self.mean.astype(np.float32)) @ basis
+        inverse = (1 / (self.values[:, None] + np.array(penalties))).astype(np.float32)
+        solutions = (self.projected[:, None, :] * inverse[:, :, None]).astype(np.float32)
+        joined, offset = torch.from_numpy(solutions.reshape(len(solutions), -1)), torch.from_numpy(self.target_mean)
+        for places, block in prepared(rows, self.centre, l2=self.l2):
+            along = block @ basis - shift
+            predicted = (along @ joined).view(len(along), len(penalties), -1) + offset.float()
+            if left_out is not None:
+                leverage = along.square_() @ torch.from_numpy(inverse) + 1 / self.weight
+                leverage *= torch.from_numpy(left_out[places])[:, None]
+                targets = _targets(rows.labels[places], len(self.class_weight))[:, None]
+                predicted = targets - (targets - predicted) / (1 - leverage).clamp_min(1e-6)[:, :, None]
+            found[:, places] = predicted.transpose(0, 1).numpy()
+        return found
+
+
+@dataclass(frozen=True)
+class Products:
+    """Sums over rows, and the products of their features, of which Z'Z is made.
+
+    Attributes
+    ----------
+    sums : Sums
+    products : ndarray of float64 [d, d]
+    """
+
+    sums: Sums
+    products: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls, rows: AnyRows, num_classes: int, weights: NDArray[np.float32], centre: NDArray[np.float32], *, l2: bool
+    ) -> Products:
+        """Sum rows with their weights, float32 [n]."""
+        sums = Sums.empty(num_classes, centre, l2=l2)
+        products = np.zeros((len(centre), len(centre)))
+        for places, block in prepared(rows, centre, l2=l2):
+            weighted = sums.add(block, rows.labels[places], weights[places])
+            products += (weighted.T @ block).double().numpy()
+        return cls(sums, products)
+
+    def __add__(self, other: Products) -> Products:
+        """Return the sums over the rows of both."""
+        return Products(self.sums + other.sums, self.products + other.products)
+
+    def __sub__(self, other: Products) -> Products:
+        """Return the sums over the rows that `other` lacks."""
+        return Products(self.sums - other.sums, self.products - other.products)
+
+    def decomposed(self, scaling: Scaling) -> Ridge:
+        """Decompose Z'Z of the rows that were summed."""
+        sums = self.sums
+        mean, scale = sums.standardisation()
+        if scaling != "standard":
+            scale = np.ones_like(mean)
+        covariance = (self.products - np.outer(mean, sums.total)) / scale / scale[:, None]
+        values, vectors = eigh(covariance, overwrite_a=True, check_finite=False)
+        # Z'y for targets 2 [class] - 1: the constant drops out, since the rows are centred
+        products = 2 * (sums.by_class - np.outer(sums.class_weight, mean)) / scale
+        projected = vectors.T @ products.T
+        return Ridge(vectors, np.maximum(values, 0), projected, mean, scale, sums.centre, sums.class_weight, sums.l2)
+
+
+def decomposed_by_rows(
+    rows: Rows, num_classes: int, weights: NDArray[np.float32], centre: NDArray[np.float32], scaling: Scaling
+) -> Ridge:
+    """Decompose ZZ' of rows with their weights, float32 [n]: for fewer rows than features."""
+    l2 = scaling == "l2"
+    values = torch.cat([block for _, block in prepared(rows, centre, l2=l2)]).double().numpy()
+    mean = np.average(values, axis=0, weights=weights)
+    values -= mean
+    scale = np.ones_like(mean)
+    if scaling == "standard":
+        scale = deviation(np.average(values**2, axis=0, weights=weights), mean + centre)
+        values /= scale
+    roots = np.sqrt(weights.astype(np.float64))[:, None]
+    values *= roots
+    eigenvalues, inner = eigh(values @ values.T, overwrite_a=True, check_finite=False)
+    spanned = eigenvalues > _RANK * eigenvalues[-1]
+    lengths, inner = np.sqrt(eigenvalues[spanned]), inner[:, spanned]
+    class_weight = np.bincount(rows.labels, weights, num_classes).astype(np.float64)
+    targets = roots * (_targets(rows.labels, num_classes).numpy() - (2 * class_weight / class_weight.sum() - 1))
+    return Ridge(
+        vectors=values.T @ (inner / lengths),
+        values=lengths**2,
+        projected=lengths[:, None] * (inner.T @ targets),
+        mean=mean,
+        scale=scale,
+        centre=centre,
+        class_weight=class_weight,
+        l2=l2,
+    )
+
+
+def fit_ridge(
+    train: AnyRows,
+    val: AnyRows,
+    values: Sequence[float],
+    scalings: Sequence[Scaling],
+    num_classes: int,
+    scoring: Scoring,
+    *,
+    balanced: bool,
+) -> Fitted:
+    """Return the ridge head whose scaling and penalty, 1 / (2 C) as scikit-learn counts it, score best.
+
+    Each row is scored as if it had been left out; or the validation split is, or groups, where `scoring` says so.
+    """
+    penalties = _penalties(values)
+    labels = np.concatenate([train.labels, val.labels])
+    weights = balanced_weights(labels) if balanced else np.ones(len(labels), dtype=np.float32)
+    fits = _fits(train, val, num_classes, weights)
+    scored = val if scoring.holds_out else together(train, val)
+    tried: list[dict[str, Any]] = []
+    margins: list[NDArray[np.float32]] = []
+    for scaling in scalings:
+        of_penalties = _margins(fits, scaling, penalties, scored, weights, scoring)
+        for penalty, found in zip(penalties, of_penalties, strict=True):
+            score = score_of(found, scored.labels, balanced)
+            tried.append({"C": 1 / (2 * penalty), "scaler": scaling, "score": score})
+            margins.append(found)
+    top = max(range(len(tried)), key=lambda number: (tried[number]["score"], -tried[number]["C"]))
+    scaling, penalty = tried[top]["scaler"], 1 / (2 * tried[top]["C"])
+    temperature = fit_temperature(margins[top], scored.labels)
+    head, without_val = (fit(scaling).head(penalty, temperature) for fit in (fits.to_all, fits.to_train))
+    words = "leave-one-out on train+val" if _leaves_one_out(scored, scoring) else scoring.words
+    return Fitted(head, without_val, {**tried[top], "selected by": words, "temperature": temperature}, tried)
+
+
+class _Fits(Protocol):
+    """Fits under one scaling: to all rows of train and validation, to train, and to all but those of a fold."""
+
+    def to_all(self, scaling: Scaling) -> Ridge: ...
+
+    def to_train(self, scaling: Scaling) -> Ridge: ...
+
+    def without(self, fold: Rows, places: NDArray[np.int64], scaling: Scaling) -> Ridge: ...
+
+
+def _fits(train: AnyRows, val: AnyRows, num_classes: int, weights: NDArray[np.float32]) -> _Fits:
+    """Return the way of fitting that decomposes the smaller matrix."""
+    if isinstance(train, Rows) and isinstance(val, Rows) and len(train) + len(val) < train.row_shape[0]:
+        return _FitsByRows(train + val, len(train), num_classes, weights)
+    return _FitsByProducts(train, val, num_classes, weights)
+
+
+class _FitsByProducts:
+    """Fits whose sums are taken once, and added and taken off."""
+
+    def __init__(self, train: AnyRows, val: AnyRows, num_classes: int, weights: NDArray[np.float32]) -> None:
+        self._parts = (train, weights[: len(train)]), (val, weights[len(train) :])
+        self._num_classes, self._weights, self._centre = num_classes, weights, centre_of(train)
+        self._summed: dict[bool, tuple[Products, Products]] = {}
+
+    def to_all(self, scaling: Scaling) -> Ridge:
+        of_train, of_val = self._products(scaling)
+        return (of_train + of_val).decomposed(scaling)
+
+    def to_train(self, scaling: Scaling) -> Ridge:
+        return self._products(scaling)[0].decomposed(scaling)
+
+    def without(self, fold: Rows, places: NDArray[np.int64], scaling: Scaling) -> Ridge:
+        of_train, of_val = self._products(scaling)
+        return (of_train + of_val - self._of(fold, self._weights[places], scaling)).decomposed(scaling)
+
+    def _products(self, scaling: Scaling) -> tuple[Products, Products]:
+        l2 = scaling == "l2"  # the other scalings are made of the same sums
+        if l2 not in self._summed:
+            of_train, of_val = (self._of(rows, weights, scaling) for rows, weights in self._parts)
+            self._summed[l2] = of_train, of_val
+        return self._summed[l2]
+
+    def _of(self, rows: AnyRows, weights: NDArray[np.float32], scaling: Scaling) -> Products:
+        return Products.of(rows, self._num_classes, weights, self._centre, l2=scaling == "l2")
+
+
+class _FitsByRows:
+    """Fits to fewer rows than features."""
+
+    def __init__(self, rows: Rows, train: int, num_classes: int, weights: NDArray[np.float32]) -> None:
+        self._rows, self._train, self._num_classes, self._weights = rows, train, num_classes, weights
+        self._centre = centre_of(rows)
+
+    def to_all(self, scaling: Scaling) -> Ridge:
+        return self._to(np.arange(len(self._rows)), scaling)
+
+    def to_train(self, scaling: Scaling) -> Ridge:
+        return self._to(np.arange(self._train), scaling)
+
+    def without(self, fold: Rows, places: NDArray[np.int64], scaling: Scaling) -> Ridge:
+        return self._to(np.delete(np.arange(len(self._rows)), places), scaling)
+
+    def _to(self, places: NDArray[np.int64], scaling: Scaling) -> Ridge:
+        some = Rows(self._rows.features[places], self._rows.labels[places])
+        return decomposed_by_rows(some, self._num_classes, self._weights[places], self._centre, scaling)
+
+
+def _leaves_one_out(scored: AnyRows, scoring: Scoring) -> bool:
+    """Return whether rows can be left out one by one: not where groups must be left out whole."""
+    return not scoring.holds_out and isinstance(scored, Rows) and scored.groups is None
+
+
+def _margins(
+    fits: _Fits,
+    scaling: Scaling,
+    penalties: Sequence[float],
+    scored: AnyRows,
+    weights: NDArray[np.float32],
+    scoring: Scoring,
+) -> NDArray[np.float32]:
+    """Return the predictions, float32 [penalties, n, classes], for rows that each of them was not fitted to."""
+    if scoring.holds_out:
+        return fits.to_train(scaling).predictions(scored, penalties)
+    assert isinstance(scored, Rows)
+    if _leaves_one_out(scored, scoring):
+        return fits.to_all(scaling).predictions(scored, penalties, left_out=weights)
+    parts = []
+    for _, places in scoring.pairs:
+        assert not isinstance(places, slice)
+        fold = Rows(scored.features[places], scored.labels[places])
+        parts.append((places, fits.without(fold, places, scaling).predictions(fold, penalties)))
+    found = np.empty((len(penalties), len(scored), parts[0][1].shape[2]), dtype=np.float32)
+    for places, predicted in parts:
+        found[:, places] = predicted
+    return found
+
+
+def _penalties(values: Sequence[float]) -> list[float]:
+    """Return the penalties of the values of C and of some between them, the largest first."""
+    ordered = np.log(np.array(sorted(values)))
+    steps = np.linspace(0, len(ordered) - 1, PENALTIES_PER_STEP * (len(ordered) - 1) + 1)
+    return [float(1 / (2 * c)) for c in np.exp(np.interp(steps, np.arange(len(ordered)), ordered))]
+
+
+def _targets(labels: NDArray[np.int64], num_classes: int) -> torch.Tensor:
+    """Return 1 for the class of a row and -1 for the others, float32 [n, classes]."""
+    targets = torch.full((len(labels), num_classes), -1.0)
+    return targets.scatter_(1, torch.from_numpy(labels)[:, None], 1.0)

@@ -1,0 +1,164 @@
+"""Ridge and the nearest mean against scikit-learn, and the short ways against the long ones."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import eigh
+from sklearn.linear_model import Ridge, RidgeClassifier
+from sklearn.model_selection import LeaveOneOut, cross_val_predict
+from sklearn.neighbors import NearestCentroid
+from sklearn.preprocessing import StandardScaler, normalize
+
+from stages.fitting import ridge
+from stages.fitting import rows as rows_module
+from stages.fitting.nearest_mean import fit_nearest_mean
+from stages.fitting.protocol import balanced_weights, make_protocol
+from stages.fitting.ridge import Products, decomposed_by_rows, fit_ridge
+from stages.fitting.rows import Rows
+from stages.options import Head
+from tests.stages.fitting.rows_of_digits import digits, skewed
+
+WAYS = ("by products", "by rows")
+
+
+def scaled_by_scikit_learn(scaling, rows):
+    rows = rows.astype(np.float64)
+    return {"none": rows, "standard": StandardScaler().fit_transform(rows), "l2": normalize(rows)}[scaling]
+
+
+def decomposed(way, rows, labels, scaling, weights=None):
+    weights = np.ones(len(rows), np.float32) if weights is None else weights
+    some = Rows(rows, labels), labels.max() + 1, weights, rows[:50].mean(axis=0)
+    if way == "by rows":
+        return decomposed_by_rows(*some, scaling)
+    return Products.of(*some, l2=scaling == "l2").decomposed(scaling)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("scaling", ["none", "standard", "l2"])
+@pytest.mark.parametrize("penalty", [0.5, 50.0])
+def test_ridge_has_the_coefficients_of_scikit_learn(scaling, penalty, way, monkeypatch):
+    monkeypatch.setattr(rows_module, "BLOCK_BYTES", 1 << 12)  # many blocks
+    rows, labels = skewed()
+    head = decomposed(way, rows, labels, scaling).head(penalty)
+    scaled = scaled_by_scikit_learn(scaling, rows)
+    expected = RidgeClassifier(alpha=penalty).fit(scaled, labels).decision_function(scaled)
+    assert np.abs(head(torch.from_numpy(rows)).detach().numpy() - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_balanced_ridge_is_that_of_scikit_learn(way):
+    rows, labels = skewed()
+    head = decomposed(way, rows, labels, "none", balanced_weights(labels)).head(5.0)
+    # scikit-learn's weights do not have the mean 1 that ours have: both have here
+    reference = RidgeClassifier(alpha=5.0, class_weight="balanced").fit(rows.astype(np.float64), labels)
+    assert np.abs(head(torch.from_numpy(rows)).detach().numpy() - reference.decision_function(rows)).max() < 1e-3
+
+
+@pytest.mark.parametrize("width", [20, 200])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("scaling", ["none", "l2"])
+@pytest.mark.parametrize("balanced", [False, True])
+def test_leaving_one_out_in_one_step_is_leaving_out_one_by_one(scaling, way, width, balanced):
+    rows, labels = skewed(count=120, width=width)
+    weights = balanced_weights(labels) if balanced else np.ones(len(rows), np.float32)
+    quick = decomposed(way, rows, labels, scaling, weights).predictions(Rows(rows, labels), [2.0], left_out=weights)[0]
+    targets = 2.0 * (labels[:, None] == np.arange(3)) - 1
+    given = {"cv": LeaveOneOut(), "params": {"sample_weight": weights}}
+    slow = cross_val_predict(Ridge(alpha=2.0), scaled_by_scikit_learn(scaling, rows), targets, **given)
+    assert np.abs(quick - slow).max() < 1e-3
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    count=st.integers(10, 60),
+    width=st.integers(2, 90),
+    scaling=st.sampled_from(["none", "standard", "l2"]),
+    balanced=st.booleans(),
+    penalty=st.sampled_from([0.5, 20.0, 1e4]),
+    seed=st.integers(0, 99),
+)
+def test_both_decompositions_give_the_same_predictions(count, width, scaling, balanced, penalty, seed):
+    rows, labels = skewed(count=count, width=width, seed=seed)
+    weights = balanced_weights(labels) if balanced else np.ones(count, np.float32)
+    others, other_labels = skewed(count=15, width=width, seed=seed + 100)
+    for given_rows, left_out in ((Rows(rows, labels), weights), (Rows(others, other_labels), None)):
+        by_products, by_rows = (
+            decomposed(way, rows, labels, scaling, weights).predictions(given_rows, [penalty], left_out) for way in WAYS
+        )
+        assert np.abs(by_products - by_rows).max() < 2e-3
+
+
+@pytest.mark.parametrize("folds", [None, 0, 3])
+def test_the_smaller_matrix_is_decomposed(folds, monkeypatch):
+    rows, labels = skewed(count=90, width=400)
+    generator = np.random.default_rng(0)
+    labels = np.where(generator.random(90) < 0.4, generator.integers(0, 3, 90), labels)
+    groups = np.arange(90) // 2 if folds else None
+    train, val = (
+        Rows(rows[part], labels[part], groups=None if groups is None else groups[part])
+        for part in (slice(60), slice(60, None))
+    )
+    scoring = make_protocol(Head(folds=folds), 60, labels, 0, groups)
+    options = [1e-3, 1e-2], ["none", "standard"], 3, scoring
+    sizes = []
+    monkeypatch.setattr(ridge, "eigh", lambda matrix, **how: sizes.append(len(matrix)) or eigh(matrix, **how))
+    quick = fit_ridge(train, val, *options, balanced=False)
+    assert max(sizes) <= 90
+    by_products = ridge._FitsByProducts(train, val, 3, np.ones(90, np.float32))
+    monkeypatch.setattr(ridge, "_fits", lambda *_: by_products)
+    slow = fit_ridge(train, val, *options, balanced=False)
+    assert max(sizes) == 400
+    assert [one["score"] for one in quick.tried] == pytest.approx([one["score"] for one in slow.tried], abs=1.2 / 90)
+    assert len({one["score"] for one in quick.tried}) > 2
+    assert quick.settings["C"] == pytest.approx(slow.settings["C"])
+    for name in ("head", "head_without_val"):
+        found, expected = (getattr(one, name)(torch.from_numpy(rows)).detach().numpy() for one in (quick, slow))
+        assert np.abs(found - expected).max() < 2e-3
+
+
+def test_sums_of_parts_are_sums_of_the_whole():
+    rows, labels = skewed(classes=3)
+    ones = np.ones(len(rows), np.float32)
+    centre = rows[:10].mean(axis=0)
+    whole, first, second = (
+        Products.of(Rows(rows[part], labels[part]), 3, ones[part], centre, l2=False)
+        for part in (slice(None), slice(200), slice(200, None))
+    )
+    for some, same in ((first + second, whole), (whole - second, first)):
+        assert np.allclose(some.products, same.products, rtol=1e-4, atol=1e-2)
+        for name in ("total", "squares", "by_class", "class_weight"):
+            assert np.allclose(getattr(some.sums, name), getattr(same.sums, name), rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("folds", [None, 0, 4])
+def test_the_penalty_that_scores_best_is_chosen(folds):
+    train, val, test = digits()
+    options = Head(folds=folds)
+    if folds:
+        train, val = (replace(one, groups=np.arange(len(one)) // 3) for one in (train, val))
+    labels = np.concatenate([train.labels, val.labels])
+    groups = np.concatenate([train.groups, val.groups]) if folds else None
+    scoring = make_protocol(options, len(train), labels, 0, groups)
+    done = fit_ridge(train, val, options.regularisation, options.scalers, 10, scoring, balanced=False)
+    assert done.settings["score"] == max(one["score"] for one in done.tried)
+    assert len(done.tried) == 2 * 31
+    words = {None: "leave-one-out", 0: "validation split", 4: "4-fold cross-validation on train+val that keep groups"}
+    assert done.settings["selected by"].startswith(words[folds])
+    right = (done.head(torch.from_numpy(test.features).float()).argmax(dim=1).numpy() == test.labels).mean()
+    assert abs(right - done.settings["score"]) < 0.03
+
+
+@pytest.mark.parametrize("scaling", ["none", "standard", "l2"])
+def test_the_nearest_mean_is_that_of_scikit_learn(scaling):
+    rows, labels = skewed()
+    done = fit_nearest_mean(
+        Rows(rows[:400], labels[:400]), Rows(rows[400:], labels[400:]), [scaling], 3, balanced=False
+    )
+    scaled = scaled_by_scikit_learn(scaling, rows)
+    expected = NearestCentroid().fit(scaled, labels).predict(scaled)
+    assert (done.head(torch.from_numpy(rows)).argmax(dim=1).numpy() == expected).mean() > 0.998
