@@ -68,6 +68,9 @@ _STYLE: dict[Any, Any] = {
 LARGEST_NAMED = 40
 """Classes up to which a heat map names them on its axes."""
 
+FEW_TICKS = 6
+"""Values that were tried up to which each has its mark on the axis."""
+
 LARGEST_HEAT_MAP = 200
 """Cells on a side of a heat map; more classes than that share cells."""
 
@@ -188,63 +191,114 @@ def best_epoch(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None
     return max(known, key=lambda entry: (entry["val_accuracy"], -(entry.get("val_loss") or 0.0)), default=None)
 
 
+class Line(NamedTuple):
+    """Scores of settings that differ in one alone.
+
+    Attributes
+    ----------
+    label : str
+        What they have in common; '' where they are all there is.
+    at, scores : list of float
+    on_part : bool
+        Whether they were fitted to a part of the rows, to see which are worth all of them.
+    """
+
+    label: str
+    at: list[float]
+    scores: list[float]
+    on_part: bool
+
+
 class Tried(NamedTuple):
-    """What was tried in a selection: scores over one numeric setting, a line for each combination of the others."""
+    """What was tried in a selection: scores over one setting, a line for each combination of the others.
+
+    Attributes
+    ----------
+    setting : str
+    names : list of str
+        The values of a setting that is no positive number, which are then drawn at 0, 1, ...; else empty.
+    lines : list of Line
+    """
 
     setting: str
-    lines: dict[str, tuple[list[float], list[float]]]
+    names: list[str]
+    lines: list[Line]
+
+    def place(self, entry: Mapping[str, Any]) -> float:
+        """Return where on the axis an entry stands."""
+        value = entry[self.setting]
+        return float(self.names.index(str(value)) if self.names else value)
+
+
+def chosen(result: Result) -> Mapping[str, Any] | None:
+    """Return what was tried and then taken: the entry of the selection that the settings of the result repeat."""
+    for entry in result.selection:
+        if {name: value for name, value in entry.items() if name != "score"}.items() <= result.settings.items():
+            return entry
+    return None
 
 
 def tried(selection: Sequence[Mapping[str, Any]]) -> Tried | None:
-    """Return the selection as lines over its numeric setting; None where no setting is a positive number."""
-    entries = [entry for entry in selection if isinstance(entry.get("score"), (int, float))]
-    names = [name for name in (entries[0] if entries else {}) if name != "score"]
-    values = {name: {entry.get(name) for entry in entries} for name in names}
-    numeric = [name for name in names if all(_positive(value) for value in values[name]) and len(values[name]) > 1]
-    if not numeric:
+    """Return the selection as lines over one setting; None where nothing was chosen between.
+
+    The setting is the positive number of which most values were tried, as on a logarithmic axis, or else the word.
+    """
+    entries = [entry for entry in selection if entry.get("score") is not None]
+    values: dict[str, list[Any]] = {}
+    for entry in entries:
+        for name, value in entry.items():
+            if name not in ("score", "rows") and value not in values.setdefault(name, []):
+                values[name].append(value)
+    varied = {name: some for name, some in values.items() if len(some) > 1}
+    if not varied:
         return None
-    setting = max(numeric, key=lambda name: len(values[name]))
-    lines: dict[str, tuple[list[float], list[float]]] = {}
-    for entry in sorted(entries, key=lambda entry: float(entry[setting])):
-        label = ", ".join(f"{name} {entry.get(name)}" for name in names if name != setting)
-        at, scores = lines.setdefault(label, ([], []))
-        at.append(float(entry[setting]))
-        scores.append(float(entry["score"]))
-    return Tried(setting, lines)
+    numeric = [name for name, some in varied.items() if all(map(_positive, some))]
+    setting = max(numeric or varied, key=lambda name: len(varied[name]))
+    found = Tried(setting, [] if numeric else list(map(str, varied[setting])), [])
+    lines: dict[str, Line] = {}
+    for entry in sorted(entries, key=found.place):
+        label = ", ".join(f"{name} {entry[name]}" for name in varied if name != setting and name in entry)
+        if "rows" in entry:
+            label = f"{label}, " * bool(label) + f"{entry['rows']:,} rows"
+        line = lines.setdefault(label, Line(label, [], [], "rows" in entry))
+        line.at.append(found.place(entry))
+        line.scores.append(float(entry["score"]))
+    found.lines.extend(sorted(lines.values(), key=lambda line: line.on_part))
+    return found
 
 
 def selection_scores(row: Row) -> Figure | None:
-    """Draw the score of everything that was tried, for each seed, with the best marked; None where nothing can be."""
-    of_seeds = [found for result in row.results if (found := tried(result.selection)) is not None]
+    """Draw the score of everything that was tried, for each seed, with the choice marked; None where nothing can be."""
+    of_seeds = [(found, chosen(result)) for result in row.results if (found := tried(result.selection)) is not None]
     if not of_seeds:
         return None
     with styled():
         figure = Figure(figsize=(3.9, 2.7), layout="constrained")
         axes = figure.add_subplot()
-        axes.set_xscale("log")
-        ends = []
-        for found in of_seeds:
-            for number, (label, (at, scores)) in enumerate(found.lines.items()):
-                colour = SERIES[number % len(SERIES)]
-                marker = MARKERS[number % len(MARKERS)]
-                axes.plot(at, scores, "-", color=colour, linewidth=1.4, marker=marker, markersize=3)
-                if found is of_seeds[-1]:
-                    ends.append((label, colour, scores[-1]))
-            best = max(
-                (
-                    (score, value)
-                    for at, scores in found.lines.values()
-                    for value, score in zip(at, scores, strict=True)
-                ),
-                key=lambda one: one[0],
-            )
-            axes.plot(best[1], best[0], "o", color=INK, markersize=9, markerfacecolor="none")
+        last, _ = of_seeds[-1]
+        if not last.names:
+            axes.set_xscale("log")
+        for found, taken in of_seeds:
+            for number, line in enumerate(found.lines):
+                colour, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
+                style = {"linewidth": 0.8, "linestyle": ":"} if line.on_part else {"linewidth": 1.4}
+                axes.plot(line.at, line.scores, color=colour, marker=marker, markersize=3, **style)
+            if taken is not None:
+                axes.plot(found.place(taken), taken["score"], "o", color=INK, markersize=9, markerfacecolor="none")
+        ends = [(line.label, SERIES[number % len(SERIES)], line.scores[-1]) for number, line in enumerate(last.lines)]
         _name_ends(axes, ends)
-        axes.xaxis.set_major_formatter(_power_of_ten)
-        axes.xaxis.set_minor_locator(NullLocator())
+        if last.names:
+            axes.set_xticks(range(len(last.names)), [_shortened(name) for name in last.names])
+            axes.set_xlim(-0.5, len(last.names) - 0.5)
+        else:
+            values = sorted({value for found, _ in of_seeds for line in found.lines for value in line.at})
+            if len(values) <= FEW_TICKS:
+                axes.xaxis.set_major_locator(FixedLocator(values))
+            axes.xaxis.set_major_formatter(_power_of_ten)
+            axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(_percent)
-        axes.set_xlabel(of_seeds[0].setting)
+        axes.set_xlabel(last.setting)
         axes.set_title("score", loc="left", fontsize=9, color=MUTED)
     return figure
 

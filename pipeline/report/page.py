@@ -115,6 +115,7 @@ def write_report(
         side_by_side=_side_by_side(comparison, drawn),
         learning=list(_learning(comparison, drawn)),
         selections=list(_selections(comparison, drawn)),
+        narrowed=any("rows" in entry for row in comparison.rows for entry in row.results[0].selection),
         confusions=list(_confusions(comparison, drawn)),
         first=first,
         mistakes=_mistakes(first, comparison),
@@ -222,18 +223,33 @@ def _learning(comparison: Comparison, drawn: _Figures) -> Iterator[tuple[Row, li
             )
 
 
-def _selections(comparison: Comparison, drawn: _Figures) -> Iterator[tuple[Row, Picture | None, list[dict[str, Any]]]]:
-    """Yield for each method that selected something: the plot, and what was tried with the first seed, best first."""
+def _selections(comparison: Comparison, drawn: _Figures) -> Iterator[dict[str, Any]]:
+    """Yield what is shown of each method that selected something: the plot, and what the first seed tried, best first.
+
+    Settings that were fitted to a part of the rows, and thought not worth all of them, come last.
+    """
     for number, row in enumerate(comparison.rows, start=1):
-        tried = [entry for entry in row.results[0].selection if entry.get("score") is not None]
+        first = row.results[0]
+        tried = [entry for entry in first.selection if entry.get("score") is not None]
         if not tried:
             continue
-        tried = sorted(tried, key=lambda entry: -entry["score"])
-        best = ", ".join(f"{name} {value}" for name, value in tried[0].items() if name != "score")
-        alt = f"Score of everything tried for {row.label}; best: {best}, {percent(tried[0]['score'])}"
+        tried.sort(key=lambda entry: ("rows" in entry, -entry["score"]))
+        taken = figures.chosen(first) or tried[0]
+        words = ", ".join(f"{name} {_short(value)}" for name, value in taken.items() if name != "score")
+        by = f" by {how}" if (how := first.settings.get("selected by")) else ""
+        caption = f"chosen{by}{f', seed {first.seed}' if len(row.results) > 1 else ''}: {words}"
+        alt = f"Score of everything tried for {row.label}; {caption}, {percent(taken['score'])}"
         figure = figures.selection_scores(row)
         name = f"selection-{number}-{_slug(row.label)}"
-        yield row, drawn.add(name, figure, alt, f"best: {best}") if figure is not None else None, tried
+        yield {
+            "row": row,
+            "picture": None if figure is None else drawn.add(name, figure, alt, caption),
+            "columns": list(dict.fromkeys(name for entry in tried for name in entry)),
+            "tried": [
+                {name: percent(value) if name == "score" else _short(value) for name, value in entry.items()}
+                for entry in tried
+            ],
+        }
 
 
 def _confusions(comparison: Comparison, drawn: _Figures) -> Iterator[dict[str, Any]]:
@@ -352,6 +368,10 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[f"{prefix}{name}"] = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     return flat
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _slug(words: str) -> str:

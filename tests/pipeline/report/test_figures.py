@@ -3,15 +3,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.comparison import compare
 from pipeline.report import figures
+from stages.head import train_head
+from stages.options import Head
 from stages.training.range_test import RangeTest
 from stages.training.schedules import Schedule, rates_of
 from tests.pipeline.finished_runs import HISTORY, SELECTION, add, predictions
+from tests.stages.fitting.rows_of_digits import digits
 
 
 @pytest.fixture
@@ -29,23 +33,46 @@ def test_kept_epoch_is_the_most_accurate_and_of_equals_the_one_of_lowest_loss():
 def test_selection_is_a_line_for_each_scaler_over_c():
     found = figures.tried(SELECTION)
     assert found.setting == "C"
-    assert list(found.lines) == ["scaler none", "scaler standard"]
-    at, scores = found.lines["scaler standard"]
-    assert at == [1e-4, 1e-2, 1.0]
-    assert scores == pytest.approx([0.80, 0.81, 0.82])
+    assert [line.label for line in found.lines] == ["scaler none", "scaler standard"]
+    assert found.lines[1].at == [1e-4, 1e-2, 1.0]
+    assert found.lines[1].scores == pytest.approx([0.80, 0.81, 0.82])
 
 
-@pytest.mark.parametrize(
-    "selection",
-    [
-        [],
-        [{"scaler": "none", "score": 0.8}],
-        [{"C": 1.0, "score": None}],
-        [{"C": 0.0, "score": 0.5}, {"C": 1.0, "score": 0.6}],
-    ],
-)
-def test_selection_without_a_setting_to_draw_over_has_no_lines(selection):
+def test_what_was_tried_on_a_part_of_the_rows_is_a_line_of_its_own():
+    on_part = [{**one, "rows": 5000, "score": 0.9} for one in SELECTION]
+    found = figures.tried([*on_part, *SELECTION])
+    assert [(line.label, line.on_part) for line in found.lines] == [
+        *(("scaler none", False), ("scaler standard", False)),
+        *(("scaler none, 5,000 rows", True), ("scaler standard, 5,000 rows", True)),
+    ]
+
+
+@pytest.mark.parametrize("values", [["none", "standard"], [0.0, 0.1]])
+def test_a_setting_that_is_no_positive_number_is_drawn_by_name(values):
+    found = figures.tried([{"one": value, "score": 0.5} for value in values])
+    assert found.names == list(map(str, values))
+    assert found.lines[0].at == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("selection", [[], [{"scaler": "none", "score": 0.8}], [{"C": 1.0, "score": None}]])
+def test_selection_without_a_choice_has_no_lines(selection):
     assert figures.tried(selection) is None
+
+
+@pytest.mark.parametrize("name", ["logistic", "svm", "ridge", "rbf", "ncm", "knn", "sgd", "linear"])
+def test_the_choice_of_every_head_that_selects_is_marked(name, tmp_path):
+    """The real heads: what they say they chose is among what they say they tried, and has the best score of it."""
+    options = Head(regularisation=(1e-3, 1e-1), head_rate=(1e-3, 1e-2), head_epochs=3, neighbours=(1, 5))
+    trained = train_head(name, options, *digits()[:2], 10, 0, torch.device("cpu"))
+    add(tmp_path, predictions([0, 1], [0, 0]), selection=trained.selection, settings=trained.settings)
+    row = compare([tmp_path]).rows[0]
+    taken = figures.chosen(row.results[0])
+    assert taken["score"] == max(one["score"] for one in trained.selection)
+    axes = figures.selection_scores(row).axes[0]
+    rings = [line for line in axes.lines if line.get_markersize() == 9]
+    assert [ring.get_ydata() for ring in rings] == [[taken["score"]]]
+    drawn = [score for line in axes.lines if line not in rings for score in line.get_ydata()]
+    assert sorted(drawn) == sorted(one["score"] for one in trained.selection)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.floats(0.01, 0.1))

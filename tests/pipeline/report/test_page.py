@@ -119,6 +119,17 @@ def test_table_holds_the_numbers_of_the_comparison(tmp_path):
             assert figure in page.words
 
 
+def test_what_was_chosen_is_said_and_a_score_on_a_part_of_the_rows_is_not_taken_for_it(tmp_path):
+    on_part = [{**one, "score": 0.99, "rows": 5000} for one in SELECTION]
+    settings = {**SELECTION[-1], "selected by": "validation split"}
+    add(tmp_path, predictions([0, 1] * 10, [0] * 20), selection=[*on_part, *SELECTION], settings=settings)
+    page = report(tmp_path)
+    assert "chosen by validation split: C 1, scaler standard" in page.words
+    assert "Dotted: tried on a part of the rows first" in page.words
+    scores = re.findall(r"8[0-2]\.0 %|7[89]\.0 %|99\.0 %", page.words[page.words.index("12 tried") :])
+    assert scores == ["82.0 %", "81.0 %", "80.0 %", "80.0 %", "79.0 %", "78.0 %", *["99.0 %"] * 6]
+
+
 @pytest.mark.parametrize("classes", [2, 7, 12, 13, 100])
 def test_any_number_of_classes_has_its_confusions(tmp_path, classes):
     page = report(three_methods(tmp_path, classes=classes, tests=20 * classes))
