@@ -247,7 +247,7 @@ def tried(selection: Sequence[Mapping[str, Any]]) -> Tried | None:
     values: dict[str, list[Any]] = {}
     for entry in entries:
         for name, value in entry.items():
-            if name not in ("score", "rows") and value not in values.setdefault(name, []):
+            if name != "score" and value not in values.setdefault(name, []):
                 values[name].append(value)
     varied = {name: some for name, some in values.items() if len(some) > 1}
     if not varied:

@@ -3,7 +3,7 @@
 Both minimise what scikit-learn's `LogisticRegression` (multinomial; binomial for two classes) and `LinearSVC` (squared
 hinge, each class against the rest) minimise,
 
-    mean over rows of w_i * loss(z_i W + b, y_i) + |W|^2 / (2 C n),
+    mean over rows of w_i * loss(W z_i + b, y_i) + |W|^2 / (2 C n),
 
 with an intercept that is not penalised, and come to the same coefficients (`tests/stages/fitting/test_linear.py`). What
 is different is the time:
@@ -14,7 +14,7 @@ is different is the time:
 - L-BFGS (scipy's) works on preconditioned weights. At W = 0 the Hessian is c Z'Z / n + 1 / (C n), the same for all
   classes; with the leading eigenvectors V and eigenvalues e of Z'Z / n, found on a sample of the rows by a randomised
   decomposition (Halko et al. 2011), its inverse root T = V diag((c e + l)^-1/2 - (c e_min + l)^-1/2) V' +
-  (c e_min + l)^-1/2 I costs two thin products, and W = T U is what is optimised over; so are intercepts as multiples of
+  (c e_min + l)^-1/2 I costs two thin products, and W = U T is what is optimised over; so are intercepts as multiples of
   c^-1/2. The minimum is the same.
 """
 
@@ -43,8 +43,8 @@ _TOLERANCE = 1e-4
 """Largest entry of the gradient that is taken for zero while settings are compared, as in scikit-learn."""
 
 _SETTLED = 1e-6
-"""Relative decrease of the loss in one step that ends a preconditioned fit while settings are compared: from there on
-no accuracy changes by more than some hundredths of a point."""
+"""Relative decrease of the loss in one step that ends a fit while settings are compared: from there on accuracies
+change by some hundredths of a point."""
 
 _EXACT_UP_TO = 10_000
 """Rows up to which final coefficients are computed in float64."""
@@ -52,24 +52,21 @@ _EXACT_UP_TO = 10_000
 _BASIS_ROWS = 8192
 """Rows the preconditioner is computed from."""
 
-_BASIS_FROM = 4096
-"""Rows from which on the preconditioner saves more than it costs."""
-
 _BASIS_BLOCK = 1024
 """Rows of these that are copied at a time."""
 
-_BASIS_RANK = 256
+_BASIS_RANK = 64
 """Eigenvectors of the preconditioner."""
 
 
 @dataclass(frozen=True)
 class _Root:
-    """The inverse root of the Hessian at zero for one penalty: weights are T u and intercepts t v, u and v optimised.
+    """The inverse root of the Hessian at zero for one penalty: weights are U T and intercepts t v, U and v optimised.
 
     Attributes
     ----------
-    vectors : Tensor or None
-        Leading eigenvectors, [d, r]; with None, T is the identity.
+    vectors : Tensor
+        Leading eigenvectors, [d, r].
     along : Tensor
         What T does along each of them, [r].
     others : float
@@ -78,26 +75,21 @@ class _Root:
         t.
     """
 
-    vectors: Tensor | None
+    vectors: Tensor
     along: Tensor
     others: float
     intercept: float
 
     def of(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Return T @ weight and t * bias. T is symmetric, so gradients by u and v are this of those by W and b."""
+        """Return W T and t b for W [k, d]. T is symmetric, so gradients by U and v are this of those by W and b."""
         return self._stretched(weight, self.along, self.others), bias * self.intercept
 
     def inverse_of(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Return u and v, of which these are the weights and intercepts."""
+        """Return U and v, of which these are the weights and intercepts."""
         return self._stretched(weight, 1 / self.along, 1 / self.others), bias / self.intercept
 
     def _stretched(self, weight: Tensor, along: Tensor, others: float) -> Tensor:
-        if self.vectors is None:
-            return weight
-        return weight * others + self.vectors @ ((along - others)[:, None] * (self.vectors.T @ weight))
-
-
-_IDENTITY = _Root(None, torch.ones(1), 1.0, 1.0)
+        return weight * others + ((weight @ self.vectors) * (along - others)) @ self.vectors.T
 
 
 class _Preconditioner:
@@ -171,7 +163,7 @@ class LinearModel:
     present : ndarray of int64 [k]
         The classes that have a row.
     weight, bias : Tensor
-        [d, m] and [m] in the type of the rows, m = 1 for two classes (the second against the first), else k.
+        [m, d] and [m] in the type of the rows, m = 1 for two classes (the second against the first), else k.
     evaluations : int
         How often loss and gradient were computed.
     """
@@ -188,9 +180,9 @@ class LinearModel:
         if task.balanced:
             self._weights = torch.from_numpy(balanced_weights(labels)).to(self.rows.rows.dtype)
         width = 1 if len(self.present) == 2 else len(self.present)
-        self.weight, self.bias = self.rows.offset.new_zeros(rows.shape[1], width), self.rows.offset.new_zeros(width)
+        self.weight, self.bias = self.rows.offset.new_zeros(width, rows.shape[1]), self.rows.offset.new_zeros(width)
         self.evaluations = 0
-        self._preconditioner = _Preconditioner(self.rows) if len(rows) >= _BASIS_FROM else None
+        self._preconditioner = _Preconditioner(self.rows)
 
     @property
     def state(self) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
@@ -215,7 +207,7 @@ class LinearModel:
 
         def unpack(values: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
             both = torch.from_numpy(values).to(self.weight.dtype)
-            return root.of(both[: -shape[1]].view(shape), both[-shape[1] :].clone())
+            return root.of(both[: -shape[0]].view(shape), both[-shape[0] :].clone())
 
         def pack(weight: Tensor, bias: Tensor) -> NDArray[np.float64]:
             return torch.cat([weight.flatten(), bias]).double().numpy()
@@ -237,8 +229,6 @@ class LinearModel:
         self.weight, self.bias = unpack(found.x)
 
     def _root(self, penalty: float) -> _Root:
-        if self._preconditioner is None:
-            return _IDENTITY
         classes = len(self.present)
         curvature = {"logistic": (1 - 1 / classes) / classes, "hinge": 2.0}[self.task.loss]
         return self._preconditioner.root(curvature, penalty)
@@ -248,12 +238,12 @@ class LinearModel:
             return {"gtol": 1e-7, "ftol": 0.0}
         if final:  # beyond this, float32 rounds
             return {"gtol": 1e-5, "ftol": 1e-8}
-        return {"gtol": _TOLERANCE, "ftol": 1e-9 if self._preconditioner is None else _SETTLED}
+        return {"gtol": _TOLERANCE, "ftol": _SETTLED}
 
     def _compute_in_float64(self) -> None:
         state, rows = self.state, self.rows.rows.double().numpy()
         self.rows = Scaled.fit(rows, self.scaling, self.task.centre)
-        self._preconditioner = _Preconditioner(self.rows) if len(rows) >= _BASIS_FROM else None
+        self._preconditioner = _Preconditioner(self.rows)
         self.weight, self.bias = (torch.from_numpy(one).double() for one in state)
         self._weights = None if self._weights is None else self._weights.double()
 
@@ -264,7 +254,7 @@ class LinearModel:
 
     def head(self, temperature: float = 1.0) -> LinearHead:
         """Return scaling and model as one linear head; a class without a row has a bias too low to be predicted."""
-        weight = self._of_all_classes(self.weight.numpy().T.astype(np.float64), absent=0.0)
+        weight = self._of_all_classes(self.weight.numpy().astype(np.float64), absent=0.0)
         bias = self._of_all_classes(self.bias.numpy().astype(np.float64))
         bias = np.where(bias > ABSENT, bias / temperature, ABSENT)
         l2 = self.scaling == "l2"

@@ -158,7 +158,7 @@ def fit_chosen(
     setting = found.chosen["scaler"], found.chosen["C"]
     with _threads_for(rows):
         without_val = _fitted(make, setting, rows[train], labels[train], found.states.get(setting))
-        whole = _fitted(make, setting, rows, labels, without_val.state if scoring.holds_out else None)
+        whole = _fitted(make, setting, rows, labels, without_val.state)
     settings = {**found.chosen, "selected by": scoring.words}
     if calibrate:
         margins = _margins(make, setting, rows, labels, without_val, scoring)
@@ -348,7 +348,9 @@ def _out_of_fold(
     scored: Selection,
 ) -> NDArray[np.float32]:
     """Return the scores of the rows that were left out of a fit."""
-    return _fitted(make, setting, rows[fitted], labels[fitted], None).scores(rows[scored])
+    model = make(setting[0], rows[fitted], labels[fitted])
+    model.fit(setting[1])
+    return model.scores(rows[scored])
 
 
 def _promising(tried: Sequence[dict[str, Any]]) -> dict[Scaling, float]:
