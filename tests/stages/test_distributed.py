@@ -112,7 +112,7 @@ def test_other_commands_are_refused_under_torchrun(folder, tmp_path):
         [str(word) for word in command], env={**os.environ, "WORLD_SIZE": "2"}, cwd=ROOT, capture_output=True, text=True
     )
     assert ended.returncode == 2
-    assert "only `extract` shares its work" in ended.stderr
+    assert "of all commands only `extract` and `finetune` share their work" in ended.stderr
 
 
 def test_alone_there_is_nobody_to_meet():

@@ -11,7 +11,7 @@ from stages.extractor import prepare
 from stages.finetune import join
 from stages.network.classifier import output_layers
 from stages.network.heads import TopHead, build_head, load_head, save_head
-from stages.options import Features
+from stages.options import Features, Finetune
 from tests.stages.network.networks import graph, images, network
 
 CUTS = {
@@ -111,12 +111,12 @@ def test_fine_tuning_goes_on_from_it_with_the_same_answers(tmp_path):
     options = Features("resnet18", "none", cut="layer3", pool="none", image_size=64, cache=tmp_path)
     extractor = prepare(options)
     head = build_head("top", extractor.row_shape, 3, graph=extractor.graph, cut=extractor.cut).eval()
-    upper = join(extractor, head, "layer2")
+    upper = join(extractor, head, Finetune(unfreeze="layer2"))
     pixels = torch.randint(256, (4, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
-        logits = upper.model.eval()(upper.frozen(pixels))
+        logits = upper.model.eval()(upper.frozen(upper.normalise(pixels)))
         torch.testing.assert_close(logits, head(extractor.features(pixels)), atol=1e-4, rtol=1e-4)
     upper.model.train()
-    nn.functional.cross_entropy(upper.model(upper.frozen(pixels)), torch.arange(4) % 3).backward()
+    nn.functional.cross_entropy(upper.model(upper.frozen(upper.normalise(pixels))), torch.arange(4) % 3).backward()
     untrained = [name for name, parameter in upper.model.named_parameters() if parameter.grad is None]
     assert {*untrained} == set()
