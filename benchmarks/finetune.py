@@ -48,6 +48,7 @@ def side(
     views: int,
     baseline: bool = False,
     precision: str = "fp32",
+    image_size: int | None = None,
     **options,
 ) -> dict:
     """Train as one side does; called in a process of its own."""
@@ -59,18 +60,21 @@ def side(
     from stages.options import Data, Features, Finetune
 
     torch.manual_seed(0)
-    features = Features(backbone=backbone, weights=weights, views=views, augment="light", precision=precision)
+    features = Features(
+        backbone=backbone,
+        weights=weights,
+        image_size=image_size,
+        views=views,
+        augment="light",
+        precision=precision,
+    )
     extractor = prepare(features)
     manifest = load_manifest(Data(images))
     chosen = Finetune(unfreeze=unfreeze, start="new", epochs=epochs, rate=1e-4, finetune_head_rate=1e-3, **options)
     head = new_head(extractor, len(manifest.class_names), 0)
     if baseline:
         return _by_flag(extractor, head, chosen, manifest)
-    started = time.perf_counter()
-    filled = []
-    done = finetune(
-        extractor, head, chosen, manifest, 0, on_epoch=lambda epoch: filled.append(time.perf_counter() - started)
-    )
+    done = finetune(extractor, head, chosen, manifest, 0)
     rows = done.fit.history[1:]
     return {
         "seconds": statistics.mean(epoch.seconds for epoch in rows[1:]),
@@ -91,7 +95,7 @@ def _by_flag(extractor, head, options, manifest) -> dict:
     from stages.network.backbones import load_backbone
     from stages.network.classifier import output_layers
 
-    loaded = load_backbone(extractor.options.backbone, extractor.options.weights)
+    loaded = load_backbone(extractor.options.backbone, extractor.options.weights, extractor.options.image_size)
     network = loaded.module
     network.set_submodule(output_layers(network)[0], head.output)
     trained = extractor.graph.boundary(options.unfreeze).trainable

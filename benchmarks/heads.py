@@ -57,7 +57,7 @@ def _row(kind, name, results):
     return [name, kind, f"{statistics.mean(tested):.1%}", range_of, f"{validated:.1%}", f"{seconds:.1f}"]
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Train, and print a table for each data set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", help="as `--data` takes it: elpv, digits, a folder, a CSV file")
@@ -68,8 +68,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--cache", type=Path, default=Path("cutpoint-cache"))
     parser.add_argument("--out", type=Path, help="folder of the runs (default: a temporary one)")
-    parser.add_argument("--quick", action="store_true", help="three heads: to see that it works")
-    options = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="few heads: to see that it works")
+    options = parser.parse_args(arguments)
     sizes = options.image_size or [None]
     sizes = sizes * len(options.data) if len(sizes) == 1 else sizes
     if len(sizes) != len(options.data):

@@ -73,10 +73,10 @@ FROM_CACHE = {
 VIEWS = (1, 2, 3, 5, 8)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Train what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="elpv")
+    parser.add_argument("--data", help="as the commands take it (default: elpv; digits with --quick)")
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--augment", default="light")
@@ -84,16 +84,18 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=BASE.epochs)
     parser.add_argument("--views", type=int, default=4, help="cached views of each training image")
     parser.add_argument("--only", nargs="+", choices=["images", "cache", "baselines", "views"])
+    parser.add_argument("--cache", type=Path, default=Features.cache)
     parser.add_argument(
         "--out", type=Path, help="run directory, which keeps what is trained (default: runs/techniques)"
     )
     parser.add_argument("--quick", action="store_true", help="one epoch of some of them: to see that it works")
-    options = parser.parse_args()
-    data = Data("digits" if options.quick else options.data, seeds=tuple(options.seeds))
+    options = parser.parse_args(arguments)
+    data = Data(options.data or ("digits" if options.quick else "elpv"), seeds=tuple(options.seeds))
     features = Features(
         backbone=options.backbone,
-        image_size=64 if options.quick else options.image_size,
+        image_size=options.image_size or (64 if options.quick else None),
         augment=options.augment,
+        cache=options.cache,
     )
     out = options.out or Path("runs") / f"techniques-{Path(data.data).name}"
     base = replace(BASE, epochs=1 if options.quick else options.epochs)

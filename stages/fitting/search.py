@@ -126,14 +126,18 @@ def _hold_out(
     train, train_labels, val, val_labels = rows[fitted], labels[fitted], rows[scored], labels[scored]
     if len(train) < NARROWED_FROM or len(values) * len(scalings) <= _FEW:
         for scaling in scalings:
-            _, scores, states = _path(make, scaling, train, train_labels, val, val_labels, values, balanced)
-            found.tried += _rows_of(scaling, values, scores)
-            found.states |= {(scaling, value): state for value, state in zip(values, states, strict=False)}
+            model = make(scaling, train, train_labels)
+            for value, score, state in _path(model, values, val, val_labels, balanced):
+                found.tried.append({"C": value, "scaler": scaling, "score": score})
+                found.states[scaling, value] = state
         return
     part, _ = train_test_split(np.arange(len(train)), train_size=1 / _PART, random_state=seed, shuffle=True)
+    some, some_labels = train[part], train_labels[part]
     for scaling in scalings:
-        _, scores, _ = _path(make, scaling, train[part], train_labels[part], val, val_labels, values, balanced)
-        found.tried += [{**one, "rows": len(part)} for one in _rows_of(scaling, values, scores)]
+        model = make(scaling, some, some_labels)
+        for value, score, _ in _path(model, values, val, val_labels, balanced):
+            found.tried.append({"C": value, "scaler": scaling, "score": score, "rows": len(part)})
+    del model, some
     for scaling, start in _promising(found.tried).items():
         model = make(scaling, train, train_labels)
         for value, score, state in _climb(model, values, values.index(start), val, val_labels, balanced):
@@ -250,37 +254,33 @@ def _walk(
     balanced: bool,
 ) -> tuple[Any, list[float]]:
     """Go on with one fold over the values of C that have no score yet; return the last state and all scores."""
-    of_fold = rows[fitted], labels[fitted], rows[scored], labels[scored]
-    return _path(make, scaling, *of_fold, values, balanced, state, scores, least)[:2]
+    model = make(scaling, rows[fitted], labels[fitted])
+    model.state = state if state is not None else model.state
+    held_out = rows[scored], labels[scored]
+    new = [score for _, score, _ in _path(model, values, *held_out, balanced, scores, least)]
+    return model.state, [*scores, *new]
 
 
 def _path(
-    make: MakeModel,
-    scaling: Scaling,
-    rows: NDArray[np.float32],
-    labels: NDArray[np.int64],
+    model: Model,
+    values: Sequence[float],
     held_out: NDArray[np.float32],
     held_out_labels: NDArray[np.int64],
-    values: Sequence[float],
     balanced: bool,
-    state: Any = None,
-    scores: Sequence[float] = (),
+    scored: Sequence[float] = (),
     least: int = 0,
-) -> tuple[Any, list[float], list[Any]]:
-    """Fit for one value of C after the other, the first `least` in any case.
+) -> Iterator[tuple[float, float, Any]]:
+    """Fit for one value of C after the other that has no score yet, the first `least` in any case.
 
-    Returns the last state, all scores, and the states of those fitted.
+    Yields each value with its score and the state of the model.
     """
-    model = make(scaling, rows, labels)
-    model.state = state if state is not None else model.state
-    scores, states = list(scores), []
+    scores = list(scored)
     for value in values[len(scores) :]:
         model.fit(value)
-        states.append(model.state)
         scores.append(score_of(model.scores(held_out), held_out_labels, balanced))
+        yield value, scores[-1], model.state
         if len(scores) >= least and _past_the_best(scores):
             break
-    return model.state, scores, states
 
 
 def _climb(
