@@ -107,7 +107,7 @@ FULL = Scale(
 )
 QUICK = Scale(
     repetitions=1,
-    networks=("squeezenet1_1", RESNET18),
+    networks=("squeezenet1_1",),
     images=dict.fromkeys(_COUNTS, 16),
     training={"train": 24, "val": 16},
     epochs=2,

@@ -24,6 +24,7 @@ from stages.fitting.stacked import Stack, can_be_stacked
 from stages.machine import single_threaded
 from stages.network.heads import Head, LinearHead, MLPHead
 from stages.options import Head as Options
+from stages.progress import progress
 from stages.training.loop import Epoch
 from stages.training.schedules import Schedule, make_schedule
 
@@ -148,7 +149,8 @@ def _train(
     courses = [Course() for _ in settings]
     running = set(range(len(settings)))
     weights = torch.from_numpy(balanced_weights(train.labels)) if options.class_weights == "balanced" else None
-    for number in range(1, (until or options.head_epochs) + 1):
+    numbers = range(1, (until or options.head_epochs) + 1)
+    for number in progress(numbers, label="all rows" if val is None else "epochs, at most", unit="epochs"):
         if not running:
             break
         started = time.perf_counter()
