@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this fold
 
 VECTORS = ("logistic", "svm", "ridge", "rbf", "ncm", "knn", "sgd", "linear", "mlp", "concat", "cosine")
 MAPS = ("concat", "attention", "top")
-QUICK = ("logistic", "ncm"), ("attention",)
+QUICK = ("logistic", "ncm"), ("concat",)
 JOINED, MAP = "blocks.3,blocks.4,conv_head", "blocks.6"
 
 

@@ -1,11 +1,11 @@
 from benchmarks.techniques import main
 
 
-def test_techniques_and_numbers_of_views_are_compared(photographs, tmp_path, capsys):
+def test_numbers_of_cached_views_are_compared_with_images_in_a_table_and_a_plot(photographs, tmp_path, capsys):
     common = ["--data", str(photographs), "--image-size", "64", "--quick", "--cache", str(tmp_path / "cache")]
-    main([*common, "--only", "cache", "images", "--out", str(tmp_path / "run")])
-    lines = capsys.readouterr().out.splitlines()
-    table = {line.split()[0] for line in lines if line.count("%") >= 2}
-    assert {"fine-tuning", "mixup", "from-cached-views", "discriminative-rates"} <= table
     main([*common, "--only", "views", "--out", str(tmp_path / "run")])
+    table = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.count("%") >= 2}
+    assert {"fine-tuning", "views-1", "views-2"} <= {*table}
+    assert "points" not in table["fine-tuning"]
+    assert all("fine-tuning" in table[name] and " to " in table[name] for name in ("views-1", "views-2"))
     assert (tmp_path / "run" / "views.png").stat().st_size > 10_000

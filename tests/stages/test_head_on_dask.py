@@ -65,14 +65,15 @@ def test_models_that_travel_give_the_scores_of_a_path_walked_value_after_value(c
     assert [tried["C"] for tried in there.selection] == sorted(Head().regularisation)
     folds = list(StratifiedKFold(5, shuffle=True, random_state=0).split(FEATURES, LABELS))
     scalers = [StandardScaler().fit(FEATURES[fitted]) for fitted, _ in folds]
-    models = [LogisticRegression(max_iter=500, warm_start=True, random_state=0) for _ in folds]
+    models = [LogisticRegression(max_iter=50_000, tol=1e-9, warm_start=True, random_state=0) for _ in folds]
     for tried in there.selection:
         scores = []
         for model, scaler, (fitted, scored) in zip(models, scalers, folds, strict=True):
             with threadpool_limits(1, "blas"):
                 model.set_params(C=tried["C"]).fit(scaler.transform(FEATURES[fitted]), LABELS[fitted])
             scores.append(model.score(scaler.transform(FEATURES[scored]), LABELS[scored]))
-        assert tried["score"] == np.mean(scores)
+        # fits that are compared stop early: an image of each fold may lie on the other side
+        assert abs(tried["score"] - np.mean(scores)) <= len(folds) / len(LABELS)
 
 
 def note_fits(noted):
