@@ -126,6 +126,10 @@ def run_finetune(
             on_views=_say_what_views_take,
         )
 
+    for one in tuned.range_tests:
+        found = found_in_words(one, "the rate stays as it was given")
+        _say(rank, f"  range test of {one.block or 'all blocks'}: {found}")
+
     def tested() -> Result:
         test = manifest.select(manifest.indices("test"))
         with measured() as testing:
@@ -208,6 +212,13 @@ def find_rates(
     tests = range_tests(extractor, start, options, readable, seed, each_block=each_block, on_views=_say_what_views_take)
     save_png(range_test_curves(tests), directory / RANGE_TEST)
     return tests
+
+
+def found_in_words(test: RangeTest, otherwise: str) -> str:
+    """Return the option with the rate that a range test suggests; where it suggests none, what follows from that."""
+    if test.suggestion is None:
+        return f"the loss never falls; {otherwise}"
+    return f"{'--finetune-head-rate' if test.block == HEAD else '--rate'} {test.suggestion:.1e}"
 
 
 def method_of(options: Finetune) -> Method:

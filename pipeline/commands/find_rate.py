@@ -38,7 +38,7 @@ def find_rate(
     """
     from pipeline.console import say
     from pipeline.methods import open_run, open_seed
-    from pipeline.tuning import RANGE_TEST, find_rates
+    from pipeline.tuning import RANGE_TEST, find_rates, found_in_words
     from stages.extractor import prepare
 
     extractor = prepare(features)
@@ -47,8 +47,6 @@ def find_rate(
     tests = find_rates(extractor, manifest, finetune, head, data.seeds[0], directory, each_block=each_block)
     for test in tests:
         which = f"{test.block}: " if test.block else ""
-        option = "--finetune-head-rate" if test.block == "head" else "--rate"
-        found = f"{option} {test.suggestion:.1e}" if test.suggestion else "the loss never falls; unfreeze other layers"
-        say(f"{which}{found}")
+        say(f"{which}{found_in_words(test, 'unfreeze other layers')}")
     say(f"plot: {directory / RANGE_TEST}")
     return tests

@@ -165,9 +165,14 @@ def _running_mean(losses: list[float]) -> float:
 
 
 def _steepest_descent(rates: NDArray[np.float64], smoothed: NDArray[np.float64]) -> float | None:
-    """Return the rate at which the loss falls most steeply, once its mean has settled and before its lowest."""
-    until = int(smoothed.argmin()) + 1
-    if until <= _SETTLED + 1:
+    """Return the rate at which the loss falls most steeply, once its mean has settled and before its lowest.
+
+    The lowest is that of the settled ones: among the first few steps the easiest batch is often lower than all that
+    follows, where a network begins that can do its task already.
+    """
+    rates, smoothed = rates[_SETTLED:], smoothed[_SETTLED:]
+    until = int(smoothed.argmin()) + 1 if len(smoothed) else 0
+    if until < 2:
         return None
-    slopes = np.gradient(smoothed[:until], np.log(rates[:until]))[_SETTLED:]
-    return float(rates[_SETTLED + slopes.argmin()]) if slopes.min() < 0 else None
+    slopes = np.gradient(smoothed[:until], np.log(rates[:until]))
+    return float(rates[slopes.argmin()]) if slopes.min() < 0 else None

@@ -10,7 +10,7 @@ import torch
 from cache.errors import CutpointError, DataError, UsageError
 from stages.training.loop import Training, fit
 from stages.training.optimisers import blockwise_groups, make_optimiser
-from stages.training.range_test import range_test
+from stages.training.range_test import _steepest_descent, range_test
 from stages.training.schedules import Schedule, make_schedule
 from tests.stages.training.networks import pictures, quick_network
 
@@ -174,6 +174,13 @@ def test_a_loss_that_never_falls_suggests_nothing():
     model, optimiser = in_training("momentum")
     found = range_test(model, optimiser, Training(1), batches, lowest=1e3, highest=1e6, steps=20)
     assert found.suggestion is None
+
+
+def test_an_easy_batch_among_the_first_does_not_hide_that_the_loss_falls_later():
+    rates = np.geomspace(1e-7, 1e-1, 61)
+    smoothed = 1.0 - 0.5 / (1 + np.exp(-(np.arange(61) - 35.0)))  # falls around the 35th step
+    smoothed[1], smoothed[50:] = 0.1, 2.0
+    assert _steepest_descent(rates, smoothed) == pytest.approx(rates[35])
 
 
 @pytest.mark.parametrize(
