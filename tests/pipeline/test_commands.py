@@ -229,6 +229,17 @@ def test_weights_from_a_file_are_used_and_checked_again_by_predict(photographs, 
     assert "other weights" in err
 
 
+def test_find_rate_names_the_option_and_leaves_a_plot(finished, photographs, tmp_path, capsys):
+    place, _ = finished
+    arguments = ("--data", photographs, *SMALL, "--cache", place / "cache", "--out", tmp_path / "run")
+    code, out, _ = call(capsys, "find-rate", *arguments, "--unfreeze", "1", "--loader-workers", "0")
+    assert code == 0
+    assert re.search(r"^--rate \d\.\de-\d\d$|^the loss never falls; unfreeze other layers$", out, re.MULTILINE)
+    with Image.open(tmp_path / "run" / "seed-0" / "range-test.png") as plot:
+        assert min(plot.size) > 300
+    assert not list((tmp_path / "run").glob("*/finetune*"))  # nothing is trained
+
+
 def test_a_contact_sheet_needs_neither_weights_nor_features(capsys, tmp_path):
     train, _, _ = (make_folder(tmp_path / "own" / split, per_class=3) for split in ("train", "val", "test"))
     (train / "fire" / "000.jpg").write_text("no image")
