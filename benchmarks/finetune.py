@@ -90,6 +90,7 @@ def _by_flag(extractor, head, options, manifest) -> dict:
     import torch
     from torch.utils.data import DataLoader
 
+    from stages.data import read_image
     from stages.finetuning.images import AugmentedImages
     from stages.finetuning.order import Order
     from stages.network.backbones import load_backbone
@@ -140,7 +141,7 @@ def _by_flag(extractor, head, options, manifest) -> dict:
         right = 0
         with torch.no_grad():
             for at in range(0, len(val), 32):
-                views = [loaded.preprocessing.render(_read(place)) for place in val.locations[at : at + 32]]
+                views = [loaded.preprocessing.render(read_image(place)) for place in val.locations[at : at + 32]]
                 inputs = (torch.stack(views).contiguous() / 255 - mean) / std
                 right += int((network(inputs).argmax(1) == torch.from_numpy(val.labels[at : at + 32])).sum())
         losses.append(total / count)
@@ -154,20 +155,12 @@ def _by_flag(extractor, head, options, manifest) -> dict:
     }
 
 
-def _read(location):
-    from stages.data import read_image
-
-    return read_image(location)
-
-
 def _cosine_after_warmup(steps: int):
     """Return the schedule of stage 3 by default, as a factor of the highest rate."""
-    import numpy as np
-
     from stages.training.schedules import Schedule, rates_of
 
     factors = rates_of(Schedule("cosine"), [1.0], steps, 1)[:, 0]
-    return lambda step: float(factors[min(step, len(factors) - 1)]) if np.isfinite(factors).all() else 0.0
+    return lambda step: float(factors[min(step, len(factors) - 1)])  # torch asks once more after the last step
 
 
 def main() -> None:
