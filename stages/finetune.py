@@ -256,7 +256,7 @@ def baseline(options: Finetune, which: Baseline) -> Finetune:
         find_rate="none" if options.find_rate == "none" else "start",
         label=None,
     )
-    return replace(plain, cutmix=0.0, drop_path=None) if which == "frozen" else plain
+    return replace(plain, drop_path=None) if which == "frozen" else plain  # no block of it trains
 
 
 def training_identity(extractor: Extractor, head: Head, options: Finetune, manifest: Manifest, seed: int) -> Identity:
