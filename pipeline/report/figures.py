@@ -356,7 +356,7 @@ def _draw_range_test(axes: Axes, found: RangeTest) -> None:
     axes.set_xscale("log")
     axes.plot(found.rates, found.losses, "-", color=MUTED, linewidth=0.7, alpha=0.6)
     axes.plot(found.rates, found.smoothed, "-", color=ACCENT, linewidth=1.6)
-    before_it_rises = found.smoothed[: int(found.smoothed.argmin()) + 1]
+    before_it_rises = found.smoothed[: found.lowest + 1]
     height = max(float(np.ptp(before_it_rises)), 0.1 * float(before_it_rises.max()))
     axes.set_ylim(before_it_rises.min() - 0.2 * height, before_it_rises.max() + 0.6 * height)
     if found.suggestion is not None:

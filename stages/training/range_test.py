@@ -9,7 +9,7 @@ import copy
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count, islice
 
 import numpy as np
@@ -58,6 +58,16 @@ class RangeTest:
     smoothed: NDArray[np.float64]
     suggestion: float | None
     block: str | None = None
+
+    @property
+    def lowest(self) -> int:
+        """The step with the lowest running mean, once that has settled; the last step where it never does.
+
+        Among the first few steps the easiest batch is often lower than all that follows, where a network begins that
+        can do its task already.
+        """
+        settled = self.smoothed[_SETTLED:]
+        return _SETTLED + int(settled.argmin()) if len(settled) else len(self.smoothed) - 1
 
 
 def range_test(
@@ -125,7 +135,8 @@ def range_test(
     if not losses:
         raise CutpointError(f"the loss is not finite at a rate of {lowest:g}: it is the network that overflows")
     tested = rates[: len(losses)]
-    return RangeTest(tested, np.array(losses), np.array(smoothed), _steepest_descent(tested, np.array(smoothed)), block)
+    found = RangeTest(tested, np.array(losses), np.array(smoothed), None, block)
+    return replace(found, suggestion=_steepest_descent(found))
 
 
 @contextmanager
@@ -164,15 +175,11 @@ def _running_mean(losses: list[float]) -> float:
     return float(np.average(losses, weights=weights))
 
 
-def _steepest_descent(rates: NDArray[np.float64], smoothed: NDArray[np.float64]) -> float | None:
-    """Return the rate at which the loss falls most steeply, once its mean has settled and before its lowest.
-
-    The lowest is that of the settled ones: among the first few steps the easiest batch is often lower than all that
-    follows, where a network begins that can do its task already.
-    """
-    rates, smoothed = rates[_SETTLED:], smoothed[_SETTLED:]
-    until = int(smoothed.argmin()) + 1 if len(smoothed) else 0
-    if until < 2:
+def _steepest_descent(found: RangeTest) -> float | None:
+    """Return the rate at which the loss falls most steeply, once its mean has settled and before its lowest."""
+    steps = slice(_SETTLED, found.lowest + 1)
+    rates, smoothed = found.rates[steps], found.smoothed[steps]
+    if len(smoothed) < 2:
         return None
-    slopes = np.gradient(smoothed[:until], np.log(rates[:until]))
+    slopes = np.gradient(smoothed, np.log(rates))
     return float(rates[slopes.argmin()]) if slopes.min() < 0 else None

@@ -10,7 +10,7 @@ import torch
 from cache.errors import CutpointError, DataError, UsageError
 from stages.training.loop import Training, fit
 from stages.training.optimisers import blockwise_groups, make_optimiser
-from stages.training.range_test import _steepest_descent, range_test
+from stages.training.range_test import RangeTest, _steepest_descent, range_test
 from stages.training.schedules import Schedule, make_schedule
 from tests.stages.training.networks import pictures, quick_network
 
@@ -180,7 +180,9 @@ def test_an_easy_batch_among_the_first_does_not_hide_that_the_loss_falls_later()
     rates = np.geomspace(1e-7, 1e-1, 61)
     smoothed = 1.0 - 0.5 / (1 + np.exp(-(np.arange(61) - 35.0)))  # falls around the 35th step
     smoothed[1], smoothed[50:] = 0.1, 2.0
-    assert _steepest_descent(rates, smoothed) == pytest.approx(rates[35])
+    found = RangeTest(rates, smoothed, smoothed, None)
+    assert found.lowest == 49
+    assert _steepest_descent(found) == pytest.approx(rates[35])
 
 
 @pytest.mark.parametrize(
