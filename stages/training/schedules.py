@@ -28,10 +28,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from cache.errors import UsageError, suggestion
-
-Kind = Literal[
-    "constant", "step", "plateau", "cosine", "onecycle", "triangular", "triangular2", "exp_range", "restarts"
-]
+from stages.options import Schedule as Kind
 
 _SETTINGS: dict[str, tuple[Kind, ...]] = {
     "warmup": ("constant", "step", "plateau", "cosine", "onecycle", "restarts"),
