@@ -11,6 +11,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cache import key_of_bytes
 from pipeline.console import byte_count, count, duration, say
 from pipeline.methods import (
@@ -41,7 +44,7 @@ from stages.extractor import Extractor, readable_samples
 from stages.finetune import CHECKPOINT, FOUND, FineTuned, baseline, finetune, new_head, training_identity
 from stages.finetune import find_rates as range_tests
 from stages.finetuning.evaluation import image_probabilities
-from stages.finetuning.upper import HEAD
+from stages.finetuning.upper import HEAD, Upper
 from stages.network.heads import Head as HeadModule
 from stages.network.heads import load_head
 from stages.options import Finetune, Head
@@ -131,9 +134,7 @@ def run_finetune(
         _say(rank, f"  range test of {one.block or 'all blocks'}: {found}")
 
     def tested() -> Result:
-        test = manifest.select(manifest.indices("test"))
-        with measured() as testing:
-            probabilities = image_probabilities(extractor, tuned.upper, test, options.tta)
+        test, probabilities, testing = _answers_to_test(extractor, tuned.upper, manifest, options)
         assert tuned.fit.best is not None
         result = result_of(
             extractor,
@@ -173,9 +174,7 @@ def _tested_otherwise(
 ) -> Result:
     """Test the weights of another method with other renderings, and leave a method of its own."""
     _, _, upper = open_model(twin, str(extractor.device))
-    test = manifest.select(manifest.indices("test"))
-    with measured() as testing:
-        probabilities = image_probabilities(extractor, upper, test, options.tta)
+    test, probabilities, testing = _answers_to_test(extractor, upper, manifest, options)
     trained = Result.load(twin)
     stages = {**trained.seconds_by_stage, "evaluate": testing.seconds}
     settings = {name: value for name, value in trained.settings.items() if name != TEST_TIME_AUGMENTATION}
@@ -194,6 +193,16 @@ def _tested_otherwise(
         if (twin / picture).exists():
             shutil.copyfile(twin / picture, place / picture)
     return result
+
+
+def _answers_to_test(
+    extractor: Extractor, upper: Upper, manifest: Manifest, options: Finetune
+) -> tuple[Manifest, NDArray[np.float32], Cost]:
+    """Return the test split, the probabilities a network gives to its images, and what that took."""
+    test = manifest.select(manifest.indices("test"))
+    with measured() as testing:
+        probabilities = image_probabilities(extractor, upper, test, options.tta)
+    return test, probabilities, testing
 
 
 def find_rates(

@@ -184,6 +184,8 @@ def test_baselines_share_the_schedule_and_start_from_nothing(probe):
         baseline(replace(QUICK, start="logistic", rate_decay=0.5), which) for which in ("scratch", "frozen")
     )
     assert (scratch.unfreeze, scratch.reinit, scratch.start, scratch.epochs) == ("all", "all", "new", QUICK.epochs)
+    mixed = baseline(replace(QUICK, cutmix=1.0, drop_path=0.2), "frozen")
+    assert (mixed.cutmix, mixed.drop_path) == (1.0, None)  # images are mixed; no branch of a block trains
     head = new_head(probe.extractor, 3, seed=0)
     before = copy.deepcopy(probe.extractor.backbone.module.state_dict())
 
@@ -193,6 +195,10 @@ def test_baselines_share_the_schedule_and_start_from_nothing(probe):
     assert of_frozen.fit.best.val_accuracy > 0.8
     train = len(probe.manifest.indices("train")) // 8 * 8
     assert of_frozen.backbone_forwards == QUICK.epochs * train + len(probe.manifest.indices("val"))
+
+    of_mixed = finetune(probe.extractor, head, replace(mixed, epochs=1), probe.manifest, seed=0)
+    plain = finetune(probe.extractor, head, replace(mixed, cutmix=0.0, epochs=1), probe.manifest, seed=0)
+    assert of_mixed.fit.history[1].train_loss != plain.fit.history[1].train_loss
 
     of_scratch = finetune(probe.extractor, head, replace(scratch, epochs=1), probe.manifest, seed=0)
     top = of_scratch.upper.model.top.state_dict()
