@@ -36,7 +36,7 @@ def byte_count(number: float) -> str:
     """Return a size in powers of 1024: 2.5 KiB, 640 MiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if number < 1024 or unit == "GiB":
-            return f"{number:.3g} {unit}" if unit != "B" else f"{number:.0f} B"
+            return f"{number:.3g} {unit}" if unit != "B" and number < 999.5 else f"{number:,.0f} {unit}"
         number /= 1024
     return ""
 
