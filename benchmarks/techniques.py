@@ -129,9 +129,8 @@ def _asked(base: Finetune, only: list[str], views: int, *, quick: bool) -> dict[
             against = "fine-tuning" if name == "from cached views" else _label("from cached views")
             asked[_label(name)] = replace(base, from_cache=True, **changed), views, against
     if "baselines" in only:
-        rates = {"rate": 1e-3, "finetune_head_rate": 1e-3}
         for which in ("scratch", "frozen"):
-            asked[which] = replace(baseline(base, which), **rates), 1, "fine-tuning"
+            asked[which] = baseline(base, which), 1, "fine-tuning"
     if "views" in only:
         asked.setdefault("fine-tuning", (base, 1, None))
         for count in VIEWS[:some]:

@@ -58,6 +58,9 @@ RATES = "rates.png"
 RANGE_TEST = "range-test.png"
 TEST_TIME_AUGMENTATION = "test-time augmentation"
 
+_SAID_ELSEWHERE = ("loader_workers", "checkpoint_minutes", "baselines", "baseline_rate", "label", "tta")
+"""Options that are no settings of a training, or are told under another name."""
+
 Method = Literal["finetune", "frozen", "scratch"]
 
 
@@ -294,9 +297,7 @@ def _settings(extractor: Extractor, options: Finetune, tuned: FineTuned) -> dict
     """Return what a reader of the result wants to know of how it was trained."""
     assert tuned.fit.best is not None
     settings = {
-        name: value
-        for name, value in asdict(options).items()
-        if value is not None and name not in ("loader_workers", "checkpoint_minutes", "baselines", "label", "tta")
+        name: value for name, value in asdict(options).items() if value is not None and name not in _SAID_ELSEWHERE
     }
     settings |= {
         "autocast": tuned.autocast,

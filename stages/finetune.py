@@ -45,7 +45,7 @@ CHECKPOINT = "checkpoint.pt"
 FOUND = "found.json"
 """What a training found out by trying before it began; a killed one that goes on does not try again."""
 
-_SHAPELESS = ("loader_workers", "checkpoint_minutes", "tta", "label", "baselines")
+_SHAPELESS = ("loader_workers", "checkpoint_minutes", "tta", "label", "baselines", "baseline_rate")
 """Options that do not shape what a training comes to."""
 
 
@@ -240,7 +240,8 @@ def baseline(options: Finetune, which: Baseline) -> Finetune:
     """Return the options of a baseline with the schedule, optimiser and epochs of `options`.
 
     ``scratch`` is the whole network without pretrained weights, and ``frozen`` a new head on the frozen network, which
-    every image goes through in every epoch.
+    every image goes through in every epoch. What begins with nothing has a rate of its own: at one that is right for
+    pretrained blocks it would not have learned when the epochs are over, and look worse than it is.
     """
     plain = replace(
         options,
@@ -251,6 +252,8 @@ def baseline(options: Finetune, which: Baseline) -> Finetune:
         start="new",
         from_cache=False,
         baselines=(),
+        rate=options.baseline_rate,
+        finetune_head_rate=options.baseline_rate,
         rate_decay=1.0,
         unfreeze_every=0,
         find_rate="none" if options.find_rate == "none" else "start",

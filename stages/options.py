@@ -275,6 +275,9 @@ class Finetune:
     """Also train, with the same schedule and epochs: scratch (the whole network without pretrained weights), frozen (a
     new head through the frozen network, image by image, as tutorials do without a cache)."""
 
+    baseline_rate: float = 1e-3
+    """Highest learning rate of the baselines, which begin with nothing that a high one could spoil."""
+
     epochs: int = 6
     """Passes over the training images."""
 
@@ -386,7 +389,13 @@ class Finetune:
 
     def __post_init__(self) -> None:
         least = {"epochs": 1, "rate": 0, "finetune_head_rate": 0, "weight_decay": 0, "unfreeze_every": 0, "mixup": 0}
-        least |= {"cutmix": 0, "finetune_batch_size": 1, "loader_workers": 0, "checkpoint_minutes": 0}
+        least |= {
+            "cutmix": 0,
+            "baseline_rate": 0,
+            "finetune_batch_size": 1,
+            "loader_workers": 0,
+            "checkpoint_minutes": 0,
+        }
         _require(self, {**least, "finetune_dropout": 0, "drop_path": 0})
         if self.start != "new":
             require_head(self.start)

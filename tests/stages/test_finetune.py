@@ -181,8 +181,9 @@ def test_terms_of_the_loss_are_kept_apart(probe):
 
 def test_baselines_share_the_schedule_and_start_from_nothing(probe):
     scratch, frozen = (
-        baseline(replace(QUICK, start="logistic", rate_decay=0.5), which) for which in ("scratch", "frozen")
+        baseline(replace(QUICK, start="logistic", rate=1e-4, rate_decay=0.5), which) for which in ("scratch", "frozen")
     )
+    assert scratch.rate == frozen.finetune_head_rate == QUICK.baseline_rate > 1e-4  # they begin with nothing
     assert (scratch.unfreeze, scratch.reinit, scratch.start, scratch.epochs) == ("all", "all", "new", QUICK.epochs)
     mixed = baseline(replace(QUICK, cutmix=1.0, drop_path=0.2), "frozen")
     assert (mixed.cutmix, mixed.drop_path) == (1.0, None)  # images are mixed; no branch of a block trains
