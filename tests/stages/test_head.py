@@ -8,6 +8,8 @@ import torch
 from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
@@ -82,6 +84,22 @@ def test_the_regularisation_that_cross_validates_best_is_chosen():
     assert trained.settings["C"] == max(scores, key=scores.get)
     assert scores[trained.settings["C"]] > scores[max(scores)] + 0.01
     assert trained.settings["selected by"].startswith("5-fold")
+
+
+def test_scores_that_are_compared_are_those_of_scikit_learn_to_an_image():
+    features, labels = make_classification(400, 300, n_informative=5, random_state=0, class_sep=0.7)
+    features = features.astype(np.float32)
+    rows = [Rows(features[part], labels[part]) for part in (slice(0, 300), slice(300, 400))]
+    trained = train_head("logistic", Head(scalers=("standard",)), *rows, 2, 0, CPU)
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    theirs = {}
+    for tried in trained.selection:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=tried["C"], tol=1e-6, max_iter=50_000))
+        theirs[tried["C"]] = cross_val_score(model, features, labels, cv=folds).mean()
+        # fits stop early while they are compared, which shows where regularisation is far too weak: an image a fold
+        allowed = 1 if tried["C"] <= 0.1 else 5
+        assert abs(tried["score"] - theirs[tried["C"]]) * 400 < allowed + 0.5
+    assert theirs[trained.settings["C"]] * 400 > max(theirs.values()) * 400 - 1.5
 
 
 def test_zero_folds_select_on_the_validation_split():
