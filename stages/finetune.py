@@ -139,8 +139,8 @@ def finetune(
         If there are no images to train or to validate on.
     """
     ready = _Ready.to_train(extractor, head, options, manifest, seed, rank, on_views)
-    upper, source, optimiser, training = ready.upper, ready.source, ready.optimiser, ready.training
-    unfreezing = ready.unfreezing
+    trainee, source = ready.trainee, ready.source
+    upper, optimiser, training, unfreezing = trainee.upper, trainee.optimiser, trainee.training, trainee.unfreezing
     found = rank.share(lambda: Found.load(folder))
     if options.autocast == "auto":
         if found.autocast is None:
@@ -158,7 +158,7 @@ def finetune(
         upper.model.compile()
     steps_per_epoch = -(-source.batches // options.accumulate)
     highest = {str(group["block"]): float(group["lr"]) for group in optimiser.param_groups}
-    scheduler = make_schedule(optimiser, ready.schedule, steps_per_epoch, options.epochs)
+    scheduler = make_schedule(optimiser, trainee.schedule, steps_per_epoch, options.epochs)
 
     def prepare(epoch: int, first: int) -> None:
         upper.train_only(unfreezing.trained(epoch))
@@ -190,13 +190,29 @@ def finetune(
         done,
         source.forwards,
         sum(parameter.numel() for group in optimiser.param_groups for parameter in group["params"]),
-        rates_of(ready.schedule, list(highest.values()), steps_per_epoch, options.epochs),
+        rates_of(trainee.schedule, list(highest.values()), steps_per_epoch, options.epochs),
         steps_per_epoch,
         found.range_tests,
         training.autocast,
         ready.view_forwards,
         ready.view_seconds,
     )
+
+
+def require_trainable(extractor: Extractor, options: Finetune, num_classes: int) -> None:
+    """Refuse options that cannot train this network, or a baseline they ask for, before anything is paid for.
+
+    Raises
+    ------
+    UsageError
+        As for :func:`finetune`.
+    """
+    head = LinearHead((1,), num_classes)  # stands for any: nothing is computed
+    for one in (options, *(baseline(options, which) for which in options.baselines)):
+        upper = _Trainee.of(extractor, head, one, seed=0).upper
+        _mixing(one, upper, num_classes)
+        if one.from_cache:
+            extractor_of_views(extractor, upper)
 
 
 def find_rates(
@@ -220,9 +236,11 @@ def find_rates(
         together.
     """
     ready = _Ready.to_train(extractor, head, options, manifest, seed, ALONE, on_views)
-    blocks = [name for name, _ in ready.upper.blocks] if each_block else [None]
+    trainee = ready.trainee
+    blocks = [name for name, _ in trainee.upper.blocks] if each_block else [None]
     return [
-        range_test(ready.upper.model, ready.optimiser, ready.training, ready.source.train, block=one) for one in blocks
+        range_test(trainee.upper.model, trainee.optimiser, trainee.training, ready.source.train, block=one)
+        for one in blocks
     ]
 
 
@@ -324,15 +342,32 @@ class Found:
 
 
 @dataclass
-class _Ready:
-    """All that a training needs, before its first step."""
+class _Trainee:
+    """What trains and how, whatever it is given."""
 
     schedule: Schedule
     training: Training
     unfreezing: Unfreezing
     upper: Upper
-    source: Images | CachedViews
     optimiser: Optimizer
+
+    @classmethod
+    def of(cls, extractor: Extractor, head: Head, options: Finetune, seed: int) -> _Trainee:
+        """Check the options and join the network."""
+        schedule, training = _schedule(options), _training(options, seed)
+        upper = join(extractor, head, options, seed)
+        unfreezing = Unfreezing(tuple(name for name, _ in upper.blocks), options.unfreeze_every)
+        unfreezing.check(options.epochs)
+        optimiser = make_optimiser(options.optimiser, _groups(extractor, upper, options), options.momentum)
+        return cls(schedule, training, unfreezing, upper, optimiser)
+
+
+@dataclass
+class _Ready:
+    """All that a training needs, before its first step."""
+
+    trainee: _Trainee
+    source: Images | CachedViews
     view_forwards: int = 0
     view_seconds: float = 0.0
 
@@ -347,19 +382,14 @@ class _Ready:
         rank: Rank,
         on_views: Callable[[Extractor, Manifest], None],
     ) -> _Ready:
-        """Check the options, join the network, and open where its inputs come from."""
-        schedule, training = _schedule(options), _training(options, seed)
-        upper = join(extractor, head, options, seed)
-        unfreezing = Unfreezing(tuple(name for name, _ in upper.blocks), options.unfreeze_every)
-        unfreezing.check(options.epochs)
-        optimiser = make_optimiser(options.optimiser, _groups(extractor, upper, options), options.momentum)
-        mixing = _mixing(options, upper, len(manifest.class_names))
+        """Make what trains, and open where its inputs come from."""
+        trainee = _Trainee.of(extractor, head, options, seed)
+        upper, mixing = trainee.upper, _mixing(options, trainee.upper, len(manifest.class_names))
         train, val = (manifest.select(manifest.indices(split)) for split in ("train", "val"))
         if not len(train) or not len(val):
             raise DataError("fine-tuning needs readable images in the train and the validation split")
         if not options.from_cache:
-            images = Images(extractor, upper, options, train, val, seed, mixing, rank)
-            return cls(schedule, training, unfreezing, upper, images, optimiser)
+            return cls(trainee, Images(extractor, upper, options, train, val, seed, mixing, rank))
         maps = extractor_of_views(extractor, upper)
         if rank.first:
             on_views(maps, train)
@@ -367,7 +397,7 @@ class _Ready:
         views = CachedViews(maps, options, train, val, seed, mixing, rank)
         forwards = maps.options.views * len(set(train.keys)) + len(set(val.keys))
         seconds = maps.seconds(train.keys, maps.options.views) + maps.seconds(val.keys)
-        return cls(schedule, training, unfreezing, upper, views, optimiser, forwards, seconds)
+        return cls(trainee, views, forwards, seconds)
 
 
 def _schedule(options: Finetune) -> Schedule:

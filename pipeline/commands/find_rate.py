@@ -40,10 +40,12 @@ def find_rate(
     from pipeline.methods import open_run, open_seed
     from pipeline.tuning import RANGE_TEST, find_rates, found_in_words
     from stages.extractor import prepare
+    from stages.finetune import require_trainable
 
     extractor = prepare(features)
     open_run(out, data, features, head, finetune)
     manifest, directory = open_seed(out, data, features, data.seeds[0])
+    require_trainable(extractor, finetune, len(manifest.class_names))
     tests = find_rates(extractor, manifest, finetune, head, data.seeds[0], directory, each_block=each_block)
     for test in tests:
         which = f"{test.block}: " if test.block else ""

@@ -42,6 +42,7 @@ def finetune(
     from pipeline.tuning import run_finetunings
     from stages.distributed import joined
     from stages.extractor import prepare
+    from stages.finetune import require_trainable
 
     results = []
     with joined() as rank:
@@ -50,5 +51,6 @@ def finetune(
             open_run(out, data, features, head, finetune)
         for seed in data.seeds:
             manifest, directory = rank.share(partial(open_seed, out, data, features, seed))
+            require_trainable(extractor, finetune, len(manifest.class_names))
             results += run_finetunings(extractor, manifest, finetune, head, seed, directory, rank)
     return results

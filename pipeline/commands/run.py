@@ -45,11 +45,14 @@ def run(
     from pipeline.publishing import publish
     from pipeline.tuning import run_finetunings
     from stages.extractor import prepare
+    from stages.finetune import require_trainable
 
     open_run(out, data, features, head, finetune)
     extractor = prepare(features)
     for seed in data.seeds:
         manifest, directory = open_seed(out, data, features, seed)
+        if not skip_finetune:
+            require_trainable(extractor, finetune, len(manifest.class_names))
         report = extract_features(extractor, manifest, directory)
         if features.strict and report.skipped:
             raise DataError(f"{len(report.skipped)} images could not be read (--strict)")

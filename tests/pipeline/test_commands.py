@@ -229,6 +229,26 @@ def test_weights_from_a_file_are_used_and_checked_again_by_predict(photographs, 
     assert "other weights" in err
 
 
+@pytest.mark.parametrize("command", ["run", "finetune", "find-rate"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--unfreeze", "blocks.55"], "no layer 'blocks.55'. Did you mean 'blocks.5'"),
+        (["--unfreeze", "all", "--views", "2", "--from-cache"], "training begins at the image"),
+        (["--unfreeze-every", "3"], "--unfreeze-every 3"),
+        (["--rate-decay", "2"], "--rate-decay 2 must be more than 0"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_an_image_is_extracted(
+    command, options, words, photographs, tmp_path, capsys
+):
+    places = ("--cache", tmp_path / "cache", "--out", tmp_path / "run")
+    code, _, err = call(capsys, command, "--data", photographs, *SMALL, *places, *options)
+    assert code == 2
+    assert words in err
+    assert not list((tmp_path / "cache").glob("*/spec.json"))
+
+
 def test_find_rate_names_the_option_and_leaves_a_plot(finished, photographs, tmp_path, capsys):
     place, _ = finished
     arguments = ("--data", photographs, *SMALL, "--cache", place / "cache", "--out", tmp_path / "run")
