@@ -27,7 +27,7 @@ import numpy as np
 
 from pipeline.comparison import Row, compare, percent, points
 from pipeline.console import duration, say, table
-from pipeline.methods import extract_features, open_run, open_seed
+from pipeline.extraction import extract_features, open_run, open_seed
 from pipeline.tuning import run_finetune
 from stages.extractor import prepare
 from stages.finetune import baseline

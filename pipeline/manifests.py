@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from cache.errors import UsageError
-from pipeline.methods import MANIFEST, make_manifest
+from pipeline.extraction import MANIFEST, make_manifest
 from stages.data import Manifest
 from stages.options import Data, Features
 

@@ -1,4 +1,4 @@
-"""The steps of a comparison, each leaving what it did in the run: extraction, heads on the cache, fine-tuning.
+"""The methods of a comparison on cached features, each leaving in the run what it learned and what it reached.
 
 Every method is tested here and in the same way: on the manifest's test split, once, after it is trained.
 """
@@ -16,68 +16,17 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from cache import KeyMemo, key_of_bytes
-from pipeline.configuration import write_configuration
+from cache import key_of_bytes
 from pipeline.console import byte_count, duration, say
 from pipeline.models import Recipe, forget_model, plain_features, read_recipe, save_model
 from pipeline.results import Predictions, Result
-from stages.data import Manifest, load_manifest
-from stages.distributed import ALONE, Rank
-from stages.extract import Extraction, extract
+from stages.data import Manifest
 from stages.extractor import Extractor, complete_stores, read_features, readable_samples
 from stages.fitting.rows import AnyRows
 from stages.head import Rows, StreamedRows, head_probabilities, method_of, train_head
-from stages.machine import describe_machine
-from stages.options import Data, Features, Finetune, Head, HeadName
-from stages.progress import progress
+from stages.options import Head, HeadName
 from stages.training.cost import Cost, measured
 from stages.training.metrics import evaluate
-
-ENVIRONMENT = "environment.json"
-EXTRACTION = "extraction.json"
-MANIFEST = "manifest.csv"
-
-
-def open_run(path: Path, *groups: Data | Features | Head | Finetune) -> None:
-    """Make the run directory and leave the resolved configuration and the machine's description in it."""
-    write_configuration(path, *groups)
-    _write_json(path / ENVIRONMENT, describe_machine())
-
-
-def make_manifest(data: Data, features: Features, seed: int) -> Manifest:
-    """Return the manifest of the data under one seed, with keys remembered beside the cache."""
-    memo = KeyMemo(features.cache / "keys.sqlite")
-    return load_manifest(data, seed, memo=memo, progress=lambda items: progress(items, label="read keys", unit="files"))
-
-
-def manifest_in_words(manifest: Manifest) -> str:
-    """Return how many images of how many classes there are in each split, and what was done to get there."""
-    lines = [", ".join(manifest.summary())]
-    return "\n".join([*lines, *(f"note: {note}" for note in manifest.notes)])
-
-
-def open_seed(run: Path, data: Data, features: Features, seed: int) -> tuple[Manifest, Path]:
-    """Return the manifest of one seed and the directory it was left in, where all else of the seed goes too."""
-    manifest = make_manifest(data, features, seed)
-    say(f"seed {seed}: {manifest_in_words(manifest)}")
-    directory = run / f"seed-{seed}"
-    directory.mkdir(parents=True, exist_ok=True)
-    manifest.save(directory / MANIFEST)
-    return manifest, directory
-
-
-def extract_features(
-    extractor: Extractor, manifest: Manifest, directory: Path | None, rank: Rank = ALONE
-) -> Extraction:
-    """Bring the cache up to date, say what that took, and leave an account of it in `directory`."""
-    report = extract(extractor, manifest, rank)
-    if not rank.first:
-        return report
-    say(*_words(report, extractor))
-    if directory is not None:
-        account = {**report.to_json(), "notes": [*manifest.notes, *extractor.notes]}
-        _write_json(directory / EXTRACTION, account)
-    return report
 
 
 def run_heads(
@@ -256,34 +205,3 @@ def accuracy_in_words(result: Result) -> str:
     """Return the accuracy on the test split with its interval."""
     low, high = result.test["accuracy_ci95"]
     return f"test accuracy {result.test['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%})"
-
-
-def _words(report: Extraction, extractor: Extractor) -> list[str]:
-    rows = " + ".join(str(list(shape)) for shape in report.row_shapes)
-    views = f", {report.views} views" if report.views > 1 else ""
-    lines = [f"{report.backbone} ({report.weights}), cut at {report.cut}, row {rows}{views}"]
-    if report.extracted or report.elsewhere:
-        others = f", {report.elsewhere} by other processes" if report.elsewhere else ""
-        lines.append(
-            f"extracted {report.extracted} images{others} in {duration(report.seconds)} "
-            f"({report.images_per_second:.0f} images/s); {report.hits} were in the cache already"
-        )
-        busy = ", ".join(f"{stage} {share:.0%}" for stage, share in report.shares.items())
-        lines.append(f"busy: {busy}")
-    else:
-        lines.append(f"nothing to do: all {report.hits} images are in the cache")
-    paths = ", ".join(str(cache.path) for cache in extractor.caches)
-    lines.append(f"cache {paths}: {byte_count(report.size_on_disk)}")
-    lines += [f"note: {note}" for note in extractor.notes]
-    if report.skipped:
-        lines.append(f"skipped {len(report.skipped)} images that could not be read:")
-        lines += [f"  {location!r}: {reason}" for location, reason in report.skipped[:20]]
-        if len(report.skipped) > 20:
-            lines.append(f"  and {len(report.skipped) - 20} more; all are listed in {EXTRACTION} of the run")
-    return lines
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1, default=str), encoding="utf-8")
-    temporary.replace(path)

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.comparison import Comparison, compare, format_table
 from pipeline.configuration import NAME, read_configuration
 from pipeline.console import say
-from pipeline.methods import ENVIRONMENT, EXTRACTION
+from pipeline.extraction import ENVIRONMENT, EXTRACTION
 from pipeline.report import write_report
 from pipeline.results import read_json, write_predictions_csv, write_results_json
 

@@ -16,15 +16,7 @@ from numpy.typing import NDArray
 
 from cache import key_of_bytes
 from pipeline.console import byte_count, count, duration, say
-from pipeline.methods import (
-    accuracy_in_words,
-    finished,
-    place_of,
-    predictions_of,
-    recipe_of,
-    result_of,
-    run_heads,
-)
+from pipeline.methods import accuracy_in_words, finished, place_of, predictions_of, recipe_of, result_of, run_heads
 from pipeline.models import (
     HEAD_WITHOUT_VAL,
     RECIPE,

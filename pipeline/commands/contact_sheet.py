@@ -39,7 +39,7 @@ def contact_sheet(
         The PNG file.
     """
     from pipeline.console import say
-    from pipeline.methods import make_manifest, manifest_in_words
+    from pipeline.extraction import make_manifest, manifest_in_words
     from stages.data import Mixing, UnreadableImageError, augmentation, read_image
     from stages.data import contact_sheet as draw_sheet
     from stages.network.backbones import load_backbone

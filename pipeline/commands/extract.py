@@ -43,7 +43,7 @@ def extract(
     from dataclasses import replace
 
     from pipeline.console import say
-    from pipeline.methods import extract_features, make_manifest, manifest_in_words, open_run, open_seed
+    from pipeline.extraction import extract_features, make_manifest, manifest_in_words, open_run, open_seed
     from stages.distributed import joined
     from stages.extractor import prepare
 

@@ -37,7 +37,7 @@ def find_rate(
         Run directory; the plot is left in it as range-test.png.
     """
     from pipeline.console import say
-    from pipeline.methods import open_run, open_seed
+    from pipeline.extraction import open_run, open_seed
     from pipeline.tuning import RANGE_TEST, find_rates, found_in_words
     from stages.extractor import prepare
     from stages.finetune import require_trainable

@@ -38,7 +38,7 @@ def finetune(
     out
         Run directory for the network and its result.
     """
-    from pipeline.methods import open_run, open_seed
+    from pipeline.extraction import open_run, open_seed
     from pipeline.tuning import run_finetunings
     from stages.distributed import joined
     from stages.extractor import prepare

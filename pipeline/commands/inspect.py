@@ -34,7 +34,7 @@ def inspect(*, data: DataFlags, features: FeatureFlags = Features(), threshold: 
     from dataclasses import replace
 
     from pipeline.console import say
-    from pipeline.methods import extract_features, open_run, open_seed
+    from pipeline.extraction import extract_features, open_run, open_seed
     from pipeline.report.inspection import TABLE, InspectionReport, write_inspection
     from stages.extractor import prepare, read_features, readable_samples
     from stages.inspection.balance import Balance

@@ -37,7 +37,7 @@ def learning_curve(
     import numpy as np
 
     from pipeline.console import say
-    from pipeline.methods import extract_features, open_run, open_seed
+    from pipeline.extraction import extract_features, open_run, open_seed
     from pipeline.report.learning_curve import CurveReport, write_curve
     from stages.extractor import prepare, read_features, readable_samples
     from stages.fitting.rows import Rows

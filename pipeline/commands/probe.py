@@ -34,7 +34,7 @@ def probe(*, data: DataFlags, features: FeatureFlags = Features(), out: Path | N
         Run directory for probe.html, probe.csv, probe.json and the plot.
     """
     from pipeline.console import duration, say
-    from pipeline.methods import make_manifest, manifest_in_words, open_run, open_seed
+    from pipeline.extraction import make_manifest, manifest_in_words, open_run, open_seed
     from pipeline.report.probe import ProbeReport, write_probe
     from stages.extract import extract
     from stages.extractor import prepare

@@ -41,7 +41,8 @@ def run(
     out
         Run directory for everything: configuration, manifests, heads, networks, results and report.
     """
-    from pipeline.methods import extract_features, open_run, open_seed, run_heads
+    from pipeline.extraction import extract_features, open_run, open_seed
+    from pipeline.methods import run_heads
     from pipeline.publishing import publish
     from pipeline.tuning import run_finetunings
     from stages.extractor import prepare

@@ -25,7 +25,8 @@ def train(*, data: DataFlags, features: FeatureFlags = Features(), head: HeadFla
     out
         Run directory for heads and results.
     """
-    from pipeline.methods import open_run, open_seed, run_heads
+    from pipeline.extraction import open_run, open_seed
+    from pipeline.methods import run_heads
     from stages.extractor import prepare
 
     extractor = prepare(features)
