@@ -83,6 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, default=BASE.epochs)
     parser.add_argument("--views", type=int, default=4, help="cached views of each training image")
+    parser.add_argument("--precision", default="fp32", help="of all that is computed: fp32, bf16, or auto")
     parser.add_argument("--only", nargs="+", choices=["images", "cache", "baselines", "views"])
     parser.add_argument("--cache", type=Path, default=Features.cache)
     parser.add_argument(
@@ -96,9 +97,11 @@ def main(arguments: list[str] | None = None) -> None:
         image_size=options.image_size or (64 if options.quick else None),
         augment=options.augment,
         cache=options.cache,
+        precision=options.precision,
     )
     out = options.out or Path("runs") / f"techniques-{Path(data.data).name}"
-    base = replace(BASE, epochs=1 if options.quick else options.epochs)
+    autocast = "none" if options.precision == "fp32" else options.precision
+    base = replace(BASE, epochs=1 if options.quick else options.epochs, autocast=autocast)
     asked = _asked(base, options.only or ["images", "cache", "baselines"], options.views, quick=options.quick)
     open_run(out, data, features, Head(), base)
     for views in sorted({count for _, count, _ in asked.values()}):

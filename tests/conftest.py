@@ -1,6 +1,13 @@
+import gc
+
 import pytest
 
 from tests.photographs import make_folder
+
+
+def pytest_collection_finish():
+    """Leave the objects of the libraries, a million, out of every later search for garbage."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

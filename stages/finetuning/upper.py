@@ -205,7 +205,7 @@ def _top(
     if options.auxiliary:
         of_network = auxiliary_heads_for(graph, extractor.backbone.auxiliary, num_classes)
         heads = [one for one in of_network if graph.lies_between(start, one.cut, end)]
-    top = copy.deepcopy(section_with_auxiliary(graph, start, end, heads, boundary.trainable))
+    top = copy.deepcopy(section_with_auxiliary(graph, start, end, heads, boundary.trainable, folded=True))
     return top, {one.name: one.loss_weight for one in heads}
 
 

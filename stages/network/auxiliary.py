@@ -88,6 +88,8 @@ def section_with_auxiliary(
     end: Cut | None,
     heads: Collection[AuxiliaryHead],
     trainable: Collection[str] | None = None,
+    *,
+    folded: bool = False,
 ) -> Section:
     """Return a section that in training mode returns a pair: its output, and the logits of the heads on its way.
 
@@ -97,13 +99,13 @@ def section_with_auxiliary(
 
     Parameters
     ----------
-    graph, start, end, trainable
+    graph, start, end, trainable, folded
         As of :meth:`~stages.network.cut.CutGraph.section`.
     heads
         As :func:`auxiliary_heads_for` returns them.
     """
     on_the_way = {head.name: (head.cut, head.module) for head in heads if graph.lies_between(start, head.cut, end)}
-    return graph.section(start, end, trainable, on_the_way)
+    return graph.section(start, end, trainable, on_the_way, folded=folded)
 
 
 def load_heads(heads: Mapping[str, nn.Module], weights: Mapping[str, torch.Tensor]) -> None:

@@ -26,6 +26,7 @@ from torch import fx, nn
 
 from cache.errors import UsageError, suggestion
 from stages.network.classifier import output_layers
+from stages.network.folding import fold_while_training
 from stages.network.freezing import frozen_layers
 from stages.network.names import children, is_under, paths_to, shortest_prefixes
 from stages.network.tracing import Trace
@@ -187,6 +188,8 @@ class CutGraph:
         end: Cut | None,
         trainable: Collection[str] | None = None,
         branches: Mapping[str, tuple[Cut, nn.Module]] | None = None,
+        *,
+        folded: bool = False,
     ) -> Section:
         """Return the part of the network from the output of `start` to the output of `end`.
 
@@ -205,6 +208,9 @@ class CutGraph:
         branches
             Modules that take what crosses at cuts on the way, above `start` and not above `end`. They are in the
             section under the names given. In training mode the section returns what they make of it, too.
+        folded
+            Whether to train it by quicker ways to the same sums, equal to within rounding and not bit by bit: see
+            :func:`~stages.network.folding.fold_while_training`.
 
         Raises
         ------
@@ -215,7 +221,7 @@ class CutGraph:
         in_training = self._training_trace if trainable is None else self._partly_frozen_trace(trainable)
         taps = [(name, cut.name) for name, (cut, _) in branches.items()]
         graphs = {False: self._trace.section(*ends), True: in_training.section(*ends, taps)}
-        return Section(self.module, graphs, {name: branch for name, (_, branch) in branches.items()})
+        return Section(self.module, graphs, {name: branch for name, (_, branch) in branches.items()}, folded=folded)
 
     def lies_between(self, start: Cut | None, cut: Cut, end: Cut | None) -> bool:
         """Say whether a cut lies above `start` (None: the image) and not above `end` (None: the logits)."""
@@ -503,7 +509,9 @@ class CutGraph:
 class Section(nn.Module):
     """Part of a network, computing with the network's own submodules; made by :meth:`CutGraph.section`."""
 
-    def __init__(self, network: nn.Module, graphs: dict[bool, fx.Graph], branches: Mapping[str, nn.Module]) -> None:
+    def __init__(
+        self, network: nn.Module, graphs: dict[bool, fx.Graph], branches: Mapping[str, nn.Module], *, folded: bool
+    ) -> None:
         super().__init__()
         self.training = network.training
         for graph in graphs.values():
@@ -512,6 +520,9 @@ class Section(nn.Module):
                     _share(network, self, str(node.target))
         for name, branch in branches.items():
             setattr(self, name, branch)
+        if folded:
+            for graph in graphs.values():
+                fold_while_training(graph, self)
         # The function that fx writes for a graph only reads attributes of its first argument, so that one module can
         # carry one for each mode.
         self._forwards = {mode: type(fx.GraphModule(self, graph)).forward for mode, graph in graphs.items()}

@@ -1,7 +1,8 @@
 """Folding BatchNorm into the convolution below it: in evaluation mode the two are one affine map of the input.
 
 Works on the graph of a section (see `cut`). What is folded follows from the graph and the kinds of the layers alone,
-so that it is the same on every machine.
+so that it is the same on every machine. What is frozen is folded once (`fold_batchnorm`); what trains, anew in every
+pass (`fold_while_training`).
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ import copy
 from typing import Any
 
 import torch
-from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d, FrozenBatchNormAct2d
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d
 
-# Exactly these kinds, not those derived from them: some standardise their weights, or do other things, when called.
-_CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
+from stages.network.convolving import CONVOLUTIONS, convolve
+
+# Exactly these kinds, as of the convolutions.
 _NORMALISATIONS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 _NORMALISATIONS_WITH_ACTIVATION = (BatchNormAct2d, FrozenBatchNormAct2d)
+_FROZEN = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
 
 
 def fold_batchnorm(section: fx.GraphModule) -> tuple[fx.GraphModule, int]:
@@ -35,9 +37,9 @@ def fold_batchnorm(section: fx.GraphModule) -> tuple[fx.GraphModule, int]:
         An evaluation graph and its layers. They are left as they are, and shared with the result where not folded.
     """
     folded = fx.GraphModule(section, copy.deepcopy(section.graph))
-    _open_sequentials(folded)
     graph = folded.graph
-    pairs = [node for node in graph.nodes if _ends_a_pair(node, folded)]
+    _open_sequentials(graph, folded)
+    pairs = [node for node in graph.nodes if _ends_a_pair(node, folded) and _is_fixed(_layer(node, folded))]
     for node in pairs:
         convolution, name = node.all_input_nodes[0], f"{node.name}_folded"
         folded.add_submodule(name, _fold(_layer(convolution, folded), _layer(node, folded)))
@@ -48,13 +50,65 @@ def fold_batchnorm(section: fx.GraphModule) -> tuple[fx.GraphModule, int]:
     return fx.GraphModule(folded, graph), len(pairs)  # made anew, it holds only the layers that the graph calls
 
 
-def _open_sequentials(section: fx.GraphModule) -> None:
+def fold_while_training(graph: fx.Graph, network: nn.Module) -> int:
+    """Make each convolution of a section's graph with its BatchNorm one call, and return how many there are.
+
+    While the BatchNorm is in evaluation mode, which is asked in every pass, the call folds the two: the gradients of
+    both are the same, and the map is gone through once less forward, twice less backward. Else one runs after the
+    other.
+    Layers stay where they are, under their names. Convolutions that stand alone are run by
+    :func:`~stages.network.convolving.convolve`, too.
+
+    Parameters
+    ----------
+    graph
+        Of either mode; it is rewritten.
+    network
+        What the graph computes with.
+    """
+    _open_sequentials(graph, network)
+    pairs = [node for node in graph.nodes if _ends_a_pair(node, network)]
+    for node in pairs:
+        convolution = node.all_input_nodes[0]
+        with graph.inserting_before(node):
+            layers = [graph.get_attr(str(one.target)) for one in (convolution, node)]
+            node.replace_all_uses_with(graph.call_function(_convolve_and_normalise, (*layers, *convolution.args)))
+        graph.erase_node(node)
+        graph.erase_node(convolution)
+    for node in [node for node in graph.nodes if type(_layer(node, network)) in CONVOLUTIONS]:
+        with graph.inserting_before(node):
+            layer = graph.get_attr(str(node.target))
+            node.replace_all_uses_with(graph.call_function(_convolve, (layer, *node.args)))
+        graph.erase_node(node)
+    return len(pairs)
+
+
+def _convolve(convolution: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    return convolve(convolution, x, convolution.weight, convolution.bias)
+
+
+def _convolve_and_normalise(convolution: nn.Conv2d, normalisation: Any, x: torch.Tensor) -> torch.Tensor:
+    if not _is_fixed(normalisation):
+        normalised: torch.Tensor = normalisation(_convolve(convolution, x))
+        return normalised
+    scale = torch.rsqrt(normalisation.running_var + normalisation.eps)
+    if normalisation.weight is not None:
+        scale = scale * normalisation.weight
+    shift = -normalisation.running_mean if convolution.bias is None else convolution.bias - normalisation.running_mean
+    bias = shift * scale if normalisation.bias is None else shift * scale + normalisation.bias
+    output = convolve(convolution, x, convolution.weight * scale[:, None, None, None], bias)
+    if isinstance(normalisation, _NORMALISATIONS_WITH_ACTIVATION):
+        activated: torch.Tensor = normalisation.act(normalisation.drop(output))
+        return activated
+    return output
+
+
+def _open_sequentials(graph: fx.Graph, network: nn.Module) -> None:
     """Replace each call of a sequence of layers by the calls of its layers: the tracer takes some for one step."""
-    graph = section.graph
     waiting = list(graph.nodes)
     while waiting:
         node = waiting.pop()
-        layer = _layer(node, section)
+        layer = _layer(node, network)
         if isinstance(layer, nn.Sequential) and type(layer).forward is nn.Sequential.forward:
             output = node.args[0]
             with graph.inserting_before(node):
@@ -65,23 +119,25 @@ def _open_sequentials(section: fx.GraphModule) -> None:
             graph.erase_node(node)
 
 
-def _ends_a_pair(node: fx.Node, section: fx.GraphModule) -> bool:
-    """Say whether a node is a BatchNorm that can be folded into the convolution below it."""
-    layer = _layer(node, section)
+def _ends_a_pair(node: fx.Node, network: nn.Module) -> bool:
+    """Say whether a node is a BatchNorm that, with fixed statistics, can be folded into the convolution below it."""
+    layer = _layer(node, network)
     if type(layer) not in (*_NORMALISATIONS, *_NORMALISATIONS_WITH_ACTIVATION):
         return False
     below = node.all_input_nodes[0]
-    return (
-        type(_layer(below, section)) in _CONVOLUTIONS
-        and len(below.users) == 1
-        and not layer.training
-        and layer.running_mean is not None
-    )
+    return type(_layer(below, network)) in CONVOLUTIONS and len(below.users) == 1
 
 
-def _layer(node: fx.Node, section: fx.GraphModule) -> Any:
+def _is_fixed(normalisation: Any) -> bool:
+    """Say whether a BatchNorm normalises by its running statistics, and leaves them as they are."""
+    if isinstance(normalisation, _FROZEN):
+        return True
+    return not normalisation.training and normalisation.running_mean is not None
+
+
+def _layer(node: fx.Node, network: nn.Module) -> Any:
     """Return the layer that a node calls; None if it calls none."""
-    return section.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return network.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def _fold(convolution: nn.Conv2d, normalisation: Any) -> nn.Module:

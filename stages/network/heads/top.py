@@ -54,7 +54,7 @@ class TopHead(Head):
         order = [one.name for one in graph.cuts]
         blocks = nn.Module()
         if order.index(cut.name) < order.index(end.name):
-            blocks = copy.deepcopy(graph.section(cut, end)).requires_grad_(True)
+            blocks = copy.deepcopy(graph.section(cut, end, folded=True)).requires_grad_(True)
         if not [*blocks.parameters()]:
             raise UsageError(
                 f"--head top trains the blocks between the cut and the output layer, and above {cut.name!r} there are "

@@ -115,6 +115,65 @@ def test_the_given_section_is_left_as_it_is_and_shares_what_is_not_folded():
     assert "features.conv0.weight" not in folded.state_dict()
 
 
+def sections_that_train(name):
+    """A whole network as a section, plain and folded, each with layers of its own, and an input; in float64."""
+    found = graph(name)
+    end = found.resolve("auto")
+    plain, folded = (copy.deepcopy(found.section(None, end, folded=one)).double() for one in (False, True))
+    return plain.requires_grad_(True), folded.requires_grad_(True), images(name, 2, seed=4).double()
+
+
+def gradients_of(section, x):
+    """The output, and the gradients of all parameters and of the input by their names."""
+    x = x.clone().requires_grad_()
+    torch.manual_seed(5)
+    output = section(x)
+    generator = torch.Generator().manual_seed(6)
+    (output * torch.randn(output.shape, generator=generator, dtype=output.dtype)).sum().backward()
+    of_parameters = {name: parameter.grad for name, parameter in section.named_parameters()}
+    return output.detach(), {"x": x.grad, **of_parameters}
+
+
+@pytest.mark.parametrize("mode", ["evaluation", "training"])
+@pytest.mark.parametrize("name", [*FOLDED, "timm:convnext_atto"])
+def test_folding_while_training_keeps_function_gradients_and_statistics(name, mode):
+    plain, folded, x = sections_that_train(name)
+    for one in (plain, folded):
+        one.train(mode == "training")
+    (expected, of_plain), (found, of_folded) = gradients_of(plain, x), gradients_of(folded, x)
+    assert error(found, expected) < 1e-10
+    assert list(of_folded) == list(of_plain)
+    largest = max(gradient.abs().max() for gradient in of_plain.values())
+    for parameter, gradient in of_plain.items():
+        assert (of_folded[parameter] - gradient).abs().max() < 1e-8 * largest, parameter
+    for buffer, value in plain.state_dict().items():
+        torch.testing.assert_close(folded.state_dict()[buffer], value, rtol=1e-10, atol=1e-10, msg=buffer)
+
+
+def test_which_of_the_two_is_asked_in_every_pass():
+    plain, folded, x = sections_that_train("resnet18")
+    for one in (plain, folded):
+        one.train()
+        one.layer1.eval()
+    before = {name: value.clone() for name, value in folded.state_dict().items()}
+    assert error(gradients_of(folded, x)[0], gradients_of(plain, x)[0]) < 1e-10
+    moved = {name for name, value in folded.state_dict().items() if not torch.equal(value, before[name])}
+    statistics = {name for name in before if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+    assert moved == {name for name in statistics if not name.startswith("layer1")}
+
+
+def test_a_folded_convolution_and_its_batchnorm_are_not_run_one_after_the_other():
+    _, folded, x = sections_that_train("timm:tf_efficientnet_lite0")
+    run = []
+    for layer in folded.modules():
+        if isinstance(layer, nn.Conv2d | nn.BatchNorm2d):
+            layer.register_forward_hook(lambda layer, inputs, output: run.append(layer))
+    folded.eval()(x)
+    assert run == []
+    folded.train()(x)
+    assert {type(layer) for layer in run} == {BatchNormAct2d}
+
+
 @pytest.mark.parametrize("normalisation", [nn.BatchNorm2d, FrozenBatchNorm2d, BatchNormAct2d, FrozenBatchNormAct2d])
 @pytest.mark.parametrize("bias", [True, False])
 @torch.no_grad()
