@@ -5,6 +5,7 @@
     python benchmarks/techniques.py --data elpv                      # hours on two cores; goes on where it was stopped
     python benchmarks/techniques.py --data photos/ --image-size 128
     python benchmarks/techniques.py --data elpv --only views         # how many cached views it takes
+    python benchmarks/techniques.py --data elpv --only baselines     # what the pretrained weights are worth, by epoch
     python benchmarks/techniques.py --quick                          # minutes, on scikit-learn's digits
 
 Everything is compared with the same fine-tuning without that technique, from the same head, on the same test images.
@@ -19,6 +20,7 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 # The repository goes before this folder, whose cache.py is not the package cache.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -28,6 +30,7 @@ import numpy as np
 from pipeline.comparison import Row, compare, percent, points
 from pipeline.console import duration, say, table
 from pipeline.extraction import extract_features, open_run, open_seed
+from pipeline.report.figures import save_png, validation_curves
 from pipeline.tuning import run_finetune
 from stages.extractor import prepare
 from stages.finetune import baseline
@@ -70,6 +73,7 @@ FROM_CACHE = {
     "two batches a step": {"accumulate": 2},
     "last blocks drawn anew": {"reinit": "2", "rate": 1e-3},
 }
+BASELINES: tuple[Literal["scratch", "frozen"], ...] = ("scratch", "frozen")
 VIEWS = (1, 2, 3, 5, 8)
 
 
@@ -112,11 +116,15 @@ def main(arguments: list[str] | None = None) -> None:
             for label, (chosen, count, _) in asked.items():
                 if count == views:
                     run_finetune(extractor, manifest, replace(chosen, label=label), Head(), seed, directory)
-    comparison = compare([out])
-    say("", _table({row.name: row for row in comparison.rows}, asked))
+    rows = {row.name: row for row in compare([out]).rows}
+    say("", _table(rows, asked))
     if options.only == ["views"]:
-        _draw_views({row.name: row for row in comparison.rows}, asked, out / "views.png")
+        _draw_views(rows, asked, out / "views.png")
         say(f"plot: {out / 'views.png'}")
+    if {*BASELINES} <= {*asked}:
+        curves = validation_curves(dict(enumerate(rows[one] for one in ("fine-tuning", *BASELINES))), None, "epoch")
+        save_png(curves, out / "curves.png")
+        say(f"plot: {out / 'curves.png'}")
 
 
 def _asked(base: Finetune, only: list[str], views: int, *, quick: bool) -> dict[str, tuple[Finetune, int, str | None]]:
@@ -132,7 +140,8 @@ def _asked(base: Finetune, only: list[str], views: int, *, quick: bool) -> dict[
             against = "fine-tuning" if name == "from cached views" else _label("from cached views")
             asked[_label(name)] = replace(base, from_cache=True, **changed), views, against
     if "baselines" in only:
-        for which in ("scratch", "frozen"):
+        asked.setdefault("fine-tuning", (base, 1, None))
+        for which in BASELINES:
             asked[which] = baseline(base, which), 1, "fine-tuning"
     if "views" in only:
         asked.setdefault("fine-tuning", (base, 1, None))

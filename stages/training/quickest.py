@@ -27,8 +27,8 @@ def quicker_autocast(
 ) -> Autocast:
     """Return ``bf16`` where it is quicker than float32, else ``none``; nothing is changed but the time of day.
 
-    Dense convolutions gain, depthwise ones and normalisation lose. A device that has no instructions for bfloat16 is
-    not tried.
+    Products and convolutions gain, what goes through a map element by element may lose. A device that has no
+    instructions for bfloat16 is not tried.
     """
     device = next(model.parameters()).device
     if not multiplies_bfloat16(device):
