@@ -74,6 +74,9 @@ FROM_CACHE = {
     "last blocks drawn anew": {"reinit": "2", "rate": 1e-3},
 }
 BASELINES: tuple[Literal["scratch", "frozen"], ...] = ("scratch", "frozen")
+CURVES = {"fine-tuning": "fine-tuned top", "scratch": "from scratch", "frozen": "head on frozen network"}
+"""What is drawn by epoch, and how it is named."""
+
 VIEWS = (1, 2, 3, 5, 8)
 
 
@@ -122,8 +125,8 @@ def main(arguments: list[str] | None = None) -> None:
         _draw_views(rows, asked, out / "views.png")
         say(f"plot: {out / 'views.png'}")
     if {*BASELINES} <= {*asked}:
-        curves = validation_curves(dict(enumerate(rows[one] for one in ("fine-tuning", *BASELINES))), None, "epoch")
-        save_png(curves, out / "curves.png")
+        named = [replace(rows[one], label=words) for one, words in CURVES.items()]
+        save_png(validation_curves(dict(enumerate(named)), None, "epoch"), out / "curves.png")
         say(f"plot: {out / 'curves.png'}")
 
 
