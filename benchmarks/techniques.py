@@ -181,7 +181,7 @@ def _draw_views(rows: dict[str, Row], asked: dict[str, tuple[Finetune, int, str 
 
     counts = [views for label, (_, views, _) in asked.items() if label != "fine-tuning"]
     cached, images = [rows[f"views-{views}"] for views in counts], rows["fine-tuning"]
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     ends = np.array([row.accuracy_ci95 for row in cached]).T * 100
     accuracy = np.array([row.accuracy for row in cached]) * 100
@@ -190,12 +190,12 @@ def _draw_views(rows: dict[str, Row], asked: dict[str, tuple[Finetune, int, str 
     left.axhspan(100 * low, 100 * high, color="0.9")
     left.axhline(100 * images.accuracy, color="0.4", label="images, new renderings in each epoch")
     left.set(xlabel="cached views", ylabel="test accuracy, %")
-    left.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
     for stage, name in (("train", "training"), ("extract", "filling the cache")):
         right.plot(counts, [row.seconds_by_stage[stage] for row in cached], "o-", label=name)
     right.axhline(images.seconds_by_stage["train"], color="0.4", label="training from images")
     right.set(xlabel="cached views", ylabel="seconds", ylim=(0, None))
-    right.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
     figure.savefig(path, dpi=130)
 
 

@@ -221,7 +221,7 @@ def find_rates(
 def found_in_words(test: RangeTest, otherwise: str) -> str:
     """Return the option with the rate that a range test suggests; where it suggests none, what follows from that."""
     if test.suggestion is None:
-        return f"the loss never falls; {otherwise}"
+        return f"the loss never falls by more than chance; {otherwise}"
     return f"{'--finetune-head-rate' if test.block == HEAD else '--rate'} {test.suggestion:.1e}"
 
 

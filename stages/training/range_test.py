@@ -48,7 +48,7 @@ class RangeTest:
     smoothed : float64 [steps]
         Its running mean.
     suggestion : float or None
-        Where the loss falls most steeply over the logarithm of the rate; None where it never falls.
+        Where the loss falls most steeply over the logarithm of the rate; None where it never falls by more than chance.
     block : str or None
         The only block whose rate rose.
     """
@@ -176,10 +176,20 @@ def _running_mean(losses: list[float]) -> float:
 
 
 def _steepest_descent(found: RangeTest) -> float | None:
-    """Return the rate at which the loss falls most steeply, once its mean has settled and before its lowest."""
-    steps = slice(_SETTLED, found.lowest + 1)
-    rates, smoothed = found.rates[steps], found.smoothed[steps]
-    if len(smoothed) < 2:
+    """Return the rate around which the loss falls most steeply, before its lowest mean; None where it falls by chance.
+
+    The fall at a step is the difference between the means of the losses before it and from it on; the running mean
+    would tell it some steps late. By chance is what is no more than three standard errors, as batches differ from one
+    to the next: a network that begins with a fitted head has little to gain, and the steepest of many falls is never 0.
+    """
+    losses = found.losses[: found.lowest + 1]
+    width = min(_SETTLED, len(losses) // 2)
+    if width < 2:
         return None
-    slopes = np.gradient(smoothed, np.log(rates))
-    return float(rates[slopes.argmin()]) if slopes.min() < 0 else None
+    means = np.convolve(losses, np.full(width, 1 / width), "valid")
+    falls = means[:-width] - means[width:]
+    deviation = float(np.std(np.diff(losses))) / np.sqrt(2)
+    steepest = int(falls.argmax())
+    if falls[steepest] <= 3 * deviation * np.sqrt(2 / width):
+        return None
+    return float(found.rates[steepest + width])

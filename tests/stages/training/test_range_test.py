@@ -10,7 +10,7 @@ import torch
 from cache.errors import CutpointError, DataError, UsageError
 from stages.training.loop import Training, fit
 from stages.training.optimisers import blockwise_groups, make_optimiser
-from stages.training.range_test import RangeTest, _steepest_descent, range_test
+from stages.training.range_test import RangeTest, _running_mean, _steepest_descent, range_test
 from stages.training.schedules import Schedule, make_schedule
 from tests.stages.training.networks import pictures, quick_network
 
@@ -165,7 +165,7 @@ def test_frozen_layers_stay_out_of_it():
     model.requires_grad_(False)
     model.classifier.requires_grad_(True)
     before = everything(model, optimiser)
-    found = range_test(model, optimiser, Training(1), batches, lowest=1e-5, steps=20)
+    found = range_test(model, optimiser, Training(1), batches, lowest=1e-5, steps=60)
     assert found.suggestion is not None
     assert equal(before, everything(model, optimiser))
 
@@ -183,6 +183,25 @@ def test_an_easy_batch_among_the_first_does_not_hide_that_the_loss_falls_later()
     found = RangeTest(rates, smoothed, smoothed, None)
     assert found.lowest == 49
     assert _steepest_descent(found) == pytest.approx(rates[35])
+
+
+def noisy(seed, fall):
+    """A test of a loss of 0.6 that falls by so much around a rate of 1e-4, rises from 1e-3 on, and is noisy."""
+    rates = np.geomspace(1e-7, 1e-2, 70)
+    clean = 0.6 - fall / (1 + (1e-4 / rates) ** 2) + (rates / 1e-3) ** 2
+    losses = clean + np.random.default_rng(seed).normal(0, 0.15, len(rates))
+    smoothed = np.array([_running_mean([*losses[: end + 1]]) for end in range(len(rates))])
+    return RangeTest(rates, losses, smoothed, None)
+
+
+def test_chance_suggests_nothing_and_does_not_hide_where_the_loss_falls():
+    """A network that begins with a fitted head has little to gain, and its batches differ by more than that."""
+    flat = [_steepest_descent(noisy(seed, fall=0.0)) for seed in range(40)]
+    assert sum(rate is not None for rate in flat) <= 4
+    falling = [_steepest_descent(noisy(seed, fall=0.6)) for seed in range(40)]
+    found = [rate for rate in falling if rate is not None]
+    assert len(found) >= 36
+    assert all(2e-5 < rate < 2e-3 for rate in found)
 
 
 @pytest.mark.parametrize(
