@@ -7,7 +7,7 @@ a stride (100 times). They are computed here from what it is quick at; ``benchma
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
@@ -58,7 +58,11 @@ def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -
 def _has_slow_gradients(layer: nn.Conv2d) -> bool:
     if not layer.groups == layer.in_channels == layer.out_channels or max(layer.dilation) > 1:
         return False
-    return max(layer.stride) > 1 or (min(layer.kernel_size) >= _QUICK and max(layer.kernel_size) > _QUICK)
+    return max(layer.stride) > 1 or _is_large(layer.kernel_size)
+
+
+def _is_large(kernel: Sequence[int]) -> bool:
+    return min(kernel) >= _QUICK and max(kernel) > _QUICK
 
 
 class _Depthwise(torch.autograd.Function):
@@ -94,12 +98,12 @@ def _of_input(gradient: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding
 
 
 def _of_weight(gradient: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
-    """Put the gradient of a larger kernel together from those of 3 x 3 kernels over shifted inputs.
+    """Put the gradient of a kernel of 3 x 3 or more together from those of 3 x 3 kernels over shifted inputs.
 
     Entry i of the gradient sums gradient[h] x[stride h + i - padding], along each side. So the entries from `start` on
     are those of a 3 x 3 kernel without padding, over the x that is shifted by padding - start.
     """
-    if max(weight.shape[2:]) <= _QUICK:
+    if not _is_large(weight.shape[2:]):
         return _backward(gradient, x, weight, stride, padding, of_weight=True)
     found = torch.empty_like(weight)
     part = weight.new_empty(len(weight), 1, _QUICK, _QUICK)

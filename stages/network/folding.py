@@ -50,13 +50,12 @@ def fold_batchnorm(section: fx.GraphModule) -> tuple[fx.GraphModule, int]:
     return fx.GraphModule(folded, graph), len(pairs)  # made anew, it holds only the layers that the graph calls
 
 
-def fold_while_training(graph: fx.Graph, network: nn.Module) -> int:
-    """Make each convolution of a section's graph with its BatchNorm one call, and return how many there are.
+def fold_while_training(graph: fx.Graph, network: nn.Module) -> None:
+    """Make each convolution of a section's graph with its BatchNorm one call.
 
     While the BatchNorm is in evaluation mode, which is asked in every pass, the call folds the two: the gradients of
     both are the same, and the map is gone through once less forward, twice less backward. Else one runs after the
-    other.
-    Layers stay where they are, under their names. Convolutions that stand alone are run by
+    other. Layers stay where they are, under their names. Convolutions that stand alone are run by
     :func:`~stages.network.convolving.convolve`, too.
 
     Parameters
@@ -67,8 +66,7 @@ def fold_while_training(graph: fx.Graph, network: nn.Module) -> int:
         What the graph computes with.
     """
     _open_sequentials(graph, network)
-    pairs = [node for node in graph.nodes if _ends_a_pair(node, network)]
-    for node in pairs:
+    for node in [node for node in graph.nodes if _ends_a_pair(node, network)]:
         convolution = node.all_input_nodes[0]
         with graph.inserting_before(node):
             layers = [graph.get_attr(str(one.target)) for one in (convolution, node)]
@@ -80,7 +78,6 @@ def fold_while_training(graph: fx.Graph, network: nn.Module) -> int:
             layer = graph.get_attr(str(node.target))
             node.replace_all_uses_with(graph.call_function(_convolve, (layer, *node.args)))
         graph.erase_node(node)
-    return len(pairs)
 
 
 def _convolve(convolution: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
