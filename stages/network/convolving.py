@@ -1,8 +1,8 @@
 """Convolutions with weights that are given, as they are trained: the same sums, by kernels that are quick.
 
 oneDNN, which computes for torch on CPUs, lacks quick kernels for some gradients of depthwise convolutions in 16 bits:
-for those of weights larger than 3 x 3 (40 times as long as the forward pass), and for those of the input where there is
-a stride (100 times). They are computed here from what it is quick at; ``benchmarks/depthwise.py`` shows both ways.
+for those of weights larger than 3 x 3, and for those of the input where there is a stride. They are computed here from
+what it is quick at; ``benchmarks/depthwise.py`` shows both ways.
 """
 
 from __future__ import annotations

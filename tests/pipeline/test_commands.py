@@ -350,6 +350,19 @@ def test_help_teaches_with_an_example_and_does_not_wait_for_torch(command):
     assert "HEAVY []" in done.stdout
 
 
+def test_an_extraction_does_not_wait_for_what_trains_and_draws(photographs, tmp_path):
+    """Importing scikit-learn takes as long as some hundred images."""
+    script = (
+        "import sys; from pipeline.__main__ import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "print('HEAVY', sorted({'sklearn', 'scipy', 'matplotlib'} & sys.modules.keys()))"
+    )
+    arguments = ["extract", "--data", str(photographs), "--image-size", "64", "--cache", str(tmp_path / "cache")]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True, text=True)
+    assert "extracted 72 images" in done.stdout
+    assert "HEAVY []" in done.stdout
+
+
 def test_an_interrupted_extraction_keeps_what_it_has_done(tmp_path):
     folder = make_folder(tmp_path / "own", per_class=150)
     command = [sys.executable, "-m", "pipeline", "extract", "--data", str(folder), "--cache", str(tmp_path / "cache")]
