@@ -332,7 +332,8 @@ def complete_stores(extractor: Extractor, manifest: Manifest, view: int = 0) -> 
             raise CacheError(
                 f"{len(missing)} of {len(manifest.keys)} images have no cached features for {extractor.backbone.name} "
                 f"at {tap.cut.name} in {extractor.options.cache} (first: {first}{f', view {view}' if view else ''}); "
-                "run `extract` with the same --data, --backbone, --cut, --pool, --cache and --views first"
+                "run `extract` first, with the same --data and the same options of stage 1 (--backbone, --cut, --pool, "
+                "--image-size, --precision, --views, --augment, --cache)"
             )
     return stores
 

@@ -312,7 +312,10 @@ WRONG = [
     (["extract", "--data", "{photos}", "--pool", "median"], "avgmax"),
     (["extract", "--data", "{photos}", "--augment", "crop+flpi"], "Did you mean 'flip'"),
     (["contact-sheet", "--data", "{photos}", "--cutmix", "-1", "--out", "{tmp}/sheet.png"], "--cutmix -1 must be"),
-    (["train", "--data", "{photos}", "--image-size", "64", "--cache", "{tmp}/c", "--out", "{tmp}/r"], "run `extract`"),
+    (
+        ["train", "--data", "{photos}", "--image-size", "64", "--cache", "{tmp}/c", "--out", "{tmp}/r"],
+        "the same options of stage 1 (--backbone, --cut, --pool, --image-size, --precision,",
+    ),
     (["train", "--data", "{photos}", "--head", "logistik", "--out", "{tmp}/r"], "logistic"),
     (["train", "--data", "{photos}", "--head-batch-size", "0", "--out", "{tmp}/r"], "--head-batch-size 0 must be"),
     (["train", "--data", "{photos}", "--regularisation", "1", "-1", "--out", "{tmp}/r"], "--regularisation"),
