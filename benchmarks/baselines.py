@@ -1,7 +1,7 @@
-"""What people do without cutpoint. Nothing is tuned here, and nothing is made worse than it is commonly written.
+"""What people do without cutonce. Nothing is tuned here, and nothing is made worse than it is commonly written.
 
 Each function is run by `measurement.measure` in a process and a folder of its own. They take the network and its
-weights from cutpoint's own loader, in plain NCHW, so that features can be compared; the time for that is not counted.
+weights from cutonce's own loader, in plain NCHW, so that features can be compared; the time for that is not counted.
 torch is imported before anything of `stages`, which would have set how OpenMP's threads wait.
 """
 
@@ -23,10 +23,11 @@ from torchvision.datasets import ImageFolder
 
 from benchmarks.frozen_training import BATCH_SIZE, new_head, order, train
 from benchmarks.measurement import FEATURES, Measurement, measuring
-from stages.data import Preprocessing, read_image
-from stages.network.backbones import load_backbone
+from stages.data.images.preprocessing import Preprocessing
+from stages.data.sources.open_image import read_image
+from stages.network.backbones.registry import load_backbone
 from stages.network.classifier import output_layers
-from stages.network.cut import CutGraph
+from stages.network.graph.cuts import CutGraph
 
 Transform = Callable[[Any], Tensor]
 
@@ -41,7 +42,7 @@ def tutorial_features(images: str, backbone: str, weights: str, device: str) -> 
 
 
 def features_of_our_pixels(images: str, backbone: str, weights: str, device: str, count: int) -> Measurement:
-    """Extract features as `tutorial_features` does, but of the pixels that cutpoint renders, of the first images."""
+    """Extract features as `tutorial_features` does, but of the pixels that cutonce renders, of the first images."""
     loaded = load_backbone(backbone, weights)
     network = _without_output_layer(loaded.module).to(device)
     std = torch.tensor(loaded.preprocessing.std)[:, None, None]

@@ -9,7 +9,7 @@ Run it on a machine that does nothing else::
 All sides of a table take turns in one process, several times over; given are medians, and after a ratio its smallest
 and largest value over the turns. The files are in the page cache of the system: what is compared is the work of the
 processor. Every side ends with the same rows in memory of its own: in a new array, for which the system has to hand out
-memory, or, where it says so, in an array that was there before. Cutpoint alone verifies checksums. It begins each time
+memory, or, where it says so, in an array that was there before. Cutonce alone verifies checksums. It begins each time
 with a cache just opened, of which nothing has been read; opening has a table of its own.
 """
 
@@ -44,7 +44,7 @@ from safetensors.numpy import load_file, save_file
 
 from benchmarks.measurement import ROOT, in_fresh_process
 from cache import FeatureCache, Spec, key_of_bytes
-from pipeline.console import byte_count, say, table
+from pipeline.text import byte_count, echo, table
 
 SPEC = Spec("none", "none", "none", "none", {}, None, "fp32", "float16", "none")
 VECTOR, MAP = (1280,), (256, 14, 14)
@@ -88,7 +88,7 @@ def main() -> None:
         compare_opening(scale, Path(folder) / "opening")
         for name, features in real_features(Path(folder) / "real") if scale.real else [("drawn numbers", sparse())]:
             compare_compression(name, features, scale, Path(folder) / name.replace(" ", "-"))
-    say(f"{os.cpu_count()} cores; load when this ended: {os.getloadavg()[0]:.1f}")
+    echo(f"{os.cpu_count()} cores; load when this ended: {os.getloadavg()[0]:.1f}")
 
 
 def compare_formats(name: str, features: Features, scale: Scale, folder: Path) -> None:
@@ -103,7 +103,7 @@ def compare_formats(name: str, features: Features, scale: Scale, folder: Path) -
             "numpy tofile": lambda: (features.tofile(files["bin"]), to_disk(files["bin"])),
             "safetensors": lambda: (save_file({"rows": features}, files["safetensors"]), to_disk(files["safetensors"])),
             "h5py, one array": lambda: write_hdf5(files["h5"], features),
-            "cutpoint": written_anew(folder / "written", keys, features),
+            "cutonce": written_anew(folder / "written", keys, features),
         },
     )
     cache = write_cache(folder / "cache", keys, features)
@@ -138,28 +138,28 @@ def compare_formats(name: str, features: Features, scale: Scale, folder: Path) -
             "all: numpy.memmap": (map_again, np.array),
             "all: safetensors": lambda: load_file(files["safetensors"])["rows"],
             "all: h5py": lambda: read_hdf5(files["h5"]),
-            "all: cutpoint": (opened, lambda cache: cache.read(keys)),
+            "all: cutonce": (opened, lambda cache: cache.read(keys)),
             "all, array given: numpy.memmap": (map_again, lambda array: np.copyto(out, array)),
-            "all, array given: cutpoint": (opened, lambda cache: cache.read(keys, out=out)),
+            "all, array given: cutonce": (opened, lambda cache: cache.read(keys, out=out)),
             "permuted: numpy.memmap": (map_again, lambda array: array[order]),
-            "permuted: cutpoint": (opened, lambda cache: cache.read(shuffled_keys)),
-            "in parts, in order: cutpoint": (opened, parts_of_cache),
+            "permuted: cutonce": (opened, lambda cache: cache.read(shuffled_keys)),
+            "in parts, in order: cutonce": (opened, parts_of_cache),
             "random batches: numpy.memmap": batches_of_mapped,
-            "shuffled batches: cutpoint": (opened, batches_of_cache),
+            "shuffled batches: cutonce": (opened, batches_of_cache),
         },
     )
     title = f"{len(features):,} {name} {features.shape[1:]} of float16, {byte_count(features.nbytes)}"
-    say("", f"Writing {title}, to the disk (fsync)", "", speeds(written, features.nbytes, {"cutpoint": "numpy tofile"}))
+    echo("", f"Writing {title}, to the disk (fsync)", "", speeds(written, features.nbytes, {"cutonce": "numpy tofile"}))
     against = {
         "all: safetensors": "all: numpy.memmap",
         "all: h5py": "all: numpy.memmap",
-        "all: cutpoint": "all: numpy.memmap",
-        "all, array given: cutpoint": "all, array given: numpy.memmap",
-        "permuted: cutpoint": "permuted: numpy.memmap",
-        "shuffled batches: cutpoint": "in parts, in order: cutpoint",
+        "all: cutonce": "all: numpy.memmap",
+        "all, array given: cutonce": "all, array given: numpy.memmap",
+        "permuted: cutonce": "permuted: numpy.memmap",
+        "shuffled batches: cutonce": "in parts, in order: cutonce",
     }
     allowed = f"batches of {batch_rows} rows, {byte_count(scale.memory_bytes)} of memory allowed"
-    say("", f"Reading {title}; {allowed}", "", speeds(read, features.nbytes, against))
+    echo("", f"Reading {title}; {allowed}", "", speeds(read, features.nbytes, against))
 
 
 def compare_opening(scale: Scale, folder: Path) -> None:
@@ -176,7 +176,7 @@ def compare_opening(scale: Scale, folder: Path) -> None:
         ]
         for what in found[0]
     ]
-    say("", f"A cache of {rows:,} rows, in fresh processes", "", table(["", "seconds", "more memory"], cells))
+    echo("", f"A cache of {rows:,} rows, in fresh processes", "", table(["", "seconds", "more memory"], cells))
 
 
 def opening(root: str, rows: int) -> dict[str, tuple[float, int]]:
@@ -220,7 +220,7 @@ def compare_compression(name: str, features: Features, scale: Scale, folder: Pat
     reading: dict[str, Side] = {}
     sizes: dict[str, int] = {}
     for kind in ("none", "gzip"):
-        label = f"cutpoint {kind}"
+        label = f"cutonce {kind}"
         cache = write_cache(folder / kind, keys, features, compression=kind)
         writing[label] = written_anew(folder / "written", keys, features, compression=kind)
         reading[label] = (partial(open_anew, cache), partial(FeatureCache.read, keys=keys))
@@ -243,7 +243,7 @@ def compare_compression(name: str, features: Features, scale: Scale, folder: Pat
     ]
     share = f"{(features == 0).mean():.0%} zeros"
     title = f"Compression of {len(features):,} {name} {features.shape[1:]}, {byte_count(features.nbytes)}, {share}"
-    say("", title, "", table(["", "times smaller", "write MB/s", "read MB/s"], cells))
+    echo("", title, "", table(["", "times smaller", "write MB/s", "read MB/s"], cells))
 
 
 def real_features(folder: Path) -> Iterator[tuple[str, Features]]:

@@ -26,9 +26,9 @@ import stages  # noqa: F401  sets how OpenMP's threads wait
 import torch
 from torch import Tensor, nn
 
-from pipeline.console import say, table
-from stages.machine import keep_freed_memory
-from stages.network.convolving import convolve
+from pipeline.text import echo, table
+from stages.network.graph.depthwise_conv import conv2d_with_weight
+from stages.runtime.allocator import tune_malloc
 
 SHAPES = [(1152, 7, 3, 1), (1152, 7, 5, 1), (672, 14, 5, 2), (240, 28, 3, 2), (960, 7, 5, 1), (384, 14, 7, 1)]
 """Channels, side of the map, side of the kernel, stride."""
@@ -40,7 +40,7 @@ def seconds(layer: nn.Conv2d, x: Tensor, gradient: Tensor, dtype: torch.dtype, *
     """Return the time of a pass forward and backward."""
     started = time.perf_counter()
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        output = convolve(layer, x, layer.weight, layer.bias) if ours else layer(x)
+        output = conv2d_with_weight(layer, x, layer.weight, layer.bias) if ours else layer(x)
     output.backward(gradient)
     return time.perf_counter() - started
 
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="once each: to see that it works")
     options = parser.parse_args()
-    keep_freed_memory()
+    tune_malloc()
     rows = []
     for channels, side, kernel, stride in SHAPES:
         layer = nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels)
@@ -72,7 +72,7 @@ def main() -> None:
                 str(dtype).removeprefix("torch."),
             ]
             rows.append([*row, f"{theirs:.1f}", f"{ours_ms:.1f}", f"{theirs / ours_ms:.1f}"])
-    say(table(["map", "kernel", "stride", "in", "torch, ms", "here, ms", "ratio"], rows, 1))
+    echo(table(["map", "kernel", "stride", "in", "torch, ms", "here, ms", "ratio"], rows, 1))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measurement import ROOT, Measurement, in_fresh_process, measure
-from pipeline.console import byte_count, say, table
+from pipeline.text import byte_count, echo, table
 
 IMAGES = {"elpv": "ELPV 300x300 PNG", "small": "500x375 JPEG", "large": "1500x1000 JPEG"}
 PRECISIONS = ("fp32", "bf16")
@@ -531,20 +531,20 @@ def main() -> int:
     scale = QUICK if options.quick else FULL
     scale = replace(scale, repetitions=options.repetitions or scale.repetitions, epochs=options.epochs or scale.epochs)
     tables = []
-    with tempfile.TemporaryDirectory(prefix="cutpoint-benchmark-") as folder:
+    with tempfile.TemporaryDirectory(prefix="cutonce-benchmark-") as folder:
         machine = in_fresh_process("ours.machine", Path(folder))
         native = PRECISIONS if machine["bf16 instructions"] != "none" else PRECISIONS[:1]
         bench = Bench(scale, options.images, options.precisions or native, machine, Path(folder))
         for target in options.only:
             for one in TARGETS[target](bench):
-                say(str(one))
+                echo(str(one))
                 tables.append(asdict(one))
-    say("", "; ".join(f"{what} {value}" for what, value in machine.items()))
+    echo("", "; ".join(f"{what} {value}" for what, value in machine.items()))
     if options.json:
         found = {"machine": machine, "tables": tables, "runs": bench.runs, "different features": bench.different}
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     if bench.different:
-        say(f"float32 features of the same pixels differ (lowest cosine below {SAME}):", *bench.different)
+        echo(f"float32 features of the same pixels differ (lowest cosine below {SAME}):", *bench.different)
     return 1 if bench.different else 0
 
 

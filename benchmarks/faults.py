@@ -45,14 +45,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.measurement import ROOT
-from cache import FeatureCache, KeyMemo, list_caches
-from cache.errors import CacheError, CutpointError
-from cache.writer import Writer
-from pipeline.console import say, table
-from stages.data import Manifest, load_manifest
-from stages.extract import Extraction, extract
-from stages.extractor import Extractor, prepare, read_features, readable_samples
-from stages.options import Data, Features
+from cache import DigestCache, FeatureCache, list_caches
+from cache.errors import CacheError, CutonceError
+from cache.shard_writer import ShardWriter
+from pipeline.text import echo, table
+from stages.config.data import DataConfig
+from stages.config.features import FeatureConfig
+from stages.data.manifest import Manifest, load_manifest
+from stages.extraction.extract import Extraction, extract
+from stages.extraction.extractor import Extractor, build_extractor
+from stages.extraction.read_features import drop_unreadable, read_features
 
 FORK = multiprocessing.get_context("fork")
 
@@ -88,7 +90,7 @@ class Tally:
         self.times += 1
         try:
             yield
-        except (CutpointError, OSError) as error:
+        except (CutonceError, OSError) as error:
             self.check(f"no error ({type(error).__name__})", False)
             print(f"    {error}", file=sys.stderr, flush=True)
 
@@ -132,9 +134,9 @@ class Laboratory:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.random = Random()
-        self._keys = KeyMemo(folder / "keys.sqlite")
-        self._undisturbed = prepare(
-            Features(image_size=IMAGE_SIZE, cache=folder / "undisturbed", batch_size=BATCH_SIZE, workers=1)
+        self._keys = DigestCache(folder / "keys.sqlite")
+        self._undisturbed = build_extractor(
+            FeatureConfig(image_size=IMAGE_SIZE, cache=folder / "undisturbed", batch_size=BATCH_SIZE, decode_threads=1)
         )
 
     @property
@@ -145,7 +147,7 @@ class Laboratory:
     def manifest(self, count: int) -> Manifest:
         """Return the first `count` photographs."""
         make_photographs(count, self.photographs)
-        manifest = load_manifest(Data(str(self.photographs)), memo=self._keys)
+        manifest = load_manifest(DataConfig(str(self.photographs)), memo=self._keys)
         return manifest.select([at for at, path in enumerate(manifest.locations) if int(Path(path).stem) < count])
 
     def extractor(self, root: Path) -> Extractor:
@@ -166,13 +168,13 @@ class Laboratory:
     def is_undisturbed(self, extractor: Extractor, manifest: Manifest) -> bool:
         """Return whether a cache is as if nothing had happened: every image, every bit, nothing twice, no damage."""
         extract(self._undisturbed, manifest)
-        expected, found = (readable_samples(one, manifest) for one in (self._undisturbed, extractor))
+        expected, found = (drop_unreadable(one, manifest) for one in (self._undisturbed, extractor))
         later = opened(extractor)
         return (
             found.keys == expected.keys
             and read_features(extractor, found).tobytes() == read_features(self._undisturbed, expected).tobytes()
             and sum(shard.rows for shard in later.shards) == len(found)
-            and not (later.verify() or later.notes)
+            and not (later.verify() or later.warnings)
         )
 
     def rows(self, keys: Sequence[str]) -> NDArray[Any]:
@@ -194,8 +196,8 @@ def make_photographs(count: int, folder: Path) -> None:
         if number % ONE_IN == ONE_IN - 1:
             path.write_text(f"no picture {number}")
         else:
-            colours = np.random.default_rng(number).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-            Image.fromarray(colours).resize((48, 48), Image.Resampling.BICUBIC).save(path, quality=90)
+            colors = np.random.default_rng(number).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+            Image.fromarray(colors).resize((48, 48), Image.Resampling.BICUBIC).save(path, quality=90)
 
 
 def extract_in_small_shards(extractor: Extractor, manifest: Manifest, rows: int = 32) -> Extraction:
@@ -295,7 +297,7 @@ def kill(laboratory: Laboratory, times: int) -> Iterator[Tally]:
                 later = opened(extractor)
                 losses.append(computed.value - (len(later) - len(before)))
                 unfinished += len(temporary_files(cache)) > temporary
-                tally.check("it opens, and nothing is broken", not (later.notes or later.damaged))
+                tally.check("it opens, and nothing is broken", not (later.warnings or later.damaged))
                 tally.check("no row that was there is gone", before <= set(later.keys()))
                 tally.check("the rows lost are one shard's at most", 0 <= losses[-1] <= allowed)
                 tally.check("verify finds no damage", later.verify() == [])
@@ -311,13 +313,13 @@ def kill(laboratory: Laboratory, times: int) -> Iterator[Tally]:
 
 def extract_and_count(extractor: Extractor, manifest: Manifest, rows: int, computed: Any) -> None:
     """Extract, and count the rows that are handed to the writer where they can be read after a kill."""
-    append = Writer.append
+    append = ShardWriter.append
 
-    def counted(writer: Writer, keys: Sequence[str], *arguments: Any, **options: Any) -> None:
+    def counted(writer: ShardWriter, keys: Sequence[str], *arguments: Any, **options: Any) -> None:
         computed.value += len(keys)
         append(writer, keys, *arguments, **options)
 
-    Writer.append = counted  # type: ignore[assignment, method-assign]
+    ShardWriter.append = counted  # type: ignore[assignment, method-assign]
     extract_in_small_shards(extractor, manifest, rows)
 
 
@@ -422,13 +424,13 @@ def power(laboratory: Laboratory, times: int) -> Iterator[Tally]:
 def has_set_aside(cache: FeatureCache, broken: Sequence[Path]) -> bool:
     """Return whether exactly these files were moved to ``damaged/`` and named."""
     moved = [path.name for path in cache.damaged] == [path.name for path in broken]
-    named = [str(path) in note for path, note in zip(broken, cache.notes, strict=False)]
-    return moved and all(named) and len(cache.notes) == len(broken) and not any(path.exists() for path in broken)
+    named = [str(path) in note for path, note in zip(broken, cache.warnings, strict=False)]
+    return moved and all(named) and len(cache.warnings) == len(broken) and not any(path.exists() for path in broken)
 
 
 def others_can_read(extractor: Extractor, manifest: Manifest) -> bool:
     """Return whether other programs find every row in the index, and the cache is told by its spec."""
-    cache, readable = opened(extractor), readable_samples(extractor, manifest)
+    cache, readable = opened(extractor), drop_unreadable(extractor, manifest)
     with h5py.File(cache.path / "index.h5") as index:
         row_of = {key.decode(): row for row, key in enumerate(index["keys"])}
         features = index["features"][()]
@@ -456,7 +458,7 @@ def flip(laboratory: Laboratory, times: int) -> Iterator[Tally]:
     tally = Tally("one bit or byte of a shard changed")
     manifest = laboratory.manifest(120)
     good = laboratory.filled(laboratory.folder / "before-the-flip", manifest)
-    readable = readable_samples(good, manifest).keys
+    readable = drop_unreadable(good, manifest).keys
     right = laboratory.rows(readable)
     without_effect = 0
     for _ in range(times):
@@ -474,12 +476,12 @@ def flip(laboratory: Laboratory, times: int) -> Iterator[Tally]:
             damages = cache.verify()
             set_aside = damages == [] and has_set_aside(cache, [shard])
             if array == "features":
-                named = damages == [(shard.name, row, keys[row], 0)] and cache.notes == []
+                named = damages == [(shard.name, row, keys[row], 0)] and cache.warnings == []
                 tally.check("in a row: verify names shard, row and key", named)
             elif array:
                 tally.check("in keys, views or checksums: verify names the shard", set_aside)
             else:
-                unharmed = not (damages or cache.notes or cache.missing(manifest.keys))
+                unharmed = not (damages or cache.warnings or cache.missing(manifest.keys))
                 without_effect += unharmed
                 tally.check("elsewhere: verify names the shard, or all is right", set_aside or unharmed)
             cache.repair()
@@ -581,7 +583,7 @@ def small_disk(laboratory: Laboratory, manifest: Manifest, times: int) -> Tally:
 def command_without_room(laboratory: Laboratory, times: int) -> Tally:
     """Give the command a limit to the size of files, and give it again without."""
     tally = Tally("disk full: the command `extract`")
-    manifest = load_manifest(Data(str(laboratory.photographs)))
+    manifest = load_manifest(DataConfig(str(laboratory.photographs)))
     for number in range(times):
         extractor = laboratory.extractor(laboratory.folder / f"command-{number}")
         limit = laboratory.random.randrange(200_000)
@@ -638,7 +640,7 @@ def tells_what_to_do(message: str) -> bool:
 
 def is_sound(cache: FeatureCache) -> bool:
     """Return whether there is no damage."""
-    return not (cache.verify() or cache.notes or cache.damaged)
+    return not (cache.verify() or cache.warnings or cache.damaged)
 
 
 def mount(folder: Path, options: str) -> bool:
@@ -665,7 +667,7 @@ def fill_up(folder: Path) -> None:
 def together(laboratory: Laboratory, times: int) -> Iterator[Tally]:
     """Let processes extract the same images into one cache at once; in half of the rounds, kill one."""
     manifest = laboratory.manifest(800)
-    readable = len(readable_samples(laboratory.filled(laboratory.folder / "alone", manifest), manifest))
+    readable = len(drop_unreadable(laboratory.filled(laboratory.folder / "alone", manifest), manifest))
     for count in (2, 8):
         for killed in (0, 1):
             tally = Tally(f"{count} processes at once{', one of them killed' if killed else ''}")
@@ -673,7 +675,9 @@ def together(laboratory: Laboratory, times: int) -> Iterator[Tally]:
                 with tally.once_more():
                     extractor = laboratory.extractor(laboratory.folder / f"together-{count}-{killed}-{number}")
                     reports = extract_together(laboratory, extractor, manifest, count, killed)
-                    complete = [report.extracted + report.elsewhere + report.hits == readable for report in reports]
+                    complete = [
+                        report.extracted + report.extracted_by_others + report.hits == readable for report in reports
+                    ]
                     tally.check("the others end when all is done", complete == [True] * (count - killed))
                     tally.check("each of them did something", all(report.extracted for report in reports))
                     if not killed:
@@ -714,7 +718,7 @@ def rewrite(laboratory: Laboratory, times: int) -> Iterator[Tally]:
     """Kill what rewrites shards, ``cache prune`` and ``cache verify --repair``; give the same command again."""
     manifest = laboratory.manifest(300)
     good = laboratory.filled(laboratory.folder / "before-rewriting", manifest)
-    readable = readable_samples(good, manifest).keys
+    readable = drop_unreadable(good, manifest).keys
     yield killed_prune(laboratory, good, readable, times)
     yield killed_repair(laboratory, good, manifest, readable, times)
 
@@ -799,7 +803,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of moments and places (default: %(default)s)")
     options = parser.parse_args()
     tallies = []
-    with tempfile.TemporaryDirectory(prefix="cutpoint-faults-") as folder:
+    with tempfile.TemporaryDirectory(prefix="cutonce-faults-") as folder:
         laboratory = Laboratory(Path(folder))
         for name in options.only:
             fault, times = FAULTS[name]
@@ -808,9 +812,9 @@ def main() -> int:
                 print(f"{tally.fault}: {tally.times} times", file=sys.stderr, flush=True)
                 tallies.append(tally)
     rows = [row for tally in tallies for row in tally.rows]
-    say(table(["fault (how often)", "what must hold", "looked at", "held"], rows, left=2))
-    say("", *(f"{tally.fault}: {note}." for tally in tallies for note in tally.notes))
-    say("Undisturbed: the images and bits of a run that nobody disturbed, no row twice, and verify finds no damage.")
+    echo(table(["fault (how often)", "what must hold", "looked at", "held"], rows, left=2))
+    echo("", *(f"{tally.fault}: {note}." for tally in tallies for note in tally.notes))
+    echo("Undisturbed: the images and bits of a run that nobody disturbed, no row twice, and verify finds no damage.")
     return 0 if all(tally.held for tally in tallies) else 1
 
 

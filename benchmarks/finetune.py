@@ -25,7 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measurement import in_fresh_process
-from pipeline.console import say, table
+from pipeline.text import echo, table
 
 TOPS = {"resnet18": "layer4", "efficientnet_lite0": "blocks.5"}
 """Networks, and the lowest layer that trains: the last stage, and the last two."""
@@ -54,13 +54,16 @@ def side(
     """Train as one side does; called in a process of its own."""
     import torch
 
-    from stages.data import load_manifest
-    from stages.extractor import prepare
-    from stages.finetune import finetune, new_head
-    from stages.options import Data, Features, Finetune
+    from stages.config.data import DataConfig
+    from stages.config.features import FeatureConfig
+    from stages.config.finetune import FinetuneConfig
+    from stages.data.manifest import load_manifest
+    from stages.extraction.extractor import build_extractor
+    from stages.finetuning.baselines import random_head
+    from stages.finetuning.finetune import finetune
 
     torch.manual_seed(0)
-    features = Features(
+    features = FeatureConfig(
         backbone=backbone,
         weights=weights,
         image_size=image_size,
@@ -68,10 +71,10 @@ def side(
         augment="light",
         precision=precision,
     )
-    extractor = prepare(features)
-    manifest = load_manifest(Data(images))
-    chosen = Finetune(unfreeze=unfreeze, start="new", epochs=epochs, rate=1e-4, finetune_head_rate=1e-3, **options)
-    head = new_head(extractor, len(manifest.class_names), 0)
+    extractor = build_extractor(features)
+    manifest = load_manifest(DataConfig(images))
+    chosen = FinetuneConfig(unfreeze=unfreeze, init_head="new", epochs=epochs, lr=1e-4, head_lr=1e-3, **options)
+    head = random_head(extractor, len(manifest.class_names), 0)
     if baseline:
         return _by_flag(extractor, head, chosen, manifest)
     done = finetune(extractor, head, chosen, manifest, 0)
@@ -90,10 +93,10 @@ def _by_flag(extractor, head, options, manifest) -> dict:
     import torch
     from torch.utils.data import DataLoader
 
-    from stages.data import read_image
-    from stages.finetuning.images import AugmentedImages
-    from stages.finetuning.order import Order
-    from stages.network.backbones import load_backbone
+    from stages.data.sources.open_image import read_image
+    from stages.finetuning.batch_sampler import EpochBatchSampler
+    from stages.finetuning.image_batches import AugmentedImages
+    from stages.network.backbones.registry import load_backbone
     from stages.network.classifier import output_layers
 
     loaded = load_backbone(extractor.options.backbone, extractor.options.weights, extractor.options.image_size)
@@ -109,7 +112,7 @@ def _by_flag(extractor, head, options, manifest) -> dict:
         for name, value in network.named_parameters()
         if value.requires_grad and value is not head.output.weight and value is not head.output.bias
     ]
-    optimiser = torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [
             {"params": body, "lr": options.rate},
             {"params": list(head.output.parameters()), "lr": options.finetune_head_rate},
@@ -118,9 +121,9 @@ def _by_flag(extractor, head, options, manifest) -> dict:
     )
     train, val = (manifest.select(manifest.indices(split)) for split in ("train", "val"))
     images = AugmentedImages(train, extractor.augmentation, 0)
-    order = Order(len(train), options.finetune_batch_size, 0)
+    order = EpochBatchSampler(len(train), options.finetune_batch_size, 0)
     steps = len(order) * options.epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _cosine_after_warmup(steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine_after_warmup(steps))
     mean, std = (
         torch.tensor(values)[:, None, None] for values in (loaded.preprocessing.mean, loaded.preprocessing.std)
     )
@@ -133,9 +136,9 @@ def _by_flag(extractor, head, options, manifest) -> dict:
         for pixels, labels in DataLoader(images, batch_sampler=sampler, num_workers=2):
             inputs = (pixels.contiguous() / 255 - mean) / std
             loss = torch.nn.functional.cross_entropy(network(inputs), labels)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             schedule.step()
             total, count = total + loss.item() * len(labels), count + len(labels)
         right = 0
@@ -157,9 +160,9 @@ def _by_flag(extractor, head, options, manifest) -> dict:
 
 def _cosine_after_warmup(steps: int):
     """Return the schedule of stage 3 by default, as a factor of the highest rate."""
-    from stages.training.schedules import Schedule, rates_of
+    from stages.training.lr_schedules import LRScheduleConfig, lr_trace
 
-    factors = rates_of(Schedule("cosine"), [1.0], steps, 1)[:, 0]
+    factors = lr_trace(LRScheduleConfig("cosine"), [1.0], steps, 1)[:, 0]
     return lambda step: float(factors[min(step, len(factors) - 1)])  # torch asks once more after the last step
 
 
@@ -175,7 +178,7 @@ def main() -> None:
     options = parser.parse_args()
     counts = {"train": 24, "val": 16, "test": 4} if options.quick else {"train": 768, "val": 192, "test": 32}
     repetitions, epochs = (1, 2) if options.quick else (options.repetitions, options.epochs)
-    with tempfile.TemporaryDirectory(prefix="cutpoint-benchmark-") as name:
+    with tempfile.TemporaryDirectory(prefix="cutonce-benchmark-") as name:
         folder = Path(name)
         in_fresh_process("photographs.make_elpv", folder, counts=counts, folder=str(folder / "elpv"))
         for backbone in options.backbone:
@@ -190,9 +193,9 @@ def main() -> None:
                     place = Path(tempfile.mkdtemp(dir=folder))
                     found[one].append(in_fresh_process("finetune.side", place, **arguments))
                     print(f"  {backbone} {one}: {found[one][-1]}", file=sys.stderr, flush=True)
-            say("", _title(backbone, counts, epochs), "", _table(found, counts["train"]))
+            echo("", _title(backbone, counts, epochs), "", _table(found, counts["train"]))
     machine = in_fresh_process("ours.machine", Path(tempfile.gettempdir()))
-    say("", "; ".join(f"{what} {value}" for what, value in machine.items()))
+    echo("", "; ".join(f"{what} {value}" for what, value in machine.items()))
 
 
 def _title(backbone: str, counts: dict[str, int], epochs: int) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measurement import Measurement, in_fresh_process, measuring
-from pipeline.console import say, table
+from pipeline.text import echo, table
 
 STEPS = {
     "eager": "eager, NCHW, float32, as tutorials have it",
@@ -45,26 +45,27 @@ def step(name: str, backbone: str, batches: int) -> Measurement:
         import stages  # noqa: F401  sets how OpenMP's threads wait
     import time
 
-    from stages.extractor import prepare
-    from stages.machine import computing_threads, keep_freed_memory
-    from stages.network.backbones import load_backbone
-    from stages.options import Features
+    from stages.config.features import FeatureConfig
+    from stages.extraction.extractor import build_extractor
+    from stages.network.backbones.registry import load_backbone
+    from stages.runtime.allocator import tune_malloc
+    from stages.runtime.threads import single_thread_pool
 
     images = torch.randint(0, 256, (BATCH, 3, 224, 224), dtype=torch.uint8)
     started = time.perf_counter()
     if name in ("threads", "bf16"):
         precision = "bf16" if name == "bf16" else "fp32"
-        extractor = prepare(
-            Features(backbone=backbone, weights="none", image_size=224, precision=precision, batch_size=BATCH)
+        extractor = build_extractor(
+            FeatureConfig(backbone=backbone, weights="none", image_size=224, precision=precision, batch_size=BATCH)
         )
-        with computing_threads(extractor.threads, "forward") as pool:
-            return _timed(batches, started, lambda count: list(pool.map(extractor.rows, [images] * count)))
+        with single_thread_pool(extractor.threads, "forward") as pool:
+            return _timed(batches, started, lambda count: list(pool.map(extractor.forward_rows, [images] * count)))
     if kept:
-        keep_freed_memory()
+        tune_malloc()
     loaded = load_backbone(backbone, "none", 224)
     network = loaded.module
     if name in ("folded", "compiled"):
-        extractor = prepare(Features(backbone=backbone, weights="none", image_size=224, batch_size=BATCH))
+        extractor = build_extractor(FeatureConfig(backbone=backbone, weights="none", image_size=224, batch_size=BATCH))
         network = torch.compile(extractor.trunk) if name == "compiled" else extractor.trunk
     elif name == "channels_last":
         network = network.to(memory_format=torch.channels_last)
@@ -74,7 +75,7 @@ def step(name: str, backbone: str, batches: int) -> Measurement:
     def run(count: int) -> None:
         with torch.inference_mode() if name in ("folded", "compiled") else torch.no_grad():
             for _ in range(count):
-                network(loaded.preprocessing.normalise(images).contiguous(memory_format=layout))
+                network(loaded.preprocessing.normalize(images).contiguous(memory_format=layout))
 
     return _timed(batches, started, run)
 
@@ -115,10 +116,10 @@ def main() -> None:
             rate = statistics.median(one.rate for one in runs)
             times = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
             rows.append([STEPS[name], f"{rate:.1f}", times, f"{faults:,.0f}", f"{built:.1f}"])
-        say("", f"{backbone}, 224 x 224, random weights", "")
-        say(table(["step", "images/s", "ratio", "page faults per image", "built and warm, s"], rows, 1))
+        echo("", f"{backbone}, 224 x 224, random weights", "")
+        echo(table(["step", "images/s", "ratio", "page faults per image", "built and warm, s"], rows, 1))
     machine = in_fresh_process("ours.machine", Path(tempfile.gettempdir()))
-    say("", "; ".join(f"{what} {value}" for what, value in machine.items()))
+    echo("", "; ".join(f"{what} {value}" for what, value in machine.items()))
 
 
 if __name__ == "__main__":

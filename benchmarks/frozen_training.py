@@ -3,7 +3,7 @@
 Chilamkurthy, "Transfer Learning for Computer Vision Tutorial", section "ConvNet as fixed feature extractor"
 (docs.pytorch.org/tutorials/beginner/transfer_learning_tutorial.html): SGD with momentum, a step schedule, an epoch of
 training and one of validation in turn. Both sides of the comparison call it, the tutorial with the whole network and
-images, cutpoint with the head and cached features, so that nothing but the source of the features differs.
+images, cutonce with the head and cached features, so that nothing but the source of the features differs.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def order(split: str, epoch: int, count: int) -> list[int]:
 def train(network: nn.Module, head: nn.Linear, batches: Batches, epochs: int) -> float:
     """Train `head`, the part of `network` that learns, and return the best validation accuracy."""
     criterion = nn.CrossEntropyLoss()
-    optimiser = torch.optim.SGD(head.parameters(), lr=0.001, momentum=0.9)
-    schedule = torch.optim.lr_scheduler.StepLR(optimiser, step_size=7, gamma=0.1)
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.001, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
     best = 0.0
     for epoch in range(epochs):
         for inputs, labels in batches("train", epoch):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             criterion(network(inputs), labels).backward()
-            optimiser.step()
+            optimizer.step()
         schedule.step()
         with torch.no_grad():
             right = [network(inputs).argmax(dim=1) == labels for inputs, labels in batches("val", epoch)]

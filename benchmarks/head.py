@@ -30,7 +30,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measurement import in_fresh_process
-from pipeline.console import say, table
+from pipeline.text import echo, table
 
 VALUES = [float(value) for value in np.geomspace(1e-5, 1, 20)]
 SCALERS = ("none", "standard")
@@ -57,8 +57,8 @@ def make(folder: str, rows: int, width: int, classes: int, noise: float) -> None
 
 def side(name: str, folder: str, settings: list[tuple[str, float]], folds: int = 0) -> dict:
     """Choose among settings and fit the best again as one side does it; called in a process of its own."""
-    if name == "cutpoint":
-        import stages.head  # noqa: F401  imports are not what is measured
+    if name == "cutonce":
+        import stages.fitting.fit_head  # noqa: F401  imports are not what is measured
     else:
         import sklearn.linear_model
         import sklearn.preprocessing  # noqa: F401
@@ -71,16 +71,16 @@ def side(name: str, folder: str, settings: list[tuple[str, float]], folds: int =
     return {"seconds": seconds, "refit": last, "score": score, "chosen": chosen, "memory": peak / features.nbytes}
 
 
-def _cutpoint(features, labels, settings, folds):
+def _cutonce(features, labels, settings, folds):
     import torch
 
-    from stages.head import Rows, train_head
-    from stages.options import Head
+    from stages.config.heads import HeadConfig
+    from stages.fitting.fit_head import FeatureRows, train_head
 
     values = tuple(sorted({value for _, value in settings}))
-    options = Head(regularisation=values, scalers=SCALERS, folds=folds)
+    options = HeadConfig(c_values=values, scalers=SCALERS, cv=folds)
     at = _held_out_from(labels)
-    rows = Rows(features[:at], labels[:at]), Rows(features[at:], labels[at:])
+    rows = FeatureRows(features[:at], labels[:at]), FeatureRows(features[at:], labels[at:])
     done = train_head("logistic", options, *rows, int(labels.max()) + 1, 0, torch.device("cpu"))
     return done.settings["score"], 0.0, (done.settings["scaler"], done.settings["C"])
 
@@ -143,9 +143,9 @@ def _held_out_from(labels):
     return round(len(labels) * (1 - HELD_OUT))
 
 
-SIDES = {"cutpoint": _cutpoint, "scikit-learn": _loop, "joblib": _side_by_side}
+SIDES = {"cutonce": _cutonce, "scikit-learn": _loop, "joblib": _side_by_side}
 TITLES = {
-    "cutpoint": "train_head",
+    "cutonce": "train_head",
     "scikit-learn": "LogisticRegression in a loop",
     "joblib": "the same, one BLAS thread a fit, joblib",
 }
@@ -157,12 +157,12 @@ def compare(title: str, data: dict, folds: int, repetitions: int, sample: int | 
     evenly = SETTINGS
     if sample is not None:
         evenly = [SETTINGS[place] for place in np.linspace(0, len(SETTINGS) - 1, 2 * sample + 1).astype(int)[1::2]]
-    with tempfile.TemporaryDirectory(prefix="cutpoint-benchmark-") as folder:
+    with tempfile.TemporaryDirectory(prefix="cutonce-benchmark-") as folder:
         in_fresh_process("head.make", Path(folder), folder=folder, **data)
         for repetition in range(repetitions):
             for name in list(found)[:: -1 if repetition % 2 else 1]:
-                ours = [tuple(one["chosen"]) for one in found["cutpoint"][:1]]
-                settings = SETTINGS if name == "cutpoint" else list(dict.fromkeys([*evenly, *ours]))
+                ours = [tuple(one["chosen"]) for one in found["cutonce"][:1]]
+                settings = SETTINGS if name == "cutonce" else list(dict.fromkeys([*evenly, *ours]))
                 one = in_fresh_process(
                     "head.side", Path(folder), name=name, folder=folder, settings=settings, folds=folds
                 )
@@ -172,16 +172,16 @@ def compare(title: str, data: dict, folds: int, repetitions: int, sample: int | 
                 print(f"  {name}: {one}", file=sys.stderr, flush=True)
     rows = []
     for name, runs in found.items():
-        ratios = [other["seconds"] / ours["seconds"] for other, ours in zip(runs, found["cutpoint"], strict=True)]
+        ratios = [other["seconds"] / ours["seconds"] for other, ours in zip(runs, found["cutonce"], strict=True)]
         seconds, score, memory = (
             statistics.median(one[what] for one in runs) for what in ("seconds", "score", "memory")
         )
         times = f"{statistics.median(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f})"
         rows.append([TITLES[name], f"{seconds:,.1f}", times, f"{score:.2%}", f"{memory:.2f}"])
-    say("", title, "")
-    say(table(["way", "s", "times ours", "held-out accuracy", "peak memory, of the features'"], rows, 1))
+    echo("", title, "")
+    echo(table(["way", "s", "times ours", "held-out accuracy", "peak memory, of the features'"], rows, 1))
     if sample is not None:
-        say(
+        echo(
             f"scikit-learn: {len(evenly)} of the {len(SETTINGS)} settings were fitted, evenly spread, and the one that "
             "train_head chose; time by their share."
         )
@@ -208,7 +208,7 @@ def main() -> None:
         title = "{rows:,} x {width:,} features, {classes} classes, 5 folds".format(**small)
         compare(f"{title}: {len(SETTINGS)} settings and a refit", small, 5, repetitions, options.sample, options.skip)
     machine = in_fresh_process("ours.machine", Path(tempfile.gettempdir()))
-    say("", "; ".join(f"{what} {value}" for what, value in machine.items()))
+    echo("", "; ".join(f"{what} {value}" for what, value in machine.items()))
 
 
 if __name__ == "__main__":

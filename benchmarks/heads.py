@@ -31,20 +31,20 @@ JOINED, MAP = "blocks.3,blocks.4,conv_head", "blocks.6"
 
 def measure(data, image_size, seeds, options, heads_of_vectors, heads_of_maps):
     """Extract what is missing, train the heads, and return the rows of the table."""
-    from pipeline import Data, Features, Head, extract, train
+    from pipeline import DataConfig, FeatureConfig, HeadConfig, extract, train
 
-    source = Data(data, seeds=tuple(seeds))
+    source = DataConfig(data, seeds=tuple(seeds))
     common = {"backbone": options.backbone, "image_size": image_size, "cache": options.cache}
     kinds = {
-        "classifier's input": (Features(**common), heads_of_vectors),
-        f"{options.joined}, joined": (Features(**common, cut=options.joined), heads_of_vectors),
-        f"map of {options.map}": (Features(**common, cut=options.map, pool="none"), heads_of_maps),
+        "classifier's input": (FeatureConfig(**common), heads_of_vectors),
+        f"{options.joined}, joined": (FeatureConfig(**common, cut=options.joined), heads_of_vectors),
+        f"map of {options.map}": (FeatureConfig(**common, cut=options.map, pool="none"), heads_of_maps),
     }
     rows = []
     for number, (kind, (features, heads)) in enumerate(kinds.items()):
         extract(data=source, features=features)
         run = options.out / Path(data).stem / f"{number}"
-        results = train(data=source, features=features, head=Head(heads), out=run)
+        results = train(data=source, features=features, head=HeadConfig(heads), out=run)
         rows += [_row(kind, name, [one for one in results if one.name == name]) for name in heads]
     return rows
 
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--joined", default=JOINED, help="cuts whose pooled outputs are joined")
     parser.add_argument("--map", default=MAP, help="cut whose map the heads on maps take")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--cache", type=Path, default=Path("cutpoint-cache"))
+    parser.add_argument("--cache", type=Path, default=Path("cutonce-cache"))
     parser.add_argument("--out", type=Path, help="folder of the runs (default: a temporary one)")
     parser.add_argument("--quick", action="store_true", help="few heads: to see that it works")
     options = parser.parse_args(arguments)
@@ -74,9 +74,9 @@ def main(arguments: list[str] | None = None) -> None:
     sizes = sizes * len(options.data) if len(sizes) == 1 else sizes
     if len(sizes) != len(options.data):
         parser.error(f"--image-size names {len(sizes)} sizes for {len(options.data)} data sets")
-    from pipeline.console import say, table
+    from pipeline.text import echo, table
 
-    with tempfile.TemporaryDirectory(prefix="cutpoint-heads-") as folder:
+    with tempfile.TemporaryDirectory(prefix="cutonce-heads-") as folder:
         options.out = options.out or Path(folder)
         heads = QUICK if options.quick else (VECTORS, MAPS)
         tables = [
@@ -85,8 +85,8 @@ def main(arguments: list[str] | None = None) -> None:
     header = ["head", "features", "test accuracy", "over seeds", "validation", "seconds"]
     for data, size, rows in zip(options.data, sizes, tables, strict=True):
         pixels = f" at {size} pixels" if size else ""
-        say("", f"{data}{pixels}, {options.backbone}, seeds {' '.join(map(str, options.seeds))}", "")
-        say(table(header, rows, 2))
+        echo("", f"{data}{pixels}, {options.backbone}, seeds {' '.join(map(str, options.seeds))}", "")
+        echo(table(header, rows, 2))
 
 
 if __name__ == "__main__":

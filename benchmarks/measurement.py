@@ -1,6 +1,6 @@
 """Each side of a comparison runs in a process of its own, and says there what it took.
 
-Fresh processes, because the sides differ in what a process can be only once: cutpoint changes the settings of the
+Fresh processes, because the sides differ in what a process can be only once: cutonce changes the settings of the
 allocator and of OpenMP, and no baseline may profit or suffer from that. For the same reason whoever calls `measure`
 must not have imported `stages`, which sets an environment variable that child processes inherit.
 """

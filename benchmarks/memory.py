@@ -26,10 +26,10 @@ def measure(samples: int, folder: Path) -> dict[str, float]:
     from PIL import Image
 
     from cache import key_of_bytes
-    from stages.data import Manifest
-    from stages.extract import extract
-    from stages.extractor import prepare
-    from stages.options import Features
+    from stages.config.features import FeatureConfig
+    from stages.data.manifest import Manifest
+    from stages.extraction.extract import extract
+    from stages.extraction.extractor import build_extractor
 
     class PatchAverages(torch.nn.Module):
         """Stands for a trunk: 1,280 numbers from each image."""
@@ -52,7 +52,7 @@ def measure(samples: int, folder: Path) -> dict[str, float]:
         unreadable=[],
         notes=[],
     )
-    prepared = prepare(Features(image_size=32, cache=folder / "cache", batch_size=32))
+    prepared = build_extractor(FeatureConfig(image_size=32, cache=folder / "cache", batch_size=32))
     extractor = replace(prepared, trunk=PatchAverages())
     extract(extractor, manifest.select(range(1000)))  # libraries, threads and buffers are there now
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,4 +1,4 @@
-"""What is done with cutpoint, for the same results.
+"""What is done with cutonce, for the same results.
 
 Each function is run by `measurement.measure` in a process of its own, in an empty folder, so that the feature cache in
 its default place is empty too.
@@ -22,11 +22,15 @@ from torch import Tensor
 
 from benchmarks.frozen_training import BATCH_SIZE, new_head, order, train
 from benchmarks.measurement import FEATURES, Measurement, measuring
-from stages.data import load_manifest, read_image
-from stages.extract import extract
-from stages.extractor import Extractor, prepare, read_features
-from stages.machine import computing_threads, describe_machine
-from stages.options import Data, Features
+from stages.config.data import DataConfig
+from stages.config.features import FeatureConfig
+from stages.data.manifest import load_manifest
+from stages.data.sources.open_image import read_image
+from stages.extraction.extract import extract
+from stages.extraction.extractor import Extractor, build_extractor
+from stages.extraction.read_features import read_features
+from stages.runtime.environment import describe_machine
+from stages.runtime.threads import single_thread_pool
 
 
 def extract_features(images: str, warm: bool = False, **options: Any) -> Measurement:
@@ -34,11 +38,11 @@ def extract_features(images: str, warm: bool = False, **options: Any) -> Measure
 
     With `warm`, a batch or two of every thread go through the trunk before the clock starts.
     """
-    extractor = prepare(Features(**options))
+    extractor = build_extractor(FeatureConfig(**options))
     if warm:
         _warm(extractor)
     with measuring(_count(images)) as measurement:
-        manifest = load_manifest(Data(images))
+        manifest = load_manifest(DataConfig(images))
         extract(extractor, manifest)
     np.save(FEATURES, read_features(extractor, manifest))
     return measurement
@@ -46,14 +50,14 @@ def extract_features(images: str, warm: bool = False, **options: Any) -> Measure
 
 def trunk(images: str, **options: Any) -> Measurement:
     """Take as many images as the folder has through the trunk alone, on all cores, in batches that are ready."""
-    extractor = prepare(Features(**options))
+    extractor = build_extractor(FeatureConfig(**options))
     files = _files(images)
     render = extractor.backbone.preprocessing.render
     batch = torch.stack([render(read_image(file)) for file in files[: extractor.batch_size]])
-    with computing_threads(extractor.threads, "forward") as pool:
+    with single_thread_pool(extractor.threads, "forward") as pool:
 
         def run(times: int) -> None:
-            list(pool.map(extractor.rows, [batch] * times))
+            list(pool.map(extractor.forward_rows, [batch] * times))
 
         run(4)
         times = -(-len(files) // len(batch))
@@ -64,7 +68,7 @@ def trunk(images: str, **options: Any) -> Measurement:
 
 def decode(images: str, **options: Any) -> Measurement:
     """Read and render the images of the folder in one thread."""
-    render = prepare(Features(**options)).backbone.preprocessing.render
+    render = build_extractor(FeatureConfig(**options)).backbone.preprocessing.render
     torch.set_num_threads(1)
     with measuring(_count(images)) as measurement:
         for file in _files(images):
@@ -77,10 +81,10 @@ def training(images: str, epochs: int, **options: Any) -> Measurement:
 
     Each epoch takes each training image in a view drawn anew.
     """
-    extractor = prepare(Features(**options))
+    extractor = build_extractor(FeatureConfig(**options))
     views = {"train": extractor.options.views, "val": 1}
     with measuring(_count(images)) as measurement:
-        manifest = load_manifest(Data(images))
+        manifest = load_manifest(DataConfig(images))
         splits = np.array([Path(location).parent.parent.name for location in manifest.locations])
         samples = {split: manifest.select(np.flatnonzero(splits == split)) for split in views}
         rows = {}
@@ -107,10 +111,10 @@ def training(images: str, epochs: int, **options: Any) -> Measurement:
 def startup(images: str, **options: Any) -> Measurement:
     """Take the time until the first features are on the disk: to build the extractor, and for a batch of images."""
     started = time.perf_counter()
-    extractor = prepare(Features(**options))
+    extractor = build_extractor(FeatureConfig(**options))
     built = time.perf_counter() - started
     with measuring(_count(images)) as measurement:
-        extract(extractor, load_manifest(Data(images)))
+        extract(extractor, load_manifest(DataConfig(images)))
     measurement.details = {"build": built, "first batch": measurement.seconds}
     return measurement
 
@@ -131,8 +135,8 @@ def machine() -> dict[str, str]:
 def _warm(extractor: Extractor) -> None:
     size = extractor.backbone.preprocessing.image_size
     blank = torch.zeros((extractor.batch_size, 3, size, size), dtype=torch.uint8)
-    with computing_threads(extractor.threads, "forward") as pool:
-        list(pool.map(extractor.rows, [blank] * 2 * extractor.threads))
+    with single_thread_pool(extractor.threads, "forward") as pool:
+        list(pool.map(extractor.forward_rows, [blank] * 2 * extractor.threads))
 
 
 def _files(images: str) -> list[str]:

@@ -27,53 +27,57 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from pipeline.comparison import Row, compare, percent, points
-from pipeline.console import duration, say, table
-from pipeline.extraction import extract_features, open_run, open_seed
+from pipeline.evaluation.comparison import compare_runs
+from pipeline.evaluation.method_summary import MethodSummary
+from pipeline.experiment.finetune_methods import run_finetune
+from pipeline.experiment.run_setup import extract_features, init_run, init_seed
 from pipeline.report.figures import save_png, validation_curves
-from pipeline.tuning import run_finetune
-from stages.extractor import prepare
-from stages.finetune import baseline
-from stages.options import Data, Features, Finetune, Head
-from stages.training.metrics import paired_difference
+from pipeline.text import duration, echo, percent, points, table
+from stages.config.data import DataConfig
+from stages.config.features import FeatureConfig
+from stages.config.finetune import FinetuneConfig
+from stages.config.heads import HeadConfig
+from stages.extraction.extractor import build_extractor
+from stages.finetuning.baselines import baseline
+from stages.tasks.evaluate import paired_difference
 
-BASE = Finetune(unfreeze="3", epochs=6)
+BASE = FinetuneConfig(unfreeze="3", epochs=6)
 """What every technique is added to."""
 
 FROM_IMAGES = {
     "fine-tuning": {},
     "mixup": {"mixup": 0.2},
     "gradual unfreezing": {"unfreeze_every": 1},
-    "head and all blocks": {"unfreeze": "all", "rate_decay": 0.7},
+    "head and all blocks": {"unfreeze": "all", "layer_decay": 0.7},
     "only one block in the middle": {"unfreeze": "blocks.5,"},
     "cutmix": {"cutmix": 1.0},
     "BatchNorm in training mode": {"batchnorm": "train"},
     "test-time flip": {"tta": "flip"},
-    "new head": {"start": "new", "finetune_head_rate": 1e-3},
+    "new head": {"init_head": "new", "head_lr": 1e-3},
 }
 FROM_CACHE = {
     "from cached views": {},
-    "discriminative rates": {"rate_decay": 0.3},
-    "rate from a range test": {"find_rate": "start"},
-    "SGD": {"optimiser": "sgd", "rate": 3e-3, "finetune_head_rate": 3e-3},
-    "Adam": {"optimiser": "adam"},
+    "discriminative rates": {"layer_decay": 0.3},
+    "rate from a range test": {"lr_find": "start"},
+    "SGD": {"opt": "sgd", "lr": 3e-3, "head_lr": 3e-3},
+    "Adam": {"opt": "adam"},
     "one-cycle": {"schedule": "onecycle"},
     "constant rate": {"schedule": "constant"},
     "steps": {"schedule": "step"},
     "plateau": {"schedule": "plateau", "plateau_patience": 1},
     "triangular2": {"schedule": "triangular2"},
-    "warm restarts": {"schedule": "restarts", "cycle_epochs": 2, "cycle_multiplier": 2},
+    "warm restarts": {"schedule": "restarts", "cycle_epochs": 2, "cycle_mul": 2},
     "label smoothing": {"label_smoothing": 0.1},
     "dropout": {"finetune_dropout": 0.5},
     "stochastic depth": {"drop_path": 0.2},
     "weight decay 0.1": {"weight_decay": 0.1},
     "L1": {"l1": 1e-5},
-    "average of the weights": {"ema": 0.99},
-    "clipped gradients": {"clip": 1.0},
-    "two batches a step": {"accumulate": 2},
-    "last blocks drawn anew": {"reinit": "2", "rate": 1e-3},
+    "average of the weights": {"model_ema_decay": 0.99},
+    "clipped gradients": {"clip_grad": 1.0},
+    "two batches a step": {"grad_accum_steps": 2},
+    "last blocks drawn anew": {"reinit": "2", "lr": 1e-3},
 }
-BASELINES: tuple[Literal["scratch", "frozen"], ...] = ("scratch", "frozen")
+BASELINES: tuple[Literal["scratch", "uncached"], ...] = ("scratch", "uncached")
 CURVES = {"fine-tuning": "fine-tuned top", "scratch": "from scratch", "frozen": "head on frozen network"}
 """What is drawn by epoch, and how it is named."""
 
@@ -92,14 +96,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--views", type=int, default=4, help="cached views of each training image")
     parser.add_argument("--precision", default="fp32", help="of all that is computed: fp32, bf16, or auto")
     parser.add_argument("--only", nargs="+", choices=["images", "cache", "baselines", "views"])
-    parser.add_argument("--cache", type=Path, default=Features.cache)
+    parser.add_argument("--cache", type=Path, default=FeatureConfig.cache)
     parser.add_argument(
         "--out", type=Path, help="run directory, which keeps what is trained (default: runs/techniques)"
     )
     parser.add_argument("--quick", action="store_true", help="one epoch of some of them: to see that it works")
     options = parser.parse_args(arguments)
-    data = Data(options.data or ("digits" if options.quick else "elpv"), seeds=tuple(options.seeds))
-    features = Features(
+    data = DataConfig(options.data or ("digits" if options.quick else "elpv"), seeds=tuple(options.seeds))
+    features = FeatureConfig(
         backbone=options.backbone,
         image_size=options.image_size or (64 if options.quick else None),
         augment=options.augment,
@@ -108,31 +112,33 @@ def main(arguments: list[str] | None = None) -> None:
     )
     out = options.out or Path("runs") / f"techniques-{Path(data.data).name}"
     autocast = "none" if options.precision == "fp32" else options.precision
-    base = replace(BASE, epochs=1 if options.quick else options.epochs, autocast=autocast)
+    base = replace(BASE, epochs=1 if options.quick else options.epochs, amp_dtype=autocast)
     asked = _asked(base, options.only or ["images", "cache", "baselines"], options.views, quick=options.quick)
-    open_run(out, data, features, Head(), base)
+    init_run(out, data, features, HeadConfig(), base)
     for views in sorted({count for _, count, _ in asked.values()}):
-        extractor = prepare(replace(features, views=views))
+        extractor = build_extractor(replace(features, views=views))
         for seed in data.seeds:
-            manifest, directory = open_seed(out, data, features, seed)
-            extract_features(prepare(features), manifest, directory)
+            manifest, directory = init_seed(out, data, features, seed)
+            extract_features(build_extractor(features), manifest, directory)
             for label, (chosen, count, _) in asked.items():
                 if count == views:
-                    run_finetune(extractor, manifest, replace(chosen, label=label), Head(), seed, directory)
-    rows = {row.name: row for row in compare([out]).rows}
-    say("", _table(rows, asked))
+                    run_finetune(extractor, manifest, replace(chosen, name=label), HeadConfig(), seed, directory)
+    rows = {row.name: row for row in compare_runs([out]).rows}
+    echo("", _table(rows, asked))
     if options.only == ["views"]:
         _draw_views(rows, asked, out / "views.png")
-        say(f"plot: {out / 'views.png'}")
+        echo(f"plot: {out / 'views.png'}")
     if {*BASELINES} <= {*asked}:
-        named = [replace(rows[one], label=words) for one, words in CURVES.items()]
+        named = [replace(rows[one], name=words) for one, words in CURVES.items()]
         save_png(validation_curves(dict(enumerate(named)), None, "epoch"), out / "curves.png")
-        say(f"plot: {out / 'curves.png'}")
+        echo(f"plot: {out / 'curves.png'}")
 
 
-def _asked(base: Finetune, only: list[str], views: int, *, quick: bool) -> dict[str, tuple[Finetune, int, str | None]]:
+def _asked(
+    base: FinetuneConfig, only: list[str], views: int, *, quick: bool
+) -> dict[str, tuple[FinetuneConfig, int, str | None]]:
     """Return the trainings by their labels: options, cached views, and the label of what each is compared with."""
-    asked: dict[str, tuple[Finetune, int, str | None]] = {}
+    asked: dict[str, tuple[FinetuneConfig, int, str | None]] = {}
     some = 2 if quick else None
     if "images" in only:
         for name, changed in list(FROM_IMAGES.items())[:some]:
@@ -158,7 +164,7 @@ def _label(name: str) -> str:
     return name.replace(" ", "-")
 
 
-def _table(rows: dict[str, Row], asked: dict[str, tuple[Finetune, int, str | None]]) -> str:
+def _table(rows: dict[str, MethodSummary], asked: dict[str, tuple[FinetuneConfig, int, str | None]]) -> str:
     lines = []
     for label, (_, _views, against) in asked.items():
         row = rows[label]
@@ -175,7 +181,9 @@ def _table(rows: dict[str, Row], asked: dict[str, tuple[Finetune, int, str | Non
     return table(header, lines, 1)
 
 
-def _draw_views(rows: dict[str, Row], asked: dict[str, tuple[Finetune, int, str | None]], path: Path) -> None:
+def _draw_views(
+    rows: dict[str, MethodSummary], asked: dict[str, tuple[FinetuneConfig, int, str | None]], path: Path
+) -> None:
     """Draw accuracy and time over the number of cached views, beside training from images."""
     from matplotlib.figure import Figure
 

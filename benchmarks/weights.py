@@ -10,8 +10,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cache.errors import WeightsError
-from stages.data import read_image
-from stages.network.backbones import EMBEDDED, Backbone, load_backbone
+from stages.data.sources.open_image import read_image
+from stages.network.backbones.base import Backbone
+from stages.network.backbones.efficientnet_lite import BUNDLED
+from stages.network.backbones.registry import load_backbone
 
 _MOST_IMAGES = 64
 
@@ -24,7 +26,7 @@ def make(backbone: str, images: str, path: str, download: bool) -> str:
 
 
 def _load(backbone: str, images: str, download: bool) -> tuple[Backbone, str]:
-    if download or backbone in EMBEDDED:
+    if download or backbone in BUNDLED:
         try:
             loaded = load_backbone(backbone)
         except WeightsError:
@@ -50,4 +52,4 @@ def _calibrate(backbone: Backbone, images: str) -> None:
     files = islice(sorted(Path(images).rglob("*.*")), _MOST_IMAGES)
     views = torch.stack([backbone.preprocessing.render(read_image(str(file))) for file in files])
     with torch.no_grad():
-        backbone.module(backbone.preprocessing.normalise(views))
+        backbone.module(backbone.preprocessing.normalize(views))

@@ -9,18 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cache.feature_cache import CorruptRow, FeatureCache, PruneSummary
     from cache.inventory import CacheSummary, find_caches, list_caches, open_cache
-    from cache.keys import KeyMemo, key_of_bytes, key_of_file
+    from cache.keys import DigestCache, key_of_bytes, key_of_file
     from cache.spec import Spec
-    from cache.store import Damage, FeatureCache, Unneeded
 
 _HOME = {
     "CacheSummary": "inventory",
-    "Damage": "store",
-    "FeatureCache": "store",
-    "KeyMemo": "keys",
+    "CorruptRow": "feature_cache",
+    "FeatureCache": "feature_cache",
+    "DigestCache": "keys",
     "Spec": "spec",
-    "Unneeded": "store",
+    "PruneSummary": "feature_cache",
     "find_caches": "inventory",
     "key_of_bytes": "keys",
     "key_of_file": "keys",
@@ -30,11 +30,11 @@ _HOME = {
 
 __all__ = [
     "CacheSummary",
-    "Damage",
+    "CorruptRow",
+    "DigestCache",
     "FeatureCache",
-    "KeyMemo",
+    "PruneSummary",
     "Spec",
-    "Unneeded",
     "find_caches",
     "key_of_bytes",
     "key_of_file",

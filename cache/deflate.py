@@ -23,28 +23,28 @@ crc32 = zlib.crc32
 function of our own round it, because it is called for every row."""
 
 
-class NotDeflatedError(Exception):
+class DecompressionError(Exception):
     """Bytes that are not what was packed."""
 
 
-def pack(data: Any) -> bytes:
+def compress(data: Any) -> bytes:
     """Return the bytes of `data` (anything with a buffer) in zlib's format."""
     packed: bytes = zlib.compress(data, _LEVEL)
     return packed
 
 
-def unpack(packed: bytes | bytearray, size: int) -> bytes:
+def decompress(packed: bytes | bytearray, size: int) -> bytes:
     """Return the `size` bytes that were packed, in no more memory than they take, whatever `packed` claims.
 
     Raises
     ------
-    NotDeflatedError
+    DecompressionError
         If they are fewer, or `packed` is damaged.
     """
     try:
         data: bytes = zlib.decompressobj().decompress(packed, size)
     except zlib.error as error:
-        raise NotDeflatedError(str(error)) from error
+        raise DecompressionError(str(error)) from error
     if len(data) != size:
-        raise NotDeflatedError(f"{len(data)} bytes instead of {size}")
+        raise DecompressionError(f"{len(data)} bytes instead of {size}")
     return data

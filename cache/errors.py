@@ -1,7 +1,7 @@
-"""The exception tree of Cutpoint, at the bottom of the house so that every room can raise it.
+"""The exception tree of Cutonce, at the bottom of the house so that every room can raise it.
 
 A message says what was wrong, with which file or option, and what to do about it. The command line prints
-the message alone and exits with :attr:`CutpointError.exit_code`; a traceback means a defect in Cutpoint.
+the message alone and exits with :attr:`CutonceError.exit_code`; a traceback means a defect in Cutonce.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ import difflib
 from collections.abc import Iterable
 
 
-class CutpointError(Exception):
+class CutonceError(Exception):
     """Something failed that the user can do something about (exit code 1)."""
 
     exit_code = 1
 
 
-class UsageError(CutpointError):
+class UsageError(CutonceError, ValueError):
     """An option, a name or a combination of options that cannot be right (exit code 2)."""
 
     exit_code = 2
 
 
-class DataError(CutpointError):
+class DataError(CutonceError, ValueError):
     """Images, labels or splits that cannot be used as they are."""
 
 
-class WeightsError(CutpointError):
+class WeightsError(CutonceError):
     """Weights that are missing, unreadable, or do not fit the network."""
 
 
-class CacheError(CutpointError):
+class CacheError(CutonceError):
     """A feature cache that cannot be read or written as asked."""
 
 

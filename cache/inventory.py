@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cache.documents import read_document
 from cache.errors import CacheError, UsageError
+from cache.feature_cache import FeatureCache
+from cache.json_documents import read_document
 from cache.spec import Spec
-from cache.store import FeatureCache
 
 
 class CacheSummary(NamedTuple):
@@ -67,7 +67,7 @@ def find_caches(root: Path | str, fingerprints: Sequence[str] = ()) -> list[Path
     """
     paths = _directories(root)
     if not paths:
-        raise CacheError(f"there is no cache in {root}; check --cache")
+        raise CacheError(f"there is no cache in {root}; check `cache`")
     found = [_one_of(paths, fingerprint, root) for fingerprint in dict.fromkeys(fingerprints)]
     return found if fingerprints else paths
 
@@ -94,7 +94,7 @@ def _directories(root: Path | str) -> list[Path]:
     try:
         return sorted(path for path in Path(root).iterdir() if re.fullmatch("[0-9a-f]{32}", path.name))
     except OSError as error:
-        raise CacheError(f"there is no cache at {root}: {error.strerror}; check --cache") from error
+        raise CacheError(f"there is no cache at {root}: {error.strerror}; check `cache`") from error
 
 
 def _one_of(paths: Sequence[Path], fingerprint: str, root: Path | str) -> Path:
@@ -112,6 +112,8 @@ def _summary(path: Path) -> CacheSummary:
     modified = (shards if shards.exists() else path).stat().st_mtime
     try:
         cache = open_cache(path)
-        return CacheSummary(path, cache.spec, len(cache), len(cache.views), cache.size_on_disk, modified, cache.notes)
+        return CacheSummary(
+            path, cache.spec, len(cache), len(cache.views), cache.size_on_disk, modified, cache.warnings
+        )
     except CacheError as error:
         return CacheSummary(path, None, 0, 0, 0, modified, [str(error)])

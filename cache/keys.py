@@ -54,7 +54,7 @@ def key_of_file(path: str | os.PathLike[str]) -> str:
     return _hash(path)[0]
 
 
-class KeyMemo:
+class DigestCache:
     """Keys of files, remembered between runs by absolute path, size and times of modification.
 
     Parameters
@@ -104,7 +104,7 @@ class KeyMemo:
         """Yield (key, '') or ('', reason) for each path: remembered, or hashed by a few threads."""
         with ThreadPoolExecutor(_THREADS) as threads:
             for start in range(0, len(paths), _BATCH):
-                batch = [_look(path) for path in paths[start : start + _BATCH]]
+                batch = [_stat(path) for path in paths[start : start + _BATCH]]
                 known = [self._recall(database, entry) for entry in batch]
                 unknown = [entry for entry, key in zip(batch, known, strict=True) if not key]
                 at_once = [unknown[at : at + _AT_ONCE] for at in range(0, len(unknown), _AT_ONCE)]
@@ -115,7 +115,7 @@ class KeyMemo:
                         yield key, ""
                         continue
                     outcome = next(hashed)
-                    if outcome.settled:
+                    if outcome.mtime_trusted:
                         new.append((*entry.identity, outcome.key))
                     yield outcome.key, outcome.reason
                 self._remember(database, new)
@@ -127,13 +127,13 @@ class KeyMemo:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             database = sqlite3.connect(self.path, timeout=30)
         except (OSError, sqlite3.Error) as error:
-            self._give_up(error)
+            self._disable(error)
             return None
         try:
             database.execute(_TABLE)
         except sqlite3.Error as error:
             database.close()
-            self._give_up(error)
+            self._disable(error)
             return None
         return closing(database)
 
@@ -144,7 +144,7 @@ class KeyMemo:
         try:
             row = database.execute(_RECALL, (path,)).fetchone()
         except sqlite3.Error as error:
-            self._give_up(error)
+            self._disable(error)
             return ""
         return str(row[3]) if row and list(row[:3]) == times else ""
 
@@ -155,9 +155,9 @@ class KeyMemo:
             with database:
                 database.executemany("INSERT OR REPLACE INTO keys_1 VALUES (?, ?, ?, ?, ?)", rows)
         except sqlite3.Error as error:
-            self._give_up(error)
+            self._disable(error)
 
-    def _give_up(self, error: Exception) -> None:
+    def _disable(self, error: Exception) -> None:
         self.note = f"the keys of files are not remembered for the next run: {self.path}: {error}"
 
 
@@ -182,11 +182,11 @@ class _Entry(NamedTuple):
 class _Outcome(NamedTuple):
     key: str
     reason: str
-    settled: bool
+    mtime_trusted: bool
     """Whether the file had been still for long enough, before and while it was read, for its times to be trusted."""
 
 
-def _look(path: str) -> _Entry:
+def _stat(path: str) -> _Entry:
     nowhere = _Identity(b"", 0, 0, 0)
     try:
         status = Path(path).stat()
@@ -206,15 +206,15 @@ def _hash_entries(entries: Sequence[_Entry]) -> list[_Outcome]:
 
 def _hash_entry(entry: _Entry) -> _Outcome:
     if entry.reason:
-        return _Outcome("", entry.reason, settled=False)
+        return _Outcome("", entry.reason, mtime_trusted=False)
     _, *before = entry.identity
     newest_trusted = time.time_ns() - _CLOCK_NS
     try:
         key, status = _hash(entry.path)
     except OSError as error:
-        return _Outcome("", _reason(entry.path, error), settled=False)
+        return _Outcome("", _reason(entry.path, error), mtime_trusted=False)
     unchanged = before == list(_times(status))
-    return _Outcome(key, "", settled=unchanged and max(before[1:]) < newest_trusted)
+    return _Outcome(key, "", mtime_trusted=unchanged and max(before[1:]) < newest_trusted)
 
 
 def _hash(path: str | os.PathLike[str]) -> tuple[str, os.stat_result]:

@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.checksum import row_checksums, running_checksums, stretch_checksum
-from cache.deflate import crc32, pack
+from cache.deflate import compress, crc32
 from cache.errors import BrokenShardError, CacheError
 from cache.keys import KEY_LENGTH
-from cache.lookup import pack_keys
+from cache.row_index import pack_keys
+from cache.shard_layout import Contiguous, Storage, chunk_rows, contiguous_offset, detect_layout
 from cache.spec import Spec
-from cache.storage import Contiguous, Storage, chunk_rows, contiguous_offset, storage_of
 
 Compression = Literal["none", "gzip"]
 """How a shard stores its rows: as they are, or packed by deflate, which HDF5 calls gzip."""
@@ -49,7 +49,7 @@ _HDF5_ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError, Attribut
 _NOT_THE_FILES_FAULT = {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
-class Rows(NamedTuple):
+class RowBatch(NamedTuple):
     """Rows on their way into a shard."""
 
     keys: Sequence[str]
@@ -58,11 +58,11 @@ class Rows(NamedTuple):
     """[n, *row_shape], storage type."""
 
 
-class Table(NamedTuple):
+class KeyTable(NamedTuple):
     """Which rows a shard holds."""
 
     keys: NDArray[np.uint64]
-    """[n, 2], as :func:`cache.lookup.pack_keys` makes them."""
+    """[n, 2], as :func:`cache.row_index.pack_keys` makes them."""
     views: NDArray[np.int32]
     """[n]."""
 
@@ -72,7 +72,7 @@ def feature_type(dtype: str) -> np.dtype[Any]:
     return np.dtype(dtype).newbyteorder("<")
 
 
-def file_in_memory(step: int = 1 << 20, alignment: int = 1) -> h5py.File:
+def in_memory_h5(step: int = 1 << 20, alignment: int = 1) -> h5py.File:
     """Return a new HDF5 file that never touches the disk.
 
     Parameters
@@ -94,7 +94,7 @@ def file_in_memory(step: int = 1 << 20, alignment: int = 1) -> h5py.File:
     )
 
 
-def shard_image(spec: Spec, pieces: list[Rows], seconds: float, compression: Compression = "none") -> bytes:
+def encode_shard(spec: Spec, pieces: list[RowBatch], seconds: float, compression: Compression = "none") -> bytes:
     """Return the bytes of a shard file.
 
     The file is made in memory so that all that touches the disk is one plain write, whose errors (a full disk above
@@ -103,7 +103,7 @@ def shard_image(spec: Spec, pieces: list[Rows], seconds: float, compression: Com
     Parameters
     ----------
     spec : Spec
-    pieces : list of Rows
+    pieces : list of RowBatch
         At least one row together; all of one shape. Emptied, so that no row is in memory for longer than it must.
     seconds : float
         What computing these rows cost.
@@ -117,8 +117,8 @@ def shard_image(spec: Spec, pieces: list[Rows], seconds: float, compression: Com
     packed = compression == "gzip"
     size = sum(rows.nbytes for rows in features) + _TABLE_BYTES * len(keys) + _HEADER_BYTES
     pieces.clear()
-    with file_in_memory() if packed else file_in_memory(size, _PAGE_BYTES) as file:
-        describe(file, "feature-shard")
+    with in_memory_h5() if packed else in_memory_h5(size, _PAGE_BYTES) as file:
+        write_encoding(file, "feature-shard")
         file.attrs["fingerprint"] = spec.fingerprint
         file.attrs["spec"] = spec.canonical
         file.attrs["seconds"] = float(seconds)
@@ -126,7 +126,7 @@ def shard_image(spec: Spec, pieces: list[Rows], seconds: float, compression: Com
         (_store_packed if packed else _store_contiguous)(file, features, feature_type(spec.dtype))
         file["keys"], file["views"], file["checksums"] = keys, views, checksums
         for name, encoding in MEMBERS.items():
-            describe(file[name], encoding)
+            write_encoding(file[name], encoding)
         file.flush()
         return bytes(file.id.get_file_image())
 
@@ -151,7 +151,7 @@ def _store_packed(file: h5py.File, pieces: list[NDArray[Any]], dtype: np.dtype[A
     for start in range(0, len(rows), step):
         chunk = np.zeros((step, *rows.shape[1:]), dtype)  # HDF5 stores whole chunks, at the end as well
         chunk[: len(rows) - start] = rows[start : start + step]
-        dataset.id.write_direct_chunk((start, *(0 for _ in rows.shape[1:])), pack(chunk))
+        dataset.id.write_direct_chunk((start, *(0 for _ in rows.shape[1:])), compress(chunk))
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +238,7 @@ class Shard:
             yield start, into, self.read(start, into)
 
 
-def open_shard(path: Path, spec: Spec) -> tuple[Shard, Table]:
+def open_shard(path: Path, spec: Spec) -> tuple[Shard, KeyTable]:
     """Open a shard of the cache of `spec`, believing nothing it says about itself without looking.
 
     Raises
@@ -248,7 +248,7 @@ def open_shard(path: Path, spec: Spec) -> tuple[Shard, Table]:
     FileNotFoundError
         If it is not there.
     CacheError
-        If it was made by another version of Cutpoint, or the system does not let it be read: nothing is wrong with it.
+        If it was made by another version of Cutonce, or the system does not let it be read: nothing is wrong with it.
     """
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
@@ -265,7 +265,7 @@ def open_shard(path: Path, spec: Spec) -> tuple[Shard, Table]:
         raise BrokenShardError(f"{path} is damaged or not a shard: {error}") from error
 
 
-def _open_version_1(file: h5py.File, path: Path, spec: Spec) -> tuple[Shard, Table]:
+def _open_version_1(file: h5py.File, path: Path, spec: Spec) -> tuple[Shard, KeyTable]:
     """Check everything reading relies on, before any of it is read."""
     if _attribute(file, path, "fingerprint", str) != spec.fingerprint:
         raise BrokenShardError(f"{path} belongs to another spec")
@@ -282,7 +282,7 @@ def _open_version_1(file: h5py.File, path: Path, spec: Spec) -> tuple[Shard, Tab
     _check_type(members["features"], path, feature_type(spec.dtype), (rows, *row_shape))
     for name in ("keys", "views", "checksums"):
         contiguous_offset(members[name], path)
-    storage = storage_of(members["features"], path)
+    storage = detect_layout(members["features"], path)
 
     keys, views, checksums = members["keys"][()], members["views"][()], members["checksums"][()]
     if _table_checksum(keys, views, checksums) != _attribute(file, path, "table-crc32", int):
@@ -293,10 +293,10 @@ def _open_version_1(file: h5py.File, path: Path, spec: Spec) -> tuple[Shard, Tab
     if not 0 <= seconds < math.inf:
         raise BrokenShardError(f"{path}: it cannot have taken {seconds} seconds")
     shard = Shard(path, rows, row_shape, feature_type(spec.dtype), storage, checksums, seconds)
-    return shard, Table(pack_keys(keys.tobytes()), views)
+    return shard, KeyTable(pack_keys(keys.tobytes()), views)
 
 
-_SHARD_READERS: dict[int, Callable[[h5py.File, Path, Spec], tuple[Shard, Table]]] = {1: _open_version_1}
+_SHARD_READERS: dict[int, Callable[[h5py.File, Path, Spec], tuple[Shard, KeyTable]]] = {1: _open_version_1}
 
 
 def _members(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
@@ -320,7 +320,7 @@ def _check_type(dataset: h5py.Dataset, path: Path, dtype: np.dtype[Any], shape: 
         raise BrokenShardError(f"{path}: {dataset.name} are not an array of {dtype} of the shape {shape}")
 
 
-def describe(element: h5py.File | h5py.Dataset, encoding: str) -> None:
+def write_encoding(element: h5py.File | h5py.Dataset, encoding: str) -> None:
     """Say on an element of a file what it is, and in which version of that."""
     element.attrs["encoding-type"] = encoding
     element.attrs["encoding-version"] = 1
@@ -334,9 +334,9 @@ def _version(element: Any, path: Path, encoding: str, known: Collection[int]) ->
     version: int = _attribute(element, path, "encoding-version", int)
     if version not in known:
         raise CacheError(
-            f"{path} was made by another version of Cutpoint: {element.name} is {encoding!r} version {version}, and "
+            f"{path} was made by another version of Cutonce: {element.name} is {encoding!r} version {version}, and "
             f"this one reads version {', '.join(map(str, known))}; read it with the version that wrote it, or choose "
-            "another --cache"
+            "another `cache`"
         )
     return version
 

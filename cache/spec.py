@@ -90,7 +90,7 @@ class Spec:
         names = {field.name for field in fields(cls)}
         wrong = sorted(names ^ set(values))
         if wrong:
-            raise CacheError(f"not a spec of this version of Cutpoint: {', '.join(wrong)} missing or unknown")
+            raise CacheError(f"not a spec of this version of Cutonce: {', '.join(wrong)} missing or unknown")
         return cls(**values)
 
     def __eq__(self, other: object) -> bool:

@@ -8,12 +8,12 @@ from PIL import Image
 COLOURS = {"fire": (210, 70, 30), "leaf": (60, 160, 60), "sea": (40, 80, 190)}
 
 
-def photograph(colour: tuple[int, int, int], seed: int, side: int = 80) -> Image.Image:
+def photograph(color: tuple[int, int, int], seed: int, side: int = 80) -> Image.Image:
     """A blurred blob of the colour on a grey ground with noise; never twice the same."""
     numbers = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side] / side - numbers.uniform(0.35, 0.65, size=(2, 1, 1))
     blob = np.exp(-(x**2 + y**2) / numbers.uniform(0.02, 0.08))[..., None]
-    pixels = 110 * (1 - blob) + np.array(colour) * blob + numbers.normal(0, 25, (side, side, 3))
+    pixels = 110 * (1 - blob) + np.array(color) * blob + numbers.normal(0, 25, (side, side, 3))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 

@@ -1,6 +1,6 @@
 """The figures of the report: matplotlib figures, as PNG files and as SVG that takes its colours from the page.
 
-What is drawn comes from ``pipeline.comparison``; where it stands on the page is ``page.py``.
+What is drawn comes from ``pipeline.evaluation.comparison``; where it stands on the page is ``page.py``.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from matplotlib.transforms import ScaledTranslation
 from numpy.typing import ArrayLike, NDArray
 from sklearn.isotonic import isotonic_regression
 
-from pipeline.comparison import Row
-from pipeline.console import duration
-from pipeline.results import Result
+from pipeline.evaluation.method_summary import MethodSummary
+from pipeline.evaluation.results import Result
+from pipeline.text import duration
 
 if TYPE_CHECKING:
-    from stages.training.range_test import RangeTest
+    from stages.training.lr_finder import LRFinderResult
 
 # Each of these stands for a custom property of the page's style, which has a value for light and one for dark.
 INK, MUTED, GRID, ACCENT = "#1c2330", "#5d6675", "#dfe3e8", "#1d5fa6"
@@ -40,7 +40,7 @@ SERIES = ("#0069a8", "#c24f00", "#00805e", "#b04a86", "#7d6200", "#6b4fa0", "#0b
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")  # one fewer than colours, so that pairs repeat late
 
 _PROPERTIES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", ACCENT: "--accent"} | {
-    colour: f"--series-{number}" for number, colour in enumerate(SERIES)
+    color: f"--series-{number}" for number, color in enumerate(SERIES)
 }
 
 _STYLE: dict[Any, Any] = {
@@ -57,7 +57,7 @@ _STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.8,
     "lines.solid_capstyle": "round",
     "svg.fonttype": "none",
-    "svg.hashsalt": "cutpoint",
+    "svg.hashsalt": "cutonce",
     "text.color": INK,
     "text.parse_math": False,  # a class may be called $x$
     "xtick.color": MUTED,
@@ -75,7 +75,7 @@ LARGEST_HEAT_MAP = 200
 """Cells on a side of a heat map; more classes than that share cells."""
 
 
-def accuracy_against_time(rows: Sequence[Row]) -> Figure:
+def accuracy_against_time(rows: Sequence[MethodSummary]) -> Figure:
     """Draw accuracy with its interval over seconds on a logarithmic axis, each method named beside the plot."""
     with styled():
         figure = Figure(figsize=(4.8, max(3.1, 0.27 * len(rows))), layout="constrained")
@@ -88,17 +88,19 @@ def accuracy_against_time(rows: Sequence[Row]) -> Figure:
         axes.set_xlim(seconds.min() / margin, seconds.max() * margin)
         above = 0.08 * max(high.max() - low.min(), 0.02)
         axes.set_ylim(low.min() - above, high.max() + above)
-        heights = _apart((accuracy - axes.get_ylim()[0]) / np.ptp(axes.get_ylim()), 0.26 / figure.get_figheight())
-        for number, points_aside in enumerate(_side_by_side(axes, seconds)):
-            colour, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
+        heights = _repel_labels(
+            (accuracy - axes.get_ylim()[0]) / np.ptp(axes.get_ylim()), 0.26 / figure.get_figheight()
+        )
+        for number, points_aside in enumerate(_dodge(axes, seconds)):
+            color, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
             moved = axes.transData + ScaledTranslation(points_aside / 72, 0, figure.dpi_scale_trans)
             at, reached, height = seconds[number], accuracy[number], heights[number]
-            axes.vlines(at, low[number], high[number], color=colour, linewidth=1.6, transform=moved)
-            axes.plot(at, reached, marker=marker, color=colour, markersize=6, transform=moved, zorder=3)
-            leader = ConnectionPatch((at, reached), (1, height), moved, axes.transAxes, color=colour, alpha=0.4, lw=0.7)
+            axes.vlines(at, low[number], high[number], color=color, linewidth=1.6, transform=moved)
+            axes.plot(at, reached, marker=marker, color=color, markersize=6, transform=moved, zorder=3)
+            leader = ConnectionPatch((at, reached), (1, height), moved, axes.transAxes, color=color, alpha=0.4, lw=0.7)
             axes.add_artist(leader)
-            axes.plot(1.025, height, marker=marker, color=colour, markersize=5, transform=axes.transAxes, clip_on=False)
-            _name_beside(axes, rows[number].label, colour, height, points_aside=14)
+            axes.plot(1.025, height, marker=marker, color=color, markersize=5, transform=axes.transAxes, clip_on=False)
+            _name_beside(axes, rows[number].label, color, height, points_aside=14)
         axes.yaxis.set_major_formatter(_percent)
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         _time_axis(axes, "time from images to predictions (logarithmic)")
@@ -106,23 +108,23 @@ def accuracy_against_time(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def learning_curve(row: Row, quantity: Literal["loss", "accuracy"]) -> Figure:
+def learning_curve(row: MethodSummary, quantity: Literal["loss", "accuracy"]) -> Figure:
     """Draw a quantity of train and validation over the epochs, one thin line for each seed, the kept epoch marked."""
     with styled():
         figure = Figure(figsize=(3.9, 2.7), layout="constrained")
         axes = figure.add_subplot()
-        for part, colour, line in (("train", MUTED, "--"), ("val", ACCENT, "-")):
+        for part, color, line in (("train", MUTED, "--"), ("val", ACCENT, "-")):
             for result in row.results:
                 epochs = [entry["epoch"] for entry in result.history]
                 values = _numbers(entry.get(f"{part}_{quantity}") for entry in result.history)
-                axes.plot(epochs, values, line, color=colour, linewidth=1.6 if len(row.results) == 1 else 1.0)
+                axes.plot(epochs, values, line, color=color, linewidth=1.6 if len(row.results) == 1 else 1.0)
         for result in row.results:
             if (kept := best_epoch(result.history)) and kept.get(f"val_{quantity}") is not None:
                 axes.plot(
                     kept["epoch"], kept[f"val_{quantity}"], "o", color=ACCENT, markersize=6, markerfacecolor="none"
                 )
         ends = (("train", MUTED, f"train_{quantity}"), ("validation", ACCENT, f"val_{quantity}"))
-        _name_ends(axes, [(name, colour, end) for name, colour, key in ends if (end := _end(row, key)) is not None])
+        _name_ends(axes, [(name, color, end) for name, color, key in ends if (end := _end(row, key)) is not None])
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         if quantity == "accuracy":
@@ -132,16 +134,18 @@ def learning_curve(row: Row, quantity: Literal["loss", "accuracy"]) -> Figure:
     return figure
 
 
-def validation_curves(rows: Mapping[int, Row], level: Row | None, over: Literal["epoch", "time"]) -> Figure:
+def validation_curves(
+    rows: Mapping[int, MethodSummary], level: MethodSummary | None, over: Literal["epoch", "time"]
+) -> Figure:
     """Draw the validation accuracy of several methods over the epochs, or over the time from the images on.
 
     One thin line for each seed, the kept epoch marked. Time is logarithmic; an epoch 0 that took none is not in it.
 
     Parameters
     ----------
-    rows : mapping of int to Row
+    rows : mapping of int to MethodSummary
         The methods by their numbers in the table, which give them their colours.
-    level : Row, optional
+    level : MethodSummary, optional
         A method without epochs to compare with: a dotted line at the accuracy that it validates with.
     """
     with styled():
@@ -149,20 +153,22 @@ def validation_curves(rows: Mapping[int, Row], level: Row | None, over: Literal[
         axes = figure.add_subplot()
         ends = []
         for number, row in rows.items():
-            colour, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
+            color, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
             for result in row.results:
                 epochs = [entry["epoch"] for entry in result.history]
                 at = (
-                    epochs if over == "epoch" else [seconds if seconds > 0 else math.nan for seconds in elapsed(result)]
+                    epochs
+                    if over == "epoch"
+                    else [seconds if seconds > 0 else math.nan for seconds in cumulative_seconds(result)]
                 )
                 values = _numbers(entry.get("val_accuracy") for entry in result.history)
                 width = 1.6 if len(row.results) == 1 else 1.0
-                axes.plot(at, values, "-", color=colour, linewidth=width, marker=marker, markersize=3)
+                axes.plot(at, values, "-", color=color, linewidth=width, marker=marker, markersize=3)
                 if (kept := best_epoch(result.history)) is not None:
                     place = at[epochs.index(kept["epoch"])]
-                    axes.plot(place, kept["val_accuracy"], "o", color=colour, markersize=8, markerfacecolor="none")
+                    axes.plot(place, kept["val_accuracy"], "o", color=color, markersize=8, markerfacecolor="none")
             if (end := _end(row, "val_accuracy")) is not None:
-                ends.append((row.label, colour, end))
+                ends.append((row.label, color, end))
         if level is not None:
             axes.axhline(level.val_accuracy, color=MUTED, linestyle=":", linewidth=1.4)
             ends.append((level.label, MUTED, level.val_accuracy))
@@ -178,7 +184,7 @@ def validation_curves(rows: Mapping[int, Row], level: Row | None, over: Literal[
     return figure
 
 
-def elapsed(result: Result) -> list[float]:
+def cumulative_seconds(result: Result) -> list[float]:
     """Return the seconds from the images to the end of each epoch; what came before the first is in all of them."""
     of_epochs = np.array([entry.get("seconds") or 0.0 for entry in result.history])
     before_testing = sum(result.seconds_by_stage.get(stage, 0.0) for stage in ("extract", "train"))
@@ -209,7 +215,7 @@ class Line(NamedTuple):
     on_part: bool
 
 
-class Tried(NamedTuple):
+class SearchCurves(NamedTuple):
     """What was tried in a selection: scores over one setting, a line for each combination of the others.
 
     Attributes
@@ -238,7 +244,7 @@ def chosen(result: Result) -> Mapping[str, Any] | None:
     return None
 
 
-def tried(selection: Sequence[Mapping[str, Any]]) -> Tried | None:
+def search_curves(selection: Sequence[Mapping[str, Any]]) -> SearchCurves | None:
     """Return the selection as lines over one setting; None where nothing was chosen between.
 
     The setting is the positive number of which most values were tried, as on a logarithmic axis, or else the word.
@@ -254,7 +260,7 @@ def tried(selection: Sequence[Mapping[str, Any]]) -> Tried | None:
         return None
     numeric = [name for name, some in varied.items() if all(map(_positive, some))]
     setting = max(numeric or varied, key=lambda name: len(varied[name]))
-    found = Tried(setting, [] if numeric else list(map(str, varied[setting])), [])
+    found = SearchCurves(setting, [] if numeric else list(map(str, varied[setting])), [])
     lines: dict[str, Line] = {}
     for entry in sorted(entries, key=found.place):
         label = ", ".join(f"{name} {entry[name]}" for name in varied if name != setting and name in entry)
@@ -267,9 +273,11 @@ def tried(selection: Sequence[Mapping[str, Any]]) -> Tried | None:
     return found
 
 
-def selection_scores(row: Row) -> Figure | None:
+def selection_scores(row: MethodSummary) -> Figure | None:
     """Draw the score of everything that was tried, for each seed, with the choice marked; None where nothing can be."""
-    of_seeds = [(found, chosen(result)) for result in row.results if (found := tried(result.selection)) is not None]
+    of_seeds = [
+        (found, chosen(result)) for result in row.results if (found := search_curves(result.selection)) is not None
+    ]
     if not of_seeds:
         return None
     with styled():
@@ -280,9 +288,9 @@ def selection_scores(row: Row) -> Figure | None:
             axes.set_xscale("log")
         for found, taken in of_seeds:
             for number, line in enumerate(found.lines):
-                colour, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
+                color, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
                 style = {"linewidth": 0.8, "linestyle": ":"} if line.on_part else {"linewidth": 1.4}
-                axes.plot(line.at, line.scores, color=colour, marker=marker, markersize=3, **style)
+                axes.plot(line.at, line.scores, color=color, marker=marker, markersize=3, **style)
             if taken is not None:
                 axes.plot(found.place(taken), taken["score"], "o", color=INK, markersize=9, markerfacecolor="none")
         ends = [(line.label, SERIES[number % len(SERIES)], line.scores[-1]) for number, line in enumerate(last.lines)]
@@ -309,7 +317,7 @@ def rate_schedule(rates: NDArray[np.float64], blocks: Sequence[str], steps_per_e
     Parameters
     ----------
     rates : float64 [steps, groups]
-        As ``stages.training.schedules.rates_of`` returns them.
+        As ``stages.training.lr_schedules.rates_of`` returns them.
     blocks : sequence of str
         The block of each group; of several groups of a block, which have the same rates, one is drawn.
     steps_per_epoch : int
@@ -340,7 +348,7 @@ def rate_schedule(rates: NDArray[np.float64], blocks: Sequence[str], steps_per_e
     return figure
 
 
-def range_test_curves(tests: Sequence[RangeTest]) -> Figure:
+def range_test_curves(tests: Sequence[LRFinderResult]) -> Figure:
     """Draw the loss of range tests over the rate, side by side, with its running mean and the suggested rate marked."""
     with styled():
         figure = Figure(figsize=(3.9 * min(len(tests), 3), 2.7 * -(-len(tests) // 3)), layout="constrained")
@@ -352,7 +360,7 @@ def range_test_curves(tests: Sequence[RangeTest]) -> Figure:
     return figure
 
 
-def _draw_range_test(axes: Axes, found: RangeTest) -> None:
+def _draw_range_test(axes: Axes, found: LRFinderResult) -> None:
     axes.set_xscale("log")
     axes.plot(found.rates, found.losses, "-", color=MUTED, linewidth=0.7, alpha=0.6)
     axes.plot(found.rates, found.smoothed, "-", color=ACCENT, linewidth=1.6)
@@ -388,8 +396,8 @@ def confusion_heat_map(confusion: NDArray[np.int64], class_names: Sequence[str])
         figure = Figure(figsize=(4.4, 4.2), layout="constrained")
         axes = figure.add_subplot()
         axes.grid(visible=False)
-        colours = LinearSegmentedColormap.from_list("accent", [f"{ACCENT}00", ACCENT])
-        axes.imshow(np.sqrt(shares), cmap=colours, vmin=0, vmax=1, interpolation="none")
+        colors = LinearSegmentedColormap.from_list("accent", [f"{ACCENT}00", ACCENT])
+        axes.imshow(np.sqrt(shares), cmap=colors, vmin=0, vmax=1, interpolation="none")
         axes.spines[:].set(visible=True, color=GRID)
         axes.set(xlabel="predicted", ylabel="true")
         if len(class_names) <= LARGEST_NAMED:
@@ -403,8 +411,8 @@ def confusion_heat_map(confusion: NDArray[np.int64], class_names: Sequence[str])
                 axis.set_major_formatter(lambda value, _: f"{value * per_cell:.0f}")
         if len(class_names) <= 12:
             for (true, predicted), tests in np.ndenumerate(confusion):
-                colour = "white" if shares[true, predicted] > 0.3 else INK
-                axes.text(predicted, true, f"{tests:,}", ha="center", va="center", color=colour, fontsize=7)
+                color = "white" if shares[true, predicted] > 0.3 else INK
+                axes.text(predicted, true, f"{tests:,}", ha="center", va="center", color=color, fontsize=7)
     return figure
 
 
@@ -440,25 +448,25 @@ def inline_svg(figure: Figure) -> str:
 def _name_ends(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
     """Write the names of lines after their ends (name, colour, y), none over another."""
     to_axes = axes.transData + axes.transAxes.inverted()
-    heights = _apart([to_axes.transform((axes.get_xlim()[0], y))[1] for *_, y in ends], 0.09)
-    for (name, colour, _), height in zip(ends, heights, strict=True):
-        _name_beside(axes, name, colour, height, points_aside=4)
+    heights = _repel_labels([to_axes.transform((axes.get_xlim()[0], y))[1] for *_, y in ends], 0.09)
+    for (name, color, _), height in zip(ends, heights, strict=True):
+        _name_beside(axes, name, color, height, points_aside=4)
 
 
-def _name_beside(axes: Axes, name: str, colour: str, height: float, points_aside: float) -> None:
+def _name_beside(axes: Axes, name: str, color: str, height: float, points_aside: float) -> None:
     axes.annotate(
         _shortened(name, 28),
         (1, height),
         xycoords="axes fraction",
         xytext=(points_aside, 0),
         textcoords="offset points",
-        color=colour,
+        color=color,
         va="center",
         annotation_clip=False,
     )
 
 
-def _apart(heights: ArrayLike, least: float) -> NDArray[np.float64]:
+def _repel_labels(heights: ArrayLike, least: float) -> NDArray[np.float64]:
     """Return the heights moved as little as possible for each two to be `least` apart, in the same order.
 
     Less the room that those below take, heights in order must not fall: that is isotonic regression.
@@ -471,7 +479,7 @@ def _apart(heights: ArrayLike, least: float) -> NDArray[np.float64]:
     return apart
 
 
-def _side_by_side(axes: Axes, seconds: NDArray[Any], near: float = 0.03, apart: float = 7.0) -> list[float]:
+def _dodge(axes: Axes, seconds: NDArray[Any], near: float = 0.03, apart: float = 7.0) -> list[float]:
     """Return how many typographic points aside each point is drawn, so that no interval hides another.
 
     Points within `near` of the next, as a share of the axis, stand `apart` points beside each other, quicker first.
@@ -485,7 +493,7 @@ def _side_by_side(axes: Axes, seconds: NDArray[Any], near: float = 0.03, apart: 
     return list(aside)
 
 
-def _end(row: Row, name: str) -> float | None:
+def _end(row: MethodSummary, name: str) -> float | None:
     """Return the last known value of a history."""
     return next((entry[name] for entry in reversed(row.results[-1].history) if entry.get(name) is not None), None)
 

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from pipeline.comparison import percent
-from pipeline.console import table
 from pipeline.report.page import template, thumbnail
-from stages.data import Manifest
-from stages.inspection.balance import SPLITS, Balance
-from stages.inspection.duplicates import AROUND, LOOSER, NEARER, Copy
-from stages.inspection.findings import Inspection
+from pipeline.text import percent, table
+from stages.data.manifest import Manifest
+from stages.inspection.class_balance import SPLITS, Balance
+from stages.inspection.inspect import Inspection
+from stages.inspection.near_duplicates import CONTRAST_FACTOR, REFERENCE_NEIGHBOR, RELAXED_FACTOR, NearDuplicate
 from stages.inspection.outliers import NEIGHBOUR
 
 PAGE = "inspect.html"
@@ -182,7 +181,7 @@ class InspectionReport:
             kind, manifest.locations[place], manifest.keys[place], label, manifest.splits[place], suggestion, score
         )
 
-    def _copy(self, kind: str, copy: Copy) -> Finding:
+    def _copy(self, kind: str, copy: NearDuplicate) -> Finding:
         one, other = (self._finding(kind, place, copy.cosine) for place in (copy.place, copy.other))
         return Finding(
             kind, one.path, one.key, one.label, one.split, "", one.score, other.path, other.label, other.split
@@ -208,10 +207,10 @@ def write_inspection(report: InspectionReport, out_dir: Path) -> Path:
         titles=TITLES,
         splits=SPLITS,
         table=TABLE,
-        around=AROUND,
+        around=REFERENCE_NEIGHBOR,
         neighbour=NEIGHBOUR,
-        looser=report.threshold - (LOOSER - 1) * (1 - report.threshold),
-        nearer=NEARER,
+        looser=report.threshold - (RELAXED_FACTOR - 1) * (1 - report.threshold),
+        nearer=CONTRAST_FACTOR,
     )
     path = out_dir / PAGE
     # a file name need not be text: what cannot be encoded becomes a numeric reference

@@ -10,11 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from pipeline.comparison import percent
-from pipeline.console import count, table
 from pipeline.report.figures import ACCENT, INK, MUTED, save_png, styled
 from pipeline.report.probe_figures import save_svg
-from stages.inspection.extrapolation import Extrapolation, answer
+from pipeline.text import format_count, percent, table
+from stages.inspection.extrapolation import Extrapolation, conclusion
 from stages.inspection.learning_curve import LearningCurve
 
 NAME = "learning-curve"
@@ -39,7 +38,7 @@ class CurveReport:
     @property
     def answer(self) -> list[str]:
         """Whether more labels would help, in sentences."""
-        return answer(self.curve, self.extrapolation)
+        return conclusion(self.curve, self.extrapolation)
 
     @property
     def table(self) -> str:
@@ -121,7 +120,7 @@ def accuracy_against_images(report: CurveReport) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         # beyond what was measured by factors, whose words are short enough to stand side by side
         axes.xaxis.set_major_formatter(
-            lambda value, _: count(value) if value <= largest else f"{round(value / largest)} ×"
+            lambda value, _: format_count(value) if value <= largest else f"{round(value / largest)} ×"
         )
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(lambda value, _: f"{round(100 * value, 2):g} %")

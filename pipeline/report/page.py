@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cache.errors import DataError
-from pipeline.comparison import Comparison, Row, interval_words, percent, points, renderings_words
-from pipeline.console import byte_count, count, duration
+from pipeline.evaluation.comparison import Comparison, interval_words, renderings_words
+from pipeline.evaluation.method_summary import MethodSummary
 from pipeline.report import figures
+from pipeline.text import byte_count, duration, format_count, percent, points
 
 MISTAKES = 12
 """Mistakes that are shown."""
@@ -45,7 +46,7 @@ NOTES_IN_SIGHT = 12
 
 
 @dataclass(frozen=True)
-class Picture:
+class ReportFigure:
     """A figure on the page; `svg` is safe markup."""
 
     svg: Markup
@@ -54,18 +55,18 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingPlots:
     """What a method left of its training with the first seed, as data URIs: contact sheet, and plots with words."""
 
-    row: Row
+    row: MethodSummary
     sheet: str | None
-    same_sheet_as: Row | None
+    same_sheet_as: MethodSummary | None
     """A method above whose contact sheet this one has too; the sheet is shown there alone."""
     plots: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Mistake:
+class Misclassified:
     """A test image that was predicted wrongly; `thumbnail` is a data URI, or None where the image cannot be read."""
 
     thumbnail: str | None
@@ -140,11 +141,11 @@ class _Figures:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, name: str, figure: Figure, alt: str, caption: str = "") -> Picture:
+    def add(self, name: str, figure: Figure, alt: str, caption: str = "") -> ReportFigure:
         """Save a figure as NAME.png and return it as it stands on the page."""
         figures.save_png(figure, self.folder / f"{name}.png")
         # matplotlib escapes what is text in it
-        return Picture(Markup(figures.inline_svg(figure)), alt, caption)
+        return ReportFigure(Markup(figures.inline_svg(figure)), alt, caption)
 
 
 def template(name: str) -> jinja2.Template:
@@ -162,7 +163,7 @@ def template(name: str) -> jinja2.Template:
         "typographic": _typographic,
         "duration": duration,
         "bytes": byte_count,
-        "count": count,
+        "count": format_count,
         "p_value": lambda p: "< 0.001" if p < 0.001 else f"{p:.2g}",
     }
     return environment.get_template(name)
@@ -182,7 +183,7 @@ def _scale(comparison: Comparison) -> Callable[[float], float]:
     return lambda accuracy: round(4 + 92 * (accuracy - low) / width, 2)
 
 
-def _side_by_side(comparison: Comparison, drawn: _Figures) -> list[Picture]:
+def _side_by_side(comparison: Comparison, drawn: _Figures) -> list[ReportFigure]:
     """Return the curves of all methods that train on images in one plot, over epochs and over time; none for one."""
     rows = {
         number: row
@@ -204,7 +205,7 @@ def _side_by_side(comparison: Comparison, drawn: _Figures) -> list[Picture]:
     ]
 
 
-def _learning(comparison: Comparison, drawn: _Figures) -> Iterator[tuple[Row, list[Picture]]]:
+def _learning(comparison: Comparison, drawn: _Figures) -> Iterator[tuple[MethodSummary, list[ReportFigure]]]:
     for number, row in enumerate(comparison.rows, start=1):
         kept = [best["epoch"] for result in row.results if (best := figures.best_epoch(result.history))]
         if kept:
@@ -293,7 +294,7 @@ def _confused_pairs(confusion: NDArray[np.int64], names: Sequence[str], most: in
     ]
 
 
-def _mistakes(row: Row, comparison: Comparison) -> list[Mistake]:
+def _mistakes(row: MethodSummary, comparison: Comparison) -> list[Misclassified]:
     """Return the mistakes of a method, with the first seed, that it was surest of."""
     predictions = row.results[0].predictions
     confidence = predictions.probabilities.max(axis=1)
@@ -301,11 +302,11 @@ def _mistakes(row: Row, comparison: Comparison) -> list[Mistake]:
     surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
     # the same place in the order of keys is the same image for every method
     place = np.empty(len(predictions), dtype=np.int64)
-    place[predictions.by_key] = np.arange(len(predictions))
+    place[predictions.key_order] = np.arange(len(predictions))
     others = [other for other in comparison.rows if other is not row]
     names = comparison.class_names
     return [
-        Mistake(
+        Misclassified(
             thumbnail=thumbnail(str(predictions.locations[one])),
             location=str(predictions.locations[one]),
             true=names[predictions.labels[one]],
@@ -319,7 +320,7 @@ def _mistakes(row: Row, comparison: Comparison) -> list[Mistake]:
 
 def thumbnail(location: str) -> str | None:
     """Return a small JPEG of an image as a data URI, or None where it is not there any more."""
-    from stages.data import read_image
+    from stages.data.sources.open_image import read_image
 
     try:
         pixels = read_image(location)
@@ -330,15 +331,15 @@ def thumbnail(location: str) -> str | None:
     return _data_uri(image)
 
 
-def _trainings(comparison: Comparison) -> Iterator[Training]:
-    shown: dict[str, Row] = {}
+def _trainings(comparison: Comparison) -> Iterator[TrainingPlots]:
+    shown: dict[str, MethodSummary] = {}
     for row in comparison.rows:
         folder = row.results[0].directory
         assert folder is not None
         sheet = _picture_file(folder / SHEET, "JPEG")
         plots = [(uri, words) for name, words in PLOTS.items() if (uri := _picture_file(folder / name, "PNG"))]
         if sheet or plots:
-            yield Training(row, sheet, shown.get(sheet or ""), plots)
+            yield TrainingPlots(row, sheet, shown.get(sheet or ""), plots)
         if sheet:
             shown.setdefault(sheet, row)
 

@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator, NullLocator
 
-from pipeline.console import byte_count, count
 from pipeline.report.figures import ACCENT, GRID, INK, MUTED, SERIES, styled
-from stages.probe import Probe
+from pipeline.text import byte_count, format_count
+from stages.inspection.layer_probe import LayerProbe
 
 
-def accuracy_against_depth(probe: Probe) -> Figure:
+def accuracy_against_depth(probe: LayerProbe) -> Figure:
     """Draw three panels over the cuts, from the image upwards: accuracy, multiply-adds of the trunk, bytes per row.
 
     The bars are one standard error; the band is what is as good as the best; the ring is the cut to take.
@@ -30,7 +30,7 @@ def accuracy_against_depth(probe: Probe) -> Figure:
         multiply_adds.bar(places, [one.multiply_adds for one in probe.cuts], width=0.6, color=SERIES[7])
         multiply_adds.set_title("multiply-adds of the trunk", loc="left", fontsize=9, color=MUTED)
         multiply_adds.yaxis.set_major_locator(MaxNLocator(3))
-        multiply_adds.yaxis.set_major_formatter(lambda value, _: count(value))
+        multiply_adds.yaxis.set_major_formatter(lambda value, _: format_count(value))
         most = max(one.bytes_per_image for one in probe.cuts)
         bytes_per_image.bar(places, [one.bytes_per_image for one in probe.cuts], width=0.6, color=SERIES[7])
         bytes_per_image.set_title("bytes per image in the cache", loc="left", fontsize=9, color=MUTED)
@@ -49,11 +49,11 @@ def save_svg(figure: Figure, path: Path) -> None:
         figure.savefig(path, facecolor="white", metadata={"Date": None})
 
 
-def _draw_accuracy(axes: Axes, probe: Probe) -> None:
+def _draw_accuracy(axes: Axes, probe: LayerProbe) -> None:
     places = np.arange(len(probe.cuts))
     reached = np.array([one.accuracy for one in probe.cuts])
     errors = np.array([one.standard_error for one in probe.cuts])
-    axes.axhspan(probe.floor, probe.best.accuracy, color=GRID, alpha=0.6, linewidth=0)
+    axes.axhspan(probe.one_se_threshold, probe.best.accuracy, color=GRID, alpha=0.6, linewidth=0)
     for seed in range(len(probe.seeds) if len(probe.seeds) > 1 else 0):
         axes.plot(places, [one.accuracies[seed] for one in probe.cuts], "-", color=MUTED, linewidth=0.7, alpha=0.5)
     axes.plot(places, reached, "-", color=ACCENT, linewidth=1.4)

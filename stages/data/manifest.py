@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache import KeyMemo, key_of_bytes
+from cache import DigestCache, key_of_bytes
 from cache.errors import DataError
-from stages.data.listing import SPLITS, Listing, Progress
-from stages.data.sources import list_samples
-from stages.data.splits import check_shares, complete_splits
-from stages.options import Data
+from stages.config.data import DataConfig
+from stages.data.sources.records import SPLITS, Progress, SourceRecords
+from stages.data.sources.registry import list_samples
+from stages.data.splits import check_shares, make_missing_splits
 
 _HEADER = ["path", "label", "split", "key"]
 _GROUP = "group"
@@ -154,16 +154,16 @@ class Manifest:
 
 
 def load_manifest(
-    options: Data, seed: int = 0, memo: KeyMemo | None = None, progress: Progress | None = None
+    options: DataConfig, seed: int = 0, memo: DigestCache | None = None, progress: Progress | None = None
 ) -> Manifest:
     """Return the manifest of the data that `options` name, with every split there.
 
     Parameters
     ----------
-    options : Data
+    options : DataConfig
     seed : int
         Of the splits that are made.
-    memo : KeyMemo, optional
+    memo : DigestCache, optional
         Remembers the keys of files between calls.
     progress : callable, optional
         Wraps what is iterated over slowly (tqdm does).
@@ -176,14 +176,14 @@ def load_manifest(
         If the data cannot be used as they are.
     """
     check_shares(options)
-    memo = memo or KeyMemo(None)
+    memo = memo or DigestCache(None)
     source = list_samples(options, progress)
     listing, keys, unreadable = _readable(source, memo, progress)
     if len(listing.class_names) == 1:
         raise DataError(
-            f"--data {options.data} has one class only, {listing.class_names[0]!r}; at least two are needed"
+            f"`data` {options.data} has one class only, {listing.class_names[0]!r}; at least two are needed"
         )
-    splits, notes = complete_splits(listing, keys, options, seed)
+    splits, notes = make_missing_splits(listing, keys, options, seed)
     number = {name: index for index, name in enumerate(listing.class_names)}
     lost = [f"no image of class {name} can be read: left out" for name in source.class_names if name not in number]
     return Manifest(
@@ -199,8 +199,8 @@ def load_manifest(
 
 
 def _readable(
-    listing: Listing, memo: KeyMemo, progress: Progress | None
-) -> tuple[Listing, list[str], list[tuple[str, str]]]:
+    listing: SourceRecords, memo: DigestCache, progress: Progress | None
+) -> tuple[SourceRecords, list[str], list[tuple[str, str]]]:
     """Return the samples that can be read, their keys, and (location, reason) of the others.
 
     Empty files cannot: they would all be the same image.

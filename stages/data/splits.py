@@ -11,28 +11,30 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from cache.errors import DataError, UsageError
-from stages.data.holding_out import held_out, units_of
-from stages.data.listing import SPLITS, Listing
-from stages.options import Data
+from stages.config.data import DataConfig
+from stages.data.group_split import split_units, stratified_group_split
+from stages.data.sources.records import SPLITS, SourceRecords
 
 _NAMED = 10
 """Most files that a message names."""
 
 
-def check_shares(options: Data) -> None:
+def check_shares(options: DataConfig) -> None:
     """Raise UsageError unless the shares of validation and test lie between 0 and 1."""
-    for name in ("val", "test"):
+    for name in ("val_size", "test_size"):
         share = getattr(options, name)
         if not 0 < share < 1:
-            raise UsageError(f"--{name} {share} must lie between 0 and 1: it is a share of the samples")
+            raise UsageError(f"`{name}` {share} must lie between 0 and 1: it is a share of the samples")
 
 
-def complete_splits(listing: Listing, keys: Sequence[str], options: Data, seed: int) -> tuple[list[str], list[str]]:
+def make_missing_splits(
+    listing: SourceRecords, keys: Sequence[str], options: DataConfig, seed: int
+) -> tuple[list[str], list[str]]:
     """Return the split of each sample, and in words what was done.
 
     Parameters
     ----------
-    listing : Listing
+    listing : SourceRecords
         Its splits are kept; those that are missing are made.
     keys : sequence of str
         The key of each sample.
@@ -44,24 +46,26 @@ def complete_splits(listing: Listing, keys: Sequence[str], options: Data, seed: 
         split, or a class has no training sample.
     """
     splits, notes = _given_splits(listing, keys, options)
-    units = units_of(keys, listing.labels, listing.strata, listing.groups, seed)
+    units = split_units(keys, listing.labels, listing.strata, listing.groups, seed)
     grouped = any(listing.groups)
     if "test" not in splits:
-        test = held_out(units, options.test, left=2)
+        test = stratified_group_split(units, options.test_size, min_kept=2)
         splits = ["test" if key in test else "train" for key in keys]
-        taken = _taken(options.test, len(test), len(set(keys)), "images", grouped=grouped)
+        taken = _share_text(options.test_size, len(test), len(set(keys)), "images", grouped=grouped)
         notes.append(f"test split made here: {taken} (seed {seed})")
     if "val" not in splits:
         trained = {key for key, split in zip(keys, splits, strict=True) if split == "train"}
-        val = held_out([part for unit in units if (part := unit.only(trained))], options.val, left=1)
+        val = stratified_group_split(
+            [part for unit in units if (part := unit.only(trained))], options.val_size, min_kept=1
+        )
         splits = ["val" if split == "train" and key in val else split for key, split in zip(keys, splits, strict=True)]
-        taken = _taken(options.val, len(val), len(trained), "training images", grouped=grouped)
+        taken = _share_text(options.val_size, len(val), len(trained), "training images", grouped=grouped)
         notes.append(f"validation split made here: {taken} (seed {seed})")
     _check_every_split(listing.labels, splits, grouped=grouped)
-    return splits, [*notes, *_contradictions(listing, keys), *_classes_not_everywhere(listing.labels, splits)]
+    return splits, [*notes, *_conflicting_labels(listing, keys), *_classes_not_everywhere(listing.labels, splits)]
 
 
-def _given_splits(listing: Listing, keys: Sequence[str], options: Data) -> tuple[list[str], list[str]]:
+def _given_splits(listing: SourceRecords, keys: Sequence[str], options: DataConfig) -> tuple[list[str], list[str]]:
     """Return the given splits by the part they will play (all '' where none is given), and what was done in words."""
     present = [split for split in SPLITS if split in listing.splits]
     notes = _leakage(listing, keys, options)
@@ -73,14 +77,14 @@ def _given_splits(listing: Listing, keys: Sequence[str], options: Data) -> tuple
     return list(listing.splits), notes
 
 
-def _taken(share: float, held: int, images: int, of: str, *, grouped: bool) -> str:
+def _share_text(share: float, held: int, images: int, of: str, *, grouped: bool) -> str:
     """Return in words what was put aside; whole groups seldom are the share that was asked for."""
     if not grouped:
         return f"{share:.0%} of the {of} of each class"
     return f"{held / images:.0%} of the {of} in whole groups, {share:.0%} asked for"
 
 
-def _leakage(listing: Listing, keys: Sequence[str], options: Data) -> list[str]:
+def _leakage(listing: SourceRecords, keys: Sequence[str], options: DataConfig) -> list[str]:
     """Name the images and the groups that stand in several of the given splits; refuse them unless allowed."""
     images = list(_differing(listing.locations, keys, listing.splits).values())
     torn = _differing(listing.locations, listing.groups, listing.splits) if listing.groups else {}
@@ -92,12 +96,12 @@ def _leakage(listing: Listing, keys: Sequence[str], options: Data) -> list[str]:
     ]
     if messages and not options.allow_leakage:
         raise DataError(
-            f"{'. Also, '.join(messages)}. Remove them from one of the splits, or go on with --allow-leakage"
+            f"{'. Also, '.join(messages)}. Remove them from one of the splits, or go on with `allow_leakage`"
         )
-    return [f"{message}; allowed by --allow-leakage" for message in messages]
+    return [f"{message}; allowed by `allow_leakage`" for message in messages]
 
 
-def _contradictions(listing: Listing, keys: Sequence[str]) -> list[str]:
+def _conflicting_labels(listing: SourceRecords, keys: Sequence[str]) -> list[str]:
     contradicting = list(_differing(listing.locations, keys, listing.labels).values())
     return [f"the same image has two labels ({len(contradicting)}): {_some(contradicting)}"] if contradicting else []
 

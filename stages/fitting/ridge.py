@@ -23,16 +23,16 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
-from stages.fitting.calibration import fit_temperature
-from stages.fitting.fitted import Fitted
-from stages.fitting.linear import ABSENT
-from stages.fitting.protocol import Protocol as Scoring
-from stages.fitting.protocol import balanced_weights
-from stages.fitting.rows import AnyRows, Rows, together
-from stages.fitting.scaling import Scaling, deviation
-from stages.fitting.scoring import score_of
-from stages.fitting.sums import Sums, centre_of, prepared
-from stages.network.heads import LinearHead
+from stages.fitting.class_sums import ClassSums, approximate_mean, iter_scaled
+from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, concat
+from stages.fitting.folds import CVPlan as Scoring
+from stages.fitting.folds import balanced_weights
+from stages.fitting.linear_models import ABSENT_CLASS_SCORE
+from stages.fitting.result import HeadFit
+from stages.fitting.scores import selection_score
+from stages.fitting.standardize import Scaling, safe_std
+from stages.fitting.temperature import fit_temperature
+from stages.network.heads.linear import LinearHead
 
 PENALTIES_PER_STEP = 3
 """Penalties tried for each value of C that is given: the ones between cost nothing."""
@@ -53,7 +53,7 @@ class Ridge:
         V'Z'y.
     mean, scale : ndarray of float64 [d]
         z = (x - centre - mean) / scale for rows x as they are cached; (x / |x| - mean) for l2.
-    centre : ndarray of float32 [d]
+    center : ndarray of float32 [d]
     class_weight : ndarray of float64 [classes]
         Sum of the weights of each class's rows.
     l2 : bool
@@ -64,7 +64,7 @@ class Ridge:
     projected: NDArray[np.float64]
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
-    centre: NDArray[np.float32]
+    center: NDArray[np.float32]
     class_weight: NDArray[np.float64]
     l2: bool
 
@@ -85,13 +85,13 @@ class Ridge:
     def head(self, penalty: float, temperature: float = 1.0) -> LinearHead:
         """Return scaling and model as one linear head."""
         weight, bias = self.coefficients(penalty).T / temperature, self.target_mean / temperature
-        bias = np.where(self.class_weight > 0, bias, ABSENT)
+        bias = np.where(self.class_weight > 0, bias, ABSENT_CLASS_SCORE)
         if self.l2:  # the mean is that of rows of length 1, which the head makes itself
             return LinearHead.from_coefficients(weight, bias, self.mean, None, l2=True)
-        return LinearHead.from_coefficients(weight, bias, self.mean + self.centre, self.scale)
+        return LinearHead.from_coefficients(weight, bias, self.mean + self.center, self.scale)
 
     def predictions(
-        self, rows: AnyRows, penalties: Sequence[float], left_out: NDArray[np.float32] | None = None
+        self, rows: AnyFeatureRows, penalties: Sequence[float], left_out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
         """Return the predicted targets, float32 [penalties, n, classes].
 
@@ -106,7 +106,7 @@ class Ridge:
         inverse = (1 / (self.values[:, None] + np.array(penalties))).astype(np.float32)
         solutions = (self.projected[:, None, :] * inverse[:, :, None]).astype(np.float32)
         joined, offset = torch.from_numpy(solutions.reshape(len(solutions), -1)), torch.from_numpy(self.target_mean)
-        for places, block in prepared(rows, self.centre, l2=self.l2):
+        for places, block in iter_scaled(rows, self.center, l2=self.l2):
             along = block @ basis - shift
             predicted = (along @ joined).view(len(along), len(penalties), -1) + offset.float()
             if left_out is not None:
@@ -119,42 +119,48 @@ class Ridge:
 
 
 @dataclass(frozen=True)
-class Products:
+class GramSums:
     """Sums over rows, and the products of their features, of which Z'Z is made.
 
     Attributes
     ----------
-    sums : Sums
+    sums : ClassSums
     products : ndarray of float64 [d, d]
     """
 
-    sums: Sums
+    sums: ClassSums
     products: NDArray[np.float64]
 
     @classmethod
     def of(
-        cls, rows: AnyRows, num_classes: int, weights: NDArray[np.float32], centre: NDArray[np.float32], *, l2: bool
-    ) -> Products:
+        cls,
+        rows: AnyFeatureRows,
+        num_classes: int,
+        weights: NDArray[np.float32],
+        center: NDArray[np.float32],
+        *,
+        l2: bool,
+    ) -> GramSums:
         """Sum rows with their weights, float32 [n]."""
-        sums = Sums.empty(num_classes, centre, l2=l2)
-        products = np.zeros((len(centre), len(centre)))
-        for places, block in prepared(rows, centre, l2=l2):
+        sums = ClassSums.empty(num_classes, center, l2=l2)
+        products = np.zeros((len(center), len(center)))
+        for places, block in iter_scaled(rows, center, l2=l2):
             weighted = sums.add(block, rows.labels[places], weights[places])
             products += (weighted.T @ block).double().numpy()
         return cls(sums, products)
 
-    def __add__(self, other: Products) -> Products:
+    def __add__(self, other: GramSums) -> GramSums:
         """Return the sums over the rows of both."""
-        return Products(self.sums + other.sums, self.products + other.products)
+        return GramSums(self.sums + other.sums, self.products + other.products)
 
-    def __sub__(self, other: Products) -> Products:
+    def __sub__(self, other: GramSums) -> GramSums:
         """Return the sums over the rows that `other` lacks."""
-        return Products(self.sums - other.sums, self.products - other.products)
+        return GramSums(self.sums - other.sums, self.products - other.products)
 
-    def decomposed(self, scaling: Scaling) -> Ridge:
+    def eigendecompose(self, scaling: Scaling) -> Ridge:
         """Decompose Z'Z of the rows that were summed."""
         sums = self.sums
-        mean, scale = sums.standardisation()
+        mean, scale = sums.standardization()
         if scaling != "standard":
             scale = np.ones_like(mean)
         covariance = (self.products - np.outer(mean, sums.total)) / scale / scale[:, None]
@@ -162,20 +168,20 @@ class Products:
         # Z'y for targets 2 [class] - 1: the constant drops out, since the rows are centred
         products = 2 * (sums.by_class - np.outer(sums.class_weight, mean)) / scale
         projected = vectors.T @ products.T
-        return Ridge(vectors, np.maximum(values, 0), projected, mean, scale, sums.centre, sums.class_weight, sums.l2)
+        return Ridge(vectors, np.maximum(values, 0), projected, mean, scale, sums.center, sums.class_weight, sums.l2)
 
 
 def decomposed_by_rows(
-    rows: Rows, num_classes: int, weights: NDArray[np.float32], centre: NDArray[np.float32], scaling: Scaling
+    rows: FeatureRows, num_classes: int, weights: NDArray[np.float32], center: NDArray[np.float32], scaling: Scaling
 ) -> Ridge:
     """Decompose ZZ' of rows with their weights, float32 [n]: for fewer rows than features."""
     l2 = scaling == "l2"
-    values = torch.cat([block for _, block in prepared(rows, centre, l2=l2)]).double().numpy()
+    values = torch.cat([block for _, block in iter_scaled(rows, center, l2=l2)]).double().numpy()
     mean = np.average(values, axis=0, weights=weights)
     values -= mean
     scale = np.ones_like(mean)
     if scaling == "standard":
-        scale = deviation(np.average(values**2, axis=0, weights=weights), mean + centre)
+        scale = safe_std(np.average(values**2, axis=0, weights=weights), mean + center)
         values /= scale
     roots = np.sqrt(weights.astype(np.float64))[:, None]
     values *= roots
@@ -190,22 +196,22 @@ def decomposed_by_rows(
         projected=lengths[:, None] * (inner.T @ targets),
         mean=mean,
         scale=scale,
-        centre=centre,
+        center=center,
         class_weight=class_weight,
         l2=l2,
     )
 
 
 def fit_ridge(
-    train: AnyRows,
-    val: AnyRows,
+    train: AnyFeatureRows,
+    val: AnyFeatureRows,
     values: Sequence[float],
     scalings: Sequence[Scaling],
     num_classes: int,
     scoring: Scoring,
     *,
     balanced: bool,
-) -> Fitted:
+) -> HeadFit:
     """Return the ridge head whose scaling and penalty, 1 / (2 C) as scikit-learn counts it, score best.
 
     Each row is scored as if it had been left out; or the validation split is, or groups, where `scoring` says so.
@@ -214,21 +220,21 @@ def fit_ridge(
     labels = np.concatenate([train.labels, val.labels])
     weights = balanced_weights(labels) if balanced else np.ones(len(labels), dtype=np.float32)
     fits = _fits(train, val, num_classes, weights)
-    scored = val if scoring.holds_out else together(train, val)
+    scored = val if scoring.is_holdout else concat(train, val)
     tried: list[dict[str, Any]] = []
     margins: list[NDArray[np.float32]] = []
     for scaling in scalings:
         of_penalties = _margins(fits, scaling, penalties, scored, weights, scoring)
         for penalty, found in zip(penalties, of_penalties, strict=True):
-            score = score_of(found, scored.labels, balanced)
+            score = selection_score(found, scored.labels, balanced)
             tried.append({"C": 1 / (2 * penalty), "scaler": scaling, "score": score})
             margins.append(found)
     top = max(range(len(tried)), key=lambda number: (tried[number]["score"], -tried[number]["C"]))
     scaling, penalty = tried[top]["scaler"], 1 / (2 * tried[top]["C"])
     temperature = fit_temperature(margins[top], scored.labels)
     head, without_val = (fit(scaling).head(penalty, temperature) for fit in (fits.to_all, fits.to_train))
-    words = "leave-one-out on train+val" if _leaves_one_out(scored, scoring) else scoring.words
-    return Fitted(head, without_val, {**tried[top], "selected by": words, "temperature": temperature}, tried)
+    words = "leave-one-out on train+val" if _uses_loo(scored, scoring) else scoring.description
+    return HeadFit(head, without_val, {**tried[top], "selected by": words, "temperature": temperature}, tried)
 
 
 class _Fits(Protocol):
@@ -238,12 +244,12 @@ class _Fits(Protocol):
 
     def to_train(self, scaling: Scaling) -> Ridge: ...
 
-    def without(self, fold: Rows, places: NDArray[np.int64], scaling: Scaling) -> Ridge: ...
+    def without(self, fold: FeatureRows, places: NDArray[np.int64], scaling: Scaling) -> Ridge: ...
 
 
-def _fits(train: AnyRows, val: AnyRows, num_classes: int, weights: NDArray[np.float32]) -> _Fits:
+def _fits(train: AnyFeatureRows, val: AnyFeatureRows, num_classes: int, weights: NDArray[np.float32]) -> _Fits:
     """Return the way of fitting that decomposes the smaller matrix."""
-    if isinstance(train, Rows) and isinstance(val, Rows) and len(train) + len(val) < train.row_shape[0]:
+    if isinstance(train, FeatureRows) and isinstance(val, FeatureRows) and len(train) + len(val) < train.row_shape[0]:
         return _FitsByRows(train + val, len(train), num_classes, weights)
     return _FitsByProducts(train, val, num_classes, weights)
 
@@ -251,39 +257,41 @@ def _fits(train: AnyRows, val: AnyRows, num_classes: int, weights: NDArray[np.fl
 class _FitsByProducts:
     """Fits whose sums are taken once, and added and taken off."""
 
-    def __init__(self, train: AnyRows, val: AnyRows, num_classes: int, weights: NDArray[np.float32]) -> None:
+    def __init__(
+        self, train: AnyFeatureRows, val: AnyFeatureRows, num_classes: int, weights: NDArray[np.float32]
+    ) -> None:
         self._parts = (train, weights[: len(train)]), (val, weights[len(train) :])
-        self._num_classes, self._weights, self._centre = num_classes, weights, centre_of(train)
-        self._summed: dict[bool, tuple[Products, Products]] = {}
+        self._num_classes, self._weights, self._center = num_classes, weights, approximate_mean(train)
+        self._summed: dict[bool, tuple[GramSums, GramSums]] = {}
 
     def to_all(self, scaling: Scaling) -> Ridge:
         of_train, of_val = self._products(scaling)
-        return (of_train + of_val).decomposed(scaling)
+        return (of_train + of_val).eigendecompose(scaling)
 
     def to_train(self, scaling: Scaling) -> Ridge:
-        return self._products(scaling)[0].decomposed(scaling)
+        return self._products(scaling)[0].eigendecompose(scaling)
 
-    def without(self, fold: Rows, places: NDArray[np.int64], scaling: Scaling) -> Ridge:
+    def without(self, fold: FeatureRows, places: NDArray[np.int64], scaling: Scaling) -> Ridge:
         of_train, of_val = self._products(scaling)
-        return (of_train + of_val - self._of(fold, self._weights[places], scaling)).decomposed(scaling)
+        return (of_train + of_val - self._of(fold, self._weights[places], scaling)).eigendecompose(scaling)
 
-    def _products(self, scaling: Scaling) -> tuple[Products, Products]:
+    def _products(self, scaling: Scaling) -> tuple[GramSums, GramSums]:
         l2 = scaling == "l2"  # the other scalings are made of the same sums
         if l2 not in self._summed:
             of_train, of_val = (self._of(rows, weights, scaling) for rows, weights in self._parts)
             self._summed[l2] = of_train, of_val
         return self._summed[l2]
 
-    def _of(self, rows: AnyRows, weights: NDArray[np.float32], scaling: Scaling) -> Products:
-        return Products.of(rows, self._num_classes, weights, self._centre, l2=scaling == "l2")
+    def _of(self, rows: AnyFeatureRows, weights: NDArray[np.float32], scaling: Scaling) -> GramSums:
+        return GramSums.of(rows, self._num_classes, weights, self._center, l2=scaling == "l2")
 
 
 class _FitsByRows:
     """Fits to fewer rows than features."""
 
-    def __init__(self, rows: Rows, train: int, num_classes: int, weights: NDArray[np.float32]) -> None:
+    def __init__(self, rows: FeatureRows, train: int, num_classes: int, weights: NDArray[np.float32]) -> None:
         self._rows, self._train, self._num_classes, self._weights = rows, train, num_classes, weights
-        self._centre = centre_of(rows)
+        self._center = approximate_mean(rows)
 
     def to_all(self, scaling: Scaling) -> Ridge:
         return self._to(np.arange(len(self._rows)), scaling)
@@ -291,37 +299,37 @@ class _FitsByRows:
     def to_train(self, scaling: Scaling) -> Ridge:
         return self._to(np.arange(self._train), scaling)
 
-    def without(self, fold: Rows, places: NDArray[np.int64], scaling: Scaling) -> Ridge:
+    def without(self, fold: FeatureRows, places: NDArray[np.int64], scaling: Scaling) -> Ridge:
         return self._to(np.delete(np.arange(len(self._rows)), places), scaling)
 
     def _to(self, places: NDArray[np.int64], scaling: Scaling) -> Ridge:
-        some = Rows(self._rows.features[places], self._rows.labels[places])
-        return decomposed_by_rows(some, self._num_classes, self._weights[places], self._centre, scaling)
+        some = FeatureRows(self._rows.features[places], self._rows.labels[places])
+        return decomposed_by_rows(some, self._num_classes, self._weights[places], self._center, scaling)
 
 
-def _leaves_one_out(scored: AnyRows, scoring: Scoring) -> bool:
+def _uses_loo(scored: AnyFeatureRows, scoring: Scoring) -> bool:
     """Return whether rows can be left out one by one: not where groups must be left out whole."""
-    return not scoring.holds_out and isinstance(scored, Rows) and scored.groups is None
+    return not scoring.is_holdout and isinstance(scored, FeatureRows) and scored.groups is None
 
 
 def _margins(
     fits: _Fits,
     scaling: Scaling,
     penalties: Sequence[float],
-    scored: AnyRows,
+    scored: AnyFeatureRows,
     weights: NDArray[np.float32],
     scoring: Scoring,
 ) -> NDArray[np.float32]:
     """Return the predictions, float32 [penalties, n, classes], for rows that each of them was not fitted to."""
-    if scoring.holds_out:
+    if scoring.is_holdout:
         return fits.to_train(scaling).predictions(scored, penalties)
-    assert isinstance(scored, Rows)
-    if _leaves_one_out(scored, scoring):
+    assert isinstance(scored, FeatureRows)
+    if _uses_loo(scored, scoring):
         return fits.to_all(scaling).predictions(scored, penalties, left_out=weights)
     parts = []
-    for _, places in scoring.pairs:
+    for _, places in scoring.splits:
         assert not isinstance(places, slice)
-        fold = Rows(scored.features[places], scored.labels[places])
+        fold = FeatureRows(scored.features[places], scored.labels[places])
         parts.append((places, fits.without(fold, places, scaling).predictions(fold, penalties)))
     found = np.empty((len(penalties), len(scored), parts[0][1].shape[2]), dtype=np.float32)
     for places, predicted in parts:

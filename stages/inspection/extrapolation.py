@@ -100,7 +100,7 @@ def extrapolate(curve: LearningCurve, seed: int, replicates: int = REPLICATES) -
     return Extrapolation(law, limit, at, gains, (along, low, high), identified, checked)
 
 
-def answer(curve: LearningCurve, found: Extrapolation | None) -> list[str]:
+def conclusion(curve: LearningCurve, found: Extrapolation | None) -> list[str]:
     """Return whether more labels would help, in sentences; the first is the answer."""
     if found is None:
         return [

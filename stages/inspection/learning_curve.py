@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import DataError
-from stages.head import Rows, head_probabilities, train_head
-from stages.options import Head
-from stages.progress import progress
+from stages.config.heads import HeadConfig
+from stages.fitting.fit_head import FeatureRows, head_probabilities, train_head
+from stages.runtime.progress import progress
 
 SIZES = 9
 """Sizes, at equal distances on a logarithmic scale."""
@@ -69,7 +69,7 @@ def curve_sizes(labels: NDArray[np.int64], count: int = SIZES) -> NDArray[np.int
     return np.unique(np.geomspace(least, len(labels), count).round().astype(np.int64))
 
 
-def draw_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     """Return the samples in a random order, int64 [n], of which every beginning is stratified.
 
     First two of each class, then image i of the n of a class at (i + 1/2) / n of the list.
@@ -85,7 +85,14 @@ def draw_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
 
 
 def measure_curve(
-    train: Rows, val: Rows, num_classes: int, head: str, options: Head, draws: int, seed: int, device: torch.device
+    train: FeatureRows,
+    val: FeatureRows,
+    num_classes: int,
+    head: str,
+    options: HeadConfig,
+    draws: int,
+    seed: int,
+    device: torch.device,
 ) -> LearningCurve:
     """Return the accuracy on `val` of heads trained on more and more of `train`.
 
@@ -95,7 +102,7 @@ def measure_curve(
     sizes = curve_sizes(train.labels)
     correct = np.empty((len(sizes), draws, len(val)), dtype=bool)
     todo = [(number, draw) for draw in range(draws) for number in range(len(sizes) if draw == 0 else len(sizes) - 1)]
-    orders = [draw_order(train.labels, seed + draw) for draw in range(draws)]
+    orders = [stratified_order(train.labels, seed + draw) for draw in range(draws)]
     for number, draw in progress(todo, label="learning curve", unit="heads"):
         some = orders[draw][: sizes[number]]
         cut = len(some) - max(int(_HELD_OUT * len(some)), 1)
@@ -108,6 +115,6 @@ def measure_curve(
     return LearningCurve(sizes, correct)
 
 
-def _select(rows: Rows, places: NDArray[np.int64]) -> Rows:
+def _select(rows: FeatureRows, places: NDArray[np.int64]) -> FeatureRows:
     groups = rows.groups[places] if rows.groups is not None else None
-    return Rows(rows.features[places], rows.labels[places], groups=groups)
+    return FeatureRows(rows.features[places], rows.labels[places], groups=groups)

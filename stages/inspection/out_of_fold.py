@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
 from cache.errors import DataError, UsageError
-from stages.fitting.search import one_thread_per_fit
+from stages.runtime.threads import one_thread_per_fit
 
 FOLDS = 5
 """Folds; fewer only where even the largest class has fewer samples, or there are fewer groups."""
@@ -70,7 +70,7 @@ def out_of_fold_probabilities(
     if features.ndim != 2:
         raise UsageError(
             f"label errors are looked for in vectors, but the cached features have the shape {features.shape[1:]}; "
-            "use --pool avg (or max, avgmax, cls)"
+            "use `pool` avg (or max, avgmax, cls)"
         )
     folds = _folds(labels, seed, groups)
     models: list[Any] = [LogisticRegression(max_iter=300, warm_start=True) for _ in folds]

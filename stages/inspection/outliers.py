@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stages.inspection.neighbours import BLOCK_ROWS, Directions
-from stages.progress import progress
+from stages.inspection.nearest_neighbors import BLOCK_ROWS, UnitFeatures
+from stages.runtime.progress import progress
 
 NEIGHBOUR = 10
 """The neighbour whose distance counts."""
@@ -53,7 +53,7 @@ class Outliers:
         return len(self.places)
 
 
-def distances_to_neighbour(directions: Directions, seed: int, references: int = REFERENCES) -> NDArray[np.float32]:
+def distances_to_neighbor(directions: UnitFeatures, seed: int, references: int = REFERENCES) -> NDArray[np.float32]:
     """Return the distance, 1 - cosine, of every sample to its k-th nearest neighbour, float32 [n].
 
     Where there are more samples than `references`, neighbours are looked for among so many, drawn by `seed`.

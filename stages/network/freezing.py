@@ -8,7 +8,7 @@ from types import MethodType
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from stages.network.names import is_under, paths_to, require_known, state_names
+from stages.network.module_paths import ancestor_paths, has_prefix, require_known, state_dict_keys
 
 
 def freeze(module: nn.Module, trainable: Collection[str]) -> None:
@@ -33,35 +33,35 @@ def freeze(module: nn.Module, trainable: Collection[str]) -> None:
     """
     require_known(module, trainable)
     for name, parameter in module.named_parameters():
-        parameter.requires_grad_(is_under(name, trainable))
+        parameter.requires_grad_(has_prefix(name, trainable))
     frozen = {*frozen_layers(module, trainable)}
     for path, layer in module.named_modules():
         if path in frozen:
-            keep_in_evaluation(layer)
+            lock_eval_mode(layer)
         else:
             vars(layer).pop("train", None)
 
 
 def frozen_layers(module: nn.Module, trainable: Collection[str]) -> tuple[str, ...]:
     """Return the paths of all layers that have parameters or statistics, none of which are among the `trainable`."""
-    state = state_names(module)
-    holders = dict.fromkeys(path for name in state for path in ("", *paths_to(name)[:-1]))
-    training = {path for name in state if is_under(name, trainable) for path in ("", *paths_to(name)[:-1])}
+    state = state_dict_keys(module)
+    holders = dict.fromkeys(path for name in state for path in ("", *ancestor_paths(name)[:-1]))
+    training = {path for name in state if has_prefix(name, trainable) for path in ("", *ancestor_paths(name)[:-1])}
     return tuple(path for path in holders if path not in training)
 
 
-def keep_in_evaluation(module: nn.Module) -> None:
+def lock_eval_mode(module: nn.Module) -> None:
     """Put a module into evaluation mode for good: ``train()`` on it, or on what holds it, has no effect."""
     module.eval()
-    module.train = MethodType(_stay, module)  # type: ignore[method-assign]
+    module.train = MethodType(_ignore_train_call, module)  # type: ignore[method-assign]
 
 
 def keep_batchnorm_in_evaluation(module: nn.Module) -> None:
     """Keep the running statistics of every normalisation layer as they are; its weight and bias may still train."""
     for layer in module.modules():
         if isinstance(layer, _NormBase):
-            keep_in_evaluation(layer)
+            lock_eval_mode(layer)
 
 
-def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
+def _ignore_train_call(module: nn.Module, mode: bool = True) -> nn.Module:
     return module

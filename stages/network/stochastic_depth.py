@@ -32,10 +32,10 @@ def set_stochastic_depth(section: nn.Module, rate: float) -> int:
     UsageError
         If the section has none.
     """
-    places = [name for name, module in section.named_modules() if _may_be_left_out(name, module)]
+    places = [name for name, module in section.named_modules() if _is_drop_path(name, module)]
     if not places:
         raise UsageError(
-            f"--drop-path {rate:g}: what trains of this network has no branches with stochastic depth; leave it out, "
+            f"`drop_path` {rate:g}: what trains of this network has no branches with stochastic depth; leave it out, "
             "or choose a network that has them (EfficientNet, ConvNeXt, ViTs of timm, Swin, MaxViT)"
         )
     for number, name in enumerate(places, start=1):
@@ -48,7 +48,7 @@ def set_stochastic_depth(section: nn.Module, rate: float) -> int:
     return len(places)
 
 
-def _may_be_left_out(name: str, module: nn.Module) -> bool:
+def _is_drop_path(name: str, module: nn.Module) -> bool:
     """Say whether a module is where a branch is left out; timm builds an identity where the rate is 0."""
     named = name.rpartition(".")[2].startswith("drop_path")
     return isinstance(module, StochasticDepth | DropPath) or (named and isinstance(module, nn.Identity))

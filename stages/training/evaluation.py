@@ -9,7 +9,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from cache.errors import DataError
-from stages.distributed import ALONE, Rank
+from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.training.losses import CrossEntropy, correct, logits_of
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -25,7 +25,7 @@ def predict_probabilities(model: nn.Module, batches: Iterable[Tensor]) -> Tensor
 
 
 @torch.no_grad()
-def evaluate_loss(model: nn.Module, batches: Batches, rank: Rank = ALONE) -> tuple[float, float]:
+def evaluate_loss(model: nn.Module, batches: Batches, rank: Rank = SINGLE_PROCESS) -> tuple[float, float]:
     """Return the mean cross-entropy and the accuracy of `model`, in evaluation mode, over all samples.
 
     Parameters
@@ -50,10 +50,10 @@ def evaluate_loss(model: nn.Module, batches: Batches, rank: Rank = ALONE) -> tup
         loss += float(CrossEntropy().terms(logits, labels)["main"])
         right += int(correct(logits, labels))
         count += len(labels)
-    if rank.count > 1:
+    if rank.world_size > 1:
         sums = torch.tensor([loss, right, count], dtype=torch.float64, device=device)
         torch.distributed.all_reduce(sums)
         loss, right, count = float(sums[0]), int(sums[1]), int(sums[2])
     if not count:
-        raise DataError("there is no image to validate on; give more images, or a larger --val share")
+        raise DataError("there is no image to validate on; give more images, or a larger `val_size` share")
     return loss / count, right / count

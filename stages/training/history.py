@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass
-class Tally:
+class RunningMetrics:
     """Sums over the samples trained on so far in an epoch.
 
     Attributes
@@ -24,7 +25,7 @@ class Tally:
     correct: float = 0.0
     count: int = 0
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: RunningMetrics) -> None:
         """Add the sums of other samples."""
         for name, value in other.terms.items():
             self.terms[name] = self.terms.get(name, 0.0) + value
@@ -46,18 +47,22 @@ class Tally:
         return self.correct / self.count
 
 
+_ON_DISK = {"lr": "rate", "lrs": "rates"}
+"""Fields of `Epoch` that have another name in files."""
+
+
 @dataclass(frozen=True)
 class Epoch:
     """One row of a history. Epoch 0 is the model as it came, before any step, with nothing to say of training.
 
     Attributes
     ----------
-    rate : float
+    lr : float
         The highest of all groups at the end of the epoch.
     seconds : float
     terms : mapping of str to float
         Mean of each term of the training loss: ``main``, ``auxiliary 1``, ..., ``l1``.
-    rates : mapping of str to float
+    lrs : mapping of str to float
         Rate of each block at the end of the epoch.
     """
 
@@ -66,10 +71,20 @@ class Epoch:
     train_accuracy: float | None
     val_loss: float
     val_accuracy: float
-    rate: float
+    lr: float
     seconds: float
     terms: Mapping[str, float] = field(default_factory=dict)
-    rates: Mapping[str, float] = field(default_factory=dict)
+    lrs: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as checkpoints and ``result.json`` hold it: the rates are `rate` and `rates` there."""
+        return {_ON_DISK.get(name, name): value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Epoch:
+        """Return a row that `to_json` made."""
+        of_disk = {stored: name for name, stored in _ON_DISK.items()}
+        return cls(**{of_disk.get(name, name): value for name, value in row.items()})
 
     def better_than(self, other: Epoch) -> bool:
         """Whether this epoch validates better: by accuracy, then by loss."""
@@ -77,7 +92,7 @@ class Epoch:
 
 
 @dataclass
-class Fit:
+class TrainResult:
     """What a training left: the history and the epoch whose weights the model now has."""
 
     history: list[Epoch] = field(default_factory=list)

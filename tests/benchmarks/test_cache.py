@@ -13,8 +13,8 @@ def test_quick_run_prints_every_table(tmp_path):
     for table in ("Writing", "Reading", "A cache of 20,000 rows", "Compression of"):
         assert any(line.startswith(table) for line in lines)
     sides = {line.split("  ")[0]: line.split() for line in lines}
-    for side in ("all: cutpoint", "permuted: cutpoint", "shuffled batches: cutpoint"):
+    for side in ("all: cutonce", "permuted: cutonce", "shuffled batches: cutonce"):
         ratio = float(sides[side][len(side.split()) + 1])
         assert ratio > 0
-    assert float(sides["cutpoint gzip"][2]) > 2 * float(sides["cutpoint none"][2])  # times smaller
+    assert float(sides["cutonce gzip"][2]) > 2 * float(sides["cutonce none"][2])  # times smaller
     assert not list(tmp_path.iterdir())

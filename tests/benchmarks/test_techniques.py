@@ -15,6 +15,6 @@ def test_baselines_are_compared_with_fine_tuning_in_a_table_and_by_epoch(photogr
     common = ["--data", str(photographs), "--image-size", "64", "--quick", "--cache", str(tmp_path / "cache")]
     main([*common, "--only", "baselines", "--out", str(tmp_path / "run")])
     table = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.count("%") >= 2}
-    assert {"fine-tuning", "scratch", "frozen"} <= {*table}
-    assert all("fine-tuning" in table[name] and " to " in table[name] for name in ("scratch", "frozen"))
+    assert {"fine-tuning", "scratch", "uncached"} <= {*table}
+    assert all("fine-tuning" in table[name] and " to " in table[name] for name in ("scratch", "uncached"))
     assert (tmp_path / "run" / "curves.png").stat().st_size > 10_000

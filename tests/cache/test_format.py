@@ -23,7 +23,7 @@ def run(snippet: str, path: Path, shard: Path) -> dict:
     return names
 
 
-def test_the_snippets_of_the_page_read_a_cache_without_cutpoint(cache):
+def test_the_snippets_of_the_page_read_a_cache_without_cutonce(cache):
     fill(cache, KEYS)
     shard = shard_paths(cache)[0]
     index, rows = (run(code, cache.path, shard) for code in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL))

@@ -63,5 +63,5 @@ def test_no_folder_is_no_traceback(tmp_path):
     assert list_caches(tmp_path) == []
     with pytest.raises(CacheError, match="there is no cache"):
         find_caches(tmp_path)
-    with pytest.raises(CacheError, match="check --cache"):
+    with pytest.raises(CacheError, match="check `cache`"):
         list_caches(Path(tmp_path / "nowhere"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import cache.keys
-from cache import KeyMemo, key_of_bytes, key_of_file
+from cache import DigestCache, key_of_bytes, key_of_file
 from tests.cache.processes import in_process, in_processes
 
 OLD = 1_600_000_000_000_000_000
@@ -26,7 +26,7 @@ def let_time_pass(monkeypatch) -> None:
     monkeypatch.setattr(cache.keys.time, "time_ns", lambda: now() + 10_000_000_000)
 
 
-def remembered(memo: KeyMemo) -> int:
+def remembered(memo: DigestCache) -> int:
     with sqlite3.connect(memo.path) as database:
         return database.execute("SELECT count(*) FROM keys_1").fetchone()[0]
 
@@ -40,7 +40,7 @@ def test_the_key_is_the_beginning_of_the_sha256_of_the_bytes(tmp_path):
 
 def test_a_renamed_or_copied_file_has_the_same_key_and_an_edited_one_another(tmp_path):
     one, copy, other = (put(tmp_path / name, name[:1].encode()) for name in ("a.jpg", "a copy.jpg", "b.jpg"))
-    keys, unreadable = KeyMemo(None).keys([one, copy, other])
+    keys, unreadable = DigestCache(None).keys([one, copy, other])
     assert keys[one] == keys[copy] == key_of_bytes(b"a")
     assert keys[other] == key_of_bytes(b"b")
     assert not unreadable
@@ -48,17 +48,17 @@ def test_a_renamed_or_copied_file_has_the_same_key_and_an_edited_one_another(tmp
 
 def test_remembered_files_are_not_read_again(tmp_path, monkeypatch):
     paths = [put(tmp_path / f"{index}", b"%d" % index) for index in range(1200)]
-    memo = KeyMemo(tmp_path / "memo" / "keys.sqlite")
+    memo = DigestCache(tmp_path / "memo" / "keys.sqlite")
     let_time_pass(monkeypatch)
     first, _ = memo.keys(paths)
     monkeypatch.setattr(cache.keys, "_hash", lambda path: pytest.fail(f"{path} was read again"))
-    assert KeyMemo(memo.path).keys(paths)[0] == first
+    assert DigestCache(memo.path).keys(paths)[0] == first
     assert memo.note is None
 
 
 def test_the_memo_knows_a_file_by_its_absolute_path(tmp_path, monkeypatch):
     put(tmp_path / "image", b"here")
-    memo = KeyMemo(tmp_path / "keys.sqlite")
+    memo = DigestCache(tmp_path / "keys.sqlite")
     let_time_pass(monkeypatch)
     monkeypatch.chdir(tmp_path)
     memo.keys(["image"])
@@ -69,7 +69,7 @@ def test_the_memo_knows_a_file_by_its_absolute_path(tmp_path, monkeypatch):
 
 def test_an_edited_file_is_hashed_again(tmp_path, monkeypatch):
     path = put(tmp_path / "image", b"before")
-    memo = KeyMemo(tmp_path / "keys.sqlite")
+    memo = DigestCache(tmp_path / "keys.sqlite")
     let_time_pass(monkeypatch)
     memo.keys([path])
     assert remembered(memo) == 1
@@ -80,7 +80,7 @@ def test_an_edited_file_is_hashed_again(tmp_path, monkeypatch):
 def test_an_edit_that_puts_the_time_of_modification_back_is_seen(tmp_path, monkeypatch):
     path = put(tmp_path / "image", b"before")
     os.utime(path, ns=(OLD, OLD))
-    memo = KeyMemo(tmp_path / "keys.sqlite")
+    memo = DigestCache(tmp_path / "keys.sqlite")
     let_time_pass(monkeypatch)
     memo.keys([path])
     assert remembered(memo) == 1
@@ -91,7 +91,7 @@ def test_an_edit_that_puts_the_time_of_modification_back_is_seen(tmp_path, monke
 
 def test_a_file_changed_within_the_clocks_resolution_is_not_trusted_to_the_memo(tmp_path):
     path = put(tmp_path / "image", b"just now")
-    memo = KeyMemo(tmp_path / "keys.sqlite")
+    memo = DigestCache(tmp_path / "keys.sqlite")
     assert memo.keys([path])[0][path] == key_of_bytes(b"just now")
     assert remembered(memo) == 0
 
@@ -104,7 +104,7 @@ def test_a_file_that_changes_while_it_is_hashed_is_not_trusted_to_the_memo(tmp_p
         put(tmp_path / "image", b"after, and longer")
         return real(path)
 
-    memo = KeyMemo(tmp_path / "keys.sqlite")
+    memo = DigestCache(tmp_path / "keys.sqlite")
     let_time_pass(monkeypatch)
     monkeypatch.setattr(cache.keys, "_hash", change_then_hash)
     assert memo.keys([path])[0][path] == key_of_bytes(b"after, and longer")
@@ -114,7 +114,7 @@ def test_a_file_that_changes_while_it_is_hashed_is_not_trusted_to_the_memo(tmp_p
 def test_names_with_any_bytes_in_them_are_hashed_and_remembered(tmp_path, monkeypatch):
     names = ["new\nline", "\N{GRINNING FACE}", os.fsdecode(b"not utf-8 \xff\xfe"), "'; DROP TABLE keys_1", "x" * 255]
     paths = [put(tmp_path / name, name.encode("utf-8", "surrogateescape")) for name in names]
-    memo = KeyMemo(tmp_path / "keys.sqlite")
+    memo = DigestCache(tmp_path / "keys.sqlite")
     let_time_pass(monkeypatch)
     keys, unreadable = memo.keys(paths)
     assert (len(keys), unreadable, remembered(memo)) == (5, {}, 5)
@@ -136,7 +136,7 @@ def test_files_that_cannot_be_read_are_told_with_their_reasons_and_stop_nothing(
         "null\0byte": "null",
         "lone \ud800 surrogate": "surrogate",
     }
-    keys, unreadable = KeyMemo(tmp_path / "keys.sqlite").keys([*wrong, good])
+    keys, unreadable = DigestCache(tmp_path / "keys.sqlite").keys([*wrong, good])
     assert list(keys) == [good]
     assert unreadable.keys() == wrong.keys()
     for path, part in wrong.items():
@@ -150,7 +150,7 @@ def test_a_file_without_permission_is_told(read_only_folder):
 
     def read():
         become_reader()
-        return KeyMemo(None).keys([path])
+        return DigestCache(None).keys([path])
 
     assert in_process(read) == ({}, {path: "Permission denied"})
 
@@ -159,12 +159,12 @@ def test_a_memo_in_a_folder_without_permission_is_noted_and_the_keys_are_right(r
     folder, become_reader = read_only_folder
     path = put(folder / "image", b"image")
     let_time_pass(monkeypatch)
-    KeyMemo(folder / "old.sqlite").keys([path])
+    DigestCache(folder / "old.sqlite").keys([path])
     other = put(folder / "other", b"other")
 
     def read(name):
         become_reader()
-        memo = KeyMemo(folder / name)
+        memo = DigestCache(folder / name)
         return memo.keys([path, other]), memo.note
 
     expected = {path: key_of_bytes(b"image"), other: key_of_bytes(b"other")}
@@ -179,19 +179,19 @@ def test_a_read_only_memo_still_answers(read_only_folder, monkeypatch):
     folder, become_reader = read_only_folder
     path = put(folder / "image", b"image")
     let_time_pass(monkeypatch)
-    KeyMemo(folder / "keys.sqlite").keys([path])
+    DigestCache(folder / "keys.sqlite").keys([path])
 
     def read():
         become_reader()
         monkeypatch.setattr(cache.keys, "_hash", lambda path: pytest.fail(f"{path} was read again"))
-        return KeyMemo(folder / "keys.sqlite").keys([path])[0]
+        return DigestCache(folder / "keys.sqlite").keys([path])[0]
 
     assert in_process(read) == {path: key_of_bytes(b"image")}
 
 
 def test_a_damaged_memo_is_noted_and_the_keys_are_right(tmp_path):
     path = put(tmp_path / "image", b"image")
-    memo = KeyMemo(put(tmp_path / "keys.sqlite", b"not a database at all" * 100))
+    memo = DigestCache(put(tmp_path / "keys.sqlite", b"not a database at all" * 100))
     assert memo.keys([path])[0] == {path: key_of_bytes(b"image")}
     assert "not a database" in memo.note
 
@@ -206,12 +206,12 @@ def test_progress_sees_every_path_in_order(tmp_path):
             seen.append(item)
             yield item
 
-    KeyMemo(None).keys(paths, progress=progress)
+    DigestCache(None).keys(paths, progress=progress)
     assert seen == paths
 
 
 def _keys_with_memo(memo: Path, paths: list[str]) -> tuple[dict[str, str], str | None]:
-    one = KeyMemo(memo)
+    one = DigestCache(memo)
     return one.keys(paths)[0], one.note
 
 
@@ -220,4 +220,4 @@ def test_processes_share_one_memo_at_once(tmp_path, monkeypatch):
     let_time_pass(monkeypatch)
     results = in_processes(_keys_with_memo, [(tmp_path / "keys.sqlite", paths)] * 4)
     assert all(keys == results[0][0] and note is None for keys, note in results)
-    assert remembered(KeyMemo(tmp_path / "keys.sqlite")) == 1500
+    assert remembered(DigestCache(tmp_path / "keys.sqlite")) == 1500

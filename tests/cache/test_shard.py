@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from cache import FeatureCache
 from cache.errors import BrokenShardError, CacheError
-from cache.shard import Rows, open_shard, shard_image
+from cache.shard import RowBatch, encode_shard, open_shard
 from tests.cache.conftest import SPEC, features_of, fill, make_keys, shard_paths
 
 KEYS = make_keys(5)
 
 
 def image(shape: tuple[int, ...] = (6,)) -> bytes:
-    return shard_image(SPEC, [Rows(KEYS, 0, features_of(KEYS, shape))], seconds=5.0)
+    return encode_shard(SPEC, [RowBatch(KEYS, 0, features_of(KEYS, shape))], seconds=5.0)
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_another_version_is_told_with_the_file_the_version_and_what_to_do(path, 
     ) as caught:
         open_shard(path, SPEC)
     assert not isinstance(caught.value, BrokenShardError)
-    assert "--cache" in str(caught.value)
+    assert "`cache`" in str(caught.value)
 
 
 @pytest.mark.parametrize(

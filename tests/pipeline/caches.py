@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from cache import FeatureCache, Spec
-from stages.data import Manifest
+from stages.data.manifest import Manifest
 from tests.cache.conftest import SPEC, features_of, make_keys
 
 KEYS = make_keys(40)

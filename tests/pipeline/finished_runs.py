@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.results import Predictions, Result
-from stages.training.metrics import evaluate
+from pipeline.evaluation.results import Predictions, Result
+from stages.tasks.evaluate import evaluate
 
 
 def key(image: int) -> str:

@@ -6,11 +6,14 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from stages.data import load_manifest
-from stages.extract import extract
-from stages.extractor import prepare, read_features
-from stages.head import Rows, train_head
-from stages.options import Data, Features, Head
+from stages.config.data import DataConfig
+from stages.config.features import FeatureConfig
+from stages.config.heads import HeadConfig
+from stages.data.manifest import load_manifest
+from stages.extraction.extract import extract
+from stages.extraction.extractor import build_extractor
+from stages.extraction.read_features import read_features
+from stages.fitting.fit_head import FeatureRows, train_head
 
 
 class Probe(NamedTuple):
@@ -32,13 +35,14 @@ class Probe(NamedTuple):
 @pytest.fixture(scope="session")
 def probe(photographs, tmp_path_factory):
     """The embedded network at a size that is quick, at full precision in the cache."""
-    manifest = load_manifest(Data(str(photographs)))
+    manifest = load_manifest(DataConfig(str(photographs)))
     cache = tmp_path_factory.mktemp("probe") / "cache"
-    extractor = prepare(Features(image_size=64, cache=cache, dtype="float32", batch_size=16))
+    extractor = build_extractor(FeatureConfig(image_size=64, cache=cache, storage_dtype="float32", batch_size=16))
     extract(extractor, manifest)
     features = read_features(extractor, manifest)
     train, val = (
-        Rows(features[manifest.indices(split)], manifest.labels[manifest.indices(split)]) for split in ("train", "val")
+        FeatureRows(features[manifest.indices(split)], manifest.labels[manifest.indices(split)])
+        for split in ("train", "val")
     )
-    head = train_head("logistic", Head(regularisation=(1e-2, 1e-1)), train, val, 3, 0, extractor.device)
-    return Probe(extractor, manifest, features, head.module_without_val)
+    head = train_head("logistic", HeadConfig(c_values=(1e-2, 1e-1)), train, val, 3, 0, extractor.device)
+    return Probe(extractor, manifest, features, head.module_train_only)

@@ -7,22 +7,23 @@ import threading
 import time
 from pathlib import Path
 
-from stages.data import load_manifest
-from stages.distributed import joined
-from stages.extract import extract
-from stages.extractor import prepare
-from stages.options import Data, Features
+from stages.config.data import DataConfig
+from stages.config.features import FeatureConfig
+from stages.data.manifest import load_manifest
+from stages.extraction.extract import extract
+from stages.extraction.extractor import build_extractor
+from stages.runtime.distributed import process_group
 
 
 def main(folder: str, cache: str, killed_rank: str) -> None:
-    with joined() as rank:
-        extractor = prepare(Features(image_size=32, cache=Path(cache), batch_size=8, workers=1))
-        manifest = rank.share(lambda: load_manifest(Data(folder)))
+    with process_group() as rank:
+        extractor = build_extractor(FeatureConfig(image_size=32, cache=Path(cache), batch_size=8, decode_threads=1))
+        manifest = rank.broadcast_from_first(lambda: load_manifest(DataConfig(folder)))
         if str(rank.index) == killed_rank and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
             threading.Thread(target=kill_when_there_is_a_shard, args=(extractor.taps[0].cache.path,)).start()
         report = extract(extractor, manifest, rank, shard_seconds=0.1)
         sys.stdout.write(
-            f"rank {rank.index} of {rank.count}: {report.extracted} + {report.elsewhere} + {report.hits}\n"
+            f"rank {rank.index} of {rank.world_size}: {report.extracted} + {report.extracted_by_others} + {report.hits}\n"
         )
         sys.stdout.flush()
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from cache.errors import UsageError
-from stages.network.cut import Layout, layout_of
+from stages.network.graph.cuts import Layout, layout_of
 
 
 class Head(nn.Module):
@@ -30,12 +30,12 @@ class Head(nn.Module):
         super().__init__()
         self.config = {"head": name, "row_shape": [*row_shape], "num_classes": num_classes, **settings}
 
-    def normalised(self, vectors: torch.Tensor) -> torch.Tensor:
+    def l2_normalize(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return vectors [b, d] as the head is to see them: of unit length with ``l2``, else as they are."""
         return functional.normalize(vectors, dim=1) if self.config.get("l2") else vectors
 
 
-def width_of_vector(name: str, row_shape: tuple[int, ...]) -> int:
+def vector_width(name: str, row_shape: tuple[int, ...]) -> int:
     """Return the width of rows that are vectors.
 
     Raises
@@ -46,8 +46,8 @@ def width_of_vector(name: str, row_shape: tuple[int, ...]) -> int:
     if len(row_shape) != 1:
         places = "maps" if len(row_shape) == 3 else "tokens"
         raise UsageError(
-            f"--head {name} takes vectors, and these rows are {places} of shape {[*row_shape]} "
-            f"({math.prod(row_shape)} numbers). Cache them with --pool avg, max or avgmax, or take --head concat, "
+            f"`head` {name} takes vectors, and these rows are {places} of shape {[*row_shape]} "
+            f"({math.prod(row_shape)} numbers). Cache them with `pool` avg, max or avgmax, or take `head` concat, "
             "attention or top."
         )
     return row_shape[0]
@@ -63,5 +63,5 @@ def layout_and_channels(name: str, row_shape: tuple[int, ...]) -> tuple[Layout, 
     """
     layout = layout_of(tuple(row_shape))
     if layout is None:
-        raise UsageError(f"--head {name} takes vectors, tokens and square maps, not rows of shape {[*row_shape]}.")
+        raise UsageError(f"`head` {name} takes vectors, tokens and square maps, not rows of shape {[*row_shape]}.")
     return layout, row_shape[0] if layout in ("vector", "nchw") else row_shape[-1]

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.comparison import compare
+from pipeline.evaluation.comparison import compare_runs
 from pipeline.report import figures
-from stages.head import train_head
-from stages.options import Head
-from stages.training.range_test import RangeTest
-from stages.training.schedules import Schedule, rates_of
+from stages.config.heads import HeadConfig
+from stages.fitting.fit_head import train_head
+from stages.training.lr_finder import LRFinderResult
+from stages.training.lr_schedules import LRScheduleConfig, lr_trace
 from tests.pipeline.finished_runs import HISTORY, SELECTION, add, predictions
 from tests.stages.fitting.rows_of_digits import digits
 
@@ -21,7 +21,7 @@ from tests.stages.fitting.rows_of_digits import digits
 @pytest.fixture
 def row(tmp_path):
     add(tmp_path, predictions([0, 1] * 10, [0] * 18 + [1] * 2), history=HISTORY, selection=SELECTION)
-    return compare([tmp_path]).rows[0]
+    return compare_runs([tmp_path]).rows[0]
 
 
 def test_kept_epoch_is_the_most_accurate_and_of_equals_the_one_of_lowest_loss():
@@ -31,7 +31,7 @@ def test_kept_epoch_is_the_most_accurate_and_of_equals_the_one_of_lowest_loss():
 
 
 def test_selection_is_a_line_for_each_scaler_over_c():
-    found = figures.tried(SELECTION)
+    found = figures.search_curves(SELECTION)
     assert found.setting == "C"
     assert [line.label for line in found.lines] == ["scaler none", "scaler standard"]
     assert found.lines[1].at == [1e-4, 1e-2, 1.0]
@@ -40,7 +40,7 @@ def test_selection_is_a_line_for_each_scaler_over_c():
 
 def test_what_was_tried_on_a_part_of_the_rows_is_a_line_of_its_own():
     on_part = [{**one, "rows": 5000, "score": 0.9} for one in SELECTION]
-    found = figures.tried([*on_part, *SELECTION])
+    found = figures.search_curves([*on_part, *SELECTION])
     assert [(line.label, line.on_part) for line in found.lines] == [
         *(("scaler none", False), ("scaler standard", False)),
         *(("scaler none, 5,000 rows", True), ("scaler standard, 5,000 rows", True)),
@@ -49,23 +49,23 @@ def test_what_was_tried_on_a_part_of_the_rows_is_a_line_of_its_own():
 
 @pytest.mark.parametrize("values", [["none", "standard"], [0.0, 0.1]])
 def test_a_setting_that_is_no_positive_number_is_drawn_by_name(values):
-    found = figures.tried([{"one": value, "score": 0.5} for value in values])
+    found = figures.search_curves([{"one": value, "score": 0.5} for value in values])
     assert found.names == list(map(str, values))
     assert found.lines[0].at == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("selection", [[], [{"scaler": "none", "score": 0.8}], [{"C": 1.0, "score": None}]])
 def test_selection_without_a_choice_has_no_lines(selection):
-    assert figures.tried(selection) is None
+    assert figures.search_curves(selection) is None
 
 
 @pytest.mark.parametrize("name", ["logistic", "svm", "ridge", "rbf", "ncm", "knn", "sgd", "linear"])
 def test_the_choice_of_every_head_that_selects_is_marked(name, tmp_path):
     """The real heads: what they say they chose is among what they say they tried, and has the best score of it."""
-    options = Head(regularisation=(1e-3, 1e-1), head_rate=(1e-3, 1e-2), head_epochs=3, neighbours=(1, 5))
+    options = HeadConfig(c_values=(1e-3, 1e-1), fit_lr=(1e-3, 1e-2), fit_epochs=3, n_neighbors=(1, 5))
     trained = train_head(name, options, *digits()[:2], 10, 0, torch.device("cpu"))
     add(tmp_path, predictions([0, 1], [0, 0]), selection=trained.selection, settings=trained.settings)
-    row = compare([tmp_path]).rows[0]
+    row = compare_runs([tmp_path]).rows[0]
     taken = figures.chosen(row.results[0])
     assert taken["score"] == max(one["score"] for one in trained.selection)
     axes = figures.selection_scores(row).axes[0]
@@ -77,7 +77,7 @@ def test_the_choice_of_every_head_that_selects_is_marked(name, tmp_path):
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.floats(0.01, 0.1))
 def test_names_keep_apart_and_in_order(heights, least):
-    moved = figures._apart(heights, least)
+    moved = figures._repel_labels(heights, least)
     order = np.argsort(heights, kind="stable")
     assert (np.diff(moved[order]) >= least - 1e-9).all()
     if len(heights) == 1 or np.diff(np.sort(heights)).min() >= least:
@@ -93,24 +93,24 @@ def trained(tmp_path):
         own = [{**entry, "seconds": seconds * (entry["epoch"] > 0)} for entry in HISTORY]
         stages = {"extract": 30.0, "train": 2.0 + 3 * seconds, "evaluate": 5.0}
         add(tmp_path, made, method=method, name="all", history=own, seconds_by_stage=stages)
-    rows = compare([tmp_path]).rows
+    rows = compare_runs([tmp_path]).rows
     return rows[0], dict(enumerate(rows[1:], start=1))
 
 
 def test_time_begins_at_the_images_and_ends_before_testing(trained):
     _, rows = trained
-    assert figures.elapsed(rows[1].results[0]) == [32, 40, 48, 56]
-    assert figures.elapsed(rows[3].results[0]) == [32, 432, 832, 1232]
+    assert figures.cumulative_seconds(rows[1].results[0]) == [32, 40, 48, 56]
+    assert figures.cumulative_seconds(rows[3].results[0]) == [32, 432, 832, 1232]
 
 
 @pytest.mark.parametrize("over", ["epoch", "time"])
-def test_methods_are_side_by_side_in_the_colours_of_the_table(trained, over):
+def test_methods_are_side_by_side_in_the_colors_of_the_table(trained, over):
     level, rows = trained
     axes = figures.validation_curves(rows, level, over).axes[0]
     for number, row in rows.items():
         line = next(line for line in axes.lines if line.get_color() == figures.SERIES[number])
         assert list(line.get_ydata()) == [0.7, 0.8, 0.85, 0.85]
-        at = figures.elapsed(row.results[0])
+        at = figures.cumulative_seconds(row.results[0])
         assert list(line.get_xdata()) == ([0, 1, 2, 3] if over == "epoch" else at)
     rings = [line.get_xdata()[0] for line in axes.lines if line.get_markersize() == 8]
     assert rings == ([2, 2, 2] if over == "epoch" else [48, 72, 832])
@@ -129,7 +129,7 @@ def test_an_epoch_that_took_no_time_is_not_drawn_over_it(tmp_path):
     stages = {"train": 3.0, "evaluate": 1.0}
     own = [{**entry, "seconds": float(entry["epoch"] > 0)} for entry in HISTORY]
     add(tmp_path, predictions([0, 1], [0, 1]), method="scratch", name="all", history=own, seconds_by_stage=stages)
-    figure = figures.validation_curves({0: compare([tmp_path]).rows[0]}, None, "time")
+    figure = figures.validation_curves({0: compare_runs([tmp_path]).rows[0]}, None, "time")
     assert list(figure.axes[0].lines[0].get_xdata())[1:] == [1, 2, 3]
     assert figure.axes[0].get_xlim()[0] > 0.5
     figures.inline_svg(figure)
@@ -147,8 +147,8 @@ def test_a_single_confusion_among_a_thousand_classes_stays_in_sight():
     assert image[10 // 5, 700 // 5] == 1.0
 
 
-SCHEDULE = rates_of(Schedule("cosine"), [1e-3, 1e-3, 5e-4], 10, 4)
-FOUND = RangeTest(
+SCHEDULE = lr_trace(LRScheduleConfig("cosine"), [1e-3, 1e-3, 5e-4], 10, 4)
+FOUND = LRFinderResult(
     rates=np.geomspace(1e-6, 1, 30),
     losses=np.r_[np.linspace(2, 1, 28), 3, 9],
     smoothed=np.r_[np.linspace(2, 1, 28), 2, 5],
@@ -156,7 +156,7 @@ FOUND = RangeTest(
 )
 
 
-def test_rates_are_a_line_for_each_block_named_in_its_colour_beside_its_peak():
+def test_rates_are_a_line_for_each_block_named_in_its_color_beside_its_peak():
     axes = figures.rate_schedule(SCHEDULE, ["head", "head", "layer4"], 10).axes[0]
     assert [line.get_ydata().max() for line in axes.lines] == pytest.approx([1e-3, 5e-4])
     assert axes.lines[0].get_xdata()[[0, -1]] == pytest.approx([0, 3.9])
@@ -170,7 +170,7 @@ def test_rates_are_a_line_for_each_block_named_in_its_colour_beside_its_peak():
 def test_rates_far_apart_share_a_logarithmic_axis_on_which_all_can_be_read():
     scales = []
     for factor in (0.5, 0.01):
-        rates = rates_of(Schedule("onecycle"), [1e-2, 1e-2 * factor, 1e-2 * factor**2], 10, 4)
+        rates = lr_trace(LRScheduleConfig("onecycle"), [1e-2, 1e-2 * factor, 1e-2 * factor**2], 10, 4)
         axes = figures.rate_schedule(rates, ["head", "top", "rest"], 10).axes[0]
         scales.append(axes.get_yscale())
         bottom, top = axes.get_ylim()
@@ -214,7 +214,7 @@ def test_png_and_svg_are_made_of_every_figure(row, tmp_path):
         assert "<text" in svg
 
 
-def test_svg_takes_its_colours_and_type_from_the_page(row):
+def test_svg_takes_its_colors_and_type_from_the_page(row):
     svg = figures.inline_svg(figures.accuracy_against_time([row]))
     assert "var(--series-0)" in svg
     assert "var(--muted)" in svg

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.comparison import compare
-from pipeline.report import write_report
+from pipeline.evaluation.comparison import compare_runs
+from pipeline.report.page import write_report
 from tests.pipeline.finished_runs import HISTORY, SELECTION, add, predictions
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
@@ -70,7 +70,7 @@ def three_methods(run, classes=2, tests=60, seeds=(0,), **fields):
 
 
 def report(run, out=None, notes=()):
-    comparison = compare([run])
+    comparison = compare_runs([run])
     path = write_report(out or run, comparison, {"data": {"data": "elpv", "test": 0.25}}, {"torch": "2.6"}, list(notes))
     return Page(path)
 
@@ -90,7 +90,7 @@ def test_page_needs_nothing_but_itself(tmp_path):
 def test_page_tells_its_story_in_order(tmp_path):
     page = report(three_methods(tmp_path), notes=["split 75 / 25"])
     parts = [
-        compare([tmp_path]).judgement.headline[:20],
+        compare_runs([tmp_path]).verdict.headline[:20],
         "The methods",
         "How good they are",
         "What they cost",
@@ -113,7 +113,7 @@ def test_page_tells_its_story_in_order(tmp_path):
 
 def test_table_holds_the_numbers_of_the_comparison(tmp_path):
     page = report(three_methods(tmp_path, seeds=(0, 1)))
-    for row in compare([tmp_path]).rows:
+    for row in compare_runs([tmp_path]).rows:
         low, high = row.accuracy_ci95
         for figure in (f"{100 * row.accuracy:.1f} %", f"{100 * low:.1f} – {100 * high:.1f}", f"{row.macro_f1:.3f}"):
             assert figure in page.words

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache import KeyMemo, key_of_bytes
+from cache import DigestCache, key_of_bytes
 from cache.errors import DataError
-from stages.data import Manifest, load_manifest
-from stages.options import Data
+from stages.config.data import DataConfig
+from stages.data.manifest import Manifest, load_manifest
 from tests.stages.data.pictures import write_images
 
 AWKWARD = ["a,b", 'say "hi"', "new\nline", "\N{TULIP}", os.fsdecode(b"\xff\xfe"), "#comment", " space "]
@@ -30,7 +30,7 @@ def assert_same(one: Manifest, other: Manifest) -> None:
 
 
 def test_a_folder_becomes_a_manifest(folder):
-    manifest = load_manifest(Data(str(folder)))
+    manifest = load_manifest(DataConfig(str(folder)))
     assert len(manifest) == 37
     assert manifest.class_names == ("bird", "cat", "dog")
     for location, label, key in zip(manifest.locations, manifest.labels, manifest.keys, strict=True):
@@ -45,23 +45,23 @@ def test_a_folder_becomes_a_manifest(folder):
 
 
 def test_moving_the_folder_changes_no_split(folder, tmp_path):
-    before = load_manifest(Data(str(folder)), seed=3)
+    before = load_manifest(DataConfig(str(folder)), seed=3)
     shutil.move(folder, tmp_path / "elsewhere")
-    after = load_manifest(Data(str(tmp_path / "elsewhere")), seed=3)
+    after = load_manifest(DataConfig(str(tmp_path / "elsewhere")), seed=3)
     assert (after.splits, after.keys) == (before.splits, before.keys)
 
 
 def test_the_same_images_as_folder_and_as_table_get_the_same_splits(folder, tmp_path):
-    by_folder = load_manifest(Data(str(folder)))
+    by_folder = load_manifest(DataConfig(str(folder)))
     lines = [f"{path.relative_to(tmp_path)},{path.parent.name}" for path in sorted(folder.rglob("*.png"), reverse=True)]
     (tmp_path / "table.csv").write_text("\n".join(["path,label", *lines]))
-    by_table = load_manifest(Data(str(tmp_path / "table.csv")))
+    by_table = load_manifest(DataConfig(str(tmp_path / "table.csv")))
     split_of = dict(zip(by_folder.keys, by_folder.splits, strict=True))
     assert split_of == dict(zip(by_table.keys, by_table.splits, strict=True))
 
 
 def test_indices_and_select_agree(folder):
-    manifest = load_manifest(Data(str(folder)))
+    manifest = load_manifest(DataConfig(str(folder)))
     indices = manifest.indices("val")
     assert indices.dtype == np.int64
     some = manifest.select(indices)
@@ -76,7 +76,7 @@ def test_indices_and_select_agree(folder):
 def test_saved_and_loaded_is_the_same(tmp_path):
     write_images(tmp_path / "images", dict.fromkeys(AWKWARD, 4))
     (tmp_path / "images" / AWKWARD[0] / f"{AWKWARD[2]}.jpg").symlink_to("gone")
-    manifest = load_manifest(Data(str(tmp_path / "images")))
+    manifest = load_manifest(DataConfig(str(tmp_path / "images")))
     assert manifest.unreadable
     manifest.save(tmp_path / "run" / "manifest.csv")
     assert_same(Manifest.load(tmp_path / "run" / "manifest.csv"), manifest)
@@ -95,7 +95,7 @@ def test_an_empty_manifest_survives(tmp_path):
 
 
 def test_the_file_is_a_plain_table(folder, tmp_path):
-    manifest = load_manifest(Data(str(folder)))
+    manifest = load_manifest(DataConfig(str(folder)))
     manifest.save(tmp_path / "manifest.csv")
     lines = (tmp_path / "manifest.csv").read_text().splitlines()
     assert lines[0] == "path,label,split,key"
@@ -118,7 +118,7 @@ def test_the_file_is_a_plain_table(folder, tmp_path):
 )
 def test_a_damaged_manifest_is_a_clear_error(folder, tmp_path, damage):
     path = tmp_path / "manifest.csv"
-    load_manifest(Data(str(folder))).save(path)
+    load_manifest(DataConfig(str(folder))).save(path)
     damage(path)
     with pytest.raises(DataError, match="manifest"):
         Manifest.load(path)
@@ -127,7 +127,7 @@ def test_a_damaged_manifest_is_a_clear_error(folder, tmp_path, damage):
 def test_files_that_cannot_be_read_are_listed_and_are_no_samples(folder):
     (folder / "cat" / "empty.jpg").touch()
     (folder / "cat" / "link.jpg").symlink_to(folder / "gone.jpg")
-    manifest = load_manifest(Data(str(folder)))
+    manifest = load_manifest(DataConfig(str(folder)))
     assert len(manifest) == 37
     assert dict(manifest.unreadable) == {
         str(folder / "cat" / "empty.jpg"): "the file is empty",
@@ -139,13 +139,13 @@ def test_empty_files_in_two_given_splits_are_no_leakage(tmp_path):
     paths = write_images(tmp_path, {f"{split}/{label}": 4 for split in ("train", "test") for label in ("cat", "dog")})
     paths[0].write_bytes(b"")
     paths[-1].write_bytes(b"")
-    assert len(load_manifest(Data(str(tmp_path)))) == 14
+    assert len(load_manifest(DataConfig(str(tmp_path)))) == 14
 
 
 def test_a_class_of_which_nothing_can_be_read_is_left_out_and_noted(folder):
     (folder / "fish").mkdir()
     (folder / "fish" / "a.jpg").touch()
-    manifest = load_manifest(Data(str(folder)))
+    manifest = load_manifest(DataConfig(str(folder)))
     assert manifest.class_names == ("bird", "cat", "dog")
     assert "no image of class fish can be read: left out" in manifest.notes
 
@@ -154,9 +154,9 @@ def test_the_same_image_in_two_given_splits_is_refused_by_name_unless_allowed(tm
     write_images(tmp_path, {f"{split}/{label}": 4 for split in ("train", "test") for label in ("cat", "dog")})
     shutil.copy(tmp_path / "train" / "cat" / "001.png", tmp_path / "test" / "cat" / "copy.png")
     with pytest.raises(DataError, match=r"train/cat/001\.png") as caught:
-        load_manifest(Data(str(tmp_path)))
+        load_manifest(DataConfig(str(tmp_path)))
     assert "test/cat/copy.png" in str(caught.value)
-    allowed = load_manifest(Data(str(tmp_path), allow_leakage=True))
+    allowed = load_manifest(DataConfig(str(tmp_path), allow_leakage=True))
     assert len(allowed) == 17
     assert any("copy.png" in note for note in allowed.notes)
 
@@ -164,7 +164,7 @@ def test_the_same_image_in_two_given_splits_is_refused_by_name_unless_allowed(tm
 def test_copies_go_to_one_split(folder):
     for index in range(10):
         shutil.copy(folder / "dog" / f"{index:03}.png", folder / "dog" / f"copy-{index}.png")
-    manifest = load_manifest(Data(str(folder)))
+    manifest = load_manifest(DataConfig(str(folder)))
     split_of = {}
     for key, split in zip(manifest.keys, manifest.splits, strict=True):
         assert split_of.setdefault(key, split) == split
@@ -173,17 +173,17 @@ def test_copies_go_to_one_split(folder):
 def test_one_class_is_refused(tmp_path):
     write_images(tmp_path, {"cat": 5})
     with pytest.raises(DataError, match="one class only, 'cat'"):
-        load_manifest(Data(str(tmp_path)))
+        load_manifest(DataConfig(str(tmp_path)))
 
 
 def test_a_table_whose_files_are_all_missing_is_refused(tmp_path):
     (tmp_path / "table.csv").write_text("path,label\na.jpg,cat\nb.jpg,dog\n")
     with pytest.raises(DataError, match=r"none of the 2 files could be read; the first: .*a\.jpg: No such file"):
-        load_manifest(Data(str(tmp_path / "table.csv")))
+        load_manifest(DataConfig(str(tmp_path / "table.csv")))
 
 
 def test_keys_are_remembered_by_the_memo(folder, tmp_path):
-    memo = KeyMemo(tmp_path / "keys.sqlite")
+    memo = DigestCache(tmp_path / "keys.sqlite")
     for path in folder.rglob("*.png"):
         os.utime(path, ns=(10**18, 10**18))
     seen = []
@@ -192,15 +192,15 @@ def test_keys_are_remembered_by_the_memo(folder, tmp_path):
         seen.append(len(items))
         return items
 
-    first = load_manifest(Data(str(folder)), memo=memo, progress=progress)
+    first = load_manifest(DataConfig(str(folder)), memo=memo, progress=progress)
     assert seen == [37]
     assert (tmp_path / "keys.sqlite").exists()
-    assert load_manifest(Data(str(folder)), memo=KeyMemo(tmp_path / "keys.sqlite")).keys == first.keys
+    assert load_manifest(DataConfig(str(folder)), memo=DigestCache(tmp_path / "keys.sqlite")).keys == first.keys
 
 
 def test_a_memo_that_cannot_be_written_is_a_note_and_no_error(folder):
-    memo = KeyMemo(folder / "cat" / "000.png" / "keys.sqlite")
-    manifest = load_manifest(Data(str(folder)), memo=memo)
+    memo = DigestCache(folder / "cat" / "000.png" / "keys.sqlite")
+    manifest = load_manifest(DataConfig(str(folder)), memo=memo)
     assert len(manifest) == 37
     assert any("not remembered" in note for note in manifest.notes)
 
@@ -216,7 +216,7 @@ def patients(tmp_path):
 
 
 def test_every_sample_has_its_group_and_no_group_is_torn_apart(patients):
-    manifest = load_manifest(Data(str(patients)))
+    manifest = load_manifest(DataConfig(str(patients)))
     assert len(manifest) == len(manifest.groups) == 47
     splits = {}
     for location, group, split in zip(manifest.locations, manifest.groups, manifest.splits, strict=True):
@@ -234,10 +234,10 @@ def test_samples_of_a_group_have_one_number_and_those_of_none_their_own():
 
 
 def test_groups_survive_saving_and_a_saved_manifest_is_a_source_of_the_same_groups(patients, tmp_path):
-    manifest = load_manifest(Data(str(patients)))
+    manifest = load_manifest(DataConfig(str(patients)))
     manifest.save(tmp_path / "run" / "manifest.csv")
     assert_same(Manifest.load(tmp_path / "run" / "manifest.csv"), manifest)
-    assert load_manifest(Data(str(tmp_path / "run" / "manifest.csv"))).groups == manifest.groups
+    assert load_manifest(DataConfig(str(tmp_path / "run" / "manifest.csv"))).groups == manifest.groups
 
 
 def test_a_manifest_of_before_there_were_groups_still_loads(tmp_path):
@@ -251,10 +251,10 @@ def test_a_group_in_two_given_splits_is_refused_by_name_unless_allowed(patients)
     header, *rows = patients.read_text().splitlines()
     lines = [f"{row},{'test' if row.endswith(('P1', 'P2')) else 'train'}" for row in rows]
     patients.write_text("\n".join([f"{header},split", *lines]) + "\n")
-    assert len(load_manifest(Data(str(patients)))) == 47
+    assert len(load_manifest(DataConfig(str(patients)))) == 47
     lines[0] = lines[0].replace("train", "test")
     patients.write_text("\n".join([f"{header},split", *lines]) + "\n")
     with pytest.raises(DataError, match=r"the same group is in two of the given splits \(1\): P0: .*healthy/000\.png"):
-        load_manifest(Data(str(patients)))
-    allowed = load_manifest(Data(str(patients), allow_leakage=True))
-    assert any("P0: " in note and "allowed by --allow-leakage" in note for note in allowed.notes)
+        load_manifest(DataConfig(str(patients)))
+    allowed = load_manifest(DataConfig(str(patients), allow_leakage=True))
+    assert any("P0: " in note and "allowed by `allow_leakage`" in note for note in allowed.notes)

@@ -8,22 +8,22 @@ from hypothesis import strategies as st
 
 from cache import key_of_bytes
 from cache.errors import DataError, UsageError
-from stages.data.listing import Listing
-from stages.data.splits import check_shares, complete_splits
-from stages.options import Data
+from stages.config.data import DataConfig
+from stages.data.sources.records import SourceRecords
+from stages.data.splits import check_shares, make_missing_splits
 
-OPTIONS = Data("somewhere")
+OPTIONS = DataConfig("somewhere")
 SPLITS = ("train", "val", "test")
 
 
-def listing_of(rows: list[tuple[str, str, str, str]]) -> tuple[Listing, list[str]]:
+def listing_of(rows: list[tuple[str, str, str, str]]) -> tuple[SourceRecords, list[str]]:
     """Return the listing, and the keys, of rows (image, label, stratum, split); equal images are copies."""
     images, labels, strata, splits = (list(column) for column in zip(*rows, strict=True))
     locations = [
         f"/data/{label}/{image}-{index}.jpg" for index, (image, label) in enumerate(zip(images, labels, strict=True))
     ]
     keys = [key_of_bytes(image.encode()) for image in images]
-    return Listing(locations, labels, tuple(sorted(set(labels))), splits, strata), keys
+    return SourceRecords(locations, labels, tuple(sorted(set(labels))), splits, strata), keys
 
 
 def unsplit(counts: dict[str, int]) -> list[tuple[str, str, str, str]]:
@@ -32,7 +32,7 @@ def unsplit(counts: dict[str, int]) -> list[tuple[str, str, str, str]]:
 
 def split_of_each_image(rows, options=OPTIONS, seed=0) -> dict[str, str]:
     listing, keys = listing_of(rows)
-    splits, _ = complete_splits(listing, keys, options, seed)
+    splits, _ = make_missing_splits(listing, keys, options, seed)
     found = defaultdict(set)
     for (image, *_), split in zip(rows, splits, strict=True):
         found[image].add(split)
@@ -61,19 +61,19 @@ def test_order_of_the_files_changes_nothing(rows, seed, order):
 @given(rows=samples())
 def test_moving_and_renaming_files_changes_nothing(rows):
     listing, keys = listing_of(rows)
-    moved = Listing(
+    moved = SourceRecords(
         [f"elsewhere/{i}" for i in range(len(rows))],
         listing.labels,
         listing.class_names,
         listing.splits,
         listing.strata,
     )
-    assert complete_splits(listing, keys, OPTIONS, 0)[0] == complete_splits(moved, keys, OPTIONS, 0)[0]
+    assert make_missing_splits(listing, keys, OPTIONS, 0)[0] == make_missing_splits(moved, keys, OPTIONS, 0)[0]
 
 
 @given(rows=samples(), test=st.floats(0.05, 0.9), val=st.floats(0.05, 0.9), seed=st.integers(0, 3))
 def test_shares_are_kept_in_each_class_to_within_rounding(rows, test, val, seed):
-    splits = split_of_each_image(rows, Data("somewhere", test=test, val=val), seed)
+    splits = split_of_each_image(rows, DataConfig("somewhere", test_size=test, val_size=val), seed)
     for label in {label for _, label, _, _ in rows}:
         counts = Counter(split for image, split in splits.items() if image[0] == label)
         images = counts.total()
@@ -140,14 +140,14 @@ GIVEN = [(f"{label}{split}{i}", label, "", split) for label in "ab" for split in
 
 def test_given_splits_are_respected():
     listing, keys = listing_of(GIVEN)
-    splits, notes = complete_splits(listing, keys, OPTIONS, 0)
+    splits, notes = make_missing_splits(listing, keys, OPTIONS, 0)
     assert splits == listing.splits
     assert notes == []
 
 
 def test_validation_is_taken_out_of_train_where_train_and_test_are_given():
     listing, keys = listing_of([row for row in GIVEN if row[3] != "val"])
-    splits, notes = complete_splits(listing, keys, OPTIONS, 0)
+    splits, notes = make_missing_splits(listing, keys, OPTIONS, 0)
     for given_split, split in zip(listing.splits, splits, strict=True):
         assert split in {"train": ("train", "val"), "test": ("test",)}[given_split]
     assert Counter(splits) == {"train": 12, "val": 4, "test": 16}
@@ -156,7 +156,7 @@ def test_validation_is_taken_out_of_train_where_train_and_test_are_given():
 
 def test_the_given_validation_is_the_test_split_where_train_and_val_are_given():
     listing, keys = listing_of([row for row in GIVEN if row[3] != "test"])
-    splits, notes = complete_splits(listing, keys, OPTIONS, 0)
+    splits, notes = make_missing_splits(listing, keys, OPTIONS, 0)
     for given_split, split in zip(listing.splits, splits, strict=True):
         assert split in {"train": ("train", "val"), "val": ("test",)}[given_split]
     assert Counter(splits) == {"train": 12, "val": 4, "test": 16}
@@ -165,29 +165,29 @@ def test_the_given_validation_is_the_test_split_where_train_and_val_are_given():
 
 def test_both_are_made_where_only_train_is_given():
     listing, keys = listing_of([row for row in GIVEN if row[3] == "train"])
-    splits, _ = complete_splits(listing, keys, OPTIONS, 0)
+    splits, _ = make_missing_splits(listing, keys, OPTIONS, 0)
     assert Counter(splits) == {"train": 10, "val": 2, "test": 4}
 
 
 def test_without_a_training_split_it_is_refused():
     listing, keys = listing_of([row for row in GIVEN if row[3] != "train"])
     with pytest.raises(DataError, match="no training split, only val and test"):
-        complete_splits(listing, keys, OPTIONS, 0)
+        make_missing_splits(listing, keys, OPTIONS, 0)
 
 
 def test_leakage_between_given_splits_is_named_and_refused():
     rows = [*GIVEN, ("atrain0", "a", "", "test")]
     listing, keys = listing_of(rows)
     with pytest.raises(DataError, match=r"the same image is in two of the given splits \(1\)") as caught:
-        complete_splits(listing, keys, OPTIONS, 0)
+        make_missing_splits(listing, keys, OPTIONS, 0)
     assert "/data/a/atrain0-0.jpg (train)" in str(caught.value)
     assert "/data/a/atrain0-48.jpg (test)" in str(caught.value)
-    assert "--allow-leakage" in str(caught.value)
+    assert "`allow_leakage`" in str(caught.value)
 
 
 def test_allowed_leakage_is_a_note_and_keeps_the_given_splits():
     listing, keys = listing_of([*GIVEN, ("atrain0", "a", "", "test")])
-    splits, notes = complete_splits(listing, keys, Data("somewhere", allow_leakage=True), 0)
+    splits, notes = make_missing_splits(listing, keys, DataConfig("somewhere", allow_leakage=True), 0)
     assert splits == listing.splits
     assert "/data/a/atrain0-0.jpg (train)" in notes[0]
 
@@ -201,7 +201,7 @@ def test_copies_within_one_given_split_are_no_leakage_and_stay_together():
 def test_an_image_with_two_labels_is_named_and_goes_one_way():
     rows = [*unsplit({"a": 9, "b": 9}), ("a3", "b", "", "")]
     listing, keys = listing_of(rows)
-    splits, notes = complete_splits(listing, keys, OPTIONS, 0)
+    splits, notes = make_missing_splits(listing, keys, OPTIONS, 0)
     assert splits[3] == splits[18]
     assert any("/data/a/a3-3.jpg (a) = /data/b/a3-18.jpg (b)" in note for note in notes)
 
@@ -210,33 +210,33 @@ def test_only_ten_files_are_named():
     rows = [*GIVEN, *((image, label, "", "test") for image, label, _, split in GIVEN if split == "train")]
     listing, keys = listing_of(rows)
     with pytest.raises(DataError, match="and 6 more") as caught:
-        complete_splits(listing, keys, OPTIONS, 0)
+        make_missing_splits(listing, keys, OPTIONS, 0)
     assert str(caught.value).count(" = ") == 10
 
 
 def test_a_class_without_training_images_is_refused():
     listing, keys = listing_of([*GIVEN, ("c", "c", "", "test")])
     with pytest.raises(DataError, match="no training images of c"):
-        complete_splits(listing, keys, OPTIONS, 0)
+        make_missing_splits(listing, keys, OPTIONS, 0)
 
 
 def test_too_few_images_for_every_split_are_refused():
     listing, keys = listing_of(unsplit({"a": 1, "b": 1}))
     with pytest.raises(DataError, match="too few images to make a val and a test split"):
-        complete_splits(listing, keys, OPTIONS, 0)
+        make_missing_splits(listing, keys, OPTIONS, 0)
 
 
 def test_a_class_that_is_not_in_every_split_is_noted():
     listing, keys = listing_of(unsplit({"a": 9, "b": 2}))
-    _, notes = complete_splits(listing, keys, OPTIONS, 0)
+    _, notes = make_missing_splits(listing, keys, OPTIONS, 0)
     assert "no val image of class b" in notes
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 25.0, float("nan")])
-@pytest.mark.parametrize("name", ["test", "val"])
+@pytest.mark.parametrize("name", ["test_size", "val_size"])
 def test_shares_outside_0_and_1_are_refused(name, share):
     with pytest.raises(UsageError, match=f"--{name}"):
-        check_shares(Data("somewhere", **{name: share}))
+        check_shares(DataConfig("somewhere", **{name: share}))
 
 
 def test_splits_stay_the_same_over_versions():
@@ -270,7 +270,7 @@ def grouped_samples(draw):
 def split_of_groups(rows, groups, options=OPTIONS, seed=0) -> dict[str, str]:
     """Return the split of each image; no group, and no image, stands in two."""
     listing, keys = listing_of(rows)
-    splits, _ = complete_splits(replace(listing, groups=groups), keys, options, seed)
+    splits, _ = make_missing_splits(replace(listing, groups=groups), keys, options, seed)
     of_image, of_group = {}, {}
     for (image, *_), group, split in zip(rows, groups, splits, strict=True):
         assert of_image.setdefault(image, split) == split
@@ -281,7 +281,7 @@ def split_of_groups(rows, groups, options=OPTIONS, seed=0) -> dict[str, str]:
 @given(samples=grouped_samples(), test=st.floats(0.05, 0.8), val=st.floats(0.05, 0.8), seed=st.integers(0, 5))
 def test_no_group_stands_in_two_splits_and_every_class_trains(samples, test, val, seed):
     rows, groups = samples
-    splits = split_of_groups(rows, groups, Data("somewhere", test=test, val=val), seed)
+    splits = split_of_groups(rows, groups, DataConfig("somewhere", test_size=test, val_size=val), seed)
     assert {image[0] for image, split in splits.items() if split == "train"} == {label for _, label, *_ in rows}
     assert set(splits.values()) == set(SPLITS)
 
@@ -297,7 +297,7 @@ def test_order_of_the_files_and_names_of_the_groups_change_nothing(samples, seed
 
 @given(rows=samples(), seed=st.integers(0, 3), test=st.floats(0.05, 0.9), val=st.floats(0.05, 0.9))
 def test_groups_of_one_image_are_as_good_as_none(rows, seed, test, val):
-    options = Data("somewhere", test=test, val=val)
+    options = DataConfig("somewhere", test_size=test, val_size=val)
     groups = [f"of {image}" for image, *_ in rows]
     assert split_of_groups(rows, groups, options, seed) == split_of_each_image(rows, options, seed)
 
@@ -313,7 +313,7 @@ def test_what_is_held_out_is_off_by_half_a_group_of_each_class_at_most(sizes, sh
         label = "ab"[number % 2]
         rows += [(f"{label}{number}-{index}", label, "", "") for index in range(size)]
         groups += [f"{number}"] * size
-    splits = split_of_groups(rows, groups, Data("somewhere", test=share), seed)
+    splits = split_of_groups(rows, groups, DataConfig("somewhere", test_size=share), seed)
     for label, some in (("a", sizes[::2]), ("b", sizes[1::2])):
         held = sum(split == "test" for image, split in splits.items() if image[0] == label)
         assert abs(held - share * sum(some)) <= max(some) / 2 + 0.02 * sum(some) + 1
@@ -356,7 +356,7 @@ def test_few_groups_are_chosen_to_fit():
         rows += [(f"{label}{patient}-{index}", label, "", "") for label in "ab" for index in range(size)]
         groups += [f"{patient}"] * 2 * size
     for seed in range(6):
-        splits = split_of_groups(rows, groups, Data("somewhere", test=0.5), seed)
+        splits = split_of_groups(rows, groups, DataConfig("somewhere", test_size=0.5), seed)
         assert Counter(splits.values())["test"] == 20
 
 
@@ -371,16 +371,16 @@ def test_groups_with_an_image_in_common_stay_together():
 def test_a_group_in_two_given_splits_is_named_and_refused_unless_allowed():
     listing, keys = listing_of(GIVEN)
     groups = [f"{split} {image[-1]}" for image, *_, split in GIVEN]
-    splits, notes = complete_splits(replace(listing, groups=groups), keys, OPTIONS, 0)
+    splits, notes = make_missing_splits(replace(listing, groups=groups), keys, OPTIONS, 0)
     assert (splits, notes) == (listing.splits, [])
     groups[0], groups[-1] = "torn", "torn"
     listing = replace(listing, groups=groups)
     with pytest.raises(DataError, match=r"the same group is in two of the given splits \(1\): torn: ") as caught:
-        complete_splits(listing, keys, OPTIONS, 0)
+        make_missing_splits(listing, keys, OPTIONS, 0)
     assert f"{listing.locations[0]} (train)" in str(caught.value)
     assert f"{listing.locations[-1]} (test)" in str(caught.value)
-    assert "--allow-leakage" in str(caught.value)
-    splits, notes = complete_splits(listing, keys, Data("somewhere", allow_leakage=True), 0)
+    assert "`allow_leakage`" in str(caught.value)
+    splits, notes = make_missing_splits(listing, keys, DataConfig("somewhere", allow_leakage=True), 0)
     assert splits == listing.splits
     assert "torn: " in notes[0]
 
@@ -398,7 +398,7 @@ def test_notes_say_what_share_whole_groups_came_to():
     rows = unsplit({"a": 40, "b": 40})
     listing, keys = listing_of(rows)
     groups = [f"{number // 10}" for number in range(80)]
-    _, notes = complete_splits(replace(listing, groups=groups), keys, OPTIONS, 0)
+    _, notes = make_missing_splits(replace(listing, groups=groups), keys, OPTIONS, 0)
     assert "test split made here: 25% of the images in whole groups, 25% asked for (seed 0)" in notes
     assert "validation split made here: 33% of the training images in whole groups, 20% asked for (seed 0)" in notes
 
@@ -406,4 +406,4 @@ def test_notes_say_what_share_whole_groups_came_to():
 def test_classes_of_one_group_each_are_refused():
     listing, keys = listing_of(unsplit({"a": 20, "b": 20}))
     with pytest.raises(DataError, match="too few groups to make a val and a test split"):
-        complete_splits(replace(listing, groups=["a"] * 20 + ["b"] * 20), keys, OPTIONS, 0)
+        make_missing_splits(replace(listing, groups=["a"] * 20 + ["b"] * 20), keys, OPTIONS, 0)

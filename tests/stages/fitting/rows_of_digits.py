@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from stages.fitting.rows import Rows
+from stages.fitting.feature_rows import FeatureRows
 
 
 def digits(classes=10, dtype=np.float16):
@@ -16,7 +16,7 @@ def digits(classes=10, dtype=np.float16):
     train, val, train_labels, val_labels = train_test_split(
         rest, rest_labels, test_size=0.25, random_state=0, stratify=rest_labels
     )
-    return Rows(train, train_labels), Rows(val, val_labels), Rows(test, test_labels)
+    return FeatureRows(train, train_labels), FeatureRows(val, val_labels), FeatureRows(test, test_labels)
 
 
 def skewed(count=600, width=40, classes=3, seed=0):

@@ -13,13 +13,13 @@ from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import StandardScaler, normalize
 
+from stages.config.heads import HeadConfig
+from stages.fitting import feature_rows as rows_module
 from stages.fitting import ridge
-from stages.fitting import rows as rows_module
-from stages.fitting.nearest_mean import fit_nearest_mean
-from stages.fitting.protocol import balanced_weights, make_protocol
-from stages.fitting.ridge import Products, decomposed_by_rows, fit_ridge
-from stages.fitting.rows import Rows
-from stages.options import Head
+from stages.fitting.feature_rows import FeatureRows
+from stages.fitting.folds import balanced_weights, make_cv
+from stages.fitting.ncm import fit_ncm
+from stages.fitting.ridge import GramSums, decomposed_by_rows, fit_ridge
 from tests.stages.fitting.rows_of_digits import digits, skewed
 
 WAYS = ("by products", "by rows")
@@ -32,10 +32,10 @@ def scaled_by_scikit_learn(scaling, rows):
 
 def decomposed(way, rows, labels, scaling, weights=None):
     weights = np.ones(len(rows), np.float32) if weights is None else weights
-    some = Rows(rows, labels), labels.max() + 1, weights, rows[:50].mean(axis=0)
+    some = FeatureRows(rows, labels), labels.max() + 1, weights, rows[:50].mean(axis=0)
     if way == "by rows":
         return decomposed_by_rows(*some, scaling)
-    return Products.of(*some, l2=scaling == "l2").decomposed(scaling)
+    return GramSums.of(*some, l2=scaling == "l2").eigendecompose(scaling)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -66,7 +66,9 @@ def test_balanced_ridge_is_that_of_scikit_learn(way):
 def test_leaving_one_out_in_one_step_is_leaving_out_one_by_one(scaling, way, width, balanced):
     rows, labels = skewed(count=120, width=width)
     weights = balanced_weights(labels) if balanced else np.ones(len(rows), np.float32)
-    quick = decomposed(way, rows, labels, scaling, weights).predictions(Rows(rows, labels), [2.0], left_out=weights)[0]
+    quick = decomposed(way, rows, labels, scaling, weights).predictions(
+        FeatureRows(rows, labels), [2.0], left_out=weights
+    )[0]
     targets = 2.0 * (labels[:, None] == np.arange(3)) - 1
     given = {"cv": LeaveOneOut(), "params": {"sample_weight": weights}}
     slow = cross_val_predict(Ridge(alpha=2.0), scaled_by_scikit_learn(scaling, rows), targets, **given)
@@ -86,7 +88,7 @@ def test_both_decompositions_give_the_same_predictions(count, width, scaling, ba
     rows, labels = skewed(count=count, width=width, seed=seed)
     weights = balanced_weights(labels) if balanced else np.ones(count, np.float32)
     others, other_labels = skewed(count=15, width=width, seed=seed + 100)
-    for given_rows, left_out in ((Rows(rows, labels), weights), (Rows(others, other_labels), None)):
+    for given_rows, left_out in ((FeatureRows(rows, labels), weights), (FeatureRows(others, other_labels), None)):
         by_products, by_rows = (
             decomposed(way, rows, labels, scaling, weights).predictions(given_rows, [penalty], left_out) for way in WAYS
         )
@@ -100,10 +102,10 @@ def test_the_smaller_matrix_is_decomposed(folds, monkeypatch):
     labels = np.where(generator.random(90) < 0.4, generator.integers(0, 3, 90), labels)
     groups = np.arange(90) // 2 if folds else None
     train, val = (
-        Rows(rows[part], labels[part], groups=None if groups is None else groups[part])
+        FeatureRows(rows[part], labels[part], groups=None if groups is None else groups[part])
         for part in (slice(60), slice(60, None))
     )
-    scoring = make_protocol(Head(folds=folds), 60, labels, 0, groups)
+    scoring = make_cv(HeadConfig(cv=folds), 60, labels, 0, groups)
     options = [1e-3, 1e-2], ["none", "standard"], 3, scoring
     sizes = []
     monkeypatch.setattr(ridge, "eigh", lambda matrix, **how: sizes.append(len(matrix)) or eigh(matrix, **how))
@@ -113,10 +115,12 @@ def test_the_smaller_matrix_is_decomposed(folds, monkeypatch):
     monkeypatch.setattr(ridge, "_fits", lambda *_: by_products)
     slow = fit_ridge(train, val, *options, balanced=False)
     assert max(sizes) == 400
-    assert [one["score"] for one in quick.tried] == pytest.approx([one["score"] for one in slow.tried], abs=1.2 / 90)
-    assert len({one["score"] for one in quick.tried}) > 2
+    assert [one["score"] for one in quick.candidates] == pytest.approx(
+        [one["score"] for one in slow.candidates], abs=1.2 / 90
+    )
+    assert len({one["score"] for one in quick.candidates}) > 2
     assert quick.settings["C"] == pytest.approx(slow.settings["C"])
-    for name in ("head", "head_without_val"):
+    for name in ("head", "head_train_only"):
         found, expected = (getattr(one, name)(torch.from_numpy(rows)).detach().numpy() for one in (quick, slow))
         assert np.abs(found - expected).max() < 2e-3
 
@@ -124,9 +128,9 @@ def test_the_smaller_matrix_is_decomposed(folds, monkeypatch):
 def test_sums_of_parts_are_sums_of_the_whole():
     rows, labels = skewed(classes=3)
     ones = np.ones(len(rows), np.float32)
-    centre = rows[:10].mean(axis=0)
+    center = rows[:10].mean(axis=0)
     whole, first, second = (
-        Products.of(Rows(rows[part], labels[part]), 3, ones[part], centre, l2=False)
+        GramSums.of(FeatureRows(rows[part], labels[part]), 3, ones[part], center, l2=False)
         for part in (slice(None), slice(200), slice(200, None))
     )
     for some, same in ((first + second, whole), (whole - second, first)):
@@ -138,15 +142,15 @@ def test_sums_of_parts_are_sums_of_the_whole():
 @pytest.mark.parametrize("folds", [None, 0, 4])
 def test_the_penalty_that_scores_best_is_chosen(folds):
     train, val, test = digits()
-    options = Head(folds=folds)
+    options = HeadConfig(cv=folds)
     if folds:
         train, val = (replace(one, groups=np.arange(len(one)) // 3) for one in (train, val))
     labels = np.concatenate([train.labels, val.labels])
     groups = np.concatenate([train.groups, val.groups]) if folds else None
-    scoring = make_protocol(options, len(train), labels, 0, groups)
-    done = fit_ridge(train, val, options.regularisation, options.scalers, 10, scoring, balanced=False)
-    assert done.settings["score"] == max(one["score"] for one in done.tried)
-    assert len(done.tried) == 2 * 31
+    scoring = make_cv(options, len(train), labels, 0, groups)
+    done = fit_ridge(train, val, options.c_values, options.scalers, 10, scoring, balanced=False)
+    assert done.settings["score"] == max(one["score"] for one in done.candidates)
+    assert len(done.candidates) == 2 * 31
     words = {None: "leave-one-out", 0: "validation split", 4: "4-fold cross-validation on train+val that keep groups"}
     assert done.settings["selected by"].startswith(words[folds])
     right = (done.head(torch.from_numpy(test.features).float()).argmax(dim=1).numpy() == test.labels).mean()
@@ -156,8 +160,8 @@ def test_the_penalty_that_scores_best_is_chosen(folds):
 @pytest.mark.parametrize("scaling", ["none", "standard", "l2"])
 def test_the_nearest_mean_is_that_of_scikit_learn(scaling):
     rows, labels = skewed()
-    done = fit_nearest_mean(
-        Rows(rows[:400], labels[:400]), Rows(rows[400:], labels[400:]), [scaling], 3, balanced=False
+    done = fit_ncm(
+        FeatureRows(rows[:400], labels[:400]), FeatureRows(rows[400:], labels[400:]), [scaling], 3, balanced=False
     )
     scaled = scaled_by_scikit_learn(scaling, rows)
     expected = NearestCentroid().fit(scaled, labels).predict(scaled)

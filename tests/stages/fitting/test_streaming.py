@@ -9,12 +9,12 @@ import torch
 
 from cache import FeatureCache, Spec, key_of_bytes
 from cache.errors import DataError, UsageError
-from stages.fitting.rows import Rows, StreamedRows, require_learnable
-from stages.head import head_probabilities, train_head
-from stages.options import Head
+from stages.config.heads import HeadConfig
+from stages.fitting.feature_rows import FeatureRows, StreamedFeatureRows, require_learnable
+from stages.fitting.fit_head import head_probabilities, train_head
 from tests.stages.fitting.rows_of_digits import digits
 
-OPTIONS = Head(folds=0, head_epochs=15, head_rate=(1e-2,), regularisation=(1e-3, 1e-1), scalers=("standard",))
+OPTIONS = HeadConfig(cv=0, fit_epochs=15, fit_lr=(1e-2,), c_values=(1e-3, 1e-1), scalers=("standard",))
 CPU = torch.device("cpu")
 MEMORY = 64 << 20
 
@@ -51,7 +51,7 @@ def splits(tmp_path_factory):
     streams = {}
     for name, stores in (("one cache", [cache]), ("two caches", halves)):
         streams[name] = [
-            StreamedRows(stores, keys[start:end], part.labels, MEMORY)
+            StreamedFeatureRows(stores, keys[start:end], part.labels, MEMORY)
             for part, (start, end) in zip(parts, pairwise(ends), strict=True)
         ]
     return {"memory": list(parts), **streams}
@@ -98,7 +98,7 @@ def test_a_head_that_needs_all_rows_says_which_do_not(splits, name):
 
 
 def test_balanced_sampling_of_streamed_rows_is_refused(splits):
-    with pytest.raises(UsageError, match="--class-weights balanced"):
+    with pytest.raises(UsageError, match="`class_weights` balanced"):
         train_head("linear", replace(OPTIONS, sampling="balanced"), *splits["one cache"][:2], 10, 0, CPU)
 
 
@@ -107,8 +107,8 @@ def test_balanced_sampling_of_streamed_rows_is_refused(splits):
 def test_rows_that_are_not_finite_are_named(dtype, bad):
     features = np.ones((40, 6), dtype)
     features[[3, 17], [0, 5]] = bad
-    rows = Rows(features, np.arange(40) % 2)
-    good = Rows(np.ones((40, 6), dtype), np.arange(40) % 2)
+    rows = FeatureRows(features, np.arange(40) % 2)
+    good = FeatureRows(np.ones((40, 6), dtype), np.arange(40) % 2)
     with pytest.raises(DataError, match="rows 3, 17 of the train split"):
         require_learnable(rows, good)
     with pytest.raises(DataError, match="rows 3, 17 of the validation split"):

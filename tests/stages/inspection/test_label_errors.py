@@ -79,7 +79,7 @@ def test_what_makes_no_folds_is_refused():
         out_of_fold_probabilities(features, np.zeros(6, np.int64), 2, seed=0)
     with pytest.raises(DataError, match="no class has two"):
         out_of_fold_probabilities(features, np.arange(6), 6, seed=0)
-    with pytest.raises(UsageError, match="--pool avg"):
+    with pytest.raises(UsageError, match="`pool` avg"):
         out_of_fold_probabilities(np.zeros((6, 3, 2, 2), np.float16), np.arange(6) % 2, 2, seed=0)
 
 
@@ -96,5 +96,5 @@ def test_without_cleanlab_the_message_names_the_extra(digits, monkeypatch):
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setattr(sys, "path_importer_cache", {})
     monkeypatch.delitem(sys.modules, "cleanlab", raising=False)
-    with pytest.raises(UsageError, match=r"cutpoint\[inspect\]"):
+    with pytest.raises(UsageError, match=r"cutonce\[inspect\]"):
         find_label_errors(given, probabilities)

@@ -8,14 +8,14 @@ import torch
 from sklearn.datasets import load_digits
 
 from cache.errors import DataError
-from stages.fitting.rows import Rows
-from stages.inspection.extrapolation import answer, extrapolate
-from stages.inspection.learning_curve import LearningCurve, curve_sizes, draw_order, measure_curve
+from stages.config.heads import HeadConfig
+from stages.fitting.feature_rows import FeatureRows
+from stages.inspection.extrapolation import conclusion, extrapolate
+from stages.inspection.learning_curve import LearningCurve, curve_sizes, measure_curve, stratified_order
 from stages.inspection.power_law import PowerLaw, fit_power_law
-from stages.options import Head
 
 CPU = torch.device("cpu")
-RIDGE = Head(head=("ridge",), scalers=("standard",))
+RIDGE = HeadConfig(head=("ridge",), scalers=("standard",))
 
 
 def drawn(law, sizes, draws=5, images=3000, seed=0):
@@ -53,16 +53,16 @@ def test_a_known_power_law_lies_within_the_interval_that_widens_with_the_distanc
 
 def test_a_rising_curve_asks_for_labels_and_a_flat_one_does_not():
     rising = drawn(PowerLaw(0.98, 1.5, 0.3), SIZES)
-    assert answer(rising, extrapolate(rising, 0, 60))[0].startswith("More labels would help")
+    assert conclusion(rising, extrapolate(rising, 0, 60))[0].startswith("More labels would help")
     flat = drawn(PowerLaw(0.9, 3.0, 1.2), SIZES, images=8000)
-    assert answer(flat, extrapolate(flat, 0, 60))[0].startswith("More labels would hardly help")
+    assert conclusion(flat, extrapolate(flat, 0, 60))[0].startswith("More labels would hardly help")
 
 
 def test_a_curve_that_does_not_bend_says_that_its_end_is_not_determined():
     straight = drawn(PowerLaw(1.0, 1.0, 0.1), SIZES[:6], images=300)
     found = extrapolate(straight, 0, 60)
     assert not found.identified
-    assert "is not determined" in " ".join(answer(straight, found))
+    assert "is not determined" in " ".join(conclusion(straight, found))
     bent = extrapolate(drawn(KNOWN, SIZES, images=20_000), 0, 60)
     assert bent.identified
     assert bent.limit.low <= 0.93 <= bent.limit.high
@@ -71,7 +71,7 @@ def test_a_curve_that_does_not_bend_says_that_its_end_is_not_determined():
 def test_too_few_sizes_are_not_fitted():
     curve = drawn(KNOWN, SIZES[:3])
     assert extrapolate(curve, 0) is None
-    assert "cannot be said" in answer(curve, None)[0]
+    assert "cannot be said" in conclusion(curve, None)[0]
 
 
 def test_the_check_predicts_all_from_half():
@@ -85,14 +85,14 @@ def test_the_check_predicts_all_from_half():
 @pytest.mark.parametrize("counts", [(50, 50, 50), (200, 20, 3, 1)])
 def test_every_beginning_of_a_draw_is_stratified(counts):
     labels = np.repeat(np.arange(len(counts)), counts)
-    order = draw_order(labels, seed=0)
+    order = stratified_order(labels, seed=0)
     assert sorted(order) == list(range(len(labels)))
     least = sum(min(count, 2) for count in counts)
     assert np.bincount(labels[order[:least]]).tolist() == [min(count, 2) for count in counts]
     for size in range(least, len(labels)):
         share = np.bincount(labels[order[:size]], minlength=len(counts)) - size * np.array(counts) / len(labels)
         assert np.abs(share).max() <= len(counts) + 2
-    assert not np.array_equal(order, draw_order(labels, seed=1))
+    assert not np.array_equal(order, stratified_order(labels, seed=1))
 
 
 def test_sizes_go_from_two_of_each_class_to_all():
@@ -108,7 +108,7 @@ def measured():
     pixels, labels = load_digits(return_X_y=True)
     features = (pixels / 16).astype(np.float16)
     order = np.random.default_rng(0).permutation(len(labels))
-    train, val = (Rows(features[part], labels[part]) for part in (order[:1000], order[1000:]))
+    train, val = (FeatureRows(features[part], labels[part]) for part in (order[:1000], order[1000:]))
     return train, val, measure_curve(train, val, 10, "ridge", RIDGE, draws=3, seed=0, device=CPU)
 
 

@@ -6,11 +6,11 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.neighbors import NearestNeighbors
 
-from stages.data import read_image
-from stages.extractor import prepare
-from stages.inspection.neighbours import Directions
-from stages.inspection.outliers import NEIGHBOUR, distances_to_neighbour, find_outliers
-from stages.options import Features
+from stages.config.features import FeatureConfig
+from stages.data.sources.open_image import read_image
+from stages.extraction.extractor import build_extractor
+from stages.inspection.nearest_neighbors import UnitFeatures
+from stages.inspection.outliers import NEIGHBOUR, distances_to_neighbor, find_outliers
 
 CPU = torch.device("cpu")
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def with_noise():
     """Cached features of 600 digits and, behind them, of 6 images of noise; labels."""
-    extractor = prepare(Features(image_size=64))
+    extractor = build_extractor(FeatureConfig(image_size=64))
     render = extractor.backbone.preprocessing.render
     noise = torch.randint(0, 256, (6, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = torch.stack([*(render(read_image(f"digits:{one}")) for one in range(600)), *noise])
@@ -29,7 +29,7 @@ def with_noise():
 
 def test_images_of_noise_come_first_and_lie_outside(with_noise):
     features, labels = with_noise
-    reach = distances_to_neighbour(Directions(features, CPU, centred=False), seed=0)
+    reach = distances_to_neighbor(UnitFeatures(features, CPU, centered=False), seed=0)
     found = find_outliers(reach, labels)
     assert set(found.places[:6]) == set(range(600, 606))
     assert 6 <= found.outside < 30
@@ -39,14 +39,14 @@ def test_images_of_noise_come_first_and_lie_outside(with_noise):
 
 def test_distances_are_those_of_scikit_learn(with_noise):
     features, _ = with_noise
-    reach = distances_to_neighbour(Directions(features, CPU, centred=False), seed=0)
+    reach = distances_to_neighbor(UnitFeatures(features, CPU, centered=False), seed=0)
     known = NearestNeighbors(n_neighbors=NEIGHBOUR + 1, metric="cosine").fit(features.astype(np.float64))
     assert np.allclose(reach, known.kneighbors()[0][:, NEIGHBOUR - 1], atol=1e-5)
 
 
 def test_a_part_of_the_images_finds_the_same_outliers(with_noise):
     features, labels = with_noise
-    reach = distances_to_neighbour(Directions(features, CPU, centred=False), seed=0, references=200)
+    reach = distances_to_neighbor(UnitFeatures(features, CPU, centered=False), seed=0, references=200)
     assert set(find_outliers(reach, labels).places[:6]) == set(range(600, 606))
 
 

@@ -7,9 +7,9 @@ import torch
 import torchvision
 from torch import nn
 
-from stages.network.backbones import load_backbone
+from stages.network.backbones.registry import load_backbone
 from stages.network.classifier import output_layers
-from stages.network.cut import CutGraph
+from stages.network.graph.cuts import CutGraph
 
 # The least that runs quickly: small images wherever the architecture takes them.
 FAMILIES = {
@@ -73,13 +73,13 @@ def network(name: str) -> nn.Module:
     module = load_backbone(name, "none", size).module
     for layer in output_layers(module):
         nn.init.normal_(module.get_parameter(f"{layer}.weight"), std=0.05)
-    normalisations = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
-    for layer in normalisations:
+    normalizations = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for layer in normalizations:
         layer.momentum = 1.0
-    if normalisations:
+    if normalizations:
         module.train()
         module(images(name, 4))
-    for layer in normalisations:
+    for layer in normalizations:
         layer.momentum = 0.1
     return module.eval()
 

@@ -77,7 +77,7 @@ def test_output_layers_are_found(name, layers):
 
 
 @pytest.mark.parametrize("build", [torchvision.models.resnet18, torchvision.models.squeezenet1_1])
-def test_new_classifier_starts_without_favouring_a_class(build):
+def test_new_classifier_starts_without_favoring_a_class(build):
     torch.manual_seed(0)
     module = replace_classifier(build(), 5).eval()
     with torch.no_grad():

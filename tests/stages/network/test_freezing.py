@@ -8,11 +8,11 @@ import torchvision
 from torch import nn
 
 from cache.errors import UsageError
-from stages.network.backbones import load_backbone
+from stages.network.backbones.registry import load_backbone
 from stages.network.classifier import output_layers
-from stages.network.cut import CutGraph
-from stages.network.freezing import freeze, frozen_layers, keep_batchnorm_in_evaluation, keep_in_evaluation
-from stages.network.names import is_under
+from stages.network.freezing import freeze, frozen_layers, keep_batchnorm_in_evaluation, lock_eval_mode
+from stages.network.graph.cuts import CutGraph
+from stages.network.module_paths import has_prefix
 
 from .networks import NOISY, graph, images
 
@@ -32,13 +32,13 @@ def noise(size):
 def train(module, x, steps=3):
     torch.manual_seed(0)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=0.1)
+    optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=0.1)
     module.train()
     for _ in range(steps):
         logits = module(x)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         nn.functional.cross_entropy(logits, torch.arange(4)).backward()
-        optimiser.step()
+        optimizer.step()
 
 
 def changed(module, before):
@@ -87,7 +87,7 @@ def test_each_selection_trains_exactly_what_it_says_in_every_family(name, unfree
     before = copy.deepcopy(section.state_dict())
     train(section, images(name, 4), steps=2)
     statistics = ("running_mean", "running_var", "num_batches_tracked")
-    should = {key for key in before if is_under(key, trainable)}
+    should = {key for key in before if has_prefix(key, trainable)}
     if batchnorm == "eval":
         should = {key for key in should if not key.endswith(statistics)}
     assert changed(section, before) == should
@@ -163,7 +163,7 @@ def test_batchnorm_statistics_can_be_kept_while_its_weights_train():
 
 def test_module_kept_in_evaluation_stays_there_inside_another():
     trunk = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3))
-    keep_in_evaluation(trunk)
+    lock_eval_mode(trunk)
     nn.Sequential(trunk, nn.Linear(3, 2)).train()
     assert not any(layer.training for layer in trunk.modules())
 

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from stages.training.loop import Training, fit
-from stages.training.optimisers import make_optimiser, parameter_groups
-from stages.training.schedules import Schedule, make_schedule
+from stages.training.lr_schedules import LRScheduleConfig, make_schedule
+from stages.training.optim import create_optimizer, parameter_groups
+from stages.training.train_loop import TrainConfig, train
 
 CLASSES, PER_BATCH, BATCHES = 3, 40, 6
 
@@ -13,17 +13,17 @@ CLASSES, PER_BATCH, BATCHES = 3, 40, 6
 def blobs(n=PER_BATCH * BATCHES, seed=0):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(CLASSES, (n,), generator=generator)
-    centres = torch.tensor([[2.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 2.0, 0]])
-    return centres[labels] + torch.randn(n, 4, generator=generator), labels
+    centers = torch.tensor([[2.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 2.0, 0]])
+    return centers[labels] + torch.randn(n, 4, generator=generator), labels
 
 
 TRAIN, VAL = blobs(), blobs(seed=1)
 
 
-def small_network(dropout=0.3, normalised=True):
+def small_network(dropout=0.3, normalized=True):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        norm = [nn.BatchNorm1d(16)] if normalised else []
+        norm = [nn.BatchNorm1d(16)] if normalized else []
         return nn.Sequential(nn.Linear(4, 16), *norm, nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, CLASSES))
 
 
@@ -33,13 +33,13 @@ def batches_of(epoch, first=0):
         yield TRAIN[0][part], TRAIN[1][part]
 
 
-def train(
+def train_blobs(
     model,
     epochs,
     *,
     rate=0.02,
-    optimiser="adamw",
-    schedule=Schedule("cosine", 0.1),  # noqa: B008
+    optimizer="adamw",
+    schedule=LRScheduleConfig("cosine", 0.1),  # noqa: B008
     weight_decay=0.01,
     train_batches=batches_of,
     val=VAL,
@@ -49,11 +49,11 @@ def train(
 ):
     """Train a model whose children are one block."""
     names = [name for name, _ in model.named_children()]
-    made = make_optimiser(optimiser, parameter_groups(model, [("all", names, rate)], weight_decay))
-    settings = Training(epochs, seed=3, **(options or {}))
-    steps = -(-BATCHES // settings.accumulate)
+    made = create_optimizer(optimizer, parameter_groups(model, [("all", names, rate)], weight_decay))
+    settings = TrainConfig(epochs, seed=3, **(options or {}))
+    steps = -(-BATCHES // settings.grad_accum_steps)
     scheduler = make_schedule(made, schedule, steps, lasting)
-    return fit(model, made, scheduler, settings, train_batches=train_batches, val_batches=lambda: [val], **others)
+    return train(model, made, scheduler, settings, train_batches=train_batches, val_batches=lambda: [val], **others)
 
 
 def same(one, other):

@@ -1,6 +1,6 @@
 import pytest
 
-from stages.machine import single_threaded
+from stages.runtime.threads import single_threaded
 
 
 @pytest.fixture(autouse=True)

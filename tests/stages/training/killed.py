@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from stages.machine import single_threaded
-from stages.training.loop import Training, fit
-from stages.training.optimisers import blockwise_groups, make_optimiser
-from stages.training.schedules import Schedule, make_schedule
+from stages.runtime.threads import single_threaded
+from stages.training.lr_schedules import LRScheduleConfig, make_schedule
+from stages.training.optim import blockwise_groups, create_optimizer
+from stages.training.train_loop import TrainConfig, train
 from tests.stages.training.networks import pictures, quick_network
 
 BATCHES, ACCUMULATED, EPOCHS = 7, 2, 3
@@ -28,8 +28,8 @@ def main(checkpoint: str, weights: str) -> None:
     """Train with a checkpoint after every step, telling each batch; save the final weights."""
     model = nn.Sequential(Noise(), quick_network(drop_rate=0.3, drop_path_rate=0.2))
     groups = blockwise_groups(model, BLOCKS, rate=3e-3, factor=0.3, weight_decay=1e-2)
-    optimiser = make_optimiser("sgd", groups)
-    scheduler = make_schedule(optimiser, Schedule("onecycle"), -(-BATCHES // ACCUMULATED), EPOCHS)
+    optimizer = create_optimizer("sgd", groups)
+    scheduler = make_schedule(optimizer, LRScheduleConfig("onecycle"), -(-BATCHES // ACCUMULATED), EPOCHS)
     images, labels = pictures(4 * BATCHES)
 
     def train_batches(epoch, first):
@@ -39,11 +39,13 @@ def main(checkpoint: str, weights: str) -> None:
             sys.stdout.flush()
             yield images[part], labels[part]
 
-    fit(
+    train(
         model,
-        optimiser,
+        optimizer,
         scheduler,
-        Training(EPOCHS, seed=1, ema=0.9, accumulate=ACCUMULATED, clip=5.0, checkpoint_seconds=0.0),
+        TrainConfig(
+            EPOCHS, seed=1, model_ema_decay=0.9, grad_accum_steps=ACCUMULATED, clip_grad=5.0, checkpoint_seconds=0.0
+        ),
         train_batches=train_batches,
         val_batches=lambda: [pictures(9, seed=1)],
         checkpoint=Path(checkpoint),

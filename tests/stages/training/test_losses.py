@@ -4,7 +4,7 @@ from torch.nn import functional
 
 from stages.training.evaluation import evaluate_loss, predict_probabilities
 from stages.training.losses import CrossEntropy, correct
-from tests.stages.training.blobs import CLASSES, TRAIN, VAL, batches_of, small_network, train
+from tests.stages.training.blobs import CLASSES, TRAIN, VAL, batches_of, small_network, train_blobs
 
 LOGITS = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -40,8 +40,8 @@ def test_auxiliary_classifiers_are_terms_of_their_own_times_their_weight():
 
 def test_label_smoothing_keeps_probabilities_from_the_extremes():
     sure, smooth = small_network(), small_network()
-    train(sure, 8, options={"label_smoothing": 0.0})
-    train(smooth, 8, options={"label_smoothing": 0.3})
+    train_blobs(sure, 8, options={"label_smoothing": 0.0})
+    train_blobs(smooth, 8, options={"label_smoothing": 0.3})
     confidence = [predict_probabilities(model, [VAL[0]]).amax(1).mean() for model in (sure, smooth)]
     assert confidence[1] < confidence[0] - 0.1
 
@@ -50,7 +50,7 @@ def test_a_class_that_counts_more_is_found_more_often():
     found = []
     for weights in (None, (10.0, 1.0, 1.0)):
         model = small_network()
-        train(model, 4, options={"class_weights": weights})
+        train_blobs(model, 4, options={"class_weights": weights})
         predicted = predict_probabilities(model, [VAL[0]]).argmax(1)
         found.append((predicted == 0)[VAL[1] == 0].float().mean())
     assert found[1] > found[0]
@@ -73,7 +73,7 @@ class WithAuxiliary(torch.nn.Module):
 def test_training_moves_auxiliary_classifiers_and_the_log_tells_their_terms():
     model = WithAuxiliary()
     before = model.auxiliary.weight.detach().clone()
-    done = train(model, 3)
+    done = train_blobs(model, 3)
     assert set(done.history[1].terms) == {"main", "auxiliary 1"}
     assert done.history[3].terms["auxiliary 1"] < done.history[1].terms["auxiliary 1"]
     assert sum(done.history[3].terms.values()) == pytest.approx(done.history[3].train_loss)
@@ -86,7 +86,7 @@ def test_mixed_samples_train(monkeypatch):
             shares = functional.one_hot(labels, CLASSES).float()
             yield 0.9 * inputs + 0.1 * inputs.flip(0), 0.9 * shares + 0.1 * shares.flip(0)
 
-    done = train(small_network(), 8, train_batches=mixed)
+    done = train_blobs(small_network(), 8, train_batches=mixed)
     assert done.best.val_accuracy > 0.8
 
 

@@ -1,0 +1,553 @@
+"""The feature cache of one spec: a directory of immutable shards that any number of processes may add to.
+
+What is there is found by looking at the shards, every time; nothing else on disk is believed. How a shard is read is
+told in :mod:`cache.shard`, how rows become shards in :mod:`cache.shard_writer`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.atomic_write import make_directory, remove, remove_stale_temporaries, stale_temporaries, write_atomically
+from cache.errors import CacheError
+from cache.gather_rows import read_rows
+from cache.json_documents import BrokenDocumentError, read_document, write_document
+from cache.leases import Leases
+from cache.row_index import RowIndex, pack_key_list, unpack_key
+from cache.shard import Compression, Shard, feature_type, open_shard
+from cache.shard_catalog import DAMAGED, SHARDS, ShardCatalog, list_files, quarantine
+from cache.shard_writer import ShardWriter
+from cache.shuffled_batches import FeatureBatch, RowAddresses, shuffled_batches
+from cache.spec import Spec
+from cache.virtual_index import index_image
+
+_REJECTED = "rejected"
+
+
+class CorruptRow(NamedTuple):
+    """A row whose bytes are not the ones that were written."""
+
+    shard: str
+    row: int
+    key: str
+    view: int
+
+
+class PruneSummary(NamedTuple):
+    """Rows that nobody asks for.
+
+    Attributes
+    ----------
+    rows : int
+        All views counted, and a row that is stored twice twice.
+    size : int
+        About what they take on disk, in bytes.
+    """
+
+    rows: int
+    size: int
+
+
+class FeatureCache:
+    """The rows of one spec, asked for by key.
+
+    Nothing is created on disk before the first write. Holds no open files, so it may be forked and pickled.
+
+    Parameters
+    ----------
+    root : Path
+        Directory of caches; this one is ``root / spec.fingerprint``.
+    spec : Spec
+
+    Attributes
+    ----------
+    path : Path
+        Directory of this cache.
+    warnings : list of str
+        What was found wrong, and what was done about it, in words for the user.
+    """
+
+    def __init__(self, root: Path | str, spec: Spec) -> None:
+        self.root = Path(root)
+        self.spec = spec
+        self.path = self.root / spec.fingerprint
+        self.warnings: list[str] = []
+        self._catalog = ShardCatalog()
+        self._reasons: dict[str, str] = {}
+        self._read_rejections: set[str] = set()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FeatureCache, (self.root, self.spec)
+
+    def __len__(self) -> int:
+        """Return the number of different (key, view) rows."""
+        return len(self._current().lookup.mixed_high)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the stored numbers."""
+        return feature_type(self.spec.dtype)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row.
+
+        Raises
+        ------
+        CacheError
+            If the cache is still empty.
+        """
+        shards = self._current().shards
+        if not shards:
+            raise CacheError(f"{self.path} holds no features yet; extract some first")
+        return shards[0].row_shape
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The sound shards that are there now."""
+        return self._current().shards
+
+    @property
+    def views(self) -> dict[int, int]:
+        """How many rows there are of each view."""
+        views, counts = np.unique(self._current().lookup.views, return_counts=True)
+        return dict(zip(views.tolist(), counts.tolist(), strict=True))
+
+    @property
+    def damaged(self) -> list[Path]:
+        """Files that could not be trusted and were moved out of the way."""
+        return [self.path / DAMAGED / name for name in list_files(self.path / DAMAGED, "")]
+
+    @property
+    def leftovers(self) -> list[Path]:
+        """Temporary files of writers that are dead; the next writer removes them."""
+        return [path for directory in self._directories for path in stale_temporaries(directory)]
+
+    @property
+    def size_on_disk(self) -> int:
+        """Bytes of all files of the cache."""
+        size = 0
+        for path in self.path.rglob("*"):
+            with suppress(FileNotFoundError):
+                size += path.lstat().st_size if path.is_file() else 0
+        return size
+
+    def refresh(self) -> None:
+        """Take notice of shards that other processes have added or removed.
+
+        Only :meth:`read` works from what was last seen, as long as it finds all it is asked for; everything else
+        looks again by itself.
+        """
+        self._current()
+
+    def keys(self, view: int = 0) -> list[str]:
+        """Return the keys that have a row, in the order in which the rows are stored: the quickest to read."""
+        return [unpack_key(key) for key in self._current().lookup.keys(view)]
+
+    def missing(self, keys: Iterable[str], view: int = 0) -> list[str]:
+        """Return the keys that have no row yet and were not rejected, in the order asked, each once."""
+        wanted = list(dict.fromkeys(keys))
+        found = self._current().lookup.positions_of(pack_key_list(wanted), view)
+        rejected = self.unreadable()
+        return [wanted[index] for index in np.flatnonzero(found < 0).tolist() if wanted[index] not in rejected]
+
+    def read(self, keys: Sequence[str], view: int = 0, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Return the rows of keys, every byte checked.
+
+        Parameters
+        ----------
+        keys : sequence of str
+            In any order; a key may stand there twice.
+        view : int
+        out : array [n, *row_shape], optional
+            Contiguous, of the storage type, to read into instead of a new array.
+
+        Returns
+        -------
+        array [n, *row_shape]
+            In the order asked, in the storage type.
+
+        Raises
+        ------
+        CacheError
+            If keys have no row (names them), or rows are damaged on disk (names shard, row and key); `out` then holds
+            nothing of use.
+        """
+        packed = pack_key_list(keys)
+        for catalog in self._catalogs():
+            places = catalog.lookup.positions_of(packed, view)
+            if not catalog.shards or (places < 0).any():
+                continue
+            target = self._target(catalog.shards[0], len(keys), out)
+            with suppress(FileNotFoundError):  # another process has rewritten a shard: look again
+                self._gather(catalog, places, keys.__getitem__, target)
+                return target
+        self._require(catalog, keys, places, view)
+        raise CacheError(f"shards of {self.path} vanished while they were read; try again")
+
+    def batches(
+        self, keys: Sequence[str], batch_rows: int, *, seed: int, memory_bytes: int = 256 << 20, view: int = 0
+    ) -> Iterator[FeatureBatch]:
+        """Return the rows of keys in shuffled batches, each row once, in bounded memory, every byte checked.
+
+        What is random: the rows are divided where they are stored into stretches of up to a megabyte; the stretches
+        are put in random order and dealt out in pools, as many rows as the memory holds; each pool is shuffled
+        uniformly and served while a thread reads the next. So rows that stand together on disk come in the same pool
+        of a pass, or in two that follow each other, and any row may come with any other. What fits into one pool (a
+        little under half of the memory allowed) comes in an order that is uniformly random.
+
+        The order depends on the seed, the request and where the rows are stored; nothing else, timing above all. For
+        the next pass, give another seed.
+
+        Parameters
+        ----------
+        keys : sequence of str
+            In any order.
+        batch_rows : int
+            Rows of a batch; the last one may have fewer.
+        seed : int
+        memory_bytes : int
+            Most bytes taken for rows: two pools, two batches, and what reading takes. Besides, 20 bytes a key, and 90
+            while this call lasts.
+        view : int
+
+        Returns
+        -------
+        iterator of Batch
+            (positions int64 [b], rows [b, *row_shape]): which of the keys, and their rows in the storage type, in
+            arrays of their own.
+
+        Raises
+        ------
+        CacheError
+            If keys have no row, or the memory does not hold a few batches; and while iterating, as :meth:`read`.
+        """
+        catalog = self._current()
+        places = catalog.lookup.positions_of(pack_key_list(keys), view)
+        self._require(catalog, keys, places, view)
+
+        def read(positions: NDArray[np.intp], out: NDArray[Any]) -> NDArray[Any]:
+            with suppress(FileNotFoundError):  # another process has rewritten a shard: ask for the keys
+                self._gather(catalog, places[positions], lambda index: keys[positions[index]], out)
+                return out
+            return self.read([keys[index] for index in positions.tolist()], view, out)
+
+        return shuffled_batches(
+            RowAddresses(catalog.lookup.shards[places], catalog.lookup.rows[places]),
+            catalog.shards[0].row_shape,
+            self.dtype,
+            read,
+            batch_rows=batch_rows,
+            seed=seed,
+            memory_bytes=memory_bytes,
+        )
+
+    def compute_seconds(self, keys: Iterable[str], view: int = 0) -> float:
+        """Return what computing the rows of these keys cost, each key once: its share of its shard's time."""
+        catalog = self._current()
+        places = catalog.lookup.positions_of(pack_key_list(list(dict.fromkeys(keys))), view)
+        shares = np.array([shard.seconds / shard.rows for shard in catalog.shards], dtype=np.float64)
+        return float(shares[catalog.lookup.shards[places[places >= 0]]].sum())
+
+    def writer(
+        self,
+        shard_bytes: int = 32 << 20,
+        shard_seconds: float = 60.0,
+        *,
+        index: bool = True,
+        compression: Compression = "none",
+    ) -> ShardWriter:
+        """Return a writer, to be used in a ``with`` statement; see :class:`cache.shard_writer.ShardWriter`.
+
+        Parameters
+        ----------
+        shard_bytes, shard_seconds : int, float
+            Most bytes and seconds of work that are not on disk yet.
+        index : bool
+            Whether the index is made anew at the end; one of many processes that work together is enough.
+        compression : {"none", "gzip"}
+            How the shards of this writer are stored; a cache may hold both kinds.
+
+        Raises
+        ------
+        CacheError
+            If the cache cannot be written to.
+        """
+        self._prepare()
+        shards = self._current().shards
+        return ShardWriter(
+            self.spec,
+            shards[0].row_shape if shards else None,
+            publish=lambda image: write_atomically(self.path / SHARDS / f"{_unique_name()}.h5", image),
+            finish=self._try_to_build_index if index else lambda: None,
+            shard_bytes=shard_bytes,
+            shard_seconds=shard_seconds,
+            compression=compression,
+        )
+
+    def claims(self) -> Leases:
+        """Return what processes that fill this cache at once share their work by; see :class:`cache.leases.Leases`.
+
+        Raises
+        ------
+        CacheError
+            If the cache cannot be written to.
+        """
+        self._prepare()
+        return Leases(self.path / "claims")
+
+    def mark_unreadable(self, reasons: Mapping[str, str]) -> None:
+        """Remember, for good, why these keys can never have a row under this spec."""
+        pack_key_list(list(reasons))
+        known = self.unreadable()
+        new = {key: reason for key, reason in reasons.items() if key not in known}
+        if new:
+            self._prepare()
+            write_document(self.path / _REJECTED / f"{_unique_name()}.json", "rejections", reasons=new)
+
+    def unreadable(self) -> Mapping[str, str]:
+        """Return the rejected keys with the reasons."""
+        names = list_files(self.path / _REJECTED, ".json")
+        if not self._read_rejections <= set(names):
+            self._read_rejections, self._reasons = set(), {}
+        for name in (name for name in names if name not in self._read_rejections):
+            path = self.path / _REJECTED / name
+            try:
+                found = read_document(path, "rejections", "reasons")
+            except FileNotFoundError:
+                continue
+            except BrokenDocumentError as error:
+                quarantine(path, self.path, str(error), self._note)
+                continue
+            self._read_rejections.add(name)
+            self._reasons.update((key, str(reason)) for key, reason in found.items())
+        return MappingProxyType(self._reasons)
+
+    def verify(self, progress: Callable[[Sequence[Shard]], Iterable[Shard]] | None = None) -> list[CorruptRow]:
+        """Read every row of every shard and return those that are damaged.
+
+        Shards that are damaged as a whole are set aside when they are opened, and told in :attr:`warnings`.
+        """
+        shards = self._current().shards
+        return [damage for shard in (progress(shards) if progress else shards) for damage in self._damages(shard)]
+
+    def repair(self, progress: Callable[[Sequence[Shard]], Iterable[Shard]] | None = None) -> list[CorruptRow]:
+        """Drop damaged rows, so that :meth:`missing` asks for them again; return what was dropped.
+
+        The sound rows of a shard with damage are written to a new shard, then the old one is moved to ``damaged/``.
+
+        Raises
+        ------
+        CacheError
+            If there is damage, and the cache cannot be written to.
+        """
+        damages = self.verify(progress)
+        names = {damage.shard for damage in damages}
+        broken = [shard for shard in self._catalog.shards if shard.path.name in names]
+        self._rewrite({shard: np.ones(shard.rows, dtype=np.bool_) for shard in broken})
+        return damages
+
+    def plan_prune(self, needed: Iterable[str]) -> PruneSummary:
+        """Return what :meth:`prune` would drop."""
+        return _unneeded(self._kept_rows(needed))
+
+    def prune(self, needed: Iterable[str]) -> PruneSummary:
+        """Drop the rows, of all views, of every key that is not among the needed; return what was dropped.
+
+        The kept rows of a shard are written to a new one before the old one is removed: this may be stopped at any
+        moment, and others may read and write meanwhile. It takes no more room than a shard.
+
+        Raises
+        ------
+        CacheError
+            If the cache cannot be written to.
+        """
+        kept_rows = self._kept_rows(needed)
+        dropped = _unneeded(kept_rows)
+        self._rewrite(kept_rows)
+        return dropped
+
+    def build_index(self) -> None:
+        """Make ``index.h5`` anew from the shards, so that any HDF5 tool sees them as one array.
+
+        Raises
+        ------
+        CacheError
+            If it cannot be written.
+        """
+        names: frozenset[str] | None = None
+        while names != self._current().names:  # again, if another process has added a shard meanwhile
+            names = self._catalog.names
+            if self._catalog.shards:
+                write_atomically(self.path / "index.h5", index_image(self._catalog.shards, self.spec.fingerprint))
+            else:
+                (self.path / "index.h5").unlink(missing_ok=True)
+
+    def _current(self) -> ShardCatalog:
+        """Return the catalog of what is there now."""
+        if not self._catalog.names:
+            self._spec_is_recorded()  # refuses a cache of another version
+        self._catalog = self._catalog.refreshed(self.path, self.spec, self._note)
+        # Rows that another process has moved to a new shard since the shards were listed are in none of these: again.
+        while not self._catalog.names <= set(list_files(self.path / SHARDS, ".h5")):
+            self._catalog = self._catalog.refreshed(self.path, self.spec, self._note)
+        return self._catalog
+
+    def _catalogs(self) -> Iterator[ShardCatalog]:
+        """Yield the catalog at hand, then the one of what is there now, again as long as shards of it go away."""
+        yield self._catalog
+        catalog = self._current()
+        yield catalog
+        while not catalog.names <= self._current().names:
+            catalog = self._catalog
+            yield catalog
+
+    def _require(self, catalog: ShardCatalog, keys: Sequence[str], places: NDArray[np.intp], view: int) -> None:
+        """Raise :class:`CacheError` unless every key has a place in the catalog."""
+        absent = [keys[index] for index in np.flatnonzero(places < 0).tolist()]
+        if absent or not catalog.shards:
+            raise CacheError(
+                f"{len(absent)} of {len(keys)} samples have no features (view {view}) in {self.path}: "
+                f"{_listed(absent)}; extract them first"
+            )
+
+    def _gather(
+        self, catalog: ShardCatalog, places: NDArray[np.intp], key_at: Callable[[int], str], target: NDArray[Any]
+    ) -> None:
+        damaged = read_rows(catalog.shards, catalog.lookup.shards[places], catalog.lookup.rows[places], target)
+        if damaged:
+            named = [f"row {one.row} of {one.shard.path} ({key_at(one.position)})" for one in damaged]
+            raise CacheError(
+                f"{len(damaged)} of {len(places)} rows are damaged on disk: {_listed(named)}; drop them with "
+                "`cache verify `repair`` (FeatureCache.repair), which keeps the others, and extract again"
+            )
+
+    def _target(self, shard: Shard, rows: int, out: NDArray[Any] | None) -> NDArray[Any]:
+        shape = (rows, *shard.row_shape)
+        if out is None:
+            return np.empty(shape, dtype=shard.dtype)
+        if out.shape != shape or out.dtype != shard.dtype or not (out.flags.c_contiguous and out.flags.writeable):
+            raise CacheError(f"out has to be a contiguous {shard.dtype} array {shape}, not {out.dtype} {out.shape}")
+        return out
+
+    def _damages(self, shard: Shard) -> Iterator[CorruptRow]:
+        with suppress(FileNotFoundError):  # another process has rewritten it, and looked at every row for that
+            rows = [start + int(row) for start, _, damaged in shard.stretches() for row in damaged]
+            if rows:
+                _, table = open_shard(shard.path, self.spec)
+                for row in rows:
+                    yield CorruptRow(shard.path.name, row, unpack_key(table.keys[row]), int(table.views[row]))
+
+    def _kept_rows(self, needed: Iterable[str]) -> dict[Shard, NDArray[np.bool_]]:
+        """Return the shards that hold rows of other keys than the needed, and which of their rows are needed."""
+        wanted = pack_key_list(list(needed))
+        lookup = RowIndex.empty().merged([(wanted, np.zeros(len(wanted), np.int32))], first=0)
+        kept_rows = {}
+        for shard in self._current().shards:
+            with suppress(FileNotFoundError):
+                _, table = open_shard(shard.path, self.spec)
+                kept = lookup.positions_of(table.keys, view=0) >= 0
+                if not kept.all():
+                    kept_rows[shard] = kept
+        return kept_rows
+
+    def _rewrite(self, kept_rows: Mapping[Shard, NDArray[np.bool_]]) -> None:
+        """Replace each shard by one with its kept rows, as far as they are sound.
+
+        A new shard is on disk before the old one goes. Those with the least to keep come first, to make room on a full
+        disk. A shard that had damage among the rows to keep is moved to ``damaged/`` instead of being removed.
+        """
+        if not kept_rows:
+            return
+        packed = any(shard.compression == "gzip" for shard in kept_rows)  # or they might need more room than before
+        with self.writer(compression="gzip" if packed else "none") as writer:
+            for shard, kept in sorted(kept_rows.items(), key=lambda item: int(item[1].sum())):
+                with suppress(FileNotFoundError):  # another process was quicker
+                    damaged = self._copy(shard, kept, writer) if kept.any() else 0
+                    writer.flush()
+                    if damaged:
+                        reason = f"{shard.path} had {damaged} damaged rows (the others were kept)"
+                        quarantine(shard.path, self.path, reason, self._note)
+                    else:
+                        remove(shard.path)
+
+    def _copy(self, shard: Shard, kept: NDArray[np.bool_], writer: ShardWriter) -> int:
+        """Append the kept rows of a shard that are sound, and return how many are not."""
+        _, table = open_shard(shard.path, self.spec)
+        not_sound = 0
+        for start, stretch, damaged in shard.stretches():
+            chosen = kept[start : start + len(stretch)].copy()
+            not_sound += int(chosen[damaged].sum())
+            chosen[damaged] = False
+            views = table.views[start : start + len(stretch)]
+            for view in np.unique(views[chosen]):
+                rows = np.flatnonzero(chosen & (views == view))
+                writer.append(
+                    [unpack_key(key) for key in table.keys[start + rows]],
+                    stretch[rows].view(shard.dtype).reshape(len(rows), *shard.row_shape),
+                    seconds=shard.seconds * len(rows) / shard.rows,
+                    view=int(view),
+                )
+        return not_sound
+
+    @property
+    def _directories(self) -> tuple[Path, ...]:
+        return self.path, self.path / SHARDS, self.path / _REJECTED
+
+    def _prepare(self) -> None:
+        """Make the directories, record the spec, and clean up after dead writers."""
+        for directory in self._directories:
+            make_directory(directory)
+            remove_stale_temporaries(directory)
+        if not self._spec_is_recorded():
+            write_document(self.path / "spec.json", "feature-cache", spec=self.spec.to_json())
+
+    def _spec_is_recorded(self) -> bool:
+        """Return whether ``spec.json`` is there and right.
+
+        Raises
+        ------
+        CacheError
+            If it says that the cache is of another version.
+        """
+        with suppress(FileNotFoundError, BrokenDocumentError):
+            return read_document(self.path / "spec.json", "feature-cache", "spec") == self.spec.to_json()
+        return False
+
+    def _try_to_build_index(self) -> None:
+        try:
+            self.build_index()
+        except CacheError as error:
+            self._note(f"index.h5 was not made, which only other programs miss: {error}")
+
+    def _note(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+
+def _unique_name() -> str:
+    """Return a name that sorts by time and is nobody else's."""
+    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%f}-{secrets.token_hex(8)}"
+
+
+def _unneeded(kept_rows: Mapping[Shard, NDArray[np.bool_]]) -> PruneSummary:
+    """Return what goes when only these rows of these shards are kept."""
+    rows = size = 0
+    for shard, kept in kept_rows.items():
+        with suppress(FileNotFoundError):
+            size += round(shard.path.stat().st_size * (1 - float(kept.mean())))
+            rows += shard.rows - int(kept.sum())
+    return PruneSummary(rows, size)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,108 @@
+"""Shuffled minibatches of rows that need not fit into memory: read in stretches, mixed in pools.
+
+Knows where rows stand and how to mix them; finding and reading them is the cache's matter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import CacheError
+from cache.gather_rows import SCRATCH_BYTES
+from cache.shard_layout import chunk_rows
+
+_STRETCH_CHUNKS = 4
+
+ReadRows = Callable[[NDArray[np.intp], NDArray[Any]], NDArray[Any]]
+"""Given positions [n] in the request and an array [n, *row_shape], reads the rows into it and returns it."""
+
+
+class FeatureBatch(NamedTuple):
+    """Some of the rows that were asked for."""
+
+    positions: NDArray[np.int64]
+    """[b]: which of the request they are."""
+    rows: NDArray[Any]
+    """[b, *row_shape], storage type."""
+
+
+class RowAddresses(NamedTuple):
+    """Where the rows of a request stand."""
+
+    shards: NDArray[np.int32]
+    rows: NDArray[np.int32]
+
+
+def shuffled_batches(
+    places: RowAddresses,
+    row_shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    read: ReadRows,
+    *,
+    batch_rows: int,
+    seed: int,
+    memory_bytes: int,
+) -> Iterator[FeatureBatch]:
+    """Return an iterator over the rows of a request; see :meth:`cache.feature_cache.FeatureCache.batches`.
+
+    Raises
+    ------
+    CacheError
+        If `batch_rows` is not positive, or the memory allowance too small for such batches.
+    """
+    row_bytes = math.prod(row_shape) * dtype.itemsize
+    if batch_rows < 1:
+        raise CacheError(f"batches need at least one row, not {batch_rows}")
+    least = SCRATCH_BYTES + 4 * batch_rows * row_bytes
+    if memory_bytes < least:
+        raise CacheError(
+            f"{memory_bytes:,} bytes of memory are not enough to shuffle batches of {batch_rows} rows of "
+            f"{row_bytes:,} bytes; allow at least {least:,}"
+        )
+    # Two pools, a batch that is being used and one that is being made, and what reading takes.
+    pool_rows = ((memory_bytes - SCRATCH_BYTES) // (2 * row_bytes * batch_rows) - 1) * batch_rows
+    generator = np.random.default_rng(seed)
+    pools = _pools(places, _STRETCH_CHUNKS * chunk_rows(row_bytes), pool_rows, generator)
+    buffers = [np.empty((len(pools[0]), *row_shape), dtype) for _ in pools[:2]]
+    return _iterate_pools(pools, buffers, read, batch_rows, generator)
+
+
+def _pools(
+    places: RowAddresses, stretch_rows: int, pool_rows: int, generator: np.random.Generator
+) -> list[NDArray[np.intp]]:
+    """Deal the request out in pools: stretches in random order, the rows of each pool in the order of storage."""
+    stored = np.lexsort((places.rows, places.shards))
+    shards, stretches = places.shards[stored], places.rows[stored] // stretch_rows
+    bounds = np.flatnonzero((shards[1:] != shards[:-1]) | (stretches[1:] != stretches[:-1])) + 1
+    parts = np.split(np.arange(len(stored)), bounds)
+    order = np.concatenate([parts[index] for index in generator.permutation(len(parts))])
+    return [stored[np.sort(order[start : start + pool_rows])] for start in range(0, len(order), pool_rows)]
+
+
+def _iterate_pools(
+    pools: Sequence[NDArray[np.intp]],
+    buffers: Sequence[NDArray[Any]],
+    read: ReadRows,
+    batch_rows: int,
+    generator: np.random.Generator,
+) -> Iterator[FeatureBatch]:
+    """Yield batches from one pool after the other, while the next one is read into the other buffer."""
+    if not pools:
+        return
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(read, pools[0], buffers[0][: len(pools[0])])
+        for number, pool in enumerate(pools):
+            rows = ahead.result()
+            if number + 1 < len(pools):
+                following = pools[number + 1]
+                ahead = reader.submit(read, following, buffers[(number + 1) % 2][: len(following)])
+            mixed = generator.permutation(len(pool))
+            for start in range(0, len(mixed), batch_rows):
+                chosen = mixed[start : start + batch_rows]
+                yield FeatureBatch(pool[chosen], rows[chosen])

@@ -1,0 +1,132 @@
+"""The command line: ``python -m pipeline COMMAND``, installed as ``cutonce`` too.
+
+Flags, types, help and their errors are made by cyclopts from the option dataclasses. This module adds the TOML file,
+the exit codes (0 done, 1 failed, 2 wrong usage) and one line instead of a traceback for what a user can mend.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, ArgumentCollection, Parameter, Token
+
+import pipeline
+from cache.errors import CutonceError, UsageError
+from pipeline.cli.cache import app as cache_app
+from pipeline.options.flags_in_text import as_flags
+from pipeline.options.toml_file import check_configuration, read_configuration
+from stages.config.version_1 import COMMAND_NAMES, OPTION_NAMES
+
+
+def _written(default: Any) -> str | None:
+    """Return a default as it is written on the command line; None, said in words by the option, is not shown."""
+    if default is None:
+        return None
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+app = App(
+    name="cutonce",
+    version=lambda: version("cutonce"),
+    help="""Feature-caching transfer learning: cut once, train many.
+
+    Start with `run`, which does everything: features of a frozen backbone are cached, linear models and a torch head
+    are trained on them, the top blocks are fine-tuned, and a page compares them on the same test images.
+    """,
+    help_format="markdown",
+    result_action="return_value",
+    default_parameter=Parameter(show_default=_written),
+    suppress_keyboard_interrupt=False,
+)
+app.meta.suppress_keyboard_interrupt = False
+for _command in pipeline.COMMANDS:
+    _function = getattr(pipeline, _command.replace("-", "_"))
+    app.command(_function, name=_command, sort_key=pipeline.COMMANDS.index(_command))
+app.command(cache_app)
+
+
+@app.meta.default
+def _launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[Path | None, Parameter(help="TOML file of options, named as the flags; flags win.")] = None,
+) -> Any:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and tokens[:1] not in (("extract",), ("finetune",)):
+        raise UsageError(
+            "torchrun starts several processes, and of all commands only `extract` and `finetune` share their work"
+        )
+    _refuse_old_names(tokens)
+    if config is not None:
+        check_configuration(config)
+        app.config = (options_from(config),)
+    try:
+        return app(tokens)
+    finally:
+        app.config = ()  # the file is this command's alone, and not that of a next one in the same process
+
+
+def _refuse_old_names(tokens: Sequence[str]) -> None:
+    """Refuse a command or flag of version 1, with its name of today."""
+    if tokens and tokens[0] in COMMAND_NAMES:
+        raise UsageError(f"the command {tokens[0]} is called {COMMAND_NAMES[tokens[0]]} now")
+    for token in tokens:
+        name = token.removeprefix("--").partition("=")[0].replace("-", "_")
+        if token.startswith("--") and name in OPTION_NAMES:
+            raise UsageError(f"--{name.replace('_', '-')} is called `{OPTION_NAMES[name]}` now")
+
+
+def options_from(config: Path) -> Callable[[App, tuple[str, ...], ArgumentCollection], None]:
+    """Return what gives a command's options the values of a TOML file, where there is no flag.
+
+    cyclopts' own reader of TOML passes over every name that is a command's too, as ``cache`` is.
+    """
+    return lambda app, commands, arguments: _fill_in(arguments, read_configuration(config), f"file {config}")
+
+
+def _fill_in(arguments: ArgumentCollection, values: dict[str, Any], source: str) -> None:
+    for name, value in values.items():
+        flag = f"--{name.replace('_', '-')}"
+        try:
+            argument, keys, _ = arguments.match(flag)
+        except ValueError:  # an option of other commands
+            continue
+        if argument.tokens:
+            continue
+        for index, one in enumerate(value if isinstance(value, list) else [value]):
+            token = Token(keyword=flag, value=str(one), source=source, index=index, keys=keys)
+            argument.append(token.evolve(value="", implicit_value=one) if isinstance(one, bool) else token)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong usage."""
+    # a million objects of the libraries live as long as the process: looking through them for garbage again and again
+    # while they are imported, and once more at the end, takes a third of the time of a short command
+    gc.set_threshold(50_000)
+    atexit.register(gc.freeze)
+    # torchrun and batch systems say so when they want a process to end: rows in memory still reach the disk
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app.meta(None if arguments is None else list(arguments), result_action="return_value")
+    except CutonceError as error:
+        print(f"error: {as_flags(str(error))}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(  # noqa: T201
+            "\nstopped. What is finished is kept; the same command goes on from there.", file=sys.stderr
+        )
+        return 1
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{where}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0

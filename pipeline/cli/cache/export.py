@@ -1,0 +1,57 @@
+"""``cache export``: features for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.cli.cache.flags import CacheFolder
+from stages.config.features import FeatureConfig
+
+
+def export(
+    fingerprint: str,
+    out: Path,
+    /,
+    *,
+    manifest: Path | None = None,
+    view: int = 0,
+    cache: CacheFolder = FeatureConfig.cache,
+) -> None:
+    """Write the features of one cache into a .npz, .parquet or .safetensors file, with keys, paths, labels and splits.
+
+    The numbers are those of the cache, bit for bit. Without --manifest there are keys and features only, in the order
+    in which they are stored. Parquet is written a few megabytes at a time and needs `pip install 'cutonce[parquet]'`;
+    the other two need memory for all features.
+
+    Try:
+
+    ```sh
+    cutonce cache export 9a81 photos.npz --manifest runs/photos
+    cutonce cache export 9a81 all.parquet
+    ```
+
+    Parameters
+    ----------
+    fingerprint
+        The first digits, as many as are needed to tell it from the others.
+    out
+        The file; its ending names the format.
+    manifest
+        A run directory (its first seed) or a manifest.csv; its samples are written, in its order.
+    view
+        Which rendering of the images; 0 is the clean one, from 1 on the augmented ones.
+    """
+    from cache import find_caches, open_cache
+    from pipeline.cli.cache.flags import title
+    from pipeline.experiment.saved_manifests import load_one
+    from pipeline.library.export import export_features
+    from pipeline.text import byte_count, echo
+
+    [place] = find_caches(cache, [fingerprint])
+    one = open_cache(place)
+    samples = load_one(manifest) if manifest is not None else None
+    exported = export_features(one, out, samples, view)
+    echo(f"{title(one.spec)}: {len(exported.keys):,} rows of {list(one.row_shape)}, view {view}, {one.dtype.name}")
+    if samples is not None and len(exported.keys) < len(samples):
+        echo(f"note: {len(samples) - len(exported.keys):,} images of the manifest that could not be read are left out")
+    echo(f"{out}: {byte_count(out.stat().st_size)}")

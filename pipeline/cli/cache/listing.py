@@ -1,0 +1,47 @@
+"""``cache list``: every cache in one table."""
+
+from __future__ import annotations
+
+from pipeline.cli.cache.flags import CacheFolder
+from stages.config.features import FeatureConfig
+
+
+def list_caches(*, cache: CacheFolder = FeatureConfig.cache) -> None:
+    """List every cache: what its features are made of, how many there are, how big and how old it is.
+
+    Age is the time since features last came or went. A cache of augmented views holds several rows of an image.
+
+    Try:
+
+    ```sh
+    cutonce cache list
+    ```
+    """
+    import time
+
+    from cache import inventory
+    from pipeline.cli.cache.flags import short
+    from pipeline.text import byte_count, echo, table
+
+    caches = inventory.list_caches(cache)
+    if not caches:
+        echo(f"{cache} holds no cache")
+        return
+    header = ["fingerprint", "backbone", "cut", "pool", "precision", "dtype", "pixels", "rows", "views", "size", "age"]
+    now = time.time()
+    lines = []
+    for one in caches:
+        spec = one.spec
+        made_of = [spec.backbone, spec.cut, spec.pooling, spec.precision, spec.dtype] if spec else ["?"] * 5
+        pixels = spec.preprocessing.get("image_size", "?") if spec else "?"
+        size = [f"{one.rows:,}", str(one.views), byte_count(one.size), _age(now - one.modified)]
+        lines.append([short(one.path), *made_of, str(pixels), *size])
+    echo(table(header, lines, left=6), *(f"note: {short(one.path)}: {note}" for one in caches for note in one.notes))
+
+
+def _age(seconds: float) -> str:
+    """Return a time in its largest unit: 40 s, 5 min, 3 h, 12 days."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

@@ -1,0 +1,81 @@
+"""``cache prune``: drop what nobody needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from pipeline.cli.cache.flags import CacheFolder
+from stages.config.features import FeatureConfig
+
+
+def prune(
+    *fingerprints: str,
+    keep: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable=())],
+    cache: CacheFolder = FeatureConfig.cache,
+    damaged: Annotated[bool, Parameter(negative="")] = False,
+    yes: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Drop the features of images that no named run, manifest or data needs. Says what would go; --yes does it.
+
+    Leftovers of writers that died go, too. Other processes may extract and train meanwhile, and a prune that was
+    stopped has lost nothing that is needed.
+
+    Try:
+
+    ```sh
+    cutonce cache prune --keep runs/photos runs/elpv
+    cutonce cache prune 9a81 --keep photos/ --yes
+    ```
+
+    Parameters
+    ----------
+    fingerprints
+        The caches, each by its first digits (default: all).
+    keep
+        Run directories (all their seeds), manifest.csv files, and data as --data takes it; what these need stays.
+    damaged
+        Empty the folder of damaged files that were set aside.
+    yes
+        Do it.
+    """
+    from cache import find_caches, open_cache
+    from cache.atomic_write import remove
+    from pipeline.cli.cache.flags import short
+    from pipeline.experiment.saved_manifests import load_all
+    from pipeline.text import byte_count, echo, table
+
+    caches = [open_cache(path) for path in find_caches(cache, fingerprints)]
+    needed: set[str] = set()
+    for source in keep:
+        manifests = load_all(source, cache)
+        keys = {key for manifest in manifests for key in manifest.keys}
+        unreadable = {location for manifest in manifests for location, _ in manifest.unreadable}
+        echo(f"keep {source}: {len(keys):,} different images")
+        if unreadable:
+            echo(f"note: {len(unreadable):,} files of it cannot be read, so nothing is kept for them")
+        needed |= keys
+
+    header = ["fingerprint", "backbone", "cut", "rows", "rows to drop", "files to remove", "size"]
+    lines, rows_dropped, files_removed, size = [], 0, 0, 0
+    for one in caches:
+        rows = sum(shard.rows for shard in one.shards)
+        files = [*one.leftovers, *(one.damaged if damaged else [])]
+        file_size = sum(_size(path) for path in files)
+        unneeded = one.prune(needed) if yes else one.plan_prune(needed)
+        if yes:
+            for path in files:
+                remove(path)
+        numbers = [f"{rows:,}", f"{unneeded.rows:,}", f"{len(files):,}", byte_count(unneeded.size + file_size)]
+        lines.append([short(one.path), one.spec.backbone, one.spec.cut, *numbers])
+        rows_dropped, files_removed = rows_dropped + unneeded.rows, files_removed + len(files)
+        size += unneeded.size + file_size
+    echo("", table(header, lines, left=3), *(f"note: {note}" for one in caches for note in one.warnings), "")
+    total = f"{rows_dropped:,} rows and {files_removed:,} files, about {byte_count(size)}"
+    echo(f"removed {total}" if yes else f"would remove {total}; nothing was changed: --yes does it")
+
+
+def _size(path: Path) -> int:
+    return path.lstat().st_size

@@ -1,0 +1,74 @@
+"""``cache show``: everything about one cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.cli.cache.flags import CacheFolder
+from stages.config.features import FeatureConfig
+
+
+def show(fingerprint: str, /, *, cache: CacheFolder = FeatureConfig.cache) -> None:
+    """Show everything about one cache: what its features depend on, what is there, what it cost, what was wrong.
+
+    Try:
+
+    ```sh
+    cutonce cache show 9a81
+    ```
+
+    Parameters
+    ----------
+    fingerprint
+        The first digits, as many as are needed to tell it from the others.
+    """
+    from cache import find_caches, open_cache
+    from pipeline.text import byte_count, duration, echo
+
+    [place] = find_caches(cache, [fingerprint])
+    one = open_cache(place)
+    shards, views, rejected = one.shards, one.views, one.unreadable()
+    changed = [shard.path.stat().st_mtime for shard in shards]
+    lines = {
+        "fingerprint": one.spec.fingerprint,
+        "folder": one.path,
+        **_flat(one.spec.to_json()),
+        "rows": ", ".join(f"{rows:,} of view {view}" for view, rows in views.items()) or "none",
+        "shape of a row": list(one.row_shape) if shards else "",
+        "shards": f"{len(shards):,}",
+        "oldest shard": _moment(min(changed)) if shards else "",
+        "newest shard": _moment(max(changed)) if shards else "",
+        "on disk": byte_count(one.size_on_disk),
+        "computed in": duration(sum(shard.seconds for shard in shards)),
+        "rejected images": f"{len(rejected):,}",
+        "files set aside": _files(one.damaged),
+        "leftovers": _files(one.leftovers),
+    }
+    width = max(map(len, lines))
+    echo(*(f"{name.ljust(width)}  {value}".rstrip() for name, value in lines.items()))
+    echo(*(f"rejected: {key}: {reason!r}" for key, reason in rejected.items()))
+    echo(*(f"set aside: {path}" for path in one.damaged), *(f"note: {note}" for note in one.warnings))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of mappings in mappings under names with dots."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _moment(seconds: float) -> str:
+    from datetime import datetime
+
+    return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M}"
+
+
+def _files(paths: Iterable[Path]) -> str:
+    """Return how many files there are, and how big they are together."""
+    from pipeline.text import byte_count
+
+    sizes = [path.lstat().st_size for path in paths]
+    return f"{len(sizes)} ({byte_count(sum(sizes))})" if sizes else "none"

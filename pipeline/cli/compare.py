@@ -1,0 +1,32 @@
+"""``compare``: table, plots and page from finished results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.cli.flags import Comparison
+
+
+def compare(*runs: Path, out: Path | None = None) -> Comparison:
+    """Compare finished results: print the table, write the page. Nothing is computed again.
+
+    Try:
+
+    ```sh
+    cutonce compare runs/photos
+    cutonce compare runs/resnet18 runs/resnet50 --out runs/both
+    ```
+
+    Parameters
+    ----------
+    runs
+        Run directories with finished results on the same test images.
+    out
+        Where results.json, predictions.csv, the plots and report.html go (default: the first run).
+    """
+    from cache.errors import UsageError
+    from pipeline.experiment.compare_runs import publish
+
+    if not runs:
+        raise UsageError("compare needs at least one run directory, as in `compare runs/photos`")
+    return publish(list(runs), out if out is not None else runs[0])

@@ -1,0 +1,88 @@
+"""``extract``: stage 1 alone, in one process or in several that torchrun starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cache.errors import DataError
+from pipeline.cli.flags import DataFlags, Estimate, Extraction, FeatureFlags
+from stages.config.features import FeatureConfig
+
+if TYPE_CHECKING:
+    from stages.data.manifest import Manifest
+    from stages.extraction.extractor import Extractor
+
+
+def extract(
+    *, data: DataFlags, features: FeatureFlags = FeatureConfig(), out: Path | None = None, dry_run: bool = False
+) -> Extraction | Estimate:
+    """Run the frozen backbone once over the images and cache its features (stage 1).
+
+    Only images the cache does not know are run; a second call does nothing and says so. Renaming, moving,
+    relabelling or re-splitting images costs nothing: a feature belongs to the bytes of its image.
+
+    Several processes may fill one cache: start the same command more than once, on one machine or on many that see
+    the same folder, or let `torchrun` start it. They share the work, and whoever goes on later does what is missing.
+
+    Try:
+
+    ```sh
+    cutonce extract --data photos/ --backbone resnet18 --cut layer3,layer4 --dry-run
+    cutonce extract --data photos/ --backbone resnet18 --cut layer3,layer4
+    torchrun --nproc-per-node=4 -m pipeline extract --data photos/
+    ```
+
+    Parameters
+    ----------
+    out
+        Run directory to leave the manifest and the account of the extraction in.
+    dry_run
+        Time some batches and say what the extraction would take, in hours and gigabytes; write nothing.
+    """
+    from dataclasses import replace
+
+    from pipeline.experiment.run_setup import extract_features, format_manifest, init_run, init_seed, make_manifest
+    from pipeline.text import echo
+    from stages.extraction.extractor import build_extractor
+    from stages.runtime.distributed import process_group
+
+    with process_group() as rank:
+        features = replace(features, device=rank.device(features.device))
+        extractor = build_extractor(features)
+        seed = data.seeds[0]
+        directory = None
+        if out is not None and not dry_run:
+            if rank.is_main:
+                init_run(out, data, features)
+            manifest, directory = rank.broadcast_from_first(lambda: init_seed(out, data, features, seed))
+        else:
+            manifest = rank.broadcast_from_first(lambda: make_manifest(data, features, seed))
+            if rank.is_main:
+                echo(format_manifest(manifest))
+        if dry_run:
+            return _estimate(extractor, manifest)
+        report = extract_features(extractor, manifest, directory, rank)
+    if features.strict and report.skipped:
+        raise DataError(f"{len(report.skipped)} images could not be read (--strict)")
+    return report
+
+
+def _estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
+    from pipeline.text import byte_count, duration, echo, format_count, table
+    from stages.extraction.estimate import estimate
+
+    found = estimate(extractor, manifest)
+    rows = [[tap.cut, str(list(tap.shape)), f"{tap.rows:,}", byte_count(tap.size)] for tap in found.taps]
+    views = extractor.options.views
+    echo(
+        f"{found.images:,} images lack features"
+        + (f" ({found.renderings:,} renderings, up to {views} of each)" if views > 1 else ""),
+        f"measured here: {found.per_second:.0f} images/s in batches of {found.batch_size} (decoding alone "
+        f"{format_count(found.decode_per_second)}/s, {extractor.trunk.arithmetic} forward alone "
+        f"{format_count(found.forward_per_second)}/s)",
+        f"it will take {duration(found.seconds)} and {byte_count(sum(tap.size for tap in found.taps))}; "
+        "nothing was written",
+        table(["cut", "row", "rows", "size"], rows, left=2),
+    )
+    return found

@@ -1,0 +1,58 @@
+"""``finetune``: stage 3 alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from pipeline.cli.flags import DataFlags, FeatureFlags, FinetuneFlags, HeadFlags, Result
+from stages.config.features import FeatureConfig
+from stages.config.finetune import FinetuneConfig
+from stages.config.heads import HeadConfig
+
+
+def finetune(
+    *,
+    data: DataFlags,
+    features: FeatureFlags = FeatureConfig(),
+    head: HeadFlags = HeadConfig(),
+    finetune: FinetuneFlags = FinetuneConfig(),
+    out: Path,
+) -> list[Result]:
+    """Train the top blocks, starting from a stage-2 head, and test the network (stage 3).
+
+    The head named by --init-head is trained on the cached features first if the run does not have it. Checkpoints are
+    written after every epoch and every few minutes: a killed command, given again, goes on from the last one and ends
+    with the same weights. Several GPUs share the work under torchrun.
+
+    Try:
+
+    ```sh
+    cutonce finetune --data photos/ --unfreeze 3 --augment medium --epochs 8 --out runs/photos
+    cutonce finetune --data photos/ --backbone resnet18 --unfreeze layer4 --views 5 --from-cache --out runs/photos
+    cutonce finetune --data photos/ --unfreeze 3 --baselines scratch uncached --out runs/photos
+    torchrun --nproc-per-node=4 -m pipeline finetune --data photos/ --unfreeze all --out runs/photos
+    ```
+
+    Parameters
+    ----------
+    out
+        Run directory for the network and its result.
+    """
+    from pipeline.experiment.finetune_methods import run_finetunings
+    from pipeline.experiment.run_setup import init_run, init_seed
+    from stages.extraction.extractor import build_extractor
+    from stages.finetuning.finetune import require_trainable
+    from stages.runtime.distributed import process_group
+
+    results = []
+    with process_group() as rank:
+        extractor = build_extractor(replace(features, device=rank.device(features.device)))
+        if rank.is_main:
+            init_run(out, data, features, head, finetune)
+        for seed in data.seeds:
+            manifest, directory = rank.broadcast_from_first(partial(init_seed, out, data, features, seed))
+            require_trainable(extractor, finetune, len(manifest.class_names))
+            results += run_finetunings(extractor, manifest, finetune, head, seed, directory, rank)
+    return results

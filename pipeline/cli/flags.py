@@ -1,0 +1,36 @@
+"""What the commands' signatures are made of: the option dataclasses as flags, and the types that are returned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from stages.config.data import DataConfig
+from stages.config.features import FeatureConfig
+from stages.config.finetune import FinetuneConfig
+from stages.config.heads import HeadConfig
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.comparison import Comparison as Comparison
+    from pipeline.evaluation.results import Result as Result
+    from pipeline.experiment.classify_images import Prediction as Prediction
+    from pipeline.report.learning_curve import CurveReport as CurveReport
+    from stages.extraction.estimate import Estimate as Estimate
+    from stages.extraction.extract import Extraction as Extraction
+    from stages.inspection.inspect import Inspection as Inspection
+    from stages.inspection.layer_probe import LayerProbe as LayerProbe
+    from stages.network.graph.cuts import Cut as Cut
+    from stages.training.lr_finder import LRFinderResult as LRFinderResult
+else:
+    # a signature is resolved whenever help is printed, which must not wait for torch and scikit-learn
+    Prediction = Comparison = Cut = CurveReport = Estimate = Extraction = Inspection = LayerProbe = LRFinderResult = (
+        Result
+    ) = Any
+
+_FLAGS = Parameter(name="*", consume_multiple=True, negative_iterable=())
+
+DataFlags = Annotated[DataConfig, _FLAGS, Parameter(group=Group("Data", sort_key=1))]
+FeatureFlags = Annotated[FeatureConfig, _FLAGS, Parameter(group=Group("Features (stage 1)", sort_key=2))]
+HeadFlags = Annotated[HeadConfig, _FLAGS, Parameter(group=Group("Heads (stage 2)", sort_key=3))]
+FinetuneFlags = Annotated[FinetuneConfig, _FLAGS, Parameter(group=Group("Fine-tuning (stage 3)", sort_key=4))]

@@ -1,0 +1,76 @@
+"""``inspect``: what is wrong with the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cache.errors import DataError
+from pipeline.cli.flags import DataFlags, FeatureFlags, Inspection
+from stages.config.features import FeatureConfig
+
+
+def inspect(
+    *, data: DataFlags, features: FeatureFlags = FeatureConfig(), threshold: float = 0.98, out: Path
+) -> Inspection:
+    """Find likely label errors, near-duplicates within and across splits, outliers, and how the classes are balanced.
+
+    All of it comes from cached features, of which missing ones are extracted first. Nothing is changed: read the page,
+    then mend the data. An image that stands in two of the given splits, which other commands refuse, is reported here.
+
+    Needs `pip install 'cutonce[inspect]'`.
+
+    Try:
+
+    ```sh
+    cutonce inspect --data photos/ --out runs/photos
+    cutonce inspect --data photos/ --backbone resnet50 --threshold 0.99 --out runs/photos
+    ```
+
+    Parameters
+    ----------
+    threshold
+        Cosine of the centred features from which on two images are near-duplicates; 1 finds exact copies alone.
+    out
+        Run directory for inspect.html and issues.csv.
+    """
+    from dataclasses import replace
+
+    from pipeline.experiment.run_setup import extract_features, init_run, init_seed
+    from pipeline.report.inspection import TABLE, InspectionReport, write_inspection
+    from pipeline.text import echo
+    from stages.extraction.extractor import build_extractor
+    from stages.extraction.read_features import drop_unreadable, read_features
+    from stages.inspection.class_balance import Balance
+    from stages.inspection.inspect import inspect_features, require_threshold
+    from stages.inspection.label_errors import require_cleanlab
+
+    require_cleanlab()
+    require_threshold(threshold)
+    extractor = build_extractor(features)
+    init_run(out, data, features)
+    seed = data.seeds[0]
+    manifest, directory = init_seed(out, replace(data, allow_leakage=True), features, seed)
+    extraction = extract_features(extractor, manifest, directory)
+    if features.strict and extraction.skipped:
+        raise DataError(f"{len(extraction.skipped)} images could not be read (--strict)")
+    notes = [*manifest.notes, *extractor.notes]
+    notes += [f"not readable: {location}: {reason}" for location, reason in extraction.skipped]
+    manifest = drop_unreadable(extractor, manifest)
+    found = inspect_features(
+        read_features(extractor, manifest),
+        manifest.labels,
+        manifest.splits,
+        manifest.keys,
+        len(manifest.class_names),
+        seed,
+        groups=manifest.groups,
+        threshold=threshold,
+        device=extractor.device,
+    )
+    backbone = f"{extractor.backbone.name} at {extractor.cut_names}"
+    balance = Balance.of(manifest.labels, manifest.splits, manifest.class_names)
+    report = InspectionReport(manifest, found, balance, threshold, data.data, backbone, notes)
+    page = write_inspection(report, out)
+    echo("", *report.lines, *(f"note: {note}" for note in found.notes), "", f"all of them: {out / TABLE}")
+    echo(f"report: {page}")
+    return found

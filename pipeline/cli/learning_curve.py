@@ -1,0 +1,71 @@
+"""``learning-curve``: whether more labels would help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cache.errors import DataError, UsageError
+from pipeline.cli.flags import CurveReport, DataFlags, FeatureFlags
+from stages.config.features import FeatureConfig
+
+
+def learning_curve(
+    *, data: DataFlags, features: FeatureFlags = FeatureConfig(), head: str = "ridge", draws: int = 5, out: Path
+) -> CurveReport:
+    """Measure accuracy against the number of training images, and say whether more labels would help.
+
+    A head is trained on cached features of more and more training images, several stratified draws of each number, and
+    judged on the validation split. A power law through the accuracies says what 2, 4 and 10 times as many images would
+    bring, and how sure that is. Missing features are extracted first; the test split is not touched.
+
+    Try:
+
+    ```sh
+    cutonce learning-curve --data photos/ --out runs/photos
+    cutonce learning-curve --data photos/ --backbone resnet50 --head logistic --draws 10 --out runs/photos
+    ```
+
+    Parameters
+    ----------
+    head
+        What is trained: ridge, which is the quickest by far, or any other that `train --head` takes.
+    draws
+        Times that each number of images is drawn.
+    out
+        Run directory for learning-curve.csv, .png and .svg.
+    """
+    import numpy as np
+
+    from pipeline.experiment.run_setup import extract_features, init_run, init_seed
+    from pipeline.report.learning_curve import CurveReport, write_curve
+    from pipeline.text import echo
+    from stages.config.heads import HeadConfig
+    from stages.extraction.extractor import build_extractor
+    from stages.extraction.read_features import drop_unreadable, read_features
+    from stages.fitting.feature_rows import FeatureRows
+    from stages.inspection.extrapolation import extrapolate
+    from stages.inspection.learning_curve import measure_curve
+
+    if draws < 2:
+        raise UsageError(f"--draws {draws} must be at least 2: what differs between them is the uncertainty")
+    options = HeadConfig(head=(head,), scalers=("standard",))
+    extractor = build_extractor(features)
+    init_run(out, data, features)
+    seed = data.seeds[0]
+    whole, _ = init_seed(out, data, features, seed)
+    samples = whole.select(np.flatnonzero(np.array(whole.splits) != "test"))
+    extraction = extract_features(extractor, samples, None)
+    if features.strict and extraction.skipped:
+        raise DataError(f"{len(extraction.skipped)} images could not be read (--strict)")
+    samples = drop_unreadable(extractor, samples)
+
+    def rows(split: str) -> FeatureRows:
+        part = samples.select(samples.indices(split))
+        return FeatureRows(read_features(extractor, part), part.labels, groups=part.group_numbers)
+
+    train, val = rows("train"), rows("val")
+    curve = measure_curve(train, val, len(samples.class_names), head, options, draws, seed, extractor.device)
+    report = CurveReport(curve, extrapolate(curve, seed), head)
+    plot = write_curve(report, out)
+    echo("", report.table, "", *report.answer, "", f"plot: {plot}")
+    return report

@@ -1,0 +1,139 @@
+"""``list-cuts``: where a backbone can be cut, what of it trains, and what of a file of weights was loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from cache.errors import UsageError
+from pipeline.cli.flags import Cut
+
+if TYPE_CHECKING:
+    from stages.network.backbones.partial_loading import PartialLoading
+    from stages.network.graph.cuts import Boundary, CutGraph
+
+_SEVERAL = Parameter(consume_multiple=True, negative_iterable=())
+
+
+def list_cuts(
+    backbone: str,
+    /,
+    *,
+    weights: Annotated[
+        str, Parameter(help="default, none, or a state_dict file; the table needs no weights.")
+    ] = "none",
+    weights_match: Literal["exact", "partial"] = "exact",
+    weights_rename: Annotated[tuple[str, ...], _SEVERAL] = (),
+    weights_ignore: Annotated[tuple[str, ...], _SEVERAL] = (),
+    image_size: int | None = None,
+    unfreeze: str | None = None,
+    invert_unfreeze: bool = False,
+) -> list[Cut]:
+    """List every layer a backbone can be cut at, from the image upwards, and what trains.
+
+    For each cut: its name and alias (either can be given to --cut), the shape of its output for one image,
+    parameters and multiply-adds below and above it, and the bytes one image takes in the cache as float16.
+    With --unfreeze: whether what lies between it and the cut before it trains, is frozen, or partly trains.
+
+    Try:
+
+    ```sh
+    cutonce list-cuts resnet18
+    cutonce list-cuts timm:convnext_nano --image-size 288
+    cutonce list-cuts resnet18 --unfreeze layer2,layer4
+    cutonce list-cuts resnet18 --weights mine.pth --weights-match partial --weights-rename encoder=
+    ```
+
+    Parameters
+    ----------
+    backbone
+        efficientnet_lite0/1/2, a torchvision name, or a timm name (timm:NAME).
+    weights_match
+        exact, or partial: the file is loaded from the image upwards until the first layer that differs, and a table
+        says what was loaded, skipped and missing.
+    weights_rename
+        Prefixes of the names in the file that are exchanged, each OLD=NEW; backbone= takes one off.
+    weights_ignore
+        Prefixes of names that are not loaded, and that neither file nor network needs to have.
+    image_size
+        Side of the square the network sees, in pixels (default: the backbone's own).
+    unfreeze
+        What trains: the name of a layer (it and all above it), several with commas between (just these; layer3, is
+        one alone), a number of top blocks, or all.
+    invert_unfreeze
+        Train what --unfreeze would freeze, and freeze the rest.
+    """
+    from pipeline.text import byte_count, echo, format_count, table
+    from stages.network.backbones.registry import load_backbone
+    from stages.network.graph.cuts import CutGraph
+
+    if invert_unfreeze and unfreeze is None:
+        raise UsageError("--invert-unfreeze says what of --unfreeze is inverted; give --unfreeze too")
+    loaded = load_backbone(
+        backbone, weights, image_size, match=weights_match, rename=weights_rename, ignore=weights_ignore
+    )
+    graph = CutGraph(loaded.module, loaded.preprocessing.image_size)
+    automatic = graph.resolve("auto").name
+    header = ["cut", "alias", "output", "parameters below", "above", "multiply-adds below", "above", "fp16 bytes/image"]
+    lines = [
+        [
+            cut.name + ("  (auto)" if cut.name == automatic else ""),
+            cut.alias,
+            "x".join(map(str, cut.shape)),
+            format_count(cut.parameters_below),
+            format_count(cut.parameters_above),
+            format_count(cut.multiply_adds_below),
+            format_count(cut.multiply_adds_above),
+            byte_count(cut.bytes_per_image),
+        ]
+        for cut in graph.cuts
+    ]
+    size = loaded.preprocessing.image_size
+    said = [f"{loaded.name}: {len(graph.cuts)} cuts at {size} x {size} pixels"]
+    if weights != "none":
+        said.append(f"weights: {loaded.weights_source}")
+    if loaded.loading is not None:
+        said += [*_what_was_loaded(loaded.loading), ""]
+    if unfreeze is not None:
+        boundary = graph.boundary(unfreeze, invert=invert_unfreeze)
+        said.append(_what_trains(graph, boundary))
+        header.insert(3, "training")
+        lines = [[*line[:3], state, *line[3:]] for line, state in zip(lines, _states(graph, boundary), strict=True)]
+    echo(*said, "", table(header, lines, left=header.index("parameters below")))
+    return list(graph.cuts)
+
+
+def _what_was_loaded(loading: PartialLoading) -> Iterator[str]:
+    from pipeline.text import table
+
+    yield f"layers in {loading.order}"
+    yield f"the first that differs: {loading.difference or 'none'}"
+    lines = [[line.state, _shortened(line.layers), line.why, str(line.tensors)] for line in loading.lines]
+    yield table(["", "layers", "why", "tensors"], lines, left=3)
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names if len(names) <= 8 else [*names[:4], "...", *names[-3:]])
+
+
+def _states(graph: CutGraph, boundary: Boundary) -> Iterator[str]:
+    """Yield for each cut whether the layers between the one before and itself train; nothing where there are none."""
+    from stages.network.module_paths import has_prefix
+
+    for before, cut in zip((None, *graph.cuts), graph.cuts, strict=False):
+        trains = {has_prefix(name, boundary.trainable) for name in graph.parameters_between(before, cut)}
+        yield {(): "", (False,): "frozen", (True,): "trains"}.get(tuple(trains), "partly")
+
+
+def _what_trains(graph: CutGraph, boundary: Boundary) -> str:
+    from pipeline.text import format_count
+    from stages.network.module_paths import has_prefix
+
+    sizes = {name: parameter.numel() for name, parameter in graph.module.named_parameters()}
+    trained = sum(size for name, size in sizes.items() if has_prefix(name, boundary.trainable))
+    total = sum(sizes.values())
+    share = f"{format_count(trained)} of {format_count(total)} parameters ({trained / total:.1%}) train"
+    below = f"the frozen part ends at {boundary.cut.name}" if boundary.cut else "training begins at the image"
+    return f"{share}: {', '.join(boundary.trainable)}; {below}"

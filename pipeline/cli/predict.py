@@ -1,0 +1,56 @@
+"""``predict``: a trained method on new images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from pipeline.cli.flags import Prediction
+
+
+def predict(
+    run: Path,
+    /,
+    *images: Path,
+    out: Path | None = None,
+    method: str | None = None,
+    seed: int | None = None,
+    device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+) -> list[Prediction]:
+    """Classify new images with any trained method of a run: the class and the probability of every class.
+
+    Try:
+
+    ```sh
+    cutonce predict runs/photos new/ one.jpg --out predictions.csv
+    cutonce predict runs/photos new/ --method finetune-top-3
+    ```
+
+    Parameters
+    ----------
+    run
+        Run directory.
+    images
+        Image files, and folders that are searched for images.
+    out
+        CSV file for the predictions (default: printed).
+    method
+        The folder name of a trained method, such as linear-logistic (default: the best on the validation split).
+    seed
+        The seed whose model is used (default: the first of the run).
+    """
+    from pipeline.experiment.classify_images import choose_model, predict_images, write_csv
+    from pipeline.text import echo
+
+    model = choose_model(run, method, seed)
+    classified, unreadable = predict_images(model, list(images), device)
+    echo(f"{model.name} of {model.parent}: {len(classified)} images")
+    if out is not None:
+        write_csv(out, classified)
+        echo(f"predictions: {out}")
+    else:
+        echo(*(f"{one.location}  {one.label}  {max(one.probabilities.values()):.3f}" for one in classified))
+    echo(*(f"skipped {location!r}: {reason}" for location, reason in unreadable))
+    return classified

@@ -1,0 +1,96 @@
+"""``probe-layers``: which layer to cut at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cache.errors import DataError
+from pipeline.cli.flags import DataFlags, FeatureFlags, LayerProbe
+from stages.config.features import FeatureConfig
+
+_NOTES = 20
+"""Most notes that are printed; probe.json has all."""
+
+
+def probe_layers(*, data: DataFlags, features: FeatureFlags = FeatureConfig(), out: Path | None = None) -> LayerProbe:
+    """Find the layer to cut at: a ridge head on the output of each block, compared on the validation split.
+
+    One forward pass over the images caches the pooled outputs of all blocks, each in a cache of its own, so that a
+    second call, and any later `train --cut` at one of them, runs no backbone. With --cut layers of your own choice,
+    separated by commas, these are compared instead. The test split is not read.
+
+    Recommended is the cheapest cut whose accuracy is within one standard error of the best.
+
+    Try:
+
+    ```sh
+    cutonce probe-layers --data photos/ --backbone resnet18
+    cutonce probe-layers --data photos/ --backbone resnet18 --cut layer2,layer3,layer4 --seeds 0 1 2 --out runs/cuts
+    ```
+
+    Parameters
+    ----------
+    out
+        Run directory for probe.html, probe.csv, probe.json and the plot.
+    """
+    from pipeline.experiment.probe_layers import probe_cuts, require_vector_cuts
+    from pipeline.experiment.run_setup import format_manifest, init_run, init_seed, make_manifest
+    from pipeline.report.layer_probe import ProbeReport, write_probe
+    from pipeline.text import duration, echo
+    from stages.extraction.extract import extract
+    from stages.extraction.extractor import build_extractor
+
+    extractor = build_extractor(_with_cuts(features))
+    require_vector_cuts(extractor)
+    if out is not None:
+        init_run(out, data, features)
+    manifests = []
+    for seed in data.seeds:
+        if out is not None:
+            manifest, _ = init_seed(out, data, features, seed)
+        else:
+            manifest = make_manifest(data, features, seed)
+            echo(f"seed {seed}: {format_manifest(manifest)}")
+        manifests.append((seed, manifest))
+    extraction = extract(extractor, manifests[0][1])
+    took = f"in {duration(extraction.seconds)}; {extraction.hits} were in the cache already"
+    echo(
+        f"{extraction.backbone} ({extraction.weights}): {len(extractor.taps)} cuts in one pass",
+        f"extracted {extraction.extracted} images {took}"
+        if extraction.extracted
+        else f"nothing to do: all {extraction.hits} images are in the cache",
+    )
+    notes = [note for _, manifest in manifests for note in manifest.notes] + extractor.notes
+    notes += [f"not readable: {location}: {reason}" for location, reason in extraction.skipped]
+    if features.views > 1:
+        notes.append(f"--views {features.views} is for heads that train in epochs; the probe sees the evaluation view")
+    if features.strict and extraction.skipped:
+        raise DataError(f"{len(extraction.skipped)} images could not be read (--strict)")
+    report = ProbeReport(probe_cuts(extractor, manifests), extractor, data, list(dict.fromkeys(notes)), out)
+    told = {note for _, manifest in manifests for note in manifest.notes}
+    untold = [note for note in report.notes if note not in told]
+    echo(
+        *(f"note: {note}" for note in untold[:_NOTES]),
+        *([f"and {more} more"] if (more := len(untold) - _NOTES) > 0 else []),
+    )
+    echo("", report.table, "", *report.verdict, "", "go on with:")
+    echo(*(f"  {command}  # {why}" for why, command in report.commands))
+    if out is not None:
+        echo("", f"report: {write_probe(report, out)}")
+    return report.probe
+
+
+def _with_cuts(features: FeatureConfig) -> FeatureConfig:
+    """Return the options with the cuts to probe, and the evaluation view alone."""
+    from dataclasses import replace
+
+    from stages.network.backbones.registry import load_backbone
+    from stages.network.graph.cuts import CutGraph
+    from stages.network.graph.probe_points import cuts_to_probe
+
+    if features.cut != "auto":
+        return replace(features, views=1)
+    # what there is to cut does not depend on the weights
+    bare = load_backbone(features.backbone, "none", features.image_size)
+    cuts = cuts_to_probe(CutGraph(bare.module, bare.preprocessing.image_size), features.pool)
+    return replace(features, views=1, cut=",".join(cut.name for cut in cuts))

@@ -1,0 +1,65 @@
+"""``run``: the three stages and the comparison, in order, from one configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cache.errors import DataError
+from pipeline.cli.flags import Comparison, DataFlags, FeatureFlags, FinetuneFlags, HeadFlags
+from stages.config.features import FeatureConfig
+from stages.config.finetune import FinetuneConfig
+from stages.config.heads import HeadConfig
+
+
+def run(
+    *,
+    data: DataFlags,
+    features: FeatureFlags = FeatureConfig(),
+    head: HeadFlags = HeadConfig(),
+    finetune: FinetuneFlags = FinetuneConfig(),
+    skip_finetune: Annotated[bool, Parameter(negative="")] = False,
+    out: Path,
+) -> Comparison:
+    """Do it all: cache features, train heads on them, fine-tune the top blocks, compare them on the same test images.
+
+    What a run has already is not done again: a command that was stopped goes on when it is given again, and one with
+    another head, seed or --unfreeze adds to the comparison.
+
+    Try:
+
+    ```sh
+    cutonce run --data elpv --out runs/elpv
+    cutonce run --data photos/ --backbone resnet50 --seeds 0 1 2 --unfreeze layer4 --out runs/photos
+    cutonce run --config run.toml --epochs 12
+    ```
+
+    Parameters
+    ----------
+    skip_finetune
+        Leave out stage 3.
+    out
+        Run directory for everything: configuration, manifests, heads, networks, results and report.
+    """
+    from pipeline.experiment.compare_runs import publish
+    from pipeline.experiment.finetune_methods import run_finetunings
+    from pipeline.experiment.head_methods import run_heads
+    from pipeline.experiment.run_setup import extract_features, init_run, init_seed
+    from stages.extraction.extractor import build_extractor
+    from stages.finetuning.finetune import require_trainable
+
+    init_run(out, data, features, head, finetune)
+    extractor = build_extractor(features)
+    for seed in data.seeds:
+        manifest, directory = init_seed(out, data, features, seed)
+        if not skip_finetune:
+            require_trainable(extractor, finetune, len(manifest.class_names))
+        report = extract_features(extractor, manifest, directory)
+        if features.strict and report.skipped:
+            raise DataError(f"{len(report.skipped)} images could not be read (--strict)")
+        run_heads(extractor, manifest, head.head, head, seed, directory)
+        if not skip_finetune:
+            run_finetunings(extractor, manifest, finetune, head, seed, directory)
+    return publish([out], out)

@@ -1,0 +1,41 @@
+"""``train``: stage 2 alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.cli.flags import DataFlags, FeatureFlags, HeadFlags, Result
+from stages.config.features import FeatureConfig
+from stages.config.heads import HeadConfig
+
+
+def train(
+    *, data: DataFlags, features: FeatureFlags = FeatureConfig(), head: HeadFlags = HeadConfig(), out: Path
+) -> list[Result]:
+    """Train heads on cached features and test them (stage 2). No image is opened, no backbone runs.
+
+    Settings are selected without the test split, by cross-validation on train+validation or on the validation split;
+    each head is tested once.
+
+    Try:
+
+    ```sh
+    cutonce train --data photos/ --backbone resnet18 --cut layer3 --head logistic mlp --out runs/photos
+    ```
+
+    Parameters
+    ----------
+    out
+        Run directory for heads and results.
+    """
+    from pipeline.experiment.head_methods import run_heads
+    from pipeline.experiment.run_setup import init_run, init_seed
+    from stages.extraction.extractor import build_extractor
+
+    extractor = build_extractor(features)
+    init_run(out, data, features, head)
+    results = []
+    for seed in data.seeds:
+        manifest, directory = init_seed(out, data, features, seed)
+        results += run_heads(extractor, manifest, head.head, head, seed, directory)
+    return results

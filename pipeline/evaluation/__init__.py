@@ -1,0 +1,1 @@
+"""Results, what they say against each other, and the verdict. Nothing is trained here."""

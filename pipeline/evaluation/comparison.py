@@ -1,0 +1,218 @@
+"""What the results of one or several runs say against each other: rows, paired tests, and a verdict in words.
+
+Nothing is trained or read but finished results. Methods are ranked by validation accuracy; the test split only says
+what the ranked methods reach and whether their difference is more than chance. How it looks is ``pipeline.report``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.errors import DataError
+from pipeline.evaluation.method_summary import STAGES, TEST_TIME, MethodSummary, PairedTest, paired_test
+from pipeline.evaluation.results import METHODS, Result, load_results, require_same_test_images, run_of
+from pipeline.evaluation.verdict import Verdict, describe_test_images, give_verdict
+from pipeline.text import byte_count, format_count, percent, table
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods side by side on the same test images.
+
+    Attributes
+    ----------
+    rows : tuple of MethodSummary
+        In the order of method and name.
+    reference : MethodSummary
+        What the others are tested against: the best method on cached features, or the best of all where there is
+        none; the best by validation accuracy.
+    tests : tuple of PairedTest
+        Every other row against the reference, in the order of the rows.
+    verdict : Verdict
+        What follows.
+    results : tuple of Result
+        All results that were read, those of seeds that not every method has included.
+    notes : tuple of str
+        What was left out, and why.
+    """
+
+    rows: tuple[MethodSummary, ...]
+    reference: MethodSummary
+    tests: tuple[PairedTest, ...]
+    verdict: Verdict
+    results: tuple[Result, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def verdict_text(self) -> str:
+        """What follows, in one paragraph."""
+        return " ".join([self.verdict.headline, *self.verdict.details])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their numbers."""
+        return self.results[0].class_names
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that every method has."""
+        return self.rows[0].seeds
+
+    @property
+    def runs(self) -> list[Path]:
+        """The compared runs."""
+        return list(dict.fromkeys(row.run for row in self.rows))
+
+    @property
+    def ranked(self) -> list[MethodSummary]:
+        """The rows from the highest validation accuracy down; of equals the quicker one first."""
+        return sorted(self.rows, key=_rank)
+
+    @property
+    def test_images(self) -> str:
+        """How many images are tested, in words."""
+        return describe_test_images(self.rows[0])
+
+    @property
+    def majority_class(self) -> tuple[str, float]:
+        """The most frequent class of the test images, and its share: what one is right at by always saying it."""
+        of_true = self.rows[0].confusion.sum(axis=1)
+        return self.class_names[of_true.argmax()], float(of_true.max() / of_true.sum())
+
+    def test_of(self, row: MethodSummary) -> PairedTest | None:
+        """Return the test of `row` against the reference; None for the reference itself."""
+        return next((test for test in self.tests if test.method == row.label), None)
+
+    @property
+    def comparisons(self) -> list[dict[str, Any]]:
+        """The paired tests as ``results.json`` holds them."""
+        return [asdict(test) for test in self.tests]
+
+
+def compare_runs(run_dirs: Sequence[Path]) -> Comparison:
+    """Compare the finished results of one or several runs on the same data.
+
+    Raises
+    ------
+    DataError
+        If results are missing or damaged, were not tested on the same images, or have no seed in common.
+    """
+    runs = list({path.resolve(): path for path in run_dirs}.values())
+    results = load_results(runs)
+    require_same_test_images(results)
+    rows, notes = _rows(results)
+    ranked = sorted(rows, key=_rank)
+    reference = next((row for row in ranked if row.cached), ranked[0])
+    tests = tuple(paired_test(row, reference) for row in rows if row is not reference)
+    return Comparison(
+        rows=tuple(rows),
+        reference=reference,
+        tests=tests,
+        verdict=give_verdict(ranked, reference, tests),
+        results=tuple(results),
+        notes=tuple(notes),
+    )
+
+
+def format_table(comparison: Comparison) -> str:
+    """Return the comparison as an aligned text table, with what the numbers are below it."""
+    several = len(comparison.seeds) > 1
+    with_auc = any(row.auc is not None for row in comparison.rows)
+    header = ["method", "accuracy", "95 % interval", *["over seeds"] * several, "macro-F1", *["AUC"] * with_auc]
+    header += ["seconds", *STAGES, "peak memory", "trained", "forwards"]
+    lines = []
+    for row in comparison.rows:
+        line = [row.label, percent(row.accuracy), _span(row.accuracy_ci95)]
+        line += [_span(row.accuracy_range)] * several
+        line += [f"{row.macro_f1:.3f}"] + ["-" if row.auc is None else f"{row.auc:.3f}"] * with_auc
+        line += [f"{seconds:,.1f}" for seconds in (row.seconds, *row.seconds_by_stage.values())]
+        line += [byte_count(row.peak_memory_bytes), format_count(row.trainable_parameters)]
+        line += [f"{row.extraction_forwards:,.0f} + {row.backbone_forwards:,.0f}"]
+        lines.append(line)
+    below = [
+        f"Accuracy on {comparison.test_images}. {interval_words(comparison)}",
+        "forwards: images through the backbone to fill the cache + in the method's own work.",
+        *renderings_words(comparison),
+    ]
+    return "\n".join([table(header, lines), "", *below])
+
+
+def interval_words(comparison: Comparison) -> str:
+    """Say what the accuracy intervals are made from."""
+    if len(comparison.seeds) == 1:
+        return "Intervals: bootstrap over the test images of the one seed."
+    seeds = f"{len(comparison.seeds)} seeds"
+    return f"Accuracy is the mean over {seeds}; intervals: bootstrap over images, the tests of all {seeds} pooled."
+
+
+def renderings_words(comparison: Comparison) -> list[str]:
+    """Say what the methods that are tested on several renderings of an image are tested on."""
+    used = {row.test_time for row in comparison.rows}
+    marked = [f"“+ {name}”: over {what}" for kind, (name, what) in TEST_TIME.items() if kind in used]
+    if not marked:
+        return []
+    return [f"Probabilities averaged over renderings: {'; '.join(marked)}. The others see the evaluation view alone."]
+
+
+def _rows(results: Sequence[Result]) -> tuple[list[MethodSummary], list[str]]:
+    """Return a row for each method and run over the seeds that all have, and what had to be left out."""
+    of_method: dict[tuple[Path, str, str], list[Result]] = {}
+    for result in results:
+        of_method.setdefault((run_of(result), result.method, result.name), []).append(result)
+    groups = sorted(of_method.items(), key=lambda item: (METHODS.index(item[0][1]), item[0][2]))
+    labels = _labels([of_seeds[0] for _, of_seeds in groups])
+    shared = set.intersection(*({one.seed for one in group} for _, group in groups))
+    if not shared:
+        seeds = "; ".join(
+            f"{label}: {_listed(one.seed for one in group)}" for label, (_, group) in zip(labels, groups, strict=True)
+        )
+        raise DataError(f"no seed is common to all methods ({seeds}), so nothing was tested on the same images")
+    kept = [tuple(one for one in group if one.seed in shared) for _, group in groups]
+    keys = np.concatenate([one.predictions.keys[one.predictions.key_order] for one in kept[0]])
+    images = np.unique(keys, return_inverse=True)[1]
+    rows = [
+        MethodSummary(label, key[0], some, images) for label, (key, _), some in zip(labels, groups, kept, strict=True)
+    ]
+    notes = [
+        f"{label}: seed {_listed(left_out)} is left out, because not every method has it."
+        for label, (_, group) in zip(labels, groups, strict=True)
+        if (left_out := [one.seed for one in group if one.seed not in shared])
+    ]
+    return rows, notes
+
+
+def _labels(results: Sequence[Result]) -> list[str]:
+    """Return what the methods of these results are called; the run is part of it where there are several."""
+    runs = {run_of(result) for result in results}
+    names = {run: run.name if len({one.name for one in runs}) == len(runs) else str(run) for run in runs}
+    return [_method_words(result) + (f" ({names[run_of(result)]})" if len(runs) > 1 else "") for result in results]
+
+
+def _method_words(result: Result) -> str:
+    prefix = {"finetune": "fine-tune ", "uncached": "frozen network ", "scratch": "scratch "}.get(result.method, "")
+    shown = {"svm": "SVM", "rbf": "RBF SVM", "mlp": "MLP", "knn": "kNN", "ncm": "nearest mean", "sgd": "SGD"}
+    words = f"{prefix}{shown.get(result.name, result.name)}"
+    if result.settings.get("reinitialised"):
+        words += ", re-initialised"
+    if (kind := result.settings.get("test-time augmentation")) in TEST_TIME:
+        words += f" + {TEST_TIME[kind][0]}"
+    return words
+
+
+def _rank(row: MethodSummary) -> tuple[float, float]:
+    """Order methods without a look at the test split."""
+    return -row.val_accuracy, row.seconds
+
+
+def _span(ends: tuple[float, float]) -> str:
+    low, high = ends
+    return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def _listed(seeds: Iterable[int]) -> str:
+    return ", ".join(map(str, seeds))

@@ -1,0 +1,162 @@
+"""What follows from a comparison, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from pipeline.evaluation.method_summary import MethodSummary, PairedTest, paired_test
+from pipeline.text import percent, points
+
+Outcome = Literal["pays", "does not pay", "inconclusive", "ranking", "single"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What follows from a comparison, in words."""
+
+    outcome: Outcome
+    headline: str
+    details: tuple[str, ...]
+
+
+def give_verdict(ranked: Sequence[MethodSummary], reference: MethodSummary, tests: Sequence[PairedTest]) -> Verdict:
+    """Say what follows; `ranked` is in the order of validation accuracy."""
+    of_label = {test.method: test for test in tests}
+    if len(ranked) == 1:
+        name, images = _sentence(_method_phrase(reference)), describe_test_images(reference)
+        headline = f"{name} reaches {_reached(reference)} on {images}."
+        return Verdict("single", headline, ("It is the only method here: there is nothing to compare it with.",))
+    tuned = next((row for row in ranked if row.method == "finetune"), None)
+    if tuned is None or not reference.cached:
+        outcome, headline = _ranking(ranked, of_label, reference)
+        details = []
+    else:
+        candidates = sum(row.method == "finetune" for row in ranked)
+        outcome, headline = _outcome(tuned, reference, of_label[tuned.label], candidates)
+        details = [_advice(outcome, tuned, reference, of_label[tuned.label], ranked)]
+    if reference.cached:
+        details += [
+            f"Without the cache, every image through the frozen network in every epoch, {row.label} reaches "
+            f"{percent(row.accuracy)} ({_evidence(of_label[row.label], reference)}), "
+            f"{_time(of_label[row.label].time_ratio)}."
+            for row in ranked
+            if row.method == "uncached"
+        ]
+    details += [
+        _pretraining_gain(row, of_weights)
+        for row in ranked
+        if (of_weights := _with_all_weights(row, ranked)) is not None
+    ]
+    ranking = ", ".join(f"{row.label} {percent(row.val_accuracy)}" for row in ranked)
+    details.append(f"Methods are ranked by validation accuracy, never by the test images: {ranking}.")
+    return Verdict(outcome, headline, tuple(details))
+
+
+def _outcome(tuned: MethodSummary, reference: MethodSummary, test: PairedTest, candidates: int) -> tuple[Outcome, str]:
+    """Say whether fine-tuning pays against the best method on cached features."""
+    which = f" ({tuned.label}, of {candidates} the best by validation)" if candidates > 1 else ""
+    reached = f"{percent(tuned.accuracy)} against {percent(reference.accuracy)} for {_method_phrase(reference)}"
+    evidence = f"({_evidence(test, reference)}), {_time(test.time_ratio)}."
+    if not test.significant:
+        chance = f"is within what chance gives with {describe_test_images(reference)}"
+        return "inconclusive", f"Fine-tuning{which} is not shown to pay here: {reached} {chance} {evidence}"
+    if test.difference > 0:
+        return "pays", f"Fine-tuning{which} pays: {reached} {evidence}"
+    return "does not pay", f"Fine-tuning{which} does not pay here: {reached} {evidence}"
+
+
+def _advice(
+    outcome: Outcome, tuned: MethodSummary, reference: MethodSummary, test: PairedTest, ranked: Sequence[MethodSummary]
+) -> str:
+    """Say what to take, and where validation, by which one would have chosen, says otherwise."""
+    quicker = tuned if test.time_ratio < 1 else reference
+    taken = {"pays": tuned, "inconclusive": quicker}.get(outcome, reference)
+    advice = f"Take {_method_phrase(taken)}" + (", the quicker of the two" if outcome == "inconclusive" else "")
+    left = reference if taken is tuned else tuned
+    if ranked.index(taken) > ranked.index(left):
+        advice += ", although validation accuracy ranks the other one higher"
+    return f"{advice}."
+
+
+def _with_all_weights(row: MethodSummary, ranked: Sequence[MethodSummary]) -> MethodSummary | None:
+    """Return what a method without some or all pretrained weights is held against: fine-tuning with all of them.
+
+    Of several, the one that is tested on the same renderings and trains the same layers, as far as there is one, then
+    the best by validation; the best head where nothing is fine-tuned. None for what has all its pretrained weights.
+    """
+    if row.method != "scratch" and not row.reinitialized:
+        return None
+    pretrained = sorted(
+        (other for other in ranked if other.method == "finetune" and not other.reinitialized),
+        key=lambda other: (other.test_time != row.test_time, other.unfrozen != row.unfrozen),
+    )
+    return next(iter([*pretrained, *(other for other in ranked if other.cached)]), None)
+
+
+def _pretraining_gain(row: MethodSummary, pretrained: MethodSummary) -> str:
+    """Say what the pretrained weights that `row` does without were worth."""
+    test = paired_test(pretrained, row)
+    which = " of the re-initialised layers" if row.reinitialized else ""
+    chance = "" if test.significant else ", within what chance gives"
+    reached = "trained from scratch, the network" if row.method == "scratch" else row.label
+    return (
+        f"What the pretrained weights{which} were worth: {_evidence(test, row)}{chance}. "
+        f"{_sentence(_method_phrase(pretrained))} reaches {percent(pretrained.accuracy)}; {reached} reaches "
+        f"{percent(row.accuracy)}."
+    )
+
+
+def _ranking(
+    ranked: Sequence[MethodSummary], of_label: dict[str, PairedTest], reference: MethodSummary
+) -> tuple[Outcome, str]:
+    """Say what the best by validation reaches, and whether the test split tells it from the next."""
+    first, second = ranked[0], ranked[1]
+    if first is reference:
+        next_one, test = second, of_label[second.label]
+    else:  # the first is not a method on cached features, and the reference is the best of those
+        next_one, test = reference, of_label[first.label]
+    told = "more than" if test.significant else "within"
+    beside = f"{_sentence(_method_phrase(next_one))} reaches {percent(next_one.accuracy)}"
+    return "ranking", (
+        f"Of {len(ranked)} methods, validation accuracy ranks {_method_phrase(first)} first; it reaches "
+        f"{_reached(first)} on {describe_test_images(first)}. {beside}; the difference "
+        f"({_evidence(test, reference)}) is {told} what chance gives."
+    )
+
+
+def _evidence(test: PairedTest, reference: MethodSummary) -> str:
+    low, high = test.difference_ci95
+    seeds = len(reference.seeds)
+    name = "McNemar p" if seeds == 1 else "paired test p"
+    p_value = "< 0.001" if test.p_value < 0.001 else f"= {test.p_value:.2g}"
+    ahead = f", ahead in {test.seeds_ahead} of {seeds} seeds" if seeds > 1 else ""
+    return f"{points(test.difference)} points, 95 % interval {points(low)} to {points(high)}, {name} {p_value}{ahead}"
+
+
+def _reached(row: MethodSummary) -> str:
+    low, high = row.accuracy_ci95
+    return f"{percent(row.accuracy)} (95 % interval {percent(low)} to {percent(high)})"
+
+
+def describe_test_images(row: MethodSummary) -> str:
+    """Return how many images are tested, in words."""
+    seeds = f" under {len(row.seeds)} seeds" if len(row.seeds) > 1 else ""
+    return f"{len(np.unique(row.images)):,} test images{seeds}"
+
+
+def _time(ratio: float) -> str:
+    if ratio >= 1.2:
+        return f"at {ratio:,.{0 if ratio >= 9.95 else 1}f} times the time"
+    return "in about the same time" if ratio > 0.8 else f"in {100 * ratio:.0f} % of the time"
+
+
+def _method_phrase(row: MethodSummary) -> str:
+    return f"the {row.label} head" if row.cached else row.label
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]

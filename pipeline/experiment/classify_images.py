@@ -1,0 +1,109 @@
+"""New images through a trained method: find the images, choose the model, name the classes."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.errors import DataError, UsageError, suggestion
+from pipeline.evaluation.results import Result
+from pipeline.experiment.model_store import RECIPE, open_model
+from stages.data.sources.folder import IMAGE_EXTENSIONS
+from stages.finetuning.predict_images import iter_predictions
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image with its most probable class and the probability of every class."""
+
+    location: str
+    label: str
+    probabilities: dict[str, float]
+
+
+def choose_model(run: Path, method: str | None, seed: int | None) -> Path:
+    """Return the model directory of a run: as asked, or the method that validated best, of its first seed.
+
+    Raises
+    ------
+    UsageError
+        If the run has no such method or seed; names those it has.
+    DataError
+        If the run holds no trained method.
+    """
+    models = sorted(path.parent for path in run.glob(f"seed-*/*/{RECIPE}"))
+    if not models:
+        raise DataError(f"{run} holds no trained method; `run`, `train` or `finetune` with `out` {run} makes one")
+    seeds = sorted({int(model.parent.name.removeprefix("seed-")) for model in models})
+    if seed is not None and seed not in seeds:
+        raise UsageError(f"`seed` {seed}: {run} has the seeds {', '.join(map(str, seeds))}")
+    models = [model for model in models if model.parent.name == f"seed-{seeds[0] if seed is None else seed}"]
+    if method is None:
+        return max(models, key=lambda model: Result.load(model).val["accuracy"])
+    chosen = [model for model in models if model.name == method]
+    if not chosen:
+        names = [model.name for model in models]
+        raise UsageError(f"`method` {method}: {run} has {', '.join(names)}.{suggestion(method, names)}")
+    return chosen[0]
+
+
+def predict_images(
+    model: Path, images: Sequence[Path], device: str = "auto"
+) -> tuple[list[Prediction], list[tuple[str, str]]]:
+    """Return the classified images, and those that could not be read with the reason.
+
+    Raises
+    ------
+    UsageError
+        If a path does not exist.
+    DataError
+        If there is no readable image.
+    """
+    locations = [str(path) for path in find_images(images)]
+    recipe, extractor, upper = open_model(model, device)
+    classified: list[Prediction] = []
+    unreadable: list[tuple[str, str]] = []
+    for some in iter_predictions(extractor, upper, locations, recipe.tta):
+        unreadable += [(locations[index], reason) for index, reason in some.failures]
+        for index, row in zip(some.indices, some.probabilities.tolist(), strict=True):
+            probabilities = dict(zip(recipe.class_names, row, strict=True))
+            label = max(probabilities, key=probabilities.__getitem__)
+            classified.append(Prediction(locations[index], label, probabilities))
+    if not classified:
+        raise DataError(f"none of the {len(locations)} images could be read; the first: {unreadable[0][1]}")
+    return classified, unreadable
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Return the files given, and the images inside the folders given, in the order of their names.
+
+    Raises
+    ------
+    UsageError
+        If nothing is given, or a path does not exist.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+            found += sorted(one for one in inside if one.suffix.lower() in IMAGE_EXTENSIONS)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise UsageError(f"{path}: there is no such image or folder")
+    if not found:
+        raise UsageError("no image to classify: give image files, or folders that hold some")
+    return found
+
+
+def write_csv(path: Path, classified: Sequence[Prediction]) -> None:
+    """Write path, class and the probability of every class; one row per image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "class", *(f"probability_{name}" for name in classified[0].probabilities)])
+        for one in classified:
+            writer.writerow([one.location, one.label, *(f"{value:.6f}" for value in one.probabilities.values())])

@@ -1,0 +1,59 @@
+"""From finished results to what people read: the table, results.json, predictions.csv and the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.evaluation.comparison import Comparison, compare_runs, format_table
+from pipeline.evaluation.results import read_json, write_predictions_csv, write_results_json
+from pipeline.experiment.run_setup import ENVIRONMENT, EXTRACTION
+from pipeline.options.toml_file import NAME, read_configuration
+from pipeline.report.page import write_report
+from pipeline.text import echo
+
+
+def publish(runs: Sequence[Path], out: Path) -> Comparison:
+    """Compare the results of the runs, write everything into `out`, print the verdict, the table and where the page is.
+
+    Raises
+    ------
+    DataError
+        If a run has no results, or they are not about the same test images.
+    """
+    comparison = compare_runs(runs)
+    configuration = _configuration(runs)
+    environment = read_json(runs[0] / ENVIRONMENT)
+    write_results_json(
+        out,
+        comparison.results,
+        verdict=comparison.verdict_text,
+        comparisons=comparison.comparisons,
+        configuration=configuration,
+        environment=environment,
+    )
+    write_predictions_csv(out, comparison.results)
+    page = write_report(out, comparison, configuration, environment, _notes(runs))
+    echo("", comparison.verdict_text, "", format_table(comparison), "", f"report: {page}")
+    return comparison
+
+
+def _configuration(runs: Sequence[Path]) -> dict[str, Any]:
+    """Return the configuration of one run, or those of several by their names."""
+    each = {str(run): read_configuration(run / NAME) for run in runs if (run / NAME).exists()}
+    return next(iter(each.values()), {}) if len(runs) == 1 else each
+
+
+def _notes(runs: Sequence[Path]) -> list[str]:
+    """Return what stage 1 had to say: how the splits were made, what could not be read; each once."""
+    notes: dict[str, None] = {}
+    for run in runs:
+        for path in sorted(run.glob(f"seed-*/{EXTRACTION}")):
+            account = json.loads(path.read_text(encoding="utf-8"))
+            notes.update(dict.fromkeys(account["notes"]))
+            notes.update(
+                dict.fromkeys(f"not readable: {location}: {reason}" for location, reason in account["skipped"])
+            )
+    return list(notes)

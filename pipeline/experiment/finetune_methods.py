@@ -1,0 +1,396 @@
+"""Stage 3 in a comparison: fine-tuning and its baselines, each tested like every other method, and what they leave.
+
+Everything is left in the folder of the method: weights, result, history, and the pictures that people judge it by.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache import key_of_bytes
+from pipeline.evaluation.results import Result
+from pipeline.experiment.head_methods import (
+    build_result,
+    format_accuracy,
+    head_dir_name,
+    load_if_finished,
+    predictions_of,
+    recipe_of,
+    run_heads,
+)
+from pipeline.experiment.model_store import (
+    HEAD_WITHOUT_VAL,
+    RECIPE,
+    ModelCard,
+    copy_model,
+    invalidate_model,
+    open_model,
+    read_recipe,
+    save_model,
+)
+from pipeline.report.figures import range_test_curves, rate_schedule, save_png
+from pipeline.text import byte_count, duration, echo, format_count
+from stages.config.finetune import FinetuneConfig
+from stages.config.heads import HeadConfig
+from stages.config.version_1 import OLD_METHODS
+from stages.data.augment.contact_sheet import contact_sheet
+from stages.data.augment.mixup import MixupCutmix
+from stages.data.manifest import Manifest
+from stages.data.sources.open_image import read_image
+from stages.extraction.estimate import estimate
+from stages.extraction.extractor import Extractor
+from stages.extraction.read_features import drop_unreadable
+from stages.finetuning.autotune import CHECKPOINT, FOUND
+from stages.finetuning.baselines import baseline, random_head
+from stages.finetuning.finetune import FinetuneResult, finetune
+from stages.finetuning.finetune import find_lrs as range_tests
+from stages.finetuning.predict_images import predict_proba
+from stages.finetuning.setup import training_fingerprint
+from stages.finetuning.transfer_model import HEAD, TransferModel
+from stages.network.heads.base import Head
+from stages.network.heads.serialization import load_head
+from stages.runtime.cost import Cost, measured
+from stages.runtime.distributed import SINGLE_PROCESS, Rank
+from stages.tasks.evaluate import evaluate
+from stages.training.history import Epoch
+from stages.training.lr_finder import LRFinderResult
+
+CONTACT_SHEET = "contact-sheet.png"
+RATES = "rates.png"
+RANGE_TEST = "range-test.png"
+TEST_TIME_AUGMENTATION = "test-time augmentation"
+
+_SAID_ELSEWHERE = ("num_workers", "checkpoint_minutes", "baselines", "baseline_lr", "name", "tta")
+"""Options that are no settings of a training, or are told under another name."""
+
+Method = Literal["finetune", "uncached", "scratch"]
+
+
+def run_finetunings(
+    extractor: Extractor,
+    manifest: Manifest,
+    options: FinetuneConfig,
+    head: HeadConfig,
+    seed: int,
+    directory: Path,
+    rank: Rank = SINGLE_PROCESS,
+) -> list[Result]:
+    """Fine-tune, and train the baselines that are asked for, one result each."""
+    asked = [options, *(baseline(options, which) for which in options.baselines)]
+    return [run_finetune(extractor, manifest, one, head, seed, directory, rank) for one in asked]
+
+
+def run_finetune(
+    extractor: Extractor,
+    manifest: Manifest,
+    options: FinetuneConfig,
+    head: HeadConfig,
+    seed: int,
+    directory: Path,
+    rank: Rank = SINGLE_PROCESS,
+) -> Result:
+    """Train from a stage-2 head (trained first if the run has none) and test; goes on from a killed call.
+
+    Of several processes that train together the first tests and writes; all return its result.
+    """
+    start, start_seconds = rank.broadcast_from_first(
+        lambda: _starting_head(extractor, manifest, options, head, seed, directory)
+    )
+    manifest = drop_unreadable(extractor, manifest)
+    method, name = transfer_method(options), name_of(options)
+    place = _method_dir(directory, method, name)
+    shaping = training_fingerprint(extractor, start, options, manifest, seed)
+    digest = key_of_bytes(json.dumps(shaping, sort_keys=True, default=str).encode())
+    identity = f"{digest} {options.tta}"
+    recipe = replace(
+        recipe_of(extractor, manifest, seed, method, name, identity),
+        unfreeze=options.unfreeze,
+        invert_unfreeze=options.invert_unfreeze,
+        tta=options.tta,
+        training=digest,
+    )
+    done = rank.broadcast_from_first(lambda: load_if_finished(place, identity))
+    if done is not None:
+        _say(rank, f"seed {seed}  {place.name}: already trained, {format_accuracy(done)}")
+        return done
+    same_training = rank.broadcast_from_first(lambda: _find_same_training(directory, digest))
+    if same_training is not None:
+        _say(
+            rank,
+            f"seed {seed}  {place.name}: the weights of {same_training.name}, tested with {options.tta} renderings",
+        )
+        result = rank.broadcast_from_first(
+            lambda: _evaluate_with_tta(same_training, extractor, manifest, options, recipe, place)
+        )
+        _say(rank, f"seed {seed}  {place.name}: {format_accuracy(result)}")
+        return result
+    if rank.is_main:
+        place.mkdir(parents=True, exist_ok=True)
+        _draw_contact_sheet(extractor, manifest, options, seed, place / CONTACT_SHEET)
+    _say(rank, f"seed {seed}  {place.name}: training, {options.epochs} epochs")
+    with measured() as training:
+        tuned = finetune(
+            extractor,
+            start,
+            options,
+            manifest,
+            seed,
+            place,
+            rank=rank,
+            on_epoch=_say_epoch if rank.is_main else lambda _: None,
+            on_views=_report_view_cost,
+        )
+
+    for one in tuned.range_tests:
+        found = format_lr_suggestion(one, "the rate stays as it was given")
+        _say(rank, f"  range test of {one.block or 'all blocks'}: {found}")
+
+    def tested() -> Result:
+        test, probabilities, testing = _predict_test(extractor, tuned.upper, manifest, options)
+        assert tuned.fit.best is not None
+        result = build_result(
+            extractor,
+            manifest,
+            seed,
+            method,
+            name,
+            _settings(extractor, options, tuned),
+            tuned.fit.best.val_accuracy,
+            test,
+            probabilities,
+            [training, testing],
+            tuned.trainable_parameters,
+        )
+        result = _with_costs(result, options, tuned, training, start_seconds, len(test))
+        invalidate_model(place)
+        result.save(place, predictions_of(test, probabilities))
+        _draw_plots(tuned, place)
+        save_model(place, recipe, tuned.head, tuned=tuned.upper)
+        for leftover in (CHECKPOINT, FOUND):
+            (place / leftover).unlink(missing_ok=True)
+        return result
+
+    result = rank.broadcast_from_first(tested)
+    _say(rank, f"seed {seed}  {place.name}: {format_accuracy(result)}")
+    return result
+
+
+def _method_dir(directory: Path, method: str, name: str) -> Path:
+    """Return the folder of a method in a run: that of version 1, if there is one."""
+    old = directory / f"{OLD_METHODS.get(method, method)}-{name}"
+    return old if old.exists() else directory / f"{method}-{name}"
+
+
+def _find_same_training(directory: Path, digest: str) -> Path | None:
+    """Return where the run has the weights of the very same training, tested in another way."""
+    models = {path.parent: read_recipe(path.parent) for path in sorted(directory.glob(f"*/{RECIPE}"))}
+    return next((path for path, recipe in models.items() if recipe is not None and recipe.training == digest), None)
+
+
+def _evaluate_with_tta(
+    twin: Path, extractor: Extractor, manifest: Manifest, options: FinetuneConfig, recipe: ModelCard, place: Path
+) -> Result:
+    """Test the weights of another method with other renderings, and leave a method of its own."""
+    _, _, upper = open_model(twin, str(extractor.device))
+    test, probabilities, testing = _predict_test(extractor, upper, manifest, options)
+    trained = Result.load(twin)
+    stages = {**trained.seconds_by_stage, "evaluate": testing.seconds}
+    settings = {name: value for name, value in trained.settings.items() if name != TEST_TIME_AUGMENTATION}
+    result = replace(
+        trained,
+        name=recipe.name,
+        test=evaluate(test.labels, probabilities, seed=recipe.seed),
+        seconds_by_stage=stages,
+        seconds=sum(stages.values()),
+        settings=settings | _as_tested(options),
+    )
+    invalidate_model(place)
+    result.save(place, predictions_of(test, probabilities))
+    copy_model(twin, place, recipe)
+    for picture in (CONTACT_SHEET, RATES, RANGE_TEST):
+        if (twin / picture).exists():
+            shutil.copyfile(twin / picture, place / picture)
+    return result
+
+
+def _predict_test(
+    extractor: Extractor, upper: TransferModel, manifest: Manifest, options: FinetuneConfig
+) -> tuple[Manifest, NDArray[np.float32], Cost]:
+    """Return the test split, the probabilities a network gives to its images, and what that took."""
+    test = manifest.select(manifest.indices("test"))
+    with measured() as testing:
+        probabilities = predict_proba(extractor, upper, test, options.tta)
+    return test, probabilities, testing
+
+
+def run_lr_finder(
+    extractor: Extractor,
+    manifest: Manifest,
+    options: FinetuneConfig,
+    head: HeadConfig,
+    seed: int,
+    directory: Path,
+    *,
+    each_block: bool = False,
+) -> list[LRFinderResult]:
+    """Return range tests of a fine-tuning from a stage-2 head, and leave their plot in `directory`."""
+    start, _ = _starting_head(extractor, manifest, options, head, seed, directory)
+    readable = drop_unreadable(extractor, manifest)
+    tests = range_tests(extractor, start, options, readable, seed, each_block=each_block, on_views=_report_view_cost)
+    save_png(range_test_curves(tests), directory / RANGE_TEST)
+    return tests
+
+
+def format_lr_suggestion(test: LRFinderResult, otherwise: str) -> str:
+    """Return the option with the rate that a range test suggests; where it suggests none, what follows from that."""
+    if test.suggestion is None:
+        return f"the loss never falls by more than chance; {otherwise}"
+    return f"{'`head_lr`' if test.block == HEAD else '`lr`'} {test.suggestion:.1e}"
+
+
+def transfer_method(options: FinetuneConfig) -> Method:
+    """Return the method of transfer that a training is compared as."""
+    if options.unfreeze == HEAD:
+        return "uncached"
+    everything = options.unfreeze == "all" and options.reinit == "all"
+    return "scratch" if everything and not (options.invert_unfreeze or options.invert_reinit) else "finetune"
+
+
+def name_of(options: FinetuneConfig) -> str:
+    """Return what a training is called: as asked, or by what trains and where it trains from."""
+    if options.name is not None:
+        return options.name
+    if transfer_method(options) != "finetune":
+        return "network" if options.unfreeze == "all" else HEAD
+    words = [f"top-{options.unfreeze}" if options.unfreeze.isdecimal() else options.unfreeze.replace(",", "+")]
+    words += ["inverted"] * options.invert_unfreeze
+    words += [f"new-{options.reinit.replace(',', '+')}"] if options.reinit is not None else []
+    words += ["from-cache"] * options.from_cache
+    words += [options.tta] if options.tta != "none" else []
+    return "-".join(words)
+
+
+def _starting_head(
+    extractor: Extractor, manifest: Manifest, options: FinetuneConfig, head: HeadConfig, seed: int, directory: Path
+) -> tuple[Head, float]:
+    """Return the head that training starts from, one that never saw the validation split, and its price in seconds."""
+    if options.init_head == "new":
+        return random_head(extractor, len(manifest.class_names), seed), 0.0
+    # it is fitted on the evaluation view: augmented ones are cached at the boundary, where training needs them
+    of_images = replace(extractor, options=replace(extractor.options, views=1))
+    result = run_heads(of_images, manifest, [options.init_head], head, seed, directory)[0]
+    module, _ = load_head(directory / head_dir_name(options.init_head) / HEAD_WITHOUT_VAL, extractor.graph)
+    return module, result.seconds_by_stage["train"]
+
+
+def _with_costs(
+    result: Result, options: FinetuneConfig, tuned: FinetuneResult, training: Cost, start_seconds: float, tested: int
+) -> Result:
+    """Return a result with all that this training took, from images to predictions.
+
+    What a killed and resumed training spent before is in its history. The head it starts from, and the features that
+    was fitted on, are part of the price; so are cached views.
+    """
+    features = result.seconds_by_stage["extract"] if options.init_head != "new" else 0.0
+    trained = max(training.seconds, sum(epoch.seconds for epoch in tuned.fit.history))
+    stages = {
+        **result.seconds_by_stage,
+        "extract": features + tuned.view_seconds,
+        "train": start_seconds + trained,
+    }
+    return replace(
+        result,
+        seconds_by_stage=stages,
+        seconds=sum(stages.values()),
+        backbone_forwards=tuned.backbone_forwards + tested,
+        extraction_forwards=(result.extraction_forwards if options.init_head != "new" else 0) + tuned.view_forwards,
+        history=[epoch.to_json() for epoch in tuned.fit.history],
+    )
+
+
+def _settings(extractor: Extractor, options: FinetuneConfig, tuned: FinetuneResult) -> dict[str, Any]:
+    """Return what a reader of the result wants to know of how it was trained."""
+    assert tuned.fit.best is not None
+    settings = {
+        name: value for name, value in asdict(options).items() if value is not None and name not in _SAID_ELSEWHERE
+    }
+    settings |= {
+        "amp_dtype": tuned.autocast,
+        "augment": extractor.options.augment,
+        "best epoch": tuned.fit.best.epoch,
+        "trained blocks": list(tuned.upper.trained),
+        "rates found": {one.block or "all": one.suggestion for one in tuned.range_tests},
+    }
+    if options.from_cache:
+        settings["views"] = extractor.options.views
+    if tuned.upper.reinitialized and transfer_method(options) != "scratch":
+        settings["reinitialised"] = list(tuned.upper.reinitialized)
+    return settings | _as_tested(options)
+
+
+def _as_tested(options: FinetuneConfig) -> dict[str, Any]:
+    return {TEST_TIME_AUGMENTATION: options.tta} if options.tta != "none" else {}
+
+
+def _draw_contact_sheet(
+    extractor: Extractor,
+    manifest: Manifest,
+    options: FinetuneConfig,
+    seed: int,
+    path: Path,
+    images: int = 6,
+    views: int = 7,
+) -> None:
+    train = manifest.indices("train")
+    chosen = manifest.select(train[:: max(len(train) // images, 1)][:images])
+    mixing = None
+    if (options.mixup or options.cutmix) and not options.from_cache:
+        mixing = MixupCutmix(options.mixup, options.cutmix, len(manifest.class_names))
+    contact_sheet(
+        [read_image(location) for location in chosen.locations],
+        extractor.augmentation,
+        range(seed * views, (seed + 1) * views),
+        path,
+        title=f"What the network sees while it trains: augmentation '{extractor.options.augment}'",
+        mixing=mixing,
+    )
+
+
+def _draw_plots(tuned: FinetuneResult, place: Path) -> None:
+    save_png(rate_schedule(tuned.rates, tuned.blocks, tuned.steps_per_epoch), place / RATES)
+    if tuned.range_tests:
+        save_png(range_test_curves(tuned.range_tests), place / RANGE_TEST)
+
+
+def _report_view_cost(maps: Extractor, train: Manifest) -> None:
+    """Say what the cache of views takes, before it is paid."""
+    found = estimate(maps, train)
+    if found.images:
+        (tap,) = found.taps
+        echo(
+            f"cached views at {tap.cut}: {found.images:,} training images lack some of {maps.options.views} views; "
+            f"{format_count(found.renderings)} renderings through the frozen part will take "
+            f"{duration(found.seconds)} and "
+            f"{byte_count(tap.size)} in {maps.options.cache}"
+        )
+
+
+def _say_epoch(epoch: Epoch) -> None:
+    trained = f"train {epoch.train_accuracy:.4f}  " if epoch.train_accuracy is not None else "as joined      "
+    terms = "".join(f"  {name} {value:.4f}" for name, value in epoch.terms.items() if len(epoch.terms) > 1)
+    echo(
+        f"  epoch {epoch.epoch:>3}  {trained}val {epoch.val_accuracy:.4f}  loss {epoch.val_loss:.4f}{terms}  "
+        f"{duration(epoch.seconds) if epoch.seconds else ''}"
+    )
+
+
+def _say(rank: Rank, words: str) -> None:
+    if rank.is_main:
+        echo(words)

@@ -1,0 +1,166 @@
+"""A trained method on disk: which network it stands on, its head, and, after fine-tuning, its top blocks.
+
+A model directory holds ``model.json`` (the recipe in words and numbers), ``head.safetensors`` and, where blocks were
+fine-tuned, ``top.safetensors``. Nothing in it is pickled. It is enough to classify new images; the backbone's own
+weights are loaded from where they came from and checked by their digest.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from cache.errors import DataError, WeightsError
+from stages.config.augment_grammar import TTA
+from stages.config.features import FeatureConfig
+from stages.config.version_1 import from_version_1
+from stages.extraction.extractor import Extractor, build_extractor
+from stages.finetuning.transfer_model import TrainableTop, TransferModel, rebuild_transfer_model
+from stages.network.heads.base import Head
+from stages.network.heads.serialization import load_head, save_head
+
+RECIPE = "model.json"
+HEAD = "head.safetensors"
+HEAD_WITHOUT_VAL = "head-without-val.safetensors"
+TOP = "top.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a trained method stands on.
+
+    Attributes
+    ----------
+    method, name, seed
+        As in the result.
+    class_names : list of str
+    features : dict
+        The options of stage 1, as plain values.
+    weights_digest : str
+        Digest of the backbone's tensors the method was trained on.
+    unfreeze : str or None
+        What fine-tuning trained; None for a head on cached features.
+    invert_unfreeze : bool
+        Whether it trained what that would have left frozen.
+    tta : str
+        Test-time augmentation it was tested with, and answers with.
+    training : str or None
+        Digest of what shaped the weights, however they were tested; None for a head on cached features.
+    identity : str
+        Digest of everything that shaped the training: the same command with the same identity has nothing to do.
+    """
+
+    method: str
+    name: str
+    seed: int
+    class_names: list[str]
+    features: dict[str, Any]
+    weights_digest: str
+    unfreeze: str | None
+    identity: str
+    invert_unfreeze: bool = False
+    tta: TTA = "none"
+    training: str | None = None
+
+
+def save_model(
+    directory: Path,
+    recipe: ModelCard,
+    head: Head,
+    *,
+    without_val: Head | None = None,
+    tuned: TransferModel | None = None,
+) -> None:
+    """Write a trained method; ``model.json`` comes last, so a directory that has it is complete."""
+    directory.mkdir(parents=True, exist_ok=True)
+    save_head(directory / HEAD, head, {"class_names": recipe.class_names})
+    if without_val is not None:
+        save_head(directory / HEAD_WITHOUT_VAL, without_val, {"class_names": recipe.class_names})
+    if tuned is not None:
+        top = tuned.without_auxiliary_heads()
+        save_file({name: value.detach().cpu().contiguous() for name, value in top.items()}, directory / TOP)
+    (directory / RECIPE).write_text(json.dumps(asdict(recipe), indent=1), encoding="utf-8")
+
+
+def copy_model(source: Path, directory: Path, recipe: ModelCard) -> None:
+    """Write a trained method that has the weights of another one."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in source.glob("*.safetensors"):
+        for file in (path, path.with_suffix(".json")):
+            if file.exists():
+                shutil.copyfile(file, directory / file.name)
+    (directory / RECIPE).write_text(json.dumps(asdict(recipe), indent=1), encoding="utf-8")
+
+
+def invalidate_model(directory: Path) -> None:
+    """Say that a model is no longer complete, before another training replaces its files one by one."""
+    (directory / RECIPE).unlink(missing_ok=True)
+
+
+def read_recipe(directory: Path) -> ModelCard | None:
+    """Return the recipe of a model directory, or None where no complete model is.
+
+    Raises
+    ------
+    DataError
+        If it is damaged, or of a version this one does not know.
+    """
+    path = directory / RECIPE
+    if not path.exists():
+        return None
+    try:
+        return ModelCard(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{path} is damaged or was made by another version ({error}); train this method again"
+        ) from error
+
+
+def config_to_json(options: FeatureConfig) -> dict[str, Any]:
+    """Return stage-1 options as JSON values."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
+
+
+def open_model(directory: Path, device: str = "auto") -> tuple[ModelCard, Extractor, TransferModel]:
+    """Load a trained method, ready for images.
+
+    Raises
+    ------
+    DataError
+        If the directory holds no complete model.
+    WeightsError
+        If the backbone's weights are no longer those it was trained on.
+    """
+    recipe = read_recipe(directory)
+    if recipe is None:
+        raise DataError(f"{directory} holds no trained model ({RECIPE} is missing)")
+    stored: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in from_version_1(recipe.features).items()
+    }
+    options = FeatureConfig(**{**stored, "cache": Path(recipe.features["cache"]), "device": device})
+    extractor = build_extractor(options)
+    if extractor.backbone.weights != recipe.weights_digest:
+        raise WeightsError(
+            f"{directory} was trained on other weights of {options.backbone} than `weights` {options.weights} gives "
+            "now; put the original weights back, or train again"
+        )
+    head = load_head(directory / HEAD, extractor.graph)[0].to(extractor.device)
+    if recipe.unfreeze is None:
+        return (
+            recipe,
+            extractor,
+            TransferModel(
+                extractor.preprocess, extractor.forward_features, TrainableTop(nn.Identity(), nn.Identity(), head)
+            ),
+        )
+    upper = rebuild_transfer_model(extractor, head, recipe.unfreeze, invert=recipe.invert_unfreeze)
+    upper.model.top.load_state_dict(load_file(directory / TOP))
+    upper.model.eval().requires_grad_(False)
+    return recipe, extractor, upper

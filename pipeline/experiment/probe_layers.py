@@ -1,0 +1,82 @@
+"""A quick head on the features of each candidate cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from cache.errors import UsageError
+from stages.config.heads import HeadConfig
+from stages.data.manifest import Manifest
+from stages.extraction.extractor import CachedCut, Extractor
+from stages.extraction.read_features import drop_unreadable, read_features
+from stages.fitting.fit_head import FeatureRows, train_head
+from stages.inspection.layer_probe import CutScore, LayerProbe
+from stages.runtime.progress import progress
+
+
+def probe_cuts(extractor: Extractor, manifests: Sequence[tuple[int, Manifest]]) -> LayerProbe:
+    """Train a ridge head on the cached train split of each cut and count what it gets right in the validation split.
+
+    Parameters
+    ----------
+    extractor : Extractor
+        Its taps are the cuts to probe.
+    manifests : sequence of (seed, Manifest)
+        The same images under each seed's splits.
+
+    Raises
+    ------
+    UsageError
+        If features are not vectors.
+    CacheError
+        If an image of one of the two splits is not in the cache.
+    DataError
+        If a split is empty.
+    """
+    require_vector_cuts(extractor)
+    seen = [(seed, drop_unreadable(extractor, manifest)) for seed, manifest in manifests]
+    order = {cut.name: number for number, cut in enumerate(extractor.graph.cuts, 1)}
+    taps = sorted(extractor.taps, key=lambda tap: order[tap.cut.name])
+    automatic = extractor.graph.resolve("auto")
+    found = []
+    for tap in progress(taps, label="probe", unit="cuts"):
+        counts = [_validated(extractor, tap, manifest, seed) for seed, manifest in seen]
+        images, correct = zip(*counts, strict=True)
+        found.append(
+            CutScore(
+                name="auto" if tap.cut == automatic else tap.cut.alias or tap.cut.name,
+                operation=tap.cut.name,
+                depth=order[tap.cut.name],
+                width=tap.shape[0],
+                bytes_per_image=tap.shape[0] * np.dtype(extractor.options.storage_dtype).itemsize,
+                multiply_adds_below=tap.cut.multiply_adds_below,
+                multiply_adds_above=tap.cut.multiply_adds_above,
+                images=images,
+                correct=correct,
+            )
+        )
+    return LayerProbe(tuple(found), tuple(seed for seed, _ in manifests))
+
+
+def require_vector_cuts(extractor: Extractor) -> None:
+    """Raise UsageError unless the row of every cut is a vector."""
+    for tap in extractor.taps:
+        if len(tap.shape) > 1:
+            raise UsageError(
+                f"a probe is trained on vectors, and the row of {tap.cut.name} is {list(tap.shape)}; choose a `pool`: "
+                "avg, max or avgmax"
+            )
+
+
+def _validated(extractor: Extractor, tap: CachedCut, manifest: Manifest, seed: int) -> tuple[int, int]:
+    """Return the number of validation images, and how many of them a ridge head on one cut gets right."""
+    of_tap = replace(extractor, taps=(tap,))
+    train, val = (
+        FeatureRows(read_features(of_tap, part), part.labels, groups=part.group_numbers)
+        for part in (manifest.select(manifest.indices(split)) for split in ("train", "val"))
+    )
+    head = train_head("ridge", HeadConfig(), train, val, len(manifest.class_names), seed, extractor.device)
+    return len(val), round(head.val_accuracy * len(val))

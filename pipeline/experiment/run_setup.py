@@ -1,0 +1,98 @@
+"""The first steps of every command, each leaving what it did in the run: directory, manifests, cached features."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cache import DigestCache
+from pipeline.options.toml_file import write_configuration
+from pipeline.text import byte_count, duration, echo
+from stages.config.data import DataConfig
+from stages.config.features import FeatureConfig
+from stages.config.finetune import FinetuneConfig
+from stages.config.heads import HeadConfig
+from stages.data.manifest import Manifest, load_manifest
+from stages.extraction.extract import Extraction, extract
+from stages.extraction.extractor import Extractor
+from stages.runtime.distributed import SINGLE_PROCESS, Rank
+from stages.runtime.environment import describe_machine
+from stages.runtime.progress import progress
+
+ENVIRONMENT = "environment.json"
+EXTRACTION = "extraction.json"
+MANIFEST = "manifest.csv"
+
+
+def init_run(path: Path, *groups: DataConfig | FeatureConfig | HeadConfig | FinetuneConfig) -> None:
+    """Make the run directory and leave the resolved configuration and the machine's description in it."""
+    write_configuration(path, *groups)
+    _write_json(path / ENVIRONMENT, describe_machine())
+
+
+def make_manifest(data: DataConfig, features: FeatureConfig, seed: int) -> Manifest:
+    """Return the manifest of the data under one seed, with keys remembered beside the cache."""
+    memo = DigestCache(features.cache / "keys.sqlite")
+    return load_manifest(data, seed, memo=memo, progress=lambda items: progress(items, label="read keys", unit="files"))
+
+
+def format_manifest(manifest: Manifest) -> str:
+    """Return how many images of how many classes there are in each split, and what was done to get there."""
+    lines = [", ".join(manifest.summary())]
+    return "\n".join([*lines, *(f"note: {note}" for note in manifest.notes)])
+
+
+def init_seed(run: Path, data: DataConfig, features: FeatureConfig, seed: int) -> tuple[Manifest, Path]:
+    """Return the manifest of one seed and the directory it was left in, where all else of the seed goes too."""
+    manifest = make_manifest(data, features, seed)
+    echo(f"seed {seed}: {format_manifest(manifest)}")
+    directory = run / f"seed-{seed}"
+    directory.mkdir(parents=True, exist_ok=True)
+    manifest.save(directory / MANIFEST)
+    return manifest, directory
+
+
+def extract_features(
+    extractor: Extractor, manifest: Manifest, directory: Path | None, rank: Rank = SINGLE_PROCESS
+) -> Extraction:
+    """Bring the cache up to date, say what that took, and leave an account of it in `directory`."""
+    report = extract(extractor, manifest, rank)
+    if not rank.is_main:
+        return report
+    echo(*_words(report, extractor))
+    if directory is not None:
+        account = {**report.to_json(), "notes": [*manifest.notes, *extractor.notes]}
+        _write_json(directory / EXTRACTION, account)
+    return report
+
+
+def _words(report: Extraction, extractor: Extractor) -> list[str]:
+    rows = " + ".join(str(list(shape)) for shape in report.row_shapes)
+    views = f", {report.views} views" if report.views > 1 else ""
+    lines = [f"{report.backbone} ({report.weights}), cut at {report.cut}, row {rows}{views}"]
+    if report.extracted or report.extracted_by_others:
+        others = f", {report.extracted_by_others} by other processes" if report.extracted_by_others else ""
+        lines.append(
+            f"extracted {report.extracted} images{others} in {duration(report.seconds)} "
+            f"({report.images_per_second:.0f} images/s); {report.hits} were in the cache already"
+        )
+        busy = ", ".join(f"{stage} {share:.0%}" for stage, share in report.shares.items())
+        lines.append(f"busy: {busy}")
+    else:
+        lines.append(f"nothing to do: all {report.hits} images are in the cache")
+    paths = ", ".join(str(cache.path) for cache in extractor.caches)
+    lines.append(f"cache {paths}: {byte_count(report.size_on_disk)}")
+    lines += [f"note: {note}" for note in extractor.notes]
+    if report.skipped:
+        lines.append(f"skipped {len(report.skipped)} images that could not be read:")
+        lines += [f"  {location!r}: {reason}" for location, reason in report.skipped[:20]]
+        if len(report.skipped) > 20:
+            lines.append(f"  and {len(report.skipped) - 20} more; all are listed in {EXTRACTION} of the run")
+    return lines
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1, default=str), encoding="utf-8")
+    temporary.replace(path)

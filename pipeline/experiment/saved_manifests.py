@@ -1,0 +1,62 @@
+"""Manifests as a person names them: a run, a ``manifest.csv`` left in one, or a source as ``--data`` takes it."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from cache.errors import UsageError
+from pipeline.experiment.run_setup import MANIFEST, make_manifest
+from stages.config.data import DataConfig
+from stages.config.features import FeatureConfig
+from stages.data.manifest import Manifest
+
+
+def saved_manifests(place: Path) -> list[Path]:
+    """Return the manifest files that a path means: itself, or those of a run, seed by seed; none if it is neither."""
+    if place.is_dir():
+        return sorted(place.glob(f"seed-*/{MANIFEST}"), key=lambda path: (len(path.parent.name), path))
+    return [place] if place.is_file() and place.suffix.lower() == ".csv" and _has_keys(place) else []
+
+
+def load_one(place: Path) -> Manifest:
+    """Return the manifest that a path means; of a run, the one of its first seed.
+
+    Raises
+    ------
+    UsageError
+        If it is neither a run nor a manifest.
+    DataError
+        If the manifest cannot be read.
+    """
+    paths = saved_manifests(place)
+    if not paths:
+        raise UsageError(f"{place} is neither a run directory (with seed-*/{MANIFEST}) nor a {MANIFEST} left in one")
+    return Manifest.load(paths[0])
+
+
+def load_all(source: str, cache: Path) -> list[Manifest]:
+    """Return the manifests that a source means: of a run, those of all its seeds.
+
+    Parameters
+    ----------
+    source : str
+        A run, a manifest, or anything ``--data`` takes.
+    cache : Path
+        Folder of the caches, beside which the keys of files are remembered.
+
+    Raises
+    ------
+    UsageError, DataError
+        If there is no such source, or it cannot be read.
+    """
+    paths = saved_manifests(Path(source))
+    if paths:
+        return [Manifest.load(path) for path in paths]
+    return [make_manifest(DataConfig(source, allow_leakage=True), FeatureConfig(cache=cache), seed=0)]
+
+
+def _has_keys(table: Path) -> bool:
+    """Return whether a CSV file has the column that only manifests have."""
+    with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return "key" in next(csv.reader(file), [])

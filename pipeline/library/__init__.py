@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: the library's face, and export."""

@@ -1,0 +1,226 @@
+"""Cached features as one file for other programs: ``.npz``, ``.parquet`` or ``.safetensors``.
+
+Here the rows of a cache meet the paths, labels and splits of a manifest, which the cache does not know.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache import FeatureCache
+from cache.errors import CacheError, CutonceError, UsageError
+from stages.data.manifest import Manifest
+from stages.runtime.progress import progress
+
+_BATCH_BYTES = 64 << 20
+_LONGEST_SAFETENSORS_HEADER = 99_000_000
+"""The library reads headers of up to 100,000,000 bytes; the tensors have their places in it, too."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What goes into a file.
+
+    Attributes
+    ----------
+    cache : FeatureCache
+    view : int
+    keys : list of str
+        One per row of the file, in its order.
+    manifest : Manifest or None
+        Its samples are the rows, one for one.
+    """
+
+    cache: FeatureCache
+    view: int
+    keys: list[str]
+    manifest: Manifest | None
+
+    def batches(self) -> Iterator[slice]:
+        """Yield the rows a few at a time, with a progress bar."""
+        step = max(1, _BATCH_BYTES // self.cache.shards[0].row_bytes)
+        with progress(label="export", total=len(self.keys), unit="rows") as bar:
+            for start in range(0, len(self.keys), step):
+                rows = slice(start, min(start + step, len(self.keys)))
+                yield rows
+                bar.update(rows.stop - rows.start)
+
+    def features(self) -> NDArray[Any]:
+        """Return all rows, [n, *row_shape], storage type."""
+        features = np.empty((len(self.keys), *self.cache.row_shape), dtype=self.cache.dtype)
+        for rows in self.batches():
+            self.cache.read(self.keys[rows], self.view, out=features[rows])
+        return features
+
+
+def export_features(cache: FeatureCache, path: Path, manifest: Manifest | None = None, view: int = 0) -> Export:
+    """Write rows of a cache, in the storage type, into one file; return what was written.
+
+    ``.npz``
+        Arrays `features`, `keys`, `view`, `spec` (JSON); with a manifest `paths`, `labels`, `splits`, `class_names`.
+        Needs memory for all features. Nothing in it is pickled.
+    ``.safetensors``
+        Tensors `features`, `keys` (uint8 [n, 32], the hex digits) and `labels`; `view`, `spec`, and as JSON lists
+        `paths`, `splits` and `class_names`, in the metadata. Needs memory for all features.
+    ``.parquet``
+        Columns `key`, `path`, `label`, `class`, `split`, `features` (a list of fixed size, flattened); `view`, `spec`,
+        `row_shape` and `class_names` in the metadata of the schema. Written a few megabytes at a time. What is not
+        Unicode in a path is escaped with a backslash.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    path : Path
+        Its ending names the format. It appears when all is written.
+    manifest : Manifest, optional
+        Whose samples are written, in its order, without those that were found unreadable; without it every row is,
+        in the order in which they are stored.
+    view : int
+
+    Raises
+    ------
+    UsageError
+        If the format is not known, needs a package that is not there, or cannot hold so many paths; or if there are no
+        rows of this view.
+    CacheError
+        If samples of the manifest have no row, or rows are damaged.
+    CutonceError, OSError
+        If the file cannot be written.
+    """
+    write = _WRITERS.get(path.suffix.lower())
+    if write is None:
+        raise UsageError(f"{path} has to end with one of {', '.join(_WRITERS)}")
+    if write is _write_parquet:
+        _require_pyarrow()
+    export = Export(cache, view, *_samples(cache, manifest, view))
+    with _replacing(path) as temporary:
+        write(export, temporary)
+    return export
+
+
+def _samples(cache: FeatureCache, manifest: Manifest | None, view: int) -> tuple[list[str], Manifest | None]:
+    """Return the keys of the rows to write, and the samples they belong to."""
+    views = cache.views
+    if view not in views:
+        there = f"it has the views {', '.join(map(str, views))}" if views else "it is empty"
+        raise UsageError(f"{cache.path} has no rows of view {view}; {there}")
+    if manifest is None:
+        return cache.keys(view), None
+    missing = cache.missing(manifest.keys, view)
+    if missing:
+        first = manifest.locations[manifest.keys.index(missing[0])]
+        raise CacheError(
+            f"{len(missing)} of {len(manifest)} images of the manifest have no features (view {view}) in {cache.path} "
+            f"(first: {first}); extract them first"
+        )
+    rejected = cache.unreadable()
+    manifest = manifest.select([index for index, key in enumerate(manifest.keys) if key not in rejected])
+    if not manifest.keys:
+        raise UsageError(f"none of the manifest's images could be read when {cache.path} was made: nothing to write")
+    return manifest.keys, manifest
+
+
+def _write_npz(export: Export, path: Path) -> None:
+    arrays = {
+        "features": export.features(),
+        "keys": np.array(export.keys, dtype="S32"),
+        "view": np.array(export.view),
+        "spec": np.array(export.cache.spec.canonical),
+    }
+    if export.manifest is not None:
+        arrays["paths"] = np.array(export.manifest.locations)
+        arrays["labels"] = export.manifest.labels
+        arrays["splits"] = np.array(export.manifest.splits)
+        arrays["class_names"] = np.array(export.manifest.class_names)
+    with path.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # its own option allow_pickle is not among the arrays
+
+
+def _write_safetensors(export: Export, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    tensors: dict[str, NDArray[Any]] = {"keys": np.array(export.keys, dtype="S32").view(np.uint8).reshape(-1, 32)}
+    metadata = {"view": str(export.view), "spec": export.cache.spec.canonical}
+    if export.manifest is not None:
+        tensors["labels"] = export.manifest.labels
+        metadata["paths"] = json.dumps(export.manifest.locations)
+        metadata["splits"] = json.dumps(export.manifest.splits)
+        metadata["class_names"] = json.dumps(export.manifest.class_names)
+    size = len(json.dumps(metadata))
+    if size > _LONGEST_SAFETENSORS_HEADER:
+        raise UsageError(
+            f"the paths of {len(export.keys):,} images take {size:,} bytes, and the header of a safetensors file "
+            f"{_LONGEST_SAFETENSORS_HEADER:,} at most; write .parquet or .npz"
+        )
+    tensors["features"] = export.features()
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        raise CutonceError(f"the safetensors file cannot be written: {error}") from error
+
+
+def _write_parquet(export: Export, path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    cache, manifest = export.cache, export.manifest
+    width = int(np.prod(cache.row_shape))
+    features = pyarrow.list_(pyarrow.from_numpy_dtype(cache.dtype), width)
+    columns: dict[str, tuple[Any, Any]] = {"key": (pyarrow.string(), export.keys)}
+    metadata = {"view": export.view, "spec": cache.spec.to_json(), "row_shape": cache.row_shape}
+    if manifest is not None:
+        columns["path"] = pyarrow.string(), [_unicode(location) for location in manifest.locations]
+        columns["label"] = pyarrow.int64(), manifest.labels
+        columns["class"] = pyarrow.string(), [manifest.class_names[label] for label in manifest.labels]
+        columns["split"] = pyarrow.string(), manifest.splits
+        metadata["class_names"] = manifest.class_names
+    schema = pyarrow.schema(
+        [*((name, kind) for name, (kind, _) in columns.items()), ("features", features)],
+        {name: json.dumps(value) for name, value in metadata.items()},
+    )
+    with parquet.ParquetWriter(path, schema, use_dictionary=["class", "split"]) as writer:
+        for rows in export.batches():
+            values = cache.read(export.keys[rows], export.view).reshape(-1)
+            arrays = [pyarrow.array(column[rows], kind) for kind, column in columns.values()]
+            arrays.append(pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values), width))
+            writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
+
+
+_WRITERS: dict[str, Callable[[Export, Path], None]] = {
+    ".npz": _write_npz,
+    ".parquet": _write_parquet,
+    ".safetensors": _write_safetensors,
+}
+
+
+def _require_pyarrow() -> None:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise UsageError("a .parquet file needs pyarrow: pip install 'cutonce[parquet]'") from error
+
+
+def _unicode(location: str) -> str:
+    return location.encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`, which becomes `path` when the block ends well, and nothing otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{secrets.token_hex(8)}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

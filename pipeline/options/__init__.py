@@ -1,0 +1,1 @@
+"""Option dataclasses as flags, TOML and command lines."""

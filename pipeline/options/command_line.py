@@ -1,0 +1,36 @@
+"""Command lines to copy: what a person types to go on from here with the same options."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import MISSING, fields
+from typing import Any
+
+from pipeline.options.toml_file import OptionGroup
+
+
+def invocation(command: str, *groups: OptionGroup, **changed: object) -> str:
+    """Return ``cutonce COMMAND`` with the options that differ from their defaults.
+
+    Parameters
+    ----------
+    groups
+        The option classes; each option of theirs that has another value than by default becomes a flag.
+    changed
+        Options with other values than there, or of the command's own, such as ``out``.
+    """
+    values = {
+        one.name: getattr(group, one.name)
+        for group in groups
+        for one in fields(group)
+        if one.default is MISSING or getattr(group, one.name) != one.default
+    }
+    words = [word for name, value in {**values, **changed}.items() for word in _flag(name, value)]
+    return shlex.join(["cutonce", command, *words])
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [flag] if value else []
+    return [flag, *map(str, value if isinstance(value, tuple) else [value])]

@@ -1,0 +1,94 @@
+"""The TOML file: the same names as the flags, in and out.
+
+One file serves every command: names that a command does not use are left alone, names that nothing uses are refused.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from cache.errors import UsageError, suggestion
+from stages.config.data import DataConfig
+from stages.config.features import FeatureConfig
+from stages.config.finetune import FinetuneConfig
+from stages.config.heads import HeadConfig
+from stages.config.version_1 import from_version_1
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+OptionGroup = DataConfig | FeatureConfig | HeadConfig | FinetuneConfig
+OPTION_GROUPS = (DataConfig, FeatureConfig, HeadConfig, FinetuneConfig)
+NAME = "config.toml"
+VERSION = 2
+"""Of the names in the file; one without `version` may hold those of version 1."""
+
+
+def known_names() -> list[str]:
+    """Return every name a configuration file may hold."""
+    return [one.name for group in OPTION_GROUPS for one in fields(group)] + ["out", "version"]
+
+
+def read_configuration(path: Path) -> dict[str, Any]:
+    """Return the names and values of a configuration file, checked by :func:`check_configuration`.
+
+    Names and values of version 1 become those of today.
+    """
+    try:
+        with path.open("rb") as file:
+            values: dict[str, Any] = tomllib.load(file)
+    except FileNotFoundError as error:
+        raise UsageError(f"--config {path}: there is no such file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path} is not TOML: {error}") from error
+    values = {name.replace("-", "_"): value for name, value in values.items()}
+    return values if values.get("version", 1) == VERSION else from_version_1(values)
+
+
+def check_configuration(path: Path) -> None:
+    """Refuse a file with a name that no option has.
+
+    Raises
+    ------
+    UsageError
+        With the nearest right name.
+    """
+    for name, value in read_configuration(path).items():
+        if name not in known_names():
+            raise UsageError(f"--config {path}: unknown option {name!r}.{suggestion(name, known_names())}")
+        if isinstance(value, dict):
+            raise UsageError(f"--config {path}: {name} is a section; options stand at the top level, as `name = value`")
+
+
+def write_configuration(run: Path, *groups: OptionGroup) -> dict[str, Any]:
+    """Write the resolved options into the run, beside those other commands left there; return them all.
+
+    Options that are unset have no line. The file, given back with ``--config``, repeats the command.
+    """
+    path = run / NAME
+    values = read_configuration(path) if path.exists() else {}
+    values["version"] = VERSION
+    for group in groups:
+        for one in fields(group):
+            value = getattr(group, one.name)
+            values.pop(one.name, None)
+            if value is not None:
+                values[one.name] = _plain(value)
+    run.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(tomli_w.dumps(values), encoding="utf-8")
+    temporary.replace(path)
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value

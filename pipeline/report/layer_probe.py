@@ -1,0 +1,200 @@
+"""What a probe of the cuts found, for people: in words, as a table, as CSV and JSON, as a plot and as a page.
+
+Which cut is the best and which is recommended is decided in ``pipeline.experiment.probe_layers``; how the plot looks is
+``probe_figures.py``.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from pipeline.options.command_line import invocation
+from pipeline.report.figures import inline_svg, save_png
+from pipeline.report.page import template
+from pipeline.report.probe_figures import accuracy_against_depth, save_svg
+from pipeline.text import byte_count, format_count, percent, table
+from stages.config.data import DataConfig
+from stages.extraction.extractor import Extractor
+from stages.inspection.layer_probe import CutScore, LayerProbe
+
+PAGE = "probe.html"
+
+
+@dataclass(frozen=True)
+class ProbeReport:
+    """A probe, and what it was made with.
+
+    Attributes
+    ----------
+    probe : LayerProbe
+    extractor : Extractor
+        Its taps are the cuts of the probe.
+    data : DataConfig
+    notes : list of str
+        What was done to the data, in words.
+    out : Path or None
+        The run; the commands to go on with leave theirs in it.
+    """
+
+    probe: LayerProbe
+    extractor: Extractor
+    data: DataConfig
+    notes: list[str]
+    out: Path | None = None
+
+    @property
+    def verdict(self) -> list[str]:
+        """The recommendation, in sentences."""
+        best, chosen = self.probe.best, self.probe.recommended
+        if len(self.probe.cuts) == 1:
+            return [f"One cut was probed, {best.name}: validation accuracy {percent(best.accuracy)}.", _price(best)]
+        error = f"one standard error ({100 * best.standard_error:.1f} points)"
+        if chosen is best:
+            return [
+                f"Cut at {best.name}: no cut has a better validation accuracy than {percent(best.accuracy)}, and no "
+                f"cheaper one comes within {error} of it.",
+                _price(best),
+            ]
+        return [
+            f"Cut at {chosen.name}: its validation accuracy of {percent(chosen.accuracy)} is within {error} of the "
+            f"best, and no cheaper cut's is.",
+            _price(chosen),
+            f"The best is {best.name} with {percent(best.accuracy)}. {_price(best)}",
+        ]
+
+    @property
+    def validated_on(self) -> str:
+        """How many images were validated on, in words."""
+        images, seeds = self.probe.cuts[0].images, self.probe.seeds
+        if len(seeds) == 1:
+            return f"{images[0]:,} validation images"
+        if len(set(images)) == 1:
+            return f"{images[0]:,} validation images for each of {len(seeds)} seeds"
+        return f"{', '.join(f'{number:,}' for number in images)} validation images for {len(seeds)} seeds"
+
+    @property
+    def table(self) -> str:
+        """The cuts as a table for the terminal."""
+        several = len(self.probe.seeds) > 1
+        header = ["cut", "depth", "row", "validation accuracy", *(["over seeds"] if several else [])]
+        header += ["bytes/image", "multiply-adds", "saved"]
+        rows = [
+            [
+                one.name + "".join(f"  ({role})" for role in self.roles(one)),
+                str(one.depth),
+                str(one.width),
+                f"{percent(one.accuracy)} ± {100 * one.standard_error:.1f}",
+                *([_over_seeds(one)] if several else []),
+                byte_count(one.bytes_per_image),
+                format_count(one.multiply_adds),
+                f"{100 * one.saved:.0f} %",
+            ]
+            for one in self.probe.cuts
+        ]
+        return table(header, rows)
+
+    def roles(self, one: CutScore) -> list[str]:
+        """Return what a cut is: 'best', 'recommended', both or neither."""
+        return [
+            name for name in ("recommended", "best") if len(self.probe.cuts) > 1 and getattr(self.probe, name) is one
+        ]
+
+    @property
+    def commands(self) -> list[tuple[str, str]]:
+        """Pairs (what for, command to copy); the cuts are in the cache, so that none of them runs the backbone."""
+        best, chosen = self.probe.best, self.probe.recommended
+        commands = [("heads at the recommended cut", self._train(chosen))]
+        if chosen is not best:
+            commands.append(("heads at the best cut", self._train(best)))
+        if len(self.probe.cuts) > 1:
+            commands.append(("heads that see the best two cuts, joined", self._train(best, self.probe.ranked[1])))
+        return commands
+
+    def _train(self, *cuts: CutScore) -> str:
+        features = replace(self.extractor.options, cut="auto")
+        names = [one.name for one in cuts]
+        changed = {} if names == ["auto"] else {"cut": ",".join(names)}
+        return invocation("train", self.data, features, **changed, out=(self.out or Path("runs")) / "+".join(names))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        backbone = self.extractor.backbone
+        return {
+            "backbone": backbone.name,
+            "weights": backbone.weights_source,
+            "image_size": backbone.preprocessing.image_size,
+            "pool": self.extractor.options.pool,
+            "precision": self.extractor.trunk.arithmetic,
+            "dtype": self.extractor.options.storage_dtype,
+            "seeds": list(self.probe.seeds),
+            "validation_images": list(self.probe.cuts[0].images),
+            "best": self.probe.best.name,
+            "recommended": self.probe.recommended.name,
+            "standard_error": self.probe.best.standard_error,
+            "verdict": " ".join(self.verdict),
+            "commands": [command for _, command in self.commands],
+            "cuts": [{**_row(one), "val_accuracies": list(one.accuracies)} for one in self.probe.cuts],
+            "notes": self.notes,
+        }
+
+
+def write_probe(report: ProbeReport, out_dir: Path) -> Path:
+    """Write probe.html, probe.csv, probe.json, probe.png and probe.svg; return the path of the page."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    (out_dir / "probe.json").write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+    rows = [_row(one) for one in report.probe.cuts]
+    with (out_dir / "probe.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    figure = accuracy_against_depth(report.probe)
+    save_png(figure, out_dir / "probe.png")
+    save_svg(figure, out_dir / "probe.svg")
+    page = template("probe.html.j2").render(
+        report=report,
+        probe=report.probe,
+        backbone=report.extractor.backbone,
+        options=report.extractor.options,
+        figure=Markup(inline_svg(figure)),
+        over_seeds=_over_seeds,
+    )
+    path = out_dir / PAGE
+    path.write_bytes(page.encode("utf-8", errors="xmlcharrefreplace"))
+    return path
+
+
+def _row(one: CutScore) -> dict[str, Any]:
+    """Return a line of probe.csv."""
+    return {
+        "cut": one.name,
+        "operation": one.operation,
+        "depth": one.depth,
+        "row_width": one.width,
+        "val_accuracy": one.accuracy,
+        "val_accuracy_lowest": min(one.accuracies),
+        "val_accuracy_highest": max(one.accuracies),
+        "standard_error": one.standard_error,
+        "bytes_per_image": one.bytes_per_image,
+        "multiply_adds": one.multiply_adds,
+        "multiply_adds_saved": one.saved,
+    }
+
+
+def _price(one: CutScore) -> str:
+    """Return in a sentence what a cut costs."""
+    saving = f", {100 * one.saved:.0f} % less than the whole network" if one.saved >= 0.005 else ", all the network's"
+    return (
+        f"Its trunk takes {format_count(one.multiply_adds)} multiply-adds per image{saving}; a row takes "
+        f"{byte_count(one.bytes_per_image)}."
+    )
+
+
+def _over_seeds(one: CutScore) -> str:
+    low, high = min(one.accuracies), max(one.accuracies)
+    return f"{100 * low:.1f} to {100 * high:.1f}"

@@ -1,0 +1,63 @@
+"""What the commands print: plain lines and aligned tables on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipeline.options.flags_in_text import as_flags
+
+
+def echo(*lines: str) -> None:
+    """Print lines for the person at the terminal."""
+    for line in lines:
+        print(as_flags(line), flush=True)  # noqa: T201
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Return an aligned text table; the first `left` columns are flush left, the others flush right."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (header, ["-" * width for width in widths], *rows)
+    ]
+    return "\n".join(lines)
+
+
+def format_count(number: float) -> str:
+    """Return a number of things shortened for reading: 4.01 M, 12.3 k, 512."""
+    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.3g} {unit}"
+    return f"{number:.0f}"
+
+
+def byte_count(number: float) -> str:
+    """Return a size in powers of 1024: 2.5 KiB, 640 MiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024 or unit == "GiB":
+            return f"{number:.3g} {unit}" if unit != "B" and number < 999.5 else f"{number:,.0f} {unit}"
+        number /= 1024
+    return ""
+
+
+def duration(seconds: float) -> str:
+    """Return a time as a person says it: 0.4 s, 83 s, 12 min 5 s, 3 h 20 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def percent(share: float) -> str:
+    """Return 0.879 as ``87.9 %``."""
+    return f"{100 * share:.1f} %"
+
+
+def points(share: float) -> str:
+    """Return a difference of 0.025 as ``+2.5``."""
+    return f"{round(100 * share, 1) + 0.0:+.1f}"  # + 0.0 makes minus zero zero

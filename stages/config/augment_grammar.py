@@ -1,0 +1,128 @@
+"""What ``--augment`` may say: a preset, or the names of transforms in the order they are done, with their arguments.
+
+Words and numbers alone, so that the options can be checked without torch. How a transform renders is in
+``stages.data.augment.transforms``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple
+
+from cache.errors import UsageError, suggestion
+from stages.config.version_1 import AUGMENT_NAMES
+
+PRESETS = ("none", "light", "medium", "strong")
+"""Ready-made augmentations, from nothing to strong."""
+
+TTA = Literal["none", "flip", "crops"]
+"""Renderings that an image is tested on, see ``stages.data.augment.tta``."""
+
+
+class Magnitude(NamedTuple):
+    """The number that a transform takes in parentheses: what it means, its default, and its range."""
+
+    meaning: str
+    default: float
+    lowest: float
+    highest: float
+    whole: bool = False
+
+
+_OFTEN = "how often, as a probability,"
+
+TRANSFORMS: dict[str, Magnitude | None] = {
+    "crop": Magnitude("the smallest share of the photograph that is kept", 0.5, 0.01, 1),
+    "shift": Magnitude("the largest shift, as a share of the side,", 0.1, 0, 1),
+    "zoom": Magnitude("how much larger or smaller at most, as a share,", 0.2, 0, 0.9),
+    "flip": None,
+    "vflip": None,
+    "rot90": None,
+    "rotation": Magnitude("the largest angle, in degrees,", 10, 0, 180),
+    "perspective": Magnitude("the distortion, as a share of half the side,", 0.2, 0, 1),
+    "colorjitter": Magnitude("the largest change of brightness, contrast and saturation, as a share,", 0.2, 0, 1),
+    "grayscale": Magnitude(_OFTEN, 0.1, 0, 1),
+    "blur": Magnitude("the largest standard deviation, in pixels,", 2, 0.1, 5),
+    "trivialaugment": None,
+    "randaugment": Magnitude("the magnitude", 9, 0, 30, whole=True),
+    "autoaugment": None,
+    "randomerasing": Magnitude(_OFTEN, 0.25, 0, 1),
+}
+"""Every transform by name; None where it takes no argument."""
+
+_WRITTEN = re.compile(r"(?P<name>[^()]*)(?:\((?P<argument>[^()]*)\))?")
+
+
+class AugmentOp(NamedTuple):
+    """One transform of a list, with its argument."""
+
+    name: str
+    argument: float | None
+
+    def __str__(self) -> str:
+        return self.name if self.argument is None else f"{self.name}({self.argument:g})"
+
+
+def parse_augment(augment: str) -> tuple[AugmentOp, ...]:
+    """Return the transforms of a list such as ``crop(0.5)+flip+rotation(15)``, defaults filled in.
+
+    Raises
+    ------
+    UsageError
+        If a name is unknown (the nearest is suggested), an argument is not a number or out of range, or `crop` is not
+        the first.
+    """
+    steps = tuple(_step(written.strip(), augment) for written in augment.split("+"))
+    if any(step.name == "crop" for step in steps[1:]):
+        raise UsageError(
+            f"`augment` {augment}: crop must come first, because the others work on the square that it cuts out"
+        )
+    return steps
+
+
+def require_augment(augment: str) -> None:
+    """Refuse what is neither a preset nor a list of transforms.
+
+    Raises
+    ------
+    UsageError
+        As `parse_augment`.
+    """
+    if augment not in PRESETS:
+        parse_augment(augment)
+
+
+def _step(written: str, augment: str) -> AugmentOp:
+    parts = _WRITTEN.fullmatch(written)
+    if parts is None or not parts["name"]:
+        raise UsageError(f"`augment` {augment}: {written!r} is not a name, or a name with one number, as in crop(0.5)")
+    name, argument = parts["name"].strip(), parts["argument"]
+    if name in PRESETS:
+        raise UsageError(f"`augment` {augment}: {name} is a preset and stands alone; write out what it does")
+    if name in AUGMENT_NAMES:
+        raise UsageError(f"`augment` {augment}: {name!r} is called {AUGMENT_NAMES[name]} now")
+    if name not in TRANSFORMS:
+        raise UsageError(
+            f"`augment` {augment}: there is no transform {name!r}; there are {', '.join(TRANSFORMS)}, and the presets "
+            f"{', '.join(PRESETS)}.{suggestion(name, (*TRANSFORMS, *PRESETS))}"
+        )
+    takes = TRANSFORMS[name]
+    if takes is None:
+        if argument is not None:
+            raise UsageError(f"`augment` {augment}: {name} takes no argument; write {name} alone")
+        return AugmentOp(name, None)
+    return AugmentOp(
+        name, takes.default if argument is None else _number(argument, takes, f"`augment` {augment}: {name}")
+    )
+
+
+def _number(written: str, takes: Magnitude, where: str) -> float:
+    kind = int if takes.whole else float
+    try:
+        number = kind(written)
+    except ValueError:
+        kind_words = "a whole number" if takes.whole else "a number"
+        raise UsageError(f"{where}({written}): {takes.meaning} must be {kind_words}") from None
+    if not takes.lowest <= number <= takes.highest:  # nan is not
+        raise UsageError(f"{where}({written}): {takes.meaning} must be from {takes.lowest:g} to {takes.highest:g}")
+    return number

@@ -1,0 +1,30 @@
+"""Which images, with which labels and splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, with which labels and splits."""
+
+    data: str
+    """A folder (root/class/* or root/split/class/*), a CSV file (path,label[,split][,group]), a packaged set
+    (elpv, digits), or torchvision:NAME (torchvision:Flowers102). Samples of one group stay in one split."""
+
+    data_root: Path | None = None
+    """Where torchvision data sets are kept and downloaded to (default: ~/.cache/cutonce/datasets)."""
+
+    test_size: float = 0.25
+    """Share of the samples put into the test split, per class, where the source has none."""
+
+    val_size: float = 0.2
+    """Share of the training samples taken for validation, per class, where the source has no such split."""
+
+    seeds: tuple[int, ...] = (0,)
+    """Each seed is one repetition: it draws the splits that are made here, and the training."""
+
+    allow_leakage: bool = False
+    """Go on although the same image stands in two of the given splits."""

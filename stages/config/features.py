@@ -1,0 +1,105 @@
+"""Which features of the images, and where they are cached (stage 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cache.errors import UsageError
+from stages.config.augment_grammar import require_augment
+from stages.config.bounds import require_at_least
+
+Pooling = Literal["avg", "max", "avgmax", "cls", "none"]
+
+
+PrecisionChoice = Literal["fp32", "bf16", "fp16", "auto"]
+
+
+StorageType = Literal["float16", "float32"]
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Which features of the images, and where they are cached (stage 1)."""
+
+    backbone: str = "efficientnet_lite0"
+    """Pretrained network: efficientnet_lite0/1/2 (embedded), a torchvision name (resnet18), or a timm name
+    (timm:convnext_nano)."""
+
+    weights: str = "default"
+    """default, none (random, from the seed 0), or a state_dict file (.pth read with weights_only, .safetensors)."""
+
+    weights_match: Literal["exact", "partial"] = "exact"
+    """How the file must fit: exact (every tensor), or partial (it is loaded from the image upwards until the first
+    layer whose name or shape differs; the rest stays random). `list-cuts` with the same options shows what is
+    loaded."""
+
+    weights_rename: tuple[str, ...] = ()
+    """Prefixes of the names in the file that are exchanged, each OLD=NEW: backbone= takes one off, =backbone puts one
+    before every name."""
+
+    weights_ignore: tuple[str, ...] = ()
+    """Prefixes of names (after renaming) that are not loaded, and that neither file nor network needs to have."""
+
+    cut: str = "auto"
+    """The layer whose output is cached; auto is the input of the classifier. `list-cuts BACKBONE` lists them. Several,
+    separated by commas (layer3,layer4), are computed in one pass and cached each for itself; heads see them joined."""
+
+    pool: Pooling = "avg"
+    """How a feature map becomes a vector: avg, max, avgmax (both, concatenated), cls (class token), none (keep it)."""
+
+    image_size: int | None = None
+    """Side of the square the network sees, in pixels (default: the backbone's own)."""
+
+    cache: Path = Path("cutonce-cache")
+    """Folder of the feature cache; shared by any number of runs."""
+
+    views: int = 1
+    """Renderings cached per image: the evaluation view, and so many less one augmented ones, always the same for the
+    same image. They take as many times the extraction and the space."""
+
+    augment: str = "light"
+    """Augmentation of the views and of fine-tuning: none, light (flip, small shift and scale), medium (rotation, random
+    resized crop, colour jitter), strong (TrivialAugment, random erasing), or single transforms in order, as
+    'crop(0.5)+flip+rotation(15)'. There are crop, shift, zoom, flip, vflip, rot90, rotation, perspective,
+    colorjitter, grayscale, blur, trivialaugment, randaugment, autoaugment and randomerasing.
+    `contact-sheet` shows what comes of it."""
+
+    decoding: Literal["full", "reduced"] = "full"
+    """full, or reduced: JPEG photographs far larger than needed are decoded at 1/2, 1/4 or 1/8 of their size, which is
+    quicker and changes the pixels a little; part of the fingerprint."""
+
+    precision: PrecisionChoice = "fp32"
+    """Arithmetic of the trunk: fp32, bf16 (up to twice as fast where the processor has it; features differ by some
+    percent, and heads on them were as accurate), fp16, or auto (the quickest this machine has). Part of the
+    fingerprint: never mixed in one cache."""
+
+    storage_dtype: StorageType = "float16"
+    """Type of the numbers in the cache."""
+
+    compression: Literal["none", "gzip"] = "none"
+    """How rows are stored: none, or gzip, which packs feature maps full of zeros (after a ReLU) about nine times and
+    pooled features twice, and reads more slowly. Not part of the fingerprint."""
+
+    batch_size: int | None = None
+    """Images per forward pass; changes speed and memory, not the features' identity (default: what suits device and
+    free memory, at most 16 on a CPU and 256 on a GPU)."""
+
+    decode_threads: int | None = None
+    """Threads that decode images, and on a CPU run the network too, each on a batch of its own (default: one per core;
+    at most 8 where a GPU computes)."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+
+    strict: bool = False
+    """Exit with status 1 if any image could not be read."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, {"views": 1, "batch_size": 1, "decode_threads": 1})
+        require_augment(self.augment)
+        if self.views > 1 and self.augment == "none":
+            raise UsageError("`views` needs an augmentation: with `augment` none all views would be the same")
+        if not all(name.strip() for name in self.cut.split(",")):
+            raise UsageError(f"`cut` {self.cut!r} names no layer between two commas")

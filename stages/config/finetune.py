@@ -1,0 +1,184 @@
+"""How the top blocks are fine-tuned (stage 3)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from cache.errors import UsageError
+from stages.config.augment_grammar import TTA
+from stages.config.bounds import require_at_least
+from stages.config.heads import HeadName, require_head
+
+Baseline = Literal["scratch", "uncached"]
+
+
+Schedule = Literal[
+    "constant", "step", "plateau", "cosine", "onecycle", "triangular", "triangular2", "exp_range", "restarts"
+]
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How the top blocks are trained, starting from a stage-2 head (stage 3)."""
+
+    unfreeze: str = "3"
+    """What trains: a layer (it and all above it), a number of top blocks, all, head (the head alone), or several layers
+    (just these: layer2,layer4; one alone with a comma behind it)."""
+
+    invert_unfreeze: bool = False
+    """Train what --unfreeze would leave frozen, and freeze the rest."""
+
+    reinit: str | None = None
+    """What is drawn anew before it trains, named as in --unfreeze: a report row shows what the pretrained weights of
+    these layers were worth. Their BatchNorm is in training mode."""
+
+    invert_reinit: bool = False
+    """Draw anew what --reinit would have kept."""
+
+    init: Literal["kaiming", "xavier"] = "kaiming"
+    """How weights are drawn anew."""
+
+    init_head: HeadName = "logistic"
+    """The stage-2 head to start from (trained first if the run has none), or new, for one that knows nothing."""
+
+    from_cache: bool = False
+    """Train from cached feature maps instead of images: of each image --views renderings are taken through the frozen
+    part once, and each epoch sees one of them. Says beforehand what that takes."""
+
+    baselines: tuple[Baseline, ...] = ()
+    """Also train, with the same schedule and epochs: scratch (the whole network without pretrained weights), uncached
+    (a new head through the frozen network, image by image, as tutorials do without a cache)."""
+
+    baseline_lr: float = 1e-3
+    """Highest learning rate of the baselines, which begin with nothing that a high one could spoil."""
+
+    epochs: int = 6
+    """Passes over the training images."""
+
+    opt: str = "adamw"
+    """adamw, adam, sgd (Nesterov momentum), momentum (plain), or another that timm has."""
+
+    momentum: float = 0.9
+    """Of the optimisers that have one."""
+
+    lr: float = 1e-4
+    """Highest learning rate of the topmost unfrozen block. `lr-find` suggests one."""
+
+    layer_decay: float = 1.0
+    """Each block's rate is that of the block above it times this: discriminative rates. 0.1 to 0.01, or 0.65 to 0.75
+    for the many blocks of a ViT."""
+
+    head_lr: float = 1e-4
+    """Highest learning rate of the head while fine-tuning."""
+
+    unfreeze_every: int = 0
+    """Gradual unfreezing: the head trains first, and every so many epochs the next block below joins; 0 trains all from
+    the beginning."""
+
+    lr_find: Literal["none", "start", "each"] = "none"
+    """Find the rate by a range test: none, start (before training), each (again for each block that gradual unfreezing
+    adds, of its own rate)."""
+
+    schedule: Schedule = "cosine"
+    """How the rate goes over the steps: constant, step, plateau, cosine, onecycle, triangular, triangular2, exp_range,
+    restarts."""
+
+    warmup: float | None = None
+    """Share of the steps in which the rate rises (default: 0.3 for onecycle, none for restarts and the triangular ones,
+    else 0.1)."""
+
+    cycle_epochs: float | None = None
+    """Epochs of the first cycle (default: 1 for restarts, 2 for triangular, triangular2, exp_range)."""
+
+    cycle_mul: int | None = None
+    """How many times longer each cycle of restarts is than the one before (default: 2)."""
+
+    decay_rate: float | None = None
+    """What step and plateau multiply the rate by (default: 0.1), and exp_range the height of each cycle (0.5)."""
+
+    decay_epochs: int | None = None
+    """Epochs between the steps of step (default: a third of all)."""
+
+    plateau_patience: int | None = None
+    """Epochs without a lower validation loss after which plateau lowers the rate (default: 2)."""
+
+    weight_decay: float = 1e-2
+    """Weight decay, decoupled in AdamW; none on biases, normalisation, tokens and position tables."""
+
+    l1: float = 0.0
+    """Factor of the sum of absolute weights that is added to the loss."""
+
+    label_smoothing: float = 0.0
+    """Label smoothing of the cross-entropy."""
+
+    finetune_dropout: float = 0.0
+    """Dropout before the head."""
+
+    drop_path: float | None = None
+    """Stochastic depth of the unfrozen blocks, rising to this at the top (default: as the network has it)."""
+
+    mixup: float = 0.0
+    """alpha of mixup, which blends pairs of images and their labels; 0.2 is usual."""
+
+    cutmix: float = 0.0
+    """alpha of cutmix, which puts a rectangle of one image into another; 1 is usual."""
+
+    model_ema_decay: float | None = None
+    """Decay of an exponential moving average of the weights, which then is what is validated and kept: 0.999, say."""
+
+    clip_grad: float | None = None
+    """Largest norm of the gradient."""
+
+    batchnorm: Literal["train", "eval"] = "eval"
+    """Mode of the BatchNorm layers of the unfrozen blocks; frozen ones are always in evaluation mode."""
+
+    auxiliary: bool = True
+    """Train the auxiliary classifiers of GoogLeNet and Inception v3 along, where they lie in what trains."""
+
+    finetune_batch_size: int = 32
+    """Images per batch."""
+
+    grad_accum_steps: int = 1
+    """Batches whose gradients make one step."""
+
+    amp_dtype: Literal["none", "bf16", "fp16", "auto"] = "none"
+    """Arithmetic of the layers that train: none (float32), bf16, fp16 (with scaled gradients), or auto (bf16 or none,
+    whichever was quicker on two batches). The frozen part computes in --precision."""
+
+    compile: bool = False
+    """Compile what trains with torch.compile: a minute before the first step, quicker steps after it."""
+
+    tta: TTA = "none"
+    """Test-time augmentation: none, flip (the mean over an image and its mirror image), crops (over ten crops). The
+    tables mark it."""
+
+    checkpoint_minutes: float = 5.0
+    """Minutes between checkpoints within an epoch; there is one after every epoch in any case."""
+
+    num_workers: int | None = None
+    """Processes that decode and augment images (default: one less than there are cores, at most 8)."""
+
+    name: str | None = None
+    """What this training is called in the run and the tables (default: made of --unfreeze)."""
+
+    def __post_init__(self) -> None:
+        least = {"epochs": 1, "lr": 0, "head_lr": 0, "weight_decay": 0, "unfreeze_every": 0, "mixup": 0}
+        least |= {
+            "cutmix": 0,
+            "baseline_lr": 0,
+            "finetune_batch_size": 1,
+            "num_workers": 0,
+            "checkpoint_minutes": 0,
+        }
+        require_at_least(self, {**least, "finetune_dropout": 0, "drop_path": 0})
+        if self.init_head != "new":
+            require_head(self.init_head)
+        for name in ("finetune_dropout", "drop_path"):
+            if (getattr(self, name) or 0) >= 1:
+                raise UsageError(f"`{name}` {getattr(self, name)} must be less than 1")
+        if self.lr_find == "each" and not self.unfreeze_every:
+            raise UsageError("`lr_find` each is for `unfreeze_every`; use `lr_find` start")
+        if self.name is not None and not re.fullmatch(r"[\w.+-]+", self.name):
+            raise UsageError(f"`name` {self.name!r} becomes the name of a folder: letters, digits and . + - _ only")

@@ -1,0 +1,114 @@
+"""Which heads are fitted to cached features, and how (stage 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cache.errors import UsageError, suggestion
+from stages.config.bounds import require_at_least
+
+HeadName = str
+"""One of `HEADS`, or the import path of a module of the user's own, ``package.module:Class``."""
+
+
+HEADS = (
+    *("logistic", "svm", "ridge", "rbf", "ncm", "knn", "sgd"),
+    *("linear", "mlp", "concat", "cosine", "attention", "top"),
+)
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """What is trained on the cached features, and how it is selected (stage 2)."""
+
+    head: tuple[HeadName, ...] = ("logistic", "svm", "rbf", "mlp")
+    """Heads to train, one result each. Fitted models: logistic, svm, ridge (linear), rbf (support vector machine with a
+    radial kernel), ncm (nearest class mean), knn (nearest neighbours by cosine), sgd (logistic, for features larger
+    than memory). Torch: linear, mlp, cosine (cosine classifier), concat (concatenated pooling), attention (attention
+    pooling over a map), top (the network's own blocks above the cut, from maps), or a module of your own as
+    package.module:Class, called with (row_shape, num_classes)."""
+
+    c_values: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+    """Values of C tried for logistic, svm, ridge (penalty 1 / 2C, and values between) and sgd, from the strongest
+    regularisation; rbf tries 1,000 times these. Weaker ones are left out once they score clearly worse."""
+
+    scalers: tuple[Literal["none", "standard", "l2"], ...] = ("none", "standard")
+    """Feature scalings tried for fitted models: none, standard (mean 0, variance 1), l2 (vectors of length 1)."""
+
+    cv: int | None = None
+    """Folds of the cross-validation on train+validation that selects the settings of fitted models, groups kept
+    together; 0 selects on the validation split (default: 5 up to 10,000 samples, else 0)."""
+
+    n_neighbors: tuple[int, ...] = (1, 3, 5, 10, 20, 50)
+    """Numbers of neighbours tried for knn."""
+
+    nystroem_components: int = 2000
+    """Rows that rbf compares all others with (Nystroem's method), where there are more than 10,000 of them."""
+
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: rare classes weigh as much as frequent ones, and settings are chosen by the mean of the classes'
+    recalls."""
+
+    sampling: Literal["natural", "balanced"] = "natural"
+    """How torch heads are shown rows: each once an epoch, or drawn so that all classes come as often."""
+
+    max_memory_gb: float | None = None
+    """Gigabytes that cached features may take. Larger ones are streamed from the cache, by heads that can: sgd, ridge,
+    ncm and the torch heads (default: half of the free memory)."""
+
+    hidden_dim: int = 512
+    """Units of the hidden layer of mlp and concat."""
+
+    dropout: float = 0.5
+    """Dropout before the output of the torch heads (half of it before the hidden layer of concat)."""
+
+    fit_scaler: Literal["none", "standard", "l2"] = "standard"
+    """Feature scaling before linear and mlp; of the others, concat knows l2."""
+
+    fit_epochs: int = 100
+    """Most epochs of a torch head."""
+
+    patience: int = 15
+    """Epochs without a better validation loss after which a torch head stops."""
+
+    fit_lr: tuple[float, ...] = (1e-3,)
+    """Highest learning rates of a torch head (AdamW, one-cycle). Of several, trained at once, the best on validation is
+    kept; with few validation images that flatters the head when methods are ranked."""
+
+    fit_weight_decay: tuple[float, ...] = (1e-2,)
+    """Decoupled weight decays of a torch head that are tried; none on biases and normalisation."""
+
+    fit_batch_size: int = 64
+    """Rows per step of a torch head."""
+
+    fit_label_smoothing: float = 0.0
+    """Label smoothing of the cross-entropy of a torch head."""
+
+    def __post_init__(self) -> None:
+        least = {"c_values": 1e-12, "cv": 0, "hidden_dim": 1, "dropout": 0, "fit_epochs": 1, "patience": 1}
+        least |= {"fit_lr": 0, "fit_weight_decay": 0, "fit_batch_size": 1, "fit_label_smoothing": 0}
+        require_at_least(self, {**least, "n_neighbors": 1, "nystroem_components": 1, "max_memory_gb": 0})
+        for needed in ("head", "c_values", "scalers", "n_neighbors", "fit_lr", "fit_weight_decay"):
+            if not getattr(self, needed):
+                raise UsageError(f"`{needed}` needs at least one value")
+        for name in self.head:
+            require_head(name)
+        for name in ("dropout", "fit_label_smoothing"):
+            if getattr(self, name) >= 1:
+                raise UsageError(f"`{name}` {getattr(self, name)} must be less than 1")
+
+
+def require_head(name: str) -> None:
+    """Refuse a head that there is not.
+
+    Raises
+    ------
+    UsageError
+        With the nearest right name.
+    """
+    if name not in HEADS and ":" not in name:
+        raise UsageError(
+            f"`head` {name}: there is no such head; there are {', '.join(HEADS)}, and modules of your own, as "
+            f"package.module:Class.{suggestion(name, HEADS)}"
+        )

@@ -1,0 +1,87 @@
+"""Random renderings of training images: presets, and lists of single transforms.
+
+A rendering depends on the image and a seed alone. The transforms are in ``transforms``, the evaluation view is in
+``preprocessing``, the sheet on which a person judges renderings in ``contact_sheet``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stages.config.augment_grammar import PRESETS, parse_augment
+from stages.data.augment.thread_rng import ThreadGenerator
+from stages.data.augment.transforms import CENTRAL_SQUARE, FLIP, Transform, evaluation_view, random_crop, transform_of
+from stages.data.images.preprocessing import Preprocessing
+
+_WRITTEN_OUT = {
+    "medium": "crop(0.5)+flip+rotation(10)+colorjitter(0.2)",
+    "strong": "crop(0.3)+flip+trivialaugment+randomerasing(0.25)",
+}
+"""The presets that are lists of transforms as anyone can write them."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random renderings for one network's images; ``augment(image, seed)`` renders.
+
+    Attributes
+    ----------
+    name : str
+        The preset, or the list with all arguments.
+    preprocessing : Preprocessing
+        Gives size, interpolation, and the mean colour that fills what a rendering leaves open.
+    transforms : tuple of Transform
+        What is done, in order; nothing for the preset 'none', which renders the evaluation view.
+    """
+
+    name: str
+    preprocessing: Preprocessing
+    transforms: tuple[Transform, ...]
+
+    def __call__(self, image: Tensor, seed: int) -> Tensor:
+        """Return a rendering, uint8 [3, S, S], of a photograph, uint8 [3, H, W].
+
+        The same image and seed give the same pixels, in any thread. torch's generator uses the lower 32 bits of the
+        seed.
+        """
+        if not self.transforms:
+            return self.preprocessing.render(image)
+        with ThreadGenerator(torch.Generator().manual_seed(seed)):
+            for transform in self.transforms:
+                image = transform.apply(image)
+        return image[None].contiguous(memory_format=torch.channels_last)[0]
+
+    def describe(self) -> list[str]:
+        """Return what is done to an image, in words."""
+        return [transform.description for transform in self.transforms] or ["nothing: the evaluation view"]
+
+
+def augmentation(augment: str, preprocessing: Preprocessing) -> Augmentation:
+    """Return the augmentation that ``--augment`` asks for, for images that are prepared like `preprocessing`.
+
+    Parameters
+    ----------
+    augment : str
+        A preset, or a list of transforms as ``crop(0.5)+flip+rotation(15)``. One that does not begin with a crop
+        renders changes of the evaluation view.
+
+    Raises
+    ------
+    UsageError
+        If it is neither.
+    """
+    if augment == "none":
+        return Augmentation(augment, preprocessing, ())
+    if augment == "light":
+        # nearly all of a long photograph is no nearly square crop, and torchvision would always take the middle
+        gentle = (CENTRAL_SQUARE, random_crop(preprocessing, smallest=0.8, longest=1.1), FLIP)
+        return Augmentation(augment, preprocessing, gentle)
+    steps = parse_augment(_WRITTEN_OUT.get(augment, augment))
+    transforms = tuple(transform_of(step, preprocessing) for step in steps)
+    if steps[0].name != "crop":
+        transforms = (evaluation_view(preprocessing), *transforms)
+    name = augment if augment in PRESETS else "+".join(map(str, steps))
+    return Augmentation(name, preprocessing, transforms)

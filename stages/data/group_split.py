@@ -1,0 +1,228 @@
+"""Which images are put aside for a split: of each class a share, copies and groups kept whole.
+
+The choice depends on the images' keys, their classes, which of them belong together, and the seed. It does not depend
+on the order of the samples, nor on what groups are called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from operator import itemgetter
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_WORTH_A_MOVE = 0.02
+"""Least gain of a move of groups, in shares of a class. Finer shares would cost seeds that differ."""
+
+_EXCHANGED_UP_TO = 1_000
+"""Units up to which one is also exchanged for another; among more of them single ones fill every gap."""
+
+
+class Image(NamedTuple):
+    """A distinct image: what all samples with its key have in common."""
+
+    key: str
+    label: str
+    stratum: str
+
+
+class SplitUnit(NamedTuple):
+    """Images that go the same way: one, or all of a group.
+
+    Attributes
+    ----------
+    images : tuple of Image
+    hash_order : bytes
+        Where it stands in the order of its class: a digest of the seed and its first key by alphabet.
+    """
+
+    images: tuple[Image, ...]
+    hash_order: bytes
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Label and stratum of most of its images; of several as frequent ones the first by alphabet."""
+        if len(self.images) == 1:
+            return self.images[0][1:]
+        counts = Counter((image.label, image.stratum) for image in self.images)
+        return min(counts, key=lambda kind: (-counts[kind], kind))
+
+    @property
+    def classes(self) -> Mapping[str, int]:
+        """How many of its images each class has."""
+        if len(self.images) == 1:
+            return _one_of(self.images[0].label)
+        return Counter(image.label for image in self.images)
+
+    def only(self, keys: set[str]) -> SplitUnit | None:
+        """Return what of it is among `keys`, in the same place; None if nothing is."""
+        left = tuple([image for image in self.images if image.key in keys])
+        if len(left) == len(self.images):
+            return self
+        return SplitUnit(left, self.hash_order) if left else None
+
+
+@cache
+def _one_of(label: str) -> Mapping[str, int]:
+    """Return the count of one image; one object for all of a class, where there may be a million."""
+    return {label: 1}
+
+
+def split_units(
+    keys: Sequence[str], labels: Sequence[str], strata: Sequence[str], groups: Sequence[str], seed: int
+) -> list[SplitUnit]:
+    """Return the distinct images in units. An image with several labels or strata counts for the first by alphabet.
+
+    Parameters
+    ----------
+    groups : sequence of str
+        The group of each sample, '' for one of no group; empty where there are no groups. Two groups that have an
+        image in common are one.
+    """
+    images: dict[str, Image] = {}
+    for image in map(Image, keys, labels, strata):
+        images[image.key] = min(images.get(image.key, image), image)
+    return [
+        SplitUnit(
+            tuple([images[key] for key in together]),
+            hashlib.sha256(f"{seed} {together[0]}".encode()).digest(),
+        )
+        for together in _connected_groups(keys, groups)
+    ]
+
+
+def _connected_groups(keys: Sequence[str], groups: Sequence[str]) -> list[list[str]]:
+    """Return the distinct keys in lists of those that belong together, each list by alphabet."""
+    number = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+    named = {group: len(number) + index for index, group in enumerate(dict.fromkeys(filter(None, groups)))}
+    if not named:
+        return [[key] for key in number]
+    from scipy.sparse import coo_array  # slow to import, and needed by groups alone
+    from scipy.sparse.csgraph import connected_components
+
+    edges = [(number[key], named[group]) for key, group in zip(keys, groups, strict=True) if group]
+    nodes = len(number) + len(named)
+    graph = coo_array((np.ones(len(edges)), tuple(zip(*edges, strict=True))), shape=(nodes, nodes))
+    _, component = connected_components(graph, directed=False)
+    members: dict[int, list[str]] = defaultdict(list)
+    for key, index in number.items():
+        members[int(component[index])].append(key)
+    return [sorted(together) for together in members.values()]
+
+
+def stratified_group_split(units: Iterable[SplitUnit], share: float, min_kept: int) -> set[str]:
+    """Return the keys of the images that are put aside: of each class a share, and of each of its strata about as much.
+
+    Of each class at least one image is put aside, and at least `min_kept` units are not, as far as there are enough.
+
+    In the order of their digests, units are taken that fill no class beyond its share; where each unit is one image,
+    that is all. Groups leave gaps: then units are added, given back and exchanged as long as that brings the classes
+    nearer to their shares, each class counted by the share of its images that it is off.
+    """
+    ordered = _spread_over_strata(units)
+    images: dict[str, int] = defaultdict(int)
+    owners: dict[str, int] = defaultdict(int)
+    classes_of = [unit.classes for unit in ordered]
+    for classes in classes_of:
+        for label, count in classes.items():
+            images[label] += count
+            owners[label] += 1
+    wanted = {label: max(round(share * count), 1) for label, count in images.items()}
+    room = {label: count - min(min_kept, max(count - 1, 1)) for label, count in owners.items()}
+    chosen = np.zeros(len(ordered), dtype=bool)
+    missing, places = dict(wanted), dict(room)
+    for index, classes in enumerate(classes_of):
+        if all(missing[label] >= count and places[label] for label, count in classes.items()):
+            chosen[index] = True
+            for label, count in classes.items():
+                missing[label] -= count
+                places[label] -= 1
+    if any(len(unit.images) > 1 for unit in ordered):
+        _local_search(_ShareErrors.of(classes_of, images, wanted, room), chosen)
+    return {image.key for index in np.flatnonzero(chosen) for image in ordered[index].images}
+
+
+def _spread_over_strata(units: Iterable[SplitUnit]) -> list[SplitUnit]:
+    """Order units so that every beginning of the list has its share of each stratum of each class.
+
+    Unit i of the n in a stratum, in the order of their digests, stands at (i + 1/2) / n of the list.
+    """
+    strata: dict[tuple[str, str], list[SplitUnit]] = defaultdict(list)
+    for unit in sorted(units, key=lambda unit: unit.hash_order):
+        strata[unit.kind].append(unit)
+    placed = [((i + 0.5) / len(some), unit.hash_order, unit) for some in strata.values() for i, unit in enumerate(some)]
+    return [unit for *_, unit in sorted(placed, key=itemgetter(0, 1))]
+
+
+@dataclass(frozen=True)
+class _ShareErrors:
+    """Units and classes as numbers: unit ``unit[i]`` has ``images[i]`` images of class ``label[i]``.
+
+    `all`, `wanted` and `room` are, for each class, its images, those to be put aside, and the most units put aside.
+    """
+
+    unit: NDArray[np.int64]
+    label: NDArray[np.int64]
+    images: NDArray[np.int64]
+    all: NDArray[np.int64]
+    wanted: NDArray[np.int64]
+    room: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls,
+        classes_of: Sequence[Mapping[str, int]],
+        images: dict[str, int],
+        wanted: dict[str, int],
+        room: dict[str, int],
+    ) -> _ShareErrors:
+        labels = sorted(images)
+        number = {label: index for index, label in enumerate(labels)}
+        entries = [
+            (index, number[label], count)
+            for index, classes in enumerate(classes_of)
+            for label, count in sorted(classes.items())
+        ]
+        columns = (np.array(column, dtype=np.int64) for column in zip(*entries, strict=True))
+        return cls(*columns, *(np.array([of[label] for label in labels]) for of in (images, wanted, room)))
+
+    def cost_of_move(self, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Return for each unit by how much the classes are further off if it changes sides; inf if it must not.
+
+        A class of which nothing is put aside is off by as much again as all of its images.
+        """
+        put_aside = chosen[self.unit]
+        held = np.bincount(self.label, self.images * put_aside, len(self.all)).astype(np.float64)
+        full = np.bincount(self.label, put_aside, len(self.all)) >= self.room
+        after = held[self.label] + np.where(put_aside, -1, 1) * self.images
+        further = self._off(after) - self._off(held[self.label])
+        further[~put_aside & full[self.label]] = np.inf
+        return np.bincount(self.unit, further, len(chosen)).astype(np.float64)
+
+    def _off(self, held: NDArray[np.float64]) -> NDArray[np.float64]:
+        off: NDArray[np.float64] = np.abs(held - self.wanted[self.label]) / self.all[self.label] + (held == 0)
+        return off
+
+
+def _local_search(gaps: _ShareErrors, chosen: NDArray[np.bool_]) -> None:
+    """Add, give back or exchange the unit that brings the classes nearest to their shares, while that is worth it."""
+    while True:
+        alone = gaps.cost_of_move(chosen)
+        gain, units = -alone.min(), [int(alone.argmin())]
+        if len(chosen) <= _EXCHANGED_UP_TO:
+            for out in np.flatnonzero(chosen):
+                chosen[out] = False
+                others = np.where(chosen, np.inf, gaps.cost_of_move(chosen))
+                chosen[out] = True
+                others[out] = np.inf
+                if -(alone[out] + others.min()) > gain + 1e-9:
+                    gain, units = -(alone[out] + others.min()), [int(out), int(others.argmin())]
+        if gain < _WORTH_A_MOVE:
+            return
+        chosen[units] ^= True

@@ -1,0 +1,153 @@
+"""Images decoded and rendered by threads ahead of who consumes them, batch by batch, in order.
+
+Threads and not processes: the decoders release the interpreter's lock, and nothing has to be copied between processes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stages.data.images.preprocessing import stack_pixels
+from stages.data.images.rgb import UnreadableImageError
+from stages.data.sources.open_image import read_image
+from stages.runtime.threads import single_thread_pool
+
+_LOOKAHEAD = 3
+"""Batches that are decoded ahead."""
+
+
+class ImageRequest(NamedTuple):
+    """An image that is wanted, and how.
+
+    Attributes
+    ----------
+    location : str
+    render : callable
+        uint8 [3, H, W] -> uint8 [3, S, S], or [v, 3, S, S] for several renderings of one decoded image. Called in a
+        thread.
+    shorter_side : int or None
+        What the image will be resized to, where it may be decoded at a reduced scale.
+    """
+
+    location: str
+    render: Callable[[Tensor], Tensor]
+    shorter_side: int | None = None
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Rendered images that belong together, and what could not be rendered.
+
+    Attributes
+    ----------
+    indices : list of int
+        Number of the request that each row belongs to, ascending; several renderings of one follow each other.
+    images : Tensor
+        uint8 [b, 3, S, S]; [0, 3, 0, 0] if there are none.
+    failures : list of (index, reason)
+        Requests up to here that could not be met, since the batch before.
+    finished : int
+        Requests that are done with this batch, from the first on.
+    decode_seconds : float
+        Time that processors spent on decoding and rendering, since the batch before.
+    """
+
+    indices: list[int]
+    images: Tensor
+    failures: list[tuple[int, str]]
+    finished: int
+    decode_seconds: float
+
+
+def render(request: ImageRequest) -> list[Tensor]:
+    """Return the renderings, uint8 [3, S, S] each, of the requested image.
+
+    Raises
+    ------
+    UnreadableImageError
+        If the image cannot be read, or not be rendered.
+    """
+    image = request.render(read_image(request.location, request.shorter_side))
+    return list(image) if image.ndim == 4 else [image]
+
+
+def stream_images(
+    requests: Iterable[ImageRequest], batch_size: int, workers: int, renderings: int = 1
+) -> Iterator[ImageBatch]:
+    """Yield the requested images in order, `batch_size` renderings at a time.
+
+    Besides the batch that the consumer has, at most three are in memory. An image that cannot be read is carried in a
+    batch's failures and ends nothing. The threads end with the iteration, however that ends.
+
+    Parameters
+    ----------
+    requests : iterable of ImageRequest
+        Asked for no sooner than needed.
+    batch_size : int
+        Rows of a batch; the last one has what is left.
+    workers : int
+        Threads.
+    renderings : int
+        Most rows that one request gives.
+    """
+    ahead: deque[Future[_Rendered]] = deque()
+    coming = iter(requests)
+    indices: list[int] = []
+    rows: list[Tensor] = []
+    failures: list[tuple[int, str]] = []
+    finished = 0
+    seconds = 0.0
+
+    def batch(size: int) -> ImageBatch:
+        nonlocal failures, seconds
+        images = stack_pixels(rows[:size]) if rows else torch.empty((0, 3, 0, 0), dtype=torch.uint8)
+        # the request of the first row that is left for the next batch is not done
+        done = indices[size] if len(indices) > size else finished
+        made = ImageBatch(indices[:size], images, failures, done, seconds)
+        del indices[:size], rows[:size]
+        failures, seconds = [], 0.0
+        return made
+
+    with single_thread_pool(workers, "decode") as pool:
+        images_ahead = max(_LOOKAHEAD * batch_size // renderings, workers)
+        ahead.extend(pool.submit(_rendered, request) for request in islice(coming, images_ahead))
+        while ahead:
+            rendered = ahead.popleft().result()
+            ahead.extend(pool.submit(_rendered, request) for request in islice(coming, 1))
+            seconds += rendered.seconds
+            if isinstance(rendered.rows, UnreadableImageError):
+                failures.append((finished, rendered.rows.reason))
+            else:
+                indices += [finished] * len(rendered.rows)
+                rows += rendered.rows
+            finished += 1
+            while len(rows) >= batch_size:
+                yield batch(batch_size)
+            if len(failures) >= batch_size:
+                yield batch(batch_size)
+        if rows or failures:
+            yield batch(batch_size)
+
+
+class _Rendered(NamedTuple):
+    rows: list[Tensor] | UnreadableImageError
+    seconds: float
+
+
+def _rendered(request: ImageRequest) -> _Rendered:
+    before = time.thread_time()
+    rows: list[Tensor] | UnreadableImageError
+    try:
+        rows = render(request)
+    except UnreadableImageError as error:
+        rows = error
+    return _Rendered(rows, time.thread_time() - before)

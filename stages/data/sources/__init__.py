@@ -1,0 +1,1 @@
+"""Where samples come from: folders, tables, packaged and downloaded data sets. One file a source."""

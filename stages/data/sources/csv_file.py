@@ -1,0 +1,71 @@
+"""CSV files as a source: ``path,label[,split][,stratum][,group]`` with a header.
+
+Samples with the same word in the column ``group`` (the same patient, product, video) never come into two splits.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from cache.errors import DataError
+from stages.data.sources.records import SPLIT_NAMES, SourceRecords, sort_class_names
+
+_COLUMNS = "the first line must name the columns path and label, and may name split, stratum and group"
+
+
+def list_csv(table: Path) -> SourceRecords:
+    """Return the rows of a CSV file. Relative paths start at the file's folder; other columns are left alone.
+
+    A group need not be filled in: a row without one is on its own.
+
+    Raises
+    ------
+    DataError
+        If columns are missing or a row cannot be used; names the line.
+    """
+    locations, labels, splits, strata, groups = [], [], [], [], []
+    try:
+        # a byte-order mark is what Excel writes; undecodable bytes are file names that are not Unicode
+        with table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            rows = csv.DictReader(file, strict=True, restval="")
+            rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
+            missing = {"path", "label"} - set(rows.fieldnames)
+            if missing:
+                raise DataError(f"{table} has no column {' and no column '.join(sorted(missing))}; {_COLUMNS}")
+            for row in rows:
+                where = f"{table}, line {rows.line_num}"
+                if None in row:
+                    raise DataError(f"{where}: more fields than columns; quote a path or label that has a comma in it")
+                locations.append(str(table.parent / _required(row, "path", where)))
+                labels.append(_required(row, "label", where))
+                splits.append(_split(row.get("split", ""), where))
+                strata.append(row.get("stratum", "").strip())
+                groups.append(row.get("group", "").strip())
+                if bool(splits[-1]) != bool(splits[0]):
+                    raise DataError(
+                        f"{where}: some rows have a split and some have none; fill in all or leave all empty"
+                    )
+    except csv.Error as error:
+        raise DataError(f"{table}, line {rows.reader.line_num}: {error}") from error
+    except OSError as error:
+        raise DataError(f"{table} cannot be read: {error.strerror}") from error
+    if not locations:
+        raise DataError(f"{table} has no rows; {_COLUMNS}")
+    return SourceRecords(
+        locations, labels, sort_class_names(labels), splits, strata, groups=groups if any(groups) else []
+    )
+
+
+def _required(row: dict[str, str], column: str, where: str) -> str:
+    value = row[column] if column == "path" else row[column].strip()
+    if not value:
+        raise DataError(f"{where}: no {column}")
+    return value
+
+
+def _split(word: str, where: str) -> str:
+    word = word.strip().lower()
+    if word and word not in SPLIT_NAMES:
+        raise DataError(f"{where}: {word!r} is not a split; use train, val or test")
+    return SPLIT_NAMES.get(word, "")

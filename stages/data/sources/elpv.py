@@ -1,0 +1,41 @@
+"""The ELPV data set: photographs of solar cells, from the package ``elpv-dataset``."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from cache.errors import DataError, UsageError
+from stages.data.sources.records import SourceRecords
+
+
+def list_elpv() -> SourceRecords:
+    """Return ELPV: 2,624 electroluminescence images of solar cells, functional or defective.
+
+    A cell is defective if the annotators gave that a probability of at least 0.5. Splits are to take the same share
+    of mono- and polycrystalline cells. Deitsch et al., Solar Energy 185 (2019).
+
+    Raises
+    ------
+    UsageError
+        If the package is not installed.
+    """
+    package = importlib.util.find_spec("elpv_dataset")
+    if package is None or not package.submodule_search_locations:
+        raise UsageError(
+            "`data` elpv needs the package elpv-dataset: pip install elpv-dataset (or pip install 'cutonce[elpv]')"
+        )
+    folder = Path(package.submodule_search_locations[0]) / "data"
+    try:
+        lines = (folder / "labels.csv").read_text().splitlines()
+    except OSError as error:
+        raise DataError(f"the package elpv-dataset is broken: {folder / 'labels.csv'}: {error.strerror}") from error
+    rows = [line.split() for line in lines if line.strip()]
+    class_names = ("functional", "defective")
+    return SourceRecords(
+        locations=[str(folder / path) for path, _, _ in rows],
+        labels=[class_names[float(probability) >= 0.5] for _, probability, _ in rows],
+        class_names=class_names,
+        splits=[""] * len(rows),
+        strata=[cell_type for _, _, cell_type in rows],
+    )

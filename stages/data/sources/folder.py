@@ -1,0 +1,101 @@
+"""Folders as a source: ``root/<class>/*`` and ``root/<split>/<class>/*``."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+from cache.errors import DataError
+from stages.data.sources.records import SPLIT_NAMES, SourceRecords, sort_class_names
+
+IMAGE_EXTENSIONS = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .avif .heic .heif"  # noqa: SIM905
+    " .ppm .pgm .pbm .pnm .tga .ico .icns .jp2 .j2k .jpx .pcx .sgi .xbm .dds .psd .qoi".split()
+)
+"""Files with these endings are taken for images; one that cannot be read is listed with its reason later."""
+
+_LAYOUT = "expected ROOT/CLASS/image.jpg or ROOT/SPLIT/CLASS/image.jpg (splits: train, val, test)"
+
+
+def list_folder(root: Path) -> SourceRecords:
+    """Return the images below `root`, their classes by the folders they are in.
+
+    Images deeper inside a class folder count; hidden files and folders do not.
+
+    Raises
+    ------
+    DataError
+        If there are no class folders, or no images in them.
+    """
+    folders = _subfolders(root)
+    if not folders:
+        raise DataError(f"{root} has no folders of images in it; {_LAYOUT}")
+    split_folders = _split_folders(root, folders)
+    parts = [(SPLIT_NAMES[folder.name.lower()], folder) for folder in split_folders] or [("", root)]
+    ignored: Counter[str] = Counter()
+    found: list[tuple[str, str, str]] = []
+    empty: list[str] = []
+    for split, part in parts:
+        for folder in _subfolders(part):
+            images = _images(folder, ignored)
+            found += [(image, folder.name, split) for image in images]
+            if not images:
+                empty.append(str(folder.relative_to(root)))
+    if not found:
+        raise DataError(f"{root} has no images in its folders{_ignored(ignored)}; {_LAYOUT}")
+    locations, labels, splits = (list(column) for column in zip(*found, strict=True))
+    notes = [f"no images in {', '.join(empty)}: not counted as a class"] if empty else []
+    if ignored:
+        notes.append(f"ignored {ignored.total()} files that are not images by their name{_ignored(ignored)}")
+    return SourceRecords(locations, labels, sort_class_names(labels), splits, [""] * len(locations), notes=notes)
+
+
+def _split_folders(root: Path, folders: list[Path]) -> list[Path]:
+    """Return the folders if they are splits with class folders in them, nothing if they are classes.
+
+    Raises
+    ------
+    DataError
+        If they look like splits but cannot be read as such: better refused than trained on as classes.
+    """
+    named = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
+    names = ", ".join(folder.name for folder in named)
+    with_classes = [folder for folder in named if _subfolders(folder)]
+    if len(named) == len(folders):
+        if len(with_classes) == len(named):
+            return named
+        if len({SPLIT_NAMES[folder.name.lower()] for folder in named}) > 1:
+            without = ", ".join(folder.name for folder in named if folder not in with_classes)
+            raise DataError(f"{root} has the splits {names}, but there are no class folders in {without}; {_LAYOUT}")
+    elif len({SPLIT_NAMES[folder.name.lower()] for folder in with_classes}) > 1:
+        others = ", ".join(folder.name for folder in folders if folder not in named)
+        raise DataError(
+            f"{root} has the splits {names} and beside them {others}; "
+            "move the others away, or point `data` at a CSV file (path,label,split)"
+        )
+    return []
+
+
+def _images(folder: Path, ignored: Counter[str]) -> list[str]:
+    """Return the image files anywhere in `folder`, sorted; count what else is there by its ending."""
+    images = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            ending = os.path.splitext(name)[1].lower()  # noqa: PTH122 (names may be anything; a Path is not needed)
+            if name.startswith("."):
+                continue
+            if ending in IMAGE_EXTENSIONS:
+                images.append(os.path.join(place, name))  # noqa: PTH118 (a million times)
+            else:
+                ignored[ending or "no ending"] += 1
+    return sorted(images)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+
+
+def _ignored(counts: Counter[str]) -> str:
+    return f" ({', '.join(f'{ending} {count}' for ending, count in counts.most_common(5))})" if counts else ""

@@ -1,0 +1,51 @@
+"""A location becomes pixels, whichever source it is of."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from torch import Tensor
+
+from stages.data.images.decode import decode
+from stages.data.images.rgb import UnreadableImageError
+from stages.data.sources import digits as packaged
+from stages.data.sources import torchvision_datasets as torchvision_sets
+
+
+def read_image(location: str, shorter_side: int | None = None) -> Tensor:
+    """Return the image at `location`, uint8 [3, H, W], as a photograph viewer shows it.
+
+    Parameters
+    ----------
+    location : str
+        Path of a file, or a location of a packaged set (``digits:17``, ``torchvision:FashionMNIST/test/17``).
+    shorter_side : int, optional
+        To how many pixels the shorter side will be resized: a much larger image may come at reduced scale, see
+        `decode`. By default it has all its pixels.
+
+    Raises
+    ------
+    UnreadableImageError
+        A DataError with the reason: no such file, not an image, cut off, too many pixels.
+    """
+    if location.startswith(packaged.DIGITS):
+        return packaged.digits_image(location)
+    if location.startswith(torchvision_sets.PREFIX):
+        return torchvision_sets.torchvision_image(location)
+    try:
+        return decode(_read_file(Path(location)), shorter_side)
+    except UnreadableImageError as error:
+        raise UnreadableImageError(error.reason, location) from error
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
+            raise UnreadableImageError("a folder, not a file" if path.is_dir() else "not a regular file")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        reason = "a link to a file that does not exist" if path.is_symlink() else "no such file"
+        raise UnreadableImageError(reason) from error
+    except OSError as error:
+        raise UnreadableImageError(error.strerror or str(error)) from error

@@ -1,0 +1,75 @@
+"""What a source says of its samples, before keys are known and missing splits are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Progress = Callable[[Sequence[Any]], Iterable[Any]]
+"""Wraps what is iterated over slowly, to show how far it is (tqdm does)."""
+
+SPLITS = ("train", "val", "test")
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What people call a split -> its name here."""
+
+
+@dataclass(frozen=True)
+class SourceRecords:
+    """The samples of a source, column by column.
+
+    Attributes
+    ----------
+    locations, labels : list of str
+        Where each image is, and the name of its class.
+    class_names : tuple of str
+        In the order of their numbers.
+    splits : list of str
+        'train', 'val' or 'test'; all empty where the source has no splits.
+    strata : list of str
+        Kind of sample within its class; splits that are made take the same share of each.
+    keys : list of str or None
+        Digests of the decoded pixels of sources without files; None where the locations are files.
+    groups : list of str
+        What each sample is of (a patient, a product, a video), '' where it is on its own; splits that are made keep a
+        group whole. Empty where the source names none.
+    notes : list of str
+        What was done or left out, in words.
+    """
+
+    locations: list[str]
+    labels: list[str]
+    class_names: tuple[str, ...]
+    splits: list[str]
+    strata: list[str]
+    keys: list[str] | None = None
+    groups: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def select(self, indices: Sequence[int]) -> SourceRecords:
+        """Return the samples at `indices` of a source of files, in that order, with the classes they have."""
+        labels = [self.labels[index] for index in indices]
+        held = set(labels)
+        return SourceRecords(
+            [self.locations[index] for index in indices],
+            labels,
+            tuple(name for name in self.class_names if name in held),
+            [self.splits[index] for index in indices],
+            [self.strata[index] for index in indices],
+            groups=[self.groups[index] for index in indices] if self.groups else [],
+            notes=self.notes,
+        )
+
+
+def sort_class_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return each name once: numbers by value, before words by alphabet."""
+    return tuple(sorted(set(names), key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name)))

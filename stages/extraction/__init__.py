@@ -1,0 +1,1 @@
+"""Stage 1: images + backbone + cut -> cached features."""

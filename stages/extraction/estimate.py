@@ -1,0 +1,119 @@
+"""What an extraction will take, measured on some of its images before anything is paid."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from cache.errors import DataError
+from stages.data.manifest import Manifest
+from stages.extraction.extractor import Extractor
+from stages.extraction.work_queue import missing_rows
+
+_BATCHES = 6
+"""How many batches are timed, per thread that computes; one more comes before, for the libraries to get ready."""
+
+
+@dataclass(frozen=True)
+class CutEstimate:
+    """What one cut will add to its caches.
+
+    Attributes
+    ----------
+    cut : str
+    shape : tuple of int
+        Of one row.
+    rows, size : int
+        Rows that are missing, of all views, and the bytes they take uncompressed.
+    """
+
+    cut: str
+    shape: tuple[int, ...]
+    rows: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an extraction will take.
+
+    Attributes
+    ----------
+    images : int
+        Images that lack something.
+    renderings : int
+        Passes through the trunk they need.
+    per_second : float
+        Renderings per second, decoding and all, without writing.
+    decode_per_second, forward_per_second : float
+        What each could do if the others took no time: renderings decoded by all decoding threads, and computed.
+    batch_size : int
+    taps : list of CutEstimate
+    """
+
+    images: int
+    renderings: int
+    per_second: float
+    decode_per_second: float
+    forward_per_second: float
+    batch_size: int
+    taps: list[CutEstimate]
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the whole extraction."""
+        return self.renderings / self.per_second if self.renderings else 0.0
+
+
+def estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
+    """Run some of the images that are missing, spread over the manifest, and write nothing.
+
+    Where nothing is missing, some of all images are run, so that the rates are told in any case.
+
+    Raises
+    ------
+    DataError
+        If not one of the chosen images can be read.
+    """
+    keys = list(dict.fromkeys(manifest.keys))
+    lacking = missing_rows(extractor, keys)
+    location_of = dict(zip(manifest.keys, manifest.locations, strict=True))
+    views = range(extractor.options.views)
+    computing = extractor.threads if extractor.device.type == "cpu" else 1
+    first = computing * extractor.batch_size
+    chosen = _evenly_spaced(list(lacking) or keys, first * (1 + max(_BATCHES // len(views), 1)))
+    requests = (extractor.request(location_of[key], key, views) for key in chosen)
+    renderings, decode, busy = 0, 0.0, 0.0
+    started = ready = time.perf_counter()
+    for done in extractor.computed(requests):
+        ready = time.perf_counter()
+        if done.finished <= first < len(chosen):
+            started = ready
+            continue
+        renderings += len(done.indices)
+        decode += done.decode_seconds
+        busy += done.forward_seconds
+    if not renderings:
+        raise DataError(f"none of {len(chosen)} images chosen for the estimate could be read")
+    per_value = extractor.taps[0].cache.dtype.itemsize
+    taps = []
+    for number, tap in enumerate(extractor.taps):
+        rows = sum((number, view) in lack.rows for lack in lacking.values() for view in views)
+        taps.append(CutEstimate(tap.cut.name, tap.shape, rows, rows * prod(tap.shape) * per_value))
+    return Estimate(
+        images=len(lacking),
+        renderings=sum(len(lack.views) for lack in lacking.values()),
+        per_second=renderings / (ready - started),
+        decode_per_second=extractor.threads * renderings / max(decode, 1e-9),
+        forward_per_second=computing * renderings / max(busy, 1e-9),
+        batch_size=extractor.batch_size,
+        taps=taps,
+    )
+
+
+def _evenly_spaced(keys: Sequence[str], count: int) -> list[str]:
+    """Return so many of the keys, from all over the list."""
+    step = max(len(keys) // count, 1)
+    return list(keys[::step][:count])

@@ -1,0 +1,297 @@
+"""Stage 1: manifest + backbone + cuts -> caches. The trunk runs once over each image that the caches do not know.
+
+Any number of processes may do this at once, on any machines that see the same cache: each takes the next block of
+images that nobody has taken, and does it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import DataError
+from cache.shard_writer import ShardWriter
+from stages.data.image_stream import ImageRequest
+from stages.data.manifest import Manifest
+from stages.extraction.extractor import Extractor
+from stages.extraction.work_queue import LeasedBlocks, RowRequest, content_defined_blocks, missing_keys
+from stages.runtime.distributed import SINGLE_PROCESS, Rank
+from stages.runtime.progress import progress
+
+_POLL_SECONDS = 0.5
+"""How often a process that has nothing left to do looks whether the others are done, or dead."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What stage 1 did: counts of distinct images, time, and what could not be read.
+
+    Attributes
+    ----------
+    samples, hits, extracted, extracted_by_others : int
+        Distinct readable images in the manifest, those already in the caches, those run through the trunk now, and
+        those that other processes ran meanwhile.
+    skipped : list of (location, reason)
+        Images that could not be read.
+    seconds : float
+        Wall time of this call.
+    total_seconds : float
+        What extracting these features cost when it was done, now or earlier.
+    shares : dict
+        Of what limits the extraction, the share of the time it was busy: decode, forward, write.
+    """
+
+    backbone: str
+    weights: str
+    cut: str
+    row_shapes: list[tuple[int, ...]]
+    views: int
+    fingerprints: list[str]
+    samples: int
+    hits: int
+    extracted: int
+    extracted_by_others: int
+    skipped: list[tuple[str, str]]
+    seconds: float
+    total_seconds: float
+    size_on_disk: int
+    shares: dict[str, float]
+
+    @property
+    def images_per_second(self) -> float:
+        """Images through the trunk per second of this call; 0 where there was nothing to do."""
+        return self.extracted / self.seconds if self.extracted else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields, and the rate, as JSON values; `extracted_by_others` is ``elsewhere`` in the file."""
+        stored = {{"extracted_by_others": "elsewhere"}.get(name, name): value for name, value in asdict(self).items()}
+        return {**stored, "images_per_second": self.images_per_second}
+
+
+def extract(
+    extractor: Extractor,
+    manifest: Manifest,
+    rank: Rank = SINGLE_PROCESS,
+    shard_bytes: int = 32 << 20,
+    shard_seconds: float = 60.0,
+) -> Extraction:
+    """Bring the caches up to date with the manifest: each unknown image goes through the trunk once.
+
+    What is finished stays, whatever ends the call: rows are on disk shard by shard, and a second call does only what
+    is missing. An image that cannot be read is listed with its reason and not tried again under this spec.
+
+    Parameters
+    ----------
+    rank : Rank
+        Which of several processes that torchrun started this is. Each begins at its own share of the images, and
+        returns when all are done.
+    shard_bytes, shard_seconds : int, float
+        Most bytes, and seconds of work, of each cache that are not on disk yet.
+
+    Raises
+    ------
+    DataError
+        If not one image could be read.
+    CacheError
+        If a cache cannot be written.
+    """
+    started = time.perf_counter()
+    location_of = dict(zip(manifest.keys, manifest.locations, strict=True))
+    wanted, locations = list(location_of), list(location_of.values())
+    del location_of  # as large as all the rest, where there are millions
+    rejected = extractor.rejected()
+    known = sum(key in rejected for key in wanted)
+    blocks, lacking = _pending_blocks(extractor, wanted, rank)
+    meter = StageTimer(extractor)
+    if lacking:
+        with ExitStack() as stack:
+            work = stack.enter_context(LeasedBlocks(extractor, wanted, locations))
+            writers = CacheWriters(extractor, stack, shard_bytes, shard_seconds, index=rank.world_size == 1)
+            bar = stack.enter_context(progress(label="extract", total=lacking, unit="images"))
+            _extract_until_complete(work, writers, meter, blocks, bar)
+    rank.barrier()
+    rejected = extractor.rejected()
+    readable = [key for key in wanted if key not in rejected]
+    skipped = skipped_samples(manifest, rejected)
+    if not readable:
+        first = f"; the first: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+        raise DataError(f"none of the {len(skipped)} images could be read{first}")
+    if rank.is_main and rank.world_size > 1:
+        for cache in extractor.caches:
+            cache.build_index()
+    done = lacking - (len(wanted) - len(readable) - known)
+    return Extraction(
+        backbone=extractor.backbone.name,
+        weights=extractor.backbone.weights_source,
+        cut=extractor.cut_names,
+        row_shapes=[tap.shape for tap in extractor.taps],
+        views=extractor.options.views,
+        fingerprints=[cache.spec.fingerprint for cache in extractor.caches],
+        samples=len(readable),
+        hits=len(wanted) - lacking - known,
+        extracted=meter.images,
+        extracted_by_others=done - meter.images,
+        skipped=skipped,
+        seconds=time.perf_counter() - started,
+        total_seconds=extractor.seconds(readable, extractor.options.views),
+        size_on_disk=sum(cache.size_on_disk for cache in extractor.caches),
+        shares=meter.shares,
+    )
+
+
+def skipped_samples(manifest: Manifest, rejected: dict[str, str]) -> list[tuple[str, str]]:
+    """Return (location, reason) of every image of the manifest that has no feature because it could not be read."""
+    undecodable = [
+        (location, rejected[key])
+        for location, key in zip(manifest.locations, manifest.keys, strict=True)
+        if key in rejected
+    ]
+    return [*manifest.unreadable, *undecodable]
+
+
+class CacheWriters:
+    """One writer for each cache; they are entered into `stack`, which closes them.
+
+    Attributes
+    ----------
+    batches : int
+        Batches appended.
+    """
+
+    def __init__(
+        self, extractor: Extractor, stack: ExitStack, shard_bytes: int, shard_seconds: float, *, index: bool
+    ) -> None:
+        self.batches = 0
+        self._writers: dict[tuple[int, bool], ShardWriter] = {}
+        for number, tap in enumerate(extractor.taps):
+            for augmented in (False, True)[: extractor.options.views]:
+                writer = tap.cache_of_view(augmented).writer(
+                    shard_bytes, shard_seconds, index=index, compression=extractor.options.compression
+                )
+                self._writers[number, augmented] = stack.enter_context(writer)
+        self._pending: deque[tuple[int, list[int]]] = deque()
+        self._on_disk = 0
+
+    def append(self, wanted: Sequence[RowRequest], rows: Sequence[NDArray[np.generic]], seconds: float) -> None:
+        """Append the rows of a batch, one array per tap, each row to the cache that lacks it.
+
+        Every tap is told the time that all took: alone, the deepest would have taken as long.
+        """
+        views = [next(one.views) for one in wanted]
+        for number, tap_rows in enumerate(rows):
+            for view in sorted(set(views)):
+                chosen = [
+                    index for index, one in enumerate(wanted) if views[index] == view and (number, view) in one.rows
+                ]
+                if chosen:
+                    self._writers[number, view > 0].append(
+                        [wanted[index].key for index in chosen],
+                        tap_rows if len(chosen) == len(wanted) else tap_rows[chosen],
+                        seconds=seconds * len(chosen) / len(wanted),
+                        view=view,
+                    )
+        self.batches += 1
+        self._pending.append((self.batches, [writer.appended for writer in self._writers.values()]))
+
+    def flush(self) -> None:
+        """Put all that was appended into the caches."""
+        for writer in self._writers.values():
+            writer.flush()
+
+    @property
+    def on_disk(self) -> int:
+        """Number of batches, from the first on, that are in the caches for good."""
+        written = [writer.written for writer in self._writers.values()]
+        while self._pending and all(done >= needed for done, needed in zip(written, self._pending[0][1], strict=True)):
+            self._on_disk, _ = self._pending.popleft()
+        return self._on_disk
+
+
+class StageTimer:
+    """What an extraction spends its time on.
+
+    Attributes
+    ----------
+    images : int
+        Images that are done.
+    shares : dict
+        How busy each stage was since the start, from 0 to 1; the busiest limits the others.
+    """
+
+    def __init__(self, extractor: Extractor) -> None:
+        self.images = 0
+        self._started = time.perf_counter()
+        self._seconds = {"decode": 0.0, "forward": 0.0, "write": 0.0}
+        computing = extractor.threads if extractor.device.type == "cpu" else 1
+        self._workers = {"decode": extractor.threads, "forward": computing, "write": 1}
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Add to what the workers of a stage have worked."""
+        self._seconds[stage] += seconds
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """How busy each stage was."""
+        elapsed = max(time.perf_counter() - self._started, 1e-9)
+        return {stage: spent / self._workers[stage] / elapsed for stage, spent in self._seconds.items()}
+
+    @property
+    def limit(self) -> str:
+        """The busiest stage, in words."""
+        stage, share = max(self.shares.items(), key=lambda item: item[1])
+        return f"limited by {stage} ({share:.0%} busy)"
+
+
+def _pending_blocks(extractor: Extractor, keys: Sequence[str], rank: Rank) -> tuple[list[range], int]:
+    """Return the blocks that lack something, and how many images lack it.
+
+    They begin with this process's share; the rest it helps with later.
+    """
+    lacking = missing_keys(extractor, keys)
+    unfinished = [block for block in content_defined_blocks(keys) if any(keys[place] in lacking for place in block)]
+    first = len(unfinished) * rank.index // rank.world_size
+    return unfinished[first:] + unfinished[:first], len(lacking)
+
+
+def _extract_until_complete(
+    work: LeasedBlocks, writers: CacheWriters, meter: StageTimer, blocks: Sequence[range], bar: Any
+) -> None:
+    """Do the blocks that are free, until those of other processes are done too, or their processes dead."""
+    while blocks:
+        left: list[range] = []
+        _extract_blocks(work, writers, meter, work.requests(blocks, left), bar)
+        writers.flush()
+        work.release(writers.on_disk)
+        lacking = missing_keys(work.extractor, [key for block in left for key in work.keys_of(block)])
+        bar.update(sum(map(len, left)) - len(lacking))
+        blocks = [block for block in left if not lacking.isdisjoint(work.keys_of(block))]
+        if blocks:
+            time.sleep(_POLL_SECONDS)
+
+
+def _extract_blocks(
+    work: LeasedBlocks, writers: CacheWriters, meter: StageTimer, requests: Iterable[ImageRequest], bar: Any
+) -> None:
+    """Decode, compute and write what is requested, all at the same time."""
+    before = time.perf_counter()
+    for done in work.extractor.computed(requests):
+        wanted = [work.wanted(request) for request in done.indices]
+        work.unreadable.update({work.wanted(request).key: reason for request, reason in done.failures})
+        ready = time.perf_counter()
+        writers.append(wanted, done.rows, ready - before)
+        before = time.perf_counter()
+        meter.add("decode", done.decode_seconds)
+        meter.add("forward", done.forward_seconds)
+        meter.add("write", before - ready)
+        finished = work.finish(done.finished, writers.batches)
+        meter.images += finished - len(done.failures)
+        work.release(writers.on_disk)
+        bar.set_postfix_str(meter.limit, refresh=False)
+        bar.update(finished)

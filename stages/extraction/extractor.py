@@ -1,0 +1,301 @@
+"""From an image to its cached feature: backbone, cuts, trunk and the caches of their rows, made from the options.
+
+How the images of a manifest get into the caches is told in ``extract``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from cache import FeatureCache, Spec, key_of_bytes
+from cache.errors import CutonceError, UsageError
+from stages.config.features import FeatureConfig, Pooling
+from stages.data.augment.policy import Augmentation, augmentation
+from stages.data.image_stream import ImageRequest
+from stages.data.images.decode import decoder_name
+from stages.data.images.preprocessing import stack_pixels
+from stages.extraction.engine import ComputedBatch, run_batches
+from stages.network.backbones.base import Backbone
+from stages.network.backbones.registry import load_backbone
+from stages.network.graph.cuts import Cut, CutGraph
+from stages.network.graph.pooling import Pool
+from stages.network.graph.trunk import FrozenTrunk, auto_batch_size, auto_precision
+from stages.runtime.allocator import tune_malloc
+from stages.runtime.device import resolve_device
+from stages.runtime.threads import usable_cores
+
+
+@dataclass(frozen=True)
+class CachedCut:
+    """One cut whose output is cached, and where.
+
+    Attributes
+    ----------
+    cut : Cut
+    shape : tuple of int
+        Of one row, after pooling.
+    cache : FeatureCache
+        The evaluation view, view 0, of every image.
+    view_cache : FeatureCache
+        The augmented views, from 1 on. A cache of its own, so that the evaluation views serve every augmentation.
+    """
+
+    cut: Cut
+    shape: tuple[int, ...]
+    cache: FeatureCache
+    view_cache: FeatureCache
+
+    def cache_of_view(self, view: int) -> FeatureCache:
+        """Return the cache that a view's rows belong to."""
+        return self.view_cache if view else self.cache
+
+    def missing(self, keys: Sequence[str], views: int) -> dict[int, list[str]]:
+        """Return, for each of so many views, the keys that have no row and can have one."""
+        return {view: self.cache_of_view(view).missing(keys, view) for view in range(views)}
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """What turns an image into cached features: the trunk up to the deepest cut, with pooling, and the caches.
+
+    Attributes
+    ----------
+    backbone : Backbone
+    graph : CutGraph
+    taps : tuple of CachedCut
+        In the order asked for.
+    trunk : FrozenTrunk
+        Normalised images [b, 3, S, S] -> the pooled output of each tap, float32 [b, *shape].
+    batch_size : int
+        Images per forward pass.
+    device : torch.device
+    options : FeatureConfig
+    """
+
+    backbone: Backbone
+    graph: CutGraph
+    taps: tuple[CachedCut, ...]
+    trunk: FrozenTrunk
+    batch_size: int
+    device: torch.device
+    options: FeatureConfig
+
+    @property
+    def cut(self) -> Cut:
+        """The cut, where there is one.
+
+        Raises
+        ------
+        UsageError
+            If there are several.
+        """
+        if len(self.taps) > 1:
+            raise UsageError(f"`cut` {self.options.cut}: this works on one cut only; name one of them")
+        return self.taps[0].cut
+
+    @property
+    def cut_names(self) -> str:
+        """The cuts' full names, separated by commas."""
+        return ",".join(tap.cut.name for tap in self.taps)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of what a head sees of one image: the rows of all cuts, joined.
+
+        Raises
+        ------
+        UsageError
+            If there are several cuts and not all rows are vectors.
+        """
+        if len(self.taps) == 1:
+            return self.taps[0].shape
+        if any(len(tap.shape) > 1 for tap in self.taps):
+            raise UsageError("only vectors of several cuts can be joined for a head: choose a `pool`, or name one cut")
+        return (sum(tap.shape[0] for tap in self.taps),)
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the cache, or of all caches together."""
+        fingerprints = [tap.cache.spec.fingerprint for tap in self.taps]
+        return fingerprints[0] if len(fingerprints) == 1 else key_of_bytes("".join(fingerprints).encode())
+
+    @cached_property
+    def augmentation(self) -> Augmentation:
+        """What renders the views from 1 on."""
+        return augmentation(self.options.augment, self.backbone.preprocessing)
+
+    @property
+    def threads(self) -> int:
+        """Threads that decode, and on a CPU compute too."""
+        return _threads(self.options, self.device)
+
+    @property
+    def caches(self) -> list[FeatureCache]:
+        """Every cache that the options ask for."""
+        return [tap.cache_of_view(view) for tap in self.taps for view in range(min(self.options.views, 2))]
+
+    @property
+    def notes(self) -> list[str]:
+        """What was found wrong in the caches, and what was done about it."""
+        return [note for cache in self.caches for note in cache.warnings]
+
+    def request(self, location: str, key: str, views: Sequence[int] = (0,)) -> ImageRequest:
+        """Return the request for renderings of one image: [len(views), 3, S, S] of one decoded image.
+
+        View 0 is the evaluation view. The others depend on key and number alone, so they are the same on any machine,
+        in any order, and however many there are.
+        """
+
+        def render(image: Tensor) -> Tensor:
+            return stack_pixels([self._view(image, key, view) for view in views])
+
+        return ImageRequest(location, render, self.shorter_side)
+
+    def evaluation_requests(self, locations: Iterable[str]) -> Iterable[ImageRequest]:
+        """Return requests for the evaluation view, [3, S, S], of images."""
+        render = self.backbone.preprocessing.render
+        return (ImageRequest(location, render, self.shorter_side) for location in locations)
+
+    def forward_rows(self, images: Tensor) -> list[Tensor]:
+        """Return the rows of each tap, [b, *shape] in the storage type, of rendered images, uint8 [b, 3, S, S].
+
+        What goes through the trunk is always of the same size: a smaller batch is filled up with black. So a row
+        depends on its own image alone, bit for bit, and not on how many are left of a run that was stopped.
+
+        Raises
+        ------
+        ValueError
+            If there are more than `batch_size` images.
+        """
+        if len(images) > self.batch_size:
+            raise ValueError(f"{len(images)} images are more than a batch of {self.batch_size}")
+        missing = self.batch_size - len(images)
+        filled = torch.cat([images, images.new_zeros((missing, *images.shape[1:]))]) if missing else images
+        # converted here, where many numbers are at once: NumPy takes twenty times as long for it
+        stored = getattr(torch, self.options.storage_dtype)
+        return [rows[: len(images)].to(stored) for rows in self._through_trunk(self.preprocess(filled))]
+
+    def computed(self, requests: Iterable[ImageRequest]) -> Iterator[ComputedBatch]:
+        """Yield the rows of the requested images, in order, one array per tap; see :mod:`stages.extraction.engine`."""
+        return run_batches(requests, self.forward_rows, self.device, self.batch_size, self.threads, self.options.views)
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Return rendered images, uint8 [b, 3, S, S], as the network sees them: float32, on the device."""
+        return self.backbone.preprocessing.normalize(images.to(self.device, non_blocking=True))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return what a head sees, float32 [b, *row_shape], of rendered images, uint8 [b, 3, S, S]."""
+        return self.forward_features(self.preprocess(images))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Return what a head sees, float32 [b, *row_shape], of normalised images, float32 [b, 3, S, S]."""
+        rows = self._through_trunk(images)
+        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+
+    def seconds(self, keys: Sequence[str], views: int = 1) -> float:
+        """Return what extracting these images cost when it was done; several cuts take one pass."""
+        return max(
+            sum(tap.cache_of_view(view).compute_seconds(keys, view) for view in range(views)) for tap in self.taps
+        )
+
+    def rejected(self) -> dict[str, str]:
+        """Return the keys of images that could not be read, with the reasons."""
+        return {key: reason for cache in self.caches for key, reason in cache.unreadable().items()}
+
+    @torch.inference_mode()
+    def _through_trunk(self, images: Tensor) -> list[Tensor]:
+        try:
+            return list(self.trunk(images))
+        except torch.OutOfMemoryError as error:
+            raise CutonceError(
+                f"{self.device} has not enough memory for {len(images)} images at a time; "
+                f"use `batch_size` {max(len(images) // 2, 1)}"
+            ) from error
+
+    @property
+    def shorter_side(self) -> int | None:
+        """What an image may be decoded for at a reduced scale; None where it is decoded in full."""
+        return self.backbone.preprocessing.resize if self.options.decoding == "reduced" else None
+
+    def _view(self, image: Tensor, key: str, view: int) -> Tensor:
+        if view == 0:
+            return self.backbone.preprocessing.render(image)
+        return self.augmentation(image, int(key_of_bytes(f"view {view} of {key}".encode())[:8], 16))
+
+
+def build_extractor(options: FeatureConfig) -> Extractor:
+    """Load the backbone, cut it, and name the caches its features belong to. No image is touched.
+
+    Raises
+    ------
+    UsageError
+        If the backbone, a cut, the pooling or the device does not exist, or a cut is named twice.
+    """
+    tune_malloc()
+    device = resolve_device(options.device)
+    backbone = load_backbone(
+        options.backbone,
+        options.weights,
+        options.image_size,
+        match=options.weights_match,
+        rename=options.weights_rename,
+        ignore=options.weights_ignore,
+    )
+    return _build(backbone, CutGraph(backbone.module, backbone.preprocessing.image_size), device, options)
+
+
+def with_cut(extractor: Extractor, cut: Cut, pool: Pooling) -> Extractor:
+    """Return what extracts features of the same network at another cut; nothing is loaded or traced again."""
+    options = replace(extractor.options, cut=cut.name, pool=pool)
+    return _build(extractor.backbone, extractor.graph, extractor.device, options)
+
+
+def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: FeatureConfig) -> Extractor:
+    """Cut a network as the options say, and name the caches of its features."""
+    cuts = [graph.resolve(name.strip()) for name in options.cut.split(",")]
+    if len({cut.name for cut in cuts}) < len(cuts):
+        raise UsageError(f"`cut` {options.cut} names {', '.join(cut.name for cut in cuts)}: one of them twice")
+    pools = [Pool(options.pool, cut) for cut in cuts]
+    precision = auto_precision(device) if options.precision == "auto" else options.precision
+    trunk = FrozenTrunk(graph, list(zip(cuts, pools, strict=True)), precision, device)
+    order = [cut.name for cut in graph.cuts]
+    deepest = max(cuts, key=lambda cut: order.index(cut.name))
+
+    def tap(cut: Cut, pool: Pool) -> CachedCut:
+        spec = Spec(
+            backbone=backbone.name,
+            weights=backbone.weights,
+            cut=cut.name,
+            pooling=pool.kind,
+            preprocessing=backbone.preprocessing.to_json(),
+            views=None,
+            precision=trunk.arithmetic,
+            dtype=options.storage_dtype,
+            decoder=decoder_name(options.decoding == "reduced"),
+        )
+        policy = augmentation(options.augment, backbone.preprocessing)
+        views = {"augment": policy.name, "steps": policy.describe(), "version": 1}
+        of_views = Spec.from_json({**spec.to_json(), "views": views})
+        return CachedCut(cut, pool.shape, FeatureCache(options.cache, spec), FeatureCache(options.cache, of_views))
+
+    return Extractor(
+        backbone=backbone,
+        graph=graph,
+        taps=tuple(tap(cut, pool) for cut, pool in zip(cuts, pools, strict=True)),
+        trunk=trunk,
+        batch_size=options.batch_size
+        or auto_batch_size(graph, deepest, precision, device, _threads(options, device) if device.type == "cpu" else 1),
+        device=device,
+        options=options,
+    )
+
+
+def _threads(options: FeatureConfig, device: torch.device) -> int:
+    """Return as many threads as are asked for, or one per core; up to eight where they only decode."""
+    cores = usable_cores()
+    return options.decode_threads or (cores if device.type == "cpu" else min(cores, 8))

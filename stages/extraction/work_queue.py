@@ -1,0 +1,187 @@
+"""Which images are still to do, and which of them this process does, where several fill the same caches at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import pairwise
+from types import TracebackType
+from typing import NamedTuple
+
+from stages.data.image_stream import ImageRequest
+from stages.extraction.extractor import Extractor
+
+
+class MissingRows(NamedTuple):
+    """What an image lacks.
+
+    Attributes
+    ----------
+    views : tuple of int
+        Views that some tap has no row of.
+    rows : frozenset of (tap, view)
+        By the numbers of both.
+    """
+
+    views: tuple[int, ...]
+    rows: frozenset[tuple[int, int]]
+
+
+def missing_keys(extractor: Extractor, keys: Sequence[str]) -> set[str]:
+    """Return the keys of the images that lack something."""
+    stores = ((tap.cache_of_view(view), view) for tap in extractor.taps for view in range(extractor.options.views))
+    return {key for store, view in stores for key in store.missing(keys, view)}
+
+
+def missing_rows(extractor: Extractor, keys: Sequence[str]) -> dict[str, MissingRows]:
+    """Return what each of these images lacks, of those that lack something, in the order given."""
+    rows: dict[str, set[tuple[int, int]]] = {}
+    for number, tap in enumerate(extractor.taps):
+        for view in range(extractor.options.views):
+            for key in tap.cache_of_view(view).missing(keys, view):
+                rows.setdefault(key, set()).add((number, view))
+    return {
+        key: MissingRows(tuple(sorted({view for _, view in rows[key]})), frozenset(rows[key]))
+        for key in keys
+        if key in rows
+    }
+
+
+def content_defined_blocks(keys: Sequence[str]) -> list[range]:
+    """Return the places in a list of keys of the blocks that processes share work by, of 16 to 512 keys on average.
+
+    A block ends at a key that says so itself. So processes whose lists differ by some images, because one saw a folder
+    a little later, agree about all blocks but those in which these stand.
+    """
+    average = 1 << min(max((len(keys) // 256).bit_length(), 4), 9)
+    ends = [place for place, key in enumerate(keys, 1) if int(key[:8], 16) % average == 0]
+    return [range(start, stop) for start, stop in pairwise([0, *ends, len(keys)]) if start < stop]
+
+
+class RowRequest(NamedTuple):
+    """What a request is for.
+
+    Attributes
+    ----------
+    key : str
+    rows : frozenset of (tap, view)
+        What of it belongs into the caches, by the numbers of tap and view.
+    views : iterator of int
+        The view of each rendering, as they come.
+    """
+
+    key: str
+    rows: frozenset[tuple[int, int]]
+    views: Iterator[int]
+
+
+class LeasedBlocks:
+    """The blocks this process has taken and not yet put into the caches; use it in a ``with`` statement.
+
+    A block is given back when every row of it is on disk, so whoever finds it free finds its rows too.
+
+    Parameters
+    ----------
+    extractor : Extractor
+    keys, locations : sequence of str
+        Of every image.
+
+    Attributes
+    ----------
+    unreadable : dict
+        Keys of images that could not be read, with the reasons, that the caches have not been told yet.
+    """
+
+    def __init__(self, extractor: Extractor, keys: Sequence[str], locations: Sequence[str]) -> None:
+        self.extractor = extractor
+        self.unreadable: dict[str, str] = {}
+        self._keys = keys
+        self._locations = locations
+        self._requested: dict[int, RowRequest] = {}
+        self._requests = 0
+        self._finished = 0
+        self._open: deque[tuple[str, int]] = deque()
+        self._ready: deque[tuple[str, int]] = deque()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> LeasedBlocks:
+        # in one order, so that two processes with the same cuts never hold one half of a block each
+        taps = sorted(self.extractor.taps, key=lambda tap: tap.cache.spec.fingerprint)
+        self._claims = [self._stack.enter_context(tap.cache.claims()) for tap in taps]
+        self._stack.callback(self._flush_unreadable)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def requests(self, blocks: Sequence[range], left: list[range]) -> Iterator[ImageRequest]:
+        """Yield requests for what the free blocks lack, taking each when it is needed; put the others in `left`.
+
+        Requests are numbered from 0 each time: all that were yielded the time before have to be finished.
+        """
+        self._requests = self._finished = 0
+        for block in blocks:
+            name = self._keys[block[-1]]
+            if not self._take(name):
+                left.append(block)
+                continue
+            # only now: another process may have finished it just before
+            lacking = missing_rows(self.extractor, self.keys_of(block))
+            if not lacking:
+                self._release([name])
+                continue
+            self._open.append((name, self._requests + len(lacking)))
+            for place in block:
+                key = self._keys[place]
+                if key in lacking:
+                    self._requested[self._requests] = RowRequest(key, lacking[key].rows, iter(lacking[key].views))
+                    self._requests += 1
+                    yield self.extractor.request(self._locations[place], key, lacking[key].views)
+
+    def keys_of(self, block: range) -> Sequence[str]:
+        """Return the keys of a block."""
+        return self._keys[block.start : block.stop]
+
+    def wanted(self, request: int) -> RowRequest:
+        """Return what a request that is not finished is for."""
+        return self._requested[request]
+
+    def finish(self, requests: int, batches: int) -> int:
+        """Take notice that the first so many requests are done in so many batches; return how many are new in that."""
+        new = range(self._finished, requests)
+        for request in new:
+            del self._requested[request]
+        self._finished = requests
+        while self._open and self._open[0][1] <= requests:
+            self._ready.append((self._open.popleft()[0], batches))
+        return len(new)
+
+    def release(self, batches: int) -> None:
+        """Give back every block that was done within the first so many batches, all of whose rows are on disk."""
+        names = []
+        while self._ready and self._ready[0][1] <= batches:
+            names.append(self._ready.popleft()[0])
+        if names:
+            self._flush_unreadable()
+            self._release(names)
+
+    def _take(self, name: str) -> bool:
+        for number, claims in enumerate(self._claims):
+            if not claims.acquire(name):
+                for taken in self._claims[:number]:
+                    taken.release([name])
+                return False
+        return True
+
+    def _release(self, names: Sequence[str]) -> None:
+        for claims in self._claims:
+            claims.release(names)
+
+    def _flush_unreadable(self) -> None:
+        if self.unreadable:
+            for cache in self.extractor.caches:
+                cache.mark_unreadable(self.unreadable)
+            self.unreadable = {}

@@ -1,0 +1,50 @@
+"""What fine-tuning is held against: the network from scratch, and a new head on the frozen network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from stages.config.finetune import Baseline, FinetuneConfig
+from stages.extraction.extractor import Extractor
+from stages.finetuning.transfer_model import HEAD
+from stages.network.heads.base import Head
+from stages.network.heads.linear import LinearHead
+
+
+def random_head(extractor: Extractor, num_classes: int, seed: int) -> Head:
+    """Return a linear head that knows nothing: all classes are about equally likely."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = LinearHead(extractor.row_shape, num_classes, dropout=0.0)
+        nn.init.normal_(head.output.weight, std=0.01)
+        nn.init.zeros_(head.output.bias)
+    return head
+
+
+def baseline(options: FinetuneConfig, which: Baseline) -> FinetuneConfig:
+    """Return the options of a baseline with the schedule, optimiser and epochs of `options`.
+
+    ``scratch`` is the whole network without pretrained weights, and ``uncached`` a new head on the frozen network,
+    which every image goes through in every epoch. What begins with nothing has a rate of its own: at one that is right
+    for pretrained blocks it would not have learned when the epochs are over, and look worse than it is.
+    """
+    plain = replace(
+        options,
+        unfreeze="all" if which == "scratch" else HEAD,
+        invert_unfreeze=False,
+        reinit="all" if which == "scratch" else None,
+        invert_reinit=False,
+        init_head="new",
+        from_cache=False,
+        baselines=(),
+        lr=options.baseline_lr,
+        head_lr=options.baseline_lr,
+        layer_decay=1.0,
+        unfreeze_every=0,
+        lr_find="none" if options.lr_find == "none" else "start",
+        name=None,
+    )
+    return replace(plain, drop_path=None) if which == "uncached" else plain  # no block of it trains

@@ -1,0 +1,147 @@
+"""Inputs of the upper part from the cache: maps of several views of each image, which the frozen part made once.
+
+No image is read here, and the frozen part is not run. A view is rendered before the frozen part: a ViT's map of a
+flipped image is not its map flipped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cache import key_of_bytes
+from cache.errors import UsageError
+from stages.config.finetune import FinetuneConfig
+from stages.data.augment.mixup import MixupCutmix
+from stages.data.manifest import Manifest
+from stages.extraction.extract import Extraction, extract
+from stages.extraction.extractor import Extractor, with_cut
+from stages.finetuning.batch_sampler import EpochBatchSampler
+from stages.finetuning.transfer_model import TransferModel
+from stages.runtime.distributed import SINGLE_PROCESS, Rank
+from stages.runtime.progress import progress
+
+_AHEAD = 2
+"""Batches that are read while one is trained on."""
+
+
+def boundary_extractor(extractor: Extractor, upper: TransferModel) -> Extractor:
+    """Return what fills the cache at the boundary, with the views that stage 1 was asked for.
+
+    Raises
+    ------
+    UsageError
+        If nothing is frozen.
+    """
+    if upper.boundary is None:
+        raise UsageError(
+            "`from_cache` trains what lies above a frozen part from what that computes, and here training begins at "
+            "the image; unfreeze less, or train from images"
+        )
+    return with_cut(extractor, upper.boundary, "none")
+
+
+def extract_views(maps: Extractor, train: Manifest, val: Manifest, rank: Rank = SINGLE_PROCESS) -> list[Extraction]:
+    """Bring the cache at the boundary up to date: all views of the training images, one of the validation images."""
+    of_val = replace(maps, options=replace(maps.options, views=1))
+    return [extract(maps, train, rank), extract(of_val, val, rank)]
+
+
+class CachedBatches:
+    """Training images in one of their cached views in every epoch, validation images in the evaluation view.
+
+    Parameters
+    ----------
+    maps : Extractor
+        Of :func:`boundary_extractor`; its caches are complete.
+    options : FinetuneConfig
+    train, val : Manifest
+    seed : int
+    mixing : MixupCutmix, optional
+        Mixes the maps of a batch.
+    rank : Rank
+
+    Attributes
+    ----------
+    batches : int
+        Of an epoch.
+    forwards : int
+        Images that went through the frozen part: none.
+    """
+
+    forwards = 0
+
+    def __init__(
+        self,
+        maps: Extractor,
+        options: FinetuneConfig,
+        train: Manifest,
+        val: Manifest,
+        seed: int,
+        mixing: MixupCutmix | None = None,
+        rank: Rank = SINGLE_PROCESS,
+    ) -> None:
+        self._tap, self._views, self._device = maps.taps[0], maps.options.views, maps.device
+        self._train, self._val = train, val.select(range(rank.index, len(val), rank.world_size))
+        self._seed, self._mixing, self._epochs = seed, mixing, options.epochs
+        self._batch_size = options.finetune_batch_size
+        self._order = EpochBatchSampler(len(train), options.finetune_batch_size, seed, rank)
+        self.batches = len(self._order)
+
+    def train(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (output of the boundary, labels) of an epoch, from batch number `first` on."""
+        with progress(label=f"epoch {epoch}/{self._epochs}", total=self.batches, unit="batches") as bar:
+            bar.update(first)
+            batches = prefetch_map(self._order.batches(epoch, first), lambda places: self._read(places, epoch))
+            for step, (places, rows) in enumerate(batches, first):
+                inputs, labels = self._inputs(rows), torch.from_numpy(self._train.labels[places])
+                if self._mixing is not None:
+                    inputs, labels = self._mixing(inputs, labels.to(inputs.device), self._seed, epoch, step)
+                yield inputs, labels
+                bar.update()
+
+    def val(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (output of the boundary, labels) of the validation images."""
+        places = range(len(self._val))
+        parts = (list(places[at : at + self._batch_size]) for at in places[:: self._batch_size])
+        keys = self._val.keys
+        for part, rows in prefetch_map(parts, lambda part: self._tap.cache.read([keys[place] for place in part])):
+            yield self._inputs(rows), torch.from_numpy(self._val.labels[part])
+
+    def _read(self, places: list[int], epoch: int) -> NDArray[np.floating]:
+        """Return the rows of some training images, each in the view that is its turn: of all as likely."""
+        keys = [self._train.keys[place] for place in places]
+        views = np.array([int(key_of_bytes(f"{self._seed} {epoch} {key}".encode())[:15], 16) for key in keys])
+        views %= self._views
+        rows = np.empty((len(keys), *self._tap.shape), dtype=self._tap.cache.dtype)
+        for view in np.unique(views):
+            chosen = np.flatnonzero(views == view)
+            rows[chosen] = self._tap.cache_of_view(int(view)).read([keys[index] for index in chosen], int(view))
+        return rows
+
+    def _inputs(self, rows: NDArray[np.floating]) -> Tensor:
+        inputs = torch.from_numpy(rows).to(self._device, non_blocking=True).float()
+        return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
+
+
+def prefetch_map(
+    parts: Iterable[list[int]], read: Callable[[list[int]], NDArray[np.floating]]
+) -> Iterator[tuple[list[int], NDArray[np.floating]]]:
+    """Yield each part with what was read of it, the next ones being read by a thread meanwhile."""
+    coming = iter(parts)
+    running: deque[tuple[list[int], Future[NDArray[np.floating]]]] = deque()
+    with ThreadPoolExecutor(1, "read") as reader:
+        running.extend((part, reader.submit(read, part)) for part in islice(coming, 1 + _AHEAD))
+        while running:
+            part, rows = running.popleft()
+            done = rows.result()
+            running.extend((part, reader.submit(read, part)) for part in islice(coming, 1))
+            yield part, done

@@ -1,0 +1,226 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.config.finetune import FinetuneConfig
+from stages.data.manifest import Manifest
+from stages.extraction.extractor import Extractor
+from stages.finetuning.autotune import CHECKPOINT, AutotuneState, rescale_lrs
+from stages.finetuning.baselines import baseline
+from stages.finetuning.cached_batches import boundary_extractor
+from stages.finetuning.setup import FinetuneSetup, TrainableSetup, make_mixing, training_fingerprint, without_training
+from stages.finetuning.transfer_model import HEAD, TransferModel
+from stages.network.heads.base import Head
+from stages.network.heads.linear import LinearHead
+from stages.runtime.distributed import SINGLE_PROCESS, Rank
+from stages.training.autocast_benchmark import benchmark_autocast
+from stages.training.history import Epoch, TrainResult
+from stages.training.lr_finder import LRFinderResult, lr_find
+from stages.training.lr_schedules import lr_trace, make_schedule
+from stages.training.train_loop import train
+
+
+@dataclass
+class FinetuneResult:
+    """A fine-tuned network with its history and what it took.
+
+    Attributes
+    ----------
+    upper : TransferModel
+        With the weights of the best validation epoch.
+    fit : TrainResult
+    backbone_forwards : int
+        Images that went through the frozen part, or the whole network, in this training's own work: training and
+        validation together. Those that filled the cache of views are `view_forwards`.
+    trainable_parameters : int
+    rates : float64 [steps, blocks]
+        Rate of each block in every step, as scheduled.
+    steps_per_epoch : int
+    range_tests : list of LRFinderResult
+    autocast : str
+        Arithmetic of what trained.
+    view_forwards : int
+        Renderings whose maps the training is from; 0 from images.
+    view_seconds : float
+        What filling the cache with those took, when it was done.
+    """
+
+    upper: TransferModel
+    fit: TrainResult
+    backbone_forwards: int
+    trainable_parameters: int
+    rates: NDArray[np.float64]
+    steps_per_epoch: int
+    range_tests: list[LRFinderResult] = field(default_factory=list)
+    autocast: str = "none"
+    view_forwards: int = 0
+    view_seconds: float = 0.0
+
+    @property
+    def head(self) -> Head:
+        """The fine-tuned head."""
+        head = self.upper.model.head
+        assert isinstance(head, Head)
+        return head
+
+    @property
+    def blocks(self) -> list[str]:
+        """Names of the blocks that trained, in the order of the columns of `rates`."""
+        return [name for name, _ in self.upper.blocks]
+
+
+def finetune(
+    extractor: Extractor,
+    head: Head,
+    options: FinetuneConfig,
+    manifest: Manifest,
+    seed: int,
+    folder: Path | None = None,
+    *,
+    rank: Rank = SINGLE_PROCESS,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+    on_views: Callable[[Extractor, Manifest], None] = lambda *_: None,
+) -> FinetuneResult:
+    """Fine-tune the top blocks and the head; keep the best validation epoch.
+
+    Parameters
+    ----------
+    extractor : Extractor
+        The backbone and the cut the head was trained at.
+    head : Head
+        Where training starts; one that was not fitted on the validation split.
+    options : FinetuneConfig
+    manifest : Manifest
+        Readable samples; the test split is not touched.
+    folder : Path, optional
+        For the checkpoint, which is written after every epoch and every few minutes, and what was found before the
+        first step. A killed call, repeated, goes on from there and ends where it would have ended.
+    rank : Rank
+        One of several processes that train together, each with a share of every batch.
+    on_epoch : callable
+        Told each row of the history.
+    on_views : callable
+        Called with the extractor of the cached views, and the training images, before the cache is filled.
+
+    Raises
+    ------
+    UsageError
+        If the options cannot train this network: nothing trains, or a number makes no sense.
+    DataError
+        If there are no images to train or to validate on.
+    """
+    ready = FinetuneSetup.to_train(extractor, head, options, manifest, seed, rank, on_views)
+    trainee, source = ready.trainee, ready.source
+    upper, optimizer, training, unfreezing = trainee.upper, trainee.optimizer, trainee.training, trainee.unfreezing
+    found = rank.broadcast_from_first(lambda: AutotuneState.load(folder))
+    if options.amp_dtype == "auto":
+        if found.autocast is None:
+            found.autocast = rank.broadcast_from_first(
+                lambda: benchmark_autocast(upper.model, optimizer, training, source.train)
+            )
+        training = replace(training, amp_dtype=found.autocast or "none")
+    if options.lr_find != "none":
+        upper.train_only(unfreezing.trainable_blocks(1))
+        if not found.range_tests:
+            block = HEAD if options.lr_find == "each" else None
+            found.add(
+                rank.broadcast_from_first(lambda: lr_find(upper.model, optimizer, training, source.train, block=block))
+            )
+        rescale_lrs(optimizer.param_groups, found.range_tests[0])
+    if rank.is_main:
+        found.save(folder)
+    if options.compile:
+        upper.model.compile()
+    steps_per_epoch = -(-source.batches // options.grad_accum_steps)
+    highest = {str(group["block"]): float(group["lr"]) for group in optimizer.param_groups}
+    scheduler = make_schedule(optimizer, trainee.schedule, steps_per_epoch, options.epochs)
+
+    def prepare(epoch: int, first: int) -> None:
+        upper.train_only(unfreezing.trainable_blocks(epoch))
+        new = unfreezing.newly_unfrozen(epoch)
+        if new is not None and options.lr_find == "each" and first == 0:
+            test = rank.broadcast_from_first(lambda: lr_find(upper.model, optimizer, training, source.train, block=new))
+            if test.suggestion is not None:
+                now = max(float(group["lr"]) for group in optimizer.param_groups if group["block"] == new)
+                scheduler.rescale(new, test.suggestion / now)
+            found.add(test)
+            if rank.is_main:
+                found.save(folder)
+
+    done = train(
+        upper.model,
+        optimizer,
+        scheduler,
+        training,
+        train_batches=source.train,
+        val_batches=source.val,
+        checkpoint=None if folder is None else folder / CHECKPOINT,
+        identity=without_training(training_fingerprint(extractor, head, options, manifest, seed)),
+        on_epoch_start=prepare,
+        on_epoch=on_epoch,
+        rank=rank,
+    )
+    return FinetuneResult(
+        upper,
+        done,
+        source.forwards,
+        sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"]),
+        lr_trace(trainee.schedule, list(highest.values()), steps_per_epoch, options.epochs),
+        steps_per_epoch,
+        found.range_tests,
+        training.amp_dtype,
+        ready.view_forwards,
+        ready.view_seconds,
+    )
+
+
+def require_trainable(extractor: Extractor, options: FinetuneConfig, num_classes: int) -> None:
+    """Refuse options that cannot train this network, or a baseline they ask for, before anything is paid for.
+
+    Raises
+    ------
+    UsageError
+        As for :func:`finetune`.
+    """
+    head = LinearHead((1,), num_classes)  # stands for any: nothing is computed
+    for one in (options, *(baseline(options, which) for which in options.baselines)):
+        upper = TrainableSetup.of(extractor, head, one, seed=0).upper
+        make_mixing(one, upper, num_classes)
+        if one.from_cache:
+            boundary_extractor(extractor, upper)
+
+
+def find_lrs(
+    extractor: Extractor,
+    head: Head,
+    options: FinetuneConfig,
+    manifest: Manifest,
+    seed: int,
+    *,
+    each_block: bool = False,
+    on_views: Callable[[Extractor, Manifest], None] = lambda *_: None,
+) -> list[LRFinderResult]:
+    """Return range tests of a fine-tuning with these options, of which nothing is kept.
+
+    Parameters
+    ----------
+    extractor, head, options, manifest, seed, on_views
+        As for :func:`finetune`.
+    each_block
+        Whether the head and every block is tested by itself, the others at the rates they are given; else all rise
+        together.
+    """
+    ready = FinetuneSetup.to_train(extractor, head, options, manifest, seed, SINGLE_PROCESS, on_views)
+    trainee = ready.trainee
+    blocks = [name for name, _ in trainee.upper.blocks] if each_block else [None]
+    return [
+        lr_find(trainee.upper.model, trainee.optimizer, trainee.training, ready.source.train, block=one)
+        for one in blocks
+    ]

@@ -1,0 +1,189 @@
+"""Inputs of the upper part from images: read and augmented by other processes, then run through the frozen part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cache import key_of_bytes
+from cache.errors import DataError
+from stages.config.finetune import FinetuneConfig
+from stages.data.augment.mixup import MixupCutmix
+from stages.data.augment.policy import Augmentation
+from stages.data.image_stream import stream_images
+from stages.data.manifest import Manifest
+from stages.data.sources.open_image import read_image
+from stages.extraction.extractor import Extractor
+from stages.finetuning.batch_sampler import EpochBatchSampler
+from stages.finetuning.transfer_model import TransferModel
+from stages.runtime.distributed import SINGLE_PROCESS, Rank
+from stages.runtime.progress import progress
+from stages.runtime.threads import single_thread_pool, usable_cores
+from stages.training.evaluation import Batches
+
+VALIDATION_BYTES = 1 << 30
+"""Frozen outputs of the validation images are computed once and kept in memory up to this size."""
+
+
+class ImageBatches:
+    """Training images in new renderings in every epoch, validation images in the evaluation view.
+
+    Parameters
+    ----------
+    extractor : Extractor
+    upper : TransferModel
+    options : FinetuneConfig
+    train, val : Manifest
+    seed : int
+    mixing : MixupCutmix, optional
+        Mixes the images of a batch, before the frozen part.
+    rank : Rank
+
+    Attributes
+    ----------
+    batches : int
+        Of an epoch.
+    forwards : int
+        Images that went through the frozen part so far.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        upper: TransferModel,
+        options: FinetuneConfig,
+        train: Manifest,
+        val: Manifest,
+        seed: int,
+        mixing: MixupCutmix | None = None,
+        rank: Rank = SINGLE_PROCESS,
+    ) -> None:
+        self.forwards = 0
+        self._upper, self._seed, self._mixing = upper, seed, mixing
+        self._epochs = options.epochs
+        order = EpochBatchSampler(len(train), options.finetune_batch_size, seed, rank)
+        self.batches = len(order)
+        self._sampler = _EpochSampler(order)
+        workers = options.num_workers
+        if workers is None:
+            workers = min(usable_cores() - 1, 8)
+        self._loader: DataLoader[tuple[Tensor, int]] = DataLoader(
+            AugmentedImages(train, extractor.augmentation, seed),
+            batch_sampler=self._sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=extractor.device.type == "cuda",
+        )
+        self._threads = extractor.threads
+        mine = val.select(range(rank.index, len(val), rank.world_size))
+        self.val = memoize_batches(lambda: self._validation(extractor, mine))
+
+    def train(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (output of the boundary, labels) of an epoch, from batch number `first` on."""
+        self._sampler.epoch, self._sampler.first = epoch, first
+        with (
+            progress(label=f"epoch {epoch}/{self._epochs}", total=self.batches, unit="batches") as bar,
+            single_thread_pool(self._threads, "frozen") as pool,
+        ):
+            bar.update(first)
+            for step, (images, labels) in enumerate(self._loader, first):
+                inputs = self._upper.normalize(images)
+                if self._mixing is not None:
+                    inputs, labels = self._mixing(inputs, labels.to(inputs.device), self._seed, epoch, step)
+                self.forwards += len(images)
+                yield self._through_frozen(inputs, pool), labels
+                bar.update()
+
+    def _through_frozen(self, inputs: Tensor, pool: ThreadPoolExecutor) -> Tensor:
+        """Return the output of the boundary; on a CPU each core computes that of a part of the batch."""
+        if inputs.device.type != "cpu" or self._upper.boundary is None:
+            return self._upper.frozen(inputs)
+        return torch.cat(list(pool.map(self._upper.frozen, inputs.chunk(self._threads))))
+
+    def _validation(self, extractor: Extractor, val: Manifest) -> Iterator[tuple[Tensor, Tensor]]:
+        requests = extractor.evaluation_requests(val.locations)
+        with progress(label="validate", total=len(val), unit="images") as bar:
+            for batch in stream_images(requests, extractor.batch_size, extractor.threads):
+                require_readable(val, batch.failures)
+                self.forwards += len(batch.indices)
+                yield (
+                    self._upper.frozen(self._upper.normalize(batch.images)),
+                    torch.from_numpy(val.labels[batch.indices]),
+                )
+                bar.update(len(batch.indices))
+
+
+class AugmentedImages(Dataset[tuple[Tensor, int]]):
+    """Training images by (epoch, place): the rendering depends on seed, epoch and key, on nothing else."""
+
+    def __init__(self, manifest: Manifest, augment: Augmentation, seed: int) -> None:
+        self.locations, self.keys, self.labels = manifest.locations, manifest.keys, manifest.labels
+        self.augment = augment
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, place = position
+        seed = int(key_of_bytes(f"{self.seed} {epoch} {self.keys[place]}".encode())[:15], 16)
+        return self.augment(read_image(self.locations[place]), seed), int(self.labels[place])
+
+
+class _EpochSampler(Sampler[list[tuple[int, int]]]):
+    """The batches of `epoch`, from `first` on, as lists of (epoch, place): what a loader's processes are told."""
+
+    def __init__(self, order: EpochBatchSampler) -> None:
+        self.epoch, self.first = 1, 0
+        self._order = order
+
+    def __len__(self) -> int:
+        return len(self._order) - self.first
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.epoch  # a loader asks ahead; an epoch stays itself
+        return ([(epoch, place) for place in batch] for batch in self._order.batches(epoch, self.first))
+
+
+def require_readable(manifest: Manifest, failures: list[tuple[int, str]]) -> None:
+    """Refuse to go on without an image that stage 1 could read.
+
+    Raises
+    ------
+    DataError
+        With the image and the reason.
+    """
+    for index, reason in failures:
+        raise DataError(f"{manifest.locations[index]} could be read before and cannot be read now: {reason}")
+
+
+def memoize_batches(make: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> Callable[[], Batches]:
+    """Return `make` that computes its batches once and serves them from memory, if they fit `VALIDATION_BYTES`.
+
+    The frozen outputs of the validation images are the same in every epoch.
+    """
+    kept: list[tuple[Tensor, Tensor]] = []
+    complete = False
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        nonlocal complete
+        if complete:
+            yield from kept
+            return
+        kept.clear()
+        size, fits = 0, True
+        for batch in make():
+            size += sum(tensor.numel() * tensor.element_size() for tensor in batch)
+            fits = fits and size <= VALIDATION_BYTES
+            if fits:
+                kept.append(batch)
+            else:
+                kept.clear()
+            yield batch
+        complete = fits
+
+    return batches

@@ -1,0 +1,82 @@
+"""What a transferred network answers for images: the mean over the renderings that it is tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.config.augment_grammar import TTA
+from stages.data.augment.tta import TestTimeAugmentation
+from stages.data.image_stream import ImageRequest
+from stages.data.manifest import Manifest
+from stages.extraction.engine import run_batches
+from stages.extraction.extractor import Extractor
+from stages.finetuning.image_batches import require_readable
+from stages.finetuning.transfer_model import TransferModel
+from stages.runtime.progress import progress
+
+
+class PredictedBatch(NamedTuple):
+    """What was answered for the next images.
+
+    Attributes
+    ----------
+    indices : list of int
+        Which of the images, ascending.
+    probabilities : float32 [n, classes]
+    failures : list of (index, reason)
+        Images that could not be read.
+    """
+
+    indices: list[int]
+    probabilities: NDArray[np.float32]
+    failures: list[tuple[int, str]]
+
+
+def iter_predictions(
+    extractor: Extractor, upper: TransferModel, locations: Sequence[str], tta: TTA = "none", label: str = "predict"
+) -> Iterator[PredictedBatch]:
+    """Yield what a network answers for images, in order, with a progress bar.
+
+    Parameters
+    ----------
+    tta
+        Test-time augmentation: the renderings whose probabilities are averaged; ``none`` is the evaluation view alone.
+    """
+    renderings = TestTimeAugmentation(extractor.backbone.preprocessing, tta)
+    count = renderings.count
+    requests = (ImageRequest(location, renderings, extractor.shorter_side) for location in locations)
+    waiting: list[NDArray[np.float32]] = []  # a batch may end between two renderings of an image
+    indices: list[int] = []
+    with progress(label=label, total=len(locations), unit="images") as bar:
+        for done in run_batches(
+            requests, upper.probabilities, extractor.device, extractor.batch_size, extractor.threads, count
+        ):
+            waiting += [rows.astype(np.float32, copy=False) for rows in done.rows]
+            indices += done.indices
+            whole = len(indices) // count * count
+            if whole or done.failures:
+                rows = np.concatenate(waiting) if waiting else np.empty((0, 1), np.float32)
+                yield PredictedBatch(indices[:whole:count], renderings.average(rows[:whole]), done.failures)
+                waiting, indices = [rows[whole:]] if len(rows) > whole else [], indices[whole:]
+            bar.update(whole // count + len(done.failures))
+
+
+def predict_proba(
+    extractor: Extractor, upper: TransferModel, manifest: Manifest, tta: TTA = "none"
+) -> NDArray[np.float32]:
+    """Return the probabilities, float32 [n, classes], of the manifest's images, all of which can be read.
+
+    Raises
+    ------
+    DataError
+        If one cannot be read any more.
+    """
+    found = []
+    for some in iter_predictions(extractor, upper, manifest.locations, tta, label="evaluate"):
+        require_readable(manifest, some.failures)
+        found.append(some.probabilities)
+    return np.concatenate(found)

@@ -1,0 +1,162 @@
+"""Options become what trains: model, optimizer, schedule, batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from torch.optim import Optimizer
+
+from cache import key_of_bytes
+from cache.errors import DataError, UsageError
+from stages.config.finetune import FinetuneConfig
+from stages.config.version_1 import as_version_1
+from stages.data.augment.mixup import MixupCutmix
+from stages.data.manifest import Manifest
+from stages.extraction.extractor import Extractor
+from stages.finetuning.cached_batches import CachedBatches, boundary_extractor, extract_views
+from stages.finetuning.image_batches import ImageBatches
+from stages.finetuning.transfer_model import HEAD, TransferModel, build_transfer_model
+from stages.network.heads.base import Head
+from stages.runtime.distributed import Rank
+from stages.training.checkpoint import TrainingFingerprint
+from stages.training.config import TrainConfig
+from stages.training.gradual_unfreezing import UnfreezeSchedule
+from stages.training.lr_schedules import LRScheduleConfig
+from stages.training.optim import Group, create_optimizer, parameter_groups
+
+_NOT_IN_FINGERPRINT = ("num_workers", "checkpoint_minutes", "tta", "name", "baselines", "baseline_lr")
+"""Options that do not shape what a training comes to."""
+
+
+def training_fingerprint(
+    extractor: Extractor, head: Head, options: FinetuneConfig, manifest: Manifest, seed: int
+) -> TrainingFingerprint:
+    """Return everything that shapes a fine-tuning, by name: a checkpoint of another one is not gone on from."""
+    shaping = as_version_1({name: value for name, value in asdict(options).items() if name not in _NOT_IN_FINGERPRINT})
+    digest = hashlib.sha256()
+    for name, value in sorted(head.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
+    return {
+        **shaping,
+        "features": extractor.fingerprint,
+        "augment": as_version_1({"augment": extractor.options.augment})["augment"],
+        "views": extractor.options.views if options.from_cache else None,
+        "weights of the head": digest.hexdigest()[:16],
+        "images and labels": key_of_bytes("".join(manifest.keys).encode() + manifest.labels.tobytes()),
+        "splits": key_of_bytes(" ".join(manifest.splits).encode()),
+        "seed": seed,
+    }
+
+
+@dataclass
+class TrainableSetup:
+    """What trains and how, whatever it is given."""
+
+    schedule: LRScheduleConfig
+    training: TrainConfig
+    unfreezing: UnfreezeSchedule
+    upper: TransferModel
+    optimizer: Optimizer
+
+    @classmethod
+    def of(cls, extractor: Extractor, head: Head, options: FinetuneConfig, seed: int) -> TrainableSetup:
+        """Check the options and join the network."""
+        schedule, training = _schedule(options), _training(options, seed)
+        upper = build_transfer_model(extractor, head, options, seed)
+        unfreezing = UnfreezeSchedule(tuple(name for name, _ in upper.blocks), options.unfreeze_every)
+        unfreezing.check(options.epochs)
+        optimizer = create_optimizer(options.opt, _groups(extractor, upper, options), options.momentum)
+        return cls(schedule, training, unfreezing, upper, optimizer)
+
+
+@dataclass
+class FinetuneSetup:
+    """All that a training needs, before its first step."""
+
+    trainee: TrainableSetup
+    source: ImageBatches | CachedBatches
+    view_forwards: int = 0
+    view_seconds: float = 0.0
+
+    @classmethod
+    def to_train(
+        cls,
+        extractor: Extractor,
+        head: Head,
+        options: FinetuneConfig,
+        manifest: Manifest,
+        seed: int,
+        rank: Rank,
+        on_views: Callable[[Extractor, Manifest], None],
+    ) -> FinetuneSetup:
+        """Make what trains, and open where its inputs come from."""
+        trainee = TrainableSetup.of(extractor, head, options, seed)
+        upper, mixing = trainee.upper, make_mixing(options, trainee.upper, len(manifest.class_names))
+        train, val = (manifest.select(manifest.indices(split)) for split in ("train", "val"))
+        if not len(train) or not len(val):
+            raise DataError("fine-tuning needs readable images in the train and the validation split")
+        if not options.from_cache:
+            return cls(trainee, ImageBatches(extractor, upper, options, train, val, seed, mixing, rank))
+        maps = boundary_extractor(extractor, upper)
+        if rank.is_main:
+            on_views(maps, train)
+        extract_views(maps, train, val, rank)
+        views = CachedBatches(maps, options, train, val, seed, mixing, rank)
+        forwards = maps.options.views * len(set(train.keys)) + len(set(val.keys))
+        seconds = maps.seconds(train.keys, maps.options.views) + maps.seconds(val.keys)
+        return cls(trainee, views, forwards, seconds)
+
+
+def _schedule(options: FinetuneConfig) -> LRScheduleConfig:
+    schedule = LRScheduleConfig(
+        options.schedule,
+        warmup=options.warmup,
+        cycle_epochs=options.cycle_epochs,
+        cycle_multiplier=options.cycle_mul,
+        factor=options.decay_rate,
+        step_epochs=options.decay_epochs,
+        patience=options.plateau_patience,
+    )
+    schedule.check(options.epochs)
+    return schedule
+
+
+def _training(options: FinetuneConfig, seed: int) -> TrainConfig:
+    return TrainConfig(
+        epochs=options.epochs,
+        seed=seed,
+        label_smoothing=options.label_smoothing,
+        l1=options.l1,
+        clip_grad=options.clip_grad,
+        grad_accum_steps=options.grad_accum_steps,
+        amp_dtype="none" if options.amp_dtype == "auto" else options.amp_dtype,
+        model_ema_decay=options.model_ema_decay,
+        checkpoint_seconds=60 * options.checkpoint_minutes,
+    )
+
+
+def make_mixing(options: FinetuneConfig, upper: TransferModel, num_classes: int) -> MixupCutmix | None:
+    """Return what mixes a batch: images, or the maps that the frozen part made of them."""
+    if not options.mixup and not options.cutmix:
+        return None
+    layout = upper.boundary.layout if options.from_cache and upper.boundary is not None else "nchw"
+    return MixupCutmix(options.mixup, options.cutmix, num_classes, layout)
+
+
+def _groups(extractor: Extractor, upper: TransferModel, options: FinetuneConfig) -> list[Group]:
+    """Return the optimiser's groups: a rate for the head, one for the topmost block, and less for each one below."""
+    if not 0 < options.layer_decay <= 1:
+        raise UsageError(f"`layer_decay` {options.layer_decay:g} must be more than 0 and at most 1")
+    rated = []
+    for depth, (name, parameters) in enumerate(upper.blocks):
+        rate = options.head_lr if name == HEAD else options.lr * options.layer_decay ** (depth - 1)
+        rated.append((name, parameters, rate))
+    spared: set[str] = getattr(extractor.backbone.module, "no_weight_decay", set)()
+    return parameter_groups(upper.model, rated, options.weight_decay, spared)
+
+
+def without_training(identity: TrainingFingerprint) -> TrainingFingerprint:
+    """Leave out what the loop itself compares."""
+    return {name: value for name, value in identity.items() if name not in TrainConfig.__dataclass_fields__}

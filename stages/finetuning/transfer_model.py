@@ -1,0 +1,285 @@
+"""The upper part of a transferred network, which trains, and where it joins the frozen part below it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from cache.errors import UsageError
+from stages.config.finetune import FinetuneConfig
+from stages.extraction.extractor import Extractor
+from stages.network.auxiliary_heads import AuxiliaryHead, auxiliary_heads_for, section_with_auxiliary
+from stages.network.freezing import freeze, lock_eval_mode
+from stages.network.graph.cuts import Boundary, Cut
+from stages.network.graph.pooling import Pool
+from stages.network.graph.trunk import FrozenTrunk
+from stages.network.heads.base import Head
+from stages.network.module_paths import has_prefix
+from stages.network.reinit import reinit_parameters
+from stages.network.stochastic_depth import set_stochastic_depth
+from stages.training.losses import Output, logits_of
+
+HEAD = "head"
+"""What ``--unfreeze`` says where the head alone trains, and the name of the topmost block."""
+
+
+class TrainableTop(nn.Module):
+    """What trains: output of the boundary, float [b, ...] -> logits [b, classes].
+
+    In training mode, with auxiliary classifiers, it answers (logits, [(weight, auxiliary logits), ...]).
+
+    Attributes
+    ----------
+    top : nn.Module
+        The network from the boundary to the cut.
+    pool, dropout, head : nn.Module
+    auxiliary : dict of str to float
+        Names in the top of the auxiliary classifiers on the way, and what their losses weigh.
+    """
+
+    def __init__(
+        self,
+        top: nn.Module,
+        pool: nn.Module,
+        head: nn.Module,
+        dropout: float = 0.0,
+        auxiliary: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.top, self.pool, self.dropout, self.head = top, pool, nn.Dropout(dropout), head
+        self.auxiliary = dict(auxiliary or {})
+
+    def forward(self, x: Tensor) -> Output:
+        """Compute the logits of a batch."""
+        output = self.top(x)
+        if isinstance(output, tuple):
+            main, of_auxiliary = output
+            weighed = [(self.auxiliary[name], logits) for name, logits in of_auxiliary.items()]
+            return self.head(self.dropout(self.pool(main))), weighed
+        logits: Tensor = self.head(self.dropout(self.pool(output)))
+        return logits
+
+
+@dataclass(frozen=True)
+class TransferModel:
+    """The trainable part of a transferred network, and where it joins the frozen one.
+
+    Attributes
+    ----------
+    normalize : callable
+        Rendered images, uint8 [b, 3, S, S] -> float32 [b, 3, S, S], on the device.
+    frozen : callable
+        Normalised images -> what the model is given: the output of the boundary, without autograd.
+    model : TrainableTop
+        A head on cached features is one with nothing below its head.
+    boundary : Cut or None
+        Where the frozen part ends; None where training begins at the image.
+    blocks : tuple of (name, parameter names)
+        What trains of the model, from the head down.
+    eval_mode_norms : tuple of str
+        Normalisation layers of the top that stay in evaluation mode although they train.
+    reinitialized : tuple of str
+        Prefixes of what was drawn anew.
+    """
+
+    normalize: Callable[[Tensor], Tensor]
+    frozen: Callable[[Tensor], Tensor]
+    model: TrainableTop
+    boundary: Cut | None = None
+    blocks: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    eval_mode_norms: tuple[str, ...] = ()
+    reinitialized: tuple[str, ...] = ()
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Names of the blocks below the head that train, from the top down."""
+        return tuple(name for name, _ in self.blocks if name != HEAD)
+
+    def probabilities(self, images: Tensor) -> list[Tensor]:
+        """Return the probabilities, float32 [b, classes], of rendered images, uint8 [b, 3, S, S], as a list of one."""
+        self.model.eval()
+        with torch.inference_mode():
+            return [logits_of(self.model(self.frozen(self.normalize(images)))).float().softmax(dim=1)]
+
+    def without_auxiliary_heads(self) -> dict[str, Tensor]:
+        """Return the tensors of the top that answer, by their names in the network."""
+        top = self.model.top.state_dict()
+        return {name: value for name, value in top.items() if not has_prefix(name, self.model.auxiliary)}
+
+    def train_only(self, blocks: Collection[str]) -> None:
+        """Freeze all but these blocks, for now."""
+        trained = {name for block, names in self.blocks if block in blocks for name in names}
+        freeze(self.model, trained)
+        for name in self.eval_mode_norms:
+            lock_eval_mode(self.model.get_submodule(name))
+
+
+def build_transfer_model(extractor: Extractor, head: Head, options: FinetuneConfig, seed: int = 0) -> TransferModel:
+    """Join a head to the extractor's network, split where ``--unfreeze`` says training begins.
+
+    The weights are copies: fine-tuning leaves the extractor's network, and the head, as they are.
+
+    Parameters
+    ----------
+    head
+        Pooled output of the cut -> logits.
+    seed
+        What is drawn anew depends on it.
+
+    Raises
+    ------
+    UsageError
+        If nothing below the cut would train, what is drawn anew would stay frozen, or the network has no stochastic
+        depth to set.
+    """
+    boundary = _boundary(extractor, options)
+    top, auxiliary = _top(extractor, boundary, options, int(head.config["num_classes"]))
+    names = [name for name, _ in top.named_parameters()]
+    reinitialized: tuple[str, ...] = ()
+    if options.reinit is not None:
+        reinitialized = _layers_to_reinit(extractor, boundary, options, names)
+        reinit_parameters(top, reinitialized, options.init, seed)
+    if options.drop_path is not None:
+        set_stochastic_depth(top, options.drop_path)
+    model = TrainableTop(
+        top,
+        Pool(extractor.options.pool, extractor.cut),
+        copy.deepcopy(head).requires_grad_(True),
+        options.finetune_dropout,
+        auxiliary,
+    )
+    model.to(extractor.device).to(memory_format=torch.channels_last)
+    upper = TransferModel(
+        normalize=extractor.preprocess,
+        frozen=_frozen(extractor, boundary.cut),
+        model=model,
+        boundary=boundary.cut,
+        blocks=tuple(_blocks(extractor.graph.blocks, model, boundary.trainable)),
+        eval_mode_norms=tuple(_fixed_statistics(top, options, (*reinitialized, *auxiliary))),
+        reinitialized=reinitialized,
+    )
+    upper.train_only([name for name, _ in upper.blocks])
+    return upper
+
+
+def rebuild_transfer_model(extractor: Extractor, head: Head, unfreeze: str, *, invert: bool = False) -> TransferModel:
+    """Return what a training with these options ended as, for its weights to be loaded into; nothing trains.
+
+    Auxiliary classifiers, which are of use in training alone, are not there.
+    """
+    return build_transfer_model(
+        extractor, head, FinetuneConfig(unfreeze=unfreeze, invert_unfreeze=invert, auxiliary=False)
+    )
+
+
+def _boundary(extractor: Extractor, options: FinetuneConfig) -> Boundary:
+    """Return where training begins; what lies above the cut, the original classifier for one, is no part of it."""
+    graph, cut = extractor.graph, extractor.cut
+    if options.unfreeze == HEAD:
+        if options.invert_unfreeze:
+            raise UsageError(
+                "`unfreeze` head `invert_unfreeze` would train all but the head, which is new; use `unfreeze` all"
+            )
+        return Boundary(cut, ())
+    boundary = graph.boundary(options.unfreeze, invert=options.invert_unfreeze)
+    order = [one.name for one in graph.cuts]
+    if boundary.cut is not None and order.index(boundary.cut.name) >= order.index(cut.name):
+        raise UsageError(
+            f"`unfreeze` {options.unfreeze} begins at or above the cut {cut.name}, so no block below the head would "
+            "train; unfreeze a lower layer, more blocks, or cut higher; or say `unfreeze` head"
+        )
+    return boundary
+
+
+def _top(
+    extractor: Extractor, boundary: Boundary, options: FinetuneConfig, num_classes: int
+) -> tuple[nn.Module, dict[str, float]]:
+    """Return a copy of the network from the boundary to the cut, and what the auxiliary classifiers in it weigh."""
+    graph, start, end = extractor.graph, boundary.cut, extractor.cut
+    if start == end:
+        return nn.Identity(), {}
+    heads: list[AuxiliaryHead] = []
+    if options.auxiliary:
+        of_network = auxiliary_heads_for(graph, extractor.backbone.auxiliary, num_classes)
+        heads = [one for one in of_network if graph.is_between(start, one.cut, end)]
+    top = copy.deepcopy(section_with_auxiliary(graph, start, end, heads, boundary.trainable, folded=True))
+    return top, {one.name: one.loss_weight for one in heads}
+
+
+def _layers_to_reinit(
+    extractor: Extractor, boundary: Boundary, options: FinetuneConfig, names: Collection[str]
+) -> tuple[str, ...]:
+    """Return the prefixes of what is drawn anew, all of which has to train."""
+    assert options.reinit is not None
+    chosen = extractor.graph.boundary(options.reinit, invert=options.invert_reinit).trainable
+    below_cut = extractor.graph.parameters_between(None, extractor.cut)
+    anew = [name for name in below_cut if has_prefix(name, chosen)]
+    if not anew:
+        raise UsageError(
+            f"`reinit` {options.reinit} draws nothing anew: it lies above the cut {extractor.cut.name}, where a new "
+            "head stands in any case; name a lower layer"
+        )
+    frozen = [name for name in anew if name not in names or not has_prefix(name, boundary.trainable)]
+    if frozen:
+        raise UsageError(
+            f"`reinit` {options.reinit} draws layers anew that stay frozen, {frozen[0]} for one: what they compute "
+            f"would be noise. Let them train with `unfreeze` {options.reinit}"
+            f"{' `invert_unfreeze`' if options.invert_reinit else ''}, or draw less anew"
+        )
+    return tuple(prefix for prefix in chosen if any(has_prefix(name, (prefix,)) for name in anew))
+
+
+def _fixed_statistics(top: nn.Module, options: FinetuneConfig, new: Collection[str]) -> list[str]:
+    """Return the normalisation layers that keep the pretrained statistics; what is new has none that are of use."""
+    if options.batchnorm == "train":
+        return []
+    return [
+        f"top.{name}"
+        for name, layer in top.named_modules()
+        if isinstance(layer, _NormBase) and not has_prefix(name, new)
+    ]
+
+
+def _blocks(
+    network_blocks: Sequence[str], model: TrainableTop, trainable: Collection[str]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield what trains, block by block, from the head down.
+
+    Auxiliary classifiers, whose output layers are new too, go with the head. What is in no block, a last normalisation
+    or a table of positions, goes with the block before it, the first with the first.
+    """
+    of_auxiliary = [f"top.{name}" for name, _ in _parameters(model) if has_prefix(name, model.auxiliary)]
+    yield HEAD, (*(f"head.{name}" for name, _ in model.head.named_parameters()), *of_auxiliary)
+    of_block: dict[str, list[str]] = {}
+    block = next(
+        (one for one in network_blocks if any(has_prefix(name, (one,)) for name, _ in _parameters(model))), "top"
+    )
+    for name, _ in _parameters(model):
+        block = next((one for one in network_blocks if has_prefix(name, (one,))), block)
+        if has_prefix(name, trainable):
+            of_block.setdefault(block, []).append(f"top.{name}")
+    yield from ((name, tuple(names)) for name, names in reversed(of_block.items()))
+
+
+def _parameters(model: TrainableTop) -> list[tuple[str, nn.Parameter]]:
+    return list(model.top.named_parameters())
+
+
+def _frozen(extractor: Extractor, boundary: Cut | None) -> Callable[[Tensor], Tensor]:
+    """Return the frozen part of a network: normalised images -> output of the boundary."""
+    if boundary is None:
+        return lambda images: images
+    precision = extractor.trunk.precision
+    below = FrozenTrunk(extractor.graph, [(boundary, Pool("none", boundary))], precision, extractor.device)
+
+    @torch.no_grad()  # not inference_mode, whose outputs autograd refuses
+    def output(images: Tensor) -> Tensor:
+        rows: tuple[Tensor, ...] = below(images)
+        return rows[0]
+
+    return output

@@ -1,0 +1,226 @@
+"""What a head is trained on: rows of features with their labels, in memory or streamed from the cache."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache import FeatureCache
+from cache.errors import DataError, UsageError
+
+BLOCK_BYTES = 32 << 20
+"""Features that are taken up at a time where all are gone through in order."""
+
+Block = tuple[NDArray[np.int64], NDArray[Any]]
+"""Places [b] of rows in the split, and the rows [b, *row_shape]."""
+
+
+@dataclass(frozen=True)
+class FeatureRows:
+    """Features [n, ...] (float16 or float32) and integer labels [n] of one split, in memory.
+
+    Attributes
+    ----------
+    augmented : sequence of ndarray
+        Features of the same shape of other views of the same samples. Heads that train in epochs are shown one of all
+        views of each sample at a time; closed fits see the evaluation view alone.
+    groups : ndarray of int64 [n], optional
+        Samples with the same number (one patient, one product) stay together in cross-validation.
+    """
+
+    features: NDArray[Any]
+    labels: NDArray[np.int64]
+    augmented: Sequence[NDArray[Any]] = ()
+    groups: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+        return tuple(self.features.shape[1:])
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield all rows in order, some megabytes at a time."""
+        step = max(BLOCK_BYTES // max(self.features[:1].nbytes, 1), 1)
+        for at in range(0, len(self), step):
+            yield np.arange(at, min(at + step, len(self))), self.features[at : at + step]
+
+    def __add__(self, other: FeatureRows) -> FeatureRows:
+        """Return the rows of both, those of `other` last; one without augmented views is shown as it is."""
+        views = max(len(self.augmented), len(other.augmented))
+        of_both = zip(*(part.augmented or [part.features] * views for part in (self, other)), strict=True)
+        groups = None
+        if self.groups is not None and other.groups is not None:
+            groups = np.concatenate([self.groups, other.groups])
+        return FeatureRows(
+            np.concatenate([self.features, other.features]),
+            np.concatenate([self.labels, other.labels]),
+            [np.concatenate(parts) for parts in of_both],
+            groups,
+        )
+
+    def shuffled(self, batch_rows: int, seed: int, *, balanced: bool = False) -> Iterator[Block]:
+        """Yield as many rows as there are, in an order made of `seed`, of each the view that is its turn.
+
+        Each row comes once; or, `balanced`, drawn with replacement so that all classes are as likely.
+        """
+        generator = np.random.default_rng(seed)
+        order = generator.permutation(len(self))
+        if balanced:
+            counts = np.bincount(self.labels)
+            chances = 1 / (np.count_nonzero(counts) * counts[self.labels])
+            order = generator.choice(len(self), len(self), p=chances / chances.sum())
+        views = generator.integers(1 + len(self.augmented), size=len(self))
+        for at in range(0, len(order), batch_rows):
+            picked = order[at : at + batch_rows]
+            yield picked, self.take(picked, views[picked])
+
+    def take(self, places: NDArray[np.int64], views: NDArray[np.int64]) -> NDArray[Any]:
+        """Return some rows, of each the view asked for."""
+        features: NDArray[Any] = self.features[places]
+        for view, augmented in enumerate(self.augmented, 1):
+            shown = views == view
+            features[shown] = augmented[places[shown]]
+        return features
+
+
+@dataclass(frozen=True)
+class StreamedFeatureRows:
+    """Rows of one split that stay in the cache and are read when they are needed, in bounded memory.
+
+    Attributes
+    ----------
+    stores : sequence of FeatureCache
+        The rows of a sample in all of them, joined, are its features.
+    keys : sequence of str
+    labels : ndarray of int64 [n]
+    memory_bytes : int
+        Most bytes that rows take while they are shuffled.
+    """
+
+    stores: Sequence[FeatureCache]
+    keys: Sequence[str]
+    labels: NDArray[np.int64]
+    memory_bytes: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+        shapes = [store.row_shape for store in self.stores]
+        return shapes[0] if len(shapes) == 1 else (sum(math.prod(shape) for shape in shapes),)
+
+    def read(self, places: NDArray[np.int64]) -> NDArray[Any]:
+        """Return some rows, [b, *row_shape] in the storage type."""
+        keys = [self.keys[place] for place in places]
+        return _joined([store.read(keys) for store in self.stores])
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield all rows in order, some megabytes at a time."""
+        row_bytes = math.prod(self.row_shape) * self.stores[0].dtype.itemsize
+        step = max(BLOCK_BYTES // row_bytes, 1)
+        for at in range(0, len(self), step):
+            places = np.arange(at, min(at + step, len(self)))
+            yield places, self.read(places)
+
+    def shuffled(self, batch_rows: int, seed: int) -> Iterator[Block]:
+        """Yield all rows in an order made of `seed`; how mixed it is, `FeatureCache.batches` says."""
+        first, *others = self.stores
+        for places, rows in first.batches(self.keys, batch_rows, seed=seed, memory_bytes=self.memory_bytes):
+            keys = [self.keys[place] for place in places] if others else []
+            yield places, _joined([rows, *(store.read(keys) for store in others)])
+
+    def __add__(self, other: StreamedFeatureRows) -> StreamedFeatureRows:
+        """Return the rows of both, those of `other` last."""
+        labels = np.concatenate([self.labels, other.labels])
+        return StreamedFeatureRows(self.stores, [*self.keys, *other.keys], labels, self.memory_bytes)
+
+
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+AnyFeatureRows = FeatureRows | StreamedFeatureRows
+
+
+def concat(train: AnyFeatureRows, val: AnyFeatureRows) -> AnyFeatureRows:
+    """Return the rows of both splits, those of validation last."""
+    if isinstance(train, FeatureRows):
+        assert isinstance(val, FeatureRows)
+        return train + val
+    assert isinstance(val, StreamedFeatureRows)
+    return train + val
+
+
+def require_learnable(train: AnyFeatureRows, val: AnyFeatureRows) -> None:
+    """Refuse rows that no head can be trained on.
+
+    Raises
+    ------
+    DataError
+        If a split is empty, train holds fewer than two classes, or a number is NaN or infinite; names the rows.
+    """
+    if not len(train) or not len(val):
+        empty = "train" if not len(train) else "validation"
+        raise DataError(
+            f"the {empty} split holds no readable image; give more images, or other `val_size` and `test_size` shares"
+        )
+    if len(np.unique(train.labels)) < 2:
+        raise DataError("the train split holds a single class; a classifier needs at least two")
+    for name, rows in (("train", train), ("validation", val)):
+        if isinstance(rows, StreamedFeatureRows):
+            continue  # the cache took no row that is not finite, and checks every byte it reads
+        bad = [int(place) for places, block in rows.blocks() for place in places[~_finite(block)]]
+        if bad:
+            some = ", ".join(map(str, bad[:10])) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
+            raise DataError(f"NaN or infinite features in rows {some} of the {name} split; leave them out")
+
+
+def in_memory(name: str, rows: AnyFeatureRows) -> FeatureRows:
+    """Return rows that are in memory.
+
+    Raises
+    ------
+    UsageError
+        If they are streamed: this head cannot take them so.
+    """
+    if isinstance(rows, FeatureRows):
+        return rows
+    raise UsageError(
+        f"`head` {name} needs all features in memory, and they are larger than `max_memory_gb` allows; allow "
+        "more, or take "
+        "a head that streams them: sgd, ridge, ncm, linear, mlp, cosine"
+    )
+
+
+def require_vector_rows(name: str, row_shape: tuple[int, ...]) -> None:
+    """Refuse rows that are not vectors.
+
+    Raises
+    ------
+    UsageError
+        That says which pooling would fit.
+    """
+    if len(row_shape) != 1:
+        raise UsageError(
+            f"the head {name} takes vectors, but the cached features have the shape {row_shape}; "
+            "extract them with `pool` avg (or max, avgmax, cls), or use `head` concat, attention or top"
+        )
+
+
+def _finite(block: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which rows hold finite numbers alone; of float16, which NumPy computes slowly, by the bits."""
+    flat = np.ascontiguousarray(block).reshape(len(block), -1)
+    if flat.dtype == np.float16:
+        exponent = flat.view(np.uint16) & np.uint16(0x7C00)
+        return np.asarray((exponent != 0x7C00).all(axis=1))
+    return np.asarray(np.isfinite(flat).all(axis=1))

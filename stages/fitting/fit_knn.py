@@ -1,0 +1,53 @@
+"""k nearest neighbours by cosine: nothing is fitted but k."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stages.fitting.feature_rows import FeatureRows
+from stages.fitting.folds import CVPlan
+from stages.fitting.result import HeadFit
+from stages.fitting.scores import selection_score
+from stages.network.heads.knn import KNNHead
+
+_ROWS_AT_ONCE = 1024
+
+
+@torch.inference_mode()
+def fit_knn(
+    train: FeatureRows, val: FeatureRows, numbers: Sequence[int], num_classes: int, scoring: CVPlan, *, balanced: bool
+) -> HeadFit:
+    """Return the k-nearest-neighbour head; each k is scored by votes among the same similarities."""
+    both = train + val
+    features, labels = both.features, both.labels
+    fewest = min(len(labels[fitted]) for fitted, _ in scoring.splits)
+    numbers = sorted({min(k, fewest) for k in numbers})
+    scores: dict[int, list[float]] = {k: [] for k in numbers}
+    for fitted, scored in scoring.splits:
+        head = KNNHead.from_rows(features[fitted], labels[fitted], num_classes, numbers[-1])
+        votes = _votes(head, features[scored], numbers)
+        for k in numbers:
+            scores[k].append(selection_score(votes[k], labels[scored], balanced))
+    tried = [{"k": k, "score": float(np.mean(scores[k]))} for k in numbers]
+    chosen = max(tried, key=lambda one: (one["score"], -one["k"]))
+    whole, without_val = (
+        KNNHead.from_rows(features[: len(part)], labels[: len(part)], num_classes, int(chosen["k"]))
+        for part in (labels, train)
+    )
+    settings = {**chosen, "selected by": scoring.description}
+    return HeadFit(whole, without_val, settings, tried)
+
+
+def _votes(head: KNNHead, features: NDArray[Any], numbers: Sequence[int]) -> dict[int, NDArray[np.float32]]:
+    """Return the logits [n, classes] of rows for every k."""
+    found: dict[int, list[NDArray[np.float32]]] = {k: [] for k in numbers}
+    for at in range(0, len(features), _ROWS_AT_ONCE):
+        similarity, nearest = head.nearest(torch.from_numpy(features[at : at + _ROWS_AT_ONCE]).float())
+        for k in numbers:
+            found[k].append(head.vote(similarity[:, :k], nearest[:, :k]).numpy())
+    return {k: np.concatenate(parts) for k, parts in found.items()}

@@ -1,0 +1,303 @@
+"""Linear models over a path of regularisation: logistic regression and the linear support vector machine.
+
+Both minimise what scikit-learn's `LogisticRegression` (multinomial; binomial for two classes) and `LinearSVC` (squared
+hinge, each class against the rest) minimise,
+
+    mean over rows of w_i * loss(W z_i + b, y_i) + |W|^2 / (2 C n),
+
+with an intercept that is not penalised, and come to the same coefficients
+(`tests/stages/fitting/test_linear_models.py`). What
+is different is the time:
+
+- The rows z = r (x - o) / s are never made. A scaling (standard: o and s; l2: r) acts on the weights and on the scores,
+  so that all scalings share one float32 matrix, and the work is two matrix products per evaluation, for all classes.
+- C goes upwards and each solution is where the next begins.
+- L-BFGS (scipy's) works on preconditioned weights. At W = 0 the Hessian is c Z'Z / n + 1 / (C n), the same for all
+  classes; with the leading eigenvectors V and eigenvalues e of Z'Z / n, found on a sample of the rows by a randomised
+  decomposition (Halko et al. 2011), its inverse root T = V diag((c e + l)^-1/2 - (c e_min + l)^-1/2) V' +
+  (c e_min + l)^-1/2 I costs two thin products, and W = U T is what is optimised over; so are intercepts as multiples of
+  c^-1/2. The minimum is the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import Tensor
+from torch.nn import functional
+
+from stages.fitting.folds import balanced_weights
+from stages.fitting.standardize import ScaledRows, Scaling
+from stages.network.heads.linear import LinearHead
+
+Loss = Literal["logistic", "hinge"]
+
+ABSENT_CLASS_SCORE = -1e4
+"""Score of a class that no row was of."""
+
+_TOLERANCE = 1e-4
+"""Largest entry of the gradient that is taken for zero while settings are compared, as in scikit-learn."""
+
+_SETTLED = 1e-6
+"""Relative decrease of the loss in one step that ends a fit while settings are compared: from there on accuracies
+change by some hundredths of a point; of few rows, where regularisation is far too weak, by an image or so of a fold."""
+
+_EXACT_UP_TO = 10_000
+"""Rows up to which final coefficients are computed in float64."""
+
+_BASIS_ROWS = 8192
+"""Rows the preconditioner is computed from."""
+
+_BASIS_BLOCK = 1024
+"""Rows of these that are copied at a time."""
+
+_BASIS_RANK = 64
+"""Eigenvectors of the preconditioner."""
+
+
+@dataclass(frozen=True)
+class _HessianRoot:
+    """The inverse root of the Hessian at zero for one penalty: weights are U T and intercepts t v, U and v optimised.
+
+    Attributes
+    ----------
+    vectors : Tensor
+        Leading eigenvectors, [d, r].
+    along : Tensor
+        What T does along each of them, [r].
+    others : float
+        What it does along all other directions.
+    intercept : float
+        t.
+    """
+
+    vectors: Tensor
+    along: Tensor
+    others: float
+    intercept: float
+
+    def of(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return W T and t b for W [k, d]. T is symmetric, so gradients by U and v are this of those by W and b."""
+        return self._stretched(weight, self.along, self.others), bias * self.intercept
+
+    def inverse_of(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return U and v, of which these are the weights and intercepts."""
+        return self._stretched(weight, 1 / self.along, 1 / self.others), bias / self.intercept
+
+    def _stretched(self, weight: Tensor, along: Tensor, others: float) -> Tensor:
+        return weight * others + ((weight @ self.vectors) * (along - others)) @ self.vectors.T
+
+
+class _Preconditioner:
+    """Leading eigenvectors and eigenvalues of Z'Z / n, from which the root for any penalty is made."""
+
+    def __init__(self, rows: ScaledRows) -> None:
+        generator = torch.Generator().manual_seed(0)
+        blocks = torch.split(torch.randperm(len(rows), generator=generator)[:_BASIS_ROWS], _BASIS_BLOCK)
+        count = sum(map(len, blocks))
+        mean = sum((rows.sample(block).sum(dim=0) for block in blocks), rows.offset.new_zeros(())) / count
+
+        def covariance_times(matrix: Tensor) -> Tensor:
+            """Return Z'Z matrix / n, block by block: a copy of the rows would be large."""
+            total = torch.zeros_like(matrix)
+            for block in blocks:
+                part = rows.sample(block).sub_(mean)
+                total += part.T @ (part @ matrix)
+            return total.div_(count)
+
+        width, dtype = rows.rows.shape[1], rows.rows.dtype
+        basis = torch.randn(width, min(_BASIS_RANK, width, count), generator=generator, dtype=dtype)
+        for _ in range(3):
+            basis = torch.linalg.qr(covariance_times(basis)).Q
+        values, turned = torch.linalg.eigh(basis.T @ covariance_times(basis))
+        self.vectors, self.values = basis @ turned, values.clamp_min(0)
+
+    def root(self, curvature: float, penalty: float) -> _HessianRoot:
+        """Return the root for one penalty; `curvature` is c."""
+        along = (curvature * self.values + penalty).rsqrt()
+        return _HessianRoot(self.vectors, along, float(along[0]), curvature**-0.5)
+
+
+@dataclass(frozen=True)
+class LinearModelFactory:
+    """What a linear model is fitted to: all but scaling and rows, which the search chooses.
+
+    Attributes
+    ----------
+    loss : {"logistic", "hinge"}
+    num_classes : int
+        Of the head; a class without a row is never predicted.
+    center : ndarray of float32 [d]
+        What has been taken from the rows.
+    balanced : bool
+        Whether all classes weigh the same, whatever their numbers.
+    """
+
+    loss: Loss
+    num_classes: int
+    center: NDArray[np.float32]
+    balanced: bool = False
+
+    def __call__(self, scaling: Scaling, rows: NDArray[np.floating], labels: NDArray[np.int64]) -> LinearModel:
+        """Return the model, not yet fitted."""
+        return LinearModel(self, scaling, rows, labels)
+
+
+class LinearModel:
+    """A linear model on scaled rows, fitted for one C after the other, each from where the last one ended.
+
+    Parameters
+    ----------
+    task : LinearModelFactory
+    scaling : {"none", "standard", "l2"}
+    rows : ndarray [n, d]
+        float32; float64 for more exact coefficients.
+    labels : ndarray of int64 [n]
+
+    Attributes
+    ----------
+    present : ndarray of int64 [k]
+        The classes that have a row.
+    weight, bias : Tensor
+        [m, d] and [m] in the type of the rows, m = 1 for two classes (the second against the first), else k.
+    evaluations : int
+        How often loss and gradient were computed.
+    """
+
+    def __init__(
+        self, task: LinearModelFactory, scaling: Scaling, rows: NDArray[np.floating], labels: NDArray[np.int64]
+    ) -> None:
+        self.task = task
+        self.scaling = scaling
+        self.rows = ScaledRows.fit(rows, scaling, task.center)
+        self.present, compact = np.unique(labels, return_inverse=True)
+        self._labels = torch.from_numpy(compact.astype(np.int64))
+        self._weights = None
+        if task.balanced:
+            self._weights = torch.from_numpy(balanced_weights(labels)).to(self.rows.rows.dtype)
+        width = 1 if len(self.present) == 2 else len(self.present)
+        self.weight, self.bias = self.rows.offset.new_zeros(width, rows.shape[1]), self.rows.offset.new_zeros(width)
+        self.evaluations = 0
+        self._preconditioner = _Preconditioner(self.rows)
+
+    @property
+    def state(self) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """The coefficients, from which another fit may begin."""
+        return self.weight.numpy(), self.bias.numpy()
+
+    @state.setter
+    def state(self, state: tuple[NDArray[np.floating], NDArray[np.floating]]) -> None:
+        if state[0].shape == tuple(self.weight.shape):  # with other classes present, it is a fit from zero
+            self.weight, self.bias = (torch.from_numpy(one).to(self.weight.dtype) for one in state)
+
+    def fit(self, c: float, *, final: bool = False) -> None:
+        """Fit with the regularisation `c` as scikit-learn counts it: the smaller, the stronger.
+
+        A `final` fit goes further down, and computes in float64 where there are few rows.
+        """
+        if final and len(self.rows) <= _EXACT_UP_TO:
+            self._compute_in_float64()
+        penalty = 1 / (c * len(self.rows))
+        root = self._root(penalty)
+        shape = self.weight.shape
+
+        def unpack(values: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+            both = torch.from_numpy(values).to(self.weight.dtype)
+            return root.of(both[: -shape[0]].view(shape), both[-shape[0] :].clone())
+
+        def pack(weight: Tensor, bias: Tensor) -> NDArray[np.float64]:
+            return torch.cat([weight.flatten(), bias]).double().numpy()
+
+        def objective(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            weight, bias = unpack(values)
+            loss, by_weight, by_bias = self._loss_and_gradient(weight, bias)
+            loss += penalty / 2 * float(weight.double().square().sum())
+            self.evaluations += 1
+            return loss, pack(*root.of(by_weight.add_(weight, alpha=penalty), by_bias))
+
+        found = minimize(
+            objective,
+            pack(*root.inverse_of(self.weight, self.bias)),
+            jac=True,
+            method="L-BFGS-B",
+            options={**self._tolerances(final), "maxiter": 2000 if final else 500, "maxfun": 3000, "maxcor": 10},
+        )
+        self.weight, self.bias = unpack(found.x)
+
+    def _root(self, penalty: float) -> _HessianRoot:
+        classes = len(self.present)
+        curvature = {"logistic": (1 - 1 / classes) / classes, "hinge": 2.0}[self.task.loss]
+        return self._preconditioner.root(curvature, penalty)
+
+    def _tolerances(self, final: bool) -> dict[str, float]:
+        if self.weight.dtype == torch.float64:
+            return {"gtol": 1e-7, "ftol": 0.0}
+        if final:  # beyond this, float32 rounds
+            return {"gtol": 1e-5, "ftol": 1e-8}
+        return {"gtol": _TOLERANCE, "ftol": _SETTLED}
+
+    def _compute_in_float64(self) -> None:
+        state, rows = self.state, self.rows.rows.double().numpy()
+        self.rows = ScaledRows.fit(rows, self.scaling, self.task.center)
+        self._preconditioner = _Preconditioner(self.rows)
+        self.weight, self.bias = (torch.from_numpy(one).double() for one in state)
+        self._weights = None if self._weights is None else self._weights.double()
+
+    def scores(self, rows: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return the scores of all classes, float32 [n, classes], for rows less the centre."""
+        rows = rows.astype(self.weight.numpy().dtype, copy=False)
+        return self._of_all_classes(self.rows.of(rows).scores(self.weight, self.bias).float().numpy().T).T
+
+    def head(self, temperature: float = 1.0) -> LinearHead:
+        """Return scaling and model as one linear head; a class without a row has a bias too low to be predicted."""
+        weight = self._of_all_classes(self.weight.numpy().astype(np.float64), absent=0.0)
+        bias = self._of_all_classes(self.bias.numpy().astype(np.float64))
+        bias = np.where(bias > ABSENT_CLASS_SCORE, bias / temperature, ABSENT_CLASS_SCORE)
+        l2 = self.scaling == "l2"
+        mean, scale = (None if l2 else self.rows.offset.numpy() + self.task.center), self.rows.scale.numpy()
+        return LinearHead.from_coefficients(weight / temperature, bias, mean, scale, l2=l2)
+
+    def _of_all_classes(self, values: NDArray[Any], absent: float = ABSENT_CLASS_SCORE) -> NDArray[Any]:
+        """Return values of the classes that are present, [m, ...], as values of all, [classes, ...]."""
+        if len(self.present) == 2:
+            values = np.concatenate([np.zeros_like(values), values])
+        result = np.full((self.task.num_classes, *values.shape[1:]), absent, dtype=values.dtype)
+        result[self.present] = values
+        return result
+
+    def _loss_and_gradient(self, weight: Tensor, bias: Tensor) -> tuple[float, Tensor, Tensor]:
+        """Return the mean loss over the rows and its gradient by weights and by intercepts."""
+        loss, by_weight, by_bias = 0.0, torch.zeros_like(weight), torch.zeros_like(bias)
+        for part, rows in self.rows.blocks():
+            losses, slopes = self._losses_and_slopes(rows.scores(weight, bias), self._labels[part])
+            if self._weights is not None:
+                losses.mul_(self._weights[part])
+                slopes.mul_(self._weights[part, None])
+            slopes.div_(len(self.rows))
+            loss += float(losses.double().sum()) / len(self.rows)
+            by_weight += rows.gradient(slopes)
+            by_bias += slopes.sum(dim=0)
+        return loss, by_weight, by_bias
+
+    def _losses_and_slopes(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of each row, [n], and its gradient by the row's scores, [n, m]; these are overwritten."""
+        own = labels[:, None]
+        binary = scores.shape[1] == 1
+        if self.task.loss == "hinge":
+            sides = torch.full_like(scores, -1.0)
+            targets = sides.add_(2 * own) if binary else sides.scatter_(1, own, 1.0)
+            short = scores.mul_(targets).neg_().add_(1).clamp_min_(0)
+            return short.square().sum(dim=1), short.mul_(targets).mul_(-2)
+        if binary:
+            losses = functional.softplus(torch.where(own > 0, -scores, scores)).squeeze(1)
+            return losses, scores.sigmoid_().sub_(own)
+        scores.sub_(scores.amax(dim=1, keepdim=True))
+        of_own = scores.gather(1, own).squeeze(1)
+        total = scores.exp_().sum(dim=1, keepdim=True)
+        slopes = scores.div_(total)
+        return total.squeeze(1).log().sub_(of_own), slopes.scatter_add_(1, own, slopes.new_full(own.shape, -1.0))

@@ -1,0 +1,51 @@
+"""The nearest class mean: nothing is fitted but means, and nothing chosen but the scaling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from stages.fitting.class_sums import ClassSums, approximate_mean
+from stages.fitting.feature_rows import AnyFeatureRows
+from stages.fitting.linear_models import ABSENT_CLASS_SCORE
+from stages.fitting.result import HeadFit
+from stages.fitting.scores import logits, selection_score
+from stages.fitting.standardize import Scaling
+from stages.fitting.temperature import fit_temperature
+from stages.network.heads.linear import LinearHead
+
+
+def fit_ncm(
+    train: AnyFeatureRows, val: AnyFeatureRows, scalings: Sequence[Scaling], num_classes: int, *, balanced: bool
+) -> HeadFit:
+    """Return the head of nearest class means: the scores z.m - |m|^2 / 2 order classes by the distance to their mean m.
+
+    The scaling is chosen on the validation split: there is nothing else to choose.
+    """
+    center = approximate_mean(train)
+    tried, fitted = [], []
+    for scaling in scalings:
+        of_train, of_val = (
+            ClassSums.of(rows, num_classes, np.ones(len(rows), np.float32), center, l2=scaling == "l2")
+            for rows in (train, val)
+        )
+        margins = logits(_head(of_train, scaling, 1.0), val)
+        tried.append({"scaler": scaling, "score": selection_score(margins, val.labels, balanced)})
+        fitted.append((of_train, of_val, margins))
+    top = max(range(len(tried)), key=lambda number: tried[number]["score"])
+    of_train, of_val, margins = fitted[top]
+    temperature = fit_temperature(margins, val.labels)
+    head, without_val = (_head(sums, scalings[top], temperature) for sums in (of_train + of_val, of_train))
+    settings = {**tried[top], "selected by": "validation split", "temperature": temperature}
+    return HeadFit(head, without_val, settings, tried)
+
+
+def _head(sums: ClassSums, scaling: Scaling, temperature: float) -> LinearHead:
+    mean, scale = sums.standardization() if scaling == "standard" else (np.zeros_like(sums.total), None)
+    counts = sums.class_weight[:, None]
+    means = np.divide(sums.by_class, counts, out=np.zeros_like(sums.by_class), where=counts > 0) - mean
+    means = means if scale is None else means / scale
+    bias = np.where(sums.class_weight > 0, -(means**2).sum(axis=1) / 2 / temperature, ABSENT_CLASS_SCORE)
+    origin = mean if sums.l2 else mean + sums.center
+    return LinearHead.from_coefficients(means / temperature, bias, origin, scale, l2=sums.l2)

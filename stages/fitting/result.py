@@ -1,0 +1,34 @@
+"""What every way of fitting a head returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from stages.network.heads.base import Head
+from stages.training.train_loop import Epoch
+
+
+@dataclass(frozen=True)
+class HeadFit:
+    """The head of the settings that scored best, and how they were found.
+
+    Attributes
+    ----------
+    head : Head
+        Fitted to train+validation.
+    head_train_only : Head
+        The same fitted to train alone.
+    settings : dict
+        What was chosen, and how.
+    candidates : list of dict
+        Everything that was tried, with its ``score``.
+    history : list of Epoch
+        Of a head that trains in epochs.
+    """
+
+    head: Head
+    head_train_only: Head
+    settings: dict[str, Any]
+    candidates: list[dict[str, Any]]
+    history: list[Epoch] = field(default_factory=list)

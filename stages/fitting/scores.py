@@ -1,0 +1,31 @@
+"""How well heads do on rows they were not fitted to."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import balanced_accuracy_score
+
+from stages.fitting.feature_rows import AnyFeatureRows
+from stages.network.heads.base import Head
+
+_ROWS_AT_ONCE = 1024
+
+
+def selection_score(scores: NDArray[np.floating], labels: NDArray[np.int64], balanced: bool) -> float:
+    """Return the accuracy of scores [n, classes]; `balanced`, the mean over the classes of their recall."""
+    predicted = scores.argmax(axis=1)
+    return float(balanced_accuracy_score(labels, predicted) if balanced else (predicted == labels).mean())
+
+
+@torch.inference_mode()
+def logits(head: Head, rows: AnyFeatureRows) -> NDArray[np.float32]:
+    """Return the logits of a head, float32 [n, classes], for rows block by block."""
+    device = next(head.parameters()).device
+    found = [
+        head(torch.from_numpy(block[at : at + _ROWS_AT_ONCE]).to(device).float()).cpu()
+        for _, block in rows.blocks()
+        for at in range(0, len(block), _ROWS_AT_ONCE)
+    ]
+    return np.asarray(torch.cat(found).numpy())

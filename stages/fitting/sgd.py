@@ -1,0 +1,143 @@
+"""Linear models by stochastic gradient descent, for more rows than memory holds: scikit-learn's, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+from sklearn.linear_model import SGDClassifier
+
+from stages.fitting.feature_rows import AnyFeatureRows, concat
+from stages.fitting.folds import balanced_weights
+from stages.fitting.grid_search import EARLY_STOP_MARGIN
+from stages.fitting.linear_models import ABSENT_CLASS_SCORE
+from stages.fitting.result import HeadFit
+from stages.fitting.scores import logits, selection_score
+from stages.fitting.standardize import Scaling, mean_and_std
+from stages.fitting.temperature import fit_temperature
+from stages.network.heads.linear import LinearHead
+from stages.runtime.threads import one_thread_per_fit
+
+EPOCHS = 10
+"""Most passes over the rows."""
+
+BLOCK_ROWS = 4096
+"""Rows that every model is shown before the next are read."""
+
+
+@dataclass(frozen=True)
+class _RowScaler:
+    mean: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    l2: bool
+
+    def __call__(self, rows: NDArray[Any]) -> NDArray[np.float32]:
+        values = torch.from_numpy(rows).float()
+        values = torch.nn.functional.normalize(values) if self.l2 else values
+        return np.asarray(values.sub(torch.from_numpy(self.mean)).div_(torch.from_numpy(self.scale)).numpy())
+
+
+def fit_sgd(
+    train: AnyFeatureRows,
+    val: AnyFeatureRows,
+    values: Sequence[float],
+    scalings: Sequence[Scaling],
+    num_classes: int,
+    *,
+    balanced: bool,
+    seed: int,
+) -> HeadFit:
+    """Return logistic regression by averaged stochastic gradient descent.
+
+    Each epoch goes once through the rows, in blocks that all settings share; a setting is dropped once it has scored
+    clearly less on the validation split than the best one. The chosen setting is fitted again on train+validation, for
+    as many epochs as served it best.
+
+    Parameters
+    ----------
+    values : sequence of float
+        Values of C; alpha = 1 / (C n), the same penalty as in scikit-learn's logistic regression.
+    """
+    settings: list[dict[str, Any]] = [
+        {"C": value, "scaler": scaling} for scaling in scalings for value in sorted(values)
+    ]
+    scalers = {scaling: _fitted_scaler(train, scaling) for scaling in scalings}
+    models = {number: _model(one["C"], len(train), seed) for number, one in enumerate(settings)}
+    best: dict[int, tuple[float, int, LinearHead]] = {}
+    for epoch in range(1, EPOCHS + 1):
+        _partial_fit_epoch(models, settings, scalers, train, num_classes, balanced, seed * 1_000_003 + epoch)
+        for number, model in models.items():
+            head = _as_head(model, scalers[settings[number]["scaler"]], num_classes)
+            score = selection_score(logits(head, val), val.labels, balanced)
+            if number not in best or score > best[number][0]:
+                best[number] = score, epoch, head
+        top = max(score for score, _, _ in best.values())
+        models = {number: model for number, model in models.items() if best[number][0] >= top - 2 * EARLY_STOP_MARGIN}
+    tried = [{**one, "score": best[number][0]} for number, one in enumerate(settings)]
+    number = max(best, key=lambda number: (best[number][0], -settings[number]["C"]))
+    chosen, (_, until, without_val) = tried[number], best[number]
+    temperature = fit_temperature(logits(without_val, val), val.labels)
+    both = concat(train, val)
+    scaler = {chosen["scaler"]: _fitted_scaler(both, chosen["scaler"])}
+    again = {0: _model(chosen["C"], len(both), seed)}
+    for epoch in range(1, until + 1):
+        _partial_fit_epoch(again, [chosen], scaler, both, num_classes, balanced, seed * 1_000_003 + epoch)
+    head = _as_head(again[0], scaler[chosen["scaler"]], num_classes)
+    for one in (head, without_val):
+        _apply_temperature(one, temperature)
+    said = {**chosen, "epochs": until, "selected by": "validation split", "temperature": temperature}
+    return HeadFit(head, without_val, said, tried)
+
+
+def _model(c: float, count: int, seed: int) -> SGDClassifier:
+    return SGDClassifier(loss="log_loss", alpha=1 / (c * count), average=True, random_state=seed)
+
+
+def _partial_fit_epoch(
+    models: dict[int, SGDClassifier],
+    settings: Sequence[dict[str, Any]],
+    scalers: dict[Scaling, _RowScaler],
+    rows: AnyFeatureRows,
+    num_classes: int,
+    balanced: bool,
+    seed: int,
+) -> None:
+    """Show every model all rows once."""
+    weights = balanced_weights(rows.labels) if balanced else None
+    classes = np.unique(rows.labels)
+    with one_thread_per_fit(), Parallel(n_jobs=-1, prefer="threads", require="sharedmem") as side_by_side:
+        for places, block in rows.shuffled(BLOCK_ROWS, seed):
+            scaled = {scaling: scaler(block) for scaling, scaler in scalers.items()}
+            labels, weight = rows.labels[places], None if weights is None else weights[places]
+            side_by_side(
+                delayed(model.partial_fit)(scaled[settings[number]["scaler"]], labels, classes, weight)
+                for number, model in models.items()
+            )
+
+
+def _fitted_scaler(rows: AnyFeatureRows, scaling: Scaling) -> _RowScaler:
+    width = rows.row_shape[0]
+    mean, scale = (
+        mean_and_std(rows) if scaling == "standard" else (np.zeros(width, np.float32), np.ones(width, np.float32))
+    )
+    return _RowScaler(mean, scale, scaling == "l2")
+
+
+def _as_head(model: SGDClassifier, scaler: _RowScaler, num_classes: int) -> LinearHead:
+    weight, bias = model.coef_, model.intercept_
+    if len(weight) == 1:
+        weight, bias = np.concatenate([np.zeros_like(weight), weight]), np.concatenate([np.zeros_like(bias), bias])
+    weights, biases = np.zeros((num_classes, weight.shape[1])), np.full(num_classes, ABSENT_CLASS_SCORE)
+    weights[model.classes_], biases[model.classes_] = weight, bias
+    return LinearHead.from_coefficients(weights, biases, scaler.mean, scaler.scale, l2=scaler.l2)
+
+
+def _apply_temperature(head: LinearHead, temperature: float) -> None:
+    with torch.no_grad():
+        head.output.weight.div_(temperature)
+        head.output.bias.div_(temperature)

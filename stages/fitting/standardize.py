@@ -1,0 +1,120 @@
+"""Scalings of features: as they are, standardised (mean 0, variance 1), or each row at length 1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import linear
+
+from stages.fitting.feature_rows import AnyFeatureRows
+
+Scaling = Literal["none", "standard", "l2"]
+
+_BLOCK_ROWS = 2048
+
+_NOISE = 1e-6
+"""Standard deviation, against the mean, up to which a feature is constant but for rounding."""
+
+
+def safe_std(variance: NDArray[np.floating], mean: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return standard deviations [d] to divide by; a feature that never changes keeps its scale, as in scikit-learn."""
+    variance = np.maximum(variance.astype(np.float64), 0)
+    return np.where(variance <= (_NOISE * np.abs(mean)) ** 2, 1.0, np.sqrt(variance))
+
+
+def mean_and_std(rows: AnyFeatureRows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return mean and standard deviation [d] of rows [n, d], taken block by block; sums are in float64."""
+    first = torch.from_numpy(next(rows.blocks())[1]).double().mean(dim=0)  # near the mean, so that nothing cancels
+    total, squares = torch.zeros_like(first), torch.zeros_like(first)
+    for _, block in rows.blocks():
+        values = torch.from_numpy(block).double() - first
+        total += values.sum(dim=0)
+        squares += values.square().sum(dim=0)
+    shift = total / len(rows)
+    mean = (first + shift).numpy()
+    scale = safe_std((squares / len(rows) - shift**2).numpy(), mean)
+    return mean.astype(np.float32), scale.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class ScaledRows:
+    """Rows as a model sees them, z = factor * (rows - offset) / scale, without a copy of them.
+
+    Attributes
+    ----------
+    rows : Tensor
+        [n, d], float32 or float64, shared by all scalings.
+    offset, scale : Tensor
+        [d].
+    factor : Tensor or None
+        [n, 1]; None is 1.
+    """
+
+    rows: Tensor
+    offset: Tensor
+    scale: Tensor
+    factor: Tensor | None
+
+    @classmethod
+    def fit(cls, rows: NDArray[np.floating], scaling: Scaling, center: NDArray[np.float32]) -> ScaledRows:
+        """Return the rows under a scaling that is fitted to them.
+
+        Parameters
+        ----------
+        rows : ndarray [n, d]
+            Less `center`, which keeps sums of large numbers out of the arithmetic.
+        center : ndarray of float32 [d]
+        """
+        tensor = torch.from_numpy(rows)
+        offset, scale = tensor.new_zeros(tensor.shape[1]), tensor.new_ones(tensor.shape[1])
+        if scaling == "standard":
+            variance, offset = torch.var_mean(tensor, dim=0, correction=0)
+            scale = torch.from_numpy(safe_std(variance.numpy(), offset.numpy() + center)).to(tensor.dtype)
+        elif scaling == "l2":
+            offset = -torch.from_numpy(center).to(tensor.dtype)
+        return cls(tensor, offset, scale, _inverse_lengths(tensor, offset) if scaling == "l2" else None)
+
+    def of(self, rows: NDArray[np.floating]) -> ScaledRows:
+        """Return other rows under the same scaling."""
+        tensor = torch.from_numpy(rows)
+        factor = None if self.factor is None else _inverse_lengths(tensor, self.offset)
+        return ScaledRows(tensor, self.offset, self.scale, factor)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def blocks(self) -> Iterator[tuple[slice, ScaledRows]]:
+        """Yield all rows in order, some thousands at a time, and which they are: scores of all at once are large."""
+        for at in range(0, len(self), _BLOCK_ROWS):
+            part = slice(at, at + _BLOCK_ROWS)
+            yield part, replace(self, rows=self.rows[part], factor=None if self.factor is None else self.factor[part])
+
+    def scores(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """Return z @ weight' + bias, [n, k], for weights [k, d]. (Few rows are quicker in BLAS than few columns.)"""
+        weight = weight / self.scale
+        if self.factor is None:
+            return linear(self.rows, weight, bias - weight @ self.offset)
+        return linear(self.rows, weight, -weight @ self.offset).mul_(self.factor).add_(bias)
+
+    def gradient(self, slopes: Tensor) -> Tensor:
+        """Return slopes' @ z, [k, d], for slopes [n, k]."""
+        if self.factor is not None:
+            slopes = slopes * self.factor
+        return (slopes.T @ self.rows).addr_(slopes.sum(dim=0), self.offset, alpha=-1).div_(self.scale)
+
+    def sample(self, indices: Tensor) -> Tensor:
+        """Return a copy of some of the rows as they are seen, [m, d]."""
+        rows = self.rows[indices].sub_(self.offset).div_(self.scale)
+        return rows if self.factor is None else rows.mul_(self.factor[indices])
+
+
+def _inverse_lengths(rows: Tensor, offset: Tensor) -> Tensor:
+    """Return 1 over the length of each row less the offset, [n, 1], without a copy of them all."""
+    lengths = torch.cat([(part - offset).norm(dim=1, keepdim=True) for part in torch.split(rows, 4096)])
+    return 1 / lengths.clamp_min(1e-12)

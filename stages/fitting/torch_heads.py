@@ -1,0 +1,259 @@
+"""Torch heads: epochs over rows, in memory or streamed; rate and weight decay chosen on the validation split."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cache.errors import CutonceError, UsageError
+from stages.config.heads import HeadConfig as Options
+from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, concat
+from stages.fitting.folds import balanced_weights
+from stages.fitting.result import HeadFit
+from stages.fitting.scores import selection_score
+from stages.fitting.standardize import mean_and_std
+from stages.fitting.vmap_heads import VmapHeads, supports_vmap
+from stages.network.heads.base import Head
+from stages.network.heads.linear import LinearHead
+from stages.network.heads.mlp import MLPHead
+from stages.runtime.progress import progress
+from stages.runtime.threads import single_threaded
+from stages.training.lr_schedules import LRScheduleConfig, make_schedule
+from stages.training.train_loop import Epoch
+
+_WARMUP = 0.3
+"""Share of the steps in which the rate of the one-cycle schedule rises."""
+
+_SMALL_BATCH = 256
+"""Rows of vectors below which a step is too small to be shared by several threads."""
+
+_IDENTITY = (torch.zeros(()), torch.ones(()))
+
+Moments = tuple[Tensor, Tensor]
+"""Mean and standard deviation, float32 [d], or () where rows are taken as they are."""
+
+
+@dataclass
+class HeadTrainResult:
+    """How one setting went.
+
+    Attributes
+    ----------
+    history : list of Epoch
+        Up to where it stopped.
+    best : Epoch
+        The epoch that validated best, by accuracy, then by loss.
+    score : float
+        Validation accuracy of that epoch; with balanced classes, the mean of their recall.
+    weights : dict
+        Tensors of that epoch.
+    """
+
+    history: list[Epoch] = field(default_factory=list)
+    best: Epoch | None = None
+    score: float = -1.0
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def epochs_since_best(self) -> int:
+        """Return the number of epochs since the lowest validation loss."""
+        losses = [epoch.val_loss for epoch in self.history]
+        return len(losses) - 1 - int(np.argmin(losses))
+
+
+def fit_torch_head(
+    build: Callable[[], Head],
+    options: Options,
+    train: AnyFeatureRows,
+    val: AnyFeatureRows,
+    seed: int,
+    device: torch.device,
+) -> HeadFit:
+    """Train a head with every rate and weight decay of `options`, keep the best, and train it on all rows.
+
+    Parameters
+    ----------
+    build : callable
+        Returns a new head, drawn from torch's random state.
+    """
+    if options.sampling == "balanced" and not isinstance(train, FeatureRows):
+        raise UsageError(
+            "`sampling` balanced draws rows at random, and these are streamed; use `class_weights` balanced"
+        )
+    settings = [
+        {"rate": rate, "weight decay": decay}
+        for rate, decay in itertools.product(options.fit_lr, options.fit_weight_decay)
+    ]
+    few = len(train.row_shape) == 1 and options.fit_batch_size < _SMALL_BATCH
+    with torch.random.fork_rng(devices=[]), single_threaded() if few else nullcontext():
+        template = _drawn(build, seed)
+        of_train = _moments(train, options, template)
+        at_once = len(settings) if supports_vmap(template) else 1
+        courses: list[HeadTrainResult] = []
+        for start in range(0, len(settings), at_once):
+            some = settings[start : start + at_once]
+            courses += _train(template, some, options, train, val, of_train, seed, device)
+        tried = [{**one, "score": course.score} for one, course in zip(settings, courses, strict=True)]
+        number = max(range(len(courses)), key=lambda number: courses[number].score)
+        chosen = courses[number]
+        if chosen.best is None:
+            raise CutonceError(
+                "the training loss became NaN or infinite with every `fit_lr`; try a tenth of the lowest"
+            )
+        without_val = _with(template, chosen.weights, of_train)
+        both = concat(train, val)
+        of_both = _moments(both, options, template)
+        n_epochs = chosen.best.epoch
+        again = _train(template, [settings[number]], options, both, None, of_both, seed, device, n_epochs)[0]
+        head = _with(template, again.weights, of_both)
+    said = {
+        **settings[number],
+        "best epoch": n_epochs,
+        "epochs run": chosen.history[-1].epoch,
+        "batch size": options.fit_batch_size,
+        **{name: value for name, value in template.config.items() if name in ("hidden", "dropout", "l2")},
+        "selected by": "validation split",
+        "refitted on": f"train+val, {n_epochs} epochs",
+    }
+    return HeadFit(head, without_val, said, tried, chosen.history)
+
+
+def _drawn(build: Callable[[], Head], seed: int) -> Head:
+    torch.manual_seed(seed)
+    return build()
+
+
+def _train(
+    pattern: Head,
+    settings: list[dict[str, float]],
+    options: Options,
+    train: AnyFeatureRows,
+    val: AnyFeatureRows | None,
+    scaler: Moments,
+    seed: int,
+    device: torch.device,
+    until: int | None = None,
+) -> list[HeadTrainResult]:
+    """Train copies of a head side by side; each keeps its best epoch on `val`, or, without it, epoch `n_epochs`."""
+    heads = [pattern] * len(settings)
+    stack = VmapHeads(heads, [one["rate"] for one in settings], [one["weight decay"] for one in settings], device)
+    steps_per_epoch = max(len(train) // options.fit_batch_size, 1)
+    lr_driver = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = make_schedule(lr_driver, LRScheduleConfig("onecycle", _WARMUP), steps_per_epoch, options.fit_epochs)
+    courses = [HeadTrainResult() for _ in settings]
+    running = set(range(len(settings)))
+    weights = torch.from_numpy(balanced_weights(train.labels)) if options.class_weights == "balanced" else None
+    numbers = range(1, (until or options.fit_epochs) + 1)
+    for number in progress(numbers, label="all rows" if val is None else "epochs, at most", unit="epochs"):
+        if not running:
+            break
+        started = time.perf_counter()
+        torch.manual_seed(seed * 1_000_003 + number)
+        stack.train(True)
+        loss_sum, right, count = torch.zeros(stack.size), torch.zeros(stack.size), 0
+        for places, block in _full_batches(train, options, seed * 1_000_003 + number):
+            labels = torch.from_numpy(train.labels[places]).to(device)
+            logits = stack.logits(_inputs(block, scaler, device))
+            each = functional.cross_entropy(
+                logits.flatten(0, 1),
+                labels.repeat(stack.size),
+                label_smoothing=options.fit_label_smoothing,
+                reduction="none",
+            ).view(stack.size, -1)
+            if weights is not None:
+                each = each * weights[torch.from_numpy(places)].to(device)
+            losses = each.mean(dim=1)
+            # a head whose loss is lost stays where it is; the others go on
+            stack.step(
+                losses.nan_to_num(0.0, 0.0, 0.0), lr_driver.param_groups[0]["lr"], lr_driver.param_groups[0]["betas"][0]
+            )
+            lr_driver.step()
+            schedule.step()
+            loss_sum += losses.detach().cpu() * len(places)
+            right += (logits.detach().argmax(dim=2) == labels).sum(dim=1).cpu()
+            count += len(places)
+        if val is None:
+            continue
+        validated = _validate(stack, val, scaler, device, options.class_weights == "balanced")
+        seconds = time.perf_counter() - started
+        for one in list(running):
+            course, (val_loss, val_accuracy, score) = courses[one], validated[one]
+            train_loss, train_accuracy = float(loss_sum[one]) / count, float(right[one]) / count
+            if not np.isfinite(train_loss) or not np.isfinite(val_loss):
+                running.discard(one)
+                continue
+            rate = settings[one]["rate"] * lr_driver.param_groups[0]["lr"]
+            row = Epoch(number, train_loss, train_accuracy, val_loss, val_accuracy, rate, seconds)
+            course.history.append(row)
+            if course.best is None or (score, -val_loss) > (course.score, -course.best.val_loss):
+                course.best, course.score, course.weights = row, score, stack.weights(one)
+            if course.epochs_since_best() >= options.patience:
+                running.discard(one)
+    if val is None:
+        courses[0].weights = stack.weights(0)
+    return courses
+
+
+@torch.no_grad()
+def _validate(
+    stack: VmapHeads, val: AnyFeatureRows, scaler: Moments, device: torch.device, balanced: bool
+) -> list[tuple[float, float, float]]:
+    """Return loss, accuracy and score of every head on the validation rows."""
+    stack.train(False)
+    found = []
+    for places, block in val.blocks():
+        for at in range(0, len(places), 1024):
+            found.append(stack.logits(_inputs(block[at : at + 1024], scaler, device)).float().cpu())
+    logits, labels = torch.cat(found, dim=1), torch.from_numpy(val.labels)
+    return [
+        (
+            float(functional.cross_entropy(one, labels)),
+            float((one.argmax(dim=1) == labels).float().mean()),
+            selection_score(one.numpy(), val.labels, balanced),
+        )
+        for one in logits
+    ]
+
+
+def _full_batches(rows: AnyFeatureRows, options: Options, seed: int) -> Iterator[tuple[Any, Any]]:
+    """Yield full batches of an epoch; the rest of fewer rows sits it out, or is all there is."""
+    size = min(options.fit_batch_size, len(rows))
+    if isinstance(rows, FeatureRows):
+        batches = rows.shuffled(size, seed, balanced=options.sampling == "balanced")
+    else:
+        batches = rows.shuffled(size, seed)
+    return ((places, block) for places, block in batches if len(places) == size)
+
+
+def _inputs(block: Any, scaler: Moments, device: torch.device) -> Tensor:
+    rows = torch.from_numpy(block).to(device).float()
+    mean, scale = (one.to(device) for one in scaler)
+    return rows.sub(mean).div_(scale) if mean.ndim else rows
+
+
+def _moments(rows: AnyFeatureRows, options: Options, head: Head) -> Moments:
+    """Return mean and standard deviation [d] where the head is one that is standardised; else nothing to do."""
+    if not isinstance(head, LinearHead | MLPHead) or options.fit_scaler != "standard":
+        return _IDENTITY
+    mean, scale = mean_and_std(rows)
+    return torch.from_numpy(mean), torch.from_numpy(scale)
+
+
+def _with(pattern: Head, weights: dict[str, Tensor], scaler: Moments) -> Head:
+    """Return a head with these tensors that takes rows as they are cached."""
+    head = VmapHeads([pattern], [0.0], [0.0], torch.device("cpu")).head(weights)
+    mean, scale = scaler
+    if mean.ndim:  # W (x - m) / s + b = (W / s) x + (b - (W / s) m)
+        first = next(module for module in head.modules() if isinstance(module, nn.Linear))
+        with torch.no_grad():
+            first.weight.div_(scale)
+            first.bias.sub_(first.weight @ mean)
+    return head

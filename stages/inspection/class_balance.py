@@ -1,0 +1,79 @@
+"""How many samples the classes have in each split, and what that means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPLITS = ("train", "val", "test")
+
+UNEVEN = 3.0
+"""Ratio of the largest to the smallest class from which on the smaller ones are worth a thought."""
+
+FEW = 10
+"""Training samples below which little can be learned of a class, or said of it."""
+
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Samples by split and class.
+
+    Attributes
+    ----------
+    class_names : tuple of str
+    counts : ndarray of int64 [3, classes]
+        Of train, val and test.
+    """
+
+    class_names: tuple[str, ...]
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, labels: NDArray[np.int64], splits: Sequence[str], class_names: tuple[str, ...]) -> Balance:
+        """Count samples."""
+        where = np.array(splits)
+        counts = [np.bincount(labels[where == split], minlength=len(class_names)) for split in SPLITS]
+        return cls(class_names, np.stack(counts).astype(np.int64))
+
+    @property
+    def ratio(self) -> float:
+        """The largest class of the training split over the smallest; infinite where one has no sample."""
+        train = self.counts[0]
+        return float(train.max() / train.min()) if train.min() else float("inf")
+
+    @property
+    def words(self) -> list[str]:
+        """What the numbers mean, in sentences."""
+        train = self.counts[0]
+        largest, smallest = int(train.argmax()), int(train.argmin())
+        names = self.class_names
+        told = (
+            f"{names[largest]} has {train[largest]:,} training images and {names[smallest]} {train[smallest]:,}: "
+            f"{self.ratio:.3g} to 1"
+        )
+        if train[largest] == train[smallest]:
+            lines = [f"Every class has {train[largest]:,} training images."]
+        elif self.ratio < UNEVEN:
+            lines = [f"{told}. That is balanced enough for accuracy to mean the same for every class."]
+        else:
+            share = train[largest] / train.sum()
+            lines = [
+                f"{told}. Always answering {names[largest]} would be right for {share:.0%} of the training images, so "
+                "read macro-F1 beside accuracy, and try `class_weights` balanced."
+            ]
+        few = [int(one) for one in np.flatnonzero(train < FEW)]
+        if few:
+            some = ", ".join(f"{names[one]} ({train[one]})" for one in few[:_NAMED])
+            more = f" and {len(few) - _NAMED} more" if len(few) > _NAMED else ""
+            lines.append(f"Classes with fewer than {FEW} training images: {some}{more}.")
+        for split, row in zip(SPLITS[1:], self.counts[1:], strict=True):
+            absent = [names[one] for one in np.flatnonzero(row == 0)]
+            if absent:
+                more = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
+                lines.append(f"Classes without an image in {split}: {', '.join(absent[:_NAMED])}{more}.")
+        return lines

@@ -1,0 +1,130 @@
+"""All that is looked for in a data set, one after the other, from its features alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cache.errors import UsageError
+from stages.inspection.label_errors import LabelErrors, find_label_errors
+from stages.inspection.near_duplicates import REFERENCE_NEIGHBOR, THRESHOLD, NearDuplicate, find_duplicates
+from stages.inspection.nearest_neighbors import UnitFeatures, equal_pairs, find_neighbors, merge_groups
+from stages.inspection.out_of_fold import out_of_fold_probabilities
+from stages.inspection.outliers import Outliers, distances_to_neighbor, find_outliers
+
+LARGEST_GROUP = 0.1
+"""Share of all samples that a group of near-duplicates may have before it is taken for a sign of poor features."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found.
+
+    Attributes
+    ----------
+    label_errors : LabelErrors
+    copies : list of NearDuplicate
+        Leakage first.
+    outliers : Outliers
+    accuracy : float
+        Of the classifier that label errors were found with, on samples it was not fitted on.
+    notes : list of str
+        What to know before any of it is believed.
+    """
+
+    label_errors: LabelErrors
+    copies: list[NearDuplicate]
+    outliers: Outliers
+    accuracy: float
+    notes: list[str]
+
+    @property
+    def leakage(self) -> list[NearDuplicate]:
+        """Near-duplicates across splits."""
+        return [copy for copy in self.copies if copy.leakage]
+
+    @property
+    def duplicates(self) -> list[NearDuplicate]:
+        """Near-duplicates within a split."""
+        return [copy for copy in self.copies if not copy.leakage]
+
+
+def require_threshold(threshold: float) -> None:
+    """Refuse what is no cosine two images can be near-duplicates at.
+
+    Raises
+    ------
+    UsageError
+    """
+    if not 0.5 <= threshold <= 1:
+        raise UsageError(f"`threshold` {threshold} must lie between 0.5 and 1: it is a cosine, and 1 is the same image")
+
+
+def inspect_features(
+    features: NDArray[Any],
+    labels: NDArray[np.int64],
+    splits: list[str],
+    keys: list[str],
+    num_classes: int,
+    seed: int,
+    *,
+    groups: Sequence[str] = (),
+    threshold: float = THRESHOLD,
+    device: torch.device,
+) -> Inspection:
+    """Look for label errors, near-duplicates and outliers.
+
+    Parameters
+    ----------
+    features : ndarray [n, d]
+        Float16 or float32. Beyond them, memory for about a gigabyte is needed.
+    labels : ndarray of int64 [n]
+    splits, keys : list of str
+    groups : sequence of str
+        What each sample is of, '' where it is on its own; empty where nothing is known.
+    threshold : float
+        Cosine from which on two images are near-duplicates.
+
+    Raises
+    ------
+    UsageError
+        If the features are not vectors, the threshold is not a cosine, or cleanlab is not installed.
+    DataError
+        If there is a single class.
+    """
+    if features.ndim != 2:
+        raise UsageError(
+            f"images are compared by vectors, but the cached features have the shape {features.shape[1:]}; "
+            "use `pool` avg (or max, avgmax, cls)"
+        )
+    require_threshold(threshold)
+    directions = UnitFeatures(features, device, centered=True)
+    neighbors = find_neighbors(directions, REFERENCE_NEIGHBOR, threshold)
+    copies = find_duplicates(directions, neighbors, threshold, keys, splits)
+    together = merge_groups(np.arange(len(labels)), np.concatenate([equal_pairs(keys), equal_pairs(groups)]))
+    notes = []
+    same = np.array([(copy.place, copy.other) for copy in copies], dtype=np.int64).reshape(-1, 2)
+    shown_twice = merge_groups(np.arange(len(labels)), same)
+    largest = int(np.bincount(shown_twice).max())
+    if largest > max(LARGEST_GROUP * len(labels), REFERENCE_NEIGHBOR):
+        notes.append(
+            f"{largest:,} of {len(labels):,} images are one group of near-duplicates: either they are frames of one "
+            "scene, or these features hardly tell the images apart; try a higher `threshold`, or another `backbone`"
+        )
+    else:  # a wrong label would be confirmed by a copy with the same wrong label among the rows that are fitted
+        together = merge_groups(together, same)
+    probabilities = out_of_fold_probabilities(features, labels, num_classes, seed, together)
+    reach = distances_to_neighbor(UnitFeatures(features, device, centered=False), seed)
+    accuracy = float((probabilities.argmax(axis=1) == labels).mean())
+    return Inspection(
+        find_label_errors(labels, probabilities),
+        copies,
+        find_outliers(reach, labels),
+        accuracy,
+        notes,
+    )

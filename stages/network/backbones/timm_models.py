@@ -1,0 +1,51 @@
+"""timm's networks."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import Any
+
+import timm
+import timm.data
+
+from cache.errors import UsageError, WeightsError
+from stages.data.images.preprocessing import Preprocessing
+from stages.network.backbones.base import LoadedNetwork, random_weights_source
+from stages.network.backbones.download import download_errors, weights_location
+
+_timm_data: Any = timm.data  # not typed
+
+
+def load_timm(architecture: str, pretrained: bool, image_size: int | None) -> LoadedNetwork:
+    """Return a network of timm's, downloading its weights if they are wanted."""
+    configuration: Any = timm.get_pretrained_cfg(architecture)
+    if pretrained and (configuration is None or not configuration.has_weights):
+        raise WeightsError(f"timm has no weights for {architecture}; use `weights` none or `weights` FILE.")
+    # Networks built for one size (position tables) are built for another when asked; the others take any.
+    fixed = configuration is not None and configuration.fixed_input_size
+    options: dict[str, Any] = {"img_size": image_size} if fixed and image_size is not None else {}
+    try:
+        with download_errors(architecture, *weights_location(configuration)) if pretrained else nullcontext():
+            module: Any = timm.create_model(architecture, pretrained=pretrained, **options)
+    except (TypeError, AssertionError) as error:
+        if not options:
+            raise
+        raise UsageError(f"`image_size` {image_size}: {architecture} is not built for it ({error}).") from error
+    data = _timm_data.resolve_data_config({}, pretrained_cfg=module.pretrained_cfg)
+    size = data["input_size"][-1]
+    preprocessing = Preprocessing(
+        image_size=size,
+        resize=math.floor(size / data["crop_pct"]),
+        interpolation=data["interpolation"],
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+    )
+    tagged = f"timm {architecture.partition('.')[0]}.{module.pretrained_cfg.get('tag')}"
+    return LoadedNetwork(module, preprocessing, tagged if pretrained else random_weights_source())
+
+
+def timm_names() -> list[str]:
+    """Return the names of timm's architectures."""
+    names: list[str] = timm.list_models()
+    return names

@@ -1,0 +1,45 @@
+"""torchvision's classification networks."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torchvision
+
+from stages.data.images.preprocessing import Preprocessing
+from stages.network.backbones.base import LoadedNetwork, random_weights_source
+from stages.network.backbones.download import checkpoint_folder, download_errors
+
+
+def load_torchvision(name: str, pretrained: bool) -> LoadedNetwork:
+    """Return a classification network of torchvision's, downloading its weights if they are wanted."""
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    view = weights.transforms()
+    preprocessing = Preprocessing(
+        image_size=view.crop_size[0],
+        resize=view.resize_size[0],
+        interpolation=view.interpolation.value,
+        mean=tuple(view.mean),
+        std=tuple(view.std),
+    )
+    options: dict[str, Any] = {}
+    if not pretrained:
+        # As torchvision builds them for its own weights: two bring images to another range first, one is for 518 px.
+        if name in ("googlenet", "inception_v3"):
+            options = {"transform_input": True, "init_weights": True}
+        elif name.startswith("vit_"):
+            options = {"image_size": preprocessing.image_size}
+        return LoadedNetwork(torchvision.models.get_model(name, **options), preprocessing, random_weights_source())
+    # GoogLeNet's auxiliary heads are left off unless asked for, as torchvision's file has them untrained.
+    options = {"aux_logits": True} if name == "googlenet" else {}
+    with download_errors(name, weights.url, f"put it into {checkpoint_folder()}"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "auxiliary heads in the pretrained googlenet")
+        module = torchvision.models.get_model(name, weights=weights, **options)
+    return LoadedNetwork(module, preprocessing, f"torchvision {weights}")
+
+
+def torchvision_names() -> list[str]:
+    """Return the names of torchvision's classification networks."""
+    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return names

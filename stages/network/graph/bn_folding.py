@@ -1,0 +1,158 @@
+"""Folding BatchNorm into the convolution below it: in evaluation mode the two are one affine map of the input.
+
+Works on the graph of a section (see `cut`). What is folded follows from the graph and the kinds of the layers alone,
+so that it is the same on every machine. What is frozen is folded once (`fold_batchnorm`); what trains, anew in every
+pass (`fold_while_training`).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from timm.layers.norm_act import BatchNormAct2d, FrozenBatchNormAct2d
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torchvision.ops import FrozenBatchNorm2d
+
+from stages.network.graph.depthwise_conv import CONVOLUTIONS, conv2d_with_weight
+
+# Exactly these kinds, as of the convolutions.
+_NORMALISATIONS = (nn.BatchNorm2d, FrozenBatchNorm2d)
+_NORMALISATIONS_WITH_ACTIVATION = (BatchNormAct2d, FrozenBatchNormAct2d)
+_FROZEN = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
+
+
+def fold_batchnorm(section: fx.GraphModule) -> tuple[fx.GraphModule, int]:
+    """Return a section in which each convolution with its BatchNorm is one convolution, and how many there are.
+
+    A pair is folded where both are layers of a known kind, nothing but the BatchNorm uses the convolution's output,
+    and the BatchNorm is in evaluation mode with running statistics; everything else stays as it is. Weights are
+    multiplied in float64 and rounded once. An activation that belongs to the BatchNorm layer stays behind it.
+
+    Parameters
+    ----------
+    section
+        An evaluation graph and its layers. They are left as they are, and shared with the result where not folded.
+    """
+    folded = fx.GraphModule(section, copy.deepcopy(section.graph))
+    graph = folded.graph
+    _open_sequentials(graph, folded)
+    pairs = [node for node in graph.nodes if _ends_a_pair(node, folded) and _is_fixed(_layer(node, folded))]
+    for node in pairs:
+        convolution, name = node.all_input_nodes[0], f"{node.name}_folded"
+        folded.add_submodule(name, _fold(_layer(convolution, folded), _layer(node, folded)))
+        with graph.inserting_after(convolution):
+            node.replace_all_uses_with(graph.call_module(name, convolution.args))
+        graph.erase_node(node)
+        graph.erase_node(convolution)
+    return fx.GraphModule(folded, graph), len(pairs)  # made anew, it holds only the layers that the graph calls
+
+
+def fold_while_training(graph: fx.Graph, network: nn.Module) -> None:
+    """Make each convolution of a section's graph with its BatchNorm one call.
+
+    While the BatchNorm is in evaluation mode, which is asked in every pass, the call folds the two: the gradients of
+    both are the same, and the map is gone through once less forward, twice less backward. Else one runs after the
+    other. Layers stay where they are, under their names. Convolutions that stand alone are run by
+    :func:`~stages.network.graph.depthwise_conv.conv2d_with_weight`, too.
+
+    Parameters
+    ----------
+    graph
+        Of either mode; it is rewritten.
+    network
+        What the graph computes with.
+    """
+    _open_sequentials(graph, network)
+    for node in [node for node in graph.nodes if _ends_a_pair(node, network)]:
+        convolution = node.all_input_nodes[0]
+        with graph.inserting_before(node):
+            layers = [graph.get_attr(str(one.target)) for one in (convolution, node)]
+            node.replace_all_uses_with(graph.call_function(_convolve_and_normalize, (*layers, *convolution.args)))
+        graph.erase_node(node)
+        graph.erase_node(convolution)
+    for node in [node for node in graph.nodes if type(_layer(node, network)) in CONVOLUTIONS]:
+        with graph.inserting_before(node):
+            layer = graph.get_attr(str(node.target))
+            node.replace_all_uses_with(graph.call_function(_convolve, (layer, *node.args)))
+        graph.erase_node(node)
+
+
+def _convolve(convolution: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    return conv2d_with_weight(convolution, x, convolution.weight, convolution.bias)
+
+
+def _convolve_and_normalize(convolution: nn.Conv2d, normalization: Any, x: torch.Tensor) -> torch.Tensor:
+    if not _is_fixed(normalization):
+        normalized: torch.Tensor = normalization(_convolve(convolution, x))
+        return normalized
+    scale = torch.rsqrt(normalization.running_var + normalization.eps)
+    if normalization.weight is not None:
+        scale = scale * normalization.weight
+    shift = -normalization.running_mean if convolution.bias is None else convolution.bias - normalization.running_mean
+    bias = shift * scale if normalization.bias is None else shift * scale + normalization.bias
+    output = conv2d_with_weight(convolution, x, convolution.weight * scale[:, None, None, None], bias)
+    if isinstance(normalization, _NORMALISATIONS_WITH_ACTIVATION):
+        activated: torch.Tensor = normalization.act(normalization.drop(output))
+        return activated
+    return output
+
+
+def _open_sequentials(graph: fx.Graph, network: nn.Module) -> None:
+    """Replace each call of a sequence of layers by the calls of its layers: the tracer takes some for one step."""
+    waiting = list(graph.nodes)
+    while waiting:
+        node = waiting.pop()
+        layer = _layer(node, network)
+        if isinstance(layer, nn.Sequential) and type(layer).forward is nn.Sequential.forward:
+            output = node.args[0]
+            with graph.inserting_before(node):
+                for name in layer._modules:
+                    output = graph.call_module(f"{node.target}.{name}", (output,))
+                    waiting.append(output)
+            node.replace_all_uses_with(output)
+            graph.erase_node(node)
+
+
+def _ends_a_pair(node: fx.Node, network: nn.Module) -> bool:
+    """Say whether a node is a BatchNorm that, with fixed statistics, can be folded into the convolution below it."""
+    layer = _layer(node, network)
+    if type(layer) not in (*_NORMALISATIONS, *_NORMALISATIONS_WITH_ACTIVATION):
+        return False
+    below = node.all_input_nodes[0]
+    return type(_layer(below, network)) in CONVOLUTIONS and len(below.users) == 1
+
+
+def _is_fixed(normalization: Any) -> bool:
+    """Say whether a BatchNorm normalises by its running statistics, and leaves them as they are."""
+    if isinstance(normalization, _FROZEN):
+        return True
+    return not normalization.training and normalization.running_mean is not None
+
+
+def _layer(node: fx.Node, network: nn.Module) -> Any:
+    """Return the layer that a node calls; None if it calls none."""
+    return network.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _fold(convolution: nn.Conv2d, normalization: Any) -> nn.Module:
+    """Return one convolution for the two, followed by what the second does besides normalising."""
+    tensors = (
+        convolution.weight,
+        convolution.bias,
+        normalization.running_mean,
+        normalization.running_var,
+        normalization.eps,
+        normalization.weight,
+        normalization.bias,
+    )
+    exact: Any = [one.detach().double() if isinstance(one, torch.Tensor) else one for one in tensors]
+    weight, bias = fuse_conv_bn_weights(*exact)
+    folded = copy.deepcopy(convolution)
+    folded.weight = nn.Parameter(weight.to(convolution.weight.dtype), requires_grad=False)
+    folded.bias = nn.Parameter(bias.to(convolution.weight.dtype), requires_grad=False)
+    if isinstance(normalization, _NORMALISATIONS_WITH_ACTIVATION):
+        return nn.Sequential(folded, normalization.drop, normalization.act)
+    return folded

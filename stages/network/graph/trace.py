@@ -1,0 +1,378 @@
+"""The graph of a network in one mode: its steps, what each computes, and which values later steps still need.
+
+The network is traced with ``torch.fx`` and torchvision's ``NodePathTracer``, so that the names of the steps are module
+paths, and run once on tensors that have shapes and no numbers. A trace bakes the mode of each layer in (the flag of a
+functional dropout, the branch of an ``if self.training``). Where a network is cut is `cut`'s business.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import operator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import timm.models
+import torch
+import torchvision.ops
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.feature_extraction import NodePathTracer
+
+from cache.errors import UsageError
+
+# Batch of the dry run. Nothing is computed in it, so the batch may be any size; a prime that no layer's width, and no
+# map's side, is a multiple of tells the sizes that grow with the batch from those that do not.
+_DRY_BATCH = 10_007
+
+
+class Trace:
+    """The graph of a network in one mode, what its nodes hold, and what crosses after each.
+
+    Parameters
+    ----------
+    module
+        A classification network taking images float [b, 3, S, S] and returning logits [b, classes].
+    image_size
+        S, in pixels.
+    training
+        The mode that is traced.
+    frozen
+        Paths of layers that are traced in evaluation mode all the same.
+    twin
+        A trace of the same network: where its steps have the same names, their values are taken over.
+
+    Attributes
+    ----------
+    nodes : list of fx.Node
+        The steps in order, from the image to the output.
+    names, by_name, position : dict
+        The path of each node, the node of each path, and the place of each node in `nodes`.
+    values : dict
+        What each node gives in the dry run: tensors with shapes and no numbers, sizes, tuples.
+    multiply_adds : dict
+        Of each node, per image.
+    live_values : list of list of fx.Node
+        For each node, those up to it whose output a later one needs.
+
+    Raises
+    ------
+    UsageError
+        If the network cannot be traced, or does not take images of this size.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        image_size: int,
+        *,
+        training: bool,
+        frozen: Collection[str] = (),
+        reference_trace: Trace | None = None,
+    ) -> None:
+        graph, paths = _traced(module, training=training, frozen=frozen)
+        self.nodes = list(graph.nodes)
+        # The output, and buffers read outside any call, have no path of their own.
+        self.names: dict[fx.Node, str] = {node: paths.get(node, f"{node.op} {node.name}") for node in self.nodes}
+        self.by_name = {name: node for node, name in self.names.items()}
+        self.position = {node: index for index, node in enumerate(self.nodes)}
+        self.image, self.output = self.nodes[0], self.nodes[-1].args[0]
+        self.changes = _in_place_updates(self.nodes)
+        self.values: dict[fx.Node, Any]
+        self.multiply_adds: dict[fx.Node, int]
+        self.bytes_made: dict[fx.Node, int]
+        if reference_trace is not None and [*reference_trace.by_name] == [*self.by_name]:
+            # The same steps in both modes, as in most networks: the shapes are known.
+            self.values = {
+                self.by_name[name]: reference_trace.values[node] for node, name in reference_trace.names.items()
+            }
+            self.multiply_adds = {
+                self.by_name[name]: reference_trace.multiply_adds[node] for node, name in reference_trace.names.items()
+            }
+            self.bytes_made = {
+                self.by_name[name]: reference_trace.bytes_made[node] for node, name in reference_trace.names.items()
+            }
+        else:
+            recorder = _dry_run(module, graph, image_size)
+            self.values, self.multiply_adds = recorder.values, recorder.multiply_adds
+            self.bytes_made = recorder.bytes_made
+        self.live_values = self._find_crossing()
+
+    def _find_crossing(self) -> list[list[fx.Node]]:
+        """Return for each node the nodes up to it whose output a later one needs.
+
+        Only nodes that hold tensors computed from the image count.
+        """
+        carriers = {self.image}
+        for node in self.nodes[1:]:
+            if carriers.intersection(node.all_input_nodes) and _holds_tensor(self.values[node]):
+                carriers.add(node)
+        needed = self._needed_for(self.nodes[-1], stop=lambda node: False)
+        uses = {node: [user for user in node.users if user in carriers and user in needed] for node in carriers}
+        last_use = {node: max((self.position[user] for user in uses[node]), default=-1) for node in carriers}
+        crossing, alive = [], list[fx.Node]()
+        for index, node in enumerate(self.nodes):
+            alive = [one for one in (*alive, node) if last_use.get(one, -1) > index]
+            crossing.append(alive)
+        return crossing
+
+    def crosses_alone(self, name: str) -> bool:
+        """Say whether exactly the output of the node called `name` crosses after it."""
+        node = self.by_name.get(name)
+        return node is not None and node is not self.image and self.live_values[self.position[node]] == [node]
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        """Return the shape of a node's output for one image."""
+        return tuple(getattr(self.values[node], "shape", (0,))[1:])
+
+    def has_row_per_image(self, node: fx.Node) -> bool:
+        """Say whether a node's output is one tensor of floating-point numbers with a row for each image."""
+        value = self.values[node]
+        return isinstance(value, torch.Tensor) and value.is_floating_point() and value.shape[:1] == (_DRY_BATCH,)
+
+    def peak_bytes(self, end: str) -> int:
+        """Return the most bytes per image that tensors take at any time on the way to the node `end`."""
+        needed_before: list[list[fx.Node]] = [[], *self.live_values]
+        steps = zip(self.nodes[: self.position[self.by_name[end]] + 1], needed_before, strict=False)
+        return max(
+            self.bytes_made[node] + sum(_storages(self.values[one] for one in needed).values()) // _DRY_BATCH
+            for node, needed in steps
+        )
+
+    def section(self, start: str | None, end: str | None, branches: Sequence[tuple[str, str]] = ()) -> fx.Graph:
+        """Return the graph that computes the node `end` from the node `start` (None: logits, image).
+
+        `branches` are pairs of a module's name and of the node whose output it takes; with any, the graph gives what
+        they make of it, too, by their names.
+        """
+        first = self.by_name[start] if start else self.image
+        last = self.by_name[end] if end else self.output
+        above = self._above(first)
+
+        def is_size_from_below(node: fx.Node) -> bool:
+            return node not in above and node.op != "get_attr" and not _holds_tensor(self.values[node])
+
+        needed = self._needed_for(last, stop=lambda node: node is first or is_size_from_below(node))
+        graph = fx.Graph()
+        x = graph.placeholder("x")
+        copies: dict[fx.Node, Any] = {}
+        of_branches: dict[str, fx.Node] = {}
+        for node in self.nodes:
+            if node not in needed:
+                continue
+            if node is first:
+                # Layers above may work in place (ReLU, dropout in training): the caller's features stay as they are.
+                copies[node] = x if start is None else graph.call_method("clone", (x,))
+            elif is_size_from_below(node):
+                copies[node] = _size(self.values[node], graph, x)
+            else:
+                copies[node] = graph.node_copy(node, lambda source: copies[source])
+            for name in (name for name, at in branches if self.by_name[at] is node):
+                of_branches[name] = graph.call_module(name, (copies[node],))
+        graph.output((copies[last], of_branches) if branches else copies[last])
+        return graph
+
+    def _above(self, first: fx.Node) -> set[fx.Node]:
+        above = {first}
+        for node in self.nodes[self.position[first] :]:
+            if above.intersection(node.all_input_nodes):
+                above.add(node)
+        return above
+
+    def _needed_for(self, goal: fx.Node, stop: Callable[[fx.Node], bool]) -> set[fx.Node]:
+        """Return all nodes `goal` is computed from, not going below those where `stop` holds."""
+        needed: set[fx.Node] = set()
+        waiting = [goal]
+        while waiting:
+            node = waiting.pop()
+            if node not in needed:
+                needed.add(node)
+                waiting.extend(one for one in self.changes.get(node, ()) if self.position[one] < self.position[goal])
+                waiting.extend([] if stop(node) else node.all_input_nodes)
+        return needed
+
+
+def check_image_size(module: nn.Module, image_size: int) -> None:
+    """Raise UsageError if the network does not take images of `image_size` pixels; nothing is computed."""
+    with _mode(module, training=False), _without_computing(), _sizes_explained(image_size):
+        module(_blank_images(module, image_size))
+
+
+def layers_in_order(module: nn.Module) -> list[str]:
+    """Return what a network computes with in evaluation mode, in order: paths of layers, parameters and buffers.
+
+    Raises
+    ------
+    UsageError
+        If the network cannot be traced.
+    """
+    graph, _ = _traced(module, training=False)
+    return [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
+
+
+def _traced(module: nn.Module, *, training: bool, frozen: Collection[str] = ()) -> tuple[fx.Graph, dict[fx.Node, str]]:
+    """Return the graph of a network in one mode, and the paths of its nodes."""
+    tracer = _tracer()
+    with _mode(module, training=training), _untraceable_explained(module):
+        for path in frozen:
+            module.get_submodule(path).eval()
+        graph = tracer.trace(module, concrete_args=_defaults(module))
+    return graph, tracer.node_to_qualname
+
+
+def _tracer() -> NodePathTracer:
+    """Return a tracer that treats as one step what torchvision and timm say cannot be traced through."""
+    operations = [
+        kind for _, kind in inspect.getmembers(torchvision.ops, inspect.isclass) if issubclass(kind, nn.Module)
+    ]
+    registered: Any = timm.models
+    return NodePathTracer(
+        leaf_modules=[*operations, *registered.get_notrace_modules()],
+        autowrap_modules=(math, torchvision.ops),
+        autowrap_functions=tuple(registered.get_notrace_functions()),
+    )
+
+
+def _defaults(module: nn.Module) -> dict[str, Any]:
+    """Return what a network's forward takes besides images, as it is where nobody says otherwise."""
+    others = list(inspect.signature(module.forward).parameters.values())[1:]
+    return {other.name: other.default for other in others if other.default is not other.empty}
+
+
+def _in_place_updates(nodes: list[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
+    """Return for each node those that change its tensor where it is and give nothing back.
+
+    ``mask.div_(keep)`` as a statement: whoever needs the tensor needs it too.
+    """
+    changes: dict[fx.Node, list[fx.Node]] = {}
+    for node in nodes:
+        in_place = node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__")
+        if in_place and isinstance(changed := node.args[0], fx.Node):
+            changes.setdefault(changed, []).append(node)
+    return changes
+
+
+class _PeakMemoryMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Finds the most bytes that the tensors made while it is active take at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._made: dict[Any, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        given = _storages((args, kwargs))
+        self._made.update({piece: size for piece, size in _storages([output]).items() if piece not in given})
+        self._made = {piece: size for piece, size in self._made.items() if not piece.expired()}
+        self.peak = max(self.peak, sum(self._made.values()))
+        return output
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph node by node; keeps each value, and per image its multiply-adds and the bytes made on the way."""
+
+    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(module, graph=graph)
+        self.values: dict[fx.Node, Any] = {}
+        self.multiply_adds: dict[fx.Node, int] = {}
+        self.bytes_made: dict[fx.Node, int] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        with FlopCounterMode(display=False) as counter, _PeakMemoryMode() as memory:
+            value = super().run_node(n)
+        self.values[n] = value
+        self.multiply_adds[n] = counter.get_total_flops() // 2 // _DRY_BATCH
+        self.bytes_made[n] = memory.peak // _DRY_BATCH
+        return value
+
+
+def _dry_run(module: nn.Module, graph: fx.Graph, image_size: int) -> _Recorder:
+    """Run a graph without computing; in evaluation mode, so that BatchNorm statistics stay as they are."""
+    recorder = _Recorder(module, graph)
+    with _mode(module, training=False), _without_computing(), _sizes_explained(image_size):
+        recorder.run(_blank_images(module, image_size), *_defaults(module).values())
+    return recorder
+
+
+@contextmanager
+def _without_computing() -> Iterator[None]:
+    """Make tensors know their shapes and nothing else, and attention consist of products that can be counted."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FakeTensorMode(allow_non_fake_inputs=True):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@contextmanager
+def _untraceable_explained(module: nn.Module) -> Iterator[None]:
+    """Turn what tracing raises at a network that decides by the numbers in the image into a UsageError."""
+    try:
+        yield
+    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
+        raise UsageError(
+            f"{type(module).__name__} cannot be cut: its forward pass cannot be traced ({error}). "
+            "Choose another backbone."
+        ) from error
+
+
+@contextmanager
+def _sizes_explained(image_size: int) -> Iterator[None]:
+    """Turn what a network raises on images of the wrong size into a UsageError."""
+    try:
+        yield
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(
+            f"This network cannot be run on images of {image_size} x {image_size} pixels ({reason}). "
+            "Leave out `image_size` to take the network's own, or choose a network that takes other sizes."
+        ) from error
+
+
+@contextmanager
+def _mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put a network into one mode, and each of its modules back into its own afterwards."""
+    modes = {one: one.training for one in module.modules()}
+    module.train(training)
+    try:
+        yield
+    finally:
+        for one, mode in modes.items():
+            one.training = mode
+
+
+def _blank_images(module: nn.Module, image_size: int) -> torch.Tensor:
+    like = next(module.parameters())
+    return torch.zeros(_DRY_BATCH, 3, image_size, image_size, dtype=like.dtype, device=like.device)
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return any(_holds_tensor(one) for one in value)
+    return isinstance(value, torch.Tensor)
+
+
+def _storages(values: Iterable[Any]) -> dict[Any, int]:
+    """Return weak references to the pieces of memory behind tensors, each once, with their bytes."""
+    reference: Any = StorageWeakRef
+    tensors = [one for one in pytree.tree_leaves([*values]) if isinstance(one, torch.Tensor)]
+    return {reference(tensor.untyped_storage()): tensor.untyped_storage().nbytes() for tensor in tensors}
+
+
+def _size(value: Any, graph: fx.Graph, x: fx.Node) -> Any:
+    """Return a size of the dry run as an argument in a section's graph: multiples of the batch follow that of `x`."""
+    if isinstance(value, tuple | list):
+        return tuple(_size(one, graph, x) for one in value)
+    if type(value) is int and value and value % _DRY_BATCH == 0:
+        return graph.call_function(operator.mul, (graph.call_method("size", (x, 0)), value // _DRY_BATCH))
+    return value

@@ -1,0 +1,201 @@
+"""The trunk as it is run: folded, frozen, in one arithmetic, tapped at several cuts in one pass.
+
+Reading images, normalising them and storing the rows are not done here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import pairwise
+from typing import Any, Literal
+
+import psutil
+import torch
+from torch import fx, nn
+
+from cache.errors import UsageError
+from stages.network.freezing import lock_eval_mode
+from stages.network.graph.bn_folding import fold_batchnorm
+from stages.network.graph.cuts import Cut, CutGraph
+from stages.network.graph.pooling import Pool
+from stages.runtime.device import supports_bf16
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+ARITHMETIC: dict[Precision, str] = {"fp32": "fp32", "bf16": "bf16-folded", "fp16": "fp16-autocast"}
+"""What is computed for each precision, on every network and device; features of two of them are never mixed."""
+
+# Workspaces of kernels and freed blocks that do not fit again come on top of the activations: over ten networks a CPU
+# process grew by 1.0 to 3.3 times the estimate. So more than half of the free memory is left to decoding and to others.
+_SHARE_OF_FREE_MEMORY = 1 / 8
+
+
+class FrozenTrunk(nn.Module):
+    """The frozen part of a network, with its poolings: normalised images -> one row per image for every tap.
+
+    It runs the graph once, up to the deepest cut. It has its own weights: BatchNorm is folded into the convolutions
+    (see :func:`~stages.network.graph.bn_folding.fold_batchnorm`), and the network given stays as it is. It stays in
+    evaluation mode, whatever ``train()`` is called on what holds it, and none of its parameters requires gradients.
+
+    The precisions:
+
+    ``fp32``
+        float32 throughout. On NVIDIA GPUs torch lets convolutions (cuDNN) round their factors to TF32's 10 bits unless
+        told otherwise, and matrix products not. Here neither may, so that a feature is the same to within float32
+        rounding on every device; for speed there are the other two, which use the same tensor cores.
+    ``bf16``
+        Weights, inputs and activations in bfloat16; folded in float64 before, pooled in float32 after. All layers of
+        all networks tried compute in it, so there is no second way.
+    ``fp16``
+        Weights in float32, and ``torch.autocast`` to float16, which keeps in float32 what needs its range.
+
+    Parameters
+    ----------
+    graph
+        The network, in evaluation mode.
+    taps
+        Cuts, and how the output of each is pooled. A cut may stand in several.
+    precision
+        ``fp32``, ``bf16`` or ``fp16``.
+    device
+        Where it computes.
+
+    Attributes
+    ----------
+    precision : str
+        As given.
+    arithmetic : str
+        What is really computed: :data:`ARITHMETIC` of the precision.
+    folded : int
+        How many BatchNorms were folded.
+
+    Raises
+    ------
+    UsageError
+        If, in reduced precision, one tap lies between a convolution and its BatchNorm and others above: the two would
+        be folded without that tap and not with it, so the other features would depend on what is extracted with them.
+    """
+
+    precision: Precision
+
+    def __init__(
+        self, graph: CutGraph, taps: Sequence[tuple[Cut, Pool]], precision: Precision, device: torch.device
+    ) -> None:
+        super().__init__()
+        cuts = sorted({cut for cut, _ in taps}, key=graph.cuts.index)
+        if precision != "fp32":
+            _refuse_cuts_that_prevent_folding(graph, cuts)
+        folded = [_own_folded_section(graph, start, end) for start, end in pairwise([None, *cuts])]
+        self.sections = nn.ModuleList([section for section, _ in folded])
+        self.pools = nn.ModuleList([pool for _, pool in taps])
+        self.folded = sum(count for _, count in folded)
+        self.arithmetic = ARITHMETIC[precision]
+        self._depths = [cuts.index(cut) for cut, _ in taps]
+        self.precision = precision
+        self._device = device
+        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.requires_grad_(False)
+        self.to(device, self._dtype).to(memory_format=torch.channels_last)
+        lock_eval_mode(self)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the pooled rows of each tap, float32 [b, *pool.shape], of normalised images, float32 [b, 3, S, S]."""
+        x = images.to(self._device, self._dtype, memory_format=torch.channels_last)
+        rows: dict[int, torch.Tensor] = {}
+        with self._computing():
+            for depth, section in enumerate(self.sections):
+                x = section(x)
+                here = [tap for tap, tapped in enumerate(self._depths) if tapped == depth]
+                rows.update({tap: self.pools[tap](x.float()) for tap in here})
+        return tuple(rows[tap] for tap in range(len(self.pools)))
+
+    def _computing(self) -> AbstractContextManager[Any]:
+        if self.precision == "fp16":
+            return torch.autocast(self._device.type, torch.float16)
+        if self.precision == "fp32" and self._device.type == "cuda":
+            return _without_tf32()
+        return nullcontext()
+
+
+def auto_precision(device: torch.device) -> Precision:
+    """Return the precision that ``auto`` means: the quickest that the device computes by itself.
+
+    bf16 where the hardware multiplies it, see :func:`~stages.runtime.device.supports_bf16`; else fp16 on NVIDIA's and
+    AMD's GPUs, and fp32 on CPUs and on Apple's GPUs, where no gain of the others has been measured, and which is exact.
+    """
+    if supports_bf16(device):
+        return "bf16"
+    return "fp16" if device.type == "cuda" else "fp32"
+
+
+def auto_batch_size(
+    graph: CutGraph,
+    cut: Cut,
+    precision: Precision,
+    device: torch.device,
+    threads: int = 1,
+    free_bytes: int | None = None,
+) -> int:
+    """Return how many images to run through the trunk at a time: a power of two, by the memory that is free.
+
+    At most 16 on a CPU, where larger batches are no quicker, and 256 elsewhere. In full batches of a power of two a
+    feature does not depend, in any bit, on the other images nor on its place among them (tested on CPUs). In batches
+    of an odd size it can: transformers in bf16 on two threads were seen to differ in the last bits.
+
+    Parameters
+    ----------
+    graph, cut
+        The network, and the deepest cut.
+    precision, device
+        As of the trunk.
+    threads
+        How many threads run the trunk at once, each on a batch of its own.
+    free_bytes
+        Memory to reckon with; what the device has free if not given.
+    """
+    free = _free_memory(device) if free_bytes is None else free_bytes
+    bytes_per_image = graph.peak_activation_bytes(cut) // (2 if precision == "bf16" else 1)
+    most = 16 if device.type == "cpu" else 256
+    fitting = min(most, max(1, int(free * _SHARE_OF_FREE_MEMORY) // (bytes_per_image * threads)))
+    return 1 << (fitting.bit_length() - 1)
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return int(psutil.virtual_memory().available)
+
+
+def _own_folded_section(graph: CutGraph, start: Cut | None, end: Cut | None) -> tuple[fx.GraphModule, int]:
+    return fold_batchnorm(copy.deepcopy(graph.evaluation_section(start, end)).eval())
+
+
+def _refuse_cuts_that_prevent_folding(graph: CutGraph, cuts: Sequence[Cut]) -> None:
+    def foldable(start: Cut | None, end: Cut) -> int:
+        return fold_batchnorm(graph.evaluation_section(start, end))[1]
+
+    for cut, above in pairwise(cuts):
+        if foldable(None, cut) + foldable(cut, above) < foldable(None, above):
+            raise UsageError(
+                f"The cut {cut.name!r} lies between a convolution and its BatchNorm. In reduced precision the features "
+                f"above it, such as those of {above.name!r}, would depend on whether it is extracted with them. "
+                "Extract that cut alone, or use `precision` fp32."
+            )
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Keep cuDNN's convolutions in float32; torch's setting, which is the whole process's, is put back afterwards.
+
+    For one thread at a time: a GPU has one that feeds it.
+    """
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed

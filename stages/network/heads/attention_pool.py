@@ -1,0 +1,57 @@
+"""Attention pooling of a map or of tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from cache.errors import UsageError
+from stages.network.graph.cuts import Layout
+from stages.network.heads.base import Head, layout_and_channels
+
+
+class AttentionHead(Head):
+    """Attention pooling, then a linear layer: maps or tokens, float [b, *row_shape] -> logits [b, classes].
+
+    One learned query attends to all places, with 8, 4, 2 or 1 heads (the most that divide the channels); keys and
+    values are linear in the features. LayerNorm, dropout, output. This is the cross-attention of the attentive probe of
+    Bardes et al. 2024, "Revisiting Feature Prediction for Learning Visual Representations from Video" (V-JEPA),
+    without the MLP after it. The query needs no projection of its own, being learned; nor does the attention's output,
+    which LayerNorm and a linear layer follow.
+    """
+
+    def __init__(self, row_shape: tuple[int, ...], num_classes: int, dropout: float = 0.5) -> None:
+        super().__init__("attention", row_shape, num_classes, dropout=dropout)
+        self.layout, channels = layout_and_channels("attention", row_shape)
+        if self.layout == "vector":
+            raise UsageError(
+                f"`head` attention takes maps and tokens, and these rows are vectors of shape {[*row_shape]}: there "
+                "are no places to attend to. Cache them with `pool` none, and with a `cut` below the network's own "
+                "pooling (`list-cuts` lists the cuts)."
+            )
+        self.heads = next(heads for heads in (8, 4, 2, 1) if channels % heads == 0)
+        self.query = nn.Parameter(nn.init.trunc_normal_(torch.empty(channels), std=channels**-0.5))
+        self.keys_and_values = nn.Linear(channels, 2 * channels)
+        self.norm = nn.LayerNorm(channels)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(channels, num_classes)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the logits of a batch of rows."""
+        keys, values = self.keys_and_values(_tokens(rows, self.layout)).chunk(2, dim=2)
+        query, keys, values = map(self._by_head, (self.query.expand(len(rows), 1, -1), keys, values))
+        pooled = functional.scaled_dot_product_attention(query, keys, values)
+        logits: torch.Tensor = self.output(self.dropout(self.norm(pooled.flatten(1))))
+        return logits
+
+    def _by_head(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return [b, n, C] as [b, heads, n, C / heads]."""
+        return tokens.reshape(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
+
+
+def _tokens(rows: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Return maps as tokens [b, n, C], one for each place; tokens as they are."""
+    if layout == "nchw":
+        return rows.flatten(2).transpose(1, 2)
+    return rows.flatten(1, 2) if layout == "nhwc" else rows

@@ -1,0 +1,113 @@
+"""k nearest neighbors by cosine, as a module that holds its rows."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import nn
+from torch.nn import functional
+
+from cache.errors import UsageError
+from stages.network.heads.base import Head, vector_width
+
+
+class KNNHead(Head):
+    """A weighted vote of the most similar stored rows: float [b, d] -> logits [b, classes].
+
+    The k rows of highest cosine similarity s vote for their classes with the weight exp(s / temperature) (Wu et al.
+    2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section 3.4; as DINO evaluates
+    features). The logits are the logarithms of the classes' shares of the vote, so their softmax is these shares; a
+    class without a vote has the share `FLOOR`.
+
+    Rows are compared with `COMPARED_AT_ONCE` stored ones at a time, so memory grows with the batch alone. Lengths have
+    no effect, so there is no ``l2`` to choose.
+
+    Parameters
+    ----------
+    support
+        How many rows are stored.
+    k
+        How many of them vote.
+    dtype
+        Type they are stored in; they are compared in float32.
+    """
+
+    TEMPERATURE = 0.07
+    FLOOR = 1e-6
+    COMPARED_AT_ONCE = 8192
+
+    support: torch.Tensor
+    labels: torch.Tensor
+
+    def __init__(
+        self,
+        row_shape: tuple[int, ...],
+        num_classes: int,
+        support: int,
+        k: int,
+        dtype: Literal["float16", "float32"] = "float32",
+    ) -> None:
+        super().__init__("knn", row_shape, num_classes, support=support, k=k, dtype=dtype)
+        if not 1 <= k <= support:
+            raise UsageError(
+                f"`head` knn: {k} neighbours cannot be found among {support} rows; ask for 1 to {support}."
+            )
+        self.k = k
+        width = vector_width("knn", row_shape)
+        self.register_buffer("support", torch.zeros(support, width, dtype=getattr(torch, dtype)))
+        self.register_buffer("labels", torch.zeros(support, dtype=torch.int64))
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(self.TEMPERATURE)))
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the logits of a batch of rows."""
+        return self.vote(*self.nearest(rows))
+
+    def vote(self, similarity: torch.Tensor, nearest: torch.Tensor) -> torch.Tensor:
+        """Return the logits [b, classes] that stored rows with these similarities and places, [b, any], vote for."""
+        votes = (similarity / self.log_temperature.exp()).softmax(dim=1)
+        shares = votes.new_zeros(len(votes), self.config["num_classes"]).scatter_add(1, self.labels[nearest], votes)
+        return shares.clamp_min(self.FLOOR).log()
+
+    def nearest(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return similarities, float32 [b, k], and places, int64 [b, k], of the most similar rows, these first."""
+        rows = functional.normalize(rows, dim=1)
+        best = rows.new_empty(len(rows), 0)
+        places = self.labels.new_empty(len(rows), 0)
+        for start in range(0, len(self.support), self.COMPARED_AT_ONCE):
+            stored = self.support[start : start + self.COMPARED_AT_ONCE].to(rows.dtype)
+            similarity, found = (rows @ stored.T).topk(min(self.k, len(stored)), dim=1)
+            both, both_places = torch.cat([best, similarity], dim=1), torch.cat([places, found + start], dim=1)
+            best, picked = both.topk(min(self.k, both.shape[1]), dim=1)
+            places = both_places.gather(1, picked)
+        return best, places
+
+    @classmethod
+    def from_rows(cls, rows: ArrayLike, labels: ArrayLike, num_classes: int, k: int) -> KNNHead:
+        """Return the head that looks among these rows.
+
+        Parameters
+        ----------
+        rows
+            [m, d]; float16 is stored as float16, any other type as float32.
+        labels
+            Integers [m] in [0, num_classes).
+        k
+            How many neighbours vote.
+
+        Raises
+        ------
+        UsageError
+            If there are fewer than k rows, or they are no vectors.
+        """
+        stored = torch.from_numpy(np.asarray(rows))
+        dtype: Literal["float16", "float32"] = "float16" if stored.dtype == torch.float16 else "float32"
+        head = cls(tuple(stored.shape[1:]), num_classes, len(stored), k, dtype)
+        for start in range(0, len(stored), cls.COMPARED_AT_ONCE):
+            part = slice(start, start + cls.COMPARED_AT_ONCE)
+            head.support[part] = functional.normalize(stored[part].float(), dim=1)
+        head.labels.copy_(torch.from_numpy(np.asarray(labels)))
+        return head

@@ -1,0 +1,64 @@
+"""One linear layer on vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import nn
+
+from stages.network.heads.base import Head, vector_width
+
+
+class LinearHead(Head):
+    """Dropout and one linear layer: float [b, d] -> logits [b, classes]."""
+
+    def __init__(self, row_shape: tuple[int, ...], num_classes: int, dropout: float = 0.0, *, l2: bool = False) -> None:
+        super().__init__("linear", row_shape, num_classes, dropout=dropout, l2=l2)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(vector_width("linear", row_shape), num_classes)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the logits of a batch of rows."""
+        logits: torch.Tensor = self.output(self.dropout(self.l2_normalize(rows)))
+        return logits
+
+    @classmethod
+    def from_coefficients(
+        cls,
+        weight: ArrayLike,
+        bias: ArrayLike,
+        mean: ArrayLike | None = None,
+        scale: ArrayLike | None = None,
+        *,
+        l2: bool = False,
+    ) -> LinearHead:
+        """Return a linear model of scikit-learn, with the scaler before it, as one linear layer.
+
+        ``weight @ ((x - mean) / scale) + bias`` equals ``(weight / scale) @ x + (bias - (weight / scale) @ mean)``;
+        folded in float64, stored in float32.
+
+        Parameters
+        ----------
+        weight, bias
+            ``coef_`` [classes, d] and ``intercept_`` [classes]. One row, as binary models have it, scores the second
+            class: the logits are then 0 and the score, whose softmax is the sigmoid of the score.
+        mean, scale
+            ``mean_`` and ``scale_`` [d] of a StandardScaler, where there is one.
+        l2
+            Whether the model, and the scaler before it, saw rows of unit length.
+        """
+        weights = np.atleast_2d(np.asarray(weight, dtype=np.float64))
+        biases = np.atleast_1d(np.asarray(bias, dtype=np.float64))
+        if scale is not None:
+            weights = weights / np.asarray(scale, dtype=np.float64)
+        if mean is not None:
+            biases = biases - weights @ np.asarray(mean, dtype=np.float64)
+        if len(weights) == 1:
+            weights = np.concatenate([np.zeros_like(weights), weights])
+            biases = np.concatenate([np.zeros_like(biases), biases])
+        head = cls((weights.shape[1],), len(weights), l2=l2)
+        with torch.no_grad():
+            head.output.weight.copy_(torch.from_numpy(weights))
+            head.output.bias.copy_(torch.from_numpy(biases))
+        return head

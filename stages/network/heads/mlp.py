@@ -1,0 +1,34 @@
+"""A multi-layer perceptron on vectors."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from stages.network.heads.base import Head, vector_width
+
+
+class MLPHead(Head):
+    """One hidden layer: linear, ReLU, dropout, linear; float [b, d] -> logits [b, classes]."""
+
+    def __init__(
+        self,
+        row_shape: tuple[int, ...],
+        num_classes: int,
+        hidden: int = 512,
+        dropout: float = 0.5,
+        *,
+        l2: bool = False,
+    ) -> None:
+        super().__init__("mlp", row_shape, num_classes, hidden=hidden, dropout=dropout, l2=l2)
+        self.layers = nn.Sequential(
+            nn.Linear(vector_width("mlp", row_shape), hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, num_classes),
+        )
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the logits of a batch of rows."""
+        logits: torch.Tensor = self.layers(self.l2_normalize(rows))
+        return logits

@@ -1,0 +1,124 @@
+"""A head on disk: tensors as safetensors, and in JSON what it takes to build it again. Nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from cache.errors import UsageError, WeightsError
+from stages.network.graph.cuts import CutGraph
+from stages.network.heads.attention_pool import AttentionHead
+from stages.network.heads.base import Head
+from stages.network.heads.concat_pool import ConcatHead
+from stages.network.heads.cosine import CosineHead
+from stages.network.heads.knn import KNNHead
+from stages.network.heads.linear import LinearHead
+from stages.network.heads.mlp import MLPHead
+from stages.network.heads.rbf import RBFHead
+from stages.network.heads.top_blocks import TopHead
+from stages.network.heads.user_module import ImportedHead
+
+FORMAT = "cutpoint-head"
+VERSION = 1
+
+_KINDS: dict[str, Callable[..., Head]] = {
+    "linear": LinearHead,
+    "mlp": MLPHead,
+    "concat": ConcatHead,
+    "cosine": CosineHead,
+    "attention": AttentionHead,
+    "rbf": RBFHead,
+    "knn": KNNHead,
+}
+
+
+def save_head(path: Path, head: Head, metadata: Mapping[str, Any]) -> None:
+    """Write a head beside `path`: its tensors to ``.safetensors``, how to build it and `metadata` to ``.json``.
+
+    Each file appears whole or not at all.
+    """
+    # copies, because safetensors refuses tensors that share their memory, as tied weights do
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in head.state_dict().items()}
+    description = {"format": FORMAT, "version": VERSION, "config": head.config, "metadata": dict(metadata)}
+    _write(path.with_suffix(".safetensors"), safetensors.torch.save(tensors))
+    _write(path.with_suffix(".json"), json.dumps(description, indent=2).encode())
+
+
+def load_head(path: Path, graph: CutGraph | None = None) -> tuple[Head, dict[str, Any]]:
+    """Return the head that `save_head` wrote, in evaluation mode, and its metadata.
+
+    A module of the user's own is imported again, from the name in the ``.json``.
+
+    Parameters
+    ----------
+    path
+        With or without suffix.
+    graph
+        The network that the head was trained on; ``top`` is made of its blocks.
+
+    Raises
+    ------
+    WeightsError
+        If the files are missing, damaged, of an unknown version, or do not belong together, or `graph` is not the
+        network of a head ``top``.
+    UsageError
+        If a head ``top`` is loaded without `graph`, or the user's own module is not there.
+    """
+    described, stored = path.with_suffix(".json"), path.with_suffix(".safetensors")
+    try:
+        description = json.loads(described.read_text(encoding="utf-8"))
+        tensors = safetensors.torch.load_file(stored)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise WeightsError(
+            f"The head {described} with {stored.name} cannot be read: {error}. Train it again."
+        ) from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise WeightsError(f"{described} does not describe a head of Cutonce.")
+    if description.get("version") != VERSION:
+        raise WeightsError(
+            f"{described} has version {description.get('version')!r}, and this Cutonce reads version {VERSION}. "
+            "Train the head again, or install the Cutonce that wrote it."
+        )
+    try:
+        head = _rebuilt(dict(description["config"]), graph, described)
+        head.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise WeightsError(f"{stored} does not hold the head that {described} describes: {error}") from error
+    return head.eval(), description["metadata"]
+
+
+def _rebuilt(config: dict[str, Any], graph: CutGraph | None, described: Path) -> Head:
+    """Return a head with its `config`; a missing or unknown entry raises KeyError or TypeError."""
+    name, row_shape = config.pop("head"), tuple(config.pop("row_shape"))
+    if ":" in name:
+        return ImportedHead(name, row_shape, **config)
+    if name != "top":
+        return _KINDS[name](row_shape, **config)
+    if graph is None:
+        raise UsageError(
+            f"{described} describes the head top, which is made of the blocks of its network: load it with the "
+            "CutGraph of the backbone it was trained on."
+        )
+    try:
+        cut = graph.resolve(config.pop("cut"))
+        head = TopHead.from_graph(graph, cut, **config)
+    except UsageError as error:
+        raise WeightsError(f"{described} belongs to another network: {error}") from error
+    if cut.shape != row_shape:
+        raise WeightsError(
+            f"{described} belongs to another network, or to other image sizes: it takes rows of shape "
+            f"{[*row_shape]}, and {cut.name!r} gives {[*cut.shape]} here."
+        )
+    return head
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_bytes(content)
+    temporary.replace(path)

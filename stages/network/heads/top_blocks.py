@@ -1,0 +1,64 @@
+"""The network's own blocks above the cut as a head."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from cache.errors import UsageError
+from stages.network.freezing import keep_batchnorm_in_evaluation
+from stages.network.graph.cuts import Cut, CutGraph
+from stages.network.graph.pooling import Pool
+from stages.network.heads.base import Head
+
+
+class TopHead(Head):
+    """The network's blocks from the cut to its output layer, and a new output layer instead of that.
+
+    Takes rows as they leave the cut, float [b, *cut.shape], and gives logits [b, classes]. Made by :meth:`from_graph`.
+
+    Dropout and stochastic depth of the blocks are on in training: a section of a graph has a graph for each mode. Their
+    BatchNorm normalises with the pretrained statistics, always, and as stage 3 does by default; its weights and biases
+    train.
+    """
+
+    def __init__(self, blocks: nn.Module, pool: Pool, cut: Cut, num_classes: int) -> None:
+        super().__init__("top", cut.shape, num_classes, cut=cut.name)
+        self.blocks = blocks
+        self.pool = pool
+        self.output = nn.Linear(pool.shape[0], num_classes)
+        # all classes start about equally likely, and the first steps leave the blocks nearly as they are
+        nn.init.normal_(self.output.weight, std=0.01)
+        nn.init.zeros_(self.output.bias)
+        keep_batchnorm_in_evaluation(self.blocks)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the logits of a batch of rows."""
+        logits: torch.Tensor = self.output(self.pool(self.blocks(rows)))
+        return logits
+
+    @classmethod
+    def from_graph(cls, graph: CutGraph, cut: Cut, num_classes: int) -> TopHead:
+        """Return copies of a network's blocks above `cut`, all of which train, with a new output layer.
+
+        The few networks that pool after their output layer (SqueezeNet) are averaged over the places before it.
+
+        Raises
+        ------
+        UsageError
+            If nothing with weights lies between the cut and the output layer.
+        """
+        end = graph.resolve("auto")
+        order = [one.name for one in graph.cuts]
+        blocks = nn.Module()
+        if order.index(cut.name) < order.index(end.name):
+            blocks = copy.deepcopy(graph.section(cut, end, folded=True)).requires_grad_(True)
+        if not [*blocks.parameters()]:
+            raise UsageError(
+                f"`head` top trains the blocks between the cut and the output layer, and above {cut.name!r} there are "
+                "none with weights. Name a lower `cut` (`list-cuts` lists them), with `pool` none; or take "
+                "another head."
+            )
+        return cls(blocks, Pool("avg", end), cut, num_classes).train()

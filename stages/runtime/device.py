@@ -1,0 +1,55 @@
+"""Which device computes, and what it can do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from cache.errors import UsageError
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device called `name`; ``auto`` is CUDA, then Apple's MPS, then the CPU, whichever is there first.
+
+    Raises
+    ------
+    UsageError
+        If the device is unknown or not available on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"`device` {name} is not a device; use auto, cpu, cuda, cuda:1 or mps") from error
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available.get(device.type, False):
+        raise UsageError(f"`device` {name} is not available on this machine; use `device` auto or cpu")
+    return device
+
+
+def supports_bf16(device: torch.device) -> bool:
+    """Say whether a device has instructions for products of bfloat16; elsewhere they are emulated, which is slow.
+
+    Of processors those with AVX-512 BF16 or AMX, read from ``/proc/cpuinfo``: on others torch has not been seen to
+    convolve in it quickly, and where there is no such file the answer is no. Of Apple's GPUs none: no gain was seen.
+    """
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    cpuinfo = Path("/proc/cpuinfo")
+    if device.type != "cpu" or not cpuinfo.exists():
+        return False
+    return lists_bfloat16(cpuinfo.read_text(encoding="utf-8"))
+
+
+def lists_bfloat16(cpuinfo: str) -> bool:
+    """Say whether the flags of an x86 processor, as ``/proc/cpuinfo`` has them, hold products of bfloat16."""
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpuinfo.split())

@@ -1,0 +1,312 @@
+"""The protocol of a task, what a metric is, and the registry of tasks.
+
+A result keeps of each sample a *statistic*: as little as suffices for every metric of any selection of samples. A
+score of the whole test split, of one group, of a bootstrap resample or of two methods with some samples swapped is
+then the same function of other rows. ``stages.tasks.statistics`` draws the rows; what a statistic holds is the task's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+import stages.tasks
+from cache.errors import DataError, UsageError, suggestion
+
+Statistics = NDArray[Any]
+"""One entry for each sample along the first axis, of whatever dtype and further shape the task chooses."""
+
+TensorBatch = Tensor | tuple[Tensor, ...]
+"""One tensor [b, ...], or b tensors where samples differ in size, as masks do."""
+
+Reduction = Literal["sum", "none"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that says how good the predictions for some samples are.
+
+    Make one with `mean_metric` or `sum_metric` where possible: their resamples are sums, so an interval costs a matrix
+    product. A metric that is no function of sums (an area under a curve, a rank correlation, a median) has `score`
+    alone and is computed anew for each resample.
+
+    Attributes
+    ----------
+    name : str
+        As in options, results and tables: ``f1_macro``.
+    label : str
+        As on the axis of a figure: ``macro-F1``.
+    score : callable
+        From the statistics of any samples, at least one, to the metric; nan where it is not defined for them.
+    higher_is_better : bool
+    per_sample : callable, optional
+        From statistics to scores [n] whose mean is the metric; bool where a sample is right or wrong.
+    summands : callable, optional
+        From statistics to [n, ...], dense or a SciPy sparse array, whose sum over samples determines the metric.
+    of_sum : callable, optional
+        From that sum, flat, to the metric.
+    """
+
+    name: str
+    label: str
+    score: Callable[[Statistics], float]
+    higher_is_better: bool = True
+    per_sample: Callable[[Statistics], NDArray[Any]] | None = None
+    summands: Callable[[Statistics], Any] | None = None
+    of_sum: Callable[[NDArray[Any]], float] | None = None
+
+
+def mean_metric(
+    name: str,
+    label: str,
+    per_sample: Callable[[Statistics], NDArray[Any]],
+    *,
+    higher_is_better: bool = True,
+    score: Callable[[Statistics], float] | None = None,
+) -> Metric:
+    """Return a metric that is the mean of the samples' own scores; `score` where it has to be computed another way."""
+
+    def mean(statistics: Statistics) -> float:
+        return float(np.mean(per_sample(statistics)))
+
+    return Metric(name, label, score or mean, higher_is_better, per_sample=per_sample)
+
+
+def sum_metric(
+    name: str,
+    label: str,
+    summands: Callable[[Statistics], Any],
+    of_sum: Callable[[NDArray[Any]], float],
+    *,
+    higher_is_better: bool = True,
+) -> Metric:
+    """Return a metric that is a function of a sum over samples, such as of counts of classes."""
+
+    def score(statistics: Statistics) -> float:
+        return of_sum(np.asarray(summands(statistics).sum(axis=0)).ravel())
+
+    return Metric(name, label, score, higher_is_better, summands=summands, of_sum=of_sum)
+
+
+class Task(Protocol):
+    """What is predicted. Everything that depends on it is asked of it.
+
+    A batch goes ``output = model(inputs)``, ``loss(output, target)`` in training, and
+    ``statistic(activate(output, shapes), target)`` in evaluation, where activated outputs of several views may be
+    averaged in between. The statistics of all batches, one after the other, are what a result keeps.
+
+    Attributes
+    ----------
+    name : str
+        What it is registered as: ``single_label``.
+    out_features : int
+        Width of a head's output; for each place of a map where the head gives a map.
+    metrics : mapping of str to Metric
+        By their names, each scoring what `statistic` returns.
+    primary : str
+        The metric that selects, ranks and is tested, unless another is asked for.
+    reads : "text" or "image"
+        What `load` is given: the text that stands in the manifest, or the pixels of the image at that location. A task
+        opens no file itself.
+    """
+
+    name: str
+    out_features: int
+    metrics: Mapping[str, Metric]
+    primary: str
+    reads: Literal["text", "image"]
+
+    def load(self, raw: Any) -> Tensor:
+        """Return the target of one sample.
+
+        Raises
+        ------
+        DataError
+            If `raw` is no target of this task.
+        """
+        ...
+
+    def collate(self, targets: Sequence[Tensor]) -> TensorBatch:
+        """Return the targets of a batch together: stacked where all are of one size, else side by side."""
+        ...
+
+    def loss(
+        self,
+        output: Tensor,
+        target: TensorBatch,
+        *,
+        smoothing: float = 0.0,
+        class_weights: Tensor | None = None,
+        reduction: Reduction = "sum",
+    ) -> Tensor:
+        """Return what is minimized: summed over the samples, a scalar, or, with "none", of each sample, [b].
+
+        A sample's loss is the mean over its known elements, labels or pixels, so that each sample counts alike.
+
+        Parameters
+        ----------
+        output : Tensor [b, out_features, ...]
+        target : TensorBatch
+            As `collate` or `soft_target` gives it.
+        smoothing : float
+            In [0, 1): the share of a target that is spread evenly over all classes.
+        class_weights : float32 [out_features], optional
+            How much each class counts.
+
+        Raises
+        ------
+        UsageError
+            If smoothing or weights of classes mean nothing to this task.
+        """
+        ...
+
+    def activate(self, output: Tensor, shapes: Sequence[tuple[int, ...]] | None = None) -> TensorBatch:
+        """Return what the output says: probabilities, or values; it may be averaged over views.
+
+        Parameters
+        ----------
+        output : Tensor [b, out_features, ...]
+        shapes : sequence of tuple of int, optional
+            Of each sample's target, or of its image where it has none: to these a map is brought before it is
+            activated. Ignored where there is no map.
+        """
+        ...
+
+    def predict(self, activated: TensorBatch) -> TensorBatch:
+        """Return predictions in the form of targets."""
+        ...
+
+    def decode(self, predicted: Tensor) -> str:
+        """Return the prediction for one sample as a cell of a table: what `load` would read, or a summary of a map."""
+        ...
+
+    def soft_target(self, target: TensorBatch) -> Tensor:
+        """Return targets as floats that may be blended linearly, as mixup does, and that `loss` takes.
+
+        Raises
+        ------
+        UsageError
+            If targets of this task cannot be blended.
+        """
+        ...
+
+    def statistic(self, activated: TensorBatch, target: TensorBatch) -> Statistics:
+        """Return what is kept of each sample, [b, ...].
+
+        Raises
+        ------
+        DataError
+            If an activated output is not finite, which is what a training that diverged leaves behind. Here, because
+            a statistic may be counts, which no longer show it.
+        """
+        ...
+
+    def confusion(self, statistics: Statistics) -> NDArray[np.int64] | None:
+        """Return how often each class (down) was predicted as which (across); None where there are no classes."""
+        ...
+
+    def strata(self, target: NDArray[Any]) -> NDArray[np.int64] | None:
+        """Return the stratum of each sample, [n], for folds and splits; None where samples have none."""
+        ...
+
+    def weights(self, target: NDArray[Any]) -> NDArray[np.float32] | None:
+        """Return a weight for each sample, [n] with mean 1, that balances classes; None where samples have none."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `task_from_json` makes this task from again."""
+        ...
+
+
+def find_metric(task: Task, name: str | None = None) -> Metric:
+    """Return the metric of that name, a hyphen as good as an underscore; without a name the primary one.
+
+    Raises
+    ------
+    UsageError
+        If the task has no such metric.
+    """
+    wanted = (name or task.primary).replace("-", "_")
+    if wanted not in task.metrics:
+        raise UsageError(
+            f"there is no metric {name!r} for the task {task.name}; it has {', '.join(task.metrics)}."
+            f"{suggestion(wanted, task.metrics)}"
+        )
+    return task.metrics[wanted]
+
+
+def evaluate(task: Task, statistics: Statistics) -> dict[str, float]:
+    """Return every metric of the task; nan where one is not defined for these samples.
+
+    Raises
+    ------
+    DataError
+        If there is nothing to score.
+    """
+    if not len(statistics):
+        raise DataError("there is no test image to evaluate on; give more images, or a larger test share")
+    return {name: metric.score(statistics) for name, metric in task.metrics.items()}
+
+
+class _FromJSON(Protocol):
+    name: str
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Task: ...
+
+
+_TASKS: dict[str, type[_FromJSON]] = {}
+
+Registered = TypeVar("Registered", bound=_FromJSON)
+
+
+def register_task(name: str) -> Callable[[type[Registered]], type[Registered]]:
+    """Make a class the task of that name. It needs a classmethod ``from_json``, the inverse of ``to_json``.
+
+    A module of this room that has such a class is all it takes: the registry imports them.
+
+    Raises
+    ------
+    ValueError
+        If another class has the name.
+    """
+
+    def register(task: type[Registered]) -> type[Registered]:
+        if name in _TASKS and _TASKS[name].__qualname__ != task.__qualname__:
+            raise ValueError(f"{name!r} is registered already, by {_TASKS[name].__qualname__}")
+        task.name = name
+        _TASKS[name] = task
+        return task
+
+    return register
+
+
+def task_names() -> tuple[str, ...]:
+    """Return the names of all tasks, in alphabetical order."""
+    for module in pkgutil.iter_modules(stages.tasks.__path__):
+        importlib.import_module(f"stages.tasks.{module.name}")
+    return tuple(sorted(_TASKS))
+
+
+def task_from_json(content: Mapping[str, Any]) -> Task:
+    """Return the task that ``to_json`` wrote; ``name`` says which, a hyphen as good as an underscore.
+
+    Raises
+    ------
+    UsageError
+        If there is no task of that name.
+    DataError
+        If the rest is not what the task wrote.
+    """
+    named = str(content.get("name", ""))
+    name = named.replace("-", "_")
+    if name not in (known := task_names()):
+        raise UsageError(f"there is no task {named!r}; there is {', '.join(known)}.{suggestion(name, known)}")
+    return _TASKS[name].from_json(content)

@@ -1,0 +1,171 @@
+"""Scores of predicted classes: functions of true and predicted classes, and the metrics made of them.
+
+Counts decide most of them, so most are functions of sums over samples: how often each class is the true one, is
+predicted, and is both. Scores of other kinds of prediction stand with their task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.tasks.base import Metric, Statistics, mean_metric, sum_metric
+
+Classes = NDArray[np.int64]
+
+OLD_NAMES: Mapping[str, str] = {"macro_f1": "f1_macro", "auc": "auc_macro"}
+"""What results written before version 2 call a metric, and what it is called now."""
+
+
+def class_metrics(num_classes: int) -> dict[str, Metric]:
+    """Return the metrics of one class a sample.
+
+    Each takes structured statistics [n] with the fields ``probabilities``, float [num_classes], and ``target``, int64.
+
+    - ``accuracy``: share of samples whose class is predicted.
+    - ``balanced_accuracy``: mean over the classes of the share predicted of their samples.
+    - ``f1_macro``: F1 averaged over the classes that are present or predicted; ``f1_micro``: of all counts together,
+      which for one class a sample is the accuracy.
+    - ``auc_macro``: see `auc_macro`.
+    - ``log_loss``: mean of the negative natural logarithm of the true class's probability.
+    - ``qwk``: see `quadratic_kappa`; for classes that are in an order.
+    """
+
+    def counts(statistics: Statistics) -> Any:
+        return class_counts(statistics["target"], _predicted(statistics), num_classes)
+
+    def counts_and_distances(statistics: Statistics) -> Any:
+        from scipy.sparse import csr_array, hstack
+
+        squares = (statistics["target"] - _predicted(statistics)) ** 2
+        return hstack([counts(statistics), csr_array(squares[:, None])], format="csr")
+
+    metrics = [
+        mean_metric("accuracy", "accuracy", lambda rows: np.asarray(_predicted(rows) == rows["target"])),
+        sum_metric("balanced_accuracy", "balanced accuracy", counts, _balanced_accuracy),
+        sum_metric("f1_macro", "macro-F1", counts, _f1_macro),
+        sum_metric("f1_micro", "micro-F1", counts, _f1_micro),
+        Metric("auc_macro", "AUC", lambda rows: auc_macro(rows["target"], rows["probabilities"])),
+        mean_metric("log_loss", "log loss", _log_losses, higher_is_better=False, score=_mean_log_loss),
+        sum_metric("qwk", "quadratic kappa", counts_and_distances, _quadratic_kappa),
+    ]
+    return {metric.name: metric for metric in metrics}
+
+
+def class_counts(target: Classes, predicted: Classes, num_classes: int) -> Any:
+    """Return what each sample adds to the counts of classes, a SciPy CSR array int64 [n, 3 * num_classes].
+
+    Three ones at most: its true class, its predicted class, and, where these agree, the class that is right. Sparse,
+    because a sample would otherwise cost as much as there are classes.
+    """
+    from scipy.sparse import csr_array
+
+    rows, right = np.arange(len(target)), np.flatnonzero(predicted == target)
+    columns = np.concatenate([target, num_classes + predicted, 2 * num_classes + target[right]])
+    entries = np.ones(len(columns), dtype=np.int64), (np.concatenate([rows, rows, right]), columns)
+    return csr_array(entries, shape=(len(target), 3 * num_classes))
+
+
+def balanced_accuracy(target: Classes, predicted: Classes) -> float:
+    """Return the mean, over the classes that `target`, int64 [n], has, of the share of each that is predicted.
+
+    scikit-learn's ``balanced_accuracy_score``, to the bit.
+    """
+    num_classes = int(max(target.max(), predicted.max())) + 1
+    return _balanced_accuracy(np.asarray(class_counts(target, predicted, num_classes).sum(axis=0)))
+
+
+def auc_macro(target: Classes, probabilities: NDArray[np.floating]) -> float:
+    """Return the area under the ROC curve: of class 1 where there are two classes, else the mean of one against rest.
+
+    The mean is over the classes that some samples have and some have not (Hand and Till 2001, "A simple
+    generalisation of the area under the ROC curve for multiple class classification problems", section 2, has this
+    and the average over pairs); nan where there is none.
+
+    Parameters
+    ----------
+    target : int64 [n]
+    probabilities : float [n, classes]
+    """
+    present = np.unique(target)
+    if len(present) < 2:
+        return float("nan")
+    if probabilities.shape[1] == 2:
+        return _area(target == 1, probabilities[:, 1])
+    return float(np.mean([_area(target == number, probabilities[:, number]) for number in present]))
+
+
+def quadratic_kappa(target: Classes, predicted: Classes, num_classes: int) -> float:
+    """Return by how much predictions in ordered classes, int64 [n] each, are nearer than chance would put them.
+
+    One minus the mean squared distance of the true from the predicted class over that of independent ones of the same
+    frequencies (Cohen 1968, "Weighted kappa", with quadratic weights); nan where all are of one and the same class.
+    """
+    squares = ((target - predicted) ** 2).sum()
+    counts = np.asarray(class_counts(target, predicted, num_classes).sum(axis=0))
+    return _quadratic_kappa(np.append(counts, squares))
+
+
+def _area(positive: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:
+    """Return the area under a ROC curve: scikit-learn's to the bit, without the checks that take its time.
+
+    That matters to an interval, which is made of ten thousand areas.
+    """
+    order = np.argsort(-scores, kind="stable")
+    last_of_ties = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    hits = np.cumsum(positive[order])[last_of_ties]
+    false_alarms = 1 + last_of_ties - hits
+    # points on a straight line between others change the area's last digits, and scikit-learn leaves them out
+    bend = np.ones(len(hits), dtype=bool)
+    bend[1:-1] = (np.diff(hits, 2) != 0) | (np.diff(false_alarms, 2) != 0)
+    up = np.append(0, hits[bend]) / hits[-1]
+    along = np.append(0, false_alarms[bend]) / false_alarms[-1]
+    return float((np.diff(along) * (up[1:] + up[:-1]) / 2.0).sum())
+
+
+def _predicted(statistics: Statistics) -> Classes:
+    return np.asarray(statistics["probabilities"].argmax(axis=1))
+
+
+def _balanced_accuracy(counts: NDArray[Any]) -> float:
+    true, _, right = counts.reshape(3, -1)
+    present = true > 0
+    return float(np.mean(right[present] / true[present]))
+
+
+def _f1_macro(counts: NDArray[Any]) -> float:
+    true, predicted, right = counts.reshape(3, -1)
+    either = true + predicted
+    present = either > 0
+    return float(np.mean(2 * right[present] / either[present]))
+
+
+def _f1_micro(counts: NDArray[Any]) -> float:
+    true, predicted, right = counts.reshape(3, -1).sum(axis=1)
+    return float(2 * right / (true + predicted))
+
+
+def _quadratic_kappa(counts: NDArray[Any]) -> float:
+    true, predicted = counts[:-1].reshape(3, -1)[:2]
+    numbers = np.arange(len(true))
+    by_chance = true @ (numbers[:, None] - numbers) ** 2 @ predicted / true.sum()
+    return float(1 - counts[-1] / by_chance) if by_chance else float("nan")
+
+
+def _log_losses(statistics: Statistics) -> NDArray[np.float64]:
+    """Return each sample's log loss; a probability of 0 counts as the least that its type tells from it at 1."""
+    probabilities = statistics["probabilities"]
+    epsilon = np.finfo(probabilities.dtype).eps
+    of_true = np.take_along_axis(probabilities, statistics["target"][:, None], axis=1)[:, 0]
+    return np.asarray(-np.log(np.clip(of_true, epsilon, 1 - epsilon).astype(np.float64)))
+
+
+def _mean_log_loss(statistics: Statistics) -> float:
+    """Return scikit-learn's mean, whose last digits results have always had: it sums in the probabilities' type."""
+    from sklearn.metrics import log_loss
+
+    probabilities = np.ascontiguousarray(statistics["probabilities"])
+    return float(log_loss(statistics["target"], probabilities, labels=np.arange(probabilities.shape[1])))

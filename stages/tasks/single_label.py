@@ -1,0 +1,153 @@
+"""One class for each sample: softmax, cross-entropy, accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from cache.errors import DataError, suggestion
+from stages.tasks.base import Metric, Reduction, Statistics, TensorBatch, register_task
+from stages.tasks.metrics import class_metrics
+
+
+@register_task("single_label")
+class SingleLabel:
+    """A sample is of exactly one class.
+
+    Targets are int64 scalars, a batch of them int64 [b]; mixed ones float [b, classes]. Outputs are logits
+    [b, classes]. A statistic is structured: ``probabilities``, float [classes], and ``target``, int64.
+
+    Parameters
+    ----------
+    class_names : sequence of str
+        In the order of their numbers.
+    """
+
+    name: str
+    primary = "accuracy"
+    reads: Literal["text", "image"] = "text"
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self.class_names = tuple(class_names)
+        self.out_features = len(self.class_names)
+        self.metrics: Mapping[str, Metric] = class_metrics(self.out_features)
+        self._numbers = {name: number for number, name in enumerate(self.class_names)}
+        if len(self._numbers) < self.out_features:
+            twice = sorted({name for name in self.class_names if self.class_names.count(name) > 1})
+            raise DataError(f"each class needs a name of its own; {', '.join(twice)} is there more than once")
+
+    def load(self, raw: str) -> Tensor:
+        """Return the number of the class of that name, an int64 scalar.
+
+        Raises
+        ------
+        DataError
+            If there is no such class.
+        """
+        if raw not in self._numbers:
+            raise DataError(f"{raw!r} is none of the {self.out_features} classes.{suggestion(raw, self.class_names)}")
+        return torch.tensor(self._numbers[raw])
+
+    def collate(self, targets: Sequence[Tensor]) -> Tensor:
+        """Return int64 [b]."""
+        return torch.stack(list(targets))
+
+    def loss(
+        self,
+        output: Tensor,
+        target: TensorBatch,
+        *,
+        smoothing: float = 0.0,
+        class_weights: Tensor | None = None,
+        reduction: Reduction = "sum",
+    ) -> Tensor:
+        """Return the cross-entropy of logits [b, classes], summed over the samples or, with "none", of each.
+
+        Label smoothing is that of Szegedy et al. 2016, "Rethinking the Inception architecture for computer vision",
+        section 7. Computed in float32 whatever the type of the logits.
+        """
+        return functional.cross_entropy(
+            output.float(), _tensor(target), class_weights, reduction=reduction, label_smoothing=smoothing
+        )
+
+    def activate(self, output: Tensor, shapes: Sequence[tuple[int, ...]] | None = None) -> Tensor:
+        """Return probabilities, float32 [b, classes]."""
+        return output.float().softmax(dim=1)
+
+    def predict(self, activated: TensorBatch) -> Tensor:
+        """Return the most probable classes, int64 [b]."""
+        return _tensor(activated).argmax(dim=1)
+
+    def decode(self, predicted: Tensor) -> str:
+        """Return the name of a class."""
+        return self.class_names[int(predicted)]
+
+    def soft_target(self, target: TensorBatch) -> Tensor:
+        """Return one-hot targets, float32 [b, classes]."""
+        return functional.one_hot(_tensor(target), self.out_features).float()
+
+    def statistic(self, activated: TensorBatch, target: TensorBatch) -> Statistics:
+        """Return probabilities and true classes, structured [b]; the probabilities keep their type.
+
+        Raises
+        ------
+        DataError
+            If a probability is not finite, or a target is none of the classes.
+        """
+        probabilities, classes = (_tensor(tensor).detach().cpu().numpy() for tensor in (activated, target))
+        if probabilities.shape != (len(classes), self.out_features):
+            raise ValueError(f"probabilities {probabilities.shape} are not those of {len(classes)} samples and classes")
+        if not np.isfinite(probabilities).all():
+            raise DataError("the predicted probabilities are not finite: the training diverged; try a lower rate")
+        if len(classes) and not 0 <= classes.min() <= classes.max() < self.out_features:
+            raise DataError(f"there are targets outside the {self.out_features} classes")
+        fields = [("probabilities", probabilities.dtype, (self.out_features,)), ("target", np.int64)]
+        statistics: Statistics = np.empty(len(classes), dtype=np.dtype(fields))
+        statistics["probabilities"], statistics["target"] = probabilities, classes
+        return statistics
+
+    def confusion(self, statistics: Statistics) -> NDArray[np.int64]:
+        """Return the confusion matrix, int64 [true, predicted]."""
+        cells = statistics["target"] * self.out_features + statistics["probabilities"].argmax(axis=1)
+        counts: NDArray[np.int64] = np.bincount(cells, minlength=self.out_features**2)
+        return counts.reshape(self.out_features, self.out_features)
+
+    def strata(self, target: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the classes themselves."""
+        return target
+
+    def weights(self, target: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return weights, float32 [n] with mean 1, that give all classes that are present the same sum."""
+        counts = np.bincount(target)
+        present = np.count_nonzero(counts)
+        return np.asarray(len(target) / (present * counts[target]), dtype=np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the name of the task and those of the classes."""
+        return {"name": self.name, "class_names": list(self.class_names)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> SingleLabel:
+        """Return the task that `to_json` wrote.
+
+        Raises
+        ------
+        DataError
+            If there are no names of classes.
+        """
+        names = content.get("class_names")
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise DataError("the task single_label needs class_names, a list of words")
+        return cls(names)
+
+
+def _tensor(batch: TensorBatch) -> Tensor:
+    if not isinstance(batch, Tensor):
+        raise TypeError("one class a sample: a batch is one tensor, not several")
+    return batch

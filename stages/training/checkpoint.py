@@ -1,0 +1,131 @@
+"""The file a killed training goes on from. What is in it, the loop knows; whether it may be used is decided here."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]
+
+from cache.errors import CutonceError, UsageError
+
+Value = str | int | float | bool | None
+TrainingFingerprint = Mapping[str, Value]
+"""Everything that shapes a training, by the name of its option or what it is."""
+
+_VERSION = 2
+
+
+class CheckpointFile:
+    """One file, replaced as a whole by each newer state.
+
+    Parameters
+    ----------
+    path : Path, optional
+        None keeps nothing.
+    identity : mapping of str to JSON values
+        A file of a training with another one is refused.
+    seconds : float
+        Time between two states within an epoch.
+    """
+
+    def __init__(self, path: Path | None, identity: TrainingFingerprint, seconds: float) -> None:
+        self.path = path
+        self._identity = dict(identity)
+        self._seconds = seconds
+        self._saved_at = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether the last state is old enough for a newer one."""
+        return self.path is not None and time.monotonic() - self._saved_at >= self._seconds
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replace the file, so that it is whole whatever happens in between.
+
+        Raises
+        ------
+        CutonceError
+            If it cannot be written; the former file is left.
+        """
+        if self.path is None:
+            return
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                torch.save({"version": _VERSION, "identity": self._identity, "state": dict(state)}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+            _sync_directory(self.path.parent)
+        except (OSError, RuntimeError) as error:  # torch's writer has no more to say of a full disk than RuntimeError
+            raise CutonceError(
+                f"the checkpoint {self.path} cannot be written: {error}; make room, and run the same command again to "
+                "go on from the last one"
+            ) from error
+        finally:
+            with suppress(OSError):  # renamed, or never made
+                temporary.unlink()
+        self._saved_at = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the state of the file, its tensors on the CPU, or None where there is no file.
+
+        Raises
+        ------
+        UsageError
+            If it is of another training: says what differs.
+        CutonceError
+            If it is damaged, or of another version of Cutonce.
+        """
+        if self.path is None:
+            return None
+        for leftover in self.path.parent.glob(f"{self.path.name}.*.tmp"):  # a process was killed while it wrote
+            leftover.unlink(missing_ok=True)
+        if not self.path.exists():
+            return None
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            version, identity, state = (saved.get(name) for name in ("version", "identity", "state"))
+        except (UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError, TypeError) as error:
+            raise CutonceError(
+                f"the checkpoint {self.path} is damaged; delete it to start this training again"
+            ) from error
+        if version != _VERSION:
+            raise CutonceError(
+                f"the checkpoint {self.path} was made by another version of Cutonce; go on with that one, or delete "
+                "the file to start this training again"
+            )
+        self._check_fingerprint(identity)
+        loaded: dict[str, Any] = state
+        return loaded
+
+    def _check_fingerprint(self, identity: TrainingFingerprint) -> None:
+        missing = "nothing"
+        names = sorted({*identity, *self._identity})
+        differing = [name for name in names if identity.get(name, missing) != self._identity.get(name, missing)]
+        if differing:
+            said = "; ".join(
+                f"{name} was {identity.get(name, missing)} and is {self._identity.get(name, missing)}"
+                for name in differing
+            )
+            raise UsageError(
+                f"the checkpoint {self.path} is of another training: {said}. Say what was said then to go on from it, "
+                "or delete the file to start anew"
+            )
+
+
+def _sync_directory(path: Path) -> None:
+    """Let the new name outlast a loss of power, where directories can be synced."""
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

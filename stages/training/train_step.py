@@ -1,0 +1,182 @@
+"""One step of an optimiser: over several batches, in parts where memory is short, together with other processes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.optim import Optimizer
+
+from cache.errors import CutonceError
+from stages.runtime.distributed import SINGLE_PROCESS, Rank
+from stages.training.amp import MixedPrecision
+from stages.training.config import TrainConfig
+from stages.training.history import RunningMetrics
+from stages.training.losses import CrossEntropy, correct, l1_penalty
+
+Batch = tuple[Tensor, Tensor]
+
+
+class NotFiniteError(CutonceError):
+    """A training is lost: its loss or its weights are not numbers any more. Says which."""
+
+
+class TrainStep:
+    """What is done to a model with each few batches.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Inputs -> logits, alone or with those of auxiliary classifiers.
+    optimizer : Optimizer
+    options : TrainConfig
+    rank : Rank
+        One of several processes that each have a share of every step's samples.
+
+    Attributes
+    ----------
+    precision : MixedPrecision
+    micro_batches : int
+        In how many parts a batch goes through the model; doubled when memory runs out.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, options: TrainConfig, rank: Rank = SINGLE_PROCESS
+    ) -> None:
+        self._model, self._optimizer, self._rank = model, optimizer, rank
+        self._device = next(model.parameters()).device
+        self._loss = CrossEntropy(options.label_smoothing, options.class_weights)
+        self._l1, self._clip = options.l1, options.clip_grad
+        self.precision = MixedPrecision(options.amp_dtype, self._device)
+        self.micro_batches = 1
+
+    def __call__(self, batches: Sequence[Batch], seed: int) -> RunningMetrics:
+        """Move the weights once, by the mean gradient over all samples of `batches`, of all processes.
+
+        Parameters
+        ----------
+        batches : sequence of (inputs, labels)
+        seed : int
+            What the model draws, for dropout for one, depends on it and on the number of parts.
+
+        Returns
+        -------
+        RunningMetrics
+            Sums over all samples, of all processes.
+
+        Raises
+        ------
+        NotFiniteError
+            If the loss is NaN or infinite; before anything is changed.
+        CutonceError
+            If there is too little memory even for one sample at a time.
+        """
+        sums = self._gradients(batches, seed)
+        if self._rank.world_size > 1:
+            sums = self._averaged_over_processes(sums)
+        *values, right, count = sums.tolist()
+        tally = RunningMetrics(dict(zip(self._names, values, strict=True)), right, int(count))
+        if not torch.isfinite(sums).all():
+            raise NotFiniteError(f"training loss became {tally.loss}")
+        self.precision.step(self._optimizer, self._trained(), self._clip)
+        return tally
+
+    def _gradients(self, batches: Sequence[Batch], seed: int) -> Tensor:
+        """Compute gradients of the mean loss, however many parts it takes; return sums over the samples."""
+        while True:
+            statistics = self._running_statistics()
+            try:
+                return self._backward(batches, seed)
+            except RuntimeError as error:
+                largest = max(len(labels) for _, labels in batches)
+                if not _is_out_of_memory(error):
+                    raise
+                if self.micro_batches >= largest:
+                    raise CutonceError(
+                        f"the memory of {self._device} is not enough to train on one image at a time; choose a smaller "
+                        "`image_size`, unfreeze less, or use `amp_dtype`"
+                    ) from error
+            # only here has the error let go of what the forward pass held
+            for buffer, before in statistics:
+                buffer.copy_(before)
+            self.micro_batches *= 2
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            warnings.warn(
+                f"not enough memory on {self._device} for a batch of {largest}: it is computed in "
+                f"{self.micro_batches} parts "
+                "from now on",
+                stacklevel=2,
+            )
+
+    def _backward(self, batches: Sequence[Batch], seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        self._optimizer.zero_grad(set_to_none=True)
+        count = sum(len(labels) for _, labels in batches)
+        sums: dict[str, Tensor] = {}
+        right = torch.zeros((), device=self._device)
+        for inputs, labels in self._parts_of(batches):
+            with self.precision.autocast():
+                output = self._model(inputs)
+            terms = self._loss.terms(output, labels)
+            self.precision.backward(torch.stack(list(terms.values())).sum() / count)
+            sums = {name: sums.get(name, 0.0) + term.detach() for name, term in terms.items()}
+            right += correct(output, labels)
+        if self._l1 and (regularized := self._trained(regularized=True)):
+            penalty = self._l1 * l1_penalty(regularized)
+            self.precision.backward(penalty)
+            sums["l1"] = penalty.detach() * count
+        self._names = list(sums)
+        return torch.stack([*sums.values(), right, torch.tensor(float(count), device=self._device)])
+
+    def _averaged_over_processes(self, sums: Tensor) -> Tensor:
+        """Replace the gradients by their mean over the samples of all processes; return the sums over them.
+
+        DistributedDataParallel exchanges gradients while they are computed. So it cannot repeat what ran out of
+        memory, must be made anew for each block that begins to train, and counts a process with fewer samples as much
+        as the others. One exchange after the last backward pass has none of these limits.
+        """
+        parameters = self._trained()
+        count = sums[-1]
+        has = torch.tensor([float(one.grad is not None) for one in parameters], device=self._device)
+        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
+        flat = torch.cat([has, sums, *(gradient.flatten() * count for gradient in gradients)])
+        torch.distributed.all_reduce(flat)
+        has, sums, means = torch.split(flat, [len(has), len(sums), len(flat) - len(has) - len(sums)])
+        means /= sums[-1]
+        mean_of_each = torch.split(means, [one.numel() for one in parameters])
+        for one, gradient, mean, there in zip(parameters, gradients, mean_of_each, has.tolist(), strict=True):
+            if there:
+                one.grad = gradient.copy_(mean.view_as(gradient))
+        return sums
+
+    def _parts_of(self, batches: Sequence[Batch]) -> Iterator[Batch]:
+        for inputs, labels in batches:
+            parts = min(self.micro_batches, len(labels))
+            for some, of_some in zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True):
+                yield some.to(self._device, non_blocking=True), of_some.to(self._device, non_blocking=True)
+
+    def _trained(self, regularized: bool | None = None) -> list[nn.Parameter]:
+        return [
+            parameter
+            for group in self._optimizer.param_groups
+            if regularized is None or group["regularised"] == regularized
+            for parameter in group["params"]
+            if parameter.requires_grad
+        ]
+
+    def _running_statistics(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the buffers that a forward pass moves, each with a copy: a repeated step must move them once."""
+        layers = [layer for layer in self._model.modules() if isinstance(layer, _NormBase) and layer.training]
+        return [(buffer, buffer.clone()) for layer in layers for buffer in layer.buffers(recurse=False)]
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory was short; on CPU and MPS torch says so by the message alone."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )

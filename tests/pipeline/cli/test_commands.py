@@ -1,0 +1,406 @@
+"""The commands as a person gives them: real arguments, real files, exit codes, and what is printed."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pipeline
+from pipeline.cli.app import app, main
+from stages.network.graph import cuts as cuts
+from tests.interrupts import heed_interrupts
+from tests.photographs import make_folder
+
+SMALL = ["--image-size", "64"]
+
+
+def call(capsys, *arguments):
+    """Return exit code, standard output and standard error of one command."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as stopped:  # how the command line library ends on wrong usage and after --help
+        code = stopped.code
+    captured = capsys.readouterr()
+    return code or 0, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def finished(photographs, tmp_path_factory):
+    """A whole run over two seeds, fine-tuning included."""
+    place = tmp_path_factory.mktemp("finished")
+    arguments = [
+        *(
+            "run",
+            "--data",
+            photographs,
+            *SMALL,
+            "--cache",
+            place / "cache",
+            "--out",
+            place / "run",
+            "--seeds",
+            "0",
+            "1",
+        ),
+        *("--head", "logistic", "mlp", "--epochs", "1", "--num-workers", "0"),
+    ]
+    assert main([str(argument) for argument in arguments]) == 0
+    return place, [str(argument) for argument in arguments]
+
+
+def test_a_run_leaves_everything_it_promises(finished):
+    run = finished[0] / "run"
+    content = json.loads((run / "results.json").read_text())
+    results = content["results"]
+    assert {(one["method"], one["name"], one["seed"]) for one in results} == {
+        (method, name, seed)
+        for method, name in (("linear", "logistic"), ("head", "mlp"), ("finetune", "top-3"))
+        for seed in (0, 1)
+    }
+    for one in results:
+        low, high = one["test"]["accuracy_ci95"]
+        assert low <= one["test"]["accuracy"] <= high
+        assert one["seconds"] == pytest.approx(sum(one["seconds_by_stage"].values()))
+        assert one["peak_memory_bytes"] > 100_000_000
+        assert one["trainable_parameters"] > 0
+        assert one["test"]["accuracy"] > 0.6
+        assert (one["backbone_forwards"] > 0) == (one["method"] == "finetune")
+        assert one["extraction_forwards"] == 72
+    parameters = {one["name"]: one["trainable_parameters"] for one in results}
+    assert parameters["logistic"] == 1280 * 3 + 3
+    assert parameters["top-3"] > 1_000_000
+    assert content["verdict"]
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert content["verdict"].split(".")[0] in page or len(page) > 20_000
+    assert (run / "seed-0" / "finetune-top-3" / "contact-sheet.png").stat().st_size > 10_000
+    for name in ("config.toml", "environment.json", "predictions.csv", "seed-1/manifest.csv", "seed-1/extraction.json"):
+        assert (run / name).stat().st_size > 0
+    assert not list(run.rglob("checkpoint.pt"))
+
+
+def test_the_same_command_again_trains_nothing(finished, capsys):
+    _, arguments = finished
+    code, out, _ = call(capsys, *arguments)
+    assert code == 0
+    assert out.count("already trained") == 8  # 3 methods and the head fine-tuning starts from, for 2 seeds
+    assert "nothing to do: all 72 images are in the cache" in out
+
+
+def test_stage_two_and_a_second_extract_make_no_backbone_forward(finished, photographs, capsys, monkeypatch, tmp_path):
+    place, _ = finished
+
+    def fail(*_):
+        raise AssertionError("the backbone ran")
+
+    monkeypatch.setattr(cuts.Section, "forward", fail)
+    common = ["--data", photographs, *SMALL, "--cache", place / "cache"]
+    assert call(capsys, "extract", *common)[0] == 0
+    code, out, _ = call(capsys, "train", *common, "--head", "svm", "concat", "--out", tmp_path / "run")
+    assert code == 0
+    assert out.count("test accuracy") == 2
+
+
+def test_another_split_changes_the_cache_not_at_all(finished, photographs, capsys):
+    place, _ = finished
+    files = sorted(path.name for path in (place / "cache").rglob("*.h5"))
+    code, out, _ = call(
+        capsys,
+        "extract",
+        "--data",
+        photographs,
+        *SMALL,
+        "--cache",
+        place / "cache",
+        "--test-size",
+        "0.5",
+        "--seeds",
+        "9",
+    )
+    assert (code, "nothing to do" in out) == (0, True)
+    assert sorted(path.name for path in (place / "cache").rglob("*.h5")) == files
+
+
+def test_compare_recomputes_nothing_and_says_the_same(finished, capsys, tmp_path):
+    place, _ = finished
+    models = {path: path.stat().st_mtime_ns for path in (place / "run").rglob("*.safetensors")}
+    code, out, _ = call(capsys, "compare", place / "run", "--out", tmp_path / "again")
+    assert code == 0
+    assert "forwards" in out
+    again = json.loads((tmp_path / "again" / "results.json").read_text())["results"]
+    assert again == json.loads((place / "run" / "results.json").read_text())["results"]
+    assert all(path.stat().st_mtime_ns == changed for path, changed in models.items())
+
+
+@pytest.mark.parametrize("method", ["linear-logistic", "head-mlp", "finetune-top-3"])
+def test_predict_gives_for_a_test_image_what_the_result_holds(finished, capsys, tmp_path, method):
+    run = finished[0] / "run"
+    stored = np.load(run / "seed-0" / method / "predictions.npz")
+    images = stored["locations"][:5].tolist()
+    table = tmp_path / "predictions.csv"
+    code, _, _ = call(capsys, "predict", run, *images, "--method", method, "--out", table)
+    assert code == 0
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == images
+    predicted = np.array([[float(row[f"probability_{name}"]) for name in ("fire", "leaf", "sea")] for row in rows])
+    assert np.allclose(predicted, stored["probabilities"][:5], atol=5e-3)  # the cache holds float16
+    assert [row["class"] for row in rows] == [("fire", "leaf", "sea")[best] for best in predicted.argmax(axis=1)]
+
+
+def test_predict_searches_folders_and_lists_what_it_cannot_read(finished, capsys, tmp_path):
+    folder = make_folder(tmp_path / "new", per_class=2)
+    (folder / "sea" / "broken.jpg").write_text("no image")
+    code, out, _ = call(capsys, "predict", finished[0] / "run", folder)
+    assert code == 0
+    assert len(re.findall(r"(?m)^\S+\.jpg  (fire|leaf|sea)  [01]\.\d+$", out)) == 6
+    assert "skipped" in out
+    assert "broken.jpg" in out
+
+
+def test_a_training_that_stops_while_it_replaces_another_leaves_no_model_of_either(
+    photographs, capsys, tmp_path, monkeypatch
+):
+    """Or the earlier command would be told that the later one's result is its own."""
+    common = ["--data", photographs, *SMALL, "--cache", tmp_path / "cache"]
+    first = ["train", *common, "--head", "logistic", "--c-values", "0.01", "--out", tmp_path / "run"]
+    assert call(capsys, "extract", *common)[0] == 0
+    assert call(capsys, *first)[0] == 0
+
+    def disk_full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.experiment.head_methods.save_model", disk_full)
+        code, _, err = call(capsys, *first[:-4], "--c-values", "10", *first[-2:])
+        assert (code, "No space left" in err) == (1, True)
+    code, out, _ = call(capsys, *first)
+    assert (code, "already trained" in out) == (0, False)
+
+
+def test_layers_lists_every_cut(capsys):
+    code, out, _ = call(capsys, "list-cuts", "resnet18")
+    assert code == 0
+    row = next(line for line in out.splitlines() if line.startswith("layer3.1.relu_1"))
+    assert re.split(r"\s{2,}", row) == [
+        "layer3.1.relu_1",
+        "layer3",
+        "256x14x14",
+        "2.78 M",
+        "8.91 M",
+        "1.4 G",
+        "412 M",
+        "98 KiB",
+    ]
+    assert "(auto)" in out
+
+
+def test_the_configuration_file_and_flags_combine_and_flags_win(photographs, capsys, tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text(
+        f'data = "{photographs}"\nimage_size = 64\ncut = "blocks.4"\ncache = "{tmp_path}/cache"\nepochs = 3\n'
+    )
+    code, out, _ = call(capsys, "extract", "--config", file, "--cut", "blocks.3", "--out", tmp_path / "run")
+    assert code == 0
+    assert "cut at blocks.3" in out
+    written = (tmp_path / "run" / "config.toml").read_text()
+    assert 'cut = "blocks.3"' in written
+    assert "image_size = 64" in written
+    _, bound, _ = app.parse_args(["extract", "--data", "photos", "--pool", "max"])  # the file was that command's alone
+    assert bound.arguments["features"].image_size is None
+
+
+def test_weights_from_a_file_are_used_and_checked_again_by_predict(photographs, capsys, tmp_path):
+    from safetensors.torch import save_file
+
+    from stages.network.backbones.registry import load_backbone
+
+    state = load_backbone("efficientnet_lite0", "none").module.state_dict()
+    save_file(state, tmp_path / "mine.safetensors")
+    common = ["--data", photographs, *SMALL, "--cache", tmp_path / "cache", "--weights", tmp_path / "mine.safetensors"]
+    assert call(capsys, "extract", *common)[0] == 0
+    assert call(capsys, "train", *common, "--head", "logistic", "--out", tmp_path / "run")[0] == 0
+    image = next(photographs.rglob("*.jpg"))
+    assert call(capsys, "predict", tmp_path / "run", image)[0] == 0
+    save_file(
+        {name: value + 1 if value.is_floating_point() else value for name, value in state.items()},
+        tmp_path / "mine.safetensors",
+    )
+    code, _, err = call(capsys, "predict", tmp_path / "run", image)
+    assert code == 1
+    assert "other weights" in err
+
+
+@pytest.mark.parametrize("command", ["run", "finetune", "lr-find"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--unfreeze", "blocks.55"], "no layer 'blocks.55'. Did you mean 'blocks.5'"),
+        (["--unfreeze", "all", "--views", "2", "--from-cache"], "training begins at the image"),
+        (["--unfreeze-every", "3"], "--unfreeze-every 3"),
+        (["--layer-decay", "2"], "--layer-decay 2 must be more than 0"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_an_image_is_extracted(
+    command, options, words, photographs, tmp_path, capsys
+):
+    places = ("--cache", tmp_path / "cache", "--out", tmp_path / "run")
+    code, _, err = call(capsys, command, "--data", photographs, *SMALL, *places, *options)
+    assert code == 2
+    assert words in err
+    assert not list((tmp_path / "cache").glob("*/spec.json"))
+
+
+def test_find_rate_names_the_option_and_leaves_a_plot(finished, photographs, tmp_path, capsys):
+    place, _ = finished
+    arguments = ("--data", photographs, *SMALL, "--cache", place / "cache", "--out", tmp_path / "run")
+    code, out, _ = call(capsys, "lr-find", *arguments, "--unfreeze", "1", "--num-workers", "0")
+    assert code == 0
+    assert re.search(
+        r"^--lr \d\.\de-\d\d$|^the loss never falls by more than chance; unfreeze other layers$", out, re.MULTILINE
+    )
+    with Image.open(tmp_path / "run" / "seed-0" / "range-test.png") as plot:
+        assert min(plot.size) > 300
+    assert not list((tmp_path / "run").glob("*/finetune*"))  # nothing is trained
+
+
+def test_a_contact_sheet_needs_neither_weights_nor_features(capsys, tmp_path):
+    train, _, _ = (make_folder(tmp_path / "own" / split, per_class=3) for split in ("train", "val", "test"))
+    (train / "fire" / "000.jpg").write_text("no image")
+    Image.new("RGB", (20_000, 1)).save(train / "fire" / "001.jpg")
+    common = ["contact-sheet", "--data", tmp_path / "own", "--allow-leakage", "--backbone", "resnet18", *SMALL]
+    common += ["--cache", tmp_path / "cache"]
+    wide = {}
+    for name, own in {
+        "plain": ["--augment", "crop(0.3)+flip+colorjitter(0.4)"],
+        "mixed": ["--augment", "none", "--mixup", "0.4", "--cutmix", "1"],
+    }.items():
+        code, out, _ = call(capsys, *common, *own, "--out", tmp_path / f"{name}.png")
+        assert code == 0
+        assert f"contact sheet: {tmp_path}/{name}.png" in out
+        with Image.open(tmp_path / f"{name}.png") as sheet:
+            wide[name] = sheet.convert("RGB").size[0]
+    assert wide["mixed"] > 1.4 * wide["plain"]
+    assert f"skipped {train}/fire/000.jpg: not an image" in out
+    assert f"skipped {train}/fire/001.jpg: 20000 x 1 pixels are too long" in out
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["keys.sqlite"]
+
+
+def test_a_contact_sheet_without_a_readable_image_says_so(capsys, tmp_path):
+    folder = make_folder(tmp_path / "own", per_class=3)
+    for path in folder.rglob("*.jpg"):
+        path.write_text(f"no image {path}")
+    code, _, err = call(
+        capsys, "contact-sheet", "--data", folder, "--cache", tmp_path / "cache", "--out", tmp_path / "sheet.png"
+    )
+    assert (code, "no training image that could be read" in err) == (1, True)
+
+
+WRONG = [
+    (["extract", "--data", "{tmp}/nowhere"], "nowhere"),
+    (["extract", "--data", "{tmp}/empty"], "empty"),
+    (["extract", "--data", "{tmp}/single"], "one class"),
+    (["extract", "--data", "elvp"], "elpv"),
+    (["extract", "--data", "{photos}", "--backbone", "resnet81"], "resnet18"),
+    (["extract", "--data", "{photos}", "--cut", "block.4"], "blocks.4"),
+    (["extract", "--data", "{photos}", "--cut", "blocks.1.1.conv_dw"], "blocks.1.0"),
+    (["extract", "--data", "{photos}", "--cut", "blocks.4", "--pool", "cls"], "avg"),
+    (["extract", "--data", "{photos}", "--weights", "{tmp}/none.pth"], "none.pth"),
+    (["extract", "--data", "{photos}", "--weights", "{tmp}/wrong.pth"], "wrong.pth"),
+    (["extract", "--data", "{photos}", "--backbone", "resnet18"], "--weights"),
+    (["extract", "--data", "{photos}", "--test-size", "1.5"], "test"),
+    (["extract", "--data", "torchvision:Flowers201"], "Flowers102"),
+    (["extract", "--data", "{photos}", "--poool", "avg"], "--pool"),
+    (["extract", "--data", "{photos}", "--pool", "median"], "avgmax"),
+    (["extract", "--data", "{photos}", "--augment", "crop+flpi"], "Did you mean 'flip'"),
+    (["contact-sheet", "--data", "{photos}", "--cutmix", "-1", "--out", "{tmp}/sheet.png"], "--cutmix -1 must be"),
+    (
+        ["train", "--data", "{photos}", "--image-size", "64", "--cache", "{tmp}/c", "--out", "{tmp}/r"],
+        "the same options of stage 1 (--backbone, --cut, --pool, --image-size, --precision,",
+    ),
+    (["train", "--data", "{photos}", "--head", "logistik", "--out", "{tmp}/r"], "logistic"),
+    (["train", "--data", "{photos}", "--fit-batch-size", "0", "--out", "{tmp}/r"], "--fit-batch-size 0 must be"),
+    (["train", "--data", "{photos}", "--c-values", "1", "-1", "--out", "{tmp}/r"], "--c-values"),
+    (["finetune", "--data", "{photos}", "--epochs", "0", "--out", "{tmp}/r"], "--epochs 0 must be at least 1"),
+    (["finetune", "--data", "{photos}", "--lr", "nan", "--out", "{tmp}/r"], "--lr nan"),
+    (["compare"], "run"),
+    (["compare", "{tmp}/empty"], "empty"),
+    (["predict", "{tmp}/empty", "x.jpg"], "no trained method"),
+    (["list-cuts", "vit_b_16", "--image-size", "100"], "224"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), WRONG, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_bad_input_gets_a_message_an_exit_code_and_no_traceback(photographs, tmp_path, capsys, arguments, said):
+    (tmp_path / "empty").mkdir()
+    make_folder(tmp_path / "single", per_class=3, classes=("fire",))
+    torch.save({"a": torch.zeros(3)}, tmp_path / "wrong.pth")
+    code, out, err = call(capsys, *[one.format(tmp=tmp_path, photos=photographs) for one in arguments])
+    assert code in (1, 2)
+    message = " ".join(err.split())
+    assert said in message, message
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize("command", pipeline.COMMANDS)
+def test_help_teaches_with_an_example_and_does_not_wait_for_torch(command):
+    script = (
+        "import sys; from pipeline.cli.app import main\ntry: main([sys.argv[1], '--help'])\nexcept SystemExit: pass\n"
+    )
+    script += "print('HEAVY', sorted({'torch', 'sklearn', 'h5py', 'matplotlib'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", script, command], check=True, capture_output=True, text=True)
+    assert f"cutonce {command}" in done.stdout.split("Usage", 1)[1].split("\n", 1)[1]
+    assert "HEAVY []" in done.stdout
+
+
+def test_an_extraction_does_not_wait_for_what_trains_and_draws(photographs, tmp_path):
+    """Importing scikit-learn takes as long as some hundred images."""
+    script = (
+        "import sys; from pipeline.cli.app import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "print('HEAVY', sorted({'sklearn', 'scipy', 'matplotlib'} & sys.modules.keys()))"
+    )
+    arguments = ["extract", "--data", str(photographs), "--image-size", "64", "--cache", str(tmp_path / "cache")]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True, text=True)
+    assert "extracted 72 images" in done.stdout
+    assert "HEAVY []" in done.stdout
+
+
+def test_an_interrupted_extraction_keeps_what_it_has_done(tmp_path):
+    folder = make_folder(tmp_path / "own", per_class=150)
+    command = [sys.executable, "-m", "pipeline", "extract", "--data", str(folder), "--cache", str(tmp_path / "cache")]
+    process = subprocess.Popen(
+        [*command, "--batch-size", "4"], stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "cache").glob("*/spec.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(1.5)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "What is finished is kept" in err
+    assert "Traceback" not in err
+    again = subprocess.run([*command, "--image-size", "224"], check=True, capture_output=True, text=True).stdout
+    hits = int(re.search(r"(\d+) were in the cache already", again).group(1))
+    assert 0 < hits < 450
+
+
+def test_the_python_interface_is_the_commands(photographs, tmp_path):
+    from pipeline import DataConfig, FeatureConfig, HeadConfig, extract, train
+
+    data, features = DataConfig(str(photographs)), FeatureConfig(image_size=64, cache=tmp_path / "cache")
+    assert extract(data=data, features=features).extracted == 72
+    results = train(data=data, features=features, head=HeadConfig(("logistic",)), out=tmp_path / "run")
+    assert [one.name for one in results] == ["logistic"]
+    assert results[0].test["accuracy"] > 0.6

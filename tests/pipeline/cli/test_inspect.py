@@ -1,0 +1,204 @@
+"""``inspect`` and ``learning-curve`` as a person gives them, through the real network."""
+
+import csv
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from pipeline.cli.app import main
+from stages.data.manifest import Manifest
+from stages.data.sources.digits import digits_image
+from tests.pipeline.report.test_page import Page
+
+CLASSES = {"nought": 0, "one": 1, "<i>two": 2}
+
+
+def call(capsys, *arguments):
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def reencoded(source, target, quality):
+    """Save the image again, in the format that the name says."""
+    with Image.open(source) as image:
+        image.save(target, quality=quality)
+
+
+@pytest.fixture(scope="module")
+def flawed(tmp_path_factory):
+    """Handwritten digits, enlarged, in three given splits with a fault of each kind."""
+    root = tmp_path_factory.mktemp("flawed") / "digits"
+    _, labels = load_digits(return_X_y=True)
+
+    def image(index):
+        pixels = digits_image(f"digits:{index}").permute(1, 2, 0).numpy()
+        return Image.fromarray(pixels).resize((96, 96), Image.Resampling.BICUBIC)
+
+    sizes = {"train": 30, "val": 8, "test": 8}
+    for folder, digit in CLASSES.items():
+        indices = iter(np.flatnonzero(labels == digit))
+        for split, per_class in sizes.items():
+            (root / split / folder).mkdir(parents=True)
+            for number in range(per_class):
+                image(next(indices)).save(root / split / folder / f"{number:03}.jpg", quality=92)
+    train, val, test = (root / split for split in sizes)
+    reencoded(test / "nought" / "002.jpg", train / "nought" / "copy.webp", quality=90)
+    (val / "one" / "same.jpg").write_bytes((train / "one" / "004.jpg").read_bytes())
+    reencoded(train / "<i>two" / "003.jpg", train / "<i>two" / "again.jpg", quality=75)
+    for number in range(3):
+        image(np.flatnonzero(labels == 2)[50 + number]).save(train / "one" / f"wrong-{number}.jpg", quality=92)
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(train / "nought" / "noise.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def inspected(flawed, tmp_path_factory):
+    place = tmp_path_factory.mktemp("inspected")
+    arguments = ["inspect", "--data", flawed, "--image-size", "96", "--cache", place / "cache", "--out", place / "run"]
+    assert main([str(one) for one in arguments]) == 0
+    with (place / "run" / "issues.csv").open(newline="", encoding="utf-8") as file:
+        return place, list(csv.DictReader(file)), arguments
+
+
+def of_kind(issues, kind):
+    return [issue for issue in issues if issue["kind"] == kind]
+
+
+def test_a_copy_in_another_split_is_leakage_under_any_encoding_and_nothing_else_is(inspected, flawed):
+    _, issues, _ = inspected
+    leaks = {(one["path"], one["other_path"]) for one in of_kind(issues, "leakage")}
+    assert leaks == {
+        (str(flawed / "train/nought/copy.webp"), str(flawed / "test/nought/002.jpg")),
+        (str(flawed / "train/one/004.jpg"), str(flawed / "val/one/same.jpg")),
+    }
+    for one in of_kind(issues, "leakage"):
+        assert one["split"] != one["other_split"]
+        assert (float(one["score"]) == 1) == one["path"].endswith("004.jpg")
+
+
+def test_a_copy_in_its_own_split_is_a_duplicate(inspected, flawed):
+    _, issues, _ = inspected
+    [one] = of_kind(issues, "duplicate")
+    assert {one["path"], one["other_path"]} == {
+        str(flawed / "train/<i>two" / name) for name in ("003.jpg", "again.jpg")
+    }
+
+
+def test_doubted_labels_are_those_that_are_wrong_with_the_right_ones_suggested(inspected):
+    """So few images make confident learning cautious: how many are found of many is held beside the method."""
+    _, issues, _ = inspected
+    doubted = {one["path"].rsplit("/", 1)[1]: one for one in of_kind(issues, "label")}
+    assert set(doubted) <= {"wrong-0.jpg", "wrong-1.jpg", "wrong-2.jpg", "noise.png"}
+    wrong = [one for name, one in doubted.items() if name.startswith("wrong")]
+    assert wrong
+    for one in wrong:
+        assert (one["label"], one["suggestion"], one["split"]) == ("one", "<i>two", "train")
+        assert float(one["score"]) < 0.3
+
+
+def test_noise_is_the_first_outlier(inspected, flawed):
+    _, issues, _ = inspected
+    assert of_kind(issues, "outlier")[0]["path"] == str(flawed / "train/nought/noise.png")
+
+
+def test_the_page_shows_what_was_found_and_needs_nothing_else(inspected):
+    place, issues, _ = inspected
+    page = Page(place / "run" / "inspect.html")
+    assert page.words.index("across splits: 2") < page.words.index("label errors:") < page.words.index("Outliers")
+    assert "take them out before you believe a test" in page.words
+    assert "one → <i>two" in page.words
+    assert "33 9 8" in page.words
+    assert not page.all("i")
+    images = page.all("img")
+    shown = [path for one in issues for path in (one["path"], one["other_path"]) if path]
+    assert sorted(one["alt"] for one in images) == sorted(shown)
+    assert all(one["src"].startswith("data:image/jpeg;base64,") for one in images)
+    source = (place / "run" / "inspect.html").read_text(encoding="utf-8")
+    assert "://" not in source
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.elements}
+
+
+def test_a_second_inspection_runs_no_backbone_and_prints_the_worst(inspected, capsys):
+    *_, arguments = inspected
+    code, out, _ = call(capsys, *arguments)
+    assert code == 0
+    assert "nothing to do" in out
+    assert "Near-duplicates across splits: 2" in out
+    assert re.search(r"wrong-\d\.jpg \(one, train\): rather <i>two", out)
+    assert "issues.csv" in out
+
+
+def test_a_threshold_of_one_leaves_the_same_bytes_alone(inspected, capsys, tmp_path):
+    *_, arguments = inspected
+    assert call(capsys, *arguments[:-1], tmp_path, "--threshold", "1")[0] == 0
+    with (tmp_path / "issues.csv").open(newline="", encoding="utf-8") as file:
+        issues = list(csv.DictReader(file))
+    assert [one["path"][-8:] for one in of_kind(issues, "leakage")] == ["/004.jpg"]
+    assert of_kind(issues, "duplicate") == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--threshold", "0"], "--threshold 0.0 must lie between 0.5 and 1"),
+        (["--pool", "none", "--cut", "blocks.3"], "--pool avg"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_with_a_reason(inspected, capsys, flags, said):
+    *_, arguments = inspected
+    code, _, err = call(capsys, *arguments, *flags)
+    assert code == 2
+    assert said in err
+
+
+@pytest.fixture(scope="module")
+def curve(flawed, tmp_path_factory):
+    """Of a layer low in the network, whose rows are short and not yet much good: the curve has somewhere to go."""
+    place = tmp_path_factory.mktemp("curve")
+    arguments = ["learning-curve", "--data", flawed, "--allow-leakage", "--image-size", "64", "--cut", "blocks.1"]
+    arguments += ["--cache", place / "cache", "--draws", "2", "--out", place / "run"]
+    return place, [str(one) for one in arguments]
+
+
+def test_a_learning_curve_answers_in_a_sentence_a_table_and_a_plot(curve, capsys):
+    place, arguments = curve
+    code, out, _ = call(capsys, *arguments)
+    assert code == 0
+    assert re.search(r"(?m)^(More labels would|Whether more labels would help)", out)
+    assert re.search(r"(?m)^ +96 +\d+\.\d %", out)
+    with (place / "run" / "learning-curve.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    measured = [row for row in rows if row["kind"] == "measured"]
+    assert [int(row["images"]) for row in rows if row["kind"] == "extrapolated"] == [192, 384, 960]
+    assert {row["draw"] for row in measured} == {"0", "1"}
+    assert (measured[0]["images"], measured[-1]["images"]) == ("6", "96")
+    assert all(0 <= float(row["low"]) <= float(row["accuracy"]) <= float(row["high"]) <= 1 for row in rows[-3:])
+    with Image.open(place / "run" / "learning-curve.png") as image:
+        image.verify()
+    assert (place / "run" / "learning-curve.svg").read_text(encoding="utf-8").count("<svg") == 1
+
+
+def test_the_test_split_is_never_read_for_a_learning_curve(curve, flawed, capsys):
+    """Its images are not even extracted, and may be gone."""
+    from cache import find_caches, open_cache
+
+    place, arguments = curve
+    assert call(capsys, *arguments)[0] == 0
+    manifest = Manifest.load(place / "run" / "seed-0" / "manifest.csv")
+    [found] = find_caches(place / "cache")
+    extracted = set(open_cache(found).keys(0))
+    test = {manifest.keys[one] for one in manifest.indices("test")}
+    assert len(test) == 24
+    assert not extracted & test
+    assert extracted >= {manifest.keys[one] for one in manifest.indices("train")}
+
+
+def test_one_draw_or_an_unknown_head_is_refused(curve, capsys):
+    _, arguments = curve
+    assert "--draws 1 must be at least 2" in call(capsys, *[("1" if one == "2" else one) for one in arguments])[2]
+    assert "ridge" in call(capsys, *arguments, "--head", "rigde")[2]

@@ -1,0 +1,361 @@
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cache.errors import DataError
+from pipeline.evaluation.comparison import compare_runs, format_table, renderings_words
+from pipeline.evaluation.results import load_results, write_results_json
+from stages.tasks.evaluate import mcnemar
+from tests.pipeline.finished_runs import add, predictions
+
+TESTS = 400
+LABELS = np.arange(TESTS) % 2
+
+
+def wrong(first, last):
+    """Wrong on the images from `first` to `last`."""
+    return (first <= np.arange(TESTS)) & (np.arange(TESTS) < last)
+
+
+def add_method(run, wrong_at, *, method="linear", name="logistic", **fields):
+    return add(run, predictions(LABELS, wrong_at), method=method, name=name, **fields)
+
+
+def heads_and_finetune(run, head_wrong, finetune_wrong, **finetune):
+    add_method(run, head_wrong, val=0.85, seconds=20)
+    add_method(run, finetune_wrong, method="finetune", name="top-3", **{"val": 0.88, "seconds": 220, **finetune})
+    return compare_runs([run])
+
+
+def test_rows_are_the_means_over_the_seeds(tmp_path):
+    add(tmp_path, predictions(LABELS, wrong(0, 80)), seed=0, val=0.8, seconds=10, peak_memory_bytes=5)
+    later = range(1000, 1000 + TESTS)
+    add(tmp_path, predictions(LABELS, wrong(0, 40), images=later), seed=1, val=0.9, seconds=30, peak_memory_bytes=3)
+    (row,) = compare_runs([tmp_path]).rows
+    assert row.seeds == (0, 1)
+    assert row.accuracy == pytest.approx((0.8 + 0.9) / 2)
+    assert row.accuracy_range == pytest.approx((0.8, 0.9))
+    assert row.val_accuracy == pytest.approx(0.85)
+    assert row.seconds == 20
+    assert row.seconds_by_stage == {"extract": 10, "train": 8, "evaluate": 2}
+    assert row.peak_memory_bytes == 5
+    assert row.confusion.tolist() == [[340, 60], [60, 340]]
+    error = 1.96 * np.sqrt(0.85 * 0.15 / 800)
+    assert row.accuracy_ci95 == pytest.approx((0.85 - error, 0.85 + error), abs=0.004)
+
+
+def test_one_seed_shows_the_interval_of_its_result(tmp_path):
+    add_method(tmp_path, wrong(0, 80))
+    (row,) = compare_runs([tmp_path]).rows
+    assert list(row.accuracy_ci95) == load_results([tmp_path])[0].test["accuracy_ci95"]
+
+
+def test_paired_test_is_that_of_the_same_images(tmp_path):
+    comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(40, 70))
+    (test,) = comparison.tests
+    assert test.difference == pytest.approx(30 / TESTS)
+    assert test.p_value == pytest.approx(mcnemar([True] * 40 + [False] * 10, [False] * 40 + [True] * 10))
+    assert test.time_ratio == 11
+
+
+def test_the_order_of_the_images_in_a_file_changes_nothing(tmp_path):
+    expected = heads_and_finetune(tmp_path / "a", wrong(0, 60), wrong(40, 70)).tests
+    order = np.random.default_rng(0).permutation(TESTS)
+    add_method(tmp_path / "b", wrong(0, 60), val=0.85, seconds=20)
+    shuffled = predictions(LABELS[order], wrong(40, 70)[order], images=order.tolist())
+    add(tmp_path / "b", shuffled, method="finetune", name="top-3", val=0.88, seconds=220)
+    assert compare_runs([tmp_path / "b"]).tests == expected
+
+
+def test_the_same_images_under_several_seeds_do_not_pretend_to_be_more(tmp_path):
+    expected = heads_and_finetune(tmp_path / "one", wrong(0, 60), wrong(40, 70))
+    for seed in (1, 2):
+        add_method(tmp_path / "three", wrong(0, 60), val=0.85, seconds=20, seed=seed)
+        add_method(tmp_path / "three", wrong(40, 70), method="finetune", name="top-3", val=0.88, seconds=220, seed=seed)
+    comparison = heads_and_finetune(tmp_path / "three", wrong(0, 60), wrong(40, 70))
+    assert comparison.tests[0].p_value == expected.tests[0].p_value
+    assert comparison.rows[0].accuracy_ci95 == pytest.approx(expected.rows[0].accuracy_ci95)
+    assert comparison.test_images == "400 test images under 3 seeds"
+    assert "ahead in 3 of 3 seeds" in comparison.verdict_text
+
+
+def test_verdict_says_that_fine_tuning_pays(tmp_path):
+    comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(40, 70))
+    low, high = (f"{100 * end:+.1f}" for end in comparison.tests[0].difference_ci95)
+    assert comparison.verdict.outcome == "pays"
+    assert comparison.verdict.headline == (
+        f"Fine-tuning pays: 92.5 % against 85.0 % for the logistic head (+7.5 points, 95 % interval {low} to {high}, "
+        "McNemar p < 0.001), at 11 times the time."
+    )
+    assert "Take fine-tune top-3." in comparison.verdict_text
+
+
+def test_verdict_says_that_fine_tuning_does_not_pay(tmp_path):
+    comparison = heads_and_finetune(tmp_path, wrong(40, 70), wrong(0, 60), val=0.8)
+    assert comparison.verdict.outcome == "does not pay"
+    assert comparison.verdict_text.startswith(
+        "Fine-tuning does not pay here: 85.0 % against 92.5 % for the logistic head (-7.5 points"
+    )
+    assert "Take the logistic head." in comparison.verdict_text
+
+
+def test_verdict_says_that_it_may_be_chance(tmp_path):
+    comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(50, 107), val=0.84)
+    assert comparison.verdict.outcome == "inconclusive"
+    assert comparison.verdict_text.startswith(
+        "Fine-tuning is not shown to pay here: 85.8 % against 85.0 % for the logistic head is within what chance "
+        "gives with 400 test images (+0.8 points"
+    )
+    assert "Take the logistic head, the quicker of the two." in comparison.verdict_text
+
+
+def test_no_difference_at_all_is_chance(tmp_path):
+    comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(0, 60))
+    assert comparison.verdict.outcome == "inconclusive"
+    assert "(+0.0 points, 95 % interval +0.0 to +0.0, McNemar p = 1)" in comparison.verdict_text
+
+
+def test_verdict_says_where_validation_ranks_otherwise(tmp_path):
+    pays = heads_and_finetune(tmp_path / "a", wrong(0, 60), wrong(40, 70), val=0.84)
+    assert "Take fine-tune top-3, although validation accuracy ranks the other one higher." in pays.verdict_text
+    not_pays = heads_and_finetune(tmp_path / "b", wrong(40, 70), wrong(0, 60), val=0.9)
+    assert "Take the logistic head, although validation accuracy ranks the other one higher." in not_pays.verdict_text
+
+
+def test_reference_is_chosen_by_validation_though_another_head_tests_better(tmp_path):
+    add_method(tmp_path, wrong(0, 80), name="logistic", val=0.9)
+    add_method(tmp_path, wrong(0, 40), name="svm", val=0.8)
+    add_method(tmp_path, wrong(0, 10), method="finetune", name="top-3", val=0.7)
+    comparison = compare_runs([tmp_path])
+    assert comparison.reference.label == "logistic"
+    assert [row.label for row in comparison.ranked] == ["logistic", "SVM", "fine-tune top-3"]
+    ranking = "Methods are ranked by validation accuracy, never by the test images: logistic 90.0 %, SVM 80.0 %"
+    assert ranking in comparison.verdict_text
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=8, max_size=8), min_size=4, max_size=4))
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_ranking_is_the_same_whatever_the_test_split_says(tmp_path, mistakes):
+    methods = [("linear", "logistic", 0.8), ("head", "mlp", 0.9), ("finetune", "top-1", 0.7), ("finetune", "all", 0.85)]
+    for (method, name, val), mistaken in zip(methods, mistakes, strict=True):
+        add(tmp_path, predictions([0, 1] * 4, mistaken), method=method, name=name, val=val)
+    comparison = compare_runs([tmp_path])
+    assert [row.name for row in comparison.ranked] == ["mlp", "all", "logistic", "top-1"]
+    assert comparison.reference.name == "mlp"
+    assert "fine-tune all, of 2 the best by validation" in comparison.verdict.headline
+
+
+def test_one_method_has_nothing_to_be_compared_with(tmp_path):
+    add_method(tmp_path, wrong(0, 60))
+    comparison = compare_runs([tmp_path])
+    assert comparison.verdict.outcome == "single"
+    assert comparison.tests == ()
+    assert comparison.verdict_text.startswith("The logistic head reaches 85.0 % (95 % interval ")
+    assert comparison.verdict_text.endswith(
+        "on 400 test images. It is the only method here: there is nothing to compare it with."
+    )
+
+
+def test_heads_alone_are_ranked_by_validation(tmp_path):
+    add_method(tmp_path, wrong(0, 60), val=0.85)
+    add_method(tmp_path, wrong(50, 100), method="head", name="mlp", val=0.86)
+    comparison = compare_runs([tmp_path])
+    assert comparison.verdict.outcome == "ranking"
+    assert comparison.verdict_text.startswith(
+        "Of 2 methods, validation accuracy ranks the MLP head first; it reaches 87.5 %"
+    )
+    assert "The logistic head reaches 85.0 %; the difference (-2.5 points" in comparison.verdict_text
+    assert "is within what chance gives." in comparison.verdict_text
+
+
+def test_verdict_says_what_the_pretrained_weights_were_worth(tmp_path):
+    add_method(tmp_path, wrong(0, 200), method="scratch", name="all", val=0.5, seconds=900)
+    comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(40, 70))
+    worth = "What the pretrained weights were worth: +42.5 points, 95 % interval "
+    assert worth in comparison.verdict_text
+    assert (
+        "Fine-tune top-3 reaches 92.5 %; trained from scratch, the network reaches 50.0 %." in comparison.verdict_text
+    )
+    low, high = comparison.verdict_text.split(worth)[1].split(", McNemar p < 0.001.")[0].split(" to ")
+    assert 37 < float(low) < 42.5 < float(high) < 48
+
+
+def test_worth_that_may_be_chance_is_called_so(tmp_path):
+    add_method(tmp_path, wrong(35, 67), method="scratch", name="all", val=0.5)
+    comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(40, 70))
+    assert "were worth: +0.5 points, 95 % interval" in comparison.verdict_text
+    assert "within what chance gives. Fine-tune top-3 reaches 92.5 %; trained" in comparison.verdict_text
+
+
+def test_worth_without_fine_tuning_is_held_against_the_best_head(tmp_path):
+    add_method(tmp_path, wrong(0, 60), val=0.85)
+    add_method(tmp_path, wrong(0, 200), method="scratch", name="all", val=0.5)
+    verdict = compare_runs([tmp_path]).verdict_text
+    assert "were worth: +35.0 points" in verdict
+    assert "The logistic head reaches 85.0 %; trained from scratch, the network reaches 50.0 %." in verdict
+
+
+def test_worth_is_that_of_two_methods_tested_on_the_same_renderings(tmp_path):
+    add_method(tmp_path, wrong(0, 200), method="scratch", name="all", val=0.5)
+    crops = {"test-time augmentation": "crops"}
+    add_method(tmp_path, wrong(0, 20), method="finetune", name="top-3-crops", val=0.95, settings=crops)
+    comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(40, 70))
+    assert (
+        "Fine-tune top-3 reaches 92.5 %; trained from scratch, the network reaches 50.0 %." in comparison.verdict_text
+    )
+
+
+def test_scratch_alone_says_nothing_of_pretrained_weights(tmp_path):
+    add_method(tmp_path, wrong(0, 60), method="scratch", name="all")
+    add_method(tmp_path, wrong(0, 50), method="scratch", name="all-longer")
+    assert "pretrained" not in compare_runs([tmp_path]).verdict_text
+
+
+def test_reinitialized_layers_are_named_in_the_label_and_held_against_the_same_layers_pretrained(tmp_path):
+    def tuned(name, last, val, **settings):
+        settings = {"unfreeze": name.partition("-new")[0], **settings}
+        add_method(tmp_path, wrong(0, last), method="finetune", name=name, val=val, settings=settings)
+
+    tuned("layer4", 40, 0.8)
+    tuned("all", 30, 0.9)
+    tuned("layer4-new", 120, 0.7, reinitialised=["layer4"])
+    comparison = compare_runs([tmp_path])
+    assert [row.label for row in comparison.rows] == [
+        "fine-tune all",
+        "fine-tune layer4",
+        "fine-tune layer4-new, re-initialised",
+    ]
+    assert "weights of the re-initialised layers were worth: +20.0 points" in comparison.verdict_text
+    assert (
+        "Fine-tune layer4 reaches 90.0 %; fine-tune layer4-new, re-initialised reaches 70.0 %."
+        in comparison.verdict_text
+    )
+
+
+def test_frozen_network_stands_between_fine_tuning_and_scratch_and_is_held_against_the_cache(tmp_path):
+    add_method(tmp_path, wrong(0, 200), method="scratch", name="all", val=0.5)
+    add_method(tmp_path, wrong(0, 64), method="uncached", name="linear", val=0.84, seconds=600)
+    comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(40, 70))
+    labels = ["logistic", "fine-tune top-3", "frozen network linear", "scratch all"]
+    assert [row.label for row in comparison.rows] == labels
+    assert (
+        "Without the cache, every image through the frozen network in every epoch, frozen network linear reaches 84.0 % (-1.0 points"
+        in comparison.verdict_text
+    )
+    assert "at 30 times the time" in comparison.verdict_text
+
+
+@pytest.mark.parametrize(
+    ("kind", "mark", "words"),
+    [
+        ("flip", " + flip", "“+ flip”: over the evaluation view and its mirror image."),
+        (
+            "crops",
+            " + crops",
+            "“+ crops”: over the centre and the four corners of an image, and their mirror images.",
+        ),
+        ("none", "", None),
+    ],
+)
+def test_test_time_augmentation_is_marked_and_explained(tmp_path, kind, mark, words):
+    comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(40, 70), settings={"test-time augmentation": kind})
+    assert [row.label for row in comparison.rows] == ["logistic", f"fine-tune top-3{mark}"]
+    note = " ".join(renderings_words(comparison))
+    assert (words in note and "The others see the evaluation view alone." in note) if words else not note
+    assert format_table(comparison).endswith(note or "in the method's own work.")
+
+
+def test_fine_tuning_without_a_head_is_ranked_not_judged(tmp_path):
+    add_method(tmp_path, wrong(0, 60), method="finetune", name="top-1", val=0.8)
+    add_method(tmp_path, wrong(0, 50), method="finetune", name="all", val=0.9)
+    comparison = compare_runs([tmp_path])
+    assert comparison.verdict.outcome == "ranking"
+    assert comparison.reference.name == "all"
+
+
+def test_runs_of_several_backbones_are_told_apart(tmp_path):
+    for backbone, last in (("resnet18", 60), ("resnet50", 40)):
+        add_method(tmp_path / backbone, wrong(0, last), backbone=backbone, val=1 - last / TESTS)
+    comparison = compare_runs([tmp_path / "resnet18", tmp_path / "resnet50"])
+    assert [row.label for row in comparison.rows] == ["logistic (resnet18)", "logistic (resnet50)"]
+    assert "ranks the logistic (resnet50) head first" in comparison.verdict_text
+    assert len(comparison.runs) == 2
+
+
+def test_runs_of_the_same_name_are_told_apart_by_their_path(tmp_path):
+    for folder in ("monday", "tuesday"):
+        add_method(tmp_path / folder / "run", wrong(0, 60))
+    labels = [row.label for row in compare_runs([tmp_path / "monday" / "run", tmp_path / "tuesday" / "run"]).rows]
+    assert labels == [f"logistic ({tmp_path / folder / 'run'})" for folder in ("monday", "tuesday")]
+
+
+def test_the_same_run_twice_counts_once(tmp_path):
+    add_method(tmp_path / "run", wrong(0, 60))
+    assert len(compare_runs([tmp_path / "run", tmp_path / "run" / ".." / "run"]).rows) == 1
+
+
+def test_runs_on_other_data_are_refused(tmp_path):
+    add_method(tmp_path / "a", wrong(0, 60))
+    add(tmp_path / "b", predictions(LABELS, wrong(0, 60), images=range(5000, 5000 + TESTS)))
+    with pytest.raises(DataError, match="were not tested on the same images"):
+        compare_runs([tmp_path / "a", tmp_path / "b"])
+
+
+def test_a_seed_that_not_every_method_has_is_left_out_and_said_so(tmp_path):
+    add_method(tmp_path, wrong(0, 200), seed=1)
+    comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(40, 70))
+    assert comparison.seeds == (0,)
+    assert comparison.reference.accuracy == pytest.approx(0.85)
+    assert comparison.notes == ("logistic: seed 1 is left out, because not every method has it.",)
+    assert len(comparison.results) == 3
+
+
+def test_methods_without_a_common_seed_are_refused(tmp_path):
+    add_method(tmp_path, wrong(0, 60), seed=0)
+    add_method(tmp_path, wrong(0, 60), seed=1, name="svm")
+    with pytest.raises(DataError, match=r"no seed is common to all methods \(logistic: 0; SVM: 1\)"):
+        compare_runs([tmp_path])
+
+
+def test_comparison_is_stored_as_plain_json(tmp_path):
+    comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(40, 70))
+    path = write_results_json(
+        tmp_path,
+        comparison.results,
+        verdict=comparison.verdict_text,
+        comparisons=comparison.comparisons,
+        configuration={},
+        environment={},
+    )
+    assert '"method": "fine-tune top-3"' in path.read_text()
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_table_is_aligned_and_says_what_its_numbers_are(tmp_path, seeds):
+    for seed in seeds:
+        add_method(tmp_path, wrong(0, 60), seconds=20, seed=seed)
+        add_method(
+            tmp_path, wrong(40, 70), method="finetune", name="top-3", seconds=1220, backbone_forwards=12_345, seed=seed
+        )
+    text = format_table(compare_runs([tmp_path]))
+    header, rule, *rows = text.splitlines()[:4]
+    for column in ("method", "accuracy", "95 % interval", "macro-F1", "AUC", "seconds", "extract", "peak memory"):
+        assert column in header
+    assert ("over seeds" in header) == (len(seeds) > 1)
+    assert len({len(line) for line in (header, rule, *rows)}) == 1
+    assert rows[0].startswith("logistic ")
+    for figure in ("92.5 %", "0.925", "1,220.0", "610.0", "1 GiB", "520 + 12,345"):
+        assert figure in rows[1]
+    assert "Accuracy on 400 test images" in text
+    assert ("pooled" if len(seeds) > 1 else "one seed") in text
+
+
+def test_table_of_many_classes_has_no_column_for_auc(tmp_path):
+    add(tmp_path, predictions([0, 1, 2], [0, 0, 1], classes=3))
+    assert "AUC" not in format_table(compare_runs([tmp_path]))
+
+
+def test_most_frequent_class_is_known(tmp_path):
+    add(tmp_path, predictions([0, 1, 1, 1], [0, 0, 0, 1]))
+    assert compare_runs([tmp_path]).majority_class == ("class 1", 0.75)

@@ -1,0 +1,129 @@
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
+from torchvision import transforms as v1
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms._presets import ImageClassification
+
+from cache.errors import UsageError
+from stages.data.images.decode import decode
+from stages.data.images.preprocessing import Preprocessing, stack_pixels
+from stages.data.images.rgb import UnreadableImageError
+from tests.stages.data.pictures import encoded, photograph, pixels
+
+SIZES = [(500, 375), (375, 500), (256, 256), (300, 300), (61, 47), (8, 8), (1000, 90), (224, 700)]
+PIL_NAMES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
+
+
+@pytest.mark.parametrize("interpolation", PIL_NAMES)
+@pytest.mark.parametrize(("image_size", "resize"), [(224, 256), (299, 342), (96, 96), (300, 343)])
+@pytest.mark.parametrize("size", SIZES)
+def test_evaluation_view_is_torchvisions_preset_to_within_rounding(size, image_size, resize, interpolation):
+    photo = photograph(*size)
+    preset = v1.Compose([v1.Resize(resize, PIL_NAMES[interpolation]), v1.CenterCrop(image_size)])
+    expected = pixels(preset(photo)).astype(int)
+    view = Preprocessing(image_size, resize, interpolation).render(torch.from_numpy(pixels(photo).copy()))
+    assert view.dtype == torch.uint8
+    assert view.shape == (3, image_size, image_size)
+    difference = np.abs(view.numpy() - expected)
+    assert difference.max() <= (2 if interpolation == "bicubic" else 1)  # bicubic rounds after each of its two passes
+    assert difference.mean() < 0.05
+
+
+@pytest.mark.parametrize("interpolation", PIL_NAMES)
+@pytest.mark.parametrize(
+    ("mode", "kind", "options"), [("RGB", "JPEG", {"quality": 90}), ("RGB", "PNG", {}), ("L", "PNG", {})]
+)
+def test_a_decoded_and_rendered_file_is_pillows_and_torchvisions_to_within_rounding(mode, kind, options, interpolation):
+    """On a real photograph, smaller than the target, of its size, and larger."""
+    palace = Image.fromarray(load_sample_image("china.jpg"))
+    preset = v1.Compose([v1.Resize(256, PIL_NAMES[interpolation]), v1.CenterCrop(224)])
+    for size in [(160, 120), (341, 256), (256, 256), (257, 300), (375, 500), (640, 427), (1500, 1000)]:
+        data = encoded(palace.resize(size).convert(mode), kind, **options)
+        with Image.open(io.BytesIO(data)) as opened:
+            expected = pixels(preset(opened.convert("RGB"))).astype(int)
+        difference = np.abs(Preprocessing(224, 256, interpolation).render(decode(data)).numpy() - expected)
+        assert (difference > 0).mean() < 0.01, size
+        assert (difference > 1).mean() < (1e-4 if interpolation == "bicubic" else 1e-9), size
+        assert difference.max() <= 2, size
+
+
+def test_normalized_view_is_what_the_published_weights_were_evaluated_on():
+    photo = photograph(500, 375)
+    preprocessing = Preprocessing(224, 256, "bilinear")
+    view = preprocessing.render(torch.from_numpy(pixels(photo).copy()))
+    expected = ImageClassification(crop_size=224, resize_size=256)(photo)
+    difference = (preprocessing.normalize(view[None])[0] - expected).abs()
+    assert difference.max() < 1.01 / 255 / min(preprocessing.std)
+    assert difference.mean() < 1e-3
+
+
+def test_nearest_exact_is_pillows_nearest():
+    photo = photograph(101, 67)
+    expected = v1.Compose([v1.Resize(40, InterpolationMode.NEAREST), v1.CenterCrop(32)])(photo)
+    view = Preprocessing(32, 40, "nearest-exact").render(torch.from_numpy(pixels(photo).copy()))
+    assert np.array_equal(view.numpy(), pixels(expected))
+
+
+def test_images_smaller_than_the_crop_are_padded_with_black_like_torchvision():
+    photo = photograph(40, 30)
+    view = Preprocessing(64, 32).render(torch.from_numpy(pixels(photo).copy()))
+    expected = pixels(v1.Compose([v1.Resize(32), v1.CenterCrop(64)])(photo)).astype(int)
+    assert np.abs(view.numpy() - expected).max() <= 1
+    assert view[:, 0].sum() == 0
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(2, 3, 5, 5), (1, 3, 32, 32), (3, 3, 1, 1), (0, 3, 8, 8)])
+@pytest.mark.parametrize(
+    "preprocessing", [Preprocessing(8, 8), Preprocessing(8, 8, mean=(0.1, 0.5, 0.3), std=(0.4, 0.5, 1.0))]
+)
+def test_normalization_is_exact_for_every_value_and_leaves_its_input_alone(preprocessing, size, layout):
+    images = torch.randint(0, 256, size, dtype=torch.uint8).contiguous(memory_format=layout)
+    before = images.clone()
+    mean, std = (
+        torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
+    )
+    normalized = preprocessing.normalize(images)
+    assert normalized.dtype == torch.float32
+    torch.testing.assert_close(normalized.double(), (images.double() / 255 - mean) / std, rtol=0, atol=1e-6)
+    assert normalized.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize(("size", "resize"), [((60, 40), 36), ((32, 32), 32), ((40, 30), 24)])
+def test_views_keep_the_channels_of_a_pixel_together_up_to_the_batch(size, resize):
+    """The layout in which every step to the network is quick."""
+    images = [decode(encoded(photograph(*size, seed), kind)) for seed, kind in enumerate(["JPEG", "PNG"])]
+    views = [Preprocessing(32, resize).render(image) for image in images]
+    assert [view.stride() for view in views] == [(1, 96, 3)] * 2
+    batch = stack_pixels(views)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(batch, torch.stack(views))
+
+
+def test_another_size_keeps_the_ratio_of_crop_to_resize():
+    assert Preprocessing(224, 256).with_size(300) == Preprocessing(300, 343)
+    assert Preprocessing(300, 300, "bicubic").with_size(224) == Preprocessing(224, 224, "bicubic")
+    assert Preprocessing(224, 256).with_size(224) == Preprocessing(224, 256)
+
+
+def test_json_round_trip():
+    preprocessing = Preprocessing(299, 342, "bicubic", (0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
+    assert Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json()))) == preprocessing
+
+
+@pytest.mark.parametrize("wrong", [{"interpolation": "lanczos"}, {"image_size": 0}, {"resize": -1}])
+def test_values_that_cannot_be_right_are_refused(wrong):
+    with pytest.raises(UsageError):
+        Preprocessing(**{"image_size": 8, "resize": 8, **wrong})
+
+
+def test_a_strip_whose_resize_would_fill_the_memory_is_refused():
+    with pytest.raises(UnreadableImageError, match="1 x 100000 pixels"):
+        Preprocessing(224, 256).render(torch.zeros((3, 100_000, 1), dtype=torch.uint8))

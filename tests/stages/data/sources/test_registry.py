@@ -1,0 +1,43 @@
+import pytest
+
+from cache.errors import DataError, UsageError
+from stages.config.data import DataConfig
+from stages.data.sources.registry import list_samples
+from tests.stages.data.pictures import write_images
+
+
+def test_folders_and_tables_are_told_apart(tmp_path, monkeypatch):
+    write_images(tmp_path, {"images/cat": 1, "images/dog": 2})
+    (tmp_path / "table.csv").write_text("path,label\nimages/cat/000.png,cat\n")
+    monkeypatch.chdir(tmp_path)
+    assert len(list_samples(DataConfig("images")).labels) == 3
+    assert len(list_samples(DataConfig("table.csv")).labels) == 1
+
+
+def test_locations_are_absolute_so_that_a_run_can_be_gone_on_with_from_anywhere(tmp_path, monkeypatch):
+    write_images(tmp_path, {"images/cat": 1})
+    monkeypatch.chdir(tmp_path)
+    assert list_samples(DataConfig("images")).locations == [str(tmp_path / "images" / "cat" / "000.png")]
+
+
+@pytest.mark.parametrize(("name", "meant"), [("elvp", "elpv"), ("digit", "digits")])
+def test_a_misspelt_set_is_suggested(name, meant):
+    with pytest.raises(UsageError, match=f"Did you mean '{meant}'"):
+        list_samples(DataConfig(name))
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(UsageError, match="no such folder") as caught:
+        list_samples(DataConfig(str(tmp_path / "gone")))
+    assert str(tmp_path / "gone") in str(caught.value)
+
+
+def test_a_file_that_is_not_a_table_is_refused(tmp_path):
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(UsageError, match="not a CSV file"):
+        list_samples(DataConfig(str(tmp_path / "photo.jpg")))
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(DataError, match="expected ROOT/CLASS"):
+        list_samples(DataConfig(str(tmp_path)))

@@ -1,0 +1,151 @@
+"""Requested images through a function of images, on a CPU: order, failures, batches, threads."""
+
+import mmap
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from stages.data.image_stream import ImageRequest
+from stages.data.sources.open_image import read_image
+from stages.extraction.engine import run_batches
+from tests.photographs import photograph
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(23):
+        photograph((10 * number, 90, 200), number, side=32).save(folder / f"{number:02}.jpg", quality=95)
+    return [str(folder / f"{number:02}.jpg") for number in range(23)]
+
+
+def requests_of(files, render=lambda image: image):
+    return [ImageRequest(file, render) for file in files]
+
+
+def mean_colors(images):
+    return [images.float().mean((2, 3))]
+
+
+def expected(files):
+    return np.stack([read_image(file).float().mean((1, 2)).numpy() for file in files])
+
+
+@pytest.mark.parametrize(("batch_size", "threads"), [(1, 1), (4, 3), (7, 2), (64, 2)])
+def test_rows_come_in_the_order_of_the_requests_whatever_computes_them(files, batch_size, threads):
+    done = list(run_batches(requests_of(files), mean_colors, CPU, batch_size, threads))
+    assert [index for one in done for index in one.indices] == list(range(23))
+    assert done[-1].finished == 23
+    assert np.allclose(np.concatenate([one.rows[0] for one in done]), expected(files), atol=1e-4)
+
+
+def test_several_renderings_of_an_image_follow_each_other_in_batches_that_are_never_too_large(files):
+    sizes = []
+
+    def compute(images):
+        sizes.append(len(images))
+        return [images.float().mean((2, 3)), torch.zeros(len(images), 2, 3)]
+
+    def render(image):
+        return torch.stack([image, image // 2, image // 4])
+
+    done = list(run_batches(requests_of(files, render), compute, CPU, 8, 2, renderings=3))
+    assert [index for one in done for index in one.indices] == [index for index in range(23) for _ in range(3)]
+    assert max(sizes) == 8
+    assert sizes.count(8) >= 8  # of 69 renderings no more than the last ones are in smaller batches
+    rows = np.concatenate([one.rows[0] for one in done]).reshape(23, 3, 3)
+    assert np.allclose(rows[:, 0], expected(files), atol=1e-4)
+    assert np.allclose(rows[:, 2], rows[:, 0] / 4, atol=1.0)
+    assert np.concatenate([one.rows[1] for one in done]).shape == (69, 2, 3)
+
+
+def test_what_cannot_be_read_is_carried_with_its_reason_and_ends_nothing(files, tmp_path):
+    (tmp_path / "bad.jpg").write_text("no image")
+    wanted = [*files[:3], str(tmp_path / "bad.jpg"), str(tmp_path / "nowhere.jpg"), "digits:3", *files[3:5]]
+    render = torch.nn.functional.interpolate
+    requests = requests_of(wanted, lambda image: render(image[None].float(), (32, 32))[0].to(torch.uint8))
+    done = list(run_batches(requests, mean_colors, CPU, 3, 2))
+    assert [index for one in done for index in one.indices] == [0, 1, 2, 5, 6, 7]
+    assert [index for one in done for index, _ in one.failures] == [3, 4]
+    assert "no such file" in dict(pair for one in done for pair in one.failures)[4]
+
+
+def test_a_part_without_a_readable_image_has_no_rows(tmp_path):
+    (tmp_path / "bad.jpg").write_text("no image")
+    (one,) = run_batches(requests_of([str(tmp_path / "bad.jpg")] * 2), mean_colors, CPU, 4, 1)
+    assert (one.indices, one.rows, one.finished, len(one.failures)) == ([], [], 2, 2)
+
+
+def test_requests_are_asked_for_no_sooner_than_needed(files):
+    asked = []
+
+    def coming():
+        for number, request in enumerate(requests_of(files * 10)):
+            asked.append(number)
+            yield request
+
+    rows = run_batches(coming(), mean_colors, CPU, 4, 2)
+    next(rows)
+    assert len(asked) <= 4 * 2 * 2 + 4
+    rows.close()
+
+
+def test_threads_compute_alone_and_end_with_the_iteration_however_it_ends(files):
+    of_threads = []
+
+    def compute(images):
+        of_threads.append(torch.get_num_threads())
+        if len(of_threads) == 3:
+            raise RuntimeError("the network is broken")
+        return mean_colors(images)
+
+    with pytest.raises(RuntimeError, match="broken"):
+        list(run_batches(requests_of(files), compute, CPU, 4, 2))
+    assert set(of_threads) == {1}
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("compute")]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system cannot be told what will be read")
+def test_a_file_is_fetched_from_the_disk_before_it_is_its_turn(files, tmp_path):
+    """While the first image is rendered, the system reads the last: its pages are in memory before anyone opens it."""
+    last = tmp_path / "last.jpg"
+    photograph((1, 2, 3), 99, side=400).save(last, quality=100)
+    descriptor = os.open(last, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    if resident(descriptor):
+        pytest.skip("this file system keeps its files in memory")
+    found = []
+
+    def render(image):
+        if not found:
+            deadline = time.monotonic() + 10
+            while not resident(descriptor) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            found.append(resident(descriptor))
+        return torch.zeros(3, 4, 4, dtype=torch.uint8)
+
+    list(run_batches(requests_of([files[0], str(last)], render), mean_colors, CPU, 1, 1))
+    os.close(descriptor)
+    assert found == [True]
+
+
+def resident(descriptor):
+    """Whether the last page of a file is in memory; asked of the C library, which Python does not wrap."""
+    import ctypes
+
+    size = os.fstat(descriptor).st_size
+    with mmap.mmap(descriptor, size, prot=mmap.PROT_READ | mmap.PROT_WRITE, flags=mmap.MAP_PRIVATE) as mapped:
+        pages = -(-size // mmap.PAGESIZE)
+        state = (ctypes.c_ubyte * pages)()
+        buffer = (ctypes.c_char * size).from_buffer(mapped)
+        done = ctypes.CDLL(None, use_errno=True).mincore(ctypes.byref(buffer), ctypes.c_size_t(size), state)
+        del buffer
+        assert done == 0
+        return bool(state[pages - 1] & 1)

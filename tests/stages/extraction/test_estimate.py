@@ -1,0 +1,58 @@
+from dataclasses import replace
+
+import pytest
+
+from cache.errors import DataError
+from stages.config.data import DataConfig
+from stages.config.features import FeatureConfig
+from stages.data.manifest import load_manifest
+from stages.extraction.estimate import estimate
+from stages.extraction.extract import extract
+from stages.extraction.extractor import build_extractor
+
+
+@pytest.fixture
+def small(tmp_path):
+    return FeatureConfig(image_size=64, cache=tmp_path / "cache", batch_size=4, cut="blocks.4,auto", views=3)
+
+
+def test_rows_and_bytes_are_those_of_the_extraction_and_nothing_is_written(photographs, small):
+    manifest = load_manifest(DataConfig(str(photographs)))
+    found = estimate(build_extractor(small), manifest)
+    assert not small.cache.exists()
+    assert (found.images, found.renderings) == (72, 216)
+    assert [(tap.shape, tap.rows, tap.size) for tap in found.taps] == [
+        ((112,), 216, 216 * 112 * 2),
+        ((1280,), 216, 216 * 1280 * 2),
+    ]
+    assert found.per_second > 0
+    assert found.seconds == pytest.approx(216 / found.per_second)
+    assert found.decode_per_second > found.per_second * 0.5
+
+
+def test_only_what_is_missing_counts(photographs, small):
+    manifest = load_manifest(DataConfig(str(photographs)))
+    extract(build_extractor(replace(small, views=1)), manifest.select(range(60)))
+    found = estimate(build_extractor(small), manifest)
+    assert (found.images, found.renderings, found.taps[0].rows) == (72, 216 - 60, 216 - 60)
+    extract(build_extractor(small), manifest)
+    found = estimate(build_extractor(small), manifest)
+    assert (found.images, found.renderings, found.seconds, found.taps[0].size) == (0, 0, 0.0, 0)
+    assert found.per_second > 0
+
+
+def test_a_small_set_is_estimated_too(photographs, small):
+    found = estimate(
+        build_extractor(replace(small, views=1)), load_manifest(DataConfig(str(photographs))).select([0, 30, 60])
+    )
+    assert found.images == 3
+    assert found.per_second > 0
+
+
+def test_without_a_readable_image_there_is_no_estimate(tmp_path, small):
+    for name in ("a", "b"):
+        (tmp_path / "bad" / name).mkdir(parents=True)
+        for index in range(3):
+            (tmp_path / "bad" / name / f"{index}.jpg").write_text(f"no image {name} {index}")
+    with pytest.raises(DataError, match="none of 6"):
+        estimate(build_extractor(small), load_manifest(DataConfig(str(tmp_path / "bad"))))

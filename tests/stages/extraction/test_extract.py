@@ -1,0 +1,299 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cache.errors import CacheError, CutonceError, DataError, UsageError
+from stages.config.data import DataConfig
+from stages.config.features import FeatureConfig
+from stages.data.manifest import load_manifest
+from stages.data.sources.open_image import read_image
+from stages.extraction.extract import extract
+from stages.extraction.extractor import build_extractor
+from stages.extraction.read_features import drop_unreadable, read_features
+from tests.photographs import make_folder, photograph
+
+
+@pytest.fixture
+def small(tmp_path):
+    """The embedded backbone at a size that is quick."""
+    return FeatureConfig(image_size=64, cache=tmp_path / "cache", batch_size=16)
+
+
+def count_forwards(extractor):
+    """Count the images that really enter the first convolution of the backbone."""
+    first = next(module for module in extractor.trunk.modules() if isinstance(module, torch.nn.Conv2d))
+    seen = []
+    first.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    return seen
+
+
+def test_every_image_goes_through_the_backbone_once_ever(photographs, small):
+    manifest = load_manifest(DataConfig(str(photographs)))
+    extractor = build_extractor(small)
+    seen = count_forwards(extractor)
+    first = extract(extractor, manifest)
+    assert (first.extracted, first.hits, sum(seen)) == (72, 0, 80)  # the last batch of 16 is filled up with black
+    again = extract(extractor, manifest)
+    assert (again.extracted, again.hits, sum(seen)) == (0, 72, 80)
+
+    later = build_extractor(small)  # as another process would
+    seen = count_forwards(later)
+    assert extract(later, manifest).extracted == 0
+    read_features(later, manifest)
+    assert seen == []
+
+
+def test_cached_features_are_what_the_network_computes(photographs, small):
+    manifest = load_manifest(DataConfig(str(photographs)))
+    extractor = build_extractor(replace(small, storage_dtype="float32"))
+    extract(extractor, manifest)
+    features = read_features(extractor, manifest)
+    backbone = extractor.backbone
+    for index in (0, 40, 71):
+        image = backbone.preprocessing.render(read_image(manifest.locations[index]))
+        with torch.inference_mode():
+            whole = backbone.module.forward_features(backbone.preprocessing.normalize(image[None]))
+            expected = backbone.module.forward_head(whole, pre_logits=True)[0].numpy()
+        assert np.allclose(features[index], expected, atol=1e-4)
+
+
+def test_relabeled_moved_and_copied_images_cost_nothing(photographs, small, tmp_path):
+    extract(build_extractor(small), load_manifest(DataConfig(str(photographs))))
+    moved = tmp_path / "elsewhere"
+    for path in photographs.rglob("*.jpg"):
+        target = moved / ("warm" if path.parent.name == "fire" else "cold") / f"{path.parent.name}-{path.name}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    (moved / "warm" / "copy.jpg").write_bytes((photographs / "fire" / "000.jpg").read_bytes())
+    report = extract(build_extractor(small), load_manifest(DataConfig(str(moved)), seed=5))
+    assert (report.extracted, report.hits) == (0, 72)
+
+
+def test_an_edited_image_is_extracted_again(small, tmp_path):
+    folder = make_folder(tmp_path / "own", per_class=6)
+    extract(build_extractor(small), load_manifest(DataConfig(str(folder))))
+    photograph((0, 0, 0), 77).save(folder / "sea" / "003.jpg")
+    report = extract(build_extractor(small), load_manifest(DataConfig(str(folder))))
+    assert (report.extracted, report.hits) == (1, 17)
+
+
+def test_bad_images_are_skipped_listed_and_not_tried_again(small, tmp_path):
+    folder = make_folder(tmp_path / "own", per_class=6)
+    whole = (folder / "sea" / "001.jpg").read_bytes()
+    (folder / "sea" / "001.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "fire" / "002.jpg").write_text("this is no photograph")
+    (folder / "leaf" / "dangling.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    manifest = load_manifest(DataConfig(str(folder)))
+    report = extract(build_extractor(small), manifest)
+    assert report.extracted == 16
+    assert sorted(location.rsplit("/", 1)[1] for location, _ in report.skipped) == [
+        "001.jpg",
+        "002.jpg",
+        "dangling.jpg",
+    ]
+    assert all(reason for _, reason in report.skipped)
+
+    extractor = build_extractor(small)
+    seen = count_forwards(extractor)
+    again = extract(extractor, manifest)
+    assert (again.extracted, again.hits, len(again.skipped), seen) == (0, 16, 3, [])
+    readable = drop_unreadable(extractor, manifest)
+    assert len(readable) == 16
+    assert read_features(extractor, readable).shape == (16, 1280)
+
+
+def test_a_folder_of_only_bad_images_is_an_error(small, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "bad" / name).mkdir(parents=True)
+        for index in range(3):
+            (tmp_path / "bad" / name / f"{index}.jpg").write_text(f"not an image {name}{index}")
+    with pytest.raises(DataError, match="none of the 6"):
+        extract(build_extractor(small), load_manifest(DataConfig(str(tmp_path / "bad"))))
+
+
+def test_features_that_are_not_there_say_how_to_get_them(photographs, small):
+    with pytest.raises(CacheError, match=r"72 of 72 images.*run `extract`"):
+        read_features(build_extractor(small), load_manifest(DataConfig(str(photographs))))
+
+
+@pytest.mark.parametrize(
+    ("change", "shape"),
+    [
+        ({"cut": "blocks.4", "pool": "avg"}, (112,)),
+        ({"cut": "blocks.4", "pool": "avgmax"}, (224,)),
+        ({"cut": "blocks.4", "pool": "none"}, (112, 4, 4)),
+    ],
+)
+def test_cut_and_pooling_shape_the_rows_and_have_caches_of_their_own(photographs, small, change, shape):
+    manifest = load_manifest(DataConfig(str(photographs)))
+    default = extract(build_extractor(small), manifest)
+    other = extract(build_extractor(replace(small, **change)), manifest)
+    assert other.extracted == 72
+    assert other.row_shapes == [shape]
+    assert other.fingerprints != default.fingerprints
+
+
+def test_what_does_not_change_a_feature_does_not_change_the_fingerprint(small, tmp_path):
+    fingerprint = build_extractor(small).fingerprint
+    same = replace(small, batch_size=7, decode_threads=1, device="cpu", strict=True, cache=tmp_path / "other")
+    assert build_extractor(same).fingerprint == fingerprint
+    assert build_extractor(replace(small, views=3, augment="strong")).fingerprint == fingerprint
+    for change in (
+        {"decoding": "reduced"},
+        {"image_size": 96},
+        {"weights": "none"},
+        {"precision": "bf16"},
+        {"dtype": "float32"},
+        {"cut": "blocks.5"},
+    ):
+        assert build_extractor(replace(small, **change)).fingerprint != fingerprint
+
+
+def test_half_precision_trunk_stays_close(photographs, small):
+    manifest = load_manifest(DataConfig(str(photographs))).select(range(8))
+    exact, half = (build_extractor(replace(small, precision=precision)) for precision in ("fp32", "bf16"))
+    for extractor in (exact, half):
+        extract(extractor, manifest)
+    a, b = (torch.from_numpy(read_features(extractor, manifest)).float() for extractor in (exact, half))
+    assert not torch.equal(a, b)
+    assert torch.cosine_similarity(a, b).min() > 0.9
+
+
+def test_several_cuts_take_one_pass_and_are_cached_each_for_itself(photographs, small):
+    manifest = load_manifest(DataConfig(str(photographs)))
+    several = build_extractor(replace(small, cut="blocks.4,auto,blocks.2", storage_dtype="float32"))
+    seen = count_forwards(several)
+    report = extract(several, manifest)
+    assert sum(seen) == 80  # 72 images, and 8 that fill the last batch
+    assert report.row_shapes == [(112,), (1280,), (40,)]
+    joined = read_features(several, manifest)
+    assert joined.shape == (72, 112 + 1280 + 40)
+    start = 0
+    for name, width in (("blocks.4", 112), ("auto", 1280), ("blocks.2", 40)):
+        alone = build_extractor(replace(small, cut=name, storage_dtype="float32"))
+        assert extract(alone, manifest).hits == 72
+        assert np.array_equal(read_features(alone, manifest), joined[:, start : start + width])
+        computed_alone = build_extractor(replace(small, cut=name, storage_dtype="float32", cache=small.cache / "alone"))
+        extract(computed_alone, manifest)
+        assert np.allclose(read_features(computed_alone, manifest), read_features(alone, manifest), atol=1e-5)
+        start += width
+
+
+def test_of_several_cuts_only_what_is_missing_is_stored(photographs, small):
+    manifest = load_manifest(DataConfig(str(photographs)))
+    extract(build_extractor(small), manifest.select(range(40)))
+    both = build_extractor(replace(small, cut="auto,blocks.4"))
+    report = extract(both, manifest)
+    assert (report.extracted, report.hits) == (72, 0)
+    assert [sum(shard.rows for shard in tap.cache.shards) for tap in both.taps] == [72, 72]
+    assert extract(both, manifest).hits == 72
+
+
+def test_maps_of_several_cuts_cannot_be_joined_and_a_cut_named_twice_is_refused(small):
+    extractor = build_extractor(replace(small, cut="blocks.4,blocks.2", pool="none"))
+    with pytest.raises(UsageError, match="`pool`"):
+        _ = extractor.row_shape
+    with pytest.raises(UsageError, match="one cut only"):
+        _ = extractor.cut
+    with pytest.raises(UsageError, match="twice"):
+        build_extractor(replace(small, cut="blocks.4,blocks.4"))
+    with pytest.raises(UsageError, match="between two commas"):
+        replace(small, cut="blocks.4,,auto")
+
+
+def test_views_are_rendered_from_one_decoded_image_and_always_the_same(photographs, small, tmp_path, monkeypatch):
+    manifest = load_manifest(DataConfig(str(photographs)))
+    decoded = []
+
+    def counting(location, shorter_side=None):
+        decoded.append(location)
+        return read_image(location, shorter_side)
+
+    monkeypatch.setattr("stages.data.image_stream.read_image", counting)
+    extractor = build_extractor(replace(small, views=3, augment="medium", storage_dtype="float32"))
+    report = extract(extractor, manifest)
+    assert (report.extracted, report.views, len(decoded)) == (72, 3, 72)
+    views = [read_features(extractor, manifest, view) for view in range(3)]
+    assert not np.allclose(views[1], views[2], atol=1e-2)
+
+    # more of them later cost what is new, and come out as they would in any other order and batch
+    more = build_extractor(replace(small, views=4, augment="medium", storage_dtype="float32"))
+    seen = count_forwards(more)
+    assert extract(more, manifest).extracted == 72
+    assert sum(seen) == 80
+    elsewhere = build_extractor(replace(more.options, cache=tmp_path / "elsewhere", batch_size=16, decode_threads=3))
+    extract(elsewhere, manifest.select(range(71, -1, -1)))
+    for view in range(4):
+        assert np.array_equal(read_features(more, manifest, view), read_features(elsewhere, manifest, view))
+
+    # the evaluation view is that of every other run
+    clean = build_extractor(replace(small, storage_dtype="float32"))
+    assert extract(clean, manifest).hits == 72
+    assert np.array_equal(read_features(clean, manifest), views[0])
+
+
+def test_a_view_is_what_the_network_computes_of_the_augmented_image(photographs, small):
+    manifest = load_manifest(DataConfig(str(photographs))).select(range(4))
+    extractor = build_extractor(replace(small, views=3, augment="strong", storage_dtype="float32"))
+    extract(extractor, manifest)
+    request = extractor.request(manifest.locations[2], manifest.keys[2], views=(2,))
+    rendered = request.render(read_image(request.location))
+    expected = extractor.features(rendered)[0].numpy()
+    assert np.allclose(read_features(extractor, manifest, view=2)[2], expected, atol=1e-4)
+
+
+def test_the_same_augmentation_in_other_words_has_the_same_views(small):
+    written = ("crop(0.5)+flip", "crop + flip", "crop(.50)+flip", "crop(0.4)+flip")
+    fingerprints = [
+        build_extractor(replace(small, views=2, augment=augment)).taps[0].view_cache.spec.fingerprint
+        for augment in written
+    ]
+    assert len(set(fingerprints[:3])) == 1
+    assert fingerprints[3] != fingerprints[0]
+
+
+def test_other_augmentation_gives_other_views_and_none_gives_none(photographs, small):
+    light, strong = (build_extractor(replace(small, views=2, augment=augment)) for augment in ("light", "strong"))
+    assert light.taps[0].view_cache.path != strong.taps[0].view_cache.path
+    with pytest.raises(UsageError, match="`views` needs an augmentation"):
+        replace(small, views=2, augment="none")
+
+
+def test_images_larger_than_needed_may_be_decoded_at_reduced_scale(small, tmp_path):
+    folder = tmp_path / "large"
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        for index in range(4):
+            photograph((200, 80 * (name == "b"), 40), index, side=700).save(folder / name / f"{index}.jpg", quality=92)
+    manifest = load_manifest(DataConfig(str(folder)))
+    full, reduced = (build_extractor(replace(small, decoding=decoding)) for decoding in ("full", "reduced"))
+    rows = []
+    for extractor in (full, reduced):
+        extract(extractor, manifest)
+        rows.append(torch.from_numpy(read_features(extractor, manifest)).float())
+    assert not torch.equal(*rows)
+    assert torch.cosine_similarity(*rows).min() > 0.95
+
+
+def test_what_was_busy_is_told(photographs, small):
+    report = extract(build_extractor(small), load_manifest(DataConfig(str(photographs))))
+    assert set(report.shares) == {"decode", "forward", "write"}
+    assert all(0 < share < 1.2 for share in report.shares.values())
+
+
+def test_a_batch_that_does_not_fit_says_which_option_helps(small, monkeypatch):
+    extractor = build_extractor(small)
+
+    def too_large(inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(extractor.trunk, "forward", too_large)
+    with pytest.raises(CutonceError, match="`batch_size` 8"):
+        extractor.features(torch.zeros((16, 3, 64, 64), dtype=torch.uint8))
+
+
+def test_an_unknown_device_is_refused(small):
+    with pytest.raises(UsageError, match="`device`"):
+        build_extractor(replace(small, device="toaster"))

@@ -1,0 +1,154 @@
+"""Several processes, killed or not, fill one cache: nothing twice, nothing lost, every bit as from one process."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cache import key_of_bytes
+from stages.config.data import DataConfig
+from stages.config.features import FeatureConfig
+from stages.data.manifest import load_manifest
+from stages.extraction.extract import extract
+from stages.extraction.extractor import build_extractor
+from stages.extraction.read_features import read_features
+from stages.extraction.work_queue import content_defined_blocks, missing_rows
+from tests.photographs import make_folder
+
+IMAGES = 360
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    folder = make_folder(tmp_path_factory.mktemp("many") / "images", per_class=IMAGES // 3)
+    return load_manifest(DataConfig(str(folder)))
+
+
+@pytest.fixture
+def features(tmp_path):
+    return FeatureConfig(image_size=32, cache=tmp_path / "cache", batch_size=8, decode_threads=1)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(manifest, tmp_path_factory):
+    """What one process that nobody disturbs extracts."""
+    extractor = build_extractor(
+        FeatureConfig(image_size=32, cache=tmp_path_factory.mktemp("undisturbed"), batch_size=8, decode_threads=1)
+    )
+    extract(extractor, manifest)
+    return read_features(extractor, manifest)
+
+
+def stored_rows(extractor) -> int:
+    """Rows on disk, one that is there twice counted twice."""
+    return sum(shard.rows for shard in extractor.taps[0].cache.shards)
+
+
+def extract_in_process(extractor, manifest, shard_seconds, results):
+    torch.set_num_threads(1)
+    report = extract(extractor, manifest, shard_seconds=shard_seconds)
+    results.put((report.extracted, report.extracted_by_others, report.hits))
+
+
+def start(extractor, manifest, shard_seconds=0.2, results=None):
+    process = multiprocessing.get_context("fork").Process(
+        target=extract_in_process,
+        args=(extractor, manifest, shard_seconds, results or multiprocessing.get_context("fork").SimpleQueue()),
+    )
+    process.start()
+    return process
+
+
+@pytest.mark.parametrize("processes", [2, 8])
+def test_processes_at_once_share_the_work_and_do_nothing_twice(manifest, features, undisturbed, processes):
+    extractor = build_extractor(features)
+    results = multiprocessing.get_context("fork").SimpleQueue()
+    running = [start(extractor, manifest, results=results) for _ in range(processes)]
+    reports = [results.get() for _ in running]
+    for process in running:
+        process.join()
+        assert process.exitcode == 0
+    assert sum(extracted for extracted, _, _ in reports) == IMAGES
+    assert sum(extracted > 0 for extracted, _, _ in reports) >= 2
+    assert all(extracted + elsewhere + hits == IMAGES for extracted, elsewhere, hits in reports)
+    assert stored_rows(extractor) == IMAGES
+    assert np.array_equal(read_features(extractor, manifest), undisturbed)
+    assert not extractor.taps[0].cache.verify()
+    assert not list((extractor.taps[0].cache.path / "claims").iterdir())
+
+
+def test_killed_again_and_again_it_ends_with_the_same_bits(manifest, features, undisturbed):
+    """The same is done 200 times by benchmarks/faults.py."""
+    extractor = build_extractor(features)
+    chance = random.Random(0)
+    kills = 0
+    rows = 0
+    while extractor.taps[0].cache.missing(manifest.keys):
+        process = start(extractor, manifest, shard_seconds=0.1)
+        process.join(chance.uniform(0.05, 0.35))
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            kills += 1
+        opened = build_extractor(features).taps[0].cache  # as a process that comes later
+        assert len(opened) >= rows
+        rows = len(opened)
+        assert not opened.warnings
+        assert kills < 100
+    assert kills >= 3
+    assert np.array_equal(read_features(extractor, manifest), undisturbed)
+    assert stored_rows(extractor) == IMAGES
+
+
+def test_one_of_three_is_killed_and_the_others_do_its_work(manifest, features, undisturbed):
+    extractor = build_extractor(features)
+    results = multiprocessing.get_context("fork").SimpleQueue()
+    running = [start(extractor, manifest, results=results) for _ in range(3)]
+    while not len(extractor.taps[0].cache):
+        time.sleep(0.01)
+    os.kill(running[0].pid, signal.SIGKILL)
+    for process in running:
+        process.join()
+    assert [process.exitcode for process in running[1:]] == [0, 0]
+    assert np.array_equal(read_features(extractor, manifest), undisturbed)
+    assert stored_rows(extractor) == IMAGES
+
+
+def test_features_do_not_depend_on_which_images_share_a_batch(manifest, features, undisturbed, tmp_path):
+    extractor = build_extractor(replace(features, cache=tmp_path / "another"))
+    order = np.random.default_rng(0).permutation(len(manifest.keys))
+    for some in np.array_split(order, 5):
+        extract(extractor, manifest.select(some.tolist()))
+    assert np.array_equal(read_features(extractor, manifest), undisturbed)
+
+
+@pytest.mark.parametrize("count", [1, 100, 3_000, 40_000])
+def test_blocks_keep_all_keys_in_order_and_change_only_where_the_list_does(count):
+    keys = [key_of_bytes(str(index).encode()) for index in range(count)]
+    blocks = content_defined_blocks(keys)
+    assert [keys[place] for block in blocks for place in block] == keys
+    assert all(blocks)
+    if count > 1000:
+        more = [*keys[:500], key_of_bytes(b"new"), *keys[500:]]
+        changed = {tuple(keys[place] for place in block) for block in blocks}
+        changed -= {tuple(more[place] for place in block) for block in content_defined_blocks(more)}
+        assert len(changed) <= 1
+        assert 10 <= len(keys) / len(blocks) <= 600
+
+
+def test_what_is_lacking_is_told_by_view_and_cut(manifest, features):
+    some = manifest.select(range(6))
+    extract(build_extractor(features), some.select(range(4)))
+    more = build_extractor(replace(features, cut="blocks.2,auto", views=2))
+    lacking = missing_rows(more, some.keys)
+    assert list(lacking) == list(some.keys)
+    assert lacking[some.keys[0]].rows == {(0, 0), (0, 1), (1, 1)}
+    assert lacking[some.keys[5]].rows == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    extract(more, some)
+    assert missing_rows(more, some.keys) == {}

@@ -1,0 +1,361 @@
+"""Stage 3 on a real pretrained network, at an image size that is quick."""
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+import stages.finetuning.image_batches
+import stages.finetuning.setup
+from cache.errors import CutonceError, UsageError
+from pipeline.cli.app import main
+from stages.config.finetune import FinetuneConfig
+from stages.finetuning.baselines import baseline, random_head
+from stages.finetuning.finetune import finetune
+from stages.finetuning.predict_images import predict_proba
+from stages.finetuning.transfer_model import build_transfer_model
+from tests.photographs import make_folder
+
+QUICK = FinetuneConfig(epochs=2, lr=1e-3, head_lr=1e-3, finetune_batch_size=8, num_workers=0)
+
+
+def tuned(probe, **changed):
+    return finetune(probe.extractor, probe.ignorant(), replace(QUICK, **changed), probe.manifest, seed=0)
+
+
+@pytest.mark.parametrize("batchnorm", ["train", "eval"])
+def test_frozen_layers_keep_every_bit_and_trained_ones_change(probe, batchnorm):
+    before = copy.deepcopy(probe.extractor.backbone.module.state_dict())
+    done = tuned(probe, unfreeze="blocks.5", batchnorm=batchnorm)
+    assert done.fit.best.epoch > 0
+    assert set(done.blocks) == {"head", "conv_head", "blocks.6", "blocks.5"}
+    top = done.upper.model.top.state_dict()
+    changed = {name for name, value in top.items() if not torch.equal(value, before[name])}
+    weights = {name for name in top if name.endswith(".weight")}
+    statistics = {name for name in top if name.endswith("running_mean")}
+    assert weights
+    assert weights <= changed
+    assert statistics <= changed if batchnorm == "train" else not statistics & changed
+    after = probe.extractor.backbone.module.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before), "the frozen network was touched"
+
+
+def test_fine_tuning_learns_and_runs_the_trunk_no_more_than_it_must(probe):
+    done = tuned(probe)
+    assert done.fit.best.val_accuracy > 0.8 > done.fit.history[0].val_accuracy
+    train, val = len(probe.manifest.indices("train")), len(probe.manifest.indices("val"))
+    size = QUICK.finetune_batch_size
+    # every image of an epoch once through the frozen trunk, validation images once for all epochs
+    assert done.backbone_forwards == QUICK.epochs * (train // size) * size + val
+
+
+def test_the_kept_epoch_is_what_the_network_answers_with(probe):
+    done = finetune(probe.extractor, probe.head, QUICK, probe.manifest, seed=0)
+    val = probe.manifest.select(probe.manifest.indices("val"))
+    right = (predict_proba(probe.extractor, done.upper, val).argmax(axis=1) == val.labels).mean()
+    assert right == pytest.approx(done.fit.best.val_accuracy)
+    assert done.fit.best.val_accuracy == max(epoch.val_accuracy for epoch in done.fit.history)
+
+
+def test_the_same_seed_trains_the_same_network_whatever_loads_the_images(probe):
+    extractor = replace(probe.extractor, options=replace(probe.extractor.options, augment="medium"))
+    options = replace(QUICK, epochs=1)
+    losses = [
+        [epoch.val_loss for epoch in finetune(extractor, probe.head, changed, probe.manifest, seed).fit.history]
+        for changed, seed in ((options, 1), (replace(options, num_workers=2), 1), (options, 2))
+    ]
+    assert losses[0] == losses[1]
+    assert losses[0][1] != losses[2][1]
+
+
+def test_validation_outputs_too_large_to_keep_are_computed_again(probe, monkeypatch):
+    kept = finetune(probe.extractor, probe.head, QUICK, probe.manifest, seed=0)
+    monkeypatch.setattr(stages.finetuning.image_batches, "VALIDATION_BYTES", 1000)
+    computed = finetune(probe.extractor, probe.head, QUICK, probe.manifest, seed=0)
+    assert computed.backbone_forwards == kept.backbone_forwards + QUICK.epochs * len(probe.manifest.indices("val"))
+    assert [epoch.val_loss for epoch in computed.fit.history] == [epoch.val_loss for epoch in kept.fit.history]
+
+
+def test_lower_blocks_have_lower_rates(probe):
+    done = tuned(probe, layer_decay=0.1, schedule="constant", warmup=0.0, head_lr=5e-3, epochs=1)
+    assert done.blocks == ["head", "conv_head", "blocks.6", "blocks.5"]
+    assert np.allclose(done.rates, [5e-3, 1e-3, 1e-4, 1e-5])
+    assert done.fit.history[-1].lrs == pytest.approx(dict(zip(done.blocks, done.rates[-1], strict=True)))
+
+
+def test_gradual_unfreezing_trains_block_by_block_from_the_head_down(probe, monkeypatch):
+    before = copy.deepcopy(probe.extractor.backbone.module.state_dict())
+    uppers = []
+    monkeypatch.setattr(
+        stages.finetuning.setup,
+        "build_transfer_model",
+        lambda *given: uppers.append(build_transfer_model(*given)) or uppers[-1],
+    )
+    changed_by = {}
+
+    def look(epoch):
+        top = uppers[0].model.top.state_dict()
+        changed_by[epoch.epoch] = {name for name, value in top.items() if not torch.equal(value, before[name])}
+
+    options = replace(QUICK, epochs=3, unfreeze="2", unfreeze_every=1, weight_decay=0.1)
+    finetune(probe.extractor, probe.ignorant(), options, probe.manifest, seed=0, on_epoch=look)
+    assert changed_by[0] == changed_by[1] == set()  # the head alone
+    assert {name.split(".")[0] for name in changed_by[2]} == {"conv_head", "bn2"}
+    assert any(name.startswith("blocks.6") for name in changed_by[3])
+
+
+def test_gradual_unfreezing_that_never_gets_to_a_block_is_refused(probe):
+    with pytest.raises(UsageError, match=r"`unfreeze_every` 2.*epoch 7"):
+        tuned(probe, unfreeze_every=2, epochs=6)
+
+
+def test_a_range_test_gives_the_rate_and_leaves_the_training_as_it_was(probe):
+    given = tuned(probe, unfreeze="1", epochs=1)
+    found = tuned(probe, unfreeze="1", epochs=1, lr_find="start")
+    (test,) = found.range_tests
+    assert test.suggestion is not None
+    assert found.rates.max() == pytest.approx(test.suggestion, rel=0.2)
+    again = tuned(probe, unfreeze="1", epochs=1, lr=1e-3 * test.suggestion / 1e-3, head_lr=test.suggestion)
+    assert [epoch.val_loss for epoch in again.fit.history] == [epoch.val_loss for epoch in found.fit.history]
+    assert [epoch.val_loss for epoch in given.fit.history] != [epoch.val_loss for epoch in found.fit.history]
+
+
+def test_each_unfrozen_block_can_have_a_range_test_of_its_own(probe):
+    done = tuned(probe, unfreeze="1", unfreeze_every=1, lr_find="each", epochs=2)
+    assert [test.block for test in done.range_tests] == ["head", "conv_head"]
+
+
+@pytest.fixture(scope="module")
+def from_maps(probe, tmp_path_factory):
+    """Train from maps that are cached once, so that each option costs a second."""
+    options = replace(probe.extractor.options, augment="none", cache=tmp_path_factory.mktemp("maps"))
+    extractor = replace(probe.extractor, options=options)
+
+    @cache
+    def train(**changed):
+        options = replace(QUICK, unfreeze="blocks.5", from_cache=True, **changed)
+        history = finetune(extractor, probe.ignorant(), options, probe.manifest, seed=0).fit.history
+        return [epoch.val_loss for epoch in history]
+
+    return train
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"mixup": 0.4},
+        {"cutmix": 1.0},
+        {"label_smoothing": 0.2},
+        {"l1": 1e-4},
+        {"model_ema_decay": 0.9},
+        {"clip_grad": 0.01},
+        {"grad_accum_steps": 2},
+        {"opt": "sgd"},
+        {"opt": "lamb"},
+        {"schedule": "triangular2", "cycle_epochs": 1},
+        {"schedule": "restarts", "cycle_epochs": 1},
+        {"weight_decay": 0.5},
+        {"finetune_dropout": 0.5},
+        {"drop_path": 0.3},
+        {"amp_dtype": "bf16"},
+        {"batchnorm": "train"},
+    ],
+    ids=lambda changed: "-".join(changed),
+)
+def test_every_option_changes_what_is_trained_and_it_still_learns(from_maps, changed):
+    losses = from_maps(**changed)
+    assert losses[1:] != from_maps()[1:]
+    assert losses[-1] < losses[0]
+
+
+def test_terms_of_the_loss_are_kept_apart(probe):
+    done = tuned(probe, unfreeze="1", l1=1e-4, epochs=1)
+    epoch = done.fit.history[-1]
+    assert set(epoch.terms) == {"main", "l1"}
+    assert epoch.train_loss == pytest.approx(sum(epoch.terms.values()))
+
+
+def test_baselines_share_the_schedule_and_start_from_nothing(probe):
+    scratch, frozen = (
+        baseline(replace(QUICK, init_head="logistic", lr=1e-4, layer_decay=0.5), which)
+        for which in ("scratch", "uncached")
+    )
+    assert scratch.lr == frozen.head_lr == QUICK.baseline_lr > 1e-4  # they begin with nothing
+    assert (scratch.unfreeze, scratch.reinit, scratch.init_head, scratch.epochs) == ("all", "all", "new", QUICK.epochs)
+    mixed = baseline(replace(QUICK, cutmix=1.0, drop_path=0.2), "frozen")
+    assert (mixed.cutmix, mixed.drop_path) == (1.0, None)  # images are mixed; no branch of a block trains
+    head = random_head(probe.extractor, 3, seed=0)
+    before = copy.deepcopy(probe.extractor.backbone.module.state_dict())
+
+    of_frozen = finetune(probe.extractor, head, replace(frozen, head_lr=1e-2), probe.manifest, seed=0)
+    assert of_frozen.blocks == ["head"]
+    assert of_frozen.trainable_parameters == 3 * 1280 + 3
+    assert of_frozen.fit.best.val_accuracy > 0.8
+    train = len(probe.manifest.indices("train")) // 8 * 8
+    assert of_frozen.backbone_forwards == QUICK.epochs * train + len(probe.manifest.indices("val"))
+
+    of_mixed = finetune(probe.extractor, head, replace(mixed, epochs=1), probe.manifest, seed=0)
+    plain = finetune(probe.extractor, head, replace(mixed, cutmix=0.0, epochs=1), probe.manifest, seed=0)
+    assert of_mixed.fit.history[1].train_loss != plain.fit.history[1].train_loss
+
+    of_scratch = finetune(probe.extractor, head, replace(scratch, epochs=1), probe.manifest, seed=0)
+    top = of_scratch.upper.model.top.state_dict()
+    kernels = [name for name, value in top.items() if value.ndim == 4]
+    assert not any(torch.equal(top[name], before[name]) for name in kernels)
+    assert of_scratch.trainable_parameters > 3_000_000
+
+
+def test_a_loss_that_is_lost_says_where_and_what_to_do(probe, tmp_path):
+    with pytest.raises(CutonceError, match=r"step \d+ of epoch 1.*try a tenth"):
+        finetune(
+            probe.extractor,
+            probe.ignorant(),
+            replace(QUICK, lr=1e9, head_lr=1e9, opt="momentum", warmup=0.0),
+            probe.manifest,
+            0,
+            tmp_path,
+        )
+
+
+def test_the_checkpoint_of_another_training_is_refused_with_what_differs(probe, tmp_path):
+    def stop(epoch):
+        if epoch.epoch == 1:
+            raise KeyboardInterrupt
+
+    options = replace(QUICK, unfreeze="1", epochs=3)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(probe.extractor, probe.head, options, probe.manifest, 0, tmp_path, on_epoch=stop)
+    with pytest.raises(UsageError, match=r"epochs was 3 and is 4.*rate was 0.001 and is 0.002"):
+        finetune(probe.extractor, probe.head, replace(options, epochs=4, lr=2e-3), probe.manifest, 0, tmp_path)
+    done = finetune(probe.extractor, probe.head, replace(options, num_workers=1), probe.manifest, 0, tmp_path)
+    assert done.fit.resumed_from == 1
+
+
+# -- as a person runs it ----------------------------------------------------------------------------------------------
+
+
+def command(folder, cache, *more):
+    return [
+        *("finetune", "`data`", str(folder), "`image_size`", "64", "`epochs`", "3"),
+        *("`num_workers`", "0", "`finetune_batch_size`", "8", "`cache`", str(cache), "`c_values`", "0.01"),
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A folder of photographs and a cache that has their features."""
+    place = tmp_path_factory.mktemp("finetune")
+    folder = make_folder(place / "own", per_class=12)
+    assert main(["extract", "`data`", str(folder), "`image_size`", "64", "`cache`", str(place / "cache")]) == 0
+    return folder, place / "cache"
+
+
+def probabilities_of(run, name):
+    return np.load(run / "seed-0" / name / "predictions.npz")["probabilities"]
+
+
+def test_a_fine_tuning_killed_again_and_again_ends_with_the_same_answers(small, tmp_path):
+    """kill -9 at several steps in the middle of epochs, then the same command: bit for bit what nobody disturbed."""
+    noisy = (
+        "`augment`",
+        "medium",
+        "`finetune_dropout`",
+        "0.3",
+        "`model_ema_decay`",
+        "0.9",
+        "`checkpoint_minutes`",
+        "0",
+    )
+    tuning = [sys.executable, "-m", "pipeline", *command(*small, *noisy), "`out`"]
+    subprocess.run([*tuning, str(tmp_path / "whole")], check=True, capture_output=True)
+
+    checkpoint = tmp_path / "killed" / "seed-0" / "finetune-top-3" / "checkpoint.pt"
+    kills = 0
+    for _ in range(2):
+        process = subprocess.Popen([*tuning, str(tmp_path / "killed")], stdout=subprocess.DEVNULL)
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if checkpoint.exists() and checkpoint.stat().st_mtime_ns != before:
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.001)
+        process.wait()
+    assert kills == 2, "the process ended before it was killed"
+    done = subprocess.run([*tuning, str(tmp_path / "killed")], check=True, capture_output=True, text=True)
+    assert "already trained" in done.stdout  # the head
+    found = [probabilities_of(tmp_path / name, "finetune-top-3") for name in ("whole", "killed")]
+    assert np.array_equal(*found)
+
+
+def test_two_processes_train_what_one_trains(small, tmp_path):
+    """torchrun with gloo: the same loss curve as one process with the same batches."""
+    assert main([*command(*small), "`out`", str(tmp_path / "alone")]) == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
+    launcher += ["`rdzv_endpoint`=localhost:0"]
+    together = subprocess.run(
+        [*launcher, "-m", "pipeline", *command(*small), "`out`", str(tmp_path / "together")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert together.returncode == 0, together.stderr
+    histories = [
+        json.loads((tmp_path / name / "seed-0" / "finetune-top-3" / "result.json").read_text())["history"]
+        for name in ("alone", "together")
+    ]
+    for quantity in ("val_loss", "train_loss"):
+        curves = [[epoch[quantity] for epoch in history[1:]] for history in histories]
+        assert np.allclose(*curves, rtol=2e-4)
+    assert np.allclose(
+        *(probabilities_of(tmp_path / name, "finetune-top-3") for name in ("alone", "together")), atol=2e-3
+    )
+
+
+def test_what_was_trained_predicts_what_it_was_tested_with(small, tmp_path, capsys):
+    """Lists of layers, layers drawn anew and test-time augmentation are all there when the model is opened again."""
+    folder, cache = small
+    options = ("`unfreeze`", "blocks.5,conv_head", "`reinit`", "conv_head,", "`tta`", "flip", "`baselines`", "frozen")
+    assert main([*command(folder, cache, *options), "`out`", str(tmp_path / "run")]) == 0
+    place = tmp_path / "run" / "seed-0"
+    assert {path.name for path in place.iterdir() if path.is_dir()} == {
+        "linear-logistic",
+        "finetune-blocks.5+conv_head-new-conv_head+-flip",
+        "frozen-head",
+    }
+    for name in ("finetune-blocks.5+conv_head-new-conv_head+-flip", "frozen-head"):
+        with np.load(place / name / "predictions.npz") as tested:
+            locations, expected = tested["locations"].tolist(), tested["probabilities"]
+        out = tmp_path / f"{name}.csv"
+        predicting = ["predict", str(tmp_path / "run"), *locations, "`method`", name, "`out`", str(out)]
+        assert main(predicting) == 0
+        found = np.loadtxt(out, delimiter=",", skiprows=1, usecols=(2, 3, 4))
+        assert np.allclose(found, expected, atol=1e-5)
+        assert (place / name / "contact-sheet.png").exists()
+        assert (place / name / "rates.png").exists()
+        assert not (place / name / "checkpoint.pt").exists()
+    result = json.loads((place / "finetune-blocks.5+conv_head-new-conv_head+-flip" / "result.json").read_text())
+    assert result["settings"]["reinitialised"] == ["conv_head"]
+    assert result["settings"]["test-time augmentation"] == "flip"
+
+    # the same weights tested in another way are not trained again
+    capsys.readouterr()
+    assert main([*command(folder, cache, *options[:4]), "`out`", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert "the weights of finetune-blocks.5+conv_head-new-conv_head+-flip, tested with none" in said
+    assert "epoch" not in said
+    plain = json.loads((place / "finetune-blocks.5+conv_head-new-conv_head+" / "result.json").read_text())
+    assert "test-time augmentation" not in plain["settings"]
+    assert plain["history"] == result["history"]
+    assert plain["test"]["log_loss"] != result["test"]["log_loss"]

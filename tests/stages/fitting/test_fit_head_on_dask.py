@@ -1,0 +1,158 @@
+"""Sweeps of heads on a Dask cluster of two processes: the heads made here, and as ``docs/scale.md`` tells it."""
+
+import pickle
+import re
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+import torch
+from dask.distributed import Client, LocalCluster
+from distributed.diagnostics.plugin import SchedulerPlugin
+from joblib import parallel_config
+from sklearn.datasets import make_classification
+from sklearn.model_selection import StratifiedKFold
+from threadpoolctl import threadpool_info
+
+from pipeline import DataConfig, FeatureConfig, extract
+from stages.config.heads import HeadConfig
+from stages.fitting.fit_head import FeatureRows, train_head
+from stages.fitting.linear_models import LinearModel, LinearModelFactory
+from stages.fitting.scores import selection_score
+from stages.runtime.threads import one_thread_per_fit
+
+PAGE = (Path(__file__).parents[3] / "docs" / "scale.md").read_text(encoding="utf-8")
+FEATURES, LABELS = make_classification(400, 300, n_informative=5, random_state=0, class_sep=0.7)
+FEATURES = FEATURES.astype(np.float32)
+TRAIN, VAL = FeatureRows(FEATURES[:300], LABELS[:300]), FeatureRows(FEATURES[300:], LABELS[300:])
+
+
+def swept(name, options):
+    return train_head(name, options, TRAIN, VAL, 2, 0, torch.device("cpu"))
+
+
+def swept_on_the_cluster(name, options):
+    with parallel_config(backend="dask"):
+        return swept(name, options)
+
+
+@pytest.fixture(scope="module")
+def client():
+    # Dask starts its workers with one BLAS thread unless told otherwise: told otherwise, our own limit has to hold
+    two_threads = dask.config.set({"distributed.nanny.pre-spawn-environ.OPENBLAS_NUM_THREADS": 2})
+    two_workers = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
+    with two_threads, LocalCluster(**two_workers) as cluster, Client(cluster) as client:
+        yield client
+
+
+@pytest.mark.parametrize("name", ["logistic", "svm", "rbf"])
+def test_a_head_swept_on_a_cluster_equals_the_one_swept_here_bit_for_bit(client, name):
+    options = HeadConfig(c_values=(1e-4, 1e-3, 1e-2))
+    here, there = swept(name, options), swept_on_the_cluster(name, options)
+    assert there.selection == here.selection
+    assert there.settings == here.settings
+    assert (there.val_loss, there.val_accuracy) == (here.val_loss, here.val_accuracy)
+    for module in ("module", "module_train_only"):
+        weights, expected = getattr(there, module).state_dict(), getattr(here, module).state_dict()
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(weights[part], expected[part]) for part in expected)
+
+
+def test_models_that_travel_give_the_scores_of_a_path_walked_value_after_value(client):
+    """Folds turn down at different values of C here, so that some are taken up again from where they stopped."""
+    there = swept_on_the_cluster("logistic", HeadConfig(scalers=("standard",)))
+    assert [tried["C"] for tried in there.selection] == sorted(HeadConfig().c_values)
+    center = TRAIN.features.mean(axis=0, dtype=np.float64).astype(np.float32)
+    rows, task = FEATURES - center, LinearModelFactory("logistic", 2, center)
+    folds = list(StratifiedKFold(5, shuffle=True, random_state=0).split(FEATURES, LABELS))
+    with one_thread_per_fit():
+        models = [task("standard", rows[fitted], LABELS[fitted]) for fitted, _ in folds]
+        for tried in there.selection:
+            scores = []
+            for model, (_, scored) in zip(models, folds, strict=True):
+                model.fit(tried["C"])
+                scores.append(selection_score(model.scores(rows[scored]), LABELS[scored], False))
+            assert tried["score"] == np.mean(scores)
+
+
+def note_fits(noted):
+    """Return a fit of a linear model that also notes the threads it runs on: of BLAS, and of torch."""
+    fit = LinearModel.fit
+
+    def noting(*args, **options):
+        of_blas = max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        noted.append(max(of_blas, torch.get_num_threads()))
+        return fit(*args, **options)
+
+    return noting
+
+
+def note_fits_from_now_on():
+    LinearModel.noted = []
+    LinearModel.fit = note_fits(LinearModel.noted)
+
+
+def fits_noted():
+    return LinearModel.noted
+
+
+def test_every_fit_of_the_sweep_runs_on_the_workers_and_on_one_blas_thread(client, monkeypatch):
+    client.run(note_fits_from_now_on)
+    here = []
+    monkeypatch.setattr(LinearModel, "fit", note_fits(here))
+    trained = swept_on_the_cluster("logistic", HeadConfig(c_values=(1e-4, 1e-3, 1e-2)))
+    there = client.run(fits_noted)
+    assert len(there) == 2
+    assert all(there.values())  # both worked
+    assert sum(map(len, there.values())) >= 5 * len(trained.selection)
+    assert len(here) == 2  # the chosen setting, with and without the validation split
+    assert {threads for fits in (here, *there.values()) for threads in fits} == {1}
+
+
+class Messages(SchedulerPlugin):
+    """What the scheduler is sent: bytes of each task, and which data of at least `large` bytes the tasks share."""
+
+    name = "messages"
+
+    def __init__(self, large):
+        self.large, self.task_bytes, self.data = large, [], set()
+
+    def update_graph(self, scheduler, *, tasks, **unused):
+        for task in (scheduler.tasks[key] for key in tasks):
+            if task.run_spec is not None:  # a task, and not data for one
+                self.task_bytes.append(len(pickle.dumps(task.run_spec)))
+                self.data |= {data.key for data in task.dependencies if data.nbytes >= self.large}
+
+
+@pytest.mark.parametrize("name", ["logistic", "rbf"])
+def test_the_features_are_sent_once_for_all_settings_and_folds(client, name):
+    messages = Messages(FEATURES.nbytes)
+    client.cluster.scheduler.add_plugin(messages)
+    trained = swept_on_the_cluster(name, HeadConfig(c_values=(1e-3, 3e-3), scalers=("none", "standard")))
+    client.cluster.scheduler.remove_plugin(messages.name)
+    assert len(trained.selection) == 4
+    assert max(messages.task_bytes) < FEATURES.nbytes / 20
+    # one sweep of 10 folds; a kernel machine is then fitted to 5 folds again, for its temperature
+    expected_tasks, expected_data = (10, 1) if name == "logistic" else (15, 2)
+    assert len(messages.task_bytes) <= expected_tasks
+    assert len(messages.data) == expected_data
+
+
+def test_the_page_shows_the_lines_that_send_a_sweep_to_a_cluster(client, photographs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    extract(data=DataConfig(str(photographs)), features=FeatureConfig(image_size=64))
+    client.run(note_fits_from_now_on)
+    snippet = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[0]
+    shown = {
+        '"scheduler:8786"': repr(client.cluster.scheduler_address),
+        '"photos/"': repr(str(photographs)),
+        "FeatureConfig()": "FeatureConfig(image_size=64)",
+    }
+    for there, here in shown.items():
+        assert there in snippet
+        snippet = snippet.replace(there, here)
+    names = {}
+    exec(snippet, names)
+    assert all(client.run(fits_noted).values())
+    assert [result.name for result in names["results"]] == ["logistic"]

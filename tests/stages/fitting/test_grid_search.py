@@ -1,0 +1,118 @@
+"""The search over C and scaling: what a short way leaves out must not be what is best."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics.pairwise import rbf_kernel
+from sklearn.preprocessing import StandardScaler
+
+from stages.config.heads import HeadConfig
+from stages.fitting import fit_rbf_svm as kernel
+from stages.fitting import grid_search as search
+from stages.fitting.fit_rbf_svm import RBFSVMFactory
+from stages.fitting.folds import make_cv
+from stages.fitting.linear_models import LinearModelFactory
+from tests.stages.fitting.rows_of_digits import skewed
+
+VALUES = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0]
+
+
+def searched(rows, labels, balanced=False, train=None):
+    train = train or round(len(rows) * 0.75)
+    scoring = make_cv(HeadConfig(cv=0), train, labels, 0)
+    task = LinearModelFactory("logistic", int(labels.max()) + 1, np.zeros(rows.shape[1], np.float32), balanced)
+    found = search.search(task, VALUES, ["none", "standard"], rows, labels, scoring, balanced=balanced, seed=0)
+    return found, task, scoring, train
+
+
+def test_a_search_that_is_narrowed_on_a_part_finds_what_the_whole_search_finds(monkeypatch):
+    rows, labels = skewed(count=4000, width=30)
+    whole, *_ = searched(rows, labels)
+    monkeypatch.setattr(search, "SUBSAMPLE_FROM", 1000)
+    narrowed, *_ = searched(rows, labels)
+    on_part = [one for one in narrowed.candidates if "rows" in one]
+    assert on_part
+    assert {one["rows"] for one in on_part} == {3000 // 8}
+    assert narrowed.chosen["score"] >= whole.chosen["score"] - 0.002
+    assert len(narrowed.states) < len(whole.states)
+
+
+@pytest.mark.parametrize("start", range(len(VALUES)))
+def test_wherever_a_climb_begins_it_ends_at_the_best_value_with_those_beside_it_known(start):
+    rows, labels = skewed(count=1200, width=60)
+    model = LinearModelFactory("logistic", 3, np.zeros(60, np.float32))("standard", rows[:800], labels[:800])
+    known = {
+        value: score for value, score, _ in search._hill_climb(model, VALUES, start, rows[800:], labels[800:], False)
+    }
+    top = VALUES.index(max(known, key=lambda value: (known[value], -value)))
+    assert {VALUES[top - 1], VALUES[top + 1]} <= set(known)
+    whole, *_ = searched(rows, labels, train=800)
+    assert known[VALUES[top]] == pytest.approx(whole.chosen["score"], abs=0.005)
+
+
+def test_a_climb_gives_each_value_with_its_own_state():
+    rows, labels = skewed(count=900, width=30)
+    model = LinearModelFactory("logistic", 3, np.zeros(30, np.float32))("standard", rows[:600], labels[:600])
+    states = {value: state for value, _, state in search._hill_climb(model, VALUES, 6, rows[600:], labels[600:], False)}
+    alone = LinearModelFactory("logistic", 3, np.zeros(30, np.float32))("standard", rows[:600], labels[:600])
+    for value, state in states.items():
+        alone.state = state
+        before = alone.evaluations
+        alone.fit(value)
+        assert alone.evaluations - before <= 3  # the state is that of this value, not of the one after it
+
+
+def test_a_score_of_a_part_of_the_rows_is_never_the_choice():
+    found = search.GridSearchResult(
+        [{"C": 1.0, "scaler": "none", "score": 0.9, "rows": 10}, {"C": 2.0, "scaler": "none", "score": 0.8}]
+    )
+    assert found.chosen["C"] == 2.0
+
+
+def test_the_head_of_a_search_on_held_out_rows_is_that_of_scikit_learn_on_all_rows():
+    rows, labels = skewed(count=800)
+    found, task, scoring, train = searched(rows, labels)
+    done = search.refit_best(task, found, rows, labels, slice(0, train), scoring, calibrate=False)
+    standard = done.settings["scaler"] == "standard"
+    for head, count in ((done.head, len(rows)), (done.head_train_only, train)):
+        exact = rows.astype(np.float64)
+        scaler = StandardScaler(with_mean=standard, with_std=standard).fit(exact[:count])
+        reference = LogisticRegression(C=done.settings["C"], tol=1e-9, max_iter=20000)
+        reference.fit(scaler.transform(exact[:count]), labels[:count])
+        expected = reference.predict_proba(scaler.transform(exact))
+        assert np.abs(head(torch.from_numpy(rows)).softmax(dim=1).detach().numpy() - expected).max() < 1e-5
+
+
+def test_balanced_settings_are_scored_by_the_mean_of_the_recalls():
+    rows, labels = skewed(count=600)
+    found, task, scoring, train = searched(rows, labels, balanced=True)
+    model = task(found.chosen["scaler"], rows[:train], labels[:train])
+    model.state = found.states[found.chosen["scaler"], found.chosen["C"]]
+    predicted = model.scores(rows[train:]).argmax(axis=1)
+    assert found.chosen["score"] == pytest.approx(balanced_accuracy_score(labels[train:], predicted))
+    assert found.chosen["score"] != pytest.approx((predicted == labels[train:]).mean())
+
+
+@pytest.mark.parametrize("scaling", ["none", "standard", "l2"])
+def test_nystroem_with_all_rows_as_landmarks_is_the_exact_kernel(scaling, monkeypatch):
+    rows, labels = skewed(count=400, width=12, classes=2)
+    monkeypatch.setattr(kernel, "KERNEL_UP_TO", 10)
+    task = RBFSVMFactory(2, np.zeros(12, np.float32), seed=0, landmarks=400)
+    quick = task(scaling, rows, labels)
+    assert isinstance(quick, kernel.NystroemModel)
+    quick.fit(1e-3, final=True)
+    of_head = quick.head()(torch.from_numpy(rows)).detach().numpy()
+    assert np.abs(of_head - quick.scores(rows)).max() < 0.02
+    mapped = quick._mapped(rows)
+    scaled = quick.scaler(rows)
+    assert np.abs(mapped @ mapped.T - rbf_kernel(scaled, scaled, quick.scaler.gamma)).max() < 1e-3
+
+
+def test_fewer_landmarks_are_used_as_they_are_asked_for(monkeypatch):
+    rows, labels = skewed(count=400, width=12)
+    monkeypatch.setattr(kernel, "KERNEL_UP_TO", 10)
+    model = RBFSVMFactory(3, np.zeros(12, np.float32), seed=0, landmarks=50)("none", rows, labels)
+    model.fit(1e-3)
+    assert model.head().config["support"] == 50

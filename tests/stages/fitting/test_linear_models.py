@@ -1,0 +1,120 @@
+"""Logistic regression and the linear SVM come to the coefficients that scikit-learn comes to."""
+
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler, normalize
+from sklearn.svm import LinearSVC
+
+from stages.fitting import linear_models as linear
+from stages.fitting.folds import balanced_weights
+from stages.fitting.linear_models import LinearModelFactory
+from tests.stages.fitting.rows_of_digits import skewed
+
+
+def scaled_by_scikit_learn(scaling, rows):
+    rows = rows.astype(np.float64)
+    return {
+        "none": lambda: rows,
+        "standard": lambda: StandardScaler().fit_transform(rows),
+        "l2": lambda: normalize(rows),
+    }[scaling]()
+
+
+def fitted(loss, scaling, rows, labels, c, classes, balanced=False, final=True):
+    center = rows.mean(axis=0)
+    model = LinearModelFactory(loss, classes, center, balanced)(scaling, rows - center, labels)
+    model.fit(c, final=final)
+    return model, model.scores(rows - center)
+
+
+def reference(loss, c):
+    if loss == "logistic":
+        return LogisticRegression(C=c, tol=1e-9, max_iter=20000)
+    # liblinear penalises its intercept, the less the larger this scaling is
+    return LinearSVC(C=c, tol=1e-9, max_iter=200000, intercept_scaling=300, dual=False)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("scaling", ["none", "standard", "l2"])
+@pytest.mark.parametrize("loss", ["logistic", "hinge"])
+def test_scores_are_those_of_scikit_learn(loss, scaling, classes, balanced):
+    rows, labels = skewed(classes=classes)
+    _, scores = fitted(loss, scaling, rows.astype(np.float64), labels, 0.05, classes, balanced)
+    scaled = scaled_by_scikit_learn(scaling, rows)
+    # LinearSVC's own class_weight weighs a row in the problem of its own class alone
+    weights = balanced_weights(labels) if balanced else None
+    expected = reference(loss, 0.05).fit(scaled, labels, sample_weight=weights).decision_function(scaled)
+    found = scores[:, 1] if classes == 2 else scores
+    if loss == "logistic" and classes > 2:  # a constant over the classes changes no probability
+        found, expected = (one - one.mean(axis=1, keepdims=True) for one in (found, expected))
+    assert np.abs(found - expected).max() < (1e-4 if loss == "logistic" else 1e-3)
+
+
+@pytest.mark.parametrize("scaling", ["none", "standard", "l2"])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_head_scores_as_the_model_does(scaling, classes):
+    rows, labels = skewed(classes=classes)
+    model, scores = fitted("logistic", scaling, rows, labels, 0.1, classes)
+    logits = model.head()(torch.from_numpy(rows)).detach().numpy()
+    assert np.abs(logits - scores).max() < 1e-4
+    assert np.allclose(model.head(2.0)(torch.from_numpy(rows)).detach().numpy(), scores / 2, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["logistic", "hinge"])
+def test_a_path_that_begins_where_the_last_fit_ended_ends_where_a_fit_from_zero_ends(loss):
+    rows, labels = skewed()
+    center = rows.mean(axis=0)
+    walked = LinearModelFactory(loss, 3, center)("standard", rows - center, labels)
+    for c in (1e-3, 1e-2, 1e-1):
+        walked.fit(c, final=True)
+    from_zero, scores = fitted(loss, "standard", rows, labels, 1e-1, 3)
+    assert np.abs(walked.scores(rows - center) - scores).max() < 1e-4
+    handed_over = LinearModelFactory(loss, 3, center)("standard", rows - center, labels)
+    handed_over.state = deepcopy(walked.state)
+    before = handed_over.evaluations
+    handed_over.fit(1e-1, final=True)
+    assert handed_over.evaluations - before < from_zero.evaluations / 2
+
+
+def test_preconditioning_saves_evaluations_and_leaves_the_minimum_where_it_is(monkeypatch):
+    rows, labels = skewed(count=4100, width=40)
+    rows = rows @ np.random.default_rng(1).normal(size=(40, 40)).astype(np.float32)
+    fast, fast_scores = fitted("logistic", "none", rows, labels, 0.1, 3, final=False)
+    root = linear._Preconditioner.root
+    none = {"along": torch.ones(40), "others": 1.0, "intercept": 1.0}
+    monkeypatch.setattr(linear._Preconditioner, "root", lambda *given: replace(root(*given), **none))
+    plain, plain_scores = fitted("logistic", "none", rows, labels, 0.1, 3, final=False)
+    assert np.abs(fast_scores - plain_scores).max() < 0.2
+    assert fast.evaluations < plain.evaluations / 2
+
+
+def test_intercepts_of_many_classes_take_steps_of_their_own_length(monkeypatch):
+    rows, labels = skewed(count=4100, width=40, classes=40)
+    fast, fast_scores = fitted("logistic", "none", rows, labels, 0.01, 40)
+    root = linear._Preconditioner.root
+    monkeypatch.setattr(linear._Preconditioner, "root", lambda *given: replace(root(*given), intercept=1.0))
+    slow, slow_scores = fitted("logistic", "none", rows, labels, 0.01, 40)
+    assert np.abs(fast_scores - slow_scores).max() < 1e-3
+    assert fast.evaluations < slow.evaluations * 0.6
+
+
+def test_a_class_without_rows_is_never_predicted():
+    rows, labels = skewed(classes=3)
+    labels = np.where(labels == 1, 3, labels)
+    model, scores = fitted("hinge", "none", rows, labels, 0.1, 5)
+    assert set(scores.argmax(axis=1)) <= {0, 2, 3}
+    assert set(model.head()(torch.from_numpy(rows)).argmax(dim=1).tolist()) <= {0, 2, 3}
+
+
+def test_features_far_from_zero_or_constant_do_no_harm():
+    rows, labels = skewed()
+    moved = rows + 1000
+    moved[:, 3] = 1000.5
+    expected = fitted("logistic", "standard", np.delete(rows, 3, axis=1), labels, 0.1, 3)[1]
+    assert np.abs(fitted("logistic", "standard", moved, labels, 0.1, 3)[1] - expected).max() < 0.05

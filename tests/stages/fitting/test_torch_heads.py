@@ -1,0 +1,93 @@
+"""Torch heads: rates and decays that are tried, classes of unlike sizes, smoothing, and the refit on all rows."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from cache.errors import CutonceError
+from stages.config.heads import HeadConfig
+from stages.fitting.feature_rows import FeatureRows
+from stages.fitting.torch_heads import fit_torch_head
+from stages.network.heads.registry import build_head
+from tests.stages.fitting.rows_of_digits import digits, skewed
+
+QUICK = HeadConfig(fit_epochs=8, fit_lr=(1e-2,), dropout=0.0)
+CPU = torch.device("cpu")
+
+
+def trained(options, train, val, name="linear", classes=10):
+    build = partial(build_head, name, train.row_shape, classes, 32, options.dropout)
+    return fit_torch_head(build, options, train, val, 0, CPU)
+
+
+def predicted(head, rows):
+    return head(torch.from_numpy(rows.features).float()).argmax(dim=1).numpy()
+
+
+@pytest.mark.parametrize("name", ["linear", "concat"])
+def test_the_rate_that_validates_best_is_chosen_and_every_one_is_told(name):
+    train, val, _ = digits()
+    done = trained(replace(QUICK, fit_lr=(1e-7, 1e-2), fit_weight_decay=(0.0, 0.1)), train, val, name)
+    assert [(one["rate"], one["weight decay"]) for one in done.candidates] == [
+        *((1e-7, 0.0), (1e-7, 0.1)),
+        *((1e-2, 0.0), (1e-2, 0.1)),
+    ]
+    assert done.settings["rate"] == 1e-2
+    best = max(done.candidates, key=lambda one: one["score"])
+    assert (predicted(done.head_train_only, val) == val.labels).mean() == pytest.approx(best["score"])
+
+
+def test_the_head_is_trained_again_on_all_rows():
+    train, val, _ = digits()
+    wrong = FeatureRows(val.features, (val.labels + 1) % 10)
+    honest, misled = trained(QUICK, train, val), trained(QUICK, train, wrong)
+    assert honest.settings["refitted on"].startswith("train+val")
+    assert (predicted(honest.head, wrong) == wrong.labels).mean() < 0.1
+    # a head that has seen the wrong labels answers them sometimes
+    assert (predicted(misled.head, wrong) == wrong.labels).mean() > 0.1
+
+
+@pytest.mark.parametrize("means", [{"class_weights": "balanced"}, {"sampling": "balanced"}])
+def test_rare_classes_are_found_more_often_when_they_weigh_as_much(means):
+    rows, labels = skewed(count=1500, width=10, classes=2)
+    rare = np.flatnonzero(labels == 0)[:60]
+    kept = np.sort(np.concatenate([rare, np.flatnonzero(labels == 1)]))
+    order = np.random.default_rng(0).permutation(kept)
+    train, val = (FeatureRows(rows[part], labels[part]) for part in (order[:700], order[700:]))
+    recalls = []
+    for options in (QUICK, replace(QUICK, **means)):
+        of_rare = predicted(trained(options, train, val, classes=2).head_train_only, val)[val.labels == 0]
+        recalls.append((of_rare == 0).mean())
+    assert recalls[1] > recalls[0] + 0.2
+
+
+def test_label_smoothing_keeps_probabilities_from_the_extremes():
+    train, val, _ = digits()
+    options = replace(QUICK, fit_epochs=30, patience=30)
+    sure, smooth = (
+        trained(replace(options, fit_label_smoothing=smoothing), train, val)
+        .head(torch.from_numpy(val.features).float())
+        .softmax(dim=1)
+        .amax(dim=1)
+        .mean()
+        for smoothing in (0.0, 0.3)
+    )
+    assert smooth < sure - 0.1
+
+
+def test_a_rate_whose_loss_is_lost_does_not_spoil_the_others():
+    train, val, _ = digits()
+    huge = (
+        FeatureRows(train.features.astype(np.float32) * 1e18, train.labels),
+        FeatureRows(val.features * np.float32(1e18), val.labels),
+    )
+    done = trained(
+        replace(QUICK, fit_lr=(1e30, 1e-2)),
+        *(FeatureRows(one.features / np.float32(1e18), one.labels) for one in huge),
+    )
+    assert done.settings["rate"] == 1e-2
+    with pytest.raises(CutonceError, match="`fit_lr`"):
+        trained(replace(QUICK, fit_lr=(float("inf"),)), train, val)

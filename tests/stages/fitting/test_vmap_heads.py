@@ -1,0 +1,66 @@
+"""Heads trained at once take the steps that each would take alone, which are those of torch's AdamW."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from stages.fitting.vmap_heads import VmapHeads
+from stages.network.heads.registry import build_head
+
+RATES, DECAYS = [1e-3, 1e-2, 3e-2], [0.0, 0.1, 1.0]
+BATCHES = [(torch.randn(16, 6, generator=torch.Generator().manual_seed(n)), torch.arange(16) % 3) for n in range(25)]
+
+
+def head(name):
+    torch.manual_seed(0)
+    return build_head(name, (6,), 3, hidden=5, dropout=0.0)
+
+
+def stepped(stack, beta1=0.9):
+    for step, (rows, labels) in enumerate(BATCHES):
+        logits = stack.logits(rows)
+        losses = torch.stack([functional.cross_entropy(one, labels) for one in logits])
+        stack.step(losses, 1 / (1 + step), beta1 - 0.01 * (step % 3))
+    return [stack.weights(number) for number in range(stack.size)]
+
+
+def stepped_by_torch(module, rate, decay, beta1=0.9):
+    matrices = [one for one in module.parameters() if one.ndim > 1]
+    vectors = [one for one in module.parameters() if one.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=rate)
+    for step, (rows, labels) in enumerate(BATCHES):
+        for group in optimizer.param_groups:
+            group["lr"], group["betas"] = rate / (1 + step), (beta1 - 0.01 * (step % 3), 0.999)
+        optimizer.zero_grad()
+        functional.cross_entropy(module(rows), labels).backward()
+        optimizer.step()
+    return module.state_dict()
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp", "cosine"])
+def test_at_once_one_by_one_and_by_torch_are_the_same(name):
+    cpu = torch.device("cpu")
+    at_once = stepped(VmapHeads([head(name)] * 3, RATES, DECAYS, cpu))
+    for number, (rate, decay) in enumerate(zip(RATES, DECAYS, strict=True)):
+        alone = stepped(VmapHeads([head(name)], [rate], [decay], cpu))[0]
+        by_torch = stepped_by_torch(copy.deepcopy(head(name)), rate, decay)
+        for part, expected in by_torch.items():
+            assert torch.allclose(at_once[number][part], expected, atol=2e-5), part
+            assert torch.allclose(alone[part], expected, atol=2e-5), part
+    assert not torch.allclose(at_once[0][part], at_once[2][part], atol=1e-3)
+
+
+def test_heads_see_different_dropout():
+    torch.manual_seed(0)
+    stack = VmapHeads([build_head("linear", (200,), 2, dropout=0.5)] * 2, [0.1, 0.1], [0.0, 0.0], torch.device("cpu"))
+    stack.train(True)
+    first, second = stack.logits(torch.ones(4, 200))
+    assert not torch.allclose(first, second)
+    stack.train(False)
+    first, second = stack.logits(torch.ones(4, 200))
+    assert torch.equal(first, second)
+    assert np.isfinite(first.detach().numpy()).all()

@@ -1,0 +1,32 @@
+import numpy as np
+
+from stages.inspection.class_balance import Balance
+
+
+def balance(train, val=None, test=None):
+    parts = {"train": train, "val": val or train, "test": test or train}
+    labels = np.concatenate([np.repeat(np.arange(len(train)), counts) for counts in parts.values()])
+    splits = [split for split, counts in parts.items() for _ in range(sum(counts))]
+    return Balance.of(labels, splits, ("ant", "bee", "cat"))
+
+
+def test_counts_and_ratio_are_those_of_the_splits():
+    found = balance([60, 20, 15], [6, 2, 1], [3, 2, 1])
+    assert found.counts.tolist() == [[60, 20, 15], [6, 2, 1], [3, 2, 1]]
+    assert found.ratio == 4
+
+
+def test_words_say_what_to_do_about_it():
+    even, close, uneven = (" ".join(balance(counts).words) for counts in ([30, 30, 30], [30, 20, 25], [90, 30, 15]))
+    assert even == "Every class has 30 training images."
+    assert "1.5 to 1" in close
+    assert "class-weights" not in close
+    assert "6 to 1" in uneven
+    assert "Always answering ant would be right for 67%" in uneven
+    assert "`class_weights` balanced" in uneven
+
+
+def test_small_and_absent_classes_are_named():
+    words = " ".join(balance([20, 4, 30], [2, 0, 2]).words)
+    assert "fewer than 10 training images: bee (4)" in words
+    assert "without an image in val: bee" in words

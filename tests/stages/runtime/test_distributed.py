@@ -1,0 +1,142 @@
+"""Ranks that torchrun starts, with gloo, on this machine's processor."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch.distributed import HashStore
+
+from stages.config.data import DataConfig
+from stages.config.features import FeatureConfig
+from stages.data.manifest import load_manifest
+from stages.extraction.extract import extract
+from stages.extraction.extractor import build_extractor
+from stages.extraction.read_features import read_features
+from stages.runtime.distributed import SINGLE_PROCESS, Rank, process_group, rendezvous_name
+from tests.photographs import make_folder
+
+IMAGES = 300
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("ranks") / "images", per_class=IMAGES // 3)
+
+
+@pytest.fixture(scope="module")
+def from_one_process(folder, tmp_path_factory):
+    extractor = build_extractor(
+        FeatureConfig(image_size=32, cache=tmp_path_factory.mktemp("one"), batch_size=8, decode_threads=1)
+    )
+    manifest = load_manifest(DataConfig(str(folder)))
+    extract(extractor, manifest)
+    return read_features(extractor, manifest)
+
+
+def torchrun(count, *arguments, restarts=0):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    return subprocess.run(
+        [*launcher, f"`max_restarts`={restarts}", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+
+
+def check(folder, cache, expected):
+    extractor = build_extractor(FeatureConfig(image_size=32, cache=cache, batch_size=8, decode_threads=1))
+    assert np.array_equal(read_features(extractor, load_manifest(DataConfig(str(folder)))), expected)
+    store = extractor.taps[0].cache
+    assert sum(shard.rows for shard in store.shards) == IMAGES
+    assert (store.path / "index.h5").exists()
+
+
+def test_ranks_split_the_work_and_the_result_is_that_of_one_process(folder, tmp_path, from_one_process):
+    ended = torchrun(3, "tests/stages/rank.py", folder, tmp_path, "none")
+    assert ended.returncode == 0, ended.stderr
+    done = [int(number) for number in re.findall(r"rank \d of \d: (\d+) ", ended.stdout)]
+    assert len(done) == 3
+    assert sum(done) == IMAGES
+    assert min(done) > 0
+    check(folder, tmp_path, from_one_process)
+
+
+def test_a_killed_rank_is_restarted_and_only_what_is_missing_is_done(folder, tmp_path, from_one_process):
+    ended = torchrun(2, "tests/stages/rank.py", folder, tmp_path, "1", restarts=1)
+    assert ended.returncode == 0, ended.stderr
+    hits = re.findall(r"rank \d of 2: \d+ \+ \d+ \+ (\d+)", ended.stdout)
+    assert len(hits) == 2
+    assert int(hits[0]) > 0
+    check(folder, tmp_path, from_one_process)
+
+
+def test_a_killed_job_goes_on_with_another_number_of_ranks(folder, tmp_path, from_one_process):
+    assert torchrun(2, "tests/stages/rank.py", folder, tmp_path, "0").returncode != 0
+    ended = torchrun(3, "tests/stages/rank.py", folder, tmp_path, "none")
+    assert ended.returncode == 0, ended.stderr
+    check(folder, tmp_path, from_one_process)
+
+
+@pytest.mark.parametrize("first_to_come", [0, 1, 2])
+def test_processes_meet_whatever_earlier_lives_left_in_the_store(first_to_come):
+    store = HashStore()
+    names = []
+    for _ in range(3):  # each life finds the names, calls and answers of the one before
+        with ThreadPoolExecutor(3) as pool:
+            first = pool.submit(rendezvous_name, store, first_to_come, 3)
+            time.sleep(0.3)
+            others = [pool.submit(rendezvous_name, store, index, 3) for index in range(3) if index != first_to_come]
+            names.append({life.result(timeout=30) for life in (first, *others)})
+    assert [len(agreed) for agreed in names] == [1, 1, 1]
+    assert len(set.union(*names)) == 3
+
+
+def test_the_command_runs_under_torchrun_and_says_everything_once(folder, tmp_path):
+    ended = torchrun(
+        2, "-m", "pipeline", "extract", "`data`", folder, "`image_size`", 32, "`cache`", tmp_path / "cache"
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("300 samples") <= 1
+    assert len(re.findall(r"extracted \d+ images", ended.stdout)) == 1
+
+
+def test_other_commands_are_refused_under_torchrun(folder, tmp_path):
+    command = [sys.executable, "-m", "pipeline", "train", "`data`", folder, "`out`", tmp_path / "run"]
+    ended = subprocess.run(
+        [str(word) for word in command], env={**os.environ, "WORLD_SIZE": "2"}, cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 2
+    assert "of all commands only `extract` and `finetune` share their work" in ended.stderr
+
+
+def test_alone_there_is_nobody_to_meet():
+    with process_group() as rank:
+        assert rank == SINGLE_PROCESS
+        assert rank.is_main
+        assert rank.broadcast_from_first(lambda: 5) == 5
+        rank.barrier()
+        assert rank.device("auto") == "auto"
+
+
+def test_gpus_are_dealt_out_among_the_ranks_of_a_machine(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert [Rank(index, 8, index % 4).device("auto") for index in range(5)] == [
+        "cuda:0",
+        "cuda:1",
+        "cuda:2",
+        "cuda:3",
+        "cuda:0",
+    ]
+    assert Rank(1, 8, 1).device("cpu") == "cpu"
+    assert Rank(1, 8, 1).device("cuda:3") == "cuda:3"
+    assert SINGLE_PROCESS.device("auto") == "auto"

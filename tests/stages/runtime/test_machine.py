@@ -1,0 +1,74 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from cache.errors import UsageError
+from stages.runtime.allocator import tune_malloc
+from stages.runtime.device import resolve_device
+from stages.runtime.environment import describe_machine
+from stages.runtime.threads import single_thread_pool, single_threaded
+
+
+def test_auto_takes_the_best_device_there_is():
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert resolve_device("auto").type == best
+    assert resolve_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize("name", ["toaster", "cuda:99", "cpu:x"])
+def test_a_device_that_is_not_there_is_refused(name):
+    with pytest.raises(UsageError, match="`device`"):
+        resolve_device(name)
+
+
+def test_one_thread_inside_and_as_many_as_before_after():
+    before = torch.get_num_threads()
+    with pytest.raises(ZeroDivisionError), single_threaded():
+        assert torch.get_num_threads() == 1
+        1 / 0  # noqa: B018
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc's malloc")
+def test_freed_activations_are_kept_and_not_faulted_in_again():
+    """Minor page faults of the same forward passes, each in a process of its own."""
+    script = """
+import resource, sys
+import stages, torch
+from stages.runtime.allocator import tune_malloc
+if sys.argv[1] == "keep":
+    assert tune_malloc()
+layer, x = torch.nn.Conv2d(16, 64, 3, padding=1), torch.rand(16, 16, 112, 112)
+with torch.inference_mode():
+    for _ in range(3): layer(x)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20): layer(x)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", script, how], check=True, capture_output=True, text=True).stdout)
+        for how in ("keep", "default")
+    }
+    if tune_malloc():
+        assert faults["keep"] * 5 < faults["default"]
+
+
+def test_the_description_names_what_is_needed_to_repeat_a_run():
+    described = describe_machine()
+    assert described["torch"] == torch.__version__.split("+")[0] or described["torch"] == torch.__version__
+    assert {"python", "system", "cpus", "h5py", "scikit-learn", "timm"} <= described.keys()
+
+
+def test_a_thread_that_computes_alone_goes_on_so_when_another_pool_ends():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with single_thread_pool(1, "forward") as forward:
+            forward.submit(int).result()  # the thread is there, and has not computed yet
+            with single_thread_pool(1, "decode") as decode:
+                decode.submit(int).result()
+            assert forward.submit(torch.get_num_threads).result() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,100 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from cache.errors import DataError, UsageError
+from stages.tasks import base
+from stages.tasks.base import evaluate, find_metric, mean_metric, register_task, sum_metric, task_from_json, task_names
+from stages.tasks.single_label import SingleLabel
+
+TASK = SingleLabel(["cat", "dog"])
+
+
+@pytest.fixture
+def own_registry(monkeypatch):
+    task_names()
+    monkeypatch.setattr(base, "_TASKS", dict(base._TASKS))
+
+
+@pytest.mark.parametrize("name", ["single_label", "single-label"])
+def test_a_task_comes_back_from_what_it_wrote(name):
+    again = task_from_json({**json.loads(json.dumps(TASK.to_json())), "name": name})
+    assert isinstance(again, SingleLabel)
+    assert again.to_json() == TASK.to_json() == {"name": "single_label", "class_names": ["cat", "dog"]}
+
+
+def test_the_registry_finds_a_task_without_anybody_importing_it():
+    code = "from stages.tasks.base import task_from_json as t; print(t({'name': 'single_label', 'class_names': ['a']}).name)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "single_label\n"
+
+
+def test_an_unknown_task_is_refused_with_the_nearest_one():
+    with pytest.raises(UsageError, match=r"no task 'single-lable'; there is .*Did you mean 'single_label'\?"):
+        task_from_json({"name": "single-lable"})
+    with pytest.raises(UsageError, match="no task ''"):
+        task_from_json({})
+
+
+@pytest.mark.parametrize("names", [None, [], "ab", [1, 2]])
+def test_a_task_without_usable_classes_is_refused(names):
+    with pytest.raises(DataError, match="needs class_names"):
+        task_from_json({"name": "single_label", "class_names": names})
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_one_decorated_class_is_a_task():
+    @register_task("counting")
+    class Counting(SingleLabel):
+        pass
+
+    task = task_from_json({"name": "counting", "class_names": ["one", "two"]})
+    assert isinstance(task, Counting)
+    assert task.to_json()["name"] == "counting"
+    assert SingleLabel(["a"]).name == "single_label"
+    assert "counting" in task_names()
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_a_second_class_of_the_same_name_is_refused():
+    with pytest.raises(ValueError, match="'single_label' is registered already, by SingleLabel"):
+
+        @register_task("single_label")
+        class Other(SingleLabel):
+            pass
+
+
+def test_metrics_are_found_by_name_the_primary_one_without():
+    assert find_metric(TASK).name == "accuracy"
+    assert find_metric(TASK, "f1-macro").name == "f1_macro"
+    with pytest.raises(UsageError, match=r"no metric 'acuracy' for the task single_label.*Did you mean 'accuracy'"):
+        find_metric(TASK, "acuracy")
+
+
+def test_nothing_to_evaluate_is_refused():
+    nothing = TASK.statistic(torch.empty(0, 2), torch.empty(0, dtype=torch.int64))
+    with pytest.raises(DataError, match="no test image"):
+        evaluate(TASK, nothing)
+
+
+def test_metrics_of_means_and_of_sums_score_any_selection():
+    rows = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 9.0]])
+    mean = mean_metric("gap", "gap", lambda some: some[:, 1] - some[:, 0])
+    ratio = sum_metric(
+        "ratio", "ratio", lambda some: some, lambda sums: float(sums[1] / sums[0]), higher_is_better=False
+    )
+    assert (mean.score(rows), mean.score(rows[[2, 2, 0]])) == (2.0, 3.0)
+    assert (ratio.score(rows), ratio.score(rows[1:])) == (15 / 9, 13 / 8)
+    assert (mean.higher_is_better, ratio.higher_is_better) == (True, False)
+
+
+def test_the_room_needs_no_other_room_and_loads_scikit_learn_and_scipy_when_they_are_used():
+    code = (
+        "import sys; from stages.tasks import statistics; from stages.tasks.base import task_names; task_names();"
+        "print(sorted(n for n in sys.modules if n.split('.')[0] in ('cache', 'stages', 'pipeline', 'sklearn', 'scipy')))"
+    )
+    loaded = eval(subprocess.check_output([sys.executable, "-c", code], text=True))
+    assert {name for name in loaded if not name.startswith("stages.tasks")} <= {"cache", "cache.errors", "stages"}

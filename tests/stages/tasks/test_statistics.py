@@ -1,0 +1,254 @@
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom, bootstrap, rankdata
+from scipy.stats import permutation_test as scipy_permutation_test
+from sklearn.metrics import r2_score, roc_auc_score
+
+from stages.tasks import statistics
+from stages.tasks.base import Metric, mean_metric, sum_metric
+from stages.tasks.single_label import SingleLabel
+from stages.tasks.statistics import (
+    accuracy_interval,
+    bootstrap_difference,
+    bootstrap_interval,
+    mcnemar,
+    paired_test,
+    permutation_test,
+)
+
+TASK = SingleLabel("abc")
+ABSOLUTE = mean_metric("mae", "MAE", lambda rows: np.abs(rows[:, 0] - rows[:, 1]), higher_is_better=False)
+
+
+def _r2_summands(rows):
+    predicted, true = rows.T
+    return np.stack([np.ones(len(rows)), true, true**2, (true - predicted) ** 2], axis=1)
+
+
+def _r2(sums):
+    count, total, squares, residual = sums
+    return 1 - residual / (squares - total**2 / count)
+
+
+R2 = sum_metric("r2", "R²", _r2_summands, _r2)
+SPEARMAN = Metric("spearman", "Spearman", lambda rows: float(np.corrcoef(rankdata(rows, axis=0).T)[0, 1]))
+
+
+def classes(seed, n, skill=1.0):
+    random = np.random.default_rng(1000)  # the same truth for all
+    target = random.integers(3, size=n)
+    logits = np.random.default_rng(seed).normal(size=(n, 3)) + skill * np.eye(3)[target]
+    return TASK.statistic(torch.from_numpy(logits).softmax(dim=1), torch.from_numpy(target))
+
+
+def numbers(seed, n, noise=1.0):
+    """Return predictions and true numbers, float64 [n, 2]."""
+    true = np.random.default_rng(1000).normal(size=n)
+    return np.stack([true + noise * np.random.default_rng(seed).normal(size=n), true], axis=1)
+
+
+def mean_log_loss(rows):
+    return -np.log(rows["probabilities"][np.arange(len(rows)), rows["target"]]).mean()
+
+
+@pytest.mark.parametrize(
+    ("metric", "rows", "score"),
+    [
+        (TASK.metrics["f1_macro"], classes(0, 150), TASK.metrics["f1_macro"].score),
+        (TASK.metrics["log_loss"], classes(0, 150), mean_log_loss),
+        (TASK.metrics["auc_macro"], classes(0, 60), TASK.metrics["auc_macro"].score),
+        (R2, numbers(0, 120), R2.score),
+        (ABSOLUTE, numbers(0, 120), lambda rows: np.abs(rows[:, 0] - rows[:, 1]).mean()),
+        (SPEARMAN, numbers(0, 120), SPEARMAN.score),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_interval_of_any_metric_is_the_percentile_bootstrap_of_scipy(metric, rows, score):
+    resamples = 1000
+    reference = bootstrap(
+        (np.arange(len(rows)),),
+        lambda index: score(rows[index]),
+        vectorized=False,
+        method="percentile",
+        n_resamples=resamples,
+        rng=np.random.default_rng(1),
+    )
+    ours = bootstrap_interval(metric, rows, resamples=resamples)
+    width = reference.confidence_interval.high - reference.confidence_interval.low
+    assert ours == pytest.approx(reference.confidence_interval, abs=0.15 * width)
+
+
+@pytest.mark.parametrize("metric", [TASK.metrics["f1_macro"], TASK.metrics["log_loss"], TASK.metrics["auc_macro"]])
+def test_interval_over_groups_is_the_one_of_drawing_whole_groups(metric):
+    random = np.random.default_rng(3)
+    rows = classes(0, 60)[np.repeat(np.arange(60), random.integers(1, 6, 60))]
+    groups = np.unique(rows["probabilities"][:, 0], return_inverse=True)[1]
+    members = [np.flatnonzero(groups == group) for group in range(groups.max() + 1)]
+    score = mean_log_loss if metric.name == "log_loss" else metric.score
+    scores = [
+        score(rows[np.concatenate([members[group] for group in random.integers(len(members), size=len(members))])])
+        for _ in range(1000)
+    ]
+    low, high = np.quantile(scores, [0.025, 0.975])
+    ours = bootstrap_interval(metric, rows, [f"patient {group}" for group in groups], resamples=1000)
+    assert ours == pytest.approx((low, high), abs=0.15 * (high - low))
+    alone = bootstrap_interval(metric, rows, resamples=1000)
+    assert high - low > 1.2 * (alone[1] - alone[0])  # what forgetting the groups would claim
+
+
+@pytest.mark.parametrize(("right", "n"), [(600, 656), (85, 100), (20, 2000)])
+def test_interval_of_an_accuracy_is_the_one_of_the_binomial_distribution(right, n):
+    expected = binom.ppf([0.025, 0.975], n, right / n) / n
+    assert list(accuracy_interval(np.arange(n) < right)) == pytest.approx(expected, abs=1.5 / n + 0.0005)
+
+
+@pytest.mark.parametrize("metric", [TASK.metrics["accuracy"], TASK.metrics["f1_macro"], TASK.metrics["auc_macro"]])
+def test_difference_is_that_of_the_metrics_and_its_interval_that_of_common_draws(metric):
+    a, b = classes(0, 80, 2.0), classes(1, 80, 0.5)
+    random = np.random.default_rng(0)
+    draws = [random.integers(80, size=80) for _ in range(1000)]
+    low, high = np.quantile([metric.score(a[some]) - metric.score(b[some]) for some in draws], [0.025, 0.975])
+    difference = bootstrap_difference(metric, a, b, resamples=1000)
+    assert difference.value == pytest.approx(metric.score(a) - metric.score(b))
+    assert difference[1:] == pytest.approx((low, high), abs=0.15 * (high - low))
+
+
+def _of_scipy(metric, a, b):
+    both = np.stack([a, b])
+    at = np.arange(len(a))
+    return scipy_permutation_test(
+        (np.zeros(len(a), dtype=int), np.ones(len(a), dtype=int)),
+        lambda of_a, of_b: metric.score(both[of_a, at]) - metric.score(both[of_b, at]),
+        permutation_type="samples",
+        vectorized=False,
+        n_resamples=np.inf,
+    ).pvalue
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("metric", "make"),
+    [(TASK.metrics["f1_macro"], classes), (TASK.metrics["log_loss"], classes), (R2, numbers), (SPEARMAN, numbers)],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_permutation_test_of_few_samples_is_the_exact_one_of_scipy(metric, make, seed):
+    a, b = make(2 * seed, 6), make(2 * seed + 1, 6)
+    # scipy doubles the smaller tail; the distribution of swaps is symmetric, so this is the two-sided share
+    assert permutation_test(metric, a, b) == pytest.approx(_of_scipy(metric, a, b))
+
+
+def test_random_swaps_give_nearly_the_exact_p_value():
+    a, b = numbers(0, 10, 1.0), numbers(1, 10, 2.0)
+    for metric in (ABSOLUTE, R2, SPEARMAN):
+        exact = permutation_test(metric, a, b, resamples=2**10)
+        drawn = permutation_test(metric, a, b, resamples=2**10 - 1)
+        assert drawn == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 2**10))
+        assert 0 < exact < 1
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=11))
+@settings(deadline=None, max_examples=60)
+def test_mcnemar_is_the_permutation_test_of_right_and_wrong(pairs):
+    a, b = np.array(pairs).T
+    share = mean_metric("accuracy", "accuracy", lambda correct: correct)
+    assert mcnemar(a, b) == pytest.approx(permutation_test(share, a, b))
+    assert paired_test(share, a, b) == mcnemar(a, b)
+
+
+def test_metrics_of_these_tests_are_the_ones_they_are_called():
+    rows = numbers(0, 50)
+    assert R2.score(rows) == pytest.approx(r2_score(rows[:, 1], rows[:, 0]))
+
+
+def test_groups_are_swapped_whole():
+    a, b = numbers(0, 40, 1.0), numbers(1, 40, 1.6)
+    groups = np.arange(40) // 8
+    for metric in (ABSOLUTE, R2, SPEARMAN):
+        p_value = permutation_test(metric, a, b, groups)
+        assert p_value * 2**5 == pytest.approx(round(p_value * 2**5))  # all 32 swaps of 5 groups
+        differences = []
+        for number in range(2**5):
+            rows = (number >> groups & 1).astype(bool)[:, None]
+            differences.append(metric.score(np.where(rows, b, a)) - metric.score(np.where(rows, a, b)))
+        assert p_value == pytest.approx(np.mean(np.abs(differences) >= abs(differences[0]) - 1e-9))
+
+
+@pytest.mark.parametrize("metric", [ABSOLUTE, R2, SPEARMAN], ids=lambda metric: metric.name)
+def test_the_same_predictions_are_never_told_apart_and_far_better_ones_always(metric):
+    a, b = numbers(0, 60, 0.1), numbers(1, 60, 3.0)
+    assert paired_test(metric, a, a, resamples=500) == 1.0
+    assert paired_test(metric, a, b, resamples=500) == 1 / 501
+
+
+def test_p_values_of_equally_good_methods_are_spread_evenly():
+    p_values = [
+        permutation_test(ABSOLUTE, numbers(2 * seed, 20), numbers(2 * seed + 1, 20), resamples=199)
+        for seed in range(300)
+    ]
+    assert np.mean(np.array(p_values) <= 0.05) == pytest.approx(0.05, abs=0.035)
+    assert np.mean(p_values) == pytest.approx(0.5, abs=0.06)
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=40), st.integers(0, 100))
+@settings(deadline=None, max_examples=40)
+def test_renaming_the_groups_or_one_group_a_sample_changes_nothing(groups, seed):
+    rows = classes(seed, len(groups))
+    for name in ("accuracy", "f1_macro"):
+        metric = TASK.metrics[name]
+        renamed = [f"patient {group}" for group in groups]
+        assert bootstrap_interval(metric, rows, groups, resamples=50) == bootstrap_interval(
+            metric, rows, renamed, resamples=50
+        )
+        assert bootstrap_interval(metric, rows, resamples=50) == bootstrap_interval(
+            metric, rows, np.arange(len(rows)), resamples=50
+        )
+
+
+def test_resamples_without_a_score_are_left_out_and_none_at_all_gives_nan():
+    one_of_two = np.array([[0.3, 0.7]] * 9 + [[0.6, 0.4]])
+    task = SingleLabel("ab")
+    rows = task.statistic(torch.from_numpy(one_of_two), torch.tensor([1] * 9 + [0]))
+    low, high = bootstrap_interval(task.metrics["auc_macro"], rows, resamples=200)  # a third has no sample of class 0
+    assert (low, high) == (1.0, 1.0)
+    assert np.isnan(bootstrap_interval(task.metrics["auc_macro"], rows[:9], resamples=20)).all()
+
+
+def test_memory_does_not_grow_with_the_resamples_and_portions_change_no_number(monkeypatch):
+    rows = numbers(0, 20_000)
+    whole = {metric.name: bootstrap_interval(metric, rows, resamples=200) for metric in (ABSOLUTE, R2)}
+    swaps = {
+        metric.name: permutation_test(metric, rows, numbers(1, 20_000), resamples=200) for metric in (ABSOLUTE, R2)
+    }
+    monkeypatch.setattr(statistics, "_NUMBERS_AT_ONCE", 1 << 16)
+    other = numbers(1, 20_000)
+    tracemalloc.start()
+    for metric in (ABSOLUTE, R2):
+        assert bootstrap_interval(metric, rows, resamples=200) == pytest.approx(whole[metric.name], rel=1e-12)
+        assert permutation_test(metric, rows, other, resamples=200) == swaps[metric.name]
+    assert tracemalloc.get_traced_memory()[1] < 10e6  # a table of resamples by samples: 32e6
+    tracemalloc.stop()
+
+
+def test_statistics_of_unlike_numbers_of_samples_or_groups_are_refused():
+    rows = numbers(0, 10)
+    with pytest.raises(ValueError, match="not those of the same samples"):
+        paired_test(R2, rows, rows[:9])
+    with pytest.raises(ValueError, match="3 groups for 10 samples"):
+        bootstrap_interval(R2, rows, [0, 1, 2])
+    with pytest.raises(ValueError, match="nothing to draw"):
+        bootstrap_interval(R2, rows[:0])
+
+
+def test_auc_of_two_classes_keeps_its_interval_under_groups_of_one_sample():
+    task = SingleLabel("ab")
+    random = np.random.default_rng(0)
+    target = random.integers(2, size=50)
+    probability = np.clip(random.normal(0.4 + 0.2 * target, 0.2), 0, 1)
+    rows = task.statistic(torch.from_numpy(np.stack([1 - probability, probability], axis=1)), torch.from_numpy(target))
+    low, high = bootstrap_interval(task.metrics["auc_macro"], rows, resamples=200)
+    assert low < roc_auc_score(target, probability) < high

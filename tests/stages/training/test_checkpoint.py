@@ -1,0 +1,75 @@
+import resource
+
+import pytest
+import torch
+
+from cache.errors import CutonceError, UsageError
+from stages.training.checkpoint import CheckpointFile
+from tests.stages.training.blobs import small_network, train_blobs
+
+
+def test_a_checkpoint_of_another_training_is_refused_by_what_differs(tmp_path):
+    checkpoint = tmp_path / "checkpoint.pt"
+    train_blobs(small_network(), 2, checkpoint=checkpoint, identity={"rate": 0.1, "unfreeze": "layer4"})
+    said = r"rate was 0.1 and is 0.2; reinit was nothing and is layer3; unfreeze was layer4 and is nothing\. .*delete"
+    with pytest.raises(UsageError, match=said):
+        train_blobs(small_network(), 2, checkpoint=checkpoint, identity={"rate": 0.2, "reinit": "layer3"})
+    assert checkpoint.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"ema": 0.9}, "ema was None and is 0.9"), ({"accumulate": 2}, "accumulate was 1 and is 2")]
+)
+def test_the_options_of_the_training_belong_to_what_must_not_differ(tmp_path, options, said):
+    train_blobs(small_network(), 1, checkpoint=tmp_path / "checkpoint.pt")
+    with pytest.raises(UsageError, match=said):
+        train_blobs(small_network(), 1, checkpoint=tmp_path / "checkpoint.pt", options=options)
+    train_blobs(small_network(), 1, checkpoint=tmp_path / "checkpoint.pt", options={"checkpoint_seconds": 1.0})
+
+
+@pytest.mark.parametrize("keep", [0, 100, 3000])
+def test_a_damaged_checkpoint_is_named(tmp_path, keep):
+    checkpoint = tmp_path / "checkpoint.pt"
+    train_blobs(small_network(), 1, checkpoint=checkpoint)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:keep])
+    with pytest.raises(CutonceError, match=r"checkpoint\.pt is damaged"):
+        train_blobs(small_network(), 1, checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize("content", [{"identity": "a", "model": {}}, [1, 2]])
+def test_a_checkpoint_that_is_none_of_ours_is_named(tmp_path, content):
+    torch.save(content, tmp_path / "checkpoint.pt")
+    with pytest.raises(CutonceError, match=r"checkpoint\.pt (was made by another version|is damaged)"):
+        train_blobs(small_network(), 1, checkpoint=tmp_path / "checkpoint.pt")
+
+
+@pytest.fixture
+def full_disk():
+    """Files that this process writes cannot get longer than 10,000 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_said_and_the_former_checkpoint_stays(tmp_path, full_disk):
+    checkpoints = CheckpointFile(tmp_path / "checkpoint.pt", {}, 0.0)
+    checkpoints.save({"step": 1})
+    with pytest.raises(CutonceError, match=r"checkpoint\.pt cannot be written"):
+        checkpoints.save({"step": 2, "weights": torch.zeros(100_000)})
+    assert checkpoints.load() == {"step": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_place_that_is_none_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CutonceError, match="cannot be written"):
+        CheckpointFile(tmp_path / "file" / "checkpoint.pt", {}, 0.0).save({})
+
+
+def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
+    (tmp_path / "checkpoint.pt.123.tmp").write_bytes(b"half of it")
+    checkpoints = CheckpointFile(tmp_path / "checkpoint.pt", {}, 0.0)
+    assert checkpoints.load() is None
+    checkpoints.save({"step": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]

@@ -1,0 +1,229 @@
+"""The range test on a real network with BatchNorm, dropout and stochastic depth."""
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from cache.errors import CutonceError, DataError, UsageError
+from stages.training.lr_finder import LRFinderResult, _running_mean, _steepest_descent, lr_find
+from stages.training.lr_schedules import LRScheduleConfig, make_schedule
+from stages.training.optim import blockwise_groups, create_optimizer
+from stages.training.train_loop import TrainConfig, train
+from tests.stages.training.networks import pictures, quick_network
+
+IMAGES, LABELS = pictures(24)
+BLOCKS = [("head", ["classifier"]), ("body", ["conv_stem", "bn1", "blocks", "conv_head", "bn2"])]
+
+
+def batches(epoch, first):
+    order = torch.randperm(len(IMAGES), generator=torch.Generator().manual_seed(epoch))
+    return ((IMAGES[part], LABELS[part]) for part in order.split(8)[first:])
+
+
+def in_training(name="adamw", rate=1e-3):
+    """A network and its optimiser after two steps, so that there are a state, statistics and gradients to lose."""
+    model = quick_network(drop_rate=0.2, drop_path_rate=0.2)
+    optimizer = create_optimizer(name, blockwise_groups(model, BLOCKS, rate=rate, factor=0.1, weight_decay=0.01))
+    scheduler = make_schedule(optimizer, LRScheduleConfig("cosine", 0.0), 3, 20)
+    one_pass = lambda epoch, first: list(batches(epoch, first))[:2]  # noqa: E731
+    train(model, optimizer, scheduler, TrainConfig(1), train_batches=one_pass, val_batches=lambda: [(IMAGES, LABELS)])
+    model.train()
+    model.bn1.eval()
+    return model, optimizer
+
+
+def everything(model, optimizer):
+    """All there is to be changed, copied."""
+    gradients = [None if one.grad is None else one.grad.clone() for one in model.parameters()]
+    return (
+        copy.deepcopy(model.state_dict()),
+        gradients,
+        copy.deepcopy(optimizer.state_dict()),
+        [module.training for module in model.modules()],
+        [parameter.requires_grad for parameter in model.parameters()],
+        (random.getstate(), np.random.get_state(), torch.get_rng_state()),
+    )
+
+
+def equal(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one == other
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lion"])
+@pytest.mark.parametrize("block", [None, "body"])
+def test_nothing_is_changed_by_it(name, block):
+    model, optimizer = in_training(name)
+    before = everything(model, optimizer)
+    found = lr_find(model, optimizer, TrainConfig(1), batches, steps=20, block=block)
+    assert len(found.losses) > 1
+    assert equal(before, everything(model, optimizer))
+
+
+def test_nothing_is_changed_where_it_fails():
+    model, optimizer = in_training()
+    before = everything(model, optimizer)
+
+    def failing(epoch, first):
+        for number, batch in enumerate(batches(epoch, first)):
+            random.random()
+            np.random.rand()
+            torch.rand(1)
+            if number == 2:
+                raise DataError("gone")
+            yield batch
+
+    with pytest.raises(DataError, match="gone"):
+        lr_find(model, optimizer, TrainConfig(1), failing)
+    assert equal(before, everything(model, optimizer))
+
+
+def test_the_training_that_follows_is_the_one_that_would_have_been():
+    ended = []
+    for tested in (False, True):
+        model = quick_network(drop_rate=0.2)
+        optimizer = create_optimizer("sgd", blockwise_groups(model, BLOCKS, rate=1e-3, factor=0.1, weight_decay=0.0))
+        if tested:
+            lr_find(model, optimizer, TrainConfig(2), batches, steps=20)
+        scheduler = make_schedule(optimizer, LRScheduleConfig("onecycle"), 3, 2)
+        train(
+            model, optimizer, scheduler, TrainConfig(2), train_batches=batches, val_batches=lambda: [(IMAGES, LABELS)]
+        )
+        ended.append(model.state_dict())
+    assert equal(*ended)
+
+
+def test_the_rate_rises_exponentially_until_the_loss_diverges():
+    model, optimizer = in_training("momentum")
+    found = lr_find(model, optimizer, TrainConfig(1), batches, lowest=1e-5, highest=1e3, steps=60)
+    assert 10 < len(found.rates) < 60
+    assert found.rates[0] == pytest.approx(1e-5)
+    assert np.diff(np.log(found.rates)) == pytest.approx(np.log(1e8) / 59)
+    assert found.smoothed[-1] > 4 * found.smoothed.min() or len(found.rates) < 60
+    assert len(found.losses) == len(found.smoothed) == len(found.rates)
+    assert found.smoothed[0] == found.losses[0]
+
+
+def test_a_training_at_the_suggested_rate_learns_more_than_far_below_and_far_above():
+    model, optimizer = in_training("momentum")
+    found = lr_find(model, optimizer, TrainConfig(1), batches, lowest=1e-6, highest=10, steps=60)
+    reached = {}
+    for factor in (0.01, 1.0, 1000.0):
+        trial, groups = quick_network(), []
+        groups = blockwise_groups(trial, BLOCKS, rate=found.suggestion * factor, factor=0.1, weight_decay=0)
+        trial_optimizer = create_optimizer("momentum", groups)
+        scheduler = make_schedule(trial_optimizer, LRScheduleConfig("constant", 0.0), 3, 4)
+        try:
+            done = train(
+                trial,
+                trial_optimizer,
+                scheduler,
+                TrainConfig(4),
+                train_batches=batches,
+                val_batches=lambda: [(IMAGES, LABELS)],
+            )
+            reached[factor] = done.history[-1].train_loss
+        except CutonceError:  # diverged
+            reached[factor] = float("inf")
+    assert reached[1.0] < 0.5 * min(reached[0.01], reached[1000.0])
+
+
+def test_only_the_rate_of_the_block_that_is_tested_rises(monkeypatch):
+    model, optimizer = in_training("momentum")
+    now = [group["lr"] for group in optimizer.param_groups]
+    seen = []
+
+    step = torch.optim.SGD.step
+
+    def noting(self, *arguments):
+        seen.append([group["lr"] for group in self.param_groups])
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", noting)
+    tested = [group["block"] == "body" for group in optimizer.param_groups]
+    found = lr_find(model, optimizer, TrainConfig(1), batches, lowest=1e-6, highest=1e-2, steps=20, block="body")
+    assert found.block == "body"
+    for rate, rates in zip(found.rates, seen, strict=True):
+        assert rates == [rate if of_block else before for of_block, before in zip(tested, now, strict=True)]
+    seen.clear()
+    found = lr_find(model, optimizer, TrainConfig(1), batches, lowest=1e-6, highest=1e-2, steps=20)
+    for rate, rates in zip(found.rates, seen, strict=True):
+        assert max(rates) == pytest.approx(rate)
+        assert np.array(rates) / rate == pytest.approx(np.array(now) / max(now))
+
+
+def test_frozen_layers_stay_out_of_it():
+    model, optimizer = in_training("momentum")
+    model.requires_grad_(False)
+    model.classifier.requires_grad_(True)
+    before = everything(model, optimizer)
+    found = lr_find(model, optimizer, TrainConfig(1), batches, lowest=1e-5, steps=60)
+    assert found.suggestion is not None
+    assert equal(before, everything(model, optimizer))
+
+
+def test_a_loss_that_never_falls_suggests_nothing():
+    model, optimizer = in_training("momentum")
+    found = lr_find(model, optimizer, TrainConfig(1), batches, lowest=1e3, highest=1e6, steps=20)
+    assert found.suggestion is None
+
+
+def test_an_easy_batch_among_the_first_does_not_hide_that_the_loss_falls_later():
+    rates = np.geomspace(1e-7, 1e-1, 61)
+    smoothed = 1.0 - 0.5 / (1 + np.exp(-(np.arange(61) - 35.0)))  # falls around the 35th step
+    smoothed[1], smoothed[50:] = 0.1, 2.0
+    found = LRFinderResult(rates, smoothed, smoothed, None)
+    assert found.lowest == 49
+    assert _steepest_descent(found) == pytest.approx(rates[35])
+
+
+def noisy(seed, fall):
+    """A test of a loss of 0.6 that falls by so much around a rate of 1e-4, rises from 1e-3 on, and is noisy."""
+    rates = np.geomspace(1e-7, 1e-2, 70)
+    clean = 0.6 - fall / (1 + (1e-4 / rates) ** 2) + (rates / 1e-3) ** 2
+    losses = clean + np.random.default_rng(seed).normal(0, 0.15, len(rates))
+    smoothed = np.array([_running_mean([*losses[: end + 1]]) for end in range(len(rates))])
+    return LRFinderResult(rates, losses, smoothed, None)
+
+
+def test_chance_suggests_nothing_and_does_not_hide_where_the_loss_falls():
+    """A network that begins with a fitted head has little to gain, and its batches differ by more than that."""
+    flat = [_steepest_descent(noisy(seed, fall=0.0)) for seed in range(40)]
+    assert sum(rate is not None for rate in flat) <= 4
+    falling = [_steepest_descent(noisy(seed, fall=0.6)) for seed in range(40)]
+    found = [rate for rate in falling if rate is not None]
+    assert len(found) >= 36
+    assert all(2e-5 < rate < 2e-3 for rate in found)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"lowest": 0.0}, "from 0 to 1"),
+        ({"lowest": 1.0, "highest": 0.1}, "from 1 to 0.1"),
+        ({"steps": 19}, "19 steps shows nothing"),
+        ({"block": "bodi"}, "no block 'bodi' that trains. Did you mean 'body'"),
+    ],
+)
+def test_impossible_ranges_and_unknown_blocks_are_refused(options, said):
+    model, optimizer = in_training()
+    with pytest.raises(UsageError, match=said):
+        lr_find(model, optimizer, TrainConfig(1), batches, **options)
+
+
+def test_a_network_that_overflows_by_itself_and_a_lack_of_batches_are_said():
+    model, optimizer = in_training()
+    with pytest.raises(DataError, match="no batch"):
+        lr_find(model, optimizer, TrainConfig(1), lambda epoch, first: [])
+    with pytest.raises(CutonceError, match="not finite at a rate of 1e-07"):
+        lr_find(model, optimizer, TrainConfig(1), lambda epoch, first: [(IMAGES * float("inf"), LABELS)])

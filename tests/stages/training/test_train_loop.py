@@ -1,0 +1,269 @@
+import copy
+import math
+import re
+
+import pytest
+import torch
+
+from cache.errors import CutonceError, DataError, UsageError
+from stages.training.config import TrainConfig
+from stages.training.lr_schedules import LRScheduleConfig
+from stages.training.train_loop import evaluate_loss
+from tests.stages.training.blobs import BATCHES, TRAIN, VAL, batches_of, same, small_network, train_blobs
+
+
+def test_training_learns_and_the_history_says_so():
+    model = small_network()
+    done = train_blobs(model, 8)
+    assert [epoch.epoch for epoch in done.history] == list(range(9))
+    assert done.history[-1].train_loss < done.history[1].train_loss
+    assert done.best.val_accuracy > 0.8 > done.history[0].val_accuracy
+
+
+def test_the_model_is_left_with_the_weights_of_the_best_epoch():
+    model = small_network()
+    done = train_blobs(model, 8, rate=2.0)  # so high that the last epoch is not the best
+    assert done.best.epoch < 8
+    loss, accuracy = evaluate_loss(model, [VAL])
+    assert (loss, accuracy) == pytest.approx((done.best.val_loss, done.best.val_accuracy))
+    assert not model.training
+
+
+def test_epoch_zero_is_kept_where_training_only_harms():
+    model = small_network()
+    train_blobs(model, 8)
+    before = copy.deepcopy(model)
+    wrong = lambda epoch, first: ((inputs, (labels + 1) % 3) for inputs, labels in batches_of(epoch, first))  # noqa: E731
+    done = train_blobs(model, 3, train_batches=wrong)
+    assert done.best.epoch == 0
+    assert same(before, model)
+
+
+def test_patience_stops_after_epochs_without_a_lower_validation_loss():
+    scrambled = (VAL[0], VAL[1][torch.randperm(len(VAL[1]), generator=torch.Generator().manual_seed(0))])
+    done = train_blobs(small_network(), 8, options={"patience": 2}, val=scrambled)
+    losses = [epoch.val_loss for epoch in done.history]
+    assert len(losses) == losses.index(min(losses)) + 3 < 9
+
+
+def test_the_history_tells_the_terms_of_the_loss_and_the_rate_of_each_block():
+    done = train_blobs(small_network(), 2, options={"l1": 1e-3})
+    for epoch in done.history[1:]:
+        assert set(epoch.terms) == {"main", "l1"}
+        assert sum(epoch.terms.values()) == pytest.approx(epoch.train_loss)
+        assert epoch.lrs == {"all": epoch.lr}
+    assert done.history[2].terms["l1"] > 0
+
+
+def test_the_schedule_hears_of_the_validation_loss():
+    scrambled = (VAL[0], VAL[1][torch.randperm(len(VAL[1]), generator=torch.Generator().manual_seed(0))])
+    schedule = LRScheduleConfig("plateau", 0.0, patience=0, factor=0.5)
+    done = train_blobs(small_network(), 8, rate=0.1, schedule=schedule, val=scrambled)
+    losses = [epoch.val_loss for epoch in done.history[1:]]
+    worse = sum(loss >= min(losses[:place]) * (1 - 1e-4) for place, loss in enumerate(losses) if place)
+    assert worse > 2
+    assert done.history[-1].lr == pytest.approx(0.1 * 0.5**worse)
+
+
+def test_accumulated_batches_are_one_step_of_a_larger_batch_also_where_the_last_has_fewer():
+    def as_one(epoch, first):
+        batches = list(batches_of(epoch))
+        steps = [batches[start : start + 4] for start in range(0, BATCHES, 4)]  # four batches, then the two left
+        for step in steps:
+            yield tuple(torch.cat(parts) for parts in zip(*step, strict=True))
+
+    accumulated, large = (small_network(dropout=0.0, normalized=False) for _ in range(2))
+    schedule = LRScheduleConfig("constant", 0.0)
+    ones = train_blobs(accumulated, 3, schedule=schedule, optimizer="sgd", options={"accumulate": 4})
+    others = train_blobs(large, 3, schedule=schedule, optimizer="sgd", train_batches=as_one)
+    for one, other in zip(ones.history, others.history, strict=True):
+        assert one.val_loss == pytest.approx(other.val_loss, rel=1e-5)
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-5) if one.epoch else True
+    alone = train_blobs(small_network(0.0, False), 3, schedule=schedule, optimizer="sgd")
+    assert alone.history[-1].val_loss != pytest.approx(ones.history[-1].val_loss, rel=1e-3)
+
+
+def test_clipping_bounds_how_far_a_step_goes():
+    moved = {}
+    for clip in (None, 1e-3):
+        model = small_network(normalized=False)
+        before = copy.deepcopy(model)
+        train_blobs(
+            model,
+            1,
+            rate=0.1,
+            optimizer="momentum",
+            weight_decay=0.0,
+            schedule=LRScheduleConfig("constant", 0.0),
+            train_batches=lambda epoch, first: list(batches_of(epoch))[:1],
+            options={"clip": clip},
+        )
+        pairs = zip(model.parameters(), before.parameters(), strict=True)
+        moved[clip] = math.sqrt(sum(float((one - other).detach().square().sum()) for one, other in pairs))
+    assert moved[1e-3] == pytest.approx(0.1 * 1e-3, rel=1e-3)
+    assert moved[None] > 10 * moved[1e-3]
+
+
+def test_l1_drives_weights_to_zero_and_leaves_biases():
+    plain, sparse = small_network(), small_network()
+    train_blobs(plain, 8, weight_decay=0.0)
+    done = train_blobs(sparse, 8, weight_decay=0.0, options={"l1": 0.1})
+    assert done.best.epoch > 3
+    weights = [model[4].weight.abs().mean().item() for model in (sparse, plain)]
+    assert weights[0] < 0.5 * weights[1]
+    assert sparse[1].weight.mean() > 0.8  # BatchNorm's scale
+
+
+def test_l1_is_of_no_effect_where_only_biases_train():
+    model = small_network()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith("bias"))
+    assert set(train_blobs(model, 1, options={"l1": 0.1}).history[1].terms) == {"main"}
+
+
+def test_the_average_is_validated_and_kept_and_differs_from_the_last_weights():
+    model = small_network()
+    last = {}
+
+    def remember(epoch):
+        last["weight"] = model[0].weight.detach().clone()
+
+    done = train_blobs(model, 4, options={"ema": 0.99}, on_epoch=remember)
+    assert evaluate_loss(model, [VAL]) == pytest.approx((done.best.val_loss, done.best.val_accuracy))
+    assert done.best.epoch > 0
+    assert not torch.equal(model[0].weight, last["weight"])
+
+
+def test_the_average_smooths_a_training_that_is_too_restless():
+    losses = []
+    for ema in (None, 0.95):
+        done = train_blobs(
+            small_network(), 8, rate=0.5, schedule=LRScheduleConfig("constant", 0.0), options={"ema": ema}
+        )
+        losses.append(sum(epoch.val_loss for epoch in done.history[3:]))
+    assert losses[1] < losses[0]
+
+
+@pytest.mark.parametrize("stopped_after", [1, 4, 7])
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9, "accumulate": 4, "l1": 1e-4, "clip": 1.0}])
+def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, stopped_after, options):
+    undisturbed = small_network()
+    whole = train_blobs(undisturbed, 8, options=options)
+
+    class StopError(Exception):
+        pass
+
+    def stop(epoch):
+        if epoch.epoch == stopped_after:
+            raise StopError
+
+    checkpoint = tmp_path / "checkpoint.pt"
+    with pytest.raises(StopError):
+        train_blobs(small_network(), 8, checkpoint=checkpoint, on_epoch=stop, options=options)
+    resumed = small_network()
+    torch.manual_seed(12345)  # the state a new process would have is another one
+    rest = train_blobs(resumed, 8, checkpoint=checkpoint, options=options)
+    assert rest.resumed_from == stopped_after
+    assert rest.best.epoch == whole.best.epoch
+    assert [epoch.val_loss for epoch in rest.history] == [epoch.val_loss for epoch in whole.history]
+    assert same(undisturbed, resumed)
+
+
+def test_a_resumed_epoch_asks_only_for_the_batches_that_are_left(tmp_path):
+    asked = []
+
+    class StopError(Exception):
+        pass
+
+    def stopping(epoch, first):
+        asked.append((epoch, first))
+        for number, batch in enumerate(batches_of(epoch, first), start=first):
+            if (epoch, number) == (2, 4) and len(asked) == 2:
+                raise StopError
+            yield batch
+
+    options = {"accumulate": 2, "checkpoint_seconds": 0.0}
+    with pytest.raises(StopError):
+        train_blobs(small_network(), 3, train_batches=stopping, checkpoint=tmp_path / "state.pt", options=options)
+    prepared = []
+    train_blobs(
+        small_network(),
+        3,
+        train_batches=stopping,
+        checkpoint=tmp_path / "state.pt",
+        options=options,
+        on_epoch_start=lambda epoch, first: prepared.append((epoch, first)),
+    )
+    assert asked == [(1, 0), (2, 0), (2, 4), (3, 0)]
+    assert prepared == [(2, 4), (3, 0)]
+
+
+def test_an_epoch_without_batches_is_refused():
+    with pytest.raises(DataError, match="no batch to train on"):
+        train_blobs(small_network(), 1, train_batches=lambda epoch, first: [])
+
+
+def test_a_loss_that_is_not_a_number_ends_training_with_its_step_and_what_is_left(tmp_path):
+    def bad(epoch, first):
+        for number, (inputs, labels) in enumerate(batches_of(epoch, first)):
+            yield (inputs * float("nan") if (epoch, number) == (2, 3) else inputs), labels
+
+    checkpoint = tmp_path / "checkpoint.pt"
+    model = small_network()
+    said = (
+        "the training loss became nan at step 4 of epoch 2, at a rate of 0.0.*: try a tenth of it. "
+        f"The best weights so far, those of epoch 1, are kept in {re.escape(str(checkpoint))}"
+    )
+    with pytest.raises(CutonceError, match=said):
+        train_blobs(model, 3, train_batches=bad, checkpoint=checkpoint, options={"checkpoint_seconds": 0.0})
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    kept = torch.load(checkpoint, weights_only=True)["state"]
+    assert all(value.isfinite().all() for value in (*kept["model"].values(), *kept["best weights"].values()))
+
+
+def test_a_checkpoint_never_holds_weights_that_are_not_numbers(tmp_path):
+    checkpoint = tmp_path / "checkpoint.pt"
+    with pytest.raises(CutonceError, match="weights became NaN or infinite at step 1 of epoch 1"):
+        train_blobs(small_network(), 1, rate=1e39, checkpoint=checkpoint, options={"checkpoint_seconds": 0.0})
+    assert not checkpoint.exists()
+
+
+def test_a_validation_loss_that_is_not_a_number_is_not_a_good_epoch(tmp_path):
+    with pytest.raises(CutonceError, match="validation loss became nan"):
+        train_blobs(small_network(), 1, val=(VAL[0] * float("nan"), VAL[1]))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"accumulate": 0}, "`grad_accum_steps` 0"),
+        ({"clip": 0.0}, "`clip_grad` 0"),
+        ({"l1": -1.0}, "`l1` -1"),
+        ({"label_smoothing": 1.0}, "`label_smoothing` 1"),
+        ({"patience": 0}, "`patience` 0"),
+    ],
+)
+def test_impossible_options_are_refused(options, said):
+    with pytest.raises(UsageError, match=said):
+        TrainConfig(3, **options)
+
+
+@pytest.mark.parametrize("ema", [0.0, 1.0])
+def test_an_impossible_average_is_refused(ema):
+    with pytest.raises(UsageError, match="`model_ema_decay`"):
+        train_blobs(small_network(), 1, options={"ema": ema})
+
+
+def test_what_a_step_draws_depends_on_its_place_alone():
+    first, second = small_network(), small_network()
+    train_blobs(first, 2)
+    torch.manual_seed(99)
+
+    def drawing(epoch, first):
+        for batch in batches_of(epoch, first):
+            torch.rand(7)
+            yield batch
+
+    train_blobs(second, 2, train_batches=drawing)
+    assert same(first, second)
+    assert len(TRAIN[0]) == 240
