@@ -114,9 +114,9 @@ def _schedule(options: FinetuneConfig) -> LRScheduleConfig:
         options.schedule,
         warmup=options.warmup,
         cycle_epochs=options.cycle_epochs,
-        cycle_multiplier=options.cycle_mul,
+        cycle_mul=options.cycle_mul,
         factor=options.decay_rate,
-        step_epochs=options.decay_epochs,
+        decay_epochs=options.decay_epochs,
         patience=options.plateau_patience,
     )
     schedule.check(options.epochs)

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 
@@ -65,6 +64,8 @@ def one_thread_per_fit() -> Iterator[None]:
     limit belongs to a process, so each task sets it where it runs; so does the caller, because tasks that are threads
     of one process would otherwise lift it for each other.
     """
+    from sklearn.exceptions import ConvergenceWarning  # what never fits does not wait for scikit-learn
+
     with threadpool_limits(1, "blas"), single_threaded(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         yield

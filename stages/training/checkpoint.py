@@ -13,6 +13,7 @@ import torch
 from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]
 
 from cache.errors import CutonceError, UsageError
+from stages.config.version_1 import OPTION_NAMES
 
 Value = str | int | float | bool | None
 TrainingFingerprint = Mapping[str, Value]
@@ -111,10 +112,8 @@ class CheckpointFile:
         names = sorted({*identity, *self._identity})
         differing = [name for name in names if identity.get(name, missing) != self._identity.get(name, missing)]
         if differing:
-            said = "; ".join(
-                f"{name} was {identity.get(name, missing)} and is {self._identity.get(name, missing)}"
-                for name in differing
-            )
+            values = ((name, identity.get(name, missing), self._identity.get(name, missing)) for name in differing)
+            said = "; ".join(f"{OPTION_NAMES.get(name, name)} was {was} and is {now}" for name, was, now in values)
             raise UsageError(
                 f"the checkpoint {self.path} is of another training: {said}. Say what was said then to go on from it, "
                 "or delete the file to start anew"

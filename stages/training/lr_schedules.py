@@ -33,9 +33,9 @@ from stages.config.finetune import Schedule as Kind
 _SETTINGS: dict[str, tuple[Kind, ...]] = {
     "warmup": ("constant", "step", "plateau", "cosine", "onecycle", "restarts"),
     "cycle_epochs": ("triangular", "triangular2", "exp_range", "restarts"),
-    "cycle_multiplier": ("restarts",),
+    "cycle_mul": ("restarts",),
     "factor": ("step", "plateau", "exp_range"),
-    "step_epochs": ("step",),
+    "decay_epochs": ("step",),
     "patience": ("plateau",),
 }
 """Which schedules each setting is for."""
@@ -55,7 +55,7 @@ class LRScheduleConfig:
     Attributes
     ----------
     kind : str
-        ``constant``: as it is. ``step``: times `factor` every `step_epochs`. ``plateau``: times `factor` when the
+        ``constant``: as it is. ``step``: times `factor` every `decay_epochs`. ``plateau``: times `factor` when the
         validation loss has not fallen for more than `patience` epochs. ``cosine``: to zero along half a cosine
         (Loshchilov & Hutter 2017). ``onecycle``: up from 1/25 of the highest and down to 1e-4 of that (Smith & Topin
         2018). ``triangular``, ``triangular2``, ``exp_range``: up from a quarter of the highest and down again,
@@ -67,11 +67,11 @@ class LRScheduleConfig:
         onecycle, 0 for restarts, else 0.1.
     cycle_epochs : float, optional
         Epochs of the first cycle. Default: 1 for restarts, else 2 (1 where there is but one epoch).
-    cycle_multiplier : int, optional
+    cycle_mul : int, optional
         How many times longer each cycle is than the one before. Default: 2.
     factor : float, optional
         In (0, 1). Default: 0.5 for exp_range, else 0.1.
-    step_epochs : int, optional
+    decay_epochs : int, optional
         Default: a third of the epochs, rounded up.
     patience : int, optional
         Default: 2.
@@ -85,9 +85,9 @@ class LRScheduleConfig:
     kind: Kind = "cosine"
     warmup: float | None = None
     cycle_epochs: float | None = None
-    cycle_multiplier: int | None = None
+    cycle_mul: int | None = None
     factor: float | None = None
-    step_epochs: int | None = None
+    decay_epochs: int | None = None
     patience: int | None = None
 
     def __post_init__(self) -> None:
@@ -104,9 +104,9 @@ class LRScheduleConfig:
                 )
         self._require("warmup", "a share of the steps, at least 0 and less than 1", lambda share: 0 <= share < 1)
         self._require("cycle_epochs", "more than 0", lambda epochs: epochs > 0)
-        self._require("cycle_multiplier", "a whole number of at least 1", lambda times: times >= 1 and times % 1 == 0)
+        self._require("cycle_mul", "a whole number of at least 1", lambda times: times >= 1 and times % 1 == 0)
         self._require("factor", "between 0 and 1", lambda factor: 0 < factor < 1)
-        self._require("step_epochs", "at least 1", lambda epochs: epochs >= 1)
+        self._require("decay_epochs", "at least 1", lambda epochs: epochs >= 1)
         self._require("patience", "at least 0", lambda epochs: epochs >= 0)
 
     def check(self, epochs: int) -> None:
@@ -117,7 +117,7 @@ class LRScheduleConfig:
         UsageError
             With the option and what to do.
         """
-        for name in ("cycle_epochs", "step_epochs"):
+        for name in ("cycle_epochs", "decay_epochs"):
             value = getattr(self, name)
             if value is not None and value > epochs:
                 raise UsageError(
@@ -219,7 +219,7 @@ def make_schedule(optimizer: Optimizer, schedule: LRScheduleConfig, steps_per_ep
         cycle = round((schedule.cycle_epochs or min(2, epochs)) * steps_per_epoch)
         return Scheduler(optimizer, [_cyclic(optimizer, kind, cycle, factor)])
     if kind == "step":
-        falling = StepLR(optimizer, (schedule.step_epochs or -(-epochs // 3)) * steps_per_epoch, factor)
+        falling = StepLR(optimizer, (schedule.decay_epochs or -(-epochs // 3)) * steps_per_epoch, factor)
         return Scheduler(optimizer, [falling, *_linear_warmup(optimizer, rising)])
     if kind == "plateau":
         patience = 2 if schedule.patience is None else schedule.patience
@@ -232,7 +232,7 @@ def make_schedule(optimizer: Optimizer, schedule: LRScheduleConfig, steps_per_ep
         after = CosineAnnealingLR(optimizer, T_max=max(steps - rising, 1))
     elif kind == "restarts":
         cycle = max(round((schedule.cycle_epochs or 1) * steps_per_epoch), 1)
-        after = CosineAnnealingWarmRestarts(optimizer, cycle, int(schedule.cycle_multiplier or 2))
+        after = CosineAnnealingWarmRestarts(optimizer, cycle, int(schedule.cycle_mul or 2))
     else:
         after = ConstantLR(optimizer, factor=1.0, total_iters=0)
     if rising == 0:

@@ -24,7 +24,7 @@ LABELS = [0, 0, 1, 1, 0, 1]
 WRONG = [0, 0, 0, 0, 0, 1]
 
 CONTRACT = {
-    "method", "name", "seed", "samples", "class_names", "val", "test", "seconds", "seconds_by_stage", "cpu_seconds",
+    "version", "method", "name", "seed", "samples", "class_names", "val", "test", "seconds", "seconds_by_stage", "cpu_seconds",
     "peak_memory_bytes", "trainable_parameters", "backbone_forwards", "extraction_forwards", "backbone", "weights",
     "cut", "pool", "image_size", "settings", "history", "selection",
 }  # fmt: skip

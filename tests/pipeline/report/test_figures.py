@@ -89,7 +89,7 @@ def trained(tmp_path):
     """A cached head, and three methods that train on images, by their numbers in the table."""
     made = predictions([0, 1] * 10, [0] * 18 + [1] * 2)
     add(tmp_path, made, val=0.77)
-    for method, seconds in (("finetune", 8.0), ("frozen", 20.0), ("scratch", 400.0)):
+    for method, seconds in (("finetune", 8.0), ("uncached", 20.0), ("scratch", 400.0)):
         own = [{**entry, "seconds": seconds * (entry["epoch"] > 0)} for entry in HISTORY]
         stages = {"extract": 30.0, "train": 2.0 + 3 * seconds, "evaluate": 5.0}
         add(tmp_path, made, method=method, name="all", history=own, seconds_by_stage=stages)

@@ -281,7 +281,7 @@ def test_plots_of_the_rates_stand_beside_the_contact_sheet_of_their_method(tmp_p
 def test_methods_that_train_on_images_are_side_by_side(tmp_path):
     three_methods(tmp_path)
     assert "Side by side" not in report(tmp_path).words
-    for method, name in (("scratch", "all"), ("frozen", "linear")):
+    for method, name in (("scratch", "all"), ("uncached", "linear")):
         add(tmp_path, predictions([0, 1] * 30, [0] * 60), method=method, name=name, history=HISTORY)
     page = report(tmp_path)
     assert "Side by side" in page.words

@@ -191,7 +191,7 @@ def test_baselines_share_the_schedule_and_start_from_nothing(probe):
     )
     assert scratch.lr == frozen.head_lr == QUICK.baseline_lr > 1e-4  # they begin with nothing
     assert (scratch.unfreeze, scratch.reinit, scratch.init_head, scratch.epochs) == ("all", "all", "new", QUICK.epochs)
-    mixed = baseline(replace(QUICK, cutmix=1.0, drop_path=0.2), "frozen")
+    mixed = baseline(replace(QUICK, cutmix=1.0, drop_path=0.2), "uncached")
     assert (mixed.cutmix, mixed.drop_path) == (1.0, None)  # images are mixed; no branch of a block trains
     head = random_head(probe.extractor, 3, seed=0)
     before = copy.deepcopy(probe.extractor.backbone.module.state_dict())

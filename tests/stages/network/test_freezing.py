@@ -13,8 +13,7 @@ from stages.network.classifier import output_layers
 from stages.network.freezing import freeze, frozen_layers, keep_batchnorm_in_evaluation, lock_eval_mode
 from stages.network.graph.cuts import CutGraph
 from stages.network.module_paths import has_prefix
-
-from .networks import NOISY, graph, images
+from tests.stages.network.networks import NOISY, graph, images
 
 CASES = {
     "resnet18": (lambda: torchvision.models.resnet18(), 32, "layer4"),

@@ -15,8 +15,7 @@ from stages.network.graph.cuts import CutGraph
 from stages.network.module_paths import has_prefix
 from stages.network.reinit import reinit_parameters
 from tests.photographs import COLOURS, photograph
-
-from .networks import graph, network
+from tests.stages.network.networks import graph, network
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 FAMILIES = [

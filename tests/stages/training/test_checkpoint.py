@@ -11,14 +11,18 @@ from tests.stages.training.blobs import small_network, train_blobs
 def test_a_checkpoint_of_another_training_is_refused_by_what_differs(tmp_path):
     checkpoint = tmp_path / "checkpoint.pt"
     train_blobs(small_network(), 2, checkpoint=checkpoint, identity={"rate": 0.1, "unfreeze": "layer4"})
-    said = r"rate was 0.1 and is 0.2; reinit was nothing and is layer3; unfreeze was layer4 and is nothing\. .*delete"
+    said = r"lr was 0.1 and is 0.2; reinit was nothing and is layer3; unfreeze was layer4 and is nothing\. .*delete"
     with pytest.raises(UsageError, match=said):
         train_blobs(small_network(), 2, checkpoint=checkpoint, identity={"rate": 0.2, "reinit": "layer3"})
     assert checkpoint.exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "said"), [({"ema": 0.9}, "ema was None and is 0.9"), ({"accumulate": 2}, "accumulate was 1 and is 2")]
+    ("options", "said"),
+    [
+        ({"model_ema_decay": 0.9}, "model_ema_decay was None and is 0.9"),
+        ({"grad_accum_steps": 2}, "grad_accum_steps was 1 and is 2"),
+    ],
 )
 def test_the_options_of_the_training_belong_to_what_must_not_differ(tmp_path, options, said):
     train_blobs(small_network(), 1, checkpoint=tmp_path / "checkpoint.pt")

@@ -63,7 +63,7 @@ def test_constant_without_warmup_does_not_move():
 
 
 def test_steps_fall_where_epochs_begin_whatever_the_warmup():
-    seen = rates(LRScheduleConfig("step", 0.25, factor=0.5, step_epochs=2), 10, epochs=6)
+    seen = rates(LRScheduleConfig("step", 0.25, factor=0.5, decay_epochs=2), 10, epochs=6)
     assert seen[15:20] == pytest.approx(0.1)
     assert seen[20:40] == pytest.approx(0.05)
     assert seen[40:60] == pytest.approx(0.025)
@@ -85,9 +85,9 @@ def test_cycles_rise_from_a_quarter_and_shrink_as_their_paper_says(kind, factor,
 
 
 def test_restarts_begin_anew_in_cycles_each_longer_than_the_one_before():
-    seen = rates(LRScheduleConfig("restarts", cycle_epochs=1, cycle_multiplier=2), 10, epochs=7)
+    seen = rates(LRScheduleConfig("restarts", cycle_epochs=1, cycle_mul=2), 10, epochs=7)
     assert np.flatnonzero(seen == seen.max()).tolist() == [0, 10, 30]
-    assert rates(LRScheduleConfig("restarts", 0.1, cycle_epochs=1, cycle_multiplier=1), 10, epochs=3)[0] < 0.03
+    assert rates(LRScheduleConfig("restarts", 0.1, cycle_epochs=1, cycle_mul=1), 10, epochs=3)[0] < 0.03
 
 
 def test_plateau_falls_after_epochs_without_a_lower_loss_and_not_before():
@@ -187,10 +187,10 @@ def test_momentum_falls_while_the_rate_rises_and_is_none_where_there_is_none(kin
         ({"kind": "cosine", "warmup": 1.0}, "`warmup` 1 must be a share"),
         ({"kind": "onecycle", "warmup": 3}, "`warmup` 3 must be a share"),
         ({"kind": "triangular", "cycle_epochs": 0}, "`cycle_epochs` 0 must be more than 0"),
-        ({"kind": "restarts", "cycle_multiplier": 0}, "`cycle_mul` 0 must be a whole number"),
-        ({"kind": "restarts", "cycle_multiplier": 1.5}, "`cycle_mul` 1.5 must be a whole number"),
+        ({"kind": "restarts", "cycle_mul": 0}, "`cycle_mul` 0 must be a whole number"),
+        ({"kind": "restarts", "cycle_mul": 1.5}, "`cycle_mul` 1.5 must be a whole number"),
         ({"kind": "step", "factor": 1.0}, "`decay_rate` 1 must be between 0 and 1"),
-        ({"kind": "step", "step_epochs": 0}, "`decay_epochs` 0 must be at least 1"),
+        ({"kind": "step", "decay_epochs": 0}, "`decay_epochs` 0 must be at least 1"),
         ({"kind": "plateau", "patience": -1}, "`plateau_patience` -1 must be at least 0"),
         (
             {"kind": "cosine", "factor": 0.1},
@@ -206,7 +206,7 @@ def test_numbers_that_make_no_sense_are_refused_by_their_option(settings_, said)
 
 
 @pytest.mark.parametrize(
-    "schedule", [LRScheduleConfig("restarts", cycle_epochs=4), LRScheduleConfig("step", step_epochs=4)]
+    "schedule", [LRScheduleConfig("restarts", cycle_epochs=4), LRScheduleConfig("step", decay_epochs=4)]
 )
 def test_a_cycle_longer_than_the_training_is_refused(schedule):
     schedule.check(4)

@@ -74,7 +74,7 @@ def test_accumulated_batches_are_one_step_of_a_larger_batch_also_where_the_last_
 
     accumulated, large = (small_network(dropout=0.0, normalized=False) for _ in range(2))
     schedule = LRScheduleConfig("constant", 0.0)
-    ones = train_blobs(accumulated, 3, schedule=schedule, optimizer="sgd", options={"accumulate": 4})
+    ones = train_blobs(accumulated, 3, schedule=schedule, optimizer="sgd", options={"grad_accum_steps": 4})
     others = train_blobs(large, 3, schedule=schedule, optimizer="sgd", train_batches=as_one)
     for one, other in zip(ones.history, others.history, strict=True):
         assert one.val_loss == pytest.approx(other.val_loss, rel=1e-5)
@@ -96,7 +96,7 @@ def test_clipping_bounds_how_far_a_step_goes():
             weight_decay=0.0,
             schedule=LRScheduleConfig("constant", 0.0),
             train_batches=lambda epoch, first: list(batches_of(epoch))[:1],
-            options={"clip": clip},
+            options={"clip_grad": clip},
         )
         pairs = zip(model.parameters(), before.parameters(), strict=True)
         moved[clip] = math.sqrt(sum(float((one - other).detach().square().sum()) for one, other in pairs))
@@ -128,7 +128,7 @@ def test_the_average_is_validated_and_kept_and_differs_from_the_last_weights():
     def remember(epoch):
         last["weight"] = model[0].weight.detach().clone()
 
-    done = train_blobs(model, 4, options={"ema": 0.99}, on_epoch=remember)
+    done = train_blobs(model, 4, options={"model_ema_decay": 0.99}, on_epoch=remember)
     assert evaluate_loss(model, [VAL]) == pytest.approx((done.best.val_loss, done.best.val_accuracy))
     assert done.best.epoch > 0
     assert not torch.equal(model[0].weight, last["weight"])
@@ -138,14 +138,14 @@ def test_the_average_smooths_a_training_that_is_too_restless():
     losses = []
     for ema in (None, 0.95):
         done = train_blobs(
-            small_network(), 8, rate=0.5, schedule=LRScheduleConfig("constant", 0.0), options={"ema": ema}
+            small_network(), 8, rate=0.5, schedule=LRScheduleConfig("constant", 0.0), options={"model_ema_decay": ema}
         )
         losses.append(sum(epoch.val_loss for epoch in done.history[3:]))
     assert losses[1] < losses[0]
 
 
 @pytest.mark.parametrize("stopped_after", [1, 4, 7])
-@pytest.mark.parametrize("options", [{}, {"ema": 0.9, "accumulate": 4, "l1": 1e-4, "clip": 1.0}])
+@pytest.mark.parametrize("options", [{}, {"model_ema_decay": 0.9, "grad_accum_steps": 4, "l1": 1e-4, "clip_grad": 1.0}])
 def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, stopped_after, options):
     undisturbed = small_network()
     whole = train_blobs(undisturbed, 8, options=options)
@@ -182,7 +182,7 @@ def test_a_resumed_epoch_asks_only_for_the_batches_that_are_left(tmp_path):
                 raise StopError
             yield batch
 
-    options = {"accumulate": 2, "checkpoint_seconds": 0.0}
+    options = {"grad_accum_steps": 2, "checkpoint_seconds": 0.0}
     with pytest.raises(StopError):
         train_blobs(small_network(), 3, train_batches=stopping, checkpoint=tmp_path / "state.pt", options=options)
     prepared = []
@@ -236,8 +236,8 @@ def test_a_validation_loss_that_is_not_a_number_is_not_a_good_epoch(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"accumulate": 0}, "`grad_accum_steps` 0"),
-        ({"clip": 0.0}, "`clip_grad` 0"),
+        ({"grad_accum_steps": 0}, "`grad_accum_steps` 0"),
+        ({"clip_grad": 0.0}, "`clip_grad` 0"),
         ({"l1": -1.0}, "`l1` -1"),
         ({"label_smoothing": 1.0}, "`label_smoothing` 1"),
         ({"patience": 0}, "`patience` 0"),
@@ -251,7 +251,7 @@ def test_impossible_options_are_refused(options, said):
 @pytest.mark.parametrize("ema", [0.0, 1.0])
 def test_an_impossible_average_is_refused(ema):
     with pytest.raises(UsageError, match="`model_ema_decay`"):
-        train_blobs(small_network(), 1, options={"ema": ema})
+        train_blobs(small_network(), 1, options={"model_ema_decay": ema})
 
 
 def test_what_a_step_draws_depends_on_its_place_alone():
