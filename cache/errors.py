@@ -31,7 +31,7 @@ class WeightsError(CutonceError):
 
 
 class CacheError(CutonceError):
-    """A feature cache that cannot be read or written as asked."""
+    """A feature cache that cannot be read as asked, or a file of a cache or a run that cannot be written."""
 
 
 class BrokenShardError(CacheError):
