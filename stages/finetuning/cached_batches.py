@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache import key_of_bytes
 from cache.errors import UsageError
 from cache.prefetch import prefetch_map
 from stages.config.finetune import FinetuneConfig
@@ -28,6 +27,7 @@ from stages.finetuning.batch_sampler import EpochBatchSampler
 from stages.finetuning.transfer_model import TransferModel
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.runtime.progress import progress
+from stages.runtime.seeding import seed_from
 
 _AHEAD = 2
 """Batches that are read while one is trained on."""
@@ -119,7 +119,7 @@ class CachedBatches:
     def _read(self, indices: list[int], epoch: int) -> NDArray[np.floating]:
         """Return the rows of some training images, each in the view that is its turn: of all as likely."""
         keys = [self._train.keys[index] for index in indices]
-        views = np.array([int(key_of_bytes(f"{self._seed} {epoch} {key}".encode())[:15], 16) for key in keys])
+        views = np.array([seed_from(self._seed, epoch, key, bits=60) for key in keys])
         views %= self._views
         rows = np.empty((len(keys), *self._tap.shape), dtype=self._tap.cache.dtype)
         for view in np.unique(views):
