@@ -13,8 +13,9 @@ from pathlib import Path
 from cache.atomic_write import atomic_path, write_atomically
 from pipeline.report.page import template, thumbnail
 from pipeline.text import percent, table
+from stages.config.data import SPLITS
 from stages.data.manifest import Manifest
-from stages.inspection.class_balance import SPLITS, Balance
+from stages.inspection.class_balance import Balance
 from stages.inspection.inspect import Inspection
 from stages.inspection.near_duplicates import CONTRAST_FACTOR, REFERENCE_NEIGHBOR, RELAXED_FACTOR, NearDuplicate
 from stages.inspection.outliers import NEIGHBOUR

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from cache import DigestCache, key_of_bytes
 from cache.atomic_write import atomic_path, write_atomically
 from cache.errors import DataError
-from stages.config.data import DataConfig
-from stages.data.sources.records import SPLITS, Progress, SourceRecords
+from stages.config.data import SPLITS, DataConfig
+from stages.data.sources.records import Progress, SourceRecords
 from stages.data.sources.registry import list_samples
 from stages.data.splits import check_shares, make_missing_splits
 

@@ -235,7 +235,7 @@ def test_a_class_that_is_not_in_every_split_is_noted():
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, 25.0, float("nan")])
 @pytest.mark.parametrize("name", ["test_size", "val_size"])
 def test_shares_outside_0_and_1_are_refused(name, share):
-    with pytest.raises(UsageError, match=f"--{name}"):
+    with pytest.raises(UsageError, match=f"`{name}`"):
         check_shares(DataConfig("somewhere", **{name: share}))
 
 
