@@ -1,7 +1,8 @@
 """Files that appear whole or not at all, and what writers that died left behind.
 
 A file is written under a temporary name beside its place, reaches the disk, and is renamed. No locks: they cannot be
-relied on over network file systems, and unique names make them unnecessary.
+relied on over network file systems, and unique names make them unnecessary. Every file that is read back, in a cache
+or in a run, is written here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import secrets
 import shutil
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cache.errors import CacheError
@@ -32,19 +34,44 @@ def write_atomically(path: Path, data: bytes) -> None:
     CacheError
         If there is no room (says how much was needed) or the directory cannot be written. Nothing is left behind.
     """
-    temporary = path.with_name(f"{host_name()}-{os.getpid()}-{secrets.token_hex(8)}.tmp")
+    with _replacing(path, len(data)) as temporary, temporary.open("wb") as file:
+        file.write(data)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary name for what wants a path to write to; it becomes `path` when the block ends well.
+
+    When the block ends by an exception, or the process is killed in it, what stood at `path` before stays as it was.
+    The name ends with ``.tmp``: say which format is meant where a library would tell it from the ending. What is not a
+    file, such as ``/dev/stdout``, is written to directly.
+
+    Raises
+    ------
+    CacheError
+        For an OSError in the block or after it: there is no room, or the directory cannot be written. Nothing is left
+        behind. Other exceptions of the block pass through.
+    """
+    with _replacing(path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _replacing(path: Path, size: int | None = None) -> Iterator[Path]:
+    target = Path(os.path.realpath(path))  # a link stays one
+    direct = target.exists() and not target.is_file()
+    temporary = target.with_name(f"{host_name()}-{os.getpid()}-{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_directory(path.parent)
+        yield target if direct else temporary
+        if not direct:
+            _sync(temporary)
+            temporary.replace(target)
+            _sync(target.parent)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise CacheError(_explained(error, path, len(data))) from error
+            raise CacheError(_explained(error, path, size)) from error
         raise
 
 
@@ -108,11 +135,12 @@ def remove(path: Path) -> None:
         raise CacheError(f"{path} cannot be removed: {error.strerror}") from error
 
 
-def _explained(error: OSError, path: Path, size: int) -> str:
+def _explained(error: OSError, path: Path, size: int | None) -> str:
     if error.errno not in _NO_ROOM:
         return f"{path} cannot be written: {error.strerror}"
+    needed = "" if size is None else f"{size:,} bytes needed, "
     return (
-        f"no room for {path}: {size:,} bytes needed, {shutil.disk_usage(path.parent).free:,} free on the disk "
+        f"no room for {path}: {needed}{shutil.disk_usage(path.parent).free:,} free on the disk "
         f"({error.strerror}); what was finished is kept: make room and run the same command again"
     )
 
@@ -132,12 +160,13 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _sync_directory(path: Path) -> None:
+def _sync(path: Path) -> None:
+    """Let a file, or the names in a directory, outlast a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems cannot, and need not
+        if error.errno != errno.EINVAL:  # directories of some network file systems cannot, and need not
             raise
     finally:
         os.close(descriptor)

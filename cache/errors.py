@@ -7,7 +7,7 @@ the message alone and exits with :attr:`CutonceError.exit_code`; a traceback mea
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class CutonceError(Exception):
@@ -31,11 +31,17 @@ class WeightsError(CutonceError):
 
 
 class CacheError(CutonceError):
-    """A feature cache that cannot be read or written as asked."""
+    """A feature cache that cannot be read as asked, or a file of a cache or a run that cannot be written."""
 
 
 class BrokenShardError(CacheError):
     """A shard that is damaged, incomplete, or not what a shard may be; none of its rows can be trusted."""
+
+
+def listed(names: Sequence[str], limit: int = 5, separator: str = ", ") -> str:
+    """Return the first names and how many more there are: ``"a, b and 3 more"``, or ``"a; b; and 3 more"``."""
+    more = f"{separator.rstrip(', ')} and {len(names) - limit} more" if len(names) > limit else ""
+    return separator.join(names[:limit]) + more
 
 
 def suggestion(name: str, known: Iterable[str], *, limit: int = 3) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.atomic_write import make_directory, remove, remove_stale_temporaries, stale_temporaries, write_atomically
-from cache.errors import CacheError
+from cache.errors import CacheError, listed
 from cache.gather_rows import read_rows
 from cache.json_documents import BrokenDocumentError, read_document, write_document
 from cache.leases import Leases
@@ -417,7 +417,7 @@ class FeatureCache:
         if absent or not catalog.shards:
             raise CacheError(
                 f"{len(absent)} of {len(keys)} samples have no features (view {view}) in {self.path}: "
-                f"{_listed(absent)}; extract them first"
+                f"{listed(absent)}; extract them first"
             )
 
     def _gather(
@@ -427,7 +427,7 @@ class FeatureCache:
         if damaged:
             named = [f"row {one.row} of {one.shard.path} ({key_at(one.position)})" for one in damaged]
             raise CacheError(
-                f"{len(damaged)} of {len(places)} rows are damaged on disk: {_listed(named)}; drop them with "
+                f"{len(damaged)} of {len(places)} rows are damaged on disk: {listed(named)}; drop them with "
                 "`cache verify `repair`` (FeatureCache.repair), which keeps the others, and extract again"
             )
 
@@ -547,7 +547,3 @@ def _unneeded(kept_rows: Mapping[Shard, NDArray[np.bool_]]) -> PruneSummary:
             size += round(shard.path.stat().st_size * (1 - float(kept.mean())))
             rows += shard.rows - int(kept.sum())
     return PruneSummary(rows, size)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

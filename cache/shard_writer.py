@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import CacheError
+from cache.finite import finite_rows
 from cache.row_index import check_view, pack_key_list
 from cache.shard import Compression, RowBatch, encode_shard, feature_type
 from cache.spec import Spec
@@ -154,7 +155,7 @@ class ShardWriter:
             )
         with np.errstate(over="ignore"):
             rows = features.astype(self._dtype, order="C")
-        finite = _finite(rows)
+        finite = finite_rows(rows)
         if not finite.all():
             raise CacheError(_not_finite(keys, features, finite, self._spec.dtype))
         return rows
@@ -183,14 +184,6 @@ class ShardWriter:
                 self._pieces = []  # leaving the block must not fail once more
             raise
         self._writing, self._written = None, self._handed_over
-
-
-def _finite(rows: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return which rows have finite numbers alone, by the bits of their exponents: NumPy computes no float16 itself."""
-    exponent = {2: 0x7C00, 4: 0x7F800000}[rows.dtype.itemsize]
-    bits = rows.view(f"<u{rows.dtype.itemsize}")
-    finite: NDArray[np.bool_] = ((bits & exponent) != exponent).all(axis=tuple(range(1, rows.ndim)))
-    return finite
 
 
 def _not_finite(keys: Sequence[str], features: NDArray[Any], finite: NDArray[np.bool_], dtype: str) -> str:

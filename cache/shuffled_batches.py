@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from cache.errors import CacheError
 from cache.gather_rows import SCRATCH_BYTES
+from cache.prefetch import prefetch_map
 from cache.shard_layout import chunk_rows
 
 _STRETCH_CHUNKS = 4
@@ -93,15 +95,15 @@ def _iterate_pools(
     generator: np.random.Generator,
 ) -> Iterator[FeatureBatch]:
     """Yield batches from one pool after the other, while the next one is read into the other buffer."""
-    if not pools:
-        return
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(read, pools[0], buffers[0][: len(pools[0])])
-        for number, pool in enumerate(pools):
-            rows = ahead.result()
-            if number + 1 < len(pools):
-                following = pools[number + 1]
-                ahead = reader.submit(read, following, buffers[(number + 1) % 2][: len(following)])
+
+    def read_pool(number: int) -> NDArray[Any]:
+        return read(pools[number], buffers[number % 2][: len(pools[number])])
+
+    with (
+        ThreadPoolExecutor(1) as reader,
+        closing(prefetch_map(read_pool, range(len(pools)), pool=reader, ahead=1)) as rows_of_pools,
+    ):
+        for pool, rows in zip(pools, rows_of_pools, strict=True):
             mixed = generator.permutation(len(pool))
             for start in range(0, len(mixed), batch_rows):
                 chosen = mixed[start : start + batch_rows]

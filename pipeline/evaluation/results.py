@@ -24,6 +24,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddic
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cache.atomic_write import write_atomically
 from cache.errors import DataError
 from stages.config.version_1 import METHOD_NAMES
 from stages.tasks.evaluate import Metrics
@@ -145,8 +146,8 @@ class Result:
         directory.mkdir(parents=True, exist_ok=True)
         arrays = io.BytesIO()
         np.savez_compressed(arrays, **{name: getattr(predictions, name) for name in Predictions.ARRAYS})
-        _replace(directory / "predictions.npz", arrays.getvalue())
-        _replace(directory / "result.json", json_text(self.to_json()).encode())
+        write_atomically(directory / "predictions.npz", arrays.getvalue())
+        write_atomically(directory / "result.json", json_text(self.to_json()).encode())
 
     @cached_property
     def predictions(self) -> Predictions:
@@ -247,7 +248,7 @@ def write_results_json(
     }
     run.mkdir(parents=True, exist_ok=True)
     path = run / "results.json"
-    _replace(path, json_text(content).encode())
+    write_atomically(path, json_text(content).encode())
     return path
 
 
@@ -270,7 +271,7 @@ def write_predictions_csv(run: Path, results: Sequence[Result]) -> Path:
     run.mkdir(parents=True, exist_ok=True)
     path = run / "predictions.csv"
     # a file name need not be text; the bytes that are not go out as they came in
-    _replace(path, rows.getvalue().encode("utf-8", errors="surrogateescape"))
+    write_atomically(path, rows.getvalue().encode("utf-8", errors="surrogateescape"))
     return path
 
 
@@ -379,13 +380,6 @@ def to_json_value(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 _STORED: dict[str, Any] = {name: hint for name, hint in get_type_hints(Result).items() if name != "directory"}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache.atomic_write import atomic_path
 from cache.errors import DataError, UsageError, suggestion
 from pipeline.evaluation.results import Result
 from pipeline.experiment.model_store import RECIPE, open_model
@@ -102,7 +103,10 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 def write_csv(path: Path, classified: Sequence[Prediction]) -> None:
     """Write path, class and the probability of every class; one row per image."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["path", "class", *(f"probability_{name}" for name in classified[0].probabilities)])
         for one in classified:

@@ -21,6 +21,7 @@ from cache import key_of_bytes
 from pipeline.evaluation.results import Predictions, Result
 from pipeline.experiment.model_store import ModelCard, config_to_json, invalidate_model, read_recipe, save_model
 from pipeline.text import byte_count, duration
+from stages.config.data import SPLITS
 from stages.config.heads import HeadConfig, HeadName
 from stages.config.version_1 import as_version_1
 from stages.data.manifest import Manifest
@@ -90,7 +91,7 @@ def load_split_features(
     extractor: Extractor, manifest: Manifest, options: HeadConfig
 ) -> tuple[AnyFeatureRows, AnyFeatureRows, AnyFeatureRows]:
     """Return the cached features of train, validation and test: in memory, or, where they are too large, streamed."""
-    parts = {name: manifest.select(manifest.indices(name)) for name in ("train", "val", "test")}
+    parts = {name: manifest.select(manifest.indices(name)) for name in SPLITS}
     views = extractor.options.views
     row_bytes = math.prod(extractor.row_shape) * np.dtype(extractor.options.storage_dtype).itemsize
     size = (len(manifest) + (views - 1) * len(parts["train"])) * row_bytes
@@ -159,7 +160,7 @@ def build_result(
         method=method,
         name=name,
         seed=seed,
-        samples={split: len(manifest.indices(split)) for split in ("train", "val", "test")},
+        samples={split: len(manifest.indices(split)) for split in SPLITS},
         class_names=manifest.class_names,
         val={"accuracy": val_accuracy},
         test=evaluate(test.labels, probabilities, seed=seed),

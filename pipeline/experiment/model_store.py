@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from cache.errors import DataError, WeightsError
+from cache.atomic_write import atomic_path, write_atomically
+from cache.errors import CutonceError, DataError, WeightsError
 from stages.config.augment_grammar import TTA
 from stages.config.features import FeatureConfig
 from stages.config.version_1 import from_version_1
@@ -84,8 +87,16 @@ def save_model(
         save_head(directory / HEAD_WITHOUT_VAL, without_val, {"class_names": recipe.class_names})
     if tuned is not None:
         top = tuned.without_auxiliary_heads()
-        save_file({name: value.detach().cpu().contiguous() for name, value in top.items()}, directory / TOP)
-    (directory / RECIPE).write_text(json.dumps(asdict(recipe), indent=1), encoding="utf-8")
+        _save_tensors(directory / TOP, top)
+    write_atomically(directory / RECIPE, json.dumps(asdict(recipe), indent=1).encode())
+
+
+def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    try:
+        with atomic_path(path) as temporary:
+            save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
+    except SafetensorError as error:
+        raise CutonceError(f"{path} cannot be written: {error}") from error
 
 
 def copy_model(source: Path, directory: Path, recipe: ModelCard) -> None:
@@ -94,8 +105,9 @@ def copy_model(source: Path, directory: Path, recipe: ModelCard) -> None:
     for path in source.glob("*.safetensors"):
         for file in (path, path.with_suffix(".json")):
             if file.exists():
-                shutil.copyfile(file, directory / file.name)
-    (directory / RECIPE).write_text(json.dumps(asdict(recipe), indent=1), encoding="utf-8")
+                with atomic_path(directory / file.name) as temporary:
+                    shutil.copyfile(file, temporary)
+    write_atomically(directory / RECIPE, json.dumps(asdict(recipe), indent=1).encode())
 
 
 def invalidate_model(directory: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cache import DigestCache
+from cache.atomic_write import remove_stale_temporaries, write_atomically
 from pipeline.options.toml_file import write_configuration
 from pipeline.text import byte_count, duration
 from stages.config.data import DataConfig
@@ -31,6 +32,8 @@ MANIFEST = "manifest.csv"
 def init_run(path: Path, *groups: DataConfig | FeatureConfig | HeadConfig | FinetuneConfig) -> None:
     """Make the run directory and leave the resolved configuration and the machine's description in it."""
     write_configuration(path, *groups)
+    for directory in (path, *(child for child in path.rglob("*") if child.is_dir())):
+        remove_stale_temporaries(directory)
     _write_json(path / ENVIRONMENT, describe_machine())
 
 
@@ -96,6 +99,4 @@ def _words(report: Extraction, extractor: Extractor) -> list[str]:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1, default=str), encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, json.dumps(value, indent=1, default=str).encode())

@@ -6,9 +6,7 @@ Here the rows of a cache meet the paths, labels and splits of a manifest, which 
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache import FeatureCache
+from cache.atomic_write import atomic_path
 from cache.errors import CacheError, CutonceError, UsageError
 from stages.data.manifest import Manifest
 from stages.runtime.progress import progress
@@ -102,7 +101,8 @@ def export_features(cache: FeatureCache, path: Path, manifest: Manifest | None =
     if write is _write_parquet:
         _require_pyarrow()
     export = Export(cache, view, *_samples(cache, manifest, view))
-    with _replacing(path) as temporary:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
         write(export, temporary)
     return export
 
@@ -212,15 +212,3 @@ def _require_pyarrow() -> None:
 
 def _unicode(location: str) -> str:
     return location.encode("utf-8", errors="backslashreplace").decode("utf-8")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`, which becomes `path` when the block ends well, and nothing otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{secrets.token_hex(8)}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

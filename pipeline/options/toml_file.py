@@ -12,6 +12,7 @@ from typing import Any
 
 import tomli_w
 
+from cache.atomic_write import write_atomically
 from cache.errors import UsageError, suggestion
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
@@ -82,9 +83,7 @@ def write_configuration(run: Path, *groups: OptionGroup) -> dict[str, Any]:
             if value is not None:
                 values[one.name] = _plain(value)
     run.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(tomli_w.dumps(values), encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, tomli_w.dumps(values).encode())
     return values
 
 

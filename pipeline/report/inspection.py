@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from cache.atomic_write import atomic_path, write_atomically
 from pipeline.report.page import template, thumbnail
 from pipeline.text import percent, table
+from stages.config.data import SPLITS
 from stages.data.manifest import Manifest
-from stages.inspection.class_balance import SPLITS, Balance
+from stages.inspection.class_balance import Balance
 from stages.inspection.inspect import Inspection
 from stages.inspection.near_duplicates import CONTRAST_FACTOR, REFERENCE_NEIGHBOR, RELAXED_FACTOR, NearDuplicate
 from stages.inspection.outliers import NEIGHBOUR
@@ -192,7 +194,10 @@ def write_inspection(report: InspectionReport, out_dir: Path) -> Path:
     """Write inspect.html and issues.csv; return the path of the page."""
     out_dir.mkdir(parents=True, exist_ok=True)
     findings = report.findings
-    with (out_dir / TABLE).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with (
+        atomic_path(out_dir / TABLE) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow([one.name for one in fields(Finding)])
         writer.writerows(
@@ -214,7 +219,7 @@ def write_inspection(report: InspectionReport, out_dir: Path) -> Path:
     )
     path = out_dir / PAGE
     # a file name need not be text: what cannot be encoded becomes a numeric reference
-    path.write_bytes(page.encode("utf-8", errors="xmlcharrefreplace"))
+    write_atomically(path, page.encode("utf-8", errors="xmlcharrefreplace"))
     return path
 
 

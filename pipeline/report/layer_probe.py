@@ -14,6 +14,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from cache.atomic_write import atomic_path, write_atomically
 from pipeline.options.command_line import invocation
 from pipeline.report.figures import inline_svg, save_png
 from pipeline.report.page import template
@@ -147,9 +148,12 @@ class ProbeReport:
 def write_probe(report: ProbeReport, out_dir: Path) -> Path:
     """Write probe.html, probe.csv, probe.json, probe.png and probe.svg; return the path of the page."""
     out_dir.mkdir(parents=True, exist_ok=True)
-    (out_dir / "probe.json").write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+    write_atomically(out_dir / "probe.json", (json.dumps(report.to_json(), indent=1) + "\n").encode())
     rows = [_row(one) for one in report.probe.cuts]
-    with (out_dir / "probe.csv").open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_path(out_dir / "probe.csv") as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
@@ -165,7 +169,7 @@ def write_probe(report: ProbeReport, out_dir: Path) -> Path:
         over_seeds=_over_seeds,
     )
     path = out_dir / PAGE
-    path.write_bytes(page.encode("utf-8", errors="xmlcharrefreplace"))
+    write_atomically(path, page.encode("utf-8", errors="xmlcharrefreplace"))
     return path
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from cache.atomic_write import atomic_path
 from pipeline.report.figures import ACCENT, INK, MUTED, save_png, styled
 from pipeline.report.probe_figures import save_svg
 from pipeline.text import format_count, percent, table
@@ -71,7 +72,10 @@ class CurveReport:
 def write_curve(report: CurveReport, out_dir: Path) -> Path:
     """Write learning-curve.csv, learning-curve.png and learning-curve.svg; return the path of the plot."""
     out_dir.mkdir(parents=True, exist_ok=True)
-    with (out_dir / f"{NAME}.csv").open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_path(out_dir / f"{NAME}.csv") as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["kind", "images", "draw", "accuracy", "low", "high"])
         for size, draws in zip(report.curve.sizes.tolist(), report.curve.accuracies.tolist(), strict=True):

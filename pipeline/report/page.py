@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from cache.atomic_write import write_atomically
 from cache.errors import DataError
 from pipeline.evaluation.comparison import Comparison, interval_words, renderings_words
 from pipeline.evaluation.method_summary import MethodSummary
@@ -130,7 +131,7 @@ def write_report(
     out_dir.mkdir(parents=True, exist_ok=True)
     path = out_dir / "report.html"
     # a file name need not be text: what cannot be encoded becomes a numeric reference
-    path.write_bytes(page.encode("utf-8", errors="xmlcharrefreplace"))
+    write_atomically(path, page.encode("utf-8", errors="xmlcharrefreplace"))
     return path
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from cache.errors import UsageError
 from stages.config.augment_grammar import TTA
-from stages.config.bounds import require_at_least
+from stages.config.bounds import require, require_at_least
 from stages.config.heads import HeadName, require_head
 
 Baseline = Literal["scratch", "uncached"]
@@ -176,8 +176,7 @@ class FinetuneConfig:
         if self.init_head != "new":
             require_head(self.init_head)
         for name in ("finetune_dropout", "drop_path"):
-            if (getattr(self, name) or 0) >= 1:
-                raise UsageError(f"`{name}` {getattr(self, name)} must be less than 1")
+            require(name, getattr(self, name), "less than 1", lambda share: share < 1)
         if self.lr_find == "each" and not self.unfreeze_every:
             raise UsageError("`lr_find` each is for `unfreeze_every`; use `lr_find` start")
         if self.name is not None and not re.fullmatch(r"[\w.+-]+", self.name):

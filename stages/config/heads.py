@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cache.errors import UsageError, suggestion
-from stages.config.bounds import require_at_least
+from stages.config.bounds import require, require_at_least
 
 HeadName = str
 """One of `HEADS`, or the import path of a module of the user's own, ``package.module:Class``."""
@@ -95,8 +95,7 @@ class HeadConfig:
         for name in self.head:
             require_head(name)
         for name in ("dropout", "fit_label_smoothing"):
-            if getattr(self, name) >= 1:
-                raise UsageError(f"`{name}` {getattr(self, name)} must be less than 1")
+            require(name, getattr(self, name), "less than 1", lambda share: share < 1)
 
 
 def require_head(name: str) -> None:

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.runtime.connected_groups import connected_groups
+
 _WORTH_A_MOVE = 0.02
 """Least gain of a move of groups, in shares of a class. Finer shares would cost seeds that differ."""
 
@@ -103,13 +105,8 @@ def _connected_groups(keys: Sequence[str], groups: Sequence[str]) -> list[list[s
     named = {group: len(number) + index for index, group in enumerate(dict.fromkeys(filter(None, groups)))}
     if not named:
         return [[key] for key in number]
-    from scipy.sparse import coo_array  # slow to import, and needed by groups alone
-    from scipy.sparse.csgraph import connected_components
-
     edges = [(number[key], named[group]) for key, group in zip(keys, groups, strict=True) if group]
-    nodes = len(number) + len(named)
-    graph = coo_array((np.ones(len(edges)), tuple(zip(*edges, strict=True))), shape=(nodes, nodes))
-    _, component = connected_components(graph, directed=False)
+    component = connected_groups(edges, len(number) + len(named))
     members: dict[int, list[str]] = defaultdict(list)
     for key, index in number.items():
         members[int(component[index])].append(key)

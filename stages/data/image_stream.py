@@ -6,16 +6,15 @@ Threads and not processes: the decoders release the interpreter's lock, and noth
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from cache.prefetch import prefetch_map
 from stages.data.images.preprocessing import stack_pixels
 from stages.data.images.rgb import UnreadableImageError
 from stages.data.sources.open_image import read_image
@@ -99,8 +98,6 @@ def stream_images(
     renderings : int
         Most rows that one request gives.
     """
-    ahead: deque[Future[_Rendered]] = deque()
-    coming = iter(requests)
     indices: list[int] = []
     rows: list[Tensor] = []
     failures: list[tuple[int, str]] = []
@@ -117,12 +114,12 @@ def stream_images(
         failures, seconds = [], 0.0
         return made
 
-    with single_thread_pool(workers, "decode") as pool:
-        images_ahead = max(_LOOKAHEAD * batch_size // renderings, workers)
-        ahead.extend(pool.submit(_rendered, request) for request in islice(coming, images_ahead))
-        while ahead:
-            rendered = ahead.popleft().result()
-            ahead.extend(pool.submit(_rendered, request) for request in islice(coming, 1))
+    images_ahead = max(_LOOKAHEAD * batch_size // renderings, workers)
+    with (
+        single_thread_pool(workers, "decode") as pool,
+        closing(prefetch_map(_rendered, requests, pool=pool, ahead=images_ahead)) as decoded,
+    ):
+        for rendered in decoded:
             seconds += rendered.seconds
             if isinstance(rendered.rows, UnreadableImageError):
                 failures.append((finished, rendered.rows.reason))

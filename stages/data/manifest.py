@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache import DigestCache, key_of_bytes
+from cache.atomic_write import atomic_path, write_atomically
 from cache.errors import DataError
-from stages.config.data import DataConfig
-from stages.data.sources.records import SPLITS, Progress, SourceRecords
+from stages.config.data import SPLITS, DataConfig
+from stages.data.sources.records import Progress, SourceRecords
 from stages.data.sources.registry import list_samples
 from stages.data.splits import check_shares, make_missing_splits
 
@@ -110,14 +111,17 @@ class Manifest:
         """Write the samples as CSV (path,label,split,key[,group]) and all else as JSON beside it, `path` with .json."""
         path.parent.mkdir(parents=True, exist_ok=True)
         # surrogateescape: a file name need not be Unicode, and must come back as it was
-        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with (
+            atomic_path(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
             rows = csv.writer(file)
             rows.writerow([*_HEADER, _GROUP] if self.groups else _HEADER)
             labels = (self.class_names[label] for label in self.labels)
             groups = [self.groups] if self.groups else []
             rows.writerows(zip(self.locations, labels, self.splits, self.keys, *groups, strict=True))
         rest = {"class_names": self.class_names, "unreadable": self.unreadable, "notes": self.notes}
-        path.with_suffix(".json").write_text(json.dumps(rest, indent=1) + "\n", encoding="utf-8")
+        write_atomically(path.with_suffix(".json"), (json.dumps(rest, indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, path: Path) -> Manifest:

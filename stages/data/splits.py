@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from cache.errors import DataError, UsageError
-from stages.config.data import DataConfig
+from cache.errors import DataError, listed
+from stages.config.bounds import is_share, require
+from stages.config.data import SPLITS, DataConfig
 from stages.data.group_split import split_units, stratified_group_split
-from stages.data.sources.records import SPLITS, SourceRecords
+from stages.data.sources.records import SourceRecords
 
 _NAMED = 10
 """Most files that a message names."""
@@ -22,9 +23,7 @@ _NAMED = 10
 def check_shares(options: DataConfig) -> None:
     """Raise UsageError unless the shares of validation and test lie between 0 and 1."""
     for name in ("val_size", "test_size"):
-        share = getattr(options, name)
-        if not 0 < share < 1:
-            raise UsageError(f"`{name}` {share} must lie between 0 and 1: it is a share of the samples")
+        require(name, getattr(options, name), "between 0 and 1: it is a share of the samples", is_share)
 
 
 def make_missing_splits(
@@ -90,7 +89,7 @@ def _leakage(listing: SourceRecords, keys: Sequence[str], options: DataConfig) -
     torn = _differing(listing.locations, listing.groups, listing.splits) if listing.groups else {}
     groups = [f"{group}: {samples}" for group, samples in torn.items()]
     messages = [
-        f"the same {what} is in two of the given splits ({len(leaked)}): {_some(leaked)}"
+        f"the same {what} is in two of the given splits ({len(leaked)}): {listed(leaked, _NAMED, '; ')}"
         for what, leaked in (("image", images), ("group", groups))
         if leaked
     ]
@@ -103,7 +102,9 @@ def _leakage(listing: SourceRecords, keys: Sequence[str], options: DataConfig) -
 
 def _conflicting_labels(listing: SourceRecords, keys: Sequence[str]) -> list[str]:
     contradicting = list(_differing(listing.locations, keys, listing.labels).values())
-    return [f"the same image has two labels ({len(contradicting)}): {_some(contradicting)}"] if contradicting else []
+    if not contradicting:
+        return []
+    return [f"the same image has two labels ({len(contradicting)}): {listed(contradicting, _NAMED, '; ')}"]
 
 
 def _differing(locations: Sequence[str], names: Sequence[str], values: Sequence[str]) -> dict[str, str]:
@@ -120,11 +121,6 @@ def _differing(locations: Sequence[str], names: Sequence[str], values: Sequence[
         for name, samples in by_name.items()
         if len(samples) > 1
     }
-
-
-def _some(items: Sequence[str]) -> str:
-    more = f"; and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
-    return "; ".join(items[:_NAMED]) + more
 
 
 def _check_every_split(labels: Sequence[str], splits: Sequence[str], *, grouped: bool) -> None:
@@ -144,4 +140,4 @@ def _check_every_split(labels: Sequence[str], splits: Sequence[str], *, grouped:
 def _classes_not_everywhere(labels: Sequence[str], splits: Sequence[str]) -> list[str]:
     found = set(zip(labels, splits, strict=True))
     absent = {split: sorted(label for label in set(labels) if (label, split) not in found) for split in SPLITS}
-    return [f"no {split} image of class {_some(some)}" for split, some in absent.items() if some]
+    return [f"no {split} image of class {listed(some, _NAMED, '; ')}" for split, some in absent.items() if some]

@@ -14,8 +14,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import islice
 
@@ -24,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cache.prefetch import prefetch_map
 from stages.data.image_stream import ImageBatch, ImageRequest, render, stream_images
 from stages.data.images.preprocessing import stack_pixels
 from stages.data.images.rgb import UnreadableImageError
@@ -96,19 +96,28 @@ def run_batches(
 def _on_cores(
     requests: Iterable[ImageRequest], compute: Compute, batch_size: int, threads: int
 ) -> Iterator[ComputedBatch]:
+    def decode_and_forward(numbered: tuple[int, list[ImageRequest]]) -> ComputedBatch:
+        first, part = numbered
+        return _decode_and_forward(part, first, compute, batch_size)
+
+    with (
+        single_thread_pool(threads, "compute") as pool,
+        closing(
+            prefetch_map(decode_and_forward, _parts(requests, batch_size), pool=pool, ahead=_AHEAD * threads)
+        ) as computed,
+    ):
+        yield from computed
+
+
+def _parts(requests: Iterable[ImageRequest], batch_size: int) -> Iterator[tuple[int, list[ImageRequest]]]:
+    """Yield the requests in parts, each with the number of its first; the system is told of each file."""
     coming = iter(requests)
-    running: deque[Future[ComputedBatch]] = deque()
-    handed_out = 0
-    with single_thread_pool(threads, "compute") as pool:
-        while True:
-            while len(running) < _AHEAD * threads and (part := list(islice(coming, batch_size))):
-                for request in part:
-                    _advise_willneed(request.location)
-                running.append(pool.submit(_decode_and_forward, part, handed_out, compute, batch_size))
-                handed_out += len(part)
-            if not running:
-                return
-            yield running.popleft().result()
+    first = 0
+    while part := list(islice(coming, batch_size)):
+        for request in part:
+            _advise_willneed(request.location)
+        yield first, part
+        first += len(part)
 
 
 def _advise_willneed(location: str) -> None:

@@ -27,6 +27,7 @@ from stages.network.graph.pooling import Pool
 from stages.network.graph.trunk import FrozenTrunk, auto_batch_size, auto_precision
 from stages.runtime.allocator import tune_malloc
 from stages.runtime.device import resolve_device
+from stages.runtime.seeding import seed_from
 from stages.runtime.threads import usable_cores
 
 
@@ -225,7 +226,7 @@ class Extractor:
     def _view(self, image: Tensor, key: str, view: int) -> Tensor:
         if view == 0:
             return self.backbone.preprocessing.render(image)
-        return self.augmentation(image, int(key_of_bytes(f"view {view} of {key}".encode())[:8], 16))
+        return self.augmentation(image, seed_from("view", view, "of", key, bits=32))
 
 
 def build_extractor(options: FeatureConfig) -> Extractor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cache.atomic_write import write_atomically
 from stages.training.amp import Autocast
 from stages.training.lr_finder import LRFinderResult
 from stages.training.optim import Group
@@ -40,9 +41,7 @@ class AutotuneState:
             {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(test).items()}
             for test in self.range_tests
         ]
-        temporary = folder / f"{FOUND}.tmp"
-        temporary.write_text(json.dumps({"autocast": self.autocast, "range tests": tests}), encoding="utf-8")
-        temporary.replace(folder / FOUND)
+        write_atomically(folder / FOUND, json.dumps({"autocast": self.autocast, "range tests": tests}).encode())
 
     @classmethod
     def load(cls, folder: Path | None) -> AutotuneState:

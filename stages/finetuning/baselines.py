@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import nn
 
 from stages.config.finetune import Baseline, FinetuneConfig
@@ -12,12 +11,12 @@ from stages.extraction.extractor import Extractor
 from stages.finetuning.transfer_model import HEAD
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
+from stages.runtime.seeding import fixed_seed
 
 
 def random_head(extractor: Extractor, num_classes: int, seed: int) -> Head:
     """Return a linear head that knows nothing: all classes are about equally likely."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with fixed_seed(seed):
         head = LinearHead(extractor.row_shape, num_classes, dropout=0.0)
         nn.init.normal_(head.output.weight, std=0.01)
         nn.init.zeros_(head.output.bias)

@@ -8,6 +8,7 @@ import torch
 
 from cache.errors import UsageError
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
+from stages.runtime.seeding import epoch_seed
 
 
 class EpochBatchSampler:
@@ -46,7 +47,7 @@ class EpochBatchSampler:
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[list[int]]:
         """Yield this process's places of each batch of an epoch, from batch number `first` on."""
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed(epoch_seed(self._seed, epoch))
         order = torch.randperm(self._samples, generator=generator)
         for number in range(first, len(self)):
             batch = order[number * self._batch_size : (number + 1) * self._batch_size]

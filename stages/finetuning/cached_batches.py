@@ -6,19 +6,18 @@ flipped image is not its map flipped.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
-from itertools import islice
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache import key_of_bytes
 from cache.errors import UsageError
+from cache.prefetch import prefetch_map
 from stages.config.finetune import FinetuneConfig
 from stages.data.augment.mixup import MixupCutmix
 from stages.data.manifest import Manifest
@@ -28,6 +27,7 @@ from stages.finetuning.batch_sampler import EpochBatchSampler
 from stages.finetuning.transfer_model import TransferModel
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.runtime.progress import progress
+from stages.runtime.seeding import seed_from
 
 _AHEAD = 2
 """Batches that are read while one is trained on."""
@@ -100,9 +100,9 @@ class CachedBatches:
         """Yield (output of the boundary, labels) of an epoch, from batch number `first` on."""
         with progress(label=f"epoch {epoch}/{self._epochs}", total=self.batches, unit="batches") as bar:
             bar.update(first)
-            batches = prefetch_map(self._order.batches(epoch, first), lambda places: self._read(places, epoch))
-            for step, (places, rows) in enumerate(batches, first):
-                inputs, labels = self._inputs(rows), torch.from_numpy(self._train.labels[places])
+            batches = _read_ahead(self._order.batches(epoch, first), lambda indices: self._read(indices, epoch))
+            for step, (indices, rows) in enumerate(batches, first):
+                inputs, labels = self._inputs(rows), torch.from_numpy(self._train.labels[indices])
                 if self._mixing is not None:
                     inputs, labels = self._mixing(inputs, labels.to(inputs.device), self._seed, epoch, step)
                 yield inputs, labels
@@ -110,16 +110,16 @@ class CachedBatches:
 
     def val(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (output of the boundary, labels) of the validation images."""
-        places = range(len(self._val))
-        parts = (list(places[at : at + self._batch_size]) for at in places[:: self._batch_size])
+        samples = range(len(self._val))
+        batches = (list(samples[at : at + self._batch_size]) for at in samples[:: self._batch_size])
         keys = self._val.keys
-        for part, rows in prefetch_map(parts, lambda part: self._tap.cache.read([keys[place] for place in part])):
-            yield self._inputs(rows), torch.from_numpy(self._val.labels[part])
+        for indices, rows in _read_ahead(batches, lambda batch: self._tap.cache.read([keys[index] for index in batch])):
+            yield self._inputs(rows), torch.from_numpy(self._val.labels[indices])
 
-    def _read(self, places: list[int], epoch: int) -> NDArray[np.floating]:
+    def _read(self, indices: list[int], epoch: int) -> NDArray[np.floating]:
         """Return the rows of some training images, each in the view that is its turn: of all as likely."""
-        keys = [self._train.keys[place] for place in places]
-        views = np.array([int(key_of_bytes(f"{self._seed} {epoch} {key}".encode())[:15], 16) for key in keys])
+        keys = [self._train.keys[index] for index in indices]
+        views = np.array([seed_from(self._seed, epoch, key, bits=60) for key in keys])
         views %= self._views
         rows = np.empty((len(keys), *self._tap.shape), dtype=self._tap.cache.dtype)
         for view in np.unique(views):
@@ -132,16 +132,14 @@ class CachedBatches:
         return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
 
 
-def prefetch_map(
-    parts: Iterable[list[int]], read: Callable[[list[int]], NDArray[np.floating]]
+def _read_ahead(
+    batches: Iterable[list[int]], read: Callable[[list[int]], NDArray[np.floating]]
 ) -> Iterator[tuple[list[int], NDArray[np.floating]]]:
-    """Yield each part with what was read of it, the next ones being read by a thread meanwhile."""
-    coming = iter(parts)
-    running: deque[tuple[list[int], Future[NDArray[np.floating]]]] = deque()
-    with ThreadPoolExecutor(1, "read") as reader:
-        running.extend((part, reader.submit(read, part)) for part in islice(coming, 1 + _AHEAD))
-        while running:
-            part, rows = running.popleft()
-            done = rows.result()
-            running.extend((part, reader.submit(read, part)) for part in islice(coming, 1))
-            yield part, done
+    """Yield each batch with what was read of it, the next ones being read by a thread meanwhile."""
+    with (
+        ThreadPoolExecutor(1, "read") as reader,
+        closing(
+            prefetch_map(lambda indices: (indices, read(indices)), batches, pool=reader, ahead=1 + _AHEAD)
+        ) as batches_read,
+    ):
+        yield from batches_read

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from cache import key_of_bytes
 from cache.errors import DataError
 from stages.config.finetune import FinetuneConfig
 from stages.data.augment.mixup import MixupCutmix
@@ -22,6 +21,7 @@ from stages.finetuning.batch_sampler import EpochBatchSampler
 from stages.finetuning.transfer_model import TransferModel
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.runtime.progress import progress
+from stages.runtime.seeding import seed_from
 from stages.runtime.threads import single_thread_pool, usable_cores
 from stages.training.evaluation import Batches
 
@@ -130,7 +130,7 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, place = position
-        seed = int(key_of_bytes(f"{self.seed} {epoch} {self.keys[place]}".encode())[:15], 16)
+        seed = seed_from(self.seed, epoch, self.keys[place], bits=60)
         return self.augment(read_image(self.locations[place]), seed), int(self.labels[place])
 
 

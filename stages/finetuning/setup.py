@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from torch.optim import Optimizer
 
 from cache import key_of_bytes
-from cache.errors import DataError, UsageError
+from cache.errors import DataError
 from stages.config.finetune import FinetuneConfig
 from stages.config.version_1 import as_version_1
 from stages.data.augment.mixup import MixupCutmix
@@ -17,14 +17,14 @@ from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.finetuning.cached_batches import CachedBatches, boundary_extractor, extract_views
 from stages.finetuning.image_batches import ImageBatches
-from stages.finetuning.transfer_model import HEAD, TransferModel, build_transfer_model
+from stages.finetuning.transfer_model import TransferModel, build_transfer_model
 from stages.network.heads.base import Head
 from stages.runtime.distributed import Rank
 from stages.training.checkpoint import TrainingFingerprint
 from stages.training.config import TrainConfig
 from stages.training.gradual_unfreezing import UnfreezeSchedule
 from stages.training.lr_schedules import LRScheduleConfig
-from stages.training.optim import Group, create_optimizer, parameter_groups
+from stages.training.optim import Group, create_optimizer, layerwise_lrs, parameter_groups
 
 _NOT_IN_FINGERPRINT = ("num_workers", "checkpoint_minutes", "tta", "name", "baselines", "baseline_lr")
 """Options that do not shape what a training comes to."""
@@ -147,12 +147,8 @@ def make_mixing(options: FinetuneConfig, upper: TransferModel, num_classes: int)
 
 def _groups(extractor: Extractor, upper: TransferModel, options: FinetuneConfig) -> list[Group]:
     """Return the optimiser's groups: a rate for the head, one for the topmost block, and less for each one below."""
-    if not 0 < options.layer_decay <= 1:
-        raise UsageError(f"`layer_decay` {options.layer_decay:g} must be more than 0 and at most 1")
-    rated = []
-    for depth, (name, parameters) in enumerate(upper.blocks):
-        rate = options.head_lr if name == HEAD else options.lr * options.layer_decay ** (depth - 1)
-        rated.append((name, parameters, rate))
+    (head, parameters), *below = upper.blocks
+    rated = [(head, parameters, options.head_lr), *layerwise_lrs(below, options.lr, options.layer_decay)]
     spared: set[str] = getattr(extractor.backbone.module, "no_weight_decay", set)()
     return parameter_groups(upper.model, rated, options.weight_decay, spared)
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache import FeatureCache
-from cache.errors import DataError, UsageError
+from cache.errors import DataError, UsageError, listed
+from cache.finite import finite_rows
 
 BLOCK_BYTES = 32 << 20
 """Features that are taken up at a time where all are gone through in order."""
@@ -179,10 +180,12 @@ def require_learnable(train: AnyFeatureRows, val: AnyFeatureRows) -> None:
     for name, rows in (("train", train), ("validation", val)):
         if isinstance(rows, StreamedFeatureRows):
             continue  # the cache took no row that is not finite, and checks every byte it reads
-        bad = [int(place) for places, block in rows.blocks() for place in places[~_finite(block)]]
+        bad = [int(place) for places, block in rows.blocks() for place in places[~finite_rows(block)]]
         if bad:
-            some = ", ".join(map(str, bad[:10])) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
-            raise DataError(f"NaN or infinite features in rows {some} of the {name} split; leave them out")
+            raise DataError(
+                f"NaN or infinite features in rows {listed(list(map(str, bad)), 10)} of the {name} split; "
+                "leave them out"
+            )
 
 
 def in_memory(name: str, rows: AnyFeatureRows) -> FeatureRows:
@@ -215,12 +218,3 @@ def require_vector_rows(name: str, row_shape: tuple[int, ...]) -> None:
             f"the head {name} takes vectors, but the cached features have the shape {row_shape}; "
             "extract them with `pool` avg (or max, avgmax, cls), or use `head` concat, attention or top"
         )
-
-
-def _finite(block: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return which rows hold finite numbers alone; of float16, which NumPy computes slowly, by the bits."""
-    flat = np.ascontiguousarray(block).reshape(len(block), -1)
-    if flat.dtype == np.float16:
-        exponent = flat.view(np.uint16) & np.uint16(0x7C00)
-        return np.asarray((exponent != 0x7C00).all(axis=1))
-    return np.asarray(np.isfinite(flat).all(axis=1))

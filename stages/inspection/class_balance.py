@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-SPLITS = ("train", "val", "test")
+from cache.errors import listed
+from stages.config.data import SPLITS
 
 UNEVEN = 3.0
 """Ratio of the largest to the smallest class from which on the smaller ones are worth a thought."""
@@ -68,12 +69,10 @@ class Balance:
             ]
         few = [int(one) for one in np.flatnonzero(train < FEW)]
         if few:
-            some = ", ".join(f"{names[one]} ({train[one]})" for one in few[:_NAMED])
-            more = f" and {len(few) - _NAMED} more" if len(few) > _NAMED else ""
-            lines.append(f"Classes with fewer than {FEW} training images: {some}{more}.")
+            some = listed([f"{names[one]} ({train[one]})" for one in few], _NAMED)
+            lines.append(f"Classes with fewer than {FEW} training images: {some}.")
         for split, row in zip(SPLITS[1:], self.counts[1:], strict=True):
             absent = [names[one] for one in np.flatnonzero(row == 0)]
             if absent:
-                more = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
-                lines.append(f"Classes without an image in {split}: {', '.join(absent[:_NAMED])}{more}.")
+                lines.append(f"Classes without an image in {split}: {listed(absent, _NAMED)}.")
         return lines

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from stages.runtime.connected_groups import connected_groups
 from stages.runtime.progress import progress
 
 BLOCK_ROWS = 4096
@@ -112,13 +111,9 @@ def find_neighbors(directions: UnitFeatures, count: int, threshold: float, block
 
 def merge_groups(groups: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return groups [n] in which the samples of each pair [m, 2], and all of their groups, are one."""
-    first, second = groups[pairs[:, 0]], groups[pairs[:, 1]]
-    apart = first != second
-    if not apart.any():
-        return groups
-    links = coo_array((np.ones(apart.sum(), bool), (first[apart], second[apart])), shape=(len(groups), len(groups)))
-    _, merged = connected_components(links, directed=False)
-    return np.asarray(merged, dtype=np.int64)[groups]
+    linked = groups[pairs]
+    apart = linked[linked[:, 0] != linked[:, 1]]
+    return connected_groups(apart, len(groups))[groups] if len(apart) else groups
 
 
 def equal_pairs(names: Sequence[str]) -> NDArray[np.int64]:

@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torchvision.ops import FrozenBatchNorm2d
 
-from cache import key_of_bytes
 from cache.errors import UsageError
 from stages.network.module_paths import has_prefix, require_known
+from stages.runtime.seeding import seed_from
 
 Scheme = Literal["kaiming", "xavier"]
 
@@ -99,7 +99,7 @@ def reinit_parameters(
 
 
 def _generator(seed: int, name: str) -> torch.Generator:
-    return torch.Generator().manual_seed(int(key_of_bytes(f"{seed} {name}".encode())[:15], 16))
+    return torch.Generator().manual_seed(seed_from(seed, name, bits=60))
 
 
 def _own_state(layer: nn.Module) -> dict[str, torch.Tensor]:

@@ -35,15 +35,20 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def supports_bf16(device: torch.device) -> bool:
+def supports_bf16(device: torch.device, *, emulated: bool = False) -> bool:
     """Say whether a device has instructions for products of bfloat16; elsewhere they are emulated, which is slow.
 
     Of processors those with AVX-512 BF16 or AMX, read from ``/proc/cpuinfo``: on others torch has not been seen to
     convolve in it quickly, and where there is no such file the answer is no. Of Apple's GPUs none: no gain was seen.
+
+    Parameters
+    ----------
+    emulated : bool
+        Whether it is enough that NVIDIA's GPU computes in it at all.
     """
     if device.type == "cuda":
         with torch.cuda.device(device):
-            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+            return bool(torch.cuda.is_bf16_supported(including_emulation=emulated))
     cpuinfo = Path("/proc/cpuinfo")
     if device.type != "cpu" or not cpuinfo.exists():
         return False

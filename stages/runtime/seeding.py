@@ -1,4 +1,4 @@
-"""Random state: kept over a block."""
+"""Random numbers: seeds that follow from what they are for, and random states kept over a block."""
 
 from __future__ import annotations
 
@@ -8,6 +8,37 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+
+from cache import key_of_bytes
+
+
+def seed_from(*parts: object, bits: int) -> int:
+    """Return a seed that follows from the text of `parts` alone: the first `bits` bits of its digest.
+
+    What the parts are and how many bits there are decides what is in caches of augmented views and what a training
+    goes on with that was stopped: neither may change where it is in use.
+
+    Parameters
+    ----------
+    parts : objects
+        Joined by spaces.
+    bits : int
+        A multiple of 4.
+    """
+    return int(key_of_bytes(" ".join(map(str, parts)).encode())[: bits // 4], 16)
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return the seed of what is drawn once an epoch."""
+    return seed * 1_000_003 + epoch
+
+
+@contextmanager
+def fixed_seed(seed: int) -> Iterator[None]:
+    """Draw from torch's CPU generator as it is after `seed`, and leave the random state of the program as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would change other devices' states, too
+        yield
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from cache.errors import UsageError
+from stages.runtime.device import supports_bf16
 
 Autocast = Literal["none", "bf16", "fp16"]
 
@@ -35,7 +36,7 @@ class MixedPrecision:
     def __init__(self, autocast: Autocast, device: torch.device) -> None:
         if autocast == "fp16" and device.type not in ("cuda", "cpu"):
             raise UsageError(f"`amp_dtype` fp16 needs its gradients scaled, which {device.type} does not do; use bf16")
-        if autocast == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        if autocast == "bf16" and device.type == "cuda" and not supports_bf16(device, emulated=True):
             raise UsageError("`amp_dtype` bf16 is beyond this GPU; use fp16")
         self._dtype = _DTYPES.get(autocast)
         self._device = device

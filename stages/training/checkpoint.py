@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]
 
+from cache.atomic_write import atomic_path, remove_stale_temporaries
 from cache.errors import CutonceError, UsageError
 from stages.config.version_1 import OPTION_NAMES
 
@@ -56,23 +55,16 @@ class CheckpointFile:
         """
         if self.path is None:
             return
-        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            remove_stale_temporaries(self.path.parent)  # they are as large as the file: of a process killed in here
+            with atomic_path(self.path) as temporary, temporary.open("wb") as file:
                 torch.save({"version": _VERSION, "identity": self._identity, "state": dict(state)}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
-            _sync_directory(self.path.parent)
         except (OSError, RuntimeError) as error:  # torch's writer has no more to say of a full disk than RuntimeError
             raise CutonceError(
                 f"the checkpoint {self.path} cannot be written: {error}; make room, and run the same command again to "
                 "go on from the last one"
             ) from error
-        finally:
-            with suppress(OSError):  # renamed, or never made
-                temporary.unlink()
         self._saved_at = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
@@ -87,8 +79,6 @@ class CheckpointFile:
         """
         if self.path is None:
             return None
-        for leftover in self.path.parent.glob(f"{self.path.name}.*.tmp"):  # a process was killed while it wrote
-            leftover.unlink(missing_ok=True)
         if not self.path.exists():
             return None
         try:
@@ -118,13 +108,3 @@ class CheckpointFile:
                 f"the checkpoint {self.path} is of another training: {said}. Say what was said then to go on from it, "
                 "or delete the file to start anew"
             )
-
-
-def _sync_directory(path: Path) -> None:
-    """Let the new name outlast a loss of power, where directories can be synced."""
-    if os.name == "posix":
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cache.errors import UsageError
+from stages.config.bounds import require, require_at_least
 from stages.training.amp import Autocast
 
 
@@ -51,11 +51,7 @@ class TrainConfig:
     checkpoint_seconds: float = 300.0
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("seed", 0), ("l1", 0), ("grad_accum_steps", 1), ("patience", 1)):
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise UsageError(f"`{name}` {value:g} must be at least {least}")
-        if self.clip_grad is not None and not self.clip_grad > 0:
-            raise UsageError(f"`clip_grad` {self.clip_grad:g} must be more than 0")
-        if not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"`label_smoothing` {self.label_smoothing:g} must be at least 0 and less than 1")
+        require_at_least(self, {"epochs": 1, "seed": 0, "l1": 0, "grad_accum_steps": 1, "patience": 1})
+        require("clip_grad", self.clip_grad, "more than 0", lambda norm: norm > 0)
+        smoothing = self.label_smoothing
+        require("label_smoothing", smoothing, "at least 0 and less than 1", lambda share: 0 <= share < 1)

@@ -8,7 +8,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cache.errors import UsageError
+from stages.config.bounds import is_share, require
 
 
 class ModelEMA:
@@ -29,8 +29,7 @@ class ModelEMA:
     """
 
     def __init__(self, model: nn.Module, decay: float | None) -> None:
-        if decay is not None and not 0 < decay < 1:
-            raise UsageError(f"`model_ema_decay` {decay:g} must be more than 0 and less than 1; near 1, such as 0.999")
+        require("model_ema_decay", decay, "more than 0 and less than 1; near 1, such as 0.999", is_share)
         self._trained = model
         self._average = None if decay is None else ModelEmaV3(model, decay=decay, use_warmup=True)
         self.model: nn.Module = model if self._average is None else self._average.module

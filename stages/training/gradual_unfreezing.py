@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cache.errors import UsageError
+from stages.config.bounds import require
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,7 @@ class UnfreezeSchedule:
     every: int
 
     def __post_init__(self) -> None:
-        if self.every < 0:
-            raise UsageError(f"`unfreeze_every` {self.every} must be at least 0 epochs")
+        require("unfreeze_every", self.every, "at least 0 epochs", lambda epochs: epochs >= 0)
 
     def check(self, epochs: int) -> None:
         """Refuse a timetable by which a block would never train.

@@ -6,7 +6,7 @@ made is ``optimisers.py``; how a highest rate is found is ``range_test.py``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -28,6 +28,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from cache.errors import UsageError, suggestion
+from stages.config.bounds import require
 from stages.config.finetune import Schedule as Kind
 
 _SETTINGS: dict[str, tuple[Kind, ...]] = {
@@ -40,7 +41,12 @@ _SETTINGS: dict[str, tuple[Kind, ...]] = {
 }
 """Which schedules each setting is for."""
 
-_OPTIONS = {"factor": "`decay_rate`", "patience": "`plateau_patience`"}
+_OPTIONS = {
+    "cycle_multiplier": "cycle_mul",
+    "factor": "decay_rate",
+    "step_epochs": "decay_epochs",
+    "patience": "plateau_patience",
+}
 
 _WARMUP: dict[Kind, float] = {"onecycle": 0.3, "restarts": 0.0}
 _FACTOR: dict[Kind, float] = {"exp_range": 0.5}
@@ -125,10 +131,8 @@ class LRScheduleConfig:
                     "make it shorter, or `epochs` more"
                 )
 
-    def _require(self, name: str, what: str, holds: Any) -> None:
-        value = getattr(self, name)
-        if value is not None and not holds(value):
-            raise UsageError(f"{_option(name)} {value:g} must be {what}")
+    def _require(self, name: str, what: str, holds: Callable[[float], bool]) -> None:
+        require(_OPTIONS.get(name, name), getattr(self, name), what, holds)
 
 
 class Scheduler:
@@ -306,4 +310,4 @@ def _has_momentum(optimizer: Optimizer) -> bool:
 
 
 def _option(name: str) -> str:
-    return _OPTIONS.get(name, f"`{name}`")
+    return f"`{_OPTIONS.get(name, name)}`"

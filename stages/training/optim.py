@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from cache.errors import UsageError, suggestion
+from stages.config.bounds import require
 
 Group = dict[str, Any]
 """A parameter group of torch's, with the name of its ``block`` and whether it is ``regularised``."""
@@ -88,40 +89,35 @@ def parameter_groups(
     return groups
 
 
-def blockwise_groups(
-    model: nn.Module,
-    blocks: Sequence[tuple[str, Collection[str]]],
-    *,
-    rate: float,
-    factor: float,
-    weight_decay: float,
-    undecayed: Collection[str] = (),
-) -> list[Group]:
-    """Return optimiser groups with discriminative rates: each block's is that of the block above it times `factor`.
+def layerwise_lrs(
+    blocks: Sequence[tuple[str, Collection[str]]], lr: float, layer_decay: float
+) -> list[tuple[str, Collection[str], float]]:
+    """Return blocks with discriminative rates: each block's is that of the block above it times `layer_decay`.
 
     Discriminative fine-tuning (Howard & Ruder 2018, section 3.2: a factor of 1/2.6); with the layers of a transformer
     for blocks it is layer-wise decay (Clark et al. 2020; 0.65 to 0.75 for ViTs in Bao et al. 2022, "BEiT").
 
     Parameters
     ----------
-    model, weight_decay, undecayed
-        As in :func:`parameter_groups`.
     blocks : sequence of (name, prefixes)
-        From the top down: the first has `rate`.
-    rate : float
+        From the top down: the first has `lr`.
+    lr : float
         Highest rate of the topmost block.
-    factor : float
+    layer_decay : float
         In (0, 1]; 0.01 to 0.1 for rates 10 to 100 times lower from block to block.
+
+    Returns
+    -------
+    list of (name, prefixes, rate)
+        As :func:`parameter_groups` takes it.
 
     Raises
     ------
     UsageError
-        As :func:`parameter_groups`, or if the factor is impossible.
+        If `layer_decay` is impossible.
     """
-    if not 0 < factor <= 1:
-        raise UsageError(f"a block's rate cannot be {factor:g} times that of the block above: more than 0, at most 1")
-    rated = [(name, prefixes, rate * factor**depth) for depth, (name, prefixes) in enumerate(blocks)]
-    return parameter_groups(model, rated, weight_decay, undecayed)
+    require("layer_decay", layer_decay, "more than 0 and at most 1", lambda factor: 0 < factor <= 1)
+    return [(name, prefixes, lr * layer_decay**depth) for depth, (name, prefixes) in enumerate(blocks)]
 
 
 def create_optimizer(name: str, groups: list[Group], momentum: float = 0.9) -> Optimizer:
@@ -147,8 +143,7 @@ def create_optimizer(name: str, groups: list[Group], momentum: float = 0.9) -> O
             f"`opt` {name}: there are sgd, momentum, adam, adamw and what else timm has, and no such one."
             f"{suggestion(name, known)}"
         )
-    if not 0 <= momentum < 1:
-        raise UsageError(f"`momentum` {momentum:g} must be at least 0 and less than 1")
+    require("momentum", momentum, "at least 0 and less than 1", lambda share: 0 <= share < 1)
     if name == "sgd" and momentum == 0:
         name = "momentum"  # torch refuses Nesterov's with none
     return create_optimizer_v2(groups, opt=name, momentum=momentum, **_fused(name, groups))

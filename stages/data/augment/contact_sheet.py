@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from cache.atomic_write import atomic_path
 from stages.data.augment.mixup import MixupCutmix
 from stages.data.augment.policy import Augmentation
 
@@ -71,7 +72,8 @@ def contact_sheet(
     for axes, name in zip(grid[0], names, strict=False):
         axes.set_title(name, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.removeprefix(".") or "png")
 
 
 def _mixtures(renderings: Sequence[Sequence[Tensor]], mixing: MixupCutmix) -> Iterator[tuple[str, Tensor, list[float]]]:

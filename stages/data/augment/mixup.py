@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from cache import key_of_bytes
 from cache.errors import UsageError
 from stages.data.augment.thread_rng import ThreadGenerator
+from stages.runtime.seeding import seed_from
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class MixupCutmix:
             maps = inputs.flatten(1)[:, :, None, None]
         else:
             maps = inputs.permute(0, 3, 1, 2) if self.layout == "nhwc" else inputs
-        drawn_from = torch.Generator().manual_seed(int(key_of_bytes(f"mix {seed} {epoch} {step}".encode())[:8], 16))
+        drawn_from = torch.Generator().manual_seed(seed_from("mix", seed, epoch, step, bits=32))
         with ThreadGenerator(drawn_from):
             kind = self._kinds[int(torch.randint(len(self._kinds), (1,)))]
             mixed, targets = kind(maps, labels)

@@ -9,8 +9,6 @@ from typing import Any
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
 """Wraps what is iterated over slowly, to show how far it is (tqdm does)."""
 
-SPLITS = ("train", "val", "test")
-
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from stages.data.images.preprocessing import Preprocessing
 from stages.network.backbones.partial_loading import PartialLoading
 from stages.network.classifier import output_layers
+from stages.runtime.seeding import fixed_seed
 
 _SEED = 0
 
@@ -63,12 +63,8 @@ class LoadedNetwork(NamedTuple):
 @contextmanager
 def fixed_init_seed() -> Iterator[None]:
     """Draw initial weights from one fixed seed and leave the random state of the program as it was."""
-    state = torch.get_rng_state()
-    torch.default_generator.manual_seed(_SEED)
-    try:
+    with fixed_seed(_SEED):
         yield
-    finally:
-        torch.set_rng_state(state)
 
 
 def count_classes(module: nn.Module) -> int:

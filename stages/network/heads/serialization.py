@@ -10,6 +10,7 @@ from typing import Any
 import safetensors.torch
 from safetensors import SafetensorError
 
+from cache.atomic_write import write_atomically
 from cache.errors import UsageError, WeightsError
 from stages.network.graph.cuts import CutGraph
 from stages.network.heads.attention_pool import AttentionHead
@@ -45,8 +46,9 @@ def save_head(path: Path, head: Head, metadata: Mapping[str, Any]) -> None:
     # copies, because safetensors refuses tensors that share their memory, as tied weights do
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in head.state_dict().items()}
     description = {"format": FORMAT, "version": VERSION, "config": head.config, "metadata": dict(metadata)}
-    _write(path.with_suffix(".safetensors"), safetensors.torch.save(tensors))
-    _write(path.with_suffix(".json"), json.dumps(description, indent=2).encode())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path.with_suffix(".safetensors"), safetensors.torch.save(tensors))
+    write_atomically(path.with_suffix(".json"), json.dumps(description, indent=2).encode())
 
 
 def load_head(path: Path, graph: CutGraph | None = None) -> tuple[Head, dict[str, Any]]:
@@ -115,10 +117,3 @@ def _rebuilt(config: dict[str, Any], graph: CutGraph | None, described: Path) ->
             f"{[*row_shape]}, and {cut.name!r} gives {[*cut.shape]} here."
         )
     return head
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_bytes(content)
-    temporary.replace(path)

@@ -8,7 +8,7 @@ from torch import nn
 
 from stages.runtime.threads import single_threaded
 from stages.training.lr_schedules import LRScheduleConfig, make_schedule
-from stages.training.optim import blockwise_groups, create_optimizer
+from stages.training.optim import create_optimizer, layerwise_lrs, parameter_groups
 from stages.training.train_loop import TrainConfig, train
 from tests.stages.training.networks import pictures, quick_network
 
@@ -27,7 +27,7 @@ class Noise(nn.Module):
 def main(checkpoint: str, weights: str) -> None:
     """Train with a checkpoint after every step, telling each batch; save the final weights."""
     model = nn.Sequential(Noise(), quick_network(drop_rate=0.3, drop_path_rate=0.2))
-    groups = blockwise_groups(model, BLOCKS, rate=3e-3, factor=0.3, weight_decay=1e-2)
+    groups = parameter_groups(model, layerwise_lrs(BLOCKS, 3e-3, 0.3), 1e-2)
     optimizer = create_optimizer("sgd", groups)
     scheduler = make_schedule(optimizer, LRScheduleConfig("onecycle"), -(-BATCHES // ACCUMULATED), EPOCHS)
     images, labels = pictures(4 * BATCHES)

@@ -11,7 +11,7 @@ from stages.runtime.distributed import process_group
 from stages.runtime.threads import single_threaded
 from stages.training.gradual_unfreezing import UnfreezeSchedule
 from stages.training.lr_schedules import LRScheduleConfig, make_schedule
-from stages.training.optim import blockwise_groups, create_optimizer
+from stages.training.optim import create_optimizer, layerwise_lrs, parameter_groups
 from stages.training.train_loop import TrainConfig, train
 from tests.stages.training.networks import pictures, quick_network
 
@@ -41,7 +41,7 @@ def training(rank, folder, *, batchnorm="eval", unfreezing=UnfreezeSchedule(("he
                 lock_eval_mode(layer)
     model.add_module("short_of_memory", ShortOfMemory() if rank.index == 1 else nn.Identity())
     model.register_forward_pre_hook(lambda model, inputs: model.short_of_memory(*inputs))
-    groups = blockwise_groups(model, list(BLOCKS.items()), rate=1e-3, factor=0.5, weight_decay=1e-2)
+    groups = parameter_groups(model, layerwise_lrs(list(BLOCKS.items()), 1e-3, 0.5), 1e-2)
     optimizer = create_optimizer("adamw", groups)
     scheduler = make_schedule(optimizer, LRScheduleConfig("plateau"), 2, EPOCHS)
 

@@ -1,8 +1,13 @@
+import os
 import resource
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
 
+from cache.atomic_write import host_name
 from cache.errors import CutonceError, UsageError
 from stages.training.checkpoint import CheckpointFile
 from tests.stages.training.blobs import small_network, train_blobs
@@ -72,7 +77,11 @@ def test_a_place_that_is_none_is_said(tmp_path):
 
 
 def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
-    (tmp_path / "checkpoint.pt.123.tmp").write_bytes(b"half of it")
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    leftover = tmp_path / f"{host_name()}-{killed.pid}-0123456789abcdef.tmp"
+    leftover.write_bytes(b"half of it")
+    os.utime(leftover, (time.time() - 120,) * 2)
     checkpoints = CheckpointFile(tmp_path / "checkpoint.pt", {}, 0.0)
     assert checkpoints.load() is None
     checkpoints.save({"step": 1})

@@ -12,7 +12,7 @@ from cache.errors import UsageError
 from stages.network.freezing import freeze
 from stages.training.gradual_unfreezing import UnfreezeSchedule
 from stages.training.lr_schedules import LRScheduleConfig, make_schedule
-from stages.training.optim import blockwise_groups, create_optimizer
+from stages.training.optim import create_optimizer, layerwise_lrs, parameter_groups
 from stages.training.train_loop import TrainConfig, train
 from tests.stages.training.blobs import same
 from tests.stages.training.networks import pictures, quick_network
@@ -50,7 +50,7 @@ def test_negative_numbers_of_epochs_are_refused():
 
 
 def train_network(model, epochs=8, name="sgd", **others):
-    groups = blockwise_groups(model, list(BLOCKS.items()), rate=1e-2, factor=0.5, weight_decay=0.1)
+    groups = parameter_groups(model, layerwise_lrs(list(BLOCKS.items()), 1e-2, 0.5), 0.1)
     optimizer = create_optimizer(name, groups)
     scheduler = make_schedule(optimizer, LRScheduleConfig("cosine", 0.1), 2, 8)
 
@@ -120,7 +120,7 @@ def test_unfreezing_holds_over_a_restart(tmp_path, stopped_after):
 def test_the_best_epoch_is_restored_as_it_was_with_blocks_that_trained_only_later():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 4), nn.ReLU(), nn.Linear(4, 3))
     blocks = [("head", ["3"]), ("below", ["1"])]
-    optimizer = create_optimizer("sgd", blockwise_groups(model, blocks, rate=1e-3, factor=1, weight_decay=0))
+    optimizer = create_optimizer("sgd", parameter_groups(model, layerwise_lrs(blocks, 1e-3, 1), 0))
     below = model[1].weight.detach().clone()
     unfreezing = UnfreezeSchedule(("head", "below"), 1)
     wrong = (TRAIN[0], (TRAIN[1] + 1) % 3)

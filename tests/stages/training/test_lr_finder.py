@@ -10,7 +10,7 @@ import torch
 from cache.errors import CutonceError, DataError, UsageError
 from stages.training.lr_finder import LRFinderResult, _running_mean, _steepest_descent, lr_find
 from stages.training.lr_schedules import LRScheduleConfig, make_schedule
-from stages.training.optim import blockwise_groups, create_optimizer
+from stages.training.optim import create_optimizer, layerwise_lrs, parameter_groups
 from stages.training.train_loop import TrainConfig, train
 from tests.stages.training.networks import pictures, quick_network
 
@@ -26,7 +26,7 @@ def batches(epoch, first):
 def in_training(name="adamw", rate=1e-3):
     """A network and its optimiser after two steps, so that there are a state, statistics and gradients to lose."""
     model = quick_network(drop_rate=0.2, drop_path_rate=0.2)
-    optimizer = create_optimizer(name, blockwise_groups(model, BLOCKS, rate=rate, factor=0.1, weight_decay=0.01))
+    optimizer = create_optimizer(name, parameter_groups(model, layerwise_lrs(BLOCKS, rate, 0.1), 0.01))
     scheduler = make_schedule(optimizer, LRScheduleConfig("cosine", 0.0), 3, 20)
     one_pass = lambda epoch, first: list(batches(epoch, first))[:2]  # noqa: E731
     train(model, optimizer, scheduler, TrainConfig(1), train_batches=one_pass, val_batches=lambda: [(IMAGES, LABELS)])
@@ -92,7 +92,7 @@ def test_the_training_that_follows_is_the_one_that_would_have_been():
     ended = []
     for tested in (False, True):
         model = quick_network(drop_rate=0.2)
-        optimizer = create_optimizer("sgd", blockwise_groups(model, BLOCKS, rate=1e-3, factor=0.1, weight_decay=0.0))
+        optimizer = create_optimizer("sgd", parameter_groups(model, layerwise_lrs(BLOCKS, 1e-3, 0.1), 0.0))
         if tested:
             lr_find(model, optimizer, TrainConfig(2), batches, steps=20)
         scheduler = make_schedule(optimizer, LRScheduleConfig("onecycle"), 3, 2)
@@ -120,7 +120,7 @@ def test_a_training_at_the_suggested_rate_learns_more_than_far_below_and_far_abo
     reached = {}
     for factor in (0.01, 1.0, 1000.0):
         trial, groups = quick_network(), []
-        groups = blockwise_groups(trial, BLOCKS, rate=found.suggestion * factor, factor=0.1, weight_decay=0)
+        groups = parameter_groups(trial, layerwise_lrs(BLOCKS, found.suggestion * factor, 0.1), 0)
         trial_optimizer = create_optimizer("momentum", groups)
         scheduler = make_schedule(trial_optimizer, LRScheduleConfig("constant", 0.0), 3, 4)
         try:

@@ -9,7 +9,7 @@ from torchvision import models
 
 from cache.errors import UsageError
 from stages.training.losses import l1_penalty
-from stages.training.optim import blockwise_groups, create_optimizer, optimizers, parameter_groups
+from stages.training.optim import create_optimizer, layerwise_lrs, optimizers, parameter_groups
 
 NETWORKS = {
     "resnet18": lambda: models.resnet18(),
@@ -79,7 +79,7 @@ def test_each_block_keeps_its_own_rate_and_frozen_parameters_stay_out():
 def test_each_block_has_the_rate_of_the_one_above_times_the_factor():
     model = models.resnet18()
     blocks = [("head", ["fc"]), ("layer4", ["layer4"]), ("rest", ["conv1", "bn1", "layer1", "layer2", "layer3"])]
-    groups = blockwise_groups(model, blocks, rate=1e-2, factor=0.1, weight_decay=0.0)
+    groups = parameter_groups(model, layerwise_lrs(blocks, 1e-2, 0.1), 0.0)
     rates = {group["block"]: group["lr"] for group in groups}
     assert rates == pytest.approx({"head": 1e-2, "layer4": 1e-3, "rest": 1e-4})
     assert len(named(model, groups)) == len(list(model.parameters()))
@@ -97,14 +97,14 @@ def test_each_block_has_the_rate_of_the_one_above_times_the_factor():
 )
 def test_a_parameter_that_trains_is_in_one_block(blocks, said):
     with pytest.raises(UsageError, match=said):
-        blockwise_groups(models.resnet18(), blocks, rate=1e-2, factor=0.1, weight_decay=0.0)
+        parameter_groups(models.resnet18(), layerwise_lrs(blocks, 1e-2, 0.1), 0.0)
 
 
 def test_nothing_left_to_train_and_impossible_factors_are_refused():
     with pytest.raises(UsageError, match="nothing is left to train"):
         everything(nn.Sequential(nn.Linear(2, 2)).requires_grad_(False))
-    with pytest.raises(UsageError, match="more than 0, at most 1"):
-        blockwise_groups(nn.Sequential(nn.Linear(2, 2)), [("all", ["0"])], rate=1, factor=10, weight_decay=0)
+    with pytest.raises(UsageError, match="`layer_decay` 10 must be more than 0 and at most 1"):
+        parameter_groups(nn.Sequential(nn.Linear(2, 2)), layerwise_lrs([("all", ["0"])], 1, 10), 0)
 
 
 def small():
