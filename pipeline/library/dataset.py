@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 
 from cache import FeatureCache
 from cache.errors import CacheError, UsageError
+from stages.config.data import SPLITS
 from stages.data.manifest import Manifest
-from stages.data.sources.records import SPLITS
 
 
 class CachedDataset(Dataset[tuple[Any, Any]]):
