@@ -40,7 +40,7 @@ from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
 from stages.extraction.extractor import build_extractor
 from stages.finetuning.baselines import baseline
-from stages.tasks.evaluate import paired_difference
+from stages.tasks.statistics import bootstrap_difference
 
 BASE = FinetuneConfig(unfreeze="3", epochs=6)
 """What every technique is added to."""
@@ -169,13 +169,13 @@ def _table(rows: dict[str, MethodSummary], asked: dict[str, tuple[FinetuneConfig
     lines = []
     for label, (_, _views, against) in asked.items():
         row = rows[label]
-        ends = "" if len(row.seeds) == 1 else " ({:.1f}-{:.1f})".format(*(100 * one for one in row.accuracy_range))
+        ends = "" if len(row.seeds) == 1 else " ({:.1f}-{:.1f})".format(*(100 * one for one in row.score_range))
         difference = ""
         if against in rows:
-            found = paired_difference(row.correct, rows[against].correct, row.images)
+            found = bootstrap_difference(row.metric, row.statistics, rows[against].statistics, row.images)
             difference = f"{points(found.value)} ({points(found.low)} to {points(found.high)})"
         epochs = np.mean([one.settings["best epoch"] for one in row.results])
-        line = [label, percent(row.val_accuracy), percent(row.accuracy) + ends, f"{epochs:.0f}"]
+        line = [label, percent(row.val_score), percent(row.score) + ends, f"{epochs:.0f}"]
         stages = row.seconds_by_stage
         lines.append([*line, duration(stages["extract"]), duration(stages["train"]), against or "", difference])
     header = ["technique", "validation", "test", "best epoch", "features", "training", "against", "points"]
@@ -192,12 +192,12 @@ def _draw_views(
     cached, images = [rows[f"views-{views}"] for views in counts], rows["fine-tuning"]
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    ends = np.array([row.accuracy_ci95 for row in cached]).T * 100
-    accuracy = np.array([row.accuracy for row in cached]) * 100
+    ends = np.array([row.ci95 for row in cached]).T * 100
+    accuracy = np.array([row.score for row in cached]) * 100
     left.errorbar(counts, accuracy, np.abs(ends - accuracy), fmt="o-", capsize=3, label="cached views")
-    low, high = images.accuracy_ci95
+    low, high = images.ci95
     left.axhspan(100 * low, 100 * high, color="0.9")
-    left.axhline(100 * images.accuracy, color="0.4", label="images, new renderings in each epoch")
+    left.axhline(100 * images.score, color="0.4", label="images, new renderings in each epoch")
     left.set(xlabel="cached views", ylabel="test accuracy, %")
     left.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
     for stage, name in (("train", "training"), ("extract", "filling the cache")):

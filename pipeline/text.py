@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
@@ -53,3 +54,25 @@ def percent(share: float) -> str:
 def points(share: float) -> str:
     """Return a difference of 0.025 as ``+2.5``."""
     return f"{round(100 * share, 1) + 0.0:+.1f}"  # + 0.0 makes minus zero zero
+
+
+def format_score(value: float, *, as_percent: bool) -> str:
+    """Return a score as a share, ``87.9 %``, or as a number, ``0.879``; ``-`` where there is none."""
+    if math.isnan(value):
+        return "-"
+    return percent(value) if as_percent else f"{value:.3f}"
+
+
+def format_difference(value: float, *, as_percent: bool) -> str:
+    """Return a difference of scores with its sign: of shares in points, ``+2.5``, else ``+0.025``."""
+    return points(value) if as_percent else f"{round(value, 3) + 0.0:+.3f}"
+
+
+def format_range(ends: tuple[float, float], between: str = " to ", *, as_percent: bool) -> str:
+    """Return two scores without a unit, ``85.0 to 90.1`` of shares in percent, else ``0.850 to 0.901``."""
+    return between.join(f"{100 * end:.1f}" if as_percent else f"{end:.3f}" for end in ends)
+
+
+def capitalized(words: str) -> str:
+    """Return words with a capital at their beginning, the rest as it is: ``F1`` stays ``F1``."""
+    return words[:1].upper() + words[1:]

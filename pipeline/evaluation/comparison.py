@@ -1,11 +1,13 @@
 """What the results of one or several runs say against each other: rows, paired tests, and a verdict in words.
 
-Nothing is trained or read but finished results. Methods are ranked by validation accuracy; the test split only says
-what the ranked methods reach and whether their difference is more than chance. How it looks is ``pipeline.report``.
+Nothing is trained or read but finished results. Methods are ranked by the task's metric on the validation split; the
+test split only says what the ranked methods reach and whether their difference is more than chance. How it looks is
+``pipeline.report``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +19,8 @@ from cache.errors import DataError
 from pipeline.evaluation.method_summary import STAGES, TEST_TIME, MethodSummary, PairedTest, paired_test
 from pipeline.evaluation.results import METHODS, Result, load_results, require_same_test_images, run_of
 from pipeline.evaluation.verdict import Verdict, describe_test_images, give_verdict
-from pipeline.text import byte_count, format_count, percent, table
+from pipeline.text import byte_count, capitalized, format_count, format_range, format_score, table
+from stages.tasks.base import Metric, Task
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Comparison:
         In the order of method and name.
     reference : MethodSummary
         What the others are tested against: the best method on cached features, or the best of all where there is
-        none; the best by validation accuracy.
+        none; the best on the validation split.
     tests : tuple of PairedTest
         Every other row against the reference, in the order of the rows.
     verdict : Verdict
@@ -54,8 +57,24 @@ class Comparison:
         return " ".join([self.verdict.headline, *self.verdict.details])
 
     @property
+    def task(self) -> Task:
+        """What is predicted."""
+        return self.results[0].task
+
+    @property
+    def metric(self) -> Metric:
+        """What methods are ranked and tested by."""
+        return self.results[0].metric
+
+    @property
+    def shown_metrics(self) -> list[Metric]:
+        """The metrics that a table shows beside it: those that are defined for a method."""
+        shown = [self.task.metrics[name] for name in self.task.shown]
+        return [metric for metric in shown if any(not math.isnan(row.mean_score(metric.name)) for row in self.rows)]
+
+    @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of their numbers."""
+        """Names of the classes, in the order of their numbers; none where the task has no classes."""
         return self.results[0].class_names
 
     @property
@@ -70,7 +89,7 @@ class Comparison:
 
     @property
     def ranked(self) -> list[MethodSummary]:
-        """The rows from the highest validation accuracy down; of equals the quicker one first."""
+        """The rows from the best on the validation split down; of equals the quicker one first."""
         return sorted(self.rows, key=_rank)
 
     @property
@@ -79,9 +98,12 @@ class Comparison:
         return describe_test_images(self.rows[0])
 
     @property
-    def majority_class(self) -> tuple[str, float]:
+    def majority_class(self) -> tuple[str, float] | None:
         """The most frequent class of the test images, and its share: what one is right at by always saying it."""
-        of_true = self.rows[0].confusion.sum(axis=1)
+        confusion = self.rows[0].confusion
+        if confusion is None:
+            return None
+        of_true = confusion.sum(axis=1)
         return self.class_names[of_true.argmax()], float(of_true.max() / of_true.sum())
 
     def test_of(self, row: MethodSummary) -> PairedTest | None:
@@ -131,20 +153,21 @@ def compare_results(results: Sequence[Result]) -> Comparison:
 def format_table(comparison: Comparison) -> str:
     """Return the comparison as an aligned text table, with what the numbers are below it."""
     several = len(comparison.seeds) > 1
-    with_auc = any(row.auc is not None for row in comparison.rows)
-    header = ["method", "accuracy", "95 % interval", *["over seeds"] * several, "macro-F1", *["AUC"] * with_auc]
+    metric, shown = comparison.metric, comparison.shown_metrics
+    header = ["method", metric.label, "95 % interval", *["over seeds"] * several, *(other.label for other in shown)]
     header += ["seconds", *STAGES, "peak memory", "trained", "forwards"]
     lines = []
     for row in comparison.rows:
-        line = [row.label, percent(row.accuracy), _span(row.accuracy_ci95)]
-        line += [_span(row.accuracy_range)] * several
-        line += [f"{row.macro_f1:.3f}"] + ["-" if row.auc is None else f"{row.auc:.3f}"] * with_auc
+        line = [row.label, format_score(row.score, as_percent=metric.as_percent)]
+        line += [format_range(row.ci95, as_percent=metric.as_percent)]
+        line += [format_range(row.score_range, as_percent=metric.as_percent)] * several
+        line += [format_score(row.mean_score(other.name), as_percent=other.as_percent) for other in shown]
         line += [f"{seconds:,.1f}" for seconds in (row.seconds, *row.seconds_by_stage.values())]
         line += [byte_count(row.peak_memory_bytes), format_count(row.trainable_parameters)]
         line += [f"{row.extraction_forwards:,.0f} + {row.backbone_forwards:,.0f}"]
         lines.append(line)
     below = [
-        f"Accuracy on {comparison.test_images}. {interval_words(comparison)}",
+        f"{capitalized(metric.label)} on {comparison.test_images}. {interval_words(comparison)}",
         "forwards: images through the backbone to fill the cache + in the method's own work.",
         *renderings_words(comparison),
     ]
@@ -152,11 +175,15 @@ def format_table(comparison: Comparison) -> str:
 
 
 def interval_words(comparison: Comparison) -> str:
-    """Say what the accuracy intervals are made from."""
+    """Say what the intervals are made from."""
     if len(comparison.seeds) == 1:
         return "Intervals: bootstrap over the test images of the one seed."
     seeds = f"{len(comparison.seeds)} seeds"
-    return f"Accuracy is the mean over {seeds}; intervals: bootstrap over images, the tests of all {seeds} pooled."
+    what = "that of all tests" if comparison.metric.per_sample is None else "the mean"
+    return (
+        f"{capitalized(comparison.metric.label)} is {what} over {seeds}; "
+        f"intervals: bootstrap over images, the tests of all {seeds} pooled."
+    )
 
 
 def renderings_words(comparison: Comparison) -> list[str]:
@@ -215,12 +242,7 @@ def _method_words(result: Result) -> str:
 
 def _rank(row: MethodSummary) -> tuple[float, float]:
     """Order methods without a look at the test split."""
-    return -row.val_accuracy, row.seconds
-
-
-def _span(ends: tuple[float, float]) -> str:
-    low, high = ends
-    return f"{100 * low:.1f} to {100 * high:.1f}"
+    return -row.val_score if row.metric.higher_is_better else row.val_score, row.seconds
 
 
 def _listed(seeds: Iterable[int]) -> str:

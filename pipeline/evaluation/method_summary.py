@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.results import CACHED, Result
-from stages.tasks.evaluate import accuracy_interval, mcnemar, paired_difference
+from stages.tasks import statistics as sampling
+from stages.tasks.base import Metric, Statistics, Task
 
 SIGNIFICANT = 0.05
 """The p-value below which a difference is called more than chance."""
@@ -32,8 +33,8 @@ TEST_TIME = {
 class MethodSummary:
     """One method of one run: its results over the seeds that every compared method has.
 
-    Scores and seconds are means over the seeds (accuracy is the share of all tests that are right, which weighs each
-    seed by its test images), peak memory is the largest, the confusion matrix the sum.
+    Seconds, and scores of all metrics but the primary one, are means over the seeds. The primary one is that of all
+    tests together, which weighs each seed by its test images. Peak memory is the largest, the confusion matrix the sum.
     """
 
     label: str
@@ -78,57 +79,68 @@ class MethodSummary:
         """The seeds it is averaged over."""
         return tuple(result.seed for result in self.results)
 
-    @cached_property
-    def correct(self) -> NDArray[np.bool_]:
-        """Whether each test went right, bool [tests]: seed after seed, images of a seed in the order of their keys."""
-        return np.concatenate([one.predictions.correct[one.predictions.key_order] for one in self.results])
-
-    @cached_property
-    def accuracy(self) -> float:
-        """Share of all tests that are right."""
-        return float(self.correct.mean())
+    @property
+    def task(self) -> Task:
+        """What is predicted."""
+        return self.results[0].task
 
     @property
-    def accuracy_range(self) -> tuple[float, float]:
-        """The lowest and the highest accuracy of a seed."""
-        accuracies = [result.test["accuracy"] for result in self.results]
-        return min(accuracies), max(accuracies)
+    def metric(self) -> Metric:
+        """What methods are ranked and tested by."""
+        return self.results[0].metric
+
+    @property
+    def statistics(self) -> Statistics:
+        """What is kept of each test, [tests, ...]: seed after seed, images of a seed in the order of their keys.
+
+        Made anew each time: kept for every method, they would be a second copy of all predictions.
+        """
+        of_seeds = (result.predictions for result in self.results)
+        return np.concatenate([each.statistics[each.key_order] for each in of_seeds])
 
     @cached_property
-    def accuracy_ci95(self) -> tuple[float, float]:
+    def correct(self) -> NDArray[np.bool_] | None:
+        """Whether each test went right, bool [tests], as in `statistics`; None where right and wrong is not all."""
+        of_seeds = [
+            None if each.correct is None else each.correct[each.key_order]
+            for each in (result.predictions for result in self.results)
+        ]
+        known = [correct for correct in of_seeds if correct is not None]
+        return np.concatenate(known) if len(known) == len(of_seeds) else None
+
+    @cached_property
+    def score(self) -> float:
+        """The primary metric of all tests together."""
+        return self.metric.score(self.statistics)
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """The lowest and the highest score of a seed."""
+        scores = [result.score(self.metric.name) for result in self.results]
+        return min(scores), max(scores)
+
+    @cached_property
+    def ci95(self) -> tuple[float, float]:
         """The interval of the result itself for one seed; over all tests, images resampled, for several."""
         if len(self.results) == 1:
-            low, high = self.results[0].test["accuracy_ci95"]
+            low, high = self.results[0].test["ci95"]
             return low, high
-        return accuracy_interval(self.correct, self.images)
+        return sampling.bootstrap_interval(self.metric, self.statistics, self.images)
 
     @property
-    def val_accuracy(self) -> float:
-        """Mean validation accuracy: what methods are ranked by."""
-        return self._mean(lambda result: result.val["accuracy"])
+    def val_score(self) -> float:
+        """Mean of the metric on the validation split: what methods are ranked by."""
+        return self._mean(lambda result: result.val[self.metric.name])
 
-    @property
-    def macro_f1(self) -> float:
-        """Mean F1 averaged over classes."""
-        return self._mean(lambda result: result.test["macro_f1"])
-
-    @property
-    def auc(self) -> float | None:
-        """Mean area under the ROC curve; None where a result has none."""
-        areas = [result.test["auc"] for result in self.results]
-        known = [area for area in areas if area is not None]
-        return float(np.mean(known)) if len(known) == len(areas) else None
-
-    @property
-    def log_loss(self) -> float:
-        """Mean log loss."""
-        return self._mean(lambda result: result.test["log_loss"])
+    def mean_score(self, name: str) -> float:
+        """Return the mean of a metric over the seeds; nan where it is not defined for one of them."""
+        return self._mean(lambda result: result.score(name))
 
     @cached_property
-    def confusion(self) -> NDArray[np.int64]:
-        """Confusion matrix summed over the seeds, int64 [true, predicted]."""
-        summed: NDArray[np.int64] = np.sum([one.test["confusion"] for one in self.results], axis=0, dtype=np.int64)
-        return summed
+    def confusion(self) -> NDArray[np.int64] | None:
+        """Confusion matrix summed over the seeds, int64 [true, predicted]; None where the task has no classes."""
+        of_seeds = [result.test["confusion"] for result in self.results if "confusion" in result.test]
+        return np.sum(np.array(of_seeds, dtype=np.int64), axis=0) if len(of_seeds) == len(self.results) else None
 
     @property
     def seconds(self) -> float:
@@ -176,35 +188,47 @@ class PairedTest:
 
     method: str
     against: str
+    metric: str
+    """The name of what is compared."""
+    higher_is_better: bool
     difference: float
-    """Accuracy of `method` minus accuracy of `against`."""
+    """The metric of `method` minus that of `against`."""
     difference_ci95: tuple[float, float]
     p_value: float
-    """McNemar's exact test; with several seeds the sign test over images, see ``stages.tasks.evaluate.mcnemar``."""
+    """As ``stages.tasks.statistics.paired_test`` says; with several seeds the image is what is tested."""
     time_ratio: float
     """Seconds of `method` over seconds of `against`."""
     seeds_ahead: int
-    """In how many seeds `method` is the more accurate."""
+    """In how many seeds `method` is the better one."""
 
     @property
     def significant(self) -> bool:
         """Whether the difference is more than chance."""
         return self.p_value < SIGNIFICANT
 
+    @property
+    def ahead(self) -> bool:
+        """Whether `method` is the better one."""
+        return self.difference > 0 if self.higher_is_better else self.difference < 0
+
 
 def paired_test(row: MethodSummary, reference: MethodSummary) -> PairedTest:
     """Return the test of one method against another on the same images."""
-    difference = paired_difference(row.correct, reference.correct, row.images)
-    ahead = (
-        ours.test["accuracy"] > theirs.test["accuracy"]
+    metric = row.metric
+    statistics, against = row.statistics, reference.statistics
+    difference = sampling.bootstrap_difference(metric, statistics, against, row.images)
+    gains = (
+        ours.score(metric.name) - theirs.score(metric.name)
         for ours, theirs in zip(row.results, reference.results, strict=True)
     )
     return PairedTest(
         method=row.label,
         against=reference.label,
+        metric=metric.name,
+        higher_is_better=metric.higher_is_better,
         difference=difference.value,
         difference_ci95=(difference.low, difference.high),
-        p_value=mcnemar(row.correct, reference.correct, row.images),
+        p_value=sampling.paired_test(metric, statistics, against, row.images),
         time_ratio=row.seconds / max(reference.seconds, 1e-9),
-        seeds_ahead=sum(ahead),
+        seeds_ahead=sum(gain > 0 if metric.higher_is_better else gain < 0 for gain in gains),
     )

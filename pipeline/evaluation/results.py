@@ -19,21 +19,27 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cache.atomic_write import write_atomically
-from cache.errors import DataError
+from cache.errors import CutonceError, DataError
 from stages.config.version_1 import METHOD_NAMES
-from stages.tasks.evaluate import Metrics
+from stages.tasks.base import Metric, Statistics, Task, evaluate, task_from_json
+from stages.tasks.metrics import OLD_NAMES
+from stages.tasks.statistics import bootstrap_interval
 
 METHODS = ("linear", "head", "finetune", "uncached", "scratch")
 """The methods of transfer, in the order they are shown."""
 
 VERSION = 2
-"""Of ``result.json``; version 1 named a method `frozen` that is `uncached` now."""
+"""Of ``result.json``.
+
+Version 1 had no task, which was `single_label`, named a method `frozen` that is `uncached` now, two metrics as
+``stages.tasks.metrics.OLD_NAMES`` says, and the interval ``accuracy_ci95``.
+"""
 
 CACHED = ("linear", "head")
 """The methods that train on cached features."""
@@ -44,52 +50,52 @@ class Predictions:
 
     Parameters
     ----------
+    task : Task
+        Whose statistics these are.
     keys : str or S32 [n]
         Keys of the images; kept as S32.
     locations : str [n]
         Where the images are.
-    labels : int [n]
-        True classes; kept as int64.
-    probabilities : float [n, classes]
-        Predicted probabilities; kept as float32.
+    statistics : array [n, ...]
+        What the task keeps of each sample: the truth, and what was predicted.
     """
 
-    ARRAYS = ("keys", "locations", "labels", "probabilities")
-    """The names of the arrays in ``predictions.npz``."""
-
-    def __init__(self, keys: ArrayLike, locations: ArrayLike, labels: ArrayLike, probabilities: ArrayLike) -> None:
+    def __init__(self, task: Task, keys: ArrayLike, locations: ArrayLike, statistics: Statistics) -> None:
+        self.task = task
         self.keys: NDArray[np.bytes_] = np.asarray(keys, dtype="S32")
         self.locations: NDArray[np.str_] = np.asarray(locations, dtype=np.str_)
-        self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
-        self.probabilities: NDArray[np.float32] = np.asarray(probabilities, dtype=np.float32)
-        n, classes = self.probabilities.shape
-        if not self.keys.shape == self.locations.shape == self.labels.shape == (n,):
-            raise ValueError("keys, locations, labels and probabilities are not about the same images")
-        if n and not 0 <= self.labels.min() <= self.labels.max() < classes:
-            raise ValueError(f"there are labels outside the {classes} classes of the probabilities")
+        self.statistics = statistics
+        if not self.keys.shape == self.locations.shape == statistics.shape[:1]:
+            raise ValueError("keys, locations and statistics are not about the same images")
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.keys)
 
     @cached_property
-    def predicted(self) -> NDArray[np.int64]:
-        """The class of the largest probability, int64 [n]."""
-        predicted: NDArray[np.int64] = self.probabilities.argmax(axis=1)
-        return predicted
+    def labels(self) -> NDArray[np.str_]:
+        """What is true, in words, [n]."""
+        return self.task.labels(self.statistics)
 
     @cached_property
-    def correct(self) -> NDArray[np.bool_]:
-        """Whether the predicted class is the true one, bool [n]."""
-        correct: NDArray[np.bool_] = self.predicted == self.labels
-        return correct
+    def correct(self) -> NDArray[np.bool_] | None:
+        """Whether each sample is predicted rightly, bool [n]; None where the task's metric knows more than that."""
+        per_sample = self.task.metrics[self.task.primary].per_sample
+        scores = None if per_sample is None else per_sample(self.statistics)
+        return scores if scores is not None and scores.dtype == np.bool_ else None
 
     @cached_property
     def key_order(self) -> NDArray[np.int64]:
         """Rows in the order of their keys (and labels): the same images stand at the same place for every method."""
         return np.lexsort((self.labels, self.keys))
 
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what ``predictions.npz`` holds: keys, locations, and each field of the statistics by its name."""
+        fields_of = self.statistics.dtype.names
+        of_samples = {name: self.statistics[name] for name in fields_of} if fields_of else {_WHOLE: self.statistics}
+        return {"keys": self.keys, "locations": self.locations, **of_samples}
+
     @classmethod
-    def load(cls, path: Path) -> Predictions:
+    def load(cls, path: Path, task: Task) -> Predictions:
         """Read a ``predictions.npz``.
 
         Raises
@@ -99,12 +105,65 @@ class Predictions:
         """
         try:
             with zipfile.ZipFile(path) as archive:
-                arrays = {name: _read_array(archive, name) for name in cls.ARRAYS}
-            return cls(**arrays)
+                names = [name.removesuffix(".npy") for name in archive.namelist()]
+                arrays = {name: _read_array(archive, name) for name in names}
+            keys, locations = arrays.pop("keys"), arrays.pop("locations")
+            predictions = cls(task, keys, locations, _statistics_of(arrays))
+            if len(task.cells(predictions.statistics[0])) != len(task.columns):
+                raise ValueError(f"these are not predictions of the task {task.name}")
+            return predictions
         except FileNotFoundError:
             raise DataError(f"{path} is missing, but its result.json is there; train this method again") from None
         except _DAMAGED_ARCHIVE as error:
             raise DataError(f"{path} is damaged ({error}); delete its folder and train this method again") from error
+
+
+_WHOLE = "statistics"
+"""What statistics without fields are called in a file."""
+
+_OLD_FIELDS = {"labels": "target"}
+"""What version 1 calls a field of the statistics, and what it is called now."""
+
+
+def _statistics_of(arrays: Mapping[str, NDArray[Any]]) -> Statistics:
+    """Return the statistics whose fields, or whose whole, were read from a file."""
+    if set(arrays) == {_WHOLE}:
+        return arrays[_WHOLE]
+    named = {_OLD_FIELDS.get(name, name): array for name, array in arrays.items()}
+    (samples,) = {len(array) for array in named.values()}
+    kinds = [(name, array.dtype, array.shape[1:]) for name, array in named.items()]
+    statistics: Statistics = np.empty(samples, dtype=np.dtype(kinds))
+    for name, array in named.items():
+        statistics[name] = array
+    return statistics
+
+
+def evaluate_test(task: Task, statistics: Statistics, seed: int) -> dict[str, Any]:
+    """Return the ``test`` object of ``result.json``: every metric of the task, and how sure the primary one is.
+
+    Parameters
+    ----------
+    task : Task
+    statistics : array [n, ...]
+        What the task keeps of each test sample.
+    seed : int
+        Seed of the bootstrap.
+
+    Returns
+    -------
+    dict
+        Each metric by its name, None where it is not defined for these samples; ``ci95``, the ends of the primary
+        one's 95 % bootstrap interval; ``confusion`` where the task has classes: true ones down, predicted ones across.
+
+    Raises
+    ------
+    DataError
+        If there is nothing to score.
+    """
+    scores = {name: None if math.isnan(score) else score for name, score in evaluate(task, statistics).items()}
+    interval = bootstrap_interval(task.metrics[task.primary], statistics, seed=seed)
+    confusion = task.confusion(statistics)
+    return {**scores, "ci95": list(interval), **({} if confusion is None else {"confusion": confusion.tolist()})}
 
 
 @dataclass(frozen=True)
@@ -115,9 +174,9 @@ class Result:
     name: str
     seed: int
     samples: dict[str, int]
-    class_names: tuple[str, ...]
+    task: Task
     val: dict[str, float]
-    test: Metrics
+    test: dict[str, Any]
     seconds: float
     seconds_by_stage: dict[str, float]
     cpu_seconds: float
@@ -139,15 +198,32 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """Return the object that ``result.json`` holds; numbers that are not finite become null."""
         stored = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "directory"}
+        stored["task"] = self.task.to_json()
         return {"version": VERSION, **{name: to_json_value(value) for name, value in stored.items()}}
 
     def save(self, directory: Path, predictions: Predictions) -> None:
         """Write ``predictions.npz``, then ``result.json``: where the second stands, the first is complete."""
         directory.mkdir(parents=True, exist_ok=True)
         arrays = io.BytesIO()
-        np.savez_compressed(arrays, **{name: getattr(predictions, name) for name in Predictions.ARRAYS})
+        np.savez_compressed(arrays, allow_pickle=False, **predictions.arrays())
         write_atomically(directory / "predictions.npz", arrays.getvalue())
         write_atomically(directory / "result.json", json_text(self.to_json()).encode())
+
+    @property
+    def metric(self) -> Metric:
+        """The metric that ranks and is tested."""
+        return self.task.metrics[self.task.primary]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their numbers; none where the task has no classes."""
+        names: tuple[str, ...] = getattr(self.task, "class_names", ())
+        return names
+
+    def score(self, name: str) -> float:
+        """Return a metric on the test split; from the predictions where the file, an older one, has no value."""
+        value = self.test.get(name)
+        return self.task.metrics[name].score(self.predictions.statistics) if value is None else float(value)
 
     @cached_property
     def predictions(self) -> Predictions:
@@ -161,9 +237,8 @@ class Result:
         if self.directory is None:
             raise ValueError("only a loaded result knows where its predictions are")
         path = self.directory / "predictions.npz"
-        predictions = Predictions.load(path)
-        same_classes = predictions.probabilities.shape[1] == len(self.class_names)
-        if not (same_classes and len(predictions) and math.isclose(predictions.correct.mean(), self.test["accuracy"])):
+        predictions = Predictions.load(path, self.task)
+        if not math.isclose(self.metric.score(predictions.statistics), self.test[self.metric.name]):
             raise DataError(f"{path} does not belong to the result.json beside it; train this method again")
         return predictions
 
@@ -178,17 +253,33 @@ class Result:
         """
         path = directory / "result.json"
         stored = read_json(path)
-        if isinstance(stored.get("method"), str) and stored.get("version", 1) == 1:
-            stored["method"] = METHOD_NAMES.get(stored["method"], stored["method"])
-        wrong = [
-            name for name, hint in _STORED.items() if name not in stored or not matches_annotation(stored[name], hint)
-        ]
-        if not wrong:
-            wrong = ["method"] * (stored["method"] not in METHODS) + ["val"] * ("accuracy" not in stored["val"])
+        if stored.get("version", 1) == 1:
+            stored = _from_version_1(stored)
+        wrong = [name for name in _STORED if name not in stored or not matches_annotation(stored[name], _STORED[name])]
         if wrong:
             raise DataError(f"{path} has no usable {', '.join(wrong)}; train this method again")
-        known = {name: stored[name] for name in _STORED}
-        return cls(**{**known, "class_names": tuple(known["class_names"])}, directory=directory)
+        try:
+            task = task_from_json(stored["task"])
+        except CutonceError as error:
+            raise DataError(f"{path} has no usable task: {error}") from error
+        result = cls(**{**{name: stored[name] for name in _STORED}, "task": task}, directory=directory)
+        primary = result.metric.name
+        wrong = ["method"] * (result.method not in METHODS) + ["val"] * (primary not in result.val)
+        wrong += ["test"] * (not (matches_annotation(result.test.get(primary), float) and _is_interval(result.test)))
+        if wrong:
+            raise DataError(f"{path} has no usable {', '.join(wrong)}; train this method again")
+        return result
+
+
+def _from_version_1(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a result of version 1 by the names of today; what is not as it should be is left to be refused."""
+    content = {**stored, "task": {"name": "single_label", "class_names": stored.get("class_names")}}
+    if isinstance(stored.get("method"), str):
+        content["method"] = METHOD_NAMES.get(stored["method"], stored["method"])
+    if isinstance(stored.get("test"), dict):
+        names = {**OLD_NAMES, "accuracy_ci95": "ci95"}
+        content["test"] = {names.get(name, name): value for name, value in stored["test"].items()}
+    return content
 
 
 def load_results(run_dirs: Sequence[Path]) -> list[Result]:
@@ -208,14 +299,14 @@ def require_same_test_images(results: Sequence[Result]) -> None:
     Raises
     ------
     DataError
-        If classes differ anywhere, or test images differ within a seed; it says which.
+        If tasks or classes differ anywhere, or test images differ within a seed; it says which.
     """
     first_of_seed: dict[int, Result] = {}
     for result in results:
-        if result.class_names != results[0].class_names:
+        if result.task.to_json() != results[0].task.to_json():
+            differ = _how_tasks_differ(result.task, results[0].task)
             raise DataError(
-                f"{result.directory} and {results[0].directory} have different classes "
-                f"({_some(result.class_names)}; {_some(results[0].class_names)}); compare runs on the same data"
+                f"{result.directory} and {results[0].directory} have {differ}; compare runs on the same data"
             )
         first = first_of_seed.setdefault(result.seed, result)
         ours, theirs = _test_images(result), _test_images(first)
@@ -257,17 +348,12 @@ def write_predictions_csv(run: Path, results: Sequence[Result]) -> Path:
     runs = {run_of(result) for result in results}
     rows = io.StringIO(newline="")
     writer = csv.writer(rows)
-    class_names = results[0].class_names
-    columns = ["seed", "method", "name", "key", "path", "label", "predicted"]
-    writer.writerow(["run"] * (len(runs) > 1) + columns + [f"probability_{name}" for name in class_names])
+    writer.writerow(["run"] * (len(runs) > 1) + ["seed", "method", "name", "key", "path", *results[0].task.columns])
     for result in results:
         whose = [str(run_of(result))] * (len(runs) > 1) + [result.seed, result.method, result.name]
         all_of = result.predictions
-        for key, location, label, predicted, probabilities in zip(
-            all_of.keys, all_of.locations, all_of.labels, all_of.predicted, all_of.probabilities, strict=True
-        ):
-            known = [key.decode(), location, class_names[label], class_names[predicted]]
-            writer.writerow(whose + known + [f"{one:.6g}" for one in probabilities])
+        for key, location, statistic in zip(all_of.keys, all_of.locations, all_of.statistics, strict=True):
+            writer.writerow([*whose, key.decode(), location, *result.task.cells(statistic)])
     run.mkdir(parents=True, exist_ok=True)
     path = run / "predictions.csv"
     # a file name need not be text; the bytes that are not go out as they came in
@@ -314,6 +400,7 @@ _DAMAGED_ARCHIVE = (
     zlib.error,
     struct.error,
     EOFError,
+    IndexError,
     KeyError,
     NotImplementedError,
     OSError,
@@ -350,18 +437,28 @@ def _extractions(results: Sequence[Result]) -> list[dict[str, Any]]:
     ]
 
 
-def _test_images(result: Result) -> Counter[tuple[bytes, int]]:
+def _is_interval(test: Mapping[str, Any]) -> bool:
+    ends = test.get("ci95")
+    return isinstance(ends, list) and len(ends) == 2 and all(matches_annotation(end, float) for end in ends)
+
+
+def _how_tasks_differ(task: Task, other: Task) -> str:
+    if task.name != other.name:
+        return f"different tasks ({task.name}; {other.name})"
+    names = [_some(getattr(one, "class_names", ())) for one in (task, other)]
+    return f"different classes ({'; '.join(names)})" if names[0] != names[1] else f"different settings of {task.name}"
+
+
+def _test_images(result: Result) -> Counter[tuple[bytes, str]]:
     return Counter(zip(result.predictions.keys.tolist(), result.predictions.labels.tolist(), strict=True))
 
 
-def _described(images: Counter[tuple[bytes, int]], result: Result) -> str:
+def _described(images: Counter[tuple[bytes, str]], result: Result) -> str:
     """Return how many images these are, with the first few by place, label and key."""
     if not images:
         return "none"
     location = dict(zip(result.predictions.keys.tolist(), result.predictions.locations.tolist(), strict=True))
-    named = [
-        f"{location[key]} labelled {result.class_names[label]}, key {key.decode()}" for key, label in sorted(images)
-    ]
+    named = [f"{location[key]} labelled {label}, key {key.decode()}" for key, label in sorted(images)]
     return f"{images.total()} ({_some(named)})"
 
 
@@ -382,7 +479,11 @@ def to_json_value(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
-_STORED: dict[str, Any] = {name: hint for name, hint in get_type_hints(Result).items() if name != "directory"}
+_STORED: dict[str, Any] = {
+    name: dict[str, Any] if name == "task" else hint
+    for name, hint in get_type_hints(Result).items()
+    if name != "directory"
+}
 
 
 def matches_annotation(value: object, hint: Any) -> bool:
@@ -391,11 +492,6 @@ def matches_annotation(value: object, hint: Any) -> bool:
         return True
     if get_origin(hint) in (Union, UnionType):
         return any(matches_annotation(value, one) for one in get_args(hint))
-    if is_typeddict(hint):
-        members = get_type_hints(hint)
-        return isinstance(value, dict) and all(
-            name in value and matches_annotation(value[name], members[name]) for name in members
-        )
     if get_origin(hint) is dict:
         return isinstance(value, dict) and all(matches_annotation(one, get_args(hint)[1]) for one in value.values())
     if hint in (int, float):

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.evaluation.method_summary import MethodSummary, PairedTest, paired_test
-from pipeline.text import percent, points
+from pipeline.text import capitalized, format_difference, format_score
 
 Outcome = Literal["pays", "does not pay", "inconclusive", "ranking", "single"]
 
@@ -24,10 +24,10 @@ class Verdict:
 
 
 def give_verdict(ranked: Sequence[MethodSummary], reference: MethodSummary, tests: Sequence[PairedTest]) -> Verdict:
-    """Say what follows; `ranked` is in the order of validation accuracy."""
+    """Say what follows; `ranked` is in the order of the validation split."""
     of_label = {test.method: test for test in tests}
     if len(ranked) == 1:
-        name, images = _sentence(_method_phrase(reference)), describe_test_images(reference)
+        name, images = capitalized(_method_phrase(reference)), describe_test_images(reference)
         headline = f"{name} reaches {_reached(reference)} on {images}."
         return Verdict("single", headline, ("It is the only method here: there is nothing to compare it with.",))
     tuned = next((row for row in ranked if row.method == "finetune"), None)
@@ -41,7 +41,7 @@ def give_verdict(ranked: Sequence[MethodSummary], reference: MethodSummary, test
     if reference.cached:
         details += [
             f"Without the cache, every image through the frozen network in every epoch, {row.label} reaches "
-            f"{percent(row.accuracy)} ({_evidence(of_label[row.label], reference)}), "
+            f"{_score(row)} ({_evidence(of_label[row.label], reference)}), "
             f"{_time(of_label[row.label].time_ratio)}."
             for row in ranked
             if row.method == "uncached"
@@ -51,20 +51,21 @@ def give_verdict(ranked: Sequence[MethodSummary], reference: MethodSummary, test
         for row in ranked
         if (of_weights := _with_all_weights(row, ranked)) is not None
     ]
-    ranking = ", ".join(f"{row.label} {percent(row.val_accuracy)}" for row in ranked)
-    details.append(f"Methods are ranked by validation accuracy, never by the test images: {ranking}.")
+    metric = reference.metric
+    ranking = ", ".join(f"{row.label} {format_score(row.val_score, as_percent=metric.as_percent)}" for row in ranked)
+    details.append(f"Methods are ranked by validation {metric.label}, never by the test images: {ranking}.")
     return Verdict(outcome, headline, tuple(details))
 
 
 def _outcome(tuned: MethodSummary, reference: MethodSummary, test: PairedTest, candidates: int) -> tuple[Outcome, str]:
     """Say whether fine-tuning pays against the best method on cached features."""
     which = f" ({tuned.label}, of {candidates} the best by validation)" if candidates > 1 else ""
-    reached = f"{percent(tuned.accuracy)} against {percent(reference.accuracy)} for {_method_phrase(reference)}"
+    reached = f"{_score(tuned)} against {_score(reference)} for {_method_phrase(reference)}"
     evidence = f"({_evidence(test, reference)}), {_time(test.time_ratio)}."
     if not test.significant:
         chance = f"is within what chance gives with {describe_test_images(reference)}"
         return "inconclusive", f"Fine-tuning{which} is not shown to pay here: {reached} {chance} {evidence}"
-    if test.difference > 0:
+    if test.ahead:
         return "pays", f"Fine-tuning{which} pays: {reached} {evidence}"
     return "does not pay", f"Fine-tuning{which} does not pay here: {reached} {evidence}"
 
@@ -78,7 +79,7 @@ def _advice(
     advice = f"Take {_method_phrase(taken)}" + (", the quicker of the two" if outcome == "inconclusive" else "")
     left = reference if taken is tuned else tuned
     if ranked.index(taken) > ranked.index(left):
-        advice += ", although validation accuracy ranks the other one higher"
+        advice += f", although validation {reference.metric.label} ranks the other one higher"
     return f"{advice}."
 
 
@@ -105,8 +106,8 @@ def _pretraining_gain(row: MethodSummary, pretrained: MethodSummary) -> str:
     reached = "trained from scratch, the network" if row.method == "scratch" else row.label
     return (
         f"What the pretrained weights{which} were worth: {_evidence(test, row)}{chance}. "
-        f"{_sentence(_method_phrase(pretrained))} reaches {percent(pretrained.accuracy)}; {reached} reaches "
-        f"{percent(row.accuracy)}."
+        f"{capitalized(_method_phrase(pretrained))} reaches {_score(pretrained)}; {reached} reaches "
+        f"{_score(row)}."
     )
 
 
@@ -120,26 +121,32 @@ def _ranking(
     else:  # the first is not a method on cached features, and the reference is the best of those
         next_one, test = reference, of_label[first.label]
     told = "more than" if test.significant else "within"
-    beside = f"{_sentence(_method_phrase(next_one))} reaches {percent(next_one.accuracy)}"
+    beside = f"{capitalized(_method_phrase(next_one))} reaches {_score(next_one)}"
     return "ranking", (
-        f"Of {len(ranked)} methods, validation accuracy ranks {_method_phrase(first)} first; it reaches "
+        f"Of {len(ranked)} methods, validation {first.metric.label} ranks {_method_phrase(first)} first; it reaches "
         f"{_reached(first)} on {describe_test_images(first)}. {beside}; the difference "
         f"({_evidence(test, reference)}) is {told} what chance gives."
     )
 
 
 def _evidence(test: PairedTest, reference: MethodSummary) -> str:
-    low, high = test.difference_ci95
-    seeds = len(reference.seeds)
-    name = "McNemar p" if seeds == 1 else "paired test p"
+    seeds, shares = len(reference.seeds), reference.metric.as_percent
+    difference, low, high = (
+        format_difference(value, as_percent=shares) for value in (test.difference, *test.difference_ci95)
+    )
+    name = "McNemar p" if seeds == 1 and reference.correct is not None else "paired test p"
     p_value = "< 0.001" if test.p_value < 0.001 else f"= {test.p_value:.2g}"
     ahead = f", ahead in {test.seeds_ahead} of {seeds} seeds" if seeds > 1 else ""
-    return f"{points(test.difference)} points, 95 % interval {points(low)} to {points(high)}, {name} {p_value}{ahead}"
+    return f"{difference}{' points' if shares else ''}, 95 % interval {low} to {high}, {name} {p_value}{ahead}"
+
+
+def _score(row: MethodSummary) -> str:
+    return format_score(row.score, as_percent=row.metric.as_percent)
 
 
 def _reached(row: MethodSummary) -> str:
-    low, high = row.accuracy_ci95
-    return f"{percent(row.accuracy)} (95 % interval {percent(low)} to {percent(high)})"
+    low, high = (format_score(end, as_percent=row.metric.as_percent) for end in row.ci95)
+    return f"{_score(row)} (95 % interval {low} to {high})"
 
 
 def describe_test_images(row: MethodSummary) -> str:
@@ -156,7 +163,3 @@ def _time(ratio: float) -> str:
 
 def _method_phrase(row: MethodSummary) -> str:
     return f"the {row.label} head" if row.cached else row.label
-
-
-def _sentence(words: str) -> str:
-    return words[:1].upper() + words[1:]

@@ -43,7 +43,9 @@ def choose_model(run: Path, method: str | None, seed: int | None) -> Path:
         raise UsageError(f"`seed` {seed}: {run} has the seeds {', '.join(map(str, seeds))}")
     models = [model for model in models if model.parent.name == f"seed-{seeds[0] if seed is None else seed}"]
     if method is None:
-        return max(models, key=lambda model: Result.load(model).val["accuracy"])
+        results = {model: Result.load(model) for model in models}
+        sign = 1 if results[models[0]].metric.higher_is_better else -1
+        return max(models, key=lambda model: sign * results[model].val[results[model].metric.name])
     chosen = [model for model in models if model.name == method]
     if not chosen:
         names = [model.name for model in models]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache import key_of_bytes
-from pipeline.evaluation.results import Result
+from pipeline.evaluation.results import Result, evaluate_test
 from pipeline.experiment.head_methods import (
     build_result,
     format_accuracy,
@@ -59,7 +59,6 @@ from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head
 from stages.runtime.cost import Cost, measured
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
-from stages.tasks.evaluate import evaluate
 from stages.training.history import Epoch
 from stages.training.lr_finder import LRFinderResult
 
@@ -173,7 +172,7 @@ def run_finetune(
         )
         result = _with_costs(result, options, tuned, training, start_seconds, len(test))
         invalidate_model(place)
-        result.save(place, predictions_of(test, probabilities))
+        result.save(place, predictions_of(result.task, test, probabilities))
         _draw_plots(tuned, place)
         save_model(place, recipe, tuned.head, tuned=tuned.upper)
         for leftover in (CHECKPOINT, FOUND):
@@ -205,17 +204,18 @@ def _evaluate_with_tta(
     test, probabilities, testing = _predict_test(extractor, upper, manifest, options)
     trained = Result.load(twin)
     stages = {**trained.seconds_by_stage, "evaluate": testing.seconds}
+    predictions = predictions_of(trained.task, test, probabilities)
     settings = {name: value for name, value in trained.settings.items() if name != TEST_TIME_AUGMENTATION}
     result = replace(
         trained,
         name=recipe.name,
-        test=evaluate(test.labels, probabilities, seed=recipe.seed),
+        test=evaluate_test(trained.task, predictions.statistics, recipe.seed),
         seconds_by_stage=stages,
         seconds=sum(stages.values()),
         settings=settings | _as_tested(options),
     )
     invalidate_model(place)
-    result.save(place, predictions_of(test, probabilities))
+    result.save(place, predictions)
     copy_model(twin, place, recipe)
     for picture in (CONTACT_SHEET, RATES, RANGE_TEST):
         if (twin / picture).exists():

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import psutil
+import torch
 from numpy.typing import NDArray
 
 from cache import key_of_bytes
-from pipeline.evaluation.results import Predictions, Result
+from pipeline.evaluation.results import Predictions, Result, evaluate_test
 from pipeline.experiment.model_store import ModelCard, config_to_json, invalidate_model, read_recipe, save_model
-from pipeline.text import byte_count, duration
+from pipeline.text import byte_count, duration, format_score
 from stages.config.data import SPLITS
 from stages.config.heads import HeadConfig, HeadName
 from stages.config.version_1 import as_version_1
@@ -30,7 +31,8 @@ from stages.extraction.read_features import drop_unreadable, read_features, requ
 from stages.fitting.feature_rows import AnyFeatureRows
 from stages.fitting.fit_head import FeatureRows, StreamedFeatureRows, head_method, head_probabilities, train_head
 from stages.runtime.cost import Cost, measured
-from stages.tasks.evaluate import evaluate
+from stages.tasks.base import Statistics, Task
+from stages.tasks.single_label import SingleLabel
 
 _LOG = logging.getLogger("cutonce")
 
@@ -75,7 +77,7 @@ def run_heads(
         result = replace(result, selection=trained.selection, history=[epoch.to_json() for epoch in trained.history])
         recipe = recipe_of(extractor, manifest, seed, trained.method, name, identity)
         invalidate_model(place)
-        result.save(place, predictions_of(test, probabilities))
+        result.save(place, predictions_of(result.task, test, probabilities))
         save_model(place, recipe, trained.module, without_val=trained.module_train_only)
         _LOG.info(f"seed {seed}  {place.name}: {format_accuracy(result)}, trained in {duration(training.seconds)}")
         results.append(result)
@@ -142,7 +144,7 @@ def build_result(
     method: str,
     name: str,
     settings: dict[str, Any],
-    val_accuracy: float,
+    val_score: float,
     test: Manifest,
     probabilities: NDArray[np.float32],
     costs: list[Cost],
@@ -151,6 +153,7 @@ def build_result(
     """Return the result of a method; a fine-tuned one adds what is its own."""
     training, testing = costs
     readable = list(dict.fromkeys(manifest.keys))
+    task = SingleLabel(manifest.class_names)
     stages = {
         "extract": extractor.seconds(readable),
         "train": training.seconds,
@@ -161,9 +164,9 @@ def build_result(
         name=name,
         seed=seed,
         samples={split: len(manifest.indices(split)) for split in SPLITS},
-        class_names=manifest.class_names,
-        val={"accuracy": val_accuracy},
-        test=evaluate(test.labels, probabilities, seed=seed),
+        task=task,
+        val={task.primary: val_score},
+        test=evaluate_test(task, statistics_of(task, test, probabilities), seed),
         seconds=sum(stages.values()),
         seconds_by_stage=stages,
         cpu_seconds=sum(cost.cpu_seconds for cost in costs),
@@ -206,12 +209,21 @@ def recipe_of(
     )
 
 
-def predictions_of(test: Manifest, probabilities: NDArray[np.float32]) -> Predictions:
+def predictions_of(task: Task, test: Manifest, probabilities: NDArray[np.float32]) -> Predictions:
     """Return what was predicted for the test split, with whose images these are."""
-    return Predictions(np.array(test.keys, "S32"), np.array(test.locations), test.labels, probabilities)
+    keys, locations = np.array(test.keys, "S32"), np.array(test.locations)
+    return Predictions(task, keys, locations, statistics_of(task, test, probabilities))
+
+
+def statistics_of(task: Task, samples: Manifest, probabilities: NDArray[np.float32]) -> Statistics:
+    """Return what the task keeps of each sample."""
+    return task.statistic(torch.from_numpy(probabilities), torch.from_numpy(samples.labels))
 
 
 def format_accuracy(result: Result) -> str:
-    """Return the accuracy on the test split with its interval."""
-    low, high = result.test["accuracy_ci95"]
-    return f"test accuracy {result.test['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%})"
+    """Return what was reached on the test split, by the metric that ranks, with its interval."""
+    metric = result.metric
+    reached, low, high = (
+        format_score(value, as_percent=metric.as_percent) for value in (result.test[metric.name], *result.test["ci95"])
+    )
+    return f"test {metric.label} {reached} (95 % interval {low} to {high})"

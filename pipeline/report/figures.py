@@ -75,36 +75,34 @@ LARGEST_HEAT_MAP = 200
 """Cells on a side of a heat map; more classes than that share cells."""
 
 
-def accuracy_against_time(rows: Sequence[MethodSummary]) -> Figure:
-    """Draw accuracy with its interval over seconds on a logarithmic axis, each method named beside the plot."""
+def score_against_time(rows: Sequence[MethodSummary]) -> Figure:
+    """Draw the score with its interval over seconds on a logarithmic axis, each method named beside the plot."""
     with styled():
         figure = Figure(figsize=(4.8, max(3.1, 0.27 * len(rows))), layout="constrained")
         axes = figure.add_subplot()
         seconds = np.array([max(row.seconds, 1e-3) for row in rows])
-        accuracy = np.array([row.accuracy for row in rows])
-        low, high = np.array([row.accuracy_ci95 for row in rows]).T
+        scores = np.array([row.score for row in rows])
+        low, high = np.array([row.ci95 for row in rows]).T
         margin = 10 ** max(0.12 * math.log10(seconds.max() / seconds.min()), 0.15)
         axes.set_xscale("log")
         axes.set_xlim(seconds.min() / margin, seconds.max() * margin)
         above = 0.08 * max(high.max() - low.min(), 0.02)
         axes.set_ylim(low.min() - above, high.max() + above)
-        heights = _repel_labels(
-            (accuracy - axes.get_ylim()[0]) / np.ptp(axes.get_ylim()), 0.26 / figure.get_figheight()
-        )
+        heights = _repel_labels((scores - axes.get_ylim()[0]) / np.ptp(axes.get_ylim()), 0.26 / figure.get_figheight())
         for number, points_aside in enumerate(_dodge(axes, seconds)):
             color, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
             moved = axes.transData + ScaledTranslation(points_aside / 72, 0, figure.dpi_scale_trans)
-            at, reached, height = seconds[number], accuracy[number], heights[number]
+            at, reached, height = seconds[number], scores[number], heights[number]
             axes.vlines(at, low[number], high[number], color=color, linewidth=1.6, transform=moved)
             axes.plot(at, reached, marker=marker, color=color, markersize=6, transform=moved, zorder=3)
             leader = ConnectionPatch((at, reached), (1, height), moved, axes.transAxes, color=color, alpha=0.4, lw=0.7)
             axes.add_artist(leader)
             axes.plot(1.025, height, marker=marker, color=color, markersize=5, transform=axes.transAxes, clip_on=False)
             _name_beside(axes, rows[number].label, color, height, points_aside=14)
-        axes.yaxis.set_major_formatter(_percent)
+        _score_axis(axes, rows[0])
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         _time_axis(axes, "time from images to predictions (logarithmic)")
-        axes.set_ylabel("test accuracy")
+        axes.set_ylabel(f"test {rows[0].metric.label}")
     return figure
 
 
@@ -128,16 +126,16 @@ def learning_curve(row: MethodSummary, quantity: Literal["loss", "accuracy"]) ->
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         if quantity == "accuracy":
-            axes.yaxis.set_major_formatter(_percent)
+            _score_axis(axes, row)
         axes.set_xlabel("epoch")
-        axes.set_title(quantity, loc="left", fontsize=9, color=MUTED)
+        axes.set_title("loss" if quantity == "loss" else row.metric.label, loc="left", fontsize=9, color=MUTED)
     return figure
 
 
 def validation_curves(
     rows: Mapping[int, MethodSummary], level: MethodSummary | None, over: Literal["epoch", "time"]
 ) -> Figure:
-    """Draw the validation accuracy of several methods over the epochs, or over the time from the images on.
+    """Draw the validation score of several methods over the epochs, or over the time from the images on.
 
     One thin line for each seed, the kept epoch marked. Time is logarithmic; an epoch 0 that took none is not in it.
 
@@ -146,7 +144,7 @@ def validation_curves(
     rows : mapping of int to MethodSummary
         The methods by their numbers in the table, which give them their colours.
     level : MethodSummary, optional
-        A method without epochs to compare with: a dotted line at the accuracy that it validates with.
+        A method without epochs to compare with: a dotted line at the score that it validates with.
     """
     with styled():
         figure = Figure(figsize=(4.8, 3.0), layout="constrained")
@@ -170,12 +168,13 @@ def validation_curves(
             if (end := _end(row, "val_accuracy")) is not None:
                 ends.append((row.label, color, end))
         if level is not None:
-            axes.axhline(level.val_accuracy, color=MUTED, linestyle=":", linewidth=1.4)
-            ends.append((level.label, MUTED, level.val_accuracy))
+            axes.axhline(level.val_score, color=MUTED, linestyle=":", linewidth=1.4)
+            ends.append((level.label, MUTED, level.val_score))
         _name_ends(axes, ends)
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(_percent)
-        axes.set_title("validation accuracy", loc="left", fontsize=9, color=MUTED)
+        first = next(iter(rows.values()))
+        _score_axis(axes, first)
+        axes.set_title(f"validation {first.metric.label}", loc="left", fontsize=9, color=MUTED)
         if over == "epoch":
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.set_xlabel("epoch")
@@ -511,6 +510,12 @@ _TICKS = [
     *(60 * one for one in (1, 2, 5, 10, 20, 30)),
     *(3600 * one for one in (1, 2, 5, 10, 24, 48, 96, 240, 480)),
 ]
+
+
+def _score_axis(axes: Axes, row: MethodSummary) -> None:
+    """Make the vertical axis one of the metric that methods are ranked by."""
+    if row.metric.as_percent:
+        axes.yaxis.set_major_formatter(_percent)
 
 
 def _time_axis(axes: Axes, label: str) -> None:

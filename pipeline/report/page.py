@@ -22,7 +22,17 @@ from cache.errors import DataError
 from pipeline.evaluation.comparison import Comparison, interval_words, renderings_words
 from pipeline.evaluation.method_summary import MethodSummary
 from pipeline.report import figures
-from pipeline.text import byte_count, duration, format_count, percent, points
+from pipeline.text import (
+    byte_count,
+    capitalized,
+    duration,
+    format_count,
+    format_difference,
+    format_range,
+    format_score,
+    percent,
+    points,
+)
 
 MISTAKES = 12
 """Mistakes that are shown."""
@@ -99,19 +109,28 @@ def write_report(
         What there is to know about the data: how it was split, what could not be read.
     """
     drawn = _Figures(out_dir / "figures")
-    first = comparison.ranked[0]
+    first, metric = comparison.ranked[0], comparison.metric
+    mistakes, mistakes_in_all = _mistakes(first, comparison)
     page = template("report.html.j2").render(
         comparison=comparison,
         title=", ".join(run.name for run in comparison.runs),
         samples=comparison.rows[0].results[0].samples,
         scale=_scale(comparison),
+        notes_of_metrics=" ".join(one.note for one in (metric, *comparison.shown_metrics) if one.note),
         interval_words=interval_words(comparison),
-        perfect=any(row.accuracy in (0.0, 1.0) for row in comparison.rows),
+        metric=metric,
+        score=lambda value: format_score(value, as_percent=metric.as_percent),
+        difference=lambda value: _minus(format_difference(value, as_percent=metric.as_percent)),
+        span=lambda ends: format_range(ends, " – ", as_percent=metric.as_percent),
+        perfect=first.correct is not None and any(row.score in (0.0, 1.0) for row in comparison.rows),
         against_time=drawn.add(
-            "accuracy-time",
-            figures.accuracy_against_time(comparison.rows),
-            "Test accuracy against time: "
-            + "; ".join(f"{row.label} {percent(row.accuracy)} in {duration(row.seconds)}" for row in comparison.rows),
+            f"{metric.name.replace('_', '-')}-time",
+            figures.score_against_time(comparison.rows),
+            f"Test {metric.label} against time: "
+            + "; ".join(
+                f"{row.label} {format_score(row.score, as_percent=metric.as_percent)} in {duration(row.seconds)}"
+                for row in comparison.rows
+            ),
         ),
         renderings_words=renderings_words(comparison),
         side_by_side=_side_by_side(comparison, drawn),
@@ -120,8 +139,8 @@ def write_report(
         narrowed=any("rows" in entry for row in comparison.rows for entry in row.results[0].selection),
         confusions=list(_confusions(comparison, drawn)),
         first=first,
-        mistakes=_mistakes(first, comparison),
-        mistakes_in_all=int((~first.results[0].predictions.correct).sum()),
+        mistakes=mistakes,
+        mistakes_in_all=mistakes_in_all,
         trainings=list(_trainings(comparison)),
         notes=[*comparison.notes, *notes],
         notes_in_sight=NOTES_IN_SIGHT,
@@ -160,7 +179,9 @@ def template(name: str) -> jinja2.Template:
     )
     environment.filters |= {
         "percent": percent,
-        "points": lambda share: points(share).replace("-", "−"),
+        "points": lambda share: _minus(points(share)),
+        "score_of": lambda value, metric: format_score(value, as_percent=metric.as_percent),
+        "capitalized": capitalized,
         "typographic": _typographic,
         "duration": duration,
         "bytes": byte_count,
@@ -170,6 +191,10 @@ def template(name: str) -> jinja2.Template:
     return environment.get_template(name)
 
 
+def _minus(number: str) -> str:
+    return number.replace("-", "−")
+
+
 def _typographic(words: str) -> str:
     """Return words with true minus signs, and with figures and their signs kept on one line."""
     words = re.sub(r"(?<=[\s(])-(?=\d)", "−", words)
@@ -177,11 +202,11 @@ def _typographic(words: str) -> str:
 
 
 def _scale(comparison: Comparison) -> Callable[[float], float]:
-    """Return what puts an accuracy on the common scale, 0 to 100, that the intervals in the table are drawn on."""
-    low = min(row.accuracy_ci95[0] for row in comparison.rows)
-    high = max(row.accuracy_ci95[1] for row in comparison.rows)
+    """Return what puts a score on the common scale, 0 to 100, that the intervals in the table are drawn on."""
+    low = min(row.ci95[0] for row in comparison.rows)
+    high = max(row.ci95[1] for row in comparison.rows)
     width = max(high - low, 1e-6)
-    return lambda accuracy: round(4 + 92 * (accuracy - low) / width, 2)
+    return lambda score: round(4 + 92 * (score - low) / width, 2)
 
 
 def _side_by_side(comparison: Comparison, drawn: _Figures) -> list[ReportFigure]:
@@ -200,7 +225,7 @@ def _side_by_side(comparison: Comparison, drawn: _Figures) -> list[ReportFigure]
         drawn.add(
             f"side-by-side-{over}",
             figures.validation_curves(rows, level, over),
-            f"Validation accuracy over the {words} of {names}",
+            f"Validation {comparison.metric.label} over the {words} of {names}",
         )
         for over, words in axes.items()
     ]
@@ -255,10 +280,15 @@ def _selections(comparison: Comparison, drawn: _Figures) -> Iterator[dict[str, A
 
 
 def _confusions(comparison: Comparison, drawn: _Figures) -> Iterator[dict[str, Any]]:
-    """Yield what is shown of each confusion matrix: a table for few classes, else a heat map and the worst pairs."""
+    """Yield what is shown of each confusion matrix: a table for few classes, else a heat map and the worst pairs.
+
+    Nothing where the task has no classes.
+    """
     names = comparison.class_names
     for number, row in enumerate(comparison.rows, start=1):
         confusion = row.confusion
+        if confusion is None:
+            continue
         per_cell = figures.classes_per_cell(len(names))
         picture = drawn.add(
             f"confusion-{number}-{_slug(row.label)}",
@@ -295,28 +325,35 @@ def _confused_pairs(confusion: NDArray[np.int64], names: Sequence[str], most: in
     ]
 
 
-def _mistakes(row: MethodSummary, comparison: Comparison) -> list[Misclassified]:
-    """Return the mistakes of a method, with the first seed, that it was surest of."""
+def _mistakes(row: MethodSummary, comparison: Comparison) -> tuple[list[Misclassified] | None, int]:
+    """Return the mistakes of a method, with the first seed, that it was surest of, and how many there are in all.
+
+    None where the task knows neither right nor wrong, or not how sure a prediction is.
+    """
     predictions = row.results[0].predictions
-    confidence = predictions.probabilities.max(axis=1)
-    wrong = np.flatnonzero(~predictions.correct)
+    confidence, correct = comparison.task.confidence(predictions.statistics), predictions.correct
+    if confidence is None or correct is None:
+        return None, 0
+    wrong = np.flatnonzero(~correct)
     surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
     # the same place in the order of keys is the same image for every method
     place = np.empty(len(predictions), dtype=np.int64)
     place[predictions.key_order] = np.arange(len(predictions))
-    others = [other for other in comparison.rows if other is not row]
-    names = comparison.class_names
-    return [
-        Misclassified(
-            thumbnail=thumbnail(str(predictions.locations[one])),
-            location=str(predictions.locations[one]),
-            true=names[predictions.labels[one]],
-            predicted=names[predictions.predicted[one]],
-            probability=float(confidence[one]),
-            others_wrong=sum(not other.correct[place[one]] for other in others),
+    of_others = [other.correct for other in comparison.rows if other is not row]
+    shown = []
+    for index in surest:
+        true, predicted = comparison.task.cells(predictions.statistics[index])[:2]
+        shown.append(
+            Misclassified(
+                thumbnail=thumbnail(str(predictions.locations[index])),
+                location=str(predictions.locations[index]),
+                true=true,
+                predicted=predicted,
+                probability=float(confidence[index]),
+                others_wrong=sum(other is not None and not other[place[index]] for other in of_others),
+            )
         )
-        for one in surest
-    ]
+    return shown, len(wrong)
 
 
 def thumbnail(location: str) -> str | None:

@@ -46,6 +46,10 @@ class Metric:
     score : callable
         From the statistics of any samples, at least one, to the metric; nan where it is not defined for them.
     higher_is_better : bool
+    as_percent : bool
+        Whether people read it as a share: 87.9 %, and differences in points.
+    note : str
+        A sentence for who does not know it.
     per_sample : callable, optional
         From statistics to scores [n] whose mean is the metric; bool where a sample is right or wrong.
     summands : callable, optional
@@ -58,6 +62,8 @@ class Metric:
     label: str
     score: Callable[[Statistics], float]
     higher_is_better: bool = True
+    as_percent: bool = False
+    note: str = ""
     per_sample: Callable[[Statistics], NDArray[Any]] | None = None
     summands: Callable[[Statistics], Any] | None = None
     of_sum: Callable[[NDArray[Any]], float] | None = None
@@ -69,6 +75,8 @@ def mean_metric(
     per_sample: Callable[[Statistics], NDArray[Any]],
     *,
     higher_is_better: bool = True,
+    as_percent: bool = False,
+    note: str = "",
     score: Callable[[Statistics], float] | None = None,
 ) -> Metric:
     """Return a metric that is the mean of the samples' own scores; `score` where it has to be computed another way."""
@@ -76,7 +84,7 @@ def mean_metric(
     def mean(statistics: Statistics) -> float:
         return float(np.mean(per_sample(statistics)))
 
-    return Metric(name, label, score or mean, higher_is_better, per_sample=per_sample)
+    return Metric(name, label, score or mean, higher_is_better, as_percent, note, per_sample=per_sample)
 
 
 def sum_metric(
@@ -86,13 +94,15 @@ def sum_metric(
     of_sum: Callable[[NDArray[Any]], float],
     *,
     higher_is_better: bool = True,
+    as_percent: bool = False,
+    note: str = "",
 ) -> Metric:
     """Return a metric that is a function of a sum over samples, such as of counts of classes."""
 
     def score(statistics: Statistics) -> float:
         return of_sum(np.asarray(summands(statistics).sum(axis=0)).ravel())
 
-    return Metric(name, label, score, higher_is_better, summands=summands, of_sum=of_sum)
+    return Metric(name, label, score, higher_is_better, as_percent, note, summands=summands, of_sum=of_sum)
 
 
 class Task(Protocol):
@@ -112,6 +122,10 @@ class Task(Protocol):
         By their names, each scoring what `statistic` returns.
     primary : str
         The metric that selects, ranks and is tested, unless another is asked for.
+    shown : sequence of str
+        The metrics that a table has columns for beside the primary one.
+    columns : sequence of str
+        What `cells` says of a sample.
     reads : "text" or "image"
         What `load` is given: the text that stands in the manifest, or the pixels of the image at that location. A task
         opens no file itself.
@@ -121,6 +135,8 @@ class Task(Protocol):
     out_features: int
     metrics: Mapping[str, Metric]
     primary: str
+    shown: Sequence[str]
+    columns: Sequence[str]
     reads: Literal["text", "image"]
 
     def load(self, raw: Any) -> Tensor:
@@ -212,6 +228,18 @@ class Task(Protocol):
         """Return how often each class (down) was predicted as which (across); None where there are no classes."""
         ...
 
+    def labels(self, statistics: Statistics) -> NDArray[np.str_]:
+        """Return the target of each sample in words, [n]: the same words for the same target."""
+        ...
+
+    def cells(self, statistic: Any) -> list[str]:
+        """Return what the statistic of one sample says, as `columns` name it: the target, the prediction, then more."""
+        ...
+
+    def confidence(self, statistics: Statistics) -> NDArray[Any] | None:
+        """Return how sure the prediction for each sample is, [n]; None where predictions do not say."""
+        ...
+
     def strata(self, target: NDArray[Any]) -> NDArray[np.int64] | None:
         """Return the stratum of each sample, [n], for folds and splits; None where samples have none."""
         ...
@@ -251,7 +279,7 @@ def evaluate(task: Task, statistics: Statistics) -> dict[str, float]:
         If there is nothing to score.
     """
     if not len(statistics):
-        raise DataError("there is no test image to evaluate on; give more images, or a larger test share")
+        raise DataError("there is no test image to evaluate on; give more images, or a larger `test_size`")
     return {name: metric.score(statistics) for name, metric in task.metrics.items()}
 
 

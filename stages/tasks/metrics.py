@@ -6,7 +6,7 @@ predicted, and is both. Scores of other kinds of prediction stand with their tas
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,10 @@ OLD_NAMES: Mapping[str, str] = {"macro_f1": "f1_macro", "auc": "auc_macro"}
 """What results written before version 2 call a metric, and what it is called now."""
 
 
-def class_metrics(num_classes: int) -> dict[str, Metric]:
+def class_metrics(class_names: Sequence[str]) -> dict[str, Metric]:
     """Return the metrics of one class a sample.
 
-    Each takes structured statistics [n] with the fields ``probabilities``, float [num_classes], and ``target``, int64.
+    Each takes structured statistics [n] with the fields ``probabilities``, float [classes], and ``target``, int64.
 
     - ``accuracy``: share of samples whose class is predicted.
     - ``balanced_accuracy``: mean over the classes of the share predicted of their samples.
@@ -33,6 +33,7 @@ def class_metrics(num_classes: int) -> dict[str, Metric]:
     - ``log_loss``: mean of the negative natural logarithm of the true class's probability.
     - ``qwk``: see `quadratic_kappa`; for classes that are in an order.
     """
+    num_classes = len(class_names)
 
     def counts(statistics: Statistics) -> Any:
         return class_counts(statistics["target"], _predicted(statistics), num_classes)
@@ -43,13 +44,33 @@ def class_metrics(num_classes: int) -> dict[str, Metric]:
         squares = (statistics["target"] - _predicted(statistics)) ** 2
         return hstack([counts(statistics), csr_array(squares[:, None])], format="csr")
 
+    def is_right(statistics: Statistics) -> NDArray[np.bool_]:
+        return np.asarray(_predicted(statistics) == statistics["target"])
+
+    def area(statistics: Statistics) -> float:
+        return auc_macro(statistics["target"], statistics["probabilities"])
+
+    area_note = (
+        f"AUC is the chance that an image of “{class_names[1]}” gets a higher score for it than one of "
+        f"“{class_names[0]}”."
+        if num_classes == 2
+        else "AUC is the chance that an image of a class gets a higher score for it than one of another class, as a "
+        "mean over the classes."
+    )
     metrics = [
-        mean_metric("accuracy", "accuracy", lambda rows: np.asarray(_predicted(rows) == rows["target"])),
-        sum_metric("balanced_accuracy", "balanced accuracy", counts, _balanced_accuracy),
-        sum_metric("f1_macro", "macro-F1", counts, _f1_macro),
+        mean_metric("accuracy", "accuracy", is_right, as_percent=True),
+        sum_metric("balanced_accuracy", "balanced accuracy", counts, _balanced_accuracy, as_percent=True),
+        sum_metric("f1_macro", "macro-F1", counts, _f1_macro, note="Macro-F1 weighs every class alike."),
         sum_metric("f1_micro", "micro-F1", counts, _f1_micro),
-        Metric("auc_macro", "AUC", lambda rows: auc_macro(rows["target"], rows["probabilities"])),
-        mean_metric("log_loss", "log loss", _log_losses, higher_is_better=False, score=_mean_log_loss),
+        Metric("auc_macro", "AUC", area, note=area_note),
+        mean_metric(
+            "log_loss",
+            "log loss",
+            _log_losses,
+            higher_is_better=False,
+            note="Log loss punishes confident mistakes; lower is better.",
+            score=_mean_log_loss,
+        ),
         sum_metric("qwk", "quadratic kappa", counts_and_distances, _quadratic_kappa),
     ]
     return {metric.name: metric for metric in metrics}

@@ -36,11 +36,20 @@ class SingleLabel:
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)
         self.out_features = len(self.class_names)
-        self.metrics: Mapping[str, Metric] = class_metrics(self.out_features)
+        self.metrics: Mapping[str, Metric] = class_metrics(self.class_names)
+        # the area of one class against the rest is little known, and takes as many passes as there are classes
+        self.shown: Sequence[str] = ("f1_macro", *["auc_macro"] * (self.out_features == 2), "log_loss")
+        self.columns: Sequence[str] = ("label", "predicted", *(f"probability_{name}" for name in self.class_names))
         self._numbers = {name: number for number, name in enumerate(self.class_names)}
         if len(self._numbers) < self.out_features:
             twice = sorted({name for name in self.class_names if self.class_names.count(name) > 1})
             raise DataError(f"each class needs a name of its own; {', '.join(twice)} is there more than once")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SingleLabel) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.class_names))
 
     def load(self, raw: str) -> Tensor:
         """Return the number of the class of that name, an int64 scalar.
@@ -117,6 +126,21 @@ class SingleLabel:
         cells = statistics["target"] * self.out_features + statistics["probabilities"].argmax(axis=1)
         counts: NDArray[np.int64] = np.bincount(cells, minlength=self.out_features**2)
         return counts.reshape(self.out_features, self.out_features)
+
+    def labels(self, statistics: Statistics) -> NDArray[np.str_]:
+        """Return the names of the true classes."""
+        names: NDArray[np.str_] = np.asarray(self.class_names, dtype=np.str_)[statistics["target"]]
+        return names
+
+    def cells(self, statistic: Any) -> list[str]:
+        """Return the true class, the predicted one, and the probability of each."""
+        probabilities = statistic["probabilities"]
+        named = self.class_names[statistic["target"]], self.class_names[probabilities.argmax()]
+        return [*named, *(f"{probability:.6g}" for probability in probabilities)]
+
+    def confidence(self, statistics: Statistics) -> NDArray[np.floating]:
+        """Return the probability of the predicted class."""
+        return np.asarray(statistics["probabilities"].max(axis=1))
 
     def strata(self, target: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the classes themselves."""

@@ -67,7 +67,7 @@ def test_a_run_leaves_everything_it_promises(finished):
         for seed in (0, 1)
     }
     for one in results:
-        low, high = one["test"]["accuracy_ci95"]
+        low, high = one["test"]["ci95"]
         assert low <= one["test"]["accuracy"] <= high
         assert one["seconds"] == pytest.approx(sum(one["seconds_by_stage"].values()))
         assert one["peak_memory_bytes"] > 100_000_000

@@ -1,3 +1,6 @@
+import csv
+import re
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -5,9 +8,10 @@ from hypothesis import strategies as st
 
 from cache.errors import DataError
 from pipeline.evaluation.comparison import compare_runs, format_table, renderings_words
-from pipeline.evaluation.results import load_results, write_results_json
-from stages.tasks.evaluate import mcnemar
-from tests.pipeline.finished_runs import add, predictions
+from pipeline.evaluation.results import load_results, write_predictions_csv, write_results_json
+from stages.tasks import base
+from stages.tasks.statistics import mcnemar
+from tests.pipeline.finished_runs import Lengths, add, lengths, predictions
 
 TESTS = 400
 LABELS = np.arange(TESTS) % 2
@@ -34,21 +38,21 @@ def test_rows_are_the_means_over_the_seeds(tmp_path):
     add(tmp_path, predictions(LABELS, wrong(0, 40), images=later), seed=1, val=0.9, seconds=30, peak_memory_bytes=3)
     (row,) = compare_runs([tmp_path]).rows
     assert row.seeds == (0, 1)
-    assert row.accuracy == pytest.approx((0.8 + 0.9) / 2)
-    assert row.accuracy_range == pytest.approx((0.8, 0.9))
-    assert row.val_accuracy == pytest.approx(0.85)
+    assert row.score == pytest.approx((0.8 + 0.9) / 2)
+    assert row.score_range == pytest.approx((0.8, 0.9))
+    assert row.val_score == pytest.approx(0.85)
     assert row.seconds == 20
     assert row.seconds_by_stage == {"extract": 10, "train": 8, "evaluate": 2}
     assert row.peak_memory_bytes == 5
     assert row.confusion.tolist() == [[340, 60], [60, 340]]
     error = 1.96 * np.sqrt(0.85 * 0.15 / 800)
-    assert row.accuracy_ci95 == pytest.approx((0.85 - error, 0.85 + error), abs=0.004)
+    assert row.ci95 == pytest.approx((0.85 - error, 0.85 + error), abs=0.004)
 
 
 def test_one_seed_shows_the_interval_of_its_result(tmp_path):
     add_method(tmp_path, wrong(0, 80))
     (row,) = compare_runs([tmp_path]).rows
-    assert list(row.accuracy_ci95) == load_results([tmp_path])[0].test["accuracy_ci95"]
+    assert list(row.ci95) == load_results([tmp_path])[0].test["ci95"]
 
 
 def test_paired_test_is_that_of_the_same_images(tmp_path):
@@ -75,7 +79,7 @@ def test_the_same_images_under_several_seeds_do_not_pretend_to_be_more(tmp_path)
         add_method(tmp_path / "three", wrong(40, 70), method="finetune", name="top-3", val=0.88, seconds=220, seed=seed)
     comparison = heads_and_finetune(tmp_path / "three", wrong(0, 60), wrong(40, 70))
     assert comparison.tests[0].p_value == expected.tests[0].p_value
-    assert comparison.rows[0].accuracy_ci95 == pytest.approx(expected.rows[0].accuracy_ci95)
+    assert comparison.rows[0].ci95 == pytest.approx(expected.rows[0].ci95)
     assert comparison.test_images == "400 test images under 3 seeds"
     assert "ahead in 3 of 3 seeds" in comparison.verdict_text
 
@@ -306,7 +310,7 @@ def test_a_seed_that_not_every_method_has_is_left_out_and_said_so(tmp_path):
     add_method(tmp_path, wrong(0, 200), seed=1)
     comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(40, 70))
     assert comparison.seeds == (0,)
-    assert comparison.reference.accuracy == pytest.approx(0.85)
+    assert comparison.reference.score == pytest.approx(0.85)
     assert comparison.notes == ("logistic: seed 1 is left out, because not every method has it.",)
     assert len(comparison.results) == 3
 
@@ -359,3 +363,29 @@ def test_table_of_many_classes_has_no_column_for_auc(tmp_path):
 def test_most_frequent_class_is_known(tmp_path):
     add(tmp_path, predictions([0, 1, 1, 1], [0, 0, 0, 1]))
     assert compare_runs([tmp_path]).majority_class == ("class 1", 0.75)
+
+
+def test_metric_and_words_are_those_of_the_task_and_less_may_be_better(tmp_path, monkeypatch):
+    monkeypatch.setitem(base._TASKS, "lengths", Lengths)
+    random = np.random.default_rng(0)
+    near, far = random.normal(0, 0.1, 200), random.normal(0, 1.0, 200)
+    add(tmp_path, lengths(far), val=0.8, seconds=20)
+    add(tmp_path, lengths(near), method="finetune", name="top-3", val=0.1, seconds=40)
+    comparison = compare_runs([tmp_path])
+    (test,) = comparison.tests
+    assert [row.name for row in comparison.ranked] == ["top-3", "logistic"]
+    assert (test.metric, test.higher_is_better, test.ahead) == ("mae", False, True)
+    assert test.difference == pytest.approx(np.abs(near).mean() - np.abs(far).mean())
+    assert test.p_value == 1 / 10_001  # the permutation test: nothing is right or wrong here
+    words = comparison.verdict_text
+    assert comparison.verdict.outcome == "pays"
+    assert f"Fine-tuning pays: {np.abs(near).mean():.3f} against {np.abs(far).mean():.3f} for the logistic" in words
+    assert "Methods are ranked by validation mean error" in words
+    assert not re.search(r"accuracy|points|McNemar|\d %(?! interval)", words)
+    header = format_table(comparison).splitlines()[0]
+    assert "mean error" in header
+    assert "squared error" in header
+    assert comparison.majority_class is None
+    with write_predictions_csv(tmp_path, comparison.results).open(newline="") as file:
+        row = next(csv.DictReader(file))
+    assert (row["length"], float(row["predicted"])) == ("0", pytest.approx(far[0], rel=1e-4))

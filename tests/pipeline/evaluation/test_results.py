@@ -12,19 +12,21 @@ from cache.errors import DataError
 from pipeline.evaluation.results import (
     Predictions,
     Result,
+    evaluate_test,
     load_results,
     require_same_test_images,
     run_of,
     write_predictions_csv,
     write_results_json,
 )
+from stages.tasks.single_label import SingleLabel
 from tests.pipeline.finished_runs import HISTORY, SELECTION, add, key, predictions, result
 
 LABELS = [0, 0, 1, 1, 0, 1]
 WRONG = [0, 0, 0, 0, 0, 1]
 
 CONTRACT = {
-    "version", "method", "name", "seed", "samples", "class_names", "val", "test", "seconds", "seconds_by_stage", "cpu_seconds",
+    "version", "task", "method", "name", "seed", "samples", "val", "test", "seconds", "seconds_by_stage", "cpu_seconds",
     "peak_memory_bytes", "trainable_parameters", "backbone_forwards", "extraction_forwards", "backbone", "weights",
     "cut", "pool", "image_size", "settings", "history", "selection",
 }  # fmt: skip
@@ -42,8 +44,8 @@ def test_a_result_comes_back_as_it_was_saved(run):
     (loaded,) = load_results([run])
     assert loaded == expected
     assert run_of(loaded) == run
-    for name in Predictions.ARRAYS:
-        stored, given_ = getattr(loaded.predictions, name), getattr(saved, name)
+    for name, given_ in saved.arrays().items():
+        stored = loaded.predictions.arrays()[name]
         assert stored.dtype == given_.dtype
         np.testing.assert_array_equal(stored, given_)
 
@@ -52,13 +54,16 @@ def test_files_keep_the_contract(run):
     directory = run / "seed-0" / "linear-logistic"
     stored = json.loads((directory / "result.json").read_text())
     assert set(stored) == CONTRACT
-    assert set(stored["test"]) == {"accuracy", "accuracy_ci95", "macro_f1", "auc", "log_loss", "confusion"}
+    assert stored["version"] == 2
+    assert stored["task"] == {"name": "single_label", "class_names": ["class 0", "class 1"]}
+    metrics = {"accuracy", "balanced_accuracy", "f1_macro", "f1_micro", "auc_macro", "log_loss", "qwk"}
+    assert set(stored["test"]) == {*metrics, "ci95", "confusion"}
     with np.load(directory / "predictions.npz", allow_pickle=False) as arrays:
         kinds = {name: (arrays[name].dtype, arrays[name].shape) for name in arrays.files}
     assert kinds.pop("locations")[0].kind == "U"
     assert kinds == {
         "keys": (np.dtype("S32"), (6,)),
-        "labels": (np.dtype(np.int64), (6,)),
+        "target": (np.dtype(np.int64), (6,)),
         "probabilities": (np.dtype(np.float32), (6, 2)),
     }
 
@@ -148,8 +153,8 @@ def test_damaged_predictions_are_named_and_never_read_as_something_else(run, dat
         except DataError as error:
             assert "predictions.npz" in str(error)  # noqa: PT017
         else:
-            for name in Predictions.ARRAYS:
-                np.testing.assert_array_equal(getattr(read, name), getattr(expected, name))
+            for name, whole_array in expected.arrays().items():
+                np.testing.assert_array_equal(read.arrays()[name], whole_array)
     finally:
         (directory / "predictions.npz").write_bytes(whole)
 
@@ -169,7 +174,7 @@ def test_pickled_predictions_are_refused_unopened(run, tmp_path):
     trapped = np.empty(6, dtype=object)
     trapped[:] = [Trap() for _ in range(6)]
     path = run / "seed-0" / "linear-logistic" / "predictions.npz"
-    np.savez(path, keys=trapped, locations=LABELS, labels=LABELS, probabilities=np.eye(2)[LABELS])
+    np.savez(path, keys=trapped, locations=LABELS, target=LABELS, probabilities=np.eye(2)[LABELS])
     with pytest.raises(DataError, match="damaged"):
         load_results([run])
     assert not (tmp_path / "sprung").exists()
@@ -268,9 +273,67 @@ def test_a_result_saved_again_replaces_the_former_whole(run):
     assert sorted(path.name for path in directory.iterdir()) == ["predictions.npz", "result.json"]
 
 
-def test_labels_outside_the_classes_are_refused():
-    with pytest.raises(ValueError, match="outside the 2 classes"):
-        Predictions(keys=["a"], locations=["a"], labels=[2], probabilities=[[0.5, 0.5]])
+def test_predictions_for_other_classes_than_those_of_the_result_are_refused(run, tmp_path):
+    other = add(tmp_path / "other", predictions(LABELS, WRONG, classes=3))
+    (other / "predictions.npz").replace(run / "seed-0" / "linear-logistic" / "predictions.npz")
+    with pytest.raises(DataError, match="not predictions of the task single_label"):
+        load_results([run])
+
+
+def test_the_statistics_in_a_file_give_every_number_of_the_result(run):
+    stored = load_results([run])[0]
+    assert evaluate_test(stored.task, stored.predictions.statistics, stored.seed) == stored.test
+
+
+def test_statistics_without_fields_are_kept_whole(tmp_path):
+    class Numbers(SingleLabel):
+        columns = ("target", "predicted")
+
+        def __init__(self):
+            self.out_features = 1
+
+        def cells(self, statistic):
+            return [str(statistic[0]), str(statistic[1])]
+
+    made = Predictions(Numbers(), ["a", "b"], ["a.png", "b.png"], np.array([[1.0, 2.0], [3.0, 4.0]]))
+    np.savez(tmp_path / "predictions.npz", **made.arrays())
+    read = Predictions.load(tmp_path / "predictions.npz", made.task)
+    np.testing.assert_array_equal(read.statistics, made.statistics)
+
+
+def test_a_result_of_version_1_is_read_by_the_names_of_today(run):
+    directory = run / "seed-0" / "linear-logistic"
+    now = Result.load(directory)
+    stored = json.loads((directory / "result.json").read_text())
+    names = {"f1_macro": "macro_f1", "auc_macro": "auc", "ci95": "accuracy_ci95"}
+    kept = {"accuracy", "log_loss", "confusion", *names}
+    old_test = {names.get(name, name): value for name, value in stored["test"].items() if name in kept}
+    old = {name: value for name, value in stored.items() if name not in ("version", "task")}
+    old |= {"test": old_test, "class_names": ["class 0", "class 1"]}
+    (directory / "result.json").write_text(json.dumps(old))
+    statistics = now.predictions.statistics
+    np.savez(
+        directory / "predictions.npz",
+        keys=now.predictions.keys,
+        locations=now.predictions.locations,
+        labels=statistics["target"],
+        probabilities=statistics["probabilities"],
+    )
+    read = load_results([run])[0]
+    assert read.test == {name: value for name, value in now.test.items() if name in kept}
+    assert replace(read, test=now.test) == now
+    for name in now.task.metrics:  # those it did not have follow from its predictions
+        assert read.score(name) == now.score(name)
+
+
+@pytest.mark.parametrize(
+    ("task", "words"), [({"name": "singel_label"}, ": .*Did you mean"), ({}, ": .*no task"), (3, "; train")]
+)
+def test_a_result_of_an_unknown_task_is_refused_by_name(run, task, words):
+    path = run / "seed-0" / "linear-logistic" / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "task": task}))
+    with pytest.raises(DataError, match=rf"result\.json has no usable task{words}"):
+        load_results([run])
 
 
 def test_a_result_that_was_not_loaded_has_no_run():

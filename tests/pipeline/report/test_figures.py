@@ -195,7 +195,7 @@ def test_the_suggested_rate_is_marked_on_the_mean_and_divergence_does_not_take_t
 def test_png_and_svg_are_made_of_every_figure(row, tmp_path):
     for number, figure in enumerate(
         [
-            figures.accuracy_against_time([row]),
+            figures.score_against_time([row]),
             figures.learning_curve(row, "loss"),
             figures.learning_curve(row, "accuracy"),
             figures.validation_curves({0: row}, row, "time"),
@@ -215,7 +215,7 @@ def test_png_and_svg_are_made_of_every_figure(row, tmp_path):
 
 
 def test_svg_takes_its_colors_and_type_from_the_page(row):
-    svg = figures.inline_svg(figures.accuracy_against_time([row]))
+    svg = figures.inline_svg(figures.score_against_time([row]))
     assert "var(--series-0)" in svg
     assert "var(--muted)" in svg
     assert not re.search(r"(fill|stroke): #", svg)

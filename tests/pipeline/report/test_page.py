@@ -10,7 +10,8 @@ from PIL import Image
 
 from pipeline.evaluation.comparison import compare_runs
 from pipeline.report.page import write_report
-from tests.pipeline.finished_runs import HISTORY, SELECTION, add, predictions
+from stages.tasks import base
+from tests.pipeline.finished_runs import HISTORY, SELECTION, Lengths, add, lengths, predictions
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 HOSTILE = [
@@ -114,8 +115,12 @@ def test_page_tells_its_story_in_order(tmp_path):
 def test_table_holds_the_numbers_of_the_comparison(tmp_path):
     page = report(three_methods(tmp_path, seeds=(0, 1)))
     for row in compare_runs([tmp_path]).rows:
-        low, high = row.accuracy_ci95
-        for figure in (f"{100 * row.accuracy:.1f} %", f"{100 * low:.1f} – {100 * high:.1f}", f"{row.macro_f1:.3f}"):
+        low, high = row.ci95
+        for figure in (
+            f"{100 * row.score:.1f} %",
+            f"{100 * low:.1f} – {100 * high:.1f}",
+            f"{row.mean_score('f1_macro'):.3f}",
+        ):
             assert figure in page.words
 
 
@@ -180,7 +185,7 @@ def test_mistakes_are_shown_surest_first(tmp_path):
         np.zeros(30, dtype=int), np.arange(30) < 20, locations=[f"{tmp_path}/{one}.png" for one in range(30)]
     )
     sure = np.linspace(0.6, 0.99, 30)
-    made.probabilities[:20] = np.stack([1 - sure, sure], axis=1)[:20]
+    made.statistics["probabilities"][:20] = np.stack([1 - sure, sure], axis=1)[:20]
     add(tmp_path / "run", made)
     page = report(tmp_path / "run")
     shown = page.all("img")
@@ -324,3 +329,16 @@ def test_left_out_seeds_are_among_the_notes(tmp_path):
     three_methods(tmp_path)
     add(tmp_path, predictions(np.arange(60) % 2, np.arange(60) < 5), seed=1)
     assert "logistic: seed 1 is left out" in report(tmp_path).words
+
+
+def test_a_task_without_classes_has_neither_confusions_nor_mistakes(tmp_path, monkeypatch):
+    monkeypatch.setitem(base._TASKS, "lengths", Lengths)
+    random = np.random.default_rng(0)
+    for method, name in (("linear", "ridge"), ("finetune", "top-3")):
+        add(tmp_path, lengths(random.normal(0, 1, 40)), method=method, name=name, val=0.5, history=HISTORY)
+    words = report(tmp_path).words
+    for present in ("test mean error", "squared error", "Mean error against time", "difference against", "permutation"):
+        assert present in words
+    for absent in ("Confusion", "mistakes of", "classes;", "McNemar", "Always saying", "points"):
+        assert absent not in words
+    assert (tmp_path / "figures" / "mae-time.png").exists()

@@ -1,3 +1,4 @@
+import math
 import warnings
 
 import numpy as np
@@ -27,6 +28,23 @@ def kept(task, probabilities, target):
 def sure(predicted, classes):
     """Return probabilities that say `predicted`."""
     return np.full((len(predicted), classes), 0.1 / classes) + 0.9 * np.eye(classes)[predicted]
+
+
+def test_metrics_are_those_worked_out_by_hand():
+    task = SingleLabel("ab")
+    scores = evaluate(task, kept(task, [[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7]], [0, 0, 0, 1]))
+    assert scores["accuracy"] == scores["f1_micro"] == 0.75
+    assert scores["balanced_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
+    assert scores["f1_macro"] == pytest.approx((2 * 2 / (2 * 2 + 1) + 2 * 1 / (2 * 1 + 1)) / 2)
+    assert scores["auc_macro"] == 1.0
+    assert scores["log_loss"] == pytest.approx(-sum(math.log(p) for p in (0.9, 0.8, 0.4, 0.7)) / 4)
+
+
+def test_a_class_without_samples_neither_fails_nor_lowers_f1():
+    task = SingleLabel("abc")
+    rows = kept(task, [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]], [0, 1])
+    assert evaluate(task, rows)["f1_macro"] == 1.0
+    assert task.confusion(rows).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
 
 
 @given(pairs)
@@ -110,3 +128,11 @@ def test_a_thousand_classes_cost_no_table_of_samples_by_classes_squared():
         task.metrics[name].score(rows)
     assert tracemalloc.get_traced_memory()[1] < 24e6  # as a table of classes, dense: 48e6
     tracemalloc.stop()
+
+
+def test_what_is_shown_is_known_and_explained():
+    for names in ("ab", "abc"):
+        task = SingleLabel(names)
+        assert set(task.shown) <= set(task.metrics) - {task.primary}
+        assert all(task.metrics[name].note for name in task.shown)
+    assert "auc_macro" in SingleLabel("ab").shown

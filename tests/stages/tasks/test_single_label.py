@@ -96,3 +96,21 @@ def test_weights_are_those_of_scikit_learn_and_give_each_class_the_same_sum(labe
     sums = [weights[target == label].sum() for label in np.unique(target)]
     assert np.allclose(sums, sums[0])
     assert np.array_equal(TASK.strata(target), target)
+
+
+def test_cells_and_words_of_a_sample_are_its_truth_prediction_and_probabilities():
+    kept = TASK.statistic(torch.tensor([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]]), torch.tensor([1, 2]))
+    assert list(TASK.columns) == ["label", "predicted", "probability_cat", "probability_dog", "probability_horse"]
+    assert [TASK.cells(statistic) for statistic in kept] == [
+        ["dog", "cat", "0.7", "0.2", "0.1"],
+        ["horse", "horse", "0.25", "0.25", "0.5"],
+    ]
+    assert TASK.labels(kept).tolist() == ["dog", "horse"]
+    assert TASK.confidence(kept) == pytest.approx([0.7, 0.5])
+
+
+def test_tasks_are_equal_where_their_classes_are():
+    assert SingleLabel("ab") == SingleLabel("ab")
+    assert hash(SingleLabel("ab")) == hash(SingleLabel("ab"))
+    assert SingleLabel("ab") != SingleLabel("ba")
+    assert SingleLabel("ab") != "ab"

@@ -17,6 +17,7 @@ from stages.tasks.statistics import (
     bootstrap_difference,
     bootstrap_interval,
     mcnemar,
+    paired_difference,
     paired_test,
     permutation_test,
 )
@@ -252,3 +253,69 @@ def test_auc_of_two_classes_keeps_its_interval_under_groups_of_one_sample():
     rows = task.statistic(torch.from_numpy(np.stack([1 - probability, probability], axis=1)), torch.from_numpy(target))
     low, high = bootstrap_interval(task.metrics["auc_macro"], rows, resamples=200)
     assert low < roc_auc_score(target, probability) < high
+
+
+outcomes = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
+
+
+def interval_of_results(correct, images, seed):
+    """Return the interval that results of version 1 were written with: one multinomial draw of kinds of images."""
+    images = np.arange(len(correct)) if images is None else images
+    _, index, counts = np.unique(images, return_inverse=True, return_counts=True)
+    sums = np.bincount(index, correct, len(counts)).astype(np.int64)
+    kinds, sizes = np.unique(np.stack([sums, counts], axis=1), axis=0, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(sums), sizes / len(sums), size=10_000)
+    return tuple(np.quantile((drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1]), [0.025, 0.975]))
+
+
+@pytest.mark.parametrize(("n", "images"), [(1, 1), (200, None), (200, 60), (2000, 700)])
+@pytest.mark.parametrize("seed", range(3))
+def test_interval_of_an_accuracy_is_to_the_bit_the_one_results_always_had(monkeypatch, seed, n, images):
+    random = np.random.default_rng(seed)
+    correct = random.random(n) < 0.8
+    which = None if images is None else random.integers(images, size=n)
+    expected = interval_of_results(correct, which, seed)
+    assert accuracy_interval(correct, which, seed=seed) == expected
+    monkeypatch.setattr(statistics, "_NUMBERS_AT_ONCE", 1000)
+    assert accuracy_interval(correct, which, seed=seed) == expected
+
+
+def test_interval_covers_the_true_accuracy_nearly_95_times_in_100():
+    random = np.random.default_rng(7)
+    covered = 0
+    for _ in range(400):
+        low, high = accuracy_interval(random.random(200) < 0.8)
+        covered += low <= 0.8 <= high
+    assert 0.91 < covered / 400 < 0.98
+
+
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "p_value"),
+    [(10, 2, 2 * (1 + 12 + 66) / 2**12), (5, 0, 2 / 2**5), (3, 3, 1.0), (0, 0, 1.0)],
+)
+def test_mcnemar_is_the_exact_binomial_test_of_the_samples_only_one_is_right_on(only_a, only_b, p_value):
+    both = np.repeat([[True, True], [False, False]], 20, axis=0)
+    either = np.array([[True, False]] * only_a + [[False, True]] * only_b, dtype=bool).reshape(-1, 2)
+    a, b = np.concatenate([both, either]).T
+    assert mcnemar(a, b) == pytest.approx(p_value)
+    assert mcnemar(b, a) == pytest.approx(p_value)
+
+
+@given(outcomes)
+@settings(max_examples=50, deadline=None)
+def test_difference_of_accuracies_lies_in_its_interval(pairs):
+    a, b = np.array(pairs).T
+    difference = paired_difference(a, b)
+    assert difference.value == pytest.approx(a.mean() - b.mean())
+    assert difference.low <= difference.value + 1e-9
+    assert difference.value <= difference.high + 1e-9
+
+
+def test_testing_the_same_images_again_makes_nothing_surer():
+    random = np.random.default_rng(1)
+    a, b = random.random(150) < 0.9, random.random(150) < 0.8
+    again = [np.tile(values, 3) for values in (a, b, np.arange(150))]
+    assert mcnemar(*again) == mcnemar(a, b)
+    assert mcnemar(*again[:2]) < mcnemar(a, b) / 2  # what forgetting which image is which would claim
+    assert paired_difference(*again) == paired_difference(a, b)
+    assert accuracy_interval(again[0], again[2]) == accuracy_interval(a)
