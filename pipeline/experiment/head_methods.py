@@ -26,9 +26,19 @@ from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import drop_unreadable, read_features, require_cached
 from stages.fitting.feature_rows import AnyFeatureRows
-from stages.fitting.fit_head import FeatureRows, StreamedFeatureRows, head_method, head_probabilities, train_head
+from stages.fitting.fit_head import (
+    CutContext,
+    FeatureRows,
+    FitProblem,
+    StreamedFeatureRows,
+    get_fit,
+    head_method,
+    head_probabilities,
+    train_head,
+)
 from stages.runtime.cost import Cost, measured
 from stages.tasks.evaluate import evaluate
+from stages.tasks.single_label import SingleLabel
 
 
 def run_heads(
@@ -38,7 +48,8 @@ def run_heads(
     manifest = drop_unreadable(extractor, manifest)
     train, val, test_rows = load_split_features(extractor, manifest, options)
     test = manifest.select(manifest.indices("test"))
-    graph, cut = extractor.graph, extractor.taps[0].cut if len(extractor.taps) == 1 else None
+    cut = CutContext(extractor.graph, extractor.taps[0].cut) if len(extractor.taps) == 1 else None
+    problem = FitProblem(train, val, SingleLabel(manifest.class_names), options, seed, extractor.device, cut)
     results = []
     for name in names:
         place = directory / head_dir_name(name)
@@ -50,9 +61,9 @@ def run_heads(
             echo(f"seed {seed}  {place.name}: already trained, {format_accuracy(done)}")
             results.append(done)
             continue
+        get_fit(name)  # imports are not what training costs
         with measured() as training:
-            classes = len(manifest.class_names)
-            trained = train_head(name, options, train, val, classes, seed, extractor.device, graph=graph, cut=cut)
+            trained = train_head(name, problem)
         with measured() as testing:
             probabilities = head_probabilities(trained.module, test_rows)
         result = build_result(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cache import FeatureCache
 from cache.errors import DataError, UsageError
+from stages.config.head_registry import names_where
 
 BLOCK_BYTES = 32 << 20
 """Features that are taken up at a time where all are gone through in order."""
@@ -185,35 +186,18 @@ def require_learnable(train: AnyFeatureRows, val: AnyFeatureRows) -> None:
             raise DataError(f"NaN or infinite features in rows {some} of the {name} split; leave them out")
 
 
-def in_memory(name: str, rows: AnyFeatureRows) -> FeatureRows:
-    """Return rows that are in memory.
+def require_in_memory(name: str, rows: AnyFeatureRows) -> None:
+    """Refuse rows that are streamed, for a head that cannot take them so.
 
     Raises
     ------
     UsageError
-        If they are streamed: this head cannot take them so.
+        That says which heads can.
     """
-    if isinstance(rows, FeatureRows):
-        return rows
-    raise UsageError(
-        f"`head` {name} needs all features in memory, and they are larger than `max_memory_gb` allows; allow "
-        "more, or take "
-        "a head that streams them: sgd, ridge, ncm, linear, mlp, cosine"
-    )
-
-
-def require_vector_rows(name: str, row_shape: tuple[int, ...]) -> None:
-    """Refuse rows that are not vectors.
-
-    Raises
-    ------
-    UsageError
-        That says which pooling would fit.
-    """
-    if len(row_shape) != 1:
+    if isinstance(rows, StreamedFeatureRows):
         raise UsageError(
-            f"the head {name} takes vectors, but the cached features have the shape {row_shape}; "
-            "extract them with `pool` avg (or max, avgmax, cls), or use `head` concat, attention or top"
+            f"`head` {name} needs all features in memory, and they are larger than `max_memory_gb` allows; allow "
+            f"more, or take a head that streams them: {names_where(lambda kind: kind.streams)}"
         )
 
 

@@ -16,6 +16,8 @@ from stages.fitting.feature_rows import AnyFeatureRows, concat
 from stages.fitting.folds import balanced_weights
 from stages.fitting.grid_search import EARLY_STOP_MARGIN
 from stages.fitting.linear_models import ABSENT_CLASS_SCORE
+from stages.fitting.problem import FitProblem
+from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import logits, selection_score
 from stages.fitting.standardize import Scaling, mean_and_std
@@ -42,29 +44,18 @@ class _RowScaler:
         return np.asarray(values.sub(torch.from_numpy(self.mean)).div_(torch.from_numpy(self.scale)).numpy())
 
 
-def fit_sgd(
-    train: AnyFeatureRows,
-    val: AnyFeatureRows,
-    values: Sequence[float],
-    scalings: Sequence[Scaling],
-    num_classes: int,
-    *,
-    balanced: bool,
-    seed: int,
-) -> HeadFit:
-    """Return logistic regression by averaged stochastic gradient descent.
+@register_head("sgd", label="SGD", method="linear", streams=True)
+def fit_sgd(problem: FitProblem) -> HeadFit:
+    """Logistic regression by averaged stochastic gradient descent, for features larger than memory.
 
     Each epoch goes once through the rows, in blocks that all settings share; a setting is dropped once it has scored
     clearly less on the validation split than the best one. The chosen setting is fitted again on train+validation, for
-    as many epochs as served it best.
-
-    Parameters
-    ----------
-    values : sequence of float
-        Values of C; alpha = 1 / (C n), the same penalty as in scikit-learn's logistic regression.
+    as many epochs as served it best. The penalty is that of scikit-learn's logistic regression: alpha = 1 / (C n).
     """
+    train, val, scalings, seed = problem.train, problem.val, problem.config.scalers, problem.seed
+    num_classes, balanced = problem.task.out_features, problem.balanced
     settings: list[dict[str, Any]] = [
-        {"C": value, "scaler": scaling} for scaling in scalings for value in sorted(values)
+        {"C": value, "scaler": scaling} for scaling in scalings for value in sorted(problem.config.c_values)
     ]
     scalers = {scaling: _fitted_scaler(train, scaling) for scaling in scalings}
     models = {number: _model(one["C"], len(train), seed) for number, one in enumerate(settings)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,13 +18,13 @@ from cache.errors import CutonceError, UsageError
 from stages.config.heads import HeadConfig as Options
 from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, concat
 from stages.fitting.folds import balanced_weights
+from stages.fitting.problem import FitProblem
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import selection_score
 from stages.fitting.standardize import mean_and_std
-from stages.fitting.vmap_heads import VmapHeads, supports_vmap
+from stages.fitting.vmap_heads import VmapHeads
 from stages.network.heads.base import Head
-from stages.network.heads.linear import LinearHead
-from stages.network.heads.mlp import MLPHead
+from stages.network.heads.registry import build_head
 from stages.runtime.progress import progress
 from stages.runtime.threads import single_threaded
 from stages.training.lr_schedules import LRScheduleConfig, make_schedule
@@ -69,21 +69,10 @@ class HeadTrainResult:
         return len(losses) - 1 - int(np.argmin(losses))
 
 
-def fit_torch_head(
-    build: Callable[[], Head],
-    options: Options,
-    train: AnyFeatureRows,
-    val: AnyFeatureRows,
-    seed: int,
-    device: torch.device,
-) -> HeadFit:
-    """Train a head with every rate and weight decay of `options`, keep the best, and train it on all rows.
-
-    Parameters
-    ----------
-    build : callable
-        Returns a new head, drawn from torch's random state.
-    """
+def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:
+    """Train a torch head with every rate and weight decay of the options, keep the best, and train it on all rows."""
+    options, train, val = problem.config, problem.train, problem.val
+    seed, device = problem.seed, problem.device
     if options.sampling == "balanced" and not isinstance(train, FeatureRows):
         raise UsageError(
             "`sampling` balanced draws rows at random, and these are streamed; use `class_weights` balanced"
@@ -94,9 +83,9 @@ def fit_torch_head(
     ]
     few = len(train.row_shape) == 1 and options.fit_batch_size < _SMALL_BATCH
     with torch.random.fork_rng(devices=[]), single_threaded() if few else nullcontext():
-        template = _drawn(build, seed)
+        template = _draw(name, problem)
         of_train = _moments(train, options, template)
-        at_once = len(settings) if supports_vmap(template) else 1
+        at_once = len(settings) if template.stackable else 1
         courses: list[HeadTrainResult] = []
         for start in range(0, len(settings), at_once):
             some = settings[start : start + at_once]
@@ -126,9 +115,20 @@ def fit_torch_head(
     return HeadFit(head, without_val, said, tried, chosen.history)
 
 
-def _drawn(build: Callable[[], Head], seed: int) -> Head:
-    torch.manual_seed(seed)
-    return build()
+def _draw(name: str, problem: FitProblem) -> Head:
+    """Return a new head, drawn from the seed."""
+    torch.manual_seed(problem.seed)
+    options, cut = problem.config, problem.cut
+    return build_head(
+        name,
+        problem.train.row_shape,
+        problem.task.out_features,
+        options.hidden_dim,
+        options.dropout,
+        l2=options.fit_scaler == "l2",
+        graph=cut.graph if cut is not None else None,
+        cut=cut.cut if cut is not None else None,
+    )
 
 
 def _train(
@@ -241,7 +241,7 @@ def _inputs(block: Any, scaler: Moments, device: torch.device) -> Tensor:
 
 def _moments(rows: AnyFeatureRows, options: Options, head: Head) -> Moments:
     """Return mean and standard deviation [d] where the head is one that is standardised; else nothing to do."""
-    if not isinstance(head, LinearHead | MLPHead) or options.fit_scaler != "standard":
+    if not head.standardized or options.fit_scaler != "standard":
         return _IDENTITY
     mean, scale = mean_and_std(rows)
     return torch.from_numpy(mean), torch.from_numpy(scale)
