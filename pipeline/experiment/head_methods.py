@@ -65,7 +65,7 @@ def run_heads(
         with measured() as training:
             trained = train_head(name, problem)
         with measured() as testing:
-            probabilities = head_probabilities(trained.module, test_rows)
+            probabilities = head_probabilities(trained.module, test_rows, problem.task)
         result = build_result(
             extractor,
             manifest,

@@ -17,6 +17,9 @@ from stages.config.head_registry import names_where
 BLOCK_BYTES = 32 << 20
 """Features that are taken up at a time where all are gone through in order."""
 
+BATCH_ROWS = 1024
+"""Rows that a head is asked about at a time."""
+
 Block = tuple[NDArray[np.int64], NDArray[Any]]
 """Places [b] of rows in the split, and the rows [b, *row_shape]."""
 
@@ -160,6 +163,13 @@ def concat(train: AnyFeatureRows, val: AnyFeatureRows) -> AnyFeatureRows:
         return train + val
     assert isinstance(val, StreamedFeatureRows)
     return train + val
+
+
+def in_batches(rows: AnyFeatureRows) -> Iterator[Block]:
+    """Yield all rows in order, as many at a time as a head is asked about."""
+    for indices, block in rows.blocks():
+        for at in range(0, len(indices), BATCH_ROWS):
+            yield indices[at : at + BATCH_ROWS], block[at : at + BATCH_ROWS]
 
 
 def require_learnable(train: AnyFeatureRows, val: AnyFeatureRows) -> None:

@@ -7,7 +7,7 @@ is fitted, and its settings are chosen, is told in its own file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -21,9 +21,11 @@ from cache.errors import UsageError
 from stages.config.head_registry import HeadKind, find_head, import_head
 from stages.config.heads import HeadName
 from stages.fitting.feature_rows import (
+    BATCH_ROWS,
     AnyFeatureRows,
     FeatureRows,
     StreamedFeatureRows,
+    in_batches,
     require_in_memory,
     require_learnable,
 )
@@ -31,7 +33,9 @@ from stages.fitting.problem import CutContext, FitProblem
 from stages.fitting.registry import FitFunction
 from stages.fitting.torch_heads import fit_torch_head
 from stages.network.heads.base import Head, vector_width
-from stages.training.train_loop import Epoch, evaluate_loss
+from stages.tasks.base import Task
+from stages.training.evaluation import evaluate_loss, predict
+from stages.training.history import Epoch
 
 __all__ = [
     "CutContext",
@@ -113,7 +117,7 @@ def train_head(name: HeadName, problem: FitProblem) -> HeadResult:
     require_learnable(problem.train, problem.val)
     _require_fitting(kind, problem)
     fitted = fit(problem)
-    val_loss, val_accuracy = evaluate_loss(fitted.head_train_only, _in_order(problem.val))
+    val_loss, val_accuracy = evaluate_loss(fitted.head_train_only, _labelled_batches(problem.val))
     settings = {"refitted on": "train+val", **fitted.settings}
     return HeadResult(
         name,
@@ -138,20 +142,16 @@ def _require_fitting(kind: HeadKind, problem: FitProblem) -> None:
         require_in_memory(kind.name, problem.val)
 
 
-@torch.inference_mode()
-def head_probabilities(
-    module: nn.Module, rows: NDArray[Any] | AnyFeatureRows, batch_rows: int = 1024
-) -> NDArray[np.float32]:
-    """Return the probabilities, float32 [n, classes], a head gives to cached features [n, *row_shape]."""
-    module.eval()
-    device = next(module.parameters()).device
-    blocks = [rows] if isinstance(rows, np.ndarray) else (block for _, block in rows.blocks())
-    parts = (block[at : at + batch_rows] for block in blocks for at in range(0, len(block), batch_rows))
-    return torch.cat([module(torch.from_numpy(part).to(device).float()).softmax(dim=1).cpu() for part in parts]).numpy()
+def head_probabilities(module: nn.Module, rows: NDArray[Any] | AnyFeatureRows, task: Task) -> NDArray[np.float32]:
+    """Return what a head says of cached features [n, *row_shape], as the task reads it: probabilities [n, classes]."""
+    blocks: Iterable[Tensor]
+    if isinstance(rows, np.ndarray):
+        blocks = torch.split(torch.from_numpy(rows), BATCH_ROWS)
+    else:
+        blocks = (torch.from_numpy(block) for _, block in in_batches(rows))
+    return np.asarray(predict(module, blocks, task).numpy())
 
 
-def _in_order(rows: AnyFeatureRows, batch_rows: int = 1024) -> Iterator[tuple[Tensor, Tensor]]:
-    for places, block in rows.blocks():
-        for at in range(0, len(places), batch_rows):
-            inputs = torch.from_numpy(block[at : at + batch_rows]).float()
-            yield inputs, torch.from_numpy(rows.labels[places[at : at + batch_rows]])
+def _labelled_batches(rows: AnyFeatureRows) -> Iterator[tuple[Tensor, Tensor]]:
+    for places, block in in_batches(rows):
+        yield torch.from_numpy(block).float(), torch.from_numpy(rows.labels[places])

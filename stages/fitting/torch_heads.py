@@ -16,12 +16,12 @@ from torch.nn import functional
 
 from cache.errors import CutonceError, UsageError
 from stages.config.heads import HeadConfig as Options
-from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, concat
+from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, concat, in_batches
 from stages.fitting.folds import balanced_weights
 from stages.fitting.problem import FitProblem
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import selection_score
-from stages.fitting.standardize import mean_and_std
+from stages.fitting.standardize import Standardizer
 from stages.fitting.vmap_heads import VmapHeads
 from stages.network.heads.base import Head
 from stages.network.heads.registry import build_head
@@ -35,11 +35,6 @@ _WARMUP = 0.3
 
 _SMALL_BATCH = 256
 """Rows of vectors below which a step is too small to be shared by several threads."""
-
-_IDENTITY = (torch.zeros(()), torch.ones(()))
-
-Moments = tuple[Tensor, Tensor]
-"""Mean and standard deviation, float32 [d], or () where rows are taken as they are."""
 
 
 @dataclass
@@ -84,7 +79,7 @@ def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:
     few = len(train.row_shape) == 1 and options.fit_batch_size < _SMALL_BATCH
     with torch.random.fork_rng(devices=[]), single_threaded() if few else nullcontext():
         template = _draw(name, problem)
-        of_train = _moments(train, options, template)
+        of_train = _standardizer(train, options, template)
         at_once = len(settings) if template.stackable else 1
         courses: list[HeadTrainResult] = []
         for start in range(0, len(settings), at_once):
@@ -99,7 +94,7 @@ def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:
             )
         without_val = _with(template, chosen.weights, of_train)
         both = concat(train, val)
-        of_both = _moments(both, options, template)
+        of_both = _standardizer(both, options, template)
         n_epochs = chosen.best.epoch
         again = _train(template, [settings[number]], options, both, None, of_both, seed, device, n_epochs)[0]
         head = _with(template, again.weights, of_both)
@@ -137,7 +132,7 @@ def _train(
     options: Options,
     train: AnyFeatureRows,
     val: AnyFeatureRows | None,
-    scaler: Moments,
+    scaler: Standardizer | None,
     seed: int,
     device: torch.device,
     until: int | None = None,
@@ -204,15 +199,12 @@ def _train(
 
 @torch.no_grad()
 def _validate(
-    stack: VmapHeads, val: AnyFeatureRows, scaler: Moments, device: torch.device, balanced: bool
+    stack: VmapHeads, val: AnyFeatureRows, scaler: Standardizer | None, device: torch.device, balanced: bool
 ) -> list[tuple[float, float, float]]:
     """Return loss, accuracy and score of every head on the validation rows."""
     stack.train(False)
-    found = []
-    for places, block in val.blocks():
-        for at in range(0, len(places), 1024):
-            found.append(stack.logits(_inputs(block[at : at + 1024], scaler, device)).float().cpu())
-    logits, labels = torch.cat(found, dim=1), torch.from_numpy(val.labels)
+    of_batches = [stack.logits(_inputs(block, scaler, device)).float().cpu() for _, block in in_batches(val)]
+    logits, labels = torch.cat(of_batches, dim=1), torch.from_numpy(val.labels)
     return [
         (
             float(functional.cross_entropy(one, labels)),
@@ -233,27 +225,19 @@ def _full_batches(rows: AnyFeatureRows, options: Options, seed: int) -> Iterator
     return ((places, block) for places, block in batches if len(places) == size)
 
 
-def _inputs(block: Any, scaler: Moments, device: torch.device) -> Tensor:
+def _inputs(block: Any, scaler: Standardizer | None, device: torch.device) -> Tensor:
     rows = torch.from_numpy(block).to(device).float()
-    mean, scale = (one.to(device) for one in scaler)
-    return rows.sub(mean).div_(scale) if mean.ndim else rows
+    return rows if scaler is None else scaler.transform(rows)
 
 
-def _moments(rows: AnyFeatureRows, options: Options, head: Head) -> Moments:
-    """Return mean and standard deviation [d] where the head is one that is standardised; else nothing to do."""
-    if not head.standardized or options.fit_scaler != "standard":
-        return _IDENTITY
-    mean, scale = mean_and_std(rows)
-    return torch.from_numpy(mean), torch.from_numpy(scale)
+def _standardizer(rows: AnyFeatureRows, options: Options, head: Head) -> Standardizer | None:
+    """Return what standardizes the rows, where the head is one that is trained on such; else nothing."""
+    return Standardizer.fit(rows) if head.standardized and options.fit_scaler == "standard" else None
 
 
-def _with(pattern: Head, weights: dict[str, Tensor], scaler: Moments) -> Head:
+def _with(pattern: Head, weights: dict[str, Tensor], scaler: Standardizer | None) -> Head:
     """Return a head with these tensors that takes rows as they are cached."""
     head = VmapHeads([pattern], [0.0], [0.0], torch.device("cpu")).head(weights)
-    mean, scale = scaler
-    if mean.ndim:  # W (x - m) / s + b = (W / s) x + (b - (W / s) m)
-        first = next(module for module in head.modules() if isinstance(module, nn.Linear))
-        with torch.no_grad():
-            first.weight.div_(scale)
-            first.bias.sub_(first.weight @ mean)
+    if scaler is not None:
+        scaler.fold_into(next(module for module in head.modules() if isinstance(module, nn.Linear)))
     return head

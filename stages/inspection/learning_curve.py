@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cache.errors import DataError
 from stages.fitting.fit_head import FeatureRows, FitProblem, head_probabilities, train_head
 from stages.runtime.progress import progress
+from stages.tasks.strata import interleave
 
 SIZES = 9
 """Sizes, at equal distances on a logarithmic scale."""
@@ -73,13 +74,9 @@ def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     First two of each class, then image i of the n of a class at (i + 1/2) / n of the list.
     """
     generator = np.random.default_rng(seed)
-    turn, place = np.empty(len(labels)), np.empty(len(labels))
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        number = np.arange(len(members))
-        turn[members] = np.minimum(number, PER_CLASS)
-        place[members] = (number + 0.5) / len(members)
-    return np.lexsort((generator.random(len(labels)), place, turn))
+    shuffled = [generator.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    ties = generator.random(len(labels))
+    return interleave(labels, np.concatenate(shuffled), first=PER_CLASS, ties=ties)
 
 
 def measure_curve(head: str, problem: FitProblem, draws: int) -> LearningCurve:
@@ -98,7 +95,7 @@ def measure_curve(head: str, problem: FitProblem, draws: int) -> LearningCurve:
         cut = len(some) - max(int(_HELD_OUT * len(some)), 1)
         within = replace(problem, train=_select(train, some[:cut]), val=_select(train, some[cut:]))
         trained = train_head(head, within)
-        predicted = head_probabilities(trained.module, val.features).argmax(axis=1)
+        predicted = head_probabilities(trained.module, val.features, problem.task).argmax(axis=1)
         correct[number, draw] = predicted == val.labels
     correct[-1] = correct[-1, 0]
     return LearningCurve(sizes, correct)

@@ -116,14 +116,14 @@ from stages.config.heads import HeadConfig
 from stages.fitting.feature_rows import require_in_memory, StreamedFeatureRows
 from stages.fitting.fit_head import head_probabilities, train_head
 from stages.network.heads.serialization import load_head, save_head
-from tests.stages.fitting.rows_of_digits import digits, fit_problem
+from tests.stages.fitting.rows_of_digits import TEN_CLASSES, digits, fit_problem
 try: main(["train", "--help"])
 except SystemExit: pass
 train, val, test = digits()
 for name in ("lda", "lowrank"):
     problem = fit_problem(train, val, classes=10, options=HeadConfig(head=(name,), fit_epochs=20, fit_lr=(1e-2,), hidden_dim=8))
     trained = train_head(name, problem)
-    print("RIGHT", name, (head_probabilities(trained.module, test.features).argmax(axis=1) == test.labels).mean() > 0.9)
+    print("RIGHT", name, (head_probabilities(trained.module, test.features, TEN_CLASSES).argmax(axis=1) == test.labels).mean() > 0.9)
     save_head(Path(name), trained.module, {})
     again, rows = load_head(Path(name))[0], torch.from_numpy(test.features).float()
     print("SAME", name, torch.equal(again(rows), trained.module.eval()(rows)), trained.method)

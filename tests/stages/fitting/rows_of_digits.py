@@ -10,6 +10,9 @@ from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.problem import FitProblem
 from stages.tasks.single_label import SingleLabel
 
+TEN_CLASSES = SingleLabel("0123456789")
+"""What heads are asked by; probabilities of fewer classes follow in the same way."""
+
 
 def digits(classes=10, dtype=np.float16):
     features, labels = load_digits(return_X_y=True, n_class=classes)

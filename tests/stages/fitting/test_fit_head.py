@@ -17,7 +17,7 @@ from cache.errors import DataError, UsageError
 from stages.config.head_registry import head_names
 from stages.config.heads import HeadConfig
 from stages.fitting.fit_head import FeatureRows, head_probabilities, train_head
-from tests.stages.fitting.rows_of_digits import digits, fit_problem
+from tests.stages.fitting.rows_of_digits import TEN_CLASSES, digits, fit_problem
 
 CPU = torch.device("cpu")
 QUICK = HeadConfig(c_values=(1e-3, 1e-1), fit_epochs=30, fit_lr=(1e-2,))
@@ -35,14 +35,14 @@ def test_a_logistic_head_scores_as_scikit_learn_does(classes, scaling):
     scaler = StandardScaler(with_mean=scaling == "standard", with_std=scaling == "standard").fit(features)
     reference = LogisticRegression(C=1e-2, tol=1e-9, max_iter=5000).fit(scaler.transform(features), labels)
     expected = reference.predict_proba(scaler.transform(test.features.astype(np.float64)))
-    assert np.abs(head_probabilities(trained.module, test.features) - expected).max() < 1e-4
+    assert np.abs(head_probabilities(trained.module, test.features, TEN_CLASSES) - expected).max() < 1e-4
 
 
 @pytest.mark.parametrize("name", HEADS_FOR_VECTORS)
 def test_every_head_learns_digits(name):
     train, val, test = digits()
     trained = train_head(name, fit_problem(train, val, classes=10, options=QUICK))
-    probabilities = head_probabilities(trained.module, test.features)
+    probabilities = head_probabilities(trained.module, test.features, TEN_CLASSES)
     assert probabilities.dtype == np.float32
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     accuracy = (probabilities.argmax(axis=1) == test.labels).mean()
@@ -147,11 +147,11 @@ def test_the_head_fine_tuning_starts_from_has_not_seen_the_validation_split():
 def test_temperature_makes_probabilities_of_margins():
     train, val, test = digits()
     trained = train_head("svm", fit_problem(train, val, classes=10, options=QUICK))
-    calibrated = log_loss(test.labels, head_probabilities(trained.module, test.features))
+    calibrated = log_loss(test.labels, head_probabilities(trained.module, test.features, TEN_CLASSES))
     with torch.no_grad():
         trained.module.output.weight *= trained.settings["temperature"]
         trained.module.output.bias *= trained.settings["temperature"]
-    assert calibrated < 0.7 * log_loss(test.labels, head_probabilities(trained.module, test.features))
+    assert calibrated < 0.7 * log_loss(test.labels, head_probabilities(trained.module, test.features, TEN_CLASSES))
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp"])
@@ -160,7 +160,9 @@ def test_torch_heads_take_features_as_they_are_cached(name):
     train, val, test = digits()
     moved = [FeatureRows(rows.features.astype(np.float32) * 0.01 + 7, rows.labels) for rows in (train, val, test)]
     trained = train_head(name, fit_problem(*moved[:2], classes=10, options=QUICK))
-    assert (head_probabilities(trained.module, moved[2].features).argmax(axis=1) == test.labels).mean() > 0.9
+    assert (
+        head_probabilities(trained.module, moved[2].features, TEN_CLASSES).argmax(axis=1) == test.labels
+    ).mean() > 0.9
 
 
 def test_the_best_epoch_is_kept_and_training_stops_when_it_no_longer_helps():
@@ -169,7 +171,9 @@ def test_the_best_epoch_is_kept_and_training_stops_when_it_no_longer_helps():
     assert len(trained.history) < 200
     best = max(trained.history, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss))
     assert trained.settings["best epoch"] == best.epoch
-    right = (head_probabilities(trained.module_train_only, val.features).argmax(axis=1) == val.labels).mean()
+    right = (
+        head_probabilities(trained.module_train_only, val.features, TEN_CLASSES).argmax(axis=1) == val.labels
+    ).mean()
     assert right == pytest.approx(best.val_accuracy, abs=0.005)
 
 
@@ -188,7 +192,7 @@ def test_the_same_seed_gives_the_same_head_and_the_global_random_state_is_untouc
     first, second, other = (
         train_head("mlp", fit_problem(train, val, classes=10, options=QUICK, seed=seed)) for seed in (1, 1, 2)
     )
-    probabilities = [head_probabilities(one.module, test.features) for one in (first, second, other)]
+    probabilities = [head_probabilities(one.module, test.features, TEN_CLASSES) for one in (first, second, other)]
     assert np.array_equal(probabilities[0], probabilities[1])
     assert not np.array_equal(probabilities[0], probabilities[2])
     assert torch.equal(state, torch.random.get_rng_state())

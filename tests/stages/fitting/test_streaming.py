@@ -12,7 +12,7 @@ from cache.errors import DataError, UsageError
 from stages.config.heads import HeadConfig
 from stages.fitting.feature_rows import FeatureRows, StreamedFeatureRows, require_learnable
 from stages.fitting.fit_head import head_probabilities, train_head
-from tests.stages.fitting.rows_of_digits import digits, fit_problem
+from tests.stages.fitting.rows_of_digits import TEN_CLASSES, digits, fit_problem
 
 OPTIONS = HeadConfig(cv=0, fit_epochs=15, fit_lr=(1e-2,), c_values=(1e-3, 1e-1), scalers=("standard",))
 CPU = torch.device("cpu")
@@ -89,7 +89,9 @@ def test_a_head_that_goes_over_the_rows_is_as_accurate_streamed(splits, name):
     accuracies = []
     for where in ("memory", "one cache"):
         trained = train_head(name, fit_problem(*splits[where][:2], classes=10, options=OPTIONS))
-        accuracies.append((head_probabilities(trained.module, splits[where][2]).argmax(axis=1) == test.labels).mean())
+        accuracies.append(
+            (head_probabilities(trained.module, splits[where][2], TEN_CLASSES).argmax(axis=1) == test.labels).mean()
+        )
     assert min(accuracies) > 0.9
     assert abs(accuracies[0] - accuracies[1]) < 0.02  # of 540 images: other orders of the rows
 

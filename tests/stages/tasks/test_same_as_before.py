@@ -1,23 +1,18 @@
 """That the new room gives, to the bit, what the old functions gave. To be deleted together with these."""
 
-import hashlib
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.data.group_split import Image, SplitUnit, _spread_over_strata
 from stages.fitting.folds import balanced_weights
 from stages.fitting.scores import selection_score
-from stages.inspection.learning_curve import PER_CLASS, stratified_order
 from stages.tasks import evaluate as old
 from stages.tasks import statistics
 from stages.tasks.base import evaluate
 from stages.tasks.metrics import OLD_NAMES, balanced_accuracy
 from stages.tasks.single_label import SingleLabel
-from stages.tasks.strata import interleave
 from stages.training.losses import CrossEntropy, correct
 
 
@@ -97,26 +92,3 @@ def test_loss_is_the_old_one_to_the_bit(smoothing, weighted, mixed, dtype):
 def test_balanced_weights_are_the_old_ones_to_the_bit(labels):
     target = np.array(labels)
     assert np.array_equal(SingleLabel("abcdefghi").weights(target), balanced_weights(target))
-
-
-@given(st.lists(st.integers(0, 6), min_size=1, max_size=120), st.integers(0, 1000))
-@settings(deadline=None, max_examples=60)
-def test_order_of_the_learning_curve_is_the_old_one(labels, seed):
-    target = np.array(labels)
-    generator = np.random.default_rng(seed)
-    shuffled = [generator.permutation(np.flatnonzero(target == label)) for label in np.unique(target)]
-    now = interleave(target, np.concatenate(shuffled), first=PER_CLASS, ties=generator.random(len(target)))
-    assert np.array_equal(now, stratified_order(target, seed))
-
-
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xy")), min_size=1, max_size=120))
-@settings(deadline=None, max_examples=60)
-def test_order_of_what_is_held_out_is_the_old_one(kinds):
-    units = [
-        SplitUnit((Image(str(number), *kind),), hashlib.sha256(f"0 {number}".encode()).digest())
-        for number, kind in enumerate(kinds)
-    ]
-    ordered = sorted(units, key=lambda unit: unit.hash_order)
-    numbers = {kind: number for number, kind in enumerate({unit.kind for unit in ordered})}
-    now = [ordered[index] for index in interleave([numbers[unit.kind] for unit in ordered])]
-    assert now == _spread_over_strata(units)
