@@ -62,7 +62,9 @@ def side(name: str, folder: str, settings: list[tuple[str, float]], folds: int =
         from stages.runtime.openmp import configure_openmp
 
         configure_openmp()
-        import stages.fitting.fit_head  # noqa: F401  imports are not what is measured
+        from stages.fitting.fit_head import get_fit
+
+        get_fit("logistic")  # imports are not what is measured
     else:
         import sklearn.linear_model
         import sklearn.preprocessing  # noqa: F401
@@ -79,13 +81,15 @@ def _cutonce(features, labels, settings, folds):
     import torch
 
     from stages.config.heads import HeadConfig
-    from stages.fitting.fit_head import FeatureRows, train_head
+    from stages.fitting.fit_head import FeatureRows, FitProblem, train_head
+    from stages.tasks.single_label import SingleLabel
 
     values = tuple(sorted({value for _, value in settings}))
     options = HeadConfig(c_values=values, scalers=SCALERS, cv=folds)
     at = _held_out_from(labels)
     rows = FeatureRows(features[:at], labels[:at]), FeatureRows(features[at:], labels[at:])
-    done = train_head("logistic", options, *rows, int(labels.max()) + 1, 0, torch.device("cpu"))
+    task = SingleLabel([str(number) for number in range(int(labels.max()) + 1)])
+    done = train_head("logistic", FitProblem(*rows, task, options, 0, torch.device("cpu")))
     return done.settings["score"], 0.0, (done.settings["scaler"], done.settings["C"])
 
 

@@ -43,8 +43,10 @@ def learning_curve(
     from stages.extraction.extractor import build_extractor
     from stages.extraction.read_features import drop_unreadable, read_features
     from stages.fitting.feature_rows import FeatureRows
+    from stages.fitting.problem import FitProblem
     from stages.inspection.extrapolation import extrapolate
     from stages.inspection.learning_curve import measure_curve
+    from stages.tasks.single_label import SingleLabel
 
     if draws < 2:
         raise UsageError(f"--draws {draws} must be at least 2: what differs between them is the uncertainty")
@@ -63,8 +65,9 @@ def learning_curve(
         part = samples.select(samples.indices(split))
         return FeatureRows(read_features(extractor, part), part.labels, groups=part.group_numbers)
 
-    train, val = rows("train"), rows("val")
-    curve = measure_curve(train, val, len(samples.class_names), head, options, draws, seed, extractor.device)
+    task = SingleLabel(samples.class_names)
+    problem = FitProblem(rows("train"), rows("val"), task, options, seed, extractor.device)
+    curve = measure_curve(head, problem, draws)
     report = CurveReport(curve, extrapolate(curve, seed), head)
     plot = write_curve(report, out)
     echo("", report.table, "", *report.answer, "", f"plot: {plot}")

@@ -29,7 +29,7 @@ def reference() -> str:
         "Flags win over the file.",
     ]
     for group in OPTION_GROUPS:
-        meaning = _field_docstrings(group)
+        meaning = _field_docstrings(group) | {one.name: one.metadata["help"] for one in fields(group) if one.metadata}
         parts += ["", f"## {group.__name__}", "", inspect.cleandoc(group.__doc__ or ""), ""]
         parts += ["| flag | default | meaning |", "|---|---|---|"]
         for one in fields(group):
@@ -68,7 +68,8 @@ def _field_docstrings(group: type) -> dict[str, str]:
     documented = {}
     for statement, following in itertools.pairwise(definition.body):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            assert isinstance(following, ast.Expr)
+            if not isinstance(following, ast.Expr):
+                continue  # its meaning stands in its metadata
             assert isinstance(following.value, ast.Constant)
             documented[statement.target.id] = " ".join(str(following.value.value).split())
     return documented

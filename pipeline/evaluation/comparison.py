@@ -20,6 +20,7 @@ from pipeline.evaluation.method_summary import STAGES, TEST_TIME, MethodSummary,
 from pipeline.evaluation.results import METHODS, Result, load_results, require_same_test_images, run_of
 from pipeline.evaluation.verdict import Verdict, describe_test_images, give_verdict
 from pipeline.text import byte_count, capitalized, format_count, format_range, format_score, table
+from stages.config.head_registry import head_label
 from stages.tasks.base import Metric, Task
 
 
@@ -231,8 +232,7 @@ def _labels(results: Sequence[Result]) -> list[str]:
 
 def _method_words(result: Result) -> str:
     prefix = {"finetune": "fine-tune ", "uncached": "frozen network ", "scratch": "scratch "}.get(result.method, "")
-    shown = {"svm": "SVM", "rbf": "RBF SVM", "mlp": "MLP", "knn": "kNN", "ncm": "nearest mean", "sgd": "SGD"}
-    words = f"{prefix}{shown.get(result.name, result.name)}"
+    words = f"{prefix}{head_label(result.name)}"
     if result.settings.get("reinitialised"):
         words += ", re-initialised"
     if (kind := result.settings.get("test-time augmentation")) in TEST_TIME:

@@ -29,7 +29,16 @@ from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import drop_unreadable, read_features, require_cached
 from stages.fitting.feature_rows import AnyFeatureRows
-from stages.fitting.fit_head import FeatureRows, StreamedFeatureRows, head_method, head_probabilities, train_head
+from stages.fitting.fit_head import (
+    CutContext,
+    FeatureRows,
+    FitProblem,
+    StreamedFeatureRows,
+    get_fit,
+    head_method,
+    head_probabilities,
+    train_head,
+)
 from stages.runtime.cost import Cost, measured
 from stages.tasks.base import Statistics, Task
 from stages.tasks.single_label import SingleLabel
@@ -44,7 +53,8 @@ def run_heads(
     manifest = drop_unreadable(extractor, manifest)
     train, val, test_rows = load_split_features(extractor, manifest, options)
     test = manifest.select(manifest.indices("test"))
-    graph, cut = extractor.graph, extractor.taps[0].cut if len(extractor.taps) == 1 else None
+    cut = CutContext(extractor.graph, extractor.taps[0].cut) if len(extractor.taps) == 1 else None
+    problem = FitProblem(train, val, SingleLabel(manifest.class_names), options, seed, extractor.device, cut)
     results = []
     for name in names:
         place = directory / head_dir_name(name)
@@ -56,11 +66,11 @@ def run_heads(
             _LOG.info(f"seed {seed}  {place.name}: already trained, {format_accuracy(done)}")
             results.append(done)
             continue
+        get_fit(name)  # imports are not what training costs
         with measured() as training:
-            classes = len(manifest.class_names)
-            trained = train_head(name, options, train, val, classes, seed, extractor.device, graph=graph, cut=cut)
+            trained = train_head(name, problem)
         with measured() as testing:
-            probabilities = head_probabilities(trained.module, test_rows)
+            probabilities = head_probabilities(trained.module, test_rows, problem.task)
         result = build_result(
             extractor,
             manifest,

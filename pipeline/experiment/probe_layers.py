@@ -12,9 +12,10 @@ from stages.config.heads import HeadConfig
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import CachedCut, Extractor
 from stages.extraction.read_features import drop_unreadable, read_features
-from stages.fitting.fit_head import FeatureRows, train_head
+from stages.fitting.fit_head import FeatureRows, FitProblem, train_head
 from stages.inspection.layer_probe import CutScore, LayerProbe
 from stages.runtime.progress import progress
+from stages.tasks.single_label import SingleLabel
 
 
 def probe_cuts(extractor: Extractor, manifests: Sequence[tuple[int, Manifest]]) -> LayerProbe:
@@ -78,5 +79,6 @@ def _validated(extractor: Extractor, tap: CachedCut, manifest: Manifest, seed: i
         FeatureRows(read_features(of_tap, part), part.labels, groups=part.group_numbers)
         for part in (manifest.select(manifest.indices(split)) for split in ("train", "val"))
     )
-    head = train_head("ridge", HeadConfig(), train, val, len(manifest.class_names), seed, extractor.device)
+    task = SingleLabel(manifest.class_names)
+    head = train_head("ridge", FitProblem(train, val, task, HeadConfig(), seed, extractor.device))
     return len(val), round(head.val_accuracy * len(val))

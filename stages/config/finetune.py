@@ -9,7 +9,8 @@ from typing import Literal
 from cache.errors import UsageError
 from stages.config.augment_grammar import TTA
 from stages.config.bounds import require, require_at_least
-from stages.config.heads import HeadName, require_head
+from stages.config.head_registry import require_known
+from stages.config.heads import HeadName
 
 Baseline = Literal["scratch", "uncached"]
 
@@ -174,7 +175,7 @@ class FinetuneConfig:
         }
         require_at_least(self, {**least, "finetune_dropout": 0, "drop_path": 0})
         if self.init_head != "new":
-            require_head(self.init_head)
+            require_known(self.init_head)
         for name in ("finetune_dropout", "drop_path"):
             require(name, getattr(self, name), "less than 1", lambda share: share < 1)
         if self.lr_find == "each" and not self.unfreeze_every:

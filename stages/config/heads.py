@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from cache.errors import UsageError, suggestion
+from cache.errors import UsageError
 from stages.config.bounds import require, require_at_least
+from stages.config.head_registry import describe_heads, describe_streaming_heads, require_known
 
 HeadName = str
-"""One of `HEADS`, or the import path of a module of the user's own, ``package.module:Class``."""
-
-
-HEADS = (
-    *("logistic", "svm", "ridge", "rbf", "ncm", "knn", "sgd"),
-    *("linear", "mlp", "concat", "cosine", "attention", "top"),
-)
+"""Of a head that is registered, or the import path of a module of the user's own, ``package.module:Class``."""
 
 
 @dataclass(frozen=True)
 class HeadConfig:
     """What is trained on the cached features, and how it is selected (stage 2)."""
 
-    head: tuple[HeadName, ...] = ("logistic", "svm", "rbf", "mlp")
-    """Heads to train, one result each. Fitted models: logistic, svm, ridge (linear), rbf (support vector machine with a
-    radial kernel), ncm (nearest class mean), knn (nearest neighbours by cosine), sgd (logistic, for features larger
-    than memory). Torch: linear, mlp, cosine (cosine classifier), concat (concatenated pooling), attention (attention
-    pooling over a map), top (the network's own blocks above the cut, from maps), or a module of your own as
-    package.module:Class, called with (row_shape, num_classes)."""
+    head: tuple[HeadName, ...] = field(
+        default=("logistic", "svm", "rbf", "mlp"),
+        metadata={
+            "help": f"Heads to train, one result each. {describe_heads()} Or a module of your own as "
+            "package.module:Class, called with (row_shape, num_classes)."
+        },
+    )
 
     c_values: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
     """Values of C tried for logistic, svm, ridge (penalty 1 / 2C, and values between) and sgd, from the strongest
@@ -53,9 +49,13 @@ class HeadConfig:
     sampling: Literal["natural", "balanced"] = "natural"
     """How torch heads are shown rows: each once an epoch, or drawn so that all classes come as often."""
 
-    max_memory_gb: float | None = None
-    """Gigabytes that cached features may take. Larger ones are streamed from the cache, by heads that can: sgd, ridge,
-    ncm and the torch heads (default: half of the free memory)."""
+    max_memory_gb: float | None = field(
+        default=None,
+        metadata={
+            "help": "Gigabytes that cached features may take. Larger ones are streamed from the cache, by heads that "
+            f"can: {describe_streaming_heads()} (default: half of the free memory)."
+        },
+    )
 
     hidden_dim: int = 512
     """Units of the hidden layer of mlp and concat."""
@@ -93,21 +93,6 @@ class HeadConfig:
             if not getattr(self, needed):
                 raise UsageError(f"`{needed}` needs at least one value")
         for name in self.head:
-            require_head(name)
+            require_known(name)
         for name in ("dropout", "fit_label_smoothing"):
             require(name, getattr(self, name), "less than 1", lambda share: share < 1)
-
-
-def require_head(name: str) -> None:
-    """Refuse a head that there is not.
-
-    Raises
-    ------
-    UsageError
-        With the nearest right name.
-    """
-    if name not in HEADS and ":" not in name:
-        raise UsageError(
-            f"`head` {name}: there is no such head; there are {', '.join(HEADS)}, and modules of your own, as "
-            f"package.module:Class.{suggestion(name, HEADS)}"
-        )

@@ -11,13 +11,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.runtime.connected_groups import connected_groups
+from stages.tasks.strata import interleave
 
 _WORTH_A_MOVE = 0.02
 """Least gain of a move of groups, in shares of a class. Finer shares would cost seeds that differ."""
@@ -148,13 +148,12 @@ def stratified_group_split(units: Iterable[SplitUnit], share: float, min_kept: i
 def _spread_over_strata(units: Iterable[SplitUnit]) -> list[SplitUnit]:
     """Order units so that every beginning of the list has its share of each stratum of each class.
 
-    Unit i of the n in a stratum, in the order of their digests, stands at (i + 1/2) / n of the list.
+    Those of a stratum stand in the order of their digests.
     """
-    strata: dict[tuple[str, str], list[SplitUnit]] = defaultdict(list)
-    for unit in sorted(units, key=lambda unit: unit.hash_order):
-        strata[unit.kind].append(unit)
-    placed = [((i + 0.5) / len(some), unit.hash_order, unit) for some in strata.values() for i, unit in enumerate(some)]
-    return [unit for *_, unit in sorted(placed, key=itemgetter(0, 1))]
+    ordered = sorted(units, key=lambda unit: unit.hash_order)
+    numbers: dict[tuple[str, str], int] = {}
+    strata = [numbers.setdefault(unit.kind, len(numbers)) for unit in ordered]
+    return [ordered[index] for index in interleave(strata)]
 
 
 @dataclass(frozen=True)

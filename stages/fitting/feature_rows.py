@@ -13,9 +13,13 @@ from numpy.typing import NDArray
 from cache import FeatureCache
 from cache.errors import DataError, UsageError, listed
 from cache.finite import finite_rows
+from stages.config.head_registry import names_where
 
 BLOCK_BYTES = 32 << 20
 """Features that are taken up at a time where all are gone through in order."""
+
+BATCH_ROWS = 1024
+"""Rows that a head is asked about at a time."""
 
 Block = tuple[NDArray[np.int64], NDArray[Any]]
 """Places [b] of rows in the split, and the rows [b, *row_shape]."""
@@ -162,6 +166,13 @@ def concat(train: AnyFeatureRows, val: AnyFeatureRows) -> AnyFeatureRows:
     return train + val
 
 
+def in_batches(rows: AnyFeatureRows) -> Iterator[Block]:
+    """Yield all rows in order, as many at a time as a head is asked about."""
+    for indices, block in rows.blocks():
+        for at in range(0, len(indices), BATCH_ROWS):
+            yield indices[at : at + BATCH_ROWS], block[at : at + BATCH_ROWS]
+
+
 def require_learnable(train: AnyFeatureRows, val: AnyFeatureRows) -> None:
     """Refuse rows that no head can be trained on.
 
@@ -188,33 +199,16 @@ def require_learnable(train: AnyFeatureRows, val: AnyFeatureRows) -> None:
             )
 
 
-def in_memory(name: str, rows: AnyFeatureRows) -> FeatureRows:
-    """Return rows that are in memory.
+def require_in_memory(name: str, rows: AnyFeatureRows) -> None:
+    """Refuse rows that are streamed, for a head that cannot take them so.
 
     Raises
     ------
     UsageError
-        If they are streamed: this head cannot take them so.
+        That says which heads can.
     """
-    if isinstance(rows, FeatureRows):
-        return rows
-    raise UsageError(
-        f"`head` {name} needs all features in memory, and they are larger than `max_memory_gb` allows; allow "
-        "more, or take "
-        "a head that streams them: sgd, ridge, ncm, linear, mlp, cosine"
-    )
-
-
-def require_vector_rows(name: str, row_shape: tuple[int, ...]) -> None:
-    """Refuse rows that are not vectors.
-
-    Raises
-    ------
-    UsageError
-        That says which pooling would fit.
-    """
-    if len(row_shape) != 1:
+    if isinstance(rows, StreamedFeatureRows):
         raise UsageError(
-            f"the head {name} takes vectors, but the cached features have the shape {row_shape}; "
-            "extract them with `pool` avg (or max, avgmax, cls), or use `head` concat, attention or top"
+            f"`head` {name} needs all features in memory, and they are larger than `max_memory_gb` allows; allow "
+            f"more, or take a head that streams them: {names_where(lambda kind: kind.streams)}"
         )

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stages.fitting.feature_rows import FeatureRows
-from stages.fitting.folds import CVPlan
+from stages.fitting.problem import FitProblem
+from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import selection_score
 from stages.network.heads.knn import KNNHead
@@ -18,21 +18,22 @@ from stages.network.heads.knn import KNNHead
 _ROWS_AT_ONCE = 1024
 
 
+@register_head("knn", label="kNN", saved_as="stages.network.heads.knn:KNNHead")
 @torch.inference_mode()
-def fit_knn(
-    train: FeatureRows, val: FeatureRows, numbers: Sequence[int], num_classes: int, scoring: CVPlan, *, balanced: bool
-) -> HeadFit:
-    """Return the k-nearest-neighbour head; each k is scored by votes among the same similarities."""
+def fit_knn(problem: FitProblem) -> HeadFit:
+    """Nearest neighbors by cosine. Each number of them is scored by votes among the same similarities."""
+    train, val = problem.in_memory
+    scoring, num_classes = problem.cv, problem.task.out_features
     both = train + val
     features, labels = both.features, both.labels
     fewest = min(len(labels[fitted]) for fitted, _ in scoring.splits)
-    numbers = sorted({min(k, fewest) for k in numbers})
+    numbers = sorted({min(k, fewest) for k in problem.config.n_neighbors})
     scores: dict[int, list[float]] = {k: [] for k in numbers}
     for fitted, scored in scoring.splits:
         head = KNNHead.from_rows(features[fitted], labels[fitted], num_classes, numbers[-1])
         votes = _votes(head, features[scored], numbers)
         for k in numbers:
-            scores[k].append(selection_score(votes[k], labels[scored], balanced))
+            scores[k].append(selection_score(votes[k], labels[scored], problem.balanced))
     tried = [{"k": k, "score": float(np.mean(scores[k]))} for k in numbers]
     chosen = max(tried, key=lambda one: (one["score"], -one["k"]))
     whole, without_val = (

@@ -12,7 +12,11 @@ from scipy.linalg import eigh
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import SVC
 
+from stages.fitting.grid_search import fit_along_path
 from stages.fitting.linear_models import ABSENT_CLASS_SCORE, LinearModel, LinearModelFactory
+from stages.fitting.problem import FitProblem
+from stages.fitting.registry import register_head
+from stages.fitting.result import HeadFit
 from stages.fitting.standardize import ScaledRows, Scaling
 from stages.network.heads.rbf import RBFHead
 
@@ -23,6 +27,17 @@ C_RATIO = 1000
 """Kernel machines want weaker regularisation than linear models: they try so many times the values of C."""
 
 _BLOCK_ROWS = 4096
+
+
+@register_head("rbf", label="RBF SVM", saved_as="stages.network.heads.rbf:RBFHead")
+def fit_rbf(problem: FitProblem) -> HeadFit:
+    """Support vector machine with a radial kernel."""
+
+    def make_of(center: NDArray[np.float32]) -> RBFSVMFactory:
+        landmarks = problem.config.nystroem_components
+        return RBFSVMFactory(problem.task.out_features, center, problem.seed, landmarks, problem.balanced)
+
+    return fit_along_path(problem, make_of, calibrate=True)
 
 
 @dataclass(frozen=True)

@@ -7,23 +7,28 @@ own, which such a backend sends to its workers once per sweep and not with every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from joblib import Parallel, delayed, parallel_config
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
-from stages.fitting.folds import CVPlan as Scoring
-from stages.fitting.folds import Selection
+from stages.fitting.feature_rows import FeatureRows
+from stages.fitting.folds import CVPlan, Selection
+from stages.fitting.linear_models import ABSENT_CLASS_SCORE
+from stages.fitting.problem import FitProblem
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import selection_score
-from stages.fitting.standardize import Scaling
+from stages.fitting.standardize import ScaledRows, Scaling
 from stages.fitting.temperature import fit_temperature
 from stages.network.heads.base import Head
+from stages.network.heads.linear import LinearHead
 from stages.runtime.threads import one_thread_per_fit
 
 EARLY_STOP_MARGIN = 0.005
@@ -66,111 +71,238 @@ MakeModel = Callable[[Scaling, NDArray[np.float32], NDArray[np.int64]], Model]
 """(scaling, rows, labels) -> model. It must be possible to pickle it."""
 
 
+@dataclass(frozen=True)
+class Grid:
+    """What is tried.
+
+    Attributes
+    ----------
+    make : callable
+    values : tuple of float
+        Of C, increasing.
+    scalings : tuple of {"none", "standard", "l2"}
+    balanced : bool
+        Whether settings are scored by the mean of the classes' recalls.
+    """
+
+    make: MakeModel
+    values: tuple[float, ...]
+    scalings: tuple[Scaling, ...]
+    balanced: bool
+
+
+@dataclass(frozen=True)
+class FoldPath:
+    """How far one fold has come.
+
+    Attributes
+    ----------
+    scaling : {"none", "standard", "l2"}
+    state : object
+        Of the model after the last value of C.
+    scores : list of float
+        One for each value of C so far.
+    least : int
+        Values of C that are fitted in any case.
+    """
+
+    scaling: Scaling
+    state: Any = None
+    scores: list[float] = field(default_factory=list)
+    least: int = 0
+
+
 @dataclass
 class GridSearchResult:
     """What was tried on the way to a setting.
 
     Attributes
     ----------
-    tried : list of dict
+    candidates : list of dict
         Every setting with its ``score``, and ``rows`` where that is of a part of the rows.
     states : dict
         (scaling, C) -> the state of the model fitted to all of train; empty where folds were fitted.
     """
 
-    tried: list[dict[str, Any]] = field(default_factory=list)
+    candidates: list[dict[str, Any]] = field(default_factory=list)
     states: dict[tuple[Scaling, float], Any] = field(default_factory=dict)
 
     @property
     def chosen(self) -> dict[str, Any]:
         """The best setting of those that were scored on all rows; of equals the one with the smallest C."""
-        whole = [one for one in self.tried if "rows" not in one]
+        whole = [one for one in self.candidates if "rows" not in one]
         return max(whole, key=lambda one: (one["score"], -one["C"]))
 
 
-def search(
-    make: MakeModel,
-    values: Sequence[float],
-    scalings: Sequence[Scaling],
+def fit_along_path(
+    problem: FitProblem, make_of: Callable[[NDArray[np.float32]], MakeModel], *, calibrate: bool
+) -> HeadFit:
+    """Return the head of the best C and scaling of `problem.config`, fitted to all rows and to train alone.
+
+    Parameters
+    ----------
+    make_of : callable
+        From the mean of train, float32 [d], which is taken from all rows, to what makes models of them.
+    calibrate : bool
+        Whether scores are margins and no logits; then both heads are divided by a temperature.
+    """
+    rows, config = _float32(*problem.in_memory), problem.config
+    center = rows[: len(problem.train)].mean(axis=0, dtype=np.float64).astype(np.float32)
+    rows -= center
+    grid = Grid(make_of(center), tuple(sorted(config.c_values)), config.scalers, problem.balanced)
+    found = search(grid, rows, problem.labels, problem.cv, problem.seed)
+    return refit_best(problem, grid, found, rows, calibrate=calibrate)
+
+
+def cross_validate(
+    problem: FitProblem, make: Callable[[dict[str, Any]], Any], grid: Mapping[str, Sequence[Any]]
+) -> HeadFit:
+    """Return the head of a linear classifier of scikit-learn, with the best of a grid of settings.
+
+    Each setting is scored, under each of the scalings of `problem.config`, on the rows that `problem.cv` leaves out;
+    of equals the first is taken. It is fitted to all rows and to train alone, and its margins, divided by a
+    temperature, are the logits.
+
+    Parameters
+    ----------
+    make : callable
+        From one of the settings, by name, to a classifier with ``fit``, ``classes_``, ``coef_`` and ``intercept_``.
+    grid : mapping of str to sequence
+        The values of each setting; empty, where there is nothing to choose but the scaling.
+    """
+    rows, labels = _float32(*problem.in_memory), problem.labels
+    width, folds = problem.task.out_features, problem.cv.splits
+    settings = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    candidates: list[dict[str, Any]] = [
+        {**setting, "scaler": scaling} for scaling in problem.config.scalers for setting in settings
+    ]
+    with one_thread_per_fit():
+        heads = Parallel(n_jobs=-1, prefer="threads")(
+            delayed(_fit_estimator)(make, candidate, rows[fitted], labels[fitted], width)
+            for candidate in candidates
+            for fitted, _ in folds
+        )
+    of_candidates = [heads[start : start + len(folds)] for start in range(0, len(heads), len(folds))]
+    margins = [
+        [_margins_of(head, rows[scored]) for head, (_, scored) in zip(of_folds, folds, strict=True)]
+        for of_folds in of_candidates
+    ]
+    true = [labels[scored] for _, scored in folds]
+    for candidate, of_folds in zip(candidates, margins, strict=True):
+        scores = [selection_score(*pair, problem.balanced) for pair in zip(of_folds, true, strict=True)]
+        candidate["score"] = float(np.mean(scores))
+    best = max(range(len(candidates)), key=lambda number: candidates[number]["score"])
+    temperature = fit_temperature(np.concatenate(margins[best]), np.concatenate(true))
+    whole, train_only = (
+        _fit_estimator(make, candidates[best], rows[:size], labels[:size], width, temperature)
+        for size in (len(rows), len(problem.train))
+    )
+    said = {**candidates[best], "selected by": problem.cv.description, "temperature": temperature}
+    return HeadFit(whole, train_only, said, candidates)
+
+
+def _fit_estimator(
+    make: Callable[[dict[str, Any]], Any],
+    candidate: Mapping[str, Any],
     rows: NDArray[np.float32],
     labels: NDArray[np.int64],
-    scoring: Scoring,
-    *,
-    balanced: bool,
-    seed: int,
-) -> GridSearchResult:
-    """Return the scores of settings: mean accuracy (of the classes, if `balanced`) on the rows that are scored."""
-    values = sorted(values)
+    width: int,
+    temperature: float = 1.0,
+) -> LinearHead:
+    """Return a linear classifier of scikit-learn, fitted under a scaling, as a head."""
+    scaling: Scaling = candidate["scaler"]
+    scaled = ScaledRows.fit(rows, scaling, np.zeros(rows.shape[1], np.float32))
+    estimator = make({name: value for name, value in candidate.items() if name not in ("scaler", "score")})
+    estimator.fit(scaled.sample(torch.arange(len(rows))).numpy(), labels)
+    weight, bias = estimator.coef_, estimator.intercept_
+    if len(weight) == 1:  # of two classes, the second against the first
+        weight, bias = np.concatenate([np.zeros_like(weight), weight]), np.concatenate([np.zeros_like(bias), bias])
+    weights, biases = np.zeros((width, rows.shape[1])), np.full(width, ABSENT_CLASS_SCORE)
+    weights[estimator.classes_], biases[estimator.classes_] = weight / temperature, bias / temperature
+    return LinearHead.from_coefficients(
+        weights, biases, scaled.offset.numpy(), scaled.scale.numpy(), l2=scaling == "l2"
+    )
+
+
+@torch.inference_mode()
+def _margins_of(head: LinearHead, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(head.eval()(torch.from_numpy(rows)).numpy())
+
+
+def _float32(train: FeatureRows, val: FeatureRows) -> NDArray[np.float32]:
+    """Return the features of both splits in one new array, converted by torch, which takes a tenth of NumPy's time."""
+    rows = np.empty((len(train) + len(val), *train.row_shape), dtype=np.float32)
+    for part, of_part in ((rows[: len(train)], train), (rows[len(train) :], val)):
+        torch.from_numpy(part).copy_(torch.from_numpy(of_part.features))
+    return rows
+
+
+def search(grid: Grid, rows: NDArray[np.float32], labels: NDArray[np.int64], cv: CVPlan, seed: int) -> GridSearchResult:
+    """Return the scores of settings: mean accuracy (of the classes, if balanced) on the rows that are scored."""
     found = GridSearchResult()
-    if not scoring.is_holdout:
+    if not cv.is_holdout:
         with one_thread_per_fit():
-            found.tried = _cross_validated(make, values, scalings, rows, labels, scoring, balanced)
+            found.candidates = _cross_validated(grid, rows, labels, cv)
         return found
     with _threads_for(rows):
-        _hold_out(found, make, values, scalings, rows, labels, scoring, balanced, seed)
+        _hold_out(found, grid, rows, labels, cv, seed)
     return found
 
 
 def _hold_out(
     found: GridSearchResult,
-    make: MakeModel,
-    values: Sequence[float],
-    scalings: Sequence[Scaling],
+    grid: Grid,
     rows: NDArray[np.float32],
     labels: NDArray[np.int64],
-    scoring: Scoring,
-    balanced: bool,
+    cv: CVPlan,
     seed: int,
 ) -> None:
     """Fill `found` with scores on the rows held out; of many rows, after all settings were tried on a part of them."""
-    (fitted, scored), *_ = scoring.splits
-    train, train_labels, val, val_labels = rows[fitted], labels[fitted], rows[scored], labels[scored]
-    if len(train) < SUBSAMPLE_FROM or len(values) * len(scalings) <= _FEW:
-        for scaling in scalings:
-            model = make(scaling, train, train_labels)
-            for value, score, state in _fit_path(model, values, val, val_labels, balanced):
-                found.tried.append({"C": value, "scaler": scaling, "score": score})
+    (fitted, scored), *_ = cv.splits
+    train, train_labels, held_out = rows[fitted], labels[fitted], (rows[scored], labels[scored])
+    if len(train) < SUBSAMPLE_FROM or len(grid.values) * len(grid.scalings) <= _FEW:
+        for scaling in grid.scalings:
+            model = grid.make(scaling, train, train_labels)
+            for value, score, state in _fit_path(model, grid, *held_out):
+                found.candidates.append({"C": value, "scaler": scaling, "score": score})
                 found.states[scaling, value] = state
         return
     part, _ = train_test_split(np.arange(len(train)), train_size=1 / _PART, random_state=seed, shuffle=True)
     some, some_labels = train[part], train_labels[part]
-    for scaling in scalings:
-        model = make(scaling, some, some_labels)
-        for value, score, _ in _fit_path(model, values, val, val_labels, balanced):
-            found.tried.append({"C": value, "scaler": scaling, "score": score, "rows": len(part)})
+    for scaling in grid.scalings:
+        model = grid.make(scaling, some, some_labels)
+        for value, score, _ in _fit_path(model, grid, *held_out):
+            found.candidates.append({"C": value, "scaler": scaling, "score": score, "rows": len(part)})
     del model, some
-    for scaling, start in _surviving_scalers(found.tried).items():
-        model = make(scaling, train, train_labels)
-        for value, score, state in _hill_climb(model, values, values.index(start), val, val_labels, balanced):
-            found.tried.append({"C": value, "scaler": scaling, "score": score})
+    for scaling, start in _surviving_scalers(found.candidates).items():
+        model = grid.make(scaling, train, train_labels)
+        for value, score, state in _hill_climb(model, grid, grid.values.index(start), *held_out):
+            found.candidates.append({"C": value, "scaler": scaling, "score": score})
             found.states[scaling, value] = state
 
 
 def refit_best(
-    make: MakeModel,
-    found: GridSearchResult,
-    rows: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    train: slice,
-    scoring: Scoring,
-    *,
-    calibrate: bool,
+    problem: FitProblem, grid: Grid, found: GridSearchResult, rows: NDArray[np.float32], *, calibrate: bool
 ) -> HeadFit:
     """Return the head of the best setting, fitted to all rows and to train alone.
 
     Where the scores are margins and no logits (`calibrate`), both are divided by a temperature.
     """
-    setting = found.chosen["scaler"], found.chosen["C"]
+    setting, labels, cv = (found.chosen["scaler"], found.chosen["C"]), problem.labels, problem.cv
+    train = slice(0, len(problem.train))
     with _threads_for(rows):
-        without_val = _fitted(make, setting, rows[train], labels[train], found.states.get(setting))
-        whole = _fitted(make, setting, rows, labels, without_val.state)
-    settings = {**found.chosen, "selected by": scoring.description}
+        without_val = _fitted(grid.make, setting, rows[train], labels[train], found.states.get(setting))
+        whole = _fitted(grid.make, setting, rows, labels, without_val.state)
+    settings = {**found.chosen, "selected by": cv.description}
     if calibrate:
-        margins = _margins(make, setting, rows, labels, without_val, scoring)
-        true = np.concatenate([labels[scored] for _, scored in scoring.splits])
+        if cv.is_holdout:
+            margins = without_val.scores(rows[cv.splits[0][1]])
+        else:
+            margins = _out_of_fold_margins(grid.make, setting, rows, labels, cv)
+        true = np.concatenate([labels[scored] for _, scored in cv.splits])
         settings["temperature"] = fit_temperature(margins, true)
     temperature = settings.get("temperature", 1.0)
-    return HeadFit(whole.head(temperature), without_val.head(temperature), settings, found.tried)
+    return HeadFit(whole.head(temperature), without_val.head(temperature), settings, found.candidates)
 
 
 def _threads_for(rows: NDArray[np.float32]) -> AbstractContextManager[None]:
@@ -186,13 +318,7 @@ def _as_one_task() -> Iterator[None]:
 
 
 def _cross_validated(
-    make: MakeModel,
-    values: Sequence[float],
-    scalings: Sequence[Scaling],
-    rows: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    scoring: Scoring,
-    balanced: bool,
+    grid: Grid, rows: NDArray[np.float32], labels: NDArray[np.int64], cv: CVPlan
 ) -> list[dict[str, Any]]:
     """Return the settings that were tried with their mean score over the folds.
 
@@ -201,60 +327,50 @@ def _cross_validated(
     so. Then the folds that are behind go on to where the furthest has come, and, while the mean over the folds does not
     say so yet, all of them from there.
     """
-    folds = range(len(scoring.splits))
-    paths: dict[tuple[Scaling, int], tuple[Any, list[float]]] = {
-        (scaling, fold): (None, []) for scaling in scalings for fold in folds
-    }
+    folds = range(len(cv.splits))
+    paths = {(scaling, fold): FoldPath(scaling) for scaling in grid.scalings for fold in folds}
     means: dict[Scaling, list[float]] = {}
     behind = list(paths)
     while behind:
-        furthest = {scaling: max(len(paths[scaling, fold][1]) for fold in folds) for scaling in scalings}
+        furthest = {scaling: max(len(paths[scaling, fold].scores) for fold in folds) for scaling in grid.scalings}
         walked = Parallel(n_jobs=-1, prefer="threads")(
             delayed(_fit_fold_path)(
-                *(make, values, scaling, *paths[scaling, fold], furthest[scaling]),
-                *(rows, labels, *scoring.splits[fold], balanced),
+                grid, replace(paths[scaling, fold], least=furthest[scaling]), rows, labels, *cv.splits[fold]
             )
             for scaling, fold in behind
         )
         paths.update(zip(behind, walked, strict=True))
-        for scaling in scalings:
-            means[scaling] = _mean_path([paths[scaling, fold][1] for fold in folds])
+        for scaling in grid.scalings:
+            means[scaling] = _mean_path([paths[scaling, fold].scores for fold in folds])
         behind = [
             (scaling, fold)
-            for (scaling, fold), (_, scores) in paths.items()
-            if len(scores) == len(means[scaling]) < len(values) and not _should_stop(means[scaling])
+            for (scaling, fold), path in paths.items()
+            if len(path.scores) == len(means[scaling]) < len(grid.values) and not _should_stop(means[scaling])
         ]
-    return [one for scaling in scalings for one in _rows_of(scaling, values, means[scaling])]
+    return [row for scaling in grid.scalings for row in _rows_of(scaling, grid.values, means[scaling])]
 
 
 @_as_one_task()
 def _fit_fold_path(
-    make: MakeModel,
-    values: Sequence[float],
-    scaling: Scaling,
-    state: Any,
-    scores: Sequence[float],
-    least: int,
+    grid: Grid,
+    path: FoldPath,
     rows: NDArray[np.float32],
     labels: NDArray[np.int64],
     fitted: Selection,
     scored: Selection,
-    balanced: bool,
-) -> tuple[Any, list[float]]:
-    """Go on with one fold over the values of C that have no score yet; return the last state and all scores."""
-    model = make(scaling, rows[fitted], labels[fitted])
-    model.state = state if state is not None else model.state
-    held_out = rows[scored], labels[scored]
-    new = [score for _, score, _ in _fit_path(model, values, *held_out, balanced, scores, least)]
-    return model.state, [*scores, *new]
+) -> FoldPath:
+    """Go on with one fold over the values of C that have no score yet."""
+    model = grid.make(path.scaling, rows[fitted], labels[fitted])
+    model.state = path.state if path.state is not None else model.state
+    new = [score for _, score, _ in _fit_path(model, grid, rows[scored], labels[scored], path.scores, path.least)]
+    return replace(path, state=model.state, scores=[*path.scores, *new])
 
 
 def _fit_path(
     model: Model,
-    values: Sequence[float],
+    grid: Grid,
     held_out: NDArray[np.float32],
     held_out_labels: NDArray[np.int64],
-    balanced: bool,
     scored: Sequence[float] = (),
     least: int = 0,
 ) -> Iterator[tuple[float, float, Any]]:
@@ -263,21 +379,16 @@ def _fit_path(
     Yields each value with its score and the state of the model.
     """
     scores = list(scored)
-    for value in values[len(scores) :]:
+    for value in grid.values[len(scores) :]:
         model.fit(value)
-        scores.append(selection_score(model.scores(held_out), held_out_labels, balanced))
+        scores.append(selection_score(model.scores(held_out), held_out_labels, grid.balanced))
         yield value, scores[-1], model.state
         if len(scores) >= least and _should_stop(scores):
             break
 
 
 def _hill_climb(
-    model: Model,
-    values: Sequence[float],
-    start: int,
-    held_out: NDArray[np.float32],
-    held_out_labels: NDArray[np.int64],
-    balanced: bool,
+    model: Model, grid: Grid, start: int, held_out: NDArray[np.float32], held_out_labels: NDArray[np.int64]
 ) -> Iterator[tuple[float, float, Any]]:
     """Fit for one value of C, then for those beside the best so far, until both of these are known.
 
@@ -287,12 +398,12 @@ def _hill_climb(
     scores: dict[int, float] = {}
     beside = [start]
     while beside:
-        place = beside[0]
-        model.fit(values[place])
-        scores[place] = selection_score(model.scores(held_out), held_out_labels, balanced)
-        yield values[place], scores[place], model.state
-        best = max(scores, key=lambda place: (scores[place], -place))
-        beside = [place for place in (best - 1, best + 1) if 0 <= place < len(values) and place not in scores]
+        number = beside[0]
+        model.fit(grid.values[number])
+        scores[number] = selection_score(model.scores(held_out), held_out_labels, grid.balanced)
+        yield grid.values[number], scores[number], model.state
+        best = max(scores, key=lambda number: (scores[number], -number))
+        beside = [near for near in (best - 1, best + 1) if 0 <= near < len(grid.values) and near not in scores]
 
 
 def _fitted(
@@ -308,20 +419,17 @@ def _fitted(
     return model
 
 
-def _margins(
+def _out_of_fold_margins(
     make: MakeModel,
     setting: tuple[Scaling, float],
     rows: NDArray[np.float32],
     labels: NDArray[np.int64],
-    without_val: Model,
-    scoring: Scoring,
+    cv: CVPlan,
 ) -> NDArray[np.float32]:
-    """Return the scores of all rows that are scored, by models that were not fitted to them."""
-    if scoring.is_holdout:
-        return without_val.scores(rows[scoring.splits[0][1]])
+    """Return the scores of all rows, fold after fold, by models that were not fitted to them."""
     with one_thread_per_fit():
         parts = Parallel(n_jobs=-1, prefer="threads")(
-            delayed(_out_of_fold)(make, setting, rows, labels, *pair) for pair in scoring.splits
+            delayed(_out_of_fold)(make, setting, rows, labels, *fold) for fold in cv.splits
         )
     return np.concatenate(parts)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from stages.fitting.class_sums import ClassSums, approximate_mean
-from stages.fitting.feature_rows import AnyFeatureRows
 from stages.fitting.linear_models import ABSENT_CLASS_SCORE
+from stages.fitting.problem import FitProblem
+from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import logits, selection_score
 from stages.fitting.standardize import Scaling
@@ -16,22 +15,22 @@ from stages.fitting.temperature import fit_temperature
 from stages.network.heads.linear import LinearHead
 
 
-def fit_ncm(
-    train: AnyFeatureRows, val: AnyFeatureRows, scalings: Sequence[Scaling], num_classes: int, *, balanced: bool
-) -> HeadFit:
-    """Return the head of nearest class means: the scores z.m - |m|^2 / 2 order classes by the distance to their mean m.
+@register_head("ncm", label="nearest mean", method="linear", streams=True)
+def fit_ncm(problem: FitProblem) -> HeadFit:
+    """Nearest class mean: the scores z.m - |m|^2 / 2 order classes by the distance to their mean m.
 
     The scaling is chosen on the validation split: there is nothing else to choose.
     """
+    train, val, scalings = problem.train, problem.val, problem.config.scalers
     center = approximate_mean(train)
     tried, fitted = [], []
     for scaling in scalings:
         of_train, of_val = (
-            ClassSums.of(rows, num_classes, np.ones(len(rows), np.float32), center, l2=scaling == "l2")
+            ClassSums.of(rows, problem.task.out_features, np.ones(len(rows), np.float32), center, l2=scaling == "l2")
             for rows in (train, val)
         )
         margins = logits(_head(of_train, scaling, 1.0), val)
-        tried.append({"scaler": scaling, "score": selection_score(margins, val.labels, balanced)})
+        tried.append({"scaler": scaling, "score": selection_score(margins, val.labels, problem.balanced)})
         fitted.append((of_train, of_val, margins))
     top = max(range(len(tried)), key=lambda number: tried[number]["score"])
     of_train, of_val, margins = fitted[top]

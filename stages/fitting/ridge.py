@@ -25,9 +25,10 @@ from scipy.linalg import eigh
 
 from stages.fitting.class_sums import ClassSums, approximate_mean, iter_scaled
 from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, concat
-from stages.fitting.folds import CVPlan as Scoring
-from stages.fitting.folds import balanced_weights
+from stages.fitting.folds import CVPlan, balanced_weights
 from stages.fitting.linear_models import ABSENT_CLASS_SCORE
+from stages.fitting.problem import FitProblem
+from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import selection_score
 from stages.fitting.standardize import Scaling, safe_std
@@ -202,31 +203,24 @@ def decomposed_by_rows(
     )
 
 
-def fit_ridge(
-    train: AnyFeatureRows,
-    val: AnyFeatureRows,
-    values: Sequence[float],
-    scalings: Sequence[Scaling],
-    num_classes: int,
-    scoring: Scoring,
-    *,
-    balanced: bool,
-) -> HeadFit:
-    """Return the ridge head whose scaling and penalty, 1 / (2 C) as scikit-learn counts it, score best.
+@register_head("ridge", label="ridge", method="linear", streams=True)
+def fit_ridge(problem: FitProblem) -> HeadFit:
+    """Least squares on the classes.
 
-    Each row is scored as if it had been left out; or the validation split is, or groups, where `scoring` says so.
+    The scaling and the penalty, 1 / (2 C) as scikit-learn counts it, are those that score best. Each row is scored as
+    if it had been left out; or the validation split is, or groups, where `problem.cv` says so.
     """
-    penalties = _penalties(values)
-    labels = np.concatenate([train.labels, val.labels])
-    weights = balanced_weights(labels) if balanced else np.ones(len(labels), dtype=np.float32)
-    fits = _fits(train, val, num_classes, weights)
+    train, val, labels, scoring = problem.train, problem.val, problem.labels, problem.cv
+    penalties = _penalties(problem.config.c_values)
+    weights = balanced_weights(labels) if problem.balanced else np.ones(len(labels), dtype=np.float32)
+    fits = _fits(train, val, problem.task.out_features, weights)
     scored = val if scoring.is_holdout else concat(train, val)
     tried: list[dict[str, Any]] = []
     margins: list[NDArray[np.float32]] = []
-    for scaling in scalings:
+    for scaling in problem.config.scalers:
         of_penalties = _margins(fits, scaling, penalties, scored, weights, scoring)
         for penalty, found in zip(penalties, of_penalties, strict=True):
-            score = selection_score(found, scored.labels, balanced)
+            score = selection_score(found, scored.labels, problem.balanced)
             tried.append({"C": 1 / (2 * penalty), "scaler": scaling, "score": score})
             margins.append(found)
     top = max(range(len(tried)), key=lambda number: (tried[number]["score"], -tried[number]["C"]))
@@ -307,7 +301,7 @@ class _FitsByRows:
         return decomposed_by_rows(some, self._num_classes, self._weights[places], self._center, scaling)
 
 
-def _uses_loo(scored: AnyFeatureRows, scoring: Scoring) -> bool:
+def _uses_loo(scored: AnyFeatureRows, scoring: CVPlan) -> bool:
     """Return whether rows can be left out one by one: not where groups must be left out whole."""
     return not scoring.is_holdout and isinstance(scored, FeatureRows) and scored.groups is None
 
@@ -318,7 +312,7 @@ def _margins(
     penalties: Sequence[float],
     scored: AnyFeatureRows,
     weights: NDArray[np.float32],
-    scoring: Scoring,
+    scoring: CVPlan,
 ) -> NDArray[np.float32]:
     """Return the predictions, float32 [penalties, n, classes], for rows that each of them was not fitted to."""
     if scoring.is_holdout:

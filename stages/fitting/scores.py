@@ -7,10 +7,9 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import balanced_accuracy_score
 
-from stages.fitting.feature_rows import AnyFeatureRows
+from stages.fitting.feature_rows import AnyFeatureRows, in_batches
 from stages.network.heads.base import Head
-
-_ROWS_AT_ONCE = 1024
+from stages.training.evaluation import predict
 
 
 def selection_score(scores: NDArray[np.floating], labels: NDArray[np.int64], balanced: bool) -> float:
@@ -19,13 +18,7 @@ def selection_score(scores: NDArray[np.floating], labels: NDArray[np.int64], bal
     return float(balanced_accuracy_score(labels, predicted) if balanced else (predicted == labels).mean())
 
 
-@torch.inference_mode()
 def logits(head: Head, rows: AnyFeatureRows) -> NDArray[np.float32]:
     """Return the logits of a head, float32 [n, classes], for rows block by block."""
-    device = next(head.parameters()).device
-    found = [
-        head(torch.from_numpy(block[at : at + _ROWS_AT_ONCE]).to(device).float()).cpu()
-        for _, block in rows.blocks()
-        for at in range(0, len(block), _ROWS_AT_ONCE)
-    ]
-    return np.asarray(torch.cat(found).numpy())
+    blocks = (torch.from_numpy(block) for _, block in in_batches(rows))
+    return np.asarray(predict(head, blocks, None).numpy())

@@ -16,9 +16,11 @@ from stages.fitting.feature_rows import AnyFeatureRows, concat
 from stages.fitting.folds import balanced_weights
 from stages.fitting.grid_search import EARLY_STOP_MARGIN
 from stages.fitting.linear_models import ABSENT_CLASS_SCORE
+from stages.fitting.problem import FitProblem
+from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import logits, selection_score
-from stages.fitting.standardize import Scaling, mean_and_std
+from stages.fitting.standardize import Scaling, Standardizer
 from stages.fitting.temperature import fit_temperature
 from stages.network.heads.linear import LinearHead
 from stages.runtime.threads import one_thread_per_fit
@@ -32,41 +34,35 @@ BLOCK_ROWS = 4096
 
 @dataclass(frozen=True)
 class _RowScaler:
-    mean: NDArray[np.float32]
-    scale: NDArray[np.float32]
-    l2: bool
+    """What rows are scaled by: their mean and standard deviation, or their own length, or nothing."""
+
+    scaling: Scaling
+    standardizer: Standardizer | None
+
+    @classmethod
+    def fit(cls, rows: AnyFeatureRows, scaling: Scaling) -> _RowScaler:
+        return cls(scaling, Standardizer.fit(rows) if scaling == "standard" else None)
 
     def __call__(self, rows: NDArray[Any]) -> NDArray[np.float32]:
         values = torch.from_numpy(rows).float()
-        values = torch.nn.functional.normalize(values) if self.l2 else values
-        return np.asarray(values.sub(torch.from_numpy(self.mean)).div_(torch.from_numpy(self.scale)).numpy())
+        values = torch.nn.functional.normalize(values) if self.scaling == "l2" else values
+        return np.asarray((values if self.standardizer is None else self.standardizer.transform(values)).numpy())
 
 
-def fit_sgd(
-    train: AnyFeatureRows,
-    val: AnyFeatureRows,
-    values: Sequence[float],
-    scalings: Sequence[Scaling],
-    num_classes: int,
-    *,
-    balanced: bool,
-    seed: int,
-) -> HeadFit:
-    """Return logistic regression by averaged stochastic gradient descent.
+@register_head("sgd", label="SGD", method="linear", streams=True)
+def fit_sgd(problem: FitProblem) -> HeadFit:
+    """Logistic regression by averaged stochastic gradient descent, for features larger than memory.
 
     Each epoch goes once through the rows, in blocks that all settings share; a setting is dropped once it has scored
     clearly less on the validation split than the best one. The chosen setting is fitted again on train+validation, for
-    as many epochs as served it best.
-
-    Parameters
-    ----------
-    values : sequence of float
-        Values of C; alpha = 1 / (C n), the same penalty as in scikit-learn's logistic regression.
+    as many epochs as served it best. The penalty is that of scikit-learn's logistic regression: alpha = 1 / (C n).
     """
+    train, val, scalings, seed = problem.train, problem.val, problem.config.scalers, problem.seed
+    num_classes, balanced = problem.task.out_features, problem.balanced
     settings: list[dict[str, Any]] = [
-        {"C": value, "scaler": scaling} for scaling in scalings for value in sorted(values)
+        {"C": value, "scaler": scaling} for scaling in scalings for value in sorted(problem.config.c_values)
     ]
-    scalers = {scaling: _fitted_scaler(train, scaling) for scaling in scalings}
+    scalers = {scaling: _RowScaler.fit(train, scaling) for scaling in scalings}
     models = {number: _model(one["C"], len(train), seed) for number, one in enumerate(settings)}
     best: dict[int, tuple[float, int, LinearHead]] = {}
     for epoch in range(1, EPOCHS + 1):
@@ -83,7 +79,7 @@ def fit_sgd(
     chosen, (_, until, without_val) = tried[number], best[number]
     temperature = fit_temperature(logits(without_val, val), val.labels)
     both = concat(train, val)
-    scaler = {chosen["scaler"]: _fitted_scaler(both, chosen["scaler"])}
+    scaler = {chosen["scaler"]: _RowScaler.fit(both, chosen["scaler"])}
     again = {0: _model(chosen["C"], len(both), seed)}
     for epoch in range(1, until + 1):
         _partial_fit_epoch(again, [chosen], scaler, both, num_classes, balanced, seed * 1_000_003 + epoch)
@@ -120,21 +116,14 @@ def _partial_fit_epoch(
             )
 
 
-def _fitted_scaler(rows: AnyFeatureRows, scaling: Scaling) -> _RowScaler:
-    width = rows.row_shape[0]
-    mean, scale = (
-        mean_and_std(rows) if scaling == "standard" else (np.zeros(width, np.float32), np.ones(width, np.float32))
-    )
-    return _RowScaler(mean, scale, scaling == "l2")
-
-
 def _as_head(model: SGDClassifier, scaler: _RowScaler, num_classes: int) -> LinearHead:
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:
         weight, bias = np.concatenate([np.zeros_like(weight), weight]), np.concatenate([np.zeros_like(bias), bias])
     weights, biases = np.zeros((num_classes, weight.shape[1])), np.full(num_classes, ABSENT_CLASS_SCORE)
     weights[model.classes_], biases[model.classes_] = weight, bias
-    return LinearHead.from_coefficients(weights, biases, scaler.mean, scaler.scale, l2=scaler.l2)
+    moments = () if scaler.standardizer is None else scaler.standardizer.moments
+    return LinearHead.from_coefficients(weights, biases, *moments, l2=scaler.scaling == "l2")
 
 
 def _apply_temperature(head: LinearHead, temperature: float) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from stages.fitting.feature_rows import AnyFeatureRows
@@ -28,18 +29,70 @@ def safe_std(variance: NDArray[np.floating], mean: NDArray[np.floating]) -> NDAr
     return np.where(variance <= (_NOISE * np.abs(mean)) ** 2, 1.0, np.sqrt(variance))
 
 
-def mean_and_std(rows: AnyFeatureRows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return mean and standard deviation [d] of rows [n, d], taken block by block; sums are in float64."""
-    first = torch.from_numpy(next(rows.blocks())[1]).double().mean(dim=0)  # near the mean, so that nothing cancels
-    total, squares = torch.zeros_like(first), torch.zeros_like(first)
-    for _, block in rows.blocks():
-        values = torch.from_numpy(block).double() - first
-        total += values.sum(dim=0)
-        squares += values.square().sum(dim=0)
-    shift = total / len(rows)
-    mean = (first + shift).numpy()
-    scale = safe_std((squares / len(rows) - shift**2).numpy(), mean)
-    return mean.astype(np.float32), scale.astype(np.float32)
+@dataclass
+class Standardizer:
+    """Mean and standard deviation of rows, taken block by block, and what is done with them.
+
+    Attributes
+    ----------
+    shift : Tensor or None
+        float64 [d], near the mean, so that nothing cancels: the mean of the first block.
+    total, squares : Tensor or None
+        Sums of the rows less `shift`, and of their squares, float64 [d].
+    count : int
+    """
+
+    shift: Tensor | None = None
+    total: Tensor | None = None
+    squares: Tensor | None = None
+    count: int = 0
+
+    @classmethod
+    def fit(cls, rows: AnyFeatureRows) -> Standardizer:
+        """Return what standardizes these rows."""
+        standardizer = cls()
+        for _, block in rows.blocks():
+            standardizer.partial_fit(torch.from_numpy(block))
+        return standardizer
+
+    def partial_fit(self, block: Tensor) -> None:
+        """Take up some rows, [b, d]."""
+        values = block.double()
+        if self.shift is None:
+            self.shift = values.mean(dim=0)
+            self.total, self.squares = torch.zeros_like(self.shift), torch.zeros_like(self.shift)
+        assert self.total is not None
+        assert self.squares is not None
+        values = values - self.shift
+        self.total += values.sum(dim=0)
+        self.squares += values.square().sum(dim=0)
+        self.count += len(block)
+
+    @cached_property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean, and standard deviation to divide by, float32 [d], of all rows that were taken up."""
+        assert self.shift is not None
+        assert self.total is not None
+        assert self.squares is not None
+        mean_of_shifted = self.total / self.count
+        mean = (self.shift + mean_of_shifted).numpy()
+        scale = safe_std((self.squares / self.count - mean_of_shifted**2).numpy(), mean)
+        return torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(scale.astype(np.float32))
+
+    def transform(self, block: Tensor) -> Tensor:
+        """Return rows, float32 [b, d], of mean 0 and standard deviation 1, on the device they are on."""
+        mean, scale = (moment.to(block.device) for moment in self.moments)
+        return block.sub(mean).div_(scale)
+
+    @torch.no_grad()
+    def fold_into(self, layer: nn.Linear) -> None:
+        """Make a layer on standardized rows one on rows as they are.
+
+        W (x - m) / s + b = (W / s) x + (b - (W / s) m)
+        """
+        mean, scale = self.moments
+        layer.weight.div_(scale)
+        layer.bias.sub_(layer.weight @ mean)
 
 
 @dataclass(frozen=True)

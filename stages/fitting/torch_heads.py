@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,15 +16,15 @@ from torch.nn import functional
 
 from cache.errors import CutonceError, UsageError
 from stages.config.heads import HeadConfig as Options
-from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, concat
+from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, concat, in_batches
 from stages.fitting.folds import balanced_weights
+from stages.fitting.problem import FitProblem
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import selection_score
-from stages.fitting.standardize import mean_and_std
-from stages.fitting.vmap_heads import VmapHeads, supports_vmap
+from stages.fitting.standardize import Standardizer
+from stages.fitting.vmap_heads import VmapHeads
 from stages.network.heads.base import Head
-from stages.network.heads.linear import LinearHead
-from stages.network.heads.mlp import MLPHead
+from stages.network.heads.registry import build_head
 from stages.runtime.progress import progress
 from stages.runtime.threads import single_threaded
 from stages.training.lr_schedules import LRScheduleConfig, make_schedule
@@ -35,11 +35,6 @@ _WARMUP = 0.3
 
 _SMALL_BATCH = 256
 """Rows of vectors below which a step is too small to be shared by several threads."""
-
-_IDENTITY = (torch.zeros(()), torch.ones(()))
-
-Moments = tuple[Tensor, Tensor]
-"""Mean and standard deviation, float32 [d], or () where rows are taken as they are."""
 
 
 @dataclass
@@ -69,21 +64,10 @@ class HeadTrainResult:
         return len(losses) - 1 - int(np.argmin(losses))
 
 
-def fit_torch_head(
-    build: Callable[[], Head],
-    options: Options,
-    train: AnyFeatureRows,
-    val: AnyFeatureRows,
-    seed: int,
-    device: torch.device,
-) -> HeadFit:
-    """Train a head with every rate and weight decay of `options`, keep the best, and train it on all rows.
-
-    Parameters
-    ----------
-    build : callable
-        Returns a new head, drawn from torch's random state.
-    """
+def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:
+    """Train a torch head with every rate and weight decay of the options, keep the best, and train it on all rows."""
+    options, train, val = problem.config, problem.train, problem.val
+    seed, device = problem.seed, problem.device
     if options.sampling == "balanced" and not isinstance(train, FeatureRows):
         raise UsageError(
             "`sampling` balanced draws rows at random, and these are streamed; use `class_weights` balanced"
@@ -94,9 +78,9 @@ def fit_torch_head(
     ]
     few = len(train.row_shape) == 1 and options.fit_batch_size < _SMALL_BATCH
     with torch.random.fork_rng(devices=[]), single_threaded() if few else nullcontext():
-        template = _drawn(build, seed)
-        of_train = _moments(train, options, template)
-        at_once = len(settings) if supports_vmap(template) else 1
+        template = _draw(name, problem)
+        of_train = _standardizer(train, options, template)
+        at_once = len(settings) if template.stackable else 1
         courses: list[HeadTrainResult] = []
         for start in range(0, len(settings), at_once):
             some = settings[start : start + at_once]
@@ -110,7 +94,7 @@ def fit_torch_head(
             )
         without_val = _with(template, chosen.weights, of_train)
         both = concat(train, val)
-        of_both = _moments(both, options, template)
+        of_both = _standardizer(both, options, template)
         n_epochs = chosen.best.epoch
         again = _train(template, [settings[number]], options, both, None, of_both, seed, device, n_epochs)[0]
         head = _with(template, again.weights, of_both)
@@ -126,9 +110,20 @@ def fit_torch_head(
     return HeadFit(head, without_val, said, tried, chosen.history)
 
 
-def _drawn(build: Callable[[], Head], seed: int) -> Head:
-    torch.manual_seed(seed)
-    return build()
+def _draw(name: str, problem: FitProblem) -> Head:
+    """Return a new head, drawn from the seed."""
+    torch.manual_seed(problem.seed)
+    options, cut = problem.config, problem.cut
+    return build_head(
+        name,
+        problem.train.row_shape,
+        problem.task.out_features,
+        options.hidden_dim,
+        options.dropout,
+        l2=options.fit_scaler == "l2",
+        graph=cut.graph if cut is not None else None,
+        cut=cut.cut if cut is not None else None,
+    )
 
 
 def _train(
@@ -137,7 +132,7 @@ def _train(
     options: Options,
     train: AnyFeatureRows,
     val: AnyFeatureRows | None,
-    scaler: Moments,
+    scaler: Standardizer | None,
     seed: int,
     device: torch.device,
     until: int | None = None,
@@ -204,15 +199,12 @@ def _train(
 
 @torch.no_grad()
 def _validate(
-    stack: VmapHeads, val: AnyFeatureRows, scaler: Moments, device: torch.device, balanced: bool
+    stack: VmapHeads, val: AnyFeatureRows, scaler: Standardizer | None, device: torch.device, balanced: bool
 ) -> list[tuple[float, float, float]]:
     """Return loss, accuracy and score of every head on the validation rows."""
     stack.train(False)
-    found = []
-    for places, block in val.blocks():
-        for at in range(0, len(places), 1024):
-            found.append(stack.logits(_inputs(block[at : at + 1024], scaler, device)).float().cpu())
-    logits, labels = torch.cat(found, dim=1), torch.from_numpy(val.labels)
+    of_batches = [stack.logits(_inputs(block, scaler, device)).float().cpu() for _, block in in_batches(val)]
+    logits, labels = torch.cat(of_batches, dim=1), torch.from_numpy(val.labels)
     return [
         (
             float(functional.cross_entropy(one, labels)),
@@ -233,27 +225,19 @@ def _full_batches(rows: AnyFeatureRows, options: Options, seed: int) -> Iterator
     return ((places, block) for places, block in batches if len(places) == size)
 
 
-def _inputs(block: Any, scaler: Moments, device: torch.device) -> Tensor:
+def _inputs(block: Any, scaler: Standardizer | None, device: torch.device) -> Tensor:
     rows = torch.from_numpy(block).to(device).float()
-    mean, scale = (one.to(device) for one in scaler)
-    return rows.sub(mean).div_(scale) if mean.ndim else rows
+    return rows if scaler is None else scaler.transform(rows)
 
 
-def _moments(rows: AnyFeatureRows, options: Options, head: Head) -> Moments:
-    """Return mean and standard deviation [d] where the head is one that is standardised; else nothing to do."""
-    if not isinstance(head, LinearHead | MLPHead) or options.fit_scaler != "standard":
-        return _IDENTITY
-    mean, scale = mean_and_std(rows)
-    return torch.from_numpy(mean), torch.from_numpy(scale)
+def _standardizer(rows: AnyFeatureRows, options: Options, head: Head) -> Standardizer | None:
+    """Return what standardizes the rows, where the head is one that is trained on such; else nothing."""
+    return Standardizer.fit(rows) if head.standardized and options.fit_scaler == "standard" else None
 
 
-def _with(pattern: Head, weights: dict[str, Tensor], scaler: Moments) -> Head:
+def _with(pattern: Head, weights: dict[str, Tensor], scaler: Standardizer | None) -> Head:
     """Return a head with these tensors that takes rows as they are cached."""
     head = VmapHeads([pattern], [0.0], [0.0], torch.device("cpu")).head(weights)
-    mean, scale = scaler
-    if mean.ndim:  # W (x - m) / s + b = (W / s) x + (b - (W / s) m)
-        first = next(module for module in head.modules() if isinstance(module, nn.Linear))
-        with torch.no_grad():
-            first.weight.div_(scale)
-            first.bias.sub_(first.weight @ mean)
+    if scaler is not None:
+        scaler.fold_into(next(module for module in head.modules() if isinstance(module, nn.Linear)))
     return head

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from stages.network.heads.base import Head
-from stages.network.heads.top_blocks import TopHead
 
 PRETRAINED_FACTOR = 0.1
 """Rate of pretrained blocks against that of a new output layer above them."""
@@ -106,13 +105,4 @@ class VmapHeads:
         return dimensions > 1 and not name.endswith(".bias")
 
     def _share(self, name: str) -> float:
-        return PRETRAINED_FACTOR if isinstance(self._pattern, TopHead) and name.startswith("blocks.") else 1.0
-
-
-def supports_vmap(head: Head) -> bool:
-    """Return whether heads of this kind can be trained at once.
-
-    Not those with BatchNorm, whose statistics change in every forward pass, nor modules of the user's own, of which
-    nothing is known, nor whole blocks of a network, which fill the machine one at a time.
-    """
-    return head.config["head"] in ("linear", "mlp", "cosine", "attention")
+        return PRETRAINED_FACTOR if name.startswith(self._pattern.pretrained) else 1.0

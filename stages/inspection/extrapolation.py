@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from stages.inspection.learning_curve import LearningCurve
 from stages.inspection.power_law import EXPONENTS, LEAST_SIZES, PowerLaw, fit_power_law
+from stages.tasks.statistics import percentile_interval
 
 FACTORS = (2, 4, 10)
 """Times as many training images as there are."""
@@ -33,7 +34,7 @@ class Interval:
     @classmethod
     def of(cls, value: float, replicates: NDArray[np.float64]) -> Interval:
         """Return the interval that holds 95 % of the replicates, and the value."""
-        low, high = np.quantile(replicates, [0.025, 0.975])
+        low, high = percentile_interval(replicates)
         return cls(float(value), float(min(low, value)), float(max(high, value)))
 
 

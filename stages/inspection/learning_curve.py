@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cache.errors import DataError
-from stages.config.heads import HeadConfig
-from stages.fitting.fit_head import FeatureRows, head_probabilities, train_head
+from stages.fitting.fit_head import FeatureRows, FitProblem, head_probabilities, train_head
 from stages.runtime.progress import progress
+from stages.tasks.strata import interleave
 
 SIZES = 9
 """Sizes, at equal distances on a logarithmic scale."""
@@ -75,30 +74,18 @@ def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     First two of each class, then image i of the n of a class at (i + 1/2) / n of the list.
     """
     generator = np.random.default_rng(seed)
-    turn, place = np.empty(len(labels)), np.empty(len(labels))
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        number = np.arange(len(members))
-        turn[members] = np.minimum(number, PER_CLASS)
-        place[members] = (number + 0.5) / len(members)
-    return np.lexsort((generator.random(len(labels)), place, turn))
+    shuffled = [generator.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    ties = generator.random(len(labels))
+    return interleave(labels, np.concatenate(shuffled), first=PER_CLASS, ties=ties)
 
 
-def measure_curve(
-    train: FeatureRows,
-    val: FeatureRows,
-    num_classes: int,
-    head: str,
-    options: HeadConfig,
-    draws: int,
-    seed: int,
-    device: torch.device,
-) -> LearningCurve:
-    """Return the accuracy on `val` of heads trained on more and more of `train`.
+def measure_curve(head: str, problem: FitProblem, draws: int) -> LearningCurve:
+    """Return the accuracy on the validation split of heads trained on more and more of train.
 
     A head's settings are chosen within the images it may have, and it is refitted on all of them: validation images
     judge and do nothing else. The images of a draw contain those of its smaller sizes.
     """
+    (train, val), seed = problem.in_memory, problem.seed
     sizes = curve_sizes(train.labels)
     correct = np.empty((len(sizes), draws, len(val)), dtype=bool)
     todo = [(number, draw) for draw in range(draws) for number in range(len(sizes) if draw == 0 else len(sizes) - 1)]
@@ -106,10 +93,9 @@ def measure_curve(
     for number, draw in progress(todo, label="learning curve", unit="heads"):
         some = orders[draw][: sizes[number]]
         cut = len(some) - max(int(_HELD_OUT * len(some)), 1)
-        trained = train_head(
-            head, options, _select(train, some[:cut]), _select(train, some[cut:]), num_classes, seed, device
-        )
-        predicted = head_probabilities(trained.module, val.features).argmax(axis=1)
+        within = replace(problem, train=_select(train, some[:cut]), val=_select(train, some[cut:]))
+        trained = train_head(head, within)
+        predicted = head_probabilities(trained.module, val.features, problem.task).argmax(axis=1)
         correct[number, draw] = predicted == val.labels
     correct[-1] = correct[-1, 0]
     return LearningCurve(sizes, correct)

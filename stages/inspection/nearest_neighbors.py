@@ -17,6 +17,7 @@ from torch import Tensor
 
 from stages.runtime.connected_groups import connected_groups
 from stages.runtime.progress import progress
+from stages.runtime.topk import merge_topk
 
 BLOCK_ROWS = 4096
 """Rows that are compared with as many others at a time: 64 MiB of cosines."""
@@ -129,8 +130,6 @@ def equal_pairs(names: Sequence[str]) -> NDArray[np.int64]:
 
 def _keep_nearest(best: Tensor, places: Tensor, cosines: Tensor, start: int) -> None:
     """Merge cosines [b, others], of which the first is sample `start`, into the best known and their places."""
-    found, columns = cosines.topk(min(best.shape[1], cosines.shape[1]), dim=1)
-    known = torch.cat([best, found], dim=1)
-    kept, order = known.topk(best.shape[1], dim=1)
+    kept, indices = merge_topk(best, places, cosines, start, best.shape[1])
     best.copy_(kept)
-    places.copy_(torch.cat([places, columns + start], dim=1).gather(1, order))
+    places.copy_(indices)

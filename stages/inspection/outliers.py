@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from stages.inspection.nearest_neighbors import BLOCK_ROWS, UnitFeatures
 from stages.runtime.progress import progress
+from stages.runtime.topk import merge_topk
 
 NEIGHBOUR = 10
 """The neighbour whose distance counts."""
@@ -69,10 +70,10 @@ def distances_to_neighbor(directions: UnitFeatures, seed: int, references: int =
     for at in progress(range(0, samples, BLOCK_ROWS), label="look for outliers", unit="blocks"):
         rows = directions.rows(slice(at, at + BLOCK_ROWS))
         best = torch.empty((len(rows), 0), device=rows.device)
+        indices = torch.empty((len(rows), 0), dtype=torch.int64, device=rows.device)
         for first in range(0, len(chosen), BLOCK_ROWS):
-            found = rows @ directions.rows(chosen[first : first + BLOCK_ROWS]).T
-            best = torch.cat([best, found.topk(min(count, found.shape[1]), dim=1)[0]], dim=1)
-            best = best.topk(min(count, best.shape[1]), dim=1)[0]
+            cosines = rows @ directions.rows(chosen[first : first + BLOCK_ROWS]).T
+            best, indices = merge_topk(best, indices, cosines, first, count)
         column = np.where(is_reference[at : at + len(rows)], count - 1, count - 2)
         reach[at : at + len(rows)] = 1 - best.cpu().numpy()[np.arange(len(rows)), column]
     return np.maximum(reach, 0)

@@ -63,8 +63,8 @@ def bootstrap_interval(
     """
     units = _Units.of(len(statistics), groups)
     if metric.per_sample is not None:
-        return _ends(_resampled_means(units, metric.per_sample(statistics), seed, resamples))
-    return _ends(_resampled(metric, (statistics,), units, seed, resamples)[0])
+        return percentile_interval(_resampled_means(units, metric.per_sample(statistics), seed, resamples))
+    return percentile_interval(_resampled(metric, (statistics,), units, seed, resamples)[0])
 
 
 def bootstrap_difference(
@@ -90,9 +90,11 @@ def bootstrap_difference(
     units = _Units.of(_common_length(statistics_a, statistics_b), groups)
     if metric.per_sample is not None:
         gains = _gains(metric.per_sample(statistics_a), metric.per_sample(statistics_b))
-        return Difference(float(gains.sum() / len(gains)), *_ends(_resampled_means(units, gains, seed, resamples)))
+        return Difference(
+            float(gains.sum() / len(gains)), *percentile_interval(_resampled_means(units, gains, seed, resamples))
+        )
     of_a, of_b = _resampled(metric, (statistics_a, statistics_b), units, seed, resamples)
-    return Difference(metric.score(statistics_a) - metric.score(statistics_b), *_ends(of_a - of_b))
+    return Difference(metric.score(statistics_a) - metric.score(statistics_b), *percentile_interval(of_a - of_b))
 
 
 def paired_test(
@@ -245,7 +247,8 @@ def _summed_as(values: NDArray[Any]) -> type[np.int64] | type[np.float64]:
     return np.float64 if np.issubdtype(values.dtype, np.floating) else np.int64
 
 
-def _ends(replicates: NDArray[np.float64]) -> tuple[float, float]:
+def percentile_interval(replicates: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the ends of the 95 % interval of replicates, of which those that are nan do not count."""
     defined = replicates[~np.isnan(replicates)]
     if not len(defined):
         return float("nan"), float("nan")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cache.errors import DataError
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
+from stages.tasks.base import Task
 from stages.training.losses import CrossEntropy, correct, logits_of
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -17,11 +18,26 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 @torch.no_grad()
-def predict_probabilities(model: nn.Module, batches: Iterable[Tensor]) -> Tensor:
-    """Return softmax probabilities [n, classes], float32 on the CPU, of `model` in evaluation mode."""
+def predict(model: nn.Module, blocks: Iterable[Tensor], task: Task | None) -> Tensor:
+    """Return what `model` says in evaluation mode of inputs, which are taken as float32, [n, out_features] on the CPU.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Auxiliary classifiers do not count.
+    blocks : iterable of Tensor [b, ...]
+    task : Task or None
+        What makes probabilities or values of the outputs; without one, the outputs stay logits.
+    """
     model.eval()
     device = next(model.parameters()).device
-    return torch.cat([logits_of(model(inputs.to(device))).float().softmax(dim=1).cpu() for inputs in batches])
+    predicted = []
+    for block in blocks:
+        output = logits_of(model(block.to(device).float()))
+        activated = output if task is None else task.activate(output)
+        assert isinstance(activated, Tensor)
+        predicted.append(activated.cpu())
+    return torch.cat(predicted)
 
 
 @torch.no_grad()

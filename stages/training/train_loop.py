@@ -26,12 +26,12 @@ from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.training.checkpoint import CheckpointFile, TrainingFingerprint
 from stages.training.config import TrainConfig
 from stages.training.ema import ModelEMA, TrainableState
-from stages.training.evaluation import Batches, evaluate_loss, predict_probabilities
+from stages.training.evaluation import Batches, evaluate_loss
 from stages.training.history import Epoch, RunningMetrics, TrainResult
 from stages.training.lr_schedules import Scheduler
 from stages.training.train_step import Batch, NotFiniteError, TrainStep
 
-__all__ = ["Batches", "Epoch", "TrainConfig", "TrainResult", "evaluate_loss", "predict_probabilities", "train"]
+__all__ = ["Batches", "Epoch", "TrainConfig", "TrainResult", "evaluate_loss", "train"]
 
 
 def train(

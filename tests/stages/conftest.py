@@ -14,6 +14,7 @@ from stages.extraction.extract import extract
 from stages.extraction.extractor import build_extractor
 from stages.extraction.read_features import read_features
 from stages.fitting.fit_head import FeatureRows, train_head
+from tests.stages.fitting.rows_of_digits import fit_problem
 
 
 class Probe(NamedTuple):
@@ -44,5 +45,5 @@ def probe(photographs, tmp_path_factory):
         FeatureRows(features[manifest.indices(split)], manifest.labels[manifest.indices(split)])
         for split in ("train", "val")
     )
-    head = train_head("logistic", HeadConfig(c_values=(1e-2, 1e-1)), train, val, 3, 0, extractor.device)
+    head = train_head("logistic", fit_problem(train, val, classes=3, options=HeadConfig(c_values=(1e-2, 1e-1))))
     return Probe(extractor, manifest, features, head.module_train_only)

@@ -9,10 +9,12 @@ from torch.nn import functional
 from cache.errors import UsageError
 from stages.network.graph.cuts import Layout
 from stages.network.heads.base import Head, layout_and_channels
+from stages.network.heads.registry import register_torch_head
 
 
+@register_torch_head("attention", label="attention", rows="map")
 class AttentionHead(Head):
-    """Attention pooling, then a linear layer: maps or tokens, float [b, *row_shape] -> logits [b, classes].
+    """Attention pooling over a map, then a linear layer: maps or tokens, float [b, *row_shape] -> logits [b, classes].
 
     One learned query attends to all places, with 8, 4, 2 or 1 heads (the most that divide the channels); keys and
     values are linear in the features. LayerNorm, dropout, output. This is the cross-attention of the attentive probe of
@@ -20,6 +22,8 @@ class AttentionHead(Head):
     without the MLP after it. The query needs no projection of its own, being learned; nor does the attention's output,
     which LayerNorm and a linear layer follow.
     """
+
+    stackable = True
 
     def __init__(self, row_shape: tuple[int, ...], num_classes: int, dropout: float = 0.5) -> None:
         super().__init__("attention", row_shape, num_classes, dropout=dropout)

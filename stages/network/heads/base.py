@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from cache.errors import UsageError
-from stages.network.graph.cuts import Layout, layout_of
+from stages.config.head_registry import names_where
+from stages.network.graph.cuts import Cut, CutGraph, Layout, layout_of
 
 
 class Head(nn.Module):
@@ -22,13 +25,58 @@ class Head(nn.Module):
         What it takes to build the same head again, as JSON values: its name (``head``), ``row_shape``,
         ``num_classes`` and its settings. Where ``l2`` is among them and true, a vector is divided by its Euclidean
         norm before anything else is done with it.
+
+    A subclass says of itself what is more than the least:
+
+    standardized : bool
+        It is trained on features of mean 0 and variance 1, where the options say so; its first linear layer takes up
+        the scaling afterwards.
+    stackable : bool
+        Several can be trained at once. Not those with BatchNorm, whose statistics change in every forward pass, nor
+        modules of which nothing is known, nor whole blocks of a network, which fill the machine one at a time.
+    ignores_length : bool
+        The length of a row has no effect, so that it need not be divided by it.
+    needs_graph : bool
+        It is made of the network whose features it takes.
+    pretrained : tuple of str
+        What the names of parameters begin with that come from the network.
     """
 
     config: dict[str, Any]
+    standardized: ClassVar[bool] = False
+    stackable: ClassVar[bool] = False
+    ignores_length: ClassVar[bool] = False
+    needs_graph: ClassVar[bool] = False
+    pretrained: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, row_shape: tuple[int, ...], num_classes: int, **settings: Any) -> None:
         super().__init__()
         self.config = {"head": name, "row_shape": [*row_shape], "num_classes": num_classes, **settings}
+
+    @classmethod
+    def build(
+        cls,
+        row_shape: tuple[int, ...],
+        num_classes: int,
+        settings: Mapping[str, Any],
+        graph: CutGraph | None = None,
+        cut: Cut | None = None,
+    ) -> Head:
+        """Return a new head with those of the settings (``hidden``, ``dropout``, ``l2``) that its constructor takes."""
+        accepted = inspect.signature(cls).parameters
+        make: Callable[..., Head] = cls
+        return make(row_shape, num_classes, **{name: value for name, value in settings.items() if name in accepted})
+
+    @classmethod
+    def takes_l2(cls) -> bool:
+        """Return whether rows may be divided by their length first, or whether that changes nothing."""
+        return cls.ignores_length or "l2" in inspect.signature(cls).parameters
+
+    @classmethod
+    def rebuild(cls, row_shape: tuple[int, ...], settings: Mapping[str, Any], graph: CutGraph | None) -> Head:
+        """Return a head with the rest of a `config`; an entry that it does not know raises TypeError."""
+        make: Callable[..., Head] = cls
+        return make(row_shape, **settings)
 
     def l2_normalize(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return vectors [b, d] as the head is to see them: of unit length with ``l2``, else as they are."""
@@ -47,8 +95,8 @@ def vector_width(name: str, row_shape: tuple[int, ...]) -> int:
         places = "maps" if len(row_shape) == 3 else "tokens"
         raise UsageError(
             f"`head` {name} takes vectors, and these rows are {places} of shape {[*row_shape]} "
-            f"({math.prod(row_shape)} numbers). Cache them with `pool` avg, max or avgmax, or take `head` concat, "
-            "attention or top."
+            f"({math.prod(row_shape)} numbers). Cache them with `pool` avg, max or avgmax, or take one of the "
+            f"heads for maps: {names_where(lambda kind: kind.rows != 'vector')}."
         )
     return row_shape[0]
 

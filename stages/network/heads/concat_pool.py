@@ -7,10 +7,12 @@ from torch import nn
 
 from stages.network.graph.pooling import SPATIAL_DIMS, average_and_max
 from stages.network.heads.base import Head, layout_and_channels
+from stages.network.heads.registry import register_torch_head
 
 
+@register_torch_head("concat", label="concat", rows="any")
 class ConcatHead(Head):
-    """The head with concatenated pooling: float [b, *row_shape] -> logits [b, classes].
+    """Concatenated pooling and a hidden layer: float [b, *row_shape] -> logits [b, classes].
 
     Average and maximum over all places, side by side; BatchNorm, half the dropout, hidden layer with ReLU, BatchNorm,
     dropout, output. Vectors are taken as they are; cache with ``--pool avgmax`` for the same head on small rows.

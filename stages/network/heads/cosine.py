@@ -9,8 +9,10 @@ from torch import nn
 from torch.nn import functional
 
 from stages.network.heads.base import Head, vector_width
+from stages.network.heads.registry import register_torch_head
 
 
+@register_torch_head("cosine", label="cosine", rows="vector")
 class CosineHead(Head):
     """Cosine similarity to one learned vector per class: float [b, d] -> logits [b, classes].
 
@@ -20,6 +22,9 @@ class CosineHead(Head):
     """
 
     INITIAL_SCALE = 16.0
+
+    stackable = True
+    ignores_length = True
 
     def __init__(self, row_shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__("cosine", row_shape, num_classes)

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from cache.errors import UsageError
 from stages.network.heads.base import Head, vector_width
+from stages.runtime.topk import merge_topk
 
 
 class KNNHead(Head):
@@ -73,17 +74,14 @@ class KNNHead(Head):
         return shares.clamp_min(self.FLOOR).log()
 
     def nearest(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return similarities, float32 [b, k], and places, int64 [b, k], of the most similar rows, these first."""
+        """Return similarities, float32 [b, k], and numbers, int64 [b, k], of the most similar rows, these first."""
         rows = functional.normalize(rows, dim=1)
         best = rows.new_empty(len(rows), 0)
-        places = self.labels.new_empty(len(rows), 0)
+        indices = self.labels.new_empty(len(rows), 0)
         for start in range(0, len(self.support), self.COMPARED_AT_ONCE):
             stored = self.support[start : start + self.COMPARED_AT_ONCE].to(rows.dtype)
-            similarity, found = (rows @ stored.T).topk(min(self.k, len(stored)), dim=1)
-            both, both_places = torch.cat([best, similarity], dim=1), torch.cat([places, found + start], dim=1)
-            best, picked = both.topk(min(self.k, both.shape[1]), dim=1)
-            places = both_places.gather(1, picked)
-        return best, places
+            best, indices = merge_topk(best, indices, rows @ stored.T, start, self.k)
+        return best, indices
 
     @classmethod
     def from_rows(cls, rows: ArrayLike, labels: ArrayLike, num_classes: int, k: int) -> KNNHead:

@@ -8,10 +8,15 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from stages.network.heads.base import Head, vector_width
+from stages.network.heads.registry import register_torch_head
 
 
+@register_torch_head("linear", label="linear", rows="vector")
 class LinearHead(Head):
     """Dropout and one linear layer: float [b, d] -> logits [b, classes]."""
+
+    standardized = True
+    stackable = True
 
     def __init__(self, row_shape: tuple[int, ...], num_classes: int, dropout: float = 0.0, *, l2: bool = False) -> None:
         super().__init__("linear", row_shape, num_classes, dropout=dropout, l2=l2)

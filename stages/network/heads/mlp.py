@@ -6,10 +6,15 @@ import torch
 from torch import nn
 
 from stages.network.heads.base import Head, vector_width
+from stages.network.heads.registry import register_torch_head
 
 
+@register_torch_head("mlp", label="MLP", rows="vector")
 class MLPHead(Head):
     """One hidden layer: linear, ReLU, dropout, linear; float [b, d] -> logits [b, classes]."""
+
+    standardized = True
+    stackable = True
 
     def __init__(
         self,

@@ -1,20 +1,44 @@
-"""New heads by name."""
+"""Torch heads by name: the decorator that makes a module one, new ones, and the classes of saved ones."""
 
 from __future__ import annotations
 
-from cache.errors import UsageError, suggestion
+import importlib
+from collections.abc import Callable
+from typing import TypeVar
+
+from cache.errors import UsageError
+from stages.config.head_registry import HeadKind, RowKind, find_head, import_head, names_where, register
 from stages.network.graph.cuts import Cut, CutGraph
-from stages.network.heads.attention_pool import AttentionHead
 from stages.network.heads.base import Head
-from stages.network.heads.concat_pool import ConcatHead
-from stages.network.heads.cosine import CosineHead
-from stages.network.heads.linear import LinearHead
-from stages.network.heads.mlp import MLPHead
-from stages.network.heads.top_blocks import TopHead
 from stages.network.heads.user_module import ImportedHead
 
-BUILTIN_HEADS = ("linear", "mlp", "concat", "cosine", "attention", "top")
-"""Heads that train in epochs; a module of the user's own is named by its import path."""
+HeadClass = TypeVar("HeadClass", bound=type[Head])
+
+
+def register_torch_head(
+    name: str, *, label: str, rows: RowKind, tasks: tuple[str, ...] = ("single_label",)
+) -> Callable[[HeadClass], HeadClass]:
+    """Make a subclass of `Head` the head of that name, which trains in epochs and takes features of any number.
+
+    In the files of this package the arguments are literals, since they are read without an import, and the docstring of
+    the class begins with what the head is, up to the first point, colon or end of line: that is shown by help.
+
+    Parameters
+    ----------
+    name, label, rows, tasks
+        As in `HeadKind`.
+
+    Raises
+    ------
+    UsageError
+        If another head has the name.
+    """
+
+    def decorate(head: HeadClass) -> HeadClass:
+        register(HeadKind(name, label, rows=rows, streams=True, tasks=tasks, in_epochs=True), head)
+        return head
+
+    return decorate
 
 
 def build_head(
@@ -33,8 +57,7 @@ def build_head(
     Parameters
     ----------
     name
-        ``linear``, ``mlp``, ``concat``, ``cosine``, ``attention``, ``top``, or ``package.module:Class``, a module of
-        the user's own.
+        Of a torch head; or ``package.module:Class``, a module of the user's own.
     hidden, dropout
         Of the heads that have a hidden layer, and dropout.
     l2
@@ -45,39 +68,35 @@ def build_head(
     Raises
     ------
     UsageError
-        If there is no such head, or it does not take rows of this shape, or not with ``l2``.
+        If there is no such torch head, or it does not take rows of this shape, or not with ``l2``.
     """
-    if name == "linear":
-        return LinearHead(row_shape, num_classes, dropout, l2=l2)
-    if name == "mlp":
-        return MLPHead(row_shape, num_classes, hidden, dropout, l2=l2)
-    if name == "concat":
-        return ConcatHead(row_shape, num_classes, hidden, dropout, l2=l2)
-    if name == "cosine":
-        return CosineHead(row_shape, num_classes)
-    if name not in BUILTIN_HEADS and ":" not in name:
-        raise UsageError(
-            f"There is no torch head {name!r}; there are {', '.join(BUILTIN_HEADS)}, and modules of your own, named as "
-            f"package.module:Class.{suggestion(name, BUILTIN_HEADS)}"
-        )
-    if l2:
+    if not find_head(name).in_epochs:
+        torch_heads = names_where(lambda kind: kind.in_epochs)
+        raise UsageError(f"`head` {name} is fitted, and no torch head; those are {torch_heads}.")
+    head: type[Head] = ImportedHead if ":" in name else import_head(name)
+    if l2 and not head.takes_l2():
         raise UsageError(
             f"`head` {name} takes rows as they were cached; dividing them by their norm (l2) is not for it."
         )
-    if name == "attention":
-        return AttentionHead(row_shape, num_classes, dropout)
-    if name == "top":
-        return _top(tuple(row_shape), num_classes, graph, cut)
-    return ImportedHead(name, row_shape, num_classes)
+    if ":" in name:
+        return ImportedHead(name, row_shape, num_classes)
+    return head.build(row_shape, num_classes, {"hidden": hidden, "dropout": dropout, "l2": l2}, graph, cut)
 
 
-def _top(row_shape: tuple[int, ...], num_classes: int, graph: CutGraph | None, cut: Cut | None) -> TopHead:
-    if graph is None or cut is None:
-        raise UsageError("`head` top goes on from one cut of one network: name one `cut`, with `pool` none.")
-    head = TopHead.from_graph(graph, cut, num_classes)
-    if row_shape != cut.shape:
-        raise UsageError(
-            f"`head` top takes the output of the cut {cut.name!r} as it is, {[*cut.shape]}, and these rows have the "
-            f"shape {[*row_shape]}. Cache them with `pool` none."
-        )
-    return head
+def saved_class(name: str) -> type[Head]:
+    """Return the class of a head that was saved under that name.
+
+    Raises
+    ------
+    UsageError
+        If there is none.
+    """
+    kind = find_head(name)
+    if kind.saved_as:
+        module, _, class_name = kind.saved_as.partition(":")
+        found: type[Head] = getattr(importlib.import_module(module), class_name)
+        return found
+    if not kind.in_epochs:
+        raise UsageError(f"the head {name} is none that is saved under its own name")
+    torch_head: type[Head] = import_head(name)
+    return torch_head

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +13,12 @@ from safetensors import SafetensorError
 from cache.atomic_write import write_atomically
 from cache.errors import UsageError, WeightsError
 from stages.network.graph.cuts import CutGraph
-from stages.network.heads.attention_pool import AttentionHead
 from stages.network.heads.base import Head
-from stages.network.heads.concat_pool import ConcatHead
-from stages.network.heads.cosine import CosineHead
-from stages.network.heads.knn import KNNHead
-from stages.network.heads.linear import LinearHead
-from stages.network.heads.mlp import MLPHead
-from stages.network.heads.rbf import RBFHead
-from stages.network.heads.top_blocks import TopHead
+from stages.network.heads.registry import saved_class
 from stages.network.heads.user_module import ImportedHead
 
 FORMAT = "cutpoint-head"
 VERSION = 1
-
-_KINDS: dict[str, Callable[..., Head]] = {
-    "linear": LinearHead,
-    "mlp": MLPHead,
-    "concat": ConcatHead,
-    "cosine": CosineHead,
-    "attention": AttentionHead,
-    "rbf": RBFHead,
-    "knn": KNNHead,
-}
 
 
 def save_head(path: Path, head: Head, metadata: Mapping[str, Any]) -> None:
@@ -99,21 +82,20 @@ def _rebuilt(config: dict[str, Any], graph: CutGraph | None, described: Path) ->
     name, row_shape = config.pop("head"), tuple(config.pop("row_shape"))
     if ":" in name:
         return ImportedHead(name, row_shape, **config)
-    if name != "top":
-        return _KINDS[name](row_shape, **config)
+    try:
+        head_class = saved_class(name)
+    except UsageError as error:
+        raise WeightsError(
+            f"{described} describes a head that is not known here; install the package that registers it ({error})"
+        ) from error
+    if not head_class.needs_graph:
+        return head_class.rebuild(row_shape, config, graph)
     if graph is None:
         raise UsageError(
-            f"{described} describes the head top, which is made of the blocks of its network: load it with the "
+            f"{described} describes the head {name}, which is made of the blocks of its network: load it with the "
             "CutGraph of the backbone it was trained on."
         )
     try:
-        cut = graph.resolve(config.pop("cut"))
-        head = TopHead.from_graph(graph, cut, **config)
+        return head_class.rebuild(row_shape, config, graph)
     except UsageError as error:
         raise WeightsError(f"{described} belongs to another network: {error}") from error
-    if cut.shape != row_shape:
-        raise WeightsError(
-            f"{described} belongs to another network, or to other image sizes: it takes rows of shape "
-            f"{[*row_shape]}, and {cut.name!r} gives {[*cut.shape]} here."
-        )
-    return head

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,10 +14,12 @@ from stages.network.freezing import keep_batchnorm_in_evaluation
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.pooling import Pool
 from stages.network.heads.base import Head
+from stages.network.heads.registry import register_torch_head
 
 
+@register_torch_head("top", label="top", rows="map")
 class TopHead(Head):
-    """The network's blocks from the cut to its output layer, and a new output layer instead of that.
+    """The network's own blocks above the cut, from maps, and a new output layer.
 
     Takes rows as they leave the cut, float [b, *cut.shape], and gives logits [b, classes]. Made by :meth:`from_graph`.
 
@@ -23,6 +27,9 @@ class TopHead(Head):
     BatchNorm normalises with the pretrained statistics, always, and as stage 3 does by default; its weights and biases
     train.
     """
+
+    needs_graph = True
+    pretrained = ("blocks.",)
 
     def __init__(self, blocks: nn.Module, pool: Pool, cut: Cut, num_classes: int) -> None:
         super().__init__("top", cut.shape, num_classes, cut=cut.name)
@@ -38,6 +45,52 @@ class TopHead(Head):
         """Return the logits of a batch of rows."""
         logits: torch.Tensor = self.output(self.pool(self.blocks(rows)))
         return logits
+
+    @classmethod
+    def build(
+        cls,
+        row_shape: tuple[int, ...],
+        num_classes: int,
+        settings: Mapping[str, Any],
+        graph: CutGraph | None = None,
+        cut: Cut | None = None,
+    ) -> TopHead:
+        """Return a new head on the output of a cut; it has no settings.
+
+        Raises
+        ------
+        UsageError
+            If there is not one cut, the rows are not its output, or nothing above it has weights.
+        """
+        if graph is None or cut is None:
+            raise UsageError("`head` top goes on from one cut of one network: name one `cut`, with `pool` none.")
+        head = cls.from_graph(graph, cut, num_classes)
+        if tuple(row_shape) != cut.shape:
+            raise UsageError(
+                f"`head` top takes the output of the cut {cut.name!r} as it is, {[*cut.shape]}, and these rows have "
+                f"the shape {[*row_shape]}. Cache them with `pool` none."
+            )
+        return head
+
+    @classmethod
+    def rebuild(cls, row_shape: tuple[int, ...], settings: Mapping[str, Any], graph: CutGraph | None) -> TopHead:
+        """Return a head with the rest of a `config`, made of the blocks of its network.
+
+        Raises
+        ------
+        UsageError
+            If `graph` is another network.
+        """
+        assert graph is not None
+        others = {name: value for name, value in settings.items() if name != "cut"}
+        cut = graph.resolve(settings["cut"])
+        head = cls.from_graph(graph, cut, **others)
+        if cut.shape != row_shape:
+            raise UsageError(
+                f"it takes rows of shape {[*row_shape]}, and {cut.name!r} gives {[*cut.shape]} here, where the network "
+                "or the size of the images is another"
+            )
+        return head
 
     @classmethod
     def from_graph(cls, graph: CutGraph, cut: Cut, num_classes: int) -> TopHead:

@@ -3,7 +3,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -15,7 +14,7 @@ from stages.fitting.fit_head import train_head
 from stages.training.lr_finder import LRFinderResult
 from stages.training.lr_schedules import LRScheduleConfig, lr_trace
 from tests.pipeline.finished_runs import HISTORY, SELECTION, add, predictions
-from tests.stages.fitting.rows_of_digits import digits
+from tests.stages.fitting.rows_of_digits import digits, fit_problem
 
 
 @pytest.fixture
@@ -63,7 +62,7 @@ def test_selection_without_a_choice_has_no_lines(selection):
 def test_the_choice_of_every_head_that_selects_is_marked(name, tmp_path):
     """The real heads: what they say they chose is among what they say they tried, and has the best score of it."""
     options = HeadConfig(c_values=(1e-3, 1e-1), fit_lr=(1e-3, 1e-2), fit_epochs=3, n_neighbors=(1, 5))
-    trained = train_head(name, options, *digits()[:2], 10, 0, torch.device("cpu"))
+    trained = train_head(name, fit_problem(*digits()[:2], classes=10, options=options))
     add(tmp_path, predictions([0, 1], [0, 0]), selection=trained.selection, settings=trained.settings)
     row = compare_runs([tmp_path]).rows[0]
     taken = figures.chosen(row.results[0])

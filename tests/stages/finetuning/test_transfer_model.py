@@ -15,13 +15,14 @@ from stages.finetuning.predict_images import predict_proba
 from stages.finetuning.transfer_model import build_transfer_model
 from stages.fitting.fit_head import head_probabilities
 from stages.network.heads.linear import LinearHead
+from tests.stages.fitting.rows_of_digits import TEN_CLASSES
 
 
 @pytest.mark.parametrize("unfreeze", ["1", "3", "blocks.4", "all", "head", "blocks.4,", "conv_stem,blocks.5"])
 def test_before_the_first_step_the_network_answers_what_stage_two_answered(probe, unfreeze):
     upper = build_transfer_model(probe.extractor, probe.head, FinetuneConfig(unfreeze=unfreeze))
     from_images = predict_proba(probe.extractor, upper, probe.manifest)
-    assert np.allclose(from_images, head_probabilities(probe.head, probe.features), atol=1e-4)
+    assert np.allclose(from_images, head_probabilities(probe.head, probe.features, TEN_CLASSES), atol=1e-4)
 
 
 def trained_names(upper):

@@ -1,10 +1,17 @@
 """Features whose answer is known: scikit-learn's digits as rows of a train, a validation and a test split."""
 
 import numpy as np
+import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from stages.config.heads import HeadConfig
 from stages.fitting.feature_rows import FeatureRows
+from stages.fitting.problem import FitProblem
+from stages.tasks.single_label import SingleLabel
+
+TEN_CLASSES = SingleLabel("0123456789")
+"""What heads are asked by; probabilities of fewer classes follow in the same way."""
 
 
 def digits(classes=10, dtype=np.float16):
@@ -26,3 +33,9 @@ def skewed(count=600, width=40, classes=3, seed=0):
     means = generator.normal(size=(classes, width))
     rows = np.maximum(0.4 * means[labels] + generator.normal(size=(count, width)) + 0.3, 0)
     return (rows * generator.uniform(0.2, 5, width)).astype(np.float32), labels.astype(np.int64)
+
+
+def fit_problem(train, val, *, classes, options=HeadConfig(), seed=0):
+    """Return what a head is fitted to, for classes that are called by their numbers."""
+    task = SingleLabel([str(number) for number in range(classes)])
+    return FitProblem(train, val, task, options, seed, torch.device("cpu"))

@@ -14,13 +14,14 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from cache.errors import DataError, UsageError
-from stages.config.heads import HEADS, HeadConfig
+from stages.config.head_registry import head_names
+from stages.config.heads import HeadConfig
 from stages.fitting.fit_head import FeatureRows, head_probabilities, train_head
-from tests.stages.fitting.rows_of_digits import digits
+from tests.stages.fitting.rows_of_digits import TEN_CLASSES, digits, fit_problem
 
 CPU = torch.device("cpu")
 QUICK = HeadConfig(c_values=(1e-3, 1e-1), fit_epochs=30, fit_lr=(1e-2,))
-HEADS_FOR_VECTORS = [name for name in HEADS if name not in ("attention", "top")]
+HEADS_FOR_VECTORS = [name for name in head_names() if name not in ("attention", "top")]
 
 
 @pytest.mark.parametrize("classes", [2, 10])
@@ -28,20 +29,20 @@ HEADS_FOR_VECTORS = [name for name in HEADS if name not in ("attention", "top")]
 def test_a_logistic_head_scores_as_scikit_learn_does(classes, scaling):
     train, val, test = digits(classes)
     only = replace(QUICK, c_values=(1e-2,), scalers=(scaling,))
-    trained = train_head("logistic", only, train, val, classes, 0, CPU)
+    trained = train_head("logistic", fit_problem(train, val, classes=classes, options=only))
     features = np.concatenate([train.features, val.features]).astype(np.float64)
     labels = np.concatenate([train.labels, val.labels])
     scaler = StandardScaler(with_mean=scaling == "standard", with_std=scaling == "standard").fit(features)
     reference = LogisticRegression(C=1e-2, tol=1e-9, max_iter=5000).fit(scaler.transform(features), labels)
     expected = reference.predict_proba(scaler.transform(test.features.astype(np.float64)))
-    assert np.abs(head_probabilities(trained.module, test.features) - expected).max() < 1e-4
+    assert np.abs(head_probabilities(trained.module, test.features, TEN_CLASSES) - expected).max() < 1e-4
 
 
 @pytest.mark.parametrize("name", HEADS_FOR_VECTORS)
 def test_every_head_learns_digits(name):
     train, val, test = digits()
-    trained = train_head(name, QUICK, train, val, 10, 0, CPU)
-    probabilities = head_probabilities(trained.module, test.features)
+    trained = train_head(name, fit_problem(train, val, classes=10, options=QUICK))
+    probabilities = head_probabilities(trained.module, test.features, TEN_CLASSES)
     assert probabilities.dtype == np.float32
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     accuracy = (probabilities.argmax(axis=1) == test.labels).mean()
@@ -53,7 +54,7 @@ def test_every_head_learns_digits(name):
 def test_a_kernel_head_scores_as_scikit_learn_does(classes):
     train, val, test = digits(classes)
     only = replace(QUICK, c_values=(3e-3,), scalers=("standard",))
-    trained = train_head("rbf", only, train, val, classes, 0, CPU)
+    trained = train_head("rbf", fit_problem(train, val, classes=classes, options=only))
     features = np.concatenate([train.features, val.features]).astype(np.float32)
     labels = np.concatenate([train.labels, val.labels])
     scaler = StandardScaler().fit(features)
@@ -70,7 +71,9 @@ def test_the_slow_end_of_the_grid_is_left_out_once_it_is_clearly_worse():
     features, labels = make_classification(400, 300, n_informative=5, random_state=0, class_sep=0.7)
     rows = [FeatureRows(features[part].astype(np.float32), labels[part]) for part in (slice(0, 300), slice(300, 400))]
     values = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1000.0)
-    trained = train_head("logistic", HeadConfig(c_values=values, scalers=("none",)), *rows, 2, 0, CPU)
+    trained = train_head(
+        "logistic", fit_problem(*rows, classes=2, options=HeadConfig(c_values=values, scalers=("none",)))
+    )
     tried = [one["C"] for one in trained.selection]
     assert tried == sorted(values)[: len(tried)]
     assert 3 <= len(tried) < len(values)
@@ -79,7 +82,10 @@ def test_the_slow_end_of_the_grid_is_left_out_once_it_is_clearly_worse():
 def test_the_regularization_that_cross_validates_best_is_chosen():
     features, labels = make_classification(400, 300, n_informative=5, random_state=0, class_sep=0.7)
     rows = [FeatureRows(features[part].astype(np.float32), labels[part]) for part in (slice(0, 300), slice(300, 400))]
-    trained = train_head("logistic", HeadConfig(c_values=(1e-3, 1e-2, 1.0, 100.0), scalers=("none",)), *rows, 2, 0, CPU)
+    trained = train_head(
+        "logistic",
+        fit_problem(*rows, classes=2, options=HeadConfig(c_values=(1e-3, 1e-2, 1.0, 100.0), scalers=("none",))),
+    )
     scores = {tried["C"]: tried["score"] for tried in trained.selection}
     assert trained.settings["C"] == max(scores, key=scores.get)
     assert scores[trained.settings["C"]] > scores[max(scores)] + 0.01
@@ -90,7 +96,7 @@ def test_scores_that_are_compared_are_those_of_scikit_learn_to_an_image():
     features, labels = make_classification(400, 300, n_informative=5, random_state=0, class_sep=0.7)
     features = features.astype(np.float32)
     rows = [FeatureRows(features[part], labels[part]) for part in (slice(0, 300), slice(300, 400))]
-    trained = train_head("logistic", HeadConfig(scalers=("standard",)), *rows, 2, 0, CPU)
+    trained = train_head("logistic", fit_problem(*rows, classes=2, options=HeadConfig(scalers=("standard",))))
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     theirs = {}
     for tried in trained.selection:
@@ -104,7 +110,7 @@ def test_scores_that_are_compared_are_those_of_scikit_learn_to_an_image():
 
 def test_zero_folds_select_on_the_validation_split():
     train, val, _ = digits()
-    trained = train_head("logistic", replace(QUICK, cv=0), train, val, 10, 0, CPU)
+    trained = train_head("logistic", fit_problem(train, val, classes=10, options=replace(QUICK, cv=0)))
     assert trained.settings["selected by"] == "validation split"
     by_hand = LogisticRegression(C=0.1, max_iter=500).fit(train.features.astype(np.float32), train.labels)
     score = next(one["score"] for one in trained.selection if one["C"] == 0.1 and one["scaler"] == "none")
@@ -117,22 +123,22 @@ def test_folds_never_exceed_the_rarest_class():
     few.labels[:] = 0
     few.labels[:2] = 1
     alone = FeatureRows(val.features[:20], np.zeros(20, dtype=np.int64))
-    trained = train_head("logistic", QUICK, few, alone, 2, 0, CPU)
+    trained = train_head("logistic", fit_problem(few, alone, classes=2, options=QUICK))
     assert trained.settings["selected by"].startswith("2-fold")
 
 
 def test_the_head_fine_tuning_starts_from_has_not_seen_the_validation_split():
     train, val, _ = digits()
     wrong = FeatureRows(val.features, (val.labels + 1) % 10)
-    honest = train_head("logistic", QUICK, train, val, 10, 0, CPU)
+    honest = train_head("logistic", fit_problem(train, val, classes=10, options=QUICK))
     misled = train_head(
         "logistic",
-        replace(QUICK, c_values=(honest.settings["C"],), scalers=(honest.settings["scaler"],)),
-        train,
-        wrong,
-        10,
-        0,
-        CPU,
+        fit_problem(
+            train,
+            wrong,
+            classes=10,
+            options=replace(QUICK, c_values=(honest.settings["C"],), scalers=(honest.settings["scaler"],)),
+        ),
     )
     assert torch.equal(honest.module_train_only.output.weight, misled.module_train_only.output.weight)
     assert not torch.allclose(honest.module.output.weight, misled.module.output.weight)
@@ -140,12 +146,12 @@ def test_the_head_fine_tuning_starts_from_has_not_seen_the_validation_split():
 
 def test_temperature_makes_probabilities_of_margins():
     train, val, test = digits()
-    trained = train_head("svm", QUICK, train, val, 10, 0, CPU)
-    calibrated = log_loss(test.labels, head_probabilities(trained.module, test.features))
+    trained = train_head("svm", fit_problem(train, val, classes=10, options=QUICK))
+    calibrated = log_loss(test.labels, head_probabilities(trained.module, test.features, TEN_CLASSES))
     with torch.no_grad():
         trained.module.output.weight *= trained.settings["temperature"]
         trained.module.output.bias *= trained.settings["temperature"]
-    assert calibrated < 0.7 * log_loss(test.labels, head_probabilities(trained.module, test.features))
+    assert calibrated < 0.7 * log_loss(test.labels, head_probabilities(trained.module, test.features, TEN_CLASSES))
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp"])
@@ -153,17 +159,21 @@ def test_torch_heads_take_features_as_they_are_cached(name):
     """The standardisation they train with is folded in: features far from zero do not hurt."""
     train, val, test = digits()
     moved = [FeatureRows(rows.features.astype(np.float32) * 0.01 + 7, rows.labels) for rows in (train, val, test)]
-    trained = train_head(name, QUICK, *moved[:2], 10, 0, CPU)
-    assert (head_probabilities(trained.module, moved[2].features).argmax(axis=1) == test.labels).mean() > 0.9
+    trained = train_head(name, fit_problem(*moved[:2], classes=10, options=QUICK))
+    assert (
+        head_probabilities(trained.module, moved[2].features, TEN_CLASSES).argmax(axis=1) == test.labels
+    ).mean() > 0.9
 
 
 def test_the_best_epoch_is_kept_and_training_stops_when_it_no_longer_helps():
     train, val, _ = digits()
-    trained = train_head("mlp", replace(QUICK, fit_epochs=200, patience=5), train, val, 10, 0, CPU)
+    trained = train_head("mlp", fit_problem(train, val, classes=10, options=replace(QUICK, fit_epochs=200, patience=5)))
     assert len(trained.history) < 200
     best = max(trained.history, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss))
     assert trained.settings["best epoch"] == best.epoch
-    right = (head_probabilities(trained.module_train_only, val.features).argmax(axis=1) == val.labels).mean()
+    right = (
+        head_probabilities(trained.module_train_only, val.features, TEN_CLASSES).argmax(axis=1) == val.labels
+    ).mean()
     assert right == pytest.approx(best.val_accuracy, abs=0.005)
 
 
@@ -171,7 +181,7 @@ def test_the_best_epoch_is_kept_and_training_stops_when_it_no_longer_helps():
 def test_the_features_it_is_given_stay_as_they_are(name):
     rows = [FeatureRows(part.features[:120].astype(np.float32), part.labels[:120]) for part in digits()[:2]]
     before = [part.features.copy() for part in rows]
-    train_head(name, replace(QUICK, fit_epochs=1), *rows, 10, 0, CPU)
+    train_head(name, fit_problem(*rows, classes=10, options=replace(QUICK, fit_epochs=1)))
     assert all(np.array_equal(part.features, kept) for part, kept in zip(rows, before, strict=True))
 
 
@@ -179,8 +189,10 @@ def test_the_same_seed_gives_the_same_head_and_the_global_random_state_is_untouc
     train, val, test = digits()
     torch.manual_seed(11)
     state = torch.random.get_rng_state()
-    first, second, other = (train_head("mlp", QUICK, train, val, 10, seed, CPU) for seed in (1, 1, 2))
-    probabilities = [head_probabilities(one.module, test.features) for one in (first, second, other)]
+    first, second, other = (
+        train_head("mlp", fit_problem(train, val, classes=10, options=QUICK, seed=seed)) for seed in (1, 1, 2)
+    )
+    probabilities = [head_probabilities(one.module, test.features, TEN_CLASSES) for one in (first, second, other)]
     assert np.array_equal(probabilities[0], probabilities[1])
     assert not np.array_equal(probabilities[0], probabilities[2])
     assert torch.equal(state, torch.random.get_rng_state())
@@ -189,15 +201,15 @@ def test_the_same_seed_gives_the_same_head_and_the_global_random_state_is_untouc
 def test_a_head_for_vectors_on_maps_says_which_pooling_would_fit():
     maps = FeatureRows(np.zeros((10, 4, 3, 3), np.float16), np.arange(10) % 2)
     with pytest.raises(UsageError, match="`pool` avg"):
-        train_head("logistic", QUICK, maps, maps, 2, 0, CPU)
+        train_head("logistic", fit_problem(maps, maps, classes=2, options=QUICK))
     with pytest.raises(UsageError, match="`pool` avg"):
-        train_head("mlp", QUICK, maps, maps, 2, 0, CPU)
+        train_head("mlp", fit_problem(maps, maps, classes=2, options=QUICK))
 
 
 def test_one_class_or_no_validation_rows_are_refused():
     rows = FeatureRows(np.zeros((10, 4), np.float16), np.zeros(10, np.int64))
     none = FeatureRows(rows.features[:0], rows.labels[:0])
     with pytest.raises(DataError, match="single class"):
-        train_head("logistic", QUICK, rows, rows, 2, 0, CPU)
+        train_head("logistic", fit_problem(rows, rows, classes=2, options=QUICK))
     with pytest.raises(DataError, match="validation split holds no"):
-        train_head("logistic", QUICK, rows, none, 2, 0, CPU)
+        train_head("logistic", fit_problem(rows, none, classes=2, options=QUICK))

@@ -20,6 +20,7 @@ from stages.fitting.fit_head import FeatureRows, train_head
 from stages.fitting.linear_models import LinearModel, LinearModelFactory
 from stages.fitting.scores import selection_score
 from stages.runtime.threads import one_thread_per_fit
+from tests.stages.fitting.rows_of_digits import fit_problem
 
 PAGE = (Path(__file__).parents[3] / "docs" / "scale.md").read_text(encoding="utf-8")
 FEATURES, LABELS = make_classification(400, 300, n_informative=5, random_state=0, class_sep=0.7)
@@ -28,7 +29,7 @@ TRAIN, VAL = FeatureRows(FEATURES[:300], LABELS[:300]), FeatureRows(FEATURES[300
 
 
 def swept(name, options):
-    return train_head(name, options, TRAIN, VAL, 2, 0, torch.device("cpu"))
+    return train_head(name, fit_problem(TRAIN, VAL, classes=2, options=options))
 
 
 def swept_on_the_cluster(name, options):

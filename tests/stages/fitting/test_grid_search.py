@@ -6,25 +6,30 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.metrics.pairwise import rbf_kernel
-from sklearn.preprocessing import StandardScaler
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScaler
 
 from stages.config.heads import HeadConfig
 from stages.fitting import fit_rbf_svm as kernel
 from stages.fitting import grid_search as search
+from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_rbf_svm import RBFSVMFactory
-from stages.fitting.folds import make_cv
 from stages.fitting.linear_models import LinearModelFactory
-from tests.stages.fitting.rows_of_digits import skewed
+from tests.stages.fitting.rows_of_digits import fit_problem, skewed
 
-VALUES = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0]
+VALUES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
 def searched(rows, labels, balanced=False, train=None):
     train = train or round(len(rows) * 0.75)
-    scoring = make_cv(HeadConfig(cv=0), train, labels, 0)
-    task = LinearModelFactory("logistic", int(labels.max()) + 1, np.zeros(rows.shape[1], np.float32), balanced)
-    found = search.search(task, VALUES, ["none", "standard"], rows, labels, scoring, balanced=balanced, seed=0)
-    return found, task, scoring, train
+    config = HeadConfig(c_values=VALUES, cv=0, class_weights="balanced" if balanced else "none")
+    classes = int(labels.max()) + 1
+    parts = (FeatureRows(rows[part], labels[part]) for part in (slice(train), slice(train, None)))
+    problem = fit_problem(*parts, classes=classes, options=config)
+    make = LinearModelFactory("logistic", classes, np.zeros(rows.shape[1], np.float32), balanced)
+    grid = search.Grid(make, VALUES, config.scalers, balanced)
+    return search.search(grid, rows, labels, problem.cv, seed=0), grid, problem
 
 
 def test_a_search_that_is_narrowed_on_a_part_finds_what_the_whole_search_finds(monkeypatch):
@@ -43,9 +48,8 @@ def test_a_search_that_is_narrowed_on_a_part_finds_what_the_whole_search_finds(m
 def test_wherever_a_climb_begins_it_ends_at_the_best_value_with_those_beside_it_known(start):
     rows, labels = skewed(count=1200, width=60)
     model = LinearModelFactory("logistic", 3, np.zeros(60, np.float32))("standard", rows[:800], labels[:800])
-    known = {
-        value: score for value, score, _ in search._hill_climb(model, VALUES, start, rows[800:], labels[800:], False)
-    }
+    grid = search.Grid(None, VALUES, (), balanced=False)
+    known = {value: score for value, score, _ in search._hill_climb(model, grid, start, rows[800:], labels[800:])}
     top = VALUES.index(max(known, key=lambda value: (known[value], -value)))
     assert {VALUES[top - 1], VALUES[top + 1]} <= set(known)
     whole, *_ = searched(rows, labels, train=800)
@@ -55,7 +59,8 @@ def test_wherever_a_climb_begins_it_ends_at_the_best_value_with_those_beside_it_
 def test_a_climb_gives_each_value_with_its_own_state():
     rows, labels = skewed(count=900, width=30)
     model = LinearModelFactory("logistic", 3, np.zeros(30, np.float32))("standard", rows[:600], labels[:600])
-    states = {value: state for value, _, state in search._hill_climb(model, VALUES, 6, rows[600:], labels[600:], False)}
+    grid = search.Grid(None, VALUES, (), balanced=False)
+    states = {value: state for value, _, state in search._hill_climb(model, grid, 6, rows[600:], labels[600:])}
     alone = LinearModelFactory("logistic", 3, np.zeros(30, np.float32))("standard", rows[:600], labels[:600])
     for value, state in states.items():
         alone.state = state
@@ -73,8 +78,9 @@ def test_a_score_of_a_part_of_the_rows_is_never_the_choice():
 
 def test_the_head_of_a_search_on_held_out_rows_is_that_of_scikit_learn_on_all_rows():
     rows, labels = skewed(count=800)
-    found, task, scoring, train = searched(rows, labels)
-    done = search.refit_best(task, found, rows, labels, slice(0, train), scoring, calibrate=False)
+    found, grid, problem = searched(rows, labels)
+    train = len(problem.train)
+    done = search.refit_best(problem, grid, found, rows, calibrate=False)
     standard = done.settings["scaler"] == "standard"
     for head, count in ((done.head, len(rows)), (done.head_train_only, train)):
         exact = rows.astype(np.float64)
@@ -87,8 +93,9 @@ def test_the_head_of_a_search_on_held_out_rows_is_that_of_scikit_learn_on_all_ro
 
 def test_balanced_settings_are_scored_by_the_mean_of_the_recalls():
     rows, labels = skewed(count=600)
-    found, task, scoring, train = searched(rows, labels, balanced=True)
-    model = task(found.chosen["scaler"], rows[:train], labels[:train])
+    found, grid, problem = searched(rows, labels, balanced=True)
+    train = len(problem.train)
+    model = grid.make(found.chosen["scaler"], rows[:train], labels[:train])
     model.state = found.states[found.chosen["scaler"], found.chosen["C"]]
     predicted = model.scores(rows[train:]).argmax(axis=1)
     assert found.chosen["score"] == pytest.approx(balanced_accuracy_score(labels[train:], predicted))
@@ -116,3 +123,28 @@ def test_fewer_landmarks_are_used_as_they_are_asked_for(monkeypatch):
     model = RBFSVMFactory(3, np.zeros(12, np.float32), seed=0, landmarks=50)("none", rows, labels)
     model.fit(1e-3)
     assert model.head().config["support"] == 50
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("scaling", ["none", "standard", "l2"])
+def test_a_classifier_of_scikit_learn_is_cross_validated_as_scikit_learn_does(classes, scaling):
+    rows, labels = skewed(count=500, classes=classes)
+    train, val = FeatureRows(rows[:400], labels[:400]), FeatureRows(rows[400:], labels[400:])
+    options = HeadConfig(scalers=(scaling,), cv=4)
+    problem = fit_problem(train, val, classes=classes + 1, options=options)  # of one class there is no row
+
+    def make(settings):
+        return LogisticRegression(max_iter=2000, **settings)
+
+    done = search.cross_validate(problem, make, {"C": [1e-3, 1.0]})
+    scaler = {"none": FunctionTransformer(), "standard": StandardScaler(), "l2": Normalizer()}[scaling]
+    for candidate in done.candidates:
+        model = make_pipeline(scaler, make({"C": candidate["C"]}))
+        folds = StratifiedKFold(4, shuffle=True, random_state=0)
+        assert candidate["score"] == pytest.approx(cross_val_score(model, rows, labels, cv=folds).mean(), abs=1e-9)
+    assert done.settings["score"] == max(candidate["score"] for candidate in done.candidates)
+    for head, count in ((done.head, 500), (done.head_train_only, 400)):
+        model = make_pipeline(scaler, make({"C": done.settings["C"]})).fit(rows[:count], labels[:count])
+        logits = done.settings["temperature"] * head(torch.from_numpy(rows)).detach()[:, :classes]
+        assert np.abs(logits.softmax(dim=1).numpy() - model.predict_proba(rows)).max() < 1e-3
+    assert (done.head(torch.from_numpy(rows)).argmax(dim=1) < classes).all()

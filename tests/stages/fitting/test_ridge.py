@@ -17,10 +17,10 @@ from stages.config.heads import HeadConfig
 from stages.fitting import feature_rows as rows_module
 from stages.fitting import ridge
 from stages.fitting.feature_rows import FeatureRows
-from stages.fitting.folds import balanced_weights, make_cv
+from stages.fitting.folds import balanced_weights
 from stages.fitting.ncm import fit_ncm
 from stages.fitting.ridge import GramSums, decomposed_by_rows, fit_ridge
-from tests.stages.fitting.rows_of_digits import digits, skewed
+from tests.stages.fitting.rows_of_digits import digits, fit_problem, skewed
 
 WAYS = ("by products", "by rows")
 
@@ -105,15 +105,14 @@ def test_the_smaller_matrix_is_decomposed(folds, monkeypatch):
         FeatureRows(rows[part], labels[part], groups=None if groups is None else groups[part])
         for part in (slice(60), slice(60, None))
     )
-    scoring = make_cv(HeadConfig(cv=folds), 60, labels, 0, groups)
-    options = [1e-3, 1e-2], ["none", "standard"], 3, scoring
+    problem = fit_problem(train, val, classes=3, options=HeadConfig(c_values=(1e-3, 1e-2), cv=folds))
     sizes = []
     monkeypatch.setattr(ridge, "eigh", lambda matrix, **how: sizes.append(len(matrix)) or eigh(matrix, **how))
-    quick = fit_ridge(train, val, *options, balanced=False)
+    quick = fit_ridge(problem)
     assert max(sizes) <= 90
     by_products = ridge._FitsByProducts(train, val, 3, np.ones(90, np.float32))
     monkeypatch.setattr(ridge, "_fits", lambda *_: by_products)
-    slow = fit_ridge(train, val, *options, balanced=False)
+    slow = fit_ridge(problem)
     assert max(sizes) == 400
     assert [one["score"] for one in quick.candidates] == pytest.approx(
         [one["score"] for one in slow.candidates], abs=1.2 / 90
@@ -145,10 +144,7 @@ def test_the_penalty_that_scores_best_is_chosen(folds):
     options = HeadConfig(cv=folds)
     if folds:
         train, val = (replace(one, groups=np.arange(len(one)) // 3) for one in (train, val))
-    labels = np.concatenate([train.labels, val.labels])
-    groups = np.concatenate([train.groups, val.groups]) if folds else None
-    scoring = make_cv(options, len(train), labels, 0, groups)
-    done = fit_ridge(train, val, options.c_values, options.scalers, 10, scoring, balanced=False)
+    done = fit_ridge(fit_problem(train, val, classes=10, options=options))
     assert done.settings["score"] == max(one["score"] for one in done.candidates)
     assert len(done.candidates) == 2 * 31
     words = {None: "leave-one-out", 0: "validation split", 4: "4-fold cross-validation on train+val that keep groups"}
@@ -160,9 +156,8 @@ def test_the_penalty_that_scores_best_is_chosen(folds):
 @pytest.mark.parametrize("scaling", ["none", "standard", "l2"])
 def test_the_nearest_mean_is_that_of_scikit_learn(scaling):
     rows, labels = skewed()
-    done = fit_ncm(
-        FeatureRows(rows[:400], labels[:400]), FeatureRows(rows[400:], labels[400:]), [scaling], 3, balanced=False
-    )
+    train, val = FeatureRows(rows[:400], labels[:400]), FeatureRows(rows[400:], labels[400:])
+    done = fit_ncm(fit_problem(train, val, classes=3, options=HeadConfig(scalers=(scaling,))))
     scaled = scaled_by_scikit_learn(scaling, rows)
     expected = NearestCentroid().fit(scaled, labels).predict(scaled)
     assert (done.head(torch.from_numpy(rows)).argmax(dim=1).numpy() == expected).mean() > 0.998

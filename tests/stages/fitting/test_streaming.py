@@ -12,7 +12,7 @@ from cache.errors import DataError, UsageError
 from stages.config.heads import HeadConfig
 from stages.fitting.feature_rows import FeatureRows, StreamedFeatureRows, require_learnable
 from stages.fitting.fit_head import head_probabilities, train_head
-from tests.stages.fitting.rows_of_digits import digits
+from tests.stages.fitting.rows_of_digits import TEN_CLASSES, digits, fit_problem
 
 OPTIONS = HeadConfig(cv=0, fit_epochs=15, fit_lr=(1e-2,), c_values=(1e-3, 1e-1), scalers=("standard",))
 CPU = torch.device("cpu")
@@ -75,7 +75,10 @@ def test_streamed_rows_are_the_rows(splits, where):
 
 @pytest.mark.parametrize("name", ["ridge", "ncm"])
 def test_a_closed_head_is_the_same_streamed(splits, name):
-    here, streamed = (train_head(name, OPTIONS, *splits[where][:2], 10, 0, CPU) for where in ("memory", "two caches"))
+    here, streamed = (
+        train_head(name, fit_problem(*splits[where][:2], classes=10, options=OPTIONS))
+        for where in ("memory", "two caches")
+    )
     assert streamed.settings == pytest.approx(here.settings)
     assert torch.allclose(streamed.module.output.weight, here.module.output.weight, atol=1e-5)
 
@@ -85,21 +88,25 @@ def test_a_head_that_goes_over_the_rows_is_as_accurate_streamed(splits, name):
     test = splits["memory"][2]
     accuracies = []
     for where in ("memory", "one cache"):
-        trained = train_head(name, OPTIONS, *splits[where][:2], 10, 0, CPU)
-        accuracies.append((head_probabilities(trained.module, splits[where][2]).argmax(axis=1) == test.labels).mean())
+        trained = train_head(name, fit_problem(*splits[where][:2], classes=10, options=OPTIONS))
+        accuracies.append(
+            (head_probabilities(trained.module, splits[where][2], TEN_CLASSES).argmax(axis=1) == test.labels).mean()
+        )
     assert min(accuracies) > 0.9
     assert abs(accuracies[0] - accuracies[1]) < 0.02  # of 540 images: other orders of the rows
 
 
 @pytest.mark.parametrize("name", ["logistic", "svm", "rbf", "knn"])
 def test_a_head_that_needs_all_rows_says_which_do_not(splits, name):
-    with pytest.raises(UsageError, match="sgd, ridge, ncm"):
-        train_head(name, OPTIONS, *splits["one cache"][:2], 10, 0, CPU)
+    with pytest.raises(UsageError, match="streams them: ncm, ridge, sgd, attention"):
+        train_head(name, fit_problem(*splits["one cache"][:2], classes=10, options=OPTIONS))
 
 
 def test_balanced_sampling_of_streamed_rows_is_refused(splits):
     with pytest.raises(UsageError, match="`class_weights` balanced"):
-        train_head("linear", replace(OPTIONS, sampling="balanced"), *splits["one cache"][:2], 10, 0, CPU)
+        train_head(
+            "linear", fit_problem(*splits["one cache"][:2], classes=10, options=replace(OPTIONS, sampling="balanced"))
+        )
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

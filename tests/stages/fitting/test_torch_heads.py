@@ -1,7 +1,6 @@
 """Torch heads: rates and decays that are tried, classes of unlike sizes, smoothing, and the refit on all rows."""
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -11,16 +10,13 @@ from cache.errors import CutonceError
 from stages.config.heads import HeadConfig
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.torch_heads import fit_torch_head
-from stages.network.heads.registry import build_head
-from tests.stages.fitting.rows_of_digits import digits, skewed
+from tests.stages.fitting.rows_of_digits import digits, fit_problem, skewed
 
 QUICK = HeadConfig(fit_epochs=8, fit_lr=(1e-2,), dropout=0.0)
-CPU = torch.device("cpu")
 
 
 def trained(options, train, val, name="linear", classes=10):
-    build = partial(build_head, name, train.row_shape, classes, 32, options.dropout)
-    return fit_torch_head(build, options, train, val, 0, CPU)
+    return fit_torch_head(name, fit_problem(train, val, classes=classes, options=replace(options, hidden_dim=32)))
 
 
 def predicted(head, rows):

@@ -13,6 +13,7 @@ from stages.fitting.feature_rows import FeatureRows
 from stages.inspection.extrapolation import conclusion, extrapolate
 from stages.inspection.learning_curve import LearningCurve, curve_sizes, measure_curve, stratified_order
 from stages.inspection.power_law import PowerLaw, fit_power_law
+from tests.stages.fitting.rows_of_digits import fit_problem
 
 CPU = torch.device("cpu")
 RIDGE = HeadConfig(head=("ridge",), scalers=("standard",))
@@ -109,7 +110,7 @@ def measured():
     features = (pixels / 16).astype(np.float16)
     order = np.random.default_rng(0).permutation(len(labels))
     train, val = (FeatureRows(features[part], labels[part]) for part in (order[:1000], order[1000:]))
-    return train, val, measure_curve(train, val, 10, "ridge", RIDGE, draws=3, seed=0, device=CPU)
+    return train, val, measure_curve("ridge", fit_problem(train, val, classes=10, options=RIDGE), draws=3)
 
 
 def test_more_digits_are_learned_better(measured):
@@ -127,5 +128,6 @@ def test_more_digits_are_learned_better(measured):
 def test_the_validation_split_judges_and_does_nothing_else(measured):
     """With other validation labels the same predictions are made: those that were right are right no more."""
     train, val, curve = measured
-    wrong = measure_curve(train, replace(val, labels=(val.labels + 1) % 10), 10, "ridge", RIDGE, 2, 0, CPU)
+    wrong_labels = replace(val, labels=(val.labels + 1) % 10)
+    wrong = measure_curve("ridge", fit_problem(train, wrong_labels, classes=10, options=RIDGE), draws=2)
     assert not (wrong.correct & curve.correct[:, :2]).any()

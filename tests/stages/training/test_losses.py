@@ -2,11 +2,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from stages.training.evaluation import evaluate_loss, predict_probabilities
+from stages.tasks.single_label import SingleLabel
+from stages.training.evaluation import evaluate_loss, predict
 from stages.training.losses import CrossEntropy, correct
 from tests.stages.training.blobs import CLASSES, TRAIN, VAL, batches_of, small_network, train_blobs
 
 LOGITS = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+TASK = SingleLabel("abc")
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 
 
@@ -42,7 +44,7 @@ def test_label_smoothing_keeps_probabilities_from_the_extremes():
     sure, smooth = small_network(), small_network()
     train_blobs(sure, 8, options={"label_smoothing": 0.0})
     train_blobs(smooth, 8, options={"label_smoothing": 0.3})
-    confidence = [predict_probabilities(model, [VAL[0]]).amax(1).mean() for model in (sure, smooth)]
+    confidence = [predict(model, [VAL[0]], TASK).amax(1).mean() for model in (sure, smooth)]
     assert confidence[1] < confidence[0] - 0.1
 
 
@@ -51,7 +53,7 @@ def test_a_class_that_counts_more_is_found_more_often():
     for weights in (None, (10.0, 1.0, 1.0)):
         model = small_network()
         train_blobs(model, 4, options={"class_weights": weights})
-        predicted = predict_probabilities(model, [VAL[0]]).argmax(1)
+        predicted = predict(model, [VAL[0]], TASK).argmax(1)
         found.append((predicted == 0)[VAL[1] == 0].float().mean())
     assert found[1] > found[0]
 
@@ -92,10 +94,10 @@ def test_mixed_samples_train(monkeypatch):
 
 def test_probabilities_are_rows_that_sum_to_one_in_evaluation_mode():
     model = small_network().train()
-    probabilities = predict_probabilities(model, VAL[0].split(50))
+    probabilities = predict(model, VAL[0].split(50), TASK)
     assert probabilities.shape == (240, 3)
     assert torch.allclose(probabilities.sum(dim=1), torch.ones(240))
-    assert torch.equal(probabilities, predict_probabilities(model, VAL[0].split(50)))
+    assert torch.equal(probabilities, predict(model, VAL[0].split(50), TASK))
 
 
 def test_the_validation_loss_is_that_of_all_samples_however_they_are_batched():

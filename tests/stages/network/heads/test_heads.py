@@ -147,7 +147,7 @@ def test_l2_is_refused_where_no_vector_is_made(name):
 
 @pytest.mark.parametrize("name", ["linear", "mlp", "cosine"])
 def test_maps_are_refused_with_the_poolings_and_the_heads_that_fit(name):
-    message = rf"`head` {name} takes vectors.*maps.*\[6, 5, 5\].*avg, max or avgmax.*concat, attention or top"
+    message = rf"`head` {name} takes vectors.*maps.*\[6, 5, 5\].*avg, max or avgmax.*maps: attention, concat, top"
     with pytest.raises(UsageError, match=message):
         build_head(name, (6, 5, 5), 3)
     with pytest.raises(UsageError, match="tokens"):
@@ -162,7 +162,7 @@ def test_stored_rows_must_be_vectors_too():
 
 
 def test_unknown_heads_and_rows_are_refused():
-    with pytest.raises(UsageError, match=r"no torch head 'concatt'.*package.module:Class.*'concat'"):
+    with pytest.raises(UsageError, match=r"`head` concatt: there is no such head.*package.module:Class.*'concat'"):
         build_head("concatt", (6,), 3)
     for name in MAP_HEADS:
         with pytest.raises(UsageError, match=rf"`head` {name} .*not rows of shape"):
@@ -266,7 +266,7 @@ def test_heads_that_cannot_be_loaded_are_messages(tmp_path):
         ({"config": {**description["config"], "num_classes": 3}}, "does not hold the head"),
         ({"config": {**description["config"], "layers": 3}}, "does not hold the head"),
         ({"config": {}}, "does not hold the head"),
-        ({"config": {**description["config"], "head": "unknown"}}, "does not hold the head.*unknown"),
+        ({"config": {**description["config"], "head": "unknown"}}, "not known here.*unknown"),
     ):
         (tmp_path / "head.json").write_text(json.dumps({**description, **change}))
         with pytest.raises(WeightsError, match=message):

@@ -1,0 +1,22 @@
+"""Logistic regression, along a path of regularization."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.fitting.grid_search import fit_along_path
+from stages.fitting.linear_models import LinearModelFactory
+from stages.fitting.problem import FitProblem
+from stages.fitting.registry import register_head
+from stages.fitting.result import HeadFit
+
+
+@register_head("logistic", label="logistic", method="linear")
+def fit_logistic(problem: FitProblem) -> HeadFit:
+    """Logistic regression, multinomial."""
+
+    def make_of(center: NDArray[np.float32]) -> LinearModelFactory:
+        return LinearModelFactory("logistic", problem.task.out_features, center, problem.balanced)
+
+    return fit_along_path(problem, make_of, calibrate=False)

@@ -1,0 +1,22 @@
+"""The linear support vector machine, along a path of regularization."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.fitting.grid_search import fit_along_path
+from stages.fitting.linear_models import LinearModelFactory
+from stages.fitting.problem import FitProblem
+from stages.fitting.registry import register_head
+from stages.fitting.result import HeadFit
+
+
+@register_head("svm", label="SVM", method="linear")
+def fit_svm(problem: FitProblem) -> HeadFit:
+    """Linear support vector machine with squared hinge, each class against the rest."""
+
+    def make_of(center: NDArray[np.float32]) -> LinearModelFactory:
+        return LinearModelFactory("hinge", problem.task.out_features, center, problem.balanced)
+
+    return fit_along_path(problem, make_of, calibrate=True)
