@@ -30,9 +30,11 @@ from stages.data.group_split import split_units, stratified_group_split
 from stages.extraction.extractor import Extractor
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_head import HeadResult, head_probabilities, train_head
+from stages.fitting.problem import FitProblem
 from stages.network.heads.base import Head
 from stages.network.heads.serialization import save_head
 from stages.runtime.device import resolve_device
+from stages.tasks.single_label import SingleLabel
 
 _BLOCK_ROWS = 64
 """Rows that go through a head at a time."""
@@ -233,7 +235,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             for part in (~held, held)
         )
         device = resolve_device(self.device)
-        self.result_: HeadResult = train_head(self.head, options, train, val, len(self.classes_), seed, device)
+        self._task = SingleLabel([str(number) for number in range(len(self.classes_))])
+        problem = FitProblem(train, val, self._task, options, seed, device)
+        self.result_: HeadResult = train_head(self.head, problem)
         self.head_: Head = self.result_.module.to(device)
         return self
 
@@ -244,7 +248,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         # always as many rows at a time, so that a sample's probabilities do not depend on which others are asked for
         blank = np.zeros((-len(features) % _BLOCK_ROWS, features.shape[1]), dtype=features.dtype)
         filled = np.concatenate([features, blank])
-        probabilities = head_probabilities(self.head_, filled, _BLOCK_ROWS)[: len(features)].astype(np.float64)
+        probabilities = head_probabilities(self.head_, filled, self._task, _BLOCK_ROWS)[: len(features)].astype(
+            np.float64
+        )
         normalised: NDArray[np.float64] = probabilities / probabilities.sum(axis=1, keepdims=True)
         return normalised
 

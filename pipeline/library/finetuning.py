@@ -33,12 +33,14 @@ from stages.finetuning.predict_images import iter_predictions
 from stages.finetuning.transfer_model import TrainableTop, TransferModel
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_head import train_head
+from stages.fitting.problem import CutContext, FitProblem
 from stages.network.graph.cuts import Cut
 from stages.network.graph.pooling import Pool
 from stages.network.graph.trunk import FrozenTrunk
 from stages.network.heads.base import Head
 from stages.runtime.progress import progress_bars
 from stages.runtime.seeding import preserve_rng_state
+from stages.tasks.single_label import SingleLabel
 from stages.training.history import Epoch
 from stages.training.losses import logits_of
 
@@ -277,12 +279,9 @@ def _starting_head(extractor: Extractor, manifest: Manifest, config: FinetuneCon
         FeatureRows(read_features(extractor, part), part.labels, groups=part.group_numbers)
         for part in (manifest.select(manifest.indices(split)) for split in ("train", "val"))
     )
-    classes = len(manifest.class_names)
-    cut, graph = extractor.cut, extractor.graph
-    found = train_head(
-        config.init_head, HeadConfig(), train, val, classes, seed, extractor.device, graph=graph, cut=cut
-    )
-    return found.module_train_only
+    context = CutContext(extractor.graph, extractor.cut)
+    problem = FitProblem(train, val, SingleLabel(manifest.class_names), HeadConfig(), seed, extractor.device, context)
+    return train_head(config.init_head, problem).module_train_only
 
 
 def _network(

@@ -84,9 +84,9 @@ def test_groups_stay_on_one_side_of_what_is_held_out(monkeypatch):
 
     seen = {}
 
-    def spy(name, options, train, val, *given):
-        seen.update(train=set(train.groups), val=set(val.groups))
-        return train_head(name, options, train, val, *given)
+    def spy(name, problem):
+        seen.update(train=set(problem.train.groups), val=set(problem.val.groups))
+        return train_head(name, problem)
 
     train_head = estimators.train_head
     monkeypatch.setattr(estimators, "train_head", spy)
