@@ -1,7 +1,8 @@
 """Weights drawn anew, so that what the pretrained ones were worth can be seen, or done without (T4).
 
 Which layers are drawn anew is chosen as what trains is: by prefixes, as
-:meth:`~stages.network.graph.cuts.CutGraph.boundary` gives them. Networks that are random from the start are made in `backbones`.
+:meth:`~stages.network.graph.cuts.CutGraph.boundary` gives them. Networks that are random from the start are made in
+`backbones`.
 """
 
 from __future__ import annotations

@@ -303,7 +303,7 @@ def test_two_processes_train_what_one_trains(small, tmp_path):
     """torchrun with gloo: the same loss curve as one process with the same batches."""
     assert main([*command(*small), "`out`", str(tmp_path / "alone")]) == 0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
-    launcher += ["`rdzv_endpoint`=localhost:0"]
+    launcher += ["--rdzv-endpoint=localhost:0"]
     together = subprocess.run(
         [*launcher, "-m", "pipeline", *command(*small), "`out`", str(tmp_path / "together")],
         capture_output=True,

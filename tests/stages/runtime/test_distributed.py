@@ -43,7 +43,7 @@ def from_one_process(folder, tmp_path_factory):
 def torchrun(count, *arguments, restarts=0):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     return subprocess.run(
-        [*launcher, f"`max_restarts`={restarts}", *map(str, arguments)],
+        [*launcher, f"--max-restarts={restarts}", *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -218,7 +218,9 @@ def test_a_larger_argument_changes_the_image_more(weak, strong):
     assert 0 < 1.2 * distance(weak) < distance(strong)
 
 
-@pytest.mark.parametrize("augment", ["shift(0)", "zoom(0)", "rotation(0)", "colorjitter(0)", "grayscale(0)", "randomerasing(0)"])
+@pytest.mark.parametrize(
+    "augment", ["shift(0)", "zoom(0)", "rotation(0)", "colorjitter(0)", "grayscale(0)", "randomerasing(0)"]
+)
 def test_nothing_is_what_zero_does(augment):
     assert distance(augment) == 0
 
