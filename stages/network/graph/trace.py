@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +32,9 @@ from cache.errors import UsageError
 # Batch of the dry run. Nothing is computed in it, so the batch may be any size; a prime that no layer's width, and no
 # map's side, is a multiple of tells the sizes that grow with the batch from those that do not.
 _DRY_BATCH = 10_007
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Two traces at once would each put back what the other had replaced."""
 
 
 class Trace:
@@ -219,12 +223,35 @@ def layers_in_order(module: nn.Module) -> list[str]:
 
 def _traced(module: nn.Module, *, training: bool, frozen: Collection[str] = ()) -> tuple[fx.Graph, dict[fx.Node, str]]:
     """Return the graph of a network in one mode, and the paths of its nodes."""
-    tracer = _tracer()
-    with _mode(module, training=training), _untraceable_explained(module):
+    with _ONE_AT_A_TIME, _mode(module, training=training), _untraceable_explained(module):
+        tracer = _tracer()
         for path in frozen:
             module.get_submodule(path).eval()
         graph = tracer.trace(module, concrete_args=_defaults(module))
     return graph, tracer.node_to_qualname
+
+
+class _ThreadsOwnTracer(NodePathTracer):  # type: ignore[misc]
+    """A tracer that leaves alone what other threads compute meanwhile.
+
+    ``torch.fx`` replaces ``nn.Module.__call__`` for the whole process as long as it traces.
+    """
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._thread = threading.get_ident()
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Record a call of the traced network, make any other."""
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Record what the traced network reads of itself, read anything else."""
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
 def _tracer() -> NodePathTracer:
@@ -233,7 +260,7 @@ def _tracer() -> NodePathTracer:
         kind for _, kind in inspect.getmembers(torchvision.ops, inspect.isclass) if issubclass(kind, nn.Module)
     ]
     registered: Any = timm.models
-    return NodePathTracer(
+    return _ThreadsOwnTracer(
         leaf_modules=[*operations, *registered.get_notrace_modules()],
         autowrap_modules=(math, torchvision.ops),
         autowrap_functions=tuple(registered.get_notrace_functions()),
