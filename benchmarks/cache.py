@@ -44,7 +44,8 @@ from safetensors.numpy import load_file, save_file
 
 from benchmarks.measurement import ROOT, in_fresh_process
 from cache import FeatureCache, Spec, key_of_bytes
-from pipeline.text import byte_count, echo, table
+from pipeline.cli.output import echo
+from pipeline.text import byte_count, table
 
 SPEC = Spec("none", "none", "none", "none", {}, None, "fp32", "float16", "none")
 VECTOR, MAP = (1280,), (256, 14, 14)

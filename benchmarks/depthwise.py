@@ -19,14 +19,17 @@ from pathlib import Path
 # The repository goes before this folder, whose cache.py is not the package cache.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import stages  # noqa: F401  sets how OpenMP's threads wait
+from stages.runtime.openmp import configure_openmp
+
+configure_openmp()  # before torch is imported
 
 # isort: split
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.text import echo, table
+from pipeline.cli.output import echo
+from pipeline.text import table
 from stages.network.graph.depthwise_conv import conv2d_with_weight
 from stages.runtime.allocator import tune_malloc
 

@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.measurement import ROOT, Measurement, in_fresh_process, measure
-from pipeline.text import byte_count, echo, table
+from pipeline.cli.output import echo
+from pipeline.text import byte_count, table
 
 IMAGES = {"elpv": "ELPV 300x300 PNG", "small": "500x375 JPEG", "large": "1500x1000 JPEG"}
 PRECISIONS = ("fp32", "bf16")

@@ -48,7 +48,8 @@ from benchmarks.measurement import ROOT
 from cache import DigestCache, FeatureCache, list_caches
 from cache.errors import CacheError, CutonceError
 from cache.shard_writer import ShardWriter
-from pipeline.text import echo, table
+from pipeline.cli.output import echo
+from pipeline.text import table
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.data.manifest import Manifest, load_manifest

@@ -25,7 +25,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measurement import in_fresh_process
-from pipeline.text import echo, table
+from pipeline.cli.output import echo
+from pipeline.text import table
 
 TOPS = {"resnet18": "layer4", "efficientnet_lite0": "blocks.5"}
 """Networks, and the lowest layer that trains: the last stage, and the last two."""
@@ -52,6 +53,10 @@ def side(
     **options,
 ) -> dict:
     """Train as one side does; called in a process of its own."""
+    from stages.runtime.openmp import configure_openmp
+
+    if not baseline:
+        configure_openmp()  # before torch is imported
     import torch
 
     from stages.config.data import DataConfig

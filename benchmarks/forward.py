@@ -22,7 +22,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measurement import Measurement, in_fresh_process, measuring
-from pipeline.text import echo, table
+from pipeline.cli.output import echo
+from pipeline.text import table
 
 STEPS = {
     "eager": "eager, NCHW, float32, as tutorials have it",
@@ -38,12 +39,14 @@ BATCH = 32
 
 def step(name: str, backbone: str, batches: int) -> Measurement:
     """Take so many batches through the network as one of `STEPS` does it; called in a process of its own."""
-    import torch
+    from stages.runtime.openmp import configure_openmp
 
     kept = name != "eager"
     if kept:
-        import stages  # noqa: F401  sets how OpenMP's threads wait
+        configure_openmp()  # before torch is imported
     import time
+
+    import torch
 
     from stages.config.features import FeatureConfig
     from stages.extraction.extractor import build_extractor

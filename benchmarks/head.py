@@ -30,7 +30,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measurement import in_fresh_process
-from pipeline.text import echo, table
+from pipeline.cli.output import echo
+from pipeline.text import table
 
 VALUES = [float(value) for value in np.geomspace(1e-5, 1, 20)]
 SCALERS = ("none", "standard")
@@ -58,6 +59,9 @@ def make(folder: str, rows: int, width: int, classes: int, noise: float) -> None
 def side(name: str, folder: str, settings: list[tuple[str, float]], folds: int = 0) -> dict:
     """Choose among settings and fit the best again as one side does it; called in a process of its own."""
     if name == "cutonce":
+        from stages.runtime.openmp import configure_openmp
+
+        configure_openmp()
         import stages.fitting.fit_head  # noqa: F401  imports are not what is measured
     else:
         import sklearn.linear_model

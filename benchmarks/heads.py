@@ -31,7 +31,12 @@ JOINED, MAP = "blocks.3,blocks.4,conv_head", "blocks.6"
 
 def measure(data, image_size, seeds, options, heads_of_vectors, heads_of_maps):
     """Extract what is missing, train the heads, and return the rows of the table."""
-    from pipeline import DataConfig, FeatureConfig, HeadConfig, extract, train
+    from pipeline.cli.extract import extract
+    from pipeline.cli.output import messages_printed
+    from pipeline.cli.train import train
+    from stages.config.data import DataConfig
+    from stages.config.features import FeatureConfig
+    from stages.config.heads import HeadConfig
 
     source = DataConfig(data, seeds=tuple(seeds))
     common = {"backbone": options.backbone, "image_size": image_size, "cache": options.cache}
@@ -42,9 +47,10 @@ def measure(data, image_size, seeds, options, heads_of_vectors, heads_of_maps):
     }
     rows = []
     for number, (kind, (features, heads)) in enumerate(kinds.items()):
-        extract(data=source, features=features)
         run = options.out / Path(data).stem / f"{number}"
-        results = train(data=source, features=features, head=HeadConfig(heads), out=run)
+        with messages_printed():
+            extract(data=source, features=features)
+            results = train(data=source, features=features, head=HeadConfig(heads), out=run)
         rows += [_row(kind, name, [one for one in results if one.name == name]) for name in heads]
     return rows
 
@@ -74,7 +80,8 @@ def main(arguments: list[str] | None = None) -> None:
     sizes = sizes * len(options.data) if len(sizes) == 1 else sizes
     if len(sizes) != len(options.data):
         parser.error(f"--image-size names {len(sizes)} sizes for {len(options.data)} data sets")
-    from pipeline.text import echo, table
+    from pipeline.cli.output import echo
+    from pipeline.text import table
 
     with tempfile.TemporaryDirectory(prefix="cutonce-heads-") as folder:
         options.out = options.out or Path(folder)

@@ -2,7 +2,7 @@
 
 Fresh processes, because the sides differ in what a process can be only once: cutonce changes the settings of the
 allocator and of OpenMP, and no baseline may profit or suffer from that. For the same reason whoever calls `measure`
-must not have imported `stages`, which sets an environment variable that child processes inherit.
+must not have called `configure_openmp`, which sets an environment variable that child processes inherit.
 """
 
 from __future__ import annotations

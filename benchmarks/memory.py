@@ -21,6 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this fold
 
 def measure(samples: int, folder: Path) -> dict[str, float]:
     """Extract so many samples, and return peak memory in bytes before and after, and the seconds it took."""
+    from stages.runtime.openmp import configure_openmp
+
+    configure_openmp()  # before torch is imported
     import numpy as np
     import torch
     from PIL import Image

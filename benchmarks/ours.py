@@ -6,7 +6,9 @@ its default place is empty too.
 
 from __future__ import annotations
 
-import stages  # noqa: F401  sets how OpenMP's threads wait, which is read when torch is imported
+from stages.runtime.openmp import configure_openmp
+
+configure_openmp()  # before torch is imported
 
 # isort: split
 

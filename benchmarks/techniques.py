@@ -27,12 +27,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
+from pipeline.cli.output import echo, messages_printed
 from pipeline.evaluation.comparison import compare_runs
 from pipeline.evaluation.method_summary import MethodSummary
 from pipeline.experiment.finetune_methods import run_finetune
 from pipeline.experiment.run_setup import extract_features, init_run, init_seed
 from pipeline.report.figures import save_png, validation_curves
-from pipeline.text import duration, echo, percent, points, table
+from pipeline.text import duration, percent, points, table
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
@@ -208,4 +209,5 @@ def _draw_views(
 
 
 if __name__ == "__main__":
-    main()
+    with messages_printed():
+        main()

@@ -1,16 +1,8 @@
-"""What the commands print: plain lines and aligned tables on standard output."""
+"""Numbers and tables as people read them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from pipeline.options.flags_in_text import as_flags
-
-
-def echo(*lines: str) -> None:
-    """Print lines for the person at the terminal."""
-    for line in lines:
-        print(as_flags(line), flush=True)  # noqa: T201
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

@@ -2,7 +2,10 @@ import gc
 
 import pytest
 
+from stages.runtime.openmp import configure_openmp
 from tests.photographs import make_folder
+
+configure_openmp()  # before torch is imported: tests share the cores
 
 
 def pytest_collection_finish():

@@ -27,7 +27,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "stages.inspection": ("cache", "stages.config", "stages.runtime", "stages.tasks", "stages.fitting"),
     "pipeline.run_layout": (),
     "pipeline.options": ("cache.errors", "stages.config"),
-    "pipeline.text": ("pipeline.options",),
+    "pipeline.text": (),
     "pipeline.evaluation": ("cache", "stages.config", "stages.tasks", "pipeline.text", "pipeline.run_layout"),
     "pipeline.report": (
         *("cache", "stages", "pipeline.text", "pipeline.options", "pipeline.evaluation", "pipeline.run_layout"),

@@ -1,1 +1,20 @@
-"""One module per command; the function of the same name is the command and the Python API."""
+"""One module per command, with the function of the same name: they parse, call and print. Nobody imports them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+COMMANDS = (
+    *("run", "list-cuts", "probe-layers", "inspect", "learning-curve", "contact-sheet"),
+    *("extract", "train", "lr-find", "finetune", "compare", "predict"),
+)
+"""As they are typed; the function of a command, and its module, have an underscore where it has a hyphen."""
+
+
+def command_function(command: str) -> Callable[..., Any]:
+    """Return the function of a command."""
+    name = command.replace("-", "_")
+    function: Callable[..., Any] = getattr(import_module(f"pipeline.cli.{name}"), name)
+    return function

@@ -18,12 +18,15 @@ from typing import Annotated, Any
 
 from cyclopts import App, ArgumentCollection, Parameter, Token
 
-import pipeline
 from cache.errors import CutonceError, UsageError
+from pipeline.cli import COMMANDS, command_function
 from pipeline.cli.cache import app as cache_app
+from pipeline.cli.output import messages_printed
 from pipeline.options.flags_in_text import as_flags
 from pipeline.options.toml_file import check_configuration, read_configuration
 from stages.config.version_1 import COMMAND_NAMES, OPTION_NAMES
+from stages.runtime.openmp import configure_openmp
+from stages.runtime.progress import progress_bars
 
 
 def _written(default: Any) -> str | None:
@@ -47,9 +50,8 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.meta.suppress_keyboard_interrupt = False
-for _command in pipeline.COMMANDS:
-    _function = getattr(pipeline, _command.replace("-", "_"))
-    app.command(_function, name=_command, sort_key=pipeline.COMMANDS.index(_command))
+for _number, _command in enumerate(COMMANDS):
+    app.command(command_function(_command), name=_command, sort_key=_number)
 app.command(cache_app)
 
 
@@ -112,8 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     atexit.register(gc.freeze)
     # torchrun and batch systems say so when they want a process to end: rows in memory still reach the disk
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    configure_openmp()
     try:
-        app.meta(None if arguments is None else list(arguments), result_action="return_value")
+        with messages_printed(), progress_bars(sys.stderr.isatty()):
+            app.meta(None if arguments is None else list(arguments), result_action="return_value")
     except CutonceError as error:
         print(f"error: {as_flags(str(error))}", file=sys.stderr)  # noqa: T201
         return error.exit_code

@@ -38,8 +38,8 @@ def contact_sheet(
     out
         The PNG file.
     """
+    from pipeline.cli.output import echo
     from pipeline.experiment.run_setup import format_manifest, make_manifest
-    from pipeline.text import echo
     from stages.data.augment.contact_sheet import contact_sheet as draw_sheet
     from stages.data.augment.mixup import MixupCutmix
     from stages.data.augment.policy import augmentation

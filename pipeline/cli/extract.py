@@ -42,8 +42,8 @@ def extract(
     """
     from dataclasses import replace
 
+    from pipeline.cli.output import echo
     from pipeline.experiment.run_setup import extract_features, format_manifest, init_run, init_seed, make_manifest
-    from pipeline.text import echo
     from stages.extraction.extractor import build_extractor
     from stages.runtime.distributed import process_group
 
@@ -69,7 +69,8 @@ def extract(
 
 
 def _estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
-    from pipeline.text import byte_count, duration, echo, format_count, table
+    from pipeline.cli.output import echo
+    from pipeline.text import byte_count, duration, format_count, table
     from stages.extraction.estimate import estimate
 
     found = estimate(extractor, manifest)

@@ -35,9 +35,9 @@ def inspect(
     """
     from dataclasses import replace
 
+    from pipeline.cli.output import echo
     from pipeline.experiment.run_setup import extract_features, init_run, init_seed
     from pipeline.report.inspection import TABLE, InspectionReport, write_inspection
-    from pipeline.text import echo
     from stages.extraction.extractor import build_extractor
     from stages.extraction.read_features import drop_unreadable, read_features
     from stages.inspection.class_balance import Balance

@@ -36,9 +36,9 @@ def learning_curve(
     """
     import numpy as np
 
+    from pipeline.cli.output import echo
     from pipeline.experiment.run_setup import extract_features, init_run, init_seed
     from pipeline.report.learning_curve import CurveReport, write_curve
-    from pipeline.text import echo
     from stages.config.heads import HeadConfig
     from stages.extraction.extractor import build_extractor
     from stages.extraction.read_features import drop_unreadable, read_features

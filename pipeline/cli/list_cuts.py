@@ -65,7 +65,8 @@ def list_cuts(
     invert_unfreeze
         Train what --unfreeze would freeze, and freeze the rest.
     """
-    from pipeline.text import byte_count, echo, format_count, table
+    from pipeline.cli.output import echo
+    from pipeline.text import byte_count, format_count, table
     from stages.network.backbones.registry import load_backbone
     from stages.network.graph.cuts import CutGraph
 

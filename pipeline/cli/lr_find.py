@@ -38,9 +38,9 @@ def lr_find(
     out
         Run directory; the plot is left in it as range-test.png.
     """
+    from pipeline.cli.output import echo
     from pipeline.experiment.finetune_methods import RANGE_TEST, format_lr_suggestion, run_lr_finder
     from pipeline.experiment.run_setup import init_run, init_seed
-    from pipeline.text import echo
     from stages.extraction.extractor import build_extractor
     from stages.finetuning.finetune import require_trainable
 

@@ -41,8 +41,8 @@ def predict(
     seed
         The seed whose model is used (default: the first of the run).
     """
+    from pipeline.cli.output import echo
     from pipeline.experiment.classify_images import choose_model, predict_images, write_csv
-    from pipeline.text import echo
 
     model = choose_model(run, method, seed)
     classified, unreadable = predict_images(model, list(images), device)

@@ -33,10 +33,11 @@ def probe_layers(*, data: DataFlags, features: FeatureFlags = FeatureConfig(), o
     out
         Run directory for probe.html, probe.csv, probe.json and the plot.
     """
+    from pipeline.cli.output import echo
     from pipeline.experiment.probe_layers import probe_cuts, require_vector_cuts
     from pipeline.experiment.run_setup import format_manifest, init_run, init_seed, make_manifest
     from pipeline.report.layer_probe import ProbeReport, write_probe
-    from pipeline.text import duration, echo
+    from pipeline.text import duration
     from stages.extraction.extract import extract
     from stages.extraction.extractor import build_extractor
 

@@ -102,8 +102,17 @@ def compare_runs(run_dirs: Sequence[Path]) -> Comparison:
     DataError
         If results are missing or damaged, were not tested on the same images, or have no seed in common.
     """
-    runs = list({path.resolve(): path for path in run_dirs}.values())
-    results = load_results(runs)
+    return compare_results(load_results(list({path.resolve(): path for path in run_dirs}.values())))
+
+
+def compare_results(results: Sequence[Result]) -> Comparison:
+    """Compare finished results that were loaded.
+
+    Raises
+    ------
+    DataError
+        If they were not tested on the same images, or have no seed in common.
+    """
     require_same_test_images(results)
     rows, notes = _rows(results)
     ranked = sorted(rows, key=_rank)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from pipeline.evaluation.results import read_json, write_predictions_csv, write_
 from pipeline.experiment.run_setup import ENVIRONMENT, EXTRACTION
 from pipeline.options.toml_file import NAME, read_configuration
 from pipeline.report.page import write_report
-from pipeline.text import echo
+
+_LOG = logging.getLogger("cutonce")
 
 
 def publish(runs: Sequence[Path], out: Path) -> Comparison:
-    """Compare the results of the runs, write everything into `out`, print the verdict, the table and where the page is.
+    """Compare the results of the runs, write everything into `out`, tell the verdict, the table and where the page is.
 
     Raises
     ------
@@ -24,6 +26,13 @@ def publish(runs: Sequence[Path], out: Path) -> Comparison:
         If a run has no results, or they are not about the same test images.
     """
     comparison = compare_runs(runs)
+    page = write_comparison(comparison, runs, out)
+    _LOG.info("\n".join(["", comparison.verdict_text, "", format_table(comparison), "", f"report: {page}"]))
+    return comparison
+
+
+def write_comparison(comparison: Comparison, runs: Sequence[Path], out: Path) -> Path:
+    """Write results.json, predictions.csv and the page of compared runs into `out`; return where the page is."""
     configuration = _configuration(runs)
     environment = read_json(runs[0] / ENVIRONMENT)
     write_results_json(
@@ -35,9 +44,7 @@ def publish(runs: Sequence[Path], out: Path) -> Comparison:
         environment=environment,
     )
     write_predictions_csv(out, comparison.results)
-    page = write_report(out, comparison, configuration, environment, _notes(runs))
-    echo("", comparison.verdict_text, "", format_table(comparison), "", f"report: {page}")
-    return comparison
+    return write_report(out, comparison, configuration, environment, _notes(runs))
 
 
 def _configuration(runs: Sequence[Path]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Everything is left in the folder of the method: weights, result, history, and th
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,7 +37,7 @@ from pipeline.experiment.model_store import (
     save_model,
 )
 from pipeline.report.figures import range_test_curves, rate_schedule, save_png
-from pipeline.text import byte_count, duration, echo, format_count
+from pipeline.text import byte_count, duration, format_count
 from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
 from stages.config.version_1 import OLD_METHODS
@@ -61,6 +62,8 @@ from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.tasks.evaluate import evaluate
 from stages.training.history import Epoch
 from stages.training.lr_finder import LRFinderResult
+
+_LOG = logging.getLogger("cutonce")
 
 CONTACT_SHEET = "contact-sheet.png"
 RATES = "rates.png"
@@ -374,7 +377,7 @@ def _report_view_cost(maps: Extractor, train: Manifest) -> None:
     found = estimate(maps, train)
     if found.images:
         (tap,) = found.taps
-        echo(
+        _LOG.info(
             f"cached views at {tap.cut}: {found.images:,} training images lack some of {maps.options.views} views; "
             f"{format_count(found.renderings)} renderings through the frozen part will take "
             f"{duration(found.seconds)} and "
@@ -385,7 +388,7 @@ def _report_view_cost(maps: Extractor, train: Manifest) -> None:
 def _say_epoch(epoch: Epoch) -> None:
     trained = f"train {epoch.train_accuracy:.4f}  " if epoch.train_accuracy is not None else "as joined      "
     terms = "".join(f"  {name} {value:.4f}" for name, value in epoch.terms.items() if len(epoch.terms) > 1)
-    echo(
+    _LOG.info(
         f"  epoch {epoch.epoch:>3}  {trained}val {epoch.val_accuracy:.4f}  loss {epoch.val_loss:.4f}{terms}  "
         f"{duration(epoch.seconds) if epoch.seconds else ''}"
     )
@@ -393,4 +396,4 @@ def _say_epoch(epoch: Epoch) -> None:
 
 def _say(rank: Rank, words: str) -> None:
     if rank.is_main:
-        echo(words)
+        _LOG.info(words)

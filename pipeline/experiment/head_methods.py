@@ -6,6 +6,7 @@ Every method is tested here and in the same way: on the manifest's test split, o
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from cache import key_of_bytes
 from pipeline.evaluation.results import Predictions, Result
 from pipeline.experiment.model_store import ModelCard, config_to_json, invalidate_model, read_recipe, save_model
-from pipeline.text import byte_count, duration, echo
+from pipeline.text import byte_count, duration
 from stages.config.heads import HeadConfig, HeadName
 from stages.config.version_1 import as_version_1
 from stages.data.manifest import Manifest
@@ -29,6 +30,8 @@ from stages.fitting.feature_rows import AnyFeatureRows
 from stages.fitting.fit_head import FeatureRows, StreamedFeatureRows, head_method, head_probabilities, train_head
 from stages.runtime.cost import Cost, measured
 from stages.tasks.evaluate import evaluate
+
+_LOG = logging.getLogger("cutonce")
 
 
 def run_heads(
@@ -47,7 +50,7 @@ def run_heads(
         )
         done = load_if_finished(place, identity)
         if done is not None:
-            echo(f"seed {seed}  {place.name}: already trained, {format_accuracy(done)}")
+            _LOG.info(f"seed {seed}  {place.name}: already trained, {format_accuracy(done)}")
             results.append(done)
             continue
         with measured() as training:
@@ -73,7 +76,7 @@ def run_heads(
         invalidate_model(place)
         result.save(place, predictions_of(test, probabilities))
         save_model(place, recipe, trained.module, without_val=trained.module_train_only)
-        echo(f"seed {seed}  {place.name}: {format_accuracy(result)}, trained in {duration(training.seconds)}")
+        _LOG.info(f"seed {seed}  {place.name}: {format_accuracy(result)}, trained in {duration(training.seconds)}")
         results.append(result)
     return results
 
@@ -95,7 +98,7 @@ def load_split_features(
         options.max_memory_gb * 1e9 if options.max_memory_gb is not None else psutil.virtual_memory().available / 2
     )
     if size > allowed:
-        echo(
+        _LOG.info(
             f"the features take {byte_count(size)}, and `max_memory_gb` allows {byte_count(allowed)}: they are streamed"
             + (", the evaluation view alone" if views > 1 else "")
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from cache import DigestCache
 from pipeline.options.toml_file import write_configuration
-from pipeline.text import byte_count, duration, echo
+from pipeline.text import byte_count, duration
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
@@ -19,6 +20,8 @@ from stages.extraction.extractor import Extractor
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.runtime.environment import describe_machine
 from stages.runtime.progress import progress
+
+_LOG = logging.getLogger("cutonce")
 
 ENVIRONMENT = "environment.json"
 EXTRACTION = "extraction.json"
@@ -46,7 +49,7 @@ def format_manifest(manifest: Manifest) -> str:
 def init_seed(run: Path, data: DataConfig, features: FeatureConfig, seed: int) -> tuple[Manifest, Path]:
     """Return the manifest of one seed and the directory it was left in, where all else of the seed goes too."""
     manifest = make_manifest(data, features, seed)
-    echo(f"seed {seed}: {format_manifest(manifest)}")
+    _LOG.info(f"seed {seed}: {format_manifest(manifest)}")
     directory = run / f"seed-{seed}"
     directory.mkdir(parents=True, exist_ok=True)
     manifest.save(directory / MANIFEST)
@@ -60,7 +63,7 @@ def extract_features(
     report = extract(extractor, manifest, rank)
     if not rank.is_main:
         return report
-    echo(*_words(report, extractor))
+    _LOG.info("\n".join(_words(report, extractor)))
     if directory is not None:
         account = {**report.to_json(), "notes": [*manifest.notes, *extractor.notes]}
         _write_json(directory / EXTRACTION, account)

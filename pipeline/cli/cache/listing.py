@@ -21,7 +21,8 @@ def list_caches(*, cache: CacheFolder = FeatureConfig.cache) -> None:
 
     from cache import inventory
     from pipeline.cli.cache.flags import short
-    from pipeline.text import byte_count, echo, table
+    from pipeline.cli.output import echo
+    from pipeline.text import byte_count, table
 
     caches = inventory.list_caches(cache)
     if not caches:

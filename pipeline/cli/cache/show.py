@@ -25,7 +25,8 @@ def show(fingerprint: str, /, *, cache: CacheFolder = FeatureConfig.cache) -> No
         The first digits, as many as are needed to tell it from the others.
     """
     from cache import find_caches, open_cache
-    from pipeline.text import byte_count, duration, echo
+    from pipeline.cli.output import echo
+    from pipeline.text import byte_count, duration
 
     [place] = find_caches(cache, [fingerprint])
     one = open_cache(place)

@@ -37,7 +37,8 @@ def verify(
     from cache import find_caches, open_cache
     from cache.errors import CacheError
     from pipeline.cli.cache.flags import short, title
-    from pipeline.text import echo, table
+    from pipeline.cli.output import echo
+    from pipeline.text import table
     from stages.runtime.progress import progress
 
     damaged = unreadable = 0

@@ -36,7 +36,9 @@ def test_freed_activations_are_kept_and_not_faulted_in_again():
     """Minor page faults of the same forward passes, each in a process of its own."""
     script = """
 import resource, sys
-import stages, torch
+from stages.runtime.openmp import configure_openmp
+configure_openmp()
+import torch
 from stages.runtime.allocator import tune_malloc
 if sys.argv[1] == "keep":
     assert tune_malloc()
