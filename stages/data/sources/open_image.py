@@ -11,6 +11,7 @@ from stages.data.images.decode import decode
 from stages.data.images.rgb import UnreadableImageError
 from stages.data.sources import digits as packaged
 from stages.data.sources import torchvision_datasets as torchvision_sets
+from stages.data.sources.in_memory import InMemoryImage
 
 
 def read_image(location: str, shorter_side: int | None = None) -> Tensor:
@@ -19,7 +20,8 @@ def read_image(location: str, shorter_side: int | None = None) -> Tensor:
     Parameters
     ----------
     location : str
-        Path of a file, or a location of a packaged set (``digits:17``, ``torchvision:FashionMNIST/test/17``).
+        Path of a file, a location of a packaged set (``digits:17``, ``torchvision:FashionMNIST/test/17``), or an
+        `InMemoryImage`.
     shorter_side : int, optional
         To how many pixels the shorter side will be resized: a much larger image may come at reduced scale, see
         `decode`. By default it has all its pixels.
@@ -29,6 +31,8 @@ def read_image(location: str, shorter_side: int | None = None) -> Tensor:
     UnreadableImageError
         A DataError with the reason: no such file, not an image, cut off, too many pixels.
     """
+    if isinstance(location, InMemoryImage):
+        return location.read()
     if location.startswith(packaged.DIGITS):
         return packaged.digits_image(location)
     if location.startswith(torchvision_sets.PREFIX):

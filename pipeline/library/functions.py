@@ -1,0 +1,278 @@
+"""Images in, arrays out: features of anything that is an image, with or without a cache that keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from os import PathLike
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache import DigestCache, FeatureCache
+from cache.errors import DataError, UsageError
+from pipeline.evaluation.comparison import Comparison, compare_results, compare_runs
+from pipeline.evaluation.results import Result, run_of
+from pipeline.library.images import ImageList, Images, count_images, image_chunks, unreadable_error
+from stages.config.features import FeatureConfig, Pooling, PrecisionChoice, StorageType
+from stages.data.manifest import Manifest
+from stages.extraction.extract import extract
+from stages.extraction.extractor import Extractor, build_extractor
+from stages.extraction.read_features import read_features
+from stages.runtime.progress import progress as progress_bar
+from stages.runtime.progress import progress_bars
+
+OnUnreadable = Literal["raise", "nan"]
+
+KEY_MEMO = "keys.sqlite"
+"""Beside the caches: the keys of files, remembered."""
+
+_BUILDING = Lock()
+"""Threads that ask for the same network at once load it once."""
+
+
+def features(
+    images: Images,
+    backbone: str = "efficientnet_lite0",
+    cut: str | Sequence[str] = "auto",
+    *,
+    weights: str | Path = "default",
+    pool: Pooling = "avg",
+    image_size: int | None = None,
+    precision: PrecisionChoice = "fp32",
+    dtype: StorageType = "float32",
+    cache: Path | str | FeatureCache | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    on_unreadable: OnUnreadable = "raise",
+    progress: bool = False,
+) -> NDArray[np.floating]:
+    """Return what a pretrained network makes of images at a cut.
+
+    Parameters
+    ----------
+    images : sequence
+        Paths, images of Pillow, uint8 arrays [h, w, 3] or [h, w] (grey) or uint8 tensors [3, h, w], of any sizes; one
+        array [n, h, w, 3]; a torch ``Dataset`` of images or of (image, label); a data frame with a column ``path`` or
+        ``image``.
+    backbone : str
+        ``efficientnet_lite0``, ``1`` or ``2``, a name of torchvision (``resnet18``) or of timm
+        (``timm:convnext_nano``).
+    cut : str or sequence of str
+        The layer whose output is returned; ``auto`` is the input of the classifier. The vectors of several are joined.
+    weights : str or Path
+        ``default``, ``none`` (random, always the same ones), or a file with a state_dict.
+    pool : {"avg", "max", "avgmax", "cls", "none"}
+        How a feature map becomes a vector; ``none`` keeps it.
+    image_size : int, optional
+        Side of the square the network sees, in pixels (default: the network's own).
+    precision : {"fp32", "bf16", "fp16", "auto"}
+        Arithmetic of the network.
+    dtype : {"float32", "float16"}
+        Type of the result, and of what is cached.
+    cache : Path or FeatureCache, optional
+        Folder where features are kept: what is in it is not computed again, whatever the images are called and in
+        whatever order they come. By default nothing is left on disk.
+    batch_size : int, optional
+        Images per forward pass (default: what suits device and memory).
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+    on_unreadable : {"raise", "nan"}
+        What becomes of an image that cannot be read: an error that names it, or a row of NaN.
+    progress : bool
+        Whether a progress bar is shown.
+
+    Returns
+    -------
+    array [n, *row_shape]
+        In the order of the images: [n, d] where maps are pooled. An image that comes twice is computed once.
+
+    Raises
+    ------
+    ValueError
+        If an argument is not what it has to be, or an image cannot be read.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pipeline import features
+    >>> noise = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    >>> features(noise, image_size=64).shape
+    (2, 1280)
+    """
+    if on_unreadable not in ("raise", "nan"):
+        raise UsageError(f"on_unreadable has to be 'raise' or 'nan', not {on_unreadable!r}")
+    options = feature_options(
+        cache,
+        backbone=backbone,
+        cut=cut,
+        weights=weights,
+        pool=pool,
+        image_size=image_size,
+        precision=precision,
+        storage_dtype=dtype,
+        batch_size=batch_size,
+        device=device,
+    )
+    count_images(images)
+    extractor = extractor_for(options, cache)
+    with progress_bars(progress):
+        return extract_rows(extractor, images, keep=cache is not None, on_unreadable=on_unreadable)
+
+
+def compare(runs: Sequence[Path | str] | Sequence[Result], *, out: Path | str | None = None) -> Comparison:
+    """Compare what methods reached on the same test images.
+
+    Parameters
+    ----------
+    runs : sequence of Path or of Result
+        Run directories, or some of the results in them (``Result.load``).
+    out : Path, optional
+        Where results.json, predictions.csv and the page are written; by default nothing is.
+
+    Returns
+    -------
+    Comparison
+        Its `rows` are the methods, its `verdict` says what follows.
+
+    Raises
+    ------
+    ValueError
+        If results are missing or damaged, or were not tested on the same images.
+    """
+    if isinstance(runs, (str, PathLike)) or not len(runs):
+        raise UsageError("runs has to be a sequence of run directories or of results; this is one path, or nothing")
+    results = [run for run in runs if isinstance(run, Result)]
+    folders = [Path(run) for run in runs if isinstance(run, (str, PathLike))]
+    if len(results) not in (0, len(runs)) or len(results) + len(folders) != len(runs):
+        raise UsageError("runs has to hold either run directories alone or results alone")
+    if any(result.directory is None for result in results):
+        raise UsageError("runs holds a result that is in no run; give the runs, or results that were loaded")
+    comparison = compare_results(results) if results else compare_runs(folders)
+    if out is not None:
+        from pipeline.experiment.compare_runs import write_comparison  # which draws, and that is slow to import
+
+        write_comparison(comparison, folders or list(dict.fromkeys(map(run_of, results))), Path(out))
+    return comparison
+
+
+def feature_options(
+    cache: Path | str | FeatureCache | None, *, cut: str | Sequence[str], weights: str | Path, **options: Any
+) -> FeatureConfig:
+    """Return the options of stage 1, as the commands know them."""
+    folder = cache.root if isinstance(cache, FeatureCache) else Path(cache or FeatureConfig.cache)
+    names = cut if isinstance(cut, str) else ",".join(cut)
+    return FeatureConfig(cut=names, weights=str(weights), cache=folder, **options)
+
+
+def extractor_for(options: FeatureConfig, cache: Path | str | FeatureCache | None = None) -> Extractor:
+    """Return what extracts features; the last few of packaged weights stay loaded, so that a call costs no loading.
+
+    Raises
+    ------
+    UsageError
+        If `cache` is one of other features.
+    """
+    with _BUILDING:
+        # a file of weights may have changed since
+        extractor = _remembered(options) if options.weights in ("default", "none") else build_extractor(options)
+    if isinstance(cache, FeatureCache):
+        _require_same_spec(cache, extractor)
+    return extractor
+
+
+def extract_rows(
+    extractor: Extractor, images: Images, *, keep: bool, on_unreadable: OnUnreadable
+) -> NDArray[np.floating]:
+    """Return the features of images, [n, *row_shape], from the caches where `keep` says so."""
+    rows = np.empty((count_images(images), *extractor.row_shape), dtype=extractor.options.storage_dtype)
+    memo = DigestCache(extractor.options.cache / KEY_MEMO) if keep else None
+    rows_of: dict[str, int] = {}
+    start = 0
+    for chunk in image_chunks(images, memo):
+        if on_unreadable == "raise":
+            chunk.require_readable()
+        here = rows[start : start + len(chunk)]
+        failures = _from_cache(extractor, chunk, here) if keep else _computed(extractor, chunk, rows, start, rows_of)
+        if failures and on_unreadable == "raise":
+            raise unreadable_error([(chunk.locations[index], reason) for index, reason in failures.items()])
+        here[sorted(chunk.unreadable.keys() | failures.keys())] = np.nan
+        start += len(chunk)
+    return rows
+
+
+def _require_same_spec(cache: FeatureCache, extractor: Extractor) -> None:
+    """Refuse a cache of other features than those that are asked for."""
+    ours = [tap.cache.spec.to_json() for tap in extractor.taps]
+    theirs = cache.spec.to_json()
+    if theirs not in ours or len(ours) > 1:
+        differing = [
+            f"{name} {theirs[name]!r}, not {ours[0][name]!r}" for name in theirs if theirs[name] != ours[0][name]
+        ]
+        raise UsageError(
+            f"cache is of other features than these: {'; '.join(differing) or 'of one cut, not several'}. Give the "
+            "folder it is in instead, which holds a cache for each kind of features"
+        )
+
+
+@lru_cache(maxsize=4)
+def _remembered(options: FeatureConfig) -> Extractor:
+    return build_extractor(options)
+
+
+def _from_cache(extractor: Extractor, images: ImageList, rows: NDArray[np.floating]) -> dict[int, str]:
+    """Fill in the rows of the images that can be read, and return why others cannot, by place."""
+    places = [index for index, key in enumerate(images.keys) if key]
+    if not places:
+        return {}
+    manifest = plain_manifest(images, places)
+    with suppress(DataError):  # not one can be read: that is told below, as for some
+        extract(extractor, manifest)
+    rejected = extractor.rejected()
+    failures = {index: rejected[images.keys[index]] for index in places if images.keys[index] in rejected}
+    readable = [index for index in places if index not in failures]
+    if readable:
+        rows[readable] = read_features(extractor, plain_manifest(images, readable))
+    return failures
+
+
+def _computed(
+    extractor: Extractor, images: ImageList, rows: NDArray[np.floating], start: int, rows_of: dict[str, int]
+) -> dict[int, str]:
+    """Fill in the rows of the images, from number `start` on; `rows_of` remembers where each key has its first."""
+    new: list[int] = []
+    for index, key in enumerate(images.keys):
+        if key and key not in rows_of:
+            rows_of[key] = start + index
+            new.append(index)
+    reasons: dict[str, str] = {}
+    with progress_bar(label="extract", total=len(new), unit="images") as bar:
+        for done in extractor.computed(_requests(extractor, images, new)):
+            targets = [start + new[request] for request in done.indices]
+            if targets:
+                rows[targets] = done.rows[0] if len(done.rows) == 1 else np.concatenate(done.rows, axis=1)
+            reasons |= {images.keys[new[request]]: reason for request, reason in done.failures}
+            bar.update(len(done.indices) + len(done.failures))
+    for index, key in enumerate(images.keys):
+        if key and key not in reasons and rows_of[key] != start + index:
+            rows[start + index] = rows[rows_of[key]]
+    return {index: reasons[key] for index, key in enumerate(images.keys) if key in reasons}
+
+
+def _requests(extractor: Extractor, images: ImageList, places: Sequence[int]) -> Iterator[Any]:
+    return (extractor.request(images.locations[index], images.keys[index]) for index in places)
+
+
+def plain_manifest(images: ImageList, places: Sequence[int]) -> Manifest:
+    """Return the manifest of some images, of which nothing but the pixels counts."""
+    return Manifest(
+        [images.locations[index] for index in places],
+        np.zeros(len(places), dtype=np.int64),
+        ["train"] * len(places),
+        [images.keys[index] for index in places],
+        ("",),
+    )

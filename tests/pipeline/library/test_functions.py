@@ -1,0 +1,323 @@
+"""Features of anything that is an image; the commands' own extraction is what they are held against."""
+
+import logging
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset
+
+from pipeline.cli.app import main
+from pipeline.evaluation.results import Result
+from pipeline.library import functions, images
+from pipeline.library.functions import compare, features
+from stages.config.data import DataConfig
+from stages.config.features import FeatureConfig
+from stages.data.manifest import load_manifest
+from stages.extraction.extract import extract
+from stages.extraction.extractor import build_extractor
+from stages.extraction.read_features import read_features
+from stages.network.graph.trunk import FrozenTrunk
+
+SIZE = 64
+
+
+class Pictures(Dataset):
+    """What a torch Dataset yields: an image, or an image with its label."""
+
+    def __init__(self, pixels, labels=None):
+        self.pixels, self.labels = pixels, labels
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def __getitem__(self, index):
+        return self.pixels[index] if self.labels is None else (self.pixels[index], self.labels[index])
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    numbers = np.random.default_rng(0)
+    return [numbers.integers(0, 256, (height, 70, 3), dtype=np.uint8) for height in (40, 60, 80, 81)]
+
+
+@pytest.fixture(scope="module")
+def files(arrays, tmp_path_factory):
+    """The same pixels as PNG."""
+    folder = tmp_path_factory.mktemp("png")
+    for number, pixels in enumerate(arrays):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return [folder / f"{number}.png" for number in range(len(arrays))]
+
+
+@pytest.fixture(scope="module")
+def expected(files):
+    return features(files, image_size=SIZE)
+
+
+@pytest.fixture
+def forwards(monkeypatch):
+    """The number of images in each call of a trunk."""
+    seen = []
+    forward = FrozenTrunk.forward
+    monkeypatch.setattr(FrozenTrunk, "forward", lambda self, x: seen.append(len(x)) or forward(self, x))
+    return seen
+
+
+def test_features_of_files_are_those_of_the_command_bit_for_bit(photographs, tmp_path):
+    options = FeatureConfig(image_size=SIZE, cache=tmp_path / "cache", storage_dtype="float32")
+    extractor = build_extractor(options)
+    manifest = load_manifest(DataConfig(str(photographs)))
+    extract(extractor, manifest)
+    of_command = read_features(extractor, manifest)
+    assert np.array_equal(features(manifest.locations, image_size=SIZE), of_command)
+    assert np.array_equal(features(manifest.locations, image_size=SIZE, cache=tmp_path / "own"), of_command)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda arrays, files: list(map(str, files)),
+        lambda arrays, files: arrays,
+        lambda arrays, files: tuple(arrays),
+        lambda arrays, files: [Image.fromarray(pixels) for pixels in arrays],
+        lambda arrays, files: [Image.open(file) for file in files],
+        lambda arrays, files: [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in arrays],
+        lambda arrays, files: Pictures(arrays),
+        lambda arrays, files: Pictures([Image.fromarray(pixels) for pixels in arrays], "abcd"),
+        lambda arrays, files: pd.DataFrame({"path": files, "label": list("aabb")}),
+        lambda arrays, files: pd.DataFrame({"image": arrays}, index=[7, 3, 3, 1]),
+        lambda arrays, files: pd.Series(map(str, files), index=list("dcba")),
+        lambda arrays, files: np.array(list(map(str, files))),
+        lambda arrays, files: [arrays[0], files[1], str(files[2]), Image.fromarray(arrays[3])],
+    ],
+    ids=(
+        *("str", "arrays", "tuple", "pillow", "opened", "tensors", "dataset", "labelled"),
+        *("frame-path", "frame-image", "series", "numpy", "mixed"),
+    ),
+)
+def test_every_form_of_the_same_images_has_the_same_features(form, arrays, files, expected):
+    assert np.array_equal(features(form(arrays, files), image_size=SIZE), expected)
+
+
+def test_one_array_of_images_is_as_many_images():
+    batch = np.random.default_rng(1).integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
+    together = features(batch, image_size=SIZE)
+    assert together.shape == (3, 1280)
+    assert np.array_equal(together, features(list(batch), image_size=SIZE))
+    assert np.array_equal(together, features(torch.from_numpy(batch).permute(0, 3, 1, 2), image_size=SIZE))
+
+
+def test_grey_pixels_are_those_of_a_grey_png(tmp_path):
+    grey = np.random.default_rng(2).integers(0, 256, (30, 40), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    of_file = features([tmp_path / "grey.png"], image_size=SIZE)
+    for pixels in (grey, grey[..., None], torch.from_numpy(grey)[None], np.stack([grey] * 3, axis=2)):
+        assert np.array_equal(features([pixels], image_size=SIZE), of_file)
+
+
+def test_pixels_in_any_memory_are_read_as_they_look(arrays, expected):
+    locked = arrays[0].copy()
+    locked.flags.writeable = False
+    mirrored = arrays[0][:, ::-1].copy()[:, ::-1]
+    columns = np.asfortranarray(arrays[0])
+    assert np.array_equal(features([locked, mirrored, columns], image_size=SIZE), expected[[0, 0, 0]])
+
+
+def test_images_turned_by_exif_stay_as_they_were_given(tmp_path):
+    photo = Image.fromarray(np.random.default_rng(3).integers(0, 256, (30, 50, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by a quarter
+    photo.save(tmp_path / "turned.png", exif=exif)
+    opened = Image.open(tmp_path / "turned.png")
+    of_file = features([tmp_path / "turned.png"], image_size=SIZE)
+    assert np.array_equal(features([opened, opened], image_size=SIZE), of_file[[0, 0]])
+    assert opened.size == (50, 30)
+
+
+def test_rows_come_in_the_order_given_and_an_image_that_comes_twice_is_computed_once(arrays, expected, forwards):
+    order = [3, 0, 3, 1, 0, 0]
+    rows = features([arrays[place] for place in order], image_size=SIZE, batch_size=1)
+    assert np.allclose(rows, expected[order], atol=1e-4)
+    assert np.array_equal(rows[0], rows[2])
+    assert len(forwards) == 3
+
+
+def test_a_dataset_is_taken_piece_by_piece_and_copies_are_still_computed_once(arrays, expected, forwards, monkeypatch):
+    monkeypatch.setattr(images, "_CHUNK_BYTES", 1)
+    rows = features(Pictures([arrays[0], arrays[1], arrays[0]]), image_size=SIZE)
+    assert np.array_equal(rows, expected[[0, 1, 0]])
+    assert len(forwards) == 2
+
+
+def test_with_a_cache_nothing_is_computed_twice_whatever_it_is_called(arrays, files, expected, forwards, tmp_path):
+    cache = tmp_path / "cache"
+    first = features(files, image_size=SIZE, cache=cache)
+    assert np.array_equal(first, expected)
+    paid = len(forwards)
+    for number, file in enumerate(files):
+        (tmp_path / f"renamed-{number}.png").write_bytes(file.read_bytes())
+    renamed = [tmp_path / f"renamed-{number}.png" for number in (2, 0)]
+    assert np.array_equal(features(renamed, image_size=SIZE, cache=cache), expected[[2, 0]])
+    assert len(forwards) == paid
+    features(arrays[:2], image_size=SIZE, cache=cache)  # of pixels, told by their pixels
+    assert len(forwards) == paid + 1
+    of_pixels = [Image.fromarray(arrays[1]), arrays[0], torch.from_numpy(arrays[0]).permute(2, 0, 1)]
+    assert np.array_equal(features(of_pixels, image_size=SIZE, cache=str(cache)), expected[[1, 0, 0]])
+    assert len(forwards) == paid + 1
+
+
+def test_the_cache_may_be_given_itself_if_it_is_of_these_features(files, expected, tmp_path):
+    features(files, image_size=SIZE, cache=tmp_path / "cache")
+    (tap,) = functions.extractor_for(
+        FeatureConfig(image_size=SIZE, cache=tmp_path / "cache", storage_dtype="float32")
+    ).taps
+    assert np.array_equal(features(files, image_size=SIZE, cache=tap.cache), expected)
+    with pytest.raises(ValueError, match=r"cache is of other features.*cut 'global_pool.flatten', not 'blocks.3"):
+        features(files, image_size=SIZE, cut="blocks.3", cache=tap.cache)
+
+
+def test_without_a_cache_nothing_is_left_on_disk(arrays, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    features(arrays, image_size=SIZE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_printed_logged_at_warning_or_drawn(arrays, tmp_path, capfd, caplog):
+    with caplog.at_level(logging.WARNING):
+        features(arrays, image_size=SIZE, cache=tmp_path / "cache")
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+
+
+def test_cuts_pools_and_types_are_as_asked(arrays, tmp_path):
+    assert features(arrays, image_size=SIZE, cut="blocks.2", pool="none", dtype="float16").shape == (4, 40, 8, 8)
+    assert features(arrays, image_size=SIZE, cut="blocks.2", dtype="float16").dtype == np.float16
+    joined = features(arrays, image_size=SIZE, cut=["blocks.2", "blocks.3"])
+    assert joined.shape == (4, 40 + 80)
+    assert np.array_equal(joined, features(arrays, image_size=SIZE, cut="blocks.2,blocks.3", cache=tmp_path / "c"))
+    assert np.allclose(joined[:, :40], features(arrays, image_size=SIZE, cut="blocks.2"), atol=1e-4)
+
+
+def test_no_images_have_no_features(tmp_path):
+    assert features([], image_size=SIZE).shape == (0, 1280)
+    assert features([], image_size=SIZE, cache=tmp_path / "cache").shape == (0, 1280)
+    assert features(pd.DataFrame({"path": []}), image_size=SIZE).shape == (0, 1280)
+
+
+@pytest.fixture
+def unreadable(arrays, tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("no image")
+    return [tmp_path / "empty.jpg", arrays[0], tmp_path / "text.jpg", tmp_path / "nowhere.jpg", arrays[0]]
+
+
+@pytest.mark.parametrize("cache", [None, "cache"])
+def test_an_image_that_cannot_be_read_is_named_or_becomes_nan(unreadable, expected, cache, tmp_path):
+    kept = None if cache is None else tmp_path / cache
+    with pytest.raises(ValueError, match=r"2 of the images cannot be read: .*empty.jpg: the file is empty; .*nowhere"):
+        features(unreadable, image_size=SIZE, cache=kept)
+    with pytest.raises(ValueError, match=r"1 of the images cannot be read: .*text.jpg: not an image of a known format"):
+        features(unreadable[1:3], image_size=SIZE, cache=kept)
+    rows = features(unreadable, image_size=SIZE, cache=kept, on_unreadable="nan")
+    assert np.isnan(rows).all(axis=1).tolist() == [True, False, True, True, False]
+    assert np.array_equal(rows[[1, 4]], expected[[0, 0]])
+    assert np.isnan(features(unreadable[2:3], image_size=SIZE, cache=kept, on_unreadable="nan")).all()
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        return iter([])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("photo.jpg", "images has to be .*this is one str: put it into a list"),
+        (Path("photo.jpg"), "this is one PosixPath"),
+        (Image.new("RGB", (9, 9)), "this is one Image"),
+        (np.zeros((8, 8, 3), np.uint8), r"shape \(8, 8, 3\) is one image"),
+        (np.zeros((2, 8, 8, 3)), r"images\[0\] is of float64; pixels have to be uint8"),
+        (torch.zeros(2, 3, 8, 8), r"images\[0\] is of torch.float32; pixels have to be uint8"),
+        (np.zeros((2, 8, 8, 4), np.uint8), r"images\[0\] has the shape \[8, 8, 4\].*\[h, w, 3\] or \[h, w\]"),
+        (torch.zeros(2, 8, 8, 3, dtype=torch.uint8), r"shape \[8, 8, 3\]; .*tensor \[3, h, w\]"),
+        ([np.zeros((0, 8), np.uint8)], r"images\[0\] has the shape \[0, 8\]"),
+        ([np.zeros((8, 8), np.uint8), 3.5], r"images\[1\] is a float"),
+        ([None], r"images\[0\] is a NoneType"),
+        (pd.DataFrame({"file": ["a.jpg"]}), "columns 'file'"),
+        (Endless(), "a Endless has no length"),
+        ((number for number in range(3)), "a generator has no length"),
+        ({"a": 1}, "not a dict"),
+        ({1, 2}, "not a set"),
+        (5, "a int has no length"),
+        (None, "a NoneType has no length"),
+    ],
+)
+def test_what_is_no_sequence_of_images_is_refused_in_words(given, message):
+    with pytest.raises(ValueError, match=message):
+        features(given, image_size=SIZE)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backbone": "resnet81"}, "resnet18"),
+        ({"cut": "blocks.99"}, "blocks.99"),
+        ({"cut": ("blocks.2", "")}, "cut"),
+        ({"device": "gpu"}, "gpu"),
+        ({"on_unreadable": "skip"}, "on_unreadable has to be 'raise' or 'nan', not 'skip'"),
+        ({"batch_size": 0}, "at least 1"),
+    ],
+)
+def test_wrong_arguments_are_value_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        features([], **{"image_size": SIZE, **options})
+
+
+# -- runs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(photographs, tmp_path_factory):
+    """Two runs of one head each, made by the commands."""
+    folder = tmp_path_factory.mktemp("runs")
+    common = ["--data", str(photographs), "--image-size", "64", "--cache", str(folder / "cache")]
+    assert main(["extract", *common]) == 0
+    for head in ("ridge", "ncm"):
+        assert main(["train", *common, "--head", head, "--out", str(folder / head)]) == 0
+    return [folder / "ridge", folder / "ncm"]
+
+
+def test_runs_and_their_results_are_compared_and_nothing_is_written_unless_asked(runs, tmp_path, capfd):
+    before = sorted(path for run in runs for path in run.rglob("*"))
+    comparison = compare(runs)
+    assert [row.name for row in comparison.rows] == ["ncm", "ridge"]
+    results = [
+        Result.load(run / "seed-0" / name) for run, name in zip(runs, ("linear-ridge", "linear-ncm"), strict=True)
+    ]
+    assert compare(results).tests == comparison.tests
+    assert compare([str(run) for run in runs]).verdict_text == comparison.verdict_text
+    assert sorted(path for run in runs for path in run.rglob("*")) == before
+    assert capfd.readouterr() == ("", "")
+    compare(results, out=tmp_path / "page")
+    assert {path.name for path in (tmp_path / "page").iterdir()} >= {"results.json", "predictions.csv", "report.html"}
+
+
+def test_what_cannot_be_compared_is_told(runs, tmp_path):
+    result = Result.load(runs[0] / "seed-0" / "linear-ridge")
+    for given, message in [
+        ("runs/photos", "this is one path"),
+        ([], "or nothing"),
+        ([runs[0], result], "either run directories alone or results alone"),
+        ([5], "either run directories alone"),
+        ([replace(result, directory=None)], "a result that is in no run"),
+        ([tmp_path / "nowhere"], "nowhere is not a run"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            compare(given)
