@@ -1,0 +1,116 @@
+"""Cached features as a torch ``Dataset``: for training loops that are the user's own."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from cache import FeatureCache
+from cache.errors import CacheError, UsageError
+from stages.data.manifest import Manifest
+from stages.data.sources.records import SPLITS
+
+
+class CachedDataset(Dataset[tuple[Any, Any]]):
+    """The cached features of a manifest's samples, with their labels.
+
+    A batch is one sorted read where the loader asks for it as a whole, as ``DataLoader`` does. No file stays open, so
+    it may be pickled, and used by the workers of a loader whether they are forked or spawned.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    manifest : Manifest
+        Samples that stage 1 found unreadable are left out.
+    split : {"train", "val", "test"}, optional
+        Which samples; all by default.
+    view : int or None
+        Which rendering of each sample; None draws one of all that are cached, anew each time an item is asked for, from
+        torch's random state, which a loader seeds differently in each worker and epoch.
+    transform : callable, optional
+        Of the features, a float32 tensor [*row_shape].
+    target_transform : callable, optional
+        Of the label, an int64 tensor [].
+
+    Attributes
+    ----------
+    manifest : Manifest
+        The samples, in the order of the items.
+    class_names : tuple of str
+    views : tuple of int
+        Those that are drawn from.
+
+    Raises
+    ------
+    ValueError
+        If there is no such split.
+    CacheError
+        If samples have no row in this view; says how many.
+    """
+
+    def __init__(
+        self,
+        cache: FeatureCache,
+        manifest: Manifest,
+        split: str | None = None,
+        view: int | None = 0,
+        transform: Callable[[Tensor], Any] | None = None,
+        target_transform: Callable[[Tensor], Any] | None = None,
+    ) -> None:
+        if split is not None and split not in SPLITS:
+            raise UsageError(f"split has to be one of {', '.join(map(repr, SPLITS))} or None for all, not {split!r}")
+        rejected = cache.unreadable()
+        chosen = range(len(manifest)) if split is None else manifest.indices(split).tolist()
+        self.cache = cache
+        self.manifest = manifest.select([index for index in chosen if manifest.keys[index] not in rejected])
+        self.class_names = manifest.class_names
+        self.views = (view,) if view is not None else self._complete_views()
+        self.transform = transform
+        self.target_transform = target_transform
+        missing = len(cache.missing(self.manifest.keys, self.views[0])) if self.views else len(self.manifest)
+        if missing:
+            which = f"view {view}" if view is not None else "any one view"
+            raise CacheError(f"{missing} of {len(self.manifest)} samples have no row ({which}) in {cache.path}")
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        """Return (features, label) of one sample."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Any, Any]]:
+        """Return (features, label) of some samples, read at once."""
+        places = np.array([self._place(index) for index in indices], dtype=np.int64)
+        drawn = torch.randint(len(self.views), (len(places),)).numpy() if len(self.views) > 1 else np.zeros(len(places))
+        items: list[tuple[Any, Any]] = [(None, None)] * len(places)
+        for number in np.unique(drawn):
+            some = np.flatnonzero(drawn == number)
+            for item, row in zip(some, self._read(places[some], self.views[int(number)]), strict=True):
+                label = torch.tensor(int(self.manifest.labels[places[item]]))
+                items[item] = (
+                    self.transform(row) if self.transform else row,
+                    self.target_transform(label) if self.target_transform else label,
+                )
+        return items
+
+    def _read(self, places: NDArray[np.int64], view: int) -> Tensor:
+        rows = self.cache.read([self.manifest.keys[place] for place in places], view)
+        return torch.from_numpy(rows).float()
+
+    def _place(self, index: int) -> int:
+        place = operator.index(index)
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"index {index} is out of range: there are {len(self)} samples")
+        return place % len(self)
+
+    def _complete_views(self) -> tuple[int, ...]:
+        """Return the views of which every sample has a row."""
+        return tuple(view for view in sorted(self.cache.views) if not self.cache.missing(self.manifest.keys, view))
