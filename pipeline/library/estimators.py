@@ -1,0 +1,311 @@
+"""The first two stages as scikit-learn has them: images -> features -> classes.
+
+    Pipeline([("extractor", FeatureExtractor(cache="features")), ("classifier", TransferClassifier("logistic"))])
+
+So cross-validation, grid search and everything else of scikit-learn work on images. With a cache each image goes
+through the network once per cut, however many folds and settings are tried.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+
+from cache import FeatureCache, key_of_bytes
+from cache.errors import DataError, UsageError
+from pipeline.library.functions import extract_rows, extractor_for, feature_options
+from pipeline.library.images import Images, count_images
+from stages.config.features import FeatureConfig, Pooling, PrecisionChoice
+from stages.config.heads import HeadConfig
+from stages.data.group_split import split_units, stratified_group_split
+from stages.extraction.extractor import Extractor
+from stages.fitting.feature_rows import FeatureRows
+from stages.fitting.fit_head import HeadResult, head_probabilities, train_head
+from stages.network.heads.base import Head
+from stages.network.heads.serialization import save_head
+from stages.runtime.device import resolve_device
+
+_BLOCK_ROWS = 64
+"""Rows that go through a head at a time."""
+
+
+class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """What a pretrained network makes of images, as a step of a scikit-learn pipeline.
+
+    It has nothing to learn, so it may transform without being fitted. What `images` may be, and the arguments, see
+    :func:`pipeline.features`.
+
+    Parameters
+    ----------
+    backbone : str
+    cut : str or tuple of str
+    weights : str or Path
+    pool : {"avg", "max", "avgmax", "cls"}
+    image_size : int, optional
+    precision : {"fp32", "bf16", "fp16", "auto"}
+    cache : Path or FeatureCache, optional
+        Folder where features are kept; without one every call computes them again.
+    device : str
+    batch_size : int, optional
+    """
+
+    def __init__(
+        self,
+        backbone: str = "efficientnet_lite0",
+        *,
+        cut: str | Sequence[str] = "auto",
+        weights: str | Path = "default",
+        pool: Pooling = "avg",
+        image_size: int | None = None,
+        precision: PrecisionChoice = "fp32",
+        cache: Path | str | FeatureCache | None = None,
+        device: str = "auto",
+        batch_size: int | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.cut = cut
+        self.weights = weights
+        self.pool = pool
+        self.image_size = image_size
+        self.precision = precision
+        self.cache = cache
+        self.device = device
+        self.batch_size = batch_size
+
+    def fit(self, X: Images, y: Any = None) -> FeatureExtractor:
+        """Check the parameters; no image is touched and nothing is loaded."""
+        self._options()
+        count_images(X)
+        return self
+
+    def transform(self, X: Images) -> NDArray[np.floating]:
+        """Return the features, float32 [n, d], of images.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is wrong, an image cannot be read, or the features are no vectors.
+        """
+        extractor = self._extractor()
+        return extract_rows(extractor, X, keep=self.cache is not None, on_unreadable="raise")
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Return a name for each column: the cut and the number in it."""
+        taps = self._extractor().taps
+        return np.array([f"{tap.cut.name}_{number}" for tap in taps for number in range(math.prod(tap.shape))], object)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.no_validation = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        return tags
+
+    def _options(self) -> FeatureConfig:
+        return feature_options(
+            self.cache,
+            backbone=self.backbone,
+            cut=self.cut,
+            weights=self.weights,
+            pool=self.pool,
+            image_size=self.image_size,
+            precision=self.precision,
+            storage_dtype="float32",
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+
+    def _extractor(self) -> Extractor:
+        extractor = extractor_for(self._options(), self.cache)
+        if len(extractor.row_shape) != 1:
+            raise UsageError(
+                f"pool={self.pool!r} gives rows of shape {list(extractor.row_shape)} at {extractor.cut_names}, and an "
+                "estimator takes vectors: choose 'avg', 'max' or 'avgmax'"
+            )
+        return extractor
+
+
+class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A head on features: fitted, and its settings chosen, as the command ``train`` does it.
+
+    Parameters
+    ----------
+    head : str
+        ``logistic``, ``svm``, ``ridge``, ``ncm``, ``sgd`` (linear), ``rbf``, ``knn``, or trained in epochs ``linear``,
+        ``mlp``, ``cosine``.
+    c_values : tuple of float, optional
+        Values of C that are tried (default: eleven from 1e-5 to 1).
+    scalers : tuple of {"none", "standard", "l2"}
+        Scalings of the features that are tried.
+    cv : int, optional
+        Folds of the cross-validation that chooses; 0 chooses on the part that is held out (default: 5 up to 10,000
+        samples, else 0).
+    validation_fraction : float
+        Share of each class that is held out: heads that train in epochs stop by it. What is fitted in the end is
+        fitted on all samples.
+    class_weights : {"none", "balanced"}
+        Whether rare classes weigh as much as frequent ones.
+    device : str
+    random_state : int, RandomState or None
+        Of what is held out, and of all that is drawn.
+
+    Attributes
+    ----------
+    classes_ : array [k]
+    n_features_in_ : int
+    head_ : nn.Module
+        Features [b, d] -> logits [b, k], on the device.
+    result_ : HeadResult
+        What was chosen among what, and how it validated.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from pipeline import TransferClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> TransferClassifier("ridge", random_state=0).fit(X, y).predict(X[:3])
+    array([0, 0, 0])
+    """
+
+    def __init__(
+        self,
+        head: str = "logistic",
+        *,
+        c_values: tuple[float, ...] | None = None,
+        scalers: tuple[Literal["none", "standard", "l2"], ...] = ("none", "standard"),
+        cv: int | None = None,
+        validation_fraction: float = 0.2,
+        class_weights: Literal["none", "balanced"] = "none",
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.head = head
+        self.c_values = c_values
+        self.scalers = scalers
+        self.cv = cv
+        self.validation_fraction = validation_fraction
+        self.class_weights = class_weights
+        self.device = device
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: ArrayLike, *, groups: ArrayLike | None = None) -> TransferClassifier:
+        """Fit the head.
+
+        Parameters
+        ----------
+        X : array [n, d]
+        y : array [n]
+            Classes, of any type.
+        groups : array [n], optional
+            Samples of one group (a patient, a product) stay together in folds and in what is held out.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is wrong, or there is nothing to learn from.
+        """
+        options = self._options()
+        features, targets = validate_data(self, X, y, dtype=[np.float32, np.float16], ensure_min_samples=2)
+        check_classification_targets(targets)
+        self.classes_, labels = np.unique(targets, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise DataError(f"y holds one class only, {str(self.classes_[0])!r}; a classifier needs at least two")
+        numbers = None if groups is None else _group_numbers(groups, features)
+        seed = self._seed()
+        held = _held_out(features, labels, numbers, self.validation_fraction, seed)
+        train, val = (
+            FeatureRows(
+                features[part], labels[part].astype(np.int64), groups=None if numbers is None else numbers[part]
+            )
+            for part in (~held, held)
+        )
+        device = resolve_device(self.device)
+        self.result_: HeadResult = train_head(self.head, options, train, val, len(self.classes_), seed, device)
+        self.head_: Head = self.result_.module.to(device)
+        return self
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Return the probability of each class, float64 [n, k], in the order of `classes_`."""
+        check_is_fitted(self)
+        features = validate_data(self, X, dtype=[np.float32, np.float16], reset=False)
+        # always as many rows at a time, so that a sample's probabilities do not depend on which others are asked for
+        blank = np.zeros((-len(features) % _BLOCK_ROWS, features.shape[1]), dtype=features.dtype)
+        filled = np.concatenate([features, blank])
+        probabilities = head_probabilities(self.head_, filled, _BLOCK_ROWS)[: len(features)].astype(np.float64)
+        normalised: NDArray[np.float64] = probabilities / probabilities.sum(axis=1, keepdims=True)
+        return normalised
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Return the most probable class of each sample, [n]."""
+        check_is_fitted(self)
+        chosen: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return chosen
+
+    def save(self, path: Path | str) -> None:
+        """Write the head: its tensors to `path` with ``.safetensors``, what they are to ``.json`` beside it.
+
+        ``stages.network.heads.serialization.load_head`` reads it back. Nothing is pickled.
+        """
+        check_is_fitted(self)
+        save_head(Path(path), self.head_, {"class_names": self.classes_.tolist()})
+
+    def _options(self) -> HeadConfig:
+        if self.class_weights not in ("none", "balanced"):
+            raise UsageError(f"class_weights has to be 'none' or 'balanced', not {self.class_weights!r}")
+        if not 0 < self.validation_fraction < 1:
+            raise UsageError(f"validation_fraction has to lie between 0 and 1, not be {self.validation_fraction!r}")
+        given: dict[str, Any] = {} if self.c_values is None else {"c_values": tuple(self.c_values)}
+        return HeadConfig(
+            head=(self.head,),
+            scalers=tuple(self.scalers),
+            cv=self.cv,
+            class_weights=self.class_weights,
+            **given,
+        )
+
+    def _seed(self) -> int:
+        if isinstance(self.random_state, (int, np.integer)):
+            return int(self.random_state)
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+
+def _group_numbers(groups: ArrayLike, features: NDArray[Any]) -> NDArray[np.int64]:
+    check_consistent_length(features, groups)
+    return np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
+
+
+def _held_out(
+    features: NDArray[Any],
+    labels: NDArray[np.int64],
+    groups: NDArray[np.int64] | None,
+    share: float,
+    seed: int,
+) -> NDArray[np.bool_]:
+    """Return which samples are held out of each class; equal rows, and those of a group, stay together.
+
+    Which ones depends on the rows and the seed alone, not on the order of the samples.
+    """
+    keys = [key_of_bytes(row.tobytes()) for row in features]
+    names = [] if groups is None else [str(group) for group in groups]
+    units = split_units(keys, [str(label) for label in labels], [""] * len(keys), names, seed)
+    chosen = stratified_group_split(units, share, min_kept=1)
+    held = np.array([key in chosen for key in keys])
+    if not held.any():
+        raise DataError(
+            f"none of the {len(keys)} samples can be held out for validation and leave one of each class to learn "
+            "from: give more samples of a class, or of other groups"
+        )
+    return held

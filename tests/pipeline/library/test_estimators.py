@@ -1,0 +1,222 @@
+"""The estimators under scikit-learn's own rules, and in what people put estimators into."""
+
+import io
+import math
+import re
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_digits, make_blobs
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
+from sklearn.pipeline import Pipeline
+from sklearn.utils.estimator_checks import check_estimator
+
+from pipeline.library.estimators import FeatureExtractor, TransferClassifier
+from pipeline.library.functions import features
+from stages.network.graph.trunk import FrozenTrunk
+from stages.network.heads.serialization import load_head
+from tests.photographs import COLOURS, photograph
+
+HEADS = ("ridge", "logistic", "svm", "knn", "ncm", "sgd", "rbf", "mlp")
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return [np.asarray(photograph(colour, seed)) for seed in range(8) for colour in COLOURS.values()]
+
+
+LABELS = np.array(list(COLOURS) * 8)
+
+
+@pytest.fixture
+def forwards(monkeypatch):
+    """The cut of each image that goes through a trunk."""
+    seen = []
+    forward = FrozenTrunk.forward
+
+    def counted(self, images):
+        rows = forward(self, images)
+        seen.extend([rows[0].shape[1]] * len(images))
+        return rows
+
+    monkeypatch.setattr(FrozenTrunk, "forward", counted)
+    return seen
+
+
+@pytest.mark.filterwarnings("ignore")  # some checks are of data that scikit-learn itself warns about
+@pytest.mark.parametrize("head", HEADS)
+def test_scikit_learn_finds_nothing_wrong_with_a_head(head):
+    """Two values of C instead of eleven: what is checked does not depend on how many are tried."""
+    check_estimator(TransferClassifier(head, c_values=(0.1, 1.0)))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_learns_and_its_probabilities_are_those_of_its_choice(head):
+    X, y = make_blobs(90, n_features=5, centers=3, random_state=0)
+    names = np.array(["sea", "fire", "leaf"])[y]
+    classifier = TransferClassifier(head, c_values=(0.01, 1.0), random_state=0).fit(X, names)
+    assert classifier.classes_.tolist() == ["fire", "leaf", "sea"]
+    assert classifier.n_features_in_ == 5
+    assert classifier.score(X, names) > 0.9
+    probabilities = classifier.predict_proba(X)
+    assert np.allclose(probabilities.sum(axis=1), 1)
+    assert np.array_equal(classifier.classes_[probabilities.argmax(axis=1)], classifier.predict(X))
+    assert classifier.result_.val_accuracy > 0.8
+
+
+def test_a_fit_depends_on_the_random_state_alone():
+    X, y = load_digits(n_class=4, return_X_y=True)
+    X, y = X[:200], y[:200]
+    fits = [TransferClassifier("mlp", random_state=seed).fit(X, y).predict_proba(X) for seed in (3, 3, 4)]
+    assert np.array_equal(fits[0], fits[1])
+    assert not np.array_equal(fits[0], fits[2])
+    drawn = [TransferClassifier("sgd", random_state=np.random.RandomState(0)).fit(X, y).result_ for _ in range(2)]
+    assert drawn[0].val_loss == drawn[1].val_loss
+
+
+def test_groups_stay_on_one_side_of_what_is_held_out(monkeypatch):
+    from pipeline.library import estimators
+
+    seen = {}
+
+    def spy(name, options, train, val, *given):
+        seen.update(train=set(train.groups), val=set(val.groups))
+        return train_head(name, options, train, val, *given)
+
+    train_head = estimators.train_head
+    monkeypatch.setattr(estimators, "train_head", spy)
+    X, y = make_blobs(60, centers=2, random_state=0)
+    TransferClassifier("ridge", random_state=0).fit(X, y, groups=[f"patient {n % 12}" for n in range(60)])
+    assert seen["val"]
+    assert not seen["train"] & seen["val"]
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        TransferClassifier("ridge").fit(X, y, groups=[1, 2])
+
+
+def test_a_saved_head_is_safetensors_and_answers_the_same(tmp_path):
+    import torch
+
+    X, y = make_blobs(60, centers=2, random_state=0)
+    classifier = TransferClassifier("logistic", random_state=0).fit(X, y)
+    classifier.save(tmp_path / "head")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["head.json", "head.safetensors"]
+    head, metadata = load_head(tmp_path / "head")
+    assert metadata == {"class_names": [0, 1]}
+    again = head(torch.from_numpy(X).float()).softmax(dim=1).detach().numpy()
+    assert np.allclose(again, classifier.predict_proba(X), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"head": "logistics"}, "Did you mean 'logistic'"),
+        ({"class_weights": "even"}, "class_weights has to be 'none' or 'balanced', not 'even'"),
+        ({"validation_fraction": 1.5}, r"validation_fraction has to lie between 0 and 1, not be 1.5"),
+        ({"c_values": ()}, "at least one value"),
+        ({"cv": 40}, "40"),
+        ({"device": "gpu"}, "gpu"),
+        ({"head": "concat"}, None),
+    ],
+)
+def test_wrong_parameters_are_told_when_it_is_fitted(parameters, message):
+    X, y = make_blobs(60, centers=2, random_state=0)
+    classifier = TransferClassifier(**parameters)
+    if message is None:
+        classifier.fit(X, y)
+        return
+    with pytest.raises(ValueError, match=message):
+        classifier.fit(X, y)
+
+
+def test_too_little_to_learn_from_is_told():
+    with pytest.raises(ValueError, match="one class only, 'a'"):
+        TransferClassifier().fit([[1.0], [2.0]], ["a", "a"])
+    with pytest.raises(ValueError, match="none of the 2 samples can be held out"):
+        TransferClassifier().fit([[1.0], [2.0]], ["a", "b"])
+
+
+def test_what_is_not_fitted_says_so():
+    for ask in ("predict", "predict_proba"):
+        with pytest.raises(NotFittedError):
+            getattr(TransferClassifier(), ask)([[1.0]])
+    with pytest.raises(NotFittedError):
+        TransferClassifier().save("nowhere")
+    with pytest.raises(NotFittedError):
+        Pipeline([("extractor", FeatureExtractor()), ("classifier", TransferClassifier())]).predict([])
+
+
+# -- images --------------------------------------------------------------------------------------------------------
+
+
+def test_the_extractor_transforms_without_being_fitted(pictures):
+    extractor = FeatureExtractor(image_size=SIZE)
+    rows = extractor.transform(pictures)
+    assert np.array_equal(rows, features(pictures, image_size=SIZE))
+    assert np.array_equal(extractor.fit(pictures, LABELS).transform(pictures), rows)
+    assert np.array_equal(clone(extractor).fit_transform(pictures), rows)
+
+
+def test_the_extractor_keeps_its_parameters_as_they_are(tmp_path):
+    given = {"cut": ("blocks.2", "blocks.3"), "cache": tmp_path, "weights": "none", "image_size": SIZE}
+    extractor = clone(FeatureExtractor("resnet18", **given))
+    assert {name: value for name, value in extractor.get_params().items() if name in given} == given
+    assert extractor.set_params(backbone="resnet34").backbone == "resnet34"
+
+
+def test_the_extractor_names_its_columns_and_speaks_pandas(pictures):
+    extractor = FeatureExtractor(image_size=SIZE, cut=("blocks.2", "blocks.3")).set_output(transform="pandas")
+    index = [f"sample {number}" for number in range(len(pictures))]
+    frame = extractor.fit_transform(pd.DataFrame({"image": pictures}, index=index))
+    assert frame.shape == (24, 120)
+    assert len(set(frame.columns)) == 120
+    assert re.fullmatch(r"blocks\.2\..*_0", frame.columns[0])
+    assert re.fullmatch(r"blocks\.3\..*_79", frame.columns[-1])
+    assert frame.index.tolist() == index
+    assert np.array_equal(
+        frame.to_numpy(), FeatureExtractor(image_size=SIZE, cut="blocks.2,blocks.3").transform(pictures)
+    )
+
+
+def test_maps_are_no_rows_of_a_table(pictures):
+    with pytest.raises(ValueError, match=r"pool='none' gives rows of shape \[40, 8, 8\].*choose 'avg'"):
+        FeatureExtractor(image_size=SIZE, cut="blocks.2", pool="none").transform(pictures)
+    with pytest.raises(ValueError, match="images has to be"):
+        FeatureExtractor().fit("photo.jpg")
+
+
+def test_a_pipeline_cross_validates_and_goes_through_joblib(pictures, tmp_path):
+    steps = [
+        ("extractor", FeatureExtractor(image_size=SIZE, cache=tmp_path)),
+        ("classifier", TransferClassifier("ridge", random_state=0)),
+    ]
+    model = Pipeline(steps)
+    assert cross_val_score(model, pictures, LABELS, cv=3).mean() > 0.8
+    frame = pd.DataFrame({"image": pictures})
+    assert cross_val_score(model, frame, LABELS, cv=GroupKFold(2), groups=np.arange(24) // 6).mean() > 0.8
+    model.fit(pictures, LABELS)
+    file = io.BytesIO()
+    joblib.dump(model, file)
+    again = joblib.load(file)
+    assert np.array_equal(again.predict_proba(pictures), model.predict_proba(pictures))
+    assert clone(model).get_params()["extractor__image_size"] == SIZE
+
+
+def test_a_grid_over_cuts_runs_each_image_once_through_each_cut(pictures, forwards, tmp_path):
+    model = Pipeline(
+        [
+            ("extractor", FeatureExtractor(image_size=SIZE, cache=tmp_path, batch_size=1)),
+            ("classifier", TransferClassifier("ridge", random_state=0)),
+        ]
+    )
+    cuts = ["blocks.2", "blocks.3"]
+    grid = {"extractor__cut": cuts, "classifier__head": ["ridge", "ncm"]}
+    search = GridSearchCV(model, grid, cv=3).fit(pictures, LABELS)
+    assert search.best_score_ > 0.8
+    assert {width: forwards.count(width) for width in set(forwards)} == {40: len(pictures), 80: len(pictures)}
+    assert math.isfinite(search.score(pictures, LABELS))
+    assert len(forwards) == 2 * len(pictures)
