@@ -1,0 +1,294 @@
+"""Fine-tuning without a run: images and labels in, a network that names the classes of images out."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from cache import DigestCache
+from cache.errors import DataError, UsageError, suggestion
+from pipeline.library.functions import KEY_MEMO
+from pipeline.library.images import ImageList, Images, all_images, image_chunks, unreadable_error
+from stages.config.features import FeatureConfig
+from stages.config.finetune import FinetuneConfig
+from stages.config.heads import HeadConfig
+from stages.data.group_split import split_units, stratified_group_split
+from stages.data.images.preprocessing import stack_pixels
+from stages.data.manifest import Manifest
+from stages.extraction.extract import extract
+from stages.extraction.extractor import Extractor, build_extractor
+from stages.extraction.read_features import read_features
+from stages.finetuning.baselines import random_head
+from stages.finetuning.finetune import FinetuneResult, require_trainable
+from stages.finetuning.finetune import finetune as finetune_manifest
+from stages.finetuning.predict_images import iter_predictions
+from stages.finetuning.transfer_model import TrainableTop, TransferModel
+from stages.fitting.feature_rows import FeatureRows
+from stages.fitting.fit_head import train_head
+from stages.network.graph.cuts import Cut
+from stages.network.graph.pooling import Pool
+from stages.network.graph.trunk import FrozenTrunk
+from stages.network.heads.base import Head
+from stages.runtime.progress import progress_bars
+from stages.runtime.seeding import preserve_rng_state
+from stages.training.history import Epoch
+from stages.training.losses import logits_of
+
+_LABEL = "label"
+"""The column of a data frame."""
+
+_OF_RUNS = ("cache", "strict", "name", "baselines", "baseline_lr")
+"""Options that are about runs and their tables, or arguments of their own."""
+
+
+class TransferNetwork(nn.Module):
+    """The whole network: normalised images, float32 [b, 3, S, S] -> logits [b, classes].
+
+    Attributes
+    ----------
+    frozen : nn.Module or None
+        What did not train; None where all did.
+    trained : nn.Module
+        Its output -> logits.
+    """
+
+    def __init__(self, extractor: Extractor, boundary: Cut | None, trained: TrainableTop) -> None:
+        super().__init__()
+        self.frozen: FrozenTrunk | None = None
+        if boundary is not None:
+            taps = [(boundary, Pool("none", boundary))]
+            self.frozen = FrozenTrunk(extractor.graph, taps, extractor.trunk.precision, extractor.device)
+        self.trained = trained
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits of images that were normalised as the network wants them."""
+        return logits_of(self.trained(self.below(images)))
+
+    def below(self, images: Tensor) -> Tensor:
+        """Return the output of what did not train."""
+        if self.frozen is None:
+            return images
+        output: Tensor = self.frozen(images)[0]
+        return output
+
+
+@dataclass(frozen=True, eq=False)
+class FinetunedNetwork:
+    """A fine-tuned network that answers for images.
+
+    Attributes
+    ----------
+    classes_ : array [k]
+        In the order of the logits.
+    module : TransferNetwork
+        In evaluation mode, on the device; `preprocess` makes its input.
+    history : list of Epoch
+        Of the training; epoch 0 is the head it started from.
+    best : Epoch
+        Whose weights were kept.
+    """
+
+    classes_: NDArray[Any]
+    module: TransferNetwork
+    history: list[Epoch]
+    best: Epoch
+    _extractor: Extractor
+    _options: FinetuneConfig
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Return photographs of one size, uint8 [b, 3, h, w], as the network wants them: float32, on the device."""
+        render = self._extractor.backbone.preprocessing.render
+        return self._extractor.preprocess(stack_pixels([render(image) for image in images]))
+
+    def predict_proba(self, images: Images) -> NDArray[np.float32]:
+        """Return the probability of each class, float32 [n, k]; `images` as for :func:`pipeline.features`.
+
+        Raises
+        ------
+        ValueError
+            If an image cannot be read, or something else than images is given.
+        """
+        upper = TransferModel(self._extractor.preprocess, self.module.below, self.module.trained)
+        parts = [np.empty((0, len(self.classes_)), dtype=np.float32)]
+        for chunk in image_chunks(images):
+            chunk.require_readable()
+            for some in iter_predictions(self._extractor, upper, chunk.locations, self._options.tta):
+                if some.failures:
+                    raise unreadable_error([(chunk.locations[index], reason) for index, reason in some.failures])
+                parts.append(some.probabilities)
+        return np.concatenate(parts)
+
+    def predict(self, images: Images) -> NDArray[Any]:
+        """Return the most probable class of each image, [n]."""
+        chosen: NDArray[Any] = self.classes_[self.predict_proba(images).argmax(axis=1)]
+        return chosen
+
+
+def finetune(
+    images: Images,
+    labels: ArrayLike | None = None,
+    *,
+    groups: ArrayLike | None = None,
+    val_size: float = 0.2,
+    seed: int = 0,
+    cache: Path | str | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> FinetunedNetwork:
+    """Fine-tune the top of a pretrained network: a head is fitted to its features first, and training starts from it.
+
+    Parameters
+    ----------
+    images : sequence
+        As for :func:`pipeline.features`. What a ``Dataset`` yields is asked for once, and kept in memory.
+    labels : array [n], optional
+        Classes, of any type. By default those that a ``Dataset`` yields, or the column ``label`` of a data frame.
+    groups : array [n], optional
+        Images of one group (a patient, a product) stay on one side of the split.
+    val_size : float
+        Share of the images of each class that validate: the epoch that does best on them is kept.
+    seed : int
+        Of the split and the training.
+    cache : Path, optional
+        Folder where features are kept, of which the first head is made; by default nothing is left on disk.
+    progress : bool
+        Whether progress bars are shown.
+    **options
+        Everything else is an option of the stages, named as in ``FeatureConfig`` (``backbone``, ``cut``,
+        ``image_size``, ``augment``, ...) and ``FinetuneConfig`` (``unfreeze``, ``epochs``, ...).
+
+    Raises
+    ------
+    ValueError
+        If an argument is not what it has to be, an image cannot be read, or the options cannot train this network.
+
+    Examples
+    --------
+    >>> from pipeline import finetune
+    >>> tuned = finetune(paths, labels, unfreeze="2", epochs=4)  # doctest: +SKIP
+    >>> tuned.predict(new_paths)  # doctest: +SKIP
+    """
+    given = _given_options(options)
+    with TemporaryDirectory() as nowhere, preserve_rng_state(), progress_bars(progress):
+        folder = Path(nowhere) if cache is None else Path(cache)
+        features = FeatureConfig(cache=folder, **given[FeatureConfig])
+        config = FinetuneConfig(**{"num_workers": _loader_workers(), **given[FinetuneConfig]})
+        listed = all_images(images, None if cache is None else DigestCache(folder / KEY_MEMO))
+        classes, manifest = labelled_manifest(listed, _labels_of(images, labels, listed), groups, val_size, seed)
+        extractor = build_extractor(features)
+        require_trainable(extractor, config, len(classes))
+        head = _starting_head(extractor, manifest, config, seed)
+        tuned = finetune_manifest(extractor, head, config, manifest, seed)
+        return _network(extractor, classes, config, tuned)
+
+
+def labelled_manifest(
+    images: ImageList, labels: NDArray[Any], groups: ArrayLike | None, val_size: float, seed: int
+) -> tuple[NDArray[Any], Manifest]:
+    """Return the classes, and the manifest of images with a validation split.
+
+    Raises
+    ------
+    ValueError
+        If an image cannot be read, numbers do not match, or there is too little to split.
+    """
+    if not 0 < val_size < 1:
+        raise UsageError(f"val_size has to lie between 0 and 1, not be {val_size!r}")
+    images.require_readable()
+    _require_number("labels", labels, images)
+    names = [] if groups is None else [str(group) for group in np.asarray(groups).tolist()]
+    if groups is not None:
+        _require_number("groups", names, images)
+    classes, numbers = np.unique(labels, return_inverse=True)
+    if len(classes) < 2:
+        raise DataError(f"labels holds {len(classes)} class(es); at least two are needed")
+    texts = [str(label) for label in numbers]
+    units = split_units(images.keys, texts, [""] * len(images), names, seed)
+    held = stratified_group_split(units, val_size, min_kept=1)
+    splits = ["val" if key in held else "train" for key in images.keys]
+    manifest = Manifest(
+        images.locations,
+        numbers.astype(np.int64),
+        splits,
+        images.keys,
+        tuple(str(name) for name in classes),
+        groups=names,
+    )
+    trained = np.unique(manifest.labels[manifest.indices("train")])
+    if len(trained) < len(classes) or not held:
+        raise DataError(
+            "labels: a class has too few images, or groups, to train on some and validate on others; at least two of "
+            "each class are needed"
+        )
+    return classes, manifest
+
+
+def _given_options(options: dict[str, Any]) -> dict[type, dict[str, Any]]:
+    """Return the options of each stage."""
+    names = {kind: {one.name for one in fields(kind)} - set(_OF_RUNS) for kind in (FeatureConfig, FinetuneConfig)}
+    known = sorted(set().union(*names.values()))
+    for name in options:
+        if name not in known:
+            raise UsageError(f"finetune has no option {name!r}.{suggestion(name, known)}")
+    return {kind: {name: options[name] for name in options if name in names[kind]} for kind in names}
+
+
+def _labels_of(images: Images, labels: ArrayLike | None, listed: ImageList) -> NDArray[Any]:
+    if labels is not None:
+        return np.asarray(labels)
+    if hasattr(images, "columns") and _LABEL in images.columns:
+        return np.asarray(images[_LABEL])
+    if listed.labels:
+        return np.asarray(listed.labels)
+    raise UsageError(
+        "labels has to be given, unless images are a Dataset of (image, label) or a data frame with a column 'label'"
+    )
+
+
+def _require_number(name: str, values: Sequence[Any] | NDArray[Any], images: ImageList) -> None:
+    if np.ndim(values) != 1:
+        raise UsageError(f"{name} has to hold one value for each image, [n], not {list(np.shape(values))}")
+    if len(values) != len(images):
+        raise UsageError(f"{name} holds {len(values)} values for {len(images)} images; there has to be one for each")
+
+
+def _loader_workers() -> int | None:
+    """Return 0 where processes that load images cannot be forked: they would import, or not even start."""
+    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    return None if method == "fork" and not multiprocessing.current_process().daemon else 0
+
+
+def _starting_head(extractor: Extractor, manifest: Manifest, config: FinetuneConfig, seed: int) -> Head:
+    """Return a head that was fitted to features of the training images, or one that knows nothing."""
+    if config.init_head == "new":
+        return random_head(extractor, len(manifest.class_names), seed)
+    done = extract(extractor, manifest)
+    if done.skipped:
+        raise unreadable_error(done.skipped)
+    train, val = (
+        FeatureRows(read_features(extractor, part), part.labels, groups=part.group_numbers)
+        for part in (manifest.select(manifest.indices(split)) for split in ("train", "val"))
+    )
+    classes = len(manifest.class_names)
+    cut, graph = extractor.cut, extractor.graph
+    found = train_head(
+        config.init_head, HeadConfig(), train, val, classes, seed, extractor.device, graph=graph, cut=cut
+    )
+    return found.module_train_only
+
+
+def _network(
+    extractor: Extractor, classes: NDArray[Any], config: FinetuneConfig, tuned: FinetuneResult
+) -> FinetunedNetwork:
+    assert tuned.fit.best is not None
+    module = TransferNetwork(extractor, tuned.upper.boundary, tuned.upper.model)
+    module.eval().requires_grad_(False)
+    return FinetunedNetwork(classes, module, tuned.fit.history, tuned.fit.best, extractor, config)

@@ -1,0 +1,129 @@
+"""Fine-tuning of images that are given as they are."""
+
+import logging
+import tempfile
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.library import finetuning
+from pipeline.library.finetuning import finetune, labelled_manifest
+from pipeline.library.images import all_images
+from tests.photographs import COLOURS, photograph
+from tests.pipeline.library.test_functions import Pictures
+
+QUICK = {"image_size": 32, "unfreeze": "1", "epochs": 2, "finetune_batch_size": 8, "init_head": "ncm", "lr": 1e-3}
+LABELS = list(COLOURS) * 8
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return [np.asarray(photograph(colour, seed, 40)) for seed in range(8) for colour in COLOURS.values()]
+
+
+@pytest.fixture(scope="module")
+def tuned(pictures):
+    return finetune(pictures, LABELS, **QUICK)
+
+
+def test_a_network_learns_from_arrays_and_answers_for_arrays_and_files(pictures, tuned, tmp_path):
+    assert tuned.classes_.tolist() == sorted(COLOURS)
+    assert [epoch.epoch for epoch in tuned.history] == [0, 1, 2]
+    assert tuned.best in tuned.history
+    assert (tuned.predict(pictures) == LABELS).mean() > 0.8
+    Image.fromarray(pictures[1]).save(tmp_path / "new.png")
+    of_file, of_array = tuned.predict_proba([tmp_path / "new.png"]), tuned.predict_proba(pictures[1:2])
+    assert np.array_equal(of_file, of_array)
+    assert of_array.shape == (1, 3)
+    assert tuned.predict([]).tolist() == []
+
+
+def test_the_module_is_the_whole_network(pictures, tuned):
+    images = torch.from_numpy(np.stack(pictures[:4])).permute(0, 3, 1, 2)
+    inputs = tuned.preprocess(images)
+    assert inputs.shape == (4, 3, 32, 32)
+    probabilities = tuned.module(inputs).softmax(dim=1).numpy()
+    assert np.allclose(probabilities, tuned.predict_proba(pictures[:4]), atol=1e-5)
+    names = tuned.module.state_dict()
+    assert any(name.startswith("frozen.") for name in names)
+    assert any(name.startswith("trained.head.") for name in names)
+    assert not any(parameter.requires_grad for parameter in tuned.module.parameters())
+
+
+@pytest.mark.parametrize("form", ["dataset", "frame", "files"])
+def test_every_form_of_the_same_images_trains_the_same(form, pictures, tuned, tmp_path):
+    if form == "dataset":
+        again = finetune(Pictures(pictures, LABELS), **QUICK)
+    elif form == "frame":
+        again = finetune(pd.DataFrame({"image": pictures, "label": LABELS}), **QUICK)
+    else:
+        paths = [tmp_path / f"{number}.png" for number in range(len(pictures))]
+        for path, pixels in zip(paths, pictures, strict=True):
+            Image.fromarray(pixels).save(path)
+        again = finetune(paths, LABELS, **QUICK)
+        assert len(again.history) == 3  # keys of files are others, and so are splits and renderings
+        return
+    assert [epoch.val_loss for epoch in again.history] == [epoch.val_loss for epoch in tuned.history]
+
+
+def test_it_leaves_the_process_and_the_disk_as_they_were(pictures, tmp_path, monkeypatch, capfd, caplog):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = torch.get_rng_state(), np.random.get_state()[1], torch.get_num_threads()
+    with caplog.at_level(logging.WARNING):
+        finetune(pictures, LABELS, **{**QUICK, "epochs": 1})
+    after = torch.get_rng_state(), np.random.get_state()[1], torch.get_num_threads()
+    assert torch.equal(before[0], after[0])
+    assert np.array_equal(before[1], after[1])
+    assert before[2] == after[2]
+    # Python itself keeps a folder for what its worker processes say, as long as the process lives
+    assert [path for path in tmp_path.iterdir() if not path.name.startswith("pymp-")] == []
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+
+
+def test_groups_are_never_torn_and_every_class_validates(pictures):
+    groups = np.arange(len(pictures)) // 6
+    _, manifest = labelled_manifest(all_images(pictures), np.array(LABELS), groups, 0.3, seed=0)
+    of_split = {split: set(groups[manifest.indices(split)]) for split in ("train", "val")}
+    assert of_split["val"]
+    assert not of_split["train"] & of_split["val"]
+    assert set(manifest.labels[manifest.indices("val")]) == {0, 1, 2}
+
+
+def test_loaders_are_not_started_where_processes_cannot_be(monkeypatch):
+    assert finetuning._loader_workers() is None
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda allow_none: "spawn")
+    assert finetuning._loader_workers() == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"epoch": 3}, "finetune has no option 'epoch'. Did you mean 'epochs'"),
+        ({"strict": True}, "finetune has no option 'strict'"),
+        ({"epochs": 0}, "epochs"),
+        ({"val_size": 1.0}, "val_size has to lie between 0 and 1"),
+        ({"labels": LABELS[:5]}, "labels holds 5 values for 24 images"),
+        ({"labels": [LABELS]}, r"labels has to hold one value for each image, \[n\], not \[1, 24\]"),
+        ({"labels": None}, "labels has to be given"),
+        ({"labels": ["sea"] * 24}, "at least two are needed"),
+        ({"labels": ["sea"] * 23 + ["sky"]}, "a class has too few images"),
+        ({"groups": [1]}, "groups holds 1 values for 24 images"),
+        ({"unfreeze": "blocks.99"}, "blocks.99"),
+    ],
+)
+def test_wrong_arguments_are_told_before_anything_is_paid(pictures, given, message):
+    with pytest.raises(ValueError, match=message):
+        finetune(pictures, **{"labels": LABELS, **QUICK, **given})
+
+
+def test_an_image_that_cannot_be_read_is_named(pictures, tuned, tmp_path):
+    (tmp_path / "text.jpg").write_text("no image")
+    with pytest.raises(ValueError, match=r"text.jpg: not an image"):
+        finetune([tmp_path / "text.jpg", *pictures[1:]], LABELS, **QUICK)
+    with pytest.raises(ValueError, match=r"text.jpg: not an image"):
+        tuned.predict([tmp_path / "text.jpg"])

@@ -1,0 +1,57 @@
+"""The library where libraries are called: in notebooks, in threads, in the processes of others."""
+
+import asyncio
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import pytest
+
+from pipeline.library.finetuning import finetune
+from pipeline.library.functions import features
+from tests.photographs import COLOURS, photograph
+
+SIZE = 64
+PICTURES = [np.asarray(photograph(colour, seed, 40)) for seed in range(4) for colour in COLOURS.values()]
+LABELS = list(COLOURS) * 4
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return features(PICTURES, image_size=SIZE, batch_size=4)
+
+
+def test_within_a_running_event_loop_as_in_a_notebook(expected):
+    async def cell():
+        return features(PICTURES, image_size=SIZE, batch_size=4)
+
+    assert np.array_equal(asyncio.run(cell()), expected)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_in_threads_at_once(expected, kept, tmp_path):
+    ask = partial(features, image_size=SIZE, batch_size=4, cache=tmp_path if kept else None)
+    with ThreadPoolExecutor(3) as threads:
+        parts = list(threads.map(ask, [PICTURES, PICTURES[::-1], PICTURES[::2]]))
+    assert np.array_equal(parts[0], expected)
+    assert np.array_equal(parts[1], expected[::-1])
+    assert np.array_equal(parts[2], expected[::2])
+
+
+def test_in_spawned_processes_that_share_a_cache(expected, tmp_path):
+    ask = partial(features, image_size=SIZE, batch_size=4, cache=tmp_path)
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:
+        parts = list(processes.map(ask, [PICTURES, PICTURES[::-1]]))
+    assert np.array_equal(parts[0], expected)
+    assert np.array_equal(parts[1], expected[::-1])
+
+
+def tuned_losses(_):
+    quick = {"image_size": 32, "unfreeze": "head", "epochs": 1, "finetune_batch_size": 4, "init_head": "ncm"}
+    return [epoch.val_loss for epoch in finetune(PICTURES, LABELS, **quick).history]
+
+
+def test_fine_tuning_works_in_a_pool_whose_workers_may_have_no_children():
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(tuned_losses, [0])[0] == pytest.approx(tuned_losses(0), rel=1e-4)
