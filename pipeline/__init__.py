@@ -1,13 +1,11 @@
-"""What a person touches: commands, configuration, the comparison, the report, predict.
+"""Cutonce in Python: images in, features, heads and networks out::
 
-The Python API is the commands themselves, with the option classes of the stages::
+    from pipeline import TransferClassifier, features
+    X = features(paths, cache="features")
+    classifier = TransferClassifier("logistic").fit(X, labels)
 
-    from pipeline import DataConfig, FeatureConfig, HeadConfig, extract, train
-    photos, features = DataConfig("photos/"), FeatureConfig(backbone="resnet18")
-    extract(data=photos, features=features)
-    results = train(data=photos, features=features, head=HeadConfig(("logistic", "mlp")), out=Path("runs/photos"))
-
-Names are loaded when first used, so that importing the package, and ``--help``, stay quick.
+Nothing is printed, drawn or left on disk that was not asked for, and importing changes nothing in the process. What is
+told on the way is logged, as ``cutonce``. Names are loaded when first used, so that importing the package stays quick.
 """
 
 from __future__ import annotations
@@ -16,59 +14,52 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.cli.compare import compare as compare
-    from pipeline.cli.contact_sheet import contact_sheet as contact_sheet
-    from pipeline.cli.extract import extract as extract
-    from pipeline.cli.finetune import finetune as finetune
-    from pipeline.cli.inspect import inspect as inspect
-    from pipeline.cli.learning_curve import learning_curve as learning_curve
-    from pipeline.cli.list_cuts import list_cuts as list_cuts
-    from pipeline.cli.lr_find import lr_find as lr_find
-    from pipeline.cli.predict import predict as predict
-    from pipeline.cli.probe_layers import probe_layers as probe_layers
-    from pipeline.cli.run import run as run
-    from pipeline.cli.train import train as train
+    from pipeline.library.dataset import CachedDataset as CachedDataset
+    from pipeline.library.estimators import FeatureExtractor as FeatureExtractor
+    from pipeline.library.estimators import TransferClassifier as TransferClassifier
+    from pipeline.library.finetuning import FinetunedNetwork as FinetunedNetwork
+    from pipeline.library.finetuning import finetune as finetune
+    from pipeline.library.functions import compare as compare
+    from pipeline.library.functions import features as features
     from stages.config.data import DataConfig as DataConfig
     from stages.config.features import FeatureConfig as FeatureConfig
     from stages.config.finetune import FinetuneConfig as FinetuneConfig
     from stages.config.heads import HeadConfig as HeadConfig
 
-COMMANDS = (
-    *("run", "list-cuts", "probe-layers", "inspect", "learning-curve", "contact-sheet"),
-    *("extract", "train", "lr-find", "finetune", "compare", "predict"),
-)
-"""As they are typed; the function of a command, and its module, have an underscore where it has a hyphen."""
-
-_OPTIONS = {
+_HOME = {
+    "CachedDataset": "pipeline.library.dataset",
     "DataConfig": "stages.config.data",
     "FeatureConfig": "stages.config.features",
-    "HeadConfig": "stages.config.heads",
+    "FeatureExtractor": "pipeline.library.estimators",
     "FinetuneConfig": "stages.config.finetune",
+    "FinetunedNetwork": "pipeline.library.finetuning",
+    "HeadConfig": "stages.config.heads",
+    "TransferClassifier": "pipeline.library.estimators",
+    "compare": "pipeline.library.functions",
+    "features": "pipeline.library.functions",
+    "finetune": "pipeline.library.finetuning",
 }
 
 __all__ = [
+    "CachedDataset",
     "DataConfig",
     "FeatureConfig",
+    "FeatureExtractor",
     "FinetuneConfig",
+    "FinetunedNetwork",
     "HeadConfig",
+    "TransferClassifier",
     "compare",
-    "contact_sheet",
-    "extract",
+    "features",
     "finetune",
-    "inspect",
-    "learning_curve",
-    "list_cuts",
-    "lr_find",
-    "predict",
-    "probe_layers",
-    "run",
-    "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name.replace("_", "-") in COMMANDS:
-        return getattr(import_module(f"pipeline.cli.{name}"), name)
-    if name in _OPTIONS:
-        return getattr(import_module(_OPTIONS[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-import pipeline
+from pipeline.cli import COMMANDS
 from pipeline.cli.app import app, main
 from stages.network.graph import cuts as cuts
 from tests.interrupts import heed_interrupts
@@ -352,7 +352,7 @@ def test_bad_input_gets_a_message_an_exit_code_and_no_traceback(photographs, tmp
     assert "Traceback" not in out + err
 
 
-@pytest.mark.parametrize("command", pipeline.COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_teaches_with_an_example_and_does_not_wait_for_torch(command):
     script = (
         "import sys; from pipeline.cli.app import main\ntry: main([sys.argv[1], '--help'])\nexcept SystemExit: pass\n"
@@ -394,13 +394,3 @@ def test_an_interrupted_extraction_keeps_what_it_has_done(tmp_path):
     again = subprocess.run([*command, "--image-size", "224"], check=True, capture_output=True, text=True).stdout
     hits = int(re.search(r"(\d+) were in the cache already", again).group(1))
     assert 0 < hits < 450
-
-
-def test_the_python_interface_is_the_commands(photographs, tmp_path):
-    from pipeline import DataConfig, FeatureConfig, HeadConfig, extract, train
-
-    data, features = DataConfig(str(photographs)), FeatureConfig(image_size=64, cache=tmp_path / "cache")
-    assert extract(data=data, features=features).extracted == 72
-    results = train(data=data, features=features, head=HeadConfig(("logistic",)), out=tmp_path / "run")
-    assert [one.name for one in results] == ["logistic"]
-    assert results[0].test["accuracy"] > 0.6

@@ -15,7 +15,6 @@ from sklearn.datasets import make_classification
 from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_info
 
-from pipeline import DataConfig, FeatureConfig, extract
 from stages.config.heads import HeadConfig
 from stages.fitting.fit_head import FeatureRows, train_head
 from stages.fitting.linear_models import LinearModel, LinearModelFactory
@@ -141,13 +140,12 @@ def test_the_features_are_sent_once_for_all_settings_and_folds(client, name):
 
 def test_the_page_shows_the_lines_that_send_a_sweep_to_a_cluster(client, photographs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    extract(data=DataConfig(str(photographs)), features=FeatureConfig(image_size=64))
     client.run(note_fits_from_now_on)
     snippet = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[0]
     shown = {
         '"scheduler:8786"': repr(client.cluster.scheduler_address),
         '"photos/"': repr(str(photographs)),
-        "FeatureConfig()": "FeatureConfig(image_size=64)",
+        'cache="cutonce-cache"': 'cache="cutonce-cache", image_size=64',
     }
     for there, here in shown.items():
         assert there in snippet
@@ -155,4 +153,4 @@ def test_the_page_shows_the_lines_that_send_a_sweep_to_a_cluster(client, photogr
     names = {}
     exec(snippet, names)
     assert all(client.run(fits_noted).values())
-    assert [result.name for result in names["results"]] == ["logistic"]
+    assert names["classifier"].classes_.tolist() == ["fire", "leaf", "sea"]

@@ -1,0 +1,49 @@
+"""The public names, and what importing them does not do."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import pipeline
+
+SCRIPT = """
+import json, logging, os, sys
+environment = dict(os.environ)
+import pipeline
+quick = sorted({"torch", "sklearn", "h5py", "numpy", "cyclopts"} & sys.modules.keys())
+import torch
+threads = torch.get_num_threads(), torch.get_num_interop_threads()
+random_state, dtype = torch.get_rng_state(), torch.get_default_dtype()
+for name in pipeline.__all__:
+    getattr(pipeline, name)
+print(json.dumps({
+    "imported by `import pipeline`": quick,
+    "environment": dict(os.environ) == environment,
+    "threads": threads == (torch.get_num_threads(), torch.get_num_interop_threads()),
+    "random state": torch.equal(random_state, torch.get_rng_state()) and dtype == torch.get_default_dtype(),
+    "log": logging.getLogger().handlers == [] and logging.getLogger("cutonce").handlers == [],
+    "commands": sorted(name for name in sys.modules if name.startswith("pipeline.cli")),
+}))
+"""
+
+
+def test_importing_changes_nothing_in_the_process_and_loads_nothing_of_the_commands():
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {
+        "imported by `import pipeline`": [],
+        "environment": True,
+        "threads": True,
+        "random state": True,
+        "log": True,
+        "commands": [],
+    }
+    assert done.stderr == ""
+
+
+def test_every_public_name_is_there_and_no_other():
+    assert {name for name in pipeline.__all__ if getattr(pipeline, name).__name__ != name} == set()
+    assert set(pipeline.__all__) <= set(dir(pipeline))
+    with pytest.raises(AttributeError, match="no attribute 'extract'"):
+        _ = pipeline.extract
