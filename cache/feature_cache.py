@@ -35,8 +35,8 @@ from cache.maintenance import (
 from cache.row_index import pack_key_list, unpack_key
 from cache.shard import Compression, Shard, feature_type
 from cache.shard_catalog import DAMAGED, SHARDS, ShardCatalog, list_files, quarantine
-from cache.shard_writer import ShardWriter
-from cache.shuffled_batches import FeatureBatch, RowAddresses, shuffled_batches
+from cache.shard_writer import ShardLimits, ShardWriter
+from cache.shuffled_batches import FeatureBatch, RowAddresses, RowReader, shuffled_batches
 from cache.spec import Spec
 from cache.virtual_index import index_image
 
@@ -229,9 +229,7 @@ class FeatureCache:
 
         return shuffled_batches(
             RowAddresses(catalog.lookup.shards[places], catalog.lookup.rows[places]),
-            catalog.shards[0].row_shape,
-            self.dtype,
-            read,
+            RowReader(catalog.shards[0].row_shape, self.dtype, read),
             batch_rows=batch_rows,
             seed=seed,
             memory_bytes=memory_bytes,
@@ -275,8 +273,7 @@ class FeatureCache:
             shards[0].row_shape if shards else None,
             publish=lambda image: write_atomically(self.path / SHARDS / f"{_unique_name()}.h5", image),
             finish=self._try_to_build_index if index else lambda: None,
-            shard_bytes=shard_bytes,
-            shard_seconds=shard_seconds,
+            limits=ShardLimits(shard_bytes, shard_seconds),
             compression=compression,
         )
 
