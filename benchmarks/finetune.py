@@ -66,6 +66,7 @@ def side(
     from stages.extraction.extractor import build_extractor
     from stages.finetuning.baselines import random_head
     from stages.finetuning.finetune import finetune
+    from stages.finetuning.problem import FinetuneProblem
 
     torch.manual_seed(0)
     features = FeatureConfig(
@@ -82,7 +83,7 @@ def side(
     head = random_head(extractor, len(manifest.class_names), 0)
     if baseline:
         return _by_flag(extractor, head, chosen, manifest)
-    done = finetune(extractor, head, chosen, manifest, 0)
+    done = finetune(FinetuneProblem(extractor, manifest, head, chosen, 0))
     rows = done.fit.history[1:]
     return {
         "seconds": statistics.mean(epoch.seconds for epoch in rows[1:]),

@@ -9,18 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cache.feature_cache import CorruptRow, FeatureCache, PruneSummary
+    from cache.feature_cache import FeatureCache
     from cache.inventory import CacheSummary, find_caches, list_caches, open_cache
     from cache.keys import DigestCache, key_of_bytes, key_of_file
+    from cache.maintenance import CorruptRow, PruneSummary
     from cache.spec import Spec
 
 _HOME = {
     "CacheSummary": "inventory",
-    "CorruptRow": "feature_cache",
+    "CorruptRow": "maintenance",
     "FeatureCache": "feature_cache",
     "DigestCache": "keys",
     "Spec": "spec",
-    "PruneSummary": "feature_cache",
+    "PruneSummary": "maintenance",
     "find_caches": "inventory",
     "key_of_bytes": "keys",
     "key_of_file": "keys",

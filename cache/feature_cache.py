@@ -1,7 +1,8 @@
 """The feature cache of one spec: a directory of immutable shards that any number of processes may add to.
 
 What is there is found by looking at the shards, every time; nothing else on disk is believed. How a shard is read is
-told in :mod:`cache.shard`, how rows become shards in :mod:`cache.shard_writer`.
+told in :mod:`cache.shard`, how rows become shards in :mod:`cache.shard_writer`, how damaged and unneeded rows go in
+:mod:`cache.maintenance`.
 """
 
 from __future__ import annotations
@@ -12,49 +13,34 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.atomic_write import make_directory, remove, remove_stale_temporaries, stale_temporaries, write_atomically
+from cache.atomic_write import make_directory, remove_stale_temporaries, stale_temporaries, write_atomically
 from cache.errors import CacheError, listed
 from cache.gather_rows import read_rows
 from cache.json_documents import BrokenDocumentError, read_document, write_document
 from cache.leases import Leases
-from cache.row_index import RowIndex, pack_key_list, unpack_key
-from cache.shard import Compression, Shard, feature_type, open_shard
+from cache.maintenance import (
+    CorruptRow,
+    KeptRows,
+    PruneSummary,
+    corrupt_rows,
+    rewrite_shards,
+    rows_to_keep,
+    summarize_prune,
+)
+from cache.row_index import pack_key_list, unpack_key
+from cache.shard import Compression, Shard, feature_type
 from cache.shard_catalog import DAMAGED, SHARDS, ShardCatalog, list_files, quarantine
-from cache.shard_writer import ShardWriter
-from cache.shuffled_batches import FeatureBatch, RowAddresses, shuffled_batches
+from cache.shard_writer import ShardLimits, ShardWriter
+from cache.shuffled_batches import FeatureBatch, RowAddresses, RowReader, shuffled_batches
 from cache.spec import Spec
 from cache.virtual_index import index_image
 
 _REJECTED = "rejected"
-
-
-class CorruptRow(NamedTuple):
-    """A row whose bytes are not the ones that were written."""
-
-    shard: str
-    row: int
-    key: str
-    view: int
-
-
-class PruneSummary(NamedTuple):
-    """Rows that nobody asks for.
-
-    Attributes
-    ----------
-    rows : int
-        All views counted, and a row that is stored twice twice.
-    size : int
-        About what they take on disk, in bytes.
-    """
-
-    rows: int
-    size: int
 
 
 class FeatureCache:
@@ -243,9 +229,7 @@ class FeatureCache:
 
         return shuffled_batches(
             RowAddresses(catalog.lookup.shards[places], catalog.lookup.rows[places]),
-            catalog.shards[0].row_shape,
-            self.dtype,
-            read,
+            RowReader(catalog.shards[0].row_shape, self.dtype, read),
             batch_rows=batch_rows,
             seed=seed,
             memory_bytes=memory_bytes,
@@ -289,8 +273,7 @@ class FeatureCache:
             shards[0].row_shape if shards else None,
             publish=lambda image: write_atomically(self.path / SHARDS / f"{_unique_name()}.h5", image),
             finish=self._try_to_build_index if index else lambda: None,
-            shard_bytes=shard_bytes,
-            shard_seconds=shard_seconds,
+            limits=ShardLimits(shard_bytes, shard_seconds),
             compression=compression,
         )
 
@@ -338,7 +321,9 @@ class FeatureCache:
         Shards that are damaged as a whole are set aside when they are opened, and told in :attr:`warnings`.
         """
         shards = self._current().shards
-        return [damage for shard in (progress(shards) if progress else shards) for damage in self._damages(shard)]
+        return [
+            damage for shard in (progress(shards) if progress else shards) for damage in corrupt_rows(shard, self.spec)
+        ]
 
     def repair(self, progress: Callable[[Sequence[Shard]], Iterable[Shard]] | None = None) -> list[CorruptRow]:
         """Drop damaged rows, so that :meth:`missing` asks for them again; return what was dropped.
@@ -358,7 +343,7 @@ class FeatureCache:
 
     def plan_prune(self, needed: Iterable[str]) -> PruneSummary:
         """Return what :meth:`prune` would drop."""
-        return _unneeded(self._kept_rows(needed))
+        return summarize_prune(rows_to_keep(self._current().shards, self.spec, needed))
 
     def prune(self, needed: Iterable[str]) -> PruneSummary:
         """Drop the rows, of all views, of every key that is not among the needed; return what was dropped.
@@ -371,10 +356,18 @@ class FeatureCache:
         CacheError
             If the cache cannot be written to.
         """
-        kept_rows = self._kept_rows(needed)
-        dropped = _unneeded(kept_rows)
+        kept_rows = rows_to_keep(self._current().shards, self.spec, needed)
+        dropped = summarize_prune(kept_rows)
         self._rewrite(kept_rows)
         return dropped
+
+    def _rewrite(self, kept_rows: KeptRows) -> None:
+        rewrite_shards(
+            kept_rows,
+            self.spec,
+            lambda compression: self.writer(compression=compression),
+            lambda path, reason: quarantine(path, self.path, reason, self._note),
+        )
 
     def build_index(self) -> None:
         """Make ``index.h5`` anew from the shards, so that any HDF5 tool sees them as one array.
@@ -439,66 +432,6 @@ class FeatureCache:
             raise CacheError(f"out has to be a contiguous {shard.dtype} array {shape}, not {out.dtype} {out.shape}")
         return out
 
-    def _damages(self, shard: Shard) -> Iterator[CorruptRow]:
-        with suppress(FileNotFoundError):  # another process has rewritten it, and looked at every row for that
-            rows = [start + int(row) for start, _, damaged in shard.stretches() for row in damaged]
-            if rows:
-                _, table = open_shard(shard.path, self.spec)
-                for row in rows:
-                    yield CorruptRow(shard.path.name, row, unpack_key(table.keys[row]), int(table.views[row]))
-
-    def _kept_rows(self, needed: Iterable[str]) -> dict[Shard, NDArray[np.bool_]]:
-        """Return the shards that hold rows of other keys than the needed, and which of their rows are needed."""
-        wanted = pack_key_list(list(needed))
-        lookup = RowIndex.empty().merged([(wanted, np.zeros(len(wanted), np.int32))], first=0)
-        kept_rows = {}
-        for shard in self._current().shards:
-            with suppress(FileNotFoundError):
-                _, table = open_shard(shard.path, self.spec)
-                kept = lookup.positions_of(table.keys, view=0) >= 0
-                if not kept.all():
-                    kept_rows[shard] = kept
-        return kept_rows
-
-    def _rewrite(self, kept_rows: Mapping[Shard, NDArray[np.bool_]]) -> None:
-        """Replace each shard by one with its kept rows, as far as they are sound.
-
-        A new shard is on disk before the old one goes. Those with the least to keep come first, to make room on a full
-        disk. A shard that had damage among the rows to keep is moved to ``damaged/`` instead of being removed.
-        """
-        if not kept_rows:
-            return
-        packed = any(shard.compression == "gzip" for shard in kept_rows)  # or they might need more room than before
-        with self.writer(compression="gzip" if packed else "none") as writer:
-            for shard, kept in sorted(kept_rows.items(), key=lambda item: int(item[1].sum())):
-                with suppress(FileNotFoundError):  # another process was quicker
-                    damaged = self._copy(shard, kept, writer) if kept.any() else 0
-                    writer.flush()
-                    if damaged:
-                        reason = f"{shard.path} had {damaged} damaged rows (the others were kept)"
-                        quarantine(shard.path, self.path, reason, self._note)
-                    else:
-                        remove(shard.path)
-
-    def _copy(self, shard: Shard, kept: NDArray[np.bool_], writer: ShardWriter) -> int:
-        """Append the kept rows of a shard that are sound, and return how many are not."""
-        _, table = open_shard(shard.path, self.spec)
-        not_sound = 0
-        for start, stretch, damaged in shard.stretches():
-            chosen = kept[start : start + len(stretch)].copy()
-            not_sound += int(chosen[damaged].sum())
-            chosen[damaged] = False
-            views = table.views[start : start + len(stretch)]
-            for view in np.unique(views[chosen]):
-                rows = np.flatnonzero(chosen & (views == view))
-                writer.append(
-                    [unpack_key(key) for key in table.keys[start + rows]],
-                    stretch[rows].view(shard.dtype).reshape(len(rows), *shard.row_shape),
-                    seconds=shard.seconds * len(rows) / shard.rows,
-                    view=int(view),
-                )
-        return not_sound
-
     @property
     def _directories(self) -> tuple[Path, ...]:
         return self.path, self.path / SHARDS, self.path / _REJECTED
@@ -537,13 +470,3 @@ class FeatureCache:
 def _unique_name() -> str:
     """Return a name that sorts by time and is nobody else's."""
     return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%f}-{secrets.token_hex(8)}"
-
-
-def _unneeded(kept_rows: Mapping[Shard, NDArray[np.bool_]]) -> PruneSummary:
-    """Return what goes when only these rows of these shards are kept."""
-    rows = size = 0
-    for shard, kept in kept_rows.items():
-        with suppress(FileNotFoundError):
-            size += round(shard.path.stat().st_size * (1 - float(kept.mean())))
-            rows += shard.rows - int(kept.sum())
-    return PruneSummary(rows, size)

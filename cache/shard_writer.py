@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,22 @@ from cache.finite import finite_rows
 from cache.row_index import check_view, pack_key_list
 from cache.shard import Compression, RowBatch, encode_shard, feature_type
 from cache.spec import Spec
+
+
+class ShardLimits(NamedTuple):
+    """How much may wait in memory, and so how much a crash costs at most.
+
+    Attributes
+    ----------
+    shard_bytes : int
+        Most bytes of rows that are in memory and not yet on disk. Half of it makes a shard, so that one can be written
+        while the next is collected.
+    shard_seconds : float
+        Most seconds a row waits in memory, in the same way; a disk that cannot keep up holds the caller back.
+    """
+
+    shard_bytes: int
+    shard_seconds: float
 
 
 class ShardWriter:
@@ -36,11 +52,7 @@ class ShardWriter:
         Puts the bytes of a shard into the cache.
     finish : callable
         Called once at the end.
-    shard_bytes : int
-        Most bytes of rows that are in memory and not yet on disk, and so the most a crash costs. Half of it makes a
-        shard, so that one can be written while the next is collected.
-    shard_seconds : float
-        Most seconds a row waits in memory, in the same way; a disk that cannot keep up holds the caller back.
+    limits : ShardLimits
     compression : {"none", "gzip"}
         How shards are stored; see :func:`cache.shard.encode_shard`.
     """
@@ -51,9 +63,7 @@ class ShardWriter:
         row_shape: tuple[int, ...] | None,
         publish: Callable[[bytes], None],
         finish: Callable[[], None],
-        *,
-        shard_bytes: int,
-        shard_seconds: float,
+        limits: ShardLimits,
         compression: Compression = "none",
     ) -> None:
         self._spec = spec
@@ -61,8 +71,8 @@ class ShardWriter:
         self._row_shape = row_shape
         self._publish = publish
         self._finish = finish
-        self._shard_bytes = max(1, shard_bytes // 2)
-        self._shard_seconds = shard_seconds / 2
+        self._shard_bytes = max(1, limits.shard_bytes // 2)
+        self._shard_seconds = limits.shard_seconds / 2
         self._compression = compression
         self._pieces: list[RowBatch] = []
         self._seconds = 0.0

@@ -21,9 +21,6 @@ from cache.shard_layout import chunk_rows
 
 _STRETCH_CHUNKS = 4
 
-ReadRows = Callable[[NDArray[np.intp], NDArray[Any]], NDArray[Any]]
-"""Given positions [n] in the request and an array [n, *row_shape], reads the rows into it and returns it."""
-
 
 class FeatureBatch(NamedTuple):
     """Some of the rows that were asked for."""
@@ -41,11 +38,18 @@ class RowAddresses(NamedTuple):
     rows: NDArray[np.int32]
 
 
+class RowReader(NamedTuple):
+    """What rows are like, and how they are read."""
+
+    row_shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    read: Callable[[NDArray[np.intp], NDArray[Any]], NDArray[Any]]
+    """Given positions [n] in the request and an array [n, *row_shape], reads the rows into it and returns it."""
+
+
 def shuffled_batches(
-    places: RowAddresses,
-    row_shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    read: ReadRows,
+    addresses: RowAddresses,
+    reader: RowReader,
     *,
     batch_rows: int,
     seed: int,
@@ -58,7 +62,7 @@ def shuffled_batches(
     CacheError
         If `batch_rows` is not positive, or the memory allowance too small for such batches.
     """
-    row_bytes = math.prod(row_shape) * dtype.itemsize
+    row_bytes = math.prod(reader.row_shape) * reader.dtype.itemsize
     if batch_rows < 1:
         raise CacheError(f"batches need at least one row, not {batch_rows}")
     least = SCRATCH_BYTES + 4 * batch_rows * row_bytes
@@ -70,17 +74,17 @@ def shuffled_batches(
     # Two pools, a batch that is being used and one that is being made, and what reading takes.
     pool_rows = ((memory_bytes - SCRATCH_BYTES) // (2 * row_bytes * batch_rows) - 1) * batch_rows
     generator = np.random.default_rng(seed)
-    pools = _pools(places, _STRETCH_CHUNKS * chunk_rows(row_bytes), pool_rows, generator)
-    buffers = [np.empty((len(pools[0]), *row_shape), dtype) for _ in pools[:2]]
-    return _iterate_pools(pools, buffers, read, batch_rows, generator)
+    pools = _pools(addresses, _STRETCH_CHUNKS * chunk_rows(row_bytes), pool_rows, generator)
+    buffers = [np.empty((len(pools[0]), *reader.row_shape), reader.dtype) for _ in pools[:2]]
+    return _iterate_pools(pools, buffers, reader, batch_rows, generator)
 
 
 def _pools(
-    places: RowAddresses, stretch_rows: int, pool_rows: int, generator: np.random.Generator
+    addresses: RowAddresses, stretch_rows: int, pool_rows: int, generator: np.random.Generator
 ) -> list[NDArray[np.intp]]:
     """Deal the request out in pools: stretches in random order, the rows of each pool in the order of storage."""
-    stored = np.lexsort((places.rows, places.shards))
-    shards, stretches = places.shards[stored], places.rows[stored] // stretch_rows
+    stored = np.lexsort((addresses.rows, addresses.shards))
+    shards, stretches = addresses.shards[stored], addresses.rows[stored] // stretch_rows
     bounds = np.flatnonzero((shards[1:] != shards[:-1]) | (stretches[1:] != stretches[:-1])) + 1
     parts = np.split(np.arange(len(stored)), bounds)
     order = np.concatenate([parts[index] for index in generator.permutation(len(parts))])
@@ -90,18 +94,18 @@ def _pools(
 def _iterate_pools(
     pools: Sequence[NDArray[np.intp]],
     buffers: Sequence[NDArray[Any]],
-    read: ReadRows,
+    reader: RowReader,
     batch_rows: int,
     generator: np.random.Generator,
 ) -> Iterator[FeatureBatch]:
     """Yield batches from one pool after the other, while the next one is read into the other buffer."""
 
     def read_pool(number: int) -> NDArray[Any]:
-        return read(pools[number], buffers[number % 2][: len(pools[number])])
+        return reader.read(pools[number], buffers[number % 2][: len(pools[number])])
 
     with (
-        ThreadPoolExecutor(1) as reader,
-        closing(prefetch_map(read_pool, range(len(pools)), pool=reader, ahead=1)) as rows_of_pools,
+        ThreadPoolExecutor(1) as thread,
+        closing(prefetch_map(read_pool, range(len(pools)), pool=thread, ahead=1)) as rows_of_pools,
     ):
         for pool, rows in zip(pools, rows_of_pools, strict=True):
             mixed = generator.permutation(len(pool))

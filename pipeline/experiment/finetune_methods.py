@@ -53,6 +53,7 @@ from stages.finetuning.baselines import baseline, random_head
 from stages.finetuning.finetune import FinetuneResult, finetune
 from stages.finetuning.finetune import find_lrs as range_tests
 from stages.finetuning.predict_images import predict_proba
+from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.setup import training_fingerprint
 from stages.finetuning.transfer_model import HEAD, TransferModel
 from stages.network.heads.base import Head
@@ -108,7 +109,8 @@ def run_finetune(
     manifest = drop_unreadable(extractor, manifest)
     method, name = transfer_method(options), name_of(options)
     place = _method_dir(directory, method, name)
-    shaping = training_fingerprint(extractor, start, options, manifest, seed)
+    problem = FinetuneProblem(extractor, manifest, start, options, seed, rank)
+    shaping = training_fingerprint(problem)
     digest = key_of_bytes(json.dumps(shaping, sort_keys=True, default=str).encode())
     identity = f"{digest} {options.tta}"
     recipe = replace(
@@ -139,13 +141,8 @@ def run_finetune(
     _say(rank, f"seed {seed}  {place.name}: training, {options.epochs} epochs")
     with measured() as training:
         tuned = finetune(
-            extractor,
-            start,
-            options,
-            manifest,
-            seed,
+            problem,
             place,
-            rank=rank,
             on_epoch=_say_epoch if rank.is_main else lambda _: None,
             on_views=_report_view_cost,
         )
@@ -246,7 +243,8 @@ def run_lr_finder(
     """Return range tests of a fine-tuning from a stage-2 head, and leave their plot in `directory`."""
     start, _ = _starting_head(extractor, manifest, options, head, seed, directory)
     readable = drop_unreadable(extractor, manifest)
-    tests = range_tests(extractor, start, options, readable, seed, each_block=each_block, on_views=_report_view_cost)
+    problem = FinetuneProblem(extractor, readable, start, options, seed)
+    tests = range_tests(problem, each_block=each_block, on_views=_report_view_cost)
     save_png(range_test_curves(tests), directory / RANGE_TEST)
     return tests
 

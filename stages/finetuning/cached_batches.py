@@ -18,12 +18,12 @@ from torch import Tensor
 
 from cache.errors import UsageError
 from cache.prefetch import prefetch_map
-from stages.config.finetune import FinetuneConfig
 from stages.data.augment.mixup import MixupCutmix
 from stages.data.manifest import Manifest
 from stages.extraction.extract import Extraction, extract
 from stages.extraction.extractor import Extractor, with_cut
 from stages.finetuning.batch_sampler import EpochBatchSampler
+from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.transfer_model import TransferModel
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.runtime.progress import progress
@@ -60,14 +60,11 @@ class CachedBatches:
 
     Parameters
     ----------
+    problem : FinetuneProblem
     maps : Extractor
         Of :func:`boundary_extractor`; its caches are complete.
-    options : FinetuneConfig
-    train, val : Manifest
-    seed : int
     mixing : MixupCutmix, optional
         Mixes the maps of a batch.
-    rank : Rank
 
     Attributes
     ----------
@@ -79,21 +76,13 @@ class CachedBatches:
 
     forwards = 0
 
-    def __init__(
-        self,
-        maps: Extractor,
-        options: FinetuneConfig,
-        train: Manifest,
-        val: Manifest,
-        seed: int,
-        mixing: MixupCutmix | None = None,
-        rank: Rank = SINGLE_PROCESS,
-    ) -> None:
+    def __init__(self, problem: FinetuneProblem, maps: Extractor, mixing: MixupCutmix | None = None) -> None:
+        options, train = problem.config, problem.train
         self._tap, self._views, self._device = maps.taps[0], maps.options.views, maps.device
-        self._train, self._val = train, val.select(range(rank.index, len(val), rank.world_size))
-        self._seed, self._mixing, self._epochs = seed, mixing, options.epochs
+        self._train, self._val = train, problem.own_val
+        self._seed, self._mixing, self._epochs = problem.seed, mixing, options.epochs
         self._batch_size = options.finetune_batch_size
-        self._order = EpochBatchSampler(len(train), options.finetune_batch_size, seed, rank)
+        self._order = EpochBatchSampler(len(train), options.finetune_batch_size, problem.seed, problem.rank)
         self.batches = len(self._order)
 
     def train(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:

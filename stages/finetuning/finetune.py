@@ -1,4 +1,4 @@
-"""TODO"""
+"""Stage 3: the top blocks and the head train, from images or from cached views; the best validation epoch is kept."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from stages.extraction.extractor import Extractor
 from stages.finetuning.autotune import CHECKPOINT, AutotuneState, rescale_lrs
 from stages.finetuning.baselines import baseline
 from stages.finetuning.cached_batches import boundary_extractor
+from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.setup import FinetuneSetup, TrainableSetup, make_mixing, training_fingerprint, without_training
 from stages.finetuning.transfer_model import HEAD, TransferModel
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
-from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.training.autocast_benchmark import benchmark_autocast
 from stages.training.history import Epoch, TrainResult
 from stages.training.lr_finder import LRFinderResult, lr_find
@@ -77,14 +77,9 @@ class FinetuneResult:
 
 
 def finetune(
-    extractor: Extractor,
-    head: Head,
-    options: FinetuneConfig,
-    manifest: Manifest,
-    seed: int,
+    problem: FinetuneProblem,
     folder: Path | None = None,
     *,
-    rank: Rank = SINGLE_PROCESS,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     on_views: Callable[[Extractor, Manifest], None] = lambda *_: None,
 ) -> FinetuneResult:
@@ -92,18 +87,10 @@ def finetune(
 
     Parameters
     ----------
-    extractor : Extractor
-        The backbone and the cut the head was trained at.
-    head : Head
-        Where training starts; one that was not fitted on the validation split.
-    options : FinetuneConfig
-    manifest : Manifest
-        Readable samples; the test split is not touched.
+    problem : FinetuneProblem
     folder : Path, optional
         For the checkpoint, which is written after every epoch and every few minutes, and what was found before the
         first step. A killed call, repeated, goes on from there and ends where it would have ended.
-    rank : Rank
-        One of several processes that train together, each with a share of every batch.
     on_epoch : callable
         Told each row of the history.
     on_views : callable
@@ -116,7 +103,8 @@ def finetune(
     DataError
         If there are no images to train or to validate on.
     """
-    ready = FinetuneSetup.to_train(extractor, head, options, manifest, seed, rank, on_views)
+    options, rank = problem.config, problem.rank
+    ready = FinetuneSetup.to_train(problem, on_views)
     trainee, source = ready.trainee, ready.source
     upper, optimizer, training, unfreezing = trainee.upper, trainee.optimizer, trainee.training, trainee.unfreezing
     found = rank.broadcast_from_first(lambda: AutotuneState.load(folder))
@@ -162,7 +150,7 @@ def finetune(
         train_batches=source.train,
         val_batches=source.val,
         checkpoint=None if folder is None else folder / CHECKPOINT,
-        identity=without_training(training_fingerprint(extractor, head, options, manifest, seed)),
+        identity=without_training(training_fingerprint(problem)),
         on_epoch_start=prepare,
         on_epoch=on_epoch,
         rank=rank,
@@ -190,19 +178,15 @@ def require_trainable(extractor: Extractor, options: FinetuneConfig, num_classes
         As for :func:`finetune`.
     """
     head = LinearHead((1,), num_classes)  # stands for any: nothing is computed
-    for one in (options, *(baseline(options, which) for which in options.baselines)):
-        upper = TrainableSetup.of(extractor, head, one, seed=0).upper
-        make_mixing(one, upper, num_classes)
-        if one.from_cache:
+    for config in (options, *(baseline(options, which) for which in options.baselines)):
+        upper = TrainableSetup.of(extractor, head, config, seed=0).upper
+        make_mixing(config, upper, num_classes)
+        if config.from_cache:
             boundary_extractor(extractor, upper)
 
 
 def find_lrs(
-    extractor: Extractor,
-    head: Head,
-    options: FinetuneConfig,
-    manifest: Manifest,
-    seed: int,
+    problem: FinetuneProblem,
     *,
     each_block: bool = False,
     on_views: Callable[[Extractor, Manifest], None] = lambda *_: None,
@@ -211,13 +195,13 @@ def find_lrs(
 
     Parameters
     ----------
-    extractor, head, options, manifest, seed, on_views
+    problem, on_views
         As for :func:`finetune`.
     each_block
         Whether the head and every block is tested by itself, the others at the rates they are given; else all rise
         together.
     """
-    ready = FinetuneSetup.to_train(extractor, head, options, manifest, seed, SINGLE_PROCESS, on_views)
+    ready = FinetuneSetup.to_train(problem, on_views)
     trainee = ready.trainee
     blocks = [name for name, _ in trainee.upper.blocks] if each_block else [None]
     return [

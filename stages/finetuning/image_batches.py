@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cache.errors import DataError
-from stages.config.finetune import FinetuneConfig
 from stages.data.augment.mixup import MixupCutmix
 from stages.data.augment.policy import Augmentation
 from stages.data.image_stream import stream_images
@@ -18,8 +17,8 @@ from stages.data.manifest import Manifest
 from stages.data.sources.open_image import read_image
 from stages.extraction.extractor import Extractor
 from stages.finetuning.batch_sampler import EpochBatchSampler
+from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.transfer_model import TransferModel
-from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.runtime.progress import progress
 from stages.runtime.seeding import seed_from
 from stages.runtime.threads import single_thread_pool, usable_cores
@@ -34,14 +33,10 @@ class ImageBatches:
 
     Parameters
     ----------
-    extractor : Extractor
+    problem : FinetuneProblem
     upper : TransferModel
-    options : FinetuneConfig
-    train, val : Manifest
-    seed : int
     mixing : MixupCutmix, optional
         Mixes the images of a batch, before the frozen part.
-    rank : Rank
 
     Attributes
     ----------
@@ -51,36 +46,27 @@ class ImageBatches:
         Images that went through the frozen part so far.
     """
 
-    def __init__(
-        self,
-        extractor: Extractor,
-        upper: TransferModel,
-        options: FinetuneConfig,
-        train: Manifest,
-        val: Manifest,
-        seed: int,
-        mixing: MixupCutmix | None = None,
-        rank: Rank = SINGLE_PROCESS,
-    ) -> None:
+    def __init__(self, problem: FinetuneProblem, upper: TransferModel, mixing: MixupCutmix | None = None) -> None:
+        extractor, options = problem.extractor, problem.config
         self.forwards = 0
-        self._upper, self._seed, self._mixing = upper, seed, mixing
+        self._upper, self._seed, self._mixing = upper, problem.seed, mixing
         self._epochs = options.epochs
-        order = EpochBatchSampler(len(train), options.finetune_batch_size, seed, rank)
+        order = EpochBatchSampler(len(problem.train), options.finetune_batch_size, problem.seed, problem.rank)
         self.batches = len(order)
         self._sampler = _EpochSampler(order)
         workers = options.num_workers
         if workers is None:
             workers = min(usable_cores() - 1, 8)
         self._loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-            AugmentedImages(train, extractor.augmentation, seed),
+            AugmentedImages(problem.train, extractor.augmentation, problem.seed),
             batch_sampler=self._sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=extractor.device.type == "cuda",
         )
         self._threads = extractor.threads
-        mine = val.select(range(rank.index, len(val), rank.world_size))
-        self.val = memoize_batches(lambda: self._validation(extractor, mine))
+        own_val = problem.own_val
+        self.val = memoize_batches(lambda: self._validation(extractor, own_val))
 
     def train(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (output of the boundary, labels) of an epoch, from batch number `first` on."""

@@ -17,9 +17,9 @@ from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.finetuning.cached_batches import CachedBatches, boundary_extractor, extract_views
 from stages.finetuning.image_batches import ImageBatches
+from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.transfer_model import TransferModel, build_transfer_model
 from stages.network.heads.base import Head
-from stages.runtime.distributed import Rank
 from stages.training.checkpoint import TrainingFingerprint
 from stages.training.config import TrainConfig
 from stages.training.gradual_unfreezing import UnfreezeSchedule
@@ -30,13 +30,12 @@ _NOT_IN_FINGERPRINT = ("num_workers", "checkpoint_minutes", "tta", "name", "base
 """Options that do not shape what a training comes to."""
 
 
-def training_fingerprint(
-    extractor: Extractor, head: Head, options: FinetuneConfig, manifest: Manifest, seed: int
-) -> TrainingFingerprint:
+def training_fingerprint(problem: FinetuneProblem) -> TrainingFingerprint:
     """Return everything that shapes a fine-tuning, by name: a checkpoint of another one is not gone on from."""
+    extractor, options, manifest = problem.extractor, problem.config, problem.manifest
     shaping = as_version_1({name: value for name, value in asdict(options).items() if name not in _NOT_IN_FINGERPRINT})
     digest = hashlib.sha256()
-    for name, value in sorted(head.state_dict().items()):
+    for name, value in sorted(problem.head.state_dict().items()):
         digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
     return {
         **shaping,
@@ -46,7 +45,7 @@ def training_fingerprint(
         "weights of the head": digest.hexdigest()[:16],
         "images and labels": key_of_bytes("".join(manifest.keys).encode() + manifest.labels.tobytes()),
         "splits": key_of_bytes(" ".join(manifest.splits).encode()),
-        "seed": seed,
+        "seed": problem.seed,
     }
 
 
@@ -81,29 +80,20 @@ class FinetuneSetup:
     view_seconds: float = 0.0
 
     @classmethod
-    def to_train(
-        cls,
-        extractor: Extractor,
-        head: Head,
-        options: FinetuneConfig,
-        manifest: Manifest,
-        seed: int,
-        rank: Rank,
-        on_views: Callable[[Extractor, Manifest], None],
-    ) -> FinetuneSetup:
+    def to_train(cls, problem: FinetuneProblem, on_views: Callable[[Extractor, Manifest], None]) -> FinetuneSetup:
         """Make what trains, and open where its inputs come from."""
-        trainee = TrainableSetup.of(extractor, head, options, seed)
-        upper, mixing = trainee.upper, make_mixing(options, trainee.upper, len(manifest.class_names))
-        train, val = (manifest.select(manifest.indices(split)) for split in ("train", "val"))
+        trainee = TrainableSetup.of(problem.extractor, problem.head, problem.config, problem.seed)
+        upper, train, val = trainee.upper, problem.train, problem.val
+        mixing = make_mixing(problem.config, upper, len(problem.manifest.class_names))
         if not len(train) or not len(val):
             raise DataError("fine-tuning needs readable images in the train and the validation split")
-        if not options.from_cache:
-            return cls(trainee, ImageBatches(extractor, upper, options, train, val, seed, mixing, rank))
-        maps = boundary_extractor(extractor, upper)
-        if rank.is_main:
+        if not problem.config.from_cache:
+            return cls(trainee, ImageBatches(problem, upper, mixing))
+        maps = boundary_extractor(problem.extractor, upper)
+        if problem.rank.is_main:
             on_views(maps, train)
-        extract_views(maps, train, val, rank)
-        views = CachedBatches(maps, options, train, val, seed, mixing, rank)
+        extract_views(maps, train, val, problem.rank)
+        views = CachedBatches(problem, maps, mixing)
         forwards = maps.options.views * len(set(train.keys)) + len(set(val.keys))
         seconds = maps.seconds(train.keys, maps.options.views) + maps.seconds(val.keys)
         return cls(trainee, views, forwards, seconds)

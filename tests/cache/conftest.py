@@ -56,6 +56,10 @@ def cache(tmp_path: Path) -> FeatureCache:
     return FeatureCache(tmp_path / "caches", SPEC)
 
 
+def holds_right_rows(cache: FeatureCache, keys: list[str]) -> bool:
+    return bool((cache.read(keys) == features_of(keys)).all()) and cache.missing(keys) == []
+
+
 @pytest.fixture
 def read_only_folder():
     """A folder, and a function that takes the right to write to it away from this user in a child process."""

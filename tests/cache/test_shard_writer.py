@@ -11,7 +11,7 @@ import pytest
 
 from cache import FeatureCache, Spec
 from cache.errors import CacheError
-from cache.shard_writer import ShardWriter
+from cache.shard_writer import ShardLimits, ShardWriter
 from tests.cache.conftest import features_of, fill, make_keys, shard_paths
 from tests.cache.processes import in_process
 
@@ -46,7 +46,7 @@ def test_what_is_not_on_disk_is_never_more_than_a_shard(cache):
     def slow(image: bytes) -> None:
         disk.acquire()
 
-    writer = ShardWriter(cache.spec, (6,), slow, lambda: None, shard_bytes=20 * 24, shard_seconds=60)
+    writer = ShardWriter(cache.spec, (6,), slow, lambda: None, ShardLimits(20 * 24, 60))
     appended = 0
 
     def append() -> None:

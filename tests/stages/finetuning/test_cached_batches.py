@@ -12,6 +12,7 @@ from stages.data.sources.open_image import read_image
 from stages.extraction.extract import extract
 from stages.finetuning.cached_batches import CachedBatches, boundary_extractor, extract_views
 from stages.finetuning.finetune import finetune
+from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.transfer_model import build_transfer_model
 
 OPTIONS = FinetuneConfig(unfreeze="blocks.5", from_cache=True, finetune_batch_size=8, epochs=2)
@@ -27,12 +28,12 @@ def prepared(probe, tmp_path):
     return extractor, upper, *splits
 
 
-def test_each_epoch_shows_one_cached_view_of_each_image(prepared):
+def test_each_epoch_shows_one_cached_view_of_each_image(prepared, probe):
     extractor, upper, train, val = prepared
     maps = boundary_extractor(extractor, upper)
     of_train, of_val = extract_views(maps, train, val)
     assert (of_train.extracted, of_val.extracted) == (len(train), len(val))
-    source = CachedBatches(maps, OPTIONS, train, val, seed=1)
+    source = CachedBatches(FinetuneProblem(extractor, probe.manifest, probe.head, OPTIONS, 1), maps)
     possible = np.stack([maps.taps[0].cache_of_view(view).read(train.keys, view) for view in range(3)])
 
     def shown(epoch):
@@ -62,11 +63,11 @@ def test_a_cached_view_is_the_map_of_the_augmented_image_and_not_an_augmented_ma
     assert np.allclose(maps.taps[0].view_cache.read([train.keys[4]], 2)[0], expected.numpy(), atol=1e-4)
 
 
-def test_an_epoch_can_be_begun_in_the_middle(prepared):
+def test_an_epoch_can_be_begun_in_the_middle(prepared, probe):
     extractor, upper, train, val = prepared
     maps = boundary_extractor(extractor, upper)
     extract_views(maps, train, val)
-    source = CachedBatches(maps, OPTIONS, train, val, seed=1)
+    source = CachedBatches(FinetuneProblem(extractor, probe.manifest, probe.head, OPTIONS, 1), maps)
     whole, rest = list(source.train(2, 0)), list(source.train(2, 3))
     assert len(rest) == len(whole) - 3
     for (inputs, labels), (others, other_labels) in zip(whole[3:], rest, strict=True):
@@ -84,7 +85,9 @@ def test_once_cached_neither_images_nor_the_frozen_part_are_touched(prepared, pr
 
     monkeypatch.setattr("stages.data.image_stream.read_image", nobody)
     monkeypatch.setattr("stages.finetuning.image_batches.read_image", nobody)
-    tuned = finetune(extractor, probe.ignorant(), replace(OPTIONS, lr=1e-3, head_lr=1e-2), probe.manifest, 0)
+    tuned = finetune(
+        FinetuneProblem(extractor, probe.manifest, probe.ignorant(), replace(OPTIONS, lr=1e-3, head_lr=1e-2), 0)
+    )
     assert tuned.backbone_forwards == 0
     assert tuned.view_forwards == 3 * len(train) + len(val)
     assert tuned.fit.best.val_accuracy > 0.8 > tuned.fit.history[0].val_accuracy
@@ -94,7 +97,11 @@ def test_from_the_cached_evaluation_view_training_is_what_it_is_from_images(prob
     options = replace(probe.extractor.options, augment="none", cache=tmp_path / "cache")
     extractor = replace(probe.extractor, options=options)
     trained = [
-        finetune(extractor, probe.ignorant(), replace(OPTIONS, from_cache=from_cache, num_workers=0), probe.manifest, 0)
+        finetune(
+            FinetuneProblem(
+                extractor, probe.manifest, probe.ignorant(), replace(OPTIONS, from_cache=from_cache, num_workers=0), 0
+            )
+        )
         for from_cache in (False, True)
     ]
     losses = [[epoch.val_loss for epoch in one.fit.history] for one in trained]
@@ -114,4 +121,4 @@ def test_only_what_the_cache_lacks_is_extracted(prepared):
 def test_without_a_frozen_part_there_is_nothing_to_cache(prepared, probe):
     extractor, _, _, _ = prepared
     with pytest.raises(UsageError, match=r"`from_cache`.*at the image"):
-        finetune(extractor, probe.head, replace(OPTIONS, unfreeze="all"), probe.manifest, 0)
+        finetune(FinetuneProblem(extractor, probe.manifest, probe.head, replace(OPTIONS, unfreeze="all"), 0))

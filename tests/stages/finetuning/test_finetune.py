@@ -22,6 +22,7 @@ from stages.config.finetune import FinetuneConfig
 from stages.finetuning.baselines import baseline, random_head
 from stages.finetuning.finetune import finetune
 from stages.finetuning.predict_images import predict_proba
+from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.transfer_model import build_transfer_model
 from tests.photographs import make_folder
 
@@ -29,7 +30,7 @@ QUICK = FinetuneConfig(epochs=2, lr=1e-3, head_lr=1e-3, finetune_batch_size=8, n
 
 
 def tuned(probe, **changed):
-    return finetune(probe.extractor, probe.ignorant(), replace(QUICK, **changed), probe.manifest, seed=0)
+    return finetune(FinetuneProblem(probe.extractor, probe.manifest, probe.ignorant(), replace(QUICK, **changed), 0))
 
 
 @pytest.mark.parametrize("batchnorm", ["train", "eval"])
@@ -59,7 +60,7 @@ def test_fine_tuning_learns_and_runs_the_trunk_no_more_than_it_must(probe):
 
 
 def test_the_kept_epoch_is_what_the_network_answers_with(probe):
-    done = finetune(probe.extractor, probe.head, QUICK, probe.manifest, seed=0)
+    done = finetune(FinetuneProblem(probe.extractor, probe.manifest, probe.head, QUICK, 0))
     val = probe.manifest.select(probe.manifest.indices("val"))
     right = (predict_proba(probe.extractor, done.upper, val).argmax(axis=1) == val.labels).mean()
     assert right == pytest.approx(done.fit.best.val_accuracy)
@@ -70,7 +71,10 @@ def test_the_same_seed_trains_the_same_network_whatever_loads_the_images(probe):
     extractor = replace(probe.extractor, options=replace(probe.extractor.options, augment="medium"))
     options = replace(QUICK, epochs=1)
     losses = [
-        [epoch.val_loss for epoch in finetune(extractor, probe.head, changed, probe.manifest, seed).fit.history]
+        [
+            epoch.val_loss
+            for epoch in finetune(FinetuneProblem(extractor, probe.manifest, probe.head, changed, seed)).fit.history
+        ]
         for changed, seed in ((options, 1), (replace(options, num_workers=2), 1), (options, 2))
     ]
     assert losses[0] == losses[1]
@@ -78,9 +82,9 @@ def test_the_same_seed_trains_the_same_network_whatever_loads_the_images(probe):
 
 
 def test_validation_outputs_too_large_to_keep_are_computed_again(probe, monkeypatch):
-    kept = finetune(probe.extractor, probe.head, QUICK, probe.manifest, seed=0)
+    kept = finetune(FinetuneProblem(probe.extractor, probe.manifest, probe.head, QUICK, 0))
     monkeypatch.setattr(stages.finetuning.image_batches, "VALIDATION_BYTES", 1000)
-    computed = finetune(probe.extractor, probe.head, QUICK, probe.manifest, seed=0)
+    computed = finetune(FinetuneProblem(probe.extractor, probe.manifest, probe.head, QUICK, 0))
     assert computed.backbone_forwards == kept.backbone_forwards + QUICK.epochs * len(probe.manifest.indices("val"))
     assert [epoch.val_loss for epoch in computed.fit.history] == [epoch.val_loss for epoch in kept.fit.history]
 
@@ -107,7 +111,7 @@ def test_gradual_unfreezing_trains_block_by_block_from_the_head_down(probe, monk
         changed_by[epoch.epoch] = {name for name, value in top.items() if not torch.equal(value, before[name])}
 
     options = replace(QUICK, epochs=3, unfreeze="2", unfreeze_every=1, weight_decay=0.1)
-    finetune(probe.extractor, probe.ignorant(), options, probe.manifest, seed=0, on_epoch=look)
+    finetune(FinetuneProblem(probe.extractor, probe.manifest, probe.ignorant(), options, 0), on_epoch=look)
     assert changed_by[0] == changed_by[1] == set()  # the head alone
     assert {name.split(".")[0] for name in changed_by[2]} == {"conv_head", "bn2"}
     assert any(name.startswith("blocks.6") for name in changed_by[3])
@@ -143,7 +147,7 @@ def from_maps(probe, tmp_path_factory):
     @cache
     def train(**changed):
         options = replace(QUICK, unfreeze="blocks.5", from_cache=True, **changed)
-        history = finetune(extractor, probe.ignorant(), options, probe.manifest, seed=0).fit.history
+        history = finetune(FinetuneProblem(extractor, probe.manifest, probe.ignorant(), options, 0)).fit.history
         return [epoch.val_loss for epoch in history]
 
     return train
@@ -196,18 +200,18 @@ def test_baselines_share_the_schedule_and_start_from_nothing(probe):
     head = random_head(probe.extractor, 3, seed=0)
     before = copy.deepcopy(probe.extractor.backbone.module.state_dict())
 
-    of_frozen = finetune(probe.extractor, head, replace(frozen, head_lr=1e-2), probe.manifest, seed=0)
+    of_frozen = finetune(FinetuneProblem(probe.extractor, probe.manifest, head, replace(frozen, head_lr=1e-2), 0))
     assert of_frozen.blocks == ["head"]
     assert of_frozen.trainable_parameters == 3 * 1280 + 3
     assert of_frozen.fit.best.val_accuracy > 0.8
     train = len(probe.manifest.indices("train")) // 8 * 8
     assert of_frozen.backbone_forwards == QUICK.epochs * train + len(probe.manifest.indices("val"))
 
-    of_mixed = finetune(probe.extractor, head, replace(mixed, epochs=1), probe.manifest, seed=0)
-    plain = finetune(probe.extractor, head, replace(mixed, cutmix=0.0, epochs=1), probe.manifest, seed=0)
+    of_mixed = finetune(FinetuneProblem(probe.extractor, probe.manifest, head, replace(mixed, epochs=1), 0))
+    plain = finetune(FinetuneProblem(probe.extractor, probe.manifest, head, replace(mixed, cutmix=0.0, epochs=1), 0))
     assert of_mixed.fit.history[1].train_loss != plain.fit.history[1].train_loss
 
-    of_scratch = finetune(probe.extractor, head, replace(scratch, epochs=1), probe.manifest, seed=0)
+    of_scratch = finetune(FinetuneProblem(probe.extractor, probe.manifest, head, replace(scratch, epochs=1), 0))
     top = of_scratch.upper.model.top.state_dict()
     kernels = [name for name, value in top.items() if value.ndim == 4]
     assert not any(torch.equal(top[name], before[name]) for name in kernels)
@@ -217,11 +221,13 @@ def test_baselines_share_the_schedule_and_start_from_nothing(probe):
 def test_a_loss_that_is_lost_says_where_and_what_to_do(probe, tmp_path):
     with pytest.raises(CutonceError, match=r"step \d+ of epoch 1.*try a tenth"):
         finetune(
-            probe.extractor,
-            probe.ignorant(),
-            replace(QUICK, lr=1e9, head_lr=1e9, opt="momentum", warmup=0.0),
-            probe.manifest,
-            0,
+            FinetuneProblem(
+                probe.extractor,
+                probe.manifest,
+                probe.ignorant(),
+                replace(QUICK, lr=1e9, head_lr=1e9, opt="momentum", warmup=0.0),
+                0,
+            ),
             tmp_path,
         )
 
@@ -233,10 +239,15 @@ def test_the_checkpoint_of_another_training_is_refused_with_what_differs(probe, 
 
     options = replace(QUICK, unfreeze="1", epochs=3)
     with pytest.raises(KeyboardInterrupt):
-        finetune(probe.extractor, probe.head, options, probe.manifest, 0, tmp_path, on_epoch=stop)
+        finetune(FinetuneProblem(probe.extractor, probe.manifest, probe.head, options, 0), tmp_path, on_epoch=stop)
     with pytest.raises(UsageError, match=r"epochs was 3 and is 4.*rate was 0.001 and is 0.002"):
-        finetune(probe.extractor, probe.head, replace(options, epochs=4, lr=2e-3), probe.manifest, 0, tmp_path)
-    done = finetune(probe.extractor, probe.head, replace(options, num_workers=1), probe.manifest, 0, tmp_path)
+        finetune(
+            FinetuneProblem(probe.extractor, probe.manifest, probe.head, replace(options, epochs=4, lr=2e-3), 0),
+            tmp_path,
+        )
+    done = finetune(
+        FinetuneProblem(probe.extractor, probe.manifest, probe.head, replace(options, num_workers=1), 0), tmp_path
+    )
     assert done.fit.resumed_from == 1
 
 

@@ -1,0 +1,53 @@
+"""What a fine-tuning is of: the network, the images, where it starts, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from stages.config.finetune import FinetuneConfig
+from stages.data.manifest import Manifest
+from stages.extraction.extractor import Extractor
+from stages.network.heads.base import Head
+from stages.runtime.distributed import SINGLE_PROCESS, Rank
+
+
+@dataclass(frozen=True)
+class FinetuneProblem:
+    """Everything that shapes a fine-tuning, whatever becomes of it.
+
+    Attributes
+    ----------
+    extractor : Extractor
+        The backbone and the cut the head was trained at.
+    manifest : Manifest
+        Readable samples; the test split is not touched.
+    head : Head
+        Where training starts; one that was not fitted on the validation split.
+    config : FinetuneConfig
+    seed : int
+    rank : Rank
+        One of several processes that train together, each with a share of every batch.
+    """
+
+    extractor: Extractor
+    manifest: Manifest
+    head: Head
+    config: FinetuneConfig
+    seed: int
+    rank: Rank = SINGLE_PROCESS
+
+    @cached_property
+    def train(self) -> Manifest:
+        """The images that are trained on."""
+        return self.manifest.select(self.manifest.indices("train"))
+
+    @cached_property
+    def val(self) -> Manifest:
+        """The images that are validated on, by all processes together."""
+        return self.manifest.select(self.manifest.indices("val"))
+
+    @property
+    def own_val(self) -> Manifest:
+        """Those that this process validates on."""
+        return self.val.select(range(self.rank.index, len(self.val), self.rank.world_size))
