@@ -248,9 +248,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         # always as many rows at a time, so that a sample's probabilities do not depend on which others are asked for
         blank = np.zeros((-len(features) % _BLOCK_ROWS, features.shape[1]), dtype=features.dtype)
         filled = np.concatenate([features, blank])
-        probabilities = head_probabilities(self.head_, filled, self._task, _BLOCK_ROWS)[: len(features)].astype(
-            np.float64
-        )
+        blocks = (filled[at : at + _BLOCK_ROWS] for at in range(0, len(filled), _BLOCK_ROWS))
+        answers = np.concatenate([head_probabilities(self.head_, block, self._task) for block in blocks])
+        probabilities = answers[: len(features)].astype(np.float64)
         normalised: NDArray[np.float64] = probabilities / probabilities.sum(axis=1, keepdims=True)
         return normalised
 
