@@ -61,7 +61,6 @@ def make_cv(
     UsageError
         If more folds are asked for than the rarest class has samples, or groups.
     """
-    rows = np.arange(len(labels))
     rarest = int(np.bincount(labels)[np.unique(labels)].min())
     if groups is not None:
         rarest = min(rarest, *(len(np.unique(groups[labels == label])) for label in np.unique(labels)))
@@ -75,10 +74,17 @@ def make_cv(
     folds = min(wanted, rarest)
     if folds < 2:
         return CVPlan(((slice(0, train_size), slice(train_size, len(labels))),), "validation split")
-    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    pairs = kind(folds, shuffle=True, random_state=seed).split(rows, labels, groups)
+    pairs = stratified_folds(folds, labels, seed, groups)
     of_groups = "" if groups is None else " that keep groups together"
     return CVPlan(tuple(pairs), f"{folds}-fold cross-validation on train+val{of_groups}")
+
+
+def stratified_folds(
+    count: int, labels: NDArray[np.int64], seed: int, groups: NDArray[np.int64] | None = None
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return pairs of rows fitted on and rows left out, int64; each row is left out once, a group as a whole."""
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    return list(kind(count, shuffle=True, random_state=seed).split(labels, labels, groups))
 
 
 def balanced_weights(labels: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ own, which such a backend sends to its workers once per sweep and not with every
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed, parallel_config
 from numpy.typing import NDArray
+from scipy.special import softmax
 from sklearn.model_selection import train_test_split
 
 from stages.fitting.feature_rows import FeatureRows
@@ -41,6 +43,17 @@ SUBSAMPLE_FROM = 16_000
 
 _SHARED_FROM = 8_000_000
 """Numbers in the rows from which on the matrix products of one fit are shared by all cores."""
+
+
+FITTING_BYTES = 1 << 30
+"""Most bytes of features in float32 that are fitted side by side for probabilities, unless one fold takes more."""
+
+
+_PROBA_ROWS = 2048
+"""Rows that are converted at a time for these."""
+
+
+_LEAST = float(np.finfo(np.float32).tiny)
 
 
 _PART = 8
@@ -134,6 +147,13 @@ class GridSearchResult:
         return max(whole, key=lambda one: (one["score"], -one["C"]))
 
 
+@contextmanager
+def _as_one_task() -> Iterator[None]:
+    """Fit on one thread where joblib has sent the task, and send no part of it on, as scikit-learn itself would."""
+    with one_thread_per_fit(), parallel_config("sequential"):
+        yield
+
+
 def fit_along_path(
     problem: FitProblem, make_of: Callable[[NDArray[np.float32]], MakeModel], *, calibrate: bool
 ) -> HeadFit:
@@ -199,6 +219,82 @@ def cross_validate(
     )
     said = {**candidates[best], "selected by": problem.cv.description, "temperature": temperature}
     return HeadFit(whole, train_only, said, candidates)
+
+
+def cross_val_proba(
+    make_of: Callable[[NDArray[np.float32]], MakeModel],
+    values: Sequence[float],
+    features: NDArray[Any],
+    labels: NDArray[np.int64],
+    folds: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
+) -> NDArray[np.float32]:
+    """Return the probabilities, float32 [n, classes], that standardized rows get from models not fitted to them.
+
+    C goes upwards, each fold from where it was, while the log loss over all left-out rows falls: the probabilities
+    matter, and not only which one is highest.
+
+    Parameters
+    ----------
+    make_of : callable
+        From the mean of the rows that are fitted, float32 [d], to what makes models of them, whose scores are logits.
+    values : sequence of float
+        Of C, increasing.
+    features : ndarray [n, d]
+        Float16 or float32; rows become float32 for the folds that are fitted at a time, `FITTING_BYTES` of them.
+    labels : ndarray of int64 [n]
+    folds : sequence of (rows fitted, rows left out)
+
+    Returns
+    -------
+    ndarray of float32 [n, classes]
+        0 exactly where the class was not among the rows that were fitted, and only there.
+    """
+    largest = max(len(fitted) for fitted, _ in folds) * features.shape[1] * np.dtype(np.float32).itemsize
+    jobs = max(1, min(len(folds), os.cpu_count() or 1, FITTING_BYTES // max(largest, 1)))
+    states: list[Any] = [None] * len(folds)
+    best, lowest = np.zeros((0, 0), np.float32), np.inf
+    for c in values:
+        with one_thread_per_fit():
+            done = Parallel(n_jobs=jobs, prefer="threads")(
+                delayed(_fold_proba)(make_of, c, state, features, labels, *fold)
+                for state, fold in zip(states, folds, strict=True)
+            )
+        states = [state for state, _ in done]
+        probabilities = np.zeros((len(labels), done[0][1].shape[1]), np.float32)
+        for (_, given), (_, left_out) in zip(done, folds, strict=True):
+            probabilities[left_out] = given
+        own = probabilities[np.arange(len(labels)), labels]
+        loss = -np.log(own[own > 0]).mean() if (own > 0).any() else np.inf
+        if loss >= lowest:
+            break
+        best, lowest = probabilities, loss
+    return best
+
+
+@_as_one_task()
+def _fold_proba(
+    make_of: Callable[[NDArray[np.float32]], MakeModel],
+    c: float,
+    state: Any,
+    features: NDArray[Any],
+    labels: NDArray[np.int64],
+    fitted: NDArray[np.int64],
+    left_out: NDArray[np.int64],
+) -> tuple[Any, NDArray[np.float32]]:
+    """Go on with a fold at another C; return the state, and the probabilities of the rows that were left out."""
+    rows = np.empty((len(fitted), features.shape[1]), np.float32)
+    for at in range(0, len(fitted), _PROBA_ROWS):
+        rows[at : at + _PROBA_ROWS] = features[fitted[at : at + _PROBA_ROWS]]
+    center = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+    rows -= center
+    model = make_of(center)("standard", rows, labels[fitted])
+    model.state = state if state is not None else model.state
+    model.fit(c)
+    blocks = (left_out[at : at + _PROBA_ROWS] for at in range(0, len(left_out), _PROBA_ROWS))
+    scores = np.concatenate([model.scores(features[block].astype(np.float32) - center) for block in blocks])
+    probabilities = softmax(scores.astype(np.float64), axis=1).astype(np.float32)
+    known = np.isin(np.arange(scores.shape[1]), labels[fitted])
+    return model.state, np.where(known, np.maximum(probabilities, _LEAST), 0).astype(np.float32)
 
 
 def _fit_estimator(
@@ -308,13 +404,6 @@ def refit_best(
 def _threads_for(rows: NDArray[np.float32]) -> AbstractContextManager[None]:
     """Fit on one thread where the products are too small to be shared."""
     return nullcontext() if rows.size >= _SHARED_FROM else one_thread_per_fit()
-
-
-@contextmanager
-def _as_one_task() -> Iterator[None]:
-    """Fit on one thread where joblib has sent the task, and send no part of it on, as scikit-learn itself would."""
-    with one_thread_per_fit(), parallel_config("sequential"):
-        yield
 
 
 def _cross_validated(

@@ -25,7 +25,7 @@ from scipy.linalg import eigh
 
 from stages.fitting.class_sums import ClassSums, approximate_mean, iter_scaled
 from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, concat
-from stages.fitting.folds import CVPlan, balanced_weights
+from stages.fitting.folds import CVPlan
 from stages.fitting.linear_models import ABSENT_CLASS_SCORE
 from stages.fitting.problem import FitProblem
 from stages.fitting.registry import register_head
@@ -212,7 +212,8 @@ def fit_ridge(problem: FitProblem) -> HeadFit:
     """
     train, val, labels, scoring = problem.train, problem.val, problem.labels, problem.cv
     penalties = _penalties(problem.config.c_values)
-    weights = balanced_weights(labels) if problem.balanced else np.ones(len(labels), dtype=np.float32)
+    weights = problem.task.weights(labels) if problem.balanced else None
+    weights = np.ones(len(labels), dtype=np.float32) if weights is None else weights
     fits = _fits(train, val, problem.task.out_features, weights)
     scored = val if scoring.is_holdout else concat(train, val)
     tried: list[dict[str, Any]] = []

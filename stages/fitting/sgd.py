@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from sklearn.linear_model import SGDClassifier
 
 from stages.fitting.feature_rows import AnyFeatureRows, concat
-from stages.fitting.folds import balanced_weights
 from stages.fitting.grid_search import EARLY_STOP_MARGIN
 from stages.fitting.linear_models import ABSENT_CLASS_SCORE
 from stages.fitting.problem import FitProblem
@@ -66,7 +65,7 @@ def fit_sgd(problem: FitProblem) -> HeadFit:
     models = {number: _model(one["C"], len(train), seed) for number, one in enumerate(settings)}
     best: dict[int, tuple[float, int, LinearHead]] = {}
     for epoch in range(1, EPOCHS + 1):
-        _partial_fit_epoch(models, settings, scalers, train, num_classes, balanced, seed * 1_000_003 + epoch)
+        _partial_fit_epoch(models, settings, scalers, train, problem, seed * 1_000_003 + epoch)
         for number, model in models.items():
             head = _as_head(model, scalers[settings[number]["scaler"]], num_classes)
             score = selection_score(logits(head, val), val.labels, balanced)
@@ -82,7 +81,7 @@ def fit_sgd(problem: FitProblem) -> HeadFit:
     scaler = {chosen["scaler"]: _RowScaler.fit(both, chosen["scaler"])}
     again = {0: _model(chosen["C"], len(both), seed)}
     for epoch in range(1, until + 1):
-        _partial_fit_epoch(again, [chosen], scaler, both, num_classes, balanced, seed * 1_000_003 + epoch)
+        _partial_fit_epoch(again, [chosen], scaler, both, problem, seed * 1_000_003 + epoch)
     head = _as_head(again[0], scaler[chosen["scaler"]], num_classes)
     for one in (head, without_val):
         _apply_temperature(one, temperature)
@@ -99,12 +98,11 @@ def _partial_fit_epoch(
     settings: Sequence[dict[str, Any]],
     scalers: dict[Scaling, _RowScaler],
     rows: AnyFeatureRows,
-    num_classes: int,
-    balanced: bool,
+    problem: FitProblem,
     seed: int,
 ) -> None:
     """Show every model all rows once."""
-    weights = balanced_weights(rows.labels) if balanced else None
+    weights = problem.task.weights(rows.labels) if problem.balanced else None
     classes = np.unique(rows.labels)
     with one_thread_per_fit(), Parallel(n_jobs=-1, prefer="threads", require="sharedmem") as side_by_side:
         for places, block in rows.shuffled(BLOCK_ROWS, seed):

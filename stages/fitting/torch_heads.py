@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from cache.errors import CutonceError, UsageError
 from stages.config.heads import HeadConfig as Options
 from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, concat, in_batches
-from stages.fitting.folds import balanced_weights
 from stages.fitting.problem import FitProblem
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import selection_score
@@ -67,7 +65,6 @@ class HeadTrainResult:
 def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:
     """Train a torch head with every rate and weight decay of the options, keep the best, and train it on all rows."""
     options, train, val = problem.config, problem.train, problem.val
-    seed, device = problem.seed, problem.device
     if options.sampling == "balanced" and not isinstance(train, FeatureRows):
         raise UsageError(
             "`sampling` balanced draws rows at random, and these are streamed; use `class_weights` balanced"
@@ -84,7 +81,7 @@ def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:
         courses: list[HeadTrainResult] = []
         for start in range(0, len(settings), at_once):
             some = settings[start : start + at_once]
-            courses += _train(template, some, options, train, val, of_train, seed, device)
+            courses += _train(template, some, problem, train, of_train)
         tried = [{**one, "score": course.score} for one, course in zip(settings, courses, strict=True)]
         number = max(range(len(courses)), key=lambda number: courses[number].score)
         chosen = courses[number]
@@ -96,7 +93,7 @@ def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:
         both = concat(train, val)
         of_both = _standardizer(both, options, template)
         n_epochs = chosen.best.epoch
-        again = _train(template, [settings[number]], options, both, None, of_both, seed, device, n_epochs)[0]
+        again = _train(template, [settings[number]], problem, both, of_both, n_epochs)[0]
         head = _with(template, again.weights, of_both)
     said = {
         **settings[number],
@@ -129,40 +126,39 @@ def _draw(name: str, problem: FitProblem) -> Head:
 def _train(
     pattern: Head,
     settings: list[dict[str, float]],
-    options: Options,
-    train: AnyFeatureRows,
-    val: AnyFeatureRows | None,
+    problem: FitProblem,
+    rows: AnyFeatureRows,
     scaler: Standardizer | None,
-    seed: int,
-    device: torch.device,
-    until: int | None = None,
+    n_epochs: int | None = None,
 ) -> list[HeadTrainResult]:
-    """Train copies of a head side by side; each keeps its best epoch on `val`, or, without it, epoch `n_epochs`."""
+    """Train copies of a head side by side on some rows.
+
+    Each keeps its best epoch on the validation split; or, where `n_epochs` says how many there are, the last one, and
+    nothing is validated.
+    """
+    options, task, seed, device = problem.config, problem.task, problem.seed, problem.device
     heads = [pattern] * len(settings)
     stack = VmapHeads(heads, [one["rate"] for one in settings], [one["weight decay"] for one in settings], device)
-    steps_per_epoch = max(len(train) // options.fit_batch_size, 1)
+    steps_per_epoch = max(len(rows) // options.fit_batch_size, 1)
     lr_driver = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1.0)
     schedule = make_schedule(lr_driver, LRScheduleConfig("onecycle", _WARMUP), steps_per_epoch, options.fit_epochs)
     courses = [HeadTrainResult() for _ in settings]
     running = set(range(len(settings)))
-    weights = torch.from_numpy(balanced_weights(train.labels)) if options.class_weights == "balanced" else None
-    numbers = range(1, (until or options.fit_epochs) + 1)
-    for number in progress(numbers, label="all rows" if val is None else "epochs, at most", unit="epochs"):
+    of_samples = task.weights(rows.labels) if problem.balanced else None
+    weights = torch.from_numpy(of_samples) if of_samples is not None else None
+    numbers = range(1, (n_epochs or options.fit_epochs) + 1)
+    for number in progress(numbers, label="all rows" if n_epochs else "epochs, at most", unit="epochs"):
         if not running:
             break
         started = time.perf_counter()
         torch.manual_seed(seed * 1_000_003 + number)
         stack.train(True)
         loss_sum, right, count = torch.zeros(stack.size), torch.zeros(stack.size), 0
-        for places, block in _full_batches(train, options, seed * 1_000_003 + number):
-            labels = torch.from_numpy(train.labels[places]).to(device)
+        for places, block in _full_batches(rows, options, seed * 1_000_003 + number):
+            labels = torch.from_numpy(rows.labels[places]).to(device)
             logits = stack.logits(_inputs(block, scaler, device))
-            each = functional.cross_entropy(
-                logits.flatten(0, 1),
-                labels.repeat(stack.size),
-                label_smoothing=options.fit_label_smoothing,
-                reduction="none",
-            ).view(stack.size, -1)
+            of_all = logits.flatten(0, 1), labels.repeat(stack.size)
+            each = task.loss(*of_all, smoothing=options.fit_label_smoothing, reduction="none").view(stack.size, -1)
             if weights is not None:
                 each = each * weights[torch.from_numpy(places)].to(device)
             losses = each.mean(dim=1)
@@ -175,9 +171,9 @@ def _train(
             loss_sum += losses.detach().cpu() * len(places)
             right += (logits.detach().argmax(dim=2) == labels).sum(dim=1).cpu()
             count += len(places)
-        if val is None:
+        if n_epochs:
             continue
-        validated = _validate(stack, val, scaler, device, options.class_weights == "balanced")
+        validated = _validate(stack, problem, scaler)
         seconds = time.perf_counter() - started
         for one in list(running):
             course, (val_loss, val_accuracy, score) = courses[one], validated[one]
@@ -192,26 +188,25 @@ def _train(
                 course.best, course.score, course.weights = row, score, stack.weights(one)
             if course.epochs_since_best() >= options.patience:
                 running.discard(one)
-    if val is None:
+    if n_epochs:
         courses[0].weights = stack.weights(0)
     return courses
 
 
 @torch.no_grad()
-def _validate(
-    stack: VmapHeads, val: AnyFeatureRows, scaler: Standardizer | None, device: torch.device, balanced: bool
-) -> list[tuple[float, float, float]]:
+def _validate(stack: VmapHeads, problem: FitProblem, scaler: Standardizer | None) -> list[tuple[float, float, float]]:
     """Return loss, accuracy and score of every head on the validation rows."""
+    val, device = problem.val, problem.device
     stack.train(False)
     of_batches = [stack.logits(_inputs(block, scaler, device)).float().cpu() for _, block in in_batches(val)]
     logits, labels = torch.cat(of_batches, dim=1), torch.from_numpy(val.labels)
     return [
         (
-            float(functional.cross_entropy(one, labels)),
-            float((one.argmax(dim=1) == labels).float().mean()),
-            selection_score(one.numpy(), val.labels, balanced),
+            float(problem.task.loss(of_head, labels) / len(labels)),
+            float((of_head.argmax(dim=1) == labels).float().mean()),
+            selection_score(of_head.numpy(), val.labels, problem.balanced),
         )
-        for one in logits
+        for of_head in logits
     ]
 
 

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-from sklearn.preprocessing import StandardScaler
 
 from cache.errors import DataError, UsageError
-from stages.runtime.threads import one_thread_per_fit
+from stages.fitting.folds import stratified_folds
+from stages.fitting.grid_search import cross_val_proba
+from stages.fitting.linear_models import LinearModelFactory
 
 FOLDS = 5
 """Folds; fewer only where even the largest class has fewer samples, or there are fewer groups."""
 
 REGULARISATION = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-"""Values of C, from the strongest regularisation: the one whose left-out rows have the lowest log loss is taken."""
-
-FITTING_BYTES = 1 << 30
-"""Most bytes of features in float32 that are fitted side by side, unless one fold alone takes more."""
-
-_BLOCK_ROWS = 2048
-
-_LEAST = float(np.finfo(np.float32).tiny)
+"""Values of C, from the strongest regularization: the one whose left-out rows have the lowest log loss is taken."""
 
 
 def out_of_fold_probabilities(
@@ -72,26 +63,8 @@ def out_of_fold_probabilities(
             f"label errors are looked for in vectors, but the cached features have the shape {features.shape[1:]}; "
             "use `pool` avg (or max, avgmax, cls)"
         )
-    folds = _folds(labels, seed, groups)
-    models: list[Any] = [LogisticRegression(max_iter=300, warm_start=True) for _ in folds]
-    largest = max(len(fitted) for fitted, _ in folds) * features.shape[1] * np.dtype(np.float32).itemsize
-    jobs = max(1, min(len(folds), os.cpu_count() or 1, FITTING_BYTES // max(largest, 1)))
-    best, lowest = np.zeros((len(labels), num_classes), np.float32), np.inf
-    for c in REGULARISATION:
-        probabilities = np.zeros_like(best)
-        with one_thread_per_fit():
-            done = Parallel(n_jobs=jobs, prefer="threads")(
-                delayed(_fit_fold)(model, c, features, labels, *pair) for model, pair in zip(models, folds, strict=True)
-            )
-        for (model, given), (_, left_out) in zip(done, folds, strict=True):
-            probabilities[left_out[:, None], model.classes_] = given
-        models = [model for model, _ in done]
-        own = probabilities[np.arange(len(labels)), labels]
-        loss = -np.log(own[own > 0]).mean() if (own > 0).any() else np.inf
-        if loss >= lowest:
-            break
-        best, lowest = probabilities, loss
-    return best
+    make_of: Callable[..., Any] = partial(LinearModelFactory, "logistic", num_classes)
+    return cross_val_proba(make_of, REGULARISATION, features, labels, _folds(labels, seed, groups))
 
 
 def _folds(
@@ -103,35 +76,6 @@ def _folds(
     folds = min(FOLDS, int(np.bincount(labels).max()), len(np.unique(groups)) if groups is not None else FOLDS)
     if folds < 2:
         raise DataError("no class has two samples of different groups: folds cannot be made")
-    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        return list(kind(folds, shuffle=True, random_state=seed).split(labels, labels, groups))
-
-
-def _fit_fold(
-    model: Any,
-    c: float,
-    features: NDArray[Any],
-    labels: NDArray[np.int64],
-    fitted: NDArray[np.int64],
-    left_out: NDArray[np.int64],
-) -> tuple[Any, NDArray[np.float32]]:
-    """Go on with a model at another C; return it and the probabilities of the rows that were left out."""
-    with one_thread_per_fit():
-        scaler = StandardScaler()
-        for block in _blocks(fitted):
-            scaler.partial_fit(features[block].astype(np.float32))
-        rows = np.empty((len(fitted), features.shape[1]), np.float32)
-        for block, at in zip(_blocks(fitted), range(0, len(fitted), _BLOCK_ROWS), strict=True):
-            rows[at : at + len(block)] = scaler.transform(features[block].astype(np.float32))
-        model.set_params(C=c).fit(rows, labels[fitted])
-        del rows
-        given = [
-            model.predict_proba(scaler.transform(features[block].astype(np.float32))) for block in _blocks(left_out)
-        ]
-    return model, np.maximum(np.concatenate(given), _LEAST).astype(np.float32)
-
-
-def _blocks(places: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    return (places[at : at + _BLOCK_ROWS] for at in range(0, len(places), _BLOCK_ROWS))
+        return stratified_folds(folds, labels, seed, groups)

@@ -1,12 +1,14 @@
 """The search over C and scaling: what a short way leaves out must not be what is best."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.metrics.pairwise import rbf_kernel
-from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScaler
 
@@ -15,6 +17,7 @@ from stages.fitting import fit_rbf_svm as kernel
 from stages.fitting import grid_search as search
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_rbf_svm import RBFSVMFactory
+from stages.fitting.folds import stratified_folds
 from stages.fitting.linear_models import LinearModelFactory
 from tests.stages.fitting.rows_of_digits import fit_problem, skewed
 
@@ -148,3 +151,20 @@ def test_a_classifier_of_scikit_learn_is_cross_validated_as_scikit_learn_does(cl
         logits = done.settings["temperature"] * head(torch.from_numpy(rows)).detach()[:, :classes]
         assert np.abs(logits.softmax(dim=1).numpy() - model.predict_proba(rows)).max() < 1e-3
     assert (done.head(torch.from_numpy(rows)).argmax(dim=1) < classes).all()
+
+
+def test_probabilities_of_left_out_rows_are_those_of_scikit_learn_at_the_lowest_log_loss():
+    rows, labels = skewed(count=600, width=12)
+    folds = stratified_folds(4, labels, seed=0)
+    make_of = partial(LinearModelFactory, "logistic", 4)  # of one class there is no row
+    values = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    found = search.cross_val_proba(make_of, values, rows.astype(np.float16), labels, folds)
+    assert found.dtype == np.float32
+    assert (found[:, 3] == 0).all()
+    expected = {}
+    for c in values:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=c, tol=1e-8, max_iter=5000))
+        expected[c] = cross_val_predict(model, rows, labels, cv=folds, method="predict_proba")
+    best = min(expected.values(), key=lambda probabilities: log_loss(labels, probabilities))
+    assert np.abs(found[:, :3] - best).max() < 0.02  # fits stop early, as those that are compared do
+    assert np.abs(found[:, :3] - best).mean() < 1e-3
