@@ -49,7 +49,7 @@ def list_cuts(
     Parameters
     ----------
     backbone
-        efficientnet_lite0/1/2, a torchvision name, or a timm name (timm:NAME).
+        Pretrained network, as after --backbone of the other commands.
     weights_match
         exact, or partial: the file is loaded from the image upwards until the first layer that differs, and a table
         says what was loaded, skipped and missing.

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from stages.data.images.preprocessing import Preprocessing
+from stages.network.auxiliary_heads import AuxiliaryPlace
 from stages.network.backbones.partial_loading import PartialLoading
 from stages.network.classifier import output_layers
 
@@ -40,6 +42,8 @@ class Backbone:
     auxiliary
         The auxiliary classifiers of GoogLeNet and Inception v3, with the weights that came with the network's where
         there were any. They are no part of the module, of its digest, or of features.
+    auxiliary_places
+        Where each of them belongs.
     """
 
     name: str
@@ -50,14 +54,28 @@ class Backbone:
     num_classes: int
     loading: PartialLoading | None = None
     auxiliary: Mapping[str, nn.Module] = field(default_factory=dict)
+    auxiliary_places: Mapping[str, AuxiliaryPlace] = field(default_factory=dict)
 
 
 class LoadedNetwork(NamedTuple):
-    """A network as its family builds it, with what its images must look like and where its weights are from."""
+    """A network as its family builds it.
+
+    Attributes
+    ----------
+    module
+        Images float [b, 3, S, S] -> logits, or whatever the network gives.
+    preprocessing
+        What its images must look like.
+    source
+        Where its weights are from, in words.
+    auxiliary_places
+        Names of its auxiliary classifiers, submodules that are of use in training alone, and where each belongs.
+    """
 
     module: nn.Module
     preprocessing: Preprocessing
     source: str
+    auxiliary_places: Mapping[str, AuxiliaryPlace] = MappingProxyType({})
 
 
 @contextmanager

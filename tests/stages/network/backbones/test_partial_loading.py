@@ -15,8 +15,7 @@ from stages.network.backbones.partial_loading import load_partial_state_dict
 from stages.network.backbones.registry import load_backbone
 from stages.network.graph import trace as tracing
 from stages.network.module_paths import has_prefix
-
-from .networks import graph, network
+from tests.stages.network.networks import graph, network
 
 
 def load(name, weights, ignored=()):
