@@ -67,15 +67,15 @@ def list_cuts(
     """
     from pipeline.text import byte_count, echo, format_count, table
     from stages.network.backbones.registry import load_backbone
-    from stages.network.graph.cuts import CutGraph
+    from stages.network.graph.hooked import HookedGraph, cut_graph
 
     if invert_unfreeze and unfreeze is None:
         raise UsageError("--invert-unfreeze says what of --unfreeze is inverted; give --unfreeze too")
     loaded = load_backbone(
         backbone, weights, image_size, match=weights_match, rename=weights_rename, ignore=weights_ignore
     )
-    graph = CutGraph(loaded.module, loaded.preprocessing.image_size)
-    automatic = graph.resolve("auto").name
+    graph = cut_graph(loaded.module, loaded.preprocessing.image_size)
+    automatic = "" if isinstance(graph, HookedGraph) else graph.resolve("auto").name
     header = ["cut", "alias", "output", "parameters below", "above", "multiply-adds below", "above", "fp16 bytes/image"]
     lines = [
         [
@@ -92,6 +92,8 @@ def list_cuts(
     ]
     size = loaded.preprocessing.image_size
     said = [f"{loaded.name}: {len(graph.cuts)} cuts at {size} x {size} pixels"]
+    if isinstance(graph, HookedGraph):
+        said.append(graph.note("a cut"))
     if weights != "none":
         said.append(f"weights: {loaded.weights_source}")
     if loaded.loading is not None:

@@ -27,6 +27,9 @@ class Backbone:
     ----------
     name
         The name it was asked for by.
+    identity
+        What the cache calls it. For a library's network that is the name; for one of the user's own, its class and a
+        digest of the source (see :func:`~stages.network.backbones.module_identity.identity_of_module`).
     module
         The network, in evaluation mode, no parameter requiring gradients: images [b, 3, S, S] -> logits.
     weights
@@ -47,6 +50,7 @@ class Backbone:
     """
 
     name: str
+    identity: str
     module: nn.Module
     weights: str
     weights_source: str
@@ -70,12 +74,15 @@ class LoadedNetwork(NamedTuple):
         Where its weights are from, in words.
     auxiliary_places
         Names of its auxiliary classifiers, submodules that are of use in training alone, and where each belongs.
+    identity
+        What the cache calls the network, where its name does not say what is computed; None for the name.
     """
 
     module: nn.Module
     preprocessing: Preprocessing
     source: str
     auxiliary_places: Mapping[str, AuxiliaryPlace] = MappingProxyType({})
+    identity: str | None = None
 
 
 @contextmanager

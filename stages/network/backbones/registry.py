@@ -129,7 +129,8 @@ def load_backbone(
     ----------
     name
         ``efficientnet_lite0``, ``1``, ``2`` (embedded), a torchvision name, a timm name, with or without ``timm:``
-        before it, or one of another family; a name that both have is torchvision's.
+        before it, ``hf:`` and a model or folder of transformers, ``package.module:factory``, or one of another
+        family. A name that torchvision and timm have is torchvision's.
     weights
         ``default`` (pretrained), ``none`` (random, always the same ones), or a file: a state_dict as ``.safetensors``,
         or as ``.pth`` or ``.pt`` (read without unpickling code). Its classifier may have another number of classes.
@@ -161,7 +162,7 @@ def load_backbone(
         )
     with fixed_init_seed():
         network = family.load(name.removeprefix(family.prefix), weights == "default", image_size)
-        module, preprocessing, source, places = network
+        module, preprocessing, source, places, identity = network
         heads = detach_auxiliary_heads(module, places)
         if weights not in ("default", "none"):
             state, source = map_keys(read_weights(Path(weights)), rename, str(weights)), f"file {weights}"
@@ -186,6 +187,7 @@ def load_backbone(
         preprocessing = preprocessing.with_size(image_size)
     return Backbone(
         name=name,
+        identity=identity or name,
         module=module,
         weights=digest_of_weights(module),
         weights_source=source,

@@ -13,8 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from stages.network.backbones.registry import load_backbone
 from stages.network.graph.bn_folding import fold_batchnorm
 from stages.network.graph.cuts import CutGraph
-
-from .networks import FAMILIES, graph, images
+from tests.stages.network.networks import FAMILIES, graph, images
 
 # How many of each network's BatchNorms follow a convolution. DenseNet's others stand before theirs, MaxViT's too.
 FOLDED = {

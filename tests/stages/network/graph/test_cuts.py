@@ -14,8 +14,7 @@ from cache.errors import UsageError
 from stages.network.classifier import output_layers
 from stages.network.graph.cuts import Boundary, CutGraph, check_image_size, layout_of
 from stages.network.module_paths import ancestor_paths, has_prefix
-
-from .networks import FAMILIES, NOISY, graph, images, network
+from tests.stages.network.networks import FAMILIES, NOISY, graph, images, network
 
 
 def spread(name):

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from cache.errors import UsageError
 from stages.network.graph.cuts import Cut
 from stages.network.graph.pooling import KINDS, Pool
-
-from .networks import graph, images
+from tests.stages.network.networks import graph, images
 
 
 def cut(shape, layout, prefix=0, class_token=False):

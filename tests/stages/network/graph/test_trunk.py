@@ -15,8 +15,7 @@ from stages.network.graph.pooling import Pool
 from stages.network.graph.trunk import ARITHMETIC, FrozenTrunk, _without_tf32, auto_batch_size, auto_precision
 from stages.runtime.device import lists_bfloat16
 from stages.runtime.threads import single_thread_pool
-
-from .networks import FAMILIES, graph, images
+from tests.stages.network.networks import FAMILIES, graph, images
 
 CPU = torch.device("cpu")
 LITE, VIT = "timm:tf_efficientnet_lite0", "timm:vit_tiny_patch16_224"
