@@ -49,7 +49,7 @@ def list_cuts(
     Parameters
     ----------
     backbone
-        efficientnet_lite0/1/2, a torchvision name, or a timm name (timm:NAME).
+        Pretrained network, as after --backbone of the other commands.
     weights_match
         exact, or partial: the file is loaded from the image upwards until the first layer that differs, and a table
         says what was loaded, skipped and missing.
@@ -68,15 +68,15 @@ def list_cuts(
     from pipeline.cli.output import echo
     from pipeline.text import byte_count, format_count, table
     from stages.network.backbones.registry import load_backbone
-    from stages.network.graph.cuts import CutGraph
+    from stages.network.graph.hooked import HookedGraph, cut_graph
 
     if invert_unfreeze and unfreeze is None:
         raise UsageError("--invert-unfreeze says what of --unfreeze is inverted; give --unfreeze too")
     loaded = load_backbone(
         backbone, weights, image_size, match=weights_match, rename=weights_rename, ignore=weights_ignore
     )
-    graph = CutGraph(loaded.module, loaded.preprocessing.image_size)
-    automatic = graph.resolve("auto").name
+    graph = cut_graph(loaded.module, loaded.preprocessing.image_size)
+    automatic = "" if isinstance(graph, HookedGraph) else graph.resolve("auto").name
     header = ["cut", "alias", "output", "parameters below", "above", "multiply-adds below", "above", "fp16 bytes/image"]
     lines = [
         [
@@ -93,6 +93,8 @@ def list_cuts(
     ]
     size = loaded.preprocessing.image_size
     said = [f"{loaded.name}: {len(graph.cuts)} cuts at {size} x {size} pixels"]
+    if isinstance(graph, HookedGraph):
+        said.append(graph.note("a cut"))
     if weights != "none":
         said.append(f"weights: {loaded.weights_source}")
     if loaded.loading is not None:

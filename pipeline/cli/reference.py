@@ -34,7 +34,7 @@ def reference() -> str:
         parts += ["| flag | default | meaning |", "|---|---|---|"]
         for one in fields(group):
             flag = f"`--{one.name.replace('_', '-')}`"
-            parts.append(f"| {flag} | {_default(one.default)} | {meaning[one.name]} |")
+            parts.append(f"| {flag} | {_default(one.default)} | {one.metadata.get('help', meaning[one.name])} |")
     return "\n".join([*parts, *_sub_commands(cache_app)]) + "\n"
 
 

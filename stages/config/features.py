@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from cache.errors import UsageError
 from stages.config.augment_grammar import require_augment
 from stages.config.bounds import require_at_least
+from stages.config.registry import BACKBONES, OptionHelp
 
 Pooling = Literal["avg", "max", "avgmax", "cls", "none"]
 
@@ -23,9 +24,8 @@ StorageType = Literal["float16", "float32"]
 class FeatureConfig:
     """Which features of the images, and where they are cached (stage 1)."""
 
-    backbone: str = "efficientnet_lite0"
-    """Pretrained network: efficientnet_lite0/1/2 (embedded), a torchvision name (resnet18), or a timm name
-    (timm:convnext_nano)."""
+    backbone: str = field(default="efficientnet_lite0", metadata=OptionHelp("Pretrained network", BACKBONES))
+    """Pretrained network; help names the families that are registered."""
 
     weights: str = "default"
     """default, none (random, from the seed 0), or a state_dict file (.pth read with weights_only, .safetensors)."""

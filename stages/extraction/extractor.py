@@ -23,6 +23,7 @@ from stages.extraction.engine import ComputedBatch, run_batches
 from stages.network.backbones.base import Backbone
 from stages.network.backbones.registry import load_backbone
 from stages.network.graph.cuts import Cut, CutGraph
+from stages.network.graph.hooked import HookedGraph, HookedTrunk, cut_graph
 from stages.network.graph.pooling import Pool
 from stages.network.graph.trunk import FrozenTrunk, auto_batch_size, auto_precision
 from stages.runtime.allocator import tune_malloc
@@ -70,7 +71,7 @@ class Extractor:
     graph : CutGraph
     taps : tuple of CachedCut
         In the order asked for.
-    trunk : FrozenTrunk
+    trunk : FrozenTrunk or HookedTrunk
         Normalised images [b, 3, S, S] -> the pooled output of each tap, float32 [b, *shape].
     batch_size : int
         Images per forward pass.
@@ -81,7 +82,7 @@ class Extractor:
     backbone: Backbone
     graph: CutGraph
     taps: tuple[CachedCut, ...]
-    trunk: FrozenTrunk
+    trunk: FrozenTrunk | HookedTrunk
     batch_size: int
     device: torch.device
     options: FeatureConfig
@@ -142,8 +143,9 @@ class Extractor:
 
     @property
     def notes(self) -> list[str]:
-        """What was found wrong in the caches, and what was done about it."""
-        return [note for cache in self.caches for note in cache.warnings]
+        """How features are had where a network cannot be traced; what was wrong in the caches, and what was done."""
+        of_network = [self.graph.note(self.cut_names)] if isinstance(self.graph, HookedGraph) else []
+        return [*of_network, *(note for cache in self.caches for note in cache.warnings)]
 
     def request(self, location: str, key: str, views: Sequence[int] = (0,)) -> ImageRequest:
         """Return the request for renderings of one image: [len(views), 3, S, S] of one decoded image.
@@ -229,8 +231,17 @@ class Extractor:
         return self.augmentation(image, seed_from("view", view, "of", key, bits=32))
 
 
-def build_extractor(options: FeatureConfig) -> Extractor:
+def build_extractor(options: FeatureConfig, backbone: Backbone | None = None) -> Extractor:
     """Load the backbone, cut it, and name the caches its features belong to. No image is touched.
+
+    Parameters
+    ----------
+    options
+        Of stage 1.
+    backbone
+        In place of the one that `options` name, such as a module of one's own
+        (:func:`~stages.network.backbones.user_module.backbone_from_module`); the options of weights and of the image
+        size are those it was made with.
 
     Raises
     ------
@@ -239,15 +250,18 @@ def build_extractor(options: FeatureConfig) -> Extractor:
     """
     tune_malloc()
     device = resolve_device(options.device)
-    backbone = load_backbone(
-        options.backbone,
-        options.weights,
-        options.image_size,
-        match=options.weights_match,
-        rename=options.weights_rename,
-        ignore=options.weights_ignore,
-    )
-    return _build(backbone, CutGraph(backbone.module, backbone.preprocessing.image_size), device, options)
+    if backbone is None:
+        backbone = load_backbone(
+            options.backbone,
+            options.weights,
+            options.image_size,
+            match=options.weights_match,
+            rename=options.weights_rename,
+            ignore=options.weights_ignore,
+        )
+    else:
+        options = replace(options, backbone=backbone.name, image_size=backbone.preprocessing.image_size)
+    return _build(backbone, cut_graph(backbone.module, backbone.preprocessing.image_size), device, options)
 
 
 def with_cut(extractor: Extractor, cut: Cut, pool: Pooling) -> Extractor:
@@ -263,13 +277,18 @@ def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: F
         raise UsageError(f"`cut` {options.cut} names {', '.join(cut.name for cut in cuts)}: one of them twice")
     pools = [Pool(options.pool, cut) for cut in cuts]
     precision = auto_precision(device) if options.precision == "auto" else options.precision
-    trunk = FrozenTrunk(graph, list(zip(cuts, pools, strict=True)), precision, device)
+    taps = list(zip(cuts, pools, strict=True))
+    trunk = (
+        HookedTrunk(graph, taps, precision, device)
+        if isinstance(graph, HookedGraph)
+        else FrozenTrunk(graph, taps, precision, device)
+    )
     order = [cut.name for cut in graph.cuts]
     deepest = max(cuts, key=lambda cut: order.index(cut.name))
 
     def tap(cut: Cut, pool: Pool) -> CachedCut:
         spec = Spec(
-            backbone=backbone.name,
+            backbone=backbone.identity,
             weights=backbone.weights,
             cut=cut.name,
             pooling=pool.kind,

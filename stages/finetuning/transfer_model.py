@@ -205,7 +205,8 @@ def _top(
         return nn.Identity(), {}
     heads: list[AuxiliaryHead] = []
     if options.auxiliary:
-        of_network = auxiliary_heads_for(graph, extractor.backbone.auxiliary, num_classes)
+        backbone = extractor.backbone
+        of_network = auxiliary_heads_for(graph, backbone.auxiliary, backbone.auxiliary_places, num_classes)
         heads = [one for one in of_network if graph.is_between(start, one.cut, end)]
     top = copy.deepcopy(section_with_auxiliary(graph, start, end, heads, boundary.trainable, folded=True))
     return top, {one.name: one.loss_weight for one in heads}

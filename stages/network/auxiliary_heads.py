@@ -20,19 +20,11 @@ from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.section import Section
 
 
-class _Place(NamedTuple):
+class AuxiliaryPlace(NamedTuple):
+    """The layer whose output an auxiliary classifier takes, and what its loss weighs beside the main one's 1."""
+
     layer: str
     loss_weight: float
-
-
-# GoogLeNet: "the losses of the auxiliary classifiers were weighted by 0.3" (section 5). Inception v3: 0.4, as in the
-# authors' own training code.
-AUXILIARY = {
-    "aux1": _Place("inception4a", 0.3),
-    "aux2": _Place("inception4d", 0.3),
-    "AuxLogits": _Place("Mixed_6e", 0.4),
-}
-"""The layer whose output each auxiliary classifier takes, and what its loss weighs beside the main one's 1."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +34,7 @@ class AuxiliaryHead:
     Attributes
     ----------
     name
-        As torchvision calls it: ``aux1``, ``aux2``, ``AuxLogits``.
+        As the network calls it: ``aux1``, ``aux2``, ``AuxLogits``.
     cut
         Where it reads.
     loss_weight
@@ -57,7 +49,9 @@ class AuxiliaryHead:
     module: nn.Module
 
 
-def auxiliary_heads_for(graph: CutGraph, heads: Mapping[str, nn.Module], num_classes: int) -> tuple[AuxiliaryHead, ...]:
+def auxiliary_heads_for(
+    graph: CutGraph, heads: Mapping[str, nn.Module], places: Mapping[str, AuxiliaryPlace], num_classes: int
+) -> tuple[AuxiliaryHead, ...]:
     """Return copies of a network's auxiliary classifiers that train, with new output layers, from the image upwards.
 
     Parameters
@@ -65,7 +59,9 @@ def auxiliary_heads_for(graph: CutGraph, heads: Mapping[str, nn.Module], num_cla
     graph
         The network.
     heads
-        Its auxiliary classifiers, as its backbone has them (`auxiliary`); of other networks there are none.
+        Its auxiliary classifiers, as its backbone has them (`auxiliary`); of most networks there are none.
+    places
+        Where each belongs, as the backbone has it (`auxiliary_places`).
     num_classes
         Of the new output layers.
 
@@ -74,13 +70,14 @@ def auxiliary_heads_for(graph: CutGraph, heads: Mapping[str, nn.Module], num_cla
     UsageError
         If the images are so small that a classifier has no map to work on.
     """
-    found = []
+    trained = []
     for name, head in heads.items():
-        cut = graph.resolve(AUXILIARY[name].layer)
+        place = places[name]
+        cut = graph.resolve(place.layer)
         own = replace_classifier(copy.deepcopy(head), num_classes)
         _require_map(own, name, cut, graph.image_size)
-        found.append(AuxiliaryHead(name, cut, AUXILIARY[name].loss_weight, own.train().requires_grad_(True)))
-    return tuple(found)
+        trained.append(AuxiliaryHead(name, cut, place.loss_weight, own.train().requires_grad_(True)))
+    return tuple(trained)
 
 
 def section_with_auxiliary(

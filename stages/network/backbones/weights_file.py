@@ -14,7 +14,6 @@ from torch import nn
 from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]
 
 from cache.errors import WeightsError
-from stages.network.auxiliary_heads import AUXILIARY
 from stages.network.backbones.base import count_classes
 from stages.network.backbones.key_mapping import suggest_mapping
 from stages.network.classifier import output_layers, replace_classifier
@@ -76,15 +75,14 @@ def load_weights(
 ) -> None:
     """Load a whole state_dict; a classifier of another size makes the network's own that size.
 
-    Auxiliary classifiers in the file are left out: the network has none. Names below the prefixes `ignored` are
-    not loaded, and neither side needs to have them.
+    Names below the prefixes `ignored` are not loaded, and neither side needs to have them.
 
     Raises
     ------
     WeightsError
         If tensors are missing, unexpected, or of another shape; `origin` names the file in the message.
     """
-    weights = {name: tensor for name, tensor in weights.items() if not has_prefix(name, {*AUXILIARY, *ignored})}
+    weights = {name: tensor for name, tensor in weights.items() if not has_prefix(name, ignored)}
     outputs = {f"{layer}.weight" for layer in output_layers(module)}
     sizes = {len(weights[name]) for name in outputs if name in weights and weights[name].ndim > 0}
     if len(sizes) == 1 and (num_classes := sizes.pop()) != count_classes(module):

@@ -19,7 +19,12 @@ import timm.models
 import torch
 import torchvision.ops
 from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+)
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
@@ -35,6 +40,32 @@ _DRY_BATCH = 10_007
 
 _ONE_AT_A_TIME = threading.Lock()
 """Two traces at once would each put back what the other had replaced."""
+
+_UNTRACEABLE = (
+    *(fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError),
+    NotImplementedError,
+)
+"""What tracing raises where it cannot go on."""
+
+_DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
+"""What a step raises in the dry run whose output, or its shape, depends on the numbers in the image."""
+
+
+class UntraceableError(UsageError):
+    """A network that decides by the numbers in the image, or in a way that torch.fx cannot follow.
+
+    Attributes
+    ----------
+    reason : str
+        What tracing said, in one line.
+    """
+
+    def __init__(self, module: nn.Module, reason: str) -> None:
+        self.reason = reason.partition("\n")[0].rstrip(". ")
+        super().__init__(
+            f"{type(module).__name__} cannot be cut: its forward pass cannot be traced ({self.reason}). "
+            "Choose another backbone."
+        )
 
 
 class Trace:
@@ -88,6 +119,8 @@ class Trace:
         self.by_name = {name: node for node, name in self.names.items()}
         self.position = {node: index for index, node in enumerate(self.nodes)}
         self.image, self.output = self.nodes[0], self.nodes[-1].args[0]
+        if not training and not isinstance(self.output, fx.Node):
+            raise UntraceableError(module, "it gives several things, and no trace says which of them counts")
         self.changes = _in_place_updates(self.nodes)
         self.values: dict[fx.Node, Any]
         self.multiply_adds: dict[fx.Node, int]
@@ -205,7 +238,7 @@ class Trace:
 
 def check_image_size(module: nn.Module, image_size: int) -> None:
     """Raise UsageError if the network does not take images of `image_size` pixels; nothing is computed."""
-    with _mode(module, training=False), _without_computing(), _sizes_explained(image_size):
+    with in_mode(module, training=False), _without_computing(), _sizes_explained(image_size):
         module(_blank_images(module, image_size))
 
 
@@ -223,7 +256,7 @@ def layers_in_order(module: nn.Module) -> list[str]:
 
 def _traced(module: nn.Module, *, training: bool, frozen: Collection[str] = ()) -> tuple[fx.Graph, dict[fx.Node, str]]:
     """Return the graph of a network in one mode, and the paths of its nodes."""
-    with _ONE_AT_A_TIME, _mode(module, training=training), _untraceable_explained(module):
+    with _ONE_AT_A_TIME, in_mode(module, training=training), _untraceable_explained(module):
         tracer = _tracer()
         for path in frozen:
             module.get_submodule(path).eval()
@@ -286,7 +319,7 @@ def _in_place_updates(nodes: list[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
     return changes
 
 
-class _PeakMemoryMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class PeakMemoryMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Finds the most bytes that the tensors made while it is active take at one time."""
 
     def __init__(self) -> None:
@@ -313,7 +346,7 @@ class _Recorder(fx.Interpreter):
         self.bytes_made: dict[fx.Node, int] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        with FlopCounterMode(display=False) as counter, _PeakMemoryMode() as memory:
+        with FlopCounterMode(display=False) as counter, PeakMemoryMode() as memory:
             value = super().run_node(n)
         self.values[n] = value
         self.multiply_adds[n] = counter.get_total_flops() // 2 // _DRY_BATCH
@@ -324,8 +357,11 @@ class _Recorder(fx.Interpreter):
 def _dry_run(module: nn.Module, graph: fx.Graph, image_size: int) -> _Recorder:
     """Run a graph without computing; in evaluation mode, so that BatchNorm statistics stay as they are."""
     recorder = _Recorder(module, graph)
-    with _mode(module, training=False), _without_computing(), _sizes_explained(image_size):
-        recorder.run(_blank_images(module, image_size), *_defaults(module).values())
+    with in_mode(module, training=False), _without_computing(), _sizes_explained(image_size):
+        try:
+            recorder.run(_blank_images(module, image_size), *_defaults(module).values())
+        except _DATA_DEPENDENT as error:
+            raise UntraceableError(module, f"{type(error).__name__}: {error}") from error
     return recorder
 
 
@@ -343,14 +379,11 @@ def _without_computing() -> Iterator[None]:
 
 @contextmanager
 def _untraceable_explained(module: nn.Module) -> Iterator[None]:
-    """Turn what tracing raises at a network that decides by the numbers in the image into a UsageError."""
+    """Turn what tracing raises at a network that decides by the numbers in the image into an UntraceableError."""
     try:
         yield
-    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
-        raise UsageError(
-            f"{type(module).__name__} cannot be cut: its forward pass cannot be traced ({error}). "
-            "Choose another backbone."
-        ) from error
+    except _UNTRACEABLE as error:
+        raise UntraceableError(module, f"{type(error).__name__}: {error}") from error
 
 
 @contextmanager
@@ -367,7 +400,7 @@ def _sizes_explained(image_size: int) -> Iterator[None]:
 
 
 @contextmanager
-def _mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
     """Put a network into one mode, and each of its modules back into its own afterwards."""
     modes = {one: one.training for one in module.modules()}
     module.train(training)
@@ -379,7 +412,7 @@ def _mode(module: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 def _blank_images(module: nn.Module, image_size: int) -> torch.Tensor:
-    like = next(module.parameters())
+    like = next(module.parameters(), torch.zeros(()))
     return torch.zeros(_DRY_BATCH, 3, image_size, image_size, dtype=like.dtype, device=like.device)
 
 

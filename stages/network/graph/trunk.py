@@ -104,19 +104,21 @@ class FrozenTrunk(nn.Module):
         """Return the pooled rows of each tap, float32 [b, *pool.shape], of normalised images, float32 [b, 3, S, S]."""
         x = images.to(self._device, self._dtype, memory_format=torch.channels_last)
         rows: dict[int, torch.Tensor] = {}
-        with self._computing():
+        with computing(self.precision, self._device):
             for depth, section in enumerate(self.sections):
                 x = section(x)
                 here = [tap for tap, tapped in enumerate(self._depths) if tapped == depth]
                 rows.update({tap: self.pools[tap](x.float()) for tap in here})
         return tuple(rows[tap] for tap in range(len(self.pools)))
 
-    def _computing(self) -> AbstractContextManager[Any]:
-        if self.precision == "fp16":
-            return torch.autocast(self._device.type, torch.float16)
-        if self.precision == "fp32" and self._device.type == "cuda":
-            return _without_tf32()
-        return nullcontext()
+
+def computing(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """Return the context in which a network computes in this precision."""
+    if precision == "fp16":
+        return torch.autocast(device.type, torch.float16)
+    if precision == "fp32" and device.type == "cuda":
+        return _without_tf32()
+    return nullcontext()
 
 
 def auto_precision(device: torch.device) -> Precision:

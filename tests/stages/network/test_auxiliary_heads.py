@@ -36,7 +36,7 @@ def images(backbone, count=2):
 
 
 def heads_of(backbone, graph, classes=1000):
-    return auxiliary_heads_for(graph, backbone.auxiliary, classes)
+    return auxiliary_heads_for(graph, backbone.auxiliary, backbone.auxiliary_places, classes)
 
 
 def test_heads_know_their_place_and_the_weight_of_their_loss(found):

@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from cache.errors import UsageError
-from stages.network.classifier import auxiliary_heads, detach_auxiliary_heads, output_layers, replace_classifier
+from stages.network.classifier import detach_auxiliary_heads, output_layers, replace_classifier
 
 TORCHVISION = [
     *("resnet18", "alexnet", "vgg11_bn", "squeezenet1_1", "densenet121", "efficientnet_b0", "vit_b_32", "swin_t"),
@@ -49,16 +49,16 @@ def test_new_classifier_has_the_right_size(name):
     assert all(len(module.get_parameter(f"{layer}.weight")) == 7 for layer in output_layers(module))
 
 
-@pytest.mark.parametrize(("name", "size"), [("googlenet", 224), ("inception_v3", 299)])
-def test_auxiliary_classifiers_are_resized_along(name, size):
+@pytest.mark.parametrize(
+    ("name", "size", "names"), [("googlenet", 224, ("aux1", "aux2")), ("inception_v3", 299, ("AuxLogits",))]
+)
+def test_auxiliary_classifiers_are_resized_along(name, size, names):
     with torch.device("meta"):
         module = torchvision.models.get_model(name, init_weights=False)
-        heads = auxiliary_heads(module)
-        assert heads
-        outputs = replace_classifier(module, 7).train()(torch.empty(2, 3, size, size))
+        outputs = replace_classifier(module, 7, names).train()(torch.empty(2, 3, size, size))
         assert [tuple(logits.shape) for logits in outputs] == [(2, 7)] * len(outputs)
-        assert [*detach_auxiliary_heads(module)] == [*heads]
-        assert not auxiliary_heads(module)
+        assert [*detach_auxiliary_heads(module, names)] == [*names]
+        assert not detach_auxiliary_heads(module, names)
         assert module.train()(torch.empty(2, 3, size, size)).shape == (2, 7)
 
 

@@ -13,10 +13,18 @@ import torchvision
 from sklearn.datasets import load_sample_images
 
 from cache.errors import UsageError, WeightsError
+from stages.config.registry import BACKBONES
 from stages.network.backbones.efficientnet_lite import BUNDLED
-from stages.network.backbones.registry import backbone_names, load_backbone, suggestions
+from stages.network.backbones.registry import (
+    backbone_names,
+    find_family,
+    load_backbone,
+    register_backbone,
+    suggestions,
+)
 from stages.network.backbones.weights_file import digest_of_weights, read_weights
 from stages.network.classifier import replace_classifier
+from tests.plug_ins import install_plug_in
 
 
 @pytest.mark.parametrize(
@@ -283,3 +291,79 @@ def test_missing_package_of_embedded_weights_is_named(monkeypatch):
 def test_networks_that_timm_has_no_weights_for_say_so():
     with pytest.raises(WeightsError, match="no weights for coatnet_0_224; use `weights` none"):
         load_backbone("timm:coatnet_0_224")
+
+
+def test_a_prefix_decides_and_without_one_the_family_without_a_prefix():
+    assert find_family("timm:resnet18").name == "timm:"
+    assert find_family("resnet18").name == "torchvision"
+    assert find_family("timm:efficientnet_lite0").name == "timm:"
+    assert find_family("efficientnet_lite0").name == "efficientnet_lite"
+    assert find_family("convnextv2_atto.fcmae").name == "timm:"
+
+
+def test_a_name_of_two_families_is_an_error_that_names_both(monkeypatch):
+    monkeypatch.setattr(BACKBONES, "_entries", dict(BACKBONES._entries))
+
+    @register_backbone("other", help_text="one more", names=lambda: ["resnet18"])
+    def load_other(name, pretrained, image_size):
+        raise AssertionError
+
+    with pytest.raises(UsageError, match=r"'resnet18' is of .*load_torchvision and .*load_other"):
+        load_backbone("resnet18", "none")
+
+
+FLAT = """
+import torch
+from torch import nn
+from stages.data.images.preprocessing import Preprocessing
+from stages.network.auxiliary_heads import AuxiliaryPlace
+from stages.network.backbones.base import LoadedNetwork
+from stages.network.backbones.registry import register_backbone
+
+class Flat(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.aux = nn.Linear(4, 10)
+        self.fc = nn.Linear(4, 10)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).mean((2, 3)))
+
+@register_backbone("flat:", names=lambda: ["flat4"], help_text="a flat network (flat:flat4)")
+def load_flat(name, pretrained, image_size):
+    places = {"aux": AuxiliaryPlace("conv", 0.5)}
+    return LoadedNetwork(Flat(), Preprocessing(32, 36), "drawn", places)
+"""
+
+USE_FLAT = """
+from cache.errors import UsageError
+from pipeline.cli.app import main
+from stages.network.backbones.registry import backbone_names, load_backbone
+main(["extract", "--help"])
+main(["list-cuts", "flat:flat4"])
+backbone = load_backbone("flat:flat4")
+print([*backbone.auxiliary], backbone.auxiliary_places["aux"].layer, hasattr(backbone.module.aux, "weight"))
+print("flat:flat4" in backbone_names())
+try:
+    load_backbone("flat:flt4")
+except UsageError as error:
+    print(error)
+"""
+
+
+def test_a_family_of_another_package_is_in_help_lists_and_errors(tmp_path):
+    install_plug_in(tmp_path, "flat-networks", "cutonce.backbones", "flat", FLAT)
+    done = subprocess.run(
+        [sys.executable, "-c", USE_FLAT],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+        cwd=Path(__file__).parents[4],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = " ".join(done.stdout.replace("│", " ").split())
+    assert "or flat (of the package flat-networks)" in said
+    assert "flat:flat4: 3 cuts at 32 x 32 pixels" in said
+    assert "['aux'] conv False True" in said
+    assert "no backbone 'flat:flt4'. Did you mean 'flat:flat4'" in said

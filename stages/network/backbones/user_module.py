@@ -1,0 +1,140 @@
+"""A network of the user's own: named by the import path of what makes it, or handed in from Python."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cache.errors import UsageError, suggestion
+from stages.data.images.preprocessing import Preprocessing
+from stages.network.backbones.base import Backbone, LoadedNetwork, count_classes
+from stages.network.backbones.module_identity import identity_of_module
+from stages.network.backbones.registry import register_backbone, suggestions
+from stages.network.backbones.weights_file import digest_of_weights
+from stages.network.graph.hooked import require_tensor_output
+
+_IMPORT_PATH = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<factory>[^\W\d]\w*)(@(?P<identity>.+))?")
+
+_RESIZE = 256 / 224
+"""The shorter side of an image before its middle is cut out, in image sizes, where nobody says otherwise."""
+
+
+def backbone_from_module(
+    module: nn.Module,
+    preprocessing: Preprocessing | None = None,
+    *,
+    image_size: int | None = None,
+    name: str | None = None,
+) -> Backbone:
+    """Return a network of the user's own as a backbone, for :func:`~stages.extraction.extractor.build_extractor`.
+
+    Parameters
+    ----------
+    module
+        Images float [b, 3, S, S] -> a tensor with a row for each, or a tuple or mapping with one in it. It is put into
+        evaluation mode, and none of its parameters requires gradients afterwards.
+    preprocessing
+        How images become what it was trained to see. By default ImageNet's: the shorter side becomes 256 / 224 of the
+        image size, the middle is cut out, and mean and standard deviation are ImageNet's.
+    image_size
+        S, in pixels, where no preprocessing says it; another one than the preprocessing's scales that.
+    name
+        What the cache calls it; by default its class and a digest of the source. With a name the source is not looked
+        at: give another one whenever what the network computes changes.
+
+    Raises
+    ------
+    UsageError
+        If there is no image size, the network gives no tensor, or there is neither name nor source.
+    """
+    preprocessing = _preprocessing(type(module).__name__, preprocessing, image_size)
+    identity = name or identity_of_module(module)
+    module.eval().requires_grad_(False)
+    require_tensor_output(module, preprocessing.image_size)
+    return Backbone(
+        name=name or type(module).__qualname__,
+        module=module,
+        weights=digest_of_weights(module),
+        weights_source="handed in",
+        preprocessing=preprocessing,
+        num_classes=count_classes(module),
+        identity=identity,
+    )
+
+
+@register_backbone(
+    "import path",
+    accepts=lambda name: _IMPORT_PATH.fullmatch(name) is not None,
+    help_text="an import path of your own (package.module:factory)",
+)
+def load_user_module(name: str, pretrained: bool, image_size: int | None) -> LoadedNetwork:
+    """Return what the factory at an import path makes; its weights are its own business, wanted or not.
+
+    ``package.module:factory`` is called without arguments and returns a module, or a module and its preprocessing. With
+    ``@NAME`` behind it, NAME is what the cache calls the network, and its source is not looked at.
+    """
+    path = _IMPORT_PATH.fullmatch(name)
+    assert path is not None
+    factory = _imported_factory(name, path["module"], path["factory"])
+    try:
+        made: Any = factory()
+    except Exception as error:
+        raise UsageError(f"`backbone` {name}: {path['factory']}() raised {_in_words(error)}.") from error
+    module, preprocessing = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(module, nn.Module) or not isinstance(preprocessing, Preprocessing | None):
+        given = ", ".join(type(part).__name__ for part in (made if isinstance(made, tuple) else (made,)))
+        raise UsageError(
+            f"`backbone` {name}: {path['factory']}() must return a torch.nn.Module, or one and its Preprocessing, and "
+            f"returned {given}."
+        )
+    preprocessing = _preprocessing(f"`backbone` {name}", preprocessing, image_size)
+    module.eval()
+    require_tensor_output(module, preprocessing.image_size)
+    identity = path["identity"] or identity_of_module(module)
+    return LoadedNetwork(module, preprocessing, f"as {path['module']}:{path['factory']} gives them", identity=identity)
+
+
+def _preprocessing(what: str, given: Preprocessing | None, image_size: int | None) -> Preprocessing:
+    if given is not None:
+        return given if image_size is None else given.with_size(image_size)
+    if image_size is None:
+        raise UsageError(
+            f"{what} comes without a preprocessing, so nothing says how large its images are: give `image_size`, or a "
+            "Preprocessing with the module"
+        )
+    return Preprocessing(image_size, round(_RESIZE * image_size))
+
+
+def _imported_factory(name: str, module_name: str, factory_name: str) -> Any:
+    """Return what is to be called, imported from the current folder or from what is installed."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)  # as python -m has it, whichever way Cutonce was started
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{module_name}.".startswith(f"{missing}."):
+            raise UsageError(
+                f"`backbone` {name}: there is no module {missing!r} in {here}, nor is one installed.{suggestions(name)}"
+            ) from error
+        raise UsageError(f"`backbone` {name}: importing {module_name!r} raised {_in_words(error)}.") from error
+    factory: Any = getattr(module, factory_name, None)
+    if factory is None:
+        known = [key for key, value in vars(module).items() if callable(value)]
+        raise UsageError(
+            f"`backbone` {name}: {module.__file__ or module_name} has no {factory_name!r}."
+            f"{suggestion(factory_name, known)}"
+        )
+    if not callable(factory):
+        raise UsageError(f"`backbone` {name}: {factory_name} is a {type(factory).__name__}, which cannot be called.")
+    return factory
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(". ").replace("\n", " ")
