@@ -30,6 +30,7 @@ from stages.finetuning.baselines import random_head
 from stages.finetuning.finetune import FinetuneResult, require_trainable
 from stages.finetuning.finetune import finetune as finetune_manifest
 from stages.finetuning.predict_images import iter_predictions
+from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.transfer_model import TrainableTop, TransferModel
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_head import train_head
@@ -188,7 +189,7 @@ def finetune(
         extractor = build_extractor(features)
         require_trainable(extractor, config, len(classes))
         head = _starting_head(extractor, manifest, config, seed)
-        tuned = finetune_manifest(extractor, head, config, manifest, seed)
+        tuned = finetune_manifest(FinetuneProblem(extractor, manifest, head, config, seed))
         return _network(extractor, classes, config, tuned)
 
 
