@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,15 +18,11 @@ import timm.models
 import torch
 import torchvision.ops
 from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import NodePathTracer
 
 from cache.errors import UsageError
+from stages.network.graph.fake_tensors import PeakMemoryMode, storages, without_computing
 
 # Batch of the dry run. Nothing is computed in it, so the batch may be any size; a prime that no layer's width, and no
 # map's side, is a multiple of tells the sizes that grow with the batch from those that do not.
@@ -142,7 +138,7 @@ class Trace:
         needed_before: list[list[fx.Node]] = [[], *self.live_values]
         steps = zip(self.nodes[: self.position[self.by_name[end]] + 1], needed_before, strict=False)
         return max(
-            self.bytes_made[node] + sum(_storages(self.values[one] for one in needed).values()) // _DRY_BATCH
+            self.bytes_made[node] + sum(storages(self.values[one] for one in needed).values()) // _DRY_BATCH
             for node, needed in steps
         )
 
@@ -201,7 +197,7 @@ class Trace:
 
 def check_image_size(module: nn.Module, image_size: int) -> None:
     """Raise UsageError if the network does not take images of `image_size` pixels; nothing is computed."""
-    with _mode(module, training=False), _without_computing(), _sizes_explained(image_size):
+    with _mode(module, training=False), without_computing(), _sizes_explained(image_size):
         module(_blank_images(module, image_size))
 
 
@@ -259,23 +255,6 @@ def _in_place_updates(nodes: list[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
     return changes
 
 
-class _PeakMemoryMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Finds the most bytes that the tensors made while it is active take at one time."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.peak = 0
-        self._made: dict[Any, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        given = _storages((args, kwargs))
-        self._made.update({piece: size for piece, size in _storages([output]).items() if piece not in given})
-        self._made = {piece: size for piece, size in self._made.items() if not piece.expired()}
-        self.peak = max(self.peak, sum(self._made.values()))
-        return output
-
-
 class _Recorder(fx.Interpreter):
     """Runs a graph node by node; keeps each value, and per image its multiply-adds and the bytes made on the way."""
 
@@ -286,7 +265,7 @@ class _Recorder(fx.Interpreter):
         self.bytes_made: dict[fx.Node, int] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        with FlopCounterMode(display=False) as counter, _PeakMemoryMode() as memory:
+        with FlopCounterMode(display=False) as counter, PeakMemoryMode() as memory:
             value = super().run_node(n)
         self.values[n] = value
         self.multiply_adds[n] = counter.get_total_flops() // 2 // _DRY_BATCH
@@ -297,21 +276,9 @@ class _Recorder(fx.Interpreter):
 def _dry_run(module: nn.Module, graph: fx.Graph, image_size: int) -> _Recorder:
     """Run a graph without computing; in evaluation mode, so that BatchNorm statistics stay as they are."""
     recorder = _Recorder(module, graph)
-    with _mode(module, training=False), _without_computing(), _sizes_explained(image_size):
+    with _mode(module, training=False), without_computing(), _sizes_explained(image_size):
         recorder.run(_blank_images(module, image_size), *_defaults(module).values())
     return recorder
-
-
-@contextmanager
-def _without_computing() -> Iterator[None]:
-    """Make tensors know their shapes and nothing else, and attention consist of products that can be counted."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FakeTensorMode(allow_non_fake_inputs=True):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 @contextmanager
@@ -360,13 +327,6 @@ def _holds_tensor(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return any(_holds_tensor(one) for one in value)
     return isinstance(value, torch.Tensor)
-
-
-def _storages(values: Iterable[Any]) -> dict[Any, int]:
-    """Return weak references to the pieces of memory behind tensors, each once, with their bytes."""
-    reference: Any = StorageWeakRef
-    tensors = [one for one in pytree.tree_leaves([*values]) if isinstance(one, torch.Tensor)]
-    return {reference(tensor.untyped_storage()): tensor.untyped_storage().nbytes() for tensor in tensors}
 
 
 def _size(value: Any, graph: fx.Graph, x: fx.Node) -> Any:
