@@ -136,7 +136,8 @@ def test_the_rule_sees_imports_in_functions_and_by_name(tmp_path):
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_unpickles(path):
     """No load path runs code: torch.load only with weights_only=True, numpy without pickles, no pickle module."""
-    assert not imported_names(path) & {"pickle", "dill", "cloudpickle", "joblib.load"}
+    loaders = {"dill", "cloudpickle", "joblib.load"} | {f"pickle.{name}" for name in ("load", "loads", "Unpickler")}
+    assert not imported_names(path) & loaders
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in (
             "torch.load",
@@ -144,5 +145,6 @@ def test_nothing_unpickles(path):
         ):
             options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
             assert options.get("weights_only") == "True", f"{path}:{node.lineno}"
+        assert not (isinstance(node, ast.Attribute) and ast.unparse(node) in loaders), f"{path}:{node.lineno}"
         if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
             assert ast.unparse(node.value) == "False", f"{path}:{node.lineno}"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from cache.errors import UsageError
 from stages.config.finetune import FinetuneConfig
@@ -22,6 +21,7 @@ from stages.network.heads.base import Head
 from stages.network.module_paths import has_prefix
 from stages.network.reinit import reinit_parameters
 from stages.network.stochastic_depth import set_stochastic_depth
+from stages.runtime.norm_layers import NORM_LAYERS
 from stages.training.losses import Output, logits_of
 
 HEAD = "head"
@@ -242,7 +242,7 @@ def _fixed_statistics(top: nn.Module, options: FinetuneConfig, new: Collection[s
     return [
         f"top.{name}"
         for name, layer in top.named_modules()
-        if isinstance(layer, _NormBase) and not has_prefix(name, new)
+        if isinstance(layer, NORM_LAYERS) and not has_prefix(name, new)
     ]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from types import MethodType
+from functools import partial
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from stages.network.module_paths import ancestor_paths, has_prefix, require_known, state_dict_keys
+from stages.runtime.norm_layers import NORM_LAYERS
 
 
 def freeze(module: nn.Module, trainable: Collection[str]) -> None:
@@ -51,15 +51,19 @@ def frozen_layers(module: nn.Module, trainable: Collection[str]) -> tuple[str, .
 
 
 def lock_eval_mode(module: nn.Module) -> None:
-    """Put a module into evaluation mode for good: ``train()`` on it, or on what holds it, has no effect."""
+    """Put a module into evaluation mode for good: ``train()`` on it, or on what holds it, has no effect.
+
+    It stays so in a copy, and where it is unpickled.
+    """
     module.eval()
-    module.train = MethodType(_ignore_train_call, module)  # type: ignore[method-assign]
+    # not a bound method, which pickle looks up by its name among the methods of the module
+    module.train = partial(_ignore_train_call, module)  # type: ignore[method-assign]
 
 
 def keep_batchnorm_in_evaluation(module: nn.Module) -> None:
     """Keep the running statistics of every normalisation layer as they are; its weight and bias may still train."""
     for layer in module.modules():
-        if isinstance(layer, _NormBase):
+        if isinstance(layer, NORM_LAYERS):
             lock_eval_mode(layer)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]
 
 from cache.atomic_write import atomic_path, remove_stale_temporaries
 from cache.errors import CutonceError, UsageError

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from cache.errors import CutonceError
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
+from stages.runtime.norm_layers import NORM_LAYERS
 from stages.training.amp import MixedPrecision
 from stages.training.config import TrainConfig
 from stages.training.history import RunningMetrics
@@ -171,7 +171,7 @@ class TrainStep:
 
     def _running_statistics(self) -> list[tuple[Tensor, Tensor]]:
         """Return the buffers that a forward pass moves, each with a copy: a repeated step must move them once."""
-        layers = [layer for layer in self._model.modules() if isinstance(layer, _NormBase) and layer.training]
+        layers = [layer for layer in self._model.modules() if isinstance(layer, NORM_LAYERS) and layer.training]
         return [(buffer, buffer.clone()) for layer in layers for buffer in layer.buffers(recurse=False)]
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from torch._weights_only_unpickler import UnpicklingError  # type: ignore[attr-defined]
 
 from cache.errors import WeightsError
 from stages.network.backbones.base import count_classes

@@ -22,8 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from cache.errors import UsageError, suggestion
 from stages.network.freezing import lock_eval_mode
 from stages.network.graph.cuts import Cut, CutGraph, Layout, layout_of
+from stages.network.graph.fake_tensors import PeakMemoryMode
 from stages.network.graph.pooling import Pool
-from stages.network.graph.trace import PeakMemoryMode, UntraceableError, in_mode
+from stages.network.graph.trace import UntraceableError, in_mode
 from stages.network.graph.trunk import Precision, computing
 
 # Images of the run in which the cuts are found; more than one, so that rows can be told from other dimensions.

@@ -11,7 +11,7 @@ import inspect
 import math
 import operator
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,20 +19,11 @@ import timm.models
 import torch
 import torchvision.ops
 from torch import fx, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-    UnsupportedFakeTensorException,
-)
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import NodePathTracer
 
 from cache.errors import UsageError
+from stages.network.graph.fake_tensors import DATA_DEPENDENT, PeakMemoryMode, storages, without_computing
 
 # Batch of the dry run. Nothing is computed in it, so the batch may be any size; a prime that no layer's width, and no
 # map's side, is a multiple of tells the sizes that grow with the batch from those that do not.
@@ -46,9 +37,6 @@ _UNTRACEABLE = (
     NotImplementedError,
 )
 """What tracing raises where it cannot go on."""
-
-_DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
-"""What a step raises in the dry run whose output, or its shape, depends on the numbers in the image."""
 
 
 class UntraceableError(UsageError):
@@ -179,7 +167,7 @@ class Trace:
         needed_before: list[list[fx.Node]] = [[], *self.live_values]
         steps = zip(self.nodes[: self.position[self.by_name[end]] + 1], needed_before, strict=False)
         return max(
-            self.bytes_made[node] + sum(_storages(self.values[one] for one in needed).values()) // _DRY_BATCH
+            self.bytes_made[node] + sum(storages(self.values[one] for one in needed).values()) // _DRY_BATCH
             for node, needed in steps
         )
 
@@ -238,7 +226,7 @@ class Trace:
 
 def check_image_size(module: nn.Module, image_size: int) -> None:
     """Raise UsageError if the network does not take images of `image_size` pixels; nothing is computed."""
-    with in_mode(module, training=False), _without_computing(), _sizes_explained(image_size):
+    with in_mode(module, training=False), without_computing(), _sizes_explained(image_size):
         module(_blank_images(module, image_size))
 
 
@@ -319,23 +307,6 @@ def _in_place_updates(nodes: list[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
     return changes
 
 
-class PeakMemoryMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Finds the most bytes that the tensors made while it is active take at one time."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.peak = 0
-        self._made: dict[Any, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        given = _storages((args, kwargs))
-        self._made.update({piece: size for piece, size in _storages([output]).items() if piece not in given})
-        self._made = {piece: size for piece, size in self._made.items() if not piece.expired()}
-        self.peak = max(self.peak, sum(self._made.values()))
-        return output
-
-
 class _Recorder(fx.Interpreter):
     """Runs a graph node by node; keeps each value, and per image its multiply-adds and the bytes made on the way."""
 
@@ -357,24 +328,12 @@ class _Recorder(fx.Interpreter):
 def _dry_run(module: nn.Module, graph: fx.Graph, image_size: int) -> _Recorder:
     """Run a graph without computing; in evaluation mode, so that BatchNorm statistics stay as they are."""
     recorder = _Recorder(module, graph)
-    with in_mode(module, training=False), _without_computing(), _sizes_explained(image_size):
+    with in_mode(module, training=False), without_computing(), _sizes_explained(image_size):
         try:
             recorder.run(_blank_images(module, image_size), *_defaults(module).values())
-        except _DATA_DEPENDENT as error:
+        except DATA_DEPENDENT as error:
             raise UntraceableError(module, f"{type(error).__name__}: {error}") from error
     return recorder
-
-
-@contextmanager
-def _without_computing() -> Iterator[None]:
-    """Make tensors know their shapes and nothing else, and attention consist of products that can be counted."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FakeTensorMode(allow_non_fake_inputs=True):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 @contextmanager
@@ -420,13 +379,6 @@ def _holds_tensor(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return any(_holds_tensor(one) for one in value)
     return isinstance(value, torch.Tensor)
-
-
-def _storages(values: Iterable[Any]) -> dict[Any, int]:
-    """Return weak references to the pieces of memory behind tensors, each once, with their bytes."""
-    reference: Any = StorageWeakRef
-    tensors = [one for one in pytree.tree_leaves([*values]) if isinstance(one, torch.Tensor)]
-    return {reference(tensor.untyped_storage()): tensor.untyped_storage().nbytes() for tensor in tensors}
 
 
 def _size(value: Any, graph: fx.Graph, x: fx.Node) -> Any:

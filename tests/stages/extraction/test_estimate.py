@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 
 import pytest
@@ -6,6 +7,7 @@ from cache.errors import DataError
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.data.manifest import load_manifest
+from stages.extraction import engine
 from stages.extraction.estimate import estimate
 from stages.extraction.extract import extract
 from stages.extraction.extractor import build_extractor
@@ -39,6 +41,21 @@ def test_only_what_is_missing_counts(photographs, small):
     found = estimate(build_extractor(small), manifest)
     assert (found.images, found.renderings, found.seconds, found.taps[0].size) == (0, 0, 0.0, 0)
     assert found.per_second > 0
+
+
+def test_the_estimated_time_is_about_that_of_the_extraction(photographs, small, monkeypatch):
+    """Images that take a while by the clock and none of the processor, so that no other process disturbs it."""
+    render = engine.render
+
+    def slowly(request):
+        time.sleep(0.1)
+        return render(request)
+
+    monkeypatch.setattr(engine, "render", slowly)
+    manifest = load_manifest(DataConfig(str(photographs)))
+    extractor = build_extractor(replace(small, views=1, batch_size=2))
+    expected = estimate(extractor, manifest).seconds
+    assert expected / 2 < extract(extractor, manifest).seconds < 2 * expected
 
 
 def test_a_small_set_is_estimated_too(photographs, small):

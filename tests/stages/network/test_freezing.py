@@ -1,6 +1,7 @@
 """T3: what is frozen stays bit for bit as it is, BatchNorm statistics included; what trains changes."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -176,3 +177,20 @@ def test_frozen_layers_are_those_of_which_nothing_trains():
 def test_unknown_layers_are_refused():
     with pytest.raises(UsageError, match=r"'layer5'.*'layer"):
         freeze(torchvision.models.resnet18(), ("layer5",))
+
+
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))], ids=["copy", "pickle"]
+)
+def test_what_is_frozen_stays_so_in_a_copy_and_through_pickle_and_holds_on_to_itself_alone(again):
+    module = torchvision.models.resnet18()
+    freeze(module, ("layer4",))
+    copied = again(module)
+    copied.train()
+    modes = {path: layer.training for path, layer in copied.named_modules()}
+    assert modes["layer4.0.bn1"]
+    assert not modes["layer3.0.bn1"]
+    assert copied.layer3.train() is copied.layer3
+    freeze(copied, ("layer3",))
+    assert copied.train().layer3[0].bn1.training
+    assert not module.train().layer3[0].bn1.training

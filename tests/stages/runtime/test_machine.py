@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from cache.errors import UsageError
-from stages.runtime.allocator import tune_malloc
 from stages.runtime.device import resolve_device
 from stages.runtime.environment import describe_machine
 from stages.runtime.threads import single_thread_pool, single_threaded
@@ -53,8 +52,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         how: int(subprocess.run([sys.executable, "-c", script, how], check=True, capture_output=True, text=True).stdout)
         for how in ("keep", "default")
     }
-    if tune_malloc():
-        assert faults["keep"] * 5 < faults["default"]
+    assert faults["keep"] * 5 < faults["default"]
 
 
 def test_the_description_names_what_is_needed_to_repeat_a_run():

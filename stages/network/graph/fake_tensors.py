@@ -1,0 +1,63 @@
+"""Shapes without numbers: what a network's tensors are like, and the memory they would take, with nothing computed.
+
+torch has no public way to run a network on tensors that have shapes alone, to see every tensor that is made, or to tell
+two views of one piece of memory from two pieces. The names that are not public stand here and nowhere else;
+``tests/test_fragile_names.py`` says which one moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+)
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
+"""What a step raises in the dry run whose output, or its shape, depends on the numbers in the image."""
+
+
+class PeakMemoryMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Finds the most bytes that the tensors made while it is active take at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._made: dict[Any, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        given = storages((args, kwargs))
+        self._made.update({piece: size for piece, size in storages([output]).items() if piece not in given})
+        self._made = {piece: size for piece, size in self._made.items() if not piece.expired()}
+        self.peak = max(self.peak, sum(self._made.values()))
+        return output
+
+
+def storages(values: Iterable[Any]) -> dict[Any, int]:
+    """Return weak references to the pieces of memory behind tensors, each once, with their bytes."""
+    reference: Any = StorageWeakRef
+    tensors = [leaf for leaf in pytree.tree_leaves([*values]) if isinstance(leaf, torch.Tensor)]
+    return {reference(tensor.untyped_storage()): tensor.untyped_storage().nbytes() for tensor in tensors}
+
+
+@contextmanager
+def without_computing() -> Iterator[None]:
+    """Make tensors know their shapes and nothing else, and attention consist of products that can be counted."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FakeTensorMode(allow_non_fake_inputs=True):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)

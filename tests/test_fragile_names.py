@@ -1,0 +1,39 @@
+"""What is used of torch, torchvision and timm that they may move without notice, each by name: which one moved?"""
+
+from importlib import import_module
+
+import pytest
+import torch
+
+NAMES = [
+    *("torch._subclasses.fake_tensor.FakeTensorMode", "torch.multiprocessing.reductions.StorageWeakRef"),
+    *("torch.utils._pytree.tree_leaves", "torch.utils._python_dispatch.TorchDispatchMode"),
+    *("torch.backends.mha.set_fastpath_enabled", "torch.backends.mha.get_fastpath_enabled"),
+    *("torch.default_generator", "torch._sample_dirichlet", "torch.nn.modules.conv._ConvNd"),
+    *("torch.distributed.distributed_c10d.PrefixStore", "torch.distributed.rendezvous.rendezvous"),
+    *("torchvision.models.feature_extraction.NodePathTracer", "timm.models.get_notrace_modules"),
+    *("timm.models.get_notrace_functions", "timm.optim._optim_factory.create_optimizer_v2"),
+    *("timm.optim._optim_factory.get_optimizer_class", "timm.optim._optim_factory.list_optimizers"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_is_not_promised_is_still_there(name):
+    module, _, attribute = name.rpartition(".")
+    assert hasattr(import_module(module), attribute), f"{name} has moved"
+
+
+def test_a_chain_of_schedules_still_holds_its_parts_under_the_name_that_is_used():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    parts = [torch.optim.lr_scheduler.ConstantLR(optimizer) for _ in range(2)]
+    assert torch.optim.lr_scheduler.SequentialLR(optimizer, parts, milestones=[1])._schedulers == parts
+
+
+def test_a_tracer_still_tells_the_paths_of_its_nodes():
+    tracer = import_module("torchvision.models.feature_extraction").NodePathTracer()
+    graph = tracer.trace(torch.nn.Sequential(torch.nn.ReLU()))
+    assert [tracer.node_to_qualname.get(node) for node in graph.nodes][1] == "0"
+
+
+def test_errors_of_files_that_hold_more_than_tensors_are_those_of_pickle():
+    assert import_module("torch._weights_only_unpickler").UnpicklingError is import_module("pickle").UnpicklingError
