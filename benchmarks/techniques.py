@@ -29,6 +29,7 @@ import numpy as np
 
 from pipeline.evaluation.comparison import compare_runs
 from pipeline.evaluation.method_summary import MethodSummary
+from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.finetune_methods import run_finetune
 from pipeline.experiment.run_setup import extract_features, init_run, init_seed
 from pipeline.report.figures import save_png, validation_curves
@@ -122,7 +123,8 @@ def main(arguments: list[str] | None = None) -> None:
             extract_features(build_extractor(features), manifest, directory)
             for label, (chosen, count, _) in asked.items():
                 if count == views:
-                    run_finetune(extractor, manifest, replace(chosen, name=label), HeadConfig(), seed, directory)
+                    experiment = Experiment(extractor, manifest, seed, directory)
+                    run_finetune(experiment, replace(chosen, name=label), HeadConfig())
     rows = {row.name: row for row in compare_runs([out]).rows}
     echo("", _table(rows, asked))
     if options.only == ["views"]:
