@@ -7,7 +7,7 @@ the message alone and exits with :attr:`CutonceError.exit_code`; a traceback mea
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class CutonceError(Exception):
@@ -42,3 +42,9 @@ def suggestion(name: str, known: Iterable[str], *, limit: int = 3) -> str:
     """Return ``" Did you mean 'a' or 'b'?"`` for the known names nearest to `name`, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(one) for one in near)}?" if near else ""
+
+
+def listed(names: Sequence[str], limit: int = 3, *, separator: str = ", ") -> str:
+    """Return the first names, and how many more there are: ``a, b, c and 4 more``."""
+    more = f"{separator.rstrip(', ')} and {len(names) - limit} more" if len(names) > limit else ""
+    return separator.join(names[:limit]) + more

@@ -39,8 +39,9 @@ def lr_find(
         Run directory; the plot is left in it as range-test.png.
     """
     from pipeline.experiment.experiment import Experiment
-    from pipeline.experiment.finetune_methods import RANGE_TEST, format_lr_suggestion, run_lr_finder
+    from pipeline.experiment.finetune_methods import format_lr_suggestion, run_lr_finder
     from pipeline.experiment.run_setup import init_run, init_seed
+    from pipeline.run_layout import RANGE_TEST
     from pipeline.text import echo
     from stages.extraction.extractor import build_extractor
     from stages.finetuning.finetune import require_trainable

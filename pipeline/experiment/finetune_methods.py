@@ -25,8 +25,6 @@ from pipeline.experiment.head_methods import (
     run_heads,
 )
 from pipeline.experiment.model_store import (
-    HEAD_WITHOUT_VAL,
-    RECIPE,
     ModelCard,
     copy_model,
     invalidate_model,
@@ -35,6 +33,7 @@ from pipeline.experiment.model_store import (
     save_model,
 )
 from pipeline.report.figures import range_test_curves, rate_schedule, save_png
+from pipeline.run_layout import CONTACT_SHEET, HEAD_WITHOUT_VAL, MODEL_CARD, RANGE_TEST, RATES
 from pipeline.text import byte_count, duration, echo, format_count
 from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
@@ -59,9 +58,6 @@ from stages.runtime.distributed import Rank
 from stages.training.history import Epoch
 from stages.training.lr_finder import LRFinderResult
 
-CONTACT_SHEET = "contact-sheet.png"
-RATES = "rates.png"
-RANGE_TEST = "range-test.png"
 TEST_TIME_AUGMENTATION = "test-time augmentation"
 
 _SAID_ELSEWHERE = ("num_workers", "checkpoint_minutes", "baselines", "baseline_lr", "name", "tta")
@@ -167,7 +163,7 @@ def _method_dir(directory: Path, method: str, name: str) -> Path:
 
 def _find_same_training(directory: Path, digest: str) -> Path | None:
     """Return where the run has the weights of the very same training, tested in another way."""
-    models = {path.parent: read_recipe(path.parent) for path in sorted(directory.glob(f"*/{RECIPE}"))}
+    models = {path.parent: read_recipe(path.parent) for path in sorted(directory.glob(f"*/{MODEL_CARD}"))}
     return next((path for path, recipe in models.items() if recipe is not None and recipe.training == digest), None)
 
 

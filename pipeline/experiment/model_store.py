@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cache.errors import DataError, WeightsError
+from pipeline.run_layout import HEAD, HEAD_WITHOUT_VAL, MODEL_CARD, TOP
 from stages.config.augment_grammar import TTA
 from stages.config.features import FeatureConfig
 from stages.config.version_1 import from_version_1
@@ -24,11 +25,6 @@ from stages.extraction.extractor import Extractor, build_extractor
 from stages.finetuning.transfer_model import TrainableTop, TransferModel, rebuild_transfer_model
 from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head, save_head
-
-RECIPE = "model.json"
-HEAD = "head.safetensors"
-HEAD_WITHOUT_VAL = "head-without-val.safetensors"
-TOP = "top.safetensors"
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ def save_model(
     if tuned is not None:
         top = tuned.without_auxiliary_heads()
         save_file({name: value.detach().cpu().contiguous() for name, value in top.items()}, directory / TOP)
-    (directory / RECIPE).write_text(json.dumps(asdict(recipe), indent=1), encoding="utf-8")
+    (directory / MODEL_CARD).write_text(json.dumps(asdict(recipe), indent=1), encoding="utf-8")
 
 
 def copy_model(source: Path, directory: Path, recipe: ModelCard) -> None:
@@ -95,12 +91,12 @@ def copy_model(source: Path, directory: Path, recipe: ModelCard) -> None:
         for file in (path, path.with_suffix(".json")):
             if file.exists():
                 shutil.copyfile(file, directory / file.name)
-    (directory / RECIPE).write_text(json.dumps(asdict(recipe), indent=1), encoding="utf-8")
+    (directory / MODEL_CARD).write_text(json.dumps(asdict(recipe), indent=1), encoding="utf-8")
 
 
 def invalidate_model(directory: Path) -> None:
     """Say that a model is no longer complete, before another training replaces its files one by one."""
-    (directory / RECIPE).unlink(missing_ok=True)
+    (directory / MODEL_CARD).unlink(missing_ok=True)
 
 
 def read_recipe(directory: Path) -> ModelCard | None:
@@ -111,7 +107,7 @@ def read_recipe(directory: Path) -> ModelCard | None:
     DataError
         If it is damaged, or of a version this one does not know.
     """
-    path = directory / RECIPE
+    path = directory / MODEL_CARD
     if not path.exists():
         return None
     try:
@@ -139,7 +135,7 @@ def open_model(directory: Path, device: str = "auto") -> tuple[ModelCard, Extrac
     """
     recipe = read_recipe(directory)
     if recipe is None:
-        raise DataError(f"{directory} holds no trained model ({RECIPE} is missing)")
+        raise DataError(f"{directory} holds no trained model ({MODEL_CARD} is missing)")
     stored: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in from_version_1(recipe.features).items()
