@@ -79,7 +79,7 @@ FROM_CACHE = {
     "last blocks drawn anew": {"reinit": "2", "lr": 1e-3},
 }
 BASELINES: tuple[Literal["scratch", "uncached"], ...] = ("scratch", "uncached")
-CURVES = {"fine-tuning": "fine-tuned top", "scratch": "from scratch", "frozen": "head on frozen network"}
+CURVES = {"fine-tuning": "fine-tuned top", "scratch": "from scratch", "uncached": "head on frozen network"}
 """What is drawn by epoch, and how it is named."""
 
 VIEWS = (1, 2, 3, 5, 8)

@@ -26,13 +26,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from cache.errors import CutonceError, DataError, listed
 from pipeline import run_layout
+from pipeline.evaluation.methods import get_method, is_method
 from stages.config.version_1 import METHOD_NAMES
 from stages.tasks.base import Metric, Statistics, Task, evaluate, task_from_json
 from stages.tasks.metrics import OLD_NAMES
 from stages.tasks.statistics import bootstrap_interval
-
-METHODS = ("linear", "head", "finetune", "uncached", "scratch")
-"""The methods of transfer, in the order they are shown."""
 
 VERSION = 2
 """Of ``result.json``.
@@ -40,9 +38,6 @@ VERSION = 2
 Version 1 had no task, which was `single_label`, named a method `frozen` that is `uncached` now, two metrics as
 ``stages.tasks.metrics.OLD_NAMES`` says, and the interval ``accuracy_ci95``.
 """
-
-CACHED = ("linear", "head")
-"""The methods that train on cached features."""
 
 
 class Predictions:
@@ -264,7 +259,7 @@ class Result:
             raise DataError(f"{path} has no usable task: {error}") from error
         result = cls(**{**{name: stored[name] for name in _STORED}, "task": task}, directory=directory)
         primary = result.metric.name
-        wrong = ["method"] * (result.method not in METHODS) + ["val"] * (primary not in result.val)
+        wrong = ["method"] * (not is_method(result.method)) + ["val"] * (primary not in result.val)
         wrong += ["test"] * (not (matches_annotation(result.test.get(primary), float) and _is_interval(result.test)))
         if wrong:
             raise DataError(f"{path} has no usable {', '.join(wrong)}; train this method again")
@@ -426,7 +421,7 @@ def _results_of(run: Path) -> list[Result]:
     results = [Result.load(directory) for directory in sorted(directories)]
     for result in results:
         _ = result.predictions  # damaged ones are refused here, not halfway through a comparison
-    return sorted(results, key=lambda result: (result.seed, METHODS.index(result.method), result.name))
+    return sorted(results, key=lambda result: (result.seed, get_method(result.method).order, result.name))
 
 
 def _extractions(results: Sequence[Result]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cache import key_of_bytes
 from pipeline.evaluation.results import Predictions, Result, evaluate_test
@@ -62,8 +62,6 @@ TEST_TIME_AUGMENTATION = "test-time augmentation"
 
 _SAID_ELSEWHERE = ("num_workers", "checkpoint_minutes", "baselines", "baseline_lr", "name", "tta")
 """Options that are no settings of a training, or are told under another name."""
-
-Method = Literal["finetune", "uncached", "scratch"]
 
 
 def run_finetunings(experiment: Experiment, options: FinetuneConfig, head: HeadConfig) -> list[Result]:
@@ -219,7 +217,7 @@ def format_lr_suggestion(test: LRFinderResult, otherwise: str) -> str:
     return f"{'`head_lr`' if test.block == HEAD else '`lr`'} {test.suggestion:.1e}"
 
 
-def transfer_method(options: FinetuneConfig) -> Method:
+def transfer_method(options: FinetuneConfig) -> str:
     """Return the method of transfer that a training is compared as."""
     if options.unfreeze == HEAD:
         return "uncached"
