@@ -30,6 +30,7 @@ import numpy as np
 from pipeline.cli.output import echo, messages_printed
 from pipeline.evaluation.comparison import compare_runs
 from pipeline.evaluation.method_summary import MethodSummary
+from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.finetune_methods import run_finetune
 from pipeline.experiment.run_setup import extract_features, init_run, init_seed
 from pipeline.report.figures import save_png, validation_curves
@@ -79,7 +80,7 @@ FROM_CACHE = {
     "last blocks drawn anew": {"reinit": "2", "lr": 1e-3},
 }
 BASELINES: tuple[Literal["scratch", "uncached"], ...] = ("scratch", "uncached")
-CURVES = {"fine-tuning": "fine-tuned top", "scratch": "from scratch", "frozen": "head on frozen network"}
+CURVES = {"fine-tuning": "fine-tuned top", "scratch": "from scratch", "uncached": "head on frozen network"}
 """What is drawn by epoch, and how it is named."""
 
 VIEWS = (1, 2, 3, 5, 8)
@@ -123,7 +124,8 @@ def main(arguments: list[str] | None = None) -> None:
             extract_features(build_extractor(features), manifest, directory)
             for label, (chosen, count, _) in asked.items():
                 if count == views:
-                    run_finetune(extractor, manifest, replace(chosen, name=label), HeadConfig(), seed, directory)
+                    experiment = Experiment(extractor, manifest, seed, directory)
+                    run_finetune(experiment, replace(chosen, name=label), HeadConfig())
     rows = {row.name: row for row in compare_runs([out]).rows}
     echo("", _table(rows, asked))
     if options.only == ["views"]:

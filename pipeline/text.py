@@ -46,9 +46,14 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def percent(share: float) -> str:
+def percent(share: float, *, digits: int = 1) -> str:
     """Return 0.879 as ``87.9 %``."""
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.{digits}f} %"
+
+
+def short_percent(share: float) -> str:
+    """Return 0.5 as ``50 %`` and 0.125 as ``12.5 %``: for the ticks of an axis."""
+    return f"{round(100 * share, 2):g} %"
 
 
 def points(share: float) -> str:

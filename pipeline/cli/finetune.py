@@ -40,6 +40,7 @@ def finetune(
     out
         Run directory for the network and its result.
     """
+    from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.finetune_methods import run_finetunings
     from pipeline.experiment.run_setup import init_run, init_seed
     from stages.extraction.extractor import build_extractor
@@ -54,5 +55,5 @@ def finetune(
         for seed in data.seeds:
             manifest, directory = rank.broadcast_from_first(partial(init_seed, out, data, features, seed))
             require_trainable(extractor, finetune, len(manifest.class_names))
-            results += run_finetunings(extractor, manifest, finetune, head, seed, directory, rank)
+            results += run_finetunings(Experiment(extractor, manifest, seed, directory, rank), finetune, head)
     return results

@@ -39,8 +39,10 @@ def lr_find(
         Run directory; the plot is left in it as range-test.png.
     """
     from pipeline.cli.output import echo
-    from pipeline.experiment.finetune_methods import RANGE_TEST, format_lr_suggestion, run_lr_finder
+    from pipeline.experiment.experiment import Experiment
+    from pipeline.experiment.finetune_methods import format_lr_suggestion, run_lr_finder
     from pipeline.experiment.run_setup import init_run, init_seed
+    from pipeline.run_layout import RANGE_TEST
     from stages.extraction.extractor import build_extractor
     from stages.finetuning.finetune import require_trainable
 
@@ -48,7 +50,9 @@ def lr_find(
     init_run(out, data, features, head, finetune)
     manifest, directory = init_seed(out, data, features, data.seeds[0])
     require_trainable(extractor, finetune, len(manifest.class_names))
-    tests = run_lr_finder(extractor, manifest, finetune, head, data.seeds[0], directory, each_block=each_block)
+    tests = run_lr_finder(
+        Experiment(extractor, manifest, data.seeds[0], directory), finetune, head, each_block=each_block
+    )
     for test in tests:
         which = f"{test.block}: " if test.block else ""
         echo(f"{which}{format_lr_suggestion(test, 'unfreeze other layers')}")

@@ -44,6 +44,7 @@ def run(
         Run directory for everything: configuration, manifests, heads, networks, results and report.
     """
     from pipeline.experiment.compare_runs import publish
+    from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.finetune_methods import run_finetunings
     from pipeline.experiment.head_methods import run_heads
     from pipeline.experiment.run_setup import extract_features, init_run, init_seed
@@ -59,7 +60,8 @@ def run(
         report = extract_features(extractor, manifest, directory)
         if features.strict and report.skipped:
             raise DataError(f"{len(report.skipped)} images could not be read (--strict)")
-        run_heads(extractor, manifest, head.head, head, seed, directory)
+        experiment = Experiment(extractor, manifest, seed, directory)
+        run_heads(experiment, head.head, head)
         if not skip_finetune:
-            run_finetunings(extractor, manifest, finetune, head, seed, directory)
+            run_finetunings(experiment, finetune, head)
     return publish([out], out)

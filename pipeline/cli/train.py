@@ -28,6 +28,7 @@ def train(
     out
         Run directory for heads and results.
     """
+    from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.head_methods import run_heads
     from pipeline.experiment.run_setup import init_run, init_seed
     from stages.extraction.extractor import build_extractor
@@ -37,5 +38,5 @@ def train(
     results = []
     for seed in data.seeds:
         manifest, directory = init_seed(out, data, features, seed)
-        results += run_heads(extractor, manifest, head.head, head, seed, directory)
+        results += run_heads(Experiment(extractor, manifest, seed, directory), head.head, head)
     return results

@@ -17,10 +17,10 @@ import numpy as np
 
 from cache.errors import DataError
 from pipeline.evaluation.method_summary import STAGES, TEST_TIME, MethodSummary, PairedTest, paired_test
-from pipeline.evaluation.results import METHODS, Result, load_results, require_same_test_images, run_of
+from pipeline.evaluation.methods import get_method
+from pipeline.evaluation.results import Result, load_results, require_same_test_images, run_of
 from pipeline.evaluation.verdict import Verdict, describe_test_images, give_verdict
 from pipeline.text import byte_count, capitalized, format_count, format_range, format_score, table
-from stages.config.head_registry import head_label
 from stages.tasks.base import Metric, Task
 
 
@@ -201,7 +201,7 @@ def _rows(results: Sequence[Result]) -> tuple[list[MethodSummary], list[str]]:
     of_method: dict[tuple[Path, str, str], list[Result]] = {}
     for result in results:
         of_method.setdefault((run_of(result), result.method, result.name), []).append(result)
-    groups = sorted(of_method.items(), key=lambda item: (METHODS.index(item[0][1]), item[0][2]))
+    groups = sorted(of_method.items(), key=lambda item: (get_method(item[0][1]).order, item[0][2]))
     labels = _labels([of_seeds[0] for _, of_seeds in groups])
     shared = set.intersection(*({one.seed for one in group} for _, group in groups))
     if not shared:
@@ -231,8 +231,7 @@ def _labels(results: Sequence[Result]) -> list[str]:
 
 
 def _method_words(result: Result) -> str:
-    prefix = {"finetune": "fine-tune ", "uncached": "frozen network ", "scratch": "scratch "}.get(result.method, "")
-    words = f"{prefix}{head_label(result.name)}"
+    words = get_method(result.method).label(result.name)
     if result.settings.get("reinitialised"):
         words += ", re-initialised"
     if (kind := result.settings.get("test-time augmentation")) in TEST_TIME:

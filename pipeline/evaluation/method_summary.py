@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.results import CACHED, Result
+from pipeline.evaluation.methods import get_method
+from pipeline.evaluation.results import Result
 from stages.tasks import statistics as sampling
 from stages.tasks.base import Metric, Statistics, Task
 
@@ -45,7 +46,7 @@ class MethodSummary:
 
     @property
     def method(self) -> str:
-        """``linear``, ``head``, ``finetune``, ``uncached`` or ``scratch``."""
+        """The method of transfer, as ``pipeline.evaluation.methods`` knows it: ``finetune``."""
         return self.results[0].method
 
     @property
@@ -56,7 +57,7 @@ class MethodSummary:
     @property
     def cached(self) -> bool:
         """Whether it trains on cached features."""
-        return self.method in CACHED
+        return get_method(self.method).cached
 
     @property
     def unfrozen(self) -> Any:

@@ -25,14 +25,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cache.atomic_write import write_atomically
-from cache.errors import CutonceError, DataError
+from cache.errors import CutonceError, DataError, listed
+from pipeline import run_layout
+from pipeline.evaluation.methods import get_method, is_method
 from stages.config.version_1 import METHOD_NAMES
 from stages.tasks.base import Metric, Statistics, Task, evaluate, task_from_json
 from stages.tasks.metrics import OLD_NAMES
 from stages.tasks.statistics import bootstrap_interval
-
-METHODS = ("linear", "head", "finetune", "uncached", "scratch")
-"""The methods of transfer, in the order they are shown."""
 
 VERSION = 2
 """Of ``result.json``.
@@ -40,9 +39,6 @@ VERSION = 2
 Version 1 had no task, which was `single_label`, named a method `frozen` that is `uncached` now, two metrics as
 ``stages.tasks.metrics.OLD_NAMES`` says, and the interval ``accuracy_ci95``.
 """
-
-CACHED = ("linear", "head")
-"""The methods that train on cached features."""
 
 
 class Predictions:
@@ -206,8 +202,8 @@ class Result:
         directory.mkdir(parents=True, exist_ok=True)
         arrays = io.BytesIO()
         np.savez_compressed(arrays, allow_pickle=False, **predictions.arrays())
-        write_atomically(directory / "predictions.npz", arrays.getvalue())
-        write_atomically(directory / "result.json", json_text(self.to_json()).encode())
+        write_atomically(directory / run_layout.PREDICTIONS, arrays.getvalue())
+        write_atomically(directory / run_layout.RESULT, json_text(self.to_json()).encode())
 
     @property
     def metric(self) -> Metric:
@@ -236,7 +232,7 @@ class Result:
         """
         if self.directory is None:
             raise ValueError("only a loaded result knows where its predictions are")
-        path = self.directory / "predictions.npz"
+        path = self.directory / run_layout.PREDICTIONS
         predictions = Predictions.load(path, self.task)
         if not math.isclose(self.metric.score(predictions.statistics), self.test[self.metric.name]):
             raise DataError(f"{path} does not belong to the result.json beside it; train this method again")
@@ -251,7 +247,7 @@ class Result:
         DataError
             If the file is missing, damaged, or lacks something.
         """
-        path = directory / "result.json"
+        path = directory / run_layout.RESULT
         stored = read_json(path)
         if stored.get("version", 1) == 1:
             stored = _from_version_1(stored)
@@ -264,7 +260,7 @@ class Result:
             raise DataError(f"{path} has no usable task: {error}") from error
         result = cls(**{**{name: stored[name] for name in _STORED}, "task": task}, directory=directory)
         primary = result.metric.name
-        wrong = ["method"] * (result.method not in METHODS) + ["val"] * (primary not in result.val)
+        wrong = ["method"] * (not is_method(result.method)) + ["val"] * (primary not in result.val)
         wrong += ["test"] * (not (matches_annotation(result.test.get(primary), float) and _is_interval(result.test)))
         if wrong:
             raise DataError(f"{path} has no usable {', '.join(wrong)}; train this method again")
@@ -338,7 +334,7 @@ def write_results_json(
         "environment": to_json_value(environment),
     }
     run.mkdir(parents=True, exist_ok=True)
-    path = run / "results.json"
+    path = run / run_layout.RESULTS
     write_atomically(path, json_text(content).encode())
     return path
 
@@ -355,7 +351,7 @@ def write_predictions_csv(run: Path, results: Sequence[Result]) -> Path:
         for key, location, statistic in zip(all_of.keys, all_of.locations, all_of.statistics, strict=True):
             writer.writerow([*whose, key.decode(), location, *result.task.cells(statistic)])
     run.mkdir(parents=True, exist_ok=True)
-    path = run / "predictions.csv"
+    path = run / run_layout.PREDICTIONS_TABLE
     # a file name need not be text; the bytes that are not go out as they came in
     write_atomically(path, rows.getvalue().encode("utf-8", errors="surrogateescape"))
     return path
@@ -365,7 +361,7 @@ def run_of(result: Result) -> Path:
     """Return the run that a loaded result is part of: RUN of RUN/seed-0/linear-logistic."""
     if result.directory is None:
         raise ValueError("only a loaded result knows its run")
-    return result.directory.parent.parent
+    return run_layout.run_of(result.directory)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -419,19 +415,20 @@ def _results_of(run: Path) -> list[Result]:
     if not run.is_dir():
         raise DataError(f"{run} is not a run: there is no such folder")
     # whichever of the two files is there, the other one must be too
-    directories = {path.parent for name in ("result.json", "predictions.npz") for path in run.glob(f"seed-*/*/{name}")}
+    both = (run_layout.RESULT, run_layout.PREDICTIONS)
+    directories = {path.parent for name in both for path in run_layout.files_of_methods(run, name)}
     if not directories:
         raise DataError(f"{run} has no finished results (seed-*/*/result.json); train a method into it first")
     results = [Result.load(directory) for directory in sorted(directories)]
     for result in results:
         _ = result.predictions  # damaged ones are refused here, not halfway through a comparison
-    return sorted(results, key=lambda result: (result.seed, METHODS.index(result.method), result.name))
+    return sorted(results, key=lambda result: (result.seed, get_method(result.method).order, result.name))
 
 
 def _extractions(results: Sequence[Result]) -> list[dict[str, Any]]:
     """Return what stage 1 left in each run and seed, told apart by ``run`` and ``seed``."""
     of_seed = {result.directory.parent: result for result in results if result.directory is not None}
-    paths = ((directory / "extraction.json", result) for directory, result in of_seed.items())
+    paths = ((directory / run_layout.EXTRACTION, result) for directory, result in of_seed.items())
     return [
         {"run": str(run_of(result)), "seed": result.seed, **read_json(path)} for path, result in paths if path.exists()
     ]
@@ -445,7 +442,7 @@ def _is_interval(test: Mapping[str, Any]) -> bool:
 def _how_tasks_differ(task: Task, other: Task) -> str:
     if task.name != other.name:
         return f"different tasks ({task.name}; {other.name})"
-    names = [_some(getattr(one, "class_names", ())) for one in (task, other)]
+    names = [listed(getattr(one, "class_names", ()), separator="; ") for one in (task, other)]
     return f"different classes ({'; '.join(names)})" if names[0] != names[1] else f"different settings of {task.name}"
 
 
@@ -459,11 +456,7 @@ def _described(images: Counter[tuple[bytes, str]], result: Result) -> str:
         return "none"
     location = dict(zip(result.predictions.keys.tolist(), result.predictions.locations.tolist(), strict=True))
     named = [f"{location[key]} labelled {label}, key {key.decode()}" for key, label in sorted(images)]
-    return f"{images.total()} ({_some(named)})"
-
-
-def _some(names: Sequence[str], limit: int = 3) -> str:
-    return "; ".join(names[:limit]) + (f"; and {len(names) - limit} more" if len(names) > limit else "")
+    return f"{images.total()} ({listed(named, separator='; ')})"
 
 
 def to_json_value(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.evaluation.method_summary import MethodSummary, PairedTest, paired_test
-from pipeline.text import capitalized, format_difference, format_score
+from pipeline.text import capitalized, format_difference, format_score, percent
 
 Outcome = Literal["pays", "does not pay", "inconclusive", "ranking", "single"]
 
@@ -158,7 +158,7 @@ def describe_test_images(row: MethodSummary) -> str:
 def _time(ratio: float) -> str:
     if ratio >= 1.2:
         return f"at {ratio:,.{0 if ratio >= 9.95 else 1}f} times the time"
-    return "in about the same time" if ratio > 0.8 else f"in {100 * ratio:.0f} % of the time"
+    return "in about the same time" if ratio > 0.8 else f"in {percent(ratio, digits=0)} of the time"
 
 
 def _method_phrase(row: MethodSummary) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 from cache.atomic_write import atomic_path
 from cache.errors import DataError, UsageError, suggestion
 from pipeline.evaluation.results import Result
-from pipeline.experiment.model_store import RECIPE, open_model
+from pipeline.experiment.model_store import open_model
+from pipeline.run_layout import MODEL_CARD, files_of_methods, seed_of
 from stages.data.sources.folder import IMAGE_EXTENSIONS
 from stages.finetuning.predict_images import iter_predictions
 
@@ -35,13 +36,13 @@ def choose_model(run: Path, method: str | None, seed: int | None) -> Path:
     DataError
         If the run holds no trained method.
     """
-    models = sorted(path.parent for path in run.glob(f"seed-*/*/{RECIPE}"))
+    models = [path.parent for path in files_of_methods(run, MODEL_CARD)]
     if not models:
         raise DataError(f"{run} holds no trained method; `run`, `train` or `finetune` with `out` {run} makes one")
-    seeds = sorted({int(model.parent.name.removeprefix("seed-")) for model in models})
+    seeds = sorted({seed_of(model.parent) for model in models})
     if seed is not None and seed not in seeds:
         raise UsageError(f"`seed` {seed}: {run} has the seeds {', '.join(map(str, seeds))}")
-    models = [model for model in models if model.parent.name == f"seed-{seeds[0] if seed is None else seed}"]
+    models = [model for model in models if seed_of(model.parent) == (seeds[0] if seed is None else seed)]
     if method is None:
         results = {model: Result.load(model) for model in models}
         sign = 1 if results[models[0]].metric.higher_is_better else -1

@@ -10,9 +10,9 @@ from typing import Any
 
 from pipeline.evaluation.comparison import Comparison, compare_runs, format_table
 from pipeline.evaluation.results import read_json, write_predictions_csv, write_results_json
-from pipeline.experiment.run_setup import ENVIRONMENT, EXTRACTION
-from pipeline.options.toml_file import NAME, read_configuration
+from pipeline.options.toml_file import read_configuration
 from pipeline.report.page import write_report
+from pipeline.run_layout import CONFIGURATION, ENVIRONMENT, EXTRACTION, files_of_seeds
 
 _LOG = logging.getLogger("cutonce")
 
@@ -49,7 +49,7 @@ def write_comparison(comparison: Comparison, runs: Sequence[Path], out: Path) ->
 
 def _configuration(runs: Sequence[Path]) -> dict[str, Any]:
     """Return the configuration of one run, or those of several by their names."""
-    each = {str(run): read_configuration(run / NAME) for run in runs if (run / NAME).exists()}
+    each = {str(run): read_configuration(path) for run in runs if (path := run / CONFIGURATION).exists()}
     return next(iter(each.values()), {}) if len(runs) == 1 else each
 
 
@@ -57,7 +57,7 @@ def _notes(runs: Sequence[Path]) -> list[str]:
     """Return what stage 1 had to say: how the splits were made, what could not be read; each once."""
     notes: dict[str, None] = {}
     for run in runs:
-        for path in sorted(run.glob(f"seed-*/{EXTRACTION}")):
+        for path in files_of_seeds(run, EXTRACTION):
             account = json.loads(path.read_text(encoding="utf-8"))
             notes.update(dict.fromkeys(account["notes"]))
             notes.update(

@@ -10,14 +10,13 @@ import logging
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from cache import key_of_bytes
-from pipeline.evaluation.results import Result, evaluate_test
+from pipeline.evaluation.results import Predictions, Result, evaluate_test
+from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.head_methods import (
+    MethodOutcome,
     build_result,
     format_accuracy,
     head_dir_name,
@@ -27,8 +26,6 @@ from pipeline.experiment.head_methods import (
     run_heads,
 )
 from pipeline.experiment.model_store import (
-    HEAD_WITHOUT_VAL,
-    RECIPE,
     ModelCard,
     copy_model,
     invalidate_model,
@@ -37,6 +34,7 @@ from pipeline.experiment.model_store import (
     save_model,
 )
 from pipeline.report.figures import range_test_curves, rate_schedule, save_png
+from pipeline.run_layout import CONTACT_SHEET, HEAD_WITHOUT_VAL, MODEL_CARD, RANGE_TEST, RATES
 from pipeline.text import byte_count, duration, format_count
 from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
@@ -47,7 +45,6 @@ from stages.data.manifest import Manifest
 from stages.data.sources.open_image import read_image
 from stages.extraction.estimate import estimate
 from stages.extraction.extractor import Extractor
-from stages.extraction.read_features import drop_unreadable
 from stages.finetuning.autotune import CHECKPOINT, FOUND
 from stages.finetuning.baselines import baseline, random_head
 from stages.finetuning.finetune import FinetuneResult, finetune
@@ -59,54 +56,33 @@ from stages.finetuning.transfer_model import HEAD, TransferModel
 from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head
 from stages.runtime.cost import Cost, measured
-from stages.runtime.distributed import SINGLE_PROCESS, Rank
+from stages.runtime.distributed import Rank
 from stages.training.history import Epoch
 from stages.training.lr_finder import LRFinderResult
 
 _LOG = logging.getLogger("cutonce")
 
-CONTACT_SHEET = "contact-sheet.png"
-RATES = "rates.png"
-RANGE_TEST = "range-test.png"
 TEST_TIME_AUGMENTATION = "test-time augmentation"
 
 _SAID_ELSEWHERE = ("num_workers", "checkpoint_minutes", "baselines", "baseline_lr", "name", "tta")
 """Options that are no settings of a training, or are told under another name."""
 
-Method = Literal["finetune", "uncached", "scratch"]
 
-
-def run_finetunings(
-    extractor: Extractor,
-    manifest: Manifest,
-    options: FinetuneConfig,
-    head: HeadConfig,
-    seed: int,
-    directory: Path,
-    rank: Rank = SINGLE_PROCESS,
-) -> list[Result]:
+def run_finetunings(experiment: Experiment, options: FinetuneConfig, head: HeadConfig) -> list[Result]:
     """Fine-tune, and train the baselines that are asked for, one result each."""
     asked = [options, *(baseline(options, which) for which in options.baselines)]
-    return [run_finetune(extractor, manifest, one, head, seed, directory, rank) for one in asked]
+    return [run_finetune(experiment, one, head) for one in asked]
 
 
-def run_finetune(
-    extractor: Extractor,
-    manifest: Manifest,
-    options: FinetuneConfig,
-    head: HeadConfig,
-    seed: int,
-    directory: Path,
-    rank: Rank = SINGLE_PROCESS,
-) -> Result:
+def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConfig) -> Result:
     """Train from a stage-2 head (trained first if the run has none) and test; goes on from a killed call.
 
     Of several processes that train together the first tests and writes; all return its result.
     """
-    start, start_seconds = rank.broadcast_from_first(
-        lambda: _starting_head(extractor, manifest, options, head, seed, directory)
-    )
-    manifest = drop_unreadable(extractor, manifest)
+    rank, seed, extractor = experiment.rank, experiment.seed, experiment.extractor
+    start, start_seconds = rank.broadcast_from_first(lambda: _starting_head(experiment, options, head))
+    experiment = experiment.readable()
+    manifest, directory = experiment.manifest, experiment.directory
     method, name = transfer_method(options), name_of(options)
     place = _method_dir(directory, method, name)
     problem = FinetuneProblem(extractor, manifest, start, options, seed, rank)
@@ -114,7 +90,7 @@ def run_finetune(
     digest = key_of_bytes(json.dumps(shaping, sort_keys=True, default=str).encode())
     identity = f"{digest} {options.tta}"
     recipe = replace(
-        recipe_of(extractor, manifest, seed, method, name, identity),
+        recipe_of(experiment, method, name, identity),
         unfreeze=options.unfreeze,
         invert_unfreeze=options.invert_unfreeze,
         tta=options.tta,
@@ -131,13 +107,13 @@ def run_finetune(
             f"seed {seed}  {place.name}: the weights of {same_training.name}, tested with {options.tta} renderings",
         )
         result = rank.broadcast_from_first(
-            lambda: _evaluate_with_tta(same_training, extractor, manifest, options, recipe, place)
+            lambda: _evaluate_with_tta(same_training, experiment, options, recipe, place)
         )
         _say(rank, f"seed {seed}  {place.name}: {format_accuracy(result)}")
         return result
     if rank.is_main:
         place.mkdir(parents=True, exist_ok=True)
-        _draw_contact_sheet(extractor, manifest, options, seed, place / CONTACT_SHEET)
+        _draw_contact_sheet(experiment, options, place / CONTACT_SHEET)
     _say(rank, f"seed {seed}  {place.name}: training, {options.epochs} epochs")
     with measured() as training:
         tuned = finetune(
@@ -152,24 +128,20 @@ def run_finetune(
         _say(rank, f"  range test of {one.block or 'all blocks'}: {found}")
 
     def tested() -> Result:
-        test, probabilities, testing = _predict_test(extractor, tuned.upper, manifest, options)
+        predictions, testing = _predict_test(experiment, tuned.upper, options)
         assert tuned.fit.best is not None
-        result = build_result(
-            extractor,
-            manifest,
-            seed,
-            method,
-            name,
-            _settings(extractor, options, tuned),
-            tuned.fit.best.val_accuracy,
-            test,
-            probabilities,
-            [training, testing],
-            tuned.trainable_parameters,
+        outcome = MethodOutcome(
+            method=method,
+            name=name,
+            settings=_settings(extractor, options, tuned),
+            val_score=tuned.fit.best.val_accuracy,
+            predictions=predictions,
+            costs=(training, testing),
+            trainable_parameters=tuned.trainable_parameters,
         )
-        result = _with_costs(result, options, tuned, training, start_seconds, len(test))
+        result = _with_costs(build_result(experiment, outcome), options, tuned, training, start_seconds)
         invalidate_model(place)
-        result.save(place, predictions_of(result.task, test, probabilities))
+        result.save(place, predictions)
         _draw_plots(tuned, place)
         save_model(place, recipe, tuned.head, tuned=tuned.upper)
         for leftover in (CHECKPOINT, FOUND):
@@ -189,19 +161,18 @@ def _method_dir(directory: Path, method: str, name: str) -> Path:
 
 def _find_same_training(directory: Path, digest: str) -> Path | None:
     """Return where the run has the weights of the very same training, tested in another way."""
-    models = {path.parent: read_recipe(path.parent) for path in sorted(directory.glob(f"*/{RECIPE}"))}
+    models = {path.parent: read_recipe(path.parent) for path in sorted(directory.glob(f"*/{MODEL_CARD}"))}
     return next((path for path, recipe in models.items() if recipe is not None and recipe.training == digest), None)
 
 
 def _evaluate_with_tta(
-    twin: Path, extractor: Extractor, manifest: Manifest, options: FinetuneConfig, recipe: ModelCard, place: Path
+    twin: Path, experiment: Experiment, options: FinetuneConfig, recipe: ModelCard, place: Path
 ) -> Result:
     """Test the weights of another method with other renderings, and leave a method of its own."""
-    _, _, upper = open_model(twin, str(extractor.device))
-    test, probabilities, testing = _predict_test(extractor, upper, manifest, options)
+    _, _, upper = open_model(twin, str(experiment.extractor.device))
+    predictions, testing = _predict_test(experiment, upper, options)
     trained = Result.load(twin)
     stages = {**trained.seconds_by_stage, "evaluate": testing.seconds}
-    predictions = predictions_of(trained.task, test, probabilities)
     settings = {name: value for name, value in trained.settings.items() if name != TEST_TIME_AUGMENTATION}
     result = replace(
         trained,
@@ -220,32 +191,22 @@ def _evaluate_with_tta(
     return result
 
 
-def _predict_test(
-    extractor: Extractor, upper: TransferModel, manifest: Manifest, options: FinetuneConfig
-) -> tuple[Manifest, NDArray[np.float32], Cost]:
-    """Return the test split, the probabilities a network gives to its images, and what that took."""
-    test = manifest.select(manifest.indices("test"))
+def _predict_test(experiment: Experiment, upper: TransferModel, options: FinetuneConfig) -> tuple[Predictions, Cost]:
+    """Return what a network predicts for the test split, and what that took."""
+    test = experiment.split("test")
     with measured() as testing:
-        probabilities = predict_proba(extractor, upper, test, options.tta)
-    return test, probabilities, testing
+        probabilities = predict_proba(experiment.extractor, upper, test, options.tta)
+    return predictions_of(experiment.task, test, probabilities), testing
 
 
 def run_lr_finder(
-    extractor: Extractor,
-    manifest: Manifest,
-    options: FinetuneConfig,
-    head: HeadConfig,
-    seed: int,
-    directory: Path,
-    *,
-    each_block: bool = False,
+    experiment: Experiment, options: FinetuneConfig, head: HeadConfig, *, each_block: bool = False
 ) -> list[LRFinderResult]:
-    """Return range tests of a fine-tuning from a stage-2 head, and leave their plot in `directory`."""
-    start, _ = _starting_head(extractor, manifest, options, head, seed, directory)
-    readable = drop_unreadable(extractor, manifest)
-    problem = FinetuneProblem(extractor, readable, start, options, seed)
+    """Return range tests of a fine-tuning from a stage-2 head, and leave their plot in the experiment's directory."""
+    start, _ = _starting_head(experiment, options, head)
+    problem = FinetuneProblem(experiment.extractor, experiment.readable().manifest, start, options, experiment.seed)
     tests = range_tests(problem, each_block=each_block, on_views=_report_view_cost)
-    save_png(range_test_curves(tests), directory / RANGE_TEST)
+    save_png(range_test_curves(tests), experiment.directory / RANGE_TEST)
     return tests
 
 
@@ -256,7 +217,7 @@ def format_lr_suggestion(test: LRFinderResult, otherwise: str) -> str:
     return f"{'`head_lr`' if test.block == HEAD else '`lr`'} {test.suggestion:.1e}"
 
 
-def transfer_method(options: FinetuneConfig) -> Method:
+def transfer_method(options: FinetuneConfig) -> str:
     """Return the method of transfer that a training is compared as."""
     if options.unfreeze == HEAD:
         return "uncached"
@@ -278,21 +239,21 @@ def name_of(options: FinetuneConfig) -> str:
     return "-".join(words)
 
 
-def _starting_head(
-    extractor: Extractor, manifest: Manifest, options: FinetuneConfig, head: HeadConfig, seed: int, directory: Path
-) -> tuple[Head, float]:
+def _starting_head(experiment: Experiment, options: FinetuneConfig, head: HeadConfig) -> tuple[Head, float]:
     """Return the head that training starts from, one that never saw the validation split, and its price in seconds."""
+    extractor = experiment.extractor
     if options.init_head == "new":
-        return random_head(extractor, len(manifest.class_names), seed), 0.0
+        return random_head(extractor, len(experiment.manifest.class_names), experiment.seed), 0.0
     # it is fitted on the evaluation view: augmented ones are cached at the boundary, where training needs them
     of_images = replace(extractor, options=replace(extractor.options, views=1))
-    result = run_heads(of_images, manifest, [options.init_head], head, seed, directory)[0]
-    module, _ = load_head(directory / head_dir_name(options.init_head) / HEAD_WITHOUT_VAL, extractor.graph)
+    result = run_heads(replace(experiment, extractor=of_images), [options.init_head], head)[0]
+    directory = experiment.directory / head_dir_name(options.init_head)
+    module, _ = load_head(directory / HEAD_WITHOUT_VAL, extractor.graph)
     return module, result.seconds_by_stage["train"]
 
 
 def _with_costs(
-    result: Result, options: FinetuneConfig, tuned: FinetuneResult, training: Cost, start_seconds: float, tested: int
+    result: Result, options: FinetuneConfig, tuned: FinetuneResult, training: Cost, start_seconds: float
 ) -> Result:
     """Return a result with all that this training took, from images to predictions.
 
@@ -310,7 +271,7 @@ def _with_costs(
         result,
         seconds_by_stage=stages,
         seconds=sum(stages.values()),
-        backbone_forwards=tuned.backbone_forwards + tested,
+        backbone_forwards=tuned.backbone_forwards + result.samples["test"],
         extraction_forwards=(result.extraction_forwards if options.init_head != "new" else 0) + tuned.view_forwards,
         history=[epoch.to_json() for epoch in tuned.fit.history],
     )
@@ -341,14 +302,9 @@ def _as_tested(options: FinetuneConfig) -> dict[str, Any]:
 
 
 def _draw_contact_sheet(
-    extractor: Extractor,
-    manifest: Manifest,
-    options: FinetuneConfig,
-    seed: int,
-    path: Path,
-    images: int = 6,
-    views: int = 7,
+    experiment: Experiment, options: FinetuneConfig, path: Path, images: int = 6, views: int = 7
 ) -> None:
+    extractor, manifest, seed = experiment.extractor, experiment.manifest, experiment.seed
     train = manifest.indices("train")
     chosen = manifest.select(train[:: max(len(train) // images, 1)][:images])
     mixing = None

@@ -5,11 +5,10 @@ Every method is tested here and in the same way: on the manifest's test split, o
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,15 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
-from cache import key_of_bytes
 from pipeline.evaluation.results import Predictions, Result, evaluate_test
+from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.model_store import ModelCard, config_to_json, invalidate_model, read_recipe, save_model
 from pipeline.text import byte_count, duration, format_score
 from stages.config.data import SPLITS
 from stages.config.heads import HeadConfig, HeadName
-from stages.config.version_1 import as_version_1
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
-from stages.extraction.read_features import drop_unreadable, read_features, require_cached
+from stages.extraction.read_features import read_features, require_cached
 from stages.fitting.feature_rows import AnyFeatureRows
 from stages.fitting.fit_head import (
     CutContext,
@@ -40,27 +38,53 @@ from stages.fitting.fit_head import (
     train_head,
 )
 from stages.runtime.cost import Cost, measured
-from stages.tasks.base import Statistics, Task
-from stages.tasks.single_label import SingleLabel
+from stages.tasks.base import Task
+
+SplitFeatures = tuple[AnyFeatureRows, AnyFeatureRows, AnyFeatureRows]
+"""Those of train, validation and test."""
 
 _LOG = logging.getLogger("cutonce")
 
 
-def run_heads(
-    extractor: Extractor, manifest: Manifest, names: Sequence[HeadName], options: HeadConfig, seed: int, directory: Path
-) -> list[Result]:
+@dataclass(frozen=True)
+class MethodOutcome:
+    """What a method came to, however it was trained.
+
+    Attributes
+    ----------
+    method, name : str
+        As in the result.
+    settings : dict
+        What a reader of the result wants to know of how it was trained.
+    val_score : float
+        The task's primary metric on the validation split.
+    predictions : Predictions
+        For the test split.
+    costs : tuple of Cost
+        Of training, and of testing.
+    trainable_parameters : int
+    """
+
+    method: str
+    name: str
+    settings: dict[str, Any]
+    val_score: float
+    predictions: Predictions
+    costs: tuple[Cost, Cost]
+    trainable_parameters: int
+
+
+def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadConfig) -> list[Result]:
     """Train heads on the cached features and test each; a head the run already has is not trained again."""
-    manifest = drop_unreadable(extractor, manifest)
-    train, val, test_rows = load_split_features(extractor, manifest, options)
-    test = manifest.select(manifest.indices("test"))
+    experiment = experiment.readable()
+    extractor, seed, shown = experiment.extractor, experiment.seed, views_as_settings(experiment.extractor)
+    train, val, test_rows = load_split_features(experiment, options)
     cut = CutContext(extractor.graph, extractor.taps[0].cut) if len(extractor.taps) == 1 else None
-    problem = FitProblem(train, val, SingleLabel(manifest.class_names), options, seed, extractor.device, cut)
+    problem = FitProblem(train, val, experiment.task, options, seed, extractor.device, cut)
     results = []
     for name in names:
-        place = directory / head_dir_name(name)
-        identity = _identity(
-            extractor, manifest, seed, {**asdict(options), "head": name, **views_as_settings(extractor)}
-        )
+        place = experiment.directory / head_dir_name(name)
+        identity = experiment.fingerprint({**asdict(options), "head": name, **shown})
         done = load_if_finished(place, identity)
         if done is not None:
             _LOG.info(f"seed {seed}  {place.name}: already trained, {format_accuracy(done)}")
@@ -71,23 +95,20 @@ def run_heads(
             trained = train_head(name, problem)
         with measured() as testing:
             probabilities = head_probabilities(trained.module, test_rows, problem.task)
-        result = build_result(
-            extractor,
-            manifest,
-            seed,
-            trained.method,
-            name,
-            {**trained.settings, **views_as_settings(extractor)},
-            trained.val_accuracy,
-            test,
-            probabilities,
-            [training, testing],
-            trained.trainable_parameters,
+        outcome = MethodOutcome(
+            method=trained.method,
+            name=name,
+            settings={**trained.settings, **shown},
+            val_score=trained.val_accuracy,
+            predictions=predictions_of(experiment.task, experiment.split("test"), probabilities),
+            costs=(training, testing),
+            trainable_parameters=trained.trainable_parameters,
         )
+        result = build_result(experiment, outcome)
         result = replace(result, selection=trained.selection, history=[epoch.to_json() for epoch in trained.history])
-        recipe = recipe_of(extractor, manifest, seed, trained.method, name, identity)
+        recipe = recipe_of(experiment, trained.method, name, identity)
         invalidate_model(place)
-        result.save(place, predictions_of(result.task, test, probabilities))
+        result.save(place, outcome.predictions)
         save_model(place, recipe, trained.module, without_val=trained.module_train_only)
         _LOG.info(f"seed {seed}  {place.name}: {format_accuracy(result)}, trained in {duration(training.seconds)}")
         results.append(result)
@@ -99,11 +120,10 @@ def head_dir_name(name: HeadName) -> str:
     return f"{head_method(name)}-{name.replace(':', '.')}"
 
 
-def load_split_features(
-    extractor: Extractor, manifest: Manifest, options: HeadConfig
-) -> tuple[AnyFeatureRows, AnyFeatureRows, AnyFeatureRows]:
+def load_split_features(experiment: Experiment, options: HeadConfig) -> SplitFeatures:
     """Return the cached features of train, validation and test: in memory, or, where they are too large, streamed."""
-    parts = {name: manifest.select(manifest.indices(name)) for name in SPLITS}
+    extractor, manifest = experiment.extractor, experiment.manifest
+    parts = {name: experiment.split(name) for name in SPLITS}
     views = extractor.options.views
     row_bytes = math.prod(extractor.row_shape) * np.dtype(extractor.options.storage_dtype).itemsize
     size = (len(manifest) + (views - 1) * len(parts["train"])) * row_bytes
@@ -135,53 +155,35 @@ def load_if_finished(place: Path, identity: str) -> Result | None:
     return Result.load(place) if recipe is not None and recipe.identity == identity else None
 
 
-def _identity(extractor: Extractor, manifest: Manifest, seed: int, options: dict[str, Any]) -> str:
-    samples = "".join(manifest.keys) + " ".join(manifest.splits) + " ".join(map(str, manifest.labels.tolist()))
-    words = [extractor.fingerprint, samples, list(manifest.class_names), seed, as_version_1(options)]
-    return key_of_bytes(json.dumps(words, sort_keys=True, default=str).encode())
-
-
 def views_as_settings(extractor: Extractor) -> dict[str, Any]:
     """Return what the heads are shown besides the evaluation view, as settings; nothing where that is all."""
     options = extractor.options
     return {"views": options.views, "augment": options.augment} if options.views > 1 else {}
 
 
-def build_result(
-    extractor: Extractor,
-    manifest: Manifest,
-    seed: int,
-    method: str,
-    name: str,
-    settings: dict[str, Any],
-    val_score: float,
-    test: Manifest,
-    probabilities: NDArray[np.float32],
-    costs: list[Cost],
-    trainable_parameters: int,
-) -> Result:
+def build_result(experiment: Experiment, outcome: MethodOutcome) -> Result:
     """Return the result of a method; a fine-tuned one adds what is its own."""
-    training, testing = costs
+    extractor, manifest, task = experiment.extractor, experiment.manifest, experiment.task
+    training, testing = outcome.costs
     readable = list(dict.fromkeys(manifest.keys))
-    task = SingleLabel(manifest.class_names)
     stages = {
         "extract": extractor.seconds(readable),
         "train": training.seconds,
         "evaluate": testing.seconds,
     }
     return Result(
-        method=method,
-        name=name,
-        seed=seed,
+        method=outcome.method,
+        name=outcome.name,
+        seed=experiment.seed,
         samples={split: len(manifest.indices(split)) for split in SPLITS},
         task=task,
-        val={task.primary: val_score},
-        test=evaluate_test(task, statistics_of(task, test, probabilities), seed),
+        val={task.primary: outcome.val_score},
+        test=evaluate_test(task, outcome.predictions.statistics, experiment.seed),
         seconds=sum(stages.values()),
         seconds_by_stage=stages,
-        cpu_seconds=sum(cost.cpu_seconds for cost in costs),
-        peak_memory_bytes=max(cost.peak_memory_bytes for cost in costs),
-        trainable_parameters=trainable_parameters,
+        cpu_seconds=sum(cost.cpu_seconds for cost in outcome.costs),
+        peak_memory_bytes=max(cost.peak_memory_bytes for cost in outcome.costs),
+        trainable_parameters=outcome.trainable_parameters,
         backbone_forwards=0,
         extraction_forwards=len(readable),
         backbone=extractor.backbone.name,
@@ -189,31 +191,24 @@ def build_result(
         cut=extractor.cut_names,
         pool=extractor.options.pool,
         image_size=extractor.backbone.preprocessing.image_size,
-        settings=settings,
+        settings=outcome.settings,
         history=[],
         selection=[],
     )
 
 
-def recipe_of(
-    extractor: Extractor,
-    manifest: Manifest,
-    seed: int,
-    method: str,
-    name: str,
-    identity: str,
-) -> ModelCard:
+def recipe_of(experiment: Experiment, method: str, name: str, identity: str) -> ModelCard:
     """Return what a method stands on; a fine-tuned one adds what is its own."""
-    options = extractor.options
+    options = experiment.extractor.options
     if Path(options.weights).exists():
         options = replace(options, weights=str(Path(options.weights).resolve()))
     return ModelCard(
         method=method,
         name=name,
-        seed=seed,
-        class_names=list(manifest.class_names),
+        seed=experiment.seed,
+        class_names=list(experiment.manifest.class_names),
         features=config_to_json(options),
-        weights_digest=extractor.backbone.weights,
+        weights_digest=experiment.extractor.backbone.weights,
         unfreeze=None,
         identity=identity,
     )
@@ -221,13 +216,8 @@ def recipe_of(
 
 def predictions_of(task: Task, test: Manifest, probabilities: NDArray[np.float32]) -> Predictions:
     """Return what was predicted for the test split, with whose images these are."""
-    keys, locations = np.array(test.keys, "S32"), np.array(test.locations)
-    return Predictions(task, keys, locations, statistics_of(task, test, probabilities))
-
-
-def statistics_of(task: Task, samples: Manifest, probabilities: NDArray[np.float32]) -> Statistics:
-    """Return what the task keeps of each sample."""
-    return task.statistic(torch.from_numpy(probabilities), torch.from_numpy(samples.labels))
+    statistics = task.statistic(torch.from_numpy(probabilities), torch.from_numpy(test.labels))
+    return Predictions(task, np.array(test.keys, "S32"), np.array(test.locations), statistics)
 
 
 def format_accuracy(result: Result) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from cache.atomic_write import atomic_path, write_atomically
 from cache.errors import CutonceError, DataError, WeightsError
+from pipeline.run_layout import HEAD, HEAD_WITHOUT_VAL, MODEL_CARD, TOP
 from stages.config.augment_grammar import TTA
 from stages.config.features import FeatureConfig
 from stages.config.version_1 import from_version_1
@@ -27,11 +28,6 @@ from stages.extraction.extractor import Extractor, build_extractor
 from stages.finetuning.transfer_model import TrainableTop, TransferModel, rebuild_transfer_model
 from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head, save_head
-
-RECIPE = "model.json"
-HEAD = "head.safetensors"
-HEAD_WITHOUT_VAL = "head-without-val.safetensors"
-TOP = "top.safetensors"
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ def save_model(
     if tuned is not None:
         top = tuned.without_auxiliary_heads()
         _save_tensors(directory / TOP, top)
-    write_atomically(directory / RECIPE, json.dumps(asdict(recipe), indent=1).encode())
+    write_atomically(directory / MODEL_CARD, json.dumps(asdict(recipe), indent=1).encode())
 
 
 def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -107,12 +103,12 @@ def copy_model(source: Path, directory: Path, recipe: ModelCard) -> None:
             if file.exists():
                 with atomic_path(directory / file.name) as temporary:
                     shutil.copyfile(file, temporary)
-    write_atomically(directory / RECIPE, json.dumps(asdict(recipe), indent=1).encode())
+    write_atomically(directory / MODEL_CARD, json.dumps(asdict(recipe), indent=1).encode())
 
 
 def invalidate_model(directory: Path) -> None:
     """Say that a model is no longer complete, before another training replaces its files one by one."""
-    (directory / RECIPE).unlink(missing_ok=True)
+    (directory / MODEL_CARD).unlink(missing_ok=True)
 
 
 def read_recipe(directory: Path) -> ModelCard | None:
@@ -123,7 +119,7 @@ def read_recipe(directory: Path) -> ModelCard | None:
     DataError
         If it is damaged, or of a version this one does not know.
     """
-    path = directory / RECIPE
+    path = directory / MODEL_CARD
     if not path.exists():
         return None
     try:
@@ -151,7 +147,7 @@ def open_model(directory: Path, device: str = "auto") -> tuple[ModelCard, Extrac
     """
     recipe = read_recipe(directory)
     if recipe is None:
-        raise DataError(f"{directory} holds no trained model ({RECIPE} is missing)")
+        raise DataError(f"{directory} holds no trained model ({MODEL_CARD} is missing)")
     stored: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in from_version_1(recipe.features).items()

@@ -10,7 +10,8 @@ from typing import Any
 from cache import DigestCache
 from cache.atomic_write import remove_stale_temporaries, write_atomically
 from pipeline.options.toml_file import write_configuration
-from pipeline.text import byte_count, duration
+from pipeline.run_layout import CONFIGURATION, ENVIRONMENT, EXTRACTION, MANIFEST, seed_dir
+from pipeline.text import byte_count, duration, percent
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
@@ -24,14 +25,10 @@ from stages.runtime.progress import progress
 
 _LOG = logging.getLogger("cutonce")
 
-ENVIRONMENT = "environment.json"
-EXTRACTION = "extraction.json"
-MANIFEST = "manifest.csv"
-
 
 def init_run(path: Path, *groups: DataConfig | FeatureConfig | HeadConfig | FinetuneConfig) -> None:
     """Make the run directory and leave the resolved configuration and the machine's description in it."""
-    write_configuration(path, *groups)
+    write_configuration(path / CONFIGURATION, *groups)
     for directory in (path, *(child for child in path.rglob("*") if child.is_dir())):
         remove_stale_temporaries(directory)
     _write_json(path / ENVIRONMENT, describe_machine())
@@ -53,7 +50,7 @@ def init_seed(run: Path, data: DataConfig, features: FeatureConfig, seed: int) -
     """Return the manifest of one seed and the directory it was left in, where all else of the seed goes too."""
     manifest = make_manifest(data, features, seed)
     _LOG.info(f"seed {seed}: {format_manifest(manifest)}")
-    directory = run / f"seed-{seed}"
+    directory = seed_dir(run, seed)
     directory.mkdir(parents=True, exist_ok=True)
     manifest.save(directory / MANIFEST)
     return manifest, directory
@@ -83,7 +80,7 @@ def _words(report: Extraction, extractor: Extractor) -> list[str]:
             f"extracted {report.extracted} images{others} in {duration(report.seconds)} "
             f"({report.images_per_second:.0f} images/s); {report.hits} were in the cache already"
         )
-        busy = ", ".join(f"{stage} {share:.0%}" for stage, share in report.shares.items())
+        busy = ", ".join(f"{stage} {percent(share, digits=0)}" for stage, share in report.shares.items())
         lines.append(f"busy: {busy}")
     else:
         lines.append(f"nothing to do: all {report.hits} images are in the cache")

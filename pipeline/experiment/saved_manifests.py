@@ -6,7 +6,8 @@ import csv
 from pathlib import Path
 
 from cache.errors import UsageError
-from pipeline.experiment.run_setup import MANIFEST, make_manifest
+from pipeline.experiment.run_setup import make_manifest
+from pipeline.run_layout import MANIFEST, files_of_seeds
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.data.manifest import Manifest
@@ -15,7 +16,7 @@ from stages.data.manifest import Manifest
 def saved_manifests(place: Path) -> list[Path]:
     """Return the manifest files that a path means: itself, or those of a run, seed by seed; none if it is neither."""
     if place.is_dir():
-        return sorted(place.glob(f"seed-*/{MANIFEST}"), key=lambda path: (len(path.parent.name), path))
+        return files_of_seeds(place, MANIFEST)
     return [place] if place.is_file() and place.suffix.lower() == ".csv" and _has_keys(place) else []
 
 

@@ -27,7 +27,6 @@ else:
 
 OptionGroup = DataConfig | FeatureConfig | HeadConfig | FinetuneConfig
 OPTION_GROUPS = (DataConfig, FeatureConfig, HeadConfig, FinetuneConfig)
-NAME = "config.toml"
 VERSION = 2
 """Of the names in the file; one without `version` may hold those of version 1."""
 
@@ -68,12 +67,11 @@ def check_configuration(path: Path) -> None:
             raise UsageError(f"--config {path}: {name} is a section; options stand at the top level, as `name = value`")
 
 
-def write_configuration(run: Path, *groups: OptionGroup) -> dict[str, Any]:
-    """Write the resolved options into the run, beside those other commands left there; return them all.
+def write_configuration(path: Path, *groups: OptionGroup) -> dict[str, Any]:
+    """Write the resolved options into the file of a run, beside those other commands left there; return them all.
 
     Options that are unset have no line. The file, given back with ``--config``, repeats the command.
     """
-    path = run / NAME
     values = read_configuration(path) if path.exists() else {}
     values["version"] = VERSION
     for group in groups:
@@ -82,7 +80,7 @@ def write_configuration(run: Path, *groups: OptionGroup) -> dict[str, Any]:
             values.pop(one.name, None)
             if value is not None:
                 values[one.name] = _plain(value)
-    run.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, tomli_w.dumps(values).encode())
     return values
 

@@ -27,7 +27,7 @@ from sklearn.isotonic import isotonic_regression
 
 from pipeline.evaluation.method_summary import MethodSummary
 from pipeline.evaluation.results import Result
-from pipeline.text import duration
+from pipeline.text import duration, short_percent
 
 if TYPE_CHECKING:
     from stages.training.lr_finder import LRFinderResult
@@ -550,7 +550,7 @@ def _short_number(value: float, _: object) -> str:
 
 
 def _percent(value: float, _: object) -> str:
-    return f"{round(100 * value, 2):g} %"
+    return short_percent(value)
 
 
 def _shortened(name: str, longest: int = 24) -> str:

@@ -19,7 +19,7 @@ from pipeline.options.command_line import invocation
 from pipeline.report.figures import inline_svg, save_png
 from pipeline.report.page import template
 from pipeline.report.probe_figures import accuracy_against_depth, save_svg
-from pipeline.text import byte_count, format_count, percent, table
+from pipeline.text import byte_count, format_count, format_range, percent, table
 from stages.config.data import DataConfig
 from stages.extraction.extractor import Extractor
 from stages.inspection.layer_probe import CutScore, LayerProbe
@@ -94,7 +94,7 @@ class ProbeReport:
                 *([_over_seeds(one)] if several else []),
                 byte_count(one.bytes_per_image),
                 format_count(one.multiply_adds),
-                f"{100 * one.saved:.0f} %",
+                percent(one.saved, digits=0),
             ]
             for one in self.probe.cuts
         ]
@@ -192,7 +192,9 @@ def _row(one: CutScore) -> dict[str, Any]:
 
 def _price(one: CutScore) -> str:
     """Return in a sentence what a cut costs."""
-    saving = f", {100 * one.saved:.0f} % less than the whole network" if one.saved >= 0.005 else ", all the network's"
+    saving = ", all the network's"
+    if one.saved >= 0.005:
+        saving = f", {percent(one.saved, digits=0)} less than the whole network"
     return (
         f"Its trunk takes {format_count(one.multiply_adds)} multiply-adds per image{saving}; a row takes "
         f"{byte_count(one.bytes_per_image)}."
@@ -201,4 +203,4 @@ def _price(one: CutScore) -> str:
 
 def _over_seeds(one: CutScore) -> str:
     low, high = min(one.accuracies), max(one.accuracies)
-    return f"{100 * low:.1f} to {100 * high:.1f}"
+    return format_range((low, high), as_percent=True)

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from cache.atomic_write import atomic_path
 from pipeline.report.figures import ACCENT, INK, MUTED, save_png, styled
 from pipeline.report.probe_figures import save_svg
-from pipeline.text import format_count, percent, table
+from pipeline.text import format_count, percent, short_percent, table
 from stages.inspection.extrapolation import Extrapolation, conclusion
 from stages.inspection.learning_curve import LearningCurve
 
@@ -127,7 +127,7 @@ def accuracy_against_images(report: CurveReport) -> Figure:
             lambda value, _: format_count(value) if value <= largest else f"{round(value / largest)} ×"
         )
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{round(100 * value, 2):g} %")
+        axes.yaxis.set_major_formatter(lambda value, _: short_percent(value))
         axes.set_xlabel("training images (logarithmic)")
         axes.set_ylabel(f"validation accuracy, {report.head}")
     return figure

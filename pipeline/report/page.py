@@ -22,6 +22,7 @@ from cache.errors import DataError
 from pipeline.evaluation.comparison import Comparison, interval_words, renderings_words
 from pipeline.evaluation.method_summary import MethodSummary
 from pipeline.report import figures
+from pipeline.run_layout import CONTACT_SHEET, FIGURES, RANGE_TEST, RATES, REPORT
 from pipeline.text import (
     byte_count,
     capitalized,
@@ -43,12 +44,9 @@ THUMBNAIL = 200
 LARGEST_TABLE = 12
 """Classes up to which a confusion matrix is a table; above, it is a heat map and a list of confused pairs."""
 
-SHEET = "contact-sheet.png"
-"""What the network saw while it trained, in the folder of a method."""
-
 PLOTS = {
-    "rates.png": "learning rate of each group over the steps",
-    "range-test.png": "range test: training loss while the learning rate rises",
+    RATES: "learning rate of each group over the steps",
+    RANGE_TEST: "range test: training loss while the learning rate rises",
 }
 """Plots that a training leaves in the folder of its method, and what they show."""
 
@@ -108,7 +106,7 @@ def write_report(
     notes : sequence of str
         What there is to know about the data: how it was split, what could not be read.
     """
-    drawn = _Figures(out_dir / "figures")
+    drawn = _Figures(out_dir / FIGURES)
     first, metric = comparison.ranked[0], comparison.metric
     mistakes, mistakes_in_all = _mistakes(first, comparison)
     page = template("report.html.j2").render(
@@ -148,7 +146,7 @@ def write_report(
         environment=_flat(environment),
     )
     out_dir.mkdir(parents=True, exist_ok=True)
-    path = out_dir / "report.html"
+    path = out_dir / REPORT
     # a file name need not be text: what cannot be encoded becomes a numeric reference
     write_atomically(path, page.encode("utf-8", errors="xmlcharrefreplace"))
     return path
@@ -374,7 +372,7 @@ def _trainings(comparison: Comparison) -> Iterator[TrainingPlots]:
     for row in comparison.rows:
         folder = row.results[0].directory
         assert folder is not None
-        sheet = _picture_file(folder / SHEET, "JPEG")
+        sheet = _picture_file(folder / CONTACT_SHEET, "JPEG")
         plots = [(uri, words) for name, words in PLOTS.items() if (uri := _picture_file(folder / name, "PNG"))]
         if sheet or plots:
             yield TrainingPlots(row, sheet, shown.get(sheet or ""), plots)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator, NullLocator
 
 from pipeline.report.figures import ACCENT, GRID, INK, MUTED, SERIES, styled
-from pipeline.text import byte_count, format_count
+from pipeline.text import byte_count, format_count, short_percent
 from stages.inspection.layer_probe import LayerProbe
 
 
@@ -62,5 +62,5 @@ def _draw_accuracy(axes: Axes, probe: LayerProbe) -> None:
     at = probe.cuts.index(probe.recommended)
     axes.plot(at, reached[at], "o", color=INK, markersize=11, markerfacecolor="none")
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{round(100 * value, 2):g} %")
+    axes.yaxis.set_major_formatter(lambda value, _: short_percent(value))
     axes.set_title("validation accuracy", loc="left", fontsize=9, color=MUTED)

@@ -1,6 +1,16 @@
+import math
+
 import pytest
 
-from pipeline.text import byte_count
+from pipeline.text import (
+    byte_count,
+    capitalized,
+    format_difference,
+    format_range,
+    format_score,
+    percent,
+    short_percent,
+)
 
 
 @pytest.mark.parametrize(
@@ -17,3 +27,18 @@ from pipeline.text import byte_count
 )
 def test_sizes_are_said_as_people_say_them(number, words):
     assert byte_count(number) == words
+
+
+def test_scores_are_shares_or_numbers():
+    assert (percent(0.879), percent(0.879, digits=0), short_percent(0.125), short_percent(0.5)) == (
+        *("87.9 %", "88 %"),
+        *("12.5 %", "50 %"),
+    )
+    assert (format_score(0.879, as_percent=True), format_score(0.879, as_percent=False)) == ("87.9 %", "0.879")
+    assert format_score(math.nan, as_percent=True) == "-"
+    assert (format_difference(0.025, as_percent=True), format_difference(-0.0001, as_percent=False)) == (
+        *("+2.5", "+0.000"),
+    )
+    assert format_range((0.85, 0.901), as_percent=True) == "85.0 to 90.1"
+    assert format_range((0.85, 0.901), " – ", as_percent=False) == "0.850 – 0.901"
+    assert capitalized("mean F1") == "Mean F1"

@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_the_resolved_configuration_can_be_given_back(tmp_path):
-    write_configuration(tmp_path, DataConfig("photos", seeds=(0, 1)), FeatureConfig(image_size=300, cache=Path("here")))
+    write_configuration(
+        tmp_path / "config.toml", DataConfig("photos", seeds=(0, 1)), FeatureConfig(image_size=300, cache=Path("here"))
+    )
     check_configuration(tmp_path / "config.toml")
     values = read_configuration(tmp_path / "config.toml")
     assert values["data"] == "photos"
@@ -41,7 +43,7 @@ def test_every_option_comes_back_from_the_file_as_it_was(tmp_path):
             warmup=0.25, cycle_epochs=1.5, cycle_mul=3, name="mine", tta="flip",
         ),
     }  # fmt: skip
-    write_configuration(tmp_path, *given.values())
+    write_configuration(tmp_path / "config.toml", *given.values())
     app.config = (options_from(tmp_path / "config.toml"),)
     try:
         _, bound, _ = app.parse_args(["run", "--out", "here", "--epochs", "9"])
@@ -53,8 +55,8 @@ def test_every_option_comes_back_from_the_file_as_it_was(tmp_path):
 
 
 def test_another_command_adds_its_options_and_replaces_those_it_shares(tmp_path):
-    write_configuration(tmp_path, DataConfig("photos"), FeatureConfig(image_size=300))
-    write_configuration(tmp_path, DataConfig("photos"), FeatureConfig(), HeadConfig(("mlp",)))
+    write_configuration(tmp_path / "config.toml", DataConfig("photos"), FeatureConfig(image_size=300))
+    write_configuration(tmp_path / "config.toml", DataConfig("photos"), FeatureConfig(), HeadConfig(("mlp",)))
     values = read_configuration(tmp_path / "config.toml")
     assert "image_size" not in values
     assert values["head"] == ["mlp"]

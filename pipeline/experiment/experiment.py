@@ -1,0 +1,65 @@
+"""What all methods of a run have in common: the images, their features, the seed, and where results go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cache import key_of_bytes
+from stages.config.version_1 import as_version_1
+from stages.data.manifest import Manifest
+from stages.extraction.extractor import Extractor
+from stages.extraction.read_features import drop_unreadable
+from stages.runtime.distributed import SINGLE_PROCESS, Rank
+from stages.tasks.base import Task
+from stages.tasks.single_label import SingleLabel
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One seed of a run: what every method is given.
+
+    Attributes
+    ----------
+    extractor : Extractor
+    manifest : Manifest
+        Samples with their splits under the seed.
+    seed : int
+    directory : Path
+        Where all that belongs to the seed is left: ``RUN/seed-0``.
+    rank : Rank
+        Which of several processes that train together this is; the first alone tests and writes.
+    """
+
+    extractor: Extractor
+    manifest: Manifest
+    seed: int
+    directory: Path
+    rank: Rank = SINGLE_PROCESS
+
+    @property
+    def task(self) -> Task:
+        """What is predicted."""
+        return SingleLabel(self.manifest.class_names)
+
+    def split(self, name: str) -> Manifest:
+        """Return the samples of one split: ``train``, ``val`` or ``test``."""
+        return self.manifest.select(self.manifest.indices(name))
+
+    def readable(self) -> Experiment:
+        """Return the experiment without the images that extraction could not read."""
+        return replace(self, manifest=drop_unreadable(self.extractor, self.manifest))
+
+    def fingerprint(self, settings: Mapping[str, Any]) -> str:
+        """Return the digest of all that shapes a method trained with these settings.
+
+        Over the names of version 1, so that what was trained then is found.
+        """
+        manifest = self.manifest
+        samples = "".join(manifest.keys) + " ".join(manifest.splits) + " ".join(map(str, manifest.labels.tolist()))
+        names = list(manifest.class_names)
+        words = [self.extractor.fingerprint, samples, names, self.seed, as_version_1(settings)]
+        return key_of_bytes(json.dumps(words, sort_keys=True, default=str).encode())

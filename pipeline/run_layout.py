@@ -1,0 +1,58 @@
+"""The names of all files of a run directory, and of its folders.
+
+In ``RUN`` are the options, the machine, the results of all methods and the page; in ``RUN/seed-0`` the splits under one
+seed and what extraction did; in ``RUN/seed-0/linear-logistic`` one method: result, predictions, model, pictures.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CONFIGURATION = "config.toml"
+ENVIRONMENT = "environment.json"
+RESULTS = "results.json"
+PREDICTIONS_TABLE = "predictions.csv"
+REPORT = "report.html"
+FIGURES = "figures"
+
+# of a seed
+MANIFEST = "manifest.csv"
+EXTRACTION = "extraction.json"
+
+# of a method
+RESULT = "result.json"
+PREDICTIONS = "predictions.npz"
+MODEL_CARD = "model.json"
+HEAD = "head.safetensors"
+HEAD_WITHOUT_VAL = "head-without-val.safetensors"
+TOP = "top.safetensors"
+CONTACT_SHEET = "contact-sheet.png"
+RATES = "rates.png"
+RANGE_TEST = "range-test.png"
+
+_SEED = "seed-"
+
+
+def seed_dir(run: Path, seed: int) -> Path:
+    """Return the folder of all that belongs to one seed."""
+    return run / f"{_SEED}{seed}"
+
+
+def seed_of(directory: Path) -> int:
+    """Return the seed whose folder this is."""
+    return int(directory.name.removeprefix(_SEED))
+
+
+def files_of_seeds(run: Path, name: str) -> list[Path]:
+    """Return the files of that name in the folders of the seeds, seed after seed."""
+    return sorted(run.glob(f"{_SEED}*/{name}"), key=lambda path: (len(path.parent.name), path))
+
+
+def files_of_methods(run: Path, name: str) -> list[Path]:
+    """Return the files of that name in the folders of the methods, in the order of their paths."""
+    return sorted(run.glob(f"{_SEED}*/*/{name}"))
+
+
+def run_of(method_dir: Path) -> Path:
+    """Return the run that the folder of a method is part of: RUN of RUN/seed-0/linear-logistic."""
+    return method_dir.parent.parent

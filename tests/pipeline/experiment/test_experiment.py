@@ -1,0 +1,45 @@
+from dataclasses import fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pipeline.experiment.experiment import Experiment
+from stages.config.heads import HeadConfig
+from stages.data.manifest import Manifest
+
+FIXTURE = Path(__file__).parent / "fixtures" / "version_1" / "run" / "seed-0"
+
+
+@pytest.fixture
+def experiment():
+    return Experiment(SimpleNamespace(fingerprint="a cache"), Manifest.load(FIXTURE / "manifest.csv"), 0, FIXTURE)
+
+
+def test_splits_are_those_of_the_manifest_and_the_task_has_its_classes(experiment):
+    splits = {name: experiment.split(name) for name in ("train", "val", "test")}
+    assert {name: len(part) for name, part in splits.items()} == {"train": 15, "val": 3, "test": 6}
+    assert set().union(*(part.keys for part in splits.values())) == set(experiment.manifest.keys)
+    assert experiment.task.to_json() == {"name": "single_label", "class_names": ["blue", "green", "red"]}
+
+
+def test_fingerprint_changes_with_all_that_shapes_a_method_and_nothing_else(experiment):
+    settings, manifest = {"cv": 3}, experiment.manifest
+    same = experiment.fingerprint(settings)
+    assert replace(experiment, directory=Path("elsewhere")).fingerprint(settings) == same
+    relabelled = replace(manifest, labels=np.roll(manifest.labels, 1))
+    others = [
+        experiment.fingerprint({"cv": 5}),
+        replace(experiment, seed=1).fingerprint(settings),
+        replace(experiment, extractor=SimpleNamespace(fingerprint="another")).fingerprint(settings),
+        replace(experiment, manifest=relabelled).fingerprint(settings),
+        replace(experiment, manifest=manifest.select(np.arange(20))).fingerprint(settings),
+        replace(experiment, manifest=replace(manifest, class_names=("a", "b", "c"))).fingerprint(settings),
+    ]
+    assert len({same, *others}) == 1 + len(others)
+
+
+def test_options_are_known_by_the_names_they_had_in_version_1(experiment):
+    assert experiment.fingerprint({"cv": 3}) == experiment.fingerprint({"folds": 3})
+    assert "cv" in {field.name for field in fields(HeadConfig)}

@@ -1,0 +1,26 @@
+import re
+from pathlib import Path
+
+from pipeline import run_layout
+from pipeline.run_layout import files_of_methods, files_of_seeds, run_of, seed_dir, seed_of
+
+PIPELINE = Path(run_layout.__file__).parent
+
+
+def test_folders_of_seeds_are_found_again_in_the_order_of_the_seeds(tmp_path):
+    for seed in (10, 2, 0):
+        method = seed_dir(tmp_path, seed) / "linear-logistic"
+        method.mkdir(parents=True)
+        (method / run_layout.RESULT).touch()
+        (method.parent / run_layout.MANIFEST).touch()
+    assert [seed_of(path.parent) for path in files_of_seeds(tmp_path, run_layout.MANIFEST)] == [0, 2, 10]
+    results = files_of_methods(tmp_path, run_layout.RESULT)
+    assert {seed_of(path.parent.parent) for path in results} == {0, 2, 10}
+    assert {run_of(path.parent) for path in results} == {tmp_path}
+
+
+def test_no_other_module_spells_the_name_of_a_file_of_a_run():
+    names = {value for name, value in vars(run_layout).items() if name.isupper() and not name.startswith("_")}
+    spelled = re.compile("|".join(f'"{re.escape(name)}"' for name in names if "." in name) + '|"seed-')
+    sources = (path for path in PIPELINE.rglob("*.py") if path.name != "run_layout.py")
+    assert [str(path) for path in sources if spelled.search(path.read_text(encoding="utf-8"))] == []
