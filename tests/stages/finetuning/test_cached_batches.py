@@ -14,6 +14,7 @@ from stages.finetuning.cached_batches import CachedBatches, boundary_extractor, 
 from stages.finetuning.finetune import finetune
 from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.transfer_model import build_transfer_model
+from stages.network.graph.trunk import FrozenTrunk
 
 OPTIONS = FinetuneConfig(unfreeze="blocks.5", from_cache=True, finetune_batch_size=8, epochs=2)
 
@@ -83,12 +84,15 @@ def test_once_cached_neither_images_nor_the_frozen_part_are_touched(prepared, pr
     def nobody(*_):
         raise AssertionError("an image was read")
 
+    def no_forward(*_):
+        raise AssertionError("the frozen part ran")
+
+    monkeypatch.setattr(FrozenTrunk, "forward", no_forward)
     monkeypatch.setattr("stages.data.image_stream.read_image", nobody)
     monkeypatch.setattr("stages.finetuning.image_batches.read_image", nobody)
     tuned = finetune(
         FinetuneProblem(extractor, probe.manifest, probe.ignorant(), replace(OPTIONS, lr=1e-3, head_lr=1e-2), 0)
     )
-    assert tuned.backbone_forwards == 0
     assert tuned.view_forwards == 3 * len(train) + len(val)
     assert tuned.fit.best.val_accuracy > 0.8 > tuned.fit.history[0].val_accuracy
 
