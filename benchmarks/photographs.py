@@ -30,9 +30,10 @@ def make(kind: str, count: int, folder: str) -> None:
 
 def make_elpv(counts: dict[str, int], folder: str) -> None:
     """Copy a random choice of ELPV, the same for the same counts, into a folder for each name (split) and class."""
+    from stages.config.data import DataConfig
     from stages.data.sources.elpv import list_elpv  # slow to import, and needed by this set alone
 
-    listing = list_elpv()
+    listing = list_elpv(DataConfig("elpv"))
     order = np.random.default_rng(0).permutation(len(listing.locations)).tolist()
     for split, count in counts.items():
         chosen, order = order[:count], order[count:]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from stages.config.registry import SOURCES, OptionHelp
 
 SPLITS = ("train", "val", "test")
 
@@ -12,9 +14,8 @@ SPLITS = ("train", "val", "test")
 class DataConfig:
     """Which images, with which labels and splits."""
 
-    data: str
-    """A folder (root/class/* or root/split/class/*), a CSV file (path,label[,split][,group]), a packaged set
-    (elpv, digits), or torchvision:NAME (torchvision:Flowers102). Samples of one group stay in one split."""
+    data: str = field(metadata=OptionHelp("Images", SOURCES, "Samples of one group stay in one split."))
+    """Images; help names the sources that are registered."""
 
     data_root: Path | None = None
     """Where torchvision data sets are kept and downloaded to (default: ~/.cache/cutonce/datasets)."""

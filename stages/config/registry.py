@@ -100,6 +100,10 @@ class Registry:
         """Return which function or class is registered as `name`, for messages."""
         return self._entries[name].origin
 
+    def help_text(self, name: str) -> str:
+        """Return what help says of the thing registered as `name`."""
+        return self._entries[name].help
+
     def help_texts(self) -> list[str]:
         """Return what help says of each thing; nothing is imported, and of a plug-in only its name is known."""
         own = self._help_of_files

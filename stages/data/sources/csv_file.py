@@ -9,13 +9,20 @@ import csv
 from pathlib import Path
 
 from cache.errors import DataError
-from stages.data.sources.records import SPLIT_NAMES, SourceRecords, sort_class_names
+from stages.config.data import DataConfig
+from stages.data.sources.records import SPLIT_NAMES, Progress, SourceRecords, sort_class_names
+from stages.data.sources.registry import register_source
 
 _COLUMNS = "the first line must name the columns path and label, and may name split, stratum and group"
 
 
-def list_csv(table: Path) -> SourceRecords:
-    """Return the rows of a CSV file. Relative paths start at the file's folder; other columns are left alone.
+def _is_csv(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() == ".csv"
+
+
+@register_source("csv file", takes_path=_is_csv, help_text="a CSV file (path,label[,split][,group])")
+def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRecords:
+    """Return the rows of the CSV file `data`. Relative paths start at the file's folder; other columns are left alone.
 
     A group need not be filled in: a row without one is on its own.
 
@@ -24,6 +31,7 @@ def list_csv(table: Path) -> SourceRecords:
     DataError
         If columns are missing or a row cannot be used; names the line.
     """
+    table = Path(options.data)
     locations, labels, splits, strata, groups = [], [], [], [], []
     try:
         # a byte-order mark is what Excel writes; undecodable bytes are file names that are not Unicode

@@ -6,10 +6,13 @@ import importlib.util
 from pathlib import Path
 
 from cache.errors import DataError, UsageError
-from stages.data.sources.records import SourceRecords
+from stages.config.data import DataConfig
+from stages.data.sources.records import Progress, SourceRecords
+from stages.data.sources.registry import register_source
 
 
-def list_elpv() -> SourceRecords:
+@register_source("elpv", help_text="elpv (packaged)")
+def list_elpv(options: DataConfig, progress: Progress | None = None) -> SourceRecords:
     """Return ELPV: 2,624 electroluminescence images of solar cells, functional or defective.
 
     A cell is defective if the annotators gave that a probability of at least 0.5. Splits are to take the same share

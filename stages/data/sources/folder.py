@@ -7,7 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 from cache.errors import DataError
-from stages.data.sources.records import SPLIT_NAMES, SourceRecords, sort_class_names
+from stages.config.data import DataConfig
+from stages.data.sources.records import SPLIT_NAMES, Progress, SourceRecords, sort_class_names
+from stages.data.sources.registry import register_source
 
 IMAGE_EXTENSIONS = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .avif .heic .heif"  # noqa: SIM905
@@ -18,8 +20,9 @@ IMAGE_EXTENSIONS = frozenset(
 _LAYOUT = "expected ROOT/CLASS/image.jpg or ROOT/SPLIT/CLASS/image.jpg (splits: train, val, test)"
 
 
-def list_folder(root: Path) -> SourceRecords:
-    """Return the images below `root`, their classes by the folders they are in.
+@register_source("folder", takes_path=Path.is_dir, help_text="a folder (root/class/* or root/split/class/*)")
+def list_folder(options: DataConfig, progress: Progress | None = None) -> SourceRecords:
+    """Return the images below the folder `data`, their classes by the folders they are in.
 
     Images deeper inside a class folder count; hidden files and folders do not.
 
@@ -28,6 +31,7 @@ def list_folder(root: Path) -> SourceRecords:
     DataError
         If there are no class folders, or no images in them.
     """
+    root = Path(options.data)
     folders = _subfolders(root)
     if not folders:
         raise DataError(f"{root} has no folders of images in it; {_LAYOUT}")

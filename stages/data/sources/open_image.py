@@ -9,9 +9,8 @@ from torch import Tensor
 
 from stages.data.images.decode import decode
 from stages.data.images.rgb import UnreadableImageError
-from stages.data.sources import digits as packaged
-from stages.data.sources import torchvision_datasets as torchvision_sets
 from stages.data.sources.in_memory import InMemoryImage
+from stages.data.sources.registry import opener_of
 
 
 def read_image(location: str, shorter_side: int | None = None) -> Tensor:
@@ -20,8 +19,8 @@ def read_image(location: str, shorter_side: int | None = None) -> Tensor:
     Parameters
     ----------
     location : str
-        Path of a file, a location of a packaged set (``digits:17``, ``torchvision:FashionMNIST/test/17``), or an
-        `InMemoryImage`.
+        Path of a file, a location of a source without files (``digits:17``, ``torchvision:FashionMNIST/test/17``), or
+        an `InMemoryImage`.
     shorter_side : int, optional
         To how many pixels the shorter side will be resized: a much larger image may come at reduced scale, see
         `decode`. By default it has all its pixels.
@@ -33,10 +32,9 @@ def read_image(location: str, shorter_side: int | None = None) -> Tensor:
     """
     if isinstance(location, InMemoryImage):
         return location.read()
-    if location.startswith(packaged.DIGITS):
-        return packaged.digits_image(location)
-    if location.startswith(torchvision_sets.PREFIX):
-        return torchvision_sets.torchvision_image(location)
+    open_image = opener_of(location)
+    if open_image is not None:
+        return open_image(location, shorter_side)
     try:
         return decode(_read_file(Path(location)), shorter_side)
     except UnreadableImageError as error:

@@ -23,9 +23,11 @@ from torch import Tensor
 from torchvision import datasets
 
 from cache.errors import DataError, UsageError, suggestion
+from stages.config.data import DataConfig
 from stages.data.images.pixel_keys import key_of_pixels
 from stages.data.images.rgb import UnreadableImageError, as_rgb
 from stages.data.sources.records import Progress, SourceRecords
+from stages.data.sources.registry import register_source
 
 PREFIX = "torchvision:"
 """What the name of a set, and the locations in it, begin with."""
@@ -45,8 +47,30 @@ _reading = threading.Lock()
 """torchvision promises nothing about threads, and some of its sets (FakeData) reseed the global generator."""
 
 
-def list_torchvision(source: str, data_root: Path | None, progress: Progress | None = None) -> SourceRecords:
-    """Return the samples of the set called `source`, downloaded first where that is needed and offered.
+def torchvision_image(location: str, shorter_side: int | None = None) -> Tensor:
+    """Return the sample at ``torchvision:NAME/PART/INDEX``, uint8 [3, H, W], with all its pixels. Downloads nothing.
+
+    Raises
+    ------
+    UnreadableImageError
+        If the set or the sample is not there.
+    """
+    place, _, root = location.removeprefix(PREFIX).partition(_ROOT)
+    try:
+        name, *part, index = place.split("/")
+        _check_known(name)
+        with _reading:
+            dataset = _reopened(name, "/".join(part), Path(root) if root else DEFAULT_ROOT.expanduser())
+            return as_rgb(dataset[int(index)][0])
+    except (DataError, UsageError) as error:
+        raise UnreadableImageError(str(error), location) from error
+    except (OSError, IndexError, ValueError) as error:
+        raise UnreadableImageError(f"no such sample: {error}", location) from error
+
+
+@register_source(PREFIX, open_image=torchvision_image, help_text="a torchvision set (torchvision:Flowers102)")
+def list_torchvision(options: DataConfig, progress: Progress | None = None) -> SourceRecords:
+    """Return the samples of the set called `data`, downloaded first where that is needed and offered.
 
     Raises
     ------
@@ -55,8 +79,9 @@ def list_torchvision(source: str, data_root: Path | None, progress: Progress | N
     DataError
         If its files are not there and could not be downloaded.
     """
+    source = options.data
     name, _, variant = source.removeprefix(PREFIX).partition("/")
-    root = (data_root or DEFAULT_ROOT).expanduser().absolute()
+    root = (options.data_root or DEFAULT_ROOT).expanduser().absolute()
     _check_name(name, variant)
     locations, numbers, splits, keys = [], [], [], []
     names: list[str] = []
@@ -81,27 +106,6 @@ def list_torchvision(source: str, data_root: Path | None, progress: Progress | N
         strata=[""] * len(locations),
         keys=keys or None,
     )
-
-
-def torchvision_image(location: str) -> Tensor:
-    """Return the sample at ``torchvision:NAME/PART/INDEX``, uint8 [3, H, W]. Downloads nothing.
-
-    Raises
-    ------
-    UnreadableImageError
-        If the set or the sample is not there.
-    """
-    place, _, root = location.removeprefix(PREFIX).partition(_ROOT)
-    try:
-        name, *part, index = place.split("/")
-        _check_known(name)
-        with _reading:
-            dataset = _reopened(name, "/".join(part), Path(root) if root else DEFAULT_ROOT.expanduser())
-            return as_rgb(dataset[int(index)][0])
-    except (DataError, UsageError) as error:
-        raise UnreadableImageError(str(error), location) from error
-    except (OSError, IndexError, ValueError) as error:
-        raise UnreadableImageError(f"no such sample: {error}", location) from error
 
 
 def _check_name(name: str, variant: str) -> None:

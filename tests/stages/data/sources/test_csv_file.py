@@ -3,7 +3,12 @@ import os
 import pytest
 
 from cache.errors import DataError
+from stages.config.data import DataConfig
 from stages.data.sources.csv_file import list_csv
+
+
+def listed(path):
+    return list_csv(DataConfig(str(path)))
 
 
 def write(tmp_path, text, encoding="utf-8"):
@@ -16,7 +21,7 @@ def test_columns_are_found_by_name(tmp_path):
     table = write(
         tmp_path, "label,comment,PATH ,split,stratum\ncat,nice,a.jpg,train,mono\ndog,,b/c.jpg,Validation,poly\n"
     )
-    listing = list_csv(table)
+    listing = listed(table)
     assert listing.locations == [str(tmp_path / "a.jpg"), str(tmp_path / "b" / "c.jpg")]
     assert listing.labels == ["cat", "dog"]
     assert listing.splits == ["train", "val"]
@@ -25,14 +30,14 @@ def test_columns_are_found_by_name(tmp_path):
 
 
 def test_the_group_is_read_where_there_is_one(tmp_path):
-    listing = list_csv(write(tmp_path, "path,label,Group\na.jpg,cat, 007 \nb.jpg,dog,\nc.jpg,dog,7\n"))
+    listing = listed(write(tmp_path, "path,label,Group\na.jpg,cat, 007 \nb.jpg,dog,\nc.jpg,dog,7\n"))
     assert listing.groups == ["007", "", "7"]
-    assert list_csv(write(tmp_path, "path,label,group\na.jpg,cat,\nb.jpg,dog,\n")).groups == []
-    assert list_csv(write(tmp_path, "path,label\na.jpg,cat\nb.jpg,dog\n")).groups == []
+    assert listed(write(tmp_path, "path,label,group\na.jpg,cat,\nb.jpg,dog,\n")).groups == []
+    assert listed(write(tmp_path, "path,label\na.jpg,cat\nb.jpg,dog\n")).groups == []
 
 
 def test_relative_paths_start_at_the_table_and_absolute_ones_stay(tmp_path):
-    listing = list_csv(write(tmp_path, "path,label\n/data/a.jpg,cat\nb.jpg,dog\n"))
+    listing = listed(write(tmp_path, "path,label\n/data/a.jpg,cat\nb.jpg,dog\n"))
     assert listing.locations == ["/data/a.jpg", str(tmp_path / "b.jpg")]
     assert listing.splits == ["", ""]
 
@@ -40,17 +45,17 @@ def test_relative_paths_start_at_the_table_and_absolute_ones_stay(tmp_path):
 @pytest.mark.parametrize("name", ['a,b "c".jpg', "new\nline.jpg", "\N{TULIP}.jpg", os.fsdecode(b"\xff.jpg"), " b.jpg"])
 def test_any_file_name_works(tmp_path, name):
     quoted = name.replace('"', '""')
-    listing = list_csv(write(tmp_path, f'path,label\n"{quoted}",cat\nz.jpg,dog\n'))
+    listing = listed(write(tmp_path, f'path,label\n"{quoted}",cat\nz.jpg,dog\n'))
     assert listing.locations[0] == str(tmp_path / name)
 
 
 def test_what_excel_writes_is_read(tmp_path):
-    listing = list_csv(write(tmp_path, "\ufeffpath,label\r\na.jpg,cat\r\nb.jpg,dog\r\n"))
+    listing = listed(write(tmp_path, "\ufeffpath,label\r\na.jpg,cat\r\nb.jpg,dog\r\n"))
     assert listing.labels == ["cat", "dog"]
 
 
 def test_labels_that_are_numbers_are_in_order_of_value(tmp_path):
-    assert list_csv(write(tmp_path, "path,label\na.jpg,10\nb.jpg,9\n")).class_names == ("9", "10")
+    assert listed(write(tmp_path, "path,label\na.jpg,10\nb.jpg,9\n")).class_names == ("9", "10")
 
 
 @pytest.mark.parametrize(
@@ -72,5 +77,5 @@ def test_labels_that_are_numbers_are_in_order_of_value(tmp_path):
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path, text, message):
     with pytest.raises(DataError, match=message) as caught:
-        list_csv(write(tmp_path, text))
+        listed(write(tmp_path, text))
     assert "table.csv" in str(caught.value)

@@ -55,7 +55,7 @@ needs_elpv = pytest.mark.skipif(importlib.util.find_spec("elpv_dataset") is None
 @needs_elpv
 @pytest.mark.parametrize("seed", [0, 1])
 def test_elpv_is_split_75_25_by_label_and_cell_type(seed):
-    listing = list_elpv()
+    listing = list_elpv(DataConfig("elpv"))
     manifest = load_manifest(DataConfig("elpv"), seed)
     assert manifest.class_names == ("functional", "defective")
     assert len(manifest) == 2624
@@ -70,11 +70,11 @@ def test_elpv_is_split_75_25_by_label_and_cell_type(seed):
 
 @needs_elpv
 def test_elpv_images_can_be_read():
-    assert read_image(list_elpv().locations[0]).shape == (3, 300, 300)
+    assert read_image(list_elpv(DataConfig("elpv")).locations[0]).shape == (3, 300, 300)
 
 
 def test_a_missing_package_is_named_with_what_to_install(monkeypatch):
     monkeypatch.setattr("sys.path", [])
     monkeypatch.setattr("sys.path_importer_cache", {})
     with pytest.raises(UsageError, match=r"pip install elpv-dataset \(or pip install 'cutonce\[elpv\]'\)"):
-        list_elpv()
+        list_elpv(DataConfig("elpv"))

@@ -2,7 +2,10 @@ import pytest
 
 from cache.errors import DataError, UsageError
 from stages.config.data import DataConfig
-from stages.data.sources.registry import list_samples
+from stages.config.registry import SOURCES
+from stages.data.sources.digits import digits_image
+from stages.data.sources.registry import list_samples, opener_of, register_source
+from stages.data.sources.torchvision_datasets import torchvision_image
 from tests.stages.data.pictures import write_images
 
 
@@ -41,3 +44,22 @@ def test_a_file_that_is_not_a_table_is_refused(tmp_path):
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(DataError, match="expected ROOT/CLASS"):
         list_samples(DataConfig(str(tmp_path)))
+
+
+def test_a_path_of_two_sources_is_an_error_that_names_both(tmp_path, monkeypatch):
+    monkeypatch.setattr(SOURCES, "_entries", dict(SOURCES._entries))
+
+    @register_source("indexed folder", takes_path=lambda path: (path / "index").exists(), help_text="an indexed folder")
+    def list_indexed(options, progress=None):
+        raise AssertionError
+
+    (tmp_path / "index").touch()
+    with pytest.raises(UsageError, match=r"is taken by .*list_folder and .*list_indexed"):
+        list_samples(DataConfig(str(tmp_path)))
+
+
+def test_a_location_is_opened_by_the_source_it_begins_with(tmp_path):
+    assert opener_of("digits:17") is digits_image
+    assert opener_of("torchvision:MNIST/test/3") is torchvision_image
+    assert opener_of("elpv:3") is None  # its images are files
+    assert opener_of(str(tmp_path / "digits:17")) is None
