@@ -1,0 +1,95 @@
+"""The tests mirror the packages: a module of some size has a file of tests of its name, in the folder of its name."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LARGE = 60
+"""Lines up to which a module may be tested through those that use it."""
+
+TESTED_FROM_OUTSIDE = """
+    stages/config/features.py
+    stages/config/finetune.py
+    stages/config/heads.py
+    stages/data/augment/transforms.py
+    stages/data/group_split.py
+    stages/data/images/rgb.py
+    stages/data/sources/records.py
+    stages/extraction/extractor.py
+    stages/finetuning/autotune.py
+    stages/finetuning/image_batches.py
+    stages/finetuning/predict_images.py
+    stages/finetuning/setup.py
+    stages/fitting/class_sums.py
+    stages/fitting/feature_rows.py
+    stages/fitting/fit_rbf_svm.py
+    stages/fitting/problem.py
+    stages/fitting/sgd.py
+    stages/inspection/extrapolation.py
+    stages/inspection/inspect.py
+    stages/inspection/layer_probe.py
+    stages/inspection/out_of_fold.py
+    stages/inspection/power_law.py
+    stages/network/backbones/base.py
+    stages/network/backbones/module_identity.py
+    stages/network/backbones/timm_models.py
+    stages/network/backbones/weights_file.py
+    stages/network/graph/probe_points.py
+    stages/network/graph/section.py
+    stages/network/graph/trace.py
+    stages/network/heads/attention_pool.py
+    stages/network/heads/base.py
+    stages/network/heads/linear.py
+    stages/network/heads/rbf.py
+    stages/network/heads/registry.py
+    stages/network/heads/serialization.py
+    stages/runtime/threads.py
+    stages/training/amp.py
+    stages/training/ema.py
+    stages/training/evaluation.py
+    stages/training/history.py
+    pipeline/cli/app.py
+    pipeline/cli/cache/prune.py
+    pipeline/cli/cache/show.py
+    pipeline/cli/cache/verify.py
+    pipeline/cli/contact_sheet.py
+    pipeline/cli/extract.py
+    pipeline/cli/learning_curve.py
+    pipeline/cli/reference.py
+    pipeline/cli/run.py
+    pipeline/evaluation/method_summary.py
+    pipeline/evaluation/verdict.py
+    pipeline/experiment/classify_images.py
+    pipeline/experiment/compare_runs.py
+    pipeline/experiment/finetune_methods.py
+    pipeline/experiment/head_methods.py
+    pipeline/experiment/model_store.py
+    pipeline/experiment/run_setup.py
+    pipeline/library/images.py
+    pipeline/report/inspection.py
+    pipeline/report/layer_probe.py
+    pipeline/report/learning_curve.py
+    pipeline/report/probe_figures.py
+""".split()
+"""Larger modules that are held by the tests of others. The list gets shorter, never longer."""
+
+MODULES = sorted(
+    path.relative_to(ROOT) for room in ("cache", "stages", "pipeline") for path in (ROOT / room).rglob("*.py")
+)
+
+
+def own_tests(module: Path) -> Path:
+    return ROOT / "tests" / module.parent / f"test_{module.name}"
+
+
+@pytest.mark.parametrize("module", [path for path in MODULES if not path.name.startswith("__")], ids=str)
+def test_a_module_of_some_size_has_tests_of_its_name(module):
+    lines = len((ROOT / module).read_text(encoding="utf-8").splitlines())
+    assert lines <= LARGE or own_tests(module).exists() or str(module) in TESTED_FROM_OUTSIDE
+
+
+@pytest.mark.parametrize("name", TESTED_FROM_OUTSIDE)
+def test_an_exception_is_one(name):
+    assert (ROOT / name).exists()
+    assert not own_tests(Path(name)).exists(), f"{name} has tests of its own now: take it off the list"
