@@ -145,7 +145,7 @@ def test_what_does_not_change_a_feature_does_not_change_the_fingerprint(small, t
         {"image_size": 96},
         {"weights": "none"},
         {"precision": "bf16"},
-        {"dtype": "float32"},
+        {"storage_dtype": "float32"},
         {"cut": "blocks.5"},
     ):
         assert build_extractor(replace(small, **change)).fingerprint != fingerprint
