@@ -34,9 +34,9 @@ TOPS = {"resnet18": "layer4", "efficientnet_lite0": "blocks.5"}
 SIDES = {
     "requires_grad alone": {"baseline": True},
     "from images": {},
-    "from images, bf16": {"precision": "bf16", "autocast": "auto"},
+    "from images, bf16": {"precision": "bf16", "amp_dtype": "auto"},
     "from the cache": {"from_cache": True},
-    "from the cache, bf16": {"precision": "bf16", "autocast": "auto", "from_cache": True},
+    "from the cache, bf16": {"precision": "bf16", "amp_dtype": "auto", "from_cache": True},
 }
 
 
