@@ -120,8 +120,8 @@ def _by_flag(extractor, head, options, manifest) -> dict:
     ]
     optimizer = torch.optim.AdamW(
         [
-            {"params": body, "lr": options.rate},
-            {"params": list(head.output.parameters()), "lr": options.finetune_head_rate},
+            {"params": body, "lr": options.lr},
+            {"params": list(head.output.parameters()), "lr": options.head_lr},
         ],
         weight_decay=options.weight_decay,
     )
