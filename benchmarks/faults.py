@@ -414,7 +414,7 @@ def power(laboratory: Laboratory, times: int) -> Iterator[Tally]:
                 kept = missing == lost and has_set_aside(cache, broken)
                 tally.check("what is broken is told and moved aside, the rest is there", kept)
                 report = extract(extractor, more)
-                to_do = (lost | {*more.keys} - {*manifest.keys}) - extractor.rejected().keys()
+                to_do = (lost | {*more.keys} - {*manifest.keys}) - extractor.unreadable().keys()
                 redone = report.extracted == len(to_do) and laboratory.is_undisturbed(extractor, more)
                 tally.check("the next extraction does what is missing, no more: undisturbed", redone)
                 readable = others_can_read(extractor, more) and temporary_files(cache) == []

@@ -235,8 +235,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             for part in (~held, held)
         )
         device = resolve_device(self.device)
-        self._task = SingleLabel([str(number) for number in range(len(self.classes_))])
-        problem = FitProblem(train, val, self._task, options, seed, device)
+        problem = FitProblem(train, val, self._task(), options, seed, device)
         self.result_: HeadResult = train_head(self.head, problem)
         self.head_: Head = self.result_.module.to(device)
         return self
@@ -249,7 +248,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         blank = np.zeros((-len(features) % _BLOCK_ROWS, features.shape[1]), dtype=features.dtype)
         filled = np.concatenate([features, blank])
         blocks = (filled[at : at + _BLOCK_ROWS] for at in range(0, len(filled), _BLOCK_ROWS))
-        answers = np.concatenate([head_probabilities(self.head_, block, self._task) for block in blocks])
+        task = self._task()
+        answers = np.concatenate([head_probabilities(self.head_, block, task) for block in blocks])
         probabilities = answers[: len(features)].astype(np.float64)
         normalised: NDArray[np.float64] = probabilities / probabilities.sum(axis=1, keepdims=True)
         return normalised
@@ -267,6 +267,10 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         save_head(Path(path), self.head_, {"class_names": self.classes_.tolist()})
+
+    def _task(self) -> SingleLabel:
+        """Return the task, anew: it is no part of what is pickled."""
+        return SingleLabel([str(number) for number in range(len(self.classes_))])
 
     def _options(self) -> HeadConfig:
         if self.class_weights not in ("none", "balanced"):

@@ -232,7 +232,7 @@ def _from_cache(extractor: Extractor, images: ImageList, rows: NDArray[np.floati
     manifest = plain_manifest(images, places)
     with suppress(DataError):  # not one can be read: that is told below, as for some
         extract(extractor, manifest)
-    rejected = extractor.rejected()
+    rejected = extractor.unreadable()
     failures = {index: rejected[images.keys[index]] for index in places if images.keys[index] in rejected}
     readable = [index for index in places if index not in failures]
     if readable:

@@ -106,7 +106,7 @@ def extract(
     location_of = dict(zip(manifest.keys, manifest.locations, strict=True))
     wanted, locations = list(location_of), list(location_of.values())
     del location_of  # as large as all the rest, where there are millions
-    rejected = extractor.rejected()
+    rejected = extractor.unreadable()
     known = sum(key in rejected for key in wanted)
     blocks, lacking = _pending_blocks(extractor, wanted, rank)
     meter = StageTimer(extractor)
@@ -117,7 +117,7 @@ def extract(
             bar = stack.enter_context(progress(label="extract", total=lacking, unit="images"))
             _extract_until_complete(work, writers, meter, blocks, bar)
     rank.barrier()
-    rejected = extractor.rejected()
+    rejected = extractor.unreadable()
     readable = [key for key in wanted if key not in rejected]
     skipped = skipped_samples(manifest, rejected)
     if not readable:

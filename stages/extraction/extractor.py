@@ -206,7 +206,7 @@ class Extractor:
             sum(tap.cache_of_view(view).compute_seconds(keys, view) for view in range(views)) for tap in self.taps
         )
 
-    def rejected(self) -> dict[str, str]:
+    def unreadable(self) -> dict[str, str]:
         """Return the keys of images that could not be read, with the reasons."""
         return {key: reason for cache in self.caches for key, reason in cache.unreadable().items()}
 

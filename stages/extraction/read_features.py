@@ -54,5 +54,5 @@ def require_cached(extractor: Extractor, manifest: Manifest, view: int = 0) -> l
 
 def drop_unreadable(extractor: Extractor, manifest: Manifest) -> Manifest:
     """Return the manifest without the samples stage 1 found unreadable."""
-    rejected = extractor.rejected()
+    rejected = extractor.unreadable()
     return manifest.select([index for index, key in enumerate(manifest.keys) if key not in rejected])

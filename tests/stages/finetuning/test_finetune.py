@@ -240,7 +240,7 @@ def test_the_checkpoint_of_another_training_is_refused_with_what_differs(probe, 
     options = replace(QUICK, unfreeze="1", epochs=3)
     with pytest.raises(KeyboardInterrupt):
         finetune(FinetuneProblem(probe.extractor, probe.manifest, probe.head, options, 0), tmp_path, on_epoch=stop)
-    with pytest.raises(UsageError, match=r"epochs was 3 and is 4.*rate was 0.001 and is 0.002"):
+    with pytest.raises(UsageError, match=r"epochs was 3 and is 4.*lr was 0.001 and is 0.002"):
         finetune(
             FinetuneProblem(probe.extractor, probe.manifest, probe.head, replace(options, epochs=4, lr=2e-3), 0),
             tmp_path,
@@ -256,8 +256,8 @@ def test_the_checkpoint_of_another_training_is_refused_with_what_differs(probe, 
 
 def command(folder, cache, *more):
     return [
-        *("finetune", "`data`", str(folder), "`image_size`", "64", "`epochs`", "3"),
-        *("`num_workers`", "0", "`finetune_batch_size`", "8", "`cache`", str(cache), "`c_values`", "0.01"),
+        *("finetune", "--data", str(folder), "--image-size", "64", "--epochs", "3"),
+        *("--num-workers", "0", "--finetune-batch-size", "8", "--cache", str(cache), "--c-values", "0.01"),
         *more,
     ]
 
@@ -267,7 +267,7 @@ def small(tmp_path_factory):
     """A folder of photographs and a cache that has their features."""
     place = tmp_path_factory.mktemp("finetune")
     folder = make_folder(place / "own", per_class=12)
-    assert main(["extract", "`data`", str(folder), "`image_size`", "64", "`cache`", str(place / "cache")]) == 0
+    assert main(["extract", "--data", str(folder), "--image-size", "64", "--cache", str(place / "cache")]) == 0
     return folder, place / "cache"
 
 
@@ -278,16 +278,16 @@ def probabilities_of(run, name):
 def test_a_fine_tuning_killed_again_and_again_ends_with_the_same_answers(small, tmp_path):
     """kill -9 at several steps in the middle of epochs, then the same command: bit for bit what nobody disturbed."""
     noisy = (
-        "`augment`",
+        "--augment",
         "medium",
-        "`finetune_dropout`",
+        "--finetune-dropout",
         "0.3",
-        "`model_ema_decay`",
+        "--model-ema-decay",
         "0.9",
-        "`checkpoint_minutes`",
+        "--checkpoint-minutes",
         "0",
     )
-    tuning = [sys.executable, "-m", "pipeline", *command(*small, *noisy), "`out`"]
+    tuning = [sys.executable, "-m", "pipeline", *command(*small, *noisy), "--out"]
     subprocess.run([*tuning, str(tmp_path / "whole")], check=True, capture_output=True)
 
     checkpoint = tmp_path / "killed" / "seed-0" / "finetune-top-3" / "checkpoint.pt"
@@ -312,11 +312,11 @@ def test_a_fine_tuning_killed_again_and_again_ends_with_the_same_answers(small, 
 
 def test_two_processes_train_what_one_trains(small, tmp_path):
     """torchrun with gloo: the same loss curve as one process with the same batches."""
-    assert main([*command(*small), "`out`", str(tmp_path / "alone")]) == 0
+    assert main([*command(*small), "--out", str(tmp_path / "alone")]) == 0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
     launcher += ["--rdzv-endpoint=localhost:0"]
     together = subprocess.run(
-        [*launcher, "-m", "pipeline", *command(*small), "`out`", str(tmp_path / "together")],
+        [*launcher, "-m", "pipeline", *command(*small), "--out", str(tmp_path / "together")],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -337,19 +337,19 @@ def test_two_processes_train_what_one_trains(small, tmp_path):
 def test_what_was_trained_predicts_what_it_was_tested_with(small, tmp_path, capsys):
     """Lists of layers, layers drawn anew and test-time augmentation are all there when the model is opened again."""
     folder, cache = small
-    options = ("`unfreeze`", "blocks.5,conv_head", "`reinit`", "conv_head,", "`tta`", "flip", "`baselines`", "frozen")
-    assert main([*command(folder, cache, *options), "`out`", str(tmp_path / "run")]) == 0
+    options = ("--unfreeze", "blocks.5,conv_head", "--reinit", "conv_head,", "--tta", "flip", "--baselines", "uncached")
+    assert main([*command(folder, cache, *options), "--out", str(tmp_path / "run")]) == 0
     place = tmp_path / "run" / "seed-0"
     assert {path.name for path in place.iterdir() if path.is_dir()} == {
         "linear-logistic",
         "finetune-blocks.5+conv_head-new-conv_head+-flip",
-        "frozen-head",
+        "uncached-head",
     }
-    for name in ("finetune-blocks.5+conv_head-new-conv_head+-flip", "frozen-head"):
+    for name in ("finetune-blocks.5+conv_head-new-conv_head+-flip", "uncached-head"):
         with np.load(place / name / "predictions.npz") as tested:
             locations, expected = tested["locations"].tolist(), tested["probabilities"]
         out = tmp_path / f"{name}.csv"
-        predicting = ["predict", str(tmp_path / "run"), *locations, "`method`", name, "`out`", str(out)]
+        predicting = ["predict", str(tmp_path / "run"), *locations, "--method", name, "--out", str(out)]
         assert main(predicting) == 0
         found = np.loadtxt(out, delimiter=",", skiprows=1, usecols=(2, 3, 4))
         assert np.allclose(found, expected, atol=1e-5)
@@ -362,7 +362,7 @@ def test_what_was_trained_predicts_what_it_was_tested_with(small, tmp_path, caps
 
     # the same weights tested in another way are not trained again
     capsys.readouterr()
-    assert main([*command(folder, cache, *options[:4]), "`out`", str(tmp_path / "run")]) == 0
+    assert main([*command(folder, cache, *options[:4]), "--out", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().out
     assert "the weights of finetune-blocks.5+conv_head-new-conv_head+-flip, tested with none" in said
     assert "epoch" not in said

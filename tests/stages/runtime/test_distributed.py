@@ -102,7 +102,7 @@ def test_processes_meet_whatever_earlier_lives_left_in_the_store(first_to_come):
 
 def test_the_command_runs_under_torchrun_and_says_everything_once(folder, tmp_path):
     ended = torchrun(
-        2, "-m", "pipeline", "extract", "`data`", folder, "`image_size`", 32, "`cache`", tmp_path / "cache"
+        2, "-m", "pipeline", "extract", "--data", folder, "--image-size", 32, "--cache", tmp_path / "cache"
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("300 samples") <= 1
@@ -110,7 +110,7 @@ def test_the_command_runs_under_torchrun_and_says_everything_once(folder, tmp_pa
 
 
 def test_other_commands_are_refused_under_torchrun(folder, tmp_path):
-    command = [sys.executable, "-m", "pipeline", "train", "`data`", folder, "`out`", tmp_path / "run"]
+    command = [sys.executable, "-m", "pipeline", "train", "--data", folder, "--out", tmp_path / "run"]
     ended = subprocess.run(
         [str(word) for word in command], env={**os.environ, "WORLD_SIZE": "2"}, cwd=ROOT, capture_output=True, text=True
     )
