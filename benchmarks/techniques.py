@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
         _draw_views(rows, asked, out / "views.png")
         echo(f"plot: {out / 'views.png'}")
     if {*BASELINES} <= {*asked}:
-        named = [replace(rows[one], name=words) for one, words in CURVES.items()]
+        named = [replace(rows[one], label=words) for one, words in CURVES.items()]
         save_png(validation_curves(dict(enumerate(named)), None, "epoch"), out / "curves.png")
         echo(f"plot: {out / 'curves.png'}")
 
