@@ -51,6 +51,9 @@ class SingleLabel:
     def __hash__(self) -> int:
         return hash((self.name, self.class_names))
 
+    def __reduce__(self) -> tuple[type[SingleLabel], tuple[tuple[str, ...]]]:
+        return SingleLabel, (self.class_names,)  # the metrics are closures, which other processes make for themselves
+
     def load(self, raw: str) -> Tensor:
         """Return the number of the class of that name, an int64 scalar.
 

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -114,3 +116,9 @@ def test_tasks_are_equal_where_their_classes_are():
     assert hash(SingleLabel("ab")) == hash(SingleLabel("ab"))
     assert SingleLabel("ab") != SingleLabel("ba")
     assert SingleLabel("ab") != "ab"
+
+
+def test_a_task_goes_to_other_processes():
+    task = pickle.loads(pickle.dumps(SingleLabel(["cat", "dog"])))
+    assert task == SingleLabel(["cat", "dog"])
+    assert task.metrics.keys() == SingleLabel(["cat", "dog"]).metrics.keys()
