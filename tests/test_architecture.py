@@ -50,7 +50,16 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 INSIDE = {
     "stages.data": ("images", "augment", "sources", "image_stream", "group_split", "splits", "manifest"),
     "stages.network": (
-        *("module_paths", "classifier", "freezing", "stochastic_depth", "reinit", "graph", "auxiliary_heads"),
+        *(
+            "module_paths",
+            "memory_format",
+            "classifier",
+            "freezing",
+            "stochastic_depth",
+            "reinit",
+            "graph",
+            "auxiliary_heads",
+        ),
         *("backbones", "heads"),
     ),
 }
