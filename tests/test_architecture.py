@@ -48,7 +48,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 """What a module may import besides its own room: the longest name here that its own begins with says."""
 
 INSIDE = {
-    "stages.data": ("images", "augment", "sources", "image_stream", "group_split", "splits", "manifest"),
+    "stages.data": ("images", "augment", "sample", "sources", "image_stream", "group_split", "splits", "manifest"),
     "stages.network": (
         *(
             "module_paths",
