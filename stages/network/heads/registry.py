@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from cache.errors import UsageError
-from stages.config.head_registry import HeadKind, RowKind, find_head, import_head, names_where, register
+from stages.config.head_registry import HEADS, HeadKind, RowKind, find_head, import_head, names_where
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.heads.base import Head
 from stages.network.heads.user_module import ImportedHead
@@ -35,7 +35,7 @@ def register_torch_head(
     """
 
     def decorate(head: HeadClass) -> HeadClass:
-        register(HeadKind(name, label, rows=rows, streams=True, tasks=tasks, in_epochs=True), head)
+        HEADS.register(HeadKind(name, label, rows=rows, streams=True, tasks=tasks, in_epochs=True), head)
         return head
 
     return decorate
