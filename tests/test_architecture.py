@@ -49,8 +49,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 INSIDE = {
     "stages.data": ("images", "augment", "sources", "image_stream", "group_split", "splits", "manifest"),
     "stages.network": (
-        *("module_paths", "classifier", "freezing", "stochastic_depth", "reinit", "graph", "auxiliary_heads"),
-        *("backbones", "heads"),
+        *("module_paths", "import_path", "classifier", "freezing", "stochastic_depth", "reinit", "graph"),
+        *("auxiliary_heads", "backbones", "heads"),
     ),
 }
 """Parts of a room, each of which may import those before it."""

@@ -80,7 +80,8 @@ def build_head(
         )
     if ":" in name:
         return ImportedHead(name, row_shape, out_features)
-    return head.build(row_shape, out_features, {"hidden": hidden, "dropout": dropout, "l2": l2}, graph, cut)
+    at = None if graph is None or cut is None else (graph, cut)
+    return head.build(row_shape, out_features, {"hidden": hidden, "dropout": dropout, "l2": l2}, at)
 
 
 def saved_class(name: str) -> type[Head]:
