@@ -14,6 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.library.backbones import Preprocessing as Preprocessing
+    from pipeline.library.backbones import backbone_from_module as backbone_from_module
     from pipeline.library.dataset import CachedDataset as CachedDataset
     from pipeline.library.estimators import FeatureExtractor as FeatureExtractor
     from pipeline.library.estimators import TransferClassifier as TransferClassifier
@@ -34,7 +36,9 @@ _HOME = {
     "FinetuneConfig": "stages.config.finetune",
     "FinetunedNetwork": "pipeline.library.finetuning",
     "HeadConfig": "stages.config.heads",
+    "Preprocessing": "pipeline.library.backbones",
     "TransferClassifier": "pipeline.library.estimators",
+    "backbone_from_module": "pipeline.library.backbones",
     "compare": "pipeline.library.functions",
     "features": "pipeline.library.functions",
     "finetune": "pipeline.library.finetuning",
@@ -48,7 +52,9 @@ __all__ = [
     "FinetuneConfig",
     "FinetunedNetwork",
     "HeadConfig",
+    "Preprocessing",
     "TransferClassifier",
+    "backbone_from_module",
     "compare",
     "features",
     "finetune",
