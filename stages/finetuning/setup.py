@@ -127,12 +127,12 @@ def _training(options: FinetuneConfig, seed: int) -> TrainConfig:
     )
 
 
-def make_mixing(options: FinetuneConfig, upper: TransferModel, num_classes: int) -> MixupCutmix | None:
+def make_mixing(options: FinetuneConfig, upper: TransferModel, out_features: int) -> MixupCutmix | None:
     """Return what mixes a batch: images, or the maps that the frozen part made of them."""
     if not options.mixup and not options.cutmix:
         return None
     layout = upper.boundary.layout if options.from_cache and upper.boundary is not None else "nchw"
-    return MixupCutmix(options.mixup, options.cutmix, num_classes, layout)
+    return MixupCutmix(options.mixup, options.cutmix, out_features, layout)
 
 
 def _groups(extractor: Extractor, upper: TransferModel, options: FinetuneConfig) -> list[Group]:
