@@ -26,8 +26,8 @@ from stages.network.heads.registry import build_head
 from stages.runtime.progress import progress
 from stages.runtime.seeding import epoch_seed, preserve_rng_state
 from stages.runtime.threads import single_threaded
+from stages.training.history import Epoch
 from stages.training.lr_schedules import LRScheduleConfig, make_schedule
-from stages.training.train_loop import Epoch
 
 _WARMUP = 0.3
 """Share of the steps in which the rate of the one-cycle schedule rises."""
