@@ -26,7 +26,7 @@ from stages.config.data import SPLITS, DataConfig
 from stages.data.sample import ImageRef, Sample
 from stages.data.sources.records import Progress, SourceRecords
 from stages.data.sources.registry import list_samples
-from stages.data.splits import check_shares, make_missing_splits
+from stages.data.splits import check_shares, make_missing_splits, stratum_names
 from stages.tasks.base import Task, task_from_json
 from stages.tasks.single_label import SingleLabel
 
@@ -232,13 +232,14 @@ def load_manifest(
         raise DataError(
             f"`data` {options.data} has one class only, {listing.class_names[0]!r}; at least two are needed"
         )
-    splits, notes = make_missing_splits(listing, keys, options, seed)
     task = SingleLabel(listing.class_names)
+    targets = load_targets(task, listing.targets)
+    splits, notes = make_missing_splits(listing, keys, stratum_names(task, targets, listing.targets), options, seed)
     held = set(listing.class_names)
     lost = [f"no image of class {name} can be read: left out" for name in source.class_names if name not in held]
     return Manifest(
         listing.locations,
-        load_targets(task, listing.targets),
+        targets,
         splits,
         keys,
         task,
