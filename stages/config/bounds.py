@@ -9,6 +9,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cache.errors import UsageError, suggestion
 
+_CHOICES: dict[type, list[tuple[str, tuple[str, ...]]]] = {}
+"""What `_choices` returns, by type: looking it up takes milliseconds."""
+
 
 def require(name: str, value: Any, what: str, holds: Callable[[float], bool]) -> None:
     """Refuse a number, or one of several, that does not hold; None, which stands for a default, always does.
@@ -43,7 +46,10 @@ def require_choices(options: object) -> None:
     UsageError
         That names the option, and the words it takes.
     """
-    for name, choices in _choices(type(options)):
+    kind = type(options)
+    if kind not in _CHOICES:
+        _CHOICES[kind] = _choices(kind)
+    for name, choices in _CHOICES[kind]:
         value = getattr(options, name)
         for word in value if isinstance(value, tuple) else (value,):
             if word is not None and word not in choices:
