@@ -8,7 +8,7 @@ from typing import Literal
 
 from cache.errors import UsageError
 from stages.config.augment_grammar import require_augment
-from stages.config.bounds import require_at_least
+from stages.config.bounds import require_at_least, require_choices
 from stages.config.registry import BACKBONES, OptionHelp, listed_help
 
 Pooling = Literal["avg", "max", "avgmax", "cls", "none"]
@@ -99,6 +99,7 @@ class FeatureConfig:
     """Exit with status 1 if any image could not be read."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_at_least(self, {"views": 1, "batch_size": 1, "decode_threads": 1})
         require_augment(self.augment)
         if self.views > 1 and self.augment == "none":
