@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from cache.registry import Registration, Registry
@@ -10,6 +11,27 @@ from cache.registry import Registration, Registry
 BACKBONES = Registry[Registration, Any]("backbone", Registration, ["stages.network.backbones"], option="backbone")
 
 SOURCES = Registry[Registration, Any]("source", Registration, ["stages.data.sources"], option="data")
+
+POOLINGS = Registry[Registration, Any]("pooling", Registration, ["stages.network.graph"], option="pool")
+
+OPTIMIZERS = Registry[Registration, Any]("optimizer", Registration, ["stages.training"], option="opt")
+"""What there is beside timm's."""
+
+
+@dataclass(frozen=True)
+class ScheduleKind(Registration):
+    """What a schedule of the learning rate says of itself.
+
+    Attributes
+    ----------
+    settings : tuple of str
+        The settings of ``stages.training.lr_schedules.LRScheduleConfig`` that mean something to it.
+    """
+
+    settings: tuple[str, ...] = ()
+
+
+SCHEDULES = Registry[ScheduleKind, Any]("schedule", ScheduleKind, ["stages.training"], option="schedule")
 
 
 class OptionHelp(Mapping[str, str]):
