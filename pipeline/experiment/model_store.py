@@ -152,7 +152,7 @@ def open_model(directory: Path, device: str = "auto") -> tuple[ModelCard, Extrac
         name: tuple(value) if isinstance(value, list) else value
         for name, value in from_version_1(recipe.features).items()
     }
-    options = FeatureConfig(**{**stored, "cache": Path(recipe.features["cache"]), "device": device})
+    options = FeatureConfig(**{**stored, "cache": Path(recipe.features["cache"]), "device": device, "engine": "auto"})
     extractor = build_extractor(options)
     if extractor.backbone.weights != recipe.weights_digest:
         raise WeightsError(

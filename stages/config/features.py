@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from cache.errors import UsageError
+from cache.formats import describe_formats, require_writable
 from stages.config.augment_grammar import OPS, require_augment
 from stages.config.bounds import require_at_least
-from stages.config.registry import BACKBONES, POOLINGS, OptionHelp, listed_help
+from stages.config.registry import BACKBONES, ENGINES, POOLINGS, OptionHelp, listed_help
 
 Pooling = str
 """Of a pooling that is registered."""
@@ -88,9 +89,10 @@ class FeatureConfig:
     storage_dtype: StorageType = "float16"
     """Type of the numbers in the cache."""
 
-    compression: Literal["none", "gzip"] = "none"
-    """How rows are stored: none, or gzip, which packs feature maps full of zeros (after a ReLU) about nine times and
-    pooled features twice, and reads more slowly. Not part of the fingerprint."""
+    compression: str = field(
+        default="none",
+        metadata=OptionHelp(lambda: f"How rows are stored: {describe_formats()}. Not part of the fingerprint."),
+    )
 
     batch_size: int | None = None
     """Images per forward pass; changes speed and memory, not the features' identity (default: what suits device and
@@ -103,12 +105,25 @@ class FeatureConfig:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
 
+    engine: str = field(
+        default="auto",
+        metadata=OptionHelp(
+            lambda: (
+                "How images come through the network: auto (what suits the device), "
+                f"{', '.join(ENGINES.named_help_texts())}. Not part of the fingerprint."
+            )
+        ),
+    )
+
     strict: bool = False
     """Exit with status 1 if any image could not be read."""
 
     def __post_init__(self) -> None:
         require_at_least(self, {"views": 1, "batch_size": 1, "decode_threads": 1})
         POOLINGS.require_known(self.pool)
+        require_writable(self.compression)
+        if self.engine != "auto":
+            ENGINES.require_known(self.engine, ", and auto")
         require_augment(self.augment)
         if self.views > 1 and self.augment == "none":
             raise UsageError("`views` needs an augmentation: with `augment` none all views would be the same")

@@ -12,6 +12,25 @@ BACKBONES = Registry[Registration, Any]("backbone", Registration, ["stages.netwo
 
 SOURCES = Registry[Registration, Any]("source", Registration, ["stages.data.sources"], option="data")
 
+
+@dataclass(frozen=True)
+class EngineKind(Registration):
+    """What an engine of stage 1 says of itself.
+
+    Attributes
+    ----------
+    devices : tuple of str
+        Types of the devices it computes on, as torch names them; none stands for any that no other engine names.
+    automatic : bool
+        Whether ``auto`` may choose it, or it has to be named.
+    """
+
+    devices: tuple[str, ...] = ()
+    automatic: bool = True
+
+
+ENGINES = Registry[EngineKind, Any]("engine", EngineKind, ["stages.extraction"], option="engine")
+
 POOLINGS = Registry[Registration, Any]("pooling", Registration, ["stages.network.graph"], option="pool")
 
 OPTIMIZERS = Registry[Registration, Any]("optimizer", Registration, ["stages.training"], option="opt")
