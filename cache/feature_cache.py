@@ -258,8 +258,8 @@ class FeatureCache:
             Most bytes and seconds of work that are not on disk yet.
         index : bool
             Whether the index is made anew at the end; one of many processes that work together is enough.
-        compression : {"none", "gzip"}
-            How the shards of this writer are stored; a cache may hold both kinds.
+        compression : str
+            How the shards of this writer are stored: none, gzip, or another cache format; a cache may hold several.
 
         Raises
         ------

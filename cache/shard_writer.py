@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cache.errors import CacheInputError
 from cache.finite import finite_rows
+from cache.formats import require_writable
 from cache.row_index import check_view, pack_key_list
 from cache.shard import Compression, RowBatch, encode_shard, feature_type
 from cache.spec import Spec
@@ -53,8 +54,13 @@ class ShardWriter:
     finish : callable
         Called once at the end.
     limits : ShardLimits
-    compression : {"none", "gzip"}
+    compression : str
         How shards are stored; see :func:`cache.shard.encode_shard`.
+
+    Raises
+    ------
+    UsageError
+        If there is no such way of storing them.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class ShardWriter:
         self._finish = finish
         self._shard_bytes = max(1, limits.shard_bytes // 2)
         self._shard_seconds = limits.shard_seconds / 2
+        require_writable(compression)
         self._compression = compression
         self._pieces: list[RowBatch] = []
         self._seconds = 0.0

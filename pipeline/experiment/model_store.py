@@ -170,7 +170,7 @@ def open_model(
         name: tuple(value) if isinstance(value, list) else value
         for name, value in from_version_1(recipe.features).items()
     }
-    options = FeatureConfig(**{**stored, "cache": Path(recipe.features["cache"]), "device": device})
+    options = FeatureConfig(**{**stored, "cache": Path(recipe.features["cache"]), "device": device, "engine": "auto"})
     handed_in = _handed_in(directory, recipe, backbone)
     extractor = build_extractor(options, handed_in)
     if extractor.backbone.weights != recipe.weights_digest:
