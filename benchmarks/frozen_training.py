@@ -19,10 +19,10 @@ Batches = Callable[[str, int], Iterable[tuple[Tensor, Tensor]]]
 """(split, epoch) -> batches of inputs and labels."""
 
 
-def new_head(width: int, num_classes: int) -> nn.Linear:
+def new_head(width: int, out_features: int) -> nn.Linear:
     """Return the new output layer, the same for the same shape."""
     torch.manual_seed(0)
-    return nn.Linear(width, num_classes)
+    return nn.Linear(width, out_features)
 
 
 def order(split: str, epoch: int, count: int) -> list[int]:

@@ -21,7 +21,7 @@ class HeadConfig:
         default=("logistic", "svm", "rbf", "mlp"),
         metadata={
             "help": f"Heads to train, one result each. {describe_heads()} Or a module of your own as "
-            "package.module:Class, called with (row_shape, num_classes)."
+            "package.module:Class, called with (row_shape, out_features)."
         },
     )
 

@@ -14,10 +14,10 @@ from stages.network.heads.linear import LinearHead
 from stages.runtime.seeding import fixed_seed
 
 
-def random_head(extractor: Extractor, num_classes: int, seed: int) -> Head:
+def random_head(extractor: Extractor, out_features: int, seed: int) -> Head:
     """Return a linear head that knows nothing: all classes are about equally likely."""
     with fixed_seed(seed):
-        head = LinearHead(extractor.row_shape, num_classes, dropout=0.0)
+        head = LinearHead(extractor.row_shape, out_features, dropout=0.0)
         nn.init.normal_(head.output.weight, std=0.01)
         nn.init.zeros_(head.output.bias)
     return head

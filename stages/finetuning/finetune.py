@@ -159,7 +159,7 @@ def finetune(
     )
 
 
-def require_trainable(extractor: Extractor, options: FinetuneConfig, num_classes: int) -> None:
+def require_trainable(extractor: Extractor, options: FinetuneConfig, out_features: int) -> None:
     """Refuse options that cannot train this network, or a baseline they ask for, before anything is paid for.
 
     Raises
@@ -167,10 +167,10 @@ def require_trainable(extractor: Extractor, options: FinetuneConfig, num_classes
     UsageError
         As for :func:`finetune`.
     """
-    head = LinearHead((1,), num_classes)  # stands for any: nothing is computed
+    head = LinearHead((1,), out_features)  # stands for any: nothing is computed
     for config in (options, *(baseline(options, which) for which in options.baselines)):
         upper = TrainableSetup.of(extractor, head, config, seed=0).upper
-        make_mixing(config, upper, num_classes)
+        make_mixing(config, upper, out_features)
         if config.from_cache:
             boundary_extractor(extractor, upper)
 

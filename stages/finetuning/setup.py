@@ -44,7 +44,7 @@ def training_fingerprint(problem: FinetuneProblem) -> TrainingFingerprint:
         "augment": as_version_1({"augment": extractor.options.augment})["augment"],
         "views": extractor.options.views if options.from_cache else None,
         "weights of the head": digest.hexdigest()[:16],
-        "images and labels": key_of_bytes("".join(manifest.keys).encode() + manifest.labels.tobytes()),
+        "images and labels": key_of_bytes("".join(manifest.keys).encode() + manifest.targets.tobytes()),
         "splits": key_of_bytes(" ".join(manifest.splits).encode()),
         "seed": problem.seed,
     }
@@ -85,7 +85,7 @@ class FinetuneSetup:
         """Make what trains, and open where its inputs come from."""
         trainee = TrainableSetup.of(problem.extractor, problem.head, problem.config, problem.seed)
         upper, train, val = trainee.upper, problem.train, problem.val
-        mixing = make_mixing(problem.config, upper, len(problem.manifest.class_names))
+        mixing = make_mixing(problem.config, upper, problem.manifest.task.out_features)
         if not len(train) or not len(val):
             raise DataError("fine-tuning needs readable images in the train and the validation split")
         if not problem.config.from_cache:
@@ -141,12 +141,12 @@ def _training(options: FinetuneConfig, seed: int) -> TrainConfig:
     )
 
 
-def make_mixing(options: FinetuneConfig, upper: TransferModel, num_classes: int) -> MixupCutmix | None:
+def make_mixing(options: FinetuneConfig, upper: TransferModel, out_features: int) -> MixupCutmix | None:
     """Return what mixes a batch: images, or the maps that the frozen part made of them."""
     if not options.mixup and not options.cutmix:
         return None
     layout = upper.boundary.layout if options.from_cache and upper.boundary is not None else "nchw"
-    return MixupCutmix(options.mixup, options.cutmix, num_classes, layout)
+    return MixupCutmix(options.mixup, options.cutmix, out_features, layout)
 
 
 def _groups(extractor: Extractor, upper: TransferModel, options: FinetuneConfig) -> list[Group]:

@@ -18,6 +18,7 @@ from stages.network.graph.cuts import Boundary, Cut
 from stages.network.graph.pooling import Pool
 from stages.network.graph.trunk import FrozenTrunk
 from stages.network.heads.base import Head
+from stages.network.memory_format import to_channels_last
 from stages.network.module_paths import has_prefix
 from stages.network.reinit import reinit_parameters
 from stages.network.stochastic_depth import set_stochastic_depth
@@ -138,7 +139,7 @@ def build_transfer_model(extractor: Extractor, head: Head, options: FinetuneConf
         depth to set.
     """
     boundary = _boundary(extractor, options)
-    top, auxiliary = _top(extractor, boundary, options, int(head.config["num_classes"]))
+    top, auxiliary = _top(extractor, boundary, options, int(head.config["out_features"]))
     names = [name for name, _ in top.named_parameters()]
     reinitialized: tuple[str, ...] = ()
     if options.reinit is not None:
@@ -153,7 +154,8 @@ def build_transfer_model(extractor: Extractor, head: Head, options: FinetuneConf
         options.finetune_dropout,
         auxiliary,
     )
-    model.to(extractor.device).to(memory_format=torch.channels_last)
+    model.to(extractor.device)
+    to_channels_last(model)
     upper = TransferModel(
         normalize=extractor.preprocess,
         frozen=_frozen(extractor, boundary.cut),
@@ -197,7 +199,7 @@ def _boundary(extractor: Extractor, options: FinetuneConfig) -> Boundary:
 
 
 def _top(
-    extractor: Extractor, boundary: Boundary, options: FinetuneConfig, num_classes: int
+    extractor: Extractor, boundary: Boundary, options: FinetuneConfig, out_features: int
 ) -> tuple[nn.Module, dict[str, float]]:
     """Return a copy of the network from the boundary to the cut, and what the auxiliary classifiers in it weigh."""
     graph, start, end = extractor.graph, boundary.cut, extractor.cut
@@ -206,7 +208,7 @@ def _top(
     heads: list[AuxiliaryHead] = []
     if options.auxiliary:
         backbone = extractor.backbone
-        of_network = auxiliary_heads_for(graph, backbone.auxiliary, backbone.auxiliary_places, num_classes)
+        of_network = auxiliary_heads_for(graph, backbone.auxiliary, backbone.auxiliary_places, out_features)
         heads = [one for one in of_network if graph.is_between(start, one.cut, end)]
     top = copy.deepcopy(section_with_auxiliary(graph, start, end, heads, boundary.trainable, folded=True))
     return top, {one.name: one.loss_weight for one in heads}

@@ -36,24 +36,24 @@ class ClassSums:
     l2: bool
 
     @classmethod
-    def empty(cls, num_classes: int, center: NDArray[np.float32], *, l2: bool) -> ClassSums:
+    def empty(cls, out_features: int, center: NDArray[np.float32], *, l2: bool) -> ClassSums:
         """Return the sums over no row."""
         width = len(center)
-        by_class, class_weight = np.zeros((num_classes, width)), np.zeros(num_classes)
+        by_class, class_weight = np.zeros((out_features, width)), np.zeros(out_features)
         return cls(np.zeros(width), np.zeros(width), by_class, class_weight, center, l2)
 
     @classmethod
     def of(
         cls,
         rows: AnyFeatureRows,
-        num_classes: int,
+        out_features: int,
         weights: NDArray[np.float32],
         center: NDArray[np.float32],
         *,
         l2: bool,
     ) -> ClassSums:
         """Return the sums over rows with their weights, float32 [n]."""
-        sums = cls.empty(num_classes, center, l2=l2)
+        sums = cls.empty(out_features, center, l2=l2)
         for places, block in iter_scaled(rows, center, l2=l2):
             sums.add(block, rows.labels[places], weights[places])
         return sums

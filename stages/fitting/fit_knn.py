@@ -23,21 +23,21 @@ _ROWS_AT_ONCE = 1024
 def fit_knn(problem: FitProblem) -> HeadFit:
     """Nearest neighbors by cosine. Each number of them is scored by votes among the same similarities."""
     train, val = problem.in_memory
-    scoring, num_classes = problem.cv, problem.task.out_features
+    scoring, out_features = problem.cv, problem.task.out_features
     both = train + val
     features, labels = both.features, both.labels
     fewest = min(len(labels[fitted]) for fitted, _ in scoring.splits)
     numbers = sorted({min(k, fewest) for k in problem.config.n_neighbors})
     scores: dict[int, list[float]] = {k: [] for k in numbers}
     for fitted, scored in scoring.splits:
-        head = KNNHead.from_rows(features[fitted], labels[fitted], num_classes, numbers[-1])
+        head = KNNHead.from_rows(features[fitted], labels[fitted], out_features, numbers[-1])
         votes = _votes(head, features[scored], numbers)
         for k in numbers:
             scores[k].append(selection_score(votes[k], labels[scored], problem.balanced))
     tried = [{"k": k, "score": float(np.mean(scores[k]))} for k in numbers]
     chosen = max(tried, key=lambda one: (one["score"], -one["k"]))
     whole, without_val = (
-        KNNHead.from_rows(features[: len(part)], labels[: len(part)], num_classes, int(chosen["k"]))
+        KNNHead.from_rows(features[: len(part)], labels[: len(part)], out_features, int(chosen["k"]))
         for part in (labels, train)
     )
     settings = {**chosen, "selected by": scoring.description}

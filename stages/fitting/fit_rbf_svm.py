@@ -46,7 +46,7 @@ class RBFSVMFactory:
 
     Attributes
     ----------
-    num_classes : int
+    out_features : int
     center : ndarray of float32 [d]
         What has been taken from the rows.
     seed : int
@@ -56,7 +56,7 @@ class RBFSVMFactory:
     balanced : bool
     """
 
-    num_classes: int
+    out_features: int
     center: NDArray[np.float32]
     seed: int
     landmarks: int
@@ -110,8 +110,8 @@ class ExactRBFSVM:
         """Fit with a value of C (times `C_RATIO`)."""
         weights = "balanced" if self.task.balanced else None
         against_rest = self.present[1:] if len(self.present) == 2 else self.present
-        self.support = np.zeros((len(self.rows), self.task.num_classes))
-        self.bias = np.full(self.task.num_classes, ABSENT_CLASS_SCORE)
+        self.support = np.zeros((len(self.rows), self.task.out_features))
+        self.bias = np.full(self.task.out_features, ABSENT_CLASS_SCORE)
         self.bias[self.present] = 0.0
         for one in against_rest:
             machine = SVC(C=C_RATIO * c, kernel="precomputed", class_weight=weights)
@@ -147,7 +147,7 @@ class NystroemModel:
         values, vectors = eigh(rbf_kernel(self.landmarks, self.landmarks, self.scaler.gamma).astype(np.float64))
         self.root = (vectors / np.sqrt(np.maximum(values, 1e-8 * values[-1]))).astype(np.float32)
         mapped = self._mapped(rows)
-        of_mapped = LinearModelFactory("hinge", task.num_classes, np.zeros(mapped.shape[1], np.float32), task.balanced)
+        of_mapped = LinearModelFactory("hinge", task.out_features, np.zeros(mapped.shape[1], np.float32), task.balanced)
         self.linear: LinearModel = of_mapped("none", mapped, labels)
 
     @property

@@ -130,7 +130,7 @@ class LinearModelFactory:
     Attributes
     ----------
     loss : {"logistic", "hinge"}
-    num_classes : int
+    out_features : int
         Of the head; a class without a row is never predicted.
     center : ndarray of float32 [d]
         What has been taken from the rows.
@@ -139,7 +139,7 @@ class LinearModelFactory:
     """
 
     loss: Loss
-    num_classes: int
+    out_features: int
     center: NDArray[np.float32]
     balanced: bool = False
 
@@ -266,7 +266,7 @@ class LinearModel:
         """Return values of the classes that are present, [m, ...], as values of all, [classes, ...]."""
         if len(self.present) == 2:
             values = np.concatenate([np.zeros_like(values), values])
-        result = np.full((self.task.num_classes, *values.shape[1:]), absent, dtype=values.dtype)
+        result = np.full((self.task.out_features, *values.shape[1:]), absent, dtype=values.dtype)
         result[self.present] = values
         return result
 

@@ -136,14 +136,14 @@ class GramSums:
     def of(
         cls,
         rows: AnyFeatureRows,
-        num_classes: int,
+        out_features: int,
         weights: NDArray[np.float32],
         center: NDArray[np.float32],
         *,
         l2: bool,
     ) -> GramSums:
         """Sum rows with their weights, float32 [n]."""
-        sums = ClassSums.empty(num_classes, center, l2=l2)
+        sums = ClassSums.empty(out_features, center, l2=l2)
         products = np.zeros((len(center), len(center)))
         for places, block in iter_scaled(rows, center, l2=l2):
             weighted = sums.add(block, rows.labels[places], weights[places])
@@ -173,7 +173,7 @@ class GramSums:
 
 
 def decomposed_by_rows(
-    rows: FeatureRows, num_classes: int, weights: NDArray[np.float32], center: NDArray[np.float32], scaling: Scaling
+    rows: FeatureRows, out_features: int, weights: NDArray[np.float32], center: NDArray[np.float32], scaling: Scaling
 ) -> Ridge:
     """Decompose ZZ' of rows with their weights, float32 [n]: for fewer rows than features."""
     l2 = scaling == "l2"
@@ -189,8 +189,8 @@ def decomposed_by_rows(
     eigenvalues, inner = eigh(values @ values.T, overwrite_a=True, check_finite=False)
     spanned = eigenvalues > _RANK * eigenvalues[-1]
     lengths, inner = np.sqrt(eigenvalues[spanned]), inner[:, spanned]
-    class_weight = np.bincount(rows.labels, weights, num_classes).astype(np.float64)
-    targets = roots * (_targets(rows.labels, num_classes).numpy() - (2 * class_weight / class_weight.sum() - 1))
+    class_weight = np.bincount(rows.labels, weights, out_features).astype(np.float64)
+    targets = roots * (_targets(rows.labels, out_features).numpy() - (2 * class_weight / class_weight.sum() - 1))
     return Ridge(
         vectors=values.T @ (inner / lengths),
         values=lengths**2,
@@ -242,21 +242,21 @@ class _Fits(Protocol):
     def without(self, fold: FeatureRows, places: NDArray[np.int64], scaling: Scaling) -> Ridge: ...
 
 
-def _fits(train: AnyFeatureRows, val: AnyFeatureRows, num_classes: int, weights: NDArray[np.float32]) -> _Fits:
+def _fits(train: AnyFeatureRows, val: AnyFeatureRows, out_features: int, weights: NDArray[np.float32]) -> _Fits:
     """Return the way of fitting that decomposes the smaller matrix."""
     if isinstance(train, FeatureRows) and isinstance(val, FeatureRows) and len(train) + len(val) < train.row_shape[0]:
-        return _FitsByRows(train + val, len(train), num_classes, weights)
-    return _FitsByProducts(train, val, num_classes, weights)
+        return _FitsByRows(train + val, len(train), out_features, weights)
+    return _FitsByProducts(train, val, out_features, weights)
 
 
 class _FitsByProducts:
     """Fits whose sums are taken once, and added and taken off."""
 
     def __init__(
-        self, train: AnyFeatureRows, val: AnyFeatureRows, num_classes: int, weights: NDArray[np.float32]
+        self, train: AnyFeatureRows, val: AnyFeatureRows, out_features: int, weights: NDArray[np.float32]
     ) -> None:
         self._parts = (train, weights[: len(train)]), (val, weights[len(train) :])
-        self._num_classes, self._weights, self._center = num_classes, weights, approximate_mean(train)
+        self._out_features, self._weights, self._center = out_features, weights, approximate_mean(train)
         self._summed: dict[bool, tuple[GramSums, GramSums]] = {}
 
     def to_all(self, scaling: Scaling) -> Ridge:
@@ -278,14 +278,14 @@ class _FitsByProducts:
         return self._summed[l2]
 
     def _of(self, rows: AnyFeatureRows, weights: NDArray[np.float32], scaling: Scaling) -> GramSums:
-        return GramSums.of(rows, self._num_classes, weights, self._center, l2=scaling == "l2")
+        return GramSums.of(rows, self._out_features, weights, self._center, l2=scaling == "l2")
 
 
 class _FitsByRows:
     """Fits to fewer rows than features."""
 
-    def __init__(self, rows: FeatureRows, train: int, num_classes: int, weights: NDArray[np.float32]) -> None:
-        self._rows, self._train, self._num_classes, self._weights = rows, train, num_classes, weights
+    def __init__(self, rows: FeatureRows, train: int, out_features: int, weights: NDArray[np.float32]) -> None:
+        self._rows, self._train, self._out_features, self._weights = rows, train, out_features, weights
         self._center = approximate_mean(rows)
 
     def to_all(self, scaling: Scaling) -> Ridge:
@@ -299,7 +299,7 @@ class _FitsByRows:
 
     def _to(self, places: NDArray[np.int64], scaling: Scaling) -> Ridge:
         some = FeatureRows(self._rows.features[places], self._rows.labels[places])
-        return decomposed_by_rows(some, self._num_classes, self._weights[places], self._center, scaling)
+        return decomposed_by_rows(some, self._out_features, self._weights[places], self._center, scaling)
 
 
 def _uses_loo(scored: AnyFeatureRows, scoring: CVPlan) -> bool:
@@ -339,7 +339,7 @@ def _penalties(values: Sequence[float]) -> list[float]:
     return [float(1 / (2 * c)) for c in np.exp(np.interp(steps, np.arange(len(ordered)), ordered))]
 
 
-def _targets(labels: NDArray[np.int64], num_classes: int) -> torch.Tensor:
+def _targets(labels: NDArray[np.int64], out_features: int) -> torch.Tensor:
     """Return 1 for the class of a row and -1 for the others, float32 [n, classes]."""
-    targets = torch.full((len(labels), num_classes), -1.0)
+    targets = torch.full((len(labels), out_features), -1.0)
     return targets.scatter_(1, torch.from_numpy(labels)[:, None], 1.0)

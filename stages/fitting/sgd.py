@@ -58,7 +58,7 @@ def fit_sgd(problem: FitProblem) -> HeadFit:
     as many epochs as served it best. The penalty is that of scikit-learn's logistic regression: alpha = 1 / (C n).
     """
     train, val, scalings, seed = problem.train, problem.val, problem.config.scalers, problem.seed
-    num_classes, balanced = problem.task.out_features, problem.balanced
+    out_features, balanced = problem.task.out_features, problem.balanced
     settings: list[dict[str, Any]] = [
         {"C": value, "scaler": scaling} for scaling in scalings for value in sorted(problem.config.c_values)
     ]
@@ -68,7 +68,7 @@ def fit_sgd(problem: FitProblem) -> HeadFit:
     for epoch in range(1, EPOCHS + 1):
         _partial_fit_epoch(models, settings, scalers, train, problem, epoch_seed(seed, epoch))
         for number, model in models.items():
-            head = _as_head(model, scalers[settings[number]["scaler"]], num_classes)
+            head = _as_head(model, scalers[settings[number]["scaler"]], out_features)
             score = selection_score(logits(head, val), val.labels, balanced)
             if number not in best or score > best[number][0]:
                 best[number] = score, epoch, head
@@ -83,7 +83,7 @@ def fit_sgd(problem: FitProblem) -> HeadFit:
     again = {0: _model(chosen["C"], len(both), seed)}
     for epoch in range(1, until + 1):
         _partial_fit_epoch(again, [chosen], scaler, both, problem, epoch_seed(seed, epoch))
-    head = _as_head(again[0], scaler[chosen["scaler"]], num_classes)
+    head = _as_head(again[0], scaler[chosen["scaler"]], out_features)
     for one in (head, without_val):
         _apply_temperature(one, temperature)
     said = {**chosen, "epochs": until, "selected by": "validation split", "temperature": temperature}
@@ -115,11 +115,11 @@ def _partial_fit_epoch(
             )
 
 
-def _as_head(model: SGDClassifier, scaler: _RowScaler, num_classes: int) -> LinearHead:
+def _as_head(model: SGDClassifier, scaler: _RowScaler, out_features: int) -> LinearHead:
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:
         weight, bias = np.concatenate([np.zeros_like(weight), weight]), np.concatenate([np.zeros_like(bias), bias])
-    weights, biases = np.zeros((num_classes, weight.shape[1])), np.full(num_classes, ABSENT_CLASS_SCORE)
+    weights, biases = np.zeros((out_features, weight.shape[1])), np.full(out_features, ABSENT_CLASS_SCORE)
     weights[model.classes_], biases[model.classes_] = weight, bias
     moments = () if scaler.standardizer is None else scaler.standardizer.moments
     return LinearHead.from_coefficients(weights, biases, *moments, l2=scaler.scaling == "l2")

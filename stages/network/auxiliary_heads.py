@@ -50,7 +50,7 @@ class AuxiliaryHead:
 
 
 def auxiliary_heads_for(
-    graph: CutGraph, heads: Mapping[str, nn.Module], places: Mapping[str, AuxiliaryPlace], num_classes: int
+    graph: CutGraph, heads: Mapping[str, nn.Module], places: Mapping[str, AuxiliaryPlace], out_features: int
 ) -> tuple[AuxiliaryHead, ...]:
     """Return copies of a network's auxiliary classifiers that train, with new output layers, from the image upwards.
 
@@ -62,7 +62,7 @@ def auxiliary_heads_for(
         Its auxiliary classifiers, as its backbone has them (`auxiliary`); of most networks there are none.
     places
         Where each belongs, as the backbone has it (`auxiliary_places`).
-    num_classes
+    out_features
         Of the new output layers.
 
     Raises
@@ -74,7 +74,7 @@ def auxiliary_heads_for(
     for name, head in heads.items():
         place = places[name]
         cut = graph.resolve(place.layer)
-        own = replace_classifier(copy.deepcopy(head), num_classes)
+        own = replace_classifier(copy.deepcopy(head), out_features)
         _require_map(own, name, cut, graph.image_size)
         trained.append(AuxiliaryHead(name, cut, place.loss_weight, own.train().requires_grad_(True)))
     return tuple(trained)

@@ -25,8 +25,8 @@ class AttentionHead(Head):
 
     stackable = True
 
-    def __init__(self, row_shape: tuple[int, ...], num_classes: int, dropout: float = 0.5) -> None:
-        super().__init__("attention", row_shape, num_classes, dropout=dropout)
+    def __init__(self, row_shape: tuple[int, ...], out_features: int, dropout: float = 0.5) -> None:
+        super().__init__("attention", row_shape, out_features, dropout=dropout)
         self.layout, channels = layout_and_channels("attention", row_shape)
         if self.layout == "vector":
             raise UsageError(
@@ -39,7 +39,7 @@ class AttentionHead(Head):
         self.keys_and_values = nn.Linear(channels, 2 * channels)
         self.norm = nn.LayerNorm(channels)
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(channels, num_classes)
+        self.output = nn.Linear(channels, out_features)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the logits of a batch of rows."""

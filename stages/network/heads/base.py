@@ -23,7 +23,7 @@ class Head(nn.Module):
     ----------
     config : dict
         What it takes to build the same head again, as JSON values: its name (``head``), ``row_shape``,
-        ``num_classes`` and its settings. Where ``l2`` is among them and true, a vector is divided by its Euclidean
+        ``out_features`` and its settings. Where ``l2`` is among them and true, a vector is divided by its Euclidean
         norm before anything else is done with it.
 
     A subclass says of itself what is more than the least:
@@ -49,15 +49,15 @@ class Head(nn.Module):
     needs_graph: ClassVar[bool] = False
     pretrained: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, name: str, row_shape: tuple[int, ...], num_classes: int, **settings: Any) -> None:
+    def __init__(self, name: str, row_shape: tuple[int, ...], out_features: int, **settings: Any) -> None:
         super().__init__()
-        self.config = {"head": name, "row_shape": [*row_shape], "num_classes": num_classes, **settings}
+        self.config = {"head": name, "row_shape": [*row_shape], "out_features": out_features, **settings}
 
     @classmethod
     def build(
         cls,
         row_shape: tuple[int, ...],
-        num_classes: int,
+        out_features: int,
         settings: Mapping[str, Any],
         graph: CutGraph | None = None,
         cut: Cut | None = None,
@@ -65,7 +65,7 @@ class Head(nn.Module):
         """Return a new head with those of the settings (``hidden``, ``dropout``, ``l2``) that its constructor takes."""
         accepted = inspect.signature(cls).parameters
         make: Callable[..., Head] = cls
-        return make(row_shape, num_classes, **{name: value for name, value in settings.items() if name in accepted})
+        return make(row_shape, out_features, **{name: value for name, value in settings.items() if name in accepted})
 
     @classmethod
     def takes_l2(cls) -> bool:
@@ -73,10 +73,12 @@ class Head(nn.Module):
         return cls.ignores_length or "l2" in inspect.signature(cls).parameters
 
     @classmethod
-    def rebuild(cls, row_shape: tuple[int, ...], settings: Mapping[str, Any], graph: CutGraph | None) -> Head:
+    def rebuild(
+        cls, row_shape: tuple[int, ...], out_features: int, settings: Mapping[str, Any], graph: CutGraph | None
+    ) -> Head:
         """Return a head with the rest of a `config`; an entry that it does not know raises TypeError."""
         make: Callable[..., Head] = cls
-        return make(row_shape, **settings)
+        return make(row_shape, out_features, **settings)
 
     def l2_normalize(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return vectors [b, d] as the head is to see them: of unit length with ``l2``, else as they are."""

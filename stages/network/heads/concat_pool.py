@@ -22,13 +22,13 @@ class ConcatHead(Head):
     def __init__(
         self,
         row_shape: tuple[int, ...],
-        num_classes: int,
+        out_features: int,
         hidden: int = 512,
         dropout: float = 0.5,
         *,
         l2: bool = False,
     ) -> None:
-        super().__init__("concat", row_shape, num_classes, hidden=hidden, dropout=dropout, l2=l2)
+        super().__init__("concat", row_shape, out_features, hidden=hidden, dropout=dropout, l2=l2)
         layout, channels = layout_and_channels("concat", row_shape)
         self.places = SPATIAL_DIMS[layout]
         width = 2 * channels if self.places else channels
@@ -39,7 +39,7 @@ class ConcatHead(Head):
             nn.ReLU(),
             nn.BatchNorm1d(hidden),
             nn.Dropout(dropout),
-            nn.Linear(hidden, num_classes),
+            nn.Linear(hidden, out_features),
         )
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:

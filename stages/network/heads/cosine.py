@@ -26,10 +26,10 @@ class CosineHead(Head):
     stackable = True
     ignores_length = True
 
-    def __init__(self, row_shape: tuple[int, ...], num_classes: int) -> None:
-        super().__init__("cosine", row_shape, num_classes)
+    def __init__(self, row_shape: tuple[int, ...], out_features: int) -> None:
+        super().__init__("cosine", row_shape, out_features)
         width = vector_width("cosine", row_shape)
-        self.weight = nn.Parameter(torch.randn(num_classes, width) * math.sqrt(2 / width))
+        self.weight = nn.Parameter(torch.randn(out_features, width) * math.sqrt(2 / width))
         self.log_scale = nn.Parameter(torch.tensor(math.log(self.INITIAL_SCALE)))  # so the scale stays positive
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:

@@ -47,12 +47,12 @@ class KNNHead(Head):
     def __init__(
         self,
         row_shape: tuple[int, ...],
-        num_classes: int,
+        out_features: int,
         support: int,
         k: int,
         dtype: Literal["float16", "float32"] = "float32",
     ) -> None:
-        super().__init__("knn", row_shape, num_classes, support=support, k=k, dtype=dtype)
+        super().__init__("knn", row_shape, out_features, support=support, k=k, dtype=dtype)
         if not 1 <= k <= support:
             raise UsageError(
                 f"`head` knn: {k} neighbours cannot be found among {support} rows; ask for 1 to {support}."
@@ -70,7 +70,7 @@ class KNNHead(Head):
     def vote(self, similarity: torch.Tensor, nearest: torch.Tensor) -> torch.Tensor:
         """Return the logits [b, classes] that stored rows with these similarities and places, [b, any], vote for."""
         votes = (similarity / self.log_temperature.exp()).softmax(dim=1)
-        shares = votes.new_zeros(len(votes), self.config["num_classes"]).scatter_add(1, self.labels[nearest], votes)
+        shares = votes.new_zeros(len(votes), self.config["out_features"]).scatter_add(1, self.labels[nearest], votes)
         return shares.clamp_min(self.FLOOR).log()
 
     def nearest(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,7 +84,7 @@ class KNNHead(Head):
         return best, indices
 
     @classmethod
-    def from_rows(cls, rows: ArrayLike, labels: ArrayLike, num_classes: int, k: int) -> KNNHead:
+    def from_rows(cls, rows: ArrayLike, labels: ArrayLike, out_features: int, k: int) -> KNNHead:
         """Return the head that looks among these rows.
 
         Parameters
@@ -92,7 +92,7 @@ class KNNHead(Head):
         rows
             [m, d]; float16 is stored as float16, any other type as float32.
         labels
-            Integers [m] in [0, num_classes).
+            Integers [m] in [0, out_features).
         k
             How many neighbours vote.
 
@@ -103,7 +103,7 @@ class KNNHead(Head):
         """
         stored = torch.from_numpy(np.asarray(rows))
         dtype: Literal["float16", "float32"] = "float16" if stored.dtype == torch.float16 else "float32"
-        head = cls(tuple(stored.shape[1:]), num_classes, len(stored), k, dtype)
+        head = cls(tuple(stored.shape[1:]), out_features, len(stored), k, dtype)
         for start in range(0, len(stored), cls.COMPARED_AT_ONCE):
             part = slice(start, start + cls.COMPARED_AT_ONCE)
             head.support[part] = functional.normalize(stored[part].float(), dim=1)

@@ -18,10 +18,12 @@ class LinearHead(Head):
     standardized = True
     stackable = True
 
-    def __init__(self, row_shape: tuple[int, ...], num_classes: int, dropout: float = 0.0, *, l2: bool = False) -> None:
-        super().__init__("linear", row_shape, num_classes, dropout=dropout, l2=l2)
+    def __init__(
+        self, row_shape: tuple[int, ...], out_features: int, dropout: float = 0.0, *, l2: bool = False
+    ) -> None:
+        super().__init__("linear", row_shape, out_features, dropout=dropout, l2=l2)
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(vector_width("linear", row_shape), num_classes)
+        self.output = nn.Linear(vector_width("linear", row_shape), out_features)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the logits of a batch of rows."""

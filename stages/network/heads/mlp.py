@@ -19,18 +19,18 @@ class MLPHead(Head):
     def __init__(
         self,
         row_shape: tuple[int, ...],
-        num_classes: int,
+        out_features: int,
         hidden: int = 512,
         dropout: float = 0.5,
         *,
         l2: bool = False,
     ) -> None:
-        super().__init__("mlp", row_shape, num_classes, hidden=hidden, dropout=dropout, l2=l2)
+        super().__init__("mlp", row_shape, out_features, hidden=hidden, dropout=dropout, l2=l2)
         self.layers = nn.Sequential(
             nn.Linear(vector_width("mlp", row_shape), hidden),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(hidden, num_classes),
+            nn.Linear(hidden, out_features),
         )
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:

@@ -22,15 +22,15 @@ class RBFHead(Head):
     mean: torch.Tensor
     scale: torch.Tensor
 
-    def __init__(self, row_shape: tuple[int, ...], num_classes: int, support: int, *, l2: bool = False) -> None:
-        super().__init__("rbf", row_shape, num_classes, support=support, l2=l2)
+    def __init__(self, row_shape: tuple[int, ...], out_features: int, support: int, *, l2: bool = False) -> None:
+        super().__init__("rbf", row_shape, out_features, support=support, l2=l2)
         width = vector_width("rbf", row_shape)
         self.register_buffer("support", torch.zeros(support, width))
         self.register_buffer("gamma", torch.ones(()))
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
-        self.coefficients = nn.Parameter(torch.zeros(support, num_classes))
-        self.bias = nn.Parameter(torch.zeros(num_classes))
+        self.coefficients = nn.Parameter(torch.zeros(support, out_features))
+        self.bias = nn.Parameter(torch.zeros(out_features))
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the logits of a batch of rows."""

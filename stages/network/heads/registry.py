@@ -44,7 +44,7 @@ def register_torch_head(
 def build_head(
     name: str,
     row_shape: tuple[int, ...],
-    num_classes: int,
+    out_features: int,
     hidden: int = 512,
     dropout: float = 0.5,
     *,
@@ -79,8 +79,8 @@ def build_head(
             f"`head` {name} takes rows as they were cached; dividing them by their norm (l2) is not for it."
         )
     if ":" in name:
-        return ImportedHead(name, row_shape, num_classes)
-    return head.build(row_shape, num_classes, {"hidden": hidden, "dropout": dropout, "l2": l2}, graph, cut)
+        return ImportedHead(name, row_shape, out_features)
+    return head.build(row_shape, out_features, {"hidden": hidden, "dropout": dropout, "l2": l2}, graph, cut)
 
 
 def saved_class(name: str) -> type[Head]:

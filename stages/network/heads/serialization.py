@@ -18,7 +18,10 @@ from stages.network.heads.registry import saved_class
 from stages.network.heads.user_module import ImportedHead
 
 FORMAT = "cutpoint-head"
-VERSION = 1
+VERSION = 2
+
+OLD_NAMES = {1: {"num_classes": "out_features"}}
+"""By the version of a file: what it calls an entry of a head's `config`, and what that is called now."""
 
 
 def save_head(path: Path, head: Head, metadata: Mapping[str, Any]) -> None:
@@ -64,13 +67,16 @@ def load_head(path: Path, graph: CutGraph | None = None) -> tuple[Head, dict[str
         ) from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise WeightsError(f"{described} does not describe a head of Cutonce.")
-    if description.get("version") != VERSION:
+    version = description.get("version")
+    if version not in (VERSION, *OLD_NAMES):
         raise WeightsError(
-            f"{described} has version {description.get('version')!r}, and this Cutonce reads version {VERSION}. "
+            f"{described} has version {version!r}, and this Cutonce reads versions up to {VERSION}. "
             "Train the head again, or install the Cutonce that wrote it."
         )
     try:
-        head = _rebuilt(dict(description["config"]), graph, described)
+        renamed = OLD_NAMES.get(version, {})
+        config = {renamed.get(name, name): value for name, value in dict(description["config"]).items()}
+        head = _rebuilt(config, graph, described)
         head.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError) as error:
         raise WeightsError(f"{stored} does not hold the head that {described} describes: {error}") from error
@@ -79,9 +85,9 @@ def load_head(path: Path, graph: CutGraph | None = None) -> tuple[Head, dict[str
 
 def _rebuilt(config: dict[str, Any], graph: CutGraph | None, described: Path) -> Head:
     """Return a head with its `config`; a missing or unknown entry raises KeyError or TypeError."""
-    name, row_shape = config.pop("head"), tuple(config.pop("row_shape"))
+    name, row_shape, out_features = config.pop("head"), tuple(config.pop("row_shape")), config.pop("out_features")
     if ":" in name:
-        return ImportedHead(name, row_shape, **config)
+        return ImportedHead(name, row_shape, out_features, **config)
     try:
         head_class = saved_class(name)
     except UsageError as error:
@@ -89,13 +95,13 @@ def _rebuilt(config: dict[str, Any], graph: CutGraph | None, described: Path) ->
             f"{described} describes a head that is not known here; install the package that registers it ({error})"
         ) from error
     if not head_class.needs_graph:
-        return head_class.rebuild(row_shape, config, graph)
+        return head_class.rebuild(row_shape, out_features, config, graph)
     if graph is None:
         raise UsageError(
             f"{described} describes the head {name}, which is made of the blocks of its network: load it with the "
             "CutGraph of the backbone it was trained on."
         )
     try:
-        return head_class.rebuild(row_shape, config, graph)
+        return head_class.rebuild(row_shape, out_features, config, graph)
     except UsageError as error:
         raise WeightsError(f"{described} belongs to another network: {error}") from error

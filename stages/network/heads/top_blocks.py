@@ -31,11 +31,11 @@ class TopHead(Head):
     needs_graph = True
     pretrained = ("blocks.",)
 
-    def __init__(self, blocks: nn.Module, pool: Pool, cut: Cut, num_classes: int) -> None:
-        super().__init__("top", cut.shape, num_classes, cut=cut.name)
+    def __init__(self, blocks: nn.Module, pool: Pool, cut: Cut, out_features: int) -> None:
+        super().__init__("top", cut.shape, out_features, cut=cut.name)
         self.blocks = blocks
         self.pool = pool
-        self.output = nn.Linear(pool.shape[0], num_classes)
+        self.output = nn.Linear(pool.shape[0], out_features)
         # all classes start about equally likely, and the first steps leave the blocks nearly as they are
         nn.init.normal_(self.output.weight, std=0.01)
         nn.init.zeros_(self.output.bias)
@@ -50,7 +50,7 @@ class TopHead(Head):
     def build(
         cls,
         row_shape: tuple[int, ...],
-        num_classes: int,
+        out_features: int,
         settings: Mapping[str, Any],
         graph: CutGraph | None = None,
         cut: Cut | None = None,
@@ -64,7 +64,7 @@ class TopHead(Head):
         """
         if graph is None or cut is None:
             raise UsageError("`head` top goes on from one cut of one network: name one `cut`, with `pool` none.")
-        head = cls.from_graph(graph, cut, num_classes)
+        head = cls.from_graph(graph, cut, out_features)
         if tuple(row_shape) != cut.shape:
             raise UsageError(
                 f"`head` top takes the output of the cut {cut.name!r} as it is, {[*cut.shape]}, and these rows have "
@@ -73,7 +73,9 @@ class TopHead(Head):
         return head
 
     @classmethod
-    def rebuild(cls, row_shape: tuple[int, ...], settings: Mapping[str, Any], graph: CutGraph | None) -> TopHead:
+    def rebuild(
+        cls, row_shape: tuple[int, ...], out_features: int, settings: Mapping[str, Any], graph: CutGraph | None
+    ) -> TopHead:
         """Return a head with the rest of a `config`, made of the blocks of its network.
 
         Raises
@@ -84,7 +86,7 @@ class TopHead(Head):
         assert graph is not None
         others = {name: value for name, value in settings.items() if name != "cut"}
         cut = graph.resolve(settings["cut"])
-        head = cls.from_graph(graph, cut, **others)
+        head = cls.from_graph(graph, cut, out_features, **others)
         if cut.shape != row_shape:
             raise UsageError(
                 f"it takes rows of shape {[*row_shape]}, and {cut.name!r} gives {[*cut.shape]} here, where the network "
@@ -93,7 +95,7 @@ class TopHead(Head):
         return head
 
     @classmethod
-    def from_graph(cls, graph: CutGraph, cut: Cut, num_classes: int) -> TopHead:
+    def from_graph(cls, graph: CutGraph, cut: Cut, out_features: int) -> TopHead:
         """Return copies of a network's blocks above `cut`, all of which train, with a new output layer.
 
         The few networks that pool after their output layer (SqueezeNet) are averaged over the places before it.
@@ -114,4 +116,4 @@ class TopHead(Head):
                 "none with weights. Name a lower `cut` (`list-cuts` lists them), with `pool` none; or take "
                 "another head."
             )
-        return cls(blocks, Pool("avg", end), cut, num_classes).train()
+        return cls(blocks, Pool("avg", end), cut, out_features).train()

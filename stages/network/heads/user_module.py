@@ -21,22 +21,22 @@ class ImportedHead(Head):
     ----------
     name
         ``package.module:Class``, found in the current folder or among what is installed. It must be a
-        ``torch.nn.Module`` and is called as ``Class(row_shape, num_classes)``.
+        ``torch.nn.Module`` and is called as ``Class(row_shape, out_features)``.
 
     Raises
     ------
     UsageError
-        If there is no such class, it is no module, it raises, or its output for two rows is not [2, num_classes].
+        If there is no such class, it is no module, it raises, or its output for two rows is not [2, out_features].
     """
 
-    def __init__(self, name: str, row_shape: tuple[int, ...], num_classes: int) -> None:
-        super().__init__(name, row_shape, num_classes)
+    def __init__(self, name: str, row_shape: tuple[int, ...], out_features: int) -> None:
+        super().__init__(name, row_shape, out_features)
         imported = _imported_class(name)
         try:
-            self.module = imported(tuple(row_shape), num_classes)
+            self.module = imported(tuple(row_shape), out_features)
         except Exception as error:
             raise UsageError(
-                f"`head` {name}: {imported.__name__}({tuple(row_shape)}, {num_classes}) raised {_in_words(error)}."
+                f"`head` {name}: {imported.__name__}({tuple(row_shape)}, {out_features}) raised {_in_words(error)}."
             ) from error
         self._require_logits()
 
@@ -47,18 +47,18 @@ class ImportedHead(Head):
 
     def _require_logits(self) -> None:
         """Refuse a module that could not be trained and saved, before time is spent on it."""
-        name, shape, num_classes = self.config["head"], self.config["row_shape"], self.config["num_classes"]
+        name, shape, out_features = self.config["head"], self.config["row_shape"], self.config["out_features"]
         try:
             with torch.no_grad():
                 output: Any = self.module.eval()(torch.zeros(2, *shape))
         except Exception as error:
             raise UsageError(f"`head` {name}: a batch of zeros, {[2, *shape]}, raised {_in_words(error)}.") from error
-        if not isinstance(output, torch.Tensor) or output.shape != (2, num_classes) or not output.is_floating_point():
+        if not isinstance(output, torch.Tensor) or output.shape != (2, out_features) or not output.is_floating_point():
             is_tensor = isinstance(output, torch.Tensor)
             given = f"{output.dtype} {[*output.shape]}" if is_tensor else f"a {type(output).__name__}"
             raise UsageError(
                 f"`head` {name}: for a batch of two rows, {[2, *shape]}, it must return logits, float "
-                f"{[2, num_classes]}, and gave {given}."
+                f"{[2, out_features]}, and gave {given}."
             )
         if not [*self.module.parameters()]:
             raise UsageError(f"`head` {name} has no parameters, so there is nothing to train.")

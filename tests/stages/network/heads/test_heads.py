@@ -20,6 +20,7 @@ from stages.network.heads.concat_pool import ConcatHead
 from stages.network.heads.cosine import CosineHead
 from stages.network.heads.knn import KNNHead
 from stages.network.heads.linear import LinearHead
+from stages.network.heads.mlp import MLPHead
 from stages.network.heads.rbf import RBFHead
 from stages.network.heads.registry import build_head
 from stages.network.heads.serialization import load_head, save_head
@@ -255,15 +256,41 @@ def test_heads_saved_before_there_was_l2_still_load(tmp_path, head):
     assert torch.equal(load_head(tmp_path / "head")[0](x), head.eval()(x))
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        LinearHead((12,), 3),
+        MLPHead((12,), 3, 8),
+        ConcatHead((12,), 3),
+        CosineHead((12,), 3),
+        AttentionHead((12, 2, 2), 3),
+        RBFHead((12,), 3, 7),
+        KNNHead((12,), 3, 7, 2),
+    ],
+    ids=lambda head: head.config["head"],
+)
+def test_heads_of_version_1_whose_width_was_called_num_classes_still_load(tmp_path, head):
+    save_head(tmp_path / "head", head, {})
+    description = json.loads((tmp_path / "head.json").read_text())
+    assert (description["version"], description["config"]["out_features"]) == (2, 3)
+    description |= {"version": 1}
+    description["config"]["num_classes"] = description["config"].pop("out_features")
+    (tmp_path / "head.json").write_text(json.dumps(description))
+    loaded, x = load_head(tmp_path / "head")[0], torch.randn(4, *head.config["row_shape"])
+    assert torch.equal(loaded(x), head.eval()(x))
+    assert loaded.config == head.config
+
+
 def test_heads_that_cannot_be_loaded_are_messages(tmp_path):
     with pytest.raises(WeightsError, match=r"head\.json .*cannot be read"):
         load_head(tmp_path / "head")
     save_head(tmp_path / "head", LinearHead((4,), 2), {})
     description = json.loads((tmp_path / "head.json").read_text())
     for change, message in (
-        ({"version": 2}, "version 2, and this Cutonce reads version 1"),
+        ({"version": 3}, "version 3, and this Cutonce reads versions up to 2"),
+        ({"version": [1]}, r"version \[1\], and this"),
         ({"format": "other"}, "does not describe a head"),
-        ({"config": {**description["config"], "num_classes": 3}}, "does not hold the head"),
+        ({"config": {**description["config"], "out_features": 3}}, "does not hold the head"),
         ({"config": {**description["config"], "layers": 3}}, "does not hold the head"),
         ({"config": {}}, "does not hold the head"),
         ({"config": {**description["config"], "head": "unknown"}}, "not known here.*unknown"),

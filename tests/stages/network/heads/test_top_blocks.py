@@ -33,8 +33,8 @@ def resnet_maps():
         return resnet.section(None, resnet.resolve("layer3"))(images("resnet18", 8))
 
 
-def top_of(name, num_classes=3):
-    return TopHead.from_graph(graph(name), graph(name).resolve(CUTS[name]), num_classes)
+def top_of(name, out_features=3):
+    return TopHead.from_graph(graph(name), graph(name).resolve(CUTS[name]), out_features)
 
 
 @pytest.mark.parametrize("name", CUTS)
@@ -82,7 +82,7 @@ def test_saved_blocks_come_back_the_same_on_the_graph_of_their_network(tmp_path,
     save_head(tmp_path / "head", head, {})
     config = json.loads((tmp_path / "head.json").read_text())["config"]
     cut = graph("resnet18").resolve("layer3")
-    assert config == {"head": "top", "row_shape": [256, 4, 4], "num_classes": 3, "cut": cut.name}
+    assert config == {"head": "top", "row_shape": [256, 4, 4], "out_features": 3, "cut": cut.name}
     loaded, _ = load_head(tmp_path / "head", graph("resnet18"))
     assert torch.equal(loaded(resnet_maps), head.eval()(resnet_maps))
     assert loaded.config == head.config

@@ -15,22 +15,22 @@ import torch
 from torch import nn
 
 class Flat(nn.Module):
-    def __init__(self, row_shape, num_classes):
+    def __init__(self, row_shape, out_features):
         super().__init__()
         assert isinstance(row_shape, tuple)
         self.layers = nn.Sequential(nn.Flatten(), nn.LazyLinear(8), nn.BatchNorm1d(8), nn.Dropout(0.5))
-        self.output = nn.Linear(8, num_classes)
+        self.output = nn.Linear(8, out_features)
 
     def forward(self, rows):
         return self.output(self.layers(rows))
 
 class Tied(nn.Module):
-    def __init__(self, row_shape, num_classes):
+    def __init__(self, row_shape, out_features):
         super().__init__()
         self.first = nn.Linear(row_shape[0], row_shape[0])
         self.second = nn.Linear(row_shape[0], row_shape[0])
         self.second.weight = self.first.weight
-        self.output = nn.Linear(row_shape[0], num_classes)
+        self.output = nn.Linear(row_shape[0], out_features)
 
     def forward(self, rows):
         return self.output(self.second(self.first(rows)))
@@ -48,27 +48,27 @@ class Pair(Flat):
         return super().forward(rows), rows
 
 class VectorsAlone(nn.Module):
-    def __init__(self, row_shape, num_classes):
+    def __init__(self, row_shape, out_features):
         super().__init__()
-        self.output = nn.Linear(row_shape[-1], num_classes)
+        self.output = nn.Linear(row_shape[-1], out_features)
 
     def forward(self, rows):
         return self.output(rows.view(2, 12))
 
 class Raising(nn.Module):
-    def __init__(self, row_shape, num_classes):
+    def __init__(self, row_shape, out_features):
         raise ValueError("these rows are not mine")
 
 class TakesNothing(nn.Module):
     pass
 
 class WithoutParameters(nn.Module):
-    def __init__(self, row_shape, num_classes):
+    def __init__(self, row_shape, out_features):
         super().__init__()
-        self.num_classes = num_classes
+        self.out_features = out_features
 
     def forward(self, rows):
-        return torch.zeros(len(rows), self.num_classes)
+        return torch.zeros(len(rows), self.out_features)
 
 class Remembering(Flat):
     def get_extra_state(self):
@@ -80,8 +80,8 @@ class Remembering(Flat):
 class NoModule:
     pass
 
-def make(row_shape, num_classes):
-    return Flat(row_shape, num_classes)
+def make(row_shape, out_features):
+    return Flat(row_shape, out_features)
 """
 
 
@@ -111,7 +111,7 @@ def test_a_module_of_ones_own_is_a_head_and_comes_back_the_same(tmp_path, shape)
     x = torch.randn(4, *shape)
     head(x)
     save_head(tmp_path / "head", head, {})
-    assert head.config == {"head": "mine.heads:Flat", "row_shape": [*shape], "num_classes": 3}
+    assert head.config == {"head": "mine.heads:Flat", "row_shape": [*shape], "out_features": 3}
     loaded, _ = load_head(tmp_path / "head")
     assert torch.equal(loaded(x), head.eval()(x))
     assert loaded.config == head.config
