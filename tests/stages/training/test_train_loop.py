@@ -250,12 +250,6 @@ def test_impossible_options_are_refused(options, said):
         TrainConfig(3, **options)
 
 
-@pytest.mark.parametrize("ema", [0.0, 1.0])
-def test_an_impossible_average_is_refused(ema):
-    with pytest.raises(UsageError, match="`model_ema_decay`"):
-        train_blobs(small_network(), 1, options={"model_ema_decay": ema})
-
-
 def test_what_a_step_draws_depends_on_its_place_alone():
     first, second = small_network(), small_network()
     train_blobs(first, 2)
