@@ -4,6 +4,7 @@ from torch.nn import functional
 
 from stages.training.evaluation import predict
 from stages.training.losses import TaskLoss, statistics_of
+from stages.training.lr_schedules import LRScheduleConfig
 from tests.stages.training.blobs import CLASSES, TASK, VAL, batches_of, small_network, train_blobs
 
 LOGITS = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
@@ -73,11 +74,20 @@ def test_training_moves_auxiliary_classifiers_and_the_log_tells_their_terms():
     assert not torch.equal(before, model.auxiliary.weight)
 
 
-def test_mixed_samples_train():
-    def mixed(epoch, first):
+def test_mixed_samples_are_trained_on_by_all_their_shares():
+    def mixed(epoch, first=0):
         for inputs, labels in batches_of(epoch, first):
             shares = functional.one_hot(labels, CLASSES).float()
-            yield 0.9 * inputs + 0.1 * inputs.flip(0), 0.9 * shares + 0.1 * shares.flip(0)
+            yield 0.6 * inputs + 0.4 * inputs.flip(0), 0.6 * shares + 0.4 * shares.flip(0)
 
-    done = train_blobs(small_network(), 8, train_batches=mixed)
-    assert done.best.val_score > 0.8
+    model = small_network(dropout=0.0, normalized=False)
+    batches = list(mixed(1))
+    with torch.no_grad():
+        logarithms = [(model(inputs).log_softmax(dim=1), shares) for inputs, shares in batches]
+    of_shares = torch.cat([-(shares * logarithm).sum(dim=1) for logarithm, shares in logarithms]).mean().item()
+    of_largest = torch.cat([-logarithm[shares.amax(1, True) == shares] for logarithm, shares in logarithms]).mean()
+    done = train_blobs(model, 1, train_batches=mixed, rate=1e-9, schedule=LRScheduleConfig("constant", 0.0))
+    assert done.history[1].train_loss == pytest.approx(of_shares, rel=1e-4)
+    assert abs(of_shares - of_largest.item()) > 1e-3 * of_shares  # the most likely label alone costs something else
+    trained = train_blobs(small_network(), 8, train_batches=mixed)
+    assert trained.best.val_score > 0.8
