@@ -18,6 +18,7 @@ from pipeline.run_layout import MODEL_CARD, files_of_methods, seed_of
 from stages.data.sources.folder import IMAGE_EXTENSIONS
 from stages.finetuning.predict_images import iter_predictions
 from stages.network.backbones.base import Backbone
+from stages.tasks.single_label import SingleLabel
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def predict_images(
     recipe, extractor, upper = open_model(model, device, backbone)
     classified: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
-    for some in iter_predictions(extractor, upper, locations, recipe.tta):
+    task = SingleLabel(recipe.class_names)
+    for some in iter_predictions(extractor, upper, task, locations, recipe.tta):
         unreadable += [(locations[index], reason) for index, reason in some.failures]
         for index, row in zip(some.indices, some.probabilities.tolist(), strict=True):
             probabilities = dict(zip(recipe.class_names, row, strict=True))

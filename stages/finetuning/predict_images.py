@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from stages.extraction.extractor import Extractor
 from stages.finetuning.image_batches import require_readable
 from stages.finetuning.transfer_model import TransferModel
 from stages.runtime.progress import progress
+from stages.tasks.base import Task
 
 
 class PredictedBatch(NamedTuple):
@@ -37,12 +39,19 @@ class PredictedBatch(NamedTuple):
 
 
 def iter_predictions(
-    extractor: Extractor, upper: TransferModel, locations: Sequence[str], tta: TTA = "none", label: str = "predict"
+    extractor: Extractor,
+    upper: TransferModel,
+    task: Task,
+    locations: Sequence[str],
+    tta: TTA = "none",
+    label: str = "predict",
 ) -> Iterator[PredictedBatch]:
     """Yield what a network answers for images, in order, with a progress bar.
 
     Parameters
     ----------
+    task
+        What makes probabilities of its logits.
     tta
         Test-time augmentation: the renderings whose probabilities are averaged; ``none`` is the evaluation view alone.
     """
@@ -52,9 +61,8 @@ def iter_predictions(
     waiting: list[NDArray[np.float32]] = []  # a batch may end between two renderings of an image
     indices: list[int] = []
     with progress(label=label, total=len(locations), unit="images") as bar:
-        for done in run_batches(
-            requests, upper.probabilities, extractor.device, extractor.batch_size, extractor.threads, count
-        ):
+        answers = partial(upper.answers, task=task)
+        for done in run_batches(requests, answers, extractor.device, extractor.batch_size, extractor.threads, count):
             waiting += [rows.astype(np.float32, copy=False) for rows in done.rows]
             indices += done.indices
             whole = len(indices) // count * count
@@ -76,7 +84,7 @@ def predict_proba(
         If one cannot be read any more.
     """
     found = []
-    for some in iter_predictions(extractor, upper, manifest.locations, tta, label="evaluate"):
+    for some in iter_predictions(extractor, upper, manifest.task, manifest.locations, tta, label="evaluate"):
         require_readable(manifest, some.failures)
         found.append(some.probabilities)
     return np.concatenate(found)
