@@ -80,7 +80,7 @@ def side(
     extractor = build_extractor(features)
     manifest = load_manifest(DataConfig(images))
     chosen = FinetuneConfig(unfreeze=unfreeze, init_head="new", epochs=epochs, lr=1e-4, head_lr=1e-3, **options)
-    head = random_head(extractor, len(manifest.class_names), 0)
+    head = random_head(extractor, manifest.task.out_features, 0)
     if baseline:
         return _by_flag(extractor, head, chosen, manifest)
     done = finetune(FinetuneProblem(extractor, manifest, head, chosen, 0))
@@ -152,7 +152,7 @@ def _by_flag(extractor, head, options, manifest) -> dict:
             for at in range(0, len(val), 32):
                 views = [loaded.preprocessing.render(read_image(place)) for place in val.locations[at : at + 32]]
                 inputs = (torch.stack(views).contiguous() / 255 - mean) / std
-                right += int((network(inputs).argmax(1) == torch.from_numpy(val.labels[at : at + 32])).sum())
+                right += int((network(inputs).argmax(1) == torch.from_numpy(val.targets[at : at + 32])).sum())
         losses.append(total / count)
         seconds.append(time.perf_counter() - started)
     return {

@@ -33,6 +33,7 @@ def measure(samples: int, folder: Path) -> dict[str, float]:
     from stages.data.manifest import Manifest
     from stages.extraction.extract import extract
     from stages.extraction.extractor import build_extractor
+    from stages.tasks.single_label import SingleLabel
 
     class PatchAverages(torch.nn.Module):
         """Stands for a trunk: 1,280 numbers from each image."""
@@ -48,10 +49,10 @@ def measure(samples: int, folder: Path) -> dict[str, float]:
         Image.fromarray(numbers.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(files[-1])
     manifest = Manifest(
         locations=[files[index % len(files)] for index in range(samples)],
-        labels=np.zeros(samples, np.int64),
+        targets=np.zeros(samples, np.int64),
         splits=["train"] * samples,
         keys=[key_of_bytes(str(index).encode()) for index in range(samples)],
-        class_names=("one", "two"),
+        task=SingleLabel(["one", "two"]),
         unreadable=[],
         notes=[],
     )

@@ -95,8 +95,8 @@ def training(images: str, epochs: int, **options: Any) -> Measurement:
             of_views = [read_features(extractor, samples[split], view) for view in range(count)]
             rows[split] = torch.from_numpy(np.stack(of_views))
         extracted = time.perf_counter()
-        labels = {split: torch.from_numpy(part.labels) for split, part in samples.items()}
-        head = new_head(extractor.row_shape[0], len(manifest.class_names))
+        labels = {split: torch.from_numpy(part.targets) for split, part in samples.items()}
+        head = new_head(extractor.row_shape[0], manifest.task.out_features)
 
         def batches(split: str, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
             generator = torch.Generator().manual_seed(epoch)

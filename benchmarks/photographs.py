@@ -38,7 +38,7 @@ def make_elpv(counts: dict[str, int], folder: str) -> None:
     for split, count in counts.items():
         chosen, order = order[:count], order[count:]
         for index in chosen:
-            place = Path(folder) / split / listing.labels[index]
+            place = Path(folder) / split / listing.targets[index]
             place.mkdir(parents=True, exist_ok=True)
             shutil.copy(listing.locations[index], place)
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pipeline.own_packages import require_own_packages
+
 if TYPE_CHECKING:
     from pipeline.library.dataset import CachedDataset as CachedDataset
     from pipeline.library.estimators import FeatureExtractor as FeatureExtractor
@@ -58,6 +60,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    require_own_packages()
     return getattr(import_module(_HOME[name]), name)
 
 

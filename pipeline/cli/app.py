@@ -115,6 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # torchrun and batch systems say so when they want a process to end: rows in memory still reach the disk
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     configure_openmp()
+    # figures are files: a backend that a notebook's kernel exports, and that may not be there, is not asked
+    os.environ["MPLBACKEND"] = "agg"
     try:
         with messages_printed(), progress_bars(sys.stderr.isatty()):
             app.meta(None if arguments is None else list(arguments), result_action="return_value")

@@ -54,6 +54,6 @@ def finetune(
             init_run(out, data, features, head, finetune)
         for seed in data.seeds:
             manifest, directory = rank.broadcast_from_first(partial(init_seed, out, data, features, seed))
-            require_trainable(extractor, finetune, len(manifest.class_names))
+            require_trainable(extractor, finetune, manifest.task.out_features)
             results += run_finetunings(Experiment(extractor, manifest, seed, directory, rank), finetune, head)
     return results

@@ -58,7 +58,7 @@ def inspect(
     manifest = drop_unreadable(extractor, manifest)
     found = inspect_features(
         read_features(extractor, manifest),
-        manifest.labels,
+        manifest.targets,
         manifest.splits,
         manifest.keys,
         len(manifest.class_names),
@@ -68,7 +68,7 @@ def inspect(
         device=extractor.device,
     )
     backbone = f"{extractor.backbone.name} at {extractor.cut_names}"
-    balance = Balance.of(manifest.labels, manifest.splits, manifest.class_names)
+    balance = Balance.of(manifest.targets, manifest.splits, manifest.class_names)
     report = InspectionReport(manifest, found, balance, threshold, data.data, backbone, notes)
     page = write_inspection(report, out)
     echo("", *report.lines, *(f"note: {note}" for note in found.notes), "", f"all of them: {out / TABLE}")

@@ -46,7 +46,6 @@ def learning_curve(
     from stages.fitting.problem import FitProblem
     from stages.inspection.extrapolation import extrapolate
     from stages.inspection.learning_curve import measure_curve
-    from stages.tasks.single_label import SingleLabel
 
     if draws < 2:
         raise UsageError(f"--draws {draws} must be at least 2: what differs between them is the uncertainty")
@@ -63,10 +62,9 @@ def learning_curve(
 
     def rows(split: str) -> FeatureRows:
         part = samples.select(samples.indices(split))
-        return FeatureRows(read_features(extractor, part), part.labels, groups=part.group_numbers)
+        return FeatureRows(read_features(extractor, part), part.targets, groups=part.group_numbers)
 
-    task = SingleLabel(samples.class_names)
-    problem = FitProblem(rows("train"), rows("val"), task, options, seed, extractor.device)
+    problem = FitProblem(rows("train"), rows("val"), samples.task, options, seed, extractor.device)
     curve = measure_curve(head, problem, draws)
     report = CurveReport(curve, extrapolate(curve, seed), head)
     plot = write_curve(report, out)

@@ -49,7 +49,7 @@ def lr_find(
     extractor = build_extractor(features)
     init_run(out, data, features, head, finetune)
     manifest, directory = init_seed(out, data, features, data.seeds[0])
-    require_trainable(extractor, finetune, len(manifest.class_names))
+    require_trainable(extractor, finetune, manifest.task.out_features)
     tests = run_lr_finder(
         Experiment(extractor, manifest, data.seeds[0], directory), finetune, head, each_block=each_block
     )

@@ -56,7 +56,7 @@ def run(
     for seed in data.seeds:
         manifest, directory = init_seed(out, data, features, seed)
         if not skip_finetune:
-            require_trainable(extractor, finetune, len(manifest.class_names))
+            require_trainable(extractor, finetune, manifest.task.out_features)
         report = extract_features(extractor, manifest, directory)
         if features.strict and report.skipped:
             raise DataError(f"{len(report.skipped)} images could not be read (--strict)")

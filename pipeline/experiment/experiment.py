@@ -43,7 +43,7 @@ class Experiment:
     @property
     def task(self) -> Task:
         """What is predicted."""
-        return SingleLabel(self.manifest.class_names)
+        return self.manifest.task
 
     def split(self, name: str) -> Manifest:
         """Return the samples of one split: ``train``, ``val`` or ``test``."""
@@ -56,10 +56,12 @@ class Experiment:
     def fingerprint(self, settings: Mapping[str, Any]) -> str:
         """Return the digest of all that shapes a method trained with these settings.
 
-        Over the names of version 1, so that what was trained then is found.
+        Over the names of version 1, and of one class a sample over the names of classes alone, as when there was no
+        other task, so that what was trained then is found.
         """
         manifest = self.manifest
-        samples = "".join(manifest.keys) + " ".join(manifest.splits) + " ".join(map(str, manifest.labels.tolist()))
-        names = list(manifest.class_names)
-        words = [self.extractor.fingerprint, samples, names, self.seed, as_version_1(settings)]
+        samples = "".join(manifest.keys) + " ".join(manifest.splits) + " ".join(map(str, manifest.targets.tolist()))
+        task = self.task.to_json()
+        known_by = task["class_names"] if task["name"] == SingleLabel.name else task
+        words = [self.extractor.fingerprint, samples, known_by, self.seed, as_version_1(settings)]
         return key_of_bytes(json.dumps(words, sort_keys=True, default=str).encode())

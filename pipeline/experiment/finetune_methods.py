@@ -243,7 +243,7 @@ def _starting_head(experiment: Experiment, options: FinetuneConfig, head: HeadCo
     """Return the head that training starts from, one that never saw the validation split, and its price in seconds."""
     extractor = experiment.extractor
     if options.init_head == "new":
-        return random_head(extractor, len(experiment.manifest.class_names), experiment.seed), 0.0
+        return random_head(extractor, experiment.manifest.task.out_features, experiment.seed), 0.0
     # it is fitted on the evaluation view: augmented ones are cached at the boundary, where training needs them
     of_images = replace(extractor, options=replace(extractor.options, views=1))
     result = run_heads(replace(experiment, extractor=of_images), [options.init_head], head)[0]
@@ -309,7 +309,7 @@ def _draw_contact_sheet(
     chosen = manifest.select(train[:: max(len(train) // images, 1)][:images])
     mixing = None
     if (options.mixup or options.cutmix) and not options.from_cache:
-        mixing = MixupCutmix(options.mixup, options.cutmix, len(manifest.class_names))
+        mixing = MixupCutmix(options.mixup, options.cutmix, manifest.task.out_features)
     contact_sheet(
         [read_image(location) for location in chosen.locations],
         extractor.augmentation,

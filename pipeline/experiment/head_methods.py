@@ -136,13 +136,13 @@ def load_split_features(experiment: Experiment, options: HeadConfig) -> SplitFea
             + (", the evaluation view alone" if views > 1 else "")
         )
         stores = require_cached(extractor, manifest)
-        streams = [StreamedFeatureRows(stores, part.keys, part.labels, int(allowed)) for part in parts.values()]
+        streams = [StreamedFeatureRows(stores, part.keys, part.targets, int(allowed)) for part in parts.values()]
         return streams[0], streams[1], streams[2]
     features = read_features(extractor, manifest)
     numbers = manifest.group_numbers
     in_split = [manifest.indices(name) for name in parts]
     train, val, test = (
-        FeatureRows(features[places], manifest.labels[places], groups=None if numbers is None else numbers[places])
+        FeatureRows(features[places], manifest.targets[places], groups=None if numbers is None else numbers[places])
         for places in in_split
     )
     augmented = [read_features(extractor, parts["train"], view) for view in range(1, views)]
@@ -216,7 +216,7 @@ def recipe_of(experiment: Experiment, method: str, name: str, identity: str) -> 
 
 def predictions_of(task: Task, test: Manifest, probabilities: NDArray[np.float32]) -> Predictions:
     """Return what was predicted for the test split, with whose images these are."""
-    statistics = task.statistic(torch.from_numpy(probabilities), torch.from_numpy(test.labels))
+    statistics = task.statistic(torch.from_numpy(probabilities), torch.from_numpy(test.targets))
     return Predictions(task, np.array(test.keys, "S32"), np.array(test.locations), statistics)
 
 

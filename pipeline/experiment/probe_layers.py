@@ -15,7 +15,6 @@ from stages.extraction.read_features import drop_unreadable, read_features
 from stages.fitting.fit_head import FeatureRows, FitProblem, train_head
 from stages.inspection.layer_probe import CutScore, LayerProbe
 from stages.runtime.progress import progress
-from stages.tasks.single_label import SingleLabel
 
 
 def probe_cuts(extractor: Extractor, manifests: Sequence[tuple[int, Manifest]]) -> LayerProbe:
@@ -76,9 +75,8 @@ def _validated(extractor: Extractor, tap: CachedCut, manifest: Manifest, seed: i
     """Return the number of validation images, and how many of them a ridge head on one cut gets right."""
     of_tap = replace(extractor, taps=(tap,))
     train, val = (
-        FeatureRows(read_features(of_tap, part), part.labels, groups=part.group_numbers)
+        FeatureRows(read_features(of_tap, part), part.targets, groups=part.group_numbers)
         for part in (manifest.select(manifest.indices(split)) for split in ("train", "val"))
     )
-    task = SingleLabel(manifest.class_names)
-    head = train_head("ridge", FitProblem(train, val, task, HeadConfig(), seed, extractor.device))
+    head = train_head("ridge", FitProblem(train, val, manifest.task, HeadConfig(), seed, extractor.device))
     return len(val), round(head.val_accuracy * len(val))

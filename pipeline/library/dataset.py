@@ -94,7 +94,7 @@ class CachedDataset(Dataset[tuple[Any, Any]]):
         for number in np.unique(drawn):
             some = np.flatnonzero(drawn == number)
             for item, row in zip(some, self._read(places[some], self.views[int(number)]), strict=True):
-                label = torch.tensor(int(self.manifest.labels[places[item]]))
+                label = torch.tensor(self.manifest.targets[places[item]])
                 items[item] = (
                     self.transform(row) if self.transform else row,
                     self.target_transform(label) if self.target_transform else label,

@@ -138,7 +138,7 @@ def _write_npz(export: Export, path: Path) -> None:
     }
     if export.manifest is not None:
         arrays["paths"] = np.array(export.manifest.locations)
-        arrays["labels"] = export.manifest.labels
+        arrays["labels"] = export.manifest.targets
         arrays["splits"] = np.array(export.manifest.splits)
         arrays["class_names"] = np.array(export.manifest.class_names)
     with path.open("wb") as file:
@@ -152,7 +152,7 @@ def _write_safetensors(export: Export, path: Path) -> None:
     tensors: dict[str, NDArray[Any]] = {"keys": np.array(export.keys, dtype="S32").view(np.uint8).reshape(-1, 32)}
     metadata = {"view": str(export.view), "spec": export.cache.spec.canonical}
     if export.manifest is not None:
-        tensors["labels"] = export.manifest.labels
+        tensors["labels"] = export.manifest.targets
         metadata["paths"] = json.dumps(export.manifest.locations)
         metadata["splits"] = json.dumps(export.manifest.splits)
         metadata["class_names"] = json.dumps(export.manifest.class_names)
@@ -180,8 +180,8 @@ def _write_parquet(export: Export, path: Path) -> None:
     metadata = {"view": export.view, "spec": cache.spec.to_json(), "row_shape": cache.row_shape}
     if manifest is not None:
         columns["path"] = pyarrow.string(), [_unicode(location) for location in manifest.locations]
-        columns["label"] = pyarrow.int64(), manifest.labels
-        columns["class"] = pyarrow.string(), [manifest.class_names[label] for label in manifest.labels]
+        columns["label"] = pyarrow.int64(), manifest.targets
+        columns["class"] = pyarrow.string(), [manifest.class_names[label] for label in manifest.targets]
         columns["split"] = pyarrow.string(), manifest.splits
         metadata["class_names"] = manifest.class_names
     schema = pyarrow.schema(

@@ -222,10 +222,10 @@ def labelled_manifest(
         numbers.astype(np.int64),
         splits,
         images.keys,
-        tuple(str(name) for name in classes),
+        SingleLabel([str(name) for name in classes]),
         groups=names,
     )
-    trained = np.unique(manifest.labels[manifest.indices("train")])
+    trained = np.unique(manifest.targets[manifest.indices("train")])
     if len(trained) < len(classes) or not held:
         raise DataError(
             "labels: a class has too few images, or groups, to train on some and validate on others; at least two of "
@@ -272,16 +272,16 @@ def _loader_workers() -> int | None:
 def _starting_head(extractor: Extractor, manifest: Manifest, config: FinetuneConfig, seed: int) -> Head:
     """Return a head that was fitted to features of the training images, or one that knows nothing."""
     if config.init_head == "new":
-        return random_head(extractor, len(manifest.class_names), seed)
+        return random_head(extractor, manifest.task.out_features, seed)
     done = extract(extractor, manifest)
     if done.skipped:
         raise unreadable_error(done.skipped)
     train, val = (
-        FeatureRows(read_features(extractor, part), part.labels, groups=part.group_numbers)
+        FeatureRows(read_features(extractor, part), part.targets, groups=part.group_numbers)
         for part in (manifest.select(manifest.indices(split)) for split in ("train", "val"))
     )
     context = CutContext(extractor.graph, extractor.cut)
-    problem = FitProblem(train, val, SingleLabel(manifest.class_names), HeadConfig(), seed, extractor.device, context)
+    problem = FitProblem(train, val, manifest.task, HeadConfig(), seed, extractor.device, context)
     return train_head(config.init_head, problem).module_train_only
 
 

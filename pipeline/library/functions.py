@@ -25,6 +25,7 @@ from stages.extraction.extractor import Extractor, build_extractor
 from stages.extraction.read_features import read_features
 from stages.runtime.progress import progress as progress_bar
 from stages.runtime.progress import progress_bars
+from stages.tasks.single_label import SingleLabel
 
 OnUnreadable = Literal["raise", "nan"]
 
@@ -274,5 +275,5 @@ def plain_manifest(images: ImageList, places: Sequence[int]) -> Manifest:
         np.zeros(len(places), dtype=np.int64),
         ["train"] * len(places),
         [images.keys[index] for index in places],
-        ("",),
+        SingleLabel([""]),
     )

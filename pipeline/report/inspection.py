@@ -178,7 +178,7 @@ class InspectionReport:
 
     def _finding(self, kind: str, place: int, score: float, suggestion: str = "") -> Finding:
         manifest = self.manifest
-        label = manifest.class_names[manifest.labels[place]]
+        label = manifest.class_names[manifest.targets[place]]
         return Finding(
             kind, manifest.locations[place], manifest.keys[place], label, manifest.splits[place], suggestion, score
         )

@@ -1,26 +1,34 @@
-"""The manifest: the ordered table of samples with their labels, splits and keys.
+"""The manifest: the ordered table of samples with their targets, splits and keys.
 
-Labels and splits live here and never in the cache, so relabelling and re-splitting cost no forward pass.
+Targets and splits live here and never in the cache, so relabelling and re-splitting cost no forward pass. The table is
+kept by columns, of which a million samples take a few hundred megabytes; a row of it is a `Sample`.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+import operator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, SupportsIndex
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cache import DigestCache, key_of_bytes
 from cache.atomic_write import atomic_path, write_atomically
 from cache.errors import DataError
 from stages.config.data import SPLITS, DataConfig
+from stages.data.sample import ImageRef, Sample
 from stages.data.sources.records import Progress, SourceRecords
 from stages.data.sources.registry import list_samples
 from stages.data.splits import check_shares, make_missing_splits
+from stages.tasks.base import Task, task_from_json
+from stages.tasks.single_label import SingleLabel
 
 _HEADER = ["path", "label", "split", "key"]
 _GROUP = "group"
@@ -35,13 +43,14 @@ class Manifest:
     ----------
     locations : list of str
         Where each image is: what `read_image` takes.
-    labels : ndarray of int64, shape [n]
-        Number of its class in `class_names`.
+    targets : ndarray, shape [n, ...]
+        What the task's `load` makes of each sample's target: the number of its class, int64, for one class a sample.
     splits : list of str
         'train', 'val' or 'test'.
     keys : list of str
         Identity of each image in the cache.
-    class_names : tuple of str
+    task : Task
+        What is predicted; knows what the targets mean.
     unreadable : list of (location, reason)
         Files the source names that could not be read; they are not among the samples.
     notes : list of str
@@ -52,10 +61,10 @@ class Manifest:
     """
 
     locations: list[str]
-    labels: NDArray[np.int64]
+    targets: NDArray[Any]
     splits: list[str]
     keys: list[str]
-    class_names: tuple[str, ...]
+    task: Task
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
@@ -63,18 +72,30 @@ class Manifest:
     def __len__(self) -> int:
         return len(self.locations)
 
+    def __getitem__(self, index: SupportsIndex) -> Sample:
+        """Return a sample as a record; a negative index counts from the end."""
+        position = range(len(self))[operator.index(index)]
+        return next(iter(self.select([position])))
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield the samples, in order, as records."""
+        groups = self.groups or [""] * len(self)
+        columns = zip(self.locations, self.keys, self.target_texts, self.splits, groups, strict=True)
+        for location, key, target, split, group in columns:
+            yield Sample((ImageRef(location, key),), target, split, group)
+
     def indices(self, split: str) -> NDArray[np.int64]:
         """Return the positions, int64, of the samples of a split, in order."""
         return np.flatnonzero(np.array(self.splits) == split)
 
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> Manifest:
-        """Return the samples at `indices`, in that order; class names and notes stay."""
+        """Return the samples at `indices`, in that order; the task and notes stay."""
         return Manifest(
             [self.locations[index] for index in indices],
-            self.labels[np.asarray(indices, dtype=np.int64)],
+            self.targets[np.asarray(indices, dtype=np.int64)],
             [self.splits[index] for index in indices],
             [self.keys[index] for index in indices],
-            self.class_names,
+            self.task,
             self.unreadable,
             self.notes,
             [self.groups[index] for index in indices] if self.groups else [],
@@ -93,19 +114,26 @@ class Manifest:
         return np.array([numbers.setdefault(group, len(numbers)) for group in own], dtype=np.int64)
 
     @property
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Number of samples by split and class."""
-        numbers = {
-            split: np.bincount(self.labels[self.indices(split)], minlength=len(self.class_names)) for split in SPLITS
-        }
-        return {split: dict(zip(self.class_names, row.tolist(), strict=True)) for split, row in numbers.items()}
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their numbers; none where the task has no classes."""
+        names: tuple[str, ...] = getattr(self.task, "class_names", ())
+        return names
+
+    @property
+    def target_texts(self) -> list[str]:
+        """The target of each sample as text, [n], which the task's `load` reads."""
+        # the task is asked once for each distinct target, of which there are few where they are classes
+        values, numbers = np.unique(self.targets, axis=0 if self.targets.ndim > 1 else None, return_inverse=True)
+        texts = [self.task.decode(torch.tensor(value)) for value in values]
+        return [texts[number] for number in numbers.reshape(-1).tolist()]
 
     def summary(self) -> list[str]:
-        """Return its size in words: samples, classes, groups if there are any, and samples of each split."""
-        counts = self.counts
-        sizes = [f"{split} {sum(counts[split].values()):,}" for split in SPLITS]
+        """Return its size in words: samples, classes and groups if there are any, and samples of each split."""
+        counts = Counter(self.splits)
+        sizes = [f"{split} {counts[split]:,}" for split in SPLITS]
+        classes = [f"{len(self.class_names)} classes"] if self.class_names else []
         groups = [f"{len(set(filter(None, self.groups))):,} groups"] if self.groups else []
-        return [f"{len(self):,} images", f"{len(self.class_names)} classes", *groups, *sizes]
+        return [f"{len(self):,} images", *classes, *groups, *sizes]
 
     def save(self, path: Path) -> None:
         """Write the samples as CSV (path,label,split,key[,group]) and all else as JSON beside it, `path` with .json."""
@@ -117,10 +145,9 @@ class Manifest:
         ):
             rows = csv.writer(file)
             rows.writerow([*_HEADER, _GROUP] if self.groups else _HEADER)
-            labels = (self.class_names[label] for label in self.labels)
             groups = [self.groups] if self.groups else []
-            rows.writerows(zip(self.locations, labels, self.splits, self.keys, *groups, strict=True))
-        rest = {"class_names": self.class_names, "unreadable": self.unreadable, "notes": self.notes}
+            rows.writerows(zip(self.locations, self.target_texts, self.splits, self.keys, *groups, strict=True))
+        rest = {**_task_to_json(self.task), "unreadable": self.unreadable, "notes": self.notes}
         write_atomically(path.with_suffix(".json"), (json.dumps(rest, indent=1) + "\n").encode())
 
     @classmethod
@@ -134,19 +161,21 @@ class Manifest:
         """
         try:
             rest = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            if not isinstance(rest, dict):
+                raise TypeError(f"{path.with_suffix('.json')} is not a JSON object")
             with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
                 header, *rows = csv.reader(file)
             if header not in (_HEADER, [*_HEADER, _GROUP]):
                 raise ValueError(f"its columns are {','.join(header)}, not {','.join(_HEADER)}")
-            number = {name: index for index, name in enumerate(rest["class_names"])}
+            task = _task_from_json(rest)
             columns = [list(column) for column in zip(header, *rows, strict=True)]
-            locations, labels, splits, keys, *groups = (column[1:] for column in columns)
+            locations, texts, splits, keys, *groups = (column[1:] for column in columns)
             return cls(
                 locations,
-                np.array([number[label] for label in labels], dtype=np.int64),
+                load_targets(task, texts),
                 splits,
                 keys,
-                tuple(number),
+                task,
                 [(location, reason) for location, reason in rest["unreadable"]],
                 list(rest["notes"]),
                 *groups,
@@ -155,6 +184,22 @@ class Manifest:
             raise DataError(f"the manifest {path} cannot be read: {error.filename}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, csv.Error) as error:
             raise DataError(f"{path} is not a manifest written here: {error}") from error
+
+
+def load_targets(task: Task, texts: Sequence[str]) -> NDArray[Any]:
+    """Return what the task makes of the targets of samples, [n, ...].
+
+    Raises
+    ------
+    DataError
+        If a text is no target of the task.
+    """
+    # the task is asked once for each distinct text, of which there are few where they are classes
+    numbers: dict[str, int] = {}
+    places = np.fromiter((numbers.setdefault(text, len(numbers)) for text in texts), np.int64, len(texts))
+    if not numbers:
+        return np.empty(0, dtype=np.int64)
+    return np.stack([task.load(text).numpy() for text in numbers])[places]
 
 
 def load_manifest(
@@ -188,14 +233,15 @@ def load_manifest(
             f"`data` {options.data} has one class only, {listing.class_names[0]!r}; at least two are needed"
         )
     splits, notes = make_missing_splits(listing, keys, options, seed)
-    number = {name: index for index, name in enumerate(listing.class_names)}
-    lost = [f"no image of class {name} can be read: left out" for name in source.class_names if name not in number]
+    task = SingleLabel(listing.class_names)
+    held = set(listing.class_names)
+    lost = [f"no image of class {name} can be read: left out" for name in source.class_names if name not in held]
     return Manifest(
         listing.locations,
-        np.array([number[label] for label in listing.labels], dtype=np.int64),
+        load_targets(task, listing.targets),
         splits,
         keys,
-        listing.class_names,
+        task,
         unreadable,
         [*listing.notes, *lost, *notes, *([memo.note] if memo.note else [])],
         listing.groups,
@@ -219,3 +265,14 @@ def _readable(
     if not readable.locations:
         raise DataError(f"none of the {len(unreadable)} files could be read; the first: {': '.join(unreadable[0])}")
     return readable, [keys[location] for location in readable.locations], unreadable
+
+
+def _task_to_json(task: Task) -> dict[str, Any]:
+    """Return what the file says of the task: of one class a sample the names alone, as when there was no other task."""
+    content = task.to_json()
+    return {"class_names": content["class_names"]} if content["name"] == SingleLabel.name else {"task": content}
+
+
+def _task_from_json(content: Mapping[str, Any]) -> Task:
+    """Return the task that `_task_to_json` wrote."""
+    return task_from_json(content.get("task", {**content, "name": SingleLabel.name}))

@@ -45,7 +45,7 @@ def make_missing_splits(
         split, or a class has no training sample.
     """
     splits, notes = _given_splits(listing, keys, options)
-    units = split_units(keys, listing.labels, listing.strata, listing.groups, seed)
+    units = split_units(keys, listing.targets, listing.strata, listing.groups, seed)
     grouped = any(listing.groups)
     if "test" not in splits:
         test = stratified_group_split(units, options.test_size, min_kept=2)
@@ -60,8 +60,8 @@ def make_missing_splits(
         splits = ["val" if split == "train" and key in val else split for key, split in zip(keys, splits, strict=True)]
         taken = _share_text(options.val_size, len(val), len(trained), "training images", grouped=grouped)
         notes.append(f"validation split made here: {taken} (seed {seed})")
-    _check_every_split(listing.labels, splits, grouped=grouped)
-    return splits, [*notes, *_conflicting_labels(listing, keys), *_classes_not_everywhere(listing.labels, splits)]
+    _check_every_split(listing.targets, splits, grouped=grouped)
+    return splits, [*notes, *_conflicting_labels(listing, keys), *_classes_not_everywhere(listing.targets, splits)]
 
 
 def _given_splits(listing: SourceRecords, keys: Sequence[str], options: DataConfig) -> tuple[list[str], list[str]]:
@@ -101,7 +101,7 @@ def _leakage(listing: SourceRecords, keys: Sequence[str], options: DataConfig) -
 
 
 def _conflicting_labels(listing: SourceRecords, keys: Sequence[str]) -> list[str]:
-    contradicting = list(_differing(listing.locations, keys, listing.labels).values())
+    contradicting = list(_differing(listing.locations, keys, listing.targets).values())
     if not contradicting:
         return []
     return [f"the same image has two labels ({len(contradicting)}): {listed(contradicting, _NAMED, '; ')}"]

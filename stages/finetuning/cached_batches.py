@@ -91,7 +91,7 @@ class CachedBatches:
             bar.update(first)
             batches = _read_ahead(self._order.batches(epoch, first), lambda indices: self._read(indices, epoch))
             for step, (indices, rows) in enumerate(batches, first):
-                inputs, labels = self._inputs(rows), torch.from_numpy(self._train.labels[indices])
+                inputs, labels = self._inputs(rows), torch.from_numpy(self._train.targets[indices])
                 if self._mixing is not None:
                     inputs, labels = self._mixing(inputs, labels.to(inputs.device), self._seed, epoch, step)
                 yield inputs, labels
@@ -103,7 +103,7 @@ class CachedBatches:
         batches = (list(samples[at : at + self._batch_size]) for at in samples[:: self._batch_size])
         keys = self._val.keys
         for indices, rows in _read_ahead(batches, lambda batch: self._tap.cache.read([keys[index] for index in batch])):
-            yield self._inputs(rows), torch.from_numpy(self._val.labels[indices])
+            yield self._inputs(rows), torch.from_numpy(self._val.targets[indices])
 
     def _read(self, indices: list[int], epoch: int) -> NDArray[np.floating]:
         """Return the rows of some training images, each in the view that is its turn: of all as likely."""

@@ -98,7 +98,7 @@ class ImageBatches:
                 self.forwards += len(batch.indices)
                 yield (
                     self._upper.frozen(self._upper.normalize(batch.images)),
-                    torch.from_numpy(val.labels[batch.indices]),
+                    torch.from_numpy(val.targets[batch.indices]),
                 )
                 bar.update(len(batch.indices))
 
@@ -107,7 +107,7 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
     """Training images by (epoch, place): the rendering depends on seed, epoch and key, on nothing else."""
 
     def __init__(self, manifest: Manifest, augment: Augmentation, seed: int) -> None:
-        self.locations, self.keys, self.labels = manifest.locations, manifest.keys, manifest.labels
+        self.locations, self.keys, self.labels = manifest.locations, manifest.keys, manifest.targets
         self.augment = augment
         self.seed = seed
 

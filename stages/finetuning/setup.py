@@ -43,7 +43,7 @@ def training_fingerprint(problem: FinetuneProblem) -> TrainingFingerprint:
         "augment": as_version_1({"augment": extractor.options.augment})["augment"],
         "views": extractor.options.views if options.from_cache else None,
         "weights of the head": digest.hexdigest()[:16],
-        "images and labels": key_of_bytes("".join(manifest.keys).encode() + manifest.labels.tobytes()),
+        "images and labels": key_of_bytes("".join(manifest.keys).encode() + manifest.targets.tobytes()),
         "splits": key_of_bytes(" ".join(manifest.splits).encode()),
         "seed": problem.seed,
     }
@@ -84,7 +84,7 @@ class FinetuneSetup:
         """Make what trains, and open where its inputs come from."""
         trainee = TrainableSetup.of(problem.extractor, problem.head, problem.config, problem.seed)
         upper, train, val = trainee.upper, problem.train, problem.val
-        mixing = make_mixing(problem.config, upper, len(problem.manifest.class_names))
+        mixing = make_mixing(problem.config, upper, problem.manifest.task.out_features)
         if not len(train) or not len(val):
             raise DataError("fine-tuning needs readable images in the train and the validation split")
         if not problem.config.from_cache:

@@ -18,6 +18,7 @@ from stages.network.graph.cuts import Boundary, Cut
 from stages.network.graph.pooling import Pool
 from stages.network.graph.trunk import FrozenTrunk
 from stages.network.heads.base import Head
+from stages.network.memory_format import to_channels_last
 from stages.network.module_paths import has_prefix
 from stages.network.reinit import reinit_parameters
 from stages.network.stochastic_depth import set_stochastic_depth
@@ -153,7 +154,8 @@ def build_transfer_model(extractor: Extractor, head: Head, options: FinetuneConf
         options.finetune_dropout,
         auxiliary,
     )
-    model.to(extractor.device).to(memory_format=torch.channels_last)
+    model.to(extractor.device)
+    to_channels_last(model)
     upper = TransferModel(
         normalize=extractor.preprocess,
         frozen=_frozen(extractor, boundary.cut),

@@ -6,6 +6,7 @@ import numpy as np
 
 from cache import FeatureCache, Spec
 from stages.data.manifest import Manifest
+from stages.tasks.single_label import SingleLabel
 from tests.cache.conftest import SPEC, features_of, make_keys
 
 KEYS = make_keys(40)
@@ -31,7 +32,7 @@ def make_manifest(keys: list[str]) -> Manifest:
     names = [f"photos/{number}, \N{GRINNING FACE}\n\udcff.jpg" for number in range(len(keys))]
     labels = np.arange(len(keys)) % 2
     splits = [("train", "val", "test")[number % 3] for number in range(len(keys))]
-    return Manifest(names, labels, splits, keys, ("cat", "dög"))
+    return Manifest(names, labels, splits, keys, SingleLabel(["cat", "dög"]))
 
 
 def make_run(place: Path, *keys: list[str]) -> Path:

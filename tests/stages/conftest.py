@@ -42,7 +42,7 @@ def probe(photographs, tmp_path_factory):
     extract(extractor, manifest)
     features = read_features(extractor, manifest)
     train, val = (
-        FeatureRows(features[manifest.indices(split)], manifest.labels[manifest.indices(split)])
+        FeatureRows(features[manifest.indices(split)], manifest.targets[manifest.indices(split)])
         for split in ("train", "val")
     )
     head = train_head("logistic", fit_problem(train, val, classes=3, options=HeadConfig(c_values=(1e-2, 1e-1))))

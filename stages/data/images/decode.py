@@ -8,7 +8,6 @@ gets a large JPEG decoded at a fraction of its size, by Pillow, which takes less
 
 from __future__ import annotations
 
-import io
 import re
 
 import torch
@@ -16,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
+from stages.data.images.file_kinds import describe_unknown, open_image_format
 from stages.data.images.rgb import DECODE_ERRORS, UnreadableImageError, as_rgb
 
 PIXEL_LIMIT = 178_956_970
@@ -53,7 +53,7 @@ def decode(data: bytes, shorter_side: int | None = None) -> Tensor:
     if not data:
         raise UnreadableImageError("the file is empty")
     try:
-        with Image.open(io.BytesIO(data)) as header:
+        with open_image_format(data) as header:
             width, height = header.size
             if not 0 < width * height <= PIXEL_LIMIT:
                 raise UnreadableImageError(f"{width} x {height} pixels; 1 to {PIXEL_LIMIT:,} are allowed")
@@ -64,7 +64,7 @@ def decode(data: bytes, shorter_side: int | None = None) -> Tensor:
                 return as_rgb(header)
             return _decode_with_torchvision(data) if _torchvision_decodes_faithfully(header) else as_rgb(header)
     except UnidentifiedImageError as error:
-        raise UnreadableImageError("not an image of a known format") from error
+        raise UnreadableImageError(describe_unknown(data)) from error
     except DECODE_ERRORS as error:
         raise UnreadableImageError(_short(error)) from error
 

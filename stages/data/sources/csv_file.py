@@ -32,7 +32,7 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
         If columns are missing or a row cannot be used; names the line.
     """
     table = Path(options.data)
-    locations, labels, splits, strata, groups = [], [], [], [], []
+    locations, targets, splits, strata, groups = [], [], [], [], []
     try:
         # a byte-order mark is what Excel writes; undecodable bytes are file names that are not Unicode
         with table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
@@ -46,7 +46,7 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
                 if None in row:
                     raise DataError(f"{where}: more fields than columns; quote a path or label that has a comma in it")
                 locations.append(str(table.parent / _required(row, "path", where)))
-                labels.append(_required(row, "label", where))
+                targets.append(_required(row, "label", where))
                 splits.append(_split(row.get("split", ""), where))
                 strata.append(row.get("stratum", "").strip())
                 groups.append(row.get("group", "").strip())
@@ -61,7 +61,7 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
     if not locations:
         raise DataError(f"{table} has no rows; {_COLUMNS}")
     return SourceRecords(
-        locations, labels, sort_class_names(labels), splits, strata, groups=groups if any(groups) else []
+        locations, targets, sort_class_names(targets), splits, strata, groups=groups if any(groups) else []
     )
 
 

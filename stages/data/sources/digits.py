@@ -34,7 +34,7 @@ def list_digits(options: DataConfig, progress: Progress | None = None) -> Source
     _, labels = _digits()
     return SourceRecords(
         locations=[f"{DIGITS}{index}" for index in range(len(labels))],
-        labels=[str(label) for label in labels],
+        targets=[str(label) for label in labels],
         class_names=tuple("0123456789"),
         splits=[""] * len(labels),
         strata=[""] * len(labels),

@@ -37,7 +37,7 @@ def list_elpv(options: DataConfig, progress: Progress | None = None) -> SourceRe
     class_names = ("functional", "defective")
     return SourceRecords(
         locations=[str(folder / path) for path, _, _ in rows],
-        labels=[class_names[float(probability) >= 0.5] for _, probability, _ in rows],
+        targets=[class_names[float(probability) >= 0.5] for _, probability, _ in rows],
         class_names=class_names,
         splits=[""] * len(rows),
         strata=[cell_type for _, _, cell_type in rows],

@@ -48,11 +48,11 @@ def list_folder(options: DataConfig, progress: Progress | None = None) -> Source
                 empty.append(str(folder.relative_to(root)))
     if not found:
         raise DataError(f"{root} has no images in its folders{_ignored(ignored)}; {_LAYOUT}")
-    locations, labels, splits = (list(column) for column in zip(*found, strict=True))
+    locations, targets, splits = (list(column) for column in zip(*found, strict=True))
     notes = [f"no images in {', '.join(empty)}: not counted as a class"] if empty else []
     if ignored:
         notes.append(f"ignored {ignored.total()} files that are not images by their name{_ignored(ignored)}")
-    return SourceRecords(locations, labels, sort_class_names(labels), splits, [""] * len(locations), notes=notes)
+    return SourceRecords(locations, targets, sort_class_names(targets), splits, [""] * len(locations), notes=notes)
 
 
 def _split_folders(root: Path, folders: list[Path]) -> list[Path]:

@@ -27,8 +27,8 @@ class SourceRecords:
 
     Attributes
     ----------
-    locations, labels : list of str
-        Where each image is, and the name of its class.
+    locations, targets : list of str
+        Where each image is, and what is to be predicted for it, as text: the name of its class.
     class_names : tuple of str
         In the order of their numbers.
     splits : list of str
@@ -45,7 +45,7 @@ class SourceRecords:
     """
 
     locations: list[str]
-    labels: list[str]
+    targets: list[str]
     class_names: tuple[str, ...]
     splits: list[str]
     strata: list[str]
@@ -55,11 +55,11 @@ class SourceRecords:
 
     def select(self, indices: Sequence[int]) -> SourceRecords:
         """Return the samples at `indices` of a source of files, in that order, with the classes they have."""
-        labels = [self.labels[index] for index in indices]
-        held = set(labels)
+        targets = [self.targets[index] for index in indices]
+        held = set(targets)
         return SourceRecords(
             [self.locations[index] for index in indices],
-            labels,
+            targets,
             tuple(name for name in self.class_names if name in held),
             [self.splits[index] for index in indices],
             [self.strata[index] for index in indices],

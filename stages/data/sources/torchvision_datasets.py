@@ -100,7 +100,7 @@ def list_torchvision(options: DataConfig, progress: Progress | None = None) -> S
     class_of = {number: _class_name(names, number) for number in sorted(set(numbers))}
     return SourceRecords(
         locations=locations,
-        labels=[class_of[number] for number in numbers],
+        targets=[class_of[number] for number in numbers],
         class_names=tuple(class_of.values()),
         splits=splits,
         strata=[""] * len(locations),

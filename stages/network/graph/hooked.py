@@ -26,6 +26,7 @@ from stages.network.graph.fake_tensors import PeakMemoryMode
 from stages.network.graph.pooling import Pool
 from stages.network.graph.trace import UntraceableError, in_mode
 from stages.network.graph.trunk import Precision, computing
+from stages.network.memory_format import to_channels_last
 
 # Images of the run in which the cuts are found; more than one, so that rows can be told from other dimensions.
 _BATCH = 3
@@ -149,7 +150,8 @@ class HookedTrunk(nn.Module):
         for name in {*self._names}:
             self.network.get_submodule(name).register_forward_hook(partial(_capture, name))
         self.requires_grad_(False)
-        self.to(device, self._dtype).to(memory_format=torch.channels_last)
+        self.to(device, self._dtype)
+        to_channels_last(self)
         lock_eval_mode(self)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:

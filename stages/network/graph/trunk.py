@@ -20,6 +20,7 @@ from stages.network.freezing import lock_eval_mode
 from stages.network.graph.bn_folding import fold_batchnorm
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.pooling import Pool
+from stages.network.memory_format import to_channels_last
 from stages.runtime.device import supports_bf16
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -97,7 +98,8 @@ class FrozenTrunk(nn.Module):
         self._device = device
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.requires_grad_(False)
-        self.to(device, self._dtype).to(memory_format=torch.channels_last)
+        self.to(device, self._dtype)
+        to_channels_last(self)
         lock_eval_mode(self)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -8,6 +8,7 @@ import pytest
 from pipeline.experiment.experiment import Experiment
 from stages.config.heads import HeadConfig
 from stages.data.manifest import Manifest
+from stages.tasks.single_label import SingleLabel
 
 FIXTURE = Path(__file__).parent / "fixtures" / "version_1" / "run" / "seed-0"
 
@@ -28,16 +29,24 @@ def test_fingerprint_changes_with_all_that_shapes_a_method_and_nothing_else(expe
     settings, manifest = {"cv": 3}, experiment.manifest
     same = experiment.fingerprint(settings)
     assert replace(experiment, directory=Path("elsewhere")).fingerprint(settings) == same
-    relabelled = replace(manifest, labels=np.roll(manifest.labels, 1))
+    relabelled = replace(manifest, targets=np.roll(manifest.targets, 1))
     others = [
         experiment.fingerprint({"cv": 5}),
         replace(experiment, seed=1).fingerprint(settings),
         replace(experiment, extractor=SimpleNamespace(fingerprint="another")).fingerprint(settings),
         replace(experiment, manifest=relabelled).fingerprint(settings),
         replace(experiment, manifest=manifest.select(np.arange(20))).fingerprint(settings),
-        replace(experiment, manifest=replace(manifest, class_names=("a", "b", "c"))).fingerprint(settings),
+        replace(experiment, manifest=replace(manifest, task=SingleLabel("abc"))).fingerprint(settings),
     ]
     assert len({same, *others}) == 1 + len(others)
+
+
+def test_fingerprint_knows_the_task_where_it_is_not_one_class_a_sample(experiment):
+    other = SimpleNamespace(class_names=experiment.task.class_names, to_json=lambda: {"name": "other", "unit": "m"})
+    elsewhere = SimpleNamespace(class_names=experiment.task.class_names, to_json=lambda: {"name": "other", "unit": "s"})
+    tasks = (experiment.task, other, elsewhere)
+    manifests = [replace(experiment.manifest, task=task) for task in tasks]
+    assert len({replace(experiment, manifest=manifest).fingerprint({}) for manifest in manifests}) == 3
 
 
 def test_options_are_known_by_the_names_they_had_in_version_1(experiment):

@@ -36,7 +36,7 @@ def test_items_are_the_rows_and_labels_of_the_samples(dataset):
         assert row.dtype == torch.float32
         assert np.array_equal(row.numpy(), features_of([ORDER[index]], (2, 3), 0)[0].astype(np.float32))
         assert label.dtype == torch.int64
-        assert label.item() == dataset.manifest.labels[index]
+        assert label.item() == dataset.manifest.targets[index]
     with pytest.raises(IndexError, match="26 samples"):
         dataset[26]
 

@@ -77,7 +77,7 @@ def test_a_manifest_is_written_in_its_order_with_all_it_says_and_the_bits_of_the
     if ending == ".parquet":
         paths = [path.replace("\udcff", "\\udcff") for path in paths]  # parquet holds Unicode only
     assert (keys, names, view) == (ORDER, ["cat", "dög"], 0)
-    assert content == {"paths": paths, "labels": manifest.labels.tolist(), "splits": manifest.splits}
+    assert content == {"paths": paths, "labels": manifest.targets.tolist(), "splits": manifest.splits}
     assert Spec.from_json(written_spec) == spec
     assert [one.name for one in path.parent.iterdir()] == [path.name]
 
@@ -99,7 +99,7 @@ def test_batches_join_without_a_seam(tmp_path, ending, monkeypatch):
     export_features(make_cache(tmp_path), path, make_manifest(ORDER))
     features, keys, content, *_ = READERS[ending](path)
     np.testing.assert_array_equal(features, features_of(ORDER))
-    assert (keys, content["labels"]) == (ORDER, make_manifest(ORDER).labels.tolist())
+    assert (keys, content["labels"]) == (ORDER, make_manifest(ORDER).targets.tolist())
     if ending == ".parquet":
         assert parquet.ParquetFile(path).num_row_groups == 4
 

@@ -91,7 +91,7 @@ def test_groups_are_never_torn_and_every_class_validates(pictures):
     of_split = {split: set(groups[manifest.indices(split)]) for split in ("train", "val")}
     assert of_split["val"]
     assert not of_split["train"] & of_split["val"]
-    assert set(manifest.labels[manifest.indices("val")]) == {0, 1, 2}
+    assert set(manifest.targets[manifest.indices("val")]) == {0, 1, 2}
 
 
 def test_loaders_are_not_started_where_processes_cannot_be(monkeypatch):

@@ -1,16 +1,20 @@
 import json
 import os
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cache import DigestCache, key_of_bytes
 from cache.errors import DataError
-from stages.config.data import DataConfig
-from stages.data.manifest import Manifest, load_manifest
+from stages.config.data import SPLITS, DataConfig
+from stages.data.manifest import Manifest, load_manifest, load_targets
+from stages.tasks import base
+from stages.tasks.single_label import SingleLabel
 from tests.stages.data.pictures import write_images
 
 AWKWARD = ["a,b", 'say "hi"', "new\nline", "\N{TULIP}", os.fsdecode(b"\xff\xfe"), "#comment", " space "]
@@ -23,20 +27,21 @@ def folder(tmp_path):
 
 
 def assert_same(one: Manifest, other: Manifest) -> None:
-    for name in ("locations", "splits", "keys", "class_names", "unreadable", "notes", "groups"):
+    for name in ("locations", "splits", "keys", "task", "unreadable", "notes", "groups"):
         assert getattr(one, name) == getattr(other, name), name
-    assert np.array_equal(one.labels, other.labels)
-    assert one.labels.dtype == other.labels.dtype == np.int64
+    assert np.array_equal(one.targets, other.targets)
+    assert one.targets.dtype == other.targets.dtype == np.int64
 
 
 def test_a_folder_becomes_a_manifest(folder):
     manifest = load_manifest(DataConfig(str(folder)))
     assert len(manifest) == 37
     assert manifest.class_names == ("bird", "cat", "dog")
-    for location, label, key in zip(manifest.locations, manifest.labels, manifest.keys, strict=True):
-        assert f"/{manifest.class_names[label]}/" in location
+    for location, target, key in zip(manifest.locations, manifest.targets, manifest.keys, strict=True):
+        assert f"/{manifest.class_names[target]}/" in location
         assert key == key_of_bytes(Path(location).read_bytes())
-    assert manifest.counts == {
+    counts = {split: Counter(manifest.select(manifest.indices(split)).target_texts) for split in SPLITS}
+    assert counts == {
         "train": {"bird": 7, "cat": 6, "dog": 9},
         "val": {"bird": 2, "cat": 2, "dog": 2},
         "test": {"bird": 3, "cat": 2, "dog": 4},
@@ -67,7 +72,8 @@ def test_indices_and_select_agree(folder):
     some = manifest.select(indices)
     assert set(some.splits) == {"val"}
     assert some.locations == [manifest.locations[index] for index in indices]
-    assert some.class_names == manifest.class_names
+    assert some.task == manifest.task
+    assert some.target_texts == [manifest.class_names[target] for target in manifest.targets[indices]]
     assert manifest.select([5, 2]).keys == [manifest.keys[5], manifest.keys[2]]
     assert len(manifest.select([])) == 0
     assert sum(len(manifest.indices(split)) for split in ("train", "val", "test")) == 37
@@ -83,13 +89,63 @@ def test_saved_and_loaded_is_the_same(tmp_path):
 
 
 def test_class_order_survives_where_it_is_not_alphabetical_and_some_are_empty(tmp_path):
-    manifest = Manifest(["x", "y"], np.array([2, 0]), ["train", "test"], ["k", "l"], ("zebra", "cat", "ant"))
+    manifest = Manifest(
+        ["x", "y"], np.array([2, 0]), ["train", "test"], ["k", "l"], SingleLabel(["zebra", "cat", "ant"])
+    )
     manifest.save(tmp_path / "manifest.csv")
     assert_same(Manifest.load(tmp_path / "manifest.csv"), manifest)
 
 
+class Height:
+    """A task whose targets are numbers: no classes, hence nothing to be told apart by."""
+
+    name = "height"
+    out_features = 1
+
+    def load(self, raw):
+        return torch.tensor([float(raw.removesuffix(" m"))])
+
+    def decode(self, predicted):
+        return f"{predicted.item():g} m"
+
+    def to_json(self):
+        return {"name": self.name, "unit": "m"}
+
+    @classmethod
+    def from_json(cls, content):
+        assert content["unit"] == "m"
+        return cls()
+
+
+def test_targets_are_what_the_task_makes_of_them_and_the_file_says_which_task(tmp_path, monkeypatch):
+    monkeypatch.setitem(base._TASKS, "height", Height)
+    texts = ["1.5 m", "12 m", "1.5 m"]
+    manifest = Manifest(list("xyz"), load_targets(Height(), texts), ["train", "val", "test"], list("klm"), Height())
+    assert (manifest.targets.shape, manifest.targets.dtype) == ((3, 1), np.float32)
+    assert manifest.target_texts == texts
+    assert manifest.summary() == ["3 images", "train 1", "val 1", "test 1"]
+    manifest.save(tmp_path / "manifest.csv")
+    loaded = Manifest.load(tmp_path / "manifest.csv")
+    assert isinstance(loaded.task, Height)
+    assert np.array_equal(loaded.targets, manifest.targets)
+    assert [sample.target for sample in loaded] == texts
+
+
+def test_what_is_written_of_one_class_a_sample_stays_to_the_byte(tmp_path):
+    manifest = Manifest(
+        ["x,1", "y"], np.array([2, 0]), ["train", "test"], ["k", "l"], SingleLabel(["zebra", "cat", "ant"]), notes=["n"]
+    )
+    manifest.save(tmp_path / "manifest.csv")
+    table = b'path,label,split,key\r\n"x,1",ant,train,k\r\ny,zebra,test,l\r\n'
+    rest = b'{\n "class_names": [\n  "zebra",\n  "cat",\n  "ant"\n ],\n "unreadable": [],\n "notes": [\n  "n"\n ]\n}\n'
+    assert (tmp_path / "manifest.csv").read_bytes() == table
+    assert (tmp_path / "manifest.json").read_bytes() == rest
+
+
 def test_an_empty_manifest_survives(tmp_path):
-    manifest = Manifest([], np.array([], dtype=np.int64), [], [], ("cat", "dog"), [("x.jpg", "gone")], ["a note"])
+    manifest = Manifest(
+        [], np.array([], dtype=np.int64), [], [], SingleLabel(["cat", "dog"]), [("x.jpg", "gone")], ["a note"]
+    )
     manifest.save(tmp_path / "manifest.csv")
     assert_same(Manifest.load(tmp_path / "manifest.csv"), manifest)
 
@@ -228,7 +284,7 @@ def test_every_sample_has_its_group_and_no_group_is_torn_apart(patients):
 
 
 def test_samples_of_a_group_have_one_number_and_those_of_none_their_own():
-    manifest = Manifest(list("vwxyz"), np.zeros(5, np.int64), ["train"] * 5, list("abcde"), ("cat",))
+    manifest = Manifest(list("vwxyz"), np.zeros(5, np.int64), ["train"] * 5, list("abcde"), SingleLabel(["cat"]))
     assert manifest.group_numbers is None
     assert replace(manifest, groups=["", "p", "q", "", "p"]).group_numbers.tolist() == [0, 1, 2, 3, 1]
 

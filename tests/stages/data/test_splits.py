@@ -63,7 +63,7 @@ def test_moving_and_renaming_files_changes_nothing(rows):
     listing, keys = listing_of(rows)
     moved = SourceRecords(
         [f"elsewhere/{i}" for i in range(len(rows))],
-        listing.labels,
+        listing.targets,
         listing.class_names,
         listing.splits,
         listing.strata,

@@ -42,7 +42,7 @@ def test_each_epoch_shows_one_cached_view_of_each_image(prepared, probe):
         for inputs, labels in source.train(epoch, 0):
             for row, label in zip(inputs.numpy(), labels.tolist(), strict=True):
                 view, place = np.argwhere((possible == row).all(axis=(2, 3, 4)))[0]
-                assert train.labels[place] == label
+                assert train.targets[place] == label
                 views[int(place)] = int(view)
         return views
 

@@ -62,7 +62,7 @@ def test_fine_tuning_learns_and_runs_the_trunk_no_more_than_it_must(probe):
 def test_the_kept_epoch_is_what_the_network_answers_with(probe):
     done = finetune(FinetuneProblem(probe.extractor, probe.manifest, probe.head, QUICK, 0))
     val = probe.manifest.select(probe.manifest.indices("val"))
-    right = (predict_proba(probe.extractor, done.upper, val).argmax(axis=1) == val.labels).mean()
+    right = (predict_proba(probe.extractor, done.upper, val).argmax(axis=1) == val.targets).mean()
     assert right == pytest.approx(done.fit.best.val_accuracy)
     assert done.fit.best.val_accuracy == max(epoch.val_accuracy for epoch in done.fit.history)
 

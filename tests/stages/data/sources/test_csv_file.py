@@ -23,7 +23,7 @@ def test_columns_are_found_by_name(tmp_path):
     )
     listing = listed(table)
     assert listing.locations == [str(tmp_path / "a.jpg"), str(tmp_path / "b" / "c.jpg")]
-    assert listing.labels == ["cat", "dog"]
+    assert listing.targets == ["cat", "dog"]
     assert listing.splits == ["train", "val"]
     assert listing.strata == ["mono", "poly"]
     assert listing.class_names == ("cat", "dog")
@@ -51,7 +51,7 @@ def test_any_file_name_works(tmp_path, name):
 
 def test_what_excel_writes_is_read(tmp_path):
     listing = listed(write(tmp_path, "\ufeffpath,label\r\na.jpg,cat\r\nb.jpg,dog\r\n"))
-    assert listing.labels == ["cat", "dog"]
+    assert listing.targets == ["cat", "dog"]
 
 
 def test_labels_that_are_numbers_are_in_order_of_value(tmp_path):

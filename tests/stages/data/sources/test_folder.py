@@ -16,7 +16,7 @@ def test_class_folders(tmp_path):
     paths = write_images(tmp_path, {"cat": 2, "dog": 3})
     listing = listed(tmp_path)
     assert listing.locations == sorted(map(str, paths))
-    assert listing.labels == ["cat"] * 2 + ["dog"] * 3
+    assert listing.targets == ["cat"] * 2 + ["dog"] * 3
     assert listing.class_names == ("cat", "dog")
     assert set(listing.splits) == {""}
     assert listing.keys is None
@@ -42,7 +42,7 @@ def test_split_folders(tmp_path, names, splits):
 
 def test_images_deeper_inside_a_class_count(tmp_path):
     write_images(tmp_path, {"cat": 1, "cat/persian": 2, "cat/persian/white": 1, "dog/poodle": 1})
-    assert listed(tmp_path).labels == ["cat"] * 4 + ["dog"]
+    assert listed(tmp_path).targets == ["cat"] * 4 + ["dog"]
 
 
 def test_hidden_files_and_folders_do_not_count(tmp_path):
@@ -72,7 +72,7 @@ def test_endings_count_in_any_case(tmp_path):
 def test_a_class_folder_may_be_a_link(tmp_path):
     write_images(tmp_path, {"elsewhere/cat": 2, "root/dog": 1})
     (tmp_path / "root" / "cat").symlink_to(tmp_path / "elsewhere" / "cat")
-    assert listed(tmp_path / "root").labels == ["cat", "cat", "dog"]
+    assert listed(tmp_path / "root").targets == ["cat", "cat", "dog"]
 
 
 def test_numbers_as_class_names_are_in_order_of_value(tmp_path):
@@ -83,7 +83,7 @@ def test_numbers_as_class_names_are_in_order_of_value(tmp_path):
 def test_class_names_may_be_anything(tmp_path):
     names = ["a,b", "new\nline", "\N{TULIP}", os.fsdecode(b"\xff"), "train"]
     write_images(tmp_path, dict.fromkeys(names, 1))
-    assert sorted(listed(tmp_path).labels) == sorted(names)
+    assert sorted(listed(tmp_path).targets) == sorted(names)
 
 
 def test_an_empty_class_folder_is_noted_and_is_no_class(tmp_path):

@@ -28,7 +28,7 @@ def test_digits_make_a_manifest(tmp_path):
     manifest = load_manifest(DataConfig("digits"))
     assert manifest.class_names == tuple("0123456789")
     assert len(manifest) == 1797
-    assert (manifest.labels == load_digits().target).all()
+    assert (manifest.targets == load_digits().target).all()
     assert manifest.keys[17] == key_of_pixels(read_image("digits:17"))
     manifest.save(tmp_path / "manifest.csv")
     assert Manifest.load(tmp_path / "manifest.csv").locations == manifest.locations
@@ -59,8 +59,8 @@ def test_elpv_is_split_75_25_by_label_and_cell_type(seed):
     manifest = load_manifest(DataConfig("elpv"), seed)
     assert manifest.class_names == ("functional", "defective")
     assert len(manifest) == 2624
-    assert Counter(listing.labels) == {"functional": 1803, "defective": 821}
-    kinds = list(zip(listing.labels, listing.strata, strict=True))
+    assert Counter(listing.targets) == {"functional": 1803, "defective": 821}
+    kinds = list(zip(listing.targets, listing.strata, strict=True))
     everywhere, tested = Counter(kinds), Counter(kinds[index] for index in manifest.indices("test"))
     assert len(everywhere) == 4
     for kind, count in everywhere.items():

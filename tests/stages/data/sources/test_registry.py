@@ -13,8 +13,8 @@ def test_folders_and_tables_are_told_apart(tmp_path, monkeypatch):
     write_images(tmp_path, {"images/cat": 1, "images/dog": 2})
     (tmp_path / "table.csv").write_text("path,label\nimages/cat/000.png,cat\n")
     monkeypatch.chdir(tmp_path)
-    assert len(list_samples(DataConfig("images")).labels) == 3
-    assert len(list_samples(DataConfig("table.csv")).labels) == 1
+    assert len(list_samples(DataConfig("images")).targets) == 3
+    assert len(list_samples(DataConfig("table.csv")).targets) == 1
 
 
 def test_locations_are_absolute_so_that_a_run_can_be_gone_on_with_from_anywhere(tmp_path, monkeypatch):

@@ -52,7 +52,7 @@ def test_sets_with_train_and_test_keep_these_splits(fashion):
     manifest = load_manifest(DataConfig("torchvision:FashionMNIST", data_root=root))
     assert manifest.class_names[:2] == ("T-shirt/top", "Trouser")
     assert len(manifest.class_names) == 10
-    assert manifest.labels.tolist() == [*train_labels, *test_labels]
+    assert manifest.targets.tolist() == [*train_labels, *test_labels]
     assert set(manifest.splits[:60]) == {"train", "val"}
     assert set(manifest.splits[60:]) == {"test"}
     assert manifest.locations[17].startswith("torchvision:FashionMNIST/train/17")
@@ -108,11 +108,7 @@ def test_a_set_without_splits_is_split_here(monkeypatch):
     monkeypatch.setattr(datasets.FakeData.__init__, "__defaults__", defaults)
     manifest = load_manifest(DataConfig("torchvision:FakeData"))
     assert manifest.locations[5].startswith("torchvision:FakeData/5")
-    assert {split: sum(counts.values()) for split, counts in manifest.counts.items() if counts}.keys() == {
-        "train",
-        "val",
-        "test",
-    }
+    assert set(manifest.splits) == {"train", "val", "test"}
     assert set(manifest.class_names) <= {"0", "1", "2"}
     expected = [key_of_pixels(read_image(location)) for location in manifest.locations]
     assert expected == manifest.keys

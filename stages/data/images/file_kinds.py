@@ -1,0 +1,83 @@
+"""What a file is by its first bytes, where it is no image that is read: so that a message can say what helps."""
+
+from __future__ import annotations
+
+import io
+import re
+
+from PIL import Image, UnidentifiedImageError
+
+COMMON = ("JPEG", "PNG", "GIF", "BMP", "PPM", "DIB")
+"""Formats that Pillow knows from the start; the others cost it an import of all its plug-ins."""
+
+OTHERS = (
+    *("MPO", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO", "ICNS", "PCX", "DCX", "PSD", "SGI", "SUN", "DDS", "QOI"),
+    *("MSP", "XBM", "XPM", "TGA"),
+)
+"""The other formats of images that are opened. Pillow knows more; some of them, such as PostScript, start a program."""
+
+_HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+_AVIF = (b"avif", b"avis")
+
+_STARTS = {
+    b"%!PS": "PostScript, which is a program and is not run; convert it to PNG",
+    b"\xc5\xd0\xd3\xc6": "PostScript, which is a program and is not run; convert it to PNG",
+    b"%PDF": "a PDF document; save its pages as PNG",
+    b"\xff\x0a": "JPEG XL, which is not read; convert it to PNG or JPEG",
+    b"\x00\x00\x00\x0cJXL ": "JPEG XL, which is not read; convert it to PNG or JPEG",
+    b"version https://git-lfs.github.com/spec/": "a pointer of Git LFS, not the file itself; run git lfs pull",
+    b"\x1aE\xdf\xa3": "a video; save its frames as images",
+    b"\x00\x00\x01\xba": "a video; save its frames as images",
+    b"PK\x03\x04": "a ZIP archive; unpack it",
+    b"\x1f\x8b": "compressed by gzip; unpack it",
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file; save its images as PNG, or hand them in as arrays from Python",
+    b"\x93NUMPY": "a NumPy array; save it as PNG, or hand it in from Python",
+    b"SIMPLE  =": "a FITS image; convert it to PNG or TIFF",
+}
+
+_MARKUP = re.compile(rb"\s*(?:<\?xml[^>]*>|<!--.*?-->|\s)*<(!doctype\s+)?(html|svg)\b", re.IGNORECASE | re.DOTALL)
+
+
+def open_image_format(data: bytes) -> Image.Image:
+    """Return the image that the bytes begin, its pixels not yet decoded, if it is of a format that is opened here.
+
+    Raises
+    ------
+    UnidentifiedImageError
+        If it is of none. Pillow raises others where the bytes are damaged.
+    """
+    try:
+        return Image.open(io.BytesIO(data), formats=COMMON)
+    except UnidentifiedImageError:
+        Image.init()
+        return Image.open(io.BytesIO(data), formats=[name for name in OTHERS if name in Image.OPEN])
+
+
+def describe_unknown(data: bytes) -> str:
+    """Return what the bytes are that `open_image_format` does not open, and what helps."""
+    for start, description in _STARTS.items():
+        if data.startswith(start):
+            return description
+    if data[4:8] == b"ftyp":
+        return _describe_media(data[8:12])
+    if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
+        return "a video; save its frames as images"
+    if data[128:132] == b"DICM":
+        return "a DICOM file; convert it to PNG or TIFF, with the window that its reader would choose"
+    if data[344:348] in (b"n+1\x00", b"ni1\x00"):
+        return "a NIfTI volume; save its slices as PNG or TIFF"
+    if markup := _MARKUP.match(data[:4096]):
+        if markup[2].lower() == b"svg":
+            return "SVG, a drawing without pixels; save it as PNG"
+        return "a web page: the server answered with it instead of the image"
+    if not any(data[:4096]):
+        return "nothing but zeros at its beginning; the copy or download of it was cut short"
+    return "not an image of a known format"
+
+
+def _describe_media(brand: bytes) -> str:
+    if brand in _HEIF:
+        return "a HEIC photograph, which is not read; convert it to JPEG"
+    if brand in _AVIF:
+        return "AVIF, which the installed Pillow does not read: pip install 'pillow>=11.3'"
+    return "a video; save its frames as images"
