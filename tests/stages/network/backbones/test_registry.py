@@ -24,7 +24,7 @@ from stages.network.backbones.registry import (
 )
 from stages.network.backbones.weights_file import digest_of_weights, read_weights
 from stages.network.classifier import replace_classifier
-from tests.plug_ins import install_plug_in
+from tests.plug_ins import forget_afterwards, install_plug_in
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_a_prefix_decides_and_without_one_the_family_without_a_prefix():
 
 
 def test_a_name_of_two_families_is_an_error_that_names_both(monkeypatch):
-    monkeypatch.setattr(BACKBONES, "_entries", dict(BACKBONES._entries))
+    forget_afterwards(monkeypatch, BACKBONES)
 
     @register_backbone("other", help_text="one more", names=lambda: ["resnet18"])
     def load_other(name, pretrained, image_size):
