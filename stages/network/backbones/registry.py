@@ -196,7 +196,7 @@ def load_backbone(
         num_classes=count_classes(module),
         loading=loading,
         auxiliary=heads,
-        auxiliary_places=places,
+        auxiliary_places=dict(places),  # a plain one, which can be copied and pickled with the backbone
     )
 
 

@@ -62,6 +62,7 @@ def backbone_from_module(
         preprocessing=preprocessing,
         num_classes=count_classes(module),
         identity=identity,
+        handed_in=True,
     )
 
 

