@@ -89,6 +89,10 @@ KINDS = {
     "A cache format": ("FeatureConfig(compression='lzff')", "`compression` lzff: .*Did you mean 'lzf'"),
     "An engine": ("FeatureConfig(engine='loging')", "`engine` loging: .*Did you mean 'logging'"),
     "A format of `cache export`": ("export_features(cache, Path('few.cvs'))", r"has to end with one of \.csv, \.npz, "),
+    "A format for trained models": (
+        "export_model(Path('linear-mine'), Path('mine.npy'))",
+        r"mine\.npy has to end with one of \.npz, \.safetensors",
+    ),
     "An optimizer": ("create_optimizer('asdg', [])", "`opt` asdg: .*Did you mean .*'asgd'"),
 }
 """Sections whose example uses what it adds: what is done with a name that is nearly right, the error."""
@@ -135,6 +139,7 @@ def test_a_name_that_is_taken_is_an_error_that_names_both(tmp_path):
         ("cache_formats", "gzip"),
         ("engines", "cores"),
         ("export_formats", ".npz"),
+        ("model_formats", ".safetensors"),
     ):
         install(tmp_path, f'[project.entry-points."cutonce.{group}"]\n"{name}" = "their_{group}"\n')
     printed = run(
@@ -143,7 +148,7 @@ def test_a_name_that_is_taken_is_an_error_that_names_both(tmp_path):
         "from cache.formats import CACHE_FORMATS\n"
         "from stages.config.features import FeatureConfig\n"
         "from stages.config.registry import ENGINES\n"
-        "from pipeline.options.export_formats import EXPORT_FORMATS\n"
+        "from pipeline.options.export_formats import EXPORT_FORMATS, MODEL_FORMATS\n"
         "from stages.network.graph.pooling import Pool\n"
         "from stages.training.lr_schedules import LRScheduleConfig\n"
         "from stages.training.optim import register_optimizer\n"
@@ -151,7 +156,8 @@ def test_a_name_that_is_taken_is_an_error_that_names_both(tmp_path):
         "                lambda: LRScheduleConfig('step'), lambda: register_optimizer('adam')(Pool),\n"
         "                lambda: CACHE_FORMATS.get('gzip'),\n"
         "                lambda: ENGINES.get('cores'),\n"
-        "                lambda: EXPORT_FORMATS.get('.npz')):\n"
+        "                lambda: EXPORT_FORMATS.get('.npz'),\n"
+        "                lambda: MODEL_FORMATS.get('.safetensors')):\n"
         "    try:\n        attempt()\n    except UsageError as error:\n        print(error)\n",
     )
     for both in (
@@ -161,6 +167,7 @@ def test_a_name_that_is_taken_is_an_error_that_names_both(tmp_path):
         "two cache formats are called 'gzip': that of cache.shard_layout and that of their_cache_formats (the package",
         "two engines are called 'cores': that of stages.extraction.engine and that of their_engines (the package",
         "two export formats are called '.npz': that of pipeline.library.export and that of their_export_formats (the",
+        "two model formats are called '.safetensors': that of pipeline.library.export_model and that of their_model_",
         "two optimizers are called 'adam': timm's and that of stages.network.graph.pooling.Pool",
     ):
         assert both in printed

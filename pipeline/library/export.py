@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from cache import FeatureCache
 from cache.atomic_write import atomic_path
 from cache.errors import CacheError, CutonceError, UsageError
-from pipeline.options.export_formats import EXPORT_FORMATS, ExportFormat
+from pipeline.options.export_formats import EXPORT_FORMATS, ExportFormat, writer_of
 from stages.data.manifest import Manifest
 from stages.runtime.progress import progress
 
@@ -102,7 +101,7 @@ def export_features(cache: FeatureCache, path: Path, manifest: Manifest | None =
     CutonceError, OSError
         If the file cannot be written.
     """
-    write = _writer_of(path)
+    write: WriteExport = writer_of(EXPORT_FORMATS, path)
     export = Export(cache, view, *_samples(cache, manifest, view))
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
@@ -135,21 +134,6 @@ def register_export_format(
         return write
 
     return register
-
-
-def _writer_of(path: Path) -> WriteExport:
-    """Return what writes such a file, having seen to it that it can."""
-    ending = path.suffix.lower()
-    if ending not in EXPORT_FORMATS.names():
-        raise UsageError(f"{path} has to end with one of {', '.join(sorted(EXPORT_FORMATS.names()))}")
-    write: WriteExport = EXPORT_FORMATS.get(ending)
-    known = EXPORT_FORMATS.known[ending]
-    if known.needs:
-        try:
-            import_module(known.needs)
-        except ImportError as error:
-            raise UsageError(f"a {ending} file needs {known.needs}: pip install '{known.install}'") from error
-    return write
 
 
 def _samples(cache: FeatureCache, manifest: Manifest | None, view: int) -> tuple[list[str], Manifest | None]:
