@@ -9,7 +9,7 @@ from typing import Literal
 from cache.errors import UsageError
 from cache.formats import describe_formats, require_writable
 from stages.config.augment_grammar import OPS, require_augment
-from stages.config.bounds import require_at_least
+from stages.config.bounds import require_at_least, require_choices
 from stages.config.registry import BACKBONES, ENGINES, POOLINGS, OptionHelp, listed_help
 
 Pooling = str
@@ -119,6 +119,7 @@ class FeatureConfig:
     """Exit with status 1 if any image could not be read."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_at_least(self, {"views": 1, "batch_size": 1, "decode_threads": 1})
         POOLINGS.require_known(self.pool)
         require_writable(self.compression)

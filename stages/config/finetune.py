@@ -8,7 +8,7 @@ from typing import Literal
 
 from cache.errors import UsageError
 from stages.config.augment_grammar import TTA
-from stages.config.bounds import require, require_at_least
+from stages.config.bounds import require, require_at_least, require_choices
 from stages.config.head_registry import require_known
 from stages.config.heads import HeadName
 from stages.config.registry import OPTIMIZERS, SCHEDULES, OptionHelp
@@ -169,6 +169,7 @@ class FinetuneConfig:
     """What this training is called in the run and the tables (default: made of --unfreeze)."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         least = {"epochs": 1, "lr": 0, "head_lr": 0, "weight_decay": 0, "unfreeze_every": 0, "mixup": 0}
         least |= {
             "cutmix": 0,

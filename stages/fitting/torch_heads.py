@@ -205,7 +205,7 @@ def _validate(stack: VmapHeads, problem: FitProblem, scaler: Standardizer | None
         (
             float(problem.task.loss(of_head, labels) / len(labels)),
             float((of_head.argmax(dim=1) == labels).float().mean()),
-            selection_score(of_head.numpy(), val.labels, problem.balanced),
+            selection_score(problem.task, of_head.numpy(), val.labels, balanced=problem.balanced),
         )
         for of_head in logits
     ]
