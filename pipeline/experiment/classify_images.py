@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from cache.atomic_write import atomic_path
 from cache.errors import DataError, UsageError, suggestion
 from pipeline.evaluation.results import Result
@@ -15,6 +17,7 @@ from pipeline.experiment.model_store import open_model
 from pipeline.run_layout import MODEL_CARD, files_of_methods, seed_of
 from stages.data.sources.folder import IMAGE_EXTENSIONS
 from stages.finetuning.predict_images import iter_predictions
+from stages.tasks.single_label import SingleLabel
 
 
 @dataclass(frozen=True)
@@ -68,14 +71,14 @@ def predict_images(
     """
     locations = [str(path) for path in find_images(images)]
     recipe, extractor, upper = open_model(model, device)
+    task = SingleLabel(recipe.class_names)
     classified: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
-    for some in iter_predictions(extractor, upper, locations, recipe.tta):
+    for some in iter_predictions(extractor, upper, task, locations, recipe.tta):
         unreadable += [(locations[index], reason) for index, reason in some.failures]
-        for index, row in zip(some.indices, some.probabilities.tolist(), strict=True):
-            probabilities = dict(zip(recipe.class_names, row, strict=True))
-            label = max(probabilities, key=probabilities.__getitem__)
-            classified.append(Prediction(locations[index], label, probabilities))
+        labels = map(task.decode, task.predict(torch.from_numpy(some.activated)))
+        for index, label, row in zip(some.indices, labels, some.activated.tolist(), strict=True):
+            classified.append(Prediction(locations[index], label, dict(zip(recipe.class_names, row, strict=True))))
     if not classified:
         raise DataError(f"none of the {len(locations)} images could be read; the first: {unreadable[0][1]}")
     return classified, unreadable

@@ -120,13 +120,14 @@ class FinetunedNetwork:
             If an image cannot be read, or something else than images is given.
         """
         upper = TransferModel(self._extractor.preprocess, self.module.below, self.module.trained)
+        task = SingleLabel([str(name) for name in self.classes_])
         parts = [np.empty((0, len(self.classes_)), dtype=np.float32)]
         for chunk in image_chunks(images):
             chunk.require_readable()
-            for some in iter_predictions(self._extractor, upper, chunk.locations, self._options.tta):
+            for some in iter_predictions(self._extractor, upper, task, chunk.locations, self._options.tta):
                 if some.failures:
                     raise unreadable_error([(chunk.locations[index], reason) for index, reason in some.failures])
-                parts.append(some.probabilities)
+                parts.append(some.activated)
         return np.concatenate(parts)
 
     def predict(self, images: Images) -> NDArray[Any]:
