@@ -113,12 +113,12 @@ def train_head(name: HeadName, problem: FitProblem) -> HeadResult:
     DataError
         If a split is empty, train holds fewer than two classes, or features are not finite.
     """
-    kind = find_head(name)
+    kind, fit = find_head(name), get_fit(name)
     require_task(kind, problem.task)
     require_learnable(problem.train, problem.val, problem.task)
     _require_row_kind(kind, problem)
-    fitted = get_fit(name)(problem)
-    val_loss, val_accuracy = evaluate_loss(fitted.head_train_only, _labelled_batches(problem.val))
+    fitted = fit(problem)
+    val_loss, val_accuracy = evaluate_loss(fitted.head_train_only, _labelled_batches(problem.val), problem.task)
     settings = {"refitted on": "train+val", **fitted.settings}
     return HeadResult(
         name,
