@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from cache.atomic_write import atomic_path
@@ -82,15 +83,14 @@ def predict_images(
     """
     locations = [str(path) for path in find_images(images)]
     recipe, extractor, upper = open_model(model, device, backbone)
+    task = SingleLabel(recipe.class_names)
     classified: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
-    task = SingleLabel(recipe.class_names)
     for some in iter_predictions(extractor, upper, task, locations, recipe.tta):
         unreadable += [(locations[index], reason) for index, reason in some.failures]
-        for index, row in zip(some.indices, some.probabilities.tolist(), strict=True):
-            probabilities = dict(zip(recipe.class_names, row, strict=True))
-            label = max(probabilities, key=probabilities.__getitem__)
-            classified.append(Prediction(locations[index], label, probabilities))
+        labels = map(task.decode, task.predict(torch.from_numpy(some.activated)))
+        for index, label, row in zip(some.indices, labels, some.activated.tolist(), strict=True):
+            classified.append(Prediction(locations[index], label, dict(zip(recipe.class_names, row, strict=True))))
     if not classified:
         raise DataError(f"none of the {len(locations)} images could be read; the first: {unreadable[0][1]}")
     return classified, unreadable

@@ -128,7 +128,7 @@ class FinetunedNetwork:
             for some in iter_predictions(self._extractor, upper, task, chunk.locations, self._options.tta):
                 if some.failures:
                     raise unreadable_error([(chunk.locations[index], reason) for index, reason in some.failures])
-                parts.append(some.probabilities)
+                parts.append(some.activated)
         return np.concatenate(parts)
 
     def predict(self, images: Images) -> NDArray[Any]:

@@ -154,7 +154,7 @@ def test_test_time_augmentation_answers_with_the_mean_over_the_renderings(probe,
     found = predict_proba(probe.extractor, upper, some, tta)
     renderings = TestTimeAugmentation(probe.extractor.backbone.preprocessing, tta)
     for row, location in zip(found, some.locations, strict=True):
-        (probabilities,) = upper.answers(renderings(read_image(location)), probe.manifest.task)
+        (probabilities,) = upper.activated(renderings(read_image(location)), probe.manifest.task)
         assert np.allclose(row, probabilities.mean(dim=0).numpy(), atol=1e-5)
     assert not np.allclose(found, predict_proba(probe.extractor, upper, some), atol=1e-4)
 
