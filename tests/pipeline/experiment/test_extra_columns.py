@@ -1,15 +1,19 @@
 import csv
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.cli.app import main
 from pipeline.evaluation.results import load_results, write_predictions_csv
 from pipeline.experiment.extra_columns import extra_columns
 from stages.data.manifest import Manifest
 from stages.tasks.single_label import SingleLabel
 from tests.pipeline.finished_runs import add, key, predictions
 
+FIXTURE = Path(__file__).parent / "fixtures" / "version_1"
 LABELS, WRONG = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 0])
 
 
@@ -105,3 +109,15 @@ def test_a_run_whose_manifest_is_gone_is_compared_without_its_columns(run):
     save_manifest(run, age=list("90123"))
     (run / "seed-0" / "manifest.csv").unlink()
     assert "age" not in table_of(run)[0]
+
+
+def test_a_column_that_is_added_to_the_manifest_later_is_in_the_tables_of_a_comparison(tmp_path):
+    shutil.copytree(FIXTURE / "run", tmp_path / "run")
+    path = tmp_path / "run" / "seed-0" / "manifest.csv"
+    manifest = Manifest.load(path)
+    replace(manifest, extra={"file": [Path(location).name for location in manifest.locations]}).save(path)
+    assert main(["compare", str(tmp_path / "run"), "--out", str(tmp_path / "again")]) == 0
+    with (tmp_path / "again" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) > 0
+    assert all(row["file"] == Path(row["path"]).name for row in rows)
