@@ -88,7 +88,7 @@ def side(
     return {
         "seconds": statistics.mean(epoch.seconds for epoch in rows[1:]),
         "losses": [epoch.train_loss for epoch in rows],
-        "accuracy": done.fit.best.val_accuracy,
+        "accuracy": done.fit.best.val_score,
         "views": done.view_seconds,
         "autocast": done.autocast,
     }

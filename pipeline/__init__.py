@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.own_packages import require_own_packages
 
 if TYPE_CHECKING:
+    from pipeline.library.backbones import Preprocessing as Preprocessing
+    from pipeline.library.backbones import backbone_from_module as backbone_from_module
     from pipeline.library.dataset import CachedDataset as CachedDataset
     from pipeline.library.estimators import FeatureExtractor as FeatureExtractor
     from pipeline.library.estimators import TransferClassifier as TransferClassifier
@@ -36,7 +38,9 @@ _HOME = {
     "FinetuneConfig": "stages.config.finetune",
     "FinetunedNetwork": "pipeline.library.finetuning",
     "HeadConfig": "stages.config.heads",
+    "Preprocessing": "pipeline.library.backbones",
     "TransferClassifier": "pipeline.library.estimators",
+    "backbone_from_module": "pipeline.library.backbones",
     "compare": "pipeline.library.functions",
     "features": "pipeline.library.functions",
     "finetune": "pipeline.library.finetuning",
@@ -50,7 +54,9 @@ __all__ = [
     "FinetuneConfig",
     "FinetunedNetwork",
     "HeadConfig",
+    "Preprocessing",
     "TransferClassifier",
+    "backbone_from_module",
     "compare",
     "features",
     "finetune",

@@ -17,3 +17,38 @@ def pytest_collection_finish():
 def photographs(tmp_path_factory):
     """A folder of 3 classes of 24 photographs, shared: tests that change files make their own."""
     return make_folder(tmp_path_factory.mktemp("data") / "photographs")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _networks_loaded_once():
+    """Load and trace these networks once for all that extract with them: seconds each time, and nobody may change them.
+
+    Files of weights are read each time, since tests write other ones under the same name.
+    """
+    import stages.extraction.extractor as extraction
+    from stages.network.backbones.weights_file import digest_of_weights
+
+    load, trace = extraction.load_backbone, extraction.cut_graph
+    backbones, graphs = {}, {}
+
+    def load_once(name, weights="default", image_size=None, **matching):
+        if name not in ("efficientnet_lite0", "resnet18") or weights not in ("default", "none"):
+            return load(name, weights, image_size, **matching)
+        asked = (name, weights, image_size, *sorted(matching.items()))
+        if asked not in backbones:
+            backbones[asked] = load(name, weights, image_size, **matching)
+        return backbones[asked]
+
+    def trace_once(module, image_size):
+        if not any(module is backbone.module for backbone in backbones.values()):
+            return trace(module, image_size)
+        if (id(module), image_size) not in graphs:
+            graphs[id(module), image_size] = trace(module, image_size)
+        return graphs[id(module), image_size]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(extraction, "load_backbone", load_once)
+        patched.setattr(extraction, "cut_graph", trace_once)
+        yield
+    for asked, backbone in backbones.items():
+        assert digest_of_weights(backbone.module) == backbone.weights, f"a test changed {asked}"

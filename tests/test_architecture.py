@@ -10,7 +10,7 @@ ROOMS = ("cache", "stages", "pipeline")
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "cache": (),
-    "stages.config": ("cache.errors",),
+    "stages.config": ("cache.errors", "cache.registry"),
     "stages.runtime": ("cache",),
     "stages.tasks": ("cache.errors",),
     "stages.data": ("cache", "stages.config", "stages.runtime", "stages.tasks"),
@@ -50,17 +50,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 INSIDE = {
     "stages.data": ("images", "augment", "sample", "sources", "image_stream", "group_split", "splits", "manifest"),
     "stages.network": (
-        *(
-            "module_paths",
-            "memory_format",
-            "classifier",
-            "freezing",
-            "stochastic_depth",
-            "reinit",
-            "graph",
-            "auxiliary_heads",
-        ),
-        *("backbones", "heads"),
+        *("module_paths", "import_path", "memory_format", "classifier", "freezing", "stochastic_depth", "reinit"),
+        *("graph", "auxiliary_heads", "backbones", "heads"),
     ),
 }
 """Parts of a room, each of which may import those before it."""

@@ -20,7 +20,6 @@ TESTED_FROM_OUTSIDE = [
     "stages/finetuning/autotune.py",
     "stages/finetuning/image_batches.py",
     "stages/finetuning/predict_images.py",
-    "stages/finetuning/setup.py",
     "stages/fitting/class_sums.py",
     "stages/fitting/feature_rows.py",
     "stages/fitting/fit_rbf_svm.py",

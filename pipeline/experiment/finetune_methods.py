@@ -134,7 +134,7 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
             method=method,
             name=name,
             settings=_settings(extractor, options, tuned),
-            val_score=tuned.fit.best.val_accuracy,
+            val_score=tuned.fit.best.val_score,
             predictions=predictions,
             costs=(training, testing),
             trainable_parameters=tuned.trainable_parameters,
@@ -340,10 +340,10 @@ def _report_view_cost(maps: Extractor, train: Manifest) -> None:
 
 
 def _say_epoch(epoch: Epoch) -> None:
-    trained = f"train {epoch.train_accuracy:.4f}  " if epoch.train_accuracy is not None else "as joined      "
+    trained = f"train {epoch.train_score:.4f}  " if epoch.train_score is not None else "as joined      "
     terms = "".join(f"  {name} {value:.4f}" for name, value in epoch.terms.items() if len(epoch.terms) > 1)
     _LOG.info(
-        f"  epoch {epoch.epoch:>3}  {trained}val {epoch.val_accuracy:.4f}  loss {epoch.val_loss:.4f}{terms}  "
+        f"  epoch {epoch.epoch:>3}  {trained}val {epoch.val_score:.4f}  loss {epoch.val_loss:.4f}{terms}  "
         f"{duration(epoch.seconds) if epoch.seconds else ''}"
     )
 

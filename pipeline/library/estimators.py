@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, v
 
 from cache import FeatureCache, key_of_bytes
 from cache.errors import DataError, UsageError
+from pipeline.library.backbones import AnyBackbone
 from pipeline.library.functions import extract_rows, extractor_for, feature_options
 from pipeline.library.images import Images, count_images
 from stages.config.features import FeatureConfig, Pooling, PrecisionChoice
@@ -48,7 +49,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    backbone : str
+    backbone : str, nn.Module or Backbone
     cut : str or tuple of str
     weights : str or Path
     pool : {"avg", "max", "avgmax", "cls"}
@@ -62,7 +63,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        backbone: str = "efficientnet_lite0",
+        backbone: AnyBackbone = "efficientnet_lite0",
         *,
         cut: str | Sequence[str] = "auto",
         weights: str | Path = "default",
@@ -131,7 +132,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     def _extractor(self) -> Extractor:
-        extractor = extractor_for(self._options(), self.cache)
+        extractor = extractor_for(self._options(), self.cache, self.backbone)
         if len(extractor.row_shape) != 1:
             raise UsageError(
                 f"pool={self.pool!r} gives rows of shape {list(extractor.row_shape)} at {extractor.cut_names}, and an "

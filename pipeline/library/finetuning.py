@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cache import DigestCache
 from cache.errors import DataError, UsageError, suggestion
+from pipeline.library.backbones import AnyBackbone, build_extractor_of, config_of
 from pipeline.library.functions import KEY_MEMO
 from pipeline.library.images import ImageList, Images, all_images, image_chunks, unreadable_error
 from stages.config.features import FeatureConfig
@@ -24,7 +25,7 @@ from stages.data.group_split import split_units, stratified_group_split
 from stages.data.images.preprocessing import stack_pixels
 from stages.data.manifest import Manifest
 from stages.extraction.extract import extract
-from stages.extraction.extractor import Extractor, build_extractor
+from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import read_features
 from stages.finetuning.baselines import random_head
 from stages.finetuning.finetune import FinetuneResult, require_trainable
@@ -48,7 +49,7 @@ from stages.training.losses import logits_of
 _LABEL = "label"
 """The column of a data frame."""
 
-_OF_RUNS = ("cache", "strict", "name", "baselines", "baseline_lr")
+_OF_RUNS = ("backbone", "cache", "strict", "name", "baselines", "baseline_lr")
 """Options that are about runs and their tables, or arguments of their own."""
 
 
@@ -139,6 +140,7 @@ def finetune(
     images: Images,
     labels: ArrayLike | None = None,
     *,
+    backbone: AnyBackbone = FeatureConfig.backbone,
     groups: ArrayLike | None = None,
     val_size: float = 0.2,
     seed: int = 0,
@@ -154,6 +156,9 @@ def finetune(
         As for :func:`pipeline.features`. What a ``Dataset`` yields is asked for once, and kept in memory.
     labels : array [n], optional
         Classes, of any type. By default those that a ``Dataset`` yields, or the column ``label`` of a data frame.
+    backbone : str, nn.Module or Backbone
+        As for :func:`pipeline.features`. A network of your own has to be one that can be traced, and it stays as it is:
+        what trains is a copy.
     groups : array [n], optional
         Images of one group (a patient, a product) stay on one side of the split.
     val_size : float
@@ -165,8 +170,8 @@ def finetune(
     progress : bool
         Whether progress bars are shown.
     **options
-        Everything else is an option of the stages, named as in ``FeatureConfig`` (``backbone``, ``cut``,
-        ``image_size``, ``augment``, ...) and ``FinetuneConfig`` (``unfreeze``, ``epochs``, ...).
+        Everything else is an option of the stages, named as in ``FeatureConfig`` (``cut``, ``image_size``,
+        ``augment``, ...) and ``FinetuneConfig`` (``unfreeze``, ``epochs``, ...).
 
     Raises
     ------
@@ -182,11 +187,11 @@ def finetune(
     given = _given_options(options)
     with TemporaryDirectory() as nowhere, preserve_rng_state(), progress_bars(progress):
         folder = Path(nowhere) if cache is None else Path(cache)
-        features = FeatureConfig(cache=folder, **given[FeatureConfig])
+        features = config_of(backbone, cache=folder, **given[FeatureConfig])
         config = FinetuneConfig(**{"num_workers": _loader_workers(), **given[FinetuneConfig]})
         listed = all_images(images, None if cache is None else DigestCache(folder / KEY_MEMO))
         classes, manifest = labelled_manifest(listed, _labels_of(images, labels, listed), groups, val_size, seed)
-        extractor = build_extractor(features)
+        extractor = build_extractor_of(backbone, features, cached=cache is not None)
         require_trainable(extractor, config, len(classes))
         head = _starting_head(extractor, manifest, config, seed)
         tuned = finetune_manifest(FinetuneProblem(extractor, manifest, head, config, seed))

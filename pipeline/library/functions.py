@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from os import PathLike
 from pathlib import Path
-from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -17,11 +15,12 @@ from cache import DigestCache, FeatureCache
 from cache.errors import DataError, UsageError
 from pipeline.evaluation.comparison import Comparison, compare_results, compare_runs
 from pipeline.evaluation.results import Result, run_of
+from pipeline.library.backbones import AnyBackbone, config_of, remembered_extractor
 from pipeline.library.images import ImageList, Images, count_images, image_chunks, unreadable_error
 from stages.config.features import FeatureConfig, Pooling, PrecisionChoice, StorageType
 from stages.data.manifest import Manifest
 from stages.extraction.extract import extract
-from stages.extraction.extractor import Extractor, build_extractor
+from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import read_features
 from stages.runtime.progress import progress as progress_bar
 from stages.runtime.progress import progress_bars
@@ -32,13 +31,10 @@ OnUnreadable = Literal["raise", "nan"]
 KEY_MEMO = "keys.sqlite"
 """Beside the caches: the keys of files, remembered."""
 
-_BUILDING = Lock()
-"""Threads that ask for the same network at once load it once."""
-
 
 def features(
     images: Images,
-    backbone: str = "efficientnet_lite0",
+    backbone: AnyBackbone = "efficientnet_lite0",
     cut: str | Sequence[str] = "auto",
     *,
     weights: str | Path = "default",
@@ -60,9 +56,12 @@ def features(
         Paths, images of Pillow, uint8 arrays [h, w, 3] or [h, w] (grey) or uint8 tensors [3, h, w], of any sizes; one
         array [n, h, w, 3]; a torch ``Dataset`` of images or of (image, label); a data frame with a column ``path`` or
         ``image``.
-    backbone : str
+    backbone : str, nn.Module or Backbone
         ``efficientnet_lite0``, ``1`` or ``2``, a name of torchvision (``resnet18``) or of timm
-        (``timm:convnext_nano``).
+        (``timm:convnext_nano``); or a network of your own, images float [b, 3, S, S] -> a tensor with a row for each,
+        which stays as it is. Its images get ImageNet's preprocessing; for another one, or where its source cannot be
+        read and features are cached, hand in what ``backbone_from_module`` makes of it. The cache tells it by its
+        tensors, and by the source and settings of its modules.
     cut : str or sequence of str
         The layer whose output is returned; ``auto`` is the input of the classifier. The vectors of several are joined.
     weights : str or Path
@@ -70,7 +69,7 @@ def features(
     pool : {"avg", "max", "avgmax", "cls", "none"}
         How a feature map becomes a vector; ``none`` keeps it.
     image_size : int, optional
-        Side of the square the network sees, in pixels (default: the network's own).
+        Side of the square the network sees, in pixels (default: the network's own; a module has none).
     precision : {"fp32", "bf16", "fp16", "auto"}
         Arithmetic of the network.
     dtype : {"float32", "float16"}
@@ -120,7 +119,7 @@ def features(
         device=device,
     )
     count_images(images)
-    extractor = extractor_for(options, cache)
+    extractor = extractor_for(options, cache, backbone)
     with progress_bars(progress):
         return extract_rows(extractor, images, keep=cache is not None, on_unreadable=on_unreadable)
 
@@ -162,25 +161,32 @@ def compare(runs: Sequence[Path | str] | Sequence[Result], *, out: Path | str | 
 
 
 def feature_options(
-    cache: Path | str | FeatureCache | None, *, cut: str | Sequence[str], weights: str | Path, **options: Any
+    cache: Path | str | FeatureCache | None,
+    *,
+    backbone: AnyBackbone,
+    cut: str | Sequence[str],
+    weights: str | Path,
+    **options: Any,
 ) -> FeatureConfig:
     """Return the options of stage 1, as the commands know them."""
     folder = cache.root if isinstance(cache, FeatureCache) else Path(cache or FeatureConfig.cache)
     names = cut if isinstance(cut, str) else ",".join(cut)
-    return FeatureConfig(cut=names, weights=str(weights), cache=folder, **options)
+    return config_of(backbone, cut=names, weights=str(weights), cache=folder, **options)
 
 
-def extractor_for(options: FeatureConfig, cache: Path | str | FeatureCache | None = None) -> Extractor:
-    """Return what extracts features; the last few of packaged weights stay loaded, so that a call costs no loading.
+def extractor_for(
+    options: FeatureConfig, cache: Path | str | FeatureCache | None = None, backbone: AnyBackbone | None = None
+) -> Extractor:
+    """Return what extracts features of a backbone, by default the one that the options name.
 
     Raises
     ------
     UsageError
         If `cache` is one of other features.
     """
-    with _BUILDING:
-        # a file of weights may have changed since
-        extractor = _remembered(options) if options.weights in ("default", "none") else build_extractor(options)
+    extractor = remembered_extractor(
+        options.backbone if backbone is None else backbone, options, cached=cache is not None
+    )
     if isinstance(cache, FeatureCache):
         _require_same_spec(cache, extractor)
     return extractor
@@ -218,11 +224,6 @@ def _require_same_spec(cache: FeatureCache, extractor: Extractor) -> None:
             f"cache is of other features than these: {'; '.join(differing) or 'of one cut, not several'}. Give the "
             "folder it is in instead, which holds a cache for each kind of features"
         )
-
-
-@lru_cache(maxsize=4)
-def _remembered(options: FeatureConfig) -> Extractor:
-    return build_extractor(options)
 
 
 def _from_cache(extractor: Extractor, images: ImageList, rows: NDArray[np.floating]) -> dict[int, str]:

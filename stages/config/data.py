@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stages.config.registry import SOURCES, OptionHelp
+from stages.config.registry import SOURCES, OptionHelp, listed_help
 
 SPLITS = ("train", "val", "test")
 
@@ -14,7 +14,9 @@ SPLITS = ("train", "val", "test")
 class DataConfig:
     """Which images, with which labels and splits."""
 
-    data: str = field(metadata=OptionHelp("Images", SOURCES, "Samples of one group stay in one split."))
+    data: str = field(
+        metadata=OptionHelp(lambda: f"Images: {listed_help(SOURCES)}. Samples of one group stay in one split.")
+    )
     """Images; help names the sources that are registered."""
 
     data_root: Path | None = None

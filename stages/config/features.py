@@ -9,7 +9,7 @@ from typing import Literal
 from cache.errors import UsageError
 from stages.config.augment_grammar import require_augment
 from stages.config.bounds import require_at_least
-from stages.config.registry import BACKBONES, OptionHelp
+from stages.config.registry import BACKBONES, OptionHelp, listed_help
 
 Pooling = Literal["avg", "max", "avgmax", "cls", "none"]
 
@@ -24,7 +24,9 @@ StorageType = Literal["float16", "float32"]
 class FeatureConfig:
     """Which features of the images, and where they are cached (stage 1)."""
 
-    backbone: str = field(default="efficientnet_lite0", metadata=OptionHelp("Pretrained network", BACKBONES))
+    backbone: str = field(
+        default="efficientnet_lite0", metadata=OptionHelp(lambda: f"Pretrained network: {listed_help(BACKBONES)}.")
+    )
     """Pretrained network; help names the families that are registered."""
 
     weights: str = "default"

@@ -8,6 +8,7 @@ from typing import Literal
 from cache.errors import UsageError
 from stages.config.bounds import require, require_at_least
 from stages.config.head_registry import describe_heads, describe_streaming_heads, require_known
+from stages.config.registry import OptionHelp
 
 HeadName = str
 """Of a head that is registered, or the import path of a module of the user's own, ``package.module:Class``."""
@@ -19,10 +20,12 @@ class HeadConfig:
 
     head: tuple[HeadName, ...] = field(
         default=("logistic", "svm", "rbf", "mlp"),
-        metadata={
-            "help": f"Heads to train, one result each. {describe_heads()} Or a module of your own as "
-            "package.module:Class, called with (row_shape, out_features)."
-        },
+        metadata=OptionHelp(
+            lambda: (
+                f"Heads to train, one result each. {describe_heads()} Or a module of your own as "
+                "package.module:Class, called with (row_shape, out_features)."
+            )
+        ),
     )
 
     c_values: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
@@ -51,10 +54,12 @@ class HeadConfig:
 
     max_memory_gb: float | None = field(
         default=None,
-        metadata={
-            "help": "Gigabytes that cached features may take. Larger ones are streamed from the cache, by heads that "
-            f"can: {describe_streaming_heads()} (default: half of the free memory)."
-        },
+        metadata=OptionHelp(
+            lambda: (
+                "Gigabytes that cached features may take. Larger ones are streamed from the cache, by heads that "
+                f"can: {describe_streaming_heads()} (default: half of the free memory)."
+            )
+        ),
     )
 
     hidden_dim: int = 512

@@ -24,7 +24,7 @@ from stages.training.autocast_benchmark import benchmark_autocast
 from stages.training.history import Epoch, TrainResult
 from stages.training.lr_finder import LRFinderResult, lr_find
 from stages.training.lr_schedules import lr_trace, make_schedule
-from stages.training.train_loop import train
+from stages.training.train_loop import TrainHooks, train
 
 
 @dataclass
@@ -106,21 +106,17 @@ def finetune(
     options, rank = problem.config, problem.rank
     ready = FinetuneSetup.to_train(problem, on_views)
     trainee, source = ready.trainee, ready.source
-    upper, optimizer, training, unfreezing = trainee.upper, trainee.optimizer, trainee.training, trainee.unfreezing
+    upper, optimizer, unfreezing, run = trainee.upper, trainee.optimizer, trainee.unfreezing, ready.run(problem)
     found = rank.broadcast_from_first(lambda: AutotuneState.load(folder))
     if options.amp_dtype == "auto":
         if found.autocast is None:
-            found.autocast = rank.broadcast_from_first(
-                lambda: benchmark_autocast(upper.model, optimizer, training, source.train)
-            )
-        training = replace(training, amp_dtype=found.autocast or "none")
+            found.autocast = rank.broadcast_from_first(lambda: benchmark_autocast(run))
+        run = replace(run, config=replace(run.config, amp_dtype=found.autocast or "none"))
     if options.lr_find != "none":
         upper.train_only(unfreezing.trainable_blocks(1))
         if not found.range_tests:
             block = HEAD if options.lr_find == "each" else None
-            found.add(
-                rank.broadcast_from_first(lambda: lr_find(upper.model, optimizer, training, source.train, block=block))
-            )
+            found.add(rank.broadcast_from_first(lambda: lr_find(run, block=block)))
         rescale_lrs(optimizer.param_groups, found.range_tests[0])
     if rank.is_main:
         found.save(folder)
@@ -134,7 +130,7 @@ def finetune(
         upper.train_only(unfreezing.trainable_blocks(epoch))
         new = unfreezing.newly_unfrozen(epoch)
         if new is not None and options.lr_find == "each" and first == 0:
-            test = rank.broadcast_from_first(lambda: lr_find(upper.model, optimizer, training, source.train, block=new))
+            test = rank.broadcast_from_first(lambda: lr_find(run, block=new))
             if test.suggestion is not None:
                 now = max(float(group["lr"]) for group in optimizer.param_groups if group["block"] == new)
                 scheduler.rescale(new, test.suggestion / now)
@@ -142,19 +138,13 @@ def finetune(
             if rank.is_main:
                 found.save(folder)
 
-    done = train(
-        upper.model,
-        optimizer,
-        scheduler,
-        training,
-        train_batches=source.train,
-        val_batches=source.val,
+    hooks = TrainHooks(
         checkpoint=None if folder is None else folder / CHECKPOINT,
         identity=without_training(training_fingerprint(problem)),
         on_epoch_start=prepare,
         on_epoch=on_epoch,
-        rank=rank,
     )
+    done = train(run, scheduler, hooks)
     return FinetuneResult(
         upper,
         done,
@@ -163,7 +153,7 @@ def finetune(
         lr_trace(trainee.schedule, list(highest.values()), steps_per_epoch, options.epochs),
         steps_per_epoch,
         found.range_tests,
-        training.amp_dtype,
+        run.config.amp_dtype,
         ready.view_forwards,
         ready.view_seconds,
     )
@@ -202,9 +192,6 @@ def find_lrs(
         together.
     """
     ready = FinetuneSetup.to_train(problem, on_views)
-    trainee = ready.trainee
-    blocks = [name for name, _ in trainee.upper.blocks] if each_block else [None]
-    return [
-        lr_find(trainee.upper.model, trainee.optimizer, trainee.training, ready.source.train, block=one)
-        for one in blocks
-    ]
+    run = ready.run(problem)
+    blocks = [name for name, _ in ready.trainee.upper.blocks] if each_block else [None]
+    return [lr_find(run, block=block) for block in blocks]

@@ -10,6 +10,8 @@ from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.network.heads.base import Head
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
+from stages.tasks.base import Task
+from stages.tasks.single_label import SingleLabel
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class FinetuneProblem:
     config: FinetuneConfig
     seed: int
     rank: Rank = SINGLE_PROCESS
+
+    @property
+    def task(self) -> Task:
+        """What is predicted."""
+        return SingleLabel(self.manifest.class_names)
 
     @cached_property
     def train(self) -> Manifest:

@@ -25,6 +25,7 @@ from stages.training.config import TrainConfig
 from stages.training.gradual_unfreezing import UnfreezeSchedule
 from stages.training.lr_schedules import LRScheduleConfig
 from stages.training.optim import Group, create_optimizer, layerwise_lrs, parameter_groups
+from stages.training.train_loop import TrainRun
 
 _NOT_IN_FINGERPRINT = ("num_workers", "checkpoint_minutes", "tta", "name", "baselines", "baseline_lr")
 """Options that do not shape what a training comes to."""
@@ -97,6 +98,19 @@ class FinetuneSetup:
         forwards = maps.options.views * len(set(train.keys)) + len(set(val.keys))
         seconds = maps.seconds(train.keys, maps.options.views) + maps.seconds(val.keys)
         return cls(trainee, views, forwards, seconds)
+
+    def run(self, problem: FinetuneProblem) -> TrainRun:
+        """Return what trains, and on what, as the loop takes it."""
+        trainee, source = self.trainee, self.source
+        return TrainRun(
+            trainee.upper.model,
+            trainee.optimizer,
+            trainee.training,
+            problem.task,
+            source.train,
+            source.val,
+            problem.rank,
+        )
 
 
 def _schedule(options: FinetuneConfig) -> LRScheduleConfig:

@@ -117,7 +117,7 @@ def train_head(name: HeadName, problem: FitProblem) -> HeadResult:
     require_learnable(problem.train, problem.val)
     _require_fitting(kind, problem)
     fitted = fit(problem)
-    val_loss, val_accuracy = evaluate_loss(fitted.head_train_only, _labelled_batches(problem.val))
+    val_loss, val_accuracy = evaluate_loss(fitted.head_train_only, _labelled_batches(problem.val), problem.task)
     settings = {"refitted on": "train+val", **fitted.settings}
     return HeadResult(
         name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from stages.config.head_registry import HeadKind, RowKind, register
+from stages.config.head_registry import HEADS, HeadKind, RowKind
 from stages.fitting.problem import FitProblem
 from stages.fitting.result import HeadFit
 
@@ -40,7 +40,7 @@ def register_head(
     """
 
     def decorate(fit: FitFunction) -> FitFunction:
-        register(HeadKind(name, label, method, rows, streams, tasks, saved_as=saved_as), fit)
+        HEADS.register(HeadKind(name, label, method, rows, streams, tasks, saved_as=saved_as), fit)
         return fit
 
     return decorate

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stages.network.heads.base import Head
-from stages.training.train_loop import Epoch
+from stages.training.history import Epoch
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from stages.fitting.scores import logits, selection_score
 from stages.fitting.standardize import Scaling, Standardizer
 from stages.fitting.temperature import fit_temperature
 from stages.network.heads.linear import LinearHead
+from stages.runtime.seeding import epoch_seed
 from stages.runtime.threads import one_thread_per_fit
 
 EPOCHS = 10
@@ -65,7 +66,7 @@ def fit_sgd(problem: FitProblem) -> HeadFit:
     models = {number: _model(one["C"], len(train), seed) for number, one in enumerate(settings)}
     best: dict[int, tuple[float, int, LinearHead]] = {}
     for epoch in range(1, EPOCHS + 1):
-        _partial_fit_epoch(models, settings, scalers, train, problem, seed * 1_000_003 + epoch)
+        _partial_fit_epoch(models, settings, scalers, train, problem, epoch_seed(seed, epoch))
         for number, model in models.items():
             head = _as_head(model, scalers[settings[number]["scaler"]], out_features)
             score = selection_score(logits(head, val), val.labels, balanced)
@@ -81,7 +82,7 @@ def fit_sgd(problem: FitProblem) -> HeadFit:
     scaler = {chosen["scaler"]: _RowScaler.fit(both, chosen["scaler"])}
     again = {0: _model(chosen["C"], len(both), seed)}
     for epoch in range(1, until + 1):
-        _partial_fit_epoch(again, [chosen], scaler, both, problem, seed * 1_000_003 + epoch)
+        _partial_fit_epoch(again, [chosen], scaler, both, problem, epoch_seed(seed, epoch))
     head = _as_head(again[0], scaler[chosen["scaler"]], out_features)
     for one in (head, without_val):
         _apply_temperature(one, temperature)

@@ -24,9 +24,10 @@ from stages.fitting.vmap_heads import VmapHeads
 from stages.network.heads.base import Head
 from stages.network.heads.registry import build_head
 from stages.runtime.progress import progress
+from stages.runtime.seeding import epoch_seed, preserve_rng_state
 from stages.runtime.threads import single_threaded
+from stages.training.history import Epoch
 from stages.training.lr_schedules import LRScheduleConfig, make_schedule
-from stages.training.train_loop import Epoch
 
 _WARMUP = 0.3
 """Share of the steps in which the rate of the one-cycle schedule rises."""
@@ -74,7 +75,7 @@ def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:
         for rate, decay in itertools.product(options.fit_lr, options.fit_weight_decay)
     ]
     few = len(train.row_shape) == 1 and options.fit_batch_size < _SMALL_BATCH
-    with torch.random.fork_rng(devices=[]), single_threaded() if few else nullcontext():
+    with preserve_rng_state(), single_threaded() if few else nullcontext():
         template = _draw(name, problem)
         of_train = _standardizer(train, options, template)
         at_once = len(settings) if template.stackable else 1
@@ -151,10 +152,10 @@ def _train(
         if not running:
             break
         started = time.perf_counter()
-        torch.manual_seed(seed * 1_000_003 + number)
+        torch.manual_seed(epoch_seed(seed, number))
         stack.train(True)
         loss_sum, right, count = torch.zeros(stack.size), torch.zeros(stack.size), 0
-        for places, block in _full_batches(rows, options, seed * 1_000_003 + number):
+        for places, block in _full_batches(rows, options, epoch_seed(seed, number)):
             labels = torch.from_numpy(rows.labels[places]).to(device)
             logits = stack.logits(_inputs(block, scaler, device))
             of_all = logits.flatten(0, 1), labels.repeat(stack.size)

@@ -64,6 +64,14 @@ class Rank:
         value: Value = made[0]
         return value
 
+    def all_gather(self, value: Value) -> list[Value]:
+        """Return, in every process, what each of them has, in the order of their indices."""
+        if self.world_size == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(gathered, value)
+        return gathered
+
     def barrier(self) -> None:
         """Return when all processes have come to this point."""
         if self.world_size > 1:

@@ -216,6 +216,13 @@ class Task(Protocol):
     def statistic(self, activated: TensorBatch, target: TensorBatch) -> Statistics:
         """Return what is kept of each sample, [b, ...].
 
+        Parameters
+        ----------
+        activated : TensorBatch
+            As `activate` gives it.
+        target : TensorBatch
+            As `collate` or `soft_target` gives it; of one that was blended the largest part counts.
+
         Raises
         ------
         DataError

@@ -107,12 +107,15 @@ class SingleLabel:
     def statistic(self, activated: TensorBatch, target: TensorBatch) -> Statistics:
         """Return probabilities and true classes, structured [b]; the probabilities keep their type.
 
+        Of a mixed target, float [classes], the class with the largest share is the true one.
+
         Raises
         ------
         DataError
             If a probability is not finite, or a target is none of the classes.
         """
-        probabilities, classes = (_tensor(tensor).detach().cpu().numpy() for tensor in (activated, target))
+        true = _tensor(target) if _tensor(target).ndim == 1 else _tensor(target).argmax(dim=1)
+        probabilities, classes = (tensor.detach().cpu().numpy() for tensor in (_tensor(activated), true))
         if probabilities.shape != (len(classes), self.out_features):
             raise ValueError(f"probabilities {probabilities.shape} are not those of {len(classes)} samples and classes")
         if not np.isfinite(probabilities).all():

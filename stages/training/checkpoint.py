@@ -100,7 +100,8 @@ class CheckpointFile:
     def _check_fingerprint(self, identity: TrainingFingerprint) -> None:
         missing = "nothing"
         names = sorted({*identity, *self._identity})
-        differing = [name for name in names if identity.get(name, missing) != self._identity.get(name, missing)]
+        # an option that one of the two versions did not have is as good as one that was not given
+        differing = [name for name in names if identity.get(name) != self._identity.get(name)]
         if differing:
             values = ((name, identity.get(name, missing), self._identity.get(name, missing)) for name in differing)
             said = "; ".join(f"{OPTION_NAMES.get(name, name)} was {was} and is {now}" for name, was, now in values)

@@ -19,18 +19,16 @@ class TrainConfig:
     seed : int
         What a step draws depends on it, on the epoch and on the place of the step in it, and on nothing else.
     label_smoothing : float
-        Share of each label that is spread over all classes.
-    class_weights : tuple of float, optional
-        How much a sample of each class counts.
+        Share of each target that is spread over all classes.
     l1 : float
         Factor of the sum of the absolute values of the regularised weights.
-    clip : float, optional
+    clip_grad : float, optional
         Greatest norm of the gradient.
-    accumulate : int
+    grad_accum_steps : int
         Batches whose gradients make one step; the last step of an epoch may have fewer.
-    autocast : {"none", "bf16", "fp16"}
+    amp_dtype : {"none", "bf16", "fp16"}
         Arithmetic of the forward pass in training. Validation is in full precision.
-    ema : float, optional
+    model_ema_decay : float, optional
         Decay of an exponential moving average of the weights, which is then what is validated and kept.
     patience : int, optional
         Stop after this many epochs without a lower validation loss.
@@ -41,7 +39,6 @@ class TrainConfig:
     epochs: int
     seed: int = 0
     label_smoothing: float = 0.0
-    class_weights: tuple[float, ...] | None = None
     l1: float = 0.0
     clip_grad: float | None = None
     grad_accum_steps: int = 1

@@ -1,20 +1,21 @@
-"""What a model answers: losses and probabilities, in evaluation mode and in full precision."""
+"""What a model answers: losses, scores and predictions, in evaluation mode and in full precision."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
-import torch.distributed
 from torch import Tensor, nn
 
 from cache.errors import DataError
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
-from stages.tasks.base import Task
-from stages.training.losses import CrossEntropy, correct, logits_of
+from stages.tasks.base import Task, find_metric
+from stages.tasks.running_score import RunningScore
+from stages.training.losses import TaskLoss, logits_of, statistics_of
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-"""Inputs of the model, and labels: int64 [b], or float [b, classes] for mixed samples."""
+"""Inputs of the model, and targets as the task collates or blends them."""
 
 
 @torch.no_grad()
@@ -41,16 +42,22 @@ def predict(model: nn.Module, blocks: Iterable[Tensor], task: Task | None) -> Te
 
 
 @torch.no_grad()
-def evaluate_loss(model: nn.Module, batches: Batches, rank: Rank = SINGLE_PROCESS) -> tuple[float, float]:
-    """Return the mean cross-entropy and the accuracy of `model`, in evaluation mode, over all samples.
+def evaluate_loss(model: nn.Module, batches: Batches, task: Task, rank: Rank = SINGLE_PROCESS) -> tuple[float, float]:
+    """Return the mean loss and the task's primary metric of `model`, in evaluation mode, over all samples.
 
     Parameters
     ----------
     model : nn.Module
         Auxiliary classifiers do not count.
-    batches : iterable of (inputs, labels)
+    batches : iterable of (inputs, targets)
+    task : Task
     rank : Rank
         One of several processes has a share of the batches, which may be none; all return the same.
+
+    Returns
+    -------
+    loss, score : float
+        A model whose loss is not finite has no score: nan.
 
     Raises
     ------
@@ -59,17 +66,22 @@ def evaluate_loss(model: nn.Module, batches: Batches, rank: Rank = SINGLE_PROCES
     """
     model.eval()
     device = next(model.parameters()).device
-    loss, right, count = 0.0, 0, 0
-    for inputs, labels in batches:
-        labels = labels.to(device, non_blocking=True)
+    criterion, running = TaskLoss(task), RunningScore(find_metric(task))
+    loss, count = 0.0, 0
+    for inputs, targets in batches:
+        targets = targets.to(device, non_blocking=True)
         logits = logits_of(model(inputs.to(device, non_blocking=True)))
-        loss += float(CrossEntropy().terms(logits, labels)["main"])
-        right += int(correct(logits, labels))
-        count += len(labels)
-    if rank.world_size > 1:
-        sums = torch.tensor([loss, right, count], dtype=torch.float64, device=device)
-        torch.distributed.all_reduce(sums)
-        loss, right, count = float(sums[0]), int(sums[1]), int(sums[2])
+        loss += float(criterion.terms(logits, targets)["main"])
+        count += len(targets)
+        if math.isfinite(loss):  # statistics of other outputs are refused
+            running.add(statistics_of(task, logits, targets))
+    losses, counts, states = zip(*rank.all_gather((loss, count, running.state)), strict=True)
+    loss, count = sum(losses), sum(counts)
     if not count:
         raise DataError("there is no image to validate on; give more images, or a larger `val_size` share")
-    return loss / count, right / count
+    if not math.isfinite(loss):
+        return loss / count, math.nan
+    score = RunningScore(find_metric(task))
+    for state in states:
+        score.merge(state)
+    return loss / count, score.value()

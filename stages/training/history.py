@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import numpy as np
+
+from stages.tasks.base import Metric
+from stages.tasks.running_score import score_of_sums
 
 
 @dataclass
@@ -15,21 +21,23 @@ class RunningMetrics:
     ----------
     terms : dict of str to float
         Each term of the loss, summed.
-    correct : float
-        Samples that were predicted right.
+    score_sums : list of float
+        What their statistics add up to, of which the task's primary metric is made: for a share of right predictions,
+        their number. Empty where the metric is no function of sums.
     count : int
         Samples.
     """
 
     terms: dict[str, float] = field(default_factory=dict)
-    correct: float = 0.0
+    score_sums: list[float] = field(default_factory=list)
     count: int = 0
 
     def add(self, other: RunningMetrics) -> None:
         """Add the sums of other samples."""
         for name, value in other.terms.items():
             self.terms[name] = self.terms.get(name, 0.0) + value
-        self.correct += other.correct
+        before = self.score_sums or [0.0] * len(other.score_sums)
+        self.score_sums = [sum(pair) for pair in zip(before, other.score_sums, strict=True)]
         self.count += other.count
 
     def means(self) -> dict[str, float]:
@@ -41,14 +49,23 @@ class RunningMetrics:
         """The mean loss: all terms together."""
         return sum(self.terms.values()) / self.count
 
-    @property
-    def accuracy(self) -> float:
-        """The share of samples predicted right, with the weights of the moment."""
-        return self.correct / self.count
+    def score(self, metric: Metric) -> float | None:
+        """Return the metric, with the weights of each sample's moment; None where it is no function of sums."""
+        return score_of_sums(metric, np.array(self.score_sums), self.count) if self.score_sums else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the sums as checkpoints hold them."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, sums: Mapping[str, Any]) -> RunningMetrics:
+        """Return what `to_json` gave; in earlier checkpoints the one sum is called ``correct``."""
+        score_sums = sums["score_sums"] if "score_sums" in sums else [sums["correct"]]
+        return cls(sums["terms"], score_sums, sums["count"])
 
 
-_ON_DISK = {"lr": "rate", "lrs": "rates"}
-"""Fields of `Epoch` that have another name in files."""
+_ON_DISK = {"lr": "rate", "lrs": "rates", "train_score": "train_accuracy", "val_score": "val_accuracy"}
+"""Fields of `Epoch` that have another name in files, which is the one that they have always had there."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,8 @@ class Epoch:
 
     Attributes
     ----------
+    train_score, val_score : float
+        The task's primary metric; None in training where it would take the statistics of all samples.
     lr : float
         The highest of all groups at the end of the epoch.
     seconds : float
@@ -68,16 +87,16 @@ class Epoch:
 
     epoch: int
     train_loss: float | None
-    train_accuracy: float | None
+    train_score: float | None
     val_loss: float
-    val_accuracy: float
+    val_score: float
     lr: float
     seconds: float
     terms: Mapping[str, float] = field(default_factory=dict)
     lrs: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row as checkpoints and ``result.json`` hold it: the rates are `rate` and `rates` there."""
+        """Return the row as checkpoints and ``result.json`` hold it, by the names of files."""
         return {_ON_DISK.get(name, name): value for name, value in asdict(self).items()}
 
     @classmethod
@@ -86,27 +105,60 @@ class Epoch:
         of_disk = {stored: name for name, stored in _ON_DISK.items()}
         return cls(**{of_disk.get(name, name): value for name, value in row.items()})
 
-    def better_than(self, other: Epoch) -> bool:
-        """Whether this epoch validates better: by accuracy, then by loss."""
-        return (self.val_accuracy, -self.val_loss) > (other.val_accuracy, -other.val_loss)
+
+@dataclass(frozen=True)
+class Validation:
+    """How a model validates.
+
+    Attributes
+    ----------
+    loss : float
+        Mean over the samples.
+    score : float
+        The task's primary metric.
+    selection : float
+        By which the best epoch is chosen, the higher the better: the score, unless something else is asked for.
+    """
+
+    loss: float
+    score: float
+    selection: float
+
+
+def validation_rank(selection: float, loss: float) -> tuple[float, float]:
+    """Return what orders epochs, the best last: by what is selected by, of equals by loss; nan is below all others."""
+    return (-math.inf if math.isnan(selection) else selection, -loss)
 
 
 @dataclass
 class TrainResult:
-    """What a training left: the history and the epoch whose weights the model now has."""
+    """What a training left.
+
+    Attributes
+    ----------
+    history : list of Epoch
+    best : Epoch or None
+        Whose weights the model now has.
+    best_selection : float
+        What the best epoch was chosen by.
+    resumed_from : int or None
+        The last epoch of the checkpoint that it went on from.
+    """
 
     history: list[Epoch] = field(default_factory=list)
     best: Epoch | None = None
+    best_selection: float = -math.inf
     resumed_from: int | None = None
 
-    def add(self, epoch: Epoch) -> bool:
-        """Add a row; return whether it is the best so far."""
+    def add(self, epoch: Epoch, selection: float) -> bool:
+        """Add a row; return whether it is the best so far, of which the first counts among equals."""
         self.history.append(epoch)
-        if self.best is None or epoch.better_than(self.best):
-            self.best = epoch
+        rank = validation_rank(selection, epoch.val_loss)
+        if self.best is None or rank > validation_rank(self.best_selection, self.best.val_loss):
+            self.best, self.best_selection = epoch, selection
         return self.best is epoch
 
-    def idle(self) -> int:
+    def epochs_without_improvement(self) -> int:
         """Return the number of epochs since the lowest validation loss."""
         losses = [epoch.val_loss for epoch in self.history]
         return len(losses) - 1 - losses.index(min(losses))

@@ -1,4 +1,4 @@
-"""What is minimised: cross-entropy, of auxiliary classifiers too, and a penalty on weights. Each term is kept apart."""
+"""What is minimized: the task's loss, of auxiliary classifiers too, and a penalty on weights, each kept apart."""
 
 from __future__ import annotations
 
@@ -6,47 +6,44 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from stages.tasks.base import Statistics, Task
 
 Output = Tensor | tuple[Tensor, Sequence[tuple[float, Tensor]]]
-"""What a model answers: logits [b, classes], alone or with auxiliary classifiers, each as (weight, logits)."""
+"""What a model answers: logits [b, out_features, ...], alone or with those of auxiliary classifiers, each weighted."""
 
 
-class CrossEntropy:
-    """Cross-entropy of the output, plus that of each auxiliary classifier times its weight.
+class TaskLoss:
+    """The task's loss of the output, plus that of each auxiliary classifier times its weight.
 
     Parameters
     ----------
+    task : Task
     label_smoothing : float
-        In [0, 1): the share of each label that is spread evenly over all classes (Szegedy et al. 2016, section 7).
-    class_weights : sequence of float, optional
-        How much a sample of each class counts. A mean over samples stays a mean over samples, so
-        weights whose mean over the training samples is 1 keep the loss what it was.
+        In [0, 1): the share of each target that is spread evenly over all classes.
     """
 
-    def __init__(self, label_smoothing: float = 0.0, class_weights: Sequence[float] | None = None) -> None:
+    def __init__(self, task: Task, label_smoothing: float = 0.0) -> None:
+        self._task = task
         self._label_smoothing = label_smoothing
-        self._class_weights = None if class_weights is None else torch.tensor(class_weights)
 
-    def terms(self, output: Output, labels: Tensor) -> dict[str, Tensor]:
-        """Return the terms of the loss, each summed over the samples; they add up to what is minimised.
+    def terms(self, output: Output, targets: Tensor) -> dict[str, Tensor]:
+        """Return the terms of the loss, each summed over the samples; they add up to what is minimized.
 
         Parameters
         ----------
         output : Tensor or tuple
-        labels : int64 [b], or float [b, classes] for mixed samples (mixup, cutmix)
+        targets : Tensor [b, ...]
+            As the task collates or, for mixed samples (mixup, cutmix), blends them.
         """
         auxiliary = () if isinstance(output, Tensor) else output[1]
-        terms = {"main": self._sum(logits_of(output), labels)}
+        terms = {"main": self._sum(logits_of(output), targets)}
         for number, (weight, logits) in enumerate(auxiliary, start=1):
-            terms[f"auxiliary {number}"] = weight * self._sum(logits, labels)
+            terms[f"auxiliary {number}"] = weight * self._sum(logits, targets)
         return terms
 
-    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
-        weights = None if self._class_weights is None else self._class_weights.to(logits.device)
-        return functional.cross_entropy(
-            logits.float(), labels, weights, reduction="sum", label_smoothing=self._label_smoothing
-        )
+    def _sum(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return self._task.loss(logits, targets, smoothing=self._label_smoothing)
 
 
 def l1_penalty(parameters: Iterable[nn.Parameter]) -> Tensor:
@@ -55,11 +52,10 @@ def l1_penalty(parameters: Iterable[nn.Parameter]) -> Tensor:
 
 
 def logits_of(output: Output) -> Tensor:
-    """Return the logits [b, classes] of the output itself, without those of auxiliary classifiers."""
+    """Return the logits [b, out_features, ...] of the output itself, without those of auxiliary classifiers."""
     return output if isinstance(output, Tensor) else output[0]
 
 
-def correct(output: Output, labels: Tensor) -> Tensor:
-    """Return how many samples are predicted right, an int64 scalar; a mixed sample's label is its largest part."""
-    true = labels if labels.ndim == 1 else labels.argmax(dim=1)
-    return (logits_of(output).detach().argmax(dim=1) == true).sum()
+def statistics_of(task: Task, logits: Tensor, targets: Tensor) -> Statistics:
+    """Return what the task keeps of samples, from the logits of a batch and its targets."""
+    return task.statistic(task.activate(logits, [tuple(targets.shape[1:])] * len(targets)), targets)

@@ -6,19 +6,16 @@ The rate rises exponentially from step to step while the loss is watched. All of
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, count, islice
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
-from torch.optim import Optimizer
 
 from cache.errors import CutonceError, DataError, UsageError, suggestion
 from stages.runtime.seeding import preserve_rng_state
-from stages.training.config import TrainConfig
-from stages.training.evaluation import Batches
+from stages.training.train_loop import TrainRun
 from stages.training.train_step import Batch, NotFiniteError, TrainStep
 
 _SMOOTHING = 0.9
@@ -72,10 +69,7 @@ class LRFinderResult:
 
 
 def lr_find(
-    model: nn.Module,
-    optimizer: Optimizer,
-    options: TrainConfig,
-    train_batches: Callable[[int, int], Batches],
+    run: TrainRun,
     *,
     lowest: float = 1e-7,
     highest: float = 1.0,
@@ -84,13 +78,13 @@ def lr_find(
 ) -> LRFinderResult:
     """Train a copy of the model with a rate that rises from `lowest` to `highest`, until the loss diverges.
 
-    Model, optimiser and the random states of Python, numpy and torch are to the bit what they were before, also where
-    this raises.
+    It is done in this process alone. Model, optimizer and the random states of Python, numpy and torch are to the bit
+    what they were before, also where this raises.
 
     Parameters
     ----------
-    model, optimiser, options, train_batches
-        As for :func:`~stages.training.train_loop.train`. Epochs of batches are asked for until there are enough.
+    run : TrainRun
+        Epochs of its batches are asked for until there are enough; nothing is validated.
     lowest, highest : float
         The rates of all groups rise together, in the proportion that they have now; this is the highest of them.
     steps : int
@@ -108,26 +102,26 @@ def lr_find(
         raise UsageError(f"a range test rises from a rate above 0 to a higher one, not from {lowest:g} to {highest:g}")
     if steps < _FEWEST:
         raise UsageError(f"a range test of {steps} steps shows nothing; make it {_FEWEST} or more, or 100")
-    blocks = list(dict.fromkeys(group.get("block") for group in optimizer.param_groups))
+    blocks = list(dict.fromkeys(group.get("block") for group in run.optimizer.param_groups))
     if block is not None and block not in blocks:
         raise UsageError(f"there is no block {block!r} that trains.{suggestion(block, map(str, blocks))}")
 
-    # copied together, the optimiser's copy is over the parameters of the model's copy
-    trial, trial_optimizer = copy.deepcopy((model, optimizer))
+    # copied together, the optimizer's copy is over the parameters of the model's copy
+    trial, trial_optimizer = copy.deepcopy((run.model, run.optimizer))
     trial.train()
     rising = [group for group in trial_optimizer.param_groups if block in (None, group.get("block"))]
     top = max(float(group["lr"]) for group in rising)
     proportions = [float(group["lr"]) / top for group in rising]
-    step = TrainStep(trial, trial_optimizer, options)
+    step = TrainStep(trial, trial_optimizer, run.config, run.task)
     losses: list[float] = []
     smoothed: list[float] = []
     rates = np.geomspace(lowest, highest, steps)
     with preserve_rng_state():
-        for rate, batches in zip(rates, _cycle(train_batches, options.grad_accum_steps), strict=False):
+        for rate, batches in zip(rates, _step_batches(run), strict=False):
             for group, proportion in zip(rising, proportions, strict=True):
                 group["lr"] = float(rate) * proportion
             try:
-                losses.append(step(batches, options.seed + len(losses)).loss)
+                losses.append(step(batches, run.config.seed + len(losses)).loss)
             except NotFiniteError:
                 break
             smoothed.append(_running_mean(losses))
@@ -140,11 +134,11 @@ def lr_find(
     return replace(found, suggestion=_steepest_descent(found))
 
 
-def _cycle(train_batches: Callable[[int, int], Batches], accumulate: int) -> Iterator[list[Batch]]:
+def _step_batches(run: TrainRun) -> Iterator[list[Batch]]:
     """Yield the batches of step after step, epoch after epoch."""
 
     def epoch(number: int) -> Iterator[Batch]:
-        batches = iter(train_batches(number, 0))
+        batches = iter(run.train_batches(number, 0))
         if (first := next(batches, None)) is None:
             raise DataError("there is no batch to train on; give more images, or smaller batches")
         yield first
@@ -152,7 +146,7 @@ def _cycle(train_batches: Callable[[int, int], Batches], accumulate: int) -> Ite
 
     batches = chain.from_iterable(map(epoch, count(1)))
     while True:
-        yield list(islice(batches, accumulate))
+        yield list(islice(batches, run.config.grad_accum_steps))
 
 
 def _running_mean(losses: list[float]) -> float:

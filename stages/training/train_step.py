@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor, nn
@@ -13,10 +14,12 @@ from torch.optim import Optimizer
 from cache.errors import CutonceError
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.runtime.norm_layers import NORM_LAYERS
+from stages.tasks.base import Task, find_metric
+from stages.tasks.running_score import sums_of
 from stages.training.amp import MixedPrecision
 from stages.training.config import TrainConfig
 from stages.training.history import RunningMetrics
-from stages.training.losses import CrossEntropy, correct, l1_penalty
+from stages.training.losses import TaskLoss, l1_penalty, logits_of, statistics_of
 
 Batch = tuple[Tensor, Tensor]
 
@@ -34,6 +37,7 @@ class TrainStep:
         Inputs -> logits, alone or with those of auxiliary classifiers.
     optimizer : Optimizer
     options : TrainConfig
+    task : Task
     rank : Rank
         One of several processes that each have a share of every step's samples.
 
@@ -45,11 +49,11 @@ class TrainStep:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, options: TrainConfig, rank: Rank = SINGLE_PROCESS
+        self, model: nn.Module, optimizer: Optimizer, options: TrainConfig, task: Task, rank: Rank = SINGLE_PROCESS
     ) -> None:
-        self._model, self._optimizer, self._rank = model, optimizer, rank
+        self._model, self._optimizer, self._task, self._rank = model, optimizer, task, rank
         self._device = next(model.parameters()).device
-        self._loss = CrossEntropy(options.label_smoothing, options.class_weights)
+        self._loss, self._metric = TaskLoss(task, options.label_smoothing), find_metric(task)
         self._l1, self._clip = options.l1, options.clip_grad
         self.precision = MixedPrecision(options.amp_dtype, self._device)
         self.micro_batches = 1
@@ -59,7 +63,7 @@ class TrainStep:
 
         Parameters
         ----------
-        batches : sequence of (inputs, labels)
+        batches : sequence of (inputs, targets)
         seed : int
             What the model draws, for dropout for one, depends on it and on the number of parts.
 
@@ -78,8 +82,9 @@ class TrainStep:
         sums = self._gradients(batches, seed)
         if self._rank.world_size > 1:
             sums = self._averaged_over_processes(sums)
-        *values, right, count = sums.tolist()
-        tally = RunningMetrics(dict(zip(self._names, values, strict=True)), right, int(count))
+        *values, count = sums.tolist()
+        terms = dict(zip(self._names, values, strict=False))
+        tally = RunningMetrics(terms, values[len(terms) :], int(count))
         if not torch.isfinite(sums).all():
             raise NotFiniteError(f"training loss became {tally.loss}")
         self.precision.step(self._optimizer, self._trained(), self._clip)
@@ -92,7 +97,7 @@ class TrainStep:
             try:
                 return self._backward(batches, seed)
             except RuntimeError as error:
-                largest = max(len(labels) for _, labels in batches)
+                largest = max(len(targets) for _, targets in batches)
                 if not _is_out_of_memory(error):
                     raise
                 if self.micro_batches >= largest:
@@ -116,22 +121,37 @@ class TrainStep:
     def _backward(self, batches: Sequence[Batch], seed: int) -> Tensor:
         torch.manual_seed(seed)
         self._optimizer.zero_grad(set_to_none=True)
-        count = sum(len(labels) for _, labels in batches)
+        count = sum(len(targets) for _, targets in batches)
         sums: dict[str, Tensor] = {}
-        right = torch.zeros((), device=self._device)
-        for inputs, labels in self._parts_of(batches):
+        outputs: list[tuple[Tensor, Tensor]] = []
+        for inputs, targets in self._parts_of(batches):
             with self.precision.autocast():
                 output = self._model(inputs)
-            terms = self._loss.terms(output, labels)
+            terms = self._loss.terms(output, targets)
             self.precision.backward(torch.stack(list(terms.values())).sum() / count)
             sums = {name: sums.get(name, 0.0) + term.detach() for name, term in terms.items()}
-            right += correct(output, labels)
+            outputs.append((logits_of(output).detach(), targets))
         if self._l1 and (regularized := self._trained(regularized=True)):
             penalty = self._l1 * l1_penalty(regularized)
             self.precision.backward(penalty)
             sums["l1"] = penalty.detach() * count
         self._names = list(sums)
-        return torch.stack([*sums.values(), right, torch.tensor(float(count), device=self._device)])
+        term_sums = torch.stack(list(sums.values()))
+        score_sums = self._score_sums(outputs, finite=bool(term_sums.isfinite().all()))
+        return torch.cat([term_sums, score_sums, term_sums.new_tensor([count])])
+
+    def _score_sums(self, outputs: Sequence[tuple[Tensor, Tensor]], finite: bool) -> Tensor:
+        """Return what samples, as (logits, targets), add to the primary metric, [k]; k is 0 if it is no sum.
+
+        Statistics of outputs that are not finite are refused. This process must then not fail alone, while others wait
+        for its gradients, so it goes on to the exchange with sums of the same length, after which all of them fail.
+        """
+        sums = [
+            sums_of(self._metric, statistics_of(self._task, logits if finite else torch.zeros_like(logits), targets))
+            for logits, targets in outputs
+        ]
+        totals = np.sum([part for part in sums if part is not None], axis=0).reshape(-1) if sums[0] is not None else []
+        return torch.tensor(np.asarray(totals), dtype=torch.float32, device=self._device)
 
     def _averaged_over_processes(self, sums: Tensor) -> Tensor:
         """Replace the gradients by their mean over the samples of all processes; return the sums over them.
@@ -155,10 +175,10 @@ class TrainStep:
         return sums
 
     def _parts_of(self, batches: Sequence[Batch]) -> Iterator[Batch]:
-        for inputs, labels in batches:
-            parts = min(self.micro_batches, len(labels))
-            for some, of_some in zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True):
-                yield some.to(self._device, non_blocking=True), of_some.to(self._device, non_blocking=True)
+        for inputs, targets in batches:
+            count = min(self.micro_batches, len(targets))
+            for part in zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True):
+                yield part[0].to(self._device, non_blocking=True), part[1].to(self._device, non_blocking=True)
 
     def _trained(self, regularized: bool | None = None) -> list[nn.Parameter]:
         return [

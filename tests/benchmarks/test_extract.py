@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.extract import QUICK, Bench, spread
+from benchmarks.extract import QUICK, Bench, speedup, spread
 from benchmarks.measurement import FEATURES, Measurement
 
 ROOT = Path(__file__).parent.parent.parent
@@ -34,7 +34,9 @@ def test_quick_run_prints_a_table_in_which_the_features_of_both_sides_agree(tmp_
     for name in QUICK.networks:
         assert float(networks[name]["same pixels"]) >= 0.99999
         assert float(networks[name]["cosine"].split()[0]) >= 0.9999
-        assert float(networks[name]["tutorial"]) > 0
+        ratio, process = (float(networks[name][column].split()[0]) for column in ("ratio", "process"))
+        assert ratio == pytest.approx(float(networks[name]["fp32"]) / float(networks[name]["tutorial"]), rel=0.05)
+        assert process > 0.2  # the sides share most of what a process takes: imports, and the network
         assert name in done.stdout
     assert done.stdout.rstrip().splitlines()[-1].startswith("processor ")
 
@@ -69,6 +71,12 @@ def test_one_image_with_other_features_makes_the_comparison_fail(tmp_path, wrong
     bench = Bench(QUICK, ["small"], ["fp32"], {}, tmp_path)
     bench.same_features("a loop", *sides)
     assert bool(bench.different) == different
+
+
+def test_a_ratio_is_the_time_of_the_baseline_over_ours_repetition_by_repetition():
+    theirs = [Measurement(8, seconds=2.0, process_seconds=9.0), Measurement(8, seconds=8.0, process_seconds=8.0)]
+    ours = [Measurement(8, seconds=1.0, process_seconds=3.0), Measurement(8, seconds=2.0, process_seconds=8.0)]
+    assert speedup(theirs, ours) == ["3.00 (2.00-4.00)", "2.00"]
 
 
 def test_a_ratio_is_told_with_its_range_over_the_repetitions():

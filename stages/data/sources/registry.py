@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from cache.errors import UsageError, suggestion
+from cache.registry import Registration
 from stages.config.data import DataConfig
 from stages.config.registry import SOURCES
 from stages.data.sources.records import Progress, SourceRecords
@@ -122,7 +123,8 @@ def register_source(
     """
 
     def register(list_samples: ListT) -> ListT:
-        SOURCES.add(name, Source(name, list_samples, open_image, takes_path), help_text, list_samples)
+        source = Source(name, list_samples, open_image, takes_path)
+        SOURCES.register(Registration(name, help_text=help_text), source, list_samples)
         return list_samples
 
     return register
@@ -151,7 +153,7 @@ def list_samples(options: DataConfig, progress: Progress | None = None) -> Sourc
     if fitting:
         return fitting[0].list(replace(options, data=str(path)), progress)
     if path.exists():
-        kinds = " nor ".join(SOURCES.help_text(source.name) for source, _ in of_paths)
+        kinds = " nor ".join(SOURCES.known[source.name].help_text for source, _ in of_paths)
         raise UsageError(f"`data` {data} is not {kinds}")
     names = [source.name for source in sources if source.takes_path is None]
     told = ", ".join(f"{name}NAME" if name.endswith(":") else name for name in names)
@@ -168,4 +170,4 @@ def opener_of(location: str) -> OpenImage | None:
 
 
 def _sources() -> list[Source]:
-    return [*SOURCES.entries().values()]
+    return [*SOURCES.things().values()]

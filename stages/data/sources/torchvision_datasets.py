@@ -68,7 +68,7 @@ def torchvision_image(location: str, shorter_side: int | None = None) -> Tensor:
         raise UnreadableImageError(f"no such sample: {error}", location) from error
 
 
-@register_source(PREFIX, open_image=torchvision_image, help_text="a torchvision set (torchvision:Flowers102)")
+@register_source("torchvision:", open_image=torchvision_image, help_text="a torchvision set (torchvision:Flowers102)")
 def list_torchvision(options: DataConfig, progress: Progress | None = None) -> SourceRecords:
     """Return the samples of the set called `data`, downloaded first where that is needed and offered.
 

@@ -47,6 +47,8 @@ class Backbone:
         there were any. They are no part of the module, of its digest, or of features.
     auxiliary_places
         Where each of them belongs.
+    handed_in
+        Whether it is a module that Python handed in, so that its name does not load it.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Backbone:
     loading: PartialLoading | None = None
     auxiliary: Mapping[str, nn.Module] = field(default_factory=dict)
     auxiliary_places: Mapping[str, AuxiliaryPlace] = field(default_factory=dict)
+    handed_in: bool = False
 
 
 class LoadedNetwork(NamedTuple):

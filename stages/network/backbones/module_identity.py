@@ -70,5 +70,6 @@ def _source(thing: type | Callable[..., Any]) -> str:
         raise UsageError(
             f"the source of {thing.__module__}.{thing.__qualname__} cannot be read, so nothing tells whether cached "
             "features are still those of this network, and none are cached. Give it a name, another one whenever what "
-            "it computes changes: `backbone` package.module:factory@NAME, or name=NAME in Python"
+            "it computes changes: `backbone` package.module:factory@NAME, or in Python "
+            "backbone_from_module(module, name=NAME)"
         ) from error

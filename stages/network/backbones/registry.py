@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
 from cache.errors import UsageError, suggestion
+from cache.registry import Registration
 from stages.config.registry import BACKBONES
 from stages.network.auxiliary_heads import load_heads
 from stages.network.backbones.base import Backbone, LoadedNetwork, count_classes, fixed_init_seed
@@ -108,7 +109,7 @@ def register_backbone(
 
     def register(load: LoaderT) -> LoaderT:
         family = BackboneFamily(name, load, names, accepts or (lambda asked: asked in names()), without_prefix)
-        BACKBONES.add(name, family, help_text, load)
+        BACKBONES.register(Registration(name, help_text=help_text), family, load)
         return load
 
     return register
@@ -195,7 +196,7 @@ def load_backbone(
         num_classes=count_classes(module),
         loading=loading,
         auxiliary=heads,
-        auxiliary_places=places,
+        auxiliary_places=dict(places),  # a plain one, which can be copied and pickled with the backbone
     )
 
 
@@ -239,7 +240,7 @@ def suggestions(name: str) -> str:
 
 
 def _families() -> list[BackboneFamily]:
-    return list(BACKBONES.entries().values())
+    return list(BACKBONES.things().values())
 
 
 def _no_such_backbone(name: str) -> UsageError:

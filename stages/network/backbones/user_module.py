@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-import sys
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from cache.errors import UsageError, suggestion
+from cache.errors import UsageError
 from stages.data.images.preprocessing import Preprocessing
 from stages.network.backbones.base import Backbone, LoadedNetwork, count_classes
 from stages.network.backbones.module_identity import identity_of_module
 from stages.network.backbones.registry import register_backbone, suggestions
 from stages.network.backbones.weights_file import digest_of_weights
 from stages.network.graph.hooked import require_tensor_output
+from stages.network.import_path import error_text, import_from_path
 
 _IMPORT_PATH = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<factory>[^\W\d]\w*)(@(?P<identity>.+))?")
 
@@ -64,6 +62,7 @@ def backbone_from_module(
         preprocessing=preprocessing,
         num_classes=count_classes(module),
         identity=identity,
+        handed_in=True,
     )
 
 
@@ -80,11 +79,13 @@ def load_user_module(name: str, pretrained: bool, image_size: int | None) -> Loa
     """
     path = _IMPORT_PATH.fullmatch(name)
     assert path is not None
-    factory = _imported_factory(name, path["module"], path["factory"])
+    factory: Any = import_from_path("backbone", name, callable, lambda: suggestions(name))
+    if not callable(factory):
+        raise UsageError(f"`backbone` {name}: {path['factory']} is a {type(factory).__name__}, which cannot be called.")
     try:
         made: Any = factory()
     except Exception as error:
-        raise UsageError(f"`backbone` {name}: {path['factory']}() raised {_in_words(error)}.") from error
+        raise UsageError(f"`backbone` {name}: {path['factory']}() raised {error_text(error)}.") from error
     module, preprocessing = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module) or not isinstance(preprocessing, Preprocessing | None):
         given = ", ".join(type(part).__name__ for part in (made if isinstance(made, tuple) else (made,)))
@@ -108,33 +109,3 @@ def _preprocessing(what: str, given: Preprocessing | None, image_size: int | Non
             "Preprocessing with the module"
         )
     return Preprocessing(image_size, round(_RESIZE * image_size))
-
-
-def _imported_factory(name: str, module_name: str, factory_name: str) -> Any:
-    """Return what is to be called, imported from the current folder or from what is installed."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)  # as python -m has it, whichever way Cutonce was started
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        if missing and f"{module_name}.".startswith(f"{missing}."):
-            raise UsageError(
-                f"`backbone` {name}: there is no module {missing!r} in {here}, nor is one installed.{suggestions(name)}"
-            ) from error
-        raise UsageError(f"`backbone` {name}: importing {module_name!r} raised {_in_words(error)}.") from error
-    factory: Any = getattr(module, factory_name, None)
-    if factory is None:
-        known = [key for key, value in vars(module).items() if callable(value)]
-        raise UsageError(
-            f"`backbone` {name}: {module.__file__ or module_name} has no {factory_name!r}."
-            f"{suggestion(factory_name, known)}"
-        )
-    if not callable(factory):
-        raise UsageError(f"`backbone` {name}: {factory_name} is a {type(factory).__name__}, which cannot be called.")
-    return factory
-
-
-def _in_words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(". ").replace("\n", " ")

@@ -27,6 +27,7 @@ from stages.network.graph.pooling import Pool
 from stages.network.graph.trace import UntraceableError, in_mode
 from stages.network.graph.trunk import Precision, computing
 from stages.network.memory_format import to_channels_last
+from stages.runtime.seeding import fixed_seed
 
 # Images of the run in which the cuts are found; more than one, so that rows can be told from other dimensions.
 _BATCH = 3
@@ -310,7 +311,7 @@ def _run(module: nn.Module, image_size: int) -> Any:
     like = next(module.parameters(), torch.zeros(()))
     images = torch.zeros(_BATCH, 3, image_size, image_size, dtype=like.dtype, device=like.device)
     try:
-        with in_mode(module, training=False), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with in_mode(module, training=False), torch.no_grad(), fixed_seed(0):
             return module(images)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")

@@ -55,14 +55,12 @@ class Head(nn.Module):
 
     @classmethod
     def build(
-        cls,
-        row_shape: tuple[int, ...],
-        out_features: int,
-        settings: Mapping[str, Any],
-        graph: CutGraph | None = None,
-        cut: Cut | None = None,
+        cls, row_shape: tuple[int, ...], out_features: int, settings: Mapping[str, Any], at: tuple[CutGraph, Cut] | None
     ) -> Head:
-        """Return a new head with those of the settings (``hidden``, ``dropout``, ``l2``) that its constructor takes."""
+        """Return a new head with those of the settings (``hidden``, ``dropout``, ``l2``) that its constructor takes.
+
+        Where the rows are the output of a cut, `at` is its network and the cut.
+        """
         accepted = inspect.signature(cls).parameters
         make: Callable[..., Head] = cls
         return make(row_shape, out_features, **{name: value for name, value in settings.items() if name in accepted})

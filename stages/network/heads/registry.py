@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from cache.errors import UsageError
-from stages.config.head_registry import HeadKind, RowKind, find_head, import_head, names_where, register
+from stages.config.head_registry import HEADS, HeadKind, RowKind, find_head, import_head, names_where
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.heads.base import Head
 from stages.network.heads.user_module import ImportedHead
@@ -35,7 +35,7 @@ def register_torch_head(
     """
 
     def decorate(head: HeadClass) -> HeadClass:
-        register(HeadKind(name, label, rows=rows, streams=True, tasks=tasks, in_epochs=True), head)
+        HEADS.register(HeadKind(name, label, rows=rows, streams=True, tasks=tasks, in_epochs=True), head)
         return head
 
     return decorate
@@ -80,7 +80,8 @@ def build_head(
         )
     if ":" in name:
         return ImportedHead(name, row_shape, out_features)
-    return head.build(row_shape, out_features, {"hidden": hidden, "dropout": dropout, "l2": l2}, graph, cut)
+    at = None if graph is None or cut is None else (graph, cut)
+    return head.build(row_shape, out_features, {"hidden": hidden, "dropout": dropout, "l2": l2}, at)
 
 
 def saved_class(name: str) -> type[Head]:

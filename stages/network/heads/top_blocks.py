@@ -48,12 +48,7 @@ class TopHead(Head):
 
     @classmethod
     def build(
-        cls,
-        row_shape: tuple[int, ...],
-        out_features: int,
-        settings: Mapping[str, Any],
-        graph: CutGraph | None = None,
-        cut: Cut | None = None,
+        cls, row_shape: tuple[int, ...], out_features: int, settings: Mapping[str, Any], at: tuple[CutGraph, Cut] | None
     ) -> TopHead:
         """Return a new head on the output of a cut; it has no settings.
 
@@ -62,8 +57,9 @@ class TopHead(Head):
         UsageError
             If there is not one cut, the rows are not its output, or nothing above it has weights.
         """
-        if graph is None or cut is None:
+        if at is None:
             raise UsageError("`head` top goes on from one cut of one network: name one `cut`, with `pool` none.")
+        graph, cut = at
         head = cls.from_graph(graph, cut, out_features)
         if tuple(row_shape) != cut.shape:
             raise UsageError(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from cache.errors import UsageError, suggestion
+from cache.errors import UsageError
 from stages.network.heads.base import Head
+from stages.network.import_path import error_text, import_from_path
 
 
 class ImportedHead(Head):
@@ -20,7 +18,7 @@ class ImportedHead(Head):
     Parameters
     ----------
     name
-        ``package.module:Class``, found in the current folder or among what is installed. It must be a
+        ``package.module:Class``, imported in the current folder or among what is installed. It must be a
         ``torch.nn.Module`` and is called as ``Class(row_shape, out_features)``.
 
     Raises
@@ -36,7 +34,7 @@ class ImportedHead(Head):
             self.module = imported(tuple(row_shape), out_features)
         except Exception as error:
             raise UsageError(
-                f"`head` {name}: {imported.__name__}({tuple(row_shape)}, {out_features}) raised {_in_words(error)}."
+                f"`head` {name}: {imported.__name__}({tuple(row_shape)}, {out_features}) raised {error_text(error)}."
             ) from error
         self._require_logits()
 
@@ -52,7 +50,7 @@ class ImportedHead(Head):
             with torch.no_grad():
                 output: Any = self.module.eval()(torch.zeros(2, *shape))
         except Exception as error:
-            raise UsageError(f"`head` {name}: a batch of zeros, {[2, *shape]}, raised {_in_words(error)}.") from error
+            raise UsageError(f"`head` {name}: a batch of zeros, {[2, *shape]}, raised {error_text(error)}.") from error
         if not isinstance(output, torch.Tensor) or output.shape != (2, out_features) or not output.is_floating_point():
             is_tensor = isinstance(output, torch.Tensor)
             given = f"{output.dtype} {[*output.shape]}" if is_tensor else f"a {type(output).__name__}"
@@ -76,31 +74,10 @@ def _imported_class(name: str) -> type[nn.Module]:
     module_name, _, class_name = name.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), class_name)):
         raise UsageError(f"`head` {name!r} is no import path: write package.module:Class.")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)  # as python -m has it, whichever way Cutonce was started
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        if missing and f"{module_name}.".startswith(f"{missing}."):
-            raise UsageError(
-                f"`head` {name}: there is no module {missing!r} in {here}, nor is one installed."
-            ) from error
-        raise UsageError(f"`head` {name}: importing {module_name!r} raised {_in_words(error)}.") from error
-    found: Any = getattr(module, class_name, None)
-    if found is None:
-        known = [one for one, value in vars(module).items() if isinstance(value, type)]
-        raise UsageError(
-            f"`head` {name}: {module.__file__ or module_name} has no {class_name!r}.{suggestion(class_name, known)}"
-        )
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+    imported: Any = import_from_path("head", name, lambda value: isinstance(value, type))
+    if not (isinstance(imported, type) and issubclass(imported, nn.Module)):
         raise UsageError(
             f"`head` {name}: {class_name} must be a class derived from torch.nn.Module, and is "
-            f"{found.__name__ if isinstance(found, type) else f'a {type(found).__name__}'}."
+            f"{imported.__name__ if isinstance(imported, type) else f'a {type(imported).__name__}'}."
         )
-    return found
-
-
-def _in_words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(". ").replace("\n", " ")
+    return imported

@@ -1,6 +1,7 @@
 """The commands as a person gives them: real arguments, real files, exit codes, and what is printed."""
 
 import csv
+import html
 import json
 import os
 import re
@@ -16,11 +17,14 @@ from PIL import Image
 
 from pipeline.cli import COMMANDS
 from pipeline.cli.app import app, main
-from stages.network.graph import cuts as cuts
+from pipeline.options.toml_file import read_configuration
+from stages.network.graph.trunk import FrozenTrunk
+from stages.runtime.environment import describe_machine
 from tests.interrupts import heed_interrupts
 from tests.photographs import make_folder
 
 SMALL = ["--image-size", "64"]
+QUICK_FITS = ["--c-values", "0.01", "0.1", "--scalers", "standard", "--cv", "3", "--fit-epochs", "30"]
 
 
 def call(capsys, *arguments):
@@ -38,20 +42,8 @@ def finished(photographs, tmp_path_factory):
     """A whole run over two seeds, fine-tuning included."""
     place = tmp_path_factory.mktemp("finished")
     arguments = [
-        *(
-            "run",
-            "--data",
-            photographs,
-            *SMALL,
-            "--cache",
-            place / "cache",
-            "--out",
-            place / "run",
-            "--seeds",
-            "0",
-            "1",
-        ),
-        *("--head", "logistic", "mlp", "--epochs", "1", "--num-workers", "0"),
+        *("run", "--data", photographs, *SMALL, "--cache", place / "cache", "--out", place / "run"),
+        *("--seeds", "0", "1", "--head", "logistic", "mlp", "--epochs", "1", "--num-workers", "0", *QUICK_FITS),
     ]
     assert main([str(argument) for argument in arguments]) == 0
     return place, [str(argument) for argument in arguments]
@@ -72,7 +64,7 @@ def test_a_run_leaves_everything_it_promises(finished):
         assert one["seconds"] == pytest.approx(sum(one["seconds_by_stage"].values()))
         assert one["peak_memory_bytes"] > 100_000_000
         assert one["trainable_parameters"] > 0
-        assert one["test"]["accuracy"] > 0.6
+        assert one["test"]["accuracy"] >= 0.8  # of three classes that differ in color
         assert (one["backbone_forwards"] > 0) == (one["method"] == "finetune")
         assert one["extraction_forwards"] == 72
     parameters = {one["name"]: one["trainable_parameters"] for one in results}
@@ -80,11 +72,52 @@ def test_a_run_leaves_everything_it_promises(finished):
     assert parameters["top-3"] > 1_000_000
     assert content["verdict"]
     page = (run / "report.html").read_text(encoding="utf-8")
-    assert content["verdict"].split(".")[0] in page or len(page) > 20_000
-    assert (run / "seed-0" / "finetune-top-3" / "contact-sheet.png").stat().st_size > 10_000
-    for name in ("config.toml", "environment.json", "predictions.csv", "seed-1/manifest.csv", "seed-1/extraction.json"):
-        assert (run / name).stat().st_size > 0
+    assert letters(content["verdict"]) in letters(html.unescape(re.sub("<[^>]+>", "", page)))
+    with Image.open(run / "seed-0" / "finetune-top-3" / "contact-sheet.png") as sheet:
+        assert min(sheet.size) > 300
+        assert len(sheet.convert("RGB").getcolors(maxcolors=1 << 24)) > 1000  # photographs, not a blank page
+    configuration = read_configuration(run / "config.toml")
+    assert {name: configuration[name] for name in ("image_size", "seeds", "head", "epochs")} == {
+        "image_size": 64,
+        "seeds": [0, 1],
+        "head": ["logistic", "mlp"],
+        "epochs": 1,
+    }
+    assert json.loads((run / "environment.json").read_text()).items() >= {
+        (name, version) for name, version in describe_machine().items() if name != "torch threads"
+    }
+    for seed, extracted in ((0, 72), (1, 0)):
+        account = json.loads((run / f"seed-{seed}" / "extraction.json").read_text())
+        assert (account["samples"], account["extracted"]) == (72, extracted)
     assert not list(run.rglob("checkpoint.pt"))
+
+
+def letters(text):
+    return re.sub(r"[\W_]+", "", text)
+
+
+def test_results_table_and_predictions_of_a_run_are_about_the_same_test_images(finished):
+    run = finished[0] / "run"
+    with (run / "predictions.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    rows = 0
+    for one in json.loads((run / "results.json").read_text())["results"]:
+        folder = run / f"seed-{one['seed']}"
+        with (folder / "manifest.csv").open(newline="") as file:
+            test = [row for row in csv.DictReader(file) if row["split"] == "test"]
+        keys = [row["key"] for row in test]
+        stored = np.load(folder / f"{one['method']}-{one['name']}" / "predictions.npz")
+        assert stored["keys"].astype(str).tolist() == keys
+        predicted = np.array(one["task"]["class_names"])[stored["probabilities"].argmax(axis=1)]
+        right = predicted == [row["label"] for row in test]
+        assert one["test"]["accuracy"] == pytest.approx(right.mean())
+        assert one["samples"]["test"] == len(test)
+        method = (one["method"], one["name"], str(one["seed"]))
+        of_method = [row for row in table if (row["method"], row["name"], row["seed"]) == method]
+        assert [row["key"] for row in of_method] == keys
+        assert [row["predicted"] for row in of_method] == predicted.tolist()
+        rows += len(of_method)
+    assert len(table) == rows > 0
 
 
 def test_the_same_command_again_trains_nothing(finished, capsys):
@@ -101,12 +134,14 @@ def test_stage_two_and_a_second_extract_make_no_backbone_forward(finished, photo
     def fail(*_):
         raise AssertionError("the backbone ran")
 
-    monkeypatch.setattr(cuts.Section, "forward", fail)
+    monkeypatch.setattr(FrozenTrunk, "forward", fail)
     common = ["--data", photographs, *SMALL, "--cache", place / "cache"]
     assert call(capsys, "extract", *common)[0] == 0
-    code, out, _ = call(capsys, "train", *common, "--head", "svm", "concat", "--out", tmp_path / "run")
+    code, out, _ = call(capsys, "train", *common, "--head", "svm", "concat", *QUICK_FITS, "--out", tmp_path / "run")
     assert code == 0
     assert out.count("test accuracy") == 2
+    with pytest.raises(AssertionError, match="the backbone ran"):  # where there is something to do
+        main([str(argument) for argument in ("extract", "--data", photographs, *SMALL, "--cache", tmp_path / "cache")])
 
 
 def test_another_split_changes_the_cache_not_at_all(finished, photographs, capsys):
@@ -262,11 +297,11 @@ def test_what_cannot_be_trained_is_refused_before_an_image_is_extracted(
 def test_find_rate_names_the_option_and_leaves_a_plot(finished, photographs, tmp_path, capsys):
     place, _ = finished
     arguments = ("--data", photographs, *SMALL, "--cache", place / "cache", "--out", tmp_path / "run")
-    code, out, _ = call(capsys, "lr-find", *arguments, "--unfreeze", "1", "--num-workers", "0")
+    # a head that knows nothing has much to learn, so there is a rate
+    beginning = ("--unfreeze", "1", "--init-head", "new", "--num-workers", "0")
+    code, out, _ = call(capsys, "lr-find", *arguments, *beginning)
     assert code == 0
-    assert re.search(
-        r"^--lr \d\.\de-\d\d$|^the loss never falls by more than chance; unfreeze other layers$", out, re.MULTILINE
-    )
+    assert re.search(r"^--lr \d\.\de-\d\d$", out, re.MULTILINE)
     with Image.open(tmp_path / "run" / "seed-0" / "range-test.png") as plot:
         assert min(plot.size) > 300
     assert not list((tmp_path / "run").glob("*/finetune*"))  # nothing is trained

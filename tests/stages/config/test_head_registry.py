@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from cache.errors import UsageError
-from stages.config import head_registry
-from stages.config.head_registry import HeadKind, find_head, head_label, import_head, register
+from stages.config.head_registry import HEADS, HeadKind, find_head, head_label, import_head
 from stages.config.heads import HeadConfig
 from stages.fitting.fit_head import get_fit
+from tests.plug_ins import forget_afterwards
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = re.findall(
@@ -43,11 +43,11 @@ def test_what_is_read_from_the_text_is_what_the_decorators_say():
         for decorator in getattr(node, "decorator_list", [])
         if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) in ("register_head", "register_torch_head")
     ]
-    assert sorted(calls) == sorted(head_registry._declared())
-    for name, declared in head_registry._declared().items():
+    assert sorted(calls) == sorted(HEADS.declared)
+    for name, declared in HEADS.declared.items():
         import_head(name)
-        assert head_registry._REGISTERED[name][0] == declared
-        assert declared.summary
+        assert HEADS._registered[name] == declared
+        assert declared.help_text
 
 
 @pytest.mark.parametrize("name", ["rbf", "knn"])
@@ -68,13 +68,13 @@ def test_a_name_that_is_taken_is_an_error_that_names_both(monkeypatch):
         """Another one."""
 
     with pytest.raises(
-        UsageError, match=r"ridge of .*test_head_registry:.*fit has a name that is taken, by stages.fitting.ridge"
+        UsageError, match=r"two heads are called 'ridge': that of stages.fitting.ridge.* and .*test_head_registry.*fit;"
     ):
-        register(HeadKind("ridge", "ridge"), fit)
-    monkeypatch.setattr(head_registry, "_REGISTERED", dict(head_registry._REGISTERED))
-    register(HeadKind("mine", "mine"), fit)
-    with pytest.raises(UsageError, match=r"mine of stages.*taken, by .*test_head_registry:.*fit;"):
-        register(HeadKind("mine", "mine"), get_fit("ridge"))
+        HEADS.register(HeadKind("ridge", "ridge"), fit)
+    forget_afterwards(monkeypatch, HEADS)
+    HEADS.register(HeadKind("mine", "mine"), fit)
+    with pytest.raises(UsageError, match=r"'mine': that of .*test_head_registry.*fit and that of stages.*;"):
+        HEADS.register(HeadKind("mine", "mine"), get_fit("ridge"))
 
 
 @pytest.fixture
@@ -152,5 +152,6 @@ def test_two_packages_with_one_name_are_told_apart_by_the_error(their_package):
         "    try: find_head(name)\n"
         "    except UsageError as error: print(error)\n",
     )
-    assert "two heads have the name ridge, of stages.fitting.ridge and their_package.lda (their-package)" in said
-    assert "their_package.lda (their-package) registers no head lowrank" in said
+    lda = "their_package.lda (the package their-package)"
+    assert f"two heads are called 'ridge': that of stages.fitting.ridge and that of {lda}" in said
+    assert f"{lda} registers no head lowrank" in said

@@ -18,6 +18,21 @@ def small(tmp_path):
     return FeatureConfig(image_size=64, cache=tmp_path / "cache", batch_size=4, cut="blocks.4,auto", views=3)
 
 
+DECODING = 0.1
+"""Seconds that an image takes by the clock and none of the processor, so that no other process disturbs it."""
+
+
+@pytest.fixture
+def slow_images(monkeypatch):
+    render = engine.render
+
+    def slowly(request):
+        time.sleep(DECODING)
+        return render(request)
+
+    monkeypatch.setattr(engine, "render", slowly)
+
+
 def test_rows_and_bytes_are_those_of_the_extraction_and_nothing_is_written(photographs, small):
     manifest = load_manifest(DataConfig(str(photographs)))
     found = estimate(build_extractor(small), manifest)
@@ -27,43 +42,40 @@ def test_rows_and_bytes_are_those_of_the_extraction_and_nothing_is_written(photo
         ((112,), 216, 216 * 112 * 2),
         ((1280,), 216, 216 * 1280 * 2),
     ]
-    assert found.per_second > 0
     assert found.seconds == pytest.approx(216 / found.per_second)
-    assert found.decode_per_second > found.per_second * 0.5
 
 
-def test_only_what_is_missing_counts(photographs, small):
+def test_only_what_is_missing_counts_and_rates_are_told_where_nothing_is(photographs, small, request):
     manifest = load_manifest(DataConfig(str(photographs)))
     extract(build_extractor(replace(small, views=1)), manifest.select(range(60)))
     found = estimate(build_extractor(small), manifest)
     assert (found.images, found.renderings, found.taps[0].rows) == (72, 216 - 60, 216 - 60)
     extract(build_extractor(small), manifest)
-    found = estimate(build_extractor(small), manifest)
+    request.getfixturevalue("slow_images")
+    extractor = build_extractor(small)
+    found = estimate(extractor, manifest)
     assert (found.images, found.renderings, found.seconds, found.taps[0].size) == (0, 0, 0.0, 0)
-    assert found.per_second > 0
+    most = 3 * extractor.threads / DECODING  # three views of each image that is decoded
+    assert most / 5 < found.decode_per_second < most
+    assert most / 10 < found.per_second < 1.5 * most  # timed from the end of the first batches
 
 
-def test_the_estimated_time_is_about_that_of_the_extraction(photographs, small, monkeypatch):
-    """Images that take a while by the clock and none of the processor, so that no other process disturbs it."""
-    render = engine.render
-
-    def slowly(request):
-        time.sleep(0.1)
-        return render(request)
-
-    monkeypatch.setattr(engine, "render", slowly)
+@pytest.mark.usefixtures("slow_images")
+def test_the_estimated_time_is_about_that_of_the_extraction(photographs, small):
     manifest = load_manifest(DataConfig(str(photographs)))
     extractor = build_extractor(replace(small, views=1, batch_size=2))
-    expected = estimate(extractor, manifest).seconds
-    assert expected / 2 < extract(extractor, manifest).seconds < 2 * expected
+    found = estimate(extractor, manifest)
+    assert found.seconds / 2 < extract(extractor, manifest).seconds < 2 * found.seconds
+    assert found.decode_per_second < extractor.threads / DECODING
+    assert found.forward_per_second > found.decode_per_second  # the network waits for the images
 
 
+@pytest.mark.usefixtures("slow_images")
 def test_a_small_set_is_estimated_too(photographs, small):
-    found = estimate(
-        build_extractor(replace(small, views=1)), load_manifest(DataConfig(str(photographs))).select([0, 30, 60])
-    )
+    extractor = build_extractor(replace(small, views=1))
+    found = estimate(extractor, load_manifest(DataConfig(str(photographs))).select([0, 30, 60]))
     assert found.images == 3
-    assert found.per_second > 0
+    assert 3 / extractor.threads * DECODING < found.seconds < 3 * 5 * DECODING
 
 
 def test_without_a_readable_image_there_is_no_estimate(tmp_path, small):

@@ -94,7 +94,7 @@ def test_once_cached_neither_images_nor_the_frozen_part_are_touched(prepared, pr
         FinetuneProblem(extractor, probe.manifest, probe.ignorant(), replace(OPTIONS, lr=1e-3, head_lr=1e-2), 0)
     )
     assert tuned.view_forwards == 3 * len(train) + len(val)
-    assert tuned.fit.best.val_accuracy > 0.8 > tuned.fit.history[0].val_accuracy
+    assert tuned.fit.best.val_score > 0.8 > tuned.fit.history[0].val_score
 
 
 def test_from_the_cached_evaluation_view_training_is_what_it_is_from_images(probe, tmp_path):

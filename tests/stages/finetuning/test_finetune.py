@@ -52,7 +52,7 @@ def test_frozen_layers_keep_every_bit_and_trained_ones_change(probe, batchnorm):
 
 def test_fine_tuning_learns_and_runs_the_trunk_no_more_than_it_must(probe):
     done = tuned(probe)
-    assert done.fit.best.val_accuracy > 0.8 > done.fit.history[0].val_accuracy
+    assert done.fit.best.val_score > 0.8 > done.fit.history[0].val_score
     train, val = len(probe.manifest.indices("train")), len(probe.manifest.indices("val"))
     size = QUICK.finetune_batch_size
     # every image of an epoch once through the frozen trunk, validation images once for all epochs
@@ -63,8 +63,8 @@ def test_the_kept_epoch_is_what_the_network_answers_with(probe):
     done = finetune(FinetuneProblem(probe.extractor, probe.manifest, probe.head, QUICK, 0))
     val = probe.manifest.select(probe.manifest.indices("val"))
     right = (predict_proba(probe.extractor, done.upper, val).argmax(axis=1) == val.targets).mean()
-    assert right == pytest.approx(done.fit.best.val_accuracy)
-    assert done.fit.best.val_accuracy == max(epoch.val_accuracy for epoch in done.fit.history)
+    assert right == pytest.approx(done.fit.best.val_score)
+    assert done.fit.best.val_score == max(epoch.val_score for epoch in done.fit.history)
 
 
 def test_the_same_seed_trains_the_same_network_whatever_loads_the_images(probe):
@@ -203,7 +203,7 @@ def test_baselines_share_the_schedule_and_start_from_nothing(probe):
     of_frozen = finetune(FinetuneProblem(probe.extractor, probe.manifest, head, replace(frozen, head_lr=1e-2), 0))
     assert of_frozen.blocks == ["head"]
     assert of_frozen.trainable_parameters == 3 * 1280 + 3
-    assert of_frozen.fit.best.val_accuracy > 0.8
+    assert of_frozen.fit.best.val_score > 0.8
     train = len(probe.manifest.indices("train")) // 8 * 8
     assert of_frozen.backbone_forwards == QUICK.epochs * train + len(probe.manifest.indices("val"))
 

@@ -169,12 +169,12 @@ def test_the_best_epoch_is_kept_and_training_stops_when_it_no_longer_helps():
     train, val, _ = digits()
     trained = train_head("mlp", fit_problem(train, val, classes=10, options=replace(QUICK, fit_epochs=200, patience=5)))
     assert len(trained.history) < 200
-    best = max(trained.history, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss))
+    best = max(trained.history, key=lambda epoch: (epoch.val_score, -epoch.val_loss))
     assert trained.settings["best epoch"] == best.epoch
     right = (
         head_probabilities(trained.module_train_only, val.features, TEN_CLASSES).argmax(axis=1) == val.labels
     ).mean()
-    assert right == pytest.approx(best.val_accuracy, abs=0.005)
+    assert right == pytest.approx(best.val_score, abs=0.005)
 
 
 @pytest.mark.parametrize("name", HEADS_FOR_VECTORS)

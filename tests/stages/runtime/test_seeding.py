@@ -1,6 +1,7 @@
 """The numbers are held: they decide what is in caches of views, and what a training that was stopped goes on with."""
 
 import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -94,3 +95,13 @@ def test_random_states_of_python_numpy_and_torch_are_put_back_also_after_an_erro
         draw()
         1 / 0  # noqa: B018
     assert draw() == expected
+
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("spelled", ["1_000_003", "fork_rng", "getrandbits", "get_rng_state"])
+def test_seeds_are_made_and_random_states_kept_in_one_module_alone(spelled):
+    modules = [path for room in ("stages", "pipeline") for path in (ROOT / room).rglob("*.py")]
+    spelling = {str(path.relative_to(ROOT)) for path in modules if spelled in path.read_text(encoding="utf-8")}
+    assert spelling <= {"stages/runtime/seeding.py"}

@@ -81,6 +81,12 @@ def test_predictions_of_a_training_that_diverged_are_refused(wrong):
         TASK.statistic(torch.tensor([[0.5, 0.5, wrong]]), torch.tensor([0]))
 
 
+def test_of_a_mixed_sample_the_class_with_the_largest_share_is_the_true_one():
+    probabilities, classes = TASK.activate(LOGITS), torch.tensor([0, 2, 2])
+    mixed = 0.6 * TASK.soft_target(classes) + 0.4 * TASK.soft_target(torch.tensor([1, 1, 0]))
+    assert np.array_equal(TASK.statistic(probabilities, mixed), TASK.statistic(probabilities, classes))
+
+
 @pytest.mark.parametrize("target", [-1, 3])
 def test_targets_that_are_no_class_are_refused(target):
     with pytest.raises(DataError, match="outside the 3 classes"):

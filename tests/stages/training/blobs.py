@@ -3,11 +3,14 @@
 import torch
 from torch import nn
 
+from stages.tasks.single_label import SingleLabel
+from stages.training.config import TrainConfig
 from stages.training.lr_schedules import LRScheduleConfig, make_schedule
 from stages.training.optim import create_optimizer, parameter_groups
-from stages.training.train_loop import TrainConfig, train
+from stages.training.train_loop import TrainHooks, TrainRun, train
 
 CLASSES, PER_BATCH, BATCHES = 3, 40, 6
+TASK = SingleLabel("abc")
 
 
 def blobs(n=PER_BATCH * BATCHES, seed=0):
@@ -45,7 +48,8 @@ def train_blobs(
     val=VAL,
     lasting=8,
     options=None,
-    **others,
+    task=TASK,
+    **hooks,
 ):
     """Train a model whose children are one block."""
     names = [name for name, _ in model.named_children()]
@@ -53,7 +57,8 @@ def train_blobs(
     settings = TrainConfig(epochs, seed=3, **(options or {}))
     steps = -(-BATCHES // settings.grad_accum_steps)
     scheduler = make_schedule(made, schedule, steps, lasting)
-    return train(model, made, scheduler, settings, train_batches=train_batches, val_batches=lambda: [val], **others)
+    run = TrainRun(model, made, settings, task, train_batches, lambda: [val])
+    return train(run, scheduler, TrainHooks(**hooks))
 
 
 def same(one, other):

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from stages.runtime.threads import single_threaded
+from stages.training.config import TrainConfig
 from stages.training.lr_schedules import LRScheduleConfig, make_schedule
 from stages.training.optim import create_optimizer, layerwise_lrs, parameter_groups
-from stages.training.train_loop import TrainConfig, train
-from tests.stages.training.networks import pictures, quick_network
+from stages.training.train_loop import TrainHooks, TrainRun, train
+from tests.stages.training.networks import TASK, pictures, quick_network
 
 BATCHES, ACCUMULATED, EPOCHS = 7, 2, 3
 BODY = ("conv_stem", "bn1", "blocks", "conv_head", "bn2")
@@ -39,17 +40,13 @@ def main(checkpoint: str, weights: str) -> None:
             sys.stdout.flush()
             yield images[part], labels[part]
 
+    config = TrainConfig(
+        EPOCHS, seed=1, model_ema_decay=0.9, grad_accum_steps=ACCUMULATED, clip_grad=5.0, checkpoint_seconds=0.0
+    )
     train(
-        model,
-        optimizer,
+        TrainRun(model, optimizer, config, TASK, train_batches, lambda: [pictures(9, seed=1)]),
         scheduler,
-        TrainConfig(
-            EPOCHS, seed=1, model_ema_decay=0.9, grad_accum_steps=ACCUMULATED, clip_grad=5.0, checkpoint_seconds=0.0
-        ),
-        train_batches=train_batches,
-        val_batches=lambda: [pictures(9, seed=1)],
-        checkpoint=Path(checkpoint),
-        identity={"network": "test_efficientnet"},
+        TrainHooks(checkpoint=Path(checkpoint), identity={"network": "test_efficientnet"}),
     )
     torch.save(model.state_dict(), weights)
 

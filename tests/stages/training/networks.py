@@ -4,7 +4,10 @@ import timm
 import torch
 from torch import nn
 
+from stages.tasks.single_label import SingleLabel
+
 CLASSES, SIZE = 3, 64
+TASK = SingleLabel("abc")
 
 
 def pictures(count, seed=0):

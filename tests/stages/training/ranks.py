@@ -9,11 +9,12 @@ from torch import nn
 from stages.network.freezing import freeze, lock_eval_mode
 from stages.runtime.distributed import process_group
 from stages.runtime.threads import single_threaded
+from stages.training.config import TrainConfig
 from stages.training.gradual_unfreezing import UnfreezeSchedule
 from stages.training.lr_schedules import LRScheduleConfig, make_schedule
 from stages.training.optim import create_optimizer, layerwise_lrs, parameter_groups
-from stages.training.train_loop import TrainConfig, train
-from tests.stages.training.networks import pictures, quick_network
+from stages.training.train_loop import TrainHooks, TrainRun, train
+from tests.stages.training.networks import TASK, pictures, quick_network
 
 TRAIN, VAL = pictures(27), pictures(9, seed=1)
 BATCH, EPOCHS = 8, 3
@@ -58,26 +59,19 @@ def training(rank, folder, *, batchnorm="eval", unfreezing=UnfreezeSchedule(("he
                 if isinstance(layer, nn.BatchNorm2d):
                     lock_eval_mode(layer)
 
-    done = train(
-        model,
-        optimizer,
-        scheduler,
-        TrainConfig(
-            EPOCHS,
-            grad_accum_steps=2,
-            l1=1e-5,
-            clip_grad=1.0,
-            model_ema_decay=0.9,
-            label_smoothing=0.1,
-            checkpoint_seconds=0.0,
-        ),
-        train_batches=train_batches,
-        val_batches=lambda: [tuple(one[rank.index :: rank.world_size] for one in VAL)],
-        checkpoint=folder / f"{batchnorm}-of-{rank.world_size}" / f"as-{rank.index}.pt",
-        on_epoch_start=prepare,
-        rank=rank,
-        **others,
+    config = TrainConfig(
+        EPOCHS,
+        grad_accum_steps=2,
+        l1=1e-5,
+        clip_grad=1.0,
+        model_ema_decay=0.9,
+        label_smoothing=0.1,
+        checkpoint_seconds=0.0,
     )
+    own_val = tuple(tensor[rank.index :: rank.world_size] for tensor in VAL)
+    run = TrainRun(model, optimizer, config, TASK, train_batches, lambda: [own_val], rank)
+    checkpoint = folder / f"{batchnorm}-of-{rank.world_size}" / f"as-{rank.index}.pt"
+    done = train(run, scheduler, TrainHooks(checkpoint, on_epoch_start=prepare, **others))
     return [epoch.to_json() for epoch in done.history], model.state_dict()
 
 

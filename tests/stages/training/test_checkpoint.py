@@ -10,7 +10,7 @@ import torch
 from cache.atomic_write import host_name
 from cache.errors import CutonceError, UsageError
 from stages.training.checkpoint import CheckpointFile
-from tests.stages.training.blobs import small_network, train_blobs
+from tests.stages.training.blobs import same, small_network, train_blobs
 
 
 def test_a_checkpoint_of_another_training_is_refused_by_what_differs(tmp_path):
@@ -34,6 +34,30 @@ def test_the_options_of_the_training_belong_to_what_must_not_differ(tmp_path, op
     with pytest.raises(UsageError, match=said):
         train_blobs(small_network(), 1, checkpoint=tmp_path / "checkpoint.pt", options=options)
     train_blobs(small_network(), 1, checkpoint=tmp_path / "checkpoint.pt", options={"checkpoint_seconds": 1.0})
+
+
+def test_a_checkpoint_of_a_version_with_other_options_and_names_is_gone_on_from(tmp_path):
+    class StopError(Exception):
+        pass
+
+    def stop(epoch):
+        if epoch.epoch == 2:
+            raise StopError
+
+    whole, checkpoint = small_network(), tmp_path / "checkpoint.pt"
+    undisturbed = train_blobs(whole, 3)
+    with pytest.raises(StopError):
+        train_blobs(small_network(), 3, checkpoint=checkpoint, on_epoch=stop)
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["identity"]["class_weights"] = None  # an option of then, which was not given
+    saved["state"]["tally"] = {"terms": {}, "correct": 0.0, "count": 0}
+    assert {"train_accuracy", "val_accuracy", "rate", "rates"} < set(saved["state"]["history"][0])
+    torch.save(saved, checkpoint)
+    resumed = small_network()
+    histories = [done.history for done in (undisturbed, train_blobs(resumed, 3, checkpoint=checkpoint))]
+    scores = [[(epoch.train_score, epoch.val_score, epoch.lr) for epoch in history] for history in histories]
+    assert scores[0] == scores[1]
+    assert same(whole, resumed)
 
 
 @pytest.mark.parametrize("keep", [0, 100, 3000])

@@ -10,12 +10,13 @@ from torch import nn
 
 from cache.errors import UsageError
 from stages.network.freezing import freeze
+from stages.training.config import TrainConfig
 from stages.training.gradual_unfreezing import UnfreezeSchedule
 from stages.training.lr_schedules import LRScheduleConfig, make_schedule
 from stages.training.optim import create_optimizer, layerwise_lrs, parameter_groups
-from stages.training.train_loop import TrainConfig, train
+from stages.training.train_loop import TrainHooks, TrainRun, train
 from tests.stages.training.blobs import same
-from tests.stages.training.networks import pictures, quick_network
+from tests.stages.training.networks import TASK, pictures, quick_network
 
 BLOCKS = {
     "head": ("classifier",),
@@ -61,16 +62,8 @@ def train_network(model, epochs=8, name="sgd", **others):
         images, labels = TRAIN
         return list(zip(images.split(8), labels.split(8), strict=True))[first:]
 
-    return train(
-        model,
-        optimizer,
-        scheduler,
-        TrainConfig(epochs),
-        train_batches=train_batches,
-        val_batches=lambda: [VAL],
-        on_epoch_start=prepare,
-        **others,
-    )
+    run = TrainRun(model, optimizer, TrainConfig(epochs), TASK, train_batches, lambda: [VAL])
+    return train(run, scheduler, TrainHooks(on_epoch_start=prepare, **others))
 
 
 def under(name, prefixes):
@@ -124,16 +117,17 @@ def test_the_best_epoch_is_restored_as_it_was_with_blocks_that_trained_only_late
     below = model[1].weight.detach().clone()
     unfreezing = UnfreezeSchedule(("head", "below"), 1)
     wrong = (TRAIN[0], (TRAIN[1] + 1) % 3)
+
+    def train_batches(epoch, first):
+        return [TRAIN if epoch == 1 else wrong]
+
+    def prepare(epoch, first):
+        freeze(model, [dict(blocks)[block][0] for block in unfreezing.trainable_blocks(epoch)])
+
     done = train(
-        model,
-        optimizer,
+        TrainRun(model, optimizer, TrainConfig(3), TASK, train_batches, lambda: [TRAIN]),
         make_schedule(optimizer, LRScheduleConfig("constant", 0.0), 1, 3),
-        TrainConfig(3),
-        train_batches=lambda epoch, first: [TRAIN if epoch == 1 else wrong],
-        val_batches=lambda: [TRAIN],
-        on_epoch_start=lambda epoch, first: freeze(
-            model, [dict(blocks)[one][0] for one in unfreezing.trainable_blocks(epoch)]
-        ),
+        TrainHooks(on_epoch_start=prepare),
     )
     assert done.best.epoch < 2
     assert torch.equal(model[1].weight, below)

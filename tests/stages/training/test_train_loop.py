@@ -7,9 +7,9 @@ import torch
 
 from cache.errors import CutonceError, DataError, UsageError
 from stages.training.config import TrainConfig
+from stages.training.evaluation import evaluate_loss
 from stages.training.lr_schedules import LRScheduleConfig
-from stages.training.train_loop import evaluate_loss
-from tests.stages.training.blobs import BATCHES, TRAIN, VAL, batches_of, same, small_network, train_blobs
+from tests.stages.training.blobs import BATCHES, TASK, TRAIN, VAL, batches_of, same, small_network, train_blobs
 
 
 def test_training_learns_and_the_history_says_so():
@@ -17,15 +17,15 @@ def test_training_learns_and_the_history_says_so():
     done = train_blobs(model, 8)
     assert [epoch.epoch for epoch in done.history] == list(range(9))
     assert done.history[-1].train_loss < done.history[1].train_loss
-    assert done.best.val_accuracy > 0.8 > done.history[0].val_accuracy
+    assert done.best.val_score > 0.8 > done.history[0].val_score
 
 
 def test_the_model_is_left_with_the_weights_of_the_best_epoch():
     model = small_network()
     done = train_blobs(model, 8, rate=2.0)  # so high that the last epoch is not the best
     assert done.best.epoch < 8
-    loss, accuracy = evaluate_loss(model, [VAL])
-    assert (loss, accuracy) == pytest.approx((done.best.val_loss, done.best.val_accuracy))
+    loss, accuracy = evaluate_loss(model, [VAL], TASK)
+    assert (loss, accuracy) == pytest.approx((done.best.val_loss, done.best.val_score))
     assert not model.training
 
 
@@ -129,7 +129,7 @@ def test_the_average_is_validated_and_kept_and_differs_from_the_last_weights():
         last["weight"] = model[0].weight.detach().clone()
 
     done = train_blobs(model, 4, options={"model_ema_decay": 0.99}, on_epoch=remember)
-    assert evaluate_loss(model, [VAL]) == pytest.approx((done.best.val_loss, done.best.val_accuracy))
+    assert evaluate_loss(model, [VAL], TASK) == pytest.approx((done.best.val_loss, done.best.val_score))
     assert done.best.epoch > 0
     assert not torch.equal(model[0].weight, last["weight"])
 

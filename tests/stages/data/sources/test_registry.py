@@ -6,6 +6,7 @@ from stages.config.registry import SOURCES
 from stages.data.sources.digits import digits_image
 from stages.data.sources.registry import list_samples, opener_of, register_source
 from stages.data.sources.torchvision_datasets import torchvision_image
+from tests.plug_ins import forget_afterwards
 from tests.stages.data.pictures import write_images
 
 
@@ -47,7 +48,7 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 
 def test_a_path_of_two_sources_is_an_error_that_names_both(tmp_path, monkeypatch):
-    monkeypatch.setattr(SOURCES, "_entries", dict(SOURCES._entries))
+    forget_afterwards(monkeypatch, SOURCES)
 
     @register_source("indexed folder", takes_path=lambda path: (path / "index").exists(), help_text="an indexed folder")
     def list_indexed(options, progress=None):
