@@ -56,7 +56,6 @@ TESTED_FROM_OUTSIDE = [
     "pipeline/cli/run.py",
     "pipeline/evaluation/method_summary.py",
     "pipeline/evaluation/verdict.py",
-    "pipeline/experiment/classify_images.py",
     "pipeline/experiment/compare_runs.py",
     "pipeline/experiment/finetune_methods.py",
     "pipeline/experiment/head_methods.py",

@@ -210,7 +210,7 @@ def test_what_is_answered_is_what_the_task_makes_of_the_logits(probe):
     upper = build_transfer_model(probe.extractor, probe.head, FinetuneConfig(unfreeze="head"))
     size = probe.extractor.backbone.preprocessing.image_size
     images = torch.randint(256, (2, 3, size, size), generator=torch.Generator().manual_seed(0)).byte()
-    (logits,) = upper.answers(images, Unactivated(probe.manifest.class_names))
-    (probabilities,) = upper.answers(images, probe.manifest.task)
+    (logits,) = upper.activated(images, Unactivated(probe.manifest.class_names))
+    (probabilities,) = upper.activated(images, probe.manifest.task)
     assert torch.equal(logits.softmax(dim=1), probabilities)
     assert not torch.equal(logits, probabilities)
