@@ -44,7 +44,6 @@ TESTED_FROM_OUTSIDE = [
     "stages/network/heads/rbf.py",
     "stages/network/heads/registry.py",
     "stages/network/heads/serialization.py",
-    "stages/runtime/threads.py",
     "stages/training/amp.py",
     "stages/training/ema.py",
     "stages/training/evaluation.py",
