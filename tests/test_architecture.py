@@ -10,7 +10,7 @@ ROOMS = ("cache", "stages", "pipeline")
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "cache": (),
-    "stages.config": ("cache.errors", "cache.registry"),
+    "stages.config": ("cache.errors", "cache.registry", "cache.formats"),
     "stages.runtime": ("cache",),
     "stages.tasks": ("cache.errors",),
     "stages.data": ("cache", "stages.config", "stages.runtime", "stages.tasks"),

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from cache.atomic_write import atomic_path
 from cache.errors import DataError, UsageError, suggestion
 from pipeline.evaluation.results import Result
@@ -15,6 +17,7 @@ from pipeline.experiment.model_store import open_model
 from pipeline.run_layout import MODEL_CARD, files_of_methods, seed_of
 from stages.data.sources.folder import IMAGE_EXTENSIONS
 from stages.finetuning.predict_images import iter_predictions
+from stages.network.backbones.base import Backbone
 from stages.tasks.single_label import SingleLabel
 
 
@@ -56,19 +59,29 @@ def choose_model(run: Path, method: str | None, seed: int | None) -> Path:
 
 
 def predict_images(
-    model: Path, images: Sequence[Path], device: str = "auto"
+    model: Path, images: Sequence[Path], device: str = "auto", backbone: nn.Module | Backbone | None = None
 ) -> tuple[list[Prediction], list[tuple[str, str]]]:
     """Return the classified images, and those that could not be read with the reason.
+
+    Parameters
+    ----------
+    model : Path
+        The folder of a trained method: ``RUN/seed-0/linear-logistic``.
+    images : sequence of Path
+        Files, and folders that are searched.
+    device : str
+    backbone : nn.Module or Backbone, optional
+        The network it was trained on, where that was handed in from Python.
 
     Raises
     ------
     UsageError
-        If a path does not exist.
+        If a path does not exist, or a network that was handed in is missing or another one.
     DataError
         If there is no readable image.
     """
     locations = [str(path) for path in find_images(images)]
-    recipe, extractor, upper = open_model(model, device)
+    recipe, extractor, upper = open_model(model, device, backbone)
     classified: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
     task = SingleLabel(recipe.class_names)

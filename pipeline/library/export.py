@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cache import FeatureCache
 from cache.atomic_write import atomic_path
-from cache.errors import CacheError, CutonceError, UsageError
+from cache.errors import CacheInputError, CutonceError, UsageError
 from stages.data.manifest import Manifest
 from stages.runtime.progress import progress
 
@@ -118,7 +118,7 @@ def _samples(cache: FeatureCache, manifest: Manifest | None, view: int) -> tuple
     missing = cache.missing(manifest.keys, view)
     if missing:
         first = manifest.locations[manifest.keys.index(missing[0])]
-        raise CacheError(
+        raise CacheInputError(
             f"{len(missing)} of {len(manifest)} images of the manifest have no features (view {view}) in {cache.path} "
             f"(first: {first}); extract them first"
         )

@@ -219,16 +219,17 @@ def labelled_manifest(
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise DataError(f"labels holds {len(classes)} class(es); at least two are needed")
-    texts = [str(label) for label in numbers]
-    units = split_units(images.keys, texts, [""] * len(images), names, seed)
+    targets, task = numbers.astype(np.int64), SingleLabel([str(name) for name in classes])
+    strata = [str(stratum) for stratum in task.strata(targets)]
+    units = split_units(images.keys, strata, [""] * len(images), names, seed)
     held = stratified_group_split(units, val_size, min_kept=1)
     splits = ["val" if key in held else "train" for key in images.keys]
     manifest = Manifest(
         images.locations,
-        numbers.astype(np.int64),
+        targets,
         splits,
         images.keys,
-        SingleLabel([str(name) for name in classes]),
+        task,
         groups=names,
     )
     trained = np.unique(manifest.targets[manifest.indices("train")])

@@ -162,16 +162,15 @@ def test_test_time_augmentation_answers_with_the_mean_over_the_renderings(probe,
 def test_images_whose_renderings_are_in_two_batches_are_answered_whole(probe, monkeypatch):
     """As it happens on accelerators, whose batches are filled across images."""
     import stages.finetuning.predict_images as evaluation
-    from stages.data.image_stream import stream_images
-    from stages.extraction.engine import _on_accelerator
+    from stages.extraction.engine import on_accelerator
 
     upper = build_transfer_model(probe.extractor, probe.head, FinetuneConfig(unfreeze="1"))
     expected = predict_proba(probe.extractor, upper, probe.manifest, "flip")
 
-    def on_accelerator(requests, compute, device, batch_size, threads, renderings=1):
-        return _on_accelerator(stream_images(requests, 7, threads, renderings), compute, device)
+    def in_batches_of_seven(requests, compute, device, batch_size, threads, renderings=1):
+        return on_accelerator(requests, compute, device, 7, threads, renderings)
 
-    monkeypatch.setattr(evaluation, "run_batches", on_accelerator)
+    monkeypatch.setattr(evaluation, "run_batches", in_batches_of_seven)
     assert np.allclose(predict_proba(probe.extractor, upper, probe.manifest, "flip"), expected, atol=1e-5)
 
 

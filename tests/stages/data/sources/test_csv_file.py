@@ -36,6 +36,17 @@ def test_the_group_is_read_where_there_is_one(tmp_path):
     assert listed(write(tmp_path, "path,label\na.jpg,cat\nb.jpg,dog\n")).groups == []
 
 
+def test_columns_of_other_names_are_kept_as_they_are_written(tmp_path):
+    table = write(tmp_path, 'path,Age, site ,LABEL,Note\na.jpg, 7,x,cat,"two\nlines, quoted"\nb.jpg,8,y,dog\n')
+    assert listed(table).extra == {"Age": [" 7", "8"], "site": ["x", "y"], "Note": ["two\nlines, quoted", ""]}
+    assert listed(table).select([1]).extra == {"Age": ["8"], "site": ["y"], "Note": [""]}
+
+
+def test_columns_that_are_read_and_those_without_a_name_are_no_extra_ones(tmp_path):
+    text = ",path,label,Split,stratum,group,KEY\n0,a.jpg,cat,train,x,g,00\n1,b.jpg,dog,test,y,h,11\n"
+    assert listed(write(tmp_path, text)).extra == {}
+
+
 def test_relative_paths_start_at_the_table_and_absolute_ones_stay(tmp_path):
     listing = listed(write(tmp_path, "path,label\n/data/a.jpg,cat\nb.jpg,dog\n"))
     assert listing.locations == ["/data/a.jpg", str(tmp_path / "b.jpg")]
