@@ -79,4 +79,4 @@ def _validated(extractor: Extractor, tap: CachedCut, manifest: Manifest, seed: i
         for part in (manifest.select(manifest.indices(split)) for split in ("train", "val"))
     )
     head = train_head("ridge", FitProblem(train, val, manifest.task, HeadConfig(), seed, extractor.device))
-    return len(val), round(head.val_accuracy * len(val))
+    return len(val), round(head.val_score * len(val))
