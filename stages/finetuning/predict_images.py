@@ -28,13 +28,14 @@ class PredictedBatch(NamedTuple):
     ----------
     indices : list of int
         Which of the images, ascending.
-    probabilities : float32 [n, classes]
+    activated : float32 [n, out_features]
+        What the task makes of the network's outputs: probabilities, or values.
     failures : list of (index, reason)
         Images that could not be read.
     """
 
     indices: list[int]
-    probabilities: NDArray[np.float32]
+    activated: NDArray[np.float32]
     failures: list[tuple[int, str]]
 
 
@@ -53,7 +54,8 @@ def iter_predictions(
     task
         What makes probabilities of its logits.
     tta
-        Test-time augmentation: the renderings whose probabilities are averaged; ``none`` is the evaluation view alone.
+        Test-time augmentation: the renderings whose activated outputs are averaged; ``none`` is the evaluation view
+        alone.
     """
     renderings = TestTimeAugmentation(extractor.backbone.preprocessing, tta)
     count = renderings.count
@@ -61,8 +63,14 @@ def iter_predictions(
     waiting: list[NDArray[np.float32]] = []  # a batch may end between two renderings of an image
     indices: list[int] = []
     with progress(label=label, total=len(locations), unit="images") as bar:
-        answers = partial(upper.answers, task=task)
-        for done in run_batches(requests, answers, extractor.device, extractor.batch_size, extractor.threads, count):
+        for done in run_batches(
+            requests,
+            partial(upper.activated, task=task),
+            extractor.device,
+            extractor.batch_size,
+            extractor.threads,
+            count,
+        ):
             waiting += [rows.astype(np.float32, copy=False) for rows in done.rows]
             indices += done.indices
             whole = len(indices) // count * count
@@ -76,7 +84,7 @@ def iter_predictions(
 def predict_proba(
     extractor: Extractor, upper: TransferModel, manifest: Manifest, tta: TTA = "none"
 ) -> NDArray[np.float32]:
-    """Return the probabilities, float32 [n, classes], of the manifest's images, all of which can be read.
+    """Return what the task makes of outputs, float32 [n, out_features], for a manifest's images, which can all be read.
 
     Raises
     ------
@@ -86,5 +94,5 @@ def predict_proba(
     found = []
     for some in iter_predictions(extractor, upper, manifest.task, manifest.locations, tta, label="evaluate"):
         require_readable(manifest, some.failures)
-        found.append(some.probabilities)
+        found.append(some.activated)
     return np.concatenate(found)

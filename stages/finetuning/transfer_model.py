@@ -102,11 +102,8 @@ class TransferModel:
         """Names of the blocks below the head that train, from the top down."""
         return tuple(name for name, _ in self.blocks if name != HEAD)
 
-    def answers(self, images: Tensor, task: Task) -> list[Tensor]:
-        """Return what is answered for rendered images, uint8 [b, 3, S, S], as the task reads it, as a list of one.
-
-        For classes these are probabilities, float32 [b, classes].
-        """
+    def activated(self, images: Tensor, task: Task) -> list[Tensor]:
+        """Return what the task makes of the outputs for rendered images, uint8 [b, 3, S, S], as a list of one."""
         self.model.eval()
         with torch.inference_mode():
             activated = task.activate(logits_of(self.model(self.frozen(self.normalize(images)))))
