@@ -48,7 +48,6 @@ TESTED_FROM_OUTSIDE = [
     "stages/training/ema.py",
     "stages/training/evaluation.py",
     "stages/training/history.py",
-    "pipeline/cli/app.py",
     "pipeline/cli/cache/prune.py",
     "pipeline/cli/cache/show.py",
     "pipeline/cli/cache/verify.py",
