@@ -43,7 +43,6 @@ def inspect(
     from stages.inspection.class_balance import Balance
     from stages.inspection.inspect import inspect_features, require_threshold
     from stages.inspection.label_errors import require_cleanlab
-    from stages.tasks.single_label import SingleLabel
 
     require_cleanlab()
     require_threshold(threshold)
@@ -62,7 +61,7 @@ def inspect(
         manifest.targets,
         manifest.splits,
         manifest.keys,
-        SingleLabel(manifest.class_names),
+        manifest.task,
         seed,
         groups=manifest.groups,
         threshold=threshold,
