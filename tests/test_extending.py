@@ -88,6 +88,11 @@ KINDS = {
     "A schedule": ("FinetuneConfig(schedule='liner')", "`schedule` liner: .*Did you mean 'linear'"),
     "A cache format": ("FeatureConfig(compression='lzff')", "`compression` lzff: .*Did you mean 'lzf'"),
     "An engine": ("FeatureConfig(engine='loging')", "`engine` loging: .*Did you mean 'logging'"),
+    "A format of `cache export`": ("export_features(cache, Path('few.cvs'))", r"has to end with one of \.csv, \.npz, "),
+    "A format for trained models": (
+        "export_model(Path('linear-mine'), Path('mine.npy'))",
+        r"mine\.npy has to end with one of \.npz, \.safetensors",
+    ),
     "An optimizer": ("create_optimizer('asdg', [])", "`opt` asdg: .*Did you mean .*'asgd'"),
 }
 """Sections whose example uses what it adds: what is done with a name that is nearly right, the error."""
@@ -117,6 +122,7 @@ def test_help_and_the_page_of_options_name_what_other_packages_add(plug_ins):
     for words in (
         "cls (class token), none (keep the map), gem (of the package cutonce.poolings)",
         "randomerasing and negative",
+        "megabytes at a time), .csv (of the package cutonce.export_formats).",
         "a device computes), logging (of the package cutonce.engines). Not part",
         "slower to read), lzf (of the package cutonce.cache_formats). Not part",
         "onecycle, triangular, triangular2, exp_range, restarts, linear.",
@@ -132,21 +138,26 @@ def test_a_name_that_is_taken_is_an_error_that_names_both(tmp_path):
         ("schedules", "step"),
         ("cache_formats", "gzip"),
         ("engines", "cores"),
+        ("export_formats", ".npz"),
+        ("model_formats", ".safetensors"),
     ):
-        install(tmp_path, f'[project.entry-points."cutonce.{group}"]\n{name} = "their_{group}"\n')
+        install(tmp_path, f'[project.entry-points."cutonce.{group}"]\n"{name}" = "their_{group}"\n')
     printed = run(
         tmp_path,
         "from cache.errors import UsageError\n"
         "from cache.formats import CACHE_FORMATS\n"
         "from stages.config.features import FeatureConfig\n"
         "from stages.config.registry import ENGINES\n"
+        "from pipeline.options.export_formats import EXPORT_FORMATS, MODEL_FORMATS\n"
         "from stages.network.graph.pooling import Pool\n"
         "from stages.training.lr_schedules import LRScheduleConfig\n"
         "from stages.training.optim import register_optimizer\n"
         "for attempt in (lambda: Pool('avg', None), lambda: FeatureConfig(augment='flip'),\n"
         "                lambda: LRScheduleConfig('step'), lambda: register_optimizer('adam')(Pool),\n"
         "                lambda: CACHE_FORMATS.get('gzip'),\n"
-        "                lambda: ENGINES.get('cores')):\n"
+        "                lambda: ENGINES.get('cores'),\n"
+        "                lambda: EXPORT_FORMATS.get('.npz'),\n"
+        "                lambda: MODEL_FORMATS.get('.safetensors')):\n"
         "    try:\n        attempt()\n    except UsageError as error:\n        print(error)\n",
     )
     for both in (
@@ -155,6 +166,8 @@ def test_a_name_that_is_taken_is_an_error_that_names_both(tmp_path):
         "two schedules are called 'step': that of stages.training.lr_schedules and that of their_schedules (the",
         "two cache formats are called 'gzip': that of cache.shard_layout and that of their_cache_formats (the package",
         "two engines are called 'cores': that of stages.extraction.engine and that of their_engines (the package",
+        "two export formats are called '.npz': that of pipeline.library.export and that of their_export_formats (the",
+        "two model formats are called '.safetensors': that of pipeline.library.export_model and that of their_model_",
         "two optimizers are called 'adam': timm's and that of stages.network.graph.pooling.Pool",
     ):
         assert both in printed

@@ -35,6 +35,7 @@ from stages.fitting.problem import FitProblem
 from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head, save_head
 from stages.runtime.device import resolve_device
+from stages.runtime.threads import usable_after_fork
 from stages.tasks.single_label import SingleLabel
 
 _BLOCK_ROWS = 64
@@ -93,6 +94,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         count_images(X)
         return self
 
+    @usable_after_fork
     def transform(self, X: Images) -> NDArray[np.floating]:
         """Return the features, float32 [n, d], of images.
 
@@ -104,6 +106,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         extractor = self._extractor()
         return extract_rows(extractor, X, keep=self.cache is not None, on_unreadable="raise")
 
+    @usable_after_fork
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Return a name for each column: the cut and the number in it."""
         taps = self._extractor().taps
@@ -207,6 +210,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.device = device
         self.random_state = random_state
 
+    @usable_after_fork
     def fit(self, X: ArrayLike, y: ArrayLike, *, groups: ArrayLike | None = None) -> TransferClassifier:
         """Fit the head.
 
@@ -244,6 +248,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.head_: Head = self.result_.module.to(device)
         return self
 
+    @usable_after_fork
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the probability of each class, float64 [n, k], in the order of `classes_`."""
         check_is_fitted(self)

@@ -25,6 +25,7 @@ from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import read_features
 from stages.runtime.progress import progress as progress_bar
 from stages.runtime.progress import progress_bars
+from stages.runtime.threads import usable_after_fork
 from stages.tasks.single_label import SingleLabel
 
 OnUnreadable = Literal["raise", "nan"]
@@ -33,6 +34,7 @@ KEY_MEMO = "keys.sqlite"
 """Beside the caches: the keys of files, remembered."""
 
 
+@usable_after_fork
 def features(
     images: Images,
     backbone: AnyBackbone = "efficientnet_lite0",

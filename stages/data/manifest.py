@@ -214,6 +214,12 @@ class Manifest:
             raise DataError(f"{path} is not a manifest written here: {error}") from error
 
 
+def has_extra_columns(path: Path) -> bool:
+    """Return whether a saved manifest has extra columns; its first line alone is read."""
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return not {*_HEADER, _GROUP, _STRATUM}.issuperset(next(csv.reader(file), []))
+
+
 def load_targets(task: Task, texts: Sequence[str]) -> NDArray[Any]:
     """Return what the task makes of the targets of samples, [n, ...].
 

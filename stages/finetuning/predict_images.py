@@ -51,6 +51,8 @@ def iter_predictions(
 
     Parameters
     ----------
+    task
+        What makes probabilities of its logits.
     tta
         Test-time augmentation: the renderings whose activated outputs are averaged; ``none`` is the evaluation view
         alone.

@@ -194,6 +194,7 @@ def decomposed_by_rows(
     """Decompose ZZ' of rows with their weights, float32 [n]: for fewer rows than features."""
     l2 = scaling == "l2"
     values = torch.cat([block for _, block in iter_scaled(rows, center, l2=l2)]).double().numpy()
+    # weighted, and with all rows at hand in two passes, which are more exact than the sums of `Standardizer`
     mean = np.average(values, axis=0, weights=weights)
     values -= mean
     scale = np.ones_like(mean)

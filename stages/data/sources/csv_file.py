@@ -22,11 +22,12 @@ _READ = (*_REQUIRED, "split", "stratum", "group", "key")
 _COLUMNS = "the first line must name the columns path and label, and may name split, stratum and group"
 
 
-def _is_csv(path: Path) -> bool:
+def is_csv(path: Path) -> bool:
+    """Return whether a path is a CSV file."""
     return path.is_file() and path.suffix.lower() == ".csv"
 
 
-@register_source("csv file", takes_path=_is_csv, help_text="a CSV file (path,label[,split][,group])")
+@register_source("csv file", takes_path=is_csv, help_text="a CSV file (path,label[,split][,group])")
 def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRecords:
     """Return the rows of the CSV file `data`. Relative paths start at the file's folder.
 
@@ -56,6 +57,26 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
         raise DataError(f"{table} has no rows; {_COLUMNS}")
     groups = groups if any(groups) else []
     return SourceRecords(locations, targets, sort_class_names(targets), splits, strata, groups=groups, extra=extra)
+
+
+def read_image_table(table: Path) -> list[tuple[str, dict[str, str]]]:
+    """Return the location of each image in a CSV file with the column path, and its other columns by their names.
+
+    What has no name is left out. Of two columns with one name the last counts.
+
+    Raises
+    ------
+    DataError
+        If there is no such column, or a row cannot be used; names the line.
+    """
+    rows = _rows(table, ("path",), "the first line must name the column path")
+    return [
+        (
+            str(table.parent / _required(row, "path", where)),
+            {name: value for name, value in row.items() if name and name != "path"},
+        )
+        for where, row in rows
+    ]
 
 
 def _rows(table: Path, required: tuple[str, ...], columns: str) -> Iterator[tuple[str, dict[str, str]]]:

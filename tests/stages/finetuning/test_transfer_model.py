@@ -15,6 +15,7 @@ from stages.finetuning.predict_images import predict_proba
 from stages.finetuning.transfer_model import build_transfer_model
 from stages.fitting.fit_head import head_probabilities
 from stages.network.heads.linear import LinearHead
+from stages.tasks.single_label import SingleLabel
 from tests.stages.fitting.rows_of_digits import TEN_CLASSES
 
 
@@ -198,3 +199,18 @@ def test_auxiliary_classifiers_lie_in_what_trains_and_answer_in_training_alone(t
     assert without.model.train()(x).shape == (4, 3)
     assert torch.equal(without.model.eval()(x), answers)
     assert len(build_transfer_model(extractor, head, FinetuneConfig(unfreeze="all")).model.auxiliary) == 2
+
+
+class Unactivated(SingleLabel):
+    def activate(self, output, shapes=None):
+        return output.float()
+
+
+def test_what_is_answered_is_what_the_task_makes_of_the_logits(probe):
+    upper = build_transfer_model(probe.extractor, probe.head, FinetuneConfig(unfreeze="head"))
+    size = probe.extractor.backbone.preprocessing.image_size
+    images = torch.randint(256, (2, 3, size, size), generator=torch.Generator().manual_seed(0)).byte()
+    (logits,) = upper.activated(images, Unactivated(probe.manifest.class_names))
+    (probabilities,) = upper.activated(images, probe.manifest.task)
+    assert torch.equal(logits.softmax(dim=1), probabilities)
+    assert not torch.equal(logits, probabilities)
