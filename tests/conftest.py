@@ -1,4 +1,5 @@
 import gc
+from pathlib import Path
 
 import pytest
 
@@ -6,6 +7,31 @@ from stages.runtime.openmp import configure_openmp
 from tests.photographs import make_folder
 
 configure_openmp()  # before torch is imported: tests share the cores
+
+LONG_FILES = (
+    "pipeline/cli/test_commands.py",
+    "stages/runtime/test_distributed.py",
+    "stages/network/graph/test_cuts.py",
+    "stages/network/graph/test_bn_folding.py",
+    "stages/finetuning/test_finetune.py",
+    "pipeline/cli/test_probe_layers.py",
+    "benchmarks/test_extract.py",
+    "benchmarks/test_faults.py",
+    "stages/config/test_head_registry.py",
+    "stages/extraction/test_work_queue.py",
+    "stages/extraction/test_extract.py",
+    "stages/extraction/test_faults.py",
+    "stages/fitting/test_fit_head_on_dask.py",
+    "pipeline/library/test_functions.py",
+    "pipeline/library/test_estimators.py",
+)
+"""Those that take a minute or more, the longest first."""
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the long files: a file goes to a worker whole, and the others would wait for one that comes last."""
+    rank = {Path(__file__).parent / name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 def pytest_collection_finish():

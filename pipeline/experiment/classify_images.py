@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from cache.atomic_write import atomic_path
 from cache.errors import DataError, UsageError, suggestion
 from pipeline.evaluation.results import Result, distinct_names
@@ -16,6 +19,8 @@ from pipeline.run_layout import MODEL_CARD, files_of_methods, seed_of
 from stages.data.sources.csv_file import is_csv, read_image_table
 from stages.data.sources.folder import IMAGE_EXTENSIONS
 from stages.finetuning.predict_images import iter_predictions
+from stages.network.backbones.base import Backbone
+from stages.tasks.single_label import SingleLabel
 
 
 @dataclass(frozen=True)
@@ -57,27 +62,38 @@ def choose_model(run: Path, method: str | None, seed: int | None) -> Path:
 
 
 def predict_images(
-    model: Path, images: Sequence[Path], device: str = "auto"
+    model: Path, images: Sequence[Path], device: str = "auto", backbone: nn.Module | Backbone | None = None
 ) -> tuple[list[Prediction], list[tuple[str, str]]]:
     """Return the classified images, and those that could not be read with the reason.
+
+    Parameters
+    ----------
+    model : Path
+        The folder of a trained method: ``RUN/seed-0/linear-logistic``.
+    images : sequence of Path
+        Files, and folders that are searched.
+    device : str
+    backbone : nn.Module or Backbone, optional
+        The network it was trained on, where that was handed in from Python.
 
     Raises
     ------
     UsageError
-        If a path does not exist.
+        If a path does not exist, or a network that was handed in is missing or another one.
     DataError
         If there is no readable image.
     """
     listing = find_images(images)
     locations = [location for location, _ in listing]
-    recipe, extractor, upper = open_model(model, device)
+    recipe, extractor, upper = open_model(model, device, backbone)
+    task = SingleLabel(recipe.class_names)
     classified: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
-    for some in iter_predictions(extractor, upper, locations, recipe.tta):
+    for some in iter_predictions(extractor, upper, task, locations, recipe.tta):
         unreadable += [(locations[index], reason) for index, reason in some.failures]
-        for index, row in zip(some.indices, some.probabilities.tolist(), strict=True):
+        labels = map(task.decode, task.predict(torch.from_numpy(some.activated)))
+        for index, label, row in zip(some.indices, labels, some.activated.tolist(), strict=True):
             probabilities = dict(zip(recipe.class_names, row, strict=True))
-            label = max(probabilities, key=probabilities.__getitem__)
             classified.append(Prediction(locations[index], label, probabilities, listing[index][1]))
     if not classified:
         raise DataError(f"none of the {len(locations)} images could be read; the first: {unreadable[0][1]}")

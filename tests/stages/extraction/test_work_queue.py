@@ -50,6 +50,10 @@ def stored_rows(extractor) -> int:
     return sum(shard.rows for shard in extractor.taps[0].cache.shards)
 
 
+def shard_files(extractor) -> int:
+    return len([*extractor.taps[0].cache.path.glob("shards/*.h5")])
+
+
 def extract_in_process(extractor, manifest, shard_seconds, results):
     torch.set_num_threads(1)
     report = extract(extractor, manifest, shard_seconds=shard_seconds)
@@ -84,14 +88,21 @@ def test_processes_at_once_share_the_work_and_do_nothing_twice(manifest, feature
 
 
 def test_killed_again_and_again_it_ends_with_the_same_bits(manifest, features, undisturbed):
-    """The same is done 200 times by benchmarks/faults.py."""
+    """At any moment, and just after something was done; the same is done 200 times by benchmarks/faults.py."""
     extractor = build_extractor(features)
+    manifest = manifest.select(range(240))
     chance = random.Random(0)
     kills = 0
     rows = 0
     while extractor.taps[0].cache.missing(manifest.keys):
-        process = start(extractor, manifest, shard_seconds=0.1)
-        process.join(chance.uniform(0.05, 0.35))
+        process = start(extractor, manifest, shard_seconds=0.05)
+        if kills % 2:
+            process.join(chance.uniform(0.05, 0.35))
+        else:  # so that it comes to an end on a busy machine, too
+            before = shard_files(extractor)
+            while process.is_alive() and shard_files(extractor) == before:
+                time.sleep(0.005)
+            process.join(chance.uniform(0, 0.05))
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
             process.join()
@@ -102,8 +113,8 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(manifest, features, u
         assert not opened.warnings
         assert kills < 100
     assert kills >= 3
-    assert np.array_equal(read_features(extractor, manifest), undisturbed)
-    assert stored_rows(extractor) == IMAGES
+    assert np.array_equal(read_features(extractor, manifest), undisturbed[:240])
+    assert stored_rows(extractor) == 240
 
 
 def test_one_of_three_is_killed_and_the_others_do_its_work(manifest, features, undisturbed):

@@ -41,11 +41,11 @@ import torch
 from stages.runtime.allocator import tune_malloc
 if sys.argv[1] == "keep":
     assert tune_malloc()
-layer, x = torch.nn.Conv2d(16, 64, 3, padding=1), torch.rand(16, 16, 112, 112)
+layer, x = torch.nn.Conv2d(16, 64, 3, padding=1), torch.rand(8, 16, 112, 112)
 with torch.inference_mode():
     for _ in range(3): layer(x)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20): layer(x)
+    for _ in range(8): layer(x)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     faults = {
