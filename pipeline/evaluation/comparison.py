@@ -8,14 +8,14 @@ test split only says what the ranked methods reach and whether their difference 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cache.errors import DataError
+from cache.errors import DataError, listed
 from pipeline.evaluation.method_summary import STAGES, TEST_TIME, MethodSummary, PairedTest, paired_test
 from pipeline.evaluation.methods import get_method
 from pipeline.evaluation.results import Result, load_results, require_same_test_images, run_of
@@ -206,7 +206,8 @@ def _rows(results: Sequence[Result]) -> tuple[list[MethodSummary], list[str]]:
     shared = set.intersection(*({one.seed for one in group} for _, group in groups))
     if not shared:
         seeds = "; ".join(
-            f"{label}: {_listed(one.seed for one in group)}" for label, (_, group) in zip(labels, groups, strict=True)
+            f"{label}: {listed([str(one.seed) for one in group])}"
+            for label, (_, group) in zip(labels, groups, strict=True)
         )
         raise DataError(f"no seed is common to all methods ({seeds}), so nothing was tested on the same images")
     kept = [tuple(one for one in group if one.seed in shared) for _, group in groups]
@@ -216,9 +217,9 @@ def _rows(results: Sequence[Result]) -> tuple[list[MethodSummary], list[str]]:
         MethodSummary(label, key[0], some, images) for label, (key, _), some in zip(labels, groups, kept, strict=True)
     ]
     notes = [
-        f"{label}: seed {_listed(left_out)} is left out, because not every method has it."
+        f"{label}: seed {listed(left_out)} is left out, because not every method has it."
         for label, (_, group) in zip(labels, groups, strict=True)
-        if (left_out := [one.seed for one in group if one.seed not in shared])
+        if (left_out := [str(one.seed) for one in group if one.seed not in shared])
     ]
     return rows, notes
 
@@ -242,7 +243,3 @@ def _method_words(result: Result) -> str:
 def _rank(row: MethodSummary) -> tuple[float, float]:
     """Order methods without a look at the test split."""
     return -row.val_score if row.metric.higher_is_better else row.val_score, row.seconds
-
-
-def _listed(seeds: Iterable[int]) -> str:
-    return ", ".join(map(str, seeds))

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from cache import DigestCache, key_of_bytes
-from cache.errors import DataError, UsageError
+from cache.errors import DataError, UsageError, listed
 from stages.data.images.pixel_keys import key_of_pixels
 from stages.data.images.rgb import UnreadableImageError
 from stages.data.sources.in_memory import InMemoryImage
@@ -75,9 +75,8 @@ class ImageList:
 
 def unreadable_error(failures: Sequence[tuple[str, str]]) -> DataError:
     """Return the error that names the first few of the images that cannot be read."""
-    named = "; ".join(f"{location}: {reason}" for location, reason in failures[:3])
-    more = f"; and {len(failures) - 3} more" if len(failures) > 3 else ""
-    return DataError(f"{len(failures)} of the images cannot be read: {named}{more}")
+    named = listed([f"{location}: {reason}" for location, reason in failures], 3, "; ")
+    return DataError(f"{len(failures)} of the images cannot be read: {named}")
 
 
 def count_images(images: Images) -> int:

@@ -27,6 +27,7 @@ from pipeline.text import (
     byte_count,
     capitalized,
     duration,
+    flattened,
     format_count,
     format_difference,
     format_range,
@@ -142,8 +143,8 @@ def write_report(
         trainings=list(_trainings(comparison)),
         notes=[*comparison.notes, *notes],
         notes_in_sight=NOTES_IN_SIGHT,
-        configuration=_flat(configuration),
-        environment=_flat(environment),
+        configuration=_as_text(configuration),
+        environment=_as_text(environment),
     )
     out_dir.mkdir(parents=True, exist_ok=True)
     path = out_dir / REPORT
@@ -396,15 +397,12 @@ def _data_uri(image: Image.Image, encoding: Literal["JPEG", "PNG"] = "JPEG") -> 
     return f"data:image/{encoding.lower()};base64,{base64.b64encode(encoded.getvalue()).decode()}"
 
 
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _as_text(nested: Mapping[str, Any]) -> dict[str, str]:
     """Return a nested mapping as dotted names and words."""
-    flat: dict[str, str] = {}
-    for name, value in nested.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    return flat
+    return {
+        name: ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        for name, value in flattened(nested).items()
+    }
 
 
 def _short(value: object) -> str:

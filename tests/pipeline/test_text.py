@@ -5,6 +5,7 @@ import pytest
 from pipeline.text import (
     byte_count,
     capitalized,
+    flattened,
     format_difference,
     format_range,
     format_score,
@@ -42,3 +43,8 @@ def test_scores_are_shares_or_numbers():
     assert format_range((0.85, 0.901), as_percent=True) == "85.0 to 90.1"
     assert format_range((0.85, 0.901), " – ", as_percent=False) == "0.850 – 0.901"
     assert capitalized("mean F1") == "Mean F1"
+
+
+def test_mappings_in_mappings_are_flattened_under_names_with_dots():
+    nested = {"a": 1, "b": {"c": [2], "d": {"e": None}}, "f": {}}
+    assert flattened(nested) == {"a": 1, "b.c": [2], "b.d.e": None}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from pipeline.cli.cache.flags import CacheFolder
 from stages.config.features import FeatureConfig
@@ -26,7 +25,7 @@ def show(fingerprint: str, /, *, cache: CacheFolder = FeatureConfig.cache) -> No
     """
     from cache import find_caches, open_cache
     from pipeline.cli.output import echo
-    from pipeline.text import byte_count, duration
+    from pipeline.text import byte_count, duration, flattened
 
     [place] = find_caches(cache, [fingerprint])
     one = open_cache(place)
@@ -35,7 +34,7 @@ def show(fingerprint: str, /, *, cache: CacheFolder = FeatureConfig.cache) -> No
     lines = {
         "fingerprint": one.spec.fingerprint,
         "folder": one.path,
-        **_flat(one.spec.to_json()),
+        **flattened(one.spec.to_json()),
         "rows": ", ".join(f"{rows:,} of view {view}" for view, rows in views.items()) or "none",
         "shape of a row": list(one.row_shape) if shards else "",
         "shards": f"{len(shards):,}",
@@ -51,14 +50,6 @@ def show(fingerprint: str, /, *, cache: CacheFolder = FeatureConfig.cache) -> No
     echo(*(f"{name.ljust(width)}  {value}".rstrip() for name, value in lines.items()))
     echo(*(f"rejected: {key}: {reason!r}" for key, reason in rejected.items()))
     echo(*(f"set aside: {path}" for path in one.damaged), *(f"note: {note}" for note in one.warnings))
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values of mappings in mappings under names with dots."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _moment(seconds: float) -> str:

@@ -113,6 +113,12 @@ def test_one_array_of_images_is_as_many_images():
     assert np.array_equal(together, features(torch.from_numpy(batch).permute(0, 3, 1, 2), image_size=SIZE))
 
 
+def test_images_of_unlike_sizes_come_in_a_list_or_an_array_of_objects(arrays, expected):
+    together = np.empty(len(arrays), dtype=object)
+    together[:] = arrays
+    assert np.array_equal(features(together, image_size=SIZE), expected)
+
+
 def test_grey_pixels_are_those_of_a_grey_png(tmp_path):
     grey = np.random.default_rng(2).integers(0, 256, (30, 40), dtype=np.uint8)
     Image.fromarray(grey).save(tmp_path / "grey.png")
@@ -231,6 +237,13 @@ def test_an_image_that_cannot_be_read_is_named_or_becomes_nan(unreadable, expect
     assert np.isnan(features(unreadable[2:3], image_size=SIZE, cache=kept, on_unreadable="nan")).all()
 
 
+class Unmeasured(Dataset):
+    """A Dataset without a length."""
+
+    def __getitem__(self, index):
+        return np.zeros((8, 8, 3), np.uint8)
+
+
 class Endless(IterableDataset):
     def __iter__(self):
         return iter([])
@@ -257,6 +270,11 @@ class Endless(IterableDataset):
         ({1, 2}, "not a set"),
         (5, "a int has no length"),
         (None, "a NoneType has no length"),
+        (Unmeasured(), "images has to be a sequence of paths.*; a Unmeasured has no length"),
+        ([[0, 1], [2, 3]], r"images\[0\] is a int; images has to be a sequence"),
+        (np.zeros((2, 3, 8, 8), np.uint8), r"images\[0\] has the shape \[3, 8, 8\].*an array \[h, w, 3\] or \[h, w\]"),
+        (np.zeros((2, 8, 8, 3), bool), r"images\[0\] is of bool; pixels have to be uint8, from 0 to 255"),
+        (np.arange(3, dtype=np.uint8), r"images\[0\] is a uint8"),
     ],
 )
 def test_what_is_no_sequence_of_images_is_refused_in_words(given, message):
