@@ -26,12 +26,27 @@ class DataError(CutonceError, ValueError):
     """Images, labels or splits that cannot be used as they are."""
 
 
-class WeightsError(CutonceError):
-    """Weights that are missing, unreadable, or do not fit the network."""
+class WeightsError(CutonceError, ValueError):
+    """Weights that are missing, unreadable, or do not fit the network.
+
+    A ``ValueError``, those that cannot be downloaded included: an argument asked for weights that cannot be had here,
+    and another one (a file, an embedded backbone, the original weights) is what helps.
+    """
 
 
 class CacheError(CutonceError):
-    """A feature cache that cannot be read as asked, or a file of a cache or a run that cannot be written."""
+    """A feature cache that is damaged or cannot be read, or a file of a cache or a run that cannot be written.
+
+    No ``ValueError``: what was asked for was right, and the disk is not.
+    """
+
+
+class CacheInputError(CacheError, ValueError):
+    """What a feature cache is asked for and has not, or is given and cannot take.
+
+    Keys without a row, a folder without a cache, a number that no view has, rows of another shape. A ``ValueError``:
+    after other arguments, or an extraction, the same disk answers.
+    """
 
 
 class BrokenShardError(CacheError):

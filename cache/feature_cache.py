@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.atomic_write import make_directory, remove_stale_temporaries, stale_temporaries, write_atomically
-from cache.errors import CacheError, listed
+from cache.errors import CacheError, CacheInputError, listed
 from cache.gather_rows import read_rows
 from cache.json_documents import BrokenDocumentError, read_document, write_document
 from cache.leases import Leases
@@ -89,12 +89,12 @@ class FeatureCache:
 
         Raises
         ------
-        CacheError
+        CacheInputError
             If the cache is still empty.
         """
         shards = self._current().shards
         if not shards:
-            raise CacheError(f"{self.path} holds no features yet; extract some first")
+            raise CacheInputError(f"{self.path} holds no features yet; extract some first")
         return shards[0].row_shape
 
     @property
@@ -258,8 +258,8 @@ class FeatureCache:
             Most bytes and seconds of work that are not on disk yet.
         index : bool
             Whether the index is made anew at the end; one of many processes that work together is enough.
-        compression : {"none", "gzip"}
-            How the shards of this writer are stored; a cache may hold both kinds.
+        compression : str
+            How the shards of this writer are stored: none, gzip, or another cache format; a cache may hold several.
 
         Raises
         ------
@@ -405,10 +405,10 @@ class FeatureCache:
             yield catalog
 
     def _require(self, catalog: ShardCatalog, keys: Sequence[str], places: NDArray[np.intp], view: int) -> None:
-        """Raise :class:`CacheError` unless every key has a place in the catalog."""
+        """Raise :class:`CacheInputError` unless every key has a place in the catalog."""
         absent = [keys[index] for index in np.flatnonzero(places < 0).tolist()]
         if absent or not catalog.shards:
-            raise CacheError(
+            raise CacheInputError(
                 f"{len(absent)} of {len(keys)} samples have no features (view {view}) in {self.path}: "
                 f"{listed(absent)}; extract them first"
             )
@@ -429,7 +429,9 @@ class FeatureCache:
         if out is None:
             return np.empty(shape, dtype=shard.dtype)
         if out.shape != shape or out.dtype != shard.dtype or not (out.flags.c_contiguous and out.flags.writeable):
-            raise CacheError(f"out has to be a contiguous {shard.dtype} array {shape}, not {out.dtype} {out.shape}")
+            raise CacheInputError(
+                f"out has to be a contiguous {shard.dtype} array {shape}, not {out.dtype} {out.shape}"
+            )
         return out
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cache.errors import CacheError, UsageError
+from cache.errors import CacheError, CacheInputError, UsageError
 from cache.feature_cache import FeatureCache
 from cache.json_documents import read_document
 from cache.spec import Spec
@@ -67,7 +67,7 @@ def find_caches(root: Path | str, fingerprints: Sequence[str] = ()) -> list[Path
     """
     paths = _directories(root)
     if not paths:
-        raise CacheError(f"there is no cache in {root}; check `cache`")
+        raise CacheInputError(f"there is no cache in {root}; check `cache`")
     found = [_one_of(paths, fingerprint, root) for fingerprint in dict.fromkeys(fingerprints)]
     return found if fingerprints else paths
 
@@ -84,7 +84,7 @@ def open_cache(path: Path) -> FeatureCache:
     try:
         cache = FeatureCache(path.parent, Spec.from_json(read_document(document, "feature-cache", "spec")))
     except FileNotFoundError as error:
-        raise CacheError(f"{document} is not there; it is written again when `extract` next adds rows") from error
+        raise CacheInputError(f"{document} is not there; it is written again when `extract` next adds rows") from error
     if cache.path != path:
         raise CacheError(f"{document} is not the spec of this cache")
     return cache
@@ -94,7 +94,7 @@ def _directories(root: Path | str) -> list[Path]:
     try:
         return sorted(path for path in Path(root).iterdir() if re.fullmatch("[0-9a-f]{32}", path.name))
     except OSError as error:
-        raise CacheError(f"there is no cache at {root}: {error.strerror}; check `cache`") from error
+        raise CacheInputError(f"there is no cache at {root}: {error.strerror}; check `cache`") from error
 
 
 def _one_of(paths: Sequence[Path], fingerprint: str, root: Path | str) -> Path:

@@ -101,8 +101,8 @@ def rewrite_shards(
     """
     if not kept_rows:
         return
-    packed = any(shard.compression == "gzip" for shard in kept_rows)  # or they might need more room than before
-    with open_writer("gzip" if packed else "none") as writer:
+    packed = sorted({shard.compression for shard in kept_rows} - {"none"})
+    with open_writer(packed[0] if packed else "none") as writer:  # or they might need more room than before
         for shard, kept in sorted(kept_rows.items(), key=lambda item: int(item[1].sum())):
             with suppress(FileNotFoundError):  # another process was quicker
                 damaged = _copy(shard, spec, kept, writer) if kept.any() else 0

@@ -329,6 +329,6 @@ def _beginning(docstring: str) -> str:
 
 def _named(registration: Registration) -> str:
     help_text = registration.help_text
-    if help_text[1:2].islower():  # and no abbreviation
+    if help_text.split(" ")[0][1:].islower():  # a word, and no name
         help_text = help_text[0].lower() + help_text[1:]
     return f"{registration.name} ({help_text})" if help_text else registration.name

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import CacheError
+from cache.errors import CacheInputError
 from cache.keys import KEY_LENGTH
 
 _VIEW_STEP = 0x9E3779B97F4A7C15
@@ -37,7 +37,7 @@ def pack_key_list(keys: Sequence[str]) -> NDArray[np.uint64]:
 
     Raises
     ------
-    CacheError
+    CacheInputError
         If one is not a key; names it.
     """
     lines = "\n".join(keys)  # looks at each string once: a million of them are not in the processor's cache
@@ -46,7 +46,7 @@ def pack_key_list(keys: Sequence[str]) -> NDArray[np.uint64]:
         if len(packed) * 2 == len(keys) * KEY_LENGTH and lines[KEY_LENGTH :: KEY_LENGTH + 1] == "\n" * (len(keys) - 1):
             return _halves(packed)
     wrong = next(key for key in keys if not _is_key(key))
-    raise CacheError(f"{wrong!r} is not a key: keys are 32 hex digits, as key_of_bytes makes them")
+    raise CacheInputError(f"{wrong!r} is not a key: keys are 32 hex digits, as key_of_bytes makes them")
 
 
 def _halves(packed: bytes) -> NDArray[np.uint64]:
@@ -54,9 +54,9 @@ def _halves(packed: bytes) -> NDArray[np.uint64]:
 
 
 def check_view(view: int) -> None:
-    """Raise :class:`CacheError` unless `view` is a number views can have."""
+    """Raise :class:`CacheInputError` unless `view` is a number views can have."""
     if not 0 <= view < 1 << 31:
-        raise CacheError(f"{view} is not a view; views count from 0")
+        raise CacheInputError(f"{view} is not a view; views count from 0")
 
 
 def unpack_key(packed: NDArray[np.uint64]) -> str:

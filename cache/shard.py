@@ -14,22 +14,23 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.checksum import row_checksums, running_checksums, stretch_checksum
-from cache.deflate import compress, crc32
+from cache.deflate import crc32
 from cache.errors import BrokenShardError, CacheError
+from cache.formats import CACHE_FORMATS
 from cache.keys import KEY_LENGTH
 from cache.row_index import pack_keys
-from cache.shard_layout import Contiguous, Storage, chunk_rows, contiguous_offset, detect_layout
+from cache.shard_layout import Layout, Storage, contiguous_offset, detect_layout, format_of
 from cache.spec import Spec
 
-Compression = Literal["none", "gzip"]
-"""How a shard stores its rows: as they are, or packed by deflate, which HDF5 calls gzip."""
+Compression = str
+"""The name of a cache format, such as ``none``, or ``gzip``, as HDF5 calls deflate."""
 
 MEMBERS = {"features": "feature-rows", "keys": "keys", "views": "views", "checksums": "row-checksums"}
 KEY_TYPE = np.dtype(f"S{KEY_LENGTH}")
@@ -107,51 +108,34 @@ def encode_shard(spec: Spec, pieces: list[RowBatch], seconds: float, compression
         At least one row together; all of one shape. Emptied, so that no row is in memory for longer than it must.
     seconds : float
         What computing these rows cost.
-    compression : {"none", "gzip"}
-        How the rows are stored; nothing is lost either way, and one cache may hold both.
+    compression : str
+        The cache format of the rows; nothing is lost either way, and one cache may hold several.
+
+    Raises
+    ------
+    UsageError
+        If there is no such format.
     """
     features = [piece.features for piece in pieces]
     keys = np.concatenate([np.array(piece.keys, dtype=KEY_TYPE) for piece in pieces])
     views = np.concatenate([np.full(len(piece.keys), piece.view, dtype=VIEW_TYPE) for piece in pieces])
     checksums = np.concatenate([row_checksums(_as_bytes(rows)) for rows in features]).astype(CHECKSUM_TYPE)
-    packed = compression == "gzip"
+    layout: type[Layout] = CACHE_FORMATS.get(compression)
+    aligned = CACHE_FORMATS.known[compression].aligned
     size = sum(rows.nbytes for rows in features) + _TABLE_BYTES * len(keys) + _HEADER_BYTES
     pieces.clear()
-    with in_memory_h5() if packed else in_memory_h5(size, _PAGE_BYTES) as file:
+    with in_memory_h5(size, _PAGE_BYTES) if aligned else in_memory_h5() as file:
         write_encoding(file, "feature-shard")
         file.attrs["fingerprint"] = spec.fingerprint
         file.attrs["spec"] = spec.canonical
         file.attrs["seconds"] = float(seconds)
         file.attrs["table-crc32"] = _table_checksum(keys, views, checksums)
-        (_store_packed if packed else _store_contiguous)(file, features, feature_type(spec.dtype))
+        layout.store(file, features, feature_type(spec.dtype))
         file["keys"], file["views"], file["checksums"] = keys, views, checksums
         for name, encoding in MEMBERS.items():
             write_encoding(file[name], encoding)
         file.flush()
         return bytes(file.id.get_file_image())
-
-
-def _store_contiguous(file: h5py.File, pieces: list[NDArray[Any]], dtype: np.dtype[Any]) -> None:
-    rows = file.create_dataset("features", (sum(map(len, pieces)), *pieces[0].shape[1:]), dtype)
-    stop = len(rows)
-    while pieces:
-        piece = pieces.pop()
-        rows[stop - len(piece) : stop] = piece
-        stop -= len(piece)
-
-
-def _store_packed(file: h5py.File, pieces: list[NDArray[Any]], dtype: np.dtype[Any]) -> None:
-    """Store chunks of whole rows as HDF5's gzip filter would, packed by us, which is much quicker."""
-    rows = np.concatenate(pieces).astype(dtype, copy=False)
-    pieces.clear()
-    step = min(len(rows), chunk_rows(rows[0].nbytes))
-    dataset = file.create_dataset(
-        "features", rows.shape, dtype, chunks=(step, *rows.shape[1:]), compression="gzip", compression_opts=1
-    )
-    for start in range(0, len(rows), step):
-        chunk = np.zeros((step, *rows.shape[1:]), dtype)  # HDF5 stores whole chunks, at the end as well
-        chunk[: len(rows) - start] = rows[start : start + step]
-        dataset.id.write_direct_chunk((start, *(0 for _ in rows.shape[1:])), compress(chunk))
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,8 +171,8 @@ class Shard:
 
     @property
     def compression(self) -> Compression:
-        """How the rows are stored; what other tools have packed counts as packed."""
-        return "none" if isinstance(self.storage, Contiguous) else "gzip"
+        """How the rows are stored; what other tools have packed counts as packed by us."""
+        return format_of(self.storage)
 
     def read(self, start: int, into: NDArray[np.uint8]) -> NDArray[np.intp]:
         """Read consecutive rows and check them.

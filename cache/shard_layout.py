@@ -2,22 +2,26 @@
 
 Contiguous rows and chunks that are packed as we pack them are read past HDF5, which would let one thread work at a
 time. What other tools have made of a shard is left to HDF5. Whether the bytes are right is not known here.
+
+A way of storing rows is a class under :func:`register_cache_format`, here or in a file of its own.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.deflate import DecompressionError, crc32, decompress
+from cache.deflate import DecompressionError, compress, crc32, decompress
 from cache.errors import BrokenShardError
+from cache.formats import CACHE_FORMATS, CacheFormat
 
 _BLOCK_BYTES = 1 << 18
 _CHUNK_BYTES = 1 << 18
@@ -53,12 +57,84 @@ class Storage(Protocol):
         """
 
 
+class Layout(Protocol):
+    """A way of storing rows, as a class whose instances are the `Storage` of a shard."""
+
+    @staticmethod
+    def store(file: h5py.File, pieces: list[NDArray[Any]], dtype: np.dtype[Any]) -> None:
+        """Make the dataset ``features`` of arrays [n, *row_shape]; the list is emptied, to free them."""
+
+    @classmethod
+    def detect(cls, dataset: h5py.Dataset, path: Path) -> Storage | None:
+        """Return how the elements are stored, if it is in this way and they can be read safely.
+
+        Raises
+        ------
+        BrokenShardError
+            If they are stored in this way, and claim what cannot be.
+        """
+
+
+class ReadableLayout(Protocol):
+    """A way of storing rows that other tools use, and that is only read."""
+
+    @classmethod
+    def detect(cls, dataset: h5py.Dataset, path: Path) -> Storage | None:
+        """See :class:`Layout`."""
+
+
+LayoutT = TypeVar("LayoutT", bound=type[ReadableLayout])
+
+
+def register_cache_format(
+    name: str, *, writes: bool = True, aligned: bool = False, help_text: str = ""
+) -> Callable[[LayoutT], LayoutT]:
+    """Make a `Layout`, or with ``writes=False`` a `ReadableLayout`, a way in which shards store their rows.
+
+    Parameters
+    ----------
+    name, writes, aligned
+        As in :class:`~cache.formats.CacheFormat`; `name` is what `compression` is for it. Literals in our own files.
+    help_text
+        What help says of it; by default the beginning of the docstring.
+
+    Raises
+    ------
+    UsageError
+        If another class is registered under the name.
+    """
+
+    def register(layout: LayoutT) -> LayoutT:
+        CACHE_FORMATS.register(CacheFormat(name, writes, aligned, help_text=help_text), layout)
+        return layout
+
+    return register
+
+
+@register_cache_format("none", aligned=True, help_text="as they are")
 @dataclass(frozen=True)
 class Contiguous:
     """Row after row, from `offset` in the file."""
 
     offset: int
     chunk_rows: int = 1
+
+    @staticmethod
+    def store(file: h5py.File, pieces: list[NDArray[Any]], dtype: np.dtype[Any]) -> None:
+        """See :class:`Layout`."""
+        rows = file.create_dataset("features", (sum(map(len, pieces)), *pieces[0].shape[1:]), dtype)
+        stop = len(rows)
+        while pieces:
+            piece = pieces.pop()
+            rows[stop - len(piece) : stop] = piece
+            stop -= len(piece)
+
+    @classmethod
+    def detect(cls, dataset: h5py.Dataset, path: Path) -> Contiguous | None:
+        """See :class:`Layout`."""
+        if dataset.id.get_create_plist().get_layout() == h5py.h5d.CHUNKED:
+            return None
+        return cls(contiguous_offset(dataset, path))
 
     def read(self, path: Path, start: int, into: NDArray[np.uint8]) -> ReadResult:
         """See :class:`Storage`. In blocks that stay in the processor's cache until they are checked."""
@@ -73,6 +149,10 @@ class Contiguous:
         return ReadResult(checksum, [])
 
 
+@register_cache_format(
+    "gzip",
+    help_text="packs feature maps full of zeros, after a ReLU, about nine times, pooled features twice; slower to read",
+)
 @dataclass(frozen=True, eq=False)
 class DeflatedChunks:
     """Chunks of equally many whole rows, the last one filled up, each compressed by deflate alone.
@@ -87,6 +167,39 @@ class DeflatedChunks:
     chunk_rows: int
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
+
+    @staticmethod
+    def store(file: h5py.File, pieces: list[NDArray[Any]], dtype: np.dtype[Any]) -> None:
+        """Store chunks of whole rows as HDF5's gzip filter would, packed by us, which is much quicker."""
+        rows = np.concatenate(pieces).astype(dtype, copy=False)
+        pieces.clear()
+        step = min(len(rows), chunk_rows(rows[0].nbytes))
+        dataset = file.create_dataset(
+            "features", rows.shape, dtype, chunks=(step, *rows.shape[1:]), compression="gzip", compression_opts=1
+        )
+        for start in range(0, len(rows), step):
+            chunk = np.zeros((step, *rows.shape[1:]), dtype)  # HDF5 stores whole chunks, at the end as well
+            chunk[: len(rows) - start] = rows[start : start + step]
+            dataset.id.write_direct_chunk((start, *(0 for _ in rows.shape[1:])), compress(chunk))
+
+    @classmethod
+    def detect(cls, dataset: h5py.Dataset, path: Path) -> DeflatedChunks | None:
+        """See :class:`Layout`."""
+        if chunk_filters(dataset) != [h5py.h5z.FILTER_DEFLATE]:
+            return None
+        _require_plausible(dataset, path)
+        size, chunk = path.stat().st_size, dataset.chunks
+        chunks: list[h5py.h5d.StoreInfo] = []
+        dataset.id.chunk_iter(chunks.append)
+        if chunk[1:] != dataset.shape[1:] or any(stored.filter_mask for stored in chunks):
+            return None
+        if any(stored.byte_offset + stored.size > size for stored in chunks):
+            raise BrokenShardError(f"{path}: features end outside the file")
+        offsets, sizes = np.zeros((2, math.ceil(dataset.shape[0] / chunk[0])), np.int64)
+        for stored in chunks:
+            offsets[stored.chunk_offset[0] // chunk[0]] = stored.byte_offset
+            sizes[stored.chunk_offset[0] // chunk[0]] = stored.size
+        return cls(chunk[0], offsets, sizes)
 
     def read(self, path: Path, start: int, into: NDArray[np.uint8]) -> ReadResult:
         """See :class:`Storage`."""
@@ -111,11 +224,21 @@ class DeflatedChunks:
         return ReadResult(checksum, unreadable)
 
 
+@register_cache_format("hdf5-filters", writes=False)
 @dataclass(frozen=True)
 class Hdf5Filtered:
     """Chunks with filters that every HDF5 library has, as other tools make them."""
 
     chunk_rows: int
+
+    @classmethod
+    def detect(cls, dataset: h5py.Dataset, path: Path) -> Hdf5Filtered | None:
+        """See :class:`Layout`."""
+        filters = chunk_filters(dataset)
+        if filters is None or not _FILTERS.issuperset(filters):
+            return None
+        _require_plausible(dataset, path)
+        return cls(dataset.chunks[0])
 
     def read(self, path: Path, start: int, into: NDArray[np.uint8]) -> ReadResult:
         """See :class:`Storage`."""
@@ -147,31 +270,45 @@ def detect_layout(dataset: h5py.Dataset, path: Path) -> Storage:
     BrokenShardError
         If they are not all in this file, need a plug-in, or claim to be much more than the file is big.
     """
+    for layout in _layouts():
+        storage = layout.detect(dataset, path)
+        if storage is not None:
+            return storage
+    raise BrokenShardError(f"{path}: features are compressed with a filter that HDF5 does not bring along")
+
+
+def format_of(storage: Storage) -> str:
+    """Return the name of the format in which a shard that is stored in this way is written again."""
+    names = {layout: name for name, layout in CACHE_FORMATS.own_things().items()}
+    name = names.get(type(storage))
+    return name if name is not None and CACHE_FORMATS.known[name].writes else "gzip"
+
+
+def chunk_filters(dataset: h5py.Dataset) -> list[int] | None:
+    """Return the numbers of the filters that a dataset's chunks went through; None if it has no chunks."""
     properties = dataset.id.get_create_plist()
     if properties.get_layout() != h5py.h5d.CHUNKED:
-        return Contiguous(contiguous_offset(dataset, path))
-    filters = [properties.get_filter(index)[0] for index in range(properties.get_nfilters())]
-    if not _FILTERS.issuperset(filters):
-        raise BrokenShardError(f"{path}: features are compressed with a filter that HDF5 does not bring along")
-    chunk = properties.get_chunk()
-    size = path.stat().st_size
+        return None
+    return [properties.get_filter(index)[0] for index in range(properties.get_nfilters())]
+
+
+def _layouts() -> Iterator[type[ReadableLayout]]:
+    """Yield all formats: first ours, so that plug-ins are looked for where they are needed; last what only reads."""
+    own = CACHE_FORMATS.own_things()
+    yield from (layout for name, layout in own.items() if CACHE_FORMATS.known[name].writes)
+    every = CACHE_FORMATS.things()
+    yield from (layout for name, layout in every.items() if name not in own)
+    yield from (layout for name, layout in own.items() if not CACHE_FORMATS.known[name].writes)
+
+
+def _require_plausible(dataset: h5py.Dataset, path: Path) -> None:
+    """Refuse chunks that claim to be much more than the file is big."""
     for what, shape, most in (
-        ("features", dataset.shape, _GREATEST_COMPRESSION * size),
-        ("a chunk", chunk, _GREATEST_CHUNK_BYTES),
+        ("features", dataset.shape, _GREATEST_COMPRESSION * path.stat().st_size),
+        ("a chunk", dataset.chunks, _GREATEST_CHUNK_BYTES),
     ):
         if math.prod(shape) * dataset.dtype.itemsize > most:
             raise BrokenShardError(f"{path}: {what} of the shape {shape} is more than {most:,} bytes")
-    chunks: list[h5py.h5d.StoreInfo] = []
-    dataset.id.chunk_iter(chunks.append)
-    if filters != [h5py.h5z.FILTER_DEFLATE] or chunk[1:] != dataset.shape[1:] or any(one.filter_mask for one in chunks):
-        return Hdf5Filtered(chunk[0])
-    if any(one.byte_offset + one.size > size for one in chunks):
-        raise BrokenShardError(f"{path}: features end outside the file")
-    offsets, sizes = np.zeros((2, math.ceil(dataset.shape[0] / chunk[0])), np.int64)
-    for one in chunks:
-        offsets[one.chunk_offset[0] // chunk[0]] = one.byte_offset
-        sizes[one.chunk_offset[0] // chunk[0]] = one.size
-    return DeflatedChunks(chunk[0], offsets, sizes)
 
 
 def contiguous_offset(dataset: h5py.Dataset, path: Path) -> int:

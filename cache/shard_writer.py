@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import CacheError
+from cache.errors import CacheInputError
 from cache.finite import finite_rows
+from cache.formats import require_writable
 from cache.row_index import check_view, pack_key_list
 from cache.shard import Compression, RowBatch, encode_shard, feature_type
 from cache.spec import Spec
@@ -53,8 +54,13 @@ class ShardWriter:
     finish : callable
         Called once at the end.
     limits : ShardLimits
-    compression : {"none", "gzip"}
+    compression : str
         How shards are stored; see :func:`cache.shard.encode_shard`.
+
+    Raises
+    ------
+    UsageError
+        If there is no such way of storing them.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class ShardWriter:
         self._finish = finish
         self._shard_bytes = max(1, limits.shard_bytes // 2)
         self._shard_seconds = limits.shard_seconds / 2
+        require_writable(compression)
         self._compression = compression
         self._pieces: list[RowBatch] = []
         self._seconds = 0.0
@@ -155,11 +162,11 @@ class ShardWriter:
         pack_key_list(keys)
         check_view(view)
         if features.ndim < 2 or len(features) != len(keys) or 0 in features.shape[1:]:
-            raise CacheError(f"{len(keys)} keys need features [{len(keys)}, ...], not {list(features.shape)}")
+            raise CacheInputError(f"{len(keys)} keys need features [{len(keys)}, ...], not {list(features.shape)}")
         if self._row_shape is None and len(features):
             self._row_shape = features.shape[1:]
         if self._row_shape is not None and features.shape[1:] != self._row_shape:
-            raise CacheError(
+            raise CacheInputError(
                 f"features of the shape {features.shape[1:]} do not belong to a cache of {self._row_shape}; "
                 "the same spec always gives the same shape, so something the features depend on is missing in the spec"
             )
@@ -167,7 +174,7 @@ class ShardWriter:
             rows = features.astype(self._dtype, order="C")
         finite = finite_rows(rows)
         if not finite.all():
-            raise CacheError(_not_finite(keys, features, finite, self._spec.dtype))
+            raise CacheInputError(_not_finite(keys, features, finite, self._spec.dtype))
         return rows
 
     def _submit(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import CacheError
+from cache.errors import CacheInputError
 from cache.gather_rows import SCRATCH_BYTES
 from cache.prefetch import prefetch_map
 from cache.shard_layout import chunk_rows
@@ -59,15 +59,15 @@ def shuffled_batches(
 
     Raises
     ------
-    CacheError
+    CacheInputError
         If `batch_rows` is not positive, or the memory allowance too small for such batches.
     """
     row_bytes = math.prod(reader.row_shape) * reader.dtype.itemsize
     if batch_rows < 1:
-        raise CacheError(f"batches need at least one row, not {batch_rows}")
+        raise CacheInputError(f"batches need at least one row, not {batch_rows}")
     least = SCRATCH_BYTES + 4 * batch_rows * row_bytes
     if memory_bytes < least:
-        raise CacheError(
+        raise CacheInputError(
             f"{memory_bytes:,} bytes of memory are not enough to shuffle batches of {batch_rows} rows of "
             f"{row_bytes:,} bytes; allow at least {least:,}"
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from cache.errors import CacheError
+from cache.errors import CacheError, CacheInputError
 
 STORAGE_TYPES = ("float16", "float32")
 
@@ -44,7 +44,7 @@ class Spec:
 
     Raises
     ------
-    CacheError
+    CacheInputError
         If a field has the wrong type or holds something JSON cannot say exactly.
     """
 
@@ -62,7 +62,7 @@ class Spec:
         for name in (field.name for field in fields(self)):
             object.__setattr__(self, name, _field_value(name, getattr(self, name)))
         if self.dtype not in STORAGE_TYPES:
-            raise CacheError(f"features cannot be stored as {self.dtype!r}; use float16 or float32")
+            raise CacheInputError(f"features cannot be stored as {self.dtype!r}; use float16 or float32")
 
     @cached_property
     def canonical(self) -> str:
@@ -106,10 +106,10 @@ def _field_value(name: str, value: Any) -> Any:
         return None
     if name in ("preprocessing", "views"):
         if not isinstance(value, Mapping):
-            raise CacheError(f"spec.{name} is {type(value).__name__}; it has to be a mapping of JSON values")
+            raise CacheInputError(f"spec.{name} is {type(value).__name__}; it has to be a mapping of JSON values")
         return _canonical_value(f"spec.{name}", value)
     if not isinstance(value, str):
-        raise CacheError(f"spec.{name} is {value!r}; it has to be a string")
+        raise CacheInputError(f"spec.{name} is {value!r}; it has to be a string")
     return value
 
 
@@ -123,7 +123,7 @@ def _canonical_value(where: str, value: Any) -> Any:
         return [_canonical_value(f"{where}[{index}]", item) for index, item in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         return {name: _canonical_value(f"{where}.{name}", item) for name, item in value.items()}
-    raise CacheError(
+    raise CacheInputError(
         f"{where} is {value!r} ({type(value).__name__}); a spec holds finite numbers, strings, booleans, None, "
         "lists, and mappings with string names"
     )

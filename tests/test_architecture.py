@@ -10,7 +10,7 @@ ROOMS = ("cache", "stages", "pipeline")
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "cache": (),
-    "stages.config": ("cache.errors", "cache.registry"),
+    "stages.config": ("cache.errors", "cache.registry", "cache.formats"),
     "stages.runtime": ("cache",),
     "stages.tasks": ("cache.errors",),
     "stages.data": ("cache", "stages.config", "stages.runtime", "stages.tasks"),
@@ -27,7 +27,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "stages.inspection": ("cache", "stages.config", "stages.runtime", "stages.tasks", "stages.fitting"),
     "pipeline.own_packages": (),
     "pipeline.run_layout": (),
-    "pipeline.options": ("cache.atomic_write", "cache.errors", "stages.config"),
+    "pipeline.options": ("cache.atomic_write", "cache.errors", "cache.registry", "stages.config"),
     "pipeline.text": (),
     "pipeline.evaluation": ("cache", "stages.config", "stages.tasks", "pipeline.text", "pipeline.run_layout"),
     "pipeline.report": (

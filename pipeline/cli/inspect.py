@@ -61,7 +61,7 @@ def inspect(
         manifest.targets,
         manifest.splits,
         manifest.keys,
-        len(manifest.class_names),
+        manifest.task,
         seed,
         groups=manifest.groups,
         threshold=threshold,

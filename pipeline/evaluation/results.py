@@ -339,22 +339,50 @@ def write_results_json(
     return path
 
 
-def write_predictions_csv(run: Path, results: Sequence[Result]) -> Path:
-    """Write ``predictions.csv``: a row for each test image, method and seed; the run too where there are several."""
+def write_predictions_csv(
+    run: Path, results: Sequence[Result], extra: Sequence[Mapping[str, Sequence[str]]] = ()
+) -> Path:
+    """Write ``predictions.csv``: a row for each test image, method and seed; the run too where there are several.
+
+    Parameters
+    ----------
+    run : Path
+        Where it is written.
+    results : sequence of Result
+        Loaded ones.
+    extra : sequence of mapping, optional
+        For each result, what else is known of its test images: columns [n] by their names. They come last; one that is
+        called as a column that is there already has ``extra_`` before its name.
+    """
     runs = {run_of(result) for result in results}
     rows = io.StringIO(newline="")
     writer = csv.writer(rows)
-    writer.writerow(["run"] * (len(runs) > 1) + ["seed", "method", "name", "key", "path", *results[0].task.columns])
-    for result in results:
+    columns = ["run"] * (len(runs) > 1) + ["seed", "method", "name", "key", "path", *results[0].task.columns]
+    names = list(dict.fromkeys(name for of_result in extra for name in of_result))
+    writer.writerow([*columns, *distinct_names(names, columns)])
+    for result, of_result in zip(results, extra or [{}] * len(results), strict=True):
         whose = [str(run_of(result))] * (len(runs) > 1) + [result.seed, result.method, result.name]
         all_of = result.predictions
-        for key, location, statistic in zip(all_of.keys, all_of.locations, all_of.statistics, strict=True):
-            writer.writerow([*whose, key.decode(), location, *result.task.cells(statistic)])
+        blank = [""] * len(all_of)
+        extra_cells = zip(*(of_result.get(name, blank) for name in names), strict=True) if names else [()] * len(all_of)
+        images = zip(all_of.keys, all_of.locations, all_of.statistics, extra_cells, strict=True)
+        for key, location, statistic, cells in images:
+            writer.writerow([*whose, key.decode(), location, *result.task.cells(statistic), *cells])
     run.mkdir(parents=True, exist_ok=True)
     path = run / run_layout.PREDICTIONS_TABLE
     # a file name need not be text; the bytes that are not go out as they came in
     write_atomically(path, rows.getvalue().encode("utf-8", errors="surrogateescape"))
     return path
+
+
+def distinct_names(names: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """Return the names of further columns of a table, with ``extra_`` before those that it has already."""
+    distinct: list[str] = []
+    for name in names:
+        while name in (*taken, *distinct):
+            name = f"extra_{name}"
+        distinct.append(name)
+    return distinct
 
 
 def run_of(result: Result) -> Path:

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import torch
+from torch import nn
 
 from cache.atomic_write import atomic_path
 from cache.errors import DataError, UsageError, suggestion
-from pipeline.evaluation.results import Result
+from pipeline.evaluation.results import Result, distinct_names
 from pipeline.experiment.model_store import open_model
 from pipeline.run_layout import MODEL_CARD, files_of_methods, seed_of
+from stages.data.sources.csv_file import is_csv, read_image_table
 from stages.data.sources.folder import IMAGE_EXTENSIONS
 from stages.finetuning.predict_images import iter_predictions
+from stages.network.backbones.base import Backbone
+from stages.tasks.single_label import SingleLabel
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image with its most probable class and the probability of every class."""
+    """One image with its most probable class, the probability of every class, and what its table says of it besides."""
 
     location: str
     label: str
     probabilities: dict[str, float]
+    extra: Mapping[str, str] = field(default_factory=dict)
 
 
 def choose_model(run: Path, method: str | None, seed: int | None) -> Path:
@@ -55,62 +62,88 @@ def choose_model(run: Path, method: str | None, seed: int | None) -> Path:
 
 
 def predict_images(
-    model: Path, images: Sequence[Path], device: str = "auto"
+    model: Path, images: Sequence[Path], device: str = "auto", backbone: nn.Module | Backbone | None = None
 ) -> tuple[list[Prediction], list[tuple[str, str]]]:
     """Return the classified images, and those that could not be read with the reason.
+
+    Parameters
+    ----------
+    model : Path
+        The folder of a trained method: ``RUN/seed-0/linear-logistic``.
+    images : sequence of Path
+        Files, and folders that are searched.
+    device : str
+    backbone : nn.Module or Backbone, optional
+        The network it was trained on, where that was handed in from Python.
 
     Raises
     ------
     UsageError
-        If a path does not exist.
+        If a path does not exist, or a network that was handed in is missing or another one.
     DataError
         If there is no readable image.
     """
-    locations = [str(path) for path in find_images(images)]
-    recipe, extractor, upper = open_model(model, device)
+    listing = find_images(images)
+    locations = [location for location, _ in listing]
+    recipe, extractor, upper = open_model(model, device, backbone)
+    task = SingleLabel(recipe.class_names)
     classified: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
-    for some in iter_predictions(extractor, upper, locations, recipe.tta):
+    for some in iter_predictions(extractor, upper, task, locations, recipe.tta):
         unreadable += [(locations[index], reason) for index, reason in some.failures]
-        for index, row in zip(some.indices, some.probabilities.tolist(), strict=True):
+        labels = map(task.decode, task.predict(torch.from_numpy(some.activated)))
+        for index, label, row in zip(some.indices, labels, some.activated.tolist(), strict=True):
             probabilities = dict(zip(recipe.class_names, row, strict=True))
-            label = max(probabilities, key=probabilities.__getitem__)
-            classified.append(Prediction(locations[index], label, probabilities))
+            classified.append(Prediction(locations[index], label, probabilities, listing[index][1]))
     if not classified:
         raise DataError(f"none of the {len(locations)} images could be read; the first: {unreadable[0][1]}")
     return classified, unreadable
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Return the files given, and the images inside the folders given, in the order of their names.
+def find_images(paths: Sequence[Path]) -> list[tuple[str, dict[str, str]]]:
+    """Return where the images are, and by the names of its columns what the CSV file that lists one says of it besides.
+
+    These are the files given, the images inside the folders given, in the order of their names, and the rows of the CSV
+    files given.
 
     Raises
     ------
     UsageError
         If nothing is given, or a path does not exist.
+    DataError
+        If a CSV file cannot be used.
     """
-    found: list[Path] = []
+    listing: list[tuple[str, dict[str, str]]] = []
     for path in paths:
         if path.is_dir():
             inside = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-            found += sorted(one for one in inside if one.suffix.lower() in IMAGE_EXTENSIONS)
+            listing += [(str(image), {}) for image in sorted(inside) if image.suffix.lower() in IMAGE_EXTENSIONS]
+        elif is_csv(path):
+            listing += read_image_table(path)
         elif path.exists():
-            found.append(path)
+            listing.append((str(path), {}))
         else:
             raise UsageError(f"{path}: there is no such image or folder")
-    if not found:
-        raise UsageError("no image to classify: give image files, or folders that hold some")
-    return found
+    if not listing:
+        raise UsageError("no image to classify: give image files, folders that hold some, or CSV files that list some")
+    return listing
 
 
 def write_csv(path: Path, classified: Sequence[Prediction]) -> None:
-    """Write path, class and the probability of every class; one row per image."""
+    """Write path, class, the probability of every class, and the extra columns; one row per image.
+
+    An extra column that is called as one of the others has ``extra_`` before its name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
         atomic_path(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(["path", "class", *(f"probability_{name}" for name in classified[0].probabilities)])
-        for one in classified:
-            writer.writerow([one.location, one.label, *(f"{value:.6f}" for value in one.probabilities.values())])
+        columns = ["path", "class", *(f"probability_{name}" for name in classified[0].probabilities)]
+        extra = list(dict.fromkeys(name for prediction in classified for name in prediction.extra))
+        writer.writerow([*columns, *distinct_names(extra, columns)])
+        for prediction in classified:
+            probabilities = (f"{value:.6f}" for value in prediction.probabilities.values())
+            cells = (prediction.extra.get(name, "") for name in extra)
+            writer.writerow([prediction.location, prediction.label, *probabilities, *cells])

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.evaluation.comparison import Comparison, compare_runs, format_table
 from pipeline.evaluation.results import read_json, write_predictions_csv, write_results_json
+from pipeline.experiment.extra_columns import extra_columns
 from pipeline.options.toml_file import read_configuration
 from pipeline.report.page import write_report
 from pipeline.run_layout import CONFIGURATION, ENVIRONMENT, EXTRACTION, files_of_seeds
@@ -43,7 +44,7 @@ def write_comparison(comparison: Comparison, runs: Sequence[Path], out: Path) ->
         configuration=configuration,
         environment=environment,
     )
-    write_predictions_csv(out, comparison.results)
+    write_predictions_csv(out, comparison.results, extra_columns(comparison.results))
     return write_report(out, comparison, configuration, environment, _notes(runs))
 
 

@@ -169,7 +169,8 @@ def _evaluate_with_tta(
     twin: Path, experiment: Experiment, options: FinetuneConfig, recipe: ModelCard, place: Path
 ) -> Result:
     """Test the weights of another method with other renderings, and leave a method of its own."""
-    _, _, upper = open_model(twin, str(experiment.extractor.device))
+    backbone = experiment.extractor.backbone
+    _, _, upper = open_model(twin, str(experiment.extractor.device), backbone if backbone.handed_in else None)
     predictions, testing = _predict_test(experiment, upper, options)
     trained = Result.load(twin)
     stages = {**trained.seconds_by_stage, "evaluate": testing.seconds}

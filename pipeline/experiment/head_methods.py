@@ -199,7 +199,7 @@ def build_result(experiment: Experiment, outcome: MethodOutcome) -> Result:
 
 def recipe_of(experiment: Experiment, method: str, name: str, identity: str) -> ModelCard:
     """Return what a method stands on; a fine-tuned one adds what is its own."""
-    options = experiment.extractor.options
+    options, backbone = experiment.extractor.options, experiment.extractor.backbone
     if Path(options.weights).exists():
         options = replace(options, weights=str(Path(options.weights).resolve()))
     return ModelCard(
@@ -208,9 +208,14 @@ def recipe_of(experiment: Experiment, method: str, name: str, identity: str) -> 
         seed=experiment.seed,
         class_names=list(experiment.manifest.class_names),
         features=config_to_json(options),
-        weights_digest=experiment.extractor.backbone.weights,
+        weights_digest=backbone.weights,
         unfreeze=None,
         identity=identity,
+        handed_in=(
+            {"identity": backbone.identity, "preprocessing": backbone.preprocessing.to_json()}
+            if backbone.handed_in
+            else None
+        ),
     )
 
 

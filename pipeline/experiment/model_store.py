@@ -2,7 +2,8 @@
 
 A model directory holds ``model.json`` (the recipe in words and numbers), ``head.safetensors`` and, where blocks were
 fine-tuned, ``top.safetensors``. Nothing in it is pickled. It is enough to classify new images; the backbone's own
-weights are loaded from where they came from and checked by their digest.
+weights are loaded from where they came from and checked by their digest. A backbone that was handed in from Python has
+to be handed in again.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cache.atomic_write import atomic_path, write_atomically
-from cache.errors import CutonceError, DataError, WeightsError
+from cache.errors import CutonceError, DataError, UsageError, WeightsError
 from pipeline.run_layout import HEAD, HEAD_WITHOUT_VAL, MODEL_CARD, TOP
 from stages.config.augment_grammar import TTA
 from stages.config.features import FeatureConfig
 from stages.config.version_1 import from_version_1
+from stages.data.images.preprocessing import Preprocessing
 from stages.extraction.extractor import Extractor, build_extractor
 from stages.finetuning.transfer_model import TrainableTop, TransferModel, rebuild_transfer_model
+from stages.network.backbones.base import Backbone
+from stages.network.backbones.handed_in import as_backbone
 from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head, save_head
 
@@ -53,6 +57,8 @@ class ModelCard:
         Digest of what shaped the weights, however they were tested; None for a head on cached features.
     identity : str
         Digest of everything that shaped the training: the same command with the same identity has nothing to do.
+    handed_in : dict or None
+        Of a backbone that Python handed in, and no name loads: its `identity`, and its `preprocessing` as JSON values.
     """
 
     method: str
@@ -66,6 +72,7 @@ class ModelCard:
     invert_unfreeze: bool = False
     tta: TTA = "none"
     training: str | None = None
+    handed_in: dict[str, Any] | None = None
 
 
 def save_model(
@@ -135,13 +142,24 @@ def config_to_json(options: FeatureConfig) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
 
 
-def open_model(directory: Path, device: str = "auto") -> tuple[ModelCard, Extractor, TransferModel]:
+def open_model(
+    directory: Path, device: str = "auto", backbone: nn.Module | Backbone | None = None
+) -> tuple[ModelCard, Extractor, TransferModel]:
     """Load a trained method, ready for images.
+
+    Parameters
+    ----------
+    directory : Path
+    device : str
+    backbone : nn.Module or Backbone, optional
+        The network it was trained on, where that was handed in from Python; a module gets the preprocessing it had.
 
     Raises
     ------
     DataError
         If the directory holds no complete model.
+    UsageError
+        If it was trained on a network that was handed in, and that is not handed in again.
     WeightsError
         If the backbone's weights are no longer those it was trained on.
     """
@@ -152,12 +170,14 @@ def open_model(directory: Path, device: str = "auto") -> tuple[ModelCard, Extrac
         name: tuple(value) if isinstance(value, list) else value
         for name, value in from_version_1(recipe.features).items()
     }
-    options = FeatureConfig(**{**stored, "cache": Path(recipe.features["cache"]), "device": device})
-    extractor = build_extractor(options)
+    options = FeatureConfig(**{**stored, "cache": Path(recipe.features["cache"]), "device": device, "engine": "auto"})
+    handed_in = _handed_in(directory, recipe, backbone)
+    extractor = build_extractor(options, handed_in)
     if extractor.backbone.weights != recipe.weights_digest:
+        theirs = "are handed in" if handed_in is not None else f"`weights` {options.weights} gives"
         raise WeightsError(
-            f"{directory} was trained on other weights of {options.backbone} than `weights` {options.weights} gives "
-            "now; put the original weights back, or train again"
+            f"{directory} was trained on other weights of {options.backbone} than {theirs} now; put the original "
+            "weights back, or train again"
         )
     head = load_head(directory / HEAD, extractor.graph)[0].to(extractor.device)
     if recipe.unfreeze is None:
@@ -172,3 +192,36 @@ def open_model(directory: Path, device: str = "auto") -> tuple[ModelCard, Extrac
     upper.model.top.load_state_dict(load_file(directory / TOP))
     upper.model.eval().requires_grad_(False)
     return recipe, extractor, upper
+
+
+def _handed_in(directory: Path, recipe: ModelCard, network: nn.Module | Backbone | None) -> Backbone | None:
+    """Return the backbone to open a model with, in place of the one that its options name; None for that one."""
+    original, name = recipe.handed_in, recipe.features["backbone"]
+    if network is None:
+        if original is None:
+            return None
+        raise UsageError(
+            f"{directory} was trained on {name}, a network that was handed in from Python and that no name loads: "
+            "hand it in again there, as the argument backbone of open_model or predict_images"
+        )
+    if original is None:
+        if not isinstance(network, Backbone):
+            raise UsageError(
+                f"{directory} was trained on {name}, which is loaded by that name: leave backbone out, or give what "
+                "load_backbone returns"
+            )
+        return as_backbone(network)
+    preprocessing = Preprocessing.from_json(original["preprocessing"])
+    backbone = as_backbone(network, None if isinstance(network, Backbone) else preprocessing.image_size, preprocessing)
+    if backbone.preprocessing != preprocessing:
+        raise UsageError(
+            f"{directory} was trained with {preprocessing}, and the backbone that is handed in has "
+            f"{backbone.preprocessing}: hand in the module alone, or with that preprocessing"
+        )
+    if backbone.identity != original["identity"]:
+        raise UsageError(
+            f"{directory} was trained on the network {original['identity']!r}, and the one that is handed in is "
+            f"{backbone.identity!r}: the source or a setting of a module has changed. If it still computes the same, "
+            f"hand in backbone_from_module(module, preprocessing, name={original['identity']!r})"
+        )
+    return backbone

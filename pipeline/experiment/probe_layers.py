@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache.errors import UsageError
 from stages.config.heads import HeadConfig
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import CachedCut, Extractor
 from stages.extraction.read_features import drop_unreadable, read_features
-from stages.fitting.fit_head import FeatureRows, FitProblem, train_head
+from stages.fitting.fit_head import FeatureRows, FitProblem, head_probabilities, train_head
 from stages.inspection.layer_probe import CutScore, LayerProbe
+from stages.inspection.sample_scores import sample_scores
 from stages.runtime.progress import progress
 
 
 def probe_cuts(extractor: Extractor, manifests: Sequence[tuple[int, Manifest]]) -> LayerProbe:
-    """Train a ridge head on the cached train split of each cut and count what it gets right in the validation split.
+    """Train a ridge head on the cached train split of each cut and score it on the validation split.
 
     Parameters
     ----------
@@ -43,8 +46,6 @@ def probe_cuts(extractor: Extractor, manifests: Sequence[tuple[int, Manifest]]) 
     automatic = extractor.graph.resolve("auto")
     found = []
     for tap in progress(taps, label="probe", unit="cuts"):
-        counts = [_validated(extractor, tap, manifest, seed) for seed, manifest in seen]
-        images, correct = zip(*counts, strict=True)
         found.append(
             CutScore(
                 name="auto" if tap.cut == automatic else tap.cut.alias or tap.cut.name,
@@ -54,8 +55,7 @@ def probe_cuts(extractor: Extractor, manifests: Sequence[tuple[int, Manifest]]) 
                 bytes_per_image=tap.shape[0] * np.dtype(extractor.options.storage_dtype).itemsize,
                 multiply_adds_below=tap.cut.multiply_adds_below,
                 multiply_adds_above=tap.cut.multiply_adds_above,
-                images=images,
-                correct=correct,
+                per_sample=tuple(_validated(extractor, tap, manifest, seed) for seed, manifest in seen),
             )
         )
     return LayerProbe(tuple(found), tuple(seed for seed, _ in manifests))
@@ -71,12 +71,13 @@ def require_vector_cuts(extractor: Extractor) -> None:
             )
 
 
-def _validated(extractor: Extractor, tap: CachedCut, manifest: Manifest, seed: int) -> tuple[int, int]:
-    """Return the number of validation images, and how many of them a ridge head on one cut gets right."""
+def _validated(extractor: Extractor, tap: CachedCut, manifest: Manifest, seed: int) -> NDArray[Any]:
+    """Return the score of each validation image under a ridge head on one cut."""
     of_tap = replace(extractor, taps=(tap,))
     train, val = (
         FeatureRows(read_features(of_tap, part), part.targets, groups=part.group_numbers)
         for part in (manifest.select(manifest.indices(split)) for split in ("train", "val"))
     )
-    head = train_head("ridge", FitProblem(train, val, manifest.task, HeadConfig(), seed, extractor.device))
-    return len(val), round(head.val_accuracy * len(val))
+    task = manifest.task
+    head = train_head("ridge", FitProblem(train, val, task, HeadConfig(), seed, extractor.device)).module_train_only
+    return sample_scores(task, head_probabilities(head, val.features, task), val.labels)

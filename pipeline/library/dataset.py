@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cache import FeatureCache
-from cache.errors import CacheError, UsageError
+from cache.errors import CacheInputError, UsageError
 from stages.config.data import SPLITS
 from stages.data.manifest import Manifest
 
@@ -51,7 +51,7 @@ class CachedDataset(Dataset[tuple[Any, Any]]):
     ------
     ValueError
         If there is no such split.
-    CacheError
+    CacheInputError
         If samples have no row in this view; says how many.
     """
 
@@ -77,7 +77,7 @@ class CachedDataset(Dataset[tuple[Any, Any]]):
         missing = len(cache.missing(self.manifest.keys, self.views[0])) if self.views else len(self.manifest)
         if missing:
             which = f"view {view}" if view is not None else "any one view"
-            raise CacheError(f"{missing} of {len(self.manifest)} samples have no row ({which}) in {cache.path}")
+            raise CacheInputError(f"{missing} of {len(self.manifest)} samples have no row ({which}) in {cache.path}")
 
     def __len__(self) -> int:
         return len(self.manifest)

@@ -33,12 +33,16 @@ from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_head import HeadResult, head_probabilities, train_head
 from stages.fitting.problem import FitProblem
 from stages.network.heads.base import Head
-from stages.network.heads.serialization import save_head
+from stages.network.heads.serialization import load_head, save_head
 from stages.runtime.device import resolve_device
+from stages.runtime.threads import usable_after_fork
 from stages.tasks.single_label import SingleLabel
 
 _BLOCK_ROWS = 64
 """Rows that go through a head at a time."""
+
+_JSON = (bool, int, float, str)
+"""Types of classes that JSON keeps."""
 
 
 class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -90,6 +94,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         count_images(X)
         return self
 
+    @usable_after_fork
     def transform(self, X: Images) -> NDArray[np.floating]:
         """Return the features, float32 [n, d], of images.
 
@@ -101,6 +106,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         extractor = self._extractor()
         return extract_rows(extractor, X, keep=self.cache is not None, on_unreadable="raise")
 
+    @usable_after_fork
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Return a name for each column: the cut and the number in it."""
         taps = self._extractor().taps
@@ -172,7 +178,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     head_ : nn.Module
         Features [b, d] -> logits [b, k], on the device.
     result_ : HeadResult
-        What was chosen among what, and how it validated.
+        What was chosen among what, and how it validated; a loaded one has none.
 
     Examples
     --------
@@ -204,6 +210,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.device = device
         self.random_state = random_state
 
+    @usable_after_fork
     def fit(self, X: ArrayLike, y: ArrayLike, *, groups: ArrayLike | None = None) -> TransferClassifier:
         """Fit the head.
 
@@ -241,6 +248,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.head_: Head = self.result_.module.to(device)
         return self
 
+    @usable_after_fork
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the probability of each class, float64 [n, k], in the order of `classes_`."""
         check_is_fitted(self)
@@ -262,20 +270,76 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return chosen
 
     def save(self, path: Path | str) -> None:
-        """Write the head: its tensors to `path` with ``.safetensors``, what they are to ``.json`` beside it.
+        """Write the head: its tensors to `path` with ``.safetensors``, all else to ``.json`` beside it.
 
-        ``stages.network.heads.serialization.load_head`` reads it back. Nothing is pickled.
+        `load` reads it back. Nothing is pickled. Of a random state that is no number nothing is kept, nor is `result_`.
+
+        Raises
+        ------
+        ValueError
+            If the classes are neither numbers, truth values nor text.
         """
         check_is_fitted(self)
-        save_head(Path(path), self.head_, {"class_names": self.classes_.tolist()})
+        if self.classes_.dtype.kind not in "biufUO" or not all(
+            isinstance(name, _JSON) for name in self.classes_.tolist()
+        ):
+            raise UsageError(
+                f"classes of the type {self.classes_.dtype} cannot be saved: fit to numbers or text instead, such as "
+                "y.astype(str)"
+            )
+        parameters = self.get_params(deep=False)
+        if not isinstance(self.random_state, (int, np.integer)):
+            parameters["random_state"] = None
+        described = {
+            "class_names": self.classes_.tolist(),
+            "class_type": self.classes_.dtype.str,
+            "parameters": {name: _plain(value) for name, value in parameters.items() if name != "device"},
+        }
+        if hasattr(self, "feature_names_in_"):
+            described["feature_names"] = self.feature_names_in_.tolist()
+        save_head(Path(path), self.head_, described)
+
+    @classmethod
+    def load(cls, path: Path | str, *, device: str = "auto") -> TransferClassifier:
+        """Return a fitted classifier that `save` wrote, or one round the head of a run: ``RUN/seed-0/linear-svm/head``.
+
+        It has no `result_`; one round the head of a run has default parameters, which it was not trained with.
+
+        Parameters
+        ----------
+        path : Path
+            With or without suffix.
+        device : str
+            Where it computes from now on.
+
+        Raises
+        ------
+        ValueError
+            If there is no such head, it is damaged, or it does not take vectors.
+        """
+        head, described = load_head(Path(path))
+        shape = head.config["row_shape"]
+        if len(shape) != 1:
+            raise UsageError(f"the head {path} takes rows of shape {shape}, and an estimator takes vectors")
+        if "class_names" not in described:
+            raise UsageError(f"the head {path} was saved without its classes, so it is no classifier")
+        parameters: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in described.get("parameters", {}).items()
+        }
+        classifier = cls(**parameters, device=device)
+        classifier.classes_ = np.array(described["class_names"], dtype=described.get("class_type"))
+        classifier.n_features_in_ = shape[0]
+        if "feature_names" in described:
+            classifier.feature_names_in_ = np.array(described["feature_names"], dtype=object)
+        classifier.head_ = head.requires_grad_(False).to(resolve_device(device))
+        return classifier
 
     def _task(self) -> SingleLabel:
         """Return the task, anew: it is no part of what is pickled."""
         return SingleLabel([str(number) for number in range(len(self.classes_))])
 
     def _options(self) -> HeadConfig:
-        if self.class_weights not in ("none", "balanced"):
-            raise UsageError(f"class_weights has to be 'none' or 'balanced', not {self.class_weights!r}")
         if not 0 < self.validation_fraction < 1:
             raise UsageError(f"validation_fraction has to lie between 0 and 1, not be {self.validation_fraction!r}")
         given: dict[str, Any] = {} if self.c_values is None else {"c_values": tuple(self.c_values)}
@@ -291,6 +355,13 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if isinstance(self.random_state, (int, np.integer)):
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+
+def _plain(value: Any) -> Any:
+    """Return a parameter as JSON has it: numbers of NumPy as Python's, tuples as lists."""
+    if isinstance(value, (tuple, list)):
+        return [_plain(part) for part in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _group_numbers(groups: ArrayLike, features: NDArray[Any]) -> NDArray[np.int64]:

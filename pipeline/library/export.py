@@ -1,6 +1,7 @@
 """Cached features as one file for other programs: ``.npz``, ``.parquet`` or ``.safetensors``.
 
-Here the rows of a cache meet the paths, labels and splits of a manifest, which the cache does not know.
+A format is a function under :func:`register_export_format`, here or in a file of its own. In it the rows of a cache
+meet the paths, labels and splits of a manifest, which the cache does not know.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 
 from cache import FeatureCache
 from cache.atomic_write import atomic_path
-from cache.errors import CacheError, CutonceError, UsageError
+from cache.errors import CacheInputError, CutonceError, UsageError
+from pipeline.options.export_formats import EXPORT_FORMATS, ExportFormat, writer_of
 from stages.data.manifest import Manifest
 from stages.runtime.progress import progress
 
@@ -61,6 +63,10 @@ class Export:
         return features
 
 
+WriteExport = Callable[[Export, Path], None]
+"""Writes what is exported into a file that is given its name when it is whole."""
+
+
 def export_features(cache: FeatureCache, path: Path, manifest: Manifest | None = None, view: int = 0) -> Export:
     """Write rows of a cache, in the storage type, into one file; return what was written.
 
@@ -95,16 +101,39 @@ def export_features(cache: FeatureCache, path: Path, manifest: Manifest | None =
     CutonceError, OSError
         If the file cannot be written.
     """
-    write = _WRITERS.get(path.suffix.lower())
-    if write is None:
-        raise UsageError(f"{path} has to end with one of {', '.join(_WRITERS)}")
-    if write is _write_parquet:
-        _require_pyarrow()
+    write: WriteExport = writer_of(EXPORT_FORMATS, path)
     export = Export(cache, view, *_samples(cache, manifest, view))
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         write(export, temporary)
     return export
+
+
+def register_export_format(
+    ending: str, *, needs: str = "", install: str = "", help_text: str = ""
+) -> Callable[[WriteExport], WriteExport]:
+    """Make a function what writes files whose names end so.
+
+    Parameters
+    ----------
+    ending
+        With its point, in small letters: ``.npz``.
+    needs, install
+        As in :class:`~pipeline.options.export_formats.ExportFormat`; literals in our own files.
+    help_text
+        What it is, in a few words; by default the beginning of the docstring.
+
+    Raises
+    ------
+    UsageError
+        If another function is registered for the ending.
+    """
+
+    def register(write: WriteExport) -> WriteExport:
+        EXPORT_FORMATS.register(ExportFormat(ending, needs, install, help_text=help_text), write)
+        return write
+
+    return register
 
 
 def _samples(cache: FeatureCache, manifest: Manifest | None, view: int) -> tuple[list[str], Manifest | None]:
@@ -118,7 +147,7 @@ def _samples(cache: FeatureCache, manifest: Manifest | None, view: int) -> tuple
     missing = cache.missing(manifest.keys, view)
     if missing:
         first = manifest.locations[manifest.keys.index(missing[0])]
-        raise CacheError(
+        raise CacheInputError(
             f"{len(missing)} of {len(manifest)} images of the manifest have no features (view {view}) in {cache.path} "
             f"(first: {first}); extract them first"
         )
@@ -129,7 +158,9 @@ def _samples(cache: FeatureCache, manifest: Manifest | None, view: int) -> tuple
     return manifest.keys, manifest
 
 
-def _write_npz(export: Export, path: Path) -> None:
+@register_export_format(".npz")
+def write_npz(export: Export, path: Path) -> None:
+    """Arrays of NumPy, none of them pickled."""
     arrays = {
         "features": export.features(),
         "keys": np.array(export.keys, dtype="S32"),
@@ -145,7 +176,9 @@ def _write_npz(export: Export, path: Path) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # its own option allow_pickle is not among the arrays
 
 
-def _write_safetensors(export: Export, path: Path) -> None:
+@register_export_format(".safetensors")
+def write_safetensors(export: Export, path: Path) -> None:
+    """Tensors, with the words about them as metadata."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
@@ -169,7 +202,9 @@ def _write_safetensors(export: Export, path: Path) -> None:
         raise CutonceError(f"the safetensors file cannot be written: {error}") from error
 
 
-def _write_parquet(export: Export, path: Path) -> None:
+@register_export_format(".parquet", needs="pyarrow", install="cutonce[parquet]")
+def write_parquet(export: Export, path: Path) -> None:
+    """Table, written a few megabytes at a time."""
     import pyarrow
     from pyarrow import parquet
 
@@ -194,20 +229,6 @@ def _write_parquet(export: Export, path: Path) -> None:
             arrays = [pyarrow.array(column[rows], kind) for kind, column in columns.values()]
             arrays.append(pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values), width))
             writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
-
-
-_WRITERS: dict[str, Callable[[Export, Path], None]] = {
-    ".npz": _write_npz,
-    ".parquet": _write_parquet,
-    ".safetensors": _write_safetensors,
-}
-
-
-def _require_pyarrow() -> None:
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError as error:
-        raise UsageError("a .parquet file needs pyarrow: pip install 'cutonce[parquet]'") from error
 
 
 def _unicode(location: str) -> str:

@@ -42,6 +42,7 @@ from stages.network.graph.trunk import FrozenTrunk
 from stages.network.heads.base import Head
 from stages.runtime.progress import progress_bars
 from stages.runtime.seeding import preserve_rng_state
+from stages.runtime.threads import usable_after_fork
 from stages.tasks.single_label import SingleLabel
 from stages.training.history import Epoch
 from stages.training.losses import logits_of
@@ -112,6 +113,7 @@ class FinetunedNetwork:
         render = self._extractor.backbone.preprocessing.render
         return self._extractor.preprocess(stack_pixels([render(image) for image in images]))
 
+    @usable_after_fork
     def predict_proba(self, images: Images) -> NDArray[np.float32]:
         """Return the probability of each class, float32 [n, k]; `images` as for :func:`pipeline.features`.
 
@@ -121,13 +123,14 @@ class FinetunedNetwork:
             If an image cannot be read, or something else than images is given.
         """
         upper = TransferModel(self._extractor.preprocess, self.module.below, self.module.trained)
+        task = SingleLabel([str(name) for name in self.classes_])
         parts = [np.empty((0, len(self.classes_)), dtype=np.float32)]
         for chunk in image_chunks(images):
             chunk.require_readable()
-            for some in iter_predictions(self._extractor, upper, chunk.locations, self._options.tta):
+            for some in iter_predictions(self._extractor, upper, task, chunk.locations, self._options.tta):
                 if some.failures:
                     raise unreadable_error([(chunk.locations[index], reason) for index, reason in some.failures])
-                parts.append(some.probabilities)
+                parts.append(some.activated)
         return np.concatenate(parts)
 
     def predict(self, images: Images) -> NDArray[Any]:
@@ -136,6 +139,7 @@ class FinetunedNetwork:
         return chosen
 
 
+@usable_after_fork
 def finetune(
     images: Images,
     labels: ArrayLike | None = None,
@@ -218,16 +222,17 @@ def labelled_manifest(
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise DataError(f"labels holds {len(classes)} class(es); at least two are needed")
-    texts = [str(label) for label in numbers]
-    units = split_units(images.keys, texts, [""] * len(images), names, seed)
+    targets, task = numbers.astype(np.int64), SingleLabel([str(name) for name in classes])
+    strata = [str(stratum) for stratum in task.strata(targets)]
+    units = split_units(images.keys, strata, [""] * len(images), names, seed)
     held = stratified_group_split(units, val_size, min_kept=1)
     splits = ["val" if key in held else "train" for key in images.keys]
     manifest = Manifest(
         images.locations,
-        numbers.astype(np.int64),
+        targets,
         splits,
         images.keys,
-        SingleLabel([str(name) for name in classes]),
+        task,
         groups=names,
     )
     trained = np.unique(manifest.targets[manifest.indices("train")])

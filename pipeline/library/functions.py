@@ -15,6 +15,7 @@ from cache import DigestCache, FeatureCache
 from cache.errors import DataError, UsageError
 from pipeline.evaluation.comparison import Comparison, compare_results, compare_runs
 from pipeline.evaluation.results import Result, run_of
+from pipeline.library.argument_names import argument_names
 from pipeline.library.backbones import AnyBackbone, config_of, remembered_extractor
 from pipeline.library.images import ImageList, Images, count_images, image_chunks, unreadable_error
 from stages.config.features import FeatureConfig, Pooling, PrecisionChoice, StorageType
@@ -24,6 +25,7 @@ from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import read_features
 from stages.runtime.progress import progress as progress_bar
 from stages.runtime.progress import progress_bars
+from stages.runtime.threads import usable_after_fork
 from stages.tasks.single_label import SingleLabel
 
 OnUnreadable = Literal["raise", "nan"]
@@ -32,6 +34,7 @@ KEY_MEMO = "keys.sqlite"
 """Beside the caches: the keys of files, remembered."""
 
 
+@usable_after_fork
 def features(
     images: Images,
     backbone: AnyBackbone = "efficientnet_lite0",
@@ -106,21 +109,21 @@ def features(
     """
     if on_unreadable not in ("raise", "nan"):
         raise UsageError(f"on_unreadable has to be 'raise' or 'nan', not {on_unreadable!r}")
-    options = feature_options(
-        cache,
-        backbone=backbone,
-        cut=cut,
-        weights=weights,
-        pool=pool,
-        image_size=image_size,
-        precision=precision,
-        storage_dtype=dtype,
-        batch_size=batch_size,
-        device=device,
-    )
-    count_images(images)
-    extractor = extractor_for(options, cache, backbone)
-    with progress_bars(progress):
+    with argument_names(storage_dtype="dtype"), progress_bars(progress):
+        options = feature_options(
+            cache,
+            backbone=backbone,
+            cut=cut,
+            weights=weights,
+            pool=pool,
+            image_size=image_size,
+            precision=precision,
+            storage_dtype=dtype,
+            batch_size=batch_size,
+            device=device,
+        )
+        count_images(images)
+        extractor = extractor_for(options, cache, backbone)
         return extract_rows(extractor, images, keep=cache is not None, on_unreadable=on_unreadable)
 
 

@@ -28,6 +28,7 @@ from sklearn.isotonic import isotonic_regression
 from pipeline.evaluation.method_summary import MethodSummary
 from pipeline.evaluation.results import Result
 from pipeline.text import duration, short_percent
+from stages.training.history import validation_rank
 
 if TYPE_CHECKING:
     from stages.training.lr_finder import LRFinderResult
@@ -191,9 +192,10 @@ def cumulative_seconds(result: Result) -> list[float]:
 
 
 def best_epoch(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Return the epoch whose weights are kept: the best validation accuracy, of equals the lowest validation loss."""
+    """Return the epoch whose weights are kept, by the rule of the training; None where none was validated."""
     known = [entry for entry in history if entry.get("val_accuracy") is not None]
-    return max(known, key=lambda entry: (entry["val_accuracy"], -(entry.get("val_loss") or 0.0)), default=None)
+    rank = lambda entry: validation_rank(entry["val_accuracy"], entry.get("val_loss") or 0.0)  # noqa: E731
+    return max(known, key=rank, default=None)
 
 
 class Line(NamedTuple):

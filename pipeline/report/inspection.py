@@ -169,7 +169,7 @@ class InspectionReport:
 
     @property
     def _cautions(self) -> dict[str, str]:
-        accuracy = percent(self.inspection.accuracy)
+        accuracy = percent(self.inspection.score)
         few = self.inspection.outliers.outside < WORST
         return {
             "label": f" (doubted by a classifier that is right for {accuracy} of all: look before you change them)",

@@ -54,19 +54,19 @@ class ProbeReport:
         """The recommendation, in sentences."""
         best, chosen = self.probe.best, self.probe.recommended
         if len(self.probe.cuts) == 1:
-            return [f"One cut was probed, {best.name}: validation accuracy {percent(best.accuracy)}.", _price(best)]
+            return [f"One cut was probed, {best.name}: validation accuracy {percent(best.score)}.", _price(best)]
         error = f"one standard error ({100 * best.standard_error:.1f} points)"
         if chosen is best:
             return [
-                f"Cut at {best.name}: no cut has a better validation accuracy than {percent(best.accuracy)}, and no "
+                f"Cut at {best.name}: no cut has a better validation accuracy than {percent(best.score)}, and no "
                 f"cheaper one comes within {error} of it.",
                 _price(best),
             ]
         return [
-            f"Cut at {chosen.name}: its validation accuracy of {percent(chosen.accuracy)} is within {error} of the "
+            f"Cut at {chosen.name}: its validation accuracy of {percent(chosen.score)} is within {error} of the "
             f"best, and no cheaper cut's is.",
             _price(chosen),
-            f"The best is {best.name} with {percent(best.accuracy)}. {_price(best)}",
+            f"The best is {best.name} with {percent(best.score)}. {_price(best)}",
         ]
 
     @property
@@ -90,7 +90,7 @@ class ProbeReport:
                 one.name + "".join(f"  ({role})" for role in self.roles(one)),
                 str(one.depth),
                 str(one.width),
-                f"{percent(one.accuracy)} ± {100 * one.standard_error:.1f}",
+                f"{percent(one.score)} ± {100 * one.standard_error:.1f}",
                 *([_over_seeds(one)] if several else []),
                 byte_count(one.bytes_per_image),
                 format_count(one.multiply_adds),
@@ -140,7 +140,7 @@ class ProbeReport:
             "standard_error": self.probe.best.standard_error,
             "verdict": " ".join(self.verdict),
             "commands": [command for _, command in self.commands],
-            "cuts": [{**_row(one), "val_accuracies": list(one.accuracies)} for one in self.probe.cuts],
+            "cuts": [{**_row(one), "val_accuracies": list(one.scores)} for one in self.probe.cuts],
             "notes": self.notes,
         }
 
@@ -180,9 +180,9 @@ def _row(one: CutScore) -> dict[str, Any]:
         "operation": one.operation,
         "depth": one.depth,
         "row_width": one.width,
-        "val_accuracy": one.accuracy,
-        "val_accuracy_lowest": min(one.accuracies),
-        "val_accuracy_highest": max(one.accuracies),
+        "val_accuracy": one.score,
+        "val_accuracy_lowest": min(one.scores),
+        "val_accuracy_highest": max(one.scores),
         "standard_error": one.standard_error,
         "bytes_per_image": one.bytes_per_image,
         "multiply_adds": one.multiply_adds,
@@ -202,5 +202,5 @@ def _price(one: CutScore) -> str:
 
 
 def _over_seeds(one: CutScore) -> str:
-    low, high = min(one.accuracies), max(one.accuracies)
+    low, high = min(one.scores), max(one.scores)
     return format_range((low, high), as_percent=True)

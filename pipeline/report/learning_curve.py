@@ -48,9 +48,9 @@ class CurveReport:
             [f"{size:,}", percent(mean), f"{percent(low)} to {percent(high)}", fitted]
             for size, mean, low, high, fitted in zip(
                 self.curve.sizes.tolist(),
-                self.curve.accuracies.mean(axis=1),
-                self.curve.accuracies.min(axis=1),
-                self.curve.accuracies.max(axis=1),
+                self.curve.scores.mean(axis=1),
+                self.curve.scores.min(axis=1),
+                self.curve.scores.max(axis=1),
                 self._fitted(),
                 strict=True,
             )
@@ -60,7 +60,12 @@ class CurveReport:
                 [f"{size:,}", "", "", f"{percent(one.value)} ({percent(one.low)} to {percent(one.high)})"]
                 for size, one in self.extrapolation.at.items()
             ]
-        header = ["training images", f"validation accuracy, {self.head}", "over draws", "power law (95 % interval)"]
+        header = [
+            "training images",
+            f"validation {self.curve.metric.label}, {self.head}",
+            "over draws",
+            "power law (95 % interval)",
+        ]
         return table(header, rows, left=0)
 
     def _fitted(self) -> list[str]:
@@ -77,8 +82,8 @@ def write_curve(report: CurveReport, out_dir: Path) -> Path:
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(["kind", "images", "draw", "accuracy", "low", "high"])
-        for size, draws in zip(report.curve.sizes.tolist(), report.curve.accuracies.tolist(), strict=True):
+        writer.writerow(["kind", "images", "draw", report.curve.metric.name, "low", "high"])
+        for size, draws in zip(report.curve.sizes.tolist(), report.curve.scores.tolist(), strict=True):
             writer.writerows(["measured", size, draw, f"{one:.6f}", "", ""] for draw, one in enumerate(draws))
         for size, at in report.extrapolation.at.items() if report.extrapolation is not None else ():
             writer.writerow(["extrapolated", size, "", *(f"{one:.6f}" for one in (at.value, at.low, at.high))])
@@ -90,15 +95,15 @@ def write_curve(report: CurveReport, out_dir: Path) -> Path:
 
 
 def accuracy_against_images(report: CurveReport) -> Figure:
-    """Draw each draw's accuracy over the number of training images, the power law, and its interval beyond."""
+    """Draw each draw's score over the number of training images, the power law, and its interval beyond."""
     curve, found = report.curve, report.extrapolation
     with styled():
         figure = Figure(figsize=(5.6, 3.6), layout="constrained")
         axes = figure.add_subplot()
         axes.set_xscale("log")
-        for draw in range(curve.correct.shape[1]):
-            axes.plot(curve.sizes, curve.accuracies[:, draw], "o", color=MUTED, markersize=3, alpha=0.6, linewidth=0)
-        axes.plot(curve.sizes, curve.accuracies.mean(axis=1), "o", color=ACCENT, markersize=5.5, zorder=3)
+        for draw in range(curve.scores.shape[1]):
+            axes.plot(curve.sizes, curve.scores[:, draw], "o", color=MUTED, markersize=3, alpha=0.6, linewidth=0)
+        axes.plot(curve.sizes, curve.scores.mean(axis=1), "o", color=ACCENT, markersize=5.5, zorder=3)
         largest = int(curve.sizes[-1])
         ticks = [int(curve.sizes[0]), largest]
         if found is not None:
@@ -129,5 +134,5 @@ def accuracy_against_images(report: CurveReport) -> Figure:
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(lambda value, _: short_percent(value))
         axes.set_xlabel("training images (logarithmic)")
-        axes.set_ylabel(f"validation accuracy, {report.head}")
+        axes.set_ylabel(f"validation {curve.metric.label}, {report.head}")
     return figure

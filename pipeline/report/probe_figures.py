@@ -51,11 +51,11 @@ def save_svg(figure: Figure, path: Path) -> None:
 
 def _draw_accuracy(axes: Axes, probe: LayerProbe) -> None:
     places = np.arange(len(probe.cuts))
-    reached = np.array([one.accuracy for one in probe.cuts])
+    reached = np.array([one.score for one in probe.cuts])
     errors = np.array([one.standard_error for one in probe.cuts])
-    axes.axhspan(probe.one_se_threshold, probe.best.accuracy, color=GRID, alpha=0.6, linewidth=0)
+    axes.axhspan(probe.one_se_threshold, probe.best.score, color=GRID, alpha=0.6, linewidth=0)
     for seed in range(len(probe.seeds) if len(probe.seeds) > 1 else 0):
-        axes.plot(places, [one.accuracies[seed] for one in probe.cuts], "-", color=MUTED, linewidth=0.7, alpha=0.5)
+        axes.plot(places, [one.scores[seed] for one in probe.cuts], "-", color=MUTED, linewidth=0.7, alpha=0.5)
     axes.plot(places, reached, "-", color=ACCENT, linewidth=1.4)
     axes.vlines(places, reached - errors, reached + errors, color=ACCENT, linewidth=1.6)
     axes.plot(places, reached, "o", color=ACCENT, markersize=4.5)

@@ -1,15 +1,17 @@
 """What ``--augment`` may say: a preset, or the names of transforms in the order they are done, with their arguments.
 
-Words and numbers alone, so that the options can be checked without torch. How a transform renders is in
-``stages.data.augment.transforms``.
+Words and numbers alone, so that the options can be checked without torch. What a transform is called and which number
+it takes stands in its decorator, in ``stages.data.augment.transforms``, which is read without an import.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 from cache.errors import UsageError, suggestion
+from cache.registry import Registration, Registry
 from stages.config.version_1 import AUGMENT_NAMES
 
 PRESETS = ("none", "light", "medium", "strong")
@@ -29,26 +31,29 @@ class Magnitude(NamedTuple):
     whole: bool = False
 
 
-_OFTEN = "how often, as a probability,"
+@dataclass(frozen=True)
+class OpKind(Registration):
+    """What a transform says of itself.
 
-TRANSFORMS: dict[str, Magnitude | None] = {
-    "crop": Magnitude("the smallest share of the photograph that is kept", 0.5, 0.01, 1),
-    "shift": Magnitude("the largest shift, as a share of the side,", 0.1, 0, 1),
-    "zoom": Magnitude("how much larger or smaller at most, as a share,", 0.2, 0, 0.9),
-    "flip": None,
-    "vflip": None,
-    "rot90": None,
-    "rotation": Magnitude("the largest angle, in degrees,", 10, 0, 180),
-    "perspective": Magnitude("the distortion, as a share of half the side,", 0.2, 0, 1),
-    "colorjitter": Magnitude("the largest change of brightness, contrast and saturation, as a share,", 0.2, 0, 1),
-    "grayscale": Magnitude(_OFTEN, 0.1, 0, 1),
-    "blur": Magnitude("the largest standard deviation, in pixels,", 2, 0.1, 5),
-    "trivialaugment": None,
-    "randaugment": Magnitude("the magnitude", 9, 0, 30, whole=True),
-    "autoaugment": None,
-    "randomerasing": Magnitude(_OFTEN, 0.25, 0, 1),
-}
-"""Every transform by name; None where it takes no argument."""
+    Attributes
+    ----------
+    argument : tuple, optional
+        A `Magnitude`, as a literal; None where it takes no argument.
+    takes_photograph : bool
+        Whether it makes the square of a photograph of any shape, so that it must come first; others work on the square.
+    """
+
+    argument: tuple[str, float, float, float] | tuple[str, float, float, float, bool] | None = None
+    takes_photograph: bool = False
+
+    @property
+    def magnitude(self) -> Magnitude | None:
+        """The number that it takes in parentheses."""
+        return None if self.argument is None else Magnitude(*self.argument)
+
+
+OPS = Registry[OpKind, Any]("op", OpKind, ["stages.data.augment"], option="augment")
+"""The transforms that lists are made of."""
 
 _WRITTEN = re.compile(r"(?P<name>[^()]*)(?:\((?P<argument>[^()]*)\))?")
 
@@ -69,13 +74,14 @@ def parse_augment(augment: str) -> tuple[AugmentOp, ...]:
     Raises
     ------
     UsageError
-        If a name is unknown (the nearest is suggested), an argument is not a number or out of range, or `crop` is not
-        the first.
+        If a name is unknown (the nearest is suggested), an argument is not a number or out of range, or what takes the
+        photograph itself, such as `crop`, is not the first.
     """
     steps = tuple(_step(written.strip(), augment) for written in augment.split("+"))
-    if any(step.name == "crop" for step in steps[1:]):
+    late = next((step.name for step in steps[1:] if OPS.find(step.name).takes_photograph), None)
+    if late is not None:
         raise UsageError(
-            f"`augment` {augment}: crop must come first, because the others work on the square that it cuts out"
+            f"`augment` {augment}: {late} must come first, because the others work on the square that it cuts out"
         )
     return steps
 
@@ -101,12 +107,12 @@ def _step(written: str, augment: str) -> AugmentOp:
         raise UsageError(f"`augment` {augment}: {name} is a preset and stands alone; write out what it does")
     if name in AUGMENT_NAMES:
         raise UsageError(f"`augment` {augment}: {name!r} is called {AUGMENT_NAMES[name]} now")
-    if name not in TRANSFORMS:
+    if name not in OPS.names():
         raise UsageError(
-            f"`augment` {augment}: there is no transform {name!r}; there are {', '.join(TRANSFORMS)}, and the presets "
-            f"{', '.join(PRESETS)}.{suggestion(name, (*TRANSFORMS, *PRESETS))}"
+            f"`augment` {augment}: there is no transform {name!r}; there are {', '.join(OPS.names())}, and the presets "
+            f"{', '.join(PRESETS)}.{suggestion(name, (*OPS.names(), *PRESETS))}"
         )
-    takes = TRANSFORMS[name]
+    takes = OPS.find(name).magnitude
     if takes is None:
         if argument is not None:
             raise UsageError(f"`augment` {augment}: {name} takes no argument; write {name} alone")

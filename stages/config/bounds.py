@@ -5,9 +5,12 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from cache.errors import UsageError
+from cache.errors import UsageError, suggestion
+
+_CHOICES: dict[type, list[tuple[str, tuple[str, ...]]]] = {}
+"""What `_choices` returns, by type: looking it up takes milliseconds."""
 
 
 def require(name: str, value: Any, what: str, holds: Callable[[float], bool]) -> None:
@@ -33,3 +36,35 @@ def require_at_least(options: object, bounds: dict[str, float]) -> None:
     """Refuse a number, or one of several, below its bound; None, which stands for a default, has none."""
     for name, least in bounds.items():
         require(name, getattr(options, name), f"at least {least:g}", partial(operator.le, least))
+
+
+def require_choices(options: object) -> None:
+    """Refuse words that options do not know, where their type lists those they do: Python itself does not.
+
+    Raises
+    ------
+    UsageError
+        That names the option, and the words it takes.
+    """
+    kind = type(options)
+    if kind not in _CHOICES:
+        _CHOICES[kind] = _choices(kind)
+    for name, choices in _CHOICES[kind]:
+        value = getattr(options, name)
+        for word in value if isinstance(value, tuple) else (value,):
+            if word is not None and word not in choices:
+                raise UsageError(
+                    f"`{name}` {word!r} must be one of {', '.join(choices)}.{suggestion(str(word), choices)}"
+                )
+
+
+def _choices(options: type) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the options whose type is a ``Literal``, or a tuple of one or an optional one, with its words."""
+    words = {name: tuple(_literal_words(kind)) for name, kind in get_type_hints(options).items()}
+    return [(name, choices) for name, choices in words.items() if choices]
+
+
+def _literal_words(kind: Any) -> list[str]:
+    if get_origin(kind) is Literal:
+        return [word for word in get_args(kind) if isinstance(word, str)]
+    return [word for part in get_args(kind) for word in _literal_words(part)]

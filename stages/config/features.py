@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from cache.errors import UsageError
-from stages.config.augment_grammar import require_augment
-from stages.config.bounds import require_at_least
-from stages.config.registry import BACKBONES, OptionHelp, listed_help
+from cache.formats import describe_formats, require_writable
+from stages.config.augment_grammar import OPS, require_augment
+from stages.config.bounds import require_at_least, require_choices
+from stages.config.registry import BACKBONES, ENGINES, POOLINGS, OptionHelp, listed_help
 
-Pooling = Literal["avg", "max", "avgmax", "cls", "none"]
+Pooling = str
+"""Of a pooling that is registered."""
 
 
 PrecisionChoice = Literal["fp32", "bf16", "fp16", "auto"]
@@ -48,8 +50,10 @@ class FeatureConfig:
     """The layer whose output is cached; auto is the input of the classifier. `list-cuts BACKBONE` lists them. Several,
     separated by commas (layer3,layer4), are computed in one pass and cached each for itself; heads see them joined."""
 
-    pool: Pooling = "avg"
-    """How a feature map becomes a vector: avg, max, avgmax (both, concatenated), cls (class token), none (keep it)."""
+    pool: Pooling = field(
+        default="avg",
+        metadata=OptionHelp(lambda: f"How a feature map becomes a vector: {', '.join(POOLINGS.named_help_texts())}."),
+    )
 
     image_size: int | None = None
     """Side of the square the network sees, in pixels (default: the backbone's own)."""
@@ -61,12 +65,17 @@ class FeatureConfig:
     """Renderings cached per image: the evaluation view, and so many less one augmented ones, always the same for the
     same image. They take as many times the extraction and the space."""
 
-    augment: str = "light"
-    """Augmentation of the views and of fine-tuning: none, light (flip, small shift and scale), medium (rotation, random
-    resized crop, colour jitter), strong (TrivialAugment, random erasing), or single transforms in order, as
-    'crop(0.5)+flip+rotation(15)'. There are crop, shift, zoom, flip, vflip, rot90, rotation, perspective,
-    colorjitter, grayscale, blur, trivialaugment, randaugment, autoaugment and randomerasing.
-    `contact-sheet` shows what comes of it."""
+    augment: str = field(
+        default="light",
+        metadata=OptionHelp(
+            lambda: (
+                "Augmentation of the views and of fine-tuning: none, light (flip, small shift and scale), medium "
+                "(rotation, random resized crop, colour jitter), strong (TrivialAugment, random erasing), or single "
+                f"transforms in order, as 'crop(0.5)+flip+rotation(15)'. There are {', '.join(OPS.names()[:-1])} and "
+                f"{OPS.names()[-1]}. `contact-sheet` shows what comes of it."
+            )
+        ),
+    )
 
     decoding: Literal["full", "reduced"] = "full"
     """full, or reduced: JPEG photographs far larger than needed are decoded at 1/2, 1/4 or 1/8 of their size, which is
@@ -80,9 +89,10 @@ class FeatureConfig:
     storage_dtype: StorageType = "float16"
     """Type of the numbers in the cache."""
 
-    compression: Literal["none", "gzip"] = "none"
-    """How rows are stored: none, or gzip, which packs feature maps full of zeros (after a ReLU) about nine times and
-    pooled features twice, and reads more slowly. Not part of the fingerprint."""
+    compression: str = field(
+        default="none",
+        metadata=OptionHelp(lambda: f"How rows are stored: {describe_formats()}. Not part of the fingerprint."),
+    )
 
     batch_size: int | None = None
     """Images per forward pass; changes speed and memory, not the features' identity (default: what suits device and
@@ -95,11 +105,26 @@ class FeatureConfig:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
 
+    engine: str = field(
+        default="auto",
+        metadata=OptionHelp(
+            lambda: (
+                "How images come through the network: auto (what suits the device), "
+                f"{', '.join(ENGINES.named_help_texts())}. Not part of the fingerprint."
+            )
+        ),
+    )
+
     strict: bool = False
     """Exit with status 1 if any image could not be read."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_at_least(self, {"views": 1, "batch_size": 1, "decode_threads": 1})
+        POOLINGS.require_known(self.pool)
+        require_writable(self.compression)
+        if self.engine != "auto":
+            ENGINES.require_known(self.engine, ", and auto")
         require_augment(self.augment)
         if self.views > 1 and self.augment == "none":
             raise UsageError("`views` needs an augmentation: with `augment` none all views would be the same")

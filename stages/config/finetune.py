@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cache.errors import UsageError
 from stages.config.augment_grammar import TTA
-from stages.config.bounds import require, require_at_least
+from stages.config.bounds import require, require_at_least, require_choices
 from stages.config.head_registry import require_known
 from stages.config.heads import HeadName
+from stages.config.registry import OPTIMIZERS, SCHEDULES, OptionHelp
 
 Baseline = Literal["scratch", "uncached"]
-
-
-Schedule = Literal[
-    "constant", "step", "plateau", "cosine", "onecycle", "triangular", "triangular2", "exp_range", "restarts"
-]
 
 
 @dataclass(frozen=True)
@@ -58,8 +54,15 @@ class FinetuneConfig:
     epochs: int = 6
     """Passes over the training images."""
 
-    opt: str = "adamw"
-    """adamw, adam, sgd (Nesterov momentum), momentum (plain), or another that timm has."""
+    opt: str = field(
+        default="adamw",
+        metadata=OptionHelp(
+            lambda: (
+                ", ".join(["adamw, adam, sgd (Nesterov momentum), momentum (plain)", *OPTIMIZERS.named_help_texts()])
+                + ", or another that timm has."
+            )
+        ),
+    )
 
     momentum: float = 0.9
     """Of the optimisers that have one."""
@@ -82,9 +85,10 @@ class FinetuneConfig:
     """Find the rate by a range test: none, start (before training), each (again for each block that gradual unfreezing
     adds, of its own rate)."""
 
-    schedule: Schedule = "cosine"
-    """How the rate goes over the steps: constant, step, plateau, cosine, onecycle, triangular, triangular2, exp_range,
-    restarts."""
+    schedule: str = field(
+        default="cosine",
+        metadata=OptionHelp(lambda: f"How the rate goes over the steps: {', '.join(SCHEDULES.names())}."),
+    )
 
     warmup: float | None = None
     """Share of the steps in which the rate rises (default: 0.3 for onecycle, none for restarts and the triangular ones,
@@ -165,6 +169,7 @@ class FinetuneConfig:
     """What this training is called in the run and the tables (default: made of --unfreeze)."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         least = {"epochs": 1, "lr": 0, "head_lr": 0, "weight_decay": 0, "unfreeze_every": 0, "mixup": 0}
         least |= {
             "cutmix": 0,
@@ -176,6 +181,7 @@ class FinetuneConfig:
         require_at_least(self, {**least, "finetune_dropout": 0, "drop_path": 0})
         if self.init_head != "new":
             require_known(self.init_head)
+        SCHEDULES.require_known(self.schedule)
         for name in ("finetune_dropout", "drop_path"):
             require(name, getattr(self, name), "less than 1", lambda share: share < 1)
         if self.lr_find == "each" and not self.unfreeze_every:

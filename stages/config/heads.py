@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cache.errors import UsageError
-from stages.config.bounds import require, require_at_least
+from stages.config.bounds import require, require_at_least, require_choices
 from stages.config.head_registry import describe_heads, describe_streaming_heads, require_known
 from stages.config.registry import OptionHelp
 
@@ -91,6 +91,7 @@ class HeadConfig:
     """Label smoothing of the cross-entropy of a torch head."""
 
     def __post_init__(self) -> None:
+        require_choices(self)
         least = {"c_values": 1e-12, "cv": 0, "hidden_dim": 1, "dropout": 0, "fit_epochs": 1, "patience": 1}
         least |= {"fit_lr": 0, "fit_weight_decay": 0, "fit_batch_size": 1, "fit_label_smoothing": 0}
         require_at_least(self, {**least, "n_neighbors": 1, "nystroem_components": 1, "max_memory_gb": 0})

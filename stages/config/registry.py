@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from cache.registry import Registration, Registry
@@ -10,6 +11,46 @@ from cache.registry import Registration, Registry
 BACKBONES = Registry[Registration, Any]("backbone", Registration, ["stages.network.backbones"], option="backbone")
 
 SOURCES = Registry[Registration, Any]("source", Registration, ["stages.data.sources"], option="data")
+
+
+@dataclass(frozen=True)
+class EngineKind(Registration):
+    """What an engine of stage 1 says of itself.
+
+    Attributes
+    ----------
+    devices : tuple of str
+        Types of the devices it computes on, as torch names them; none stands for any that no other engine names.
+    automatic : bool
+        Whether ``auto`` may choose it, or it has to be named.
+    """
+
+    devices: tuple[str, ...] = ()
+    automatic: bool = True
+
+
+ENGINES = Registry[EngineKind, Any]("engine", EngineKind, ["stages.extraction"], option="engine")
+
+POOLINGS = Registry[Registration, Any]("pooling", Registration, ["stages.network.graph"], option="pool")
+
+OPTIMIZERS = Registry[Registration, Any]("optimizer", Registration, ["stages.training"], option="opt")
+"""What there is beside timm's."""
+
+
+@dataclass(frozen=True)
+class ScheduleKind(Registration):
+    """What a schedule of the learning rate says of itself.
+
+    Attributes
+    ----------
+    settings : tuple of str
+        The settings of ``stages.training.lr_schedules.LRScheduleConfig`` that mean something to it.
+    """
+
+    settings: tuple[str, ...] = ()
+
+
+SCHEDULES = Registry[ScheduleKind, Any]("schedule", ScheduleKind, ["stages.training"], option="schedule")
 
 
 class OptionHelp(Mapping[str, str]):

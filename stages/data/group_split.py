@@ -1,7 +1,8 @@
 """Which images are put aside for a split: of each class a share, copies and groups kept whole.
 
-The choice depends on the images' keys, their classes, which of them belong together, and the seed. It does not depend
-on the order of the samples, nor on what groups are called.
+A class is a stratum of the task, by its name; where the task has none, all images are of one class. The choice depends
+on the images' keys, their classes, which of them belong together, and the seed. It does not depend on the order of the
+samples, nor on what groups are called.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ def split_units(
 
     Parameters
     ----------
+    keys, labels, strata : sequence of str
+        Key, class and the source's stratum of each sample.
     groups : sequence of str
         The group of each sample, '' for one of no group; empty where there are no groups. Two groups that have an
         image in common are one.

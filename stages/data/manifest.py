@@ -26,13 +26,13 @@ from stages.config.data import SPLITS, DataConfig
 from stages.data.sample import ImageRef, Sample
 from stages.data.sources.records import Progress, SourceRecords
 from stages.data.sources.registry import list_samples
-from stages.data.splits import check_shares, make_missing_splits
+from stages.data.splits import check_shares, make_missing_splits, stratum_names
 from stages.tasks.base import Task, task_from_json
 from stages.tasks.single_label import SingleLabel
 
 _HEADER = ["path", "label", "split", "key"]
-_GROUP = "group"
-"""A fifth column, where samples have groups."""
+_GROUP, _STRATUM = "group", "stratum"
+"""Further columns, where samples have groups and where the source tells strata apart; then come the extra ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +58,15 @@ class Manifest:
     groups : list of str
         What each sample is of (a patient, a product, a video), '' where it is on its own; no group is in two splits
         that were made here. Empty where the source names no groups.
+    strata : list of str
+        Kind of each sample among those of its target. Empty where the source names none.
+    extra : dict of str to list of str
+        What else the source says of each sample, by the name of the column.
+
+    Raises
+    ------
+    DataError
+        If an extra column is called as one of the manifest's own.
     """
 
     locations: list[str]
@@ -68,6 +77,13 @@ class Manifest:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
+    strata: list[str] = field(default_factory=list)
+    extra: dict[str, list[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        own = [name for name in (*_HEADER, _GROUP, _STRATUM) if name in self.extra]
+        if own:
+            raise DataError(f"a manifest has columns of its own called {', '.join(own)}: call the extra ones otherwise")
 
     def __len__(self) -> int:
         return len(self.locations)
@@ -79,10 +95,12 @@ class Manifest:
 
     def __iter__(self) -> Iterator[Sample]:
         """Yield the samples, in order, as records."""
-        groups = self.groups or [""] * len(self)
-        columns = zip(self.locations, self.keys, self.target_texts, self.splits, groups, strict=True)
-        for location, key, target, split, group in columns:
-            yield Sample((ImageRef(location, key),), target, split, group)
+        blank = [""] * len(self)
+        extra = zip(*self.extra.values(), strict=True) if self.extra else [()] * len(self)
+        images = map(ImageRef, self.locations, self.keys)
+        known = (self.target_texts, self.splits, self.groups or blank, self.strata or blank)
+        for image, target, split, group, stratum, values in zip(images, *known, extra, strict=True):
+            yield Sample((image,), target, split, group, stratum, dict(zip(self.extra, values, strict=True)))
 
     def indices(self, split: str) -> NDArray[np.int64]:
         """Return the positions, int64, of the samples of a split, in order."""
@@ -99,6 +117,8 @@ class Manifest:
             self.unreadable,
             self.notes,
             [self.groups[index] for index in indices] if self.groups else [],
+            [self.strata[index] for index in indices] if self.strata else [],
+            {name: [column[index] for index in indices] for name, column in self.extra.items()},
         )
 
     @property
@@ -136,7 +156,10 @@ class Manifest:
         return [f"{len(self):,} images", *classes, *groups, *sizes]
 
     def save(self, path: Path) -> None:
-        """Write the samples as CSV (path,label,split,key[,group]) and all else as JSON beside it, `path` with .json."""
+        """Write the samples as CSV and all else as JSON beside it, `path` with .json.
+
+        The columns are path, label, split, key, then group and stratum where there are any, then the extra ones.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         # surrogateescape: a file name need not be Unicode, and must come back as it was
         with (
@@ -144,9 +167,11 @@ class Manifest:
             temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
         ):
             rows = csv.writer(file)
-            rows.writerow([*_HEADER, _GROUP] if self.groups else _HEADER)
-            groups = [self.groups] if self.groups else []
-            rows.writerows(zip(self.locations, self.target_texts, self.splits, self.keys, *groups, strict=True))
+            further = {name: column for name, column in ((_GROUP, self.groups), (_STRATUM, self.strata)) if column}
+            further |= self.extra
+            rows.writerow([*_HEADER, *further])
+            known = (self.locations, self.target_texts, self.splits, self.keys)
+            rows.writerows(zip(*known, *further.values(), strict=True))
         rest = {**_task_to_json(self.task), "unreadable": self.unreadable, "notes": self.notes}
         write_atomically(path.with_suffix(".json"), (json.dumps(rest, indent=1) + "\n").encode())
 
@@ -165,11 +190,12 @@ class Manifest:
                 raise TypeError(f"{path.with_suffix('.json')} is not a JSON object")
             with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
                 header, *rows = csv.reader(file)
-            if header not in (_HEADER, [*_HEADER, _GROUP]):
-                raise ValueError(f"its columns are {','.join(header)}, not {','.join(_HEADER)}")
+            if header[: len(_HEADER)] != _HEADER:
+                raise ValueError(f"its columns are {','.join(header)}, not {','.join(_HEADER)} and then others")
             task = _task_from_json(rest)
             columns = [list(column) for column in zip(header, *rows, strict=True)]
-            locations, texts, splits, keys, *groups = (column[1:] for column in columns)
+            extra = {column[0]: column[1:] for column in columns[len(_HEADER) :]}
+            locations, texts, splits, keys = (column[1:] for column in columns[: len(_HEADER)])
             return cls(
                 locations,
                 load_targets(task, texts),
@@ -178,12 +204,20 @@ class Manifest:
                 task,
                 [(location, reason) for location, reason in rest["unreadable"]],
                 list(rest["notes"]),
-                *groups,
+                extra.pop(_GROUP, []),
+                extra.pop(_STRATUM, []),
+                extra,
             )
         except OSError as error:
             raise DataError(f"the manifest {path} cannot be read: {error.filename}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, csv.Error) as error:
             raise DataError(f"{path} is not a manifest written here: {error}") from error
+
+
+def has_extra_columns(path: Path) -> bool:
+    """Return whether a saved manifest has extra columns; its first line alone is read."""
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return not {*_HEADER, _GROUP, _STRATUM}.issuperset(next(csv.reader(file), []))
 
 
 def load_targets(task: Task, texts: Sequence[str]) -> NDArray[Any]:
@@ -232,19 +266,22 @@ def load_manifest(
         raise DataError(
             f"`data` {options.data} has one class only, {listing.class_names[0]!r}; at least two are needed"
         )
-    splits, notes = make_missing_splits(listing, keys, options, seed)
     task = SingleLabel(listing.class_names)
+    targets = load_targets(task, listing.targets)
+    splits, notes = make_missing_splits(listing, keys, stratum_names(task, targets, listing.targets), options, seed)
     held = set(listing.class_names)
     lost = [f"no image of class {name} can be read: left out" for name in source.class_names if name not in held]
     return Manifest(
         listing.locations,
-        load_targets(task, listing.targets),
+        targets,
         splits,
         keys,
         task,
         unreadable,
         [*listing.notes, *lost, *notes, *([memo.note] if memo.note else [])],
         listing.groups,
+        listing.strata if any(listing.strata) else [],
+        listing.extra,
     )
 
 

@@ -1,20 +1,26 @@
 """Train, validation and test: those a source gives are kept, missing ones are made.
 
-A split that is made depends on the images' keys, their classes, their groups and the seed alone: not on where the
-files are, nor on their order. All copies of an image go the same way, and so do all images of a group. Which images are
-put aside is ``holding_out``'s business.
+A split that is made depends on the images' keys, their strata, their groups and the seed alone: not on where the files
+are, nor on their order. All copies of an image go the same way, and so do all images of a group. The strata are the
+task's, which are the classes where there are any; within them a source may name strata of its own. Which images are put
+aside is the business of ``stages.data.group_split``.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from numpy.typing import NDArray
 
 from cache.errors import DataError, listed
 from stages.config.bounds import is_share, require
 from stages.config.data import SPLITS, DataConfig
 from stages.data.group_split import split_units, stratified_group_split
 from stages.data.sources.records import SourceRecords
+from stages.tasks.base import Task
 
 _NAMED = 10
 """Most files that a message names."""
@@ -26,8 +32,30 @@ def check_shares(options: DataConfig) -> None:
         require(name, getattr(options, name), "between 0 and 1: it is a share of the samples", is_share)
 
 
+def stratum_names(task: Task, targets: NDArray[Any], texts: Sequence[str]) -> list[str]:
+    """Return the name of the task's stratum of each sample; where classes are the strata, the name of the class.
+
+    Parameters
+    ----------
+    task : Task
+    targets : array [n, ...]
+        As the task loaded them.
+    texts : sequence of str
+        The same targets as text: a stratum is called by the first, by alphabet, of those in it, so that its name does
+        not depend on the order of the samples. All names are '' where the task has no strata.
+    """
+    strata = task.strata(targets)
+    if strata is None:
+        return [""] * len(texts)
+    numbers = strata.tolist()
+    names: dict[int, str] = {}
+    for number, text in set(zip(numbers, texts, strict=True)):
+        names[number] = min(names.get(number, text), text)
+    return [names[number] for number in numbers]
+
+
 def make_missing_splits(
-    listing: SourceRecords, keys: Sequence[str], options: DataConfig, seed: int
+    listing: SourceRecords, keys: Sequence[str], target_strata: Sequence[str], options: DataConfig, seed: int
 ) -> tuple[list[str], list[str]]:
     """Return the split of each sample, and in words what was done.
 
@@ -37,6 +65,8 @@ def make_missing_splits(
         Its splits are kept; those that are missing are made.
     keys : sequence of str
         The key of each sample.
+    target_strata : sequence of str
+        The task's stratum of each sample, as `stratum_names` calls it. Of each a share is put aside.
 
     Raises
     ------
@@ -45,12 +75,12 @@ def make_missing_splits(
         split, or a class has no training sample.
     """
     splits, notes = _given_splits(listing, keys, options)
-    units = split_units(keys, listing.targets, listing.strata, listing.groups, seed)
-    grouped = any(listing.groups)
+    units = split_units(keys, target_strata, listing.strata, listing.groups, seed)
+    share_text = partial(_share_text, of_each_class=any(target_strata), grouped=any(listing.groups))
     if "test" not in splits:
         test = stratified_group_split(units, options.test_size, min_kept=2)
         splits = ["test" if key in test else "train" for key in keys]
-        taken = _share_text(options.test_size, len(test), len(set(keys)), "images", grouped=grouped)
+        taken = share_text(options.test_size, len(test), len(set(keys)), "images")
         notes.append(f"test split made here: {taken} (seed {seed})")
     if "val" not in splits:
         trained = {key for key, split in zip(keys, splits, strict=True) if split == "train"}
@@ -58,10 +88,10 @@ def make_missing_splits(
             [part for unit in units if (part := unit.only(trained))], options.val_size, min_kept=1
         )
         splits = ["val" if split == "train" and key in val else split for key, split in zip(keys, splits, strict=True)]
-        taken = _share_text(options.val_size, len(val), len(trained), "training images", grouped=grouped)
+        taken = share_text(options.val_size, len(val), len(trained), "training images")
         notes.append(f"validation split made here: {taken} (seed {seed})")
-    _check_every_split(listing.targets, splits, grouped=grouped)
-    return splits, [*notes, *_conflicting_labels(listing, keys), *_classes_not_everywhere(listing.targets, splits)]
+    _check_every_split(target_strata, splits, grouped=any(listing.groups))
+    return splits, [*notes, *_conflicting_labels(listing, keys), *_classes_not_everywhere(target_strata, splits)]
 
 
 def _given_splits(listing: SourceRecords, keys: Sequence[str], options: DataConfig) -> tuple[list[str], list[str]]:
@@ -76,10 +106,10 @@ def _given_splits(listing: SourceRecords, keys: Sequence[str], options: DataConf
     return list(listing.splits), notes
 
 
-def _share_text(share: float, held: int, images: int, of: str, *, grouped: bool) -> str:
+def _share_text(share: float, held: int, images: int, of: str, *, of_each_class: bool, grouped: bool) -> str:
     """Return in words what was put aside; whole groups seldom are the share that was asked for."""
     if not grouped:
-        return f"{share:.0%} of the {of} of each class"
+        return f"{share:.0%} of the {of}{' of each class' if of_each_class else ''}"
     return f"{held / images:.0%} of the {of} in whole groups, {share:.0%} asked for"
 
 
@@ -123,9 +153,9 @@ def _differing(locations: Sequence[str], names: Sequence[str], values: Sequence[
     }
 
 
-def _check_every_split(labels: Sequence[str], splits: Sequence[str], *, grouped: bool) -> None:
-    trained = {label for label, split in zip(labels, splits, strict=True) if split == "train"}
-    untrained = sorted(set(labels) - trained)
+def _check_every_split(target_strata: Sequence[str], splits: Sequence[str], *, grouped: bool) -> None:
+    trained = {stratum for stratum, split in zip(target_strata, splits, strict=True) if split == "train"}
+    untrained = sorted(set(target_strata) - trained)
     if untrained:
         raise DataError(
             f"no training images of {', '.join(untrained[:_NAMED])}: move some there from the other splits, or leave "
@@ -137,7 +167,8 @@ def _check_every_split(labels: Sequence[str], splits: Sequence[str], *, grouped:
         raise DataError(f"too few {few} to make a {' and a '.join(empty)} split: at least {needed} are needed")
 
 
-def _classes_not_everywhere(labels: Sequence[str], splits: Sequence[str]) -> list[str]:
-    found = set(zip(labels, splits, strict=True))
-    absent = {split: sorted(label for label in set(labels) if (label, split) not in found) for split in SPLITS}
+def _classes_not_everywhere(target_strata: Sequence[str], splits: Sequence[str]) -> list[str]:
+    present = set(zip(target_strata, splits, strict=True))
+    names = sorted(set(target_strata))
+    absent = {split: [name for name in names if (name, split) not in present] for split in SPLITS}
     return [f"no {split} image of class {listed(some, _NAMED, '; ')}" for split, some in absent.items() if some]

@@ -5,7 +5,8 @@ both with one batch after the other, since nobody waits for the slower half of a
 at work than cores, which would push each other out of the caches; and a sum over one thread always comes out with the
 same bits. On an accelerator threads decode ahead, and the device computes one batch while the next is made ready.
 
-What becomes of the rows is told by who asks for them, such as ``extract``.
+What becomes of the rows is told by who asks for them, such as ``extract``. An engine is a function under
+:func:`register_engine`, here or in a file of its own.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cache.errors import UsageError
 from cache.prefetch import prefetch_map
+from stages.config.registry import ENGINES, EngineKind
 from stages.data.image_stream import ImageBatch, ImageRequest, render, stream_images
 from stages.data.images.preprocessing import stack_pixels
 from stages.data.images.rgb import UnreadableImageError
@@ -62,6 +66,104 @@ class ComputedBatch:
     forward_seconds: float
 
 
+class Engine(Protocol):
+    """What brings requested images through a network."""
+
+    def __call__(
+        self,
+        requests: Iterable[ImageRequest],
+        compute: Compute,
+        device: torch.device,
+        batch_size: int,
+        threads: int,
+        renderings: int = 1,
+        /,
+    ) -> Iterator[ComputedBatch]:
+        """Yield what `compute` makes of the requested images, in order.
+
+        An image that cannot be read is carried among the failures and ends nothing. The threads end with the iteration,
+        however that ends.
+
+        Parameters
+        ----------
+        requests : iterable of ImageRequest
+            Asked for in this thread, no sooner than needed.
+        compute : callable
+            Given at most `batch_size` images at a time. On a CPU it is called in several threads at once.
+        device : torch.device
+            Where `compute` computes.
+        threads : int
+            On a CPU they decode and compute, else they decode.
+        renderings : int
+            Most rows that one request gives.
+        """
+        ...
+
+
+EngineT = TypeVar("EngineT", bound=Engine)
+
+
+def register_engine(
+    name: str, *, devices: tuple[str, ...] = (), automatic: bool = True, help_text: str = ""
+) -> Callable[[EngineT], EngineT]:
+    """Make a function an engine of stage 1.
+
+    Parameters
+    ----------
+    name, devices, automatic
+        As in :class:`~stages.config.registry.EngineKind`; literals in our own files.
+    help_text
+        What help says of it; by default the beginning of the docstring.
+
+    Raises
+    ------
+    UsageError
+        If another function is registered under the name.
+    """
+
+    def register(engine: EngineT) -> EngineT:
+        ENGINES.register(EngineKind(name, devices, automatic, help_text=help_text), engine)
+        return engine
+
+    return register
+
+
+def get_engine(name: str, device: torch.device) -> Engine:
+    """Return an engine for a device.
+
+    Parameters
+    ----------
+    name
+        Of an engine; ``auto`` takes one that names the type of the device, or else one that takes any.
+
+    Raises
+    ------
+    UsageError
+        If there is no such engine, it does not compute on the device, or several would be right.
+    """
+    if name != "auto":
+        kind = ENGINES.find(name, ", and auto")
+        if kind.devices and device.type not in kind.devices:
+            raise UsageError(
+                f"`engine` {name} computes on {' and '.join(kind.devices)}, and the `device` is {device.type}; use "
+                "`engine` auto"
+            )
+    else:
+        name = _suitable_engine(device)
+    engine: Engine = ENGINES.get(name)
+    return engine
+
+
+def _suitable_engine(device: torch.device) -> str:
+    ENGINES.things()  # plug-ins too say only then what they compute on
+    kinds = [kind for kind in ENGINES.known.values() if kind.automatic]
+    suitable = [kind.name for kind in kinds if device.type in kind.devices]
+    suitable = suitable or [kind.name for kind in kinds if not kind.devices]
+    if len(suitable) > 1:
+        raise UsageError(f"`engine` auto: {' and '.join(suitable)} both compute on {device.type}; name one of them")
+    return suitable[0]
+
+
 def run_batches(
     requests: Iterable[ImageRequest],
     compute: Compute,
@@ -70,32 +172,21 @@ def run_batches(
     threads: int,
     renderings: int = 1,
 ) -> Iterator[ComputedBatch]:
-    """Yield what `compute` makes of the requested images, in order.
-
-    An image that cannot be read is carried among the failures and ends nothing. The threads end with the iteration,
-    however that ends.
-
-    Parameters
-    ----------
-    requests : iterable of ImageRequest
-        Asked for in this thread, no sooner than needed.
-    compute : callable
-        Given at most `batch_size` images at a time. On a CPU it is called in several threads at once.
-    device : torch.device
-        Where `compute` computes.
-    threads : int
-        On a CPU they decode and compute, else they decode.
-    renderings : int
-        Most rows that one request gives.
-    """
-    if device.type == "cpu":
-        return _on_cores(requests, compute, batch_size, threads)
-    return _on_accelerator(stream_images(requests, batch_size, threads, renderings), compute, device)
+    """Yield what `compute` makes of the requested images, in order, by what suits the device; see :class:`Engine`."""
+    return get_engine("auto", device)(requests, compute, device, batch_size, threads, renderings)
 
 
-def _on_cores(
-    requests: Iterable[ImageRequest], compute: Compute, batch_size: int, threads: int
+@register_engine("cores", devices=("cpu",))
+def on_cores(
+    requests: Iterable[ImageRequest],
+    compute: Compute,
+    device: torch.device,
+    batch_size: int,
+    threads: int,
+    renderings: int = 1,
 ) -> Iterator[ComputedBatch]:
+    """Each core decodes and computes images of its own. See :class:`Engine`."""
+
     def decode_and_forward(numbered: tuple[int, list[ImageRequest]]) -> ComputedBatch:
         first, part = numbered
         return _decode_and_forward(part, first, compute, batch_size)
@@ -107,6 +198,28 @@ def _on_cores(
         ) as computed,
     ):
         yield from computed
+
+
+@register_engine("accelerator")
+def on_accelerator(
+    requests: Iterable[ImageRequest],
+    compute: Compute,
+    device: torch.device,
+    batch_size: int,
+    threads: int,
+    renderings: int = 1,
+) -> Iterator[ComputedBatch]:
+    """Threads decode while a device computes. See :class:`Engine`.
+
+    A batch is launched as soon as it is decoded; what the one before has become is waited for only then.
+    """
+    launched: deque[Callable[[], ComputedBatch]] = deque()
+    for batch in stream_images(requests, batch_size, threads, renderings):
+        launched.append(_launch(batch, compute, device))
+        if len(launched) > 1:
+            yield launched.popleft()()
+    for finish in launched:
+        yield finish()
 
 
 def _parts(requests: Iterable[ImageRequest], batch_size: int) -> Iterator[tuple[int, list[ImageRequest]]]:
@@ -153,17 +266,6 @@ def _decode_and_forward(part: list[ImageRequest], first: int, compute: Compute, 
     rows = of_batches[0] if len(of_batches) == 1 else [np.concatenate(one) for one in zip(*of_batches, strict=True)]
     forward_seconds = time.perf_counter() - decoded
     return ComputedBatch(indices, rows, failures, first + len(part), decoded - started, forward_seconds)
-
-
-def _on_accelerator(batches: Iterable[ImageBatch], compute: Compute, device: torch.device) -> Iterator[ComputedBatch]:
-    """Launch each batch as soon as it is decoded; what the one before has become is waited for only then."""
-    launched: deque[Callable[[], ComputedBatch]] = deque()
-    for batch in batches:
-        launched.append(_launch(batch, compute, device))
-        if len(launched) > 1:
-            yield launched.popleft()()
-    for finish in launched:
-        yield finish()
 
 
 def _launch(batch: ImageBatch, compute: Compute, device: torch.device) -> Callable[[], ComputedBatch]:

@@ -19,7 +19,7 @@ from stages.data.augment.policy import Augmentation, augmentation
 from stages.data.image_stream import ImageRequest
 from stages.data.images.decode import decoder_name
 from stages.data.images.preprocessing import stack_pixels
-from stages.extraction.engine import ComputedBatch, run_batches
+from stages.extraction.engine import ComputedBatch, get_engine
 from stages.network.backbones.base import Backbone
 from stages.network.backbones.registry import load_backbone
 from stages.network.graph.cuts import Cut, CutGraph
@@ -185,7 +185,8 @@ class Extractor:
 
     def computed(self, requests: Iterable[ImageRequest]) -> Iterator[ComputedBatch]:
         """Yield the rows of the requested images, in order, one array per tap; see :mod:`stages.extraction.engine`."""
-        return run_batches(requests, self.forward_rows, self.device, self.batch_size, self.threads, self.options.views)
+        engine = get_engine(self.options.engine, self.device)
+        return engine(requests, self.forward_rows, self.device, self.batch_size, self.threads, self.options.views)
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Return rendered images, uint8 [b, 3, S, S], as the network sees them: float32, on the device."""
@@ -246,10 +247,11 @@ def build_extractor(options: FeatureConfig, backbone: Backbone | None = None) ->
     Raises
     ------
     UsageError
-        If the backbone, a cut, the pooling or the device does not exist, or a cut is named twice.
+        If the backbone, a cut, the pooling, the device or the engine does not exist, or a cut is named twice.
     """
     tune_malloc()
     device = resolve_device(options.device)
+    get_engine(options.engine, device)
     if backbone is None:
         backbone = load_backbone(
             options.backbone,

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache import FeatureCache
-from cache.errors import CacheError
+from cache.errors import CacheInputError
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 
@@ -16,7 +16,7 @@ def read_features(extractor: Extractor, manifest: Manifest, view: int = 0) -> ND
 
     Raises
     ------
-    CacheError
+    CacheInputError
         If some are not in the cache; as `require_cached`.
     """
     stores = require_cached(extractor, manifest, view)
@@ -35,7 +35,7 @@ def require_cached(extractor: Extractor, manifest: Manifest, view: int = 0) -> l
 
     Raises
     ------
-    CacheError
+    CacheInputError
         If some of the manifest's samples are not in them; says how many, and the command that extracts them.
     """
     stores = [tap.cache_of_view(view) for tap in extractor.taps]
@@ -43,7 +43,7 @@ def require_cached(extractor: Extractor, manifest: Manifest, view: int = 0) -> l
         missing = store.missing(manifest.keys, view)
         if missing:
             first = manifest.locations[manifest.keys.index(missing[0])]
-            raise CacheError(
+            raise CacheInputError(
                 f"{len(missing)} of {len(manifest.keys)} images have no cached features for {extractor.backbone.name} "
                 f"at {tap.cut.name} in {extractor.options.cache} (first: {first}{f', view {view}' if view else ''}); "
                 "run `extract` first, with the same `data` and the same options of stage 1 (`backbone`, `cut`, `pool`, "

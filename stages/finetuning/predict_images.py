@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from stages.extraction.extractor import Extractor
 from stages.finetuning.image_batches import require_readable
 from stages.finetuning.transfer_model import TransferModel
 from stages.runtime.progress import progress
+from stages.tasks.base import Task
 
 
 class PredictedBatch(NamedTuple):
@@ -26,25 +28,34 @@ class PredictedBatch(NamedTuple):
     ----------
     indices : list of int
         Which of the images, ascending.
-    probabilities : float32 [n, classes]
+    activated : float32 [n, out_features]
+        What the task makes of the network's outputs: probabilities, or values.
     failures : list of (index, reason)
         Images that could not be read.
     """
 
     indices: list[int]
-    probabilities: NDArray[np.float32]
+    activated: NDArray[np.float32]
     failures: list[tuple[int, str]]
 
 
 def iter_predictions(
-    extractor: Extractor, upper: TransferModel, locations: Sequence[str], tta: TTA = "none", label: str = "predict"
+    extractor: Extractor,
+    upper: TransferModel,
+    task: Task,
+    locations: Sequence[str],
+    tta: TTA = "none",
+    label: str = "predict",
 ) -> Iterator[PredictedBatch]:
     """Yield what a network answers for images, in order, with a progress bar.
 
     Parameters
     ----------
+    task
+        What makes probabilities of its logits.
     tta
-        Test-time augmentation: the renderings whose probabilities are averaged; ``none`` is the evaluation view alone.
+        Test-time augmentation: the renderings whose activated outputs are averaged; ``none`` is the evaluation view
+        alone.
     """
     renderings = TestTimeAugmentation(extractor.backbone.preprocessing, tta)
     count = renderings.count
@@ -53,7 +64,12 @@ def iter_predictions(
     indices: list[int] = []
     with progress(label=label, total=len(locations), unit="images") as bar:
         for done in run_batches(
-            requests, upper.probabilities, extractor.device, extractor.batch_size, extractor.threads, count
+            requests,
+            partial(upper.activated, task=task),
+            extractor.device,
+            extractor.batch_size,
+            extractor.threads,
+            count,
         ):
             waiting += [rows.astype(np.float32, copy=False) for rows in done.rows]
             indices += done.indices
@@ -68,7 +84,7 @@ def iter_predictions(
 def predict_proba(
     extractor: Extractor, upper: TransferModel, manifest: Manifest, tta: TTA = "none"
 ) -> NDArray[np.float32]:
-    """Return the probabilities, float32 [n, classes], of the manifest's images, all of which can be read.
+    """Return what the task makes of outputs, float32 [n, out_features], for a manifest's images, which can all be read.
 
     Raises
     ------
@@ -76,7 +92,7 @@ def predict_proba(
         If one cannot be read any more.
     """
     found = []
-    for some in iter_predictions(extractor, upper, manifest.locations, tta, label="evaluate"):
+    for some in iter_predictions(extractor, upper, manifest.task, manifest.locations, tta, label="evaluate"):
         require_readable(manifest, some.failures)
-        found.append(some.probabilities)
+        found.append(some.activated)
     return np.concatenate(found)

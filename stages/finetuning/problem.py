@@ -11,7 +11,6 @@ from stages.extraction.extractor import Extractor
 from stages.network.heads.base import Head
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.tasks.base import Task
-from stages.tasks.single_label import SingleLabel
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class FinetuneProblem:
     @property
     def task(self) -> Task:
         """What is predicted."""
-        return SingleLabel(self.manifest.class_names)
+        return self.manifest.task
 
     @cached_property
     def train(self) -> Manifest:

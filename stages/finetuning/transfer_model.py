@@ -23,6 +23,7 @@ from stages.network.module_paths import has_prefix
 from stages.network.reinit import reinit_parameters
 from stages.network.stochastic_depth import set_stochastic_depth
 from stages.runtime.norm_layers import NORM_LAYERS
+from stages.tasks.base import Task
 from stages.training.losses import Output, logits_of
 
 HEAD = "head"
@@ -101,11 +102,13 @@ class TransferModel:
         """Names of the blocks below the head that train, from the top down."""
         return tuple(name for name, _ in self.blocks if name != HEAD)
 
-    def probabilities(self, images: Tensor) -> list[Tensor]:
-        """Return the probabilities, float32 [b, classes], of rendered images, uint8 [b, 3, S, S], as a list of one."""
+    def activated(self, images: Tensor, task: Task) -> list[Tensor]:
+        """Return what the task makes of the outputs for rendered images, uint8 [b, 3, S, S], as a list of one."""
         self.model.eval()
         with torch.inference_mode():
-            return [logits_of(self.model(self.frozen(self.normalize(images)))).float().softmax(dim=1)]
+            activated = task.activate(logits_of(self.model(self.frozen(self.normalize(images)))))
+        assert isinstance(activated, Tensor)
+        return [activated]
 
     def without_auxiliary_heads(self) -> dict[str, Tensor]:
         """Return the tensors of the top that answer, by their names in the network."""

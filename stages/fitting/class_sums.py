@@ -75,7 +75,10 @@ class ClassSums:
         return float(self.class_weight.sum())
 
     def standardization(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the mean of the rows (less the centre, or at length 1) and their standard deviation, [d]."""
+        """Return the mean of the rows (less the centre, or at length 1) and their standard deviation, [d].
+
+        Not by `Standardizer`: its rows all weigh the same, and what it took up cannot be taken off again, as a fold is.
+        """
         mean = self.total / self.weight
         return mean, safe_std(self.squares / self.weight - mean**2, mean + self.center)
 

@@ -14,6 +14,7 @@ from cache import FeatureCache
 from cache.errors import DataError, UsageError, listed
 from cache.finite import finite_rows
 from stages.config.head_registry import names_where
+from stages.tasks.base import Task
 
 BLOCK_BYTES = 32 << 20
 """Features that are taken up at a time where all are gone through in order."""
@@ -173,20 +174,22 @@ def in_batches(rows: AnyFeatureRows) -> Iterator[Block]:
             yield indices[at : at + BATCH_ROWS], block[at : at + BATCH_ROWS]
 
 
-def require_learnable(train: AnyFeatureRows, val: AnyFeatureRows) -> None:
+def require_learnable(train: AnyFeatureRows, val: AnyFeatureRows, task: Task) -> None:
     """Refuse rows that no head can be trained on.
 
     Raises
     ------
     DataError
-        If a split is empty, train holds fewer than two classes, or a number is NaN or infinite; names the rows.
+        If a split is empty, train holds a single stratum where the task has strata, or a number is NaN or infinite;
+        names the rows.
     """
     if not len(train) or not len(val):
         empty = "train" if not len(train) else "validation"
         raise DataError(
             f"the {empty} split holds no readable image; give more images, or other `val_size` and `test_size` shares"
         )
-    if len(np.unique(train.labels)) < 2:
+    strata = task.strata(train.labels)
+    if strata is not None and len(np.unique(strata)) < 2:
         raise DataError("the train split holds a single class; a classifier needs at least two")
     for name, rows in (("train", train), ("validation", val)):
         if isinstance(rows, StreamedFeatureRows):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cache.errors import UsageError
-from stages.config.head_registry import HeadKind, find_head, import_head
+from stages.config.head_registry import HeadKind, find_head, import_head, names_where
 from stages.config.heads import HeadName
 from stages.fitting.feature_rows import (
     BATCH_ROWS,
@@ -114,8 +114,9 @@ def train_head(name: HeadName, problem: FitProblem) -> HeadResult:
         If a split is empty, train holds fewer than two classes, or features are not finite.
     """
     kind, fit = find_head(name), get_fit(name)
-    require_learnable(problem.train, problem.val)
-    _require_fitting(kind, problem)
+    require_task(kind, problem.task)
+    require_learnable(problem.train, problem.val, problem.task)
+    _require_row_kind(kind, problem)
     fitted = fit(problem)
     val_loss, val_accuracy = evaluate_loss(fitted.head_train_only, _labelled_batches(problem.val), problem.task)
     settings = {"refitted on": "train+val", **fitted.settings}
@@ -131,10 +132,25 @@ def train_head(name: HeadName, problem: FitProblem) -> HeadResult:
     )
 
 
-def _require_fitting(kind: HeadKind, problem: FitProblem) -> None:
-    """Refuse a problem that a head is not for."""
-    if problem.task.name not in kind.tasks:
-        raise UsageError(f"`head` {kind.name} is for the task {' and '.join(kind.tasks)}, not for {problem.task.name}")
+def require_task(kind: HeadKind, task: Task) -> None:
+    """Refuse a task that a head does not predict.
+
+    Raises
+    ------
+    UsageError
+        That names the heads that do.
+    """
+    if task.name in kind.tasks:
+        return
+    able = names_where(lambda other: task.name in other.tasks)
+    raise UsageError(
+        f"`head` {kind.name} is for the task {' and '.join(kind.tasks)}, not for {task.name}; "
+        + (f"take one that is: {able}" if able else "no head is")
+    )
+
+
+def _require_row_kind(kind: HeadKind, problem: FitProblem) -> None:
+    """Refuse rows that a head does not take."""
     if kind.rows == "vector":
         vector_width(kind.name, problem.train.row_shape)
     if not kind.streams:

@@ -33,7 +33,7 @@ def fit_knn(problem: FitProblem) -> HeadFit:
         head = KNNHead.from_rows(features[fitted], labels[fitted], out_features, numbers[-1])
         votes = _votes(head, features[scored], numbers)
         for k in numbers:
-            scores[k].append(selection_score(votes[k], labels[scored], problem.balanced))
+            scores[k].append(selection_score(problem.task, votes[k], labels[scored], balanced=problem.balanced))
     tried = [{"k": k, "score": float(np.mean(scores[k]))} for k in numbers]
     chosen = max(tried, key=lambda one: (one["score"], -one["k"]))
     whole, without_val = (

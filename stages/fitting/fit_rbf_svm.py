@@ -19,6 +19,7 @@ from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
 from stages.fitting.standardize import ScaledRows, Scaling
 from stages.network.heads.rbf import RBFHead
+from stages.tasks.base import Task
 
 KERNEL_UP_TO = 10_000
 """Rows up to which every row is compared with every other: the time grows with their square."""
@@ -35,7 +36,7 @@ def fit_rbf(problem: FitProblem) -> HeadFit:
 
     def make_of(center: NDArray[np.float32]) -> RBFSVMFactory:
         landmarks = problem.config.nystroem_components
-        return RBFSVMFactory(problem.task.out_features, center, problem.seed, landmarks, problem.balanced)
+        return RBFSVMFactory(problem.task, center, problem.seed, landmarks, problem.balanced)
 
     return fit_along_path(problem, make_of, calibrate=True)
 
@@ -46,7 +47,8 @@ class RBFSVMFactory:
 
     Attributes
     ----------
-    out_features : int
+    task : Task
+        Of one class a sample.
     center : ndarray of float32 [d]
         What has been taken from the rows.
     seed : int
@@ -56,7 +58,7 @@ class RBFSVMFactory:
     balanced : bool
     """
 
-    out_features: int
+    task: Task
     center: NDArray[np.float32]
     seed: int
     landmarks: int
@@ -73,9 +75,9 @@ class RBFSVMFactory:
 class _KernelScaler:
     """Scaled copies of rows, and the width of the kernel: the common one, 1 / (d * variance of all numbers)."""
 
-    def __init__(self, task: RBFSVMFactory, scaling: Scaling, rows: NDArray[np.float32]) -> None:
-        self.center, self.l2 = task.center, scaling == "l2"
-        self.fitted = ScaledRows.fit(rows, scaling, task.center)
+    def __init__(self, center: NDArray[np.float32], scaling: Scaling, rows: NDArray[np.float32]) -> None:
+        self.center, self.l2 = center, scaling == "l2"
+        self.fitted = ScaledRows.fit(rows, scaling, center)
         sample = self.fitted.sample(torch.arange(0, len(rows), max(len(rows) // KERNEL_UP_TO, 1)))
         self.gamma = 1 / max(sample.shape[1] * float(sample.var(correction=0)), 1e-12)
 
@@ -97,21 +99,21 @@ class ExactRBFSVM:
     """Support vector machines, each class against the rest; the kernel is computed once for all values of C."""
 
     def __init__(
-        self, task: RBFSVMFactory, scaling: Scaling, rows: NDArray[np.float32], labels: NDArray[np.int64]
+        self, factory: RBFSVMFactory, scaling: Scaling, rows: NDArray[np.float32], labels: NDArray[np.int64]
     ) -> None:
-        self.task = task
+        self.factory = factory
         self.state: Any = None  # a machine has nothing to begin from
-        self.scaler = _KernelScaler(task, scaling, rows)
+        self.scaler = _KernelScaler(factory.center, scaling, rows)
         self.rows, self.labels = self.scaler(rows), labels
         self.kernel = rbf_kernel(self.rows, self.rows, self.scaler.gamma)
         self.present = np.unique(labels)
 
     def fit(self, c: float, *, final: bool = False) -> None:
         """Fit with a value of C (times `C_RATIO`)."""
-        weights = "balanced" if self.task.balanced else None
+        weights = "balanced" if self.factory.balanced else None
         against_rest = self.present[1:] if len(self.present) == 2 else self.present
-        self.support = np.zeros((len(self.rows), self.task.out_features))
-        self.bias = np.full(self.task.out_features, ABSENT_CLASS_SCORE)
+        self.support = np.zeros((len(self.rows), self.factory.task.out_features))
+        self.bias = np.full(self.factory.task.out_features, ABSENT_CLASS_SCORE)
         self.bias[self.present] = 0.0
         for one in against_rest:
             machine = SVC(C=C_RATIO * c, kernel="precomputed", class_weight=weights)
@@ -139,15 +141,16 @@ class NystroemModel:
     """
 
     def __init__(
-        self, task: RBFSVMFactory, scaling: Scaling, rows: NDArray[np.float32], labels: NDArray[np.int64]
+        self, factory: RBFSVMFactory, scaling: Scaling, rows: NDArray[np.float32], labels: NDArray[np.int64]
     ) -> None:
-        self.scaler = _KernelScaler(task, scaling, rows)
-        chosen = np.random.default_rng(task.seed).choice(len(rows), min(task.landmarks, len(rows)), replace=False)
+        self.scaler = _KernelScaler(factory.center, scaling, rows)
+        chosen = np.random.default_rng(factory.seed).choice(len(rows), min(factory.landmarks, len(rows)), replace=False)
         self.landmarks = self.scaler(rows[np.sort(chosen)])
         values, vectors = eigh(rbf_kernel(self.landmarks, self.landmarks, self.scaler.gamma).astype(np.float64))
         self.root = (vectors / np.sqrt(np.maximum(values, 1e-8 * values[-1]))).astype(np.float32)
         mapped = self._mapped(rows)
-        of_mapped = LinearModelFactory("hinge", task.out_features, np.zeros(mapped.shape[1], np.float32), task.balanced)
+        center = np.zeros(mapped.shape[1], np.float32)
+        of_mapped = LinearModelFactory("hinge", factory.task, center, factory.balanced)
         self.linear: LinearModel = of_mapped("none", mapped, labels)
 
     @property

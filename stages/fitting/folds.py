@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
 from cache.errors import UsageError
 from stages.config.heads import HeadConfig
@@ -41,18 +41,21 @@ class CVPlan:
 def make_cv(
     options: HeadConfig,
     train_size: int,
-    labels: NDArray[np.int64],
+    size: int,
+    strata: NDArray[np.int64] | None,
     seed: int,
     groups: NDArray[np.int64] | None = None,
 ) -> CVPlan:
-    """Return how settings are scored: stratified folds of train+validation, or the validation split.
+    """Return how settings are scored: folds of train+validation, or the validation split.
 
     Parameters
     ----------
     train_size : int
         Rows of train, which stand before those of validation.
-    labels : ndarray of int64 [n]
-        Of train+validation.
+    size : int
+        Rows of train+validation.
+    strata : ndarray of int64 [n], optional
+        Of train+validation, as the task says: each fold has its share of every stratum.
     groups : ndarray of int64 [n], optional
         A group is never torn apart.
 
@@ -61,34 +64,44 @@ def make_cv(
     UsageError
         If more folds are asked for than the rarest class has samples, or groups.
     """
-    rarest = int(np.bincount(labels)[np.unique(labels)].min())
-    if groups is not None:
-        rarest = min(rarest, *(len(np.unique(groups[labels == label])) for label in np.unique(labels)))
+    fewest = _most_folds(size, strata, groups)
     members = "samples" if groups is None else "groups"
-    if options.cv is not None and options.cv > rarest:
+    if options.cv is not None and options.cv > fewest:
+        where = f"there are {fewest} {members}" if strata is None else f"the rarest class has {fewest} {members}"
         raise UsageError(
-            f"`cv` {options.cv}: the rarest class has {rarest} {members} in train+validation, fewer than folds; "
-            f"ask for at most {rarest}, or for 0 to select on the validation split"
+            f"`cv` {options.cv}: {where} in train+validation, fewer than folds; "
+            f"ask for at most {fewest}, or for 0 to select on the validation split"
         )
-    wanted = options.cv if options.cv is not None else (5 if len(labels) <= FOLDS_UP_TO else 0)
-    folds = min(wanted, rarest)
+    wanted = options.cv if options.cv is not None else (5 if size <= FOLDS_UP_TO else 0)
+    folds = min(wanted, fewest)
     if folds < 2:
-        return CVPlan(((slice(0, train_size), slice(train_size, len(labels))),), "validation split")
-    pairs = stratified_folds(folds, labels, seed, groups)
+        return CVPlan(((slice(0, train_size), slice(train_size, size)),), "validation split")
+    pairs = _plain_folds(folds, size, seed, groups) if strata is None else stratified_folds(folds, strata, seed, groups)
     of_groups = "" if groups is None else " that keep groups together"
     return CVPlan(tuple(pairs), f"{folds}-fold cross-validation on train+val{of_groups}")
 
 
+def _most_folds(size: int, strata: NDArray[np.int64] | None, groups: NDArray[np.int64] | None) -> int:
+    """Return how many folds there can be: samples, or groups, of the rarest stratum."""
+    if strata is None:
+        return size if groups is None else len(np.unique(groups))
+    rarest = int(np.unique(strata, return_counts=True)[1].min())
+    if groups is not None:
+        rarest = min(rarest, *(len(np.unique(groups[strata == stratum])) for stratum in np.unique(strata)))
+    return rarest
+
+
 def stratified_folds(
-    count: int, labels: NDArray[np.int64], seed: int, groups: NDArray[np.int64] | None = None
+    count: int, strata: NDArray[np.int64], seed: int, groups: NDArray[np.int64] | None = None
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Return pairs of rows fitted on and rows left out, int64; each row is left out once, a group as a whole."""
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    return list(kind(count, shuffle=True, random_state=seed).split(labels, labels, groups))
+    return list(kind(count, shuffle=True, random_state=seed).split(strata, strata, groups))
 
 
-def balanced_weights(labels: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return a weight for each row, float32 [n] with mean 1, that gives all classes the same sum."""
-    counts = np.bincount(labels)
-    present = np.count_nonzero(counts)
-    return np.asarray(len(labels) / (present * counts[labels]), dtype=np.float32)
+def _plain_folds(
+    count: int, size: int, seed: int, groups: NDArray[np.int64] | None
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return pairs as `stratified_folds` does, of rows that have no strata."""
+    kind = KFold if groups is None else GroupKFold
+    return list(kind(count, shuffle=True, random_state=seed).split(np.arange(size), groups=groups))

@@ -32,6 +32,7 @@ from stages.fitting.temperature import fit_temperature
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
 from stages.runtime.threads import one_thread_per_fit
+from stages.tasks.base import Task
 
 EARLY_STOP_MARGIN = 0.005
 """Score below the best that ends a path over C, once two values in a row are lower than that."""
@@ -94,14 +95,21 @@ class Grid:
     values : tuple of float
         Of C, increasing.
     scalings : tuple of {"none", "standard", "l2"}
+    task : Task
+        Scores settings.
     balanced : bool
-        Whether settings are scored by the mean of the classes' recalls.
+        Whether rare classes count as much as frequent ones.
     """
 
     make: MakeModel
     values: tuple[float, ...]
     scalings: tuple[Scaling, ...]
+    task: Task
     balanced: bool
+
+    def score(self, outputs: NDArray[np.floating], targets: NDArray[Any]) -> float:
+        """Return how good what a model says of rows is."""
+        return selection_score(self.task, outputs, targets, balanced=self.balanced)
 
 
 @dataclass(frozen=True)
@@ -169,7 +177,8 @@ def fit_along_path(
     rows, config = _float32(*problem.in_memory), problem.config
     center = rows[: len(problem.train)].mean(axis=0, dtype=np.float64).astype(np.float32)
     rows -= center
-    grid = Grid(make_of(center), tuple(sorted(config.c_values)), config.scalers, problem.balanced)
+    values = tuple(sorted(config.c_values))
+    grid = Grid(make_of(center), values, config.scalers, problem.task, problem.balanced)
     found = search(grid, rows, problem.labels, problem.cv, problem.seed)
     return refit_best(problem, grid, found, rows, calibrate=calibrate)
 
@@ -209,10 +218,11 @@ def cross_validate(
     ]
     true = [labels[scored] for _, scored in folds]
     for candidate, of_folds in zip(candidates, margins, strict=True):
-        scores = [selection_score(*pair, problem.balanced) for pair in zip(of_folds, true, strict=True)]
+        pairs = zip(of_folds, true, strict=True)
+        scores = [selection_score(problem.task, *pair, balanced=problem.balanced) for pair in pairs]
         candidate["score"] = float(np.mean(scores))
     best = max(range(len(candidates)), key=lambda number: candidates[number]["score"])
-    temperature = fit_temperature(np.concatenate(margins[best]), np.concatenate(true))
+    temperature = fit_temperature(problem.task, np.concatenate(margins[best]), np.concatenate(true))
     whole, train_only = (
         _fit_estimator(make, candidates[best], rows[:size], labels[:size], width, temperature)
         for size in (len(rows), len(problem.train))
@@ -334,7 +344,7 @@ def _float32(train: FeatureRows, val: FeatureRows) -> NDArray[np.float32]:
 
 
 def search(grid: Grid, rows: NDArray[np.float32], labels: NDArray[np.int64], cv: CVPlan, seed: int) -> GridSearchResult:
-    """Return the scores of settings: mean accuracy (of the classes, if balanced) on the rows that are scored."""
+    """Return the scores of settings: the mean of the grid's score over the rows that are held out."""
     found = GridSearchResult()
     if not cv.is_holdout:
         with one_thread_per_fit():
@@ -396,7 +406,7 @@ def refit_best(
         else:
             margins = _out_of_fold_margins(grid.make, setting, rows, labels, cv)
         true = np.concatenate([labels[scored] for _, scored in cv.splits])
-        settings["temperature"] = fit_temperature(margins, true)
+        settings["temperature"] = fit_temperature(problem.task, margins, true)
     temperature = settings.get("temperature", 1.0)
     return HeadFit(whole.head(temperature), without_val.head(temperature), settings, found.candidates)
 
@@ -470,7 +480,7 @@ def _fit_path(
     scores = list(scored)
     for value in grid.values[len(scores) :]:
         model.fit(value)
-        scores.append(selection_score(model.scores(held_out), held_out_labels, grid.balanced))
+        scores.append(grid.score(model.scores(held_out), held_out_labels))
         yield value, scores[-1], model.state
         if len(scores) >= least and _should_stop(scores):
             break
@@ -489,7 +499,7 @@ def _hill_climb(
     while beside:
         number = beside[0]
         model.fit(grid.values[number])
-        scores[number] = selection_score(model.scores(held_out), held_out_labels, grid.balanced)
+        scores[number] = grid.score(model.scores(held_out), held_out_labels)
         yield grid.values[number], scores[number], model.state
         best = max(scores, key=lambda number: (scores[number], -number))
         beside = [near for near in (best - 1, best + 1) if 0 <= near < len(grid.values) and near not in scores]

@@ -31,9 +31,9 @@ from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn import functional
 
-from stages.fitting.folds import balanced_weights
 from stages.fitting.standardize import ScaledRows, Scaling
 from stages.network.heads.linear import LinearHead
+from stages.tasks.base import Task
 
 Loss = Literal["logistic", "hinge"]
 
@@ -130,8 +130,8 @@ class LinearModelFactory:
     Attributes
     ----------
     loss : {"logistic", "hinge"}
-    out_features : int
-        Of the head; a class without a row is never predicted.
+    task : Task
+        Of one class a sample; a class without a row is never predicted.
     center : ndarray of float32 [d]
         What has been taken from the rows.
     balanced : bool
@@ -139,7 +139,7 @@ class LinearModelFactory:
     """
 
     loss: Loss
-    out_features: int
+    task: Task
     center: NDArray[np.float32]
     balanced: bool = False
 
@@ -153,7 +153,7 @@ class LinearModel:
 
     Parameters
     ----------
-    task : LinearModelFactory
+    factory : LinearModelFactory
     scaling : {"none", "standard", "l2"}
     rows : ndarray [n, d]
         float32; float64 for more exact coefficients.
@@ -170,16 +170,15 @@ class LinearModel:
     """
 
     def __init__(
-        self, task: LinearModelFactory, scaling: Scaling, rows: NDArray[np.floating], labels: NDArray[np.int64]
+        self, factory: LinearModelFactory, scaling: Scaling, rows: NDArray[np.floating], labels: NDArray[np.int64]
     ) -> None:
-        self.task = task
+        self.factory = factory
         self.scaling = scaling
-        self.rows = ScaledRows.fit(rows, scaling, task.center)
+        self.rows = ScaledRows.fit(rows, scaling, factory.center)
         self.present, compact = np.unique(labels, return_inverse=True)
         self._labels = torch.from_numpy(compact.astype(np.int64))
-        self._weights = None
-        if task.balanced:
-            self._weights = torch.from_numpy(balanced_weights(labels)).to(self.rows.rows.dtype)
+        weights = factory.task.weights(labels) if factory.balanced else None
+        self._weights = None if weights is None else torch.from_numpy(weights).to(self.rows.rows.dtype)
         width = 1 if len(self.present) == 2 else len(self.present)
         self.weight, self.bias = self.rows.offset.new_zeros(width, rows.shape[1]), self.rows.offset.new_zeros(width)
         self.evaluations = 0
@@ -231,7 +230,7 @@ class LinearModel:
 
     def _root(self, penalty: float) -> _HessianRoot:
         classes = len(self.present)
-        curvature = {"logistic": (1 - 1 / classes) / classes, "hinge": 2.0}[self.task.loss]
+        curvature = {"logistic": (1 - 1 / classes) / classes, "hinge": 2.0}[self.factory.loss]
         return self._preconditioner.root(curvature, penalty)
 
     def _tolerances(self, final: bool) -> dict[str, float]:
@@ -243,7 +242,7 @@ class LinearModel:
 
     def _compute_in_float64(self) -> None:
         state, rows = self.state, self.rows.rows.double().numpy()
-        self.rows = ScaledRows.fit(rows, self.scaling, self.task.center)
+        self.rows = ScaledRows.fit(rows, self.scaling, self.factory.center)
         self._preconditioner = _Preconditioner(self.rows)
         self.weight, self.bias = (torch.from_numpy(one).double() for one in state)
         self._weights = None if self._weights is None else self._weights.double()
@@ -259,14 +258,14 @@ class LinearModel:
         bias = self._of_all_classes(self.bias.numpy().astype(np.float64))
         bias = np.where(bias > ABSENT_CLASS_SCORE, bias / temperature, ABSENT_CLASS_SCORE)
         l2 = self.scaling == "l2"
-        mean, scale = (None if l2 else self.rows.offset.numpy() + self.task.center), self.rows.scale.numpy()
+        mean, scale = (None if l2 else self.rows.offset.numpy() + self.factory.center), self.rows.scale.numpy()
         return LinearHead.from_coefficients(weight / temperature, bias, mean, scale, l2=l2)
 
     def _of_all_classes(self, values: NDArray[Any], absent: float = ABSENT_CLASS_SCORE) -> NDArray[Any]:
         """Return values of the classes that are present, [m, ...], as values of all, [classes, ...]."""
         if len(self.present) == 2:
             values = np.concatenate([np.zeros_like(values), values])
-        result = np.full((self.task.out_features, *values.shape[1:]), absent, dtype=values.dtype)
+        result = np.full((self.factory.task.out_features, *values.shape[1:]), absent, dtype=values.dtype)
         result[self.present] = values
         return result
 
@@ -288,7 +287,7 @@ class LinearModel:
         """Return the loss of each row, [n], and its gradient by the row's scores, [n, m]; these are overwritten."""
         own = labels[:, None]
         binary = scores.shape[1] == 1
-        if self.task.loss == "hinge":
+        if self.factory.loss == "hinge":
             sides = torch.full_like(scores, -1.0)
             targets = sides.add_(2 * own) if binary else sides.scatter_(1, own, 1.0)
             short = scores.mul_(targets).neg_().add_(1).clamp_min_(0)

@@ -17,6 +17,6 @@ def fit_logistic(problem: FitProblem) -> HeadFit:
     """Logistic regression, multinomial."""
 
     def make_of(center: NDArray[np.float32]) -> LinearModelFactory:
-        return LinearModelFactory("logistic", problem.task.out_features, center, problem.balanced)
+        return LinearModelFactory("logistic", problem.task, center, problem.balanced)
 
     return fit_along_path(problem, make_of, calibrate=False)

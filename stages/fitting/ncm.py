@@ -30,11 +30,12 @@ def fit_ncm(problem: FitProblem) -> HeadFit:
             for rows in (train, val)
         )
         margins = logits(_head(of_train, scaling, 1.0), val)
-        tried.append({"scaler": scaling, "score": selection_score(margins, val.labels, problem.balanced)})
+        score = selection_score(problem.task, margins, val.labels, balanced=problem.balanced)
+        tried.append({"scaler": scaling, "score": score})
         fitted.append((of_train, of_val, margins))
     top = max(range(len(tried)), key=lambda number: tried[number]["score"])
     of_train, of_val, margins = fitted[top]
-    temperature = fit_temperature(margins, val.labels)
+    temperature = fit_temperature(problem.task, margins, val.labels)
     head, without_val = (_head(sums, scalings[top], temperature) for sums in (of_train + of_val, of_train))
     settings = {**tried[top], "selected by": "validation split", "temperature": temperature}
     return HeadFit(head, without_val, settings, tried)

@@ -70,12 +70,14 @@ class FitProblem:
         UsageError
             If more folds are asked for than there can be.
         """
+        labels = self.labels
+        strata = self.task.strata(labels)
         if isinstance(self.train, StreamedFeatureRows) or isinstance(self.val, StreamedFeatureRows):
-            return make_cv(replace(self.config, cv=0), len(self.train), self.labels, self.seed)
+            return make_cv(replace(self.config, cv=0), len(self.train), len(labels), strata, self.seed)
         groups = None
         if self.train.groups is not None and self.val.groups is not None:
             groups = np.concatenate([self.train.groups, self.val.groups])
-        return make_cv(self.config, len(self.train), self.labels, self.seed, groups)
+        return make_cv(self.config, len(self.train), len(labels), strata, self.seed, groups)
 
     @property
     def in_memory(self) -> tuple[FeatureRows, FeatureRows]:

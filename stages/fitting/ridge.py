@@ -34,6 +34,7 @@ from stages.fitting.scores import selection_score
 from stages.fitting.standardize import Scaling, safe_std
 from stages.fitting.temperature import fit_temperature
 from stages.network.heads.linear import LinearHead
+from stages.tasks.base import Task
 
 PENALTIES_PER_STEP = 3
 """Penalties tried for each value of C that is given: the ones between cost nothing."""
@@ -58,6 +59,8 @@ class Ridge:
     class_weight : ndarray of float64 [classes]
         Sum of the weights of each class's rows.
     l2 : bool
+    task : Task
+        Gives the targets.
     """
 
     vectors: NDArray[np.float64]
@@ -68,6 +71,7 @@ class Ridge:
     center: NDArray[np.float32]
     class_weight: NDArray[np.float64]
     l2: bool
+    task: Task
 
     @property
     def weight(self) -> float:
@@ -113,7 +117,7 @@ class Ridge:
             if left_out is not None:
                 leverage = along.square_() @ torch.from_numpy(inverse) + 1 / self.weight
                 leverage *= torch.from_numpy(left_out[places])[:, None]
-                targets = _targets(rows.labels[places], len(self.class_weight))[:, None]
+                targets = _targets(self.task, rows.labels[places])[:, None]
                 predicted = targets - (targets - predicted) / (1 - leverage).clamp_min(1e-6)[:, :, None]
             found[:, places] = predicted.transpose(0, 1).numpy()
         return found
@@ -127,36 +131,38 @@ class GramSums:
     ----------
     sums : ClassSums
     products : ndarray of float64 [d, d]
+    task : Task
     """
 
     sums: ClassSums
     products: NDArray[np.float64]
+    task: Task
 
     @classmethod
     def of(
         cls,
         rows: AnyFeatureRows,
-        out_features: int,
+        task: Task,
         weights: NDArray[np.float32],
         center: NDArray[np.float32],
         *,
         l2: bool,
     ) -> GramSums:
         """Sum rows with their weights, float32 [n]."""
-        sums = ClassSums.empty(out_features, center, l2=l2)
+        sums = ClassSums.empty(task.out_features, center, l2=l2)
         products = np.zeros((len(center), len(center)))
         for places, block in iter_scaled(rows, center, l2=l2):
             weighted = sums.add(block, rows.labels[places], weights[places])
             products += (weighted.T @ block).double().numpy()
-        return cls(sums, products)
+        return cls(sums, products, task)
 
     def __add__(self, other: GramSums) -> GramSums:
         """Return the sums over the rows of both."""
-        return GramSums(self.sums + other.sums, self.products + other.products)
+        return GramSums(self.sums + other.sums, self.products + other.products, self.task)
 
     def __sub__(self, other: GramSums) -> GramSums:
         """Return the sums over the rows that `other` lacks."""
-        return GramSums(self.sums - other.sums, self.products - other.products)
+        return GramSums(self.sums - other.sums, self.products - other.products, self.task)
 
     def eigendecompose(self, scaling: Scaling) -> Ridge:
         """Decompose Z'Z of the rows that were summed."""
@@ -169,15 +175,26 @@ class GramSums:
         # Z'y for targets 2 [class] - 1: the constant drops out, since the rows are centred
         products = 2 * (sums.by_class - np.outer(sums.class_weight, mean)) / scale
         projected = vectors.T @ products.T
-        return Ridge(vectors, np.maximum(values, 0), projected, mean, scale, sums.center, sums.class_weight, sums.l2)
+        return Ridge(
+            vectors,
+            np.maximum(values, 0),
+            projected,
+            mean,
+            scale,
+            sums.center,
+            sums.class_weight,
+            sums.l2,
+            self.task,
+        )
 
 
 def decomposed_by_rows(
-    rows: FeatureRows, out_features: int, weights: NDArray[np.float32], center: NDArray[np.float32], scaling: Scaling
+    rows: FeatureRows, task: Task, weights: NDArray[np.float32], center: NDArray[np.float32], scaling: Scaling
 ) -> Ridge:
     """Decompose ZZ' of rows with their weights, float32 [n]: for fewer rows than features."""
     l2 = scaling == "l2"
     values = torch.cat([block for _, block in iter_scaled(rows, center, l2=l2)]).double().numpy()
+    # weighted, and with all rows at hand in two passes, which are more exact than the sums of `Standardizer`
     mean = np.average(values, axis=0, weights=weights)
     values -= mean
     scale = np.ones_like(mean)
@@ -189,8 +206,8 @@ def decomposed_by_rows(
     eigenvalues, inner = eigh(values @ values.T, overwrite_a=True, check_finite=False)
     spanned = eigenvalues > _RANK * eigenvalues[-1]
     lengths, inner = np.sqrt(eigenvalues[spanned]), inner[:, spanned]
-    class_weight = np.bincount(rows.labels, weights, out_features).astype(np.float64)
-    targets = roots * (_targets(rows.labels, out_features).numpy() - (2 * class_weight / class_weight.sum() - 1))
+    class_weight = np.bincount(rows.labels, weights, task.out_features).astype(np.float64)
+    targets = roots * (_targets(task, rows.labels).numpy() - (2 * class_weight / class_weight.sum() - 1))
     return Ridge(
         vectors=values.T @ (inner / lengths),
         values=lengths**2,
@@ -200,6 +217,7 @@ def decomposed_by_rows(
         center=center,
         class_weight=class_weight,
         l2=l2,
+        task=task,
     )
 
 
@@ -214,19 +232,19 @@ def fit_ridge(problem: FitProblem) -> HeadFit:
     penalties = _penalties(problem.config.c_values)
     weights = problem.task.weights(labels) if problem.balanced else None
     weights = np.ones(len(labels), dtype=np.float32) if weights is None else weights
-    fits = _fits(train, val, problem.task.out_features, weights)
+    fits = _fits(train, val, problem.task, weights)
     scored = val if scoring.is_holdout else concat(train, val)
     tried: list[dict[str, Any]] = []
     margins: list[NDArray[np.float32]] = []
     for scaling in problem.config.scalers:
         of_penalties = _margins(fits, scaling, penalties, scored, weights, scoring)
         for penalty, found in zip(penalties, of_penalties, strict=True):
-            score = selection_score(found, scored.labels, problem.balanced)
+            score = selection_score(problem.task, found, scored.labels, balanced=problem.balanced)
             tried.append({"C": 1 / (2 * penalty), "scaler": scaling, "score": score})
             margins.append(found)
     top = max(range(len(tried)), key=lambda number: (tried[number]["score"], -tried[number]["C"]))
     scaling, penalty = tried[top]["scaler"], 1 / (2 * tried[top]["C"])
-    temperature = fit_temperature(margins[top], scored.labels)
+    temperature = fit_temperature(problem.task, margins[top], scored.labels)
     head, without_val = (fit(scaling).head(penalty, temperature) for fit in (fits.to_all, fits.to_train))
     words = "leave-one-out on train+val" if _uses_loo(scored, scoring) else scoring.description
     return HeadFit(head, without_val, {**tried[top], "selected by": words, "temperature": temperature}, tried)
@@ -242,21 +260,19 @@ class _Fits(Protocol):
     def without(self, fold: FeatureRows, places: NDArray[np.int64], scaling: Scaling) -> Ridge: ...
 
 
-def _fits(train: AnyFeatureRows, val: AnyFeatureRows, out_features: int, weights: NDArray[np.float32]) -> _Fits:
+def _fits(train: AnyFeatureRows, val: AnyFeatureRows, task: Task, weights: NDArray[np.float32]) -> _Fits:
     """Return the way of fitting that decomposes the smaller matrix."""
     if isinstance(train, FeatureRows) and isinstance(val, FeatureRows) and len(train) + len(val) < train.row_shape[0]:
-        return _FitsByRows(train + val, len(train), out_features, weights)
-    return _FitsByProducts(train, val, out_features, weights)
+        return _FitsByRows(train + val, len(train), task, weights)
+    return _FitsByProducts(train, val, task, weights)
 
 
 class _FitsByProducts:
     """Fits whose sums are taken once, and added and taken off."""
 
-    def __init__(
-        self, train: AnyFeatureRows, val: AnyFeatureRows, out_features: int, weights: NDArray[np.float32]
-    ) -> None:
+    def __init__(self, train: AnyFeatureRows, val: AnyFeatureRows, task: Task, weights: NDArray[np.float32]) -> None:
         self._parts = (train, weights[: len(train)]), (val, weights[len(train) :])
-        self._out_features, self._weights, self._center = out_features, weights, approximate_mean(train)
+        self._task, self._weights, self._center = task, weights, approximate_mean(train)
         self._summed: dict[bool, tuple[GramSums, GramSums]] = {}
 
     def to_all(self, scaling: Scaling) -> Ridge:
@@ -278,14 +294,14 @@ class _FitsByProducts:
         return self._summed[l2]
 
     def _of(self, rows: AnyFeatureRows, weights: NDArray[np.float32], scaling: Scaling) -> GramSums:
-        return GramSums.of(rows, self._out_features, weights, self._center, l2=scaling == "l2")
+        return GramSums.of(rows, self._task, weights, self._center, l2=scaling == "l2")
 
 
 class _FitsByRows:
     """Fits to fewer rows than features."""
 
-    def __init__(self, rows: FeatureRows, train: int, out_features: int, weights: NDArray[np.float32]) -> None:
-        self._rows, self._train, self._out_features, self._weights = rows, train, out_features, weights
+    def __init__(self, rows: FeatureRows, train: int, task: Task, weights: NDArray[np.float32]) -> None:
+        self._rows, self._train, self._task, self._weights = rows, train, task, weights
         self._center = approximate_mean(rows)
 
     def to_all(self, scaling: Scaling) -> Ridge:
@@ -299,7 +315,7 @@ class _FitsByRows:
 
     def _to(self, places: NDArray[np.int64], scaling: Scaling) -> Ridge:
         some = FeatureRows(self._rows.features[places], self._rows.labels[places])
-        return decomposed_by_rows(some, self._out_features, self._weights[places], self._center, scaling)
+        return decomposed_by_rows(some, self._task, self._weights[places], self._center, scaling)
 
 
 def _uses_loo(scored: AnyFeatureRows, scoring: CVPlan) -> bool:
@@ -339,7 +355,6 @@ def _penalties(values: Sequence[float]) -> list[float]:
     return [float(1 / (2 * c)) for c in np.exp(np.interp(steps, np.arange(len(ordered)), ordered))]
 
 
-def _targets(labels: NDArray[np.int64], out_features: int) -> torch.Tensor:
-    """Return 1 for the class of a row and -1 for the others, float32 [n, classes]."""
-    targets = torch.full((len(labels), out_features), -1.0)
-    return targets.scatter_(1, torch.from_numpy(labels)[:, None], 1.0)
+def _targets(task: Task, labels: NDArray[np.int64]) -> torch.Tensor:
+    """Return what is regressed on, float32 [n, classes]: 1 for the class of a row and -1 for the others."""
+    return 2 * task.soft_target(torch.from_numpy(labels)) - 1

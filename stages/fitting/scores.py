@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import balanced_accuracy_score
 
 from stages.fitting.feature_rows import AnyFeatureRows, in_batches
 from stages.network.heads.base import Head
+from stages.tasks.base import Task, selection_metric
 from stages.training.evaluation import predict
 
 
-def selection_score(scores: NDArray[np.floating], labels: NDArray[np.int64], balanced: bool) -> float:
-    """Return the accuracy of scores [n, classes]; `balanced`, the mean over the classes of their recall."""
-    predicted = scores.argmax(axis=1)
-    return float(balanced_accuracy_score(labels, predicted) if balanced else (predicted == labels).mean())
+def selection_score(task: Task, outputs: NDArray[np.floating], targets: NDArray[Any], *, balanced: bool) -> float:
+    """Return how good a head's outputs are by the task's `selection_metric`; of any metric, the higher the better.
+
+    Parameters
+    ----------
+    task : Task
+    outputs : ndarray [n, out_features]
+        As they leave the head: logits, margins or values.
+    targets : ndarray [n, ...]
+    balanced : bool
+        Whether rare classes count as much as frequent ones.
+    """
+    metric = selection_metric(task, balanced=balanced)
+    if metric.of_outputs is not None:
+        score = metric.of_outputs(outputs, targets)
+    elif not np.isfinite(outputs).all():
+        return float("-inf")  # of several heads that train side by side one may diverge, and is never the best
+    else:
+        score = metric.score(task.statistic(task.activate(torch.from_numpy(outputs)), torch.from_numpy(targets)))
+    return score if metric.higher_is_better else -score
 
 
 def logits(head: Head, rows: AnyFeatureRows) -> NDArray[np.float32]:

@@ -69,7 +69,7 @@ def fit_sgd(problem: FitProblem) -> HeadFit:
         _partial_fit_epoch(models, settings, scalers, train, problem, epoch_seed(seed, epoch))
         for number, model in models.items():
             head = _as_head(model, scalers[settings[number]["scaler"]], out_features)
-            score = selection_score(logits(head, val), val.labels, balanced)
+            score = selection_score(problem.task, logits(head, val), val.labels, balanced=balanced)
             if number not in best or score > best[number][0]:
                 best[number] = score, epoch, head
         top = max(score for score, _, _ in best.values())
@@ -77,7 +77,7 @@ def fit_sgd(problem: FitProblem) -> HeadFit:
     tried = [{**one, "score": best[number][0]} for number, one in enumerate(settings)]
     number = max(best, key=lambda number: (best[number][0], -settings[number]["C"]))
     chosen, (_, until, without_val) = tried[number], best[number]
-    temperature = fit_temperature(logits(without_val, val), val.labels)
+    temperature = fit_temperature(problem.task, logits(without_val, val), val.labels)
     both = concat(train, val)
     scaler = {chosen["scaler"]: _RowScaler.fit(both, chosen["scaler"])}
     again = {0: _model(chosen["C"], len(both), seed)}

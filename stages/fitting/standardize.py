@@ -127,6 +127,7 @@ class ScaledRows:
         tensor = torch.from_numpy(rows)
         offset, scale = tensor.new_zeros(tensor.shape[1]), tensor.new_ones(tensor.shape[1])
         if scaling == "standard":
+            # in the rows' own type, as the products of the solver are; the float64 sums of `Standardizer` round else
             variance, offset = torch.var_mean(tensor, dim=0, correction=0)
             scale = torch.from_numpy(safe_std(variance.numpy(), offset.numpy() + center)).to(tensor.dtype)
         elif scaling == "l2":

@@ -17,6 +17,6 @@ def fit_svm(problem: FitProblem) -> HeadFit:
     """Linear support vector machine with squared hinge, each class against the rest."""
 
     def make_of(center: NDArray[np.float32]) -> LinearModelFactory:
-        return LinearModelFactory("hinge", problem.task.out_features, center, problem.balanced)
+        return LinearModelFactory("hinge", problem.task, center, problem.balanced)
 
     return fit_along_path(problem, make_of, calibrate=True)

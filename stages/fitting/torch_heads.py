@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cache.errors import CutonceError, UsageError
-from stages.config.heads import HeadConfig as Options
-from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, concat, in_batches
+from stages.config.heads import HeadConfig
+from stages.fitting.feature_rows import BATCH_ROWS, AnyFeatureRows, FeatureRows, concat, in_batches
 from stages.fitting.problem import FitProblem
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import selection_score
@@ -26,8 +25,14 @@ from stages.network.heads.registry import build_head
 from stages.runtime.progress import progress
 from stages.runtime.seeding import epoch_seed, preserve_rng_state
 from stages.runtime.threads import single_threaded
-from stages.training.history import Epoch
+from stages.tasks.base import find_metric
+from stages.tasks.running_score import sums_of
+from stages.training.config import TrainConfig
+from stages.training.evaluation import predict
+from stages.training.history import Epoch, RunningMetrics, Validation
+from stages.training.losses import statistics_of
 from stages.training.lr_schedules import LRScheduleConfig, make_schedule
+from stages.training.train_loop import Contender, run_epochs
 
 _WARMUP = 0.3
 """Share of the steps in which the rate of the one-cycle schedule rises."""
@@ -35,32 +40,8 @@ _WARMUP = 0.3
 _SMALL_BATCH = 256
 """Rows of vectors below which a step is too small to be shared by several threads."""
 
-
-@dataclass
-class HeadTrainResult:
-    """How one setting went.
-
-    Attributes
-    ----------
-    history : list of Epoch
-        Up to where it stopped.
-    best : Epoch
-        The epoch that validated best, by accuracy, then by loss.
-    score : float
-        Validation accuracy of that epoch; with balanced classes, the mean of their recall.
-    weights : dict
-        Tensors of that epoch.
-    """
-
-    history: list[Epoch] = field(default_factory=list)
-    best: Epoch | None = None
-    score: float = -1.0
-    weights: dict[str, Tensor] = field(default_factory=dict)
-
-    def epochs_since_best(self) -> int:
-        """Return the number of epochs since the lowest validation loss."""
-        losses = [epoch.val_loss for epoch in self.history]
-        return len(losses) - 1 - int(np.argmin(losses))
+_LOST_SCORE = -1.0
+"""What is told of a setting whose loss was not a number in its first epoch."""
 
 
 def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:
@@ -74,38 +55,41 @@ def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:
         {"rate": rate, "weight decay": decay}
         for rate, decay in itertools.product(options.fit_lr, options.fit_weight_decay)
     ]
-    few = len(train.row_shape) == 1 and options.fit_batch_size < _SMALL_BATCH
-    with preserve_rng_state(), single_threaded() if few else nullcontext():
+    has_small_steps = len(train.row_shape) == 1 and options.fit_batch_size < _SMALL_BATCH
+    with preserve_rng_state(), single_threaded() if has_small_steps else nullcontext():
         template = _draw(name, problem)
-        of_train = _standardizer(train, options, template)
+        train_scaler = _standardizer(train, options, template)
         at_once = len(settings) if template.stackable else 1
-        courses: list[HeadTrainResult] = []
+        contenders: list[Contender] = []
         for start in range(0, len(settings), at_once):
-            some = settings[start : start + at_once]
-            courses += _train(template, some, problem, train, of_train)
-        tried = [{**one, "score": course.score} for one, course in zip(settings, courses, strict=True)]
-        number = max(range(len(courses)), key=lambda number: courses[number].score)
-        chosen = courses[number]
-        if chosen.best is None:
+            group = settings[start : start + at_once]
+            contenders += _contend(_HeadsSideBySide(template, group, problem, train, train_scaler))
+        scores = [
+            contender.result.best_selection if contender.result.best is not None else _LOST_SCORE
+            for contender in contenders
+        ]
+        candidates = [{**setting, "score": score} for setting, score in zip(settings, scores, strict=True)]
+        number = max(range(len(scores)), key=scores.__getitem__)
+        result = contenders[number].result
+        if result.best is None:
             raise CutonceError(
                 "the training loss became NaN or infinite with every `fit_lr`; try a tenth of the lowest"
             )
-        without_val = _with(template, chosen.weights, of_train)
-        both = concat(train, val)
-        of_both = _standardizer(both, options, template)
-        n_epochs = chosen.best.epoch
-        again = _train(template, [settings[number]], problem, both, of_both, n_epochs)[0]
-        head = _with(template, again.weights, of_both)
-    said = {
+        without_val = _with(template, contenders[number].best_weights, train_scaler)
+        all_rows = concat(train, val)
+        scaler = _standardizer(all_rows, options, template)
+        refit = _HeadsSideBySide(template, [settings[number]], problem, all_rows, scaler, validates=False)
+        head = _with(template, _weights_after(refit, result.best.epoch), scaler)
+    description = {
         **settings[number],
-        "best epoch": n_epochs,
-        "epochs run": chosen.history[-1].epoch,
+        "best epoch": result.best.epoch,
+        "epochs run": result.history[-1].epoch,
         "batch size": options.fit_batch_size,
         **{name: value for name, value in template.config.items() if name in ("hidden", "dropout", "l2")},
         "selected by": "validation split",
-        "refitted on": f"train+val, {n_epochs} epochs",
+        "refitted on": f"train+val, {result.best.epoch} epochs",
     }
-    return HeadFit(head, without_val, said, tried, chosen.history)
+    return HeadFit(head, without_val, description, candidates, result.history)
 
 
 def _draw(name: str, problem: FitProblem) -> Head:
@@ -124,101 +108,156 @@ def _draw(name: str, problem: FitProblem) -> Head:
     )
 
 
-def _train(
-    pattern: Head,
-    settings: list[dict[str, float]],
-    problem: FitProblem,
-    rows: AnyFeatureRows,
-    scaler: Standardizer | None,
-    n_epochs: int | None = None,
-) -> list[HeadTrainResult]:
-    """Train copies of a head side by side on some rows.
+def _contend(heads: _HeadsSideBySide) -> list[Contender]:
+    """Train heads until each has stopped; return their histories and best weights."""
+    contenders = [Contender() for _ in heads.settings]
+    epochs = progress(range(1, heads.config.epochs + 1), label="epochs, at most", unit="epochs")
+    run_epochs(heads, contenders, epochs, heads.config.patience)
+    return contenders
 
-    Each keeps its best epoch on the validation split; or, where `n_epochs` says how many there are, the last one, and
-    nothing is validated.
+
+def _weights_after(heads: _HeadsSideBySide, epochs: int) -> dict[str, Tensor]:
+    """Return the weights of the first head after so many epochs, of which none is validated."""
+    run_epochs(heads, [Contender()], progress(range(1, epochs + 1), label="all rows", unit="epochs"))
+    return heads.snapshot(0)
+
+
+class _HeadsSideBySide:
+    """The trainee that is copies of a head, one for each setting, which are shown the same batches.
+
+    Parameters
+    ----------
+    template : Head
+    settings : list of dict
+        Highest rate and weight decay of each.
+    problem : FitProblem
+    rows : FeatureRows or StreamedFeatureRows
+        What is trained on.
+    scaler : Standardizer, optional
+    validates : bool
+        Whether there is a validation split beside the rows.
     """
-    options, task, seed, device = problem.config, problem.task, problem.seed, problem.device
-    heads = [pattern] * len(settings)
-    stack = VmapHeads(heads, [one["rate"] for one in settings], [one["weight decay"] for one in settings], device)
-    steps_per_epoch = max(len(rows) // options.fit_batch_size, 1)
-    lr_driver = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule = make_schedule(lr_driver, LRScheduleConfig("onecycle", _WARMUP), steps_per_epoch, options.fit_epochs)
-    courses = [HeadTrainResult() for _ in settings]
-    running = set(range(len(settings)))
-    of_samples = task.weights(rows.labels) if problem.balanced else None
-    weights = torch.from_numpy(of_samples) if of_samples is not None else None
-    numbers = range(1, (n_epochs or options.fit_epochs) + 1)
-    for number in progress(numbers, label="all rows" if n_epochs else "epochs, at most", unit="epochs"):
-        if not running:
-            break
-        started = time.perf_counter()
-        torch.manual_seed(epoch_seed(seed, number))
-        stack.train(True)
-        loss_sum, right, count = torch.zeros(stack.size), torch.zeros(stack.size), 0
-        for places, block in _full_batches(rows, options, epoch_seed(seed, number)):
-            labels = torch.from_numpy(rows.labels[places]).to(device)
-            logits = stack.logits(_inputs(block, scaler, device))
-            of_all = logits.flatten(0, 1), labels.repeat(stack.size)
-            each = task.loss(*of_all, smoothing=options.fit_label_smoothing, reduction="none").view(stack.size, -1)
-            if weights is not None:
-                each = each * weights[torch.from_numpy(places)].to(device)
-            losses = each.mean(dim=1)
-            # a head whose loss is lost stays where it is; the others go on
-            stack.step(
-                losses.nan_to_num(0.0, 0.0, 0.0), lr_driver.param_groups[0]["lr"], lr_driver.param_groups[0]["betas"][0]
-            )
-            lr_driver.step()
-            schedule.step()
-            loss_sum += losses.detach().cpu() * len(places)
-            right += (logits.detach().argmax(dim=2) == labels).sum(dim=1).cpu()
-            count += len(places)
-        if n_epochs:
-            continue
-        validated = _validate(stack, problem, scaler)
-        seconds = time.perf_counter() - started
-        for one in list(running):
-            course, (val_loss, val_accuracy, score) = courses[one], validated[one]
-            train_loss, train_accuracy = float(loss_sum[one]) / count, float(right[one]) / count
-            if not np.isfinite(train_loss) or not np.isfinite(val_loss):
-                running.discard(one)
-                continue
-            rate = settings[one]["rate"] * lr_driver.param_groups[0]["lr"]
-            row = Epoch(number, train_loss, train_accuracy, val_loss, val_accuracy, rate, seconds)
-            course.history.append(row)
-            if course.best is None or (score, -val_loss) > (course.score, -course.best.val_loss):
-                course.best, course.score, course.weights = row, score, stack.weights(one)
-            if course.epochs_since_best() >= options.patience:
-                running.discard(one)
-    if n_epochs:
-        courses[0].weights = stack.weights(0)
-    return courses
 
-
-@torch.no_grad()
-def _validate(stack: VmapHeads, problem: FitProblem, scaler: Standardizer | None) -> list[tuple[float, float, float]]:
-    """Return loss, accuracy and score of every head on the validation rows."""
-    val, device = problem.val, problem.device
-    stack.train(False)
-    of_batches = [stack.logits(_inputs(block, scaler, device)).float().cpu() for _, block in in_batches(val)]
-    logits, labels = torch.cat(of_batches, dim=1), torch.from_numpy(val.labels)
-    return [
-        (
-            float(problem.task.loss(of_head, labels) / len(labels)),
-            float((of_head.argmax(dim=1) == labels).float().mean()),
-            selection_score(of_head.numpy(), val.labels, problem.balanced),
+    def __init__(
+        self,
+        template: Head,
+        settings: list[dict[str, float]],
+        problem: FitProblem,
+        rows: AnyFeatureRows,
+        scaler: Standardizer | None,
+        validates: bool = True,
+    ) -> None:
+        options, task = problem.config, problem.task
+        self.settings = settings
+        self.config = TrainConfig(
+            options.fit_epochs, problem.seed, label_smoothing=options.fit_label_smoothing, patience=options.patience
         )
-        for of_head in logits
-    ]
+        self._problem, self._rows, self._scaler, self._validates = problem, rows, scaler, validates
+        self._metric = find_metric(task)
+        rates, decays = ([setting[name] for setting in settings] for name in ("rate", "weight decay"))
+        self._heads = VmapHeads([template] * len(settings), rates, decays, problem.device)
+        # what a schedule does to rate and momentum, done to an optimizer of nothing; the heads follow it
+        self._lr_driver = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1.0)
+        steps_per_epoch = max(len(rows) // options.fit_batch_size, 1)
+        schedule = LRScheduleConfig("onecycle", _WARMUP)
+        self._schedule = make_schedule(self._lr_driver, schedule, steps_per_epoch, options.fit_epochs)
+        sample_weights = task.weights(rows.labels) if problem.balanced else None
+        self._sample_weights = torch.from_numpy(sample_weights) if sample_weights is not None else None
+        self._epoch = 0
+        self._loss_sums = torch.zeros(0)
+        self._tallies: list[RunningMetrics] = []
+
+    def train_epoch(self, epoch: int) -> None:
+        """Show all heads the full batches of an epoch."""
+        self._epoch = epoch
+        seed = epoch_seed(self.config.seed, epoch)
+        torch.manual_seed(seed)
+        self._heads.train(True)
+        self._loss_sums = torch.zeros(self._heads.size)
+        self._tallies = [RunningMetrics() for _ in self.settings]
+        unscored: list[tuple[Tensor, Tensor]] = []
+        for indices, block in _full_batches(self._rows, self._problem.config, seed):
+            targets = torch.from_numpy(self._rows.labels[indices]).to(self._problem.device)
+            logits = self._heads.logits(_inputs(block, self._scaler, self._problem.device))
+            losses = self._losses(logits, targets, indices)
+            group = self._lr_driver.param_groups[0]
+            # a head whose loss is lost stays where it is; the others go on
+            self._heads.step(losses.nan_to_num(0.0, 0.0, 0.0), group["lr"], group["betas"][0])
+            self._lr_driver.step()
+            self._schedule.step()
+            self._loss_sums += losses.detach().cpu() * len(indices)
+            unscored.append((logits.detach(), targets))
+            if len(unscored) * len(targets) >= BATCH_ROWS:  # scoring each step would take longer than the step
+                self._score(unscored)
+                unscored = []
+        if unscored:
+            self._score(unscored)
+
+    def validate(self) -> list[Validation]:
+        """Return loss, score and what selects of every head, on the validation rows."""
+        if not self._validates:
+            return []
+        val, device = self._problem.val, self._problem.device
+        blocks = (_inputs(block, self._scaler, device) for _, block in in_batches(val))
+        logits = predict(self._heads, blocks, None).transpose(0, 1).contiguous()
+        return [self._validation(head_logits, torch.from_numpy(val.labels)) for head_logits in logits]
+
+    def row(self, index: int, validation: Validation, seconds: float) -> Epoch | None:
+        """Return the row of the epoch; None where the loss of a head is lost."""
+        tally = self._tallies[index]
+        train_loss = float(self._loss_sums[index]) / tally.count if tally.count else float("nan")
+        if not np.isfinite(train_loss) or not np.isfinite(validation.loss):
+            return None
+        rate = self.settings[index]["rate"] * self._lr_driver.param_groups[0]["lr"]
+        train_score = tally.score(self._metric)
+        return Epoch(self._epoch, train_loss, train_score, validation.loss, validation.score, rate, seconds)
+
+    def snapshot(self, index: int) -> dict[str, Tensor]:
+        """Return a copy of all tensors of a head."""
+        return self._heads.weights(index)
+
+    def end_epoch(self) -> None:
+        """Nothing is kept on disk: a head that was stopped is trained again."""
+
+    def _losses(self, logits: Tensor, targets: Tensor, indices: NDArray[np.int64]) -> Tensor:
+        """Return the mean loss of each head, [M]."""
+        losses = self._problem.task.loss(
+            logits.flatten(0, 1),
+            targets.repeat(len(logits), *[1] * (targets.ndim - 1)),
+            smoothing=self.config.label_smoothing,
+            reduction="none",
+        ).view(len(logits), -1)
+        if self._sample_weights is not None:
+            losses = losses * self._sample_weights[torch.from_numpy(indices)].to(self._problem.device)
+        return losses.mean(dim=1)
+
+    def _score(self, steps: list[tuple[Tensor, Tensor]]) -> None:
+        """Add the logits [M, b, ...] and targets of some steps to what the heads scored in the epoch."""
+        logits, targets = torch.cat([pair[0] for pair in steps], dim=1), torch.cat([pair[1] for pair in steps])
+        for tally, head_logits, loss_sum in zip(self._tallies, logits, self._loss_sums, strict=True):
+            if not loss_sum.isfinite():  # this head is lost, and statistics of its output would be refused
+                continue
+            sums = sums_of(self._metric, statistics_of(self._problem.task, head_logits, targets))
+            tally.add(RunningMetrics(score_sums=[] if sums is None else sums.tolist(), count=len(targets)))
+
+    def _validation(self, logits: Tensor, targets: Tensor) -> Validation:
+        """Return how a head with these logits on all validation rows validates."""
+        task, labels = self._problem.task, self._problem.val.labels
+        loss = float(task.loss(logits, targets) / len(targets))
+        if not np.isfinite(loss):
+            return Validation(loss, float("nan"), float("nan"))
+        score = self._metric.score(statistics_of(task, logits, targets))
+        return Validation(loss, score, selection_score(task, logits.numpy(), labels, balanced=self._problem.balanced))
 
 
-def _full_batches(rows: AnyFeatureRows, options: Options, seed: int) -> Iterator[tuple[Any, Any]]:
+def _full_batches(rows: AnyFeatureRows, options: HeadConfig, seed: int) -> Iterator[tuple[Any, Any]]:
     """Yield full batches of an epoch; the rest of fewer rows sits it out, or is all there is."""
     size = min(options.fit_batch_size, len(rows))
     if isinstance(rows, FeatureRows):
         batches = rows.shuffled(size, seed, balanced=options.sampling == "balanced")
     else:
         batches = rows.shuffled(size, seed)
-    return ((places, block) for places, block in batches if len(places) == size)
+    return ((indices, block) for indices, block in batches if len(indices) == size)
 
 
 def _inputs(block: Any, scaler: Standardizer | None, device: torch.device) -> Tensor:
@@ -226,14 +265,14 @@ def _inputs(block: Any, scaler: Standardizer | None, device: torch.device) -> Te
     return rows if scaler is None else scaler.transform(rows)
 
 
-def _standardizer(rows: AnyFeatureRows, options: Options, head: Head) -> Standardizer | None:
+def _standardizer(rows: AnyFeatureRows, options: HeadConfig, head: Head) -> Standardizer | None:
     """Return what standardizes the rows, where the head is one that is trained on such; else nothing."""
     return Standardizer.fit(rows) if head.standardized and options.fit_scaler == "standard" else None
 
 
-def _with(pattern: Head, weights: dict[str, Tensor], scaler: Standardizer | None) -> Head:
+def _with(template: Head, weights: dict[str, Tensor], scaler: Standardizer | None) -> Head:
     """Return a head with these tensors that takes rows as they are cached."""
-    head = VmapHeads([pattern], [0.0], [0.0], torch.device("cpu")).head(weights)
+    head = VmapHeads([template], [0.0], [0.0], torch.device("cpu")).head(weights)
     if scaler is not None:
         scaler.fold_into(next(module for module in head.modules() if isinstance(module, nn.Linear)))
     return head

@@ -22,61 +22,63 @@ PRETRAINED_FACTOR = 0.1
 _BETA2, _EPSILON = 0.999, 1e-8
 
 
-class VmapHeads:
-    """Heads of one kind, trained side by side.
+class VmapHeads(nn.Module):
+    """Heads of one kind, trained side by side: rows [b, *row_shape] -> logits [b, M, out_features].
 
     Parameters
     ----------
     heads : sequence of Head
         M of them, equal but for the values of their tensors.
     rates, decays : sequence of float
-        Highest learning rate and decoupled weight decay of each; biases and normalisation do not decay.
+        Highest learning rate and decoupled weight decay of each; biases and normalization do not decay.
     device : torch.device
     """
 
     def __init__(
         self, heads: Sequence[Head], rates: Sequence[float], decays: Sequence[float], device: torch.device
     ) -> None:
+        super().__init__()
         self.size = len(heads)
         self._pattern = copy.deepcopy(heads[0]).to(device)
         self._single = len(heads) == 1
-        self.buffers: dict[str, Tensor] = {}
-        if self._single:
-            self.parameters = {name: one for name, one in self._pattern.named_parameters() if one.requires_grad}
-        else:
+        self._trained: dict[str, Tensor] = {
+            name: parameter for name, parameter in self._pattern.named_parameters() if parameter.requires_grad
+        }
+        self._fixed: dict[str, Tensor] = {}
+        if not self._single:
             parameters, buffers = stack_module_state([copy.deepcopy(head).to(device) for head in heads])
-            self.parameters = {name: one.detach().requires_grad_(True) for name, one in parameters.items()}
-            self.buffers = dict(buffers)
+            self._trained = {name: stacked.detach().requires_grad_(True) for name, stacked in parameters.items()}
+            self._fixed = dict(buffers)
         self._rates = torch.tensor(rates, device=device)
         self._decays = torch.tensor(decays, device=device)
-        self._first = {name: torch.zeros_like(one) for name, one in self.parameters.items()}
-        self._second = {name: torch.zeros_like(one) for name, one in self.parameters.items()}
+        self._first = {name: torch.zeros_like(parameter) for name, parameter in self._trained.items()}
+        self._second = {name: torch.zeros_like(parameter) for name, parameter in self._trained.items()}
         self._steps = 0
 
-    def train(self, mode: bool) -> None:
-        """Put all heads in training or in evaluation mode."""
-        self._pattern.train(mode)
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return the logits of all heads, row by row."""
+        return self.logits(rows).transpose(0, 1)
 
     def logits(self, rows: Tensor) -> Tensor:
-        """Return the logits of all heads, [M, b, classes], for rows [b, *row_shape]."""
+        """Return the logits head by head, [M, b, out_features]."""
         if self._single:
             logits: Tensor = self._pattern(rows)
             return logits[None]
 
         def of_one(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
-            found: Tensor = functional_call(self._pattern, (parameters, buffers), (rows,))
-            return found
+            output: Tensor = functional_call(self._pattern, (parameters, buffers), (rows,))
+            return output
 
-        stacked: Tensor = vmap(of_one, randomness="different")(dict[str, Tensor](self.parameters), self.buffers)
+        stacked: Tensor = vmap(of_one, randomness="different")(self._trained, self._fixed)
         return stacked
 
     def step(self, losses: Tensor, factor: float, beta1: float) -> None:
         """Take one step of AdamW (Loshchilov & Hutter 2019) down the losses [M], at `factor` of each rate."""
-        gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()))
+        gradients = torch.autograd.grad(losses.sum(), list(self._trained.values()))
         self._steps += 1
         first_weight, second_weight = 1 - beta1**self._steps, 1 - _BETA2**self._steps
         with torch.no_grad():
-            for (name, parameter), gradient in zip(self.parameters.items(), gradients, strict=True):
+            for (name, parameter), gradient in zip(self._trained.items(), gradients, strict=True):
                 first = self._first[name].lerp_(gradient, 1 - beta1)
                 second = self._second[name].mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
                 shape = (1,) * parameter.ndim if self._single else (-1, *(1,) * (parameter.ndim - 1))
@@ -90,8 +92,8 @@ class VmapHeads:
         """Return a copy of all tensors of one head."""
         if self._single:
             return {name: value.detach().clone() for name, value in self._pattern.state_dict().items()}
-        both = {**self.parameters, **self.buffers}
-        return {name: both[name][number].detach().clone() for name in self._pattern.state_dict()}
+        tensors = {**self._trained, **self._fixed}
+        return {name: tensors[name][number].detach().clone() for name in self._pattern.state_dict()}
 
     def head(self, weights: dict[str, Tensor]) -> Head:
         """Return a head with these tensors, on the CPU, in evaluation mode."""

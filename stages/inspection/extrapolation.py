@@ -15,7 +15,7 @@ FACTORS = (2, 4, 10)
 """Times as many training images as there are."""
 
 WORTH = 0.01
-"""Gain in accuracy from twice as many images from which on more labels are said to help."""
+"""Gain in the score from twice as many images from which on more labels are said to help."""
 
 REPLICATES = 500
 
@@ -46,17 +46,17 @@ class Extrapolation:
     ----------
     law : PowerLaw
     limit : Interval
-        Accuracy with any number of images of this kind.
+        Score with any number of images of this kind.
     at : dict of int to Interval
-        Accuracy by number of training images.
+        Score by number of training images.
     gains : dict of int to Interval
-        By factor: how much more accuracy so many times the images bring.
+        By factor: how much higher a score so many times the images bring.
     band : (sizes float64 [m], low float64 [m], high float64 [m])
         95 % interval of the curve, for a plot.
     identified : bool
         Whether the curve bends enough to say where it ends.
     checked : tuple of float or None
-        Accuracy with all images as predicted from those sizes that have at most half of them, and as measured; None
+        Score with all images as predicted from those sizes that have at most half of them, and as measured; None
         where these are too few.
     """
 
@@ -73,13 +73,13 @@ def extrapolate(curve: LearningCurve, seed: int, replicates: int = REPLICATES) -
     """Return the power law through a learning curve, with intervals; None where there are too few sizes for one.
 
     The intervals are of a bootstrap over the draws and over the validation images at once: either would change if the
-    curve were measured again. They do not contain that accuracy may not follow a power law.
+    curve were measured again. They do not contain that the score may not follow a power law.
     """
     sizes = curve.sizes
     if len(sizes) < LEAST_SIZES:
         return None
     errors = curve.errors
-    law = fit_power_law(sizes, curve.accuracies.mean(axis=1), errors)
+    law = fit_power_law(sizes, curve.scores.mean(axis=1), errors)
     laws = [fit_power_law(sizes, one, errors, law) for one in _resampled(curve, seed, replicates)]
     largest = int(sizes[-1])
     now = np.array([one(largest) for one in laws])
@@ -96,8 +96,8 @@ def extrapolate(curve: LearningCurve, seed: int, replicates: int = REPLICATES) -
     half = sizes <= largest / 2
     checked = None
     if half.sum() >= LEAST_SIZES:
-        earlier = fit_power_law(sizes[half], curve.accuracies.mean(axis=1)[half], errors[half])
-        checked = float(earlier(largest)), float(curve.accuracies[-1].mean())
+        earlier = fit_power_law(sizes[half], curve.scores.mean(axis=1)[half], errors[half])
+        checked = float(earlier(largest)), float(curve.scores[-1].mean())
     return Extrapolation(law, limit, at, gains, (along, low, high), identified, checked)
 
 
@@ -110,7 +110,7 @@ def conclusion(curve: LearningCurve, found: Extrapolation | None) -> list[str]:
         ]
     gain = found.gains[2]
     told = (
-        f"twice as many labelled images would change accuracy by {_points(gain.value)} points "
+        f"twice as many labelled images would change {curve.metric.label} by {_points(gain.value)} points "
         f"(95 % interval {_points(gain.low)} to {_points(gain.high)})"
     )
     if gain.value >= WORTH and gain.low > 0:
@@ -143,16 +143,16 @@ def _points(share: float) -> str:
 
 
 def _resampled(curve: LearningCurve, seed: int, replicates: int) -> NDArray[np.float64]:
-    """Return mean accuracies, [replicates, s], of draws and validation images drawn with replacement.
+    """Return mean scores, [replicates, s], of draws and validation images drawn with replacement.
 
     The draws of one number are nested, so that a whole draw is taken or left.
     """
     generator = np.random.default_rng(seed)
-    sizes, draws, images = curve.correct.shape
-    flat = curve.correct.reshape(sizes * draws, images).astype(np.float32)
+    sizes, draws, images = curve.per_sample.shape
+    flat = curve.per_sample.reshape(sizes * draws, images).astype(np.float32)
     means = np.empty((replicates, sizes))
     for one in range(replicates):
         times = generator.multinomial(images, np.full(images, 1 / images)).astype(np.float32)
-        accuracies = (flat @ times / images).reshape(sizes, draws)
-        means[one] = accuracies[:, generator.integers(draws, size=draws)].mean(axis=1)
+        scores = (flat @ times / images).reshape(sizes, draws)
+        means[one] = scores[:, generator.integers(draws, size=draws)].mean(axis=1)
     return means

@@ -16,6 +16,7 @@ from stages.inspection.near_duplicates import REFERENCE_NEIGHBOR, THRESHOLD, Nea
 from stages.inspection.nearest_neighbors import UnitFeatures, equal_pairs, find_neighbors, merge_groups
 from stages.inspection.out_of_fold import out_of_fold_probabilities
 from stages.inspection.outliers import Outliers, distances_to_neighbor, find_outliers
+from stages.tasks.base import Task, find_metric
 
 LARGEST_GROUP = 0.1
 """Share of all samples that a group of near-duplicates may have before it is taken for a sign of poor features."""
@@ -31,8 +32,9 @@ class Inspection:
     copies : list of NearDuplicate
         Leakage first.
     outliers : Outliers
-    accuracy : float
-        Of the classifier that label errors were found with, on samples it was not fitted on.
+    score : float
+        By the task's primary metric, of the classifier that label errors were found with, on samples it was not fitted
+        on.
     notes : list of str
         What to know before any of it is believed.
     """
@@ -40,7 +42,7 @@ class Inspection:
     label_errors: LabelErrors
     copies: list[NearDuplicate]
     outliers: Outliers
-    accuracy: float
+    score: float
     notes: list[str]
 
     @property
@@ -70,7 +72,7 @@ def inspect_features(
     labels: NDArray[np.int64],
     splits: list[str],
     keys: list[str],
-    num_classes: int,
+    task: Task,
     seed: int,
     *,
     groups: Sequence[str] = (),
@@ -85,6 +87,8 @@ def inspect_features(
         Float16 or float32. Beyond them, memory for about a gigabyte is needed.
     labels : ndarray of int64 [n]
     splits, keys : list of str
+    task : Task
+        Of one class a sample.
     groups : sequence of str
         What each sample is of, '' where it is on its own; empty where nothing is known.
     threshold : float
@@ -118,13 +122,13 @@ def inspect_features(
         )
     else:  # a wrong label would be confirmed by a copy with the same wrong label among the rows that are fitted
         together = merge_groups(together, same)
-    probabilities = out_of_fold_probabilities(features, labels, num_classes, seed, together)
+    probabilities = out_of_fold_probabilities(features, labels, task, seed, together)
     reach = distances_to_neighbor(UnitFeatures(features, device, centered=False), seed)
-    accuracy = float((probabilities.argmax(axis=1) == labels).mean())
+    statistics = task.statistic(torch.from_numpy(probabilities), torch.from_numpy(labels))
     return Inspection(
         find_label_errors(labels, probabilities),
         copies,
         find_outliers(reach, labels),
-        accuracy,
+        find_metric(task).score(statistics),
         notes,
     )

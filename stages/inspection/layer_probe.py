@@ -1,12 +1,16 @@
-"""Accuracy and cost of each cut, and which to take."""
+"""Score and cost of each cut, and which to take."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CutScore:
     """A cut, what it costs, and how good a ridge head on its features is.
 
@@ -24,8 +28,8 @@ class CutScore:
         What a row takes in the cache, uncompressed.
     multiply_adds_below, multiply_adds_above : int
         Of the network up to the cut and beyond it, for one image.
-    images, correct : tuple of int
-        For each seed, the images of the validation split, and how many of them the head gets right.
+    per_sample : tuple of ndarray
+        For each seed, the score of each image of the validation split; bool where it is right or wrong.
     """
 
     name: str
@@ -35,23 +39,29 @@ class CutScore:
     bytes_per_image: int
     multiply_adds_below: int
     multiply_adds_above: int
-    images: tuple[int, ...]
-    correct: tuple[int, ...]
+    per_sample: tuple[NDArray[Any], ...]
 
     @property
-    def accuracy(self) -> float:
-        """Validation accuracy over all seeds, each image counted as often as it was validated on."""
-        return sum(self.correct) / sum(self.images)
+    def images(self) -> tuple[int, ...]:
+        """Images of the validation split of each seed."""
+        return tuple(map(len, self.per_sample))
 
     @property
-    def accuracies(self) -> tuple[float, ...]:
-        """Validation accuracy of each seed."""
-        return tuple(right / images for right, images in zip(self.correct, self.images, strict=True))
+    def score(self) -> float:
+        """Validation score over all seeds, each image counted as often as it was validated on."""
+        return float(np.concatenate(self.per_sample).mean())
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """Validation score of each seed."""
+        return tuple(float(of_seed.mean()) for of_seed in self.per_sample)
 
     @property
     def standard_error(self) -> float:
-        """Binomial standard error of the accuracy, sqrt(p (1 - p) / n)."""
-        return math.sqrt(self.accuracy * (1 - self.accuracy) / sum(self.images))
+        """Standard error of the score; of what is right or wrong the binomial one, sqrt(p (1 - p) / n)."""
+        pooled = np.concatenate(self.per_sample)
+        variance = self.score * (1 - self.score) if pooled.dtype == np.bool_ else float(pooled.var())
+        return math.sqrt(variance / len(pooled))
 
     @property
     def multiply_adds(self) -> int:
@@ -85,23 +95,23 @@ class LayerProbe:
 
     @property
     def ranked(self) -> list[CutScore]:
-        """The cuts by validation accuracy, best first; of equals the cheapest first."""
-        return sorted(self.cuts, key=lambda one: (-one.accuracy, one.cost))
+        """The cuts by validation score, best first; of equals the cheapest first."""
+        return sorted(self.cuts, key=lambda one: (-one.score, one.cost))
 
     @property
     def best(self) -> CutScore:
-        """The cut with the highest validation accuracy."""
+        """The cut with the highest validation score."""
         return self.ranked[0]
 
     @property
     def one_se_threshold(self) -> float:
-        """The accuracy that is as good as the best: one standard error below it."""
-        return self.best.accuracy - self.best.standard_error
+        """The score that is as good as the best: one standard error below it."""
+        return self.best.score - self.best.standard_error
 
     @property
     def recommended(self) -> CutScore:
-        """The cheapest cut whose accuracy is within one standard error of the best.
+        """The cheapest cut whose score is within one standard error of the best.
 
         The one-standard-error rule: Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning", 7.10.
         """
-        return min((one for one in self.cuts if one.accuracy >= self.one_se_threshold), key=lambda one: one.cost)
+        return min((one for one in self.cuts if one.score >= self.one_se_threshold), key=lambda one: one.cost)

@@ -1,15 +1,18 @@
-"""Accuracy against the number of training images, measured on the validation split; the test split never enters."""
+"""Score against the number of training images, measured on the validation split; the test split never enters."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import DataError
 from stages.fitting.fit_head import FeatureRows, FitProblem, head_probabilities, train_head
+from stages.inspection.sample_scores import require_share, sample_scores
 from stages.runtime.progress import progress
+from stages.tasks.base import Metric, find_metric
 from stages.tasks.strata import interleave
 
 SIZES = 9
@@ -29,76 +32,91 @@ class LearningCurve:
     ----------
     sizes : ndarray of int64 [s]
         Numbers of training images, increasing; the last is all of them.
-    correct : ndarray of bool [s, draws, v]
-        Which validation images were right. With all images there is nothing to draw: its draws are the same.
+    per_sample : ndarray [s, draws, v]
+        Score of each validation image; bool where it is right or wrong. With all images there is nothing to draw: its
+        draws are the same.
+    metric : Metric
+        What the images are scored by: the mean of their scores.
     """
 
     sizes: NDArray[np.int64]
-    correct: NDArray[np.bool_]
+    per_sample: NDArray[Any]
+    metric: Metric
 
     @property
-    def accuracies(self) -> NDArray[np.float64]:
-        """Accuracy, [s, draws]."""
-        return np.asarray(self.correct.mean(axis=2))
+    def scores(self) -> NDArray[np.float64]:
+        """Score of each draw, [s, draws]."""
+        return np.asarray(self.per_sample.mean(axis=2))
 
     @property
     def errors(self) -> NDArray[np.float64]:
-        """Standard error of each size's mean accuracy, [s]: of the draws, and of the finite validation split."""
-        _, draws, images = self.correct.shape
-        mean = self.accuracies.mean(axis=1)
-        of_draws = self.accuracies.var(axis=1, ddof=1) / draws if draws > 1 else np.zeros_like(mean)
-        return np.asarray(np.sqrt(of_draws + np.maximum(mean * (1 - mean), 1 / images) / images))
+        """Standard error of each size's mean score, [s]: of the draws, and of the finite validation split."""
+        _, draws, images = self.per_sample.shape
+        mean = self.scores.mean(axis=1)
+        of_draws = self.scores.var(axis=1, ddof=1) / draws if draws > 1 else np.zeros_like(mean)
+        right_or_wrong = self.per_sample.dtype == np.bool_
+        of_images = mean * (1 - mean) if right_or_wrong else self.per_sample.var(axis=2).mean(axis=1)
+        return np.asarray(np.sqrt(of_draws + np.maximum(of_images, 1 / images) / images))
 
 
-def curve_sizes(labels: NDArray[np.int64], count: int = SIZES) -> NDArray[np.int64]:
-    """Return the sizes of a curve, int64 [s]: from two images of each class to all.
+def curve_sizes(strata: NDArray[np.int64], count: int = SIZES) -> NDArray[np.int64]:
+    """Return the sizes of a curve, int64 [s]: from two images of each stratum, [n], to all.
 
     Raises
     ------
     DataError
         If there are not even twice as many as the smallest size needs.
     """
-    counts = np.bincount(labels)
+    counts = np.unique(strata, return_counts=True)[1]
     least = int(np.minimum(counts, PER_CLASS).sum())
-    if len(labels) < 2 * least:
+    if len(strata) < 2 * least:
         raise DataError(
-            f"{len(labels)} training images of {np.count_nonzero(counts)} classes are too few for a learning curve; "
+            f"{len(strata)} training images of {len(counts)} classes are too few for a learning curve; "
             f"it goes from {least} images to all, which should be {2 * least} at least"
         )
-    return np.unique(np.geomspace(least, len(labels), count).round().astype(np.int64))
+    return np.unique(np.geomspace(least, len(strata), count).round().astype(np.int64))
 
 
-def stratified_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Return the samples in a random order, int64 [n], of which every beginning is stratified.
+def stratified_order(strata: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Return the samples in a random order, int64 [n], of which every beginning has its share of each stratum.
 
-    First two of each class, then image i of the n of a class at (i + 1/2) / n of the list.
+    First two of each stratum, then image i of the n of a stratum at (i + 1/2) / n of the list.
     """
     generator = np.random.default_rng(seed)
-    shuffled = [generator.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
-    ties = generator.random(len(labels))
-    return interleave(labels, np.concatenate(shuffled), first=PER_CLASS, ties=ties)
+    shuffled = [generator.permutation(np.flatnonzero(strata == stratum)) for stratum in np.unique(strata)]
+    ties = generator.random(len(strata))
+    return interleave(strata, np.concatenate(shuffled), first=PER_CLASS, ties=ties)
 
 
 def measure_curve(head: str, problem: FitProblem, draws: int) -> LearningCurve:
-    """Return the accuracy on the validation split of heads trained on more and more of train.
+    """Return the score on the validation split of heads trained on more and more of train.
 
-    A head's settings are chosen within the images it may have, and it is refitted on all of them: validation images
-    judge and do nothing else. The images of a draw contain those of its smaller sizes.
+    Scored is by the task's primary metric. A head's settings are chosen within the images it may have, and it is
+    refitted on all of them: validation images judge and do nothing else. The images of a draw contain those of its
+    smaller sizes.
+
+    Raises
+    ------
+    UsageError
+        If that metric is not a share that is averaged over samples.
     """
-    (train, val), seed = problem.in_memory, problem.seed
-    sizes = curve_sizes(train.labels)
-    correct = np.empty((len(sizes), draws, len(val)), dtype=bool)
+    (train, val), seed, task = problem.in_memory, problem.seed, problem.task
+    require_share(task)
+    strata = task.strata(train.labels)
+    strata = np.zeros(len(train), dtype=np.int64) if strata is None else strata
+    sizes = curve_sizes(strata)
+    of_sizes: list[list[NDArray[Any]]] = [[] for _ in sizes]
     todo = [(number, draw) for draw in range(draws) for number in range(len(sizes) if draw == 0 else len(sizes) - 1)]
-    orders = [stratified_order(train.labels, seed + draw) for draw in range(draws)]
+    orders = [stratified_order(strata, seed + draw) for draw in range(draws)]
     for number, draw in progress(todo, label="learning curve", unit="heads"):
         some = orders[draw][: sizes[number]]
         cut = len(some) - max(int(_HELD_OUT * len(some)), 1)
         within = replace(problem, train=_select(train, some[:cut]), val=_select(train, some[cut:]))
         trained = train_head(head, within)
-        predicted = head_probabilities(trained.module, val.features, problem.task).argmax(axis=1)
-        correct[number, draw] = predicted == val.labels
-    correct[-1] = correct[-1, 0]
-    return LearningCurve(sizes, correct)
+        activated = head_probabilities(trained.module, val.features, task)
+        of_sizes[number].append(sample_scores(task, activated, val.labels))
+    of_sizes[-1] *= draws
+    return LearningCurve(sizes, np.array(of_sizes), find_metric(task))
 
 
 def _select(rows: FeatureRows, places: NDArray[np.int64]) -> FeatureRows:

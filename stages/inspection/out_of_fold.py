@@ -14,6 +14,7 @@ from cache.errors import DataError, UsageError
 from stages.fitting.folds import stratified_folds
 from stages.fitting.grid_search import cross_val_proba
 from stages.fitting.linear_models import LinearModelFactory
+from stages.tasks.base import Task
 
 FOLDS = 5
 """Folds; fewer only where even the largest class has fewer samples, or there are fewer groups."""
@@ -25,7 +26,7 @@ REGULARISATION = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 def out_of_fold_probabilities(
     features: NDArray[Any],
     labels: NDArray[np.int64],
-    num_classes: int,
+    task: Task,
     seed: int,
     groups: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float32]:
@@ -40,7 +41,8 @@ def out_of_fold_probabilities(
     features : ndarray [n, d]
         Float16 or float32; rows become float32 as they are needed.
     labels : ndarray of int64 [n]
-    num_classes : int
+    task : Task
+        Of one class a sample.
     seed : int
         Of the folds.
     groups : ndarray of int64 [n], optional
@@ -48,7 +50,7 @@ def out_of_fold_probabilities(
 
     Returns
     -------
-    ndarray of float32 [n, num_classes]
+    ndarray of float32 [n, classes]
         0 exactly where the class was not among the rows that were fitted, and only there.
 
     Raises
@@ -63,7 +65,7 @@ def out_of_fold_probabilities(
             f"label errors are looked for in vectors, but the cached features have the shape {features.shape[1:]}; "
             "use `pool` avg (or max, avgmax, cls)"
         )
-    make_of: Callable[..., Any] = partial(LinearModelFactory, "logistic", num_classes)
+    make_of: Callable[..., Any] = partial(LinearModelFactory, "logistic", task)
     return cross_val_proba(make_of, REGULARISATION, features, labels, _folds(labels, seed, groups))
 
 

@@ -35,7 +35,7 @@ def import_from_path(
     module_name, _, attribute = path.partition("@")[0].partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.insert(0, here)  # as python -m has it, whichever way Cutonce was started
+        sys.path.append(here)  # last, so that nothing that lies there stands in for anything installed
     try:
         module = importlib.import_module(module_name)
     except Exception as error:

@@ -1,15 +1,60 @@
-"""Threads that compute: pools whose members do not start threads of their own, and code held to one thread."""
+"""Threads that compute: pools whose members do not start threads of their own, code held to one thread, and forks."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial, wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 from threadpoolctl import threadpool_limits
+
+from cache.errors import UsageError
+
+_LOADED_IN = os.getpid()
+"""The process that imported this; where another one has it, that was forked."""
+
+_REFUSED_AFTER_FORK = ("Autograd-and-Fork", "in forked subprocess")
+"""In the errors of torch for what it cannot do in a forked process."""
+
+ParametersT = ParamSpec("ParametersT")
+ResultT = TypeVar("ResultT")
+
+
+def usable_after_fork(function: Callable[ParametersT, ResultT]) -> Callable[ParametersT, ResultT]:
+    """Let a function be called in a process that was forked from one that computed: there it has a thread of its own.
+
+    GNU's OpenMP, which torch computes with, keeps a team of threads for each thread that once computed on several. A
+    fork takes over what it knows of the team, but none of its threads, and the next operator waits for them for ever. A
+    new thread begins with a team of its own.
+
+    Raises
+    ------
+    UsageError
+        In a forked process, where torch refuses to train, since the one before had, or to use a GPU that that used.
+    """
+
+    @wraps(function)
+    def call(*args: ParametersT.args, **kwargs: ParametersT.kwargs) -> ResultT:
+        if os.getpid() == _LOADED_IN:
+            return function(*args, **kwargs)
+        with ThreadPoolExecutor(1, "forked") as pool:
+            try:
+                return pool.submit(copy_context().run, partial(function, *args, **kwargs)).result()
+            except RuntimeError as error:
+                if any(words in str(error) for words in _REFUSED_AFTER_FORK):
+                    raise UsageError(
+                        "this process was forked from one that had trained or used a GPU, and torch cannot do so again "
+                        "in it: start it with multiprocessing.get_context('spawn')"
+                    ) from error
+                raise
+
+    return call
 
 
 def usable_cores() -> int:

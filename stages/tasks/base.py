@@ -56,6 +56,9 @@ class Metric:
         From statistics to [n, ...], dense or a SciPy sparse array, whose sum over samples determines the metric.
     of_sum : callable, optional
         From that sum, flat, to the metric.
+    of_outputs : callable, optional
+        From outputs [n, out_features], not activated, and targets [n] to the metric, where an activation would change
+        nothing: settings are compared by it, and of many rows an activation takes as long as a fit in closed form.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Metric:
     per_sample: Callable[[Statistics], NDArray[Any]] | None = None
     summands: Callable[[Statistics], Any] | None = None
     of_sum: Callable[[NDArray[Any]], float] | None = None
+    of_outputs: Callable[[NDArray[Any], NDArray[Any]], float] | None = None
 
 
 def mean_metric(
@@ -78,13 +82,16 @@ def mean_metric(
     as_percent: bool = False,
     note: str = "",
     score: Callable[[Statistics], float] | None = None,
+    of_outputs: Callable[[NDArray[Any], NDArray[Any]], float] | None = None,
 ) -> Metric:
     """Return a metric that is the mean of the samples' own scores; `score` where it has to be computed another way."""
 
     def mean(statistics: Statistics) -> float:
         return float(np.mean(per_sample(statistics)))
 
-    return Metric(name, label, score or mean, higher_is_better, as_percent, note, per_sample=per_sample)
+    return Metric(
+        name, label, score or mean, higher_is_better, as_percent, note, per_sample=per_sample, of_outputs=of_outputs
+    )
 
 
 def sum_metric(
@@ -96,13 +103,14 @@ def sum_metric(
     higher_is_better: bool = True,
     as_percent: bool = False,
     note: str = "",
+    of_outputs: Callable[[NDArray[Any], NDArray[Any]], float] | None = None,
 ) -> Metric:
     """Return a metric that is a function of a sum over samples, such as of counts of classes."""
 
     def score(statistics: Statistics) -> float:
         return of_sum(np.asarray(summands(statistics).sum(axis=0)).ravel())
 
-    return Metric(name, label, score, higher_is_better, as_percent, note, summands=summands, of_sum=of_sum)
+    return Metric(name, label, score, higher_is_better, as_percent, note, None, summands, of_sum, of_outputs=of_outputs)
 
 
 class Task(Protocol):
@@ -180,6 +188,16 @@ class Task(Protocol):
         ------
         UsageError
             If smoothing or weights of classes mean nothing to this task.
+        """
+        ...
+
+    def mean_loss(self, output: NDArray[np.float64], target: NDArray[Any]) -> float:
+        """Return the mean of `loss` over the samples in float64, without gradients: what a temperature is fitted to.
+
+        Parameters
+        ----------
+        output : float64 [n, out_features]
+        target : array [n, ...]
         """
         ...
 
@@ -275,6 +293,15 @@ def find_metric(task: Task, name: str | None = None) -> Metric:
             f"{suggestion(wanted, task.metrics)}"
         )
     return task.metrics[wanted]
+
+
+def selection_metric(task: Task, *, balanced: bool = False) -> Metric:
+    """Return the metric that chooses among settings.
+
+    The primary one; or, where rare classes count as much as frequent ones (`balanced`), the task's balanced accuracy,
+    if it has one.
+    """
+    return task.metrics.get("balanced_accuracy", find_metric(task)) if balanced else find_metric(task)
 
 
 def evaluate(task: Task, statistics: Statistics) -> dict[str, float]:

@@ -47,6 +47,12 @@ def class_metrics(class_names: Sequence[str]) -> dict[str, Metric]:
     def is_right(statistics: Statistics) -> NDArray[np.bool_]:
         return np.asarray(_predicted(statistics) == statistics["target"])
 
+    def share_right(outputs: NDArray[Any], target: Classes) -> float:
+        return float((outputs.argmax(axis=1) == target).mean())
+
+    def mean_recall(outputs: NDArray[Any], target: Classes) -> float:
+        return balanced_accuracy(target, outputs.argmax(axis=1))
+
     def area(statistics: Statistics) -> float:
         return auc_macro(statistics["target"], statistics["probabilities"])
 
@@ -58,8 +64,15 @@ def class_metrics(class_names: Sequence[str]) -> dict[str, Metric]:
         "mean over the classes."
     )
     metrics = [
-        mean_metric("accuracy", "accuracy", is_right, as_percent=True),
-        sum_metric("balanced_accuracy", "balanced accuracy", counts, _balanced_accuracy, as_percent=True),
+        mean_metric("accuracy", "accuracy", is_right, as_percent=True, of_outputs=share_right),
+        sum_metric(
+            "balanced_accuracy",
+            "balanced accuracy",
+            counts,
+            _balanced_accuracy,
+            as_percent=True,
+            of_outputs=mean_recall,
+        ),
         sum_metric("f1_macro", "macro-F1", counts, _f1_macro, note="Macro-F1 weighs every class alike."),
         sum_metric("f1_micro", "micro-F1", counts, _f1_micro),
         Metric("auc_macro", "AUC", area, note=area_note),

@@ -88,6 +88,12 @@ class SingleLabel:
             output.float(), _tensor(target), class_weights, reduction=reduction, label_smoothing=smoothing
         )
 
+    def mean_loss(self, output: NDArray[np.float64], target: NDArray[np.int64]) -> float:
+        """Return the mean cross-entropy of logits [n, classes], by SciPy: temperatures keep their last digits."""
+        from scipy.special import log_softmax
+
+        return -float(log_softmax(output, axis=1)[np.arange(len(target)), target].mean())
+
     def activate(self, output: Tensor, shapes: Sequence[tuple[int, ...]] | None = None) -> Tensor:
         """Return probabilities, float32 [b, classes]."""
         return output.float().softmax(dim=1)
@@ -102,7 +108,9 @@ class SingleLabel:
 
     def soft_target(self, target: TensorBatch) -> Tensor:
         """Return one-hot targets, float32 [b, classes]."""
-        return functional.one_hot(_tensor(target), self.out_features).float()
+        classes = _tensor(target)
+        shares = torch.zeros(len(classes), self.out_features, device=classes.device)
+        return shares.scatter_(1, classes[:, None], 1.0)
 
     def statistic(self, activated: TensorBatch, target: TensorBatch) -> Statistics:
         """Return probabilities and true classes, structured [b]; the probabilities keep their type.

@@ -159,6 +159,6 @@ class TrainResult:
         return self.best is epoch
 
     def epochs_without_improvement(self) -> int:
-        """Return the number of epochs since the lowest validation loss."""
+        """Return the number of epochs since the lowest validation loss; 0 before there is one."""
         losses = [epoch.val_loss for epoch in self.history]
-        return len(losses) - 1 - losses.index(min(losses))
+        return len(losses) - 1 - losses.index(min(losses)) if losses else 0

@@ -1,14 +1,15 @@
 """How the learning rate goes over the steps of a training: torch's own schedules, with one set of options.
 
 Every schedule multiplies the rate of a parameter group, so groups keep their proportion to each other. How groups are
-made is ``optimisers.py``; how a highest rate is found is ``range_test.py``.
+made is ``optim.py``; how a highest rate is found is ``lr_finder.py``. A schedule is a function under
+:func:`register_schedule`, here or in a file of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,29 +28,14 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from cache.errors import UsageError, suggestion
+from cache.errors import UsageError
 from stages.config.bounds import require
-from stages.config.finetune import Schedule as Kind
+from stages.config.registry import SCHEDULES, ScheduleKind
 
-_SETTINGS: dict[str, tuple[Kind, ...]] = {
-    "warmup": ("constant", "step", "plateau", "cosine", "onecycle", "restarts"),
-    "cycle_epochs": ("triangular", "triangular2", "exp_range", "restarts"),
-    "cycle_mul": ("restarts",),
-    "factor": ("step", "plateau", "exp_range"),
-    "decay_epochs": ("step",),
-    "patience": ("plateau",),
-}
-"""Which schedules each setting is for."""
+_SETTINGS = ("warmup", "cycle_epochs", "cycle_mul", "factor", "decay_epochs", "patience")
 
-_OPTIONS = {
-    "cycle_multiplier": "cycle_mul",
-    "factor": "decay_rate",
-    "step_epochs": "decay_epochs",
-    "patience": "plateau_patience",
-}
+_OPTIONS = {"factor": "decay_rate", "patience": "plateau_patience"}
 
-_WARMUP: dict[Kind, float] = {"onecycle": 0.3, "restarts": 0.0}
-_FACTOR: dict[Kind, float] = {"exp_range": 0.5}
 _LOWEST_OF_CYCLE = 1 / 4
 """Of the highest rate, where triangular cycles begin: a third or a fourth of it (Smith 2017, section 3.3)."""
 
@@ -85,10 +71,10 @@ class LRScheduleConfig:
     Raises
     ------
     UsageError
-        If a number is impossible, or is for another kind of schedule.
+        If there is no such schedule, or a number is impossible, or is for another kind of schedule.
     """
 
-    kind: Kind = "cosine"
+    kind: str = "cosine"
     warmup: float | None = None
     cycle_epochs: float | None = None
     cycle_mul: int | None = None
@@ -97,16 +83,12 @@ class LRScheduleConfig:
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        kinds = get_args(Kind)
-        if self.kind not in kinds:
-            raise UsageError(
-                f"`schedule` {self.kind}: there is no such schedule; there are {', '.join(kinds)}."
-                f"{suggestion(self.kind, kinds)}"
-            )
-        for name, those in _SETTINGS.items():
-            if getattr(self, name) is not None and self.kind not in those:
+        settings = SCHEDULES.find(self.kind).settings
+        for name in _SETTINGS:
+            if getattr(self, name) is not None and name not in settings:
+                takers = [kind.name for kind in SCHEDULES.known.values() if name in kind.settings]
                 raise UsageError(
-                    f"{_option(name)} is of no use with `schedule` {self.kind}; it is for {', '.join(those)}"
+                    f"{_option(name)} is of no use with `schedule` {self.kind}; it is for {', '.join(takers)}"
                 )
         self._require("warmup", "a share of the steps, at least 0 and less than 1", lambda share: 0 <= share < 1)
         self._require("cycle_epochs", "more than 0", lambda epochs: epochs > 0)
@@ -211,39 +193,118 @@ def make_schedule(optimizer: Optimizer, schedule: LRScheduleConfig, steps_per_ep
         If a cycle or a step is longer than the training, see :meth:`LRScheduleConfig.check`.
     """
     schedule.check(epochs)
-    kind = schedule.kind
-    steps = steps_per_epoch * epochs + 1  # the rate is set once more after the last step
-    warmup = _WARMUP.get(kind, 0.1) if schedule.warmup is None else schedule.warmup
-    rising = round(steps * warmup)
-    factor = schedule.factor or _FACTOR.get(kind, 0.1)
+    make: MakeSchedule = SCHEDULES.get(schedule.kind)
+    return make(optimizer, schedule, steps_per_epoch, epochs)
 
-    if kind == "onecycle":
-        return Scheduler(optimizer, [_one_cycle(optimizer, steps, rising)])
-    if kind == "triangular" or kind == "triangular2" or kind == "exp_range":
-        cycle = round((schedule.cycle_epochs or min(2, epochs)) * steps_per_epoch)
-        return Scheduler(optimizer, [_cyclic(optimizer, kind, cycle, factor)])
-    if kind == "step":
-        falling = StepLR(optimizer, (schedule.decay_epochs or -(-epochs // 3)) * steps_per_epoch, factor)
-        return Scheduler(optimizer, [falling, *_linear_warmup(optimizer, rising)])
-    if kind == "plateau":
-        patience = 2 if schedule.patience is None else schedule.patience
-        return Scheduler(
-            optimizer, _linear_warmup(optimizer, rising), ReduceLROnPlateau(optimizer, "min", factor, patience)
-        )
 
-    after: LRScheduler
-    if kind == "cosine":
-        after = CosineAnnealingLR(optimizer, T_max=max(steps - rising, 1))
-    elif kind == "restarts":
-        cycle = max(round((schedule.cycle_epochs or 1) * steps_per_epoch), 1)
-        after = CosineAnnealingWarmRestarts(optimizer, cycle, int(schedule.cycle_mul or 2))
-    else:
-        after = ConstantLR(optimizer, factor=1.0, total_iters=0)
-    if rising == 0:
-        return Scheduler(optimizer, [after])
-    return Scheduler(
-        optimizer, [SequentialLR(optimizer, [*_linear_warmup(optimizer, rising), after], milestones=[rising])]
+MakeSchedule = Callable[[Optimizer, LRScheduleConfig, int, int], Scheduler]
+"""An optimizer whose rates are the highest, what is asked for, steps per epoch, epochs -> the schedule at work."""
+
+
+def register_schedule(
+    name: str, *, settings: tuple[str, ...] = (), help_text: str = ""
+) -> Callable[[MakeSchedule], MakeSchedule]:
+    """Make a function a schedule.
+
+    Parameters
+    ----------
+    name
+        What `schedule` is for it. In our own files this and `settings` are literals.
+    settings
+        Those of `LRScheduleConfig` that mean something to it; others are refused.
+    help_text
+        What it is, in a few words; by default the beginning of the docstring.
+
+    Raises
+    ------
+    UsageError
+        If another function is registered under the name.
+    """
+
+    def register(make: MakeSchedule) -> MakeSchedule:
+        SCHEDULES.register(ScheduleKind(name, settings, help_text=help_text), make)
+        return make
+
+    return register
+
+
+@register_schedule("constant", settings=("warmup",))
+def constant(optimizer: Optimizer, schedule: LRScheduleConfig, steps_per_epoch: int, epochs: int) -> Scheduler:
+    """As it is, after the warmup."""
+    rising = _warmup_steps(schedule, _step_count(steps_per_epoch, epochs))
+    return _after_warmup(optimizer, rising, ConstantLR(optimizer, factor=1.0, total_iters=0))
+
+
+@register_schedule("step", settings=("warmup", "factor", "decay_epochs"))
+def step(optimizer: Optimizer, schedule: LRScheduleConfig, steps_per_epoch: int, epochs: int) -> Scheduler:
+    """Times a factor every few epochs."""
+    rising = _warmup_steps(schedule, _step_count(steps_per_epoch, epochs))
+    decay_steps = (schedule.decay_epochs or -(-epochs // 3)) * steps_per_epoch
+    falling = StepLR(optimizer, decay_steps, schedule.factor or 0.1)
+    return Scheduler(optimizer, [falling, *_linear_warmup(optimizer, rising)])
+
+
+@register_schedule("plateau", settings=("warmup", "factor", "patience"))
+def plateau(optimizer: Optimizer, schedule: LRScheduleConfig, steps_per_epoch: int, epochs: int) -> Scheduler:
+    """Times a factor when the validation loss no longer falls."""
+    rising = _warmup_steps(schedule, _step_count(steps_per_epoch, epochs))
+    patience = 2 if schedule.patience is None else schedule.patience
+    warmup = _linear_warmup(optimizer, rising)
+    return Scheduler(optimizer, warmup, ReduceLROnPlateau(optimizer, "min", schedule.factor or 0.1, patience))
+
+
+@register_schedule("cosine", settings=("warmup",))
+def cosine(optimizer: Optimizer, schedule: LRScheduleConfig, steps_per_epoch: int, epochs: int) -> Scheduler:
+    """Half a cosine, to zero."""
+    steps = _step_count(steps_per_epoch, epochs)
+    rising = _warmup_steps(schedule, steps)
+    return _after_warmup(optimizer, rising, CosineAnnealingLR(optimizer, T_max=max(steps - rising, 1)))
+
+
+@register_schedule("onecycle", settings=("warmup",))
+def one_cycle(optimizer: Optimizer, schedule: LRScheduleConfig, steps_per_epoch: int, epochs: int) -> Scheduler:
+    """Up from 1/25 of the highest, and down to 1e-4 of that."""
+    steps = _step_count(steps_per_epoch, epochs)
+    rising = _warmup_steps(schedule, steps, default=0.3)
+    total = max(steps, 3)  # torch's cycle needs a step up, a peak and a step down
+    cycle = OneCycleLR(
+        optimizer,
+        max_lr=[group["lr"] for group in optimizer.param_groups],
+        total_steps=total,
+        pct_start=min(max(rising, 2), total - 1) / total,
+        cycle_momentum=_has_momentum(optimizer),
     )
+    return Scheduler(optimizer, [cycle])
+
+
+@register_schedule("triangular", settings=("cycle_epochs",))
+@register_schedule("triangular2", settings=("cycle_epochs",))
+@register_schedule("exp_range", settings=("cycle_epochs", "factor"))
+def triangular(optimizer: Optimizer, schedule: LRScheduleConfig, steps_per_epoch: int, epochs: int) -> Scheduler:
+    """Cycles of a linear climb and descent; torch's exp_range shrinks them in every step, ours once in a cycle."""
+    cycle = max(round((schedule.cycle_epochs or min(2, epochs)) * steps_per_epoch), 2)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    mode: Any = schedule.kind
+    cyclic = CyclicLR(
+        optimizer,
+        base_lr=[rate * _LOWEST_OF_CYCLE for rate in rates],
+        max_lr=rates,
+        step_size_up=cycle // 2,
+        step_size_down=cycle - cycle // 2,
+        mode=mode,
+        gamma=(schedule.factor or 0.5) ** (1 / cycle),
+        cycle_momentum=_has_momentum(optimizer),
+    )
+    return Scheduler(optimizer, [cyclic])
+
+
+@register_schedule("restarts", settings=("warmup", "cycle_epochs", "cycle_mul"))
+def restarts(optimizer: Optimizer, schedule: LRScheduleConfig, steps_per_epoch: int, epochs: int) -> Scheduler:
+    """Cosines, one after the other."""
+    rising = _warmup_steps(schedule, _step_count(steps_per_epoch, epochs), default=0.0)
+    cycle = max(round((schedule.cycle_epochs or 1) * steps_per_epoch), 1)
+    cycle_mul = int(schedule.cycle_mul or 2)
+    return _after_warmup(optimizer, rising, CosineAnnealingWarmRestarts(optimizer, cycle, cycle_mul))
 
 
 def lr_trace(
@@ -268,33 +329,20 @@ def lr_trace(
     return np.array(rates).reshape(-1, len(highest))
 
 
-def _one_cycle(optimizer: Optimizer, steps: int, rising: int) -> LRScheduler:
-    total = max(steps, 3)  # torch's cycle needs a step up, a peak and a step down
-    return OneCycleLR(
-        optimizer,
-        max_lr=[group["lr"] for group in optimizer.param_groups],
-        total_steps=total,
-        pct_start=min(max(rising, 2), total - 1) / total,
-        cycle_momentum=_has_momentum(optimizer),
-    )
+def _step_count(steps_per_epoch: int, epochs: int) -> int:
+    return steps_per_epoch * epochs + 1  # the rate is set once more after the last step
 
 
-def _cyclic(
-    optimizer: Optimizer, kind: Literal["triangular", "triangular2", "exp_range"], cycle: int, factor: float
-) -> LRScheduler:
-    """Return cycles of so many steps; torch's exp_range multiplies the height in every step, ours once in a cycle."""
-    cycle = max(cycle, 2)
-    rates = [group["lr"] for group in optimizer.param_groups]
-    return CyclicLR(
-        optimizer,
-        base_lr=[rate * _LOWEST_OF_CYCLE for rate in rates],
-        max_lr=rates,
-        step_size_up=cycle // 2,
-        step_size_down=cycle - cycle // 2,
-        mode=kind,
-        gamma=factor ** (1 / cycle),
-        cycle_momentum=_has_momentum(optimizer),
-    )
+def _warmup_steps(schedule: LRScheduleConfig, steps: int, default: float = 0.1) -> int:
+    return round(steps * (default if schedule.warmup is None else schedule.warmup))
+
+
+def _after_warmup(optimizer: Optimizer, rising: int, after: LRScheduler) -> Scheduler:
+    """Return a schedule that begins when the climb is over."""
+    if rising == 0:
+        return Scheduler(optimizer, [after])
+    warmup = _linear_warmup(optimizer, rising)
+    return Scheduler(optimizer, [SequentialLR(optimizer, [*warmup, after], milestones=[rising])])
 
 
 def _linear_warmup(optimizer: Optimizer, steps: int) -> list[LRScheduler]:

@@ -6,7 +6,7 @@ schedules and checkpoints hold from beginning to end.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -19,7 +19,9 @@ from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from cache.errors import UsageError, suggestion
+from cache.registry import Registration
 from stages.config.bounds import require
+from stages.config.registry import OPTIMIZERS
 
 Group = dict[str, Any]
 """A parameter group of torch's, with the name of its ``block`` and whether it is ``regularised``."""
@@ -130,7 +132,8 @@ def create_optimizer(name: str, groups: list[Group], momentum: float = 0.9) -> O
     Parameters
     ----------
     name : str
-        ``sgd`` (with Nesterov's momentum), ``momentum`` (without), ``adam``, ``adamw``, or another that timm knows.
+        ``sgd`` (with Nesterov's momentum), ``momentum`` (without), ``adam``, ``adamw``, or another that timm knows or
+        that is registered.
     groups : list of dict
         Of :func:`parameter_groups`, on the device that trains.
     momentum : float
@@ -148,6 +151,9 @@ def create_optimizer(name: str, groups: list[Group], momentum: float = 0.9) -> O
             f"{suggestion(name, known)}"
         )
     require("momentum", momentum, "at least 0 and less than 1", lambda share: 0 <= share < 1)
+    if name in OPTIMIZERS.names():
+        make: MakeOptimizer = OPTIMIZERS.get(name)
+        return make(groups, momentum)
     if name == "sgd" and momentum == 0:
         name = "momentum"  # torch refuses Nesterov's with none
     return create_optimizer_v2(groups, opt=name, momentum=momentum, **_fused(name, groups))
@@ -155,6 +161,42 @@ def create_optimizer(name: str, groups: list[Group], momentum: float = 0.9) -> O
 
 def optimizers() -> list[str]:
     """Return the names of the optimisers there are."""
+    return [*_timm_optimizers(), *OPTIMIZERS.names()]
+
+
+MakeOptimizer = Callable[[list[Group], float], Optimizer]
+"""Groups of :func:`parameter_groups`, and the momentum asked for -> the optimiser over them."""
+
+
+def register_optimizer(name: str, *, help_text: str = "") -> Callable[[MakeOptimizer], MakeOptimizer]:
+    """Make a function an optimiser beside those of timm.
+
+    Parameters
+    ----------
+    name
+        What `opt` is for it, a literal in our own files.
+    help_text
+        What help says of it; by default the beginning of the docstring.
+
+    Raises
+    ------
+    UsageError
+        If timm has one of that name, or another function is registered under it.
+    """
+
+    def register(make: MakeOptimizer) -> MakeOptimizer:
+        if name in _timm_optimizers():
+            raise UsageError(
+                f"two optimizers are called {name!r}: timm's and that of {make.__module__}.{make.__qualname__}; give "
+                "it another name"
+            )
+        OPTIMIZERS.register(Registration(name, help_text=help_text), make)
+        return make
+
+    return register
+
+
+def _timm_optimizers() -> list[str]:
     return [str(name) for name in list_optimizers(exclude_filters=list(_NOT_OFFERED))]
 
 

@@ -1,6 +1,15 @@
 import pytest
 
-from cache.errors import listed
+from cache.errors import (
+    BrokenShardError,
+    CacheError,
+    CacheInputError,
+    CutonceError,
+    DataError,
+    UsageError,
+    WeightsError,
+    listed,
+)
 
 
 @pytest.mark.parametrize(
@@ -15,3 +24,14 @@ from cache.errors import listed
 )
 def test_the_first_names_are_said_and_how_many_more_there_are(names, separator, text):
     assert listed(names, 2, separator) == text
+
+
+@pytest.mark.parametrize("error", [UsageError, DataError, WeightsError, CacheInputError])
+def test_what_other_arguments_would_help_against_is_a_value_error(error):
+    assert issubclass(error, ValueError)
+    assert issubclass(error, CutonceError)
+
+
+def test_a_damaged_cache_is_no_value_error():
+    assert not issubclass(CacheError, ValueError)
+    assert not issubclass(BrokenShardError, ValueError)

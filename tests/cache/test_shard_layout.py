@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cache import FeatureCache, Spec
-from cache.errors import BrokenShardError
+from cache.errors import BrokenShardError, UsageError
 from cache.shard import RowBatch, Shard, encode_shard, open_shard
 from cache.shard_layout import DeflatedChunks, Hdf5Filtered
 from tests.cache.conftest import SPEC, features_of, fill, make_keys, shard_paths
@@ -196,6 +196,29 @@ def test_rows_are_packed_as_well_when_the_cache_holds_few_of_them(cache):
     np.testing.assert_array_equal(cache.read(KEYS[:1]), features_of(KEYS[:1]))
     fill(cache, KEYS[1:])
     np.testing.assert_array_equal(cache.read(KEYS), features_of(KEYS))
+
+
+def test_a_cache_is_rewritten_as_what_packed_it(cache):
+    for compression in ("none", "gzip"):
+        with cache.writer(compression=compression) as writer:
+            writer.append(
+                KEYS[: 10 if compression == "none" else 20], features()[: 10 if compression == "none" else 20]
+            )
+    cache.prune(KEYS[5:])
+    assert {shard.compression for shard in cache._current().shards} == {"gzip"}
+    np.testing.assert_array_equal(cache.read(KEYS[5:]), features()[5:])
+
+
+@pytest.mark.parametrize(
+    ("compression", "message"),
+    [
+        ("gzp", "`compression` gzp: there is no such cache format; there are none, gzip.* Did you mean 'gzip'"),
+        ("hdf5-filters", "`compression` hdf5-filters is only read, never written; choose from none, gzip"),
+    ],
+)
+def test_what_no_rows_can_be_stored_as_is_refused_before_any_is_appended(cache, compression, message):
+    with pytest.raises(UsageError, match=message):
+        cache.writer(compression=compression)
 
 
 def test_packed_shards_made_by_version_1_are_read(tmp_path):

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from pipeline.cli.cache.flags import CacheFolder
+from pipeline.options.export_formats import EXPORT_FORMATS
 from stages.config.features import FeatureConfig
+
+_formats = ", ".join(EXPORT_FORMATS.named_help_texts())
 
 
 def export(
     fingerprint: str,
-    out: Path,
+    out: Annotated[Path, Parameter(help=f"The file; its ending names the format: {_formats}.")],
     /,
     *,
     manifest: Path | None = None,
     view: int = 0,
     cache: CacheFolder = FeatureConfig.cache,
 ) -> None:
-    """Write the features of one cache into a .npz, .parquet or .safetensors file, with keys, paths, labels and splits.
+    """Write the features of one cache into one file for other programs, with keys, paths, labels and splits.
 
     The numbers are those of the cache, bit for bit. Without --manifest there are keys and features only, in the order
     in which they are stored. Parquet is written a few megabytes at a time and needs `pip install 'cutonce[parquet]'`;
@@ -34,8 +40,6 @@ def export(
     ----------
     fingerprint
         The first digits, as many as are needed to tell it from the others.
-    out
-        The file; its ending names the format.
     manifest
         A run directory (its first seed) or a manifest.csv; its samples are written, in its order.
     view

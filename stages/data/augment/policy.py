@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.config.augment_grammar import PRESETS, parse_augment
+from stages.config.augment_grammar import OPS, PRESETS, parse_augment
 from stages.data.augment.thread_rng import ThreadGenerator
 from stages.data.augment.transforms import CENTRAL_SQUARE, FLIP, Transform, evaluation_view, random_crop, transform_of
 from stages.data.images.preprocessing import Preprocessing
@@ -81,7 +81,7 @@ def augmentation(augment: str, preprocessing: Preprocessing) -> Augmentation:
         return Augmentation(augment, preprocessing, gentle)
     steps = parse_augment(_WRITTEN_OUT.get(augment, augment))
     transforms = tuple(transform_of(step, preprocessing) for step in steps)
-    if steps[0].name != "crop":
+    if not OPS.find(steps[0].name).takes_photograph:
         transforms = (evaluation_view(preprocessing), *transforms)
     name = augment if augment in PRESETS else "+".join(map(str, steps))
     return Augmentation(name, preprocessing, transforms)

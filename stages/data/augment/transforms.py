@@ -1,7 +1,7 @@
 """The single transforms that augmentations are made of, torchvision's where it has them, each with its words.
 
 All but the crops take the square, uint8 [3, S, S], that the first of a list leaves, and return one. How they are put
-together is in ``augmentation``.
+together is in ``policy``. A transform is a function under :func:`register_op`, here or in a file of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from stages.config.augment_grammar import AugmentOp
+from stages.config.augment_grammar import OPS, AugmentOp, OpKind
 from stages.data.images.preprocessing import Preprocessing
 
 _SMOOTH = v2.InterpolationMode.BILINEAR
@@ -28,54 +28,151 @@ class Transform(NamedTuple):
     apply: Callable[[Tensor], Tensor]
 
 
+MakeTransform = Callable[[float, Preprocessing], Transform]
+"""The number in parentheses, or 0 where there is none, and how images are prepared -> the transform."""
+
+
+def register_op(
+    name: str,
+    *,
+    argument: tuple[str, float, float, float] | tuple[str, float, float, float, bool] | None = None,
+    takes_photograph: bool = False,
+    help_text: str = "",
+) -> Callable[[MakeTransform], MakeTransform]:
+    """Make a function one of the transforms that ``--augment`` can name.
+
+    Parameters
+    ----------
+    name, argument, takes_photograph
+        As in :class:`~stages.config.augment_grammar.OpKind`; literals in our own files.
+    help_text
+        What it does, in a few words; by default the beginning of the docstring.
+
+    Raises
+    ------
+    UsageError
+        If another function is registered under the name.
+    """
+
+    def register(make: MakeTransform) -> MakeTransform:
+        OPS.register(OpKind(name, argument, takes_photograph, help_text=help_text), make)
+        return make
+
+    return register
+
+
 def transform_of(step: AugmentOp, preprocessing: Preprocessing) -> Transform:
     """Return the transform that one step of ``--augment`` names, for images that are prepared like `preprocessing`."""
-    name, number = step.name, step.argument or 0.0
-    size, fill = preprocessing.image_size, mean_color(preprocessing)
-    match name:
-        case "crop":
-            return random_crop(preprocessing, number, longest=4 / 3)
-        case "shift":
-            moved = v2.RandomAffine(0, translate=(number, number), interpolation=_SMOOTH, fill=fill)
-            return Transform(f"shift by up to {number:.0%} of the side", moved)
-        case "zoom":
-            scaled = v2.RandomAffine(0, scale=(1 - number, 1 + number), interpolation=_SMOOTH, fill=fill)
-            return Transform(f"up to {number:.0%} larger or smaller", scaled)
-        case "flip":
-            return FLIP
-        case "vflip":
-            return Transform("vertical flip, half of the time", v2.RandomVerticalFlip())
-        case "rot90":
-            return Transform("rotation by a multiple of 90 degrees", _quarter_turns)
-        case "rotation":
-            return Transform(f"rotation by up to {number:g} degrees", v2.RandomRotation(number, _SMOOTH, fill=fill))
-        case "perspective":
-            seen = v2.RandomPerspective(number, interpolation=_SMOOTH, fill=fill)
-            return Transform(f"perspective distorted by up to {number:.0%}, half of the time", seen)
-        case "colorjitter":
-            # no change of hue: it takes longer than all the rest together
-            jitter = v2.ColorJitter(brightness=number, contrast=number, saturation=number)
-            return Transform(f"brightness, contrast and saturation changed by up to {number:.0%}", jitter)
-        case "grayscale":
-            return Transform(f"grey, {_probability_text(number)}", v2.RandomGrayscale(number))
-        case "blur":
-            # three standard deviations, as far as a border mirrored outwards reaches
-            kernel = 2 * min(math.ceil(3 * number), size - 1) + 1
-            blurred = v2.GaussianBlur(kernel, (0.1, number))
-            return Transform(f"Gaussian blur, standard deviation 0.1 to {number:g} px", blurred)
-        case "trivialaugment":
-            one = v2.TrivialAugmentWide(interpolation=_SMOOTH, fill=fill)
-            return Transform("TrivialAugment: one of 14 operations at a random strength", one)
-        case "randaugment":
-            two = v2.RandAugment(magnitude=int(number), interpolation=_SMOOTH, fill=fill)
-            return Transform(f"RandAugment: two of 14 operations at magnitude {number:g} of 30", two)
-        case "autoaugment":
-            policy = v2.AutoAugment(interpolation=_SMOOTH, fill=fill)
-            return Transform("AutoAugment: one of the 25 pairs of operations found for ImageNet", policy)
-        case "randomerasing":
-            erased = v2.RandomErasing(number, scale=(0.02, 0.2), value=fill)
-            return Transform(f"a rectangle of 2% to 20% of the area erased, {_probability_text(number)}", erased)
-    raise ValueError(f"no transform is called {name}")
+    make: MakeTransform = OPS.get(step.name)
+    return make(step.argument or 0.0, preprocessing)
+
+
+@register_op(
+    "crop", argument=("the smallest share of the photograph that is kept", 0.5, 0.01, 1), takes_photograph=True
+)
+def crop(smallest: float, preprocessing: Preprocessing) -> Transform:
+    """Random resized crop."""
+    return random_crop(preprocessing, smallest, longest=4 / 3)
+
+
+@register_op("shift", argument=("the largest shift, as a share of the side,", 0.1, 0, 1))
+def shift(share: float, preprocessing: Preprocessing) -> Transform:
+    """Random translation."""
+    moved = v2.RandomAffine(0, translate=(share, share), interpolation=_SMOOTH, fill=mean_color(preprocessing))
+    return Transform(f"shift by up to {share:.0%} of the side", moved)
+
+
+@register_op("zoom", argument=("how much larger or smaller at most, as a share,", 0.2, 0, 0.9))
+def zoom(share: float, preprocessing: Preprocessing) -> Transform:
+    """Random scale."""
+    fill = mean_color(preprocessing)
+    scaled = v2.RandomAffine(0, scale=(1 - share, 1 + share), interpolation=_SMOOTH, fill=fill)
+    return Transform(f"up to {share:.0%} larger or smaller", scaled)
+
+
+@register_op("flip")
+def flip(_: float, preprocessing: Preprocessing) -> Transform:
+    """Horizontal flip."""
+    return FLIP
+
+
+@register_op("vflip")
+def vflip(_: float, preprocessing: Preprocessing) -> Transform:
+    """Vertical flip."""
+    return Transform("vertical flip, half of the time", v2.RandomVerticalFlip())
+
+
+@register_op("rot90")
+def rot90(_: float, preprocessing: Preprocessing) -> Transform:
+    """Rotation by a multiple of 90 degrees."""
+    return Transform("rotation by a multiple of 90 degrees", _quarter_turns)
+
+
+@register_op("rotation", argument=("the largest angle, in degrees,", 10, 0, 180))
+def rotation(degrees: float, preprocessing: Preprocessing) -> Transform:
+    """Random rotation."""
+    turned = v2.RandomRotation(degrees, _SMOOTH, fill=mean_color(preprocessing))
+    return Transform(f"rotation by up to {degrees:g} degrees", turned)
+
+
+@register_op("perspective", argument=("the distortion, as a share of half the side,", 0.2, 0, 1))
+def perspective(share: float, preprocessing: Preprocessing) -> Transform:
+    """Random perspective."""
+    distorted = v2.RandomPerspective(share, interpolation=_SMOOTH, fill=mean_color(preprocessing))
+    return Transform(f"perspective distorted by up to {share:.0%}, half of the time", distorted)
+
+
+@register_op(
+    "colorjitter", argument=("the largest change of brightness, contrast and saturation, as a share,", 0.2, 0, 1)
+)
+def colorjitter(share: float, preprocessing: Preprocessing) -> Transform:
+    """Random brightness, contrast and saturation."""
+    # no change of hue: it takes longer than all the rest together
+    jitter = v2.ColorJitter(brightness=share, contrast=share, saturation=share)
+    return Transform(f"brightness, contrast and saturation changed by up to {share:.0%}", jitter)
+
+
+@register_op("grayscale", argument=("how often, as a probability,", 0.1, 0, 1))
+def grayscale(probability: float, preprocessing: Preprocessing) -> Transform:
+    """Gray, now and then."""
+    return Transform(f"grey, {_probability_text(probability)}", v2.RandomGrayscale(probability))
+
+
+@register_op("blur", argument=("the largest standard deviation, in pixels,", 2, 0.1, 5))
+def blur(deviation: float, preprocessing: Preprocessing) -> Transform:
+    """Gaussian blur."""
+    # three standard deviations, as far as a border mirrored outwards reaches
+    kernel = 2 * min(math.ceil(3 * deviation), preprocessing.image_size - 1) + 1
+    blurred = v2.GaussianBlur(kernel, (0.1, deviation))
+    return Transform(f"Gaussian blur, standard deviation 0.1 to {deviation:g} px", blurred)
+
+
+@register_op("trivialaugment")
+def trivialaugment(_: float, preprocessing: Preprocessing) -> Transform:
+    """TrivialAugment."""
+    operation = v2.TrivialAugmentWide(interpolation=_SMOOTH, fill=mean_color(preprocessing))
+    return Transform("TrivialAugment: one of 14 operations at a random strength", operation)
+
+
+@register_op("randaugment", argument=("the magnitude", 9, 0, 30, True))
+def randaugment(magnitude: float, preprocessing: Preprocessing) -> Transform:
+    """RandAugment."""
+    operations = v2.RandAugment(magnitude=int(magnitude), interpolation=_SMOOTH, fill=mean_color(preprocessing))
+    return Transform(f"RandAugment: two of 14 operations at magnitude {magnitude:g} of 30", operations)
+
+
+@register_op("autoaugment")
+def autoaugment(_: float, preprocessing: Preprocessing) -> Transform:
+    """AutoAugment."""
+    policy = v2.AutoAugment(interpolation=_SMOOTH, fill=mean_color(preprocessing))
+    return Transform("AutoAugment: one of the 25 pairs of operations found for ImageNet", policy)
+
+
+@register_op("randomerasing", argument=("how often, as a probability,", 0.25, 0, 1))
+def randomerasing(probability: float, preprocessing: Preprocessing) -> Transform:
+    """Random erasing."""
+    erased = v2.RandomErasing(probability, scale=(0.02, 0.2), value=mean_color(preprocessing))
+    return Transform(f"a rectangle of 2% to 20% of the area erased, {_probability_text(probability)}", erased)
 
 
 def random_crop(preprocessing: Preprocessing, smallest: float, longest: float) -> Transform:

@@ -40,6 +40,8 @@ class SourceRecords:
     groups : list of str
         What each sample is of (a patient, a product, a video), '' where it is on its own; splits that are made keep a
         group whole. Empty where the source names none.
+    extra : dict of str to list of str
+        What else the source says of each sample, by the name of the column.
     notes : list of str
         What was done or left out, in words.
     """
@@ -51,6 +53,7 @@ class SourceRecords:
     strata: list[str]
     keys: list[str] | None = None
     groups: list[str] = field(default_factory=list)
+    extra: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def select(self, indices: Sequence[int]) -> SourceRecords:
@@ -64,6 +67,7 @@ class SourceRecords:
             [self.splits[index] for index in indices],
             [self.strata[index] for index in indices],
             groups=[self.groups[index] for index in indices] if self.groups else [],
+            extra={name: [column[index] for index in indices] for name, column in self.extra.items()},
             notes=self.notes,
         )
 

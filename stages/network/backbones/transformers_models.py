@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from cache.errors import UsageError
+from cache.errors import UsageError, WeightsError
 from stages.data.images.preprocessing import Preprocessing
 from stages.network.backbones.base import LoadedNetwork, random_weights_source
 from stages.network.backbones.download import download_errors
@@ -50,6 +50,8 @@ def load_transformers(name: str, pretrained: bool, image_size: int | None) -> Lo
                 if pretrained
                 else library.AutoModel.from_config(configuration)
             )
+    except WeightsError:
+        raise
     except (ValueError, KeyError, ImportError) as error:
         raise UsageError(
             f"`backbone` hf:{name} is no model of images that transformers can load by itself "

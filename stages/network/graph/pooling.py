@@ -1,17 +1,49 @@
-"""From the output of a cut to the row that is cached: a vector per image, or the map as it is."""
+"""From the output of a cut to the row that is cached: a vector per image, or the map as it is.
+
+A pooling is a function under :func:`register_pooling`, here or in a file of its own. What it does must follow from its
+name, which is all that a cache keeps of it.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from cache.errors import UsageError
+from cache.registry import Registration
+from stages.config.registry import POOLINGS
 from stages.network.graph.cuts import Cut, Layout
-
-KINDS = ("avg", "max", "avgmax", "cls", "none")
 
 SPATIAL_DIMS: dict[Layout, tuple[int, ...]] = {"vector": (), "nchw": (2, 3), "nhwc": (1, 2), "tokens": (1,)}
 """The dimensions of a batch that are places in the image."""
+
+PoolFunction = Callable[[torch.Tensor, Cut], torch.Tensor]
+"""The output of a cut, float [b, *cut.shape], and the cut -> float [b, ...], each row of one image alone."""
+
+
+def register_pooling(name: str, *, help_text: str = "") -> Callable[[PoolFunction], PoolFunction]:
+    """Make a function a pooling.
+
+    Parameters
+    ----------
+    name
+        What `pool` is for it, a literal in our own files.
+    help_text
+        What help says of it; by default the beginning of the docstring.
+
+    Raises
+    ------
+    UsageError
+        If another function is registered under the name.
+    """
+
+    def register(pool: PoolFunction) -> PoolFunction:
+        POOLINGS.register(Registration(name, help_text=help_text), pool)
+        return pool
+
+    return register
 
 
 class Pool(nn.Module):
@@ -20,10 +52,7 @@ class Pool(nn.Module):
     Parameters
     ----------
     kind
-        ``avg`` and ``max`` pool over all places in the image, ``avgmax`` puts both side by side (average first),
-        ``cls`` takes the class token, ``none`` leaves everything as it is. Tokens that belong to no patch (class,
-        distillation and register tokens) take no part in ``avg`` and ``max``. Vectors have no places: they stay as
-        they are, for every kind but ``cls``.
+        The name of a pooling. Vectors have no places in the image: they stay as they are, for every kind but ``cls``.
     cut
         The cut whose output is pooled.
 
@@ -40,32 +69,57 @@ class Pool(nn.Module):
 
     def __init__(self, kind: str, cut: Cut) -> None:
         super().__init__()
-        if kind not in KINDS:
-            raise UsageError(f"There is no pooling {kind!r}; choose from {', '.join(KINDS)}.")
+        pool: PoolFunction = POOLINGS.get(kind)
         if kind == "cls" and not cut.class_token:
+            others = [name for name in POOLINGS.names() if name != "cls"]
             raise UsageError(
                 f"`pool` cls: the output of {cut.name!r} ({cut.layout} {list(cut.shape)}) has no class token. "
-                "Poolings that fit are avg, max, avgmax and none."
+                f"Poolings that fit are {', '.join(others[:-1])} and {others[-1]}."
             )
         self.kind = "none" if cut.layout == "vector" else kind
-        self.places = SPATIAL_DIMS[cut.layout]
-        self.prefix_tokens = cut.prefix_tokens
-        channels = cut.shape[0] if cut.layout in ("vector", "nchw") else cut.shape[-1]
-        widths = {"none": cut.shape, "avgmax": (2 * channels,)}
-        self.shape: tuple[int, ...] = widths.get(self.kind, (channels,))
+        self._pool = keep_places if self.kind == "none" else pool
+        self._cut = cut
+        with torch.no_grad():
+            self.shape: tuple[int, ...] = tuple(self(torch.zeros(1, *cut.shape)).shape[1:])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Pool a batch."""
-        if self.kind == "none":
-            return x
-        if self.kind == "cls":
-            return x[:, 0]
-        patches = x[:, self.prefix_tokens :] if self.prefix_tokens else x
-        if self.kind == "avg":
-            return patches.mean(self.places)
-        if self.kind == "max":
-            return patches.amax(self.places)
-        return average_and_max(patches, self.places)
+        return self._pool(x, self._cut)
+
+
+@register_pooling("avg")
+def average(x: torch.Tensor, cut: Cut) -> torch.Tensor:
+    """Average over all places."""
+    return patches_of(x, cut).mean(SPATIAL_DIMS[cut.layout])
+
+
+@register_pooling("max")
+def maximum(x: torch.Tensor, cut: Cut) -> torch.Tensor:
+    """Maximum over all places."""
+    return patches_of(x, cut).amax(SPATIAL_DIMS[cut.layout])
+
+
+@register_pooling("avgmax")
+def average_beside_maximum(x: torch.Tensor, cut: Cut) -> torch.Tensor:
+    """Both, concatenated."""
+    return average_and_max(patches_of(x, cut), SPATIAL_DIMS[cut.layout])
+
+
+@register_pooling("cls")
+def class_token(x: torch.Tensor, cut: Cut) -> torch.Tensor:
+    """Class token."""
+    return x[:, 0]
+
+
+@register_pooling("none")
+def keep_places(x: torch.Tensor, cut: Cut) -> torch.Tensor:
+    """Keep the map."""
+    return x
+
+
+def patches_of(x: torch.Tensor, cut: Cut) -> torch.Tensor:
+    """Return a batch without the tokens that belong to no patch: class, distillation and register tokens."""
+    return x[:, cut.prefix_tokens :] if cut.prefix_tokens else x
 
 
 def average_and_max(x: torch.Tensor, places: tuple[int, ...]) -> torch.Tensor:

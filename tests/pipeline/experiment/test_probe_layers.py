@@ -1,6 +1,7 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -17,7 +18,8 @@ from stages.network.graph.trunk import FrozenTrunk
 def probed(name, cost, correct, images=400, width=8) -> CutScore:
     """A cut below which lie `cost` of 100 multiply-adds; counts of one seed, or of several as tuples."""
     counts = [value if isinstance(value, tuple) else (value,) for value in (images, correct)]
-    return CutScore(name, name, cost, width, 2 * width, cost, 100 - cost, *counts)
+    right = tuple(np.arange(count) < hits for count, hits in zip(*counts, strict=True))
+    return CutScore(name, name, cost, width, 2 * width, cost, 100 - cost, right)
 
 
 def probe_of(*cuts) -> LayerProbe:
@@ -50,8 +52,8 @@ def test_of_cuts_with_as_many_multiply_adds_the_one_with_fewer_bytes_is_cheaper(
 
 def test_accuracy_and_error_are_of_the_images_of_all_seeds_together():
     one = probed("a", 10, (90, 30), images=(100, 60))
-    assert one.accuracies == (0.9, 0.5)
-    assert one.accuracy == 120 / 160
+    assert one.scores == (0.9, 0.5)
+    assert one.score == 120 / 160
     assert one.standard_error == pytest.approx(math.sqrt(0.75 * 0.25 / 160))
     assert one.saved == 0.9
 
@@ -64,10 +66,10 @@ def test_accuracy_and_error_are_of_the_images_of_all_seeds_together():
 def test_the_rule_holds_for_any_numbers(rows):
     found = probe_of(*(probed(f"{at}", cost, tuple(right), images=(50, 50)) for at, (cost, right) in enumerate(rows)))
     chosen, best = found.recommended, found.best
-    assert best.accuracy == max(one.accuracy for one in found.cuts)
-    assert chosen.accuracy >= best.accuracy - math.sqrt(best.accuracy * (1 - best.accuracy) / 100)
+    assert best.score == max(one.score for one in found.cuts)
+    assert chosen.score >= best.score - math.sqrt(best.score * (1 - best.score) / 100)
     for one in found.cuts:
-        assert one.multiply_adds >= chosen.multiply_adds or one.accuracy < best.accuracy - best.standard_error
+        assert one.multiply_adds >= chosen.multiply_adds or one.score < best.score - best.standard_error
 
 
 # -- which cuts ---------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import io
 import math
 import re
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -18,7 +19,9 @@ from sklearn.utils.estimator_checks import check_estimator
 from pipeline.library.estimators import FeatureExtractor, TransferClassifier
 from pipeline.library.functions import features
 from stages.network.graph.trunk import FrozenTrunk
-from stages.network.heads.serialization import load_head
+from stages.network.heads.attention_pool import AttentionHead
+from stages.network.heads.linear import LinearHead
+from stages.network.heads.serialization import load_head, save_head
 from tests.photographs import COLOURS, photograph
 
 HEADS = ("ridge", "logistic", "svm", "knn", "ncm", "sgd", "rbf", "mlp")
@@ -106,16 +109,86 @@ def test_a_saved_head_is_safetensors_and_answers_the_same(tmp_path):
     classifier.save(tmp_path / "head")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["head.json", "head.safetensors"]
     head, metadata = load_head(tmp_path / "head")
-    assert metadata == {"class_names": [0, 1]}
+    assert metadata["class_names"] == [0, 1]
     again = head(torch.from_numpy(X).float()).softmax(dim=1).detach().numpy()
     assert np.allclose(again, classifier.predict_proba(X), atol=1e-6)
+
+
+@pytest.mark.parametrize("head", ["ridge", "rbf", "mlp"])
+def test_a_loaded_classifier_is_the_one_that_was_saved(head, tmp_path):
+    X, y = make_blobs(60, n_features=4, centers=3, random_state=0)
+    classifier = TransferClassifier(head, c_values=(0.1, 1.0), cv=3, random_state=np.int64(7)).fit(X, y)
+    classifier.save(tmp_path / "head")
+    loaded = TransferClassifier.load(tmp_path / "head.json")
+    assert loaded.get_params() == classifier.get_params()
+    assert np.array_equal(loaded.predict_proba(X), classifier.predict_proba(X))
+    assert clone(loaded).fit(X, y).score(X, y) > 0.9
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        lambda y: y.astype(np.int16),
+        lambda y: y == 0,
+        lambda y: np.array(["sea", "fire", "leaf"])[y],
+        lambda y: y.astype(np.float32),
+        lambda y: np.array(["sea", "fire", "leaf"], dtype=object)[y],
+    ],
+    ids=("int16", "bool", "text", "float", "object"),
+)
+def test_loaded_classes_are_of_the_type_they_had(named, tmp_path):
+    X, y = make_blobs(60, n_features=4, centers=3, random_state=0)
+    classifier = TransferClassifier("ncm", random_state=0).fit(X, named(y))
+    classifier.save(tmp_path / "head")
+    loaded = TransferClassifier.load(tmp_path / "head")
+    assert loaded.classes_.dtype == classifier.classes_.dtype
+    assert np.array_equal(loaded.predict(X), classifier.predict(X))
+
+
+def test_a_loaded_classifier_knows_its_columns(tmp_path):
+    X, y = make_blobs(60, n_features=2, centers=2, random_state=0)
+    frame = pd.DataFrame(X, columns=["width", "height"])
+    classifier = TransferClassifier("ridge", random_state=0).fit(frame, pd.Series(y.astype(str), dtype=object))
+    classifier.save(tmp_path / "head")
+    loaded = TransferClassifier.load(tmp_path / "head")
+    assert loaded.predict(frame).tolist() == classifier.predict(frame).tolist()
+    assert loaded.n_features_in_ == 2
+    with pytest.raises(ValueError, match="feature names"):
+        loaded.predict(frame.rename(columns={"width": "depth"}))
+
+
+def test_what_cannot_be_saved_or_loaded_is_told(tmp_path):
+    X, y = make_blobs(60, centers=2, random_state=0)
+    dated = np.array(["2026-01-01", "2026-01-02"], dtype="datetime64[D]")[y]
+    classifier = TransferClassifier("ridge", random_state=np.random.RandomState(0)).fit(X, dated)
+    with pytest.raises(ValueError, match=r"classes of the type datetime64\[D\] cannot be saved.*y.astype\(str\)"):
+        classifier.save(tmp_path / "head")
+    classifier.fit(X, y).save(tmp_path / "head")
+    assert TransferClassifier.load(tmp_path / "head").random_state is None
+    save_head(tmp_path / "maps", AttentionHead((8, 2, 2), 2), {"class_names": ["a", "b"]})
+    with pytest.raises(ValueError, match=r"takes rows of shape \[8, 2, 2\], and an estimator takes vectors"):
+        TransferClassifier.load(tmp_path / "maps")
+    save_head(tmp_path / "nameless", LinearHead((8,), 2), {})
+    with pytest.raises(ValueError, match="nameless was saved without its classes"):
+        TransferClassifier.load(tmp_path / "nameless")
+    with pytest.raises(ValueError, match=r"nowhere.json with nowhere.safetensors cannot be read"):
+        TransferClassifier.load(tmp_path / "nowhere")
+
+
+def test_the_head_of_a_run_is_loaded_as_a_classifier():
+    method = Path(__file__).parents[1] / "experiment" / "fixtures" / "version_1" / "run" / "seed-0" / "linear-ridge"
+    classifier = TransferClassifier.load(method / "head", device="cpu")
+    assert classifier.classes_.tolist() == ["blue", "green", "red"]
+    assert classifier.get_params() == TransferClassifier(device="cpu").get_params()
+    rows = np.zeros((2, classifier.n_features_in_), np.float32)
+    assert np.allclose(classifier.predict_proba(rows).sum(axis=1), 1)
 
 
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
         ({"head": "logistics"}, "Did you mean 'logistic'"),
-        ({"class_weights": "even"}, "class_weights has to be 'none' or 'balanced', not 'even'"),
+        ({"class_weights": "even"}, "`class_weights` 'even' must be one of none, balanced."),
         ({"validation_fraction": 1.5}, r"validation_fraction has to lie between 0 and 1, not be 1.5"),
         ({"c_values": ()}, "at least one value"),
         ({"cv": 40}, "40"),

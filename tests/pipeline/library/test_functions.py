@@ -272,7 +272,11 @@ def test_what_is_no_sequence_of_images_is_refused_in_words(given, message):
         ({"cut": ("blocks.2", "")}, "cut"),
         ({"device": "gpu"}, "gpu"),
         ({"on_unreadable": "skip"}, "on_unreadable has to be 'raise' or 'nan', not 'skip'"),
-        ({"batch_size": 0}, "at least 1"),
+        ({"batch_size": 0}, "`batch_size` 0 must be at least 1"),
+        ({"dtype": "float64"}, "^`dtype` 'float64' must be one of float16, float32. Did you mean 'float"),
+        ({"precision": "fp64"}, "`precision` 'fp64' must be one of fp32, bf16, fp16, auto"),
+        ({"pool": "mean"}, "`pool` 'mean' must be one of avg, max, avgmax, cls, none"),
+        ({"weights": "nowhere.pth"}, "`weights`: there is no file nowhere.pth"),
     ],
 )
 def test_wrong_arguments_are_value_errors(options, message):

@@ -7,9 +7,13 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
+from pipeline.library.backbones import backbone_from_module
+from pipeline.library.estimators import FeatureExtractor, TransferClassifier
 from pipeline.library.finetuning import finetune
 from pipeline.library.functions import features
+from tests.own_network import OwnNetwork
 from tests.photographs import COLOURS, photograph
 
 SIZE = 64
@@ -55,3 +59,19 @@ def tuned_losses(_):
 def test_fine_tuning_works_in_a_pool_whose_workers_may_have_no_children():
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.map(tuned_losses, [0])[0] == pytest.approx(tuned_losses(0), rel=1e-4)
+
+
+def work_in_child(folder):
+    """What computes, for a network and a head that are not there yet."""
+    rows = features(PICTURES, image_size=SIZE, batch_size=4, cut="blocks.3", cache=folder)
+    classifier = TransferClassifier("ridge", random_state=0).fit(rows, LABELS)
+    extractor = FeatureExtractor(backbone_from_module(OwnNetwork(), image_size=SIZE), cut="features")
+    return rows, classifier.predict_proba(rows), extractor.transform(PICTURES)
+
+
+def test_in_processes_forked_from_one_that_computed(tmp_path):
+    """Of OpenMP's threads a fork has none, and waits for them: without help this stands still for ever."""
+    torch.nn.functional.conv2d(torch.randn(16, 3, 64, 64), torch.randn(64, 3, 3, 3))
+    with multiprocessing.get_context("fork").Pool(1) as process_pool:
+        forked = process_pool.apply_async(work_in_child, [tmp_path]).get(timeout=300)
+    assert all(np.array_equal(theirs, ours) for theirs, ours in zip(forked, work_in_child(None), strict=True))

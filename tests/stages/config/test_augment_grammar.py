@@ -6,20 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache.errors import UsageError
-from stages.config.augment_grammar import TRANSFORMS, AugmentOp, parse_augment
+from stages.config.augment_grammar import OPS, AugmentOp, parse_augment
 from stages.config.features import FeatureConfig
 
 
 @st.composite
 def steps(draw):
     def argument(name):
-        takes = TRANSFORMS[name]
+        takes = OPS.declared[name].magnitude
         if takes is None:
             return None
         kind = st.integers if takes.whole else st.floats
         return float(f"{draw(kind(takes.lowest, takes.highest)):g}")
 
-    names = draw(st.lists(st.sampled_from([name for name in TRANSFORMS if name != "crop"]), min_size=1, max_size=6))
+    names = draw(st.lists(st.sampled_from([name for name in OPS.declared if name != "crop"]), min_size=1, max_size=6))
     crop = ["crop"] if draw(st.booleans()) else []
     return tuple(AugmentOp(name, argument(name)) for name in crop + names)
 

@@ -5,7 +5,7 @@ from dataclasses import fields
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.config.augment_grammar import TRANSFORMS
+from stages.config.augment_grammar import OPS
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
@@ -18,8 +18,8 @@ NOW = {field.name for group in (DataConfig, FeatureConfig, HeadConfig, FinetuneC
 def test_every_old_name_has_a_new_one_that_is_an_option_and_is_none_itself():
     assert set(OPTION_NAMES.values()) <= NOW
     assert not set(OPTION_NAMES) & NOW
-    assert set(AUGMENT_NAMES.values()) <= set(TRANSFORMS)
-    assert not set(AUGMENT_NAMES) & set(TRANSFORMS)
+    assert set(AUGMENT_NAMES.values()) <= set(OPS.declared)
+    assert not set(AUGMENT_NAMES) & set(OPS.declared)
 
 
 @given(st.dictionaries(st.sampled_from(sorted(NOW - {"augment", "baselines"})), st.integers()))

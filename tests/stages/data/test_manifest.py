@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -27,7 +28,7 @@ def folder(tmp_path):
 
 
 def assert_same(one: Manifest, other: Manifest) -> None:
-    for name in ("locations", "splits", "keys", "task", "unreadable", "notes", "groups"):
+    for name in ("locations", "splits", "keys", "task", "unreadable", "notes", "groups", "strata", "extra"):
         assert getattr(one, name) == getattr(other, name), name
     assert np.array_equal(one.targets, other.targets)
     assert one.targets.dtype == other.targets.dtype == np.int64
@@ -294,6 +295,65 @@ def test_groups_survive_saving_and_a_saved_manifest_is_a_source_of_the_same_grou
     manifest.save(tmp_path / "run" / "manifest.csv")
     assert_same(Manifest.load(tmp_path / "run" / "manifest.csv"), manifest)
     assert load_manifest(DataConfig(str(tmp_path / "run" / "manifest.csv"))).groups == manifest.groups
+
+
+@pytest.fixture
+def visits(tmp_path):
+    """A table of 40 images of two classes with strata and two columns of its own, one of the images unreadable."""
+    paths = write_images(tmp_path / "images", {"healthy": 20, "ill": 20})
+    rows = [f'{path.relative_to(tmp_path)},{path.parent.name},{"ab"[index % 2]},{index},"a, {path.name}"'
+            for index, path in enumerate(paths)]  # fmt: skip
+    paths[5].write_bytes(b"")
+    (tmp_path / "table.csv").write_text("\n".join(["path,label,stratum,Age,site name", *rows]) + "\n")
+    return tmp_path / "table.csv"
+
+
+def check_visits(manifest: Manifest) -> None:
+    """Each sample has the values of its own row."""
+    for sample in manifest:
+        place, (image,) = int(sample.extra["Age"]), sample.images
+        assert sample.extra == {"Age": str(place), "site name": f"a, {Path(image.location).name}"}
+        assert int(Path(image.location).stem) == place % 20
+        assert sample.target == ("healthy" if place < 20 else "ill")
+        assert sample.stratum == "ab"[place % 2]
+
+
+def test_columns_of_the_table_go_with_their_samples(visits):
+    manifest = load_manifest(DataConfig(str(visits)))
+    assert len(manifest) == 39
+    check_visits(manifest)
+    for split in SPLITS:
+        part = manifest.select(manifest.indices(split)[::-1])
+        check_visits(part)
+        assert {sample.split for sample in part} == {split}
+    check_visits(pickle.loads(pickle.dumps(manifest)))  # as it goes from one process to the others
+
+
+def test_columns_of_the_table_survive_saving_and_change_no_split(visits, tmp_path):
+    manifest = load_manifest(DataConfig(str(visits)))
+    manifest.save(tmp_path / "run" / "manifest.csv")
+    loaded = Manifest.load(tmp_path / "run" / "manifest.csv")
+    assert_same(loaded, manifest)
+    check_visits(loaded)
+    header = (tmp_path / "run" / "manifest.csv").read_text().splitlines()[0]
+    assert header == "path,label,split,key,stratum,Age,site name"
+    visits.write_text("\n".join(",".join(row.split(",")[:3]) for row in visits.read_text().splitlines()))
+    without = load_manifest(DataConfig(str(visits)))
+    assert (without.splits, without.extra) == (manifest.splits, {})
+
+
+def test_a_saved_manifest_is_a_source_of_the_same_columns(visits, tmp_path):
+    manifest = load_manifest(DataConfig(str(visits)))
+    manifest.save(tmp_path / "run" / "manifest.csv")
+    again = load_manifest(DataConfig(str(tmp_path / "run" / "manifest.csv")))
+    assert (again.extra, again.strata, again.splits) == (manifest.extra, manifest.strata, manifest.splits)
+
+
+@pytest.mark.parametrize("name", ["key", "group", "stratum"])
+def test_an_extra_column_cannot_be_taken_for_one_of_the_manifest(name):
+    manifest = Manifest(["x"], np.array([0]), ["train"], ["k"], SingleLabel(["cat"]))
+    with pytest.raises(DataError, match=f"columns of its own called {name}"):
+        replace(manifest, extra={name: ["1"]})
 
 
 def test_a_manifest_of_before_there_were_groups_still_loads(tmp_path):

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from cache.errors import UsageError
+from stages.config.features import FeatureConfig
+from stages.config.registry import ENGINES
 from stages.data.image_stream import ImageRequest
 from stages.data.sources.open_image import read_image
-from stages.extraction.engine import run_batches
+from stages.extraction.engine import get_engine, on_accelerator, on_cores, register_engine, run_batches
 from tests.photographs import photograph
+from tests.plug_ins import forget_afterwards
 
 CPU = torch.device("cpu")
 
@@ -149,3 +153,50 @@ def resident(descriptor):
         del buffer
         assert done == 0
         return bool(state[pages - 1] & 1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_every_engine_gives_the_same_rows_and_failures(files, tmp_path, batch_size):
+    (tmp_path / "bad.jpg").write_text("no image")
+    requests = requests_of([*files[:9], str(tmp_path / "bad.jpg"), *files[9:]])
+    outcomes = []
+    for engine in (on_cores, on_accelerator):
+        batches = list(engine(requests, mean_colors, CPU, batch_size, 2, 1))
+        assert batches[-1].finished == 24
+        rows = np.concatenate([batch.rows[0] for batch in batches if batch.rows])
+        failures = [failure for batch in batches for failure in batch.failures]
+        outcomes.append((rows, [index for batch in batches for index in batch.indices], failures))
+    (rows, indices, failures), (other_rows, other_indices, other_failures) = outcomes
+    np.testing.assert_allclose(rows, other_rows, atol=1e-4)
+    assert (indices, failures) == (other_indices, other_failures)
+
+
+def test_an_engine_that_names_the_device_comes_before_one_that_takes_any(monkeypatch):
+    forget_afterwards(monkeypatch, ENGINES)
+    assert get_engine("auto", CPU) is on_cores
+    assert get_engine("auto", torch.device("cuda")) is on_accelerator
+
+    @register_engine("for-cuda", devices=("cuda",))
+    def for_cuda(*_):
+        """For one kind of device."""
+
+    @register_engine("asked-for", devices=("cpu",), automatic=False)
+    def asked_for(*_):
+        """Never chosen by itself."""
+
+    assert get_engine("auto", torch.device("cuda")) is for_cuda
+    assert get_engine("auto", torch.device("mps")) is on_accelerator
+    assert get_engine("auto", CPU) is on_cores
+    assert get_engine("asked-for", CPU) is asked_for
+    register_engine("another", devices=("cuda",))(lambda *_: None)
+    with pytest.raises(UsageError, match="`engine` auto: for-cuda and another both compute on cuda; name one of them"):
+        get_engine("auto", torch.device("cuda"))
+
+
+def test_an_engine_that_does_not_suit_is_refused():
+    with pytest.raises(UsageError, match="`engine` cores computes on cpu, and the `device` is cuda; use `engine` auto"):
+        get_engine("cores", torch.device("cuda"))
+    with pytest.raises(
+        UsageError, match=r"`engine` core: .*no such engine; there are cores, accelerator, and auto\. Did"
+    ):
+        FeatureConfig(engine="core")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import stages.finetuning.finetune
 import stages.finetuning.image_batches
 import stages.finetuning.setup
 from cache.errors import CutonceError, UsageError
@@ -131,6 +132,16 @@ def test_a_range_test_gives_the_rate_and_leaves_the_training_as_it_was(probe):
     again = tuned(probe, unfreeze="1", epochs=1, lr=1e-3 * test.suggestion / 1e-3, head_lr=test.suggestion)
     assert [epoch.val_loss for epoch in again.fit.history] == [epoch.val_loss for epoch in found.fit.history]
     assert [epoch.val_loss for epoch in given.fit.history] != [epoch.val_loss for epoch in found.fit.history]
+
+
+def test_the_arithmetic_that_a_trial_finds_quicker_is_trained_in(probe, monkeypatch):
+    tried = []
+    monkeypatch.setattr(stages.finetuning.finetune, "benchmark_autocast", lambda run: tried.append(run) or "bf16")
+    found, asked = tuned(probe, amp_dtype="auto", epochs=1), tuned(probe, amp_dtype="bf16", epochs=1)
+    assert [run.config.amp_dtype for run in tried] == ["none"]
+    assert found.autocast == asked.autocast == "bf16"
+    losses = [[epoch.train_loss for epoch in done.fit.history] for done in (found, asked)]
+    assert losses[0] == losses[1]
 
 
 def test_each_unfrozen_block_can_have_a_range_test_of_its_own(probe):

@@ -15,6 +15,7 @@ from stages.finetuning.predict_images import predict_proba
 from stages.finetuning.transfer_model import build_transfer_model
 from stages.fitting.fit_head import head_probabilities
 from stages.network.heads.linear import LinearHead
+from stages.tasks.single_label import SingleLabel
 from tests.stages.fitting.rows_of_digits import TEN_CLASSES
 
 
@@ -153,7 +154,7 @@ def test_test_time_augmentation_answers_with_the_mean_over_the_renderings(probe,
     found = predict_proba(probe.extractor, upper, some, tta)
     renderings = TestTimeAugmentation(probe.extractor.backbone.preprocessing, tta)
     for row, location in zip(found, some.locations, strict=True):
-        (probabilities,) = upper.probabilities(renderings(read_image(location)))
+        (probabilities,) = upper.activated(renderings(read_image(location)), probe.manifest.task)
         assert np.allclose(row, probabilities.mean(dim=0).numpy(), atol=1e-5)
     assert not np.allclose(found, predict_proba(probe.extractor, upper, some), atol=1e-4)
 
@@ -161,16 +162,15 @@ def test_test_time_augmentation_answers_with_the_mean_over_the_renderings(probe,
 def test_images_whose_renderings_are_in_two_batches_are_answered_whole(probe, monkeypatch):
     """As it happens on accelerators, whose batches are filled across images."""
     import stages.finetuning.predict_images as evaluation
-    from stages.data.image_stream import stream_images
-    from stages.extraction.engine import _on_accelerator
+    from stages.extraction.engine import on_accelerator
 
     upper = build_transfer_model(probe.extractor, probe.head, FinetuneConfig(unfreeze="1"))
     expected = predict_proba(probe.extractor, upper, probe.manifest, "flip")
 
-    def on_accelerator(requests, compute, device, batch_size, threads, renderings=1):
-        return _on_accelerator(stream_images(requests, 7, threads, renderings), compute, device)
+    def in_batches_of_seven(requests, compute, device, batch_size, threads, renderings=1):
+        return on_accelerator(requests, compute, device, 7, threads, renderings)
 
-    monkeypatch.setattr(evaluation, "run_batches", on_accelerator)
+    monkeypatch.setattr(evaluation, "run_batches", in_batches_of_seven)
     assert np.allclose(predict_proba(probe.extractor, upper, probe.manifest, "flip"), expected, atol=1e-5)
 
 
@@ -199,3 +199,18 @@ def test_auxiliary_classifiers_lie_in_what_trains_and_answer_in_training_alone(t
     assert without.model.train()(x).shape == (4, 3)
     assert torch.equal(without.model.eval()(x), answers)
     assert len(build_transfer_model(extractor, head, FinetuneConfig(unfreeze="all")).model.auxiliary) == 2
+
+
+class Unactivated(SingleLabel):
+    def activate(self, output, shapes=None):
+        return output.float()
+
+
+def test_what_is_answered_is_what_the_task_makes_of_the_logits(probe):
+    upper = build_transfer_model(probe.extractor, probe.head, FinetuneConfig(unfreeze="head"))
+    size = probe.extractor.backbone.preprocessing.image_size
+    images = torch.randint(256, (2, 3, size, size), generator=torch.Generator().manual_seed(0)).byte()
+    (logits,) = upper.activated(images, Unactivated(probe.manifest.class_names))
+    (probabilities,) = upper.activated(images, probe.manifest.task)
+    assert torch.equal(logits.softmax(dim=1), probabilities)
+    assert not torch.equal(logits, probabilities)

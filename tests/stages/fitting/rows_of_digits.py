@@ -35,7 +35,11 @@ def skewed(count=600, width=40, classes=3, seed=0):
     return (rows * generator.uniform(0.2, 5, width)).astype(np.float32), labels.astype(np.int64)
 
 
+def numbered_classes(count):
+    """Return the task of so many classes, called by their numbers."""
+    return SingleLabel([str(number) for number in range(count)])
+
+
 def fit_problem(train, val, *, classes, options=HeadConfig(), seed=0):
     """Return what a head is fitted to, for classes that are called by their numbers."""
-    task = SingleLabel([str(number) for number in range(classes)])
-    return FitProblem(train, val, task, options, seed, torch.device("cpu"))
+    return FitProblem(train, val, numbered_classes(classes), options, seed, torch.device("cpu"))

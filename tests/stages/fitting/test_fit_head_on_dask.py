@@ -20,7 +20,7 @@ from stages.fitting.fit_head import FeatureRows, train_head
 from stages.fitting.linear_models import LinearModel, LinearModelFactory
 from stages.fitting.scores import selection_score
 from stages.runtime.threads import one_thread_per_fit
-from tests.stages.fitting.rows_of_digits import fit_problem
+from tests.stages.fitting.rows_of_digits import fit_problem, numbered_classes
 
 PAGE = (Path(__file__).parents[3] / "docs" / "scale.md").read_text(encoding="utf-8")
 FEATURES, LABELS = make_classification(400, 300, n_informative=5, random_state=0, class_sep=0.7)
@@ -64,15 +64,16 @@ def test_models_that_travel_give_the_scores_of_a_path_walked_value_after_value(c
     there = swept_on_the_cluster("logistic", HeadConfig(scalers=("standard",)))
     assert [tried["C"] for tried in there.selection] == sorted(HeadConfig().c_values)
     center = TRAIN.features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    rows, task = FEATURES - center, LinearModelFactory("logistic", 2, center)
+    rows, task = FEATURES - center, numbered_classes(2)
+    factory = LinearModelFactory("logistic", task, center)
     folds = list(StratifiedKFold(5, shuffle=True, random_state=0).split(FEATURES, LABELS))
     with one_thread_per_fit():
-        models = [task("standard", rows[fitted], LABELS[fitted]) for fitted, _ in folds]
+        models = [factory("standard", rows[fitted], LABELS[fitted]) for fitted, _ in folds]
         for tried in there.selection:
             scores = []
             for model, (_, scored) in zip(models, folds, strict=True):
                 model.fit(tried["C"])
-                scores.append(selection_score(model.scores(rows[scored]), LABELS[scored], False))
+                scores.append(selection_score(task, model.scores(rows[scored]), LABELS[scored], balanced=False))
             assert tried["score"] == np.mean(scores)
 
 

@@ -5,13 +5,13 @@ import pytest
 
 from cache.errors import UsageError
 from stages.config.heads import HeadConfig
-from stages.fitting.folds import balanced_weights, make_cv
+from stages.fitting.folds import make_cv
 
 LABELS = np.arange(60) % 3
 
 
 def test_folds_score_each_row_once_and_never_a_row_they_fitted():
-    scoring = make_cv(HeadConfig(), 45, LABELS, seed=0)
+    scoring = make_cv(HeadConfig(), 45, 60, LABELS, seed=0)
     assert scoring.description == "5-fold cross-validation on train+val"
     assert sorted(np.concatenate([scored for _, scored in scoring.splits])) == list(range(60))
     assert all(not set(fitted) & set(scored) for fitted, scored in scoring.splits)
@@ -20,7 +20,7 @@ def test_folds_score_each_row_once_and_never_a_row_they_fitted():
 
 def test_groups_stay_together():
     groups = np.arange(60) // 4
-    scoring = make_cv(HeadConfig(), 45, LABELS, seed=0, groups=groups)
+    scoring = make_cv(HeadConfig(), 45, 60, LABELS, seed=0, groups=groups)
     assert scoring.description.endswith("that keep groups together")
     for fitted, scored in scoring.splits:
         assert not set(groups[fitted]) & set(groups[scored])
@@ -29,23 +29,28 @@ def test_groups_stay_together():
 def test_more_folds_than_samples_of_a_class_are_refused_and_fewer_are_made_where_none_were_asked_for():
     rare = np.where(np.arange(60) < 3, 0, 1)
     with pytest.raises(UsageError, match="the rarest class has 3 samples"):
-        make_cv(HeadConfig(cv=4), 45, rare, 0)
-    assert make_cv(HeadConfig(), 45, rare, 0).description.startswith("3-fold")
+        make_cv(HeadConfig(cv=4), 45, 60, rare, 0)
+    assert make_cv(HeadConfig(), 45, 60, rare, 0).description.startswith("3-fold")
     with pytest.raises(UsageError, match="the rarest class has 1 groups"):
-        make_cv(HeadConfig(cv=2), 45, rare, 0, groups=np.where(rare == 0, 0, np.arange(60)))
+        make_cv(HeadConfig(cv=2), 45, 60, rare, 0, groups=np.where(rare == 0, 0, np.arange(60)))
 
 
 def test_zero_folds_and_many_rows_are_scored_on_the_validation_split():
-    assert make_cv(HeadConfig(cv=0), 45, LABELS, 0).is_holdout
+    assert make_cv(HeadConfig(cv=0), 45, 60, LABELS, 0).is_holdout
     many = np.arange(12_000) % 3
-    scoring = make_cv(HeadConfig(), 9_000, many, 0)
+    scoring = make_cv(HeadConfig(), 9_000, 12_000, many, 0)
     assert scoring.splits == ((slice(0, 9000), slice(9000, 12000)),)
-    assert not make_cv(HeadConfig(cv=3), 9_000, many, 0).is_holdout
+    assert not make_cv(HeadConfig(cv=3), 9_000, 12_000, many, 0).is_holdout
 
 
-def test_balanced_weights_give_classes_the_same_sum_and_have_mean_one():
-    labels = np.array([0, 0, 0, 0, 2, 2, 5])
-    weights = balanced_weights(labels)
-    assert weights.mean() == pytest.approx(1)
-    sums = [weights[labels == label].sum() for label in (0, 2, 5)]
-    assert sums == pytest.approx([7 / 3] * 3)
+def test_rows_without_strata_are_split_as_they_come_and_groups_of_them_stay_together():
+    scoring = make_cv(HeadConfig(), 45, 60, None, seed=0)
+    assert scoring.description == "5-fold cross-validation on train+val"
+    assert sorted(np.concatenate([scored for _, scored in scoring.splits])) == list(range(60))
+    assert all(not set(fitted) & set(scored) for fitted, scored in scoring.splits)
+    groups = np.arange(60) // 4
+    for fitted, scored in make_cv(HeadConfig(), 45, 60, None, 0, groups).splits:
+        assert not set(groups[fitted]) & set(groups[scored])
+    assert make_cv(HeadConfig(cv=15), 45, 60, None, 0, groups).description.startswith("15-fold")
+    with pytest.raises(UsageError, match="there are 15 groups in train"):
+        make_cv(HeadConfig(cv=16), 45, 60, None, 0, groups)

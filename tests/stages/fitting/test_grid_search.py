@@ -19,7 +19,7 @@ from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_rbf_svm import RBFSVMFactory
 from stages.fitting.folds import stratified_folds
 from stages.fitting.linear_models import LinearModelFactory
-from tests.stages.fitting.rows_of_digits import fit_problem, skewed
+from tests.stages.fitting.rows_of_digits import fit_problem, numbered_classes, skewed
 
 VALUES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
@@ -30,8 +30,8 @@ def searched(rows, labels, balanced=False, train=None):
     classes = int(labels.max()) + 1
     parts = (FeatureRows(rows[part], labels[part]) for part in (slice(train), slice(train, None)))
     problem = fit_problem(*parts, classes=classes, options=config)
-    make = LinearModelFactory("logistic", classes, np.zeros(rows.shape[1], np.float32), balanced)
-    grid = search.Grid(make, VALUES, config.scalers, balanced)
+    make = LinearModelFactory("logistic", problem.task, np.zeros(rows.shape[1], np.float32), balanced)
+    grid = search.Grid(make, VALUES, config.scalers, problem.task, balanced)
     return search.search(grid, rows, labels, problem.cv, seed=0), grid, problem
 
 
@@ -50,8 +50,10 @@ def test_a_search_that_is_narrowed_on_a_part_finds_what_the_whole_search_finds(m
 @pytest.mark.parametrize("start", range(len(VALUES)))
 def test_wherever_a_climb_begins_it_ends_at_the_best_value_with_those_beside_it_known(start):
     rows, labels = skewed(count=1200, width=60)
-    model = LinearModelFactory("logistic", 3, np.zeros(60, np.float32))("standard", rows[:800], labels[:800])
-    grid = search.Grid(None, VALUES, (), balanced=False)
+    model = LinearModelFactory("logistic", numbered_classes(3), np.zeros(60, np.float32))(
+        "standard", rows[:800], labels[:800]
+    )
+    grid = search.Grid(None, VALUES, (), numbered_classes(3), balanced=False)
     known = {value: score for value, score, _ in search._hill_climb(model, grid, start, rows[800:], labels[800:])}
     top = VALUES.index(max(known, key=lambda value: (known[value], -value)))
     assert {VALUES[top - 1], VALUES[top + 1]} <= set(known)
@@ -61,10 +63,14 @@ def test_wherever_a_climb_begins_it_ends_at_the_best_value_with_those_beside_it_
 
 def test_a_climb_gives_each_value_with_its_own_state():
     rows, labels = skewed(count=900, width=30)
-    model = LinearModelFactory("logistic", 3, np.zeros(30, np.float32))("standard", rows[:600], labels[:600])
-    grid = search.Grid(None, VALUES, (), balanced=False)
+    model = LinearModelFactory("logistic", numbered_classes(3), np.zeros(30, np.float32))(
+        "standard", rows[:600], labels[:600]
+    )
+    grid = search.Grid(None, VALUES, (), numbered_classes(3), balanced=False)
     states = {value: state for value, _, state in search._hill_climb(model, grid, 6, rows[600:], labels[600:])}
-    alone = LinearModelFactory("logistic", 3, np.zeros(30, np.float32))("standard", rows[:600], labels[:600])
+    alone = LinearModelFactory("logistic", numbered_classes(3), np.zeros(30, np.float32))(
+        "standard", rows[:600], labels[:600]
+    )
     for value, state in states.items():
         alone.state = state
         before = alone.evaluations
@@ -109,8 +115,8 @@ def test_balanced_settings_are_scored_by_the_mean_of_the_recalls():
 def test_nystroem_with_all_rows_as_landmarks_is_the_exact_kernel(scaling, monkeypatch):
     rows, labels = skewed(count=400, width=12, classes=2)
     monkeypatch.setattr(kernel, "KERNEL_UP_TO", 10)
-    task = RBFSVMFactory(2, np.zeros(12, np.float32), seed=0, landmarks=400)
-    quick = task(scaling, rows, labels)
+    factory = RBFSVMFactory(numbered_classes(2), np.zeros(12, np.float32), seed=0, landmarks=400)
+    quick = factory(scaling, rows, labels)
     assert isinstance(quick, kernel.NystroemModel)
     quick.fit(1e-3, final=True)
     of_head = quick.head()(torch.from_numpy(rows)).detach().numpy()
@@ -123,7 +129,7 @@ def test_nystroem_with_all_rows_as_landmarks_is_the_exact_kernel(scaling, monkey
 def test_fewer_landmarks_are_used_as_they_are_asked_for(monkeypatch):
     rows, labels = skewed(count=400, width=12)
     monkeypatch.setattr(kernel, "KERNEL_UP_TO", 10)
-    model = RBFSVMFactory(3, np.zeros(12, np.float32), seed=0, landmarks=50)("none", rows, labels)
+    model = RBFSVMFactory(numbered_classes(3), np.zeros(12, np.float32), seed=0, landmarks=50)("none", rows, labels)
     model.fit(1e-3)
     assert model.head().config["support"] == 50
 
@@ -156,7 +162,7 @@ def test_a_classifier_of_scikit_learn_is_cross_validated_as_scikit_learn_does(cl
 def test_probabilities_of_left_out_rows_are_those_of_scikit_learn_at_the_lowest_log_loss():
     rows, labels = skewed(count=600, width=12)
     folds = stratified_folds(4, labels, seed=0)
-    make_of = partial(LinearModelFactory, "logistic", 4)  # of one class there is no row
+    make_of = partial(LinearModelFactory, "logistic", numbered_classes(4))  # of one class there is no row
     values = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
     found = search.cross_val_proba(make_of, values, rows.astype(np.float16), labels, folds)
     assert found.dtype == np.float32

@@ -11,9 +11,8 @@ from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.svm import LinearSVC
 
 from stages.fitting import linear_models as linear
-from stages.fitting.folds import balanced_weights
 from stages.fitting.linear_models import LinearModelFactory
-from tests.stages.fitting.rows_of_digits import skewed
+from tests.stages.fitting.rows_of_digits import numbered_classes, skewed
 
 
 def scaled_by_scikit_learn(scaling, rows):
@@ -27,7 +26,7 @@ def scaled_by_scikit_learn(scaling, rows):
 
 def fitted(loss, scaling, rows, labels, c, classes, balanced=False, final=True):
     center = rows.mean(axis=0)
-    model = LinearModelFactory(loss, classes, center, balanced)(scaling, rows - center, labels)
+    model = LinearModelFactory(loss, numbered_classes(classes), center, balanced)(scaling, rows - center, labels)
     model.fit(c, final=final)
     return model, model.scores(rows - center)
 
@@ -48,7 +47,7 @@ def test_scores_are_those_of_scikit_learn(loss, scaling, classes, balanced):
     _, scores = fitted(loss, scaling, rows.astype(np.float64), labels, 0.05, classes, balanced)
     scaled = scaled_by_scikit_learn(scaling, rows)
     # LinearSVC's own class_weight weighs a row in the problem of its own class alone
-    weights = balanced_weights(labels) if balanced else None
+    weights = numbered_classes(classes).weights(labels) if balanced else None
     expected = reference(loss, 0.05).fit(scaled, labels, sample_weight=weights).decision_function(scaled)
     found = scores[:, 1] if classes == 2 else scores
     if loss == "logistic" and classes > 2:  # a constant over the classes changes no probability
@@ -70,12 +69,12 @@ def test_the_head_scores_as_the_model_does(scaling, classes):
 def test_a_path_that_begins_where_the_last_fit_ended_ends_where_a_fit_from_zero_ends(loss):
     rows, labels = skewed()
     center = rows.mean(axis=0)
-    walked = LinearModelFactory(loss, 3, center)("standard", rows - center, labels)
+    walked = LinearModelFactory(loss, numbered_classes(3), center)("standard", rows - center, labels)
     for c in (1e-3, 1e-2, 1e-1):
         walked.fit(c, final=True)
     from_zero, scores = fitted(loss, "standard", rows, labels, 1e-1, 3)
     assert np.abs(walked.scores(rows - center) - scores).max() < 1e-4
-    handed_over = LinearModelFactory(loss, 3, center)("standard", rows - center, labels)
+    handed_over = LinearModelFactory(loss, numbered_classes(3), center)("standard", rows - center, labels)
     handed_over.state = deepcopy(walked.state)
     before = handed_over.evaluations
     handed_over.fit(1e-1, final=True)

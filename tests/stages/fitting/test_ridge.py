@@ -17,10 +17,9 @@ from stages.config.heads import HeadConfig
 from stages.fitting import feature_rows as rows_module
 from stages.fitting import ridge
 from stages.fitting.feature_rows import FeatureRows
-from stages.fitting.folds import balanced_weights
 from stages.fitting.ncm import fit_ncm
 from stages.fitting.ridge import GramSums, decomposed_by_rows, fit_ridge
-from tests.stages.fitting.rows_of_digits import digits, fit_problem, skewed
+from tests.stages.fitting.rows_of_digits import digits, fit_problem, numbered_classes, skewed
 
 WAYS = ("by products", "by rows")
 
@@ -32,7 +31,7 @@ def scaled_by_scikit_learn(scaling, rows):
 
 def decomposed(way, rows, labels, scaling, weights=None):
     weights = np.ones(len(rows), np.float32) if weights is None else weights
-    some = FeatureRows(rows, labels), labels.max() + 1, weights, rows[:50].mean(axis=0)
+    some = FeatureRows(rows, labels), numbered_classes(labels.max() + 1), weights, rows[:50].mean(axis=0)
     if way == "by rows":
         return decomposed_by_rows(*some, scaling)
     return GramSums.of(*some, l2=scaling == "l2").eigendecompose(scaling)
@@ -53,7 +52,7 @@ def test_ridge_has_the_coefficients_of_scikit_learn(scaling, penalty, way, monke
 @pytest.mark.parametrize("way", WAYS)
 def test_balanced_ridge_is_that_of_scikit_learn(way):
     rows, labels = skewed()
-    head = decomposed(way, rows, labels, "none", balanced_weights(labels)).head(5.0)
+    head = decomposed(way, rows, labels, "none", numbered_classes(3).weights(labels)).head(5.0)
     # scikit-learn's weights do not have the mean 1 that ours have: both have here
     reference = RidgeClassifier(alpha=5.0, class_weight="balanced").fit(rows.astype(np.float64), labels)
     assert np.abs(head(torch.from_numpy(rows)).detach().numpy() - reference.decision_function(rows)).max() < 1e-3
@@ -65,7 +64,7 @@ def test_balanced_ridge_is_that_of_scikit_learn(way):
 @pytest.mark.parametrize("balanced", [False, True])
 def test_leaving_one_out_in_one_step_is_leaving_out_one_by_one(scaling, way, width, balanced):
     rows, labels = skewed(count=120, width=width)
-    weights = balanced_weights(labels) if balanced else np.ones(len(rows), np.float32)
+    weights = numbered_classes(3).weights(labels) if balanced else np.ones(len(rows), np.float32)
     quick = decomposed(way, rows, labels, scaling, weights).predictions(
         FeatureRows(rows, labels), [2.0], left_out=weights
     )[0]
@@ -86,7 +85,7 @@ def test_leaving_one_out_in_one_step_is_leaving_out_one_by_one(scaling, way, wid
 )
 def test_both_decompositions_give_the_same_predictions(count, width, scaling, balanced, penalty, seed):
     rows, labels = skewed(count=count, width=width, seed=seed)
-    weights = balanced_weights(labels) if balanced else np.ones(count, np.float32)
+    weights = numbered_classes(3).weights(labels) if balanced else np.ones(count, np.float32)
     others, other_labels = skewed(count=15, width=width, seed=seed + 100)
     for given_rows, left_out in ((FeatureRows(rows, labels), weights), (FeatureRows(others, other_labels), None)):
         by_products, by_rows = (
@@ -110,7 +109,7 @@ def test_the_smaller_matrix_is_decomposed(folds, monkeypatch):
     monkeypatch.setattr(ridge, "eigh", lambda matrix, **how: sizes.append(len(matrix)) or eigh(matrix, **how))
     quick = fit_ridge(problem)
     assert max(sizes) <= 90
-    by_products = ridge._FitsByProducts(train, val, 3, np.ones(90, np.float32))
+    by_products = ridge._FitsByProducts(train, val, problem.task, np.ones(90, np.float32))
     monkeypatch.setattr(ridge, "_fits", lambda *_: by_products)
     slow = fit_ridge(problem)
     assert max(sizes) == 400
@@ -129,7 +128,7 @@ def test_sums_of_parts_are_sums_of_the_whole():
     ones = np.ones(len(rows), np.float32)
     center = rows[:10].mean(axis=0)
     whole, first, second = (
-        GramSums.of(FeatureRows(rows[part], labels[part]), 3, ones[part], center, l2=False)
+        GramSums.of(FeatureRows(rows[part], labels[part]), numbered_classes(3), ones[part], center, l2=False)
         for part in (slice(None), slice(200), slice(200, None))
     )
     for some, same in ((first + second, whole), (whole - second, first)):

@@ -12,7 +12,7 @@ from cache.errors import DataError, UsageError
 from stages.config.heads import HeadConfig
 from stages.fitting.feature_rows import FeatureRows, StreamedFeatureRows, require_learnable
 from stages.fitting.fit_head import head_probabilities, train_head
-from tests.stages.fitting.rows_of_digits import TEN_CLASSES, digits, fit_problem
+from tests.stages.fitting.rows_of_digits import TEN_CLASSES, digits, fit_problem, numbered_classes
 
 OPTIONS = HeadConfig(cv=0, fit_epochs=15, fit_lr=(1e-2,), c_values=(1e-3, 1e-1), scalers=("standard",))
 CPU = torch.device("cpu")
@@ -117,6 +117,6 @@ def test_rows_that_are_not_finite_are_named(dtype, bad):
     rows = FeatureRows(features, np.arange(40) % 2)
     good = FeatureRows(np.ones((40, 6), dtype), np.arange(40) % 2)
     with pytest.raises(DataError, match="rows 3, 17 of the train split"):
-        require_learnable(rows, good)
+        require_learnable(rows, good, numbered_classes(2))
     with pytest.raises(DataError, match="rows 3, 17 of the validation split"):
-        require_learnable(good, rows)
+        require_learnable(good, rows, numbered_classes(2))

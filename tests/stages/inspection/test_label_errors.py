@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 from cache.errors import DataError, UsageError
 from stages.inspection.label_errors import find_label_errors
 from stages.inspection.out_of_fold import out_of_fold_probabilities
+from tests.stages.fitting.rows_of_digits import numbered_classes
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def digits():
     flipped = generator.random(len(labels)) < 0.05
     given = np.where(flipped, (labels + generator.integers(1, 10, len(labels))) % 10, labels)
     features = (pixels / 16).astype(np.float16)
-    return features, labels, given, flipped, out_of_fold_probabilities(features, given, 10, seed=0)
+    return features, labels, given, flipped, out_of_fold_probabilities(features, given, numbered_classes(10), seed=0)
 
 
 def test_flipped_labels_are_found_and_put_right(digits):
@@ -36,14 +37,16 @@ def test_flipped_labels_are_found_and_put_right(digits):
 
 def test_labels_that_are_right_are_hardly_doubted(digits):
     features, labels, *_ = digits
-    assert len(find_label_errors(labels, out_of_fold_probabilities(features, labels, 10, seed=0))) < 0.005 * len(labels)
+    assert len(
+        find_label_errors(labels, out_of_fold_probabilities(features, labels, numbered_classes(10), seed=0))
+    ) < 0.005 * len(labels)
 
 
 def test_probabilities_come_from_models_that_have_not_seen_the_sample(digits):
     """Labels drawn at random cannot be predicted from other samples; a model that had seen them would know many."""
     features, *_ = digits
     random = np.random.default_rng(1).integers(0, 2, 300)
-    probabilities = out_of_fold_probabilities(features[:300], random, 2, seed=0)
+    probabilities = out_of_fold_probabilities(features[:300], random, numbered_classes(2), seed=0)
     assert probabilities.dtype == np.float32
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     assert (probabilities.argmax(axis=1) == random).mean() < 0.6
@@ -53,8 +56,8 @@ def test_copies_with_the_same_wrong_label_are_found_only_if_they_stay_together(d
     """Each of 200 images five times: torn over the folds, its wrong label is confirmed by its copies."""
     features, labels, given, flipped, _ = digits
     images = np.repeat(np.arange(200), 5)
-    apart = out_of_fold_probabilities(features[images], given[images], 10, seed=0)
-    together = out_of_fold_probabilities(features[images], given[images], 10, seed=0, groups=images)
+    apart = out_of_fold_probabilities(features[images], given[images], numbered_classes(10), seed=0)
+    together = out_of_fold_probabilities(features[images], given[images], numbered_classes(10), seed=0, groups=images)
     wrong = flipped[images]
     recall = [
         np.isin(np.flatnonzero(wrong), find_label_errors(given[images], one).places).mean() for one in (apart, together)
@@ -67,7 +70,7 @@ def test_a_class_the_models_could_not_know_is_not_judged(digits):
     features, labels, *_ = digits
     labels = np.where(labels == 9, 8, labels)
     labels[5] = 9
-    probabilities = out_of_fold_probabilities(features, labels, 11, seed=0)
+    probabilities = out_of_fold_probabilities(features, labels, numbered_classes(11), seed=0)
     assert probabilities[5, 9] == 0
     assert (probabilities[:, 10] == 0).all()
     assert 5 not in find_label_errors(labels, probabilities).places
@@ -76,9 +79,9 @@ def test_a_class_the_models_could_not_know_is_not_judged(digits):
 def test_what_makes_no_folds_is_refused():
     features = np.zeros((6, 3), np.float16)
     with pytest.raises(DataError, match="one class"):
-        out_of_fold_probabilities(features, np.zeros(6, np.int64), 2, seed=0)
+        out_of_fold_probabilities(features, np.zeros(6, np.int64), numbered_classes(2), seed=0)
     with pytest.raises(DataError, match="no class has two"):
-        out_of_fold_probabilities(features, np.arange(6), 6, seed=0)
+        out_of_fold_probabilities(features, np.arange(6), numbered_classes(6), seed=0)
     with pytest.raises(UsageError, match="`pool` avg"):
         out_of_fold_probabilities(np.zeros((6, 3, 2, 2), np.float16), np.arange(6) % 2, 2, seed=0)
 
@@ -86,7 +89,9 @@ def test_what_makes_no_folds_is_refused():
 def test_the_same_seed_gives_the_same_probabilities_and_float16_is_not_changed(digits):
     features, _, given, _, _ = digits
     before = features[:400].copy()
-    one, again = (out_of_fold_probabilities(features[:400], given[:400], 10, seed=3) for _ in range(2))
+    one, again = (
+        out_of_fold_probabilities(features[:400], given[:400], numbered_classes(10), seed=3) for _ in range(2)
+    )
     assert np.array_equal(one, again)
     assert np.array_equal(before, features[:400])
 

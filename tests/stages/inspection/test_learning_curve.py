@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from sklearn.datasets import load_digits
 
 from cache.errors import DataError
@@ -13,9 +12,10 @@ from stages.fitting.feature_rows import FeatureRows
 from stages.inspection.extrapolation import conclusion, extrapolate
 from stages.inspection.learning_curve import LearningCurve, curve_sizes, measure_curve, stratified_order
 from stages.inspection.power_law import PowerLaw, fit_power_law
-from tests.stages.fitting.rows_of_digits import fit_problem
+from stages.tasks.base import find_metric
+from tests.stages.fitting.rows_of_digits import fit_problem, numbered_classes
 
-CPU = torch.device("cpu")
+ACCURACY = find_metric(numbered_classes(2))
 RIDGE = HeadConfig(head=("ridge",), scalers=("standard",))
 
 
@@ -23,7 +23,8 @@ def drawn(law, sizes, draws=5, images=3000, seed=0):
     """A curve whose validation images are right with the law's probability."""
     generator = np.random.default_rng(seed)
     chances = law(np.array(sizes))
-    return LearningCurve(np.array(sizes), generator.random((len(sizes), draws, images)) < chances[:, None, None])
+    right = generator.random((len(sizes), draws, images)) < chances[:, None, None]
+    return LearningCurve(np.array(sizes), right, ACCURACY)
 
 
 KNOWN = PowerLaw(0.93, 1.4, 0.45)
@@ -115,13 +116,13 @@ def measured():
 
 def test_more_digits_are_learned_better(measured):
     *_, curve = measured
-    mean = curve.accuracies.mean(axis=1)
+    mean = curve.scores.mean(axis=1)
     assert mean[0] < 0.8
     assert mean[-1] > 0.9
     assert mean[-1] - mean[0] > 0.2
-    assert curve.correct.shape == (9, 3, 797)
-    assert (curve.correct[-1, 0] == curve.correct[-1, 1]).all()
-    assert (curve.correct[0, 0] != curve.correct[0, 1]).any()
+    assert curve.per_sample.shape == (9, 3, 797)
+    assert (curve.per_sample[-1, 0] == curve.per_sample[-1, 1]).all()
+    assert (curve.per_sample[0, 0] != curve.per_sample[0, 1]).any()
     assert (curve.errors > 0).all()
 
 
@@ -130,4 +131,4 @@ def test_the_validation_split_judges_and_does_nothing_else(measured):
     train, val, curve = measured
     wrong_labels = replace(val, labels=(val.labels + 1) % 10)
     wrong = measure_curve("ridge", fit_problem(train, wrong_labels, classes=10, options=RIDGE), draws=2)
-    assert not (wrong.correct & curve.correct[:, :2]).any()
+    assert not (wrong.per_sample & curve.per_sample[:, :2]).any()

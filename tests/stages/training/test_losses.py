@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from stages.training.evaluation import evaluate_loss, predict
+from stages.training.evaluation import predict
 from stages.training.losses import TaskLoss, statistics_of
 from stages.training.lr_schedules import LRScheduleConfig
-from tests.stages.training.blobs import CLASSES, TASK, TRAIN, VAL, batches_of, small_network, train_blobs
+from tests.stages.training.blobs import CLASSES, TASK, VAL, batches_of, small_network, train_blobs
 
 LOGITS = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -91,18 +91,3 @@ def test_mixed_samples_are_trained_on_by_all_their_shares():
     assert abs(of_shares - of_largest.item()) > 1e-3 * of_shares  # the most likely label alone costs something else
     trained = train_blobs(small_network(), 8, train_batches=mixed)
     assert trained.best.val_score > 0.8
-
-
-def test_probabilities_are_rows_that_sum_to_one_in_evaluation_mode():
-    model = small_network().train()
-    probabilities = predict(model, VAL[0].split(50), TASK)
-    assert probabilities.shape == (240, 3)
-    assert torch.allclose(probabilities.sum(dim=1), torch.ones(240))
-    assert torch.equal(probabilities, predict(model, VAL[0].split(50), TASK))
-
-
-def test_the_validation_loss_is_that_of_all_samples_however_they_are_batched():
-    model = small_network()
-    whole = evaluate_loss(model, [TRAIN], TASK)
-    parts = evaluate_loss(model, zip(TRAIN[0].split(37), TRAIN[1].split(37), strict=True), TASK)
-    assert whole == pytest.approx(parts, rel=1e-6)

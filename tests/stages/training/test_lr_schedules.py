@@ -1,5 +1,3 @@
-from typing import get_args
-
 import numpy as np
 import pytest
 import torch
@@ -8,10 +6,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cache.errors import UsageError
-from stages.training.lr_schedules import Kind, LRScheduleConfig, lr_trace, make_schedule
+from stages.config.registry import SCHEDULES
+from stages.training.lr_schedules import LRScheduleConfig, lr_trace, make_schedule
 from stages.training.optim import create_optimizer
 
-KINDS = st.sampled_from(get_args(Kind))
+KINDS = st.sampled_from(list(SCHEDULES.declared))
 CYCLES = ("triangular", "triangular2", "exp_range")
 
 

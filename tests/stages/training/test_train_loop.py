@@ -8,7 +8,9 @@ import torch
 from cache.errors import CutonceError, DataError, UsageError
 from stages.training.config import TrainConfig
 from stages.training.evaluation import evaluate_loss
+from stages.training.history import Epoch, Validation
 from stages.training.lr_schedules import LRScheduleConfig
+from stages.training.train_loop import Contender, run_epochs
 from tests.stages.training.blobs import BATCHES, TASK, TRAIN, VAL, batches_of, same, small_network, train_blobs
 
 
@@ -248,12 +250,6 @@ def test_impossible_options_are_refused(options, said):
         TrainConfig(3, **options)
 
 
-@pytest.mark.parametrize("ema", [0.0, 1.0])
-def test_an_impossible_average_is_refused(ema):
-    with pytest.raises(UsageError, match="`model_ema_decay`"):
-        train_blobs(small_network(), 1, options={"model_ema_decay": ema})
-
-
 def test_what_a_step_draws_depends_on_its_place_alone():
     first, second = small_network(), small_network()
     train_blobs(first, 2)
@@ -267,3 +263,48 @@ def test_what_a_step_draws_depends_on_its_place_alone():
     train_blobs(second, 2, train_batches=drawing)
     assert same(first, second)
     assert len(TRAIN[0]) == 240
+
+
+class SideBySide:
+    """Models whose validation losses are known from the start; weights are the epoch they are of."""
+
+    def __init__(self, *losses):
+        self.losses, self.epochs, self.ended = losses, [], 0
+
+    def train_epoch(self, epoch):
+        self.epochs.append(epoch)
+
+    def validate(self):
+        return [Validation(losses[self.epochs[-1] - 1], 0.0, -losses[self.epochs[-1] - 1]) for losses in self.losses]
+
+    def row(self, index, validation, seconds):
+        if math.isnan(validation.loss):
+            return None
+        return Epoch(self.epochs[-1], 0.0, 0.0, validation.loss, validation.score, 0.0, seconds)
+
+    def snapshot(self, index):
+        return {"epoch": torch.tensor(self.epochs[-1])}
+
+    def end_epoch(self):
+        self.ended += 1
+
+
+def test_models_side_by_side_each_keep_their_best_epoch_and_stop_for_themselves():
+    trainee = SideBySide(
+        [3.0, 2.0, 2.5, 2.5, 0.0, 0.0], [3.0, math.nan, 1.0, 1.0, 1.0, 1.0], [9.0, 8.0, 7.0, 9.0, 9.0, 0.0]
+    )
+    contenders = [Contender() for _ in trainee.losses]
+    run_epochs(trainee, contenders, range(1, 7), patience=2)
+    assert trainee.epochs == [1, 2, 3, 4, 5]  # then all have stopped
+    assert trainee.ended == 5
+    assert [len(contender.result.history) for contender in contenders] == [4, 1, 5]
+    assert [contender.lost for contender in contenders] == [False, True, False]
+    assert [int(contender.best_weights["epoch"]) for contender in contenders] == [2, 1, 3]
+    assert [contender.result.best.epoch for contender in contenders] == [2, 1, 3]
+
+
+def test_what_is_not_validated_trains_all_epochs_without_a_history():
+    trainee = SideBySide()
+    run_epochs(trainee, [Contender()], range(4, 7), patience=1)
+    assert trainee.epochs == [4, 5, 6]
+    assert trainee.ended == 3

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from cache.errors import CutonceError, UsageError
+from cache.errors import CutonceError
 from stages.network.freezing import lock_eval_mode
-from stages.training.amp import MixedPrecision
 from stages.training.config import TrainConfig
 from stages.training.optim import create_optimizer, parameter_groups
 from stages.training.train_step import TrainStep
@@ -165,8 +164,3 @@ def test_float16_gradients_that_overflow_leave_no_trace_and_the_next_are_scaled_
     losses = [step([(IMAGES, LABELS)], 1).loss for _ in range(4)]
     assert losses[0] == first
     assert losses[-1] < losses[0]
-
-
-def test_float16_where_gradients_cannot_be_scaled_is_refused():
-    with pytest.raises(UsageError, match=r"`amp_dtype` fp16 .* use bf16"):
-        MixedPrecision("fp16", torch.device("mps"))

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from cache.errors import UsageError
-from stages.config.augment_grammar import TRANSFORMS
+from stages.config.augment_grammar import OPS
 from stages.data.augment.policy import augmentation
 from stages.data.images.preprocessing import Preprocessing
 from tests.stages.data.pictures import photograph, pixels
 
 PREPROCESSING = Preprocessing(48, 56, "bicubic")
 PRESETS = ("none", "light", "medium", "strong")
-SINGLE = tuple(TRANSFORMS)
+SINGLE = tuple(OPS.declared)
 LONG = "crop(0.4)+flip+rot90+rotation(20)+perspective+colorjitter(0.3)+grayscale+blur(1)+randomerasing(0.5)"
 RANDOM = (*PRESETS[1:], *SINGLE, LONG)
 PHOTO = torch.from_numpy(pixels(photograph(90, 70)).copy())

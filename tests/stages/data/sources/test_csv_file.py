@@ -4,7 +4,7 @@ import pytest
 
 from cache.errors import DataError
 from stages.config.data import DataConfig
-from stages.data.sources.csv_file import list_csv
+from stages.data.sources.csv_file import list_csv, read_image_table
 
 
 def listed(path):
@@ -34,6 +34,32 @@ def test_the_group_is_read_where_there_is_one(tmp_path):
     assert listing.groups == ["007", "", "7"]
     assert listed(write(tmp_path, "path,label,group\na.jpg,cat,\nb.jpg,dog,\n")).groups == []
     assert listed(write(tmp_path, "path,label\na.jpg,cat\nb.jpg,dog\n")).groups == []
+
+
+def test_columns_of_other_names_are_kept_as_they_are_written(tmp_path):
+    table = write(tmp_path, 'path,Age, site ,LABEL,Note\na.jpg, 7,x,cat,"two\nlines, quoted"\nb.jpg,8,y,dog\n')
+    assert listed(table).extra == {"Age": [" 7", "8"], "site": ["x", "y"], "Note": ["two\nlines, quoted", ""]}
+    assert listed(table).select([1]).extra == {"Age": ["8"], "site": ["y"], "Note": [""]}
+
+
+def test_columns_that_are_read_and_those_without_a_name_are_no_extra_ones(tmp_path):
+    text = ",path,label,Split,stratum,group,KEY\n0,a.jpg,cat,train,x,g,00\n1,b.jpg,dog,test,y,h,11\n"
+    assert listed(write(tmp_path, text)).extra == {}
+
+
+def test_a_table_of_images_needs_no_labels_and_gives_all_it_says(tmp_path):
+    table = write(tmp_path, "\ufeff,PATH,Label,Age\n0,a.jpg, cat ,7\n1,/data/b.jpg\n")
+    assert read_image_table(table) == [
+        (str(tmp_path / "a.jpg"), {"label": " cat ", "Age": "7"}),
+        ("/data/b.jpg", {"label": "", "Age": ""}),
+    ]
+
+
+def test_what_is_wrong_with_a_table_of_images_is_named(tmp_path):
+    with pytest.raises(DataError, match="has no column path; the first line must name the column path"):
+        read_image_table(write(tmp_path, "file\na.jpg\n"))
+    with pytest.raises(DataError, match="line 3: no path"):
+        read_image_table(write(tmp_path, "path,age\na.jpg,1\n,2\n"))
 
 
 def test_relative_paths_start_at_the_table_and_absolute_ones_stay(tmp_path):

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache.errors import UsageError
+from stages.config.registry import POOLINGS
 from stages.network.graph.cuts import Cut
-from stages.network.graph.pooling import KINDS, Pool
+from stages.network.graph.pooling import Pool
 from tests.stages.network.networks import graph, images
 
 
@@ -18,7 +19,7 @@ def cut(shape, layout, prefix=0, class_token=False):
 MAP, ROWS, TOKENS = cut((4, 3, 3), "nchw"), cut((3, 3, 4), "nhwc"), cut((11, 4), "tokens", 2, True)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "cls"])
+@pytest.mark.parametrize("kind", [kind for kind in POOLINGS.declared if kind != "cls"])
 @pytest.mark.parametrize("at", [MAP, ROWS, TOKENS, cut((5,), "vector")])
 def test_shape_is_that_of_the_pooled_row(kind, at):
     pool = Pool(kind, at)
@@ -62,7 +63,7 @@ def test_vectors_stay_as_they_are():
 def test_class_token_where_there_is_none_is_refused_with_what_fits(at):
     with pytest.raises(UsageError, match=r"'here' .* has no class token.*avg, max, avgmax and none"):
         Pool("cls", at)
-    with pytest.raises(UsageError, match="no pooling 'mean'"):
+    with pytest.raises(UsageError, match="`pool` mean: there is no such pooling; there are avg, max"):
         Pool("mean", at)
 
 

@@ -1,0 +1,120 @@
+"""A trained method as one file, without the run that it came from.
+
+A format is a function under :func:`register_model_format`, here or in a file of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cache.atomic_write import atomic_path
+from cache.errors import CutonceError
+from pipeline.experiment.model_store import ModelCard, open_model
+from pipeline.options.export_formats import MODEL_FORMATS, ExportFormat, writer_of
+from stages.extraction.extractor import Extractor
+from stages.finetuning.transfer_model import TransferModel
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained method, ready for images.
+
+    Attributes
+    ----------
+    card : ModelCard
+        What it stands on.
+    extractor : Extractor
+        Its network, with the preprocessing.
+    transfer : TransferModel
+        What was trained, and where it joins the network.
+    """
+
+    card: ModelCard
+    extractor: Extractor
+    transfer: TransferModel
+
+
+WriteModel = Callable[[TrainedModel, Path], None]
+"""Writes a model into a file that is given its name when it is whole."""
+
+
+def register_model_format(
+    ending: str, *, needs: str = "", install: str = "", help_text: str = ""
+) -> Callable[[WriteModel], WriteModel]:
+    """Make a function what writes models into files whose names end so.
+
+    Parameters
+    ----------
+    ending
+        With its point, in small letters: ``.safetensors``.
+    needs, install
+        As in :class:`~pipeline.options.export_formats.ExportFormat`; literals in our own files.
+    help_text
+        What it is, in a few words; by default the beginning of the docstring.
+
+    Raises
+    ------
+    UsageError
+        If another function is registered for the ending.
+    """
+
+    def register(write: WriteModel) -> WriteModel:
+        MODEL_FORMATS.register(ExportFormat(ending, needs, install, help_text=help_text), write)
+        return write
+
+    return register
+
+
+def export_model(directory: Path, path: Path, device: str = "auto") -> TrainedModel:
+    """Write a trained method into one file; return what was written.
+
+    ``.safetensors``
+        Tensors `head.*` and, after fine-tuning, `top.*`, by their names in the modules; in the metadata, as JSON,
+        `model` (what it stands on) and `head` (what it takes to build the head again).
+
+    Parameters
+    ----------
+    directory : Path
+        Of the method, in a run.
+    path : Path
+        Its ending names the format. It appears when all is written.
+    device : str
+        Where the model is opened.
+
+    Raises
+    ------
+    UsageError
+        If the format is not known, or needs a package that is not there.
+    DataError
+        If the directory holds no complete model.
+    WeightsError
+        If the weights of its network are no longer those it was trained on.
+    CutonceError, OSError
+        If the file cannot be written.
+    """
+    write: WriteModel = writer_of(MODEL_FORMATS, path)
+    model = TrainedModel(*open_model(directory, device))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        write(model, temporary)
+    return model
+
+
+@register_model_format(".safetensors")
+def write_safetensors(model: TrainedModel, path: Path) -> None:
+    """Tensors of the head and of what was fine-tuned, with the model card as metadata."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    head = model.transfer.model.head
+    tensors = {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+    tensors |= {f"top.{name}": tensor for name, tensor in model.transfer.without_auxiliary_heads().items()}
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    metadata = {"model": json.dumps(asdict(model.card)), "head": json.dumps(head.config)}
+    try:
+        save_file(copies, path, metadata)
+    except SafetensorError as error:
+        raise CutonceError(f"the safetensors file cannot be written: {error}") from error

@@ -1,0 +1,94 @@
+"""What settings are compared by is the task's."""
+
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score
+
+from cache.errors import UsageError
+from stages.config.heads import HeadConfig
+from stages.fitting.feature_rows import FeatureRows
+from stages.fitting.fit_head import train_head
+from stages.fitting.problem import FitProblem
+from stages.fitting.scores import selection_score
+from tests.stages.fitting.rows_of_digits import numbered_classes
+from tests.stages.fitting.tags import Tags, tagged
+
+
+@given(st.integers(1, 60), st.integers(2, 5), st.integers(0, 99))
+def test_classes_are_scored_by_accuracy_or_where_they_weigh_the_same_by_their_mean_recall(count, classes, seed):
+    generator = np.random.default_rng(seed)
+    outputs, labels = (
+        generator.normal(size=(count, classes)).astype(np.float32),
+        generator.integers(classes, size=count),
+    )
+    labels = np.where(generator.random(count) < 0.5, outputs.argmax(axis=1), labels)
+    task, predicted = numbered_classes(classes), outputs.argmax(axis=1)
+    assert selection_score(task, outputs, labels, balanced=False) == (predicted == labels).mean()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of classes that are predicted and never true
+        assert selection_score(task, outputs, labels, balanced=True) == balanced_accuracy_score(labels, predicted)
+
+
+def test_outputs_that_an_activation_would_round_to_a_tie_are_told_apart():
+    outputs = np.array([[0.1, np.nextafter(np.float32(0.1), np.float32(1))]], dtype=np.float32)
+    assert (torch.from_numpy(outputs).softmax(dim=1) == 0.5).all()
+    assert selection_score(numbered_classes(2), outputs, np.array([1]), balanced=False) == 1
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_of_a_metric_whose_lower_values_are_better_the_lowest_scores_best(balanced):
+    task, target = Tags(2), np.array([[1, 0], [0, 0]], np.float32)
+    right, half = np.array([[2, -2], [-1, -3]], np.float32), np.array([[2, 2], [-1, 3]], np.float32)
+    assert selection_score(task, right, target, balanced=balanced) == 0
+    assert selection_score(task, half, target, balanced=balanced) == -0.5
+
+
+def test_a_head_that_diverged_scores_below_all_others():
+    outputs = np.array([[np.nan, 1.0]], np.float32)
+    assert selection_score(Tags(2), outputs, np.zeros((1, 2), np.float32), balanced=False) == float("-inf")
+
+
+def test_settings_of_a_task_without_strata_are_cross_validated_all_the_same():
+    rows, tags = tagged(60)
+    parts = (FeatureRows(rows[part], tags[part]) for part in (slice(40), slice(40, None)))
+    problem = FitProblem(*parts, Tags(3), HeadConfig(), 0, torch.device("cpu"))
+    assert len(problem.cv.splits) == 5
+    assert sorted(np.concatenate([scored for _, scored in problem.cv.splits])) == list(range(60))
+    with pytest.raises(UsageError, match=r"`head` ridge is for the task single_label, not for tags; no head is"):
+        train_head("ridge", problem)
+
+
+def test_a_head_that_is_not_for_a_task_names_those_that_are():
+    code = """
+import torch
+from cache.errors import UsageError
+from stages.config.heads import HeadConfig
+from stages.fitting.feature_rows import FeatureRows
+from stages.fitting.fit_head import train_head
+from stages.fitting.problem import FitProblem
+from stages.fitting.registry import register_head
+from stages.tasks.base import register_task, task_names
+from tests.stages.fitting.tags import Tags, tagged
+register_task("tags")(Tags)
+register_head("planes", label="planes", tasks=("tags",))(lambda problem: print("FITTED"))
+rows, tags = tagged()
+problem = FitProblem(FeatureRows(rows, tags), FeatureRows(rows, tags), Tags(3), HeadConfig(), 0, torch.device("cpu"))
+print(task_names())
+for name in ("logistic", "mlp"):
+    try: train_head(name, problem)
+    except UsageError as error: print(error)
+try: train_head("planes", problem)
+except AttributeError: pass
+"""
+    said = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert "('single_label', 'tags')" in said
+    for name in ("logistic", "mlp"):
+        assert f"`head` {name} is for the task single_label, not for tags; take one that is: planes\n" in said
+    assert "FITTED" in said

@@ -1,0 +1,39 @@
+"""One temperature: where the task's loss is lowest."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from stages.fitting.temperature import fit_temperature
+from tests.stages.fitting.rows_of_digits import numbered_classes
+from tests.stages.fitting.tags import Tags
+
+
+def margins_of_classes(seed=0):
+    """Return margins that are five times the logits that the labels were drawn by, and the labels."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(size=(4000, 3)) * 1.5
+    labels = (logits + generator.gumbel(size=logits.shape)).argmax(axis=1)
+    return (5 * logits).astype(np.float32), labels
+
+
+def test_margins_divided_by_the_temperature_are_the_logits_that_labels_follow():
+    assert fit_temperature(numbered_classes(3), *margins_of_classes()) == pytest.approx(5, rel=0.1)
+
+
+def test_no_temperature_beside_it_has_a_lower_loss():
+    margins, labels = margins_of_classes()
+    best = fit_temperature(numbered_classes(3), margins, labels)
+    losses = [
+        float(functional.cross_entropy(torch.from_numpy(margins).double() / (factor * best), torch.from_numpy(labels)))
+        for factor in (0.9, 1.0, 1.1)
+    ]
+    assert losses[1] == min(losses)
+
+
+def test_another_task_is_calibrated_by_its_own_loss():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(2000, 2)) * 2
+    drawn = (logits + generator.logistic(size=logits.shape) > 0).astype(np.float32)
+    assert fit_temperature(Tags(2), 7 * logits, drawn) == pytest.approx(7, rel=0.1)
