@@ -9,11 +9,10 @@ NAMES = [
     *("torch._subclasses.fake_tensor.FakeTensorMode", "torch.multiprocessing.reductions.StorageWeakRef"),
     *("torch.utils._pytree.tree_leaves", "torch.utils._python_dispatch.TorchDispatchMode"),
     *("torch.backends.mha.set_fastpath_enabled", "torch.backends.mha.get_fastpath_enabled"),
-    *("torch.default_generator", "torch._sample_dirichlet", "torch.nn.modules.conv._ConvNd"),
-    *("torch.distributed.distributed_c10d.PrefixStore", "torch.distributed.rendezvous.rendezvous"),
+    *("torch.default_generator", "torch._sample_dirichlet"),
+    "torch.distributed.rendezvous.rendezvous",
     *("torchvision.models.feature_extraction.NodePathTracer", "timm.models.get_notrace_modules"),
-    *("timm.models.get_notrace_functions", "timm.optim._optim_factory.create_optimizer_v2"),
-    *("timm.optim._optim_factory.get_optimizer_class", "timm.optim._optim_factory.list_optimizers"),
+    "timm.models.get_notrace_functions",
 ]
 
 

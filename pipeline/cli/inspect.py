@@ -41,7 +41,7 @@ def inspect(
     from stages.extraction.extractor import build_extractor
     from stages.extraction.read_features import drop_unreadable, read_features
     from stages.inspection.class_balance import Balance
-    from stages.inspection.inspect import inspect_features, require_threshold
+    from stages.inspection.inspect import FeatureTable, inspect_features, require_threshold
     from stages.inspection.label_errors import require_cleanlab
 
     require_cleanlab()
@@ -56,17 +56,15 @@ def inspect(
     notes = [*manifest.notes, *extractor.notes]
     notes += [f"not readable: {location}: {reason}" for location, reason in extraction.skipped]
     manifest = drop_unreadable(extractor, manifest)
-    found = inspect_features(
+    table = FeatureTable(
         read_features(extractor, manifest),
         manifest.targets,
         manifest.splits,
         manifest.keys,
         manifest.task,
-        seed,
-        groups=manifest.groups,
-        threshold=threshold,
-        device=extractor.device,
+        manifest.groups,
     )
+    found = inspect_features(table, seed, threshold=threshold, device=extractor.device)
     backbone = f"{extractor.backbone.name} at {extractor.cut_names}"
     balance = Balance.of(manifest.targets, manifest.splits, manifest.class_names)
     report = InspectionReport(manifest, found, balance, threshold, data.data, backbone, notes)

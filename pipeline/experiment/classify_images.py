@@ -71,7 +71,7 @@ def predict_images(
     model : Path
         The folder of a trained method: ``RUN/seed-0/linear-logistic``.
     images : sequence of Path
-        Files, and folders that are searched.
+        Files, folders that are searched, and CSV files that list images in the column path.
     device : str
     backbone : nn.Module or Backbone, optional
         The network it was trained on, where that was handed in from Python.

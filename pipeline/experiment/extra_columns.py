@@ -52,8 +52,6 @@ def _of_predictions(predictions: Predictions, samples: Manifest | None) -> dict[
     for key, location in zip(predictions.keys.tolist(), predictions.locations.tolist(), strict=True):
         # copies of an image may differ in what is said of them; files may have moved since they were predicted
         copies = rows_of[key.decode()]
-        row = next((copy for copy in copies if samples.locations[copy] == location), copies[0] if copies else None)
-        if row is not None:
-            copies.remove(row)
-        rows.append(row)
+        copies.sort(key=lambda copy: samples.locations[copy] != location)
+        rows.append(copies.pop(0) if copies else None)
     return {name: ["" if row is None else column[row] for row in rows] for name, column in samples.extra.items()}

@@ -99,7 +99,7 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
             method=trained.method,
             name=name,
             settings={**trained.settings, **shown},
-            val_score=trained.val_accuracy,
+            val_score=trained.val_score,
             predictions=predictions_of(experiment.task, experiment.split("test"), probabilities),
             costs=(training, testing),
             trainable_parameters=trained.trainable_parameters,

@@ -19,7 +19,7 @@ from stages.data.manifest import Manifest
 
 
 class CachedDataset(Dataset[tuple[Any, Any]]):
-    """The cached features of a manifest's samples, with their labels.
+    """The cached features of a manifest's samples, with their targets.
 
     A batch is one sorted read where the loader asks for it as a whole, as ``DataLoader`` does. No file stays open, so
     it may be pickled, and used by the workers of a loader whether they are forked or spawned.
@@ -37,13 +37,14 @@ class CachedDataset(Dataset[tuple[Any, Any]]):
     transform : callable, optional
         Of the features, a float32 tensor [*row_shape].
     target_transform : callable, optional
-        Of the label, an int64 tensor [].
+        Of the target, a tensor as the manifest's task loads it: int64 [] for one class a sample.
 
     Attributes
     ----------
     manifest : Manifest
         The samples, in the order of the items.
     class_names : tuple of str
+        In the order of their numbers; none where the task has no classes.
     views : tuple of int
         Those that are drawn from.
 
@@ -83,21 +84,21 @@ class CachedDataset(Dataset[tuple[Any, Any]]):
         return len(self.manifest)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        """Return (features, label) of one sample."""
+        """Return (features, target) of one sample."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Any, Any]]:
-        """Return (features, label) of some samples, read at once."""
+        """Return (features, target) of some samples, read at once."""
         places = np.array([self._place(index) for index in indices], dtype=np.int64)
         drawn = torch.randint(len(self.views), (len(places),)).numpy() if len(self.views) > 1 else np.zeros(len(places))
         items: list[tuple[Any, Any]] = [(None, None)] * len(places)
         for number in np.unique(drawn):
             some = np.flatnonzero(drawn == number)
             for item, row in zip(some, self._read(places[some], self.views[int(number)]), strict=True):
-                label = torch.tensor(self.manifest.targets[places[item]])
+                target = torch.tensor(self.manifest.targets[places[item]])
                 items[item] = (
                     self.transform(row) if self.transform else row,
-                    self.target_transform(label) if self.target_transform else label,
+                    self.target_transform(target) if self.target_transform else target,
                 )
         return items
 

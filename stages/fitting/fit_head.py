@@ -60,8 +60,8 @@ class HeadResult:
         selected setting.
     module_train_only : Head
         The same head fitted on train alone: what fine-tuning starts from, since it validates on the validation split.
-    val_accuracy, val_loss : float
-        Of `module_train_only` on the validation split.
+    val_score, val_loss : float
+        Primary metric of the task, and mean loss, of `module_train_only` on the validation split.
     settings : dict
         What was chosen.
     selection : list of dict
@@ -73,7 +73,7 @@ class HeadResult:
     name: HeadName
     module: Head
     module_train_only: Head
-    val_accuracy: float
+    val_score: float
     val_loss: float
     settings: dict[str, Any] = field(default_factory=dict)
     selection: list[dict[str, Any]] = field(default_factory=list)
@@ -118,13 +118,13 @@ def train_head(name: HeadName, problem: FitProblem) -> HeadResult:
     require_learnable(problem.train, problem.val, problem.task)
     _require_row_kind(kind, problem)
     fitted = fit(problem)
-    val_loss, val_accuracy = evaluate_loss(fitted.head_train_only, _labelled_batches(problem.val), problem.task)
+    val_loss, val_score = evaluate_loss(fitted.head_train_only, _labelled_batches(problem.val), problem.task)
     settings = {"refitted on": "train+val", **fitted.settings}
     return HeadResult(
         name,
         fitted.head,
         fitted.head_train_only,
-        val_accuracy,
+        val_score,
         val_loss,
         settings,
         fitted.candidates,

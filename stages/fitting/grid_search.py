@@ -266,7 +266,7 @@ def cross_val_proba(
     for c in values:
         with one_thread_per_fit():
             done = Parallel(n_jobs=jobs, prefer="threads")(
-                delayed(_fold_proba)(make_of, c, state, features, labels, *fold)
+                delayed(_fold_proba)(make_of, c, state, features, labels, fold)
                 for state, fold in zip(states, folds, strict=True)
             )
         states = [state for state, _ in done]
@@ -288,10 +288,10 @@ def _fold_proba(
     state: Any,
     features: NDArray[Any],
     labels: NDArray[np.int64],
-    fitted: NDArray[np.int64],
-    left_out: NDArray[np.int64],
+    fold: tuple[NDArray[np.int64], NDArray[np.int64]],
 ) -> tuple[Any, NDArray[np.float32]]:
     """Go on with a fold at another C; return the state, and the probabilities of the rows that were left out."""
+    fitted, left_out = fold
     rows = np.empty((len(fitted), features.shape[1]), np.float32)
     for at in range(0, len(fitted), _PROBA_ROWS):
         rows[at : at + _PROBA_ROWS] = features[fitted[at : at + _PROBA_ROWS]]

@@ -67,32 +67,45 @@ def require_threshold(threshold: float) -> None:
         raise UsageError(f"`threshold` {threshold} must lie between 0.5 and 1: it is a cosine, and 1 is the same image")
 
 
-def inspect_features(
-    features: NDArray[Any],
-    labels: NDArray[np.int64],
-    splits: list[str],
-    keys: list[str],
-    task: Task,
-    seed: int,
-    *,
-    groups: Sequence[str] = (),
-    threshold: float = THRESHOLD,
-    device: torch.device,
-) -> Inspection:
-    """Look for label errors, near-duplicates and outliers.
+@dataclass(frozen=True)
+class FeatureTable:
+    """Features, and what is known of the samples that they are of.
 
-    Parameters
+    Attributes
     ----------
     features : ndarray [n, d]
-        Float16 or float32. Beyond them, memory for about a gigabyte is needed.
-    labels : ndarray of int64 [n]
+        Float16 or float32.
+    targets : ndarray of int64 [n]
     splits, keys : list of str
     task : Task
         Of one class a sample.
     groups : sequence of str
         What each sample is of, '' where it is on its own; empty where nothing is known.
+    """
+
+    features: NDArray[Any]
+    targets: NDArray[np.int64]
+    splits: list[str]
+    keys: list[str]
+    task: Task
+    groups: Sequence[str] = ()
+
+
+def inspect_features(
+    table: FeatureTable, seed: int, *, threshold: float = THRESHOLD, device: torch.device
+) -> Inspection:
+    """Look for label errors, near-duplicates and outliers.
+
+    Parameters
+    ----------
+    table : FeatureTable
+        Beyond it, memory for about a gigabyte is needed.
+    seed : int
+        Draws the folds that label errors are looked for in.
     threshold : float
         Cosine from which on two images are near-duplicates.
+    device : torch.device
+        Where neighbors are looked for.
 
     Raises
     ------
@@ -101,6 +114,7 @@ def inspect_features(
     DataError
         If there is a single class.
     """
+    features, targets = table.features, table.targets
     if features.ndim != 2:
         raise UsageError(
             f"images are compared by vectors, but the cached features have the shape {features.shape[1:]}; "
@@ -109,26 +123,28 @@ def inspect_features(
     require_threshold(threshold)
     directions = UnitFeatures(features, device, centered=True)
     neighbors = find_neighbors(directions, REFERENCE_NEIGHBOR, threshold)
-    copies = find_duplicates(directions, neighbors, threshold, keys, splits)
-    together = merge_groups(np.arange(len(labels)), np.concatenate([equal_pairs(keys), equal_pairs(groups)]))
+    copies = find_duplicates(directions, neighbors, threshold, table.keys, table.splits)
+    together = merge_groups(
+        np.arange(len(targets)), np.concatenate([equal_pairs(table.keys), equal_pairs(table.groups)])
+    )
     notes = []
     same = np.array([(copy.place, copy.other) for copy in copies], dtype=np.int64).reshape(-1, 2)
-    shown_twice = merge_groups(np.arange(len(labels)), same)
+    shown_twice = merge_groups(np.arange(len(targets)), same)
     largest = int(np.bincount(shown_twice).max())
-    if largest > max(LARGEST_GROUP * len(labels), REFERENCE_NEIGHBOR):
+    if largest > max(LARGEST_GROUP * len(targets), REFERENCE_NEIGHBOR):
         notes.append(
-            f"{largest:,} of {len(labels):,} images are one group of near-duplicates: either they are frames of one "
+            f"{largest:,} of {len(targets):,} images are one group of near-duplicates: either they are frames of one "
             "scene, or these features hardly tell the images apart; try a higher `threshold`, or another `backbone`"
         )
     else:  # a wrong label would be confirmed by a copy with the same wrong label among the rows that are fitted
         together = merge_groups(together, same)
-    probabilities = out_of_fold_probabilities(features, labels, task, seed, together)
+    probabilities = out_of_fold_probabilities(features, targets, table.task, seed, together)
     reach = distances_to_neighbor(UnitFeatures(features, device, centered=False), seed)
-    statistics = task.statistic(torch.from_numpy(probabilities), torch.from_numpy(labels))
+    statistics = table.task.statistic(torch.from_numpy(probabilities), torch.from_numpy(targets))
     return Inspection(
-        find_label_errors(labels, probabilities),
+        find_label_errors(targets, probabilities),
         copies,
-        find_outliers(reach, labels),
-        find_metric(task).score(statistics),
+        find_outliers(reach, targets),
+        find_metric(table.task).score(statistics),
         notes,
     )

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 from torchvision.ops import FrozenBatchNorm2d
 
 from cache.errors import UsageError
@@ -22,6 +21,9 @@ from stages.network.module_paths import has_prefix, require_known
 from stages.runtime.seeding import seed_from
 
 Scheme = Literal["kaiming", "xavier"]
+
+_Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+"""All that torch has; its own base class of them is not public."""
 
 _Draw = Callable[[tuple[int, ...], torch.Generator], torch.Tensor]
 """A shape and where random numbers come from -> numbers, float64."""
@@ -112,7 +114,7 @@ def _own_state(layer: nn.Module) -> dict[str, torch.Tensor]:
 
 def _draw(layer: nn.Module, name: str, full: str, scheme: Scheme) -> _Draw:
     """Return how a parameter or statistic of a layer is drawn."""
-    if isinstance(layer, _ConvNd | nn.Linear) and name == "weight":
+    if isinstance(layer, _Convolution | nn.Linear) and name == "weight":
         return _weights(scheme, *_fans(layer))
     if isinstance(layer, nn.MultiheadAttention) and _PROJECTIONS.fullmatch(name):
         # Queries, keys and values each are a linear layer, also where they lie in one matrix.
@@ -131,7 +133,7 @@ def _draw(layer: nn.Module, name: str, full: str, scheme: Scheme) -> _Draw:
 
 def _initial_value(layer: nn.Module, name: str) -> float | None:
     """Return what a parameter or statistic begins at, where that is one number."""
-    if isinstance(layer, _ConvNd | nn.Linear):
+    if isinstance(layer, _Convolution | nn.Linear):
         return {"bias": 0.0, "gain": 1.0}.get(name)
     if _is_normalization(layer):
         return {**_STATISTICS, "weight": 1.0, "bias": 0.0}.get(name)
@@ -155,7 +157,7 @@ def _is_grn(layer: nn.Module) -> bool:
     return type(layer).__name__ == "GlobalResponseNorm"
 
 
-def _fans(layer: _ConvNd | nn.Linear) -> tuple[int, int]:
+def _fans(layer: _Convolution | nn.Linear) -> tuple[int, int]:
     """Return how many inputs reach an output, and how many outputs an input reaches.
 
     ``nn.init`` reckons with the shape of the weights alone, which is wrong by the number of groups (for a depthwise

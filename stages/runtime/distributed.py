@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import torch
 import torch.distributed
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # documented, if not declared
 from torch.distributed.rendezvous import rendezvous
 
 _PATIENCE = timedelta(days=7)

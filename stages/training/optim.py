@@ -10,7 +10,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from timm.optim._optim_factory import create_optimizer_v2, get_optimizer_class, list_optimizers
+from timm.optim import (  # type: ignore[attr-defined]  # what timm documents, if it does not declare it
+    create_optimizer_v2,
+    get_optimizer_class,
+    list_optimizers,
+)
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 

@@ -11,12 +11,10 @@ from pipeline.cli.cache.flags import CacheFolder
 from pipeline.options.export_formats import EXPORT_FORMATS
 from stages.config.features import FeatureConfig
 
-_formats = ", ".join(EXPORT_FORMATS.named_help_texts())
-
 
 def export(
     fingerprint: str,
-    out: Annotated[Path, Parameter(help=f"The file; its ending names the format: {_formats}.")],
+    out: Annotated[Path, Parameter(help=f"The file; its ending: {', '.join(EXPORT_FORMATS.named_help_texts())}.")],
     /,
     *,
     manifest: Path | None = None,
@@ -26,8 +24,7 @@ def export(
     """Write the features of one cache into one file for other programs, with keys, paths, labels and splits.
 
     The numbers are those of the cache, bit for bit. Without --manifest there are keys and features only, in the order
-    in which they are stored. Parquet is written a few megabytes at a time and needs `pip install 'cutonce[parquet]'`;
-    the other two need memory for all features.
+    in which they are stored. Parquet needs `pip install 'cutonce[parquet]'`; the other two, memory for all features.
 
     Try:
 

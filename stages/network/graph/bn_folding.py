@@ -109,11 +109,16 @@ def _open_sequentials(graph: fx.Graph, network: nn.Module) -> None:
         if isinstance(layer, nn.Sequential) and type(layer).forward is nn.Sequential.forward:
             output = node.args[0]
             with graph.inserting_before(node):
-                for name in layer._modules:
+                for name in _child_names(layer):
                     output = graph.call_module(f"{node.target}.{name}", (output,))
                     waiting.append(output)
             node.replace_all_uses_with(output)
             graph.erase_node(node)
+
+
+def _child_names(layer: nn.Module) -> list[str]:
+    """Return the names of the layers in a layer, in order; one that is there twice has two."""
+    return [name for name, _ in layer.named_modules(remove_duplicate=False) if name and "." not in name]
 
 
 def _ends_a_pair(node: fx.Node, network: nn.Module) -> bool:

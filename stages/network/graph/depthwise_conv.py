@@ -43,9 +43,11 @@ def conv2d_with_weight(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor
     if isinstance(layer, Conv2dSame):
         x = pad_same(x, list(layer.kernel_size), list(layer.stride), list(layer.dilation))
         padding = (0, 0)
-    elif layer.padding_mode != "zeros" or isinstance(padding, str):
-        output: Tensor = layer._conv_forward(x, weight, bias)
-        return output
+    elif layer.padding_mode != "zeros":
+        x = functional.pad(x, _padding_of_sides(layer), mode=layer.padding_mode)
+        return functional.conv2d(x, weight, bias, layer.stride, 0, layer.dilation, layer.groups)
+    elif isinstance(padding, str):
+        return functional.conv2d(x, weight, bias, layer.stride, padding, layer.dilation, layer.groups)
     if x.device.type == "cpu" and torch.is_grad_enabled() and _has_slow_gradients(layer):
         if torch.is_autocast_enabled("cpu"):
             reduced = torch.get_autocast_dtype("cpu")
@@ -53,6 +55,16 @@ def conv2d_with_weight(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor
         if x.element_size() == 2:
             return depthwise(x, weight, bias, layer.stride, padding)
     return functional.conv2d(x, weight, bias, layer.stride, padding, layer.dilation, layer.groups)
+
+
+def _padding_of_sides(layer: nn.Conv2d) -> list[int]:
+    """Return how much is padded left, right, above and below: what `functional.conv2d` can do with zeros alone."""
+    if isinstance(layer.padding, str):  # of "same" an odd row or column goes to the right and below, as in torch
+        same = layer.padding == "same"
+        lost = [same * step * (side - 1) for side, step in zip(layer.kernel_size, layer.dilation, strict=True)]
+        return [part for total in reversed(lost) for part in (total // 2, total - total // 2)]
+    vertical, horizontal = layer.padding
+    return [int(part) for part in (horizontal, horizontal, vertical, vertical)]
 
 
 def _has_slow_gradients(layer: nn.Conv2d) -> bool:

@@ -69,7 +69,7 @@ def test_a_head_learns_and_its_probabilities_are_those_of_its_choice(head):
     probabilities = classifier.predict_proba(X)
     assert np.allclose(probabilities.sum(axis=1), 1)
     assert np.array_equal(classifier.classes_[probabilities.argmax(axis=1)], classifier.predict(X))
-    assert classifier.result_.val_accuracy > 0.8
+    assert classifier.result_.val_score > 0.8
 
 
 def test_a_fit_depends_on_the_random_state_alone():

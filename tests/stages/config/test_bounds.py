@@ -44,7 +44,7 @@ def test_words_it_knows_and_options_without_words_are_taken():
     ("config", "values", "message"),
     [
         (FeatureConfig, {"precision": "fp64"}, "`precision` 'fp64' must be one of fp32, bf16, fp16, auto."),
-        (FeatureConfig, {"pool": "mean"}, "`pool` 'mean' must be one of avg, max"),
+        (FeatureConfig, {"pool": "mean"}, "`pool` mean: there is no such pooling; there are avg, max"),
         (HeadConfig, {"scalers": ("minmax",)}, "`scalers` 'minmax' must be one of none, standard, l2"),
         (FinetuneConfig, {"amp_dtype": "fp64"}, "`amp_dtype` 'fp64' must be one of none, bf16, fp16, auto"),
     ],

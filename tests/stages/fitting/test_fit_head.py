@@ -47,7 +47,7 @@ def test_every_head_learns_digits(name):
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     accuracy = (probabilities.argmax(axis=1) == test.labels).mean()
     assert accuracy > (0.85 if name == "ncm" else 0.9)
-    assert abs(trained.val_accuracy - accuracy) < 0.06
+    assert abs(trained.val_score - accuracy) < 0.06
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -52,7 +52,7 @@ def test_a_head_swept_on_a_cluster_equals_the_one_swept_here_bit_for_bit(client,
     here, there = swept(name, options), swept_on_the_cluster(name, options)
     assert there.selection == here.selection
     assert there.settings == here.settings
-    assert (there.val_loss, there.val_accuracy) == (here.val_loss, here.val_accuracy)
+    assert (there.val_loss, there.val_score) == (here.val_loss, here.val_score)
     for module in ("module", "module_train_only"):
         weights, expected = getattr(there, module).state_dict(), getattr(here, module).state_dict()
         assert weights.keys() == expected.keys()

@@ -47,7 +47,7 @@ OTHERS = {
 
 def expected_deviation(layer, weight, scheme):
     """Of the weights of a layer, found with torch's own rule on the weights of one group."""
-    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+    if isinstance(layer, nn.ConvTranspose2d):
         weight = weight.transpose(0, 1)
         one_group = weight[: layer.out_channels // layer.groups, : layer.in_channels // layer.groups]
     else:
@@ -74,7 +74,7 @@ def check(module, scheme):
         state = {**dict(layer.named_parameters(recurse=False)), **dict(layer.named_buffers(recurse=False))}
         for name, tensor in state.items():
             full = f"{path}.{name}"
-            if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd) and name == "weight":
+            if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) and name == "weight":
                 assert_drawn(full, tensor, expected_deviation(layer, tensor, scheme))
             elif name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
                 projection = tensor[: layer.embed_dim]

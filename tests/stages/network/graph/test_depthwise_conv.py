@@ -91,11 +91,26 @@ def test_they_are_put_together_only_where_torch_is_slow(kernel, stride, autocast
         nn.Conv2d(8, 8, 5, padding=4, dilation=2, groups=8),
         nn.Conv2d(8, 8, 5, padding="same", groups=8),
         nn.Conv2d(8, 8, 5, padding=2, padding_mode="reflect", groups=8),
+        nn.Conv2d(8, 8, (5, 3), padding=(1, 2), padding_mode="circular"),
+        nn.Conv2d(8, 8, (4, 3), dilation=(1, 3), padding="same", padding_mode="replicate"),
+        nn.Conv2d(8, 8, 3, padding="valid", padding_mode="reflect"),
         nn.Conv2d(8, 16, 5, padding=2, groups=8),
         Conv2dSame(8, 8, 5, stride=2, groups=8),
         Conv2dSame(8, 4, 3, stride=2),
     ],
-    ids=["dense", "grouped", "dilated", "same", "reflected", "multiplied", "timm's depthwise", "timm's dense"],
+    ids=[
+        "dense",
+        "grouped",
+        "dilated",
+        "same",
+        "reflected",
+        "circular",
+        "replicated",
+        "valid",
+        "multiplied",
+        "timm's depthwise",
+        "timm's dense",
+    ],
 )
 def test_every_geometry_is_that_of_the_layer(layer):
     for theirs, ours in zip(*both(layer, random_images(8, 13)), strict=True):
