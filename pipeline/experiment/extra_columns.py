@@ -46,8 +46,8 @@ def _of_predictions(predictions: Predictions, samples: Manifest | None) -> dict[
     if samples is None:
         return {}
     rows_of: dict[str, list[int]] = defaultdict(list)
-    for row, key in enumerate(samples.keys):
-        rows_of[key].append(row)
+    for index, key in enumerate(samples.keys):
+        rows_of[key].append(index)
     rows: list[int | None] = []
     for key, location in zip(predictions.keys.tolist(), predictions.locations.tolist(), strict=True):
         # copies of an image may differ in what is said of them; files may have moved since they were predicted

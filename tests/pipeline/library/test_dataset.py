@@ -70,7 +70,8 @@ def test_a_batch_is_one_read(dataset, monkeypatch):
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_read_what_this_process_reads(tmp_path, context):
-    dataset = CachedDataset(make_cache(tmp_path), make_manifest(ORDER), transform=double)
+    torch.ones(512, 512).mm(torch.ones(512, 512))  # on several threads, of which a fork has none
+    dataset = CachedDataset(make_cache(tmp_path, shape=(8, 32, 32)), make_manifest(ORDER), transform=double)
     here = [rows for rows, _ in DataLoader(dataset, batch_size=7)]
     loader = DataLoader(dataset, batch_size=7, num_workers=2, multiprocessing_context=context)
     assert all(torch.equal(rows, expected) for (rows, _), expected in zip(loader, here, strict=True))
