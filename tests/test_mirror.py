@@ -38,6 +38,7 @@ TESTED_FROM_OUTSIDE = [
     "stages/network/heads/base.py",
     "stages/network/heads/registry.py",
     "stages/network/heads/serialization.py",
+    "pipeline/cli/cache/export.py",
     "pipeline/cli/cache/prune.py",
     "pipeline/cli/cache/show.py",
     "pipeline/cli/cache/verify.py",
