@@ -81,10 +81,10 @@ def visbench_features(images: str, backbone: str, weights: str, device: str) -> 
     network = CustomBackbone(below_pooling, _evaluation(loaded.preprocessing), name=backbone, device=device)
     with measuring(len(_samples(images))) as measurement:
         dataset = ImageFolderDataset(Path(images))
-        found = FeatureCache(Path("visbench-cache")).extract_dataset(
+        features = FeatureCache(Path("visbench-cache")).extract_dataset(
             network, dataset, batch_size=FEATURE_BATCH_SIZE, keep="pooled"
         )
-    np.save(FEATURES, found["pooled"].numpy())
+    np.save(FEATURES, features["pooled"].numpy())
     return measurement
 
 

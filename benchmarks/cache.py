@@ -98,7 +98,7 @@ def compare_formats(name: str, features: Features, scale: Scale, folder: Path) -
     keys = keys_of(len(features))
     files = {suffix: folder / f"features.{suffix}" for suffix in ("bin", "safetensors", "h5")}
 
-    written = time_in_turn(
+    write_seconds = time_in_turn(
         scale,
         {
             "numpy tofile": lambda: (features.tofile(files["bin"]), to_disk(files["bin"])),
@@ -133,7 +133,7 @@ def compare_formats(name: str, features: Features, scale: Scale, folder: Path) -
             part = keys[start : start + part_rows]
             cache.read(part, out=out[: len(part)])
 
-    read = time_in_turn(
+    read_seconds = time_in_turn(
         scale,
         {
             "all: numpy.memmap": (map_again, np.array),
@@ -150,8 +150,13 @@ def compare_formats(name: str, features: Features, scale: Scale, folder: Path) -
         },
     )
     title = f"{len(features):,} {name} {features.shape[1:]} of float16, {byte_count(features.nbytes)}"
-    echo("", f"Writing {title}, to the disk (fsync)", "", speeds(written, features.nbytes, {"cutonce": "numpy tofile"}))
-    against = {
+    echo(
+        "",
+        f"Writing {title}, to the disk (fsync)",
+        "",
+        speeds(write_seconds, features.nbytes, {"cutonce": "numpy tofile"}),
+    )
+    compared_with = {
         "all: safetensors": "all: numpy.memmap",
         "all: h5py": "all: numpy.memmap",
         "all: cutonce": "all: numpy.memmap",
@@ -159,8 +164,8 @@ def compare_formats(name: str, features: Features, scale: Scale, folder: Path) -
         "permuted: cutonce": "permuted: numpy.memmap",
         "shuffled batches: cutonce": "in parts, in order: cutonce",
     }
-    allowed = f"batches of {batch_rows} rows, {byte_count(scale.memory_bytes)} of memory allowed"
-    echo("", f"Reading {title}; {allowed}", "", speeds(read, features.nbytes, against))
+    settings_text = f"batches of {batch_rows} rows, {byte_count(scale.memory_bytes)} of memory allowed"
+    echo("", f"Reading {title}; {settings_text}", "", speeds(read_seconds, features.nbytes, compared_with))
 
 
 def compare_opening(scale: Scale, folder: Path) -> None:
@@ -168,14 +173,14 @@ def compare_opening(scale: Scale, folder: Path) -> None:
     rows = scale.opened_rows
     cache = write_cache(folder, keys_of(rows), drawn(rows, SHORT), shard_bytes=SHORT[0] * 2 * rows // 20)
     arguments = {"root": str(cache.root), "rows": rows}
-    found = [in_fresh_process("cache.opening", ROOT, **arguments) for _ in range(scale.repetitions)]
+    runs = [in_fresh_process("cache.opening", ROOT, **arguments) for _ in range(scale.repetitions)]
     cells = [
         [
-            what,
-            f"{statistics.median(one[what][0] for one in found):.2f}",
-            byte_count(max(one[what][1] for one in found)),
+            step,
+            f"{statistics.median(run[step][0] for run in runs):.2f}",
+            byte_count(max(run[step][1] for run in runs)),
         ]
-        for what in found[0]
+        for step in runs[0]
     ]
     echo("", f"A cache of {rows:,} rows, in fresh processes", "", table(["", "seconds", "more memory"], cells))
 
@@ -184,14 +189,14 @@ def opening(root: str, rows: int) -> dict[str, tuple[float, int]]:
     """Return seconds and peak memory of opening a cache, and of asking for its keys; called in a fresh process."""
     keys = keys_of(rows)
     cache = FeatureCache(root, SPEC)
-    found = {}
-    before = peak_memory()
-    for what, side in (("open", cache.refresh), ("missing(all keys)", lambda: cache.missing(keys))):
+    results = {}
+    start_memory = peak_memory()
+    for step, side in (("open", cache.refresh), ("missing(all keys)", lambda: cache.missing(keys))):
         started = time.perf_counter()
         side()
         seconds = time.perf_counter() - started
-        found[what] = seconds, peak_memory() - before
-    return found
+        results[step] = seconds, peak_memory() - start_memory
+    return results
 
 
 def peak_memory() -> int:
@@ -232,13 +237,13 @@ def compare_compression(name: str, features: Features, scale: Scale, folder: Pat
         writing[label] = partial(write_hdf5, path, features, **chunked, **filters)
         reading[label] = partial(read_hdf5, path)
         sizes[label] = path.stat().st_size
-    written, read = time_in_turn(scale, writing), time_in_turn(scale, reading)
+    write_seconds, read_seconds = time_in_turn(scale, writing), time_in_turn(scale, reading)
     cells = [
         [
             label,
             f"{features.nbytes / sizes[label]:.2f}",
-            megabytes(features.nbytes, written[label]),
-            megabytes(features.nbytes, read[label]),
+            megabytes(features.nbytes, write_seconds[label]),
+            megabytes(features.nbytes, read_seconds[label]),
         ]
         for label in sizes
     ]
@@ -282,12 +287,15 @@ def time_in_turn(scale: Scale, sides: Mapping[str, Side]) -> dict[str, list[floa
 def speeds(seconds: Mapping[str, Sequence[float]], size: int, against: Mapping[str, str]) -> str:
     """Return a table of sides, with the ratio of the speed of some to that of another."""
     cells = []
-    for name, own in seconds.items():
+    for name, side_seconds in seconds.items():
         ratio = ""
         if name in against:
-            ratios = [other / mine for other, mine in zip(seconds[against[name]], own, strict=True)]
+            ratios = [
+                other_seconds / own_seconds
+                for other_seconds, own_seconds in zip(seconds[against[name]], side_seconds, strict=True)
+            ]
             ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) of {against[name]}"
-        cells.append([name, megabytes(size, own), ratio])
+        cells.append([name, megabytes(size, side_seconds), ratio])
     return table(["", "MB/s", "ratio"], cells)
 
 

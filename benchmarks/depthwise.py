@@ -63,18 +63,18 @@ def main() -> None:
             x.requires_grad_()
             gradient = torch.randn(BATCH, channels, *2 * (-(-side // stride),), dtype=dtype)
             gradient = gradient.contiguous(memory_format=torch.channels_last)
-            found: dict[bool, list[float]] = {False: [], True: []}
+            times_by_side: dict[bool, list[float]] = {False: [], True: []}
             for _ in range(1 if options.quick else options.repetitions):
-                for ours, times in found.items():
-                    times.append(seconds(layer, x, gradient, dtype, ours=ours))
-            theirs, ours_ms = (1000 * statistics.median(found[ours]) for ours in (False, True))
+                for is_ours, times in times_by_side.items():
+                    times.append(seconds(layer, x, gradient, dtype, ours=is_ours))
+            torch_ms, own_ms = (1000 * statistics.median(times_by_side[is_ours]) for is_ours in (False, True))
             row = [
                 f"{channels} x {side} x {side}",
                 f"{kernel} x {kernel}",
                 str(stride),
                 str(dtype).removeprefix("torch."),
             ]
-            rows.append([*row, f"{theirs:.1f}", f"{ours_ms:.1f}", f"{theirs / ours_ms:.1f}"])
+            rows.append([*row, f"{torch_ms:.1f}", f"{own_ms:.1f}", f"{torch_ms / own_ms:.1f}"])
     echo(table(["map", "kernel", "stride", "in", "torch, ms", "here, ms", "ratio"], rows, 1))
 
 

@@ -191,11 +191,11 @@ class Bench:
 
     def interleaved(self, sides: Mapping[str, Side]) -> dict[str, list[Measurement]]:
         """Measure each side once in every repetition, in turn from the first to the last and backwards."""
-        found: dict[str, list[Measurement]] = {side: [] for side in sides}
+        measurements: dict[str, list[Measurement]] = {side: [] for side in sides}
         for repetition in range(self.scale.repetitions):
             for side in list(sides)[:: -1 if repetition % 2 else 1]:
-                found[side].append(self.measure(side, *sides[side]))
-        return found
+                measurements[side].append(self.measure(side, *sides[side]))
+        return measurements
 
     def measure(self, name: str, function: str, arguments: dict[str, Any]) -> Measurement:
         """Measure one side in a new folder, and say so on standard error."""
@@ -208,7 +208,9 @@ class Bench:
 
     def our_sides(self, arguments: dict[str, Any]) -> dict[str, Side]:
         """Return our side of a comparison of features, in each precision."""
-        return {one: ("ours.extract_features", {**arguments, "precision": one}) for one in self.precisions}
+        return {
+            precision: ("ours.extract_features", {**arguments, "precision": precision}) for precision in self.precisions
+        }
 
     def same_features(self, title: str, plain: Measurement, ours: Measurement) -> str:
         """Return the lowest cosine of float32 features of the same pixels, and remember it if that is too low."""
@@ -233,20 +235,24 @@ def networks(bench: Bench) -> Iterator[Table]:
         for backbone in bench.scale.networks:
             arguments = {"images": bench.images(kind, bench.scale.images[backbone]), **bench.network(backbone)}
             sides = {"tutorial": ("baselines.tutorial_features", arguments), **bench.our_sides(arguments)}
-            found = bench.interleaved(sides)
-            tutorial = found["tutorial"]
+            measurements = bench.interleaved(sides)
+            tutorial = measurements["tutorial"]
             row = [IMAGES[kind], backbone, rate(tutorial)]
             for precision in bench.precisions:
-                ours = found[precision]
-                ratios[precision].append(statistics.median(quotients(tutorial, ours)))
-                row += [rate(ours), *speedup(tutorial, ours), closeness(tutorial[-1], ours[-1])]
-            same = ""
-            if "fp32" in found:
+                own_runs = measurements[precision]
+                ratios[precision].append(statistics.median(quotients(tutorial, own_runs)))
+                row += [rate(own_runs), *speedup(tutorial, own_runs), closeness(tutorial[-1], own_runs[-1])]
+            same_pixels = ""
+            if "fp32" in measurements:
                 sought = {**arguments, "count": _COMPARED}
                 plain = bench.measure("same pixels", "baselines.features_of_our_pixels", sought)
-                same = bench.same_features(f"{IMAGES[kind]}, {backbone}", plain, found["fp32"][-1])
-            rows.append([*row, same])
-        means = [cell for one in ratios.values() for cell in ("", f"{statistics.geometric_mean(one):.2f}", "", "")]
+                same_pixels = bench.same_features(f"{IMAGES[kind]}, {backbone}", plain, measurements["fp32"][-1])
+            rows.append([*row, same_pixels])
+        means = [
+            cell
+            for precision_ratios in ratios.values()
+            for cell in ("", f"{statistics.geometric_mean(precision_ratios):.2f}", "", "")
+        ]
         rows.append([IMAGES[kind], "geometric mean", "", *means, ""])
     columns = [column for precision in bench.precisions for column in (precision, "ratio", "process", "cosine")]
     yield Table(
@@ -276,11 +282,14 @@ def ideal(bench: Bench) -> Iterator[Table]:
             arguments = {"images": images, **bench.network(LITE0), "precision": precision}
             sides: dict[str, Side] = {part: (f"ours.{part}", arguments) for part in ("trunk", "decode")}
             sides["extract_features"] = ("ours.extract_features", {**arguments, "warm": True})
-            forward, decode, whole = bench.interleaved(sides).values()
-            best = [1 / (1 / one.rate + 1 / (other.rate * cores)) for one, other in zip(forward, decode, strict=True)]
-            shares = [one.rate / limit for one, limit in zip(whole, best, strict=True)]
+            forward, decode, end_to_end = bench.interleaved(sides).values()
+            best = [
+                1 / (1 / forward_run.rate + 1 / (decode_run.rate * cores))
+                for forward_run, decode_run in zip(forward, decode, strict=True)
+            ]
+            shares = [run.rate / limit for run, limit in zip(end_to_end, best, strict=True)]
             limit = f"{statistics.median(best):.0f}"
-            rows.append([IMAGES[kind], precision, rate(decode), rate(forward), limit, rate(whole), spread(shares)])
+            rows.append([IMAGES[kind], precision, rate(decode), rate(forward), limit, rate(end_to_end), spread(shares)])
     yield Table(
         f"End to end against the ideal, {LITE0}",
         ["images", "precision", "decode per core", "forward", "ideal", "end to end", "share"],
@@ -298,10 +307,14 @@ def ideal(bench: Bench) -> Iterator[Table]:
 def others(bench: Bench) -> Iterator[Table]:
     """Compare extraction with visbench, and with plain loops over the libraries' own transforms."""
     visbench = installed("visbench")
-    of_torchvision = [name for name in bench.scale.networks if name != LITE0]
+    torchvision_networks = [name for name in bench.scale.networks if name != LITE0]
     sides = [
-        *(("visbench", backbone, "baselines.visbench_features") for backbone in of_torchvision if backbone in AVERAGED),
-        *(("torchvision loop", backbone, "baselines.torchvision_features") for backbone in of_torchvision),
+        *(
+            ("visbench", backbone, "baselines.visbench_features")
+            for backbone in torchvision_networks
+            if backbone in AVERAGED
+        ),
+        *(("torchvision loop", backbone, "baselines.torchvision_features") for backbone in torchvision_networks),
         ("timm loop", LITE0, "baselines.timm_features"),
     ]
     if visbench is None:
@@ -310,15 +323,15 @@ def others(bench: Bench) -> Iterator[Table]:
     for kind in bench.kinds:
         for name, backbone, function in sides:
             arguments = {"images": bench.images(kind, bench.scale.images[backbone]), **bench.network(backbone)}
-            found = bench.interleaved({name: (function, arguments), **bench.our_sides(arguments)})
-            other = found[name]
-            row = [IMAGES[kind], backbone, name, rate(other)]
+            measurements = bench.interleaved({name: (function, arguments), **bench.our_sides(arguments)})
+            other_runs = measurements[name]
+            row = [IMAGES[kind], backbone, name, rate(other_runs)]
             for precision in bench.precisions:
-                ours = found[precision]
-                row += [rate(ours), *speedup(other, ours), closeness(other[-1], ours[-1])]
+                own_runs = measurements[precision]
+                row += [rate(own_runs), *speedup(other_runs, own_runs), closeness(other_runs[-1], own_runs[-1])]
             rows.append(row)
     columns = [column for precision in bench.precisions for column in (precision, "ratio", "process", "cosine")]
-    said = (
+    visbench_note = (
         f"visbench {visbench}: its FeatureCache, batches of 32, the network as a CustomBackbone."
         if visbench
         else "visbench is not installed: not measured."
@@ -331,7 +344,7 @@ def others(bench: Bench) -> Iterator[Table]:
             "Images per second, ratios of time, cosine of the features, median and lowest.",
             "The loops: model.eval(), torch.no_grad(), a DataLoader with "
             "2 workers, batches of 32, the transforms that come with the weights.",
-            f"{said} It asks for Pillow below 12; `pip install --no-deps visbench` leaves Pillow as it is.",
+            f"{visbench_note} It asks for Pillow below 12; `pip install --no-deps visbench` leaves Pillow as it is.",
             *bench.sources(*{backbone: None for _, backbone, _ in sides}),
         ],
         left=3,
@@ -352,13 +365,15 @@ def training(bench: Bench) -> Iterator[Table]:
         sides: dict[str, Side] = {"tutorial": ("baselines.tutorial_training", {**arguments, "augmented": augmented})}
         for precision in bench.precisions:
             sides[precision] = ("ours.training", {**arguments, **views, "precision": precision})
-        found = bench.interleaved(sides)
-        tutorial = found["tutorial"]
+        measurements = bench.interleaved(sides)
+        tutorial = measurements["tutorial"]
         for precision in bench.precisions:
-            of_head = statistics.median(one.details["seconds on cached rows"] for one in found[precision])
-            times = [seconds(tutorial), seconds(found[precision]), f"{of_head:.2f}"]
-            times += speedup(tutorial, found[precision])
-            accuracies = [f"{one[-1].details['validation accuracy']:.1%}" for one in (tutorial, found[precision])]
+            head_seconds = statistics.median(run.details["seconds on cached rows"] for run in measurements[precision])
+            times = [seconds(tutorial), seconds(measurements[precision]), f"{head_seconds:.2f}"]
+            times += speedup(tutorial, measurements[precision])
+            accuracies = [
+                f"{runs[-1].details['validation accuracy']:.1%}" for runs in (tutorial, measurements[precision])
+            ]
             rows.append([title, precision, *times, *accuracies])
     sizes = " and ".join(f"{count} {split}" for split, count in scale.training.items())
     yield Table(
@@ -390,9 +405,9 @@ def memory(bench: Bench) -> Iterator[Table]:
     for precision in bench.precisions:
         for count in bench.scale.memory:
             arguments = {"images": bench.images("small", count), **bench.network(LITE0), "precision": precision}
-            (found,) = bench.interleaved({precision: ("ours.extract_features", arguments)}).values()
-            peak = statistics.median(one.peak_memory for one in found)
-            faults = statistics.median(one.minor_faults / one.images for one in found)
+            (runs,) = bench.interleaved({precision: ("ours.extract_features", arguments)}).values()
+            peak = statistics.median(run.peak_memory for run in runs)
+            faults = statistics.median(run.minor_faults / run.images for run in runs)
             rows.append([f"{count:,}", precision, byte_count(peak), f"{faults:.0f}"])
     header = ["images", "precision", "peak memory", "minor faults per image"]
     yield Table(f"Peak memory, {LITE0}, {IMAGES['small']}", header, rows, ["Peak memory: largest resident set."])
@@ -404,12 +419,12 @@ def growth(bench: Bench) -> Iterator[Table]:
     for count in bench.scale.growth:
         arguments = {"images": bench.images("small", count), **bench.network(LITE0), "precision": "fp32"}
         sides[f"{count:,}"] = ("ours.extract_features", {**arguments, "warm": True})
-    found = bench.interleaved(sides)
-    per_image = {count: statistics.median(1000 / one.rate for one in of_count) for count, of_count in found.items()}
+    measurements = bench.interleaved(sides)
+    per_image = {count: statistics.median(1000 / run.rate for run in runs) for count, runs in measurements.items()}
     yield Table(
         f"Time per image, {LITE0}, {IMAGES['small']}, fp32",
         ["images", "s", "ms per image"],
-        [[count, seconds(of_count), f"{per_image[count]:.2f}"] for count, of_count in found.items()],
+        [[count, seconds(runs), f"{per_image[count]:.2f}"] for count, runs in measurements.items()],
         [
             f"Largest over smallest: {max(per_image.values()) / min(per_image.values()):.3f}. "
             "The clock starts when one batch has been through the network."
@@ -420,14 +435,15 @@ def growth(bench: Bench) -> Iterator[Table]:
 
 def _startup(bench: Bench) -> Table:
     arguments = {"images": bench.images("small", 32), **bench.network(LITE0), "precision": "fp32"}
-    (found,) = bench.interleaved({"start-up": ("ours.startup", arguments)}).values()
-    steps = {step: statistics.median(one.details[step] for one in found) for step in ("build", "first batch")}
+    (runs,) = bench.interleaved({"start-up": ("ours.startup", arguments)}).values()
+    steps = {step: statistics.median(run.details[step] for run in runs) for step in ("build", "first batch")}
     times = {"to build the trunk": steps["build"], "32 photographs, to the disk": steps["first batch"]}
     flags = ["--data", arguments["images"], "--backbone", LITE0, "--weights", arguments["weights"]]
-    whole = [
-        _command("extract", *flags, "--cache", bench.folder / f"start-{one}") for one in range(bench.scale.repetitions)
+    command_seconds = [
+        _command("extract", *flags, "--cache", bench.folder / f"start-{repetition}")
+        for repetition in range(bench.scale.repetitions)
     ]
-    times["`python -m pipeline extract`, all of it"] = statistics.median(whole)
+    times["`python -m pipeline extract`, all of it"] = statistics.median(command_seconds)
     times["`python -m pipeline --help`"] = statistics.median(_command("--help") for _ in range(bench.scale.repetitions))
     rows = [[step, f"{value:.2f}"] for step, value in times.items()]
     return Table(f"Start-up, {LITE0}, 32 photographs of 500x375", ["step", "s"], rows)
@@ -465,15 +481,17 @@ TARGETS: dict[str, Callable[[Bench], Iterator[Table]]] = {
 
 def cosines(baseline: Measurement, ours: Measurement) -> NDArray[np.float64]:
     """Return the cosine between the features of each image, of those the baseline has features of."""
-    one = baseline.features()
-    other = ours.features()[: len(one)]
-    return (one * other).sum(axis=1) / (np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1))
+    baseline_features = baseline.features()
+    our_features = ours.features()[: len(baseline_features)]
+    return (baseline_features * our_features).sum(axis=1) / (
+        np.linalg.norm(baseline_features, axis=1) * np.linalg.norm(our_features, axis=1)
+    )
 
 
 def closeness(baseline: Measurement, ours: Measurement) -> str:
     """Return the median and the lowest cosine between the features of an image."""
-    found = cosines(baseline, ours)
-    return f"{np.median(found):.6f} ({found.min():.6f})"
+    similarities = cosines(baseline, ours)
+    return f"{np.median(similarities):.6f} ({similarities.min():.6f})"
 
 
 def quotients(baseline: Sequence[Measurement], ours: Sequence[Measurement], time_of: str = "seconds") -> list[float]:
@@ -481,7 +499,10 @@ def quotients(baseline: Sequence[Measurement], ours: Sequence[Measurement], time
 
     One by one, since what slows the machine for a while slows both sides of a repetition.
     """
-    return [getattr(one, time_of) / getattr(other, time_of) for one, other in zip(baseline, ours, strict=True)]
+    return [
+        getattr(baseline_run, time_of) / getattr(our_run, time_of)
+        for baseline_run, our_run in zip(baseline, ours, strict=True)
+    ]
 
 
 def speedup(baseline: Sequence[Measurement], ours: Sequence[Measurement]) -> list[str]:
@@ -495,14 +516,14 @@ def spread(values: Sequence[float]) -> str:
     return f"{middle} ({min(values):.2f}-{max(values):.2f})" if len(values) > 1 else middle
 
 
-def rate(found: Sequence[Measurement]) -> str:
+def rate(runs: Sequence[Measurement]) -> str:
     """Return the median of the images per second."""
-    return f"{statistics.median(one.rate for one in found):.1f}"
+    return f"{statistics.median(run.rate for run in runs):.1f}"
 
 
-def seconds(found: Sequence[Measurement]) -> str:
+def seconds(runs: Sequence[Measurement]) -> str:
     """Return the median time."""
-    return f"{statistics.median(one.seconds for one in found):.2f}"
+    return f"{statistics.median(run.seconds for run in runs):.2f}"
 
 
 def installed(package: str) -> str | None:
@@ -537,13 +558,13 @@ def main() -> int:
         native = PRECISIONS if machine["bf16 instructions"] != "none" else PRECISIONS[:1]
         bench = Bench(scale, options.images, options.precisions or native, machine, Path(folder))
         for target in options.only:
-            for one in TARGETS[target](bench):
-                echo(str(one))
-                tables.append(asdict(one))
-    echo("", "; ".join(f"{what} {value}" for what, value in machine.items()))
+            for result_table in TARGETS[target](bench):
+                echo(str(result_table))
+                tables.append(asdict(result_table))
+    echo("", "; ".join(f"{property_name} {value}" for property_name, value in machine.items()))
     if options.json:
-        found = {"machine": machine, "tables": tables, "runs": bench.runs, "different features": bench.different}
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+        report = {"machine": machine, "tables": tables, "runs": bench.runs, "different features": bench.different}
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
     if bench.different:
         echo(f"float32 features of the same pixels differ (lowest cosine below {SAME}):", *bench.different)
     return 1 if bench.different else 0

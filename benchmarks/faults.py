@@ -106,14 +106,14 @@ class Tally:
     @property
     def held(self) -> bool:
         """Whether everything held that was looked at."""
-        return all(looked == held for looked, held in self.promises.values())
+        return all(times_checked == times_held for times_checked, times_held in self.promises.values())
 
     @property
     def rows(self) -> list[list[str]]:
         """Lines of the table."""
         return [
-            ["" if line else f"{self.fault} ({self.times})", promise, str(looked), str(held)]
-            for line, (promise, (looked, held)) in enumerate(self.promises.items())
+            ["" if line else f"{self.fault} ({self.times})", promise, str(times_checked), str(times_held)]
+            for line, (promise, (times_checked, times_held)) in enumerate(self.promises.items())
         ]
 
 
@@ -149,15 +149,15 @@ class Laboratory:
         """Return the first `count` photographs."""
         make_photographs(count, self.photographs)
         manifest = load_manifest(DataConfig(str(self.photographs)), memo=self._keys)
-        return manifest.select([at for at, path in enumerate(manifest.locations) if int(Path(path).stem) < count])
+        return manifest.select([index for index, path in enumerate(manifest.locations) if int(Path(path).stem) < count])
 
     def extractor(self, root: Path) -> Extractor:
         """Return the same network with a cache in another place."""
         (tap,) = self._undisturbed.taps
-        moved = replace(
+        moved_tap = replace(
             tap, cache=FeatureCache(root, tap.cache.spec), view_cache=FeatureCache(root, tap.view_cache.spec)
         )
-        return replace(self._undisturbed, taps=(moved,))
+        return replace(self._undisturbed, taps=(moved_tap,))
 
     def filled(self, root: Path, manifest: Manifest) -> Extractor:
         """Return the same network with a cache that holds this manifest, as the undisturbed one does then."""
@@ -169,12 +169,12 @@ class Laboratory:
     def is_undisturbed(self, extractor: Extractor, manifest: Manifest) -> bool:
         """Return whether a cache is as if nothing had happened: every image, every bit, nothing twice, no damage."""
         extract(self._undisturbed, manifest)
-        expected, found = (drop_unreadable(one, manifest) for one in (self._undisturbed, extractor))
+        expected, actual = (drop_unreadable(checked, manifest) for checked in (self._undisturbed, extractor))
         later = opened(extractor)
         return (
-            found.keys == expected.keys
-            and read_features(extractor, found).tobytes() == read_features(self._undisturbed, expected).tobytes()
-            and sum(shard.rows for shard in later.shards) == len(found)
+            actual.keys == expected.keys
+            and read_features(extractor, actual).tobytes() == read_features(self._undisturbed, expected).tobytes()
+            and sum(shard.rows for shard in later.shards) == len(actual)
             and not (later.verify() or later.warnings)
         )
 
@@ -258,9 +258,9 @@ def _alone(work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
 
 def seconds_of(work: Callable[..., Any], *arguments: Any) -> float:
     """Return how long a process takes for work, from its start to its end."""
-    before = time.perf_counter()
+    started = time.perf_counter()
     start(work, *arguments).join()
-    return time.perf_counter() - before
+    return time.perf_counter() - started
 
 
 def is_killed(process: BaseProcess, seconds: float) -> bool:
@@ -282,25 +282,25 @@ def kill(laboratory: Laboratory, times: int) -> Iterator[Tally]:
     extractor = laboratory.extractor(laboratory.folder / "killed")
     cache = extractor.taps[0].cache
     manifest = laboratory.manifest(300)
-    some = manifest.select(range(100))
-    longest = seconds_of(extract_in_small_shards, laboratory.extractor(laboratory.folder / "timed"), some)
+    subset = manifest.select(range(100))
+    longest = seconds_of(extract_in_small_shards, laboratory.extractor(laboratory.folder / "timed"), subset)
     losses: list[int] = []
     unfinished = 0
     while tally.times < times:
         if not cache.missing(manifest.keys):
             manifest = laboratory.manifest(len(manifest) + 500)
-        allowed = laboratory.random.choice((16, 32, 64, 128))
-        before, temporary = set(cache.keys()), len(temporary_files(cache))
+        shard_rows = laboratory.random.choice((16, 32, 64, 128))
+        keys_before, temporary = set(cache.keys()), len(temporary_files(cache))
         computed = FORK.Value("q", 0, lock=False)
-        process = start(extract_and_count, extractor, manifest, allowed, computed)
+        process = start(extract_and_count, extractor, manifest, shard_rows, computed)
         if is_killed(process, laboratory.random.uniform(0, longest)):
             with tally.once_more():
                 later = opened(extractor)
-                losses.append(computed.value - (len(later) - len(before)))
+                losses.append(computed.value - (len(later) - len(keys_before)))
                 unfinished += len(temporary_files(cache)) > temporary
                 tally.check("it opens, and nothing is broken", not (later.warnings or later.damaged))
-                tally.check("no row that was there is gone", before <= set(later.keys()))
-                tally.check("the rows lost are one shard's at most", 0 <= losses[-1] <= allowed)
+                tally.check("no row that was there is gone", keys_before <= set(later.keys()))
+                tally.check("the rows lost are one shard's at most", 0 <= losses[-1] <= shard_rows)
                 tally.check("verify finds no damage", later.verify() == [])
     extract(extractor, manifest)
     tally.check("at the end: undisturbed", laboratory.is_undisturbed(extractor, manifest))
@@ -329,11 +329,11 @@ def extract_and_count(extractor: Extractor, manifest: Manifest, rows: int, compu
 
 def leave_unfinished_file(cache: FeatureCache, random: Random) -> list[Path]:
     """Leave the beginning of a shard, as a process does that was at work two minutes ago."""
-    whole = random.choice(shards_of(cache)).read_bytes()
-    gone = start(int)
-    gone.join()
-    path = cache.path / "shards" / f"{socket.gethostname()}-{gone.pid}-{random.getrandbits(64):016x}.tmp"
-    path.write_bytes(whole[: random.randrange(len(whole))])
+    shard_bytes = random.choice(shards_of(cache)).read_bytes()
+    dead_process = start(int)
+    dead_process.join()
+    path = cache.path / "shards" / f"{socket.gethostname()}-{dead_process.pid}-{random.getrandbits(64):016x}.tmp"
+    path.write_bytes(shard_bytes[: random.randrange(len(shard_bytes))])
     os.utime(path, (time.time() - 120,) * 2)
     return []
 
@@ -399,34 +399,36 @@ POWER_LOSSES: dict[str, Callable[[FeatureCache, Random], list[Path]]] = {
 
 def power(laboratory: Laboratory, times: int) -> Iterator[Tally]:
     """Leave behind what a loss of power can leave, look at the cache, and extract some more images."""
-    manifest, more = laboratory.manifest(160), laboratory.manifest(168)
-    good = laboratory.filled(laboratory.folder / "before-the-loss", manifest)
-    for left, leave in POWER_LOSSES.items():
-        tally = Tally(f"power loss: {left}")
+    manifest, more_images = laboratory.manifest(160), laboratory.manifest(168)
+    undamaged = laboratory.filled(laboratory.folder / "before-the-loss", manifest)
+    for remains, leave_remains in POWER_LOSSES.items():
+        tally = Tally(f"power loss: {remains}")
         for _ in range(times):
-            extractor = copied(laboratory, good)
+            extractor = copied(laboratory, undamaged)
             cache = opened(extractor)
             with tally.once_more():
                 keys = {path: keys_in(path) for path in [*shards_of(cache), *rejections_of(cache)]}
-                broken = leave(cache, laboratory.random)
-                lost = {key for path in broken for key in keys[path]}
+                broken = leave_remains(cache, laboratory.random)
+                lost_keys = {key for path in broken for key in keys[path]}
                 missing = set(cache.missing(manifest.keys))
-                kept = missing == lost and has_set_aside(cache, broken)
-                tally.check("what is broken is told and moved aside, the rest is there", kept)
-                report = extract(extractor, more)
-                to_do = (lost | {*more.keys} - {*manifest.keys}) - extractor.unreadable().keys()
-                redone = report.extracted == len(to_do) and laboratory.is_undisturbed(extractor, more)
+                as_promised = missing == lost_keys and has_set_aside(cache, broken)
+                tally.check("what is broken is told and moved aside, the rest is there", as_promised)
+                report = extract(extractor, more_images)
+                to_do = (lost_keys | {*more_images.keys} - {*manifest.keys}) - extractor.unreadable().keys()
+                redone = report.extracted == len(to_do) and laboratory.is_undisturbed(extractor, more_images)
                 tally.check("the next extraction does what is missing, no more: undisturbed", redone)
-                readable = others_can_read(extractor, more) and temporary_files(cache) == []
+                readable = others_can_read(extractor, more_images) and temporary_files(cache) == []
                 tally.check("then the index has every row, spec.json is whole, no leftover", readable)
         yield tally
 
 
 def has_set_aside(cache: FeatureCache, broken: Sequence[Path]) -> bool:
     """Return whether exactly these files were moved to ``damaged/`` and named."""
-    moved = [path.name for path in cache.damaged] == [path.name for path in broken]
-    named = [str(path) in note for path, note in zip(broken, cache.warnings, strict=False)]
-    return moved and all(named) and len(cache.warnings) == len(broken) and not any(path.exists() for path in broken)
+    is_moved = [path.name for path in cache.damaged] == [path.name for path in broken]
+    is_named = [str(path) in note for path, note in zip(broken, cache.warnings, strict=False)]
+    return (
+        is_moved and all(is_named) and len(cache.warnings) == len(broken) and not any(path.exists() for path in broken)
+    )
 
 
 def others_can_read(extractor: Extractor, manifest: Manifest) -> bool:
@@ -458,27 +460,30 @@ def flip(laboratory: Laboratory, times: int) -> Iterator[Tally]:
     """Change one bit, or several of one byte, somewhere in a shard; repair, and extract again."""
     tally = Tally("one bit or byte of a shard changed")
     manifest = laboratory.manifest(120)
-    good = laboratory.filled(laboratory.folder / "before-the-flip", manifest)
-    readable = drop_unreadable(good, manifest).keys
-    right = laboratory.rows(readable)
+    undamaged = laboratory.filled(laboratory.folder / "before-the-flip", manifest)
+    readable = drop_unreadable(undamaged, manifest).keys
+    expected_rows = laboratory.rows(readable)
     without_effect = 0
     for _ in range(times):
-        extractor = copied(laboratory, good)
-        before, cache = opened(extractor), opened(extractor)
+        extractor = copied(laboratory, undamaged)
+        opened_before, cache = opened(extractor), opened(extractor)
         with tally.once_more():
-            before.refresh()
+            opened_before.refresh()
             shard = laboratory.random.choice(shards_of(cache))
             keys = keys_in(shard)
             position = position_in(shard, laboratory.random)
             array, row = place_of(shard, position)
             flip_at(shard, position, laboratory.random)
-            for what, one in (("opened before", before), ("opened after it", cache)):
-                tally.check(f"{what}: right bits, an error or no row", serves_nothing_wrong(one, readable, right))
+            for moment, opened_cache in (("opened before", opened_before), ("opened after it", cache)):
+                tally.check(
+                    f"{moment}: right bits, an error or no row",
+                    serves_nothing_wrong(opened_cache, readable, expected_rows),
+                )
             damages = cache.verify()
             set_aside = damages == [] and has_set_aside(cache, [shard])
             if array == "features":
-                named = damages == [(shard.name, row, keys[row], 0)] and cache.warnings == []
-                tally.check("in a row: verify names shard, row and key", named)
+                is_named = damages == [(shard.name, row, keys[row], 0)] and cache.warnings == []
+                tally.check("in a row: verify names shard, row and key", is_named)
             elif array:
                 tally.check("in keys, views or checksums: verify names the shard", set_aside)
             else:
@@ -505,9 +510,9 @@ def place_of(shard: Path, position: int) -> tuple[str, int]:
     """Return the name of the array, and the row in it, that stand at a position of a shard; ``""`` if none does."""
     with h5py.File(shard) as file:
         for name, array in file.items():
-            within = position - array.id.get_offset()
-            if 0 <= within < array.nbytes:
-                return name, within * len(array) // array.nbytes
+            offset = position - array.id.get_offset()
+            if 0 <= offset < array.nbytes:
+                return name, offset * len(array) // array.nbytes
     return "", 0
 
 
@@ -552,8 +557,8 @@ def limited_files(laboratory: Laboratory, manifest: Manifest, times: int) -> Tal
     tally = Tally("disk full: a limit to the size of files")
     for number in range(times):
         with tally.once_more():
-            some = manifest.select(range(laboratory.random.randrange(1, 100)))
-            extractor = laboratory.filled(laboratory.folder / f"limited-{number}", some)
+            subset = manifest.select(range(laboratory.random.randrange(1, 100)))
+            extractor = laboratory.filled(laboratory.folder / f"limited-{number}", subset)
             limit = laboratory.random.choice((0, laboratory.random.randrange(40_000)))
             check_without_room(tally, extractor, manifest, limit)
             check_with_room(tally, laboratory, extractor, manifest)
@@ -606,14 +611,16 @@ def command_without_room(laboratory: Laboratory, times: int) -> Tally:
 
 def check_without_room(tally: Tally, extractor: Extractor, manifest: Manifest, limit: int | None = None) -> None:
     """Extract in a process that runs out of room, and look at the cache then."""
-    there = set(opened(extractor).keys())
-    here, away = FORK.Pipe(duplex=False)
-    process = start(extract_as_the_command, extractor, manifest, limit, away)
+    keys_before = set(opened(extractor).keys())
+    receiver, sender = FORK.Pipe(duplex=False)
+    process = start(extract_as_the_command, extractor, manifest, limit, sender)
     process.join()
-    message = here.recv() if here.poll() else ""
+    message = receiver.recv() if receiver.poll() else ""
     tally.check("it ends with status 1, and says what is wrong", process.exitcode == 1 and tells_what_to_do(message))
     later = opened(extractor)
-    tally.check("no row that was there is gone, and nothing is broken", there <= set(later.keys()) and is_sound(later))
+    tally.check(
+        "no row that was there is gone, and nothing is broken", keys_before <= set(later.keys()) and is_sound(later)
+    )
     tally.check("no unfinished file is left", temporary_files(later) == [])
 
 
@@ -623,20 +630,20 @@ def check_with_room(tally: Tally, laboratory: Laboratory, extractor: Extractor, 
     tally.check("with room again it goes on: undisturbed", laboratory.is_undisturbed(extractor, manifest))
 
 
-def extract_as_the_command(extractor: Extractor, manifest: Manifest, limit: int | None, said: Connection) -> None:
+def extract_as_the_command(extractor: Extractor, manifest: Manifest, limit: int | None, sender: Connection) -> None:
     """Extract, and turn an error into a message and a status; no file may get longer than the limit."""
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
         extract_in_small_shards(extractor, manifest)
     except CacheError as error:
-        said.send(str(error))
+        sender.send(str(error))
         sys.exit(error.exit_code)
 
 
 def tells_what_to_do(message: str) -> bool:
     """Return whether a message tells that the disk is full, how much was needed, and what to do."""
-    return all(words in message for words in ("no room for", "bytes needed", "make room"))
+    return all(phrase in message for phrase in ("no room for", "bytes needed", "make room"))
 
 
 def is_sound(cache: FeatureCache) -> bool:
@@ -693,23 +700,23 @@ def extract_together(
     laboratory: Laboratory, extractor: Extractor, manifest: Manifest, count: int, killed: int
 ) -> list[Extraction]:
     """Extract in so many processes, and kill the first few of them; return the reports of the others."""
-    ready = FORK.Barrier(count)
-    ends = [FORK.Pipe(duplex=False) for _ in range(count)]
-    running = [start(extract_and_report, extractor, manifest, ready, away) for _, away in ends]
+    barrier = FORK.Barrier(count)
+    pipes = [FORK.Pipe(duplex=False) for _ in range(count)]
+    running = [start(extract_and_report, extractor, manifest, barrier, sender) for _, sender in pipes]
     for process in running[:killed]:
-        enough = laboratory.random.randrange(1, len(manifest) // 32)
-        while process.is_alive() and len(shards_of(extractor.taps[0].cache)) < enough:
+        shards_before_kill = laboratory.random.randrange(1, len(manifest) // 32)
+        while process.is_alive() and len(shards_of(extractor.taps[0].cache)) < shards_before_kill:
             time.sleep(0.001)
         is_killed(process, 0)
     for process in running:
         process.join()
-    return [here.recv() for here, _ in ends[killed:] if here.poll()]
+    return [receiver.recv() for receiver, _ in pipes[killed:] if receiver.poll()]
 
 
-def extract_and_report(extractor: Extractor, manifest: Manifest, ready: Any, said: Connection) -> None:
+def extract_and_report(extractor: Extractor, manifest: Manifest, ready: Any, sender: Connection) -> None:
     """Extract as soon as all processes are ready."""
     ready.wait()
-    said.send(extract_in_small_shards(extractor, manifest))
+    sender.send(extract_in_small_shards(extractor, manifest))
 
 
 # -- killed while shards are rewritten ---------------------------------------------------------------------------------
@@ -718,10 +725,10 @@ def extract_and_report(extractor: Extractor, manifest: Manifest, ready: Any, sai
 def rewrite(laboratory: Laboratory, times: int) -> Iterator[Tally]:
     """Kill what rewrites shards, ``cache prune`` and ``cache verify --repair``; give the same command again."""
     manifest = laboratory.manifest(300)
-    good = laboratory.filled(laboratory.folder / "before-rewriting", manifest)
-    readable = drop_unreadable(good, manifest).keys
-    yield killed_prune(laboratory, good, readable, times)
-    yield killed_repair(laboratory, good, manifest, readable, times)
+    undamaged = laboratory.filled(laboratory.folder / "before-rewriting", manifest)
+    readable = drop_unreadable(undamaged, manifest).keys
+    yield killed_prune(laboratory, undamaged, readable, times)
+    yield killed_repair(laboratory, undamaged, manifest, readable, times)
 
 
 def killed_prune(laboratory: Laboratory, good: Extractor, keys: Sequence[str], times: int) -> Tally:
@@ -731,12 +738,12 @@ def killed_prune(laboratory: Laboratory, good: Extractor, keys: Sequence[str], t
     halfway = 0
     while tally.times < times:
         cache = opened(copied(laboratory, good))
-        before = shards_of(cache)
+        shards_before = shards_of(cache)
         needed = laboratory.random.sample(keys, laboratory.random.randrange(1, len(keys)))
         process = start(cache.prune, needed)
         if is_killed(process, laboratory.random.uniform(0, longest)):
             with tally.once_more():
-                halfway += shards_of(cache) != before
+                halfway += shards_of(cache) != shards_before
                 tally.check("no row that is needed is gone", cache.missing(needed) == [])
                 tally.check("every row has the right bits", laboratory.is_right(cache, cache.keys()))
                 tally.check("nothing is broken", is_sound(cache))
@@ -755,11 +762,11 @@ def killed_repair(
     halfway = 0
     while tally.times < times:
         cache, damaged = damaged_copy(laboratory, good)
-        before = shards_of(cache)
+        shards_before = shards_of(cache)
         process = start(cache.repair)
         if is_killed(process, laboratory.random.uniform(0, longest)):
             with tally.once_more():
-                halfway += shards_of(cache) != before
+                halfway += shards_of(cache) != shards_before
                 sound = [key for key in keys if key not in damaged]
                 tally.check("no sound row is gone", cache.missing(sound) == [])
                 tally.check("every sound row has the right bits", laboratory.is_right(cache, sound))
@@ -778,9 +785,9 @@ def damaged_copy(laboratory: Laboratory, good: Extractor) -> tuple[FeatureCache,
     for shard in laboratory.random.sample(shards_of(cache), 6):
         keys = keys_in(shard)
         with h5py.File(shard) as file:
-            first, size = file["features"].id.get_offset(), file["features"].nbytes
+            offset, size = file["features"].id.get_offset(), file["features"].nbytes
         row = laboratory.random.randrange(len(keys))
-        flip_at(shard, first + row * size // len(keys), laboratory.random)
+        flip_at(shard, offset + row * size // len(keys), laboratory.random)
         damaged.add(keys[row])
     return cache, damaged
 

@@ -79,18 +79,18 @@ def side(
     )
     extractor = build_extractor(features)
     manifest = load_manifest(DataConfig(images))
-    chosen = FinetuneConfig(unfreeze=unfreeze, init_head="new", epochs=epochs, lr=1e-4, head_lr=1e-3, **options)
+    config = FinetuneConfig(unfreeze=unfreeze, init_head="new", epochs=epochs, lr=1e-4, head_lr=1e-3, **options)
     head = random_head(extractor, manifest.task.out_features, 0)
     if baseline:
-        return _by_flag(extractor, head, chosen, manifest)
-    done = finetune(FinetuneProblem(extractor, manifest, head, chosen, 0))
-    rows = done.fit.history[1:]
+        return _by_flag(extractor, head, config, manifest)
+    result = finetune(FinetuneProblem(extractor, manifest, head, config, 0))
+    rows = result.fit.history[1:]
     return {
         "seconds": statistics.mean(epoch.seconds for epoch in rows[1:]),
         "losses": [epoch.train_loss for epoch in rows],
-        "accuracy": done.fit.best.val_score,
-        "views": done.view_seconds,
-        "autocast": done.autocast,
+        "accuracy": result.fit.best.val_score,
+        "views": result.view_seconds,
+        "autocast": result.autocast,
     }
 
 
@@ -111,7 +111,7 @@ def _by_flag(extractor, head, options, manifest) -> dict:
     trained = extractor.graph.boundary(options.unfreeze).trainable
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(
-            any(name == one or name.startswith(f"{one}.") for one in (*trained, *output_layers(network)))
+            any(name == prefix or name.startswith(f"{prefix}.") for prefix in (*trained, *output_layers(network)))
         )
     body = [
         value
@@ -137,7 +137,7 @@ def _by_flag(extractor, head, options, manifest) -> dict:
     seconds, losses = [], []
     for epoch in range(1, options.epochs + 1):
         started = time.perf_counter()
-        sampler = [[(epoch, place) for place in batch] for batch in order.batches(epoch)]
+        sampler = [[(epoch, index) for index in batch] for batch in order.batches(epoch)]
         total = count = 0
         for pixels, labels in DataLoader(images, batch_sampler=sampler, num_workers=2):
             inputs = (pixels.contiguous() / 255 - mean) / std
@@ -149,10 +149,12 @@ def _by_flag(extractor, head, options, manifest) -> dict:
             total, count = total + loss.item() * len(labels), count + len(labels)
         right = 0
         with torch.no_grad():
-            for at in range(0, len(val), 32):
-                views = [loaded.preprocessing.render(read_image(place)) for place in val.locations[at : at + 32]]
+            for start in range(0, len(val), 32):
+                views = [
+                    loaded.preprocessing.render(read_image(location)) for location in val.locations[start : start + 32]
+                ]
                 inputs = (torch.stack(views).contiguous() / 255 - mean) / std
-                right += int((network(inputs).argmax(1) == torch.from_numpy(val.targets[at : at + 32])).sum())
+                right += int((network(inputs).argmax(1) == torch.from_numpy(val.targets[start : start + 32])).sum())
         losses.append(total / count)
         seconds.append(time.perf_counter() - started)
     return {
@@ -191,32 +193,37 @@ def main() -> None:
             weights = str(folder / f"{backbone}.safetensors")
             images = str(folder / "elpv" / "train")
             in_fresh_process("weights.make", folder, backbone=backbone, images=images, path=weights, download=False)
-            found: dict[str, list[dict]] = {one: [] for one in options.sides}
+            runs_by_side: dict[str, list[dict]] = {side_name: [] for side_name in options.sides}
             for repetition in range(repetitions):
-                for one in options.sides[:: -1 if repetition % 2 else 1]:
+                for side_name in options.sides[:: -1 if repetition % 2 else 1]:
                     arguments = {"images": str(folder / "elpv"), "backbone": backbone, "weights": weights}
-                    arguments |= {"unfreeze": TOPS[backbone], "epochs": epochs, "views": options.views, **SIDES[one]}
-                    place = Path(tempfile.mkdtemp(dir=folder))
-                    found[one].append(in_fresh_process("finetune.side", place, **arguments))
-                    print(f"  {backbone} {one}: {found[one][-1]}", file=sys.stderr, flush=True)
-            echo("", _title(backbone, counts, epochs), "", _table(found, counts["train"]))
+                    arguments |= {
+                        "unfreeze": TOPS[backbone],
+                        "epochs": epochs,
+                        "views": options.views,
+                        **SIDES[side_name],
+                    }
+                    run_dir = Path(tempfile.mkdtemp(dir=folder))
+                    runs_by_side[side_name].append(in_fresh_process("finetune.side", run_dir, **arguments))
+                    print(f"  {backbone} {side_name}: {runs_by_side[side_name][-1]}", file=sys.stderr, flush=True)
+            echo("", _title(backbone, counts, epochs), "", _table(runs_by_side, counts["train"]))
     machine = in_fresh_process("ours.machine", Path(tempfile.gettempdir()))
-    echo("", "; ".join(f"{what} {value}" for what, value in machine.items()))
+    echo("", "; ".join(f"{property_name} {value}" for property_name, value in machine.items()))
 
 
 def _title(backbone: str, counts: dict[str, int], epochs: int) -> str:
     return f"{backbone} from {TOPS[backbone]} up, {counts['train']} training images of ELPV at 224 px, {epochs} epochs"
 
 
-def _table(found: dict[str, list[dict]], images: int) -> str:
-    first = next(iter(found.values()))
+def _table(runs_by_side: dict[str, list[dict]], images: int) -> str:
+    baseline_runs = next(iter(runs_by_side.values()))
     rows = []
-    for name, runs in found.items():
-        ratios = [base["seconds"] / one["seconds"] for base, one in zip(first, runs, strict=True)]
-        seconds = statistics.median(one["seconds"] for one in runs)
+    for name, runs in runs_by_side.items():
+        ratios = [base["seconds"] / run["seconds"] for base, run in zip(baseline_runs, runs, strict=True)]
+        seconds = statistics.median(run["seconds"] for run in runs)
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
         losses = ", ".join(f"{loss:.3f}" for loss in runs[-1]["losses"])
-        views = f"{statistics.median(one['views'] for one in runs):.0f}" if runs[0]["views"] else ""
+        views = f"{statistics.median(run['views'] for run in runs):.0f}" if runs[0]["views"] else ""
         row = [name, f"{seconds:.1f}", f"{1000 * seconds / images:.1f}", spread, losses]
         rows.append([*row, f"{runs[-1]['accuracy']:.1%}", views, runs[-1]["autocast"]])
     header = [

@@ -41,8 +41,8 @@ def step(name: str, backbone: str, batches: int) -> Measurement:
     """Take so many batches through the network as one of `STEPS` does it; called in a process of its own."""
     from stages.runtime.openmp import configure_openmp
 
-    kept = name != "eager"
-    if kept:
+    keeps_memory = name != "eager"
+    if keeps_memory:
         configure_openmp()  # before torch is imported
     import time
 
@@ -63,7 +63,7 @@ def step(name: str, backbone: str, batches: int) -> Measurement:
         )
         with single_thread_pool(extractor.threads, "forward") as pool:
             return _timed(batches, started, lambda count: list(pool.map(extractor.forward_rows, [images] * count)))
-    if kept:
+    if keeps_memory:
         tune_malloc()
     loaded = load_backbone(backbone, "none", 224)
     network = loaded.module
@@ -103,26 +103,31 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
     options = parser.parse_args()
     for backbone in options.backbone:
-        found: dict[str, list[Measurement]] = {name: [] for name in options.steps}
+        runs_by_step: dict[str, list[Measurement]] = {name: [] for name in options.steps}
         with tempfile.TemporaryDirectory() as folder:
             for repetition in range(options.repetitions):
                 for name in options.steps[:: -1 if repetition % 2 else 1]:
                     arguments = {"name": name, "backbone": backbone, "batches": options.batches}
-                    found[name].append(Measurement(**in_fresh_process("forward.step", Path(folder), **arguments)))
+                    runs_by_step[name].append(
+                        Measurement(**in_fresh_process("forward.step", Path(folder), **arguments))
+                    )
         rows = []
-        for name, runs in found.items():
-            ratios = [one.rate / first.rate for one, first in zip(runs, found[options.steps[0]], strict=True)]
+        for name, runs in runs_by_step.items():
+            ratios = [
+                run.rate / baseline_run.rate
+                for run, baseline_run in zip(runs, runs_by_step[options.steps[0]], strict=True)
+            ]
             faults, built = (
                 statistics.median(values)
-                for values in ([one.minor_faults / one.images for one in runs], [one.details["built"] for one in runs])
+                for values in ([run.minor_faults / run.images for run in runs], [run.details["built"] for run in runs])
             )
-            rate = statistics.median(one.rate for one in runs)
+            rate = statistics.median(run.rate for run in runs)
             times = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
             rows.append([STEPS[name], f"{rate:.1f}", times, f"{faults:,.0f}", f"{built:.1f}"])
         echo("", f"{backbone}, 224 x 224, random weights", "")
         echo(table(["step", "images/s", "ratio", "page faults per image", "built and warm, s"], rows, 1))
     machine = in_fresh_process("ours.machine", Path(tempfile.gettempdir()))
-    echo("", "; ".join(f"{what} {value}" for what, value in machine.items()))
+    echo("", "; ".join(f"{property_name} {value}" for property_name, value in machine.items()))
 
 
 if __name__ == "__main__":

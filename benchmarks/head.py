@@ -47,11 +47,11 @@ def make(folder: str, rows: int, width: int, classes: int, noise: float) -> None
     means = generator.normal(size=(classes, latent)).astype(np.float32)
     mixing = generator.normal(size=(latent, width)).astype(np.float32) / np.sqrt(latent)
     features = np.empty((rows, width), dtype=np.float32)
-    for at in range(0, rows, 4096):
-        part = labels[at : at + 4096]
+    for start in range(0, rows, 4096):
+        part = labels[start : start + 4096]
         inner = means[part] + noise * generator.normal(size=(len(part), latent)).astype(np.float32)
         outer = inner @ mixing + 0.5 * generator.normal(size=(len(part), width)).astype(np.float32)
-        features[at : at + 4096] = np.maximum(outer, 0) * np.linspace(0.2, 2, width, dtype=np.float32)
+        features[start : start + 4096] = np.maximum(outer, 0) * np.linspace(0.2, 2, width, dtype=np.float32)
     np.save(Path(folder) / "features.npy", features)
     np.save(Path(folder) / "labels.npy", labels)
 
@@ -68,13 +68,21 @@ def side(name: str, folder: str, settings: list[tuple[str, float]], folds: int =
     else:
         import sklearn.linear_model
         import sklearn.preprocessing  # noqa: F401
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    features, labels = (np.load(Path(folder) / f"{one}.npy") for one in ("features", "labels"))
+    memory_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    features, labels = (np.load(Path(folder) / f"{array_name}.npy") for array_name in ("features", "labels"))
     started = time.perf_counter()
-    score, last, chosen = SIDES[name](features, labels, [tuple(one) for one in settings], folds)
+    score, refit_seconds, best_setting = SIDES[name](features, labels, [tuple(setting) for setting in settings], folds)
     seconds = time.perf_counter() - started
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
-    return {"seconds": seconds, "refit": last, "score": score, "chosen": chosen, "memory": peak / features.nbytes}
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory_before) * (
+        1 if sys.platform == "darwin" else 1024
+    )
+    return {
+        "seconds": seconds,
+        "refit": refit_seconds,
+        "score": score,
+        "chosen": best_setting,
+        "memory": peak / features.nbytes,
+    }
 
 
 def _cutonce(features, labels, settings, folds):
@@ -86,11 +94,11 @@ def _cutonce(features, labels, settings, folds):
 
     values = tuple(sorted({value for _, value in settings}))
     options = HeadConfig(c_values=values, scalers=SCALERS, cv=folds)
-    at = _held_out_from(labels)
-    rows = FeatureRows(features[:at], labels[:at]), FeatureRows(features[at:], labels[at:])
+    num_train = _held_out_from(labels)
+    rows = FeatureRows(features[:num_train], labels[:num_train]), FeatureRows(features[num_train:], labels[num_train:])
     task = SingleLabel([str(number) for number in range(int(labels.max()) + 1)])
-    done = train_head("logistic", FitProblem(*rows, task, options, 0, torch.device("cpu")))
-    return done.settings["score"], 0.0, (done.settings["scaler"], done.settings["C"])
+    result = train_head("logistic", FitProblem(*rows, task, options, 0, torch.device("cpu")))
+    return result.settings["score"], 0.0, (result.settings["scaler"], result.settings["C"])
 
 
 def _loop(features, labels, settings, folds):
@@ -127,8 +135,12 @@ def _score(features, labels, folds, scaler, value):
         if folds:
             splitter = StratifiedKFold(folds, shuffle=True, random_state=0)
             return cross_val_score(_model(scaler, value), features, labels, cv=splitter).mean()
-        at = _held_out_from(labels)
-        return _model(scaler, value).fit(features[:at], labels[:at]).score(features[at:], labels[at:])
+        num_train = _held_out_from(labels)
+        return (
+            _model(scaler, value)
+            .fit(features[:num_train], labels[:num_train])
+            .score(features[num_train:], labels[num_train:])
+        )
 
 
 def _refit(features, labels, setting):
@@ -161,28 +173,33 @@ TITLES = {
 
 def compare(title: str, data: dict, folds: int, repetitions: int, sample: int | None, skip: list[str]) -> None:
     """Measure every side in turn and print the table."""
-    found: dict[str, list[dict]] = {name: [] for name in SIDES if name not in skip}
-    evenly = SETTINGS
+    runs_by_side: dict[str, list[dict]] = {name: [] for name in SIDES if name not in skip}
+    sampled_settings = SETTINGS
     if sample is not None:
-        evenly = [SETTINGS[place] for place in np.linspace(0, len(SETTINGS) - 1, 2 * sample + 1).astype(int)[1::2]]
+        sampled_settings = [
+            SETTINGS[index] for index in np.linspace(0, len(SETTINGS) - 1, 2 * sample + 1).astype(int)[1::2]
+        ]
     with tempfile.TemporaryDirectory(prefix="cutonce-benchmark-") as folder:
         in_fresh_process("head.make", Path(folder), folder=folder, **data)
         for repetition in range(repetitions):
-            for name in list(found)[:: -1 if repetition % 2 else 1]:
-                ours = [tuple(one["chosen"]) for one in found["cutonce"][:1]]
-                settings = SETTINGS if name == "cutonce" else list(dict.fromkeys([*evenly, *ours]))
-                one = in_fresh_process(
+            for name in list(runs_by_side)[:: -1 if repetition % 2 else 1]:
+                best_of_ours = [tuple(run["chosen"]) for run in runs_by_side["cutonce"][:1]]
+                settings = SETTINGS if name == "cutonce" else list(dict.fromkeys([*sampled_settings, *best_of_ours]))
+                run = in_fresh_process(
                     "head.side", Path(folder), name=name, folder=folder, settings=settings, folds=folds
                 )
                 if len(settings) < len(SETTINGS):
-                    one["seconds"] = (one["seconds"] - one["refit"]) * len(SETTINGS) / len(settings) + one["refit"]
-                found[name].append(one)
-                print(f"  {name}: {one}", file=sys.stderr, flush=True)
+                    run["seconds"] = (run["seconds"] - run["refit"]) * len(SETTINGS) / len(settings) + run["refit"]
+                runs_by_side[name].append(run)
+                print(f"  {name}: {run}", file=sys.stderr, flush=True)
     rows = []
-    for name, runs in found.items():
-        ratios = [other["seconds"] / ours["seconds"] for other, ours in zip(runs, found["cutonce"], strict=True)]
+    for name, runs in runs_by_side.items():
+        ratios = [
+            other_run["seconds"] / own_run["seconds"]
+            for other_run, own_run in zip(runs, runs_by_side["cutonce"], strict=True)
+        ]
         seconds, score, memory = (
-            statistics.median(one[what] for one in runs) for what in ("seconds", "score", "memory")
+            statistics.median(run[quantity] for run in runs) for quantity in ("seconds", "score", "memory")
         )
         times = f"{statistics.median(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f})"
         rows.append([TITLES[name], f"{seconds:,.1f}", times, f"{score:.2%}", f"{memory:.2f}"])
@@ -190,7 +207,8 @@ def compare(title: str, data: dict, folds: int, repetitions: int, sample: int | 
     echo(table(["way", "s", "times ours", "held-out accuracy", "peak memory, of the features'"], rows, 1))
     if sample is not None:
         echo(
-            f"scikit-learn: {len(evenly)} of the {len(SETTINGS)} settings were fitted, evenly spread, and the one that "
+            f"scikit-learn: {len(sampled_settings)} of the {len(SETTINGS)} settings were fitted, evenly spread, and "
+            "the one that "
             "train_head chose; time by their share."
         )
 
@@ -216,7 +234,7 @@ def main() -> None:
         title = "{rows:,} x {width:,} features, {classes} classes, 5 folds".format(**small)
         compare(f"{title}: {len(SETTINGS)} settings and a refit", small, 5, repetitions, options.sample, options.skip)
     machine = in_fresh_process("ours.machine", Path(tempfile.gettempdir()))
-    echo("", "; ".join(f"{what} {value}" for what, value in machine.items()))
+    echo("", "; ".join(f"{property_name} {value}" for property_name, value in machine.items()))
 
 
 if __name__ == "__main__":

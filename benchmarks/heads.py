@@ -51,7 +51,7 @@ def measure(data, image_size, seeds, options, heads_of_vectors, heads_of_maps):
         with messages_printed():
             extract(data=source, features=features)
             results = train(data=source, features=features, head=HeadConfig(heads), out=run)
-        rows += [_row(kind, name, [one for one in results if one.name == name]) for name in heads]
+        rows += [_row(kind, name, [result for result in results if result.name == name]) for name in heads]
     return rows
 
 

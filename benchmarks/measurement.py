@@ -103,10 +103,12 @@ def in_fresh_process(function: str, folder: Path, /, **arguments: Any) -> Any:
     command = [sys.executable, "-m", "benchmarks.measurement", function, json.dumps(arguments)]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with status {done.returncode}:\n{done.stdout}{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    completed = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if completed.returncode:
+        raise SystemExit(
+            f"{' '.join(command)} ended with status {completed.returncode}:\n{completed.stdout}{completed.stderr}"
+        )
+    return json.loads(completed.stdout.splitlines()[-1])
 
 
 def _answer(function: str, arguments: str) -> str:

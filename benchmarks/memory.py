@@ -59,12 +59,12 @@ def measure(samples: int, folder: Path) -> dict[str, float]:
     prepared = build_extractor(FeatureConfig(image_size=32, cache=folder / "cache", batch_size=32))
     extractor = replace(prepared, trunk=PatchAverages())
     extract(extractor, manifest.select(range(1000)))  # libraries, threads and buffers are there now
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    memory_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     started = time.perf_counter()
     extract(extractor, manifest)
     seconds = time.perf_counter() - started
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"samples": samples, "before": before, "after": after, "seconds": seconds}
+    memory_after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"samples": samples, "before": memory_before, "after": memory_after, "seconds": seconds}
 
 
 def main() -> None:
@@ -78,14 +78,14 @@ def main() -> None:
             print(json.dumps(measure(options.child, Path(folder))))
         return
     print(f"{'samples':>9}  {'peak, MB':>9}  {'of the first':>12}  {'samples/s':>9}")
-    first = 0.0
+    first_peak = 0.0
     for samples in options.samples:
         command = [sys.executable, __file__, "--child", str(samples)]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        first = first or found["after"]
-        rate = samples / found["seconds"]
-        peak = found["after"]
-        print(f"{samples:>9,}  {peak / 1e6:>9,.0f}  {peak / first:>12.3f}  {rate:>9,.0f}", flush=True)
+        measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        first_peak = first_peak or measured["after"]
+        rate = samples / measured["seconds"]
+        peak = measured["after"]
+        print(f"{samples:>9,}  {peak / 1e6:>9,.0f}  {peak / first_peak:>12.3f}  {rate:>9,.0f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -92,17 +92,17 @@ def training(images: str, epochs: int, **options: Any) -> Measurement:
         rows = {}
         for split, count in views.items():
             extract(replace(extractor, options=replace(extractor.options, views=count)), samples[split])
-            of_views = [read_features(extractor, samples[split], view) for view in range(count)]
-            rows[split] = torch.from_numpy(np.stack(of_views))
+            rows_by_view = [read_features(extractor, samples[split], view) for view in range(count)]
+            rows[split] = torch.from_numpy(np.stack(rows_by_view))
         extracted = time.perf_counter()
         labels = {split: torch.from_numpy(part.targets) for split, part in samples.items()}
         head = new_head(extractor.row_shape[0], manifest.task.out_features)
 
         def batches(split: str, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
             generator = torch.Generator().manual_seed(epoch)
-            for chosen in torch.tensor(order(split, epoch, len(labels[split]))).split(BATCH_SIZE):
-                view = torch.randint(len(rows[split]), chosen.shape, generator=generator)
-                yield rows[split][view, chosen].float(), labels[split][chosen]
+            for indices in torch.tensor(order(split, epoch, len(labels[split]))).split(BATCH_SIZE):
+                view = torch.randint(len(rows[split]), indices.shape, generator=generator)
+                yield rows[split][view, indices].float(), labels[split][indices]
 
         accuracy = train(head, head, batches, epochs)
         on_rows = time.perf_counter() - extracted

@@ -36,11 +36,11 @@ def make_elpv(counts: dict[str, int], folder: str) -> None:
     listing = list_elpv(DataConfig("elpv"))
     order = np.random.default_rng(0).permutation(len(listing.locations)).tolist()
     for split, count in counts.items():
-        chosen, order = order[:count], order[count:]
-        for index in chosen:
-            place = Path(folder) / split / listing.targets[index]
-            place.mkdir(parents=True, exist_ok=True)
-            shutil.copy(listing.locations[index], place)
+        chosen_indices, order = order[:count], order[count:]
+        for index in chosen_indices:
+            class_dir = Path(folder) / split / listing.targets[index]
+            class_dir.mkdir(parents=True, exist_ok=True)
+            shutil.copy(listing.locations[index], class_dir)
 
 
 def make_photographs(count: int, width: int, height: int, folder: Path) -> None:
@@ -72,5 +72,5 @@ def _photographs(originals: Sequence[NDArray[np.uint8]], width: int, height: int
 
 def _mirrored(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return an image and its reflections as one that can be repeated without edges, [2 H, 2 W, 3]."""
-    both = np.concatenate([image, image[:, ::-1]], axis=1)
-    return np.concatenate([both, both[::-1]], axis=0)
+    mirrored = np.concatenate([image, image[:, ::-1]], axis=1)
+    return np.concatenate([mirrored, mirrored[::-1]], axis=0)

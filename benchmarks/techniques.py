@@ -115,25 +115,25 @@ def main(arguments: list[str] | None = None) -> None:
     out = options.out or Path("runs") / f"techniques-{Path(data.data).name}"
     autocast = "none" if options.precision == "fp32" else options.precision
     base = replace(BASE, epochs=1 if options.quick else options.epochs, amp_dtype=autocast)
-    asked = _asked(base, options.only or ["images", "cache", "baselines"], options.views, quick=options.quick)
+    trainings = _asked(base, options.only or ["images", "cache", "baselines"], options.views, quick=options.quick)
     init_run(out, data, features, HeadConfig(), base)
-    for views in sorted({count for _, count, _ in asked.values()}):
+    for views in sorted({count for _, count, _ in trainings.values()}):
         extractor = build_extractor(replace(features, views=views))
         for seed in data.seeds:
             manifest, directory = init_seed(out, data, features, seed)
             extract_features(build_extractor(features), manifest, directory)
-            for label, (chosen, count, _) in asked.items():
+            for label, (config, count, _) in trainings.items():
                 if count == views:
                     experiment = Experiment(extractor, manifest, seed, directory)
-                    run_finetune(experiment, replace(chosen, name=label), HeadConfig())
+                    run_finetune(experiment, replace(config, name=label), HeadConfig())
     rows = {row.name: row for row in compare_runs([out]).rows}
-    echo("", _table(rows, asked))
+    echo("", _table(rows, trainings))
     if options.only == ["views"]:
-        _draw_views(rows, asked, out / "views.png")
+        _draw_views(rows, trainings, out / "views.png")
         echo(f"plot: {out / 'views.png'}")
-    if {*BASELINES} <= {*asked}:
-        named = [replace(rows[one], label=words) for one, words in CURVES.items()]
-        save_png(validation_curves(dict(enumerate(named)), None, "epoch"), out / "curves.png")
+    if {*BASELINES} <= {*trainings}:
+        curves = [replace(rows[label], label=description) for label, description in CURVES.items()]
+        save_png(validation_curves(dict(enumerate(curves)), None, "epoch"), out / "curves.png")
         echo(f"plot: {out / 'curves.png'}")
 
 
@@ -141,62 +141,64 @@ def _asked(
     base: FinetuneConfig, only: list[str], views: int, *, quick: bool
 ) -> dict[str, tuple[FinetuneConfig, int, str | None]]:
     """Return the trainings by their labels: options, cached views, and the label of what each is compared with."""
-    asked: dict[str, tuple[FinetuneConfig, int, str | None]] = {}
-    some = 2 if quick else None
+    trainings: dict[str, tuple[FinetuneConfig, int, str | None]] = {}
+    limit = 2 if quick else None
     if "images" in only:
-        for name, changed in list(FROM_IMAGES.items())[:some]:
-            against = None if name == "fine-tuning" else "fine-tuning"
-            asked[_label(name)] = replace(base, **changed), 1, against
+        for name, changed in list(FROM_IMAGES.items())[:limit]:
+            reference = None if name == "fine-tuning" else "fine-tuning"
+            trainings[_label(name)] = replace(base, **changed), 1, reference
     if "cache" in only:
-        for name, changed in list(FROM_CACHE.items())[:some]:
-            against = "fine-tuning" if name == "from cached views" else _label("from cached views")
-            asked[_label(name)] = replace(base, from_cache=True, **changed), views, against
+        for name, changed in list(FROM_CACHE.items())[:limit]:
+            reference = "fine-tuning" if name == "from cached views" else _label("from cached views")
+            trainings[_label(name)] = replace(base, from_cache=True, **changed), views, reference
     if "baselines" in only:
-        asked.setdefault("fine-tuning", (base, 1, None))
-        for which in BASELINES:
-            asked[which] = baseline(base, which), 1, "fine-tuning"
+        trainings.setdefault("fine-tuning", (base, 1, None))
+        for baseline_name in BASELINES:
+            trainings[baseline_name] = baseline(base, baseline_name), 1, "fine-tuning"
     if "views" in only:
-        asked.setdefault("fine-tuning", (base, 1, None))
-        for count in VIEWS[:some]:
+        trainings.setdefault("fine-tuning", (base, 1, None))
+        for count in VIEWS[:limit]:
             augmented = replace(base, from_cache=True)
-            asked[f"views-{count}"] = augmented, count, "fine-tuning"
-    return asked
+            trainings[f"views-{count}"] = augmented, count, "fine-tuning"
+    return trainings
 
 
 def _label(name: str) -> str:
     return name.replace(" ", "-")
 
 
-def _table(rows: dict[str, MethodSummary], asked: dict[str, tuple[FinetuneConfig, int, str | None]]) -> str:
+def _table(rows: dict[str, MethodSummary], trainings: dict[str, tuple[FinetuneConfig, int, str | None]]) -> str:
     lines = []
-    for label, (_, _views, against) in asked.items():
+    for label, (_, _views, reference) in trainings.items():
         row = rows[label]
-        ends = "" if len(row.seeds) == 1 else " ({:.1f}-{:.1f})".format(*(100 * one for one in row.score_range))
+        seed_range = (
+            "" if len(row.seeds) == 1 else " ({:.1f}-{:.1f})".format(*(100 * bound for bound in row.score_range))
+        )
         difference = ""
-        if against in rows:
-            found = bootstrap_difference(row.metric, row.statistics, rows[against].statistics, row.images)
-            difference = f"{points(found.value)} ({points(found.low)} to {points(found.high)})"
-        epochs = np.mean([one.settings["best epoch"] for one in row.results])
-        line = [label, percent(row.val_score), percent(row.score) + ends, f"{epochs:.0f}"]
+        if reference in rows:
+            effect = bootstrap_difference(row.metric, row.statistics, rows[reference].statistics, row.images)
+            difference = f"{points(effect.value)} ({points(effect.low)} to {points(effect.high)})"
+        epochs = np.mean([result.settings["best epoch"] for result in row.results])
+        line = [label, percent(row.val_score), percent(row.score) + seed_range, f"{epochs:.0f}"]
         stages = row.seconds_by_stage
-        lines.append([*line, duration(stages["extract"]), duration(stages["train"]), against or "", difference])
+        lines.append([*line, duration(stages["extract"]), duration(stages["train"]), reference or "", difference])
     header = ["technique", "validation", "test", "best epoch", "features", "training", "against", "points"]
     return table(header, lines, 1)
 
 
 def _draw_views(
-    rows: dict[str, MethodSummary], asked: dict[str, tuple[FinetuneConfig, int, str | None]], path: Path
+    rows: dict[str, MethodSummary], trainings: dict[str, tuple[FinetuneConfig, int, str | None]], path: Path
 ) -> None:
     """Draw accuracy and time over the number of cached views, beside training from images."""
     from matplotlib.figure import Figure
 
-    counts = [views for label, (_, views, _) in asked.items() if label != "fine-tuning"]
+    counts = [views for label, (_, views, _) in trainings.items() if label != "fine-tuning"]
     cached, images = [rows[f"views-{views}"] for views in counts], rows["fine-tuning"]
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    ends = np.array([row.ci95 for row in cached]).T * 100
+    bounds = np.array([row.ci95 for row in cached]).T * 100
     accuracy = np.array([row.score for row in cached]) * 100
-    left.errorbar(counts, accuracy, np.abs(ends - accuracy), fmt="o-", capsize=3, label="cached views")
+    left.errorbar(counts, accuracy, np.abs(bounds - accuracy), fmt="o-", capsize=3, label="cached views")
     low, high = images.ci95
     left.axhspan(100 * low, 100 * high, color="0.9")
     left.axhline(100 * images.score, color="0.4", label="images, new renderings in each epoch")

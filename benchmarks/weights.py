@@ -44,7 +44,7 @@ def _calibrate(backbone: Backbone, images: str) -> None:
     With those it is born with, some networks end in numbers around 1e-13 that are nearly the same for all images:
     nothing that features could be compared by, or whose time would be that of a trained network.
     """
-    layers = [one for one in backbone.module.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+    layers = [module for module in backbone.module.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # the mean over all batches, here of one

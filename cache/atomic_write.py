@@ -97,7 +97,7 @@ def stale_temporaries(directory: Path) -> list[Path]:
     A temporary file lives for the seconds one write takes. It is a leftover when its process is no longer there, or,
     where that cannot be told (another machine), when nothing has happened to it for an hour.
     """
-    found = []
+    stale = []
     for path in sorted(directory.glob("*.tmp")):
         match = _TEMPORARY.fullmatch(path.name)
         if match is None:
@@ -107,8 +107,8 @@ def stale_temporaries(directory: Path) -> list[Path]:
             dead = match["host"] == host_name() and not _is_alive(int(match["pid"]))
             # A minute's grace: another container may share the host's name and not its process numbers.
             if age > _ABANDONED_SECONDS or (dead and age > _WRITING_SECONDS):
-                found.append(path)
-    return found
+                stale.append(path)
+    return stale
 
 
 def remove_stale_temporaries(directory: Path) -> None:

@@ -61,5 +61,5 @@ def listed(names: Sequence[str], limit: int = 5, separator: str = ", ") -> str:
 
 def suggestion(name: str, known: Iterable[str], *, limit: int = 3) -> str:
     """Return ``" Did you mean 'a' or 'b'?"`` for the known names nearest to `name`, or an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)
-    return f" Did you mean {' or '.join(repr(one) for one in near)}?" if near else ""
+    matches = difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)
+    return f" Did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""

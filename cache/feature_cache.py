@@ -142,9 +142,9 @@ class FeatureCache:
     def missing(self, keys: Iterable[str], view: int = 0) -> list[str]:
         """Return the keys that have no row yet and were not rejected, in the order asked, each once."""
         wanted = list(dict.fromkeys(keys))
-        found = self._current().lookup.positions_of(pack_key_list(wanted), view)
+        positions = self._current().lookup.positions_of(pack_key_list(wanted), view)
         rejected = self.unreadable()
-        return [wanted[index] for index in np.flatnonzero(found < 0).tolist() if wanted[index] not in rejected]
+        return [wanted[index] for index in np.flatnonzero(positions < 0).tolist() if wanted[index] not in rejected]
 
     def read(self, keys: Sequence[str], view: int = 0, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return the rows of keys, every byte checked.
@@ -170,14 +170,14 @@ class FeatureCache:
         """
         packed = pack_key_list(keys)
         for catalog in self._catalogs():
-            places = catalog.lookup.positions_of(packed, view)
-            if not catalog.shards or (places < 0).any():
+            positions = catalog.lookup.positions_of(packed, view)
+            if not catalog.shards or (positions < 0).any():
                 continue
             target = self._target(catalog.shards[0], len(keys), out)
             with suppress(FileNotFoundError):  # another process has rewritten a shard: look again
-                self._gather(catalog, places, keys.__getitem__, target)
+                self._gather(catalog, positions, keys.__getitem__, target)
                 return target
-        self._require(catalog, keys, places, view)
+        self._require(catalog, keys, positions, view)
         raise CacheError(f"shards of {self.path} vanished while they were read; try again")
 
     def batches(
@@ -218,17 +218,17 @@ class FeatureCache:
             If keys have no row, or the memory does not hold a few batches; and while iterating, as :meth:`read`.
         """
         catalog = self._current()
-        places = catalog.lookup.positions_of(pack_key_list(keys), view)
-        self._require(catalog, keys, places, view)
+        entries = catalog.lookup.positions_of(pack_key_list(keys), view)
+        self._require(catalog, keys, entries, view)
 
         def read(positions: NDArray[np.intp], out: NDArray[Any]) -> NDArray[Any]:
             with suppress(FileNotFoundError):  # another process has rewritten a shard: ask for the keys
-                self._gather(catalog, places[positions], lambda index: keys[positions[index]], out)
+                self._gather(catalog, entries[positions], lambda index: keys[positions[index]], out)
                 return out
             return self.read([keys[index] for index in positions.tolist()], view, out)
 
         return shuffled_batches(
-            RowAddresses(catalog.lookup.shards[places], catalog.lookup.rows[places]),
+            RowAddresses(catalog.lookup.shards[entries], catalog.lookup.rows[entries]),
             RowReader(catalog.shards[0].row_shape, self.dtype, read),
             batch_rows=batch_rows,
             seed=seed,
@@ -238,9 +238,9 @@ class FeatureCache:
     def compute_seconds(self, keys: Iterable[str], view: int = 0) -> float:
         """Return what computing the rows of these keys cost, each key once: its share of its shard's time."""
         catalog = self._current()
-        places = catalog.lookup.positions_of(pack_key_list(list(dict.fromkeys(keys))), view)
+        positions = catalog.lookup.positions_of(pack_key_list(list(dict.fromkeys(keys))), view)
         shares = np.array([shard.seconds / shard.rows for shard in catalog.shards], dtype=np.float64)
-        return float(shares[catalog.lookup.shards[places[places >= 0]]].sum())
+        return float(shares[catalog.lookup.shards[positions[positions >= 0]]].sum())
 
     def writer(
         self,
@@ -292,10 +292,10 @@ class FeatureCache:
         """Remember, for good, why these keys can never have a row under this spec."""
         pack_key_list(list(reasons))
         known = self.unreadable()
-        new = {key: reason for key, reason in reasons.items() if key not in known}
-        if new:
+        additions = {key: reason for key, reason in reasons.items() if key not in known}
+        if additions:
             self._prepare()
-            write_document(self.path / _REJECTED / f"{_unique_name()}.json", "rejections", reasons=new)
+            write_document(self.path / _REJECTED / f"{_unique_name()}.json", "rejections", reasons=additions)
 
     def unreadable(self) -> Mapping[str, str]:
         """Return the rejected keys with the reasons."""
@@ -305,14 +305,14 @@ class FeatureCache:
         for name in (name for name in names if name not in self._read_rejections):
             path = self.path / _REJECTED / name
             try:
-                found = read_document(path, "rejections", "reasons")
+                reasons = read_document(path, "rejections", "reasons")
             except FileNotFoundError:
                 continue
             except BrokenDocumentError as error:
                 quarantine(path, self.path, str(error), self._note)
                 continue
             self._read_rejections.add(name)
-            self._reasons.update((key, str(reason)) for key, reason in found.items())
+            self._reasons.update((key, str(reason)) for key, reason in reasons.items())
         return MappingProxyType(self._reasons)
 
     def verify(self, progress: Callable[[Sequence[Shard]], Iterable[Shard]] | None = None) -> list[CorruptRow]:
@@ -404,23 +404,23 @@ class FeatureCache:
             catalog = self._catalog
             yield catalog
 
-    def _require(self, catalog: ShardCatalog, keys: Sequence[str], places: NDArray[np.intp], view: int) -> None:
+    def _require(self, catalog: ShardCatalog, keys: Sequence[str], positions: NDArray[np.intp], view: int) -> None:
         """Raise :class:`CacheInputError` unless every key has a place in the catalog."""
-        absent = [keys[index] for index in np.flatnonzero(places < 0).tolist()]
-        if absent or not catalog.shards:
+        missing = [keys[index] for index in np.flatnonzero(positions < 0).tolist()]
+        if missing or not catalog.shards:
             raise CacheInputError(
-                f"{len(absent)} of {len(keys)} samples have no features (view {view}) in {self.path}: "
-                f"{listed(absent)}; extract them first"
+                f"{len(missing)} of {len(keys)} samples have no features (view {view}) in {self.path}: "
+                f"{listed(missing)}; extract them first"
             )
 
     def _gather(
-        self, catalog: ShardCatalog, places: NDArray[np.intp], key_at: Callable[[int], str], target: NDArray[Any]
+        self, catalog: ShardCatalog, positions: NDArray[np.intp], key_at: Callable[[int], str], target: NDArray[Any]
     ) -> None:
-        damaged = read_rows(catalog.shards, catalog.lookup.shards[places], catalog.lookup.rows[places], target)
+        damaged = read_rows(catalog.shards, catalog.lookup.shards[positions], catalog.lookup.rows[positions], target)
         if damaged:
-            named = [f"row {one.row} of {one.shard.path} ({key_at(one.position)})" for one in damaged]
+            descriptions = [f"row {row.row} of {row.shard.path} ({key_at(row.position)})" for row in damaged]
             raise CacheError(
-                f"{len(damaged)} of {len(places)} rows are damaged on disk: {listed(named)}; drop them with "
+                f"{len(damaged)} of {len(positions)} rows are damaged on disk: {listed(descriptions)}; drop them with "
                 "`cache verify `repair`` (FeatureCache.repair), which keeps the others, and extract again"
             )
 

@@ -111,5 +111,5 @@ def _read_piece(piece: _ReadSpan, target: NDArray[np.uint8]) -> list[DamagedRow]
         stretch = np.empty((count, target.shape[1]), dtype=np.uint8)
         damaged = shard.read(first, stretch)
         target[positions] = stretch if all_wanted else stretch[rows - first]
-    wrong = np.flatnonzero(np.isin(rows - first, damaged)) if len(damaged) else damaged
-    return [DamagedRow(shard, int(rows[index]), int(positions[index])) for index in wrong]
+    damaged_rows = np.flatnonzero(np.isin(rows - first, damaged)) if len(damaged) else damaged
+    return [DamagedRow(shard, int(rows[index]), int(positions[index])) for index in damaged_rows]

@@ -68,8 +68,8 @@ def find_caches(root: Path | str, fingerprints: Sequence[str] = ()) -> list[Path
     paths = _directories(root)
     if not paths:
         raise CacheInputError(f"there is no cache in {root}; check `cache`")
-    found = [_one_of(paths, fingerprint, root) for fingerprint in dict.fromkeys(fingerprints)]
-    return found if fingerprints else paths
+    matches = [_one_of(paths, fingerprint, root) for fingerprint in dict.fromkeys(fingerprints)]
+    return matches if fingerprints else paths
 
 
 def open_cache(path: Path) -> FeatureCache:
@@ -98,11 +98,11 @@ def _directories(root: Path | str) -> list[Path]:
 
 
 def _one_of(paths: Sequence[Path], fingerprint: str, root: Path | str) -> Path:
-    found = [path for path in paths if path.name.startswith(fingerprint.lower())]
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(path.name for path in found or paths)
-    if found:
+    matches = [path for path in paths if path.name.startswith(fingerprint.lower())]
+    if len(matches) == 1:
+        return matches[0]
+    names = ", ".join(path.name for path in matches or paths)
+    if matches:
         raise UsageError(f"{fingerprint!r} may be any of {names}; give more digits")
     raise UsageError(f"no cache in {root} begins with {fingerprint!r}; there are {names}")
 

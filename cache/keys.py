@@ -105,20 +105,20 @@ class DigestCache:
         with ThreadPoolExecutor(_THREADS) as threads:
             for start in range(0, len(paths), _BATCH):
                 batch = [_stat(path) for path in paths[start : start + _BATCH]]
-                known = [self._recall(database, entry) for entry in batch]
-                unknown = [entry for entry, key in zip(batch, known, strict=True) if not key]
-                at_once = [unknown[at : at + _AT_ONCE] for at in range(0, len(unknown), _AT_ONCE)]
+                remembered = [self._recall(database, entry) for entry in batch]
+                unknown = [entry for entry, key in zip(batch, remembered, strict=True) if not key]
+                at_once = [unknown[start : start + _AT_ONCE] for start in range(0, len(unknown), _AT_ONCE)]
                 hashed = chain.from_iterable(threads.map(_hash_entries, at_once))
-                new = []
-                for entry, key in zip(batch, known, strict=True):
+                hashed_entries = []
+                for entry, key in zip(batch, remembered, strict=True):
                     if key:
                         yield key, ""
                         continue
                     outcome = next(hashed)
                     if outcome.mtime_trusted:
-                        new.append((*entry.identity, outcome.key))
+                        hashed_entries.append((*entry.identity, outcome.key))
                     yield outcome.key, outcome.reason
-                self._remember(database, new)
+                self._remember(database, hashed_entries)
 
     def _open(self) -> closing[sqlite3.Connection] | None:
         if self.path is None:
@@ -187,16 +187,16 @@ class _Outcome(NamedTuple):
 
 
 def _stat(path: str) -> _Entry:
-    nowhere = _Identity(b"", 0, 0, 0)
+    no_identity = _Identity(b"", 0, 0, 0)
     try:
         status = Path(path).stat()
         absolute = os.fsencode(Path(path).absolute())
     except (OSError, ValueError) as error:
-        return _Entry(path, nowhere, _reason(path, error))
+        return _Entry(path, no_identity, _reason(path, error))
     if stat.S_ISDIR(status.st_mode):
-        return _Entry(path, nowhere, "is a directory, not a file")
+        return _Entry(path, no_identity, "is a directory, not a file")
     if not stat.S_ISREG(status.st_mode):
-        return _Entry(path, nowhere, "is not a regular file")
+        return _Entry(path, no_identity, "is not a regular file")
     return _Entry(path, _Identity(absolute, *_times(status)), "")
 
 
@@ -207,14 +207,14 @@ def _hash_entries(entries: Sequence[_Entry]) -> list[_Outcome]:
 def _hash_entry(entry: _Entry) -> _Outcome:
     if entry.reason:
         return _Outcome("", entry.reason, mtime_trusted=False)
-    _, *before = entry.identity
+    _, *expected_times = entry.identity
     newest_trusted = time.time_ns() - _CLOCK_NS
     try:
         key, status = _hash(entry.path)
     except OSError as error:
         return _Outcome("", _reason(entry.path, error), mtime_trusted=False)
-    unchanged = before == list(_times(status))
-    return _Outcome(key, "", mtime_trusted=unchanged and max(before[1:]) < newest_trusted)
+    unchanged = expected_times == list(_times(status))
+    return _Outcome(key, "", mtime_trusted=unchanged and max(expected_times[1:]) < newest_trusted)
 
 
 def _hash(path: str | os.PathLike[str]) -> tuple[str, os.stat_result]:

@@ -148,14 +148,14 @@ def _identity() -> str:
 
 def _is_dead(identity: str) -> bool:
     """Return whether a process of this machine is gone; of others, and of unreadable ones, that is not known."""
-    words = identity.split()
-    if len(words) != 4 or words[:2] != [host_name(), _namespace()]:
+    fields = identity.split()
+    if len(fields) != 4 or fields[:2] != [host_name(), _namespace()]:
         return False
     try:
-        process = psutil.Process(int(words[2]))
+        process = psutil.Process(int(fields[2]))
         # the number may have been given to another process; the time of the start is known to a second or two
-        another = abs(process.create_time() - int(words[3])) > 3
-        return another or process.status() == psutil.STATUS_ZOMBIE
+        number_reused = abs(process.create_time() - int(fields[3])) > 3
+        return number_reused or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
     except (psutil.Error, ValueError):

@@ -118,12 +118,12 @@ def _copy(shard: Shard, spec: Spec, kept: NDArray[np.bool_], writer: ShardWriter
     _, table = open_shard(shard.path, spec)
     not_sound = 0
     for start, stretch, damaged in shard.stretches():
-        chosen = kept[start : start + len(stretch)].copy()
-        not_sound += int(chosen[damaged].sum())
-        chosen[damaged] = False
+        keep = kept[start : start + len(stretch)].copy()
+        not_sound += int(keep[damaged].sum())
+        keep[damaged] = False
         views = table.views[start : start + len(stretch)]
-        for view in np.unique(views[chosen]):
-            rows = np.flatnonzero(chosen & (views == view))
+        for view in np.unique(views[keep]):
+            rows = np.flatnonzero(keep & (views == view))
             writer.append(
                 [unpack_key(key) for key in table.keys[start + rows]],
                 stretch[rows].view(shard.dtype).reshape(len(rows), *shard.row_shape),

@@ -29,13 +29,13 @@ def prefetch_map(
         Calls that are handed out, at least 1: of as many, the consumer waits for the first, and computing goes on with
         as many while it has a result.
     """
-    coming = iter(items)
+    remaining = iter(items)
     running: deque[Future[Result]] = deque()
     try:
-        running.extend(pool.submit(function, item) for item in islice(coming, ahead))
+        running.extend(pool.submit(function, item) for item in islice(remaining, ahead))
         while running:
             result = running.popleft().result()
-            running.extend(pool.submit(function, item) for item in islice(coming, 1))
+            running.extend(pool.submit(function, item) for item in islice(remaining, 1))
             yield result
             del result  # it is the consumer's alone while the next one is waited for
     finally:

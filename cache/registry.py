@@ -136,8 +136,8 @@ class Registry(Generic[RegistrationT, ThingT]):
                 if any(f"@{decorator}(" in source for decorator in self._decorators):
                     for registration in self._registrations_in(source, f"{package}.{path.stem}"):
                         if registration.name in registrations:
-                            both = [registrations[registration.name].module, registration.module]
-                            raise self._name_taken(registration.name, both)
+                            modules = [registrations[registration.name].module, registration.module]
+                            raise self._name_taken(registration.name, modules)
                         registrations[registration.name] = registration
         return registrations
 
@@ -240,14 +240,14 @@ class Registry(Generic[RegistrationT, ThingT]):
         UsageError
             If two have one name, or a plug-in cannot be imported.
         """
-        things = self._all_things
-        if things is None:
+        all_things = self._all_things
+        if all_things is None:
             with self._loading:
                 self.own_things()
                 for plug_in in self._waiting_plug_ins:
                     self._load_plug_in(plug_in)
-                things = self._all_things = self.own_things()
-        return things
+                all_things = self._all_things = self.own_things()
+        return all_things
 
     def origin(self, name: str) -> str:
         """Return which function or class is registered as `name`, for messages."""
@@ -275,7 +275,7 @@ class Registry(Generic[RegistrationT, ThingT]):
 
     def _registrations_in(self, source: str, module: str) -> Iterator[RegistrationT]:
         """Yield what the decorators in the text of a file say."""
-        known_fields = {one.name for one in fields(self._registration)}
+        known_fields = {field.name for field in fields(self._registration)}
         for definition in _DECORATED.finditer(source):
             (function,) = ast.parse(f"{definition['decorators']}def _(): ...").body
             assert isinstance(function, ast.FunctionDef)

@@ -45,8 +45,8 @@ def pack_key_list(keys: Sequence[str]) -> NDArray[np.uint64]:
         packed = bytes.fromhex(lines)  # passes over white space, so that it has to be seen where that is
         if len(packed) * 2 == len(keys) * KEY_LENGTH and lines[KEY_LENGTH :: KEY_LENGTH + 1] == "\n" * (len(keys) - 1):
             return _halves(packed)
-    wrong = next(key for key in keys if not _is_key(key))
-    raise CacheInputError(f"{wrong!r} is not a key: keys are 32 hex digits, as key_of_bytes makes them")
+    bad_key = next(key for key in keys if not _is_key(key))
+    raise CacheInputError(f"{bad_key!r} is not a key: keys are 32 hex digits, as key_of_bytes makes them")
 
 
 def _halves(packed: bytes) -> NDArray[np.uint64]:
@@ -99,24 +99,28 @@ class RowIndex(NamedTuple):
         """
         columns: list[tuple[NDArray[Any], ...]] = [self]
         for shard, (keys, views) in enumerate(tables, first):
-            places = np.full(len(views), shard, np.int32), np.arange(len(views), dtype=np.int32)
-            columns.append((_mix(keys[:, 0], views), keys[:, 1], views, *places))
-        words, lows, views, shards, rows = (np.concatenate(parts) for parts in zip(*columns, strict=True))
-        order = np.argsort(words, kind="stable")
-        if (words[order[1:]] == words[order[:-1]]).any():
-            order = np.lexsort((views, lows, words))  # stable: the first of equal rows stays first
-            one, next_one = order[:-1], order[1:]
-            new = np.ones(len(order), dtype=bool)
-            new[1:] = (words[next_one] != words[one]) | (lows[next_one] != lows[one]) | (views[next_one] != views[one])
-            order = order[new]
-        return RowIndex(words[order], lows[order], views[order], shards[order], rows[order])
+            addresses = np.full(len(views), shard, np.int32), np.arange(len(views), dtype=np.int32)
+            columns.append((_mix(keys[:, 0], views), keys[:, 1], views, *addresses))
+        mixed, lows, views, shards, rows = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+        order = np.argsort(mixed, kind="stable")
+        if (mixed[order[1:]] == mixed[order[:-1]]).any():
+            order = np.lexsort((views, lows, mixed))  # stable: the first of equal rows stays first
+            previous, following = order[:-1], order[1:]
+            is_first = np.ones(len(order), dtype=bool)
+            is_first[1:] = (
+                (mixed[following] != mixed[previous])
+                | (lows[following] != lows[previous])
+                | (views[following] != views[previous])
+            )
+            order = order[is_first]
+        return RowIndex(mixed[order], lows[order], views[order], shards[order], rows[order])
 
     def keys(self, view: int) -> NDArray[np.uint64]:
         """Return the keys, [n, 2], that have a row of this view, in the order of shards and rows."""
-        chosen = np.flatnonzero(self.views == view)
-        chosen = chosen[np.lexsort((self.rows[chosen], self.shards[chosen]))]
-        highs = _mix(self.mixed_high[chosen], self.views[chosen])  # mixing twice gives back what was mixed
-        return np.stack([highs, self.low[chosen]], axis=1)
+        rows = np.flatnonzero(self.views == view)
+        rows = rows[np.lexsort((self.rows[rows], self.shards[rows]))]
+        highs = _mix(self.mixed_high[rows], self.views[rows])  # mixing twice gives back what was mixed
+        return np.stack([highs, self.low[rows]], axis=1)
 
     def positions_of(self, keys: NDArray[np.uint64], view: int) -> NDArray[np.intp]:
         """Return for each key [n, 2] its position in the arrays, or -1.
@@ -126,23 +130,23 @@ class RowIndex(NamedTuple):
         next one begins, and finds its memory in the processor's cache.
         """
         check_view(view)
-        words = _mix(keys[:, 0], np.array([view], np.int32))
-        order = np.argsort(words)
-        words, lows = words[order], keys[order, 1]
-        position = np.searchsorted(self.mixed_high, words)
+        mixed = _mix(keys[:, 0], np.array([view], np.int32))
+        order = np.argsort(mixed)
+        mixed, lows = mixed[order], keys[order, 1]
+        position = np.searchsorted(self.mixed_high, mixed)
         hits = np.full(len(keys), -1, dtype=np.intp)
         pending = np.flatnonzero(position < len(self.mixed_high))
         while len(pending):
-            place = position[pending]
-            same = self.mixed_high[place] == words[pending]
-            hit = same & (self.low[place] == lows[pending]) & (self.views[place] == view)
-            hits[pending[hit]] = place[hit]
-            pending = pending[same & ~hit]
+            candidate = position[pending]
+            same_mixed = self.mixed_high[candidate] == mixed[pending]
+            hit = same_mixed & (self.low[candidate] == lows[pending]) & (self.views[candidate] == view)
+            hits[pending[hit]] = candidate[hit]
+            pending = pending[same_mixed & ~hit]
             position[pending] += 1
             pending = pending[position[pending] < len(self.mixed_high)]
-        found = np.empty(len(keys), dtype=np.intp)
-        found[order] = hits
-        return found
+        positions = np.empty(len(keys), dtype=np.intp)
+        positions[order] = hits
+        return positions
 
 
 def _mix(highs: NDArray[np.uint64], views: NDArray[np.int32]) -> NDArray[np.uint64]:

@@ -203,12 +203,12 @@ class Shard:
         except OSError as error:
             raise CacheError(f"{self.path} cannot be read: {error.strerror or error}") from error
         stop = start + len(into)
-        right = stretch_checksum(self._running, start, stop, self.row_bytes)
-        if not reading.unreadable and reading.checksum == right:
+        expected = stretch_checksum(self._running, start, stop, self.row_bytes)
+        if not reading.unreadable and reading.checksum == expected:
             return np.empty(0, dtype=np.intp)
-        wrong = row_checksums(into) != self.checksums[start:stop]
-        wrong[reading.unreadable] = True
-        return np.flatnonzero(wrong)
+        damaged = row_checksums(into) != self.checksums[start:stop]
+        damaged[reading.unreadable] = True
+        return np.flatnonzero(damaged)
 
     @cached_property
     def _running(self) -> NDArray[np.uint32]:
@@ -312,9 +312,9 @@ def write_encoding(element: h5py.File | h5py.Dataset, encoding: str) -> None:
 
 def _version(element: Any, path: Path, encoding: str, known: Collection[int]) -> int:
     """Return the version of an element's encoding, if it is one of the known."""
-    found = _attribute(element, path, "encoding-type", str)
-    if found != encoding:
-        raise BrokenShardError(f"{path}: {element.name} says it is {found!r} instead of {encoding!r}")
+    encoding_type = _attribute(element, path, "encoding-type", str)
+    if encoding_type != encoding:
+        raise BrokenShardError(f"{path}: {element.name} says it is {encoding_type!r} instead of {encoding!r}")
     version: int = _attribute(element, path, "encoding-version", int)
     if version not in known:
         raise CacheError(

@@ -52,28 +52,28 @@ class ShardCatalog(NamedTuple):
             return self
         if not self.names <= set(names):
             return ShardCatalog().refreshed(directory, spec, note)
-        shards, tables, seen = list(self.shards), [], set(self.names)
+        shards, tables, known = list(self.shards), [], set(self.names)
         for name in (name for name in names if name not in self.names):
             path = directory / SHARDS / name
             try:
                 shard, table = open_shard(path, spec)
             except FileNotFoundError:
-                seen.add(name)  # it was there a moment ago: a look at what is there now shows the difference
+                known.add(name)  # it was there a moment ago: a look at what is there now shows the difference
                 continue
             except BrokenShardError as error:
                 if not quarantine(path, directory, str(error), note):
-                    seen.add(name)
+                    known.add(name)
                 continue
             if shards and shard.row_shape != shards[0].row_shape:
                 raise CacheError(
                     f"{path} holds rows of the shape {shard.row_shape} and {shards[0].path.name} of "
                     f"{shards[0].row_shape}: one of them does not belong here; move it away"
                 )
-            seen.add(name)
+            known.add(name)
             shards.append(shard)
             tables.append(table)
         lookup = self.lookup.merged(tables, first=len(self.shards)) if tables else self.lookup
-        return ShardCatalog(tuple(shards), frozenset(seen), lookup)
+        return ShardCatalog(tuple(shards), frozenset(known), lookup)
 
 
 def list_files(directory: Path, suffix: str) -> list[str]:

@@ -294,21 +294,21 @@ def chunk_filters(dataset: h5py.Dataset) -> list[int] | None:
 
 def _layouts() -> Iterator[type[ReadableLayout]]:
     """Yield all formats: first ours, so that plug-ins are looked for where they are needed; last what only reads."""
-    own = CACHE_FORMATS.own_things()
-    yield from (layout for name, layout in own.items() if CACHE_FORMATS.known[name].writes)
+    own_formats = CACHE_FORMATS.own_things()
+    yield from (layout for name, layout in own_formats.items() if CACHE_FORMATS.known[name].writes)
     every = CACHE_FORMATS.things()
-    yield from (layout for name, layout in every.items() if name not in own)
-    yield from (layout for name, layout in own.items() if not CACHE_FORMATS.known[name].writes)
+    yield from (layout for name, layout in every.items() if name not in own_formats)
+    yield from (layout for name, layout in own_formats.items() if not CACHE_FORMATS.known[name].writes)
 
 
 def _require_plausible(dataset: h5py.Dataset, path: Path) -> None:
     """Refuse chunks that claim to be much more than the file is big."""
-    for what, shape, most in (
+    for subject, shape, most in (
         ("features", dataset.shape, _GREATEST_COMPRESSION * path.stat().st_size),
         ("a chunk", dataset.chunks, _GREATEST_CHUNK_BYTES),
     ):
         if math.prod(shape) * dataset.dtype.itemsize > most:
-            raise BrokenShardError(f"{path}: {what} of the shape {shape} is more than {most:,} bytes")
+            raise BrokenShardError(f"{path}: {subject} of the shape {shape} is more than {most:,} bytes")
 
 
 def contiguous_offset(dataset: h5py.Dataset, path: Path) -> int:

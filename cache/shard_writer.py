@@ -204,10 +204,10 @@ class ShardWriter:
 
 
 def _not_finite(keys: Sequence[str], features: NDArray[Any], finite: NDArray[np.bool_], dtype: str) -> str:
-    wrong = np.flatnonzero(~finite)
-    samples = f"{len(wrong)} samples: " + ", ".join(keys[index] for index in wrong[:5])
-    samples += ", ..." if len(wrong) > 5 else ""
-    if np.isnan(features[wrong]).any() or dtype == "float32":
+    bad_rows = np.flatnonzero(~finite)
+    samples = f"{len(bad_rows)} samples: " + ", ".join(keys[index] for index in bad_rows[:5])
+    samples += ", ..." if len(bad_rows) > 5 else ""
+    if np.isnan(features[bad_rows]).any() or dtype == "float32":
         return f"the network gave NaN or infinity for {samples}; they are not stored"
     return (
         f"the network gave numbers beyond {np.finfo(dtype).max:.5g}, where {dtype} ends, for {samples}; store them "

@@ -65,11 +65,11 @@ def shuffled_batches(
     row_bytes = math.prod(reader.row_shape) * reader.dtype.itemsize
     if batch_rows < 1:
         raise CacheInputError(f"batches need at least one row, not {batch_rows}")
-    least = SCRATCH_BYTES + 4 * batch_rows * row_bytes
-    if memory_bytes < least:
+    min_bytes = SCRATCH_BYTES + 4 * batch_rows * row_bytes
+    if memory_bytes < min_bytes:
         raise CacheInputError(
             f"{memory_bytes:,} bytes of memory are not enough to shuffle batches of {batch_rows} rows of "
-            f"{row_bytes:,} bytes; allow at least {least:,}"
+            f"{row_bytes:,} bytes; allow at least {min_bytes:,}"
         )
     # Two pools, a batch that is being used and one that is being made, and what reading takes.
     pool_rows = ((memory_bytes - SCRATCH_BYTES) // (2 * row_bytes * batch_rows) - 1) * batch_rows
@@ -110,5 +110,5 @@ def _iterate_pools(
         for pool, rows in zip(pools, rows_of_pools, strict=True):
             mixed = generator.permutation(len(pool))
             for start in range(0, len(mixed), batch_rows):
-                chosen = mixed[start : start + batch_rows]
-                yield FeatureBatch(pool[chosen], rows[chosen])
+                batch = mixed[start : start + batch_rows]
+                yield FeatureBatch(pool[batch], rows[batch])

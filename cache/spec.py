@@ -88,9 +88,9 @@ class Spec:
             If a field is missing, unknown, or of the wrong type.
         """
         names = {field.name for field in fields(cls)}
-        wrong = sorted(names ^ set(values))
-        if wrong:
-            raise CacheError(f"not a spec of this version of Cutonce: {', '.join(wrong)} missing or unknown")
+        unmatched = sorted(names ^ set(values))
+        if unmatched:
+            raise CacheError(f"not a spec of this version of Cutonce: {', '.join(unmatched)} missing or unknown")
         return cls(**values)
 
     def __eq__(self, other: object) -> bool:
@@ -113,17 +113,17 @@ def _field_value(name: str, value: Any) -> Any:
     return value
 
 
-def _canonical_value(where: str, value: Any) -> Any:
+def _canonical_value(location: str, value: Any) -> Any:
     """Return `value` with one form for values that mean the same: 1.0 is 1, a tuple is a list, NaN is refused."""
     if value is None or isinstance(value, bool | str | int):
         return value
     if isinstance(value, float) and value - value == 0:
         return int(value) if value.is_integer() else float(value)
     if isinstance(value, list | tuple):
-        return [_canonical_value(f"{where}[{index}]", item) for index, item in enumerate(value)]
+        return [_canonical_value(f"{location}[{index}]", item) for index, item in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
-        return {name: _canonical_value(f"{where}.{name}", item) for name, item in value.items()}
+        return {name: _canonical_value(f"{location}.{name}", item) for name, item in value.items()}
     raise CacheInputError(
-        f"{where} is {value!r} ({type(value).__name__}); a spec holds finite numbers, strings, booleans, None, "
+        f"{location} is {value!r} ({type(value).__name__}); a spec holds finite numbers, strings, booleans, None, "
         "lists, and mappings with string names"
     )

@@ -32,8 +32,8 @@ def require_own_packages() -> None:
     for name in ("cache", "stages"):
         spec = find_spec(name)
         if spec is None or spec.origin is None or Path(spec.origin).resolve().parent != ROOT / name:
-            found = spec and (spec.origin or next(iter(spec.submodule_search_locations or ()), None))
+            other_location = spec and (spec.origin or next(iter(spec.submodule_search_locations or ()), None))
             raise ImportError(
-                f"Cutonce's package {name!r} lies in {ROOT}, but Python finds {found or 'none'} in its place. "
+                f"Cutonce's package {name!r} lies in {ROOT}, but Python finds {other_location or 'none'} in its place. "
                 "Rename that, take its folder out of PYTHONPATH, or start from another folder."
             )

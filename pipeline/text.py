@@ -79,9 +79,9 @@ def format_range(ends: tuple[float, float], between: str = " to ", *, as_percent
     return between.join(f"{100 * end:.1f}" if as_percent else f"{end:.3f}" for end in ends)
 
 
-def capitalized(words: str) -> str:
+def capitalized(text: str) -> str:
     """Return words with a capital at their beginning, the rest as it is: ``F1`` stays ``F1``."""
-    return words[:1].upper() + words[1:]
+    return text[:1].upper() + text[1:]
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

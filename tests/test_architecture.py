@@ -107,7 +107,7 @@ def test_imports_point_one_way(path):
     wrong = {
         name
         for name in imported_modules(path) - parents
-        if name not in ROOMS and not any(lies_in(name, one) for one in allowed)
+        if name not in ROOMS and not any(lies_in(name, room) for room in allowed)
     }
     assert not wrong
 
@@ -125,7 +125,7 @@ def test_inside_a_room_imports_point_one_way_too(path):
             if name.startswith(room + ".")
         }
         assert part in order, f"{part} has no place in the order of {room}"
-        assert all(order.index(one) <= order.index(part) for one in parts)
+        assert all(order.index(other_part) <= order.index(part) for other_part in parts)
 
 
 def test_the_rule_sees_imports_in_functions_and_by_name(tmp_path):

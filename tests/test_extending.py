@@ -28,15 +28,15 @@ def section(title):
 
 def run(folder, *arguments):
     path = os.pathsep.join([str(folder), str(ROOT)])
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout
 
 
 def install(folder, text):
@@ -79,7 +79,7 @@ def test_examples_work_as_they_stand(title, printed, tmp_path):
                 output += run(tmp_path, RUN, *arguments)
         else:
             output += run(tmp_path, text)
-    assert all(words in output for words in printed), output
+    assert all(phrase in output for phrase in printed), output
 
 
 KINDS = {

@@ -101,9 +101,9 @@ def _fill_in(arguments: ArgumentCollection, values: dict[str, Any], source: str)
             continue
         if argument.tokens:
             continue
-        for index, one in enumerate(value if isinstance(value, list) else [value]):
-            token = Token(keyword=flag, value=str(one), source=source, index=index, keys=keys)
-            argument.append(token.evolve(value="", implicit_value=one) if isinstance(one, bool) else token)
+        for index, item in enumerate(value if isinstance(value, list) else [value]):
+            token = Token(keyword=flag, value=str(item), source=source, index=index, keys=keys)
+            argument.append(token.evolve(value="", implicit_value=item) if isinstance(item, bool) else token)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        print(f"error: {error.strerror or error}{where}", file=sys.stderr)  # noqa: T201
+        file_text = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror or error}{file_text}", file=sys.stderr)  # noqa: T201
         return 1
     return 0

@@ -73,17 +73,17 @@ def _estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
     from pipeline.text import byte_count, duration, format_count, table
     from stages.extraction.estimate import estimate
 
-    found = estimate(extractor, manifest)
-    rows = [[tap.cut, str(list(tap.shape)), f"{tap.rows:,}", byte_count(tap.size)] for tap in found.taps]
+    result = estimate(extractor, manifest)
+    rows = [[tap.cut, str(list(tap.shape)), f"{tap.rows:,}", byte_count(tap.size)] for tap in result.taps]
     views = extractor.options.views
     echo(
-        f"{found.images:,} images lack features"
-        + (f" ({found.renderings:,} renderings, up to {views} of each)" if views > 1 else ""),
-        f"measured here: {found.per_second:.0f} images/s in batches of {found.batch_size} (decoding alone "
-        f"{format_count(found.decode_per_second)}/s, {extractor.trunk.arithmetic} forward alone "
-        f"{format_count(found.forward_per_second)}/s)",
-        f"it will take {duration(found.seconds)} and {byte_count(sum(tap.size for tap in found.taps))}; "
+        f"{result.images:,} images lack features"
+        + (f" ({result.renderings:,} renderings, up to {views} of each)" if views > 1 else ""),
+        f"measured here: {result.per_second:.0f} images/s in batches of {result.batch_size} (decoding alone "
+        f"{format_count(result.decode_per_second)}/s, {extractor.trunk.arithmetic} forward alone "
+        f"{format_count(result.forward_per_second)}/s)",
+        f"it will take {duration(result.seconds)} and {byte_count(sum(tap.size for tap in result.taps))}; "
         "nothing was written",
         table(["cut", "row", "rows", "size"], rows, left=2),
     )
-    return found
+    return result

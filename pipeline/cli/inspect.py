@@ -64,11 +64,11 @@ def inspect(
         manifest.task,
         manifest.groups,
     )
-    found = inspect_features(table, seed, threshold=threshold, device=extractor.device)
+    inspection = inspect_features(table, seed, threshold=threshold, device=extractor.device)
     backbone = f"{extractor.backbone.name} at {extractor.cut_names}"
     balance = Balance.of(manifest.targets, manifest.splits, manifest.class_names)
-    report = InspectionReport(manifest, found, balance, threshold, data.data, backbone, notes)
+    report = InspectionReport(manifest, inspection, balance, threshold, data.data, backbone, notes)
     page = write_inspection(report, out)
-    echo("", *report.lines, *(f"note: {note}" for note in found.notes), "", f"all of them: {out / TABLE}")
+    echo("", *report.lines, *(f"note: {note}" for note in inspection.notes), "", f"all of them: {out / TABLE}")
     echo(f"report: {page}")
-    return found
+    return inspection

@@ -53,8 +53,8 @@ def learning_curve(
     extractor = build_extractor(features)
     init_run(out, data, features)
     seed = data.seeds[0]
-    whole, _ = init_seed(out, data, features, seed)
-    samples = whole.select(np.flatnonzero(np.array(whole.splits) != "test"))
+    all_samples, _ = init_seed(out, data, features, seed)
+    samples = all_samples.select(np.flatnonzero(np.array(all_samples.splits) != "test"))
     extraction = extract_features(extractor, samples, None)
     if features.strict and extraction.skipped:
         raise DataError(f"{len(extraction.skipped)} images could not be read (--strict)")

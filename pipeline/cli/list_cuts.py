@@ -92,19 +92,19 @@ def list_cuts(
         for cut in graph.cuts
     ]
     size = loaded.preprocessing.image_size
-    said = [f"{loaded.name}: {len(graph.cuts)} cuts at {size} x {size} pixels"]
+    messages = [f"{loaded.name}: {len(graph.cuts)} cuts at {size} x {size} pixels"]
     if isinstance(graph, HookedGraph):
-        said.append(graph.note("a cut"))
+        messages.append(graph.note("a cut"))
     if weights != "none":
-        said.append(f"weights: {loaded.weights_source}")
+        messages.append(f"weights: {loaded.weights_source}")
     if loaded.loading is not None:
-        said += [*_what_was_loaded(loaded.loading), ""]
+        messages += [*_what_was_loaded(loaded.loading), ""]
     if unfreeze is not None:
         boundary = graph.boundary(unfreeze, invert=invert_unfreeze)
-        said.append(_what_trains(graph, boundary))
+        messages.append(_what_trains(graph, boundary))
         header.insert(3, "training")
         lines = [[*line[:3], state, *line[3:]] for line, state in zip(lines, _states(graph, boundary), strict=True)]
-    echo(*said, "", table(header, lines, left=header.index("parameters below")))
+    echo(*messages, "", table(header, lines, left=header.index("parameters below")))
     return list(graph.cuts)
 
 
@@ -125,8 +125,8 @@ def _states(graph: CutGraph, boundary: Boundary) -> Iterator[str]:
     """Yield for each cut whether the layers between the one before and itself train; nothing where there are none."""
     from stages.network.module_paths import has_prefix
 
-    for before, cut in zip((None, *graph.cuts), graph.cuts, strict=False):
-        trains = {has_prefix(name, boundary.trainable) for name in graph.parameters_between(before, cut)}
+    for previous, cut in zip((None, *graph.cuts), graph.cuts, strict=False):
+        trains = {has_prefix(name, boundary.trainable) for name in graph.parameters_between(previous, cut)}
         yield {(): "", (False,): "frozen", (True,): "trains"}.get(tuple(trains), "partly")
 
 

@@ -54,7 +54,7 @@ def lr_find(
         Experiment(extractor, manifest, data.seeds[0], directory), finetune, head, each_block=each_block
     )
     for test in tests:
-        which = f"{test.block}: " if test.block else ""
-        echo(f"{which}{format_lr_suggestion(test, 'unfreeze other layers')}")
+        block_text = f"{test.block}: " if test.block else ""
+        echo(f"{block_text}{format_lr_suggestion(test, 'unfreeze other layers')}")
     echo(f"plot: {directory / RANGE_TEST}")
     return tests

@@ -52,6 +52,6 @@ def predict(
         write_csv(out, classified)
         echo(f"predictions: {out}")
     else:
-        echo(*(f"{one.location}  {one.label}  {max(one.probabilities.values()):.3f}" for one in classified))
+        echo(*(f"{entry.location}  {entry.label}  {max(entry.probabilities.values()):.3f}" for entry in classified))
     echo(*(f"skipped {location!r}: {reason}" for location, reason in unreadable))
     return classified

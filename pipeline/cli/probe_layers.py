@@ -68,14 +68,14 @@ def probe_layers(*, data: DataFlags, features: FeatureFlags = FeatureConfig(), o
     if features.strict and extraction.skipped:
         raise DataError(f"{len(extraction.skipped)} images could not be read (--strict)")
     report = ProbeReport(probe_cuts(extractor, manifests), extractor, data, list(dict.fromkeys(notes)), out)
-    told = {note for _, manifest in manifests for note in manifest.notes}
-    untold = [note for note in report.notes if note not in told]
+    already_said = {note for _, manifest in manifests for note in manifest.notes}
+    new_notes = [note for note in report.notes if note not in already_said]
     echo(
-        *(f"note: {note}" for note in untold[:_NOTES]),
-        *([f"and {more} more"] if (more := len(untold) - _NOTES) > 0 else []),
+        *(f"note: {note}" for note in new_notes[:_NOTES]),
+        *([f"and {more} more"] if (more := len(new_notes) - _NOTES) > 0 else []),
     )
     echo("", report.table, "", *report.verdict, "", "go on with:")
-    echo(*(f"  {command}  # {why}" for why, command in report.commands))
+    echo(*(f"  {command}  # {purpose}" for purpose, command in report.commands))
     if out is not None:
         echo("", f"report: {write_probe(report, out)}")
     return report.probe

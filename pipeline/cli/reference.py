@@ -29,12 +29,16 @@ def reference() -> str:
         "Flags win over the file.",
     ]
     for group in OPTION_GROUPS:
-        meaning = _field_docstrings(group) | {one.name: one.metadata["help"] for one in fields(group) if one.metadata}
+        meaning = _field_docstrings(group) | {
+            option.name: option.metadata["help"] for option in fields(group) if option.metadata
+        }
         parts += ["", f"## {group.__name__}", "", inspect.cleandoc(group.__doc__ or ""), ""]
         parts += ["| flag | default | meaning |", "|---|---|---|"]
-        for one in fields(group):
-            flag = f"`--{one.name.replace('_', '-')}`"
-            parts.append(f"| {flag} | {_default(one.default)} | {one.metadata.get('help', meaning[one.name])} |")
+        for option in fields(group):
+            flag = f"`--{option.name.replace('_', '-')}`"
+            parts.append(
+                f"| {flag} | {_default(option.default)} | {option.metadata.get('help', meaning[option.name])} |"
+            )
     return "\n".join([*parts, *_sub_commands(cache_app)]) + "\n"
 
 

@@ -70,8 +70,10 @@ class Comparison:
     @property
     def shown_metrics(self) -> list[Metric]:
         """The metrics that a table shows beside it: those that are defined for a method."""
-        shown = [self.task.metrics[name] for name in self.task.shown]
-        return [metric for metric in shown if any(not math.isnan(row.mean_score(metric.name)) for row in self.rows)]
+        candidates = [self.task.metrics[name] for name in self.task.shown]
+        return [
+            metric for metric in candidates if any(not math.isnan(row.mean_score(metric.name)) for row in self.rows)
+        ]
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -104,8 +106,8 @@ class Comparison:
         confusion = self.rows[0].confusion
         if confusion is None:
             return None
-        of_true = confusion.sum(axis=1)
-        return self.class_names[of_true.argmax()], float(of_true.max() / of_true.sum())
+        true_counts = confusion.sum(axis=1)
+        return self.class_names[true_counts.argmax()], float(true_counts.max() / true_counts.sum())
 
     def test_of(self, row: MethodSummary) -> PairedTest | None:
         """Return the test of `row` against the reference; None for the reference itself."""
@@ -155,14 +157,23 @@ def format_table(comparison: Comparison) -> str:
     """Return the comparison as an aligned text table, with what the numbers are below it."""
     several = len(comparison.seeds) > 1
     metric, shown = comparison.metric, comparison.shown_metrics
-    header = ["method", metric.label, "95 % interval", *["over seeds"] * several, *(other.label for other in shown)]
+    header = [
+        "method",
+        metric.label,
+        "95 % interval",
+        *["over seeds"] * several,
+        *(shown_metric.label for shown_metric in shown),
+    ]
     header += ["seconds", *STAGES, "peak memory", "trained", "forwards"]
     lines = []
     for row in comparison.rows:
         line = [row.label, format_score(row.score, as_percent=metric.as_percent)]
         line += [format_range(row.ci95, as_percent=metric.as_percent)]
         line += [format_range(row.score_range, as_percent=metric.as_percent)] * several
-        line += [format_score(row.mean_score(other.name), as_percent=other.as_percent) for other in shown]
+        line += [
+            format_score(row.mean_score(shown_metric.name), as_percent=shown_metric.as_percent)
+            for shown_metric in shown
+        ]
         line += [f"{seconds:,.1f}" for seconds in (row.seconds, *row.seconds_by_stage.values())]
         line += [byte_count(row.peak_memory_bytes), format_count(row.trainable_parameters)]
         line += [f"{row.extraction_forwards:,.0f} + {row.backbone_forwards:,.0f}"]
@@ -180,41 +191,46 @@ def interval_words(comparison: Comparison) -> str:
     if len(comparison.seeds) == 1:
         return "Intervals: bootstrap over the test images of the one seed."
     seeds = f"{len(comparison.seeds)} seeds"
-    what = "that of all tests" if comparison.metric.per_sample is None else "the mean"
+    estimate = "that of all tests" if comparison.metric.per_sample is None else "the mean"
     return (
-        f"{capitalized(comparison.metric.label)} is {what} over {seeds}; "
+        f"{capitalized(comparison.metric.label)} is {estimate} over {seeds}; "
         f"intervals: bootstrap over images, the tests of all {seeds} pooled."
     )
 
 
 def renderings_words(comparison: Comparison) -> list[str]:
     """Say what the methods that are tested on several renderings of an image are tested on."""
-    used = {row.test_time for row in comparison.rows}
-    marked = [f"“+ {name}”: over {what}" for kind, (name, what) in TEST_TIME.items() if kind in used]
-    if not marked:
+    kinds_used = {row.test_time for row in comparison.rows}
+    explanations = [
+        f"“+ {name}”: over {explanation}" for kind, (name, explanation) in TEST_TIME.items() if kind in kinds_used
+    ]
+    if not explanations:
         return []
-    return [f"Probabilities averaged over renderings: {'; '.join(marked)}. The others see the evaluation view alone."]
+    return [
+        f"Probabilities averaged over renderings: {'; '.join(explanations)}. The others see the evaluation view alone."
+    ]
 
 
 def _rows(results: Sequence[Result]) -> tuple[list[MethodSummary], list[str]]:
     """Return a row for each method and run over the seeds that all have, and what had to be left out."""
-    of_method: dict[tuple[Path, str, str], list[Result]] = {}
+    results_by_method: dict[tuple[Path, str, str], list[Result]] = {}
     for result in results:
-        of_method.setdefault((run_of(result), result.method, result.name), []).append(result)
-    groups = sorted(of_method.items(), key=lambda item: (get_method(item[0][1]).order, item[0][2]))
-    labels = _labels([of_seeds[0] for _, of_seeds in groups])
-    shared = set.intersection(*({one.seed for one in group} for _, group in groups))
+        results_by_method.setdefault((run_of(result), result.method, result.name), []).append(result)
+    groups = sorted(results_by_method.items(), key=lambda item: (get_method(item[0][1]).order, item[0][2]))
+    labels = _labels([group[0] for _, group in groups])
+    shared = set.intersection(*({result.seed for result in group} for _, group in groups))
     if not shared:
         seeds = "; ".join(
             f"{label}: {listed([str(one.seed) for one in group])}"
             for label, (_, group) in zip(labels, groups, strict=True)
         )
         raise DataError(f"no seed is common to all methods ({seeds}), so nothing was tested on the same images")
-    kept = [tuple(one for one in group if one.seed in shared) for _, group in groups]
-    keys = np.concatenate([one.predictions.keys[one.predictions.key_order] for one in kept[0]])
+    kept_groups = [tuple(result for result in group if result.seed in shared) for _, group in groups]
+    keys = np.concatenate([result.predictions.keys[result.predictions.key_order] for result in kept_groups[0]])
     images = np.unique(keys, return_inverse=True)[1]
     rows = [
-        MethodSummary(label, key[0], some, images) for label, (key, _), some in zip(labels, groups, kept, strict=True)
+        MethodSummary(label, key[0], results_of_row, images)
+        for label, (key, _), results_of_row in zip(labels, groups, kept_groups, strict=True)
     ]
     notes = [
         f"{label}: seed {listed(left_out)} is left out, because not every method has it."
@@ -227,17 +243,17 @@ def _rows(results: Sequence[Result]) -> tuple[list[MethodSummary], list[str]]:
 def _labels(results: Sequence[Result]) -> list[str]:
     """Return what the methods of these results are called; the run is part of it where there are several."""
     runs = {run_of(result) for result in results}
-    names = {run: run.name if len({one.name for one in runs}) == len(runs) else str(run) for run in runs}
+    names = {run: run.name if len({run.name for run in runs}) == len(runs) else str(run) for run in runs}
     return [_method_words(result) + (f" ({names[run_of(result)]})" if len(runs) > 1 else "") for result in results]
 
 
 def _method_words(result: Result) -> str:
-    words = get_method(result.method).label(result.name)
+    label = get_method(result.method).label(result.name)
     if result.settings.get("reinitialised"):
-        words += ", re-initialised"
+        label += ", re-initialised"
     if (kind := result.settings.get("test-time augmentation")) in TEST_TIME:
-        words += f" + {TEST_TIME[kind][0]}"
-    return words
+        label += f" + {TEST_TIME[kind][0]}"
+    return label
 
 
 def _rank(row: MethodSummary) -> tuple[float, float]:

@@ -96,18 +96,18 @@ class MethodSummary:
 
         Made anew each time: kept for every method, they would be a second copy of all predictions.
         """
-        of_seeds = (result.predictions for result in self.results)
-        return np.concatenate([each.statistics[each.key_order] for each in of_seeds])
+        predictions_by_seed = (result.predictions for result in self.results)
+        return np.concatenate([predictions.statistics[predictions.key_order] for predictions in predictions_by_seed])
 
     @cached_property
     def correct(self) -> NDArray[np.bool_] | None:
         """Whether each test went right, bool [tests], as in `statistics`; None where right and wrong is not all."""
-        of_seeds = [
-            None if each.correct is None else each.correct[each.key_order]
-            for each in (result.predictions for result in self.results)
+        correct_by_seed = [
+            None if predictions.correct is None else predictions.correct[predictions.key_order]
+            for predictions in (result.predictions for result in self.results)
         ]
-        known = [correct for correct in of_seeds if correct is not None]
-        return np.concatenate(known) if len(known) == len(of_seeds) else None
+        known = [correct for correct in correct_by_seed if correct is not None]
+        return np.concatenate(known) if len(known) == len(correct_by_seed) else None
 
     @cached_property
     def score(self) -> float:
@@ -140,8 +140,8 @@ class MethodSummary:
     @cached_property
     def confusion(self) -> NDArray[np.int64] | None:
         """Confusion matrix summed over the seeds, int64 [true, predicted]; None where the task has no classes."""
-        of_seeds = [result.test["confusion"] for result in self.results if "confusion" in result.test]
-        return np.sum(np.array(of_seeds, dtype=np.int64), axis=0) if len(of_seeds) == len(self.results) else None
+        confusions = [result.test["confusion"] for result in self.results if "confusion" in result.test]
+        return np.sum(np.array(confusions, dtype=np.int64), axis=0) if len(confusions) == len(self.results) else None
 
     @property
     def seconds(self) -> float:
@@ -151,8 +151,8 @@ class MethodSummary:
     @property
     def seconds_by_stage(self) -> dict[str, float]:
         """Mean seconds of each stage."""
-        of_results = [one.seconds_by_stage for one in self.results]
-        return {stage: float(np.mean([each.get(stage, 0.0) for each in of_results])) for stage in STAGES}
+        seconds_by_result = [result.seconds_by_stage for result in self.results]
+        return {stage: float(np.mean([seconds.get(stage, 0.0) for seconds in seconds_by_result])) for stage in STAGES}
 
     @property
     def cpu_seconds(self) -> float:
@@ -216,11 +216,11 @@ class PairedTest:
 def paired_test(row: MethodSummary, reference: MethodSummary) -> PairedTest:
     """Return the test of one method against another on the same images."""
     metric = row.metric
-    statistics, against = row.statistics, reference.statistics
-    difference = sampling.bootstrap_difference(metric, statistics, against, row.images)
+    statistics, reference_statistics = row.statistics, reference.statistics
+    difference = sampling.bootstrap_difference(metric, statistics, reference_statistics, row.images)
     gains = (
-        ours.score(metric.name) - theirs.score(metric.name)
-        for ours, theirs in zip(row.results, reference.results, strict=True)
+        result.score(metric.name) - reference_result.score(metric.name)
+        for result, reference_result in zip(row.results, reference.results, strict=True)
     )
     return PairedTest(
         method=row.label,
@@ -229,7 +229,7 @@ def paired_test(row: MethodSummary, reference: MethodSummary) -> PairedTest:
         higher_is_better=metric.higher_is_better,
         difference=difference.value,
         difference_ci95=(difference.low, difference.high),
-        p_value=sampling.paired_test(metric, statistics, against, row.images),
+        p_value=sampling.paired_test(metric, statistics, reference_statistics, row.images),
         time_ratio=row.seconds / max(reference.seconds, 1e-9),
         seeds_ahead=sum(gain > 0 if metric.higher_is_better else gain < 0 for gain in gains),
     )

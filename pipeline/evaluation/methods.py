@@ -49,9 +49,9 @@ def register_method(name: str, *, order: int, cached: bool = False) -> Callable[
     """
 
     def register(label: NameWords) -> NameWords:
-        taken = next((known for known in _METHODS.values() if known.name == name or known.order == order), None)
-        if taken is not None:
-            raise ValueError(f"{name!r} cannot be method {order}: {taken.name!r} is method {taken.order}")
+        clash = next((known for known in _METHODS.values() if known.name == name or known.order == order), None)
+        if clash is not None:
+            raise ValueError(f"{name!r} cannot be method {order}: {clash.name!r} is method {clash.order}")
         _METHODS[name] = TransferMethod(name, cached, order, label)
         return label
 

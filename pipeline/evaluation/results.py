@@ -87,8 +87,8 @@ class Predictions:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what ``predictions.npz`` holds: keys, locations, and each field of the statistics by its name."""
         fields_of = self.statistics.dtype.names
-        of_samples = {name: self.statistics[name] for name in fields_of} if fields_of else {_WHOLE: self.statistics}
-        return {"keys": self.keys, "locations": self.locations, **of_samples}
+        sample_arrays = {name: self.statistics[name] for name in fields_of} if fields_of else {_WHOLE: self.statistics}
+        return {"keys": self.keys, "locations": self.locations, **sample_arrays}
 
     @classmethod
     def load(cls, path: Path, task: Task) -> Predictions:
@@ -125,11 +125,11 @@ def _statistics_of(arrays: Mapping[str, NDArray[Any]]) -> Statistics:
     """Return the statistics whose fields, or whose whole, were read from a file."""
     if set(arrays) == {_WHOLE}:
         return arrays[_WHOLE]
-    named = {_OLD_FIELDS.get(name, name): array for name, array in arrays.items()}
-    (samples,) = {len(array) for array in named.values()}
-    kinds = [(name, array.dtype, array.shape[1:]) for name, array in named.items()]
+    current_names = {_OLD_FIELDS.get(name, name): array for name, array in arrays.items()}
+    (samples,) = {len(array) for array in current_names.values()}
+    kinds = [(name, array.dtype, array.shape[1:]) for name, array in current_names.items()]
     statistics: Statistics = np.empty(samples, dtype=np.dtype(kinds))
-    for name, array in named.items():
+    for name, array in current_names.items():
         statistics[name] = array
     return statistics
 
@@ -193,7 +193,7 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that ``result.json`` holds; numbers that are not finite become null."""
-        stored = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "directory"}
+        stored = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "directory"}
         stored["task"] = self.task.to_json()
         return {"version": VERSION, **{name: to_json_value(value) for name, value in stored.items()}}
 
@@ -251,19 +251,21 @@ class Result:
         stored = read_json(path)
         if stored.get("version", 1) == 1:
             stored = _from_version_1(stored)
-        wrong = [name for name in _STORED if name not in stored or not matches_annotation(stored[name], _STORED[name])]
-        if wrong:
-            raise DataError(f"{path} has no usable {', '.join(wrong)}; train this method again")
+        unusable = [
+            name for name in _STORED if name not in stored or not matches_annotation(stored[name], _STORED[name])
+        ]
+        if unusable:
+            raise DataError(f"{path} has no usable {', '.join(unusable)}; train this method again")
         try:
             task = task_from_json(stored["task"])
         except CutonceError as error:
             raise DataError(f"{path} has no usable task: {error}") from error
         result = cls(**{**{name: stored[name] for name in _STORED}, "task": task}, directory=directory)
         primary = result.metric.name
-        wrong = ["method"] * (not is_method(result.method)) + ["val"] * (primary not in result.val)
-        wrong += ["test"] * (not (matches_annotation(result.test.get(primary), float) and _is_interval(result.test)))
-        if wrong:
-            raise DataError(f"{path} has no usable {', '.join(wrong)}; train this method again")
+        unusable = ["method"] * (not is_method(result.method)) + ["val"] * (primary not in result.val)
+        unusable += ["test"] * (not (matches_annotation(result.test.get(primary), float) and _is_interval(result.test)))
+        if unusable:
+            raise DataError(f"{path} has no usable {', '.join(unusable)}; train this method again")
         return result
 
 
@@ -304,13 +306,14 @@ def require_same_test_images(results: Sequence[Result]) -> None:
             raise DataError(
                 f"{result.directory} and {results[0].directory} have {differ}; compare runs on the same data"
             )
-        first = first_of_seed.setdefault(result.seed, result)
-        ours, theirs = _test_images(result), _test_images(first)
-        only_ours, only_theirs = ours - theirs, theirs - ours
-        if only_ours or only_theirs:
+        first_result = first_of_seed.setdefault(result.seed, result)
+        images, first_images = _test_images(result), _test_images(first_result)
+        only_in_result, only_in_first = images - first_images, first_images - images
+        if only_in_result or only_in_first:
             raise DataError(
-                f"with seed {result.seed}, {result.directory} and {first.directory} were not tested on the same "
-                f"images: {_described(only_ours, result)} only in the former, {_described(only_theirs, first)} only "
+                f"with seed {result.seed}, {result.directory} and {first_result.directory} were not tested on the same "
+                f"images: {_described(only_in_result, result)} only in the former, "
+                f"{_described(only_in_first, first_result)} only "
                 "in the latter; compare runs on the same data and splits"
             )
 
@@ -358,16 +361,18 @@ def write_predictions_csv(
     rows = io.StringIO(newline="")
     writer = csv.writer(rows)
     columns = ["run"] * (len(runs) > 1) + ["seed", "method", "name", "key", "path", *results[0].task.columns]
-    names = list(dict.fromkeys(name for of_result in extra for name in of_result))
+    names = list(dict.fromkeys(name for extra_columns in extra for name in extra_columns))
     writer.writerow([*columns, *distinct_names(names, columns)])
-    for result, of_result in zip(results, extra or [{}] * len(results), strict=True):
-        whose = [str(run_of(result))] * (len(runs) > 1) + [result.seed, result.method, result.name]
-        all_of = result.predictions
-        blank = [""] * len(all_of)
-        extra_cells = zip(*(of_result.get(name, blank) for name in names), strict=True) if names else [()] * len(all_of)
-        images = zip(all_of.keys, all_of.locations, all_of.statistics, extra_cells, strict=True)
+    for result, extra_columns in zip(results, extra or [{}] * len(results), strict=True):
+        origin = [str(run_of(result))] * (len(runs) > 1) + [result.seed, result.method, result.name]
+        predictions = result.predictions
+        blank = [""] * len(predictions)
+        extra_cells = (
+            zip(*(extra_columns.get(name, blank) for name in names), strict=True) if names else [()] * len(predictions)
+        )
+        images = zip(predictions.keys, predictions.locations, predictions.statistics, extra_cells, strict=True)
         for key, location, statistic, cells in images:
-            writer.writerow([*whose, key.decode(), location, *result.task.cells(statistic), *cells])
+            writer.writerow([*origin, key.decode(), location, *result.task.cells(statistic), *cells])
     run.mkdir(parents=True, exist_ok=True)
     path = run / run_layout.PREDICTIONS_TABLE
     # a file name need not be text; the bytes that are not go out as they came in
@@ -415,7 +420,7 @@ def json_text(content: Mapping[str, Any]) -> str:
     """Return indented JSON with every list of plain numbers on one line, so that a confusion matrix reads as one."""
     text = json.dumps(content, indent=2, allow_nan=False)
     # a line break never stands inside a JSON string, so this cannot touch one
-    return re.sub(r"\[\n([^\[\]{}\"]*)\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+    return re.sub(r"\[\n([^\[\]{}\"]*)\]", lambda match: f"[{' '.join(match[1].split())}]", text) + "\n"
 
 
 # what a file that is not, or no longer, an archive of arrays makes zipfile, zlib and numpy raise
@@ -435,16 +440,16 @@ _DAMAGED_ARCHIVE = (
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    whole = io.BytesIO(archive.read(f"{name}.npy"))  # checked against its checksum before anything is made of it
-    return np.lib.format.read_array(whole, allow_pickle=False)
+    content = io.BytesIO(archive.read(f"{name}.npy"))  # checked against its checksum before anything is made of it
+    return np.lib.format.read_array(content, allow_pickle=False)
 
 
 def _results_of(run: Path) -> list[Result]:
     if not run.is_dir():
         raise DataError(f"{run} is not a run: there is no such folder")
     # whichever of the two files is there, the other one must be too
-    both = (run_layout.RESULT, run_layout.PREDICTIONS)
-    directories = {path.parent for name in both for path in run_layout.files_of_methods(run, name)}
+    names = (run_layout.RESULT, run_layout.PREDICTIONS)
+    directories = {path.parent for name in names for path in run_layout.files_of_methods(run, name)}
     if not directories:
         raise DataError(f"{run} has no finished results (seed-*/*/result.json); train a method into it first")
     results = [Result.load(directory) for directory in sorted(directories)]
@@ -455,22 +460,22 @@ def _results_of(run: Path) -> list[Result]:
 
 def _extractions(results: Sequence[Result]) -> list[dict[str, Any]]:
     """Return what stage 1 left in each run and seed, told apart by ``run`` and ``seed``."""
-    of_seed = {result.directory.parent: result for result in results if result.directory is not None}
-    paths = ((directory / run_layout.EXTRACTION, result) for directory, result in of_seed.items())
+    results_by_seed = {result.directory.parent: result for result in results if result.directory is not None}
+    paths = ((directory / run_layout.EXTRACTION, result) for directory, result in results_by_seed.items())
     return [
         {"run": str(run_of(result)), "seed": result.seed, **read_json(path)} for path, result in paths if path.exists()
     ]
 
 
 def _is_interval(test: Mapping[str, Any]) -> bool:
-    ends = test.get("ci95")
-    return isinstance(ends, list) and len(ends) == 2 and all(matches_annotation(end, float) for end in ends)
+    interval = test.get("ci95")
+    return isinstance(interval, list) and len(interval) == 2 and all(matches_annotation(end, float) for end in interval)
 
 
 def _how_tasks_differ(task: Task, other: Task) -> str:
     if task.name != other.name:
         return f"different tasks ({task.name}; {other.name})"
-    names = [listed(getattr(one, "class_names", ()), separator="; ") for one in (task, other)]
+    names = [listed(getattr(compared, "class_names", ()), separator="; ") for compared in (task, other)]
     return f"different classes ({'; '.join(names)})" if names[0] != names[1] else f"different settings of {task.name}"
 
 
@@ -483,16 +488,16 @@ def _described(images: Counter[tuple[bytes, str]], result: Result) -> str:
     if not images:
         return "none"
     location = dict(zip(result.predictions.keys.tolist(), result.predictions.locations.tolist(), strict=True))
-    named = [f"{location[key]} labelled {label}, key {key.decode()}" for key, label in sorted(images)]
-    return f"{images.total()} ({listed(named, separator='; ')})"
+    descriptions = [f"{location[key]} labelled {label}, key {key.decode()}" for key, label in sorted(images)]
+    return f"{images.total()} ({listed(descriptions, separator='; ')})"
 
 
 def to_json_value(value: Any) -> Any:
     """Return `value` as JSON can hold it: mappings, lists and plain values, numbers that are not finite as null."""
     if isinstance(value, Mapping):
-        return {str(key): to_json_value(one) for key, one in value.items()}
+        return {str(key): to_json_value(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [to_json_value(one) for one in value]
+        return [to_json_value(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -512,9 +517,9 @@ def matches_annotation(value: object, hint: Any) -> bool:
     if hint is Any:
         return True
     if get_origin(hint) in (Union, UnionType):
-        return any(matches_annotation(value, one) for one in get_args(hint))
+        return any(matches_annotation(value, option) for option in get_args(hint))
     if get_origin(hint) is dict:
-        return isinstance(value, dict) and all(matches_annotation(one, get_args(hint)[1]) for one in value.values())
+        return isinstance(value, dict) and all(matches_annotation(item, get_args(hint)[1]) for item in value.values())
     if hint in (int, float):
         return isinstance(value, (int, hint)) and not isinstance(value, bool)
     kind = get_origin(hint) or hint

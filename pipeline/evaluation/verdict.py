@@ -25,31 +25,31 @@ class Verdict:
 
 def give_verdict(ranked: Sequence[MethodSummary], reference: MethodSummary, tests: Sequence[PairedTest]) -> Verdict:
     """Say what follows; `ranked` is in the order of the validation split."""
-    of_label = {test.method: test for test in tests}
+    tests_by_label = {test.method: test for test in tests}
     if len(ranked) == 1:
         name, images = capitalized(_method_phrase(reference)), describe_test_images(reference)
         headline = f"{name} reaches {_reached(reference)} on {images}."
         return Verdict("single", headline, ("It is the only method here: there is nothing to compare it with.",))
     tuned = next((row for row in ranked if row.method == "finetune"), None)
     if tuned is None or not reference.cached:
-        outcome, headline = _ranking(ranked, of_label, reference)
+        outcome, headline = _ranking(ranked, tests_by_label, reference)
         details = []
     else:
         candidates = sum(row.method == "finetune" for row in ranked)
-        outcome, headline = _outcome(tuned, reference, of_label[tuned.label], candidates)
-        details = [_advice(outcome, tuned, reference, of_label[tuned.label], ranked)]
+        outcome, headline = _outcome(tuned, reference, tests_by_label[tuned.label], candidates)
+        details = [_advice(outcome, tuned, reference, tests_by_label[tuned.label], ranked)]
     if reference.cached:
         details += [
             f"Without the cache, every image through the frozen network in every epoch, {row.label} reaches "
-            f"{_score(row)} ({_evidence(of_label[row.label], reference)}), "
-            f"{_time(of_label[row.label].time_ratio)}."
+            f"{_score(row)} ({_evidence(tests_by_label[row.label], reference)}), "
+            f"{_time(tests_by_label[row.label].time_ratio)}."
             for row in ranked
             if row.method == "uncached"
         ]
     details += [
-        _pretraining_gain(row, of_weights)
+        _pretraining_gain(row, with_all_weights)
         for row in ranked
-        if (of_weights := _with_all_weights(row, ranked)) is not None
+        if (with_all_weights := _with_all_weights(row, ranked)) is not None
     ]
     metric = reference.metric
     ranking = ", ".join(f"{row.label} {format_score(row.val_score, as_percent=metric.as_percent)}" for row in ranked)
@@ -59,15 +59,15 @@ def give_verdict(ranked: Sequence[MethodSummary], reference: MethodSummary, test
 
 def _outcome(tuned: MethodSummary, reference: MethodSummary, test: PairedTest, candidates: int) -> tuple[Outcome, str]:
     """Say whether fine-tuning pays against the best method on cached features."""
-    which = f" ({tuned.label}, of {candidates} the best by validation)" if candidates > 1 else ""
-    reached = f"{_score(tuned)} against {_score(reference)} for {_method_phrase(reference)}"
+    tuned_note = f" ({tuned.label}, of {candidates} the best by validation)" if candidates > 1 else ""
+    scores_text = f"{_score(tuned)} against {_score(reference)} for {_method_phrase(reference)}"
     evidence = f"({_evidence(test, reference)}), {_time(test.time_ratio)}."
     if not test.significant:
         chance = f"is within what chance gives with {describe_test_images(reference)}"
-        return "inconclusive", f"Fine-tuning{which} is not shown to pay here: {reached} {chance} {evidence}"
+        return "inconclusive", f"Fine-tuning{tuned_note} is not shown to pay here: {scores_text} {chance} {evidence}"
     if test.ahead:
-        return "pays", f"Fine-tuning{which} pays: {reached} {evidence}"
-    return "does not pay", f"Fine-tuning{which} does not pay here: {reached} {evidence}"
+        return "pays", f"Fine-tuning{tuned_note} pays: {scores_text} {evidence}"
+    return "does not pay", f"Fine-tuning{tuned_note} does not pay here: {scores_text} {evidence}"
 
 
 def _advice(
@@ -75,10 +75,10 @@ def _advice(
 ) -> str:
     """Say what to take, and where validation, by which one would have chosen, says otherwise."""
     quicker = tuned if test.time_ratio < 1 else reference
-    taken = {"pays": tuned, "inconclusive": quicker}.get(outcome, reference)
-    advice = f"Take {_method_phrase(taken)}" + (", the quicker of the two" if outcome == "inconclusive" else "")
-    left = reference if taken is tuned else tuned
-    if ranked.index(taken) > ranked.index(left):
+    recommended = {"pays": tuned, "inconclusive": quicker}.get(outcome, reference)
+    advice = f"Take {_method_phrase(recommended)}" + (", the quicker of the two" if outcome == "inconclusive" else "")
+    alternative = reference if recommended is tuned else tuned
+    if ranked.index(recommended) > ranked.index(alternative):
         advice += f", although validation {reference.metric.label} ranks the other one higher"
     return f"{advice}."
 
@@ -92,40 +92,40 @@ def _with_all_weights(row: MethodSummary, ranked: Sequence[MethodSummary]) -> Me
     if row.method != "scratch" and not row.reinitialized:
         return None
     pretrained = sorted(
-        (other for other in ranked if other.method == "finetune" and not other.reinitialized),
+        (candidate for candidate in ranked if candidate.method == "finetune" and not candidate.reinitialized),
         key=lambda other: (other.test_time != row.test_time, other.unfrozen != row.unfrozen),
     )
-    return next(iter([*pretrained, *(other for other in ranked if other.cached)]), None)
+    return next(iter([*pretrained, *(candidate for candidate in ranked if candidate.cached)]), None)
 
 
 def _pretraining_gain(row: MethodSummary, pretrained: MethodSummary) -> str:
     """Say what the pretrained weights that `row` does without were worth."""
     test = paired_test(pretrained, row)
-    which = " of the re-initialised layers" if row.reinitialized else ""
+    layers_note = " of the re-initialised layers" if row.reinitialized else ""
     chance = "" if test.significant else ", within what chance gives"
-    reached = "trained from scratch, the network" if row.method == "scratch" else row.label
+    subject = "trained from scratch, the network" if row.method == "scratch" else row.label
     return (
-        f"What the pretrained weights{which} were worth: {_evidence(test, row)}{chance}. "
-        f"{capitalized(_method_phrase(pretrained))} reaches {_score(pretrained)}; {reached} reaches "
+        f"What the pretrained weights{layers_note} were worth: {_evidence(test, row)}{chance}. "
+        f"{capitalized(_method_phrase(pretrained))} reaches {_score(pretrained)}; {subject} reaches "
         f"{_score(row)}."
     )
 
 
 def _ranking(
-    ranked: Sequence[MethodSummary], of_label: dict[str, PairedTest], reference: MethodSummary
+    ranked: Sequence[MethodSummary], tests_by_label: dict[str, PairedTest], reference: MethodSummary
 ) -> tuple[Outcome, str]:
     """Say what the best by validation reaches, and whether the test split tells it from the next."""
     first, second = ranked[0], ranked[1]
     if first is reference:
-        next_one, test = second, of_label[second.label]
+        compared, test = second, tests_by_label[second.label]
     else:  # the first is not a method on cached features, and the reference is the best of those
-        next_one, test = reference, of_label[first.label]
-    told = "more than" if test.significant else "within"
-    beside = f"{capitalized(_method_phrase(next_one))} reaches {_score(next_one)}"
+        compared, test = reference, tests_by_label[first.label]
+    relation = "more than" if test.significant else "within"
+    beside = f"{capitalized(_method_phrase(compared))} reaches {_score(compared)}"
     return "ranking", (
         f"Of {len(ranked)} methods, validation {first.metric.label} ranks {_method_phrase(first)} first; it reaches "
         f"{_reached(first)} on {describe_test_images(first)}. {beside}; the difference "
-        f"({_evidence(test, reference)}) is {told} what chance gives."
+        f"({_evidence(test, reference)}) is {relation} what chance gives."
     )
 
 

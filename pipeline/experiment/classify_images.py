@@ -54,11 +54,11 @@ def choose_model(run: Path, method: str | None, seed: int | None) -> Path:
         results = {model: Result.load(model) for model in models}
         sign = 1 if results[models[0]].metric.higher_is_better else -1
         return max(models, key=lambda model: sign * results[model].val[results[model].metric.name])
-    chosen = [model for model in models if model.name == method]
-    if not chosen:
+    matches = [model for model in models if model.name == method]
+    if not matches:
         names = [model.name for model in models]
         raise UsageError(f"`method` {method}: {run} has {', '.join(names)}.{suggestion(method, names)}")
-    return chosen[0]
+    return matches[0]
 
 
 def predict_images(
@@ -89,10 +89,10 @@ def predict_images(
     task = SingleLabel(recipe.class_names)
     classified: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
-    for some in iter_predictions(extractor, upper, task, locations, recipe.tta):
-        unreadable += [(locations[index], reason) for index, reason in some.failures]
-        labels = map(task.decode, task.predict(torch.from_numpy(some.activated)))
-        for index, label, row in zip(some.indices, labels, some.activated.tolist(), strict=True):
+    for batch in iter_predictions(extractor, upper, task, locations, recipe.tta):
+        unreadable += [(locations[index], reason) for index, reason in batch.failures]
+        labels = map(task.decode, task.predict(torch.from_numpy(batch.activated)))
+        for index, label, row in zip(batch.indices, labels, batch.activated.tolist(), strict=True):
             probabilities = dict(zip(recipe.class_names, row, strict=True))
             classified.append(Prediction(locations[index], label, probabilities, listing[index][1]))
     if not classified:
@@ -116,8 +116,8 @@ def find_images(paths: Sequence[Path]) -> list[tuple[str, dict[str, str]]]:
     listing: list[tuple[str, dict[str, str]]] = []
     for path in paths:
         if path.is_dir():
-            inside = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-            listing += [(str(image), {}) for image in sorted(inside) if image.suffix.lower() in IMAGE_EXTENSIONS]
+            candidates = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+            listing += [(str(image), {}) for image in sorted(candidates) if image.suffix.lower() in IMAGE_EXTENSIONS]
         elif is_csv(path):
             listing += read_image_table(path)
         elif path.exists():

@@ -50,8 +50,8 @@ def write_comparison(comparison: Comparison, runs: Sequence[Path], out: Path) ->
 
 def _configuration(runs: Sequence[Path]) -> dict[str, Any]:
     """Return the configuration of one run, or those of several by their names."""
-    each = {str(run): read_configuration(path) for run in runs if (path := run / CONFIGURATION).exists()}
-    return next(iter(each.values()), {}) if len(runs) == 1 else each
+    configurations = {str(run): read_configuration(path) for run in runs if (path := run / CONFIGURATION).exists()}
+    return next(iter(configurations.values()), {}) if len(runs) == 1 else configurations
 
 
 def _notes(runs: Sequence[Path]) -> list[str]:

@@ -63,5 +63,5 @@ class Experiment:
         samples = "".join(manifest.keys) + " ".join(manifest.splits) + " ".join(map(str, manifest.targets.tolist()))
         task = self.task.to_json()
         known_by = task["class_names"] if task["name"] == SingleLabel.name else task
-        words = [self.extractor.fingerprint, samples, known_by, self.seed, as_version_1(settings)]
-        return key_of_bytes(json.dumps(words, sort_keys=True, default=str).encode())
+        parts = [self.extractor.fingerprint, samples, known_by, self.seed, as_version_1(settings)]
+        return key_of_bytes(json.dumps(parts, sort_keys=True, default=str).encode())

@@ -70,8 +70,8 @@ _SAID_ELSEWHERE = ("num_workers", "checkpoint_minutes", "baselines", "baseline_l
 
 def run_finetunings(experiment: Experiment, options: FinetuneConfig, head: HeadConfig) -> list[Result]:
     """Fine-tune, and train the baselines that are asked for, one result each."""
-    asked = [options, *(baseline(options, which) for which in options.baselines)]
-    return [run_finetune(experiment, one, head) for one in asked]
+    configs = [options, *(baseline(options, name) for name in options.baselines)]
+    return [run_finetune(experiment, config, head) for config in configs]
 
 
 def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConfig) -> Result:
@@ -84,7 +84,7 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
     experiment = experiment.readable()
     manifest, directory = experiment.manifest, experiment.directory
     method, name = transfer_method(options), name_of(options)
-    place = _method_dir(directory, method, name)
+    method_dir = _method_dir(directory, method, name)
     problem = FinetuneProblem(extractor, manifest, start, options, seed, rank)
     shaping = training_fingerprint(problem)
     digest = key_of_bytes(json.dumps(shaping, sort_keys=True, default=str).encode())
@@ -96,36 +96,37 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
         tta=options.tta,
         training=digest,
     )
-    done = rank.broadcast_from_first(lambda: load_if_finished(place, identity))
-    if done is not None:
-        _say(rank, f"seed {seed}  {place.name}: already trained, {format_accuracy(done)}")
-        return done
+    finished = rank.broadcast_from_first(lambda: load_if_finished(method_dir, identity))
+    if finished is not None:
+        _say(rank, f"seed {seed}  {method_dir.name}: already trained, {format_accuracy(finished)}")
+        return finished
     same_training = rank.broadcast_from_first(lambda: _find_same_training(directory, digest))
     if same_training is not None:
         _say(
             rank,
-            f"seed {seed}  {place.name}: the weights of {same_training.name}, tested with {options.tta} renderings",
+            f"seed {seed}  {method_dir.name}: the weights of {same_training.name}, tested with {options.tta} "
+            "renderings",
         )
         result = rank.broadcast_from_first(
-            lambda: _evaluate_with_tta(same_training, experiment, options, recipe, place)
+            lambda: _evaluate_with_tta(same_training, experiment, options, recipe, method_dir)
         )
-        _say(rank, f"seed {seed}  {place.name}: {format_accuracy(result)}")
+        _say(rank, f"seed {seed}  {method_dir.name}: {format_accuracy(result)}")
         return result
     if rank.is_main:
-        place.mkdir(parents=True, exist_ok=True)
-        _draw_contact_sheet(experiment, options, place / CONTACT_SHEET)
-    _say(rank, f"seed {seed}  {place.name}: training, {options.epochs} epochs")
+        method_dir.mkdir(parents=True, exist_ok=True)
+        _draw_contact_sheet(experiment, options, method_dir / CONTACT_SHEET)
+    _say(rank, f"seed {seed}  {method_dir.name}: training, {options.epochs} epochs")
     with measured() as training:
         tuned = finetune(
             problem,
-            place,
+            method_dir,
             on_epoch=_say_epoch if rank.is_main else lambda _: None,
             on_views=_report_view_cost,
         )
 
-    for one in tuned.range_tests:
-        found = format_lr_suggestion(one, "the rate stays as it was given")
-        _say(rank, f"  range test of {one.block or 'all blocks'}: {found}")
+    for range_test in tuned.range_tests:
+        suggestion = format_lr_suggestion(range_test, "the rate stays as it was given")
+        _say(rank, f"  range test of {range_test.block or 'all blocks'}: {suggestion}")
 
     def tested() -> Result:
         predictions, testing = _predict_test(experiment, tuned.upper, options)
@@ -140,23 +141,23 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
             trainable_parameters=tuned.trainable_parameters,
         )
         result = _with_costs(build_result(experiment, outcome), options, tuned, training, start_seconds)
-        invalidate_model(place)
-        result.save(place, predictions)
-        _draw_plots(tuned, place)
-        save_model(place, recipe, tuned.head, tuned=tuned.upper)
+        invalidate_model(method_dir)
+        result.save(method_dir, predictions)
+        _draw_plots(tuned, method_dir)
+        save_model(method_dir, recipe, tuned.head, tuned=tuned.upper)
         for leftover in (CHECKPOINT, FOUND):
-            (place / leftover).unlink(missing_ok=True)
+            (method_dir / leftover).unlink(missing_ok=True)
         return result
 
     result = rank.broadcast_from_first(tested)
-    _say(rank, f"seed {seed}  {place.name}: {format_accuracy(result)}")
+    _say(rank, f"seed {seed}  {method_dir.name}: {format_accuracy(result)}")
     return result
 
 
 def _method_dir(directory: Path, method: str, name: str) -> Path:
     """Return the folder of a method in a run: that of version 1, if there is one."""
-    old = directory / f"{OLD_METHODS.get(method, method)}-{name}"
-    return old if old.exists() else directory / f"{method}-{name}"
+    old_dir = directory / f"{OLD_METHODS.get(method, method)}-{name}"
+    return old_dir if old_dir.exists() else directory / f"{method}-{name}"
 
 
 def _find_same_training(directory: Path, digest: str) -> Path | None:
@@ -166,7 +167,7 @@ def _find_same_training(directory: Path, digest: str) -> Path | None:
 
 
 def _evaluate_with_tta(
-    twin: Path, experiment: Experiment, options: FinetuneConfig, recipe: ModelCard, place: Path
+    twin: Path, experiment: Experiment, options: FinetuneConfig, recipe: ModelCard, method_dir: Path
 ) -> Result:
     """Test the weights of another method with other renderings, and leave a method of its own."""
     backbone = experiment.extractor.backbone
@@ -183,12 +184,12 @@ def _evaluate_with_tta(
         seconds=sum(stages.values()),
         settings=settings | _as_tested(options),
     )
-    invalidate_model(place)
-    result.save(place, predictions)
-    copy_model(twin, place, recipe)
+    invalidate_model(method_dir)
+    result.save(method_dir, predictions)
+    copy_model(twin, method_dir, recipe)
     for picture in (CONTACT_SHEET, RATES, RANGE_TEST):
         if (twin / picture).exists():
-            shutil.copyfile(twin / picture, place / picture)
+            shutil.copyfile(twin / picture, method_dir / picture)
     return result
 
 
@@ -222,8 +223,8 @@ def transfer_method(options: FinetuneConfig) -> str:
     """Return the method of transfer that a training is compared as."""
     if options.unfreeze == HEAD:
         return "uncached"
-    everything = options.unfreeze == "all" and options.reinit == "all"
-    return "scratch" if everything and not (options.invert_unfreeze or options.invert_reinit) else "finetune"
+    whole_network = options.unfreeze == "all" and options.reinit == "all"
+    return "scratch" if whole_network and not (options.invert_unfreeze or options.invert_reinit) else "finetune"
 
 
 def name_of(options: FinetuneConfig) -> str:
@@ -232,12 +233,12 @@ def name_of(options: FinetuneConfig) -> str:
         return options.name
     if transfer_method(options) != "finetune":
         return "network" if options.unfreeze == "all" else HEAD
-    words = [f"top-{options.unfreeze}" if options.unfreeze.isdecimal() else options.unfreeze.replace(",", "+")]
-    words += ["inverted"] * options.invert_unfreeze
-    words += [f"new-{options.reinit.replace(',', '+')}"] if options.reinit is not None else []
-    words += ["from-cache"] * options.from_cache
-    words += [options.tta] if options.tta != "none" else []
-    return "-".join(words)
+    parts = [f"top-{options.unfreeze}" if options.unfreeze.isdecimal() else options.unfreeze.replace(",", "+")]
+    parts += ["inverted"] * options.invert_unfreeze
+    parts += [f"new-{options.reinit.replace(',', '+')}"] if options.reinit is not None else []
+    parts += ["from-cache"] * options.from_cache
+    parts += [options.tta] if options.tta != "none" else []
+    return "-".join(parts)
 
 
 def _starting_head(experiment: Experiment, options: FinetuneConfig, head: HeadConfig) -> tuple[Head, float]:
@@ -246,8 +247,8 @@ def _starting_head(experiment: Experiment, options: FinetuneConfig, head: HeadCo
     if options.init_head == "new":
         return random_head(extractor, experiment.manifest.task.out_features, experiment.seed), 0.0
     # it is fitted on the evaluation view: augmented ones are cached at the boundary, where training needs them
-    of_images = replace(extractor, options=replace(extractor.options, views=1))
-    result = run_heads(replace(experiment, extractor=of_images), [options.init_head], head)[0]
+    image_extractor = replace(extractor, options=replace(extractor.options, views=1))
+    result = run_heads(replace(experiment, extractor=image_extractor), [options.init_head], head)[0]
     directory = experiment.directory / head_dir_name(options.init_head)
     module, _ = load_head(directory / HEAD_WITHOUT_VAL, extractor.graph)
     return module, result.seconds_by_stage["train"]
@@ -289,7 +290,7 @@ def _settings(extractor: Extractor, options: FinetuneConfig, tuned: FinetuneResu
         "augment": extractor.options.augment,
         "best epoch": tuned.fit.best.epoch,
         "trained blocks": list(tuned.upper.trained),
-        "rates found": {one.block or "all": one.suggestion for one in tuned.range_tests},
+        "rates found": {range_test.block or "all": range_test.suggestion for range_test in tuned.range_tests},
     }
     if options.from_cache:
         settings["views"] = extractor.options.views
@@ -307,12 +308,12 @@ def _draw_contact_sheet(
 ) -> None:
     extractor, manifest, seed = experiment.extractor, experiment.manifest, experiment.seed
     train = manifest.indices("train")
-    chosen = manifest.select(train[:: max(len(train) // images, 1)][:images])
+    sample = manifest.select(train[:: max(len(train) // images, 1)][:images])
     mixing = None
     if (options.mixup or options.cutmix) and not options.from_cache:
         mixing = MixupCutmix(options.mixup, options.cutmix, manifest.task.out_features)
     contact_sheet(
-        [read_image(location) for location in chosen.locations],
+        [read_image(location) for location in sample.locations],
         extractor.augmentation,
         range(seed * views, (seed + 1) * views),
         path,
@@ -321,21 +322,21 @@ def _draw_contact_sheet(
     )
 
 
-def _draw_plots(tuned: FinetuneResult, place: Path) -> None:
-    save_png(rate_schedule(tuned.rates, tuned.blocks, tuned.steps_per_epoch), place / RATES)
+def _draw_plots(tuned: FinetuneResult, method_dir: Path) -> None:
+    save_png(rate_schedule(tuned.rates, tuned.blocks, tuned.steps_per_epoch), method_dir / RATES)
     if tuned.range_tests:
-        save_png(range_test_curves(tuned.range_tests), place / RANGE_TEST)
+        save_png(range_test_curves(tuned.range_tests), method_dir / RANGE_TEST)
 
 
 def _report_view_cost(maps: Extractor, train: Manifest) -> None:
     """Say what the cache of views takes, before it is paid."""
-    found = estimate(maps, train)
-    if found.images:
-        (tap,) = found.taps
+    cost = estimate(maps, train)
+    if cost.images:
+        (tap,) = cost.taps
         _LOG.info(
-            f"cached views at {tap.cut}: {found.images:,} training images lack some of {maps.options.views} views; "
-            f"{format_count(found.renderings)} renderings through the frozen part will take "
-            f"{duration(found.seconds)} and "
+            f"cached views at {tap.cut}: {cost.images:,} training images lack some of {maps.options.views} views; "
+            f"{format_count(cost.renderings)} renderings through the frozen part will take "
+            f"{duration(cost.seconds)} and "
             f"{byte_count(tap.size)} in {maps.options.cache}"
         )
 
@@ -349,6 +350,6 @@ def _say_epoch(epoch: Epoch) -> None:
     )
 
 
-def _say(rank: Rank, words: str) -> None:
+def _say(rank: Rank, message: str) -> None:
     if rank.is_main:
-        _LOG.info(words)
+        _LOG.info(message)

@@ -77,18 +77,18 @@ class MethodOutcome:
 def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadConfig) -> list[Result]:
     """Train heads on the cached features and test each; a head the run already has is not trained again."""
     experiment = experiment.readable()
-    extractor, seed, shown = experiment.extractor, experiment.seed, views_as_settings(experiment.extractor)
+    extractor, seed, view_settings = experiment.extractor, experiment.seed, views_as_settings(experiment.extractor)
     train, val, test_rows = load_split_features(experiment, options)
     cut = CutContext(extractor.graph, extractor.taps[0].cut) if len(extractor.taps) == 1 else None
     problem = FitProblem(train, val, experiment.task, options, seed, extractor.device, cut)
     results = []
     for name in names:
-        place = experiment.directory / head_dir_name(name)
-        identity = experiment.fingerprint({**asdict(options), "head": name, **shown})
-        done = load_if_finished(place, identity)
-        if done is not None:
-            _LOG.info(f"seed {seed}  {place.name}: already trained, {format_accuracy(done)}")
-            results.append(done)
+        method_dir = experiment.directory / head_dir_name(name)
+        identity = experiment.fingerprint({**asdict(options), "head": name, **view_settings})
+        finished = load_if_finished(method_dir, identity)
+        if finished is not None:
+            _LOG.info(f"seed {seed}  {method_dir.name}: already trained, {format_accuracy(finished)}")
+            results.append(finished)
             continue
         get_fit(name)  # imports are not what training costs
         with measured() as training:
@@ -98,7 +98,7 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
         outcome = MethodOutcome(
             method=trained.method,
             name=name,
-            settings={**trained.settings, **shown},
+            settings={**trained.settings, **view_settings},
             val_score=trained.val_score,
             predictions=predictions_of(experiment.task, experiment.split("test"), probabilities),
             costs=(training, testing),
@@ -107,10 +107,10 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
         result = build_result(experiment, outcome)
         result = replace(result, selection=trained.selection, history=[epoch.to_json() for epoch in trained.history])
         recipe = recipe_of(experiment, trained.method, name, identity)
-        invalidate_model(place)
-        result.save(place, outcome.predictions)
-        save_model(place, recipe, trained.module, without_val=trained.module_train_only)
-        _LOG.info(f"seed {seed}  {place.name}: {format_accuracy(result)}, trained in {duration(training.seconds)}")
+        invalidate_model(method_dir)
+        result.save(method_dir, outcome.predictions)
+        save_model(method_dir, recipe, trained.module, without_val=trained.module_train_only)
+        _LOG.info(f"seed {seed}  {method_dir.name}: {format_accuracy(result)}, trained in {duration(training.seconds)}")
         results.append(result)
     return results
 
@@ -127,32 +127,32 @@ def load_split_features(experiment: Experiment, options: HeadConfig) -> SplitFea
     views = extractor.options.views
     row_bytes = math.prod(extractor.row_shape) * np.dtype(extractor.options.storage_dtype).itemsize
     size = (len(manifest) + (views - 1) * len(parts["train"])) * row_bytes
-    allowed = (
+    allowed_bytes = (
         options.max_memory_gb * 1e9 if options.max_memory_gb is not None else psutil.virtual_memory().available / 2
     )
-    if size > allowed:
+    if size > allowed_bytes:
         _LOG.info(
-            f"the features take {byte_count(size)}, and `max_memory_gb` allows {byte_count(allowed)}: they are streamed"
-            + (", the evaluation view alone" if views > 1 else "")
+            f"the features take {byte_count(size)}, and `max_memory_gb` allows {byte_count(allowed_bytes)}: they are "
+            "streamed" + (", the evaluation view alone" if views > 1 else "")
         )
         stores = require_cached(extractor, manifest)
-        streams = [StreamedFeatureRows(stores, part.keys, part.targets, int(allowed)) for part in parts.values()]
+        streams = [StreamedFeatureRows(stores, part.keys, part.targets, int(allowed_bytes)) for part in parts.values()]
         return streams[0], streams[1], streams[2]
     features = read_features(extractor, manifest)
     numbers = manifest.group_numbers
     in_split = [manifest.indices(name) for name in parts]
     train, val, test = (
-        FeatureRows(features[places], manifest.targets[places], groups=None if numbers is None else numbers[places])
-        for places in in_split
+        FeatureRows(features[indices], manifest.targets[indices], groups=None if numbers is None else numbers[indices])
+        for indices in in_split
     )
     augmented = [read_features(extractor, parts["train"], view) for view in range(1, views)]
     return replace(train, augmented=augmented), val, test
 
 
-def load_if_finished(place: Path, identity: str) -> Result | None:
+def load_if_finished(method_dir: Path, identity: str) -> Result | None:
     """Return the result of a method that was trained in just this way, if the run has it."""
-    recipe = read_recipe(place)
-    return Result.load(place) if recipe is not None and recipe.identity == identity else None
+    recipe = read_recipe(method_dir)
+    return Result.load(method_dir) if recipe is not None and recipe.identity == identity else None
 
 
 def views_as_settings(extractor: Extractor) -> dict[str, Any]:
@@ -228,7 +228,7 @@ def predictions_of(task: Task, test: Manifest, probabilities: NDArray[np.float32
 def format_accuracy(result: Result) -> str:
     """Return what was reached on the test split, by the metric that ranks, with its interval."""
     metric = result.metric
-    reached, low, high = (
+    score, low, high = (
         format_score(value, as_percent=metric.as_percent) for value in (result.test[metric.name], *result.test["ci95"])
     )
-    return f"test {metric.label} {reached} (95 % interval {low} to {high})"
+    return f"test {metric.label} {score} (95 % interval {low} to {high})"

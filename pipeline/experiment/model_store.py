@@ -174,9 +174,10 @@ def open_model(
     handed_in = _handed_in(directory, recipe, backbone)
     extractor = build_extractor(options, handed_in)
     if extractor.backbone.weights != recipe.weights_digest:
-        theirs = "are handed in" if handed_in is not None else f"`weights` {options.weights} gives"
+        current_weights = "are handed in" if handed_in is not None else f"`weights` {options.weights} gives"
         raise WeightsError(
-            f"{directory} was trained on other weights of {options.backbone} than {theirs} now; put the original "
+            f"{directory} was trained on other weights of {options.backbone} than {current_weights} now; put the "
+            "original "
             "weights back, or train again"
         )
     head = load_head(directory / HEAD, extractor.graph)[0].to(extractor.device)

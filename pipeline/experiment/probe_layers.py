@@ -40,13 +40,13 @@ def probe_cuts(extractor: Extractor, manifests: Sequence[tuple[int, Manifest]]) 
         If a split is empty.
     """
     require_vector_cuts(extractor)
-    seen = [(seed, drop_unreadable(extractor, manifest)) for seed, manifest in manifests]
+    readable = [(seed, drop_unreadable(extractor, manifest)) for seed, manifest in manifests]
     order = {cut.name: number for number, cut in enumerate(extractor.graph.cuts, 1)}
     taps = sorted(extractor.taps, key=lambda tap: order[tap.cut.name])
     automatic = extractor.graph.resolve("auto")
-    found = []
+    scores = []
     for tap in progress(taps, label="probe", unit="cuts"):
-        found.append(
+        scores.append(
             CutScore(
                 name="auto" if tap.cut == automatic else tap.cut.alias or tap.cut.name,
                 operation=tap.cut.name,
@@ -55,10 +55,10 @@ def probe_cuts(extractor: Extractor, manifests: Sequence[tuple[int, Manifest]]) 
                 bytes_per_image=tap.shape[0] * np.dtype(extractor.options.storage_dtype).itemsize,
                 multiply_adds_below=tap.cut.multiply_adds_below,
                 multiply_adds_above=tap.cut.multiply_adds_above,
-                per_sample=tuple(_validated(extractor, tap, manifest, seed) for seed, manifest in seen),
+                per_sample=tuple(_validated(extractor, tap, manifest, seed) for seed, manifest in readable),
             )
         )
-    return LayerProbe(tuple(found), tuple(seed for seed, _ in manifests))
+    return LayerProbe(tuple(scores), tuple(seed for seed, _ in manifests))
 
 
 def require_vector_cuts(extractor: Extractor) -> None:
@@ -73,9 +73,9 @@ def require_vector_cuts(extractor: Extractor) -> None:
 
 def _validated(extractor: Extractor, tap: CachedCut, manifest: Manifest, seed: int) -> NDArray[Any]:
     """Return the score of each validation image under a ridge head on one cut."""
-    of_tap = replace(extractor, taps=(tap,))
+    single_tap = replace(extractor, taps=(tap,))
     train, val = (
-        FeatureRows(read_features(of_tap, part), part.targets, groups=part.group_numbers)
+        FeatureRows(read_features(single_tap, part), part.targets, groups=part.group_numbers)
         for part in (manifest.select(manifest.indices(split)) for split in ("train", "val"))
     )
     task = manifest.task

@@ -75,13 +75,13 @@ def _words(report: Extraction, extractor: Extractor) -> list[str]:
     views = f", {report.views} views" if report.views > 1 else ""
     lines = [f"{report.backbone} ({report.weights}), cut at {report.cut}, row {rows}{views}"]
     if report.extracted or report.extracted_by_others:
-        others = f", {report.extracted_by_others} by other processes" if report.extracted_by_others else ""
+        other_processes = f", {report.extracted_by_others} by other processes" if report.extracted_by_others else ""
         lines.append(
-            f"extracted {report.extracted} images{others} in {duration(report.seconds)} "
+            f"extracted {report.extracted} images{other_processes} in {duration(report.seconds)} "
             f"({report.images_per_second:.0f} images/s); {report.hits} were in the cache already"
         )
-        busy = ", ".join(f"{stage} {percent(share, digits=0)}" for stage, share in report.shares.items())
-        lines.append(f"busy: {busy}")
+        stage_shares = ", ".join(f"{stage} {percent(share, digits=0)}" for stage, share in report.shares.items())
+        lines.append(f"busy: {stage_shares}")
     else:
         lines.append(f"nothing to do: all {report.hits} images are in the cache")
     paths = ", ".join(str(cache.path) for cache in extractor.caches)

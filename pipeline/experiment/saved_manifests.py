@@ -13,14 +13,14 @@ from stages.config.features import FeatureConfig
 from stages.data.manifest import Manifest
 
 
-def saved_manifests(place: Path) -> list[Path]:
+def saved_manifests(path: Path) -> list[Path]:
     """Return the manifest files that a path means: itself, or those of a run, seed by seed; none if it is neither."""
-    if place.is_dir():
-        return files_of_seeds(place, MANIFEST)
-    return [place] if place.is_file() and place.suffix.lower() == ".csv" and _has_keys(place) else []
+    if path.is_dir():
+        return files_of_seeds(path, MANIFEST)
+    return [path] if path.is_file() and path.suffix.lower() == ".csv" and _has_keys(path) else []
 
 
-def load_one(place: Path) -> Manifest:
+def load_one(path: Path) -> Manifest:
     """Return the manifest that a path means; of a run, the one of its first seed.
 
     Raises
@@ -30,9 +30,9 @@ def load_one(place: Path) -> Manifest:
     DataError
         If the manifest cannot be read.
     """
-    paths = saved_manifests(place)
+    paths = saved_manifests(path)
     if not paths:
-        raise UsageError(f"{place} is neither a run directory (with seed-*/{MANIFEST}) nor a {MANIFEST} left in one")
+        raise UsageError(f"{path} is neither a run directory (with seed-*/{MANIFEST}) nor a {MANIFEST} left in one")
     return Manifest.load(paths[0])
 
 

@@ -79,11 +79,11 @@ def remembered_extractor(backbone: AnyBackbone, options: FeatureConfig, *, cache
     with _BUILDING:
         if isinstance(backbone, str):
             return _remembered(options) if options.weights in ("default", "none") else build_extractor(options)
-        ours = as_backbone(backbone, options.image_size, cached=cached)
-        if not cached and ours is not backbone:
-            return build_extractor(options, ours)
-        same_by = (ours.identity if cached else ours.module, ours.weights, ours.preprocessing)
-        return _remembered(options, _HandedIn(ours, same_by))
+        wrapped = as_backbone(backbone, options.image_size, cached=cached)
+        if not cached and wrapped is not backbone:
+            return build_extractor(options, wrapped)
+        same_by = (wrapped.identity if cached else wrapped.module, wrapped.weights, wrapped.preprocessing)
+        return _remembered(options, _HandedIn(wrapped, same_by))
 
 
 @lru_cache(maxsize=4)

@@ -68,17 +68,19 @@ class CachedDataset(Dataset[tuple[Any, Any]]):
         if split is not None and split not in SPLITS:
             raise UsageError(f"split has to be one of {', '.join(map(repr, SPLITS))} or None for all, not {split!r}")
         rejected = cache.unreadable()
-        chosen = range(len(manifest)) if split is None else manifest.indices(split).tolist()
+        indices = range(len(manifest)) if split is None else manifest.indices(split).tolist()
         self.cache = cache
-        self.manifest = manifest.select([index for index in chosen if manifest.keys[index] not in rejected])
+        self.manifest = manifest.select([index for index in indices if manifest.keys[index] not in rejected])
         self.class_names = manifest.class_names
         self.views = (view,) if view is not None else self._complete_views()
         self.transform = transform
         self.target_transform = target_transform
         missing = len(cache.missing(self.manifest.keys, self.views[0])) if self.views else len(self.manifest)
         if missing:
-            which = f"view {view}" if view is not None else "any one view"
-            raise CacheInputError(f"{missing} of {len(self.manifest)} samples have no row ({which}) in {cache.path}")
+            view_text = f"view {view}" if view is not None else "any one view"
+            raise CacheInputError(
+                f"{missing} of {len(self.manifest)} samples have no row ({view_text}) in {cache.path}"
+            )
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -89,28 +91,34 @@ class CachedDataset(Dataset[tuple[Any, Any]]):
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Any, Any]]:
         """Return (features, target) of some samples, read at once."""
-        places = np.array([self._place(index) for index in indices], dtype=np.int64)
-        drawn = torch.randint(len(self.views), (len(places),)).numpy() if len(self.views) > 1 else np.zeros(len(places))
-        items: list[tuple[Any, Any]] = [(None, None)] * len(places)
+        positions = np.array([self._place(index) for index in indices], dtype=np.int64)
+        drawn = (
+            torch.randint(len(self.views), (len(positions),)).numpy()
+            if len(self.views) > 1
+            else np.zeros(len(positions))
+        )
+        items: list[tuple[Any, Any]] = [(None, None)] * len(positions)
         for number in np.unique(drawn):
-            some = np.flatnonzero(drawn == number)
-            for item, row in zip(some, self._read(places[some], self.views[int(number)]), strict=True):
-                target = torch.tensor(self.manifest.targets[places[item]])
+            items_of_view = np.flatnonzero(drawn == number)
+            for item, row in zip(
+                items_of_view, self._read(positions[items_of_view], self.views[int(number)]), strict=True
+            ):
+                target = torch.tensor(self.manifest.targets[positions[item]])
                 items[item] = (
                     self.transform(row) if self.transform else row,
                     self.target_transform(target) if self.target_transform else target,
                 )
         return items
 
-    def _read(self, places: NDArray[np.int64], view: int) -> Tensor:
-        rows = self.cache.read([self.manifest.keys[place] for place in places], view)
+    def _read(self, positions: NDArray[np.int64], view: int) -> Tensor:
+        rows = self.cache.read([self.manifest.keys[position] for position in positions], view)
         return torch.from_numpy(rows).float()
 
     def _place(self, index: int) -> int:
-        place = operator.index(index)
-        if not -len(self) <= place < len(self):
+        position = operator.index(index)
+        if not -len(self) <= position < len(self):
             raise IndexError(f"index {index} is out of range: there are {len(self)} samples")
-        return place % len(self)
+        return position % len(self)
 
     def _complete_views(self) -> tuple[int, ...]:
         """Return the views of which every sample has a row."""

@@ -235,12 +235,12 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise DataError(f"y holds one class only, {str(self.classes_[0])!r}; a classifier needs at least two")
         numbers = None if groups is None else _group_numbers(groups, features)
         seed = self._seed()
-        held = _held_out(features, labels, numbers, self.validation_fraction, seed)
+        is_held_out = _held_out(features, labels, numbers, self.validation_fraction, seed)
         train, val = (
             FeatureRows(
                 features[part], labels[part].astype(np.int64), groups=None if numbers is None else numbers[part]
             )
-            for part in (~held, held)
+            for part in (~is_held_out, is_held_out)
         )
         device = resolve_device(self.device)
         problem = FitProblem(train, val, self._task(), options, seed, device)
@@ -256,7 +256,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         # always as many rows at a time, so that a sample's probabilities do not depend on which others are asked for
         blank = np.zeros((-len(features) % _BLOCK_ROWS, features.shape[1]), dtype=features.dtype)
         filled = np.concatenate([features, blank])
-        blocks = (filled[at : at + _BLOCK_ROWS] for at in range(0, len(filled), _BLOCK_ROWS))
+        blocks = (filled[start : start + _BLOCK_ROWS] for start in range(0, len(filled), _BLOCK_ROWS))
         task = self._task()
         answers = np.concatenate([head_probabilities(self.head_, block, task) for block in blocks])
         probabilities = answers[: len(features)].astype(np.float64)
@@ -266,8 +266,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the most probable class of each sample, [n]."""
         check_is_fitted(self)
-        chosen: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
-        return chosen
+        classes: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return classes
 
     def save(self, path: Path | str) -> None:
         """Write the head: its tensors to `path` with ``.safetensors``, all else to ``.json`` beside it.
@@ -342,13 +342,13 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _options(self) -> HeadConfig:
         if not 0 < self.validation_fraction < 1:
             raise UsageError(f"validation_fraction has to lie between 0 and 1, not be {self.validation_fraction!r}")
-        given: dict[str, Any] = {} if self.c_values is None else {"c_values": tuple(self.c_values)}
+        c_options: dict[str, Any] = {} if self.c_values is None else {"c_values": tuple(self.c_values)}
         return HeadConfig(
             head=(self.head,),
             scalers=tuple(self.scalers),
             cv=self.cv,
             class_weights=self.class_weights,
-            **given,
+            **c_options,
         )
 
     def _seed(self) -> int:
@@ -383,11 +383,11 @@ def _held_out(
     keys = [key_of_bytes(row.tobytes()) for row in features]
     names = [] if groups is None else [str(group) for group in groups]
     units = split_units(keys, [str(label) for label in labels], [""] * len(keys), names, seed)
-    chosen = stratified_group_split(units, share, min_kept=1)
-    held = np.array([key in chosen for key in keys])
-    if not held.any():
+    held_out_keys = stratified_group_split(units, share, min_kept=1)
+    is_held_out = np.array([key in held_out_keys for key in keys])
+    if not is_held_out.any():
         raise DataError(
             f"none of the {len(keys)} samples can be held out for validation and leave one of each class to learn "
             "from: give more samples of a class, or of other groups"
         )
-    return held
+    return is_held_out

@@ -140,16 +140,16 @@ def _samples(cache: FeatureCache, manifest: Manifest | None, view: int) -> tuple
     """Return the keys of the rows to write, and the samples they belong to."""
     views = cache.views
     if view not in views:
-        there = f"it has the views {', '.join(map(str, views))}" if views else "it is empty"
-        raise UsageError(f"{cache.path} has no rows of view {view}; {there}")
+        views_text = f"it has the views {', '.join(map(str, views))}" if views else "it is empty"
+        raise UsageError(f"{cache.path} has no rows of view {view}; {views_text}")
     if manifest is None:
         return cache.keys(view), None
     missing = cache.missing(manifest.keys, view)
     if missing:
-        first = manifest.locations[manifest.keys.index(missing[0])]
+        example = manifest.locations[manifest.keys.index(missing[0])]
         raise CacheInputError(
             f"{len(missing)} of {len(manifest)} images of the manifest have no features (view {view}) in {cache.path} "
-            f"(first: {first}); extract them first"
+            f"(first: {example}); extract them first"
         )
     rejected = cache.unreadable()
     manifest = manifest.select([index for index, key in enumerate(manifest.keys) if key not in rejected])

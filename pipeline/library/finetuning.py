@@ -127,16 +127,16 @@ class FinetunedNetwork:
         parts = [np.empty((0, len(self.classes_)), dtype=np.float32)]
         for chunk in image_chunks(images):
             chunk.require_readable()
-            for some in iter_predictions(self._extractor, upper, task, chunk.locations, self._options.tta):
-                if some.failures:
-                    raise unreadable_error([(chunk.locations[index], reason) for index, reason in some.failures])
-                parts.append(some.activated)
+            for batch in iter_predictions(self._extractor, upper, task, chunk.locations, self._options.tta):
+                if batch.failures:
+                    raise unreadable_error([(chunk.locations[index], reason) for index, reason in batch.failures])
+                parts.append(batch.activated)
         return np.concatenate(parts)
 
     def predict(self, images: Images) -> NDArray[Any]:
         """Return the most probable class of each image, [n]."""
-        chosen: NDArray[Any] = self.classes_[self.predict_proba(images).argmax(axis=1)]
-        return chosen
+        predicted: NDArray[Any] = self.classes_[self.predict_proba(images).argmax(axis=1)]
+        return predicted
 
 
 @usable_after_fork
@@ -188,11 +188,11 @@ def finetune(
     >>> tuned = finetune(paths, labels, unfreeze="2", epochs=4)  # doctest: +SKIP
     >>> tuned.predict(new_paths)  # doctest: +SKIP
     """
-    given = _given_options(options)
-    with TemporaryDirectory() as nowhere, preserve_rng_state(), progress_bars(progress):
-        folder = Path(nowhere) if cache is None else Path(cache)
-        features = config_of(backbone, cache=folder, **given[FeatureConfig])
-        config = FinetuneConfig(**{"num_workers": _loader_workers(), **given[FinetuneConfig]})
+    stage_options = _given_options(options)
+    with TemporaryDirectory() as temporary, preserve_rng_state(), progress_bars(progress):
+        folder = Path(temporary) if cache is None else Path(cache)
+        features = config_of(backbone, cache=folder, **stage_options[FeatureConfig])
+        config = FinetuneConfig(**{"num_workers": _loader_workers(), **stage_options[FinetuneConfig]})
         listed = all_images(images, None if cache is None else DigestCache(folder / KEY_MEMO))
         classes, manifest = labelled_manifest(listed, _labels_of(images, labels, listed), groups, val_size, seed)
         extractor = build_extractor_of(backbone, features, cached=cache is not None)
@@ -225,8 +225,8 @@ def labelled_manifest(
     targets, task = numbers.astype(np.int64), SingleLabel([str(name) for name in classes])
     strata = [str(stratum) for stratum in task.strata(targets)]
     units = split_units(images.keys, strata, [""] * len(images), names, seed)
-    held = stratified_group_split(units, val_size, min_kept=1)
-    splits = ["val" if key in held else "train" for key in images.keys]
+    held_out_keys = stratified_group_split(units, val_size, min_kept=1)
+    splits = ["val" if key in held_out_keys else "train" for key in images.keys]
     manifest = Manifest(
         images.locations,
         targets,
@@ -236,7 +236,7 @@ def labelled_manifest(
         groups=names,
     )
     trained = np.unique(manifest.targets[manifest.indices("train")])
-    if len(trained) < len(classes) or not held:
+    if len(trained) < len(classes) or not held_out_keys:
         raise DataError(
             "labels: a class has too few images, or groups, to train on some and validate on others; at least two of "
             "each class are needed"
@@ -246,7 +246,7 @@ def labelled_manifest(
 
 def _given_options(options: dict[str, Any]) -> dict[type, dict[str, Any]]:
     """Return the options of each stage."""
-    names = {kind: {one.name for one in fields(kind)} - set(_OF_RUNS) for kind in (FeatureConfig, FinetuneConfig)}
+    names = {kind: {field.name for field in fields(kind)} - set(_OF_RUNS) for kind in (FeatureConfig, FinetuneConfig)}
     known = sorted(set().union(*names.values()))
     for name in options:
         if name not in known:
@@ -283,9 +283,9 @@ def _starting_head(extractor: Extractor, manifest: Manifest, config: FinetuneCon
     """Return a head that was fitted to features of the training images, or one that knows nothing."""
     if config.init_head == "new":
         return random_head(extractor, manifest.task.out_features, seed)
-    done = extract(extractor, manifest)
-    if done.skipped:
-        raise unreadable_error(done.skipped)
+    extraction = extract(extractor, manifest)
+    if extraction.skipped:
+        raise unreadable_error(extraction.skipped)
     train, val = (
         FeatureRows(read_features(extractor, part), part.targets, groups=part.group_numbers)
         for part in (manifest.select(manifest.indices(split)) for split in ("train", "val"))

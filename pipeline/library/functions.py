@@ -206,22 +206,26 @@ def extract_rows(
     for chunk in image_chunks(images, memo):
         if on_unreadable == "raise":
             chunk.require_readable()
-        here = rows[start : start + len(chunk)]
-        failures = _from_cache(extractor, chunk, here) if keep else _computed(extractor, chunk, rows, start, rows_of)
+        chunk_rows = rows[start : start + len(chunk)]
+        failures = (
+            _from_cache(extractor, chunk, chunk_rows) if keep else _computed(extractor, chunk, rows, start, rows_of)
+        )
         if failures and on_unreadable == "raise":
             raise unreadable_error([(chunk.locations[index], reason) for index, reason in failures.items()])
-        here[sorted(chunk.unreadable.keys() | failures.keys())] = np.nan
+        chunk_rows[sorted(chunk.unreadable.keys() | failures.keys())] = np.nan
         start += len(chunk)
     return rows
 
 
 def _require_same_spec(cache: FeatureCache, extractor: Extractor) -> None:
     """Refuse a cache of other features than those that are asked for."""
-    ours = [tap.cache.spec.to_json() for tap in extractor.taps]
-    theirs = cache.spec.to_json()
-    if theirs not in ours or len(ours) > 1:
+    wanted_specs = [tap.cache.spec.to_json() for tap in extractor.taps]
+    cached_spec = cache.spec.to_json()
+    if cached_spec not in wanted_specs or len(wanted_specs) > 1:
         differing = [
-            f"{name} {theirs[name]!r}, not {ours[0][name]!r}" for name in theirs if theirs[name] != ours[0][name]
+            f"{name} {cached_spec[name]!r}, not {wanted_specs[0][name]!r}"
+            for name in cached_spec
+            if cached_spec[name] != wanted_specs[0][name]
         ]
         raise UsageError(
             f"cache is of other features than these: {'; '.join(differing) or 'of one cut, not several'}. Give the "
@@ -231,15 +235,15 @@ def _require_same_spec(cache: FeatureCache, extractor: Extractor) -> None:
 
 def _from_cache(extractor: Extractor, images: ImageList, rows: NDArray[np.floating]) -> dict[int, str]:
     """Fill in the rows of the images that can be read, and return why others cannot, by place."""
-    places = [index for index, key in enumerate(images.keys) if key]
-    if not places:
+    readable_indices = [index for index, key in enumerate(images.keys) if key]
+    if not readable_indices:
         return {}
-    manifest = plain_manifest(images, places)
+    manifest = plain_manifest(images, readable_indices)
     with suppress(DataError):  # not one can be read: that is told below, as for some
         extract(extractor, manifest)
     rejected = extractor.unreadable()
-    failures = {index: rejected[images.keys[index]] for index in places if images.keys[index] in rejected}
-    readable = [index for index in places if index not in failures]
+    failures = {index: rejected[images.keys[index]] for index in readable_indices if images.keys[index] in rejected}
+    readable = [index for index in readable_indices if index not in failures]
     if readable:
         rows[readable] = read_features(extractor, plain_manifest(images, readable))
     return failures
@@ -249,35 +253,35 @@ def _computed(
     extractor: Extractor, images: ImageList, rows: NDArray[np.floating], start: int, rows_of: dict[str, int]
 ) -> dict[int, str]:
     """Fill in the rows of the images, from number `start` on; `rows_of` remembers where each key has its first."""
-    new: list[int] = []
+    new_indices: list[int] = []
     for index, key in enumerate(images.keys):
         if key and key not in rows_of:
             rows_of[key] = start + index
-            new.append(index)
+            new_indices.append(index)
     reasons: dict[str, str] = {}
-    with progress_bar(label="extract", total=len(new), unit="images") as bar:
-        for done in extractor.computed(_requests(extractor, images, new)):
-            targets = [start + new[request] for request in done.indices]
+    with progress_bar(label="extract", total=len(new_indices), unit="images") as bar:
+        for batch in extractor.computed(_requests(extractor, images, new_indices)):
+            targets = [start + new_indices[request] for request in batch.indices]
             if targets:
-                rows[targets] = done.rows[0] if len(done.rows) == 1 else np.concatenate(done.rows, axis=1)
-            reasons |= {images.keys[new[request]]: reason for request, reason in done.failures}
-            bar.update(len(done.indices) + len(done.failures))
+                rows[targets] = batch.rows[0] if len(batch.rows) == 1 else np.concatenate(batch.rows, axis=1)
+            reasons |= {images.keys[new_indices[request]]: reason for request, reason in batch.failures}
+            bar.update(len(batch.indices) + len(batch.failures))
     for index, key in enumerate(images.keys):
         if key and key not in reasons and rows_of[key] != start + index:
             rows[start + index] = rows[rows_of[key]]
     return {index: reasons[key] for index, key in enumerate(images.keys) if key in reasons}
 
 
-def _requests(extractor: Extractor, images: ImageList, places: Sequence[int]) -> Iterator[Any]:
-    return (extractor.request(images.locations[index], images.keys[index]) for index in places)
+def _requests(extractor: Extractor, images: ImageList, indices: Sequence[int]) -> Iterator[Any]:
+    return (extractor.request(images.locations[index], images.keys[index]) for index in indices)
 
 
-def plain_manifest(images: ImageList, places: Sequence[int]) -> Manifest:
+def plain_manifest(images: ImageList, indices: Sequence[int]) -> Manifest:
     """Return the manifest of some images, of which nothing but the pixels counts."""
     return Manifest(
-        [images.locations[index] for index in places],
-        np.zeros(len(places), dtype=np.int64),
-        ["train"] * len(places),
-        [images.keys[index] for index in places],
+        [images.locations[index] for index in indices],
+        np.zeros(len(indices), dtype=np.int64),
+        ["train"] * len(indices),
+        [images.keys[index] for index in indices],
         SingleLabel([""]),
     )

@@ -75,8 +75,8 @@ class ImageList:
 
 def unreadable_error(failures: Sequence[tuple[str, str]]) -> DataError:
     """Return the error that names the first few of the images that cannot be read."""
-    named = listed([f"{location}: {reason}" for location, reason in failures], 3, "; ")
-    return DataError(f"{len(failures)} of the images cannot be read: {named}")
+    descriptions = listed([f"{location}: {reason}" for location, reason in failures], 3, "; ")
+    return DataError(f"{len(failures)} of the images cannot be read: {descriptions}")
 
 
 def count_images(images: Images) -> int:
@@ -137,16 +137,16 @@ def image_chunks(images: Images, memo: DigestCache | None = None) -> Iterator[Im
 def all_images(images: Images, memo: DigestCache | None = None) -> ImageList:
     """Return all images at once, those of a Dataset in memory."""
     chunks = list(image_chunks(images, memo))
-    whole = ImageList(
+    combined = ImageList(
         list(chain.from_iterable(chunk.locations for chunk in chunks)),
         list(chain.from_iterable(chunk.keys for chunk in chunks)),
         list(chain.from_iterable(chunk.labels for chunk in chunks)),
     )
     start = 0
     for chunk in chunks:
-        whole.unreadable |= {start + index: reason for index, reason in chunk.unreadable.items()}
+        combined.unreadable |= {start + index: reason for index, reason in chunk.unreadable.items()}
         start += len(chunk)
-    return whole
+    return combined
 
 
 def _column(images: Images) -> Any:
@@ -177,13 +177,16 @@ def _location(item: Any, index: int) -> str:
 
 def _require_pixels(item: NDArray[Any] | Tensor, name: str) -> None:
     if isinstance(item, Tensor):
-        fits, taken = item.ndim == 3 and item.shape[0] in (1, 3), "[3, h, w] or [1, h, w], as torchvision's tensors are"
+        is_valid, expected = (
+            item.ndim == 3 and item.shape[0] in (1, 3),
+            "[3, h, w] or [1, h, w], as torchvision's tensors are",
+        )
     else:
-        fits = item.ndim == 2 or (item.ndim == 3 and item.shape[2] in (1, 3))
-        taken = "[h, w, 3] or [h, w]"
-    if not fits or 0 in item.shape:
+        is_valid = item.ndim == 2 or (item.ndim == 3 and item.shape[2] in (1, 3))
+        expected = "[h, w, 3] or [h, w]"
+    if not is_valid or 0 in item.shape:
         kind = "tensor" if isinstance(item, Tensor) else "array"
-        raise UsageError(f"{name} has the shape {list(item.shape)}; pixels have to be an {kind} {taken}")
+        raise UsageError(f"{name} has the shape {list(item.shape)}; pixels have to be an {kind} {expected}")
     if str(item.dtype).removeprefix("torch.") != "uint8":
         raise UsageError(
             f"{name} is of {item.dtype}; pixels have to be uint8, from 0 to 255: neither scaled nor normalized, which "
@@ -200,10 +203,10 @@ def _pixel_bytes(location: str) -> int:
 
 def _with_keys(images: ImageList, memo: DigestCache) -> ImageList:
     """Fill in the keys, and what cannot be read."""
-    files = list(dict.fromkeys(one for one in images.locations if not isinstance(one, InMemoryImage)))
+    files = list(dict.fromkeys(location for location in images.locations if not isinstance(location, InMemoryImage)))
     keys, reasons = memo.keys(files) if files else ({}, {})
-    nothing = key_of_bytes(b"")
-    reasons |= {location: "the file is empty" for location, key in keys.items() if key == nothing}
+    empty_key = key_of_bytes(b"")
+    reasons |= {location: "the file is empty" for location, key in keys.items() if key == empty_key}
     for index, location in enumerate(images.locations):
         if isinstance(location, InMemoryImage):
             try:

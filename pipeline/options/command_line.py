@@ -20,13 +20,13 @@ def invocation(command: str, *groups: OptionGroup, **changed: object) -> str:
         Options with other values than there, or of the command's own, such as ``out``.
     """
     values = {
-        one.name: getattr(group, one.name)
+        field.name: getattr(group, field.name)
         for group in groups
-        for one in fields(group)
-        if one.default is MISSING or getattr(group, one.name) != one.default
+        for field in fields(group)
+        if field.default is MISSING or getattr(group, field.name) != field.default
     }
-    words = [word for name, value in {**values, **changed}.items() for word in _flag(name, value)]
-    return shlex.join(["cutonce", command, *words])
+    arguments = [word for name, value in {**values, **changed}.items() for word in _flag(name, value)]
+    return shlex.join(["cutonce", command, *arguments])
 
 
 def _flag(name: str, value: Any) -> list[str]:

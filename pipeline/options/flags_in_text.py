@@ -15,7 +15,7 @@ _NAMED = re.compile(r"`([a-z][a-z0-9_]*)`")
 
 def as_flags(text: str) -> str:
     """Return a message with every `option` in it written as a flag."""
-    return _NAMED.sub(lambda named: _flag(named[1]) if named[1] in _names() else named[0], text)
+    return _NAMED.sub(lambda match: _flag(match[1]) if match[1] in _names() else match[0], text)
 
 
 def _flag(name: str) -> str:

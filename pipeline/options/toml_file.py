@@ -33,7 +33,7 @@ VERSION = 2
 
 def known_names() -> list[str]:
     """Return every name a configuration file may hold."""
-    return [one.name for group in OPTION_GROUPS for one in fields(group)] + ["out", "version"]
+    return [field.name for group in OPTION_GROUPS for field in fields(group)] + ["out", "version"]
 
 
 def read_configuration(path: Path) -> dict[str, Any]:
@@ -75,11 +75,11 @@ def write_configuration(path: Path, *groups: OptionGroup) -> dict[str, Any]:
     values = read_configuration(path) if path.exists() else {}
     values["version"] = VERSION
     for group in groups:
-        for one in fields(group):
-            value = getattr(group, one.name)
-            values.pop(one.name, None)
+        for field in fields(group):
+            value = getattr(group, field.name)
+            values.pop(field.name, None)
             if value is not None:
-                values[one.name] = _plain(value)
+                values[field.name] = _plain(value)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, tomli_w.dumps(values).encode())
     return values
@@ -88,4 +88,4 @@ def write_configuration(path: Path, *groups: OptionGroup) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
-    return [_plain(one) for one in value] if isinstance(value, tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -92,11 +92,13 @@ def score_against_time(rows: Sequence[MethodSummary]) -> Figure:
         heights = _repel_labels((scores - axes.get_ylim()[0]) / np.ptp(axes.get_ylim()), 0.26 / figure.get_figheight())
         for number, points_aside in enumerate(_dodge(axes, seconds)):
             color, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
-            moved = axes.transData + ScaledTranslation(points_aside / 72, 0, figure.dpi_scale_trans)
-            at, reached, height = seconds[number], scores[number], heights[number]
-            axes.vlines(at, low[number], high[number], color=color, linewidth=1.6, transform=moved)
-            axes.plot(at, reached, marker=marker, color=color, markersize=6, transform=moved, zorder=3)
-            leader = ConnectionPatch((at, reached), (1, height), moved, axes.transAxes, color=color, alpha=0.4, lw=0.7)
+            transform = axes.transData + ScaledTranslation(points_aside / 72, 0, figure.dpi_scale_trans)
+            row_seconds, score, height = seconds[number], scores[number], heights[number]
+            axes.vlines(row_seconds, low[number], high[number], color=color, linewidth=1.6, transform=transform)
+            axes.plot(row_seconds, score, marker=marker, color=color, markersize=6, transform=transform, zorder=3)
+            leader = ConnectionPatch(
+                (row_seconds, score), (1, height), transform, axes.transAxes, color=color, alpha=0.4, lw=0.7
+            )
             axes.add_artist(leader)
             axes.plot(1.025, height, marker=marker, color=color, markersize=5, transform=axes.transAxes, clip_on=False)
             _name_beside(axes, rows[number].label, color, height, points_aside=14)
@@ -118,9 +120,9 @@ def learning_curve(row: MethodSummary, quantity: Literal["loss", "accuracy"]) ->
                 values = _numbers(entry.get(f"{part}_{quantity}") for entry in result.history)
                 axes.plot(epochs, values, line, color=color, linewidth=1.6 if len(row.results) == 1 else 1.0)
         for result in row.results:
-            if (kept := best_epoch(result.history)) and kept.get(f"val_{quantity}") is not None:
+            if (best := best_epoch(result.history)) and best.get(f"val_{quantity}") is not None:
                 axes.plot(
-                    kept["epoch"], kept[f"val_{quantity}"], "o", color=ACCENT, markersize=6, markerfacecolor="none"
+                    best["epoch"], best[f"val_{quantity}"], "o", color=ACCENT, markersize=6, markerfacecolor="none"
                 )
         ends = (("train", MUTED, f"train_{quantity}"), ("validation", ACCENT, f"val_{quantity}"))
         _name_ends(axes, [(name, color, end) for name, color, key in ends if (end := _end(row, key)) is not None])
@@ -155,17 +157,17 @@ def validation_curves(
             color, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
             for result in row.results:
                 epochs = [entry["epoch"] for entry in result.history]
-                at = (
+                x_values = (
                     epochs
                     if over == "epoch"
                     else [seconds if seconds > 0 else math.nan for seconds in cumulative_seconds(result)]
                 )
                 values = _numbers(entry.get("val_accuracy") for entry in result.history)
                 width = 1.6 if len(row.results) == 1 else 1.0
-                axes.plot(at, values, "-", color=color, linewidth=width, marker=marker, markersize=3)
-                if (kept := best_epoch(result.history)) is not None:
-                    place = at[epochs.index(kept["epoch"])]
-                    axes.plot(place, kept["val_accuracy"], "o", color=color, markersize=8, markerfacecolor="none")
+                axes.plot(x_values, values, "-", color=color, linewidth=width, marker=marker, markersize=3)
+                if (best := best_epoch(result.history)) is not None:
+                    best_x = x_values[epochs.index(best["epoch"])]
+                    axes.plot(best_x, best["val_accuracy"], "o", color=color, markersize=8, markerfacecolor="none")
             if (end := _end(row, "val_accuracy")) is not None:
                 ends.append((row.label, color, end))
         if level is not None:
@@ -186,9 +188,9 @@ def validation_curves(
 
 def cumulative_seconds(result: Result) -> list[float]:
     """Return the seconds from the images to the end of each epoch; what came before the first is in all of them."""
-    of_epochs = np.array([entry.get("seconds") or 0.0 for entry in result.history])
+    epoch_seconds = np.array([entry.get("seconds") or 0.0 for entry in result.history])
     before_testing = sum(result.seconds_by_stage.get(stage, 0.0) for stage in ("extract", "train"))
-    return list(max(before_testing - of_epochs.sum(), 0.0) + of_epochs.cumsum())
+    return list(max(before_testing - epoch_seconds.sum(), 0.0) + epoch_seconds.cumsum())
 
 
 def best_epoch(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -231,7 +233,7 @@ class SearchCurves(NamedTuple):
     names: list[str]
     lines: list[Line]
 
-    def place(self, entry: Mapping[str, Any]) -> float:
+    def x_of(self, entry: Mapping[str, Any]) -> float:
         """Return where on the axis an entry stands."""
         value = entry[self.setting]
         return float(self.names.index(str(value)) if self.names else value)
@@ -256,58 +258,60 @@ def search_curves(selection: Sequence[Mapping[str, Any]]) -> SearchCurves | None
         for name, value in entry.items():
             if name != "score" and value not in values.setdefault(name, []):
                 values[name].append(value)
-    varied = {name: some for name, some in values.items() if len(some) > 1}
+    varied = {name: setting_values for name, setting_values in values.items() if len(setting_values) > 1}
     if not varied:
         return None
-    numeric = [name for name, some in varied.items() if all(map(_positive, some))]
+    numeric = [name for name, setting_values in varied.items() if all(map(_positive, setting_values))]
     setting = max(numeric or varied, key=lambda name: len(varied[name]))
-    found = SearchCurves(setting, [] if numeric else list(map(str, varied[setting])), [])
+    curves = SearchCurves(setting, [] if numeric else list(map(str, varied[setting])), [])
     lines: dict[str, Line] = {}
-    for entry in sorted(entries, key=found.place):
+    for entry in sorted(entries, key=curves.x_of):
         label = ", ".join(f"{name} {entry[name]}" for name in varied if name != setting and name in entry)
         if "rows" in entry:
             label = f"{label}, " * bool(label) + f"{entry['rows']:,} rows"
         line = lines.setdefault(label, Line(label, [], [], "rows" in entry))
-        line.at.append(found.place(entry))
+        line.at.append(curves.x_of(entry))
         line.scores.append(float(entry["score"]))
-    found.lines.extend(sorted(lines.values(), key=lambda line: line.on_part))
-    return found
+    curves.lines.extend(sorted(lines.values(), key=lambda line: line.on_part))
+    return curves
 
 
 def selection_scores(row: MethodSummary) -> Figure | None:
     """Draw the score of everything that was tried, for each seed, with the choice marked; None where nothing can be."""
-    of_seeds = [
-        (found, chosen(result)) for result in row.results if (found := search_curves(result.selection)) is not None
+    curves_by_seed = [
+        (curves, chosen(result)) for result in row.results if (curves := search_curves(result.selection)) is not None
     ]
-    if not of_seeds:
+    if not curves_by_seed:
         return None
     with styled():
         figure = Figure(figsize=(3.9, 2.7), layout="constrained")
         axes = figure.add_subplot()
-        last, _ = of_seeds[-1]
-        if not last.names:
+        last_curves, _ = curves_by_seed[-1]
+        if not last_curves.names:
             axes.set_xscale("log")
-        for found, taken in of_seeds:
-            for number, line in enumerate(found.lines):
+        for curves, choice in curves_by_seed:
+            for number, line in enumerate(curves.lines):
                 color, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
                 style = {"linewidth": 0.8, "linestyle": ":"} if line.on_part else {"linewidth": 1.4}
                 axes.plot(line.at, line.scores, color=color, marker=marker, markersize=3, **style)
-            if taken is not None:
-                axes.plot(found.place(taken), taken["score"], "o", color=INK, markersize=9, markerfacecolor="none")
-        ends = [(line.label, SERIES[number % len(SERIES)], line.scores[-1]) for number, line in enumerate(last.lines)]
+            if choice is not None:
+                axes.plot(curves.x_of(choice), choice["score"], "o", color=INK, markersize=9, markerfacecolor="none")
+        ends = [
+            (line.label, SERIES[number % len(SERIES)], line.scores[-1]) for number, line in enumerate(last_curves.lines)
+        ]
         _name_ends(axes, ends)
-        if last.names:
-            axes.set_xticks(range(len(last.names)), [_shortened(name) for name in last.names])
-            axes.set_xlim(-0.5, len(last.names) - 0.5)
+        if last_curves.names:
+            axes.set_xticks(range(len(last_curves.names)), [_shortened(name) for name in last_curves.names])
+            axes.set_xlim(-0.5, len(last_curves.names) - 0.5)
         else:
-            values = sorted({value for found, _ in of_seeds for line in found.lines for value in line.at})
+            values = sorted({value for curves, _ in curves_by_seed for line in curves.lines for value in line.at})
             if len(values) <= FEW_TICKS:
                 axes.xaxis.set_major_locator(FixedLocator(values))
             axes.xaxis.set_major_formatter(_power_of_ten)
             axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(_percent)
-        axes.set_xlabel(last.setting)
+        axes.set_xlabel(last_curves.setting)
         axes.set_title("score", loc="left", fontsize=9, color=MUTED)
     return figure
 
@@ -323,15 +327,17 @@ def rate_schedule(rates: NDArray[np.float64], blocks: Sequence[str], steps_per_e
         The block of each group; of several groups of a block, which have the same rates, one is drawn.
     steps_per_epoch : int
     """
-    of_block = {block: rates[:, group] for group, block in enumerate(blocks)}
-    highest = [float(one.max()) for one in of_block.values()]
+    rates_by_block = {block: rates[:, group] for group, block in enumerate(blocks)}
+    highest = [float(block_rates.max()) for block_rates in rates_by_block.values()]
     far_apart = max(highest) > 4 * min(highest)
     with styled():
         figure = Figure(figsize=(3.9, 2.7), layout="constrained")
         axes = figure.add_subplot()
         epochs = np.arange(len(rates)) / steps_per_epoch
-        for number, one in enumerate(of_block.values()):
-            axes.plot(epochs, one, "-", color=SERIES[number % len(SERIES)] if len(of_block) > 1 else ACCENT)
+        for number, block_rates in enumerate(rates_by_block.values()):
+            axes.plot(
+                epochs, block_rates, "-", color=SERIES[number % len(SERIES)] if len(rates_by_block) > 1 else ACCENT
+            )
         if far_apart:  # a schedule that ends at nearly nothing would take all the height
             axes.set_yscale("log")
             axes.set_ylim(min(highest) / 30, max(highest) * 1.5)
@@ -341,8 +347,8 @@ def rate_schedule(rates: NDArray[np.float64], blocks: Sequence[str], steps_per_e
             axes.set_ylim(0, max(highest) * 1.08)
             axes.yaxis.set_major_locator(MaxNLocator(5))
             axes.yaxis.set_major_formatter(_short_number)
-        if len(of_block) > 1:
-            _name_ends(axes, [(block, SERIES[n % len(SERIES)], highest[n]) for n, block in enumerate(of_block)])
+        if len(rates_by_block) > 1:
+            _name_ends(axes, [(block, SERIES[n % len(SERIES)], highest[n]) for n, block in enumerate(rates_by_block)])
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel("epoch")
         axes.set_title("learning rate", loc="left", fontsize=9, color=MUTED)
@@ -354,26 +360,26 @@ def range_test_curves(tests: Sequence[LRFinderResult]) -> Figure:
     with styled():
         figure = Figure(figsize=(3.9 * min(len(tests), 3), 2.7 * -(-len(tests) // 3)), layout="constrained")
         grid = list(figure.subplots(-(-len(tests) // 3), min(len(tests), 3), squeeze=False).flat)
-        for axes, found in zip(grid, tests, strict=False):
-            _draw_range_test(axes, found)
+        for axes, test in zip(grid, tests, strict=False):
+            _draw_range_test(axes, test)
         for axes in grid[len(tests) :]:
             axes.set_axis_off()
     return figure
 
 
-def _draw_range_test(axes: Axes, found: LRFinderResult) -> None:
+def _draw_range_test(axes: Axes, test: LRFinderResult) -> None:
     axes.set_xscale("log")
-    axes.plot(found.rates, found.losses, "-", color=MUTED, linewidth=0.7, alpha=0.6)
-    axes.plot(found.rates, found.smoothed, "-", color=ACCENT, linewidth=1.6)
-    before_it_rises = found.smoothed[: found.lowest + 1]
+    axes.plot(test.rates, test.losses, "-", color=MUTED, linewidth=0.7, alpha=0.6)
+    axes.plot(test.rates, test.smoothed, "-", color=ACCENT, linewidth=1.6)
+    before_it_rises = test.smoothed[: test.lowest + 1]
     height = max(float(np.ptp(before_it_rises)), 0.1 * float(before_it_rises.max()))
     axes.set_ylim(before_it_rises.min() - 0.2 * height, before_it_rises.max() + 0.6 * height)
-    if found.suggestion is not None:
-        reached = float(found.smoothed[int(np.abs(found.rates - found.suggestion).argmin())])
-        axes.plot(found.suggestion, reached, "o", color=INK, markersize=9, markerfacecolor="none")
+    if test.suggestion is not None:
+        loss = float(test.smoothed[int(np.abs(test.rates - test.suggestion).argmin())])
+        axes.plot(test.suggestion, loss, "o", color=INK, markersize=9, markerfacecolor="none")
         axes.annotate(
-            f"suggested {found.suggestion:.2g}",
-            (found.suggestion, reached),
+            f"suggested {test.suggestion:.2g}",
+            (test.suggestion, loss),
             xytext=(8, 8),
             textcoords="offset points",
             color=INK,
@@ -381,7 +387,7 @@ def _draw_range_test(axes: Axes, found: LRFinderResult) -> None:
     axes.xaxis.set_major_formatter(_power_of_ten)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("learning rate" if found.block is None else f"learning rate of {_shortened(found.block)}")
+    axes.set_xlabel("learning rate" if test.block is None else f"learning rate of {_shortened(test.block)}")
     axes.set_title("training loss", loc="left", fontsize=9, color=MUTED)
 
 
@@ -403,9 +409,9 @@ def confusion_heat_map(confusion: NDArray[np.int64], class_names: Sequence[str])
         axes.set(xlabel="predicted", ylabel="true")
         if len(class_names) <= LARGEST_NAMED:
             size = 8 if len(class_names) <= 20 else 5
-            shown = [_shortened(name) for name in class_names]
-            axes.set_xticks(range(len(shown)), shown, rotation=90, fontsize=size)
-            axes.set_yticks(range(len(shown)), shown, fontsize=size)
+            short_names = [_shortened(name) for name in class_names]
+            axes.set_xticks(range(len(short_names)), short_names, rotation=90, fontsize=size)
+            axes.set_yticks(range(len(short_names)), short_names, fontsize=size)
         else:
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_locator(MaxNLocator(5, integer=True))
@@ -440,7 +446,7 @@ def inline_svg(figure: Figure) -> str:
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' id="[\w.]+_\d+"', "", svg)  # names only: what is pointed at has a hash for an id, which stays
     svg = re.sub(r"""(font(?:-family)?: ?(?:[\d.]+px )?)'[^;"<]*""", _page_font, svg)
-    return re.sub("|".join(_PROPERTIES), lambda found: f"var({_PROPERTIES[found[0]]})", svg)
+    return re.sub("|".join(_PROPERTIES), lambda match: f"var({_PROPERTIES[match[0]]})", svg)
 
 
 # -- naming things where they are, instead of in a legend -------------------------------------------------------------
@@ -467,30 +473,30 @@ def _name_beside(axes: Axes, name: str, color: str, height: float, points_aside:
     )
 
 
-def _repel_labels(heights: ArrayLike, least: float) -> NDArray[np.float64]:
-    """Return the heights moved as little as possible for each two to be `least` apart, in the same order.
+def _repel_labels(heights: ArrayLike, min_distance: float) -> NDArray[np.float64]:
+    """Return the heights moved as little as possible for each two to be `min_distance` apart, in the same order.
 
     Less the room that those below take, heights in order must not fall: that is isotonic regression.
     """
-    given = np.asarray(heights, dtype=np.float64)
-    order = np.argsort(given, kind="stable")
-    room = least * np.arange(len(given))
-    apart = np.empty_like(given)
-    apart[order] = isotonic_regression(given[order] - room) + room
-    return apart
+    wanted = np.asarray(heights, dtype=np.float64)
+    order = np.argsort(wanted, kind="stable")
+    offsets = min_distance * np.arange(len(wanted))
+    moved = np.empty_like(wanted)
+    moved[order] = isotonic_regression(wanted[order] - offsets) + offsets
+    return moved
 
 
-def _dodge(axes: Axes, seconds: NDArray[Any], near: float = 0.03, apart: float = 7.0) -> list[float]:
+def _dodge(axes: Axes, seconds: NDArray[Any], near: float = 0.03, spacing: float = 7.0) -> list[float]:
     """Return how many typographic points aside each point is drawn, so that no interval hides another.
 
-    Points within `near` of the next, as a share of the axis, stand `apart` points beside each other, quicker first.
+    Points within `near` of the next, as a share of the axis, stand `spacing` points beside each other, quicker first.
     """
     left, right = np.log10(axes.get_xlim())
-    where = (np.log10(seconds) - left) / (right - left)
-    order = np.argsort(where, kind="stable")
+    positions = (np.log10(seconds) - left) / (right - left)
+    order = np.argsort(positions, kind="stable")
     aside = np.zeros(len(seconds))
-    for group in np.split(order, np.flatnonzero(np.diff(where[order]) > near) + 1):
-        aside[group] = apart * (np.arange(len(group)) - (len(group) - 1) / 2)
+    for group in np.split(order, np.flatnonzero(np.diff(positions[order]) > near) + 1):
+        aside[group] = spacing * (np.arange(len(group)) - (len(group) - 1) / 2)
     return list(aside)
 
 
@@ -530,8 +536,8 @@ def _time_axis(axes: Axes, label: str) -> None:
 
 
 def _time_ticks(low: float, high: float) -> list[float]:
-    inside = [tick for tick in _TICKS if low <= tick <= high]
-    return inside[:: math.ceil(len(inside) / 5)] if inside else [math.sqrt(low * high)]
+    ticks = [tick for tick in _TICKS if low <= tick <= high]
+    return ticks[:: math.ceil(len(ticks) / 5)] if ticks else [math.sqrt(low * high)]
 
 
 def _short_duration(seconds: float) -> str:
@@ -556,12 +562,12 @@ def _percent(value: float, _: object) -> str:
 
 
 def _shortened(name: str, longest: int = 24) -> str:
-    words = " ".join(name.split())
-    return words if len(words) <= longest else f"{words[: longest - 1]}…"
+    text = " ".join(name.split())
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
-def _page_font(found: re.Match[str]) -> str:
-    return f"{found[1]}inherit" if found[1].startswith("font-family") else f"{found[1]}var(--font)"
+def _page_font(match: re.Match[str]) -> str:
+    return f"{match[1]}inherit" if match[1].startswith("font-family") else f"{match[1]}var(--font)"
 
 
 @contextmanager

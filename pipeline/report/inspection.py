@@ -71,12 +71,12 @@ class Finding:
     @property
     def words(self) -> str:
         """The finding in a line."""
-        here = f"{self.path} ({self.label}, {self.split})"
+        location = f"{self.path} ({self.label}, {self.split})"
         if self.kind == "label":
-            return f"{here}: rather {self.suggestion}; its label has a probability of {self.score:.3f}"
+            return f"{location}: rather {self.suggestion}; its label has a probability of {self.score:.3f}"
         if self.kind == "outlier":
-            return f"{here}: {self.score:.1f} times as far from its neighbours as its class"
-        return f"{here} = {self.other_path} ({self.other_label}, {self.other_split}): cosine {self.score:.3f}"
+            return f"{location}: {self.score:.1f} times as far from its neighbours as its class"
+        return f"{location} = {self.other_path} ({self.other_label}, {self.other_split}): cosine {self.score:.3f}"
 
 
 @dataclass(frozen=True)
@@ -108,26 +108,26 @@ class InspectionReport:
     @property
     def findings(self) -> dict[str, list[Finding]]:
         """Every finding by kind, the worst first."""
-        found, names = self.inspection, self.manifest.class_names
-        errors, outliers = found.label_errors, found.outliers
+        inspection, names = self.inspection, self.manifest.class_names
+        errors, outliers = inspection.label_errors, inspection.outliers
         return {
-            "leakage": [self._copy("leakage", copy) for copy in found.leakage],
+            "leakage": [self._copy("leakage", copy) for copy in inspection.leakage],
             "label": [
-                self._finding("label", int(place), float(quality), names[suggested])
-                for place, suggested, quality in zip(errors.places, errors.suggested, errors.quality, strict=True)
+                self._finding("label", int(index), float(quality), names[suggested])
+                for index, suggested, quality in zip(errors.indices, errors.suggested, errors.quality, strict=True)
             ],
-            "duplicate": [self._copy("duplicate", copy) for copy in found.duplicates],
+            "duplicate": [self._copy("duplicate", copy) for copy in inspection.duplicates],
             "outlier": [
-                self._finding("outlier", int(place), float(score))
-                for place, score in zip(outliers.places, outliers.scores, strict=True)
+                self._finding("outlier", int(index), float(score))
+                for index, score in zip(outliers.indices, outliers.scores, strict=True)
             ],
         }
 
     @property
     def headline(self) -> str:
         """What to look at first."""
-        found = self.inspection
-        leaked, errors = len(found.leakage), len(found.label_errors)
+        inspection = self.inspection
+        leaked, errors = len(inspection.leakage), len(inspection.label_errors)
         parts = []
         if leaked:
             parts.append(
@@ -136,14 +136,14 @@ class InspectionReport:
             )
         if errors:
             parts.append(f"the labels of {_images(errors)} are doubtful" if errors > 1 else "one label is doubtful")
-        if found.duplicates:
-            parts.append(f"{_images(len(found.duplicates))} repeat another one of their split")
-        if outside := found.outliers.outside:
-            parts.append(f"{_images(outside)} {'are' if outside > 1 else 'is'} unlike all others")
+        if inspection.duplicates:
+            parts.append(f"{_images(len(inspection.duplicates))} repeat another one of their split")
+        if num_outliers := inspection.outliers.outside:
+            parts.append(f"{_images(num_outliers)} {'are' if num_outliers > 1 else 'is'} unlike all others")
         if not parts:
             return "Nothing was found: no likely label error, no near-duplicate, no outlier."
-        words = "; ".join(parts)
-        return f"{words[0].upper()}{words[1:]}."
+        sentence = "; ".join(parts)
+        return f"{sentence[0].upper()}{sentence[1:]}."
 
     @property
     def lines(self) -> list[str]:
@@ -151,7 +151,7 @@ class InspectionReport:
         lines = [self.headline]
         for kind, findings in self.findings.items():
             lines += ["", f"{TITLES[kind]}: {self.counts[kind]:,}{self._cautions.get(kind, '') if findings else ''}"]
-            lines += [f"  {one.words}" for one in findings[:WORST]]
+            lines += [f"  {finding.words}" for finding in findings[:WORST]]
         counts = self.balance.counts
         rows = [
             [name, *(f"{number:,}" for number in row)]
@@ -164,29 +164,40 @@ class InspectionReport:
     @property
     def counts(self) -> dict[str, int]:
         """Findings of each kind; of the outliers that are listed those that lie outside."""
-        outside = self.inspection.outliers.outside
-        return {kind: len(some) for kind, some in self.findings.items()} | {"outlier": outside}
+        num_outliers = self.inspection.outliers.outside
+        return {kind: len(findings_of_kind) for kind, findings_of_kind in self.findings.items()} | {
+            "outlier": num_outliers
+        }
 
     @property
     def _cautions(self) -> dict[str, str]:
         accuracy = percent(self.inspection.score)
-        few = self.inspection.outliers.outside < WORST
+        is_filled_up = self.inspection.outliers.outside < WORST
         return {
             "label": f" (doubted by a classifier that is right for {accuracy} of all: look before you change them)",
-            "outlier": " outside Tukey's fence; the furthest are" if few else "",
+            "outlier": " outside Tukey's fence; the furthest are" if is_filled_up else "",
         }
 
-    def _finding(self, kind: str, place: int, score: float, suggestion: str = "") -> Finding:
+    def _finding(self, kind: str, index: int, score: float, suggestion: str = "") -> Finding:
         manifest = self.manifest
-        label = manifest.class_names[manifest.targets[place]]
+        label = manifest.class_names[manifest.targets[index]]
         return Finding(
-            kind, manifest.locations[place], manifest.keys[place], label, manifest.splits[place], suggestion, score
+            kind, manifest.locations[index], manifest.keys[index], label, manifest.splits[index], suggestion, score
         )
 
     def _copy(self, kind: str, copy: NearDuplicate) -> Finding:
-        one, other = (self._finding(kind, place, copy.cosine) for place in (copy.place, copy.other))
+        image, other_image = (self._finding(kind, index, copy.cosine) for index in (copy.index, copy.other_index))
         return Finding(
-            kind, one.path, one.key, one.label, one.split, "", one.score, other.path, other.label, other.split
+            kind,
+            image.path,
+            image.key,
+            image.label,
+            image.split,
+            "",
+            image.score,
+            other_image.path,
+            other_image.label,
+            other_image.split,
         )
 
 
@@ -199,16 +210,16 @@ def write_inspection(report: InspectionReport, out_dir: Path) -> Path:
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow([one.name for one in fields(Finding)])
+        writer.writerow([field.name for field in fields(Finding)])
         writer.writerows(
-            [f"{value:.6f}" if isinstance(value, float) else value for value in astuple(one)]
-            for some in findings.values()
-            for one in some
+            [f"{value:.6f}" if isinstance(value, float) else value for value in astuple(finding)]
+            for findings_of_kind in findings.values()
+            for finding in findings_of_kind
         )
     page = template("inspection.html.j2").render(
         report=report,
         findings=findings,
-        shown={kind: _with_thumbnails(some[:SHOWN]) for kind, some in findings.items()},
+        shown={kind: _with_thumbnails(findings_of_kind[:SHOWN]) for kind, findings_of_kind in findings.items()},
         titles=TITLES,
         splits=SPLITS,
         table=TABLE,
@@ -225,7 +236,10 @@ def write_inspection(report: InspectionReport, out_dir: Path) -> Path:
 
 def _with_thumbnails(findings: Sequence[Finding]) -> list[tuple[Finding, str | None, str | None]]:
     """Return findings with the image, and with the other one of near-duplicates, as data URIs."""
-    return [(one, thumbnail(one.path), thumbnail(one.other_path) if one.other_path else None) for one in findings]
+    return [
+        (finding, thumbnail(finding.path), thumbnail(finding.other_path) if finding.other_path else None)
+        for finding in findings
+    ]
 
 
 def _images(count: int) -> str:

@@ -52,20 +52,21 @@ class ProbeReport:
     @property
     def verdict(self) -> list[str]:
         """The recommendation, in sentences."""
-        best, chosen = self.probe.best, self.probe.recommended
+        best, recommended = self.probe.best, self.probe.recommended
         if len(self.probe.cuts) == 1:
             return [f"One cut was probed, {best.name}: validation accuracy {percent(best.score)}.", _price(best)]
         error = f"one standard error ({100 * best.standard_error:.1f} points)"
-        if chosen is best:
+        if recommended is best:
             return [
                 f"Cut at {best.name}: no cut has a better validation accuracy than {percent(best.score)}, and no "
                 f"cheaper one comes within {error} of it.",
                 _price(best),
             ]
         return [
-            f"Cut at {chosen.name}: its validation accuracy of {percent(chosen.score)} is within {error} of the "
+            f"Cut at {recommended.name}: its validation accuracy of {percent(recommended.score)} is within {error} of "
+            "the "
             f"best, and no cheaper cut's is.",
-            _price(chosen),
+            _price(recommended),
             f"The best is {best.name} with {percent(best.score)}. {_price(best)}",
         ]
 
@@ -87,31 +88,31 @@ class ProbeReport:
         header += ["bytes/image", "multiply-adds", "saved"]
         rows = [
             [
-                one.name + "".join(f"  ({role})" for role in self.roles(one)),
-                str(one.depth),
-                str(one.width),
-                f"{percent(one.score)} ± {100 * one.standard_error:.1f}",
-                *([_over_seeds(one)] if several else []),
-                byte_count(one.bytes_per_image),
-                format_count(one.multiply_adds),
-                percent(one.saved, digits=0),
+                score.name + "".join(f"  ({role})" for role in self.roles(score)),
+                str(score.depth),
+                str(score.width),
+                f"{percent(score.score)} ± {100 * score.standard_error:.1f}",
+                *([_over_seeds(score)] if several else []),
+                byte_count(score.bytes_per_image),
+                format_count(score.multiply_adds),
+                percent(score.saved, digits=0),
             ]
-            for one in self.probe.cuts
+            for score in self.probe.cuts
         ]
         return table(header, rows)
 
-    def roles(self, one: CutScore) -> list[str]:
+    def roles(self, score: CutScore) -> list[str]:
         """Return what a cut is: 'best', 'recommended', both or neither."""
         return [
-            name for name in ("recommended", "best") if len(self.probe.cuts) > 1 and getattr(self.probe, name) is one
+            name for name in ("recommended", "best") if len(self.probe.cuts) > 1 and getattr(self.probe, name) is score
         ]
 
     @property
     def commands(self) -> list[tuple[str, str]]:
         """Pairs (what for, command to copy); the cuts are in the cache, so that none of them runs the backbone."""
-        best, chosen = self.probe.best, self.probe.recommended
-        commands = [("heads at the recommended cut", self._train(chosen))]
-        if chosen is not best:
+        best, recommended = self.probe.best, self.probe.recommended
+        commands = [("heads at the recommended cut", self._train(recommended))]
+        if recommended is not best:
             commands.append(("heads at the best cut", self._train(best)))
         if len(self.probe.cuts) > 1:
             commands.append(("heads that see the best two cuts, joined", self._train(best, self.probe.ranked[1])))
@@ -119,7 +120,7 @@ class ProbeReport:
 
     def _train(self, *cuts: CutScore) -> str:
         features = replace(self.extractor.options, cut="auto")
-        names = [one.name for one in cuts]
+        names = [cut.name for cut in cuts]
         changed = {} if names == ["auto"] else {"cut": ",".join(names)}
         return invocation("train", self.data, features, **changed, out=(self.out or Path("runs")) / "+".join(names))
 
@@ -140,7 +141,7 @@ class ProbeReport:
             "standard_error": self.probe.best.standard_error,
             "verdict": " ".join(self.verdict),
             "commands": [command for _, command in self.commands],
-            "cuts": [{**_row(one), "val_accuracies": list(one.scores)} for one in self.probe.cuts],
+            "cuts": [{**_row(score), "val_accuracies": list(score.scores)} for score in self.probe.cuts],
             "notes": self.notes,
         }
 
@@ -149,7 +150,7 @@ def write_probe(report: ProbeReport, out_dir: Path) -> Path:
     """Write probe.html, probe.csv, probe.json, probe.png and probe.svg; return the path of the page."""
     out_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(out_dir / "probe.json", (json.dumps(report.to_json(), indent=1) + "\n").encode())
-    rows = [_row(one) for one in report.probe.cuts]
+    rows = [_row(score) for score in report.probe.cuts]
     with (
         atomic_path(out_dir / "probe.csv") as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
@@ -173,34 +174,34 @@ def write_probe(report: ProbeReport, out_dir: Path) -> Path:
     return path
 
 
-def _row(one: CutScore) -> dict[str, Any]:
+def _row(score: CutScore) -> dict[str, Any]:
     """Return a line of probe.csv."""
     return {
-        "cut": one.name,
-        "operation": one.operation,
-        "depth": one.depth,
-        "row_width": one.width,
-        "val_accuracy": one.score,
-        "val_accuracy_lowest": min(one.scores),
-        "val_accuracy_highest": max(one.scores),
-        "standard_error": one.standard_error,
-        "bytes_per_image": one.bytes_per_image,
-        "multiply_adds": one.multiply_adds,
-        "multiply_adds_saved": one.saved,
+        "cut": score.name,
+        "operation": score.operation,
+        "depth": score.depth,
+        "row_width": score.width,
+        "val_accuracy": score.score,
+        "val_accuracy_lowest": min(score.scores),
+        "val_accuracy_highest": max(score.scores),
+        "standard_error": score.standard_error,
+        "bytes_per_image": score.bytes_per_image,
+        "multiply_adds": score.multiply_adds,
+        "multiply_adds_saved": score.saved,
     }
 
 
-def _price(one: CutScore) -> str:
+def _price(score: CutScore) -> str:
     """Return in a sentence what a cut costs."""
     saving = ", all the network's"
-    if one.saved >= 0.005:
-        saving = f", {percent(one.saved, digits=0)} less than the whole network"
+    if score.saved >= 0.005:
+        saving = f", {percent(score.saved, digits=0)} less than the whole network"
     return (
-        f"Its trunk takes {format_count(one.multiply_adds)} multiply-adds per image{saving}; a row takes "
-        f"{byte_count(one.bytes_per_image)}."
+        f"Its trunk takes {format_count(score.multiply_adds)} multiply-adds per image{saving}; a row takes "
+        f"{byte_count(score.bytes_per_image)}."
     )
 
 
-def _over_seeds(one: CutScore) -> str:
-    low, high = min(one.scores), max(one.scores)
+def _over_seeds(score: CutScore) -> str:
+    low, high = min(score.scores), max(score.scores)
     return format_range((low, high), as_percent=True)

@@ -57,8 +57,13 @@ class CurveReport:
         ]
         if self.extrapolation is not None:
             rows += [
-                [f"{size:,}", "", "", f"{percent(one.value)} ({percent(one.low)} to {percent(one.high)})"]
-                for size, one in self.extrapolation.at.items()
+                [
+                    f"{size:,}",
+                    "",
+                    "",
+                    f"{percent(interval.value)} ({percent(interval.low)} to {percent(interval.high)})",
+                ]
+                for size, interval in self.extrapolation.at.items()
             ]
         header = [
             "training images",
@@ -71,7 +76,7 @@ class CurveReport:
     def _fitted(self) -> list[str]:
         if self.extrapolation is None:
             return ["" for _ in self.curve.sizes]
-        return [percent(one) for one in self.extrapolation.law(self.curve.sizes).tolist()]
+        return [percent(accuracy) for accuracy in self.extrapolation.law(self.curve.sizes).tolist()]
 
 
 def write_curve(report: CurveReport, out_dir: Path) -> Path:
@@ -84,9 +89,11 @@ def write_curve(report: CurveReport, out_dir: Path) -> Path:
         writer = csv.writer(file)
         writer.writerow(["kind", "images", "draw", report.curve.metric.name, "low", "high"])
         for size, draws in zip(report.curve.sizes.tolist(), report.curve.scores.tolist(), strict=True):
-            writer.writerows(["measured", size, draw, f"{one:.6f}", "", ""] for draw, one in enumerate(draws))
-        for size, at in report.extrapolation.at.items() if report.extrapolation is not None else ():
-            writer.writerow(["extrapolated", size, "", *(f"{one:.6f}" for one in (at.value, at.low, at.high))])
+            writer.writerows(["measured", size, draw, f"{accuracy:.6f}", "", ""] for draw, accuracy in enumerate(draws))
+        for size, interval in report.extrapolation.at.items() if report.extrapolation is not None else ():
+            writer.writerow(
+                ["extrapolated", size, "", *(f"{bound:.6f}" for bound in (interval.value, interval.low, interval.high))]
+            )
     figure = accuracy_against_images(report)
     path = out_dir / f"{NAME}.png"
     save_png(figure, path)
@@ -96,7 +103,7 @@ def write_curve(report: CurveReport, out_dir: Path) -> Path:
 
 def accuracy_against_images(report: CurveReport) -> Figure:
     """Draw each draw's score over the number of training images, the power law, and its interval beyond."""
-    curve, found = report.curve, report.extrapolation
+    curve, extrapolation = report.curve, report.extrapolation
     with styled():
         figure = Figure(figsize=(5.6, 3.6), layout="constrained")
         axes = figure.add_subplot()
@@ -106,11 +113,11 @@ def accuracy_against_images(report: CurveReport) -> Figure:
         axes.plot(curve.sizes, curve.scores.mean(axis=1), "o", color=ACCENT, markersize=5.5, zorder=3)
         largest = int(curve.sizes[-1])
         ticks = [int(curve.sizes[0]), largest]
-        if found is not None:
-            along, low, high = found.band
-            axes.fill_between(along, low, high, color=ACCENT, alpha=0.15, linewidth=0)
-            for part, line in ((along <= largest, "-"), (along >= largest, "--")):
-                axes.plot(along[part], found.law(along[part]), line, color=ACCENT, linewidth=1.6)
+        if extrapolation is not None:
+            band_sizes, low, high = extrapolation.band
+            axes.fill_between(band_sizes, low, high, color=ACCENT, alpha=0.15, linewidth=0)
+            for part, line in ((band_sizes <= largest, "-"), (band_sizes >= largest, "--")):
+                axes.plot(band_sizes[part], extrapolation.law(band_sizes[part]), line, color=ACCENT, linewidth=1.6)
             axes.axvline(largest, color=INK, linewidth=0.8)
             axes.annotate(
                 "all there are",
@@ -121,8 +128,8 @@ def accuracy_against_images(report: CurveReport) -> Figure:
                 ha="right",
                 color=INK,
             )
-            ticks += list(found.at)
-            if not found.identified:
+            ticks += list(extrapolation.at)
+            if not extrapolation.identified:
                 axes.set_title("where the curve ends is not determined", loc="left", fontsize=9, color=MUTED)
         between = np.geomspace(ticks[0], largest, 4)[1:-1].round().astype(int).tolist()
         axes.xaxis.set_major_locator(FixedLocator([*ticks, *between]))

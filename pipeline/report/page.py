@@ -115,7 +115,9 @@ def write_report(
         title=", ".join(run.name for run in comparison.runs),
         samples=comparison.rows[0].results[0].samples,
         scale=_scale(comparison),
-        notes_of_metrics=" ".join(one.note for one in (metric, *comparison.shown_metrics) if one.note),
+        notes_of_metrics=" ".join(
+            shown_metric.note for shown_metric in (metric, *comparison.shown_metrics) if shown_metric.note
+        ),
         interval_words=interval_words(comparison),
         metric=metric,
         score=lambda value: format_score(value, as_percent=metric.as_percent),
@@ -194,10 +196,10 @@ def _minus(number: str) -> str:
     return number.replace("-", "−")
 
 
-def _typographic(words: str) -> str:
+def _typographic(text: str) -> str:
     """Return words with true minus signs, and with figures and their signs kept on one line."""
-    words = re.sub(r"(?<=[\s(])-(?=\d)", "−", words)
-    return re.sub(r"(?<=\d) (?=%)|(?<=p) (?=[=<])|(?<=[=<]) (?=\d)", "\N{NO-BREAK SPACE}", words)
+    text = re.sub(r"(?<=[\s(])-(?=\d)", "−", text)
+    return re.sub(r"(?<=\d) (?=%)|(?<=p) (?=[=<])|(?<=[=<]) (?=\d)", "\N{NO-BREAK SPACE}", text)
 
 
 def _scale(comparison: Comparison) -> Callable[[float], float]:
@@ -224,17 +226,17 @@ def _side_by_side(comparison: Comparison, drawn: _Figures) -> list[ReportFigure]
         drawn.add(
             f"side-by-side-{over}",
             figures.validation_curves(rows, level, over),
-            f"Validation {comparison.metric.label} over the {words} of {names}",
+            f"Validation {comparison.metric.label} over the {axis_name} of {names}",
         )
-        for over, words in axes.items()
+        for over, axis_name in axes.items()
     ]
 
 
 def _learning(comparison: Comparison, drawn: _Figures) -> Iterator[tuple[MethodSummary, list[ReportFigure]]]:
     for number, row in enumerate(comparison.rows, start=1):
-        kept = [best["epoch"] for result in row.results if (best := figures.best_epoch(result.history))]
-        if kept:
-            epochs = ", ".join(map(str, kept))
+        best_epochs = [best["epoch"] for result in row.results if (best := figures.best_epoch(result.history))]
+        if best_epochs:
+            epochs = ", ".join(map(str, best_epochs))
             yield (
                 row,
                 [
@@ -256,24 +258,24 @@ def _selections(comparison: Comparison, drawn: _Figures) -> Iterator[dict[str, A
     """
     for number, row in enumerate(comparison.rows, start=1):
         first = row.results[0]
-        tried = [entry for entry in first.selection if entry.get("score") is not None]
-        if not tried:
+        candidates = [entry for entry in first.selection if entry.get("score") is not None]
+        if not candidates:
             continue
-        tried.sort(key=lambda entry: ("rows" in entry, -entry["score"]))
-        taken = figures.chosen(first) or tried[0]
-        words = ", ".join(f"{name} {_short(value)}" for name, value in taken.items() if name != "score")
-        by = f" by {how}" if (how := first.settings.get("selected by")) else ""
-        caption = f"chosen{by}{f', seed {first.seed}' if len(row.results) > 1 else ''}: {words}"
-        alt = f"Score of everything tried for {row.label}; {caption}, {percent(taken['score'])}"
+        candidates.sort(key=lambda entry: ("rows" in entry, -entry["score"]))
+        choice = figures.chosen(first) or candidates[0]
+        choice_text = ", ".join(f"{name} {_short(value)}" for name, value in choice.items() if name != "score")
+        criterion_text = f" by {criterion}" if (criterion := first.settings.get("selected by")) else ""
+        caption = f"chosen{criterion_text}{f', seed {first.seed}' if len(row.results) > 1 else ''}: {choice_text}"
+        alt = f"Score of everything tried for {row.label}; {caption}, {percent(choice['score'])}"
         figure = figures.selection_scores(row)
         name = f"selection-{number}-{_slug(row.label)}"
         yield {
             "row": row,
             "picture": None if figure is None else drawn.add(name, figure, alt, caption),
-            "columns": list(dict.fromkeys(name for entry in tried for name in entry)),
+            "columns": list(dict.fromkeys(name for entry in candidates for name in entry)),
             "tried": [
                 {name: percent(value) if name == "score" else _short(value) for name, value in entry.items()}
-                for entry in tried
+                for entry in candidates
             ],
         }
 
@@ -296,31 +298,31 @@ def _confusions(comparison: Comparison, drawn: _Figures) -> Iterator[dict[str, A
             f"each cell is the largest share of {per_cell} × {per_cell} classes" if per_cell > 1 else "",
         )
         tests = np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-        few = len(names) <= LARGEST_TABLE
+        is_small = len(names) <= LARGEST_TABLE
         yield {
             "row": row,
-            "counts": confusion.tolist() if few else None,
+            "counts": confusion.tolist() if is_small else None,
             "shares": (confusion / tests).tolist(),
-            "picture": None if few else picture,
-            "pairs": [] if few else _confused_pairs(confusion, names),
+            "picture": None if is_small else picture,
+            "pairs": [] if is_small else _confused_pairs(confusion, names),
         }
 
 
-def _confused_pairs(confusion: NDArray[np.int64], names: Sequence[str], most: int = 10) -> list[dict[str, Any]]:
+def _confused_pairs(confusion: NDArray[np.int64], names: Sequence[str], max_pairs: int = 10) -> list[dict[str, Any]]:
     """Return the pairs of classes that are mixed up most often, with how often and of how many."""
-    wrong = confusion.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(wrong, axis=None, kind="stable")[::-1][:most]
-    pairs = (np.unravel_index(place, wrong.shape) for place in order)
+    errors = confusion.copy()
+    np.fill_diagonal(errors, 0)
+    order = np.argsort(errors, axis=None, kind="stable")[::-1][:max_pairs]
+    pairs = (np.unravel_index(index, errors.shape) for index in order)
     return [
         {
             "true": names[true],
             "predicted": names[predicted],
-            "times": int(wrong[true, predicted]),
+            "times": int(errors[true, predicted]),
             "of": int(confusion[true].sum()),
         }
         for true, predicted in pairs
-        if wrong[true, predicted]
+        if errors[true, predicted]
     ]
 
 
@@ -333,26 +335,29 @@ def _mistakes(row: MethodSummary, comparison: Comparison) -> tuple[list[Misclass
     confidence, correct = comparison.task.confidence(predictions.statistics), predictions.correct
     if confidence is None or correct is None:
         return None, 0
-    wrong = np.flatnonzero(~correct)
-    surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
+    mistakes = np.flatnonzero(~correct)
+    surest = mistakes[np.argsort(-confidence[mistakes], kind="stable")][:MISTAKES]
     # the same place in the order of keys is the same image for every method
-    place = np.empty(len(predictions), dtype=np.int64)
-    place[predictions.key_order] = np.arange(len(predictions))
-    of_others = [other.correct for other in comparison.rows if other is not row]
-    shown = []
+    position = np.empty(len(predictions), dtype=np.int64)
+    position[predictions.key_order] = np.arange(len(predictions))
+    others_correct = [other_row.correct for other_row in comparison.rows if other_row is not row]
+    misclassified = []
     for index in surest:
         true, predicted = comparison.task.cells(predictions.statistics[index])[:2]
-        shown.append(
+        misclassified.append(
             Misclassified(
                 thumbnail=thumbnail(str(predictions.locations[index])),
                 location=str(predictions.locations[index]),
                 true=true,
                 predicted=predicted,
                 probability=float(confidence[index]),
-                others_wrong=sum(other is not None and not other[place[index]] for other in of_others),
+                others_wrong=sum(
+                    correct_of_other is not None and not correct_of_other[position[index]]
+                    for correct_of_other in others_correct
+                ),
             )
         )
-    return shown, len(wrong)
+    return misclassified, len(mistakes)
 
 
 def thumbnail(location: str) -> str | None:
@@ -369,16 +374,16 @@ def thumbnail(location: str) -> str | None:
 
 
 def _trainings(comparison: Comparison) -> Iterator[TrainingPlots]:
-    shown: dict[str, MethodSummary] = {}
+    rows_by_sheet: dict[str, MethodSummary] = {}
     for row in comparison.rows:
         folder = row.results[0].directory
         assert folder is not None
         sheet = _picture_file(folder / CONTACT_SHEET, "JPEG")
-        plots = [(uri, words) for name, words in PLOTS.items() if (uri := _picture_file(folder / name, "PNG"))]
+        plots = [(uri, caption) for name, caption in PLOTS.items() if (uri := _picture_file(folder / name, "PNG"))]
         if sheet or plots:
-            yield TrainingPlots(row, sheet, shown.get(sheet or ""), plots)
+            yield TrainingPlots(row, sheet, rows_by_sheet.get(sheet or ""), plots)
         if sheet:
-            shown.setdefault(sheet, row)
+            rows_by_sheet.setdefault(sheet, row)
 
 
 def _picture_file(path: Path, encoding: Literal["JPEG", "PNG"]) -> str | None:
@@ -409,5 +414,5 @@ def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _slug(words: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", words).strip("-.")[:60]
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")[:60]

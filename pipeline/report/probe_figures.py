@@ -20,24 +20,24 @@ def accuracy_against_depth(probe: LayerProbe) -> Figure:
 
     The bars are one standard error; the band is what is as good as the best; the ring is the cut to take.
     """
-    places = np.arange(len(probe.cuts))
+    positions = np.arange(len(probe.cuts))
     with styled():
-        figure = Figure(figsize=(max(4.8, 1.2 + 0.3 * len(places)), 5.2), layout="constrained")
+        figure = Figure(figsize=(max(4.8, 1.2 + 0.3 * len(positions)), 5.2), layout="constrained")
         accuracy, multiply_adds, bytes_per_image = figure.subplots(
             3, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1, 1)}
         )
         _draw_accuracy(accuracy, probe)
-        multiply_adds.bar(places, [one.multiply_adds for one in probe.cuts], width=0.6, color=SERIES[7])
+        multiply_adds.bar(positions, [score.multiply_adds for score in probe.cuts], width=0.6, color=SERIES[7])
         multiply_adds.set_title("multiply-adds of the trunk", loc="left", fontsize=9, color=MUTED)
         multiply_adds.yaxis.set_major_locator(MaxNLocator(3))
         multiply_adds.yaxis.set_major_formatter(lambda value, _: format_count(value))
-        most = max(one.bytes_per_image for one in probe.cuts)
-        bytes_per_image.bar(places, [one.bytes_per_image for one in probe.cuts], width=0.6, color=SERIES[7])
+        max_bytes = max(score.bytes_per_image for score in probe.cuts)
+        bytes_per_image.bar(positions, [score.bytes_per_image for score in probe.cuts], width=0.6, color=SERIES[7])
         bytes_per_image.set_title("bytes per image in the cache", loc="left", fontsize=9, color=MUTED)
-        bytes_per_image.yaxis.set_major_locator(MultipleLocator(2 ** math.ceil(math.log2(most / 3))))
+        bytes_per_image.yaxis.set_major_locator(MultipleLocator(2 ** math.ceil(math.log2(max_bytes / 3))))
         bytes_per_image.yaxis.set_major_formatter(lambda value, _: byte_count(value))
-        names = [one.name for one in probe.cuts]
-        bytes_per_image.set_xticks(places, names, rotation=90 if len(names) > 6 or max(map(len, names)) > 9 else 0)
+        names = [score.name for score in probe.cuts]
+        bytes_per_image.set_xticks(positions, names, rotation=90 if len(names) > 6 or max(map(len, names)) > 9 else 0)
         bytes_per_image.xaxis.set_minor_locator(NullLocator())
         bytes_per_image.set_xlabel("cut, from the image upwards")
     return figure
@@ -50,17 +50,17 @@ def save_svg(figure: Figure, path: Path) -> None:
 
 
 def _draw_accuracy(axes: Axes, probe: LayerProbe) -> None:
-    places = np.arange(len(probe.cuts))
-    reached = np.array([one.score for one in probe.cuts])
-    errors = np.array([one.standard_error for one in probe.cuts])
+    positions = np.arange(len(probe.cuts))
+    accuracies = np.array([score.score for score in probe.cuts])
+    errors = np.array([score.standard_error for score in probe.cuts])
     axes.axhspan(probe.one_se_threshold, probe.best.score, color=GRID, alpha=0.6, linewidth=0)
     for seed in range(len(probe.seeds) if len(probe.seeds) > 1 else 0):
-        axes.plot(places, [one.scores[seed] for one in probe.cuts], "-", color=MUTED, linewidth=0.7, alpha=0.5)
-    axes.plot(places, reached, "-", color=ACCENT, linewidth=1.4)
-    axes.vlines(places, reached - errors, reached + errors, color=ACCENT, linewidth=1.6)
-    axes.plot(places, reached, "o", color=ACCENT, markersize=4.5)
-    at = probe.cuts.index(probe.recommended)
-    axes.plot(at, reached[at], "o", color=INK, markersize=11, markerfacecolor="none")
+        axes.plot(positions, [score.scores[seed] for score in probe.cuts], "-", color=MUTED, linewidth=0.7, alpha=0.5)
+    axes.plot(positions, accuracies, "-", color=ACCENT, linewidth=1.4)
+    axes.vlines(positions, accuracies - errors, accuracies + errors, color=ACCENT, linewidth=1.6)
+    axes.plot(positions, accuracies, "o", color=ACCENT, markersize=4.5)
+    recommended = probe.cuts.index(probe.recommended)
+    axes.plot(recommended, accuracies[recommended], "o", color=INK, markersize=11, markerfacecolor="none")
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(lambda value, _: short_percent(value))
     axes.set_title("validation accuracy", loc="left", fontsize=9, color=MUTED)

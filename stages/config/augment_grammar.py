@@ -77,7 +77,7 @@ def parse_augment(augment: str) -> tuple[AugmentOp, ...]:
         If a name is unknown (the nearest is suggested), an argument is not a number or out of range, or what takes the
         photograph itself, such as `crop`, is not the first.
     """
-    steps = tuple(_step(written.strip(), augment) for written in augment.split("+"))
+    steps = tuple(_step(part.strip(), augment) for part in augment.split("+"))
     late = next((step.name for step in steps[1:] if OPS.find(step.name).takes_photograph), None)
     if late is not None:
         raise UsageError(

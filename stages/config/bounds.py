@@ -34,8 +34,8 @@ def is_share(number: float) -> bool:
 
 def require_at_least(options: object, bounds: dict[str, float]) -> None:
     """Refuse a number, or one of several, below its bound; None, which stands for a default, has none."""
-    for name, least in bounds.items():
-        require(name, getattr(options, name), f"at least {least:g}", partial(operator.le, least))
+    for name, minimum in bounds.items():
+        require(name, getattr(options, name), f"at least {minimum:g}", partial(operator.le, minimum))
 
 
 def require_choices(options: object) -> None:
@@ -60,8 +60,8 @@ def require_choices(options: object) -> None:
 
 def _choices(options: type) -> list[tuple[str, tuple[str, ...]]]:
     """Return the options whose type is a ``Literal``, or a tuple of one or an optional one, with its words."""
-    words = {name: tuple(_literal_words(kind)) for name, kind in get_type_hints(options).items()}
-    return [(name, choices) for name, choices in words.items() if choices]
+    choices_by_option = {name: tuple(_literal_words(kind)) for name, kind in get_type_hints(options).items()}
+    return [(name, choices) for name, choices in choices_by_option.items() if choices]
 
 
 def _literal_words(kind: Any) -> list[str]:

@@ -170,15 +170,15 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         require_choices(self)
-        least = {"epochs": 1, "lr": 0, "head_lr": 0, "weight_decay": 0, "unfreeze_every": 0, "mixup": 0}
-        least |= {
+        minima = {"epochs": 1, "lr": 0, "head_lr": 0, "weight_decay": 0, "unfreeze_every": 0, "mixup": 0}
+        minima |= {
             "cutmix": 0,
             "baseline_lr": 0,
             "finetune_batch_size": 1,
             "num_workers": 0,
             "checkpoint_minutes": 0,
         }
-        require_at_least(self, {**least, "finetune_dropout": 0, "drop_path": 0})
+        require_at_least(self, {**minima, "finetune_dropout": 0, "drop_path": 0})
         if self.init_head != "new":
             require_known(self.init_head)
         SCHEDULES.require_known(self.schedule)

@@ -115,8 +115,8 @@ def describe_heads() -> str:
         ", ".join(described[name] for name in head_names() if name in described and HEADS.known[name].in_epochs == kind)
         for kind in (False, True)
     )
-    others = ", ".join(HEADS.plug_in_names)
-    return f"Fitted models: {fitted}. Torch: {torch_heads}." + (f" Of other packages: {others}." if others else "")
+    plug_ins = ", ".join(HEADS.plug_in_names)
+    return f"Fitted models: {fitted}. Torch: {torch_heads}." + (f" Of other packages: {plug_ins}." if plug_ins else "")
 
 
 def describe_streaming_heads() -> str:

@@ -92,12 +92,12 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         require_choices(self)
-        least = {"c_values": 1e-12, "cv": 0, "hidden_dim": 1, "dropout": 0, "fit_epochs": 1, "patience": 1}
-        least |= {"fit_lr": 0, "fit_weight_decay": 0, "fit_batch_size": 1, "fit_label_smoothing": 0}
-        require_at_least(self, {**least, "n_neighbors": 1, "nystroem_components": 1, "max_memory_gb": 0})
-        for needed in ("head", "c_values", "scalers", "n_neighbors", "fit_lr", "fit_weight_decay"):
-            if not getattr(self, needed):
-                raise UsageError(f"`{needed}` needs at least one value")
+        minima = {"c_values": 1e-12, "cv": 0, "hidden_dim": 1, "dropout": 0, "fit_epochs": 1, "patience": 1}
+        minima |= {"fit_lr": 0, "fit_weight_decay": 0, "fit_batch_size": 1, "fit_label_smoothing": 0}
+        require_at_least(self, {**minima, "n_neighbors": 1, "nystroem_components": 1, "max_memory_gb": 0})
+        for option in ("head", "c_values", "scalers", "n_neighbors", "fit_lr", "fit_weight_decay"):
+            if not getattr(self, option):
+                raise UsageError(f"`{option}` needs at least one value")
         for name in self.head:
             require_known(name)
         for name in ("dropout", "fit_label_smoothing"):

@@ -65,10 +65,10 @@ class SplitUnit(NamedTuple):
 
     def only(self, keys: set[str]) -> SplitUnit | None:
         """Return what of it is among `keys`, in the same place; None if nothing is."""
-        left = tuple([image for image in self.images if image.key in keys])
-        if len(left) == len(self.images):
+        kept = tuple([image for image in self.images if image.key in keys])
+        if len(kept) == len(self.images):
             return self
-        return SplitUnit(left, self.hash_order) if left else None
+        return SplitUnit(kept, self.hash_order) if kept else None
 
 
 @cache
@@ -95,25 +95,25 @@ def split_units(
         images[image.key] = min(images.get(image.key, image), image)
     return [
         SplitUnit(
-            tuple([images[key] for key in together]),
-            hashlib.sha256(f"{seed} {together[0]}".encode()).digest(),
+            tuple([images[key] for key in members]),
+            hashlib.sha256(f"{seed} {members[0]}".encode()).digest(),
         )
-        for together in _connected_groups(keys, groups)
+        for members in _connected_groups(keys, groups)
     ]
 
 
 def _connected_groups(keys: Sequence[str], groups: Sequence[str]) -> list[list[str]]:
     """Return the distinct keys in lists of those that belong together, each list by alphabet."""
-    number = {key: index for index, key in enumerate(dict.fromkeys(keys))}
-    named = {group: len(number) + index for index, group in enumerate(dict.fromkeys(filter(None, groups)))}
-    if not named:
-        return [[key] for key in number]
-    edges = [(number[key], named[group]) for key, group in zip(keys, groups, strict=True) if group]
-    component = connected_groups(edges, len(number) + len(named))
+    key_nodes = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+    group_nodes = {group: len(key_nodes) + index for index, group in enumerate(dict.fromkeys(filter(None, groups)))}
+    if not group_nodes:
+        return [[key] for key in key_nodes]
+    edges = [(key_nodes[key], group_nodes[group]) for key, group in zip(keys, groups, strict=True) if group]
+    component = connected_groups(edges, len(key_nodes) + len(group_nodes))
     members: dict[int, list[str]] = defaultdict(list)
-    for key, index in number.items():
+    for key, index in key_nodes.items():
         members[int(component[index])].append(key)
-    return [sorted(together) for together in members.values()]
+    return [sorted(keys_of_group) for keys_of_group in members.values()]
 
 
 def stratified_group_split(units: Iterable[SplitUnit], share: float, min_kept: int) -> set[str]:
@@ -134,18 +134,18 @@ def stratified_group_split(units: Iterable[SplitUnit], share: float, min_kept: i
             images[label] += count
             owners[label] += 1
     wanted = {label: max(round(share * count), 1) for label, count in images.items()}
-    room = {label: count - min(min_kept, max(count - 1, 1)) for label, count in owners.items()}
-    chosen = np.zeros(len(ordered), dtype=bool)
-    missing, places = dict(wanted), dict(room)
+    max_taken = {label: count - min(min_kept, max(count - 1, 1)) for label, count in owners.items()}
+    put_aside = np.zeros(len(ordered), dtype=bool)
+    missing, remaining = dict(wanted), dict(max_taken)
     for index, classes in enumerate(classes_of):
-        if all(missing[label] >= count and places[label] for label, count in classes.items()):
-            chosen[index] = True
+        if all(missing[label] >= count and remaining[label] for label, count in classes.items()):
+            put_aside[index] = True
             for label, count in classes.items():
                 missing[label] -= count
-                places[label] -= 1
+                remaining[label] -= 1
     if any(len(unit.images) > 1 for unit in ordered):
-        _local_search(_ShareErrors.of(classes_of, images, wanted, room), chosen)
-    return {image.key for index in np.flatnonzero(chosen) for image in ordered[index].images}
+        _local_search(_ShareErrors.of(classes_of, images, wanted, max_taken), put_aside)
+    return {image.key for index in np.flatnonzero(put_aside) for image in ordered[index].images}
 
 
 def _spread_over_strata(units: Iterable[SplitUnit]) -> list[SplitUnit]:
@@ -189,39 +189,41 @@ class _ShareErrors:
             for label, count in sorted(classes.items())
         ]
         columns = (np.array(column, dtype=np.int64) for column in zip(*entries, strict=True))
-        return cls(*columns, *(np.array([of[label] for label in labels]) for of in (images, wanted, room)))
+        return cls(*columns, *(np.array([counts[label] for label in labels]) for counts in (images, wanted, room)))
 
-    def cost_of_move(self, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def cost_of_move(self, put_aside: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Return for each unit by how much the classes are further off if it changes sides; inf if it must not.
 
         A class of which nothing is put aside is off by as much again as all of its images.
         """
-        put_aside = chosen[self.unit]
-        held = np.bincount(self.label, self.images * put_aside, len(self.all)).astype(np.float64)
-        full = np.bincount(self.label, put_aside, len(self.all)) >= self.room
-        after = held[self.label] + np.where(put_aside, -1, 1) * self.images
-        further = self._off(after) - self._off(held[self.label])
-        further[~put_aside & full[self.label]] = np.inf
-        return np.bincount(self.unit, further, len(chosen)).astype(np.float64)
+        is_put_aside = put_aside[self.unit]
+        held = np.bincount(self.label, self.images * is_put_aside, len(self.all)).astype(np.float64)
+        full = np.bincount(self.label, is_put_aside, len(self.all)) >= self.room
+        after = held[self.label] + np.where(is_put_aside, -1, 1) * self.images
+        increase = self._off(after) - self._off(held[self.label])
+        increase[~is_put_aside & full[self.label]] = np.inf
+        return np.bincount(self.unit, increase, len(put_aside)).astype(np.float64)
 
-    def _off(self, held: NDArray[np.float64]) -> NDArray[np.float64]:
-        off: NDArray[np.float64] = np.abs(held - self.wanted[self.label]) / self.all[self.label] + (held == 0)
-        return off
+    def _off(self, held_counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        deviation: NDArray[np.float64] = np.abs(held_counts - self.wanted[self.label]) / self.all[self.label] + (
+            held_counts == 0
+        )
+        return deviation
 
 
-def _local_search(gaps: _ShareErrors, chosen: NDArray[np.bool_]) -> None:
+def _local_search(gaps: _ShareErrors, put_aside: NDArray[np.bool_]) -> None:
     """Add, give back or exchange the unit that brings the classes nearest to their shares, while that is worth it."""
     while True:
-        alone = gaps.cost_of_move(chosen)
-        gain, units = -alone.min(), [int(alone.argmin())]
-        if len(chosen) <= _EXCHANGED_UP_TO:
-            for out in np.flatnonzero(chosen):
-                chosen[out] = False
-                others = np.where(chosen, np.inf, gaps.cost_of_move(chosen))
-                chosen[out] = True
-                others[out] = np.inf
-                if -(alone[out] + others.min()) > gain + 1e-9:
-                    gain, units = -(alone[out] + others.min()), [int(out), int(others.argmin())]
+        costs = gaps.cost_of_move(put_aside)
+        gain, units = -costs.min(), [int(costs.argmin())]
+        if len(put_aside) <= _EXCHANGED_UP_TO:
+            for removed in np.flatnonzero(put_aside):
+                put_aside[removed] = False
+                swap_costs = np.where(put_aside, np.inf, gaps.cost_of_move(put_aside))
+                put_aside[removed] = True
+                swap_costs[removed] = np.inf
+                if -(costs[removed] + swap_costs.min()) > gain + 1e-9:
+                    gain, units = -(costs[removed] + swap_costs.min()), [int(removed), int(swap_costs.argmin())]
         if gain < _WORTH_A_MOVE:
             return
-        chosen[units] ^= True
+        put_aside[units] ^= True

@@ -108,11 +108,11 @@ def stream_images(
         nonlocal failures, seconds
         images = stack_pixels(rows[:size]) if rows else torch.empty((0, 3, 0, 0), dtype=torch.uint8)
         # the request of the first row that is left for the next batch is not done
-        done = indices[size] if len(indices) > size else finished
-        made = ImageBatch(indices[:size], images, failures, done, seconds)
+        finished_requests = indices[size] if len(indices) > size else finished
+        result = ImageBatch(indices[:size], images, failures, finished_requests, seconds)
         del indices[:size], rows[:size]
         failures, seconds = [], 0.0
-        return made
+        return result
 
     images_ahead = max(_LOOKAHEAD * batch_size // renderings, workers)
     with (
@@ -141,10 +141,10 @@ class _Rendered(NamedTuple):
 
 
 def _rendered(request: ImageRequest) -> _Rendered:
-    before = time.thread_time()
+    started = time.thread_time()
     rows: list[Tensor] | UnreadableImageError
     try:
         rows = render(request)
     except UnreadableImageError as error:
         rows = error
-    return _Rendered(rows, time.thread_time() - before)
+    return _Rendered(rows, time.thread_time() - started)

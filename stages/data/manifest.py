@@ -81,9 +81,11 @@ class Manifest:
     extra: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        own = [name for name in (*_HEADER, _GROUP, _STRATUM) if name in self.extra]
-        if own:
-            raise DataError(f"a manifest has columns of its own called {', '.join(own)}: call the extra ones otherwise")
+        clashing = [name for name in (*_HEADER, _GROUP, _STRATUM) if name in self.extra]
+        if clashing:
+            raise DataError(
+                f"a manifest has columns of its own called {', '.join(clashing)}: call the extra ones otherwise"
+            )
 
     def __len__(self) -> int:
         return len(self.locations)
@@ -129,9 +131,9 @@ class Manifest:
         """
         if not any(self.groups):
             return None
-        own = (group or (index,) for index, group in enumerate(self.groups))
+        groups = (group or (index,) for index, group in enumerate(self.groups))
         numbers: dict[str | tuple[int], int] = {}
-        return np.array([numbers.setdefault(group, len(numbers)) for group in own], dtype=np.int64)
+        return np.array([numbers.setdefault(group, len(numbers)) for group in groups], dtype=np.int64)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -167,11 +169,13 @@ class Manifest:
             temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
         ):
             rows = csv.writer(file)
-            further = {name: column for name, column in ((_GROUP, self.groups), (_STRATUM, self.strata)) if column}
-            further |= self.extra
-            rows.writerow([*_HEADER, *further])
+            further_columns = {
+                name: column for name, column in ((_GROUP, self.groups), (_STRATUM, self.strata)) if column
+            }
+            further_columns |= self.extra
+            rows.writerow([*_HEADER, *further_columns])
             known = (self.locations, self.target_texts, self.splits, self.keys)
-            rows.writerows(zip(*known, *further.values(), strict=True))
+            rows.writerows(zip(*known, *further_columns.values(), strict=True))
         rest = {**_task_to_json(self.task), "unreadable": self.unreadable, "notes": self.notes}
         write_atomically(path.with_suffix(".json"), (json.dumps(rest, indent=1) + "\n").encode())
 
@@ -230,10 +234,10 @@ def load_targets(task: Task, texts: Sequence[str]) -> NDArray[Any]:
     """
     # the task is asked once for each distinct text, of which there are few where they are classes
     numbers: dict[str, int] = {}
-    places = np.fromiter((numbers.setdefault(text, len(numbers)) for text in texts), np.int64, len(texts))
+    indices = np.fromiter((numbers.setdefault(text, len(numbers)) for text in texts), np.int64, len(texts))
     if not numbers:
         return np.empty(0, dtype=np.int64)
-    return np.stack([task.load(text).numpy() for text in numbers])[places]
+    return np.stack([task.load(text).numpy() for text in numbers])[indices]
 
 
 def load_manifest(
@@ -270,7 +274,9 @@ def load_manifest(
     targets = load_targets(task, listing.targets)
     splits, notes = make_missing_splits(listing, keys, stratum_names(task, targets, listing.targets), options, seed)
     held = set(listing.class_names)
-    lost = [f"no image of class {name} can be read: left out" for name in source.class_names if name not in held]
+    unreadable_classes = [
+        f"no image of class {name} can be read: left out" for name in source.class_names if name not in held
+    ]
     return Manifest(
         listing.locations,
         targets,
@@ -278,7 +284,7 @@ def load_manifest(
         keys,
         task,
         unreadable,
-        [*listing.notes, *lost, *notes, *([memo.note] if memo.note else [])],
+        [*listing.notes, *unreadable_classes, *notes, *([memo.note] if memo.note else [])],
         listing.groups,
         listing.strata if any(listing.strata) else [],
         listing.extra,
@@ -295,8 +301,8 @@ def _readable(
     if listing.keys is not None:
         return listing, listing.keys, []
     keys, reasons = memo.keys(listing.locations, progress)
-    nothing = key_of_bytes(b"")
-    reasons |= {location: "the file is empty" for location, key in keys.items() if key == nothing}
+    empty_key = key_of_bytes(b"")
+    reasons |= {location: "the file is empty" for location, key in keys.items() if key == empty_key}
     readable = listing.select([index for index, location in enumerate(listing.locations) if location not in reasons])
     unreadable = [(location, reasons[location]) for location in dict.fromkeys(listing.locations) if location in reasons]
     if not readable.locations:

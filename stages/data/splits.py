@@ -80,37 +80,37 @@ def make_missing_splits(
     if "test" not in splits:
         test = stratified_group_split(units, options.test_size, min_kept=2)
         splits = ["test" if key in test else "train" for key in keys]
-        taken = share_text(options.test_size, len(test), len(set(keys)), "images")
-        notes.append(f"test split made here: {taken} (seed {seed})")
+        share = share_text(options.test_size, len(test), len(set(keys)), "images")
+        notes.append(f"test split made here: {share} (seed {seed})")
     if "val" not in splits:
         trained = {key for key, split in zip(keys, splits, strict=True) if split == "train"}
         val = stratified_group_split(
             [part for unit in units if (part := unit.only(trained))], options.val_size, min_kept=1
         )
         splits = ["val" if split == "train" and key in val else split for key, split in zip(keys, splits, strict=True)]
-        taken = share_text(options.val_size, len(val), len(trained), "training images")
-        notes.append(f"validation split made here: {taken} (seed {seed})")
+        share = share_text(options.val_size, len(val), len(trained), "training images")
+        notes.append(f"validation split made here: {share} (seed {seed})")
     _check_every_split(target_strata, splits, grouped=any(listing.groups))
     return splits, [*notes, *_conflicting_labels(listing, keys), *_classes_not_everywhere(target_strata, splits)]
 
 
 def _given_splits(listing: SourceRecords, keys: Sequence[str], options: DataConfig) -> tuple[list[str], list[str]]:
     """Return the given splits by the part they will play (all '' where none is given), and what was done in words."""
-    present = [split for split in SPLITS if split in listing.splits]
+    given = [split for split in SPLITS if split in listing.splits]
     notes = _leakage(listing, keys, options)
-    if present and "train" not in present:
-        raise DataError(f"there is no training split, only {' and '.join(present)}; call one of the splits train")
-    if present == ["train", "val"]:
+    if given and "train" not in given:
+        raise DataError(f"there is no training split, only {' and '.join(given)}; call one of the splits train")
+    if given == ["train", "val"]:
         notes.append("the given validation split is used as the test split, and validation is taken out of train")
         return ["test" if split == "val" else split for split in listing.splits], notes
     return list(listing.splits), notes
 
 
-def _share_text(share: float, held: int, images: int, of: str, *, of_each_class: bool, grouped: bool) -> str:
+def _share_text(share: float, num_held: int, images: int, total: str, *, of_each_class: bool, grouped: bool) -> str:
     """Return in words what was put aside; whole groups seldom are the share that was asked for."""
     if not grouped:
-        return f"{share:.0%} of the {of}{' of each class' if of_each_class else ''}"
-    return f"{held / images:.0%} of the {of} in whole groups, {share:.0%} asked for"
+        return f"{share:.0%} of the {total}{' of each class' if of_each_class else ''}"
+    return f"{num_held / images:.0%} of the {total} in whole groups, {share:.0%} asked for"
 
 
 def _leakage(listing: SourceRecords, keys: Sequence[str], options: DataConfig) -> list[str]:
@@ -119,8 +119,8 @@ def _leakage(listing: SourceRecords, keys: Sequence[str], options: DataConfig) -
     torn = _differing(listing.locations, listing.groups, listing.splits) if listing.groups else {}
     groups = [f"{group}: {samples}" for group, samples in torn.items()]
     messages = [
-        f"the same {what} is in two of the given splits ({len(leaked)}): {listed(leaked, _NAMED, '; ')}"
-        for what, leaked in (("image", images), ("group", groups))
+        f"the same {subject} is in two of the given splits ({len(leaked)}): {listed(leaked, _NAMED, '; ')}"
+        for subject, leaked in (("image", images), ("group", groups))
         if leaked
     ]
     if messages and not options.allow_leakage:
@@ -161,14 +161,22 @@ def _check_every_split(target_strata: Sequence[str], splits: Sequence[str], *, g
             f"no training images of {', '.join(untrained[:_NAMED])}: move some there from the other splits, or leave "
             "the class out"
         )
-    empty = [split for split in SPLITS if split not in splits]
-    if empty:
-        few, needed = ("groups", "three groups with images of one class") if grouped else ("images", "three of a class")
-        raise DataError(f"too few {few} to make a {' and a '.join(empty)} split: at least {needed} are needed")
+    empty_splits = [split for split in SPLITS if split not in splits]
+    if empty_splits:
+        unit_name, needed = (
+            ("groups", "three groups with images of one class") if grouped else ("images", "three of a class")
+        )
+        raise DataError(
+            f"too few {unit_name} to make a {' and a '.join(empty_splits)} split: at least {needed} are needed"
+        )
 
 
 def _classes_not_everywhere(target_strata: Sequence[str], splits: Sequence[str]) -> list[str]:
     present = set(zip(target_strata, splits, strict=True))
     names = sorted(set(target_strata))
-    absent = {split: [name for name in names if (name, split) not in present] for split in SPLITS}
-    return [f"no {split} image of class {listed(some, _NAMED, '; ')}" for split, some in absent.items() if some]
+    missing = {split: [name for name in names if (name, split) not in present] for split in SPLITS}
+    return [
+        f"no {split} image of class {listed(labels_missing, _NAMED, '; ')}"
+        for split, labels_missing in missing.items()
+        if labels_missing
+    ]

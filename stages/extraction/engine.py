@@ -224,9 +224,9 @@ def on_accelerator(
 
 def _parts(requests: Iterable[ImageRequest], batch_size: int) -> Iterator[tuple[int, list[ImageRequest]]]:
     """Yield the requests in parts, each with the number of its first; the system is told of each file."""
-    coming = iter(requests)
+    remaining = iter(requests)
     first = 0
-    while part := list(islice(coming, batch_size)):
+    while part := list(islice(remaining, batch_size)):
         for request in part:
             _advise_willneed(request.location)
         yield first, part
@@ -259,11 +259,15 @@ def _decode_and_forward(part: list[ImageRequest], first: int, compute: Compute, 
         images += rendered
         indices += [number] * len(rendered)
     decoded = time.perf_counter()
-    of_batches = [
-        [tensor.numpy() for tensor in compute(stack_pixels(images[at : at + batch_size]))]
-        for at in range(0, len(images), batch_size)
+    rows_by_batch = [
+        [tensor.numpy() for tensor in compute(stack_pixels(images[start : start + batch_size]))]
+        for start in range(0, len(images), batch_size)
     ]
-    rows = of_batches[0] if len(of_batches) == 1 else [np.concatenate(one) for one in zip(*of_batches, strict=True)]
+    rows = (
+        rows_by_batch[0]
+        if len(rows_by_batch) == 1
+        else [np.concatenate(arrays) for arrays in zip(*rows_by_batch, strict=True)]
+    )
     forward_seconds = time.perf_counter() - decoded
     return ComputedBatch(indices, rows, failures, first + len(part), decoded - started, forward_seconds)
 
@@ -271,19 +275,19 @@ def _decode_and_forward(part: list[ImageRequest], first: int, compute: Compute, 
 def _launch(batch: ImageBatch, compute: Compute, device: torch.device) -> Callable[[], ComputedBatch]:
     """Start computing a batch; return what waits for its rows."""
     cuda = device.type == "cuda"
-    before = time.perf_counter()
+    started = time.perf_counter()
     rows: list[Tensor] = []
     if batch.indices:
         images = batch.images.pin_memory() if cuda else batch.images
         rows = [row.to("cpu", non_blocking=cuda) for row in compute(images)]
     copied = torch.cuda.current_stream(device).record_event() if cuda else None
-    busy = time.perf_counter() - before
+    launch_seconds = time.perf_counter() - started
 
     def finish() -> ComputedBatch:
         waiting = time.perf_counter()
         if copied is not None:
             copied.synchronize()
-        seconds = busy + time.perf_counter() - waiting
+        seconds = launch_seconds + time.perf_counter() - waiting
         arrays = [row.numpy() for row in rows]
         return ComputedBatch(batch.indices, arrays, batch.failures, batch.finished, batch.decode_seconds, seconds)
 

@@ -82,21 +82,21 @@ def estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
     location_of = dict(zip(manifest.keys, manifest.locations, strict=True))
     views = range(extractor.options.views)
     computing = extractor.threads if extractor.device.type == "cpu" else 1
-    first = computing * extractor.batch_size
-    chosen = _evenly_spaced(list(lacking) or keys, first * (1 + max(_BATCHES // len(views), 1)))
-    requests = (extractor.request(location_of[key], key, views) for key in chosen)
-    renderings, decode, busy = 0, 0.0, 0.0
-    started = ready = time.perf_counter()
-    for done in extractor.computed(requests):
-        ready = time.perf_counter()
-        if done.finished <= first < len(chosen):
-            started = ready
+    warm_up = computing * extractor.batch_size
+    sampled_keys = _evenly_spaced(list(lacking) or keys, warm_up * (1 + max(_BATCHES // len(views), 1)))
+    requests = (extractor.request(location_of[key], key, views) for key in sampled_keys)
+    renderings, decode_seconds, forward_seconds = 0, 0.0, 0.0
+    started = last_finished = time.perf_counter()
+    for batch in extractor.computed(requests):
+        last_finished = time.perf_counter()
+        if batch.finished <= warm_up < len(sampled_keys):
+            started = last_finished
             continue
-        renderings += len(done.indices)
-        decode += done.decode_seconds
-        busy += done.forward_seconds
+        renderings += len(batch.indices)
+        decode_seconds += batch.decode_seconds
+        forward_seconds += batch.forward_seconds
     if not renderings:
-        raise DataError(f"none of {len(chosen)} images chosen for the estimate could be read")
+        raise DataError(f"none of {len(sampled_keys)} images chosen for the estimate could be read")
     per_value = extractor.taps[0].cache.dtype.itemsize
     taps = []
     for number, tap in enumerate(extractor.taps):
@@ -105,9 +105,9 @@ def estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
     return Estimate(
         images=len(lacking),
         renderings=sum(len(lack.views) for lack in lacking.values()),
-        per_second=renderings / (ready - started),
-        decode_per_second=extractor.threads * renderings / max(decode, 1e-9),
-        forward_per_second=computing * renderings / max(busy, 1e-9),
+        per_second=renderings / (last_finished - started),
+        decode_per_second=extractor.threads * renderings / max(decode_seconds, 1e-9),
+        forward_per_second=computing * renderings / max(forward_seconds, 1e-9),
         batch_size=extractor.batch_size,
         taps=taps,
     )

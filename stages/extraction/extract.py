@@ -121,12 +121,12 @@ def extract(
     readable = [key for key in wanted if key not in rejected]
     skipped = skipped_samples(manifest, rejected)
     if not readable:
-        first = f"; the first: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-        raise DataError(f"none of the {len(skipped)} images could be read{first}")
+        example = f"; the first: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+        raise DataError(f"none of the {len(skipped)} images could be read{example}")
     if rank.is_main and rank.world_size > 1:
         for cache in extractor.caches:
             cache.build_index()
-    done = lacking - (len(wanted) - len(readable) - known)
+    newly_complete = lacking - (len(wanted) - len(readable) - known)
     return Extraction(
         backbone=extractor.backbone.name,
         weights=extractor.backbone.weights_source,
@@ -137,7 +137,7 @@ def extract(
         samples=len(readable),
         hits=len(wanted) - lacking - known,
         extracted=meter.images,
-        extracted_by_others=done - meter.images,
+        extracted_by_others=newly_complete - meter.images,
         skipped=skipped,
         seconds=time.perf_counter() - started,
         total_seconds=extractor.seconds(readable, extractor.options.views),
@@ -184,17 +184,19 @@ class CacheWriters:
 
         Every tap is told the time that all took: alone, the deepest would have taken as long.
         """
-        views = [next(one.views) for one in wanted]
+        views = [next(request.views) for request in wanted]
         for number, tap_rows in enumerate(rows):
             for view in sorted(set(views)):
-                chosen = [
-                    index for index, one in enumerate(wanted) if views[index] == view and (number, view) in one.rows
+                indices = [
+                    index
+                    for index, request in enumerate(wanted)
+                    if views[index] == view and (number, view) in request.rows
                 ]
-                if chosen:
+                if indices:
                     self._writers[number, view > 0].append(
-                        [wanted[index].key for index in chosen],
-                        tap_rows if len(chosen) == len(wanted) else tap_rows[chosen],
-                        seconds=seconds * len(chosen) / len(wanted),
+                        [wanted[index].key for index in indices],
+                        tap_rows if len(indices) == len(wanted) else tap_rows[indices],
+                        seconds=seconds * len(indices) / len(wanted),
                         view=view,
                     )
         self.batches += 1
@@ -208,8 +210,11 @@ class CacheWriters:
     @property
     def on_disk(self) -> int:
         """Number of batches, from the first on, that are in the caches for good."""
-        written = [writer.written for writer in self._writers.values()]
-        while self._pending and all(done >= needed for done, needed in zip(written, self._pending[0][1], strict=True)):
+        written_rows = [writer.written for writer in self._writers.values()]
+        while self._pending and all(
+            appended_rows >= pending_rows
+            for appended_rows, pending_rows in zip(written_rows, self._pending[0][1], strict=True)
+        ):
             self._on_disk, _ = self._pending.popleft()
         return self._on_disk
 
@@ -255,7 +260,7 @@ def _pending_blocks(extractor: Extractor, keys: Sequence[str], rank: Rank) -> tu
     They begin with this process's share; the rest it helps with later.
     """
     lacking = missing_keys(extractor, keys)
-    unfinished = [block for block in content_defined_blocks(keys) if any(keys[place] in lacking for place in block)]
+    unfinished = [block for block in content_defined_blocks(keys) if any(keys[index] in lacking for index in block)]
     first = len(unfinished) * rank.index // rank.world_size
     return unfinished[first:] + unfinished[:first], len(lacking)
 
@@ -265,13 +270,13 @@ def _extract_until_complete(
 ) -> None:
     """Do the blocks that are free, until those of other processes are done too, or their processes dead."""
     while blocks:
-        left: list[range] = []
-        _extract_blocks(work, writers, meter, work.requests(blocks, left), bar)
+        rest: list[range] = []
+        _extract_blocks(work, writers, meter, work.requests(blocks, rest), bar)
         writers.flush()
         work.release(writers.on_disk)
-        lacking = missing_keys(work.extractor, [key for block in left for key in work.keys_of(block)])
-        bar.update(sum(map(len, left)) - len(lacking))
-        blocks = [block for block in left if not lacking.isdisjoint(work.keys_of(block))]
+        lacking = missing_keys(work.extractor, [key for block in rest for key in work.keys_of(block)])
+        bar.update(sum(map(len, rest)) - len(lacking))
+        blocks = [block for block in rest if not lacking.isdisjoint(work.keys_of(block))]
         if blocks:
             time.sleep(_POLL_SECONDS)
 
@@ -280,18 +285,18 @@ def _extract_blocks(
     work: LeasedBlocks, writers: CacheWriters, meter: StageTimer, requests: Iterable[ImageRequest], bar: Any
 ) -> None:
     """Decode, compute and write what is requested, all at the same time."""
-    before = time.perf_counter()
-    for done in work.extractor.computed(requests):
-        wanted = [work.wanted(request) for request in done.indices]
-        work.unreadable.update({work.wanted(request).key: reason for request, reason in done.failures})
-        ready = time.perf_counter()
-        writers.append(wanted, done.rows, ready - before)
-        before = time.perf_counter()
-        meter.add("decode", done.decode_seconds)
-        meter.add("forward", done.forward_seconds)
-        meter.add("write", before - ready)
-        finished = work.finish(done.finished, writers.batches)
-        meter.images += finished - len(done.failures)
+    started = time.perf_counter()
+    for batch in work.extractor.computed(requests):
+        wanted = [work.wanted(request) for request in batch.indices]
+        work.unreadable.update({work.wanted(request).key: reason for request, reason in batch.failures})
+        computed = time.perf_counter()
+        writers.append(wanted, batch.rows, computed - started)
+        started = time.perf_counter()
+        meter.add("decode", batch.decode_seconds)
+        meter.add("forward", batch.forward_seconds)
+        meter.add("write", started - computed)
+        finished = work.finish(batch.finished, writers.batches)
+        meter.images += finished - len(batch.failures)
         work.release(writers.on_disk)
         bar.set_postfix_str(meter.limit, refresh=False)
         bar.update(finished)

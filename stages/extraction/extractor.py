@@ -144,8 +144,8 @@ class Extractor:
     @property
     def notes(self) -> list[str]:
         """How features are had where a network cannot be traced; what was wrong in the caches, and what was done."""
-        of_network = [self.graph.note(self.cut_names)] if isinstance(self.graph, HookedGraph) else []
-        return [*of_network, *(note for cache in self.caches for note in cache.warnings)]
+        graph_notes = [self.graph.note(self.cut_names)] if isinstance(self.graph, HookedGraph) else []
+        return [*graph_notes, *(note for cache in self.caches for note in cache.warnings)]
 
     def request(self, location: str, key: str, views: Sequence[int] = (0,)) -> ImageRequest:
         """Return the request for renderings of one image: [len(views), 3, S, S] of one decoded image.
@@ -302,8 +302,8 @@ def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: F
         )
         policy = augmentation(options.augment, backbone.preprocessing)
         views = {"augment": policy.name, "steps": policy.describe(), "version": 1}
-        of_views = Spec.from_json({**spec.to_json(), "views": views})
-        return CachedCut(cut, pool.shape, FeatureCache(options.cache, spec), FeatureCache(options.cache, of_views))
+        view_spec = Spec.from_json({**spec.to_json(), "views": views})
+        return CachedCut(cut, pool.shape, FeatureCache(options.cache, spec), FeatureCache(options.cache, view_spec))
 
     return Extractor(
         backbone=backbone,

@@ -42,10 +42,10 @@ def require_cached(extractor: Extractor, manifest: Manifest, view: int = 0) -> l
     for tap, store in zip(extractor.taps, stores, strict=True):
         missing = store.missing(manifest.keys, view)
         if missing:
-            first = manifest.locations[manifest.keys.index(missing[0])]
+            example = manifest.locations[manifest.keys.index(missing[0])]
             raise CacheInputError(
                 f"{len(missing)} of {len(manifest.keys)} images have no cached features for {extractor.backbone.name} "
-                f"at {tap.cut.name} in {extractor.options.cache} (first: {first}{f', view {view}' if view else ''}); "
+                f"at {tap.cut.name} in {extractor.options.cache} (first: {example}{f', view {view}' if view else ''}); "
                 "run `extract` first, with the same `data` and the same options of stage 1 (`backbone`, `cut`, `pool`, "
                 "`image_size`, `precision`, `views`, `augment`, `cache`)"
             )

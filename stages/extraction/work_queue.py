@@ -55,7 +55,7 @@ def content_defined_blocks(keys: Sequence[str]) -> list[range]:
     a little later, agree about all blocks but those in which these stand.
     """
     average = 1 << min(max((len(keys) // 256).bit_length(), 4), 9)
-    ends = [place for place, key in enumerate(keys, 1) if int(key[:8], 16) % average == 0]
+    ends = [position for position, key in enumerate(keys, 1) if int(key[:8], 16) % average == 0]
     return [range(start, stop) for start, stop in pairwise([0, *ends, len(keys)]) if start < stop]
 
 
@@ -117,8 +117,8 @@ class LeasedBlocks:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def requests(self, blocks: Sequence[range], left: list[range]) -> Iterator[ImageRequest]:
-        """Yield requests for what the free blocks lack, taking each when it is needed; put the others in `left`.
+    def requests(self, blocks: Sequence[range], rest: list[range]) -> Iterator[ImageRequest]:
+        """Yield requests for what the free blocks lack, taking each when it is needed; put the others in `rest`.
 
         Requests are numbered from 0 each time: all that were yielded the time before have to be finished.
         """
@@ -126,7 +126,7 @@ class LeasedBlocks:
         for block in blocks:
             name = self._keys[block[-1]]
             if not self._take(name):
-                left.append(block)
+                rest.append(block)
                 continue
             # only now: another process may have finished it just before
             lacking = missing_rows(self.extractor, self.keys_of(block))
@@ -134,12 +134,12 @@ class LeasedBlocks:
                 self._release([name])
                 continue
             self._open.append((name, self._requests + len(lacking)))
-            for place in block:
-                key = self._keys[place]
+            for index in block:
+                key = self._keys[index]
                 if key in lacking:
                     self._requested[self._requests] = RowRequest(key, lacking[key].rows, iter(lacking[key].views))
                     self._requests += 1
-                    yield self.extractor.request(self._locations[place], key, lacking[key].views)
+                    yield self.extractor.request(self._locations[index], key, lacking[key].views)
 
     def keys_of(self, block: range) -> Sequence[str]:
         """Return the keys of a block."""
@@ -151,13 +151,13 @@ class LeasedBlocks:
 
     def finish(self, requests: int, batches: int) -> int:
         """Take notice that the first so many requests are done in so many batches; return how many are new in that."""
-        new = range(self._finished, requests)
-        for request in new:
+        newly_finished = range(self._finished, requests)
+        for request in newly_finished:
             del self._requested[request]
         self._finished = requests
         while self._open and self._open[0][1] <= requests:
             self._ready.append((self._open.popleft()[0], batches))
-        return len(new)
+        return len(newly_finished)
 
     def release(self, batches: int) -> None:
         """Give back every block that was done within the first so many batches, all of whose rows are on disk."""
@@ -171,8 +171,8 @@ class LeasedBlocks:
     def _take(self, name: str) -> bool:
         for number, claims in enumerate(self._claims):
             if not claims.acquire(name):
-                for taken in self._claims[:number]:
-                    taken.release([name])
+                for acquired in self._claims[:number]:
+                    acquired.release([name])
                 return False
         return True
 

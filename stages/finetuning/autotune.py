@@ -30,7 +30,7 @@ class AutotuneState:
 
     def add(self, test: LRFinderResult) -> None:
         """Keep a range test; of a block that was tested before a training was killed, the newer one."""
-        self.range_tests = [one for one in self.range_tests if one.block != test.block] + [test]
+        self.range_tests = [kept for kept in self.range_tests if kept.block != test.block] + [test]
 
     def save(self, folder: Path | None) -> None:
         """Leave it in the folder of the training, if there is anything."""
@@ -66,7 +66,7 @@ def rescale_lrs(groups: list[Group], test: LRFinderResult) -> None:
     """Give the groups that a range test was about the rate that it suggests, in their proportions."""
     if test.suggestion is None:
         return
-    about = [group for group in groups if test.block in (None, group["block"])]
-    factor = test.suggestion / max(float(group["lr"]) for group in about)
-    for group in about:
+    tested_groups = [group for group in groups if test.block in (None, group["block"])]
+    factor = test.suggestion / max(float(group["lr"]) for group in tested_groups)
+    for group in tested_groups:
         group["lr"] *= factor

@@ -23,7 +23,7 @@ def random_head(extractor: Extractor, out_features: int, seed: int) -> Head:
     return head
 
 
-def baseline(options: FinetuneConfig, which: Baseline) -> FinetuneConfig:
+def baseline(options: FinetuneConfig, name: Baseline) -> FinetuneConfig:
     """Return the options of a baseline with the schedule, optimiser and epochs of `options`.
 
     ``scratch`` is the whole network without pretrained weights, and ``uncached`` a new head on the frozen network,
@@ -32,9 +32,9 @@ def baseline(options: FinetuneConfig, which: Baseline) -> FinetuneConfig:
     """
     plain = replace(
         options,
-        unfreeze="all" if which == "scratch" else HEAD,
+        unfreeze="all" if name == "scratch" else HEAD,
         invert_unfreeze=False,
-        reinit="all" if which == "scratch" else None,
+        reinit="all" if name == "scratch" else None,
         invert_reinit=False,
         init_head="new",
         from_cache=False,
@@ -46,4 +46,4 @@ def baseline(options: FinetuneConfig, which: Baseline) -> FinetuneConfig:
         lr_find="none" if options.lr_find == "none" else "start",
         name=None,
     )
-    return replace(plain, drop_path=None) if which == "uncached" else plain  # no block of it trains
+    return replace(plain, drop_path=None) if name == "uncached" else plain  # no block of it trains

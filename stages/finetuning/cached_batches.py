@@ -51,8 +51,8 @@ def boundary_extractor(extractor: Extractor, upper: TransferModel) -> Extractor:
 
 def extract_views(maps: Extractor, train: Manifest, val: Manifest, rank: Rank = SINGLE_PROCESS) -> list[Extraction]:
     """Bring the cache at the boundary up to date: all views of the training images, one of the validation images."""
-    of_val = replace(maps, options=replace(maps.options, views=1))
-    return [extract(maps, train, rank), extract(of_val, val, rank)]
+    val_maps = replace(maps, options=replace(maps.options, views=1))
+    return [extract(maps, train, rank), extract(val_maps, val, rank)]
 
 
 class CachedBatches:
@@ -100,7 +100,7 @@ class CachedBatches:
     def val(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (output of the boundary, labels) of the validation images."""
         samples = range(len(self._val))
-        batches = (list(samples[at : at + self._batch_size]) for at in samples[:: self._batch_size])
+        batches = (list(samples[start : start + self._batch_size]) for start in samples[:: self._batch_size])
         keys = self._val.keys
         for indices, rows in _read_ahead(batches, lambda batch: self._tap.cache.read([keys[index] for index in batch])):
             yield self._inputs(rows), torch.from_numpy(self._val.targets[indices])
@@ -112,8 +112,10 @@ class CachedBatches:
         views %= self._views
         rows = np.empty((len(keys), *self._tap.shape), dtype=self._tap.cache.dtype)
         for view in np.unique(views):
-            chosen = np.flatnonzero(views == view)
-            rows[chosen] = self._tap.cache_of_view(int(view)).read([keys[index] for index in chosen], int(view))
+            indices_of_view = np.flatnonzero(views == view)
+            rows[indices_of_view] = self._tap.cache_of_view(int(view)).read(
+                [keys[index] for index in indices_of_view], int(view)
+            )
         return rows
 
     def _inputs(self, rows: NDArray[np.floating]) -> Tensor:

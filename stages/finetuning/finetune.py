@@ -104,22 +104,22 @@ def finetune(
         If there are no images to train or to validate on.
     """
     options, rank = problem.config, problem.rank
-    ready = FinetuneSetup.to_train(problem, on_views)
-    trainee, source = ready.trainee, ready.source
-    upper, optimizer, unfreezing, run = trainee.upper, trainee.optimizer, trainee.unfreezing, ready.run(problem)
-    found = rank.broadcast_from_first(lambda: AutotuneState.load(folder))
+    setup = FinetuneSetup.to_train(problem, on_views)
+    trainee, source = setup.trainee, setup.source
+    upper, optimizer, unfreezing, run = trainee.upper, trainee.optimizer, trainee.unfreezing, setup.run(problem)
+    autotune = rank.broadcast_from_first(lambda: AutotuneState.load(folder))
     if options.amp_dtype == "auto":
-        if found.autocast is None:
-            found.autocast = rank.broadcast_from_first(lambda: benchmark_autocast(run))
-        run = replace(run, config=replace(run.config, amp_dtype=found.autocast or "none"))
+        if autotune.autocast is None:
+            autotune.autocast = rank.broadcast_from_first(lambda: benchmark_autocast(run))
+        run = replace(run, config=replace(run.config, amp_dtype=autotune.autocast or "none"))
     if options.lr_find != "none":
         upper.train_only(unfreezing.trainable_blocks(1))
-        if not found.range_tests:
+        if not autotune.range_tests:
             block = HEAD if options.lr_find == "each" else None
-            found.add(rank.broadcast_from_first(lambda: lr_find(run, block=block)))
-        rescale_lrs(optimizer.param_groups, found.range_tests[0])
+            autotune.add(rank.broadcast_from_first(lambda: lr_find(run, block=block)))
+        rescale_lrs(optimizer.param_groups, autotune.range_tests[0])
     if rank.is_main:
-        found.save(folder)
+        autotune.save(folder)
     if options.compile:
         upper.model.compile()
     steps_per_epoch = -(-source.batches // options.grad_accum_steps)
@@ -128,15 +128,15 @@ def finetune(
 
     def prepare(epoch: int, first: int) -> None:
         upper.train_only(unfreezing.trainable_blocks(epoch))
-        new = unfreezing.newly_unfrozen(epoch)
-        if new is not None and options.lr_find == "each" and first == 0:
-            test = rank.broadcast_from_first(lambda: lr_find(run, block=new))
+        block = unfreezing.newly_unfrozen(epoch)
+        if block is not None and options.lr_find == "each" and first == 0:
+            test = rank.broadcast_from_first(lambda: lr_find(run, block=block))
             if test.suggestion is not None:
-                now = max(float(group["lr"]) for group in optimizer.param_groups if group["block"] == new)
-                scheduler.rescale(new, test.suggestion / now)
-            found.add(test)
+                current_lr = max(float(group["lr"]) for group in optimizer.param_groups if group["block"] == block)
+                scheduler.rescale(block, test.suggestion / current_lr)
+            autotune.add(test)
             if rank.is_main:
-                found.save(folder)
+                autotune.save(folder)
 
     hooks = TrainHooks(
         checkpoint=None if folder is None else folder / CHECKPOINT,
@@ -144,18 +144,18 @@ def finetune(
         on_epoch_start=prepare,
         on_epoch=on_epoch,
     )
-    done = train(run, scheduler, hooks)
+    result = train(run, scheduler, hooks)
     return FinetuneResult(
         upper,
-        done,
+        result,
         source.forwards,
         sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"]),
         lr_trace(trainee.schedule, list(highest.values()), steps_per_epoch, options.epochs),
         steps_per_epoch,
-        found.range_tests,
+        autotune.range_tests,
         run.config.amp_dtype,
-        ready.view_forwards,
-        ready.view_seconds,
+        setup.view_forwards,
+        setup.view_seconds,
     )
 
 
@@ -168,7 +168,7 @@ def require_trainable(extractor: Extractor, options: FinetuneConfig, out_feature
         As for :func:`finetune`.
     """
     head = LinearHead((1,), out_features)  # stands for any: nothing is computed
-    for config in (options, *(baseline(options, which) for which in options.baselines)):
+    for config in (options, *(baseline(options, name) for name in options.baselines)):
         upper = TrainableSetup.of(extractor, head, config, seed=0).upper
         make_mixing(config, upper, out_features)
         if config.from_cache:
@@ -191,7 +191,7 @@ def find_lrs(
         Whether the head and every block is tested by itself, the others at the rates they are given; else all rise
         together.
     """
-    ready = FinetuneSetup.to_train(problem, on_views)
-    run = ready.run(problem)
-    blocks = [name for name, _ in ready.trainee.upper.blocks] if each_block else [None]
+    setup = FinetuneSetup.to_train(problem, on_views)
+    run = setup.run(problem)
+    blocks = [name for name, _ in setup.trainee.upper.blocks] if each_block else [None]
     return [lr_find(run, block=block) for block in blocks]

@@ -115,9 +115,9 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
         return len(self.keys)
 
     def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, int]:
-        epoch, place = position
-        seed = seed_from(self.seed, epoch, self.keys[place], bits=60)
-        return self.augment(read_image(self.locations[place]), seed), int(self.labels[place])
+        epoch, index = position
+        seed = seed_from(self.seed, epoch, self.keys[index], bits=60)
+        return self.augment(read_image(self.locations[index]), seed), int(self.labels[index])
 
 
 class _EpochSampler(Sampler[list[tuple[int, int]]]):
@@ -132,7 +132,7 @@ class _EpochSampler(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch  # a loader asks ahead; an epoch stays itself
-        return ([(epoch, place) for place in batch] for batch in self._order.batches(epoch, self.first))
+        return ([(epoch, index) for index in batch] for batch in self._order.batches(epoch, self.first))
 
 
 def require_readable(manifest: Manifest, failures: list[tuple[int, str]]) -> None:
@@ -152,24 +152,24 @@ def memoize_batches(make: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> Call
 
     The frozen outputs of the validation images are the same in every epoch.
     """
-    kept: list[tuple[Tensor, Tensor]] = []
+    memoized: list[tuple[Tensor, Tensor]] = []
     complete = False
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         nonlocal complete
         if complete:
-            yield from kept
+            yield from memoized
             return
-        kept.clear()
-        size, fits = 0, True
+        memoized.clear()
+        size, fits_in_memory = 0, True
         for batch in make():
             size += sum(tensor.numel() * tensor.element_size() for tensor in batch)
-            fits = fits and size <= VALIDATION_BYTES
-            if fits:
-                kept.append(batch)
+            fits_in_memory = fits_in_memory and size <= VALIDATION_BYTES
+            if fits_in_memory:
+                memoized.append(batch)
             else:
-                kept.clear()
+                memoized.clear()
             yield batch
-        complete = fits
+        complete = fits_in_memory
 
     return batches

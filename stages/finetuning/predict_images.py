@@ -60,10 +60,10 @@ def iter_predictions(
     renderings = TestTimeAugmentation(extractor.backbone.preprocessing, tta)
     count = renderings.count
     requests = (ImageRequest(location, renderings, extractor.shorter_side) for location in locations)
-    waiting: list[NDArray[np.float32]] = []  # a batch may end between two renderings of an image
+    pending: list[NDArray[np.float32]] = []  # a batch may end between two renderings of an image
     indices: list[int] = []
     with progress(label=label, total=len(locations), unit="images") as bar:
-        for done in run_batches(
+        for batch in run_batches(
             requests,
             partial(upper.activated, task=task),
             extractor.device,
@@ -71,14 +71,14 @@ def iter_predictions(
             extractor.threads,
             count,
         ):
-            waiting += [rows.astype(np.float32, copy=False) for rows in done.rows]
-            indices += done.indices
-            whole = len(indices) // count * count
-            if whole or done.failures:
-                rows = np.concatenate(waiting) if waiting else np.empty((0, 1), np.float32)
-                yield PredictedBatch(indices[:whole:count], renderings.average(rows[:whole]), done.failures)
-                waiting, indices = [rows[whole:]] if len(rows) > whole else [], indices[whole:]
-            bar.update(whole // count + len(done.failures))
+            pending += [rows.astype(np.float32, copy=False) for rows in batch.rows]
+            indices += batch.indices
+            complete = len(indices) // count * count
+            if complete or batch.failures:
+                rows = np.concatenate(pending) if pending else np.empty((0, 1), np.float32)
+                yield PredictedBatch(indices[:complete:count], renderings.average(rows[:complete]), batch.failures)
+                pending, indices = [rows[complete:]] if len(rows) > complete else [], indices[complete:]
+            bar.update(complete // count + len(batch.failures))
 
 
 def predict_proba(
@@ -91,8 +91,8 @@ def predict_proba(
     DataError
         If one cannot be read any more.
     """
-    found = []
-    for some in iter_predictions(extractor, upper, manifest.task, manifest.locations, tta, label="evaluate"):
-        require_readable(manifest, some.failures)
-        found.append(some.activated)
-    return np.concatenate(found)
+    probabilities = []
+    for batch in iter_predictions(extractor, upper, manifest.task, manifest.locations, tta, label="evaluate"):
+        require_readable(manifest, batch.failures)
+        probabilities.append(batch.activated)
+    return np.concatenate(probabilities)

@@ -60,9 +60,9 @@ class TrainableTop(nn.Module):
         """Compute the logits of a batch."""
         output = self.top(x)
         if isinstance(output, tuple):
-            main, of_auxiliary = output
-            weighed = [(self.auxiliary[name], logits) for name, logits in of_auxiliary.items()]
-            return self.head(self.dropout(self.pool(main))), weighed
+            main, auxiliary_logits = output
+            auxiliary = [(self.auxiliary[name], logits) for name, logits in auxiliary_logits.items()]
+            return self.head(self.dropout(self.pool(main))), auxiliary
         logits: Tensor = self.head(self.dropout(self.pool(output)))
         return logits
 
@@ -192,7 +192,7 @@ def _boundary(extractor: Extractor, options: FinetuneConfig) -> Boundary:
             )
         return Boundary(cut, ())
     boundary = graph.boundary(options.unfreeze, invert=options.invert_unfreeze)
-    order = [one.name for one in graph.cuts]
+    order = [graph_cut.name for graph_cut in graph.cuts]
     if boundary.cut is not None and order.index(boundary.cut.name) >= order.index(cut.name):
         raise UsageError(
             f"`unfreeze` {options.unfreeze} begins at or above the cut {cut.name}, so no block below the head would "
@@ -211,10 +211,10 @@ def _top(
     heads: list[AuxiliaryHead] = []
     if options.auxiliary:
         backbone = extractor.backbone
-        of_network = auxiliary_heads_for(graph, backbone.auxiliary, backbone.auxiliary_places, out_features)
-        heads = [one for one in of_network if graph.is_between(start, one.cut, end)]
+        auxiliary_heads = auxiliary_heads_for(graph, backbone.auxiliary, backbone.auxiliary_places, out_features)
+        heads = [head for head in auxiliary_heads if graph.is_between(start, head.cut, end)]
     top = copy.deepcopy(section_with_auxiliary(graph, start, end, heads, boundary.trainable, folded=True))
-    return top, {one.name: one.loss_weight for one in heads}
+    return top, {head.name: head.loss_weight for head in heads}
 
 
 def _layers_to_reinit(
@@ -222,22 +222,22 @@ def _layers_to_reinit(
 ) -> tuple[str, ...]:
     """Return the prefixes of what is drawn anew, all of which has to train."""
     assert options.reinit is not None
-    chosen = extractor.graph.boundary(options.reinit, invert=options.invert_reinit).trainable
+    prefixes = extractor.graph.boundary(options.reinit, invert=options.invert_reinit).trainable
     below_cut = extractor.graph.parameters_between(None, extractor.cut)
-    anew = [name for name in below_cut if has_prefix(name, chosen)]
-    if not anew:
+    reinit_names = [name for name in below_cut if has_prefix(name, prefixes)]
+    if not reinit_names:
         raise UsageError(
             f"`reinit` {options.reinit} draws nothing anew: it lies above the cut {extractor.cut.name}, where a new "
             "head stands in any case; name a lower layer"
         )
-    frozen = [name for name in anew if name not in names or not has_prefix(name, boundary.trainable)]
+    frozen = [name for name in reinit_names if name not in names or not has_prefix(name, boundary.trainable)]
     if frozen:
         raise UsageError(
             f"`reinit` {options.reinit} draws layers anew that stay frozen, {frozen[0]} for one: what they compute "
             f"would be noise. Let them train with `unfreeze` {options.reinit}"
             f"{' `invert_unfreeze`' if options.invert_reinit else ''}, or draw less anew"
         )
-    return tuple(prefix for prefix in chosen if any(has_prefix(name, (prefix,)) for name in anew))
+    return tuple(prefix for prefix in prefixes if any(has_prefix(name, (prefix,)) for name in reinit_names))
 
 
 def _fixed_statistics(top: nn.Module, options: FinetuneConfig, new: Collection[str]) -> list[str]:
@@ -259,17 +259,22 @@ def _blocks(
     Auxiliary classifiers, whose output layers are new too, go with the head. What is in no block, a last normalisation
     or a table of positions, goes with the block before it, the first with the first.
     """
-    of_auxiliary = [f"top.{name}" for name, _ in _parameters(model) if has_prefix(name, model.auxiliary)]
-    yield HEAD, (*(f"head.{name}" for name, _ in model.head.named_parameters()), *of_auxiliary)
-    of_block: dict[str, list[str]] = {}
+    auxiliary_names = [f"top.{name}" for name, _ in _parameters(model) if has_prefix(name, model.auxiliary)]
+    yield HEAD, (*(f"head.{name}" for name, _ in model.head.named_parameters()), *auxiliary_names)
+    names_by_block: dict[str, list[str]] = {}
     block = next(
-        (one for one in network_blocks if any(has_prefix(name, (one,)) for name, _ in _parameters(model))), "top"
+        (
+            candidate
+            for candidate in network_blocks
+            if any(has_prefix(name, (candidate,)) for name, _ in _parameters(model))
+        ),
+        "top",
     )
     for name, _ in _parameters(model):
-        block = next((one for one in network_blocks if has_prefix(name, (one,))), block)
+        block = next((candidate for candidate in network_blocks if has_prefix(name, (candidate,))), block)
         if has_prefix(name, trainable):
-            of_block.setdefault(block, []).append(f"top.{name}")
-    yield from ((name, tuple(names)) for name, names in reversed(of_block.items()))
+            names_by_block.setdefault(block, []).append(f"top.{name}")
+    yield from ((name, tuple(names)) for name, names in reversed(names_by_block.items()))
 
 
 def _parameters(model: TrainableTop) -> list[tuple[str, nn.Parameter]]:

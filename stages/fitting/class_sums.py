@@ -54,16 +54,16 @@ class ClassSums:
     ) -> ClassSums:
         """Return the sums over rows with their weights, float32 [n]."""
         sums = cls.empty(out_features, center, l2=l2)
-        for places, block in iter_scaled(rows, center, l2=l2):
-            sums.add(block, rows.labels[places], weights[places])
+        for indices, block in iter_scaled(rows, center, l2=l2):
+            sums.add(block, rows.labels[indices], weights[indices])
         return sums
 
     def add(self, block: Tensor, labels: NDArray[np.int64], weights: NDArray[np.float32]) -> Tensor:
         """Take up some `iter_scaled` rows, [b, d]; return them times their weights."""
         weighted = block * torch.from_numpy(weights)[:, None]
-        of_class = torch.zeros(self.by_class.shape, dtype=block.dtype)
-        of_class.index_add_(0, torch.from_numpy(labels), weighted)
-        self.by_class += of_class.double().numpy()
+        class_totals = torch.zeros(self.by_class.shape, dtype=block.dtype)
+        class_totals.index_add_(0, torch.from_numpy(labels), weighted)
+        self.by_class += class_totals.double().numpy()
         self.total += weighted.double().sum(dim=0).numpy()
         self.squares += (weighted * block).double().sum(dim=0).numpy()
         self.class_weight += np.bincount(labels, weights, len(self.class_weight))
@@ -105,9 +105,9 @@ def iter_scaled(
     rows: AnyFeatureRows, center: NDArray[np.float32], *, l2: bool
 ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
     """Yield places and rows as they are summed, float32 [b, d]: of length 1, or less the centre."""
-    for places, block in rows.blocks():
+    for indices, block in rows.blocks():
         values = torch.from_numpy(block).float()
-        yield places, (normalize(values) if l2 else values - torch.from_numpy(center))
+        yield indices, (normalize(values) if l2 else values - torch.from_numpy(center))
 
 
 def approximate_mean(rows: AnyFeatureRows) -> NDArray[np.float32]:

@@ -55,20 +55,20 @@ class FeatureRows:
     def blocks(self) -> Iterator[Block]:
         """Yield all rows in order, some megabytes at a time."""
         step = max(BLOCK_BYTES // max(self.features[:1].nbytes, 1), 1)
-        for at in range(0, len(self), step):
-            yield np.arange(at, min(at + step, len(self))), self.features[at : at + step]
+        for start in range(0, len(self), step):
+            yield np.arange(start, min(start + step, len(self))), self.features[start : start + step]
 
     def __add__(self, other: FeatureRows) -> FeatureRows:
         """Return the rows of both, those of `other` last; one without augmented views is shown as it is."""
         views = max(len(self.augmented), len(other.augmented))
-        of_both = zip(*(part.augmented or [part.features] * views for part in (self, other)), strict=True)
+        augmented_pairs = zip(*(part.augmented or [part.features] * views for part in (self, other)), strict=True)
         groups = None
         if self.groups is not None and other.groups is not None:
             groups = np.concatenate([self.groups, other.groups])
         return FeatureRows(
             np.concatenate([self.features, other.features]),
             np.concatenate([self.labels, other.labels]),
-            [np.concatenate(parts) for parts in of_both],
+            [np.concatenate(parts) for parts in augmented_pairs],
             groups,
         )
 
@@ -84,16 +84,16 @@ class FeatureRows:
             chances = 1 / (np.count_nonzero(counts) * counts[self.labels])
             order = generator.choice(len(self), len(self), p=chances / chances.sum())
         views = generator.integers(1 + len(self.augmented), size=len(self))
-        for at in range(0, len(order), batch_rows):
-            picked = order[at : at + batch_rows]
+        for start in range(0, len(order), batch_rows):
+            picked = order[start : start + batch_rows]
             yield picked, self.take(picked, views[picked])
 
-    def take(self, places: NDArray[np.int64], views: NDArray[np.int64]) -> NDArray[Any]:
+    def take(self, indices: NDArray[np.int64], views: NDArray[np.int64]) -> NDArray[Any]:
         """Return some rows, of each the view asked for."""
-        features: NDArray[Any] = self.features[places]
+        features: NDArray[Any] = self.features[indices]
         for view, augmented in enumerate(self.augmented, 1):
-            shown = views == view
-            features[shown] = augmented[places[shown]]
+            in_view = views == view
+            features[in_view] = augmented[indices[in_view]]
         return features
 
 
@@ -125,25 +125,25 @@ class StreamedFeatureRows:
         shapes = [store.row_shape for store in self.stores]
         return shapes[0] if len(shapes) == 1 else (sum(math.prod(shape) for shape in shapes),)
 
-    def read(self, places: NDArray[np.int64]) -> NDArray[Any]:
+    def read(self, indices: NDArray[np.int64]) -> NDArray[Any]:
         """Return some rows, [b, *row_shape] in the storage type."""
-        keys = [self.keys[place] for place in places]
+        keys = [self.keys[index] for index in indices]
         return _joined([store.read(keys) for store in self.stores])
 
     def blocks(self) -> Iterator[Block]:
         """Yield all rows in order, some megabytes at a time."""
         row_bytes = math.prod(self.row_shape) * self.stores[0].dtype.itemsize
         step = max(BLOCK_BYTES // row_bytes, 1)
-        for at in range(0, len(self), step):
-            places = np.arange(at, min(at + step, len(self)))
-            yield places, self.read(places)
+        for start in range(0, len(self), step):
+            indices = np.arange(start, min(start + step, len(self)))
+            yield indices, self.read(indices)
 
     def shuffled(self, batch_rows: int, seed: int) -> Iterator[Block]:
         """Yield all rows in an order made of `seed`; how mixed it is, `FeatureCache.batches` says."""
-        first, *others = self.stores
-        for places, rows in first.batches(self.keys, batch_rows, seed=seed, memory_bytes=self.memory_bytes):
-            keys = [self.keys[place] for place in places] if others else []
-            yield places, _joined([rows, *(store.read(keys) for store in others)])
+        first, *rest = self.stores
+        for indices, rows in first.batches(self.keys, batch_rows, seed=seed, memory_bytes=self.memory_bytes):
+            keys = [self.keys[index] for index in indices] if rest else []
+            yield indices, _joined([rows, *(store.read(keys) for store in rest)])
 
     def __add__(self, other: StreamedFeatureRows) -> StreamedFeatureRows:
         """Return the rows of both, those of `other` last."""
@@ -170,8 +170,8 @@ def concat(train: AnyFeatureRows, val: AnyFeatureRows) -> AnyFeatureRows:
 def in_batches(rows: AnyFeatureRows) -> Iterator[Block]:
     """Yield all rows in order, as many at a time as a head is asked about."""
     for indices, block in rows.blocks():
-        for at in range(0, len(indices), BATCH_ROWS):
-            yield indices[at : at + BATCH_ROWS], block[at : at + BATCH_ROWS]
+        for start in range(0, len(indices), BATCH_ROWS):
+            yield indices[start : start + BATCH_ROWS], block[start : start + BATCH_ROWS]
 
 
 def require_learnable(train: AnyFeatureRows, val: AnyFeatureRows, task: Task) -> None:
@@ -184,9 +184,10 @@ def require_learnable(train: AnyFeatureRows, val: AnyFeatureRows, task: Task) ->
         names the rows.
     """
     if not len(train) or not len(val):
-        empty = "train" if not len(train) else "validation"
+        empty_split = "train" if not len(train) else "validation"
         raise DataError(
-            f"the {empty} split holds no readable image; give more images, or other `val_size` and `test_size` shares"
+            f"the {empty_split} split holds no readable image; give more images, or other `val_size` and `test_size` "
+            "shares"
         )
     strata = task.strata(train.labels)
     if strata is not None and len(np.unique(strata)) < 2:
@@ -194,10 +195,10 @@ def require_learnable(train: AnyFeatureRows, val: AnyFeatureRows, task: Task) ->
     for name, rows in (("train", train), ("validation", val)):
         if isinstance(rows, StreamedFeatureRows):
             continue  # the cache took no row that is not finite, and checks every byte it reads
-        bad = [int(place) for places, block in rows.blocks() for place in places[~finite_rows(block)]]
-        if bad:
+        bad_rows = [int(index) for indices, block in rows.blocks() for index in indices[~finite_rows(block)]]
+        if bad_rows:
             raise DataError(
-                f"NaN or infinite features in rows {listed(list(map(str, bad)), 10)} of the {name} split; "
+                f"NaN or infinite features in rows {listed(list(map(str, bad_rows)), 10)} of the {name} split; "
                 "leave them out"
             )
 

@@ -169,5 +169,5 @@ def head_probabilities(module: nn.Module, rows: NDArray[Any] | AnyFeatureRows, t
 
 
 def _labelled_batches(rows: AnyFeatureRows) -> Iterator[tuple[Tensor, Tensor]]:
-    for places, block in in_batches(rows):
-        yield torch.from_numpy(block).float(), torch.from_numpy(rows.labels[places])
+    for indices, block in in_batches(rows):
+        yield torch.from_numpy(block).float(), torch.from_numpy(rows.labels[indices])

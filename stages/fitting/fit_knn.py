@@ -24,8 +24,8 @@ def fit_knn(problem: FitProblem) -> HeadFit:
     """Nearest neighbors by cosine. Each number of them is scored by votes among the same similarities."""
     train, val = problem.in_memory
     scoring, out_features = problem.cv, problem.task.out_features
-    both = train + val
-    features, labels = both.features, both.labels
+    train_val = train + val
+    features, labels = train_val.features, train_val.labels
     fewest = min(len(labels[fitted]) for fitted, _ in scoring.splits)
     numbers = sorted({min(k, fewest) for k in problem.config.n_neighbors})
     scores: dict[int, list[float]] = {k: [] for k in numbers}
@@ -34,21 +34,21 @@ def fit_knn(problem: FitProblem) -> HeadFit:
         votes = _votes(head, features[scored], numbers)
         for k in numbers:
             scores[k].append(selection_score(problem.task, votes[k], labels[scored], balanced=problem.balanced))
-    tried = [{"k": k, "score": float(np.mean(scores[k]))} for k in numbers]
-    chosen = max(tried, key=lambda one: (one["score"], -one["k"]))
-    whole, without_val = (
-        KNNHead.from_rows(features[: len(part)], labels[: len(part)], out_features, int(chosen["k"]))
+    candidates = [{"k": k, "score": float(np.mean(scores[k]))} for k in numbers]
+    best = max(candidates, key=lambda candidate: (candidate["score"], -candidate["k"]))
+    final_head, without_val = (
+        KNNHead.from_rows(features[: len(part)], labels[: len(part)], out_features, int(best["k"]))
         for part in (labels, train)
     )
-    settings = {**chosen, "selected by": scoring.description}
-    return HeadFit(whole, without_val, settings, tried)
+    settings = {**best, "selected by": scoring.description}
+    return HeadFit(final_head, without_val, settings, candidates)
 
 
 def _votes(head: KNNHead, features: NDArray[Any], numbers: Sequence[int]) -> dict[int, NDArray[np.float32]]:
     """Return the logits [n, classes] of rows for every k."""
-    found: dict[int, list[NDArray[np.float32]]] = {k: [] for k in numbers}
-    for at in range(0, len(features), _ROWS_AT_ONCE):
-        similarity, nearest = head.nearest(torch.from_numpy(features[at : at + _ROWS_AT_ONCE]).float())
+    logits: dict[int, list[NDArray[np.float32]]] = {k: [] for k in numbers}
+    for start in range(0, len(features), _ROWS_AT_ONCE):
+        similarity, nearest = head.nearest(torch.from_numpy(features[start : start + _ROWS_AT_ONCE]).float())
         for k in numbers:
-            found[k].append(head.vote(similarity[:, :k], nearest[:, :k]).numpy())
-    return {k: np.concatenate(parts) for k, parts in found.items()}
+            logits[k].append(head.vote(similarity[:, :k], nearest[:, :k]).numpy())
+    return {k: np.concatenate(parts) for k, parts in logits.items()}

@@ -115,11 +115,11 @@ class ExactRBFSVM:
         self.support = np.zeros((len(self.rows), self.factory.task.out_features))
         self.bias = np.full(self.factory.task.out_features, ABSENT_CLASS_SCORE)
         self.bias[self.present] = 0.0
-        for one in against_rest:
+        for class_number in against_rest:
             machine = SVC(C=C_RATIO * c, kernel="precomputed", class_weight=weights)
-            machine.fit(self.kernel, self.labels == one)
-            self.support[machine.support_, one] = machine.dual_coef_[0]
-            self.bias[one] = machine.intercept_[0]
+            machine.fit(self.kernel, self.labels == class_number)
+            self.support[machine.support_, class_number] = machine.dual_coef_[0]
+            self.bias[class_number] = machine.intercept_[0]
 
     def scores(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the scores of all classes, float32 [n, classes], for rows less the centre."""
@@ -128,9 +128,9 @@ class ExactRBFSVM:
 
     def head(self, temperature: float = 1.0) -> RBFHead:
         """Return scaling and machines as one head that holds the rows it needs."""
-        used = np.flatnonzero(self.support.any(axis=1))
+        support_rows = np.flatnonzero(self.support.any(axis=1))
         bias = np.where(self.bias > ABSENT_CLASS_SCORE, self.bias / temperature, ABSENT_CLASS_SCORE)
-        return self.scaler.head(self.rows[used], self.support[used] / temperature, bias)
+        return self.scaler.head(self.rows[support_rows], self.support[support_rows] / temperature, bias)
 
 
 class NystroemModel:
@@ -144,14 +144,16 @@ class NystroemModel:
         self, factory: RBFSVMFactory, scaling: Scaling, rows: NDArray[np.float32], labels: NDArray[np.int64]
     ) -> None:
         self.scaler = _KernelScaler(factory.center, scaling, rows)
-        chosen = np.random.default_rng(factory.seed).choice(len(rows), min(factory.landmarks, len(rows)), replace=False)
-        self.landmarks = self.scaler(rows[np.sort(chosen)])
+        landmark_rows = np.random.default_rng(factory.seed).choice(
+            len(rows), min(factory.landmarks, len(rows)), replace=False
+        )
+        self.landmarks = self.scaler(rows[np.sort(landmark_rows)])
         values, vectors = eigh(rbf_kernel(self.landmarks, self.landmarks, self.scaler.gamma).astype(np.float64))
         self.root = (vectors / np.sqrt(np.maximum(values, 1e-8 * values[-1]))).astype(np.float32)
         mapped = self._mapped(rows)
         center = np.zeros(mapped.shape[1], np.float32)
-        of_mapped = LinearModelFactory("hinge", factory.task, center, factory.balanced)
-        self.linear: LinearModel = of_mapped("none", mapped, labels)
+        linear_factory = LinearModelFactory("hinge", factory.task, center, factory.balanced)
+        self.linear: LinearModel = linear_factory("none", mapped, labels)
 
     @property
     def state(self) -> Any:
@@ -179,8 +181,8 @@ class NystroemModel:
     def _mapped(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         mapped = np.empty((len(rows), self.root.shape[1]), dtype=np.float32)
         landmarks, root = torch.from_numpy(self.landmarks), torch.from_numpy(self.root)
-        for at in range(0, len(rows), _BLOCK_ROWS):
-            block = torch.from_numpy(self.scaler(rows[at : at + _BLOCK_ROWS]))
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            block = torch.from_numpy(self.scaler(rows[start : start + _BLOCK_ROWS]))
             kernel = torch.cdist(block, landmarks).square_().mul_(-self.scaler.gamma).exp_()
-            mapped[at : at + _BLOCK_ROWS] = (kernel @ root).numpy()
+            mapped[start : start + _BLOCK_ROWS] = (kernel @ root).numpy()
         return mapped

@@ -67,9 +67,9 @@ def make_cv(
     fewest = _most_folds(size, strata, groups)
     members = "samples" if groups is None else "groups"
     if options.cv is not None and options.cv > fewest:
-        where = f"there are {fewest} {members}" if strata is None else f"the rarest class has {fewest} {members}"
+        reason = f"there are {fewest} {members}" if strata is None else f"the rarest class has {fewest} {members}"
         raise UsageError(
-            f"`cv` {options.cv}: {where} in train+validation, fewer than folds; "
+            f"`cv` {options.cv}: {reason} in train+validation, fewer than folds; "
             f"ask for at most {fewest}, or for 0 to select on the validation split"
         )
     wanted = options.cv if options.cv is not None else (5 if size <= FOLDS_UP_TO else 0)
@@ -77,8 +77,8 @@ def make_cv(
     if folds < 2:
         return CVPlan(((slice(0, train_size), slice(train_size, size)),), "validation split")
     pairs = _plain_folds(folds, size, seed, groups) if strata is None else stratified_folds(folds, strata, seed, groups)
-    of_groups = "" if groups is None else " that keep groups together"
-    return CVPlan(tuple(pairs), f"{folds}-fold cross-validation on train+val{of_groups}")
+    group_note = "" if groups is None else " that keep groups together"
+    return CVPlan(tuple(pairs), f"{folds}-fold cross-validation on train+val{group_note}")
 
 
 def _most_folds(size: int, strata: NDArray[np.int64] | None, groups: NDArray[np.int64] | None) -> int:

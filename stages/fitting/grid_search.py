@@ -151,8 +151,8 @@ class GridSearchResult:
     @property
     def chosen(self) -> dict[str, Any]:
         """The best setting of those that were scored on all rows; of equals the one with the smallest C."""
-        whole = [one for one in self.candidates if "rows" not in one]
-        return max(whole, key=lambda one: (one["score"], -one["C"]))
+        on_all_rows = [candidate for candidate in self.candidates if "rows" not in candidate]
+        return max(on_all_rows, key=lambda candidate: (candidate["score"], -candidate["C"]))
 
 
 @contextmanager
@@ -179,8 +179,8 @@ def fit_along_path(
     rows -= center
     values = tuple(sorted(config.c_values))
     grid = Grid(make_of(center), values, config.scalers, problem.task, problem.balanced)
-    found = search(grid, rows, problem.labels, problem.cv, problem.seed)
-    return refit_best(problem, grid, found, rows, calibrate=calibrate)
+    result = search(grid, rows, problem.labels, problem.cv, problem.seed)
+    return refit_best(problem, grid, result, rows, calibrate=calibrate)
 
 
 def cross_validate(
@@ -211,24 +211,24 @@ def cross_validate(
             for candidate in candidates
             for fitted, _ in folds
         )
-    of_candidates = [heads[start : start + len(folds)] for start in range(0, len(heads), len(folds))]
+    heads_by_candidate = [heads[start : start + len(folds)] for start in range(0, len(heads), len(folds))]
     margins = [
-        [_margins_of(head, rows[scored]) for head, (_, scored) in zip(of_folds, folds, strict=True)]
-        for of_folds in of_candidates
+        [_margins_of(head, rows[scored]) for head, (_, scored) in zip(fold_heads, folds, strict=True)]
+        for fold_heads in heads_by_candidate
     ]
     true = [labels[scored] for _, scored in folds]
-    for candidate, of_folds in zip(candidates, margins, strict=True):
-        pairs = zip(of_folds, true, strict=True)
+    for candidate, fold_margins in zip(candidates, margins, strict=True):
+        pairs = zip(fold_margins, true, strict=True)
         scores = [selection_score(problem.task, *pair, balanced=problem.balanced) for pair in pairs]
         candidate["score"] = float(np.mean(scores))
     best = max(range(len(candidates)), key=lambda number: candidates[number]["score"])
     temperature = fit_temperature(problem.task, np.concatenate(margins[best]), np.concatenate(true))
-    whole, train_only = (
+    head, train_only = (
         _fit_estimator(make, candidates[best], rows[:size], labels[:size], width, temperature)
         for size in (len(rows), len(problem.train))
     )
-    said = {**candidates[best], "selected by": problem.cv.description, "temperature": temperature}
-    return HeadFit(whole, train_only, said, candidates)
+    best_settings = {**candidates[best], "selected by": problem.cv.description, "temperature": temperature}
+    return HeadFit(head, train_only, best_settings, candidates)
 
 
 def cross_val_proba(
@@ -265,16 +265,16 @@ def cross_val_proba(
     best, lowest = np.zeros((0, 0), np.float32), np.inf
     for c in values:
         with one_thread_per_fit():
-            done = Parallel(n_jobs=jobs, prefer="threads")(
+            fold_results = Parallel(n_jobs=jobs, prefer="threads")(
                 delayed(_fold_proba)(make_of, c, state, features, labels, fold)
                 for state, fold in zip(states, folds, strict=True)
             )
-        states = [state for state, _ in done]
-        probabilities = np.zeros((len(labels), done[0][1].shape[1]), np.float32)
-        for (_, given), (_, left_out) in zip(done, folds, strict=True):
-            probabilities[left_out] = given
-        own = probabilities[np.arange(len(labels)), labels]
-        loss = -np.log(own[own > 0]).mean() if (own > 0).any() else np.inf
+        states = [state for state, _ in fold_results]
+        probabilities = np.zeros((len(labels), fold_results[0][1].shape[1]), np.float32)
+        for (_, fold_probabilities), (_, left_out) in zip(fold_results, folds, strict=True):
+            probabilities[left_out] = fold_probabilities
+        own_probabilities = probabilities[np.arange(len(labels)), labels]
+        loss = -np.log(own_probabilities[own_probabilities > 0]).mean() if (own_probabilities > 0).any() else np.inf
         if loss >= lowest:
             break
         best, lowest = probabilities, loss
@@ -293,14 +293,14 @@ def _fold_proba(
     """Go on with a fold at another C; return the state, and the probabilities of the rows that were left out."""
     fitted, left_out = fold
     rows = np.empty((len(fitted), features.shape[1]), np.float32)
-    for at in range(0, len(fitted), _PROBA_ROWS):
-        rows[at : at + _PROBA_ROWS] = features[fitted[at : at + _PROBA_ROWS]]
+    for start in range(0, len(fitted), _PROBA_ROWS):
+        rows[start : start + _PROBA_ROWS] = features[fitted[start : start + _PROBA_ROWS]]
     center = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
     rows -= center
     model = make_of(center)("standard", rows, labels[fitted])
     model.state = state if state is not None else model.state
     model.fit(c)
-    blocks = (left_out[at : at + _PROBA_ROWS] for at in range(0, len(left_out), _PROBA_ROWS))
+    blocks = (left_out[start : start + _PROBA_ROWS] for start in range(0, len(left_out), _PROBA_ROWS))
     scores = np.concatenate([model.scores(features[block].astype(np.float32) - center) for block in blocks])
     probabilities = softmax(scores.astype(np.float64), axis=1).astype(np.float32)
     known = np.isin(np.arange(scores.shape[1]), labels[fitted])
@@ -338,68 +338,68 @@ def _margins_of(head: LinearHead, rows: NDArray[np.float32]) -> NDArray[np.float
 def _float32(train: FeatureRows, val: FeatureRows) -> NDArray[np.float32]:
     """Return the features of both splits in one new array, converted by torch, which takes a tenth of NumPy's time."""
     rows = np.empty((len(train) + len(val), *train.row_shape), dtype=np.float32)
-    for part, of_part in ((rows[: len(train)], train), (rows[len(train) :], val)):
-        torch.from_numpy(part).copy_(torch.from_numpy(of_part.features))
+    for part, split_rows in ((rows[: len(train)], train), (rows[len(train) :], val)):
+        torch.from_numpy(part).copy_(torch.from_numpy(split_rows.features))
     return rows
 
 
 def search(grid: Grid, rows: NDArray[np.float32], labels: NDArray[np.int64], cv: CVPlan, seed: int) -> GridSearchResult:
     """Return the scores of settings: the mean of the grid's score over the rows that are held out."""
-    found = GridSearchResult()
+    result = GridSearchResult()
     if not cv.is_holdout:
         with one_thread_per_fit():
-            found.candidates = _cross_validated(grid, rows, labels, cv)
-        return found
+            result.candidates = _cross_validated(grid, rows, labels, cv)
+        return result
     with _threads_for(rows):
-        _hold_out(found, grid, rows, labels, cv, seed)
-    return found
+        _hold_out(result, grid, rows, labels, cv, seed)
+    return result
 
 
 def _hold_out(
-    found: GridSearchResult,
+    result: GridSearchResult,
     grid: Grid,
     rows: NDArray[np.float32],
     labels: NDArray[np.int64],
     cv: CVPlan,
     seed: int,
 ) -> None:
-    """Fill `found` with scores on the rows held out; of many rows, after all settings were tried on a part of them."""
+    """Fill `result` with scores on the rows held out; of many rows, after all settings were tried on a part of them."""
     (fitted, scored), *_ = cv.splits
     train, train_labels, held_out = rows[fitted], labels[fitted], (rows[scored], labels[scored])
     if len(train) < SUBSAMPLE_FROM or len(grid.values) * len(grid.scalings) <= _FEW:
         for scaling in grid.scalings:
             model = grid.make(scaling, train, train_labels)
             for value, score, state in _fit_path(model, grid, *held_out):
-                found.candidates.append({"C": value, "scaler": scaling, "score": score})
-                found.states[scaling, value] = state
+                result.candidates.append({"C": value, "scaler": scaling, "score": score})
+                result.states[scaling, value] = state
         return
     part, _ = train_test_split(np.arange(len(train)), train_size=1 / _PART, random_state=seed, shuffle=True)
-    some, some_labels = train[part], train_labels[part]
+    subset, subset_labels = train[part], train_labels[part]
     for scaling in grid.scalings:
-        model = grid.make(scaling, some, some_labels)
+        model = grid.make(scaling, subset, subset_labels)
         for value, score, _ in _fit_path(model, grid, *held_out):
-            found.candidates.append({"C": value, "scaler": scaling, "score": score, "rows": len(part)})
-    del model, some
-    for scaling, start in _surviving_scalers(found.candidates).items():
+            result.candidates.append({"C": value, "scaler": scaling, "score": score, "rows": len(part)})
+    del model, subset
+    for scaling, start in _surviving_scalers(result.candidates).items():
         model = grid.make(scaling, train, train_labels)
         for value, score, state in _hill_climb(model, grid, grid.values.index(start), *held_out):
-            found.candidates.append({"C": value, "scaler": scaling, "score": score})
-            found.states[scaling, value] = state
+            result.candidates.append({"C": value, "scaler": scaling, "score": score})
+            result.states[scaling, value] = state
 
 
 def refit_best(
-    problem: FitProblem, grid: Grid, found: GridSearchResult, rows: NDArray[np.float32], *, calibrate: bool
+    problem: FitProblem, grid: Grid, search_result: GridSearchResult, rows: NDArray[np.float32], *, calibrate: bool
 ) -> HeadFit:
     """Return the head of the best setting, fitted to all rows and to train alone.
 
     Where the scores are margins and no logits (`calibrate`), both are divided by a temperature.
     """
-    setting, labels, cv = (found.chosen["scaler"], found.chosen["C"]), problem.labels, problem.cv
+    setting, labels, cv = (search_result.chosen["scaler"], search_result.chosen["C"]), problem.labels, problem.cv
     train = slice(0, len(problem.train))
     with _threads_for(rows):
-        without_val = _fitted(grid.make, setting, rows[train], labels[train], found.states.get(setting))
-        whole = _fitted(grid.make, setting, rows, labels, without_val.state)
-    settings = {**found.chosen, "selected by": cv.description}
+        without_val = _fitted(grid.make, setting, rows[train], labels[train], search_result.states.get(setting))
+        model = _fitted(grid.make, setting, rows, labels, without_val.state)
+    settings = {**search_result.chosen, "selected by": cv.description}
     if calibrate:
         if cv.is_holdout:
             margins = without_val.scores(rows[cv.splits[0][1]])
@@ -408,7 +408,7 @@ def refit_best(
         true = np.concatenate([labels[scored] for _, scored in cv.splits])
         settings["temperature"] = fit_temperature(problem.task, margins, true)
     temperature = settings.get("temperature", 1.0)
-    return HeadFit(whole.head(temperature), without_val.head(temperature), settings, found.candidates)
+    return HeadFit(model.head(temperature), without_val.head(temperature), settings, search_result.candidates)
 
 
 def _threads_for(rows: NDArray[np.float32]) -> AbstractContextManager[None]:
@@ -429,19 +429,19 @@ def _cross_validated(
     folds = range(len(cv.splits))
     paths = {(scaling, fold): FoldPath(scaling) for scaling in grid.scalings for fold in folds}
     means: dict[Scaling, list[float]] = {}
-    behind = list(paths)
-    while behind:
+    unfinished = list(paths)
+    while unfinished:
         furthest = {scaling: max(len(paths[scaling, fold].scores) for fold in folds) for scaling in grid.scalings}
         walked = Parallel(n_jobs=-1, prefer="threads")(
             delayed(_fit_fold_path)(
                 grid, replace(paths[scaling, fold], least=furthest[scaling]), rows, labels, *cv.splits[fold]
             )
-            for scaling, fold in behind
+            for scaling, fold in unfinished
         )
-        paths.update(zip(behind, walked, strict=True))
+        paths.update(zip(unfinished, walked, strict=True))
         for scaling in grid.scalings:
             means[scaling] = _mean_path([paths[scaling, fold].scores for fold in folds])
-        behind = [
+        unfinished = [
             (scaling, fold)
             for (scaling, fold), path in paths.items()
             if len(path.scores) == len(means[scaling]) < len(grid.values) and not _should_stop(means[scaling])
@@ -461,8 +461,10 @@ def _fit_fold_path(
     """Go on with one fold over the values of C that have no score yet."""
     model = grid.make(path.scaling, rows[fitted], labels[fitted])
     model.state = path.state if path.state is not None else model.state
-    new = [score for _, score, _ in _fit_path(model, grid, rows[scored], labels[scored], path.scores, path.least)]
-    return replace(path, state=model.state, scores=[*path.scores, *new])
+    new_scores = [
+        score for _, score, _ in _fit_path(model, grid, rows[scored], labels[scored], path.scores, path.least)
+    ]
+    return replace(path, state=model.state, scores=[*path.scores, *new_scores])
 
 
 def _fit_path(
@@ -502,7 +504,9 @@ def _hill_climb(
         scores[number] = grid.score(model.scores(held_out), held_out_labels)
         yield grid.values[number], scores[number], model.state
         best = max(scores, key=lambda number: (scores[number], -number))
-        beside = [near for near in (best - 1, best + 1) if 0 <= near < len(grid.values) and near not in scores]
+        beside = [
+            neighbor for neighbor in (best - 1, best + 1) if 0 <= neighbor < len(grid.values) and neighbor not in scores
+        ]
 
 
 def _fitted(
@@ -548,13 +552,13 @@ def _out_of_fold(
     return model.scores(rows[scored])
 
 
-def _surviving_scalers(tried: Sequence[dict[str, Any]]) -> dict[Scaling, float]:
+def _surviving_scalers(candidates: Sequence[dict[str, Any]]) -> dict[Scaling, float]:
     """Return the best C of each scaling that is not far behind the best of all."""
-    best = max(one["score"] for one in tried)
+    best = max(candidate["score"] for candidate in candidates)
     tops: dict[Scaling, dict[str, Any]] = {}
-    for one in tried:
-        if one["scaler"] not in tops or one["score"] > tops[one["scaler"]]["score"]:
-            tops[one["scaler"]] = one
+    for candidate in candidates:
+        if candidate["scaler"] not in tops or candidate["score"] > tops[candidate["scaler"]]["score"]:
+            tops[candidate["scaler"]] = candidate
     return {scaling: top["C"] for scaling, top in tops.items() if top["score"] >= best - 2 * EARLY_STOP_MARGIN}
 
 

@@ -119,8 +119,8 @@ class _Preconditioner:
 
     def root(self, curvature: float, penalty: float) -> _HessianRoot:
         """Return the root for one penalty; `curvature` is c."""
-        along = (curvature * self.values + penalty).rsqrt()
-        return _HessianRoot(self.vectors, along, float(along[0]), curvature**-0.5)
+        inverse_roots = (curvature * self.values + penalty).rsqrt()
+        return _HessianRoot(self.vectors, inverse_roots, float(inverse_roots[0]), curvature**-0.5)
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class LinearModel:
     @state.setter
     def state(self, state: tuple[NDArray[np.floating], NDArray[np.floating]]) -> None:
         if state[0].shape == tuple(self.weight.shape):  # with other classes present, it is a fit from zero
-            self.weight, self.bias = (torch.from_numpy(one).to(self.weight.dtype) for one in state)
+            self.weight, self.bias = (torch.from_numpy(part).to(self.weight.dtype) for part in state)
 
     def fit(self, c: float, *, final: bool = False) -> None:
         """Fit with the regularisation `c` as scikit-learn counts it: the smaller, the stronger.
@@ -206,8 +206,8 @@ class LinearModel:
         shape = self.weight.shape
 
         def unpack(values: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-            both = torch.from_numpy(values).to(self.weight.dtype)
-            return root.of(both[: -shape[0]].view(shape), both[-shape[0] :].clone())
+            flat = torch.from_numpy(values).to(self.weight.dtype)
+            return root.of(flat[: -shape[0]].view(shape), flat[-shape[0] :].clone())
 
         def pack(weight: Tensor, bias: Tensor) -> NDArray[np.float64]:
             return torch.cat([weight.flatten(), bias]).double().numpy()
@@ -219,14 +219,14 @@ class LinearModel:
             self.evaluations += 1
             return loss, pack(*root.of(by_weight.add_(weight, alpha=penalty), by_bias))
 
-        found = minimize(
+        optimum = minimize(
             objective,
             pack(*root.inverse_of(self.weight, self.bias)),
             jac=True,
             method="L-BFGS-B",
             options={**self._tolerances(final), "maxiter": 2000 if final else 500, "maxfun": 3000, "maxcor": 10},
         )
-        self.weight, self.bias = unpack(found.x)
+        self.weight, self.bias = unpack(optimum.x)
 
     def _root(self, penalty: float) -> _HessianRoot:
         classes = len(self.present)
@@ -244,7 +244,7 @@ class LinearModel:
         state, rows = self.state, self.rows.rows.double().numpy()
         self.rows = ScaledRows.fit(rows, self.scaling, self.factory.center)
         self._preconditioner = _Preconditioner(self.rows)
-        self.weight, self.bias = (torch.from_numpy(one).double() for one in state)
+        self.weight, self.bias = (torch.from_numpy(part).double() for part in state)
         self._weights = None if self._weights is None else self._weights.double()
 
     def scores(self, rows: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -285,18 +285,20 @@ class LinearModel:
 
     def _losses_and_slopes(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss of each row, [n], and its gradient by the row's scores, [n, m]; these are overwritten."""
-        own = labels[:, None]
+        true_class = labels[:, None]
         binary = scores.shape[1] == 1
         if self.factory.loss == "hinge":
             sides = torch.full_like(scores, -1.0)
-            targets = sides.add_(2 * own) if binary else sides.scatter_(1, own, 1.0)
-            short = scores.mul_(targets).neg_().add_(1).clamp_min_(0)
-            return short.square().sum(dim=1), short.mul_(targets).mul_(-2)
+            targets = sides.add_(2 * true_class) if binary else sides.scatter_(1, true_class, 1.0)
+            shortfall = scores.mul_(targets).neg_().add_(1).clamp_min_(0)
+            return shortfall.square().sum(dim=1), shortfall.mul_(targets).mul_(-2)
         if binary:
-            losses = functional.softplus(torch.where(own > 0, -scores, scores)).squeeze(1)
-            return losses, scores.sigmoid_().sub_(own)
+            losses = functional.softplus(torch.where(true_class > 0, -scores, scores)).squeeze(1)
+            return losses, scores.sigmoid_().sub_(true_class)
         scores.sub_(scores.amax(dim=1, keepdim=True))
-        of_own = scores.gather(1, own).squeeze(1)
+        true_scores = scores.gather(1, true_class).squeeze(1)
         total = scores.exp_().sum(dim=1, keepdim=True)
         slopes = scores.div_(total)
-        return total.squeeze(1).log().sub_(of_own), slopes.scatter_add_(1, own, slopes.new_full(own.shape, -1.0))
+        return total.squeeze(1).log().sub_(true_scores), slopes.scatter_add_(
+            1, true_class, slopes.new_full(true_class.shape, -1.0)
+        )

@@ -23,22 +23,22 @@ def fit_ncm(problem: FitProblem) -> HeadFit:
     """
     train, val, scalings = problem.train, problem.val, problem.config.scalers
     center = approximate_mean(train)
-    tried, fitted = [], []
+    candidates, fitted = [], []
     for scaling in scalings:
-        of_train, of_val = (
+        train_sums, val_sums = (
             ClassSums.of(rows, problem.task.out_features, np.ones(len(rows), np.float32), center, l2=scaling == "l2")
             for rows in (train, val)
         )
-        margins = logits(_head(of_train, scaling, 1.0), val)
+        margins = logits(_head(train_sums, scaling, 1.0), val)
         score = selection_score(problem.task, margins, val.labels, balanced=problem.balanced)
-        tried.append({"scaler": scaling, "score": score})
-        fitted.append((of_train, of_val, margins))
-    top = max(range(len(tried)), key=lambda number: tried[number]["score"])
-    of_train, of_val, margins = fitted[top]
+        candidates.append({"scaler": scaling, "score": score})
+        fitted.append((train_sums, val_sums, margins))
+    top = max(range(len(candidates)), key=lambda number: candidates[number]["score"])
+    train_sums, val_sums, margins = fitted[top]
     temperature = fit_temperature(problem.task, margins, val.labels)
-    head, without_val = (_head(sums, scalings[top], temperature) for sums in (of_train + of_val, of_train))
-    settings = {**tried[top], "selected by": "validation split", "temperature": temperature}
-    return HeadFit(head, without_val, settings, tried)
+    head, without_val = (_head(sums, scalings[top], temperature) for sums in (train_sums + val_sums, train_sums))
+    settings = {**candidates[top], "selected by": "validation split", "temperature": temperature}
+    return HeadFit(head, without_val, settings, candidates)
 
 
 def _head(sums: ClassSums, scaling: Scaling, temperature: float) -> LinearHead:

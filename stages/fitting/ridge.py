@@ -105,22 +105,22 @@ class Ridge:
         left_out : ndarray of float32 [n], optional
             Weights with which these very rows were fitted: each is then predicted as if it had been left out.
         """
-        found = np.empty((len(penalties), len(rows), len(self.class_weight)), dtype=np.float32)
+        predictions = np.empty((len(penalties), len(rows), len(self.class_weight)), dtype=np.float32)
         basis = torch.from_numpy((self.vectors / self.scale[:, None]).astype(np.float32))
         shift = torch.from_numpy(self.mean.astype(np.float32)) @ basis
         inverse = (1 / (self.values[:, None] + np.array(penalties))).astype(np.float32)
         solutions = (self.projected[:, None, :] * inverse[:, :, None]).astype(np.float32)
         joined, offset = torch.from_numpy(solutions.reshape(len(solutions), -1)), torch.from_numpy(self.target_mean)
-        for places, block in iter_scaled(rows, self.center, l2=self.l2):
-            along = block @ basis - shift
-            predicted = (along @ joined).view(len(along), len(penalties), -1) + offset.float()
+        for indices, block in iter_scaled(rows, self.center, l2=self.l2):
+            projected_rows = block @ basis - shift
+            predicted = (projected_rows @ joined).view(len(projected_rows), len(penalties), -1) + offset.float()
             if left_out is not None:
-                leverage = along.square_() @ torch.from_numpy(inverse) + 1 / self.weight
-                leverage *= torch.from_numpy(left_out[places])[:, None]
-                targets = _targets(self.task, rows.labels[places])[:, None]
+                leverage = projected_rows.square_() @ torch.from_numpy(inverse) + 1 / self.weight
+                leverage *= torch.from_numpy(left_out[indices])[:, None]
+                targets = _targets(self.task, rows.labels[indices])[:, None]
                 predicted = targets - (targets - predicted) / (1 - leverage).clamp_min(1e-6)[:, :, None]
-            found[:, places] = predicted.transpose(0, 1).numpy()
-        return found
+            predictions[:, indices] = predicted.transpose(0, 1).numpy()
+        return predictions
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ class GramSums:
         """Sum rows with their weights, float32 [n]."""
         sums = ClassSums.empty(task.out_features, center, l2=l2)
         products = np.zeros((len(center), len(center)))
-        for places, block in iter_scaled(rows, center, l2=l2):
-            weighted = sums.add(block, rows.labels[places], weights[places])
+        for indices, block in iter_scaled(rows, center, l2=l2):
+            weighted = sums.add(block, rows.labels[indices], weights[indices])
             products += (weighted.T @ block).double().numpy()
         return cls(sums, products, task)
 
@@ -232,22 +232,24 @@ def fit_ridge(problem: FitProblem) -> HeadFit:
     penalties = _penalties(problem.config.c_values)
     weights = problem.task.weights(labels) if problem.balanced else None
     weights = np.ones(len(labels), dtype=np.float32) if weights is None else weights
-    fits = _fits(train, val, problem.task, weights)
+    ridge_fits = _fits(train, val, problem.task, weights)
     scored = val if scoring.is_holdout else concat(train, val)
-    tried: list[dict[str, Any]] = []
+    candidates: list[dict[str, Any]] = []
     margins: list[NDArray[np.float32]] = []
     for scaling in problem.config.scalers:
-        of_penalties = _margins(fits, scaling, penalties, scored, weights, scoring)
-        for penalty, found in zip(penalties, of_penalties, strict=True):
-            score = selection_score(problem.task, found, scored.labels, balanced=problem.balanced)
-            tried.append({"C": 1 / (2 * penalty), "scaler": scaling, "score": score})
-            margins.append(found)
-    top = max(range(len(tried)), key=lambda number: (tried[number]["score"], -tried[number]["C"]))
-    scaling, penalty = tried[top]["scaler"], 1 / (2 * tried[top]["C"])
+        predictions_by_penalty = _margins(ridge_fits, scaling, penalties, scored, weights, scoring)
+        for penalty, predictions in zip(penalties, predictions_by_penalty, strict=True):
+            score = selection_score(problem.task, predictions, scored.labels, balanced=problem.balanced)
+            candidates.append({"C": 1 / (2 * penalty), "scaler": scaling, "score": score})
+            margins.append(predictions)
+    top = max(range(len(candidates)), key=lambda number: (candidates[number]["score"], -candidates[number]["C"]))
+    scaling, penalty = candidates[top]["scaler"], 1 / (2 * candidates[top]["C"])
     temperature = fit_temperature(problem.task, margins[top], scored.labels)
-    head, without_val = (fit(scaling).head(penalty, temperature) for fit in (fits.to_all, fits.to_train))
-    words = "leave-one-out on train+val" if _uses_loo(scored, scoring) else scoring.description
-    return HeadFit(head, without_val, {**tried[top], "selected by": words, "temperature": temperature}, tried)
+    head, without_val = (fit(scaling).head(penalty, temperature) for fit in (ridge_fits.to_all, ridge_fits.to_train))
+    selected_by = "leave-one-out on train+val" if _uses_loo(scored, scoring) else scoring.description
+    return HeadFit(
+        head, without_val, {**candidates[top], "selected by": selected_by, "temperature": temperature}, candidates
+    )
 
 
 class _Fits(Protocol):
@@ -257,7 +259,7 @@ class _Fits(Protocol):
 
     def to_train(self, scaling: Scaling) -> Ridge: ...
 
-    def without(self, fold: FeatureRows, places: NDArray[np.int64], scaling: Scaling) -> Ridge: ...
+    def without(self, fold: FeatureRows, indices: NDArray[np.int64], scaling: Scaling) -> Ridge: ...
 
 
 def _fits(train: AnyFeatureRows, val: AnyFeatureRows, task: Task, weights: NDArray[np.float32]) -> _Fits:
@@ -276,21 +278,21 @@ class _FitsByProducts:
         self._summed: dict[bool, tuple[GramSums, GramSums]] = {}
 
     def to_all(self, scaling: Scaling) -> Ridge:
-        of_train, of_val = self._products(scaling)
-        return (of_train + of_val).eigendecompose(scaling)
+        train_sums, val_sums = self._products(scaling)
+        return (train_sums + val_sums).eigendecompose(scaling)
 
     def to_train(self, scaling: Scaling) -> Ridge:
         return self._products(scaling)[0].eigendecompose(scaling)
 
-    def without(self, fold: FeatureRows, places: NDArray[np.int64], scaling: Scaling) -> Ridge:
-        of_train, of_val = self._products(scaling)
-        return (of_train + of_val - self._of(fold, self._weights[places], scaling)).eigendecompose(scaling)
+    def without(self, fold: FeatureRows, indices: NDArray[np.int64], scaling: Scaling) -> Ridge:
+        train_sums, val_sums = self._products(scaling)
+        return (train_sums + val_sums - self._of(fold, self._weights[indices], scaling)).eigendecompose(scaling)
 
     def _products(self, scaling: Scaling) -> tuple[GramSums, GramSums]:
         l2 = scaling == "l2"  # the other scalings are made of the same sums
         if l2 not in self._summed:
-            of_train, of_val = (self._of(rows, weights, scaling) for rows, weights in self._parts)
-            self._summed[l2] = of_train, of_val
+            train_sums, val_sums = (self._of(rows, weights, scaling) for rows, weights in self._parts)
+            self._summed[l2] = train_sums, val_sums
         return self._summed[l2]
 
     def _of(self, rows: AnyFeatureRows, weights: NDArray[np.float32], scaling: Scaling) -> GramSums:
@@ -310,12 +312,12 @@ class _FitsByRows:
     def to_train(self, scaling: Scaling) -> Ridge:
         return self._to(np.arange(self._train), scaling)
 
-    def without(self, fold: FeatureRows, places: NDArray[np.int64], scaling: Scaling) -> Ridge:
-        return self._to(np.delete(np.arange(len(self._rows)), places), scaling)
+    def without(self, fold: FeatureRows, indices: NDArray[np.int64], scaling: Scaling) -> Ridge:
+        return self._to(np.delete(np.arange(len(self._rows)), indices), scaling)
 
-    def _to(self, places: NDArray[np.int64], scaling: Scaling) -> Ridge:
-        some = FeatureRows(self._rows.features[places], self._rows.labels[places])
-        return decomposed_by_rows(some, self._task, self._weights[places], self._center, scaling)
+    def _to(self, indices: NDArray[np.int64], scaling: Scaling) -> Ridge:
+        subset = FeatureRows(self._rows.features[indices], self._rows.labels[indices])
+        return decomposed_by_rows(subset, self._task, self._weights[indices], self._center, scaling)
 
 
 def _uses_loo(scored: AnyFeatureRows, scoring: CVPlan) -> bool:
@@ -338,14 +340,14 @@ def _margins(
     if _uses_loo(scored, scoring):
         return fits.to_all(scaling).predictions(scored, penalties, left_out=weights)
     parts = []
-    for _, places in scoring.splits:
-        assert not isinstance(places, slice)
-        fold = FeatureRows(scored.features[places], scored.labels[places])
-        parts.append((places, fits.without(fold, places, scaling).predictions(fold, penalties)))
-    found = np.empty((len(penalties), len(scored), parts[0][1].shape[2]), dtype=np.float32)
-    for places, predicted in parts:
-        found[:, places] = predicted
-    return found
+    for _, indices in scoring.splits:
+        assert not isinstance(indices, slice)
+        fold = FeatureRows(scored.features[indices], scored.labels[indices])
+        parts.append((indices, fits.without(fold, indices, scaling).predictions(fold, penalties)))
+    predictions = np.empty((len(penalties), len(scored), parts[0][1].shape[2]), dtype=np.float32)
+    for indices, predicted in parts:
+        predictions[:, indices] = predicted
+    return predictions
 
 
 def _penalties(values: Sequence[float]) -> list[float]:

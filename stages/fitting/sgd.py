@@ -63,7 +63,7 @@ def fit_sgd(problem: FitProblem) -> HeadFit:
         {"C": value, "scaler": scaling} for scaling in scalings for value in sorted(problem.config.c_values)
     ]
     scalers = {scaling: _RowScaler.fit(train, scaling) for scaling in scalings}
-    models = {number: _model(one["C"], len(train), seed) for number, one in enumerate(settings)}
+    models = {number: _model(setting["C"], len(train), seed) for number, setting in enumerate(settings)}
     best: dict[int, tuple[float, int, LinearHead]] = {}
     for epoch in range(1, EPOCHS + 1):
         _partial_fit_epoch(models, settings, scalers, train, problem, epoch_seed(seed, epoch))
@@ -74,20 +74,25 @@ def fit_sgd(problem: FitProblem) -> HeadFit:
                 best[number] = score, epoch, head
         top = max(score for score, _, _ in best.values())
         models = {number: model for number, model in models.items() if best[number][0] >= top - 2 * EARLY_STOP_MARGIN}
-    tried = [{**one, "score": best[number][0]} for number, one in enumerate(settings)]
+    candidates = [{**setting, "score": best[number][0]} for number, setting in enumerate(settings)]
     number = max(best, key=lambda number: (best[number][0], -settings[number]["C"]))
-    chosen, (_, until, without_val) = tried[number], best[number]
+    best_setting, (_, n_epochs, without_val) = candidates[number], best[number]
     temperature = fit_temperature(problem.task, logits(without_val, val), val.labels)
-    both = concat(train, val)
-    scaler = {chosen["scaler"]: _RowScaler.fit(both, chosen["scaler"])}
-    again = {0: _model(chosen["C"], len(both), seed)}
-    for epoch in range(1, until + 1):
-        _partial_fit_epoch(again, [chosen], scaler, both, problem, epoch_seed(seed, epoch))
-    head = _as_head(again[0], scaler[chosen["scaler"]], out_features)
-    for one in (head, without_val):
-        _apply_temperature(one, temperature)
-    said = {**chosen, "epochs": until, "selected by": "validation split", "temperature": temperature}
-    return HeadFit(head, without_val, said, tried)
+    train_val = concat(train, val)
+    scaler = {best_setting["scaler"]: _RowScaler.fit(train_val, best_setting["scaler"])}
+    refit = {0: _model(best_setting["C"], len(train_val), seed)}
+    for epoch in range(1, n_epochs + 1):
+        _partial_fit_epoch(refit, [best_setting], scaler, train_val, problem, epoch_seed(seed, epoch))
+    head = _as_head(refit[0], scaler[best_setting["scaler"]], out_features)
+    for fitted_head in (head, without_val):
+        _apply_temperature(fitted_head, temperature)
+    result_settings = {
+        **best_setting,
+        "epochs": n_epochs,
+        "selected by": "validation split",
+        "temperature": temperature,
+    }
+    return HeadFit(head, without_val, result_settings, candidates)
 
 
 def _model(c: float, count: int, seed: int) -> SGDClassifier:
@@ -106,9 +111,9 @@ def _partial_fit_epoch(
     weights = problem.task.weights(rows.labels) if problem.balanced else None
     classes = np.unique(rows.labels)
     with one_thread_per_fit(), Parallel(n_jobs=-1, prefer="threads", require="sharedmem") as side_by_side:
-        for places, block in rows.shuffled(BLOCK_ROWS, seed):
+        for indices, block in rows.shuffled(BLOCK_ROWS, seed):
             scaled = {scaling: scaler(block) for scaling, scaler in scalers.items()}
-            labels, weight = rows.labels[places], None if weights is None else weights[places]
+            labels, weight = rows.labels[indices], None if weights is None else weights[indices]
             side_by_side(
                 delayed(model.partial_fit)(scaled[settings[number]["scaler"]], labels, classes, weight)
                 for number, model in models.items()

@@ -145,8 +145,8 @@ class ScaledRows:
 
     def blocks(self) -> Iterator[tuple[slice, ScaledRows]]:
         """Yield all rows in order, some thousands at a time, and which they are: scores of all at once are large."""
-        for at in range(0, len(self), _BLOCK_ROWS):
-            part = slice(at, at + _BLOCK_ROWS)
+        for start in range(0, len(self), _BLOCK_ROWS):
+            part = slice(start, start + _BLOCK_ROWS)
             yield part, replace(self, rows=self.rows[part], factor=None if self.factor is None else self.factor[part])
 
     def scores(self, weight: Tensor, bias: Tensor) -> Tensor:

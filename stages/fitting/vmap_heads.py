@@ -65,11 +65,11 @@ class VmapHeads(nn.Module):
             logits: Tensor = self._pattern(rows)
             return logits[None]
 
-        def of_one(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+        def single_logits(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
             output: Tensor = functional_call(self._pattern, (parameters, buffers), (rows,))
             return output
 
-        stacked: Tensor = vmap(of_one, randomness="different")(self._trained, self._fixed)
+        stacked: Tensor = vmap(single_logits, randomness="different")(self._trained, self._fixed)
         return stacked
 
     def step(self, losses: Tensor, factor: float, beta1: float) -> None:
@@ -79,13 +79,13 @@ class VmapHeads(nn.Module):
         first_weight, second_weight = 1 - beta1**self._steps, 1 - _BETA2**self._steps
         with torch.no_grad():
             for (name, parameter), gradient in zip(self._trained.items(), gradients, strict=True):
-                first = self._first[name].lerp_(gradient, 1 - beta1)
-                second = self._second[name].mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
+                first_moment = self._first[name].lerp_(gradient, 1 - beta1)
+                second_moment = self._second[name].mul_(_BETA2).addcmul_(gradient, gradient, value=1 - _BETA2)
                 shape = (1,) * parameter.ndim if self._single else (-1, *(1,) * (parameter.ndim - 1))
                 rate = self._rates.view(shape) * factor * self._share(name)
                 if self._decaying(name, parameter):
                     parameter.mul_(1 - rate * self._decays.view(shape))
-                update = first / ((second / second_weight).sqrt_().add_(_EPSILON))
+                update = first_moment / ((second_moment / second_weight).sqrt_().add_(_EPSILON))
                 parameter.sub_(update.mul_(rate / first_weight))
 
     def weights(self, number: int) -> dict[str, Tensor]:

@@ -37,8 +37,8 @@ class Balance:
     @classmethod
     def of(cls, labels: NDArray[np.int64], splits: Sequence[str], class_names: tuple[str, ...]) -> Balance:
         """Count samples."""
-        where = np.array(splits)
-        counts = [np.bincount(labels[where == split], minlength=len(class_names)) for split in SPLITS]
+        split_of_sample = np.array(splits)
+        counts = [np.bincount(labels[split_of_sample == split], minlength=len(class_names)) for split in SPLITS]
         return cls(class_names, np.stack(counts).astype(np.int64))
 
     @property
@@ -53,26 +53,27 @@ class Balance:
         train = self.counts[0]
         largest, smallest = int(train.argmax()), int(train.argmin())
         names = self.class_names
-        told = (
+        ratio_text = (
             f"{names[largest]} has {train[largest]:,} training images and {names[smallest]} {train[smallest]:,}: "
             f"{self.ratio:.3g} to 1"
         )
         if train[largest] == train[smallest]:
             lines = [f"Every class has {train[largest]:,} training images."]
         elif self.ratio < UNEVEN:
-            lines = [f"{told}. That is balanced enough for accuracy to mean the same for every class."]
+            lines = [f"{ratio_text}. That is balanced enough for accuracy to mean the same for every class."]
         else:
             share = train[largest] / train.sum()
             lines = [
-                f"{told}. Always answering {names[largest]} would be right for {share:.0%} of the training images, so "
+                f"{ratio_text}. Always answering {names[largest]} would be right for {share:.0%} of the training "
+                "images, so "
                 "read macro-F1 beside accuracy, and try `class_weights` balanced."
             ]
-        few = [int(one) for one in np.flatnonzero(train < FEW)]
-        if few:
-            some = listed([f"{names[one]} ({train[one]})" for one in few], _NAMED)
-            lines.append(f"Classes with fewer than {FEW} training images: {some}.")
+        rare = [int(label) for label in np.flatnonzero(train < FEW)]
+        if rare:
+            rare_text = listed([f"{names[label]} ({train[label]})" for label in rare], _NAMED)
+            lines.append(f"Classes with fewer than {FEW} training images: {rare_text}.")
         for split, row in zip(SPLITS[1:], self.counts[1:], strict=True):
-            absent = [names[one] for one in np.flatnonzero(row == 0)]
-            if absent:
-                lines.append(f"Classes without an image in {split}: {listed(absent, _NAMED)}.")
+            missing = [names[label] for label in np.flatnonzero(row == 0)]
+            if missing:
+                lines.append(f"Classes without an image in {split}: {listed(missing, _NAMED)}.")
         return lines

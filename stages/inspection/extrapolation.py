@@ -80,57 +80,58 @@ def extrapolate(curve: LearningCurve, seed: int, replicates: int = REPLICATES) -
         return None
     errors = curve.errors
     law = fit_power_law(sizes, curve.scores.mean(axis=1), errors)
-    laws = [fit_power_law(sizes, one, errors, law) for one in _resampled(curve, seed, replicates)]
+    laws = [fit_power_law(sizes, accuracies, errors, law) for accuracies in _resampled(curve, seed, replicates)]
     largest = int(sizes[-1])
-    now = np.array([one(largest) for one in laws])
-    at, gains = {}, {}
+    now_accuracies = np.array([replicate(largest) for replicate in laws])
+    by_size, gains = {}, {}
     for factor in FACTORS:
-        then = np.array([one(factor * largest) for one in laws])
-        at[factor * largest] = Interval.of(float(law(factor * largest)), then)
-        gains[factor] = Interval.of(float(law(factor * largest) - law(largest)), then - now)
-    along = np.geomspace(sizes[0], FACTORS[-1] * largest, 100)
-    low, high = np.quantile(np.stack([one(along) for one in laws]), [0.025, 0.975], axis=0)
-    limit = Interval.of(law.limit, np.array([one.limit for one in laws]))
-    inside = EXPONENTS[0] * 1.01 < law.exponent < EXPONENTS[1] * 0.99
-    identified = inside and limit.high - limit.low <= WIDEST_LIMIT
+        later_accuracies = np.array([replicate(factor * largest) for replicate in laws])
+        by_size[factor * largest] = Interval.of(float(law(factor * largest)), later_accuracies)
+        gains[factor] = Interval.of(float(law(factor * largest) - law(largest)), later_accuracies - now_accuracies)
+    curve_sizes = np.geomspace(sizes[0], FACTORS[-1] * largest, 100)
+    low, high = np.quantile(np.stack([replicate(curve_sizes) for replicate in laws]), [0.025, 0.975], axis=0)
+    limit = Interval.of(law.limit, np.array([replicate.limit for replicate in laws]))
+    exponent_inside = EXPONENTS[0] * 1.01 < law.exponent < EXPONENTS[1] * 0.99
+    identified = exponent_inside and limit.high - limit.low <= WIDEST_LIMIT
     half = sizes <= largest / 2
-    checked = None
+    check = None
     if half.sum() >= LEAST_SIZES:
         earlier = fit_power_law(sizes[half], curve.scores.mean(axis=1)[half], errors[half])
-        checked = float(earlier(largest)), float(curve.scores[-1].mean())
-    return Extrapolation(law, limit, at, gains, (along, low, high), identified, checked)
+        check = float(earlier(largest)), float(curve.scores[-1].mean())
+    return Extrapolation(law, limit, by_size, gains, (curve_sizes, low, high), identified, check)
 
 
-def conclusion(curve: LearningCurve, found: Extrapolation | None) -> list[str]:
+def conclusion(curve: LearningCurve, extrapolation: Extrapolation | None) -> list[str]:
     """Return whether more labels would help, in sentences; the first is the answer."""
-    if found is None:
+    if extrapolation is None:
         return [
             f"It cannot be said whether more labels would help: {len(curve.sizes)} sizes were measured, and a curve "
             f"needs {LEAST_SIZES}."
         ]
-    gain = found.gains[2]
-    told = (
+    gain = extrapolation.gains[2]
+    gain_text = (
         f"twice as many labelled images would change {curve.metric.label} by {_points(gain.value)} points "
         f"(95 % interval {_points(gain.low)} to {_points(gain.high)})"
     )
     if gain.value >= WORTH and gain.low > 0:
-        lines = [f"More labels would help: {told}."]
+        lines = [f"More labels would help: {gain_text}."]
     elif gain.high < WORTH:
-        lines = [f"More labels would hardly help: {told}."]
+        lines = [f"More labels would hardly help: {gain_text}."]
     else:
-        lines = [f"Whether more labels would help is not certain: {told}."]
-    if found.identified:
+        lines = [f"Whether more labels would help is not certain: {gain_text}."]
+    if extrapolation.identified:
         lines.append(
-            f"With any number of images of this kind this head ends at about {found.limit.value:.1%} "
-            f"({found.limit.low:.1%} to {found.limit.high:.1%})."
+            f"With any number of images of this kind this head ends at about {extrapolation.limit.value:.1%} "
+            f"({extrapolation.limit.low:.1%} to {extrapolation.limit.high:.1%})."
         )
     else:
         lines.append(
-            f"Where the curve ends is not determined by these measurements (anywhere from {found.limit.low:.1%} to "
-            f"{found.limit.high:.1%}): trust twice as many images more than ten times."
+            f"Where the curve ends is not determined by these measurements (anywhere from "
+            f"{extrapolation.limit.low:.1%} to "
+            f"{extrapolation.limit.high:.1%}): trust twice as many images more than ten times."
         )
-    if found.checked is not None:
-        predicted, measured = found.checked
+    if extrapolation.checked is not None:
+        predicted, measured = extrapolation.checked
         lines.append(
             f"As a check: fitted to half of the images and fewer, the curve predicts {predicted:.1%} for all of them; "
             f"measured {measured:.1%}."
@@ -151,8 +152,8 @@ def _resampled(curve: LearningCurve, seed: int, replicates: int) -> NDArray[np.f
     sizes, draws, images = curve.per_sample.shape
     flat = curve.per_sample.reshape(sizes * draws, images).astype(np.float32)
     means = np.empty((replicates, sizes))
-    for one in range(replicates):
+    for replicate in range(replicates):
         times = generator.multinomial(images, np.full(images, 1 / images)).astype(np.float32)
         scores = (flat @ times / images).reshape(sizes, draws)
-        means[one] = scores[:, generator.integers(draws, size=draws)].mean(axis=1)
+        means[replicate] = scores[:, generator.integers(draws, size=draws)].mean(axis=1)
     return means

@@ -124,12 +124,12 @@ def inspect_features(
     directions = UnitFeatures(features, device, centered=True)
     neighbors = find_neighbors(directions, REFERENCE_NEIGHBOR, threshold)
     copies = find_duplicates(directions, neighbors, threshold, table.keys, table.splits)
-    together = merge_groups(
+    groups_kept_together = merge_groups(
         np.arange(len(targets)), np.concatenate([equal_pairs(table.keys), equal_pairs(table.groups)])
     )
     notes = []
-    same = np.array([(copy.place, copy.other) for copy in copies], dtype=np.int64).reshape(-1, 2)
-    shown_twice = merge_groups(np.arange(len(targets)), same)
+    duplicate_pairs = np.array([(copy.index, copy.other_index) for copy in copies], dtype=np.int64).reshape(-1, 2)
+    shown_twice = merge_groups(np.arange(len(targets)), duplicate_pairs)
     largest = int(np.bincount(shown_twice).max())
     if largest > max(LARGEST_GROUP * len(targets), REFERENCE_NEIGHBOR):
         notes.append(
@@ -137,14 +137,14 @@ def inspect_features(
             "scene, or these features hardly tell the images apart; try a higher `threshold`, or another `backbone`"
         )
     else:  # a wrong label would be confirmed by a copy with the same wrong label among the rows that are fitted
-        together = merge_groups(together, same)
-    probabilities = out_of_fold_probabilities(features, targets, table.task, seed, together)
-    reach = distances_to_neighbor(UnitFeatures(features, device, centered=False), seed)
+        groups_kept_together = merge_groups(groups_kept_together, duplicate_pairs)
+    probabilities = out_of_fold_probabilities(features, targets, table.task, seed, groups_kept_together)
+    distances = distances_to_neighbor(UnitFeatures(features, device, centered=False), seed)
     statistics = table.task.statistic(torch.from_numpy(probabilities), torch.from_numpy(targets))
     return Inspection(
         find_label_errors(targets, probabilities),
         copies,
-        find_outliers(reach, targets),
+        find_outliers(distances, targets),
         find_metric(table.task).score(statistics),
         notes,
     )

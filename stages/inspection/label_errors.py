@@ -28,12 +28,12 @@ class LabelErrors:
         Probability of the label that is given (cleanlab's self-confidence): the lower, the likelier it is wrong.
     """
 
-    places: NDArray[np.int64]
+    indices: NDArray[np.int64]
     suggested: NDArray[np.int64]
     quality: NDArray[np.float32]
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
 
 def require_cleanlab() -> None:
@@ -66,16 +66,16 @@ def find_label_errors(labels: NDArray[np.int64], probabilities: NDArray[np.float
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
-    judged = np.flatnonzero(probabilities[np.arange(len(labels)), labels] > 0)
+    judged_rows = np.flatnonzero(probabilities[np.arange(len(labels)), labels] > 0)
     # classes without a judged sample are left out: the library wants each of its classes to occur
-    present, numbers = np.unique(labels[judged], return_inverse=True)
-    if len(present) < 2:
-        return LabelErrors(judged[:0], judged[:0], np.zeros(0, np.float32))
-    given = probabilities[np.ix_(judged, present)]
+    classes, numbers = np.unique(labels[judged_rows], return_inverse=True)
+    if len(classes) < 2:
+        return LabelErrors(judged_rows[:0], judged_rows[:0], np.zeros(0, np.float32))
+    class_probabilities = probabilities[np.ix_(judged_rows, classes)]
     # as many as confident learning counts, the least likely labels first: more precise than its other filters on labels
     # that were flipped on purpose
-    wrong = find_label_issues(numbers, given, filter_by="low_self_confidence", n_jobs=1)
-    quality = np.asarray(get_label_quality_scores(numbers, given), dtype=np.float32)
-    found = np.flatnonzero(wrong & (given.argmax(axis=1) != numbers))
-    found = found[np.argsort(quality[found], kind="stable")]
-    return LabelErrors(judged[found], present[given[found].argmax(axis=1)], quality[found])
+    is_issue = find_label_issues(numbers, class_probabilities, filter_by="low_self_confidence", n_jobs=1)
+    quality = np.asarray(get_label_quality_scores(numbers, class_probabilities), dtype=np.float32)
+    issues = np.flatnonzero(is_issue & (class_probabilities.argmax(axis=1) != numbers))
+    issues = issues[np.argsort(quality[issues], kind="stable")]
+    return LabelErrors(judged_rows[issues], classes[class_probabilities[issues].argmax(axis=1)], quality[issues])

@@ -54,7 +54,7 @@ class CutScore:
     @property
     def scores(self) -> tuple[float, ...]:
         """Validation score of each seed."""
-        return tuple(float(of_seed.mean()) for of_seed in self.per_sample)
+        return tuple(float(scores_of_seed.mean()) for scores_of_seed in self.per_sample)
 
     @property
     def standard_error(self) -> float:
@@ -96,7 +96,7 @@ class LayerProbe:
     @property
     def ranked(self) -> list[CutScore]:
         """The cuts by validation score, best first; of equals the cheapest first."""
-        return sorted(self.cuts, key=lambda one: (-one.score, one.cost))
+        return sorted(self.cuts, key=lambda score: (-score.score, score.cost))
 
     @property
     def best(self) -> CutScore:
@@ -114,4 +114,4 @@ class LayerProbe:
 
         The one-standard-error rule: Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning", 7.10.
         """
-        return min((one for one in self.cuts if one.score >= self.one_se_threshold), key=lambda one: one.cost)
+        return min((score for score in self.cuts if score.score >= self.one_se_threshold), key=lambda score: score.cost)

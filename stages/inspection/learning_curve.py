@@ -53,10 +53,10 @@ class LearningCurve:
         """Standard error of each size's mean score, [s]: of the draws, and of the finite validation split."""
         _, draws, images = self.per_sample.shape
         mean = self.scores.mean(axis=1)
-        of_draws = self.scores.var(axis=1, ddof=1) / draws if draws > 1 else np.zeros_like(mean)
+        draw_variance = self.scores.var(axis=1, ddof=1) / draws if draws > 1 else np.zeros_like(mean)
         right_or_wrong = self.per_sample.dtype == np.bool_
-        of_images = mean * (1 - mean) if right_or_wrong else self.per_sample.var(axis=2).mean(axis=1)
-        return np.asarray(np.sqrt(of_draws + np.maximum(of_images, 1 / images) / images))
+        image_variance = mean * (1 - mean) if right_or_wrong else self.per_sample.var(axis=2).mean(axis=1)
+        return np.asarray(np.sqrt(draw_variance + np.maximum(image_variance, 1 / images) / images))
 
 
 def curve_sizes(strata: NDArray[np.int64], count: int = SIZES) -> NDArray[np.int64]:
@@ -68,13 +68,13 @@ def curve_sizes(strata: NDArray[np.int64], count: int = SIZES) -> NDArray[np.int
         If there are not even twice as many as the smallest size needs.
     """
     counts = np.unique(strata, return_counts=True)[1]
-    least = int(np.minimum(counts, PER_CLASS).sum())
-    if len(strata) < 2 * least:
+    smallest = int(np.minimum(counts, PER_CLASS).sum())
+    if len(strata) < 2 * smallest:
         raise DataError(
             f"{len(strata)} training images of {len(counts)} classes are too few for a learning curve; "
-            f"it goes from {least} images to all, which should be {2 * least} at least"
+            f"it goes from {smallest} images to all, which should be {2 * smallest} at least"
         )
-    return np.unique(np.geomspace(least, len(strata), count).round().astype(np.int64))
+    return np.unique(np.geomspace(smallest, len(strata), count).round().astype(np.int64))
 
 
 def stratified_order(strata: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
@@ -105,20 +105,20 @@ def measure_curve(head: str, problem: FitProblem, draws: int) -> LearningCurve:
     strata = task.strata(train.labels)
     strata = np.zeros(len(train), dtype=np.int64) if strata is None else strata
     sizes = curve_sizes(strata)
-    of_sizes: list[list[NDArray[Any]]] = [[] for _ in sizes]
+    scores_by_size: list[list[NDArray[Any]]] = [[] for _ in sizes]
     todo = [(number, draw) for draw in range(draws) for number in range(len(sizes) if draw == 0 else len(sizes) - 1)]
     orders = [stratified_order(strata, seed + draw) for draw in range(draws)]
     for number, draw in progress(todo, label="learning curve", unit="heads"):
-        some = orders[draw][: sizes[number]]
-        cut = len(some) - max(int(_HELD_OUT * len(some)), 1)
-        within = replace(problem, train=_select(train, some[:cut]), val=_select(train, some[cut:]))
-        trained = train_head(head, within)
+        subset = orders[draw][: sizes[number]]
+        cut = len(subset) - max(int(_HELD_OUT * len(subset)), 1)
+        subset_problem = replace(problem, train=_select(train, subset[:cut]), val=_select(train, subset[cut:]))
+        trained = train_head(head, subset_problem)
         activated = head_probabilities(trained.module, val.features, task)
-        of_sizes[number].append(sample_scores(task, activated, val.labels))
-    of_sizes[-1] *= draws
-    return LearningCurve(sizes, np.array(of_sizes), find_metric(task))
+        scores_by_size[number].append(sample_scores(task, activated, val.labels))
+    scores_by_size[-1] *= draws
+    return LearningCurve(sizes, np.array(scores_by_size), find_metric(task))
 
 
-def _select(rows: FeatureRows, places: NDArray[np.int64]) -> FeatureRows:
-    groups = rows.groups[places] if rows.groups is not None else None
-    return FeatureRows(rows.features[places], rows.labels[places], groups=groups)
+def _select(rows: FeatureRows, indices: NDArray[np.int64]) -> FeatureRows:
+    groups = rows.groups[indices] if rows.groups is not None else None
+    return FeatureRows(rows.features[indices], rows.labels[indices], groups=groups)

@@ -51,8 +51,8 @@ class NearDuplicate:
         Whether the two are in different splits.
     """
 
-    place: int
-    other: int
+    index: int
+    other_index: int
     cosine: float
     exact: bool
     group: int
@@ -72,45 +72,47 @@ def find_duplicates(
     """
     groups = merge_groups(neighbors.groups, _standing_out(neighbors, threshold))
     groups = merge_groups(groups, equal_pairs(keys))
-    of_split = np.array([_ORDER.index(split) for split in splits])
-    order = np.lexsort((np.arange(len(groups)), of_split, groups))
+    split_order = np.array([_ORDER.index(split) for split in splits])
+    order = np.lexsort((np.arange(len(groups)), split_order, groups))
     ends = np.flatnonzero(np.diff(groups[order])) + 1
     copies = [
         copy
         for number, members in enumerate(part for part in np.split(order, ends) if len(part) > 1)
         for copy in _copies(directions, members, number, keys, splits)
     ]
-    return sorted(copies, key=lambda copy: (not copy.leakage, -copy.cosine, copy.place))
+    return sorted(copies, key=lambda copy: (not copy.leakage, -copy.cosine, copy.index))
 
 
 def _standing_out(neighbors: Neighbors, threshold: float) -> NDArray[np.int64]:
     """Return the pairs [m, 2] that stand out from what is around them."""
-    reach = neighbors.kth_distance
-    around = np.minimum(reach[:, None], reach[neighbors.places])
-    near = (neighbors.distances <= RELAXED_FACTOR * (1 - threshold)) & (CONTRAST_FACTOR * neighbors.distances <= around)
-    near &= around > 0
-    first, column = near.nonzero()
-    return np.stack([first, neighbors.places[first, column]], axis=1)
+    kth_distance = neighbors.kth_distance
+    around = np.minimum(kth_distance[:, None], kth_distance[neighbors.indices])
+    stands_out = (neighbors.distances <= RELAXED_FACTOR * (1 - threshold)) & (
+        CONTRAST_FACTOR * neighbors.distances <= around
+    )
+    stands_out &= around > 0
+    row, column = stands_out.nonzero()
+    return np.stack([row, neighbors.indices[row, column]], axis=1)
 
 
 def _copies(
     directions: UnitFeatures, members: NDArray[np.int64], number: int, keys: list[str], splits: list[str]
 ) -> list[NearDuplicate]:
     """Return a copy for each member after the first; the partner stands before it, in another split where one does."""
-    rows, split = directions.rows(members), np.array([splits[place] for place in members])
+    rows, split = directions.rows(members), np.array([splits[index] for index in members])
     copies = []
-    for at in range(0, len(members), _BLOCK_ROWS):
-        cosines = (rows[at : at + _BLOCK_ROWS] @ rows.T).cpu().numpy()
-        for row, cosine in enumerate(cosines, start=at):
+    for start in range(0, len(members), _BLOCK_ROWS):
+        cosines = (rows[start : start + _BLOCK_ROWS] @ rows.T).cpu().numpy()
+        for row, cosine in enumerate(cosines, start=start):
             if row == 0:
                 continue
-            before = np.flatnonzero(split[:row] != split[row])
-            before = before if len(before) else np.arange(row)
+            earlier = np.flatnonzero(split[:row] != split[row])
+            earlier = earlier if len(earlier) else np.arange(row)
             # the same bytes first, which are the same features but for rounding
-            same = np.array([keys[members[other]] == keys[members[row]] for other in before])
-            partner = before[np.argmax(cosine[before] + 2 * same)]
+            same_bytes = np.array([keys[members[candidate]] == keys[members[row]] for candidate in earlier])
+            partner = earlier[np.argmax(cosine[earlier] + 2 * same_bytes)]
             exact = keys[members[partner]] == keys[members[row]]
-            place, other = int(members[row]), int(members[partner])
+            index, other = int(members[row]), int(members[partner])
             alike = 1.0 if exact else min(float(cosine[partner]), 1.0)
-            copies.append(NearDuplicate(place, other, alike, exact, number, bool(split[row] != split[partner])))
+            copies.append(NearDuplicate(index, other, alike, exact, number, bool(split[row] != split[partner])))
     return copies

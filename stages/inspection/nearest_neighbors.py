@@ -37,16 +37,16 @@ class UnitFeatures:
         if not centered:
             return
         total = torch.zeros(features.shape[1], dtype=torch.float64)
-        for at in range(0, len(features), BLOCK_ROWS):
-            total += torch.from_numpy(features[at : at + BLOCK_ROWS]).float().sum(dim=0, dtype=torch.float64)
+        for start in range(0, len(features), BLOCK_ROWS):
+            total += torch.from_numpy(features[start : start + BLOCK_ROWS]).float().sum(dim=0, dtype=torch.float64)
         self.mean = (total / max(len(features), 1)).float().to(device)
 
     def __len__(self) -> int:
         return len(self.features)
 
-    def rows(self, places: slice | NDArray[np.int64]) -> Tensor:
+    def rows(self, indices: slice | NDArray[np.int64]) -> Tensor:
         """Return some rows, float32 [b, d]; one that has no direction is 0."""
-        block = torch.from_numpy(self.features[places]).to(self.device).float()
+        block = torch.from_numpy(self.features[indices]).to(self.device).float()
         return torch.nn.functional.normalize(block.sub_(self.mean), dim=1)
 
 
@@ -64,7 +64,7 @@ class Neighbors:
         Samples that a chain of pairs connects, each with at least the cosine `threshold`, have the same number.
     """
 
-    places: NDArray[np.int64]
+    indices: NDArray[np.int64]
     distances: NDArray[np.float32]
     groups: NDArray[np.int64]
 
@@ -90,46 +90,46 @@ def find_neighbors(directions: UnitFeatures, count: int, threshold: float, block
     samples = len(directions)
     count = min(count, samples - 1)
     best = torch.full((samples, count), -torch.inf, device=directions.device)
-    places = torch.zeros((samples, count), dtype=torch.int64, device=directions.device)
+    indices = torch.zeros((samples, count), dtype=torch.int64, device=directions.device)
     groups = np.arange(samples)
     starts = range(0, samples, block_rows)
     pairs = [(first, second) for first in starts for second in starts if first <= second]
-    rows, at = torch.empty(0), -1
+    rows, loaded = torch.empty(0), -1
     for first, second in progress(pairs, label="compare images", unit="blocks"):
-        if first != at:
-            rows, at = directions.rows(slice(first, first + block_rows)), first
-        others = rows if second == first else directions.rows(slice(second, second + block_rows))
-        cosines = rows @ others.T
+        if first != loaded:
+            rows, loaded = directions.rows(slice(first, first + block_rows)), first
+        columns = rows if second == first else directions.rows(slice(second, second + block_rows))
+        cosines = rows @ columns.T
         if second == first:
             cosines.fill_diagonal_(-torch.inf)
         else:
-            _keep_nearest(best[second : second + block_rows], places[second : second + block_rows], cosines.T, first)
-        _keep_nearest(best[first : first + block_rows], places[first : first + block_rows], cosines, second)
+            _keep_nearest(best[second : second + block_rows], indices[second : second + block_rows], cosines.T, first)
+        _keep_nearest(best[first : first + block_rows], indices[first : first + block_rows], cosines, second)
         groups = merge_groups(groups, (cosines >= threshold).nonzero().cpu().numpy() + np.array([first, second]))
     distances = (1 - best).clamp_(min=0).cpu().numpy()
-    return Neighbors(places.cpu().numpy(), distances, groups)
+    return Neighbors(indices.cpu().numpy(), distances, groups)
 
 
 def merge_groups(groups: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return groups [n] in which the samples of each pair [m, 2], and all of their groups, are one."""
     linked = groups[pairs]
-    apart = linked[linked[:, 0] != linked[:, 1]]
-    return connected_groups(apart, len(groups))[groups] if len(apart) else groups
+    unmerged = linked[linked[:, 0] != linked[:, 1]]
+    return connected_groups(unmerged, len(groups))[groups] if len(unmerged) else groups
 
 
 def equal_pairs(names: Sequence[str]) -> NDArray[np.int64]:
     """Return pairs of places, [m, 2], that chain all samples of the same name; '' is no name."""
-    last: dict[str, int] = {}
+    last_index: dict[str, int] = {}
     pairs = []
-    for place, name in enumerate(names):
-        if name and name in last:
-            pairs.append((last[name], place))
-        last[name] = place
+    for index, name in enumerate(names):
+        if name and name in last_index:
+            pairs.append((last_index[name], index))
+        last_index[name] = index
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
-def _keep_nearest(best: Tensor, places: Tensor, cosines: Tensor, start: int) -> None:
+def _keep_nearest(best: Tensor, indices: Tensor, cosines: Tensor, start: int) -> None:
     """Merge cosines [b, others], of which the first is sample `start`, into the best known and their places."""
-    kept, indices = merge_topk(best, places, cosines, start, best.shape[1])
-    best.copy_(kept)
-    places.copy_(indices)
+    nearest, nearest_indices = merge_topk(best, indices, cosines, start, best.shape[1])
+    best.copy_(nearest)
+    indices.copy_(nearest_indices)

@@ -46,12 +46,12 @@ class Outliers:
         How many, from the first on, lie outside the fence; the others are merely the furthest.
     """
 
-    places: NDArray[np.int64]
+    indices: NDArray[np.int64]
     scores: NDArray[np.float32]
     outside: int
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
 
 def distances_to_neighbor(directions: UnitFeatures, seed: int, references: int = REFERENCES) -> NDArray[np.float32]:
@@ -60,40 +60,40 @@ def distances_to_neighbor(directions: UnitFeatures, seed: int, references: int =
     Where there are more samples than `references`, neighbours are looked for among so many, drawn by `seed`.
     """
     samples = len(directions)
-    chosen = np.arange(samples)
+    reference_rows = np.arange(samples)
     if samples > references:
-        chosen = np.sort(np.random.default_rng(seed).choice(samples, references, replace=False))
+        reference_rows = np.sort(np.random.default_rng(seed).choice(samples, references, replace=False))
     # one more than the k-th, since a reference finds itself first, at a distance of 0
-    count = min(NEIGHBOUR, len(chosen) - 1) + 1
-    is_reference = np.isin(np.arange(samples), chosen)
-    reach = np.empty(samples, np.float32)
-    for at in progress(range(0, samples, BLOCK_ROWS), label="look for outliers", unit="blocks"):
-        rows = directions.rows(slice(at, at + BLOCK_ROWS))
+    count = min(NEIGHBOUR, len(reference_rows) - 1) + 1
+    is_reference = np.isin(np.arange(samples), reference_rows)
+    distances = np.empty(samples, np.float32)
+    for start in progress(range(0, samples, BLOCK_ROWS), label="look for outliers", unit="blocks"):
+        rows = directions.rows(slice(start, start + BLOCK_ROWS))
         best = torch.empty((len(rows), 0), device=rows.device)
         indices = torch.empty((len(rows), 0), dtype=torch.int64, device=rows.device)
-        for first in range(0, len(chosen), BLOCK_ROWS):
-            cosines = rows @ directions.rows(chosen[first : first + BLOCK_ROWS]).T
+        for first in range(0, len(reference_rows), BLOCK_ROWS):
+            cosines = rows @ directions.rows(reference_rows[first : first + BLOCK_ROWS]).T
             best, indices = merge_topk(best, indices, cosines, first, count)
-        column = np.where(is_reference[at : at + len(rows)], count - 1, count - 2)
-        reach[at : at + len(rows)] = 1 - best.cpu().numpy()[np.arange(len(rows)), column]
-    return np.maximum(reach, 0)
+        column = np.where(is_reference[start : start + len(rows)], count - 1, count - 2)
+        distances[start : start + len(rows)] = 1 - best.cpu().numpy()[np.arange(len(rows)), column]
+    return np.maximum(distances, 0)
 
 
-def outlier_scores(reach: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
+def outlier_scores(distances: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return distances to the k-th neighbour, [n], as multiples of the median of the sample's class."""
-    scores = np.ones_like(reach)
+    scores = np.ones_like(distances)
     for label in np.unique(labels):
-        of_class = labels == label
-        scores[of_class] = reach[of_class] / max(float(np.median(reach[of_class])), 1e-6)
+        in_class = labels == label
+        scores[in_class] = distances[in_class] / max(float(np.median(distances[in_class])), 1e-6)
     return scores
 
 
-def find_outliers(reach: NDArray[np.float32], labels: NDArray[np.int64]) -> Outliers:
+def find_outliers(distances: NDArray[np.float32], labels: NDArray[np.int64]) -> Outliers:
     """Return the samples whose score lies outside on a logarithmic scale, and the furthest in any case."""
-    scores = outlier_scores(reach, labels)
+    scores = outlier_scores(distances, labels)
     logarithms = np.log(np.maximum(scores, 1e-6))
     low, high = np.quantile(logarithms, [0.25, 0.75])
-    outside = int((logarithms > high + FENCE * (high - low)).sum())
-    listed = max(outside, min(LISTED, len(scores) // 10))
+    num_outside = int((logarithms > high + FENCE * (high - low)).sum())
+    listed = max(num_outside, min(LISTED, len(scores) // 10))
     furthest = np.argsort(-scores, kind="stable")[:listed]
-    return Outliers(furthest, scores[furthest], outside)
+    return Outliers(furthest, scores[furthest], num_outside)

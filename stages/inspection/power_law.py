@@ -76,19 +76,19 @@ def fit_power_law(
     else:
         starts = [(start.limit, start.scale * largest**-start.exponent, start.exponent)]
     low, high = (0.0, 0.0, EXPONENTS[0]), (1.0, 1.0, EXPONENTS[1])
-    fits = [
+    solutions = [
         curve_fit(
             law,
             relative,
             accuracies,
-            p0=np.clip(one, low, high),
+            p0=np.clip(initial, low, high),
             sigma=errors,
             bounds=(low, high),
             max_nfev=20_000,
             ftol=1e-6,
             xtol=1e-6,
         )[0]
-        for one in starts
+        for initial in starts
     ]
-    limit, gap, exponent = min(fits, key=loss)
+    limit, gap, exponent = min(solutions, key=loss)
     return PowerLaw(float(limit), float(gap * largest**exponent), float(exponent))

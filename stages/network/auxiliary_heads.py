@@ -50,7 +50,7 @@ class AuxiliaryHead:
 
 
 def auxiliary_heads_for(
-    graph: CutGraph, heads: Mapping[str, nn.Module], places: Mapping[str, AuxiliaryPlace], out_features: int
+    graph: CutGraph, heads: Mapping[str, nn.Module], auxiliary_places: Mapping[str, AuxiliaryPlace], out_features: int
 ) -> tuple[AuxiliaryHead, ...]:
     """Return copies of a network's auxiliary classifiers that train, with new output layers, from the image upwards.
 
@@ -72,11 +72,11 @@ def auxiliary_heads_for(
     """
     trained = []
     for name, head in heads.items():
-        place = places[name]
-        cut = graph.resolve(place.layer)
-        own = replace_classifier(copy.deepcopy(head), out_features)
-        _require_map(own, name, cut, graph.image_size)
-        trained.append(AuxiliaryHead(name, cut, place.loss_weight, own.train().requires_grad_(True)))
+        auxiliary_place = auxiliary_places[name]
+        cut = graph.resolve(auxiliary_place.layer)
+        new_head = replace_classifier(copy.deepcopy(head), out_features)
+        _require_map(new_head, name, cut, graph.image_size)
+        trained.append(AuxiliaryHead(name, cut, auxiliary_place.loss_weight, new_head.train().requires_grad_(True)))
     return tuple(trained)
 
 
@@ -112,21 +112,29 @@ def load_heads(heads: Mapping[str, nn.Module], weights: Mapping[str, torch.Tenso
     Their output layers get as many classes as in the file.
     """
     for name, head in heads.items():
-        own = {key.removeprefix(f"{name}."): tensor for key, tensor in weights.items() if key.startswith(f"{name}.")}
+        head_weights = {
+            key.removeprefix(f"{name}."): tensor for key, tensor in weights.items() if key.startswith(f"{name}.")
+        }
         (output,) = output_layers(head)
-        if f"{output}.weight" in own and len(own[f"{output}.weight"]) != len(head.get_parameter(f"{output}.weight")):
-            replace_classifier(head, len(own[f"{output}.weight"]))
+        if f"{output}.weight" in head_weights and len(head_weights[f"{output}.weight"]) != len(
+            head.get_parameter(f"{output}.weight")
+        ):
+            replace_classifier(head, len(head_weights[f"{output}.weight"]))
         state = head.state_dict()
-        if all(key in own and own[key].shape == tensor.shape for key, tensor in state.items() if tensor.ndim):
-            head.load_state_dict({key: tensor for key, tensor in own.items() if key in state}, strict=False)
+        if all(
+            key in head_weights and head_weights[key].shape == tensor.shape
+            for key, tensor in state.items()
+            if tensor.ndim
+        ):
+            head.load_state_dict({key: tensor for key, tensor in head_weights.items() if key in state}, strict=False)
 
 
 def _require_map(head: nn.Module, name: str, cut: Cut, image_size: int) -> None:
     """Refuse images whose map is too small: Inception v3's head pools and convolves it without padding."""
-    like = next(head.parameters())
+    parameter = next(head.parameters())
     try:
         with torch.no_grad():
-            head.eval()(torch.zeros(1, *cut.shape, dtype=like.dtype, device=like.device))
+            head.eval()(torch.zeros(1, *cut.shape, dtype=parameter.dtype, device=parameter.device))
     except RuntimeError as error:
         shape = " x ".join(map(str, cut.shape[1:]))
         raise UsageError(

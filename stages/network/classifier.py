@@ -26,9 +26,9 @@ def output_layers(module: nn.Module) -> tuple[str, ...]:
     if not hasattr(module, "get_classifier"):
         return tuple(names[id(layer)] for layer in _layers(module)[-1:])
     network: Any = module
-    found = network.get_classifier()
+    classifier = network.get_classifier()
     outputs: list[str] = []
-    for part in found if isinstance(found, tuple | list) else [found]:
+    for part in classifier if isinstance(classifier, tuple | list) else [classifier]:
         layers = _layers(part)
         # A classifier made of several heads whose logits are averaged: all that end in the same width.
         outputs += [names[id(layer)] for layer in layers if len(layer.weight) == len(layers[-1].weight)]
@@ -61,8 +61,8 @@ def replace_classifier(module: NetworkT, num_classes: int, auxiliary: Iterable[s
     if not output_layers(module) and hasattr(module, "reset_classifier"):
         network.reset_classifier(num_classes)
     names = {id(layer): name for name, layer in module.named_modules()}
-    of_auxiliary = [layer for name in auxiliary for layer in _layers(module.get_submodule(name))[-1:]]
-    outputs = [*output_layers(module), *(names[id(layer)] for layer in of_auxiliary)]
+    auxiliary_layers = [layer for name in auxiliary for layer in _layers(module.get_submodule(name))[-1:]]
+    outputs = [*output_layers(module), *(names[id(layer)] for layer in auxiliary_layers)]
     if not outputs:
         raise UsageError(f"{type(module).__name__} has no linear layer or convolution that could be its output layer.")
     for name in outputs:
@@ -78,14 +78,14 @@ def _layers(part: nn.Module) -> list[nn.Linear | nn.Conv2d]:
 
 
 def _resized(layer: nn.Module, num_classes: int) -> nn.Module:
-    new: Any
+    new_layer: Any
     if isinstance(layer, nn.Conv2d):
-        new = nn.Conv2d(layer.in_channels, num_classes, kernel_size=1, bias=layer.bias is not None)
+        new_layer = nn.Conv2d(layer.in_channels, num_classes, kernel_size=1, bias=layer.bias is not None)
     else:
         assert isinstance(layer, nn.Linear)
-        new = nn.Linear(layer.in_features, num_classes, bias=layer.bias is not None)
-    nn.init.normal_(new.weight, std=0.01)
-    if new.bias is not None:
-        nn.init.zeros_(new.bias)
-    resized: nn.Module = new.to(layer.weight.device, layer.weight.dtype).train(layer.training)
+        new_layer = nn.Linear(layer.in_features, num_classes, bias=layer.bias is not None)
+    nn.init.normal_(new_layer.weight, std=0.01)
+    if new_layer.bias is not None:
+        nn.init.zeros_(new_layer.bias)
+    resized: nn.Module = new_layer.to(layer.weight.device, layer.weight.dtype).train(layer.training)
     return resized

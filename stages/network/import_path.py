@@ -33,16 +33,17 @@ def import_from_path(
         If there is no such module or attribute, or importing the module raises.
     """
     module_name, _, attribute = path.partition("@")[0].partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)  # last, so that nothing that lies there stands in for anything installed
+    current_dir = str(Path.cwd())
+    if current_dir not in sys.path:
+        sys.path.append(current_dir)  # last, so that nothing that lies there stands in for anything installed
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing and f"{module_name}.".startswith(f"{missing}."):
             raise UsageError(
-                f"`{option}` {path}: there is no module {missing!r} in {here}, nor is one installed.{suggestions()}"
+                f"`{option}` {path}: there is no module {missing!r} in {current_dir}, nor is one "
+                f"installed.{suggestions()}"
             ) from error
         raise UsageError(f"`{option}` {path}: importing {module_name!r} raised {error_text(error)}.") from error
     if getattr(module, attribute, None) is None:

@@ -47,9 +47,9 @@ def children(module: str, layers: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(steps[depth] for steps in paths if len(steps) > depth))
 
 
-def shortest_prefixes(names: Iterable[str], chosen: Collection[str]) -> tuple[str, ...]:
-    """Return the shortest prefixes that stand for the `chosen` among the names and for no other, in their order."""
-    names, chosen = [*names], {*chosen}
-    spoilt = {path for name in names if name not in chosen for path in ancestor_paths(name)}
-    own = (next(path for path in ancestor_paths(name) if path not in spoilt) for name in names if name in chosen)
-    return tuple(dict.fromkeys(own))
+def shortest_prefixes(names: Iterable[str], selected: Collection[str]) -> tuple[str, ...]:
+    """Return the shortest prefixes that stand for the `selected` among the names and for no other, in their order."""
+    names, selected = [*names], {*selected}
+    spoilt = {path for name in names if name not in selected for path in ancestor_paths(name)}
+    prefixes = (next(path for path in ancestor_paths(name) if path not in spoilt) for name in names if name in selected)
+    return tuple(dict.fromkeys(prefixes))

@@ -140,8 +140,8 @@ def _initial_value(layer: nn.Module, name: str) -> float | None:
     if _is_grn(layer) or _BIASES.fullmatch(name):
         return 0.0
     if _LAYER_SCALES.fullmatch(name):
-        own: float = getattr(layer, "init_values", _LAYER_SCALE)
-        return own
+        layer_scale: float = getattr(layer, "init_values", _LAYER_SCALE)
+        return layer_scale
     return _LOGIT_SCALE if name == "logit_scale" else None
 
 
@@ -165,8 +165,8 @@ def _fans(layer: _Convolution | nn.Linear) -> tuple[int, int]:
     """
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features
-    places = math.prod(layer.kernel_size)
-    return layer.in_channels // layer.groups * places, layer.out_channels // layer.groups * places
+    kernel_positions = math.prod(layer.kernel_size)
+    return layer.in_channels // layer.groups * kernel_positions, layer.out_channels // layer.groups * kernel_positions
 
 
 def _weights(scheme: Scheme, fan_in: int, fan_out: int) -> _Draw:

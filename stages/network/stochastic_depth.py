@@ -32,23 +32,23 @@ def set_stochastic_depth(section: nn.Module, rate: float) -> int:
     UsageError
         If the section has none.
     """
-    places = [name for name, module in section.named_modules() if _is_drop_path(name, module)]
-    if not places:
+    drop_paths = [name for name, module in section.named_modules() if _is_drop_path(name, module)]
+    if not drop_paths:
         raise UsageError(
             f"`drop_path` {rate:g}: what trains of this network has no branches with stochastic depth; leave it out, "
             "or choose a network that has them (EfficientNet, ConvNeXt, ViTs of timm, Swin, MaxViT)"
         )
-    for number, name in enumerate(places, start=1):
+    for number, name in enumerate(drop_paths, start=1):
         module = section.get_submodule(name)
-        own = rate * number / len(places)
+        drop_rate = rate * number / len(drop_paths)
         if isinstance(module, StochasticDepth):
-            module.p = own
+            module.p = drop_rate
         else:
-            section.set_submodule(name, DropPath(own).train(section.training))
-    return len(places)
+            section.set_submodule(name, DropPath(drop_rate).train(section.training))
+    return len(drop_paths)
 
 
 def _is_drop_path(name: str, module: nn.Module) -> bool:
     """Say whether a module is where a branch is left out; timm builds an identity where the rate is 0."""
-    named = name.rpartition(".")[2].startswith("drop_path")
-    return isinstance(module, StochasticDepth | DropPath) or (named and isinstance(module, nn.Identity))
+    is_named_so = name.rpartition(".")[2].startswith("drop_path")
+    return isinstance(module, StochasticDepth | DropPath) or (is_named_so and isinstance(module, nn.Identity))

@@ -59,9 +59,9 @@ class Rank:
         """Return, in every process, what `make` returned in the first; the others do not call it."""
         if self.world_size == 1:
             return make()
-        made: list[Any] = [make() if self.is_main else None]
-        torch.distributed.broadcast_object_list(made, src=0)
-        value: Value = made[0]
+        values: list[Any] = [make() if self.is_main else None]
+        torch.distributed.broadcast_object_list(values, src=0)
+        value: Value = values[0]
         return value
 
     def all_gather(self, value: Value) -> list[Value]:
@@ -114,16 +114,16 @@ def rendezvous_name(store: Any, index: int, count: int) -> str:
     reads one of those waits for nobody (pytorch issue 135712). The number of restarts cannot tell the lives apart, as
     each machine counts its own. So the first process invents a name, and answers those that call it by that name.
     """
-    own = uuid4().hex
+    life = uuid4().hex
     if index == 0:
-        store.set("life", own)
-        for other in range(1, count):
-            store.set(f"{own}/answer/{other}", store.get(f"{own}/call/{other}"))
-        return own
+        store.set("life", life)
+        for peer in range(1, count):
+            store.set(f"{life}/answer/{peer}", store.get(f"{life}/call/{peer}"))
+        return life
     while True:
         name: str = store.get("life").decode()
-        store.set(f"{name}/call/{index}", own)
+        store.set(f"{name}/call/{index}", life)
         for _ in range(_CALLS):
-            if store.check([f"{name}/answer/{index}"]) and store.get(f"{name}/answer/{index}").decode() == own:
+            if store.check([f"{name}/answer/{index}"]) and store.get(f"{name}/answer/{index}").decode() == life:
                 return name
             time.sleep(_CALL_SECONDS)

@@ -44,13 +44,13 @@ def fixed_seed(seed: int) -> Iterator[None]:
 @contextmanager
 def preserve_rng_state() -> Iterator[None]:
     """Put the random states of Python, numpy and torch, on all devices, back to what they were before the block."""
-    of_python, of_numpy = random.getstate(), np.random.get_state()
-    of_mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    mps_state = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             yield
     finally:
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
-        if of_mps is not None:
-            torch.mps.set_rng_state(of_mps)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        if mps_state is not None:
+            torch.mps.set_rng_state(mps_state)

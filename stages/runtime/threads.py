@@ -47,7 +47,7 @@ def usable_after_fork(function: Callable[ParametersT, ResultT]) -> Callable[Para
             try:
                 return pool.submit(copy_context().run, partial(function, *args, **kwargs)).result()
             except RuntimeError as error:
-                if any(words in str(error) for words in _REFUSED_AFTER_FORK):
+                if any(phrase in str(error) for phrase in _REFUSED_AFTER_FORK):
                     raise UsageError(
                         "this process was forked from one that had trained or used a GPU, and torch cannot do so again "
                         "in it: start it with multiprocessing.get_context('spawn')"

@@ -26,5 +26,5 @@ def merge_topk(best: Tensor, indices: Tensor, block: Tensor, first: int, k: int)
     """
     values, columns = block.topk(min(k, block.shape[1]), dim=1)
     joined = torch.cat([best, values], dim=1)
-    kept, order = joined.topk(min(k, joined.shape[1]), dim=1)
-    return kept, torch.cat([indices, columns + first], dim=1).gather(1, order)
+    largest, order = joined.topk(min(k, joined.shape[1]), dim=1)
+    return largest, torch.cat([indices, columns + first], dim=1).gather(1, order)

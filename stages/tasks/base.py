@@ -367,8 +367,8 @@ def task_from_json(content: Mapping[str, Any]) -> Task:
     DataError
         If the rest is not what the task wrote.
     """
-    named = str(content.get("name", ""))
-    name = named.replace("-", "_")
+    given_name = str(content.get("name", ""))
+    name = given_name.replace("-", "_")
     if name not in (known := task_names()):
-        raise UsageError(f"there is no task {named!r}; there is {', '.join(known)}.{suggestion(name, known)}")
+        raise UsageError(f"there is no task {given_name!r}; there is {', '.join(known)}.{suggestion(name, known)}")
     return _TASKS[name].from_json(content)

@@ -124,12 +124,12 @@ def auc_macro(target: Classes, probabilities: NDArray[np.floating]) -> float:
     target : int64 [n]
     probabilities : float [n, classes]
     """
-    present = np.unique(target)
-    if len(present) < 2:
+    classes = np.unique(target)
+    if len(classes) < 2:
         return float("nan")
     if probabilities.shape[1] == 2:
         return _area(target == 1, probabilities[:, 1])
-    return float(np.mean([_area(target == number, probabilities[:, number]) for number in present]))
+    return float(np.mean([_area(target == number, probabilities[:, number]) for number in classes]))
 
 
 def quadratic_kappa(target: Classes, predicted: Classes, num_classes: int) -> float:
@@ -153,11 +153,11 @@ def _area(positive: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:
     hits = np.cumsum(positive[order])[last_of_ties]
     false_alarms = 1 + last_of_ties - hits
     # points on a straight line between others change the area's last digits, and scikit-learn leaves them out
-    bend = np.ones(len(hits), dtype=bool)
-    bend[1:-1] = (np.diff(hits, 2) != 0) | (np.diff(false_alarms, 2) != 0)
-    up = np.append(0, hits[bend]) / hits[-1]
-    along = np.append(0, false_alarms[bend]) / false_alarms[-1]
-    return float((np.diff(along) * (up[1:] + up[:-1]) / 2.0).sum())
+    is_corner = np.ones(len(hits), dtype=bool)
+    is_corner[1:-1] = (np.diff(hits, 2) != 0) | (np.diff(false_alarms, 2) != 0)
+    true_rate = np.append(0, hits[is_corner]) / hits[-1]
+    false_rate = np.append(0, false_alarms[is_corner]) / false_alarms[-1]
+    return float((np.diff(false_rate) * (true_rate[1:] + true_rate[:-1]) / 2.0).sum())
 
 
 def _predicted(statistics: Statistics) -> Classes:
@@ -172,9 +172,9 @@ def _balanced_accuracy(counts: NDArray[Any]) -> float:
 
 def _f1_macro(counts: NDArray[Any]) -> float:
     true, predicted, right = counts.reshape(3, -1)
-    either = true + predicted
-    present = either > 0
-    return float(np.mean(2 * right[present] / either[present]))
+    union = true + predicted
+    present = union > 0
+    return float(np.mean(2 * right[present] / union[present]))
 
 
 def _f1_micro(counts: NDArray[Any]) -> float:
@@ -193,8 +193,8 @@ def _log_losses(statistics: Statistics) -> NDArray[np.float64]:
     """Return each sample's log loss; a probability of 0 counts as the least that its type tells from it at 1."""
     probabilities = statistics["probabilities"]
     epsilon = np.finfo(probabilities.dtype).eps
-    of_true = np.take_along_axis(probabilities, statistics["target"][:, None], axis=1)[:, 0]
-    return np.asarray(-np.log(np.clip(of_true, epsilon, 1 - epsilon).astype(np.float64)))
+    true_probabilities = np.take_along_axis(probabilities, statistics["target"][:, None], axis=1)[:, 0]
+    return np.asarray(-np.log(np.clip(true_probabilities, epsilon, 1 - epsilon).astype(np.float64)))
 
 
 def _mean_log_loss(statistics: Statistics) -> float:

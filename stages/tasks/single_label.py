@@ -42,8 +42,8 @@ class SingleLabel:
         self.columns: Sequence[str] = ("label", "predicted", *(f"probability_{name}" for name in self.class_names))
         self._numbers = {name: number for number, name in enumerate(self.class_names)}
         if len(self._numbers) < self.out_features:
-            twice = sorted({name for name in self.class_names if self.class_names.count(name) > 1})
-            raise DataError(f"each class needs a name of its own; {', '.join(twice)} is there more than once")
+            duplicates = sorted({name for name in self.class_names if self.class_names.count(name) > 1})
+            raise DataError(f"each class needs a name of its own; {', '.join(duplicates)} is there more than once")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SingleLabel) and self.to_json() == other.to_json()
@@ -149,8 +149,8 @@ class SingleLabel:
     def cells(self, statistic: Any) -> list[str]:
         """Return the true class, the predicted one, and the probability of each."""
         probabilities = statistic["probabilities"]
-        named = self.class_names[statistic["target"]], self.class_names[probabilities.argmax()]
-        return [*named, *(f"{probability:.6g}" for probability in probabilities)]
+        names = self.class_names[statistic["target"]], self.class_names[probabilities.argmax()]
+        return [*names, *(f"{probability:.6g}" for probability in probabilities)]
 
     def confidence(self, statistics: Statistics) -> NDArray[np.floating]:
         """Return the probability of the predicted class."""
@@ -163,8 +163,8 @@ class SingleLabel:
     def weights(self, target: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return weights, float32 [n] with mean 1, that give all classes that are present the same sum."""
         counts = np.bincount(target)
-        present = np.count_nonzero(counts)
-        return np.asarray(len(target) / (present * counts[target]), dtype=np.float32)
+        num_present = np.count_nonzero(counts)
+        return np.asarray(len(target) / (num_present * counts[target]), dtype=np.float32)
 
     def to_json(self) -> dict[str, Any]:
         """Return the name of the task and those of the classes."""

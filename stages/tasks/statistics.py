@@ -93,8 +93,10 @@ def bootstrap_difference(
         return Difference(
             float(gains.sum() / len(gains)), *percentile_interval(_resampled_means(units, gains, seed, resamples))
         )
-    of_a, of_b = _resampled(metric, (statistics_a, statistics_b), units, seed, resamples)
-    return Difference(metric.score(statistics_a) - metric.score(statistics_b), *percentile_interval(of_a - of_b))
+    scores_of_a, scores_of_b = _resampled(metric, (statistics_a, statistics_b), units, seed, resamples)
+    return Difference(
+        metric.score(statistics_a) - metric.score(statistics_b), *percentile_interval(scores_of_a - scores_of_b)
+    )
 
 
 def paired_test(
@@ -153,13 +155,13 @@ def permutation_test(
     else:
         difference_of = _swapped_metrics(metric, statistics_a, statistics_b, units)
     observed = abs(difference_of(np.zeros((1, units.count)))[0])
-    least = observed * (1 - 1e-9) - 1e-12  # sums in another order differ in their last digits
-    every = units.count < 63 and 2**units.count <= resamples
+    threshold = observed * (1 - 1e-9) - 1e-12  # sums in another order differ in their last digits
+    is_exhaustive = units.count < 63 and 2**units.count <= resamples
     large, swaps = 0, 0
-    for swapped in _all_swaps(units.count) if every else _random_swaps(units.count, seed, resamples):
-        large += int((~(np.abs(difference_of(swapped)) < least)).sum())
+    for swapped in _all_swaps(units.count) if is_exhaustive else _random_swaps(units.count, seed, resamples):
+        large += int((~(np.abs(difference_of(swapped)) < threshold)).sum())
         swaps += len(swapped)
-    return large / swaps if every else (large + 1) / (swaps + 1)
+    return large / swaps if is_exhaustive else (large + 1) / (swaps + 1)
 
 
 def accuracy_interval(correct: ArrayLike, groups: ArrayLike | None = None, *, seed: int = 0) -> tuple[float, float]:
@@ -213,9 +215,9 @@ class _Units:
     def count(self) -> int:
         return len(self.sizes)
 
-    def of_samples(self, of_units: NDArray[Any]) -> NDArray[Any]:
+    def of_samples(self, unit_values: NDArray[Any]) -> NDArray[Any]:
         """Return for each sample what its unit has."""
-        return of_units if self.index is None else of_units[self.index]
+        return unit_values if self.index is None else unit_values[self.index]
 
     def sums(self, values: Any) -> Any:
         """Return the sums, [units, ...], of values of samples, [n, ...], dense or sparse."""
@@ -276,13 +278,13 @@ def _resampled_means(units: _Units, scores: NDArray[Any], seed: int, resamples: 
 
 
 def _resampled(
-    metric: Metric, of_methods: tuple[Statistics, ...], units: _Units, seed: int, resamples: int
+    metric: Metric, statistics_by_method: tuple[Statistics, ...], units: _Units, seed: int, resamples: int
 ) -> NDArray[np.float64]:
     """Return the metric of each method over the same resamples of the units, float64 [methods, resamples]."""
-    values: list[list[float]] = [[] for _ in of_methods]
-    summed = [_flat_sums(metric, statistics, units) for statistics in of_methods]
+    values: list[list[float]] = [[] for _ in statistics_by_method]
+    summed = [_flat_sums(metric, statistics, units) for statistics in statistics_by_method]
     for drawn in _draws(units.count, np.random.default_rng(seed), resamples):
-        for collected, statistics, sums in zip(values, of_methods, summed, strict=True):
+        for collected, statistics, sums in zip(values, statistics_by_method, summed, strict=True):
             if sums is not None and metric.of_sum is not None:
                 portions = _portions(len(drawn), sums.shape[1])
                 collected += [metric.of_sum(total) for rows in portions for total in drawn[rows] @ sums]
@@ -306,21 +308,21 @@ def _swapped_metrics(
     sums_a, sums_b = (_flat_sums(metric, statistics, units) for statistics in (statistics_a, statistics_b))
     of_sum = metric.of_sum
 
-    def of_rows(rows: NDArray[np.bool_]) -> float:
+    def difference_for(rows: NDArray[np.bool_]) -> float:
         mixed_a, mixed_b = statistics_a.copy(), statistics_b.copy()
         mixed_a[rows], mixed_b[rows] = statistics_b[rows], statistics_a[rows]
         return metric.score(mixed_a) - metric.score(mixed_b)
 
     if sums_a is None or sums_b is None or of_sum is None:
-        return lambda swapped: np.array([of_rows(units.of_samples(some).astype(bool)) for some in swapped])
+        return lambda swapped: np.array([difference_for(units.of_samples(swap).astype(bool)) for swap in swapped])
     total_a, total_b = (np.asarray(sums.sum(axis=0)).ravel() for sums in (sums_a, sums_b))
     between = sums_a - sums_b
 
     return lambda swapped: np.array(
         [
-            of_sum(total_a - moved) - of_sum(total_b + moved)
+            of_sum(total_a - moved_sums) - of_sum(total_b + moved_sums)
             for rows in _portions(len(swapped), len(total_a))
-            for moved in swapped[rows] @ between
+            for moved_sums in swapped[rows] @ between
         ]
     )
 

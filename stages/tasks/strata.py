@@ -27,13 +27,13 @@ def interleave(
         if left out.
     """
     numbers = np.unique(np.asarray(strata), return_inverse=True)[1].reshape(-1)
-    come = np.arange(len(numbers)) if order is None else np.asarray(order, dtype=np.int64)
+    arrival = np.arange(len(numbers)) if order is None else np.asarray(order, dtype=np.int64)
     sizes = np.bincount(numbers)
-    together = come[np.argsort(numbers[come], kind="stable")]  # stratum after stratum, each in the order asked for
+    grouped = arrival[np.argsort(numbers[arrival], kind="stable")]  # stratum after stratum, each in the order asked for
     rank = np.empty(len(numbers), dtype=np.int64)
-    rank[together] = np.arange(len(numbers)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    rank[grouped] = np.arange(len(numbers)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     if ties is None:
         position = np.empty(len(numbers), dtype=np.int64)
-        position[come] = np.arange(len(numbers))
+        position[arrival] = np.arange(len(numbers))
         ties = position
     return np.lexsort((np.asarray(ties), (rank + 0.5) / sizes[numbers], np.minimum(rank, first)))

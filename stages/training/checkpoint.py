@@ -104,8 +104,11 @@ class CheckpointFile:
         differing = [name for name in names if identity.get(name) != self._identity.get(name)]
         if differing:
             values = ((name, identity.get(name, missing), self._identity.get(name, missing)) for name in differing)
-            said = "; ".join(f"{OPTION_NAMES.get(name, name)} was {was} and is {now}" for name, was, now in values)
+            differences = "; ".join(
+                f"{OPTION_NAMES.get(name, name)} was {before} and is {after}" for name, before, after in values
+            )
             raise UsageError(
-                f"the checkpoint {self.path} is of another training: {said}. Say what was said then to go on from it, "
+                f"the checkpoint {self.path} is of another training: {differences}. Say what was said then to go on "
+                "from it, "
                 "or delete the file to start anew"
             )

@@ -38,10 +38,11 @@ class UnfreezeSchedule:
         UsageError
             With the number of epochs it takes.
         """
-        last = (len(self.blocks) - 1) * self.every + 1
-        if last > epochs:
+        last_start = (len(self.blocks) - 1) * self.every + 1
+        if last_start > epochs:
             raise UsageError(
-                f"`unfreeze_every` {self.every} lets the last of {len(self.blocks)} blocks train from epoch {last} on, "
+                f"`unfreeze_every` {self.every} lets the last of {len(self.blocks)} blocks train from epoch "
+                f"{last_start} on, "
                 f"and there are {epochs}: unfreeze fewer blocks, more often, or train for more `epochs`"
             )
 
@@ -51,5 +52,5 @@ class UnfreezeSchedule:
 
     def newly_unfrozen(self, epoch: int) -> str | None:
         """Return the block that trains from this epoch on and did not before, as long as there is one."""
-        new = self.trainable_blocks(epoch)[len(self.trainable_blocks(epoch - 1)) :] if epoch > 1 else ()
-        return new[0] if new else None
+        unfrozen = self.trainable_blocks(epoch)[len(self.trainable_blocks(epoch - 1)) :] if epoch > 1 else ()
+        return unfrozen[0] if unfrozen else None

@@ -102,8 +102,8 @@ class Epoch:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Epoch:
         """Return a row that `to_json` made."""
-        of_disk = {stored: name for name, stored in _ON_DISK.items()}
-        return cls(**{of_disk.get(name, name): value for name, value in row.items()})
+        names = {stored: name for name, stored in _ON_DISK.items()}
+        return cls(**{names.get(name, name): value for name, value in row.items()})
 
 
 @dataclass(frozen=True)

@@ -130,8 +130,8 @@ def lr_find(
     if not losses:
         raise CutonceError(f"the loss is not finite at a rate of {lowest:g}: it is the network that overflows")
     tested = rates[: len(losses)]
-    found = LRFinderResult(tested, np.array(losses), np.array(smoothed), None, block)
-    return replace(found, suggestion=_steepest_descent(found))
+    result = LRFinderResult(tested, np.array(losses), np.array(smoothed), None, block)
+    return replace(result, suggestion=_steepest_descent(result))
 
 
 def _step_batches(run: TrainRun) -> Iterator[list[Batch]]:
@@ -155,14 +155,14 @@ def _running_mean(losses: list[float]) -> float:
     return float(np.average(losses, weights=weights))
 
 
-def _steepest_descent(found: LRFinderResult) -> float | None:
+def _steepest_descent(test: LRFinderResult) -> float | None:
     """Return the rate around which the loss falls most steeply, before its lowest mean; None where it falls by chance.
 
     The fall at a step is the difference between the means of the losses before it and from it on; the running mean
     would tell it some steps late. By chance is what is no more than three standard errors, as batches differ from one
     to the next: a network that begins with a fitted head has little to gain, and the steepest of many falls is never 0.
     """
-    losses = found.losses[: found.lowest + 1]
+    losses = test.losses[: test.lowest + 1]
     width = min(_SETTLED, len(losses) // 2)
     if width < 2:
         return None
@@ -172,4 +172,4 @@ def _steepest_descent(found: LRFinderResult) -> float | None:
     steepest = int(falls.argmax())
     if falls[steepest] <= 3 * deviation * np.sqrt(2 / width):
         return None
-    return float(found.rates[steepest + width])
+    return float(test.rates[steepest + width])

@@ -165,8 +165,8 @@ class Scheduler:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the schedule with this state was; the optimiser's state is loaded by itself."""
-        for scheduler, one in zip(self._outer(), state["schedulers"], strict=True):
-            scheduler.load_state_dict(one)
+        for scheduler, scheduler_state in zip(self._outer(), state["schedulers"], strict=True):
+            scheduler.load_state_dict(scheduler_state)
 
     def _outer(self) -> list[LRScheduler]:
         return [*self._each_step, *([self._plateau] if self._plateau is not None else [])]

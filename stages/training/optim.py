@@ -63,18 +63,20 @@ def parameter_groups(
     """
     spared = {*no_decay, *_no_weight_decay_names(model)}
     groups = []
-    of_block: dict[str, str] = {}
+    block_by_name: dict[str, str] = {}
     for block, prefixes, rate in blocks:
-        named = [
+        named_parameters = [
             (name, parameter)
             for name, parameter in model.named_parameters()
             if parameter.requires_grad and any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
         ]
-        for name, _ in named:
-            if of_block.setdefault(name, block) != block:
-                raise UsageError(f"{name} is in two blocks that train, {of_block[name]} and {block}")
+        for name, _ in named_parameters:
+            if block_by_name.setdefault(name, block) != block:
+                raise UsageError(f"{name} is in two blocks that train, {block_by_name[name]} and {block}")
         for regularized in (True, False):
-            parameters = [one for name, one in named if _decays(name, one, spared) == regularized]
+            parameters = [
+                parameter for name, parameter in named_parameters if _decays(name, parameter, spared) == regularized
+            ]
             if parameters:
                 decay = weight_decay if regularized else 0.0
                 groups.append(
@@ -89,9 +91,12 @@ def parameter_groups(
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not trained:
         raise UsageError("nothing is left to train: every parameter is frozen; unfreeze a layer that has weights")
-    without = [name for name in trained if name not in of_block]
-    if without:
-        raise UsageError(f"{without[0]} is to train, and is in none of the blocks {', '.join(of for of, *_ in blocks)}")
+    unassigned = [name for name in trained if name not in block_by_name]
+    if unassigned:
+        raise UsageError(
+            f"{unassigned[0]} is to train, and is in none of the blocks "
+            f"{', '.join(block_name for block_name, *_ in blocks)}"
+        )
     return groups
 
 
@@ -212,10 +217,10 @@ def _fused(name: str, groups: list[Group]) -> dict[str, Any]:
 
 
 def _decays(name: str, parameter: nn.Parameter, spared: Collection[str]) -> bool:
-    own = name.rsplit(".", 1)[-1]
-    if parameter.ndim <= 1 or any(fnmatchcase(own, pattern) for pattern in _UNDECAYED):
+    last_part = name.rsplit(".", 1)[-1]
+    if parameter.ndim <= 1 or any(fnmatchcase(last_part, pattern) for pattern in _UNDECAYED):
         return False
-    return not any(name == one or name.endswith(f".{one}") for one in spared)
+    return not any(name == pattern or name.endswith(f".{pattern}") for pattern in spared)
 
 
 def _no_weight_decay_names(model: nn.Module) -> Iterator[str]:

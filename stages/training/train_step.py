@@ -106,8 +106,8 @@ class TrainStep:
                         "`image_size`, unfreeze less, or use `amp_dtype`"
                     ) from error
             # only here has the error let go of what the forward pass held
-            for buffer, before in statistics:
-                buffer.copy_(before)
+            for buffer, saved in statistics:
+                buffer.copy_(saved)
             self.micro_batches *= 2
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -162,16 +162,24 @@ class TrainStep:
         """
         parameters = self._trained()
         count = sums[-1]
-        has = torch.tensor([float(one.grad is not None) for one in parameters], device=self._device)
-        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
-        flat = torch.cat([has, sums, *(gradient.flatten() * count for gradient in gradients)])
+        has_gradient = torch.tensor(
+            [float(parameter.grad is not None) for parameter in parameters], device=self._device
+        )
+        gradients = [
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters
+        ]
+        flat = torch.cat([has_gradient, sums, *(gradient.flatten() * count for gradient in gradients)])
         torch.distributed.all_reduce(flat)
-        has, sums, means = torch.split(flat, [len(has), len(sums), len(flat) - len(has) - len(sums)])
+        has_gradient, sums, means = torch.split(
+            flat, [len(has_gradient), len(sums), len(flat) - len(has_gradient) - len(sums)]
+        )
         means /= sums[-1]
-        mean_of_each = torch.split(means, [one.numel() for one in parameters])
-        for one, gradient, mean, there in zip(parameters, gradients, mean_of_each, has.tolist(), strict=True):
-            if there:
-                one.grad = gradient.copy_(mean.view_as(gradient))
+        mean_of_each = torch.split(means, [parameter.numel() for parameter in parameters])
+        for parameter, gradient, mean, has_grad in zip(
+            parameters, gradients, mean_of_each, has_gradient.tolist(), strict=True
+        ):
+            if has_grad:
+                parameter.grad = gradient.copy_(mean.view_as(gradient))
         return sums
 
     def _parts_of(self, batches: Sequence[Batch]) -> Iterator[Batch]:
@@ -198,5 +206,5 @@ class TrainStep:
 def _is_out_of_memory(error: RuntimeError) -> bool:
     """Whether memory was short; on CPU and MPS torch says so by the message alone."""
     return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error) for words in ("out of memory", "can't allocate memory")
+        phrase in str(error) for phrase in ("out of memory", "can't allocate memory")
     )

@@ -10,9 +10,9 @@ ROOT = Path(__file__).parent.parent.parent
 
 def test_a_quick_run_prints_both_ways_for_every_shape_in_both_arithmetics():
     command = [sys.executable, "benchmarks/depthwise.py", "--quick"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    rows = [line.split() for line in done.stdout.splitlines() if "float" in line]
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
+    rows = [line.split() for line in completed.stdout.splitlines() if "float" in line]
     assert [row[-4] for row in rows] == ["float32", "bfloat16"] * len(SHAPES)
     for row in rows:
         theirs, ours, ratio = map(float, row[-3:])

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def test_quick_run_prints_a_table_in_which_the_features_of_both_sides_agree(tmp_path):
-    found = tmp_path / "found.json"
+    json_path = tmp_path / "found.json"
     command = [
         sys.executable,
         "benchmarks/extract.py",
@@ -26,9 +26,9 @@ def test_quick_run_prints_a_table_in_which_the_features_of_both_sides_agree(tmp_
         "--precisions",
         "fp32",
     ]
-    done = subprocess.run([*command, "--json", found], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (table,) = json.loads(found.read_text())["tables"]
+    completed = subprocess.run([*command, "--json", json_path], cwd=ROOT, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    (table,) = json.loads(json_path.read_text())["tables"]
     networks = {row[1]: dict(zip(table["header"], row, strict=True)) for row in table["rows"]}
     assert {*networks} == {*QUICK.networks, "geometric mean"}
     for name in QUICK.networks:
@@ -37,8 +37,8 @@ def test_quick_run_prints_a_table_in_which_the_features_of_both_sides_agree(tmp_
         ratio, process = (float(networks[name][column].split()[0]) for column in ("ratio", "process"))
         assert ratio == pytest.approx(float(networks[name]["fp32"]) / float(networks[name]["tutorial"]), rel=0.05)
         assert process > 0.2  # the sides share most of what a process takes: imports, and the network
-        assert name in done.stdout
-    assert done.stdout.rstrip().splitlines()[-1].startswith("processor ")
+        assert name in completed.stdout
+    assert completed.stdout.rstrip().splitlines()[-1].startswith("processor ")
 
 
 def test_sides_do_not_inherit_the_environment_that_commands_set():
@@ -52,8 +52,8 @@ def test_baselines_wait_in_openmp_as_in_any_program_with_torch():
         environment = {**os.environ, "OMP_DISPLAY_ENV": "VERBOSE"}
         environment.pop("OMP_WAIT_POLICY", None)  # a command may have set it
         command = [sys.executable, "-c", f"import {module}"]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-        return [line for line in done.stderr.splitlines() if "SPINCOUNT" in line or "WAIT_POLICY" in line]
+        completed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        return [line for line in completed.stderr.splitlines() if "SPINCOUNT" in line or "WAIT_POLICY" in line]
 
     assert waiting("benchmarks.baselines") == waiting("torch")
 

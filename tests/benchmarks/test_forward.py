@@ -8,12 +8,16 @@ ROOT = Path(__file__).parent.parent.parent
 
 def test_the_script_prints_a_line_for_each_step_measured_against_the_first():
     command = [sys.executable, "benchmarks/forward.py", "--backbone", "squeezenet1_1", "--steps", "eager", "threads"]
-    done = subprocess.run([*command, "--repetitions", "1", "--batches", "1"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    eager, threads = (line for line in done.stdout.splitlines() if line.startswith(("eager", "+ a batch per core")))
+    completed = subprocess.run(
+        [*command, "--repetitions", "1", "--batches", "1"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert completed.returncode == 0, completed.stderr
+    eager, threads = (
+        line for line in completed.stdout.splitlines() if line.startswith(("eager", "+ a batch per core"))
+    )
     assert "1.00" in eager.split()
     assert threads.startswith("+ a batch per core")
-    assert done.stdout.rstrip().splitlines()[-1].startswith("processor ")
+    assert completed.stdout.rstrip().splitlines()[-1].startswith("processor ")
 
 
 def test_the_first_step_waits_in_openmp_as_in_any_program_with_torch():

@@ -8,13 +8,13 @@ def test_training_on_images_and_on_their_cached_features_ends_in_the_same_head()
     torch.manual_seed(1)
     trunk = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).requires_grad_(False)
     images = {"train": torch.rand(20, 3, 8, 8), "val": torch.rand(10, 3, 8, 8)}
-    labels = {split: torch.arange(len(of_split)) % 2 for split, of_split in images.items()}
-    features = {split: trunk(of_split) for split, of_split in images.items()}
+    labels = {split: torch.arange(len(split_images)) % 2 for split, split_images in images.items()}
+    features = {split: trunk(split_images) for split, split_images in images.items()}
 
     def batches(inputs):
         def of_epoch(split, epoch):
-            for chosen in torch.tensor(order(split, epoch, len(labels[split]))).split(BATCH_SIZE):
-                yield inputs[split][chosen], labels[split][chosen]
+            for indices in torch.tensor(order(split, epoch, len(labels[split]))).split(BATCH_SIZE):
+                yield inputs[split][indices], labels[split][indices]
 
         return of_epoch
 

@@ -76,6 +76,6 @@ def read_only_folder():
                 path.chmod(path.stat().st_mode & ~0o222)
 
     yield folder, become_reader
-    for path in [folder, *(one for one in folder.rglob("*") if one.is_dir())]:
+    for path in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
         path.chmod(0o755)
     shutil.rmtree(folder)

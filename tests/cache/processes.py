@@ -18,15 +18,15 @@ def in_processes(function: Callable[..., Any], arguments: list[tuple[Any, ...]],
     """Run `function` once per tuple of arguments, all at the same time, each in its own process."""
     context = multiprocessing.get_context(start)
     running = []
-    for each in arguments:
-        here, there = context.Pipe(duplex=False)
-        process = context.Process(target=_report, args=(there, function, each))
+    for process_arguments in arguments:
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_report, args=(sender, function, process_arguments))
         process.start()
-        there.close()
-        running.append((process, here))
+        sender.close()
+        running.append((process, receiver))
     results = []
-    for process, here in running:
-        how, value = here.recv()
+    for process, receiver in running:
+        how, value = receiver.recv()
         process.join()
         assert how == "returned", value
         results.append(value)

@@ -95,10 +95,10 @@ def test_a_read_only_folder_is_refused_before_there_is_work_to_lose(read_only_fo
 
 
 def test_leftovers_of_dead_writers_are_removed_and_files_of_live_ones_are_not(tmp_path):
-    here, pid = socket.gethostname(), dead_pid()
-    dead = [leftover(tmp_path, here, pid, age=120), leftover(tmp_path, "other-host", pid, age=7200)]
+    host, pid = socket.gethostname(), dead_pid()
+    dead = [leftover(tmp_path, host, pid, age=120), leftover(tmp_path, "other-host", pid, age=7200)]
     alive = [
-        leftover(tmp_path, here, os.getpid(), age=120),
+        leftover(tmp_path, host, os.getpid(), age=120),
         leftover(tmp_path, "another-host", pid, age=120),
         leftover(tmp_path, "fresh", pid, age=0),
     ]

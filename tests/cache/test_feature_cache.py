@@ -56,11 +56,11 @@ def test_a_cache_answers_like_a_dict(tmp_path_factory, operations, asked, shard_
     wanted = [KEYS[index] for index in asked]
     assert len(cache) == len(expected)
     for view in range(3):
-        there = [key for key in wanted if (key, view) in expected]
+        present = [key for key in wanted if (key, view) in expected]
         assert cache.missing(wanted, view) == [key for key in dict.fromkeys(wanted) if (key, view) not in expected]
         if expected:
             np.testing.assert_array_equal(
-                cache.read(there, view), np.array([expected[key, view] for key in there]).reshape(-1, 6)
+                cache.read(present, view), np.array([expected[key, view] for key in present]).reshape(-1, 6)
             )
     shutil.rmtree(root)
 
@@ -129,9 +129,9 @@ def test_rejected_samples_are_remembered_with_their_reasons_and_not_asked_for_ag
     cache.mark_unreadable(reasons)
     cache.mark_unreadable({})
     cache.mark_unreadable({KEYS[0]: "told before", KEYS[2]: "bomb"})
-    again = FeatureCache(cache.root, cache.spec)
-    assert again.unreadable() == {**reasons, KEYS[2]: "bomb"}
-    assert again.missing(KEYS) == KEYS[3:]
+    reopened = FeatureCache(cache.root, cache.spec)
+    assert reopened.unreadable() == {**reasons, KEYS[2]: "bomb"}
+    assert reopened.missing(KEYS) == KEYS[3:]
     with pytest.raises(CacheError, match="is not a key"):
         cache.mark_unreadable({"photo.jpg": "bad"})
 
@@ -173,9 +173,9 @@ def test_spec_json_tells_what_the_cache_is_made_of_and_is_made_again_when_damage
     assert Spec.from_json(document["spec"]) == SPEC
     assert (document["encoding-type"], document["encoding-version"]) == ("feature-cache", 1)
     (cache.path / "spec.json").write_text("{")
-    again = FeatureCache(cache.root, SPEC)
-    np.testing.assert_array_equal(again.read(KEYS[:10]), features_of(KEYS[:10]))
-    fill(again, KEYS[10:])
+    reopened = FeatureCache(cache.root, SPEC)
+    np.testing.assert_array_equal(reopened.read(KEYS[:10]), features_of(KEYS[:10]))
+    fill(reopened, KEYS[10:])
     assert json.loads((cache.path / "spec.json").read_text()) == document
 
 
@@ -183,12 +183,12 @@ def test_a_cache_of_another_version_is_refused_and_left_alone(cache):
     fill(cache, KEYS)
     path = cache.path / "spec.json"
     path.write_text(path.read_text().replace('"encoding-version": 1', '"encoding-version": 99'))
-    before = {one: one.stat().st_mtime_ns for one in cache.path.rglob("*")}
-    again = FeatureCache(cache.root, SPEC)
-    for ask in (lambda: again.missing(KEYS), lambda: again.read(KEYS), again.writer):
+    before = {path: path.stat().st_mtime_ns for path in cache.path.rglob("*")}
+    reopened = FeatureCache(cache.root, SPEC)
+    for ask in (lambda: reopened.missing(KEYS), lambda: reopened.read(KEYS), reopened.writer):
         with pytest.raises(CacheError, match=r"spec\.json was made by another version.*99"):
             ask()
-    assert {one: one.stat().st_mtime_ns for one in cache.path.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in cache.path.rglob("*")} == before
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -261,12 +261,12 @@ def test_a_cache_is_read_while_another_process_writes(cache):
     process.start()
     seen = 0
     while seen < len(keys):
-        there = len(keys) - len(cache.missing(keys))
-        assert there >= seen
-        seen = there
-        found = [key for key in keys if key not in set(cache.missing(keys))]
-        if found:
-            assert holds_right_rows(cache, found)
+        row_count = len(keys) - len(cache.missing(keys))
+        assert row_count >= seen
+        seen = row_count
+        readable_keys = [key for key in keys if key not in set(cache.missing(keys))]
+        if readable_keys:
+            assert holds_right_rows(cache, readable_keys)
         assert process.is_alive() or len(cache.missing(keys)) == 0
     process.join()
     assert process.exitcode == 0

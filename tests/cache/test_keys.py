@@ -39,9 +39,9 @@ def test_the_key_is_the_beginning_of_the_sha256_of_the_bytes(tmp_path):
 
 
 def test_a_renamed_or_copied_file_has_the_same_key_and_an_edited_one_another(tmp_path):
-    one, copy, other = (put(tmp_path / name, name[:1].encode()) for name in ("a.jpg", "a copy.jpg", "b.jpg"))
-    keys, unreadable = DigestCache(None).keys([one, copy, other])
-    assert keys[one] == keys[copy] == key_of_bytes(b"a")
+    original, copy, other = (put(tmp_path / name, name[:1].encode()) for name in ("a.jpg", "a copy.jpg", "b.jpg"))
+    keys, unreadable = DigestCache(None).keys([original, copy, other])
+    assert keys[original] == keys[copy] == key_of_bytes(b"a")
     assert keys[other] == key_of_bytes(b"b")
     assert not unreadable
 
@@ -211,8 +211,8 @@ def test_progress_sees_every_path_in_order(tmp_path):
 
 
 def _keys_with_memo(memo: Path, paths: list[str]) -> tuple[dict[str, str], str | None]:
-    one = DigestCache(memo)
-    return one.keys(paths)[0], one.note
+    digests = DigestCache(memo)
+    return digests.keys(paths)[0], digests.note
 
 
 def test_processes_share_one_memo_at_once(tmp_path, monkeypatch):

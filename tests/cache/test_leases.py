@@ -18,27 +18,27 @@ def folder(tmp_path):
 
 def take_all(folder, names, all_have_tried):
     with Leases(folder) as claims:
-        taken = [name for name in names if claims.acquire(name)]
+        acquired = [name for name in names if claims.acquire(name)]
         all_have_tried.wait()
-    return taken
+    return acquired
 
 
 def test_what_one_has_taken_no_other_gets_until_it_is_released(folder):
-    with Leases(folder) as one, Leases(folder) as other:
-        assert one.acquire("a")
-        assert one.acquire("a")
+    with Leases(folder) as holder, Leases(folder) as other:
+        assert holder.acquire("a")
+        assert holder.acquire("a")
         assert not other.acquire("a")
         assert other.acquire("b")
-        one.release(["a"])
+        holder.release(["a"])
         assert other.acquire("a")
-        assert not one.acquire("a")
+        assert not holder.acquire("a")
     assert list(folder.iterdir()) == []
 
 
 def test_eight_processes_share_without_overlap_and_leave_nothing_behind(folder):
     names = [f"work-{index}" for index in range(200)]
-    taken = in_processes(take_all, [(folder, names, FORK.Barrier(8))] * 8)
-    assert sorted(name for one in taken for name in one) == sorted(names)
+    names_by_process = in_processes(take_all, [(folder, names, FORK.Barrier(8))] * 8)
+    assert sorted(name for names in names_by_process for name in names) == sorted(names)
     assert list(folder.iterdir()) == []
 
 
@@ -74,8 +74,8 @@ def test_eight_processes_take_over_from_a_dead_one_without_overlap(folder):
     folder.mkdir()
     for _ in range(5):
         killed_owner(folder, names)
-        taken = in_processes(take_all, [(folder, names, FORK.Barrier(8))] * 8)
-        assert sorted(name for one in taken for name in one) == sorted(names)
+        names_by_process = in_processes(take_all, [(folder, names, FORK.Barrier(8))] * 8)
+        assert sorted(name for names in names_by_process for name in names) == sorted(names)
 
 
 def test_a_silent_owner_on_another_machine_is_taken_for_dead(folder, monkeypatch):
@@ -103,8 +103,8 @@ def test_an_owner_is_heard_through_all_its_claims(folder, monkeypatch):
 def test_a_process_number_that_was_given_away_again_is_no_sign_of_life(folder):
     def in_another_life() -> bool:
         with Leases(folder) as claims:
-            words = next(folder.glob("*.owner")).read_text().split()
-            (folder / "a.claim").write_text(" ".join([*words[:2], "1", str(int(words[3]) - 10**6)]))
+            fields = next(folder.glob("*.owner")).read_text().split()
+            (folder / "a.claim").write_text(" ".join([*fields[:2], "1", str(int(fields[3]) - 10**6)]))
             return claims.acquire("a")
 
     assert in_process(in_another_life)
@@ -114,8 +114,8 @@ def test_without_hard_links_everything_is_granted(folder, monkeypatch):
     def no_links(source, target):
         raise OSError(95, "Operation not supported")
 
-    with Leases(folder) as one, Leases(folder) as other:
+    with Leases(folder) as holder, Leases(folder) as other:
         monkeypatch.setattr(os, "link", no_links)
-        assert one.acquire("a")
+        assert holder.acquire("a")
         assert other.acquire("a")
-        assert not one.supported
+        assert not holder.supported

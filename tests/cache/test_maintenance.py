@@ -43,7 +43,7 @@ def test_a_flipped_byte_is_never_served_and_named_by_shard_row_and_key(cache):
     for reader in (cache, FeatureCache(cache.root, SPEC)):
         with pytest.raises(CacheError, match=f"1 of 30 rows are damaged.*row 4 of .*{path.name} .{key}.*repair"):
             reader.read(KEYS, out=out)
-        sound = [one for one in KEYS if one != key]
+        sound = [other_key for other_key in KEYS if other_key != key]
         np.testing.assert_array_equal(reader.read(sound), features_of(sound))
         assert reader.verify() == [(path.name, 4, key, 0)]
 

@@ -42,21 +42,21 @@ def test_an_error_is_raised_in_the_place_of_its_result(pool):
 
 @pytest.mark.parametrize("ahead", [1, 3])
 def test_items_are_asked_for_when_there_is_room_and_computed_while_the_consumer_works(pool, ahead):
-    asked, done = [], []
+    asked, computed = [], []
 
     def items():
         for number in range(10):
             asked.append(number)
             yield number
 
-    results = prefetch_map(done.append, items(), pool=pool, ahead=ahead)
+    results = prefetch_map(computed.append, items(), pool=pool, ahead=ahead)
     assert asked == []
-    for taken, _ in enumerate(results, 1):
-        assert len(asked) == min(taken + ahead, 10)
+    for consumed, _ in enumerate(results, 1):
+        assert len(asked) == min(consumed + ahead, 10)
         deadline = time.monotonic() + 10
-        while len(done) < len(asked) and time.monotonic() < deadline:
+        while len(computed) < len(asked) and time.monotonic() < deadline:
             time.sleep(0.001)
-        assert len(done) == len(asked)
+        assert len(computed) == len(asked)
 
 
 @pytest.mark.parametrize("end", ["closed", "error"])

@@ -30,10 +30,12 @@ def test_a_lookup_finds_what_a_dict_finds(first, later, asked, view):
                 expected.setdefault(entry, (shard, row))
     assert len(lookup.mixed_high) == len(expected)
     asked = [*asked, *(key for key, _ in expected)]
-    places = lookup.positions_of(pack_key_list(asked), view)
-    found = [(int(lookup.shards[place]), int(lookup.rows[place])) if place >= 0 else None for place in places]
-    assert found == [expected.get((key, view)) for key in asked]
-    in_storage_order = sorted((place, key) for (key, each), place in expected.items() if each == view)
+    positions = lookup.positions_of(pack_key_list(asked), view)
+    addresses = [
+        (int(lookup.shards[position]), int(lookup.rows[position])) if position >= 0 else None for position in positions
+    ]
+    assert addresses == [expected.get((key, view)) for key in asked]
+    in_storage_order = sorted((address, key) for (key, row_view), address in expected.items() if row_view == view)
     assert [unpack_key(key) for key in lookup.keys(view)] == [key for _, key in in_storage_order]
 
 

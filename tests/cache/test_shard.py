@@ -123,8 +123,10 @@ def test_sound_rows_are_not_checked_one_by_one(tmp_path, monkeypatch):
 def test_swapped_rows_are_damage(path):
     shard, _ = open_shard(path, SPEC)
     content = bytearray(path.read_bytes())
-    one, other = (slice(shard.storage.offset + row * 24, shard.storage.offset + row * 24 + 24) for row in (1, 2))
-    content[one], content[other] = content[other], content[one]
+    first_row, second_row = (
+        slice(shard.storage.offset + row * 24, shard.storage.offset + row * 24 + 24) for row in (1, 2)
+    )
+    content[first_row], content[second_row] = content[second_row], content[first_row]
     path.write_bytes(content)
     [(_, _, damaged)] = open_shard(path, SPEC)[0].stretches()
     assert damaged.tolist() == [1, 2]

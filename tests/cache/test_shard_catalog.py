@@ -17,15 +17,15 @@ def test_a_broken_shard_is_moved_aside_told_and_redone(cache, length):
     fill(cache, KEYS)
     path = shard_paths(cache)[1]
     path.write_bytes(path.read_bytes()[:length])
-    again = FeatureCache(cache.root, cache.spec)
-    lost = again.missing(KEYS)
+    reopened = FeatureCache(cache.root, cache.spec)
+    lost = reopened.missing(KEYS)
     assert len(lost) == 10
-    assert [one.name for one in (cache.path / "damaged").iterdir()] == [path.name]
-    assert len(again.warnings) == 1
-    assert str(path) in again.warnings[0]
-    assert "moved to" in again.warnings[0]
-    fill(again, lost)
-    np.testing.assert_array_equal(again.read(KEYS), features_of(KEYS))
+    assert [path.name for path in (cache.path / "damaged").iterdir()] == [path.name]
+    assert len(reopened.warnings) == 1
+    assert str(path) in reopened.warnings[0]
+    assert "moved to" in reopened.warnings[0]
+    fill(reopened, lost)
+    np.testing.assert_array_equal(reopened.read(KEYS), features_of(KEYS))
     assert FeatureCache(cache.root, cache.spec).warnings == []
 
 

@@ -52,10 +52,10 @@ def packed(tmp_path_factory, image) -> Shard:
 
 
 def chunks(path: Path) -> list:
-    found: list = []
+    infos: list = []
     with h5py.File(path) as file:
-        file["features"].id.chunk_iter(found.append)
-    return found
+        file["features"].id.chunk_iter(infos.append)
+    return infos
 
 
 def test_a_packed_shard_is_smaller_and_any_hdf5_tool_reads_it(path):
@@ -133,10 +133,10 @@ def test_a_damaged_chunk_is_repaired_by_extracting_its_rows_again(cache):
     chunk = chunks(path)[2]
     content[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
     path.write_bytes(content)
-    again = FeatureCache(cache.root, cache.spec)
-    assert sorted(damage.row for damage in again.repair()) == [8, 9, 10, 11]
-    assert again.missing(KEYS) == KEYS[8:12]
-    assert [shard.compression for shard in again._current().shards] == ["gzip"]
+    reopened = FeatureCache(cache.root, cache.spec)
+    assert sorted(damage.row for damage in reopened.repair()) == [8, 9, 10, 11]
+    assert reopened.missing(KEYS) == KEYS[8:12]
+    assert [shard.compression for shard in reopened._current().shards] == ["gzip"]
 
 
 def test_a_chunk_that_unpacks_to_gigabytes_takes_no_more_memory_than_it_should(path):

@@ -192,25 +192,25 @@ def test_killed_writer_loses_at_most_one_shard(cache):
     for kill in range(12):
         missing = cache.missing(keys)
         assert len(keys) - len(missing) >= acknowledged
-        here, there = os.pipe()
+        receiver, sender = os.pipe()
         pid = os.fork()
         if pid == 0:
             try:
                 with cache.writer(shard_bytes=20 * 24) as writer:
                     for start in range(0, len(missing), 5):
                         writer.append(missing[start : start + 5], features_of(missing[start : start + 5]), seconds=5)
-                        os.write(there, b".....")
+                        os.write(sender, b".....")
                         time.sleep(0.001)
             finally:
                 os._exit(0)
-        os.close(there)
+        os.close(sender)
         time.sleep(random.uniform(0.0, 0.06))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         appended = 0
-        while chunk := os.read(here, 1 << 16):
+        while chunk := os.read(receiver, 1 << 16):
             appended += len(chunk)
-        os.close(here)
+        os.close(receiver)
         acknowledged = len(keys) - len(missing) + max(0, appended - 20)
         rest = set(cache.missing(keys))
         assert len(keys) - len(rest) >= acknowledged, f"kill {kill} lost more than a shard"

@@ -25,7 +25,11 @@ def allowance(pool_rows: int, batch_rows: int, row_bytes: int = ROW_BYTES) -> in
 
 
 def positions(cache: FeatureCache, keys: list[str], batch_rows: int = 16, **options) -> list[int]:
-    return [int(one) for batch in cache.batches(keys, batch_rows, **{"seed": 0, **options}) for one in batch.positions]
+    return [
+        int(position)
+        for batch in cache.batches(keys, batch_rows, **{"seed": 0, **options})
+        for position in batch.positions
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +68,17 @@ def test_every_row_comes_once_and_is_the_right_one(
         range(len(keys))
     )
     for batch in batches:
-        np.testing.assert_array_equal(batch.rows, features_of([keys[one] for one in batch.positions], view=view))
+        np.testing.assert_array_equal(
+            batch.rows, features_of([keys[position] for position in batch.positions], view=view)
+        )
 
 
 def test_the_order_depends_on_the_seed_and_on_no_timing(filled, small_stretches):
     memory = allowance(64, 16)
-    one = positions(filled, KEYS, seed=1, memory_bytes=memory)
+    order = positions(filled, KEYS, seed=1, memory_bytes=memory)
     for _ in range(3):
-        assert positions(FeatureCache(filled.root, SPEC), KEYS, seed=1, memory_bytes=memory) == one
-    assert positions(filled, KEYS, seed=2, memory_bytes=memory) != one
+        assert positions(FeatureCache(filled.root, SPEC), KEYS, seed=1, memory_bytes=memory) == order
+    assert positions(filled, KEYS, seed=2, memory_bytes=memory) != order
 
 
 def test_what_fits_into_one_pool_comes_in_a_uniformly_random_order(cache):
@@ -146,7 +152,7 @@ def test_the_next_pool_is_read_while_one_is_served(filled, small_stretches, monk
 def test_batches_stay_as_they_are_when_the_next_ones_come(filled, small_stretches):
     batches = list(filled.batches(KEYS, 16, seed=0, memory_bytes=allowance(32, 16)))
     for batch in batches:
-        np.testing.assert_array_equal(batch.rows, features_of([KEYS[one] for one in batch.positions]))
+        np.testing.assert_array_equal(batch.rows, features_of([KEYS[position] for position in batch.positions]))
 
 
 def test_a_damaged_row_ends_the_pass_and_is_named(cache):
@@ -170,7 +176,7 @@ def test_shards_that_are_rewritten_meanwhile_are_followed(cache, small_stretches
     seen += batches
     assert sorted(np.concatenate([batch.positions for batch in seen])) == list(range(300))
     for batch in seen:
-        np.testing.assert_array_equal(batch.rows, features_of([KEYS[one] for one in batch.positions]))
+        np.testing.assert_array_equal(batch.rows, features_of([KEYS[position] for position in batch.positions]))
 
 
 def test_what_cannot_be_done_is_said_before_anything_is_read(filled, cache):

@@ -36,8 +36,8 @@ def test_every_mapping_changes_the_fingerprint_by_what_it_says(name, one, other)
 
 
 def test_the_storage_type_and_having_views_change_the_fingerprint():
-    others = [dataclasses.replace(SPEC, dtype="float16"), dataclasses.replace(SPEC, views={})]
-    assert len({SPEC.fingerprint, *(other.fingerprint for other in others)}) == 3
+    variants = [dataclasses.replace(SPEC, dtype="float16"), dataclasses.replace(SPEC, views={})]
+    assert len({SPEC.fingerprint, *(other.fingerprint for other in variants)}) == 3
 
 
 @given(mapping=mappings)
@@ -57,10 +57,10 @@ def test_equal_numbers_are_equal_however_they_are_written():
 @given(preprocessing=mappings, views=st.none() | mappings, text=st.text())
 def test_a_spec_survives_json(preprocessing, views, text):
     spec = dataclasses.replace(SPEC, preprocessing=preprocessing, views=views, backbone=text)
-    again = Spec.from_json(json.loads(json.dumps(spec.to_json())))
-    assert again == spec
-    assert again.fingerprint == spec.fingerprint
-    assert hash(again) == hash(spec)
+    restored = Spec.from_json(json.loads(json.dumps(spec.to_json())))
+    assert restored == spec
+    assert restored.fingerprint == spec.fingerprint
+    assert hash(restored) == hash(spec)
 
 
 def test_the_fingerprint_is_the_same_in_every_process_and_release():

@@ -38,12 +38,12 @@ def test_the_cache_does_not_need_its_index_and_makes_it_again(cache, spoil):
         index.unlink()
     else:
         index.write_bytes({"torn": old[:300], "empty": b"", "stale": old}[spoil])
-    again = FeatureCache(cache.root, cache.spec)
-    np.testing.assert_array_equal(again.read(KEYS), features_of(KEYS))
-    assert again.warnings == []
-    with again.writer():
+    reopened = FeatureCache(cache.root, cache.spec)
+    np.testing.assert_array_equal(reopened.read(KEYS), features_of(KEYS))
+    assert reopened.warnings == []
+    with reopened.writer():
         pass
-    assert index_rows(again).keys() == set(KEYS)
+    assert index_rows(reopened).keys() == set(KEYS)
 
 
 def test_rows_of_a_shard_that_is_gone_do_not_look_like_features(cache):

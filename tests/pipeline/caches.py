@@ -37,6 +37,6 @@ def make_manifest(keys: list[str]) -> Manifest:
 
 def make_run(place: Path, *keys: list[str]) -> Path:
     """A run directory with one seed for each list of keys, numbered backwards from 11."""
-    for number, each in enumerate(keys):
-        make_manifest(each).save(place / f"seed-{11 - number}" / "manifest.csv")
+    for number, seed_keys in enumerate(keys):
+        make_manifest(seed_keys).save(place / f"seed-{11 - number}" / "manifest.csv")
     return place

@@ -94,9 +94,9 @@ HISTORY = [
 ]
 
 SELECTION = [
-    {"C": c, "scaler": scaler, "score": 0.8 + 0.01 * place - (0.02 if scaler == "none" else 0.0)}
+    {"C": c, "scaler": scaler, "score": 0.8 + 0.01 * index - (0.02 if scaler == "none" else 0.0)}
     for scaler in ("none", "standard")
-    for place, c in enumerate((1e-4, 1e-2, 1.0))
+    for index, c in enumerate((1e-4, 1e-2, 1.0))
 ]
 
 

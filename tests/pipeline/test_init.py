@@ -30,8 +30,8 @@ print(json.dumps({
 
 
 def test_importing_changes_nothing_in_the_process_and_loads_nothing_of_the_commands():
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == {
+    completed = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    assert json.loads(completed.stdout) == {
         "imported by `import pipeline`": [],
         "environment": True,
         "threads": True,
@@ -39,7 +39,7 @@ def test_importing_changes_nothing_in_the_process_and_loads_nothing_of_the_comma
         "log": True,
         "commands": [],
     }
-    assert done.stderr == ""
+    assert completed.stderr == ""
 
 
 def test_every_public_name_is_there_and_no_other():

@@ -28,8 +28,8 @@ def crowded(tmp_path):
 
 
 def test_folders_and_files_of_the_working_folder_stand_in_for_none_of_our_packages(crowded):
-    done = run_python(LISTING, crowded)
-    assert (done.returncode, done.stderr) == (0, "")
+    completed = run_python(LISTING, crowded)
+    assert (completed.returncode, completed.stderr) == (0, "")
 
 
 def test_a_module_of_the_working_folder_is_still_found(tmp_path):
@@ -44,7 +44,9 @@ def test_a_module_of_the_working_folder_is_still_found(tmp_path):
 def test_a_foreign_package_before_ours_is_named(tmp_path, name, as_library):
     (tmp_path / f"{name}.py").write_text("")
     arguments = ["-c", "import pipeline; pipeline.features"] if as_library else ["-m", "pipeline", "--version"]
-    done = run_python(arguments, ROOT.parent, [tmp_path])
-    assert done.returncode == 1
-    assert f"package '{name}' lies in {ROOT}, but Python finds {tmp_path / f'{name}.py'} in its place" in done.stderr
-    assert as_library or "Traceback" not in done.stderr
+    completed = run_python(arguments, ROOT.parent, [tmp_path])
+    assert completed.returncode == 1
+    assert (
+        f"package '{name}' lies in {ROOT}, but Python finds {tmp_path / f'{name}.py'} in its place" in completed.stderr
+    )
+    assert as_library or "Traceback" not in completed.stderr

@@ -49,8 +49,8 @@ def export(
     from pipeline.library.export import export_features
     from pipeline.text import byte_count
 
-    [place] = find_caches(cache, [fingerprint])
-    one = open_cache(place)
+    [path] = find_caches(cache, [fingerprint])
+    one = open_cache(path)
     samples = load_one(manifest) if manifest is not None else None
     exported = export_features(one, out, samples, view)
     echo(f"{title(one.spec)}: {len(exported.keys):,} rows of {list(one.row_shape)}, view {view}, {one.dtype.name}")

@@ -31,13 +31,16 @@ def list_caches(*, cache: CacheFolder = FeatureConfig.cache) -> None:
     header = ["fingerprint", "backbone", "cut", "pool", "precision", "dtype", "pixels", "rows", "views", "size", "age"]
     now = time.time()
     lines = []
-    for one in caches:
-        spec = one.spec
+    for summary in caches:
+        spec = summary.spec
         made_of = [spec.backbone, spec.cut, spec.pooling, spec.precision, spec.dtype] if spec else ["?"] * 5
         pixels = spec.preprocessing.get("image_size", "?") if spec else "?"
-        size = [f"{one.rows:,}", str(one.views), byte_count(one.size), _age(now - one.modified)]
-        lines.append([short(one.path), *made_of, str(pixels), *size])
-    echo(table(header, lines, left=6), *(f"note: {short(one.path)}: {note}" for one in caches for note in one.notes))
+        size = [f"{summary.rows:,}", str(summary.views), byte_count(summary.size), _age(now - summary.modified)]
+        lines.append([short(summary.path), *made_of, str(pixels), *size])
+    echo(
+        table(header, lines, left=6),
+        *(f"note: {short(summary.path)}: {note}" for summary in caches for note in summary.notes),
+    )
 
 
 def _age(seconds: float) -> str:

@@ -61,19 +61,19 @@ def prune(
 
     header = ["fingerprint", "backbone", "cut", "rows", "rows to drop", "files to remove", "size"]
     lines, rows_dropped, files_removed, size = [], 0, 0, 0
-    for one in caches:
-        rows = sum(shard.rows for shard in one.shards)
-        files = [*one.leftovers, *(one.damaged if damaged else [])]
+    for opened in caches:
+        rows = sum(shard.rows for shard in opened.shards)
+        files = [*opened.leftovers, *(opened.damaged if damaged else [])]
         file_size = sum(_size(path) for path in files)
-        unneeded = one.prune(needed) if yes else one.plan_prune(needed)
+        unneeded = opened.prune(needed) if yes else opened.plan_prune(needed)
         if yes:
             for path in files:
                 remove(path)
         numbers = [f"{rows:,}", f"{unneeded.rows:,}", f"{len(files):,}", byte_count(unneeded.size + file_size)]
-        lines.append([short(one.path), one.spec.backbone, one.spec.cut, *numbers])
+        lines.append([short(opened.path), opened.spec.backbone, opened.spec.cut, *numbers])
         rows_dropped, files_removed = rows_dropped + unneeded.rows, files_removed + len(files)
         size += unneeded.size + file_size
-    echo("", table(header, lines, left=3), *(f"note: {note}" for one in caches for note in one.warnings), "")
+    echo("", table(header, lines, left=3), *(f"note: {note}" for opened in caches for note in opened.warnings), "")
     total = f"{rows_dropped:,} rows and {files_removed:,} files, about {byte_count(size)}"
     echo(f"removed {total}" if yes else f"would remove {total}; nothing was changed: --yes does it")
 

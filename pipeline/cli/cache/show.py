@@ -27,29 +27,29 @@ def show(fingerprint: str, /, *, cache: CacheFolder = FeatureConfig.cache) -> No
     from pipeline.cli.output import echo
     from pipeline.text import byte_count, duration, flattened
 
-    [place] = find_caches(cache, [fingerprint])
-    one = open_cache(place)
-    shards, views, rejected = one.shards, one.views, one.unreadable()
+    [path] = find_caches(cache, [fingerprint])
+    opened = open_cache(path)
+    shards, views, rejected = opened.shards, opened.views, opened.unreadable()
     changed = [shard.path.stat().st_mtime for shard in shards]
     lines = {
-        "fingerprint": one.spec.fingerprint,
-        "folder": one.path,
-        **flattened(one.spec.to_json()),
+        "fingerprint": opened.spec.fingerprint,
+        "folder": opened.path,
+        **flattened(opened.spec.to_json()),
         "rows": ", ".join(f"{rows:,} of view {view}" for view, rows in views.items()) or "none",
-        "shape of a row": list(one.row_shape) if shards else "",
+        "shape of a row": list(opened.row_shape) if shards else "",
         "shards": f"{len(shards):,}",
         "oldest shard": _moment(min(changed)) if shards else "",
         "newest shard": _moment(max(changed)) if shards else "",
-        "on disk": byte_count(one.size_on_disk),
+        "on disk": byte_count(opened.size_on_disk),
         "computed in": duration(sum(shard.seconds for shard in shards)),
         "rejected images": f"{len(rejected):,}",
-        "files set aside": _files(one.damaged),
-        "leftovers": _files(one.leftovers),
+        "files set aside": _files(opened.damaged),
+        "leftovers": _files(opened.leftovers),
     }
     width = max(map(len, lines))
     echo(*(f"{name.ljust(width)}  {value}".rstrip() for name, value in lines.items()))
     echo(*(f"rejected: {key}: {reason!r}" for key, reason in rejected.items()))
-    echo(*(f"set aside: {path}" for path in one.damaged), *(f"note: {note}" for note in one.warnings))
+    echo(*(f"set aside: {path}" for path in opened.damaged), *(f"note: {note}" for note in opened.warnings))
 
 
 def _moment(seconds: float) -> str:

@@ -44,19 +44,19 @@ def verify(
     damaged = unreadable = 0
     for path in find_caches(cache, fingerprints):
         try:
-            one = open_cache(path)
-            rows = sum(shard.rows for shard in one.shards)
+            opened = open_cache(path)
+            rows = sum(shard.rows for shard in opened.shards)
         except CacheError as error:
             echo(f"{short(path)}: {error}")
             unreadable += 1
             continue
-        check = one.repair if repair else one.verify
+        check = opened.repair if repair else opened.verify
         damages = check(lambda shards: progress(shards, label=f"verify {short(path)}", unit="shards"))  # noqa: B023
-        echo(f"{title(one.spec)}: {rows:,} rows, {f'{len(damages):,} damaged' if damages else 'all sound'}")
+        echo(f"{title(opened.spec)}: {rows:,} rows, {f'{len(damages):,} damaged' if damages else 'all sound'}")
         if damages:
             echo(table(["shard", "row", "key", "view"], [[str(value) for value in damage] for damage in damages]))
-        echo(*(f"note: {note}" for note in one.warnings))
-        damaged += bool(damages or one.warnings)
+        echo(*(f"note: {note}" for note in opened.warnings))
+        damaged += bool(damages or opened.warnings)
     if damaged and not repair:
         raise CacheError("there is damage: `cache verify --repair` drops damaged rows, `extract` computes them again")
     if damaged:

@@ -53,8 +53,8 @@ def contact_sheet(
     gap = [0.15] if mixtures else []
     widths = [*[1.0] * len(names), *gap, *[1.0] * len(mixtures)]
     figure = Figure(figsize=(1.35 * sum(widths), 1.45 * len(images) + 1.2), dpi=130, layout="constrained")
-    words = "; ".join([*augment.describe(), *(_words(mixing) if mixing is not None else [])])
-    figure.suptitle(f"{title}\n{textwrap.fill(words, width=round(17 * sum(widths)))}", fontsize=10)
+    description = "; ".join([*augment.describe(), *(_words(mixing) if mixing is not None else [])])
+    figure.suptitle(f"{title}\n{textwrap.fill(description, width=round(17 * sum(widths)))}", fontsize=10)
     grid = figure.subplots(len(images), len(widths), squeeze=False, width_ratios=widths)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -62,8 +62,8 @@ def contact_sheet(
         height, width = image.shape[-2:]
         _show(grid[row, 0], augment.preprocessing.resized(image), f"{width} × {height}")
         _show(grid[row, 1], augment.preprocessing.render(image))
-    for column, of_seed in enumerate(renderings, start=2):
-        for axes, rendering in zip(grid[:, column], of_seed, strict=True):
+    for column, seed_renderings in enumerate(renderings, start=2):
+        for axes, rendering in zip(grid[:, column], seed_renderings, strict=True):
             _show(axes, rendering)
     for column, (name, mixed, shares) in enumerate(mixtures, start=len(names) + len(gap)):
         grid[0, column].set_title(name, fontsize=9)
@@ -83,16 +83,16 @@ def _mixtures(renderings: Sequence[Sequence[Tensor]], mixing: MixupCutmix) -> It
             continue
         for number, batch in enumerate(renderings[:_MIXTURES], start=1):
             labels = torch.arange(len(batch))
-            alone = replace(mixing, **{other: 0.0}, num_classes=len(batch), layout="nchw")
-            mixed, targets = alone(torch.stack(list(batch)).float(), labels, _SEED, epoch=number, step=0)
+            single_mixing = replace(mixing, **{other: 0.0}, num_classes=len(batch), layout="nchw")
+            mixed, targets = single_mixing(torch.stack(list(batch)).float(), labels, _SEED, epoch=number, step=0)
             yield f"{kind} of {number}", mixed.round().to(torch.uint8), targets.diagonal().tolist()
 
 
 def _words(mixing: MixupCutmix) -> list[str]:
     """Return what is mixed, in words."""
     kinds = (("mixup", mixing.mixup), ("cutmix", mixing.cutmix))
-    named = [f"{name}, alpha {alpha:g}" for name, alpha in kinds if alpha]
-    return [f"{' or '.join(named)}: each with the one above it, the first with the last, in the shares below"]
+    descriptions = [f"{name}, alpha {alpha:g}" for name, alpha in kinds if alpha]
+    return [f"{' or '.join(descriptions)}: each with the one above it, the first with the last, in the shares below"]
 
 
 def _show(axes: Axes, pixels: Tensor, caption: str = "") -> None:

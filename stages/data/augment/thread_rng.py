@@ -47,5 +47,5 @@ class ThreadGenerator(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        extra = {"generator": self.generator} if func in _DRAWS else {}
-        return func(*args, **{**(kwargs or {}), **extra})
+        generator_option = {"generator": self.generator} if func in _DRAWS else {}
+        return func(*args, **{**(kwargs or {}), **generator_option})

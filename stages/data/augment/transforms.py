@@ -209,5 +209,5 @@ def _quarter_turns(image: Tensor) -> Tensor:
 
 
 def _probability_text(probability: float) -> str:
-    named = {0.25: "a quarter of the time", 0.5: "half of the time", 1.0: "always"}
-    return named.get(probability, f"{probability:.0%} of the time")
+    names = {0.25: "a quarter of the time", 0.5: "half of the time", 1.0: "always"}
+    return names.get(probability, f"{probability:.0%} of the time")

@@ -54,8 +54,8 @@ class TestTimeAugmentation:
 
     def average(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the mean of the probabilities over each image's renderings: [n * count, classes] -> [n, classes]."""
-        of_images: NDArray[np.float32] = probabilities.reshape(-1, self.count, probabilities.shape[1]).mean(axis=1)
-        return of_images
+        image_means: NDArray[np.float32] = probabilities.reshape(-1, self.count, probabilities.shape[1]).mean(axis=1)
+        return image_means
 
     def _crops(self, image: Tensor) -> list[Tensor]:
         side = self.preprocessing.image_size

@@ -42,14 +42,14 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
     table = Path(options.data)
     locations, targets, splits, strata, groups = [], [], [], [], []
     extra: dict[str, list[str]] = {}
-    for where, row in _rows(table, _REQUIRED, _COLUMNS):
-        locations.append(str(table.parent / _required(row, "path", where)))
-        targets.append(_required(row, "label", where))
-        splits.append(_split(row.get("split", ""), where))
+    for line, row in _rows(table, _REQUIRED, _COLUMNS):
+        locations.append(str(table.parent / _required(row, "path", line)))
+        targets.append(_required(row, "label", line))
+        splits.append(_split(row.get("split", ""), line))
         strata.append(row.get("stratum", "").strip())
         groups.append(row.get("group", "").strip())
         if bool(splits[-1]) != bool(splits[0]):
-            raise DataError(f"{where}: some rows have a split and some have none; fill in all or leave all empty")
+            raise DataError(f"{line}: some rows have a split and some have none; fill in all or leave all empty")
         for name, value in row.items():
             if name and name not in _READ:
                 extra.setdefault(name, []).append(value)
@@ -72,10 +72,10 @@ def read_image_table(table: Path) -> list[tuple[str, dict[str, str]]]:
     rows = _rows(table, ("path",), "the first line must name the column path")
     return [
         (
-            str(table.parent / _required(row, "path", where)),
+            str(table.parent / _required(row, "path", line)),
             {name: value for name, value in row.items() if name and name != "path"},
         )
-        for where, row in rows
+        for line, row in rows
     ]
 
 
@@ -96,10 +96,10 @@ def _rows(table: Path, required: tuple[str, ...], columns: str) -> Iterator[tupl
             if missing:
                 raise DataError(f"{table} has no column {' and no column '.join(missing)}; {columns}")
             for row in rows:
-                where = f"{table}, line {rows.line_num}"
+                line = f"{table}, line {rows.line_num}"
                 if None in row:
-                    raise DataError(f"{where}: more fields than columns; quote a path or label that has a comma in it")
-                yield where, row
+                    raise DataError(f"{line}: more fields than columns; quote a path or label that has a comma in it")
+                yield line, row
     except csv.Error as error:
         raise DataError(f"{table}, line {rows.reader.line_num}: {error}") from error
     except OSError as error:
@@ -112,15 +112,15 @@ def _column_name(name: str) -> str:
     return name.lower() if name.lower() in _READ else name
 
 
-def _required(row: dict[str, str], column: str, where: str) -> str:
+def _required(row: dict[str, str], column: str, line: str) -> str:
     value = row[column] if column == "path" else row[column].strip()
     if not value:
-        raise DataError(f"{where}: no {column}")
+        raise DataError(f"{line}: no {column}")
     return value
 
 
-def _split(word: str, where: str) -> str:
+def _split(word: str, line: str) -> str:
     word = word.strip().lower()
     if word and word not in SPLIT_NAMES:
-        raise DataError(f"{where}: {word!r} is not a split; use train, val or test")
+        raise DataError(f"{line}: {word!r} is not a split; use train, val or test")
     return SPLIT_NAMES.get(word, "")

@@ -38,18 +38,18 @@ def list_folder(options: DataConfig, progress: Progress | None = None) -> Source
     split_folders = _split_folders(root, folders)
     parts = [(SPLIT_NAMES[folder.name.lower()], folder) for folder in split_folders] or [("", root)]
     ignored: Counter[str] = Counter()
-    found: list[tuple[str, str, str]] = []
-    empty: list[str] = []
+    samples: list[tuple[str, str, str]] = []
+    empty_folders: list[str] = []
     for split, part in parts:
         for folder in _subfolders(part):
             images = _images(folder, ignored)
-            found += [(image, folder.name, split) for image in images]
+            samples += [(image, folder.name, split) for image in images]
             if not images:
-                empty.append(str(folder.relative_to(root)))
-    if not found:
+                empty_folders.append(str(folder.relative_to(root)))
+    if not samples:
         raise DataError(f"{root} has no images in its folders{_ignored(ignored)}; {_LAYOUT}")
-    locations, targets, splits = (list(column) for column in zip(*found, strict=True))
-    notes = [f"no images in {', '.join(empty)}: not counted as a class"] if empty else []
+    locations, targets, splits = (list(column) for column in zip(*samples, strict=True))
+    notes = [f"no images in {', '.join(empty_folders)}: not counted as a class"] if empty_folders else []
     if ignored:
         notes.append(f"ignored {ignored.total()} files that are not images by their name{_ignored(ignored)}")
     return SourceRecords(locations, targets, sort_class_names(targets), splits, [""] * len(locations), notes=notes)
@@ -63,19 +63,19 @@ def _split_folders(root: Path, folders: list[Path]) -> list[Path]:
     DataError
         If they look like splits but cannot be read as such: better refused than trained on as classes.
     """
-    named = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
-    names = ", ".join(folder.name for folder in named)
-    with_classes = [folder for folder in named if _subfolders(folder)]
-    if len(named) == len(folders):
-        if len(with_classes) == len(named):
-            return named
-        if len({SPLIT_NAMES[folder.name.lower()] for folder in named}) > 1:
-            without = ", ".join(folder.name for folder in named if folder not in with_classes)
-            raise DataError(f"{root} has the splits {names}, but there are no class folders in {without}; {_LAYOUT}")
+    split_folders = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
+    names = ", ".join(folder.name for folder in split_folders)
+    with_classes = [folder for folder in split_folders if _subfolders(folder)]
+    if len(split_folders) == len(folders):
+        if len(with_classes) == len(split_folders):
+            return split_folders
+        if len({SPLIT_NAMES[folder.name.lower()] for folder in split_folders}) > 1:
+            lacking = ", ".join(folder.name for folder in split_folders if folder not in with_classes)
+            raise DataError(f"{root} has the splits {names}, but there are no class folders in {lacking}; {_LAYOUT}")
     elif len({SPLIT_NAMES[folder.name.lower()] for folder in with_classes}) > 1:
-        others = ", ".join(folder.name for folder in folders if folder not in named)
+        rest = ", ".join(folder.name for folder in folders if folder not in split_folders)
         raise DataError(
-            f"{root} has the splits {names} and beside them {others}; "
+            f"{root} has the splits {names} and beside them {rest}; "
             "move the others away, or point `data` at a CSV file (path,label,split)"
         )
     return []
@@ -84,21 +84,21 @@ def _split_folders(root: Path, folders: list[Path]) -> list[Path]:
 def _images(folder: Path, ignored: Counter[str]) -> list[str]:
     """Return the image files anywhere in `folder`, sorted; count what else is there by its ending."""
     images = []
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             ending = os.path.splitext(name)[1].lower()  # noqa: PTH122 (names may be anything; a Path is not needed)
             if name.startswith("."):
                 continue
             if ending in IMAGE_EXTENSIONS:
-                images.append(os.path.join(place, name))  # noqa: PTH118 (a million times)
+                images.append(os.path.join(parent, name))  # noqa: PTH118 (a million times)
             else:
                 ignored[ending or "no ending"] += 1
     return sorted(images)
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
 def _ignored(counts: Counter[str]) -> str:

@@ -59,11 +59,11 @@ class SourceRecords:
     def select(self, indices: Sequence[int]) -> SourceRecords:
         """Return the samples at `indices` of a source of files, in that order, with the classes they have."""
         targets = [self.targets[index] for index in indices]
-        held = set(targets)
+        present = set(targets)
         return SourceRecords(
             [self.locations[index] for index in indices],
             targets,
-            tuple(name for name in self.class_names if name in held),
+            tuple(name for name in self.class_names if name in present),
             [self.splits[index] for index in indices],
             [self.strata[index] for index in indices],
             groups=[self.groups[index] for index in indices] if self.groups else [],

@@ -141,24 +141,25 @@ def list_samples(options: DataConfig, progress: Progress | None = None) -> Sourc
         If the source cannot be used as it is.
     """
     data, sources = options.data, _sources()
-    named = next((source for source in sources if source.takes(data)), None)
-    if named is not None:
-        return named.list(options, progress)
+    match = next((source for source in sources if source.takes(data)), None)
+    if match is not None:
+        return match.list(options, progress)
     path = Path(data).expanduser().absolute()
-    of_paths = [(source, source.takes_path) for source in sources if source.takes_path is not None]
-    fitting = [source for source, takes_path in of_paths if takes_path(path)]
+    path_sources = [(source, source.takes_path) for source in sources if source.takes_path is not None]
+    fitting = [source for source, takes_path in path_sources if takes_path(path)]
     if len(fitting) > 1:
-        both = " and ".join(SOURCES.origin(source.name) for source in fitting)
-        raise UsageError(f"`data` {data} is taken by {both}: uninstall one of the two")
+        origins = " and ".join(SOURCES.origin(source.name) for source in fitting)
+        raise UsageError(f"`data` {data} is taken by {origins}: uninstall one of the two")
     if fitting:
         return fitting[0].list(replace(options, data=str(path)), progress)
     if path.exists():
-        kinds = " nor ".join(SOURCES.known[source.name].help_text for source, _ in of_paths)
+        kinds = " nor ".join(SOURCES.known[source.name].help_text for source, _ in path_sources)
         raise UsageError(f"`data` {data} is not {kinds}")
     names = [source.name for source in sources if source.takes_path is None]
-    told = ", ".join(f"{name}NAME" if name.endswith(":") else name for name in names)
+    known = ", ".join(f"{name}NAME" if name.endswith(":") else name for name in names)
     raise UsageError(
-        f"`data` {data}: there is no such folder or file, and no source of that name ({told}).{suggestion(data, names)}"
+        f"`data` {data}: there is no such folder or file, and no source of that name "
+        f"({known}).{suggestion(data, names)}"
     )
 
 

@@ -55,9 +55,9 @@ def torchvision_image(location: str, shorter_side: int | None = None) -> Tensor:
     UnreadableImageError
         If the set or the sample is not there.
     """
-    place, _, root = location.removeprefix(PREFIX).partition(_ROOT)
+    sample, _, root = location.removeprefix(PREFIX).partition(_ROOT)
     try:
-        name, *part, index = place.split("/")
+        name, *part, index = sample.split("/")
         _check_known(name)
         with _reading:
             dataset = _reopened(name, "/".join(part), Path(root) if root else DEFAULT_ROOT.expanduser())
@@ -86,7 +86,10 @@ def list_torchvision(options: DataConfig, progress: Progress | None = None) -> S
     locations, numbers, splits, keys = [], [], [], []
     names: list[str] = []
     for part, split, dataset in _parts(name, variant, root):
-        names = [one if isinstance(one, str) else ", ".join(one) for one in getattr(dataset, "classes", names)]
+        names = [
+            class_name if isinstance(class_name, str) else ", ".join(class_name)
+            for class_name in getattr(dataset, "classes", names)
+        ]
         indices = range(len(dataset))
         for index in progress(indices) if progress else indices:
             image, number = _sample(dataset, index, source)
@@ -112,7 +115,7 @@ def _check_name(name: str, variant: str) -> None:
     """Refuse what cannot be a classification set opened by its name, before anything is downloaded."""
     _check_known(name)
     parameters = _parameters(name)
-    required = {one.name for one in parameters.values() if one.default is one.empty} - {"root"}
+    required = {parameter.name for parameter in parameters.values() if parameter.default is parameter.empty} - {"root"}
     if required - {"split"}:
         raise UsageError(f"{PREFIX}{name} is not a classification data set: it needs {', '.join(sorted(required))}")
     if required and not variant:
@@ -122,7 +125,11 @@ def _check_name(name: str, variant: str) -> None:
 
 
 def _check_known(name: str) -> None:
-    known = [one for one in datasets.__all__ if inspect.isclass(getattr(datasets, one))]
+    known = [
+        name_in_torchvision
+        for name_in_torchvision in datasets.__all__
+        if inspect.isclass(getattr(datasets, name_in_torchvision))
+    ]
     if name not in known:
         raise UsageError(f"torchvision has no data set {name!r}.{suggestion(name, known)}")
 
@@ -137,20 +144,20 @@ def _parts(name: str, variant: str, root: Path) -> Iterator[tuple[str, str, Any]
     elif variant or "split" not in parameters:
         yield variant, "", _open(name, variant, root, download=True)
     else:
-        for words in _SPLIT_WORDS:
-            yield from _first_known(name, words, root)
+        for names_of_split in _SPLIT_WORDS:
+            yield from _first_known(name, names_of_split, root)
 
 
-def _first_known(name: str, words: tuple[str, ...], root: Path) -> Iterator[tuple[str, str, Any]]:
-    """Yield the part that is called by the first of `words` that the set knows, if there is one."""
-    for word in words:
+def _first_known(name: str, split_names: tuple[str, ...], root: Path) -> Iterator[tuple[str, str, Any]]:
+    """Yield the part that is called by the first of `split_names` that the set knows, if there is one."""
+    for word in split_names:
         try:
-            yield word, words[0], _open(name, word, root, download=True)
+            yield word, split_names[0], _open(name, word, root, download=True)
             return
         except _UnknownPartError as error:
-            unknown = error
-    if words[0] == "train":
-        raise UsageError(f"{PREFIX}{name} has no part called train: {unknown} Choose one: {PREFIX}{name}/PART")
+            unknown_part = error
+    if split_names[0] == "train":
+        raise UsageError(f"{PREFIX}{name} has no part called train: {unknown_part} Choose one: {PREFIX}{name}/PART")
 
 
 class _UnknownPartError(UsageError):
@@ -160,14 +167,14 @@ class _UnknownPartError(UsageError):
 def _open(name: str, part: str, root: Path, *, download: bool) -> Any:
     """Construct the part of the set: ``train``, ``valid``, ``letters/test``, or all of it if `part` is empty."""
     parameters = _parameters(name)
-    words = part.split("/") if part else []
-    wanted: dict[str, Any] = {"root": str(root), "download": download, "loader": str}  # str: a path stays a path
+    parts = part.split("/") if part else []
+    arguments: dict[str, Any] = {"root": str(root), "download": download, "loader": str}  # str: a path stays a path
     if "train" in parameters:
-        wanted["train"] = words.pop() == "train"
-    if words:
-        wanted["split"] = words.pop()
+        arguments["train"] = parts.pop() == "train"
+    if parts:
+        arguments["split"] = parts.pop()
     try:
-        return getattr(datasets, name)(**{key: value for key, value in wanted.items() if key in parameters})
+        return getattr(datasets, name)(**{key: value for key, value in arguments.items() if key in parameters})
     except ValueError as error:
         if "argument split" in str(error):
             raise _UnknownPartError(str(error)) from error
@@ -190,15 +197,19 @@ def _reopened(name: str, part: str, root: Path) -> Any:
 @functools.cache
 def _parameters(name: str) -> dict[str, inspect.Parameter]:
     """Return what the constructor takes, those of its base included where it hands keywords on to it."""
-    taken: dict[str, inspect.Parameter] = {}
-    for one in getattr(datasets, name).__mro__:
-        if "__init__" in vars(one):
-            parameters = list(inspect.signature(one.__init__).parameters.values())[1:]
-            named = {each.name: each for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)}
-            taken = {**named, **taken}
-            if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+    parameters_by_name: dict[str, inspect.Parameter] = {}
+    for cls in getattr(datasets, name).__mro__:
+        if "__init__" in vars(cls):
+            parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+            named_parameters = {
+                parameter.name: parameter
+                for parameter in parameters
+                if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+            }
+            parameters_by_name = {**named_parameters, **parameters_by_name}
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
                 break
-    return taken
+    return parameters_by_name
 
 
 def _sample(dataset: Any, index: int, source: str) -> tuple[Image.Image | str, int]:
@@ -220,5 +231,5 @@ def _class_name(names: list[str], number: int) -> str:
 
 
 def _location(name: str, part: str, index: int, root: Path) -> str:
-    place = "/".join(word for word in (f"{PREFIX}{name}", part, str(index)) if word)
-    return place if root == DEFAULT_ROOT.expanduser() else f"{place}{_ROOT}{root}"
+    location = "/".join(word for word in (f"{PREFIX}{name}", part, str(index)) if word)
+    return location if root == DEFAULT_ROOT.expanduser() else f"{location}{_ROOT}{root}"

@@ -31,7 +31,7 @@ def weights_location(configuration: Any) -> tuple[str, str]:
 @contextmanager
 def download_errors(name: str, file: str, remedy: str) -> Iterator[None]:
     """Let a library fetch and load weights, never unpickling code, and say what to do if it cannot."""
-    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    previous = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
         yield
@@ -49,8 +49,8 @@ def download_errors(name: str, file: str, remedy: str) -> Iterator[None]:
         ) from error
     finally:
         os.environ.pop("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-        if before is not None:
-            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
+        if previous is not None:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = previous
 
 
 def checkpoint_folder() -> str:

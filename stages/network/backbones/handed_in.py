@@ -59,9 +59,11 @@ def require_network(network: Any) -> None:
         That names what is taken.
     """
     if not isinstance(network, nn.Module | Backbone):
-        what = f"the class {network.__qualname__}" if isinstance(network, type) else f"a {type(network).__name__}"
+        description = (
+            f"the class {network.__qualname__}" if isinstance(network, type) else f"a {type(network).__name__}"
+        )
         raise UsageError(
-            f"backbone has to be a name, a torch.nn.Module, or what backbone_from_module returns, not {what}"
+            f"backbone has to be a name, a torch.nn.Module, or what backbone_from_module returns, not {description}"
         )
 
 

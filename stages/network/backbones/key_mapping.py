@@ -59,12 +59,19 @@ def require_ignorable(ignored: Collection[str], names: Collection[str], origin: 
             raise WeightsError(f"`weights_ignore` {prefix}: neither {origin} nor the network has it.{nearest}")
 
 
-def suggest_mapping(theirs: Collection[str], own: Sequence[str]) -> str:
+def suggest_mapping(theirs: Collection[str], network_names: Sequence[str]) -> str:
     """Return the rule that turns names of a file into those of a network, judged by its first; or an empty string."""
     for name in theirs:
-        if name.endswith(f".{own[0]}"):
-            return f"{name.removesuffix(f'.{own[0]}')}="
-    return next((f"={path}" for path in ancestor_paths(own[0])[:-1] if own[0].removeprefix(f"{path}.") in theirs), "")
+        if name.endswith(f".{network_names[0]}"):
+            return f"{name.removesuffix(f'.{network_names[0]}')}="
+    return next(
+        (
+            f"={path}"
+            for path in ancestor_paths(network_names[0])[:-1]
+            if network_names[0].removeprefix(f"{path}.") in theirs
+        ),
+        "",
+    )
 
 
 def _parsed(rule: str) -> tuple[str, str]:

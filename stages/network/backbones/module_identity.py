@@ -57,18 +57,21 @@ def _attributes(module: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def _is_plain_sequence(value: Any) -> bool:
-    return isinstance(value, tuple | list) and all(isinstance(one, _PLAIN) or _is_plain_sequence(one) for one in value)
+    return isinstance(value, tuple | list) and all(
+        isinstance(item, _PLAIN) or _is_plain_sequence(item) for item in value
+    )
 
 
-def _source(thing: type | Callable[..., Any]) -> str:
+def _source(definition: type | Callable[..., Any]) -> str:
     """Return the source of a class or function; of torch's an empty string."""
-    if thing.__module__.partition(".")[0] == "torch":
+    if definition.__module__.partition(".")[0] == "torch":
         return ""
     try:
-        return inspect.getsource(thing)
+        return inspect.getsource(definition)
     except (OSError, TypeError) as error:
         raise UsageError(
-            f"the source of {thing.__module__}.{thing.__qualname__} cannot be read, so nothing tells whether cached "
+            f"the source of {definition.__module__}.{definition.__qualname__} cannot be read, so nothing tells "
+            "whether cached "
             "features are still those of this network, and none are cached. Give it a name, another one whenever what "
             "it computes changes: `backbone` package.module:factory@NAME, or in Python "
             "backbone_from_module(module, name=NAME)"

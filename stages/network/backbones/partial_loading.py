@@ -68,19 +68,21 @@ class PartialLoading:
     @property
     def lines(self) -> list[LoadReportRow]:
         """What became of the tensors of file and network, those that share it on one line."""
-        ours, theirs = (*self.loaded, *self.missing), (*self.loaded, *self.skipped)
-        lines = [LoadReportRow("loaded", len(self.loaded), shortest_prefixes(ours, self.loaded), "")]
-        for why in dict.fromkeys(self.skipped.values()):
-            names = [name for name in self.skipped if self.skipped[name] == why]
-            lines.append(LoadReportRow("skipped", len(names), shortest_prefixes(theirs, names), why))
+        network_names, file_names = (*self.loaded, *self.missing), (*self.loaded, *self.skipped)
+        lines = [LoadReportRow("loaded", len(self.loaded), shortest_prefixes(network_names, self.loaded), "")]
+        for reason in dict.fromkeys(self.skipped.values()):
+            names = [name for name in self.skipped if self.skipped[name] == reason]
+            lines.append(LoadReportRow("skipped", len(names), shortest_prefixes(file_names, names), reason))
         lines.append(
-            LoadReportRow("missing", len(self.missing), shortest_prefixes(ours, self.missing), "stays as it was")
+            LoadReportRow(
+                "missing", len(self.missing), shortest_prefixes(network_names, self.missing), "stays as it was"
+            )
         )
         lines.append(
             LoadReportRow(
                 "ignored",
                 len(self.ignored),
-                shortest_prefixes((*ours, *self.skipped, *self.ignored), self.ignored),
+                shortest_prefixes((*network_names, *self.skipped, *self.ignored), self.ignored),
                 "as asked",
             )
         )
@@ -115,19 +117,24 @@ def load_partial_state_dict(
         If not even the first layer fits.
     """
     layers, order = _layers(module)
-    own = {name: tensor for name, tensor in module.state_dict().items() if not has_prefix(name, ignored)}
-    given = {name: tensor for name, tensor in weights.items() if not has_prefix(name, ignored)}
-    below, difference = _until_the_first_difference(layers, own, given)
-    loaded = {name: given[name] for layer in below for name in layers[layer] if _fits(name, own, given)}
+    network_tensors = {name: tensor for name, tensor in module.state_dict().items() if not has_prefix(name, ignored)}
+    file_tensors = {name: tensor for name, tensor in weights.items() if not has_prefix(name, ignored)}
+    below, difference = _until_the_first_difference(layers, network_tensors, file_tensors)
+    loaded = {
+        name: file_tensors[name]
+        for layer in below
+        for name in layers[layer]
+        if _fits(name, network_tensors, file_tensors)
+    }
     if not loaded:
         raise WeightsError(
-            _nothing_fits(origin, [name for names in layers.values() for name in names], given, difference)
+            _nothing_fits(origin, [name for names in layers.values() for name in names], file_tensors, difference)
         )
     module.load_state_dict(loaded, strict=False)
     return PartialLoading(
-        loaded=tuple(name for name in own if name in loaded),
-        skipped={name: _why_skipped(name, own, difference) for name in given if name not in loaded},
-        missing=tuple(name for name in own if name not in loaded and _is_learnt(own[name])),
+        loaded=tuple(name for name in network_tensors if name in loaded),
+        skipped={name: _why_skipped(name, network_tensors, difference) for name in file_tensors if name not in loaded},
+        missing=tuple(name for name in network_tensors if name not in loaded and _is_learnt(network_tensors[name])),
         ignored=tuple(dict.fromkeys(name for name in (*weights, *module.state_dict()) if has_prefix(name, ignored))),
         difference=difference,
         last=next(layer for layer in reversed(below) if not loaded.keys().isdisjoint(layers[layer])),
@@ -160,63 +167,78 @@ def _layers(module: nn.Module) -> tuple[dict[str, list[str]], str]:
 
 
 def _until_the_first_difference(
-    layers: Mapping[str, Sequence[str]], own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]
+    layers: Mapping[str, Sequence[str]],
+    network_tensors: Mapping[str, torch.Tensor],
+    file_tensors: Mapping[str, torch.Tensor],
 ) -> tuple[list[str], str | None]:
     """Return the layers below the first one that differs, and that one with how it differs, in words."""
-    in_the_way = _layers_of_the_file_alone(layers, own, given)
+    in_the_way = _layers_of_the_file_alone(layers, network_tensors, file_tensors)
     below: list[str] = []
     for layer, names in layers.items():
-        differing = [name for name in names if name in own and _is_learnt(own[name]) and not _fits(name, own, given)]
+        differing = [
+            name
+            for name in names
+            if name in network_tensors
+            and _is_learnt(network_tensors[name])
+            and not _fits(name, network_tensors, file_tensors)
+        ]
         if layer in in_the_way:
             return below, f"{layer}: the network has no {in_the_way[layer]}"
-        if differing and differing[0] not in given:
+        if differing and differing[0] not in file_tensors:
             return below, f"{layer}: the file has no {differing[0]}"
         if differing:
-            shapes = [[*tensors[differing[0]].shape] for tensors in (given, own)]
+            shapes = [[*tensors[differing[0]].shape] for tensors in (file_tensors, network_tensors)]
             return below, f"{layer}: {differing[0]} is {shapes[0]} in the file and {shapes[1]} in the network"
         below.append(layer)
     return below, None
 
 
 def _layers_of_the_file_alone(
-    layers: Mapping[str, Sequence[str]], own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]
+    layers: Mapping[str, Sequence[str]],
+    network_tensors: Mapping[str, torch.Tensor],
+    file_tensors: Mapping[str, torch.Tensor],
 ) -> dict[str, str]:
     """Return the layers of the network that come next after something only the file has, with its name."""
     order = list(layers)
-    modules = {path: at for at, layer in enumerate(order) for name in layers[layer] for path in ancestor_paths(name)}
-    found: dict[str, str] = {}
-    for name, tensor in given.items():
+    modules = {
+        path: index for index, layer in enumerate(order) for name in layers[layer] for path in ancestor_paths(name)
+    }
+    file_only: dict[str, str] = {}
+    for name, tensor in file_tensors.items():
         path = next((path for path in reversed(ancestor_paths(name)) if path in modules), None)
-        if name not in own and path is not None and _is_learnt(tensor):
+        if name not in network_tensors and path is not None and _is_learnt(tensor):
             end = modules[path]
             next_layer = order[end : end + 1] if has_prefix(path, (order[end],)) else order[end + 1 : end + 2]
-            found.update((layer, name) for layer in next_layer if layer not in found)
-    return found
+            file_only.update((layer, name) for layer in next_layer if layer not in file_only)
+    return file_only
 
 
-def _why_skipped(name: str, own: Collection[str], difference: str | None) -> str:
-    if name not in own:
+def _why_skipped(name: str, network_tensors: Collection[str], difference: str | None) -> str:
+    if name not in network_tensors:
         return "the network has no such layer"
     return "of another shape" if difference is None else f"not below {difference}"
 
 
-def _fits(name: str, own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> bool:
-    return name in own and name in given and own[name].shape == given[name].shape
+def _fits(name: str, network_tensors: Mapping[str, torch.Tensor], file_tensors: Mapping[str, torch.Tensor]) -> bool:
+    return name in network_tensors and name in file_tensors and network_tensors[name].shape == file_tensors[name].shape
 
 
 def _is_learnt(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point()
 
 
-def _nothing_fits(origin: str, own: Sequence[str], given: Mapping[str, torch.Tensor], difference: str | None) -> str:
-    rule = suggest_mapping(given, own)
+def _nothing_fits(
+    origin: str, network_keys: Sequence[str], file_keys: Mapping[str, torch.Tensor], difference: str | None
+) -> str:
+    rule = suggest_mapping(file_keys, network_keys)
     remedy = (
         f"Try `weights_rename` {rule}"
         if rule
         else "Where only their beginnings differ, give `weights_rename` OLD=NEW; else the backbone these weights are of"
     )
-    theirs, ours = (", ".join([*names][:3]) for names in (given, own))
+    file_names, network_names = (", ".join([*names][:3]) for names in (file_keys, network_keys))
     return (
-        f"`weights` {origin}: not even the first layer fits ({difference}). The file begins with {theirs}; the network "
-        f"with {ours}. {remedy}."
+        f"`weights` {origin}: not even the first layer fits ({difference}). The file begins with {file_names}; the "
+        "network "
+        f"with {network_names}. {remedy}."
     )

@@ -108,7 +108,7 @@ def register_backbone(
     """
 
     def register(load: LoaderT) -> LoaderT:
-        family = BackboneFamily(name, load, names, accepts or (lambda asked: asked in names()), without_prefix)
+        family = BackboneFamily(name, load, names, accepts or (lambda name: name in names()), without_prefix)
         BACKBONES.register(Registration(name, help_text=help_text), family, load)
         return load
 
@@ -163,8 +163,8 @@ def load_backbone(
         )
     with fixed_init_seed():
         network = family.load(name.removeprefix(family.prefix), weights == "default", image_size)
-        module, preprocessing, source, places, identity = network
-        heads = detach_auxiliary_heads(module, places)
+        module, preprocessing, source, auxiliary_places, identity = network
+        heads = detach_auxiliary_heads(module, auxiliary_places)
         if weights not in ("default", "none"):
             state, source = map_keys(read_weights(Path(weights)), rename, str(weights)), f"file {weights}"
             require_ignorable(ignore, [*state, *module.state_dict()], str(weights))
@@ -172,12 +172,12 @@ def load_backbone(
                 loading = load_partial_state_dict(module, state, str(weights), ignore)
                 source = f"{source}, {loading}"
             else:
-                load_weights(module, state, str(weights), [*places, *ignore])
+                load_weights(module, state, str(weights), [*auxiliary_places, *ignore])
             not_loaded = loading.missing if loading else ()
             fed = {
                 name: head
                 for name, head in heads.items()
-                if not any(has_prefix(missing, (places[name].layer,)) for missing in not_loaded)
+                if not any(has_prefix(missing, (auxiliary_places[name].layer,)) for missing in not_loaded)
             }
             load_heads(fed, {name: tensor for name, tensor in state.items() if not has_prefix(name, ignore)})
             source = f"{source}, without {', '.join(ignore)}" if ignore else source
@@ -196,7 +196,7 @@ def load_backbone(
         num_classes=count_classes(module),
         loading=loading,
         auxiliary=heads,
-        auxiliary_places=dict(places),  # a plain one, which can be copied and pickled with the backbone
+        auxiliary_places=dict(auxiliary_places),  # a plain one, which can be copied and pickled with the backbone
     )
 
 

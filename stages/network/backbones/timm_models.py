@@ -65,5 +65,5 @@ def load_timm(architecture: str, pretrained: bool, image_size: int | None) -> Lo
         std=tuple(data["std"]),
     )
     tagged = f"timm {architecture.partition('.')[0]}.{module.pretrained_cfg.get('tag')}"
-    places = _AUXILIARY.get(architecture.partition(".")[0], {})
-    return LoadedNetwork(module, preprocessing, tagged if pretrained else random_weights_source(), places)
+    auxiliary_places = _AUXILIARY.get(architecture.partition(".")[0], {})
+    return LoadedNetwork(module, preprocessing, tagged if pretrained else random_weights_source(), auxiliary_places)

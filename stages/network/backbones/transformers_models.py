@@ -89,23 +89,23 @@ def _preprocessing(name: str, processor: dict[str, Any]) -> Preprocessing:
     Where it makes an image square by squeezing it (a height and a width and no crop), the middle is cut out instead.
     """
     size = _side(processor.get("size"))
-    cropped = _side(processor.get("crop_size")) if processor.get("do_center_crop") else None
-    resize = size if processor.get("do_resize", True) else cropped
-    image_size = cropped or size
+    crop_size = _side(processor.get("crop_size")) if processor.get("do_center_crop") else None
+    resize = size if processor.get("do_resize", True) else crop_size
+    image_size = crop_size or size
     interpolation = _INTERPOLATIONS.get(processor.get("resample", 2))
     scale = processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1
     if image_size is None or resize is None or interpolation is None or abs(255 * scale - 1) > 1e-6:
         relevant = ("size", "crop_size", "resample", "rescale_factor", "do_rescale")
-        told = {key: processor.get(key) for key in relevant}
+        settings = {key: processor.get(key) for key in relevant}
         raise UsageError(
             f"the image processor of {name} does what cannot be said as resize, centre crop and normalisation of "
-            f"pixels between 0 and 1: {told}. Load the model yourself and hand it in with a Preprocessing"
+            f"pixels between 0 and 1: {settings}. Load the model yourself and hand it in with a Preprocessing"
         )
     if not processor.get("do_normalize", True):
         return Preprocessing(image_size, resize, interpolation, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     red, green, blue = processor["image_mean"]
-    of_red, of_green, of_blue = processor["image_std"]
-    return Preprocessing(image_size, resize, interpolation, (red, green, blue), (of_red, of_green, of_blue))
+    red_std, green_std, blue_std = processor["image_std"]
+    return Preprocessing(image_size, resize, interpolation, (red, green, blue), (red_std, green_std, blue_std))
 
 
 def _side(size: Any) -> int | None:

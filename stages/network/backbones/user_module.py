@@ -85,15 +85,15 @@ def load_user_module(name: str, pretrained: bool, image_size: int | None) -> Loa
     if not callable(factory):
         raise UsageError(f"`backbone` {name}: {path['factory']} is a {type(factory).__name__}, which cannot be called.")
     try:
-        made: Any = factory()
+        result: Any = factory()
     except Exception as error:
         raise UsageError(f"`backbone` {name}: {path['factory']}() raised {error_text(error)}.") from error
-    module, preprocessing = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    module, preprocessing = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     if not isinstance(module, nn.Module) or not isinstance(preprocessing, Preprocessing | None):
-        given = ", ".join(type(part).__name__ for part in (made if isinstance(made, tuple) else (made,)))
+        returned = ", ".join(type(part).__name__ for part in (result if isinstance(result, tuple) else (result,)))
         raise UsageError(
             f"`backbone` {name}: {path['factory']}() must return a torch.nn.Module, or one and its Preprocessing, and "
-            f"returned {given}."
+            f"returned {returned}."
         )
     preprocessing = _preprocessing(f"`backbone` {name}", preprocessing, image_size)
     module.eval()
@@ -102,12 +102,13 @@ def load_user_module(name: str, pretrained: bool, image_size: int | None) -> Loa
     return LoadedNetwork(module, preprocessing, f"as {path['module']}:{path['factory']} gives them", identity=identity)
 
 
-def _preprocessing(what: str, given: Preprocessing | None, image_size: int | None) -> Preprocessing:
-    if given is not None:
-        return given if image_size is None else given.with_size(image_size)
+def _preprocessing(subject: str, preprocessing: Preprocessing | None, image_size: int | None) -> Preprocessing:
+    if preprocessing is not None:
+        return preprocessing if image_size is None else preprocessing.with_size(image_size)
     if image_size is None:
         raise UsageError(
-            f"{what} comes without a preprocessing, so nothing says how large its images are: give `image_size`, or a "
+            f"{subject} comes without a preprocessing, so nothing says how large its images are: give `image_size`, "
+            "or a "
             "Preprocessing with the module"
         )
     return Preprocessing(image_size, round(_RESIZE * image_size))

@@ -87,19 +87,21 @@ def load_weights(
     sizes = {len(weights[name]) for name in outputs if name in weights and weights[name].ndim > 0}
     if len(sizes) == 1 and (num_classes := sizes.pop()) != count_classes(module):
         replace_classifier(module, num_classes)
-    own = module.state_dict()
-    expected = [name for name in own if not name.endswith("num_batches_tracked") and not has_prefix(name, ignored)]
+    state = module.state_dict()
+    expected = [name for name in state if not name.endswith("num_batches_tracked") and not has_prefix(name, ignored)]
     problems = {
         "missing": sorted({*expected} - {*weights}),
-        "unexpected": sorted({*weights} - {*own}),
+        "unexpected": sorted({*weights} - {*state}),
         "of another shape": [
-            f"{name} {[*weights[name].shape]} instead of {[*own[name].shape]}"
-            for name in own
-            if name in weights and weights[name].shape != own[name].shape
+            f"{name} {[*weights[name].shape]} instead of {[*state[name].shape]}"
+            for name in state
+            if name in weights and weights[name].shape != state[name].shape
         ],
     }
     if any(problems.values()):
-        counts = (f"{len(names)} tensors {what} ({_first_few(names)})" for what, names in problems.items() if names)
+        counts = (
+            f"{len(names)} tensors {problem} ({_first_few(names)})" for problem, names in problems.items() if names
+        )
         rule = suggest_mapping(problems["unexpected"], expected)
         raise WeightsError(
             f"`weights` {origin} does not fit this network: {'; '.join(counts)}. "

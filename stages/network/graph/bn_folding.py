@@ -69,7 +69,7 @@ def fold_while_training(graph: fx.Graph, network: nn.Module) -> None:
     for node in [node for node in graph.nodes if _ends_a_pair(node, network)]:
         convolution = node.all_input_nodes[0]
         with graph.inserting_before(node):
-            layers = [graph.get_attr(str(one.target)) for one in (convolution, node)]
+            layers = [graph.get_attr(str(layer_node.target)) for layer_node in (convolution, node)]
             node.replace_all_uses_with(graph.call_function(_convolve_and_normalize, (*layers, *convolution.args)))
         graph.erase_node(node)
         graph.erase_node(convolution)
@@ -153,7 +153,7 @@ def _fold(convolution: nn.Conv2d, normalization: Any) -> nn.Module:
         normalization.weight,
         normalization.bias,
     )
-    exact: Any = [one.detach().double() if isinstance(one, torch.Tensor) else one for one in tensors]
+    exact: Any = [tensor.detach().double() if isinstance(tensor, torch.Tensor) else tensor for tensor in tensors]
     weight, bias = fuse_conv_bn_weights(*exact)
     folded = copy.deepcopy(convolution)
     folded.weight = nn.Parameter(weight.to(convolution.weight.dtype), requires_grad=False)

@@ -129,17 +129,17 @@ class CutGraph:
     def cuts(self) -> tuple[Cut, ...]:
         """Every cut, from the image to the logits."""
         trace = self._trace
-        chosen: dict[fx.Node, Layout] = {}
+        layouts: dict[fx.Node, Layout] = {}
         latest_map: tuple[Layout, int] = ("nchw", self.image_size)
         for node in trace.nodes:
             if trace.crosses_alone(trace.names[node]) and self._training_trace.crosses_alone(trace.names[node]):
                 layout = self._layout(node, *latest_map)
                 if layout is not None:
-                    chosen[node] = layout
+                    layouts[node] = layout
                 if layout in ("nchw", "nhwc"):
                     latest_map = (layout, trace.shape(node)[1])
-        aliases = self._aliases(list(chosen))
-        return tuple(self._describe(node, layout, aliases.get(node, "")) for node, layout in chosen.items())
+        aliases = self._aliases(list(layouts))
+        return tuple(self._describe(node, layout, aliases.get(node, "")) for node, layout in layouts.items())
 
     @cached_property
     def blocks(self) -> tuple[str, ...]:
@@ -152,13 +152,13 @@ class CutGraph:
         layers = [layer for node in self._below_classifier() for layer in self._weighted_layers(node)]
         blocks = children("", layers)
         while len(blocks) < 4:
-            inside = {block: [layer for layer in layers if has_prefix(layer, (block,))] for block in blocks}
-            sizes = {block: len(inside[block]) for block in blocks if children(block, layers)}
+            layers_by_block = {block: [layer for layer in layers if has_prefix(layer, (block,))] for block in blocks}
+            sizes = {block: len(layers_by_block[block]) for block in blocks if children(block, layers)}
             if not sizes:
                 break
             largest = max(sizes, key=lambda block: sizes[block])
-            at = blocks.index(largest)
-            blocks[at : at + 1] = children(largest, layers)
+            index = blocks.index(largest)
+            blocks[index : index + 1] = children(largest, layers)
         return tuple(blocks)
 
     def resolve(self, name: str) -> Cut:
@@ -181,9 +181,11 @@ class CutGraph:
         by_name = {cut.name: cut for cut in self.cuts}
         if name in by_name:
             return by_name[name]
-        inside = [cut for cut in self.cuts if has_prefix(self._owner_module(self._trace.by_name[cut.name]), (name,))]
-        if inside:
-            return inside[-1]
+        inner_cuts = [
+            cut for cut in self.cuts if has_prefix(self._owner_module(self._trace.by_name[cut.name]), (name,))
+        ]
+        if inner_cuts:
+            return inner_cuts[-1]
         raise self._not_a_cut_error(name)
 
     def section(
@@ -252,9 +254,9 @@ class CutGraph:
 
         Cuts that follow each other divide the network's parameters among them, but for layers that are used twice.
         """
-        first = self._position(start) + 1 if start else 0
-        last = self._position(end) + 1 if end else None
-        return {name: value for node in self._trace.nodes[first:last] for name, value in self._parameters(node)}
+        first_step = self._position(start) + 1 if start else 0
+        stop = self._position(end) + 1 if end else None
+        return {name: value for node in self._trace.nodes[first_step:stop] for name, value in self._parameters(node)}
 
     def _ends(self, start: Cut | None, end: Cut | None) -> tuple[str | None, str | None]:
         """Return the names of the nodes where a section starts and ends."""
@@ -281,9 +283,9 @@ class CutGraph:
         UsageError
             If there is no such layer, or not that many blocks, or nothing is left to train.
         """
-        chosen, first = self._chosen(unfreeze)
-        everything = [name for name, _ in self.module.named_parameters()]
-        trained = {*everything} - chosen if invert else chosen
+        named_parameters, first = self._chosen(unfreeze)
+        all_names = [name for name, _ in self.module.named_parameters()]
+        trained = {*all_names} - named_parameters if invert else named_parameters
         if not trained:
             if invert:
                 raise UsageError(
@@ -295,13 +297,13 @@ class CutGraph:
         begin = self._first_use(trained)
         begin = begin if invert else min(begin, first)
         below = [cut for cut in self.cuts if self._position(cut) < begin]
-        return Boundary(below[-1] if below else None, shortest_prefixes(everything, trained))
+        return Boundary(below[-1] if below else None, shortest_prefixes(all_names, trained))
 
     def _chosen(self, unfreeze: str) -> tuple[set[str], int]:
         """Return the parameters that `unfreeze` stands for, and where the first of its layers begins."""
-        everything = {name for name, _ in self.module.named_parameters()}
+        all_names = {name for name, _ in self.module.named_parameters()}
         if unfreeze == "all":
-            return everything, 0
+            return all_names, 0
         names = [name.strip() for name in unfreeze.split(",") if name.strip()]
         if not names:
             raise UsageError(f"`unfreeze` {unfreeze!r} names no layer; give a layer, a number of blocks, or all.")
@@ -334,9 +336,9 @@ class CutGraph:
 
     def _first_step(self, layer: str) -> int:
         """Return the position of the first node that runs in a layer, is called so, or uses its parameters."""
-        inside = [node for node in self._nodes_inside(layer) if node.op != "get_attr"]
-        if inside:
-            return self._trace.position[inside[0]]
+        inner_nodes = [node for node in self._nodes_inside(layer) if node.op != "get_attr"]
+        if inner_nodes:
+            return self._trace.position[inner_nodes[0]]
         begin = self._first_use({name for name, _ in self.module.named_parameters() if has_prefix(name, (layer,))})
         if begin == len(self._trace.nodes) and layer in self._layer_names():
             raise UsageError(f"`unfreeze`: {layer!r} does not run in evaluation mode. See the command `list-cuts`.")
@@ -347,7 +349,11 @@ class CutGraph:
     def _first_use(self, parameters: set[str]) -> int:
         """Return the position of the first node that uses any of the parameters; behind the last if none does."""
         nodes = self._trace.nodes
-        uses = (at for at, node in enumerate(nodes) if any(name in parameters for name, _ in self._parameters(node)))
+        uses = (
+            position
+            for position, node in enumerate(nodes)
+            if any(name in parameters for name, _ in self._parameters(node))
+        )
         return next(uses, len(nodes))
 
     def _unknown_layer(self, name: str) -> UsageError:
@@ -393,19 +399,19 @@ class CutGraph:
 
     def _aliases(self, nodes: list[fx.Node]) -> dict[fx.Node, str]:
         """Return the shortest module name for each node that is the last of `nodes` inside that module."""
-        last: dict[str, fx.Node] = {}
+        last_nodes: dict[str, fx.Node] = {}
         for node in nodes:
             for path in ancestor_paths(self._owner_module(node)):
-                last[path] = node
+                last_nodes[path] = node
         aliases: dict[fx.Node, str] = {}
-        for path, node in sorted(last.items(), key=lambda entry: entry[0].count(".")):
+        for path, node in sorted(last_nodes.items(), key=lambda entry: entry[0].count(".")):
             if path != self._trace.names[node]:
                 aliases.setdefault(node, path)
         return aliases
 
     def _describe(self, node: fx.Node, layout: Layout, alias: str) -> Cut:
         trace = self._trace
-        name, at = trace.names[node], trace.position[node]
+        name, position = trace.names[node], trace.position[node]
         shape = trace.shape(node)
         parameters, multiply_adds = self._parameters_up_to, self._multiply_adds_up_to
         prefix = _prefix_tokens(self.module) if layout == "tokens" else 0
@@ -415,10 +421,10 @@ class CutGraph:
             alias,
             shape,
             layout,
-            parameters[at],
-            parameters[-1] - parameters[at],
-            multiply_adds[at],
-            multiply_adds[-1] - multiply_adds[at],
+            parameters[position],
+            parameters[-1] - parameters[position],
+            multiply_adds[position],
+            multiply_adds[-1] - multiply_adds[position],
             prefix,
             class_token=prefix > 0 and _has_class_token(self.module),
         )
@@ -428,9 +434,9 @@ class CutGraph:
         seen: set[str] = set()
         counts = []
         for node in self._trace.nodes:
-            new = {name: parameter for name, parameter in self._parameters(node) if name not in seen}
-            seen.update(new)
-            counts.append(sum(parameter.numel() for parameter in new.values()))
+            new_parameters = {name: parameter for name, parameter in self._parameters(node) if name not in seen}
+            seen.update(new_parameters)
+            counts.append(sum(parameter.numel() for parameter in new_parameters.values()))
         return list(accumulate(counts))
 
     @cached_property
@@ -454,8 +460,10 @@ class CutGraph:
     def _below_classifier(self) -> list[fx.Node]:
         """Return the nodes below the output layer; all of them if the network has none."""
         nodes, outputs = self._trace.nodes, output_layers(self.module)
-        found = (index for index, node in enumerate(nodes) if {*outputs}.intersection(self._weighted_layers(node)))
-        return nodes[: next(found, len(nodes))]
+        output_positions = (
+            index for index, node in enumerate(nodes) if {*outputs}.intersection(self._weighted_layers(node))
+        )
+        return nodes[: next(output_positions, len(nodes))]
 
     def _input_of_classifier(self) -> Cut:
         end = len(self._below_classifier())
@@ -478,8 +486,8 @@ class CutGraph:
 
     def _nodes_inside(self, layer: str) -> list[fx.Node]:
         nodes = self._trace.nodes
-        named = [node for node in nodes if has_prefix(self._owner_module(node), (layer,))]
-        return named or [node for node in nodes if self._trace.names[node] == layer]
+        inner_nodes = [node for node in nodes if has_prefix(self._owner_module(node), (layer,))]
+        return inner_nodes or [node for node in nodes if self._trace.names[node] == layer]
 
     def _position(self, cut: Cut) -> int:
         return self._trace.position[self._trace.by_name[cut.name]]
@@ -495,21 +503,21 @@ class CutGraph:
             )
         if not nodes:
             holders = [path for path in ancestor_paths(name) if path in self._trace.by_name]
-            where = f"runs inside {holders[0]!r}, which is one step" if holders else "does not run in evaluation mode"
-            return UsageError(f"{name!r} is no cut: it {where}. See the command `list-cuts` for those there are.")
+            reason = f"runs inside {holders[0]!r}, which is one step" if holders else "does not run in evaluation mode"
+            return UsageError(f"{name!r} is no cut: it {reason}. See the command `list-cuts` for those there are.")
         trace = self._trace
-        last = trace.position[nodes[-1]]
-        others = [trace.names[node] for node in trace.live_values[last] if node is not nodes[-1]]
-        why = (
-            f"besides its output, that of {' and '.join(map(repr, others[:3]))} is still needed above it "
+        last_position = trace.position[nodes[-1]]
+        still_needed = [trace.names[node] for node in trace.live_values[last_position] if node is not nodes[-1]]
+        obstacle = (
+            f"besides its output, that of {' and '.join(map(repr, still_needed[:3]))} is still needed above it "
             "(it lies in a residual or parallel branch)"
-            if others
+            if still_needed
             else "its output is neither a vector, a map nor tokens with one row per image"
         )
         below = [cut.name for cut in self.cuts if self._position(cut) < trace.position[nodes[0]]][-1:]
-        above = [cut.name for cut in self.cuts if self._position(cut) > last][:1]
-        nearest = [f"{at!r} {side}" for cuts, side in ((below, "below"), (above, "above")) for at in cuts]
-        return UsageError(f"{name!r} is no cut: {why}. Nearest cuts: {' and '.join(nearest)}.")
+        above = [cut.name for cut in self.cuts if self._position(cut) > last_position][:1]
+        nearest = [f"{cut_name!r} {side}" for cuts, side in ((below, "below"), (above, "above")) for cut_name in cuts]
+        return UsageError(f"{name!r} is no cut: {obstacle}. Nearest cuts: {' and '.join(nearest)}.")
 
 
 def layout_of(shape: tuple[int, ...], ambiguous: Layout = "nchw") -> Layout | None:

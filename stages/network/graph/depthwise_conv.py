@@ -88,11 +88,11 @@ class _Depthwise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias, *_ = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         return (
-            _of_input(gradient, x, weight, ctx.stride, ctx.padding) if of_x else None,
-            _grad_weight(gradient, x, weight, ctx.stride, ctx.padding) if of_weight else None,
-            gradient.sum((0, 2, 3)) if of_bias else None,
+            _of_input(gradient, x, weight, ctx.stride, ctx.padding) if needs_x else None,
+            _grad_weight(gradient, x, weight, ctx.stride, ctx.padding) if needs_weight else None,
+            gradient.sum((0, 2, 3)) if needs_bias else None,
             None,
             None,
         )
@@ -117,16 +117,18 @@ def _grad_weight(gradient: Tensor, x: Tensor, weight: Tensor, stride: Pair, padd
     """
     if not _is_large(weight.shape[2:]):
         return _backward(gradient, x, weight, stride, padding, of_weight=True)
-    found = torch.empty_like(weight)
+    kernel_gradient = torch.empty_like(weight)
     part = weight.new_empty(len(weight), 1, _MAX_FAST_KERNEL, _MAX_FAST_KERNEL)
-    reached = [step * (length - 1) + _MAX_FAST_KERNEL for step, length in zip(stride, gradient.shape[2:], strict=True)]
+    padded_size = [
+        step * (length - 1) + _MAX_FAST_KERNEL for step, length in zip(stride, gradient.shape[2:], strict=True)
+    ]
     for row, column in product(*(_starts(side) for side in weight.shape[2:])):
         above, left = padding[0] - row, padding[1] - column
-        below, right = reached[0] - x.shape[2] - above, reached[1] - x.shape[3] - left
+        below, right = padded_size[0] - x.shape[2] - above, padded_size[1] - x.shape[3] - left
         shifted = functional.pad(x, (left, right, above, below))
         entries = _backward(gradient, shifted, part, stride, (0, 0), of_weight=True)
-        found[:, :, row : row + _MAX_FAST_KERNEL, column : column + _MAX_FAST_KERNEL] = entries
-    return found
+        kernel_gradient[:, :, row : row + _MAX_FAST_KERNEL, column : column + _MAX_FAST_KERNEL] = entries
+    return kernel_gradient
 
 
 def _starts(side: int) -> list[int]:
@@ -137,7 +139,7 @@ def _starts(side: int) -> list[int]:
 def _backward(gradient: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair, *, of_weight: bool) -> Tensor:
     """Return one gradient of torch's own depthwise convolution."""
     mask = [not of_weight, of_weight, False]
-    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
+    gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
         gradient, x, weight, None, stride, padding, (1, 1), False, (0, 0), len(weight), mask
     )
-    return found[1 if of_weight else 0]
+    return gradients[1 if of_weight else 0]

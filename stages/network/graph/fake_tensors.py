@@ -37,9 +37,9 @@ class PeakMemoryMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        given = storages((args, kwargs))
-        self._made.update({piece: size for piece, size in storages([output]).items() if piece not in given})
-        self._made = {piece: size for piece, size in self._made.items() if not piece.expired()}
+        inputs = storages((args, kwargs))
+        self._made.update({storage: size for storage, size in storages([output]).items() if storage not in inputs})
+        self._made = {storage: size for storage, size in self._made.items() if not storage.expired()}
         self.peak = max(self.peak, sum(self._made.values()))
         return output
 

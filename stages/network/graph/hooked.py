@@ -88,15 +88,15 @@ class HookedGraph(CutGraph):
             return observed.cuts[name]
         network = type(self.module).__name__
         if name == "auto":
-            last = " or ".join(cut.name for cut in self.cuts[-2:])
+            examples = " or ".join(cut.name for cut in self.cuts[-2:])
             raise UsageError(
                 f"{network} cannot be traced ({self.reason}), so it has no automatic cut: name the module whose output "
-                f"is cached with `cut`, such as {last}. See the command `list-cuts`."
+                f"is cached with `cut`, such as {examples}. See the command `list-cuts`."
             )
         if name in dict(self.module.named_modules()):
-            given = observed.others.get(name)
-            why = "it does not run" if given is None else f"it gives {given}, no row per image"
-            raise UsageError(f"{name!r} is no cut of {network}: {why}. See the command `list-cuts`.")
+            output = observed.others.get(name)
+            reason = "it does not run" if output is None else f"it gives {output}, no row per image"
+            raise UsageError(f"{name!r} is no cut of {network}: {reason}. See the command `list-cuts`.")
         nearest = suggestion(name, [cut.name for cut in self.cuts])
         raise UsageError(f"This network has no layer {name!r}.{nearest} See the command `list-cuts`.")
 
@@ -207,9 +207,9 @@ def require_tensor_output(module: nn.Module, image_size: int) -> None:
     output = _run(module, image_size)
     tensor = first_tensor(output)
     if tensor is None or tensor.shape[:1] != (_BATCH,):
-        given = f"a {type(output).__name__}" if tensor is None else f"a tensor {[*tensor.shape]}"
+        description = f"a {type(output).__name__}" if tensor is None else f"a tensor {[*tensor.shape]}"
         raise UsageError(
-            f"{type(module).__name__} gave {given} for {_BATCH} images, {[_BATCH, 3, image_size, image_size]}: a "
+            f"{type(module).__name__} gave {description} for {_BATCH} images, {[_BATCH, 3, image_size, image_size]}: a "
             "backbone has to give a tensor with a row for each image, or a tuple or mapping with one in it"
         )
 
@@ -254,33 +254,38 @@ class _Observation:
     @classmethod
     def of(cls, module: nn.Module, image_size: int) -> _Observation:
         moments: dict[str, _Moment] = {}
-        others: dict[str, str] = {}
-        used: dict[int, int] = {}
+        other_outputs: dict[str, str] = {}
+        parameter_counts: dict[int, int] = {}
 
-        def begin(layer: nn.Module, arguments: Any) -> None:
-            used.update({id(parameter): parameter.numel() for parameter in layer.parameters(recurse=False)})
+        def count_parameters(layer: nn.Module, arguments: Any) -> None:
+            parameter_counts.update({id(parameter): parameter.numel() for parameter in layer.parameters(recurse=False)})
 
-        def end(name: str, layer: nn.Module, arguments: Any, output: Any) -> None:
+        def record_output(name: str, layer: nn.Module, arguments: Any, output: Any) -> None:
             moments.pop(name, None)  # of a module that runs again, the last output counts
             tensor = first_tensor(output)
             layout = layout_of(tuple(tensor.shape[1:])) if tensor is not None and _has_row_per_image(tensor) else None
             if tensor is None or layout is None:
-                others[name] = f"a {type(output).__name__}" if tensor is None else f"{tensor.dtype} {[*tensor.shape]}"
+                other_outputs[name] = (
+                    f"a {type(output).__name__}" if tensor is None else f"{tensor.dtype} {[*tensor.shape]}"
+                )
                 return
-            done = counter.get_total_flops() // 2 // _BATCH
-            moments[name] = _Moment(tuple(tensor.shape[1:]), layout, sum(used.values()), done)
+            flops = counter.get_total_flops() // 2 // _BATCH
+            moments[name] = _Moment(tuple(tensor.shape[1:]), layout, sum(parameter_counts.values()), flops)
 
         layers = [(name, layer) for name, layer in module.named_modules() if name]
         with ExitStack() as hooks:
             for layer in (module, *(layer for _, layer in layers)):
-                hooks.callback(layer.register_forward_pre_hook(begin).remove)
+                hooks.callback(layer.register_forward_pre_hook(count_parameters).remove)
             for name, layer in layers:
-                hooks.callback(layer.register_forward_hook(partial(end, name)).remove)
+                hooks.callback(layer.register_forward_hook(partial(record_output, name)).remove)
             with FlopCounterMode(display=False) as counter, PeakMemoryMode() as memory:
                 _run(module, image_size)
         multiply_adds = counter.get_total_flops() // 2 // _BATCH
-        cuts = {name: _cut(module, name, moment, sum(used.values()), multiply_adds) for name, moment in moments.items()}
-        return cls(cuts, others, memory.peak // _BATCH)
+        cuts = {
+            name: _cut(module, name, moment, sum(parameter_counts.values()), multiply_adds)
+            for name, moment in moments.items()
+        }
+        return cls(cuts, other_outputs, memory.peak // _BATCH)
 
 
 def _cut(module: nn.Module, name: str, moment: _Moment, parameters: int, multiply_adds: int) -> Cut:
@@ -308,8 +313,8 @@ def _has_row_per_image(tensor: torch.Tensor) -> bool:
 
 def _run(module: nn.Module, image_size: int) -> Any:
     """Return what a network makes of black images, in evaluation mode; no random number of the program is taken."""
-    like = next(module.parameters(), torch.zeros(()))
-    images = torch.zeros(_BATCH, 3, image_size, image_size, dtype=like.dtype, device=like.device)
+    parameter = next(module.parameters(), torch.zeros(()))
+    images = torch.zeros(_BATCH, 3, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
     try:
         with in_mode(module, training=False), torch.no_grad(), fixed_seed(0):
             return module(images)

@@ -71,10 +71,10 @@ class Pool(nn.Module):
         super().__init__()
         pool: PoolFunction = POOLINGS.get(kind)
         if kind == "cls" and not cut.class_token:
-            others = [name for name in POOLINGS.names() if name != "cls"]
+            rest = [name for name in POOLINGS.names() if name != "cls"]
             raise UsageError(
                 f"`pool` cls: the output of {cut.name!r} ({cut.layout} {list(cut.shape)}) has no class token. "
-                f"Poolings that fit are {', '.join(others[:-1])} and {others[-1]}."
+                f"Poolings that fit are {', '.join(rest[:-1])} and {rest[-1]}."
             )
         self.kind = "none" if cut.layout == "vector" else kind
         self._pool = keep_places if self.kind == "none" else pool
@@ -122,6 +122,6 @@ def patches_of(x: torch.Tensor, cut: Cut) -> torch.Tensor:
     return x[:, cut.prefix_tokens :] if cut.prefix_tokens else x
 
 
-def average_and_max(x: torch.Tensor, places: tuple[int, ...]) -> torch.Tensor:
-    """Return the average and the maximum over the dimensions `places`, side by side: [b, 2 C]."""
-    return torch.cat([x.mean(places), x.amax(places)], dim=1)
+def average_and_max(x: torch.Tensor, spatial_dims: tuple[int, ...]) -> torch.Tensor:
+    """Return the average and the maximum over the dimensions `spatial_dims`, side by side: [b, 2 C]."""
+    return torch.cat([x.mean(spatial_dims), x.amax(spatial_dims)], dim=1)

@@ -33,9 +33,9 @@ def cuts_to_probe(graph: CutGraph, pool: Pooling, most: int = MOST_CUTS) -> list
     starts = [_first_inside(block, below) for block in _blocks(graph)]
     bounds = [*sorted({start for start in starts if start is not None}), len(below)]
     outputs = [_output(below[start:stop]) for start, stop in pairwise(bounds)]
-    chosen = [cut for cut in outputs if not _equals_classifier_input(cut, automatic, pool)] + [automatic]
-    places = np.linspace(0, len(chosen) - 1, min(most, len(chosen))).round().astype(int)
-    return [chosen[place] for place in places]
+    candidates = [cut for cut in outputs if not _equals_classifier_input(cut, automatic, pool)] + [automatic]
+    indices = np.linspace(0, len(candidates) - 1, min(most, len(candidates))).round().astype(int)
+    return [candidates[index] for index in indices]
 
 
 def _blocks(graph: CutGraph) -> list[str]:
@@ -43,10 +43,10 @@ def _blocks(graph: CutGraph) -> list[str]:
 
     def parts(name: str) -> list[str]:
         module = graph.module.get_submodule(name)
-        inside = [f"{name}.{child}" for child, part in module.named_children() if _has_weights(part)]
-        if not isinstance(module, nn.Sequential) or len(inside) < 2:
+        children = [f"{name}.{child}" for child, part in module.named_children() if _has_weights(part)]
+        if not isinstance(module, nn.Sequential) or len(children) < 2:
             return [name]
-        return [part for child in inside for part in parts(child)]
+        return [part for child in children for part in parts(child)]
 
     return [part for block in graph.blocks for part in parts(block)]
 
@@ -59,7 +59,7 @@ def _has_weights(module: nn.Module) -> bool:
 def _first_inside(block: str, cuts: Sequence[Cut]) -> int | None:
     """Return the place of the first cut inside a block, None if there is none."""
     names = (cut.name for cut in cuts)
-    return next((place for place, name in enumerate(names) if f"{name}.".startswith(f"{block}.")), None)
+    return next((index for index, name in enumerate(names) if f"{name}.".startswith(f"{block}.")), None)
 
 
 def _output(cuts: Sequence[Cut]) -> Cut:
@@ -71,5 +71,5 @@ def _equals_classifier_input(cut: Cut, automatic: Cut, pool: Pooling) -> bool:
     """Say whether the pooled output of a cut is the classifier's input, or as good as that."""
     averaged = pool == "avg" and automatic.layout == "vector" and cut.layout in ("nchw", "nhwc")
     channels = cut.shape[0] if cut.layout == "nchw" else cut.shape[-1]
-    same = averaged and channels == automatic.shape[0] and cut.parameters_below == automatic.parameters_below
-    return cut == automatic or same
+    same_input = averaged and channels == automatic.shape[0] and cut.parameters_below == automatic.parameters_below
+    return cut == automatic or same_input

@@ -144,7 +144,7 @@ class Trace:
         last_use = {node: max((self.position[user] for user in uses[node]), default=-1) for node in carriers}
         crossing, alive = [], list[fx.Node]()
         for index, node in enumerate(self.nodes):
-            alive = [one for one in (*alive, node) if last_use.get(one, -1) > index]
+            alive = [live_node for live_node in (*alive, node) if last_use.get(live_node, -1) > index]
             crossing.append(alive)
         return crossing
 
@@ -167,7 +167,7 @@ class Trace:
         needed_before: list[list[fx.Node]] = [[], *self.live_values]
         steps = zip(self.nodes[: self.position[self.by_name[end]] + 1], needed_before, strict=False)
         return max(
-            self.bytes_made[node] + sum(storages(self.values[one] for one in needed).values()) // _DRY_BATCH
+            self.bytes_made[node] + sum(storages(self.values[live_node] for live_node in needed).values()) // _DRY_BATCH
             for node, needed in steps
         )
 
@@ -188,7 +188,7 @@ class Trace:
         graph = fx.Graph()
         x = graph.placeholder("x")
         copies: dict[fx.Node, Any] = {}
-        of_branches: dict[str, fx.Node] = {}
+        branch_outputs: dict[str, fx.Node] = {}
         for node in self.nodes:
             if node not in needed:
                 continue
@@ -199,9 +199,9 @@ class Trace:
                 copies[node] = _size(self.values[node], graph, x)
             else:
                 copies[node] = graph.node_copy(node, lambda source: copies[source])
-            for name in (name for name, at in branches if self.by_name[at] is node):
-                of_branches[name] = graph.call_module(name, (copies[node],))
-        graph.output((copies[last], of_branches) if branches else copies[last])
+            for name in (name for name, cut_name in branches if self.by_name[cut_name] is node):
+                branch_outputs[name] = graph.call_module(name, (copies[node],))
+        graph.output((copies[last], branch_outputs) if branches else copies[last])
         return graph
 
     def _above(self, first: fx.Node) -> set[fx.Node]:
@@ -219,7 +219,9 @@ class Trace:
             node = waiting.pop()
             if node not in needed:
                 needed.add(node)
-                waiting.extend(one for one in self.changes.get(node, ()) if self.position[one] < self.position[goal])
+                waiting.extend(
+                    update for update in self.changes.get(node, ()) if self.position[update] < self.position[goal]
+                )
                 waiting.extend([] if stop(node) else node.all_input_nodes)
         return needed
 
@@ -290,8 +292,8 @@ def _tracer() -> NodePathTracer:
 
 def _defaults(module: nn.Module) -> dict[str, Any]:
     """Return what a network's forward takes besides images, as it is where nobody says otherwise."""
-    others = list(inspect.signature(module.forward).parameters.values())[1:]
-    return {other.name: other.default for other in others if other.default is not other.empty}
+    parameters = list(inspect.signature(module.forward).parameters.values())[1:]
+    return {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
 
 
 def _in_place_updates(nodes: list[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
@@ -361,30 +363,30 @@ def _sizes_explained(image_size: int) -> Iterator[None]:
 @contextmanager
 def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
     """Put a network into one mode, and each of its modules back into its own afterwards."""
-    modes = {one: one.training for one in module.modules()}
+    modes = {submodule: submodule.training for submodule in module.modules()}
     module.train(training)
     try:
         yield
     finally:
-        for one, mode in modes.items():
-            one.training = mode
+        for submodule, mode in modes.items():
+            submodule.training = mode
 
 
 def _blank_images(module: nn.Module, image_size: int) -> torch.Tensor:
-    like = next(module.parameters(), torch.zeros(()))
-    return torch.zeros(_DRY_BATCH, 3, image_size, image_size, dtype=like.dtype, device=like.device)
+    parameter = next(module.parameters(), torch.zeros(()))
+    return torch.zeros(_DRY_BATCH, 3, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
 
 
 def _holds_tensor(value: Any) -> bool:
     if isinstance(value, tuple | list):
-        return any(_holds_tensor(one) for one in value)
+        return any(_holds_tensor(item) for item in value)
     return isinstance(value, torch.Tensor)
 
 
 def _size(value: Any, graph: fx.Graph, x: fx.Node) -> Any:
     """Return a size of the dry run as an argument in a section's graph: multiples of the batch follow that of `x`."""
     if isinstance(value, tuple | list):
-        return tuple(_size(one, graph, x) for one in value)
+        return tuple(_size(item, graph, x) for item in value)
     if type(value) is int and value and value % _DRY_BATCH == 0:
         return graph.call_function(operator.mul, (graph.call_method("size", (x, 0)), value // _DRY_BATCH))
     return value

@@ -109,8 +109,8 @@ class FrozenTrunk(nn.Module):
         with computing(self.precision, self._device):
             for depth, section in enumerate(self.sections):
                 x = section(x)
-                here = [tap for tap, tapped in enumerate(self._depths) if tapped == depth]
-                rows.update({tap: self.pools[tap](x.float()) for tap in here})
+                taps = [tap for tap, tapped in enumerate(self._depths) if tapped == depth]
+                rows.update({tap: self.pools[tap](x.float()) for tap in taps})
         return tuple(rows[tap] for tap in range(len(self.pools)))
 
 
@@ -159,10 +159,10 @@ def auto_batch_size(
     free_bytes
         Memory to reckon with; what the device has free if not given.
     """
-    free = _free_memory(device) if free_bytes is None else free_bytes
+    available = _free_memory(device) if free_bytes is None else free_bytes
     bytes_per_image = graph.peak_activation_bytes(cut) // (2 if precision == "bf16" else 1)
-    most = 16 if device.type == "cpu" else 256
-    fitting = min(most, max(1, int(free * _SHARE_OF_FREE_MEMORY) // (bytes_per_image * threads)))
+    max_images = 16 if device.type == "cpu" else 256
+    fitting = min(max_images, max(1, int(available * _SHARE_OF_FREE_MEMORY) // (bytes_per_image * threads)))
     return 1 << (fitting.bit_length() - 1)
 
 
@@ -197,9 +197,9 @@ def _without_tf32() -> Iterator[None]:
 
     For one thread at a time: a GPU has one that feeds it.
     """
-    allowed = torch.backends.cudnn.allow_tf32
+    previous = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = allowed
+        torch.backends.cudnn.allow_tf32 = previous

@@ -92,9 +92,9 @@ def vector_width(name: str, row_shape: tuple[int, ...]) -> int:
         If they are maps or tokens; says which poolings and which heads fit.
     """
     if len(row_shape) != 1:
-        places = "maps" if len(row_shape) == 3 else "tokens"
+        layout = "maps" if len(row_shape) == 3 else "tokens"
         raise UsageError(
-            f"`head` {name} takes vectors, and these rows are {places} of shape {[*row_shape]} "
+            f"`head` {name} takes vectors, and these rows are {layout} of shape {[*row_shape]} "
             f"({math.prod(row_shape)} numbers). Cache them with `pool` avg, max or avgmax, or take one of the "
             f"heads for maps: {names_where(lambda kind: kind.rows != 'vector')}."
         )

@@ -30,8 +30,8 @@ class ConcatHead(Head):
     ) -> None:
         super().__init__("concat", row_shape, out_features, hidden=hidden, dropout=dropout, l2=l2)
         layout, channels = layout_and_channels("concat", row_shape)
-        self.places = SPATIAL_DIMS[layout]
-        width = 2 * channels if self.places else channels
+        self.spatial_dims = SPATIAL_DIMS[layout]
+        width = 2 * channels if self.spatial_dims else channels
         self.layers = nn.Sequential(
             nn.BatchNorm1d(width),
             nn.Dropout(dropout / 2),
@@ -44,6 +44,6 @@ class ConcatHead(Head):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the logits of a batch of rows."""
-        vectors = average_and_max(rows, self.places) if self.places else rows
+        vectors = average_and_max(rows, self.spatial_dims) if self.spatial_dims else rows
         logits: torch.Tensor = self.layers(self.l2_normalize(vectors))
         return logits

@@ -95,8 +95,8 @@ def saved_class(name: str) -> type[Head]:
     kind = find_head(name)
     if kind.saved_as:
         module, _, class_name = kind.saved_as.partition(":")
-        found: type[Head] = getattr(importlib.import_module(module), class_name)
-        return found
+        head_class: type[Head] = getattr(importlib.import_module(module), class_name)
+        return head_class
     if not kind.in_epochs:
         raise UsageError(f"the head {name} is none that is saved under its own name")
     torch_head: type[Head] = import_head(name)

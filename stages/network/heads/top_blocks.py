@@ -80,9 +80,9 @@ class TopHead(Head):
             If `graph` is another network.
         """
         assert graph is not None
-        others = {name: value for name, value in settings.items() if name != "cut"}
+        rest = {name: value for name, value in settings.items() if name != "cut"}
         cut = graph.resolve(settings["cut"])
-        head = cls.from_graph(graph, cut, out_features, **others)
+        head = cls.from_graph(graph, cut, out_features, **rest)
         if cut.shape != row_shape:
             raise UsageError(
                 f"it takes rows of shape {[*row_shape]}, and {cut.name!r} gives {[*cut.shape]} here, where the network "
@@ -102,7 +102,7 @@ class TopHead(Head):
             If nothing with weights lies between the cut and the output layer.
         """
         end = graph.resolve("auto")
-        order = [one.name for one in graph.cuts]
+        order = [graph_cut.name for graph_cut in graph.cuts]
         blocks = nn.Module()
         if order.index(cut.name) < order.index(end.name):
             blocks = copy.deepcopy(graph.section(cut, end, folded=True)).requires_grad_(True)

@@ -53,17 +53,20 @@ class ImportedHead(Head):
             raise UsageError(f"`head` {name}: a batch of zeros, {[2, *shape]}, raised {error_text(error)}.") from error
         if not isinstance(output, torch.Tensor) or output.shape != (2, out_features) or not output.is_floating_point():
             is_tensor = isinstance(output, torch.Tensor)
-            given = f"{output.dtype} {[*output.shape]}" if is_tensor else f"a {type(output).__name__}"
+            description = f"{output.dtype} {[*output.shape]}" if is_tensor else f"a {type(output).__name__}"
             raise UsageError(
                 f"`head` {name}: for a batch of two rows, {[2, *shape]}, it must return logits, float "
-                f"{[2, out_features]}, and gave {given}."
+                f"{[2, out_features]}, and gave {description}."
             )
         if not [*self.module.parameters()]:
             raise UsageError(f"`head` {name} has no parameters, so there is nothing to train.")
-        others = [entry for entry, value in self.module.state_dict().items() if not isinstance(value, torch.Tensor)]
-        if others:
+        non_tensors = [
+            entry for entry, value in self.module.state_dict().items() if not isinstance(value, torch.Tensor)
+        ]
+        if non_tensors:
             raise UsageError(
-                f"`head` {name} keeps more than tensors in its state_dict ({', '.join(others)}), which cannot be saved "
+                f"`head` {name} keeps more than tensors in its state_dict ({', '.join(non_tensors)}), which cannot be "
+                "saved "
                 "without pickle."
             )
         self.module.train()

@@ -40,34 +40,34 @@ def call(capsys, *arguments):
 @pytest.fixture(scope="module")
 def finished(photographs, tmp_path_factory):
     """A whole run over two seeds, fine-tuning included."""
-    place = tmp_path_factory.mktemp("finished")
+    folder = tmp_path_factory.mktemp("finished")
     arguments = [
-        *("run", "--data", photographs, *SMALL, "--cache", place / "cache", "--out", place / "run"),
+        *("run", "--data", photographs, *SMALL, "--cache", folder / "cache", "--out", folder / "run"),
         *("--seeds", "0", "1", "--head", "logistic", "mlp", "--epochs", "1", "--num-workers", "0", *QUICK_FITS),
     ]
     assert main([str(argument) for argument in arguments]) == 0
-    return place, [str(argument) for argument in arguments]
+    return folder, [str(argument) for argument in arguments]
 
 
 def test_a_run_leaves_everything_it_promises(finished):
     run = finished[0] / "run"
     content = json.loads((run / "results.json").read_text())
     results = content["results"]
-    assert {(one["method"], one["name"], one["seed"]) for one in results} == {
+    assert {(result["method"], result["name"], result["seed"]) for result in results} == {
         (method, name, seed)
         for method, name in (("linear", "logistic"), ("head", "mlp"), ("finetune", "top-3"))
         for seed in (0, 1)
     }
-    for one in results:
-        low, high = one["test"]["ci95"]
-        assert low <= one["test"]["accuracy"] <= high
-        assert one["seconds"] == pytest.approx(sum(one["seconds_by_stage"].values()))
-        assert one["peak_memory_bytes"] > 100_000_000
-        assert one["trainable_parameters"] > 0
-        assert one["test"]["accuracy"] >= 0.8  # of three classes that differ in color
-        assert (one["backbone_forwards"] > 0) == (one["method"] == "finetune")
-        assert one["extraction_forwards"] == 72
-    parameters = {one["name"]: one["trainable_parameters"] for one in results}
+    for result in results:
+        low, high = result["test"]["ci95"]
+        assert low <= result["test"]["accuracy"] <= high
+        assert result["seconds"] == pytest.approx(sum(result["seconds_by_stage"].values()))
+        assert result["peak_memory_bytes"] > 100_000_000
+        assert result["trainable_parameters"] > 0
+        assert result["test"]["accuracy"] >= 0.8  # of three classes that differ in color
+        assert (result["backbone_forwards"] > 0) == (result["method"] == "finetune")
+        assert result["extraction_forwards"] == 72
+    parameters = {result["name"]: result["trainable_parameters"] for result in results}
     assert parameters["logistic"] == 1280 * 3 + 3
     assert parameters["top-3"] > 1_000_000
     assert content["verdict"]
@@ -101,22 +101,22 @@ def test_results_table_and_predictions_of_a_run_are_about_the_same_test_images(f
     with (run / "predictions.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     rows = 0
-    for one in json.loads((run / "results.json").read_text())["results"]:
-        folder = run / f"seed-{one['seed']}"
+    for result in json.loads((run / "results.json").read_text())["results"]:
+        folder = run / f"seed-{result['seed']}"
         with (folder / "manifest.csv").open(newline="") as file:
             test = [row for row in csv.DictReader(file) if row["split"] == "test"]
         keys = [row["key"] for row in test]
-        stored = np.load(folder / f"{one['method']}-{one['name']}" / "predictions.npz")
+        stored = np.load(folder / f"{result['method']}-{result['name']}" / "predictions.npz")
         assert stored["keys"].astype(str).tolist() == keys
-        predicted = np.array(one["task"]["class_names"])[stored["probabilities"].argmax(axis=1)]
+        predicted = np.array(result["task"]["class_names"])[stored["probabilities"].argmax(axis=1)]
         right = predicted == [row["label"] for row in test]
-        assert one["test"]["accuracy"] == pytest.approx(right.mean())
-        assert one["samples"]["test"] == len(test)
-        method = (one["method"], one["name"], str(one["seed"]))
-        of_method = [row for row in table if (row["method"], row["name"], row["seed"]) == method]
-        assert [row["key"] for row in of_method] == keys
-        assert [row["predicted"] for row in of_method] == predicted.tolist()
-        rows += len(of_method)
+        assert result["test"]["accuracy"] == pytest.approx(right.mean())
+        assert result["samples"]["test"] == len(test)
+        method = (result["method"], result["name"], str(result["seed"]))
+        rows_of_method = [row for row in table if (row["method"], row["name"], row["seed"]) == method]
+        assert [row["key"] for row in rows_of_method] == keys
+        assert [row["predicted"] for row in rows_of_method] == predicted.tolist()
+        rows += len(rows_of_method)
     assert len(table) == rows > 0
 
 
@@ -129,13 +129,13 @@ def test_the_same_command_again_trains_nothing(finished, capsys):
 
 
 def test_stage_two_and_a_second_extract_make_no_backbone_forward(finished, photographs, capsys, monkeypatch, tmp_path):
-    place, _ = finished
+    root, _ = finished
 
     def fail(*_):
         raise AssertionError("the backbone ran")
 
     monkeypatch.setattr(FrozenTrunk, "forward", fail)
-    common = ["--data", photographs, *SMALL, "--cache", place / "cache"]
+    common = ["--data", photographs, *SMALL, "--cache", root / "cache"]
     assert call(capsys, "extract", *common)[0] == 0
     code, out, _ = call(capsys, "train", *common, "--head", "svm", "concat", *QUICK_FITS, "--out", tmp_path / "run")
     assert code == 0
@@ -145,8 +145,8 @@ def test_stage_two_and_a_second_extract_make_no_backbone_forward(finished, photo
 
 
 def test_another_split_changes_the_cache_not_at_all(finished, photographs, capsys):
-    place, _ = finished
-    files = sorted(path.name for path in (place / "cache").rglob("*.h5"))
+    root, _ = finished
+    files = sorted(path.name for path in (root / "cache").rglob("*.h5"))
     code, out, _ = call(
         capsys,
         "extract",
@@ -154,24 +154,24 @@ def test_another_split_changes_the_cache_not_at_all(finished, photographs, capsy
         photographs,
         *SMALL,
         "--cache",
-        place / "cache",
+        root / "cache",
         "--test-size",
         "0.5",
         "--seeds",
         "9",
     )
     assert (code, "nothing to do" in out) == (0, True)
-    assert sorted(path.name for path in (place / "cache").rglob("*.h5")) == files
+    assert sorted(path.name for path in (root / "cache").rglob("*.h5")) == files
 
 
 def test_compare_recomputes_nothing_and_says_the_same(finished, capsys, tmp_path):
-    place, _ = finished
-    models = {path: path.stat().st_mtime_ns for path in (place / "run").rglob("*.safetensors")}
-    code, out, _ = call(capsys, "compare", place / "run", "--out", tmp_path / "again")
+    root, _ = finished
+    models = {path: path.stat().st_mtime_ns for path in (root / "run").rglob("*.safetensors")}
+    code, out, _ = call(capsys, "compare", root / "run", "--out", tmp_path / "again")
     assert code == 0
     assert "forwards" in out
-    again = json.loads((tmp_path / "again" / "results.json").read_text())["results"]
-    assert again == json.loads((place / "run" / "results.json").read_text())["results"]
+    compared = json.loads((tmp_path / "again" / "results.json").read_text())["results"]
+    assert compared == json.loads((root / "run" / "results.json").read_text())["results"]
     assert all(path.stat().st_mtime_ns == changed for path, changed in models.items())
 
 
@@ -287,16 +287,16 @@ def test_weights_from_a_file_are_used_and_checked_again_by_predict(photographs, 
 def test_what_cannot_be_trained_is_refused_before_an_image_is_extracted(
     command, options, words, photographs, tmp_path, capsys
 ):
-    places = ("--cache", tmp_path / "cache", "--out", tmp_path / "run")
-    code, _, err = call(capsys, command, "--data", photographs, *SMALL, *places, *options)
+    path_options = ("--cache", tmp_path / "cache", "--out", tmp_path / "run")
+    code, _, err = call(capsys, command, "--data", photographs, *SMALL, *path_options, *options)
     assert code == 2
     assert words in err
     assert not list((tmp_path / "cache").glob("*/spec.json"))
 
 
 def test_find_rate_names_the_option_and_leaves_a_plot(finished, photographs, tmp_path, capsys):
-    place, _ = finished
-    arguments = ("--data", photographs, *SMALL, "--cache", place / "cache", "--out", tmp_path / "run")
+    root, _ = finished
+    arguments = ("--data", photographs, *SMALL, "--cache", root / "cache", "--out", tmp_path / "run")
     # a head that knows nothing has much to learn, so there is a rate
     beginning = ("--unfreeze", "1", "--init-head", "new", "--num-workers", "0")
     code, out, _ = call(capsys, "lr-find", *arguments, *beginning)
@@ -380,7 +380,7 @@ def test_bad_input_gets_a_message_an_exit_code_and_no_traceback(photographs, tmp
     (tmp_path / "empty").mkdir()
     make_folder(tmp_path / "single", per_class=3, classes=("fire",))
     torch.save({"a": torch.zeros(3)}, tmp_path / "wrong.pth")
-    code, out, err = call(capsys, *[one.format(tmp=tmp_path, photos=photographs) for one in arguments])
+    code, out, err = call(capsys, *[argument.format(tmp=tmp_path, photos=photographs) for argument in arguments])
     assert code in (1, 2)
     message = " ".join(err.split())
     assert said in message, message
@@ -393,9 +393,9 @@ def test_help_teaches_with_an_example_and_does_not_wait_for_torch(command):
         "import sys; from pipeline.cli.app import main\ntry: main([sys.argv[1], '--help'])\nexcept SystemExit: pass\n"
     )
     script += "print('HEAVY', sorted({'torch', 'sklearn', 'h5py', 'matplotlib'} & sys.modules.keys()))"
-    done = subprocess.run([sys.executable, "-c", script, command], check=True, capture_output=True, text=True)
-    assert f"cutonce {command}" in done.stdout.split("Usage", 1)[1].split("\n", 1)[1]
-    assert "HEAVY []" in done.stdout
+    completed = subprocess.run([sys.executable, "-c", script, command], check=True, capture_output=True, text=True)
+    assert f"cutonce {command}" in completed.stdout.split("Usage", 1)[1].split("\n", 1)[1]
+    assert "HEAVY []" in completed.stdout
 
 
 def test_an_extraction_does_not_wait_for_what_trains_and_draws(photographs, tmp_path):
@@ -406,9 +406,9 @@ def test_an_extraction_does_not_wait_for_what_trains_and_draws(photographs, tmp_
         "print('HEAVY', sorted({'sklearn', 'scipy', 'matplotlib'} & sys.modules.keys()))"
     )
     arguments = ["extract", "--data", str(photographs), "--image-size", "64", "--cache", str(tmp_path / "cache")]
-    done = subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True, text=True)
-    assert "extracted 72 images" in done.stdout
-    assert "HEAVY []" in done.stdout
+    completed = subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True, text=True)
+    assert "extracted 72 images" in completed.stdout
+    assert "HEAVY []" in completed.stdout
 
 
 def test_an_interrupted_extraction_keeps_what_it_has_done(tmp_path):
@@ -426,6 +426,6 @@ def test_an_interrupted_extraction_keeps_what_it_has_done(tmp_path):
     assert process.returncode == 1
     assert "What is finished is kept" in err
     assert "Traceback" not in err
-    again = subprocess.run([*command, "--image-size", "224"], check=True, capture_output=True, text=True).stdout
-    hits = int(re.search(r"(\d+) were in the cache already", again).group(1))
+    second_output = subprocess.run([*command, "--image-size", "224"], check=True, capture_output=True, text=True).stdout
+    hits = int(re.search(r"(\d+) were in the cache already", second_output).group(1))
     assert 0 < hits < 450

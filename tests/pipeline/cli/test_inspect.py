@@ -58,11 +58,21 @@ def flawed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def inspected(flawed, tmp_path_factory):
-    place = tmp_path_factory.mktemp("inspected")
-    arguments = ["inspect", "--data", flawed, "--image-size", "96", "--cache", place / "cache", "--out", place / "run"]
-    assert main([str(one) for one in arguments]) == 0
-    with (place / "run" / "issues.csv").open(newline="", encoding="utf-8") as file:
-        return place, list(csv.DictReader(file)), arguments
+    folder = tmp_path_factory.mktemp("inspected")
+    arguments = [
+        "inspect",
+        "--data",
+        flawed,
+        "--image-size",
+        "96",
+        "--cache",
+        folder / "cache",
+        "--out",
+        folder / "run",
+    ]
+    assert main([str(argument) for argument in arguments]) == 0
+    with (folder / "run" / "issues.csv").open(newline="", encoding="utf-8") as file:
+        return folder, list(csv.DictReader(file)), arguments
 
 
 def of_kind(issues, kind):
@@ -71,20 +81,20 @@ def of_kind(issues, kind):
 
 def test_a_copy_in_another_split_is_leakage_under_any_encoding_and_nothing_else_is(inspected, flawed):
     _, issues, _ = inspected
-    leaks = {(one["path"], one["other_path"]) for one in of_kind(issues, "leakage")}
+    leaks = {(issue["path"], issue["other_path"]) for issue in of_kind(issues, "leakage")}
     assert leaks == {
         (str(flawed / "train/nought/copy.webp"), str(flawed / "test/nought/002.jpg")),
         (str(flawed / "train/one/004.jpg"), str(flawed / "val/one/same.jpg")),
     }
-    for one in of_kind(issues, "leakage"):
-        assert one["split"] != one["other_split"]
-        assert (float(one["score"]) == 1) == one["path"].endswith("004.jpg")
+    for issue in of_kind(issues, "leakage"):
+        assert issue["split"] != issue["other_split"]
+        assert (float(issue["score"]) == 1) == issue["path"].endswith("004.jpg")
 
 
 def test_a_copy_in_its_own_split_is_a_duplicate(inspected, flawed):
     _, issues, _ = inspected
-    [one] = of_kind(issues, "duplicate")
-    assert {one["path"], one["other_path"]} == {
+    [issue] = of_kind(issues, "duplicate")
+    assert {issue["path"], issue["other_path"]} == {
         str(flawed / "train/<i>two" / name) for name in ("003.jpg", "again.jpg")
     }
 
@@ -92,13 +102,13 @@ def test_a_copy_in_its_own_split_is_a_duplicate(inspected, flawed):
 def test_doubted_labels_are_those_that_are_wrong_with_the_right_ones_suggested(inspected):
     """So few images make confident learning cautious: how many are found of many is held beside the method."""
     _, issues, _ = inspected
-    doubted = {one["path"].rsplit("/", 1)[1]: one for one in of_kind(issues, "label")}
+    doubted = {issue["path"].rsplit("/", 1)[1]: issue for issue in of_kind(issues, "label")}
     assert set(doubted) <= {"wrong-0.jpg", "wrong-1.jpg", "wrong-2.jpg", "noise.png"}
-    wrong = [one for name, one in doubted.items() if name.startswith("wrong")]
+    wrong = [issue for name, issue in doubted.items() if name.startswith("wrong")]
     assert wrong
-    for one in wrong:
-        assert (one["label"], one["suggestion"], one["split"]) == ("one", "<i>two", "train")
-        assert float(one["score"]) < 0.3
+    for issue in wrong:
+        assert (issue["label"], issue["suggestion"], issue["split"]) == ("one", "<i>two", "train")
+        assert float(issue["score"]) < 0.3
 
 
 def test_noise_is_the_first_outlier(inspected, flawed):
@@ -107,18 +117,18 @@ def test_noise_is_the_first_outlier(inspected, flawed):
 
 
 def test_the_page_shows_what_was_found_and_needs_nothing_else(inspected):
-    place, issues, _ = inspected
-    page = Page(place / "run" / "inspect.html")
+    root, issues, _ = inspected
+    page = Page(root / "run" / "inspect.html")
     assert page.words.index("across splits: 2") < page.words.index("label errors:") < page.words.index("Outliers")
     assert "take them out before you believe a test" in page.words
     assert "one → <i>two" in page.words
     assert "33 9 8" in page.words
     assert not page.all("i")
     images = page.all("img")
-    shown = [path for one in issues for path in (one["path"], one["other_path"]) if path]
-    assert sorted(one["alt"] for one in images) == sorted(shown)
-    assert all(one["src"].startswith("data:image/jpeg;base64,") for one in images)
-    source = (place / "run" / "inspect.html").read_text(encoding="utf-8")
+    shown = [path for issue in issues for path in (issue["path"], issue["other_path"]) if path]
+    assert sorted(image["alt"] for image in images) == sorted(shown)
+    assert all(image["src"].startswith("data:image/jpeg;base64,") for image in images)
+    source = (root / "run" / "inspect.html").read_text(encoding="utf-8")
     assert "://" not in source
     assert not {"script", "link", "iframe"} & {tag for tag, _ in page.elements}
 
@@ -138,7 +148,7 @@ def test_a_threshold_of_one_leaves_the_same_bytes_alone(inspected, capsys, tmp_p
     assert call(capsys, *arguments[:-1], tmp_path, "--threshold", "1")[0] == 0
     with (tmp_path / "issues.csv").open(newline="", encoding="utf-8") as file:
         issues = list(csv.DictReader(file))
-    assert [one["path"][-8:] for one in of_kind(issues, "leakage")] == ["/004.jpg"]
+    assert [issue["path"][-8:] for issue in of_kind(issues, "leakage")] == ["/004.jpg"]
     assert of_kind(issues, "duplicate") == []
 
 
@@ -159,46 +169,49 @@ def test_what_cannot_be_compared_is_refused_with_a_reason(inspected, capsys, fla
 @pytest.fixture(scope="module")
 def curve(flawed, tmp_path_factory):
     """Of a layer low in the network, whose rows are short and not yet much good: the curve has somewhere to go."""
-    place = tmp_path_factory.mktemp("curve")
+    folder = tmp_path_factory.mktemp("curve")
     arguments = ["learning-curve", "--data", flawed, "--allow-leakage", "--image-size", "64", "--cut", "blocks.1"]
-    arguments += ["--cache", place / "cache", "--draws", "2", "--out", place / "run"]
-    return place, [str(one) for one in arguments]
+    arguments += ["--cache", folder / "cache", "--draws", "2", "--out", folder / "run"]
+    return folder, [str(argument) for argument in arguments]
 
 
 def test_a_learning_curve_answers_in_a_sentence_a_table_and_a_plot(curve, capsys):
-    place, arguments = curve
+    root, arguments = curve
     code, out, _ = call(capsys, *arguments)
     assert code == 0
     assert re.search(r"(?m)^(More labels would|Whether more labels would help)", out)
     assert re.search(r"(?m)^ +96 +\d+\.\d %", out)
-    with (place / "run" / "learning-curve.csv").open(newline="") as file:
+    with (root / "run" / "learning-curve.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     measured = [row for row in rows if row["kind"] == "measured"]
     assert [int(row["images"]) for row in rows if row["kind"] == "extrapolated"] == [192, 384, 960]
     assert {row["draw"] for row in measured} == {"0", "1"}
     assert (measured[0]["images"], measured[-1]["images"]) == ("6", "96")
     assert all(0 <= float(row["low"]) <= float(row["accuracy"]) <= float(row["high"]) <= 1 for row in rows[-3:])
-    with Image.open(place / "run" / "learning-curve.png") as image:
+    with Image.open(root / "run" / "learning-curve.png") as image:
         image.verify()
-    assert (place / "run" / "learning-curve.svg").read_text(encoding="utf-8").count("<svg") == 1
+    assert (root / "run" / "learning-curve.svg").read_text(encoding="utf-8").count("<svg") == 1
 
 
 def test_the_test_split_is_never_read_for_a_learning_curve(curve, flawed, capsys):
     """Its images are not even extracted, and may be gone."""
     from cache import find_caches, open_cache
 
-    place, arguments = curve
+    root, arguments = curve
     assert call(capsys, *arguments)[0] == 0
-    manifest = Manifest.load(place / "run" / "seed-0" / "manifest.csv")
-    [found] = find_caches(place / "cache")
-    extracted = set(open_cache(found).keys(0))
-    test = {manifest.keys[one] for one in manifest.indices("test")}
+    manifest = Manifest.load(root / "run" / "seed-0" / "manifest.csv")
+    [cache_path] = find_caches(root / "cache")
+    extracted = set(open_cache(cache_path).keys(0))
+    test = {manifest.keys[index] for index in manifest.indices("test")}
     assert len(test) == 24
     assert not extracted & test
-    assert extracted >= {manifest.keys[one] for one in manifest.indices("train")}
+    assert extracted >= {manifest.keys[index] for index in manifest.indices("train")}
 
 
 def test_one_draw_or_an_unknown_head_is_refused(curve, capsys):
     _, arguments = curve
-    assert "--draws 1 must be at least 2" in call(capsys, *[("1" if one == "2" else one) for one in arguments])[2]
+    assert (
+        "--draws 1 must be at least 2"
+        in call(capsys, *[("1" if argument == "2" else argument) for argument in arguments])[2]
+    )
     assert "ridge" in call(capsys, *arguments, "--head", "rigde")[2]

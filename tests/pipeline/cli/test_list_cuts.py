@@ -52,14 +52,14 @@ def test_layers_inverts(capsys):
 
 
 def test_layers_refuses_what_cannot_train(capsys):
-    for arguments, said in (
+    for arguments, message in (
         (["--unfreeze", "layr2,layer4"], "'layer2'"),
         (["--unfreeze", "all", "--invert-unfreeze"], "leaves nothing to train"),
         (["--invert-unfreeze"], "give --unfreeze too"),
     ):
         code, _, err = call(capsys, "resnet18", *SMALL, *arguments)
         assert code == 2
-        assert said in " ".join(err.split())
+        assert message in " ".join(err.split())
 
 
 @pytest.fixture
@@ -103,6 +103,6 @@ def test_a_model_on_partly_loaded_weights_classifies_and_its_configuration_repea
     assert "270 of 296 tensors" in (run / "seed-0" / "linear-ncm" / "result.json").read_text()
     capsys.readouterr()
     assert main(["predict", str(run), str(next(photographs.rglob("*.jpg")))]) == 0
-    again = ("train", "--config", run / "config.toml", "--cache", tmp_path / "cache", "--out", run)
-    assert main([str(word) for word in again]) == 0
+    command = ("train", "--config", run / "config.toml", "--cache", tmp_path / "cache", "--out", run)
+    assert main([str(word) for word in command]) == 0
     assert "already trained" in capsys.readouterr().out

@@ -20,15 +20,16 @@ from tests.pipeline.cli.test_commands import call
 
 def arguments_for(place, *more):
     return [
-        str(one) for one in ("probe-layers", "--data", "digits", "--image-size", 32, "--cache", place / "cache", *more)
+        str(argument)
+        for argument in ("probe-layers", "--data", "digits", "--image-size", 32, "--cache", place / "cache", *more)
     ]
 
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory):
     """A probe of EfficientNet-Lite0 on the digits over two seeds, and how many images went through the network."""
-    place = tmp_path_factory.mktemp("probed")
-    arguments = arguments_for(place, "--seeds", 0, 1, "--out", place / "run")
+    folder = tmp_path_factory.mktemp("probed")
+    arguments = arguments_for(folder, "--seeds", 0, 1, "--out", folder / "run")
     forwards = []
     rows = Extractor.forward_rows
 
@@ -39,10 +40,10 @@ def probed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Extractor, "forward_rows", counted)
         assert main(arguments) == 0
-    with (place / "run" / "probe.csv").open(newline="") as file:
+    with (folder / "run" / "probe.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    found = json.loads((place / "run" / "probe.json").read_text())
-    return SimpleNamespace(place=place, arguments=arguments, forwards=sum(forwards), lines=lines, found=found)
+    content = json.loads((folder / "run" / "probe.json").read_text())
+    return SimpleNamespace(place=folder, arguments=arguments, forwards=sum(forwards), lines=lines, found=content)
 
 
 def no_forward(*_):
@@ -65,7 +66,7 @@ def test_a_second_probe_and_the_commands_it_names_run_no_backbone(probed, capsys
     for command in probed.found["commands"]:
         assert main([*shlex.split(command)[1:], "--head", "ridge"]) == 0
     run = probed.place / "run"
-    recommended = next(one for one in probed.found["cuts"] if one["cut"] == probed.found["recommended"])
+    recommended = next(cut for cut in probed.found["cuts"] if cut["cut"] == probed.found["recommended"])
     for seed in (0, 1):
         result = json.loads((run / recommended["cut"] / f"seed-{seed}" / "linear-ridge" / "result.json").read_text())
         assert result["val"]["accuracy"] == pytest.approx(recommended["val_accuracies"][seed])
@@ -85,12 +86,12 @@ def test_the_recommendation_obeys_the_rule_on_what_the_table_holds(probed):
 
 def test_costs_and_accuracies_of_the_table_are_those_of_cut_and_cache(probed):
     images = probed.found["validation_images"]
-    for line, one in zip(probed.lines, probed.found["cuts"], strict=True):
+    for line, cut in zip(probed.lines, probed.found["cuts"], strict=True):
         assert int(line["bytes_per_image"]) == 2 * int(line["row_width"])  # float16
         assert 0 <= float(line["multiply_adds_saved"]) < 1
-        right = [round(share * count) for share, count in zip(one["val_accuracies"], images, strict=True)]
+        right = [round(share * count) for share, count in zip(cut["val_accuracies"], images, strict=True)]
         assert float(line["val_accuracy"]) == pytest.approx(sum(right) / sum(images))
-        assert float(line["val_accuracy_lowest"]) == min(one["val_accuracies"])
+        assert float(line["val_accuracy_lowest"]) == min(cut["val_accuracies"])
     depths = [int(line["depth"]) for line in probed.lines]
     assert depths == sorted(depths)
     assert (probed.lines[-1]["cut"], probed.lines[-1]["row_width"]) == ("auto", "1280")
@@ -98,9 +99,9 @@ def test_costs_and_accuracies_of_the_table_are_those_of_cut_and_cache(probed):
 
 def test_the_page_stands_alone_and_holds_every_number_and_command(probed):
     page = (probed.place / "run" / "probe.html").read_text(encoding="utf-8")
-    for one in probed.found["cuts"]:
-        assert f"{one['cut']}<" in page
-        assert f"{100 * one['val_accuracy']:.1f} %" in page
+    for cut in probed.found["cuts"]:
+        assert f"{cut['cut']}<" in page
+        assert f"{100 * cut['val_accuracy']:.1f} %" in page
     for command in probed.found["commands"]:
         assert command in page
     assert "var(--accent)" in page
@@ -120,9 +121,9 @@ def test_the_plot_is_left_as_png_and_svg(probed):
 @pytest.fixture(scope="module")
 def small(photographs, tmp_path_factory):
     """The 72 photographs in a cache of three cuts."""
-    place = tmp_path_factory.mktemp("small")
-    common = ["--data", photographs, "--image-size", "64", "--cache", place / "cache"]
-    assert main([str(one) for one in ("probe-layers", *common, "--cut", "blocks.4,blocks.2,auto")]) == 0
+    folder = tmp_path_factory.mktemp("small")
+    common = ["--data", photographs, "--image-size", "64", "--cache", folder / "cache"]
+    assert main([str(argument) for argument in ("probe-layers", *common, "--cut", "blocks.4,blocks.2,auto")]) == 0
     return common
 
 
@@ -138,9 +139,9 @@ def test_the_test_split_is_not_read(small, capsys, monkeypatch, tmp_path):
     code, _, _ = call(capsys, "probe-layers", *small, "--cut", "blocks.4,blocks.2,auto", "--out", tmp_path / "run")
     assert code == 0
     manifest = Manifest.load(tmp_path / "run" / "seed-0" / "manifest.csv")
-    of_split = {split: {manifest.keys[at] for at in manifest.indices(split)} for split in ("train", "val", "test")}
-    assert set(read) == of_split["train"] | of_split["val"]
-    assert of_split["test"].isdisjoint(read)
+    keys_by_split = {split: {manifest.keys[at] for at in manifest.indices(split)} for split in ("train", "val", "test")}
+    assert set(read) == keys_by_split["train"] | keys_by_split["val"]
+    assert keys_by_split["test"].isdisjoint(read)
 
 
 def test_layers_that_are_named_are_probed_and_no_others(small, capsys):

@@ -377,11 +377,11 @@ def test_metric_and_words_are_those_of_the_task_and_less_may_be_better(tmp_path,
     assert (test.metric, test.higher_is_better, test.ahead) == ("mae", False, True)
     assert test.difference == pytest.approx(np.abs(near).mean() - np.abs(far).mean())
     assert test.p_value == 1 / 10_001  # the permutation test: nothing is right or wrong here
-    words = comparison.verdict_text
+    text = comparison.verdict_text
     assert comparison.verdict.outcome == "pays"
-    assert f"Fine-tuning pays: {np.abs(near).mean():.3f} against {np.abs(far).mean():.3f} for the logistic" in words
-    assert "Methods are ranked by validation mean error" in words
-    assert not re.search(r"accuracy|points|McNemar|\d %(?! interval)", words)
+    assert f"Fine-tuning pays: {np.abs(near).mean():.3f} against {np.abs(far).mean():.3f} for the logistic" in text
+    assert "Methods are ranked by validation mean error" in text
+    assert not re.search(r"accuracy|points|McNemar|\d %(?! interval)", text)
     header = format_table(comparison).splitlines()[0]
     assert "mean error" in header
     assert "squared error" in header

@@ -86,8 +86,8 @@ def test_results_come_in_the_order_of_seed_and_method(tmp_path):
     for seed in (10, 2):
         for method, name in [("scratch", "all"), ("finetune", "top-3"), ("head", "mlp"), ("linear", "svm")]:
             add(tmp_path, predictions(LABELS, WRONG), method=method, name=name, seed=seed)
-    found = [(one.seed, one.method) for one in load_results([tmp_path])]
-    assert found == [(seed, method) for seed in (2, 10) for method in ("linear", "head", "finetune", "scratch")]
+    order = [(result.seed, result.method) for result in load_results([tmp_path])]
+    assert order == [(seed, method) for seed in (2, 10) for method in ("linear", "head", "finetune", "scratch")]
 
 
 def test_names_of_a_later_version_are_passed_over(run):
@@ -141,11 +141,11 @@ def test_a_damaged_result_is_named(run, content):
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_damaged_predictions_are_named_and_never_read_as_something_else(run, data):
     directory = run / "seed-0" / "linear-logistic"
-    whole = (directory / "predictions.npz").read_bytes()
+    content = (directory / "predictions.npz").read_bytes()
     expected = predictions(LABELS, WRONG)
-    damaged = bytearray(whole)
-    damaged[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    cut = data.draw(st.one_of(st.none(), st.integers(0, len(whole) - 1)))
+    damaged = bytearray(content)
+    damaged[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    cut = data.draw(st.one_of(st.none(), st.integers(0, len(content) - 1)))
     try:
         (directory / "predictions.npz").write_bytes(bytes(damaged)[:cut])
         try:
@@ -156,7 +156,7 @@ def test_damaged_predictions_are_named_and_never_read_as_something_else(run, dat
             for name, whole_array in expected.arrays().items():
                 np.testing.assert_array_equal(read.arrays()[name], whole_array)
     finally:
-        (directory / "predictions.npz").write_bytes(whole)
+        (directory / "predictions.npz").write_bytes(content)
 
 
 def test_predictions_of_another_training_are_refused(run, tmp_path):
@@ -183,7 +183,7 @@ def test_pickled_predictions_are_refused_unopened(run, tmp_path):
 def test_results_on_the_same_images_are_accepted_in_any_order(tmp_path):
     order = [3, 1, 5, 0, 2, 4]
     add(tmp_path, predictions(LABELS, WRONG))
-    add(tmp_path, predictions([LABELS[one] for one in order], WRONG, images=order), name="svm")
+    add(tmp_path, predictions([LABELS[index] for index in order], WRONG, images=order), name="svm")
     require_same_test_images(load_results([tmp_path]))
 
 
@@ -235,9 +235,9 @@ def test_results_json_holds_every_result_and_what_is_needed_to_repeat_it(run):
     assert stored["configuration"] == {"data": {"data": "elpv"}}
     assert stored["environment"] == {"torch": "2.6"}
     assert stored["extraction"] == [{"run": str(run), "seed": 0, "seconds": 3.5}]
-    (one,) = stored["results"]
-    assert set(one) == CONTRACT
-    assert one["test"]["accuracy"] == pytest.approx(5 / 6)
+    (result,) = stored["results"]
+    assert set(result) == CONTRACT
+    assert result["test"]["accuracy"] == pytest.approx(5 / 6)
 
 
 def test_predictions_csv_has_a_row_for_each_image_method_and_seed(tmp_path):

@@ -30,7 +30,7 @@ def test_fingerprint_changes_with_all_that_shapes_a_method_and_nothing_else(expe
     same = experiment.fingerprint(settings)
     assert replace(experiment, directory=Path("elsewhere")).fingerprint(settings) == same
     relabelled = replace(manifest, targets=np.roll(manifest.targets, 1))
-    others = [
+    changed_fingerprints = [
         experiment.fingerprint({"cv": 5}),
         replace(experiment, seed=1).fingerprint(settings),
         replace(experiment, extractor=SimpleNamespace(fingerprint="another")).fingerprint(settings),
@@ -38,7 +38,7 @@ def test_fingerprint_changes_with_all_that_shapes_a_method_and_nothing_else(expe
         replace(experiment, manifest=manifest.select(np.arange(20))).fingerprint(settings),
         replace(experiment, manifest=replace(manifest, task=SingleLabel("abc"))).fingerprint(settings),
     ]
-    assert len({same, *others}) == 1 + len(others)
+    assert len({same, *changed_fingerprints}) == 1 + len(changed_fingerprints)
 
 
 def test_fingerprint_knows_the_task_where_it_is_not_one_class_a_sample(experiment):

@@ -38,24 +38,24 @@ def test_the_cheapest_cut_within_one_standard_error_of_the_best_is_recommended()
 
 
 def test_the_best_need_not_be_the_deepest_and_of_equals_is_the_cheapest():
-    found = probe_of(
+    probe = probe_of(
         probed("low", 10, 300), probed("middle", 50, 380), probed("high", 70, 380), probed("auto", 99, 200)
     )
-    assert (found.best.name, found.recommended.name) == ("middle", "middle")
-    assert [one.name for one in found.ranked] == ["middle", "high", "low", "auto"]
+    assert (probe.best.name, probe.recommended.name) == ("middle", "middle")
+    assert [cut.name for cut in probe.ranked] == ["middle", "high", "low", "auto"]
 
 
 def test_of_cuts_with_as_many_multiply_adds_the_one_with_fewer_bytes_is_cheaper():
-    found = probe_of(probed("wide", 50, 380, width=512), probed("narrow", 50, 380, width=64))
-    assert found.recommended.name == "narrow"
+    probe = probe_of(probed("wide", 50, 380, width=512), probed("narrow", 50, 380, width=64))
+    assert probe.recommended.name == "narrow"
 
 
 def test_accuracy_and_error_are_of_the_images_of_all_seeds_together():
-    one = probed("a", 10, (90, 30), images=(100, 60))
-    assert one.scores == (0.9, 0.5)
-    assert one.score == 120 / 160
-    assert one.standard_error == pytest.approx(math.sqrt(0.75 * 0.25 / 160))
-    assert one.saved == 0.9
+    score = probed("a", 10, (90, 30), images=(100, 60))
+    assert score.scores == (0.9, 0.5)
+    assert score.score == 120 / 160
+    assert score.standard_error == pytest.approx(math.sqrt(0.75 * 0.25 / 160))
+    assert score.saved == 0.9
 
 
 @given(
@@ -64,12 +64,12 @@ def test_accuracy_and_error_are_of_the_images_of_all_seeds_together():
     )
 )
 def test_the_rule_holds_for_any_numbers(rows):
-    found = probe_of(*(probed(f"{at}", cost, tuple(right), images=(50, 50)) for at, (cost, right) in enumerate(rows)))
-    chosen, best = found.recommended, found.best
-    assert best.score == max(one.score for one in found.cuts)
-    assert chosen.score >= best.score - math.sqrt(best.score * (1 - best.score) / 100)
-    for one in found.cuts:
-        assert one.multiply_adds >= chosen.multiply_adds or one.score < best.score - best.standard_error
+    probe = probe_of(*(probed(f"{at}", cost, tuple(right), images=(50, 50)) for at, (cost, right) in enumerate(rows)))
+    recommended, best = probe.recommended, probe.best
+    assert best.score == max(cut.score for cut in probe.cuts)
+    assert recommended.score >= best.score - math.sqrt(best.score * (1 - best.score) / 100)
+    for cut in probe.cuts:
+        assert cut.multiply_adds >= recommended.multiply_adds or cut.score < best.score - best.standard_error
 
 
 # -- which cuts ---------------------------------------------------------------------------------------------------------
@@ -103,17 +103,17 @@ def test_the_blocks_of_each_stage_are_probed(graphs):
 def test_cuts_lie_one_above_the_other_and_end_at_the_classifier(graphs, name):
     graph = graphs[name]
     cuts = cuts_to_probe(graph, "avg")
-    places = [graph.cuts.index(cut) for cut in cuts]
-    assert places == sorted(set(places))
+    indices = [graph.cuts.index(cut) for cut in cuts]
+    assert indices == sorted(set(indices))
     assert cuts[-1] == graph.resolve("auto")
 
 
 def test_where_there_are_more_blocks_as_many_as_allowed_are_spread_evenly(graphs):
     every = cuts_to_probe(graphs["efficientnet_lite0"], "avg")
-    some = cuts_to_probe(graphs["efficientnet_lite0"], "avg", most=7)
-    places = [every.index(cut) for cut in some]
-    assert (len(some), places[0], places[-1]) == (7, 0, len(every) - 1)
-    steps = [after - before for before, after in pairwise(places)]
+    subset = cuts_to_probe(graphs["efficientnet_lite0"], "avg", most=7)
+    indices = [every.index(cut) for cut in subset]
+    assert (len(subset), indices[0], indices[-1]) == (7, 0, len(every) - 1)
+    steps = [after - before for before, after in pairwise(indices)]
     assert max(steps) - min(steps) <= 1
 
 

@@ -18,7 +18,7 @@ def test_a_run_means_the_manifests_of_its_seeds_in_order(tmp_path):
 def test_a_manifest_file_means_itself(tmp_path):
     make_manifest(KEYS[:5]).save(tmp_path / "manifest.csv")
     assert load_one(tmp_path / "manifest.csv").keys == KEYS[:5]
-    assert [one.keys for one in load_all(str(tmp_path / "manifest.csv"), tmp_path)] == [KEYS[:5]]
+    assert [manifest.keys for manifest in load_all(str(tmp_path / "manifest.csv"), tmp_path)] == [KEYS[:5]]
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(DataError, match=r"manifest\.json"):
         load_one(tmp_path / "manifest.csv")
@@ -39,8 +39,8 @@ def test_everything_else_is_data_although_the_same_image_stands_in_two_splits(tm
 
 def test_what_is_neither_is_told(tmp_path):
     (tmp_path / "table.csv").write_text("path,label\n")
-    for place in (tmp_path, tmp_path / "table.csv", tmp_path / "none"):
+    for path in (tmp_path, tmp_path / "table.csv", tmp_path / "none"):
         with pytest.raises(UsageError, match=r"neither a run directory \(with seed-\*/manifest\.csv\) nor"):
-            load_one(place)
+            load_one(path)
     with pytest.raises(UsageError, match="none: there is no such folder"):
         load_all(str(tmp_path / "none"), tmp_path)

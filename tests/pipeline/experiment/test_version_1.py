@@ -29,11 +29,11 @@ def old(tmp_path, monkeypatch) -> Path:
 
 def test_the_same_command_finds_everything_done(old, capsys):
     assert main(["run", "--config", "run/config.toml", "--out", "run"]) == 0
-    said = capsys.readouterr().out
-    assert "nothing to do: all 24 images are in the cache" in said
+    output = capsys.readouterr().out
+    assert "nothing to do: all 24 images are in the cache" in output
     for method in ("linear-logistic", "linear-ridge", "frozen-head"):
-        assert f"{method}: already trained" in said
-    assert "epoch   1" not in said
+        assert f"{method}: already trained" in output
+    assert "epoch   1" not in output
 
 
 def test_the_configuration_is_read_by_its_names_of_today(old):

@@ -72,14 +72,14 @@ def test_a_batch_is_one_read(dataset, monkeypatch):
 def test_workers_read_what_this_process_reads(tmp_path, context):
     torch.ones(512, 512).mm(torch.ones(512, 512))  # on several threads, of which a fork has none
     dataset = CachedDataset(make_cache(tmp_path, shape=(8, 32, 32)), make_manifest(ORDER), transform=double)
-    here = [rows for rows, _ in DataLoader(dataset, batch_size=7)]
+    expected_rows = [rows for rows, _ in DataLoader(dataset, batch_size=7)]
     loader = DataLoader(dataset, batch_size=7, num_workers=2, multiprocessing_context=context)
-    assert all(torch.equal(rows, expected) for (rows, _), expected in zip(loader, here, strict=True))
+    assert all(torch.equal(rows, expected) for (rows, _), expected in zip(loader, expected_rows, strict=True))
 
 
 def test_it_may_be_pickled(dataset):
-    again = pickle.loads(pickle.dumps(dataset))
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(dataset[4], again[4], strict=True))
+    restored = pickle.loads(pickle.dumps(dataset))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(dataset[4], restored[4], strict=True))
 
 
 def view_of(row, key):

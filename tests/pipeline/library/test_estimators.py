@@ -110,8 +110,8 @@ def test_a_saved_head_is_safetensors_and_answers_the_same(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["head.json", "head.safetensors"]
     head, metadata = load_head(tmp_path / "head")
     assert metadata["class_names"] == [0, 1]
-    again = head(torch.from_numpy(X).float()).softmax(dim=1).detach().numpy()
-    assert np.allclose(again, classifier.predict_proba(X), atol=1e-6)
+    probabilities = head(torch.from_numpy(X).float()).softmax(dim=1).detach().numpy()
+    assert np.allclose(probabilities, classifier.predict_proba(X), atol=1e-6)
 
 
 @pytest.mark.parametrize("head", ["ridge", "rbf", "mlp"])
@@ -274,8 +274,8 @@ def test_a_pipeline_cross_validates_and_goes_through_joblib(pictures, tmp_path):
     model.fit(pictures, LABELS)
     file = io.BytesIO()
     joblib.dump(model, file)
-    again = joblib.load(file)
-    assert np.array_equal(again.predict_proba(pictures), model.predict_proba(pictures))
+    restored = joblib.load(file)
+    assert np.array_equal(restored.predict_proba(pictures), model.predict_proba(pictures))
     assert clone(model).get_params()["extractor__image_size"] == SIZE
 
 

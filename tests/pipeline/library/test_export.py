@@ -79,7 +79,7 @@ def test_a_manifest_is_written_in_its_order_with_all_it_says_and_the_bits_of_the
     assert (keys, names, view) == (ORDER, ["cat", "dög"], 0)
     assert content == {"paths": paths, "labels": manifest.targets.tolist(), "splits": manifest.splits}
     assert Spec.from_json(written_spec) == spec
-    assert [one.name for one in path.parent.iterdir()] == [path.name]
+    assert [path.name for path in path.parent.iterdir()] == [path.name]
 
 
 @ENDINGS

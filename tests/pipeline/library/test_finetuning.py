@@ -35,9 +35,12 @@ def test_a_network_learns_from_arrays_and_answers_for_arrays_and_files(pictures,
     assert tuned.best in tuned.history
     assert (tuned.predict(pictures) == LABELS).mean() > 0.8
     Image.fromarray(pictures[1]).save(tmp_path / "new.png")
-    of_file, of_array = tuned.predict_proba([tmp_path / "new.png"]), tuned.predict_proba(pictures[1:2])
-    assert np.array_equal(of_file, of_array)
-    assert of_array.shape == (1, 3)
+    file_probabilities, array_probabilities = (
+        tuned.predict_proba([tmp_path / "new.png"]),
+        tuned.predict_proba(pictures[1:2]),
+    )
+    assert np.array_equal(file_probabilities, array_probabilities)
+    assert array_probabilities.shape == (1, 3)
     assert tuned.predict([]).tolist() == []
 
 
@@ -56,17 +59,17 @@ def test_the_module_is_the_whole_network(pictures, tuned):
 @pytest.mark.parametrize("form", ["dataset", "frame", "files"])
 def test_every_form_of_the_same_images_trains_the_same(form, pictures, tuned, tmp_path):
     if form == "dataset":
-        again = finetune(Pictures(pictures, LABELS), **QUICK)
+        repeated = finetune(Pictures(pictures, LABELS), **QUICK)
     elif form == "frame":
-        again = finetune(pd.DataFrame({"image": pictures, "label": LABELS}), **QUICK)
+        repeated = finetune(pd.DataFrame({"image": pictures, "label": LABELS}), **QUICK)
     else:
         paths = [tmp_path / f"{number}.png" for number in range(len(pictures))]
         for path, pixels in zip(paths, pictures, strict=True):
             Image.fromarray(pixels).save(path)
-        again = finetune(paths, LABELS, **QUICK)
-        assert len(again.history) == 3  # keys of files are others, and so are splits and renderings
+        repeated = finetune(paths, LABELS, **QUICK)
+        assert len(repeated.history) == 3  # keys of files are others, and so are splits and renderings
         return
-    assert [epoch.val_loss for epoch in again.history] == [epoch.val_loss for epoch in tuned.history]
+    assert [epoch.val_loss for epoch in repeated.history] == [epoch.val_loss for epoch in tuned.history]
 
 
 def test_it_leaves_the_process_and_the_disk_as_they_were(pictures, tmp_path, monkeypatch, capfd, caplog):
@@ -88,9 +91,9 @@ def test_it_leaves_the_process_and_the_disk_as_they_were(pictures, tmp_path, mon
 def test_groups_are_never_torn_and_every_class_validates(pictures):
     groups = np.arange(len(pictures)) // 6
     _, manifest = labelled_manifest(all_images(pictures), np.array(LABELS), groups, 0.3, seed=0)
-    of_split = {split: set(groups[manifest.indices(split)]) for split in ("train", "val")}
-    assert of_split["val"]
-    assert not of_split["train"] & of_split["val"]
+    groups_by_split = {split: set(groups[manifest.indices(split)]) for split in ("train", "val")}
+    assert groups_by_split["val"]
+    assert not groups_by_split["train"] & groups_by_split["val"]
     assert set(manifest.targets[manifest.indices("val")]) == {0, 1, 2}
 
 

@@ -74,9 +74,9 @@ def test_features_of_files_are_those_of_the_command_bit_for_bit(photographs, tmp
     extractor = build_extractor(options)
     manifest = load_manifest(DataConfig(str(photographs)))
     extract(extractor, manifest)
-    of_command = read_features(extractor, manifest)
-    assert np.array_equal(features(manifest.locations, image_size=SIZE), of_command)
-    assert np.array_equal(features(manifest.locations, image_size=SIZE, cache=tmp_path / "own"), of_command)
+    command_features = read_features(extractor, manifest)
+    assert np.array_equal(features(manifest.locations, image_size=SIZE), command_features)
+    assert np.array_equal(features(manifest.locations, image_size=SIZE, cache=tmp_path / "own"), command_features)
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,9 @@ def test_images_of_unlike_sizes_come_in_a_list_or_an_array_of_objects(arrays, ex
 def test_grey_pixels_are_those_of_a_grey_png(tmp_path):
     grey = np.random.default_rng(2).integers(0, 256, (30, 40), dtype=np.uint8)
     Image.fromarray(grey).save(tmp_path / "grey.png")
-    of_file = features([tmp_path / "grey.png"], image_size=SIZE)
+    file_features = features([tmp_path / "grey.png"], image_size=SIZE)
     for pixels in (grey, grey[..., None], torch.from_numpy(grey)[None], np.stack([grey] * 3, axis=2)):
-        assert np.array_equal(features([pixels], image_size=SIZE), of_file)
+        assert np.array_equal(features([pixels], image_size=SIZE), file_features)
 
 
 def test_pixels_in_any_memory_are_read_as_they_look(arrays, expected):
@@ -141,14 +141,14 @@ def test_images_turned_by_exif_stay_as_they_were_given(tmp_path):
     exif[0x0112] = 6  # rotated by a quarter
     photo.save(tmp_path / "turned.png", exif=exif)
     opened = Image.open(tmp_path / "turned.png")
-    of_file = features([tmp_path / "turned.png"], image_size=SIZE)
-    assert np.array_equal(features([opened, opened], image_size=SIZE), of_file[[0, 0]])
+    file_features = features([tmp_path / "turned.png"], image_size=SIZE)
+    assert np.array_equal(features([opened, opened], image_size=SIZE), file_features[[0, 0]])
     assert opened.size == (50, 30)
 
 
 def test_rows_come_in_the_order_given_and_an_image_that_comes_twice_is_computed_once(arrays, expected, forwards):
     order = [3, 0, 3, 1, 0, 0]
-    rows = features([arrays[place] for place in order], image_size=SIZE, batch_size=1)
+    rows = features([arrays[index] for index in order], image_size=SIZE, batch_size=1)
     assert np.allclose(rows, expected[order], atol=1e-4)
     assert np.array_equal(rows[0], rows[2])
     assert len(forwards) == 3
@@ -173,8 +173,8 @@ def test_with_a_cache_nothing_is_computed_twice_whatever_it_is_called(arrays, fi
     assert len(forwards) == paid
     features(arrays[:2], image_size=SIZE, cache=cache)  # of pixels, told by their pixels
     assert len(forwards) == paid + 1
-    of_pixels = [Image.fromarray(arrays[1]), arrays[0], torch.from_numpy(arrays[0]).permute(2, 0, 1)]
-    assert np.array_equal(features(of_pixels, image_size=SIZE, cache=str(cache)), expected[[1, 0, 0]])
+    pixel_images = [Image.fromarray(arrays[1]), arrays[0], torch.from_numpy(arrays[0]).permute(2, 0, 1)]
+    assert np.array_equal(features(pixel_images, image_size=SIZE, cache=str(cache)), expected[[1, 0, 0]])
     assert len(forwards) == paid + 1
 
 

@@ -30,17 +30,17 @@ def test_kept_epoch_is_the_most_accurate_and_of_equals_the_one_of_lowest_loss():
 
 
 def test_selection_is_a_line_for_each_scaler_over_c():
-    found = figures.search_curves(SELECTION)
-    assert found.setting == "C"
-    assert [line.label for line in found.lines] == ["scaler none", "scaler standard"]
-    assert found.lines[1].at == [1e-4, 1e-2, 1.0]
-    assert found.lines[1].scores == pytest.approx([0.80, 0.81, 0.82])
+    curves = figures.search_curves(SELECTION)
+    assert curves.setting == "C"
+    assert [line.label for line in curves.lines] == ["scaler none", "scaler standard"]
+    assert curves.lines[1].at == [1e-4, 1e-2, 1.0]
+    assert curves.lines[1].scores == pytest.approx([0.80, 0.81, 0.82])
 
 
 def test_what_was_tried_on_a_part_of_the_rows_is_a_line_of_its_own():
-    on_part = [{**one, "rows": 5000, "score": 0.9} for one in SELECTION]
-    found = figures.search_curves([*on_part, *SELECTION])
-    assert [(line.label, line.on_part) for line in found.lines] == [
+    on_part = [{**candidate, "rows": 5000, "score": 0.9} for candidate in SELECTION]
+    curves = figures.search_curves([*on_part, *SELECTION])
+    assert [(line.label, line.on_part) for line in curves.lines] == [
         *(("scaler none", False), ("scaler standard", False)),
         *(("scaler none, 5,000 rows", True), ("scaler standard, 5,000 rows", True)),
     ]
@@ -48,9 +48,9 @@ def test_what_was_tried_on_a_part_of_the_rows_is_a_line_of_its_own():
 
 @pytest.mark.parametrize("values", [["none", "standard"], [0.0, 0.1]])
 def test_a_setting_that_is_no_positive_number_is_drawn_by_name(values):
-    found = figures.search_curves([{"one": value, "score": 0.5} for value in values])
-    assert found.names == list(map(str, values))
-    assert found.lines[0].at == [0.0, 1.0]
+    curves = figures.search_curves([{"one": value, "score": 0.5} for value in values])
+    assert curves.names == list(map(str, values))
+    assert curves.lines[0].at == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("selection", [[], [{"scaler": "none", "score": 0.8}], [{"C": 1.0, "score": None}]])
@@ -65,13 +65,13 @@ def test_the_choice_of_every_head_that_selects_is_marked(name, tmp_path):
     trained = train_head(name, fit_problem(*digits()[:2], classes=10, options=options))
     add(tmp_path, predictions([0, 1], [0, 0]), selection=trained.selection, settings=trained.settings)
     row = compare_runs([tmp_path]).rows[0]
-    taken = figures.chosen(row.results[0])
-    assert taken["score"] == max(one["score"] for one in trained.selection)
+    choice = figures.chosen(row.results[0])
+    assert choice["score"] == max(candidate["score"] for candidate in trained.selection)
     axes = figures.selection_scores(row).axes[0]
     rings = [line for line in axes.lines if line.get_markersize() == 9]
-    assert [ring.get_ydata() for ring in rings] == [[taken["score"]]]
+    assert [ring.get_ydata() for ring in rings] == [[choice["score"]]]
     drawn = [score for line in axes.lines if line not in rings for score in line.get_ydata()]
-    assert sorted(drawn) == sorted(one["score"] for one in trained.selection)
+    assert sorted(drawn) == sorted(candidate["score"] for candidate in trained.selection)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.floats(0.01, 0.1))
@@ -141,7 +141,7 @@ def test_heat_map_shares_cells_only_among_very_many_classes():
 def test_a_single_confusion_among_a_thousand_classes_stays_in_sight():
     confusion = np.eye(1000, dtype=np.int64)
     confusion[10, 10], confusion[10, 700] = 0, 1
-    image = figures.confusion_heat_map(confusion, [str(one) for one in range(1000)]).axes[0].images[0].get_array()
+    image = figures.confusion_heat_map(confusion, [str(number) for number in range(1000)]).axes[0].images[0].get_array()
     assert image.shape == (200, 200)
     assert image[10 // 5, 700 // 5] == 1.0
 
@@ -184,9 +184,9 @@ def test_the_suggested_rate_is_marked_on_the_mean_and_divergence_does_not_take_t
     assert (mark.get_xdata()[0], mark.get_ydata()[0]) == pytest.approx((FOUND.suggestion, FOUND.smoothed[12]))
     assert axes.texts[0].get_text() == f"suggested {FOUND.suggestion:.2g}"
     assert 2 < axes.get_ylim()[1] < 3
-    of_two = figures.range_test_curves([FOUND, replace(FOUND, suggestion=None, block="layer4")])
-    assert len(of_two.axes) == 2
-    without = of_two.axes[1]
+    figure = figures.range_test_curves([FOUND, replace(FOUND, suggestion=None, block="layer4")])
+    assert len(figure.axes) == 2
+    without = figure.axes[1]
     assert len(without.lines) == 2
     assert without.get_xlabel() == "learning rate of layer4"
 

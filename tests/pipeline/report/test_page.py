@@ -51,7 +51,7 @@ class Page(HTMLParser):
             self.text += data
 
     def all(self, tag):
-        return [attributes for found, attributes in self.elements if found == tag]
+        return [attributes for element_tag, attributes in self.elements if element_tag == tag]
 
     @property
     def words(self):
@@ -108,8 +108,8 @@ def test_page_tells_its_story_in_order(tmp_path):
         "elpv",
         "torch",
     ]
-    places = [page.words.index(part) for part in parts]
-    assert places == sorted(places)
+    indices = [page.words.index(part) for part in parts]
+    assert indices == sorted(indices)
 
 
 def test_table_holds_the_numbers_of_the_comparison(tmp_path):
@@ -125,7 +125,7 @@ def test_table_holds_the_numbers_of_the_comparison(tmp_path):
 
 
 def test_what_was_chosen_is_said_and_a_score_on_a_part_of_the_rows_is_not_taken_for_it(tmp_path):
-    on_part = [{**one, "score": 0.99, "rows": 5000} for one in SELECTION]
+    on_part = [{**candidate, "score": 0.99, "rows": 5000} for candidate in SELECTION]
     settings = {**SELECTION[-1], "selected by": "validation split"}
     add(tmp_path, predictions([0, 1] * 10, [0] * 20), selection=[*on_part, *SELECTION], settings=settings)
     page = report(tmp_path)
@@ -143,7 +143,7 @@ def test_any_number_of_classes_has_its_confusions(tmp_path, classes):
     assert len(page.all("image")) == (0 if few else 3)
     assert ("Confused most often" in page.words) == (not few)
     if few:
-        headers = [one for one in page.all("th") if one.get("scope") == "row"]
+        headers = [element for element in page.all("th") if element.get("scope") == "row"]
         assert len(headers) >= 3 * classes
     assert (tmp_path / "report.html").stat().st_size < 400_000
 
@@ -151,8 +151,8 @@ def test_any_number_of_classes_has_its_confusions(tmp_path, classes):
 def test_confused_pairs_are_the_most_frequent(tmp_path):
     labels = np.repeat(np.arange(20), 5)
     add(tmp_path, predictions(labels, (labels == 3) | (np.arange(100) == 50), classes=20))
-    words = report(tmp_path).words
-    assert "true taken for times of class 3 class 4 5 5 class 10 class 11 1 5 " in words
+    page_text = report(tmp_path).words
+    assert "true taken for times of class 3 class 4 5 5 class 10 class 11 1 5 " in page_text
 
 
 def test_hostile_names_stay_text(tmp_path):
@@ -182,15 +182,15 @@ def test_mistakes_are_shown_surest_first(tmp_path):
     for number in range(30):
         Image.new("RGB", (300, 200), (8 * number, 0, 0)).save(tmp_path / f"{number}.png")
     made = predictions(
-        np.zeros(30, dtype=int), np.arange(30) < 20, locations=[f"{tmp_path}/{one}.png" for one in range(30)]
+        np.zeros(30, dtype=int), np.arange(30) < 20, locations=[f"{tmp_path}/{number}.png" for number in range(30)]
     )
     sure = np.linspace(0.6, 0.99, 30)
     made.statistics["probabilities"][:20] = np.stack([1 - sure, sure], axis=1)[:20]
     add(tmp_path / "run", made)
     page = report(tmp_path / "run")
     shown = page.all("img")
-    assert [one["alt"] for one in shown] == [f"{tmp_path}/{number}.png" for number in range(19, 7, -1)]
-    assert all(one["src"].startswith("data:image/jpeg;base64,") for one in shown)
+    assert [element["alt"] for element in shown] == [f"{tmp_path}/{number}.png" for number in range(19, 7, -1)]
+    assert all(element["src"].startswith("data:image/jpeg;base64,") for element in shown)
     assert "Of the 20 mistakes" in page.words
     assert f"predicted class 1, {100 * sure[19]:.1f} % labelled class 0" in page.words
 
@@ -200,14 +200,16 @@ def test_mistakes_say_how_many_others_are_wrong_too(tmp_path):
     add(tmp_path, predictions(labels, [1, 1, 0, 0]), name="logistic", val=0.9)
     add(tmp_path, predictions(labels, [0, 1, 0, 0], images=images), name="svm", val=0.8)  # wrong on image 1
     add(tmp_path, predictions(labels, [0, 1, 0, 0]), method="head", name="mlp", val=0.7)
-    words = report(tmp_path).words
-    assert "0 of 2 others wrong too 0.png" in words
-    assert "all others wrong too 1.png" in words
+    page_text = report(tmp_path).words
+    assert "0 of 2 others wrong too 0.png" in page_text
+    assert "all others wrong too 1.png" in page_text
 
 
 def test_images_that_have_moved_leave_a_word_in_their_place(tmp_path):
     Image.new("L", (50, 50)).save(tmp_path / "there.png")
-    made = predictions([0, 0, 0], [1, 1, 0], locations=[f"{tmp_path}/{one}.png" for one in ("there", "gone", "right")])
+    made = predictions(
+        [0, 0, 0], [1, 1, 0], locations=[f"{tmp_path}/{name}.png" for name in ("there", "gone", "right")]
+    )
     add(tmp_path / "run", made)
     page = report(tmp_path / "run")
     assert len(page.all("img")) == 1
@@ -216,17 +218,17 @@ def test_images_that_have_moved_leave_a_word_in_their_place(tmp_path):
 
 def test_a_method_without_mistakes_is_told_of_and_its_interval_explained(tmp_path):
     add(tmp_path, predictions([0, 1], [0, 0]))
-    words = report(tmp_path).words
-    assert "logistic makes none" in words
-    assert "nothing for a bootstrap to vary" in words
+    page_text = report(tmp_path).words
+    assert "logistic makes none" in page_text
+    assert "nothing for a bootstrap to vary" in page_text
 
 
 def test_one_closed_fit_has_neither_curves_nor_comparison(tmp_path):
     add(tmp_path, predictions([0, 1] * 10, [1] + [0] * 19))
-    words = report(tmp_path).words
-    assert "there is nothing to compare it with" in words
+    page_text = report(tmp_path).words
+    assert "there is nothing to compare it with" in page_text
     for absent in ("Learning curves", "What was tried", "points against", "others wrong", "What the network sees"):
-        assert absent not in words
+        assert absent not in page_text
 
 
 def test_figures_are_also_there_as_png_files(tmp_path):
@@ -236,11 +238,11 @@ def test_figures_are_also_there_as_png_files(tmp_path):
         "accuracy-time.png",
         "selection-1-logistic.png",
         *(
-            f"learning-{one}-{quantity}.png"
-            for one in ("2-MLP", "3-fine-tune-top-3")
+            f"learning-{name}-{quantity}.png"
+            for name in ("2-MLP", "3-fine-tune-top-3")
             for quantity in ("loss", "accuracy")
         ),
-        *(f"confusion-{one}.png" for one in ("1-logistic", "2-MLP", "3-fine-tune-top-3")),
+        *(f"confusion-{name}.png" for name in ("1-logistic", "2-MLP", "3-fine-tune-top-3")),
     }
     for name in names:
         with Image.open(tmp_path / "out" / "figures" / name) as image:
@@ -252,7 +254,7 @@ def test_contact_sheet_is_part_of_the_page(tmp_path):
     Image.new("RGBA", (3000, 800), "green").save(tmp_path / "seed-0" / "finetune-top-3" / "contact-sheet.png")
     page = report(tmp_path)
     assert "What the network sees" in page.words
-    assert any("Contact sheet" in one["alt"] for one in page.all("img"))
+    assert any("Contact sheet" in element["alt"] for element in page.all("img"))
 
 
 def test_plots_of_the_rates_stand_beside_the_contact_sheet_of_their_method(tmp_path):
@@ -268,16 +270,16 @@ def test_plots_of_the_rates_stand_beside_the_contact_sheet_of_their_method(tmp_p
                 picture = Image.new("RGB", (300, 200), "green" if seed == 0 else "red")
                 picture.save(tmp_path / f"seed-{seed}" / folder / f"{name}.png")
     page = report(tmp_path)
-    pictures = [one for one in page.all("img") if not one["alt"].startswith("photos/")]
-    assert [one["alt"].split(":")[0] for one in pictures] == [
+    pictures = [element for element in page.all("img") if not element["alt"].startswith("photos/")]
+    assert [element["alt"].split(":")[0] for element in pictures] == [
         "Contact sheet",
         "fine-tune top-3",
         "fine-tune top-3",
         "scratch all",
     ]
-    assert [one["src"].split(";")[0] for one in pictures] == ["data:image/jpeg", *["data:image/png"] * 3]
-    for one in pictures:  # of the first seed
-        with Image.open(io.BytesIO(base64.b64decode(one["src"].split(",")[1]))) as image:
+    assert [element["src"].split(";")[0] for element in pictures] == ["data:image/jpeg", *["data:image/png"] * 3]
+    for element in pictures:  # of the first seed
+        with Image.open(io.BytesIO(base64.b64decode(element["src"].split(",")[1]))) as image:
             assert image.convert("RGB").getpixel((9, 9))[1] > 100
     assert "scratch all with seed 0 It sees what fine-tune top-3 sees. learning rate of each group" in page.words
     assert "fine-tune top-3 with seed 0 learning rate of each group over the steps range test:" in page.words
@@ -290,12 +292,18 @@ def test_methods_that_train_on_images_are_side_by_side(tmp_path):
         add(tmp_path, predictions([0, 1] * 30, [0] * 60), method=method, name=name, history=HISTORY)
     page = report(tmp_path)
     assert "Side by side" in page.words
-    named = [one["aria-label"] for _, one in page.elements if one.get("aria-label", "").startswith("Validation acc")]
+    named = [
+        element["aria-label"]
+        for _, element in page.elements
+        if element.get("aria-label", "").startswith("Validation acc")
+    ]
     methods = "fine-tune top-3, frozen network linear, scratch all, MLP"
     assert named == [
-        f"Validation accuracy over the {words} of {methods}" for words in ("epochs", "time from the images on")
+        f"Validation accuracy over the {axis_name} of {methods}" for axis_name in ("epochs", "time from the images on")
     ]
-    assert {"side-by-side-epoch.png", "side-by-side-time.png"} < {one.name for one in (tmp_path / "figures").iterdir()}
+    assert {"side-by-side-epoch.png", "side-by-side-time.png"} < {
+        path.name for path in (tmp_path / "figures").iterdir()
+    }
 
 
 def test_test_time_augmentation_is_marked_in_the_table_and_explained_below_it(tmp_path):
@@ -303,26 +311,26 @@ def test_test_time_augmentation_is_marked_in_the_table_and_explained_below_it(tm
     assert "+ crops" not in report(tmp_path).words
     made = predictions([0, 1] * 30, [0] * 60)
     add(tmp_path, made, method="finetune", name="all", settings={"test-time augmentation": "crops"})
-    words = report(tmp_path).words
-    assert "fine-tune all + crops" in words
-    assert words.index("Probabilities averaged over renderings: “+ crops”") < words.index("What they cost")
+    page_text = report(tmp_path).words
+    assert "fine-tune all + crops" in page_text
+    assert page_text.index("Probabilities averaged over renderings: “+ crops”") < page_text.index("What they cost")
 
 
 def test_every_picture_has_words_for_those_who_do_not_see_it(tmp_path):
     page = report(three_methods(tmp_path, classes=20, tests=200))
-    assert all(one.get("alt") for one in page.all("img"))
+    assert all(element.get("alt") for element in page.all("img"))
     described = [attributes for _, attributes in page.elements if attributes.get("role") == "img"]
     figures = page.all("figure")
     assert len(described) == len(figures) == 1 + 4 + 1 + 3
-    assert all(one["aria-label"] for one in described)
-    hidden = [one for one in page.all("svg") if one.get("aria-hidden") == "true"]
+    assert all(element["aria-label"] for element in described)
+    hidden = [element for element in page.all("svg") if element.get("aria-hidden") == "true"]
     assert len(hidden) + len(described) == len(page.all("svg"))
 
 
 def test_many_notes_are_folded_away_but_none_is_lost(tmp_path):
-    words = report(three_methods(tmp_path), notes=[f"not readable: {one}.png" for one in range(500)]).words
-    assert "488 more" in words
-    assert all(f"not readable: {one}.png" in words for one in range(500))
+    page_text = report(three_methods(tmp_path), notes=[f"not readable: {number}.png" for number in range(500)]).words
+    assert "488 more" in page_text
+    assert all(f"not readable: {number}.png" in page_text for number in range(500))
 
 
 def test_left_out_seeds_are_among_the_notes(tmp_path):
@@ -336,9 +344,9 @@ def test_a_task_without_classes_has_neither_confusions_nor_mistakes(tmp_path, mo
     random = np.random.default_rng(0)
     for method, name in (("linear", "ridge"), ("finetune", "top-3")):
         add(tmp_path, lengths(random.normal(0, 1, 40)), method=method, name=name, val=0.5, history=HISTORY)
-    words = report(tmp_path).words
+    page_text = report(tmp_path).words
     for present in ("test mean error", "squared error", "Mean error against time", "difference against", "permutation"):
-        assert present in words
+        assert present in page_text
     for absent in ("Confusion", "mistakes of", "classes;", "McNemar", "Always saying", "points"):
-        assert absent not in words
+        assert absent not in page_text
     assert (tmp_path / "figures" / "mae-time.png").exists()

@@ -69,5 +69,5 @@ def test_what_cannot_be_right_is_refused_in_words(augment, said):
 
 def test_options_are_checked_without_torch():
     script = "import sys; from stages.config.features import FeatureConfig; FeatureConfig(augment='crop+flip'); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    assert done.stdout == "False\n"
+    completed = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert completed.stdout == "False\n"

@@ -29,9 +29,9 @@ def test_names_and_labels_are_known_before_torch_is_imported():
         "HeadConfig(head=('rbf', 'mlp')); print(heads.head_label('rbf'), heads.describe_heads())\n"
         "print('HEAVY', sorted({'torch', 'sklearn', 'scipy', 'h5py'} & sys.modules.keys()))"
     )
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.startswith("RBF SVM Fitted models: ")
-    assert "HEAVY []" in done.stdout
+    completed = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert completed.stdout.startswith("RBF SVM Fitted models: ")
+    assert "HEAVY []" in completed.stdout
 
 
 def test_what_is_read_from_the_text_is_what_the_decorators_say():
@@ -96,13 +96,15 @@ def their_package(tmp_path):
 def run_with(folder, script, **more):
     """Return what a fresh process says in which the folder is installed."""
     path = f"import sys; sys.path[:0] = [{str(folder)!r}, {str(ROOT)!r}]\n"
-    done = subprocess.run([sys.executable, "-c", path + script], capture_output=True, text=True, cwd=folder, **more)
-    assert not done.returncode, done.stderr
-    return done.stdout
+    completed = subprocess.run(
+        [sys.executable, "-c", path + script], capture_output=True, text=True, cwd=folder, **more
+    )
+    assert not completed.returncode, completed.stderr
+    return completed.stdout
 
 
 def test_heads_of_another_package_are_shown_trained_saved_loaded_and_labelled(their_package):
-    said = run_with(
+    output = run_with(
         their_package,
         """
 import torch
@@ -133,19 +135,19 @@ for refused in (lambda: HeadConfig(head=("lowrnk",)), lambda: require_in_memory(
     except UsageError as error: print("ERROR", error)
 """,
     )
-    assert "Of other packages: lda, lowrank." in " ".join(said.replace("│", " ").split())
+    assert "Of other packages: lda, lowrank." in " ".join(output.replace("│", " ").split())
     for name, method, label in (("lda", "linear", "LDA"), ("lowrank", "head", "low rank")):
-        assert f"RIGHT {name} True" in said
-        assert f"SAME {name} True {method}" in said
-        assert f"LABEL {label}" in said
-    assert re.search(r"ERROR `head` lowrnk: .*Did you mean 'lowrank'", said)
-    assert re.search(r"ERROR `head` lda needs all .*streams them: ncm, ridge, sgd, .*linear, lowrank, mlp", said)
+        assert f"RIGHT {name} True" in output
+        assert f"SAME {name} True {method}" in output
+        assert f"LABEL {label}" in output
+    assert re.search(r"ERROR `head` lowrnk: .*Did you mean 'lowrank'", output)
+    assert re.search(r"ERROR `head` lda needs all .*streams them: ncm, ridge, sgd, .*linear, lowrank, mlp", output)
 
 
 def test_two_packages_with_one_name_are_told_apart_by_the_error(their_package):
     points = their_package / "their_package-1.0.dist-info" / "entry_points.txt"
     points.write_text("[cutonce.heads]\nridge = their_package.lda\nlowrank = their_package.lda\n")
-    said = run_with(
+    output = run_with(
         their_package,
         "from cache.errors import UsageError; from stages.config.head_registry import find_head\n"
         "for name in ('ridge', 'lowrank'):\n"
@@ -153,5 +155,5 @@ def test_two_packages_with_one_name_are_told_apart_by_the_error(their_package):
         "    except UsageError as error: print(error)\n",
     )
     lda = "their_package.lda (the package their-package)"
-    assert f"two heads are called 'ridge': that of stages.fitting.ridge and that of {lda}" in said
-    assert f"{lda} registers no head lowrank" in said
+    assert f"two heads are called 'ridge': that of stages.fitting.ridge and that of {lda}" in output
+    assert f"{lda} registers no head lowrank" in output

@@ -95,10 +95,10 @@ def test_requests_are_asked_for_no_sooner_than_needed(locations):
             asked += 1
             yield ImageRequest(location, RENDER)
 
-    taken = 0
+    consumed = 0
     for batch in stream_requests(requests(), 4, 2):
-        taken += len(batch.indices)
-        assert asked <= taken + 3 * 4
+        consumed += len(batch.indices)
+        assert asked <= consumed + 3 * 4
     assert asked == 92
 
 
@@ -116,12 +116,12 @@ def test_never_more_than_the_lookahead_is_decoded_ahead(locations):
             rendered += 1
         return RENDER(image)
 
-    taken = 0
+    consumed = 0
     for batch in stream(locations * 4, counting, 4, 4):
-        taken += len(batch.indices)
+        consumed += len(batch.indices)
         time.sleep(0.01)  # the threads could run away now
         with lock:
-            assert rendered <= taken + 3 * 4
+            assert rendered <= consumed + 3 * 4
     assert rendered == 92
 
 

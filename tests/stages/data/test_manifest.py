@@ -70,11 +70,11 @@ def test_indices_and_select_agree(folder):
     manifest = load_manifest(DataConfig(str(folder)))
     indices = manifest.indices("val")
     assert indices.dtype == np.int64
-    some = manifest.select(indices)
-    assert set(some.splits) == {"val"}
-    assert some.locations == [manifest.locations[index] for index in indices]
-    assert some.task == manifest.task
-    assert some.target_texts == [manifest.class_names[target] for target in manifest.targets[indices]]
+    subset = manifest.select(indices)
+    assert set(subset.splits) == {"val"}
+    assert subset.locations == [manifest.locations[index] for index in indices]
+    assert subset.task == manifest.task
+    assert subset.target_texts == [manifest.class_names[target] for target in manifest.targets[indices]]
     assert manifest.select([5, 2]).keys == [manifest.keys[5], manifest.keys[2]]
     assert len(manifest.select([])) == 0
     assert sum(len(manifest.indices(split)) for split in ("train", "val", "test")) == 37

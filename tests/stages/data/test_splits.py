@@ -36,11 +36,11 @@ def unsplit(counts: dict[str, int]) -> list[tuple[str, str, str, str]]:
 def split_of_each_image(rows, options=OPTIONS, seed=0) -> dict[str, str]:
     listing, keys = listing_of(rows)
     splits, _ = make_missing_splits(listing, keys, listing.targets, options, seed)
-    found = defaultdict(set)
+    splits_by_image = defaultdict(set)
     for (image, *_), split in zip(rows, splits, strict=True):
-        found[image].add(split)
-    assert all(len(some) == 1 for some in found.values()), "an image stands in two splits"
-    return {image: some.pop() for image, some in found.items()}
+        splits_by_image[image].add(split)
+    assert all(len(splits) == 1 for splits in splits_by_image.values()), "an image stands in two splits"
+    return {image: splits.pop() for image, splits in splits_by_image.items()}
 
 
 @st.composite
@@ -104,8 +104,8 @@ def test_each_stratum_gives_its_share(rows, seed):
         members = [image for image in splits if image[0] == label]
         share = sum(splits[image] == "test" for image in members) / len(members)
         for stratum in ("mono", "poly"):
-            some = [image for image in members if stratum_of[image] == stratum]
-            assert abs(sum(splits[image] == "test" for image in some) - share * len(some)) <= 1.01
+            in_stratum = [image for image in members if stratum_of[image] == stratum]
+            assert abs(sum(splits[image] == "test" for image in in_stratum) - share * len(in_stratum)) <= 1.01
 
 
 @given(rows=samples(smallest=1))
@@ -319,11 +319,11 @@ def split_of_groups(rows, groups, options=OPTIONS, seed=0) -> dict[str, str]:
     """Return the split of each image; no group, and no image, stands in two."""
     listing, keys = listing_of(rows)
     splits, _ = make_missing_splits(replace(listing, groups=groups), keys, listing.targets, options, seed)
-    of_image, of_group = {}, {}
+    split_by_image, split_by_group = {}, {}
     for (image, *_), group, split in zip(rows, groups, splits, strict=True):
-        assert of_image.setdefault(image, split) == split
-        assert not group or of_group.setdefault(group, split) == split, f"{group} is torn apart"
-    return of_image
+        assert split_by_image.setdefault(image, split) == split
+        assert not group or split_by_group.setdefault(group, split) == split, f"{group} is torn apart"
+    return split_by_image
 
 
 @given(samples=grouped_samples(), test=st.floats(0.05, 0.8), val=st.floats(0.05, 0.8), seed=st.integers(0, 5))
@@ -362,9 +362,9 @@ def test_what_is_held_out_is_off_by_half_a_group_of_each_class_at_most(sizes, sh
         rows += [(f"{label}{number}-{index}", label, "", "") for index in range(size)]
         groups += [f"{number}"] * size
     splits = split_of_groups(rows, groups, DataConfig("somewhere", test_size=share), seed)
-    for label, some in (("a", sizes[::2]), ("b", sizes[1::2])):
+    for label, group_sizes in (("a", sizes[::2]), ("b", sizes[1::2])):
         held = sum(split == "test" for image, split in splits.items() if image[0] == label)
-        assert abs(held - share * sum(some)) <= max(some) / 2 + 0.02 * sum(some) + 1
+        assert abs(held - share * sum(group_sizes)) <= max(group_sizes) / 2 + 0.02 * sum(group_sizes) + 1
 
 
 def test_every_class_keeps_its_share_where_groups_mix_the_classes():

@@ -116,9 +116,9 @@ def test_a_run_over_bad_images_goes_on_and_lists_exactly_them(source, bomb, tmp_
     for name, reason in reasons.items():
         assert re.search(reason, listed[str(folders[0] / name)]), name
 
-    again = extract(build_extractor(options), manifest)
-    assert (again.samples, again.extracted, again.hits) == (len(good), 0, len(good))
-    assert sorted(again.skipped) == sorted(report.skipped)
+    second = extract(build_extractor(options), manifest)
+    assert (second.samples, second.extracted, second.hits) == (len(good), 0, len(good))
+    assert sorted(second.skipped) == sorted(report.skipped)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
@@ -158,8 +158,8 @@ def test_a_bomb_is_refused_before_memory_is_taken_for_its_pixels(bomb, tmp_path)
                 print(peak() - before)
         """
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    growth = [int(line) for line in done.stdout.split()]
+    completed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert completed.returncode == 0, completed.stderr
+    growth = [int(line) for line in completed.stdout.split()]
     assert len(growth) == 2
     assert max(growth) < 16 * 1024  # kB; the pixels are 7.5 GB, and 2.5 GB before they are made RGB

@@ -43,10 +43,10 @@ def expected(files):
 
 @pytest.mark.parametrize(("batch_size", "threads"), [(1, 1), (4, 3), (7, 2), (64, 2)])
 def test_rows_come_in_the_order_of_the_requests_whatever_computes_them(files, batch_size, threads):
-    done = list(run_batches(requests_of(files), mean_colors, CPU, batch_size, threads))
-    assert [index for one in done for index in one.indices] == list(range(23))
-    assert done[-1].finished == 23
-    assert np.allclose(np.concatenate([one.rows[0] for one in done]), expected(files), atol=1e-4)
+    batches = list(run_batches(requests_of(files), mean_colors, CPU, batch_size, threads))
+    assert [index for batch in batches for index in batch.indices] == list(range(23))
+    assert batches[-1].finished == 23
+    assert np.allclose(np.concatenate([batch.rows[0] for batch in batches]), expected(files), atol=1e-4)
 
 
 def test_several_renderings_of_an_image_follow_each_other_in_batches_that_are_never_too_large(files):
@@ -59,14 +59,14 @@ def test_several_renderings_of_an_image_follow_each_other_in_batches_that_are_ne
     def render(image):
         return torch.stack([image, image // 2, image // 4])
 
-    done = list(run_batches(requests_of(files, render), compute, CPU, 8, 2, renderings=3))
-    assert [index for one in done for index in one.indices] == [index for index in range(23) for _ in range(3)]
+    batches = list(run_batches(requests_of(files, render), compute, CPU, 8, 2, renderings=3))
+    assert [index for batch in batches for index in batch.indices] == [index for index in range(23) for _ in range(3)]
     assert max(sizes) == 8
     assert sizes.count(8) >= 8  # of 69 renderings no more than the last ones are in smaller batches
-    rows = np.concatenate([one.rows[0] for one in done]).reshape(23, 3, 3)
+    rows = np.concatenate([batch.rows[0] for batch in batches]).reshape(23, 3, 3)
     assert np.allclose(rows[:, 0], expected(files), atol=1e-4)
     assert np.allclose(rows[:, 2], rows[:, 0] / 4, atol=1.0)
-    assert np.concatenate([one.rows[1] for one in done]).shape == (69, 2, 3)
+    assert np.concatenate([batch.rows[1] for batch in batches]).shape == (69, 2, 3)
 
 
 def test_what_cannot_be_read_is_carried_with_its_reason_and_ends_nothing(files, tmp_path):
@@ -74,16 +74,16 @@ def test_what_cannot_be_read_is_carried_with_its_reason_and_ends_nothing(files, 
     wanted = [*files[:3], str(tmp_path / "bad.jpg"), str(tmp_path / "nowhere.jpg"), "digits:3", *files[3:5]]
     render = torch.nn.functional.interpolate
     requests = requests_of(wanted, lambda image: render(image[None].float(), (32, 32))[0].to(torch.uint8))
-    done = list(run_batches(requests, mean_colors, CPU, 3, 2))
-    assert [index for one in done for index in one.indices] == [0, 1, 2, 5, 6, 7]
-    assert [index for one in done for index, _ in one.failures] == [3, 4]
-    assert "no such file" in dict(pair for one in done for pair in one.failures)[4]
+    batches = list(run_batches(requests, mean_colors, CPU, 3, 2))
+    assert [index for batch in batches for index in batch.indices] == [0, 1, 2, 5, 6, 7]
+    assert [index for batch in batches for index, _ in batch.failures] == [3, 4]
+    assert "no such file" in dict(pair for batch in batches for pair in batch.failures)[4]
 
 
 def test_a_part_without_a_readable_image_has_no_rows(tmp_path):
     (tmp_path / "bad.jpg").write_text("no image")
-    (one,) = run_batches(requests_of([str(tmp_path / "bad.jpg")] * 2), mean_colors, CPU, 4, 1)
-    assert (one.indices, one.rows, one.finished, len(one.failures)) == ([], [], 2, 2)
+    (batch,) = run_batches(requests_of([str(tmp_path / "bad.jpg")] * 2), mean_colors, CPU, 4, 1)
+    assert (batch.indices, batch.rows, batch.finished, len(batch.failures)) == ([], [], 2, 2)
 
 
 def test_requests_are_asked_for_no_sooner_than_needed(files):
@@ -101,17 +101,17 @@ def test_requests_are_asked_for_no_sooner_than_needed(files):
 
 
 def test_threads_compute_alone_and_end_with_the_iteration_however_it_ends(files):
-    of_threads = []
+    thread_counts = []
 
     def compute(images):
-        of_threads.append(torch.get_num_threads())
-        if len(of_threads) == 3:
+        thread_counts.append(torch.get_num_threads())
+        if len(thread_counts) == 3:
             raise RuntimeError("the network is broken")
         return mean_colors(images)
 
     with pytest.raises(RuntimeError, match="broken"):
         list(run_batches(requests_of(files), compute, CPU, 4, 2))
-    assert set(of_threads) == {1}
+    assert set(thread_counts) == {1}
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("compute")]
 
 
@@ -125,19 +125,19 @@ def test_a_file_is_fetched_from_the_disk_before_it_is_its_turn(files, tmp_path):
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     if resident(descriptor):
         pytest.skip("this file system keeps its files in memory")
-    found = []
+    is_resident = []
 
     def render(image):
-        if not found:
+        if not is_resident:
             deadline = time.monotonic() + 10
             while not resident(descriptor) and time.monotonic() < deadline:
                 time.sleep(0.01)
-            found.append(resident(descriptor))
+            is_resident.append(resident(descriptor))
         return torch.zeros(3, 4, 4, dtype=torch.uint8)
 
     list(run_batches(requests_of([files[0], str(last)], render), mean_colors, CPU, 1, 1))
     os.close(descriptor)
-    assert found == [True]
+    assert is_resident == [True]
 
 
 def resident(descriptor):
@@ -149,9 +149,9 @@ def resident(descriptor):
         pages = -(-size // mmap.PAGESIZE)
         state = (ctypes.c_ubyte * pages)()
         buffer = (ctypes.c_char * size).from_buffer(mapped)
-        done = ctypes.CDLL(None, use_errno=True).mincore(ctypes.byref(buffer), ctypes.c_size_t(size), state)
+        status = ctypes.CDLL(None, use_errno=True).mincore(ctypes.byref(buffer), ctypes.c_size_t(size), state)
         del buffer
-        assert done == 0
+        assert status == 0
         return bool(state[pages - 1] & 1)
 
 

@@ -35,47 +35,47 @@ def slow_images(monkeypatch):
 
 def test_rows_and_bytes_are_those_of_the_extraction_and_nothing_is_written(photographs, small):
     manifest = load_manifest(DataConfig(str(photographs)))
-    found = estimate(build_extractor(small), manifest)
+    result = estimate(build_extractor(small), manifest)
     assert not small.cache.exists()
-    assert (found.images, found.renderings) == (72, 216)
-    assert [(tap.shape, tap.rows, tap.size) for tap in found.taps] == [
+    assert (result.images, result.renderings) == (72, 216)
+    assert [(tap.shape, tap.rows, tap.size) for tap in result.taps] == [
         ((112,), 216, 216 * 112 * 2),
         ((1280,), 216, 216 * 1280 * 2),
     ]
-    assert found.seconds == pytest.approx(216 / found.per_second)
+    assert result.seconds == pytest.approx(216 / result.per_second)
 
 
 def test_only_what_is_missing_counts_and_rates_are_told_where_nothing_is(photographs, small, request):
     manifest = load_manifest(DataConfig(str(photographs)))
     extract(build_extractor(replace(small, views=1)), manifest.select(range(60)))
-    found = estimate(build_extractor(small), manifest)
-    assert (found.images, found.renderings, found.taps[0].rows) == (72, 216 - 60, 216 - 60)
+    result = estimate(build_extractor(small), manifest)
+    assert (result.images, result.renderings, result.taps[0].rows) == (72, 216 - 60, 216 - 60)
     extract(build_extractor(small), manifest)
     request.getfixturevalue("slow_images")
     extractor = build_extractor(small)
-    found = estimate(extractor, manifest)
-    assert (found.images, found.renderings, found.seconds, found.taps[0].size) == (0, 0, 0.0, 0)
+    result = estimate(extractor, manifest)
+    assert (result.images, result.renderings, result.seconds, result.taps[0].size) == (0, 0, 0.0, 0)
     most = 3 * extractor.threads / DECODING  # three views of each image that is decoded
-    assert most / 5 < found.decode_per_second < most
-    assert most / 10 < found.per_second < 1.5 * most  # timed from the end of the first batches
+    assert most / 5 < result.decode_per_second < most
+    assert most / 10 < result.per_second < 1.5 * most  # timed from the end of the first batches
 
 
 @pytest.mark.usefixtures("slow_images")
 def test_the_estimated_time_is_about_that_of_the_extraction(photographs, small):
     manifest = load_manifest(DataConfig(str(photographs)))
     extractor = build_extractor(replace(small, views=1, batch_size=2))
-    found = estimate(extractor, manifest)
-    assert found.seconds / 2 < extract(extractor, manifest).seconds < 2 * found.seconds
-    assert found.decode_per_second < extractor.threads / DECODING
-    assert found.forward_per_second > found.decode_per_second  # the network waits for the images
+    result = estimate(extractor, manifest)
+    assert result.seconds / 2 < extract(extractor, manifest).seconds < 2 * result.seconds
+    assert result.decode_per_second < extractor.threads / DECODING
+    assert result.forward_per_second > result.decode_per_second  # the network waits for the images
 
 
 @pytest.mark.usefixtures("slow_images")
 def test_a_small_set_is_estimated_too(photographs, small):
     extractor = build_extractor(replace(small, views=1))
-    found = estimate(extractor, load_manifest(DataConfig(str(photographs))).select([0, 30, 60]))
-    assert found.images == 3
-    assert 3 / extractor.threads * DECODING < found.seconds < 3 * 5 * DECODING
+    result = estimate(extractor, load_manifest(DataConfig(str(photographs))).select([0, 30, 60]))
+    assert result.images == 3
+    assert 3 / extractor.threads * DECODING < result.seconds < 3 * 5 * DECODING
 
 
 def test_without_a_readable_image_there_is_no_estimate(tmp_path, small):

@@ -35,8 +35,8 @@ def test_every_image_goes_through_the_backbone_once_ever(photographs, small):
     seen = count_forwards(extractor)
     first = extract(extractor, manifest)
     assert (first.extracted, first.hits, sum(seen)) == (72, 0, 80)  # the last batch of 16 is filled up with black
-    again = extract(extractor, manifest)
-    assert (again.extracted, again.hits, sum(seen)) == (0, 72, 80)
+    second = extract(extractor, manifest)
+    assert (second.extracted, second.hits, sum(seen)) == (0, 72, 80)
 
     later = build_extractor(small)  # as another process would
     seen = count_forwards(later)
@@ -54,8 +54,8 @@ def test_cached_features_are_what_the_network_computes(photographs, small):
     for index in (0, 40, 71):
         image = backbone.preprocessing.render(read_image(manifest.locations[index]))
         with torch.inference_mode():
-            whole = backbone.module.forward_features(backbone.preprocessing.normalize(image[None]))
-            expected = backbone.module.forward_head(whole, pre_logits=True)[0].numpy()
+            feature_map = backbone.module.forward_features(backbone.preprocessing.normalize(image[None]))
+            expected = backbone.module.forward_head(feature_map, pre_logits=True)[0].numpy()
         assert np.allclose(features[index], expected, atol=1e-4)
 
 
@@ -81,8 +81,8 @@ def test_an_edited_image_is_extracted_again(small, tmp_path):
 
 def test_bad_images_are_skipped_listed_and_not_tried_again(small, tmp_path):
     folder = make_folder(tmp_path / "own", per_class=6)
-    whole = (folder / "sea" / "001.jpg").read_bytes()
-    (folder / "sea" / "001.jpg").write_bytes(whole[: len(whole) // 2])
+    content = (folder / "sea" / "001.jpg").read_bytes()
+    (folder / "sea" / "001.jpg").write_bytes(content[: len(content) // 2])
     (folder / "fire" / "002.jpg").write_text("this is no photograph")
     (folder / "leaf" / "dangling.jpg").symlink_to(tmp_path / "nowhere.jpg")
     manifest = load_manifest(DataConfig(str(folder)))
@@ -97,8 +97,8 @@ def test_bad_images_are_skipped_listed_and_not_tried_again(small, tmp_path):
 
     extractor = build_extractor(small)
     seen = count_forwards(extractor)
-    again = extract(extractor, manifest)
-    assert (again.extracted, again.hits, len(again.skipped), seen) == (0, 16, 3, [])
+    second = extract(extractor, manifest)
+    assert (second.extracted, second.hits, len(second.skipped), seen) == (0, 16, 3, [])
     readable = drop_unreadable(extractor, manifest)
     assert len(readable) == 16
     assert read_features(extractor, readable).shape == (16, 1280)
@@ -184,11 +184,11 @@ def test_several_cuts_take_one_pass_and_are_cached_each_for_itself(photographs, 
 def test_of_several_cuts_only_what_is_missing_is_stored(photographs, small):
     manifest = load_manifest(DataConfig(str(photographs)))
     extract(build_extractor(small), manifest.select(range(40)))
-    both = build_extractor(replace(small, cut="auto,blocks.4"))
-    report = extract(both, manifest)
+    extractor_of_both = build_extractor(replace(small, cut="auto,blocks.4"))
+    report = extract(extractor_of_both, manifest)
     assert (report.extracted, report.hits) == (72, 0)
-    assert [sum(shard.rows for shard in tap.cache.shards) for tap in both.taps] == [72, 72]
-    assert extract(both, manifest).hits == 72
+    assert [sum(shard.rows for shard in tap.cache.shards) for tap in extractor_of_both.taps] == [72, 72]
+    assert extract(extractor_of_both, manifest).hits == 72
 
 
 def test_maps_of_several_cuts_cannot_be_joined_and_a_cut_named_twice_is_refused(small):

@@ -209,17 +209,17 @@ def test_a_full_disk_ends_extraction_with_a_clear_error_and_it_goes_on_with_room
     cache = extractor.taps[0].cache
     if some:
         in_child(extract, extractor, manifest.select(range(some)), shard_bytes=SHARD_BYTES)
-    there = cache.keys()
-    here, away = FORK.Pipe(duplex=False)
-    process = start(extract_without_room, extractor, manifest, limit, away)
+    keys_before = cache.keys()
+    receiver, sender = FORK.Pipe(duplex=False)
+    process = start(extract_without_room, extractor, manifest, limit, sender)
     process.join()
     assert process.exitcode == 1
-    assert here.poll()
-    message = here.recv()
+    assert receiver.poll()
+    message = receiver.recv()
     assert "no room for" in message
     assert "bytes needed" in message
     assert "make room and run the same command again" in message
-    assert set(there) <= set(cache.keys())
+    assert set(keys_before) <= set(cache.keys())
     assert cache.verify() == cache.warnings == cache.damaged == list(cache.path.rglob("*.tmp")) == []
     in_child(extract, extractor, manifest)
     check_undisturbed(extractor, manifest, undisturbed)
@@ -231,7 +231,7 @@ def test_a_full_disk_ends_extraction_with_a_clear_error_and_it_goes_on_with_room
 def test_what_another_process_took_and_gave_back_undone_is_done(extractor, manifest, undisturbed):
     """A process that has done all that was free comes back for what was not."""
     cache = extractor.taps[0].cache
-    block = [manifest.keys[place] for place in content_defined_blocks(manifest.keys)[0]]
+    block = [manifest.keys[index] for index in content_defined_blocks(manifest.keys)[0]]
     with cache.claims() as claims:
         assert claims.acquire(block[-1])
         process = start(extract, extractor, manifest, shard_seconds=0.1)
@@ -279,10 +279,10 @@ def test_workers_of_a_data_loader_read_on_while_another_process_writes(method, e
 
     def all_that_is_there() -> list[int]:
         missing = set(cache.missing(keys))
-        there = [number for number, key in enumerate(keys) if key not in missing]
-        numbers[:] = [there[start : start + 16] for start in range(0, len(there), 16)]
-        assert torch.cat(list(loader)).numpy().tobytes() == undisturbed[there].tobytes()
-        return there
+        present = [number for number, key in enumerate(keys) if key not in missing]
+        numbers[:] = [present[start : start + 16] for start in range(0, len(present), 16)]
+        assert torch.cat(list(loader)).numpy().tobytes() == undisturbed[present].tobytes()
+        return present
 
     assert len(all_that_is_there()) == 38  # the workers have opened the cache
     writing = start(extract, extractor, manifest, shard_bytes=SHARD_BYTES // 2)

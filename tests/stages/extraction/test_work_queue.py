@@ -134,8 +134,8 @@ def test_one_of_three_is_killed_and_the_others_do_its_work(manifest, features, u
 def test_features_do_not_depend_on_which_images_share_a_batch(manifest, features, undisturbed, tmp_path):
     extractor = build_extractor(replace(features, cache=tmp_path / "another"))
     order = np.random.default_rng(0).permutation(len(manifest.keys))
-    for some in np.array_split(order, 5):
-        extract(extractor, manifest.select(some.tolist()))
+    for indices in np.array_split(order, 5):
+        extract(extractor, manifest.select(indices.tolist()))
     assert np.array_equal(read_features(extractor, manifest), undisturbed)
 
 
@@ -143,23 +143,23 @@ def test_features_do_not_depend_on_which_images_share_a_batch(manifest, features
 def test_blocks_keep_all_keys_in_order_and_change_only_where_the_list_does(count):
     keys = [key_of_bytes(str(index).encode()) for index in range(count)]
     blocks = content_defined_blocks(keys)
-    assert [keys[place] for block in blocks for place in block] == keys
+    assert [keys[index] for block in blocks for index in block] == keys
     assert all(blocks)
     if count > 1000:
         more = [*keys[:500], key_of_bytes(b"new"), *keys[500:]]
-        changed = {tuple(keys[place] for place in block) for block in blocks}
-        changed -= {tuple(more[place] for place in block) for block in content_defined_blocks(more)}
+        changed = {tuple(keys[index] for index in block) for block in blocks}
+        changed -= {tuple(more[index] for index in block) for block in content_defined_blocks(more)}
         assert len(changed) <= 1
         assert 10 <= len(keys) / len(blocks) <= 600
 
 
 def test_what_is_lacking_is_told_by_view_and_cut(manifest, features):
-    some = manifest.select(range(6))
-    extract(build_extractor(features), some.select(range(4)))
+    subset = manifest.select(range(6))
+    extract(build_extractor(features), subset.select(range(4)))
     more = build_extractor(replace(features, cut="blocks.2,auto", views=2))
-    lacking = missing_rows(more, some.keys)
-    assert list(lacking) == list(some.keys)
-    assert lacking[some.keys[0]].rows == {(0, 0), (0, 1), (1, 1)}
-    assert lacking[some.keys[5]].rows == {(0, 0), (0, 1), (1, 0), (1, 1)}
-    extract(more, some)
-    assert missing_rows(more, some.keys) == {}
+    lacking = missing_rows(more, subset.keys)
+    assert list(lacking) == list(subset.keys)
+    assert lacking[subset.keys[0]].rows == {(0, 0), (0, 1), (1, 1)}
+    assert lacking[subset.keys[5]].rows == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    extract(more, subset)
+    assert missing_rows(more, subset.keys) == {}

@@ -21,7 +21,7 @@ def test_an_epoch_has_full_batches_of_different_samples_and_can_be_begun_anywher
 ):
     order = EpochBatchSampler(samples, batch_size, seed)
     batches = list(order.batches(epoch))
-    seen = [place for batch in batches for place in batch]
+    seen = [index for batch in batches for index in batch]
     assert len(batches) == len(order) >= 1
     assert len(seen) == len(set(seen))
     assert {len(batch) for batch in batches} == {min(batch_size, samples)}
@@ -36,7 +36,7 @@ def test_processes_together_see_what_one_alone_sees_batch_by_batch(samples, coun
     alone = EpochBatchSampler(samples, 8, 0)
     shares = [EpochBatchSampler(samples, 8, 0, Rank(index, count)) for index in range(count)]
     for whole, *parts in zip(alone.batches(epoch), *(share.batches(epoch) for share in shares), strict=True):
-        assert sorted(whole) == sorted(place for part in parts for place in part)
+        assert sorted(whole) == sorted(index for part in parts for index in part)
         assert {len(part) for part in parts} == {len(whole) // count}
 
 

@@ -32,8 +32,8 @@ def prepared(probe, tmp_path):
 def test_each_epoch_shows_one_cached_view_of_each_image(prepared, probe):
     extractor, upper, train, val = prepared
     maps = boundary_extractor(extractor, upper)
-    of_train, of_val = extract_views(maps, train, val)
-    assert (of_train.extracted, of_val.extracted) == (len(train), len(val))
+    train_extraction, val_extraction = extract_views(maps, train, val)
+    assert (train_extraction.extracted, val_extraction.extracted) == (len(train), len(val))
     source = CachedBatches(FinetuneProblem(extractor, probe.manifest, probe.head, OPTIONS, 1), maps)
     possible = np.stack([maps.taps[0].cache_of_view(view).read(train.keys, view) for view in range(3)])
 
@@ -41,16 +41,16 @@ def test_each_epoch_shows_one_cached_view_of_each_image(prepared, probe):
         views = {}
         for inputs, labels in source.train(epoch, 0):
             for row, label in zip(inputs.numpy(), labels.tolist(), strict=True):
-                view, place = np.argwhere((possible == row).all(axis=(2, 3, 4)))[0]
-                assert train.targets[place] == label
-                views[int(place)] = int(view)
+                view, index = np.argwhere((possible == row).all(axis=(2, 3, 4)))[0]
+                assert train.targets[index] == label
+                views[int(index)] = int(view)
         return views
 
     first, second = shown(1), shown(2)
     assert len(first) == source.batches * 8
     assert set(first.values()) == {0, 1, 2}
-    both = first.keys() & second.keys()
-    assert any(first[place] != second[place] for place in both)
+    common = first.keys() & second.keys()
+    assert any(first[index] != second[index] for index in common)
     assert shown(1) == first
 
 
@@ -71,8 +71,8 @@ def test_an_epoch_can_be_begun_in_the_middle(prepared, probe):
     source = CachedBatches(FinetuneProblem(extractor, probe.manifest, probe.head, OPTIONS, 1), maps)
     whole, rest = list(source.train(2, 0)), list(source.train(2, 3))
     assert len(rest) == len(whole) - 3
-    for (inputs, labels), (others, other_labels) in zip(whole[3:], rest, strict=True):
-        assert torch.equal(inputs, others)
+    for (inputs, labels), (other_inputs, other_labels) in zip(whole[3:], rest, strict=True):
+        assert torch.equal(inputs, other_inputs)
         assert torch.equal(labels, other_labels)
 
 
@@ -108,7 +108,7 @@ def test_from_the_cached_evaluation_view_training_is_what_it_is_from_images(prob
         )
         for from_cache in (False, True)
     ]
-    losses = [[epoch.val_loss for epoch in one.fit.history] for one in trained]
+    losses = [[epoch.val_loss for epoch in trained_result.fit.history] for trained_result in trained]
     assert np.allclose(*losses, rtol=1e-3)
     assert losses[0][-1] < losses[0][0]
 

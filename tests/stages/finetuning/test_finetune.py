@@ -37,10 +37,10 @@ def tuned(probe, **changed):
 @pytest.mark.parametrize("batchnorm", ["train", "eval"])
 def test_frozen_layers_keep_every_bit_and_trained_ones_change(probe, batchnorm):
     before = copy.deepcopy(probe.extractor.backbone.module.state_dict())
-    done = tuned(probe, unfreeze="blocks.5", batchnorm=batchnorm)
-    assert done.fit.best.epoch > 0
-    assert set(done.blocks) == {"head", "conv_head", "blocks.6", "blocks.5"}
-    top = done.upper.model.top.state_dict()
+    result = tuned(probe, unfreeze="blocks.5", batchnorm=batchnorm)
+    assert result.fit.best.epoch > 0
+    assert set(result.blocks) == {"head", "conv_head", "blocks.6", "blocks.5"}
+    top = result.upper.model.top.state_dict()
     changed = {name for name, value in top.items() if not torch.equal(value, before[name])}
     weights = {name for name in top if name.endswith(".weight")}
     statistics = {name for name in top if name.endswith("running_mean")}
@@ -52,20 +52,20 @@ def test_frozen_layers_keep_every_bit_and_trained_ones_change(probe, batchnorm):
 
 
 def test_fine_tuning_learns_and_runs_the_trunk_no_more_than_it_must(probe):
-    done = tuned(probe)
-    assert done.fit.best.val_score > 0.8 > done.fit.history[0].val_score
+    result = tuned(probe)
+    assert result.fit.best.val_score > 0.8 > result.fit.history[0].val_score
     train, val = len(probe.manifest.indices("train")), len(probe.manifest.indices("val"))
     size = QUICK.finetune_batch_size
     # every image of an epoch once through the frozen trunk, validation images once for all epochs
-    assert done.backbone_forwards == QUICK.epochs * (train // size) * size + val
+    assert result.backbone_forwards == QUICK.epochs * (train // size) * size + val
 
 
 def test_the_kept_epoch_is_what_the_network_answers_with(probe):
-    done = finetune(FinetuneProblem(probe.extractor, probe.manifest, probe.head, QUICK, 0))
+    result = finetune(FinetuneProblem(probe.extractor, probe.manifest, probe.head, QUICK, 0))
     val = probe.manifest.select(probe.manifest.indices("val"))
-    right = (predict_proba(probe.extractor, done.upper, val).argmax(axis=1) == val.targets).mean()
-    assert right == pytest.approx(done.fit.best.val_score)
-    assert done.fit.best.val_score == max(epoch.val_score for epoch in done.fit.history)
+    right = (predict_proba(probe.extractor, result.upper, val).argmax(axis=1) == val.targets).mean()
+    assert right == pytest.approx(result.fit.best.val_score)
+    assert result.fit.best.val_score == max(epoch.val_score for epoch in result.fit.history)
 
 
 def test_the_same_seed_trains_the_same_network_whatever_loads_the_images(probe):
@@ -91,10 +91,10 @@ def test_validation_outputs_too_large_to_keep_are_computed_again(probe, monkeypa
 
 
 def test_lower_blocks_have_lower_rates(probe):
-    done = tuned(probe, layer_decay=0.1, schedule="constant", warmup=0.0, head_lr=5e-3, epochs=1)
-    assert done.blocks == ["head", "conv_head", "blocks.6", "blocks.5"]
-    assert np.allclose(done.rates, [5e-3, 1e-3, 1e-4, 1e-5])
-    assert done.fit.history[-1].lrs == pytest.approx(dict(zip(done.blocks, done.rates[-1], strict=True)))
+    result = tuned(probe, layer_decay=0.1, schedule="constant", warmup=0.0, head_lr=5e-3, epochs=1)
+    assert result.blocks == ["head", "conv_head", "blocks.6", "blocks.5"]
+    assert np.allclose(result.rates, [5e-3, 1e-3, 1e-4, 1e-5])
+    assert result.fit.history[-1].lrs == pytest.approx(dict(zip(result.blocks, result.rates[-1], strict=True)))
 
 
 def test_gradual_unfreezing_trains_block_by_block_from_the_head_down(probe, monkeypatch):
@@ -125,13 +125,15 @@ def test_gradual_unfreezing_that_never_gets_to_a_block_is_refused(probe):
 
 def test_a_range_test_gives_the_rate_and_leaves_the_training_as_it_was(probe):
     given = tuned(probe, unfreeze="1", epochs=1)
-    found = tuned(probe, unfreeze="1", epochs=1, lr_find="start")
-    (test,) = found.range_tests
+    with_range_test = tuned(probe, unfreeze="1", epochs=1, lr_find="start")
+    (test,) = with_range_test.range_tests
     assert test.suggestion is not None
-    assert found.rates.max() == pytest.approx(test.suggestion, rel=0.2)
-    again = tuned(probe, unfreeze="1", epochs=1, lr=1e-3 * test.suggestion / 1e-3, head_lr=test.suggestion)
-    assert [epoch.val_loss for epoch in again.fit.history] == [epoch.val_loss for epoch in found.fit.history]
-    assert [epoch.val_loss for epoch in given.fit.history] != [epoch.val_loss for epoch in found.fit.history]
+    assert with_range_test.rates.max() == pytest.approx(test.suggestion, rel=0.2)
+    repeated = tuned(probe, unfreeze="1", epochs=1, lr=1e-3 * test.suggestion / 1e-3, head_lr=test.suggestion)
+    assert [epoch.val_loss for epoch in repeated.fit.history] == [
+        epoch.val_loss for epoch in with_range_test.fit.history
+    ]
+    assert [epoch.val_loss for epoch in given.fit.history] != [epoch.val_loss for epoch in with_range_test.fit.history]
 
 
 def test_the_arithmetic_that_a_trial_finds_quicker_is_trained_in(probe, monkeypatch):
@@ -145,8 +147,8 @@ def test_the_arithmetic_that_a_trial_finds_quicker_is_trained_in(probe, monkeypa
 
 
 def test_each_unfrozen_block_can_have_a_range_test_of_its_own(probe):
-    done = tuned(probe, unfreeze="1", unfreeze_every=1, lr_find="each", epochs=2)
-    assert [test.block for test in done.range_tests] == ["head", "conv_head"]
+    result = tuned(probe, unfreeze="1", unfreeze_every=1, lr_find="each", epochs=2)
+    assert [test.block for test in result.range_tests] == ["head", "conv_head"]
 
 
 @pytest.fixture(scope="module")
@@ -193,8 +195,8 @@ def test_every_option_changes_what_is_trained_and_it_still_learns(from_maps, cha
 
 
 def test_terms_of_the_loss_are_kept_apart(probe):
-    done = tuned(probe, unfreeze="1", l1=1e-4, epochs=1)
-    epoch = done.fit.history[-1]
+    result = tuned(probe, unfreeze="1", l1=1e-4, epochs=1)
+    epoch = result.fit.history[-1]
     assert set(epoch.terms) == {"main", "l1"}
     assert epoch.train_loss == pytest.approx(sum(epoch.terms.values()))
 
@@ -211,22 +213,22 @@ def test_baselines_share_the_schedule_and_start_from_nothing(probe):
     head = random_head(probe.extractor, 3, seed=0)
     before = copy.deepcopy(probe.extractor.backbone.module.state_dict())
 
-    of_frozen = finetune(FinetuneProblem(probe.extractor, probe.manifest, head, replace(frozen, head_lr=1e-2), 0))
-    assert of_frozen.blocks == ["head"]
-    assert of_frozen.trainable_parameters == 3 * 1280 + 3
-    assert of_frozen.fit.best.val_score > 0.8
+    frozen_result = finetune(FinetuneProblem(probe.extractor, probe.manifest, head, replace(frozen, head_lr=1e-2), 0))
+    assert frozen_result.blocks == ["head"]
+    assert frozen_result.trainable_parameters == 3 * 1280 + 3
+    assert frozen_result.fit.best.val_score > 0.8
     train = len(probe.manifest.indices("train")) // 8 * 8
-    assert of_frozen.backbone_forwards == QUICK.epochs * train + len(probe.manifest.indices("val"))
+    assert frozen_result.backbone_forwards == QUICK.epochs * train + len(probe.manifest.indices("val"))
 
-    of_mixed = finetune(FinetuneProblem(probe.extractor, probe.manifest, head, replace(mixed, epochs=1), 0))
+    mixed_result = finetune(FinetuneProblem(probe.extractor, probe.manifest, head, replace(mixed, epochs=1), 0))
     plain = finetune(FinetuneProblem(probe.extractor, probe.manifest, head, replace(mixed, cutmix=0.0, epochs=1), 0))
-    assert of_mixed.fit.history[1].train_loss != plain.fit.history[1].train_loss
+    assert mixed_result.fit.history[1].train_loss != plain.fit.history[1].train_loss
 
-    of_scratch = finetune(FinetuneProblem(probe.extractor, probe.manifest, head, replace(scratch, epochs=1), 0))
-    top = of_scratch.upper.model.top.state_dict()
+    scratch_result = finetune(FinetuneProblem(probe.extractor, probe.manifest, head, replace(scratch, epochs=1), 0))
+    top = scratch_result.upper.model.top.state_dict()
     kernels = [name for name, value in top.items() if value.ndim == 4]
     assert not any(torch.equal(top[name], before[name]) for name in kernels)
-    assert of_scratch.trainable_parameters > 3_000_000
+    assert scratch_result.trainable_parameters > 3_000_000
 
 
 def test_a_loss_that_is_lost_says_where_and_what_to_do(probe, tmp_path):
@@ -256,10 +258,10 @@ def test_the_checkpoint_of_another_training_is_refused_with_what_differs(probe, 
             FinetuneProblem(probe.extractor, probe.manifest, probe.head, replace(options, epochs=4, lr=2e-3), 0),
             tmp_path,
         )
-    done = finetune(
+    result = finetune(
         FinetuneProblem(probe.extractor, probe.manifest, probe.head, replace(options, num_workers=1), 0), tmp_path
     )
-    assert done.fit.resumed_from == 1
+    assert result.fit.resumed_from == 1
 
 
 # -- as a person runs it ----------------------------------------------------------------------------------------------
@@ -276,10 +278,10 @@ def command(folder, cache, *more):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A folder of photographs and a cache that has their features."""
-    place = tmp_path_factory.mktemp("finetune")
-    folder = make_folder(place / "own", per_class=12)
-    assert main(["extract", "--data", str(folder), "--image-size", "64", "--cache", str(place / "cache")]) == 0
-    return folder, place / "cache"
+    root = tmp_path_factory.mktemp("finetune")
+    folder = make_folder(root / "own", per_class=12)
+    assert main(["extract", "--data", str(folder), "--image-size", "64", "--cache", str(root / "cache")]) == 0
+    return folder, root / "cache"
 
 
 def probabilities_of(run, name):
@@ -315,10 +317,10 @@ def test_a_fine_tuning_killed_again_and_again_ends_with_the_same_answers(small, 
             time.sleep(0.001)
         process.wait()
     assert kills == 2, "the process ended before it was killed"
-    done = subprocess.run([*tuning, str(tmp_path / "killed")], check=True, capture_output=True, text=True)
-    assert "already trained" in done.stdout  # the head
-    found = [probabilities_of(tmp_path / name, "finetune-top-3") for name in ("whole", "killed")]
-    assert np.array_equal(*found)
+    completed = subprocess.run([*tuning, str(tmp_path / "killed")], check=True, capture_output=True, text=True)
+    assert "already trained" in completed.stdout  # the head
+    probabilities = [probabilities_of(tmp_path / name, "finetune-top-3") for name in ("whole", "killed")]
+    assert np.array_equal(*probabilities)
 
 
 def test_two_processes_train_what_one_trains(small, tmp_path):
@@ -350,34 +352,34 @@ def test_what_was_trained_predicts_what_it_was_tested_with(small, tmp_path, caps
     folder, cache = small
     options = ("--unfreeze", "blocks.5,conv_head", "--reinit", "conv_head,", "--tta", "flip", "--baselines", "uncached")
     assert main([*command(folder, cache, *options), "--out", str(tmp_path / "run")]) == 0
-    place = tmp_path / "run" / "seed-0"
-    assert {path.name for path in place.iterdir() if path.is_dir()} == {
+    root = tmp_path / "run" / "seed-0"
+    assert {path.name for path in root.iterdir() if path.is_dir()} == {
         "linear-logistic",
         "finetune-blocks.5+conv_head-new-conv_head+-flip",
         "uncached-head",
     }
     for name in ("finetune-blocks.5+conv_head-new-conv_head+-flip", "uncached-head"):
-        with np.load(place / name / "predictions.npz") as tested:
+        with np.load(root / name / "predictions.npz") as tested:
             locations, expected = tested["locations"].tolist(), tested["probabilities"]
         out = tmp_path / f"{name}.csv"
         predicting = ["predict", str(tmp_path / "run"), *locations, "--method", name, "--out", str(out)]
         assert main(predicting) == 0
-        found = np.loadtxt(out, delimiter=",", skiprows=1, usecols=(2, 3, 4))
-        assert np.allclose(found, expected, atol=1e-5)
-        assert (place / name / "contact-sheet.png").exists()
-        assert (place / name / "rates.png").exists()
-        assert not (place / name / "checkpoint.pt").exists()
-    result = json.loads((place / "finetune-blocks.5+conv_head-new-conv_head+-flip" / "result.json").read_text())
+        probabilities = np.loadtxt(out, delimiter=",", skiprows=1, usecols=(2, 3, 4))
+        assert np.allclose(probabilities, expected, atol=1e-5)
+        assert (root / name / "contact-sheet.png").exists()
+        assert (root / name / "rates.png").exists()
+        assert not (root / name / "checkpoint.pt").exists()
+    result = json.loads((root / "finetune-blocks.5+conv_head-new-conv_head+-flip" / "result.json").read_text())
     assert result["settings"]["reinitialised"] == ["conv_head"]
     assert result["settings"]["test-time augmentation"] == "flip"
 
     # the same weights tested in another way are not trained again
     capsys.readouterr()
     assert main([*command(folder, cache, *options[:4]), "--out", str(tmp_path / "run")]) == 0
-    said = capsys.readouterr().out
-    assert "the weights of finetune-blocks.5+conv_head-new-conv_head+-flip, tested with none" in said
-    assert "epoch" not in said
-    plain = json.loads((place / "finetune-blocks.5+conv_head-new-conv_head+" / "result.json").read_text())
+    output = capsys.readouterr().out
+    assert "the weights of finetune-blocks.5+conv_head-new-conv_head+-flip, tested with none" in output
+    assert "epoch" not in output
+    plain = json.loads((root / "finetune-blocks.5+conv_head-new-conv_head+" / "result.json").read_text())
     assert "test-time augmentation" not in plain["settings"]
     assert plain["history"] == result["history"]
     assert plain["test"]["log_loss"] != result["test"]["log_loss"]

@@ -98,8 +98,8 @@ def test_what_is_mixed_is_what_the_network_is_given(probe, tmp_path):
     assert mixing == MixupCutmix(0.4, 1.0, 3, "nchw")
 
     options = replace(probe.extractor.options, augment="none", cache=tmp_path)
-    of_maps = probe._replace(extractor=replace(probe.extractor, options=options))
-    plain, mixed = (ready(of_maps, from_cache=True, mixup=alpha).source for alpha in (0.0, 0.4))
+    map_probe = probe._replace(extractor=replace(probe.extractor, options=options))
+    plain, mixed = (ready(map_probe, from_cache=True, mixup=alpha).source for alpha in (0.0, 0.4))
     for step, (whole, given) in enumerate(zip(plain.train(2, 0), mixed.train(2, 0), strict=True)):
         inputs, targets = MixupCutmix(0.4, 0.0, 3)(*whole, 3, 2, step)
         assert torch.equal(given[0], inputs)

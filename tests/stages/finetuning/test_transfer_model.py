@@ -33,7 +33,7 @@ def trained_names(upper):
 def test_blocks_hold_all_that_trains_once_from_the_head_down(probe):
     upper = build_transfer_model(probe.extractor, probe.head, FinetuneConfig(unfreeze="blocks.4"))
     assert [name for name, _ in upper.blocks] == ["head", "conv_head", "blocks.6", "blocks.5", "blocks.4"]
-    names = [name for _, of_block in upper.blocks for name in of_block]
+    names = [name for _, names_of_block in upper.blocks for name in names_of_block]
     assert len(names) == len(set(names))
     assert set(names) == trained_names(upper)
     assert "top.bn2.weight" in dict(upper.blocks)["conv_head"]  # a normalisation goes with the block before it
@@ -44,7 +44,7 @@ def test_what_lies_before_the_first_block_goes_with_it(tmp_path):
     upper = build_transfer_model(extractor, LinearHead(extractor.row_shape, 3, 0.0), FinetuneConfig(unfreeze="all"))
     blocks = dict(upper.blocks)
     assert {"top.cls_token", "top.pos_embed"} <= set(blocks["patch_embed"])
-    assert set(trained_names(upper)) == {name for of_block in blocks.values() for name in of_block}
+    assert set(trained_names(upper)) == {name for names_of_block in blocks.values() for name in names_of_block}
 
 
 def test_a_list_trains_just_those_layers_and_an_inversion_the_others(probe):
@@ -85,13 +85,13 @@ def test_layers_drawn_anew_are_random_and_use_the_statistics_of_the_batch(probe)
     modes = {name: layer.training for name, layer in top.named_modules() if isinstance(layer, torch.nn.BatchNorm2d)}
     assert modes["blocks.6.0.bn1"]
     assert not modes["blocks.5.0.bn1"]
-    again = build_transfer_model(
+    rebuilt = build_transfer_model(
         probe.extractor, probe.head, FinetuneConfig(unfreeze="blocks.4", reinit="blocks.6"), seed=3
     )
     other = build_transfer_model(
         probe.extractor, probe.head, FinetuneConfig(unfreeze="blocks.4", reinit="blocks.6"), seed=4
     )
-    assert torch.equal(again.model.top.conv_head.weight, top.conv_head.weight)
+    assert torch.equal(rebuilt.model.top.conv_head.weight, top.conv_head.weight)
     assert not torch.equal(other.model.top.conv_head.weight, top.conv_head.weight)
     after = probe.extractor.backbone.module.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before), "the pretrained network was touched"
@@ -150,13 +150,13 @@ def test_test_time_augmentation_answers_with_the_mean_over_the_renderings(probe,
     from stages.data.sources.open_image import read_image
 
     upper = build_transfer_model(probe.extractor, probe.head, FinetuneConfig(unfreeze="2"))
-    some = probe.manifest.select(range(0, 72, 9))
-    found = predict_proba(probe.extractor, upper, some, tta)
+    subset = probe.manifest.select(range(0, 72, 9))
+    predicted = predict_proba(probe.extractor, upper, subset, tta)
     renderings = TestTimeAugmentation(probe.extractor.backbone.preprocessing, tta)
-    for row, location in zip(found, some.locations, strict=True):
+    for row, location in zip(predicted, subset.locations, strict=True):
         (probabilities,) = upper.activated(renderings(read_image(location)), probe.manifest.task)
         assert np.allclose(row, probabilities.mean(dim=0).numpy(), atol=1e-5)
-    assert not np.allclose(found, predict_proba(probe.extractor, upper, some), atol=1e-4)
+    assert not np.allclose(predicted, predict_proba(probe.extractor, upper, subset), atol=1e-4)
 
 
 def test_images_whose_renderings_are_in_two_batches_are_answered_whole(probe, monkeypatch):
@@ -193,8 +193,8 @@ def test_auxiliary_classifiers_lie_in_what_trains_and_answer_in_training_alone(t
     x = torch.rand(4, *upper.boundary.shape)
     answers = upper.model.eval()(x)
     upper.model.train()
-    logits, ((weight, of_auxiliary),) = upper.model(x)
-    assert (answers.shape, logits.shape, weight, of_auxiliary.shape) == ((4, 3), (4, 3), 0.3, (4, 3))
+    logits, ((weight, auxiliary_logits),) = upper.model(x)
+    assert (answers.shape, logits.shape, weight, auxiliary_logits.shape) == ((4, 3), (4, 3), 0.3, (4, 3))
     without = build_transfer_model(extractor, head, FinetuneConfig(unfreeze="inception4c", auxiliary=False))
     assert without.model.train()(x).shape == (4, 3)
     assert torch.equal(without.model.eval()(x), answers)

@@ -59,9 +59,9 @@ def test_a_kernel_head_scores_as_scikit_learn_does(classes):
     labels = np.concatenate([train.labels, val.labels])
     scaler = StandardScaler().fit(features)
     logits = trained.module(torch.from_numpy(test.features).float()).detach().numpy() * trained.settings["temperature"]
-    for one in range(1, classes):
-        reference = SVC(C=3.0).fit(scaler.transform(features), labels == one)
-        scores = logits[:, one] - (logits[:, 0] if classes == 2 else 0)
+    for number in range(1, classes):
+        reference = SVC(C=3.0).fit(scaler.transform(features), labels == number)
+        scores = logits[:, number] - (logits[:, 0] if classes == 2 else 0)
         assert np.allclose(
             scores, reference.decision_function(scaler.transform(test.features.astype(np.float32))), atol=5e-3
         )
@@ -74,9 +74,9 @@ def test_the_slow_end_of_the_grid_is_left_out_once_it_is_clearly_worse():
     trained = train_head(
         "logistic", fit_problem(*rows, classes=2, options=HeadConfig(c_values=values, scalers=("none",)))
     )
-    tried = [one["C"] for one in trained.selection]
-    assert tried == sorted(values)[: len(tried)]
-    assert 3 <= len(tried) < len(values)
+    values_tried = [candidate["C"] for candidate in trained.selection]
+    assert values_tried == sorted(values)[: len(values_tried)]
+    assert 3 <= len(values_tried) < len(values)
 
 
 def test_the_regularization_that_cross_validates_best_is_chosen():
@@ -86,7 +86,7 @@ def test_the_regularization_that_cross_validates_best_is_chosen():
         "logistic",
         fit_problem(*rows, classes=2, options=HeadConfig(c_values=(1e-3, 1e-2, 1.0, 100.0), scalers=("none",))),
     )
-    scores = {tried["C"]: tried["score"] for tried in trained.selection}
+    scores = {candidate["C"]: candidate["score"] for candidate in trained.selection}
     assert trained.settings["C"] == max(scores, key=scores.get)
     assert scores[trained.settings["C"]] > scores[max(scores)] + 0.01
     assert trained.settings["selected by"].startswith("5-fold")
@@ -99,12 +99,12 @@ def test_scores_that_are_compared_are_those_of_scikit_learn_to_an_image():
     trained = train_head("logistic", fit_problem(*rows, classes=2, options=HeadConfig(scalers=("standard",))))
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     theirs = {}
-    for tried in trained.selection:
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=tried["C"], tol=1e-6, max_iter=50_000))
-        theirs[tried["C"]] = cross_val_score(model, features, labels, cv=folds).mean()
+    for candidate in trained.selection:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=candidate["C"], tol=1e-6, max_iter=50_000))
+        theirs[candidate["C"]] = cross_val_score(model, features, labels, cv=folds).mean()
         # fits stop early while they are compared, which shows where regularisation is far too weak: an image a fold
-        allowed = 1 if tried["C"] <= 0.1 else 5
-        assert abs(tried["score"] - theirs[tried["C"]]) * 400 < allowed + 0.5
+        allowed = 1 if candidate["C"] <= 0.1 else 5
+        assert abs(candidate["score"] - theirs[candidate["C"]]) * 400 < allowed + 0.5
     assert theirs[trained.settings["C"]] * 400 > max(theirs.values()) * 400 - 1.5
 
 
@@ -113,7 +113,9 @@ def test_zero_folds_select_on_the_validation_split():
     trained = train_head("logistic", fit_problem(train, val, classes=10, options=replace(QUICK, cv=0)))
     assert trained.settings["selected by"] == "validation split"
     by_hand = LogisticRegression(C=0.1, max_iter=500).fit(train.features.astype(np.float32), train.labels)
-    score = next(one["score"] for one in trained.selection if one["C"] == 0.1 and one["scaler"] == "none")
+    score = next(
+        candidate["score"] for candidate in trained.selection if candidate["C"] == 0.1 and candidate["scaler"] == "none"
+    )
     assert score == pytest.approx(by_hand.score(val.features.astype(np.float32), val.labels), abs=0.006)
 
 
@@ -192,7 +194,7 @@ def test_the_same_seed_gives_the_same_head_and_the_global_random_state_is_untouc
     first, second, other = (
         train_head("mlp", fit_problem(train, val, classes=10, options=QUICK, seed=seed)) for seed in (1, 1, 2)
     )
-    probabilities = [head_probabilities(one.module, test.features, TEN_CLASSES) for one in (first, second, other)]
+    probabilities = [head_probabilities(result.module, test.features, TEN_CLASSES) for result in (first, second, other)]
     assert np.array_equal(probabilities[0], probabilities[1])
     assert not np.array_equal(probabilities[0], probabilities[2])
     assert torch.equal(state, torch.random.get_rng_state())

@@ -49,32 +49,32 @@ def client():
 @pytest.mark.parametrize("name", ["logistic", "svm", "rbf"])
 def test_a_head_swept_on_a_cluster_equals_the_one_swept_here_bit_for_bit(client, name):
     options = HeadConfig(c_values=(1e-4, 1e-3, 1e-2))
-    here, there = swept(name, options), swept_on_the_cluster(name, options)
-    assert there.selection == here.selection
-    assert there.settings == here.settings
-    assert (there.val_loss, there.val_score) == (here.val_loss, here.val_score)
+    local, on_cluster = swept(name, options), swept_on_the_cluster(name, options)
+    assert on_cluster.selection == local.selection
+    assert on_cluster.settings == local.settings
+    assert (on_cluster.val_loss, on_cluster.val_score) == (local.val_loss, local.val_score)
     for module in ("module", "module_train_only"):
-        weights, expected = getattr(there, module).state_dict(), getattr(here, module).state_dict()
+        weights, expected = getattr(on_cluster, module).state_dict(), getattr(local, module).state_dict()
         assert weights.keys() == expected.keys()
         assert all(torch.equal(weights[part], expected[part]) for part in expected)
 
 
 def test_models_that_travel_give_the_scores_of_a_path_walked_value_after_value(client):
     """Folds turn down at different values of C here, so that some are taken up again from where they stopped."""
-    there = swept_on_the_cluster("logistic", HeadConfig(scalers=("standard",)))
-    assert [tried["C"] for tried in there.selection] == sorted(HeadConfig().c_values)
+    on_cluster = swept_on_the_cluster("logistic", HeadConfig(scalers=("standard",)))
+    assert [candidate["C"] for candidate in on_cluster.selection] == sorted(HeadConfig().c_values)
     center = TRAIN.features.mean(axis=0, dtype=np.float64).astype(np.float32)
     rows, task = FEATURES - center, numbered_classes(2)
     factory = LinearModelFactory("logistic", task, center)
     folds = list(StratifiedKFold(5, shuffle=True, random_state=0).split(FEATURES, LABELS))
     with one_thread_per_fit():
         models = [factory("standard", rows[fitted], LABELS[fitted]) for fitted, _ in folds]
-        for tried in there.selection:
+        for candidate in on_cluster.selection:
             scores = []
             for model, (_, scored) in zip(models, folds, strict=True):
-                model.fit(tried["C"])
+                model.fit(candidate["C"])
                 scores.append(selection_score(task, model.scores(rows[scored]), LABELS[scored], balanced=False))
-            assert tried["score"] == np.mean(scores)
+            assert candidate["score"] == np.mean(scores)
 
 
 def note_fits(noted):
@@ -82,8 +82,8 @@ def note_fits(noted):
     fit = LinearModel.fit
 
     def noting(*args, **options):
-        of_blas = max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
-        noted.append(max(of_blas, torch.get_num_threads()))
+        blas_threads = max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        noted.append(max(blas_threads, torch.get_num_threads()))
         return fit(*args, **options)
 
     return noting
@@ -100,15 +100,15 @@ def fits_noted():
 
 def test_every_fit_of_the_sweep_runs_on_the_workers_and_on_one_blas_thread(client, monkeypatch):
     client.run(note_fits_from_now_on)
-    here = []
-    monkeypatch.setattr(LinearModel, "fit", note_fits(here))
+    local_fits = []
+    monkeypatch.setattr(LinearModel, "fit", note_fits(local_fits))
     trained = swept_on_the_cluster("logistic", HeadConfig(c_values=(1e-4, 1e-3, 1e-2)))
-    there = client.run(fits_noted)
-    assert len(there) == 2
-    assert all(there.values())  # both worked
-    assert sum(map(len, there.values())) >= 5 * len(trained.selection)
-    assert len(here) == 2  # the chosen setting, with and without the validation split
-    assert {threads for fits in (here, *there.values()) for threads in fits} == {1}
+    worker_fits = client.run(fits_noted)
+    assert len(worker_fits) == 2
+    assert all(worker_fits.values())  # both worked
+    assert sum(map(len, worker_fits.values())) >= 5 * len(trained.selection)
+    assert len(local_fits) == 2  # the chosen setting, with and without the validation split
+    assert {threads for fits in (local_fits, *worker_fits.values()) for threads in fits} == {1}
 
 
 class Messages(SchedulerPlugin):
@@ -149,9 +149,9 @@ def test_the_page_shows_the_lines_that_send_a_sweep_to_a_cluster(client, photogr
         '"photos/"': repr(str(photographs)),
         'cache="cutonce-cache"': 'cache="cutonce-cache", image_size=64',
     }
-    for there, here in shown.items():
-        assert there in snippet
-        snippet = snippet.replace(there, here)
+    for cluster_line, local_line in shown.items():
+        assert cluster_line in snippet
+        snippet = snippet.replace(cluster_line, local_line)
     names = {}
     exec(snippet, names)
     assert all(client.run(fits_noted).values())

@@ -40,9 +40,9 @@ def test_a_search_that_is_narrowed_on_a_part_finds_what_the_whole_search_finds(m
     whole, *_ = searched(rows, labels)
     monkeypatch.setattr(search, "SUBSAMPLE_FROM", 1000)
     narrowed, *_ = searched(rows, labels)
-    on_part = [one for one in narrowed.candidates if "rows" in one]
+    on_part = [candidate for candidate in narrowed.candidates if "rows" in candidate]
     assert on_part
-    assert {one["rows"] for one in on_part} == {3000 // 8}
+    assert {candidate["rows"] for candidate in on_part} == {3000 // 8}
     assert narrowed.chosen["score"] >= whole.chosen["score"] - 0.002
     assert len(narrowed.states) < len(whole.states)
 
@@ -79,22 +79,22 @@ def test_a_climb_gives_each_value_with_its_own_state():
 
 
 def test_a_score_of_a_part_of_the_rows_is_never_the_choice():
-    found = search.GridSearchResult(
+    search_result = search.GridSearchResult(
         [{"C": 1.0, "scaler": "none", "score": 0.9, "rows": 10}, {"C": 2.0, "scaler": "none", "score": 0.8}]
     )
-    assert found.chosen["C"] == 2.0
+    assert search_result.chosen["C"] == 2.0
 
 
 def test_the_head_of_a_search_on_held_out_rows_is_that_of_scikit_learn_on_all_rows():
     rows, labels = skewed(count=800)
-    found, grid, problem = searched(rows, labels)
+    search_result, grid, problem = searched(rows, labels)
     train = len(problem.train)
-    done = search.refit_best(problem, grid, found, rows, calibrate=False)
-    standard = done.settings["scaler"] == "standard"
-    for head, count in ((done.head, len(rows)), (done.head_train_only, train)):
+    result = search.refit_best(problem, grid, search_result, rows, calibrate=False)
+    standard = result.settings["scaler"] == "standard"
+    for head, count in ((result.head, len(rows)), (result.head_train_only, train)):
         exact = rows.astype(np.float64)
         scaler = StandardScaler(with_mean=standard, with_std=standard).fit(exact[:count])
-        reference = LogisticRegression(C=done.settings["C"], tol=1e-9, max_iter=20000)
+        reference = LogisticRegression(C=result.settings["C"], tol=1e-9, max_iter=20000)
         reference.fit(scaler.transform(exact[:count]), labels[:count])
         expected = reference.predict_proba(scaler.transform(exact))
         assert np.abs(head(torch.from_numpy(rows)).softmax(dim=1).detach().numpy() - expected).max() < 1e-5
@@ -102,13 +102,13 @@ def test_the_head_of_a_search_on_held_out_rows_is_that_of_scikit_learn_on_all_ro
 
 def test_balanced_settings_are_scored_by_the_mean_of_the_recalls():
     rows, labels = skewed(count=600)
-    found, grid, problem = searched(rows, labels, balanced=True)
+    search_result, grid, problem = searched(rows, labels, balanced=True)
     train = len(problem.train)
-    model = grid.make(found.chosen["scaler"], rows[:train], labels[:train])
-    model.state = found.states[found.chosen["scaler"], found.chosen["C"]]
+    model = grid.make(search_result.chosen["scaler"], rows[:train], labels[:train])
+    model.state = search_result.states[search_result.chosen["scaler"], search_result.chosen["C"]]
     predicted = model.scores(rows[train:]).argmax(axis=1)
-    assert found.chosen["score"] == pytest.approx(balanced_accuracy_score(labels[train:], predicted))
-    assert found.chosen["score"] != pytest.approx((predicted == labels[train:]).mean())
+    assert search_result.chosen["score"] == pytest.approx(balanced_accuracy_score(labels[train:], predicted))
+    assert search_result.chosen["score"] != pytest.approx((predicted == labels[train:]).mean())
 
 
 @pytest.mark.parametrize("scaling", ["none", "standard", "l2"])
@@ -119,8 +119,8 @@ def test_nystroem_with_all_rows_as_landmarks_is_the_exact_kernel(scaling, monkey
     quick = factory(scaling, rows, labels)
     assert isinstance(quick, kernel.NystroemModel)
     quick.fit(1e-3, final=True)
-    of_head = quick.head()(torch.from_numpy(rows)).detach().numpy()
-    assert np.abs(of_head - quick.scores(rows)).max() < 0.02
+    head_scores = quick.head()(torch.from_numpy(rows)).detach().numpy()
+    assert np.abs(head_scores - quick.scores(rows)).max() < 0.02
     mapped = quick._mapped(rows)
     scaled = quick.scaler(rows)
     assert np.abs(mapped @ mapped.T - rbf_kernel(scaled, scaled, quick.scaler.gamma)).max() < 1e-3
@@ -145,18 +145,18 @@ def test_a_classifier_of_scikit_learn_is_cross_validated_as_scikit_learn_does(cl
     def make(settings):
         return LogisticRegression(max_iter=2000, **settings)
 
-    done = search.cross_validate(problem, make, {"C": [1e-3, 1.0]})
+    result = search.cross_validate(problem, make, {"C": [1e-3, 1.0]})
     scaler = {"none": FunctionTransformer(), "standard": StandardScaler(), "l2": Normalizer()}[scaling]
-    for candidate in done.candidates:
+    for candidate in result.candidates:
         model = make_pipeline(scaler, make({"C": candidate["C"]}))
         folds = StratifiedKFold(4, shuffle=True, random_state=0)
         assert candidate["score"] == pytest.approx(cross_val_score(model, rows, labels, cv=folds).mean(), abs=1e-9)
-    assert done.settings["score"] == max(candidate["score"] for candidate in done.candidates)
-    for head, count in ((done.head, 500), (done.head_train_only, 400)):
-        model = make_pipeline(scaler, make({"C": done.settings["C"]})).fit(rows[:count], labels[:count])
-        logits = done.settings["temperature"] * head(torch.from_numpy(rows)).detach()[:, :classes]
+    assert result.settings["score"] == max(candidate["score"] for candidate in result.candidates)
+    for head, count in ((result.head, 500), (result.head_train_only, 400)):
+        model = make_pipeline(scaler, make({"C": result.settings["C"]})).fit(rows[:count], labels[:count])
+        logits = result.settings["temperature"] * head(torch.from_numpy(rows)).detach()[:, :classes]
         assert np.abs(logits.softmax(dim=1).numpy() - model.predict_proba(rows)).max() < 1e-3
-    assert (done.head(torch.from_numpy(rows)).argmax(dim=1) < classes).all()
+    assert (result.head(torch.from_numpy(rows)).argmax(dim=1) < classes).all()
 
 
 def test_probabilities_of_left_out_rows_are_those_of_scikit_learn_at_the_lowest_log_loss():
@@ -164,13 +164,13 @@ def test_probabilities_of_left_out_rows_are_those_of_scikit_learn_at_the_lowest_
     folds = stratified_folds(4, labels, seed=0)
     make_of = partial(LinearModelFactory, "logistic", numbered_classes(4))  # of one class there is no row
     values = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-    found = search.cross_val_proba(make_of, values, rows.astype(np.float16), labels, folds)
-    assert found.dtype == np.float32
-    assert (found[:, 3] == 0).all()
+    probabilities = search.cross_val_proba(make_of, values, rows.astype(np.float16), labels, folds)
+    assert probabilities.dtype == np.float32
+    assert (probabilities[:, 3] == 0).all()
     expected = {}
     for c in values:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=c, tol=1e-8, max_iter=5000))
         expected[c] = cross_val_predict(model, rows, labels, cv=folds, method="predict_proba")
     best = min(expected.values(), key=lambda probabilities: log_loss(labels, probabilities))
-    assert np.abs(found[:, :3] - best).max() < 0.02  # fits stop early, as those that are compared do
-    assert np.abs(found[:, :3] - best).mean() < 1e-3
+    assert np.abs(probabilities[:, :3] - best).max() < 0.02  # fits stop early, as those that are compared do
+    assert np.abs(probabilities[:, :3] - best).mean() < 1e-3

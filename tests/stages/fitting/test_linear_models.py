@@ -49,10 +49,10 @@ def test_scores_are_those_of_scikit_learn(loss, scaling, classes, balanced):
     # LinearSVC's own class_weight weighs a row in the problem of its own class alone
     weights = numbered_classes(classes).weights(labels) if balanced else None
     expected = reference(loss, 0.05).fit(scaled, labels, sample_weight=weights).decision_function(scaled)
-    found = scores[:, 1] if classes == 2 else scores
+    actual = scores[:, 1] if classes == 2 else scores
     if loss == "logistic" and classes > 2:  # a constant over the classes changes no probability
-        found, expected = (one - one.mean(axis=1, keepdims=True) for one in (found, expected))
-    assert np.abs(found - expected).max() < (1e-4 if loss == "logistic" else 1e-3)
+        actual, expected = (margins - margins.mean(axis=1, keepdims=True) for margins in (actual, expected))
+    assert np.abs(actual - expected).max() < (1e-4 if loss == "logistic" else 1e-3)
 
 
 @pytest.mark.parametrize("scaling", ["none", "standard", "l2"])

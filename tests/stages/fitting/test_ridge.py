@@ -31,10 +31,10 @@ def scaled_by_scikit_learn(scaling, rows):
 
 def decomposed(way, rows, labels, scaling, weights=None):
     weights = np.ones(len(rows), np.float32) if weights is None else weights
-    some = FeatureRows(rows, labels), numbered_classes(labels.max() + 1), weights, rows[:50].mean(axis=0)
+    arguments = FeatureRows(rows, labels), numbered_classes(labels.max() + 1), weights, rows[:50].mean(axis=0)
     if way == "by rows":
-        return decomposed_by_rows(*some, scaling)
-    return GramSums.of(*some, l2=scaling == "l2").eigendecompose(scaling)
+        return decomposed_by_rows(*arguments, scaling)
+    return GramSums.of(*arguments, l2=scaling == "l2").eigendecompose(scaling)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -86,8 +86,8 @@ def test_leaving_one_out_in_one_step_is_leaving_out_one_by_one(scaling, way, wid
 def test_both_decompositions_give_the_same_predictions(count, width, scaling, balanced, penalty, seed):
     rows, labels = skewed(count=count, width=width, seed=seed)
     weights = numbered_classes(3).weights(labels) if balanced else np.ones(count, np.float32)
-    others, other_labels = skewed(count=15, width=width, seed=seed + 100)
-    for given_rows, left_out in ((FeatureRows(rows, labels), weights), (FeatureRows(others, other_labels), None)):
+    other_rows, other_labels = skewed(count=15, width=width, seed=seed + 100)
+    for given_rows, left_out in ((FeatureRows(rows, labels), weights), (FeatureRows(other_rows, other_labels), None)):
         by_products, by_rows = (
             decomposed(way, rows, labels, scaling, weights).predictions(given_rows, [penalty], left_out) for way in WAYS
         )
@@ -113,14 +113,14 @@ def test_the_smaller_matrix_is_decomposed(folds, monkeypatch):
     monkeypatch.setattr(ridge, "_fits", lambda *_: by_products)
     slow = fit_ridge(problem)
     assert max(sizes) == 400
-    assert [one["score"] for one in quick.candidates] == pytest.approx(
-        [one["score"] for one in slow.candidates], abs=1.2 / 90
+    assert [candidate["score"] for candidate in quick.candidates] == pytest.approx(
+        [candidate["score"] for candidate in slow.candidates], abs=1.2 / 90
     )
-    assert len({one["score"] for one in quick.candidates}) > 2
+    assert len({candidate["score"] for candidate in quick.candidates}) > 2
     assert quick.settings["C"] == pytest.approx(slow.settings["C"])
     for name in ("head", "head_train_only"):
-        found, expected = (getattr(one, name)(torch.from_numpy(rows)).detach().numpy() for one in (quick, slow))
-        assert np.abs(found - expected).max() < 2e-3
+        actual, expected = (getattr(result, name)(torch.from_numpy(rows)).detach().numpy() for result in (quick, slow))
+        assert np.abs(actual - expected).max() < 2e-3
 
 
 def test_sums_of_parts_are_sums_of_the_whole():
@@ -131,10 +131,10 @@ def test_sums_of_parts_are_sums_of_the_whole():
         GramSums.of(FeatureRows(rows[part], labels[part]), numbered_classes(3), ones[part], center, l2=False)
         for part in (slice(None), slice(200), slice(200, None))
     )
-    for some, same in ((first + second, whole), (whole - second, first)):
-        assert np.allclose(some.products, same.products, rtol=1e-4, atol=1e-2)
+    for sums, expected_sums in ((first + second, whole), (whole - second, first)):
+        assert np.allclose(sums.products, expected_sums.products, rtol=1e-4, atol=1e-2)
         for name in ("total", "squares", "by_class", "class_weight"):
-            assert np.allclose(getattr(some.sums, name), getattr(same.sums, name), rtol=1e-4, atol=1e-2)
+            assert np.allclose(getattr(sums.sums, name), getattr(expected_sums.sums, name), rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("folds", [None, 0, 4])
@@ -142,21 +142,25 @@ def test_the_penalty_that_scores_best_is_chosen(folds):
     train, val, test = digits()
     options = HeadConfig(cv=folds)
     if folds:
-        train, val = (replace(one, groups=np.arange(len(one)) // 3) for one in (train, val))
-    done = fit_ridge(fit_problem(train, val, classes=10, options=options))
-    assert done.settings["score"] == max(one["score"] for one in done.candidates)
-    assert len(done.candidates) == 2 * 31
-    words = {None: "leave-one-out", 0: "validation split", 4: "4-fold cross-validation on train+val that keep groups"}
-    assert done.settings["selected by"].startswith(words[folds])
-    right = (done.head(torch.from_numpy(test.features).float()).argmax(dim=1).numpy() == test.labels).mean()
-    assert abs(right - done.settings["score"]) < 0.03
+        train, val = (replace(split_rows, groups=np.arange(len(split_rows)) // 3) for split_rows in (train, val))
+    result = fit_ridge(fit_problem(train, val, classes=10, options=options))
+    assert result.settings["score"] == max(candidate["score"] for candidate in result.candidates)
+    assert len(result.candidates) == 2 * 31
+    descriptions = {
+        None: "leave-one-out",
+        0: "validation split",
+        4: "4-fold cross-validation on train+val that keep groups",
+    }
+    assert result.settings["selected by"].startswith(descriptions[folds])
+    right = (result.head(torch.from_numpy(test.features).float()).argmax(dim=1).numpy() == test.labels).mean()
+    assert abs(right - result.settings["score"]) < 0.03
 
 
 @pytest.mark.parametrize("scaling", ["none", "standard", "l2"])
 def test_the_nearest_mean_is_that_of_scikit_learn(scaling):
     rows, labels = skewed()
     train, val = FeatureRows(rows[:400], labels[:400]), FeatureRows(rows[400:], labels[400:])
-    done = fit_ncm(fit_problem(train, val, classes=3, options=HeadConfig(scalers=(scaling,))))
+    result = fit_ncm(fit_problem(train, val, classes=3, options=HeadConfig(scalers=(scaling,))))
     scaled = scaled_by_scikit_learn(scaling, rows)
     expected = NearestCentroid().fit(scaled, labels).predict(scaled)
-    assert (done.head(torch.from_numpy(rows)).argmax(dim=1).numpy() == expected).mean() > 0.998
+    assert (result.head(torch.from_numpy(rows)).argmax(dim=1).numpy() == expected).mean() > 0.998

@@ -59,28 +59,28 @@ def splits(tmp_path_factory):
 
 @pytest.mark.parametrize("where", ["one cache", "two caches"])
 def test_streamed_rows_are_the_rows(splits, where):
-    here, streamed = splits["memory"][0], splits[where][0]
+    local, streamed = splits["memory"][0], splits[where][0]
     assert streamed.row_shape == (64,)
-    assert np.array_equal(np.concatenate([block for _, block in streamed.blocks()]), here.features)
+    assert np.array_equal(np.concatenate([block for _, block in streamed.blocks()]), local.features)
     seen = []
-    for places, block in streamed.shuffled(100, seed=3):
-        assert np.array_equal(block, here.features[places])
-        seen += places.tolist()
-    assert sorted(seen) == list(range(len(here)))
+    for indices, block in streamed.shuffled(100, seed=3):
+        assert np.array_equal(block, local.features[indices])
+        seen += indices.tolist()
+    assert sorted(seen) == list(range(len(local)))
     assert seen != sorted(seen)
-    both = streamed + splits[where][1]
-    assert np.array_equal(both.labels, np.concatenate([here.labels, splits["memory"][1].labels]))
-    assert np.array_equal(both.read(np.array([len(here)])), splits["memory"][1].features[:1])
+    joined = streamed + splits[where][1]
+    assert np.array_equal(joined.labels, np.concatenate([local.labels, splits["memory"][1].labels]))
+    assert np.array_equal(joined.read(np.array([len(local)])), splits["memory"][1].features[:1])
 
 
 @pytest.mark.parametrize("name", ["ridge", "ncm"])
 def test_a_closed_head_is_the_same_streamed(splits, name):
-    here, streamed = (
+    local, streamed = (
         train_head(name, fit_problem(*splits[where][:2], classes=10, options=OPTIONS))
         for where in ("memory", "two caches")
     )
-    assert streamed.settings == pytest.approx(here.settings)
-    assert torch.allclose(streamed.module.output.weight, here.module.output.weight, atol=1e-5)
+    assert streamed.settings == pytest.approx(local.settings)
+    assert torch.allclose(streamed.module.output.weight, local.module.output.weight, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["sgd", "linear", "mlp", "cosine", "concat"])

@@ -26,25 +26,25 @@ def predicted(head, rows):
 @pytest.mark.parametrize("name", ["linear", "concat"])
 def test_the_rate_that_validates_best_is_chosen_and_every_one_is_told(name):
     train, val, _ = digits()
-    done = trained(replace(QUICK, fit_lr=(1e-7, 1e-2), fit_weight_decay=(0.0, 0.1)), train, val, name)
-    assert [(one["rate"], one["weight decay"]) for one in done.candidates] == [
+    result = trained(replace(QUICK, fit_lr=(1e-7, 1e-2), fit_weight_decay=(0.0, 0.1)), train, val, name)
+    assert [(candidate["rate"], candidate["weight decay"]) for candidate in result.candidates] == [
         *((1e-7, 0.0), (1e-7, 0.1)),
         *((1e-2, 0.0), (1e-2, 0.1)),
     ]
-    assert done.settings["rate"] == 1e-2
-    best = max(done.candidates, key=lambda one: one["score"])
-    assert (predicted(done.head_train_only, val) == val.labels).mean() == pytest.approx(best["score"])
+    assert result.settings["rate"] == 1e-2
+    best = max(result.candidates, key=lambda candidate: candidate["score"])
+    assert (predicted(result.head_train_only, val) == val.labels).mean() == pytest.approx(best["score"])
 
 
 def test_the_head_is_trained_again_on_all_rows():
     train, val, _ = digits()
     without_nines = train.labels != 9
-    done = trained(QUICK, FeatureRows(train.features[without_nines], train.labels[without_nines]), val)
-    assert done.settings["refitted on"].startswith("train+val")
+    result = trained(QUICK, FeatureRows(train.features[without_nines], train.labels[without_nines]), val)
+    assert result.settings["refitted on"].startswith("train+val")
     nines = val.features[val.labels == 9]
     # only a head that was trained on the validation rows too has ever seen a nine
-    assert not (predicted(done.head_train_only, FeatureRows(nines, np.full(len(nines), 9))) == 9).any()
-    assert (predicted(done.head, FeatureRows(nines, np.full(len(nines), 9))) == 9).mean() > 0.8
+    assert not (predicted(result.head_train_only, FeatureRows(nines, np.full(len(nines), 9))) == 9).any()
+    assert (predicted(result.head, FeatureRows(nines, np.full(len(nines), 9))) == 9).mean() > 0.8
 
 
 @pytest.mark.parametrize("means", [{"class_weights": "balanced"}, {"sampling": "balanced"}])
@@ -56,8 +56,8 @@ def test_rare_classes_are_found_more_often_when_they_weigh_as_much(means):
     train, val = (FeatureRows(rows[part], labels[part]) for part in (order[:700], order[700:]))
     recalls = []
     for options in (QUICK, replace(QUICK, **means)):
-        of_rare = predicted(trained(options, train, val, classes=2).head_train_only, val)[val.labels == 0]
-        recalls.append((of_rare == 0).mean())
+        rare_predictions = predicted(trained(options, train, val, classes=2).head_train_only, val)[val.labels == 0]
+        recalls.append((rare_predictions == 0).mean())
     assert recalls[1] > recalls[0] + 0.2
 
 
@@ -81,10 +81,10 @@ def test_a_rate_whose_loss_is_lost_does_not_spoil_the_others():
         FeatureRows(train.features.astype(np.float32) * 1e18, train.labels),
         FeatureRows(val.features * np.float32(1e18), val.labels),
     )
-    done = trained(
+    result = trained(
         replace(QUICK, fit_lr=(1e30, 1e-2)),
-        *(FeatureRows(one.features / np.float32(1e18), one.labels) for one in huge),
+        *(FeatureRows(split_rows.features / np.float32(1e18), split_rows.labels) for split_rows in huge),
     )
-    assert done.settings["rate"] == 1e-2
+    assert result.settings["rate"] == 1e-2
     with pytest.raises(CutonceError, match="`fit_lr`"):
         trained(replace(QUICK, fit_lr=(float("inf"),)), train, val)

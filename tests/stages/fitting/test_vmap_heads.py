@@ -22,14 +22,14 @@ def head(name):
 def stepped(stack, beta1=0.9):
     for step, (rows, labels) in enumerate(BATCHES):
         logits = stack.logits(rows)
-        losses = torch.stack([functional.cross_entropy(one, labels) for one in logits])
+        losses = torch.stack([functional.cross_entropy(head_logits, labels) for head_logits in logits])
         stack.step(losses, 1 / (1 + step), beta1 - 0.01 * (step % 3))
     return [stack.weights(number) for number in range(stack.size)]
 
 
 def stepped_by_torch(module, rate, decay, beta1=0.9):
-    matrices = [one for one in module.parameters() if one.ndim > 1]
-    vectors = [one for one in module.parameters() if one.ndim <= 1]
+    matrices = [parameter for parameter in module.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=rate)
     for step, (rows, labels) in enumerate(BATCHES):

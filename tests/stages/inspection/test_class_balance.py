@@ -11,9 +11,9 @@ def balance(train, val=None, test=None):
 
 
 def test_counts_and_ratio_are_those_of_the_splits():
-    found = balance([60, 20, 15], [6, 2, 1], [3, 2, 1])
-    assert found.counts.tolist() == [[60, 20, 15], [6, 2, 1], [3, 2, 1]]
-    assert found.ratio == 4
+    counted = balance([60, 20, 15], [6, 2, 1], [3, 2, 1])
+    assert counted.counts.tolist() == [[60, 20, 15], [6, 2, 1], [3, 2, 1]]
+    assert counted.ratio == 4
 
 
 def test_words_say_what_to_do_about_it():
@@ -27,6 +27,6 @@ def test_words_say_what_to_do_about_it():
 
 
 def test_small_and_absent_classes_are_named():
-    words = " ".join(balance([20, 4, 30], [2, 0, 2]).words)
-    assert "fewer than 10 training images: bee (4)" in words
-    assert "without an image in val: bee" in words
+    text = " ".join(balance([20, 4, 30], [2, 0, 2]).words)
+    assert "fewer than 10 training images: bee (4)" in text
+    assert "without an image in val: bee" in text

@@ -26,13 +26,13 @@ def digits():
 def test_flipped_labels_are_found_and_put_right(digits):
     """Seen: 78 found, of which 76 are among the 95 that were flipped, and 73 are put right."""
     _, labels, given, flipped, probabilities = digits
-    found = find_label_errors(given, probabilities)
-    hits = flipped[found.places]
+    errors = find_label_errors(given, probabilities)
+    hits = flipped[errors.indices]
     assert hits.sum() / flipped.sum() > 0.75
     assert hits.mean() > 0.9
-    assert (found.suggested[hits] == labels[found.places][hits]).mean() > 0.9
-    assert (np.diff(found.quality) >= 0).all()
-    assert (found.suggested != given[found.places]).all()
+    assert (errors.suggested[hits] == labels[errors.indices][hits]).mean() > 0.9
+    assert (np.diff(errors.quality) >= 0).all()
+    assert (errors.suggested != given[errors.indices]).all()
 
 
 def test_labels_that_are_right_are_hardly_doubted(digits):
@@ -60,7 +60,8 @@ def test_copies_with_the_same_wrong_label_are_found_only_if_they_stay_together(d
     together = out_of_fold_probabilities(features[images], given[images], numbered_classes(10), seed=0, groups=images)
     wrong = flipped[images]
     recall = [
-        np.isin(np.flatnonzero(wrong), find_label_errors(given[images], one).places).mean() for one in (apart, together)
+        np.isin(np.flatnonzero(wrong), find_label_errors(given[images], probabilities).indices).mean()
+        for probabilities in (apart, together)
     ]
     assert recall[0] < 0.2
     assert recall[1] > 0.6
@@ -73,7 +74,7 @@ def test_a_class_the_models_could_not_know_is_not_judged(digits):
     probabilities = out_of_fold_probabilities(features, labels, numbered_classes(11), seed=0)
     assert probabilities[5, 9] == 0
     assert (probabilities[:, 10] == 0).all()
-    assert 5 not in find_label_errors(labels, probabilities).places
+    assert 5 not in find_label_errors(labels, probabilities).indices
 
 
 def test_what_makes_no_folds_is_refused():
@@ -89,10 +90,10 @@ def test_what_makes_no_folds_is_refused():
 def test_the_same_seed_gives_the_same_probabilities_and_float16_is_not_changed(digits):
     features, _, given, _, _ = digits
     before = features[:400].copy()
-    one, again = (
+    first, second = (
         out_of_fold_probabilities(features[:400], given[:400], numbered_classes(10), seed=3) for _ in range(2)
     )
-    assert np.array_equal(one, again)
+    assert np.array_equal(first, second)
     assert np.array_equal(before, features[:400])
 
 

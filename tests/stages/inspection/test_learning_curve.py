@@ -42,13 +42,13 @@ def test_a_known_power_law_lies_within_the_interval_that_widens_with_the_distanc
     """A 95 % interval may miss; of twelve curves, three misses would be one chance in fifty."""
     inside = {2: 0, 10: 0}
     for seed in range(12):
-        found = extrapolate(drawn(KNOWN, SIZES, seed=seed), seed, replicates=80)
+        extrapolation = extrapolate(drawn(KNOWN, SIZES, seed=seed), seed, replicates=80)
         for factor in inside:
-            at = found.at[factor * SIZES[-1]]
+            at = extrapolation.at[factor * SIZES[-1]]
             inside[factor] += at.low <= KNOWN(factor * SIZES[-1]) <= at.high
-        widths = [one.high - one.low for one in found.at.values()]
+        widths = [interval.high - interval.low for interval in extrapolation.at.values()]
         assert widths == sorted(widths)
-        _, low, high = found.band
+        _, low, high = extrapolation.band
         assert (high - low)[-1] > (high - low)[60]
     assert min(inside.values()) >= 10
 
@@ -62,9 +62,9 @@ def test_a_rising_curve_asks_for_labels_and_a_flat_one_does_not():
 
 def test_a_curve_that_does_not_bend_says_that_its_end_is_not_determined():
     straight = drawn(PowerLaw(1.0, 1.0, 0.1), SIZES[:6], images=300)
-    found = extrapolate(straight, 0, 60)
-    assert not found.identified
-    assert "is not determined" in " ".join(conclusion(straight, found))
+    extrapolation = extrapolate(straight, 0, 60)
+    assert not extrapolation.identified
+    assert "is not determined" in " ".join(conclusion(straight, extrapolation))
     bent = extrapolate(drawn(KNOWN, SIZES, images=20_000), 0, 60)
     assert bent.identified
     assert bent.limit.low <= 0.93 <= bent.limit.high
@@ -77,8 +77,8 @@ def test_too_few_sizes_are_not_fitted():
 
 
 def test_the_check_predicts_all_from_half():
-    found = extrapolate(drawn(KNOWN, SIZES, images=20_000), 0, 20)
-    predicted, measured = found.checked
+    extrapolation = extrapolate(drawn(KNOWN, SIZES, images=20_000), 0, 20)
+    predicted, measured = extrapolation.checked
     assert measured == pytest.approx(KNOWN(2000), abs=0.005)
     assert predicted == pytest.approx(measured, abs=0.02)
     assert predicted != measured

@@ -17,14 +17,14 @@ def test_blocks_of_any_size_find_what_all_cosines_at_once_do(block_rows):
     features = np.maximum(np.random.default_rng(0).normal(1, 1, (90, 12)), 0).astype(np.float16)
     features[50] = features[3]
     features[81] = features[50]
-    found = find_neighbors(UnitFeatures(features, CPU, centered=True), 5, 0.999, block_rows)
+    neighbors = find_neighbors(UnitFeatures(features, CPU, centered=True), 5, 0.999, block_rows)
     exact = features.astype(np.float64)
     cosines = cosine_similarity(exact - exact.mean(axis=0))
     np.fill_diagonal(cosines, -2)
-    assert np.allclose(found.distances, 1 - np.sort(cosines, axis=1)[:, ::-1][:, :5], atol=1e-5)
-    assert np.allclose(np.take_along_axis(cosines, found.places, axis=1), 1 - found.distances, atol=1e-5)
-    assert found.groups[3] == found.groups[50] == found.groups[81]
-    assert len(np.unique(found.groups)) == 88
+    assert np.allclose(neighbors.distances, 1 - np.sort(cosines, axis=1)[:, ::-1][:, :5], atol=1e-5)
+    assert np.allclose(np.take_along_axis(cosines, neighbors.indices, axis=1), 1 - neighbors.distances, atol=1e-5)
+    assert neighbors.groups[3] == neighbors.groups[50] == neighbors.groups[81]
+    assert len(np.unique(neighbors.groups)) == 88
     assert features.dtype == np.float16
 
 
@@ -33,17 +33,17 @@ def test_a_chain_is_one_group_across_blocks():
     angles = np.radians(np.concatenate([np.arange(30), 90 + np.arange(30), 180 + np.arange(30), 270 + np.arange(30)]))
     features = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     order = np.random.default_rng(0).permutation(120)
-    found = find_neighbors(
+    neighbors = find_neighbors(
         UnitFeatures(features[order], CPU, centered=True), 3, float(np.cos(np.radians(1.5))), block_rows=13
     )
     quarter = order // 30
-    assert len(np.unique(found.groups)) == 4
-    assert all(len(np.unique(found.groups[quarter == one])) == 1 for one in range(4))
+    assert len(np.unique(neighbors.groups)) == 4
+    assert all(len(np.unique(neighbors.groups[quarter == number])) == 1 for number in range(4))
 
 
 def test_fewer_samples_than_neighbors_have_all_others():
-    found = find_neighbors(UnitFeatures(np.eye(4, dtype=np.float32), CPU, centered=True), 10, 0.9)
-    assert [sorted(row) for row in found.places.tolist()] == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
+    neighbors = find_neighbors(UnitFeatures(np.eye(4, dtype=np.float32), CPU, centered=True), 10, 0.9)
+    assert [sorted(row) for row in neighbors.indices.tolist()] == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
 
 
 @settings(max_examples=50, deadline=None)
@@ -55,4 +55,4 @@ def test_pairs_can_be_merged_at_once_or_one_after_the_other(pairs, steps):
             groups = merge_groups(groups, np.array(part, dtype=np.int64).reshape(-1, 2))
         return groups[:, None] == groups
 
-    assert np.array_equal(merged([pairs]), merged([pairs[one::steps] for one in range(steps)]))
+    assert np.array_equal(merged([pairs]), merged([pairs[number::steps] for number in range(steps)]))

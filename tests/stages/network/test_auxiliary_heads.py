@@ -70,10 +70,10 @@ def test_in_training_the_section_computes_what_torchvisions_network_does(found):
         torch.manual_seed(4)
         logits, *auxiliary = whole.train()(x)
         torch.manual_seed(4)
-        output, of_heads = section.train()(x)
+        output, head_outputs = section.train()(x)
     torch.testing.assert_close(output, logits)
     for name, expected in zip(reversed(names), auxiliary, strict=True):
-        torch.testing.assert_close(of_heads[name], expected)
+        torch.testing.assert_close(head_outputs[name], expected)
 
 
 @torch.no_grad()
@@ -134,14 +134,14 @@ def test_losses_of_the_heads_fall_in_training_from_the_image_and_from_a_cut(name
     history = []
     for _ in range(6 if name == "googlenet" else 3):
         features, logits = section(x)
-        losses = {one: nn.functional.cross_entropy(value, labels) for one, value in logits.items()}
+        losses = {name: nn.functional.cross_entropy(value, labels) for name, value in logits.items()}
         assert all(value.shape == (count, 3) for value in logits.values())
         total = nn.functional.cross_entropy(output_layer(features), labels)
         total = total + sum(head.loss_weight * losses[head.name] for head in on_the_way)
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
-        history.append({one: loss.item() for one, loss in losses.items()})
+        history.append({name: loss.item() for name, loss in losses.items()})
     assert on_the_way
     for head in on_the_way:
         assert history[-1][head.name] < 0.7 * history[0][head.name], history

@@ -78,9 +78,9 @@ SELECTIONS = {
     + [(name, *SELECTIONS[name][1], "eval") for name in ("resnet18", "googlenet", "timm:tf_efficientnet_lite0")],
 )
 def test_each_selection_trains_exactly_what_it_says_in_every_family(name, unfreeze, invert, batchnorm):
-    found = graph(name)
-    trainable = found.boundary(unfreeze, invert=invert).trainable
-    section = copy.deepcopy(found.section(None, None, trainable))
+    cut_graph = graph(name)
+    trainable = cut_graph.boundary(unfreeze, invert=invert).trainable
+    section = copy.deepcopy(cut_graph.section(None, None, trainable))
     freeze(section, trainable)
     if batchnorm == "eval":
         keep_batchnorm_in_evaluation(section)
@@ -99,10 +99,10 @@ def test_each_selection_trains_exactly_what_it_says_in_every_family(name, unfree
 def test_frozen_layers_above_what_trains_are_without_noise_in_training(case):
     """Also where their mode is part of the graph: functional dropout, timm's stochastic depth."""
     size, build = NOISY[case]
-    found = CutGraph(build().eval(), size)
-    lowest = (found.blocks[0],)
+    cut_graph = CutGraph(build().eval(), size)
+    lowest = (cut_graph.blocks[0],)
     x = noise(size)
-    section = found.section(None, found.resolve("auto"), lowest)
+    section = cut_graph.section(None, cut_graph.resolve("auto"), lowest)
     freeze(section, lowest)
     keep_batchnorm_in_evaluation(section)
     expected = section.eval()(x)
@@ -111,11 +111,11 @@ def test_frozen_layers_above_what_trains_are_without_noise_in_training(case):
 
 def test_the_frozen_part_computes_what_was_cached_even_in_training():
     module = torchvision.models.efficientnet_b0(stochastic_depth_prob=0.9)
-    found = CutGraph(module, 32)
-    boundary = found.boundary("2")
+    cut_graph = CutGraph(module, 32)
+    boundary = cut_graph.boundary("2")
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        cached = found.section(None, boundary.cut).eval()(x)
+        cached = cut_graph.section(None, boundary.cut).eval()(x)
         freeze(module, boundary.trainable)
         module.train()
         assert torch.equal(module.features[:7](x), cached)

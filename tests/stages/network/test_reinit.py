@@ -146,14 +146,14 @@ def test_only_what_lies_below_the_prefixes_changes(name, unfreeze, invert):
 
 
 def test_a_layers_weights_depend_on_the_seed_and_its_name_alone():
-    found = graph("resnet18")
-    whole, top = copy.deepcopy(found.module), copy.deepcopy(found.section(found.resolve("layer3"), None))
+    cut_graph = graph("resnet18")
+    whole, top = copy.deepcopy(cut_graph.module), copy.deepcopy(cut_graph.section(cut_graph.resolve("layer3"), None))
     reinit_parameters(whole, ("layer3", "layer4", "fc"), seed=5)
     reinit_parameters(top, ("layer4",), seed=5)
     for key, tensor in top.state_dict().items():
         if key.startswith("layer4"):
             assert torch.equal(tensor, whole.state_dict()[key]), key
-    other = copy.deepcopy(found.module)
+    other = copy.deepcopy(cut_graph.module)
     reinit_parameters(other, ("layer4",), seed=6)
     assert not torch.equal(other.layer4[0].conv1.weight, whole.layer4[0].conv1.weight)
     assert not torch.equal(whole.layer4[0].conv2.weight, whole.layer4[1].conv1.weight)

@@ -63,10 +63,10 @@ def check(folder, cache, expected):
 def test_ranks_split_the_work_and_the_result_is_that_of_one_process(folder, tmp_path, from_one_process):
     ended = torchrun(3, "tests/stages/rank.py", folder, tmp_path, "none")
     assert ended.returncode == 0, ended.stderr
-    done = [int(number) for number in re.findall(r"rank \d of \d: (\d+) ", ended.stdout)]
-    assert len(done) == 3
-    assert sum(done) == IMAGES
-    assert min(done) > 0
+    extracted_by_rank = [int(number) for number in re.findall(r"rank \d of \d: (\d+) ", ended.stdout)]
+    assert len(extracted_by_rank) == 3
+    assert sum(extracted_by_rank) == IMAGES
+    assert min(extracted_by_rank) > 0
     check(folder, tmp_path, from_one_process)
 
 
@@ -94,8 +94,8 @@ def test_processes_meet_whatever_earlier_lives_left_in_the_store(first_to_come):
         with ThreadPoolExecutor(3) as pool:
             first = pool.submit(rendezvous_name, store, first_to_come, 3)
             time.sleep(0.3)
-            others = [pool.submit(rendezvous_name, store, index, 3) for index in range(3) if index != first_to_come]
-            names.append({life.result(timeout=30) for life in (first, *others)})
+            futures = [pool.submit(rendezvous_name, store, index, 3) for index in range(3) if index != first_to_come]
+            names.append({life.result(timeout=30) for life in (first, *futures)})
     assert [len(agreed) for agreed in names] == [1, 1, 1]
     assert len(set.union(*names)) == 3
 

@@ -22,9 +22,9 @@ def own_registry(monkeypatch):
 
 @pytest.mark.parametrize("name", ["single_label", "single-label"])
 def test_a_task_comes_back_from_what_it_wrote(name):
-    again = task_from_json({**json.loads(json.dumps(TASK.to_json())), "name": name})
-    assert isinstance(again, SingleLabel)
-    assert again.to_json() == TASK.to_json() == {"name": "single_label", "class_names": ["cat", "dog"]}
+    restored = task_from_json({**json.loads(json.dumps(TASK.to_json())), "name": name})
+    assert isinstance(restored, SingleLabel)
+    assert restored.to_json() == TASK.to_json() == {"name": "single_label", "class_names": ["cat", "dog"]}
 
 
 def test_the_registry_finds_a_task_without_anybody_importing_it():
@@ -82,9 +82,9 @@ def test_nothing_to_evaluate_is_refused():
 
 def test_metrics_of_means_and_of_sums_score_any_selection():
     rows = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 9.0]])
-    mean = mean_metric("gap", "gap", lambda some: some[:, 1] - some[:, 0])
+    mean = mean_metric("gap", "gap", lambda statistics: statistics[:, 1] - statistics[:, 0])
     ratio = sum_metric(
-        "ratio", "ratio", lambda some: some, lambda sums: float(sums[1] / sums[0]), higher_is_better=False
+        "ratio", "ratio", lambda statistics: statistics, lambda sums: float(sums[1] / sums[0]), higher_is_better=False
     )
     assert (mean.score(rows), mean.score(rows[[2, 2, 0]])) == (2.0, 3.0)
     assert (ratio.score(rows), ratio.score(rows[1:])) == (15 / 9, 13 / 8)

@@ -85,8 +85,8 @@ def test_auc_of_two_classes_is_the_one_of_scikit_learn_to_the_bit_with_ties_too(
 
 def test_auc_of_several_classes_passes_over_those_that_are_absent():
     target, probabilities = np.array([0, 0, 1, 1]), np.random.default_rng(0).dirichlet(np.ones(3), 4)
-    of_present = [roc_auc_score(target == number, probabilities[:, number]) for number in (0, 1)]
-    assert auc_macro(target, probabilities) == np.mean(of_present)
+    areas = [roc_auc_score(target == number, probabilities[:, number]) for number in (0, 1)]
+    assert auc_macro(target, probabilities) == np.mean(areas)
     assert np.isnan(auc_macro(np.zeros(4, dtype=int), probabilities))
 
 
@@ -106,7 +106,7 @@ def test_log_loss_of_single_samples_has_the_mean_of_scikit_learn_even_where_one_
 def test_each_metric_says_which_way_is_better():
     """Right predictions score at least as high as wrong ones, or as low where lower is better."""
     task, target = SingleLabel("abc"), np.array([0, 1, 2, 0, 1, 2])
-    right, wrong = (evaluate(task, kept(task, sure(some, 3), target)) for some in (target, (target + 1) % 3))
+    right, wrong = (evaluate(task, kept(task, sure(predicted, 3), target)) for predicted in (target, (target + 1) % 3))
     for name, metric in task.metrics.items():
         assert metric.name == name
         assert right[name] > wrong[name] if metric.higher_is_better else right[name] < wrong[name]

@@ -113,18 +113,18 @@ def test_difference_is_that_of_the_metrics_and_its_interval_that_of_common_draws
     a, b = classes(0, 80, 2.0), classes(1, 80, 0.5)
     random = np.random.default_rng(0)
     draws = [random.integers(80, size=80) for _ in range(1000)]
-    low, high = np.quantile([metric.score(a[some]) - metric.score(b[some]) for some in draws], [0.025, 0.975])
+    low, high = np.quantile([metric.score(a[draw]) - metric.score(b[draw]) for draw in draws], [0.025, 0.975])
     difference = bootstrap_difference(metric, a, b, resamples=1000)
     assert difference.value == pytest.approx(metric.score(a) - metric.score(b))
     assert difference[1:] == pytest.approx((low, high), abs=0.15 * (high - low))
 
 
 def _of_scipy(metric, a, b):
-    both = np.stack([a, b])
+    stacked = np.stack([a, b])
     at = np.arange(len(a))
     return scipy_permutation_test(
         (np.zeros(len(a), dtype=int), np.ones(len(a), dtype=int)),
-        lambda of_a, of_b: metric.score(both[of_a, at]) - metric.score(both[of_b, at]),
+        lambda indices_a, indices_b: metric.score(stacked[indices_a, at]) - metric.score(stacked[indices_b, at]),
         permutation_type="samples",
         vectorized=False,
         n_resamples=np.inf,
@@ -294,9 +294,9 @@ def test_interval_covers_the_true_accuracy_nearly_95_times_in_100():
     [(10, 2, 2 * (1 + 12 + 66) / 2**12), (5, 0, 2 / 2**5), (3, 3, 1.0), (0, 0, 1.0)],
 )
 def test_mcnemar_is_the_exact_binomial_test_of_the_samples_only_one_is_right_on(only_a, only_b, p_value):
-    both = np.repeat([[True, True], [False, False]], 20, axis=0)
+    agreed = np.repeat([[True, True], [False, False]], 20, axis=0)
     either = np.array([[True, False]] * only_a + [[False, True]] * only_b, dtype=bool).reshape(-1, 2)
-    a, b = np.concatenate([both, either]).T
+    a, b = np.concatenate([agreed, either]).T
     assert mcnemar(a, b) == pytest.approx(p_value)
     assert mcnemar(b, a) == pytest.approx(p_value)
 
@@ -314,8 +314,8 @@ def test_difference_of_accuracies_lies_in_its_interval(pairs):
 def test_testing_the_same_images_again_makes_nothing_surer():
     random = np.random.default_rng(1)
     a, b = random.random(150) < 0.9, random.random(150) < 0.8
-    again = [np.tile(values, 3) for values in (a, b, np.arange(150))]
-    assert mcnemar(*again) == mcnemar(a, b)
-    assert mcnemar(*again[:2]) < mcnemar(a, b) / 2  # what forgetting which image is which would claim
-    assert paired_difference(*again) == paired_difference(a, b)
-    assert accuracy_interval(again[0], again[2]) == accuracy_interval(a)
+    tiled = [np.tile(values, 3) for values in (a, b, np.arange(150))]
+    assert mcnemar(*tiled) == mcnemar(a, b)
+    assert mcnemar(*tiled[:2]) < mcnemar(a, b) / 2  # what forgetting which image is which would claim
+    assert paired_difference(*tiled) == paired_difference(a, b)
+    assert accuracy_interval(tiled[0], tiled[2]) == accuracy_interval(a)

@@ -71,8 +71,8 @@ def training(rank, folder, *, batchnorm="eval", unfreezing=UnfreezeSchedule(("he
     own_val = tuple(tensor[rank.index :: rank.world_size] for tensor in VAL)
     run = TrainRun(model, optimizer, config, TASK, train_batches, lambda: [own_val], rank)
     checkpoint = folder / f"{batchnorm}-of-{rank.world_size}" / f"as-{rank.index}.pt"
-    done = train(run, scheduler, TrainHooks(checkpoint, on_epoch_start=prepare, **others))
-    return [epoch.to_json() for epoch in done.history], model.state_dict()
+    result = train(run, scheduler, TrainHooks(checkpoint, on_epoch_start=prepare, **others))
+    return [epoch.to_json() for epoch in result.history], model.state_dict()
 
 
 def main(folder: Path) -> None:

@@ -16,8 +16,10 @@ from tests.stages.training.blobs import same, small_network, train_blobs
 def test_a_checkpoint_of_another_training_is_refused_by_what_differs(tmp_path):
     checkpoint = tmp_path / "checkpoint.pt"
     train_blobs(small_network(), 2, checkpoint=checkpoint, identity={"rate": 0.1, "unfreeze": "layer4"})
-    said = r"lr was 0.1 and is 0.2; reinit was nothing and is layer3; unfreeze was layer4 and is nothing\. .*delete"
-    with pytest.raises(UsageError, match=said):
+    expected_message = (
+        r"lr was 0.1 and is 0.2; reinit was nothing and is layer3; unfreeze was layer4 and is nothing\. .*delete"
+    )
+    with pytest.raises(UsageError, match=expected_message):
         train_blobs(small_network(), 2, checkpoint=checkpoint, identity={"rate": 0.2, "reinit": "layer3"})
     assert checkpoint.exists()
 
@@ -54,7 +56,7 @@ def test_a_checkpoint_of_a_version_with_other_options_and_names_is_gone_on_from(
     assert {"train_accuracy", "val_accuracy", "rate", "rates"} < set(saved["state"]["history"][0])
     torch.save(saved, checkpoint)
     resumed = small_network()
-    histories = [done.history for done in (undisturbed, train_blobs(resumed, 3, checkpoint=checkpoint))]
+    histories = [result.history for result in (undisturbed, train_blobs(resumed, 3, checkpoint=checkpoint))]
     scores = [[(epoch.train_score, epoch.val_score, epoch.lr) for epoch in history] for history in histories]
     assert scores[0] == scores[1]
     assert same(whole, resumed)

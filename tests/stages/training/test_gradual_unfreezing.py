@@ -74,7 +74,7 @@ def under(name, prefixes):
 def test_a_block_that_does_not_train_yet_keeps_every_bit_and_begins_when_it_should(name):
     model = quick_network(drop_rate=0.2, drop_path_rate=0.2)
     states = [copy.deepcopy(model.state_dict())]
-    done = train_network(model, name=name, on_epoch=lambda epoch: states.append(copy.deepcopy(model.state_dict())))
+    result = train_network(model, name=name, on_epoch=lambda epoch: states.append(copy.deepcopy(model.state_dict())))
     del states[1]  # epoch 0
     began = {"head": 1, "top": 3, "middle": 5, "rest": 7}
     for epoch in range(1, 9):
@@ -86,7 +86,7 @@ def test_a_block_that_does_not_train_yet_keeps_every_bit_and_begins_when_it_shou
                 assert not entries & changed, (epoch, block)
             else:
                 assert entries <= changed, (epoch, block)  # weights, biases and BatchNorm statistics
-    rates = done.history[-3].lrs
+    rates = result.history[-3].lrs
     assert rates["top"] == pytest.approx(rates["head"] / 2)
     assert rates["rest"] == pytest.approx(rates["head"] / 8)
 
@@ -124,10 +124,10 @@ def test_the_best_epoch_is_restored_as_it_was_with_blocks_that_trained_only_late
     def prepare(epoch, first):
         freeze(model, [dict(blocks)[block][0] for block in unfreezing.trainable_blocks(epoch)])
 
-    done = train(
+    result = train(
         TrainRun(model, optimizer, TrainConfig(3), TASK, train_batches, lambda: [TRAIN]),
         make_schedule(optimizer, LRScheduleConfig("constant", 0.0), 1, 3),
         TrainHooks(on_epoch_start=prepare),
     )
-    assert done.best.epoch < 2
+    assert result.best.epoch < 2
     assert torch.equal(model[1].weight, below)

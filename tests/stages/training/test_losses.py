@@ -67,10 +67,10 @@ class WithAuxiliary(torch.nn.Module):
 def test_training_moves_auxiliary_classifiers_and_the_log_tells_their_terms():
     model = WithAuxiliary()
     before = model.auxiliary.weight.detach().clone()
-    done = train_blobs(model, 3)
-    assert set(done.history[1].terms) == {"main", "auxiliary 1"}
-    assert done.history[3].terms["auxiliary 1"] < done.history[1].terms["auxiliary 1"]
-    assert sum(done.history[3].terms.values()) == pytest.approx(done.history[3].train_loss)
+    result = train_blobs(model, 3)
+    assert set(result.history[1].terms) == {"main", "auxiliary 1"}
+    assert result.history[3].terms["auxiliary 1"] < result.history[1].terms["auxiliary 1"]
+    assert sum(result.history[3].terms.values()) == pytest.approx(result.history[3].train_loss)
     assert not torch.equal(before, model.auxiliary.weight)
 
 
@@ -84,10 +84,12 @@ def test_mixed_samples_are_trained_on_by_all_their_shares():
     batches = list(mixed(1))
     with torch.no_grad():
         logarithms = [(model(inputs).log_softmax(dim=1), shares) for inputs, shares in batches]
-    of_shares = torch.cat([-(shares * logarithm).sum(dim=1) for logarithm, shares in logarithms]).mean().item()
-    of_largest = torch.cat([-logarithm[shares.amax(1, True) == shares] for logarithm, shares in logarithms]).mean()
-    done = train_blobs(model, 1, train_batches=mixed, rate=1e-9, schedule=LRScheduleConfig("constant", 0.0))
-    assert done.history[1].train_loss == pytest.approx(of_shares, rel=1e-4)
-    assert abs(of_shares - of_largest.item()) > 1e-3 * of_shares  # the most likely label alone costs something else
+    shares_loss = torch.cat([-(shares * logarithm).sum(dim=1) for logarithm, shares in logarithms]).mean().item()
+    largest_loss = torch.cat([-logarithm[shares.amax(1, True) == shares] for logarithm, shares in logarithms]).mean()
+    result = train_blobs(model, 1, train_batches=mixed, rate=1e-9, schedule=LRScheduleConfig("constant", 0.0))
+    assert result.history[1].train_loss == pytest.approx(shares_loss, rel=1e-4)
+    assert (
+        abs(shares_loss - largest_loss.item()) > 1e-3 * shares_loss
+    )  # the most likely label alone costs something else
     trained = train_blobs(small_network(), 8, train_batches=mixed)
     assert trained.best.val_score > 0.8

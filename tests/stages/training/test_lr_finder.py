@@ -42,7 +42,7 @@ def in_training(name="adamw", rate=1e-3):
 
 def everything(model, optimizer):
     """All there is to be changed, copied."""
-    gradients = [None if one.grad is None else one.grad.clone() for one in model.parameters()]
+    gradients = [None if parameter.grad is None else parameter.grad.clone() for parameter in model.parameters()]
     return (
         copy.deepcopy(model.state_dict()),
         gradients,
@@ -70,8 +70,8 @@ def equal(one, other):
 def test_nothing_is_changed_by_it(name, block):
     model, optimizer = in_training(name)
     before = everything(model, optimizer)
-    found = lr_find(run_of(model, optimizer), steps=20, block=block)
-    assert len(found.losses) > 1
+    result = lr_find(run_of(model, optimizer), steps=20, block=block)
+    assert len(result.losses) > 1
     assert equal(before, everything(model, optimizer))
 
 
@@ -108,28 +108,28 @@ def test_the_training_that_follows_is_the_one_that_would_have_been():
 
 def test_the_rate_rises_exponentially_until_the_loss_diverges():
     model, optimizer = in_training("momentum")
-    found = lr_find(run_of(model, optimizer), lowest=1e-5, highest=1e3, steps=60)
-    assert 10 < len(found.rates) < 60
-    assert found.rates[0] == pytest.approx(1e-5)
-    assert np.diff(np.log(found.rates)) == pytest.approx(np.log(1e8) / 59)
-    lowest_so_far = np.minimum.accumulate(found.smoothed)
-    assert (found.smoothed > 4 * lowest_so_far).tolist() == [False] * (len(found.rates) - 1) + [True]
-    assert len(found.losses) == len(found.smoothed) == len(found.rates)
-    assert found.smoothed[0] == found.losses[0]
+    result = lr_find(run_of(model, optimizer), lowest=1e-5, highest=1e3, steps=60)
+    assert 10 < len(result.rates) < 60
+    assert result.rates[0] == pytest.approx(1e-5)
+    assert np.diff(np.log(result.rates)) == pytest.approx(np.log(1e8) / 59)
+    lowest_so_far = np.minimum.accumulate(result.smoothed)
+    assert (result.smoothed > 4 * lowest_so_far).tolist() == [False] * (len(result.rates) - 1) + [True]
+    assert len(result.losses) == len(result.smoothed) == len(result.rates)
+    assert result.smoothed[0] == result.losses[0]
 
 
 def test_a_training_at_the_suggested_rate_learns_more_than_far_below_and_far_above():
     model, optimizer = in_training("momentum")
-    found = lr_find(run_of(model, optimizer), lowest=1e-6, highest=10, steps=60)
+    range_test = lr_find(run_of(model, optimizer), lowest=1e-6, highest=10, steps=60)
     reached = {}
     for factor in (0.01, 1.0, 1000.0):
         trial, groups = quick_network(), []
-        groups = parameter_groups(trial, layerwise_lrs(BLOCKS, found.suggestion * factor, 0.1), 0)
+        groups = parameter_groups(trial, layerwise_lrs(BLOCKS, range_test.suggestion * factor, 0.1), 0)
         trial_optimizer = create_optimizer("momentum", groups)
         scheduler = make_schedule(trial_optimizer, LRScheduleConfig("constant", 0.0), 3, 4)
         try:
-            done = train(run_of(trial, trial_optimizer, 4), scheduler)
-            reached[factor] = done.history[-1].train_loss
+            result = train(run_of(trial, trial_optimizer, 4), scheduler)
+            reached[factor] = result.history[-1].train_loss
         except CutonceError:  # diverged
             reached[factor] = float("inf")
     assert reached[1.0] < 0.5 * min(reached[0.01], reached[1000.0])
@@ -148,13 +148,13 @@ def test_only_the_rate_of_the_block_that_is_tested_rises(monkeypatch):
 
     monkeypatch.setattr(torch.optim.SGD, "step", noting)
     tested = [group["block"] == "body" for group in optimizer.param_groups]
-    found = lr_find(run_of(model, optimizer), lowest=1e-6, highest=1e-2, steps=20, block="body")
-    assert found.block == "body"
-    for rate, rates in zip(found.rates, seen, strict=True):
-        assert rates == [rate if of_block else before for of_block, before in zip(tested, now, strict=True)]
+    result = lr_find(run_of(model, optimizer), lowest=1e-6, highest=1e-2, steps=20, block="body")
+    assert result.block == "body"
+    for rate, rates in zip(result.rates, seen, strict=True):
+        assert rates == [rate if is_in_block else before for is_in_block, before in zip(tested, now, strict=True)]
     seen.clear()
-    found = lr_find(run_of(model, optimizer), lowest=1e-6, highest=1e-2, steps=20)
-    for rate, rates in zip(found.rates, seen, strict=True):
+    result = lr_find(run_of(model, optimizer), lowest=1e-6, highest=1e-2, steps=20)
+    for rate, rates in zip(result.rates, seen, strict=True):
         assert max(rates) == pytest.approx(rate)
         assert np.array(rates) / rate == pytest.approx(np.array(now) / max(now))
 
@@ -164,24 +164,24 @@ def test_frozen_layers_stay_out_of_it():
     model.requires_grad_(False)
     model.classifier.requires_grad_(True)
     before = everything(model, optimizer)
-    found = lr_find(run_of(model, optimizer), lowest=1e-5, steps=60)
-    assert found.suggestion is not None
+    result = lr_find(run_of(model, optimizer), lowest=1e-5, steps=60)
+    assert result.suggestion is not None
     assert equal(before, everything(model, optimizer))
 
 
 def test_a_loss_that_never_falls_suggests_nothing():
     model, optimizer = in_training("momentum")
-    found = lr_find(run_of(model, optimizer), lowest=1e3, highest=1e6, steps=20)
-    assert found.suggestion is None
+    result = lr_find(run_of(model, optimizer), lowest=1e3, highest=1e6, steps=20)
+    assert result.suggestion is None
 
 
 def test_an_easy_batch_among_the_first_does_not_hide_that_the_loss_falls_later():
     rates = np.geomspace(1e-7, 1e-1, 61)
     smoothed = 1.0 - 0.5 / (1 + np.exp(-(np.arange(61) - 35.0)))  # falls around the 35th step
     smoothed[1], smoothed[50:] = 0.1, 2.0
-    found = LRFinderResult(rates, smoothed, smoothed, None)
-    assert found.lowest == 49
-    assert _steepest_descent(found) == pytest.approx(rates[35])
+    result = LRFinderResult(rates, smoothed, smoothed, None)
+    assert result.lowest == 49
+    assert _steepest_descent(result) == pytest.approx(rates[35])
 
 
 def noisy(seed, fall):
@@ -198,9 +198,9 @@ def test_chance_suggests_nothing_and_does_not_hide_where_the_loss_falls():
     flat = [_steepest_descent(noisy(seed, fall=0.0)) for seed in range(40)]
     assert sum(rate is not None for rate in flat) <= 4
     falling = [_steepest_descent(noisy(seed, fall=0.6)) for seed in range(40)]
-    found = [rate for rate in falling if rate is not None]
-    assert len(found) >= 36
-    assert all(2e-5 < rate < 2e-3 for rate in found)
+    suggestions = [rate for rate in falling if rate is not None]
+    assert len(suggestions) >= 36
+    assert all(2e-5 < rate < 2e-3 for rate in suggestions)
 
 
 @pytest.mark.parametrize(

@@ -134,11 +134,11 @@ def test_a_state_goes_on_with_the_very_same_rates_and_momenta_at_any_step(
     first = list(going_on(optimizer, scheduler, 0, stopped_at))
     path = tmp_path_factory.mktemp("states") / "state.pt"
     torch.save([optimizer.state_dict(), scheduler.state_dict()], path)
-    again, scheduler_again = begun()
-    of_optimizer, of_scheduler = torch.load(path, weights_only=True)
-    again.load_state_dict(of_optimizer)
-    scheduler_again.load_state_dict(of_scheduler)
-    assert first + list(going_on(again, scheduler_again, stopped_at, steps * epochs)) == whole
+    second_optimizer, second_scheduler = begun()
+    optimizer_state, scheduler_state = torch.load(path, weights_only=True)
+    second_optimizer.load_state_dict(optimizer_state)
+    second_scheduler.load_state_dict(scheduler_state)
+    assert first + list(going_on(second_optimizer, second_scheduler, stopped_at, steps * epochs)) == whole
 
 
 @settings(max_examples=60, deadline=None)
@@ -148,14 +148,14 @@ def test_a_rescaled_block_keeps_the_shape_of_its_schedule_and_the_others_their_r
     for factor in (1.0, 3.0):
         optimizer = optimizer_of("sgd")
         scheduler = make_schedule(optimizer, LRScheduleConfig(kind), 10, 3)
-        of_this = []
+        lrs_of_schedule = []
         for step in range(30):
             if step == at:
                 scheduler.rescale("body", factor)
-            of_this.append([group["lr"] for group in optimizer.param_groups])
+            lrs_of_schedule.append([group["lr"] for group in optimizer.param_groups])
             optimizer.step()
             scheduler.step()
-        seen.append(np.array(of_this))
+        seen.append(np.array(lrs_of_schedule))
     plain, rescaled = seen
     assert rescaled[:, 0] == pytest.approx(plain[:, 0])
     assert rescaled[:at, 1] == pytest.approx(plain[:at, 1])
@@ -172,9 +172,9 @@ def test_momentum_falls_while_the_rate_rises_and_is_none_where_there_is_none(kin
             seen.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]))
             optimizer.step()
             scheduler.step()
-        of_rates, momenta = np.array(seen).T
+        lrs, momenta = np.array(seen).T
         if momentum:
-            assert np.corrcoef(of_rates, momenta)[0, 1] < -0.9
+            assert np.corrcoef(lrs, momenta)[0, 1] < -0.9
         else:
             assert (momenta == 0).all()
 

@@ -16,10 +16,10 @@ def test_two_processes_come_to_what_one_comes_to_with_the_same_batches(tmp_path)
     alone, first, second = (
         torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("0-of-1", "0-of-2", "1-of-2")
     )
-    for one, other in zip(alone[0], first[0], strict=True):
+    for expected, actual in zip(alone[0], first[0], strict=True):
         for quantity in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "rate"):
-            assert one[quantity] == pytest.approx(other[quantity], abs=1e-5), (one["epoch"], quantity)
-        assert one["terms"] == pytest.approx(other["terms"], abs=1e-5)
+            assert expected[quantity] == pytest.approx(actual[quantity], abs=1e-5), (expected["epoch"], quantity)
+        assert expected["terms"] == pytest.approx(actual["terms"], abs=1e-5)
     assert first[0][-1]["val_loss"] < first[0][0]["val_loss"]
     for part in (1, 2):  # weights, BatchNorm statistics too
         assert all(torch.equal(first[part][name], second[part][name]) for name in first[part])

@@ -26,27 +26,27 @@ def start(*arguments):
 
 
 def finish(process):
-    told, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 0
-    return told.split("\n")[:-1]
+    return output.split("\n")[:-1]
 
 
 def test_a_training_killed_at_any_step_ends_with_the_same_weights(tmp_path):
     undisturbed = start(tmp_path / "whole.pt", tmp_path / "whole.weights")
-    told = []
+    steps = []
     moments = sorted(random.Random().sample(range(2, BATCHES * EPOCHS - 2), KILLS))
     for after in moments:
         process = start(tmp_path / "killed.pt", tmp_path / "killed.weights")
-        while len(told) < after and (line := process.stdout.readline()):
-            told.append(line.strip())
+        while len(steps) < after and (line := process.stdout.readline()):
+            steps.append(line.strip())
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
         assert process.returncode == -signal.SIGKILL, "the process ended before it was killed"
-    told += finish(start(tmp_path / "killed.pt", tmp_path / "killed.weights"))
+    steps += finish(start(tmp_path / "killed.pt", tmp_path / "killed.weights"))
     whole = finish(undisturbed)
     assert len(whole) == BATCHES * EPOCHS
-    assert set(told) == set(whole)
-    assert len(told) <= len(whole) + 3 * KILLS, "steps were made again that a checkpoint had"
+    assert set(steps) == set(whole)
+    assert len(steps) <= len(whole) + 3 * KILLS, "steps were made again that a checkpoint had"
     weights, states = (
         [torch.load(tmp_path / f"{name}{end}", weights_only=True) for name in ("whole", "killed")]
         for end in (".weights", ".pt")

@@ -16,18 +16,18 @@ from tests.stages.training.blobs import BATCHES, TASK, TRAIN, VAL, batches_of, s
 
 def test_training_learns_and_the_history_says_so():
     model = small_network()
-    done = train_blobs(model, 8)
-    assert [epoch.epoch for epoch in done.history] == list(range(9))
-    assert done.history[-1].train_loss < done.history[1].train_loss
-    assert done.best.val_score > 0.8 > done.history[0].val_score
+    result = train_blobs(model, 8)
+    assert [epoch.epoch for epoch in result.history] == list(range(9))
+    assert result.history[-1].train_loss < result.history[1].train_loss
+    assert result.best.val_score > 0.8 > result.history[0].val_score
 
 
 def test_the_model_is_left_with_the_weights_of_the_best_epoch():
     model = small_network()
-    done = train_blobs(model, 8, rate=2.0)  # so high that the last epoch is not the best
-    assert done.best.epoch < 8
+    result = train_blobs(model, 8, rate=2.0)  # so high that the last epoch is not the best
+    assert result.best.epoch < 8
     loss, accuracy = evaluate_loss(model, [VAL], TASK)
-    assert (loss, accuracy) == pytest.approx((done.best.val_loss, done.best.val_score))
+    assert (loss, accuracy) == pytest.approx((result.best.val_loss, result.best.val_score))
     assert not model.training
 
 
@@ -36,35 +36,35 @@ def test_epoch_zero_is_kept_where_training_only_harms():
     train_blobs(model, 8)
     before = copy.deepcopy(model)
     wrong = lambda epoch, first: ((inputs, (labels + 1) % 3) for inputs, labels in batches_of(epoch, first))  # noqa: E731
-    done = train_blobs(model, 3, train_batches=wrong)
-    assert done.best.epoch == 0
+    result = train_blobs(model, 3, train_batches=wrong)
+    assert result.best.epoch == 0
     assert same(before, model)
 
 
 def test_patience_stops_after_epochs_without_a_lower_validation_loss():
     scrambled = (VAL[0], VAL[1][torch.randperm(len(VAL[1]), generator=torch.Generator().manual_seed(0))])
-    done = train_blobs(small_network(), 8, options={"patience": 2}, val=scrambled)
-    losses = [epoch.val_loss for epoch in done.history]
+    result = train_blobs(small_network(), 8, options={"patience": 2}, val=scrambled)
+    losses = [epoch.val_loss for epoch in result.history]
     assert len(losses) == losses.index(min(losses)) + 3 < 9
 
 
 def test_the_history_tells_the_terms_of_the_loss_and_the_rate_of_each_block():
-    done = train_blobs(small_network(), 2, options={"l1": 1e-3})
-    for epoch in done.history[1:]:
+    result = train_blobs(small_network(), 2, options={"l1": 1e-3})
+    for epoch in result.history[1:]:
         assert set(epoch.terms) == {"main", "l1"}
         assert sum(epoch.terms.values()) == pytest.approx(epoch.train_loss)
         assert epoch.lrs == {"all": epoch.lr}
-    assert done.history[2].terms["l1"] > 0
+    assert result.history[2].terms["l1"] > 0
 
 
 def test_the_schedule_hears_of_the_validation_loss():
     scrambled = (VAL[0], VAL[1][torch.randperm(len(VAL[1]), generator=torch.Generator().manual_seed(0))])
     schedule = LRScheduleConfig("plateau", 0.0, patience=0, factor=0.5)
-    done = train_blobs(small_network(), 8, rate=0.1, schedule=schedule, val=scrambled)
-    losses = [epoch.val_loss for epoch in done.history[1:]]
-    worse = sum(loss >= min(losses[:place]) * (1 - 1e-4) for place, loss in enumerate(losses) if place)
+    result = train_blobs(small_network(), 8, rate=0.1, schedule=schedule, val=scrambled)
+    losses = [epoch.val_loss for epoch in result.history[1:]]
+    worse = sum(loss >= min(losses[:index]) * (1 - 1e-4) for index, loss in enumerate(losses) if index)
     assert worse > 2
-    assert done.history[-1].lr == pytest.approx(0.1 * 0.5**worse)
+    assert result.history[-1].lr == pytest.approx(0.1 * 0.5**worse)
 
 
 def test_accumulated_batches_are_one_step_of_a_larger_batch_also_where_the_last_has_fewer():
@@ -77,10 +77,10 @@ def test_accumulated_batches_are_one_step_of_a_larger_batch_also_where_the_last_
     accumulated, large = (small_network(dropout=0.0, normalized=False) for _ in range(2))
     schedule = LRScheduleConfig("constant", 0.0)
     ones = train_blobs(accumulated, 3, schedule=schedule, optimizer="sgd", options={"grad_accum_steps": 4})
-    others = train_blobs(large, 3, schedule=schedule, optimizer="sgd", train_batches=as_one)
-    for one, other in zip(ones.history, others.history, strict=True):
-        assert one.val_loss == pytest.approx(other.val_loss, rel=1e-5)
-        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-5) if one.epoch else True
+    large_result = train_blobs(large, 3, schedule=schedule, optimizer="sgd", train_batches=as_one)
+    for epoch, large_epoch in zip(ones.history, large_result.history, strict=True):
+        assert epoch.val_loss == pytest.approx(large_epoch.val_loss, rel=1e-5)
+        assert epoch.train_loss == pytest.approx(large_epoch.train_loss, rel=1e-5) if epoch.epoch else True
     alone = train_blobs(small_network(0.0, False), 3, schedule=schedule, optimizer="sgd")
     assert alone.history[-1].val_loss != pytest.approx(ones.history[-1].val_loss, rel=1e-3)
 
@@ -101,7 +101,7 @@ def test_clipping_bounds_how_far_a_step_goes():
             options={"clip_grad": clip},
         )
         pairs = zip(model.parameters(), before.parameters(), strict=True)
-        moved[clip] = math.sqrt(sum(float((one - other).detach().square().sum()) for one, other in pairs))
+        moved[clip] = math.sqrt(sum(float((before - after).detach().square().sum()) for before, after in pairs))
     assert moved[1e-3] == pytest.approx(0.1 * 1e-3, rel=1e-3)
     assert moved[None] > 10 * moved[1e-3]
 
@@ -109,8 +109,8 @@ def test_clipping_bounds_how_far_a_step_goes():
 def test_l1_drives_weights_to_zero_and_leaves_biases():
     plain, sparse = small_network(), small_network()
     train_blobs(plain, 8, weight_decay=0.0)
-    done = train_blobs(sparse, 8, weight_decay=0.0, options={"l1": 0.1})
-    assert done.best.epoch > 3
+    result = train_blobs(sparse, 8, weight_decay=0.0, options={"l1": 0.1})
+    assert result.best.epoch > 3
     weights = [model[4].weight.abs().mean().item() for model in (sparse, plain)]
     assert weights[0] < 0.5 * weights[1]
     assert sparse[1].weight.mean() > 0.8  # BatchNorm's scale
@@ -130,19 +130,19 @@ def test_the_average_is_validated_and_kept_and_differs_from_the_last_weights():
     def remember(epoch):
         last["weight"] = model[0].weight.detach().clone()
 
-    done = train_blobs(model, 4, options={"model_ema_decay": 0.99}, on_epoch=remember)
-    assert evaluate_loss(model, [VAL], TASK) == pytest.approx((done.best.val_loss, done.best.val_score))
-    assert done.best.epoch > 0
+    result = train_blobs(model, 4, options={"model_ema_decay": 0.99}, on_epoch=remember)
+    assert evaluate_loss(model, [VAL], TASK) == pytest.approx((result.best.val_loss, result.best.val_score))
+    assert result.best.epoch > 0
     assert not torch.equal(model[0].weight, last["weight"])
 
 
 def test_the_average_smooths_a_training_that_is_too_restless():
     losses = []
     for ema in (None, 0.95):
-        done = train_blobs(
+        result = train_blobs(
             small_network(), 8, rate=0.5, schedule=LRScheduleConfig("constant", 0.0), options={"model_ema_decay": ema}
         )
-        losses.append(sum(epoch.val_loss for epoch in done.history[3:]))
+        losses.append(sum(epoch.val_loss for epoch in result.history[3:]))
     assert losses[1] < losses[0]
 
 
@@ -212,11 +212,11 @@ def test_a_loss_that_is_not_a_number_ends_training_with_its_step_and_what_is_lef
 
     checkpoint = tmp_path / "checkpoint.pt"
     model = small_network()
-    said = (
+    expected_message = (
         "the training loss became nan at step 4 of epoch 2, at a rate of 0.0.*: try a tenth of it. "
         f"The best weights so far, those of epoch 1, are kept in {re.escape(str(checkpoint))}"
     )
-    with pytest.raises(CutonceError, match=said):
+    with pytest.raises(CutonceError, match=expected_message):
         train_blobs(model, 3, train_batches=bad, checkpoint=checkpoint, options={"checkpoint_seconds": 0.0})
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     kept = torch.load(checkpoint, weights_only=True)["state"]

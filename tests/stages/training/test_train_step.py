@@ -57,18 +57,18 @@ def test_a_step_that_runs_out_of_memory_is_made_in_parts_with_the_same_result():
     whole, _ = stepping(enough)
     parted, _ = stepping(short)
     tallies = [whole([(IMAGES, LABELS)], 1) for _ in range(3)]
-    with pytest.warns(UserWarning, match=r"not enough memory .* 12: it is computed in \d parts") as said:
+    with pytest.warns(UserWarning, match=r"not enough memory .* 12: it is computed in \d parts") as caught:
         first = parted([(IMAGES, LABELS)], 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        others = [parted([(IMAGES, LABELS)], 1) for _ in range(2)]
-    assert [str(one.message).split()[-5] for one in said] == ["2", "4"]
+        other_tallies = [parted([(IMAGES, LABELS)], 1) for _ in range(2)]
+    assert [str(warning.message).split()[-5] for warning in caught] == ["2", "4"]
     assert short.seen == [12, 6, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3]
-    for one, other in zip(tallies, [first, *others], strict=True):
-        accuracies = [tally.score(TASK.metrics["accuracy"]) for tally in (one, other)]
-        assert (one.loss, accuracies[0]) == pytest.approx((other.loss, accuracies[1]), rel=1e-4)
-    for one, other in zip(enough.parameters(), short.parameters(), strict=True):
-        assert torch.allclose(one, other, atol=1e-5)
+    for parameter, other in zip(tallies, [first, *other_tallies], strict=True):
+        accuracies = [tally.score(TASK.metrics["accuracy"]) for tally in (parameter, other)]
+        assert (parameter.loss, accuracies[0]) == pytest.approx((other.loss, accuracies[1]), rel=1e-4)
+    for parameter, other in zip(enough.parameters(), short.parameters(), strict=True):
+        assert torch.allclose(parameter, other, atol=1e-5)
 
 
 def test_a_step_made_again_moves_the_statistics_of_batchnorm_once():
@@ -92,8 +92,8 @@ def test_gradients_of_an_attempt_that_failed_do_not_count():
     stepping(plain)[0](batches, 1)
     with pytest.warns(UserWarning, match="not enough memory"):
         stepping(failing)[0](batches, 1)
-    for one, other in zip(plain.parameters(), failing.parameters(), strict=True):
-        assert torch.allclose(one, other, atol=1e-6)
+    for parameter, other in zip(plain.parameters(), failing.parameters(), strict=True):
+        assert torch.allclose(parameter, other, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,9 @@ def test_the_number_of_parts_is_remembered_over_a_restart(tmp_path):
     checkpoint = tmp_path / "checkpoint.pt"
     with pytest.warns(UserWarning, match="not enough memory"), pytest.raises(StopError):
         train_blobs(Limited(small_network(), PER_BATCH // 2), 2, checkpoint=checkpoint, on_epoch=stop)
-    again = Limited(small_network(), 10_000)
-    train_blobs(again, 2, checkpoint=checkpoint)
-    assert again.seen[0] == PER_BATCH // 2
+    resumed = Limited(small_network(), 10_000)
+    train_blobs(resumed, 2, checkpoint=checkpoint)
+    assert resumed.seen[0] == PER_BATCH // 2
 
 
 @pytest.mark.parametrize("autocast", ["bf16", "fp16"])

@@ -103,12 +103,12 @@ def test_show_tells_everything_about_the_cache_that_a_few_digits_name(call, cach
     dead_writers_file(cache)
     code, out, _ = call("show", SHORT[:4].upper())
     assert code == 0
-    told = dict(re.split(r"  +", line, maxsplit=1) for line in out.splitlines() if "  " in line)
+    lines_by_name = dict(re.split(r"  +", line, maxsplit=1) for line in out.splitlines() if "  " in line)
     day = time.strftime("%Y-%m-%d")
-    assert told.pop("oldest shard").startswith(day)
-    assert told.pop("newest shard").startswith(day)
-    assert told.pop("on disk").endswith("KiB")
-    assert told == {
+    assert lines_by_name.pop("oldest shard").startswith(day)
+    assert lines_by_name.pop("newest shard").startswith(day)
+    assert lines_by_name.pop("on disk").endswith("KiB")
+    assert lines_by_name == {
         "fingerprint": SPEC.fingerprint,
         "folder": str(cache.path),
         "backbone": "resnet18",
@@ -229,11 +229,11 @@ def test_export_writes_the_file_and_says_what_is_in_it(call, caches, tmp_path):
 
 
 def test_every_sub_command_is_in_the_reference_under_the_name_it_is_called_by():
-    told = {section.split("\n")[0]: section for section in reference().split("\n## ")}
-    assert [name for name in told if name.startswith("cache ")] == [f"cache {command}" for command in COMMANDS]
-    assert "| `--keep` | required | Run directories" in told["cache prune"]
-    assert "| `FINGERPRINTS` |  | The caches" in told["cache verify"]
-    assert "| `--view` | `0` | Which rendering" in told["cache export"]
+    lines_by_name = {section.split("\n")[0]: section for section in reference().split("\n## ")}
+    assert [name for name in lines_by_name if name.startswith("cache ")] == [f"cache {command}" for command in COMMANDS]
+    assert "| `--keep` | required | Run directories" in lines_by_name["cache prune"]
+    assert "| `FINGERPRINTS` |  | The caches" in lines_by_name["cache verify"]
+    assert "| `--view` | `0` | Which rendering" in lines_by_name["cache export"]
 
 
 def test_help_teaches_with_an_example_and_does_not_wait_for_torch_or_h5py():
@@ -245,7 +245,7 @@ def test_help_teaches_with_an_example_and_does_not_wait_for_torch_or_h5py():
             except SystemExit: pass
         print("HEAVY", sorted({{"torch", "h5py", "pyarrow", "safetensors"}} & sys.modules.keys()))
     """
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    assert "HEAVY []" in done.stdout
+    completed = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert "HEAVY []" in completed.stdout
     for command in COMMANDS:
-        assert re.search(rf"(?m)^ cutonce cache {command}", done.stdout)
+        assert re.search(rf"(?m)^ cutonce cache {command}", completed.stdout)

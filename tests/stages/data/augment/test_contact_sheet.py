@@ -59,8 +59,8 @@ def test_mixtures_are_the_last_columns(tmp_path, mixup, cutmix, columns):
     wider = (sheet.shape[1] - plain.shape[1]) / (1.35 * 130)
     assert wider == pytest.approx(columns + 0.15, abs=0.02)
     block = sheet[:, plain.shape[1] :]
-    of_two = (block.max(axis=2) < 250) & (np.sort(block, axis=2)[..., 1] > 5) & (block.min(axis=2) == 0)
-    assert (of_two.sum() > 500) == (mixup > 0)  # both rows' colours in one place
+    figure = (block.max(axis=2) < 250) & (np.sort(block, axis=2)[..., 1] > 5) & (block.min(axis=2) == 0)
+    assert (figure.sum() > 500) == (mixup > 0)  # both rows' colours in one place
     if not cutmix:
         assert len(panels(sheet, [255, 0, 0])) == 1 + 1 + 3  # what stands before the mixtures is all there
     reds = (block == [255, 0, 0]).all(axis=2)

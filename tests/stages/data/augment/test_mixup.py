@@ -71,9 +71,9 @@ def test_seed_epoch_and_step_alone_decide(mixing):
         first, targets = mixing(images, labels, *when)
         assert torch.equal(state, torch.get_rng_state())
         torch.rand(7)
-        again, targets_again = mixing(images, labels, *when)
-        assert torch.equal(first, again)
-        assert torch.equal(targets, targets_again)
+        repeated, repeated_targets = mixing(images, labels, *when)
+        assert torch.equal(first, repeated)
+        assert torch.equal(targets, repeated_targets)
         mixed[when] = targets
     assert torch.equal(images, original)
     assert len({targets.numpy().tobytes() for targets in mixed.values()}) > 12
@@ -82,7 +82,7 @@ def test_seed_epoch_and_step_alone_decide(mixing):
 def test_of_two_kinds_each_has_half_of_the_batches():
     images, labels = batch()
     mixed = [KINDS["both"](images, labels, 0, 1, step)[0] for step in range(200)]
-    whole = sum(bool(((one == images) | (one == images.roll(1, 0))).all()) for one in mixed)
+    whole = sum(bool(((mixed_batch == images) | (mixed_batch == images.roll(1, 0))).all()) for mixed_batch in mixed)
     assert 75 < whole < 125
 
 

@@ -74,7 +74,10 @@ def test_threads_do_not_disturb_each_other(preset):
     finally:
         stop.set()
         other.join()
-    assert all(torch.equal(one, two) for one, two in zip(renderings, expected, strict=True))
+    assert all(
+        torch.equal(rendering, expected_rendering)
+        for rendering, expected_rendering in zip(renderings, expected, strict=True)
+    )
 
 
 def test_none_is_the_evaluation_view():
@@ -97,8 +100,10 @@ def test_light_shifts_and_scales_photographs_of_any_shape():
     across = torch.arange(256, dtype=torch.uint8).repeat(3, 200, 1)[:, :, :240]  # brightness tells the place
     for image in (across, across[:, :110], across.transpose(1, 2)):
         renderings = [augment(image, seed).float() for seed in range(40)]
-        assert len({round(one.mean().item()) for one in renderings}) > 3  # it moves
-        assert len({round((one.max() - one.min()).item()) for one in renderings}) > 5  # it grows and shrinks
+        assert len({round(rendering.mean().item()) for rendering in renderings}) > 3  # it moves
+        assert (
+            len({round((rendering.max() - rendering.min()).item()) for rendering in renderings}) > 5
+        )  # it grows and shrinks
 
 
 def test_light_flips_and_does_not_color():
@@ -116,7 +121,7 @@ def test_what_a_rendering_leaves_open_has_the_mean_color():
     augment = augmentation("strong", PREPROCESSING)
     mean = torch.tensor([round(255 * level) for level in PREPROCESSING.mean], dtype=torch.uint8)
     renderings = [augment(black, seed) for seed in range(60)]
-    assert any((one == mean[:, None, None]).all(dim=0).any() for one in renderings)
+    assert any((rendering == mean[:, None, None]).all(dim=0).any() for rendering in renderings)
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest():
@@ -126,10 +131,10 @@ def test_an_unknown_preset_is_refused_with_the_nearest():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_describe_themselves(preset):
-    words = augmentation(preset, PREPROCESSING).describe()
-    assert words
-    assert all(isinstance(one, str) and one for one in words)
-    assert ("48 px" in " ".join(words)) == (preset != "none")
+    descriptions = augmentation(preset, PREPROCESSING).describe()
+    assert descriptions
+    assert all(isinstance(description, str) and description for description in descriptions)
+    assert ("48 px" in " ".join(descriptions)) == (preset != "none")
 
 
 def renderings(augment, image=PHOTO, seeds=60):
@@ -140,7 +145,7 @@ def renderings(augment, image=PHOTO, seeds=60):
 def distance(augment):
     """Mean change of a pixel against the evaluation view."""
     clean = PREPROCESSING.render(PHOTO).float()
-    return np.mean([(one.float() - clean).abs().mean() for one in renderings(augment)])
+    return np.mean([(rendering.float() - clean).abs().mean() for rendering in renderings(augment)])
 
 
 MEAN = torch.tensor([round(255 * level) for level in PREPROCESSING.mean], dtype=torch.uint8)[:, None, None]
@@ -170,7 +175,7 @@ def test_the_words_of_presets_stay_as_they_are():
 
 def test_a_preset_written_out_renders_the_same():
     written_out = renderings("crop(0.5)+flip+rotation(10)+colorjitter(0.2)")
-    assert all(torch.equal(one, two) for one, two in zip(renderings("medium"), written_out, strict=True))
+    assert all(torch.equal(rendering, two) for rendering, two in zip(renderings("medium"), written_out, strict=True))
 
 
 def test_a_list_is_called_by_all_its_arguments():
@@ -194,8 +199,8 @@ def test_a_list_without_a_crop_changes_the_evaluation_view(name):
 )
 def test_mirrors_and_quarter_turns_keep_every_pixel_and_all_occur(augment, changed):
     view = PREPROCESSING.render(PHOTO)
-    expected = {one.contiguous().numpy().tobytes() for one in [view, *(change(view) for change in changed)]}
-    assert {one.contiguous().numpy().tobytes() for one in renderings(augment)} == expected
+    expected = {rendering.contiguous().numpy().tobytes() for rendering in [view, *(change(view) for change in changed)]}
+    assert {rendering.contiguous().numpy().tobytes() for rendering in renderings(augment)} == expected
 
 
 @pytest.mark.parametrize(
@@ -228,8 +233,10 @@ def test_nothing_is_what_zero_does(augment):
 def test_a_shift_moves_in_every_direction_as_far_as_it_says():
     image = torch.zeros((3, 56, 56), dtype=torch.uint8)
     image[:, 27:29, 27:29] = 255
-    places = np.array([np.argwhere((one[0] > 200).numpy()).mean(axis=0) for one in renderings("shift(0.25)", image)])
-    moved = places - 23.5
+    centers = np.array(
+        [np.argwhere((rendering[0] > 200).numpy()).mean(axis=0) for rendering in renderings("shift(0.25)", image)]
+    )
+    moved = centers - 23.5
     assert (np.abs(moved).max(axis=0) <= 13).all()
     assert (moved.max(axis=0) > 8).all()
     assert (moved.min(axis=0) < -8).all()
@@ -238,22 +245,25 @@ def test_a_shift_moves_in_every_direction_as_far_as_it_says():
 def test_a_zoom_makes_larger_and_smaller():
     image = torch.zeros((3, 56, 56), dtype=torch.uint8)
     image[:, 18:38, 18:38] = 255
-    sides = [(one[0] > 200).sum().sqrt().item() for one in renderings("zoom(0.4)", image)]
+    sides = [(rendering[0] > 200).sum().sqrt().item() for rendering in renderings("zoom(0.4)", image)]
     assert 0.55 * 20 < min(sides) < 0.8 * 20
     assert 1.2 * 20 < max(sides) < 1.45 * 20
 
 
 def test_gray_leaves_no_color_and_blur_no_edges():
-    assert all((one[0] == one[1]).all() and (one[0] == one[2]).all() for one in renderings("grayscale(1)"))
-    edges = [(one.float().diff(dim=2).abs().mean()).item() for one in renderings("blur(3)")]
+    assert all(
+        (rendering[0] == rendering[1]).all() and (rendering[0] == rendering[2]).all()
+        for rendering in renderings("grayscale(1)")
+    )
+    edges = [(rendering.float().diff(dim=2).abs().mean()).item() for rendering in renderings("blur(3)")]
     assert max(edges) <= PREPROCESSING.render(PHOTO).float().diff(dim=2).abs().mean()
     assert min(edges) < 0.8 * max(edges)
 
 
 def test_erasing_paints_a_rectangle_in_the_mean_color():
     black = torch.zeros((3, 60, 60), dtype=torch.uint8)
-    for one in renderings("randomerasing(1)", black):
-        rows, columns = np.nonzero((one == MEAN).all(dim=0).numpy())
+    for rendering in renderings("randomerasing(1)", black):
+        rows, columns = np.nonzero((rendering == MEAN).all(dim=0).numpy())
         area = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
         assert rows.size == area
         assert 0.015 < area / 48**2 < 0.21

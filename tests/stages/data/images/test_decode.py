@@ -448,7 +448,7 @@ def test_the_error_survives_the_way_out_of_a_worker_process():
 
 def test_many_threads_decode_at_once():
     data = [encoded(photograph(64, 48, seed), kind) for seed in range(4) for kind in ("JPEG", "PNG", "WEBP", "TIFF")]
-    expected = [decode(one) for one in data]
+    expected = [decode(content) for content in data]
     wrong = []
 
     def check(order):

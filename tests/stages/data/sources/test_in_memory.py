@@ -13,9 +13,9 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 def test_a_location_carries_its_pixels_wherever_a_location_goes():
     location = InMemoryImage("images[3]", PIXELS)
     assert location == "images[3]"
-    again = pickle.loads(pickle.dumps([location]))[0]
-    assert isinstance(again, InMemoryImage)
-    assert np.array_equal(read_image(again).permute(1, 2, 0).numpy(), PIXELS)
+    restored = pickle.loads(pickle.dumps([location]))[0]
+    assert isinstance(restored, InMemoryImage)
+    assert np.array_equal(read_image(restored).permute(1, 2, 0).numpy(), PIXELS)
 
 
 def test_arrays_tensors_and_pictures_are_read_alike():

@@ -112,18 +112,20 @@ def test_a_set_without_splits_is_split_here(monkeypatch):
     assert set(manifest.class_names) <= {"0", "1", "2"}
     expected = [key_of_pixels(read_image(location)) for location in manifest.locations]
     assert expected == manifest.keys
-    found = {}
+    keys_by_location = {}
 
     def read():  # FakeData seeds the global generator for each image
         for location in manifest.locations * 5:
-            found.setdefault(location, set()).add(key_of_pixels(read_image(location)))
+            keys_by_location.setdefault(location, set()).add(key_of_pixels(read_image(location)))
 
     threads = [threading.Thread(target=read) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == {location: {key} for location, key in zip(manifest.locations, manifest.keys, strict=True)}
+    assert keys_by_location == {
+        location: {key} for location, key in zip(manifest.locations, manifest.keys, strict=True)
+    }
 
 
 @pytest.mark.skipif(

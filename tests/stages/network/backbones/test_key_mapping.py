@@ -30,16 +30,16 @@ def weights(*names):
 )
 def test_prefixes_are_exchanged(rules, names, expected):
     given_weights = weights(*names)
-    found = map_keys(given_weights, rules, "file")
-    assert [*found] == expected
-    assert [*found.values()] == [*given_weights.values()]
+    mapped = map_keys(given_weights, rules, "file")
+    assert [*mapped] == expected
+    assert [*mapped.values()] == [*given_weights.values()]
 
 
 @given(st.lists(NAMES, min_size=1, unique=True), PARTS)
 def test_a_prefix_that_is_put_on_and_taken_off_leaves_every_name(names, prefix):
-    there = map_keys(weights(*names), [f"={prefix}"], "file")
-    assert all(name.startswith(f"{prefix}.") for name in there)
-    assert [*map_keys(there, [f"{prefix}="], "file")] == names
+    prefixed = map_keys(weights(*names), [f"={prefix}"], "file")
+    assert all(name.startswith(f"{prefix}.") for name in prefixed)
+    assert [*map_keys(prefixed, [f"{prefix}="], "file")] == names
 
 
 def test_rules_that_cannot_be_meant_are_refused():

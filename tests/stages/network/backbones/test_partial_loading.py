@@ -183,8 +183,8 @@ def test_features_of_the_loaded_part_are_those_of_the_network_the_file_is_of(tmp
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(backbone.module.forward_features(x), donor.forward_features(x))
-    again = load_backbone("timm:resnet18", tmp_path / "five.pth", 64, match="partial", rename=("encoder=",))
-    assert again.weights == backbone.weights  # what stays random is always the same
+    reloaded = load_backbone("timm:resnet18", tmp_path / "five.pth", 64, match="partial", rename=("encoder=",))
+    assert reloaded.weights == backbone.weights  # what stays random is always the same
 
 
 def test_order_is_told_by_the_graph_of_the_network():

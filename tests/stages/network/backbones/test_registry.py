@@ -259,7 +259,7 @@ for name in ("resnet18", "timm:convnext_atto"):
 def test_without_a_network_the_message_says_which_file_and_where_to_put_it(tmp_path):
     closed = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "no_proxy": ""}
     homes = {"TORCH_HOME": str(tmp_path / "torch"), "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", FETCH],
         env={**os.environ, **closed, **homes},
         cwd=Path(__file__).parents[4],
@@ -267,7 +267,7 @@ def test_without_a_network_the_message_says_which_file_and_where_to_put_it(tmp_p
         text=True,
         check=True,
     )
-    torchvision_message, timm_message = (line for line in done.stdout.splitlines() if not line.startswith("Downl"))
+    torchvision_message, timm_message = (line for line in completed.stdout.splitlines() if not line.startswith("Downl"))
     for message in (torchvision_message, timm_message):
         assert message.startswith("WeightsError The weights of")
         assert "`weights` FILE" in message
@@ -360,7 +360,7 @@ except UsageError as error:
 
 def test_a_family_of_another_package_is_in_help_lists_and_errors(tmp_path):
     install_plug_in(tmp_path, "flat-networks", "cutonce.backbones", "flat", FLAT)
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", USE_FLAT],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
         cwd=Path(__file__).parents[4],
@@ -368,8 +368,8 @@ def test_a_family_of_another_package_is_in_help_lists_and_errors(tmp_path):
         text=True,
         check=True,
     )
-    said = " ".join(done.stdout.replace("│", " ").split())
-    assert "or flat (of the package flat-networks)" in said
-    assert "flat:flat4: 3 cuts at 32 x 32 pixels" in said
-    assert "['aux'] conv False True" in said
-    assert "no backbone 'flat:flt4'. Did you mean 'flat:flat4'" in said
+    output = " ".join(completed.stdout.replace("│", " ").split())
+    assert "or flat (of the package flat-networks)" in output
+    assert "flat:flat4: 3 cuts at 32 x 32 pixels" in output
+    assert "['aux'] conv False True" in output
+    assert "no backbone 'flat:flt4'. Did you mean 'flat:flat4'" in output

@@ -73,12 +73,12 @@ def test_a_processor_that_does_something_else_is_refused(tmp_path):
 
 
 def test_the_identity_does_not_depend_on_the_folder(dinov2, tmp_path):
-    here, there = load_backbone(f"hf:{dinov2}"), load_backbone(f"hf:{save_dinov2(tmp_path)}")
-    assert (here.identity, here.weights) == (there.identity, there.weights)
-    assert here.identity.startswith("transformers Dinov2Model ")
+    original, moved = load_backbone(f"hf:{dinov2}"), load_backbone(f"hf:{save_dinov2(tmp_path)}")
+    assert (original.identity, original.weights) == (moved.identity, moved.weights)
+    assert original.identity.startswith("transformers Dinov2Model ")
     random = load_backbone(f"hf:{dinov2}", "none")
-    assert random.identity == here.identity
-    assert random.weights != here.weights
+    assert random.identity == original.identity
+    assert random.weights != original.weights
     assert random.weights_source == "random, seed 0"
 
 

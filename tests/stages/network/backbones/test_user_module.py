@@ -104,8 +104,8 @@ def test_an_import_path_is_cut_and_cached_like_any_backbone(nets, manifest, tmp_
     assert backbone.preprocessing == Preprocessing(32, 40, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     image = backbone.preprocessing.normalize(backbone.preprocessing.render(read_image(manifest.locations[5]))[None])
     assert np.allclose(features[5], backbone.module.features(image).mean((2, 3))[0].numpy(), atol=1e-5)
-    again = build_extractor(options)
-    assert extract(again, manifest).extracted == 0
+    rebuilt = build_extractor(options)
+    assert extract(rebuilt, manifest).extracted == 0
     assert extractor.notes == []
 
 
@@ -120,7 +120,9 @@ def test_a_network_that_cannot_be_traced_is_cut_at_a_module_that_is_named(nets, 
     backbone = extractor.backbone
     image = backbone.preprocessing.normalize(backbone.preprocessing.render(read_image(manifest.locations[7]))[None])
     maps = backbone.module.features[:2](image), backbone.module.features(image)
-    assert np.allclose(features[7], torch.cat([one.mean((2, 3)) for one in maps], 1)[0].numpy(), atol=1e-5)
+    assert np.allclose(
+        features[7], torch.cat([feature_map.mean((2, 3)) for feature_map in maps], 1)[0].numpy(), atol=1e-5
+    )
     (note,) = extractor.notes
     assert "Undecided cannot be traced" in note
     assert "what features.1,features gives" in note
@@ -168,8 +170,8 @@ def test_the_identity_is_source_structure_and_settings_and_not_the_weights(nets,
     (tmp_path / "other_nets.py").write_text(NETS.replace("self.scale * self.features(x)", "self.features(x)"))
     importlib.invalidate_caches()
     other_nets = importlib.import_module("other_nets")
-    others = [other_nets.Small(), other_nets.Undecided()]  # of which the second inherits what has changed
-    identities = {identity_of_module(module) for module in (first, *changed, *others)}
+    other_modules = [other_nets.Small(), other_nets.Undecided()]  # of which the second inherits what has changed
+    identities = {identity_of_module(module) for module in (first, *changed, *other_modules)}
     del sys.modules["other_nets"]
     assert len(identities) == 8
 

@@ -36,8 +36,8 @@ FOLDED = {
 @lru_cache
 def section(name):
     """The trunk of a network whose every BatchNorm does something: none of its four vectors is left at 0 or 1."""
-    found = graph(name)
-    trunk = copy.deepcopy(found.evaluation_section(None, found.resolve("auto")))
+    cut_graph = graph(name)
+    trunk = copy.deepcopy(cut_graph.evaluation_section(None, cut_graph.resolve("auto")))
     generator = torch.Generator().manual_seed(1)
     normalizations = [layer for layer in trunk.modules() if isinstance(layer, nn.BatchNorm2d)]
     for layer in normalizations:
@@ -75,8 +75,8 @@ def error(output, exact):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_batchnorm_behind_a_convolution_is_folded(name):
-    found = graph(name)
-    assert fold_batchnorm(found.evaluation_section(None, found.resolve("auto")))[1] == FOLDED.get(name, 0)
+    cut_graph = graph(name)
+    assert fold_batchnorm(cut_graph.evaluation_section(None, cut_graph.resolve("auto")))[1] == FOLDED.get(name, 0)
 
 
 @pytest.mark.parametrize("name", FOLDED)
@@ -95,10 +95,10 @@ def test_folding_keeps_the_function_of_every_family(name):
 
 @torch.no_grad()
 def test_features_of_pretrained_weights_change_by_less_than_one_in_a_hundred_thousand():
-    found = CutGraph(load_backbone("efficientnet_lite0").module, 224)
+    cut_graph = CutGraph(load_backbone("efficientnet_lite0").module, 224)
     x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     for cut in ("auto", "blocks.4"):
-        unfolded = found.evaluation_section(None, found.resolve(cut))
+        unfolded = cut_graph.evaluation_section(None, cut_graph.resolve(cut))
         assert error(fold_batchnorm(unfolded)[0](x), unfolded(x)) < 1e-5
 
 
@@ -116,9 +116,11 @@ def test_the_given_section_is_left_as_it_is_and_shares_what_is_not_folded():
 
 def sections_that_train(name):
     """A network as a section, plain and folded, each with layers of its own, and an input; in float64."""
-    found = graph(name)
-    end = found.resolve("flatten" if name == "vgg11_bn" else "auto")  # below its hundred million weights
-    plain, folded = (copy.deepcopy(found.section(None, end, folded=one)).double() for one in (False, True))
+    cut_graph = graph(name)
+    end = cut_graph.resolve("flatten" if name == "vgg11_bn" else "auto")  # below its hundred million weights
+    plain, folded = (
+        copy.deepcopy(cut_graph.section(None, end, folded=is_folded)).double() for is_folded in (False, True)
+    )
     count = 1 if FAMILIES[name] == 224 else 2
     return plain.requires_grad_(True), folded.requires_grad_(True), images(name, count, seed=4).double()
 
@@ -130,8 +132,8 @@ def gradients_of(section, x):
     output = section(x)
     generator = torch.Generator().manual_seed(6)
     (output * torch.randn(output.shape, generator=generator, dtype=output.dtype)).sum().backward()
-    of_parameters = {name: parameter.grad for name, parameter in section.named_parameters()}
-    return output.detach(), {"x": x.grad, **of_parameters}
+    parameter_gradients = {name: parameter.grad for name, parameter in section.named_parameters()}
+    return output.detach(), {"x": x.grad, **parameter_gradients}
 
 
 @pytest.mark.parametrize(
@@ -143,21 +145,23 @@ def gradients_of(section, x):
 )
 def test_folding_while_training_keeps_function_gradients_and_statistics(name, training):
     plain, folded, x = sections_that_train(name)
-    (expected, of_plain), (found, of_folded) = (gradients_of(one.train(training), x) for one in (plain, folded))
-    assert error(found, expected) < 1e-10
-    assert list(of_folded) == list(of_plain)
-    largest = max(gradient.abs().max() for gradient in of_plain.values())
-    for parameter, gradient in of_plain.items():
-        assert (of_folded[parameter] - gradient).abs().max() < 1e-8 * largest, parameter
+    (expected, plain_gradients), (actual, folded_gradients) = (
+        gradients_of(section.train(training), x) for section in (plain, folded)
+    )
+    assert error(actual, expected) < 1e-10
+    assert list(folded_gradients) == list(plain_gradients)
+    largest = max(gradient.abs().max() for gradient in plain_gradients.values())
+    for parameter, gradient in plain_gradients.items():
+        assert (folded_gradients[parameter] - gradient).abs().max() < 1e-8 * largest, parameter
     for buffer, value in plain.state_dict().items():
         torch.testing.assert_close(folded.state_dict()[buffer], value, rtol=1e-10, atol=1e-10, msg=buffer)
 
 
 def test_which_of_the_two_is_asked_in_every_pass():
     plain, folded, x = sections_that_train("resnet18")
-    for one in (plain, folded):
-        one.train()
-        one.layer1.eval()
+    for section in (plain, folded):
+        section.train()
+        section.layer1.eval()
     before = {name: value.clone() for name, value in folded.state_dict().items()}
     assert error(gradients_of(folded, x)[0], gradients_of(plain, x)[0]) < 1e-10
     moved = {name for name, value in folded.state_dict().items() if not torch.equal(value, before[name])}
@@ -273,7 +277,7 @@ def test_layers_used_twice_are_folded_for_each_use_alone():
 
 @torch.no_grad()
 def test_a_convolution_whose_output_is_cached_is_not_folded():
-    found = graph("resnet18")
-    stem = found.resolve("conv1")
-    assert fold_batchnorm(found.evaluation_section(None, stem))[1] == 0
-    assert fold_batchnorm(found.evaluation_section(stem, found.resolve("auto")))[1] == FOLDED["resnet18"] - 1
+    cut_graph = graph("resnet18")
+    stem = cut_graph.resolve("conv1")
+    assert fold_batchnorm(cut_graph.evaluation_section(None, stem))[1] == 0
+    assert fold_batchnorm(cut_graph.evaluation_section(stem, cut_graph.resolve("auto")))[1] == FOLDED["resnet18"] - 1

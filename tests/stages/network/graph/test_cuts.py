@@ -35,14 +35,14 @@ def train_with_seed(module, x, seed):
 @torch.no_grad()
 def test_top_of_trunk_is_the_network_for_any_batch(name):
     count = 1 if FAMILIES[name] == 224 else 3
-    x, found = images(name, count), graph(name)
+    x, cut_graph = images(name, count), graph(name)
     expected = network(name)(x)
     assert expected[0].std() > 0
     assert count == 1 or not torch.allclose(expected[0], expected[1])
     for cut in spread(name):
-        features = found.section(None, cut)(x)
+        features = cut_graph.section(None, cut)(x)
         assert features.shape == (count, *cut.shape)
-        before, top = features.clone(), found.section(cut, None)
+        before, top = features.clone(), cut_graph.section(cut, None)
         assert torch.equal(top(features), expected), cut.name
         assert torch.equal(features, before), f"the top of {cut.name} wrote into the cached features"
         if count > 1:
@@ -52,21 +52,21 @@ def test_top_of_trunk_is_the_network_for_any_batch(name):
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
 @torch.no_grad()
 def test_every_cut_divides_the_network(name):
-    x, found = images(name, 2), graph(name)
+    x, cut_graph = images(name, 2), graph(name)
     expected = network(name)(x)
-    for cut in found.cuts:
-        assert torch.equal(found.section(cut, None)(found.section(None, cut)(x)), expected), cut.name
+    for cut in cut_graph.cuts:
+        assert torch.equal(cut_graph.section(cut, None)(cut_graph.section(None, cut)(x)), expected), cut.name
 
 
 @given(data=st.data())
 @settings(max_examples=15, deadline=None)
 @torch.no_grad()
 def test_sections_compose_at_any_two_cuts(data):
-    x, found = images("timm:tf_efficientnet_lite0", 1), graph("timm:tf_efficientnet_lite0")
-    low, high = sorted(data.draw(st.lists(st.integers(0, len(found.cuts) - 1), min_size=2, max_size=2)))
-    low, high = found.cuts[low], found.cuts[high]
-    middle = found.section(low, high)(found.section(None, low)(x))
-    assert torch.equal(middle, found.section(None, high)(x))
+    x, cut_graph = images("timm:tf_efficientnet_lite0", 1), graph("timm:tf_efficientnet_lite0")
+    low, high = sorted(data.draw(st.lists(st.integers(0, len(cut_graph.cuts) - 1), min_size=2, max_size=2)))
+    low, high = cut_graph.cuts[low], cut_graph.cuts[high]
+    middle = cut_graph.section(low, high)(cut_graph.section(None, low)(x))
+    assert torch.equal(middle, cut_graph.section(None, high)(x))
 
 
 @pytest.mark.parametrize("case", NOISY)
@@ -77,9 +77,9 @@ def test_sections_have_the_noise_of_training_in_training_and_none_in_evaluation(
     for layer in output_layers(module):
         nn.init.normal_(module.get_parameter(f"{layer}.weight"), std=0.05)
     x = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
-    found = CutGraph(module.eval(), size)
-    cut = found.cuts[len(found.cuts) // 2]
-    trunk, top, whole = found.section(None, cut), found.section(cut, None), found.section(None, None)
+    cut_graph = CutGraph(module.eval(), size)
+    cut = cut_graph.cuts[len(cut_graph.cuts) // 2]
+    trunk, top, whole = cut_graph.section(None, cut), cut_graph.section(cut, None), cut_graph.section(None, None)
 
     noisy = train_with_seed(module, x, seed=1)
     torch.testing.assert_close(train_with_seed(whole, x, seed=1), noisy)
@@ -97,34 +97,34 @@ def test_sections_have_the_noise_of_training_in_training_and_none_in_evaluation(
 
 @torch.no_grad()
 def test_training_mode_of_a_section_moves_only_its_own_batchnorm():
-    found = CutGraph(torchvision.models.resnet18().eval(), 64)
-    cut = found.resolve("layer3")
-    top, before = found.section(cut, None), copy.deepcopy(found.module.state_dict())
+    cut_graph = CutGraph(torchvision.models.resnet18().eval(), 64)
+    cut = cut_graph.resolve("layer3")
+    top, before = cut_graph.section(cut, None), copy.deepcopy(cut_graph.module.state_dict())
     top.train()(torch.randn(4, *cut.shape))
-    moved = {name for name, tensor in found.module.state_dict().items() if not torch.equal(tensor, before[name])}
+    moved = {name for name, tensor in cut_graph.module.state_dict().items() if not torch.equal(tensor, before[name])}
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     assert moved == {name for name in before if name.startswith("layer4") and name.endswith(statistics)}
-    before = copy.deepcopy(found.module.state_dict())
+    before = copy.deepcopy(cut_graph.module.state_dict())
     top.eval()(torch.randn(4, *cut.shape))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in found.module.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in cut_graph.module.state_dict().items())
 
 
 @torch.no_grad()
 def test_inplace_dropout_of_the_top_leaves_cached_features_alone_in_training():
-    found = graph("efficientnet_b0")
-    cut = found.resolve("auto")
+    cut_graph = graph("efficientnet_b0")
+    cut = cut_graph.resolve("auto")
     features = torch.ones(8, *cut.shape)
-    assert found.module.classifier[0].inplace
-    found.section(cut, None).train()(features)
+    assert cut_graph.module.classifier[0].inplace
+    cut_graph.section(cut, None).train()(features)
     network("efficientnet_b0").eval()
     assert torch.equal(features, torch.ones_like(features))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "swin_t", "timm:eva02_tiny_patch14_224", "timm:vit_tiny_patch16_224"])
 def test_sections_hold_the_networks_own_tensors_under_their_own_names(name):
-    found = graph(name)
-    cut = found.cuts[len(found.cuts) // 2]
-    trunk, top, whole = found.section(None, cut), found.section(cut, None), network(name)
+    cut_graph = graph(name)
+    cut = cut_graph.cuts[len(cut_graph.cuts) // 2]
+    trunk, top, whole = cut_graph.section(None, cut), cut_graph.section(cut, None), network(name)
     names = {*trunk.state_dict(), *top.state_dict()}
     assert names == {*whole.state_dict()}
     assert not {name for name, _ in trunk.named_parameters()} & {name for name, _ in top.named_parameters()}
@@ -134,8 +134,8 @@ def test_sections_hold_the_networks_own_tensors_under_their_own_names(name):
 
 @torch.no_grad()
 def test_sections_can_be_copied():
-    found = graph("resnet18")
-    top = found.section(found.resolve("layer3"), None)
+    cut_graph = graph("resnet18")
+    top = cut_graph.section(cut_graph.resolve("layer3"), None)
     twin = copy.deepcopy(top)
     x = torch.randn(2, 256, 4, 4)
     expected = top(x)
@@ -204,8 +204,8 @@ def test_auto_is_the_input_of_the_classifier(name, auto, shape, layout):
     ],
 )
 def test_layouts_say_what_the_dimensions_are(name, cut, layout, prefix, class_token):
-    found = graph(name).resolve(cut)
-    assert (found.layout, found.prefix_tokens, found.class_token) == (layout, prefix, class_token)
+    resolved = graph(name).resolve(cut)
+    assert (resolved.layout, resolved.prefix_tokens, resolved.class_token) == (layout, prefix, class_token)
 
 
 def test_no_cut_is_a_stack_of_windows_or_a_flattened_map():
@@ -226,15 +226,15 @@ def test_layout_of_rows():
 
 
 def test_module_names_mean_the_last_cut_inside():
-    found = graph("resnet18")
-    assert found.resolve("layer4").name == found.resolve("layer4.1").name == "layer4.1.relu_1"
-    assert found.resolve("layer4").alias == "layer4"
-    assert found.resolve("layer4.0.relu_1").alias == "layer4.0"
-    assert found.resolve("layer1.1.relu").name == "layer1.1.relu_1"
-    assert found.resolve("conv1").alias == ""
-    for cut in found.cuts:
-        assert found.resolve(cut.name) == cut
-        assert not cut.alias or found.resolve(cut.alias) == cut
+    cut_graph = graph("resnet18")
+    assert cut_graph.resolve("layer4").name == cut_graph.resolve("layer4.1").name == "layer4.1.relu_1"
+    assert cut_graph.resolve("layer4").alias == "layer4"
+    assert cut_graph.resolve("layer4.0.relu_1").alias == "layer4.0"
+    assert cut_graph.resolve("layer1.1.relu").name == "layer1.1.relu_1"
+    assert cut_graph.resolve("conv1").alias == ""
+    for cut in cut_graph.cuts:
+        assert cut_graph.resolve(cut.name) == cut
+        assert not cut.alias or cut_graph.resolve(cut.alias) == cut
 
 
 def test_layer_in_a_residual_branch_is_refused_with_what_else_crosses_and_the_nearest_cuts():
@@ -340,35 +340,37 @@ def test_inverted_boundary_trains_what_would_be_frozen(unfreeze, cut, trainable)
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_any_list_and_its_inversion_divide_the_parameters(data):
-    found = graph(data.draw(st.sampled_from(["resnet18", "timm:tf_efficientnet_lite0", "timm:vit_tiny_patch16_224"])))
-    parameters = {name for name, _ in found.module.named_parameters()}
+    cut_graph = graph(
+        data.draw(st.sampled_from(["resnet18", "timm:tf_efficientnet_lite0", "timm:vit_tiny_patch16_224"]))
+    )
+    parameters = {name for name, _ in cut_graph.module.named_parameters()}
     layers = {path for name in parameters for path in ancestor_paths(name)}
-    chosen = data.draw(st.lists(st.sampled_from(sorted(layers)), min_size=1, max_size=6))
-    expected = {name for name in parameters if has_prefix(name, chosen)}
+    selected = data.draw(st.lists(st.sampled_from(sorted(layers)), min_size=1, max_size=6))
+    expected = {name for name in parameters if has_prefix(name, selected)}
     for boundary, trained in (
-        (found.boundary(",".join(chosen) + ","), expected),
-        (found.boundary(",".join(chosen) + ",", invert=True), parameters - expected),
+        (cut_graph.boundary(",".join(selected) + ","), expected),
+        (cut_graph.boundary(",".join(selected) + ",", invert=True), parameters - expected),
     ):
         assert {name for name in parameters if has_prefix(name, boundary.trainable)} == trained
-        assert not trained.intersection(found.parameters_between(None, boundary.cut) if boundary.cut else ())
-        higher = found.cuts[found.cuts.index(boundary.cut) + 1] if boundary.cut else found.cuts[0]
-        between = found.parameters_between(boundary.cut, higher)
+        assert not trained.intersection(cut_graph.parameters_between(None, boundary.cut) if boundary.cut else ())
+        higher = cut_graph.cuts[cut_graph.cuts.index(boundary.cut) + 1] if boundary.cut else cut_graph.cuts[0]
+        between = cut_graph.parameters_between(boundary.cut, higher)
         assert trained.intersection(between) or not between
 
 
 def test_nothing_left_to_train_is_refused():
-    found = graph("resnet18")
+    cut_graph = graph("resnet18")
     for unfreeze in ("all", "conv1", "5"):
         with pytest.raises(UsageError, match=rf"`unfreeze` {unfreeze} with `invert_unfreeze` leaves nothing to train"):
-            found.boundary(unfreeze, invert=True)
+            cut_graph.boundary(unfreeze, invert=True)
     with pytest.raises(UsageError, match=r"`unfreeze` classifier\.3 leaves nothing to train"):
         graph("squeezenet1_1").boundary("classifier.3")
     for layer in ("avgpool", "layer3.1.relu_1"):
         with pytest.raises(UsageError, match=rf"'{layer}' has no parameters"):
-            found.boundary(f"layer4,{layer}")
+            cut_graph.boundary(f"layer4,{layer}")
     for unfreeze in ("", ","):
         with pytest.raises(UsageError, match="names no layer"):
-            found.boundary(unfreeze)
+            cut_graph.boundary(unfreeze)
 
 
 def test_boundary_refuses_what_is_not_there():
@@ -382,9 +384,9 @@ def test_boundary_refuses_what_is_not_there():
 
 
 def test_section_downwards_is_refused():
-    found = graph("resnet18")
+    cut_graph = graph("resnet18")
     with pytest.raises(UsageError, match=r"'layer4.1.relu_1' up to 'conv1'"):
-        found.section(found.resolve("layer4"), found.resolve("conv1"))
+        cut_graph.section(cut_graph.resolve("layer4"), cut_graph.resolve("conv1"))
 
 
 def test_wrong_image_size_is_a_message():
@@ -422,16 +424,16 @@ class Tied(nn.Module):
 
 
 def test_layer_that_the_frozen_part_uses_too_does_not_train():
-    found = CutGraph(Tied().eval(), 8)
-    boundary = found.boundary("tied_1")
+    cut_graph = CutGraph(Tied().eval(), 8)
+    boundary = cut_graph.boundary("tied_1")
     assert (boundary.cut.name, boundary.trainable) == ("relu", ("top",))
-    assert found.boundary("tied").trainable == ("tied", "top")
+    assert cut_graph.boundary("tied").trainable == ("tied", "top")
 
 
 def test_layer_that_is_named_and_used_twice_trains_from_its_first_use():
-    found = CutGraph(Tied().eval(), 8)
+    cut_graph = CutGraph(Tied().eval(), 8)
     for unfreeze in ("tied,", "tied_1,"):
-        assert found.boundary(unfreeze) == Boundary(None, ("tied",))
+        assert cut_graph.boundary(unfreeze) == Boundary(None, ("tied",))
 
 
 class InPlace(nn.Module):
@@ -450,12 +452,12 @@ class InPlace(nn.Module):
 @torch.no_grad()
 def test_statements_that_change_a_tensor_belong_to_the_section_above():
     module = InPlace().eval()
-    found = CutGraph(module, 8)
+    cut_graph = CutGraph(module, 8)
     x = torch.randn(2, 3, 8, 8)
-    cut = found.resolve("body")
-    features = found.section(None, cut)(x)
+    cut = cut_graph.resolve("body")
+    features = cut_graph.section(None, cut)(x)
     assert torch.equal(features, module.body(module.stem(x)))
-    assert torch.equal(found.section(cut, None)(features), module(x))
+    assert torch.equal(cut_graph.section(cut, None)(features), module(x))
 
 
 class LateShape(nn.Module):
@@ -476,11 +478,11 @@ class LateShape(nn.Module):
 @torch.no_grad()
 def test_sizes_and_parameter_tables_do_not_cross_a_cut():
     module = LateShape().eval()
-    found = CutGraph(module, 8)
+    cut_graph = CutGraph(module, 8)
     x = torch.randn(3, 3, 8, 8)
-    cut = found.resolve("stem")
-    assert torch.equal(found.section(cut, None)(found.section(None, cut)(x)), module(x))
-    assert "table" in found.section(cut, None).state_dict()
+    cut = cut_graph.resolve("stem")
+    assert torch.equal(cut_graph.section(cut, None)(cut_graph.section(None, cut)(x)), module(x))
+    assert "table" in cut_graph.section(cut, None).state_dict()
 
 
 class Residual(nn.Module):
@@ -498,10 +500,10 @@ class Residual(nn.Module):
 
 
 def test_peak_of_activations_is_what_is_alive_at_once():
-    found = CutGraph(Residual().eval(), 8)
+    cut_graph = CutGraph(Residual().eval(), 8)
     image, block = 3 * 8 * 8 * 4, 4 * 8 * 8 * 4
-    assert found.peak_activation_bytes(found.resolve("relu_")) == image + block
-    assert found.peak_activation_bytes(found.resolve("add")) == 3 * block
-    assert found.peak_activation_bytes(found.resolve("transpose")) == 3 * block
+    assert cut_graph.peak_activation_bytes(cut_graph.resolve("relu_")) == image + block
+    assert cut_graph.peak_activation_bytes(cut_graph.resolve("add")) == 3 * block
+    assert cut_graph.peak_activation_bytes(cut_graph.resolve("transpose")) == 3 * block
     # The hidden layers are one step of the graph; while they run, two of their outputs of 32 channels are there.
-    assert found.peak_activation_bytes(found.cuts[-1]) == block + 2 * 8 * block
+    assert cut_graph.peak_activation_bytes(cut_graph.cuts[-1]) == block + 2 * 8 * block

@@ -30,15 +30,15 @@ def by_function(layer, x):
 
 def both(layer, x, ours=by_layer):
     """Outputs, and gradients of a sum with random weights: the layer's own and ours."""
-    found = []
+    results = []
     for compute in (layer, lambda inputs: ours(layer, inputs)):
         layer.zero_grad()
         inputs = x.clone().requires_grad_()
         output = compute(inputs)
         generator = torch.Generator().manual_seed(1)
         (output.float() * torch.randn(output.shape, generator=generator)).sum().backward()
-        found.append([output.detach(), inputs.grad, *(one.grad.clone() for one in layer.parameters())])
-    return found
+        results.append([output.detach(), inputs.grad, *(parameter.grad.clone() for parameter in layer.parameters())])
+    return results
 
 
 def random_images(channels, size, dtype=torch.float32):
@@ -69,8 +69,8 @@ def test_in_bfloat16_they_are_as_near_as_its_rounding(kernel, stride):
     with torch.autocast("cpu", torch.bfloat16):
         _, ours = both(layer, random_images(16, 14))
     assert ours[0].dtype == torch.bfloat16
-    for one, other in zip(exact, ours, strict=True):
-        assert (other.float() - one).norm() < 0.01 * one.norm()
+    for expected, actual in zip(exact, ours, strict=True):
+        assert (actual.float() - expected).norm() < 0.01 * expected.norm()
 
 
 @pytest.mark.parametrize(

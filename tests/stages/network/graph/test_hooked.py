@@ -62,11 +62,11 @@ def test_what_a_hook_takes_is_what_the_module_gives(undecided):
     images = torch.randn(4, 3, 16, 16) + 1
     stem, tokens = graph.resolve("stem"), graph.resolve("several")
     trunk = HookedTrunk(graph, [(tokens, Pool("none", tokens)), (stem, Pool("avg", stem))], "fp32", CPU)
-    of_tokens, of_stem = trunk(images)
+    token_rows, stem_rows = trunk(images)
     maps = undecided.stem(images)
-    assert torch.allclose(of_stem, maps.mean((2, 3)), atol=1e-6)
+    assert torch.allclose(stem_rows, maps.mean((2, 3)), atol=1e-6)
     last = undecided.block(maps) if maps.mean() > 0.2 else maps
-    assert torch.allclose(of_tokens, last.flatten(2).transpose(1, 2), atol=1e-6)
+    assert torch.allclose(token_rows, last.flatten(2).transpose(1, 2), atol=1e-6)
     assert not trunk.train().network.training
     assert not undecided.stem._forward_hooks
 

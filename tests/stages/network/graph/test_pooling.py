@@ -69,8 +69,8 @@ def test_class_token_where_there_is_none_is_refused_with_what_fits(at):
 
 @torch.no_grad()
 def test_class_token_of_a_vision_transformer_is_what_its_classifier_sees():
-    found = graph("timm:vit_tiny_patch16_224")
+    cut_graph = graph("timm:vit_tiny_patch16_224")
     x = images("timm:vit_tiny_patch16_224", 2)
-    tokens = found.resolve("norm")
-    pooled = Pool("cls", tokens)(found.section(None, tokens)(x))
-    assert torch.equal(pooled, found.section(None, found.resolve("auto"))(x))
+    tokens = cut_graph.resolve("norm")
+    pooled = Pool("cls", tokens)(cut_graph.section(None, tokens)(x))
+    assert torch.equal(pooled, cut_graph.section(None, cut_graph.resolve("auto"))(x))

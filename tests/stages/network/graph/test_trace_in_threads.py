@@ -24,18 +24,18 @@ def test_networks_are_traced_and_run_at_the_same_time():
     call, get = nn.Module.__call__, nn.Module.__getattr__
     running, images = Network().eval(), torch.rand(1, 3, 16, 16)
     expected = running(images)
-    done = threading.Event()
+    finished = threading.Event()
 
     def compute():
-        while not done.is_set():
+        while not finished.is_set():
             assert torch.equal(running(images), expected)
 
     with ThreadPoolExecutor(4) as threads:
         computing = [threads.submit(compute) for _ in range(2)]
         traces = [threads.submit(Trace, Network(), 16, training=False) for _ in range(6)]
         names = [list(trace.result().by_name) for trace in traces]
-        done.set()
-        for one in computing:
-            one.result()
-    assert all(one == names[0] for one in names)
+        finished.set()
+        for future in computing:
+            future.result()
+    assert all(name == names[0] for name in names)
     assert (nn.Module.__call__, nn.Module.__getattr__) == (call, get)

@@ -22,8 +22,8 @@ LITE, VIT = "timm:tf_efficientnet_lite0", "timm:vit_tiny_patch16_224"
 
 
 def tap(name, cut, kind="avg"):
-    found = graph(name).resolve(cut)
-    return found, Pool(kind, found)
+    resolved = graph(name).resolve(cut)
+    return resolved, Pool(kind, resolved)
 
 
 def trunk(name, *taps, precision="fp32", device=CPU):
@@ -46,14 +46,14 @@ TAPS = {
 @pytest.mark.parametrize("name", TAPS)
 @torch.inference_mode()
 def test_every_tap_has_the_networks_features_in_the_order_asked(name):
-    taps, x = [tap(name, *one) for one in TAPS[name]], images(name, 2)
+    taps, x = [tap(name, *tap_options) for tap_options in TAPS[name]], images(name, 2)
     rows = trunk(name, *taps)(x)
     assert len(rows) == len(taps)
-    for found, (cut, pool) in zip(rows, taps, strict=True):
+    for tap_rows, (cut, pool) in zip(rows, taps, strict=True):
         expected = pool(graph(name).section(None, cut)(x))
-        assert found.dtype == torch.float32
-        assert found.shape == (2, *pool.shape)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+        assert tap_rows.dtype == torch.float32
+        assert tap_rows.shape == (2, *pool.shape)
+        torch.testing.assert_close(tap_rows, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
 @torch.inference_mode()
@@ -84,10 +84,10 @@ def test_several_cuts_cost_one_pass_to_the_deepest():
 @torch.no_grad()
 def test_the_network_and_its_trunk_have_each_their_own_weights():
     module = load_backbone("squeezenet1_1", "none").module.requires_grad_(True)
-    found, x = CutGraph(module, 64), torch.randn(1, 3, 64, 64)
-    cut, before = found.resolve("auto"), copy.deepcopy(module.state_dict())
+    cut_graph, x = CutGraph(module, 64), torch.randn(1, 3, 64, 64)
+    cut, before = cut_graph.resolve("auto"), copy.deepcopy(module.state_dict())
     strides = {name: parameter.stride() for name, parameter in module.named_parameters()}
-    computing = FrozenTrunk(found, [(cut, Pool("avg", cut))], "bf16", CPU)
+    computing = FrozenTrunk(cut_graph, [(cut, Pool("avg", cut))], "bf16", CPU)
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
     assert {name: parameter.stride() for name, parameter in module.named_parameters()} == strides
     assert all(parameter.requires_grad for parameter in module.parameters())
@@ -120,8 +120,8 @@ def test_what_is_computed_is_known_before_it_is():
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.inference_mode()
 def test_every_family_computes_in_bfloat16(name):
-    found, x = graph(name), images(name, 1)
-    shallow, deep = found.cuts[len(found.cuts) // 8], found.resolve("auto")
+    cut_graph, x = graph(name), images(name, 1)
+    shallow, deep = cut_graph.cuts[len(cut_graph.cuts) // 8], cut_graph.resolve("auto")
     below, whole = (trunk(name, (cut, Pool("none", cut)), precision="bf16") for cut in (shallow, deep))
     state = whole.state_dict().values()
     assert all(tensor.dtype == torch.bfloat16 for tensor in state if tensor.is_floating_point())
@@ -129,7 +129,7 @@ def test_every_family_computes_in_bfloat16(name):
     assert rows.dtype == torch.float32
     assert torch.isfinite(rows).all()
     # Compared near the bottom: the deepest networks with random weights magnify any rounding beyond all measure.
-    assert 1e-4 < error(below(x)[0], found.section(None, shallow)(x)) < 3e-2
+    assert 1e-4 < error(below(x)[0], cut_graph.section(None, shallow)(x)) < 3e-2
 
 
 @torch.inference_mode()
@@ -212,10 +212,10 @@ def test_features_do_not_depend_on_the_other_images_of_the_batch(name, precision
     rows = computing(x)[0]
     order = torch.tensor([3, 7, 0, 5, 1, 6, 2, 4])
     assert torch.equal(computing(x[order])[0], rows[order])
-    for place in (0, 5, 7):
+    for index in (0, 5, 7):
         lonely = torch.zeros_like(x)
-        lonely[place] = x[2]
-        assert torch.equal(computing(lonely)[0][place], rows[2])
+        lonely[index] = x[2]
+        assert torch.equal(computing(lonely)[0][index], rows[2])
 
 
 def flags(*names):
@@ -250,19 +250,20 @@ def test_features_of_the_gpu_are_those_of_the_processor():
 
 
 def test_batches_fit_into_the_memory_that_is_free():
-    found = CutGraph(load_backbone("resnet50", "none").module, 224)
-    deep, stem = found.resolve("auto"), found.resolve("conv1")
+    cut_graph = CutGraph(load_backbone("resnet50", "none").module, 224)
+    deep, stem = cut_graph.resolve("auto"), cut_graph.resolve("conv1")
     megabytes = 10**6
     sizes = [
-        auto_batch_size(found, deep, "fp32", CPU, free_bytes=free * megabytes) for free in (0, 200, 800, 10_000, 10**6)
+        auto_batch_size(cut_graph, deep, "fp32", CPU, free_bytes=free * megabytes)
+        for free in (0, 200, 800, 10_000, 10**6)
     ]
     assert sizes == [1, 2, 8, 16, 16]
-    assert auto_batch_size(found, deep, "fp32", CPU, threads=4, free_bytes=800 * megabytes) == 2
-    assert auto_batch_size(found, deep, "bf16", CPU, free_bytes=200 * megabytes) == 4
-    assert auto_batch_size(found, stem, "fp32", CPU, free_bytes=400 * megabytes) > auto_batch_size(
-        found, deep, "fp32", CPU, free_bytes=400 * megabytes
+    assert auto_batch_size(cut_graph, deep, "fp32", CPU, threads=4, free_bytes=800 * megabytes) == 2
+    assert auto_batch_size(cut_graph, deep, "bf16", CPU, free_bytes=200 * megabytes) == 4
+    assert auto_batch_size(cut_graph, stem, "fp32", CPU, free_bytes=400 * megabytes) > auto_batch_size(
+        cut_graph, deep, "fp32", CPU, free_bytes=400 * megabytes
     )
     accelerator = torch.device("cuda")
-    sizes = [auto_batch_size(found, deep, "fp32", accelerator, free_bytes=free * 10**9) for free in (4, 80)]
+    sizes = [auto_batch_size(cut_graph, deep, "fp32", accelerator, free_bytes=free * 10**9) for free in (4, 80)]
     assert sizes == [32, 256]
-    assert 1 <= auto_batch_size(found, deep, "fp32", CPU) <= 16
+    assert 1 <= auto_batch_size(cut_graph, deep, "fp32", CPU) <= 16

@@ -35,9 +35,9 @@ def test_it_is_the_attention_of_torch_with_a_learned_query(row_shape, heads):
 @torch.no_grad()
 def test_a_map_is_tokens_one_for_each_place_wherever_its_channels_are():
     rows = torch.randn(2, 8, 3, 3, generator=torch.Generator().manual_seed(1))
-    of_maps, of_tokens = head_for((8, 3, 3)), head_for((9, 8))
+    of_maps, token_rows = head_for((8, 3, 3)), head_for((9, 8))
     tokens = torch.stack([rows[:, :, y, x] for y in range(3) for x in range(3)], dim=1)
-    torch.testing.assert_close(of_maps(rows), of_tokens(tokens))
+    torch.testing.assert_close(of_maps(rows), token_rows(tokens))
 
 
 @torch.no_grad()

@@ -73,8 +73,8 @@ def test_one_query_attends_to_all_places_with_several_heads():
         reference.in_proj_bias.copy_(torch.cat([torch.zeros(16), head.keys_and_values.bias]))
         reference.out_proj.weight.copy_(torch.eye(16))
         maps = torch.randn(4, 16, 3, 3)
-        places = maps.flatten(2).mT
-        pooled, weights = reference(head.query.expand(4, 1, 16), places, places, average_attn_weights=False)
+        positions = maps.flatten(2).mT
+        pooled, weights = reference(head.query.expand(4, 1, 16), positions, positions, average_attn_weights=False)
         assert weights.shape == (4, 8, 1, 9)
         torch.testing.assert_close(head(maps), head.output(head.norm(pooled[:, 0])))
     assert [AttentionHead((channels, 3, 3), 3).heads for channels in (12, 6, 7)] == [4, 2, 1]

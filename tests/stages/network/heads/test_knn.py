@@ -42,7 +42,7 @@ class LargestTensor(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         output = func(*args, **(kwargs or {}))
         made = output if isinstance(output, tuple | list) else [output]
-        self.numbers = max([self.numbers, *(one.numel() for one in made if isinstance(one, torch.Tensor))])
+        self.numbers = max([self.numbers, *(value.numel() for value in made if isinstance(value, torch.Tensor))])
         return output
 
 
