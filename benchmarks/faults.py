@@ -239,7 +239,7 @@ def is_tidy(cache: FeatureCache) -> bool:
     """Return whether nothing of dead processes is left when somebody has written a minute after they died."""
     for path in temporary_files(cache):
         os.utime(path, (time.time() - 120,) * 2)
-    with cache.writer(), cache.claims():
+    with cache.writer(), cache.leases():
         pass
     return not temporary_files(cache) and not list((cache.path / "claims").iterdir())
 

@@ -277,7 +277,7 @@ class FeatureCache:
             compression=compression,
         )
 
-    def claims(self) -> Leases:
+    def leases(self) -> Leases:
         """Return what processes that fill this cache at once share their work by; see :class:`cache.leases.Leases`.
 
         Raises

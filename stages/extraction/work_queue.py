@@ -108,7 +108,7 @@ class LeasedBlocks:
     def __enter__(self) -> LeasedBlocks:
         # in one order, so that two processes with the same cuts never hold one half of a block each
         taps = sorted(self.extractor.taps, key=lambda tap: tap.cache.spec.fingerprint)
-        self._claims = [self._stack.enter_context(tap.cache.claims()) for tap in taps]
+        self._leases = [self._stack.enter_context(tap.cache.leases()) for tap in taps]
         self._stack.callback(self._flush_unreadable)
         return self
 
@@ -169,16 +169,16 @@ class LeasedBlocks:
             self._release(names)
 
     def _take(self, name: str) -> bool:
-        for number, claims in enumerate(self._claims):
-            if not claims.acquire(name):
-                for acquired in self._claims[:number]:
+        for number, leases in enumerate(self._leases):
+            if not leases.acquire(name):
+                for acquired in self._leases[:number]:
                     acquired.release([name])
                 return False
         return True
 
     def _release(self, names: Sequence[str]) -> None:
-        for claims in self._claims:
-            claims.release(names)
+        for leases in self._leases:
+            leases.release(names)
 
     def _flush_unreadable(self) -> None:
         if self.unreadable:

@@ -232,8 +232,8 @@ def test_what_another_process_took_and_gave_back_undone_is_done(extractor, manif
     """A process that has done all that was free comes back for what was not."""
     cache = extractor.taps[0].cache
     block = [manifest.keys[index] for index in content_defined_blocks(manifest.keys)[0]]
-    with cache.claims() as claims:
-        assert claims.acquire(block[-1])
+    with cache.leases() as leases:
+        assert leases.acquire(block[-1])
         process = start(extract, extractor, manifest, shard_seconds=0.1)
         while set(cache.missing(manifest.keys)) != set(block):
             assert process.is_alive()
