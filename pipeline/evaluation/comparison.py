@@ -221,7 +221,7 @@ def _rows(results: Sequence[Result]) -> tuple[list[MethodSummary], list[str]]:
     shared = set.intersection(*({result.seed for result in group} for _, group in groups))
     if not shared:
         seeds = "; ".join(
-            f"{label}: {listed([str(one.seed) for one in group])}"
+            f"{label}: {listed([str(result.seed) for result in group])}"
             for label, (_, group) in zip(labels, groups, strict=True)
         )
         raise DataError(f"no seed is common to all methods ({seeds}), so nothing was tested on the same images")
@@ -235,7 +235,7 @@ def _rows(results: Sequence[Result]) -> tuple[list[MethodSummary], list[str]]:
     notes = [
         f"{label}: seed {listed(left_out)} is left out, because not every method has it."
         for label, (_, group) in zip(labels, groups, strict=True)
-        if (left_out := [str(one.seed) for one in group if one.seed not in shared])
+        if (left_out := [str(result.seed) for result in group if result.seed not in shared])
     ]
     return rows, notes
 

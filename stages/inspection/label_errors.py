@@ -21,7 +21,7 @@ class LabelErrors:
 
     Attributes
     ----------
-    places : ndarray of int64 [m]
+    indices : ndarray of int64 [m]
     suggested : ndarray of int64 [m]
         The class that fits best.
     quality : ndarray of float32 [m]

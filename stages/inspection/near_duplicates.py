@@ -38,9 +38,9 @@ class NearDuplicate:
 
     Attributes
     ----------
-    place : int
+    index : int
         The image that could go.
-    other : int
+    other_index : int
         The one most like it of those that could stay: of a split further from training if the group has one there.
     cosine : float
     exact : bool

@@ -56,7 +56,7 @@ class Neighbors:
 
     Attributes
     ----------
-    places : ndarray of int64 [n, k]
+    indices : ndarray of int64 [n, k]
         Nearest first; never the sample itself.
     distances : ndarray of float32 [n, k]
         1 - cosine, from 0 to 2.

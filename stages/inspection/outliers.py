@@ -39,7 +39,7 @@ class Outliers:
 
     Attributes
     ----------
-    places : ndarray of int64 [m]
+    indices : ndarray of int64 [m]
     scores : ndarray of float32 [m]
         Distance to the k-th neighbour, as a multiple of the median of the class.
     outside : int

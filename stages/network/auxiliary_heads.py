@@ -60,7 +60,7 @@ def auxiliary_heads_for(
         The network.
     heads
         Its auxiliary classifiers, as its backbone has them (`auxiliary`); of most networks there are none.
-    places
+    auxiliary_places
         Where each belongs, as the backbone has it (`auxiliary_places`).
     out_features
         Of the new output layers.

@@ -69,7 +69,7 @@ class Trace:
         The mode that is traced.
     frozen
         Paths of layers that are traced in evaluation mode all the same.
-    twin
+    reference_trace
         A trace of the same network: where its steps have the same names, their values are taken over.
 
     Attributes
