@@ -16,7 +16,7 @@ import importlib.util
 import re
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from importlib.metadata import EntryPoint, entry_points
@@ -53,6 +53,7 @@ class Registration:
 
 RegistrationT = TypeVar("RegistrationT", bound=Registration)
 ThingT = TypeVar("ThingT")
+DecoratedT = TypeVar("DecoratedT")
 
 
 class Registry(Generic[RegistrationT, ThingT]):
@@ -96,7 +97,7 @@ class Registry(Generic[RegistrationT, ThingT]):
         self._loading = threading.RLock()
 
     def register(self, registration: RegistrationT, thing: ThingT, origin: Any = None) -> None:
-        """Take up a thing; the decorators call this.
+        """Take up a thing; :meth:`decorator` calls this.
 
         Parameters
         ----------
@@ -125,6 +126,26 @@ class Registry(Generic[RegistrationT, ThingT]):
         self._things[name] = thing
         self._all_things = None
         self._origins[name] = described
+
+    def decorator(
+        self, registration: RegistrationT, thing_of: Callable[[Any], ThingT] | None = None
+    ) -> Callable[[DecoratedT], DecoratedT]:
+        """Return what registers the function or class below it, and leaves it as it is.
+
+        Parameters
+        ----------
+        registration
+            What the decorator was told.
+        thing_of
+            Makes of the function or class what is asked for by the name; by default it is that itself.
+        """
+
+        def register(decorated: DecoratedT) -> DecoratedT:
+            thing: Any = decorated if thing_of is None else thing_of(decorated)
+            self.register(registration, thing, decorated)
+            return decorated
+
+        return register
 
     @cached_property
     def declared(self) -> Mapping[str, RegistrationT]:

@@ -103,12 +103,7 @@ def register_cache_format(
     UsageError
         If another class is registered under the name.
     """
-
-    def register(layout: LayoutT) -> LayoutT:
-        CACHE_FORMATS.register(CacheFormat(name, writes, aligned, help_text=help_text), layout)
-        return layout
-
-    return register
+    return CACHE_FORMATS.decorator(CacheFormat(name, writes, aligned, help_text=help_text))
 
 
 @register_cache_format("none", aligned=True, help_text="as they are")

@@ -128,12 +128,7 @@ def register_export_format(
     UsageError
         If another function is registered for the ending.
     """
-
-    def register(write: WriteExport) -> WriteExport:
-        EXPORT_FORMATS.register(ExportFormat(ending, needs, install, help_text=help_text), write)
-        return write
-
-    return register
+    return EXPORT_FORMATS.decorator(ExportFormat(ending, needs, install, help_text=help_text))
 
 
 def _samples(cache: FeatureCache, manifest: Manifest | None, view: int) -> tuple[list[str], Manifest | None]:

@@ -60,12 +60,7 @@ def register_model_format(
     UsageError
         If another function is registered for the ending.
     """
-
-    def register(write: WriteModel) -> WriteModel:
-        MODEL_FORMATS.register(ExportFormat(ending, needs, install, help_text=help_text), write)
-        return write
-
-    return register
+    return MODEL_FORMATS.decorator(ExportFormat(ending, needs, install, help_text=help_text))
 
 
 def export_model(directory: Path, path: Path, device: str = "auto") -> TrainedModel:

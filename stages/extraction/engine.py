@@ -120,12 +120,7 @@ def register_engine(
     UsageError
         If another function is registered under the name.
     """
-
-    def register(engine: EngineT) -> EngineT:
-        ENGINES.register(EngineKind(name, devices, automatic, help_text=help_text), engine)
-        return engine
-
-    return register
+    return ENGINES.decorator(EngineKind(name, devices, automatic, help_text=help_text))
 
 
 def get_engine(name: str, device: torch.device) -> Engine:

@@ -38,9 +38,4 @@ def register_head(
     UsageError
         If another head has the name.
     """
-
-    def decorate(fit: FitFunction) -> FitFunction:
-        HEADS.register(HeadKind(name, label, method, rows, streams, tasks, saved_as=saved_as), fit)
-        return fit
-
-    return decorate
+    return HEADS.decorator(HeadKind(name, label, method, rows, streams, tasks, saved_as=saved_as))

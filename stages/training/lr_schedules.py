@@ -220,12 +220,7 @@ def register_schedule(
     UsageError
         If another function is registered under the name.
     """
-
-    def register(make: MakeSchedule) -> MakeSchedule:
-        SCHEDULES.register(ScheduleKind(name, settings, help_text=help_text), make)
-        return make
-
-    return register
+    return SCHEDULES.decorator(ScheduleKind(name, settings, help_text=help_text))
 
 
 @register_schedule("constant", settings=("warmup",))

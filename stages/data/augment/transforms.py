@@ -53,12 +53,7 @@ def register_op(
     UsageError
         If another function is registered under the name.
     """
-
-    def register(make: MakeTransform) -> MakeTransform:
-        OPS.register(OpKind(name, argument, takes_photograph, help_text=help_text), make)
-        return make
-
-    return register
+    return OPS.decorator(OpKind(name, argument, takes_photograph, help_text=help_text))
 
 
 def transform_of(step: AugmentOp, preprocessing: Preprocessing) -> Transform:

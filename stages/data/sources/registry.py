@@ -122,12 +122,10 @@ def register_source(
         If another function is registered under the name.
     """
 
-    def register(list_samples: ListT) -> ListT:
-        source = Source(name, list_samples, open_image, takes_path)
-        SOURCES.register(Registration(name, help_text=help_text), source, list_samples)
-        return list_samples
+    def source_of(list_samples: ListT) -> Source:
+        return Source(name, list_samples, open_image, takes_path)
 
-    return register
+    return SOURCES.decorator(Registration(name, help_text=help_text), source_of)
 
 
 def list_samples(options: DataConfig, progress: Progress | None = None) -> SourceRecords:

@@ -107,12 +107,10 @@ def register_backbone(
         If another function is registered under the name.
     """
 
-    def register(load: LoaderT) -> LoaderT:
-        family = BackboneFamily(name, load, names, accepts or (lambda name: name in names()), without_prefix)
-        BACKBONES.register(Registration(name, help_text=help_text), family, load)
-        return load
+    def family_of(load: LoaderT) -> BackboneFamily:
+        return BackboneFamily(name, load, names, accepts or (lambda name: name in names()), without_prefix)
 
-    return register
+    return BACKBONES.decorator(Registration(name, help_text=help_text), family_of)
 
 
 def load_backbone(

@@ -38,12 +38,7 @@ def register_pooling(name: str, *, help_text: str = "") -> Callable[[PoolFunctio
     UsageError
         If another function is registered under the name.
     """
-
-    def register(pool: PoolFunction) -> PoolFunction:
-        POOLINGS.register(Registration(name, help_text=help_text), pool)
-        return pool
-
-    return register
+    return POOLINGS.decorator(Registration(name, help_text=help_text))
 
 
 class Pool(nn.Module):

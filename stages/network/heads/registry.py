@@ -33,12 +33,7 @@ def register_torch_head(
     UsageError
         If another head has the name.
     """
-
-    def decorate(head: HeadClass) -> HeadClass:
-        HEADS.register(HeadKind(name, label, rows=rows, streams=True, tasks=tasks, in_epochs=True), head)
-        return head
-
-    return decorate
+    return HEADS.decorator(HeadKind(name, label, rows=rows, streams=True, tasks=tasks, in_epochs=True))
 
 
 def build_head(
