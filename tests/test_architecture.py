@@ -12,7 +12,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "cache": (),
     "stages.config": ("cache.errors", "cache.registry", "cache.formats"),
     "stages.runtime": ("cache",),
-    "stages.tasks": ("cache.errors",),
+    "stages.tasks": ("cache.errors", "cache.registry"),
     "stages.data": ("cache", "stages.config", "stages.runtime", "stages.tasks"),
     "stages.network": ("cache", "stages.config", "stages.runtime", "stages.data.images"),
     "stages.training": ("cache", "stages.config", "stages.runtime", "stages.tasks"),

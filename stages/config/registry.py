@@ -31,7 +31,21 @@ class EngineKind(Registration):
 
 ENGINES = Registry[EngineKind, Any]("engine", EngineKind, ["stages.extraction"], option="engine")
 
-POOLINGS = Registry[Registration, Any]("pooling", Registration, ["stages.network.graph"], option="pool")
+
+@dataclass(frozen=True)
+class PoolingKind(Registration):
+    """What a pooling says of itself.
+
+    Attributes
+    ----------
+    needs_class_token : bool
+        Whether only the output of a cut that has a class token can be pooled so.
+    """
+
+    needs_class_token: bool = False
+
+
+POOLINGS = Registry[PoolingKind, Any]("pooling", PoolingKind, ["stages.network.graph"], option="pool")
 
 OPTIMIZERS = Registry[Registration, Any]("optimizer", Registration, ["stages.training"], option="opt")
 """What there is beside timm's."""

@@ -159,18 +159,6 @@ def _suitable_engine(device: torch.device) -> str:
     return suitable[0]
 
 
-def run_batches(
-    requests: Iterable[ImageRequest],
-    compute: Compute,
-    device: torch.device,
-    batch_size: int,
-    threads: int,
-    renderings: int = 1,
-) -> Iterator[ComputedBatch]:
-    """Yield what `compute` makes of the requested images, in order, by what suits the device; see :class:`Engine`."""
-    return get_engine("auto", device)(requests, compute, device, batch_size, threads, renderings)
-
-
 @register_engine("cores", devices=("cpu",))
 def on_cores(
     requests: Iterable[ImageRequest],

@@ -19,7 +19,7 @@ from stages.data.augment.policy import Augmentation, augmentation
 from stages.data.image_stream import ImageRequest
 from stages.data.images.decode import decoder_name
 from stages.data.images.preprocessing import stack_pixels
-from stages.extraction.engine import ComputedBatch, get_engine
+from stages.extraction.engine import Compute, ComputedBatch, get_engine
 from stages.network.backbones.base import Backbone
 from stages.network.backbones.registry import load_backbone
 from stages.network.graph.cuts import Cut, CutGraph
@@ -185,8 +185,14 @@ class Extractor:
 
     def computed(self, requests: Iterable[ImageRequest]) -> Iterator[ComputedBatch]:
         """Yield the rows of the requested images, in order, one array per tap; see :mod:`stages.extraction.engine`."""
+        return self.run_batches(requests, self.forward_rows, self.options.views)
+
+    def run_batches(
+        self, requests: Iterable[ImageRequest], compute: Compute, renderings: int
+    ) -> Iterator[ComputedBatch]:
+        """Yield what `compute` makes of the requested images, in order, by the engine that the options name."""
         engine = get_engine(self.options.engine, self.device)
-        return engine(requests, self.forward_rows, self.device, self.batch_size, self.threads, self.options.views)
+        return engine(requests, compute, self.device, self.batch_size, self.threads, renderings)
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Return rendered images, uint8 [b, 3, S, S], as the network sees them: float32, on the device."""

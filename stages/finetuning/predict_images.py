@@ -13,7 +13,6 @@ from stages.config.augment_grammar import TTA
 from stages.data.augment.tta import TestTimeAugmentation
 from stages.data.image_stream import ImageRequest
 from stages.data.manifest import Manifest
-from stages.extraction.engine import run_batches
 from stages.extraction.extractor import Extractor
 from stages.finetuning.image_batches import require_readable
 from stages.finetuning.transfer_model import TransferModel
@@ -63,14 +62,7 @@ def iter_predictions(
     pending: list[NDArray[np.float32]] = []  # a batch may end between two renderings of an image
     indices: list[int] = []
     with progress(label=label, total=len(locations), unit="images") as bar:
-        for batch in run_batches(
-            requests,
-            partial(upper.activated, task=task),
-            extractor.device,
-            extractor.batch_size,
-            extractor.threads,
-            count,
-        ):
+        for batch in extractor.run_batches(requests, partial(upper.activated, task=task), count):
             pending += [rows.astype(np.float32, copy=False) for rows in batch.rows]
             indices += batch.indices
             complete = len(indices) // count * count

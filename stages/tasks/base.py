@@ -7,8 +7,6 @@ then the same function of other rows. ``stages.tasks.statistics`` draws the rows
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
@@ -17,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-import stages.tasks
 from cache.errors import DataError, UsageError, suggestion
+from cache.registry import Registration, Registry
 
 Statistics = NDArray[Any]
 """One entry for each sample along the first axis, of whatever dtype and further shape the task chooses."""
@@ -324,37 +322,35 @@ class _FromJSON(Protocol):
     def from_json(cls, content: Mapping[str, Any]) -> Task: ...
 
 
-_TASKS: dict[str, type[_FromJSON]] = {}
+TASKS = Registry[Registration, type[_FromJSON]]("task", Registration, ["stages.tasks"], option="task")
 
 Registered = TypeVar("Registered", bound=_FromJSON)
 
 
-def register_task(name: str) -> Callable[[type[Registered]], type[Registered]]:
+def register_task(name: str, *, help_text: str = "") -> Callable[[type[Registered]], type[Registered]]:
     """Make a class the task of that name. It needs a classmethod ``from_json``, the inverse of ``to_json``.
 
-    A module of this room that has such a class is all it takes: the registry imports them.
+    A module of this room that has such a class is all it takes, or one that another package names under its entry
+    points ``cutonce.tasks``.
+
+    Parameters
+    ----------
+    name
+        As in options and files; a literal in our own files.
+    help_text
+        What it is, in a few words; by default the beginning of the docstring.
 
     Raises
     ------
-    ValueError
+    UsageError
         If another class has the name.
     """
 
-    def register(task: type[Registered]) -> type[Registered]:
-        if name in _TASKS and _TASKS[name].__qualname__ != task.__qualname__:
-            raise ValueError(f"{name!r} is registered already, by {_TASKS[name].__qualname__}")
+    def named(task: type[Registered]) -> type[Registered]:
         task.name = name
-        _TASKS[name] = task
         return task
 
-    return register
-
-
-def task_names() -> tuple[str, ...]:
-    """Return the names of all tasks, in alphabetical order."""
-    for module in pkgutil.iter_modules(stages.tasks.__path__):
-        importlib.import_module(f"stages.tasks.{module.name}")
-    return tuple(sorted(_TASKS))
+    return TASKS.decorator(Registration(name, help_text=help_text), named)
 
 
 def task_from_json(content: Mapping[str, Any]) -> Task:
@@ -369,6 +365,6 @@ def task_from_json(content: Mapping[str, Any]) -> Task:
     """
     given_name = str(content.get("name", ""))
     name = given_name.replace("-", "_")
-    if name not in (known := task_names()):
+    if name not in (known := TASKS.names()):
         raise UsageError(f"there is no task {given_name!r}; there is {', '.join(known)}.{suggestion(name, known)}")
-    return _TASKS[name].from_json(content)
+    return TASKS.get(name).from_json(content)

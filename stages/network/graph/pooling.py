@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from cache.errors import UsageError
-from cache.registry import Registration
-from stages.config.registry import POOLINGS
+from stages.config.registry import POOLINGS, PoolingKind
 from stages.network.graph.cuts import Cut, Layout
 
 SPATIAL_DIMS: dict[Layout, tuple[int, ...]] = {"vector": (), "nchw": (2, 3), "nhwc": (1, 2), "tokens": (1,)}
@@ -23,13 +22,17 @@ PoolFunction = Callable[[torch.Tensor, Cut], torch.Tensor]
 """The output of a cut, float [b, *cut.shape], and the cut -> float [b, ...], each row of one image alone."""
 
 
-def register_pooling(name: str, *, help_text: str = "") -> Callable[[PoolFunction], PoolFunction]:
+def register_pooling(
+    name: str, *, needs_class_token: bool = False, help_text: str = ""
+) -> Callable[[PoolFunction], PoolFunction]:
     """Make a function a pooling.
 
     Parameters
     ----------
     name
-        What `pool` is for it, a literal in our own files.
+        What `pool` is for it. In our own files this and `needs_class_token` are literals.
+    needs_class_token
+        Whether a cut without a class token is refused.
     help_text
         What help says of it; by default the beginning of the docstring.
 
@@ -38,7 +41,7 @@ def register_pooling(name: str, *, help_text: str = "") -> Callable[[PoolFunctio
     UsageError
         If another function is registered under the name.
     """
-    return POOLINGS.decorator(Registration(name, help_text=help_text))
+    return POOLINGS.decorator(PoolingKind(name, needs_class_token, help_text=help_text))
 
 
 class Pool(nn.Module):
@@ -47,7 +50,8 @@ class Pool(nn.Module):
     Parameters
     ----------
     kind
-        The name of a pooling. Vectors have no places in the image: they stay as they are, for every kind but ``cls``.
+        The name of a pooling. Vectors have no places in the image: they stay as they are, for every kind that
+        needs no class token.
     cut
         The cut whose output is pooled.
 
@@ -65,10 +69,10 @@ class Pool(nn.Module):
     def __init__(self, kind: str, cut: Cut) -> None:
         super().__init__()
         pool: PoolFunction = POOLINGS.get(kind)
-        if kind == "cls" and not cut.class_token:
-            rest = [name for name in POOLINGS.names() if name != "cls"]
+        if POOLINGS.find(kind).needs_class_token and not cut.class_token:
+            rest = [name for name, known in POOLINGS.known.items() if not known.needs_class_token]
             raise UsageError(
-                f"`pool` cls: the output of {cut.name!r} ({cut.layout} {list(cut.shape)}) has no class token. "
+                f"`pool` {kind}: the output of {cut.name!r} ({cut.layout} {list(cut.shape)}) has no class token. "
                 f"Poolings that fit are {', '.join(rest[:-1])} and {rest[-1]}."
             )
         self.kind = "none" if cut.layout == "vector" else kind
@@ -100,7 +104,7 @@ def average_beside_maximum(x: torch.Tensor, cut: Cut) -> torch.Tensor:
     return average_and_max(patches_of(x, cut), SPATIAL_DIMS[cut.layout])
 
 
-@register_pooling("cls")
+@register_pooling("cls", needs_class_token=True)
 def class_token(x: torch.Tensor, cut: Cut) -> torch.Tensor:
     """Class token."""
     return x[:, 0]

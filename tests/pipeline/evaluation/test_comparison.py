@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from cache.errors import DataError
 from pipeline.evaluation.comparison import compare_runs, format_table, renderings_words
 from pipeline.evaluation.results import load_results, write_predictions_csv, write_results_json
-from stages.tasks import base
+from stages.tasks.base import TASKS, register_task
 from stages.tasks.statistics import mcnemar
 from tests.pipeline.finished_runs import Lengths, add, lengths, predictions
+from tests.plug_ins import forget_afterwards
 
 TESTS = 400
 LABELS = np.arange(TESTS) % 2
@@ -366,7 +367,8 @@ def test_most_frequent_class_is_known(tmp_path):
 
 
 def test_metric_and_words_are_those_of_the_task_and_less_may_be_better(tmp_path, monkeypatch):
-    monkeypatch.setitem(base._TASKS, "lengths", Lengths)
+    forget_afterwards(monkeypatch, TASKS)
+    register_task("lengths")(Lengths)
     random = np.random.default_rng(0)
     near, far = random.normal(0, 0.1, 200), random.normal(0, 1.0, 200)
     add(tmp_path, lengths(far), val=0.8, seconds=20)

@@ -10,8 +10,9 @@ from PIL import Image
 
 from pipeline.evaluation.comparison import compare_runs
 from pipeline.report.page import write_report
-from stages.tasks import base
+from stages.tasks.base import TASKS, register_task
 from tests.pipeline.finished_runs import HISTORY, SELECTION, Lengths, add, lengths, predictions
+from tests.plug_ins import forget_afterwards
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 HOSTILE = [
@@ -340,7 +341,8 @@ def test_left_out_seeds_are_among_the_notes(tmp_path):
 
 
 def test_a_task_without_classes_has_neither_confusions_nor_mistakes(tmp_path, monkeypatch):
-    monkeypatch.setitem(base._TASKS, "lengths", Lengths)
+    forget_afterwards(monkeypatch, TASKS)
+    register_task("lengths")(Lengths)
     random = np.random.default_rng(0)
     for method, name in (("linear", "ridge"), ("finetune", "top-3")):
         add(tmp_path, lengths(random.normal(0, 1, 40)), method=method, name=name, val=0.5, history=HISTORY)

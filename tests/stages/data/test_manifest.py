@@ -14,8 +14,9 @@ from cache import DigestCache, key_of_bytes
 from cache.errors import DataError
 from stages.config.data import SPLITS, DataConfig
 from stages.data.manifest import Manifest, load_manifest, load_targets
-from stages.tasks import base
+from stages.tasks.base import TASKS, register_task
 from stages.tasks.single_label import SingleLabel
+from tests.plug_ins import forget_afterwards
 from tests.stages.data.pictures import write_images
 
 AWKWARD = ["a,b", 'say "hi"', "new\nline", "\N{TULIP}", os.fsdecode(b"\xff\xfe"), "#comment", " space "]
@@ -119,7 +120,8 @@ class Height:
 
 
 def test_targets_are_what_the_task_makes_of_them_and_the_file_says_which_task(tmp_path, monkeypatch):
-    monkeypatch.setitem(base._TASKS, "height", Height)
+    forget_afterwards(monkeypatch, TASKS)
+    register_task("height")(Height)
     texts = ["1.5 m", "12 m", "1.5 m"]
     manifest = Manifest(list("xyz"), load_targets(Height(), texts), ["train", "val", "test"], list("klm"), Height())
     assert (manifest.targets.shape, manifest.targets.dtype) == ((3, 1), np.float32)

@@ -14,7 +14,7 @@ from stages.config.features import FeatureConfig
 from stages.config.registry import ENGINES
 from stages.data.image_stream import ImageRequest
 from stages.data.sources.open_image import read_image
-from stages.extraction.engine import get_engine, on_accelerator, on_cores, register_engine, run_batches
+from stages.extraction.engine import get_engine, on_accelerator, on_cores, register_engine
 from tests.photographs import photograph
 from tests.plug_ins import forget_afterwards
 
@@ -43,7 +43,7 @@ def expected(files):
 
 @pytest.mark.parametrize(("batch_size", "threads"), [(1, 1), (4, 3), (7, 2), (64, 2)])
 def test_rows_come_in_the_order_of_the_requests_whatever_computes_them(files, batch_size, threads):
-    batches = list(run_batches(requests_of(files), mean_colors, CPU, batch_size, threads))
+    batches = list(on_cores(requests_of(files), mean_colors, CPU, batch_size, threads))
     assert [index for batch in batches for index in batch.indices] == list(range(23))
     assert batches[-1].finished == 23
     assert np.allclose(np.concatenate([batch.rows[0] for batch in batches]), expected(files), atol=1e-4)
@@ -59,7 +59,7 @@ def test_several_renderings_of_an_image_follow_each_other_in_batches_that_are_ne
     def render(image):
         return torch.stack([image, image // 2, image // 4])
 
-    batches = list(run_batches(requests_of(files, render), compute, CPU, 8, 2, renderings=3))
+    batches = list(on_cores(requests_of(files, render), compute, CPU, 8, 2, renderings=3))
     assert [index for batch in batches for index in batch.indices] == [index for index in range(23) for _ in range(3)]
     assert max(sizes) == 8
     assert sizes.count(8) >= 8  # of 69 renderings no more than the last ones are in smaller batches
@@ -74,7 +74,7 @@ def test_what_cannot_be_read_is_carried_with_its_reason_and_ends_nothing(files, 
     wanted = [*files[:3], str(tmp_path / "bad.jpg"), str(tmp_path / "nowhere.jpg"), "digits:3", *files[3:5]]
     render = torch.nn.functional.interpolate
     requests = requests_of(wanted, lambda image: render(image[None].float(), (32, 32))[0].to(torch.uint8))
-    batches = list(run_batches(requests, mean_colors, CPU, 3, 2))
+    batches = list(on_cores(requests, mean_colors, CPU, 3, 2))
     assert [index for batch in batches for index in batch.indices] == [0, 1, 2, 5, 6, 7]
     assert [index for batch in batches for index, _ in batch.failures] == [3, 4]
     assert "no such file" in dict(pair for batch in batches for pair in batch.failures)[4]
@@ -82,7 +82,7 @@ def test_what_cannot_be_read_is_carried_with_its_reason_and_ends_nothing(files, 
 
 def test_a_part_without_a_readable_image_has_no_rows(tmp_path):
     (tmp_path / "bad.jpg").write_text("no image")
-    (batch,) = run_batches(requests_of([str(tmp_path / "bad.jpg")] * 2), mean_colors, CPU, 4, 1)
+    (batch,) = on_cores(requests_of([str(tmp_path / "bad.jpg")] * 2), mean_colors, CPU, 4, 1)
     assert (batch.indices, batch.rows, batch.finished, len(batch.failures)) == ([], [], 2, 2)
 
 
@@ -94,7 +94,7 @@ def test_requests_are_asked_for_no_sooner_than_needed(files):
             asked.append(number)
             yield request
 
-    rows = run_batches(coming(), mean_colors, CPU, 4, 2)
+    rows = on_cores(coming(), mean_colors, CPU, 4, 2)
     next(rows)
     assert len(asked) <= 4 * 2 * 2 + 4
     rows.close()
@@ -110,7 +110,7 @@ def test_threads_compute_alone_and_end_with_the_iteration_however_it_ends(files)
         return mean_colors(images)
 
     with pytest.raises(RuntimeError, match="broken"):
-        list(run_batches(requests_of(files), compute, CPU, 4, 2))
+        list(on_cores(requests_of(files), compute, CPU, 4, 2))
     assert set(thread_counts) == {1}
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("compute")]
 
@@ -135,7 +135,7 @@ def test_a_file_is_fetched_from_the_disk_before_it_is_its_turn(files, tmp_path):
             is_resident.append(resident(descriptor))
         return torch.zeros(3, 4, 4, dtype=torch.uint8)
 
-    list(run_batches(requests_of([files[0], str(last)], render), mean_colors, CPU, 1, 1))
+    list(on_cores(requests_of([files[0], str(last)], render), mean_colors, CPU, 1, 1))
     os.close(descriptor)
     assert is_resident == [True]
 

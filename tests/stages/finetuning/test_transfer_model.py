@@ -10,12 +10,15 @@ import torch
 from cache.errors import UsageError
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
+from stages.config.registry import ENGINES
+from stages.extraction.engine import on_accelerator, on_cores, register_engine
 from stages.extraction.extractor import build_extractor
 from stages.finetuning.predict_images import predict_proba
 from stages.finetuning.transfer_model import build_transfer_model
 from stages.fitting.fit_head import head_probabilities
 from stages.network.heads.linear import LinearHead
 from stages.tasks.single_label import SingleLabel
+from tests.plug_ins import forget_afterwards
 from tests.stages.fitting.rows_of_digits import TEN_CLASSES
 
 
@@ -161,8 +164,7 @@ def test_test_time_augmentation_answers_with_the_mean_over_the_renderings(probe,
 
 def test_images_whose_renderings_are_in_two_batches_are_answered_whole(probe, monkeypatch):
     """As it happens on accelerators, whose batches are filled across images."""
-    import stages.finetuning.predict_images as evaluation
-    from stages.extraction.engine import on_accelerator
+    from stages.extraction import extractor
 
     upper = build_transfer_model(probe.extractor, probe.head, FinetuneConfig(unfreeze="1"))
     expected = predict_proba(probe.extractor, upper, probe.manifest, "flip")
@@ -170,8 +172,23 @@ def test_images_whose_renderings_are_in_two_batches_are_answered_whole(probe, mo
     def in_batches_of_seven(requests, compute, device, batch_size, threads, renderings=1):
         return on_accelerator(requests, compute, device, 7, threads, renderings)
 
-    monkeypatch.setattr(evaluation, "run_batches", in_batches_of_seven)
+    monkeypatch.setattr(extractor, "get_engine", lambda name, device: in_batches_of_seven)
     assert np.allclose(predict_proba(probe.extractor, upper, probe.manifest, "flip"), expected, atol=1e-5)
+
+
+def test_the_engine_that_the_options_name_computes_predictions_too(probe, monkeypatch):
+    forget_afterwards(monkeypatch, ENGINES)
+    threads_of_calls = []
+
+    @register_engine("counting", devices=("cpu",), automatic=False)
+    def counting(requests, compute, device, batch_size, threads, renderings=1, /):
+        threads_of_calls.append(threads)
+        return on_cores(requests, compute, device, batch_size, threads, renderings)
+
+    extractor = replace(probe.extractor, options=replace(probe.extractor.options, engine="counting"))
+    upper = build_transfer_model(extractor, probe.head, FinetuneConfig(unfreeze="1"))
+    predict_proba(extractor, upper, probe.manifest)
+    assert threads_of_calls == [extractor.threads]
 
 
 def test_the_upper_part_is_a_copy(probe):

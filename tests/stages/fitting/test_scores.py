@@ -74,13 +74,13 @@ from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_head import train_head
 from stages.fitting.problem import FitProblem
 from stages.fitting.registry import register_head
-from stages.tasks.base import register_task, task_names
+from stages.tasks.base import TASKS, register_task
 from tests.stages.fitting.tags import Tags, tagged
 register_task("tags")(Tags)
 register_head("planes", label="planes", tasks=("tags",))(lambda problem: print("FITTED"))
 rows, tags = tagged()
 problem = FitProblem(FeatureRows(rows, tags), FeatureRows(rows, tags), Tags(3), HeadConfig(), 0, torch.device("cpu"))
-print(task_names())
+print(TASKS.names())
 for name in ("logistic", "mlp"):
     try: train_head(name, problem)
     except UsageError as error: print(error)

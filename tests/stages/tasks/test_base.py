@@ -7,17 +7,16 @@ import pytest
 import torch
 
 from cache.errors import DataError, UsageError
-from stages.tasks import base
-from stages.tasks.base import evaluate, find_metric, mean_metric, register_task, sum_metric, task_from_json, task_names
+from stages.tasks.base import TASKS, evaluate, find_metric, mean_metric, register_task, sum_metric, task_from_json
 from stages.tasks.single_label import SingleLabel
+from tests.plug_ins import forget_afterwards
 
 TASK = SingleLabel(["cat", "dog"])
 
 
 @pytest.fixture
 def own_registry(monkeypatch):
-    task_names()
-    monkeypatch.setattr(base, "_TASKS", dict(base._TASKS))
+    forget_afterwards(monkeypatch, TASKS)
 
 
 @pytest.mark.parametrize("name", ["single_label", "single-label"])
@@ -55,12 +54,12 @@ def test_one_decorated_class_is_a_task():
     assert isinstance(task, Counting)
     assert task.to_json()["name"] == "counting"
     assert SingleLabel(["a"]).name == "single_label"
-    assert "counting" in task_names()
+    assert "counting" in TASKS.names()
 
 
 @pytest.mark.usefixtures("own_registry")
 def test_a_second_class_of_the_same_name_is_refused():
-    with pytest.raises(ValueError, match="'single_label' is registered already, by SingleLabel"):
+    with pytest.raises(UsageError, match=r"two tasks are called 'single_label': .*SingleLabel.* and .*Other"):
 
         @register_task("single_label")
         class Other(SingleLabel):
@@ -93,8 +92,13 @@ def test_metrics_of_means_and_of_sums_score_any_selection():
 
 def test_the_room_needs_no_other_room_and_loads_scikit_learn_and_scipy_when_they_are_used():
     code = (
-        "import sys; from stages.tasks import statistics; from stages.tasks.base import task_names; task_names();"
+        "import sys; from stages.tasks import statistics; from stages.tasks.base import TASKS; TASKS.things();"
         "print(sorted(n for n in sys.modules if n.split('.')[0] in ('cache', 'stages', 'pipeline', 'sklearn', 'scipy')))"
     )
     loaded = eval(subprocess.check_output([sys.executable, "-c", code], text=True))
-    assert {name for name in loaded if not name.startswith("stages.tasks")} <= {"cache", "cache.errors", "stages"}
+    assert {name for name in loaded if not name.startswith("stages.tasks")} <= {
+        "cache",
+        "cache.errors",
+        "cache.registry",
+        "stages",
+    }

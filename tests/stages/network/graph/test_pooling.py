@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from cache.errors import UsageError
 from stages.config.registry import POOLINGS
 from stages.network.graph.cuts import Cut
-from stages.network.graph.pooling import Pool
+from stages.network.graph.pooling import Pool, register_pooling
+from tests.plug_ins import forget_afterwards
 from tests.stages.network.networks import graph, images
 
 
@@ -65,6 +66,14 @@ def test_class_token_where_there_is_none_is_refused_with_what_fits(at):
         Pool("cls", at)
     with pytest.raises(UsageError, match="`pool` mean: there is no such pooling; there are avg, max"):
         Pool("mean", at)
+
+
+def test_any_pooling_can_say_that_it_needs_a_class_token(monkeypatch):
+    forget_afterwards(monkeypatch, POOLINGS)
+    register_pooling("first2", needs_class_token=True)(lambda x, at: x[:, :2].flatten(1))
+    assert Pool("first2", TOKENS).shape == (8,)
+    with pytest.raises(UsageError, match=r"`pool` first2: .*no class token.*avg, max, avgmax and none"):
+        Pool("first2", MAP)
 
 
 @torch.no_grad()
