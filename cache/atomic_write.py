@@ -62,8 +62,14 @@ def _replacing(path: Path, size: int | None = None) -> Iterator[Path]:
     direct = target.exists() and not target.is_file()
     temporary = target.with_name(f"{host_name()}-{os.getpid()}-{secrets.token_hex(8)}.tmp")
     try:
-        yield target if direct else temporary
-        if not direct:
+        if direct:
+            yield target
+        else:
+            temporary.touch()
+            permissions = temporary.stat().st_mode & 0o777
+            yield temporary
+            if temporary.stat().st_mode & 0o777 != permissions:  # some libraries let nobody else read what they write
+                temporary.chmod(permissions)
             _sync(temporary)
             temporary.replace(target)
             _sync(target.parent)

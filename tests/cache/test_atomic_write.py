@@ -69,6 +69,18 @@ def test_a_full_disk_is_told_with_what_was_needed_and_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o027])
+def test_who_may_read_it_is_said_by_the_process_and_not_by_the_library_that_writes(tmp_path, mask):
+    path, before = tmp_path / "file", os.umask(mask)
+    try:
+        with cache.atomic_write.atomic_path(path) as temporary:
+            temporary.unlink()
+            os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))  # as safetensors does
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
 def test_ctrl_c_while_writing_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(descriptor):
         raise KeyboardInterrupt
