@@ -22,12 +22,6 @@ def test_a_name_that_is_not_promised_is_still_there(name):
     assert hasattr(import_module(module), attribute), f"{name} has moved"
 
 
-def test_a_chain_of_schedules_still_holds_its_parts_under_the_name_that_is_used():
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-    parts = [torch.optim.lr_scheduler.ConstantLR(optimizer) for _ in range(2)]
-    assert torch.optim.lr_scheduler.SequentialLR(optimizer, parts, milestones=[1])._schedulers == parts
-
-
 def test_a_tracer_still_tells_the_paths_of_its_nodes():
     tracer = import_module("torchvision.models.feature_extraction").NodePathTracer()
     graph = tracer.trace(torch.nn.Sequential(torch.nn.ReLU()))

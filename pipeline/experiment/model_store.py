@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import nn
 
 from cache.atomic_write import atomic_path, write_atomically
-from cache.errors import CutonceError, DataError, UsageError, WeightsError
+from cache.errors import DataError, UsageError, WeightsError
 from pipeline.run_layout import HEAD, HEAD_WITHOUT_VAL, MODEL_CARD, TOP
 from stages.config.augment_grammar import TTA
 from stages.config.features import FeatureConfig
@@ -31,7 +29,7 @@ from stages.finetuning.transfer_model import TrainableTop, TransferModel, rebuil
 from stages.network.backbones.base import Backbone
 from stages.network.backbones.handed_in import as_backbone
 from stages.network.heads.base import Head
-from stages.network.heads.serialization import load_head, save_head
+from stages.network.heads.serialization import load_head, save_head, save_tensors
 
 
 @dataclass(frozen=True)
@@ -90,16 +88,8 @@ def save_model(
         save_head(directory / HEAD_WITHOUT_VAL, without_val, {"class_names": recipe.class_names})
     if tuned is not None:
         top = tuned.without_auxiliary_heads()
-        _save_tensors(directory / TOP, top)
+        save_tensors(directory / TOP, top)
     write_atomically(directory / MODEL_CARD, json.dumps(asdict(recipe), indent=1).encode())
-
-
-def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    try:
-        with atomic_path(path) as temporary:
-            save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary)
-    except SafetensorError as error:
-        raise CutonceError(f"{path} cannot be written: {error}") from error
 
 
 def copy_model(source: Path, directory: Path, recipe: ModelCard) -> None:

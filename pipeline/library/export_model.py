@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cache.atomic_write import atomic_path
-from cache.errors import CutonceError
 from pipeline.experiment.model_store import ModelCard, open_model
 from pipeline.options.export_formats import MODEL_FORMATS, ExportFormat, writer_of
 from stages.extraction.extractor import Extractor
 from stages.finetuning.transfer_model import TransferModel
+from stages.network.heads.serialization import save_tensors
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def export_model(directory: Path, path: Path, device: str = "auto") -> TrainedMo
         If the directory holds no complete model.
     WeightsError
         If the weights of its network are no longer those it was trained on.
-    CutonceError, OSError
+    CacheError, OSError
         If the file cannot be written.
     """
     write: WriteModel = writer_of(MODEL_FORMATS, path)
@@ -101,15 +101,8 @@ def export_model(directory: Path, path: Path, device: str = "auto") -> TrainedMo
 @register_model_format(".safetensors")
 def write_safetensors(model: TrainedModel, path: Path) -> None:
     """Tensors of the head and of what was fine-tuned, with the model card as metadata."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     head = model.transfer.model.head
     tensors = {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
     tensors |= {f"top.{name}": tensor for name, tensor in model.transfer.without_auxiliary_heads().items()}
-    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     metadata = {"model": json.dumps(asdict(model.card)), "head": json.dumps(head.config)}
-    try:
-        save_file(copies, path, metadata)
-    except SafetensorError as error:
-        raise CutonceError(f"the safetensors file cannot be written: {error}") from error
+    save_tensors(path, tensors, metadata)

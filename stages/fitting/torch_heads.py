@@ -100,11 +100,8 @@ def _draw(name: str, problem: FitProblem) -> Head:
         name,
         problem.train.row_shape,
         problem.task.out_features,
-        options.hidden_dim,
-        options.dropout,
-        l2=options.fit_scaler == "l2",
-        graph=cut.graph if cut is not None else None,
-        cut=cut.cut if cut is not None else None,
+        {"hidden": options.hidden_dim, "dropout": options.dropout, "l2": options.fit_scaler == "l2"},
+        None if cut is None else (cut.graph, cut.cut),
     )
 
 

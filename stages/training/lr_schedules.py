@@ -126,14 +126,21 @@ class Scheduler:
         Each is stepped after every step of the optimiser, and multiplies the rates.
     plateau : ReduceLROnPlateau, optional
         Looks at the validation loss after every epoch.
+    parts : sequence of LRScheduler
+        What those of `each_step` that consist of others are made of, with rates of their own.
     """
 
     def __init__(
-        self, optimizer: Optimizer, each_step: Sequence[LRScheduler], plateau: ReduceLROnPlateau | None = None
+        self,
+        optimizer: Optimizer,
+        each_step: Sequence[LRScheduler],
+        plateau: ReduceLROnPlateau | None = None,
+        parts: Sequence[LRScheduler] = (),
     ) -> None:
         self._optimizer = optimizer
         self._each_step = list(each_step)
         self._plateau = plateau
+        self._parts = list(parts)
 
     def step(self) -> None:
         """Set the rates of the next step; to be called after each step of the optimiser."""
@@ -155,7 +162,7 @@ class Scheduler:
                 continue
             for name in {"lr", "initial_lr", "max_lr", "min_lr"} & set(group):
                 group[name] *= factor
-            for scheduler in self._all():
+            for scheduler in (*self._outer(), *self._parts):
                 for name in {"base_lrs", "max_lrs"} & set(vars(scheduler)):
                     getattr(scheduler, name)[number] *= factor
 
@@ -170,9 +177,6 @@ class Scheduler:
 
     def _outer(self) -> list[LRScheduler]:
         return [*self._each_step, *([self._plateau] if self._plateau is not None else [])]
-
-    def _all(self) -> list[LRScheduler]:
-        return [inner for scheduler in self._outer() for inner in (scheduler, *getattr(scheduler, "_schedulers", ()))]
 
 
 def make_schedule(optimizer: Optimizer, schedule: LRScheduleConfig, steps_per_epoch: int, epochs: int) -> Scheduler:
@@ -336,8 +340,8 @@ def _after_warmup(optimizer: Optimizer, rising: int, after: LRScheduler) -> Sche
     """Return a schedule that begins when the climb is over."""
     if rising == 0:
         return Scheduler(optimizer, [after])
-    warmup = _linear_warmup(optimizer, rising)
-    return Scheduler(optimizer, [SequentialLR(optimizer, [*warmup, after], milestones=[rising])])
+    parts = [*_linear_warmup(optimizer, rising), after]
+    return Scheduler(optimizer, [SequentialLR(optimizer, parts, milestones=[rising])], parts=parts)
 
 
 def _linear_warmup(optimizer: Optimizer, steps: int) -> list[LRScheduler]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from cache.errors import UsageError
 from stages.config.head_registry import HEADS, HeadKind, RowKind, find_head, import_head, names_where
@@ -40,12 +40,8 @@ def build_head(
     name: str,
     row_shape: tuple[int, ...],
     out_features: int,
-    hidden: int = 512,
-    dropout: float = 0.5,
-    *,
-    l2: bool = False,
-    graph: CutGraph | None = None,
-    cut: Cut | None = None,
+    settings: Mapping[str, Any] | None = None,
+    at: tuple[CutGraph, Cut] | None = None,
 ) -> Head:
     """Return a new torch head for rows of `row_shape`.
 
@@ -53,11 +49,11 @@ def build_head(
     ----------
     name
         Of a torch head; or ``package.module:Class``, a module of the user's own.
-    hidden, dropout
-        Of the heads that have a hidden layer, and dropout.
-    l2
-        Whether a vector is divided by its Euclidean norm first; ``cosine`` does so in any case.
-    graph, cut
+    settings
+        ``hidden`` and ``dropout``, for the heads that have a hidden layer, and dropout; ``l2``, whether a vector is
+        divided by its Euclidean norm first, which ``cosine`` does in any case. What is not given is as in the head's
+        constructor.
+    at
         The network, and the cut whose output the rows are; of ``top``.
 
     Raises
@@ -69,14 +65,14 @@ def build_head(
         torch_heads = names_where(lambda kind: kind.in_epochs)
         raise UsageError(f"`head` {name} is fitted, and no torch head; those are {torch_heads}.")
     head: type[Head] = ImportedHead if ":" in name else import_head(name)
-    if l2 and not head.takes_l2():
+    settings = settings or {}
+    if settings.get("l2") and not head.takes_l2():
         raise UsageError(
             f"`head` {name} takes rows as they were cached; dividing them by their norm (l2) is not for it."
         )
     if ":" in name:
         return ImportedHead(name, row_shape, out_features)
-    at = None if graph is None or cut is None else (graph, cut)
-    return head.build(row_shape, out_features, {"hidden": hidden, "dropout": dropout, "l2": l2}, at)
+    return head.build(row_shape, out_features, settings, at)
 
 
 def saved_class(name: str) -> type[Head]:

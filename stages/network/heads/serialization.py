@@ -9,6 +9,7 @@ from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from cache.atomic_write import write_atomically
 from cache.errors import UsageError, WeightsError
@@ -24,16 +25,27 @@ OLD_NAMES = {1: {"num_classes": "out_features"}}
 """By the version of a file: what it calls an entry of a head's `config`, and what that is called now."""
 
 
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors to a file of safetensors, which appears whole or not at all.
+
+    Raises
+    ------
+    CacheError
+        If it cannot be written.
+    """
+    # copies, because safetensors refuses tensors that share their memory, as tied weights do
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    write_atomically(path, safetensors.torch.save(copies, None if metadata is None else dict(metadata)))
+
+
 def save_head(path: Path, head: Head, metadata: Mapping[str, Any]) -> None:
     """Write a head beside `path`: its tensors to ``.safetensors``, how to build it and `metadata` to ``.json``.
 
     Each file appears whole or not at all.
     """
-    # copies, because safetensors refuses tensors that share their memory, as tied weights do
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in head.state_dict().items()}
     description = {"format": FORMAT, "version": VERSION, "config": head.config, "metadata": dict(metadata)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path.with_suffix(".safetensors"), safetensors.torch.save(tensors))
+    save_tensors(path.with_suffix(".safetensors"), head.state_dict())
     write_atomically(path.with_suffix(".json"), json.dumps(description, indent=2).encode())
 
 

@@ -16,7 +16,7 @@ BATCHES = [(torch.randn(16, 6, generator=torch.Generator().manual_seed(n)), torc
 
 def head(name):
     torch.manual_seed(0)
-    return build_head(name, (6,), 3, hidden=5, dropout=0.0)
+    return build_head(name, (6,), 3, {"hidden": 5, "dropout": 0.0})
 
 
 def stepped(stack, beta1=0.9):
@@ -56,7 +56,9 @@ def test_at_once_one_by_one_and_by_torch_are_the_same(name):
 
 def test_heads_see_different_dropout():
     torch.manual_seed(0)
-    stack = VmapHeads([build_head("linear", (200,), 2, dropout=0.5)] * 2, [0.1, 0.1], [0.0, 0.0], torch.device("cpu"))
+    stack = VmapHeads(
+        [build_head("linear", (200,), 2, {"dropout": 0.5})] * 2, [0.1, 0.1], [0.0, 0.0], torch.device("cpu")
+    )
     stack.train(True)
     first, second = stack.logits(torch.ones(4, 200))
     assert not torch.allclose(first, second)

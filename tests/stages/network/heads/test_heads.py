@@ -32,13 +32,13 @@ MAP_SHAPES = [(6, 5, 5), (5, 5, 6), (25, 6)]
 
 @pytest.mark.parametrize("name", VECTOR_HEADS)
 def test_heads_return_logits_for_vectors(name):
-    assert build_head(name, (12,), 3, hidden=8)(torch.randn(4, 12)).shape == (4, 3)
+    assert build_head(name, (12,), 3, {"hidden": 8})(torch.randn(4, 12)).shape == (4, 3)
 
 
 @pytest.mark.parametrize("shape", MAP_SHAPES)
 @pytest.mark.parametrize("name", MAP_HEADS)
 def test_heads_return_logits_for_maps_and_tokens(name, shape):
-    assert build_head(name, shape, 3, hidden=8)(torch.randn(4, *shape)).shape == (4, 3)
+    assert build_head(name, shape, 3, {"hidden": 8})(torch.randn(4, *shape)).shape == (4, 3)
 
 
 @pytest.mark.parametrize("l2", [False, True])
@@ -59,7 +59,7 @@ def test_concat_has_the_layers_of_its_name():
     ("name", "shape"), [("linear", (64,)), ("mlp", (64,)), ("concat", (64,)), ("attention", (9, 64))]
 )
 def test_dropout_is_on_in_training_only(name, shape):
-    head = build_head(name, shape, 3, dropout=0.5)
+    head = build_head(name, shape, 3, {"dropout": 0.5})
     x = torch.randn(8, *shape)
     assert not torch.equal(head.train()(x), head(x))
     assert torch.equal(head.eval()(x), head(x))
@@ -110,7 +110,7 @@ def test_cosine_scores_by_direction_alone():
 
 @pytest.mark.parametrize("name", ["linear", "mlp", "concat"])
 def test_l2_gives_vectors_unit_length_before_anything_else(name):
-    head, plain = (build_head(name, (12,), 3, hidden=8, l2=l2).eval() for l2 in (True, False))
+    head, plain = (build_head(name, (12,), 3, {"hidden": 8, "l2": l2}).eval() for l2 in (True, False))
     plain.load_state_dict(head.state_dict())
     x = torch.randn(4, 12)
     assert torch.equal(head(x), plain(nn.functional.normalize(x)))
@@ -143,7 +143,7 @@ def test_models_fitted_on_rows_of_unit_length_take_rows_as_they_are(scaled):
 @pytest.mark.parametrize("name", ["attention", "top", "package.module:Class"])
 def test_l2_is_refused_where_no_vector_is_made(name):
     with pytest.raises(UsageError, match=rf"`head` {name}.*l2"):
-        build_head(name, (6, 5, 5), 3, l2=True)
+        build_head(name, (6, 5, 5), 3, {"l2": True})
 
 
 @pytest.mark.parametrize("name", ["linear", "mlp", "cosine"])
@@ -223,7 +223,7 @@ def test_support_vector_machines_become_a_kernel_head_and_come_back_the_same(tmp
     ],
 )
 def test_saved_heads_come_back_the_same(tmp_path, name, shape, l2):
-    head = build_head(name, shape, 3, hidden=8, dropout=0.25, l2=l2)
+    head = build_head(name, shape, 3, {"hidden": 8, "dropout": 0.25, "l2": l2})
     head.train()(torch.randn(4, *shape))
     save_head(tmp_path / "run" / "head.safetensors", head, {"classes": ["a", "b", "c"], "C": 0.1})
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"head.safetensors", "head.json"}

@@ -103,17 +103,17 @@ def test_cuts_with_nothing_to_train_above_are_refused():
 
 def test_pooled_and_joined_rows_are_refused():
     resnet, cut = graph("resnet18"), graph("resnet18").resolve("layer3")
-    assert build_head("top", (256, 4, 4), 3, graph=resnet, cut=cut).config["head"] == "top"
+    assert build_head("top", (256, 4, 4), 3, at=(resnet, cut)).config["head"] == "top"
     with pytest.raises(UsageError, match=r"`head` top.*\[256, 4, 4\].*\[256\].*`pool` none"):
-        build_head("top", (256,), 3, graph=resnet, cut=cut)
+        build_head("top", (256,), 3, at=(resnet, cut))
     with pytest.raises(UsageError, match=r"`head` top.*one `cut`.*`pool` none"):
-        build_head("top", (512,), 3, graph=resnet)
+        build_head("top", (512,), 3)
 
 
 def test_fine_tuning_goes_on_from_it_with_the_same_answers(tmp_path):
     options = FeatureConfig("resnet18", "none", cut="layer3", pool="none", image_size=64, cache=tmp_path)
     extractor = build_extractor(options)
-    head = build_head("top", extractor.row_shape, 3, graph=extractor.graph, cut=extractor.cut).eval()
+    head = build_head("top", extractor.row_shape, 3, at=(extractor.graph, extractor.cut)).eval()
     upper = build_transfer_model(extractor, head, FinetuneConfig(unfreeze="layer2"))
     pixels = torch.randint(256, (4, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
