@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +68,13 @@ def measure(samples: int, folder: Path) -> dict[str, float]:
     return {"samples": samples, "before": memory_before, "after": memory_after, "seconds": seconds}
 
 
+def line_of(measured: Mapping[str, float], first_peak: float) -> str:
+    """Return the line of the table for what `measure` returned; `first_peak` is that of the first line, in bytes."""
+    samples, peak = int(measured["samples"]), measured["after"]
+    rate = samples / measured["seconds"]
+    return f"{samples:>9,}  {peak / 1e6:>9,.0f}  {peak / first_peak:>12.3f}  {rate:>9,.0f}"
+
+
 def main() -> None:
     """Measure each size in a process of its own, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -83,9 +91,7 @@ def main() -> None:
         command = [sys.executable, __file__, "--child", str(samples)]
         measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         first_peak = first_peak or measured["after"]
-        rate = samples / measured["seconds"]
-        peak = measured["after"]
-        print(f"{samples:>9,}  {peak / 1e6:>9,.0f}  {peak / first_peak:>12.3f}  {rate:>9,.0f}", flush=True)
+        print(line_of(measured, first_peak), flush=True)
 
 
 if __name__ == "__main__":

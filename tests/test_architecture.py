@@ -1,6 +1,7 @@
 """The rooms of ``docs/design.md`` and the direction of their imports."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,9 @@ def test_nothing_unpickles(path):
         assert not (isinstance(node, ast.Attribute) and ast.unparse(node) in loaders), f"{path}:{node.lineno}"
         if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
             assert ast.unparse(node.value) == "False", f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_to_be_installed_is_named_by_its_library(path):
+    """What lies on PyPI under our name may be somebody else's."""
+    assert not re.search(r"pip install\b[^\n]*\bcutonce", path.read_text(encoding="utf-8"))

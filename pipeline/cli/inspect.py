@@ -17,7 +17,7 @@ def inspect(
     All of it comes from cached features, of which missing ones are extracted first. Nothing is changed: read the page,
     then mend the data. An image that stands in two of the given splits, which other commands refuse, is reported here.
 
-    Needs `pip install 'cutonce[inspect]'`.
+    Needs `pip install 'cleanlab>=2.9'`.
 
     Try:
 

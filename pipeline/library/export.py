@@ -197,7 +197,7 @@ def write_safetensors(export: Export, path: Path) -> None:
         raise CutonceError(f"the safetensors file cannot be written: {error}") from error
 
 
-@register_export_format(".parquet", needs="pyarrow", install="cutonce[parquet]")
+@register_export_format(".parquet", needs="pyarrow", install="pyarrow>=16")
 def write_parquet(export: Export, path: Path) -> None:
     """Table, written a few megabytes at a time."""
     import pyarrow

@@ -45,7 +45,7 @@ def require_cleanlab() -> None:
         That names the extra.
     """
     if importlib.util.find_spec("cleanlab") is None:
-        raise UsageError("looking for label errors needs cleanlab: pip install 'cutonce[inspect]'")
+        raise UsageError("looking for label errors needs cleanlab: pip install 'cleanlab>=2.9'")
 
 
 def find_label_errors(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> LabelErrors:

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.memory import line_of
+
 ROOT = Path(__file__).parent.parent.parent
+
+
+def test_a_line_has_the_peak_in_megabytes_and_against_the_first_and_how_many_samples_a_second_took():
+    line = line_of({"samples": 3000, "before": 1e8, "after": 6e8, "seconds": 1.5}, 4e8)
+    assert line.split() == ["3,000", "600", "1.500", "2,000"]
 
 
 def test_the_script_prints_a_line_for_each_size_measured_against_the_first():

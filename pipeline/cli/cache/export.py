@@ -24,7 +24,7 @@ def export(
     """Write the features of one cache into one file for other programs, with keys, paths, labels and splits.
 
     The numbers are those of the cache, bit for bit. Without --manifest there are keys and features only, in the order
-    in which they are stored. Parquet needs `pip install 'cutonce[parquet]'`; the other two, memory for all features.
+    in which they are stored. Parquet needs `pip install 'pyarrow>=16'`; the other two, memory for all features.
 
     Try:
 

@@ -25,9 +25,7 @@ def list_elpv(options: DataConfig, progress: Progress | None = None) -> SourceRe
     """
     package = importlib.util.find_spec("elpv_dataset")
     if package is None or not package.submodule_search_locations:
-        raise UsageError(
-            "`data` elpv needs the package elpv-dataset: pip install elpv-dataset (or pip install 'cutonce[elpv]')"
-        )
+        raise UsageError("`data` elpv needs the package elpv-dataset: pip install elpv-dataset")
     folder = Path(package.submodule_search_locations[0]) / "data"
     try:
         lines = (folder / "labels.csv").read_text().splitlines()

@@ -71,7 +71,7 @@ def _transformers() -> Any:
         import transformers  # slow to import, and needed by this family alone
     except ImportError as error:
         raise UsageError(
-            "`backbone` hf:... needs the package transformers: pip install 'cutonce[transformers]'"
+            "`backbone` hf:... needs the package transformers: pip install 'transformers>=4.48'"
         ) from error
     return transformers
 

@@ -168,7 +168,7 @@ def test_what_cannot_be_exported_is_told(tmp_path, monkeypatch):
         export_features(cache, tmp_path / "photos.npz")
     assert shard_paths(cache) == []
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UsageError, match=r"pip install 'cutonce\[parquet\]'"):
+    with pytest.raises(UsageError, match="pip install 'pyarrow>=16'"):
         export_features(cache, tmp_path / "photos.parquet")
 
 

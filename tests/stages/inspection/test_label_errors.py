@@ -97,10 +97,10 @@ def test_the_same_seed_gives_the_same_probabilities_and_float16_is_not_changed(d
     assert np.array_equal(before, features[:400])
 
 
-def test_without_cleanlab_the_message_names_the_extra(digits, monkeypatch):
+def test_without_cleanlab_the_message_names_it(digits, monkeypatch):
     *_, given, _, probabilities = digits
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setattr(sys, "path_importer_cache", {})
     monkeypatch.delitem(sys.modules, "cleanlab", raising=False)
-    with pytest.raises(UsageError, match=r"cutonce\[inspect\]"):
+    with pytest.raises(UsageError, match=r"pip install 'cleanlab>=2\.9'"):
         find_label_errors(given, probabilities)

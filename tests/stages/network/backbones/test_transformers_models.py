@@ -82,9 +82,9 @@ def test_the_identity_does_not_depend_on_the_folder(dinov2, tmp_path):
     assert random.weights_source == "random, seed 0"
 
 
-def test_a_missing_library_names_the_extra(monkeypatch):
+def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UsageError, match=r"pip install 'cutonce\[transformers\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'transformers>=4\.48'"):
         load_backbone("hf:facebook/dinov2-base")
 
 
