@@ -83,6 +83,7 @@ def test_examples_work_as_they_stand(title, printed, tmp_path):
 
 
 KINDS = {
+    "A task": ("task_from_json({'name': 'fiar'})", "there is no task 'fiar'; .*Did you mean 'fair'"),
     "A pooling": ("FeatureConfig(pool='gme')", "`pool` gme: .*there are avg, .*, gem. Did you mean 'gem'"),
     "A transform of `--augment`": ("FeatureConfig(augment='negativ')", "`augment` negativ: .*, negative, and "),
     "A schedule": ("FinetuneConfig(schedule='liner')", "`schedule` liner: .*Did you mean 'linear'"),
@@ -133,6 +134,7 @@ def test_help_and_the_page_of_options_name_what_other_packages_add(plug_ins):
 
 def test_a_name_that_is_taken_is_an_error_that_names_both(tmp_path):
     for group, name in (
+        ("tasks", "single_label"),
         ("poolings", "avg"),
         ("ops", "flip"),
         ("schedules", "step"),
@@ -152,15 +154,17 @@ def test_a_name_that_is_taken_is_an_error_that_names_both(tmp_path):
         "from stages.network.graph.pooling import Pool\n"
         "from stages.training.lr_schedules import LRScheduleConfig\n"
         "from stages.training.optim import register_optimizer\n"
+        "from stages.tasks.base import TASKS\n"
         "for attempt in (lambda: Pool('avg', None), lambda: FeatureConfig(augment='flip'),\n"
         "                lambda: LRScheduleConfig('step'), lambda: register_optimizer('adam')(Pool),\n"
         "                lambda: CACHE_FORMATS.get('gzip'),\n"
         "                lambda: ENGINES.get('cores'),\n"
         "                lambda: EXPORT_FORMATS.get('.npz'),\n"
-        "                lambda: MODEL_FORMATS.get('.safetensors')):\n"
+        "                lambda: TASKS.get('single_label'), lambda: MODEL_FORMATS.get('.safetensors')):\n"
         "    try:\n        attempt()\n    except UsageError as error:\n        print(error)\n",
     )
     for both in (
+        "two tasks are called 'single_label': that of stages.tasks.single_label and that of their_tasks (the package",
         "two poolings are called 'avg': that of stages.network.graph.pooling and that of their_poolings (the package",
         "two ops are called 'flip': that of stages.data.augment.transforms and that of their_ops (the package",
         "two schedules are called 'step': that of stages.training.lr_schedules and that of their_schedules (the",
