@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cache import key_of_bytes
+from stages.config.data import DataConfig
 from stages.config.version_1 import as_version_1
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
@@ -32,6 +33,10 @@ class Experiment:
         Where all that belongs to the seed is left: ``RUN/seed-0``.
     rank : Rank
         Which of several processes that train together this is; the first alone tests and writes.
+    data : DataConfig, optional
+        What the manifest was made from, to be told with the results.
+    overwrite : bool
+        Whether a method that the run has, trained with other options, may be replaced.
     """
 
     extractor: Extractor
@@ -39,6 +44,8 @@ class Experiment:
     seed: int
     directory: Path
     rank: Rank = SINGLE_PROCESS
+    data: DataConfig | None = None
+    overwrite: bool = False
 
     @property
     def task(self) -> Task:

@@ -9,6 +9,7 @@ from typing import Any
 
 from cache import DigestCache
 from cache.atomic_write import remove_stale_temporaries, write_atomically
+from pipeline.experiment.run_samples import require_same_samples, seeds_with_results
 from pipeline.options.toml_file import write_configuration
 from pipeline.run_layout import CONFIGURATION, ENVIRONMENT, EXTRACTION, MANIFEST, seed_dir
 from pipeline.text import byte_count, duration, percent
@@ -27,10 +28,17 @@ _LOG = logging.getLogger("cutonce")
 
 
 def init_run(path: Path, *groups: DataConfig | FeatureConfig | HeadConfig | FinetuneConfig) -> None:
-    """Make the run directory and leave the resolved configuration and the machine's description in it."""
-    write_configuration(path / CONFIGURATION, *groups)
+    """Make the run directory, and leave the options in it where it has no results, which were made with their own."""
+    path.mkdir(parents=True, exist_ok=True)
     for directory in (path, *(child for child in path.rglob("*") if child.is_dir())):
         remove_stale_temporaries(directory)
+    if not seeds_with_results(path):
+        record_options(path, *groups)
+
+
+def record_options(path: Path, *groups: DataConfig | FeatureConfig | HeadConfig | FinetuneConfig) -> None:
+    """Leave the resolved options of a command, and the machine's description, in the run that it trained methods in."""
+    write_configuration(path / CONFIGURATION, *groups)
     _write_json(path / ENVIRONMENT, describe_machine())
 
 
@@ -47,8 +55,15 @@ def format_manifest(manifest: Manifest) -> str:
 
 
 def init_seed(run: Path, data: DataConfig, features: FeatureConfig, seed: int) -> tuple[Manifest, Path]:
-    """Return the manifest of one seed and the directory it was left in, where all else of the seed goes too."""
+    """Return the manifest of one seed and the directory it was left in, where all else of the seed goes too.
+
+    Raises
+    ------
+    UsageError
+        If the run has results of other samples, see :func:`~pipeline.experiment.run_samples.require_same_samples`.
+    """
     manifest = make_manifest(data, features, seed)
+    require_same_samples(run, seed, data, manifest)
     _LOG.info(f"seed {seed}: {format_manifest(manifest)}")
     directory = seed_dir(run, seed)
     directory.mkdir(parents=True, exist_ok=True)
