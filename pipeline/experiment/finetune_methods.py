@@ -41,6 +41,7 @@ from stages.config.heads import HeadConfig
 from stages.config.version_1 import OLD_METHODS
 from stages.data.augment.contact_sheet import contact_sheet
 from stages.data.augment.mixup import MixupCutmix
+from stages.data.images.reading import reading_of
 from stages.data.manifest import Manifest
 from stages.data.sources.open_image import read_image
 from stages.extraction.estimate import estimate
@@ -87,16 +88,22 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
     method_dir = _method_dir(directory, method, name)
     problem = FinetuneProblem(extractor, manifest, start, options, seed, rank)
     shaping = training_fingerprint(problem)
-    digest = key_of_bytes(json.dumps(shaping, sort_keys=True, default=str).encode())
-    identity = f"{digest} {options.tta}"
+
+    def digest_of(features: str) -> str:
+        return key_of_bytes(json.dumps({**shaping, "features": features}, sort_keys=True, default=str).encode())
+
+    def identity_of(features: str) -> str:
+        return f"{digest_of(features)} {options.tta}"
+
+    digest = digest_of(extractor.fingerprint)
     recipe = replace(
-        recipe_of(experiment, method, name, identity),
+        recipe_of(experiment, method, name, identity_of(extractor.fingerprint)),
         unfreeze=options.unfreeze,
         invert_unfreeze=options.invert_unfreeze,
         tta=options.tta,
         training=digest,
     )
-    finished = rank.broadcast_from_first(lambda: load_if_finished(method_dir, identity))
+    finished = rank.broadcast_from_first(lambda: load_if_finished(experiment, method_dir, identity_of))
     if finished is not None:
         _say(rank, f"seed {seed}  {method_dir.name}: already trained, {format_accuracy(finished)}")
         return finished
@@ -313,7 +320,7 @@ def _draw_contact_sheet(
     if (options.mixup or options.cutmix) and not options.from_cache:
         mixing = MixupCutmix(options.mixup, options.cutmix, manifest.task.out_features)
     contact_sheet(
-        [read_image(location) for location in sample.locations],
+        [read_image(location, reading_of(extractor.options)) for location in sample.locations],
         extractor.augmentation,
         range(seed * views, (seed + 1) * views),
         path,

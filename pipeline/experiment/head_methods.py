@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from stages.config.heads import HeadConfig, HeadName
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import read_features, require_cached
+from stages.extraction.take_over import has_rows_of_version_1
 from stages.fitting.feature_rows import AnyFeatureRows
 from stages.fitting.fit_head import (
     CutContext,
@@ -84,8 +86,8 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
     results = []
     for name in names:
         method_dir = experiment.directory / head_dir_name(name)
-        identity = experiment.fingerprint({**asdict(options), "head": name, **view_settings})
-        finished = load_if_finished(method_dir, identity)
+        identity_of = partial(experiment.fingerprint, {**asdict(options), "head": name, **view_settings})
+        finished = load_if_finished(experiment, method_dir, identity_of)
         if finished is not None:
             _LOG.info(f"seed {seed}  {method_dir.name}: already trained, {format_accuracy(finished)}")
             results.append(finished)
@@ -106,7 +108,7 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
         )
         result = build_result(experiment, outcome)
         result = replace(result, selection=trained.selection, history=[epoch.to_json() for epoch in trained.history])
-        recipe = recipe_of(experiment, trained.method, name, identity)
+        recipe = recipe_of(experiment, trained.method, name, identity_of(extractor.fingerprint))
         invalidate_model(method_dir)
         result.save(method_dir, outcome.predictions)
         save_model(method_dir, recipe, trained.module, without_val=trained.module_train_only)
@@ -149,10 +151,29 @@ def load_split_features(experiment: Experiment, options: HeadConfig) -> SplitFea
     return replace(train, augmented=augmented), val, test
 
 
-def load_if_finished(method_dir: Path, identity: str) -> Result | None:
-    """Return the result of a method that was trained in just this way, if the run has it."""
+def load_if_finished(experiment: Experiment, method_dir: Path, identity_of: Callable[[str], str]) -> Result | None:
+    """Return the result of a method that was trained in just this way, if the run has it.
+
+    Parameters
+    ----------
+    experiment
+    method_dir
+        Where the method would be.
+    identity_of
+        Gives the identity of the method, of the fingerprint of its features. What was trained on rows that version 1
+        of the decoder cached counts too, if today's cache holds the same rows.
+    """
+    extractor = experiment.extractor
     recipe = read_recipe(method_dir)
-    return Result.load(method_dir) if recipe is not None and recipe.identity == identity else None
+    if recipe is None:
+        return None
+    former = extractor.fingerprint_of_version_1
+    same = recipe.identity == identity_of(extractor.fingerprint) or (
+        former is not None
+        and recipe.identity == identity_of(former)
+        and has_rows_of_version_1(extractor, list(dict.fromkeys(experiment.manifest.keys)))
+    )
+    return Result.load(method_dir) if same else None
 
 
 def views_as_settings(extractor: Extractor) -> dict[str, Any]:
