@@ -49,6 +49,23 @@ class CacheInputError(CacheError, ValueError):
     """
 
 
+class NonFiniteRowsError(CacheInputError):
+    """Rows with NaN or infinity, or with numbers that their storage type does not hold; none of them is stored.
+
+    Attributes
+    ----------
+    keys : list of str
+        Of the rows.
+    overflow : bool
+        Whether the numbers are finite, and too large for the storage type.
+    """
+
+    def __init__(self, message: str, keys: Sequence[str], *, overflow: bool) -> None:
+        super().__init__(message)
+        self.keys = list(keys)
+        self.overflow = overflow
+
+
 class BrokenShardError(CacheError):
     """A shard that is damaged, incomplete, or not what a shard may be; none of its rows can be trusted."""
 

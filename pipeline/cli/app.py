@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import os
 import signal
 import sys
@@ -27,6 +28,7 @@ from pipeline.options.toml_file import check_configuration, read_configuration
 from stages.config.version_1 import COMMAND_NAMES, OPTION_NAMES
 from stages.runtime.openmp import configure_openmp
 from stages.runtime.progress import progress_bars
+from stages.runtime.unicode_text import printable
 
 
 def _written(default: Any) -> str | None:
@@ -117,11 +119,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_openmp()
     # figures are files: a backend that a notebook's kernel exports, and that may not be there, is not asked
     os.environ["MPLBACKEND"] = "agg"
+    # a terminal of ASCII, as LC_ALL=C makes one, shows what it lacks in escaped form
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with messages_printed(), progress_bars(sys.stderr.isatty()):
             app.meta(None if arguments is None else list(arguments), result_action="return_value")
     except CutonceError as error:
-        print(f"error: {as_flags(str(error))}", file=sys.stderr)  # noqa: T201
+        print(f"error: {printable(as_flags(str(error)))}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt:
         print(  # noqa: T201
@@ -133,6 +138,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         file_text = f": {error.filename}" if error.filename else ""
-        print(f"error: {error.strerror or error}{file_text}", file=sys.stderr)  # noqa: T201
+        print(f"error: {printable(f'{error.strerror or error}{file_text}')}", file=sys.stderr)  # noqa: T201
         return 1
     return 0

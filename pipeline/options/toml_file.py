@@ -42,11 +42,11 @@ def read_configuration(path: Path) -> dict[str, Any]:
     Names and values of version 1 become those of today.
     """
     try:
-        with path.open("rb") as file:
-            values: dict[str, Any] = tomllib.load(file)
+        # a folder's name need not be UTF-8, and comes back as it was
+        values: dict[str, Any] = tomllib.loads(path.read_bytes().decode("utf-8", errors="surrogateescape"))
     except FileNotFoundError as error:
         raise UsageError(f"--config {path}: there is no such file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"--config {path} is not TOML: {error}") from error
     values = {name.replace("-", "_"): value for name, value in values.items()}
     return values if values.get("version", 1) == VERSION else from_version_1(values)
@@ -81,7 +81,7 @@ def write_configuration(path: Path, *groups: OptionGroup) -> dict[str, Any]:
             if value is not None:
                 values[field.name] = _plain(value)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, tomli_w.dumps(values).encode())
+    write_atomically(path, tomli_w.dumps(values).encode("utf-8", errors="surrogateescape"))
     return values
 
 

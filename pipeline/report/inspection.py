@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from cache.atomic_write import atomic_path, write_atomically
-from pipeline.report.page import template, thumbnail
+from cache.atomic_write import atomic_path
+from pipeline.report.page import template, thumbnail, write_page
 from pipeline.text import percent, table
 from stages.config.data import SPLITS
 from stages.data.manifest import Manifest
@@ -229,8 +229,7 @@ def write_inspection(report: InspectionReport, out_dir: Path) -> Path:
         nearer=CONTRAST_FACTOR,
     )
     path = out_dir / PAGE
-    # a file name need not be text: what cannot be encoded becomes a numeric reference
-    write_atomically(path, page.encode("utf-8", errors="xmlcharrefreplace"))
+    write_page(path, page)
     return path
 
 

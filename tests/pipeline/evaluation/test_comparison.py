@@ -363,7 +363,7 @@ def test_table_of_many_classes_has_no_column_for_auc(tmp_path):
 
 def test_most_frequent_class_is_known(tmp_path):
     add(tmp_path, predictions([0, 1, 1, 1], [0, 0, 0, 1]))
-    assert compare_runs([tmp_path]).majority_class == ("class 1", 0.75)
+    assert compare_runs([tmp_path]).majority_class == (1, 0.75)
 
 
 def test_metric_and_words_are_those_of_the_task_and_less_may_be_better(tmp_path, monkeypatch):

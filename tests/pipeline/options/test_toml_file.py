@@ -62,6 +62,11 @@ def test_another_command_adds_its_options_and_replaces_those_it_shares(tmp_path)
     assert values["head"] == ["mlp"]
 
 
+def test_a_folder_whose_name_is_no_text_comes_back(tmp_path):
+    write_configuration(tmp_path / "config.toml", DataConfig("ph\udcfcotos"))
+    assert read_configuration(tmp_path / "config.toml")["data"] == "ph\udcfcotos"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -1,10 +1,11 @@
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from cache.errors import CacheError, CutonceError, DataError, UsageError
+from cache.errors import CacheError, CacheInputError, CutonceError, DataError, UsageError, WeightsError
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.data.manifest import load_manifest
@@ -12,6 +13,8 @@ from stages.data.sources.open_image import read_image
 from stages.extraction.extract import extract
 from stages.extraction.extractor import build_extractor
 from stages.extraction.read_features import drop_unreadable, read_features
+from stages.network.backbones.user_module import backbone_from_module
+from tests.own_network import OwnNetwork
 from tests.photographs import make_folder, photograph
 
 
@@ -297,3 +300,29 @@ def test_a_batch_that_does_not_fit_says_which_option_helps(small, monkeypatch):
 def test_an_unknown_device_is_refused(small):
     with pytest.raises(UsageError, match="`device`"):
         build_extractor(replace(small, device="toaster"))
+
+
+@pytest.mark.parametrize(
+    ("bias", "error", "message"),
+    [
+        (
+            math.nan,
+            WeightsError,
+            r"NaN or infinity for 8 images: .*/\w+/\d+\..* stands in features\.2\.bias; .*`weights`",
+        ),
+        (
+            70_000.0,
+            CacheInputError,
+            r"beyond 65504, where float16 ends, for 8 images: .*/\w+/\d+.*`storage_dtype` float32",
+        ),
+    ],
+)
+def test_features_that_cannot_be_stored_are_told_by_files_and_weights(tmp_path, bias, error, message):
+    network = OwnNetwork()
+    with torch.no_grad():
+        network.features[2].bias.fill_(bias)
+    options = FeatureConfig(cut="features", cache=tmp_path / "cache", batch_size=8)
+    extractor = build_extractor(options, backbone_from_module(network, image_size=32))
+    folder = make_folder(tmp_path / "photographs", 4, ("leaf", "sea"))
+    with pytest.raises(error, match=message):
+        extract(extractor, load_manifest(DataConfig(str(folder))))
