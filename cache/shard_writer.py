@@ -206,7 +206,7 @@ class ShardWriter:
 def _not_finite(
     keys: Sequence[str], features: NDArray[Any], finite: NDArray[np.bool_], dtype: str
 ) -> NonFiniteRowsError:
-    bad_rows = np.flatnonzero(~finite)
+    bad_rows = np.flatnonzero(~finite).tolist()
     bad_keys = [keys[index] for index in bad_rows]
     samples = f"{len(bad_rows)} samples: {listed(bad_keys)}"
     if np.isnan(features[bad_rows]).any() or dtype == "float32":

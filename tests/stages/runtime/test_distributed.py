@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from torch.distributed import HashStore
 
+from cache.errors import CutonceError
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.data.manifest import load_manifest
 from stages.extraction.extract import extract
 from stages.extraction.extractor import build_extractor
 from stages.extraction.read_features import read_features
+from stages.runtime import distributed
 from stages.runtime.distributed import SINGLE_PROCESS, Rank, process_group, rendezvous_name
 from tests.photographs import make_folder
 
@@ -140,3 +142,21 @@ def test_gpus_are_dealt_out_among_the_ranks_of_a_machine(monkeypatch):
     assert Rank(1, 8, 1).device("cpu") == "cpu"
     assert Rank(1, 8, 1).device("cuda:3") == "cuda:3"
     assert SINGLE_PROCESS.device("auto") == "auto"
+
+
+@pytest.mark.parametrize(
+    ("raised", "error", "message"),
+    [
+        (
+            "[../gloo/transport/tcp/pair.cc:547] Connection closed by peer",
+            CutonceError,
+            "process 0 of 1 stops.*another",
+        ),
+        ("shapes do not match", RuntimeError, "shapes"),
+    ],
+)
+def test_who_waits_for_a_process_that_has_ended_says_that_alone(monkeypatch, raised, error, message):
+    monkeypatch.setattr(distributed, "is_distributed", lambda: True)
+    monkeypatch.setattr(distributed, "rendezvous", lambda *_, **__: iter([(HashStore(), 0, 1)]))
+    with pytest.raises(error, match=message), process_group():
+        raise RuntimeError(raised)
