@@ -52,7 +52,6 @@ TESTED_FROM_OUTSIDE = [
     "pipeline/experiment/compare_runs.py",
     "pipeline/experiment/finetune_methods.py",
     "pipeline/experiment/head_methods.py",
-    "pipeline/experiment/run_setup.py",
     "pipeline/library/images.py",
     "pipeline/report/inspection.py",
     "pipeline/report/layer_probe.py",

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from pipeline.cli.flags import DataFlags, FeatureFlags, FinetuneFlags, HeadFlags, Result
+from pipeline.cli.flags import DataFlags, FeatureFlags, FinetuneFlags, HeadFlags, OverwriteFlag, Result
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
@@ -18,13 +18,13 @@ def finetune(
     features: FeatureFlags = FeatureConfig(),
     head: HeadFlags = HeadConfig(),
     finetune: FinetuneFlags = FinetuneConfig(),
+    overwrite: OverwriteFlag = False,
     out: Path,
 ) -> list[Result]:
     """Train the top blocks, starting from a stage-2 head, and test the network (stage 3).
 
-    The head named by --init-head is trained on the cached features first if the run does not have it. Checkpoints are
-    written after every epoch and every few minutes: a killed command, given again, goes on from the last one and ends
-    with the same weights. Several GPUs share the work under torchrun.
+    The head named by --init-head is trained on cached features first if the run does not have it. Checkpoints are left
+    every epoch and every few minutes: a killed command, given again, goes on and ends with the same weights.
 
     Try:
 
@@ -42,7 +42,7 @@ def finetune(
     """
     from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.finetune_methods import run_finetunings
-    from pipeline.experiment.run_setup import init_run, init_seed
+    from pipeline.experiment.run_setup import init_run, init_seed, record_options
     from stages.extraction.extractor import build_extractor
     from stages.finetuning.finetune import require_trainable
     from stages.runtime.distributed import process_group
@@ -50,10 +50,11 @@ def finetune(
     results = []
     with process_group() as rank:
         extractor = build_extractor(replace(features, device=rank.device(features.device)))
-        if rank.is_main:
-            init_run(out, data, features, head, finetune)
+        rank.broadcast_from_first(partial(init_run, out, data, features, head, finetune))
         for seed in data.seeds:
             manifest, directory = rank.broadcast_from_first(partial(init_seed, out, data, features, seed))
             require_trainable(extractor, finetune, manifest.task.out_features)
-            results += run_finetunings(Experiment(extractor, manifest, seed, directory, rank), finetune, head)
+            experiment = Experiment(extractor, manifest, seed, directory, rank, data, overwrite)
+            results += run_finetunings(experiment, finetune, head)
+            rank.broadcast_from_first(partial(record_options, out, data, features, head, finetune))
     return results

@@ -28,6 +28,10 @@ else:
         Result
     ) = Any
 
+OverwriteFlag = Annotated[
+    bool, Parameter(negative="", help="Train methods anew that the run has with other options, in their place.")
+]
+
 _FLAGS = Parameter(name="*", consume_multiple=True, negative_iterable=())
 
 DataFlags = Annotated[DataConfig, _FLAGS, Parameter(group=Group("Data", sort_key=1))]

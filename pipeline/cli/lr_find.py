@@ -51,7 +51,7 @@ def lr_find(
     manifest, directory = init_seed(out, data, features, data.seeds[0])
     require_trainable(extractor, finetune, manifest.task.out_features)
     tests = run_lr_finder(
-        Experiment(extractor, manifest, data.seeds[0], directory), finetune, head, each_block=each_block
+        Experiment(extractor, manifest, data.seeds[0], directory, data=data), finetune, head, each_block=each_block
     )
     for test in tests:
         block_text = f"{test.block}: " if test.block else ""

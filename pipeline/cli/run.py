@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cache.errors import DataError
-from pipeline.cli.flags import Comparison, DataFlags, FeatureFlags, FinetuneFlags, HeadFlags
+from pipeline.cli.flags import Comparison, DataFlags, FeatureFlags, FinetuneFlags, HeadFlags, OverwriteFlag
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
@@ -21,12 +21,14 @@ def run(
     head: HeadFlags = HeadConfig(),
     finetune: FinetuneFlags = FinetuneConfig(),
     skip_finetune: Annotated[bool, Parameter(negative="")] = False,
+    overwrite: OverwriteFlag = False,
     out: Path,
 ) -> Comparison:
     """Do it all: cache features, train heads on them, fine-tune the top blocks, compare them on the same test images.
 
     What a run has already is not done again: a command that was stopped goes on when it is given again, and one with
-    another head, seed or --unfreeze adds to the comparison.
+    another head, seed or --unfreeze adds to the comparison. What would replace a method, or bring other images into
+    the run, is refused.
 
     Try:
 
@@ -46,8 +48,8 @@ def run(
     from pipeline.experiment.compare_runs import publish
     from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.finetune_methods import run_finetunings
-    from pipeline.experiment.head_methods import run_heads
-    from pipeline.experiment.run_setup import extract_features, init_run, init_seed
+    from pipeline.experiment.head_methods import require_same_features_of_heads, run_heads
+    from pipeline.experiment.run_setup import extract_features, init_run, init_seed, record_options
     from stages.extraction.extractor import build_extractor
     from stages.finetuning.finetune import require_trainable
 
@@ -57,11 +59,13 @@ def run(
         manifest, directory = init_seed(out, data, features, seed)
         if not skip_finetune:
             require_trainable(extractor, finetune, manifest.task.out_features)
+        experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite)
+        require_same_features_of_heads(experiment, head.head, head)
         report = extract_features(extractor, manifest, directory)
         if features.strict and report.skipped:
             raise DataError(f"{len(report.skipped)} images could not be read (--strict)")
-        experiment = Experiment(extractor, manifest, seed, directory)
         run_heads(experiment, head.head, head)
         if not skip_finetune:
             run_finetunings(experiment, finetune, head)
+        record_options(out, data, features, head, finetune)
     return publish([out], out)

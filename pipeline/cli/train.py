@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.cli.flags import DataFlags, FeatureFlags, HeadFlags, Result
+from pipeline.cli.flags import DataFlags, FeatureFlags, HeadFlags, OverwriteFlag, Result
 from stages.config.features import FeatureConfig
 from stages.config.heads import HeadConfig
 
 
 def train(
-    *, data: DataFlags, features: FeatureFlags = FeatureConfig(), head: HeadFlags = HeadConfig(), out: Path
+    *,
+    data: DataFlags,
+    features: FeatureFlags = FeatureConfig(),
+    head: HeadFlags = HeadConfig(),
+    overwrite: OverwriteFlag = False,
+    out: Path,
 ) -> list[Result]:
     """Train heads on cached features and test them (stage 2). No image is opened, no backbone runs.
 
@@ -30,7 +35,7 @@ def train(
     """
     from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.head_methods import run_heads
-    from pipeline.experiment.run_setup import init_run, init_seed
+    from pipeline.experiment.run_setup import init_run, init_seed, record_options
     from stages.extraction.extractor import build_extractor
 
     extractor = build_extractor(features)
@@ -38,5 +43,7 @@ def train(
     results = []
     for seed in data.seeds:
         manifest, directory = init_seed(out, data, features, seed)
-        results += run_heads(Experiment(extractor, manifest, seed, directory), head.head, head)
+        experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite)
+        results += run_heads(experiment, head.head, head)
+        record_options(out, data, features, head)
     return results

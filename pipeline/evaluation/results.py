@@ -186,6 +186,8 @@ class Result:
     pool: str | None
     image_size: int | None
     settings: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    """What it was made with, by the names of the options; empty in a file of a version that did not keep it."""
     history: list[dict[str, Any]] = field(default_factory=list)
     selection: list[dict[str, Any]] = field(default_factory=list)
     directory: Path | None = field(default=None, compare=False)
@@ -251,6 +253,7 @@ class Result:
         stored = read_json(path)
         if stored.get("version", 1) == 1:
             stored = _from_version_1(stored)
+        stored = {"options": {}, **stored}
         unusable = [
             name for name in _STORED if name not in stored or not matches_annotation(stored[name], _STORED[name])
         ]

@@ -9,18 +9,22 @@ import json
 import logging
 import shutil
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cache import key_of_bytes
 from pipeline.evaluation.results import Predictions, Result, evaluate_test
 from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.finished_methods import find_finished, is_same_training
 from pipeline.experiment.head_methods import (
     MethodOutcome,
     build_result,
     format_accuracy,
     head_dir_name,
-    load_if_finished,
+    head_problem,
+    is_same_head,
+    options_of,
     predictions_of,
     recipe_of,
     run_heads,
@@ -41,6 +45,7 @@ from stages.config.heads import HeadConfig
 from stages.config.version_1 import OLD_METHODS
 from stages.data.augment.contact_sheet import contact_sheet
 from stages.data.augment.mixup import MixupCutmix
+from stages.data.images.reading import reading_of
 from stages.data.manifest import Manifest
 from stages.data.sources.open_image import read_image
 from stages.extraction.estimate import estimate
@@ -53,6 +58,7 @@ from stages.finetuning.predict_images import predict_proba
 from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.setup import training_fingerprint
 from stages.finetuning.transfer_model import HEAD, TransferModel
+from stages.fitting.fit_head import train_head
 from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head
 from stages.runtime.cost import Cost, measured
@@ -87,16 +93,31 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
     method_dir = _method_dir(directory, method, name)
     problem = FinetuneProblem(extractor, manifest, start, options, seed, rank)
     shaping = training_fingerprint(problem)
-    digest = key_of_bytes(json.dumps(shaping, sort_keys=True, default=str).encode())
-    identity = f"{digest} {options.tta}"
+
+    def digest_of(features: str) -> str:
+        return key_of_bytes(json.dumps({**shaping, "features": features}, sort_keys=True, default=str).encode())
+
+    def identity_of(features: str) -> str:
+        return f"{digest_of(features)} {options.tta}"
+
+    digest = digest_of(extractor.fingerprint)
     recipe = replace(
-        recipe_of(experiment, method, name, identity),
+        recipe_of(experiment, method, name, identity_of(extractor.fingerprint)),
         unfreeze=options.unfreeze,
         invert_unfreeze=options.invert_unfreeze,
         tta=options.tta,
         training=digest,
     )
-    finished = rank.broadcast_from_first(lambda: load_if_finished(method_dir, identity))
+    made_with = {**options_of(experiment), **asdict(head), **asdict(options)}
+    finished = rank.broadcast_from_first(
+        lambda: find_finished(
+            method_dir,
+            partial(is_same_training, experiment, identity_of),
+            made_with,
+            overwrite=experiment.overwrite,
+            remedy="a `name` of its own, ",
+        )
+    )
     if finished is not None:
         _say(rank, f"seed {seed}  {method_dir.name}: already trained, {format_accuracy(finished)}")
         return finished
@@ -108,7 +129,7 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
             "renderings",
         )
         result = rank.broadcast_from_first(
-            lambda: _evaluate_with_tta(same_training, experiment, options, recipe, method_dir)
+            lambda: _evaluate_with_tta(same_training, experiment, options, recipe, method_dir, made_with)
         )
         _say(rank, f"seed {seed}  {method_dir.name}: {format_accuracy(result)}")
         return result
@@ -141,6 +162,7 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
             trainable_parameters=tuned.trainable_parameters,
         )
         result = _with_costs(build_result(experiment, outcome), options, tuned, training, start_seconds)
+        result = replace(result, options=made_with)
         invalidate_model(method_dir)
         result.save(method_dir, predictions)
         _draw_plots(tuned, method_dir)
@@ -167,7 +189,12 @@ def _find_same_training(directory: Path, digest: str) -> Path | None:
 
 
 def _evaluate_with_tta(
-    twin: Path, experiment: Experiment, options: FinetuneConfig, recipe: ModelCard, method_dir: Path
+    twin: Path,
+    experiment: Experiment,
+    options: FinetuneConfig,
+    recipe: ModelCard,
+    method_dir: Path,
+    made_with: dict[str, Any],
 ) -> Result:
     """Test the weights of another method with other renderings, and leave a method of its own."""
     backbone = experiment.extractor.backbone
@@ -183,6 +210,7 @@ def _evaluate_with_tta(
         seconds_by_stage=stages,
         seconds=sum(stages.values()),
         settings=settings | _as_tested(options),
+        options=made_with,
     )
     invalidate_model(method_dir)
     result.save(method_dir, predictions)
@@ -242,14 +270,26 @@ def name_of(options: FinetuneConfig) -> str:
 
 
 def _starting_head(experiment: Experiment, options: FinetuneConfig, head: HeadConfig) -> tuple[Head, float]:
-    """Return the head that training starts from, one that never saw the validation split, and its price in seconds."""
+    """Return the head that training starts from, one that never saw the validation split, and its price in seconds.
+
+    It becomes a method of the run, or is the one that the run has; where that is trained otherwise, it is left alone.
+    """
     extractor = experiment.extractor
     if options.init_head == "new":
         return random_head(extractor, experiment.manifest.task.out_features, experiment.seed), 0.0
     # it is fitted on the evaluation view: augmented ones are cached at the boundary, where training needs them
     image_extractor = replace(extractor, options=replace(extractor.options, views=1))
-    result = run_heads(replace(experiment, extractor=image_extractor), [options.init_head], head)[0]
+    experiment = replace(experiment, extractor=image_extractor)
     directory = experiment.directory / head_dir_name(options.init_head)
+    recipe, readable = read_recipe(directory), experiment.readable()
+    if recipe is not None and not is_same_head(readable, options.init_head, head)(recipe.identity):
+        _LOG.info(
+            f"seed {experiment.seed}  {directory.name} is trained with other options: another is made to start from"
+        )
+        with measured() as fitting:
+            fitted = train_head(options.init_head, head_problem(readable, head)[0])
+        return fitted.module_train_only, fitting.seconds
+    result = run_heads(experiment, [options.init_head], head)[0]
     module, _ = load_head(directory / HEAD_WITHOUT_VAL, extractor.graph)
     return module, result.seconds_by_stage["train"]
 
@@ -313,7 +353,7 @@ def _draw_contact_sheet(
     if (options.mixup or options.cutmix) and not options.from_cache:
         mixing = MixupCutmix(options.mixup, options.cutmix, manifest.task.out_features)
     contact_sheet(
-        [read_image(location) for location in sample.locations],
+        [read_image(location, reading_of(extractor.options)) for location in sample.locations],
         extractor.augmentation,
         range(seed * views, (seed + 1) * views),
         path,

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.results import Predictions, Result, evaluate_test
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.model_store import ModelCard, config_to_json, invalidate_model, read_recipe, save_model
+from pipeline.experiment.finished_methods import find_finished, is_same_training, require_same_features
+from pipeline.experiment.model_store import ModelCard, config_to_json, invalidate_model, save_model
 from pipeline.text import byte_count, duration, format_score
 from stages.config.data import SPLITS
+from stages.config.features import FeatureConfig
 from stages.config.heads import HeadConfig, HeadName
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
@@ -75,17 +78,20 @@ class MethodOutcome:
 
 
 def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadConfig) -> list[Result]:
-    """Train heads on the cached features and test each; a head the run already has is not trained again."""
+    """Train heads on the cached features and test each; a head the run already has is not trained again.
+
+    Raises
+    ------
+    UsageError
+        If the run has one of them trained otherwise, and may not overwrite it; then none is trained.
+    """
     experiment = experiment.readable()
-    extractor, seed, view_settings = experiment.extractor, experiment.seed, views_as_settings(experiment.extractor)
-    train, val, test_rows = load_split_features(experiment, options)
-    cut = CutContext(extractor.graph, extractor.taps[0].cut) if len(extractor.taps) == 1 else None
-    problem = FitProblem(train, val, experiment.task, options, seed, extractor.device, cut)
+    seed, view_settings = experiment.seed, views_as_settings(experiment.extractor)
+    earlier = {name: find_finished_head(experiment, name, options) for name in names}
+    problem, test_rows = head_problem(experiment, options)
     results = []
-    for name in names:
+    for name, finished in earlier.items():
         method_dir = experiment.directory / head_dir_name(name)
-        identity = experiment.fingerprint({**asdict(options), "head": name, **view_settings})
-        finished = load_if_finished(method_dir, identity)
         if finished is not None:
             _LOG.info(f"seed {seed}  {method_dir.name}: already trained, {format_accuracy(finished)}")
             results.append(finished)
@@ -105,14 +111,72 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
             trainable_parameters=trained.trainable_parameters,
         )
         result = build_result(experiment, outcome)
-        result = replace(result, selection=trained.selection, history=[epoch.to_json() for epoch in trained.history])
-        recipe = recipe_of(experiment, trained.method, name, identity)
+        result = replace(
+            result,
+            selection=trained.selection,
+            history=[epoch.to_json() for epoch in trained.history],
+            options=head_options(experiment, name, options),
+        )
+        recipe = recipe_of(experiment, trained.method, name, head_identity(experiment, name, options))
         invalidate_model(method_dir)
         result.save(method_dir, outcome.predictions)
         save_model(method_dir, recipe, trained.module, without_val=trained.module_train_only)
         _LOG.info(f"seed {seed}  {method_dir.name}: {format_accuracy(result)}, trained in {duration(training.seconds)}")
         results.append(result)
     return results
+
+
+def find_finished_head(experiment: Experiment, name: HeadName, options: HeadConfig) -> Result | None:
+    """Return the result of a head that the run has; UsageError where it is another one and may not be replaced."""
+    return find_finished(
+        experiment.directory / head_dir_name(name),
+        is_same_head(experiment, name, options),
+        head_options(experiment, name, options),
+        overwrite=experiment.overwrite,
+    )
+
+
+def head_identity(experiment: Experiment, name: HeadName, options: HeadConfig) -> str:
+    """Return the digest of all that shapes a head; of the experiment's readable samples."""
+    return _identity_of_features(experiment, name, options)(experiment.extractor.fingerprint)
+
+
+def is_same_head(experiment: Experiment, name: HeadName, options: HeadConfig) -> Callable[[str], bool]:
+    """Return what says of an identity whether it is that of a head of the experiment."""
+    return partial(is_same_training, experiment, _identity_of_features(experiment, name, options))
+
+
+def _identity_of_features(experiment: Experiment, name: HeadName, options: HeadConfig) -> Callable[[str], str]:
+    settings = {**asdict(options), "head": name, **views_as_settings(experiment.extractor)}
+    return partial(experiment.fingerprint, settings)
+
+
+def head_options(experiment: Experiment, name: HeadName, options: HeadConfig) -> dict[str, Any]:
+    """Return the options that a head is made with."""
+    return {**options_of(experiment), **asdict(replace(options, head=(name,)))}
+
+
+def require_same_features_of_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadConfig) -> None:
+    """Refuse features that heads of the run were not trained on, before these are extracted.
+
+    Raises
+    ------
+    UsageError
+        If there is such a head, and it may not be replaced.
+    """
+    extractor = experiment.extractor
+    fingerprints = (extractor.fingerprint, extractor.fingerprint_of_version_1)
+    for name in () if experiment.overwrite else names:
+        directory = experiment.directory / head_dir_name(name)
+        require_same_features(directory, fingerprints, head_options(experiment, name, options))
+
+
+def head_problem(experiment: Experiment, options: HeadConfig) -> tuple[FitProblem, AnyFeatureRows]:
+    """Return what heads are fitted to, and the rows that they are tested on; of the readable samples."""
+    extractor = experiment.extractor
+    train, val, test = load_split_features(experiment, options)
+    cut = CutContext(extractor.graph, extractor.taps[0].cut) if len(extractor.taps) == 1 else None
+    return FitProblem(train, val, experiment.task, options, experiment.seed, extractor.device, cut), test
 
 
 def head_dir_name(name: HeadName) -> str:
@@ -147,12 +211,6 @@ def load_split_features(experiment: Experiment, options: HeadConfig) -> SplitFea
     )
     augmented = [read_features(extractor, parts["train"], view) for view in range(1, views)]
     return replace(train, augmented=augmented), val, test
-
-
-def load_if_finished(method_dir: Path, identity: str) -> Result | None:
-    """Return the result of a method that was trained in just this way, if the run has it."""
-    recipe = read_recipe(method_dir)
-    return Result.load(method_dir) if recipe is not None and recipe.identity == identity else None
 
 
 def views_as_settings(extractor: Extractor) -> dict[str, Any]:
@@ -199,15 +257,14 @@ def build_result(experiment: Experiment, outcome: MethodOutcome) -> Result:
 
 def recipe_of(experiment: Experiment, method: str, name: str, identity: str) -> ModelCard:
     """Return what a method stands on; a fine-tuned one adds what is its own."""
-    options, backbone = experiment.extractor.options, experiment.extractor.backbone
-    if Path(options.weights).exists():
-        options = replace(options, weights=str(Path(options.weights).resolve()))
+    backbone = experiment.extractor.backbone
     return ModelCard(
         method=method,
         name=name,
         seed=experiment.seed,
         class_names=list(experiment.manifest.class_names),
-        features=config_to_json(options),
+        features=config_to_json(_with_whole_path(experiment.extractor.options)),
+        features_fingerprint=experiment.extractor.fingerprint,
         weights_digest=backbone.weights,
         unfreeze=None,
         identity=identity,
@@ -217,6 +274,17 @@ def recipe_of(experiment: Experiment, method: str, name: str, identity: str) -> 
             else None
         ),
     )
+
+
+def options_of(experiment: Experiment) -> dict[str, Any]:
+    """Return the options of data and features that a result is made with; a method adds what is its own."""
+    data = {} if experiment.data is None else asdict(experiment.data)
+    return {**data, **config_to_json(_with_whole_path(experiment.extractor.options))}
+
+
+def _with_whole_path(options: FeatureConfig) -> FeatureConfig:
+    """Return the options with weights that any folder finds."""
+    return replace(options, weights=str(Path(options.weights).resolve())) if Path(options.weights).exists() else options
 
 
 def predictions_of(task: Task, test: Manifest, probabilities: NDArray[np.float32]) -> Predictions:

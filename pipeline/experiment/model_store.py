@@ -55,6 +55,8 @@ class ModelCard:
         Digest of what shaped the weights, however they were tested; None for a head on cached features.
     identity : str
         Digest of everything that shaped the training: the same command with the same identity has nothing to do.
+    features_fingerprint : str or None
+        Of the features, as in the names of their caches; None in a card of a version that did not keep it.
     handed_in : dict or None
         Of a backbone that Python handed in, and no name loads: its `identity`, and its `preprocessing` as JSON values.
     """
@@ -71,6 +73,7 @@ class ModelCard:
     tta: TTA = "none"
     training: str | None = None
     handed_in: dict[str, Any] | None = None
+    features_fingerprint: str | None = None
 
 
 def save_model(

@@ -9,6 +9,7 @@ from typing import Any
 
 from cache import DigestCache
 from cache.atomic_write import remove_stale_temporaries, write_atomically
+from pipeline.experiment.run_samples import require_same_samples, seeds_with_results
 from pipeline.options.toml_file import write_configuration
 from pipeline.run_layout import CONFIGURATION, ENVIRONMENT, EXTRACTION, MANIFEST, seed_dir
 from pipeline.text import byte_count, duration, percent
@@ -27,10 +28,17 @@ _LOG = logging.getLogger("cutonce")
 
 
 def init_run(path: Path, *groups: DataConfig | FeatureConfig | HeadConfig | FinetuneConfig) -> None:
-    """Make the run directory and leave the resolved configuration and the machine's description in it."""
-    write_configuration(path / CONFIGURATION, *groups)
+    """Make the run directory, and leave the options in it where it has no results, which were made with their own."""
+    path.mkdir(parents=True, exist_ok=True)
     for directory in (path, *(child for child in path.rglob("*") if child.is_dir())):
         remove_stale_temporaries(directory)
+    if not seeds_with_results(path):
+        record_options(path, *groups)
+
+
+def record_options(path: Path, *groups: DataConfig | FeatureConfig | HeadConfig | FinetuneConfig) -> None:
+    """Leave the resolved options of a command, and the machine's description, in the run that it trained methods in."""
+    write_configuration(path / CONFIGURATION, *groups)
     _write_json(path / ENVIRONMENT, describe_machine())
 
 
@@ -47,8 +55,15 @@ def format_manifest(manifest: Manifest) -> str:
 
 
 def init_seed(run: Path, data: DataConfig, features: FeatureConfig, seed: int) -> tuple[Manifest, Path]:
-    """Return the manifest of one seed and the directory it was left in, where all else of the seed goes too."""
+    """Return the manifest of one seed and the directory it was left in, where all else of the seed goes too.
+
+    Raises
+    ------
+    UsageError
+        If the run has results of other samples, see :func:`~pipeline.experiment.run_samples.require_same_samples`.
+    """
     manifest = make_manifest(data, features, seed)
+    require_same_samples(run, seed, data, manifest)
     _LOG.info(f"seed {seed}: {format_manifest(manifest)}")
     directory = seed_dir(run, seed)
     directory.mkdir(parents=True, exist_ok=True)
@@ -65,7 +80,7 @@ def extract_features(
         return report
     _LOG.info("\n".join(_words(report, extractor)))
     if directory is not None:
-        account = {**report.to_json(), "notes": [*manifest.notes, *extractor.notes]}
+        account = {**report.to_json(), "notes": [*manifest.notes, *extractor.notes, *report.remarks]}
         _write_json(directory / EXTRACTION, account)
     return report
 
@@ -86,7 +101,7 @@ def _words(report: Extraction, extractor: Extractor) -> list[str]:
         lines.append(f"nothing to do: all {report.hits} images are in the cache")
     paths = ", ".join(str(cache.path) for cache in extractor.caches)
     lines.append(f"cache {paths}: {byte_count(report.size_on_disk)}")
-    lines += [f"note: {note}" for note in extractor.notes]
+    lines += [f"note: {note}" for note in (*extractor.notes, *report.remarks)]
     if report.skipped:
         lines.append(f"skipped {len(report.skipped)} images that could not be read:")
         lines += [f"  {location!r}: {reason}" for location, reason in report.skipped[:20]]

@@ -7,7 +7,9 @@ from functools import cache
 
 from pipeline.options.toml_file import known_names
 
-_OF_COMMANDS = ("config", "each_block", "manifest", "method", "no_auxiliary", "repair", "seed", "threshold", "yes")
+_OF_COMMANDS = (
+    *("config", "each_block", "manifest", "method", "no_auxiliary", "overwrite", "repair", "seed", "threshold", "yes"),
+)
 """Options that belong to single commands and stand in messages."""
 
 _NAMED = re.compile(r"`([a-z][a-z0-9_]*)`")

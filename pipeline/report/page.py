@@ -148,6 +148,7 @@ def write_report(
         trainings=list(_trainings(comparison)),
         notes=[*comparison.notes, *notes],
         notes_in_sight=NOTES_IN_SIGHT,
+        other_options=lambda row: _as_text(_other_options(row, configuration)),
         configuration=_as_text(configuration),
         environment=_as_text(environment),
     )
@@ -409,6 +410,16 @@ def _data_uri(image: Image.Image, encoding: Literal["JPEG", "PNG"] = "JPEG") -> 
     encoded = io.BytesIO()
     image.save(encoded, encoding, quality=82, optimize=True)
     return f"data:image/{encoding.lower()};base64,{base64.b64encode(encoded.getvalue()).decode()}"
+
+
+def _other_options(row: MethodSummary, configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that a method was made with where the last command of the run said others."""
+    of_run = configuration.get(str(row.run), configuration)
+    return {
+        name: value
+        for name, value in row.results[0].options.items()
+        if name not in ("head", "seeds") and value != of_run.get(name) and (value is not None or name in of_run)
+    }
 
 
 def _as_text(nested: Mapping[str, Any]) -> dict[str, str]:

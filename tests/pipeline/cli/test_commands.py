@@ -128,6 +128,32 @@ def test_the_same_command_again_trains_nothing(finished, capsys):
     assert "nothing to do: all 72 images are in the cache" in out
 
 
+def test_what_contradicts_a_run_is_refused_and_leaves_it_as_it_was(finished, photographs, capsys):
+    root, _ = finished
+    run, caches = root / "run", sorted((root / "cache").iterdir())
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    common = ["--data", photographs, *SMALL, "--cache", root / "cache", *QUICK_FITS, "--head", "logistic", "--out", run]
+    for command, changed, words in [
+        ("train", ["--test-size", "0.5"], "--test-size 0.5 and the run was made with 0.25"),
+        ("train", ["--seeds", "2", "--val-size", "0.5"], "--val-size 0.5 and the run was made with 0.2"),
+        (
+            "train",
+            ["--hidden-dim", "9"],
+            "linear-logistic was trained with --hidden-dim 512, and this command says 9. It is not replaced",
+        ),
+        (
+            "run",
+            ["--cut", "blocks.3", "--skip-finetune"],
+            "was trained with --cut auto, and this command says blocks.3",
+        ),
+        ("finetune", ["--epochs", "2"], "finetune-top-3 was trained with --epochs 1, and this command says 2"),
+    ]:
+        code, _, err = call(capsys, command, *common, *changed)
+        assert (code, words in err) == (2, True), err
+    assert {path: path.read_bytes() for path in before} == before
+    assert sorted((root / "cache").iterdir()) == caches
+
+
 def test_stage_two_and_a_second_extract_make_no_backbone_forward(finished, photographs, capsys, monkeypatch, tmp_path):
     root, _ = finished
 
@@ -215,7 +241,7 @@ def test_a_training_that_stops_while_it_replaces_another_leaves_no_model_of_eith
 
     with monkeypatch.context() as patched:
         patched.setattr("pipeline.experiment.head_methods.save_model", disk_full)
-        code, _, err = call(capsys, *first[:-4], "--c-values", "10", *first[-2:])
+        code, _, err = call(capsys, *first[:-4], "--c-values", "10", *first[-2:], "--overwrite")
         assert (code, "No space left" in err) == (1, True)
     code, out, _ = call(capsys, *first)
     assert (code, "already trained" in out) == (0, False)

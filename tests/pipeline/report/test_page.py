@@ -117,6 +117,14 @@ def test_page_tells_its_story_in_order(tmp_path):
     assert indices == sorted(indices)
 
 
+def test_a_method_made_with_other_options_than_the_last_command_of_the_run_says_so(tmp_path):
+    options = {"data": "elpv", "cut": "layer3", "cv": None, "head": ["ridge"]}
+    add(tmp_path / "run", predictions([0, 1] * 10, [0, 1] * 10), options=options)
+    configuration = {"data": "elpv", "cut": "auto", "head": ["mlp"], "epochs": 3}
+    page = Page(write_report(tmp_path, compare_runs([tmp_path / "run"]), configuration, {}, []))
+    assert re.findall(r"(\w+) \(option\) (\S+)", page.words) == [("cut", "layer3")]
+
+
 def test_table_holds_the_numbers_of_the_comparison(tmp_path):
     page = report(three_methods(tmp_path, seeds=(0, 1)))
     for row in compare_runs([tmp_path]).rows:

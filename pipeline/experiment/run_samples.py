@@ -1,0 +1,103 @@
+"""The samples that the results of a run are about: a command that would bring others into it is refused.
+
+Methods of a run are compared on the same test images and ranked by the same validation images, so one data set and one
+way of splitting it belong to all of them. The manifests that were left in the run say which; that a folder was moved,
+and its images are called otherwise, changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from cache.errors import UsageError
+from pipeline.options.toml_file import read_configuration
+from pipeline.run_layout import CONFIGURATION, MANIFEST, RESULT, files_of_methods, seed_dir, seed_of
+from stages.config.data import DataConfig
+from stages.data.manifest import Manifest
+
+_SHARES = ("test_size", "val_size")
+
+
+def seeds_with_results(run: Path) -> list[int]:
+    """Return the seeds under which a run has results."""
+    return sorted({seed_of(path.parent.parent) for path in files_of_methods(run, RESULT)})
+
+
+def require_same_samples(run: Path, seed: int, data: DataConfig, manifest: Manifest) -> None:
+    """Refuse samples, labels or splits that are not those of the results that a run has.
+
+    Parameters
+    ----------
+    run : Path
+    seed : int
+        What the manifest was split under.
+    data : DataConfig
+        What it was made from.
+    manifest : Manifest
+
+    Raises
+    ------
+    UsageError
+        If the run has results of other ones; names the options that differ with both values, and what to do.
+    DataError
+        If a manifest in the run is damaged.
+    """
+    saved = [other for other in seeds_with_results(run) if (seed_dir(run, other) / MANIFEST).exists()]
+    if not saved:
+        return
+    other = seed if seed in saved else saved[0]
+    earlier = Manifest.load(seed_dir(run, other) / MANIFEST)
+    changes = _changes(earlier, manifest, with_splits=other == seed)
+    differing = _differing(run, data)
+    splits_are_drawn = _counted(earlier, with_splits=True) != _counted(manifest, with_splits=True)
+    if changes or (splits_are_drawn and any(name in differing for name in _SHARES)):
+        values = [f"`{name}` {now} and the run was made with {then}" for name, (then, now) in differing.items()]
+        reason = (
+            f"this command says {', '.join(values)}"
+            if values
+            else f"what `data` {data.data} gives has changed since then"
+        )
+        raise UsageError(
+            f"{run} has results of other samples{f' ({changes})' if changes else ''}: {reason}. Say what the run says, "
+            "or give another `out`; what is in the cache serves both"
+        )
+
+
+def _differing(run: Path, data: DataConfig) -> dict[str, tuple[Any, Any]]:
+    """Return the options of the data that a run was made with otherwise: by their names, what they were and are."""
+    path = run / CONFIGURATION
+    recorded = read_configuration(path) if path.exists() else {}
+    return {
+        name: (recorded[name], getattr(data, name))
+        for name in ("data", *_SHARES)
+        if name in recorded and recorded[name] != getattr(data, name)
+    }
+
+
+def _counted(manifest: Manifest, *, with_splits: bool) -> Counter[tuple[str, ...]]:
+    columns = (manifest.keys, manifest.target_texts, *([manifest.splits] if with_splits else []))
+    return Counter(zip(*columns, strict=True))
+
+
+def _changes(earlier: Manifest, manifest: Manifest, *, with_splits: bool) -> str:
+    """Return in words how the samples of two manifests differ; nothing where they are the same."""
+    if _counted(earlier, with_splits=with_splits) == _counted(manifest, with_splits=with_splits):
+        return ""
+    then, now = (Counter(samples.keys) for samples in (earlier, manifest))
+    of_both = set(then) & set(now)
+    labels, splits = (
+        sum(count_of[0].get(key) != count_of[1].get(key) for key in of_both)
+        for count_of in (
+            [dict(zip(samples.keys, samples.target_texts, strict=True)) for samples in (earlier, manifest)],
+            [dict(zip(samples.keys, samples.splits, strict=True)) for samples in (earlier, manifest)],
+        )
+    )
+    counted = {
+        "more": (now - then).total(),
+        "fewer": (then - now).total(),
+        "with another label": labels,
+        "in another split": splits if with_splits else 0,
+    }
+    return f"images: {', '.join(f'{count:,} {words}' for words, count in counted.items() if count)}"
