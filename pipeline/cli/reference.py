@@ -30,7 +30,7 @@ def reference() -> str:
     ]
     for group in OPTION_GROUPS:
         meaning = _field_docstrings(group) | {
-            option.name: option.metadata["help"] for option in fields(group) if option.metadata
+            option.name: option.metadata["help"] for option in fields(group) if "help" in option.metadata
         }
         parts += ["", f"## {group.__name__}", "", inspect.cleandoc(group.__doc__ or ""), ""]
         parts += ["| flag | default | meaning |", "|---|---|---|"]

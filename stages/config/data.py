@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stages.config.lists import take_lists
 from stages.config.registry import SOURCES, OptionHelp, listed_help
 
 SPLITS = ("train", "val", "test")
@@ -33,3 +34,6 @@ class DataConfig:
 
     allow_leakage: bool = False
     """Go on although the same image stands in two of the given splits."""
+
+    def __post_init__(self) -> None:
+        take_lists(self)

@@ -10,6 +10,7 @@ from cache.errors import UsageError
 from cache.formats import describe_formats, require_writable
 from stages.config.augment_grammar import OPS, require_augment
 from stages.config.bounds import require_at_least, require_choices
+from stages.config.lists import JOINED, take_lists
 from stages.config.registry import BACKBONES, ENGINES, POOLINGS, OptionHelp, listed_help
 
 Pooling = str
@@ -46,9 +47,9 @@ class FeatureConfig:
     weights_ignore: tuple[str, ...] = ()
     """Prefixes of names (after renaming) that are not loaded, and that neither file nor network needs to have."""
 
-    cut: str = "auto"
-    """The layer whose output is cached; auto is the input of the classifier. `list-cuts BACKBONE` lists them. Several,
-    separated by commas (layer3,layer4), are computed in one pass and cached each for itself; heads see them joined."""
+    cut: str = field(default="auto", metadata=JOINED)
+    """The layer whose output is cached; auto is the input of the classifier. `list-cuts BACKBONE` lists them. Several
+    (layer3 layer4) are computed in one pass and cached each for itself; heads see them joined."""
 
     pool: Pooling = field(
         default="avg",
@@ -94,9 +95,9 @@ class FeatureConfig:
         metadata=OptionHelp(lambda: f"How rows are stored: {describe_formats()}. Not part of the fingerprint."),
     )
 
-    batch_size: int | None = None
-    """Images per forward pass; changes speed and memory, not the features' identity (default: what suits device and
-    free memory, at most 16 on a CPU and 256 on a GPU)."""
+    extract_batch_size: int | None = None
+    """Images per forward pass of the extraction; changes speed and memory, not the features' identity (default: what
+    suits device and free memory, at most 16 on a CPU and 256 on a GPU)."""
 
     decode_threads: int | None = None
     """Threads that decode images, and on a CPU run the network too, each on a batch of its own (default: one per core;
@@ -119,8 +120,9 @@ class FeatureConfig:
     """Exit with status 1 if any image could not be read."""
 
     def __post_init__(self) -> None:
+        take_lists(self)
         require_choices(self)
-        require_at_least(self, {"views": 1, "batch_size": 1, "decode_threads": 1})
+        require_at_least(self, {"views": 1, "extract_batch_size": 1, "decode_threads": 1})
         POOLINGS.require_known(self.pool)
         require_writable(self.compression)
         if self.engine != "auto":

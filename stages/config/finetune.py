@@ -11,6 +11,7 @@ from stages.config.augment_grammar import TTA
 from stages.config.bounds import require, require_at_least, require_choices
 from stages.config.head_registry import require_known
 from stages.config.heads import HeadName
+from stages.config.lists import JOINED, take_lists
 from stages.config.registry import OPTIMIZERS, SCHEDULES, OptionHelp
 
 Baseline = Literal["scratch", "uncached"]
@@ -20,14 +21,14 @@ Baseline = Literal["scratch", "uncached"]
 class FinetuneConfig:
     """How the top blocks are trained, starting from a stage-2 head (stage 3)."""
 
-    unfreeze: str = "3"
+    unfreeze: str = field(default="3", metadata=JOINED)
     """What trains: a layer (it and all above it), a number of top blocks, all, head (the head alone), or several layers
     (just these: layer2,layer4; one alone with a comma behind it)."""
 
     invert_unfreeze: bool = False
     """Train what --unfreeze would leave frozen, and freeze the rest."""
 
-    reinit: str | None = None
+    reinit: str | None = field(default=None, metadata=JOINED)
     """What is drawn anew before it trains, named as in --unfreeze: a report row shows what the pretrained weights of
     these layers were worth. Their BatchNorm is in training mode."""
 
@@ -169,6 +170,7 @@ class FinetuneConfig:
     """What this training is called in the run and the tables (default: made of --unfreeze)."""
 
     def __post_init__(self) -> None:
+        take_lists(self)
         require_choices(self)
         minima = {"epochs": 1, "lr": 0, "head_lr": 0, "weight_decay": 0, "unfreeze_every": 0, "mixup": 0}
         minima |= {
