@@ -43,6 +43,7 @@ def contact_sheet(
     from stages.data.augment.contact_sheet import contact_sheet as draw_sheet
     from stages.data.augment.mixup import MixupCutmix
     from stages.data.augment.policy import augmentation
+    from stages.data.images.reading import reading_of
     from stages.data.images.rgb import UnreadableImageError
     from stages.data.sources.open_image import read_image
     from stages.network.backbones.registry import load_backbone
@@ -56,7 +57,7 @@ def contact_sheet(
     photographs = []
     for index in train[:: max(len(train) // _PHOTOGRAPHS, 1)]:
         try:
-            photograph = read_image(manifest.locations[index])
+            photograph = read_image(manifest.locations[index], reading_of(features))
             preprocessing.resized(photograph)  # which a strip of pixels cannot be
             photographs.append(photograph)
         except UnreadableImageError as error:

@@ -60,8 +60,10 @@ class Experiment:
         """Return the experiment without the images that extraction could not read."""
         return replace(self, manifest=drop_unreadable(self.extractor, self.manifest))
 
-    def fingerprint(self, settings: Mapping[str, Any]) -> str:
+    def fingerprint(self, settings: Mapping[str, Any], features: str | None = None) -> str:
         """Return the digest of all that shapes a method trained with these settings.
+
+        The features are called by their own fingerprint, or by `features`.
 
         Over the names of version 1, and of one class a sample over the names of classes alone, as when there was no
         other task, so that what was trained then is found.
@@ -70,5 +72,5 @@ class Experiment:
         samples = "".join(manifest.keys) + " ".join(manifest.splits) + " ".join(map(str, manifest.targets.tolist()))
         task = self.task.to_json()
         known_by = task["class_names"] if task["name"] == SingleLabel.name else task
-        parts = [self.extractor.fingerprint, samples, known_by, self.seed, as_version_1(settings)]
+        parts = [features or self.extractor.fingerprint, samples, known_by, self.seed, as_version_1(settings)]
         return key_of_bytes(json.dumps(parts, sort_keys=True, default=str).encode())

@@ -9,20 +9,21 @@ import json
 import logging
 import shutil
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cache import key_of_bytes
 from pipeline.evaluation.results import Predictions, Result, evaluate_test
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.finished_methods import find_finished
+from pipeline.experiment.finished_methods import find_finished, is_same_training
 from pipeline.experiment.head_methods import (
     MethodOutcome,
     build_result,
     format_accuracy,
     head_dir_name,
-    head_identity,
     head_problem,
+    is_same_head,
     options_of,
     predictions_of,
     recipe_of,
@@ -44,6 +45,7 @@ from stages.config.heads import HeadConfig
 from stages.config.version_1 import OLD_METHODS
 from stages.data.augment.contact_sheet import contact_sheet
 from stages.data.augment.mixup import MixupCutmix
+from stages.data.images.reading import reading_of
 from stages.data.manifest import Manifest
 from stages.data.sources.open_image import read_image
 from stages.extraction.estimate import estimate
@@ -91,10 +93,16 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
     method_dir = _method_dir(directory, method, name)
     problem = FinetuneProblem(extractor, manifest, start, options, seed, rank)
     shaping = training_fingerprint(problem)
-    digest = key_of_bytes(json.dumps(shaping, sort_keys=True, default=str).encode())
-    identity = f"{digest} {options.tta}"
+
+    def digest_of(features: str) -> str:
+        return key_of_bytes(json.dumps({**shaping, "features": features}, sort_keys=True, default=str).encode())
+
+    def identity_of(features: str) -> str:
+        return f"{digest_of(features)} {options.tta}"
+
+    digest = digest_of(extractor.fingerprint)
     recipe = replace(
-        recipe_of(experiment, method, name, identity),
+        recipe_of(experiment, method, name, identity_of(extractor.fingerprint)),
         unfreeze=options.unfreeze,
         invert_unfreeze=options.invert_unfreeze,
         tta=options.tta,
@@ -103,7 +111,11 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
     made_with = {**options_of(experiment), **asdict(head), **asdict(options)}
     finished = rank.broadcast_from_first(
         lambda: find_finished(
-            method_dir, identity, made_with, overwrite=experiment.overwrite, remedy="a `name` of its own, "
+            method_dir,
+            partial(is_same_training, experiment, identity_of),
+            made_with,
+            overwrite=experiment.overwrite,
+            remedy="a `name` of its own, ",
         )
     )
     if finished is not None:
@@ -270,7 +282,7 @@ def _starting_head(experiment: Experiment, options: FinetuneConfig, head: HeadCo
     experiment = replace(experiment, extractor=image_extractor)
     directory = experiment.directory / head_dir_name(options.init_head)
     recipe, readable = read_recipe(directory), experiment.readable()
-    if recipe is not None and recipe.identity != head_identity(readable, options.init_head, head):
+    if recipe is not None and not is_same_head(readable, options.init_head, head)(recipe.identity):
         _LOG.info(
             f"seed {experiment.seed}  {directory.name} is trained with other options: another is made to start from"
         )
@@ -341,7 +353,7 @@ def _draw_contact_sheet(
     if (options.mixup or options.cutmix) and not options.from_cache:
         mixing = MixupCutmix(options.mixup, options.cutmix, manifest.task.out_features)
     contact_sheet(
-        [read_image(location) for location in sample.locations],
+        [read_image(location, reading_of(extractor.options)) for location in sample.locations],
         extractor.augmentation,
         range(seed * views, (seed + 1) * views),
         path,

@@ -6,16 +6,18 @@ settings) is refused with the options that differ, unless it is told to overwrit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from cache.errors import DataError, UsageError
 from pipeline.evaluation.results import Result, to_json_value
+from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.model_store import ModelCard, read_recipe
 from stages.config.data import DataConfig
 from stages.config.version_1 import from_version_1
+from stages.extraction.take_over import has_rows_of_version_1
 
 _WITHOUT_EFFECT = (
     *(field.name for field in fields(DataConfig)),  # the samples are compared themselves
@@ -26,15 +28,15 @@ _WITHOUT_EFFECT = (
 
 
 def find_finished(
-    method_dir: Path, identity: str, options: Mapping[str, Any], *, overwrite: bool, remedy: str = ""
+    method_dir: Path, is_same: Callable[[str], bool], options: Mapping[str, Any], *, overwrite: bool, remedy: str = ""
 ) -> Result | None:
     """Return the result of a method that was trained in just this way, if the run has it.
 
     Parameters
     ----------
     method_dir : Path
-    identity : str
-        Digest of everything that shapes the training.
+    is_same : callable
+        Says of the digest of everything that shaped what the run has whether it is that of this training.
     options : mapping
         What it is to be trained with, by the names of the options: told where the run has it trained otherwise.
     overwrite : bool
@@ -50,14 +52,35 @@ def find_finished(
     recipe = read_recipe(method_dir)
     if recipe is None:
         return None
-    if recipe.identity == identity:
+    if is_same(recipe.identity):
         return Result.load(method_dir)
     if not overwrite:
         raise _trained_otherwise(method_dir, recipe, options, remedy)
     return None
 
 
-def require_same_features(method_dir: Path, fingerprint: str, options: Mapping[str, Any]) -> None:
+def is_same_training(experiment: Experiment, identity_of: Callable[[str], str], identity: str) -> bool:
+    """Return whether an identity is that of a method.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    identity_of : callable
+        Gives the identity of the method, of the fingerprint of its features. One on rows that version 1 of the decoder
+        cached is the same, if today's cache holds the same rows.
+    identity : str
+        Of what was trained.
+    """
+    extractor = experiment.extractor
+    if identity == identity_of(extractor.fingerprint):
+        return True
+    former = extractor.fingerprint_of_version_1
+    if former is None or identity != identity_of(former):
+        return False
+    return has_rows_of_version_1(extractor, list(dict.fromkeys(experiment.manifest.keys)))
+
+
+def require_same_features(method_dir: Path, fingerprints: Collection[str | None], options: Mapping[str, Any]) -> None:
     """Refuse features that a method of the run was not trained on, before they are extracted.
 
     Raises
@@ -66,7 +89,7 @@ def require_same_features(method_dir: Path, fingerprint: str, options: Mapping[s
         As `find_finished`.
     """
     recipe = read_recipe(method_dir)
-    if recipe is not None and recipe.features_fingerprint not in (None, fingerprint):
+    if recipe is not None and recipe.features_fingerprint not in (None, *fingerprints):
         raise _trained_otherwise(method_dir, recipe, options, "")
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.results import Predictions, Result, evaluate_test
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.finished_methods import find_finished, require_same_features
+from pipeline.experiment.finished_methods import find_finished, is_same_training, require_same_features
 from pipeline.experiment.model_store import ModelCard, config_to_json, invalidate_model, save_model
 from pipeline.text import byte_count, duration, format_score
 from stages.config.data import SPLITS
@@ -129,7 +130,7 @@ def find_finished_head(experiment: Experiment, name: HeadName, options: HeadConf
     """Return the result of a head that the run has; UsageError where it is another one and may not be replaced."""
     return find_finished(
         experiment.directory / head_dir_name(name),
-        head_identity(experiment, name, options),
+        is_same_head(experiment, name, options),
         head_options(experiment, name, options),
         overwrite=experiment.overwrite,
     )
@@ -137,7 +138,17 @@ def find_finished_head(experiment: Experiment, name: HeadName, options: HeadConf
 
 def head_identity(experiment: Experiment, name: HeadName, options: HeadConfig) -> str:
     """Return the digest of all that shapes a head; of the experiment's readable samples."""
-    return experiment.fingerprint({**asdict(options), "head": name, **views_as_settings(experiment.extractor)})
+    return _identity_of_features(experiment, name, options)(experiment.extractor.fingerprint)
+
+
+def is_same_head(experiment: Experiment, name: HeadName, options: HeadConfig) -> Callable[[str], bool]:
+    """Return what says of an identity whether it is that of a head of the experiment."""
+    return partial(is_same_training, experiment, _identity_of_features(experiment, name, options))
+
+
+def _identity_of_features(experiment: Experiment, name: HeadName, options: HeadConfig) -> Callable[[str], str]:
+    settings = {**asdict(options), "head": name, **views_as_settings(experiment.extractor)}
+    return partial(experiment.fingerprint, settings)
 
 
 def head_options(experiment: Experiment, name: HeadName, options: HeadConfig) -> dict[str, Any]:
@@ -153,9 +164,11 @@ def require_same_features_of_heads(experiment: Experiment, names: Sequence[HeadN
     UsageError
         If there is such a head, and it may not be replaced.
     """
+    extractor = experiment.extractor
+    fingerprints = (extractor.fingerprint, extractor.fingerprint_of_version_1)
     for name in () if experiment.overwrite else names:
         directory = experiment.directory / head_dir_name(name)
-        require_same_features(directory, experiment.extractor.fingerprint, head_options(experiment, name, options))
+        require_same_features(directory, fingerprints, head_options(experiment, name, options))
 
 
 def head_problem(experiment: Experiment, options: HeadConfig) -> tuple[FitProblem, AnyFeatureRows]:

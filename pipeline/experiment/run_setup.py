@@ -80,7 +80,7 @@ def extract_features(
         return report
     _LOG.info("\n".join(_words(report, extractor)))
     if directory is not None:
-        account = {**report.to_json(), "notes": [*manifest.notes, *extractor.notes]}
+        account = {**report.to_json(), "notes": [*manifest.notes, *extractor.notes, *report.remarks]}
         _write_json(directory / EXTRACTION, account)
     return report
 
@@ -101,7 +101,7 @@ def _words(report: Extraction, extractor: Extractor) -> list[str]:
         lines.append(f"nothing to do: all {report.hits} images are in the cache")
     paths = ", ".join(str(cache.path) for cache in extractor.caches)
     lines.append(f"cache {paths}: {byte_count(report.size_on_disk)}")
-    lines += [f"note: {note}" for note in extractor.notes]
+    lines += [f"note: {note}" for note in (*extractor.notes, *report.remarks)]
     if report.skipped:
         lines.append(f"skipped {len(report.skipped)} images that could not be read:")
         lines += [f"  {location!r}: {reason}" for location, reason in report.skipped[:20]]

@@ -11,6 +11,7 @@ from cache.formats import describe_formats, require_writable
 from stages.config.augment_grammar import OPS, require_augment
 from stages.config.bounds import require_at_least, require_choices
 from stages.config.lists import JOINED, take_lists
+from stages.config.pixel_values import parse_channels, parse_intensity_range, parse_page
 from stages.config.registry import BACKBONES, ENGINES, POOLINGS, OptionHelp, listed_help
 
 Pooling = str
@@ -82,6 +83,20 @@ class FeatureConfig:
     """full, or reduced: JPEG photographs far larger than needed are decoded at 1/2, 1/4 or 1/8 of their size, which is
     quicker and changes the pixels a little; part of the fingerprint."""
 
+    intensity_range: str = field(default="full", metadata=JOINED)
+    """Which values are black and white in images of more than 8 bits (microscopes, X-rays, satellites): full (as each
+    file's header says), bits:N (0 to 2^N - 1), LOW,HIGH, percentile:P,Q (of the values of up to 500 images), or auto
+    (the range that up to 500 images use). What is found is kept with the run, and new images are read with it. Images
+    of 8 bits are never touched."""
+
+    channels: str = field(default="rgb", metadata=JOINED)
+    """Of images with other channels than red, green and blue: the numbers, from 0, of those to take, as 2,1,0, or
+    all. A single one is shown as gray; for other numbers than three the first convolution is widened."""
+
+    page: str = "first"
+    """Of files with several pages or frames (z-stacks, time lapses, animations): first, middle, max (the brightest
+    value of all pages, pixel by pixel), or a number from 0 on."""
+
     precision: PrecisionChoice = "fp32"
     """Arithmetic of the trunk: fp32, bf16 (up to twice as fast where the processor has it; features differ by some
     percent, and heads on them were as accurate), fp16, or auto (the quickest this machine has). Part of the
@@ -130,5 +145,8 @@ class FeatureConfig:
         require_augment(self.augment)
         if self.views > 1 and self.augment == "none":
             raise UsageError("`views` needs an augmentation: with `augment` none all views would be the same")
+        parse_intensity_range(self.intensity_range)
+        parse_channels(self.channels)
+        parse_page(self.page)
         if not all(name.strip() for name in self.cut.split(",")):
             raise UsageError(f"`cut` {self.cut!r} names no layer between two commas")

@@ -6,6 +6,7 @@ Threads and not processes: the decoders release the interpreter's lock, and noth
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from cache.prefetch import prefetch_map
 from stages.data.images.preprocessing import stack_pixels
+from stages.data.images.reading import PLAIN, Reading
 from stages.data.images.rgb import UnreadableImageError
 from stages.data.sources.open_image import read_image
 from stages.runtime.threads import single_thread_pool
@@ -33,13 +35,13 @@ class ImageRequest(NamedTuple):
     render : callable
         uint8 [3, H, W] -> uint8 [3, S, S], or [v, 3, S, S] for several renderings of one decoded image. Called in a
         thread.
-    shorter_side : int or None
-        What the image will be resized to, where it may be decoded at a reduced scale.
+    reading : Reading
+        How a file is read.
     """
 
     location: str
     render: Callable[[Tensor], Tensor]
-    shorter_side: int | None = None
+    reading: Reading = PLAIN
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class ImageBatch:
         Requests that are done with this batch, from the first on.
     decode_seconds : float
         Time that processors spent on decoding and rendering, since the batch before.
+    remarks : Counter
+        How many of the images had each remark, since the batch before.
     """
 
     indices: list[int]
@@ -65,17 +69,20 @@ class ImageBatch:
     failures: list[tuple[int, str]]
     finished: int
     decode_seconds: float
+    remarks: Counter[str]
 
 
-def render(request: ImageRequest) -> list[Tensor]:
-    """Return the renderings, uint8 [3, S, S] each, of the requested image.
+def render(request: ImageRequest, remarks: Counter[str]) -> list[Tensor]:
+    """Return the renderings, uint8 [3, S, S] each, of the requested image, and count what there is to say of it.
 
     Raises
     ------
     UnreadableImageError
         If the image cannot be read, or not be rendered.
     """
-    image = request.render(read_image(request.location, request.shorter_side))
+    of_image: list[str] = []
+    image = request.render(read_image(request.location, request.reading, of_image))
+    remarks.update(set(of_image))
     return list(image) if image.ndim == 4 else [image]
 
 
@@ -103,15 +110,16 @@ def stream_images(
     failures: list[tuple[int, str]] = []
     finished = 0
     seconds = 0.0
+    remarks: Counter[str] = Counter()
 
     def batch(size: int) -> ImageBatch:
-        nonlocal failures, seconds
+        nonlocal failures, seconds, remarks
         images = stack_pixels(rows[:size]) if rows else torch.empty((0, 3, 0, 0), dtype=torch.uint8)
         # the request of the first row that is left for the next batch is not done
         finished_requests = indices[size] if len(indices) > size else finished
-        result = ImageBatch(indices[:size], images, failures, finished_requests, seconds)
+        result = ImageBatch(indices[:size], images, failures, finished_requests, seconds, remarks)
         del indices[:size], rows[:size]
-        failures, seconds = [], 0.0
+        failures, seconds, remarks = [], 0.0, Counter()
         return result
 
     images_ahead = max(_LOOKAHEAD * batch_size // renderings, workers)
@@ -121,6 +129,7 @@ def stream_images(
     ):
         for rendered in decoded:
             seconds += rendered.seconds
+            remarks.update(rendered.remarks)
             if isinstance(rendered.rows, UnreadableImageError):
                 failures.append((finished, rendered.rows.reason))
             else:
@@ -138,13 +147,15 @@ def stream_images(
 class _Rendered(NamedTuple):
     rows: list[Tensor] | UnreadableImageError
     seconds: float
+    remarks: Counter[str]
 
 
 def _rendered(request: ImageRequest) -> _Rendered:
     started = time.thread_time()
     rows: list[Tensor] | UnreadableImageError
+    remarks: Counter[str] = Counter()
     try:
-        rows = render(request)
+        rows = render(request, remarks)
     except UnreadableImageError as error:
         rows = error
-    return _Rendered(rows, time.thread_time() - started)
+    return _Rendered(rows, time.thread_time() - started, remarks)

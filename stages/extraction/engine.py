@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -56,6 +56,8 @@ class ComputedBatch:
         Requests that are done with this, from the first on.
     decode_seconds, forward_seconds : float
         How long threads were busy with reading, decoding and rendering, and with computing.
+    remarks : Counter
+        How many of the images had each remark that is made while files are read.
     """
 
     indices: list[int]
@@ -64,6 +66,7 @@ class ComputedBatch:
     finished: int
     decode_seconds: float
     forward_seconds: float
+    remarks: Counter[str] = field(default_factory=Counter)
 
 
 class Engine(Protocol):
@@ -233,9 +236,10 @@ def _decode_and_forward(part: list[ImageRequest], first: int, compute: Compute, 
     indices: list[int] = []
     images: list[Tensor] = []
     failures: list[tuple[int, str]] = []
+    remarks: Counter[str] = Counter()
     for number, request in enumerate(part, first):
         try:
-            rendered = render(request)
+            rendered = render(request, remarks)
         except UnreadableImageError as error:
             failures.append((number, error.reason))
             continue
@@ -252,7 +256,7 @@ def _decode_and_forward(part: list[ImageRequest], first: int, compute: Compute, 
         else [np.concatenate(arrays) for arrays in zip(*rows_by_batch, strict=True)]
     )
     forward_seconds = time.perf_counter() - decoded
-    return ComputedBatch(indices, rows, failures, first + len(part), decoded - started, forward_seconds)
+    return ComputedBatch(indices, rows, failures, first + len(part), decoded - started, forward_seconds, remarks)
 
 
 def _launch(batch: ImageBatch, compute: Compute, device: torch.device) -> Callable[[], ComputedBatch]:
@@ -272,6 +276,8 @@ def _launch(batch: ImageBatch, compute: Compute, device: torch.device) -> Callab
             copied.synchronize()
         seconds = launch_seconds + time.perf_counter() - waiting
         arrays = [row.numpy() for row in rows]
-        return ComputedBatch(batch.indices, arrays, batch.failures, batch.finished, batch.decode_seconds, seconds)
+        return ComputedBatch(
+            batch.indices, arrays, batch.failures, batch.finished, batch.decode_seconds, seconds, batch.remarks
+        )
 
     return finish

@@ -7,10 +7,10 @@ images that nobody has taken, and does it.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from cache.errors import DataError
 from cache.shard_writer import ShardWriter
 from stages.data.image_stream import ImageRequest
+from stages.data.images.reading import remarks_in_words
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
+from stages.extraction.take_over import TakenOver, take_over_rows
 from stages.extraction.work_queue import LeasedBlocks, RowRequest, content_defined_blocks, missing_keys
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.runtime.progress import progress
@@ -46,6 +48,8 @@ class Extraction:
         What extracting these features cost when it was done, now or earlier.
     shares : dict
         Of what limits the extraction, the share of the time it was busy: decode, forward, write.
+    remarks : list of str
+        What there is to say of the files that this process read, in words.
     """
 
     backbone: str
@@ -63,6 +67,7 @@ class Extraction:
     total_seconds: float
     size_on_disk: int
     shares: dict[str, float]
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def images_per_second(self) -> float:
@@ -108,6 +113,8 @@ def extract(
     del location_of  # as large as all the rest, where there are millions
     rejected = extractor.unreadable()
     known = sum(key in rejected for key in wanted)
+    taken_over = take_over_rows(extractor, wanted, locations) if rank.is_main else TakenOver(0, 0)
+    rank.barrier()
     blocks, lacking = _pending_blocks(extractor, wanted, rank)
     meter = StageTimer(extractor)
     if lacking:
@@ -143,7 +150,15 @@ def extract(
         total_seconds=extractor.seconds(readable, extractor.options.views),
         size_on_disk=sum(cache.size_on_disk for cache in extractor.caches),
         shares=meter.shares,
+        remarks=[*_taken_over_in_words(taken_over), *remarks_in_words(meter.remarks, extractor.reading)],
     )
+
+
+def _taken_over_in_words(taken_over: TakenOver) -> list[str]:
+    if not any(taken_over):
+        return []
+    anew = f"; {taken_over.changed:,} are read otherwise today and were computed anew" if taken_over.changed else ""
+    return [f"features of {taken_over.images:,} images were taken over from version 1 of the decoder{anew}"]
 
 
 def skipped_samples(manifest: Manifest, rejected: dict[str, str]) -> list[tuple[str, str]]:
@@ -226,12 +241,15 @@ class StageTimer:
     ----------
     images : int
         Images that are done.
+    remarks : Counter
+        How many of them had each remark that is made while files are read.
     shares : dict
         How busy each stage was since the start, from 0 to 1; the busiest limits the others.
     """
 
     def __init__(self, extractor: Extractor) -> None:
         self.images = 0
+        self.remarks: Counter[str] = Counter()
         self._started = time.perf_counter()
         self._seconds = {"decode": 0.0, "forward": 0.0, "write": 0.0}
         computing = extractor.threads if extractor.device.type == "cpu" else 1
@@ -297,6 +315,7 @@ def _extract_blocks(
         meter.add("write", started - computed)
         finished = work.finish(batch.finished, writers.batches)
         meter.images += finished - len(batch.failures)
+        meter.remarks.update(batch.remarks)
         work.release(writers.on_disk)
         bar.set_postfix_str(meter.limit, refresh=False)
         bar.update(finished)

@@ -17,8 +17,9 @@ from cache.errors import CutonceError, UsageError
 from stages.config.features import FeatureConfig, Pooling
 from stages.data.augment.policy import Augmentation, augmentation
 from stages.data.image_stream import ImageRequest
-from stages.data.images.decode import decoder_name
+from stages.data.images.codecs import torchcodec_decoders
 from stages.data.images.preprocessing import stack_pixels
+from stages.data.images.reading import Reading, reading_of
 from stages.extraction.engine import Compute, ComputedBatch, get_engine
 from stages.network.backbones.base import Backbone
 from stages.network.backbones.registry import load_backbone
@@ -123,8 +124,16 @@ class Extractor:
     @property
     def fingerprint(self) -> str:
         """Fingerprint of the cache, or of all caches together."""
-        fingerprints = [tap.cache.spec.fingerprint for tap in self.taps]
-        return fingerprints[0] if len(fingerprints) == 1 else key_of_bytes("".join(fingerprints).encode())
+        return _joined_fingerprint([tap.cache.spec for tap in self.taps])
+
+    @property
+    def fingerprint_of_version_1(self) -> str | None:
+        """What `fingerprint` was with version 1 of the decoder; None where it could not read so."""
+        decoder = self.reading.decoder_of_version_1
+        if decoder is None:
+            return None
+        specs = [Spec.from_json({**tap.cache.spec.to_json(), "decoder": decoder}) for tap in self.taps]
+        return _joined_fingerprint(specs)
 
     @cached_property
     def augmentation(self) -> Augmentation:
@@ -157,12 +166,12 @@ class Extractor:
         def render(image: Tensor) -> Tensor:
             return stack_pixels([self._view(image, key, view) for view in views])
 
-        return ImageRequest(location, render, self.shorter_side)
+        return ImageRequest(location, render, self.reading)
 
     def evaluation_requests(self, locations: Iterable[str]) -> Iterable[ImageRequest]:
         """Return requests for the evaluation view, [3, S, S], of images."""
         render = self.backbone.preprocessing.render
-        return (ImageRequest(location, render, self.shorter_side) for location in locations)
+        return (ImageRequest(location, render, self.reading) for location in locations)
 
     def forward_rows(self, images: Tensor) -> list[Tensor]:
         """Return the rows of each tap, [b, *shape] in the storage type, of rendered images, uint8 [b, 3, S, S].
@@ -228,9 +237,9 @@ class Extractor:
             ) from error
 
     @property
-    def shorter_side(self) -> int | None:
-        """What an image may be decoded for at a reduced scale; None where it is decoded in full."""
-        return self.backbone.preprocessing.resize if self.options.decoding == "reduced" else None
+    def reading(self) -> Reading:
+        """How files are read for the trunk."""
+        return reading_of(self.options, self.backbone.preprocessing.resize)
 
     def _view(self, image: Tensor, key: str, view: int) -> Tensor:
         if view == 0:
@@ -256,6 +265,7 @@ def build_extractor(options: FeatureConfig, backbone: Backbone | None = None) ->
         If the backbone, a cut, the pooling, the device or the engine does not exist, or a cut is named twice.
     """
     tune_malloc()
+    torchcodec_decoders()  # says in time that it is not there, and once
     device = resolve_device(options.device)
     get_engine(options.engine, device)
     if backbone is None:
@@ -304,7 +314,7 @@ def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: F
             views=None,
             precision=trunk.arithmetic,
             dtype=options.storage_dtype,
-            decoder=decoder_name(options.decoding == "reduced"),
+            decoder=reading_of(options, backbone.preprocessing.resize).decoder,
         )
         policy = augmentation(options.augment, backbone.preprocessing)
         views = {"augment": policy.name, "steps": policy.describe(), "version": 1}
@@ -321,6 +331,11 @@ def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: F
         device=device,
         options=options,
     )
+
+
+def _joined_fingerprint(specs: Sequence[Spec]) -> str:
+    fingerprints = [spec.fingerprint for spec in specs]
+    return fingerprints[0] if len(fingerprints) == 1 else key_of_bytes("".join(fingerprints).encode())
 
 
 def _threads(options: FeatureConfig, device: torch.device) -> int:

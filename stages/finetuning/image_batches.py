@@ -13,6 +13,7 @@ from cache.errors import DataError
 from stages.data.augment.mixup import MixupCutmix
 from stages.data.augment.policy import Augmentation
 from stages.data.image_stream import stream_images
+from stages.data.images.reading import PLAIN, Reading, reading_of
 from stages.data.manifest import Manifest
 from stages.data.sources.open_image import read_image
 from stages.extraction.extractor import Extractor
@@ -58,7 +59,7 @@ class ImageBatches:
         if workers is None:
             workers = min(usable_cores() - 1, 8)
         self._loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-            AugmentedImages(problem.train, extractor.augmentation, problem.seed),
+            AugmentedImages(problem.train, extractor.augmentation, problem.seed, reading_of(extractor.options)),
             batch_sampler=self._sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -106,10 +107,11 @@ class ImageBatches:
 class AugmentedImages(Dataset[tuple[Tensor, int]]):
     """Training images by (epoch, place): the rendering depends on seed, epoch and key, on nothing else."""
 
-    def __init__(self, manifest: Manifest, augment: Augmentation, seed: int) -> None:
+    def __init__(self, manifest: Manifest, augment: Augmentation, seed: int, reading: Reading = PLAIN) -> None:
         self.locations, self.keys, self.labels = manifest.locations, manifest.keys, manifest.targets
         self.augment = augment
         self.seed = seed
+        self.reading = reading
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -117,7 +119,7 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, index = position
         seed = seed_from(self.seed, epoch, self.keys[index], bits=60)
-        return self.augment(read_image(self.locations[index]), seed), int(self.labels[index])
+        return self.augment(read_image(self.locations[index], self.reading), seed), int(self.labels[index])
 
 
 class _EpochSampler(Sampler[list[tuple[int, int]]]):

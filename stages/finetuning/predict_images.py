@@ -58,7 +58,7 @@ def iter_predictions(
     """
     renderings = TestTimeAugmentation(extractor.backbone.preprocessing, tta)
     count = renderings.count
-    requests = (ImageRequest(location, renderings, extractor.shorter_side) for location in locations)
+    requests = (ImageRequest(location, renderings, extractor.reading) for location in locations)
     pending: list[NDArray[np.float32]] = []  # a batch may end between two renderings of an image
     indices: list[int] = []
     with progress(label=label, total=len(locations), unit="images") as bar:

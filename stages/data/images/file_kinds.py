@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import io
 import re
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
 
 from PIL import Image, UnidentifiedImageError
+
+_HEIF_FORMAT = "HEIF"
+_HEIF_INSTALL = "pip install 'pillow-heif>=0.18'"
 
 COMMON = ("JPEG", "PNG", "GIF", "BMP", "PPM", "DIB")
 """Formats that Pillow knows from the start; the others cost it an import of all its plug-ins."""
 
 OTHERS = (
     *("MPO", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO", "ICNS", "PCX", "DCX", "PSD", "SGI", "SUN", "DDS", "QOI"),
-    *("MSP", "XBM", "XPM", "TGA"),
+    *("MSP", "XBM", "XPM", "TGA", _HEIF_FORMAT),
 )
 """The other formats of images that are opened. Pillow knows more; some of them, such as PostScript, start a program."""
 
@@ -50,7 +56,15 @@ def open_image_format(data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=COMMON)
     except UnidentifiedImageError:
         Image.init()
+        _register_heif()
         return Image.open(io.BytesIO(data), formats=[name for name in OTHERS if name in Image.OPEN])
+
+
+@cache
+def _register_heif() -> None:
+    """Let Pillow read HEIC, where the library for it is installed; an extra, as it is under a license of its own."""
+    with suppress(ImportError):
+        import_module("pillow_heif").register_heif_opener()
 
 
 def describe_unknown(data: bytes) -> str:
@@ -77,7 +91,8 @@ def describe_unknown(data: bytes) -> str:
 
 def _describe_media(brand: bytes) -> str:
     if brand in _HEIF:
-        return "a HEIC photograph, which is not read; convert it to JPEG"
+        known = _HEIF_FORMAT in Image.OPEN
+        return "a HEIC photograph, damaged" if known else f"a HEIC photograph, as iPhones take them: {_HEIF_INSTALL}"
     if brand in _AVIF:
         return "AVIF, which the installed Pillow does not read: pip install 'pillow>=11.3'"
     return "a video; save its frames as images"

@@ -1,8 +1,8 @@
 """What a photograph viewer shows of an image that Pillow has opened: upright, 8 bits a channel, no holes.
 
-Every kind of pixel (grey, palette, CMYK, 16 bits, floats, alpha) becomes RGB here. Where images come from, and which
-of them a quicker decoder gets right, is not known here. Embedded colour profiles are not applied, as nowhere in the
-training of the published networks.
+Every kind of pixel (grey, palette, CMYK, alpha, floats) becomes RGB here; how more than 8 bits become 8 is told in
+``samples``. Where images come from, and which of them a quicker decoder gets right, is not known here. Embedded colour
+profiles are not applied, as nowhere in the training of the published networks.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from cache.errors import DataError
+from stages.config.pixel_values import FULL
+from stages.data.images.samples import Samples, eight_bits
 
 DECODE_ERRORS = (
     OSError,
@@ -29,10 +31,10 @@ DECODE_ERRORS = (
     ArithmeticError,
     struct.error,
     zlib.error,
-    RuntimeError,  # torchvision's only word
+    RuntimeError,  # TorchCodec's only word
     Image.DecompressionBombError,
 )
-"""What Pillow's plug-ins and torchvision raise on bytes that are not an intact image."""
+"""What Pillow's plug-ins and TorchCodec raise on bytes that are not an intact image."""
 
 
 class UnreadableImageError(DataError):
@@ -54,31 +56,34 @@ class UnreadableImageError(DataError):
 def as_rgb(image: Image.Image) -> Tensor:
     """Return the image, uint8 [3, H, W], as a viewer shows it.
 
-    EXIF orientation is applied, to `image` itself; transparency is laid on white, an animation is its first frame,
-    and more than 8 bits are scaled to 8, not clipped.
+    EXIF orientation is applied, to `image` itself; transparency is laid on white. One channel of more than 8 bits is
+    scaled as by `eight_bits`, without what a header may say of it; of several channels of 16 bits Pillow has kept the
+    upper 8 bits alone.
     """
-    image.load()
-    with suppress(*DECODE_ERRORS):  # EXIF that cannot be read leaves the image as it is stored; its pixels are intact
-        ImageOps.exif_transpose(image, in_place=True)
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = Image.fromarray(_eight_bits(np.asarray(image)))
-    elif image.has_transparency_data:
+    upright(image)
+    if has_deep_mode(image):
+        return channels_first(eight_bits(Samples(np.array(image)[..., None]), FULL, []))
+    if image.has_transparency_data:
         colors = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colors.size, "white"), colors)
     if image.mode != "RGB":  # converting RGB to RGB would copy it
         image = image.convert("RGB")
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return channels_first(np.array(image))
 
 
-def _eight_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Scale grey values [H, W] of any type to 0..255.
+def upright(image: Image.Image) -> None:
+    """Decode an image and turn it as the camera noted."""
+    image.load()
+    with suppress(*DECODE_ERRORS):  # EXIF that cannot be read leaves the image as it is stored; its pixels are intact
+        ImageOps.exif_transpose(image, in_place=True)
 
-    Integers within 0..65535 are 16-bit grey and floats within 0..1 run from black to white. Others have no agreed
-    black and white: as in a viewer they run from the image's darkest to its brightest value.
-    """
-    levels = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    black, white = float(levels.min()), float(levels.max())
-    agreed = 1.0 if np.issubdtype(values.dtype, np.floating) else 65535.0
-    if black >= 0 and white <= agreed:
-        black, white = 0.0, agreed
-    return np.round((levels - black) * (255 / (white - black))).astype(np.uint8)
+
+def has_deep_mode(image: Image.Image) -> bool:
+    """Return whether Pillow has kept more than 8 bits of the image: one channel of integers or floats."""
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def channels_first(pixels: NDArray[np.uint8]) -> Tensor:
+    """Return pixels [H, W, C] as a tensor [C, H, W] that shares their memory; one channel becomes three."""
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+    return tensor.expand(3, -1, -1) if len(tensor) == 1 else tensor

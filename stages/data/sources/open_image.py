@@ -8,22 +8,24 @@ from pathlib import Path
 from torch import Tensor
 
 from stages.data.images.decode import decode
+from stages.data.images.reading import PLAIN, Reading
 from stages.data.images.rgb import UnreadableImageError
 from stages.data.sources.in_memory import InMemoryImage
 from stages.data.sources.registry import opener_of
 
 
-def read_image(location: str, shorter_side: int | None = None) -> Tensor:
-    """Return the image at `location`, uint8 [3, H, W], as a photograph viewer shows it.
+def read_image(location: str, reading: Reading = PLAIN, remarks: list[str] | None = None) -> Tensor:
+    """Return the image at `location`, uint8 [3, H, W] or as many channels as `reading` names, upright.
 
     Parameters
     ----------
     location : str
         Path of a file, a location of a source without files (``digits:17``, ``torchvision:FashionMNIST/test/17``), or
         an `InMemoryImage`.
-    shorter_side : int, optional
-        To how many pixels the shorter side will be resized: a much larger image may come at reduced scale, see
-        `decode`. By default it has all its pixels.
+    reading : Reading
+        How files are read; by default as a photograph viewer shows them, in full.
+    remarks : list of str, optional
+        Gets what there is to say of the file; see `remarks_in_words`.
 
     Raises
     ------
@@ -34,9 +36,9 @@ def read_image(location: str, shorter_side: int | None = None) -> Tensor:
         return location.read()
     open_image = opener_of(location)
     if open_image is not None:
-        return open_image(location, shorter_side)
+        return open_image(location, reading.shorter_side)
     try:
-        return decode(_read_file(Path(location)), shorter_side)
+        return decode(_read_file(Path(location)), reading, remarks)
     except UnreadableImageError as error:
         raise UnreadableImageError(error.reason, location) from error
 

@@ -29,7 +29,7 @@ def ridge(tmp_path) -> Path:
 
 
 def test_the_same_training_is_found_and_knows_its_options(ridge):
-    finished = find_finished(ridge, read_recipe(ridge).identity, OPTIONS, overwrite=False)
+    finished = find_finished(ridge, read_recipe(ridge).identity.__eq__, OPTIONS, overwrite=False)
     assert finished.options["cv"] == 3
     assert finished.options["head"] == ["ridge"]
     assert finished.to_json()["options"] == finished.options
@@ -50,25 +50,25 @@ def test_another_training_is_refused_with_both_values_and_what_to_do(ridge, chan
     with pytest.raises(
         UsageError, match=rf"linear-ridge was trained .*{words}\. It is not replaced .* `overwrite`"
     ) as refused:
-        find_finished(ridge, "another", {**OPTIONS, **changes}, overwrite=False, remedy="a `name` of its own, ")
+        find_finished(ridge, "another".__eq__, {**OPTIONS, **changes}, overwrite=False, remedy="a `name` of its own, ")
     assert "device" not in str(refused.value)
     assert "a `name` of its own, or `overwrite`" in str(refused.value)
-    assert find_finished(ridge, "another", {**OPTIONS, **changes}, overwrite=True) is None
+    assert find_finished(ridge, "another".__eq__, {**OPTIONS, **changes}, overwrite=True) is None
 
 
 def test_a_method_of_version_1_kept_the_options_of_its_features(ridge):
     with pytest.raises(UsageError, match=r"with `cut` auto, and this command says blocks.3\."):
-        find_finished(FIXTURE, "another", {**OPTIONS, "cut": "blocks.3"}, overwrite=False)
+        find_finished(FIXTURE, "another".__eq__, {**OPTIONS, "cut": "blocks.3"}, overwrite=False)
 
 
 def test_other_features_are_refused_before_they_are_computed(ridge):
-    require_same_features(ridge, "a fingerprint", OPTIONS)  # a card that knows none
+    require_same_features(ridge, ["a fingerprint"], OPTIONS)  # a card that knows none
     card = json.loads((ridge / "model.json").read_text())
     (ridge / "model.json").write_text(json.dumps({**card, "features_fingerprint": "a fingerprint"}))
-    require_same_features(ridge, "a fingerprint", OPTIONS)
+    require_same_features(ridge, ["a fingerprint"], OPTIONS)
     with pytest.raises(UsageError, match="`cut` auto, and this command says layer3"):
-        require_same_features(ridge, "another", {**OPTIONS, "cut": "layer3"})
+        require_same_features(ridge, ["another"], {**OPTIONS, "cut": "layer3"})
 
 
 def test_what_is_not_complete_may_be_trained(tmp_path):
-    assert find_finished(tmp_path, "any", OPTIONS, overwrite=False) is None
+    assert find_finished(tmp_path, "any".__eq__, OPTIONS, overwrite=False) is None

@@ -49,6 +49,11 @@ def test_names_of_layers_are_one_word_with_commas(given):
     assert FinetuneConfig(unfreeze=3).unfreeze == "3"
 
 
+def test_numbers_of_one_word_may_be_a_list_too():
+    assert FeatureConfig(channels=(2, 1, 0), intensity_range="0 4095").channels == "2,1,0"
+    assert FeatureConfig(channels=(2, 1, 0), intensity_range="0 4095").intensity_range == "0,4095"
+
+
 def test_what_was_given_rightly_before_is_the_same():
     """Digests are taken over the options: no number becomes another, and none another kind of number."""
     for group in GROUPS[1:]:
@@ -63,4 +68,6 @@ def test_every_list_is_known():
         *("seeds", "weights_rename", "weights_ignore", "head", "c_values", "scalers", "n_neighbors"),
         *("fit_lr", "fit_weight_decay", "baselines"),
     }
-    assert [name for group in GROUPS for name in joined_options(group)] == ["cut", "unfreeze", "reinit"]
+    assert [name for group in GROUPS for name in joined_options(group)] == [
+        *("cut", "intensity_range", "channels", "unfreeze", "reinit")
+    ]

@@ -143,6 +143,7 @@ def test_a_bomb_is_refused_before_memory_is_taken_for_its_pixels(bomb, tmp_path)
         f"""
         import re
         from pathlib import Path
+        from stages.data.images.reading import Reading
         from stages.data.images.rgb import UnreadableImageError
         from stages.data.sources.open_image import read_image
 
@@ -153,7 +154,7 @@ def test_a_bomb_is_refused_before_memory_is_taken_for_its_pixels(bomb, tmp_path)
         before = peak()
         for shorter_side in (None, 256):
             try:
-                read_image({str(bomb)!r}, shorter_side)
+                read_image({str(bomb)!r}, Reading(shorter_side=shorter_side))
             except UnreadableImageError:
                 print(peak() - before)
         """

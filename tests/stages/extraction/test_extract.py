@@ -207,9 +207,9 @@ def test_views_are_rendered_from_one_decoded_image_and_always_the_same(photograp
     manifest = load_manifest(DataConfig(str(photographs)))
     decoded = []
 
-    def counting(location, shorter_side=None):
+    def counting(location, reading, remarks):
         decoded.append(location)
-        return read_image(location, shorter_side)
+        return read_image(location, reading, remarks)
 
     monkeypatch.setattr("stages.data.image_stream.read_image", counting)
     extractor = build_extractor(replace(small, views=3, augment="medium", storage_dtype="float32"))

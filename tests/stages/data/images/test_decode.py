@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cache.errors import DataError
-from stages.data.images.decode import PIXEL_LIMIT, decode, decoder_name
+from stages.data.images.decode import PIXEL_LIMIT, decode
 from stages.data.images.preprocessing import Preprocessing
+from stages.data.images.reading import Reading
 from stages.data.images.rgb import UnreadableImageError
 from stages.data.sources.open_image import read_image
 from tests.stages.data.pictures import encoded, photograph, pixels, png_chunk
@@ -206,7 +207,10 @@ ODD_EXIF = {
 @pytest.mark.parametrize(("kind", "shorter_side"), [("JPEG", None), ("JPEG", 10), ("PNG", None), ("WEBP", None)])
 def test_an_image_with_damaged_exif_is_shown_as_it_is_stored(kind, shorter_side, exif):
     with_exif = encoded(photograph(), kind, exif=(b"" if kind == "PNG" else b"Exif\0\0") + exif)
-    assert torch.equal(decode(with_exif, shorter_side), decode(encoded(photograph(), kind), shorter_side))
+    assert torch.equal(
+        decode(with_exif, Reading(shorter_side=shorter_side)),
+        decode(encoded(photograph(), kind), Reading(shorter_side=shorter_side)),
+    )
 
 
 @pytest.mark.filterwarnings("ignore:Tag data larger than file")
@@ -216,7 +220,7 @@ def test_orientation_counts_where_other_exif_is_damaged(kind, shorter_side):
     maker_beyond_the_end = b"\x0f\x01\x02\0\xff\0\0\0\xff\xff\0\0"
     exif = b"II*\0\x08\0\0\0\x02\0" + maker_beyond_the_end + orientation_6 + b"\0\0\0\0"
     data = encoded(photograph(), kind, exif=(b"" if kind == "PNG" else b"Exif\0\0") + exif)
-    height, width = decode(data, shorter_side).shape[1:]
+    height, width = decode(data, Reading(shorter_side=shorter_side)).shape[1:]
     assert height > width
 
 
@@ -238,11 +242,11 @@ LARGE = photograph(800, 600)
 def test_reduced_scale_leaves_at_least_twice_the_shorter_side(shorter_side, size, standing):
     data = encoded(LARGE.transpose(Image.Transpose.ROTATE_90) if standing else LARGE, "JPEG")
     width, height = reversed(size) if standing else size
-    assert decode(data, shorter_side).shape == (3, height, width)
+    assert decode(data, Reading(shorter_side=shorter_side)).shape == (3, height, width)
 
 
 def test_reduced_scale_rounds_odd_sides_up():
-    assert decode(encoded(photograph(801, 603), "JPEG"), 75).shape == (3, 151, 201)
+    assert decode(encoded(photograph(801, 603), "JPEG"), Reading(shorter_side=75)).shape == (3, 151, 201)
 
 
 @pytest.mark.parametrize("orientation", STORED)
@@ -259,7 +263,7 @@ def test_reduced_scale_rounds_odd_sides_up():
 def test_photographs_at_reduced_scale_stand_upright_and_look_the_same(mode, kind, options, orientation):
     stored, exif = rotated(LARGE.convert(mode), orientation)
     data = encoded(stored, kind, exif=exif, quality=90, **options)
-    reduced = decode(data, 75)
+    reduced = decode(data, Reading(shorter_side=75))
     assert reduced.dtype == torch.uint8
     assert reduced.shape == (3, 150, 200)
     render = Preprocessing(64, 75).render
@@ -270,42 +274,51 @@ def test_photographs_at_reduced_scale_stand_upright_and_look_the_same(mode, kind
 def test_orientation_in_xmp_turns_neither_the_full_nor_the_reduced_image():
     data = encoded(LARGE, "JPEG", xmp=b'<rdf:Description tiff:Orientation="6"/>')
     assert decode(data).shape == (3, 600, 800)
-    assert decode(data, 75).shape == (3, 150, 200)
+    assert decode(data, Reading(shorter_side=75)).shape == (3, 150, 200)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG2000"])
 def test_what_is_no_jpeg_is_decoded_in_full(kind):
     data = encoded(photograph(160, 120), kind)
-    assert torch.equal(decode(data, 10), decode(data))
+    assert torch.equal(decode(data, Reading(shorter_side=10)), decode(data))
 
 
 def test_an_image_not_large_enough_to_be_reduced_has_the_pixels_of_full_decoding():
     data = encoded(LARGE, "JPEG")
-    assert torch.equal(decode(data, 151), decode(data))
+    assert torch.equal(decode(data, Reading(shorter_side=151)), decode(data))
 
 
 def test_files_are_read_at_reduced_scale_and_arrays_as_they_are(tmp_path):
     (tmp_path / "a.jpg").write_bytes(encoded(LARGE, "JPEG"))
-    assert read_image(str(tmp_path / "a.jpg"), 75).shape == (3, 150, 200)
+    assert read_image(str(tmp_path / "a.jpg"), Reading(shorter_side=75)).shape == (3, 150, 200)
     assert read_image(str(tmp_path / "a.jpg")).shape == (3, 600, 800)
-    assert read_image("digits:0", 2).shape == (3, 8, 8)
-
-
-def test_reduced_decoding_has_a_name_of_its_own_and_full_decoding_the_one_of_existing_caches():
-    assert decoder_name(reduced=False) == "torchvision+pillow/1"
-    assert decoder_name(reduced=True) != decoder_name(reduced=False)
+    assert read_image("digits:0", Reading(shorter_side=2)).shape == (3, 8, 8)
 
 
 JPEG = encoded(photograph(), "JPEG")
 
 
 @pytest.mark.parametrize("shorter_side", [None, 10])
-@pytest.mark.parametrize("lost", [2, 10, 100, 300, 800])
+@pytest.mark.parametrize("lost", [3, 10, 100, 300, 800])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 1}])
 def test_truncated_jpeg_is_an_error_and_not_half_an_image(lost, options, shorter_side):
     data = encoded(photograph(), "JPEG", **options)
     with pytest.raises(UnreadableImageError, match=r"(?i)truncated"):
-        decode(data[:-lost], shorter_side)
+        decode(data[:-lost], Reading(shorter_side=shorter_side))
+
+
+@pytest.mark.parametrize("shorter_side", [None, 10])
+@pytest.mark.parametrize("end", [b"", b"\0" * 100])
+@pytest.mark.parametrize("options", [{}, {"restart_marker_blocks": 1}, {"optimize": True}])
+def test_a_jpeg_without_the_marker_at_its_end_is_whole(options, end, shorter_side):
+    data = encoded(photograph(), "JPEG", **options)
+    reading = Reading(shorter_side=shorter_side)
+    assert torch.equal(decode(data[:-2] + end, reading), decode(data, reading))
+
+
+def test_of_a_progressive_jpeg_without_the_marker_nobody_knows_whether_a_scan_is_missing():
+    with pytest.raises(UnreadableImageError, match=r"(?i)truncated"):
+        decode(encoded(photograph(), "JPEG", progressive=True)[:-2])
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "TIFF", "BMP"])
@@ -349,7 +362,7 @@ def jpeg_header(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("data", [png_header(50_000, 50_000), jpeg_header(50_000, 50_000)], ids=["png", "jpeg"])
 def test_a_bomb_is_refused_before_it_is_decoded(data, shorter_side):
     with pytest.raises(UnreadableImageError, match="pixels"):
-        decode(data, shorter_side)
+        decode(data, Reading(shorter_side=shorter_side))
 
 
 def test_the_pixel_limit_holds_where_pillows_own_is_switched_off(monkeypatch):
@@ -368,7 +381,7 @@ def test_damaged_bytes_give_an_image_or_a_reason(data):
         damaged[position] = data.draw(st.integers(0, 255))
     damaged = bytes(damaged[: data.draw(st.integers(1, len(damaged)))])
     with contextlib.suppress(UnreadableImageError):
-        image = decode(damaged, data.draw(st.sampled_from([None, 4])))
+        image = decode(damaged, Reading(shorter_side=data.draw(st.sampled_from([None, 4]))))
         assert image.dtype == torch.uint8
         assert image.shape[0] == 3
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from stages.data.images.decode import decode
-from stages.data.images.file_kinds import COMMON, OTHERS
+from stages.data.images.file_kinds import COMMON, OTHERS, describe_unknown
 from stages.data.images.rgb import UnreadableImageError
 
 POSTSCRIPT = b"""%!PS-Adobe-3.0 EPSF-3.0
@@ -78,3 +78,18 @@ def test_formats_of_images_are_opened(mode, kind):
     Image.fromarray(pixels).convert(mode).save(encoded, kind)
     assert kind in (*COMMON, *OTHERS)
     assert decode(encoded.getvalue()).shape == (3, *Image.open(encoded).size[::-1])
+
+
+def test_a_photograph_of_an_iphone_is_read_where_the_library_is():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pixels = np.full((48, 64, 3), (200, 100, 50), np.uint8)
+    data = io.BytesIO()
+    pillow_heif.from_bytes("RGB", (64, 48), pixels.tobytes()).save(data, quality=95)
+    image = decode(data.getvalue())
+    assert image.shape == (3, 48, 64)
+    assert image[:, 20, 20].tolist() == pytest.approx([200, 100, 50], abs=4)
+
+
+def test_where_the_library_is_missing_the_message_names_it(monkeypatch):
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    assert describe_unknown(KINDS["iPhone"][0]).endswith("pip install 'pillow-heif>=0.18'")

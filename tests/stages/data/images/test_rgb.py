@@ -37,9 +37,9 @@ def test_numbers_without_an_agreed_white_run_from_the_darkest_to_the_brightest(l
     assert gray(Image.fromarray(np.array([levels], dtype=np.float32))) == [[0, 128, 255]]
 
 
-def test_what_is_no_number_is_black():
+def test_what_is_no_number_is_black_and_infinity_the_end_it_lies_at():
     levels = np.array([[np.nan, np.inf, -np.inf, 1.0]], dtype=np.float32)
-    assert gray(Image.fromarray(levels)) == [[0, 0, 0, 255]]
+    assert gray(Image.fromarray(levels)) == [[0, 255, 0, 255]]
 
 
 @pytest.mark.parametrize(("alpha", "level"), [(255, 40), (0, 255), (51, 212)])

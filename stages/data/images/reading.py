@@ -1,0 +1,129 @@
+"""How image files are read: what makes another cached feature, beside the file itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stages.config.features import FeatureConfig
+from stages.config.pixel_values import FULL, IntensityRange, parse_channels, parse_intensity_range, parse_page
+
+VERSION = 2
+"""Of what turns bytes into pixels. Which rows of version 1 may be taken over, `is_read_as_in_version_1` says."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read.
+
+    Attributes
+    ----------
+    intensity : IntensityRange
+        What is black and white in images of more than 8 bits a channel; resolved. Others are never touched by it.
+    channels : tuple of int
+        Numbers, from 0, of the channels that are taken, in that order; a single one becomes all three of RGB. None:
+        RGB as a viewer shows it.
+    page : str or int
+        Of files with several pages or frames: 'first', 'middle', 'max' (the brightest of all pages, pixel by pixel),
+        or a number from 0 on.
+    shorter_side : int or None
+        To how many pixels the shorter side will be resized. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size
+        (fewer coefficients of each block are transformed back), the smallest that leaves the shorter side at least
+        twice as long as that, so that the resize still has pixels to average. Every other image, and by default each,
+        is decoded in full.
+    """
+
+    intensity: IntensityRange = FULL
+    channels: tuple[int, ...] = ()
+    page: str | int = "first"
+    shorter_side: int | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all but `shorter_side` is as by default."""
+        return self.intensity == FULL and not self.channels and self.page == "first"
+
+    @property
+    def decoder(self) -> str:
+        """Name and version of what turns bytes into pixels, with what differs from the default.
+
+        Part of the spec of every cached feature. Which libraries decode is not in it: their pixels are equal.
+        """
+        name = f"pixels{self._reduced}/{VERSION}"
+        channels = ",".join(map(str, self.channels))
+        settings = {"intensity": self.intensity, "channels": channels, "page": self.page}
+        usual = {"intensity": FULL, "channels": "", "page": "first"}
+        return " ".join([name, *(f"{key}={value}" for key, value in settings.items() if value != usual[key])])
+
+    @property
+    def decoder_of_version_1(self) -> str | None:
+        """What version 1 called the same, None where it could not read so."""
+        return f"torchvision+pillow{self._reduced}/1" if self.is_plain else None
+
+    @property
+    def _reduced(self) -> str:
+        return "" if self.shorter_side is None else "+reduced"
+
+
+PLAIN = Reading()
+"""As a photograph viewer shows the first page."""
+
+
+def reading_of(options: FeatureConfig, shorter_side: int | None = None) -> Reading:
+    """Return how files are read with these options.
+
+    Parameters
+    ----------
+    options : FeatureConfig
+        Its `intensity_range` and `channels` resolved.
+    shorter_side : int, optional
+        To how many pixels images will be resized, where `options` may have them decoded at a reduced scale.
+    """
+    return Reading(
+        parse_intensity_range(options.intensity_range),
+        parse_channels(options.channels),
+        parse_page(options.page),
+        shorter_side if options.decoding == "reduced" else None,
+    )
+
+
+PAGES_LEFT = "pages left"
+STRETCHED = "stretched"
+CLIPPED = "clipped"
+FEW_LEVELS = "few levels"
+DEEP = "deep"
+"""What is remarked of an image while it is decoded, for `remarks_in_words`."""
+
+LEVELS_WARNED = 32
+"""An image of more than 8 bits with fewer of the 256 levels than this has lost most of what it held."""
+
+
+def remarks_in_words(remarks: Mapping[str, int], reading: Reading) -> list[str]:
+    """Return what there is to say of the images of a data set, of which so many had each remark."""
+    count = Counter(remarks)
+    lines = []
+    if count[PAGES_LEFT]:
+        words = {
+            "first": "the first was taken",
+            "middle": "the middle one was taken",
+            "max": "the brightest value of all was taken, pixel by pixel",
+        }
+        taken = words.get(str(reading.page), f"page {reading.page} was taken")
+        lines.append(f"{count[PAGES_LEFT]:,} files have several pages or frames: {taken} (`page` chooses)")
+    if count[STRETCHED]:
+        lines.append(
+            f"{count[STRETCHED]:,} images have floats or 32 bits, for which no file says what is white: each runs from "
+            "its own darkest to its own brightest value; `intensity_range` LOW,HIGH gives all of them one range"
+        )
+    if count[CLIPPED]:
+        lines.append(
+            f"{count[CLIPPED]:,} images have values outside `intensity_range` {reading.intensity}: clipped to it"
+        )
+    if count[FEW_LEVELS]:
+        lines.append(
+            f"{count[FEW_LEVELS]:,} of {count[DEEP]:,} images with more than 8 bits use fewer than {LEVELS_WARNED} of "
+            "256 levels: their values fill a small part of the range that their files can hold. `intensity_range` auto "
+            "looks at the images for the range that they use"
+        )
+    return lines

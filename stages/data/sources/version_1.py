@@ -1,0 +1,42 @@
+"""Which images version 1 of the decoder read as today: their features need not be computed again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stages.data.images.file_kinds import open_image_format
+from stages.data.images.png import significant_bits
+from stages.data.images.rgb import DECODE_ERRORS, has_deep_mode
+from stages.data.images.tiff import has_eight_bits, is_tiff
+from stages.data.sources.in_memory import InMemoryImage
+from stages.data.sources.registry import opener_of
+
+_HEAD = 1 << 16
+"""Bytes in which everything stands that is asked for of all formats but TIFF."""
+
+_SAME = (b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF")
+"""How JPEG, GIF, BMP and WebP begin: those that version 1 could read look as they did."""
+
+
+def is_read_as_in_version_1(location: str) -> bool:
+    """Return whether an image that version 1 could read has the same pixels today; a file that is not there has not.
+
+    Not so are TIFF of other than 8 bits a channel, PNG whose header says that fewer than 16 of its 16 bits mean
+    something, and floats. Little of a file is read.
+    """
+    if isinstance(location, InMemoryImage) or opener_of(location) is not None:
+        return True
+    try:
+        with Path(location).open("rb") as file:
+            head = file.read(_HEAD)
+            if head.startswith(_SAME):
+                return True
+            if head.startswith(b"\x89PNG"):
+                return head[24] <= 8 or significant_bits(head) in (None, 16)
+            if is_tiff(head):
+                file.seek(0)
+                return has_eight_bits(file)
+            with open_image_format(head + file.read()) as image:
+                return not has_deep_mode(image) or image.mode.startswith("I;16")
+    except DECODE_ERRORS:
+        return False

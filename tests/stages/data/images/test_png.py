@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages.data.images.decode import decode
+from stages.data.images.png import significant_bits
+from tests.stages.data.pictures import encoded, photograph, png_chunk
+
+RAMP = np.array([[0, 1365, 2730, 4095]], np.uint16)
+AFTER_HEADER = 33
+
+
+def with_significant_bits(values, *bits):
+    data = encoded(Image.fromarray(values), "PNG")
+    return data[:AFTER_HEADER] + png_chunk(b"sBIT", bytes(bits)) + data[AFTER_HEADER:]
+
+
+def gray(data):
+    return decode(data)[0, 0].tolist()
+
+
+def test_values_of_twelve_bits_have_the_white_of_twelve_bits():
+    assert gray(with_significant_bits(RAMP, 12)) == [0, 85, 170, 255]
+
+
+@pytest.mark.parametrize("stretched", [RAMP << 4, (RAMP << 4) | (RAMP >> 8)])
+def test_values_that_were_stretched_over_sixteen_bits_are_not_stretched_again(stretched):
+    assert gray(with_significant_bits(stretched.astype(np.uint16), 12)) == [0, 85, 170, 255]
+
+
+def test_without_a_word_of_it_white_is_that_of_sixteen_bits():
+    assert gray(encoded(Image.fromarray(RAMP), "PNG")) == [0, 5, 11, 16]
+    assert gray(with_significant_bits(RAMP, 16)) == [0, 5, 11, 16]
+    assert gray(with_significant_bits(RAMP, 10)) == [0, 5, 11, 16]  # which the values contradict
+
+
+def test_the_chunk_is_found_among_others_and_nowhere_else():
+    data = encoded(photograph(), "PNG")
+    assert significant_bits(data) is None
+    assert significant_bits(with_significant_bits(RAMP, 5, 6, 5)) == 6
+    assert significant_bits(data[:AFTER_HEADER] + png_chunk(b"tEXt", b"sBIT") + data[AFTER_HEADER:]) is None
+    assert significant_bits(data[:40]) is None
