@@ -22,6 +22,7 @@ from cache.errors import CutonceError, UsageError
 from pipeline.cli import COMMANDS, command_function
 from pipeline.cli.arguments import error_panel, refuse_old_names, with_lists
 from pipeline.cli.cache import app as cache_app
+from pipeline.cli.help import EPILOGUE, HELP_ALL, all_options_shown
 from pipeline.cli.output import messages_printed
 from pipeline.options.flags_in_text import as_flags
 from pipeline.options.toml_file import OPTION_GROUPS, check_configuration, read_configuration
@@ -42,9 +43,12 @@ app = App(
     version=lambda: version("cutonce"),
     help="""Feature-caching transfer learning: cut once, train many.
 
-    Start with `run`, which does everything: features of a frozen backbone are cached, linear models and a torch head
-    are trained on them, the top blocks are fine-tuned, and a page compares them on the same test images.
+    Start with `run`, which does everything. A pretrained network is *cut* at a layer; the part below, the *trunk*, is
+    frozen and runs once over the images, and what it gives at the cut, their features, is cached. *Heads*, small models
+    from features to classes, are trained on them; then the top blocks are fine-tuned on augmented *views* of the
+    images, and a page compares all of it on the same test images.
     """,
+    help_epilogue=EPILOGUE,
     help_format="markdown",
     result_action="return_value",
     error_formatter=error_panel,
@@ -66,6 +70,9 @@ def _launch(
         raise UsageError(
             "torchrun starts several processes, and of all commands only `extract` and `finetune` share their work"
         )
+    if HELP_ALL in tokens:
+        with all_options_shown():
+            return app.meta(["--help" if token == HELP_ALL else token for token in tokens])
     refuse_old_names(tokens)
     if config is not None:
         check_configuration(config)

@@ -9,7 +9,7 @@ from cache.errors import UsageError
 from stages.config.bounds import require, require_at_least, require_choices
 from stages.config.head_registry import describe_heads, describe_streaming_heads, require_known
 from stages.config.lists import take_lists
-from stages.config.registry import OptionHelp
+from stages.config.registry import COMMON, OptionHelp
 
 HeadName = str
 """Of a head that is registered, or the import path of a module of the user's own, ``package.module:Class``."""
@@ -23,9 +23,11 @@ class HeadConfig:
         default=("logistic", "svm", "rbf", "mlp"),
         metadata=OptionHelp(
             lambda: (
-                f"Heads to train, one result each. {describe_heads()} Or a module of your own as "
-                "package.module:Class, called with (row_shape, out_features)."
-            )
+                "Heads to train, one result each: a head makes classes of the cached features. "
+                f"{describe_heads()} Or a module of your own as package.module:Class, called with (row_shape, "
+                "out_features)."
+            ),
+            COMMON,
         ),
     )
 

@@ -18,7 +18,7 @@ from cache.errors import UsageError
 JOINED: Mapping[str, Any] = MappingProxyType({"joined": True})
 """Metadata of an option that is one string, and takes several names with commas between."""
 
-_KINDS = {int: "a whole number", float: "a number"}
+_KINDS: dict[Any, str] = {int: "a whole number", float: "a number"}
 
 
 def split_items(text: str) -> list[str]:
