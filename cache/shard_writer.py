@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import CacheInputError
+from cache.errors import CacheInputError, NonFiniteRowsError, listed
 from cache.finite import finite_rows
 from cache.formats import require_writable
 from cache.row_index import check_view, pack_key_list
@@ -174,7 +174,7 @@ class ShardWriter:
             rows = features.astype(self._dtype, order="C")
         finite = finite_rows(rows)
         if not finite.all():
-            raise CacheInputError(_not_finite(keys, features, finite, self._spec.dtype))
+            raise _not_finite(keys, features, finite, self._spec.dtype)
         return rows
 
     def _submit(self) -> None:
@@ -203,13 +203,17 @@ class ShardWriter:
         self._writing, self._written = None, self._handed_over
 
 
-def _not_finite(keys: Sequence[str], features: NDArray[Any], finite: NDArray[np.bool_], dtype: str) -> str:
-    bad_rows = np.flatnonzero(~finite)
-    samples = f"{len(bad_rows)} samples: " + ", ".join(keys[index] for index in bad_rows[:5])
-    samples += ", ..." if len(bad_rows) > 5 else ""
+def _not_finite(
+    keys: Sequence[str], features: NDArray[Any], finite: NDArray[np.bool_], dtype: str
+) -> NonFiniteRowsError:
+    bad_rows = np.flatnonzero(~finite).tolist()
+    bad_keys = [keys[index] for index in bad_rows]
+    samples = f"{len(bad_rows)} samples: {listed(bad_keys)}"
     if np.isnan(features[bad_rows]).any() or dtype == "float32":
-        return f"the network gave NaN or infinity for {samples}; they are not stored"
-    return (
+        message = f"the network gave NaN or infinity for {samples}; they are not stored"
+        return NonFiniteRowsError(message, bad_keys, overflow=False)
+    message = (
         f"the network gave numbers beyond {np.finfo(dtype).max:.5g}, where {dtype} ends, for {samples}; store them "
         "with `storage_dtype` float32"
     )
+    return NonFiniteRowsError(message, bad_keys, overflow=True)

@@ -101,13 +101,13 @@ class Comparison:
         return describe_test_images(self.rows[0])
 
     @property
-    def majority_class(self) -> tuple[str, float] | None:
-        """The most frequent class of the test images, and its share: what one is right at by always saying it."""
+    def majority_class(self) -> tuple[int, float] | None:
+        """Number of the most frequent class of the test images, and its share: what always saying it is right in."""
         confusion = self.rows[0].confusion
         if confusion is None:
             return None
         true_counts = confusion.sum(axis=1)
-        return self.class_names[true_counts.argmax()], float(true_counts.max() / true_counts.sum())
+        return int(true_counts.argmax()), float(true_counts.max() / true_counts.sum())
 
     def test_of(self, row: MethodSummary) -> PairedTest | None:
         """Return the test of `row` against the reference; None for the reference itself."""

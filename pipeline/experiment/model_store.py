@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import nn
 
 from cache.atomic_write import atomic_path, write_atomically
@@ -30,6 +29,7 @@ from stages.network.backbones.base import Backbone
 from stages.network.backbones.handed_in import as_backbone
 from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head, save_head, save_tensors
+from stages.runtime.tensor_files import load_tensors
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def open_model(
             ),
         )
     upper = rebuild_transfer_model(extractor, head, recipe.unfreeze, invert=recipe.invert_unfreeze)
-    upper.model.top.load_state_dict(load_file(directory / TOP))
+    upper.model.top.load_state_dict(load_tensors(directory / TOP))
     upper.model.eval().requires_grad_(False)
     return recipe, extractor, upper
 

@@ -21,6 +21,8 @@ from cache.errors import CacheInputError, CutonceError, UsageError
 from pipeline.options.export_formats import EXPORT_FORMATS, ExportFormat, writer_of
 from stages.data.manifest import Manifest
 from stages.runtime.progress import progress
+from stages.runtime.tensor_files import is_utf8
+from stages.runtime.unicode_text import as_unicode
 
 _BATCH_BYTES = 64 << 20
 _LONGEST_SAFETENSORS_HEADER = 99_000_000
@@ -79,7 +81,7 @@ def export_features(cache: FeatureCache, path: Path, manifest: Manifest | None =
     ``.parquet``
         Columns `key`, `path`, `label`, `class`, `split`, `features` (a list of fixed size, flattened); `view`, `spec`,
         `row_shape` and `class_names` in the metadata of the schema. Written a few megabytes at a time. What is not
-        Unicode in a path is escaped with a backslash.
+        Unicode in a path or a class is escaped with a backslash.
 
     Parameters
     ----------
@@ -175,7 +177,7 @@ def write_npz(export: Export, path: Path) -> None:
 def write_safetensors(export: Export, path: Path) -> None:
     """Tensors, with the words about them as metadata."""
     from safetensors import SafetensorError
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save, save_file
 
     tensors: dict[str, NDArray[Any]] = {"keys": np.array(export.keys, dtype="S32").view(np.uint8).reshape(-1, 32)}
     metadata = {"view": str(export.view), "spec": export.cache.spec.canonical}
@@ -192,7 +194,10 @@ def write_safetensors(export: Export, path: Path) -> None:
         )
     tensors["features"] = export.features()
     try:
-        save_file(tensors, path, metadata)
+        if is_utf8(path):
+            save_file(tensors, path, metadata)
+        else:  # which the library does not open; takes the memory twice
+            path.write_bytes(save(tensors, metadata))
     except SafetensorError as error:
         raise CutonceError(f"the safetensors file cannot be written: {error}") from error
 
@@ -209,11 +214,12 @@ def write_parquet(export: Export, path: Path) -> None:
     columns: dict[str, tuple[Any, Any]] = {"key": (pyarrow.string(), export.keys)}
     metadata = {"view": export.view, "spec": cache.spec.to_json(), "row_shape": cache.row_shape}
     if manifest is not None:
-        columns["path"] = pyarrow.string(), [_unicode(location) for location in manifest.locations]
+        columns["path"] = pyarrow.string(), [as_unicode(location) for location in manifest.locations]
         columns["label"] = pyarrow.int64(), manifest.targets
-        columns["class"] = pyarrow.string(), [manifest.class_names[label] for label in manifest.targets]
+        class_names = [as_unicode(name) for name in manifest.class_names]
+        columns["class"] = pyarrow.string(), [class_names[label] for label in manifest.targets]
         columns["split"] = pyarrow.string(), manifest.splits
-        metadata["class_names"] = manifest.class_names
+        metadata["class_names"] = class_names
     schema = pyarrow.schema(
         [*((name, kind) for name, (kind, _) in columns.items()), ("features", features)],
         {name: json.dumps(value) for name, value in metadata.items()},
@@ -224,7 +230,3 @@ def write_parquet(export: Export, path: Path) -> None:
             arrays = [pyarrow.array(column[rows], kind) for kind, column in columns.values()]
             arrays.append(pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values), width))
             writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
-
-
-def _unicode(location: str) -> str:
-    return location.encode("utf-8", errors="backslashreplace").decode("utf-8")

@@ -8,9 +8,13 @@ from __future__ import annotations
 import io
 import math
 import re
+import unicodedata
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -19,6 +23,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.patches import ConnectionPatch
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
@@ -28,6 +33,7 @@ from sklearn.isotonic import isotonic_regression
 from pipeline.evaluation.method_summary import MethodSummary
 from pipeline.evaluation.results import Result
 from pipeline.text import duration, short_percent
+from stages.runtime.unicode_text import printable
 from stages.training.history import validation_rank
 
 if TYPE_CHECKING:
@@ -65,6 +71,15 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": MUTED,
     "ytick.left": False,
 }
+
+_OTHER_SCRIPTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Noto Sans SC", "Source Han Sans SC"),
+    *("WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Droid Sans Fallback", "PingFang SC", "Hiragino Sans GB"),
+    *("Microsoft YaHei", "Malgun Gothic", "Noto Sans Arabic", "Noto Naskh Arabic", "Noto Sans Devanagari"),
+    *("Lohit Devanagari", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Sans Thai", "Nirmala UI", "Noto Sans"),
+    *("Arial Unicode MS", "Unifont"),
+)
+"""Fonts of Linux, macOS and Windows for names in scripts that DejaVu Sans lacks."""
 
 LARGEST_NAMED = 40
 """Classes up to which a heat map names them on its axes."""
@@ -562,8 +577,18 @@ def _percent(value: float, _: object) -> str:
 
 
 def _shortened(name: str, longest: int = 24) -> str:
-    text = " ".join(name.split())
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+    text = printable(" ".join(name.split()))
+    widths = list(accumulate(map(_columns, text)))
+    if not widths or widths[-1] <= longest:
+        return text
+    return f"{text[: bisect_right(widths, longest - 1)]}…"
+
+
+def _columns(character: str) -> int:
+    """Return how much room a character takes beside a Latin letter: a Chinese one twice as much, a mark above none."""
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def _page_font(match: re.Match[str]) -> str:
@@ -573,8 +598,15 @@ def _page_font(match: re.Match[str]) -> str:
 @contextmanager
 def styled() -> Iterator[None]:
     """Draw in the style of the page."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context({**_STYLE, "font.family": ["DejaVu Sans", *_fonts_for_other_scripts()]}):
         yield
+
+
+@cache
+def _fonts_for_other_scripts() -> tuple[str, ...]:
+    """Return the fonts on this machine that have what matplotlib's own lacks; it asks them glyph by glyph, in order."""
+    installed = {font.name for font in fontManager.ttflist}
+    return tuple(name for name in _OTHER_SCRIPTS if name in installed)
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from cache.atomic_write import atomic_path, write_atomically
-from pipeline.report.page import template, thumbnail
+from cache.atomic_write import atomic_path
+from pipeline.report.page import template, thumbnail, write_page
 from pipeline.text import percent, table
 from stages.config.data import SPLITS
 from stages.data.manifest import Manifest
@@ -250,8 +250,7 @@ def write_inspection(report: InspectionReport, out_dir: Path) -> Path:
         nearer=CONTRAST_FACTOR,
     )
     path = out_dir / PAGE
-    # a file name need not be text: what cannot be encoded becomes a numeric reference
-    write_atomically(path, page.encode("utf-8", errors="xmlcharrefreplace"))
+    write_page(path, page)
     return path
 
 

@@ -35,6 +35,7 @@ from pipeline.text import (
     percent,
     points,
 )
+from stages.runtime.unicode_text import printable, told_apart
 
 MISTAKES = 12
 """Mistakes that are shown."""
@@ -108,10 +109,12 @@ def write_report(
         What there is to know about the data: how it was split, what could not be read.
     """
     drawn = _Figures(out_dir / FIGURES)
+    class_names = told_apart(comparison.class_names)
     first, metric = comparison.ranked[0], comparison.metric
-    mistakes, mistakes_in_all = _mistakes(first, comparison)
+    mistakes, mistakes_in_all = _mistakes(first, comparison, class_names)
     page = template("report.html.j2").render(
         comparison=comparison,
+        class_names=class_names,
         title=", ".join(run.name for run in comparison.runs),
         samples=comparison.rows[0].results[0].samples,
         scale=_scale(comparison),
@@ -138,7 +141,7 @@ def write_report(
         learning=list(_learning(comparison, drawn)),
         selections=list(_selections(comparison, drawn)),
         narrowed=any("rows" in entry for row in comparison.rows for entry in row.results[0].selection),
-        confusions=list(_confusions(comparison, drawn)),
+        confusions=list(_confusions(comparison, class_names, drawn)),
         first=first,
         mistakes=mistakes,
         mistakes_in_all=mistakes_in_all,
@@ -151,9 +154,13 @@ def write_report(
     )
     out_dir.mkdir(parents=True, exist_ok=True)
     path = out_dir / REPORT
-    # a file name need not be text: what cannot be encoded becomes a numeric reference
-    write_atomically(path, page.encode("utf-8", errors="xmlcharrefreplace"))
+    write_page(path, page)
     return path
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page, whatever names are in it."""
+    write_atomically(path, printable(page).encode("utf-8"))
 
 
 class _Figures:
@@ -281,12 +288,11 @@ def _selections(comparison: Comparison, drawn: _Figures) -> Iterator[dict[str, A
         }
 
 
-def _confusions(comparison: Comparison, drawn: _Figures) -> Iterator[dict[str, Any]]:
+def _confusions(comparison: Comparison, names: Sequence[str], drawn: _Figures) -> Iterator[dict[str, Any]]:
     """Yield what is shown of each confusion matrix: a table for few classes, else a heat map and the worst pairs.
 
     Nothing where the task has no classes.
     """
-    names = comparison.class_names
     for number, row in enumerate(comparison.rows, start=1):
         confusion = row.confusion
         if confusion is None:
@@ -327,7 +333,9 @@ def _confused_pairs(confusion: NDArray[np.int64], names: Sequence[str], max_pair
     ]
 
 
-def _mistakes(row: MethodSummary, comparison: Comparison) -> tuple[list[Misclassified] | None, int]:
+def _mistakes(
+    row: MethodSummary, comparison: Comparison, class_names: Sequence[str]
+) -> tuple[list[Misclassified] | None, int]:
     """Return the mistakes of a method, with the first seed, that it was surest of, and how many there are in all.
 
     None where the task knows neither right nor wrong, or not how sure a prediction is.
@@ -343,14 +351,15 @@ def _mistakes(row: MethodSummary, comparison: Comparison) -> tuple[list[Misclass
     position[predictions.key_order] = np.arange(len(predictions))
     others_correct = [other_row.correct for other_row in comparison.rows if other_row is not row]
     misclassified = []
+    shown = dict(zip(comparison.class_names, class_names, strict=True))
     for index in surest:
         true, predicted = comparison.task.cells(predictions.statistics[index])[:2]
         misclassified.append(
             Misclassified(
                 thumbnail=thumbnail(str(predictions.locations[index]), row.results[0].options),
                 location=str(predictions.locations[index]),
-                true=true,
-                predicted=predicted,
+                true=shown.get(true, true),
+                predicted=shown.get(predicted, predicted),
                 probability=float(confidence[index]),
                 others_wrong=sum(
                     correct_of_other is not None and not correct_of_other[position[index]]

@@ -27,6 +27,7 @@ from stages.data.sample import ImageRef, Sample
 from stages.data.sources.records import Progress, SourceRecords
 from stages.data.sources.registry import list_samples
 from stages.data.splits import check_shares, make_missing_splits, stratum_names
+from stages.runtime.unicode_text import look_alikes, told_apart
 from stages.tasks.base import Task, task_from_json
 from stages.tasks.single_label import SingleLabel
 
@@ -274,6 +275,12 @@ def load_manifest(
     targets = load_targets(task, listing.targets)
     splits, notes = make_missing_splits(listing, keys, stratum_names(task, targets, listing.targets), options, seed)
     held = set(listing.class_names)
+    shown = told_apart(listing.class_names)
+    twins = [
+        f"{len(group)} classes look the same, and are not: {', '.join(shown[index] for index in group)}; if they are "
+        "one class, give them one name"
+        for group in look_alikes(listing.class_names).values()
+    ]
     unreadable_classes = [
         f"no image of class {name} can be read: left out" for name in source.class_names if name not in held
     ]
@@ -284,7 +291,7 @@ def load_manifest(
         keys,
         task,
         unreadable,
-        [*listing.notes, *unreadable_classes, *notes, *([memo.note] if memo.note else [])],
+        [*listing.notes, *unreadable_classes, *twins, *notes, *([memo.note] if memo.note else [])],
         listing.groups,
         listing.strata if any(listing.strata) else [],
         listing.extra,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import DataError
+from cache.errors import CacheInputError, CutonceError, DataError, NonFiniteRowsError, WeightsError, listed
 from cache.shard_writer import ShardWriter
 from stages.data.image_stream import ImageRequest
 from stages.data.images.reading import remarks_in_words
@@ -308,7 +308,10 @@ def _extract_blocks(
         wanted = [work.wanted(request) for request in batch.indices]
         work.unreadable.update({work.wanted(request).key: reason for request, reason in batch.failures})
         computed = time.perf_counter()
-        writers.append(wanted, batch.rows, computed - started)
+        try:
+            writers.append(wanted, batch.rows, computed - started)
+        except NonFiniteRowsError as error:
+            raise _explained(error, work) from error
         started = time.perf_counter()
         meter.add("decode", batch.decode_seconds)
         meter.add("forward", batch.forward_seconds)
@@ -319,3 +322,26 @@ def _extract_blocks(
         work.release(writers.on_disk)
         bar.set_postfix_str(meter.limit, refresh=False)
         bar.update(finished)
+
+
+def _explained(error: NonFiniteRowsError, work: LeasedBlocks) -> CutonceError:
+    """Return what is wrong with rows that cannot be stored, by the names of the images and of the weights."""
+    backbone = work.extractor.backbone
+    locations = work.locations_of(error.keys)
+    images = f"{len(locations)} images: {listed(locations)}"
+    told = f"{backbone.name} gave NaN or infinity for {images}; they are not stored"
+    weights = backbone.non_finite_weights()
+    if weights:
+        return WeightsError(
+            f"{told}. In its weights ({backbone.weights_source}), NaN or infinity stands in {listed(weights)}; give "
+            "others with `weights`"
+        )
+    if error.overflow:
+        dtype = work.extractor.options.storage_dtype
+        return CacheInputError(
+            f"{backbone.name} gave numbers beyond {np.finfo(dtype).max:.5g}, where {dtype} ends, for {images}; store "
+            "them with `storage_dtype` float32"
+        )
+    precision = work.extractor.trunk.arithmetic
+    helps = "" if precision == "fp32" else f": {precision} may be what ends too early, so try `precision` fp32"
+    return CutonceError(f"{told}. Its weights ({backbone.weights_source}) are finite{helps}")

@@ -237,7 +237,7 @@ class Extractor:
         except torch.OutOfMemoryError as error:
             raise CutonceError(
                 f"{self.device} has not enough memory for {len(images)} images at a time; "
-                f"use `batch_size` {max(len(images) // 2, 1)}"
+                f"use `extract_batch_size` {max(len(images) // 2, 1)}"
             ) from error
 
     @property
@@ -358,7 +358,7 @@ def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: F
         graph=graph,
         taps=tuple(tap(cut, pool) for cut, pool in zip(cuts, pools, strict=True)),
         trunk=trunk,
-        batch_size=options.batch_size
+        batch_size=options.extract_batch_size
         or auto_batch_size(graph, deepest, precision, device, _threads(options, device) if device.type == "cpu" else 1),
         device=device,
         options=options,

@@ -145,6 +145,11 @@ class LeasedBlocks:
         """Return the keys of a block."""
         return self._keys[block.start : block.stop]
 
+    def locations_of(self, keys: Sequence[str]) -> list[str]:
+        """Return where the images with these keys are."""
+        wanted = set(keys)
+        return [location for key, location in zip(self._keys, self._locations, strict=True) if key in wanted]
+
     def wanted(self, request: int) -> RowRequest:
         """Return what a request that is not finished is for."""
         return self._requested[request]

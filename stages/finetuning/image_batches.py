@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,8 +23,11 @@ from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.transfer_model import TransferModel
 from stages.runtime.progress import progress
 from stages.runtime.seeding import seed_from
+from stages.runtime.shared_memory import loaders_that_fit
 from stages.runtime.threads import single_thread_pool, usable_cores
 from stages.training.evaluation import Batches
+
+_LOG = logging.getLogger("cutonce")
 
 VALIDATION_BYTES = 1 << 30
 """Frozen outputs of the validation images are computed once and kept in memory up to this size."""
@@ -58,6 +62,7 @@ class ImageBatches:
         workers = options.num_workers
         if workers is None:
             workers = min(usable_cores() - 1, 8)
+        workers = workers_with_room(workers, extractor.backbone.preprocessing.image_size, problem)
         self._loader: DataLoader[tuple[Tensor, int]] = DataLoader(
             AugmentedImages(problem.train, extractor.augmentation, problem.seed, reading_of(extractor.options)),
             batch_sampler=self._sampler,
@@ -102,6 +107,20 @@ class ImageBatches:
                     torch.from_numpy(val.targets[batch.indices]),
                 )
                 bar.update(len(batch.indices))
+
+
+def workers_with_room(workers: int, image_size: int, problem: FinetuneProblem) -> int:
+    """Return as many loading processes as shared memory has room for; the batches are the same, however many."""
+    ranks = problem.rank.world_size
+    images = -(-problem.config.finetune_batch_size // ranks)
+    fitting = loaders_that_fit(workers, images * 3 * image_size**2, ranks)
+    if fitting < workers and problem.rank.is_main:
+        instead = f"{fitting} processes load images" if fitting else "this process loads the images itself"
+        _LOG.info(
+            f"note: shared memory (/dev/shm) has no room for the batches of {workers} loading processes, so {instead}, "
+            "which is slower; containers are given more by --shm-size or a larger /dev/shm"
+        )
+    return fitting
 
 
 class AugmentedImages(Dataset[tuple[Tensor, int]]):

@@ -19,6 +19,8 @@ import torch.distributed
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # documented, if not declared
 from torch.distributed.rendezvous import rendezvous
 
+from cache.errors import CutonceError
+
 _PATIENCE = timedelta(days=7)
 """How long one rank waits for the others: the slowest may have to read the keys of millions of files first."""
 
@@ -97,8 +99,19 @@ def process_group() -> Iterator[Rank]:
     torch.distributed.init_process_group(_backend(), store=store, rank=index, world_size=count, timeout=_PATIENCE)
     try:
         yield Rank(index, count, int(os.environ.get("LOCAL_RANK", "0")))
+    except RuntimeError as error:
+        if not _says_that_a_peer_is_gone(error):
+            raise
+        raise CutonceError(
+            f"process {index} of {count} stops, since another of them has ended: what that one said tells why"
+        ) from error
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _says_that_a_peer_is_gone(error: RuntimeError) -> bool:
+    """Return whether an error is the one that waiting for another process ends with when that is there no more."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
 
 
 def _backend() -> str:

@@ -32,7 +32,7 @@ def make_manifest(keys: list[str]) -> Manifest:
     names = [f"photos/{number}, \N{GRINNING FACE}\n\udcff.jpg" for number in range(len(keys))]
     labels = np.arange(len(keys)) % 2
     splits = [("train", "val", "test")[number % 3] for number in range(len(keys))]
-    return Manifest(names, labels, splits, keys, SingleLabel(["cat", "dög"]))
+    return Manifest(names, labels, splits, keys, SingleLabel(["cat", "d\udcf6g"]))
 
 
 def make_run(place: Path, *keys: list[str]) -> Path:

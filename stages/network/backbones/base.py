@@ -63,6 +63,14 @@ class Backbone:
     auxiliary_places: Mapping[str, AuxiliaryPlace] = field(default_factory=dict)
     handed_in: bool = False
 
+    def non_finite_weights(self) -> list[str]:
+        """Return the names of the tensors of the network that hold NaN or infinity."""
+        return [
+            name
+            for name, tensor in self.module.state_dict().items()
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+        ]
+
 
 class LoadedNetwork(NamedTuple):
     """A network as its family builds it.

@@ -8,7 +8,6 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import nn
@@ -18,6 +17,7 @@ from stages.network.backbones.base import count_classes
 from stages.network.backbones.key_mapping import suggest_mapping
 from stages.network.classifier import output_layers, replace_classifier
 from stages.network.module_paths import has_prefix
+from stages.runtime.tensor_files import load_tensors
 
 # UnpicklingError is what torch's reader raises at code in a file, instead of running it.
 DAMAGED_FILE_ERRORS: tuple[type[BaseException], ...] = (UnpicklingError, RuntimeError, EOFError, SafetensorError)
@@ -49,7 +49,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """
     try:
         if path.suffix == ".safetensors":
-            content: Any = safetensors.torch.load_file(path)
+            content: Any = load_tensors(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:

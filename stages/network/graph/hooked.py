@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cache.errors import UsageError, suggestion
+from cache.errors import UsageError, listed, suggestion
 from stages.network.freezing import lock_eval_mode
 from stages.network.graph.cuts import Cut, CutGraph, Layout, layout_of
 from stages.network.graph.fake_tensors import PeakMemoryMode
@@ -99,7 +99,8 @@ class HookedGraph(CutGraph):
             reason = "it does not run" if output is None else f"it gives {output}, no row per image"
             raise UsageError(f"{name!r} is no cut of {network}: {reason}. See the command `list-cuts`.")
         nearest = suggestion(name, [cut.name for cut in self.cuts])
-        raise UsageError(f"This network has no layer {name!r}.{nearest} See the command `list-cuts`.")
+        instead = nearest or f" It can be cut at {listed([cut.name for cut in self.cuts], limit=20)}."
+        raise UsageError(f"This network has no layer {name!r}.{instead} See the command `list-cuts`.")
 
     def peak_activation_bytes(self, cut: Cut) -> int:
         """Return the most bytes that one image's activations in float32 take while the whole network runs."""

@@ -17,6 +17,7 @@ from stages.network.graph.cuts import CutGraph
 from stages.network.heads.base import Head
 from stages.network.heads.registry import saved_class
 from stages.network.heads.user_module import ImportedHead
+from stages.runtime.tensor_files import load_tensors
 
 FORMAT = "cutpoint-head"
 VERSION = 2
@@ -72,7 +73,7 @@ def load_head(path: Path, graph: CutGraph | None = None) -> tuple[Head, dict[str
     described, stored = path.with_suffix(".json"), path.with_suffix(".safetensors")
     try:
         description = json.loads(described.read_text(encoding="utf-8"))
-        tensors = safetensors.torch.load_file(stored)
+        tensors = load_tensors(stored)
     except (OSError, ValueError, SafetensorError) as error:
         raise WeightsError(
             f"The head {described} with {stored.name} cannot be read: {error}. Train it again."

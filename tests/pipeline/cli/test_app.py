@@ -11,14 +11,17 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent.parent.parent
 
 
-def test_figures_are_drawn_whatever_backend_a_notebook_exports(tmp_path):
+def test_a_command_runs_whatever_backend_a_notebook_exports_and_whatever_a_terminal_can_show(tmp_path):
     for label in "ab":
         (tmp_path / "images" / label).mkdir(parents=True)
         for number in range(4):
             Image.fromarray(np.full((32, 32, 3), number, np.uint8)).save(tmp_path / "images" / label / f"{number}.png")
     environment = {**os.environ, "MPLBACKEND": "module://a_backend.that_is_not_installed", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "pipeline", "contact-sheet", "--data", "images", "--out", "sheet.png"]
+    environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    sheet_name = "sh\udcfc\N{PARTY POPPER}t.png"
+    command = [sys.executable, "-m", "pipeline", "contact-sheet", "--data", "images", "--out", sheet_name]
     completed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert completed.returncode == 0, completed.stderr
-    with Image.open(tmp_path / "sheet.png") as sheet:
+    assert r"sh\udcfc" in completed.stdout
+    with Image.open(tmp_path / sheet_name) as sheet:
         assert min(sheet.size) > 100

@@ -94,6 +94,7 @@ def test_verdict_says_that_fine_tuning_pays(tmp_path):
         "McNemar p < 0.001), at 11 times the time."
     )
     assert "Take fine-tune top-3." in comparison.verdict_text
+    assert comparison.verdict.chosen.label == "fine-tune top-3"
 
 
 def test_verdict_says_that_fine_tuning_does_not_pay(tmp_path):
@@ -103,6 +104,7 @@ def test_verdict_says_that_fine_tuning_does_not_pay(tmp_path):
         "Fine-tuning does not pay here: 85.0 % against 92.5 % for the logistic head (-7.5 points"
     )
     assert "Take the logistic head." in comparison.verdict_text
+    assert comparison.verdict.chosen.name == "logistic"
 
 
 def test_verdict_says_that_it_may_be_chance(tmp_path):
@@ -113,6 +115,7 @@ def test_verdict_says_that_it_may_be_chance(tmp_path):
         "gives with 400 test images (+0.8 points"
     )
     assert "Take the logistic head, the quicker of the two." in comparison.verdict_text
+    assert comparison.verdict.chosen.name == "logistic"
 
 
 def test_no_difference_at_all_is_chance(tmp_path):
@@ -363,7 +366,7 @@ def test_table_of_many_classes_has_no_column_for_auc(tmp_path):
 
 def test_most_frequent_class_is_known(tmp_path):
     add(tmp_path, predictions([0, 1, 1, 1], [0, 0, 0, 1]))
-    assert compare_runs([tmp_path]).majority_class == ("class 1", 0.75)
+    assert compare_runs([tmp_path]).majority_class == (1, 0.75)
 
 
 def test_metric_and_words_are_those_of_the_task_and_less_may_be_better(tmp_path, monkeypatch):

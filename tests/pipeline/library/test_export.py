@@ -76,7 +76,8 @@ def test_a_manifest_is_written_in_its_order_with_all_it_says_and_the_bits_of_the
     paths = manifest.locations
     if ending == ".parquet":
         paths = [path.replace("\udcff", "\\udcff") for path in paths]  # parquet holds Unicode only
-    assert (keys, names, view) == (ORDER, ["cat", "dög"], 0)
+    dog = "d\\udcf6g" if ending == ".parquet" else "d\udcf6g"
+    assert (keys, names, view) == (ORDER, ["cat", dog], 0)
     assert content == {"paths": paths, "labels": manifest.targets.tolist(), "splits": manifest.splits}
     assert Spec.from_json(written_spec) == spec
     assert [path.name for path in path.parent.iterdir()] == [path.name]

@@ -34,7 +34,7 @@ def test_every_option_comes_back_from_the_file_as_it_was(tmp_path):
         "data": DataConfig("my photos", test_size=0.1, seeds=(3, 4), allow_leakage=True, data_root=Path("a b")),
         "features": FeatureConfig(
             "resnet18", weights="w.pth", weights_rename=("a=b", "c="), cut="layer3", pool="max", image_size=96,
-            cache=Path("some where"), views=3, augment="crop(0.5)+flip", batch_size=7, strict=True,
+            cache=Path("some where"), views=3, augment="crop(0.5)+flip", extract_batch_size=7, strict=True,
         ),
         "head": HeadConfig(("mlp", "logistic"), c_values=(0.5, 2.0), cv=3, fit_lr=(1e-3, 1e-2), max_memory_gb=0.5),
         "finetune": FinetuneConfig(
@@ -60,6 +60,11 @@ def test_another_command_adds_its_options_and_replaces_those_it_shares(tmp_path)
     values = read_configuration(tmp_path / "config.toml")
     assert "image_size" not in values
     assert values["head"] == ["mlp"]
+
+
+def test_a_folder_whose_name_is_no_text_comes_back(tmp_path):
+    write_configuration(tmp_path / "config.toml", DataConfig("ph\udcfcotos"))
+    assert read_configuration(tmp_path / "config.toml")["data"] == "ph\udcfcotos"
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,16 @@ def test_png_and_svg_are_made_of_every_figure(row, tmp_path):
         assert "<text" in svg
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("h\udcfctte\x1b", "h\\udcfctte\\x1b"), ("猫" * 12, "猫" * 12), ("猫" * 13, "猫" * 11 + "…"), ("कुत्ता", "कुत्ता")],
+)
+def test_any_name_is_drawn_as_text_and_has_the_room_it_takes(tmp_path, name, shown):
+    figure = figures.confusion_heat_map(np.eye(2, dtype=np.int64), [name, "b"])
+    assert f">{shown}</text>" in figures.inline_svg(figure)
+    figures.save_png(figure, tmp_path / "figure.png")
+
+
 def test_svg_takes_its_colors_and_type_from_the_page(row):
     svg = figures.inline_svg(figures.score_against_time([row]))
     assert "var(--series-0)" in svg

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pipeline.evaluation.comparison import compare_runs
 from pipeline.report.page import write_report
+from stages.runtime.unicode_text import printable
 from stages.tasks.base import TASKS, register_task
 from tests.pipeline.finished_runs import HISTORY, SELECTION, Lengths, add, lengths, predictions
 from tests.plug_ins import forget_afterwards
@@ -23,6 +24,9 @@ HOSTILE = [
     "$\\frac{1}{$",
     "{{ 7 * 7 }}",
     "tulip 🌷\nand more",
+    "h\udcfctte",
+    "bell\x07",
+    "猫",
 ]
 
 
@@ -175,7 +179,7 @@ def test_hostile_names_stay_text(tmp_path):
     assert not page.all("script")
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
     for name in [*HOSTILE, "<script>alert(4)</script>", "</dd><script>"]:
-        assert " ".join(name.split()) in page.words
+        assert " ".join(printable(name).split()) in page.words
 
 
 def test_hostile_names_stay_text_in_a_heat_map_too(tmp_path):
@@ -185,6 +189,15 @@ def test_hostile_names_stay_text_in_a_heat_map_too(tmp_path):
     assert not page.all("script")
     assert len(page.all("img")) == 0
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+
+
+@pytest.mark.parametrize("classes", [2, 20])
+def test_classes_that_look_the_same_are_told_apart_in_words(tmp_path, classes):
+    names = ["caf\u00e9", "cafe\u0301", *map(str, range(classes - 2))]
+    add(tmp_path, predictions(np.arange(40) % classes, np.arange(40) < 30, classes), class_names=names)
+    page = report(tmp_path)
+    assert "caf\u00e9 (composed)" in page.words
+    assert "cafe\u0301 (decomposed)" in page.words
 
 
 def test_mistakes_are_shown_surest_first(tmp_path):

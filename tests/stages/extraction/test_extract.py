@@ -1,10 +1,11 @@
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from cache.errors import CacheError, CutonceError, DataError, UsageError
+from cache.errors import CacheError, CacheInputError, CutonceError, DataError, UsageError, WeightsError
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.data.manifest import load_manifest
@@ -12,13 +13,15 @@ from stages.data.sources.open_image import read_image
 from stages.extraction.extract import extract
 from stages.extraction.extractor import build_extractor
 from stages.extraction.read_features import drop_unreadable, read_features
+from stages.network.backbones.user_module import backbone_from_module
+from tests.own_network import OwnNetwork
 from tests.photographs import make_folder, photograph
 
 
 @pytest.fixture
 def small(tmp_path):
     """The embedded backbone at a size that is quick."""
-    return FeatureConfig(image_size=64, cache=tmp_path / "cache", batch_size=16)
+    return FeatureConfig(image_size=64, cache=tmp_path / "cache", extract_batch_size=16)
 
 
 def count_forwards(extractor):
@@ -137,7 +140,7 @@ def test_cut_and_pooling_shape_the_rows_and_have_caches_of_their_own(photographs
 
 def test_what_does_not_change_a_feature_does_not_change_the_fingerprint(small, tmp_path):
     fingerprint = build_extractor(small).fingerprint
-    same = replace(small, batch_size=7, decode_threads=1, device="cpu", strict=True, cache=tmp_path / "other")
+    same = replace(small, extract_batch_size=7, decode_threads=1, device="cpu", strict=True, cache=tmp_path / "other")
     assert build_extractor(same).fingerprint == fingerprint
     assert build_extractor(replace(small, views=3, augment="strong")).fingerprint == fingerprint
     for change in (
@@ -223,7 +226,9 @@ def test_views_are_rendered_from_one_decoded_image_and_always_the_same(photograp
     seen = count_forwards(more)
     assert extract(more, manifest).extracted == 72
     assert sum(seen) == 80
-    elsewhere = build_extractor(replace(more.options, cache=tmp_path / "elsewhere", batch_size=16, decode_threads=3))
+    elsewhere = build_extractor(
+        replace(more.options, cache=tmp_path / "elsewhere", extract_batch_size=16, decode_threads=3)
+    )
     extract(elsewhere, manifest.select(range(71, -1, -1)))
     for view in range(4):
         assert np.array_equal(read_features(more, manifest, view), read_features(elsewhere, manifest, view))
@@ -290,10 +295,36 @@ def test_a_batch_that_does_not_fit_says_which_option_helps(small, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(extractor.trunk, "forward", too_large)
-    with pytest.raises(CutonceError, match="`batch_size` 8"):
+    with pytest.raises(CutonceError, match="`extract_batch_size` 8"):
         extractor.features(torch.zeros((16, 3, 64, 64), dtype=torch.uint8))
 
 
 def test_an_unknown_device_is_refused(small):
     with pytest.raises(UsageError, match="`device`"):
         build_extractor(replace(small, device="toaster"))
+
+
+@pytest.mark.parametrize(
+    ("bias", "error", "message"),
+    [
+        (
+            math.nan,
+            WeightsError,
+            r"NaN or infinity for 8 images: .*/\w+/\d+\..* stands in features\.2\.bias; .*`weights`",
+        ),
+        (
+            70_000.0,
+            CacheInputError,
+            r"beyond 65504, where float16 ends, for 8 images: .*/\w+/\d+.*`storage_dtype` float32",
+        ),
+    ],
+)
+def test_features_that_cannot_be_stored_are_told_by_files_and_weights(tmp_path, bias, error, message):
+    network = OwnNetwork()
+    with torch.no_grad():
+        network.features[2].bias.fill_(bias)
+    options = FeatureConfig(cut="features", cache=tmp_path / "cache", batch_size=8)
+    extractor = build_extractor(options, backbone_from_module(network, image_size=32))
+    folder = make_folder(tmp_path / "photographs", 4, ("leaf", "sea"))
+    with pytest.raises(error, match=message):
+        extract(extractor, load_manifest(DataConfig(str(folder))))

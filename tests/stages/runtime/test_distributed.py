@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from torch.distributed import HashStore
 
+from cache.errors import CutonceError
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.data.manifest import load_manifest
 from stages.extraction.extract import extract
 from stages.extraction.extractor import build_extractor
 from stages.extraction.read_features import read_features
+from stages.runtime import distributed
 from stages.runtime.distributed import SINGLE_PROCESS, Rank, process_group, rendezvous_name
 from tests.photographs import make_folder
 
@@ -33,7 +35,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def from_one_process(folder, tmp_path_factory):
     extractor = build_extractor(
-        FeatureConfig(image_size=32, cache=tmp_path_factory.mktemp("one"), batch_size=8, decode_threads=1)
+        FeatureConfig(image_size=32, cache=tmp_path_factory.mktemp("one"), extract_batch_size=8, decode_threads=1)
     )
     manifest = load_manifest(DataConfig(str(folder)))
     extract(extractor, manifest)
@@ -53,7 +55,7 @@ def torchrun(count, *arguments, restarts=0):
 
 
 def check(folder, cache, expected):
-    extractor = build_extractor(FeatureConfig(image_size=32, cache=cache, batch_size=8, decode_threads=1))
+    extractor = build_extractor(FeatureConfig(image_size=32, cache=cache, extract_batch_size=8, decode_threads=1))
     assert np.array_equal(read_features(extractor, load_manifest(DataConfig(str(folder)))), expected)
     store = extractor.taps[0].cache
     assert sum(shard.rows for shard in store.shards) == IMAGES
@@ -140,3 +142,21 @@ def test_gpus_are_dealt_out_among_the_ranks_of_a_machine(monkeypatch):
     assert Rank(1, 8, 1).device("cpu") == "cpu"
     assert Rank(1, 8, 1).device("cuda:3") == "cuda:3"
     assert SINGLE_PROCESS.device("auto") == "auto"
+
+
+@pytest.mark.parametrize(
+    ("raised", "error", "message"),
+    [
+        (
+            "[../gloo/transport/tcp/pair.cc:547] Connection closed by peer",
+            CutonceError,
+            "process 0 of 1 stops.*another",
+        ),
+        ("shapes do not match", RuntimeError, "shapes"),
+    ],
+)
+def test_who_waits_for_a_process_that_has_ended_says_that_alone(monkeypatch, raised, error, message):
+    monkeypatch.setattr(distributed, "is_distributed", lambda: True)
+    monkeypatch.setattr(distributed, "rendezvous", lambda *_, **__: iter([(HashStore(), 0, 1)]))
+    with pytest.raises(error, match=message), process_group():
+        raise RuntimeError(raised)
