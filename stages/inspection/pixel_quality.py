@@ -8,7 +8,7 @@ white, light where its darkest are almost white, and holds little where the entr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -38,7 +38,8 @@ _WEIGHTS = torch.tensor([0.241, 0.691, 0.068])
 _BATCH = 64
 
 
-class PoorImage(NamedTuple):
+@dataclass(frozen=True)
+class PoorImage:
     """An image that holds little to learn from.
 
     Attributes
