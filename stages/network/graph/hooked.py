@@ -26,6 +26,7 @@ from stages.network.graph.fake_tensors import PeakMemoryMode
 from stages.network.graph.pooling import Pool
 from stages.network.graph.trace import UntraceableError, in_mode
 from stages.network.graph.trunk import Precision, computing
+from stages.network.image_channels import channels_of
 from stages.network.memory_format import to_channels_last
 from stages.runtime.seeding import fixed_seed
 
@@ -315,7 +316,9 @@ def _has_row_per_image(tensor: torch.Tensor) -> bool:
 def _run(module: nn.Module, image_size: int) -> Any:
     """Return what a network makes of black images, in evaluation mode; no random number of the program is taken."""
     parameter = next(module.parameters(), torch.zeros(()))
-    images = torch.zeros(_BATCH, 3, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
+    images = torch.zeros(
+        _BATCH, channels_of(module), image_size, image_size, dtype=parameter.dtype, device=parameter.device
+    )
     try:
         with in_mode(module, training=False), torch.no_grad(), fixed_seed(0):
             return module(images)
