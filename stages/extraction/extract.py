@@ -22,6 +22,7 @@ from stages.data.image_stream import ImageRequest
 from stages.data.images.reading import remarks_in_words
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
+from stages.extraction.room import require_room
 from stages.extraction.take_over import TakenOver, take_over_rows
 from stages.extraction.work_queue import LeasedBlocks, RowRequest, content_defined_blocks, missing_keys
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
@@ -105,7 +106,7 @@ def extract(
     DataError
         If not one image could be read.
     CacheError
-        If a cache cannot be written.
+        If a cache cannot be written, or its disk has no room for what is missing.
     """
     started = time.perf_counter()
     location_of = dict(zip(manifest.keys, manifest.locations, strict=True))
@@ -273,11 +274,13 @@ class StageTimer:
 
 
 def _pending_blocks(extractor: Extractor, keys: Sequence[str], rank: Rank) -> tuple[list[range], int]:
-    """Return the blocks that lack something, and how many images lack it.
+    """Return the blocks that lack something, and how many images lack it; what they lack finds room on the disk.
 
     They begin with this process's share; the rest it helps with later.
     """
-    lacking = missing_keys(extractor, keys)
+    lacking, rows_of_tap = missing_keys(extractor, keys)
+    if rank.is_main:
+        require_room(extractor, rows_of_tap)
     unfinished = [block for block in content_defined_blocks(keys) if any(keys[index] in lacking for index in block)]
     first = len(unfinished) * rank.index // rank.world_size
     return unfinished[first:] + unfinished[:first], len(lacking)
@@ -292,7 +295,7 @@ def _extract_until_complete(
         _extract_blocks(work, writers, meter, work.requests(blocks, rest), bar)
         writers.flush()
         work.release(writers.on_disk)
-        lacking = missing_keys(work.extractor, [key for block in rest for key in work.keys_of(block)])
+        lacking, _ = missing_keys(work.extractor, [key for block in rest for key in work.keys_of(block)])
         bar.update(sum(map(len, rest)) - len(lacking))
         blocks = [block for block in rest if not lacking.isdisjoint(work.keys_of(block))]
         if blocks:

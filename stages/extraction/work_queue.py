@@ -28,10 +28,16 @@ class MissingRows(NamedTuple):
     rows: frozenset[tuple[int, int]]
 
 
-def missing_keys(extractor: Extractor, keys: Sequence[str]) -> set[str]:
-    """Return the keys of the images that lack something."""
-    stores = ((tap.cache_of_view(view), view) for tap in extractor.taps for view in range(extractor.options.views))
-    return {key for store, view in stores for key in store.missing(keys, view)}
+def missing_keys(extractor: Extractor, keys: Sequence[str]) -> tuple[set[str], list[int]]:
+    """Return the keys of the images that lack something, and how many rows each tap lacks, of all views."""
+    lacking: set[str] = set()
+    rows_of_tap = [0] * len(extractor.taps)
+    for number, tap in enumerate(extractor.taps):
+        for view in range(extractor.options.views):
+            missing = tap.cache_of_view(view).missing(keys, view)
+            lacking.update(missing)
+            rows_of_tap[number] += len(missing)
+    return lacking, rows_of_tap
 
 
 def missing_rows(extractor: Extractor, keys: Sequence[str]) -> dict[str, MissingRows]:
