@@ -26,7 +26,7 @@ from stages.extraction.room import require_room
 from stages.extraction.take_over import TakenOver, take_over_rows
 from stages.extraction.work_queue import LeasedBlocks, RowRequest, content_defined_blocks, missing_keys
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
-from stages.runtime.progress import progress
+from stages.runtime.progress import Progress, progress
 
 _POLL_SECONDS = 0.5
 """How often a process that has nothing left to do looks whether the others are done, or dead."""
@@ -224,6 +224,11 @@ class CacheWriters:
             writer.flush()
 
     @property
+    def pending_rows(self) -> list[int]:
+        """For each tap, rows of view 0 that were appended and are not on disk yet."""
+        return [writer.appended - writer.written for (_, augmented), writer in self._writers.items() if not augmented]
+
+    @property
     def on_disk(self) -> int:
         """Number of batches, from the first on, that are in the caches for good."""
         written_rows = [writer.written for writer in self._writers.values()]
@@ -287,7 +292,7 @@ def _pending_blocks(extractor: Extractor, keys: Sequence[str], rank: Rank) -> tu
 
 
 def _extract_until_complete(
-    work: LeasedBlocks, writers: CacheWriters, meter: StageTimer, blocks: Sequence[range], bar: Any
+    work: LeasedBlocks, writers: CacheWriters, meter: StageTimer, blocks: Sequence[range], bar: Progress
 ) -> None:
     """Do the blocks that are free, until those of other processes are done too, or their processes dead."""
     while blocks:
@@ -303,7 +308,7 @@ def _extract_until_complete(
 
 
 def _extract_blocks(
-    work: LeasedBlocks, writers: CacheWriters, meter: StageTimer, requests: Iterable[ImageRequest], bar: Any
+    work: LeasedBlocks, writers: CacheWriters, meter: StageTimer, requests: Iterable[ImageRequest], bar: Progress
 ) -> None:
     """Decode, compute and write what is requested, all at the same time."""
     started = time.perf_counter()
@@ -323,8 +328,8 @@ def _extract_blocks(
         meter.images += finished - len(batch.failures)
         meter.remarks.update(batch.remarks)
         work.release(writers.on_disk)
-        bar.set_postfix_str(meter.limit, refresh=False)
-        bar.update(finished)
+        work.tell_pending(writers.pending_rows)
+        bar.update(finished, skipped=len(batch.failures), remark=meter.limit)
 
 
 def _explained(error: NonFiniteRowsError, work: LeasedBlocks) -> CutonceError:

@@ -113,8 +113,9 @@ class LeasedBlocks:
 
     def __enter__(self) -> LeasedBlocks:
         # in one order, so that two processes with the same cuts never hold one half of a block each
-        taps = sorted(self.extractor.taps, key=lambda tap: tap.cache.spec.fingerprint)
-        self._leases = [self._stack.enter_context(tap.cache.leases()) for tap in taps]
+        caches = [tap.cache for tap in self.extractor.taps]
+        self._order = sorted(range(len(caches)), key=lambda number: caches[number].spec.fingerprint)
+        self._leases = [self._stack.enter_context(caches[number].leases()) for number in self._order]
         self._stack.callback(self._flush_unreadable)
         return self
 
@@ -146,6 +147,11 @@ class LeasedBlocks:
                     self._requested[self._requests] = RowRequest(key, lacking[key].rows, iter(lacking[key].views))
                     self._requests += 1
                     yield self.extractor.request(self._locations[index], key, lacking[key].views)
+
+    def tell_pending(self, rows_of_tap: Sequence[int]) -> None:
+        """Let other processes know how many rows of each tap are made and not yet on disk."""
+        for number, leases in zip(self._order, self._leases, strict=True):
+            leases.pending_rows = rows_of_tap[number]
 
     def keys_of(self, block: range) -> Sequence[str]:
         """Return the keys of a block."""
