@@ -137,7 +137,9 @@ class Laboratory:
         self.random = Random()
         self._keys = DigestCache(folder / "keys.sqlite")
         self._undisturbed = build_extractor(
-            FeatureConfig(image_size=IMAGE_SIZE, cache=folder / "undisturbed", batch_size=BATCH_SIZE, decode_threads=1)
+            FeatureConfig(
+                image_size=IMAGE_SIZE, cache=folder / "undisturbed", extract_batch_size=BATCH_SIZE, decode_threads=1
+            )
         )
 
     @property

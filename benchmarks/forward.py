@@ -59,7 +59,9 @@ def step(name: str, backbone: str, batches: int) -> Measurement:
     if name in ("threads", "bf16"):
         precision = "bf16" if name == "bf16" else "fp32"
         extractor = build_extractor(
-            FeatureConfig(backbone=backbone, weights="none", image_size=224, precision=precision, batch_size=BATCH)
+            FeatureConfig(
+                backbone=backbone, weights="none", image_size=224, precision=precision, extract_batch_size=BATCH
+            )
         )
         with single_thread_pool(extractor.threads, "forward") as pool:
             return _timed(batches, started, lambda count: list(pool.map(extractor.forward_rows, [images] * count)))
@@ -68,7 +70,9 @@ def step(name: str, backbone: str, batches: int) -> Measurement:
     loaded = load_backbone(backbone, "none", 224)
     network = loaded.module
     if name in ("folded", "compiled"):
-        extractor = build_extractor(FeatureConfig(backbone=backbone, weights="none", image_size=224, batch_size=BATCH))
+        extractor = build_extractor(
+            FeatureConfig(backbone=backbone, weights="none", image_size=224, extract_batch_size=BATCH)
+        )
         network = torch.compile(extractor.trunk) if name == "compiled" else extractor.trunk
     elif name == "channels_last":
         network = network.to(memory_format=torch.channels_last)

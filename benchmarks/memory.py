@@ -57,7 +57,7 @@ def measure(samples: int, folder: Path) -> dict[str, float]:
         unreadable=[],
         notes=[],
     )
-    prepared = build_extractor(FeatureConfig(image_size=32, cache=folder / "cache", batch_size=32))
+    prepared = build_extractor(FeatureConfig(image_size=32, cache=folder / "cache", extract_batch_size=32))
     extractor = replace(prepared, trunk=PatchAverages())
     extract(extractor, manifest.select(range(1000)))  # libraries, threads and buffers are there now
     memory_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -76,7 +76,16 @@ def listed(names: Sequence[str], limit: int = 5, separator: str = ", ") -> str:
     return separator.join(names[:limit]) + more
 
 
+def nearest(name: str, known: Iterable[str], *, limit: int = 3) -> list[str]:
+    """Return the known names that are near to `name` in spelling, the nearest first, each once."""
+    return difflib.get_close_matches(name, list(dict.fromkeys(known)), n=limit, cutoff=0.6)
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """Return ``" Did you mean 'a' or 'b'?"``, or an empty string where there are no names."""
+    return f" Did you mean {' or '.join(map(repr, names))}?" if names else ""
+
+
 def suggestion(name: str, known: Iterable[str], *, limit: int = 3) -> str:
     """Return ``" Did you mean 'a' or 'b'?"`` for the known names nearest to `name`, or an empty string."""
-    matches = difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)
-    return f" Did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""
+    return did_you_mean(nearest(name, known, limit=limit))

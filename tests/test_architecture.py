@@ -49,9 +49,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 """What a module may import besides its own room: the longest name here that its own begins with says."""
 
 INSIDE = {
-    "stages.data": ("images", "augment", "sample", "sources", "image_stream", "group_split", "splits", "manifest"),
+    "stages.data": (
+        *("images", "augment", "sample", "sources", "image_stream", "group_split", "splits", "manifest", "survey"),
+    ),
     "stages.network": (
         *("module_paths", "import_path", "memory_format", "classifier", "freezing", "stochastic_depth", "reinit"),
+        "image_channels",
         *("graph", "auxiliary_heads", "backbones", "heads"),
     ),
 }

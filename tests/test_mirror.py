@@ -44,6 +44,7 @@ TESTED_FROM_OUTSIDE = [
     "pipeline/cli/cache/verify.py",
     "pipeline/cli/contact_sheet.py",
     "pipeline/cli/extract.py",
+    "pipeline/cli/finetune.py",
     "pipeline/cli/learning_curve.py",
     "pipeline/cli/reference.py",
     "pipeline/cli/run.py",

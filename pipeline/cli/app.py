@@ -21,11 +21,13 @@ from cyclopts import App, ArgumentCollection, Parameter, Token
 
 from cache.errors import CutonceError, UsageError
 from pipeline.cli import COMMANDS, command_function
+from pipeline.cli.arguments import error_panel, refuse_old_names, with_lists
 from pipeline.cli.cache import app as cache_app
+from pipeline.cli.help import EPILOGUE, HELP_ALL, all_options_shown
 from pipeline.cli.output import messages_printed
 from pipeline.options.flags_in_text import as_flags
-from pipeline.options.toml_file import check_configuration, read_configuration
-from stages.config.version_1 import COMMAND_NAMES, OPTION_NAMES
+from pipeline.options.toml_file import OPTION_GROUPS, check_configuration, read_configuration
+from stages.config.lists import join_items, joined_options, list_options, split_items
 from stages.runtime.openmp import configure_openmp
 from stages.runtime.progress import json_log, progress_bars
 from stages.runtime.unicode_text import printable
@@ -43,11 +45,15 @@ app = App(
     version=lambda: version("cutonce"),
     help="""Feature-caching transfer learning: cut once, train many.
 
-    Start with `run`, which does everything: features of a frozen backbone are cached, linear models and a torch head
-    are trained on them, the top blocks are fine-tuned, and a page compares them on the same test images.
+    Start with `run`, which does everything. A pretrained network is *cut* at a layer; the part below, the *trunk*, is
+    frozen and runs once over the images, and what it gives at the cut, their features, is cached. *Heads*, small models
+    from features to classes, are trained on them; then the top blocks are fine-tuned on augmented *views* of the
+    images, and a page compares all of it on the same test images.
     """,
+    help_epilogue=EPILOGUE,
     help_format="markdown",
     result_action="return_value",
+    error_formatter=error_panel,
     default_parameter=Parameter(show_default=_written),
     suppress_keyboard_interrupt=False,
 )
@@ -67,25 +73,18 @@ def _launch(
         raise UsageError(
             "torchrun starts several processes, and of all commands only `extract` and `finetune` share their work"
         )
-    _refuse_old_names(tokens)
+    if HELP_ALL in tokens:
+        with all_options_shown():
+            return app.meta(["--help" if token == HELP_ALL else token for token in tokens])
+    refuse_old_names(tokens)
     if config is not None:
         check_configuration(config)
         app.config = (options_from(config),)
     try:
         with json_log(log_json):
-            return app(tokens)
+            return app(with_lists(tokens))
     finally:
         app.config = ()  # the file is this command's alone, and not that of a next one in the same process
-
-
-def _refuse_old_names(tokens: Sequence[str]) -> None:
-    """Refuse a command or flag of version 1, with its name of today."""
-    if tokens and tokens[0] in COMMAND_NAMES:
-        raise UsageError(f"the command {tokens[0]} is called {COMMAND_NAMES[tokens[0]]} now")
-    for token in tokens:
-        name = token.removeprefix("--").partition("=")[0].replace("-", "_")
-        if token.startswith("--") and name in OPTION_NAMES:
-            raise UsageError(f"--{name.replace('_', '-')} is called `{OPTION_NAMES[name]}` now")
 
 
 def options_from(config: Path) -> Callable[[App, tuple[str, ...], ArgumentCollection], None]:
@@ -105,9 +104,18 @@ def _fill_in(arguments: ArgumentCollection, values: dict[str, Any], source: str)
             continue
         if argument.tokens:
             continue
-        for index, item in enumerate(value if isinstance(value, list) else [value]):
+        for index, item in enumerate(_values(name, value)):
             token = Token(keyword=flag, value=str(item), source=source, index=index, keys=keys)
             argument.append(token.evolve(value="", implicit_value=item) if isinstance(item, bool) else token)
+
+
+def _values(name: str, value: Any) -> list[Any]:
+    """Return what a value of the file is as values of a flag: of one string in which several are named, one."""
+    if any(name in joined_options(group) for group in OPTION_GROUPS):
+        return [join_items(value)]
+    if isinstance(value, str) and any(name in list_options(group) for group in OPTION_GROUPS):
+        return split_items(value)
+    return value if isinstance(value, list) else [value]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -39,7 +39,7 @@ def contact_sheet(
         The PNG file.
     """
     from pipeline.cli.output import echo
-    from pipeline.experiment.run_setup import format_manifest, make_manifest
+    from pipeline.experiment.run_setup import format_manifest, make_manifest, resolve_features
     from stages.data.augment.contact_sheet import contact_sheet as draw_sheet
     from stages.data.augment.mixup import MixupCutmix
     from stages.data.augment.policy import augmentation
@@ -51,6 +51,7 @@ def contact_sheet(
     mixing = MixupCutmix(mixup, cutmix, num_classes=_PHOTOGRAPHS) if mixup or cutmix else None
     # of the backbone, the preprocessing alone is wanted, which does not depend on the weights
     preprocessing = load_backbone(features.backbone, "none", features.image_size).preprocessing
+    features = resolve_features(data, features)
     manifest = make_manifest(data, features, data.seeds[0])
     echo(format_manifest(manifest))
     train = manifest.indices("train")

@@ -41,13 +41,22 @@ def extract(
         Time some batches and say what the extraction would take, in hours and gigabytes; write nothing.
     """
     from dataclasses import replace
+    from functools import partial
 
     from pipeline.cli.output import echo
-    from pipeline.experiment.run_setup import extract_features, format_manifest, init_run, init_seed, make_manifest
+    from pipeline.experiment.run_setup import (
+        extract_features,
+        format_manifest,
+        init_run,
+        init_seed,
+        make_manifest,
+        resolve_features,
+    )
     from stages.extraction.extractor import build_extractor
     from stages.runtime.distributed import process_group
 
     with process_group() as rank:
+        features = rank.broadcast_from_first(partial(resolve_features, data, features))
         features = replace(features, device=rank.device(features.device))
         extractor = build_extractor(features)
         seed = data.seeds[0]

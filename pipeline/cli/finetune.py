@@ -42,14 +42,16 @@ def finetune(
     """
     from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.finetune_methods import run_finetunings
-    from pipeline.experiment.run_setup import init_run, init_seed, record_options
+    from pipeline.experiment.run_setup import init_run, init_seed, record_options, resolve_features
     from stages.extraction.extractor import build_extractor
     from stages.finetuning.finetune import require_trainable
     from stages.runtime.distributed import process_group
 
     results = []
     with process_group() as rank:
-        extractor = build_extractor(replace(features, device=rank.device(features.device)))
+        extractor = build_extractor(
+            replace(features := resolve_features(data, features), device=rank.device(features.device))
+        )
         rank.broadcast_from_first(partial(init_run, out, data, features, head, finetune))
         for seed in data.seeds:
             manifest, directory = rank.broadcast_from_first(partial(init_seed, out, data, features, seed))

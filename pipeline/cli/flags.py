@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
+from pipeline.cli.help import StageHelp
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
@@ -34,7 +35,12 @@ OverwriteFlag = Annotated[
 
 _FLAGS = Parameter(name="*", consume_multiple=True, negative_iterable=())
 
-DataFlags = Annotated[DataConfig, _FLAGS, Parameter(group=Group("Data", sort_key=1))]
-FeatureFlags = Annotated[FeatureConfig, _FLAGS, Parameter(group=Group("Features (stage 1)", sort_key=2))]
-HeadFlags = Annotated[HeadConfig, _FLAGS, Parameter(group=Group("Heads (stage 2)", sort_key=3))]
-FinetuneFlags = Annotated[FinetuneConfig, _FLAGS, Parameter(group=Group("Fine-tuning (stage 3)", sort_key=4))]
+
+def _group(title: str, number: int, options: type) -> Parameter:
+    return Parameter(group=Group(title, sort_key=number, help_formatter=StageHelp(options)))
+
+
+DataFlags = Annotated[DataConfig, _FLAGS, _group("Data", 1, DataConfig)]
+FeatureFlags = Annotated[FeatureConfig, _FLAGS, _group("Features (stage 1)", 2, FeatureConfig)]
+HeadFlags = Annotated[HeadConfig, _FLAGS, _group("Heads (stage 2)", 3, HeadConfig)]
+FinetuneFlags = Annotated[FinetuneConfig, _FLAGS, _group("Fine-tuning (stage 3)", 4, FinetuneConfig)]

@@ -33,19 +33,21 @@ def inspect(
     out
         Run directory for inspect.html and issues.csv.
     """
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
     from pipeline.cli.output import echo
-    from pipeline.experiment.run_setup import extract_features, init_run, init_seed
+    from pipeline.experiment.run_setup import extract_features, init_run, init_seed, resolve_features
     from pipeline.report.inspection import TABLE, InspectionReport, write_inspection
     from stages.extraction.extractor import build_extractor
     from stages.extraction.read_features import drop_unreadable, read_features
     from stages.inspection.class_balance import Balance
     from stages.inspection.inspect import FeatureTable, inspect_features, require_threshold
     from stages.inspection.label_errors import require_cleanlab
+    from stages.inspection.pixel_quality import find_poor_images
 
     require_cleanlab()
     require_threshold(threshold)
+    features = resolve_features(data, features)
     extractor = build_extractor(features)
     init_run(out, data, features)
     seed = data.seeds[0]
@@ -67,7 +69,10 @@ def inspect(
     inspection = inspect_features(table, seed, threshold=threshold, device=extractor.device)
     backbone = f"{extractor.backbone.name} at {extractor.cut_names}"
     balance = Balance.of(manifest.targets, manifest.splits, manifest.class_names)
-    report = InspectionReport(manifest, inspection, balance, threshold, data.data, backbone, notes)
+    poor_images = find_poor_images(manifest.locations, extractor.reading, extractor.threads)
+    report = InspectionReport(
+        manifest, inspection, balance, threshold, data.data, backbone, notes, asdict(features), poor_images
+    )
     page = write_inspection(report, out)
     echo("", *report.lines, *(f"note: {note}" for note in inspection.notes), "", f"all of them: {out / TABLE}")
     echo(f"report: {page}")

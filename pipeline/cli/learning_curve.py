@@ -37,7 +37,7 @@ def learning_curve(
     import numpy as np
 
     from pipeline.cli.output import echo
-    from pipeline.experiment.run_setup import extract_features, init_run, init_seed
+    from pipeline.experiment.run_setup import extract_features, init_run, init_seed, resolve_features
     from pipeline.report.learning_curve import CurveReport, write_curve
     from stages.config.heads import HeadConfig
     from stages.extraction.extractor import build_extractor
@@ -50,6 +50,7 @@ def learning_curve(
     if draws < 2:
         raise UsageError(f"--draws {draws} must be at least 2: what differs between them is the uncertainty")
     options = HeadConfig(head=(head,), scalers=("standard",))
+    features = resolve_features(data, features)
     extractor = build_extractor(features)
     init_run(out, data, features)
     seed = data.seeds[0]

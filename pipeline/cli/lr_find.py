@@ -41,12 +41,12 @@ def lr_find(
     from pipeline.cli.output import echo
     from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.finetune_methods import format_lr_suggestion, run_lr_finder
-    from pipeline.experiment.run_setup import init_run, init_seed
+    from pipeline.experiment.run_setup import init_run, init_seed, resolve_features
     from pipeline.run_layout import RANGE_TEST
     from stages.extraction.extractor import build_extractor
     from stages.finetuning.finetune import require_trainable
 
-    extractor = build_extractor(features)
+    extractor = build_extractor(features := resolve_features(data, features))
     init_run(out, data, features, head, finetune)
     manifest, directory = init_seed(out, data, features, data.seeds[0])
     require_trainable(extractor, finetune, manifest.task.out_features)

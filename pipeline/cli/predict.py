@@ -19,7 +19,7 @@ def predict(
     seed: int | None = None,
     device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> list[Prediction]:
-    """Classify new images with any trained method of a run: the class and the probability of every class.
+    """Classify new images with a trained method of a run: the class and the probability of every class.
 
     Try:
 
@@ -38,16 +38,17 @@ def predict(
     out
         CSV file for the predictions (default: printed).
     method
-        The folder name of a trained method, such as linear-logistic (default: the best on the validation split).
+        The folder name of a trained method, such as linear-logistic (default: what the page of the
+        run says to take).
     seed
         The seed whose model is used (default: the first of the run).
     """
     from pipeline.cli.output import echo
     from pipeline.experiment.classify_images import choose_model, predict_images, write_csv
 
-    model = choose_model(run, method, seed)
+    model, reason = choose_model(run, method, seed)
     classified, unreadable = predict_images(model, list(images), device)
-    echo(f"{model.name} of {model.parent}: {len(classified)} images")
+    echo(f"{model.name} of {model.parent}, {reason}: {len(classified)} images")
     if out is not None:
         write_csv(out, classified)
         echo(f"predictions: {out}")

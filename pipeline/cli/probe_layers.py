@@ -35,12 +35,13 @@ def probe_layers(*, data: DataFlags, features: FeatureFlags = FeatureConfig(), o
     """
     from pipeline.cli.output import echo
     from pipeline.experiment.probe_layers import probe_cuts, require_vector_cuts
-    from pipeline.experiment.run_setup import format_manifest, init_run, init_seed, make_manifest
+    from pipeline.experiment.run_setup import format_manifest, init_run, init_seed, make_manifest, resolve_features
     from pipeline.report.layer_probe import ProbeReport, write_probe
     from pipeline.text import duration
     from stages.extraction.extract import extract
     from stages.extraction.extractor import build_extractor
 
+    features = resolve_features(data, features)
     extractor = build_extractor(_with_cuts(features))
     require_vector_cuts(extractor)
     if out is not None:

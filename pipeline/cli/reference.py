@@ -26,16 +26,18 @@ def reference() -> str:
         "Made by `python -m pipeline.cli.reference > docs/options.md` from the dataclasses in `stages/config/`.",
         "Every option of a stage is a flag (`--image-size 300`), a line of the TOML file given with `--config`",
         "(`image_size = 300`), and a field of the class in Python (`FeatureConfig(image_size=300)`).",
-        "Flags win over the file. Every command takes `--log-json FILE`, too: [scale.md](scale.md#a-long-job-watched).",
+        "Flags win over the file. Those in bold are used most: `--help` shows them, `--help-all` every one.",
+        "Every command takes `--log-json FILE`, too: [scale.md](scale.md#a-long-job-watched).",
     ]
     for group in OPTION_GROUPS:
         meaning = _field_docstrings(group) | {
-            option.name: option.metadata["help"] for option in fields(group) if option.metadata
+            option.name: option.metadata["help"] for option in fields(group) if "help" in option.metadata
         }
         parts += ["", f"## {group.__name__}", "", inspect.cleandoc(group.__doc__ or ""), ""]
         parts += ["| flag | default | meaning |", "|---|---|---|"]
         for option in fields(group):
             flag = f"`--{option.name.replace('_', '-')}`"
+            flag = f"**{flag}**" if option.metadata.get("common") else flag
             parts.append(
                 f"| {flag} | {_default(option.default)} | {option.metadata.get('help', meaning[option.name])} |"
             )

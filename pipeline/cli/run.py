@@ -49,10 +49,11 @@ def run(
     from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.finetune_methods import run_finetunings
     from pipeline.experiment.head_methods import require_same_features_of_heads, run_heads
-    from pipeline.experiment.run_setup import extract_features, init_run, init_seed, record_options
+    from pipeline.experiment.run_setup import extract_features, init_run, init_seed, record_options, resolve_features
     from stages.extraction.extractor import build_extractor
     from stages.finetuning.finetune import require_trainable
 
+    features = resolve_features(data, features)
     init_run(out, data, features, head, finetune)
     extractor = build_extractor(features)
     for seed in data.seeds:

@@ -35,9 +35,10 @@ def train(
     """
     from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.head_methods import run_heads
-    from pipeline.experiment.run_setup import init_run, init_seed, record_options
+    from pipeline.experiment.run_setup import init_run, init_seed, record_options, resolve_features
     from stages.extraction.extractor import build_extractor
 
+    features = resolve_features(data, features)
     extractor = build_extractor(features)
     init_run(out, data, features, head)
     results = []

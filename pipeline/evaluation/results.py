@@ -329,10 +329,12 @@ def write_results_json(
     comparisons: Sequence[Mapping[str, Any]],
     configuration: Mapping[str, Any],
     environment: Mapping[str, Any],
+    chosen: Mapping[str, str] | None = None,
 ) -> Path:
     """Write ``results.json``: every result, what they say against each other, and what is needed to repeat them."""
     content = {
         "verdict": verdict,
+        "chosen": dict(chosen) if chosen is not None else None,
         "comparisons": list(comparisons),
         "results": [result.to_json() for result in results],
         "extraction": _extractions(results),

@@ -21,6 +21,8 @@ class Verdict:
     outcome: Outcome
     headline: str
     details: tuple[str, ...]
+    chosen: MethodSummary
+    """The method to take."""
 
 
 def give_verdict(ranked: Sequence[MethodSummary], reference: MethodSummary, tests: Sequence[PairedTest]) -> Verdict:
@@ -29,15 +31,19 @@ def give_verdict(ranked: Sequence[MethodSummary], reference: MethodSummary, test
     if len(ranked) == 1:
         name, images = capitalized(_method_phrase(reference)), describe_test_images(reference)
         headline = f"{name} reaches {_reached(reference)} on {images}."
-        return Verdict("single", headline, ("It is the only method here: there is nothing to compare it with.",))
+        return Verdict(
+            "single", headline, ("It is the only method here: there is nothing to compare it with.",), reference
+        )
     tuned = next((row for row in ranked if row.method == "finetune"), None)
     if tuned is None or not reference.cached:
         outcome, headline = _ranking(ranked, tests_by_label, reference)
-        details = []
+        chosen, details = ranked[0], []
     else:
         candidates = sum(row.method == "finetune" for row in ranked)
         outcome, headline = _outcome(tuned, reference, tests_by_label[tuned.label], candidates)
-        details = [_advice(outcome, tuned, reference, tests_by_label[tuned.label], ranked)]
+        quicker = tuned if tests_by_label[tuned.label].time_ratio < 1 else reference
+        chosen = {"pays": tuned, "inconclusive": quicker}.get(outcome, reference)
+        details = [_advice(outcome, chosen, reference if chosen is tuned else tuned, ranked)]
     if reference.cached:
         details += [
             f"Without the cache, every image through the frozen network in every epoch, {row.label} reaches "
@@ -54,7 +60,7 @@ def give_verdict(ranked: Sequence[MethodSummary], reference: MethodSummary, test
     metric = reference.metric
     ranking = ", ".join(f"{row.label} {format_score(row.val_score, as_percent=metric.as_percent)}" for row in ranked)
     details.append(f"Methods are ranked by validation {metric.label}, never by the test images: {ranking}.")
-    return Verdict(outcome, headline, tuple(details))
+    return Verdict(outcome, headline, tuple(details), chosen)
 
 
 def _outcome(tuned: MethodSummary, reference: MethodSummary, test: PairedTest, candidates: int) -> tuple[Outcome, str]:
@@ -71,15 +77,12 @@ def _outcome(tuned: MethodSummary, reference: MethodSummary, test: PairedTest, c
 
 
 def _advice(
-    outcome: Outcome, tuned: MethodSummary, reference: MethodSummary, test: PairedTest, ranked: Sequence[MethodSummary]
+    outcome: Outcome, chosen: MethodSummary, alternative: MethodSummary, ranked: Sequence[MethodSummary]
 ) -> str:
     """Say what to take, and where validation, by which one would have chosen, says otherwise."""
-    quicker = tuned if test.time_ratio < 1 else reference
-    recommended = {"pays": tuned, "inconclusive": quicker}.get(outcome, reference)
-    advice = f"Take {_method_phrase(recommended)}" + (", the quicker of the two" if outcome == "inconclusive" else "")
-    alternative = reference if recommended is tuned else tuned
-    if ranked.index(recommended) > ranked.index(alternative):
-        advice += f", although validation {reference.metric.label} ranks the other one higher"
+    advice = f"Take {_method_phrase(chosen)}" + (", the quicker of the two" if outcome == "inconclusive" else "")
+    if ranked.index(chosen) > ranked.index(alternative):
+        advice += f", although validation {chosen.metric.label} ranks the other one higher"
     return f"{advice}."
 
 

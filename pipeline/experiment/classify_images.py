@@ -7,15 +7,16 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from cache.atomic_write import atomic_path
 from cache.errors import DataError, UsageError, suggestion
-from pipeline.evaluation.results import Result, distinct_names
+from pipeline.evaluation.results import Result, distinct_names, read_json
 from pipeline.experiment.model_store import open_model
-from pipeline.run_layout import MODEL_CARD, files_of_methods, seed_of
+from pipeline.run_layout import MODEL_CARD, REPORT, RESULTS, files_of_methods, seed_of
 from stages.data.sources.csv_file import is_csv, read_image_table
 from stages.data.sources.folder import IMAGE_EXTENSIONS
 from stages.finetuning.predict_images import iter_predictions
@@ -33,13 +34,22 @@ class Prediction:
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
-def choose_model(run: Path, method: str | None, seed: int | None) -> Path:
-    """Return the model directory of a run: as asked, or the method that validated best, of its first seed.
+class ModelChoice(NamedTuple):
+    """A trained method, and why it is the one."""
+
+    directory: Path
+    reason: str
+
+
+def choose_model(run: Path, method: str | None, seed: int | None) -> ModelChoice:
+    """Return a trained method of a run: as asked, or the one that the page of the run says to take; of its first seed.
+
+    A run without a page, or whose page is of a version that kept no such word, gives what validated best.
 
     Raises
     ------
     UsageError
-        If the run has no such method or seed; names those it has.
+        If the run has no such method or seed, naming those it has, or its page says to take a method of another run.
     DataError
         If the run holds no trained method.
     """
@@ -50,15 +60,34 @@ def choose_model(run: Path, method: str | None, seed: int | None) -> Path:
     if seed is not None and seed not in seeds:
         raise UsageError(f"`seed` {seed}: {run} has the seeds {', '.join(map(str, seeds))}")
     models = [model for model in models if seed_of(model.parent) == (seeds[0] if seed is None else seed)]
-    if method is None:
-        results = {model: Result.load(model) for model in models}
-        sign = 1 if results[models[0]].metric.higher_is_better else -1
-        return max(models, key=lambda model: sign * results[model].val[results[model].metric.name])
-    matches = [model for model in models if model.name == method]
-    if not matches:
-        names = [model.name for model in models]
+    names = [model.name for model in models]
+    if method is not None and method not in names:
         raise UsageError(f"`method` {method}: {run} has {', '.join(names)}.{suggestion(method, names)}")
-    return matches[0]
+    if method is not None:
+        return ModelChoice(models[names.index(method)], "as `method` says")
+    chosen = _chosen_on_page(run)
+    if chosen in names:
+        return ModelChoice(models[names.index(chosen)], f"which {run / REPORT} says to take")
+    results = {model: Result.load(model) for model in models}
+    metric = results[models[0]].metric
+    sign = 1 if metric.higher_is_better else -1
+    best = max(models, key=lambda model: sign * results[model].val[metric.name])
+    return ModelChoice(best, f"the best by validation {metric.label}; `compare` says which to take")
+
+
+def _chosen_on_page(run: Path) -> str | None:
+    """Return the folder's name of the method that the page of a run says to take; None where it has no word of it."""
+    path = run / RESULTS
+    chosen = read_json(path).get("chosen") if path.exists() else None
+    if not isinstance(chosen, dict):
+        return None
+    run_of_chosen = Path(os.path.normpath(run / str(chosen["run"])))
+    if run_of_chosen.resolve() != run.resolve():
+        raise UsageError(
+            f"{run / REPORT}, which compares several runs, says to take {chosen['folder']} of {run_of_chosen}: "
+            "give that run, or say by `method` which one of this run you want"
+        )
+    return str(chosen["folder"])
 
 
 def predict_images(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,26 @@ def write_comparison(comparison: Comparison, runs: Sequence[Path], out: Path) ->
         out,
         comparison.results,
         verdict=comparison.verdict_text,
+        chosen=_chosen(comparison, out),
         comparisons=comparison.comparisons,
         configuration=configuration,
         environment=environment,
     )
     write_predictions_csv(out, comparison.results, extra_columns(comparison.results))
     return write_report(out, comparison, configuration, environment, _notes(runs))
+
+
+def _chosen(comparison: Comparison, out: Path) -> dict[str, str]:
+    """Return the method that the verdict says to take: its run, seen from `out`, and what it is called there."""
+    chosen = comparison.verdict.chosen
+    directory = chosen.results[0].directory
+    assert directory is not None  # loaded results have one
+    return {
+        "run": os.path.relpath(chosen.run, out),
+        "folder": directory.name,
+        "method": chosen.method,
+        "name": chosen.name,
+    }
 
 
 def _configuration(runs: Sequence[Path]) -> dict[str, Any]:

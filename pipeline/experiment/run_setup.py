@@ -17,7 +17,9 @@ from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
+from stages.data.images.reading import needs_survey
 from stages.data.manifest import Manifest, load_manifest
+from stages.data.survey import survey
 from stages.extraction.extract import Extraction, extract
 from stages.extraction.extractor import Extractor
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
@@ -46,6 +48,15 @@ def make_manifest(data: DataConfig, features: FeatureConfig, seed: int) -> Manif
     """Return the manifest of the data under one seed, with keys remembered beside the cache."""
     memo = DigestCache(features.cache / "keys.sqlite")
     return load_manifest(data, seed, memo=memo, progress=lambda items: progress(items, label="read keys", unit="files"))
+
+
+def resolve_features(data: DataConfig, features: FeatureConfig) -> FeatureConfig:
+    """Return the options of stage 1 with what only the images of the data tell: intensity range and channels."""
+    if not needs_survey(features):
+        return features
+    found = survey(make_manifest(data, features, data.seeds[0]), features)
+    _LOG.info("\n".join(found.words))
+    return found.options
 
 
 def format_manifest(manifest: Manifest) -> str:

@@ -133,7 +133,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             image_size=self.image_size,
             precision=self.precision,
             storage_dtype="float32",
-            batch_size=self.batch_size,
+            extract_batch_size=self.batch_size,
             device=self.device,
         )
 

@@ -14,13 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from cache import DigestCache
-from cache.errors import DataError, UsageError, suggestion
+from cache.errors import DataError, UsageError, did_you_mean
 from pipeline.library.backbones import AnyBackbone, build_extractor_of, config_of
 from pipeline.library.functions import KEY_MEMO
 from pipeline.library.images import ImageList, Images, all_images, image_chunks, unreadable_error
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
+from stages.config.other_words import near_options
 from stages.data.group_split import split_units, stratified_group_split
 from stages.data.images.preprocessing import stack_pixels
 from stages.data.manifest import Manifest
@@ -250,7 +251,7 @@ def _given_options(options: dict[str, Any]) -> dict[type, dict[str, Any]]:
     known = sorted(set().union(*names.values()))
     for name in options:
         if name not in known:
-            raise UsageError(f"finetune has no option {name!r}.{suggestion(name, known)}")
+            raise UsageError(f"finetune has no option {name!r}.{did_you_mean(near_options(name, known))}")
     return {kind: {name: options[name] for name in options if name in names[kind]} for kind in names}
 
 

@@ -109,7 +109,7 @@ def features(
     """
     if on_unreadable not in ("raise", "nan"):
         raise UsageError(f"on_unreadable has to be 'raise' or 'nan', not {on_unreadable!r}")
-    with argument_names(storage_dtype="dtype"), progress_bars(progress):
+    with argument_names(storage_dtype="dtype", extract_batch_size="batch_size"), progress_bars(progress):
         options = feature_options(
             cache,
             backbone=backbone,
@@ -119,7 +119,7 @@ def features(
             image_size=image_size,
             precision=precision,
             storage_dtype=dtype,
-            batch_size=batch_size,
+            extract_batch_size=batch_size,
             device=device,
         )
         count_images(images)

@@ -13,11 +13,12 @@ from typing import Any
 import tomli_w
 
 from cache.atomic_write import write_atomically
-from cache.errors import UsageError, suggestion
+from cache.errors import UsageError, did_you_mean
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
+from stages.config.other_words import near_options
 from stages.config.version_1 import from_version_1
 
 if sys.version_info >= (3, 11):
@@ -27,8 +28,8 @@ else:
 
 OptionGroup = DataConfig | FeatureConfig | HeadConfig | FinetuneConfig
 OPTION_GROUPS = (DataConfig, FeatureConfig, HeadConfig, FinetuneConfig)
-VERSION = 2
-"""Of the names in the file; one without `version` may hold those of version 1."""
+VERSION = 3
+"""Of the names in the file; 2 has `batch_size`, `dropout` and `patience` for those of today, none may be version 1."""
 
 
 def known_names() -> list[str]:
@@ -39,7 +40,7 @@ def known_names() -> list[str]:
 def read_configuration(path: Path) -> dict[str, Any]:
     """Return the names and values of a configuration file, checked by :func:`check_configuration`.
 
-    Names and values of version 1 become those of today.
+    Names and values of older versions become those of today.
     """
     try:
         # a folder's name need not be UTF-8, and comes back as it was
@@ -62,7 +63,9 @@ def check_configuration(path: Path) -> None:
     """
     for name, value in read_configuration(path).items():
         if name not in known_names():
-            raise UsageError(f"--config {path}: unknown option {name!r}.{suggestion(name, known_names())}")
+            raise UsageError(
+                f"--config {path}: unknown option {name!r}.{did_you_mean(near_options(name, known_names()))}"
+            )
         if isinstance(value, dict):
             raise UsageError(f"--config {path}: {name} is a section; options stand at the top level, as `name = value`")
 

@@ -6,9 +6,10 @@ What counts as a finding is decided in ``stages.inspection``.
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from cache.atomic_write import atomic_path
 from pipeline.report.page import template, thumbnail, write_page
@@ -19,6 +20,7 @@ from stages.inspection.class_balance import Balance
 from stages.inspection.inspect import Inspection
 from stages.inspection.near_duplicates import CONTRAST_FACTOR, REFERENCE_NEIGHBOR, RELAXED_FACTOR, NearDuplicate
 from stages.inspection.outliers import NEIGHBOUR
+from stages.inspection.pixel_quality import DARK, FEW_BITS, LIGHT, LOW_INFORMATION, PoorImage
 
 PAGE = "inspect.html"
 TABLE = "issues.csv"
@@ -34,6 +36,7 @@ TITLES = {
     "label": "Likely label errors",
     "duplicate": "Near-duplicates within a split",
     "outlier": "Outliers",
+    "pixels": "Dark, light and nearly empty images",
 }
 """The kinds, in the order in which they are told."""
 
@@ -45,14 +48,14 @@ class Finding:
     Attributes
     ----------
     kind : str
-        'leakage', 'label', 'duplicate' or 'outlier'.
+        'leakage', 'label', 'duplicate', 'outlier' or 'pixels'.
     path, key, label, split : str
         The sample.
     suggestion : str
-        The class that fits better; '' where the kind knows none.
+        The class that fits better; of 'pixels' what is wrong with them; '' where the kind knows none.
     score : float
         Of a label error the probability of the given label, of near-duplicates their cosine, of an outlier how many
-        times further it is from its neighbours than the median of its class.
+        times further it is from its neighbours than the median of its class, of 'pixels' brightness or entropy.
     other_path, other_label, other_split : str
         What a near-duplicate is one of; '' elsewhere.
     """
@@ -76,6 +79,9 @@ class Finding:
             return f"{location}: rather {self.suggestion}; its label has a probability of {self.score:.3f}"
         if self.kind == "outlier":
             return f"{location}: {self.score:.1f} times as far from its neighbours as its class"
+        if self.kind == "pixels":
+            measured = "bits of entropy" if self.suggestion == LOW_INFORMATION else "of full brightness"
+            return f"{location}: {self.suggestion}, {self.score:.2f} {measured}"
         return f"{location} = {self.other_path} ({self.other_label}, {self.other_split}): cosine {self.score:.3f}"
 
 
@@ -95,6 +101,10 @@ class InspectionReport:
         The data, and what made the features.
     notes : list of str
         What was done to the data, in words.
+    options : mapping
+        How the images are read, by the names of the options.
+    poor_images : sequence of PoorImage
+        Samples whose pixels hold little.
     """
 
     manifest: Manifest
@@ -104,6 +114,8 @@ class InspectionReport:
     title: str
     backbone: str
     notes: list[str]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    poor_images: Sequence[PoorImage] = ()
 
     @property
     def findings(self) -> dict[str, list[Finding]]:
@@ -121,6 +133,7 @@ class InspectionReport:
                 self._finding("outlier", int(index), float(score))
                 for index, score in zip(outliers.indices, outliers.scores, strict=True)
             ],
+            "pixels": [self._finding("pixels", poor.index, poor.score, poor.reason) for poor in self.poor_images],
         }
 
     @property
@@ -140,6 +153,10 @@ class InspectionReport:
             parts.append(f"{_images(len(inspection.duplicates))} repeat another one of their split")
         if num_outliers := inspection.outliers.outside:
             parts.append(f"{_images(num_outliers)} {'are' if num_outliers > 1 else 'is'} unlike all others")
+        if self.poor_images:
+            parts.append(
+                f"{_images(len(self.poor_images))} {'are' if len(self.poor_images) > 1 else 'is'} nearly empty"
+            )
         if not parts:
             return "Nothing was found: no likely label error, no near-duplicate, no outlier."
         sentence = "; ".join(parts)
@@ -219,12 +236,16 @@ def write_inspection(report: InspectionReport, out_dir: Path) -> Path:
     page = template("inspection.html.j2").render(
         report=report,
         findings=findings,
-        shown={kind: _with_thumbnails(findings_of_kind[:SHOWN]) for kind, findings_of_kind in findings.items()},
+        shown={
+            kind: _with_thumbnails(findings_of_kind[:SHOWN], report.options)
+            for kind, findings_of_kind in findings.items()
+        },
         titles=TITLES,
         splits=SPLITS,
         table=TABLE,
         around=REFERENCE_NEIGHBOR,
         neighbour=NEIGHBOUR,
+        limits=(DARK, LIGHT, FEW_BITS),
         looser=report.threshold - (RELAXED_FACTOR - 1) * (1 - report.threshold),
         nearer=CONTRAST_FACTOR,
     )
@@ -233,10 +254,16 @@ def write_inspection(report: InspectionReport, out_dir: Path) -> Path:
     return path
 
 
-def _with_thumbnails(findings: Sequence[Finding]) -> list[tuple[Finding, str | None, str | None]]:
+def _with_thumbnails(
+    findings: Sequence[Finding], options: Mapping[str, Any]
+) -> list[tuple[Finding, str | None, str | None]]:
     """Return findings with the image, and with the other one of near-duplicates, as data URIs."""
     return [
-        (finding, thumbnail(finding.path), thumbnail(finding.other_path) if finding.other_path else None)
+        (
+            finding,
+            thumbnail(finding.path, options),
+            thumbnail(finding.other_path, options) if finding.other_path else None,
+        )
         for finding in findings
     ]
 

@@ -6,7 +6,7 @@ import base64
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -356,7 +356,7 @@ def _mistakes(
         true, predicted = comparison.task.cells(predictions.statistics[index])[:2]
         misclassified.append(
             Misclassified(
-                thumbnail=thumbnail(str(predictions.locations[index])),
+                thumbnail=thumbnail(str(predictions.locations[index]), row.results[0].options),
                 location=str(predictions.locations[index]),
                 true=shown.get(true, true),
                 predicted=shown.get(predicted, predicted),
@@ -370,12 +370,17 @@ def _mistakes(
     return misclassified, len(mistakes)
 
 
-def thumbnail(location: str) -> str | None:
-    """Return a small JPEG of an image as a data URI, or None where it is not there any more."""
+def thumbnail(location: str, options: Mapping[str, Any]) -> str | None:
+    """Return a small JPEG of an image as a data URI, or None where it is not there any more.
+
+    It is shown as it was read with `options`; of more than three channels the first three.
+    """
+    from stages.data.images.reading import reading_from
     from stages.data.sources.open_image import read_image
 
+    reading = reading_from(options)
     try:
-        pixels = read_image(location)
+        pixels = read_image(location, replace(reading, channels=reading.channels[:3]))
     except DataError:
         return None
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())

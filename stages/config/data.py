@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stages.config.registry import SOURCES, OptionHelp, listed_help
+from stages.config.lists import take_lists
+from stages.config.registry import COMMON, SOURCES, OptionHelp, listed_help
 
 SPLITS = ("train", "val", "test")
 
@@ -15,7 +16,7 @@ class DataConfig:
     """Which images, with which labels and splits."""
 
     data: str = field(
-        metadata=OptionHelp(lambda: f"Images: {listed_help(SOURCES)}. Samples of one group stay in one split.")
+        metadata=OptionHelp(lambda: f"Images: {listed_help(SOURCES)}. Samples of one group stay in one split.", COMMON)
     )
     """Images; help names the sources that are registered."""
 
@@ -28,8 +29,11 @@ class DataConfig:
     val_size: float = 0.2
     """Share of the training samples taken for validation, per class, where the source has no such split."""
 
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = field(default=(0,), metadata=COMMON)
     """Each seed is one repetition: it draws the splits that are made here, and the training."""
 
     allow_leakage: bool = False
     """Go on although the same image stands in two of the given splits."""
+
+    def __post_init__(self) -> None:
+        take_lists(self)

@@ -10,8 +10,9 @@ from cache.errors import UsageError
 from cache.formats import describe_formats, require_writable
 from stages.config.augment_grammar import OPS, require_augment
 from stages.config.bounds import require_at_least, require_choices
+from stages.config.lists import JOINED, take_lists
 from stages.config.pixel_values import parse_channels, parse_intensity_range, parse_page
-from stages.config.registry import BACKBONES, ENGINES, POOLINGS, OptionHelp, listed_help
+from stages.config.registry import BACKBONES, COMMON, ENGINES, POOLINGS, OptionHelp, listed_help
 
 Pooling = str
 """Of a pooling that is registered."""
@@ -28,7 +29,8 @@ class FeatureConfig:
     """Which features of the images, and where they are cached (stage 1)."""
 
     backbone: str = field(
-        default="efficientnet_lite0", metadata=OptionHelp(lambda: f"Pretrained network: {listed_help(BACKBONES)}.")
+        default="efficientnet_lite0",
+        metadata=OptionHelp(lambda: f"Pretrained network: {listed_help(BACKBONES)}.", COMMON),
     )
     """Pretrained network; help names the families that are registered."""
 
@@ -47,34 +49,39 @@ class FeatureConfig:
     weights_ignore: tuple[str, ...] = ()
     """Prefixes of names (after renaming) that are not loaded, and that neither file nor network needs to have."""
 
-    cut: str = "auto"
-    """The layer whose output is cached; auto is the input of the classifier. `list-cuts BACKBONE` lists them. Several,
-    separated by commas (layer3,layer4), are computed in one pass and cached each for itself; heads see them joined."""
+    cut: str = field(default="auto", metadata={**JOINED, **COMMON})
+    """The layer whose output is cached, as the features of an image. What lies below it, the trunk, is frozen and runs
+    once for each image; what lies above it is left to heads and to fine-tuning. auto is the input of the classifier,
+    `list-cuts BACKBONE` lists all. Several (layer3 layer4) are computed in one pass and cached each for itself; heads
+    see them joined."""
 
     pool: Pooling = field(
         default="avg",
         metadata=OptionHelp(lambda: f"How a feature map becomes a vector: {', '.join(POOLINGS.named_help_texts())}."),
     )
 
-    image_size: int | None = None
+    image_size: int | None = field(default=None, metadata=COMMON)
     """Side of the square the network sees, in pixels (default: the backbone's own)."""
 
     cache: Path = Path("cutonce-cache")
     """Folder of the feature cache; shared by any number of runs."""
 
     views: int = 1
-    """Renderings cached per image: the evaluation view, and so many less one augmented ones, always the same for the
-    same image. They take as many times the extraction and the space."""
+    """Views, which are renderings of an image, that are cached of each: the evaluation view, whole and clean, and so
+    many less one augmented ones, always the same for the same image. They take as many times the extraction and the
+    space."""
 
     augment: str = field(
         default="light",
         metadata=OptionHelp(
             lambda: (
-                "Augmentation of the views and of fine-tuning: none, light (flip, small shift and scale), medium "
-                "(rotation, random resized crop, colour jitter), strong (TrivialAugment, random erasing), or single "
+                "Augmentation of the views (renderings of an image) and of fine-tuning: none, light (flip, small shift "
+                "and scale), medium (rotation, random resized crop, colour jitter), strong (TrivialAugment, random "
+                "erasing), or single "
                 f"transforms in order, as 'crop(0.5)+flip+rotation(15)'. There are {', '.join(OPS.names()[:-1])} and "
                 f"{OPS.names()[-1]}. `contact-sheet` shows what comes of it."
-            )
+            ),
+            COMMON,
         ),
     )
 
@@ -82,13 +89,13 @@ class FeatureConfig:
     """full, or reduced: JPEG photographs far larger than needed are decoded at 1/2, 1/4 or 1/8 of their size, which is
     quicker and changes the pixels a little; part of the fingerprint."""
 
-    intensity_range: str = "full"
+    intensity_range: str = field(default="full", metadata=JOINED)
     """Which values are black and white in images of more than 8 bits (microscopes, X-rays, satellites): full (as each
     file's header says), bits:N (0 to 2^N - 1), LOW,HIGH, percentile:P,Q (of the values of up to 500 images), or auto
     (the range that up to 500 images use). What is found is kept with the run, and new images are read with it. Images
     of 8 bits are never touched."""
 
-    channels: str = "rgb"
+    channels: str = field(default="rgb", metadata=JOINED)
     """Of images with other channels than red, green and blue: the numbers, from 0, of those to take, as 2,1,0, or
     all. A single one is shown as gray; for other numbers than three the first convolution is widened."""
 
@@ -97,9 +104,9 @@ class FeatureConfig:
     value of all pages, pixel by pixel), or a number from 0 on."""
 
     precision: PrecisionChoice = "fp32"
-    """Arithmetic of the trunk: fp32, bf16 (up to twice as fast where the processor has it; features differ by some
-    percent, and heads on them were as accurate), fp16, or auto (the quickest this machine has). Part of the
-    fingerprint: never mixed in one cache."""
+    """Arithmetic of the trunk, the frozen part: fp32, bf16 (up to twice as fast where the processor has it; features
+    differ by some percent, and heads on them were as accurate), fp16, or auto (the quickest this machine has). Part of
+    the fingerprint: never mixed in one cache."""
 
     storage_dtype: StorageType = "float16"
     """Type of the numbers in the cache."""
@@ -109,9 +116,9 @@ class FeatureConfig:
         metadata=OptionHelp(lambda: f"How rows are stored: {describe_formats()}. Not part of the fingerprint."),
     )
 
-    batch_size: int | None = None
-    """Images per forward pass; changes speed and memory, not the features' identity (default: what suits device and
-    free memory, at most 16 on a CPU and 256 on a GPU)."""
+    extract_batch_size: int | None = None
+    """Images per forward pass of the extraction; changes speed and memory, not the features' identity (default: what
+    suits device and free memory, at most 16 on a CPU and 256 on a GPU)."""
 
     decode_threads: int | None = None
     """Threads that decode images, and on a CPU run the network too, each on a batch of its own (default: one per core;
@@ -137,8 +144,9 @@ class FeatureConfig:
     """Begin an extraction that the cache's disk has no room for; without it, that is refused before the first image."""
 
     def __post_init__(self) -> None:
+        take_lists(self)
         require_choices(self)
-        require_at_least(self, {"views": 1, "batch_size": 1, "decode_threads": 1})
+        require_at_least(self, {"views": 1, "extract_batch_size": 1, "decode_threads": 1})
         POOLINGS.require_known(self.pool)
         require_writable(self.compression)
         if self.engine != "auto":

@@ -11,7 +11,8 @@ from stages.config.augment_grammar import TTA
 from stages.config.bounds import require, require_at_least, require_choices
 from stages.config.head_registry import require_known
 from stages.config.heads import HeadName
-from stages.config.registry import OPTIMIZERS, SCHEDULES, OptionHelp
+from stages.config.lists import JOINED, take_lists
+from stages.config.registry import COMMON, OPTIMIZERS, SCHEDULES, OptionHelp
 
 Baseline = Literal["scratch", "uncached"]
 
@@ -20,14 +21,14 @@ Baseline = Literal["scratch", "uncached"]
 class FinetuneConfig:
     """How the top blocks are trained, starting from a stage-2 head (stage 3)."""
 
-    unfreeze: str = "3"
+    unfreeze: str = field(default="3", metadata={**JOINED, **COMMON})
     """What trains: a layer (it and all above it), a number of top blocks, all, head (the head alone), or several layers
     (just these: layer2,layer4; one alone with a comma behind it)."""
 
     invert_unfreeze: bool = False
     """Train what --unfreeze would leave frozen, and freeze the rest."""
 
-    reinit: str | None = None
+    reinit: str | None = field(default=None, metadata=JOINED)
     """What is drawn anew before it trains, named as in --unfreeze: a report row shows what the pretrained weights of
     these layers were worth. Their BatchNorm is in training mode."""
 
@@ -51,7 +52,7 @@ class FinetuneConfig:
     baseline_lr: float = 1e-3
     """Highest learning rate of the baselines, which begin with nothing that a high one could spoil."""
 
-    epochs: int = 6
+    epochs: int = field(default=6, metadata=COMMON)
     """Passes over the training images."""
 
     opt: str = field(
@@ -67,7 +68,7 @@ class FinetuneConfig:
     momentum: float = 0.9
     """Of the optimisers that have one."""
 
-    lr: float = 1e-4
+    lr: float = field(default=1e-4, metadata=COMMON)
     """Highest learning rate of the topmost unfrozen block. `lr-find` suggests one."""
 
     layer_decay: float = 1.0
@@ -169,6 +170,7 @@ class FinetuneConfig:
     """What this training is called in the run and the tables (default: made of --unfreeze)."""
 
     def __post_init__(self) -> None:
+        take_lists(self)
         require_choices(self)
         minima = {"epochs": 1, "lr": 0, "head_lr": 0, "weight_decay": 0, "unfreeze_every": 0, "mixup": 0}
         minima |= {

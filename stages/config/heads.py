@@ -8,7 +8,8 @@ from typing import Literal
 from cache.errors import UsageError
 from stages.config.bounds import require, require_at_least, require_choices
 from stages.config.head_registry import describe_heads, describe_streaming_heads, require_known
-from stages.config.registry import OptionHelp
+from stages.config.lists import take_lists
+from stages.config.registry import COMMON, OptionHelp
 
 HeadName = str
 """Of a head that is registered, or the import path of a module of the user's own, ``package.module:Class``."""
@@ -22,9 +23,11 @@ class HeadConfig:
         default=("logistic", "svm", "rbf", "mlp"),
         metadata=OptionHelp(
             lambda: (
-                f"Heads to train, one result each. {describe_heads()} Or a module of your own as "
-                "package.module:Class, called with (row_shape, out_features)."
-            )
+                "Heads to train, one result each: a head makes classes of the cached features. "
+                f"{describe_heads()} Or a module of your own as package.module:Class, called with (row_shape, "
+                "out_features)."
+            ),
+            COMMON,
         ),
     )
 
@@ -65,7 +68,7 @@ class HeadConfig:
     hidden_dim: int = 512
     """Units of the hidden layer of mlp and concat."""
 
-    dropout: float = 0.5
+    fit_dropout: float = 0.5
     """Dropout before the output of the torch heads (half of it before the hidden layer of concat)."""
 
     fit_scaler: Literal["none", "standard", "l2"] = "standard"
@@ -74,7 +77,7 @@ class HeadConfig:
     fit_epochs: int = 100
     """Most epochs of a torch head."""
 
-    patience: int = 15
+    fit_patience: int = 15
     """Epochs without a better validation loss after which a torch head stops."""
 
     fit_lr: tuple[float, ...] = (1e-3,)
@@ -91,8 +94,9 @@ class HeadConfig:
     """Label smoothing of the cross-entropy of a torch head."""
 
     def __post_init__(self) -> None:
+        take_lists(self)
         require_choices(self)
-        minima = {"c_values": 1e-12, "cv": 0, "hidden_dim": 1, "dropout": 0, "fit_epochs": 1, "patience": 1}
+        minima = {"c_values": 1e-12, "cv": 0, "hidden_dim": 1, "fit_dropout": 0, "fit_epochs": 1, "fit_patience": 1}
         minima |= {"fit_lr": 0, "fit_weight_decay": 0, "fit_batch_size": 1, "fit_label_smoothing": 0}
         require_at_least(self, {**minima, "n_neighbors": 1, "nystroem_components": 1, "max_memory_gb": 0})
         for option in ("head", "c_values", "scalers", "n_neighbors", "fit_lr", "fit_weight_decay"):
@@ -100,5 +104,5 @@ class HeadConfig:
                 raise UsageError(f"`{option}` needs at least one value")
         for name in self.head:
             require_known(name)
-        for name in ("dropout", "fit_label_smoothing"):
+        for name in ("fit_dropout", "fit_label_smoothing"):
             require(name, getattr(self, name), "less than 1", lambda share: share < 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from cache.registry import Registration, Registry
@@ -67,28 +68,32 @@ class ScheduleKind(Registration):
 SCHEDULES = Registry[ScheduleKind, Any]("schedule", ScheduleKind, ["stages.training"], option="schedule")
 
 
-class OptionHelp(Mapping[str, str]):
+COMMON: Mapping[str, Any] = MappingProxyType({"common": True})
+"""Metadata of an option that most people use: the first level of help shows it."""
+
+
+class OptionHelp(Mapping[str, Any]):
     """Metadata of an option that names what is registered: its help, made when it is asked for.
 
     Parameters
     ----------
     text
         Returns the help.
+    metadata
+        What else the metadata says, such as `COMMON`.
     """
 
-    def __init__(self, text: Callable[[], str]) -> None:
-        self._text = text
+    def __init__(self, text: Callable[[], str], metadata: Mapping[str, Any] = MappingProxyType({})) -> None:
+        self._text, self._metadata = text, metadata
 
-    def __getitem__(self, name: str) -> str:
-        if name != "help":
-            raise KeyError(name)
-        return self._text()
+    def __getitem__(self, name: str) -> Any:
+        return self._text() if name == "help" else self._metadata[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(("help",))
+        return iter(("help", *self._metadata))
 
     def __len__(self) -> int:
-        return 1
+        return 1 + len(self._metadata)
 
 
 def listed_help(registry: Registry[Any, Any]) -> str:

@@ -5,6 +5,7 @@ How the images of a manifest get into the caches is told in ``extract``.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,18 +16,21 @@ from torch import Tensor
 from cache import FeatureCache, Spec, key_of_bytes
 from cache.errors import CutonceError, UsageError
 from stages.config.features import FeatureConfig, Pooling
+from stages.config.pixel_values import parse_channels
 from stages.data.augment.policy import Augmentation, augmentation
 from stages.data.image_stream import ImageRequest
 from stages.data.images.codecs import torchcodec_decoders
 from stages.data.images.preprocessing import stack_pixels
-from stages.data.images.reading import Reading, reading_of
+from stages.data.images.reading import Reading, needs_survey, reading_of
 from stages.extraction.engine import Compute, ComputedBatch, get_engine
 from stages.network.backbones.base import Backbone
+from stages.network.backbones.input_channels import with_channels
 from stages.network.backbones.registry import load_backbone
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.hooked import HookedGraph, HookedTrunk, cut_graph
 from stages.network.graph.pooling import Pool
 from stages.network.graph.trunk import FrozenTrunk, auto_batch_size, auto_precision
+from stages.network.image_channels import COLORS
 from stages.runtime.allocator import tune_malloc
 from stages.runtime.device import resolve_device
 from stages.runtime.seeding import seed_from
@@ -233,7 +237,7 @@ class Extractor:
         except torch.OutOfMemoryError as error:
             raise CutonceError(
                 f"{self.device} has not enough memory for {len(images)} images at a time; "
-                f"use `batch_size` {max(len(images) // 2, 1)}"
+                f"use `extract_batch_size` {max(len(images) // 2, 1)}"
             ) from error
 
     @property
@@ -264,6 +268,11 @@ def build_extractor(options: FeatureConfig, backbone: Backbone | None = None) ->
     UsageError
         If the backbone, a cut, the pooling, the device or the engine does not exist, or a cut is named twice.
     """
+    if needs_survey(options):
+        raise UsageError(
+            f"`intensity_range` {options.intensity_range} and `channels` {options.channels}: auto, percentile and all "
+            "have to be looked for in the images of a data set, as the commands do"
+        )
     tune_malloc()
     torchcodec_decoders()  # says in time that it is not there, and once
     device = resolve_device(options.device)
@@ -279,7 +288,30 @@ def build_extractor(options: FeatureConfig, backbone: Backbone | None = None) ->
         )
     else:
         options = replace(options, backbone=backbone.name, image_size=backbone.preprocessing.image_size)
+    backbone = _for_channels(backbone, options)
     return _build(backbone, cut_graph(backbone.module, backbone.preprocessing.image_size), device, options)
+
+
+def _for_channels(backbone: Backbone, options: FeatureConfig) -> Backbone:
+    """Return the backbone for images with the channels that are asked for; a widened one has a module of its own.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be widened, or the augmentation works on colors alone.
+    """
+    count = len(parse_channels(options.channels))
+    if count in (0, 1, COLORS):
+        return backbone
+    widened = with_channels(replace(backbone, module=copy.deepcopy(backbone.module)), count)
+    try:
+        augmentation(options.augment, widened.preprocessing)(torch.zeros(count, 8, 8, dtype=torch.uint8), 0)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"`augment` {options.augment} works on red, green and blue, and there are {count} `channels`: use light, "
+            "or crops, flips and rotations alone"
+        ) from error
+    return widened
 
 
 def with_cut(extractor: Extractor, cut: Cut, pool: Pooling) -> Extractor:
@@ -326,7 +358,7 @@ def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: F
         graph=graph,
         taps=tuple(tap(cut, pool) for cut, pool in zip(cuts, pools, strict=True)),
         trunk=trunk,
-        batch_size=options.batch_size
+        batch_size=options.extract_batch_size
         or auto_batch_size(graph, deepest, precision, device, _threads(options, device) if device.type == "cpu" else 1),
         device=device,
         options=options,

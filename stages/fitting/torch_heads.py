@@ -100,7 +100,7 @@ def _draw(name: str, problem: FitProblem) -> Head:
         name,
         problem.train.row_shape,
         problem.task.out_features,
-        {"hidden": options.hidden_dim, "dropout": options.dropout, "l2": options.fit_scaler == "l2"},
+        {"hidden": options.hidden_dim, "dropout": options.fit_dropout, "l2": options.fit_scaler == "l2"},
         None if cut is None else (cut.graph, cut.cut),
     )
 
@@ -147,7 +147,7 @@ class _HeadsSideBySide:
         options, task = problem.config, problem.task
         self.settings = settings
         self.config = TrainConfig(
-            options.fit_epochs, problem.seed, label_smoothing=options.fit_label_smoothing, patience=options.patience
+            options.fit_epochs, problem.seed, label_smoothing=options.fit_label_smoothing, patience=options.fit_patience
         )
         self._problem, self._rows, self._scaler, self._validates = problem, rows, scaler, validates
         self._metric = find_metric(task)

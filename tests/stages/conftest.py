@@ -38,7 +38,9 @@ def probe(photographs, tmp_path_factory):
     """The embedded network at a size that is quick, at full precision in the cache."""
     manifest = load_manifest(DataConfig(str(photographs)))
     cache = tmp_path_factory.mktemp("probe") / "cache"
-    extractor = build_extractor(FeatureConfig(image_size=64, cache=cache, storage_dtype="float32", batch_size=16))
+    extractor = build_extractor(
+        FeatureConfig(image_size=64, cache=cache, storage_dtype="float32", extract_batch_size=16)
+    )
     extract(extractor, manifest)
     features = read_features(extractor, manifest)
     train, val = (

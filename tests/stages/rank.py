@@ -17,7 +17,9 @@ from stages.runtime.distributed import process_group
 
 def main(folder: str, cache: str, killed_rank: str) -> None:
     with process_group() as rank:
-        extractor = build_extractor(FeatureConfig(image_size=32, cache=Path(cache), batch_size=8, decode_threads=1))
+        extractor = build_extractor(
+            FeatureConfig(image_size=32, cache=Path(cache), extract_batch_size=8, decode_threads=1)
+        )
         manifest = rank.broadcast_from_first(lambda: load_manifest(DataConfig(folder)))
         if str(rank.index) == killed_rank and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
             threading.Thread(target=kill_when_there_is_a_shard, args=(extractor.taps[0].cache.path,)).start()

@@ -35,6 +35,8 @@ def contact_sheet(
 ) -> None:
     """Write a PNG with a row for each photograph: as it is, its evaluation view, then one rendering per seed.
 
+    Of more than three channels the first three are shown, of two the first.
+
     Each row draws its own random numbers from the seeds, as each image does in training. With `mixing`, the last
     columns show these very renderings mixed, each with the one above it, and in which shares.
 
@@ -96,5 +98,6 @@ def _words(mixing: MixupCutmix) -> list[str]:
 
 
 def _show(axes: Axes, pixels: Tensor, caption: str = "") -> None:
-    axes.imshow(pixels.permute(1, 2, 0).numpy(), interpolation="none")
+    colors = pixels[:3] if len(pixels) >= 3 else pixels[:1]  # a person sees no more
+    axes.imshow(colors.permute(1, 2, 0).expand(-1, -1, 3).numpy(), interpolation="none")
     axes.text(0.5, -0.02, caption, transform=axes.transAxes, ha="center", va="top", fontsize=8)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from stages.config.pixel_values import FULL
+from stages.config.pixel_values import FULL, IntensityRange
 from stages.data.images.codecs import decode_deep_png, first_line, rgb_decoder
 from stages.data.images.file_kinds import describe_unknown, open_image_format
 from stages.data.images.pages import choose_pages, count_pages, has_pages
@@ -38,6 +38,10 @@ from stages.data.images.tiff import OwnTiff, is_tiff, pillow_reads_tiff, tags_of
 
 PIXEL_LIMIT = 178_956_970
 """Most pixels an image may have: Pillow's own limit, half a gigabyte as RGB."""
+
+_ANY_CHANNELS = (0,)
+_ANY_RANGE = IntensityRange("values", 0.0, 1.0)
+"""What makes a reader keep all channels, and more than 8 bits."""
 
 _END_OF_JPEG = b"\xff\xd9"
 _PADDINGS = (b"", b"\x55" * 64, b"\xaa" * 64)
@@ -71,6 +75,30 @@ def decode(data: bytes, reading: Reading = PLAIN, remarks: list[str] | None = No
                 return _from_pages(tiff.count, tiff.samples, reading, remarks)
         with open_image_format(data) as image:
             return _decode_opened(data, image, reading, remarks)
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(describe_unknown(data)) from error
+    except DECODE_ERRORS as error:
+        raise UnreadableImageError(first_line(error)) from error
+
+
+def read_samples(data: bytes, reading: Reading) -> Samples:
+    """Return the samples of the page that is asked for as they are in the file, with all its channels.
+
+    Raises
+    ------
+    UnreadableImageError
+        If the bytes are not an intact image.
+    """
+    every_channel = replace(reading, channels=reading.channels or _ANY_CHANNELS)
+    try:
+        if is_tiff(data) and not pillow_reads_tiff(data, every_channel):
+            with OwnTiff(data) as tiff:
+                _require_size(*tiff.size)
+                return tiff.samples(choose_pages(tiff.count, reading.page)[0])
+        with open_image_format(data) as image:
+            _require_size(*image.size)
+            deep_range = replace(every_channel, intensity=_ANY_RANGE)
+            return _natural(data, image, deep_range)(choose_pages(count_pages(image), reading.page)[0])
     except UnidentifiedImageError as error:
         raise UnreadableImageError(describe_unknown(data)) from error
     except DECODE_ERRORS as error:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from stages.config.features import FeatureConfig
-from stages.config.pixel_values import FULL, IntensityRange, parse_channels, parse_intensity_range, parse_page
+from stages.config.pixel_values import ALL, FULL, IntensityRange, parse_channels, parse_intensity_range, parse_page
 
 VERSION = 2
 """Of what turns bytes into pixels. Which rows of version 1 may be taken over, `is_read_as_in_version_1` says."""
@@ -80,11 +81,15 @@ def reading_of(options: FeatureConfig, shorter_side: int | None = None) -> Readi
     shorter_side : int, optional
         To how many pixels images will be resized, where `options` may have them decoded at a reduced scale.
     """
+    return replace(reading_from(asdict(options)), shorter_side=shorter_side if options.decoding == "reduced" else None)
+
+
+def reading_from(options: Mapping[str, Any]) -> Reading:
+    """Return how files are read, in full, by the names of the options; those that are missing are as by default."""
     return Reading(
-        parse_intensity_range(options.intensity_range),
-        parse_channels(options.channels),
-        parse_page(options.page),
-        shorter_side if options.decoding == "reduced" else None,
+        parse_intensity_range(options.get("intensity_range", FeatureConfig.intensity_range)),
+        parse_channels(options.get("channels", FeatureConfig.channels)),
+        parse_page(options.get("page", FeatureConfig.page)),
     )
 
 
@@ -97,6 +102,11 @@ DEEP = "deep"
 
 LEVELS_WARNED = 32
 """An image of more than 8 bits with fewer of the 256 levels than this has lost most of what it held."""
+
+
+def needs_survey(options: FeatureConfig) -> bool:
+    """Return whether options of reading can be known only from the images of a data set."""
+    return options.channels == ALL or not parse_intensity_range(options.intensity_range).is_resolved
 
 
 def remarks_in_words(remarks: Mapping[str, int], reading: Reading) -> list[str]:

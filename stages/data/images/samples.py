@@ -68,7 +68,7 @@ def eight_bits(samples: Samples, intensity: IntensityRange, remarks: list[str]) 
         return 255 - samples.values if samples.inverted else samples.values
     remarks.append(DEEP)
     values = samples.values
-    missing = _without_value(samples)
+    missing = without_value(samples)
     measured = values[~missing & np.isfinite(values)] if values.dtype.kind == "f" or missing.any() else values
     black, white = _range(samples, measured, intensity, remarks)
     if measured.size and (measured.min() < black or measured.max() > white):
@@ -87,7 +87,8 @@ def eight_bits(samples: Samples, intensity: IntensityRange, remarks: list[str]) 
     return levels
 
 
-def _without_value(samples: Samples) -> NDArray[np.bool_]:
+def without_value(samples: Samples) -> NDArray[np.bool_]:
+    """Return which values, [H, W, C], stand for none: NaN, what the file names, and well-known stand-ins."""
     values = samples.values
     missing: NDArray[np.bool_] = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
     if samples.no_data is not None:

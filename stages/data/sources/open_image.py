@@ -38,12 +38,14 @@ def read_image(location: str, reading: Reading = PLAIN, remarks: list[str] | Non
     if open_image is not None:
         return open_image(location, reading.shorter_side)
     try:
-        return decode(_read_file(Path(location)), reading, remarks)
+        return decode(read_file(location), reading, remarks)
     except UnreadableImageError as error:
         raise UnreadableImageError(error.reason, location) from error
 
 
-def _read_file(path: Path) -> bytes:
+def read_file(location: str) -> bytes:
+    """Return the bytes of a file; UnreadableImageError, with the reason alone, if there is none or it stays closed."""
+    path = Path(location)
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
             raise UnreadableImageError("a folder, not a file" if path.is_dir() else "not a regular file")

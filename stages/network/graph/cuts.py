@@ -358,7 +358,12 @@ class CutGraph:
 
     def _unknown_layer(self, name: str) -> UsageError:
         nearest = suggestion(name, [*self._layer_names(), *(cut.name for cut in self.cuts)])
-        return UsageError(f"`unfreeze`: this network has no layer {name!r}.{nearest} See the command `list-cuts`.")
+        instead = nearest or f" Its blocks are {', '.join(self.blocks)}."
+        return UsageError(f"`unfreeze`: this network has no layer {name!r}.{instead} See the command `list-cuts`.")
+
+    def _main_cuts(self) -> list[str]:
+        """Return the blocks that end with a cut, and the automatic one."""
+        return [*(cut.alias for cut in self.cuts if cut.alias in self.blocks), "auto"]
 
     def _layer_names(self) -> list[str]:
         return [path for path, _ in self.module.named_modules() if path]
@@ -498,9 +503,8 @@ class CutGraph:
         modules = self._layer_names()
         if not nodes and name not in modules:
             known = [*modules, *(cut.name for cut in self.cuts), "auto"]
-            return UsageError(
-                f"This network has no layer {name!r}.{suggestion(name, known)} See the command `list-cuts`."
-            )
+            instead = suggestion(name, known) or f" It can be cut at {', '.join(self._main_cuts())} and between them."
+            return UsageError(f"This network has no layer {name!r}.{instead} See the command `list-cuts`.")
         if not nodes:
             holders = [path for path in ancestor_paths(name) if path in self._trace.by_name]
             reason = f"runs inside {holders[0]!r}, which is one step" if holders else "does not run in evaluation mode"

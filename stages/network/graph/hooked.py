@@ -19,13 +19,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cache.errors import UsageError, suggestion
+from cache.errors import UsageError, listed, suggestion
 from stages.network.freezing import lock_eval_mode
 from stages.network.graph.cuts import Cut, CutGraph, Layout, layout_of
 from stages.network.graph.fake_tensors import PeakMemoryMode
 from stages.network.graph.pooling import Pool
 from stages.network.graph.trace import UntraceableError, in_mode
 from stages.network.graph.trunk import Precision, computing
+from stages.network.image_channels import channels_of
 from stages.network.memory_format import to_channels_last
 from stages.runtime.seeding import fixed_seed
 
@@ -98,7 +99,8 @@ class HookedGraph(CutGraph):
             reason = "it does not run" if output is None else f"it gives {output}, no row per image"
             raise UsageError(f"{name!r} is no cut of {network}: {reason}. See the command `list-cuts`.")
         nearest = suggestion(name, [cut.name for cut in self.cuts])
-        raise UsageError(f"This network has no layer {name!r}.{nearest} See the command `list-cuts`.")
+        instead = nearest or f" It can be cut at {listed([cut.name for cut in self.cuts], limit=20)}."
+        raise UsageError(f"This network has no layer {name!r}.{instead} See the command `list-cuts`.")
 
     def peak_activation_bytes(self, cut: Cut) -> int:
         """Return the most bytes that one image's activations in float32 take while the whole network runs."""
@@ -314,7 +316,9 @@ def _has_row_per_image(tensor: torch.Tensor) -> bool:
 def _run(module: nn.Module, image_size: int) -> Any:
     """Return what a network makes of black images, in evaluation mode; no random number of the program is taken."""
     parameter = next(module.parameters(), torch.zeros(()))
-    images = torch.zeros(_BATCH, 3, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
+    images = torch.zeros(
+        _BATCH, channels_of(module), image_size, image_size, dtype=parameter.dtype, device=parameter.device
+    )
     try:
         with in_mode(module, training=False), torch.no_grad(), fixed_seed(0):
             return module(images)

@@ -24,6 +24,7 @@ from torchvision.models.feature_extraction import NodePathTracer
 
 from cache.errors import UsageError
 from stages.network.graph.fake_tensors import DATA_DEPENDENT, PeakMemoryMode, storages, without_computing
+from stages.network.image_channels import channels_of
 
 # Batch of the dry run. Nothing is computed in it, so the batch may be any size; a prime that no layer's width, and no
 # map's side, is a multiple of tells the sizes that grow with the batch from those that do not.
@@ -374,7 +375,9 @@ def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
 
 def _blank_images(module: nn.Module, image_size: int) -> torch.Tensor:
     parameter = next(module.parameters(), torch.zeros(()))
-    return torch.zeros(_DRY_BATCH, 3, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
+    return torch.zeros(
+        _DRY_BATCH, channels_of(module), image_size, image_size, dtype=parameter.dtype, device=parameter.device
+    )
 
 
 def _holds_tensor(value: Any) -> bool:

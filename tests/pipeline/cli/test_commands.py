@@ -441,7 +441,7 @@ def test_an_interrupted_extraction_keeps_what_it_has_done(tmp_path):
     folder = make_folder(tmp_path / "own", per_class=150)
     command = [sys.executable, "-m", "pipeline", "extract", "--data", str(folder), "--cache", str(tmp_path / "cache")]
     process = subprocess.Popen(
-        [*command, "--batch-size", "4"], stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+        [*command, "--extract-batch-size", "4"], stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
     )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "cache").glob("*/spec.json")) and time.monotonic() < deadline:

@@ -53,6 +53,7 @@ def flawed(tmp_path_factory):
         image(np.flatnonzero(labels == 2)[50 + number]).save(train / "one" / f"wrong-{number}.jpg", quality=92)
     noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
     Image.fromarray(noise).save(train / "nought" / "noise.png")
+    image(np.flatnonzero(labels == 0)[100]).point(lambda level: level // 5).save(train / "nought" / "dim.png")
     return root
 
 
@@ -114,6 +115,13 @@ def test_doubted_labels_are_those_that_are_wrong_with_the_right_ones_suggested(i
 def test_noise_is_the_first_outlier(inspected, flawed):
     _, issues, _ = inspected
     assert of_kind(issues, "outlier")[0]["path"] == str(flawed / "train/nought/noise.png")
+
+
+def test_a_dark_image_is_found_by_its_pixels(inspected, flawed):
+    _, issues, _ = inspected
+    dark = [(issue["path"], issue["suggestion"]) for issue in of_kind(issues, "pixels")]
+    assert (str(flawed / "train/nought/dim.png"), "dark") in dark
+    assert len(dark) < 10
 
 
 def test_the_page_shows_what_was_found_and_needs_nothing_else(inspected):

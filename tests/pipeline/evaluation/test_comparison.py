@@ -94,6 +94,7 @@ def test_verdict_says_that_fine_tuning_pays(tmp_path):
         "McNemar p < 0.001), at 11 times the time."
     )
     assert "Take fine-tune top-3." in comparison.verdict_text
+    assert comparison.verdict.chosen.label == "fine-tune top-3"
 
 
 def test_verdict_says_that_fine_tuning_does_not_pay(tmp_path):
@@ -103,6 +104,7 @@ def test_verdict_says_that_fine_tuning_does_not_pay(tmp_path):
         "Fine-tuning does not pay here: 85.0 % against 92.5 % for the logistic head (-7.5 points"
     )
     assert "Take the logistic head." in comparison.verdict_text
+    assert comparison.verdict.chosen.name == "logistic"
 
 
 def test_verdict_says_that_it_may_be_chance(tmp_path):
@@ -113,6 +115,7 @@ def test_verdict_says_that_it_may_be_chance(tmp_path):
         "gives with 400 test images (+0.8 points"
     )
     assert "Take the logistic head, the quicker of the two." in comparison.verdict_text
+    assert comparison.verdict.chosen.name == "logistic"
 
 
 def test_no_difference_at_all_is_chance(tmp_path):

@@ -1,11 +1,14 @@
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cache.errors import DataError, UsageError
+from pipeline.evaluation.comparison import compare_runs
 from pipeline.experiment.classify_images import Prediction, choose_model, find_images, predict_images, write_csv
+from pipeline.experiment.compare_runs import write_comparison
 
 FIXTURE = Path(__file__).parent / "fixtures" / "version_1"
 
@@ -37,7 +40,7 @@ def test_a_table_lists_images_and_its_columns_come_back_after_the_predictions(ph
     listed = [images[7], photos / "broken.png", images[2]]
     rows = [f'{image.relative_to(photos)},"site, {number}",{number}' for number, image in enumerate(listed)]
     (photos / "table.CSV").write_text("\n".join(["path,site,class", *rows]) + "\n")
-    model = choose_model(FIXTURE / "run", "linear-ridge", None)
+    model = choose_model(FIXTURE / "run", "linear-ridge", None).directory
     classified, unreadable = predict_images(model, [photos / "table.CSV", images[0]])
     assert [location for location, _ in unreadable] == [str(photos / "broken.png")]
     write_csv(tmp_path / "predictions.csv", classified)
@@ -50,6 +53,30 @@ def test_a_table_lists_images_and_its_columns_come_back_after_the_predictions(ph
         (str(images[0]), "", ""),
     ]
     assert {row["class"] for row in (first, second, last)} <= {"blue", "green", "red"}
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    shutil.copytree(FIXTURE / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_the_method_that_the_page_says_to_take_is_taken(run, tmp_path):
+    best, reason = choose_model(run, None, None)
+    assert reason.startswith("the best by validation accuracy; `compare` says")  # nothing was compared yet
+    comparison = compare_runs([run])
+    other = next(row for row in comparison.rows if row.results[0].directory != best)
+    said = replace(comparison, verdict=replace(comparison.verdict, chosen=other))
+    write_comparison(said, [run], run)
+    chosen = other.results[0].directory
+    assert choose_model(run, None, None) == (chosen, f"which {run / 'report.html'} says to take")
+    assert choose_model(run, best.name, None).directory == best
+    shutil.move(run, tmp_path / "moved")
+    assert choose_model(tmp_path / "moved", None, None).directory == tmp_path / "moved" / "seed-0" / chosen.name
+    shutil.copytree(FIXTURE / "run", run)
+    write_comparison(said, [run, tmp_path / "moved"], tmp_path / "moved")
+    with pytest.raises(UsageError, match=rf"says to take {chosen.name} of {run}: give that run, or say by `method`"):
+        choose_model(tmp_path / "moved", None, None)
 
 
 def test_a_table_without_a_column_path_is_refused(photos):

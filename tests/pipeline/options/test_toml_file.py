@@ -34,7 +34,7 @@ def test_every_option_comes_back_from_the_file_as_it_was(tmp_path):
         "data": DataConfig("my photos", test_size=0.1, seeds=(3, 4), allow_leakage=True, data_root=Path("a b")),
         "features": FeatureConfig(
             "resnet18", weights="w.pth", weights_rename=("a=b", "c="), cut="layer3", pool="max", image_size=96,
-            cache=Path("some where"), views=3, augment="crop(0.5)+flip", batch_size=7, strict=True,
+            cache=Path("some where"), views=3, augment="crop(0.5)+flip", extract_batch_size=7, strict=True,
         ),
         "head": HeadConfig(("mlp", "logistic"), c_values=(0.5, 2.0), cv=3, fit_lr=(1e-3, 1e-2), max_memory_gb=0.5),
         "finetune": FinetuneConfig(

@@ -107,7 +107,7 @@ def test_a_run_over_bad_images_goes_on_and_lists_exactly_them(source, bomb, tmp_
             rows.writerow([folders[0] / "never there.jpg", "a"])
 
     manifest = load_manifest(DataConfig(str(data)))
-    options = FeatureConfig(image_size=32, cache=tmp_path / "cache", batch_size=4)
+    options = FeatureConfig(image_size=32, cache=tmp_path / "cache", extract_batch_size=4)
     report = extract(build_extractor(options), manifest)
 
     assert (report.samples, report.extracted, report.hits) == (len(good), len(good), 0)

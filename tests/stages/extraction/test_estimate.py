@@ -15,7 +15,7 @@ from stages.extraction.extractor import build_extractor
 
 @pytest.fixture
 def small(tmp_path):
-    return FeatureConfig(image_size=64, cache=tmp_path / "cache", batch_size=4, cut="blocks.4,auto", views=3)
+    return FeatureConfig(image_size=64, cache=tmp_path / "cache", extract_batch_size=4, cut="blocks.4,auto", views=3)
 
 
 DECODING = 0.1
@@ -63,7 +63,7 @@ def test_only_what_is_missing_counts_and_rates_are_told_where_nothing_is(photogr
 @pytest.mark.usefixtures("slow_images")
 def test_the_estimated_time_is_about_that_of_the_extraction(photographs, small):
     manifest = load_manifest(DataConfig(str(photographs)))
-    extractor = build_extractor(replace(small, views=1, batch_size=2))
+    extractor = build_extractor(replace(small, views=1, extract_batch_size=2))
     result = estimate(extractor, manifest)
     assert result.seconds / 2 < extract(extractor, manifest).seconds < 2 * result.seconds
     assert result.decode_per_second < extractor.threads / DECODING

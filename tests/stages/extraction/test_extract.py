@@ -21,7 +21,7 @@ from tests.photographs import make_folder, photograph
 @pytest.fixture
 def small(tmp_path):
     """The embedded backbone at a size that is quick."""
-    return FeatureConfig(image_size=64, cache=tmp_path / "cache", batch_size=16)
+    return FeatureConfig(image_size=64, cache=tmp_path / "cache", extract_batch_size=16)
 
 
 def count_forwards(extractor):
@@ -140,7 +140,7 @@ def test_cut_and_pooling_shape_the_rows_and_have_caches_of_their_own(photographs
 
 def test_what_does_not_change_a_feature_does_not_change_the_fingerprint(small, tmp_path):
     fingerprint = build_extractor(small).fingerprint
-    same = replace(small, batch_size=7, decode_threads=1, device="cpu", strict=True, cache=tmp_path / "other")
+    same = replace(small, extract_batch_size=7, decode_threads=1, device="cpu", strict=True, cache=tmp_path / "other")
     assert build_extractor(same).fingerprint == fingerprint
     assert build_extractor(replace(small, views=3, augment="strong")).fingerprint == fingerprint
     for change in (
@@ -226,7 +226,9 @@ def test_views_are_rendered_from_one_decoded_image_and_always_the_same(photograp
     seen = count_forwards(more)
     assert extract(more, manifest).extracted == 72
     assert sum(seen) == 80
-    elsewhere = build_extractor(replace(more.options, cache=tmp_path / "elsewhere", batch_size=16, decode_threads=3))
+    elsewhere = build_extractor(
+        replace(more.options, cache=tmp_path / "elsewhere", extract_batch_size=16, decode_threads=3)
+    )
     extract(elsewhere, manifest.select(range(71, -1, -1)))
     for view in range(4):
         assert np.array_equal(read_features(more, manifest, view), read_features(elsewhere, manifest, view))
@@ -293,7 +295,7 @@ def test_a_batch_that_does_not_fit_says_which_option_helps(small, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(extractor.trunk, "forward", too_large)
-    with pytest.raises(CutonceError, match="`batch_size` 8"):
+    with pytest.raises(CutonceError, match="`extract_batch_size` 8"):
         extractor.features(torch.zeros((16, 3, 64, 64), dtype=torch.uint8))
 
 
@@ -321,7 +323,7 @@ def test_features_that_cannot_be_stored_are_told_by_files_and_weights(tmp_path, 
     network = OwnNetwork()
     with torch.no_grad():
         network.features[2].bias.fill_(bias)
-    options = FeatureConfig(cut="features", cache=tmp_path / "cache", batch_size=8)
+    options = FeatureConfig(cut="features", cache=tmp_path / "cache", extract_batch_size=8)
     extractor = build_extractor(options, backbone_from_module(network, image_size=32))
     folder = make_folder(tmp_path / "photographs", 4, ("leaf", "sea"))
     with pytest.raises(error, match=message):

@@ -44,7 +44,9 @@ def manifest(tmp_path_factory):
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
     return build_extractor(
-        FeatureConfig(image_size=32, cache=tmp_path_factory.mktemp("undisturbed"), batch_size=8, decode_threads=1)
+        FeatureConfig(
+            image_size=32, cache=tmp_path_factory.mktemp("undisturbed"), extract_batch_size=8, decode_threads=1
+        )
     )
 
 

@@ -15,7 +15,7 @@ from tests.photographs import make_folder
 
 
 def test_what_the_disk_has_no_room_for_is_refused_before_an_image_is_read(tmp_path, monkeypatch):
-    options = FeatureConfig(cut="features.0,features", cache=tmp_path / "new" / "cache", batch_size=8, views=3)
+    options = FeatureConfig(cut="features.0,features", cache=tmp_path / "new" / "cache", extract_batch_size=8, views=3)
     backbone = backbone_from_module(OwnNetwork(), image_size=32)
     manifest = load_manifest(DataConfig(str(make_folder(tmp_path / "photographs", 4, ("leaf", "sea")))))
     half = manifest.select(range(4))

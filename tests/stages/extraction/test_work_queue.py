@@ -32,14 +32,16 @@ def manifest(tmp_path_factory):
 
 @pytest.fixture
 def features(tmp_path):
-    return FeatureConfig(image_size=32, cache=tmp_path / "cache", batch_size=8, decode_threads=1)
+    return FeatureConfig(image_size=32, cache=tmp_path / "cache", extract_batch_size=8, decode_threads=1)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(manifest, tmp_path_factory):
     """What one process that nobody disturbs extracts."""
     extractor = build_extractor(
-        FeatureConfig(image_size=32, cache=tmp_path_factory.mktemp("undisturbed"), batch_size=8, decode_threads=1)
+        FeatureConfig(
+            image_size=32, cache=tmp_path_factory.mktemp("undisturbed"), extract_batch_size=8, decode_threads=1
+        )
     )
     extract(extractor, manifest)
     return read_features(extractor, manifest)

@@ -12,7 +12,7 @@ from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.torch_heads import fit_torch_head
 from tests.stages.fitting.rows_of_digits import digits, fit_problem, skewed
 
-QUICK = HeadConfig(fit_epochs=8, fit_lr=(1e-2,), dropout=0.0)
+QUICK = HeadConfig(fit_epochs=8, fit_lr=(1e-2,), fit_dropout=0.0)
 
 
 def trained(options, train, val, name="linear", classes=10):

@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def from_one_process(folder, tmp_path_factory):
     extractor = build_extractor(
-        FeatureConfig(image_size=32, cache=tmp_path_factory.mktemp("one"), batch_size=8, decode_threads=1)
+        FeatureConfig(image_size=32, cache=tmp_path_factory.mktemp("one"), extract_batch_size=8, decode_threads=1)
     )
     manifest = load_manifest(DataConfig(str(folder)))
     extract(extractor, manifest)
@@ -55,7 +55,7 @@ def torchrun(count, *arguments, restarts=0):
 
 
 def check(folder, cache, expected):
-    extractor = build_extractor(FeatureConfig(image_size=32, cache=cache, batch_size=8, decode_threads=1))
+    extractor = build_extractor(FeatureConfig(image_size=32, cache=cache, extract_batch_size=8, decode_threads=1))
     assert np.array_equal(read_features(extractor, load_manifest(DataConfig(str(folder)))), expected)
     store = extractor.taps[0].cache
     assert sum(shard.rows for shard in store.shards) == IMAGES

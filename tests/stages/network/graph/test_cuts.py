@@ -248,6 +248,10 @@ def test_layer_in_a_residual_branch_is_refused_with_what_else_crosses_and_the_ne
 def test_unknown_layer_is_refused_with_the_nearest_names():
     with pytest.raises(UsageError, match=r"no layer 'layer9'.*'layer"):
         graph("resnet18").resolve("layer9")
+    with pytest.raises(
+        UsageError, match=r"no layer 'blocks.4'. It can be cut at layer1, layer2, layer3, layer4, auto and"
+    ):
+        graph("resnet18").resolve("blocks.4")
     with pytest.raises(UsageError, match=r"one step"):
         graph("vit_b_16").resolve("encoder.layers.encoder_layer_3.self_attention.out_proj")
 
@@ -379,6 +383,8 @@ def test_boundary_refuses_what_is_not_there():
             graph("resnet18").boundary(unfreeze)
     with pytest.raises(UsageError, match=r"no layer 'layr4'.*'layer4'"):
         graph("resnet18").boundary("layr4")
+    with pytest.raises(UsageError, match=r"no layer 'blocks.4'. Its blocks are conv1, layer1"):
+        graph("resnet18").boundary("blocks.4")
     with pytest.raises(UsageError, match=r"no layer 'layr4'.*'layer4'"):
         graph("resnet18").boundary("layer3,layr4")
 

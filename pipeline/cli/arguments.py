@@ -1,0 +1,92 @@
+"""What a person types, brought to the form that cyclopts reads, and what is said of an option that there is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
+from typing import Any
+
+from cyclopts import CycloptsError, CycloptsPanel, UnknownOptionError
+
+from cache.errors import UsageError
+from pipeline.options.flags_in_text import as_flags
+from pipeline.options.toml_file import OPTION_GROUPS
+from stages.config.lists import join_items, joined_options, list_options, split_items
+from stages.config.other_words import OTHER_WORDS, near_options
+from stages.config.version_1 import COMMAND_NAMES, OPTION_NAMES
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
+
+
+_Tokens = Sequence[str]
+_REWRITTEN: dict[str, Callable[[_Tokens], list[str]]] = {
+    **{
+        _flag(option): lambda values: [item for value in values for item in split_items(value)]
+        for group in OPTION_GROUPS
+        for option in list_options(group)
+    },
+    **{
+        _flag(option): lambda values: [join_items(values if len(values) > 1 else values[0])] if values else []
+        for group in OPTION_GROUPS
+        for option in joined_options(group)
+    },
+}
+"""What becomes of the values of an option that takes several."""
+
+
+def with_lists(tokens: _Tokens) -> list[str]:
+    """Return the tokens of a command line with the values of lists one by one, whatever stood between them.
+
+    ``--seeds 0,1 2`` has three values, ``--cut layer3 layer4`` one that names two layers. Where an argument may follow
+    an option, as in ``list-cuts --unfreeze layer4 resnet18``, one value belongs to it.
+    """
+    return list(_with_lists(tokens))
+
+
+def _with_lists(tokens: _Tokens) -> Iterator[str]:
+    remaining = list(tokens)
+    argument_may_follow = tokens[:1] == ["list-cuts"] and tokens[1:2] != [] and tokens[1].startswith("--")
+    while remaining:
+        flag, equals, value = remaining.pop(0).partition("=")
+        if flag not in _REWRITTEN:
+            yield flag + equals + value
+            continue
+        values = [value] if equals else list(takewhile(lambda token: not token.startswith("--"), remaining))
+        if argument_may_follow:
+            values = values[:1]
+        del remaining[: 0 if equals else len(values)]
+        yield from (flag, *_REWRITTEN[flag](values))
+
+
+def refuse_old_names(tokens: _Tokens) -> None:
+    """Refuse a command or flag of version 1, or of a stage that did not say its name, with what it is called today.
+
+    Raises
+    ------
+    UsageError
+        With all names, where every stage has one of its own.
+    """
+    if tokens and tokens[0] in COMMAND_NAMES:
+        raise UsageError(f"the command {tokens[0]} is called {COMMAND_NAMES[tokens[0]]} now")
+    for token in tokens:
+        name = token.removeprefix("--").partition("=")[0].replace("-", "_")
+        if token.startswith("--") and name in OPTION_NAMES:
+            *others, last = (f"`{option}`" for option in OTHER_WORDS.get(name, (OPTION_NAMES[name],)))
+            raise UsageError(f"{_flag(name)} is called {', '.join(others)}{' or ' if others else ''}{last} now")
+
+
+def error_panel(error: CycloptsError) -> Any:
+    """Return how an error of the command line is printed: an option that there is not, with those it may stand for."""
+    if isinstance(error, UnknownOptionError):
+        typed = (error.token.keyword or error.token.value).partition("=")[0]
+        known = {
+            name.removeprefix("--").replace("-", "_")
+            for argument in error.argument_collection
+            for name in argument.names
+        }
+        near = near_options(typed, known)
+        instead = f"Did you mean {' or '.join(map(_flag, near))}?" if near else "--help-all lists those that there are."
+        error.msg = as_flags(f"Unknown option: {typed}. {instead}")
+    return CycloptsPanel(error)

@@ -1,0 +1,59 @@
+"""Lists in any form on the command line and in the file, and what is said of an option that there is not."""
+
+import pytest
+
+from pipeline.cli.app import app, main, options_from
+from pipeline.cli.arguments import with_lists
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("train --seeds 0,1,2 --head a, b", "train --seeds 0 1 2 --head a b"),
+        ("train --seeds=0,1 --data x,y", "train --seeds 0 1 --data x,y"),
+        ("run --cut layer3 layer4 --unfreeze layer2,", "run --cut layer3,layer4 --unfreeze layer2,"),
+        ("run --c-values 1e-3,-1 2 --out r", "run --c-values 1e-3 -1 2 --out r"),
+        ("list-cuts resnet18 --unfreeze layer2 layer4", "list-cuts resnet18 --unfreeze layer2,layer4"),
+        ("list-cuts --unfreeze layer4 resnet18", "list-cuts --unfreeze layer4 resnet18"),
+        ("predict runs/a a,b.jpg --out p.csv", "predict runs/a a,b.jpg --out p.csv"),
+        ("run --cut", "run --cut"),
+    ],
+)
+def test_lists_are_read_with_commas_and_with_spaces(typed, read):
+    assert with_lists(typed.split()) == read.split()
+
+
+def test_the_file_takes_lists_in_every_form_too(tmp_path):
+    (tmp_path / "run.toml").write_text('seeds = "0,1"\nhead = "ridge"\ncut = ["layer3", "layer4"]\nversion = 3\n')
+    app.config = (options_from(tmp_path / "run.toml"),)
+    try:
+        _, bound, _ = app.parse_args(["train", "--data", "photos", "--out", "here"])
+    finally:
+        app.config = ()
+    assert bound.arguments["data"].seeds == (0, 1)
+    assert bound.arguments["head"].head == ("ridge",)
+    assert bound.arguments["features"].cut == "layer3,layer4"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--lr", "0.1"], "Unknown option: --lr. Did you mean --fit-lr?"),
+        (["finetune", "--learning-rate=1"], "Did you mean --lr or --head-lr or --fit-lr or --baseline-lr?"),
+        (["extract", "--model", "resnet18"], "Did you mean --backbone?"),
+        (["extract", "--frobnicate"], "--help-all lists those that there are."),
+        (
+            ["finetune", "--batch-size", "8"],
+            "called --extract-batch-size, --fit-batch-size or --finetune-batch-size now",
+        ),
+        (["finetune", "--dropout", "0.1"], "--dropout is called --fit-dropout or --finetune-dropout now"),
+        (["extract", "--workers", "8"], "--workers is called --decode-threads now"),
+    ],
+)
+def test_an_option_that_there_is_not_leads_to_one_that_is_meant(arguments, said, capsys):
+    try:
+        code = main([*arguments, "--data", "photos", "--out", "run"])
+    except SystemExit as stopped:
+        code = stopped.code
+    assert code == 2
+    assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())
