@@ -73,7 +73,9 @@ def _with_lists(tokens: _Tokens) -> Iterator[str]:
         if argument_may_follow:
             values = values[:1]
         del remaining[: 0 if equals else len(values)]
-        yield from (flag, *_REWRITTEN[flag](values))
+        rewritten = _REWRITTEN[flag](values)
+        # what follows a flag after "=" may begin with a hyphen, and is its value all the same
+        yield from ([f"{flag}={rewritten[0]}", *rewritten[1:]] if equals and rewritten else [flag, *rewritten])
 
 
 def refuse_old_names(tokens: _Tokens) -> None:

@@ -12,7 +12,8 @@ from stages.config.version_1 import COMMAND_NAMES
     ("typed", "read"),
     [
         ("train --seeds 0,1,2 --head a, b", "train --seeds 0 1 2 --head a b"),
-        ("train --seeds=0,1 --data x,y", "train --seeds 0 1 --data x,y"),
+        ("train --seeds=0,1 --data x,y", "train --seeds=0 1 --data x,y"),
+        ("train --intensity-range=-1024,3071 --cut=a", "train --intensity-range=-1024,3071 --cut=a"),
         ("run --cut layer3 layer4 --unfreeze layer2,", "run --cut layer3,layer4 --unfreeze layer2,"),
         ("run --c-values 1e-3,-1 2 --out r", "run --c-values 1e-3 -1 2 --out r"),
         ("list-cuts resnet18 --unfreeze layer2 layer4", "list-cuts resnet18 --unfreeze layer2,layer4"),
