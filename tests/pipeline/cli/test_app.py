@@ -1,6 +1,7 @@
 """What a command needs of the process that it runs in, and what it does not let stand in its way."""
 
 import gc
+import json
 import os
 import subprocess
 import sys
@@ -35,8 +36,12 @@ def test_a_command_runs_whatever_backend_a_notebook_exports_and_whatever_a_termi
     environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     sheet_name = "sh\udcfc\N{PARTY POPPER}t.png"
     command = [sys.executable, "-m", "pipeline", "contact-sheet", "--data", "images", "--out", sheet_name]
+    command += ["--log-json", "events.jsonl"]
     completed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert completed.returncode == 0, completed.stderr
     assert r"sh\udcfc" in completed.stdout
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert os.fsencode(sheet_name) in os.fsencode(events[-2]["text"])
+    assert events[-1]["event"] == "end"
     with Image.open(tmp_path / sheet_name) as sheet:
         assert min(sheet.size) > 100
