@@ -21,7 +21,7 @@ from stages.extraction.take_over import has_rows_of_version_1
 
 _WITHOUT_EFFECT = (
     *(field.name for field in fields(DataConfig)),  # the samples are compared themselves
-    *("cache", "compression", "extract_batch_size", "decode_threads", "device", "engine", "strict"),
+    *("cache", "compression", "extract_batch_size", "decode_threads", "device", "engine", "strict", "force"),
     *("head", "num_workers", "checkpoint_minutes", "baselines", "baseline_lr", "name"),
 )
 """Options that say nothing of how a method is trained."""

@@ -140,6 +140,9 @@ class FeatureConfig:
     strict: bool = False
     """Exit with status 1 if any image could not be read."""
 
+    force: bool = False
+    """Begin an extraction that the cache's disk has no room for; without it, that is refused before the first image."""
+
     def __post_init__(self) -> None:
         take_lists(self)
         require_choices(self)
