@@ -18,7 +18,7 @@ from pipeline.evaluation.results import Result, distinct_names, read_json
 from pipeline.experiment.model_store import open_model
 from pipeline.run_layout import MODEL_CARD, REPORT, RESULTS, files_of_methods, seed_of
 from stages.data.sources.csv_file import is_csv, read_image_table
-from stages.data.sources.folder import IMAGE_EXTENSIONS
+from stages.data.sources.folder_tree import FolderNotes, images_below
 from stages.finetuning.predict_images import iter_predictions
 from stages.network.backbones.base import Backbone
 from stages.tasks.single_label import SingleLabel
@@ -145,8 +145,7 @@ def find_images(paths: Sequence[Path]) -> list[tuple[str, dict[str, str]]]:
     listing: list[tuple[str, dict[str, str]]] = []
     for path in paths:
         if path.is_dir():
-            candidates = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-            listing += [(str(image), {}) for image in sorted(candidates) if image.suffix.lower() in IMAGE_EXTENSIONS]
+            listing += [(str(image), {}) for image in sorted(map(Path, images_below(path, FolderNotes(path))))]
         elif is_csv(path):
             listing += read_image_table(path)
         elif path.exists():
