@@ -288,7 +288,7 @@ def _starting_head(experiment: Experiment, options: FinetuneConfig, head: HeadCo
         )
         with measured() as fitting:
             fitted = train_head(options.init_head, head_problem(readable, head)[0])
-        return fitted.module_train_only, fitting.seconds
+        return fitted.module_train_only.cpu().eval(), fitting.seconds  # as one that is loaded
     result = run_heads(experiment, [options.init_head], head)[0]
     module, _ = load_head(directory / HEAD_WITHOUT_VAL, extractor.graph)
     return module, result.seconds_by_stage["train"]

@@ -120,15 +120,17 @@ def remarks_in_words(remarks: Mapping[str, int], reading: Reading) -> list[str]:
             "max": "the brightest value of all was taken, pixel by pixel",
         }
         taken = words.get(str(reading.page), f"page {reading.page} was taken")
-        lines.append(f"{count[PAGES_LEFT]:,} files have several pages or frames: {taken} (`page` chooses)")
+        lines.append(f"{_counted(count[PAGES_LEFT], 'file')} of several pages or frames: {taken} (`page` chooses)")
     if count[STRETCHED]:
+        images = _counted(count[STRETCHED], "image")
         lines.append(
-            f"{count[STRETCHED]:,} images have floats or 32 bits, for which no file says what is white: each runs from "
-            "its own darkest to its own brightest value; `intensity_range` LOW,HIGH gives all of them one range"
+            f"{images} of floats or 32 bits, for which no file says what is white: each runs from its own darkest to "
+            "its own brightest value; `intensity_range` LOW,HIGH gives all of them one range"
         )
     if count[CLIPPED]:
         lines.append(
-            f"{count[CLIPPED]:,} images have values outside `intensity_range` {reading.intensity}: clipped to it"
+            f"{_counted(count[CLIPPED], 'image')} with values outside `intensity_range` {reading.intensity}: "
+            "clipped to it"
         )
     if count[FEW_LEVELS]:
         lines.append(
@@ -137,3 +139,7 @@ def remarks_in_words(remarks: Mapping[str, int], reading: Reading) -> list[str]:
             "looks at the images for the range that they use"
         )
     return lines
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number:,} {name}{'' if number == 1 else 's'}"

@@ -1,5 +1,6 @@
 """What a command needs of the process that it runs in, and what it does not let stand in its way."""
 
+import gc
 import json
 import os
 import subprocess
@@ -7,9 +8,23 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from pipeline.cli.app import _leave_objects_to_the_end
+
 ROOT = Path(__file__).parent.parent.parent.parent
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_what_triton_leaves_is_freed_before_the_end_or_it_would_say_that_it_leaks(loaded, monkeypatch):
+    frozen = []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(True))
+    monkeypatch.setitem(sys.modules, "triton", sys)
+    if not loaded:
+        monkeypatch.delitem(sys.modules, "triton")
+    _leave_objects_to_the_end()
+    assert bool(frozen) != loaded
 
 
 def test_a_command_runs_whatever_backend_a_notebook_exports_and_whatever_a_terminal_can_show(tmp_path):

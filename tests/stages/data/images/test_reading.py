@@ -35,9 +35,9 @@ def test_the_options_say_how_files_are_read():
 @pytest.mark.parametrize(
     ("remarks", "words"),
     [
-        ({"pages left": 2}, "2 files have several pages or frames: the first was taken"),
-        ({"stretched": 3, "deep": 3}, "3 images have floats or 32 bits"),
-        ({"clipped": 1}, "1 images have values outside `intensity_range` full"),
+        ({"pages left": 2}, "2 files of several pages or frames: the first was taken"),
+        ({"stretched": 3, "deep": 3}, "3 images of floats or 32 bits"),
+        ({"clipped": 1}, "1 image with values outside `intensity_range` full"),
         ({"few levels": 97, "deep": 100}, "97 of 100 images with more than 8 bits use fewer than 32 of 256 levels"),
     ],
 )

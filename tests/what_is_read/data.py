@@ -1,0 +1,20 @@
+"""What comes of a folder or a table that is given as ``--data``."""
+
+from pathlib import Path
+
+from cache.errors import CutonceError
+from stages.config.data import DataConfig
+from stages.data.manifest import load_manifest
+
+
+def outcome(path: Path) -> str:
+    """Return the summary and the notes of the manifest, or the error."""
+    try:
+        manifest = load_manifest(DataConfig(str(path)))
+    except CutonceError as error:
+        return f"error: {error}"
+    classes = f"classes {', '.join(manifest.class_names)}" if manifest.class_names else "no classes"
+    made_here = ("test split made here", "validation split made here")
+    notes = [note for note in manifest.notes if not note.startswith(made_here)]
+    unreadable = [f"skipped {location}: {reason}" for location, reason in manifest.unreadable]
+    return "\n".join([f"{', '.join(manifest.summary()[:1])}; {classes}", *notes, *unreadable])
