@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from cache.errors import DataError
@@ -16,7 +17,7 @@ _UNUSUAL = re.compile(r"^~|^\s|\s$|\\|://|^[A-Za-z]:|[\udc80-\udcff]")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _OF_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
-_READINGS = {
+_READINGS: dict[str, Callable[[str], str]] = {
     "blanks at the ends were left out": str.strip,
     "back-slashes, as on Windows, were read as slashes": lambda path: path.replace("\\", "/"),
     "~ was read as the home folder": os.path.expanduser,
