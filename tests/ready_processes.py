@@ -16,7 +16,11 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
@@ -26,7 +30,6 @@ _CONTEXT.set_forkserver_preload(
         "stages.finetuning.finetune",
         "sklearn.linear_model",
         "matplotlib.figure",
-        "torch.distributed.launcher.api",
     ]
 )
 
@@ -87,7 +90,27 @@ def run(
 
 def torchrun(count: int, *arguments: object, restarts: int = 0) -> subprocess.CompletedProcess[str]:
     """Do what ``torchrun`` does, on this machine alone."""
-    return ReadyProcess(_launch_ranks, count, restarts, *map(str, arguments)).finish()
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=str(uuid.uuid4()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=restarts,
+        start_method="forkserver",
+    )
+    command, failures = [*map(str, arguments)], ""
+    with tempfile.TemporaryDirectory() as said:
+        # in a thread, since the main one's would have the launcher's handlers of signals ever after
+        with ThreadPoolExecutor(1) as launcher:
+            launched = launcher.submit(elastic_launch(config, _run_rank), said, Path.cwd(), dict(os.environ), *command)
+            try:
+                launched.result(timeout=240)
+            except ChildFailedError as error:
+                failures = str(error)
+        out, err = (Path(said, stream).read_text(encoding="utf-8") for stream in ("stdout", "stderr"))
+    return subprocess.CompletedProcess(command, 1 if failures else 0, out, err + failures)
 
 
 def _begin(
@@ -99,8 +122,6 @@ def _begin(
     os.environ.update(environment)
     sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     _speak_to(said)
-    if function is _launch_ranks:
-        arguments = (said, *arguments)
     function(*arguments)
 
 
@@ -128,27 +149,12 @@ def _run_python(how: str, *arguments: str) -> None:
         runpy.run_path(how, run_name="__main__")
 
 
-def _launch_ranks(said: str, count: int, restarts: int, *arguments: str) -> None:
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        run_id=str(uuid.uuid4()),
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=restarts,
-        start_method="forkserver",
-    )
-    os.environ["OMP_NUM_THREADS"] = "1"
-    elastic_launch(config, _run_rank)(said, Path.cwd(), *arguments)
-
-
-def _run_rank(said: str, folder: Path, *arguments: str) -> None:
+def _run_rank(said: str, folder: Path, environment: Mapping[str, str], *arguments: str) -> None:
     import torch
 
-    torch.set_num_threads(1)  # OpenMP read OMP_NUM_THREADS when torch was imported, and then it was not there
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)  # but for what the launcher says to each rank
+    torch.set_num_threads(1)  # as torchrun does
     os.chdir(folder)
     _speak_to(said)
     _run_python(*arguments)
