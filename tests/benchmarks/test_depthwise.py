@@ -1,16 +1,14 @@
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 from benchmarks.depthwise import SHAPES
+from tests.ready_processes import run
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 def test_a_quick_run_prints_both_ways_for_every_shape_in_both_arithmetics():
-    command = [sys.executable, "benchmarks/depthwise.py", "--quick"]
-    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    completed = run(ROOT / "benchmarks" / "depthwise.py", "--quick")
     assert completed.returncode == 0, completed.stderr
     rows = [line.split() for line in completed.stdout.splitlines() if "float" in line]
     assert [row[-4] for row in rows] == ["float32", "bfloat16"] * len(SHAPES)

@@ -7,28 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.extract import QUICK, Bench, speedup, spread
+from benchmarks.extract import QUICK, Bench, main, speedup, spread
 from benchmarks.measurement import FEATURES, Measurement
 
 ROOT = Path(__file__).parent.parent.parent
 
 
-def test_quick_run_prints_a_table_in_which_the_features_of_both_sides_agree(tmp_path):
+def test_quick_run_prints_a_table_in_which_the_features_of_both_sides_agree(
+    tmp_path, monkeypatch, capsys, in_ready_processes
+):
     json_path = tmp_path / "found.json"
-    command = [
-        sys.executable,
-        "benchmarks/extract.py",
-        "--quick",
-        "--only",
-        "networks",
-        "--images",
-        "small",
-        "--precisions",
-        "fp32",
-    ]
-    completed = subprocess.run([*command, "--json", json_path], cwd=ROOT, capture_output=True, text=True)
-    assert completed.returncode == 0, completed.stdout + completed.stderr
-    (table,) = json.loads(json_path.read_text())["tables"]
+    command = ["extract.py", "--quick", "--only", "networks", "--images", "small", "--precisions", "fp32"]
+    monkeypatch.setattr(sys, "argv", [*command, "--json", str(json_path)])
+    assert main() == 0
+    printed = capsys.readouterr().out
+    found = json.loads(json_path.read_text())
+    (table,) = found["tables"]
+    took = {(run["backbone"], run["side"]): run["process_seconds"] for run in found["runs"]}
     networks = {row[1]: dict(zip(table["header"], row, strict=True)) for row in table["rows"]}
     assert {*networks} == {*QUICK.networks, "geometric mean"}
     for name in QUICK.networks:
@@ -36,9 +31,9 @@ def test_quick_run_prints_a_table_in_which_the_features_of_both_sides_agree(tmp_
         assert float(networks[name]["cosine"].split()[0]) >= 0.9999
         ratio, process = (float(networks[name][column].split()[0]) for column in ("ratio", "process"))
         assert ratio == pytest.approx(float(networks[name]["fp32"]) / float(networks[name]["tutorial"]), rel=0.05)
-        assert process > 0.2  # the sides share most of what a process takes: imports, and the network
-        assert name in completed.stdout
-    assert completed.stdout.rstrip().splitlines()[-1].startswith("processor ")
+        assert process == pytest.approx(took[name, "tutorial"] / took[name, "fp32"], abs=0.01)
+        assert name in printed
+    assert printed.rstrip().splitlines()[-1].startswith("processor ")
 
 
 def test_sides_do_not_inherit_the_environment_that_commands_set():

@@ -1,4 +1,3 @@
-import subprocess
 import sys
 from pathlib import Path
 
@@ -7,6 +6,7 @@ import pytest
 from benchmarks import faults
 from benchmarks.faults import FAULTS, Laboratory, Tally, main
 from cache.errors import CacheError
+from tests.ready_processes import run
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -17,8 +17,7 @@ def laboratory(tmp_path_factory):
 
 
 def test_the_script_prints_a_line_for_each_promise_and_ends_well_when_all_held():
-    command = [sys.executable, "benchmarks/faults.py", "--only", "kill", "--kills", "2", "--seed", "5"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    ended = run(ROOT / "benchmarks" / "faults.py", "--only", "kill", "--kills", "2", "--seed", "5")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     lines = ended.stdout.splitlines()
     assert lines[0].split("  ")[0] == "fault (how often)"

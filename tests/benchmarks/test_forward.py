@@ -3,21 +3,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.forward import main
+
 ROOT = Path(__file__).parent.parent.parent
 
 
-def test_the_script_prints_a_line_for_each_step_measured_against_the_first():
-    command = [sys.executable, "benchmarks/forward.py", "--backbone", "squeezenet1_1", "--steps", "eager", "threads"]
-    completed = subprocess.run(
-        [*command, "--repetitions", "1", "--batches", "1"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert completed.returncode == 0, completed.stderr
-    eager, threads = (
-        line for line in completed.stdout.splitlines() if line.startswith(("eager", "+ a batch per core"))
-    )
+def test_the_script_prints_a_line_for_each_step_measured_against_the_first(monkeypatch, capsys, in_ready_processes):
+    command = ["forward.py", "--backbone", "squeezenet1_1", "--steps", "eager", "threads"]
+    monkeypatch.setattr(sys, "argv", [*command, "--repetitions", "1", "--batches", "1"])
+    main()
+    lines = capsys.readouterr().out.rstrip().splitlines()
+    eager, threads = (line for line in lines if line.startswith(("eager", "+ a batch per core")))
     assert "1.00" in eager.split()
     assert threads.startswith("+ a batch per core")
-    assert completed.stdout.rstrip().splitlines()[-1].startswith("processor ")
+    assert lines[-1].startswith("processor ")
 
 
 def test_the_first_step_waits_in_openmp_as_in_any_program_with_torch():

@@ -1,13 +1,12 @@
-import subprocess
 import sys
 import time
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from benchmarks import memory
 from benchmarks.memory import line_of
-
-ROOT = Path(__file__).parent.parent.parent
+from tests import ready_processes
 
 
 def test_a_line_has_the_peak_in_megabytes_and_against_the_first_and_how_many_samples_a_second_took():
@@ -15,12 +14,13 @@ def test_a_line_has_the_peak_in_megabytes_and_against_the_first_and_how_many_sam
     assert line.split() == ["3,000", "600", "1.500", "2,000"]
 
 
-def test_the_script_prints_a_line_for_each_size_measured_against_the_first():
-    command = [sys.executable, "benchmarks/memory.py", "--samples", "1000", "1100"]
+def test_the_script_prints_a_line_for_each_size_measured_against_the_first(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["memory.py", "--samples", "1000", "1100"])
+    ready = SimpleNamespace(run=lambda command, **_: ready_processes.run(*command[1:], check=True))
+    monkeypatch.setattr(memory, "subprocess", ready)
     started = time.perf_counter()
-    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert completed.returncode == 0, completed.stderr
-    _, *lines = (line.split() for line in completed.stdout.splitlines())
+    memory.main()
+    _, *lines = (line.split() for line in capsys.readouterr().out.splitlines())
     assert [line[0] for line in lines] == ["1,000", "1,100"]
     seconds = time.perf_counter() - started
     peaks = [float(line[1].replace(",", "")) for line in lines]

@@ -4,8 +4,6 @@ import copy
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from functools import cache
@@ -26,6 +24,7 @@ from stages.finetuning.predict_images import predict_proba
 from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.transfer_model import build_transfer_model
 from tests.photographs import make_folder
+from tests.ready_processes import run, start, torchrun
 
 QUICK = FinetuneConfig(epochs=2, lr=1e-3, head_lr=1e-3, finetune_batch_size=8, num_workers=0)
 
@@ -300,13 +299,13 @@ def test_a_fine_tuning_killed_again_and_again_ends_with_the_same_answers(small, 
         "--checkpoint-minutes",
         "0",
     )
-    tuning = [sys.executable, "-m", "pipeline", *command(*small, *noisy), "--out"]
-    subprocess.run([*tuning, str(tmp_path / "whole")], check=True, capture_output=True)
+    tuning = ["-m", "pipeline", *command(*small, *noisy), "--out"]
+    run(*tuning, tmp_path / "whole", check=True)
 
     checkpoint = tmp_path / "killed" / "seed-0" / "finetune-top-3" / "checkpoint.pt"
     kills = 0
     for _ in range(2):
-        process = subprocess.Popen([*tuning, str(tmp_path / "killed")], stdout=subprocess.DEVNULL)
+        process = start(*tuning, tmp_path / "killed")
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
@@ -315,9 +314,9 @@ def test_a_fine_tuning_killed_again_and_again_ends_with_the_same_answers(small, 
                 kills += 1
                 break
             time.sleep(0.001)
-        process.wait()
+        process.finish()
     assert kills == 2, "the process ended before it was killed"
-    completed = subprocess.run([*tuning, str(tmp_path / "killed")], check=True, capture_output=True, text=True)
+    completed = run(*tuning, tmp_path / "killed", check=True)
     assert "already trained" in completed.stdout  # the head
     probabilities = [probabilities_of(tmp_path / name, "finetune-top-3") for name in ("whole", "killed")]
     assert np.array_equal(*probabilities)
@@ -326,14 +325,7 @@ def test_a_fine_tuning_killed_again_and_again_ends_with_the_same_answers(small, 
 def test_two_processes_train_what_one_trains(small, tmp_path):
     """torchrun with gloo: the same loss curve as one process with the same batches."""
     assert main([*command(*small), "--out", str(tmp_path / "alone")]) == 0
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
-    launcher += ["--rdzv-endpoint=localhost:0"]
-    together = subprocess.run(
-        [*launcher, "-m", "pipeline", *command(*small), "--out", str(tmp_path / "together")],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    together = torchrun(2, "-m", "pipeline", *command(*small), "--out", tmp_path / "together")
     assert together.returncode == 0, together.stderr
     histories = [
         json.loads((tmp_path / name / "seed-0" / "finetune-top-3" / "result.json").read_text())["history"]
