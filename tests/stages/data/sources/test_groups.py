@@ -186,9 +186,17 @@ def test_file_names_that_look_like_several_images_of_one_subject_are_told_with_t
 
 
 @pytest.mark.parametrize(
-    "name", ["IMG_{index}.jpg", "{label}_{index}.png", "{index}.png", "{index}_1.png", "a-b_c {index}.png"]
+    "name",
+    [
+        *("IMG_{index}.jpg", "{label}_{index}.png", "{index}.png", "{index}_1.png", "a-b_c {index}.png"),
+        "kind{quarter}_{index}.png",  # too few of them
+        "{most}_{index}.png",  # one holds most
+    ],
 )
 def test_other_file_names_say_nothing(name):
     labels = ["ill"] * 30 + ["well"] * 30
-    names = [name.format(index=index, label=label) for index, label in enumerate(labels)]
+    names = [
+        name.format(index=index, label=label, quarter=index // 15, most=max(index // 2, 20))
+        for index, label in enumerate(labels)
+    ]
     assert grouped(records([(label, "") for label in labels], names)).notes == []
