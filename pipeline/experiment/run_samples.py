@@ -50,20 +50,30 @@ def require_same_samples(run: Path, seed: int, data: DataConfig, manifest: Manif
         return
     other = seed if seed in saved else saved[0]
     earlier = Manifest.load(seed_dir(run, other) / MANIFEST)
+    if _columns(earlier) == _columns(manifest):  # as nearly always: of a million samples, quicker than to count them
+        return
     changes = _changes(earlier, manifest, with_splits=other == seed)
     differing = _differing(run, data)
     splits_are_drawn = _counted(earlier, with_splits=True) != _counted(manifest, with_splits=True)
     if changes or (splits_are_drawn and any(name in differing for name in _SHARES)):
         values = [f"`{name}` {now} and the run was made with {then}" for name, (then, now) in differing.items()]
+<<<<<<< HEAD
+        reason = (
+            f"this command says {', '.join(values)}. Say what the run says, or give"
+            if values
+            else f"what `data` {data.data} gives has changed since then. Give"
+        )
+=======
         if values:
             reason = f"this command says {', '.join(values)}"
         elif any(manifest.groups) and not any(earlier.groups):
             reason = "images are kept together now that were not then, which `group_by` none ends"
         else:
             reason = f"what `data` {data.data} gives has changed since then"
+>>>>>>> ac7faec
         raise UsageError(
-            f"{run} has results of other samples{f' ({changes})' if changes else ''}: {reason}. Say what the run says, "
-            "or give another `out`; what is in the cache serves both"
+            f"{run} has results of other samples{f' ({changes})' if changes else ''}: {reason} another `out`; what "
+            "is in the cache serves both"
         )
 
 
@@ -90,9 +100,13 @@ def _as_text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
+def _columns(manifest: Manifest) -> tuple[list[str], list[str], list[str]]:
+    return manifest.keys, manifest.target_texts, manifest.splits
+
+
 def _counted(manifest: Manifest, *, with_splits: bool) -> Counter[tuple[str, ...]]:
-    columns = (manifest.keys, manifest.target_texts, *([manifest.splits] if with_splits else []))
-    return Counter(zip(*columns, strict=True))
+    keys, targets, splits = _columns(manifest)
+    return Counter(zip(keys, targets, *([splits] if with_splits else []), strict=True))
 
 
 def _changes(earlier: Manifest, manifest: Manifest, *, with_splits: bool) -> str:

@@ -18,10 +18,10 @@ OF_OTHERS = {
 
 
 def flags_of_commands():
-    commands = [app[name] for name in COMMANDS]
+    commands = [app.meta, *(app[name] for name in COMMANDS)]
     commands += [app["cache"][name] for name in app["cache"] if not name.startswith("-")]
     found = [argument for command in commands for argument in command.assemble_argument_collection()]
-    return {name.removeprefix("--") for argument in found for name in argument.names} | {"config", "help", "help-all"}
+    return {name.removeprefix("--") for argument in found for name in argument.names} | {"help", "help-all"}
 
 
 @pytest.fixture(scope="module")
