@@ -57,20 +57,12 @@ def require_same_samples(run: Path, seed: int, data: DataConfig, manifest: Manif
     splits_are_drawn = _counted(earlier, with_splits=True) != _counted(manifest, with_splits=True)
     if changes or (splits_are_drawn and any(name in differing for name in _SHARES)):
         values = [f"`{name}` {now} and the run was made with {then}" for name, (then, now) in differing.items()]
-<<<<<<< HEAD
-        reason = (
-            f"this command says {', '.join(values)}. Say what the run says, or give"
-            if values
-            else f"what `data` {data.data} gives has changed since then. Give"
-        )
-=======
         if values:
-            reason = f"this command says {', '.join(values)}"
+            reason = f"this command says {', '.join(values)}. Say what the run says, or give"
         elif any(manifest.groups) and not any(earlier.groups):
-            reason = "images are kept together now that were not then, which `group_by` none ends"
+            reason = "images are kept together now that were not then, which `group_by` none ends. Say so, or give"
         else:
-            reason = f"what `data` {data.data} gives has changed since then"
->>>>>>> ac7faec
+            reason = f"what `data` {data.data} gives has changed since then. Give"
         raise UsageError(
             f"{run} has results of other samples{f' ({changes})' if changes else ''}: {reason} another `out`; what "
             "is in the cache serves both"
