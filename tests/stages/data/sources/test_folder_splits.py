@@ -79,11 +79,3 @@ def test_what_other_words_were_taken_for_is_said(tmp_path):
     assert listed(tmp_path / "inside").notes == [
         "the folders in each class are its splits; `folders` classes draws the splits anew"
     ]
-
-
-def test_what_is_said_of_folders_must_be_a_split_or_classes():
-    for wrong in ("splits", "dev=validate", "=val", "classes dev=val"):
-        with pytest.raises(
-            UsageError, match=r"must be classes, or FOLDER=SPLIT with the split train, val, test or none"
-        ):
-            DataConfig("photos", folders=wrong)

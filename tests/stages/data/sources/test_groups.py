@@ -107,20 +107,6 @@ def test_a_pattern_finds_the_subject_in_the_file_name():
         grouped(listing, group_by="(patient)")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"group_by": "^([a-z"}, "is no regular expression"),
-        ({"group_by": "patient"}, "one pair of brackets around the subject"),
-        ({"group_by": "(a)(b)"}, "one pair of brackets around the subject"),
-        ({"group_by": "folder", "group_column": "patient"}, "give one of them"),
-    ],
-)
-def test_what_cannot_be_a_group_is_refused(options, message):
-    with pytest.raises(UsageError, match=message):
-        DataConfig("photos", **options)
-
-
 def test_a_column_is_the_group_when_it_is_named_and_stays_a_column():
     columns = {"patient": ["7", " 7 ", "", "8"], "empty": [""] * 4}
     listing = records([("ill", "")] * 2 + [("well", "")] * 2, extra=columns)
