@@ -60,7 +60,7 @@ def require_same_samples(run: Path, seed: int, data: DataConfig, manifest: Manif
         if values:
             reason = f"this command says {', '.join(values)}. Say what the run says, or give"
         elif any(manifest.groups) and not any(earlier.groups):
-            reason = "images are kept together now that were not then, which `group_by` none ends. Say so, or give"
+            reason = "images are kept together now that were not then, which `group_by` none ends. Give that, or"
         else:
             reason = f"what `data` {data.data} gives has changed since then. Give"
         raise UsageError(

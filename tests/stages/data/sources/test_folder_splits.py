@@ -41,6 +41,12 @@ READINGS = [
     (["train-set", "test-set"], (), "`folders` test-set=test,train-set=train; if"),
     ([*in_each("train", "extra")], (), "train, beside extra can be splits or classes"),
     ([*in_each("labeled"), "unlabeled"], (), "`folders` labeled=train,unlabeled=none; if"),
+    (
+        ["cat", "dog", "test/cat", "test/dog"],
+        (),
+        r"test has folders .* as those beside it \(cat, dog\)\. If .*as train",
+    ),
+    (["cat", "dog", "test/cat", "test/dog"], "classes", ([""], ("cat", "dog", "test"))),
     # names that begin alike, and single ones, are classes
     (["train_station", "testudo", "developer"], (), ([""], ("developer", "testudo", "train_station"))),
     (["development", "forest"], (), ([""], ("development", "forest"))),
