@@ -65,7 +65,7 @@ def test_what_was_given_rightly_before_is_the_same():
 
 def test_every_list_is_known():
     assert set().union(*map(list_options, GROUPS)) == {
-        *("seeds", "weights_rename", "weights_ignore", "head", "c_values", "scalers", "n_neighbors"),
+        *("folders", "seeds", "weights_rename", "weights_ignore", "head", "c_values", "scalers", "n_neighbors"),
         *("fit_lr", "fit_weight_decay", "baselines"),
     }
     assert [name for group in GROUPS for name in joined_options(group)] == [
