@@ -84,6 +84,18 @@ SECTION = Section(
         Case("train and test beside unlabeled", _folders({**_SPLITS, "unlabeled": 3})),
         Case("train beside eval", _folders({f"{split}/{name}": 4 for split in ("train", "eval") for name in _CLASSES})),
         Case("a test split alone beside folders of other names", _folders({"test1/cat": 4, "test1/dog": 4, "cat": 4})),
+        Case(
+            "splits with years", _folders({f"{split}2017/{name}": 4 for split in ("train", "val") for name in _CLASSES})
+        ),
+        Case(
+            "splits inside the classes",
+            _folders({f"{name}/{split}": 4 for split in ("train", "test") for name in _CLASSES}),
+        ),
+        Case("a split beside the classes", _folders({**_CLASSES, "test/cat": 4, "test/dog": 4})),
+        Case(
+            "folders of views inside the classes",
+            _folders({f"{name}/{view}": 2 for view in ("front", "side") for name in _CLASSES}),
+        ),
         Case("a folder for each patient inside the classes", _folders(_PATIENTS)),
         Case("one folder inside each class", _folders({"cat/images": 4, "dog/images": 4})),
         Case("names that look like several images of one subject", _named_by_patient),

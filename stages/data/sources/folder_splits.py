@@ -111,11 +111,24 @@ def _look_like_splits(root: Path, folders: Sequence[Path], with_classes: set[Pat
 
     They may if two are called much like ones; a single one may be a class of that name, unless it has the same folders
     in it as one beside it, as splits have the same classes.
+
+    Raises
+    ------
+    DataError
+        If it has folders in it that are called as those beside it: a split put among the classes of another one.
     """
     like = {folder: match[1].lower() for folder in folders if (match := _LIKE_A_SPLIT.fullmatch(folder.name))}
     if len(like) > 1:
         return any(folder in with_classes or word in SPLIT_NAMES for folder, word in like.items())
     inner = {folder: {child.name for child in find_subfolders(folder, FolderNotes(root))} for folder in with_classes}
+    beside = {folder.name for folder in folders}
+    for folder in like:
+        if classes := sorted(inner.get(folder, set()) & beside - {folder.name}):
+            raise DataError(
+                f"{root}: {folder.name} has folders in it that are called as those beside it ({', '.join(classes)}). "
+                f"If it is a split, put the folders beside it into one of their own, as train; if it is a class, say "
+                f"`folders` {CLASSES}"
+            )
     return any(
         len(inner[folder] & inner[other]) > 1
         for folder in like

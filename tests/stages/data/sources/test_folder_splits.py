@@ -41,6 +41,12 @@ READINGS = [
     (["train-set", "test-set"], (), "`folders` test-set=test,train-set=train; if"),
     ([*in_each("train", "extra")], (), "train, beside extra can be splits or classes"),
     ([*in_each("labeled"), "unlabeled"], (), "`folders` labeled=train,unlabeled=none; if"),
+    (
+        ["cat", "dog", "test/cat", "test/dog"],
+        (),
+        r"test has folders .* as those beside it \(cat, dog\)\. If .*as train",
+    ),
+    (["cat", "dog", "test/cat", "test/dog"], "classes", ([""], ("cat", "dog", "test"))),
     # names that begin alike, and single ones, are classes
     (["train_station", "testudo", "developer"], (), ([""], ("developer", "testudo", "train_station"))),
     (["development", "forest"], (), ([""], ("development", "forest"))),
@@ -79,11 +85,3 @@ def test_what_other_words_were_taken_for_is_said(tmp_path):
     assert listed(tmp_path / "inside").notes == [
         "the folders in each class are its splits; `folders` classes draws the splits anew"
     ]
-
-
-def test_what_is_said_of_folders_must_be_a_split_or_classes():
-    for wrong in ("splits", "dev=validate", "=val", "classes dev=val"):
-        with pytest.raises(
-            UsageError, match=r"must be classes, or FOLDER=SPLIT with the split train, val, test or none"
-        ):
-            DataConfig("photos", folders=wrong)

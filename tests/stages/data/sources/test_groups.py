@@ -107,20 +107,6 @@ def test_a_pattern_finds_the_subject_in_the_file_name():
         grouped(listing, group_by="(patient)")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"group_by": "^([a-z"}, "is no regular expression"),
-        ({"group_by": "patient"}, "one pair of brackets around the subject"),
-        ({"group_by": "(a)(b)"}, "one pair of brackets around the subject"),
-        ({"group_by": "folder", "group_column": "patient"}, "give one of them"),
-    ],
-)
-def test_what_cannot_be_a_group_is_refused(options, message):
-    with pytest.raises(UsageError, match=message):
-        DataConfig("photos", **options)
-
-
 def test_a_column_is_the_group_when_it_is_named_and_stays_a_column():
     columns = {"patient": ["7", " 7 ", "", "8"], "empty": [""] * 4}
     listing = records([("ill", "")] * 2 + [("well", "")] * 2, extra=columns)
@@ -186,9 +172,17 @@ def test_file_names_that_look_like_several_images_of_one_subject_are_told_with_t
 
 
 @pytest.mark.parametrize(
-    "name", ["IMG_{index}.jpg", "{label}_{index}.png", "{index}.png", "{index}_1.png", "a-b_c {index}.png"]
+    "name",
+    [
+        *("IMG_{index}.jpg", "{label}_{index}.png", "{index}.png", "{index}_1.png", "a-b_c {index}.png"),
+        "kind{quarter}_{index}.png",  # too few of them
+        "{most}_{index}.png",  # one holds most
+    ],
 )
 def test_other_file_names_say_nothing(name):
     labels = ["ill"] * 30 + ["well"] * 30
-    names = [name.format(index=index, label=label) for index, label in enumerate(labels)]
+    names = [
+        name.format(index=index, label=label, quarter=index // 15, most=max(index // 2, 20))
+        for index, label in enumerate(labels)
+    ]
     assert grouped(records([(label, "") for label in labels], names)).notes == []
