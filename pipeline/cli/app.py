@@ -136,6 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # torchrun and batch systems say so when they want a process to end: rows in memory still reach the disk
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     configure_openmp()
+    # what Apple's GPU has no operator for is computed on the processor, instead of ending the command
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     # figures are files: a backend that a notebook's kernel exports, and that may not be there, is not asked
     os.environ["MPLBACKEND"] = "agg"
     # a terminal of ASCII, as LC_ALL=C makes one, shows what it lacks in escaped form

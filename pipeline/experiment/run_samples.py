@@ -67,15 +67,21 @@ def require_same_samples(run: Path, seed: int, data: DataConfig, manifest: Manif
         )
 
 
-def _differing(run: Path, data: DataConfig) -> dict[str, tuple[Any, Any]]:
+def _differing(run: Path, data: DataConfig) -> dict[str, tuple[str, str]]:
     """Return the options of the data that a run was made with otherwise: by their names, what they were and are."""
     path = run / CONFIGURATION
     recorded = read_configuration(path) if path.exists() else {}
-    return {
-        name: (recorded[name], getattr(data, name))
-        for name in ("data", *_SHARES)
-        if name in recorded and recorded[name] != getattr(data, name)
+    values = {
+        name: (_as_text(recorded[name]), _as_text(getattr(data, name)))
+        for name in ("data", "folders", *_SHARES)
+        if name in recorded
     }
+    return {name: (then, now) for name, (then, now) in values.items() if then != now}
+
+
+def _as_text(value: Any) -> str:
+    """Return the value of an option as it is written; a file has lists where options have tuples."""
+    return ",".join(map(str, value)) or "not given" if isinstance(value, (list, tuple)) else str(value)
 
 
 def _columns(manifest: Manifest) -> tuple[list[str], list[str], list[str]]:

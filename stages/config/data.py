@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cache.errors import UsageError
 from stages.config.lists import take_lists
 from stages.config.registry import COMMON, SOURCES, OptionHelp, listed_help
 
 SPLITS = ("train", "val", "test")
+
+CLASSES = "classes"
+LEFT_OUT = "none"
+"""Words of the option `folders`."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,10 @@ class DataConfig:
 
     data_root: Path | None = None
     """Where torchvision data sets are kept and downloaded to (default: ~/.cache/cutonce/datasets)."""
+
+    folders: tuple[str, ...] = ()
+    """What the folders in a folder are, where their names do not say it: classes, or the split of each one that is not
+    called train, val or test, as dev=val unlabeled=none (none leaves it out)."""
 
     test_size: float = 0.25
     """Share of the samples put into the test split, per class, where the source has none."""
@@ -37,3 +46,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         take_lists(self)
+        if self.folders != (CLASSES,):
+            for item in self.folders:
+                name, _, split = item.rpartition("=")
+                if not name or split not in (*SPLITS, LEFT_OUT):
+                    raise UsageError(
+                        f"`folders` {item!r} must be {CLASSES}, or FOLDER=SPLIT with the split {', '.join(SPLITS)} or "
+                        f"{LEFT_OUT}"
+                    )

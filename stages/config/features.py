@@ -125,7 +125,7 @@ class FeatureConfig:
     at most 8 where a GPU computes)."""
 
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """auto (the first there is of cuda, mps and cpu), cpu, cuda, cuda:1, or mps (Apple's GPU)."""
 
     engine: str = field(
         default="auto",

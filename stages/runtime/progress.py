@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -77,7 +78,8 @@ def json_log(path: Path | None) -> Iterator[None]:
     Each has ``time`` (ISO 8601, UTC), ``event``, and ``rank`` and ``processes`` under torchrun, whose processes may
     share a file. Of how far work is (``progress``): ``what``, ``done``, ``total`` (null where it is not known),
     ``unit``, ``seconds``, ``per_second``, ``seconds_left``, ``skipped``; when it begins, every half minute, and when it
-    ends. Of what is printed (``message``): ``text``. At the end ``end``, or ``error`` with ``text``.
+    ends. Of what tells no number (``working``), every half minute: ``what``, ``seconds``. Of what is printed
+    (``message``): ``text``. At the end ``end``, or ``error`` with ``text``.
 
     Raises
     ------
@@ -106,8 +108,11 @@ def json_log(path: Path | None) -> Iterator[None]:
 
 def log_event(event: str, **values: object) -> None:
     """Append a record to the log, if there is one."""
-    telling = _TELLING.get()
-    if telling is None or telling.log is None:
+    _record(_TELLING.get() or _Telling(), event, values)
+
+
+def _record(telling: _Telling, event: str, values: Mapping[str, object]) -> None:
+    if telling.log is None:
         return
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     record = {"time": now, "event": event, **_rank(), **values}
@@ -118,6 +123,43 @@ def log_event(event: str, **values: object) -> None:
 def _rank() -> dict[str, int]:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     return {"rank": int(os.environ.get("RANK", "0")), "processes": processes} if processes > 1 else {}
+
+
+@contextmanager
+def working(label: str) -> Iterator[None]:
+    """Tell every half minute that something is being done of which nobody knows how far it is, such as a closed fit.
+
+    Nothing is said where it tells by itself how far it is, nor at a terminal.
+    """
+    telling = _TELLING.get() or _Telling()
+    if telling.shown != "lines" and telling.log is None:
+        yield
+        return
+    ended = threading.Event()
+    started = time.monotonic()
+
+    def tell() -> None:
+        while not ended.wait(max(telling.last + LINE_SECONDS - time.monotonic(), 0.01)):
+            now = time.monotonic()
+            if now - telling.last < LINE_SECONDS:
+                continue
+            telling.last = now
+            if telling.shown == "lines":
+                _write_line(f"{label}: {timedelta(seconds=round(now - started))} so far")
+            _record(telling, "working", {"what": label, "seconds": round(now - started, 3)})
+
+    thread = threading.Thread(target=tell, name="telling", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _write_line(line: str) -> None:
+    sys.stderr.write(f"{printable(line)}\n")
+    sys.stderr.flush()
 
 
 class Progress(AbstractContextManager["Progress"]):
@@ -174,8 +216,7 @@ class Progress(AbstractContextManager["Progress"]):
         now = time.monotonic()
         if now - self._telling.last >= LINE_SECONDS:
             if self._telling.shown == "lines":
-                sys.stderr.write(f"{printable(self._line(now))}\n")
-                sys.stderr.flush()
+                _write_line(self._line(now))
             self._log()
             self._telling.last = self._marked = now
             self._done_at_mark = self.done

@@ -3,6 +3,7 @@
 import io
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import joblib
@@ -53,9 +54,12 @@ def forwards(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore")  # some checks are of data that scikit-learn itself warns about
 @pytest.mark.parametrize("head", HEADS)
-def test_scikit_learn_finds_nothing_wrong_with_a_head(head):
-    """Two values of C instead of eleven: what is checked does not depend on how many are tried."""
-    check_estimator(TransferClassifier(head, c_values=(0.1, 1.0)))
+def test_scikit_learn_finds_nothing_wrong_with_a_head(head, monkeypatch):
+    """Two values of C, two folds, ten epochs: what is checked does not depend on how many are tried."""
+    chosen = TransferClassifier._options
+    quick = {"fit_epochs": 10, "fit_lr": (1e-2,), "hidden_dim": 128}
+    monkeypatch.setattr(TransferClassifier, "_options", lambda self: replace(chosen(self), **quick))
+    check_estimator(TransferClassifier(head, c_values=(0.1, 1.0), scalers=("standard",), cv=2))
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -1,11 +1,12 @@
 import json
 import threading
+import time
 
 import pytest
 
 from cache.errors import UsageError
 from stages.runtime import progress as module
-from stages.runtime.progress import json_log, log_event, progress, progress_bars
+from stages.runtime.progress import json_log, log_event, progress, progress_bars, working
 
 
 @pytest.fixture
@@ -55,6 +56,18 @@ def test_short_pieces_of_long_work_are_told_of_together(capfd, clock):
         "epoch: 1 of 2 batches, 0.1 batches/s, 0:00:10 left",
         "epoch: 2 of 2 batches, 0.1 batches/s, 0:00:00 left",
     ]
+
+
+def test_what_tells_no_number_is_told_of_as_long_as_it_takes(capfd, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "LINE_SECONDS", 0.02)
+    with json_log(tmp_path / "log"), progress_bars(False, lines=True), working("fit"):
+        time.sleep(0.2)
+    assert capfd.readouterr().err.startswith("fit: 0:00:00 so far\nfit: ")
+    first = json.loads((tmp_path / "log").read_text().splitlines()[0])
+    assert (first["event"], first["what"]) == ("working", "fit")
+    with progress_bars(), working("fit"):
+        time.sleep(0.05)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_bar_is_drawn_at_a_terminal_and_one_thread_asks_for_itself_alone(capfd):
