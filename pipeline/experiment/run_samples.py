@@ -8,7 +8,7 @@ and its images are called otherwise, changes nothing.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,12 @@ def require_same_samples(run: Path, seed: int, data: DataConfig, manifest: Manif
     splits_are_drawn = _counted(earlier, with_splits=True) != _counted(manifest, with_splits=True)
     if changes or (splits_are_drawn and differing.keys() - {"data"}):
         values = [f"`{name}` {now} and the run was made with {then}" for name, (then, now) in differing.items()]
-        reason = (
-            f"this command says {', '.join(values)}. Say what the run says, or give"
-            if values
-            else f"what `data` {data.data} gives has changed since then. Give"
-        )
+        if values:
+            reason = f"this command says {', '.join(values)}. Say what the run says, or give"
+        elif any(manifest.groups) and not any(earlier.groups):
+            reason = "images are kept together now that were not then. Say `group_by` none, or give"
+        else:
+            reason = f"what `data` {data.data} gives has changed since then. Give"
         raise UsageError(
             f"{run} has results of other samples{f' ({changes})' if changes else ''}: {reason} another `out`; what "
             "is in the cache serves both"
@@ -72,7 +73,11 @@ def require_same_samples(run: Path, seed: int, data: DataConfig, manifest: Manif
 def _differing(run: Path, data: DataConfig) -> dict[str, tuple[str, str]]:
     """Return the options of the data that a run was made with otherwise: by their names, what they were and are."""
     path = run / CONFIGURATION
-    recorded = read_configuration(path) if path.exists() else {}
+    if not path.exists():
+        return {}
+    # a run of before there was an option was made with what is its default now
+    defaults = {option.name: option.default for option in fields(DataConfig) if option.default is not MISSING}
+    recorded = defaults | read_configuration(path)
     values = {
         name: (_as_text(recorded[name]), _as_text(getattr(data, name)))
         for name in (option.name for option in fields(DataConfig))
@@ -83,7 +88,9 @@ def _differing(run: Path, data: DataConfig) -> dict[str, tuple[str, str]]:
 
 def _as_text(value: Any) -> str:
     """Return the value of an option as it is written; a file has lists where options have tuples."""
-    return ",".join(map(str, value)) or "not given" if isinstance(value, (list, tuple)) else str(value)
+    if value is None or value in ((), []):
+        return "not given"
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _columns(manifest: Manifest) -> tuple[list[str], list[str], list[str]]:

@@ -376,3 +376,24 @@ def test_a_group_in_two_given_splits_is_refused_by_name_unless_allowed(patients)
         load_manifest(DataConfig(str(patients)))
     allowed = load_manifest(DataConfig(str(patients), allow_leakage=True))
     assert any("P0: " in note and "allowed by `allow_leakage`" in note for note in allowed.notes)
+
+
+def test_folders_inside_the_classes_come_into_one_split_each_and_flat_ones_change_nothing(tmp_path):
+    patients = [f"{label}/p{number}" for label in ("ill", "well") for number in range(8)]
+    write_images(tmp_path / "images", dict.fromkeys(patients, 3))
+    manifest = load_manifest(DataConfig(str(tmp_path / "images")))
+    assert all(
+        len({manifest.splits[index] for index in range(48) if manifest.groups[index] == f"p{p}"}) == 1 for p in range(8)
+    )
+    alone = load_manifest(DataConfig(str(tmp_path / "images"), group_by="none"))
+    assert (alone.groups, alone.keys) == ([], manifest.keys)
+    for path in sorted((tmp_path / "images").rglob("*.png")):  # the same images without folders between
+        path.rename(path.parent.parent / f"{path.parent.name}x{path.name}")
+    flat = load_manifest(DataConfig(str(tmp_path / "images")))
+    assert dict(zip(flat.keys, flat.splits, strict=True)) == dict(zip(alone.keys, alone.splits, strict=True))
+
+
+def test_where_groups_leave_a_split_empty_the_option_that_ends_them_is_told(tmp_path):
+    write_images(tmp_path / "images", {"ill/a": 3, "well/a": 3})
+    with pytest.raises(DataError, match=r"too few groups to make .*; or let groups be torn apart with `group_by` none"):
+        load_manifest(DataConfig(str(tmp_path / "images"), group_by="folder"))
