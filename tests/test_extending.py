@@ -3,11 +3,12 @@
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests import ready_processes
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,15 +29,7 @@ def section(title):
 
 def run(folder, *arguments):
     path = os.pathsep.join([str(folder), str(ROOT)])
-    completed = subprocess.run(
-        [sys.executable, "-c", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-    )
-    assert completed.returncode == 0, completed.stderr
-    return completed.stdout
+    return ready_processes.run("-c", *arguments, cwd=folder, env={**os.environ, "PYTHONPATH": path}, check=True).stdout
 
 
 def install(folder, text):

@@ -152,7 +152,7 @@ def _why_no_subjects(groups: Sequence[str], records: SourceRecords) -> str:
     """Return why folders are not likely to be subjects, or cannot be kept together; nothing if they can."""
     images = Counter(filter(None, groups))
     if len(images) < _LEAST_GROUPS:
-        return f"there are only {len(images)}"
+        return f"there {'is' if len(images) == 1 else 'are'} only {len(images)}"
     of_class: dict[str, set[str]] = defaultdict(set)
     for group, target in zip(groups, records.targets, strict=True):
         of_class[target].add(group)

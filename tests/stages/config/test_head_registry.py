@@ -14,6 +14,7 @@ from stages.config.head_registry import HEADS, HeadKind, find_head, head_label, 
 from stages.config.heads import HeadConfig
 from stages.fitting.fit_head import get_fit
 from tests.plug_ins import forget_afterwards
+from tests.ready_processes import run
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = re.findall(
@@ -94,13 +95,9 @@ def their_package(tmp_path):
 
 
 def run_with(folder, script, **more):
-    """Return what a fresh process says in which the folder is installed."""
+    """Return what a process says in which the folder is installed."""
     path = f"import sys; sys.path[:0] = [{str(folder)!r}, {str(ROOT)!r}]\n"
-    completed = subprocess.run(
-        [sys.executable, "-c", path + script], capture_output=True, text=True, cwd=folder, **more
-    )
-    assert not completed.returncode, completed.stderr
-    return completed.stdout
+    return run("-c", path + script, cwd=folder, check=True, **more).stdout
 
 
 def test_heads_of_another_package_are_shown_trained_saved_loaded_and_labelled(their_package):

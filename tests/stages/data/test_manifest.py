@@ -16,6 +16,7 @@ from stages.config.data import SPLITS, DataConfig
 from stages.data.manifest import Manifest, load_manifest, load_targets
 from stages.tasks.base import TASKS, register_task
 from stages.tasks.single_label import SingleLabel
+from tests.photographs import make_folder
 from tests.plug_ins import forget_afterwards
 from tests.stages.data.pictures import write_images
 
@@ -49,6 +50,17 @@ def test_a_folder_becomes_a_manifest(folder):
         "test": {"bird": 3, "cat": 2, "dog": 4},
     }
     assert manifest.summary() == ["37 images", "3 classes", "train 22", "val 6", "test 9"]
+
+
+def test_classes_that_look_the_same_are_noted(tmp_path):
+    folder = make_folder(tmp_path / "photographs", 3, ("leaf", "sea"))
+    (folder / "leaf").rename(folder / "caf\u00e9")
+    (folder / "sea").rename(folder / "cafe\u0301")
+    manifest = load_manifest(DataConfig(str(folder)))
+    assert len(manifest.class_names) == 2
+    (note,) = (note for note in manifest.notes if "look the same" in note)
+    assert "caf\u00e9 (composed)" in note
+    assert "cafe\u0301 (decomposed)" in note
 
 
 def test_moving_the_folder_changes_no_split(folder, tmp_path):

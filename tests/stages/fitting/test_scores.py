@@ -1,7 +1,5 @@
 """What settings are compared by is the task's."""
 
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -17,6 +15,7 @@ from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_head import train_head
 from stages.fitting.problem import FitProblem
 from stages.fitting.scores import selection_score
+from tests.ready_processes import run
 from tests.stages.fitting.rows_of_digits import numbered_classes
 from tests.stages.fitting.tags import Tags, tagged
 
@@ -87,7 +86,7 @@ for name in ("logistic", "mlp"):
 try: train_head("planes", problem)
 except AttributeError: pass
 """
-    said = subprocess.check_output([sys.executable, "-c", code], text=True)
+    said = run("-c", code, check=True).stdout
     assert "('single_label', 'tags')" in said
     for name in ("logistic", "mlp"):
         assert f"`head` {name} is for the task single_label, not for tags; take one that is: planes\n" in said

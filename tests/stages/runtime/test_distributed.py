@@ -22,6 +22,7 @@ from stages.extraction.read_features import read_features
 from stages.runtime import distributed
 from stages.runtime.distributed import SINGLE_PROCESS, Rank, process_group, rendezvous_name
 from tests.photographs import make_folder
+from tests.ready_processes import run, torchrun
 
 IMAGES = 300
 ROOT = Path(__file__).parents[3]
@@ -42,16 +43,9 @@ def from_one_process(folder, tmp_path_factory):
     return read_features(extractor, manifest)
 
 
-def torchrun(count, *arguments, restarts=0):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    return subprocess.run(
-        [*launcher, f"--max-restarts={restarts}", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
+def counts_by_rank(said):
+    """Of each rank: how many images it extracted, how many others did, and how many were there."""
+    return [tuple(map(int, found)) for found in re.findall(r"rank \d of \d: (\d+) \+ (\d+) \+ (\d+)", said)]
 
 
 def check(folder, cache, expected):
@@ -62,29 +56,25 @@ def check(folder, cache, expected):
     assert (store.path / "index.h5").exists()
 
 
-def test_ranks_split_the_work_and_the_result_is_that_of_one_process(folder, tmp_path, from_one_process):
-    ended = torchrun(3, "tests/stages/rank.py", folder, tmp_path, "none")
-    assert ended.returncode == 0, ended.stderr
-    extracted_by_rank = [int(number) for number in re.findall(r"rank \d of \d: (\d+) ", ended.stdout)]
-    assert len(extracted_by_rank) == 3
-    assert sum(extracted_by_rank) == IMAGES
-    assert min(extracted_by_rank) > 0
-    check(folder, tmp_path, from_one_process)
-
-
 def test_a_killed_rank_is_restarted_and_only_what_is_missing_is_done(folder, tmp_path, from_one_process):
     ended = torchrun(2, "tests/stages/rank.py", folder, tmp_path, "1", restarts=1)
     assert ended.returncode == 0, ended.stderr
-    hits = re.findall(r"rank \d of 2: \d+ \+ \d+ \+ (\d+)", ended.stdout)
-    assert len(hits) == 2
-    assert int(hits[0]) > 0
+    (_, _, hits), _ = counts_by_rank(ended.stdout)
+    assert hits > 0
     check(folder, tmp_path, from_one_process)
 
 
-def test_a_killed_job_goes_on_with_another_number_of_ranks(folder, tmp_path, from_one_process):
+def test_a_killed_job_goes_on_with_another_number_of_ranks_that_split_what_is_missing(
+    folder, tmp_path, from_one_process
+):
     assert torchrun(2, "tests/stages/rank.py", folder, tmp_path, "0").returncode != 0
     ended = torchrun(3, "tests/stages/rank.py", folder, tmp_path, "none")
     assert ended.returncode == 0, ended.stderr
+    extracted, _, hits = zip(*counts_by_rank(ended.stdout), strict=True)
+    assert len(extracted) == 3
+    assert min(extracted) > 0
+    assert sum(extracted) + hits[0] == IMAGES
+    assert 0 < hits[0] < IMAGES
     check(folder, tmp_path, from_one_process)
 
 
@@ -102,20 +92,23 @@ def test_processes_meet_whatever_earlier_lives_left_in_the_store(first_to_come):
     assert len(set.union(*names)) == 3
 
 
-def test_the_command_runs_under_torchrun_and_says_everything_once(folder, tmp_path):
-    ended = torchrun(
-        2, "-m", "pipeline", "extract", "--data", folder, "--image-size", 32, "--cache", tmp_path / "cache"
+def test_the_command_runs_under_torchrun_says_everything_once_and_the_result_is_that_of_one_process(
+    folder, tmp_path, from_one_process
+):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pipeline"]
+    options = ["--image-size", "32", "--cache", str(tmp_path / "cache"), "--extract-batch-size", "8"]
+    ended = subprocess.run(
+        [*launcher, "extract", "--data", str(folder), *options], capture_output=True, text=True, cwd=ROOT, timeout=180
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("300 samples") <= 1
     assert len(re.findall(r"extracted \d+ images", ended.stdout)) == 1
+    check(folder, tmp_path / "cache", from_one_process)
 
 
 def test_other_commands_are_refused_under_torchrun(folder, tmp_path):
-    command = [sys.executable, "-m", "pipeline", "train", "--data", folder, "--out", tmp_path / "run"]
-    ended = subprocess.run(
-        [str(word) for word in command], env={**os.environ, "WORLD_SIZE": "2"}, cwd=ROOT, capture_output=True, text=True
-    )
+    command = ("-m", "pipeline", "train", "--data", folder, "--out", tmp_path / "run")
+    ended = run(*command, env={**os.environ, "WORLD_SIZE": "2"})
     assert ended.returncode == 2
     assert "of all commands only `extract` and `finetune` share their work" in ended.stderr
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.stages.runtime.test_distributed import torchrun
+from tests.ready_processes import torchrun
 from tests.stages.training.ranks import main
 
 

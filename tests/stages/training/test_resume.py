@@ -3,32 +3,24 @@
 import os
 import random
 import signal
-import subprocess
-import sys
-from pathlib import Path
+import time
 
 import torch
 
+from tests import ready_processes
 from tests.stages.training.killed import BATCHES, EPOCHS
 
-ROOT = Path(__file__).parents[3]
 KILLS = 2
 
 
 def start(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.stages.training.killed", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    return ready_processes.start("-m", "tests.stages.training.killed", *arguments)
 
 
 def finish(process):
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
-    return output.split("\n")[:-1]
+    completed = process.finish()
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout.splitlines()
 
 
 def test_a_training_killed_at_any_step_ends_with_the_same_weights(tmp_path):
@@ -37,11 +29,12 @@ def test_a_training_killed_at_any_step_ends_with_the_same_weights(tmp_path):
     moments = sorted(random.Random().sample(range(2, BATCHES * EPOCHS - 2), KILLS))
     for after in moments:
         process = start(tmp_path / "killed.pt", tmp_path / "killed.weights")
-        while len(steps) < after and (line := process.stdout.readline()):
-            steps.append(line.strip())
+        while len(steps) + process.said().count("\n") < after and process.poll() is None:
+            time.sleep(0.001)
         os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, "the process ended before it was killed"
+        killed = process.finish()
+        assert killed.returncode == -signal.SIGKILL, "the process ended before it was killed"
+        steps += killed.stdout.splitlines()
     steps += finish(start(tmp_path / "killed.pt", tmp_path / "killed.weights"))
     whole = finish(undisturbed)
     assert len(whole) == BATCHES * EPOCHS

@@ -62,7 +62,7 @@ def test_the_folder_of_the_subject_is_found_below_one_that_every_class_has():
 @pytest.mark.parametrize(
     ("folders", "reason"),
     [
-        ({"ill": ["images"], "well": ["images"]}, "there are only 1"),
+        ({"ill": ["images"], "well": ["images"]}, "there is only 1"),
         ({"ill": ["front", "side"], "well": ["front", "side"]}, "there are only 2"),
         ({"cat": MANY, "dog": ["poodle", "pug"]}, "class dog has only 2"),
         ({"cat": ["", *MANY], "dog": ["", "new"]}, "class dog has only 1"),

@@ -1,7 +1,5 @@
 import inspect
 import struct
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -16,6 +14,7 @@ from stages.data.images.pixel_keys import key_of_pixels
 from stages.data.images.rgb import UnreadableImageError
 from stages.data.manifest import Manifest, load_manifest
 from stages.data.sources.open_image import read_image
+from tests.ready_processes import run
 from tests.stages.data.pictures import write_images
 
 
@@ -75,7 +74,7 @@ def test_locations_can_be_read_in_another_process(fashion, tmp_path):
         "manifest = Manifest.load(Path(sys.argv[1]))\n"
         "assert [key_of_pixels(read_image(one)) for one in manifest.locations] == manifest.keys\n"
     )
-    subprocess.run([sys.executable, "-c", script, str(tmp_path / "manifest.csv")], check=True)
+    run("-c", script, tmp_path / "manifest.csv", check=True)
     assert Manifest.load(tmp_path / "manifest.csv").keys == manifest.keys
 
 

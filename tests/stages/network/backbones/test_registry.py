@@ -25,6 +25,7 @@ from stages.network.backbones.registry import (
 from stages.network.backbones.weights_file import digest_of_weights, read_weights
 from stages.network.classifier import replace_classifier
 from tests.plug_ins import forget_afterwards, install_plug_in
+from tests.ready_processes import run
 
 
 @pytest.mark.parametrize(
@@ -360,14 +361,7 @@ except UsageError as error:
 
 def test_a_family_of_another_package_is_in_help_lists_and_errors(tmp_path):
     install_plug_in(tmp_path, "flat-networks", "cutonce.backbones", "flat", FLAT)
-    completed = subprocess.run(
-        [sys.executable, "-c", USE_FLAT],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
-        cwd=Path(__file__).parents[4],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    completed = run("-c", USE_FLAT, env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=True)
     output = " ".join(completed.stdout.replace("│", " ").split())
     assert "or flat (of the package flat-networks)" in output
     assert "flat:flat4: 3 cuts at 32 x 32 pixels" in output
