@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -12,7 +13,7 @@ from cache.errors import UsageError, nearest
 from pipeline.cli import COMMANDS
 from pipeline.options.flags_in_text import as_flags
 from pipeline.options.toml_file import OPTION_GROUPS
-from stages.config.lists import join_items, joined_options, list_options, split_items
+from stages.config.lists import join_items, joined_options, list_options, split_item
 from stages.config.other_words import OTHER_WORDS, near_options
 from stages.config.version_1 import COMMAND_NAMES, OPTION_NAMES
 
@@ -22,17 +23,23 @@ def _flag(option: str) -> str:
 
 
 _Tokens = Sequence[str]
+
+
+def _one_by_one(values: _Tokens, kind: Callable[[str], Any]) -> list[str]:
+    return [item for value in values for item in split_item(value, kind)]
+
+
+def _as_one_word(values: _Tokens) -> list[str]:
+    return [join_items(values if len(values) > 1 else values[0])] if values else []
+
+
 _REWRITTEN: dict[str, Callable[[_Tokens], list[str]]] = {
     **{
-        _flag(option): lambda values: [item for value in values for item in split_items(value)]
+        _flag(option): partial(_one_by_one, kind=kind)
         for group in OPTION_GROUPS
-        for option in list_options(group)
+        for option, kind in list_options(group).items()
     },
-    **{
-        _flag(option): lambda values: [join_items(values if len(values) > 1 else values[0])] if values else []
-        for group in OPTION_GROUPS
-        for option in joined_options(group)
-    },
+    **{_flag(option): _as_one_word for group in OPTION_GROUPS for option in joined_options(group)},
 }
 """What becomes of the values of an option that takes several."""
 

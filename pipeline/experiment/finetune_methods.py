@@ -284,7 +284,8 @@ def _starting_head(experiment: Experiment, options: FinetuneConfig, head: HeadCo
     recipe, readable = read_recipe(directory), experiment.readable()
     if recipe is not None and not is_same_head(readable, options.init_head, head)(recipe.identity):
         _LOG.info(
-            f"seed {experiment.seed}  {directory.name} is trained with other options: another is made to start from"
+            f"seed {experiment.seed}  {directory.name} is trained with other options or views: another one is "
+            "fitted to start from"
         )
         with measured() as fitting:
             fitted = train_head(options.init_head, head_problem(readable, head)[0])

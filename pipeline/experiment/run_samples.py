@@ -18,7 +18,8 @@ from pipeline.run_layout import CONFIGURATION, MANIFEST, RESULT, files_of_method
 from stages.config.data import DataConfig
 from stages.data.manifest import Manifest
 
-_SHARES = ("test_size", "val_size")
+_WITHOUT_EFFECT = ("data_root", "seeds", "allow_leakage")
+"""Options of the data that say nothing of which samples there are."""
 
 
 def seeds_with_results(run: Path) -> list[int]:
@@ -55,12 +56,12 @@ def require_same_samples(run: Path, seed: int, data: DataConfig, manifest: Manif
     changes = _changes(earlier, manifest, with_splits=other == seed)
     differing = _differing(run, data)
     splits_are_drawn = _counted(earlier, with_splits=True) != _counted(manifest, with_splits=True)
-    if changes or (splits_are_drawn and any(name in differing for name in _SHARES)):
+    if changes or (splits_are_drawn and differing.keys() - {"data"}):
         values = [f"`{name}` {now} and the run was made with {then}" for name, (then, now) in differing.items()]
         if values:
             reason = f"this command says {', '.join(values)}. Say what the run says, or give"
         elif any(manifest.groups) and not any(earlier.groups):
-            reason = "images are kept together now that were not then, which `group_by` none ends. Give that, or"
+            reason = "images are kept together now that were not then. Say `group_by` none, or give"
         else:
             reason = f"what `data` {data.data} gives has changed since then. Give"
         raise UsageError(
@@ -79,8 +80,8 @@ def _differing(run: Path, data: DataConfig) -> dict[str, tuple[str, str]]:
     recorded = defaults | read_configuration(path)
     values = {
         name: (_as_text(recorded[name]), _as_text(getattr(data, name)))
-        for name in ("data", "folders", "group_by", "group_column", *_SHARES)
-        if name in recorded
+        for name in (option.name for option in fields(DataConfig))
+        if name in recorded and name not in _WITHOUT_EFFECT
     }
     return {name: (then, now) for name, (then, now) in values.items() if then != now}
 

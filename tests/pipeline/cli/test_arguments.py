@@ -26,6 +26,12 @@ def test_lists_are_read_with_commas_and_with_spaces(typed, read):
     assert with_lists(typed.split()) == read.split()
 
 
+def test_a_name_with_a_space_in_it_stays_one():
+    assert with_lists(["train", "--folders", "hold out=test,dev=val", "--seeds", "0 1"]) == [
+        *("train", "--folders", "hold out=test", "dev=val", "--seeds", "0", "1"),
+    ]
+
+
 def test_the_file_takes_lists_in_every_form_too(tmp_path):
     (tmp_path / "run.toml").write_text('seeds = "0,1"\nhead = "ridge"\ncut = ["layer3", "layer4"]\nversion = 3\n')
     app.config = (options_from(tmp_path / "run.toml"),)

@@ -83,5 +83,7 @@ def test_a_run_of_before_an_option_was_made_with_what_is_its_default_now(run, ma
     with pytest.raises(UsageError, match="says `folders` classes and the run was made with not given"):
         require_same_samples(run, 0, replace(DATA, folders="classes"), drawn)
     together = replace(drawn, groups=["p1"] * len(drawn))
-    with pytest.raises(UsageError, match="kept together now that were not then, which `group_by` none ends"):
+    with pytest.raises(
+        UsageError, match=r"kept together now that were not then\. Say `group_by` none, or give another"
+    ):
         require_same_samples(run, 0, DATA, together)
