@@ -2,11 +2,15 @@ import gc
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from stages.runtime.openmp import configure_openmp
 from tests.photographs import make_folder
 
 configure_openmp()  # before torch is imported: tests share the cores
+
+settings.register_profile("half", max_examples=50)
+settings.load_profile("half")
 
 LONG_FILES = (
     "pipeline/cli/test_commands.py",
@@ -24,8 +28,10 @@ LONG_FILES = (
     "stages/fitting/test_fit_head_on_dask.py",
     "pipeline/library/test_functions.py",
     "pipeline/library/test_estimators.py",
+    "test_extending.py",
+    "test_what_is_read.py",
 )
-"""Those that take a minute or more, the longest first."""
+"""Those that take long, the longest first, and those that take some time and would come last."""
 
 
 def pytest_collection_modifyitems(items):

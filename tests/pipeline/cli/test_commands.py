@@ -20,7 +20,7 @@ from pipeline.cli.app import app, main
 from pipeline.options.toml_file import read_configuration
 from stages.network.graph.trunk import FrozenTrunk
 from stages.runtime.environment import describe_machine
-from tests.interrupts import heed_interrupts
+from tests import ready_processes
 from tests.photographs import make_folder
 
 SMALL = ["--image-size", "64"]
@@ -288,7 +288,7 @@ def test_weights_from_a_file_are_used_and_checked_again_by_predict(photographs, 
     save_file(state, tmp_path / "mine.safetensors")
     common = ["--data", photographs, *SMALL, "--cache", tmp_path / "cache", "--weights", tmp_path / "mine.safetensors"]
     assert call(capsys, "extract", *common)[0] == 0
-    assert call(capsys, "train", *common, "--head", "logistic", "--out", tmp_path / "run")[0] == 0
+    assert call(capsys, "train", *common, "--head", "logistic", *QUICK_FITS, "--out", tmp_path / "run")[0] == 0
     image = next(photographs.rglob("*.jpg"))
     assert call(capsys, "predict", tmp_path / "run", image)[0] == 0
     save_file(
@@ -439,19 +439,17 @@ def test_an_extraction_does_not_wait_for_what_trains_and_draws(photographs, tmp_
 
 def test_an_interrupted_extraction_keeps_what_it_has_done(tmp_path):
     folder = make_folder(tmp_path / "own", per_class=150)
-    command = [sys.executable, "-m", "pipeline", "extract", "--data", str(folder), "--cache", str(tmp_path / "cache")]
-    process = subprocess.Popen(
-        [*command, "--extract-batch-size", "4"], stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
-    )
+    command = ["-m", "pipeline", "extract", "--data", folder, "--cache", tmp_path / "cache"]
+    process = ready_processes.start(*command, "--extract-batch-size", "4")
     deadline = time.monotonic() + 120
     while not list((tmp_path / "cache").glob("*/spec.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(1.5)
     os.kill(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "What is finished is kept" in err
-    assert "Traceback" not in err
-    second_output = subprocess.run([*command, "--image-size", "224"], check=True, capture_output=True, text=True).stdout
+    interrupted = process.finish()
+    assert interrupted.returncode == 1
+    assert "What is finished is kept" in interrupted.stderr
+    assert "Traceback" not in interrupted.stderr
+    second_output = ready_processes.run(*command, "--image-size", "224", check=True).stdout
     hits = int(re.search(r"(\d+) were in the cache already", second_output).group(1))
     assert 0 < hits < 450

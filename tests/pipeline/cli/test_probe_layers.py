@@ -7,8 +7,10 @@ import shlex
 import xml.etree.ElementTree as ElementTree
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from cache import FeatureCache
 from pipeline.cli.app import main
@@ -17,18 +19,30 @@ from stages.extraction.extractor import Extractor
 from stages.network.graph.trunk import FrozenTrunk
 from tests.pipeline.cli.test_commands import call
 
+IMAGES = 600
+
 
 def arguments_for(place, *more):
     return [
         str(argument)
-        for argument in ("probe-layers", "--data", "digits", "--image-size", 32, "--cache", place / "cache", *more)
+        for argument in ("probe-layers", "--data", place / "own", "--image-size", 32, "--cache", place / "cache", *more)
     ]
+
+
+def save_digits(folder, count):
+    """Files of the first so many of scikit-learn's digits, a folder for each class."""
+    digits = load_digits()
+    for number, (pixels, label) in enumerate(zip(digits.images[:count], digits.target[:count], strict=True)):
+        (folder / str(label)).mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray((pixels * 255 / 16).astype(np.uint8))
+        image.resize((32, 32)).save(folder / str(label) / f"{number}.png")
 
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory):
     """A probe of EfficientNet-Lite0 on the digits over two seeds, and how many images went through the network."""
     folder = tmp_path_factory.mktemp("probed")
+    save_digits(folder / "own", IMAGES)
     arguments = arguments_for(folder, "--seeds", 0, 1, "--out", folder / "run")
     forwards = []
     rows = Extractor.forward_rows
@@ -52,7 +66,7 @@ def no_forward(*_):
 
 def test_all_cuts_take_one_pass_over_the_images(probed):
     manifest = Manifest.load(probed.place / "run" / "seed-0" / "manifest.csv")
-    assert probed.forwards == len(set(manifest.keys)) == 1797
+    assert probed.forwards == len(set(manifest.keys)) == IMAGES
     assert len(probed.lines) == 18
     assert len(list((probed.place / "cache").glob("*/spec.json"))) == 18
 
@@ -60,7 +74,7 @@ def test_all_cuts_take_one_pass_over_the_images(probed):
 def test_a_second_probe_and_the_commands_it_names_run_no_backbone(probed, capsys, monkeypatch):
     monkeypatch.setattr(FrozenTrunk, "forward", no_forward)
     code, out, _ = call(capsys, *probed.arguments)
-    assert (code, "nothing to do: all 1797 images are in the cache" in out) == (0, True)
+    assert (code, f"nothing to do: all {IMAGES} images are in the cache" in out) == (0, True)
     for command in probed.found["commands"]:
         assert f"  {command}  #" in out
     for command in probed.found["commands"]:

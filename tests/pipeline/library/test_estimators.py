@@ -52,13 +52,17 @@ def forwards(monkeypatch):
     return seen
 
 
+@pytest.fixture
+def few_epochs(monkeypatch):
+    options = TransferClassifier._options
+    quick = {"fit_epochs": 10, "fit_lr": (1e-2,), "hidden_dim": 128}
+    monkeypatch.setattr(TransferClassifier, "_options", lambda self: replace(options(self), **quick))
+
+
 @pytest.mark.filterwarnings("ignore")  # some checks are of data that scikit-learn itself warns about
 @pytest.mark.parametrize("head", HEADS)
-def test_scikit_learn_finds_nothing_wrong_with_a_head(head, monkeypatch):
+def test_scikit_learn_finds_nothing_wrong_with_a_head(head, few_epochs):
     """Two values of C, two folds, ten epochs: what is checked does not depend on how many are tried."""
-    chosen = TransferClassifier._options
-    quick = {"fit_epochs": 10, "fit_lr": (1e-2,), "hidden_dim": 128}
-    monkeypatch.setattr(TransferClassifier, "_options", lambda self: replace(chosen(self), **quick))
     check_estimator(TransferClassifier(head, c_values=(0.1, 1.0), scalers=("standard",), cv=2))
 
 
@@ -76,7 +80,7 @@ def test_a_head_learns_and_its_probabilities_are_those_of_its_choice(head):
     assert classifier.result_.val_score > 0.8
 
 
-def test_a_fit_depends_on_the_random_state_alone():
+def test_a_fit_depends_on_the_random_state_alone(few_epochs):
     X, y = load_digits(n_class=4, return_X_y=True)
     X, y = X[:200], y[:200]
     fits = [TransferClassifier("mlp", random_state=seed).fit(X, y).predict_proba(X) for seed in (3, 3, 4)]
