@@ -22,6 +22,6 @@ def test_what_comes_of_each_kind_stands_in_the_page(section, case, rows):
 
 
 def test_the_page_has_no_other_rows_and_no_kind_twice(rows):
-    kinds = [case.kind for section in SECTIONS for case in section.cases]
+    kinds = [(section.title, case.kind) for section in SECTIONS for case in section.cases]
     assert len(set(kinds)) == len(kinds)
     assert sum(row.startswith("| ") for row in rows) == len(kinds) + 1

@@ -22,6 +22,9 @@ def extract(
     Only images the cache does not know are run; a second call does nothing and says so. Renaming, moving,
     relabelling or re-splitting images costs nothing: a feature belongs to the bytes of its image.
 
+    No labels are needed: a folder of images, a table with the column path, or a text file with a path in each line will
+    do.
+
     Several processes may fill one cache: start the same command more than once, on one machine or on many that see
     the same folder, or let `torchrun` start it. They share the work, and whoever goes on later does what is missing.
 
@@ -64,9 +67,9 @@ def extract(
         if out is not None and not dry_run:
             if rank.is_main:
                 init_run(out, data, features)
-            manifest, directory = rank.broadcast_from_first(lambda: init_seed(out, data, features, seed))
+            manifest, directory = rank.broadcast_from_first(lambda: init_seed(out, data, features, seed, labels=False))
         else:
-            manifest = rank.broadcast_from_first(lambda: make_manifest(data, features, seed))
+            manifest = rank.broadcast_from_first(lambda: make_manifest(data, features, seed, labels=False))
             if rank.is_main:
                 echo(format_manifest(manifest))
         if dry_run:

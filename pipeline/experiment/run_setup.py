@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +45,24 @@ def record_options(path: Path, *groups: DataConfig | FeatureConfig | HeadConfig 
     _write_json(path / ENVIRONMENT, describe_machine())
 
 
-def make_manifest(data: DataConfig, features: FeatureConfig, seed: int) -> Manifest:
-    """Return the manifest of the data under one seed, with keys remembered beside the cache."""
-    memo = DigestCache(features.cache / "keys.sqlite")
-    return load_manifest(data, seed, memo=memo, progress=lambda items: progress(items, label="read keys", unit="files"))
+def make_manifest(data: DataConfig, features: FeatureConfig, seed: int, *, labels: bool = True) -> Manifest:
+    """Return the manifest of the data under one seed, with keys remembered beside the cache.
+
+    Without `labels`, for extraction alone, there need not be any.
+    """
+
+    def bar(items: Sequence[Any]) -> Iterable[Any]:
+        shown: Iterable[Any] = progress(items, label="read keys", unit="files")
+        return shown
+
+    return load_manifest(data, seed, DigestCache(features.cache / "keys.sqlite"), bar, labels=labels)
 
 
 def resolve_features(data: DataConfig, features: FeatureConfig) -> FeatureConfig:
     """Return the options of stage 1 with what only the images of the data tell: intensity range and channels."""
     if not needs_survey(features):
         return features
-    found = survey(make_manifest(data, features, data.seeds[0]), features)
+    found = survey(make_manifest(data, features, data.seeds[0], labels=False), features)
     _LOG.info("\n".join(found.words))
     return found.options
 
@@ -65,15 +73,19 @@ def format_manifest(manifest: Manifest) -> str:
     return "\n".join([*lines, *(f"note: {note}" for note in manifest.notes)])
 
 
-def init_seed(run: Path, data: DataConfig, features: FeatureConfig, seed: int) -> tuple[Manifest, Path]:
+def init_seed(
+    run: Path, data: DataConfig, features: FeatureConfig, seed: int, *, labels: bool = True
+) -> tuple[Manifest, Path]:
     """Return the manifest of one seed and the directory it was left in, where all else of the seed goes too.
+
+    Without `labels`, for extraction alone, there need not be any.
 
     Raises
     ------
     UsageError
         If the run has results of other samples, see :func:`~pipeline.experiment.run_samples.require_same_samples`.
     """
-    manifest = make_manifest(data, features, seed)
+    manifest = make_manifest(data, features, seed, labels=labels)
     require_same_samples(run, seed, data, manifest)
     _LOG.info(f"seed {seed}: {format_manifest(manifest)}")
     directory = seed_dir(run, seed)

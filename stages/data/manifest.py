@@ -155,7 +155,7 @@ class Manifest:
         """Return its size in words: samples, classes and groups if there are any, and samples of each split."""
         counts = Counter(self.splits)
         sizes = [f"{split} {counts[split]:,}" for split in SPLITS]
-        classes = [f"{len(self.class_names)} classes"] if self.class_names else []
+        classes = [f"{len(self.class_names)} classes"] if any(self.class_names) else []
         groups = [f"{len(set(filter(None, self.groups))):,} groups"] if self.groups else []
         return [f"{len(self):,} images", *classes, *groups, *sizes]
 
@@ -243,7 +243,12 @@ def load_targets(task: Task, texts: Sequence[str]) -> NDArray[Any]:
 
 
 def load_manifest(
-    options: DataConfig, seed: int = 0, memo: DigestCache | None = None, progress: Progress | None = None
+    options: DataConfig,
+    seed: int = 0,
+    memo: DigestCache | None = None,
+    progress: Progress | None = None,
+    *,
+    labels: bool = True,
 ) -> Manifest:
     """Return the manifest of the data that `options` name, with every split there.
 
@@ -256,6 +261,9 @@ def load_manifest(
         Remembers the keys of files between calls.
     progress : callable, optional
         Wraps what is iterated over slowly (tqdm does).
+    labels : bool
+        Whether targets and splits are needed. If not, images without them have one class without a name and are all
+        training images, and so are those of a single class.
 
     Raises
     ------
@@ -266,15 +274,22 @@ def load_manifest(
     """
     check_shares(options)
     memo = memo or DigestCache(None)
-    source = with_groups(list_samples(options, progress), options)
+    source = list_samples(options, progress)
+    if source.unlabeled and labels:
+        raise DataError(f"{source.unlabeled}. Without labels, features can be extracted and nothing else")
+    source = source if source.unlabeled else with_groups(source, options)
     listing, keys, unreadable = _readable(source, memo, progress)
-    if len(listing.class_names) == 1:
+    if len(listing.class_names) == 1 and labels:
         raise DataError(
             f"`data` {options.data} has one class only, {listing.class_names[0]!r}; at least two are needed"
         )
     task = SingleLabel(listing.class_names)
     targets = load_targets(task, listing.targets)
-    splits, notes = make_missing_splits(listing, keys, stratum_names(task, targets, listing.targets), options, seed)
+    if len(listing.class_names) == 1:
+        splits, notes = ["train"] * len(keys), ["no labels: features alone can be extracted"] * bool(source.unlabeled)
+    else:
+        strata = stratum_names(task, targets, listing.targets)
+        splits, notes = make_missing_splits(listing, keys, strata, options, seed)
     held = set(listing.class_names)
     shown = told_apart(listing.class_names)
     twins = [

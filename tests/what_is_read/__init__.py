@@ -66,9 +66,9 @@ def outcome_of(section: Section, case: Case) -> str:
 
 def sections() -> list[Section]:
     """Return all sections in the order of the page."""
-    from tests.what_is_read import files, folders, tables
+    from tests.what_is_read import files, folders, tables, unlabeled
 
-    return [files.SECTION, folders.SECTION, tables.SECTION]
+    return [files.SECTION, folders.SECTION, tables.SECTION, unlabeled.SECTION]
 
 
 def page() -> str:

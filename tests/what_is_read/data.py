@@ -4,16 +4,20 @@ from pathlib import Path
 
 from cache.errors import CutonceError
 from stages.config.data import DataConfig
-from stages.data.manifest import load_manifest
+from stages.data.manifest import Manifest, load_manifest
 
 
 def outcome(path: Path) -> str:
     """Return the summary and the notes of the manifest, or the error."""
     try:
-        manifest = load_manifest(DataConfig(str(path)))
+        return words_of(load_manifest(DataConfig(str(path))))
     except CutonceError as error:
         return f"error: {error}"
-    classes = f"classes {', '.join(manifest.class_names)}" if manifest.class_names else "no classes"
+
+
+def words_of(manifest: Manifest) -> str:
+    """Return how many images of which classes there are, and the notes that are not of splits."""
+    classes = f"classes {', '.join(manifest.class_names)}" if any(manifest.class_names) else "no classes"
     made_here = ("test split made here", "validation split made here")
     notes = [note for note in manifest.notes if not note.startswith(made_here)]
     unreadable = [f"skipped {location}: {reason}" for location, reason in manifest.unreadable]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from cache.errors import DataError, listed
 from stages.config.data import DataConfig
-from stages.data.sources.records import SPLIT_NAMES, Progress, SourceRecords, sort_class_names
+from stages.data.sources.records import SPLIT_NAMES, Progress, SourceRecords, sort_class_names, unlabeled_records
 from stages.data.sources.registry import register_source
 from stages.data.sources.table_file import TableFile
 from stages.data.sources.table_paths import TablePaths
@@ -38,14 +38,19 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
     A group need not be filled in: a row without one is on its own. A column without a name is left out. Rows that say
     the same of an image count once, with the other columns of the first.
 
+    Without a column label no image has a target, and all else that the table says is left out.
+
     Raises
     ------
     DataError
-        If columns are missing or a row cannot be used; names the line.
+        If there is no column path, or a row cannot be used; names the line.
     """
     path = Path(options.data)
-    table = _table(path, _REQUIRED, _COLUMNS)
+    table = _table(path, ("path",), _COLUMNS)
     paths = TablePaths(path.parent)
+    if "label" not in table.columns:
+        images = [paths.location(_required(fields, "path", line), line) for line, fields in table.rows(verbatim="path")]
+        return unlabeled_records(images, _missing(table, ["label"], _COLUMNS), [*table.notes, *paths.notes])
     columns = [name for name in dict.fromkeys(table.columns) if name and name not in _READ]
     # what an image is said to be -> the other columns of the first row that says so
     rows: dict[_Row, tuple[str, ...]] = {}
@@ -130,9 +135,13 @@ def _table(path: Path, required: Sequence[str], columns: str) -> TableFile:
     table = TableFile(path, _READ)
     missing = sorted(set(required) - set(table.columns))
     if missing:
-        names = f"its first line is {table.first_line[:100]!r}" if table.first_line else "it is empty"
-        raise DataError(f"{path} has no column {' and no column '.join(missing)} ({names}); {columns}")
+        raise DataError(_missing(table, missing, columns))
     return table
+
+
+def _missing(table: TableFile, names: Sequence[str], columns: str) -> str:
+    first_line = f"its first line is {table.first_line[:100]!r}" if table.first_line else "it is empty"
+    return f"{table.path} has no column {' and no column '.join(names)} ({first_line}); {columns}"
 
 
 def _required(row: dict[str, str], column: str, line: str) -> str:

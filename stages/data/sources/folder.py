@@ -10,7 +10,7 @@ from cache.errors import DataError, listed
 from stages.config.data import DataConfig
 from stages.data.sources.folder_splits import LAYOUT, find_parts
 from stages.data.sources.folder_tree import FolderNotes, find_subfolders, images_below
-from stages.data.sources.records import SPLIT_NAMES, Progress, SourceRecords, sort_class_names
+from stages.data.sources.records import SPLIT_NAMES, Progress, SourceRecords, sort_class_names, unlabeled_records
 from stages.data.sources.registry import register_source
 
 
@@ -18,13 +18,13 @@ from stages.data.sources.registry import register_source
 def list_folder(options: DataConfig, progress: Progress | None = None) -> SourceRecords:
     """Return the images below the folder `data`, their classes by the folders they are in.
 
-    Images deeper inside a class folder count; hidden files and folders do not, nor do those of systems and of this
+    Images that lie in the folder itself, with no folder beside them, have no classes. Images deeper inside a class folder count; hidden files and folders do not, nor do those of systems and of this
     program.
 
     Raises
     ------
     DataError
-        If there are no class folders, or no images in them, or the names can be read in two ways.
+        If there are no images, or the names can be read in two ways.
     UsageError
         If the option `folders` names none that is there.
     """
@@ -32,7 +32,10 @@ def list_folder(options: DataConfig, progress: Progress | None = None) -> Source
     found = FolderNotes(root)
     folders = find_subfolders(root, found)
     if not folders:
-        raise DataError(f"{root} has no folders of images in it; {LAYOUT}")
+        reason = f"{root} has no folders of images in it; {LAYOUT}"
+        if not (images := images_below(root, found)):
+            raise DataError(reason)
+        return unlabeled_records(images, reason, found.texts())
     parts, notes = find_parts(root, folders, options.folders)
     samples: list[tuple[str, str, str, str]] = []
     empty_folders: list[str] = []

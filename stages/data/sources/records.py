@@ -46,6 +46,9 @@ class SourceRecords:
         The folders between a class folder and each image in it, with / between, '' for none. Empty where none has any.
     notes : list of str
         What was done or left out, in words.
+    unlabeled : str
+        Why no sample has a target, in words, where the source says none: all of `targets` are empty then. Such samples
+        serve for their features alone.
     """
 
     locations: list[str]
@@ -58,6 +61,7 @@ class SourceRecords:
     extra: dict[str, list[str]] = field(default_factory=dict)
     subfolders: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unlabeled: str = ""
 
     def select(self, indices: Sequence[int]) -> SourceRecords:
         """Return the samples at `indices` of a source of files, in that order, with the classes they have."""
@@ -73,7 +77,15 @@ class SourceRecords:
             extra={name: [column[index] for index in indices] for name, column in self.extra.items()},
             subfolders=[self.subfolders[index] for index in indices] if self.subfolders else [],
             notes=self.notes,
+            unlabeled=self.unlabeled,
         )
+
+
+def unlabeled_records(locations: Sequence[str], reason: str, notes: Sequence[str]) -> SourceRecords:
+    """Return images of which nothing else is known, each once."""
+    locations = list(dict.fromkeys(locations))
+    blank = [""] * len(locations)
+    return SourceRecords(locations, blank, ("",), blank, blank, notes=list(notes), unlabeled=reason)
 
 
 def sort_class_names(names: Iterable[str]) -> tuple[str, ...]:

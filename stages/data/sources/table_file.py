@@ -54,7 +54,7 @@ class TableFile:
 
     def __init__(self, path: Path, known_names: Sequence[str]) -> None:
         self.path = path
-        self._text, self._encoding = _decoded(path)
+        self._text, self._encoding = read_text(path)
         self._has_other_bytes = self._encoding == "utf-8" and not _is_unicode(self._text)
         self._fields_in_code_page: list[str] = []
         separator_line = _SEPARATOR_LINE.match(self._text)
@@ -154,7 +154,7 @@ def from_code_page(text: str) -> str:
         return text
 
 
-def _decoded(path: Path) -> tuple[str, str]:
+def read_text(path: Path) -> tuple[str, str]:
     """Return the text of a file and its encoding; bytes that are not UTF-8 as ``surrogateescape`` has them."""
     try:
         data = path.read_bytes()
