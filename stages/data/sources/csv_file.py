@@ -62,6 +62,7 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
             _split(fields.get("split", ""), line),
             fields.get("stratum", "").strip(),
             fields.get("group", "").strip(),
+            fields.get(options.group_column or "", "").strip(),
         )
         if has_split not in (None, bool(row.split)):
             raise DataError(f"{line}: some rows have a split and some have none; fill in all or leave all empty")
@@ -77,7 +78,7 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
             f"{path.name} says again what it said of an image in {repeated:,} of its rows: each image counts once"
             + (f", with what its first row says in the columns {listed(columns)}" if differing else "")
         )
-    locations, targets, splits, strata, groups = (list(column) for column in zip(*rows, strict=True))
+    locations, targets, splits, strata, groups, _ = (list(column) for column in zip(*rows, strict=True))
     extra = dict(zip(columns, (list(column) for column in zip(*rows.values(), strict=True)), strict=True))
     groups = groups if any(groups) else []
     return SourceRecords(
@@ -122,6 +123,8 @@ class _Row(NamedTuple):
     split: str
     stratum: str
     group: str
+    group_column: str
+    """What the column says that `group_column` names, which joins images as a group does; '' where it names none."""
 
 
 def _table(path: Path, required: Sequence[str], columns: str) -> TableFile:

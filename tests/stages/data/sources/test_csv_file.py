@@ -124,6 +124,13 @@ def test_rows_that_say_something_else_of_an_image_all_count(tmp_path, column):
     assert len(listed(write(tmp_path, text)).locations) == 2
 
 
+def test_rows_of_an_image_in_two_groups_all_count_where_a_column_names_the_groups(tmp_path):
+    table = write(tmp_path, "path,label,patient\na.jpg,cat,1\na.jpg,cat,2\na.jpg,cat,1\n")
+    listing = list_csv(DataConfig(str(table), group_column="patient"))
+    assert listing.extra == {"patient": ["1", "2"]}
+    assert listed(table).extra == {"patient": ["1"]}
+
+
 def test_labels_that_are_numbers_are_in_order_of_value(tmp_path):
     assert listed(write(tmp_path, "path,label\na.jpg,10\nb.jpg,9\n")).class_names == ("9", "10")
 
