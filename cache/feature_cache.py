@@ -22,7 +22,7 @@ from cache.atomic_write import make_directory, remove_stale_temporaries, stale_t
 from cache.errors import CacheError, CacheInputError, listed
 from cache.gather_rows import read_rows
 from cache.json_documents import BrokenDocumentError, read_document, write_document
-from cache.leases import Leases
+from cache.leases import Leases, pending_rows
 from cache.maintenance import (
     CorruptRow,
     KeptRows,
@@ -40,6 +40,7 @@ from cache.shuffled_batches import FeatureBatch, RowAddresses, RowReader, shuffl
 from cache.spec import Spec
 from cache.virtual_index import index_image
 
+_CLAIMS = "claims"
 _REJECTED = "rejected"
 
 
@@ -286,7 +287,12 @@ class FeatureCache:
             If the cache cannot be written to.
         """
         self._prepare()
-        return Leases(self.path / "claims")
+        return Leases(self.path / _CLAIMS)
+
+    @property
+    def pending_rows(self) -> int:
+        """Rows that running extractions have made and not yet put on disk, as far as they have told."""
+        return pending_rows(self.path / _CLAIMS)
 
     def mark_unreadable(self, reasons: Mapping[str, str]) -> None:
         """Remember, for good, why these keys can never have a row under this spec."""

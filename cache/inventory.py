@@ -27,6 +27,8 @@ class CacheSummary(NamedTuple):
         When shards last came or went, seconds since the epoch.
     notes : list of str
         What was found wrong.
+    pending : int
+        Rows that extractions which are running have made and not yet put on disk.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class CacheSummary(NamedTuple):
     size: int
     modified: float
     notes: list[str]
+    pending: int = 0
 
 
 def list_caches(root: Path | str) -> list[CacheSummary]:
@@ -113,7 +116,14 @@ def _summary(path: Path) -> CacheSummary:
     try:
         cache = open_cache(path)
         return CacheSummary(
-            path, cache.spec, len(cache), len(cache.views), cache.size_on_disk, modified, cache.warnings
+            path,
+            cache.spec,
+            len(cache),
+            len(cache.views),
+            cache.size_on_disk,
+            modified,
+            cache.warnings,
+            cache.pending_rows,
         )
     except CacheError as error:
         return CacheSummary(path, None, 0, 0, 0, modified, [str(error)])

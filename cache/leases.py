@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -18,13 +19,16 @@ from types import TracebackType
 import psutil
 
 from cache.atomic_write import host_name, make_directory, remove_stale_temporaries, write_atomically
+from cache.errors import CacheError
 
 _BEAT_SECONDS = 10.0
+_IDENTITY_WORDS = 4
 _SILENT_SECONDS = 60.0
 """An owner that has been silent for so long is taken for dead."""
 _OWNER = ".owner"
 _CLAIM = ".claim"
 _TAKEOVER = ".takeover"
+_PENDING = ".pending"
 
 
 class Leases:
@@ -39,12 +43,16 @@ class Leases:
     ----------
     supported : bool
         Whether claims can be made here at all. Some file systems have no hard links; then everything is granted.
+    pending_rows : int
+        Rows that this process has made and that are not on disk yet; other processes are told at every beat.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.supported = True
+        self.pending_rows = 0
         self._owner_file = directory / f"{secrets.token_hex(8)}{_OWNER}"
+        self._pending_file = self._owner_file.with_suffix(_PENDING)
         self._held: set[str] = set()
         self._end = threading.Event()
         self._beating = threading.Thread(target=self._heartbeat, name="claims", daemon=True)
@@ -63,8 +71,9 @@ class Leases:
         self._end.set()
         self._beating.join()
         self.release(list(self._held))
-        with suppress(OSError):
-            self._owner_file.unlink()
+        for path in (self._owner_file, self._pending_file):
+            with suppress(OSError):
+                path.unlink()
 
     def acquire(self, name: str) -> bool:
         """Try to take a piece of work; return whether it is this process's now.
@@ -102,11 +111,18 @@ class Leases:
         while not self._end.wait(_BEAT_SECONDS):
             with suppress(OSError):
                 os.utime(self._owner_file)
+            with suppress(CacheError):
+                self.tell_pending_rows()
+
+    def tell_pending_rows(self) -> None:
+        """Tell other processes how many rows are not on disk yet."""
+        if self.pending_rows or self._pending_file.exists():
+            write_atomically(self._pending_file, f"{_identity()} {self.pending_rows}".encode("ascii"))
 
     def _remove_stale(self) -> None:
         for path in self.directory.iterdir():
             is_left_over = self._seize_stale if path.suffix == _CLAIM else self._is_stale
-            if path.suffix in (_OWNER, _CLAIM, _TAKEOVER) and is_left_over(path):
+            if path.suffix in (_OWNER, _CLAIM, _TAKEOVER, _PENDING) and is_left_over(path):
                 with suppress(OSError):  # another process was quicker
                     path.unlink()
 
@@ -146,10 +162,24 @@ def _identity() -> str:
     return f"{host_name()} {_namespace()} {os.getpid()} {psutil.Process().create_time():.0f}"
 
 
+def pending_rows(directory: Path) -> int:
+    """Return how many rows the processes that share their work in a directory have made and not yet put on disk.
+
+    As of the last beat of each. What a dead process had made is lost and does not count.
+    """
+    rows = 0
+    for path in directory.glob(f"*{_PENDING}"):
+        with suppress(OSError, ValueError, IndexError):  # its process has just ended, or it is not what it is called
+            text = path.read_text(encoding="ascii")
+            if time.time() - path.stat().st_mtime <= _SILENT_SECONDS and not _is_dead(text):
+                rows += int(text.split()[_IDENTITY_WORDS])
+    return rows
+
+
 def _is_dead(identity: str) -> bool:
     """Return whether a process of this machine is gone; of others, and of unreadable ones, that is not known."""
-    fields = identity.split()
-    if len(fields) != 4 or fields[:2] != [host_name(), _namespace()]:
+    fields = identity.split()[:_IDENTITY_WORDS]
+    if len(fields) < _IDENTITY_WORDS or fields[:2] != [host_name(), _namespace()]:
         return False
     try:
         process = psutil.Process(int(fields[2]))

@@ -50,7 +50,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 
 INSIDE = {
     "stages.data": (
-        *("images", "augment", "sample", "sources", "image_stream", "group_split", "splits", "manifest", "survey"),
+        *("images", "augment", "sample", "sources", "image_stream", "group_split", "splits", "manifest"),
+        *("survey", "pixel_quality"),
     ),
     "stages.network": (
         *("module_paths", "import_path", "memory_format", "classifier", "freezing", "stochastic_depth", "reinit"),

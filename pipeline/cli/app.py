@@ -29,7 +29,7 @@ from pipeline.options.flags_in_text import as_flags
 from pipeline.options.toml_file import OPTION_GROUPS, check_configuration, read_configuration
 from stages.config.lists import join_items, joined_options, list_options, split_items
 from stages.runtime.openmp import configure_openmp
-from stages.runtime.progress import progress_bars
+from stages.runtime.progress import json_log, progress_bars
 from stages.runtime.unicode_text import printable
 
 
@@ -67,6 +67,7 @@ app.command(cache_app)
 def _launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     config: Annotated[Path | None, Parameter(help="TOML file of options, named as the flags; flags win.")] = None,
+    log_json: Annotated[Path | None, Parameter(help="File to which what happens is appended, as JSON lines.")] = None,
 ) -> Any:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and tokens[:1] not in (("extract",), ("finetune",)):
         raise UsageError(
@@ -80,7 +81,8 @@ def _launch(
         check_configuration(config)
         app.config = (options_from(config),)
     try:
-        return app(with_lists(tokens))
+        with json_log(log_json):
+            return app(with_lists(tokens))
     finally:
         app.config = ()  # the file is this command's alone, and not that of a next one in the same process
 
@@ -116,22 +118,33 @@ def _values(name: str, value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def _leave_objects_to_the_end() -> None:
+    """Let nobody look through all objects once more before the process ends, which frees them in any case.
+
+    Where triton is loaded somebody has to: what is left of it, from version 3.9 on, is printed as leaked.
+    """
+    if "triton" not in sys.modules:
+        gc.freeze()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 wrong usage."""
     # a million objects of the libraries live as long as the process: looking through them for garbage again and again
     # while they are imported, and once more at the end, takes a third of the time of a short command
     gc.set_threshold(50_000)
-    atexit.register(gc.freeze)
+    atexit.register(_leave_objects_to_the_end)
     # torchrun and batch systems say so when they want a process to end: rows in memory still reach the disk
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     configure_openmp()
+    # what Apple's GPU has no operator for is computed on the processor, instead of ending the command
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     # figures are files: a backend that a notebook's kernel exports, and that may not be there, is not asked
     os.environ["MPLBACKEND"] = "agg"
     # a terminal of ASCII, as LC_ALL=C makes one, shows what it lacks in escaped form
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with messages_printed(), progress_bars(sys.stderr.isatty()):
+        with messages_printed(), progress_bars(sys.stderr.isatty(), lines=True):
             app.meta(None if arguments is None else list(arguments), result_action="return_value")
     except CutonceError as error:
         print(f"error: {printable(as_flags(str(error)))}", file=sys.stderr)  # noqa: T201

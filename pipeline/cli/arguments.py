@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
-from cyclopts import CycloptsError, CycloptsPanel, UnknownOptionError
+from cyclopts import CycloptsError, CycloptsPanel, UnknownCommandError, UnknownOptionError
 
-from cache.errors import UsageError
+from cache.errors import UsageError, nearest
+from pipeline.cli import COMMANDS
 from pipeline.options.flags_in_text import as_flags
 from pipeline.options.toml_file import OPTION_GROUPS
-from stages.config.lists import join_items, joined_options, list_options, split_items
+from stages.config.lists import join_items, joined_options, list_options, split_item
 from stages.config.other_words import OTHER_WORDS, near_options
 from stages.config.version_1 import COMMAND_NAMES, OPTION_NAMES
 
@@ -21,19 +23,40 @@ def _flag(option: str) -> str:
 
 
 _Tokens = Sequence[str]
+
+
+def _one_by_one(values: _Tokens, kind: Callable[[str], Any]) -> list[str]:
+    return [item for value in values for item in split_item(value, kind)]
+
+
+def _as_one_word(values: _Tokens) -> list[str]:
+    return [join_items(values if len(values) > 1 else values[0])] if values else []
+
+
 _REWRITTEN: dict[str, Callable[[_Tokens], list[str]]] = {
     **{
-        _flag(option): lambda values: [item for value in values for item in split_items(value)]
+        _flag(option): partial(_one_by_one, kind=kind)
         for group in OPTION_GROUPS
-        for option in list_options(group)
+        for option, kind in list_options(group).items()
     },
-    **{
-        _flag(option): lambda values: [join_items(values if len(values) > 1 else values[0])] if values else []
-        for group in OPTION_GROUPS
-        for option in joined_options(group)
-    },
+    **{_flag(option): _as_one_word for group in OPTION_GROUPS for option in joined_options(group)},
 }
 """What becomes of the values of an option that takes several."""
+
+
+OTHER_COMMANDS = {
+    **dict.fromkeys(("fit", "head", "heads", "linear-probe"), "train"),
+    **dict.fromkeys(("fine-tune", "tune", "finetuning"), "finetune"),
+    **dict.fromkeys(("features", "embed", "embeddings", "encode", "cache-features"), "extract"),
+    **dict.fromkeys(("classify", "infer", "inference", "apply"), "predict"),
+    **dict.fromkeys(("evaluate", "eval", "test", "report", "results"), "compare"),
+    **dict.fromkeys(("check", "clean", "duplicates", "label-errors"), "inspect"),
+    **dict.fromkeys(("cuts", "nodes", "list-layers", "models"), "list-cuts"),
+    **dict.fromkeys(("augment", "preview", "views"), "contact-sheet"),
+    **dict.fromkeys(("find-lr", "lr-finder", "lr"), "lr-find"),
+    **dict.fromkeys(("all", "start", "pipeline"), "run"),
+}
+"""What somebody may type -> the command here that does it."""
 
 
 def with_lists(tokens: _Tokens) -> list[str]:
@@ -57,7 +80,9 @@ def _with_lists(tokens: _Tokens) -> Iterator[str]:
         if argument_may_follow:
             values = values[:1]
         del remaining[: 0 if equals else len(values)]
-        yield from (flag, *_REWRITTEN[flag](values))
+        rewritten = _REWRITTEN[flag](values)
+        # what follows a flag after "=" may begin with a hyphen, and is its value all the same
+        yield from ([f"{flag}={rewritten[0]}", *rewritten[1:]] if equals and rewritten else [flag, *rewritten])
 
 
 def refuse_old_names(tokens: _Tokens) -> None:
@@ -78,7 +103,7 @@ def refuse_old_names(tokens: _Tokens) -> None:
 
 
 def error_panel(error: CycloptsError) -> Any:
-    """Return how an error of the command line is printed: an option that there is not, with those it may stand for."""
+    """Return how an error of the command line is printed: a name that there is not, with those that may be meant."""
     if isinstance(error, UnknownOptionError):
         typed = (error.token.keyword or error.token.value).partition("=")[0]
         known = {
@@ -89,4 +114,9 @@ def error_panel(error: CycloptsError) -> Any:
         near = near_options(typed, known)
         instead = f"Did you mean {' or '.join(map(_flag, near))}?" if near else "--help-all lists those that there are."
         error.msg = as_flags(f"Unknown option: {typed}. {instead}")
+    if isinstance(error, UnknownCommandError) and error.unused_tokens and error.app and error.app.name[0] == "cutonce":
+        typed = error.unused_tokens[0]
+        near = [OTHER_COMMANDS[typed]] if typed in OTHER_COMMANDS else nearest(typed, COMMANDS)
+        instead = f" Did you mean {' or '.join(near)}?" if near else ""
+        error.msg = f"Unknown command: {typed}.{instead} There are {', '.join((*COMMANDS, 'cache'))}."
     return CycloptsPanel(error)

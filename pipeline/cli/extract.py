@@ -81,6 +81,7 @@ def _estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
     from pipeline.cli.output import echo
     from pipeline.text import byte_count, duration, format_count, table
     from stages.extraction.estimate import estimate
+    from stages.extraction.room import free_bytes
 
     result = estimate(extractor, manifest)
     rows = [[tap.cut, str(list(tap.shape)), f"{tap.rows:,}", byte_count(tap.size)] for tap in result.taps]
@@ -91,8 +92,8 @@ def _estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
         f"measured here: {result.per_second:.0f} images/s in batches of {result.batch_size} (decoding alone "
         f"{format_count(result.decode_per_second)}/s, {extractor.trunk.arithmetic} forward alone "
         f"{format_count(result.forward_per_second)}/s)",
-        f"it will take {duration(result.seconds)} and {byte_count(sum(tap.size for tap in result.taps))}; "
-        "nothing was written",
+        f"it will take {duration(result.seconds)} and {byte_count(sum(tap.size for tap in result.taps))}, of "
+        f"{byte_count(free_bytes(extractor.options.cache))} that are free; nothing was written",
         table(["cut", "row", "rows", "size"], rows, left=2),
     )
     return result

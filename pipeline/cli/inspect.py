@@ -38,12 +38,12 @@ def inspect(
     from pipeline.cli.output import echo
     from pipeline.experiment.run_setup import extract_features, init_run, init_seed, resolve_features
     from pipeline.report.inspection import TABLE, InspectionReport, write_inspection
+    from stages.data.pixel_quality import find_poor_images
     from stages.extraction.extractor import build_extractor
     from stages.extraction.read_features import drop_unreadable, read_features
     from stages.inspection.class_balance import Balance
     from stages.inspection.inspect import FeatureTable, inspect_features, require_threshold
     from stages.inspection.label_errors import require_cleanlab
-    from stages.inspection.pixel_quality import find_poor_images
 
     require_cleanlab()
     require_threshold(threshold)

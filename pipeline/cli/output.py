@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.options.flags_in_text import as_flags
+from stages.runtime.progress import log_event
 from stages.runtime.unicode_text import printable
 
 
 def echo(*lines: str) -> None:
     """Print lines for the person at the terminal, whatever names are in them."""
     for line in lines:
-        print(printable(as_flags(line)), flush=True)  # noqa: T201
+        text = as_flags(line)
+        log_event("message", text=text)
+        print(printable(text), flush=True)  # noqa: T201
 
 
 class _Printer(logging.Handler):

@@ -33,8 +33,8 @@ def predict(
     run
         Run directory.
     images
-        Image files, folders that are searched for images, and CSV files that list some in the column path; their
-        other columns go to the predictions.
+        Image files, folders that are searched for images, and tables (CSV, TSV) that list some in the column path;
+        their other columns go to the predictions.
     out
         CSV file for the predictions (default: printed).
     method

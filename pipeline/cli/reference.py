@@ -27,6 +27,7 @@ def reference() -> str:
         "Every option of a stage is a flag (`--image-size 300`), a line of the TOML file given with `--config`",
         "(`image_size = 300`), and a field of the class in Python (`FeatureConfig(image_size=300)`).",
         "Flags win over the file. Those in bold are used most: `--help` shows them, `--help-all` every one.",
+        "Every command takes `--log-json FILE`, too: [scale.md](scale.md#a-long-job-watched).",
     ]
     for group in OPTION_GROUPS:
         meaning = _field_docstrings(group) | {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,11 +18,13 @@ from cache.errors import DataError, UsageError, suggestion
 from pipeline.evaluation.results import Result, distinct_names, read_json
 from pipeline.experiment.model_store import open_model
 from pipeline.run_layout import MODEL_CARD, REPORT, RESULTS, files_of_methods, seed_of
-from stages.data.sources.csv_file import is_csv, read_image_table
-from stages.data.sources.folder import IMAGE_EXTENSIONS
+from stages.data.sources.csv_file import is_table, read_image_table
+from stages.data.sources.folder_tree import FolderNotes, images_below
 from stages.finetuning.predict_images import iter_predictions
 from stages.network.backbones.base import Backbone
 from stages.tasks.single_label import SingleLabel
+
+_LOG = logging.getLogger("cutonce")
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def predict_images(
     model : Path
         The folder of a trained method: ``RUN/seed-0/linear-logistic``.
     images : sequence of Path
-        Files, folders that are searched, and CSV files that list images in the column path.
+        Files, folders that are searched, and tables (CSV, TSV) that list images in the column path.
     device : str
     backbone : nn.Module or Backbone, optional
         The network it was trained on, where that was handed in from Python.
@@ -130,31 +133,33 @@ def predict_images(
 
 
 def find_images(paths: Sequence[Path]) -> list[tuple[str, dict[str, str]]]:
-    """Return where the images are, and by the names of its columns what the CSV file that lists one says of it besides.
+    """Return where the images are, and by the names of its columns what the table that lists one says of it besides.
 
-    These are the files given, the images inside the folders given, in the order of their names, and the rows of the CSV
-    files given.
+    These are the files given, the images inside the folders given, in the order of their names, and the rows of the
+    tables given.
 
     Raises
     ------
     UsageError
         If nothing is given, or a path does not exist.
     DataError
-        If a CSV file cannot be used.
+        If a table cannot be used.
     """
     listing: list[tuple[str, dict[str, str]]] = []
     for path in paths:
         if path.is_dir():
-            candidates = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-            listing += [(str(image), {}) for image in sorted(candidates) if image.suffix.lower() in IMAGE_EXTENSIONS]
-        elif is_csv(path):
-            listing += read_image_table(path)
+            listing += [(str(image), {}) for image in sorted(map(Path, images_below(path, FolderNotes(path))))]
+        elif is_table(path):
+            images, notes = read_image_table(path)
+            listing += images
+            for note in notes:
+                _LOG.info(f"note: {note}")
         elif path.exists():
             listing.append((str(path), {}))
         else:
             raise UsageError(f"{path}: there is no such image or folder")
     if not listing:
-        raise UsageError("no image to classify: give image files, folders that hold some, or CSV files that list some")
+        raise UsageError("no image to classify: give image files, folders that hold some, or tables that list some")
     return listing
 
 

@@ -284,11 +284,12 @@ def _starting_head(experiment: Experiment, options: FinetuneConfig, head: HeadCo
     recipe, readable = read_recipe(directory), experiment.readable()
     if recipe is not None and not is_same_head(readable, options.init_head, head)(recipe.identity):
         _LOG.info(
-            f"seed {experiment.seed}  {directory.name} is trained with other options: another is made to start from"
+            f"seed {experiment.seed}  {directory.name} is trained with other options or views: another one is "
+            "fitted to start from"
         )
         with measured() as fitting:
             fitted = train_head(options.init_head, head_problem(readable, head)[0])
-        return fitted.module_train_only, fitting.seconds
+        return fitted.module_train_only.cpu().eval(), fitting.seconds  # as one that is loaded
     result = run_heads(experiment, [options.init_head], head)[0]
     module, _ = load_head(directory / HEAD_WITHOUT_VAL, extractor.graph)
     return module, result.seconds_by_stage["train"]

@@ -16,15 +16,18 @@ from pipeline.evaluation.results import Result, to_json_value
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.model_store import ModelCard, read_recipe
 from stages.config.data import DataConfig
+from stages.config.heads import HeadConfig
 from stages.config.version_1 import from_version_1
 from stages.extraction.take_over import has_rows_of_version_1
 
 _WITHOUT_EFFECT = (
     *(field.name for field in fields(DataConfig)),  # the samples are compared themselves
-    *("cache", "compression", "extract_batch_size", "decode_threads", "device", "engine", "strict"),
+    *("cache", "compression", "extract_batch_size", "decode_threads", "device", "engine", "strict", "force"),
     *("head", "num_workers", "checkpoint_minutes", "baselines", "baseline_lr", "name"),
 )
 """Options that say nothing of how a method is trained."""
+
+_OF_HEADS = [field.name for field in fields(HeadConfig)]
 
 
 def find_finished(
@@ -97,11 +100,10 @@ def _trained_otherwise(method_dir: Path, recipe: ModelCard, options: Mapping[str
     now = to_json_value(options)
     then = _trained_with(method_dir, recipe)
     ignored = {*_WITHOUT_EFFECT, *(["augment"] if _sees_evaluation_views_alone(then, now) else [])}
-    differing = [
-        f"`{name}` {_words(then[name])}, and this command says {_words(now[name])}"
-        for name in now
-        if name in then and name not in ignored and then[name] != now[name]
-    ]
+    changed = [name for name in now if name in then and name not in ignored and then[name] != now[name]]
+    if "unfreeze" in now:  # what a head is fitted with shapes the start of a fine-tuning, if it does that
+        changed = [name for name in changed if name not in _OF_HEADS] or changed
+    differing = [f"`{name}` {_words(then[name])}, and this command says {_words(now[name])}" for name in changed]
     reason = (
         f"with {'; with '.join(differing)}" if differing else "on other features, or with options that it did not keep"
     )

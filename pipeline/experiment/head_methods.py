@@ -41,6 +41,7 @@ from stages.fitting.fit_head import (
     train_head,
 )
 from stages.runtime.cost import Cost, measured
+from stages.runtime.progress import working
 from stages.tasks.base import Task
 
 SplitFeatures = tuple[AnyFeatureRows, AnyFeatureRows, AnyFeatureRows]
@@ -97,7 +98,7 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
             results.append(finished)
             continue
         get_fit(name)  # imports are not what training costs
-        with measured() as training:
+        with measured() as training, working(f"seed {seed}, {method_dir.name}"):
             trained = train_head(name, problem)
         with measured() as testing:
             probabilities = head_probabilities(trained.module, test_rows, problem.task)

@@ -8,6 +8,7 @@ and its images are called otherwise, changes nothing.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from pipeline.run_layout import CONFIGURATION, MANIFEST, RESULT, files_of_method
 from stages.config.data import DataConfig
 from stages.data.manifest import Manifest
 
-_SHARES = ("test_size", "val_size")
+_WITHOUT_EFFECT = ("data_root", "seeds", "allow_leakage")
+"""Options of the data that say nothing of which samples there are."""
 
 
 def seeds_with_results(run: Path) -> list[int]:
@@ -49,36 +51,55 @@ def require_same_samples(run: Path, seed: int, data: DataConfig, manifest: Manif
         return
     other = seed if seed in saved else saved[0]
     earlier = Manifest.load(seed_dir(run, other) / MANIFEST)
+    if _columns(earlier) == _columns(manifest):  # as nearly always: of a million samples, quicker than to count them
+        return
     changes = _changes(earlier, manifest, with_splits=other == seed)
     differing = _differing(run, data)
     splits_are_drawn = _counted(earlier, with_splits=True) != _counted(manifest, with_splits=True)
-    if changes or (splits_are_drawn and any(name in differing for name in _SHARES)):
+    if changes or (splits_are_drawn and differing.keys() - {"data"}):
         values = [f"`{name}` {now} and the run was made with {then}" for name, (then, now) in differing.items()]
-        reason = (
-            f"this command says {', '.join(values)}"
-            if values
-            else f"what `data` {data.data} gives has changed since then"
-        )
+        if values:
+            reason = f"this command says {', '.join(values)}. Say what the run says, or give"
+        elif any(manifest.groups) and not any(earlier.groups):
+            reason = "images are kept together now that were not then. Say `group_by` none, or give"
+        else:
+            reason = f"what `data` {data.data} gives has changed since then. Give"
         raise UsageError(
-            f"{run} has results of other samples{f' ({changes})' if changes else ''}: {reason}. Say what the run says, "
-            "or give another `out`; what is in the cache serves both"
+            f"{run} has results of other samples{f' ({changes})' if changes else ''}: {reason} another `out`; what "
+            "is in the cache serves both"
         )
 
 
-def _differing(run: Path, data: DataConfig) -> dict[str, tuple[Any, Any]]:
+def _differing(run: Path, data: DataConfig) -> dict[str, tuple[str, str]]:
     """Return the options of the data that a run was made with otherwise: by their names, what they were and are."""
     path = run / CONFIGURATION
-    recorded = read_configuration(path) if path.exists() else {}
-    return {
-        name: (recorded[name], getattr(data, name))
-        for name in ("data", *_SHARES)
-        if name in recorded and recorded[name] != getattr(data, name)
+    if not path.exists():
+        return {}
+    # a run of before there was an option was made with what is its default now
+    defaults = {option.name: option.default for option in fields(DataConfig) if option.default is not MISSING}
+    recorded = defaults | read_configuration(path)
+    values = {
+        name: (_as_text(recorded[name]), _as_text(getattr(data, name)))
+        for name in (option.name for option in fields(DataConfig))
+        if name in recorded and name not in _WITHOUT_EFFECT
     }
+    return {name: (then, now) for name, (then, now) in values.items() if then != now}
+
+
+def _as_text(value: Any) -> str:
+    """Return the value of an option as it is written; a file has lists where options have tuples."""
+    if value is None or value in ((), []):
+        return "not given"
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _columns(manifest: Manifest) -> tuple[list[str], list[str], list[str]]:
+    return manifest.keys, manifest.target_texts, manifest.splits
 
 
 def _counted(manifest: Manifest, *, with_splits: bool) -> Counter[tuple[str, ...]]:
-    columns = (manifest.keys, manifest.target_texts, *([manifest.splits] if with_splits else []))
-    return Counter(zip(*columns, strict=True))
+    keys, targets, splits = _columns(manifest)
+    return Counter(zip(keys, targets, *([splits] if with_splits else []), strict=True))
 
 
 def _changes(earlier: Manifest, manifest: Manifest, *, with_splits: bool) -> str:

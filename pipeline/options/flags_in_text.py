@@ -8,7 +8,8 @@ from functools import cache
 from pipeline.options.toml_file import known_names
 
 _OF_COMMANDS = (
-    *("config", "each_block", "manifest", "method", "no_auxiliary", "overwrite", "repair", "seed", "threshold", "yes"),
+    *("config", "each_block", "log_json", "manifest", "method", "no_auxiliary", "overwrite"),
+    *("repair", "seed", "threshold", "yes"),
 )
 """Options that belong to single commands and stand in messages."""
 

@@ -16,11 +16,11 @@ from pipeline.report.page import template, thumbnail, write_page
 from pipeline.text import percent, table
 from stages.config.data import SPLITS
 from stages.data.manifest import Manifest
+from stages.data.pixel_quality import DARK, FEW_BITS, LIGHT, LOW_INFORMATION, PoorImage
 from stages.inspection.class_balance import Balance
 from stages.inspection.inspect import Inspection
 from stages.inspection.near_duplicates import CONTRAST_FACTOR, REFERENCE_NEIGHBOR, RELAXED_FACTOR, NearDuplicate
 from stages.inspection.outliers import NEIGHBOUR
-from stages.inspection.pixel_quality import DARK, FEW_BITS, LIGHT, LOW_INFORMATION, PoorImage
 
 PAGE = "inspect.html"
 TABLE = "issues.csv"

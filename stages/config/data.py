@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cache.errors import UsageError
 from stages.config.lists import take_lists
 from stages.config.registry import COMMON, SOURCES, OptionHelp, listed_help
 
 SPLITS = ("train", "val", "test")
+
+CLASSES = "classes"
+LEFT_OUT = "none"
+"""Words of the option `folders`."""
+
+AUTO = "auto"
+BY_FOLDER = "folder"
+UNGROUPED = "none"
+"""Words of the option `group_by`."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +33,18 @@ class DataConfig:
 
     data_root: Path | None = None
     """Where torchvision data sets are kept and downloaded to (default: ~/.cache/cutonce/datasets)."""
+
+    folders: tuple[str, ...] = ()
+    """What the folders in a folder are, where their names do not say it: classes, or the split of each one that is not
+    called train, val or test, as dev=val unlabeled=none (none leaves it out)."""
+
+    group_by: str = AUTO
+    """Which images are of one subject and stay in one split: folder (those in one folder inside a class; of a table,
+    those in one folder), a regular expression on the file name with the subject in brackets, as '^([^_]+)_', or none.
+    auto takes what the source says, and folders inside the classes that look like subjects; a note says so."""
+
+    group_column: str | None = None
+    """Column of a table that says of which subject an image is, where it is not called group."""
 
     test_size: float = 0.25
     """Share of the samples put into the test split, per class, where the source has none."""
@@ -37,3 +60,28 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         take_lists(self)
+        if self.folders != (CLASSES,):
+            for item in self.folders:
+                name, _, split = item.rpartition("=")
+                if not name or split not in (*SPLITS, LEFT_OUT):
+                    raise UsageError(
+                        f"`folders` {item!r} must be {CLASSES}, or FOLDER=SPLIT with the split {', '.join(SPLITS)} or "
+                        f"{LEFT_OUT}"
+                    )
+        if self.group_column is not None and self.group_by != AUTO:
+            raise UsageError("`group_by` and `group_column` both say which images belong together: give one of them")
+        if self.group_by not in (AUTO, BY_FOLDER, UNGROUPED):
+            _require_pattern(self.group_by)
+
+
+def _require_pattern(text: str) -> None:
+    """Raise UsageError unless a word of `group_by` is a regular expression with one pair of brackets for the group."""
+    try:
+        groups = re.compile(text).groups
+    except re.error as error:
+        raise UsageError(f"`group_by` {text!r} is no regular expression: {error}") from error
+    if groups != 1:
+        raise UsageError(
+            f"`group_by` {text!r} must be {AUTO}, {BY_FOLDER}, {UNGROUPED}, or a regular expression with one pair of "
+            "brackets around the subject in a file name, as '^([^_]+)_'"
+        )

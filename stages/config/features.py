@@ -125,7 +125,7 @@ class FeatureConfig:
     at most 8 where a GPU computes)."""
 
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """auto (the first there is of cuda, mps and cpu), cpu, cuda, cuda:1, or mps (Apple's GPU)."""
 
     engine: str = field(
         default="auto",
@@ -139,6 +139,9 @@ class FeatureConfig:
 
     strict: bool = False
     """Exit with status 1 if any image could not be read."""
+
+    force: bool = False
+    """Begin an extraction that the cache's disk has no room for; without it, that is refused before the first image."""
 
     def __post_init__(self) -> None:
         take_lists(self)

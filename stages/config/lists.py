@@ -26,6 +26,11 @@ def split_items(text: str) -> list[str]:
     return [item for item in re.split(r"[,\s]+", text) if item]
 
 
+def split_item(text: str, kind: Callable[[str], Any]) -> list[str]:
+    """Return the items of what stands in a list already, where a space belongs to a name, as that of a folder."""
+    return split_items(text) if kind in _KINDS else [item.strip() for item in text.split(",") if item.strip()]
+
+
 def join_items(value: Any) -> str:
     """Return what a joined option holds for a string, a list of strings, or one thing that is neither."""
     if isinstance(value, str):
@@ -59,8 +64,10 @@ def take_lists(options: object) -> None:
 
 
 def _items(name: str, value: Any, kind: Callable[[str], Any]) -> Iterable[Any]:
-    for item in value if isinstance(value, Iterable) and not isinstance(value, str) else [value]:
-        for part in split_items(item) if isinstance(item, str) else [item]:
+    if isinstance(value, str):
+        value = split_items(value)
+    for item in value if isinstance(value, Iterable) else [value]:
+        for part in split_item(item, kind) if isinstance(item, str) else [item]:
             if not isinstance(part, str):  # a number stays the one that it is
                 yield part
                 continue

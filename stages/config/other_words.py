@@ -24,6 +24,7 @@ OTHER_WORDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("output", "output_dir", "run_dir", "save_dir", "results", "o"), ("out",)),
     **dict.fromkeys(("test_split", "test_fraction", "test_share"), ("test_size",)),
     **dict.fromkeys(("val_split", "valid_size", "validation_split", "validation_size", "dev_size"), ("val_size",)),
+    **dict.fromkeys(("group", "groups", "subject", "patient", "group_kfold"), ("group_by", "group_column")),
     **dict.fromkeys(("seed", "random_state", "random_seed", "repeats"), ("seeds",)),
     **dict.fromkeys(("classifier", "clf", "probe", "estimator", "heads"), ("head",)),
     **dict.fromkeys(("lr", "learning_rate", "base_lr", "lr0"), _LEARNING_RATES),

@@ -73,6 +73,8 @@ def parse_intensity_range(text: str) -> IntensityRange:
 
 RGB = "rgb"
 ALL = "all"
+COLORS = 3
+"""Channels that networks are trained on."""
 
 
 def parse_channels(text: str) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from cache.atomic_write import atomic_path, write_atomically
 from cache.errors import DataError
 from stages.config.data import SPLITS, DataConfig
 from stages.data.sample import ImageRef, Sample
+from stages.data.sources.groups import with_groups
 from stages.data.sources.records import Progress, SourceRecords
 from stages.data.sources.registry import list_samples
 from stages.data.splits import check_shares, make_missing_splits, stratum_names
@@ -265,7 +266,7 @@ def load_manifest(
     """
     check_shares(options)
     memo = memo or DigestCache(None)
-    source = list_samples(options, progress)
+    source = with_groups(list_samples(options, progress), options)
     listing, keys, unreadable = _readable(source, memo, progress)
     if len(listing.class_names) == 1:
         raise DataError(

@@ -159,7 +159,7 @@ def _check_every_split(target_strata: Sequence[str], splits: Sequence[str], *, g
     if untrained:
         raise DataError(
             f"no training images of {', '.join(untrained[:_NAMED])}: move some there from the other splits, or leave "
-            "the class out"
+            f"the class out{_ungroup(grouped)}"
         )
     empty_splits = [split for split in SPLITS if split not in splits]
     if empty_splits:
@@ -168,7 +168,12 @@ def _check_every_split(target_strata: Sequence[str], splits: Sequence[str], *, g
         )
         raise DataError(
             f"too few {unit_name} to make a {' and a '.join(empty_splits)} split: at least {needed} are needed"
+            f"{_ungroup(grouped)}"
         )
+
+
+def _ungroup(grouped: bool) -> str:
+    return "; or let groups be torn apart with `group_by` none" if grouped else ""
 
 
 def _classes_not_everywhere(target_strata: Sequence[str], splits: Sequence[str]) -> list[str]:

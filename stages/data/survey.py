@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cache.errors import DataError
 from stages.config.features import FeatureConfig
-from stages.config.pixel_values import ALL, FULL, IntensityRange, parse_intensity_range, parse_page
+from stages.config.pixel_values import ALL, COLORS, FULL, RGB, IntensityRange, parse_intensity_range, parse_page
 from stages.data.images.decode import read_samples
 from stages.data.images.reading import Reading
 from stages.data.images.rgb import UnreadableImageError
@@ -90,13 +90,15 @@ def survey(manifest: Manifest, options: FeatureConfig) -> Survey:
             deep.append(_seen(samples))
     words = []
     if options.channels == ALL:
+        if numbers and numbers.keys() <= {1, COLORS}:  # gray ones are shown in three
+            numbers, options = {COLORS: ""}, replace(options, channels=RGB)
         if len(numbers) != 1:
             found = "; ".join(f"{count}, as {location}" for count, location in sorted(numbers.items()))
             raise DataError(
                 f"`channels` all: the images have different numbers of channels: {found or 'none was read'}"
             )
-        [count] = numbers
-        options = replace(options, channels=",".join(map(str, range(count))))
+        if options.channels == ALL:
+            options = replace(options, channels=",".join(map(str, range(*numbers))))
         words.append(f"{images:,} images were looked at: `channels` all are {options.channels}")
     asked = parse_intensity_range(options.intensity_range)
     if not asked.is_resolved:

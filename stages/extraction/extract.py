@@ -22,10 +22,11 @@ from stages.data.image_stream import ImageRequest
 from stages.data.images.reading import remarks_in_words
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
+from stages.extraction.room import require_room
 from stages.extraction.take_over import TakenOver, take_over_rows
 from stages.extraction.work_queue import LeasedBlocks, RowRequest, content_defined_blocks, missing_keys
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
-from stages.runtime.progress import progress
+from stages.runtime.progress import Progress, progress
 
 _POLL_SECONDS = 0.5
 """How often a process that has nothing left to do looks whether the others are done, or dead."""
@@ -105,7 +106,7 @@ def extract(
     DataError
         If not one image could be read.
     CacheError
-        If a cache cannot be written.
+        If a cache cannot be written, or its disk has no room for what is missing.
     """
     started = time.perf_counter()
     location_of = dict(zip(manifest.keys, manifest.locations, strict=True))
@@ -223,6 +224,11 @@ class CacheWriters:
             writer.flush()
 
     @property
+    def pending_rows(self) -> list[int]:
+        """For each tap, rows of view 0 that were appended and are not on disk yet."""
+        return [writer.appended - writer.written for (_, augmented), writer in self._writers.items() if not augmented]
+
+    @property
     def on_disk(self) -> int:
         """Number of batches, from the first on, that are in the caches for good."""
         written_rows = [writer.written for writer in self._writers.values()]
@@ -273,18 +279,20 @@ class StageTimer:
 
 
 def _pending_blocks(extractor: Extractor, keys: Sequence[str], rank: Rank) -> tuple[list[range], int]:
-    """Return the blocks that lack something, and how many images lack it.
+    """Return the blocks that lack something, and how many images lack it; what they lack finds room on the disk.
 
     They begin with this process's share; the rest it helps with later.
     """
-    lacking = missing_keys(extractor, keys)
+    lacking, rows_of_tap = missing_keys(extractor, keys)
+    if rank.is_main:
+        require_room(extractor, rows_of_tap)
     unfinished = [block for block in content_defined_blocks(keys) if any(keys[index] in lacking for index in block)]
     first = len(unfinished) * rank.index // rank.world_size
     return unfinished[first:] + unfinished[:first], len(lacking)
 
 
 def _extract_until_complete(
-    work: LeasedBlocks, writers: CacheWriters, meter: StageTimer, blocks: Sequence[range], bar: Any
+    work: LeasedBlocks, writers: CacheWriters, meter: StageTimer, blocks: Sequence[range], bar: Progress
 ) -> None:
     """Do the blocks that are free, until those of other processes are done too, or their processes dead."""
     while blocks:
@@ -292,7 +300,7 @@ def _extract_until_complete(
         _extract_blocks(work, writers, meter, work.requests(blocks, rest), bar)
         writers.flush()
         work.release(writers.on_disk)
-        lacking = missing_keys(work.extractor, [key for block in rest for key in work.keys_of(block)])
+        lacking, _ = missing_keys(work.extractor, [key for block in rest for key in work.keys_of(block)])
         bar.update(sum(map(len, rest)) - len(lacking))
         blocks = [block for block in rest if not lacking.isdisjoint(work.keys_of(block))]
         if blocks:
@@ -300,7 +308,7 @@ def _extract_until_complete(
 
 
 def _extract_blocks(
-    work: LeasedBlocks, writers: CacheWriters, meter: StageTimer, requests: Iterable[ImageRequest], bar: Any
+    work: LeasedBlocks, writers: CacheWriters, meter: StageTimer, requests: Iterable[ImageRequest], bar: Progress
 ) -> None:
     """Decode, compute and write what is requested, all at the same time."""
     started = time.perf_counter()
@@ -320,8 +328,8 @@ def _extract_blocks(
         meter.images += finished - len(batch.failures)
         meter.remarks.update(batch.remarks)
         work.release(writers.on_disk)
-        bar.set_postfix_str(meter.limit, refresh=False)
-        bar.update(finished)
+        work.tell_pending(writers.pending_rows)
+        bar.update(finished, skipped=len(batch.failures), remark=meter.limit)
 
 
 def _explained(error: NonFiniteRowsError, work: LeasedBlocks) -> CutonceError:

@@ -16,7 +16,7 @@ from torch import Tensor
 from cache import FeatureCache, Spec, key_of_bytes
 from cache.errors import CutonceError, UsageError
 from stages.config.features import FeatureConfig, Pooling
-from stages.config.pixel_values import parse_channels
+from stages.config.pixel_values import COLORS, parse_channels
 from stages.data.augment.policy import Augmentation, augmentation
 from stages.data.image_stream import ImageRequest
 from stages.data.images.codecs import torchcodec_decoders
@@ -30,7 +30,6 @@ from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.hooked import HookedGraph, HookedTrunk, cut_graph
 from stages.network.graph.pooling import Pool
 from stages.network.graph.trunk import FrozenTrunk, auto_batch_size, auto_precision
-from stages.network.image_channels import COLORS
 from stages.runtime.allocator import tune_malloc
 from stages.runtime.device import resolve_device
 from stages.runtime.seeding import seed_from

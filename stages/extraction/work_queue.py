@@ -28,10 +28,16 @@ class MissingRows(NamedTuple):
     rows: frozenset[tuple[int, int]]
 
 
-def missing_keys(extractor: Extractor, keys: Sequence[str]) -> set[str]:
-    """Return the keys of the images that lack something."""
-    stores = ((tap.cache_of_view(view), view) for tap in extractor.taps for view in range(extractor.options.views))
-    return {key for store, view in stores for key in store.missing(keys, view)}
+def missing_keys(extractor: Extractor, keys: Sequence[str]) -> tuple[set[str], list[int]]:
+    """Return the keys of the images that lack something, and how many rows each tap lacks, of all views."""
+    lacking: set[str] = set()
+    rows_of_tap = [0] * len(extractor.taps)
+    for number, tap in enumerate(extractor.taps):
+        for view in range(extractor.options.views):
+            missing = tap.cache_of_view(view).missing(keys, view)
+            lacking.update(missing)
+            rows_of_tap[number] += len(missing)
+    return lacking, rows_of_tap
 
 
 def missing_rows(extractor: Extractor, keys: Sequence[str]) -> dict[str, MissingRows]:
@@ -107,8 +113,9 @@ class LeasedBlocks:
 
     def __enter__(self) -> LeasedBlocks:
         # in one order, so that two processes with the same cuts never hold one half of a block each
-        taps = sorted(self.extractor.taps, key=lambda tap: tap.cache.spec.fingerprint)
-        self._leases = [self._stack.enter_context(tap.cache.leases()) for tap in taps]
+        caches = [tap.cache for tap in self.extractor.taps]
+        self._order = sorted(range(len(caches)), key=lambda number: caches[number].spec.fingerprint)
+        self._leases = [self._stack.enter_context(caches[number].leases()) for number in self._order]
         self._stack.callback(self._flush_unreadable)
         return self
 
@@ -140,6 +147,11 @@ class LeasedBlocks:
                     self._requested[self._requests] = RowRequest(key, lacking[key].rows, iter(lacking[key].views))
                     self._requests += 1
                     yield self.extractor.request(self._locations[index], key, lacking[key].views)
+
+    def tell_pending(self, rows_of_tap: Sequence[int]) -> None:
+        """Let other processes know how many rows of each tap are made and not yet on disk."""
+        for number, leases in zip(self._order, self._leases, strict=True):
+            leases.pending_rows = rows_of_tap[number]
 
     def keys_of(self, block: range) -> Sequence[str]:
         """Return the keys of a block."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-COLORS = 3
+from stages.config.pixel_values import COLORS
+
 _ATTRIBUTE = "image_channels"
 
 

@@ -96,7 +96,8 @@ def reinit_parameters(
                 draws[full] = (tensor, _draw(layer, name, full, scheme))
     with torch.no_grad():
         for full, (tensor, draw) in draws.items():
-            tensor.copy_(draw((*tensor.shape,), _generator(seed, full)))
+            # rounded here: Apple's GPU has no float64
+            tensor.copy_(draw((*tensor.shape,), _generator(seed, full)).to(tensor.dtype))
     return tuple(draws)
 
 

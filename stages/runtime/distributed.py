@@ -52,10 +52,13 @@ class Rank:
         return self.index == 0
 
     def device(self, name: str) -> str:
-        """Return the device this process uses where all were given `name`: GPUs are dealt out."""
+        """Return the device this process uses where all were given `name`: GPUs are dealt out.
+
+        Several processes take no Apple GPU by themselves: they would share one, and gloo carries no tensors of it.
+        """
         if self.world_size > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
             return f"cuda:{self.local % torch.cuda.device_count()}"
-        return name
+        return "cpu" if self.world_size > 1 and name == "auto" else name
 
     def broadcast_from_first(self, make: Callable[[], Value]) -> Value:
         """Return, in every process, what `make` returned in the first; the others do not call it."""

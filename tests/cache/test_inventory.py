@@ -16,6 +16,10 @@ def test_every_cache_is_listed_the_newest_first_with_what_it_is_made_of(tmp_path
         fill(FeatureCache(tmp_path, spec), make_keys(rows))
         os.utime(tmp_path / spec.fingerprint / "shards", (1000 - age,) * 2)
     (tmp_path / "keys.sqlite").write_text("not a cache")
+    with FeatureCache(tmp_path, SPEC).leases() as leases:
+        leases.pending_rows = 5
+        leases.tell_pending_rows()
+        assert [summary.pending for summary in list_caches(tmp_path)] == [5, 0]
     first, second = list_caches(tmp_path)
     assert (first.spec, first.rows, first.views, first.modified, first.notes) == (SPEC, 20, 1, 1000, [])
     assert (second.spec, second.rows, second.path) == (other, 7, tmp_path / other.fingerprint)

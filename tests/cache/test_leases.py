@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from cache.leases import Leases
+from cache.leases import Leases, pending_rows
 from tests.cache.processes import in_process, in_processes
 
 FORK = multiprocessing.get_context("fork")
@@ -119,3 +119,24 @@ def test_without_hard_links_everything_is_granted(folder, monkeypatch):
         assert holder.acquire("a")
         assert other.acquire("a")
         assert not holder.supported
+
+
+def test_rows_that_are_not_on_disk_yet_are_counted_while_their_process_lives(folder):
+    with Leases(folder) as one, Leases(folder) as other:
+        one.tell_pending_rows()
+        assert pending_rows(folder) == 0
+        one.pending_rows, other.pending_rows = 300, 40
+        one.tell_pending_rows()
+        other.tell_pending_rows()
+        assert pending_rows(folder) == 340
+        one.pending_rows = 0
+        one.tell_pending_rows()
+        assert pending_rows(folder) == 40
+        (told,) = (path for path in folder.glob("*.pending") if path.read_text().endswith(" 40"))
+        content = told.read_text().split()
+        told.write_text(" ".join([*content[:2], "99999999", *content[3:]]))  # of a process that was killed
+        assert pending_rows(folder) == 0
+        with Leases(folder):
+            assert not told.exists()
+    assert list(folder.iterdir()) == []
+    assert pending_rows(folder / "not there") == 0

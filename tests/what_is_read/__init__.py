@@ -60,7 +60,8 @@ def outcome_of(section: Section, case: Case) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         words = section.outcome(case.make(folder))
-        return as_flags(words.replace(f"{folder}/", "").replace(str(folder), "."))
+        words = words.replace(f"{folder}/", "").replace(str(folder), ".").replace(str(Path.home()), "HOME")
+        return as_flags(words)
 
 
 def sections() -> list[Section]:

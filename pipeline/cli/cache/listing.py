@@ -9,7 +9,8 @@ from stages.config.features import FeatureConfig
 def list_caches(*, cache: CacheFolder = FeatureConfig.cache) -> None:
     """List every cache: what its features are made of, how many there are, how big and how old it is.
 
-    Age is the time since features last came or went. A cache of augmented views holds several rows of an image.
+    Age is the time since features last came or went. A cache of augmented views holds several rows of an image. Rows
+    that an extraction has made, and has not yet written, are counted as those in memory, as of its last ten seconds.
 
     Try:
 
@@ -35,7 +36,8 @@ def list_caches(*, cache: CacheFolder = FeatureConfig.cache) -> None:
         spec = summary.spec
         made_of = [spec.backbone, spec.cut, spec.pooling, spec.precision, spec.dtype] if spec else ["?"] * 5
         pixels = spec.preprocessing.get("image_size", "?") if spec else "?"
-        size = [f"{summary.rows:,}", str(summary.views), byte_count(summary.size), _age(now - summary.modified)]
+        rows = f"{summary.rows:,}" + (f" + {summary.pending:,} in memory" if summary.pending else "")
+        size = [rows, str(summary.views), byte_count(summary.size), _age(now - summary.modified)]
         lines.append([short(summary.path), *made_of, str(pixels), *size])
     echo(
         table(header, lines, left=6),

@@ -122,9 +122,10 @@ def remarks_in_words(remarks: Mapping[str, int], reading: Reading) -> list[str]:
         taken = words.get(str(reading.page), f"page {reading.page} was taken")
         lines.append(f"{_counted(count[PAGES_LEFT], 'file')} of several pages or frames: {taken} (`page` chooses)")
     if count[STRETCHED]:
+        images = _counted(count[STRETCHED], "image")
         lines.append(
-            f"{_counted(count[STRETCHED], 'image')} of floats or 32 bits, for which no file says what is white: each "
-            "runs from its own darkest to its own brightest value; `intensity_range` LOW,HIGH gives all of them one range"
+            f"{images} of floats or 32 bits, for which no file says what is white: each runs from its own darkest to "
+            "its own brightest value; `intensity_range` LOW,HIGH gives all of them one range"
         )
     if count[CLIPPED]:
         lines.append(

@@ -7,6 +7,7 @@ kinds of compression, and with imagecodecs every kind.
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -19,12 +20,17 @@ from stages.data.images.reading import Reading
 from stages.data.images.rgb import DECODE_ERRORS, UnreadableImageError
 from stages.data.images.samples import Samples
 
+VALUE_LIMIT = 1 << 30
+"""Most values a page may have: two gigabytes of 16 bits."""
+
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _PHOTOMETRIC, _SAMPLES, _LEAST, _MOST, _PLANAR = 258, 262, 277, 280, 281, 284
 _EXTRA, _FORMAT, _NO_DATA, _ORIENTATION = 338, 339, 42113, 274
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _IS_RGB = 0, 1, 2
 _UNSIGNED = 1
+_MOST_SAMPLES = 4
 _ALPHA = (1, 2)
+_MOST_TAGS = 1000
 
 
 def is_tiff(data: bytes) -> bool:
@@ -38,11 +44,13 @@ def pillow_reads_tiff(data: bytes, reading: Reading) -> bool:
     It does not read more than four channels and unsigned numbers of 32 bits, mixes up channels of 16 bits that stand
     one after another, and cuts such that stand side by side to 8 bits.
     """
+    if _samples_per_pixel(data) > _MOST_SAMPLES:  # Pillow would write an error into the terminal for each such file
+        return False
     try:
         with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
             tags = tags_of(image)
             bits, samples = max(_numbers(tags.get(_BITS, 1))), int(tags.get(_SAMPLES, 1))
-            if samples > 4 or (reading.channels and samples > 1 and not image.mode.startswith("RGB")):
+            if samples > _MOST_SAMPLES or (reading.channels and samples > 1 and not image.mode.startswith("RGB")):
                 return False
             if bits <= 8:
                 return not (reading.channels and max(reading.channels) > 2)
@@ -65,7 +73,7 @@ def has_eight_bits(file: BinaryIO) -> bool:
     """Return whether no channel of an opened TIFF has more than 8 bits, and Pillow shows all there are."""
     with Image.open(file, formats=("TIFF",)) as image:
         tags = tags_of(image)
-        return max(_numbers(tags.get(_BITS, 1))) <= 8 and int(tags.get(_SAMPLES, 1)) <= 4
+        return max(_numbers(tags.get(_BITS, 1))) <= 8 and int(tags.get(_SAMPLES, 1)) <= _MOST_SAMPLES
 
 
 def tiff_samples(values: NDArray[Any], tags: Mapping[int, Any]) -> Samples:
@@ -135,6 +143,8 @@ class OwnTiff:
             If they cannot be decoded, or are colors of another kind than RGB.
         """
         page: Any = self._file.pages[number]
+        if page.imagewidth * page.imagelength * max(page.samplesperpixel, 1) > VALUE_LIMIT:
+            raise UnreadableImageError(f"more than {VALUE_LIMIT:,} values")
         tags = {code: tag.value for code, tag in ((tag.code, tag) for tag in page.tags)}
         if tags.get(_PHOTOMETRIC) not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _IS_RGB, None):
             kind = getattr(page.photometric, "name", page.photometric)
@@ -162,6 +172,22 @@ class OwnTiff:
         if values.dtype == np.uint8:
             return Samples(values, inverted=tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO)
         return tiff_samples(values, tags)
+
+
+def _samples_per_pixel(data: bytes) -> int:
+    """Return the tag SamplesPerPixel of the first page; 1 where it does not stand there."""
+    order = "<" if data.startswith(b"II") else ">"
+    big = 0x2B in data[2:4]
+    try:
+        [directory] = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, 8 if big else 4)
+        [count] = struct.unpack_from(f"{order}{'Q' if big else 'H'}", data, directory)
+        start, size = (directory + 8, 20) if big else (directory + 2, 12)
+        for position in range(start, start + size * min(count, _MOST_TAGS), size):
+            if struct.unpack_from(f"{order}H", data, position)[0] == _SAMPLES:
+                return int(struct.unpack_from(f"{order}H", data, position + size - (8 if big else 4))[0])
+    except struct.error:  # a directory that is cut off, which the readers name
+        pass
+    return 1
 
 
 def _is_unsigned(tags: Mapping[int, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""CSV files as a source: ``path,label[,split][,stratum][,group]`` with a header, and whatever columns else.
+"""Tables of images as a source: ``path,label[,split][,stratum][,group]`` with a header, and whatever columns else.
 
 Samples with the same word in the column ``group`` (the same patient, product, video) never come into two splits.
 Columns of other names go with the samples into the manifest.
@@ -6,14 +6,16 @@ Columns of other names go with the samples into the manifest.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from cache.errors import DataError
+from cache.errors import DataError, listed
 from stages.config.data import DataConfig
 from stages.data.sources.records import SPLIT_NAMES, Progress, SourceRecords, sort_class_names
 from stages.data.sources.registry import register_source
+from stages.data.sources.table_file import TableFile
+from stages.data.sources.table_paths import TablePaths
 
 _REQUIRED = ("path", "label")
 _READ = (*_REQUIRED, "split", "stratum", "group", "key")
@@ -21,95 +23,116 @@ _READ = (*_REQUIRED, "split", "stratum", "group", "key")
 
 _COLUMNS = "the first line must name the columns path and label, and may name split, stratum and group"
 
-
-def is_csv(path: Path) -> bool:
-    """Return whether a path is a CSV file."""
-    return path.is_file() and path.suffix.lower() == ".csv"
+_ENDINGS = (".csv", ".tsv", ".tab")
 
 
-@register_source("csv file", takes_path=is_csv, help_text="a CSV file (path,label[,split][,group])")
+def is_table(path: Path) -> bool:
+    """Return whether a path is a table of images, by its ending."""
+    return path.is_file() and path.suffix.lower() in _ENDINGS
+
+
+@register_source("csv file", takes_path=is_table, help_text="a CSV or TSV file (path,label[,split][,group])")
 def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRecords:
-    """Return the rows of the CSV file `data`. Relative paths start at the file's folder.
+    """Return the rows of the table `data`. Relative paths start at the file's folder.
 
-    A group need not be filled in: a row without one is on its own. A column without a name is left out, and of two
-    columns with one name the last counts.
+    A group need not be filled in: a row without one is on its own. A column without a name is left out. Rows that say
+    the same of an image count once, with the other columns of the first.
 
     Raises
     ------
     DataError
         If columns are missing or a row cannot be used; names the line.
     """
-    table = Path(options.data)
-    locations, targets, splits, strata, groups = [], [], [], [], []
-    extra: dict[str, list[str]] = {}
-    for line, row in _rows(table, _REQUIRED, _COLUMNS):
-        locations.append(str(table.parent / _required(row, "path", line)))
-        targets.append(_required(row, "label", line))
-        splits.append(_split(row.get("split", ""), line))
-        strata.append(row.get("stratum", "").strip())
-        groups.append(row.get("group", "").strip())
-        if bool(splits[-1]) != bool(splits[0]):
+    path = Path(options.data)
+    table = _table(path, _REQUIRED, _COLUMNS)
+    paths = TablePaths(path.parent)
+    columns = [name for name in dict.fromkeys(table.columns) if name and name not in _READ]
+    # what an image is said to be -> the other columns of the first row that says so
+    rows: dict[_Row, tuple[str, ...]] = {}
+    repeated, differing, has_split = 0, False, None
+    for line, fields in table.rows(verbatim="path"):
+        row = _Row(
+            paths.location(_required(fields, "path", line), line),
+            _required(fields, "label", line),
+            _split(fields.get("split", ""), line),
+            fields.get("stratum", "").strip(),
+            fields.get("group", "").strip(),
+        )
+        if has_split not in (None, bool(row.split)):
             raise DataError(f"{line}: some rows have a split and some have none; fill in all or leave all empty")
-        for name, value in row.items():
-            if name and name not in _READ:
-                extra.setdefault(name, []).append(value)
-    if not locations:
-        raise DataError(f"{table} has no rows; {_COLUMNS}")
+        has_split = bool(row.split)
+        others = tuple(fields[name] for name in columns)
+        repeated += row in rows
+        differing |= rows.setdefault(row, others) != others
+    if not rows:
+        raise DataError(f"{path} has no rows; {_COLUMNS}")
+    notes = [*table.notes, *paths.notes]
+    if repeated:
+        notes.append(
+            f"{path.name} says again what it said of an image in {repeated:,} of its rows: each image counts once"
+            + (f", with what its first row says in the columns {listed(columns)}" if differing else "")
+        )
+    locations, targets, splits, strata, groups = (list(column) for column in zip(*rows, strict=True))
+    extra = dict(zip(columns, (list(column) for column in zip(*rows.values(), strict=True)), strict=True))
     groups = groups if any(groups) else []
-    return SourceRecords(locations, targets, sort_class_names(targets), splits, strata, groups=groups, extra=extra)
+    return SourceRecords(
+        locations, targets, sort_class_names(targets), splits, strata, groups=groups, extra=extra, notes=notes
+    )
 
 
-def read_image_table(table: Path) -> list[tuple[str, dict[str, str]]]:
-    """Return the location of each image in a CSV file with the column path, and its other columns by their names.
+class ListedImage(NamedTuple):
+    """Where an image is, and what its table says of it by the names of the other columns."""
 
-    What has no name is left out. Of two columns with one name the last counts.
+    location: str
+    extra: dict[str, str]
+
+
+def read_image_table(path: Path) -> tuple[list[ListedImage], list[str]]:
+    """Return the images of a table with the column path, row by row, and in words what is unusual about it.
+
+    A column without a name is left out.
 
     Raises
     ------
     DataError
         If there is no such column, or a row cannot be used; names the line.
     """
-    rows = _rows(table, ("path",), "the first line must name the column path")
-    return [
-        (
-            str(table.parent / _required(row, "path", line)),
-            {name: value for name, value in row.items() if name and name != "path"},
+    table = _table(path, ("path",), "the first line must name the column path")
+    paths = TablePaths(path.parent)
+    images = [
+        ListedImage(
+            paths.location(_required(fields, "path", line), line),
+            {name: value for name, value in fields.items() if name and name != "path"},
         )
-        for line, row in rows
+        for line, fields in table.rows(verbatim="path")
     ]
+    return images, [*table.notes, *paths.notes]
 
 
-def _rows(table: Path, required: tuple[str, ...], columns: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield where each row stands, in words, and its fields by the names of the columns.
+class _Row(NamedTuple):
+    """What a row says of an image; rows that say the same are one sample."""
+
+    location: str
+    target: str
+    split: str
+    stratum: str
+    group: str
+
+
+def _table(path: Path, required: Sequence[str], columns: str) -> TableFile:
+    """Return an opened table.
 
     Raises
     ------
     DataError
         If a column of `required` is missing, which `columns` says in words, or the table cannot be read.
     """
-    try:
-        # a byte-order mark is what Excel writes; undecodable bytes are file names that are not Unicode
-        with table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = csv.DictReader(file, strict=True, restval="")
-            rows.fieldnames = [_column_name(name) for name in rows.fieldnames or ()]
-            missing = sorted(set(required) - set(rows.fieldnames))
-            if missing:
-                raise DataError(f"{table} has no column {' and no column '.join(missing)}; {columns}")
-            for row in rows:
-                line = f"{table}, line {rows.line_num}"
-                if None in row:
-                    raise DataError(f"{line}: more fields than columns; quote a path or label that has a comma in it")
-                yield line, row
-    except csv.Error as error:
-        raise DataError(f"{table}, line {rows.reader.line_num}: {error}") from error
-    except OSError as error:
-        raise DataError(f"{table} cannot be read: {error.strerror}") from error
-
-
-def _column_name(name: str) -> str:
-    """Return what a column is called: the ones that are read in small letters, others as they are written."""
-    name = name.strip()
-    return name.lower() if name.lower() in _READ else name
+    table = TableFile(path, _READ)
+    missing = sorted(set(required) - set(table.columns))
+    if missing:
+        names = f"its first line is {table.first_line[:100]!r}" if table.first_line else "it is empty"
+        raise DataError(f"{path} has no column {' and no column '.join(missing)} ({names}); {columns}")
+    return table
 
 
 def _required(row: dict[str, str], column: str, line: str) -> str:

@@ -1,105 +1,89 @@
-"""Folders as a source: ``root/<class>/*`` and ``root/<split>/<class>/*``."""
+"""Folders as a source: ``root/<class>/*``, ``root/<split>/<class>/*`` and ``root/<class>/<split>/*``."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-from cache.errors import DataError
+from cache.errors import DataError, listed
 from stages.config.data import DataConfig
+from stages.data.sources.folder_splits import LAYOUT, find_parts
+from stages.data.sources.folder_tree import FolderNotes, find_subfolders, images_below
 from stages.data.sources.records import SPLIT_NAMES, Progress, SourceRecords, sort_class_names
 from stages.data.sources.registry import register_source
-
-IMAGE_EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .avif .heic .heif"  # noqa: SIM905
-    " .ppm .pgm .pbm .pnm .tga .ico .icns .jp2 .j2k .jpx .pcx .sgi .xbm .dds .psd .qoi".split()
-)
-"""Files with these endings are taken for images; one that cannot be read is listed with its reason later."""
-
-_LAYOUT = "expected ROOT/CLASS/image.jpg or ROOT/SPLIT/CLASS/image.jpg (splits: train, val, test)"
 
 
 @register_source("folder", takes_path=Path.is_dir, help_text="a folder (root/class/* or root/split/class/*)")
 def list_folder(options: DataConfig, progress: Progress | None = None) -> SourceRecords:
     """Return the images below the folder `data`, their classes by the folders they are in.
 
-    Images deeper inside a class folder count; hidden files and folders do not.
+    Images deeper inside a class folder count; hidden files and folders do not, nor do those of systems and of this
+    program.
 
     Raises
     ------
     DataError
-        If there are no class folders, or no images in them.
+        If there are no class folders, or no images in them, or the names can be read in two ways.
+    UsageError
+        If the option `folders` names none that is there.
     """
     root = Path(options.data)
-    folders = _subfolders(root)
+    found = FolderNotes(root)
+    folders = find_subfolders(root, found)
     if not folders:
-        raise DataError(f"{root} has no folders of images in it; {_LAYOUT}")
-    split_folders = _split_folders(root, folders)
-    parts = [(SPLIT_NAMES[folder.name.lower()], folder) for folder in split_folders] or [("", root)]
-    ignored: Counter[str] = Counter()
-    samples: list[tuple[str, str, str]] = []
+        raise DataError(f"{root} has no folders of images in it; {LAYOUT}")
+    parts, notes = find_parts(root, folders, options.folders)
+    samples: list[tuple[str, str, str, str]] = []
     empty_folders: list[str] = []
     for split, part in parts:
-        for folder in _subfolders(part):
-            images = _images(folder, ignored)
-            samples += [(image, folder.name, split) for image in images]
+        for folder in folders if part == root else find_subfolders(part, found):
+            images = images_below(folder, found)
+            samples += [(image, folder.name, split, _between(folder, image)) for image in images]
             if not images:
-                empty_folders.append(str(folder.relative_to(root)))
+                empty_folders.append(found.name(folder))
     if not samples:
-        raise DataError(f"{root} has no images in its folders{_ignored(ignored)}; {_LAYOUT}")
-    locations, targets, splits = (list(column) for column in zip(*samples, strict=True))
-    notes = [f"no images in {', '.join(empty_folders)}: not counted as a class"] if empty_folders else []
-    if ignored:
-        notes.append(f"ignored {ignored.total()} files that are not images by their name{_ignored(ignored)}")
-    return SourceRecords(locations, targets, sort_class_names(targets), splits, [""] * len(locations), notes=notes)
+        raise DataError(f"{root} has no images in its folders{found.endings()}; {LAYOUT}")
+    locations, targets, splits, subfolders = (list(column) for column in zip(*samples, strict=True))
+    if empty_folders:
+        notes.append(f"no images in {', '.join(empty_folders)}: not counted as a class")
+    if not any(splits) and not options.folders and _holds_splits(root, subfolders):
+        splits = [SPLIT_NAMES[subfolder.partition("/")[0].lower()] for subfolder in subfolders]
+        subfolders = [subfolder.partition("/")[2] for subfolder in subfolders]
+        notes.append("the folders in each class are its splits; `folders` classes draws the splits anew")
+    return SourceRecords(
+        locations,
+        targets,
+        sort_class_names(targets),
+        splits,
+        [""] * len(locations),
+        subfolders=subfolders if any(subfolders) else [],
+        notes=[*notes, *found.texts()],
+    )
 
 
-def _split_folders(root: Path, folders: list[Path]) -> list[Path]:
-    """Return the folders if they are splits with class folders in them, nothing if they are classes.
+def _between(folder: Path, image: str) -> str:
+    """Return the folders between a class folder and an image in it, with / between them; nothing if there are none."""
+    inner = image[len(str(folder)) + 1 :].rpartition(os.sep)[0]
+    return inner.replace(os.sep, "/")
+
+
+def _holds_splits(root: Path, subfolders: Sequence[str]) -> bool:
+    """Return whether the first folders inside the classes are splits, all of them.
 
     Raises
     ------
     DataError
-        If they look like splits but cannot be read as such: better refused than trained on as classes.
+        If several are, and images lie beside them.
     """
-    split_folders = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
-    names = ", ".join(folder.name for folder in split_folders)
-    with_classes = [folder for folder in split_folders if _subfolders(folder)]
-    if len(split_folders) == len(folders):
-        if len(with_classes) == len(split_folders):
-            return split_folders
-        if len({SPLIT_NAMES[folder.name.lower()] for folder in split_folders}) > 1:
-            lacking = ", ".join(folder.name for folder in split_folders if folder not in with_classes)
-            raise DataError(f"{root} has the splits {names}, but there are no class folders in {lacking}; {_LAYOUT}")
-    elif len({SPLIT_NAMES[folder.name.lower()] for folder in with_classes}) > 1:
-        rest = ", ".join(folder.name for folder in folders if folder not in split_folders)
+    names = {subfolder.partition("/")[0] for subfolder in subfolders}
+    splits = sorted(name for name in names if name.lower() in SPLIT_NAMES)
+    if len({SPLIT_NAMES[name.lower()] for name in splits}) < 2:
+        return False
+    if others := sorted(names.difference(splits)):
         raise DataError(
-            f"{root} has the splits {names} and beside them {rest}; "
-            "move the others away, or point `data` at a CSV file (path,label,split)"
+            f"{root}: in the class folders are {', '.join(splits)}, which look like splits, and beside them "
+            f"{listed([name or 'images in no such folder' for name in others])}. If all images are to count and the "
+            "splits are to be drawn from them, say `folders` classes; otherwise move the others away"
         )
-    return []
-
-
-def _images(folder: Path, ignored: Counter[str]) -> list[str]:
-    """Return the image files anywhere in `folder`, sorted; count what else is there by its ending."""
-    images = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            ending = os.path.splitext(name)[1].lower()  # noqa: PTH122 (names may be anything; a Path is not needed)
-            if name.startswith("."):
-                continue
-            if ending in IMAGE_EXTENSIONS:
-                images.append(os.path.join(parent, name))  # noqa: PTH118 (a million times)
-            else:
-                ignored[ending or "no ending"] += 1
-    return sorted(images)
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
-
-
-def _ignored(counts: Counter[str]) -> str:
-    return f" ({', '.join(f'{ending} {count}' for ending, count in counts.most_common(5))})" if counts else ""
+    return True

@@ -42,6 +42,8 @@ class SourceRecords:
         group whole. Empty where the source names none.
     extra : dict of str to list of str
         What else the source says of each sample, by the name of the column.
+    subfolders : list of str
+        The folders between a class folder and each image in it, with / between, '' for none. Empty where none has any.
     notes : list of str
         What was done or left out, in words.
     """
@@ -54,6 +56,7 @@ class SourceRecords:
     keys: list[str] | None = None
     groups: list[str] = field(default_factory=list)
     extra: dict[str, list[str]] = field(default_factory=dict)
+    subfolders: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def select(self, indices: Sequence[int]) -> SourceRecords:
@@ -68,6 +71,7 @@ class SourceRecords:
             [self.strata[index] for index in indices],
             groups=[self.groups[index] for index in indices] if self.groups else [],
             extra={name: [column[index] for index in indices] for name, column in self.extra.items()},
+            subfolders=[self.subfolders[index] for index in indices] if self.subfolders else [],
             notes=self.notes,
         )
 

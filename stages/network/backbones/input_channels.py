@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from cache.errors import UsageError
+from stages.config.pixel_values import COLORS
 from stages.data.images.preprocessing import Preprocessing
 from stages.network.backbones.base import Backbone
 from stages.network.backbones.weights_file import digest_of_weights
-from stages.network.image_channels import COLORS, set_channels
+from stages.network.image_channels import set_channels
 
 
 def with_channels(backbone: Backbone, count: int) -> Backbone:

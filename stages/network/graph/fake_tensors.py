@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
+    FakeTensor,
     FakeTensorMode,
     UnsupportedFakeTensorException,
 )
@@ -52,12 +55,54 @@ def storages(values: Iterable[Any]) -> dict[Any, int]:
 
 
 @contextmanager
-def without_computing() -> Iterator[None]:
-    """Make tensors know their shapes and nothing else, and attention consist of products that can be counted."""
+def without_computing(module: nn.Module) -> Iterator[None]:
+    """Make tensors know their shapes and nothing else, and attention consist of products that can be counted.
+
+    Parameters
+    ----------
+    module
+        What is run. Tensors that it keeps of a pass, as ConViT keeps positions and LeViT biases, are as before
+        afterwards: those without numbers are of no use to a real one.
+    """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FakeTensorMode(allow_non_fake_inputs=True):
+        with (
+            _kept_tensors(module),
+            torch.no_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            FakeTensorMode(allow_non_fake_inputs=True),
+        ):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@contextmanager
+def _kept_tensors(module: nn.Module) -> Iterator[None]:
+    """Put back what the modules had in plain attributes, in their dictionaries and lists, and in buffers."""
+    before = [
+        (part.__dict__, dict(part.__dict__), {name: copy(part.__dict__[name]) for name in _containers(part)})
+        for part in module.modules()
+    ]
+    try:
+        yield
+    finally:
+        for attributes, plain, containers in before:
+            for name, value in [*attributes.items()]:
+                if isinstance(value, FakeTensor):
+                    if name in plain:
+                        attributes[name] = plain[name]
+                    else:
+                        del attributes[name]
+            for name, content in containers.items():
+                container: Any = plain[name]
+                if any(isinstance(leaf, FakeTensor) for leaf in pytree.tree_leaves(container)):
+                    container.clear()
+                    container.update(content) if isinstance(container, dict) else container.extend(content)
+
+
+def _containers(part: nn.Module) -> list[str]:
+    """Return the attributes of a module that are dictionaries or lists and may be given tensors."""
+    own = ("_parameters", "_modules")
+    return [name for name, value in part.__dict__.items() if isinstance(value, (dict, list)) and name not in own]

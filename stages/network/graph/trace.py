@@ -229,7 +229,7 @@ class Trace:
 
 def check_image_size(module: nn.Module, image_size: int) -> None:
     """Raise UsageError if the network does not take images of `image_size` pixels; nothing is computed."""
-    with in_mode(module, training=False), without_computing(), _sizes_explained(image_size):
+    with in_mode(module, training=False), without_computing(module), _sizes_explained(image_size):
         module(_blank_images(module, image_size))
 
 
@@ -331,7 +331,7 @@ class _Recorder(fx.Interpreter):
 def _dry_run(module: nn.Module, graph: fx.Graph, image_size: int) -> _Recorder:
     """Run a graph without computing; in evaluation mode, so that BatchNorm statistics stay as they are."""
     recorder = _Recorder(module, graph)
-    with in_mode(module, training=False), without_computing(), _sizes_explained(image_size):
+    with in_mode(module, training=False), without_computing(module), _sizes_explained(image_size):
         try:
             recorder.run(_blank_images(module, image_size), *_defaults(module).values())
         except DATA_DEPENDENT as error:

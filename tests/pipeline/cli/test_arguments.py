@@ -2,15 +2,18 @@
 
 import pytest
 
+from pipeline.cli import COMMANDS
 from pipeline.cli.app import app, main, options_from
-from pipeline.cli.arguments import with_lists
+from pipeline.cli.arguments import OTHER_COMMANDS, with_lists
+from stages.config.version_1 import COMMAND_NAMES
 
 
 @pytest.mark.parametrize(
     ("typed", "read"),
     [
         ("train --seeds 0,1,2 --head a, b", "train --seeds 0 1 2 --head a b"),
-        ("train --seeds=0,1 --data x,y", "train --seeds 0 1 --data x,y"),
+        ("train --seeds=0,1 --data x,y", "train --seeds=0 1 --data x,y"),
+        ("train --intensity-range=-1024,3071 --cut=a", "train --intensity-range=-1024,3071 --cut=a"),
         ("run --cut layer3 layer4 --unfreeze layer2,", "run --cut layer3,layer4 --unfreeze layer2,"),
         ("run --c-values 1e-3,-1 2 --out r", "run --c-values 1e-3 -1 2 --out r"),
         ("list-cuts resnet18 --unfreeze layer2 layer4", "list-cuts resnet18 --unfreeze layer2,layer4"),
@@ -23,6 +26,12 @@ def test_lists_are_read_with_commas_and_with_spaces(typed, read):
     assert with_lists(typed.split()) == read.split()
 
 
+def test_a_name_with_a_space_in_it_stays_one():
+    assert with_lists(["train", "--folders", "hold out=test,dev=val", "--seeds", "0 1"]) == [
+        *("train", "--folders", "hold out=test", "dev=val", "--seeds", "0", "1"),
+    ]
+
+
 def test_the_file_takes_lists_in_every_form_too(tmp_path):
     (tmp_path / "run.toml").write_text('seeds = "0,1"\nhead = "ridge"\ncut = ["layer3", "layer4"]\nversion = 3\n')
     app.config = (options_from(tmp_path / "run.toml"),)
@@ -33,6 +42,22 @@ def test_the_file_takes_lists_in_every_form_too(tmp_path):
     assert bound.arguments["data"].seeds == (0, 1)
     assert bound.arguments["head"].head == ("ridge",)
     assert bound.arguments["features"].cut == "layer3,layer4"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("fit", "Unknown command: fit. Did you mean train? There are run, list-cuts, "),
+        ("compair", "Did you mean compare?"),
+        ("qqq", "Unknown command: qqq. There are run, list-cuts"),
+    ],
+)
+def test_a_command_that_there_is_not_leads_to_one_that_is_meant(typed, said, capsys):
+    with pytest.raises(SystemExit):
+        main([typed])
+    assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert set(OTHER_COMMANDS.values()) <= set(COMMANDS)
+    assert not set(OTHER_COMMANDS) & {*COMMANDS, *COMMAND_NAMES}
 
 
 @pytest.mark.parametrize(

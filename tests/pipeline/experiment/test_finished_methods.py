@@ -56,6 +56,17 @@ def test_another_training_is_refused_with_both_values_and_what_to_do(ridge, chan
     assert find_finished(ridge, "another".__eq__, {**OPTIONS, **changes}, overwrite=True) is None
 
 
+def test_of_a_fine_tuning_the_options_of_heads_are_named_where_no_other_differ(ridge):
+    stored = json.loads((ridge / "result.json").read_text())
+    stored["options"] |= {"unfreeze": "3", "epochs": 6}
+    (ridge / "result.json").write_text(json.dumps(stored))
+    tuning = {**OPTIONS, "unfreeze": "3", "epochs": 6, "cv": 5}
+    with pytest.raises(UsageError, match=r"trained with `epochs` 6, and this command says 9\."):
+        find_finished(ridge, "another".__eq__, {**tuning, "epochs": 9}, overwrite=False)
+    with pytest.raises(UsageError, match=r"trained with `cv` 3, and this command says 5\."):
+        find_finished(ridge, "another".__eq__, tuning, overwrite=False)
+
+
 def test_a_method_of_version_1_kept_the_options_of_its_features(ridge):
     with pytest.raises(UsageError, match=r"with `cut` auto, and this command says blocks.3\."):
         find_finished(FIXTURE, "another".__eq__, {**OPTIONS, "cut": "blocks.3"}, overwrite=False)

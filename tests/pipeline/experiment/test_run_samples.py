@@ -70,3 +70,20 @@ def test_a_run_without_results_takes_any(run, manifest):
     for result in run.rglob("result.json"):
         result.unlink()
     require_same_samples(run, 0, DATA, manifest.select(np.arange(5)))
+
+
+def test_a_run_of_before_an_option_was_made_with_what_is_its_default_now(run, manifest):
+    kept = [
+        line for line in (run / "config.toml").read_text().splitlines() if not line.startswith(("group", "folders"))
+    ]
+    (run / "config.toml").write_text("\n".join(kept))
+    drawn = replace(manifest, splits=manifest.splits[::-1])
+    with pytest.raises(UsageError, match="says `group_column` patient and the run was made with not given"):
+        require_same_samples(run, 0, replace(DATA, group_column="patient"), drawn)
+    with pytest.raises(UsageError, match="says `folders` classes and the run was made with not given"):
+        require_same_samples(run, 0, replace(DATA, folders="classes"), drawn)
+    together = replace(drawn, groups=["p1"] * len(drawn))
+    with pytest.raises(
+        UsageError, match=r"kept together now that were not then\. Say `group_by` none, or give another"
+    ):
+        require_same_samples(run, 0, DATA, together)

@@ -83,6 +83,13 @@ def test_a_file_that_cannot_be_right_is_refused(tmp_path, content, message):
         check_configuration(path)
 
 
+def test_names_of_a_file_of_before_become_those_of_today(tmp_path):
+    (tmp_path / "run.toml").write_text("version = 2\nbatch_size = 8\ndropout = 0.1\npatience = 3\n")
+    check_configuration(tmp_path / "run.toml")
+    values = read_configuration(tmp_path / "run.toml")
+    assert values == {"version": 2, "extract_batch_size": 8, "fit_dropout": 0.1, "fit_patience": 3}
+
+
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(UsageError, match="no such file"):
         check_configuration(tmp_path / "none.toml")

@@ -16,6 +16,7 @@ from stages.config.data import SPLITS, DataConfig
 from stages.data.manifest import Manifest, load_manifest, load_targets
 from stages.tasks.base import TASKS, register_task
 from stages.tasks.single_label import SingleLabel
+from tests.photographs import make_folder
 from tests.plug_ins import forget_afterwards
 from tests.stages.data.pictures import write_images
 
@@ -49,6 +50,17 @@ def test_a_folder_becomes_a_manifest(folder):
         "test": {"bird": 3, "cat": 2, "dog": 4},
     }
     assert manifest.summary() == ["37 images", "3 classes", "train 22", "val 6", "test 9"]
+
+
+def test_classes_that_look_the_same_are_noted(tmp_path):
+    folder = make_folder(tmp_path / "photographs", 3, ("leaf", "sea"))
+    (folder / "leaf").rename(folder / "caf\u00e9")
+    (folder / "sea").rename(folder / "cafe\u0301")
+    manifest = load_manifest(DataConfig(str(folder)))
+    assert len(manifest.class_names) == 2
+    (note,) = (note for note in manifest.notes if "look the same" in note)
+    assert "caf\u00e9 (composed)" in note
+    assert "cafe\u0301 (decomposed)" in note
 
 
 def test_moving_the_folder_changes_no_split(folder, tmp_path):
@@ -376,3 +388,24 @@ def test_a_group_in_two_given_splits_is_refused_by_name_unless_allowed(patients)
         load_manifest(DataConfig(str(patients)))
     allowed = load_manifest(DataConfig(str(patients), allow_leakage=True))
     assert any("P0: " in note and "allowed by `allow_leakage`" in note for note in allowed.notes)
+
+
+def test_folders_inside_the_classes_come_into_one_split_each_and_flat_ones_change_nothing(tmp_path):
+    patients = [f"{label}/p{number}" for label in ("ill", "well") for number in range(8)]
+    write_images(tmp_path / "images", dict.fromkeys(patients, 3))
+    manifest = load_manifest(DataConfig(str(tmp_path / "images")))
+    assert all(
+        len({manifest.splits[index] for index in range(48) if manifest.groups[index] == f"p{p}"}) == 1 for p in range(8)
+    )
+    alone = load_manifest(DataConfig(str(tmp_path / "images"), group_by="none"))
+    assert (alone.groups, alone.keys) == ([], manifest.keys)
+    for path in sorted((tmp_path / "images").rglob("*.png")):  # the same images without folders between
+        path.rename(path.parent.parent / f"{path.parent.name}x{path.name}")
+    flat = load_manifest(DataConfig(str(tmp_path / "images")))
+    assert dict(zip(flat.keys, flat.splits, strict=True)) == dict(zip(alone.keys, alone.splits, strict=True))
+
+
+def test_where_groups_leave_a_split_empty_the_option_that_ends_them_is_told(tmp_path):
+    write_images(tmp_path / "images", {"ill/a": 3, "well/a": 3})
+    with pytest.raises(DataError, match=r"too few groups to make .*; or let groups be torn apart with `group_by` none"):
+        load_manifest(DataConfig(str(tmp_path / "images"), group_by="folder"))

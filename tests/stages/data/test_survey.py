@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from cache.errors import DataError
 from stages.config.data import DataConfig
@@ -62,6 +63,12 @@ def test_all_channels_are_counted_and_have_to_be_as_many_everywhere(tmp_path):
     write_images(tmp_path, {"a": 1})
     with pytest.raises(DataError, match=r"different numbers of channels: 3, as .*; 7, as"):
         survey(load_manifest(DataConfig(str(tmp_path))), options)
+
+
+def test_all_channels_of_colors_and_grays_are_those_of_a_viewer(tmp_path):
+    write_images(tmp_path, {"a": 6, "b": 5})
+    Image.new("L", (8, 8)).save(tmp_path / "b" / "gray.png")
+    assert survey(load_manifest(DataConfig(str(tmp_path))), FeatureConfig(channels="all")).options == FeatureConfig()
 
 
 def test_what_is_found_does_not_depend_on_names_and_damaged_files_are_left_out(tmp_path):

@@ -323,7 +323,7 @@ def test_features_that_cannot_be_stored_are_told_by_files_and_weights(tmp_path, 
     network = OwnNetwork()
     with torch.no_grad():
         network.features[2].bias.fill_(bias)
-    options = FeatureConfig(cut="features", cache=tmp_path / "cache", batch_size=8)
+    options = FeatureConfig(cut="features", cache=tmp_path / "cache", extract_batch_size=8)
     extractor = build_extractor(options, backbone_from_module(network, image_size=32))
     folder = make_folder(tmp_path / "photographs", 4, ("leaf", "sea"))
     with pytest.raises(error, match=message):

@@ -6,6 +6,7 @@ import torch
 
 from cache.errors import UsageError
 from stages.runtime.device import resolve_device
+from stages.runtime.distributed import Rank
 from stages.runtime.environment import describe_machine
 from stages.runtime.threads import single_thread_pool, single_threaded
 
@@ -14,6 +15,16 @@ def test_auto_takes_the_best_device_there_is():
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert resolve_device("auto").type == best
     assert resolve_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize(("cuda", "mps", "best"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_auto_takes_cuda_then_apples_gpu_then_the_processor(monkeypatch, cuda, mps, best):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert resolve_device("auto").type == best
+    several = Rank(1, 2, 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    assert several.device("auto") == ("cuda:1" if cuda else "cpu")
 
 
 @pytest.mark.parametrize("name", ["toaster", "cuda:99", "cpu:x"])

@@ -1,6 +1,7 @@
 """TIFF of every layout, written by tifffile, against numbers that are worked out here."""
 
 import io
+import logging
 import warnings
 
 import numpy as np
@@ -75,12 +76,13 @@ def test_channels_of_sixteen_bits_side_by_side_follow_the_range_that_is_asked_fo
 
 @pytest.mark.parametrize("layout", ["contig", "separate"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_of_many_channels_those_that_are_named_are_taken(layout, dtype):
+def test_of_many_channels_those_that_are_named_are_taken(layout, dtype, caplog):
     values = np.random.default_rng(1).integers(0, 256, (6, 5, 7)).astype(dtype) * dtype(np.iinfo(dtype).max // 255)
     stored = values if layout == "contig" else np.moveaxis(values, -1, 0)
     data = tiff(stored, photometric="minisblack", planarconfig=layout)
-    with pytest.raises(UnreadableImageError, match="7 channels: `channels`"):
+    with pytest.raises(UnreadableImageError, match="7 channels: `channels`"), caplog.at_level(logging.WARNING):
         decode(data)
+    assert not caplog.records  # what Pillow says of such a file, for each
     expected = (values // dtype(np.iinfo(dtype).max // 255)).astype(np.uint8)
     assert np.array_equal(shown(data, Reading(channels=(2, 1, 0))), expected[..., [2, 1, 0]])
     assert np.array_equal(shown(data, Reading(channels=(6,))), expected[..., [6, 6, 6]])
@@ -175,3 +177,11 @@ def test_files_of_eight_bits_are_shown_as_pillow_shows_them():
         buffer = io.BytesIO()
         image.save(buffer, "TIFF")
         assert np.array_equal(shown(buffer.getvalue()), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_more_values_than_memory_holds_are_refused_before_they_are_decoded(bigtiff, monkeypatch):
+    monkeypatch.setattr("stages.data.images.tiff.VALUE_LIMIT", 6 * 5 * 7 - 1)
+    data = tiff(np.zeros((6, 5, 7), np.uint8), photometric="minisblack", planarconfig="contig", bigtiff=bigtiff)
+    with pytest.raises(UnreadableImageError, match="more than 209 values"):
+        decode(data, Reading(channels=(0, 1, 2)))

@@ -49,14 +49,26 @@ def test_columns_that_are_read_and_those_without_a_name_are_no_extra_ones(tmp_pa
 
 def test_a_table_of_images_needs_no_labels_and_gives_all_it_says(tmp_path):
     table = write(tmp_path, "\ufeff,PATH,Label,Age\n0,a.jpg, cat ,7\n1,/data/b.jpg\n")
-    assert read_image_table(table) == [
+    images = [
         (str(tmp_path / "a.jpg"), {"label": " cat ", "Age": "7"}),
         ("/data/b.jpg", {"label": "", "Age": ""}),
+    ]
+    assert read_image_table(table) == (images, [])
+
+
+def test_a_table_of_images_is_read_as_a_table_of_samples_is(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    table = write(tmp_path, "path;age\n.\\a.jpg;7\n", "utf-16")
+    images, notes = read_image_table(table)
+    assert images == [(str(tmp_path / "a.jpg"), {"age": "7"})]
+    assert notes == [
+        "table.csv was read as UTF-16 with columns separated by semicolons",
+        "back-slashes, as on Windows, were read as slashes in 1 of the paths",
     ]
 
 
 def test_what_is_wrong_with_a_table_of_images_is_named(tmp_path):
-    with pytest.raises(DataError, match="has no column path; the first line must name the column path"):
+    with pytest.raises(DataError, match=r"has no column path .* the first line must name the column path"):
         read_image_table(write(tmp_path, "file\na.jpg\n"))
     with pytest.raises(DataError, match="line 3: no path"):
         read_image_table(write(tmp_path, "path,age\na.jpg,1\n,2\n"))
@@ -80,6 +92,38 @@ def test_what_excel_writes_is_read(tmp_path):
     assert listing.targets == ["cat", "dog"]
 
 
+def test_what_was_found_out_about_a_table_is_said(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    listing = listed(write(tmp_path, "sep=;\nlabel;path\nsea, calm;photos\\a.jpg\nland;.\\a.jpg\n", "utf-16"))
+    assert listing.targets == ["sea, calm", "land"]
+    assert listing.locations == [str(tmp_path / "photos\\a.jpg"), str(tmp_path / "a.jpg")]
+    assert len(listing.notes) == 2
+    assert listed(write(tmp_path, "path,label\na.jpg,cat\nb.jpg,dog\n")).notes == []
+
+
+def test_rows_that_say_the_same_of_an_image_count_once_and_that_is_said(tmp_path):
+    rows = ["a.jpg,cat,1,x", "b.jpg,dog,1,x", "a.jpg, cat,2,x", "a.jpg,cat,1,x"]
+    listing = listed(write(tmp_path, "\n".join(["path,label,reader,site", *rows])))
+    assert listing.locations == [str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")]
+    assert listing.targets == ["cat", "dog"]
+    assert listing.extra == {"reader": ["1", "1"], "site": ["x", "x"]}
+    (note,) = listing.notes
+    assert note == (
+        "table.csv says again what it said of an image in 2 of its rows: each image counts once, with what its first "
+        "row says in the columns reader, site"
+    )
+
+
+@pytest.mark.parametrize("column", ["label", "split", "stratum", "group"])
+def test_rows_that_say_something_else_of_an_image_all_count(tmp_path, column):
+    """Two groups of one image keep all images of both together; two labels or splits are told, or refused, later."""
+    fixed = {"label": "cat", "split": "train", "stratum": "s", "group": "g"}
+    other = {"label": "dog", "split": "test", "stratum": "t", "group": "h"}
+    rows = [fixed, {**fixed, column: other[column]}, fixed]
+    text = "\n".join(["path," + ",".join(fixed), *("a.jpg," + ",".join(row.values()) for row in rows)])
+    assert len(listed(write(tmp_path, text)).locations) == 2
+
+
 def test_labels_that_are_numbers_are_in_order_of_value(tmp_path):
     assert listed(write(tmp_path, "path,label\na.jpg,10\nb.jpg,9\n")).class_names == ("9", "10")
 
@@ -91,6 +135,8 @@ def test_labels_that_are_numbers_are_in_order_of_value(tmp_path):
         ("file,class\na.jpg,cat\n", "has no column label and no column path"),
         ("", "has no column"),
         ("path,label\n", "has no rows"),
+        ("path,label,Label\na.jpg,cat,dog\n", "has several columns called label: leave one"),
+        ("path,label\na.jpg,cat\nhttps://example.org/b.jpg,dog\n", "line 3: https://.* is a URL: download"),
         ("path,label\na.jpg,cat\nb.jpg\n", "line 3: no label"),
         ("path,label\na.jpg,cat\n,dog\n", "line 3: no path"),
         ("path,label\na.jpg,cat,dog\n", "line 2: more fields than columns"),

@@ -103,20 +103,3 @@ def test_folders_without_images_are_refused(tmp_path):
     (tmp_path / "cat" / "a.txt").touch()
     with pytest.raises(DataError, match=r"no images in its folders \(.txt 1\)"):
         listed(tmp_path)
-
-
-def test_splits_without_class_folders_are_not_taken_for_classes(tmp_path):
-    write_images(tmp_path, {"train": 2, "test": 2})
-    with pytest.raises(DataError, match="no class folders in test, train"):
-        listed(tmp_path)
-
-
-def test_splits_beside_other_folders_are_not_taken_for_classes(tmp_path):
-    write_images(tmp_path, {"train/cat": 1, "test/cat": 1, "annotations": 1})
-    with pytest.raises(DataError, match="beside them annotations"):
-        listed(tmp_path)
-
-
-def test_a_class_may_be_called_train(tmp_path):
-    write_images(tmp_path, {"train": 1, "bus": 1, "train/steam": 1})
-    assert listed(tmp_path).class_names == ("bus", "train")

@@ -38,7 +38,7 @@ def test_a_missing_folder_is_named(tmp_path):
 
 def test_a_file_that_is_not_a_table_is_refused(tmp_path):
     (tmp_path / "photo.jpg").touch()
-    with pytest.raises(UsageError, match="not a CSV file"):
+    with pytest.raises(UsageError, match="not a CSV or TSV file"):
         list_samples(DataConfig(str(tmp_path / "photo.jpg")))
 
 

@@ -4,7 +4,7 @@ from PIL import Image
 
 from stages.config.pixel_values import parse_intensity_range
 from stages.data.images.reading import PLAIN, Reading
-from stages.inspection.pixel_quality import find_poor_images
+from stages.data.pixel_quality import find_poor_images
 from tests.stages.data.pictures import photograph
 
 

@@ -1,0 +1,51 @@
+"""Whether the features that an extraction will make find room on the disk of their cache."""
+
+from __future__ import annotations
+
+import shutil
+from math import prod
+from pathlib import Path
+
+from cache.errors import CacheError
+from stages.extraction.extractor import Extractor
+
+_ROW_BYTES = 48
+"""What a shard keeps of a row beside its numbers: its key, its checksum, and its part of the table."""
+
+
+def free_bytes(folder: Path) -> int:
+    """Return what is free on the disk of a folder, which need not be there yet."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def bytes_of_rows(extractor: Extractor, rows_of_tap: list[int]) -> int:
+    """Return the bytes that so many rows of each tap take, uncompressed."""
+    itemsize = extractor.taps[0].cache.dtype.itemsize
+    taps = zip(extractor.taps, rows_of_tap, strict=True)
+    return sum(rows * (prod(tap.shape) * itemsize + _ROW_BYTES) for tap, rows in taps)
+
+
+def require_room(extractor: Extractor, rows_of_tap: list[int]) -> None:
+    """Refuse to begin what the disk has no room for, unless the options say that it is to be tried.
+
+    Parameters
+    ----------
+    rows_of_tap
+        How many rows each tap lacks, of all views.
+
+    Raises
+    ------
+    CacheError
+        With the bytes that are needed and those that are free.
+    """
+    options = extractor.options
+    needed, free = bytes_of_rows(extractor, rows_of_tap), free_bytes(options.cache)
+    if needed <= free or options.force:
+        return
+    compressed = "" if options.compression == "none" else f" before `compression` {options.compression}"
+    raise CacheError(
+        f"{sum(rows_of_tap):,} rows of features are to be made, which take {needed:,} bytes{compressed}, and the disk "
+        f"of {options.cache} has {free:,} bytes free: make room, choose another `cache`, another `cut`, a `pool` or "
+        "fewer `views`, or begin all the same with `force` (what is finished is kept)"
+    )
