@@ -46,11 +46,14 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
         If there is no column path, or a row cannot be used; names the line.
     """
     path = Path(options.data)
-    table = _table(path, ("path",), _COLUMNS)
+    table = TableFile(path, _READ)
     paths = TablePaths(path.parent)
-    if "label" not in table.columns:
+    missing = [name for name in sorted(_REQUIRED) if name not in table.columns]
+    if "path" in missing:
+        raise DataError(_missing(table, missing, _COLUMNS))
+    if missing:
         images = [paths.location(_required(fields, "path", line), line) for line, fields in table.rows(verbatim="path")]
-        return unlabeled_records(images, _missing(table, ["label"], _COLUMNS), [*table.notes, *paths.notes])
+        return unlabeled_records(images, _missing(table, missing, _COLUMNS), [*table.notes, *paths.notes])
     columns = [name for name in dict.fromkeys(table.columns) if name and name not in _READ]
     # what an image is said to be -> the other columns of the first row that says so
     rows: dict[_Row, tuple[str, ...]] = {}
@@ -103,7 +106,9 @@ def read_image_table(path: Path) -> tuple[list[ListedImage], list[str]]:
     DataError
         If there is no such column, or a row cannot be used; names the line.
     """
-    table = _table(path, ("path",), "the first line must name the column path")
+    table = TableFile(path, _READ)
+    if "path" not in table.columns:
+        raise DataError(_missing(table, ["path"], "the first line must name the column path"))
     paths = TablePaths(path.parent)
     images = [
         ListedImage(
@@ -125,21 +130,6 @@ class _Row(NamedTuple):
     group: str
     group_column: str
     """What the column says that `group_column` names, which joins images as a group does; '' where it names none."""
-
-
-def _table(path: Path, required: Sequence[str], columns: str) -> TableFile:
-    """Return an opened table.
-
-    Raises
-    ------
-    DataError
-        If a column of `required` is missing, which `columns` says in words, or the table cannot be read.
-    """
-    table = TableFile(path, _READ)
-    missing = sorted(set(required) - set(table.columns))
-    if missing:
-        raise DataError(_missing(table, missing, columns))
-    return table
 
 
 def _missing(table: TableFile, names: Sequence[str], columns: str) -> str:

@@ -18,8 +18,8 @@ from stages.data.sources.registry import register_source
 def list_folder(options: DataConfig, progress: Progress | None = None) -> SourceRecords:
     """Return the images below the folder `data`, their classes by the folders they are in.
 
-    Images that lie in the folder itself, with no folder beside them, have no classes. Images deeper inside a class folder count; hidden files and folders do not, nor do those of systems and of this
-    program.
+    Images that lie in the folder itself, with no folder beside them, have no classes. Images deeper inside a class
+    folder count; hidden files and folders do not, nor do those of systems and of this program.
 
     Raises
     ------

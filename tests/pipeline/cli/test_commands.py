@@ -365,10 +365,22 @@ def test_a_contact_sheet_without_a_readable_image_says_so(capsys, tmp_path):
     assert (code, "no training image that could be read" in err) == (1, True)
 
 
+def test_images_without_labels_are_extracted_and_found_again_when_they_have_some(capsys, tmp_path):
+    folder = make_folder(tmp_path / "own", per_class=3)
+    options = ["--image-size", "64", "--cache", tmp_path / "cache"]
+    code, out, _ = call(capsys, "extract", "--data", folder / "fire", *options, "--out", tmp_path / "run")
+    assert code == 0
+    assert "3 images, train 3" in out
+    assert "note: no labels: features alone can be extracted" in out
+    code, out, _ = call(capsys, "extract", "--data", folder, *options)
+    assert (code, "3 were in the cache already" in out) == (0, True)
+
+
 WRONG = [
     (["extract", "--data", "{tmp}/nowhere"], "nowhere"),
     (["extract", "--data", "{tmp}/empty"], "empty"),
-    (["extract", "--data", "{tmp}/single"], "one class"),
+    (["train", "--data", "{tmp}/single", "--out", "{tmp}/r"], "one class"),
+    (["train", "--data", "{tmp}/single/fire", "--out", "{tmp}/r"], "Without labels, features can be extracted"),
     (["extract", "--data", "elvp"], "elpv"),
     (["extract", "--data", "{photos}", "--backbone", "resnet81"], "resnet18"),
     (["extract", "--data", "{photos}", "--cut", "block.4"], "blocks.4"),

@@ -135,10 +135,16 @@ def test_labels_that_are_numbers_are_in_order_of_value(tmp_path):
     assert listed(write(tmp_path, "path,label\na.jpg,10\nb.jpg,9\n")).class_names == ("9", "10")
 
 
+def test_without_a_column_label_the_images_are_known_and_nothing_else(tmp_path):
+    records = listed(write(tmp_path, "path,class\na.jpg,cat\nb.jpg,dog\na.jpg,cat\n"))
+    assert records.locations == [str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")]
+    assert set(records.targets) == {""}
+    assert "table.csv has no column label (its first line is 'path,class')" in records.unlabeled
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,class\na.jpg,cat\n", "has no column label"),
         ("file,class\na.jpg,cat\n", "has no column label and no column path"),
         ("", "has no column"),
         ("path,label\n", "has no rows"),
