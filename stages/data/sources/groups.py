@@ -200,12 +200,14 @@ def _name_hints(records: SourceRecords) -> list[str]:
     if records.keys is not None:
         return []
     names = [os.path.basename(location) for location in records.locations[:_LOOKED_AT]]  # noqa: PTH119 (many times)
-    found: list[tuple[int, str, dict[str, list[str]]]] = []
+    found: list[tuple[int, str, dict[tuple[str, str], list[str]]]] = []
+    folders = [os.path.dirname(location) for location in records.locations[:_LOOKED_AT]]  # noqa: PTH120 (many times)
     for pattern in _NAME_PATTERNS:
-        files: dict[str, list[str]] = defaultdict(list)
-        for name, match in zip(names, map(re.compile(pattern).match, names), strict=True):
+        # within a folder: the files of several classes, or splits, may be numbered alike
+        files: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for name, folder, match in zip(names, folders, map(re.compile(pattern).match, names), strict=True):
             if match:
-                files[match[1]].append(name)
+                files[folder, match[1]].append(name)
         sizes = [len(members) for members in files.values()]
         enough = len(files) >= max(_LEAST_GROUPS, _LEAST_OF_A_CLASS * len(records.class_names))
         if enough and sum(size for size in sizes if size > 1) >= 0.8 * len(names) and max(sizes) <= len(names) / 4:

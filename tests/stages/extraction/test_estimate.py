@@ -26,9 +26,9 @@ DECODING = 0.1
 def slow_images(monkeypatch):
     render = engine.render
 
-    def slowly(request):
+    def slowly(request, remarks):
         time.sleep(DECODING)
-        return render(request)
+        return render(request, remarks)
 
     monkeypatch.setattr(engine, "render", slowly)
 

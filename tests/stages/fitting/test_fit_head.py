@@ -169,7 +169,9 @@ def test_torch_heads_take_features_as_they_are_cached(name):
 
 def test_the_best_epoch_is_kept_and_training_stops_when_it_no_longer_helps():
     train, val, _ = digits()
-    trained = train_head("mlp", fit_problem(train, val, classes=10, options=replace(QUICK, fit_epochs=200, patience=5)))
+    trained = train_head(
+        "mlp", fit_problem(train, val, classes=10, options=replace(QUICK, fit_epochs=200, fit_patience=5))
+    )
     assert len(trained.history) < 200
     best = max(trained.history, key=lambda epoch: (epoch.val_score, -epoch.val_loss))
     assert trained.settings["best epoch"] == best.epoch

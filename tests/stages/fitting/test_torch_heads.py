@@ -63,7 +63,7 @@ def test_rare_classes_are_found_more_often_when_they_weigh_as_much(means):
 
 def test_label_smoothing_keeps_probabilities_from_the_extremes():
     train, val, _ = digits()
-    options = replace(QUICK, fit_epochs=30, patience=30)
+    options = replace(QUICK, fit_epochs=30, fit_patience=30)
     sure, smooth = (
         trained(replace(options, fit_label_smoothing=smoothing), train, val)
         .head(torch.from_numpy(val.features).float())

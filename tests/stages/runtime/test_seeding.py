@@ -35,7 +35,7 @@ def test_a_batch_is_mixed_from_the_seed_it_has_always_had(monkeypatch):
 
 
 def test_an_image_of_an_epoch_is_rendered_from_the_seed_it_has_always_had(monkeypatch):
-    monkeypatch.setattr(image_batches, "read_image", lambda location: None)
+    monkeypatch.setattr(image_batches, "read_image", lambda location, reading: None)
     manifest = SimpleNamespace(locations=["a.png"], keys=[KEY], targets=[1])
     assert AugmentedImages(manifest, lambda image, seed: seed, 1)[2, 0] == (63194142645485683, 1)
 

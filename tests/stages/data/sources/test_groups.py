@@ -186,3 +186,10 @@ def test_other_file_names_say_nothing(name):
         for index, label in enumerate(labels)
     ]
     assert grouped(records([(label, "") for label in labels], names)).notes == []
+
+
+@pytest.mark.parametrize("name", ["{number:03}.png", "{number}_{number}.jpg", "image-{number}.png"])
+def test_files_that_are_numbered_anew_in_each_folder_say_nothing(name):
+    samples = [(label, "") for label in ("cat", "cow", "dog", "fox") for _ in range(20)]
+    names = [name.format(number=index % 20) for index in range(80)]
+    assert grouped(records(samples, names)).notes == []
