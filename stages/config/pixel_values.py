@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 from cache.errors import UsageError
 
@@ -34,11 +35,11 @@ class IntensityRange:
 
     def __str__(self) -> str:
         """Return the word that `parse_intensity_range` reads."""
+        limits = ",".join(str(int(value)) if value.is_integer() else repr(value) for value in (self.low, self.high))
         if self.kind == "values":
             bits = (int(self.high) + 1).bit_length() - 1
-            is_depth = self.low == 0 and self.high == 2**bits - 1
-            return f"bits:{bits}" if is_depth else f"{self.low:.9g},{self.high:.9g}"
-        return f"percentile:{self.low:.9g},{self.high:.9g}" if self.kind == "percentile" else self.kind
+            return f"bits:{bits}" if self.low == 0 and self.high == 2**bits - 1 else limits
+        return f"percentile:{limits}" if self.kind == "percentile" else self.kind
 
 
 FULL = IntensityRange()
@@ -62,7 +63,7 @@ def parse_intensity_range(text: str) -> IntensityRange:
             return IntensityRange("values", 0.0, float(2 ** int(values) - 1))
         if kind in ("values", "percentile"):
             low, high = (float(value) for value in values.split(","))
-            if low < high and (kind == "values" or (low >= 0 and high <= 100)):
+            if isfinite(low) and isfinite(high) and low < high and (kind == "values" or (low >= 0 and high <= 100)):
                 return IntensityRange(kind, low, high)
     except ValueError:
         pass

@@ -239,7 +239,7 @@ class Extractor:
                 f"use `extract_batch_size` {max(len(images) // 2, 1)}"
             ) from error
 
-    @property
+    @cached_property
     def reading(self) -> Reading:
         """How files are read for the trunk."""
         return reading_of(self.options, self.backbone.preprocessing.resize)

@@ -10,8 +10,8 @@ memory.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import numpy as np
@@ -68,17 +68,13 @@ def decode(data: bytes, reading: Reading = PLAIN, remarks: list[str] | None = No
     if not data:
         raise UnreadableImageError("the file is empty")
     remarks = [] if remarks is None else remarks
-    try:
+    with _reasons(data):
         if is_tiff(data) and not pillow_reads_tiff(data, reading):
             with OwnTiff(data) as tiff:
                 _require_size(*tiff.size)
                 return _from_pages(tiff.count, tiff.samples, reading, remarks)
         with open_image_format(data) as image:
             return _decode_opened(data, image, reading, remarks)
-    except UnidentifiedImageError as error:
-        raise UnreadableImageError(describe_unknown(data)) from error
-    except DECODE_ERRORS as error:
-        raise UnreadableImageError(first_line(error)) from error
 
 
 def read_samples(data: bytes, reading: Reading) -> Samples:
@@ -90,7 +86,7 @@ def read_samples(data: bytes, reading: Reading) -> Samples:
         If the bytes are not an intact image.
     """
     every_channel = replace(reading, channels=reading.channels or _ANY_CHANNELS)
-    try:
+    with _reasons(data):
         if is_tiff(data) and not pillow_reads_tiff(data, every_channel):
             with OwnTiff(data) as tiff:
                 _require_size(*tiff.size)
@@ -99,6 +95,13 @@ def read_samples(data: bytes, reading: Reading) -> Samples:
             _require_size(*image.size)
             deep_range = replace(every_channel, intensity=_ANY_RANGE)
             return _natural(data, image, deep_range)(choose_pages(count_pages(image), reading.page)[0])
+
+
+@contextmanager
+def _reasons(data: bytes) -> Iterator[None]:
+    """Raise UnreadableImageError, with the reason, for whatever a reader raises while it reads the bytes."""
+    try:
+        yield
     except UnidentifiedImageError as error:
         raise UnreadableImageError(describe_unknown(data)) from error
     except DECODE_ERRORS as error:
@@ -112,6 +115,7 @@ def _decode_opened(data: bytes, image: Image.Image, reading: Reading, remarks: l
     try:
         quick = _quick_decoder(data, image) if image.size == full_size and not reading.channels else None
         if quick is not None:
+            choose_pages(1, reading.page)
             with suppress(*(() if _is_jpeg(image) else DECODE_ERRORS)):  # Pillow may not mind what is wrong with it
                 return quick(data)
         if _is_shown_as_it_is(data, image, reading):
@@ -215,7 +219,8 @@ def _natural(data: bytes, image: Image.Image, reading: Reading) -> Callable[[int
         values = values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
         if image.format == "TIFF":
             return tiff_samples(values, tags_of(image))
-        return significant_samples(values, data) if image.format == "PNG" else Samples(values)
+        # older versions of Pillow hold the 16 bits of a PNG in 32
+        return significant_samples(values.astype(np.uint16), data) if image.format == "PNG" else Samples(values)
 
     return page
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stages.config.features import FeatureConfig
@@ -81,7 +81,7 @@ def reading_of(options: FeatureConfig, shorter_side: int | None = None) -> Readi
     shorter_side : int, optional
         To how many pixels images will be resized, where `options` may have them decoded at a reduced scale.
     """
-    return replace(reading_from(asdict(options)), shorter_side=shorter_side if options.decoding == "reduced" else None)
+    return replace(reading_from(vars(options)), shorter_side=shorter_side if options.decoding == "reduced" else None)
 
 
 def reading_from(options: Mapping[str, Any]) -> Reading:

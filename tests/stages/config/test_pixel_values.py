@@ -6,7 +6,13 @@ from stages.config.pixel_values import parse_channels, parse_intensity_range, pa
 
 @pytest.mark.parametrize(
     ("text", "limits"),
-    [("bits:12", (0, 4095)), ("0,4095", (0, 4095)), ("-1000,3071", (-1000, 3071)), ("0.5,2", (0.5, 2))],
+    [
+        ("bits:12", (0, 4095)),
+        ("0,4095", (0, 4095)),
+        ("-1000,3071", (-1000, 3071)),
+        ("0.5,2", (0.5, 2)),
+        ("0.1,1234567.890123", (0.1, 1234567.890123)),
+    ],
 )
 def test_a_range_has_its_two_ends_and_is_written_as_it_is_read(text, limits):
     parsed = parse_intensity_range(text)
@@ -22,7 +28,22 @@ def test_what_has_to_be_looked_for_says_so(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["bits:0", "bits:33", "bits:x", "5", "5,5", "9,1", "percentile:0,101", "percentile:5", "nan,1", "12bit", ""]
+    "text",
+    [
+        "bits:0",
+        "bits:33",
+        "bits:x",
+        "5",
+        "5,5",
+        "9,1",
+        "percentile:0,101",
+        "percentile:5",
+        "nan,1",
+        "0,inf",
+        "-inf,5",
+        "12bit",
+        "",
+    ],
 )
 def test_what_is_no_range_is_refused_with_all_there_are(text):
     with pytest.raises(UsageError, match="full, bits:N, LOW,HIGH, percentile:P,Q or auto"):

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 from cache.errors import CacheError, CacheInputError, CutonceError, DataError, UsageError, WeightsError
@@ -328,3 +329,14 @@ def test_features_that_cannot_be_stored_are_told_by_files_and_weights(tmp_path, 
     folder = make_folder(tmp_path / "photographs", 4, ("leaf", "sea"))
     with pytest.raises(error, match=message):
         extract(extractor, load_manifest(DataConfig(str(folder))))
+
+
+@pytest.mark.parametrize("engine", ["cores", "accelerator"])
+def test_what_there_is_to_say_of_the_files_is_counted_whatever_the_engine(small, tmp_path, engine):
+    folder = make_folder(tmp_path / "own", per_class=4)
+    for index, values in enumerate([np.zeros((2, 9, 9), np.uint8), np.arange(400, dtype=np.uint16).reshape(20, 20)]):
+        tifffile.imwrite(folder / "sea" / f"{index}.tif", values, photometric="minisblack")
+    report = extract(build_extractor(replace(small, engine=engine)), load_manifest(DataConfig(str(folder))))
+    pages, few_levels = report.remarks
+    assert pages.startswith("1 file of several pages or frames: the first was taken")
+    assert few_levels.startswith("1 of 1 images with more than 8 bits use fewer than 32 of 256 levels")

@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -40,3 +42,19 @@ def test_the_chunk_is_found_among_others_and_nowhere_else():
     assert significant_bits(with_significant_bits(RAMP, 5, 6, 5)) == 6
     assert significant_bits(data[:AFTER_HEADER] + png_chunk(b"tEXt", b"sBIT") + data[AFTER_HEADER:]) is None
     assert significant_bits(data[:40]) is None
+
+
+def test_sixteen_bits_that_pillow_holds_in_32_are_the_same(monkeypatch):
+    """As before version 11 of Pillow."""
+    data = with_significant_bits(RAMP, 12)
+    expected = gray(data)
+    monkeypatch.setattr("stages.data.images.decode.open_image_format", in_32_bits)
+    assert gray(data) == expected
+
+
+def in_32_bits(data):
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    wide = image.convert("I")
+    wide.format = "PNG"
+    return wide

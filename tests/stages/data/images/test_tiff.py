@@ -14,6 +14,7 @@ from stages.data.images.decode import decode
 from stages.data.images.reading import Reading
 from stages.data.images.rgb import UnreadableImageError
 from stages.data.images.tiff import is_tiff
+from tests.stages.data.pictures import encoded, photograph
 
 RAMP = np.array([[0, 1365, 2730, 4095]], np.uint16)
 DEEP = np.random.default_rng(0).integers(0, 65536, (6, 5, 3)).astype(np.uint16)
@@ -100,6 +101,15 @@ def test_pages_are_chosen_and_the_brightest_is_taken_pixel_by_pixel():
     brightest = shown(data, Reading(page="max"))
     assert (brightest[0, 0, 0], brightest[1, 1, 0]) == (250, 200)
     with pytest.raises(UnreadableImageError, match="3 pages, the first is number 0: there is no page 3"):
+        decode(data, Reading(page=3))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
+def test_a_page_that_a_file_of_one_has_not_is_missed_whatever_decodes_it(kind):
+    data = encoded(photograph(), kind)
+    for page in (0, "middle", "max"):
+        assert np.array_equal(decode(data, Reading(page=page)), decode(data))
+    with pytest.raises(UnreadableImageError, match="1 pages, the first is number 0: there is no page 3"):
         decode(data, Reading(page=3))
 
 
