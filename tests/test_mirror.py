@@ -45,6 +45,7 @@ TESTED_FROM_OUTSIDE = [
     "pipeline/cli/contact_sheet.py",
     "pipeline/cli/extract.py",
     "pipeline/cli/finetune.py",
+    "pipeline/cli/lr_find.py",
     "pipeline/cli/learning_curve.py",
     "pipeline/cli/run.py",
     "pipeline/evaluation/method_summary.py",

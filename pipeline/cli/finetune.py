@@ -24,7 +24,8 @@ def finetune(
     """Train the top blocks, starting from a stage-2 head, and test the network (stage 3).
 
     The head named by --init-head is trained on cached features first if the run does not have it. Checkpoints are left
-    every epoch and every few minutes: a killed command, given again, goes on and ends with the same weights.
+    every epoch and every few minutes: a killed command, given again, goes on and ends with the same weights. Several
+    GPUs share the work under torchrun.
 
     Try:
 
@@ -49,9 +50,8 @@ def finetune(
 
     results = []
     with process_group() as rank:
-        extractor = build_extractor(
-            replace(features := resolve_features(data, features), device=rank.device(features.device))
-        )
+        features = resolve_features(data, features)
+        extractor = build_extractor(replace(features, device=rank.device(features.device)))
         rank.broadcast_from_first(partial(init_run, out, data, features, head, finetune))
         for seed in data.seeds:
             manifest, directory = rank.broadcast_from_first(partial(init_seed, out, data, features, seed))

@@ -46,7 +46,8 @@ def lr_find(
     from stages.extraction.extractor import build_extractor
     from stages.finetuning.finetune import require_trainable
 
-    extractor = build_extractor(features := resolve_features(data, features))
+    features = resolve_features(data, features)
+    extractor = build_extractor(features)
     init_run(out, data, features, head, finetune)
     manifest, directory = init_seed(out, data, features, data.seeds[0])
     require_trainable(extractor, finetune, manifest.task.out_features)

@@ -6,7 +6,7 @@ import base64
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -373,14 +373,14 @@ def _mistakes(
 def thumbnail(location: str, options: Mapping[str, Any]) -> str | None:
     """Return a small JPEG of an image as a data URI, or None where it is not there any more.
 
-    It is shown as it was read with `options`; of more than three channels the first three.
+    It is shown as it was read with `options`, as far as a person can be shown its channels.
     """
     from stages.data.images.reading import reading_from
+    from stages.data.images.rgb import as_colors
     from stages.data.sources.open_image import read_image
 
-    reading = reading_from(options)
     try:
-        pixels = read_image(location, replace(reading, channels=reading.channels[:3]))
+        pixels = as_colors(read_image(location, reading_from(options)))
     except DataError:
         return None
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())

@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import functional as F
 
 from stages.data.image_stream import ImageRequest, stream_images
 from stages.data.images.reading import Reading
+from stages.data.images.rgb import as_colors
 from stages.runtime.progress import progress
 
 DARK = 0.32
@@ -81,7 +82,7 @@ def find_poor_images(locations: Sequence[str], reading: Reading, threads: int) -
 
 
 def _small(image: Tensor) -> Tensor:
-    colors: Tensor = F.resize(image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1), [_SIDE, _SIDE])
+    colors: Tensor = F.resize(as_colors(image), [_SIDE, _SIDE])
     return colors
 
 

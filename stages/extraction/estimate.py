@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 
 from cache.errors import DataError
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
+from stages.extraction.room import row_bytes
 from stages.extraction.work_queue import missing_rows
 
 _BATCHES = 6
@@ -26,7 +26,7 @@ class CutEstimate:
     shape : tuple of int
         Of one row.
     rows, size : int
-        Rows that are missing, of all views, and the bytes they take uncompressed.
+        Rows that are missing, of all views, and the bytes they take on the disk, uncompressed.
     """
 
     cut: str
@@ -97,11 +97,10 @@ def estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
         forward_seconds += batch.forward_seconds
     if not renderings:
         raise DataError(f"none of {len(sampled_keys)} images chosen for the estimate could be read")
-    per_value = extractor.taps[0].cache.dtype.itemsize
     taps = []
     for number, tap in enumerate(extractor.taps):
         rows = sum((number, view) in lack.rows for lack in lacking.values() for view in views)
-        taps.append(CutEstimate(tap.cut.name, tap.shape, rows, rows * prod(tap.shape) * per_value))
+        taps.append(CutEstimate(tap.cut.name, tap.shape, rows, rows * row_bytes(tap)))
     return Estimate(
         images=len(lacking),
         renderings=sum(len(lack.views) for lack in lacking.values()),

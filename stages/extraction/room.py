@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 
 from cache.errors import CacheError
-from stages.extraction.extractor import Extractor
+from stages.extraction.extractor import CachedCut, Extractor
 
 _ROW_BYTES = 48
 """What a shard keeps of a row beside its numbers: its key, its checksum, and its part of the table."""
@@ -19,11 +19,9 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def bytes_of_rows(extractor: Extractor, rows_of_tap: list[int]) -> int:
-    """Return the bytes that so many rows of each tap take, uncompressed."""
-    itemsize = extractor.taps[0].cache.dtype.itemsize
-    taps = zip(extractor.taps, rows_of_tap, strict=True)
-    return sum(rows * (prod(tap.shape) * itemsize + _ROW_BYTES) for tap, rows in taps)
+def row_bytes(tap: CachedCut) -> int:
+    """Return the bytes that a row of a tap takes on the disk, uncompressed."""
+    return prod(tap.shape) * tap.cache.dtype.itemsize + _ROW_BYTES
 
 
 def require_room(extractor: Extractor, rows_of_tap: list[int]) -> None:
@@ -40,7 +38,8 @@ def require_room(extractor: Extractor, rows_of_tap: list[int]) -> None:
         With the bytes that are needed and those that are free.
     """
     options = extractor.options
-    needed, free = bytes_of_rows(extractor, rows_of_tap), free_bytes(options.cache)
+    needed = sum(rows * row_bytes(tap) for tap, rows in zip(extractor.taps, rows_of_tap, strict=True))
+    free = free_bytes(options.cache)
     if needed <= free or options.force:
         return
     compressed = "" if options.compression == "none" else f" before `compression` {options.compression}"

@@ -14,6 +14,7 @@ from cache.errors import DataError
 from stages.data.augment.mixup import MixupCutmix
 from stages.data.augment.policy import Augmentation
 from stages.data.image_stream import stream_images
+from stages.data.images.preprocessing import Preprocessing
 from stages.data.images.reading import PLAIN, Reading, reading_of
 from stages.data.manifest import Manifest
 from stages.data.sources.open_image import read_image
@@ -62,7 +63,7 @@ class ImageBatches:
         workers = options.num_workers
         if workers is None:
             workers = min(usable_cores() - 1, 8)
-        workers = workers_with_room(workers, extractor.backbone.preprocessing.image_size, problem)
+        workers = workers_with_room(workers, extractor.backbone.preprocessing, problem)
         self._loader: DataLoader[tuple[Tensor, int]] = DataLoader(
             AugmentedImages(problem.train, extractor.augmentation, problem.seed, reading_of(extractor.options)),
             batch_sampler=self._sampler,
@@ -109,11 +110,11 @@ class ImageBatches:
                 bar.update(len(batch.indices))
 
 
-def workers_with_room(workers: int, image_size: int, problem: FinetuneProblem) -> int:
+def workers_with_room(workers: int, preprocessing: Preprocessing, problem: FinetuneProblem) -> int:
     """Return as many loading processes as shared memory has room for; the batches are the same, however many."""
     ranks = problem.rank.world_size
     images = -(-problem.config.finetune_batch_size // ranks)
-    fitting = loaders_that_fit(workers, images * 3 * image_size**2, ranks)
+    fitting = loaders_that_fit(workers, images * len(preprocessing.mean) * preprocessing.image_size**2, ranks)
     if fitting < workers and problem.rank.is_main:
         instead = f"{fitting} processes load images" if fitting else "this process loads the images itself"
         _LOG.info(

@@ -14,6 +14,7 @@ from torch import Tensor
 from cache.atomic_write import atomic_path
 from stages.data.augment.mixup import MixupCutmix
 from stages.data.augment.policy import Augmentation
+from stages.data.images.rgb import as_colors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,6 +99,5 @@ def _words(mixing: MixupCutmix) -> list[str]:
 
 
 def _show(axes: Axes, pixels: Tensor, caption: str = "") -> None:
-    colors = pixels[:3] if len(pixels) >= 3 else pixels[:1]  # a person sees no more
-    axes.imshow(colors.permute(1, 2, 0).expand(-1, -1, 3).numpy(), interpolation="none")
+    axes.imshow(as_colors(pixels).permute(1, 2, 0).numpy(), interpolation="none")
     axes.text(0.5, -0.02, caption, transform=axes.transAxes, ha="center", va="top", fontsize=8)

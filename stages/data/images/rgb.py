@@ -83,6 +83,11 @@ def has_deep_mode(image: Image.Image) -> bool:
     return image.mode == "F" or image.mode.startswith("I")
 
 
+def as_colors(pixels: Tensor) -> Tensor:
+    """Return what a person can be shown of pixels [C, H, W]: the first three channels, of fewer the first as gray."""
+    return pixels[:3] if len(pixels) >= 3 else pixels[:1].expand(3, -1, -1)
+
+
 def channels_first(pixels: NDArray[np.uint8]) -> Tensor:
     """Return pixels [H, W, C] as a tensor [C, H, W] that shares their memory; one channel becomes three."""
     tensor = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)

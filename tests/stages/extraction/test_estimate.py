@@ -39,8 +39,8 @@ def test_rows_and_bytes_are_those_of_the_extraction_and_nothing_is_written(photo
     assert not small.cache.exists()
     assert (result.images, result.renderings) == (72, 216)
     assert [(tap.shape, tap.rows, tap.size) for tap in result.taps] == [
-        ((112,), 216, 216 * 112 * 2),
-        ((1280,), 216, 216 * 1280 * 2),
+        ((112,), 216, 216 * (112 * 2 + 48)),
+        ((1280,), 216, 216 * (1280 * 2 + 48)),
     ]
     assert result.seconds == pytest.approx(216 / result.per_second)
 

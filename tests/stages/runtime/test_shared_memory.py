@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from stages.config.finetune import FinetuneConfig
+from stages.data.images.preprocessing import Preprocessing
 from stages.finetuning.image_batches import workers_with_room
 from stages.runtime import shared_memory
 from stages.runtime.distributed import SINGLE_PROCESS
@@ -27,5 +28,5 @@ def test_a_fine_tuning_goes_on_without_loaders_and_says_so(monkeypatch, caplog):
     monkeypatch.setattr(shared_memory, "free_shared_memory", lambda: 1 << 20)
     problem = SimpleNamespace(rank=SINGLE_PROCESS, config=FinetuneConfig())
     with caplog.at_level(logging.INFO, "cutonce"):
-        assert workers_with_room(2, 224, problem) == 0
+        assert workers_with_room(2, Preprocessing(224, 256), problem) == 0
     assert "this process loads the images itself" in caplog.text
