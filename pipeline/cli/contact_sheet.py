@@ -52,7 +52,7 @@ def contact_sheet(
     # of the backbone, the preprocessing alone is wanted, which does not depend on the weights
     preprocessing = load_backbone(features.backbone, "none", features.image_size).preprocessing
     features = resolve_features(data, features)
-    manifest = make_manifest(data, features, data.seeds[0])
+    manifest = make_manifest(data, features, data.seeds[0], labels=False)
     echo(format_manifest(manifest))
     train = manifest.indices("train")
     photographs = []

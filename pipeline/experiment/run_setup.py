@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,9 @@ def make_manifest(data: DataConfig, features: FeatureConfig, seed: int, *, label
 
     Without `labels`, for extraction alone, there need not be any.
     """
-
-    def bar(items: Sequence[Any]) -> Iterable[Any]:
-        shown: Iterable[Any] = progress(items, label="read keys", unit="files")
-        return shown
-
-    return load_manifest(data, seed, DigestCache(features.cache / "keys.sqlite"), bar, labels=labels)
+    memo = DigestCache(features.cache / "keys.sqlite")
+    bar = partial(progress, label="read keys", unit="files")
+    return load_manifest(data, seed, memo, bar, labels=labels)
 
 
 def resolve_features(data: DataConfig, features: FeatureConfig) -> FeatureConfig:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from cache.errors import UsageError
 from pipeline.experiment.run_setup import make_manifest
 from pipeline.run_layout import MANIFEST, files_of_seeds
-from stages.config.data import DataConfig
+from stages.config.data import CLASSES, UNGROUPED, DataConfig
 from stages.config.features import FeatureConfig
 from stages.data.manifest import Manifest
 
@@ -54,10 +53,12 @@ def load_all(source: str, cache: Path) -> list[Manifest]:
     paths = saved_manifests(Path(source))
     if paths:
         return [Manifest.load(path) for path in paths]
-    return [make_manifest(DataConfig(source, allow_leakage=True), FeatureConfig(cache=cache), seed=0)]
+    # which images there are is all that is asked: of which class, split or group they are needs no word
+    options = DataConfig(source, allow_leakage=True, folders=(CLASSES,), group_by=UNGROUPED)
+    return [make_manifest(options, FeatureConfig(cache=cache), seed=0, labels=False)]
 
 
 def _has_keys(table: Path) -> bool:
     """Return whether a CSV file has the column that only manifests have."""
-    with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return "key" in next(csv.reader(file), [])
+    with table.open("rb") as file:
+        return b"key" in file.readline().strip().split(b",")

@@ -263,7 +263,7 @@ def load_manifest(
         Wraps what is iterated over slowly (tqdm does).
     labels : bool
         Whether targets and splits are needed. If not, images without them have one class without a name and are all
-        training images, and so are those of a single class.
+        training images, and so are those of a single class, and those that are too few for splits.
 
     Raises
     ------
@@ -289,7 +289,12 @@ def load_manifest(
         splits, notes = ["train"] * len(keys), ["no labels: features alone can be extracted"] * bool(source.unlabeled)
     else:
         strata = stratum_names(task, targets, listing.targets)
-        splits, notes = make_missing_splits(listing, keys, strata, options, seed)
+        try:
+            splits, notes = make_missing_splits(listing, keys, strata, options, seed)
+        except DataError as error:
+            if labels or any(listing.splits):
+                raise
+            splits, notes = ["train"] * len(keys), [f"no splits were made: {error}"]
     held = set(listing.class_names)
     shown = told_apart(listing.class_names)
     twins = [

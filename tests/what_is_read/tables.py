@@ -35,6 +35,7 @@ SECTION = Section(
         Case("a byte-order mark, as Excel writes it", _table(b"\xef\xbb\xbf" + _TABLE.encode())),
         Case("semicolons", _table(_TABLE.replace(",", ";"))),
         Case("tabs", _table(_TABLE.replace(",", "\t"), "labels.tsv")),
+        Case("tabs, called .txt as Excel does", _table(_TABLE.replace(",", "\t"), "labels.txt")),
         Case("a first line that names the separator", _table("sep=;\n" + _TABLE.replace(",", ";"))),
         Case("UTF-16", _table(_TABLE.encode("utf-16"))),
         Case("Excel's plain CSV, in code page 1252", _table(_TABLE.replace(",cat", ",K\u00e4tzchen").encode("cp1252"))),

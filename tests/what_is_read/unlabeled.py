@@ -28,6 +28,11 @@ def _one_class(root: Path) -> Path:
     return root / "photos"
 
 
+def _too_few(root: Path) -> Path:
+    write_images(root / "photos", {"cat": 1, "dog": 1})
+    return root / "photos"
+
+
 def _table(root: Path) -> Path:
     write_images(root, {"photos": 2})
     (root / "images.csv").write_text("path,age\nphotos/000.png,3\nphotos/001.png,4\nphotos/001.png,4\n")
@@ -51,6 +56,7 @@ SECTION = Section(
     [
         Case("a folder of images", _flat),
         Case("one class", _one_class),
+        Case("two classes of one image each", _too_few),
         Case("a table with the column path", _table),
         Case("a text file with a path in each line", _list),
         Case("a text file with no path in it", _empty_list),

@@ -24,11 +24,18 @@ _READ = (*_REQUIRED, "split", "stratum", "group", "key")
 _COLUMNS = "the first line must name the columns path and label, and may name split, stratum and group"
 
 _ENDINGS = (".csv", ".tsv", ".tab")
+_TEXT = ".txt"
 
 
 def is_table(path: Path) -> bool:
-    """Return whether a path is a table of images, by its ending."""
-    return path.is_file() and path.suffix.lower() in _ENDINGS
+    """Return whether a path is a table of images: by its ending, and a text file by the column path.
+
+    Excel calls a table with tabs .txt.
+    """
+    ending = path.suffix.lower()
+    if not path.is_file() or ending not in (*_ENDINGS, _TEXT):
+        return False
+    return ending != _TEXT or "path" in TableFile(path, _READ).columns
 
 
 @register_source("csv file", takes_path=is_table, help_text="a CSV or TSV file (path,label[,split][,group])")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cache.errors import DataError
 from stages.config.data import DataConfig
+from stages.data.sources.csv_file import is_table
 from stages.data.sources.records import Progress, SourceRecords, unlabeled_records
 from stages.data.sources.registry import register_source
 from stages.data.sources.table_file import read_text
@@ -13,8 +14,8 @@ from stages.data.sources.table_paths import TablePaths
 
 
 def is_path_list(path: Path) -> bool:
-    """Return whether a path is a list of paths, by its ending."""
-    return path.is_file() and path.suffix.lower() in (".txt", ".lst")
+    """Return whether a path is a list of paths, by its ending, and is no table."""
+    return path.is_file() and path.suffix.lower() in (".txt", ".lst") and not is_table(path)
 
 
 @register_source("path list", takes_path=is_path_list, help_text="a text file with a path in each line (for `extract`)")

@@ -5,6 +5,7 @@ from cache.errors import DataError, UsageError
 from pipeline.experiment.saved_manifests import load_all, load_one, saved_manifests
 from tests.photographs import make_folder
 from tests.pipeline.caches import KEYS, make_manifest, make_run
+from tests.stages.data.pictures import write_images
 
 
 def test_a_run_means_the_manifests_of_its_seeds_in_order(tmp_path):
@@ -35,6 +36,18 @@ def test_everything_else_is_data_although_the_same_image_stands_in_two_splits(tm
         [manifest] = load_all(str(source), tmp_path / "cache")
         assert set(manifest.keys) == expected
     assert (tmp_path / "cache" / "keys.sqlite").exists()  # so that `extract` need not read the files again
+
+
+def test_of_data_all_images_count_labels_and_splits_or_not(tmp_path):
+    for name, counts in {
+        "flat": {".": 3},
+        "ambiguous": {"train/cat": 2, "eval/cat": 2, "unlabeled": 1},
+        "single": {"cat": 1},
+        "patients": {f"{label}/{patient}": 2 for label in ("ill", "well") for patient in range(5)},
+    }.items():
+        images = write_images(tmp_path / name, counts)
+        [manifest] = load_all(str(tmp_path / name), tmp_path / "cache")
+        assert sorted(manifest.locations) == sorted(map(str, images))
 
 
 def test_what_is_neither_is_told(tmp_path):
