@@ -30,7 +30,7 @@ def finetune(
     Try:
 
     ```sh
-    cutonce finetune --data photos/ --unfreeze 3 --augment medium --epochs 8 --out runs/photos
+    cutonce finetune --data photos/ --unfreeze 3 --augment medium --epochs 8 --name medium --out runs/photos
     cutonce finetune --data photos/ --backbone resnet18 --unfreeze layer4 --views 5 --from-cache --out runs/photos
     cutonce finetune --data photos/ --unfreeze 3 --baselines scratch uncached --out runs/photos
     torchrun --nproc-per-node=4 -m pipeline finetune --data photos/ --unfreeze all --out runs/photos
