@@ -260,7 +260,7 @@ def build_extractor(options: FeatureConfig, backbone: Backbone | None = None) ->
     backbone
         In place of the one that `options` name, such as a module of one's own
         (:func:`~stages.network.backbones.user_module.backbone_from_module`); the options of weights and of the image
-        size are those it was made with.
+        size are those it was made with, and so is the crop mode where `options` leave it at its default.
 
     Raises
     ------
@@ -287,6 +287,9 @@ def build_extractor(options: FeatureConfig, backbone: Backbone | None = None) ->
         )
     else:
         options = replace(options, backbone=backbone.name, image_size=backbone.preprocessing.image_size)
+    backbone = backbone.with_crop_mode(options.crop_mode)
+    # a network of one's own may come with another than the option's default
+    options = replace(options, crop_mode=backbone.preprocessing.crop_mode)
     backbone = _for_channels(backbone, options)
     return _build(backbone, cut_graph(backbone.module, backbone.preprocessing.image_size), device, options)
 

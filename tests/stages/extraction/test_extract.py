@@ -151,6 +151,7 @@ def test_what_does_not_change_a_feature_does_not_change_the_fingerprint(small, t
         {"precision": "bf16"},
         {"storage_dtype": "float32"},
         {"cut": "blocks.5"},
+        {"crop_mode": "squash"},
     ):
         assert build_extractor(replace(small, **change)).fingerprint != fingerprint
 
