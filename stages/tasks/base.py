@@ -263,12 +263,26 @@ class Task(Protocol):
         """Return how sure the prediction for each sample is, [n]; None where predictions do not say."""
         ...
 
-    def strata(self, target: NDArray[Any]) -> NDArray[np.int64] | None:
-        """Return the stratum of each sample, [n], for folds and splits; None where samples have none."""
+    def strata(self, target: NDArray[Any]) -> NDArray[Any] | None:
+        """Return the stratum of each sample for folds and splits, int64 [n]; None where samples have none.
+
+        Where a sample may be in several, or in none: bool [n, strata].
+        """
         ...
 
     def weights(self, target: NDArray[Any]) -> NDArray[np.float32] | None:
         """Return a weight for each sample, [n] with mean 1, that balances classes; None where samples have none."""
+        ...
+
+    def calibrated(self, activated: TensorBatch, target: TensorBatch) -> Task:
+        """Return the task with what predictions for samples that are no test samples set of it: thresholds, intervals.
+
+        A task of which nothing is set so returns itself.
+        """
+        ...
+
+    def uncalibrated(self) -> Task:
+        """Return the task without that: results are of one task where these are equal."""
         ...
 
     def to_json(self) -> dict[str, Any]:

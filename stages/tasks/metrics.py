@@ -128,8 +128,8 @@ def auc_macro(target: Classes, probabilities: NDArray[np.floating]) -> float:
     if len(classes) < 2:
         return float("nan")
     if probabilities.shape[1] == 2:
-        return _area(target == 1, probabilities[:, 1])
-    return float(np.mean([_area(target == number, probabilities[:, number]) for number in classes]))
+        return area_under_roc(target == 1, probabilities[:, 1])
+    return float(np.mean([area_under_roc(target == number, probabilities[:, number]) for number in classes]))
 
 
 def quadratic_kappa(target: Classes, predicted: Classes, num_classes: int) -> float:
@@ -143,7 +143,7 @@ def quadratic_kappa(target: Classes, predicted: Classes, num_classes: int) -> fl
     return _quadratic_kappa(np.append(counts, squares))
 
 
-def _area(positive: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:
+def area_under_roc(positive: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:
     """Return the area under a ROC curve: scikit-learn's to the bit, without the checks that take its time.
 
     That matters to an interval, which is made of ten thousand areas.

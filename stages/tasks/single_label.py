@@ -166,6 +166,14 @@ class SingleLabel:
         num_present = np.count_nonzero(counts)
         return np.asarray(len(target) / (num_present * counts[target]), dtype=np.float32)
 
+    def calibrated(self, activated: TensorBatch, target: TensorBatch) -> SingleLabel:
+        """Return the task itself."""
+        return self
+
+    def uncalibrated(self) -> SingleLabel:
+        """Return the task itself."""
+        return self
+
     def to_json(self) -> dict[str, Any]:
         """Return the name of the task and those of the classes."""
         return {"name": self.name, "class_names": list(self.class_names)}

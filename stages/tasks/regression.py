@@ -1,0 +1,346 @@
+"""One number for each sample, or several: squared errors near, absolute ones far, share of the variance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from cache.errors import DataError, UsageError
+from stages.tasks.base import Metric, Reduction, Statistics, TensorBatch, register_task
+from stages.tasks.number_metrics import number_metrics
+
+SEPARATOR = "|"
+"""Between the numbers of a sample, as text."""
+
+COVERAGE = 0.9
+"""Share of samples whose number a prediction interval is to hold."""
+
+_STRATA = 10
+_PER_STRATUM = 20
+"""Most strata that numbers are told apart in, and samples that each of them has at least."""
+
+
+@register_task("regression")
+@dataclass(unsafe_hash=True)
+class Regression:
+    """A sample has a number, or several, which are predicted on a scale of mean 0 and variance 1.
+
+    Targets are float64 [targets], standardized, nan where one is not known; a batch of them is [b, targets]. Outputs
+    are on that scale too. A statistic is structured: ``prediction``, ``target``, and the ends of the prediction
+    interval, ``low`` and ``high`` (nan without one), each float64 [targets] in the original unit.
+
+    Attributes
+    ----------
+    names : tuple of str
+        What the numbers are called.
+    mean, scale : tuple of float
+        What takes the numbers, or their logarithms, to the scale on which they are predicted; of training samples.
+    log : bool
+        Whether the natural logarithms are predicted.
+    levels : tuple of str
+        Ordered classes, lowest first, where the number is one of them: the words are numbers, or stand for their places
+        0, 1, 2, .... A prediction counts as the nearest.
+    interval : tuple of float, optional
+        Half widths, on the scale of the outputs, of the intervals that hold the true number in `COVERAGE` of cases.
+    """
+
+    names: tuple[str, ...] = ("target",)
+    mean: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+    log: bool = False
+    levels: tuple[str, ...] = ()
+    interval: tuple[float, ...] | None = None
+
+    name: str = field(init=False, repr=False, compare=False)
+    reads: Literal["text", "image"] = field(default="text", init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not len(self.names) == len(self.mean) == len(self.scale) >= 1:
+            raise DataError("each number that is predicted needs a name, a mean and a scale")
+        if self.levels and len(self.names) > 1:
+            raise DataError("ordered classes are one target; several were given")
+        values = [*self.mean, *self.scale, *(self.interval or ())]
+        if not all(math.isfinite(value) for value in values) or min(self.scale) <= 0:
+            raise DataError("mean and scale of a target are finite numbers, and a scale is above 0")
+        self.out_features = len(self.names)
+        self.primary = "qwk" if self.levels else "r2"
+        nearest = self._nearest if self.levels else None
+        to_scale = np.log if self.log else np.asarray
+        self.metrics: Mapping[str, Metric] = number_metrics(
+            self.names, to_scale, nearest, num_levels=len(self.levels), log=self.log
+        )
+        self.shown: Sequence[str] = ("mae", "rmse", "median_relative_error", "spearman")
+        if self.levels:
+            self.shown = ("accuracy", "mae", "spearman")
+        words = ("target", "predicted", "low", "high")
+        self.columns: Sequence[str] = words
+        if len(self.names) > 1:
+            self.columns = tuple(f"{word}_{name}" for word in words for name in self.names)
+
+    def __reduce__(self) -> tuple[type[Regression], tuple[Any, ...]]:
+        # the metrics are closures, which other processes make for themselves
+        return Regression, (self.names, self.mean, self.scale, self.log, self.levels, self.interval)
+
+    def load(self, raw: str) -> Tensor:
+        """Return the numbers that a text holds, on the scale on which they are predicted, float64 [targets].
+
+        Raises
+        ------
+        DataError
+            If the text holds something else, or a number without a logarithm where that is predicted.
+        """
+        words = [word.strip() for word in raw.split(SEPARATOR)]
+        if len(words) != len(self.names):
+            raise DataError(f"{raw!r} is not {len(self.names)} number{'s' if len(self.names) > 1 else ''}")
+        values = np.array([self._number(word) for word in words])
+        if self.log and (values <= 0).any():
+            raise DataError(f"{raw!r} has no logarithm: with `log_target` every number is above 0")
+        return torch.from_numpy((self._to_scale(values) - self.mean) / self.scale)
+
+    def collate(self, targets: Sequence[Tensor]) -> Tensor:
+        """Return float64 [b, targets]."""
+        return torch.stack(list(targets))
+
+    def loss(
+        self,
+        output: Tensor,
+        target: TensorBatch,
+        *,
+        smoothing: float = 0.0,
+        class_weights: Tensor | None = None,
+        reduction: Reduction = "sum",
+    ) -> Tensor:
+        """Return the Huber loss of outputs [b, targets], of each sample the mean over its known numbers.
+
+        Half the square of an error up to one standard deviation of the target, and as steep as there beyond it (Huber
+        1964, "Robust estimation of a location parameter").
+
+        Raises
+        ------
+        UsageError
+            If targets are to be smoothed, or classes weighed: there are none.
+        """
+        if smoothing or class_weights is not None:
+            raise UsageError("numbers have no classes: label smoothing and weights of classes are not for regression")
+        targets = _tensor(target).to(output.device).float()
+        known = ~targets.isnan()
+        losses = functional.huber_loss(output.float(), torch.where(known, targets, 0.0), reduction="none") * known
+        per_sample = losses.sum(dim=1) / known.sum(dim=1).clamp_min(1)
+        return per_sample if reduction == "none" else per_sample.sum()
+
+    def mean_loss(self, output: NDArray[np.float64], target: NDArray[np.floating]) -> float:
+        """Return the mean Huber loss of outputs [n, targets] in float64."""
+        known = ~np.isnan(target)
+        errors = np.where(known, np.abs(output - np.where(known, target, 0)), 0)
+        losses = np.where(errors <= 1, errors**2 / 2, errors - 0.5)
+        return float((losses.sum(axis=1) / np.maximum(known.sum(axis=1), 1)).mean())
+
+    def activate(self, output: Tensor, shapes: Sequence[tuple[int, ...]] | None = None) -> Tensor:
+        """Return the outputs, float32 [b, targets]."""
+        return output.float()
+
+    def predict(self, activated: TensorBatch) -> Tensor:
+        """Return the outputs as targets, float64 [b, targets]."""
+        return _tensor(activated).double()
+
+    def decode(self, predicted: Tensor) -> str:
+        """Return numbers in their original unit, as `load` reads them; of ordered classes the nearest."""
+        values = self._to_unit(predicted.double().cpu().numpy().reshape(1, -1))
+        if self.levels:
+            return self.levels[int(self._nearest(values)[0])]
+        return SEPARATOR.join("" if math.isnan(value) else f"{value:.12g}" for value in values[0])
+
+    def soft_target(self, target: TensorBatch) -> Tensor:
+        """Return the targets, float32 [b, targets]; what is not known stays nan, in whatever it is blended with."""
+        return _tensor(target).float()
+
+    def statistic(self, activated: TensorBatch, target: TensorBatch) -> Statistics:
+        """Return predicted and true numbers in their original unit, structured [b].
+
+        Raises
+        ------
+        DataError
+            If a prediction is not finite.
+        """
+        outputs, targets = (_tensor(batch).detach().cpu().double().numpy() for batch in (activated, target))
+        if outputs.shape != targets.shape or outputs.shape[1:] != (len(self.names),):
+            raise ValueError(f"predictions {outputs.shape} are not those of targets {targets.shape}")
+        if not np.isfinite(outputs).all():
+            raise DataError("the predicted numbers are not finite: the training diverged; try a lower rate")
+        half_width = np.array(self.interval if self.interval is not None else [np.nan] * len(self.names))
+        statistics: Statistics = np.empty(
+            len(targets), dtype=np.dtype([(kind, np.float64, (len(self.names),)) for kind in _FIELDS])
+        )
+        values = (outputs, targets, outputs - half_width, outputs + half_width)
+        for kind, scaled in zip(_FIELDS, values, strict=True):
+            statistics[kind] = self._to_unit(scaled)
+        return statistics
+
+    def confusion(self, statistics: Statistics) -> NDArray[np.int64] | None:
+        """Return how often each level was predicted as which, int64 [true, predicted]; None without levels."""
+        if not self.levels:
+            return None
+        counts = np.zeros((len(self.levels), len(self.levels)), dtype=np.int64)
+        np.add.at(counts, (self._nearest(statistics["target"]), self._nearest(statistics["prediction"])), 1)
+        return counts
+
+    def labels(self, statistics: Statistics) -> NDArray[np.str_]:
+        """Return the true numbers of each sample in words."""
+        return np.array([self._words(row) for row in statistics["target"]], dtype=np.str_)
+
+    def cells(self, statistic: Any) -> list[str]:
+        """Return the true number, the predicted one, and the ends of its interval; of levels the first two as words."""
+        cells = []
+        for kind in _CELLS:
+            values = np.asarray(statistic[kind])
+            if self.levels and kind in ("target", "prediction"):
+                cells.append(self._words(values))
+            else:
+                cells += ["" if math.isnan(value) else f"{value:.6g}" for value in values]
+        return cells
+
+    def confidence(self, statistics: Statistics) -> None:
+        """Return None: a predicted number does not say how sure it is."""
+
+    def strata(self, target: NDArray[np.floating]) -> NDArray[np.int64]:
+        """Return in which part of the range of the first number each sample lies, int64 [n]: parts of equal size.
+
+        Levels, or few different numbers, are parts themselves.
+        """
+        numbers = target[:, 0]
+        values = np.unique(numbers[~np.isnan(numbers)])
+        parts = min(_STRATA, max(1, len(numbers) // _PER_STRATUM))
+        if len(values) > parts:
+            values = np.unique(np.nanquantile(numbers, np.arange(1, parts) / parts, method="higher"))
+            return np.asarray(np.searchsorted(values, numbers, side="right"))
+        return np.asarray(np.searchsorted(values, numbers))
+
+    def weights(self, target: NDArray[np.floating]) -> None:
+        """Return None: there are no classes to balance."""
+
+    def calibrated(self, activated: TensorBatch, target: TensorBatch) -> Regression:
+        """Return the task with intervals as wide as these predictions, of no test samples, say.
+
+        Split conformal prediction (Lei et al. 2018, "Distribution-free predictive inference for regression", algorithm
+        2): of n errors the ceil((n + 1) 0.9)-th by size, or the largest where there are too few.
+        """
+        errors = (_tensor(activated).double() - _tensor(target).double()).abs().cpu().numpy()
+        widths = []
+        for column in errors.T:
+            known = np.sort(column[~np.isnan(column)])
+            if not len(known):
+                return self
+            widths.append(float(known[min(math.ceil((len(known) + 1) * COVERAGE), len(known)) - 1]))
+        return replace(self, interval=tuple(widths))
+
+    def uncalibrated(self) -> Regression:
+        """Return the task without intervals."""
+        return replace(self, interval=None)
+
+    def scaled_to(self, targets: NDArray[np.floating]) -> Regression:
+        """Return the task with the mean and the deviation of these targets, [n, targets], as it loaded them.
+
+        Raises
+        ------
+        DataError
+            If a target is the same for all of them.
+        """
+        values = np.asarray(targets, dtype=np.float64) * self.scale + self.mean
+        mean, deviation = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
+        constant = [
+            name
+            for name, center, spread in zip(self.names, mean, deviation, strict=True)
+            if not spread > 1e-12 * max(abs(center), 1e-300)
+        ]
+        if constant:
+            raise DataError(f"the target {constant[0]} is the same for all training samples: there is nothing to learn")
+        return replace(self, mean=tuple(map(float, mean)), scale=tuple(map(float, deviation)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all that it is made of."""
+        stored: dict[str, Any] = {"name": self.name, "targets": list(self.names)}
+        stored |= {"mean": list(self.mean), "scale": list(self.scale), "log": self.log, "levels": list(self.levels)}
+        return stored if self.interval is None else {**stored, "interval": list(self.interval)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Regression:
+        """Return the task that `to_json` wrote.
+
+        Raises
+        ------
+        DataError
+            If something of it is missing.
+        """
+        try:
+            interval = content.get("interval")
+            return cls(
+                tuple(map(str, content["targets"])),
+                tuple(map(float, content["mean"])),
+                tuple(map(float, content["scale"])),
+                bool(content["log"]),
+                tuple(map(str, content["levels"])),
+                None if interval is None else tuple(map(float, interval)),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"the task regression needs targets, mean, scale, log and levels: {error}") from error
+
+    def _number(self, word: str) -> float:
+        if not word and len(self.names) > 1:
+            return math.nan
+        if word in self.levels and not self._levels_are_numbers:
+            return float(self.levels.index(word))
+        try:
+            value = float(word)
+        except ValueError:
+            value = math.nan
+        if self.levels and value not in self._level_values:
+            raise DataError(f"{word!r} is none of {', '.join(self.levels)}")
+        if not math.isfinite(value):
+            raise DataError(f"{word!r} is not a number")
+        return value
+
+    @property
+    def _levels_are_numbers(self) -> bool:
+        try:
+            return all(math.isfinite(float(level)) for level in self.levels)
+        except ValueError:
+            return False
+
+    @property
+    def _level_values(self) -> NDArray[np.float64]:
+        words = self.levels
+        return np.array([float(word) for word in words] if self._levels_are_numbers else range(len(words)), np.float64)
+
+    def _nearest(self, numbers: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the number of the nearest level of numbers [n, 1], [n]."""
+        return np.asarray(np.abs(numbers[:, :1] - self._level_values).argmin(axis=1))
+
+    def _words(self, numbers: NDArray[Any]) -> str:
+        if self.levels:
+            return self.levels[int(self._nearest(numbers.reshape(1, -1))[0])]
+        return SEPARATOR.join("" if math.isnan(value) else f"{value:.12g}" for value in numbers)
+
+    def _to_scale(self, numbers: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(np.log(numbers)) if self.log else numbers
+
+    def _to_unit(self, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        numbers = outputs * self.scale + self.mean
+        return np.asarray(np.exp(numbers) if self.log else numbers)
+
+
+_FIELDS = ("prediction", "target", "low", "high")
+_CELLS = ("target", "prediction", "low", "high")
+
+
+def _tensor(batch: TensorBatch) -> Tensor:
+    if not isinstance(batch, Tensor):
+        raise UsageError("numbers of a batch are one tensor, not several")
+    return batch
