@@ -21,7 +21,7 @@ from stages.data.augment.policy import Augmentation, augmentation
 from stages.data.image_stream import ImageRequest
 from stages.data.images.codecs import torchcodec_decoders
 from stages.data.images.preprocessing import stack_pixels
-from stages.data.images.reading import Reading, needs_survey, reading_of
+from stages.data.images.reading import CROPPED, SEEN_WARNED, Reading, needs_survey, reading_of
 from stages.extraction.engine import Compute, ComputedBatch, get_engine
 from stages.network.backbones.base import Backbone
 from stages.network.backbones.input_channels import with_channels
@@ -169,7 +169,7 @@ class Extractor:
         def render(image: Tensor) -> Tensor:
             return stack_pixels([self._view(image, key, view) for view in views])
 
-        return ImageRequest(location, render, self.reading)
+        return ImageRequest(location, render, self.reading, self._remark)
 
     def evaluation_requests(self, locations: Iterable[str]) -> Iterable[ImageRequest]:
         """Return requests for the evaluation view, [3, S, S], of images."""
@@ -243,6 +243,9 @@ class Extractor:
     def reading(self) -> Reading:
         """How files are read for the trunk."""
         return reading_of(self.options, self.backbone.preprocessing.resize)
+
+    def _remark(self, height: int, width: int) -> str:
+        return CROPPED if self.backbone.preprocessing.share_seen(height, width) < SEEN_WARNED else ""
 
     def _view(self, image: Tensor, key: str, view: int) -> Tensor:
         if view == 0:

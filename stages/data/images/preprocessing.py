@@ -101,6 +101,14 @@ class Preprocessing:
         )
         return view[None].contiguous(memory_format=torch.channels_last)[0]
 
+    def share_seen(self, height: int, width: int) -> float:
+        """Return how much of the area of an image the evaluation view shows."""
+        if self.crop_mode != "center":
+            return 1.0
+        kept = min(self.image_size / self.resize, 1.0)
+        longer = max(height, width) / min(height, width)
+        return kept * min(self.image_size / (self.resize * longer), 1.0)
+
     def whole(self, image: Tensor, side: int) -> Tensor:
         """Return all of a photograph, uint8 [3, H, W], as uint8 [3, side, side]: squashed, or with a border."""
         size = [side, side]

@@ -139,6 +139,15 @@ def test_only_a_center_crop_leaves_out_what_lies_at_the_border():
     assert seen["border"][:, 0, 0].tolist() == [124, 116, 104]  # the mean color
 
 
+@pytest.mark.parametrize(
+    ("size", "resize", "share"), [((60, 80), 256, 0.574), ((90, 90), 224, 1), ((90, 30), 100, 0.747)]
+)
+def test_how_much_of_an_image_is_seen(size, resize, share):
+    preprocessing = Preprocessing(224, resize)
+    assert preprocessing.share_seen(*size) == pytest.approx(share, abs=1e-3)
+    assert preprocessing.with_crop_mode("border").share_seen(*size) == 1
+
+
 @pytest.mark.parametrize("mode", ["squash", "border"])
 def test_a_strip_can_be_seen_as_a_whole_of_any_number_of_channels(mode):
     strip = torch.full((5, 1, 100_000), 200, dtype=torch.uint8)
