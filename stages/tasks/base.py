@@ -274,6 +274,18 @@ class Task(Protocol):
         """Return a weight for each sample, [n] with mean 1, that balances classes; None where samples have none."""
         ...
 
+    def scaled_to(self, targets: NDArray[Any]) -> Task:
+        """Return the task with what the targets of the training samples, [n, ...], set of it: the scale of numbers.
+
+        A task of which nothing is set so returns itself.
+
+        Raises
+        ------
+        DataError
+            If there is nothing to learn from them.
+        """
+        ...
+
     def calibrated(self, activated: TensorBatch, target: TensorBatch) -> Task:
         """Return the task with what predictions for samples that are no test samples set of it: thresholds, intervals.
 

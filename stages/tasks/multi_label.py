@@ -197,6 +197,10 @@ class MultiLabel:
     def weights(self, target: NDArray[np.floating]) -> None:
         """Return None: a sample that has a rare label and lacks a frequent one has no weight of its own."""
 
+    def scaled_to(self, targets: NDArray[Any]) -> MultiLabel:
+        """Return the task itself."""
+        return self
+
     def calibrated(self, activated: TensorBatch, target: TensorBatch) -> MultiLabel:
         """Return the task with the thresholds that give each label its best F1 on these samples.
 

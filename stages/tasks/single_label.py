@@ -166,6 +166,10 @@ class SingleLabel:
         num_present = np.count_nonzero(counts)
         return np.asarray(len(target) / (num_present * counts[target]), dtype=np.float32)
 
+    def scaled_to(self, targets: NDArray[Any]) -> SingleLabel:
+        """Return the task itself."""
+        return self
+
     def calibrated(self, activated: TensorBatch, target: TensorBatch) -> SingleLabel:
         """Return the task itself."""
         return self
