@@ -207,6 +207,7 @@ def _handed_in(directory: Path, recipe: ModelCard, network: nn.Module | Backbone
         return as_backbone(network)
     preprocessing = Preprocessing.from_json(original["preprocessing"])
     backbone = as_backbone(network, None if isinstance(network, Backbone) else preprocessing.image_size, preprocessing)
+    backbone = backbone.with_crop_mode(preprocessing.crop_mode)
     if backbone.preprocessing != preprocessing:
         raise UsageError(
             f"{directory} was trained with {preprocessing}, and the backbone that is handed in has "

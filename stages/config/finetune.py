@@ -157,8 +157,8 @@ class FinetuneConfig:
     """Compile what trains with torch.compile: a minute before the first step, quicker steps after it."""
 
     tta: TTA = "none"
-    """Test-time augmentation: none, flip (the mean over an image and its mirror image), crops (over ten crops). The
-    tables mark it."""
+    """Test-time augmentation: none, flip (the mean over an image and its mirror image), crops (over ten crops, of which
+    --crop-mode squash and border make two whole images and eight corners). The tables mark it."""
 
     checkpoint_minutes: float = 5.0
     """Minutes between checkpoints within an epoch; there is one after every epoch in any case."""
