@@ -363,7 +363,7 @@ def _draw_contact_sheet(
     sample = manifest.select(train[:: max(len(train) // images, 1)][:images])
     mixing = None
     if (options.mixup or options.cutmix) and not options.from_cache:
-        mixing = MixupCutmix(options.mixup, options.cutmix, manifest.task.out_features)
+        mixing = MixupCutmix(options.mixup, options.cutmix)
     contact_sheet(
         [read_image(location, reading_of(extractor.options)) for location in sample.locations],
         extractor.augmentation,
@@ -394,7 +394,12 @@ def _report_view_cost(maps: Extractor, train: Manifest) -> None:
 
 
 def _say_epoch(epoch: Epoch) -> None:
-    trained = f"train {epoch.train_score:.4f}  " if epoch.train_score is not None else "as joined      "
+    if epoch.train_loss is None:
+        trained = "as joined      "
+    elif epoch.train_score is None:
+        trained = f"train loss {epoch.train_loss:.4f}  "
+    else:
+        trained = f"train {epoch.train_score:.4f}  "
     terms = "".join(f"  {name} {value:.4f}" for name, value in epoch.terms.items() if len(epoch.terms) > 1)
     _LOG.info(
         f"  epoch {epoch.epoch:>3}  {trained}val {epoch.val_score:.4f}  loss {epoch.val_loss:.4f}{terms}  "
