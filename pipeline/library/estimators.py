@@ -325,14 +325,17 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         shape = head.config["row_shape"]
         if len(shape) != 1:
             raise UsageError(f"the head {path} takes rows of shape {shape}, and an estimator takes vectors")
-        if "class_names" not in described:
+        names = described.get("class_names")
+        if (task := described.get("task", {})).get("name") == SingleLabel.name:
+            names = task["class_names"]
+        if names is None:
             raise UsageError(f"the head {path} was saved without its classes, so it is no classifier")
         parameters: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in described.get("parameters", {}).items()
         }
         classifier = cls(**parameters, device=device)
-        classifier.classes_ = np.array(described["class_names"], dtype=described.get("class_type"))
+        classifier.classes_ = np.array(names, dtype=described.get("class_type"))
         classifier.n_features_in_ = shape[0]
         if "feature_names" in described:
             classifier.feature_names_in_ = np.array(described["feature_names"], dtype=object)

@@ -33,7 +33,7 @@ def models(tmp_path_factory):
             method="finetune" if unfreeze else "linear",
             name="example",
             seed=0,
-            class_names=["cat", "dog"],
+            task={"name": "single_label", "class_names": ["cat", "dog"]},
             features=config_to_json(options),
             weights_digest=extractor.backbone.weights,
             unfreeze=unfreeze,
@@ -54,7 +54,7 @@ def test_the_file_holds_every_tensor_that_was_trained_and_what_it_stands_on(mode
     assert tensors.keys() == expected.keys()
     assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
     assert any(name.startswith("top.") for name in tensors) == (unfreeze is not None)
-    assert json.loads(metadata["model"])["class_names"] == ["cat", "dog"]
+    assert json.loads(metadata["model"])["task"] == {"name": "single_label", "class_names": ["cat", "dog"]}
     seen = json.loads(metadata["preprocessing"])
     assert (seen["image_size"], seen["crop_mode"]) == (32, "squash")
     assert LinearHead(**{name: value for name, value in json.loads(metadata["head"]).items() if name != "head"})
