@@ -63,7 +63,7 @@ class MethodOutcome:
     val_score : float
         The task's primary metric on the validation split.
     predictions : Predictions
-        For the test split.
+        For the test split, with the task as it was calibrated on the validation split.
     costs : tuple of Cost
         Of training, and of testing.
     trainable_parameters : int
@@ -107,7 +107,7 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
             name=name,
             settings={**trained.settings, **view_settings},
             val_score=trained.val_score,
-            predictions=predictions_of(experiment.task, experiment.split("test"), probabilities),
+            predictions=predictions_of(trained.task, experiment.split("test"), probabilities),
             costs=(training, testing),
             trainable_parameters=trained.trainable_parameters,
         )
@@ -222,7 +222,7 @@ def views_as_settings(extractor: Extractor) -> dict[str, Any]:
 
 def build_result(experiment: Experiment, outcome: MethodOutcome) -> Result:
     """Return the result of a method; a fine-tuned one adds what is its own."""
-    extractor, manifest, task = experiment.extractor, experiment.manifest, experiment.task
+    extractor, manifest, task = experiment.extractor, experiment.manifest, outcome.predictions.task
     training, testing = outcome.costs
     readable = list(dict.fromkeys(manifest.keys))
     stages = {

@@ -31,6 +31,7 @@ class SingleLabel:
 
     name: str
     primary = "accuracy"
+    outputs: Literal["logits", "values"] = "logits"
     reads: Literal["text", "image"] = "text"
 
     def __init__(self, class_names: Sequence[str]) -> None:
