@@ -132,13 +132,13 @@ class Task(Protocol):
         The metrics that a table has columns for beside the primary one.
     columns : sequence of str
         What `cells` says of a sample.
+    outputs : "logits" or "values"
+        What leaves a head: logits, of which any positive multiple predicts the same with other probabilities; or values
+        as they are.
     predicted_columns : sequence of str
         What `predicted_cells` says of a sample.
     calibrates : bool
         Whether `calibrated` sets anything, for which predictions have to be made.
-    outputs : "logits" or "values"
-        What leaves a head: logits, of which any positive multiple predicts the same with other probabilities; or values
-        as they are.
     reads : "text" or "image"
         What `load` is given: the text that stands in the manifest, or the pixels of the image at that location. A task
         opens no file itself.
@@ -150,9 +150,9 @@ class Task(Protocol):
     primary: str
     shown: Sequence[str]
     columns: Sequence[str]
+    outputs: Literal["logits", "values"]
     predicted_columns: Sequence[str]
     calibrates: bool
-    outputs: Literal["logits", "values"]
     reads: Literal["text", "image"]
 
     def load(self, raw: Any) -> Tensor:
