@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from stages.runtime.threads import single_threaded
+
 Counts = NDArray[np.floating]
 """How often each sample is in each resample, [n, resamples]: whole numbers, of which sums are exact."""
 
@@ -37,8 +39,9 @@ class WeightedScore(NamedTuple):
     copies: int = 1
 
 
-_AT_ONCE = 32
-"""Resamples that are scored together: their counts stay in the processor's cache."""
+_COUNTS_AT_ONCE = 400_000
+_FEWEST_AT_ONCE = 32
+"""Counts, of as many resamples as that is, that are gone through together: they stay in the processor's cache."""
 
 _EXACT_UP_TO = 1 << 23
 """Samples in a resample up to which their number, and the half of it, is exact in float32."""
@@ -69,10 +72,12 @@ class WeightedMean:
         means = np.full(len(counts), np.nan)
         most = counts.sum(axis=1).max(initial=0) * max(score.copies for score in self._scores)
         dtype = np.float32 if most < _EXACT_UP_TO else np.float64
-        for start in range(0, len(counts), _AT_ONCE):
-            rows = slice(start, start + _AT_ONCE)
+        at_once = max(_COUNTS_AT_ONCE // counts.shape[1], _FEWEST_AT_ONCE)
+        for start in range(0, len(counts), at_once):
+            rows = slice(start, start + at_once)
             by_sample = np.ascontiguousarray(counts[rows].T, dtype=dtype)
-            values = np.stack([score.of_counts(by_sample) for score in self._scores])
+            with single_threaded():
+                values = np.stack([score.of_counts(by_sample) for score in self._scores])
             defined = ~np.isnan(values)
             totals, number = np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0)
             means[rows] = np.where(number > 0, totals / np.maximum(number, 1), np.nan)
