@@ -127,6 +127,7 @@ def read_targets(records: SourceRecords, options: DataConfig) -> tuple[SourceRec
         records.locations,
         records.lines,
         options.data,
+        bool(records.target_columns),
         bool(options.target) or [*records.target_columns] == [NUMBER],
         records.class_names,
     )
