@@ -360,7 +360,9 @@ def _joined(
     keys = [keys[index] for index in places]
     notes = []
     if repeated := sum(len(texts) > 1 for texts in said.values()):
-        notes.append(f"{repeated:,} images are there several times: each counts once, with the labels of all of them")
+        notes.append(
+            f"images that are there several times: {repeated:,}; each counts once, with the labels of all of them"
+        )
     return replace(listing.select(places), targets=[texts[key] for key in keys]), keys, notes
 
 

@@ -430,7 +430,7 @@ def test_rows_of_one_image_are_one_sample_with_all_their_labels(tmp_path):
     assert len(manifest) == 24
     assert manifest.target_texts[:3] == ["rain|sun", "sun|wind", "rain|wind"]
     assert manifest.targets[:2].tolist() == [[1, 1, 0], [0, 1, 1]]
-    assert "8 images are there several times: each counts once, with the labels of all of them" in manifest.notes
+    assert "images that are there several times: 8; each counts once, with the labels of all of them" in manifest.notes
     assert manifest.summary()[:2] == ["24 images", "3 labels"]
     manifest.save(tmp_path / "run" / "manifest.csv")
     loaded = Manifest.load(tmp_path / "run" / "manifest.csv")
