@@ -13,7 +13,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "cache": (),
     "stages.config": ("cache.errors", "cache.registry", "cache.formats"),
     "stages.runtime": ("cache",),
-    "stages.tasks": ("cache.errors", "cache.registry"),
+    "stages.tasks": ("cache.errors", "cache.registry", "stages.runtime.threads"),
     "stages.data": ("cache", "stages.config", "stages.runtime", "stages.tasks"),
     "stages.network": ("cache", "stages.config", "stages.runtime", "stages.data.images"),
     "stages.training": ("cache", "stages.config", "stages.runtime", "stages.tasks"),
@@ -50,7 +50,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 
 INSIDE = {
     "stages.data": (
-        *("images", "augment", "sample", "sources", "image_stream", "group_split", "splits", "manifest"),
+        *("images", "augment", "sample", "sources", "image_stream", "group_split", "splits", "targets", "manifest"),
         *("survey", "pixel_quality"),
     ),
     "stages.network": (

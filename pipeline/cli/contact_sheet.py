@@ -48,7 +48,7 @@ def contact_sheet(
     from stages.data.sources.open_image import read_image
     from stages.network.backbones.registry import load_backbone
 
-    mixing = MixupCutmix(mixup, cutmix, num_classes=_PHOTOGRAPHS) if mixup or cutmix else None
+    mixing = MixupCutmix(mixup, cutmix) if mixup or cutmix else None
     # of the backbone, the preprocessing alone is wanted, which does not depend on the weights
     network = load_backbone(features.backbone, "none", features.image_size).with_crop_mode(features.crop_mode)
     preprocessing = network.preprocessing

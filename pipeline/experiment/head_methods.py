@@ -40,7 +40,6 @@ from stages.fitting.fit_head import (
     head_probabilities,
     train_head,
 )
-from stages.network.heads.base import Head
 from stages.runtime.cost import Cost, measured
 from stages.runtime.progress import working
 from stages.tasks.base import Task
@@ -102,7 +101,7 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
         get_fit(name)  # imports are not what training costs
         with measured() as training, working(f"seed {seed}, {method_dir.name}"):
             trained = train_head(name, problem)
-            task = _calibrated(problem, trained.module_train_only)
+        task = trained.task
         with measured() as testing:
             probabilities = head_probabilities(trained.module, test_rows, task)
         outcome = MethodOutcome(
@@ -128,15 +127,6 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
         _LOG.info(f"seed {seed}  {method_dir.name}: {format_accuracy(result)}, trained in {duration(training.seconds)}")
         results.append(result)
     return results
-
-
-def _calibrated(problem: FitProblem, module: Head) -> Task:
-    """Return the task with what a head that has not seen the validation split predicts there."""
-    task = problem.task
-    if not task.calibrates:
-        return task
-    activated = torch.from_numpy(head_probabilities(module, problem.val, task))
-    return task.calibrated(activated, torch.from_numpy(problem.val.labels))
 
 
 def find_finished_head(experiment: Experiment, name: HeadName, options: HeadConfig) -> Result | None:

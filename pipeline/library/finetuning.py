@@ -197,7 +197,8 @@ def finetune(
         listed = all_images(images, None if cache is None else DigestCache(folder / KEY_MEMO))
         classes, manifest = labelled_manifest(listed, _labels_of(images, labels, listed), groups, val_size, seed)
         extractor = build_extractor_of(backbone, features, cached=cache is not None)
-        require_trainable(extractor, config, len(classes))
+        config = config.for_task(manifest.task.name)
+        require_trainable(extractor, config, manifest.task)
         head = _starting_head(extractor, manifest, config, seed)
         tuned = finetune_manifest(FinetuneProblem(extractor, manifest, head, config, seed))
         return _network(extractor, classes, config, tuned)
@@ -282,6 +283,7 @@ def _loader_workers() -> int | None:
 
 def _starting_head(extractor: Extractor, manifest: Manifest, config: FinetuneConfig, seed: int) -> Head:
     """Return a head that was fitted to features of the training images, or one that knows nothing."""
+    assert config.init_head is not None, "of a task"
     if config.init_head == "new":
         return random_head(extractor, manifest.task.out_features, seed)
     extraction = extract(extractor, manifest)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import csv
 import json
 import operator
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -27,7 +27,9 @@ from stages.data.sample import ImageRef, Sample
 from stages.data.sources.groups import with_groups
 from stages.data.sources.records import Progress, SourceRecords
 from stages.data.sources.registry import list_samples
-from stages.data.splits import check_shares, make_missing_splits, stratum_names
+from stages.data.sources.target_columns import with_target_columns
+from stages.data.splits import check_shares, make_missing_splits, strata_of
+from stages.data.targets.registry import Reading, read_targets
 from stages.runtime.unicode_text import look_alikes, told_apart
 from stages.tasks.base import Task, task_from_json
 from stages.tasks.single_label import SingleLabel
@@ -152,10 +154,11 @@ class Manifest:
         return [texts[number] for number in numbers.reshape(-1).tolist()]
 
     def summary(self) -> list[str]:
-        """Return its size in words: samples, classes and groups if there are any, and samples of each split."""
+        """Return its size in words: samples, classes or labels if there are any, groups, and samples of each split."""
         counts = Counter(self.splits)
         sizes = [f"{split} {counts[split]:,}" for split in SPLITS]
-        classes = [f"{len(self.class_names)} classes"] if any(self.class_names) else []
+        kind = "labels" if self.targets.ndim > 1 else "classes"
+        classes = [f"{len(self.class_names)} {kind}"] if any(self.class_names) else []
         groups = [f"{len(set(filter(None, self.groups))):,} groups"] if self.groups else []
         return [f"{len(self):,} images", *classes, *groups, *sizes]
 
@@ -274,37 +277,39 @@ def load_manifest(
     """
     check_shares(options)
     memo = memo or DigestCache(None)
-    source = list_samples(options, progress)
-    if source.unlabeled and labels:
-        raise DataError(f"{source.unlabeled}. Without labels, features can be extracted and nothing else")
-    source = source if source.unlabeled else with_groups(source, options)
+    source, reading = _with_targets(list_samples(options, progress), options, labels=labels)
     listing, keys, unreadable = _readable(source, memo, progress)
     if len(listing.class_names) == 1 and labels:
         raise DataError(
             f"`data` {options.data} has one class only, {listing.class_names[0]!r}; at least two are needed"
         )
-    task = SingleLabel(listing.class_names)
-    targets = load_targets(task, listing.targets)
-    if len(listing.class_names) == 1:
-        splits, notes = ["train"] * len(keys), ["no labels: features alone can be extracted"] * bool(source.unlabeled)
-    else:
-        strata = stratum_names(task, targets, listing.targets)
-        try:
-            splits, notes = make_missing_splits(listing, keys, strata, options, seed)
-        except DataError as error:
-            if labels or any(listing.splits):
-                raise
-            splits, notes = ["train"] * len(keys), [f"no splits were made: {error}"]
+    notes = list(listing.notes)
+    if reading is not None and reading.join is not None:
+        listing, keys, joined = _joined(listing, keys, reading.join)
+        notes += joined
+    task = reading.make_task(listing.targets) if reading is not None else SingleLabel(listing.class_names)
     held = set(listing.class_names)
     shown = told_apart(listing.class_names)
-    twins = [
+    notes += [f"no image of class {name} can be read: left out" for name in source.class_names if name not in held]
+    notes += [
         f"{len(group)} classes look the same, and are not: {', '.join(shown[index] for index in group)}; if they are "
         "one class, give them one name"
         for group in look_alikes(listing.class_names).values()
     ]
-    unreadable_classes = [
-        f"no image of class {name} can be read: left out" for name in source.class_names if name not in held
-    ]
+    targets = load_targets(task, listing.targets)
+    if len(listing.class_names) == 1:
+        splits, made = ["train"] * len(keys), ["no labels: features alone can be extracted"] * bool(source.unlabeled)
+    else:
+        strata = strata_of(task, targets, listing.targets)
+        try:
+            splits, made = make_missing_splits(listing, keys, strata, options, seed)
+        except DataError as error:
+            if labels or any(listing.splits):
+                raise
+            splits, made = ["train"] * len(keys), [f"no splits were made: {error}"]
+    if labels:
+        task = task.scaled_to(targets[[split == "train" for split in splits]])
+        targets = load_targets(task, listing.targets)
     return Manifest(
         listing.locations,
         targets,
@@ -312,11 +317,53 @@ def load_manifest(
         keys,
         task,
         unreadable,
-        [*listing.notes, *unreadable_classes, *twins, *notes, *([memo.note] if memo.note else [])],
+        [*notes, *made, *([memo.note] if memo.note else [])],
         listing.groups,
         listing.strata if any(listing.strata) else [],
         listing.extra,
     )
+
+
+def _with_targets(source: SourceRecords, options: DataConfig, *, labels: bool) -> tuple[SourceRecords, Reading | None]:
+    """Return the samples with their targets, as the task reads them, and their groups; None where there are none."""
+    source = with_target_columns(source, options)
+    if source.unlabeled:
+        if labels:
+            raise DataError(f"{source.unlabeled}. Without labels, features can be extracted and nothing else")
+        return source, None
+    try:
+        source, reading = read_targets(source, options)
+    except DataError as error:
+        if labels:
+            raise
+        blank = [""] * len(source.locations)
+        return replace(source, targets=blank, class_names=("",), splits=blank, unlabeled=str(error)), None
+    return with_groups(source, options), reading
+
+
+def _joined(
+    listing: SourceRecords, keys: Sequence[str], join: Callable[[Sequence[str]], str]
+) -> tuple[SourceRecords, list[str], list[str]]:
+    """Return each image once in its split and its group, with all that is said of it; the keys, and a note.
+
+    In two splits it stays twice, which is refused or allowed later, and in two groups it joins both.
+    """
+    said: dict[str, list[str]] = defaultdict(list)
+    for key, text in zip(keys, listing.targets, strict=True):
+        said[key].append(text)
+    texts = {key: join(texts) if len(texts) > 1 else texts[0] for key, texts in said.items()}
+    groups = listing.groups or [""] * len(keys)
+    first: dict[tuple[str, str, str], int] = {}
+    for index, sample in enumerate(zip(keys, listing.splits, groups, strict=True)):
+        first.setdefault(sample, index)
+    places = list(first.values())
+    keys = [keys[index] for index in places]
+    notes = []
+    if repeated := sum(len(texts) > 1 for texts in said.values()):
+        notes.append(
+            f"images that are there several times: {repeated:,}; each counts once, with the labels of all of them"
+        )
+    return replace(listing.select(places), targets=[texts[key] for key in keys]), keys, notes
 
 
 def _readable(

@@ -31,6 +31,7 @@ class SingleLabel:
 
     name: str
     primary = "accuracy"
+    outputs: Literal["logits", "values"] = "logits"
     calibrates = False
     reads: Literal["text", "image"] = "text"
 
@@ -175,6 +176,10 @@ class SingleLabel:
         counts = np.bincount(target)
         num_present = np.count_nonzero(counts)
         return np.asarray(len(target) / (num_present * counts[target]), dtype=np.float32)
+
+    def scaled_to(self, targets: NDArray[Any]) -> SingleLabel:
+        """Return the task itself."""
+        return self
 
     def calibrated(self, activated: TensorBatch, target: TensorBatch) -> SingleLabel:
         """Return the task itself."""
