@@ -46,6 +46,9 @@ class SourceRecords:
         The folders between a class folder and each image in it, with / between, '' for none. Empty where none has any.
     notes : list of str
         What was done or left out, in words.
+    images : list of tuple of str or None
+        Where all images of each sample are, in their order, of sources whose samples have several; None is a view that
+        is missing. Then `locations` has the first that is there. Empty where each sample has one.
     unlabeled : str
         Why no sample has a target, in words, where the source says none: all of `targets` are empty then. Such samples
         serve for their features alone.
@@ -61,6 +64,7 @@ class SourceRecords:
     extra: dict[str, list[str]] = field(default_factory=dict)
     subfolders: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    images: list[tuple[str | None, ...]] = field(default_factory=list)
     unlabeled: str = ""
 
     def select(self, indices: Sequence[int]) -> SourceRecords:
@@ -77,6 +81,7 @@ class SourceRecords:
             extra={name: [column[index] for index in indices] for name, column in self.extra.items()},
             subfolders=[self.subfolders[index] for index in indices] if self.subfolders else [],
             notes=self.notes,
+            images=[self.images[index] for index in indices] if self.images else [],
             unlabeled=self.unlabeled,
         )
 
