@@ -50,7 +50,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 
 INSIDE = {
     "stages.data": (
-        *("images", "augment", "sample", "sources", "image_stream", "group_split", "splits", "manifest"),
+        *("images", "augment", "sample", "sources", "image_stream", "group_split", "splits", "targets", "manifest"),
         *("survey", "pixel_quality"),
     ),
     "stages.network": (

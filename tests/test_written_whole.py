@@ -41,7 +41,8 @@ def head_of(version: int) -> LinearHead:
 
 
 def card(version: int) -> ModelCard:
-    return ModelCard("linear", "logistic", version, ["a", "b", "c"], {}, "digest", None, "identity")
+    task = {"name": "single_label", "class_names": ["a", "b", "c"]}
+    return ModelCard("linear", "logistic", version, task, {}, "digest", None, "identity")
 
 
 def write_manifest(folder: Path, version: int) -> None:
@@ -100,7 +101,8 @@ def write_run(folder: Path, version: int) -> None:
 
 
 def write_classes(folder: Path, version: int) -> None:
-    write_csv(folder / "classes.csv", [Prediction(f"{version}.png", "a", {"a": 0.9, "b": 0.1})] * 5)
+    cells = {"class": "a", "probability_a": "0.9"}
+    write_csv(folder / "classes.csv", [Prediction(f"{version}.png", "a  0.9", cells, np.array([0.9, 0.1]))] * 5)
 
 
 def write_export(suffix: str) -> Callable[[Path, int], None]:

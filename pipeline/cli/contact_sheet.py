@@ -48,9 +48,10 @@ def contact_sheet(
     from stages.data.sources.open_image import read_image
     from stages.network.backbones.registry import load_backbone
 
-    mixing = MixupCutmix(mixup, cutmix, num_classes=_PHOTOGRAPHS) if mixup or cutmix else None
+    mixing = MixupCutmix(mixup, cutmix) if mixup or cutmix else None
     # of the backbone, the preprocessing alone is wanted, which does not depend on the weights
-    preprocessing = load_backbone(features.backbone, "none", features.image_size).preprocessing
+    network = load_backbone(features.backbone, "none", features.image_size).with_crop_mode(features.crop_mode)
+    preprocessing = network.preprocessing
     features = resolve_features(data, features)
     manifest = make_manifest(data, features, data.seeds[0], labels=False)
     echo(format_manifest(manifest))

@@ -19,7 +19,7 @@ def predict(
     seed: int | None = None,
     device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> list[Prediction]:
-    """Classify new images with a trained method of a run: the class and the probability of every class.
+    """Predict new images with a trained method of a run: classes or labels with their probabilities, or numbers.
 
     Try:
 
@@ -53,6 +53,6 @@ def predict(
         write_csv(out, classified)
         echo(f"predictions: {out}")
     else:
-        echo(*(f"{entry.location}  {entry.label}  {max(entry.probabilities.values()):.3f}" for entry in classified))
+        echo(*(f"{entry.location}  {entry.words}" for entry in classified))
     echo(*(f"skipped {location!r}: {reason}" for location, reason in unreadable))
     return classified

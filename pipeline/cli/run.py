@@ -60,7 +60,7 @@ def run(
     for seed in data.seeds:
         manifest, directory = init_seed(out, data, features, seed)
         if not skip_finetune:
-            require_trainable(extractor, finetune, manifest.task.out_features)
+            require_trainable(extractor, finetune, manifest.task)
         experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite)
         require_same_features_of_heads(experiment, head.head, head)
         require_memory(extractor, manifest, head.head, head)

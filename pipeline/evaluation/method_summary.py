@@ -25,7 +25,7 @@ STAGES = ("extract", "train", "evaluate")
 
 TEST_TIME = {
     "flip": ("flip", "the evaluation view and its mirror image"),
-    "crops": ("crops", "the centre and the four corners of an image, and their mirror images"),
+    "crops": ("crops", "the evaluation view and the four corners of an image, and their mirror images"),
 }
 """Renderings that probabilities are averaged over: how a label names them, and what they are."""
 

@@ -300,11 +300,12 @@ def require_same_test_images(results: Sequence[Result]) -> None:
     Raises
     ------
     DataError
-        If tasks or classes differ anywhere, or test images differ within a seed; it says which.
+        If tasks or classes differ anywhere, or test images differ within a seed; it says which. What predictions or
+        training samples set of a task, such as thresholds, may differ.
     """
     first_of_seed: dict[int, Result] = {}
     for result in results:
-        if result.task.to_json() != results[0].task.to_json():
+        if result.task.uncalibrated().to_json() != results[0].task.uncalibrated().to_json():
             differ = _how_tasks_differ(result.task, results[0].task)
             raise DataError(
                 f"{result.directory} and {results[0].directory} have {differ}; compare runs on the same data"
@@ -480,8 +481,13 @@ def _is_interval(test: Mapping[str, Any]) -> bool:
 def _how_tasks_differ(task: Task, other: Task) -> str:
     if task.name != other.name:
         return f"different tasks ({task.name}; {other.name})"
+    said, said_of_other = (compared.uncalibrated().to_json() for compared in (task, other))
+    differing = [name for name in said if said[name] != said_of_other.get(name)]
     names = [listed(getattr(compared, "class_names", ()), separator="; ") for compared in (task, other)]
-    return f"different classes ({'; '.join(names)})" if names[0] != names[1] else f"different settings of {task.name}"
+    if names[0] != names[1]:
+        return f"different classes ({'; '.join(names)})"
+    settings = (f"{name} {said[name]!r} and {said_of_other.get(name)!r}" for name in differing)
+    return f"different settings of {task.name} ({'; '.join(settings)})"
 
 
 def _test_images(result: Result) -> Counter[tuple[bytes, str]]:

@@ -1,4 +1,4 @@
-"""New images through a trained method: find the images, choose the model, name the classes."""
+"""New images through a trained method: find the images, choose the model, say what it predicts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from cache.atomic_write import atomic_path
@@ -22,18 +24,31 @@ from stages.data.sources.csv_file import is_table, read_image_table
 from stages.data.sources.folder_tree import FolderNotes, images_below
 from stages.finetuning.predict_images import iter_predictions
 from stages.network.backbones.base import Backbone
-from stages.tasks.single_label import SingleLabel
+from stages.tasks.base import task_from_json
 
 _LOG = logging.getLogger("cutonce")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image with its most probable class, the probability of every class, and what its table says of it besides."""
+    """What is predicted for one image, and what its table says of it besides.
+
+    Attributes
+    ----------
+    location : str
+    words : str
+        The prediction in a line.
+    cells : mapping of str to str
+        All that the task says of it, by the names of columns: a class and the probability of every class, say.
+    activated : float32 [out_features]
+        What the task makes of the network's output: probabilities, or values.
+    extra : mapping of str to str
+    """
 
     location: str
-    label: str
-    probabilities: dict[str, float]
+    words: str
+    cells: Mapping[str, str]
+    activated: NDArray[np.float32]
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -118,15 +133,15 @@ def predict_images(
     listing = find_images(images)
     locations = [location for location, _ in listing]
     recipe, extractor, upper = open_model(model, device, backbone)
-    task = SingleLabel(recipe.class_names)
+    task = task_from_json(recipe.task)
     classified: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
     for batch in iter_predictions(extractor, upper, task, locations, recipe.tta):
         unreadable += [(locations[index], reason) for index, reason in batch.failures]
-        labels = map(task.decode, task.predict(torch.from_numpy(batch.activated)))
-        for index, label, row in zip(batch.indices, labels, batch.activated.tolist(), strict=True):
-            probabilities = dict(zip(recipe.class_names, row, strict=True))
-            classified.append(Prediction(locations[index], label, probabilities, listing[index][1]))
+        for index, activated in zip(batch.indices, torch.from_numpy(batch.activated), strict=True):
+            cells = dict(zip(task.predicted_columns, task.predicted_cells(activated), strict=True))
+            words, extra = task.predicted_words(activated), listing[index][1]
+            classified.append(Prediction(locations[index], words, cells, activated.numpy(), extra))
     if not classified:
         raise DataError(f"none of the {len(locations)} images could be read; the first: {unreadable[0][1]}")
     return classified, unreadable
@@ -164,7 +179,7 @@ def find_images(paths: Sequence[Path]) -> list[tuple[str, dict[str, str]]]:
 
 
 def write_csv(path: Path, classified: Sequence[Prediction]) -> None:
-    """Write path, class, the probability of every class, and the extra columns; one row per image.
+    """Write the path, what the task says (class and probability of every class, say), and the extra columns.
 
     An extra column that is called as one of the others has ``extra_`` before its name.
     """
@@ -174,10 +189,9 @@ def write_csv(path: Path, classified: Sequence[Prediction]) -> None:
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         writer = csv.writer(file)
-        columns = ["path", "class", *(f"probability_{name}" for name in classified[0].probabilities)]
+        columns = ["path", *classified[0].cells]
         extra = list(dict.fromkeys(name for prediction in classified for name in prediction.extra))
         writer.writerow([*columns, *distinct_names(extra, columns)])
         for prediction in classified:
-            probabilities = (f"{value:.6f}" for value in prediction.probabilities.values())
-            cells = (prediction.extra.get(name, "") for name in extra)
-            writer.writerow([prediction.location, prediction.label, *probabilities, *cells])
+            extra_cells = (prediction.extra.get(name, "") for name in extra)
+            writer.writerow([prediction.location, *prediction.cells.values(), *extra_cells])

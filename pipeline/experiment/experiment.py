@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cache import key_of_bytes
+from cache.errors import DataError
 from stages.config.data import DataConfig
 from stages.config.version_1 import as_version_1
 from stages.data.manifest import Manifest
@@ -59,6 +63,28 @@ class Experiment:
     def readable(self) -> Experiment:
         """Return the experiment without the images that extraction could not read."""
         return replace(self, manifest=drop_unreadable(self.extractor, self.manifest))
+
+    def require_defined_scores(self) -> None:
+        """Refuse splits of which the task's metric says nothing, before anything is trained.
+
+        Raises
+        ------
+        DataError
+            If validation or test has no sample with a label, or the same number in all.
+        """
+        metric = self.task.metrics[self.task.primary]
+        if metric.per_sample is not None:  # a mean over samples is defined for any
+            return
+        for split in ("val", "test"):
+            targets = self.split(split).targets
+            outputs = torch.zeros(len(targets), self.task.out_features)
+            if len(targets) and math.isnan(
+                metric.score(self.task.statistic(self.task.activate(outputs), torch.from_numpy(targets)))
+            ):
+                raise DataError(
+                    f"{metric.label} is not defined for the {len(targets)} {split} samples: what is true of them does "
+                    "not vary. Give more samples, or larger splits (`test_size`, `val_size`)"
+                )
 
     def fingerprint(self, settings: Mapping[str, Any], features: str | None = None) -> str:
         """Return the digest of all that shapes a method trained with these settings.

@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cache import key_of_bytes
 from cache.errors import UsageError
 from pipeline.evaluation.results import Predictions, Result, evaluate_test
@@ -92,6 +94,7 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
     rank, seed, extractor = experiment.rank, experiment.seed, experiment.extractor
     start, start_seconds = rank.broadcast_from_first(lambda: _starting_head(experiment, options, head))
     experiment = experiment.readable()
+    experiment.require_defined_scores()
     manifest, directory = experiment.manifest, experiment.directory
     method, name = transfer_method(options), name_of(options)
     method_dir = _method_dir(directory, method, name)
@@ -106,7 +109,7 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
 
     digest = digest_of(extractor.fingerprint)
     recipe = replace(
-        recipe_of(experiment, method, name, identity_of(extractor.fingerprint)),
+        recipe_of(experiment, experiment.task, method, name, identity_of(extractor.fingerprint)),
         unfreeze=options.unfreeze,
         invert_unfreeze=options.invert_unfreeze,
         tta=options.tta,
@@ -170,7 +173,7 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
         invalidate_model(method_dir)
         result.save(method_dir, predictions)
         _draw_plots(tuned, method_dir)
-        save_model(method_dir, recipe, tuned.head, tuned=tuned.upper)
+        save_model(method_dir, replace(recipe, task=predictions.task.to_json()), tuned.head, tuned=tuned.upper)
         for leftover in (CHECKPOINT, FOUND):
             (method_dir / leftover).unlink(missing_ok=True)
         return result
@@ -210,7 +213,8 @@ def _evaluate_with_tta(
     result = replace(
         trained,
         name=recipe.name,
-        test=evaluate_test(trained.task, predictions.statistics, recipe.seed),
+        task=predictions.task,
+        test=evaluate_test(predictions.task, predictions.statistics, recipe.seed),
         seconds_by_stage=stages,
         seconds=sum(stages.values()),
         settings=settings | _as_tested(options),
@@ -218,7 +222,7 @@ def _evaluate_with_tta(
     )
     invalidate_model(method_dir)
     result.save(method_dir, predictions)
-    copy_model(twin, method_dir, recipe)
+    copy_model(twin, method_dir, replace(recipe, task=predictions.task.to_json()))
     for picture in (CONTACT_SHEET, RATES, RANGE_TEST):
         if (twin / picture).exists():
             shutil.copyfile(twin / picture, method_dir / picture)
@@ -226,11 +230,17 @@ def _evaluate_with_tta(
 
 
 def _predict_test(experiment: Experiment, upper: TransferModel, options: FinetuneConfig) -> tuple[Predictions, Cost]:
-    """Return what a network predicts for the test split, and what that took."""
-    test = experiment.split("test")
+    """Return what a network predicts for the test split, and what that took.
+
+    A task that predictions calibrate is calibrated by those for the validation split, of the same renderings.
+    """
+    task, val, test = experiment.task, experiment.split("val"), experiment.split("test")
     with measured() as testing:
-        probabilities = predict_proba(experiment.extractor, upper, test, options.tta)
-    return predictions_of(experiment.task, test, probabilities), testing
+        if task.calibrates:
+            of_val = torch.from_numpy(predict_proba(experiment.extractor, upper, val, options.tta))
+            task = task.calibrated(of_val, torch.from_numpy(val.targets))
+        activated = predict_proba(experiment.extractor, upper, test, options.tta)
+    return predictions_of(task, test, activated), testing
 
 
 def run_lr_finder(
@@ -320,7 +330,8 @@ def _with_costs(
         result,
         seconds_by_stage=stages,
         seconds=sum(stages.values()),
-        backbone_forwards=tuned.backbone_forwards + result.samples["test"],
+        backbone_forwards=tuned.backbone_forwards
+        + sum(result.samples[split] for split in ("val", "test")[not result.task.calibrates :]),
         extraction_forwards=(result.extraction_forwards if options.init_head != "new" else 0) + tuned.view_forwards,
         history=[epoch.to_json() for epoch in tuned.fit.history],
     )
@@ -358,7 +369,7 @@ def _draw_contact_sheet(
     sample = manifest.select(train[:: max(len(train) // images, 1)][:images])
     mixing = None
     if (options.mixup or options.cutmix) and not options.from_cache:
-        mixing = MixupCutmix(options.mixup, options.cutmix, manifest.task.out_features)
+        mixing = MixupCutmix(options.mixup, options.cutmix)
     contact_sheet(
         [read_image(location, reading_of(extractor.options)) for location in sample.locations],
         extractor.augmentation,
@@ -389,7 +400,12 @@ def _report_view_cost(maps: Extractor, train: Manifest) -> None:
 
 
 def _say_epoch(epoch: Epoch) -> None:
-    trained = f"train {epoch.train_score:.4f}  " if epoch.train_score is not None else "as joined      "
+    if epoch.train_loss is None:
+        trained = "as joined      "
+    elif epoch.train_score is None:
+        trained = f"train loss {epoch.train_loss:.4f}  "
+    else:
+        trained = f"train {epoch.train_score:.4f}  "
     terms = "".join(f"  {name} {value:.4f}" for name, value in epoch.terms.items() if len(epoch.terms) > 1)
     _LOG.info(
         f"  epoch {epoch.epoch:>3}  {trained}val {epoch.val_score:.4f}  loss {epoch.val_loss:.4f}{terms}  "

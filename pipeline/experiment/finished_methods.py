@@ -14,8 +14,9 @@ from typing import Any
 from cache.errors import DataError, UsageError
 from pipeline.evaluation.results import Result, to_json_value
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.model_store import ModelCard, read_recipe
+from pipeline.experiment.model_store import ModelCard, config_to_json, read_recipe
 from stages.config.data import DataConfig
+from stages.config.features import FeatureConfig
 from stages.config.heads import HeadConfig
 from stages.config.version_1 import from_version_1
 from stages.extraction.take_over import has_rows_of_version_1
@@ -114,12 +115,15 @@ def _trained_otherwise(method_dir: Path, recipe: ModelCard, options: Mapping[str
 
 
 def _trained_with(method_dir: Path, recipe: ModelCard) -> dict[str, Any]:
-    """Return the options that a method was trained with, as far as it kept them: those of stage 1 it always did."""
+    """Return the options that a method was trained with, as far as it kept them: those of stage 1 it always did.
+
+    What was no option of stage 1 yet was as it is by default.
+    """
     try:
         recorded = Result.load(method_dir).options
     except DataError:  # what is damaged, or gone, has nothing to say
         recorded = {}
-    return {**from_version_1(recipe.features), **recorded}
+    return {**config_to_json(FeatureConfig()), **from_version_1(recipe.features), **recorded}
 
 
 def _sees_evaluation_views_alone(*trainings: Mapping[str, Any]) -> bool:

@@ -48,6 +48,7 @@ from stages.fitting.fit_head import (
     train_head,
 )
 from stages.network.aggregate import Aggregate
+from stages.network.heads.base import Head
 from stages.runtime.cost import Cost, measured
 from stages.runtime.progress import working
 from stages.tasks.base import Task
@@ -71,7 +72,7 @@ class MethodOutcome:
     val_score : float
         The task's primary metric on the validation split.
     predictions : Predictions
-        For the test split.
+        For the test split, of the task that predictions for the validation split calibrated.
     costs : tuple of Cost
         Of training, and of testing.
     trainable_parameters : int
@@ -95,6 +96,7 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
         If the run has one of them trained otherwise, and may not overwrite it; then none is trained.
     """
     experiment = experiment.readable()
+    experiment.require_defined_scores()
     seed, view_settings = experiment.seed, views_as_settings(experiment.extractor)
     earlier = {name: find_finished_head(experiment, name, options) for name in names}
     data = HeadProblems(experiment, options)
@@ -110,14 +112,15 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
         problem, test_rows, aggregate = data.of(name)
         with measured() as training, working(f"seed {seed}, {method_dir.name}"):
             trained = train_head(name, problem)
+            task = _calibrated(problem, trained.module_train_only)
         with measured() as testing:
-            probabilities = head_probabilities(trained.module, test_rows, problem.task)
+            probabilities = head_probabilities(trained.module, test_rows, task)
         outcome = MethodOutcome(
             method=trained.method,
             name=name,
             settings={**trained.settings, **view_settings, **aggregate_settings(aggregate)},
             val_score=trained.val_score,
-            predictions=predictions_of(experiment.task, experiment.split("test"), probabilities),
+            predictions=predictions_of(task, experiment.split("test"), probabilities),
             costs=(training, testing),
             trainable_parameters=trained.trainable_parameters,
         )
@@ -128,7 +131,7 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
             history=[epoch.to_json() for epoch in trained.history],
             options=head_options(experiment, name, options),
         )
-        recipe = recipe_of(experiment, trained.method, name, head_identity(experiment, name, options))
+        recipe = recipe_of(experiment, task, trained.method, name, head_identity(experiment, name, options))
         invalidate_model(method_dir)
         result.save(method_dir, outcome.predictions)
         modules = (asked_about_samples(head, aggregate) for head in (trained.module, trained.module_train_only))
@@ -137,6 +140,15 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
         _LOG.info(f"seed {seed}  {method_dir.name}: {format_accuracy(result)}, trained in {duration(training.seconds)}")
         results.append(result)
     return results
+
+
+def _calibrated(problem: FitProblem, module: Head) -> Task:
+    """Return the task with what a head that has not seen the validation split predicts there."""
+    task = problem.task
+    if not task.calibrates:
+        return task
+    activated = torch.from_numpy(head_probabilities(module, problem.val, task))
+    return task.calibrated(activated, torch.from_numpy(problem.val.labels))
 
 
 def find_finished_head(experiment: Experiment, name: HeadName, options: HeadConfig) -> Result | None:
@@ -267,7 +279,7 @@ def views_as_settings(extractor: Extractor) -> dict[str, Any]:
 
 def build_result(experiment: Experiment, outcome: MethodOutcome) -> Result:
     """Return the result of a method; a fine-tuned one adds what is its own."""
-    extractor, manifest, task = experiment.extractor, experiment.manifest, experiment.task
+    extractor, manifest, task = experiment.extractor, experiment.manifest, outcome.predictions.task
     training, testing = outcome.costs
     readable = manifest.distinct_images.keys
     stages = {
@@ -301,14 +313,14 @@ def build_result(experiment: Experiment, outcome: MethodOutcome) -> Result:
     )
 
 
-def recipe_of(experiment: Experiment, method: str, name: str, identity: str) -> ModelCard:
-    """Return what a method stands on; a fine-tuned one adds what is its own."""
+def recipe_of(experiment: Experiment, task: Task, method: str, name: str, identity: str) -> ModelCard:
+    """Return what a method stands on, with the task that it was tested as; a fine-tuned one adds what is its own."""
     backbone = experiment.extractor.backbone
     return ModelCard(
         method=method,
         name=name,
         seed=experiment.seed,
-        class_names=list(experiment.manifest.class_names),
+        task=task.to_json(),
         features=config_to_json(_with_whole_path(experiment.extractor.options)),
         features_fingerprint=experiment.extractor.fingerprint,
         weights_digest=backbone.weights,
@@ -333,9 +345,9 @@ def _with_whole_path(options: FeatureConfig) -> FeatureConfig:
     return replace(options, weights=str(Path(options.weights).resolve())) if Path(options.weights).exists() else options
 
 
-def predictions_of(task: Task, test: Manifest, probabilities: NDArray[np.float32]) -> Predictions:
+def predictions_of(task: Task, test: Manifest, activated: NDArray[np.float32]) -> Predictions:
     """Return what was predicted for the test split, with whose images these are."""
-    statistics = task.statistic(torch.from_numpy(probabilities), torch.from_numpy(test.targets))
+    statistics = task.statistic(torch.from_numpy(activated), torch.from_numpy(test.targets))
     return Predictions(task, np.array(test.keys, "S32"), np.array(test.locations), statistics)
 
 

@@ -30,6 +30,7 @@ from stages.network.backbones.handed_in import as_backbone
 from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head, save_head, save_tensors
 from stages.runtime.tensor_files import load_tensors
+from stages.tasks.single_label import SingleLabel
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class ModelCard:
     ----------
     method, name, seed
         As in the result.
-    class_names : list of str
+    task : dict
+        What it predicts, as JSON values: the task that it was tested as, thresholds and intervals included.
     features : dict
         The options of stage 1, as plain values.
     weights_digest : str
@@ -64,7 +66,7 @@ class ModelCard:
     method: str
     name: str
     seed: int
-    class_names: list[str]
+    task: dict[str, Any]
     features: dict[str, Any]
     weights_digest: str
     unfreeze: str | None
@@ -86,9 +88,9 @@ def save_model(
 ) -> None:
     """Write a trained method; ``model.json`` comes last, so a directory that has it is complete."""
     directory.mkdir(parents=True, exist_ok=True)
-    save_head(directory / HEAD, head, {"class_names": recipe.class_names})
+    save_head(directory / HEAD, head, {"task": recipe.task})
     if without_val is not None:
-        save_head(directory / HEAD_WITHOUT_VAL, without_val, {"class_names": recipe.class_names})
+        save_head(directory / HEAD_WITHOUT_VAL, without_val, {"task": recipe.task})
     if tuned is not None:
         top = tuned.without_auxiliary_heads()
         save_tensors(directory / TOP, top)
@@ -114,6 +116,8 @@ def invalidate_model(directory: Path) -> None:
 def read_recipe(directory: Path) -> ModelCard | None:
     """Return the recipe of a model directory, or None where no complete model is.
 
+    A card of a version that knew no other task than one class a sample has `class_names` in its place.
+
     Raises
     ------
     DataError
@@ -123,7 +127,10 @@ def read_recipe(directory: Path) -> ModelCard | None:
     if not path.exists():
         return None
     try:
-        return ModelCard(**json.loads(path.read_text(encoding="utf-8")))
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if "class_names" in stored:
+            stored["task"] = {"name": SingleLabel.name, "class_names": stored.pop("class_names")}
+        return ModelCard(**stored)
     except (ValueError, TypeError) as error:
         raise DataError(
             f"{path} is damaged or was made by another version ({error}); train this method again"
@@ -207,6 +214,7 @@ def _handed_in(directory: Path, recipe: ModelCard, network: nn.Module | Backbone
         return as_backbone(network)
     preprocessing = Preprocessing.from_json(original["preprocessing"])
     backbone = as_backbone(network, None if isinstance(network, Backbone) else preprocessing.image_size, preprocessing)
+    backbone = backbone.with_crop_mode(preprocessing.crop_mode)
     if backbone.preprocessing != preprocessing:
         raise UsageError(
             f"{directory} was trained with {preprocessing}, and the backbone that is handed in has "

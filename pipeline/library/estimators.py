@@ -25,7 +25,7 @@ from cache.errors import DataError, UsageError
 from pipeline.library.backbones import AnyBackbone
 from pipeline.library.functions import extract_rows, extractor_for, feature_options
 from pipeline.library.images import Images, count_images
-from stages.config.features import FeatureConfig, Pooling, PrecisionChoice
+from stages.config.features import CropMode, FeatureConfig, Pooling, PrecisionChoice
 from stages.config.heads import HeadConfig
 from stages.data.group_split import split_units, stratified_group_split
 from stages.extraction.extractor import Extractor
@@ -58,6 +58,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     weights : str or Path
     pool : {"avg", "max", "avgmax", "cls"}
     image_size : int, optional
+    crop_mode : {"center", "squash", "border"}
     precision : {"fp32", "bf16", "fp16", "auto"}
     cache : Path or FeatureCache, optional
         Folder where features are kept; without one every call computes them again.
@@ -73,6 +74,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         weights: str | Path = "default",
         pool: Pooling = "avg",
         image_size: int | None = None,
+        crop_mode: CropMode = "center",
         precision: PrecisionChoice = "fp32",
         cache: Path | str | FeatureCache | None = None,
         device: str = "auto",
@@ -83,6 +85,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.weights = weights
         self.pool = pool
         self.image_size = image_size
+        self.crop_mode = crop_mode
         self.precision = precision
         self.cache = cache
         self.device = device
@@ -131,6 +134,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             weights=self.weights,
             pool=self.pool,
             image_size=self.image_size,
+            crop_mode=self.crop_mode,
             precision=self.precision,
             storage_dtype="float32",
             extract_batch_size=self.batch_size,
@@ -321,14 +325,17 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         shape = head.config["row_shape"]
         if len(shape) != 1:
             raise UsageError(f"the head {path} takes rows of shape {shape}, and an estimator takes vectors")
-        if "class_names" not in described:
+        names = described.get("class_names")
+        if (task := described.get("task", {})).get("name") == SingleLabel.name:
+            names = task["class_names"]
+        if names is None:
             raise UsageError(f"the head {path} was saved without its classes, so it is no classifier")
         parameters: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in described.get("parameters", {}).items()
         }
         classifier = cls(**parameters, device=device)
-        classifier.classes_ = np.array(described["class_names"], dtype=described.get("class_type"))
+        classifier.classes_ = np.array(names, dtype=described.get("class_type"))
         classifier.n_features_in_ = shape[0]
         if "feature_names" in described:
             classifier.feature_names_in_ = np.array(described["feature_names"], dtype=object)

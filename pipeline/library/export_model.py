@@ -68,7 +68,8 @@ def export_model(directory: Path, path: Path, device: str = "auto") -> TrainedMo
 
     ``.safetensors``
         Tensors `head.*` and, after fine-tuning, `top.*`, by their names in the modules; in the metadata, as JSON,
-        `model` (what it stands on) and `head` (what it takes to build the head again).
+        `model` (what it stands on), `head` (what it takes to build the head again) and `preprocessing` (size, crop and
+        colors of the images it takes).
 
     Parameters
     ----------
@@ -104,5 +105,10 @@ def write_safetensors(model: TrainedModel, path: Path) -> None:
     head = model.transfer.model.head
     tensors = {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
     tensors |= {f"top.{name}": tensor for name, tensor in model.transfer.without_auxiliary_heads().items()}
-    metadata = {"model": json.dumps(asdict(model.card)), "head": json.dumps(head.config)}
+    preprocessing = model.extractor.backbone.preprocessing.to_json()
+    metadata = {
+        "model": json.dumps(asdict(model.card)),
+        "head": json.dumps(head.config),
+        "preprocessing": json.dumps(preprocessing),
+    }
     save_tensors(path, tensors, metadata)

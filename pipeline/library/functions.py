@@ -18,7 +18,7 @@ from pipeline.evaluation.results import Result, run_of
 from pipeline.library.argument_names import argument_names
 from pipeline.library.backbones import AnyBackbone, config_of, remembered_extractor
 from pipeline.library.images import ImageList, Images, count_images, image_chunks, unreadable_error
-from stages.config.features import FeatureConfig, Pooling, PrecisionChoice, StorageType
+from stages.config.features import CropMode, FeatureConfig, Pooling, PrecisionChoice, StorageType
 from stages.data.manifest import Manifest
 from stages.extraction.extract import extract
 from stages.extraction.extractor import Extractor
@@ -43,6 +43,7 @@ def features(
     weights: str | Path = "default",
     pool: Pooling = "avg",
     image_size: int | None = None,
+    crop_mode: CropMode = "center",
     precision: PrecisionChoice = "fp32",
     dtype: StorageType = "float32",
     cache: Path | str | FeatureCache | None = None,
@@ -73,6 +74,8 @@ def features(
         How a feature map becomes a vector; ``none`` keeps it.
     image_size : int, optional
         Side of the square the network sees, in pixels (default: the network's own; a module has none).
+    crop_mode : {"center", "squash", "border"}
+        What it sees of an image that is no square: the middle, all of it squashed, or all of it with a border.
     precision : {"fp32", "bf16", "fp16", "auto"}
         Arithmetic of the network.
     dtype : {"float32", "float16"}
@@ -117,6 +120,7 @@ def features(
             weights=weights,
             pool=pool,
             image_size=image_size,
+            crop_mode=crop_mode,
             precision=precision,
             storage_dtype=dtype,
             extract_batch_size=batch_size,

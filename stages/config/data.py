@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from cache.errors import UsageError
+from cache.errors import UsageError, suggestion
 from stages.config.bounds import require_at_least, require_choices
 from stages.config.lists import take_lists
-from stages.config.registry import COMMON, SOURCES, OptionHelp, listed_help
+from stages.config.registry import COMMON, SOURCES, TARGETS, OptionHelp, listed_help
 
 SPLITS = ("train", "val", "test")
 
@@ -34,6 +34,29 @@ class DataConfig:
         metadata=OptionHelp(lambda: f"Images: {listed_help(SOURCES)}. Samples of one group stay in one split.", COMMON)
     )
     """Images; help names the sources that are registered."""
+
+    task: str = field(
+        default=AUTO,
+        metadata=OptionHelp(
+            lambda: (
+                f"What is predicted: {', '.join(TARGETS.named_help_texts())}, or auto (what a table plainly holds, "
+                "else one class)."
+            ),
+            COMMON,
+        ),
+    )
+
+    target: tuple[str, ...] = field(default=(), metadata=COMMON)
+    """Columns of a table that hold what is predicted, or patterns of them, as price or tag_*: words or numbers in one
+    column, numbers in several, or a column of 0 and 1 for each label (default: the column label, labels or target)."""
+
+    log_target: bool = False
+    """Predict the logarithm of the numbers, which have to be above 0: for prices, counts and sizes, whose errors are
+    shares."""
+
+    ordinal: tuple[str, ...] = ()
+    """The classes in their order, lowest first, as mild,moderate,severe, or auto where they are numbers: they are
+    predicted as a number, and a near miss counts as a near miss."""
 
     data_root: Path | None = None
     """Where torchvision data sets are kept and downloaded to (default: ~/.cache/cutonce/datasets)."""
@@ -90,6 +113,13 @@ class DataConfig:
             raise UsageError(f"`images` {','.join(self.images)} names a column twice")
         if self.images and self.frames is not None:
             raise UsageError("`images` names the images of a sample and `frames` chooses among them: give one of them")
+        if self.task != AUTO:
+            object.__setattr__(self, "task", self.task.replace("-", "_"))
+            if self.task not in (known := TARGETS.names()):
+                raise UsageError(
+                    f"`task` {self.task}: there is no such task; there are {', '.join(known)}, or {AUTO}."
+                    f"{suggestion(self.task, known)}"
+                )
         if self.group_column is not None and self.group_by != AUTO:
             raise UsageError("`group_by` and `group_column` both say which images belong together: give one of them")
         if self.group_by not in (AUTO, BY_FOLDER, UNGROUPED):

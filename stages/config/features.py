@@ -18,6 +18,10 @@ Pooling = str
 """Of a pooling that is registered."""
 
 
+CropMode = Literal["center", "squash", "border"]
+"""timm's words for what becomes of an image that is no square."""
+
+
 PrecisionChoice = Literal["fp32", "bf16", "fp16", "auto"]
 
 
@@ -62,6 +66,11 @@ class FeatureConfig:
 
     image_size: int | None = field(default=None, metadata=COMMON)
     """Side of the square the network sees, in pixels (default: the backbone's own)."""
+
+    crop_mode: CropMode = "center"
+    """What the network sees of an image: center (the shorter side is resized and the middle cut out, so that what lies
+    at the border is not seen), squash (all of it, its sides brought to one length), or border (all of it in its own
+    proportions, the mean color beside it). Part of the fingerprint."""
 
     cache: Path = Path("cutonce-cache")
     """Folder of the feature cache; shared by any number of runs."""

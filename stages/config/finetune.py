@@ -117,7 +117,7 @@ class FinetuneConfig:
     """Factor of the sum of absolute weights that is added to the loss."""
 
     label_smoothing: float = 0.0
-    """Label smoothing of the cross-entropy."""
+    """Label smoothing of the cross-entropy; not for numbers."""
 
     finetune_dropout: float = 0.0
     """Dropout before the head."""
@@ -126,7 +126,7 @@ class FinetuneConfig:
     """Stochastic depth of the unfrozen blocks, rising to this at the top (default: as the network has it)."""
 
     mixup: float = 0.0
-    """alpha of mixup, which blends pairs of images and their labels; 0.2 is usual."""
+    """alpha of mixup, which blends pairs of images and their labels or numbers; 0.2 is usual."""
 
     cutmix: float = 0.0
     """alpha of cutmix, which puts a rectangle of one image into another; 1 is usual."""
@@ -157,8 +157,8 @@ class FinetuneConfig:
     """Compile what trains with torch.compile: a minute before the first step, quicker steps after it."""
 
     tta: TTA = "none"
-    """Test-time augmentation: none, flip (the mean over an image and its mirror image), crops (over ten crops). The
-    tables mark it."""
+    """Test-time augmentation: none, flip (the mean over an image and its mirror image), crops (over ten crops, of which
+    --crop-mode squash and border make two whole images and eight corners). The tables mark it."""
 
     checkpoint_minutes: float = 5.0
     """Minutes between checkpoints within an epoch; there is one after every epoch in any case."""

@@ -19,6 +19,7 @@ OTHER_WORDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("layer", "layers", "feature_layer", "node", "return_nodes", "features"), ("cut",)),
     **dict.fromkeys(("pooling", "global_pool", "pool_type"), ("pool",)),
     **dict.fromkeys(("img_size", "input_size", "size", "resolution", "imgsz", "image_resolution"), ("image_size",)),
+    **dict.fromkeys(("crop", "center_crop", "crop_pct", "resize_mode", "squish", "letterbox"), ("crop_mode",)),
     **dict.fromkeys(("pretrained", "checkpoint", "state_dict", "weights_file", "ckpt"), ("weights",)),
     **dict.fromkeys(("dataset", "data_dir", "data_path", "input", "train_dir", "root"), ("data",)),
     **dict.fromkeys(("output", "output_dir", "run_dir", "save_dir", "results", "o"), ("out",)),

@@ -13,6 +13,15 @@ BACKBONES = Registry[Registration, Any]("backbone", Registration, ["stages.netwo
 
 SOURCES = Registry[Registration, Any]("source", Registration, ["stages.data.sources"], option="data")
 
+TARGETS = Registry[Registration, Any](
+    "target reader",
+    Registration,
+    ["stages.data.targets"],
+    option="task",
+    decorators={"register_targets": {}},
+)
+"""What reads the targets of a task from what people have, by the name of the task."""
+
 
 @dataclass(frozen=True)
 class EngineKind(Registration):

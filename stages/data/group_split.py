@@ -1,8 +1,8 @@
 """Which images are put aside for a split: of each class a share, copies and groups kept whole.
 
-A class is a stratum of the task, by its name; where the task has none, all images are of one class. The choice depends
-on the images' keys, their classes, which of them belong together, and the seed. It does not depend on the order of the
-samples, nor on what groups are called.
+A class is a stratum of the task, by its name; where the task has none, all images are of one class, and where an image
+has several labels, it is of several. The choice depends on the images' keys, their classes, which of them belong
+together, and the seed. It does not depend on the order of the samples, nor on what groups are called.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,15 @@ _EXCHANGED_UP_TO = 1_000
 """Units up to which one is also exchanged for another; among more of them single ones fill every gap."""
 
 
+Label: TypeAlias = str | tuple[str, ...]
+"""The class of an image; in one data set either each image has one, or each a tuple of those that it has."""
+
+
 class Image(NamedTuple):
     """A distinct image: what all samples with its key have in common."""
 
     key: str
-    label: str
+    label: Label
     stratum: str
 
 
@@ -49,7 +53,7 @@ class SplitUnit(NamedTuple):
     hash_order: bytes
 
     @property
-    def kind(self) -> tuple[str, str]:
+    def kind(self) -> tuple[Label, str]:
         """Label and stratum of most of its images; of several as frequent ones the first by alphabet."""
         if len(self.images) == 1:
             return self.images[0][1:]
@@ -61,7 +65,7 @@ class SplitUnit(NamedTuple):
         """How many of its images each class has."""
         if len(self.images) == 1:
             return _one_of(self.images[0].label)
-        return Counter(image.label for image in self.images)
+        return Counter(label for image in self.images for label in _one_of(image.label))
 
     def only(self, keys: set[str]) -> SplitUnit | None:
         """Return what of it is among `keys`, in the same place; None if nothing is."""
@@ -72,20 +76,25 @@ class SplitUnit(NamedTuple):
 
 
 @cache
-def _one_of(label: str) -> Mapping[str, int]:
-    """Return the count of one image; one object for all of a class, where there may be a million."""
-    return {label: 1}
+def _one_of(label: Label) -> Mapping[str, int]:
+    """Return the counts of one image; one object for all of a class, where there may be a million.
+
+    Those without any label are a class of their own, of which a share is put aside, too.
+    """
+    return {label: 1} if isinstance(label, str) else dict.fromkeys(label or ("",), 1)
 
 
 def split_units(
-    keys: Sequence[str], labels: Sequence[str], strata: Sequence[str], groups: Sequence[str], seed: int
+    keys: Sequence[str], labels: Sequence[Label], strata: Sequence[str], groups: Sequence[str], seed: int
 ) -> list[SplitUnit]:
-    """Return the distinct images in units. An image with several labels or strata counts for the first by alphabet.
+    """Return the distinct images in units. Where samples of an image differ, it counts for the first by alphabet.
 
     Parameters
     ----------
-    keys, labels, strata : sequence of str
-        Key, class and the source's stratum of each sample.
+    keys, strata : sequence of str
+        Key and the source's stratum of each sample.
+    labels : sequence of Label
+        Its class, or its classes.
     groups : sequence of str
         The group of each sample, '' for one of no group; empty where there are no groups. Two groups that have an
         image in common are one.
@@ -121,18 +130,23 @@ def stratified_group_split(units: Iterable[SplitUnit], share: float, min_kept: i
 
     Of each class at least one image is put aside, and at least `min_kept` units are not, as far as there are enough.
 
-    In the order of their digests, units are taken that fill no class beyond its share; where each unit is one image,
-    that is all. Groups leave gaps: then units are added, given back and exchanged as long as that brings the classes
-    nearer to their shares, each class counted by the share of its images that it is off.
+    In the order of their digests, units are taken that fill no class beyond its share; where each unit is one image of
+    one class, that is all. Groups, and images of several classes, leave gaps: then units are added, given back and
+    exchanged as long as that brings the classes nearer to their shares, each class counted by the share of its images
+    that it is off. Where images are of several classes, those of the rarest come first, as in Sechidis et al. 2011, "On
+    the stratification of multi-label data": a class of many images is filled up by whatever is left.
     """
     ordered = _spread_over_strata(units)
     images: dict[str, int] = defaultdict(int)
     owners: dict[str, int] = defaultdict(int)
-    classes_of = [unit.classes for unit in ordered]
-    for classes in classes_of:
-        for label, count in classes.items():
+    for unit in ordered:
+        for label, count in unit.classes.items():
             images[label] += count
             owners[label] += 1
+    has_several = any(not isinstance(image.label, str) for unit in ordered for image in unit.images)
+    if has_several:
+        ordered.sort(key=lambda unit: min(images[label] for label in unit.classes))
+    classes_of = [unit.classes for unit in ordered]
     wanted = {label: max(round(share * count), 1) for label, count in images.items()}
     max_taken = {label: count - min(min_kept, max(count - 1, 1)) for label, count in owners.items()}
     put_aside = np.zeros(len(ordered), dtype=bool)
@@ -143,7 +157,7 @@ def stratified_group_split(units: Iterable[SplitUnit], share: float, min_kept: i
             for label, count in classes.items():
                 missing[label] -= count
                 remaining[label] -= 1
-    if any(len(unit.images) > 1 for unit in ordered):
+    if has_several or any(len(unit.images) > 1 for unit in ordered):
         _local_search(_ShareErrors.of(classes_of, images, wanted, max_taken), put_aside)
     return {image.key for index in np.flatnonzero(put_aside) for image in ordered[index].images}
 
@@ -154,7 +168,7 @@ def _spread_over_strata(units: Iterable[SplitUnit]) -> list[SplitUnit]:
     Those of a stratum stand in the order of their digests.
     """
     ordered = sorted(units, key=lambda unit: unit.hash_order)
-    numbers: dict[tuple[str, str], int] = {}
+    numbers: dict[tuple[Label, str], int] = {}
     strata = [numbers.setdefault(unit.kind, len(numbers)) for unit in ordered]
     return [ordered[index] for index in interleave(strata)]
 

@@ -37,11 +37,15 @@ class ImageRequest(NamedTuple):
         thread.
     reading : Reading
         How a file is read.
+    remark : callable, optional
+        Height and width of the image -> what there is to say of that, empty where nothing; counted with what is said
+        of the file.
     """
 
     location: str
     render: Callable[[Tensor], Tensor]
     reading: Reading = PLAIN
+    remark: Callable[[int, int], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,10 @@ def render(request: ImageRequest, remarks: Counter[str]) -> list[Tensor]:
         If the image cannot be read, or not be rendered.
     """
     of_image: list[str] = []
-    image = request.render(read_image(request.location, request.reading, of_image))
+    pixels = read_image(request.location, request.reading, of_image)
+    if request.remark is not None:
+        of_image += filter(None, [request.remark(*pixels.shape[-2:])])
+    image = request.render(pixels)
     remarks.update(set(of_image))
     return list(image) if image.ndim == 4 else [image]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import csv
 import json
 import operator
-from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsIndex
@@ -28,7 +28,9 @@ from stages.data.sources.groups import with_groups
 from stages.data.sources.records import Progress, SourceRecords
 from stages.data.sources.registry import list_samples
 from stages.data.sources.sample_images import image_keys, key_samples, refuse_options
-from stages.data.splits import check_shares, make_missing_splits, stratum_names
+from stages.data.sources.target_columns import with_target_columns
+from stages.data.splits import check_shares, make_missing_splits, strata_of
+from stages.data.targets.registry import Reading, read_targets
 from stages.runtime.unicode_text import look_alikes, told_apart
 from stages.tasks.base import Task, task_from_json
 from stages.tasks.single_label import SingleLabel
@@ -357,11 +359,9 @@ def load_manifest(
     """
     check_shares(options)
     memo = memo or DigestCache(None)
-    source = list_samples(options, progress)
-    if source.unlabeled and labels:
-        raise DataError(f"{source.unlabeled}. Without labels, features can be extracted and nothing else")
-    refuse_options(source, options)
-    source = source if source.unlabeled else with_groups(source, options)
+    records = list_samples(options, progress)
+    refuse_options(records, options)
+    source, reading = _with_targets(records, options, labels=labels)
     images: list[tuple[ImageRef | None, ...]] = []
     image_notes: list[str] = []
     if source.images:
@@ -372,28 +372,35 @@ def load_manifest(
         raise DataError(
             f"`data` {options.data} has one class only, {listing.class_names[0]!r}; at least two are needed"
         )
-    task = SingleLabel(listing.class_names)
-    targets = load_targets(task, listing.targets)
-    if len(listing.class_names) == 1:
-        splits, notes = ["train"] * len(keys), ["no labels: features alone can be extracted"] * bool(source.unlabeled)
-    else:
-        strata = stratum_names(task, targets, listing.targets)
-        try:
-            splits, notes = make_missing_splits(listing, keys, strata, options, seed)
-        except DataError as error:
-            if labels or any(listing.splits):
-                raise
-            splits, notes = ["train"] * len(keys), [f"no splits were made: {error}"]
+    notes = list(listing.notes)
+    if reading is not None and reading.join is not None:
+        images_of = dict(zip(keys, images, strict=True)) if images else {}
+        listing, keys, joined = _joined(listing, keys, reading.join)
+        images = [images_of[key] for key in keys] if images else []
+        notes += joined
+    task = reading.make_task(listing.targets) if reading is not None else SingleLabel(listing.class_names)
     held = set(listing.class_names)
     shown = told_apart(listing.class_names)
-    twins = [
+    notes += [f"no image of class {name} can be read: left out" for name in source.class_names if name not in held]
+    notes += [
         f"{len(group)} classes look the same, and are not: {', '.join(shown[index] for index in group)}; if they are "
         "one class, give them one name"
         for group in look_alikes(listing.class_names).values()
     ]
-    unreadable_classes = [
-        f"no image of class {name} can be read: left out" for name in source.class_names if name not in held
-    ]
+    targets = load_targets(task, listing.targets)
+    if len(listing.class_names) == 1:
+        splits, made = ["train"] * len(keys), ["no labels: features alone can be extracted"] * bool(source.unlabeled)
+    else:
+        strata = strata_of(task, targets, listing.targets)
+        try:
+            splits, made = make_missing_splits(listing, keys, strata, options, seed)
+        except DataError as error:
+            if labels or any(listing.splits):
+                raise
+            splits, made = ["train"] * len(keys), [f"no splits were made: {error}"]
+    if labels:
+        task = task.scaled_to(targets[[split == "train" for split in splits]])
+        targets = load_targets(task, listing.targets)
     return Manifest(
         listing.locations,
         targets,
@@ -401,12 +408,52 @@ def load_manifest(
         keys,
         task,
         unreadable,
-        [*listing.notes, *image_notes, *unreadable_classes, *twins, *notes, *([memo.note] if memo.note else [])],
+        [*notes, *image_notes, *made, *([memo.note] if memo.note else [])],
         listing.groups,
         listing.strata if any(listing.strata) else [],
         listing.extra,
         images,
     )
+
+
+def _with_targets(source: SourceRecords, options: DataConfig, *, labels: bool) -> tuple[SourceRecords, Reading | None]:
+    """Return the samples with their targets, as the task reads them, and their groups; None where there are none."""
+    source = with_target_columns(source, options)
+    if source.unlabeled:
+        if labels:
+            raise DataError(f"{source.unlabeled}. Without labels, features can be extracted and nothing else")
+        return source, None
+    try:
+        source, reading = read_targets(source, options)
+    except DataError as error:
+        if labels:
+            raise
+        blank = [""] * len(source.locations)
+        return replace(source, targets=blank, class_names=("",), splits=blank, unlabeled=str(error)), None
+    return with_groups(source, options), reading
+
+
+def _joined(
+    listing: SourceRecords, keys: Sequence[str], join: Callable[[Sequence[str]], str]
+) -> tuple[SourceRecords, list[str], list[str]]:
+    """Return each image once in its split and its group, with all that is said of it; the keys, and a note.
+
+    In two splits it stays twice, which is refused or allowed later, and in two groups it joins both.
+    """
+    said: dict[str, list[str]] = defaultdict(list)
+    for key, text in zip(keys, listing.targets, strict=True):
+        said[key].append(text)
+    texts = {key: join(texts) if len(texts) > 1 else texts[0] for key, texts in said.items()}
+    groups = listing.groups or [""] * len(keys)
+    first: dict[tuple[str, str, str], int] = {}
+    for index, sample in enumerate(zip(keys, listing.splits, groups, strict=True)):
+        first.setdefault(sample, index)
+    places = list(first.values())
+    keys = [keys[index] for index in places]
+    notes = []
+    if repeated := sum(len(texts) > 1 for texts in said.values()):
+        notes.append(f"{repeated:,} images are there several times: each counts once, with the labels of all of them")
+    return replace(listing.select(places), targets=[texts[key] for key in keys]), keys, notes
 
 
 def _readable(

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
 from cache.errors import DataError, listed
 from stages.config.bounds import is_share, require
 from stages.config.data import SPLITS, DataConfig
-from stages.data.group_split import split_units, stratified_group_split
+from stages.data.group_split import Label, split_units, stratified_group_split
 from stages.data.sources.records import SourceRecords
 from stages.tasks.base import Task
 
@@ -32,8 +33,33 @@ def check_shares(options: DataConfig) -> None:
         require(name, getattr(options, name), "between 0 and 1: it is a share of the samples", is_share)
 
 
-def stratum_names(task: Task, targets: NDArray[Any], texts: Sequence[str]) -> list[str]:
-    """Return the name of the task's stratum of each sample; where classes are the strata, the name of the class.
+@dataclass(frozen=True)
+class Strata:
+    """Of what a share of the samples is put aside each.
+
+    Attributes
+    ----------
+    of_samples : list of Label
+        The stratum of each sample by its name; of several labels a tuple of those that it has.
+    kind : "class", "label" or ""
+        What the strata are to people: each is to be learned, and missed where no training sample has it. Parts of the
+        range of a number, and what is there for the splits alone, are nothing to speak of.
+    names : tuple of str
+        Of the classes or labels.
+    """
+
+    of_samples: Sequence[Label]
+    kind: Literal["class", "label", ""] = ""
+    names: tuple[str, ...] = ()
+
+    @property
+    def of_each(self) -> str:
+        """After what a share is taken of."""
+        return f" of each {self.kind}" if self.kind else ""
+
+
+def strata_of(task: Task, targets: NDArray[Any], texts: Sequence[str]) -> Strata:
+    """Return the task's strata of the samples; where classes are the strata, they are called as the classes.
 
     Parameters
     ----------
@@ -41,21 +67,24 @@ def stratum_names(task: Task, targets: NDArray[Any], texts: Sequence[str]) -> li
     targets : array [n, ...]
         As the task loaded them.
     texts : sequence of str
-        The same targets as text: a stratum is called by the first, by alphabet, of those in it, so that its name does
-        not depend on the order of the samples. All names are '' where the task has no strata.
+        The same targets as text: a stratum that is no class is called by the first, by alphabet, of those in it, so
+        that its name does not depend on the order of the samples. All names are '' where the task has no strata.
     """
     strata = task.strata(targets)
     if strata is None:
-        return [""] * len(texts)
+        return Strata([""] * len(texts))
+    class_names: tuple[str, ...] = getattr(task, "class_names", ())
+    if strata.ndim > 1:
+        return Strata([tuple(compress(class_names, row)) for row in strata.tolist()], "label", class_names)
     numbers = strata.tolist()
     names: dict[int, str] = {}
     for number, text in set(zip(numbers, texts, strict=True)):
         names[number] = min(names.get(number, text), text)
-    return [names[number] for number in numbers]
+    return Strata([names[number] for number in numbers], "class" if class_names else "", class_names)
 
 
 def make_missing_splits(
-    listing: SourceRecords, keys: Sequence[str], target_strata: Sequence[str], options: DataConfig, seed: int
+    listing: SourceRecords, keys: Sequence[str], strata: Strata, options: DataConfig, seed: int
 ) -> tuple[list[str], list[str]]:
     """Return the split of each sample, and in words what was done.
 
@@ -65,22 +94,22 @@ def make_missing_splits(
         Its splits are kept; those that are missing are made.
     keys : sequence of str
         The key of each sample.
-    target_strata : sequence of str
-        The task's stratum of each sample, as `stratum_names` calls it. Of each a share is put aside.
+    strata : Strata
+        Those of the task, see `strata_of`. Of each a share is put aside.
 
     Raises
     ------
     DataError
         If an image or a group stands in two of the given splits and `options` do not allow it, there is no training
-        split, or a class has no training sample.
+        split, or a class or a label has no training sample.
     """
     splits, notes = _given_splits(listing, keys, options)
-    units = split_units(keys, target_strata, listing.strata, listing.groups, seed)
-    share_text = partial(_share_text, of_each_class=any(target_strata), grouped=any(listing.groups))
+    grouped = any(listing.groups)
+    units = split_units(keys, strata.of_samples, listing.strata, listing.groups, seed)
     if "test" not in splits:
         test = stratified_group_split(units, options.test_size, min_kept=2)
         splits = ["test" if key in test else "train" for key in keys]
-        share = share_text(options.test_size, len(test), len(set(keys)), "images")
+        share = _share_text(options.test_size, len(test), len(set(keys)), "images", strata.of_each, grouped=grouped)
         notes.append(f"test split made here: {share} (seed {seed})")
     if "val" not in splits:
         trained = {key for key, split in zip(keys, splits, strict=True) if split == "train"}
@@ -88,10 +117,13 @@ def make_missing_splits(
             [part for unit in units if (part := unit.only(trained))], options.val_size, min_kept=1
         )
         splits = ["val" if split == "train" and key in val else split for key, split in zip(keys, splits, strict=True)]
-        share = share_text(options.val_size, len(val), len(trained), "training images")
+        share = _share_text(
+            options.val_size, len(val), len(trained), "training images", strata.of_each, grouped=grouped
+        )
         notes.append(f"validation split made here: {share} (seed {seed})")
-    _check_every_split(target_strata, splits, grouped=any(listing.groups))
-    return splits, [*notes, *_conflicting_labels(listing, keys), *_classes_not_everywhere(target_strata, splits)]
+    present = _present(strata, splits)
+    _check_every_split(strata, present, splits, grouped=grouped)
+    return splits, [*notes, *_conflicting_targets(listing, keys, strata), *_not_everywhere(strata, present)]
 
 
 def _given_splits(listing: SourceRecords, keys: Sequence[str], options: DataConfig) -> tuple[list[str], list[str]]:
@@ -106,10 +138,10 @@ def _given_splits(listing: SourceRecords, keys: Sequence[str], options: DataConf
     return list(listing.splits), notes
 
 
-def _share_text(share: float, num_held: int, images: int, total: str, *, of_each_class: bool, grouped: bool) -> str:
+def _share_text(share: float, num_held: int, images: int, total: str, of_each: str, *, grouped: bool) -> str:
     """Return in words what was put aside; whole groups seldom are the share that was asked for."""
     if not grouped:
-        return f"{share:.0%} of the {total}{' of each class' if of_each_class else ''}"
+        return f"{share:.0%} of the {total}{of_each}"
     return f"{num_held / images:.0%} of the {total} in whole groups, {share:.0%} asked for"
 
 
@@ -130,11 +162,14 @@ def _leakage(listing: SourceRecords, keys: Sequence[str], options: DataConfig) -
     return [f"{message}; allowed by `allow_leakage`" for message in messages]
 
 
-def _conflicting_labels(listing: SourceRecords, keys: Sequence[str]) -> list[str]:
+def _conflicting_targets(listing: SourceRecords, keys: Sequence[str], strata: Strata) -> list[str]:
     contradicting = list(_differing(listing.locations, keys, listing.targets).values())
     if not contradicting:
         return []
-    return [f"the same image has two labels ({len(contradicting)}): {listed(contradicting, _NAMED, '; ')}"]
+    what = "labels" if strata.kind else "values"
+    way_out = "; if all of them hold, say `task` multi_label" if strata.kind == "class" else ""
+    examples = listed(contradicting, _NAMED, "; ")
+    return [f"the same image has two {what} ({len(contradicting)}): {examples}{way_out}"]
 
 
 def _differing(locations: Sequence[str], names: Sequence[str], values: Sequence[str]) -> dict[str, str]:
@@ -153,19 +188,26 @@ def _differing(locations: Sequence[str], names: Sequence[str], values: Sequence[
     }
 
 
-def _check_every_split(target_strata: Sequence[str], splits: Sequence[str], *, grouped: bool) -> None:
-    trained = {stratum for stratum, split in zip(target_strata, splits, strict=True) if split == "train"}
-    untrained = sorted(set(target_strata) - trained)
-    if untrained:
+def _present(strata: Strata, splits: Sequence[str]) -> dict[str, set[str]]:
+    """Return which classes or labels each split has."""
+    present: dict[str, set[str]] = {split: set() for split in SPLITS}
+    if strata.kind:
+        for stratum, split in set(zip(strata.of_samples, splits, strict=True)):
+            present[split].update((stratum,) if isinstance(stratum, str) else stratum)
+    return present
+
+
+def _check_every_split(strata: Strata, present: dict[str, set[str]], splits: Sequence[str], *, grouped: bool) -> None:
+    if untrained := sorted(set(strata.names) - present["train"]):
+        of_what = "with the label " if strata.kind == "label" else "of "
         raise DataError(
-            f"no training images of {', '.join(untrained[:_NAMED])}: move some there from the other splits, or leave "
-            f"the class out{_ungroup(grouped)}"
+            f"no training images {of_what}{', '.join(untrained[:_NAMED])}: move some there from the other splits, or "
+            f"leave the {strata.kind} out{_ungroup(grouped)}"
         )
     empty_splits = [split for split in SPLITS if split not in splits]
     if empty_splits:
-        unit_name, needed = (
-            ("groups", "three groups with images of one class") if grouped else ("images", "three of a class")
-        )
+        of_one = f" of {'a' if not grouped else 'one'} {strata.kind}" if strata.kind else ""
+        unit_name, needed = ("groups", f"three groups with images{of_one}") if grouped else ("images", f"three{of_one}")
         raise DataError(
             f"too few {unit_name} to make a {' and a '.join(empty_splits)} split: at least {needed} are needed"
             f"{_ungroup(grouped)}"
@@ -176,12 +218,10 @@ def _ungroup(grouped: bool) -> str:
     return "; or let groups be torn apart with `group_by` none" if grouped else ""
 
 
-def _classes_not_everywhere(target_strata: Sequence[str], splits: Sequence[str]) -> list[str]:
-    present = set(zip(target_strata, splits, strict=True))
-    names = sorted(set(target_strata))
-    missing = {split: [name for name in names if (name, split) not in present] for split in SPLITS}
+def _not_everywhere(strata: Strata, present: dict[str, set[str]]) -> list[str]:
+    words = {"class": "image of class", "label": "image with the label", "": ""}[strata.kind]
+    unscored = "; it has no average precision and no area under the curve there" if strata.kind == "label" else ""
+    missing = {split: sorted(set(strata.names) - names) for split, names in present.items()}
     return [
-        f"no {split} image of class {listed(labels_missing, _NAMED, '; ')}"
-        for split, labels_missing in missing.items()
-        if labels_missing
+        f"no {split} {words} {listed(absent, _NAMED, '; ')}{unscored}" for split, absent in missing.items() if absent
     ]

@@ -21,7 +21,7 @@ from stages.data.augment.policy import Augmentation, augmentation
 from stages.data.image_stream import ImageRequest
 from stages.data.images.codecs import torchcodec_decoders
 from stages.data.images.preprocessing import stack_pixels
-from stages.data.images.reading import Reading, needs_survey, reading_of
+from stages.data.images.reading import CROPPED, SEEN_WARNED, Reading, needs_survey, reading_of
 from stages.extraction.engine import Compute, ComputedBatch, get_engine
 from stages.network.backbones.base import Backbone
 from stages.network.backbones.input_channels import with_channels
@@ -169,7 +169,7 @@ class Extractor:
         def render(image: Tensor) -> Tensor:
             return stack_pixels([self._view(image, key, view) for view in views])
 
-        return ImageRequest(location, render, self.reading)
+        return ImageRequest(location, render, self.reading, self._remark)
 
     def evaluation_requests(self, locations: Iterable[str]) -> Iterable[ImageRequest]:
         """Return requests for the evaluation view, [3, S, S], of images."""
@@ -244,6 +244,9 @@ class Extractor:
         """How files are read for the trunk."""
         return reading_of(self.options, self.backbone.preprocessing.resize)
 
+    def _remark(self, height: int, width: int) -> str:
+        return CROPPED if self.backbone.preprocessing.share_seen(height, width) < SEEN_WARNED else ""
+
     def _view(self, image: Tensor, key: str, view: int) -> Tensor:
         if view == 0:
             return self.backbone.preprocessing.render(image)
@@ -260,7 +263,7 @@ def build_extractor(options: FeatureConfig, backbone: Backbone | None = None) ->
     backbone
         In place of the one that `options` name, such as a module of one's own
         (:func:`~stages.network.backbones.user_module.backbone_from_module`); the options of weights and of the image
-        size are those it was made with.
+        size are those it was made with, and so is the crop mode where `options` leave it at its default.
 
     Raises
     ------
@@ -287,6 +290,9 @@ def build_extractor(options: FeatureConfig, backbone: Backbone | None = None) ->
         )
     else:
         options = replace(options, backbone=backbone.name, image_size=backbone.preprocessing.image_size)
+    backbone = backbone.with_crop_mode(options.crop_mode)
+    # a network of one's own may come with another than the option's default
+    options = replace(options, crop_mode=backbone.preprocessing.crop_mode)
     backbone = _for_channels(backbone, options)
     return _build(backbone, cut_graph(backbone.module, backbone.preprocessing.image_size), device, options)
 

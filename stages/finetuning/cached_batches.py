@@ -81,24 +81,26 @@ class CachedBatches:
         self._tap, self._views, self._device = maps.taps[0], maps.options.views, maps.device
         self._train, self._val = train, problem.own_val
         self._seed, self._mixing, self._epochs = problem.seed, mixing, options.epochs
+        self._task = problem.task
         self._batch_size = options.finetune_batch_size
         self._order = EpochBatchSampler(len(train), options.finetune_batch_size, problem.seed, problem.rank)
         self.batches = len(self._order)
 
     def train(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (output of the boundary, labels) of an epoch, from batch number `first` on."""
+        """Yield (output of the boundary, targets) of an epoch, from batch number `first` on."""
         with progress(label=f"epoch {epoch}/{self._epochs}", total=self.batches, unit="batches") as bar:
             bar.update(first)
             batches = _read_ahead(self._order.batches(epoch, first), lambda indices: self._read(indices, epoch))
             for step, (indices, rows) in enumerate(batches, first):
-                inputs, labels = self._inputs(rows), torch.from_numpy(self._train.targets[indices])
+                inputs, targets = self._inputs(rows), torch.from_numpy(self._train.targets[indices])
                 if self._mixing is not None:
-                    inputs, labels = self._mixing(inputs, labels.to(inputs.device), self._seed, epoch, step)
-                yield inputs, labels
+                    shares = self._task.soft_target(targets).to(inputs.device)
+                    inputs, targets = self._mixing(inputs, shares, self._seed, epoch, step)
+                yield inputs, targets
                 bar.update()
 
     def val(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (output of the boundary, labels) of the validation images."""
+        """Yield (output of the boundary, targets) of the validation images."""
         samples = range(len(self._val))
         batches = (list(samples[start : start + self._batch_size]) for start in samples[:: self._batch_size])
         keys = self._val.keys

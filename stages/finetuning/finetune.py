@@ -16,10 +16,18 @@ from stages.finetuning.autotune import CHECKPOINT, AutotuneState, rescale_lrs
 from stages.finetuning.baselines import baseline
 from stages.finetuning.cached_batches import boundary_extractor
 from stages.finetuning.problem import FinetuneProblem
-from stages.finetuning.setup import FinetuneSetup, TrainableSetup, make_mixing, training_fingerprint, without_training
+from stages.finetuning.setup import (
+    FinetuneSetup,
+    TrainableSetup,
+    make_mixing,
+    require_loss,
+    training_fingerprint,
+    without_training,
+)
 from stages.finetuning.transfer_model import HEAD, TransferModel
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
+from stages.tasks.base import Task
 from stages.training.autocast_benchmark import benchmark_autocast
 from stages.training.history import Epoch, TrainResult
 from stages.training.lr_finder import LRFinderResult, lr_find
@@ -159,18 +167,19 @@ def finetune(
     )
 
 
-def require_trainable(extractor: Extractor, options: FinetuneConfig, out_features: int) -> None:
-    """Refuse options that cannot train this network, or a baseline they ask for, before anything is paid for.
+def require_trainable(extractor: Extractor, options: FinetuneConfig, task: Task) -> None:
+    """Refuse options that cannot train this network, to this task, or a baseline, before anything is paid for.
 
     Raises
     ------
     UsageError
         As for :func:`finetune`.
     """
-    head = LinearHead((1,), out_features)  # stands for any: nothing is computed
+    require_loss(options, task)
+    head = LinearHead((1,), task.out_features)  # stands for any: nothing is computed
     for config in (options, *(baseline(options, name) for name in options.baselines)):
         upper = TrainableSetup.of(extractor, head, config, seed=0).upper
-        make_mixing(config, upper, out_features)
+        make_mixing(config, upper)
         if config.from_cache:
             boundary_extractor(extractor, upper)
 

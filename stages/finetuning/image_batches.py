@@ -55,7 +55,7 @@ class ImageBatches:
     def __init__(self, problem: FinetuneProblem, upper: TransferModel, mixing: MixupCutmix | None = None) -> None:
         extractor, options = problem.extractor, problem.config
         self.forwards = 0
-        self._upper, self._seed, self._mixing = upper, problem.seed, mixing
+        self._upper, self._seed, self._mixing, self._task = upper, problem.seed, mixing, problem.task
         self._epochs = options.epochs
         order = EpochBatchSampler(len(problem.train), options.finetune_batch_size, problem.seed, problem.rank)
         self.batches = len(order)
@@ -64,7 +64,7 @@ class ImageBatches:
         if workers is None:
             workers = min(usable_cores() - 1, 8)
         workers = workers_with_room(workers, extractor.backbone.preprocessing, problem)
-        self._loader: DataLoader[tuple[Tensor, int]] = DataLoader(
+        self._loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
             AugmentedImages(problem.train, extractor.augmentation, problem.seed, reading_of(extractor.options)),
             batch_sampler=self._sampler,
             num_workers=workers,
@@ -76,19 +76,20 @@ class ImageBatches:
         self.val = memoize_batches(lambda: self._validation(extractor, own_val))
 
     def train(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (output of the boundary, labels) of an epoch, from batch number `first` on."""
+        """Yield (output of the boundary, targets) of an epoch, from batch number `first` on."""
         self._sampler.epoch, self._sampler.first = epoch, first
         with (
             progress(label=f"epoch {epoch}/{self._epochs}", total=self.batches, unit="batches") as bar,
             single_thread_pool(self._threads, "frozen") as pool,
         ):
             bar.update(first)
-            for step, (images, labels) in enumerate(self._loader, first):
+            for step, (images, targets) in enumerate(self._loader, first):
                 inputs = self._upper.normalize(images)
                 if self._mixing is not None:
-                    inputs, labels = self._mixing(inputs, labels.to(inputs.device), self._seed, epoch, step)
+                    shares = self._task.soft_target(targets).to(inputs.device)
+                    inputs, targets = self._mixing(inputs, shares, self._seed, epoch, step)
                 self.forwards += len(images)
-                yield self._through_frozen(inputs, pool), labels
+                yield self._through_frozen(inputs, pool), targets
                 bar.update()
 
     def _through_frozen(self, inputs: Tensor, pool: ThreadPoolExecutor) -> Tensor:
@@ -124,11 +125,11 @@ def workers_with_room(workers: int, preprocessing: Preprocessing, problem: Finet
     return fitting
 
 
-class AugmentedImages(Dataset[tuple[Tensor, int]]):
+class AugmentedImages(Dataset[tuple[Tensor, Tensor]]):
     """Training images by (epoch, place): the rendering depends on seed, epoch and key, on nothing else."""
 
     def __init__(self, manifest: Manifest, augment: Augmentation, seed: int, reading: Reading = PLAIN) -> None:
-        self.locations, self.keys, self.labels = manifest.locations, manifest.keys, manifest.targets
+        self.locations, self.keys, self.targets = manifest.locations, manifest.keys, manifest.targets
         self.augment = augment
         self.seed = seed
         self.reading = reading
@@ -136,10 +137,11 @@ class AugmentedImages(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, position: tuple[int, int]) -> tuple[Tensor, Tensor]:
         epoch, index = position
         seed = seed_from(self.seed, epoch, self.keys[index], bits=60)
-        return self.augment(read_image(self.locations[index], self.reading), seed), int(self.labels[index])
+        image = self.augment(read_image(self.locations[index], self.reading), seed)
+        return image, torch.as_tensor(self.targets[index])
 
 
 class _EpochSampler(Sampler[list[tuple[int, int]]]):

@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+import torch
 from torch.optim import Optimizer
 
 from cache import key_of_bytes
-from cache.errors import DataError
+from cache.errors import DataError, UsageError
 from stages.config.finetune import FinetuneConfig
 from stages.config.version_1 import as_version_1
 from stages.data.augment.mixup import MixupCutmix
@@ -20,6 +21,7 @@ from stages.finetuning.image_batches import ImageBatches
 from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.transfer_model import TransferModel, build_transfer_model
 from stages.network.heads.base import Head
+from stages.tasks.base import Task
 from stages.training.checkpoint import TrainingFingerprint
 from stages.training.config import TrainConfig
 from stages.training.gradual_unfreezing import UnfreezeSchedule
@@ -83,9 +85,10 @@ class FinetuneSetup:
     @classmethod
     def to_train(cls, problem: FinetuneProblem, on_views: Callable[[Extractor, Manifest], None]) -> FinetuneSetup:
         """Make what trains, and open where its inputs come from."""
+        require_loss(problem.config, problem.task)
         trainee = TrainableSetup.of(problem.extractor, problem.head, problem.config, problem.seed)
         upper, train, val = trainee.upper, problem.train, problem.val
-        mixing = make_mixing(problem.config, upper, problem.manifest.task.out_features)
+        mixing = make_mixing(problem.config, upper)
         if not len(train) or not len(val):
             raise DataError("fine-tuning needs readable images in the train and the validation split")
         if not problem.config.from_cache:
@@ -141,12 +144,27 @@ def _training(options: FinetuneConfig, seed: int) -> TrainConfig:
     )
 
 
-def make_mixing(options: FinetuneConfig, upper: TransferModel, out_features: int) -> MixupCutmix | None:
+def make_mixing(options: FinetuneConfig, upper: TransferModel) -> MixupCutmix | None:
     """Return what mixes a batch: images, or the maps that the frozen part made of them."""
     if not options.mixup and not options.cutmix:
         return None
     layout = upper.boundary.layout if options.from_cache and upper.boundary is not None else "nchw"
-    return MixupCutmix(options.mixup, options.cutmix, out_features, layout)
+    return MixupCutmix(options.mixup, options.cutmix, layout)
+
+
+def require_loss(options: FinetuneConfig, task: Task) -> None:
+    """Refuse what the loss of the task does not know.
+
+    Raises
+    ------
+    UsageError
+        If targets of this task cannot be smoothed.
+    """
+    nothing = torch.zeros(0, task.out_features)
+    try:
+        task.loss(nothing, nothing, smoothing=options.label_smoothing)
+    except UsageError as error:
+        raise UsageError(f"`label_smoothing` {options.label_smoothing:g}: {error}") from error
 
 
 def _groups(extractor: Extractor, upper: TransferModel, options: FinetuneConfig) -> list[Group]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from cache.errors import UsageError
 
@@ -33,6 +34,12 @@ def resolve_device(name: str) -> torch.device:
     if not available.get(device.type, False):
         raise UsageError(f"`device` {name} is not available on this machine; use `device` auto or cpu")
     return device
+
+
+def to_device(targets: Tensor, device: torch.device) -> Tensor:
+    """Return targets on a device, in float32 instead of float64 on Apple's GPU, which has none."""
+    has_type = device.type != "mps" or targets.dtype != torch.float64
+    return targets.to(device, targets.dtype if has_type else torch.float32, non_blocking=True)
 
 
 def supports_bf16(device: torch.device, *, emulated: bool = False) -> bool:

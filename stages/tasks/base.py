@@ -132,6 +132,10 @@ class Task(Protocol):
         The metrics that a table has columns for beside the primary one.
     columns : sequence of str
         What `cells` says of a sample.
+    predicted_columns : sequence of str
+        What `predicted_cells` says of a sample.
+    calibrates : bool
+        Whether `calibrated` sets anything, for which predictions have to be made.
     reads : "text" or "image"
         What `load` is given: the text that stands in the manifest, or the pixels of the image at that location. A task
         opens no file itself.
@@ -143,6 +147,8 @@ class Task(Protocol):
     primary: str
     shown: Sequence[str]
     columns: Sequence[str]
+    predicted_columns: Sequence[str]
+    calibrates: bool
     reads: Literal["text", "image"]
 
     def load(self, raw: Any) -> Tensor:
@@ -259,6 +265,14 @@ class Task(Protocol):
         """Return what the statistic of one sample says, as `columns` name it: the target, the prediction, then more."""
         ...
 
+    def predicted_cells(self, activated: Tensor) -> list[str]:
+        """Return what the activated output for one sample says, as `predicted_columns` name it: without a target."""
+        ...
+
+    def predicted_words(self, activated: Tensor) -> str:
+        """Return what the activated output for one sample says in a line: the prediction, and how sure it is."""
+        ...
+
     def confidence(self, statistics: Statistics) -> NDArray[Any] | None:
         """Return how sure the prediction for each sample is, [n]; None where predictions do not say."""
         ...
@@ -274,6 +288,18 @@ class Task(Protocol):
         """Return a weight for each sample, [n] with mean 1, that balances classes; None where samples have none."""
         ...
 
+    def scaled_to(self, targets: NDArray[Any]) -> Task:
+        """Return the task with what the targets of the training samples, [n, ...], set of it: the scale of numbers.
+
+        A task of which nothing is set so returns itself.
+
+        Raises
+        ------
+        DataError
+            If there is nothing to learn from them.
+        """
+        ...
+
     def calibrated(self, activated: TensorBatch, target: TensorBatch) -> Task:
         """Return the task with what predictions for samples that are no test samples set of it: thresholds, intervals.
 
@@ -282,7 +308,10 @@ class Task(Protocol):
         ...
 
     def uncalibrated(self) -> Task:
-        """Return the task without that: results are of one task where these are equal."""
+        """Return the task without that, and without what its training samples set.
+
+        Results are of one task where these are equal.
+        """
         ...
 
     def to_json(self) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class MultiLabel:
 
     name: str
     primary = "map_macro"
+    calibrates = True
     reads: Literal["text", "image"] = "text"
 
     def __init__(self, class_names: Sequence[str], thresholds: Sequence[float] | None = None) -> None:
@@ -52,6 +53,7 @@ class MultiLabel:
         self.metrics: Mapping[str, Metric] = label_metrics(self.class_names)
         self.shown: Sequence[str] = ("auc_macro", "f1_macro", "f1_micro")
         self.columns: Sequence[str] = ("labels", "predicted", *(f"probability_{name}" for name in self.class_names))
+        self.predicted_columns: Sequence[str] = ("labels", *self.columns[2:])
         self._numbers = {name: number for number, name in enumerate(self.class_names)}
         if len(self._numbers) < self.out_features:
             duplicates = sorted({name for name in self.class_names if self.class_names.count(name) > 1})
@@ -185,6 +187,18 @@ class MultiLabel:
         names = (self.decode(torch.from_numpy(np.asarray(statistic[field], np.float32))) for field in _LABELS)
         return [*names, *(f"{probability:.6g}" for probability in statistic["probabilities"])]
 
+    def predicted_cells(self, activated: Tensor) -> list[str]:
+        """Return the labels that reach their thresholds, and the probability of each."""
+        labels = self.decode(self.predict(activated[None])[0])
+        return [labels, *(f"{probability:.6f}" for probability in activated.tolist())]
+
+    def predicted_words(self, activated: Tensor) -> str:
+        """Return the labels that reach their thresholds, each with its probability."""
+        predicted, probabilities = self.predict(activated[None])[0].tolist(), activated.tolist()
+        labels = zip(self.class_names, predicted, probabilities, strict=True)
+        words = ", ".join(f"{name} {probability:.3f}" for name, is_there, probability in labels if is_there)
+        return words or "no label"
+
     def confidence(self, statistics: Statistics) -> NDArray[np.floating]:
         """Return the probability of the least certain of a sample's labels, to be as predicted by its threshold."""
         probabilities = statistics["probabilities"]
@@ -196,6 +210,10 @@ class MultiLabel:
 
     def weights(self, target: NDArray[np.floating]) -> None:
         """Return None: a sample that has a rare label and lacks a frequent one has no weight of its own."""
+
+    def scaled_to(self, targets: NDArray[Any]) -> MultiLabel:
+        """Return the task itself."""
+        return self
 
     def calibrated(self, activated: TensorBatch, target: TensorBatch) -> MultiLabel:
         """Return the task with the thresholds that give each label its best F1 on these samples.

@@ -59,6 +59,7 @@ class Regression:
     levels: tuple[str, ...] = ()
     interval: tuple[float, ...] | None = None
 
+    calibrates: bool = field(default=True, init=False, repr=False, compare=False)
     name: str = field(init=False, repr=False, compare=False)
     reads: Literal["text", "image"] = field(default="text", init=False, repr=False, compare=False)
 
@@ -84,6 +85,8 @@ class Regression:
         self.columns: Sequence[str] = words
         if len(self.names) > 1:
             self.columns = tuple(f"{word}_{name}" for word in words for name in self.names)
+        count = len(self.names)
+        self.predicted_columns: Sequence[str] = self.columns[count : 2 * count if self.interval is None else None]
 
     def __reduce__(self) -> tuple[type[Regression], tuple[Any, ...]]:
         # the metrics are closures, which other processes make for themselves
@@ -207,6 +210,23 @@ class Regression:
                 cells += ["" if math.isnan(value) else f"{value:.6g}" for value in values]
         return cells
 
+    def predicted_cells(self, activated: Tensor) -> list[str]:
+        """Return the predicted number, of levels as a word, and the ends of its interval where it has one."""
+        words = self.decode(activated)
+        ends = () if self.interval is None else self._ends(activated)
+        return [*([words] if self.levels else words.split(SEPARATOR)), *(f"{value:.7g}" for value in ends)]
+
+    def predicted_words(self, activated: Tensor) -> str:
+        """Return each predicted number with its interval."""
+        count, words = len(self.names), self.decode(activated)
+        numbers = [words] if self.levels else [f"{float(word):,.6g}" for word in words.split(SEPARATOR)]
+        if self.interval is not None:
+            ends = [f"{value:,.6g}" for value in self._ends(activated)]
+            numbers = [f"{numbers[place]}  ({ends[place]} to {ends[count + place]})" for place in range(count)]
+        if count > 1:
+            numbers = [f"{name} {number}" for name, number in zip(self.names, numbers, strict=True)]
+        return ", ".join(numbers)
+
     def confidence(self, statistics: Statistics) -> None:
         """Return None: a predicted number does not say how sure it is."""
 
@@ -242,8 +262,9 @@ class Regression:
         return replace(self, interval=tuple(widths))
 
     def uncalibrated(self) -> Regression:
-        """Return the task without intervals."""
-        return replace(self, interval=None)
+        """Return the task without intervals, and without the scale, which is that of training samples."""
+        count = len(self.names)
+        return replace(self, interval=None, mean=(0.0,) * count, scale=(1.0,) * count)
 
     def scaled_to(self, targets: NDArray[np.floating]) -> Regression:
         """Return the task with the mean and the deviation of these targets, [n, targets], as it loaded them.
@@ -327,6 +348,11 @@ class Regression:
         if self.levels:
             return self.levels[int(self._nearest(numbers.reshape(1, -1))[0])]
         return SEPARATOR.join("" if math.isnan(value) else f"{value:.12g}" for value in numbers)
+
+    def _ends(self, activated: Tensor) -> list[float]:
+        """Return the lower ends of the intervals round one sample's outputs, then the upper ones, in the unit."""
+        outputs, half_widths = activated.double().cpu().numpy(), np.array(self.interval)
+        return [float(end) for sign in (-1, 1) for end in self._to_unit(outputs + sign * half_widths)]
 
     def _to_scale(self, numbers: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(np.log(numbers)) if self.log else numbers

@@ -15,6 +15,11 @@ Sums = NDArray[np.float64]
 """What the statistics of some samples add up to, flat."""
 
 
+def is_of_sums(metric: Metric) -> bool:
+    """Return whether sums over the samples are all that the metric needs to know of them."""
+    return metric.per_sample is not None or metric.summands is not None
+
+
 def sums_of(metric: Metric, statistics: Statistics) -> Sums | None:
     """Return the sums of which `score_of_sums` makes the metric; None where it is no function of sums."""
     if metric.per_sample is not None:

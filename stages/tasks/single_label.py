@@ -31,6 +31,7 @@ class SingleLabel:
 
     name: str
     primary = "accuracy"
+    calibrates = False
     reads: Literal["text", "image"] = "text"
 
     def __init__(self, class_names: Sequence[str]) -> None:
@@ -40,6 +41,7 @@ class SingleLabel:
         # the area of one class against the rest is little known, and takes as many passes as there are classes
         self.shown: Sequence[str] = ("f1_macro", *["auc_macro"] * (self.out_features == 2), "log_loss")
         self.columns: Sequence[str] = ("label", "predicted", *(f"probability_{name}" for name in self.class_names))
+        self.predicted_columns: Sequence[str] = ("class", *self.columns[2:])
         self._numbers = {name: number for number, name in enumerate(self.class_names)}
         if len(self._numbers) < self.out_features:
             duplicates = sorted({name for name in self.class_names if self.class_names.count(name) > 1})
@@ -152,6 +154,14 @@ class SingleLabel:
         names = self.class_names[statistic["target"]], self.class_names[probabilities.argmax()]
         return [*names, *(f"{probability:.6g}" for probability in probabilities)]
 
+    def predicted_cells(self, activated: Tensor) -> list[str]:
+        """Return the most probable class, and the probability of each."""
+        return [self.class_names[int(activated.argmax())], *(f"{value:.6f}" for value in activated.tolist())]
+
+    def predicted_words(self, activated: Tensor) -> str:
+        """Return the most probable class with its probability."""
+        return f"{self.class_names[int(activated.argmax())]}  {float(activated.max()):.3f}"
+
     def confidence(self, statistics: Statistics) -> NDArray[np.floating]:
         """Return the probability of the predicted class."""
         return np.asarray(statistics["probabilities"].max(axis=1))
@@ -165,6 +175,10 @@ class SingleLabel:
         counts = np.bincount(target)
         num_present = np.count_nonzero(counts)
         return np.asarray(len(target) / (num_present * counts[target]), dtype=np.float32)
+
+    def scaled_to(self, targets: NDArray[Any]) -> SingleLabel:
+        """Return the task itself."""
+        return self
 
     def calibrated(self, activated: TensorBatch, target: TensorBatch) -> SingleLabel:
         """Return the task itself."""

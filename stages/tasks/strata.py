@@ -1,4 +1,4 @@
-"""An order of samples of which every beginning has its share of each stratum."""
+"""Shares of every stratum: an order of samples of which every beginning has them, and folds that have them."""
 
 from __future__ import annotations
 
@@ -37,3 +37,46 @@ def interleave(
         position[arrival] = np.arange(len(numbers))
         ties = position
     return np.lexsort((np.asarray(ties), (rank + 0.5) / sizes[numbers], np.minimum(rank, first)))
+
+
+def multi_label_folds(
+    membership: NDArray[np.bool_], n_folds: int, seed: int, groups: ArrayLike | None = None
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return pairs of rows fitted on and rows left out, int64: each fold has its share of every stratum.
+
+    Iterative stratification (Sechidis et al. 2011, "On the stratification of multi-label data", algorithm 1): the
+    stratum with the fewest samples that are left is dealt out first, as frequent ones can still be evened out later.
+    A sample goes to the fold that lacks most of all that it has, where they look at the one stratum alone; so sizes of
+    folds are even too, and groups, the largest of a stratum first, stay whole.
+
+    Parameters
+    ----------
+    membership : bool [n, strata]
+        In which strata each sample is: several, one or none.
+    n_folds : int
+        At most as many as there are samples, or groups.
+    seed : int
+    groups : array [n], optional
+        A group is never torn apart.
+    """
+    members = np.column_stack([membership, np.ones(len(membership), dtype=bool)])  # the last stratum: all there are
+    unit = np.arange(len(members)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    num_units = int(unit.max()) + 1
+    if not 1 < n_folds <= num_units:
+        raise ValueError(f"{num_units} samples, or groups, are not dealt out to {n_folds} folds")
+    unit = np.random.default_rng(seed).permutation(num_units)[unit.reshape(-1)]
+    counts = np.zeros((num_units, members.shape[1]))
+    np.add.at(counts, unit, members)
+    left = counts.sum(axis=0)
+    lacking = np.tile(left / n_folds, (n_folds, 1))
+    weight = 1 / np.maximum(left, 1) ** 2  # a share of a stratum counts alike, whatever its size
+    fold = np.full(num_units, -1)
+    while left[-1]:
+        rarest = np.argmin(np.where(left > 0, left, np.inf)[:-1]) if left[:-1].any() else len(left) - 1
+        dealt = np.flatnonzero((fold < 0) & (counts[:, rarest] > 0))
+        for number in dealt[np.argsort(-counts[dealt, rarest], kind="stable")]:
+            fold[number] = (lacking @ (counts[number] * weight)).argmax()
+            lacking[fold[number]] -= counts[number]
+        left -= counts[dealt].sum(axis=0)
+    held = fold[unit]
+    return [(np.flatnonzero(held != number), np.flatnonzero(held == number)) for number in range(n_folds)]

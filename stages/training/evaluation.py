@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cache.errors import DataError
+from stages.runtime.device import to_device
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.tasks.base import Task, find_metric
 from stages.tasks.running_score import RunningScore
@@ -69,7 +70,7 @@ def evaluate_loss(model: nn.Module, batches: Batches, task: Task, rank: Rank = S
     criterion, running = TaskLoss(task), RunningScore(find_metric(task))
     loss, count = 0.0, 0
     for inputs, targets in batches:
-        targets = targets.to(device, non_blocking=True)
+        targets = to_device(targets, device)
         logits = logits_of(model(inputs.to(device, non_blocking=True)))
         loss += float(criterion.terms(logits, targets)["main"])
         count += len(targets)

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cache.errors import CutonceError
+from stages.runtime.device import to_device
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.runtime.norm_layers import NORM_LAYERS
 from stages.tasks.base import Task, find_metric
-from stages.tasks.running_score import sums_of
+from stages.tasks.running_score import Sums, is_of_sums, sums_of
 from stages.training.amp import MixedPrecision
 from stages.training.config import TrainConfig
 from stages.training.history import RunningMetrics
@@ -79,19 +80,19 @@ class TrainStep:
         CutonceError
             If there is too little memory even for one sample at a time.
         """
-        sums = self._gradients(batches, seed)
+        sums, score_sums = self._gradients(batches, seed)
         if self._rank.world_size > 1:
             sums = self._averaged_over_processes(sums)
+            torch.distributed.all_reduce(score_sums)
         *values, count = sums.tolist()
-        terms = dict(zip(self._names, values, strict=False))
-        tally = RunningMetrics(terms, values[len(terms) :], int(count))
+        tally = RunningMetrics(dict(zip(self._names, values, strict=True)), score_sums.tolist(), int(count))
         if not torch.isfinite(sums).all():
             raise NotFiniteError(f"training loss became {tally.loss}")
         self.precision.step(self._optimizer, self._trained(), self._clip)
         return tally
 
-    def _gradients(self, batches: Sequence[Batch], seed: int) -> Tensor:
-        """Compute gradients of the mean loss, however many parts it takes; return sums over the samples."""
+    def _gradients(self, batches: Sequence[Batch], seed: int) -> tuple[Tensor, Tensor]:
+        """Compute gradients of the mean loss, however many parts it takes; return what `_backward` does."""
         while True:
             statistics = self._running_statistics()
             try:
@@ -118,7 +119,16 @@ class TrainStep:
                 stacklevel=2,
             )
 
-    def _backward(self, batches: Sequence[Batch], seed: int) -> Tensor:
+    def _backward(self, batches: Sequence[Batch], seed: int) -> tuple[Tensor, Tensor]:
+        """Compute gradients of the mean loss.
+
+        Returns
+        -------
+        sums : float32 [k + 1]
+            Each term of the loss summed over the samples, and their number.
+        score_sums : float64
+            What they add up to for the primary metric.
+        """
         torch.manual_seed(seed)
         self._optimizer.zero_grad(set_to_none=True)
         count = sum(len(targets) for _, targets in batches)
@@ -138,20 +148,25 @@ class TrainStep:
         self._names = list(sums)
         term_sums = torch.stack(list(sums.values()))
         score_sums = self._score_sums(outputs, finite=bool(term_sums.isfinite().all()))
-        return torch.cat([term_sums, score_sums, term_sums.new_tensor([count])])
+        return torch.cat([term_sums, term_sums.new_tensor([count])]), score_sums
 
     def _score_sums(self, outputs: Sequence[tuple[Tensor, Tensor]], finite: bool) -> Tensor:
-        """Return what samples, as (logits, targets), add to the primary metric, [k]; k is 0 if it is no sum.
+        """Return what samples, as (logits, targets), add to the primary metric, float64 [k]; k is 0 if it is no sum.
+
+        In float64, since the variance of large numbers is a small difference of large sums.
 
         Statistics of outputs that are not finite are refused. This process must then not fail alone, while others wait
         for its gradients, so it goes on to the exchange with sums of the same length, after which all of them fail.
         """
-        sums = [
-            sums_of(self._metric, statistics_of(self._task, logits if finite else torch.zeros_like(logits), targets))
-            for logits, targets in outputs
-        ]
-        totals = np.sum([part for part in sums if part is not None], axis=0).reshape(-1) if sums[0] is not None else []
-        return torch.tensor(np.asarray(totals), dtype=torch.float32, device=self._device)
+        totals: Sums = np.empty(0)
+        if is_of_sums(self._metric):
+            statistics = [
+                statistics_of(self._task, logits if finite else torch.zeros_like(logits), targets)
+                for logits, targets in outputs
+            ]
+            totals = np.sum([sums_of(self._metric, part) for part in statistics], axis=0)
+        # several processes exchange them where their gradients are
+        return torch.from_numpy(totals).to(self._device if self._rank.world_size > 1 else "cpu")
 
     def _averaged_over_processes(self, sums: Tensor) -> Tensor:
         """Replace the gradients by their mean over the samples of all processes; return the sums over them.
@@ -186,7 +201,7 @@ class TrainStep:
         for inputs, targets in batches:
             count = min(self.micro_batches, len(targets))
             for part in zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True):
-                yield part[0].to(self._device, non_blocking=True), part[1].to(self._device, non_blocking=True)
+                yield part[0].to(self._device, non_blocking=True), to_device(part[1], self._device)
 
     def _trained(self, regularized: bool | None = None) -> list[nn.Parameter]:
         return [

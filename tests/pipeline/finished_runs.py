@@ -67,6 +67,14 @@ def result(
     )
 
 
+def of_task(task, activated, targets) -> Predictions:
+    """Predictions of any task, from what it makes of outputs and from targets, [n, ...] each."""
+    activated, targets = torch.as_tensor(np.asarray(activated)), torch.as_tensor(np.asarray(targets))
+    images = range(len(targets))
+    locations = [f"photos/{image}.png" for image in images]
+    return Predictions(task, [key(image) for image in images], locations, task.statistic(activated, targets))
+
+
 def add(run: Path, predicted: Predictions, **fields) -> Path:
     """Write one result into a run; return its folder."""
     made = result(predicted, **fields)
@@ -123,6 +131,9 @@ class Lengths:
 
     def confusion(self, statistics):
         return None
+
+    def uncalibrated(self):
+        return self
 
     def to_json(self):
         return {"name": self.name}

@@ -36,9 +36,10 @@ def list_caches(*, cache: CacheFolder = FeatureConfig.cache) -> None:
         spec = summary.spec
         made_of = [spec.backbone, spec.cut, spec.pooling, spec.precision, spec.dtype] if spec else ["?"] * 5
         pixels = spec.preprocessing.get("image_size", "?") if spec else "?"
+        crop_mode = f" {spec.preprocessing['crop_mode']}" if spec and "crop_mode" in spec.preprocessing else ""
         rows = f"{summary.rows:,}" + (f" + {summary.pending:,} in memory" if summary.pending else "")
         size = [rows, str(summary.views), byte_count(summary.size), _age(now - summary.modified)]
-        lines.append([short(summary.path), *made_of, str(pixels), *size])
+        lines.append([short(summary.path), *made_of, f"{pixels}{crop_mode}", *size])
     echo(
         table(header, lines, left=6),
         *(f"note: {short(summary.path)}: {note}" for summary in caches for note in summary.notes),

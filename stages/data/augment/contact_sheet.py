@@ -46,7 +46,7 @@ def contact_sheet(
     images : sequence of Tensor
         Photographs, uint8 [3, H, W].
     mixing : MixupCutmix, optional
-        Its number of classes and its layout play no part.
+        Its layout plays no part.
     """
     from matplotlib.figure import Figure  # slow to import, and needed by this sheet alone
 
@@ -85,10 +85,10 @@ def _mixtures(renderings: Sequence[Sequence[Tensor]], mixing: MixupCutmix) -> It
         if not getattr(mixing, kind):
             continue
         for number, batch in enumerate(renderings[:_MIXTURES], start=1):
-            labels = torch.arange(len(batch))
-            single_mixing = replace(mixing, **{other: 0.0}, num_classes=len(batch), layout="nchw")
-            mixed, targets = single_mixing(torch.stack(list(batch)).float(), labels, _SEED, epoch=number, step=0)
-            yield f"{kind} of {number}", mixed.round().to(torch.uint8), targets.diagonal().tolist()
+            targets = torch.eye(len(batch))
+            single_mixing = replace(mixing, **{other: 0.0}, layout="nchw")
+            mixed, shares = single_mixing(torch.stack(list(batch)).float(), targets, _SEED, epoch=number, step=0)
+            yield f"{kind} of {number}", mixed.round().to(torch.uint8), shares.diagonal().tolist()
 
 
 def _words(mixing: MixupCutmix) -> list[str]:

@@ -1,4 +1,4 @@
-"""Images of a batch mixed with each other, their labels in the same shares: mixup and cutmix.
+"""Images of a batch mixed with each other, their targets in the same shares: mixup and cutmix.
 
 Works on what a network, or its upper part, is given: normalised images or feature maps. Renderings of a single image
 are in ``augmentation``.
@@ -24,7 +24,8 @@ class MixupCutmix:
 
     Every row is mixed with the one before it, so the batch has to be shuffled. The share that a row keeps is drawn
     from Beta(alpha, alpha), once for the batch. Mixup adds the numbers of the two in their shares; cutmix puts a
-    rectangle of the other into the row, which then keeps the share of its places that the rectangle leaves.
+    rectangle of the other into the row, which then keeps the share of its places that the rectangle leaves. Targets are
+    blended in these shares whatever they say: classes, labels, or numbers, which are taken for linear in what is mixed.
 
     Attributes
     ----------
@@ -32,8 +33,6 @@ class MixupCutmix:
         Alpha of mixup, 0 for none of it; the paper has 0.1 to 0.4 for ImageNet. The larger, the more is mixed.
     cutmix : float
         Alpha of cutmix, 0 for none of it; the paper has 1.
-    num_classes : int
-        Width of the targets.
     layout : str
         What a row is: ``nchw`` for an image or a map with its channels first, ``nhwc``, ``tokens``, ``vector``.
 
@@ -45,7 +44,6 @@ class MixupCutmix:
 
     mixup: float
     cutmix: float
-    num_classes: int
     layout: str = "nchw"
 
     def __post_init__(self) -> None:
@@ -56,8 +54,8 @@ class MixupCutmix:
             raise UsageError("`mixup` and `cutmix` are both 0, so nothing would be mixed")
         self._require_maps(self.layout in ("nchw", "nhwc"))
 
-    def __call__(self, inputs: Tensor, labels: Tensor, seed: int, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """Return a batch mixed, and its targets, float32 [b, classes], rows that sum to 1.
+    def __call__(self, inputs: Tensor, targets: Tensor, seed: int, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """Return a batch mixed, and its targets, blended in the same shares.
 
         The same seed, epoch and step mix in the same way, on any device, whatever else draws random numbers.
 
@@ -65,8 +63,8 @@ class MixupCutmix:
         ----------
         inputs : Tensor
             float [b, ...]; left as it is. What is returned has its type, shape and memory format.
-        labels : Tensor
-            int64 [b].
+        targets : Tensor
+            float32 [b, k], as a task's `soft_target` gives them; nan, what is not known, is so in each blend with it.
 
         Raises
         ------
@@ -82,15 +80,15 @@ class MixupCutmix:
         drawn_from = torch.Generator().manual_seed(seed_from("mix", seed, epoch, step, bits=32))
         with ThreadGenerator(drawn_from):
             kind = self._kinds[int(torch.randint(len(self._kinds), (1,)))]
-            mixed, targets = kind(maps, labels)
+            mixed, blended = kind(maps, targets)
         if self.layout == "nhwc":
             mixed = mixed.permute(0, 2, 3, 1)
-        return mixed.reshape(inputs.shape), targets
+        return mixed.reshape(inputs.shape), blended
 
     @cached_property
     def _kinds(self) -> list[v2.Transform]:
         kinds = ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
-        return [kind(alpha=float(alpha), num_classes=self.num_classes) for kind, alpha in kinds if alpha]
+        return [kind(alpha=float(alpha)) for kind, alpha in kinds if alpha]
 
     def _require_maps(self, maps: bool) -> None:
         if self.cutmix and not maps:

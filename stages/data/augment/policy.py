@@ -77,8 +77,9 @@ def augmentation(augment: str, preprocessing: Preprocessing) -> Augmentation:
         return Augmentation(augment, preprocessing, ())
     if augment == "light":
         # nearly all of a long photograph is no nearly square crop, and torchvision would always take the middle
-        gentle = (CENTRAL_SQUARE, random_crop(preprocessing, smallest=0.8, longest=1.1), FLIP)
-        return Augmentation(augment, preprocessing, gentle)
+        gentle = (random_crop(preprocessing, smallest=0.8, longest=1.1), FLIP)
+        first = (CENTRAL_SQUARE,) if preprocessing.crop_mode == "center" else ()
+        return Augmentation(augment, preprocessing, (*first, *gentle))
     steps = parse_augment(_WRITTEN_OUT.get(augment, augment))
     transforms = tuple(transform_of(step, preprocessing) for step in steps)
     if not OPS.find(steps[0].name).takes_photograph:

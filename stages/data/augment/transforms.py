@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -73,14 +74,14 @@ def crop(smallest: float, preprocessing: Preprocessing) -> Transform:
 @register_op("shift", argument=("the largest shift, as a share of the side,", 0.1, 0, 1))
 def shift(share: float, preprocessing: Preprocessing) -> Transform:
     """Random translation."""
-    moved = v2.RandomAffine(0, translate=(share, share), interpolation=_SMOOTH, fill=mean_color(preprocessing))
+    moved = v2.RandomAffine(0, translate=(share, share), interpolation=_SMOOTH, fill=preprocessing.mean_color)
     return Transform(f"shift by up to {share:.0%} of the side", moved)
 
 
 @register_op("zoom", argument=("how much larger or smaller at most, as a share,", 0.2, 0, 0.9))
 def zoom(share: float, preprocessing: Preprocessing) -> Transform:
     """Random scale."""
-    fill = mean_color(preprocessing)
+    fill = preprocessing.mean_color
     scaled = v2.RandomAffine(0, scale=(1 - share, 1 + share), interpolation=_SMOOTH, fill=fill)
     return Transform(f"up to {share:.0%} larger or smaller", scaled)
 
@@ -106,14 +107,14 @@ def rot90(_: float, preprocessing: Preprocessing) -> Transform:
 @register_op("rotation", argument=("the largest angle, in degrees,", 10, 0, 180))
 def rotation(degrees: float, preprocessing: Preprocessing) -> Transform:
     """Random rotation."""
-    turned = v2.RandomRotation(degrees, _SMOOTH, fill=mean_color(preprocessing))
+    turned = v2.RandomRotation(degrees, _SMOOTH, fill=preprocessing.mean_color)
     return Transform(f"rotation by up to {degrees:g} degrees", turned)
 
 
 @register_op("perspective", argument=("the distortion, as a share of half the side,", 0.2, 0, 1))
 def perspective(share: float, preprocessing: Preprocessing) -> Transform:
     """Random perspective."""
-    distorted = v2.RandomPerspective(share, interpolation=_SMOOTH, fill=mean_color(preprocessing))
+    distorted = v2.RandomPerspective(share, interpolation=_SMOOTH, fill=preprocessing.mean_color)
     return Transform(f"perspective distorted by up to {share:.0%}, half of the time", distorted)
 
 
@@ -145,48 +146,84 @@ def blur(deviation: float, preprocessing: Preprocessing) -> Transform:
 @register_op("trivialaugment")
 def trivialaugment(_: float, preprocessing: Preprocessing) -> Transform:
     """TrivialAugment."""
-    operation = v2.TrivialAugmentWide(interpolation=_SMOOTH, fill=mean_color(preprocessing))
+    operation = v2.TrivialAugmentWide(interpolation=_SMOOTH, fill=preprocessing.mean_color)
     return Transform("TrivialAugment: one of 14 operations at a random strength", operation)
 
 
 @register_op("randaugment", argument=("the magnitude", 9, 0, 30, True))
 def randaugment(magnitude: float, preprocessing: Preprocessing) -> Transform:
     """RandAugment."""
-    operations = v2.RandAugment(magnitude=int(magnitude), interpolation=_SMOOTH, fill=mean_color(preprocessing))
+    operations = v2.RandAugment(magnitude=int(magnitude), interpolation=_SMOOTH, fill=preprocessing.mean_color)
     return Transform(f"RandAugment: two of 14 operations at magnitude {magnitude:g} of 30", operations)
 
 
 @register_op("autoaugment")
 def autoaugment(_: float, preprocessing: Preprocessing) -> Transform:
     """AutoAugment."""
-    policy = v2.AutoAugment(interpolation=_SMOOTH, fill=mean_color(preprocessing))
+    policy = v2.AutoAugment(interpolation=_SMOOTH, fill=preprocessing.mean_color)
     return Transform("AutoAugment: one of the 25 pairs of operations found for ImageNet", policy)
 
 
 @register_op("randomerasing", argument=("how often, as a probability,", 0.25, 0, 1))
 def randomerasing(probability: float, preprocessing: Preprocessing) -> Transform:
     """Random erasing."""
-    erased = v2.RandomErasing(probability, scale=(0.02, 0.2), value=mean_color(preprocessing))
+    erased = v2.RandomErasing(probability, scale=(0.02, 0.2), value=preprocessing.mean_color)
     return Transform(f"a rectangle of 2% to 20% of the area erased, {_probability_text(probability)}", erased)
 
 
 def random_crop(preprocessing: Preprocessing, smallest: float, longest: float) -> Transform:
-    """Return the random resized crop: at least the share `smallest` of the area, sides up to `longest` : 1."""
+    """Return the random resized crop: at least the share `smallest` of the area, sides up to `longest` : 1.
+
+    Where the network sees all of an image, it is a part of that, as squashed or with as much border as the whole.
+    """
     size, mode = preprocessing.image_size, preprocessing.interpolation_mode
-    return Transform(
-        f"random crop of {smallest:.0%} to 100% of it, sides up to {longest:.2g}:1, resized to {size} px",
-        v2.RandomResizedCrop(size, scale=(smallest, 1), ratio=(1 / longest, longest), interpolation=mode),
-    )
+    cropped = v2.RandomResizedCrop(size, scale=(smallest, 1), ratio=(1 / longest, longest), interpolation=mode)
+    part = f"{smallest:.0%} to 100% of it, sides up to {longest:.2g}:1, resized to {size} px"
+    if preprocessing.crop_mode == "squash":
+        return Transform(f"squashed to a square, random crop of {part}", _SquashedCrop(cropped))
+    if preprocessing.crop_mode == "border":
+        return Transform(f"made a square by a border, random crop of {part}", _BorderedCrop(cropped, preprocessing))
+    return Transform(f"random crop of {part}", cropped)
 
 
 def evaluation_view(preprocessing: Preprocessing) -> Transform:
     """Return what lists without a crop begin with."""
-    return Transform(f"resized and cropped to the middle {preprocessing.image_size} px", preprocessing.render)
+    words = {
+        "center": f"resized and cropped to the middle {preprocessing.image_size} px",
+        "squash": f"squashed to {preprocessing.image_size} x {preprocessing.image_size} px",
+        "border": f"resized to {preprocessing.image_size} px, with a border",
+    }
+    return Transform(words[preprocessing.crop_mode], preprocessing.render)
 
 
-def mean_color(preprocessing: Preprocessing) -> list[int]:
-    """Return the colour that fills what a rendering leaves open."""
-    return [round(255 * level) for level in preprocessing.mean]
+@dataclass(frozen=True)
+class _SquashedCrop:
+    """A crop of an image as if that had been made square; resized once, so that nothing is blurred twice."""
+
+    crop: v2.RandomResizedCrop
+
+    def __call__(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        side = max(height, width)
+        box = self.crop.make_params([torch.empty(1).expand(1, side, side)])
+        top, rows = box["top"] * height // side, max(box["height"] * height // side, 1)
+        left, columns = box["left"] * width // side, max(box["width"] * width // side, 1)
+        view: Tensor = F.resized_crop(
+            image, top, left, rows, columns, self.crop.size, interpolation=self.crop.interpolation, antialias=True
+        )
+        return view
+
+
+@dataclass(frozen=True)
+class _BorderedCrop:
+    """A crop of an image with what makes it square."""
+
+    crop: v2.RandomResizedCrop
+    preprocessing: Preprocessing
+
+    def __call__(self, image: Tensor) -> Tensor:
+        view: Tensor = self.crop(self.preprocessing.padded(image, max(image.shape[-2:])))
+        return view
 
 
 def _central_square(image: Tensor) -> Tensor:

@@ -28,7 +28,9 @@ class TestTimeAugmentation:
     kind : str
         ``none``: the evaluation view alone. ``flip``: it and its mirror image. ``crops``: the centre and the four
         corners of the resized image, then these mirrored (Krizhevsky et al. 2012, section 4.1; He et al. 2016,
-        section 3.4). Corners differ from the centre as far as `preprocessing` resizes to more than it keeps.
+        section 3.4). Corners differ from the centre as far as `preprocessing` resizes to more than it keeps. Where the
+        evaluation view is all of an image, it stands in place of the centre, and the corners are those of the whole
+        at the larger size.
     """
 
     preprocessing: Preprocessing
@@ -59,6 +61,10 @@ class TestTimeAugmentation:
 
     def _crops(self, image: Tensor) -> list[Tensor]:
         side = self.preprocessing.image_size
+        if self.preprocessing.crop_mode != "center":
+            larger = self.preprocessing.whole(image, max(side, self.preprocessing.resize))
+            *corners, _ = F.five_crop(larger, [side, side])
+            return [self.preprocessing.render(image), *corners]
         resized = self.preprocessing.resized(image)
         height, width = resized.shape[-2:]
         padded = F.center_crop(resized, [max(height, side), max(width, side)])  # as the evaluation view is

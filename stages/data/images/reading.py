@@ -98,7 +98,11 @@ STRETCHED = "stretched"
 CLIPPED = "clipped"
 FEW_LEVELS = "few levels"
 DEEP = "deep"
-"""What is remarked of an image while it is decoded, for `remarks_in_words`."""
+CROPPED = "cropped"
+"""What is remarked of an image while it is decoded and rendered, for `remarks_in_words`."""
+
+SEEN_WARNED = 0.6
+"""An image of which the network sees less of the area than this is remarked; of one of 3 : 4 that is 0.57."""
 
 LEVELS_WARNED = 32
 """An image of more than 8 bits with fewer of the 256 levels than this has lost most of what it held."""
@@ -137,6 +141,11 @@ def remarks_in_words(remarks: Mapping[str, int], reading: Reading) -> list[str]:
             f"{count[FEW_LEVELS]:,} of {count[DEEP]:,} images with more than 8 bits use fewer than {LEVELS_WARNED} of "
             "256 levels: their values fill a small part of the range that their files can hold. `intensity_range` auto "
             "looks at the images for the range that they use"
+        )
+    if count[CROPPED]:
+        lines.append(
+            f"{_counted(count[CROPPED], 'image')} of which the network sees the middle, less than {SEEN_WARNED:.0%} of "
+            "the area: `crop_mode` squash or border shows it what lies at the border too"
         )
     return lines
 

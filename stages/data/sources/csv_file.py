@@ -1,7 +1,7 @@
 """Tables of images as a source: ``path,label[,split][,stratum][,group]`` with a header, and whatever columns else.
 
-A sample may have several images, in several columns or rows; see ``sample_images``.
-
+A sample may have several images, in several columns or rows; see ``sample_images``. What is to be predicted stands in
+the column ``label``, ``labels`` or ``target``, or in those that the option names; what it means is found out later.
 Samples with the same word in the column ``group`` (the same patient, product, video) never come into two splits.
 Columns of other names go with the samples into the manifest.
 """
@@ -28,9 +28,10 @@ from stages.data.sources.sample_images import (
 )
 from stages.data.sources.table_file import TableFile
 from stages.data.sources.table_paths import TablePaths
+from stages.data.sources.target_columns import LABEL, LABELS, NUMBER, named_columns
 
-_REQUIRED = ("path", "label")
-_READ = (*_REQUIRED, "split", "stratum", "group", "key")
+_ROLES = ("path", "split", "stratum", "group", "key")
+_READ = (*_ROLES, LABEL, LABELS)
 """Columns that are no extra ones. `key` is what a manifest calls the images by; here the files say what they are."""
 
 _COLUMNS = "the first line must name the columns path and label, and may name split, stratum and group"
@@ -57,33 +58,41 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
     A group need not be filled in: a row without one is on its own. A column without a name is left out. Rows that say
     the same of an image count once, with the other columns of the first.
 
-    Without a column label no image has a target, and all else that the table says is left out.
+    Without a column that says what is to be predicted no image has a target, and all else that the table says is left
+    out.
 
     Raises
     ------
     DataError
         If there is no column path, or a row cannot be used; names the line.
+    UsageError
+        If there is no column that the option `target` names.
     """
     path = Path(options.data)
     table = TableFile(path, _READ)
     paths = TablePaths(path.parent)
     image_names = image_columns(table.columns, options)
-    missing = [name for name in sorted({*image_names, "label"}) if name not in table.columns]
+    targets = _target_names(table, options)
+    missing = [name for name, is_there in (("label", targets), ("path", "path" in table.columns)) if not is_there]
+    if options.images:
+        missing = [name for name in missing if name != "path"]
     if "path" in missing:
         raise DataError(_missing(table, missing, _COLUMNS))
     if missing:
         rows_of_images = [images_of_row(fields, image_names, paths, line) for line, fields in table.rows(image_names)]
         images = [image for views in rows_of_images for image in views if image is not None]
-        return unlabeled_records(images, _missing(table, missing, _COLUMNS), [*table.notes, *paths.notes])
-    joining, joining_notes = row_columns(table, options)
-    columns = [name for name in dict.fromkeys(table.columns) if name and name not in {*_READ, *image_names}]
-    # what an image is said to be -> the other columns of the first row that says so
-    rows: dict[_Row, tuple[str, ...]] = {}
+        reason = _missing(table, missing, f"{_COLUMNS}; another column than label is taken with `target`")
+        return unlabeled_records(images, reason, [*table.notes, *paths.notes])
+    joining, joining_notes = row_columns(table, options, targets)
+    read = (*_ROLES, LABEL, *targets, *image_names)
+    columns = [name for name in dict.fromkeys(table.columns) if name and name not in read]
+    # what an image is said to be -> the other columns of the first row that says so, and its line
+    rows: dict[_Row, tuple[tuple[str, ...], int]] = {}
     repeated, differing, has_split = 0, False, None
     for line, fields in table.rows(image_names):
         row = _Row(
             images_of_row(fields, image_names, paths, line),
-            _required(fields, "label", line),
+            tuple([fields[name].strip() for name in targets]),
             _split(fields.get("split", ""), line),
             fields.get("stratum", "").strip(),
             fields.get("group", "").strip(),
@@ -96,7 +105,7 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
         has_split = bool(row.split)
         others = tuple(fields[name] for name in columns)
         repeated += row in rows
-        differing |= rows.setdefault(row, others) != others
+        differing |= rows.setdefault(row, (others, table.line_number))[0] != others
     if not rows:
         raise DataError(f"{path} has no rows; {_COLUMNS}")
     notes = [*table.notes, *paths.notes, *joining_notes]
@@ -105,22 +114,37 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
             f"{path.name} says again what it said of an image in {repeated:,} of its rows: each image counts once"
             + (f", with what its first row says in the columns {listed(columns)}" if differing else "")
         )
-    images, targets, splits, strata, groups, _, samples, frames = (list(column) for column in zip(*rows, strict=True))
-    extra = dict(zip(columns, (list(column) for column in zip(*rows.values(), strict=True)), strict=True))
+    if LABEL in table.columns and LABEL not in targets:
+        notes.append(f"the column label is left out: what is predicted is {listed(targets)}")
+    images, said, splits, strata, groups, _, samples, frames = (list(column) for column in zip(*rows, strict=True))
+    extra_values, lines = zip(*rows.values(), strict=True)
+    extra = dict(zip(columns, (list(column) for column in zip(*extra_values, strict=True)), strict=True))
+    target_columns = dict(zip(targets, (list(column) for column in zip(*said, strict=True)), strict=True))
+    first = target_columns[targets[0]]
     records = SourceRecords(
         [first_image(views) for views in images],
-        targets,
-        sort_class_names(targets),
+        first,
+        sort_class_names(first),
         splits,
         strata,
         groups=groups if any(groups) else [],
         extra=extra,
         notes=[*notes, *missing_views(images, image_names)],
         images=images if len(image_names) > 1 else [],
+        target_columns=target_columns,
+        lines=list(lines),
     )
     if any(samples):
         records = join_rows(records, samples, frames, options, joining)
     return with_frames(records, options, progress)
+
+
+def _target_names(table: TableFile, options: DataConfig) -> list[str]:
+    """Return the columns that say what is to be predicted; none where there are none."""
+    if options.target:
+        columns = [name for name in dict.fromkeys(table.columns) if name and name not in _ROLES]
+        return named_columns(options.target, columns, str(table.path))
+    return [name for name in (LABEL, LABELS, NUMBER) if name in table.columns][:1]
 
 
 class ListedImage(NamedTuple):
@@ -158,7 +182,7 @@ class _Row(NamedTuple):
     """What a row says of an image; rows that say the same are one sample."""
 
     images: Views
-    target: str
+    targets: tuple[str, ...]
     split: str
     stratum: str
     group: str

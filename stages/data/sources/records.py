@@ -28,9 +28,10 @@ class SourceRecords:
     Attributes
     ----------
     locations, targets : list of str
-        Where each image is, and what is to be predicted for it, as text: the name of its class.
+        Where each image is, and what is to be predicted for it, as text: the name of its class, or what else the task
+        reads.
     class_names : tuple of str
-        In the order of their numbers.
+        In the order of their numbers; none where a target is no class.
     splits : list of str
         'train', 'val' or 'test'; all empty where the source has no splits.
     strata : list of str
@@ -49,6 +50,11 @@ class SourceRecords:
     images : list of tuple of str or None
         Where all images of each sample are, in their order, of sources whose samples have several; None is a view that
         is missing. Then `locations` has the first that is there. Empty where each sample has one.
+    target_columns : dict of str to list of str
+        The columns of a table that say what is to be predicted, as they stand there, by their names. Empty where that
+        is in no table.
+    lines : list of int
+        The line of each sample in its table. Empty where there is none.
     unlabeled : str
         Why no sample has a target, in words, where the source says none: all of `targets` are empty then. Such samples
         serve for their features alone.
@@ -65,10 +71,12 @@ class SourceRecords:
     subfolders: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     images: list[tuple[str | None, ...]] = field(default_factory=list)
+    target_columns: dict[str, list[str]] = field(default_factory=dict)
+    lines: list[int] = field(default_factory=list)
     unlabeled: str = ""
 
     def select(self, indices: Sequence[int]) -> SourceRecords:
-        """Return the samples at `indices` of a source of files, in that order, with the classes they have."""
+        """Return the samples at `indices`, in that order, with the classes they have."""
         targets = [self.targets[index] for index in indices]
         present = set(targets)
         return SourceRecords(
@@ -77,13 +85,20 @@ class SourceRecords:
             tuple(name for name in self.class_names if name in present),
             [self.splits[index] for index in indices],
             [self.strata[index] for index in indices],
+            None if self.keys is None else [self.keys[index] for index in indices],
             groups=[self.groups[index] for index in indices] if self.groups else [],
-            extra={name: [column[index] for index in indices] for name, column in self.extra.items()},
+            extra=_chosen(self.extra, indices),
             subfolders=[self.subfolders[index] for index in indices] if self.subfolders else [],
             notes=self.notes,
             images=[self.images[index] for index in indices] if self.images else [],
+            target_columns=_chosen(self.target_columns, indices),
+            lines=[self.lines[index] for index in indices] if self.lines else [],
             unlabeled=self.unlabeled,
         )
+
+
+def _chosen(columns: dict[str, list[str]], indices: Sequence[int]) -> dict[str, list[str]]:
+    return {name: [column[index] for index in indices] for name, column in columns.items()}
 
 
 def unlabeled_records(locations: Sequence[str], reason: str, notes: Sequence[str]) -> SourceRecords:

@@ -106,7 +106,7 @@ class RowColumns(NamedTuple):
     frame: str = ""
 
 
-def row_columns(table: TableFile, options: DataConfig, target: str = "label") -> tuple[RowColumns, list[str]]:
+def row_columns(table: TableFile, options: DataConfig, target_names: Sequence[str]) -> tuple[RowColumns, list[str]]:
     """Return the columns that join rows to samples, and in words why a column sample does not.
 
     Rows are joined where several have the same word in a column sample, unless `sample` says that each is on its own,
@@ -115,12 +115,12 @@ def row_columns(table: TableFile, options: DataConfig, target: str = "label") ->
     sample, frame = (next((name for name in table.columns if name.lower() == wanted), "") for wanted in (SAMPLE, FRAME))
     if not sample or options.sample != "auto" or options.group_column == sample:
         return RowColumns(), []
-    targets: dict[str, set[str]] = defaultdict(set)
+    targets: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     rows: Counter[str] = Counter()
     for _, fields in table.rows():
         if word := fields[sample].strip():
             rows[word] += 1
-            targets[word].add(fields.get(target, "").strip())
+            targets[word].add(tuple([fields[name].strip() for name in target_names]))
     if max(rows.values(), default=0) < 2:
         return RowColumns(), []
     if differing := [word for word, held in targets.items() if len(held) > 1]:
@@ -152,7 +152,8 @@ def join_rows(
     members: dict[str | int, list[int]] = defaultdict(list)
     for row, word in enumerate(samples):
         members[word or row].append(row)
-    for name, column in (("label", records.targets), ("split", records.splits), ("group", records.groups)):
+    alike = {"label": records.targets, **records.target_columns, "split": records.splits, "group": records.groups}
+    for name, column in alike.items():
         for word, rows in members.items():
             held = sorted({column[row] for row in rows}) if column else []
             if len(held) > 1:

@@ -45,6 +45,8 @@ class TableFile:
     ----------
     columns : list of str
         As they are written, without blanks at the ends; the known ones in small letters.
+    line_number : int
+        Where the row ends that `rows` yielded last; 0 before the first.
 
     Raises
     ------
@@ -56,6 +58,7 @@ class TableFile:
         self.path = path
         self._text, self._encoding = read_text(path)
         self._has_other_bytes = self._encoding == "utf-8" and not _is_unicode(self._text)
+        self.line_number = 0
         self._fields_in_code_page: list[str] = []
         separator_line = _SEPARATOR_LINE.match(self._text)
         self._lines_before = 1 if separator_line else 0
@@ -118,6 +121,7 @@ class TableFile:
             for _ in range(self._lines_before + 1):  # the names of the columns are one
                 next(rows.reader, None)
             for row in rows:
+                self.line_number = rows.line_num
                 line = f"{self.path}, line {rows.line_num}"
                 if None in row:
                     raise DataError(f"{line}: more fields than columns; quote a path or label that has a comma in it")

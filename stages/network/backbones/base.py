@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import nn
 
+from stages.config.features import CropMode
 from stages.data.images.preprocessing import Preprocessing
 from stages.network.auxiliary_heads import AuxiliaryPlace
 from stages.network.backbones.partial_loading import PartialLoading
@@ -62,6 +63,11 @@ class Backbone:
     auxiliary: Mapping[str, nn.Module] = field(default_factory=dict)
     auxiliary_places: Mapping[str, AuxiliaryPlace] = field(default_factory=dict)
     handed_in: bool = False
+
+    def with_crop_mode(self, crop_mode: CropMode) -> Backbone:
+        """Return the same network for images seen otherwise; ``center``, the option's default, leaves its own way."""
+        preprocessing = self.preprocessing.with_crop_mode(crop_mode)
+        return self if preprocessing == self.preprocessing else replace(self, preprocessing=preprocessing)
 
     def non_finite_weights(self) -> list[str]:
         """Return the names of the tensors of the network that hold NaN or infinity."""

@@ -261,7 +261,7 @@ def test_frozen_network_stands_between_fine_tuning_and_scratch_and_is_held_again
         (
             "crops",
             " + crops",
-            "“+ crops”: over the centre and the four corners of an image, and their mirror images.",
+            "“+ crops”: over the evaluation view and the four corners of an image, and their mirror images.",
         ),
         ("none", "", None),
     ],

@@ -19,8 +19,10 @@ from pipeline.evaluation.results import (
     write_predictions_csv,
     write_results_json,
 )
+from stages.tasks.multi_label import MultiLabel
+from stages.tasks.regression import Regression
 from stages.tasks.single_label import SingleLabel
-from tests.pipeline.finished_runs import HISTORY, SELECTION, add, key, predictions, result
+from tests.pipeline.finished_runs import HISTORY, SELECTION, add, key, of_task, predictions, result
 
 LABELS = [0, 0, 1, 1, 0, 1]
 WRONG = [0, 0, 0, 0, 0, 1]
@@ -215,6 +217,49 @@ def test_other_classes_are_refused_whatever_the_seed(tmp_path):
     add(tmp_path, predictions(LABELS, WRONG), seed=1, class_names=["cat", "dog"])
     with pytest.raises(DataError, match=r"different classes.*cat; dog"):
         require_same_test_images(load_results([tmp_path]))
+
+
+PRICES = Regression(("price",), (5.0,), (2.0,), log=True)
+ORDERED = np.linspace(-1, 1, 6)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("task", "activated", "targets"),
+    [
+        (MultiLabel(["car", "tree"], [0.25, 0.75]), [[0.9, 0.2], [0.3, 0.8], [0.1, 0.7]], [[1.0, 0], [np.nan, 1], [0, 0]]),
+        (replace(PRICES, interval=(1.5,)), ORDERED + 0.25, ORDERED),
+        (Regression(("grade",), (1.0,), (0.5,), levels=("poor", "fair", "good")), [[1.0], [2.0], [0.0]], [[0.0], [2.0], [-2.0]]),
+    ],
+    ids=("labels", "number", "levels"),
+)  # fmt: skip
+def test_a_result_of_any_task_comes_back_with_what_was_set_of_the_task(tmp_path, task, activated, targets):
+    saved = of_task(task, np.float32(activated), np.asarray(targets))
+    add(tmp_path, saved, val=0.5)
+    (loaded,) = load_results([tmp_path])
+    assert loaded.task == task
+    assert set(loaded.test) - {"ci95", "confusion"} == set(task.metrics)
+    for field in saved.statistics.dtype.names:
+        np.testing.assert_array_equal(loaded.predictions.statistics[field], saved.statistics[field])
+    table = write_predictions_csv(tmp_path, [loaded]).read_text().splitlines()
+    assert table[0] == "seed,method,name,key,path," + ",".join(task.columns)
+    assert len(table) == len(saved) + 1
+
+
+def test_thresholds_intervals_and_scales_make_no_other_task(tmp_path):
+    labels = MultiLabel(["car", "tree"])
+    for number, task in enumerate([labels, MultiLabel(["car", "tree"], [0.1, 0.9])]):
+        add(
+            tmp_path / "labels",
+            of_task(task, np.float32([[0.9, 0.2], [0.3, 0.8]]), [[1.0, 0], [0, 1]]),
+            name=str(number),
+        )
+    require_same_test_images(load_results([tmp_path / "labels"]))
+    for seed, task in enumerate([PRICES, replace(PRICES, mean=(4.0,), scale=(1.0,), interval=(0.5,))]):
+        add(tmp_path / "prices", of_task(task, ORDERED, ORDERED), seed=seed)
+    require_same_test_images(load_results([tmp_path / "prices"]))
+    add(tmp_path / "prices", of_task(replace(PRICES, log=False), ORDERED, ORDERED), seed=2)
+    with pytest.raises(DataError, match=r"different settings of regression \(log False and True\)"):
+        require_same_test_images(load_results([tmp_path / "prices"]))
 
 
 def test_results_json_holds_every_result_and_what_is_needed_to_repeat_it(run):

@@ -1,14 +1,20 @@
 import csv
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from cache.errors import DataError, UsageError
 from pipeline.evaluation.comparison import compare_runs
 from pipeline.experiment.classify_images import Prediction, choose_model, find_images, predict_images, write_csv
 from pipeline.experiment.compare_runs import write_comparison
+from pipeline.experiment.model_store import read_recipe
+from stages.tasks.multi_label import MultiLabel
+from stages.tasks.regression import Regression
+from stages.tasks.single_label import SingleLabel
 
 FIXTURE = Path(__file__).parent / "fixtures" / "version_1"
 
@@ -62,6 +68,11 @@ def run(tmp_path) -> Path:
     return tmp_path / "run"
 
 
+def test_a_card_of_the_first_version_is_one_of_one_class_a_sample(run):
+    card = read_recipe(run / "seed-0" / "linear-ridge")
+    assert card.task == {"name": "single_label", "class_names": ["blue", "green", "red"]}
+
+
 def test_the_method_that_the_page_says_to_take_is_taken(run, tmp_path):
     best, reason = choose_model(run, None, None)
     assert reason.startswith("the best by validation accuracy; `compare` says")  # nothing was compared yet
@@ -86,8 +97,46 @@ def test_a_table_without_a_column_path_is_refused(photos):
         find_images([photos / "table.csv"])
 
 
+def prediction_of(task, activated, location="a.png"):
+    row = torch.tensor(activated)
+    cells = dict(zip(task.predicted_columns, task.predicted_cells(row), strict=True))
+    return Prediction(location, task.predicted_words(row), cells, row.numpy())
+
+
+PRICES = Regression(("price",), (math.log(100),), (0.5,), log=True)
+
+
+@pytest.mark.parametrize(
+    ("task", "activated", "table", "words"),
+    [
+        (SingleLabel(["a", "b"]), [0.25, 0.75], "class,probability_a,probability_b\r\na.png,b,0.250000,0.750000", "b  0.750"),
+        (
+            MultiLabel(["car", "dog", "tree"], [0.5, 0.1, 0.9]),
+            [0.75, 0.25, 0.5],
+            "labels,probability_car,probability_dog,probability_tree\r\na.png,car|dog,0.750000,0.250000,0.500000",
+            "car 0.750, dog 0.250",
+        ),
+        (MultiLabel(["car", "dog"]), [0.25, 0.25], "labels,probability_car,probability_dog\r\na.png,,0.250000,0.250000", "no label"),
+        (PRICES, [0.0], "predicted\r\na.png,100", "100"),
+        (replace(PRICES, interval=(2 * math.log(2),)), [0.0], "predicted,low,high\r\na.png,100,50,200", "100  (50 to 200)"),
+        (
+            Regression(("x", "y"), (0.0, 10.0), (2.0, 1.0), interval=(1.0, 0.5)),
+            [1.0, -1.0],
+            "predicted_x,predicted_y,low_x,low_y,high_x,high_y\r\na.png,2,9,0,8.5,4,9.5",
+            "x 2  (0 to 4), y 9  (8.5 to 9.5)",
+        ),
+        (Regression(("grade",), levels=("poor", "fair", "good"), interval=(0.75,)), [1.25], "predicted,low,high\r\na.png,fair,0.5,2", "fair  (0.5 to 2)"),
+    ],
+)  # fmt: skip
+def test_the_task_says_what_is_written_of_a_prediction_and_what_is_printed(tmp_path, task, activated, table, words):
+    prediction = prediction_of(task, activated)
+    assert prediction.words == words
+    write_csv(tmp_path / "table.csv", [prediction])
+    assert (tmp_path / "table.csv").read_bytes() == f"path,{table}\r\n".encode()
+
+
 def test_without_a_table_the_file_has_path_class_and_probabilities(tmp_path):
-    write_csv(tmp_path / "classes.csv", [Prediction("x,1.png", "a", {"a": 0.75, "b": 0.25})])
+    write_csv(tmp_path / "classes.csv", [prediction_of(SingleLabel(["a", "b"]), [0.75, 0.25], "x,1.png")])
     assert (tmp_path / "classes.csv").read_bytes() == (
         b'path,class,probability_a,probability_b\r\n"x,1.png",a,0.750000,0.250000\r\n'
     )

@@ -5,9 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from cache.errors import DataError
 from pipeline.experiment.experiment import Experiment
 from stages.config.heads import HeadConfig
 from stages.data.manifest import Manifest
+from stages.tasks.multi_label import MultiLabel
+from stages.tasks.regression import Regression
 from stages.tasks.single_label import SingleLabel
 
 FIXTURE = Path(__file__).parent / "fixtures" / "version_1" / "run" / "seed-0"
@@ -23,6 +26,21 @@ def test_splits_are_those_of_the_manifest_and_the_task_has_its_classes(experimen
     assert {name: len(part) for name, part in splits.items()} == {"train": 15, "val": 3, "test": 6}
     assert set().union(*(part.keys for part in splits.values())) == set(experiment.manifest.keys)
     assert experiment.task.to_json() == {"name": "single_label", "class_names": ["blue", "green", "red"]}
+
+
+def test_splits_that_a_metric_says_nothing_of_are_refused_before_training(experiment):
+    experiment.require_defined_scores()  # accuracy is defined for any
+    manifest, task = experiment.manifest, MultiLabel(["car", "tree"])
+    targets = np.zeros((len(manifest), 2), np.float32)
+    targets[manifest.indices("val"), 0] = 1
+    unlabelled_test = replace(experiment, manifest=replace(manifest, task=task, targets=targets))
+    with pytest.raises(DataError, match=r"mAP is not defined for the 6 test samples.*larger splits"):
+        unlabelled_test.require_defined_scores()
+    targets[manifest.indices("test")[0], 1] = 1
+    replace(experiment, manifest=replace(manifest, task=task, targets=targets)).require_defined_scores()
+    constant = replace(manifest, task=Regression(), targets=np.ones((len(manifest), 1)))
+    with pytest.raises(DataError, match="R² is not defined for the 3 val samples"):
+        replace(experiment, manifest=constant).require_defined_scores()
 
 
 def test_fingerprint_changes_with_all_that_shapes_a_method_and_nothing_else(experiment):

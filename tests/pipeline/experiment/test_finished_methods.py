@@ -24,6 +24,7 @@ def ridge(tmp_path) -> Path:
     shutil.copytree(FIXTURE, tmp_path / "linear-ridge")
     stored = json.loads((FIXTURE / "result.json").read_text())
     options = json.loads(json.dumps(OPTIONS, default=str))
+    del options["crop_mode"]  # as before there was a choice
     (tmp_path / "linear-ridge" / "result.json").write_text(json.dumps({**stored, "options": options}))
     return tmp_path / "linear-ridge"
 
@@ -43,6 +44,7 @@ def test_the_same_training_is_found_and_knows_its_options(ridge):
         ({"cv": 0}, "`cv` 3, and this command says 0"),
         ({"image_size": None, "device": "cuda"}, "`image_size` 64, and this command says its default"),
         ({"scalers": ("l2",), "pool": "max"}, "`pool` avg, .* says max; with `scalers` none standard, .* says l2"),
+        ({"crop_mode": "squash"}, "`crop_mode` center, and this command says squash"),
         ({}, "on other features, or with options that it did not keep"),
     ],
 )

@@ -57,7 +57,7 @@ def test_with_the_same_network_it_answers_as_it_was_tested(seed, photographs, me
     tested = Result.load(seed / method).predictions
     classified, unreadable = predict_images(seed / method, [photographs], backbone=given())
     assert not unreadable
-    answers = {prediction.location: list(prediction.probabilities.values()) for prediction in classified}
+    answers = {prediction.location: prediction.activated for prediction in classified}
     expected = dict(zip(tested.locations.tolist(), tested.statistics["probabilities"].tolist(), strict=True))
     assert len(expected) > 5
     assert np.allclose([answers[location] for location in expected], list(expected.values()), atol=1e-6)
@@ -104,9 +104,22 @@ def test_a_network_that_computes_the_same_is_taken_under_the_name_of_the_first(s
     assert open_model(seed / "linear-ridge", backbone=renamed)[1].backbone is renamed
 
 
+@pytest.mark.parametrize("given", [OwnNetwork, lambda: backbone_from_module(OwnNetwork(), EVEN)])
+def test_a_model_sees_new_images_as_those_it_was_trained_on(photographs, tmp_path, given):
+    """Also where the network was handed in with a center crop, and the option said otherwise."""
+    backbone = backbone_from_module(OwnNetwork(), EVEN)
+    experiment = run_of(backbone, photographs, tmp_path, {"cut": "features", "crop_mode": "squash"})
+    run_heads(experiment, ["ncm"], HeadConfig())
+    _, extractor, _ = open_model(experiment.directory / "linear-ncm", backbone=given())
+    assert extractor.backbone.preprocessing == EVEN.with_crop_mode("squash")
+    assert extractor.fingerprint == experiment.extractor.fingerprint
+    assert Result.load(experiment.directory / "linear-ncm").options["crop_mode"] == "squash"
+
+
 def test_a_model_of_a_backbone_with_a_name_opens_without_and_with_it(photographs, tmp_path):
     backbone = load_backbone("squeezenet1_1", "none", 64)
-    experiment = run_of(backbone, photographs, tmp_path, {"weights": "none", "image_size": 64})
+    options = {"weights": "none", "image_size": 64, "crop_mode": "border"}
+    experiment = run_of(backbone, photographs, tmp_path, options)
     run_heads(experiment, ["ncm"], HeadConfig())
     model = experiment.directory / "linear-ncm"
     assert json.loads((model / MODEL_CARD).read_text())["handed_in"] is None

@@ -244,9 +244,11 @@ def test_the_extractor_transforms_without_being_fitted(pictures):
 
 def test_the_extractor_keeps_its_parameters_as_they_are(tmp_path):
     given = {"cut": ("blocks.2", "blocks.3"), "cache": tmp_path, "weights": "none", "image_size": SIZE}
+    given |= {"crop_mode": "border"}
     extractor = clone(FeatureExtractor("resnet18", **given))
     assert {name: value for name, value in extractor.get_params().items() if name in given} == given
     assert extractor.set_params(backbone="resnet34").backbone == "resnet34"
+    assert extractor._options().crop_mode == "border"
 
 
 def test_the_extractor_names_its_columns_and_speaks_pandas(pictures):

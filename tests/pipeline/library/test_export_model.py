@@ -22,7 +22,9 @@ from tests.plug_ins import forget_afterwards
 def models(tmp_path_factory):
     """A head on cached features, and the same with a fine-tuned block, each in a directory of its own."""
     folder = tmp_path_factory.mktemp("models")
-    options = FeatureConfig(backbone="resnet18", weights="none", image_size=32, cache=folder / "cache", device="cpu")
+    options = FeatureConfig(
+        backbone="resnet18", weights="none", image_size=32, crop_mode="squash", cache=folder / "cache", device="cpu"
+    )
     extractor = build_extractor(options)
     head = LinearHead(extractor.row_shape, 2, 0.0)
     for unfreeze in (None, "1"):
@@ -31,7 +33,7 @@ def models(tmp_path_factory):
             method="finetune" if unfreeze else "linear",
             name="example",
             seed=0,
-            class_names=["cat", "dog"],
+            task={"name": "single_label", "class_names": ["cat", "dog"]},
             features=config_to_json(options),
             weights_digest=extractor.backbone.weights,
             unfreeze=unfreeze,
@@ -52,7 +54,9 @@ def test_the_file_holds_every_tensor_that_was_trained_and_what_it_stands_on(mode
     assert tensors.keys() == expected.keys()
     assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
     assert any(name.startswith("top.") for name in tensors) == (unfreeze is not None)
-    assert json.loads(metadata["model"])["class_names"] == ["cat", "dog"]
+    assert json.loads(metadata["model"])["task"] == {"name": "single_label", "class_names": ["cat", "dog"]}
+    seen = json.loads(metadata["preprocessing"])
+    assert (seen["image_size"], seen["crop_mode"]) == (32, "squash")
     assert LinearHead(**{name: value for name, value in json.loads(metadata["head"]).items() if name != "head"})
 
 

@@ -12,7 +12,7 @@ from cache.errors import DataError, UsageError
 from stages.config.data import DataConfig
 from stages.data.manifest import load_targets
 from stages.data.sources.records import SourceRecords
-from stages.data.splits import check_shares, make_missing_splits, stratum_names
+from stages.data.splits import Strata, check_shares, make_missing_splits, strata_of
 from stages.tasks.single_label import SingleLabel
 
 OPTIONS = DataConfig("somewhere")
@@ -29,13 +29,17 @@ def listing_of(rows: list[tuple[str, str, str, str]]) -> tuple[SourceRecords, li
     return SourceRecords(locations, labels, tuple(sorted(set(labels))), splits, strata), keys
 
 
+def classes_of(listing: SourceRecords) -> Strata:
+    return Strata(listing.targets, "class", listing.class_names)
+
+
 def unsplit(counts: dict[str, int]) -> list[tuple[str, str, str, str]]:
     return [(f"{label}{index}", label, "", "") for label, count in counts.items() for index in range(count)]
 
 
 def split_of_each_image(rows, options=OPTIONS, seed=0) -> dict[str, str]:
     listing, keys = listing_of(rows)
-    splits, _ = make_missing_splits(listing, keys, listing.targets, options, seed)
+    splits, _ = make_missing_splits(listing, keys, classes_of(listing), options, seed)
     splits_by_image = defaultdict(set)
     for (image, *_), split in zip(rows, splits, strict=True):
         splits_by_image[image].add(split)
@@ -77,8 +81,8 @@ def test_moving_and_renaming_files_changes_nothing(rows):
         listing.strata,
     )
     assert (
-        make_missing_splits(listing, keys, listing.targets, OPTIONS, 0)[0]
-        == make_missing_splits(moved, keys, moved.targets, OPTIONS, 0)[0]
+        make_missing_splits(listing, keys, classes_of(listing), OPTIONS, 0)[0]
+        == make_missing_splits(moved, keys, classes_of(moved), OPTIONS, 0)[0]
     )
 
 
@@ -151,14 +155,14 @@ GIVEN = [(f"{label}{split}{i}", label, "", split) for label in "ab" for split in
 
 def test_given_splits_are_respected():
     listing, keys = listing_of(GIVEN)
-    splits, notes = make_missing_splits(listing, keys, listing.targets, OPTIONS, 0)
+    splits, notes = make_missing_splits(listing, keys, classes_of(listing), OPTIONS, 0)
     assert splits == listing.splits
     assert notes == []
 
 
 def test_validation_is_taken_out_of_train_where_train_and_test_are_given():
     listing, keys = listing_of([row for row in GIVEN if row[3] != "val"])
-    splits, notes = make_missing_splits(listing, keys, listing.targets, OPTIONS, 0)
+    splits, notes = make_missing_splits(listing, keys, classes_of(listing), OPTIONS, 0)
     for given_split, split in zip(listing.splits, splits, strict=True):
         assert split in {"train": ("train", "val"), "test": ("test",)}[given_split]
     assert Counter(splits) == {"train": 12, "val": 4, "test": 16}
@@ -167,7 +171,7 @@ def test_validation_is_taken_out_of_train_where_train_and_test_are_given():
 
 def test_the_given_validation_is_the_test_split_where_train_and_val_are_given():
     listing, keys = listing_of([row for row in GIVEN if row[3] != "test"])
-    splits, notes = make_missing_splits(listing, keys, listing.targets, OPTIONS, 0)
+    splits, notes = make_missing_splits(listing, keys, classes_of(listing), OPTIONS, 0)
     for given_split, split in zip(listing.splits, splits, strict=True):
         assert split in {"train": ("train", "val"), "val": ("test",)}[given_split]
     assert Counter(splits) == {"train": 12, "val": 4, "test": 16}
@@ -176,21 +180,21 @@ def test_the_given_validation_is_the_test_split_where_train_and_val_are_given():
 
 def test_both_are_made_where_only_train_is_given():
     listing, keys = listing_of([row for row in GIVEN if row[3] == "train"])
-    splits, _ = make_missing_splits(listing, keys, listing.targets, OPTIONS, 0)
+    splits, _ = make_missing_splits(listing, keys, classes_of(listing), OPTIONS, 0)
     assert Counter(splits) == {"train": 10, "val": 2, "test": 4}
 
 
 def test_without_a_training_split_it_is_refused():
     listing, keys = listing_of([row for row in GIVEN if row[3] != "train"])
     with pytest.raises(DataError, match="no training split, only val and test"):
-        make_missing_splits(listing, keys, listing.targets, OPTIONS, 0)
+        make_missing_splits(listing, keys, classes_of(listing), OPTIONS, 0)
 
 
 def test_leakage_between_given_splits_is_named_and_refused():
     rows = [*GIVEN, ("atrain0", "a", "", "test")]
     listing, keys = listing_of(rows)
     with pytest.raises(DataError, match=r"the same image is in two of the given splits \(1\)") as caught:
-        make_missing_splits(listing, keys, listing.targets, OPTIONS, 0)
+        make_missing_splits(listing, keys, classes_of(listing), OPTIONS, 0)
     assert "/data/a/atrain0-0.jpg (train)" in str(caught.value)
     assert "/data/a/atrain0-48.jpg (test)" in str(caught.value)
     assert "`allow_leakage`" in str(caught.value)
@@ -198,7 +202,9 @@ def test_leakage_between_given_splits_is_named_and_refused():
 
 def test_allowed_leakage_is_a_note_and_keeps_the_given_splits():
     listing, keys = listing_of([*GIVEN, ("atrain0", "a", "", "test")])
-    splits, notes = make_missing_splits(listing, keys, listing.targets, DataConfig("somewhere", allow_leakage=True), 0)
+    splits, notes = make_missing_splits(
+        listing, keys, classes_of(listing), DataConfig("somewhere", allow_leakage=True), 0
+    )
     assert splits == listing.splits
     assert "/data/a/atrain0-0.jpg (train)" in notes[0]
 
@@ -212,7 +218,7 @@ def test_copies_within_one_given_split_are_no_leakage_and_stay_together():
 def test_an_image_with_two_labels_is_named_and_goes_one_way():
     rows = [*unsplit({"a": 9, "b": 9}), ("a3", "b", "", "")]
     listing, keys = listing_of(rows)
-    splits, notes = make_missing_splits(listing, keys, listing.targets, OPTIONS, 0)
+    splits, notes = make_missing_splits(listing, keys, classes_of(listing), OPTIONS, 0)
     assert splits[3] == splits[18]
     assert any("/data/a/a3-3.jpg (a) = /data/b/a3-18.jpg (b)" in note for note in notes)
 
@@ -221,25 +227,25 @@ def test_only_ten_files_are_named():
     rows = [*GIVEN, *((image, label, "", "test") for image, label, _, split in GIVEN if split == "train")]
     listing, keys = listing_of(rows)
     with pytest.raises(DataError, match="and 6 more") as caught:
-        make_missing_splits(listing, keys, listing.targets, OPTIONS, 0)
+        make_missing_splits(listing, keys, classes_of(listing), OPTIONS, 0)
     assert str(caught.value).count(" = ") == 10
 
 
 def test_a_class_without_training_images_is_refused():
     listing, keys = listing_of([*GIVEN, ("c", "c", "", "test")])
     with pytest.raises(DataError, match="no training images of c"):
-        make_missing_splits(listing, keys, listing.targets, OPTIONS, 0)
+        make_missing_splits(listing, keys, classes_of(listing), OPTIONS, 0)
 
 
 def test_too_few_images_for_every_split_are_refused():
     listing, keys = listing_of(unsplit({"a": 1, "b": 1}))
     with pytest.raises(DataError, match="too few images to make a val and a test split"):
-        make_missing_splits(listing, keys, listing.targets, OPTIONS, 0)
+        make_missing_splits(listing, keys, classes_of(listing), OPTIONS, 0)
 
 
 def test_a_class_that_is_not_in_every_split_is_noted():
     listing, keys = listing_of(unsplit({"a": 9, "b": 2}))
-    _, notes = make_missing_splits(listing, keys, listing.targets, OPTIONS, 0)
+    _, notes = make_missing_splits(listing, keys, classes_of(listing), OPTIONS, 0)
     assert "no val image of class b" in notes
 
 
@@ -279,25 +285,25 @@ LENGTHS = np.array([*range(60), *range(100, 120)])
 @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
 def test_a_stratum_is_called_by_the_first_of_its_targets_whatever_the_order(order):
     lengths = LENGTHS[order]
-    names = stratum_names(Bins(), lengths, [f"{length:03} mm" for length in lengths])
-    assert names == ["000 mm" if length < 100 else "100 mm" for length in lengths]
+    strata = strata_of(Bins(), lengths, [f"{length:03} mm" for length in lengths])
+    assert strata.of_samples == ["000 mm" if length < 100 else "100 mm" for length in lengths]
 
 
 def test_classes_are_strata_by_their_names():
     names = ["10", "9", "10", "b"]
     task = SingleLabel(["9", "10", "b"])
-    assert stratum_names(task, load_targets(task, names), names) == names
+    assert strata_of(task, load_targets(task, names), names) == Strata(names, "class", ("9", "10", "b"))
 
 
-@pytest.mark.parametrize(("task", "each"), [(Bins(), " of each class"), (Unstratified(), "")])
-def test_strata_are_those_of_the_task_and_not_its_targets(task, each):
+@pytest.mark.parametrize("task", [Bins(), Unstratified()])
+def test_strata_are_those_of_the_task_and_not_its_targets(task):
     """No target is there twice: with each a stratum of its own there would be nothing to split."""
     rows = [(f"image {length}", f"{length:03} mm", "", "") for length in LENGTHS]
     listing, keys = listing_of(rows)
-    splits, notes = make_missing_splits(listing, keys, stratum_names(task, LENGTHS, listing.targets), OPTIONS, 0)
-    assert f"test split made here: 25% of the images{each} (seed 0)" in notes
+    splits, notes = make_missing_splits(listing, keys, strata_of(task, LENGTHS, listing.targets), OPTIONS, 0)
+    assert "test split made here: 25% of the images (seed 0)" in notes
     assert Counter(splits) == {"test": 20, "val": 12, "train": 48}
-    if each:
+    if isinstance(task, Bins):
         assert Counter(split for split, length in zip(splits, LENGTHS, strict=True) if length >= 100)["test"] == 5
 
 
@@ -323,7 +329,7 @@ def grouped_samples(draw):
 def split_of_groups(rows, groups, options=OPTIONS, seed=0) -> dict[str, str]:
     """Return the split of each image; no group, and no image, stands in two."""
     listing, keys = listing_of(rows)
-    splits, _ = make_missing_splits(replace(listing, groups=groups), keys, listing.targets, options, seed)
+    splits, _ = make_missing_splits(replace(listing, groups=groups), keys, classes_of(listing), options, seed)
     split_by_image, split_by_group = {}, {}
     for (image, *_), group, split in zip(rows, groups, splits, strict=True):
         assert split_by_image.setdefault(image, split) == split
@@ -424,16 +430,18 @@ def test_groups_with_an_image_in_common_stay_together():
 def test_a_group_in_two_given_splits_is_named_and_refused_unless_allowed():
     listing, keys = listing_of(GIVEN)
     groups = [f"{split} {image[-1]}" for image, *_, split in GIVEN]
-    splits, notes = make_missing_splits(replace(listing, groups=groups), keys, listing.targets, OPTIONS, 0)
+    splits, notes = make_missing_splits(replace(listing, groups=groups), keys, classes_of(listing), OPTIONS, 0)
     assert (splits, notes) == (listing.splits, [])
     groups[0], groups[-1] = "torn", "torn"
     listing = replace(listing, groups=groups)
     with pytest.raises(DataError, match=r"the same group is in two of the given splits \(1\): torn: ") as caught:
-        make_missing_splits(listing, keys, listing.targets, OPTIONS, 0)
+        make_missing_splits(listing, keys, classes_of(listing), OPTIONS, 0)
     assert f"{listing.locations[0]} (train)" in str(caught.value)
     assert f"{listing.locations[-1]} (test)" in str(caught.value)
     assert "`allow_leakage`" in str(caught.value)
-    splits, notes = make_missing_splits(listing, keys, listing.targets, DataConfig("somewhere", allow_leakage=True), 0)
+    splits, notes = make_missing_splits(
+        listing, keys, classes_of(listing), DataConfig("somewhere", allow_leakage=True), 0
+    )
     assert splits == listing.splits
     assert "torn: " in notes[0]
 
@@ -451,7 +459,7 @@ def test_notes_say_what_share_whole_groups_came_to():
     rows = unsplit({"a": 40, "b": 40})
     listing, keys = listing_of(rows)
     groups = [f"{number // 10}" for number in range(80)]
-    _, notes = make_missing_splits(replace(listing, groups=groups), keys, listing.targets, OPTIONS, 0)
+    _, notes = make_missing_splits(replace(listing, groups=groups), keys, classes_of(listing), OPTIONS, 0)
     assert "test split made here: 25% of the images in whole groups, 25% asked for (seed 0)" in notes
     assert "validation split made here: 33% of the training images in whole groups, 20% asked for (seed 0)" in notes
 
@@ -459,4 +467,4 @@ def test_notes_say_what_share_whole_groups_came_to():
 def test_classes_of_one_group_each_are_refused():
     listing, keys = listing_of(unsplit({"a": 20, "b": 20}))
     with pytest.raises(DataError, match="too few groups to make a val and a test split"):
-        make_missing_splits(replace(listing, groups=["a"] * 20 + ["b"] * 20), keys, listing.targets, OPTIONS, 0)
+        make_missing_splits(replace(listing, groups=["a"] * 20 + ["b"] * 20), keys, classes_of(listing), OPTIONS, 0)

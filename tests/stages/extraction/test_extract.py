@@ -151,6 +151,7 @@ def test_what_does_not_change_a_feature_does_not_change_the_fingerprint(small, t
         {"precision": "bf16"},
         {"storage_dtype": "float32"},
         {"cut": "blocks.5"},
+        {"crop_mode": "squash"},
     ):
         assert build_extractor(replace(small, **change)).fingerprint != fingerprint
 
@@ -336,7 +337,9 @@ def test_what_there_is_to_say_of_the_files_is_counted_whatever_the_engine(small,
     folder = make_folder(tmp_path / "own", per_class=4)
     for index, values in enumerate([np.zeros((2, 9, 9), np.uint8), np.arange(400, dtype=np.uint16).reshape(20, 20)]):
         tifffile.imwrite(folder / "sea" / f"{index}.tif", values, photometric="minisblack")
+    photograph((40, 80, 190), 0).resize((120, 80)).save(folder / "sea" / "wide.jpg")
     report = extract(build_extractor(replace(small, engine=engine)), load_manifest(DataConfig(str(folder))))
-    pages, few_levels = report.remarks
+    pages, few_levels, cropped = report.remarks
+    assert cropped.startswith("1 image of which the network sees the middle")
     assert pages.startswith("1 file of several pages or frames: the first was taken")
     assert few_levels.startswith("1 of 1 images with more than 8 bits use fewer than 32 of 256 levels")

@@ -93,15 +93,15 @@ def test_statistics_move_where_that_was_asked_for(probe, batchnorm, moves):
 
 def test_what_is_mixed_is_what_the_network_is_given(probe, tmp_path):
     upper = ready(probe).trainee.upper
-    assert make_mixing(PLAIN, upper, 3) is None
-    mixing = make_mixing(replace(PLAIN, mixup=0.4, cutmix=1.0, from_cache=True), upper, 3)
-    assert mixing == MixupCutmix(0.4, 1.0, 3, "nchw")
+    assert make_mixing(PLAIN, upper) is None
+    mixing = make_mixing(replace(PLAIN, mixup=0.4, cutmix=1.0, from_cache=True), upper)
+    assert mixing == MixupCutmix(0.4, 1.0, "nchw")
 
     options = replace(probe.extractor.options, augment="none", cache=tmp_path)
     map_probe = probe._replace(extractor=replace(probe.extractor, options=options))
     plain, mixed = (ready(map_probe, from_cache=True, mixup=alpha).source for alpha in (0.0, 0.4))
     for step, (whole, given) in enumerate(zip(plain.train(2, 0), mixed.train(2, 0), strict=True)):
-        inputs, targets = MixupCutmix(0.4, 0.0, 3)(*whole, 3, 2, step)
+        inputs, targets = MixupCutmix(0.4, 0.0)(whole[0], torch.eye(3)[whole[1]], 3, 2, step)
         assert torch.equal(given[0], inputs)
         assert torch.equal(given[1], targets)
 

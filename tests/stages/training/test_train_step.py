@@ -9,11 +9,12 @@ from torch import nn
 
 from cache.errors import CutonceError
 from stages.network.freezing import lock_eval_mode
+from stages.tasks.regression import Regression
 from stages.training.config import TrainConfig
 from stages.training.optim import create_optimizer, parameter_groups
 from stages.training.train_step import TrainStep
 from tests.stages.training.blobs import PER_BATCH, same, small_network, train_blobs
-from tests.stages.training.networks import TASK, pictures, quick_network
+from tests.stages.training.networks import CLASSES, TASK, pictures, quick_network
 
 IMAGES, LABELS = pictures(12)
 
@@ -46,10 +47,10 @@ def network(batchnorm="eval"):
     return model
 
 
-def stepping(model, options=TrainConfig(1), rate=0.01, name="momentum"):  # noqa: B008
+def stepping(model, options=TrainConfig(1), rate=0.01, name="momentum", task=TASK):  # noqa: B008
     groups = parameter_groups(model, [("all", [name for name, _ in model.named_children()], rate)], 0.01)
     optimizer = create_optimizer(name, groups)
-    return TrainStep(model, optimizer, options, TASK), optimizer
+    return TrainStep(model, optimizer, options, task), optimizer
 
 
 def test_a_step_that_runs_out_of_memory_is_made_in_parts_with_the_same_result():
@@ -164,3 +165,18 @@ def test_float16_gradients_that_overflow_leave_no_trace_and_the_next_are_scaled_
     losses = [step([(IMAGES, LABELS)], 1).loss for _ in range(4)]
     assert losses[0] == first
     assert losses[-1] < losses[0]
+
+
+def test_the_score_of_a_step_is_exact_where_numbers_are_large():
+    """The share of the variance of prices, whose squares are a million times as large as their variance."""
+    task = Regression(("price",), mean=(500_000.0,), scale=(500.0,))
+    targets = torch.arange(CLASSES, dtype=torch.float64)[LABELS, None] - 1
+    model = network()
+    model.classifier = nn.Linear(model.classifier.in_features, 1)
+    step, _ = stepping(model, task=task)
+    with torch.no_grad():
+        statistics = task.statistic(model(IMAGES), targets)
+    expected = task.metrics["r2"].score(statistics)
+    assert step([(IMAGES[:5], targets[:5]), (IMAGES[5:], targets[5:])], 0).score(task.metrics["r2"]) == pytest.approx(
+        expected, rel=1e-5
+    )

@@ -55,7 +55,7 @@ def test_the_photograph_is_shown_whole_before_anything_is_cut_off(tmp_path):
 def test_mixtures_are_the_last_columns(tmp_path, mixup, cutmix, columns):
     images = colored()
     plain = drawn(tmp_path / "plain.png", images)
-    sheet = drawn(tmp_path / "mixed.png", images, mixing=MixupCutmix(mixup, cutmix, num_classes=9, layout="nhwc"))
+    sheet = drawn(tmp_path / "mixed.png", images, mixing=MixupCutmix(mixup, cutmix, layout="nhwc"))
     wider = (sheet.shape[1] - plain.shape[1]) / (1.35 * 130)
     assert wider == pytest.approx(columns + 0.15, abs=0.02)
     block = sheet[:, plain.shape[1] :]

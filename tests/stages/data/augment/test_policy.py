@@ -19,9 +19,10 @@ RANDOM = (*PRESETS[1:], *SINGLE, LONG)
 PHOTO = torch.from_numpy(pixels(photograph(90, 70)).copy())
 
 
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
 @pytest.mark.parametrize("preset", ["none", *RANDOM])
-def test_renderings_have_the_networks_size(preset):
-    augment = augmentation(preset, PREPROCESSING)
+def test_renderings_have_the_networks_size(preset, mode):
+    augment = augmentation(preset, PREPROCESSING.with_crop_mode(mode))
     for size in [(90, 70), (20, 30), (300, 50), (1, 3)]:
         rendering = augment(torch.from_numpy(pixels(photograph(*size)).copy()), 1)
         assert rendering.dtype == torch.uint8
@@ -267,3 +268,21 @@ def test_erasing_paints_a_rectangle_in_the_mean_color():
         area = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
         assert rows.size == area
         assert 0.015 < area / 48**2 < 0.21
+
+
+@pytest.mark.parametrize("mode", ["squash", "border"])
+@pytest.mark.parametrize("preset", ["light", "crop(0.5)", "rotation(1)"])
+def test_where_all_of_an_image_is_seen_its_ends_are_in_some_renderings_and_its_shape_is_as_in_testing(preset, mode):
+    image = torch.zeros((3, 40, 120), dtype=torch.uint8)
+    image[0, :, :12] = 255  # red at the left
+    image[1, :, -12:] = 255  # green at the right
+    preprocessing = PREPROCESSING.with_crop_mode(mode)
+    augment = augmentation(preset, preprocessing)
+    renderings = [augment(image, seed) for seed in range(30)]
+    for color in range(2):
+        others = [2, 1 - color]
+        assert any(((view[color] > 200) & (view[others] < 60).all(dim=0)).sum() > 20 for view in renderings)
+    black = [(view.amax(dim=0) < 60).any(dim=1).sum().item() for view in renderings]  # rows that hold the photograph
+    expected = 48 if mode == "squash" else 16
+    assert abs(np.median(black) - expected) <= (0 if mode == "squash" else 8)
+    assert augmentation("light", PREPROCESSING).describe() != augmentation("light", preprocessing).describe()

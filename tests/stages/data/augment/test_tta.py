@@ -16,9 +16,12 @@ PHOTO = torch.from_numpy(pixels(photograph(90, 70)).copy())
 SIZES = st.tuples(st.integers(1, 120), st.integers(1, 120))
 
 
-@given(SIZES, st.integers(8, 40), st.integers(4, 60), st.sampled_from(["none", "flip", "crops"]))
-def test_the_first_rendering_is_the_evaluation_view_bit_for_bit(size, side, resize, kind):
-    preprocessing = Preprocessing(side, resize)
+@given(
+    *(SIZES, st.integers(8, 40), st.integers(4, 60), st.sampled_from(["none", "flip", "crops"])),
+    st.sampled_from(["center", "squash", "border"]),
+)
+def test_the_first_rendering_is_the_evaluation_view_bit_for_bit(size, side, resize, kind, mode):
+    preprocessing = Preprocessing(side, resize, crop_mode=mode)
     image = torch.from_numpy(pixels(photograph(*size)).copy())
     views = TestTimeAugmentation(preprocessing, kind)(image)
     assert views.shape == (TestTimeAugmentation(preprocessing, kind).count, 3, side, side)
@@ -45,6 +48,16 @@ def test_crops_are_center_and_corners_of_the_resized_image_then_mirrored():
         assert torch.equal(view, resized[:, top : top + 32, left : left + 32])
     assert torch.equal(views[5:], views[:5].flip(3))
     assert len({view.contiguous().numpy().tobytes() for view in views}) == 10
+
+
+@pytest.mark.parametrize("mode", ["squash", "border"])
+def test_where_all_of_an_image_is_seen_the_crops_are_it_and_the_corners_of_a_larger_whole(mode):
+    preprocessing = Preprocessing(32, 40, crop_mode=mode)
+    views = TestTimeAugmentation(preprocessing, "crops")(PHOTO)
+    larger = Preprocessing(40, 40, crop_mode=mode).render(PHOTO)
+    for view, (top, left) in zip(views[1:5], [(0, 0), (0, 8), (8, 0), (8, 8)], strict=True):
+        assert torch.equal(view, larger[:, top : top + 32, left : left + 32])
+    assert torch.equal(views[5:], views[:5].flip(3))
 
 
 def test_an_image_too_thin_to_be_resized_is_unreadable_for_all_kinds():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
+from timm.data.transforms_factory import transforms_imagenet_eval
 from torchvision import transforms as v1
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
@@ -113,12 +114,61 @@ def test_another_size_keeps_the_ratio_of_crop_to_resize():
     assert Preprocessing(224, 256).with_size(224) == Preprocessing(224, 256)
 
 
-def test_json_round_trip():
+@pytest.mark.parametrize("interpolation", PIL_NAMES)
+@pytest.mark.parametrize("mode", ["squash", "border"])
+@pytest.mark.parametrize("size", [*SIZES, (40, 8), (33, 20)])
+def test_other_crop_modes_are_timms_of_that_name_that_lose_nothing(size, mode, interpolation):
+    photo = photograph(*size)
+    preprocessing = Preprocessing(96, 110, interpolation, crop_mode=mode)
+    timms = transforms_imagenet_eval(96, 1.0, crop_mode=mode, interpolation=interpolation, mean=preprocessing.mean)
+    resize, crop = timms.transforms[:2]
+    view = preprocessing.render(torch.from_numpy(pixels(photo).copy()))
+    difference = np.abs(view.numpy() - pixels(crop(resize(photo))).astype(int))
+    assert difference.max() <= (2 if interpolation == "bicubic" else 1)
+    assert difference.mean() < 0.05
+    assert view.stride() == (1, 288, 3)
+
+
+def test_only_a_center_crop_leaves_out_what_lies_at_the_border():
+    image = torch.zeros((3, 60, 90), dtype=torch.uint8)
+    image[:, :6, :9] = image[:, -6:, -9:] = 255
+    seen = {mode: Preprocessing(64, 64, crop_mode=mode).render(image) for mode in ("center", "squash", "border")}
+    assert not seen["center"].any()
+    assert [seen["squash"][0, row, row].item() for row in (1, 32, 62)] == [255, 0, 255]
+    assert [seen["border"][0, row, column].item() for row, column in ((12, 1), (32, 32), (50, 62))] == [255, 0, 255]
+    assert seen["border"][:, 0, 0].tolist() == [124, 116, 104]  # the mean color
+
+
+@pytest.mark.parametrize(
+    ("size", "resize", "share"), [((60, 80), 256, 0.574), ((90, 90), 224, 1), ((90, 30), 100, 0.747)]
+)
+def test_how_much_of_an_image_is_seen(size, resize, share):
+    preprocessing = Preprocessing(224, resize)
+    assert preprocessing.share_seen(*size) == pytest.approx(share, abs=1e-3)
+    assert preprocessing.with_crop_mode("border").share_seen(*size) == 1
+
+
+@pytest.mark.parametrize("mode", ["squash", "border"])
+def test_a_strip_can_be_seen_as_a_whole_of_any_number_of_channels(mode):
+    strip = torch.full((5, 1, 100_000), 200, dtype=torch.uint8)
+    view = Preprocessing(32, 36, mean=(0.5,) * 5, std=(1.0,) * 5, crop_mode=mode).render(strip)
+    assert view.shape == (5, 32, 32)
+    assert (view == 200).sum() == (5 * 32 * 32 if mode == "squash" else 5 * 32)
+
+
+def test_json_round_trip_that_names_no_center_crop_as_it_always_did():
     preprocessing = Preprocessing(299, 342, "bicubic", (0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
     assert Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json()))) == preprocessing
+    assert list(preprocessing.to_json()) == ["image_size", "resize", "interpolation", "mean", "std"]
+    squashed = preprocessing.with_crop_mode("squash")
+    assert Preprocessing.from_json(json.loads(json.dumps(squashed.to_json()))) == squashed != preprocessing
+    assert squashed.with_crop_mode("center") == squashed
+    assert squashed.with_size(150) == Preprocessing(150, 172, "bicubic", (0.5,) * 3, (0.1, 0.2, 0.3), "squash")
 
 
-@pytest.mark.parametrize("wrong", [{"interpolation": "lanczos"}, {"image_size": 0}, {"resize": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"interpolation": "lanczos"}, {"image_size": 0}, {"resize": -1}, {"crop_mode": "middle"}]
+)
 def test_values_that_cannot_be_right_are_refused(wrong):
     with pytest.raises(UsageError):
         Preprocessing(**{"image_size": 8, "resize": 8, **wrong})
