@@ -81,7 +81,7 @@ _SAID_ELSEWHERE = ("num_workers", "checkpoint_minutes", "baselines", "baseline_l
 def run_finetunings(experiment: Experiment, options: FinetuneConfig, head: HeadConfig) -> list[Result]:
     """Fine-tune, and train the baselines that are asked for, one result each."""
     if experiment.manifest.images:
-        raise UsageError("samples of several images are not fine-tuned: `run --skip-finetune`, or `train`")
+        raise UsageError("samples of several images are not fine-tuned: leave that out with `skip_finetune`")
     configs = [options, *(baseline(options, name) for name in options.baselines)]
     return [run_finetune(experiment, config, head) for config in configs]
 
