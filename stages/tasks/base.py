@@ -314,6 +314,10 @@ class Task(Protocol):
         """
         ...
 
+    def in_units(self, target: NDArray[Any]) -> NDArray[Any]:
+        """Return targets, [n, ...], as people have them: numbers not on the scale on which they are learned."""
+        ...
+
     def scaled_to(self, targets: NDArray[Any]) -> Task:
         """Return the task with what the targets of the training samples, [n, ...], set of it: the scale of numbers.
 

@@ -280,6 +280,10 @@ class Regression:
         count = len(self.names)
         return replace(self, interval=None, mean=(0.0,) * count, scale=(1.0,) * count)
 
+    def in_units(self, target: NDArray[Any]) -> NDArray[Any]:
+        """Return the numbers in their original unit, float64 [n, targets]."""
+        return self._to_unit(np.asarray(target, dtype=np.float64))
+
     def scaled_to(self, targets: NDArray[np.floating]) -> Regression:
         """Return the task with the mean and the deviation of these targets, [n, targets], as it loaded them.
 

@@ -177,6 +177,10 @@ class SingleLabel:
         num_present = np.count_nonzero(counts)
         return np.asarray(len(target) / (num_present * counts[target]), dtype=np.float32)
 
+    def in_units(self, target: NDArray[Any]) -> NDArray[Any]:
+        """Return the targets themselves."""
+        return target
+
     def scaled_to(self, targets: NDArray[Any]) -> SingleLabel:
         """Return the task itself."""
         return self
