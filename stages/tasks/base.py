@@ -244,6 +244,10 @@ class Task(Protocol):
         """Return predictions in the form of targets."""
         ...
 
+    def values(self, activated: TensorBatch) -> NDArray[Any]:
+        """Return predictions as programs use them, [n, ...]: classes by number, labels as bool, or numbers."""
+        ...
+
     def decode(self, predicted: Tensor) -> str:
         """Return the prediction for one sample as a cell of a table: what `load` would read, or a summary of a map."""
         ...

@@ -135,6 +135,10 @@ class MultiLabel:
         probabilities = _tensor(activated)
         return (probabilities >= self._cutoffs.to(probabilities)).float()
 
+    def values(self, activated: TensorBatch) -> NDArray[np.bool_]:
+        """Return which labels reach their thresholds, bool [n, labels]."""
+        return np.asarray(self.predict(activated).cpu().numpy() == 1)
+
     def decode(self, predicted: Tensor) -> str:
         """Return the names of labels, as `load` reads them."""
         values = predicted.tolist()

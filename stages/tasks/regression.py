@@ -162,6 +162,11 @@ class Regression:
         """Return the outputs as targets, float64 [b, targets]."""
         return _tensor(activated).double()
 
+    def values(self, activated: TensorBatch) -> NDArray[np.float64]:
+        """Return the numbers in their original unit, float64 [n, targets]; of levels the nearest one's."""
+        values = self._to_unit(self.predict(activated).cpu().numpy())
+        return self._level_values[self._nearest(values)][:, None] if self.levels else values
+
     def decode(self, predicted: Tensor) -> str:
         """Return numbers in their original unit, as `load` reads them; of ordered classes the nearest."""
         values = self._to_unit(predicted.double().cpu().numpy().reshape(1, -1))
