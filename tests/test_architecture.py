@@ -13,7 +13,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "cache": (),
     "stages.config": ("cache.errors", "cache.registry", "cache.formats"),
     "stages.runtime": ("cache",),
-    "stages.tasks": ("cache.errors", "cache.registry"),
+    "stages.tasks": ("cache.errors", "cache.registry", "stages.runtime.threads"),
     "stages.data": ("cache", "stages.config", "stages.runtime", "stages.tasks"),
     "stages.network": ("cache", "stages.config", "stages.runtime", "stages.data.images"),
     "stages.training": ("cache", "stages.config", "stages.runtime", "stages.tasks"),
@@ -55,7 +55,7 @@ INSIDE = {
     ),
     "stages.network": (
         *("module_paths", "import_path", "memory_format", "classifier", "freezing", "stochastic_depth", "reinit"),
-        "image_channels",
+        *("image_channels", "aggregate"),
         *("graph", "auxiliary_heads", "backbones", "heads"),
     ),
 }

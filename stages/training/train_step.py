@@ -164,7 +164,8 @@ class TrainStep:
                 statistics_of(self._task, logits if finite else torch.zeros_like(logits), targets)
                 for logits, targets in outputs
             ]
-            totals = np.sum([sums_of(self._metric, part) for part in statistics], axis=0)
+            sums = [sums_of(self._metric, part) for part in statistics]
+            totals = np.sum([part for part in sums if part is not None], axis=0)
         # several processes exchange them where their gradients are
         return torch.from_numpy(totals).to(self._device if self._rank.world_size > 1 else "cpu")
 
