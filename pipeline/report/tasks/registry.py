@@ -67,7 +67,7 @@ class PageContext:
         if samples is None:
             return [thumbnail(location, options)]
         key = self.predictions.keys[index].decode()
-        images = samples[key] if key in samples else [location]
+        images = samples.get(key, [location])
         return [thumbnail(image, options) for image in images[:IMAGES_SHOWN]]
 
     @cached_property
