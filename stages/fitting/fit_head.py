@@ -140,14 +140,16 @@ def train_head(name: HeadName, problem: FitProblem) -> HeadResult:
 
 def _validate(head: Head, problem: FitProblem) -> tuple[tuple[float, float], Task]:
     """Return loss and score on the validation split, and the task as calibrated by the same outputs."""
+    task, batches = problem.task, _labelled_batches(problem.val)
+    if not task.calibrates:
+        return evaluate_loss(head, batches, task), task
     outputs: list[Tensor] = []
     hook = head.register_forward_hook(lambda _module, _inputs, output: outputs.append(logits_of(output).cpu()))
     try:
-        loss, score = evaluate_loss(head, _labelled_batches(problem.val), problem.task)
+        scores = evaluate_loss(head, batches, task)
     finally:
         hook.remove()
-    activated = problem.task.activate(torch.cat(outputs))
-    return (loss, score), problem.task.calibrated(activated, torch.from_numpy(problem.val.labels))
+    return scores, task.calibrated(task.activate(torch.cat(outputs)), torch.from_numpy(problem.val.labels))
 
 
 def in_words(names: Sequence[str]) -> str:
@@ -187,6 +189,11 @@ def _require_classes_to_balance(problem: FitProblem) -> None:
 
 def _require_row_kind(kind: HeadKind, problem: FitProblem) -> None:
     """Refuse rows that a head does not take."""
+    if kind.rows == "bag" and not problem.bags:
+        raise UsageError(
+            f"`head` {kind.name} takes samples of several images (`images`, `sample`, `frames`), and here each is one; "
+            f"take one of the others: {names_where(lambda other: other.rows != 'bag')}"
+        )
     if kind.rows == "vector":
         vector_width(kind.name, problem.train.row_shape)
     if not kind.streams:

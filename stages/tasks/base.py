@@ -151,13 +151,13 @@ class Task(Protocol):
         The metrics that a table has columns for beside the primary one.
     columns : sequence of str
         What `cells` says of a sample.
+    outputs : "logits" or "values"
+        What leaves a head: logits, of which any positive multiple predicts the same with other probabilities; or values
+        as they are.
     predicted_columns : sequence of str
         What `predicted_cells` says of a sample.
     calibrates : bool
         Whether `calibrated` sets anything, for which predictions have to be made.
-    outputs : "logits" or "values"
-        What leaves a head: logits, of which any positive multiple predicts the same with other probabilities; or values
-        as they are.
     reads : "text" or "image"
         What `load` is given: the text that stands in the manifest, or the pixels of the image at that location. A task
         opens no file itself.
@@ -169,9 +169,9 @@ class Task(Protocol):
     primary: str
     shown: Sequence[str]
     columns: Sequence[str]
+    outputs: Literal["logits", "values"]
     predicted_columns: Sequence[str]
     calibrates: bool
-    outputs: Literal["logits", "values"]
     reads: Literal["text", "image"]
 
     def load(self, raw: Any) -> Tensor:
@@ -244,6 +244,10 @@ class Task(Protocol):
         """Return predictions in the form of targets."""
         ...
 
+    def values(self, activated: TensorBatch) -> NDArray[Any]:
+        """Return predictions as programs use them, [n, ...]: classes by number, labels as bool, or numbers."""
+        ...
+
     def decode(self, predicted: Tensor) -> str:
         """Return the prediction for one sample as a cell of a table: what `load` would read, or a summary of a map."""
         ...
@@ -312,6 +316,10 @@ class Task(Protocol):
 
         Where a sample has several labels, [n, out_features]: a weight for each of them, with mean 1 over those known.
         """
+        ...
+
+    def in_units(self, target: NDArray[Any]) -> NDArray[Any]:
+        """Return targets, [n, ...], as people have them: numbers not on the scale on which they are learned."""
         ...
 
     def scaled_to(self, targets: NDArray[Any]) -> Task:
