@@ -59,7 +59,7 @@ def run(
     for seed in data.seeds:
         manifest, directory = init_seed(out, data, features, seed)
         if not skip_finetune:
-            require_trainable(extractor, finetune, manifest.task)
+            require_trainable(extractor, finetune, manifest)
         experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite)
         require_same_features_of_heads(experiment, head.head, head)
         report = extract_features(extractor, manifest, directory)

@@ -197,7 +197,7 @@ def finetune(
         listed = all_images(images, None if cache is None else DigestCache(folder / KEY_MEMO))
         classes, manifest = labelled_manifest(listed, _labels_of(images, labels, listed), groups, val_size, seed)
         extractor = build_extractor_of(backbone, features, cached=cache is not None)
-        require_trainable(extractor, config, manifest.task)
+        require_trainable(extractor, config, manifest)
         head = _starting_head(extractor, manifest, config, seed)
         tuned = finetune_manifest(FinetuneProblem(extractor, manifest, head, config, seed))
         return _network(extractor, classes, config, tuned)

@@ -9,18 +9,24 @@ from torch import nn
 from stages.config.finetune import Baseline, FinetuneConfig
 from stages.extraction.extractor import Extractor
 from stages.finetuning.transfer_model import HEAD
+from stages.network.aggregate import Aggregate
+from stages.network.heads.aggregated import AggregatedHead
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
 from stages.runtime.seeding import fixed_seed
 
 
-def random_head(extractor: Extractor, out_features: int, seed: int) -> Head:
-    """Return a linear head that knows nothing: all classes are about equally likely."""
+def random_head(extractor: Extractor, out_features: int, seed: int, aggregate: Aggregate | None = None) -> Head:
+    """Return a linear head that knows nothing: all classes are about equally likely, numbers about their mean.
+
+    Of samples of several images it is on the rows that `aggregate` makes of these.
+    """
+    row_shape = extractor.row_shape if aggregate is None else (aggregate.width,)
     with fixed_seed(seed):
-        head = LinearHead(extractor.row_shape, out_features, dropout=0.0)
+        head = LinearHead(row_shape, out_features, dropout=0.0)
         nn.init.normal_(head.output.weight, std=0.01)
         nn.init.zeros_(head.output.bias)
-    return head
+    return head if aggregate is None else AggregatedHead(aggregate, head)
 
 
 def baseline(options: FinetuneConfig, name: Baseline) -> FinetuneConfig:
