@@ -61,11 +61,12 @@ def run(
         if not skip_finetune:
             require_trainable(extractor, finetune, manifest)
         experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite)
-        require_same_features_of_heads(experiment, head.head, head)
+        names = head.heads_for(manifest.task.name)
+        require_same_features_of_heads(experiment, names, head)
         report = extract_features(extractor, manifest, directory)
         if features.strict and report.skipped:
             raise DataError(f"{len(report.skipped)} images could not be read (--strict)")
-        run_heads(experiment, head.head, head)
+        run_heads(experiment, names, head)
         if not skip_finetune:
             run_finetunings(experiment, finetune, head)
         record_options(out, data, features, head, finetune)

@@ -45,6 +45,6 @@ def train(
     for seed in data.seeds:
         manifest, directory = init_seed(out, data, features, seed)
         experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite)
-        results += run_heads(experiment, head.head, head)
+        results += run_heads(experiment, head.heads_for(manifest.task.name), head)
         record_options(out, data, features, head)
     return results

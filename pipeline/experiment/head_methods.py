@@ -40,7 +40,6 @@ from stages.fitting.fit_head import (
     head_probabilities,
     train_head,
 )
-from stages.network.heads.base import Head
 from stages.runtime.cost import Cost, measured
 from stages.runtime.progress import working
 from stages.tasks.base import Task
@@ -64,7 +63,7 @@ class MethodOutcome:
     val_score : float
         The task's primary metric on the validation split.
     predictions : Predictions
-        For the test split, of the task that predictions for the validation split calibrated.
+        For the test split, with the task as it was calibrated on the validation split.
     costs : tuple of Cost
         Of training, and of testing.
     trainable_parameters : int
@@ -102,15 +101,14 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
         get_fit(name)  # imports are not what training costs
         with measured() as training, working(f"seed {seed}, {method_dir.name}"):
             trained = train_head(name, problem)
-            task = _calibrated(problem, trained.module_train_only)
         with measured() as testing:
-            probabilities = head_probabilities(trained.module, test_rows, task)
+            probabilities = head_probabilities(trained.module, test_rows, trained.task)
         outcome = MethodOutcome(
             method=trained.method,
             name=name,
             settings={**trained.settings, **view_settings},
             val_score=trained.val_score,
-            predictions=predictions_of(task, experiment.split("test"), probabilities),
+            predictions=predictions_of(trained.task, experiment.split("test"), probabilities),
             costs=(training, testing),
             trainable_parameters=trained.trainable_parameters,
         )
@@ -121,22 +119,13 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
             history=[epoch.to_json() for epoch in trained.history],
             options=head_options(experiment, name, options),
         )
-        recipe = recipe_of(experiment, task, trained.method, name, head_identity(experiment, name, options))
+        recipe = recipe_of(experiment, trained.task, trained.method, name, head_identity(experiment, name, options))
         invalidate_model(method_dir)
         result.save(method_dir, outcome.predictions)
         save_model(method_dir, recipe, trained.module, without_val=trained.module_train_only)
         _LOG.info(f"seed {seed}  {method_dir.name}: {format_accuracy(result)}, trained in {duration(training.seconds)}")
         results.append(result)
     return results
-
-
-def _calibrated(problem: FitProblem, module: Head) -> Task:
-    """Return the task with what a head that has not seen the validation split predicts there."""
-    task = problem.task
-    if not task.calibrates:
-        return task
-    activated = torch.from_numpy(head_probabilities(module, problem.val, task))
-    return task.calibrated(activated, torch.from_numpy(problem.val.labels))
 
 
 def find_finished_head(experiment: Experiment, name: HeadName, options: HeadConfig) -> Result | None:

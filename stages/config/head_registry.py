@@ -35,7 +35,9 @@ class HeadKind(Registration):
     streams : bool
         Whether it takes features that are larger than memory.
     tasks : tuple of str
-        What it can predict, by the names of the tasks.
+        What it can predict, by the names of the tasks; whatever has a loss, where there is none.
+    default_for : tuple of str
+        The tasks for which it is trained where no head is named.
     in_epochs : bool
         Whether it is a torch module that trains in epochs, or else a fit function.
     saved_as : str
@@ -47,6 +49,7 @@ class HeadKind(Registration):
     rows: RowKind = "vector"
     streams: bool = False
     tasks: tuple[str, ...] = ("single_label",)
+    default_for: tuple[str, ...] = ()
     in_epochs: bool = False
     saved_as: str = ""
 
@@ -66,6 +69,14 @@ def head_names() -> tuple[str, ...]:
     return (*sorted(known, key=lambda name: (known[name].in_epochs, name)), *HEADS.plug_in_names)
 
 
+def default_heads(task: str) -> tuple[str, ...]:
+    """Return the heads that are trained for a task where none is named, linear models first; nothing is imported."""
+    kinds = [kind for kind in HEADS.known.values() if task in kind.default_for]
+    return tuple(
+        kind.name for kind in sorted(kinds, key=lambda kind: (kind.in_epochs, kind.method != "linear", kind.name))
+    )
+
+
 def find_head(name: str) -> HeadKind:
     """Return what a head says of itself; of those of other packages, and of them alone, the module is imported.
 
@@ -77,7 +88,7 @@ def find_head(name: str) -> HeadKind:
         If there is no head of that name, or there are two.
     """
     if ":" in name:
-        return HeadKind(name, label=name, rows="any", in_epochs=True)
+        return HeadKind(name, label=name, rows="any", tasks=(), in_epochs=True)
     return HEADS.find(name, _YOUR_OWN)
 
 
@@ -117,6 +128,21 @@ def describe_heads() -> str:
     )
     plug_ins = ", ".join(HEADS.plug_in_names)
     return f"Fitted models: {fitted}. Torch: {torch_heads}." + (f" Of other packages: {plug_ins}." if plug_ins else "")
+
+
+def describe_default_heads() -> str:
+    """Return which heads are trained for which task where none is named, in words; nothing is imported."""
+    return "; ".join(f"{' '.join(default_heads(task))} for {task.replace('_', ' ')}" for task in _tasks_with_defaults())
+
+
+def describe_first_heads() -> str:
+    """Return with which head the fine-tuning of which task begins where none is named, in words."""
+    return "; ".join(f"{default_heads(task)[0]} for {task.replace('_', ' ')}" for task in _tasks_with_defaults())
+
+
+def _tasks_with_defaults() -> list[str]:
+    tasks = {task for kind in HEADS.known.values() for task in kind.default_for}
+    return sorted(tasks, key=lambda task: (task != "single_label", task))
 
 
 def describe_streaming_heads() -> str:

@@ -7,7 +7,13 @@ from typing import Literal
 
 from cache.errors import UsageError
 from stages.config.bounds import require, require_at_least, require_choices
-from stages.config.head_registry import describe_heads, describe_streaming_heads, require_known
+from stages.config.head_registry import (
+    default_heads,
+    describe_default_heads,
+    describe_heads,
+    describe_streaming_heads,
+    require_known,
+)
 from stages.config.lists import take_lists
 from stages.config.registry import COMMON, OptionHelp
 
@@ -20,12 +26,12 @@ class HeadConfig:
     """What is trained on the cached features, and how it is selected (stage 2)."""
 
     head: tuple[HeadName, ...] = field(
-        default=("logistic", "svm", "rbf", "mlp"),
+        default=(),
         metadata=OptionHelp(
             lambda: (
-                "Heads to train, one result each: a head makes classes of the cached features. "
+                "Heads to train, one result each: a head makes classes, labels or numbers of the cached features. "
                 f"{describe_heads()} Or a module of your own as package.module:Class, called with (row_shape, "
-                "out_features)."
+                f"out_features). Default: {describe_default_heads()}."
             ),
             COMMON,
         ),
@@ -99,10 +105,14 @@ class HeadConfig:
         minima = {"c_values": 1e-12, "cv": 0, "hidden_dim": 1, "fit_dropout": 0, "fit_epochs": 1, "fit_patience": 1}
         minima |= {"fit_lr": 0, "fit_weight_decay": 0, "fit_batch_size": 1, "fit_label_smoothing": 0}
         require_at_least(self, {**minima, "n_neighbors": 1, "nystroem_components": 1, "max_memory_gb": 0})
-        for option in ("head", "c_values", "scalers", "n_neighbors", "fit_lr", "fit_weight_decay"):
+        for option in ("c_values", "scalers", "n_neighbors", "fit_lr", "fit_weight_decay"):
             if not getattr(self, option):
                 raise UsageError(f"`{option}` needs at least one value")
         for name in self.head:
             require_known(name)
         for name in ("fit_dropout", "fit_label_smoothing"):
             require(name, getattr(self, name), "less than 1", lambda share: share < 1)
+
+    def heads_for(self, task: str) -> tuple[HeadName, ...]:
+        """Return the heads to train for a task: those that were named, or its own."""
+        return self.head or default_heads(task)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,31 +17,91 @@ from stages.fitting.standardize import safe_std
 
 
 @dataclass
-class ClassSums:
+class RowSums:
     """Weighted sums over rows less `center`, or, for l2, over rows at length 1.
 
     Attributes
     ----------
     total, squares : ndarray of float64 [d]
-    by_class : ndarray of float64 [classes, d]
-    class_weight : ndarray of float64 [classes]
     center : ndarray of float32 [d]
     l2 : bool
     """
 
     total: NDArray[np.float64]
     squares: NDArray[np.float64]
-    by_class: NDArray[np.float64]
-    class_weight: NDArray[np.float64]
     center: NDArray[np.float32]
     l2: bool
+
+    @property
+    def weight(self) -> float:
+        """Sum of the rows' weights."""
+        raise NotImplementedError
+
+    @property
+    def target_mean(self) -> NDArray[np.float64]:
+        """Weighted mean of the targets, [out_features]."""
+        raise NotImplementedError
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """What there is a row of, [out_features]."""
+        raise NotImplementedError
+
+    def target_products(self, mean: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the weighted products of targets and rows, both less their `mean`, [out_features, d]."""
+        raise NotImplementedError
+
+    def add(self, block: Tensor, labels: NDArray[Any], weights: NDArray[np.float32]) -> Tensor:
+        """Take up some `iter_scaled` rows, [b, d]; return them times their weights."""
+        weighted = block * torch.from_numpy(weights)[:, None]
+        self._add_targets(weighted, labels, weights)
+        self.total += weighted.double().sum(dim=0).numpy()
+        self.squares += (weighted * block).double().sum(dim=0).numpy()
+        return weighted
+
+    def _add_targets(self, weighted: Tensor, labels: NDArray[Any], weights: NDArray[np.float32]) -> None:
+        raise NotImplementedError
+
+    def standardization(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the mean of the rows (less the centre, or at length 1) and their standard deviation, [d].
+
+        Not by `Standardizer`: its rows all weigh the same, and what it took up cannot be taken off again, as a fold is.
+        """
+        mean = self.total / self.weight
+        return mean, safe_std(self.squares / self.weight - mean**2, mean + self.center)
+
+    def __add__(self, other: Self) -> Self:
+        """Return the sums over the rows of both."""
+        return self._with(other, 1.0)
+
+    def __sub__(self, other: Self) -> Self:
+        """Return the sums over the rows that `other` lacks."""
+        return self._with(other, -1.0)
+
+    def _with(self, other: Self, sign: float) -> Self:
+        names = [field.name for field in fields(self) if field.name not in ("center", "l2")]
+        return replace(self, **{name: getattr(self, name) + sign * getattr(other, name) for name in names})
+
+
+@dataclass
+class ClassSums(RowSums):
+    """Sums over rows of one class each, which are quicker by class than by a matrix of targets.
+
+    Attributes
+    ----------
+    by_class : ndarray of float64 [classes, d]
+    class_weight : ndarray of float64 [classes]
+    """
+
+    by_class: NDArray[np.float64]
+    class_weight: NDArray[np.float64]
 
     @classmethod
     def empty(cls, out_features: int, center: NDArray[np.float32], *, l2: bool) -> ClassSums:
         """Return the sums over no row."""
         width = len(center)
         by_class, class_weight = np.zeros((out_features, width)), np.zeros(out_features)
-        return cls(np.zeros(width), np.zeros(width), by_class, class_weight, center, l2)
+        return cls(np.zeros(width), np.zeros(width), center, l2, by_class, class_weight)
 
     @classmethod
     def of(
@@ -58,47 +119,78 @@ class ClassSums:
             sums.add(block, rows.labels[indices], weights[indices])
         return sums
 
-    def add(self, block: Tensor, labels: NDArray[np.int64], weights: NDArray[np.float32]) -> Tensor:
-        """Take up some `iter_scaled` rows, [b, d]; return them times their weights."""
-        weighted = block * torch.from_numpy(weights)[:, None]
-        class_totals = torch.zeros(self.by_class.shape, dtype=block.dtype)
+    def _add_targets(self, weighted: Tensor, labels: NDArray[Any], weights: NDArray[np.float32]) -> None:
+        class_totals = torch.zeros(self.by_class.shape, dtype=weighted.dtype)
         class_totals.index_add_(0, torch.from_numpy(labels), weighted)
         self.by_class += class_totals.double().numpy()
-        self.total += weighted.double().sum(dim=0).numpy()
-        self.squares += (weighted * block).double().sum(dim=0).numpy()
         self.class_weight += np.bincount(labels, weights, len(self.class_weight))
-        return weighted
 
     @property
     def weight(self) -> float:
         """Sum of the rows' weights."""
         return float(self.class_weight.sum())
 
-    def standardization(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the mean of the rows (less the centre, or at length 1) and their standard deviation, [d].
+    @property
+    def target_mean(self) -> NDArray[np.float64]:
+        """Mean of the targets, 1 for the class of a row and -1 for the others, [classes]."""
+        return np.asarray(2 * self.class_weight / self.weight - 1)
 
-        Not by `Standardizer`: its rows all weigh the same, and what it took up cannot be taken off again, as a fold is.
-        """
-        mean = self.total / self.weight
-        return mean, safe_std(self.squares / self.weight - mean**2, mean + self.center)
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """The classes that have a row, [classes]."""
+        return np.asarray(self.class_weight > 0)
 
-    def __add__(self, other: ClassSums) -> ClassSums:
-        """Return the sums over the rows of both."""
-        return self._with(other, 1.0)
+    def target_products(self, mean: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the products of these targets and the rows: the constant drops out, since the rows are centred."""
+        return np.asarray(2 * (self.by_class - np.outer(self.class_weight, mean)))
 
-    def __sub__(self, other: ClassSums) -> ClassSums:
-        """Return the sums over the rows that `other` lacks."""
-        return self._with(other, -1.0)
 
-    def _with(self, other: ClassSums, sign: float) -> ClassSums:
-        return ClassSums(
-            self.total + sign * other.total,
-            self.squares + sign * other.squares,
-            self.by_class + sign * other.by_class,
-            self.class_weight + sign * other.class_weight,
-            self.center,
-            self.l2,
-        )
+@dataclass
+class TargetSums(RowSums):
+    """Sums over rows with several targets each.
+
+    Attributes
+    ----------
+    by_target : ndarray of float64 [targets, d]
+    target_total : ndarray of float64 [targets]
+    row_weight : float
+    """
+
+    by_target: NDArray[np.float64]
+    target_total: NDArray[np.float64]
+    row_weight: float = 0.0
+
+    @classmethod
+    def empty(cls, out_features: int, center: NDArray[np.float32], *, l2: bool) -> TargetSums:
+        """Return the sums over no row."""
+        width = len(center)
+        by_target, target_total = np.zeros((out_features, width)), np.zeros(out_features)
+        return cls(np.zeros(width), np.zeros(width), center, l2, by_target, target_total)
+
+    def _add_targets(self, weighted: Tensor, labels: NDArray[Any], weights: NDArray[np.float32]) -> None:
+        targets = torch.from_numpy(labels)
+        self.by_target += (targets.T @ weighted).double().numpy()
+        self.target_total += weights.astype(np.float64) @ labels
+        self.row_weight += float(weights.sum(dtype=np.float64))
+
+    @property
+    def weight(self) -> float:
+        """Sum of the rows' weights; of no row as good as none, by which sums of nothing may be divided."""
+        return max(self.row_weight, float(np.finfo(np.float32).tiny))
+
+    @property
+    def target_mean(self) -> NDArray[np.float64]:
+        """Mean of the targets, [targets]."""
+        return np.asarray(self.target_total / self.weight)
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """All of them."""
+        return np.ones(len(self.target_total), dtype=bool)
+
+    def target_products(self, mean: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the products of targets and rows, [targets, d]."""
+        return np.asarray(self.by_target - np.outer(self.target_total, mean))
 
 
 def iter_scaled(

@@ -28,10 +28,13 @@ Block = tuple[NDArray[np.int64], NDArray[Any]]
 
 @dataclass(frozen=True)
 class FeatureRows:
-    """Features [n, ...] (float16 or float32) and integer labels [n] of one split, in memory.
+    """Features [n, ...] (float16 or float32) and labels of one split, in memory.
 
     Attributes
     ----------
+    labels : ndarray [n, ...]
+        Targets as the task has them: int64 [n] for one class a sample, floats [n, out_features] for several labels or
+        numbers, nan where one is not known.
     augmented : sequence of ndarray
         Features of the same shape of other views of the same samples. Heads that train in epochs are shown one of all
         views of each sample at a time; closed fits see the evaluation view alone.
@@ -40,7 +43,7 @@ class FeatureRows:
     """
 
     features: NDArray[Any]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     augmented: Sequence[NDArray[Any]] = ()
     groups: NDArray[np.int64] | None = None
 
@@ -106,14 +109,14 @@ class StreamedFeatureRows:
     stores : sequence of FeatureCache
         The rows of a sample in all of them, joined, are its features.
     keys : sequence of str
-    labels : ndarray of int64 [n]
+    labels : ndarray [n, ...]
     memory_bytes : int
         Most bytes that rows take while they are shuffled.
     """
 
     stores: Sequence[FeatureCache]
     keys: Sequence[str]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     memory_bytes: int
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ is fitted, and its settings are chosen, is told in its own file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -36,6 +36,7 @@ from stages.network.heads.base import Head, vector_width
 from stages.tasks.base import Task
 from stages.training.evaluation import evaluate_loss, predict
 from stages.training.history import Epoch
+from stages.training.losses import logits_of
 
 __all__ = [
     "CutContext",
@@ -56,12 +57,14 @@ class HeadResult:
     Attributes
     ----------
     module : Head
-        Features [b, *row_shape] -> logits [b, classes]; what is tested and used. Refitted on train+validation with the
-        selected setting.
+        Features [b, *row_shape] -> outputs [b, out_features]; what is tested and used. Refitted on train+validation
+        with the selected setting.
     module_train_only : Head
         The same head fitted on train alone: what fine-tuning starts from, since it validates on the validation split.
     val_score, val_loss : float
         Primary metric of the task, and mean loss, of `module_train_only` on the validation split.
+    task : Task
+        With what `module_train_only` set of it on the validation split: thresholds of labels, intervals of numbers.
     settings : dict
         What was chosen.
     selection : list of dict
@@ -75,6 +78,7 @@ class HeadResult:
     module_train_only: Head
     val_score: float
     val_loss: float
+    task: Task
     settings: dict[str, Any] = field(default_factory=dict)
     selection: list[dict[str, Any]] = field(default_factory=list)
     history: list[Epoch] = field(default_factory=list)
@@ -115,10 +119,11 @@ def train_head(name: HeadName, problem: FitProblem) -> HeadResult:
     """
     kind, fit = find_head(name), get_fit(name)
     require_task(kind, problem.task)
+    _require_classes_to_balance(problem)
     require_learnable(problem.train, problem.val, problem.task)
     _require_row_kind(kind, problem)
     fitted = fit(problem)
-    val_loss, val_score = evaluate_loss(fitted.head_train_only, _labelled_batches(problem.val), problem.task)
+    (val_loss, val_score), task = _validate(fitted.head_train_only, problem)
     settings = {"refitted on": "train+val", **fitted.settings}
     return HeadResult(
         name,
@@ -126,10 +131,29 @@ def train_head(name: HeadName, problem: FitProblem) -> HeadResult:
         fitted.head_train_only,
         val_score,
         val_loss,
+        task,
         settings,
         fitted.candidates,
         fitted.history,
     )
+
+
+def _validate(head: Head, problem: FitProblem) -> tuple[tuple[float, float], Task]:
+    """Return loss and score on the validation split, and the task as calibrated by the same outputs."""
+    outputs: list[Tensor] = []
+    hook = head.register_forward_hook(lambda _module, _inputs, output: outputs.append(logits_of(output).cpu()))
+    try:
+        loss, score = evaluate_loss(head, _labelled_batches(problem.val), problem.task)
+    finally:
+        hook.remove()
+    activated = problem.task.activate(torch.cat(outputs))
+    return (loss, score), problem.task.calibrated(activated, torch.from_numpy(problem.val.labels))
+
+
+def in_words(names: Sequence[str]) -> str:
+    """Return names with commas, and "and" before the last."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def require_task(kind: HeadKind, task: Task) -> None:
@@ -140,13 +164,25 @@ def require_task(kind: HeadKind, task: Task) -> None:
     UsageError
         That names the heads that do.
     """
-    if task.name in kind.tasks:
+    if not kind.tasks or task.name in kind.tasks:
         return
-    able = names_where(lambda other: task.name in other.tasks)
+    able = names_where(lambda other: not other.tasks or task.name in other.tasks)
     raise UsageError(
-        f"`head` {kind.name} is for the task {' and '.join(kind.tasks)}, not for {task.name}; "
+        f"`head` {kind.name} is for the task {in_words(kind.tasks)}, not for {task.name}; "
         + (f"take one that is: {able}" if able else "no head is")
     )
+
+
+def _require_classes_to_balance(problem: FitProblem) -> None:
+    """Refuse to balance what there is not, or cannot be drawn alike."""
+    weights = problem.task.weights(problem.labels[:1])
+    if weights is None and problem.balanced:
+        raise UsageError(f"`class_weights` balanced weighs classes, and the task {problem.task.name} has none")
+    if (weights is None or weights.ndim > 1) and problem.config.sampling == "balanced":
+        instead = "" if weights is None else "; use `class_weights` balanced, which weighs each label's samples"
+        raise UsageError(
+            f"`sampling` balanced draws samples of one class each, and the task {problem.task.name} has none{instead}"
+        )
 
 
 def _require_row_kind(kind: HeadKind, problem: FitProblem) -> None:
@@ -159,7 +195,7 @@ def _require_row_kind(kind: HeadKind, problem: FitProblem) -> None:
 
 
 def head_probabilities(module: nn.Module, rows: NDArray[Any] | AnyFeatureRows, task: Task) -> NDArray[np.float32]:
-    """Return what a head says of cached features [n, *row_shape], as the task reads it: probabilities [n, classes]."""
+    """Return what a head says of cached features [n, *row_shape], as the task reads it: probabilities or values."""
     blocks: Iterable[Tensor]
     if isinstance(rows, np.ndarray):
         blocks = torch.split(torch.from_numpy(rows), BATCH_ROWS)

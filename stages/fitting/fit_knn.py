@@ -18,7 +18,7 @@ from stages.network.heads.knn import KNNHead
 _ROWS_AT_ONCE = 1024
 
 
-@register_head("knn", label="kNN", saved_as="stages.network.heads.knn:KNNHead")
+@register_head("knn", label="kNN", tasks=("single_label",), saved_as="stages.network.heads.knn:KNNHead")
 @torch.inference_mode()
 def fit_knn(problem: FitProblem) -> HeadFit:
     """Nearest neighbors by cosine. Each number of them is scored by votes among the same similarities."""

@@ -13,7 +13,8 @@ from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import SVC
 
 from stages.fitting.grid_search import fit_along_path
-from stages.fitting.linear_models import ABSENT_CLASS_SCORE, LinearModel, LinearModelFactory
+from stages.fitting.linear_models import LinearModel, LinearModelFactory
+from stages.fitting.linear_targets import ABSENT_CLASS_SCORE
 from stages.fitting.problem import FitProblem
 from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
@@ -30,7 +31,13 @@ C_RATIO = 1000
 _BLOCK_ROWS = 4096
 
 
-@register_head("rbf", label="RBF SVM", saved_as="stages.network.heads.rbf:RBFHead")
+@register_head(
+    "rbf",
+    label="RBF SVM",
+    tasks=("single_label",),
+    default_for=("single_label",),
+    saved_as="stages.network.heads.rbf:RBFHead",
+)
 def fit_rbf(problem: FitProblem) -> HeadFit:
     """Support vector machine with a radial kernel."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 
 from cache.errors import UsageError
 from stages.config.heads import HeadConfig
+from stages.tasks.strata import multi_label_folds
 
 FOLDS_UP_TO = 10_000
 """Samples up to which settings are cross-validated by default; above, the validation split is precise enough."""
@@ -42,9 +44,11 @@ def make_cv(
     options: HeadConfig,
     train_size: int,
     size: int,
-    strata: NDArray[np.int64] | None,
+    strata: NDArray[Any] | None,
     seed: int,
     groups: NDArray[np.int64] | None = None,
+    *,
+    are_classes: bool = True,
 ) -> CVPlan:
     """Return how settings are scored: folds of train+validation, or the validation split.
 
@@ -54,20 +58,24 @@ def make_cv(
         Rows of train, which stand before those of validation.
     size : int
         Rows of train+validation.
-    strata : ndarray of int64 [n], optional
+    strata : ndarray of int64 [n] or bool [n, strata], optional
         Of train+validation, as the task says: each fold has its share of every stratum.
     groups : ndarray of int64 [n], optional
         A group is never torn apart.
+    are_classes : bool
+        Whether numbered strata are classes, of which each fold has to hold some. Of parts of a range, the rare ones
+        are joined with those beside them.
 
     Raises
     ------
     UsageError
-        If more folds are asked for than the rarest class has samples, or groups.
+        If more folds are asked for than the rarest class has samples, or groups; or than there are in all.
     """
-    fewest = _most_folds(size, strata, groups)
+    limits = are_classes and strata is not None and strata.ndim == 1
+    fewest = _most_folds(size, strata if limits else None, groups)
     members = "samples" if groups is None else "groups"
     if options.cv is not None and options.cv > fewest:
-        reason = f"there are {fewest} {members}" if strata is None else f"the rarest class has {fewest} {members}"
+        reason = f"the rarest class has {fewest} {members}" if limits else f"there are {fewest} {members}"
         raise UsageError(
             f"`cv` {options.cv}: {reason} in train+validation, fewer than folds; "
             f"ask for at most {fewest}, or for 0 to select on the validation split"
@@ -76,7 +84,13 @@ def make_cv(
     folds = min(wanted, fewest)
     if folds < 2:
         return CVPlan(((slice(0, train_size), slice(train_size, size)),), "validation split")
-    pairs = _plain_folds(folds, size, seed, groups) if strata is None else stratified_folds(folds, strata, seed, groups)
+    if strata is None:
+        pairs = _plain_folds(folds, size, seed, groups)
+    elif strata.ndim == 2:
+        pairs = multi_label_folds(strata, folds, seed, groups)
+    else:
+        strata = strata if are_classes else _joined_with_neighbors(strata, folds)
+        pairs = stratified_folds(folds, strata, seed, groups)
     group_note = "" if groups is None else " that keep groups together"
     return CVPlan(tuple(pairs), f"{folds}-fold cross-validation on train+val{group_note}")
 
@@ -89,6 +103,19 @@ def _most_folds(size: int, strata: NDArray[np.int64] | None, groups: NDArray[np.
     if groups is not None:
         rarest = min(rarest, *(len(np.unique(groups[strata == stratum])) for stratum in np.unique(strata)))
     return rarest
+
+
+def _joined_with_neighbors(strata: NDArray[np.int64], fewest: int) -> NDArray[np.int64]:
+    """Return strata of at least so many samples each, made of those that are side by side."""
+    values, counts = np.unique(strata, return_counts=True)
+    joined, number, size = np.zeros(len(values), dtype=np.int64), 0, 0
+    for place, count in enumerate(counts):
+        if size >= fewest:
+            number, size = number + 1, 0
+        joined[place], size = number, size + count
+    if size < fewest:
+        joined[joined == number] = max(number - 1, 0)
+    return joined[np.searchsorted(values, strata)]
 
 
 def stratified_folds(

@@ -23,20 +23,16 @@ from sklearn.model_selection import train_test_split
 
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.folds import CVPlan, Selection
-from stages.fitting.linear_models import ABSENT_CLASS_SCORE
+from stages.fitting.linear_targets import ABSENT_CLASS_SCORE
 from stages.fitting.problem import FitProblem
 from stages.fitting.result import HeadFit
-from stages.fitting.scores import selection_score
+from stages.fitting.scores import early_stop_margin, selection_score
 from stages.fitting.standardize import ScaledRows, Scaling
 from stages.fitting.temperature import fit_temperature
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
 from stages.runtime.threads import one_thread_per_fit
 from stages.tasks.base import Task
-
-EARLY_STOP_MARGIN = 0.005
-"""Score below the best that ends a path over C, once two values in a row are lower than that."""
-
 
 SUBSAMPLE_FROM = 16_000
 """Training rows from which on all settings are tried on a part of the rows first."""
@@ -110,6 +106,11 @@ class Grid:
     def score(self, outputs: NDArray[np.floating], targets: NDArray[Any]) -> float:
         """Return how good what a model says of rows is."""
         return selection_score(self.task, outputs, targets, balanced=self.balanced)
+
+    def should_stop(self, scores: Sequence[float]) -> bool:
+        """Return whether the last two of a path's scores are clearly less than its best."""
+        best = max(scores)
+        return max(scores[-2:]) < best - early_stop_margin(self.task, best, balanced=self.balanced)
 
 
 @dataclass(frozen=True)
@@ -380,7 +381,7 @@ def _hold_out(
         for value, score, _ in _fit_path(model, grid, *held_out):
             result.candidates.append({"C": value, "scaler": scaling, "score": score, "rows": len(part)})
     del model, subset
-    for scaling, start in _surviving_scalers(result.candidates).items():
+    for scaling, start in _surviving_scalers(grid, result.candidates).items():
         model = grid.make(scaling, train, train_labels)
         for value, score, state in _hill_climb(model, grid, grid.values.index(start), *held_out):
             result.candidates.append({"C": value, "scaler": scaling, "score": score})
@@ -440,11 +441,11 @@ def _cross_validated(
         )
         paths.update(zip(unfinished, walked, strict=True))
         for scaling in grid.scalings:
-            means[scaling] = _mean_path([paths[scaling, fold].scores for fold in folds])
+            means[scaling] = _mean_path(grid, [paths[scaling, fold].scores for fold in folds])
         unfinished = [
             (scaling, fold)
             for (scaling, fold), path in paths.items()
-            if len(path.scores) == len(means[scaling]) < len(grid.values) and not _should_stop(means[scaling])
+            if len(path.scores) == len(means[scaling]) < len(grid.values) and not grid.should_stop(means[scaling])
         ]
     return [row for scaling in grid.scalings for row in _rows_of(scaling, grid.values, means[scaling])]
 
@@ -484,7 +485,7 @@ def _fit_path(
         model.fit(value)
         scores.append(grid.score(model.scores(held_out), held_out_labels))
         yield value, scores[-1], model.state
-        if len(scores) >= least and _should_stop(scores):
+        if len(scores) >= least and grid.should_stop(scores):
             break
 
 
@@ -552,29 +553,26 @@ def _out_of_fold(
     return model.scores(rows[scored])
 
 
-def _surviving_scalers(candidates: Sequence[dict[str, Any]]) -> dict[Scaling, float]:
+def _surviving_scalers(grid: Grid, candidates: Sequence[dict[str, Any]]) -> dict[Scaling, float]:
     """Return the best C of each scaling that is not far behind the best of all."""
     best = max(candidate["score"] for candidate in candidates)
     tops: dict[Scaling, dict[str, Any]] = {}
     for candidate in candidates:
         if candidate["scaler"] not in tops or candidate["score"] > tops[candidate["scaler"]]["score"]:
             tops[candidate["scaler"]] = candidate
-    return {scaling: top["C"] for scaling, top in tops.items() if top["score"] >= best - 2 * EARLY_STOP_MARGIN}
+    least = best - 2 * early_stop_margin(grid.task, best, balanced=grid.balanced)
+    return {scaling: top["C"] for scaling, top in tops.items() if top["score"] >= least}
 
 
 def _rows_of(scaling: Scaling, values: Sequence[float], scores: Sequence[float]) -> list[dict[str, Any]]:
     return [{"C": value, "scaler": scaling, "score": score} for value, score in zip(values, scores, strict=False)]
 
 
-def _mean_path(paths: Sequence[Sequence[float]]) -> list[float]:
+def _mean_path(grid: Grid, paths: Sequence[Sequence[float]]) -> list[float]:
     """Return the mean score of each value of C that all folds have reached, up to where the path is past the best."""
     means: list[float] = []
     for scores in zip(*paths, strict=False):
         means.append(float(np.mean(scores)))
-        if _should_stop(means):
+        if grid.should_stop(means):
             break
     return means
-
-
-def _should_stop(scores: Sequence[float]) -> bool:
-    return max(scores[-2:]) < max(scores) - EARLY_STOP_MARGIN

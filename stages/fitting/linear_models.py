@@ -22,23 +22,18 @@ is different is the time:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
-from torch.nn import functional
 
+from stages.fitting.linear_targets import Loss, linear_targets
 from stages.fitting.standardize import ScaledRows, Scaling
 from stages.network.heads.linear import LinearHead
 from stages.tasks.base import Task
-
-Loss = Literal["logistic", "hinge"]
-
-ABSENT_CLASS_SCORE = -1e4
-"""Score of a class that no row was of."""
 
 _TOLERANCE = 1e-4
 """Largest entry of the gradient that is taken for zero while settings are compared, as in scikit-learn."""
@@ -131,11 +126,11 @@ class LinearModelFactory:
     ----------
     loss : {"logistic", "hinge"}
     task : Task
-        Of one class a sample; a class without a row is never predicted.
+        Of one class a sample, or of several labels; a class without a row is never predicted.
     center : ndarray of float32 [d]
         What has been taken from the rows.
     balanced : bool
-        Whether all classes weigh the same, whatever their numbers.
+        Whether all classes weigh the same, or rows with a label and those without, whatever their numbers.
     """
 
     loss: Loss
@@ -143,7 +138,7 @@ class LinearModelFactory:
     center: NDArray[np.float32]
     balanced: bool = False
 
-    def __call__(self, scaling: Scaling, rows: NDArray[np.floating], labels: NDArray[np.int64]) -> LinearModel:
+    def __call__(self, scaling: Scaling, rows: NDArray[np.floating], labels: NDArray[Any]) -> LinearModel:
         """Return the model, not yet fitted."""
         return LinearModel(self, scaling, rows, labels)
 
@@ -157,29 +152,27 @@ class LinearModel:
     scaling : {"none", "standard", "l2"}
     rows : ndarray [n, d]
         float32; float64 for more exact coefficients.
-    labels : ndarray of int64 [n]
+    labels : ndarray [n] or [n, labels]
 
     Attributes
     ----------
-    present : ndarray of int64 [k]
-        The classes that have a row.
+    targets : LinearTargets
+        What is learned of the labels.
     weight, bias : Tensor
-        [m, d] and [m] in the type of the rows, m = 1 for two classes (the second against the first), else k.
+        [m, d] and [m] in the type of the rows, for the m scores of the targets.
     evaluations : int
         How often loss and gradient were computed.
     """
 
     def __init__(
-        self, factory: LinearModelFactory, scaling: Scaling, rows: NDArray[np.floating], labels: NDArray[np.int64]
+        self, factory: LinearModelFactory, scaling: Scaling, rows: NDArray[np.floating], labels: NDArray[Any]
     ) -> None:
         self.factory = factory
         self.scaling = scaling
         self.rows = ScaledRows.fit(rows, scaling, factory.center)
-        self.present, compact = np.unique(labels, return_inverse=True)
-        self._labels = torch.from_numpy(compact.astype(np.int64))
-        weights = factory.task.weights(labels) if factory.balanced else None
-        self._weights = None if weights is None else torch.from_numpy(weights).to(self.rows.rows.dtype)
-        width = 1 if len(self.present) == 2 else len(self.present)
+        dtype = self.rows.rows.dtype
+        self.targets = linear_targets(factory.loss, factory.task, labels, balanced=factory.balanced, dtype=dtype)
+        width = self.targets.width
         self.weight, self.bias = self.rows.offset.new_zeros(width, rows.shape[1]), self.rows.offset.new_zeros(width)
         self.evaluations = 0
         self._preconditioner = _Preconditioner(self.rows)
@@ -199,6 +192,8 @@ class LinearModel:
 
         A `final` fit goes further down, and computes in float64 where there are few rows.
         """
+        if not self.targets.width:  # of no label there are both sides
+            return
         if final and len(self.rows) <= _EXACT_UP_TO:
             self._compute_in_float64()
         penalty = 1 / (c * len(self.rows))
@@ -229,9 +224,7 @@ class LinearModel:
         self.weight, self.bias = unpack(optimum.x)
 
     def _root(self, penalty: float) -> _HessianRoot:
-        classes = len(self.present)
-        curvature = {"logistic": (1 - 1 / classes) / classes, "hinge": 2.0}[self.factory.loss]
-        return self._preconditioner.root(curvature, penalty)
+        return self._preconditioner.root(self.targets.curvature, penalty)
 
     def _tolerances(self, final: bool) -> dict[str, float]:
         if self.weight.dtype == torch.float64:
@@ -245,60 +238,28 @@ class LinearModel:
         self.rows = ScaledRows.fit(rows, self.scaling, self.factory.center)
         self._preconditioner = _Preconditioner(self.rows)
         self.weight, self.bias = (torch.from_numpy(part).double() for part in state)
-        self._weights = None if self._weights is None else self._weights.double()
+        self.targets = self.targets.double()
 
     def scores(self, rows: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return the scores of all classes, float32 [n, classes], for rows less the centre."""
         rows = rows.astype(self.weight.numpy().dtype, copy=False)
-        return self._of_all_classes(self.rows.of(rows).scores(self.weight, self.bias).float().numpy().T).T
+        return self.targets.of_all(self.rows.of(rows).scores(self.weight, self.bias).float().numpy().T).T
 
     def head(self, temperature: float = 1.0) -> LinearHead:
         """Return scaling and model as one linear head; a class without a row has a bias too low to be predicted."""
-        weight = self._of_all_classes(self.weight.numpy().astype(np.float64), absent=0.0)
-        bias = self._of_all_classes(self.bias.numpy().astype(np.float64))
-        bias = np.where(bias > ABSENT_CLASS_SCORE, bias / temperature, ABSENT_CLASS_SCORE)
+        weight = self.targets.of_all(self.weight.numpy().astype(np.float64), absent=0.0)
+        bias = self.targets.of_all(self.bias.numpy().astype(np.float64) / temperature)
         l2 = self.scaling == "l2"
         mean, scale = (None if l2 else self.rows.offset.numpy() + self.factory.center), self.rows.scale.numpy()
-        return LinearHead.from_coefficients(weight / temperature, bias, mean, scale, l2=l2)
-
-    def _of_all_classes(self, values: NDArray[Any], absent: float = ABSENT_CLASS_SCORE) -> NDArray[Any]:
-        """Return values of the classes that are present, [m, ...], as values of all, [classes, ...]."""
-        if len(self.present) == 2:
-            values = np.concatenate([np.zeros_like(values), values])
-        result = np.full((self.factory.task.out_features, *values.shape[1:]), absent, dtype=values.dtype)
-        result[self.present] = values
-        return result
+        return LinearHead.from_coefficients(weight / temperature, bias, mean, scale, l2=l2, binary=False)
 
     def _loss_and_gradient(self, weight: Tensor, bias: Tensor) -> tuple[float, Tensor, Tensor]:
         """Return the mean loss over the rows and its gradient by weights and by intercepts."""
         loss, by_weight, by_bias = 0.0, torch.zeros_like(weight), torch.zeros_like(bias)
         for part, rows in self.rows.blocks():
-            losses, slopes = self._losses_and_slopes(rows.scores(weight, bias), self._labels[part])
-            if self._weights is not None:
-                losses.mul_(self._weights[part])
-                slopes.mul_(self._weights[part, None])
+            losses, slopes = self.targets.losses_and_slopes(rows.scores(weight, bias), part)
             slopes.div_(len(self.rows))
             loss += float(losses.double().sum()) / len(self.rows)
             by_weight += rows.gradient(slopes)
             by_bias += slopes.sum(dim=0)
         return loss, by_weight, by_bias
-
-    def _losses_and_slopes(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss of each row, [n], and its gradient by the row's scores, [n, m]; these are overwritten."""
-        true_class = labels[:, None]
-        binary = scores.shape[1] == 1
-        if self.factory.loss == "hinge":
-            sides = torch.full_like(scores, -1.0)
-            targets = sides.add_(2 * true_class) if binary else sides.scatter_(1, true_class, 1.0)
-            shortfall = scores.mul_(targets).neg_().add_(1).clamp_min_(0)
-            return shortfall.square().sum(dim=1), shortfall.mul_(targets).mul_(-2)
-        if binary:
-            losses = functional.softplus(torch.where(true_class > 0, -scores, scores)).squeeze(1)
-            return losses, scores.sigmoid_().sub_(true_class)
-        scores.sub_(scores.amax(dim=1, keepdim=True))
-        true_scores = scores.gather(1, true_class).squeeze(1)
-        total = scores.exp_().sum(dim=1, keepdim=True)
-        slopes = scores.div_(total)
-        return total.squeeze(1).log().sub_(true_scores), slopes.scatter_add_(
-            1, true_class, slopes.new_full(true_class.shape, -1.0)
-        )

@@ -12,9 +12,15 @@ from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
 
 
-@register_head("logistic", label="logistic", method="linear")
+@register_head(
+    "logistic",
+    label="logistic",
+    method="linear",
+    tasks=("single_label", "multi_label"),
+    default_for=("single_label", "multi_label"),
+)
 def fit_logistic(problem: FitProblem) -> HeadFit:
-    """Logistic regression, multinomial."""
+    """Logistic regression, multinomial; of several labels, each against the samples without it."""
 
     def make_of(center: NDArray[np.float32]) -> LinearModelFactory:
         return LinearModelFactory("logistic", problem.task, center, problem.balanced)

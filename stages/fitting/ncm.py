@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from stages.fitting.class_sums import ClassSums, approximate_mean
-from stages.fitting.linear_models import ABSENT_CLASS_SCORE
+from stages.fitting.linear_targets import ABSENT_CLASS_SCORE
 from stages.fitting.problem import FitProblem
 from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
@@ -15,7 +15,7 @@ from stages.fitting.temperature import fit_temperature
 from stages.network.heads.linear import LinearHead
 
 
-@register_head("ncm", label="nearest mean", method="linear", streams=True)
+@register_head("ncm", label="nearest mean", method="linear", streams=True, tasks=("single_label",))
 def fit_ncm(problem: FitProblem) -> HeadFit:
     """Nearest class mean: the scores z.m - |m|^2 / 2 order classes by the distance to their mean m.
 

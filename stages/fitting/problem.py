@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,8 +56,8 @@ class FitProblem:
         return self.config.class_weights == "balanced"
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """Labels of train, followed by those of validation."""
+    def labels(self) -> NDArray[Any]:
+        """Targets of train, followed by those of validation."""
         return np.concatenate([self.train.labels, self.val.labels])
 
     @cached_property
@@ -71,13 +72,14 @@ class FitProblem:
             If more folds are asked for than there can be.
         """
         labels = self.labels
-        strata = self.task.strata(labels)
+        strata, are_classes = self.task.strata(labels), self.task.outputs == "logits"
         if isinstance(self.train, StreamedFeatureRows) or isinstance(self.val, StreamedFeatureRows):
-            return make_cv(replace(self.config, cv=0), len(self.train), len(labels), strata, self.seed)
+            without_folds = replace(self.config, cv=0)
+            return make_cv(without_folds, len(self.train), len(labels), strata, self.seed, are_classes=are_classes)
         groups = None
         if self.train.groups is not None and self.val.groups is not None:
             groups = np.concatenate([self.train.groups, self.val.groups])
-        return make_cv(self.config, len(self.train), len(labels), strata, self.seed, groups)
+        return make_cv(self.config, len(self.train), len(labels), strata, self.seed, groups, are_classes=are_classes)
 
     @property
     def in_memory(self) -> tuple[FeatureRows, FeatureRows]:

@@ -1,21 +1,24 @@
-"""Ridge regression on the classes, in closed form: every penalty, and every row left out, from one decomposition.
+"""Ridge regression in closed form: every penalty, and every row left out, from one decomposition.
 
-With z the scaled rows less their mean, y the targets (1 for the class, -1 for the others) less theirs, and Z'Z = V e
-V', the coefficients for every penalty p are W(p) = V (V'Z'y / (e + p)). So are the predictions for rows that were
-left out one at a time: with a = V'z and the leverage h = 1/n + sum of a_j^2 / (e_j + p), the residual without the row
-is the residual divided by 1 - h (Allen's PRESS; Golub, Heath & Wahba 1979). One pass over the rows gives it for all
-penalties, and no fold has to be fitted. The idea of scoring all penalties from one decomposition is that of
-big_vision's few-shot evaluation.
+With z the scaled rows less their mean, y the targets (numbers; 1 for a class or a label, -1 for its absence) less
+theirs, and Z'Z = V e V', the coefficients for every penalty p are W(p) = V (V'Z'y / (e + p)). So are the predictions
+for rows that were left out one at a time: with a = V'z and the leverage h = 1/n + sum of a_j^2 / (e_j + p), the
+residual without the row is the residual divided by 1 - h (Allen's PRESS; Golub, Heath & Wahba 1979). One pass over the
+rows gives it for all penalties, and no fold has to be fitted. The idea of scoring all penalties from one decomposition
+is that of big_vision's few-shot evaluation.
 
 Z'Z needs sums over the rows alone, so rows may be larger than memory. Where there are fewer rows than features, the
 smaller ZZ' = U e U' is decomposed instead: it has the same eigenvalues, and V = Z'U e^-1/2 in the directions that the
 rows span. In all others the coefficients are zero.
+
+A target that is not known of some rows is fitted to the others alone, their scaling included: such rows weigh nothing.
+Targets that are known of the same rows share a decomposition.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,16 +26,17 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
-from stages.fitting.class_sums import ClassSums, approximate_mean, iter_scaled
+from stages.fitting.class_sums import ClassSums, TargetSums, approximate_mean, iter_scaled
 from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, concat
 from stages.fitting.folds import CVPlan
-from stages.fitting.linear_models import ABSENT_CLASS_SCORE
+from stages.fitting.linear_targets import ABSENT_CLASS_SCORE
 from stages.fitting.problem import FitProblem
 from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import selection_score
 from stages.fitting.standardize import Scaling, safe_std
 from stages.fitting.temperature import fit_temperature
+from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
 from stages.tasks.base import Task
 
@@ -44,23 +48,65 @@ _RANK = 1e-12
 
 
 @dataclass(frozen=True)
+class RidgeTargets:
+    """What is regressed on: the outputs of a task, or some of them.
+
+    Attributes
+    ----------
+    task : Task
+    columns : ndarray of int64 [k], optional
+        Which outputs; all, if left out.
+    """
+
+    task: Task
+    columns: NDArray[np.int64] | None = None
+
+    def of(self, labels: NDArray[Any]) -> torch.Tensor:
+        """Return the targets of rows, float32 [n, k]: values, or 1 and -1; 0 where they are not known."""
+        soft = self.task.soft_target(torch.from_numpy(labels))
+        targets = soft if self.task.outputs == "values" else 2 * soft - 1
+        if labels.ndim == 1:
+            return targets
+        targets = targets.nan_to_num(0.0)
+        return targets if self.columns is None else targets[:, torch.from_numpy(self.columns)]
+
+    def no_sums(self, labels: NDArray[Any], center: NDArray[np.float32], *, l2: bool) -> ClassSums | TargetSums:
+        """Return the sums over no row; one class a row has its own."""
+        if labels.ndim == 1:
+            return ClassSums.empty(self.task.out_features, center, l2=l2)
+        width = self.task.out_features if self.columns is None else len(self.columns)
+        return TargetSums.empty(width, center, l2=l2)
+
+    def mean(self, labels: NDArray[Any], weights: NDArray[np.float32]) -> tuple[NDArray[np.float64], Any, float]:
+        """Return the weighted mean of the targets, [k], which of them there are, bool [k], and the sum of weights."""
+        if labels.ndim == 1:
+            class_weight = np.bincount(labels, weights, self.task.out_features).astype(np.float64)
+            return 2 * class_weight / class_weight.sum() - 1, class_weight > 0, float(class_weight.sum())
+        targets = self.of(labels).numpy()
+        weight = max(float(weights.sum(dtype=np.float64)), float(np.finfo(np.float32).tiny))
+        return weights.astype(np.float64) @ targets / weight, np.ones(targets.shape[1], dtype=bool), weight
+
+
+@dataclass(frozen=True)
 class Ridge:
-    """Ridge regression on the classes, decomposed: every penalty is a division away.
+    """Ridge regression, decomposed: every penalty is a division away.
 
     Attributes
     ----------
     vectors, values : ndarray of float64 [d, r] and [r]
         Eigenvectors and eigenvalues of Z'Z.
-    projected : ndarray of float64 [r, classes]
+    projected : ndarray of float64 [r, k]
         V'Z'y.
     mean, scale : ndarray of float64 [d]
         z = (x - centre - mean) / scale for rows x as they are cached; (x / |x| - mean) for l2.
     center : ndarray of float32 [d]
-    class_weight : ndarray of float64 [classes]
-        Sum of the weights of each class's rows.
+    target_mean : ndarray of float64 [k]
+    present : ndarray of bool [k]
+        The targets that rows have; a class without a row is never predicted.
+    weight : float
+        Sum of the rows' weights.
     l2 : bool
-    task : Task
-        Gives the targets.
+    targets : RidgeTargets
     """
 
     vectors: NDArray[np.float64]
@@ -69,43 +115,35 @@ class Ridge:
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
     center: NDArray[np.float32]
-    class_weight: NDArray[np.float64]
+    target_mean: NDArray[np.float64]
+    present: NDArray[np.bool_]
+    weight: float
     l2: bool
-    task: Task
-
-    @property
-    def weight(self) -> float:
-        """Sum of the rows' weights."""
-        return float(self.class_weight.sum())
-
-    @property
-    def target_mean(self) -> NDArray[np.float64]:
-        """Mean of the targets, [classes]."""
-        return 2 * self.class_weight / self.weight - 1
+    targets: RidgeTargets
 
     def coefficients(self, penalty: float) -> NDArray[np.float64]:
-        """Return the coefficients for scaled rows, [d, classes]."""
+        """Return the coefficients for scaled rows, [d, k]."""
         return np.asarray(self.vectors @ (self.projected / (self.values[:, None] + penalty)))
 
     def head(self, penalty: float, temperature: float = 1.0) -> LinearHead:
         """Return scaling and model as one linear head."""
         weight, bias = self.coefficients(penalty).T / temperature, self.target_mean / temperature
-        bias = np.where(self.class_weight > 0, bias, ABSENT_CLASS_SCORE)
+        bias = np.where(self.present, bias, ABSENT_CLASS_SCORE)
         if self.l2:  # the mean is that of rows of length 1, which the head makes itself
-            return LinearHead.from_coefficients(weight, bias, self.mean, None, l2=True)
-        return LinearHead.from_coefficients(weight, bias, self.mean + self.center, self.scale)
+            return LinearHead.from_coefficients(weight, bias, self.mean, None, l2=True, binary=False)
+        return LinearHead.from_coefficients(weight, bias, self.mean + self.center, self.scale, binary=False)
 
     def predictions(
         self, rows: AnyFeatureRows, penalties: Sequence[float], left_out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Return the predicted targets, float32 [penalties, n, classes].
+        """Return the predicted targets, float32 [penalties, n, k].
 
         Parameters
         ----------
         left_out : ndarray of float32 [n], optional
             Weights with which these very rows were fitted: each is then predicted as if it had been left out.
         """
-        predictions = np.empty((len(penalties), len(rows), len(self.class_weight)), dtype=np.float32)
+        predictions = np.empty((len(penalties), len(rows), len(self.target_mean)), dtype=np.float32)
         basis = torch.from_numpy((self.vectors / self.scale[:, None]).astype(np.float32))
         shift = torch.from_numpy(self.mean.astype(np.float32)) @ basis
         inverse = (1 / (self.values[:, None] + np.array(penalties))).astype(np.float32)
@@ -117,7 +155,7 @@ class Ridge:
             if left_out is not None:
                 leverage = projected_rows.square_() @ torch.from_numpy(inverse) + 1 / self.weight
                 leverage *= torch.from_numpy(left_out[indices])[:, None]
-                targets = _targets(self.task, rows.labels[indices])[:, None]
+                targets = self.targets.of(rows.labels[indices])[:, None]
                 predicted = targets - (targets - predicted) / (1 - leverage).clamp_min(1e-6)[:, :, None]
             predictions[:, indices] = predicted.transpose(0, 1).numpy()
         return predictions
@@ -129,40 +167,42 @@ class GramSums:
 
     Attributes
     ----------
-    sums : ClassSums
+    sums : ClassSums or TargetSums
     products : ndarray of float64 [d, d]
-    task : Task
+    targets : RidgeTargets
     """
 
-    sums: ClassSums
+    sums: ClassSums | TargetSums
     products: NDArray[np.float64]
-    task: Task
+    targets: RidgeTargets
 
     @classmethod
     def of(
         cls,
         rows: AnyFeatureRows,
-        task: Task,
+        targets: RidgeTargets,
         weights: NDArray[np.float32],
         center: NDArray[np.float32],
         *,
         l2: bool,
     ) -> GramSums:
         """Sum rows with their weights, float32 [n]."""
-        sums = ClassSums.empty(task.out_features, center, l2=l2)
+        sums = targets.no_sums(rows.labels, center, l2=l2)
         products = np.zeros((len(center), len(center)))
         for indices, block in iter_scaled(rows, center, l2=l2):
-            weighted = sums.add(block, rows.labels[indices], weights[indices])
+            labels = rows.labels[indices]
+            labels = labels if isinstance(sums, ClassSums) else targets.of(labels).numpy()
+            weighted = sums.add(block, labels, weights[indices])
             products += (weighted.T @ block).double().numpy()
-        return cls(sums, products, task)
+        return cls(sums, products, targets)
 
     def __add__(self, other: GramSums) -> GramSums:
         """Return the sums over the rows of both."""
-        return GramSums(self.sums + other.sums, self.products + other.products, self.task)
+        return replace(self, sums=self.sums + other.sums, products=self.products + other.products)  # type: ignore[operator]
 
     def __sub__(self, other: GramSums) -> GramSums:
         """Return the sums over the rows that `other` lacks."""
-        return GramSums(self.sums - other.sums, self.products - other.products, self.task)
+        return replace(self, sums=self.sums - other.sums, products=self.products - other.products)  # type: ignore[operator]
 
     def eigendecompose(self, scaling: Scaling) -> Ridge:
         """Decompose Z'Z of the rows that were summed."""
@@ -172,33 +212,37 @@ class GramSums:
             scale = np.ones_like(mean)
         covariance = (self.products - np.outer(mean, sums.total)) / scale / scale[:, None]
         values, vectors = eigh(covariance, overwrite_a=True, check_finite=False)
-        # Z'y for targets 2 [class] - 1: the constant drops out, since the rows are centred
-        products = 2 * (sums.by_class - np.outer(sums.class_weight, mean)) / scale
-        projected = vectors.T @ products.T
+        projected = vectors.T @ (sums.target_products(mean) / scale).T
         return Ridge(
-            vectors,
-            np.maximum(values, 0),
-            projected,
-            mean,
-            scale,
-            sums.center,
-            sums.class_weight,
-            sums.l2,
-            self.task,
+            vectors=vectors,
+            values=np.maximum(values, 0),
+            projected=projected,
+            mean=mean,
+            scale=scale,
+            center=sums.center,
+            target_mean=sums.target_mean,
+            present=sums.present,
+            weight=sums.weight,
+            l2=sums.l2,
+            targets=self.targets,
         )
 
 
 def decomposed_by_rows(
-    rows: FeatureRows, task: Task, weights: NDArray[np.float32], center: NDArray[np.float32], scaling: Scaling
+    rows: FeatureRows,
+    targets: RidgeTargets,
+    weights: NDArray[np.float32],
+    center: NDArray[np.float32],
+    scaling: Scaling,
 ) -> Ridge:
     """Decompose ZZ' of rows with their weights, float32 [n]: for fewer rows than features."""
     l2 = scaling == "l2"
     values = torch.cat([block for _, block in iter_scaled(rows, center, l2=l2)]).double().numpy()
     # weighted, and with all rows at hand in two passes, which are more exact than the sums of `Standardizer`
-    mean = np.average(values, axis=0, weights=weights)
+    mean = np.average(values, axis=0, weights=weights) if weights.any() else np.zeros(values.shape[1])
     values -= mean
     scale = np.ones_like(mean)
-    if scaling == "standard":
+    if scaling == "standard" and weights.any():
         scale = safe_std(np.average(values**2, axis=0, weights=weights), mean + center)
         values /= scale
     roots = np.sqrt(weights.astype(np.float64))[:, None]
@@ -206,50 +250,195 @@ def decomposed_by_rows(
     eigenvalues, inner = eigh(values @ values.T, overwrite_a=True, check_finite=False)
     spanned = eigenvalues > _RANK * eigenvalues[-1]
     lengths, inner = np.sqrt(eigenvalues[spanned]), inner[:, spanned]
-    class_weight = np.bincount(rows.labels, weights, task.out_features).astype(np.float64)
-    targets = roots * (_targets(task, rows.labels).numpy() - (2 * class_weight / class_weight.sum() - 1))
+    target_mean, present, weight = targets.mean(rows.labels, weights)
+    deviations = roots * (targets.of(rows.labels).numpy() - target_mean)
     return Ridge(
         vectors=values.T @ (inner / lengths),
         values=lengths**2,
-        projected=lengths[:, None] * (inner.T @ targets),
+        projected=lengths[:, None] * (inner.T @ deviations),
         mean=mean,
         scale=scale,
         center=center,
-        class_weight=class_weight,
+        target_mean=target_mean,
+        present=present,
+        weight=weight,
         l2=l2,
-        task=task,
+        targets=targets,
     )
 
 
-@register_head("ridge", label="ridge", method="linear", streams=True)
+@register_head(
+    "ridge",
+    label="ridge",
+    method="linear",
+    streams=True,
+    tasks=("single_label", "multi_label", "regression"),
+    default_for=("regression",),
+)
 def fit_ridge(problem: FitProblem) -> HeadFit:
-    """Least squares on the classes.
+    """Least squares on classes, labels or numbers.
 
     The scaling and the penalty, 1 / (2 C) as scikit-learn counts it, are those that score best. Each row is scored as
     if it had been left out; or the validation split is, or groups, where `problem.cv` says so.
     """
-    train, val, labels, scoring = problem.train, problem.val, problem.labels, problem.cv
-    penalties = _penalties(problem.config.c_values)
-    weights = problem.task.weights(labels) if problem.balanced else None
-    weights = np.ones(len(labels), dtype=np.float32) if weights is None else weights
-    ridge_fits = _fits(train, val, problem.task, weights)
-    scored = val if scoring.is_holdout else concat(train, val)
+    fits = RidgeFits(problem, problem.train, problem.val)
+    choice = choose_penalty(problem, (RidgeVariant(fits, name, {"scaler": name}) for name in problem.config.scalers))
+    heads = fits.heads(choice.settings["scaler"], choice.penalty, choice.temperature)
+    return choice.head_fit(*heads)
+
+
+@dataclass(frozen=True)
+class RidgeVariant:
+    """Rows under one scaling, for which penalties are to be compared.
+
+    Attributes
+    ----------
+    fits : RidgeFits
+    scaling : {"none", "standard", "l2"}
+    settings : dict
+        What a reader of the result knows it by.
+    """
+
+    fits: RidgeFits
+    scaling: Scaling
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RidgeChoice:
+    """The variant and the penalty that score best.
+
+    Attributes
+    ----------
+    settings : dict
+    penalty, temperature : float
+    selected_by : str
+    candidates : list of dict
+    """
+
+    settings: dict[str, Any]
+    penalty: float
+    temperature: float
+    selected_by: str
+    candidates: list[dict[str, Any]]
+
+    def head_fit(self, head: Head, without_val: Head) -> HeadFit:
+        """Return the heads that were fitted so, and how they were found."""
+        settings = {**self.settings, "selected by": self.selected_by}
+        return HeadFit(head, without_val, settings, self.candidates)
+
+
+def choose_penalty(problem: FitProblem, variants: Iterable[RidgeVariant]) -> RidgeChoice:
+    """Return what scores best of some variants, each under all penalties."""
+    penalties, scoring = _penalties(problem.config.c_values), problem.cv
     candidates: list[dict[str, Any]] = []
-    margins: list[NDArray[np.float32]] = []
-    for scaling in problem.config.scalers:
-        predictions_by_penalty = _margins(ridge_fits, scaling, penalties, scored, weights, scoring)
-        for penalty, predictions in zip(penalties, predictions_by_penalty, strict=True):
-            score = selection_score(problem.task, predictions, scored.labels, balanced=problem.balanced)
-            candidates.append({"C": 1 / (2 * penalty), "scaler": scaling, "score": score})
-            margins.append(predictions)
-    top = max(range(len(candidates)), key=lambda number: (candidates[number]["score"], -candidates[number]["C"]))
-    scaling, penalty = candidates[top]["scaler"], 1 / (2 * candidates[top]["C"])
-    temperature = fit_temperature(problem.task, margins[top], scored.labels)
-    head, without_val = (fit(scaling).head(penalty, temperature) for fit in (ridge_fits.to_all, ridge_fits.to_train))
-    selected_by = "leave-one-out on train+val" if _uses_loo(scored, scoring) else scoring.description
-    return HeadFit(
-        head, without_val, {**candidates[top], "selected by": selected_by, "temperature": temperature}, candidates
-    )
+    best: tuple[tuple[float, float], int, NDArray[np.float32]] | None = None
+    selected_by, labels = scoring.description, problem.labels
+    for variant in variants:
+        scored = variant.fits.scored(scoring)
+        selected_by = "leave-one-out on train+val" if _uses_loo(scored, scoring) else scoring.description
+        labels = scored.labels
+        for penalty, predictions in zip(
+            penalties, variant.fits.left_out(variant.scaling, penalties, scoring), strict=True
+        ):
+            score = selection_score(problem.task, predictions, labels, balanced=problem.balanced)
+            candidates.append({"C": 1 / (2 * penalty), **variant.settings, "score": score})
+            rank = (score, -candidates[-1]["C"])
+            if best is None or rank > best[0]:
+                best = rank, len(candidates) - 1, predictions
+    assert best is not None
+    _, number, margins = best
+    settings = dict(candidates[number])
+    temperature = fit_temperature(problem.task, margins, labels)
+    if problem.task.outputs == "logits":
+        settings["temperature"] = temperature
+    return RidgeChoice(settings, 1 / (2 * settings["C"]), temperature, selected_by, candidates)
+
+
+class RidgeFits:
+    """Fits of all targets: those that are known of the same rows, and weigh the same, by one decomposition.
+
+    Parameters
+    ----------
+    problem : FitProblem
+    train, val : FeatureRows or StreamedFeatureRows
+        The rows of the problem, or what was made of them.
+    """
+
+    def __init__(self, problem: FitProblem, train: AnyFeatureRows, val: AnyFeatureRows) -> None:
+        self._train, self._val, self._width = train, val, problem.task.out_features
+        groups = _target_groups(problem)
+        self._groups = [
+            (columns, weights, _fits(train, val, RidgeTargets(problem.task, columns), weights))
+            for columns, weights in groups
+        ]
+
+    def scored(self, scoring: CVPlan) -> AnyFeatureRows:
+        """Return the rows that are scored."""
+        return self._val if scoring.is_holdout else concat(self._train, self._val)
+
+    def left_out(self, scaling: Scaling, penalties: Sequence[float], scoring: CVPlan) -> NDArray[np.float32]:
+        """Return the predictions, float32 [penalties, n, out_features], for rows that were not fitted.
+
+        A target of which nothing is known is 0.
+        """
+        scored = self.scored(scoring)
+        parts = (
+            (columns, _margins(fits, scaling, penalties, scored, weights, scoring))
+            for columns, weights, fits in self._groups
+        )
+        if self._covers_all:
+            return next(parts)[1]
+        predictions = np.zeros((len(penalties), len(scored), self._width), dtype=np.float32)
+        for columns, part in parts:
+            predictions[:, :, columns] = part
+        return predictions
+
+    def heads(self, scaling: Scaling, penalty: float, temperature: float) -> tuple[LinearHead, LinearHead]:
+        """Return the head of all rows, and that of train alone."""
+        head, without_val = (
+            self._joined([fit(scaling).head(penalty, temperature) for fit in fits])
+            for fits in ([fits.to_all for *_, fits in self._groups], [fits.to_train for *_, fits in self._groups])
+        )
+        return head, without_val
+
+    @property
+    def _covers_all(self) -> bool:
+        return len(self._groups) == 1 and self._groups[0][0] is None
+
+    def _joined(self, heads: Sequence[LinearHead]) -> LinearHead:
+        if self._covers_all:
+            return heads[0]
+        width = self._train.row_shape[0]
+        joined = LinearHead((width,), self._width, l2=bool(heads and heads[0].config["l2"]))
+        with torch.no_grad():
+            joined.output.weight.zero_()
+            joined.output.bias.zero_()
+            for (columns, *_), head in zip(self._groups, heads, strict=True):
+                joined.output.weight[columns] = head.output.weight
+                joined.output.bias[columns] = head.output.bias
+        return joined
+
+
+def _target_groups(problem: FitProblem) -> list[tuple[NDArray[np.int64] | None, NDArray[np.float32]]]:
+    """Return columns of the targets, None for all, with the weights of the rows that they share, float32 [n].
+
+    What is known of no row is in no group.
+    """
+    labels = problem.labels
+    weights = problem.task.weights(labels) if problem.balanced else None
+    if weights is None:
+        weights = np.ones(len(labels), np.float32) if labels.ndim == 1 else (~np.isnan(labels)).astype(np.float32)
+    if weights.ndim == 1:
+        return [(None, weights)]
+    distinct, numbers = np.unique(weights, axis=1, return_inverse=True)
+    if distinct.shape[1] == 1 and distinct.any():
+        return [(None, np.ascontiguousarray(distinct[:, 0]))]
+    return [
+        (np.flatnonzero(numbers.reshape(-1) == number), np.ascontiguousarray(distinct[:, number]))
+        for number in range(distinct.shape[1])
+        if distinct[:, number].any()
+    ]
 
 
 class _Fits(Protocol):
@@ -262,19 +451,21 @@ class _Fits(Protocol):
     def without(self, fold: FeatureRows, indices: NDArray[np.int64], scaling: Scaling) -> Ridge: ...
 
 
-def _fits(train: AnyFeatureRows, val: AnyFeatureRows, task: Task, weights: NDArray[np.float32]) -> _Fits:
+def _fits(train: AnyFeatureRows, val: AnyFeatureRows, targets: RidgeTargets, weights: NDArray[np.float32]) -> _Fits:
     """Return the way of fitting that decomposes the smaller matrix."""
     if isinstance(train, FeatureRows) and isinstance(val, FeatureRows) and len(train) + len(val) < train.row_shape[0]:
-        return _FitsByRows(train + val, len(train), task, weights)
-    return _FitsByProducts(train, val, task, weights)
+        return _FitsByRows(train + val, len(train), targets, weights)
+    return _FitsByProducts(train, val, targets, weights)
 
 
 class _FitsByProducts:
     """Fits whose sums are taken once, and added and taken off."""
 
-    def __init__(self, train: AnyFeatureRows, val: AnyFeatureRows, task: Task, weights: NDArray[np.float32]) -> None:
+    def __init__(
+        self, train: AnyFeatureRows, val: AnyFeatureRows, targets: RidgeTargets, weights: NDArray[np.float32]
+    ) -> None:
         self._parts = (train, weights[: len(train)]), (val, weights[len(train) :])
-        self._task, self._weights, self._center = task, weights, approximate_mean(train)
+        self._targets, self._weights, self._center = targets, weights, approximate_mean(train)
         self._summed: dict[bool, tuple[GramSums, GramSums]] = {}
 
     def to_all(self, scaling: Scaling) -> Ridge:
@@ -296,14 +487,14 @@ class _FitsByProducts:
         return self._summed[l2]
 
     def _of(self, rows: AnyFeatureRows, weights: NDArray[np.float32], scaling: Scaling) -> GramSums:
-        return GramSums.of(rows, self._task, weights, self._center, l2=scaling == "l2")
+        return GramSums.of(rows, self._targets, weights, self._center, l2=scaling == "l2")
 
 
 class _FitsByRows:
     """Fits to fewer rows than features."""
 
-    def __init__(self, rows: FeatureRows, train: int, task: Task, weights: NDArray[np.float32]) -> None:
-        self._rows, self._train, self._task, self._weights = rows, train, task, weights
+    def __init__(self, rows: FeatureRows, train: int, targets: RidgeTargets, weights: NDArray[np.float32]) -> None:
+        self._rows, self._train, self._targets, self._weights = rows, train, targets, weights
         self._center = approximate_mean(rows)
 
     def to_all(self, scaling: Scaling) -> Ridge:
@@ -317,7 +508,7 @@ class _FitsByRows:
 
     def _to(self, indices: NDArray[np.int64], scaling: Scaling) -> Ridge:
         subset = FeatureRows(self._rows.features[indices], self._rows.labels[indices])
-        return decomposed_by_rows(subset, self._task, self._weights[indices], self._center, scaling)
+        return decomposed_by_rows(subset, self._targets, self._weights[indices], self._center, scaling)
 
 
 def _uses_loo(scored: AnyFeatureRows, scoring: CVPlan) -> bool:
@@ -355,8 +546,3 @@ def _penalties(values: Sequence[float]) -> list[float]:
     ordered = np.log(np.array(sorted(values)))
     steps = np.linspace(0, len(ordered) - 1, PENALTIES_PER_STEP * (len(ordered) - 1) + 1)
     return [float(1 / (2 * c)) for c in np.exp(np.interp(steps, np.arange(len(ordered)), ordered))]
-
-
-def _targets(task: Task, labels: NDArray[np.int64]) -> torch.Tensor:
-    """Return what is regressed on, float32 [n, classes]: 1 for the class of a row and -1 for the others."""
-    return 2 * task.soft_target(torch.from_numpy(labels)) - 1

@@ -13,9 +13,15 @@ from stages.network.heads.base import Head
 from stages.tasks.base import Task, selection_metric
 from stages.training.evaluation import predict
 
+EARLY_STOP_MARGIN = 0.005
+"""Score below the best, of a share, that ends a path over C, once two values in a row are lower than that."""
+
 
 def selection_score(task: Task, outputs: NDArray[np.floating], targets: NDArray[Any], *, balanced: bool) -> float:
     """Return how good a head's outputs are by the task's `selection_metric`; of any metric, the higher the better.
+
+    Where the metric is not defined for these samples, as a fold without a positive has no average precision, the
+    lower mean loss is better: that hangs on the targets alone, so all settings are compared by the same.
 
     Parameters
     ----------
@@ -33,7 +39,19 @@ def selection_score(task: Task, outputs: NDArray[np.floating], targets: NDArray[
         return float("-inf")  # of several heads that train side by side one may diverge, and is never the best
     else:
         score = metric.score(task.statistic(task.activate(torch.from_numpy(outputs)), torch.from_numpy(targets)))
+    if np.isnan(score):
+        return -task.mean_loss(np.asarray(outputs, dtype=np.float64), targets)
     return score if metric.higher_is_better else -score
+
+
+def early_stop_margin(task: Task, best: float, *, balanced: bool) -> float:
+    """Return how far below the best score one is clearly less.
+
+    A metric whose higher values are better is a share, or like one: `EARLY_STOP_MARGIN` of 1. An error is in a unit
+    of its own: as much of the best.
+    """
+    metric = selection_metric(task, balanced=balanced)
+    return EARLY_STOP_MARGIN * (1.0 if metric.higher_is_better else abs(best))
 
 
 def logits(head: Head, rows: AnyFeatureRows) -> NDArray[np.float32]:

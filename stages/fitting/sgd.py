@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from sklearn.linear_model import SGDClassifier
 
 from stages.fitting.feature_rows import AnyFeatureRows, concat
-from stages.fitting.grid_search import EARLY_STOP_MARGIN
-from stages.fitting.linear_models import ABSENT_CLASS_SCORE
+from stages.fitting.linear_targets import ABSENT_CLASS_SCORE
 from stages.fitting.problem import FitProblem
 from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
-from stages.fitting.scores import logits, selection_score
+from stages.fitting.scores import early_stop_margin, logits, selection_score
 from stages.fitting.standardize import Scaling, Standardizer
 from stages.fitting.temperature import fit_temperature
 from stages.network.heads.linear import LinearHead
@@ -49,7 +48,7 @@ class _RowScaler:
         return np.asarray((values if self.standardizer is None else self.standardizer.transform(values)).numpy())
 
 
-@register_head("sgd", label="SGD", method="linear", streams=True)
+@register_head("sgd", label="SGD", method="linear", streams=True, tasks=("single_label",))
 def fit_sgd(problem: FitProblem) -> HeadFit:
     """Logistic regression by averaged stochastic gradient descent, for features larger than memory.
 
@@ -73,7 +72,8 @@ def fit_sgd(problem: FitProblem) -> HeadFit:
             if number not in best or score > best[number][0]:
                 best[number] = score, epoch, head
         top = max(score for score, _, _ in best.values())
-        models = {number: model for number, model in models.items() if best[number][0] >= top - 2 * EARLY_STOP_MARGIN}
+        least = top - 2 * early_stop_margin(problem.task, top, balanced=balanced)
+        models = {number: model for number, model in models.items() if best[number][0] >= least}
     candidates = [{**setting, "score": best[number][0]} for number, setting in enumerate(settings)]
     number = max(best, key=lambda number: (best[number][0], -settings[number]["C"]))
     best_setting, (_, n_epochs, without_val) = candidates[number], best[number]

@@ -12,9 +12,15 @@ from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
 
 
-@register_head("svm", label="SVM", method="linear")
+@register_head(
+    "svm",
+    label="SVM",
+    method="linear",
+    tasks=("single_label", "multi_label"),
+    default_for=("single_label", "multi_label"),
+)
 def fit_svm(problem: FitProblem) -> HeadFit:
-    """Linear support vector machine with squared hinge, each class against the rest."""
+    """Linear support vector machine with squared hinge, each class or label against the rest."""
 
     def make_of(center: NDArray[np.float32]) -> LinearModelFactory:
         return LinearModelFactory("hinge", problem.task, center, problem.balanced)

@@ -16,8 +16,10 @@ def fit_temperature(task: Task, margins: NDArray[np.floating], targets: NDArray[
 
     Margins of a support vector machine, of ridge or of distances are not logits. One temperature, fitted to the task's
     loss of margins of rows that the model was not fitted on (Guo et al. 2017, "On Calibration of Modern Neural
-    Networks", section 4.2), changes no prediction.
+    Networks", section 4.2), changes no prediction. Values are no margins: theirs is 1.
     """
+    if task.outputs == "values":
+        return 1.0
     margins = np.asarray(margins, dtype=np.float64)
 
     def loss(log_temperature: float) -> float:

@@ -218,14 +218,19 @@ class _HeadsSideBySide:
 
     def _losses(self, logits: Tensor, targets: Tensor, indices: NDArray[np.int64]) -> Tensor:
         """Return the mean loss of each head, [M]."""
+        weights, heads = None, len(logits)
+        if self._sample_weights is not None:
+            weights = self._sample_weights[torch.from_numpy(indices)].to(self._problem.device)
+        of_labels = weights is not None and weights.ndim == 2
         losses = self._problem.task.loss(
             logits.flatten(0, 1),
-            targets.repeat(len(logits), *[1] * (targets.ndim - 1)),
+            targets.repeat(heads, *[1] * (targets.ndim - 1)),
             smoothing=self.config.label_smoothing,
+            class_weights=weights.repeat(heads, 1) if weights is not None and of_labels else None,
             reduction="none",
-        ).view(len(logits), -1)
-        if self._sample_weights is not None:
-            losses = losses * self._sample_weights[torch.from_numpy(indices)].to(self._problem.device)
+        ).view(heads, -1)
+        if weights is not None and not of_labels:
+            losses = losses * weights
         return losses.mean(dim=1)
 
     def _score(self, steps: list[tuple[Tensor, Tensor]]) -> None:

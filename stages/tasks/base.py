@@ -136,6 +136,9 @@ class Task(Protocol):
         What `predicted_cells` says of a sample.
     calibrates : bool
         Whether `calibrated` sets anything, for which predictions have to be made.
+    outputs : "logits" or "values"
+        What leaves a head: logits, of which any positive multiple predicts the same with other probabilities; or values
+        as they are.
     reads : "text" or "image"
         What `load` is given: the text that stands in the manifest, or the pixels of the image at that location. A task
         opens no file itself.
@@ -149,6 +152,7 @@ class Task(Protocol):
     columns: Sequence[str]
     predicted_columns: Sequence[str]
     calibrates: bool
+    outputs: Literal["logits", "values"]
     reads: Literal["text", "image"]
 
     def load(self, raw: Any) -> Tensor:
@@ -186,7 +190,7 @@ class Task(Protocol):
         smoothing : float
             In [0, 1): the share of a target that is spread evenly over all classes.
         class_weights : float32 [out_features], optional
-            How much each class counts.
+            How much each class counts; [b, out_features] where that depends on the sample, as `weights` may say.
 
         Raises
         ------
@@ -285,7 +289,10 @@ class Task(Protocol):
         ...
 
     def weights(self, target: NDArray[Any]) -> NDArray[np.float32] | None:
-        """Return a weight for each sample, [n] with mean 1, that balances classes; None where samples have none."""
+        """Return a weight for each sample, [n] with mean 1, that balances classes; None where samples have none.
+
+        Where a sample has several labels, [n, out_features]: a weight for each of them, with mean 1 over those known.
+        """
         ...
 
     def scaled_to(self, targets: NDArray[Any]) -> Task:

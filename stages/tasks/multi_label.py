@@ -44,6 +44,7 @@ class MultiLabel:
     name: str
     primary = "map_macro"
     calibrates = True
+    outputs: Literal["logits", "values"] = "logits"
     reads: Literal["text", "image"] = "text"
 
     def __init__(self, class_names: Sequence[str], thresholds: Sequence[float] | None = None) -> None:
@@ -208,8 +209,21 @@ class MultiLabel:
         """Return which labels each sample has, bool [n, labels]: a stratum each, and a sample may be in several."""
         return np.asarray(target == 1)
 
-    def weights(self, target: NDArray[np.floating]) -> None:
-        """Return None: a sample that has a rare label and lacks a frequent one has no weight of its own."""
+    def weights(self, target: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return weights, float32 [n, labels], that give samples with a label and those without the same sum.
+
+        Of each label the mean over the samples where it is known is 1; where it is not, the weight is 0. A label that
+        all of them have, or none, keeps 1.
+        """
+        known = ~np.isnan(target)
+        sides = [target == 1, known & (target != 1)]
+        counts = [side.sum(axis=0) for side in sides]
+        num_present = sum((count > 0).astype(np.int64) for count in counts)
+        halves = [
+            side * (known.sum(axis=0) / np.maximum(num_present * count, 1))
+            for side, count in zip(sides, counts, strict=True)
+        ]
+        return np.asarray(halves[0] + halves[1], dtype=np.float32)
 
     def scaled_to(self, targets: NDArray[Any]) -> MultiLabel:
         """Return the task itself."""

@@ -61,6 +61,7 @@ class Regression:
 
     calibrates: bool = field(default=True, init=False, repr=False, compare=False)
     name: str = field(init=False, repr=False, compare=False)
+    outputs: Literal["logits", "values"] = field(default="values", init=False, repr=False, compare=False)
     reads: Literal["text", "image"] = field(default="text", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

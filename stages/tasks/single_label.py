@@ -32,6 +32,7 @@ class SingleLabel:
     name: str
     primary = "accuracy"
     calibrates = False
+    outputs: Literal["logits", "values"] = "logits"
     reads: Literal["text", "image"] = "text"
 
     def __init__(self, class_names: Sequence[str]) -> None:

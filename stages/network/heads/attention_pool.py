@@ -12,7 +12,7 @@ from stages.network.heads.base import Head, layout_and_channels
 from stages.network.heads.registry import register_torch_head
 
 
-@register_torch_head("attention", label="attention", rows="map")
+@register_torch_head("attention", label="attention", rows="map", tasks=("single_label", "multi_label", "regression"))
 class AttentionHead(Head):
     """Attention pooling over a map, then a linear layer: maps or tokens, float [b, *row_shape] -> logits [b, classes].
 

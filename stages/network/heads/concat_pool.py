@@ -10,7 +10,7 @@ from stages.network.heads.base import Head, layout_and_channels
 from stages.network.heads.registry import register_torch_head
 
 
-@register_torch_head("concat", label="concat", rows="any")
+@register_torch_head("concat", label="concat", rows="any", tasks=("single_label", "multi_label", "regression"))
 class ConcatHead(Head):
     """Concatenated pooling and a hidden layer: float [b, *row_shape] -> logits [b, classes].
 

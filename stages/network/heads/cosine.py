@@ -12,7 +12,7 @@ from stages.network.heads.base import Head, vector_width
 from stages.network.heads.registry import register_torch_head
 
 
-@register_torch_head("cosine", label="cosine", rows="vector")
+@register_torch_head("cosine", label="cosine", rows="vector", tasks=("single_label", "multi_label"))
 class CosineHead(Head):
     """Cosine similarity to one learned vector per class: float [b, d] -> logits [b, classes].
 

@@ -11,7 +11,7 @@ from stages.network.heads.base import Head, vector_width
 from stages.network.heads.registry import register_torch_head
 
 
-@register_torch_head("linear", label="linear", rows="vector")
+@register_torch_head("linear", label="linear", rows="vector", tasks=("single_label", "multi_label", "regression"))
 class LinearHead(Head):
     """Dropout and one linear layer: float [b, d] -> logits [b, classes]."""
 
@@ -39,6 +39,7 @@ class LinearHead(Head):
         scale: ArrayLike | None = None,
         *,
         l2: bool = False,
+        binary: bool = True,
     ) -> LinearHead:
         """Return a linear model of scikit-learn, with the scaler before it, as one linear layer.
 
@@ -48,12 +49,14 @@ class LinearHead(Head):
         Parameters
         ----------
         weight, bias
-            ``coef_`` [classes, d] and ``intercept_`` [classes]. One row, as binary models have it, scores the second
-            class: the logits are then 0 and the score, whose softmax is the sigmoid of the score.
+            ``coef_`` [classes, d] and ``intercept_`` [classes].
         mean, scale
             ``mean_`` and ``scale_`` [d] of a StandardScaler, where there is one.
         l2
             Whether the model, and the scaler before it, saw rows of unit length.
+        binary
+            Whether one row, as binary models have it, scores the second of two classes: the logits are then 0 and the
+            score, whose softmax is the sigmoid of the score. Else it is one label, or a value.
         """
         weights = np.atleast_2d(np.asarray(weight, dtype=np.float64))
         biases = np.atleast_1d(np.asarray(bias, dtype=np.float64))
@@ -61,7 +64,7 @@ class LinearHead(Head):
             weights = weights / np.asarray(scale, dtype=np.float64)
         if mean is not None:
             biases = biases - weights @ np.asarray(mean, dtype=np.float64)
-        if len(weights) == 1:
+        if binary and len(weights) == 1:
             weights = np.concatenate([np.zeros_like(weights), weights])
             biases = np.concatenate([np.zeros_like(biases), biases])
         head = cls((weights.shape[1],), len(weights), l2=l2)

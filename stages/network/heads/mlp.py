@@ -9,7 +9,13 @@ from stages.network.heads.base import Head, vector_width
 from stages.network.heads.registry import register_torch_head
 
 
-@register_torch_head("mlp", label="MLP", rows="vector")
+@register_torch_head(
+    "mlp",
+    label="MLP",
+    rows="vector",
+    tasks=("single_label", "multi_label", "regression"),
+    default_for=("single_label", "multi_label", "regression"),
+)
 class MLPHead(Head):
     """One hidden layer: linear, ReLU, dropout, linear; float [b, d] -> logits [b, classes]."""
 

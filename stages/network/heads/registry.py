@@ -16,7 +16,12 @@ HeadClass = TypeVar("HeadClass", bound=type[Head])
 
 
 def register_torch_head(
-    name: str, *, label: str, rows: RowKind, tasks: tuple[str, ...] = ("single_label",)
+    name: str,
+    *,
+    label: str,
+    rows: RowKind,
+    tasks: tuple[str, ...] = ("single_label",),
+    default_for: tuple[str, ...] = (),
 ) -> Callable[[HeadClass], HeadClass]:
     """Make a subclass of `Head` the head of that name, which trains in epochs and takes features of any number.
 
@@ -25,7 +30,7 @@ def register_torch_head(
 
     Parameters
     ----------
-    name, label, rows, tasks
+    name, label, rows, tasks, default_for
         As in `HeadKind`.
 
     Raises
@@ -33,7 +38,9 @@ def register_torch_head(
     UsageError
         If another head has the name.
     """
-    return HEADS.decorator(HeadKind(name, label, rows=rows, streams=True, tasks=tasks, in_epochs=True))
+    return HEADS.decorator(
+        HeadKind(name, label, rows=rows, streams=True, tasks=tasks, default_for=default_for, in_epochs=True)
+    )
 
 
 def build_head(

@@ -17,7 +17,7 @@ from stages.network.heads.base import Head
 from stages.network.heads.registry import register_torch_head
 
 
-@register_torch_head("top", label="top", rows="map")
+@register_torch_head("top", label="top", rows="map", tasks=("single_label", "multi_label", "regression"))
 class TopHead(Head):
     """The network's own blocks above the cut, from maps, and a new output layer.
 

@@ -12,6 +12,7 @@ class Tags:
     """Targets are 0 or 1 for each tag, float32 [b, tags]; a statistic is the share of tags that are wrong."""
 
     name = "tags"
+    outputs = "logits"
     primary = "wrong_tags"
 
     def __init__(self, count):

@@ -14,9 +14,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from cache.errors import DataError, UsageError
-from stages.config.head_registry import head_names
+from stages.config.head_registry import find_head, head_names
 from stages.config.heads import HeadConfig
 from stages.fitting.fit_head import FeatureRows, head_probabilities, train_head
+from tests.stages.fitting.labels_and_numbers import labelled, numbered, problem_of
 from tests.stages.fitting.rows_of_digits import TEN_CLASSES, digits, fit_problem
 
 CPU = torch.device("cpu")
@@ -218,3 +219,62 @@ def test_one_class_or_no_validation_rows_are_refused():
         train_head("logistic", fit_problem(rows, rows, classes=2, options=QUICK))
     with pytest.raises(DataError, match="validation split holds no"):
         train_head("logistic", fit_problem(rows, none, classes=2, options=QUICK))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (name, kind)
+        for name in HEADS_FOR_VECTORS
+        for task, kind in (("multi_label", labelled), ("regression", numbered))
+        if task in find_head(name).tasks
+    ],
+)
+def test_every_head_learns_the_other_tasks_that_it_is_for(name, kind):
+    rows, targets = kind(count=160, unknown=0.1)
+    options = replace(QUICK, c_values=(1e-2, 1.0), fit_epochs=20, fit_batch_size=16, fit_dropout=0.0, hidden_dim=64)
+    problem = problem_of(rows, targets, options=options)
+    trained = train_head(name, problem)
+    assert trained.module(torch.from_numpy(rows)).shape == targets.shape
+    assert trained.val_score > (0.7 if kind is labelled else 0.6)  # average precision, share of the variance
+    # calibrated by the head that has not seen the validation split
+    activated = problem.task.activate(trained.module_train_only(torch.from_numpy(problem.val.features)).detach())
+    expected = problem.task.calibrated(activated, torch.from_numpy(problem.val.labels))
+    assert trained.task == expected != problem.task == trained.task.uncalibrated()
+
+
+def test_the_heads_that_are_trained_unasked_are_those_of_the_task():
+    assert HeadConfig().heads_for("single_label") == ("logistic", "svm", "rbf", "mlp")
+    assert HeadConfig(head=("ncm",)).heads_for("regression") == ("ncm",)
+    for task in ("single_label", "multi_label", "regression"):
+        assert all(task in find_head(name).tasks for name in HeadConfig().heads_for(task))
+
+
+def test_a_head_that_is_for_classes_alone_names_those_for_numbers():
+    rows, numbers = numbered(count=20)
+    with pytest.raises(UsageError, match=r"for the task single_label, not for regression; take one that is: .*ridge"):
+        train_head("ncm", problem_of(rows, numbers))
+
+
+def test_what_there_is_not_is_not_balanced():
+    balanced = replace(QUICK, class_weights="balanced")
+    with pytest.raises(UsageError, match="`class_weights` balanced weighs classes, and the task regression has none"):
+        train_head("ridge", problem_of(*numbered(count=20), options=balanced))
+    drawn = replace(QUICK, sampling="balanced")
+    with pytest.raises(UsageError, match="use `class_weights` balanced, which weighs each label's samples"):
+        train_head("mlp", problem_of(*labelled(count=20), options=drawn))
+
+
+def test_a_torch_head_weighs_the_samples_with_a_rare_label_as_much_as_those_without():
+    rows, labels = labelled(count=160)
+    labels[:, 0] = 0
+    labels[::40, 0] = 1  # four, of which the features know nothing: what is learned is how frequent they are
+    options = replace(QUICK, fit_epochs=20, fit_lr=(0.1,), fit_weight_decay=(1.0,), fit_batch_size=16)
+    shares = [
+        train_head("linear", problem_of(rows, labels, options=replace(options, class_weights=weights)))
+        .module(torch.from_numpy(rows))[:, 0]
+        .sigmoid()
+        .mean()
+        for weights in ("none", "balanced")
+    ]
+    assert shares[0] < 0.2 < shares[1]

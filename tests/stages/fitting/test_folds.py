@@ -54,3 +54,28 @@ def test_rows_without_strata_are_split_as_they_come_and_groups_of_them_stay_toge
     assert make_cv(HeadConfig(cv=15), 45, 60, None, 0, groups).description.startswith("15-fold")
     with pytest.raises(UsageError, match="there are 15 groups in train"):
         make_cv(HeadConfig(cv=16), 45, 60, None, 0, groups)
+
+
+def test_folds_of_several_labels_have_their_share_of_each_and_a_rare_one_is_no_limit():
+    labels = np.random.default_rng(0).random((60, 4)) < [0.5, 0.25, 0.2, 0.0]
+    labels[7, 3] = True
+    scoring = make_cv(HeadConfig(), 45, 60, labels, seed=0)
+    assert scoring.description == "5-fold cross-validation on train+val"
+    assert sorted(np.concatenate([scored for _, scored in scoring.splits])) == list(range(60))
+    counts = np.array([labels[scored].sum(axis=0) for _, scored in scoring.splits])
+    assert (np.ptp(counts, axis=0) <= 2).all()
+    groups = np.arange(60) // 4
+    for fitted, scored in make_cv(HeadConfig(), 45, 60, labels, 0, groups).splits:
+        assert not set(groups[fitted]) & set(groups[scored])
+    with pytest.raises(UsageError, match="there are 15 groups in train"):
+        make_cv(HeadConfig(cv=16), 45, 60, labels, 0, groups)
+
+
+@pytest.mark.filterwarnings("error")
+def test_rare_parts_of_a_range_are_joined_with_those_beside_them():
+    parts = np.repeat(np.arange(6), [1, 30, 2, 25, 1, 1])
+    scoring = make_cv(HeadConfig(), 45, 60, parts, seed=0, are_classes=False)
+    assert scoring.description == "5-fold cross-validation on train+val"
+    low = np.array([(parts[scored] <= 1).sum() for _, scored in scoring.splits])
+    assert low.min() >= 6
+    assert make_cv(HeadConfig(cv=20), 45, 60, parts, seed=0, are_classes=False).description.startswith("20-fold")

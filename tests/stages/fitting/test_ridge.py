@@ -18,7 +18,8 @@ from stages.fitting import feature_rows as rows_module
 from stages.fitting import ridge
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.ncm import fit_ncm
-from stages.fitting.ridge import GramSums, decomposed_by_rows, fit_ridge
+from stages.fitting.ridge import GramSums, RidgeFits, RidgeTargets, decomposed_by_rows, fit_ridge
+from tests.stages.fitting.labels_and_numbers import labelled, numbered, problem_of
 from tests.stages.fitting.rows_of_digits import digits, fit_problem, numbered_classes, skewed
 
 WAYS = ("by products", "by rows")
@@ -31,7 +32,12 @@ def scaled_by_scikit_learn(scaling, rows):
 
 def decomposed(way, rows, labels, scaling, weights=None):
     weights = np.ones(len(rows), np.float32) if weights is None else weights
-    arguments = FeatureRows(rows, labels), numbered_classes(labels.max() + 1), weights, rows[:50].mean(axis=0)
+    arguments = (
+        FeatureRows(rows, labels),
+        RidgeTargets(numbered_classes(labels.max() + 1)),
+        weights,
+        rows[:50].mean(axis=0),
+    )
     if way == "by rows":
         return decomposed_by_rows(*arguments, scaling)
     return GramSums.of(*arguments, l2=scaling == "l2").eigendecompose(scaling)
@@ -109,7 +115,7 @@ def test_the_smaller_matrix_is_decomposed(folds, monkeypatch):
     monkeypatch.setattr(ridge, "eigh", lambda matrix, **how: sizes.append(len(matrix)) or eigh(matrix, **how))
     quick = fit_ridge(problem)
     assert max(sizes) <= 90
-    by_products = ridge._FitsByProducts(train, val, problem.task, np.ones(90, np.float32))
+    by_products = ridge._FitsByProducts(train, val, RidgeTargets(problem.task), np.ones(90, np.float32))
     monkeypatch.setattr(ridge, "_fits", lambda *_: by_products)
     slow = fit_ridge(problem)
     assert max(sizes) == 400
@@ -126,9 +132,9 @@ def test_the_smaller_matrix_is_decomposed(folds, monkeypatch):
 def test_sums_of_parts_are_sums_of_the_whole():
     rows, labels = skewed(classes=3)
     ones = np.ones(len(rows), np.float32)
-    center = rows[:10].mean(axis=0)
+    center, targets = rows[:10].mean(axis=0), RidgeTargets(numbered_classes(3))
     whole, first, second = (
-        GramSums.of(FeatureRows(rows[part], labels[part]), numbered_classes(3), ones[part], center, l2=False)
+        GramSums.of(FeatureRows(rows[part], labels[part]), targets, ones[part], center, l2=False)
         for part in (slice(None), slice(200), slice(200, None))
     )
     for sums, expected_sums in ((first + second, whole), (whole - second, first)):
@@ -164,3 +170,49 @@ def test_the_nearest_mean_is_that_of_scikit_learn(scaling):
     scaled = scaled_by_scikit_learn(scaling, rows)
     expected = NearestCentroid().fit(scaled, labels).predict(scaled)
     assert (result.head(torch.from_numpy(rows)).argmax(dim=1).numpy() == expected).mean() > 0.998
+
+
+@pytest.mark.parametrize("width", [12, 200])
+@pytest.mark.parametrize("scaling", ["none", "standard"])
+@pytest.mark.parametrize("kind", [labelled, numbered])
+def test_each_target_is_fitted_to_the_rows_where_it_is_known_alone(kind, scaling, width):
+    rows, targets = kind(width=width, unknown=0.3)
+    targets[:, 1] = np.where(np.isnan(targets[:, 0]), np.nan, np.nan_to_num(targets[:, 1]))  # the first two share rows
+    problem = problem_of(rows, targets, options=HeadConfig(c_values=(0.05,), scalers=(scaling,)))
+    fitted = fit_ridge(problem)
+    outputs = fitted.head(torch.from_numpy(rows)).detach().numpy() * fitted.settings.get("temperature", 1.0)
+    assert ("temperature" in fitted.settings) == (kind is labelled)
+    signed = 2 * targets - 1 if kind is labelled else targets
+    for number, column in enumerate(signed.T):
+        known = ~np.isnan(column)
+        scaler = StandardScaler(with_mean=scaling == "standard", with_std=scaling == "standard").fit(rows[known])
+        reference = Ridge(alpha=10.0).fit(scaler.transform(rows[known]).astype(np.float64), column[known])
+        assert np.abs(outputs[:, number] - reference.predict(scaler.transform(rows))).max() < 1e-3
+
+
+@pytest.mark.parametrize("width", [12, 200])
+def test_leaving_one_out_skips_rows_that_are_not_known(width):
+    rows, targets = numbered(count=60, width=width, unknown=0.2)
+    problem = problem_of(rows, targets, options=HeadConfig(c_values=(0.05,), scalers=("none",)))
+    predictions = RidgeFits(problem, problem.train, problem.val).left_out("none", [10.0], problem.cv)[0]
+    for number, column in enumerate(targets.T):
+        known = ~np.isnan(column)
+        slow = cross_val_predict(Ridge(alpha=10.0), rows[known].astype(np.float64), column[known], cv=LeaveOneOut())
+        assert np.abs(predictions[known, number] - slow).max() < 1e-3
+
+
+def test_a_target_of_which_nothing_is_known_is_zero_and_hinders_no_other():
+    rows, targets = numbered()
+    targets[:, 1] = np.nan
+    head = fit_ridge(problem_of(rows, targets)).head
+    alone = fit_ridge(problem_of(rows, targets[:, :1])).head
+    assert (head.output.weight[1] == 0).all()
+    assert torch.equal(head.output.weight[0], alone.output.weight[0])
+    assert alone.output.weight.shape == (1, rows.shape[1])  # one number is no binary model
+
+
+def test_groups_of_numbers_are_left_out_whole():
+    rows, targets = numbered(count=60)
+    fitted = fit_ridge(problem_of(rows, targets, groups=np.arange(60) // 3))
+    assert fitted.settings["selected by"] == "5-fold cross-validation on train+val that keep groups together"
+    assert 0.5 < fitted.settings["score"] < 1

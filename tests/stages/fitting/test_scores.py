@@ -14,8 +14,9 @@ from stages.config.heads import HeadConfig
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_head import train_head
 from stages.fitting.problem import FitProblem
-from stages.fitting.scores import selection_score
+from stages.fitting.scores import early_stop_margin, selection_score
 from tests.ready_processes import run
+from tests.stages.fitting.labels_and_numbers import label_task, number_task
 from tests.stages.fitting.rows_of_digits import numbered_classes
 from tests.stages.fitting.tags import Tags, tagged
 
@@ -60,8 +61,8 @@ def test_settings_of_a_task_without_strata_are_cross_validated_all_the_same():
     problem = FitProblem(*parts, Tags(3), HeadConfig(), 0, torch.device("cpu"))
     assert len(problem.cv.splits) == 5
     assert sorted(np.concatenate([scored for _, scored in problem.cv.splits])) == list(range(60))
-    with pytest.raises(UsageError, match=r"`head` ridge is for the task single_label, not for tags; no head is"):
-        train_head("ridge", problem)
+    with pytest.raises(UsageError, match=r"`head` ncm is for the task single_label, not for tags; no head is"):
+        train_head("ncm", problem)
 
 
 def test_a_head_that_is_not_for_a_task_names_those_that_are():
@@ -80,14 +81,25 @@ register_head("planes", label="planes", tasks=("tags",))(lambda problem: print("
 rows, tags = tagged()
 problem = FitProblem(FeatureRows(rows, tags), FeatureRows(rows, tags), Tags(3), HeadConfig(), 0, torch.device("cpu"))
 print(TASKS.names())
-for name in ("logistic", "mlp"):
+for name in ("ncm", "mlp"):
     try: train_head(name, problem)
     except UsageError as error: print(error)
 try: train_head("planes", problem)
 except AttributeError: pass
 """
     said = run("-c", code, check=True).stdout
-    assert "('single_label', 'tags')" in said
-    for name in ("logistic", "mlp"):
-        assert f"`head` {name} is for the task single_label, not for tags; take one that is: planes\n" in said
+    assert "'single_label', 'tags')" in said
+    for name, tasks in (("ncm", "single_label"), ("mlp", "single_label, multi_label and regression")):
+        assert f"`head` {name} is for the task {tasks}, not for tags; take one that is: planes\n" in said
     assert "FITTED" in said
+
+
+def test_where_the_metric_is_not_defined_the_lower_loss_is_better():
+    labels = np.zeros((3, 2), np.float32)  # without a positive there is no average precision
+    scores = [selection_score(label_task(2), np.full((3, 2), logit), labels, balanced=False) for logit in (-2.0, 1.0)]
+    assert scores[1] < scores[0] < 0
+
+
+def test_clearly_less_is_half_a_point_of_a_share_and_half_a_percent_of_an_error():
+    assert early_stop_margin(number_task(1), -3.0, balanced=False) == 0.005
+    assert early_stop_margin(Tags(2), -200.0, balanced=False) == pytest.approx(1.0)

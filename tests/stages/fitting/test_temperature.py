@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from stages.fitting.temperature import fit_temperature
+from tests.stages.fitting.labels_and_numbers import number_task
 from tests.stages.fitting.rows_of_digits import numbered_classes
 from tests.stages.fitting.tags import Tags
 
@@ -37,3 +38,7 @@ def test_another_task_is_calibrated_by_its_own_loss():
     logits = generator.normal(size=(2000, 2)) * 2
     drawn = (logits + generator.logistic(size=logits.shape) > 0).astype(np.float32)
     assert fit_temperature(Tags(2), 7 * logits, drawn) == pytest.approx(7, rel=0.1)
+
+
+def test_values_are_no_margins():
+    assert fit_temperature(number_task(1), np.full((4, 1), 9.0), np.zeros((4, 1))) == 1.0
