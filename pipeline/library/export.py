@@ -141,6 +141,7 @@ def _samples(cache: FeatureCache, manifest: Manifest | None, view: int) -> tuple
         raise UsageError(f"{cache.path} has no rows of view {view}; {views_text}")
     if manifest is None:
         return cache.keys(view), None
+    manifest = manifest.by_image()
     missing = cache.missing(manifest.keys, view)
     if missing:
         example = manifest.locations[manifest.keys.index(missing[0])]

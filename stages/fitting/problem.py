@@ -40,6 +40,8 @@ class FitProblem:
         Where torch heads train.
     cut : CutContext, optional
         What the head ``top`` is made of.
+    bags : bool
+        Whether each row is all images of a sample, [F, d + 1], whose last number is 1 where there is an image.
     """
 
     train: AnyFeatureRows
@@ -49,6 +51,7 @@ class FitProblem:
     seed: int
     device: torch.device
     cut: CutContext | None = None
+    bags: bool = False
 
     @property
     def balanced(self) -> bool:

@@ -38,6 +38,9 @@ class Head(nn.Module):
         The length of a row has no effect, so that it need not be divided by it.
     needs_graph : bool
         It is made of the network whose features it takes.
+    takes_bags : bool
+        It takes samples of several images as they are: bags, float [b, F, d + 1], whose last number is 1 where there is
+        an image; it is trained on bags of any F.
     pretrained : tuple of str
         What the names of parameters begin with that come from the network.
     """
@@ -47,6 +50,7 @@ class Head(nn.Module):
     stackable: ClassVar[bool] = False
     ignores_length: ClassVar[bool] = False
     needs_graph: ClassVar[bool] = False
+    takes_bags: ClassVar[bool] = False
     pretrained: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, row_shape: tuple[int, ...], out_features: int, **settings: Any) -> None:
