@@ -49,9 +49,7 @@ class SampleImages:
     def samples(self, first: int, last: int) -> SampleImages:
         """Return the samples from `first` up to, not including, `last`."""
         start, end = (sum(self.sizes[:number]) for number in (first, last))
-        return replace(
-            self, images=self.images[start:end], sizes=self.sizes[first:last], places=self.places[start:end]
-        )
+        return replace(self, images=self.images[start:end], sizes=self.sizes[first:last], places=self.places[start:end])
 
 
 Inputs = Tensor | SampleImages
