@@ -71,7 +71,7 @@ class MethodOutcome:
     val_score : float
         The task's primary metric on the validation split.
     predictions : Predictions
-        For the test split, with the task as it was calibrated on the validation split.
+        For the test split, of the task that predictions for the validation split calibrated.
     costs : tuple of Cost
         Of training, and of testing.
     trainable_parameters : int
@@ -111,14 +111,15 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
         problem, test_rows, aggregate = data.of(name)
         with measured() as training, working(f"seed {seed}, {method_dir.name}"):
             trained = train_head(name, problem)
+        task = trained.task
         with measured() as testing:
-            probabilities = head_probabilities(trained.module, test_rows, trained.task)
+            probabilities = head_probabilities(trained.module, test_rows, task)
         outcome = MethodOutcome(
             method=trained.method,
             name=name,
             settings={**trained.settings, **view_settings, **aggregate_settings(aggregate)},
             val_score=trained.val_score,
-            predictions=predictions_of(trained.task, experiment.split("test"), probabilities),
+            predictions=predictions_of(task, experiment.split("test"), probabilities),
             costs=(training, testing),
             trainable_parameters=trained.trainable_parameters,
         )
@@ -129,7 +130,7 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
             history=[epoch.to_json() for epoch in trained.history],
             options=head_options(experiment, name, options),
         )
-        recipe = recipe_of(experiment, trained.task, trained.method, name, head_identity(experiment, name, options))
+        recipe = recipe_of(experiment, task, trained.method, name, head_identity(experiment, name, options))
         invalidate_model(method_dir)
         result.save(method_dir, outcome.predictions)
         modules = (asked_about_samples(head, aggregate) for head in (trained.module, trained.module_train_only))
@@ -209,14 +210,14 @@ class HeadProblems:
         """Return what a head is fitted to."""
         bags = bool(self._experiment.manifest.images) and takes_bags(name)
         if bags not in self._loaded:
-            self._loaded = {bags: self._load(bags)}  # the rows of one kind are in memory at a time
+            self._loaded = {bags: self._load(name, bags)}  # the rows of one kind are in memory at a time
         return self._loaded[bags]
 
-    def _load(self, bags: bool) -> HeadProblem:
+    def _load(self, name: HeadName, bags: bool) -> HeadProblem:
         experiment, options = self._experiment, self._options
         extractor = experiment.extractor
         if experiment.manifest.images:
-            (train, val, test), aggregate = load_samples(experiment, options, bags=bags)
+            (train, val, test), aggregate = load_samples(experiment, options, name)
             return HeadProblem(
                 FitProblem(train, val, experiment.task, options, experiment.seed, extractor.device, bags=bags),
                 test,

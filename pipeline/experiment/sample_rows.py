@@ -73,9 +73,9 @@ def require_memory(extractor: Extractor, manifest: Manifest, names: Sequence[Hea
 
 
 def load_samples(
-    experiment: Experiment, options: HeadConfig, *, bags: bool
+    experiment: Experiment, options: HeadConfig, name: HeadName
 ) -> tuple[tuple[FeatureRows, FeatureRows, FeatureRows], Aggregate | None]:
-    """Return the rows of train, validation and test, and what made them of the images; None where they are bags.
+    """Return the rows of train, validation and test for a head, and what made them of images; None where it takes all.
 
     Raises
     ------
@@ -83,12 +83,11 @@ def load_samples(
         If they find no room in memory, or heads on vectors are to learn how images are aggregated.
     """
     extractor, manifest = experiment.extractor, experiment.manifest
-    name = next((name for name in options.head if takes_bags(name) == bags), options.head[0])
     require_memory(extractor, manifest, [name], options)
     train = experiment.split("train")
     places = places_of(manifest)
     aggregate = None
-    if not bags:
+    if not takes_bags(name):
         if options.aggregate == "attention":
             raise UsageError("`aggregate` attention is learned by the head mil alone; take mean, max or concat")
         aggregate = fitted_aggregate(extractor, train, options.aggregate, places)

@@ -130,12 +130,10 @@ class HeadConfig:
 
 def _learning_to_aggregate(heads: tuple[HeadName, ...]) -> tuple[HeadName, ...]:
     """Return the heads that learn how much each image of a sample counts: those that are named, or the one there is."""
-    if heads == HeadConfig.__dataclass_fields__["head"].default:
-        return _ATTENTION
     others = [name for name in heads if find_head(name).rows != "bag"]
     if others:
         raise UsageError(
             f"`aggregate` attention is learned by a head of its own, `head` {_ATTENTION[0]}, and {', '.join(others)} "
             "cannot: take mean, max or concat for them"
         )
-    return heads
+    return heads or _ATTENTION

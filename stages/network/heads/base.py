@@ -105,6 +105,22 @@ def vector_width(name: str, row_shape: tuple[int, ...]) -> int:
     return row_shape[0]
 
 
+def bag_width(name: str, row_shape: tuple[int, ...]) -> int:
+    """Return the width d of the features of an image in bags [F, d + 1].
+
+    Raises
+    ------
+    UsageError
+        If the rows are none.
+    """
+    if len(row_shape) != 2:
+        raise UsageError(
+            f"`head` {name} takes samples of several images, and these rows have the shape {[*row_shape]}; take one of "
+            f"the other heads: {names_where(lambda kind: kind.rows != 'bag')}"
+        )
+    return row_shape[1] - 1
+
+
 def layout_and_channels(name: str, row_shape: tuple[int, ...]) -> tuple[Layout, int]:
     """Return the layout of rows and how many channels they have.
 
