@@ -17,7 +17,7 @@ from stages.data.image_stream import ImageRequest
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.finetuning.image_batches import require_readable
-from stages.finetuning.sample_views import Views, complete_samples, join_samples, present
+from stages.finetuning.sample_views import complete_samples, join_samples, present
 from stages.finetuning.transfer_model import TransferModel
 from stages.runtime.progress import progress
 from stages.tasks.base import Task
@@ -80,24 +80,25 @@ def iter_sample_predictions(
     extractor: Extractor,
     upper: TransferModel,
     task: Task,
-    samples: Sequence[Views],
+    samples: Sequence[Sequence[str | None]],
     tta: TTA = "none",
     label: str = "predict",
 ) -> Iterator[PredictedBatch]:
     """Yield what a network answers for samples of several images, in order, with a progress bar.
 
-    An image that cannot be read is missing from its sample; `failures` has the samples of which none can be read.
+    An image that cannot be read is missing from its sample. A sample of which none can be read is not among `indices`.
+    `failures` have the numbers of images among all that there are, sample after sample.
 
     Parameters
     ----------
     task, tta
         As for `iter_predictions`: in each rendering of a sample all of its images are rendered in that way.
     samples
-        The images of each sample, by their places.
+        Where the images of each sample are, by their places; None for a view that is missing.
     """
     renderings = TestTimeAugmentation(extractor.backbone.preprocessing, tta)
     count = renderings.count
-    locations = [image.location for views in samples for _, image in present(views)]
+    locations = [location for views in samples for _, location in present(views)]
     requests = (ImageRequest(location, renderings, extractor.reading) for location in locations)
 
     def rows() -> Iterator[tuple[list[int], Tensor, list[tuple[int, str]]]]:
@@ -114,11 +115,7 @@ def iter_sample_predictions(
                 for number in range(count if there else 0)
             ]
             of_samples = torch.stack(activated, dim=1).flatten(0, 1).numpy() if there else np.empty((0, 1), np.float32)
-            failures = [
-                (sample.index, ": ".join(sample.failures[0]) if sample.failures else "it has no image")
-                for sample in complete
-                if not sample.rows
-            ]
+            failures = [failure for sample in complete for failure in sample.failures]
             yield PredictedBatch([sample.index for sample in there], renderings.average(of_samples), failures)
 
 
@@ -130,14 +127,15 @@ def predict_proba(
     Raises
     ------
     DataError
-        If an image cannot be read any more; of samples of several, if none of a sample can.
+        If an image cannot be read any more.
     """
     if manifest.images:
-        batches = iter_sample_predictions(extractor, upper, manifest.task, manifest.images, tta, label="evaluate")
+        samples = [[None if image is None else image.location for image in views] for views in manifest.images]
+        batches = iter_sample_predictions(extractor, upper, manifest.task, samples, tta, label="evaluate")
     else:
         batches = iter_predictions(extractor, upper, manifest.task, manifest.locations, tta, label="evaluate")
-    activated = []
+    activated, images = [], manifest.by_image()
     for batch in batches:
-        require_readable(manifest, batch.failures)
+        require_readable(images, batch.failures)
         activated.append(batch.activated)
     return np.concatenate([part for part in activated if len(part)])

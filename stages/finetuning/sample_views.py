@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,17 +24,15 @@ from stages.training.sample_images import SampleImages
 Views = tuple[ImageRef | None, ...]
 """The images of a sample by their places; None where one is missing."""
 
+PlacedImage = tuple[int, ImageRef]
+"""An image behind its place in its sample."""
 
-class PlacedImage(NamedTuple):
-    """An image, and its place in its sample."""
-
-    place: int
-    image: ImageRef
+Item = TypeVar("Item")
 
 
-def present(views: Views) -> list[PlacedImage]:
-    """Return the images that a sample has."""
-    return [PlacedImage(place, image) for place, image in enumerate(views) if image is not None]
+def present(views: Sequence[Item | None]) -> list[tuple[int, Item]]:
+    """Return the images that a sample has, each behind its place."""
+    return [(place, image) for place, image in enumerate(views) if image is not None]
 
 
 def image_count(manifest: Manifest) -> int:
@@ -133,18 +131,18 @@ class ComputedSample(NamedTuple):
         Which of the samples.
     rows : list of (place, list of Tensor)
         By the places of its images: the rows of each of which something could be made.
-    failures : list of (location, reason)
-        The others.
+    failures : list of (int, reason)
+        The others, by their numbers among the images of all samples.
     """
 
     index: int
     rows: list[tuple[int, list[Tensor]]]
-    failures: list[tuple[str, str]]
+    failures: list[tuple[int, str]]
 
 
 def complete_samples(
     batches: Iterable[tuple[Sequence[int], Iterable[Tensor], Sequence[tuple[int, str]]]],
-    samples: Sequence[Views],
+    samples: Sequence[Sequence[object | None]],
     each: int = 1,
 ) -> Iterator[list[ComputedSample]]:
     """Yield samples as soon as all of their images are done with, those together that are so at once.
@@ -154,7 +152,8 @@ def complete_samples(
     batches : iterable of (indices, rows, failures)
         What was made of the images, counted through all samples in order: the image of each row, the rows, and the
         images of which nothing could be made, with the reason.
-    samples : sequence of Views
+    samples : sequence
+        The images of each sample, whatever says which they are; None for one that is missing.
     each : int
         Rows of each image.
     """
@@ -174,7 +173,7 @@ def complete_samples(
             first = int(ends[sample]) - len(images[sample])
             numbered = list(enumerate(images[sample], first))
             computed = [(place, rows_of.pop(index)) for index, (place, _) in numbered if index not in reasons]
-            failed = [(image.location, reasons[index]) for index, (_, image) in numbered if index in reasons]
+            failed = [(index, reasons[index]) for index, _ in numbered if index in reasons]
             complete.append(ComputedSample(sample, computed, failed))
             sample += 1
         if complete:
