@@ -38,9 +38,7 @@ def reference() -> str:
         for option in fields(group):
             flag = f"`--{option.name.replace('_', '-')}`"
             flag = f"**{flag}**" if option.metadata.get("common") else flag
-            parts.append(
-                f"| {flag} | {_default(option.default)} | {option.metadata.get('help', meaning[option.name])} |"
-            )
+            parts.append(f"| {flag} | {_default(option.default)} | {_cell(meaning[option.name])} |")
     return "\n".join([*parts, *_sub_commands(cache_app)]) + "\n"
 
 
@@ -55,7 +53,11 @@ def _sub_commands(app: App) -> Iterator[str]:
             default = MISSING if argument.required else argument.field_info.default
             unset = default is inspect.Parameter.empty  # any number of arguments, none of them too
             meaning = " ".join((argument.parameter.help or "").split())
-            yield f"| `{argument.name}` | {'' if unset else _default(default)} | {meaning} |"
+            yield f"| `{argument.name}` | {'' if unset else _default(default)} | {_cell(meaning)} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _default(value: object) -> str:

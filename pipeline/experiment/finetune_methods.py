@@ -87,6 +87,7 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
 
     Of several processes that train together the first tests and writes; all return its result.
     """
+    options = options.for_task(experiment.task.name)
     rank, seed, extractor = experiment.rank, experiment.seed, experiment.extractor
     start, start_seconds = rank.broadcast_from_first(lambda: _starting_head(experiment, options, head))
     experiment = experiment.readable()
@@ -243,6 +244,7 @@ def run_lr_finder(
     experiment: Experiment, options: FinetuneConfig, head: HeadConfig, *, each_block: bool = False
 ) -> list[LRFinderResult]:
     """Return range tests of a fine-tuning from a stage-2 head, and leave their plot in the experiment's directory."""
+    options = options.for_task(experiment.task.name)
     start, _ = _starting_head(experiment, options, head)
     problem = FinetuneProblem(experiment.extractor, experiment.readable().manifest, start, options, experiment.seed)
     tests = range_tests(problem, each_block=each_block, on_views=_report_view_cost)
@@ -285,6 +287,7 @@ def _starting_head(experiment: Experiment, options: FinetuneConfig, head: HeadCo
     It becomes a method of the run, or is the one that the run has; where that is trained otherwise, it is left alone.
     """
     extractor = experiment.extractor
+    assert options.init_head is not None, "of a task"
     if options.init_head == "new":
         return random_head(extractor, experiment.manifest.task.out_features, experiment.seed), 0.0
     # it is fitted on the evaluation view: augmented ones are cached at the boundary, where training needs them

@@ -63,7 +63,7 @@ class MethodOutcome:
     val_score : float
         The task's primary metric on the validation split.
     predictions : Predictions
-        For the test split, with the task as it was calibrated on the validation split.
+        For the test split, of the task that predictions for the validation split calibrated.
     costs : tuple of Cost
         Of training, and of testing.
     trainable_parameters : int
@@ -101,14 +101,15 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
         get_fit(name)  # imports are not what training costs
         with measured() as training, working(f"seed {seed}, {method_dir.name}"):
             trained = train_head(name, problem)
+        task = trained.task
         with measured() as testing:
-            probabilities = head_probabilities(trained.module, test_rows, trained.task)
+            probabilities = head_probabilities(trained.module, test_rows, task)
         outcome = MethodOutcome(
             method=trained.method,
             name=name,
             settings={**trained.settings, **view_settings},
             val_score=trained.val_score,
-            predictions=predictions_of(trained.task, experiment.split("test"), probabilities),
+            predictions=predictions_of(task, experiment.split("test"), probabilities),
             costs=(training, testing),
             trainable_parameters=trained.trainable_parameters,
         )
@@ -119,7 +120,7 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
             history=[epoch.to_json() for epoch in trained.history],
             options=head_options(experiment, name, options),
         )
-        recipe = recipe_of(experiment, trained.task, trained.method, name, head_identity(experiment, name, options))
+        recipe = recipe_of(experiment, task, trained.method, name, head_identity(experiment, name, options))
         invalidate_model(method_dir)
         result.save(method_dir, outcome.predictions)
         save_model(method_dir, recipe, trained.module, without_val=trained.module_train_only)

@@ -86,13 +86,14 @@ def encode_columns(manifest: Manifest, options: HeadConfig) -> TableColumns | No
     if not choice.names:
         return None
     columns = {name: manifest.extra[name] for name in choice.names}
-    require_no_target(choice, columns, manifest.target_texts, list(_parts_of_targets(manifest)))
+    targets = manifest.target_texts
+    require_no_target(choice, columns, targets, list(_parts_of_targets(manifest)))
     for name in choice.numbers:  # of all samples, so that all rows with words in them are named at once
         as_numbers(name, columns[name], manifest.locations, log=name in choice.log)
     parts = {split: manifest.select(manifest.indices(split)) for split in SPLITS}
     encoder = fit_columns(choice, parts["train"].extra, parts["train"].locations)
     encoded = {split: encoder.encode(part.extra, part.locations) for split, part in parts.items()}
-    notes = [*remarks(choice, columns), f"columns: {encoder.describe()}"]
+    notes = [*remarks(choice, columns, targets), f"columns: {encoder.describe()}"]
     notes += [
         f"{split}: cells without a value: {counted(table.missing)}" for split, table in encoded.items() if table.missing
     ]

@@ -197,6 +197,7 @@ def finetune(
         listed = all_images(images, None if cache is None else DigestCache(folder / KEY_MEMO))
         classes, manifest = labelled_manifest(listed, _labels_of(images, labels, listed), groups, val_size, seed)
         extractor = build_extractor_of(backbone, features, cached=cache is not None)
+        config = config.for_task(manifest.task.name)
         require_trainable(extractor, config, manifest.task)
         head = _starting_head(extractor, manifest, config, seed)
         tuned = finetune_manifest(FinetuneProblem(extractor, manifest, head, config, seed))
@@ -282,6 +283,7 @@ def _loader_workers() -> int | None:
 
 def _starting_head(extractor: Extractor, manifest: Manifest, config: FinetuneConfig, seed: int) -> Head:
     """Return a head that was fitted to features of the training images, or one that knows nothing."""
+    assert config.init_head is not None, "of a task"
     if config.init_head == "new":
         return random_head(extractor, manifest.task.out_features, seed)
     extraction = extract(extractor, manifest)

@@ -133,9 +133,15 @@ def _same(column: NDArray[np.float64], target: NDArray[np.float64], *, ordered: 
     return ordered and bool((steps > 0).all() or (steps < 0).all())
 
 
-def remarks(choice: ColumnChoice, columns: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return what is odd about columns, in words: numbers that look like codes, and very skewed ones."""
-    found = []
+def remarks(choice: ColumnChoice, columns: Mapping[str, Sequence[str]], targets: Sequence[str]) -> list[str]:
+    """Return what is odd about columns, in words: those that tell the target, codes among numbers, very skewed ones."""
+    codes = _codes(targets)
+    found = [
+        f"the column {name} alone tells the target of every sample: if it is made of the target, or later than it, leave "
+        "it out"
+        for name in choice.names
+        if _tells(*_numbers_or_codes([cell.strip() for cell in columns[name]]), codes)
+    ]
     for name in choice.numbers:
         cells = [cell.strip() for cell in columns[name]]
         numbers = as_numbers(name, cells, cells)
@@ -153,6 +159,20 @@ def remarks(choice: ColumnChoice, columns: Mapping[str, Sequence[str]]) -> list[
                     f"{np.median(numbers):g}): `log_columns` {name} takes their logarithm"
                 )
     return found
+
+
+def _tells(column: NDArray[np.float64], are_numbers: bool, target: NDArray[np.float64]) -> bool:
+    """Return whether a target follows from a column: from each of few values, or from which range a number is in."""
+    known = ~np.isnan(column)
+    if 2 * np.count_nonzero(known) <= len(known):
+        return False
+    column, target = column[known], target[known]
+    pairs = np.unique(np.stack([column, target]), axis=1)
+    values, targets = (len(np.unique(part)) for part in (column, target))
+    if targets < 2 or pairs.shape[1] != values or _REPEATED * targets > len(column):
+        return False
+    ranges = 1 + np.count_nonzero(np.diff(pairs[1]))  # np.unique has sorted the pairs by the column
+    return values * _REPEATED <= len(column) or (are_numbers and ranges == targets)
 
 
 def looks_like_codes(cells: Sequence[str], numbers: NDArray[np.float64]) -> bool:

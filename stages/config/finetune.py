@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from cache.errors import UsageError
 from stages.config.augment_grammar import TTA
 from stages.config.bounds import require, require_at_least, require_choices
-from stages.config.head_registry import require_known
+from stages.config.head_registry import default_heads, describe_first_heads, require_known
 from stages.config.heads import HeadName
 from stages.config.lists import JOINED, take_lists
 from stages.config.registry import COMMON, OPTIMIZERS, SCHEDULES, OptionHelp
@@ -38,8 +38,15 @@ class FinetuneConfig:
     init: Literal["kaiming", "xavier"] = "kaiming"
     """How weights are drawn anew."""
 
-    init_head: HeadName = "logistic"
-    """The stage-2 head to start from (trained first if the run has none), or new, for one that knows nothing."""
+    init_head: HeadName | None = field(
+        default=None,
+        metadata=OptionHelp(
+            lambda: (
+                "The stage-2 head to start from (trained first if the run has none), or new, for one that knows "
+                f"nothing. Default: {describe_first_heads()}."
+            )
+        ),
+    )
 
     from_cache: bool = False
     """Train from cached feature maps instead of images: of each image --views renderings are taken through the frozen
@@ -181,7 +188,7 @@ class FinetuneConfig:
             "checkpoint_minutes": 0,
         }
         require_at_least(self, {**minima, "finetune_dropout": 0, "drop_path": 0})
-        if self.init_head != "new":
+        if self.init_head not in (None, "new"):
             require_known(self.init_head)
         SCHEDULES.require_known(self.schedule)
         for name in ("finetune_dropout", "drop_path"):
@@ -190,3 +197,7 @@ class FinetuneConfig:
             raise UsageError("`lr_find` each is for `unfreeze_every`; use `lr_find` start")
         if self.name is not None and not re.fullmatch(r"[\w.+-]+", self.name):
             raise UsageError(f"`name` {self.name!r} becomes the name of a folder: letters, digits and . + - _ only")
+
+    def for_task(self, task: str) -> FinetuneConfig:
+        """Return the options with the head to start from, of a task: the one that was named, or the task's first."""
+        return self if self.init_head is not None else replace(self, init_head=default_heads(task)[0])

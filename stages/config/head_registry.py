@@ -132,9 +132,17 @@ def describe_heads() -> str:
 
 def describe_default_heads() -> str:
     """Return which heads are trained for which task where none is named, in words; nothing is imported."""
-    tasks = dict.fromkeys(task for kind in HEADS.known.values() for task in kind.default_for)
-    order = sorted(tasks, key=lambda task: (task != "single_label", task))
-    return "; ".join(f"{' '.join(default_heads(task))} for {task.replace('_', ' ')}" for task in order)
+    return "; ".join(f"{' '.join(default_heads(task))} for {task.replace('_', ' ')}" for task in _tasks_with_defaults())
+
+
+def describe_first_heads() -> str:
+    """Return with which head the fine-tuning of which task begins where none is named, in words."""
+    return "; ".join(f"{default_heads(task)[0]} for {task.replace('_', ' ')}" for task in _tasks_with_defaults())
+
+
+def _tasks_with_defaults() -> list[str]:
+    tasks = {task for kind in HEADS.known.values() for task in kind.default_for}
+    return sorted(tasks, key=lambda task: (task != "single_label", task))
 
 
 def describe_streaming_heads() -> str:

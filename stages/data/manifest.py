@@ -154,10 +154,11 @@ class Manifest:
         return [texts[number] for number in numbers.reshape(-1).tolist()]
 
     def summary(self) -> list[str]:
-        """Return its size in words: samples, classes and groups if there are any, and samples of each split."""
+        """Return its size in words: samples, classes or labels if there are any, groups, and samples of each split."""
         counts = Counter(self.splits)
         sizes = [f"{split} {counts[split]:,}" for split in SPLITS]
-        classes = [f"{len(self.class_names)} classes"] if any(self.class_names) else []
+        kind = "labels" if self.targets.ndim > 1 else "classes"
+        classes = [f"{len(self.class_names)} {kind}"] if any(self.class_names) else []
         groups = [f"{len(set(filter(None, self.groups))):,} groups"] if self.groups else []
         return [f"{len(self):,} images", *classes, *groups, *sizes]
 
@@ -359,7 +360,9 @@ def _joined(
     keys = [keys[index] for index in places]
     notes = []
     if repeated := sum(len(texts) > 1 for texts in said.values()):
-        notes.append(f"{repeated:,} images are there several times: each counts once, with the labels of all of them")
+        notes.append(
+            f"images that are there several times: {repeated:,}; each counts once, with the labels of all of them"
+        )
     return replace(listing.select(places), targets=[texts[key] for key in keys]), keys, notes
 
 

@@ -141,14 +141,16 @@ def train_head(name: HeadName, problem: FitProblem) -> HeadResult:
 
 def _validate(head: Head, problem: FitProblem) -> tuple[tuple[float, float], Task]:
     """Return loss and score on the validation split, and the task as calibrated by the same outputs."""
+    task, batches = problem.task, _labelled_batches(problem.val)
+    if not task.calibrates:
+        return evaluate_loss(head, batches, task), task
     outputs: list[Tensor] = []
     hook = head.register_forward_hook(lambda _module, _inputs, output: outputs.append(logits_of(output).cpu()))
     try:
-        loss, score = evaluate_loss(head, _labelled_batches(problem.val), problem.task)
+        scores = evaluate_loss(head, batches, task)
     finally:
         hook.remove()
-    activated = problem.task.activate(torch.cat(outputs))
-    return (loss, score), problem.task.calibrated(activated, torch.from_numpy(problem.val.labels))
+    return scores, task.calibrated(task.activate(torch.cat(outputs)), torch.from_numpy(problem.val.labels))
 
 
 def in_words(names: Sequence[str]) -> str:

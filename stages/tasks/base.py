@@ -27,13 +27,29 @@ TensorBatch = Tensor | tuple[Tensor, ...]
 Reduction = Literal["sum", "none"]
 
 
+class OfCounts(Protocol):
+    """A metric of resamples, made of the statistics once: sorted, for one.
+
+    Attributes
+    ----------
+    work : int
+        About how many numbers are gone through for a resample.
+    """
+
+    work: int
+
+    def __call__(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the metric of each resample, [resamples], from how often each sample is in it, [resamples, n]."""
+        ...
+
+
 @dataclass(frozen=True)
 class Metric:
     """One number that says how good the predictions for some samples are.
 
     Make one with `mean_metric` or `sum_metric` where possible: their resamples are sums, so an interval costs a matrix
-    product. A metric that is no function of sums (an area under a curve, a rank correlation, a median) has `score`
-    alone and is computed anew for each resample.
+    product. A metric that is no function of sums (an area under a curve, a rank correlation, a median) is computed anew
+    for each resample, or has `weighted`, which scores many of them together.
 
     Attributes
     ----------
@@ -57,6 +73,8 @@ class Metric:
     of_outputs : callable, optional
         From outputs [n, out_features], not activated, and targets [n] to the metric, where an activation would change
         nothing: settings are compared by it, and of many rows an activation takes as long as a fit in closed form.
+    weighted : callable, optional
+        From statistics to what scores resamples of them, each given as how often it holds each sample.
     """
 
     name: str
@@ -69,6 +87,7 @@ class Metric:
     summands: Callable[[Statistics], Any] | None = None
     of_sum: Callable[[NDArray[Any]], float] | None = None
     of_outputs: Callable[[NDArray[Any], NDArray[Any]], float] | None = None
+    weighted: Callable[[Statistics], OfCounts] | None = None
 
 
 def mean_metric(
@@ -132,13 +151,13 @@ class Task(Protocol):
         The metrics that a table has columns for beside the primary one.
     columns : sequence of str
         What `cells` says of a sample.
+    outputs : "logits" or "values"
+        What leaves a head: logits, of which any positive multiple predicts the same with other probabilities; or values
+        as they are.
     predicted_columns : sequence of str
         What `predicted_cells` says of a sample.
     calibrates : bool
         Whether `calibrated` sets anything, for which predictions have to be made.
-    outputs : "logits" or "values"
-        What leaves a head: logits, of which any positive multiple predicts the same with other probabilities; or values
-        as they are.
     reads : "text" or "image"
         What `load` is given: the text that stands in the manifest, or the pixels of the image at that location. A task
         opens no file itself.
@@ -150,9 +169,9 @@ class Task(Protocol):
     primary: str
     shown: Sequence[str]
     columns: Sequence[str]
+    outputs: Literal["logits", "values"]
     predicted_columns: Sequence[str]
     calibrates: bool
-    outputs: Literal["logits", "values"]
     reads: Literal["text", "image"]
 
     def load(self, raw: Any) -> Tensor:

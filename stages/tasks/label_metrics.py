@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 
 from stages.tasks.base import Metric, Statistics, mean_metric, sum_metric
 from stages.tasks.metrics import area_under_roc
+from stages.tasks.weighted_scores import (
+    WeightedMean,
+    WeightedScore,
+    weighted_area_under_roc,
+    weighted_average_precision,
+)
 
 Labels = NDArray[np.floating]
 """1, 0, or nan where it is not known, [n, labels]."""
@@ -41,17 +47,26 @@ def label_metrics(class_names: Sequence[str]) -> dict[str, Metric]:
         Metric(
             "map_macro",
             "mAP",
-            lambda statistics: _mean_over_labels(average_precision, statistics),
+            lambda statistics: _mean_over_labels(average_precision, statistics["probabilities"], statistics["target"]),
             as_percent=True,
             note="mAP is the average precision of each label, as a mean over the labels.",
+            of_outputs=lambda outputs, target: _mean_over_labels(average_precision, outputs, target),
+            weighted=lambda statistics: _each_label(weighted_average_precision, statistics),
         ),
-        Metric("map_micro", "micro-mAP", _pooled_average_precision, as_percent=True),
+        Metric(
+            "map_micro",
+            "micro-mAP",
+            _pooled_average_precision,
+            as_percent=True,
+            weighted=_weighted_pooled_average_precision,
+        ),
         Metric(
             "auc_macro",
             "AUC",
-            lambda statistics: _mean_over_labels(_area, statistics),
+            lambda statistics: _mean_over_labels(_area, statistics["probabilities"], statistics["target"]),
             note="AUC is the chance that an image with a label gets a higher score for it than one without, as a mean "
             "over the labels.",
+            weighted=lambda statistics: _each_label(weighted_area_under_roc, statistics),
         ),
         sum_metric("f1_macro", "macro-F1", counts, _f1_macro, note="Macro-F1 weighs every label alike."),
         sum_metric("f1_micro", "micro-F1", counts, _f1_micro),
@@ -63,15 +78,15 @@ def label_metrics(class_names: Sequence[str]) -> dict[str, Metric]:
 
 
 def average_precision(positive: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:
-    """Return the area under the steps of precision over recall, ties together; nan without a positive."""
-    total = int(positive.sum())
-    if not total:
+    """Return the area under the steps of precision over recall, ties together; nan without a positive.
+
+    That is the mean, over the positives, of the share of positives among those that are ranked as high: two sorts of
+    numbers, which take a tenth of the time of a sorted order, and that matters where settings are compared by it.
+    """
+    true_scores, all_scores = np.sort(scores[positive]), np.sort(scores)
+    if not len(true_scores):
         return float("nan")
-    order = np.argsort(-scores, kind="stable")
-    last_of_ties = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
-    hits = np.cumsum(positive[order])[last_of_ties]
-    precision = hits / (1 + last_of_ties)
-    return float((np.diff(hits, prepend=0) * precision).sum() / total)
+    return float(_shares_of_true(true_scores, all_scores).mean())
 
 
 def label_ranking(statistics: Statistics) -> NDArray[np.float64]:
@@ -79,12 +94,9 @@ def label_ranking(statistics: Statistics) -> NDArray[np.float64]:
     target, probabilities = statistics["target"], statistics["probabilities"]
     shares = np.ones(len(target))
     for row, (truth, scores) in enumerate(zip(target, probabilities, strict=True)):
-        known = ~np.isnan(truth)
-        true_scores, all_scores = np.sort(scores[truth == 1]), np.sort(scores[known])
+        true_scores, all_scores = np.sort(scores[truth == 1]), np.sort(scores[~np.isnan(truth)])
         if 0 < len(true_scores) < len(all_scores):
-            above = len(all_scores) - np.searchsorted(all_scores, true_scores)
-            true_above = len(true_scores) - np.searchsorted(true_scores, true_scores)
-            shares[row] = (true_above / above).mean()
+            shares[row] = _shares_of_true(true_scores, all_scores).mean()
     return shares
 
 
@@ -105,20 +117,28 @@ def best_thresholds(target: Labels, probabilities: NDArray[np.floating]) -> list
         ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
         hits = np.cumsum(positive[order])[ends]
         best = int(np.argmax(2 * hits / (1 + ends + positive.sum())))
+        lowest = ranked[ends[best]]
         below = ranked[ends[best] + 1] if ends[best] + 1 < len(ranked) else 0.0
-        thresholds.append(float((ranked[ends[best]] + below) / 2))
+        between = float(np.float32((lowest + below) / 2))  # which thresholds are compared as
+        thresholds.append(between if between > below else float(lowest))
     return thresholds
 
 
+def _shares_of_true(true_scores: NDArray[np.floating], all_scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return, of each true score, the share of true ones among all that are as high; both in order."""
+    true_above, above = (len(ranked) - np.searchsorted(ranked, true_scores) for ranked in (true_scores, all_scores))
+    return np.asarray(true_above / above)
+
+
 def _mean_over_labels(
-    score: Callable[[NDArray[np.bool_], NDArray[np.floating]], float], statistics: Statistics
+    score: Callable[[NDArray[np.bool_], NDArray[np.floating]], float], scores: NDArray[np.floating], target: Labels
 ) -> float:
     """Return the mean of a score over the labels for which it is defined; nan where it is for none."""
-    scores = []
-    for truth, probabilities in zip(statistics["target"].T, statistics["probabilities"].T, strict=True):
+    values = []
+    for truth, of_label in zip(target.T, np.ascontiguousarray(scores.T), strict=True):
         known = ~np.isnan(truth)
-        scores.append(score(truth[known] == 1, probabilities[known]))
-    defined = [value for value in scores if not np.isnan(value)]
+        values.append(score(truth[known] == 1, of_label[known]))
+    defined = [value for value in values if not np.isnan(value)]
     return float(np.mean(defined)) if defined else float("nan")
 
 
@@ -126,9 +146,25 @@ def _area(positive: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:
     return area_under_roc(positive, scores) if 0 < positive.sum() < len(positive) else float("nan")
 
 
+def _each_label(score: Callable[..., WeightedScore], statistics: Statistics) -> WeightedMean:
+    """Return the mean over the labels of a score of the samples of which each is known."""
+    scores = []
+    for truth, probabilities in zip(statistics["target"].T, statistics["probabilities"].T, strict=True):
+        known = np.flatnonzero(~np.isnan(truth))
+        scores.append(score(truth[known] == 1, probabilities[known], known, len(truth)))
+    return WeightedMean(scores)
+
+
 def _pooled_average_precision(statistics: Statistics) -> float:
     known = ~np.isnan(statistics["target"])
     return average_precision(statistics["target"][known] == 1, statistics["probabilities"][known])
+
+
+def _weighted_pooled_average_precision(statistics: Statistics) -> WeightedMean:
+    target, probabilities = statistics["target"], statistics["probabilities"]
+    known = ~np.isnan(target)
+    rows = np.nonzero(known)[0]
+    return WeightedMean([weighted_average_precision(target[known] == 1, probabilities[known], rows, len(target))])
 
 
 def _f1_macro(counts: NDArray[Any]) -> float:

@@ -38,11 +38,8 @@ def class_metrics(class_names: Sequence[str]) -> dict[str, Metric]:
     def counts(statistics: Statistics) -> Any:
         return class_counts(statistics["target"], _predicted(statistics), num_classes)
 
-    def counts_and_distances(statistics: Statistics) -> Any:
-        from scipy.sparse import csr_array, hstack
-
-        squares = (statistics["target"] - _predicted(statistics)) ** 2
-        return hstack([counts(statistics), csr_array(squares[:, None])], format="csr")
+    def kappa(statistics: Statistics) -> Any:
+        return kappa_summands(statistics["target"], _predicted(statistics), num_classes)
 
     def is_right(statistics: Statistics) -> NDArray[np.bool_]:
         return np.asarray(_predicted(statistics) == statistics["target"])
@@ -84,7 +81,7 @@ def class_metrics(class_names: Sequence[str]) -> dict[str, Metric]:
             note="Log loss punishes confident mistakes; lower is better.",
             score=_mean_log_loss,
         ),
-        sum_metric("qwk", "quadratic kappa", counts_and_distances, _quadratic_kappa),
+        sum_metric("qwk", "quadratic kappa", kappa, kappa_of_sums),
     ]
     return {metric.name: metric for metric in metrics}
 
@@ -138,9 +135,23 @@ def quadratic_kappa(target: Classes, predicted: Classes, num_classes: int) -> fl
     One minus the mean squared distance of the true from the predicted class over that of independent ones of the same
     frequencies (Cohen 1968, "Weighted kappa", with quadratic weights); nan where all are of one and the same class.
     """
-    squares = ((target - predicted) ** 2).sum()
-    counts = np.asarray(class_counts(target, predicted, num_classes).sum(axis=0))
-    return _quadratic_kappa(np.append(counts, squares))
+    return kappa_of_sums(np.asarray(kappa_summands(target, predicted, num_classes).sum(axis=0)).ravel())
+
+
+def kappa_summands(target: Classes, predicted: Classes, num_classes: int) -> Any:
+    """Return the counts of classes of each sample, then the square of the distance, [n, 3 * num_classes + 1]."""
+    from scipy.sparse import csr_array, hstack
+
+    squares = csr_array(((target - predicted) ** 2)[:, None])
+    return hstack([class_counts(target, predicted, num_classes), squares], format="csr")
+
+
+def kappa_of_sums(counts: NDArray[Any]) -> float:
+    """Return the kappa of what `kappa_summands` add up to."""
+    true, predicted = counts[:-1].reshape(3, -1)[:2]
+    numbers = np.arange(len(true))
+    by_chance = true @ (numbers[:, None] - numbers) ** 2 @ predicted / true.sum()
+    return float(1 - counts[-1] / by_chance) if by_chance else float("nan")
 
 
 def area_under_roc(positive: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:
@@ -180,13 +191,6 @@ def _f1_macro(counts: NDArray[Any]) -> float:
 def _f1_micro(counts: NDArray[Any]) -> float:
     true, predicted, right = counts.reshape(3, -1).sum(axis=1)
     return float(2 * right / (true + predicted))
-
-
-def _quadratic_kappa(counts: NDArray[Any]) -> float:
-    true, predicted = counts[:-1].reshape(3, -1)[:2]
-    numbers = np.arange(len(true))
-    by_chance = true @ (numbers[:, None] - numbers) ** 2 @ predicted / true.sum()
-    return float(1 - counts[-1] / by_chance) if by_chance else float("nan")
 
 
 def _log_losses(statistics: Statistics) -> NDArray[np.float64]:

@@ -43,8 +43,8 @@ class MultiLabel:
 
     name: str
     primary = "map_macro"
-    calibrates = True
     outputs: Literal["logits", "values"] = "logits"
+    calibrates = True
     reads: Literal["text", "image"] = "text"
 
     def __init__(self, class_names: Sequence[str], thresholds: Sequence[float] | None = None) -> None:

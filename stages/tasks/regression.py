@@ -20,11 +20,13 @@ from stages.tasks.number_metrics import number_metrics
 SEPARATOR = "|"
 """Between the numbers of a sample, as text."""
 
-COVERAGE = 0.9
+_COVERAGE_IN_PERCENT = 90
+
+COVERAGE = _COVERAGE_IN_PERCENT / 100
 """Share of samples whose number a prediction interval is to hold."""
 
 _STRATA = 10
-_PER_STRATUM = 20
+_PER_STRATUM = 10
 """Most strata that numbers are told apart in, and samples that each of them has at least."""
 
 
@@ -72,12 +74,17 @@ class Regression:
         values = [*self.mean, *self.scale, *(self.interval or ())]
         if not all(math.isfinite(value) for value in values) or min(self.scale) <= 0:
             raise DataError("mean and scale of a target are finite numbers, and a scale is above 0")
+        if self.interval is not None and len(self.interval) != len(self.names):
+            raise DataError(f"{len(self.interval)} intervals are not those of {len(self.names)} numbers")
+        self._check_levels()
         self.out_features = len(self.names)
         self.primary = "qwk" if self.levels else "r2"
-        nearest = self._nearest if self.levels else None
-        to_scale = np.log if self.log else np.asarray
         self.metrics: Mapping[str, Metric] = number_metrics(
-            self.names, to_scale, nearest, num_levels=len(self.levels), log=self.log
+            self.out_features,
+            self._to_outputs,
+            (lambda numbers: numbers - np.exp(self.mean)) if self.log else None,
+            self._nearest if self.levels else None,
+            num_levels=len(self.levels),
         )
         self.shown: Sequence[str] = ("mae", "rmse", "median_relative_error", "spearman")
         if self.levels:
@@ -107,7 +114,7 @@ class Regression:
         values = np.array([self._number(word) for word in words])
         if self.log and (values <= 0).any():
             raise DataError(f"{raw!r} has no logarithm: with `log_target` every number is above 0")
-        return torch.from_numpy((self._to_scale(values) - self.mean) / self.scale)
+        return torch.from_numpy(self._to_outputs(values))
 
     def collate(self, targets: Sequence[Tensor]) -> Tensor:
         """Return float64 [b, targets]."""
@@ -232,17 +239,22 @@ class Regression:
         """Return None: a predicted number does not say how sure it is."""
 
     def strata(self, target: NDArray[np.floating]) -> NDArray[np.int64]:
-        """Return in which part of the range of the first number each sample lies, int64 [n]: parts of equal size.
+        """Return in which part of the range of the first number each sample lies, int64 [n].
 
-        Levels, or few different numbers, are parts themselves.
+        Numbers in order are cut where a part has a tenth of the samples, and a few at least, as far as there are as
+        many: no part is so rare that it would limit how many folds there can be. Equal numbers, of levels all of a
+        level, are in one part; what is not known counts as the highest.
         """
-        numbers = target[:, 0]
-        values = np.unique(numbers[~np.isnan(numbers)])
-        parts = min(_STRATA, max(1, len(numbers) // _PER_STRATUM))
-        if len(values) > parts:
-            values = np.unique(np.nanquantile(numbers, np.arange(1, parts) / parts, method="higher"))
-            return np.asarray(np.searchsorted(values, numbers, side="right"))
-        return np.asarray(np.searchsorted(values, numbers))
+        _, place, sizes = np.unique(target[:, 0], return_inverse=True, return_counts=True)
+        enough = max(len(target) / _STRATA, _PER_STRATUM)
+        part = np.zeros(len(sizes), dtype=np.int64)
+        held, remaining = 0, len(target)
+        for index, size in enumerate(sizes[:-1].tolist()):
+            held, remaining = held + size, remaining - size
+            is_full = held >= enough and remaining >= min(enough, _PER_STRATUM)
+            part[index + 1] = part[index] + is_full
+            held = 0 if is_full else held
+        return part[place.reshape(-1)]
 
     def weights(self, target: NDArray[np.floating]) -> None:
         """Return None: there are no classes to balance."""
@@ -259,7 +271,8 @@ class Regression:
             known = np.sort(column[~np.isnan(column)])
             if not len(known):
                 return self
-            widths.append(float(known[min(math.ceil((len(known) + 1) * COVERAGE), len(known)) - 1]))
+            rank = -(-(len(known) + 1) * _COVERAGE_IN_PERCENT // 100)  # in whole numbers: 0.9 is not nine tenths
+            widths.append(float(known[min(rank, len(known)) - 1]))
         return replace(self, interval=tuple(widths))
 
     def uncalibrated(self) -> Regression:
@@ -314,6 +327,20 @@ class Regression:
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"the task regression needs targets, mean, scale, log and levels: {error}") from error
 
+    def _check_levels(self) -> None:
+        if not self.levels:
+            return
+        if len(set(self.levels)) < max(len(self.levels), 2):
+            raise DataError(f"ordered classes are two or more, and each is there once: {', '.join(self.levels)}")
+        values = self._level_values
+        steps = np.diff(values)
+        if not ((steps > 0).all() or (steps < 0).all()):
+            raise DataError(
+                f"the ordered classes {', '.join(self.levels)} are numbers, which are in no order: give the least first"
+            )
+        if self.log and values.min() <= 0:
+            raise DataError("ordered classes have no logarithms: leave out `log_target`")
+
     def _number(self, word: str) -> float:
         if not word and len(self.names) > 1:
             return math.nan
@@ -350,13 +377,13 @@ class Regression:
             return self.levels[int(self._nearest(numbers.reshape(1, -1))[0])]
         return SEPARATOR.join("" if math.isnan(value) else f"{value:.12g}" for value in numbers)
 
+    def _to_outputs(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(((np.log(numbers) if self.log else numbers) - self.mean) / self.scale)
+
     def _ends(self, activated: Tensor) -> list[float]:
         """Return the lower ends of the intervals round one sample's outputs, then the upper ones, in the unit."""
         outputs, half_widths = activated.double().cpu().numpy(), np.array(self.interval)
         return [float(end) for sign in (-1, 1) for end in self._to_unit(outputs + sign * half_widths)]
-
-    def _to_scale(self, numbers: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(np.log(numbers)) if self.log else numbers
 
     def _to_unit(self, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
         numbers = outputs * self.scale + self.mean

@@ -31,8 +31,8 @@ class SingleLabel:
 
     name: str
     primary = "accuracy"
-    calibrates = False
     outputs: Literal["logits", "values"] = "logits"
+    calibrates = False
     reads: Literal["text", "image"] = "text"
 
     def __init__(self, class_names: Sequence[str]) -> None:

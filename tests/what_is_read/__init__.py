@@ -7,9 +7,10 @@ module here with its cases. ``python -m tests.what_is_read`` writes docs/what-is
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from pipeline.options.flags_in_text import as_flags
 
@@ -31,10 +32,13 @@ class Case(NamedTuple):
         In words.
     make
         Leaves it in an empty folder, and returns what is to be read.
+    options
+        Of the data, with which it is read.
     """
 
     kind: str
     make: Callable[[Path], Path]
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 class Section(NamedTuple):
@@ -52,23 +56,23 @@ class Section(NamedTuple):
     title: str
     text: str
     cases: list[Case]
-    outcome: Callable[[Path], str]
+    outcome: Callable[..., str]
 
 
 def outcome_of(section: Section, case: Case) -> str:
     """Return what comes of a case, in words, with no path of this machine in them."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        words = section.outcome(case.make(folder))
+        words = section.outcome(case.make(folder), **case.options)
         words = words.replace(f"{folder}/", "").replace(str(folder), ".").replace(str(Path.home()), "HOME")
         return as_flags(words)
 
 
 def sections() -> list[Section]:
     """Return all sections in the order of the page."""
-    from tests.what_is_read import files, folders, tables, unlabeled
+    from tests.what_is_read import files, folders, tables, targets, unlabeled
 
-    return [files.SECTION, folders.SECTION, tables.SECTION, unlabeled.SECTION]
+    return [files.SECTION, folders.SECTION, tables.SECTION, targets.SECTION, unlabeled.SECTION]
 
 
 def page() -> str:

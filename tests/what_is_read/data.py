@@ -1,16 +1,17 @@
 """What comes of a folder or a table that is given as ``--data``."""
 
 from pathlib import Path
+from typing import Any
 
 from cache.errors import CutonceError
 from stages.config.data import DataConfig
 from stages.data.manifest import Manifest, load_manifest
 
 
-def outcome(path: Path) -> str:
+def outcome(path: Path, **options: Any) -> str:
     """Return the summary and the notes of the manifest, or the error."""
     try:
-        return words_of(load_manifest(DataConfig(str(path))))
+        return words_of(load_manifest(DataConfig(str(path), **options)))
     except CutonceError as error:
         return f"error: {error}"
 

@@ -16,8 +16,8 @@ def list_elpv(options: DataConfig, progress: Progress | None = None) -> SourceRe
     """Return ELPV: 2,624 electroluminescence images of solar cells, functional or defective.
 
     A cell is defective if the annotators gave that a probability of at least 0.5. Splits are to take the same share
-    of mono- and polycrystalline cells; the column cell_type says which a cell is. Deitsch et al., Solar Energy 185
-    (2019).
+    of mono- and polycrystalline cells. That probability (0, 1/3, 2/3 or 1) and the cell type are columns, of which
+    `target` may name the first. Deitsch et al., Solar Energy 185 (2019).
 
     Raises
     ------
@@ -40,5 +40,8 @@ def list_elpv(options: DataConfig, progress: Progress | None = None) -> SourceRe
         class_names=class_names,
         splits=[""] * len(rows),
         strata=[cell_type for _, _, cell_type in rows],
-        extra={"cell_type": [cell_type for _, _, cell_type in rows]},
+        extra={
+            "probability": [probability for _, probability, _ in rows],
+            "cell_type": [cell_type for _, _, cell_type in rows],
+        },
     )

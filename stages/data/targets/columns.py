@@ -35,6 +35,8 @@ class TargetColumns:
         The line of each in its table; empty where they are in none.
     data : str
         What was asked for.
+    in_table : bool
+        Whether somebody wrote them into a table: classes of folders and data sets are what they are.
     is_named : bool
         Whether the columns were chosen for what they hold, and are not just there.
     class_names : tuple of str
@@ -45,13 +47,9 @@ class TargetColumns:
     locations: list[str]
     lines: list[int]
     data: str
+    in_table: bool
     is_named: bool
     class_names: tuple[str, ...]
-
-    @property
-    def in_table(self) -> bool:
-        """Whether somebody wrote them into a table: classes of folders and data sets are what they are."""
-        return bool(self.lines)
 
     def rows(self, indices: Sequence[int], column: str | None = None) -> str:
         """Return in words which samples these are, at most ten of them, with what the column says of each."""

@@ -93,7 +93,7 @@ def _from_columns(columns: TargetColumns) -> Reading:
     notes = []
     if left_out:
         notes.append(
-            f"{len(left_out):,} rows say nothing in the columns of the labels: left out ({columns.rows(left_out)})"
+            f"rows with nothing in the columns of the labels: {len(left_out):,}, left out ({columns.rows(left_out)})"
         )
     return _reading(texts, order, left_out, notes)
 

@@ -127,12 +127,13 @@ def read_targets(records: SourceRecords, options: DataConfig) -> tuple[SourceRec
         records.locations,
         records.lines,
         options.data,
+        bool(records.target_columns),
         bool(options.target) or [*records.target_columns] == [NUMBER],
         records.class_names,
     )
     name, found = _task_of(columns, options)
     reader: _Reader = TARGETS.get(name)
-    readers: dict[str, _Reader] = dict(TARGETS.own_things())
+    readers: dict[str, _Reader] = dict(TARGETS.things())
     for other, other_reader in readers.items():
         for option in other_reader.options:
             if other != name and getattr(options, option):

@@ -73,7 +73,7 @@ def read_numbers(columns: TargetColumns, options: DataConfig) -> Reading:
     left_out = [index for index, row in enumerate(rows) if all(map(is_missing, row))]
     notes = []
     if left_out:
-        notes.append(f"{len(left_out):,} rows have no {' and no '.join(names)}: left out ({columns.rows(left_out)})")
+        notes.append(f"rows without {' and '.join(names)}: {len(left_out):,}, left out ({columns.rows(left_out)})")
     task = Regression(names, (0.0,) * len(names), (1.0,) * len(names), options.log_target, levels)
     return Reading(texts, lambda _: task, left_out=left_out, notes=notes)
 

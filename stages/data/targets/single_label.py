@@ -32,7 +32,7 @@ def read_classes(columns: TargetColumns, options: DataConfig) -> Reading:
     [(name, texts)] = columns.values.items()
     for index, text in enumerate(texts):
         if not text and columns.in_table:
-            raise DataError(f"{columns.data}, line {columns.lines[index]}: no {name}")
+            raise DataError(f"{columns.data}, {columns.rows([index])}: no {name}")
     class_names = sort_class_names(texts) if columns.in_table else columns.class_names
     joined = [text for text in class_names if SEPARATOR in text]
     notes = []

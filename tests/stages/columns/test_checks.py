@@ -62,6 +62,16 @@ def test_a_column_that_goes_along_with_the_target_is_an_input():
     require(almost, CLASSES)
 
 
+def test_a_column_that_tells_the_target_is_remarked():
+    rng = np.random.default_rng(2)
+    outcome = [("good", "bad")[score > 0.5] for score in rng.random(COUNT)]
+    finer = [f"{word} {kind}" for word, kind in zip(outcome, rng.integers(2, size=COUNT), strict=True)]
+    score = [f"{(word == 'bad') + value:.3f}" for word, value in zip(outcome, rng.random(COUNT), strict=True)]
+    columns = {"finer": finer, "score": score, "index": [str(index) for index in range(COUNT)]}
+    found = remarks(ColumnChoice(numbers=("score", "index"), categories=("finer",)), columns, outcome)
+    assert [note.split()[2] for note in found] == ["score", "finer"]
+
+
 def test_codes_among_the_numbers_are_remarked_and_counts_are_not():
     rng = np.random.default_rng(1)
     columns = {
@@ -72,8 +82,8 @@ def test_codes_among_the_numbers_are_remarked_and_counts_are_not():
         "area": [str(area) for area in np.exp(rng.normal(8, 1.2, COUNT)).astype(int)],
         "temperature": [f"{value:.1f}" for value in rng.normal(20, 3, COUNT)],
     }
-    found = remarks(ColumnChoice(numbers=tuple(columns)), columns)
+    found = remarks(ColumnChoice(numbers=tuple(columns)), columns, CLASSES)
     assert [note.split("in ")[1].split()[0] for note in found] == ["zipcode", "ward", "area"]
     assert "`categories` zipcode" in found[0]
     assert "`log_columns` area" in found[2]
-    assert len(remarks(ColumnChoice(numbers=tuple(columns), log=("area",)), columns)) == 2
+    assert len(remarks(ColumnChoice(numbers=tuple(columns), log=("area",)), columns, CLASSES)) == 2

@@ -1,5 +1,6 @@
 """Which images are put aside: shares of classes, whole groups, and a choice that hangs on nothing but keys and seed."""
 
+import random
 from collections import Counter
 from itertools import combinations
 
@@ -44,6 +45,32 @@ def test_of_each_stratum_of_a_class_about_as_much_is_put_aside():
         "day": 15,
         "night": 5,
     }
+
+
+@pytest.mark.parametrize("in_groups", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_of_each_label_its_share_is_put_aside_where_images_have_several(seed, in_groups):
+    chance = random.Random(seed)
+    labels = [
+        tuple(name for name, share in (("a", 0.02), ("b", 0.1), ("c", 0.4), ("d", 0.7)) if chance.random() < share)
+        for _ in range(400)
+    ]
+    keys, groups = keys_of(400), [f"g{index // 5}" for index in range(400)] if in_groups else ()
+    chosen = put_aside(keys, labels, groups, seed=seed)
+    totals = Counter(name for names in labels for name in names or ("",))
+    counts = Counter(name for key, names in zip(keys, labels, strict=True) if key in chosen for name in names or ("",))
+    allowed = 0.06 if in_groups else 0.0
+    assert all(abs(counts[name] - round(0.25 * totals[name])) <= allowed * totals[name] + 1 for name in totals)
+    order = chance.sample(range(400), 400)
+    shuffled = ([sequence[index] for index in order] if sequence else () for sequence in (keys, labels, groups))
+    assert put_aside(*shuffled, seed=seed) == chosen
+
+
+def test_a_label_of_one_image_is_learned():
+    keys = keys_of(41)
+    chosen = put_aside(keys, [("rare", "common"), *[("common",)] * 20, *[()] * 20], share=0.5)
+    assert keys[0] not in chosen
+    assert len(chosen) == 20
 
 
 groupings = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["", *"tuvwxyz"])), min_size=6, max_size=60)

@@ -15,6 +15,7 @@ from cache.errors import DataError
 from stages.config.data import SPLITS, DataConfig
 from stages.data.manifest import Manifest, load_manifest, load_targets
 from stages.tasks.base import TASKS, register_task
+from stages.tasks.multi_label import MultiLabel
 from stages.tasks.single_label import SingleLabel
 from tests.photographs import make_folder
 from tests.plug_ins import forget_afterwards
@@ -409,3 +410,71 @@ def test_where_groups_leave_a_split_empty_the_option_that_ends_them_is_told(tmp_
     write_images(tmp_path / "images", {"ill/a": 3, "well/a": 3})
     with pytest.raises(DataError, match=r"too few groups to make .*; or let groups be torn apart with `group_by` none"):
         load_manifest(DataConfig(str(tmp_path / "images"), group_by="folder"))
+
+
+def targets_table(tmp_path, text, count=24):
+    """Write a table beside images 0.png, 1.png, ... and return what it is read as."""
+    write_images(tmp_path, {"images": count})
+    for index, path in enumerate(sorted((tmp_path / "images").glob("*.png"))):
+        path.rename(tmp_path / "images" / f"{index}.png")
+    (tmp_path / "images" / "table.csv").write_text(text)
+    return str(tmp_path / "images" / "table.csv")
+
+
+def test_rows_of_one_image_are_one_sample_with_all_their_labels(tmp_path):
+    rows = [f"{index}.png,{'sun' if index % 2 else 'rain'}" for index in range(24)]
+    rows += ["0.png,sun", "1.png,sun|wind", *(f"{index}.png,wind" for index in range(2, 8))]
+    table = targets_table(tmp_path, "\n".join(["path,labels", *rows]))
+    manifest = load_manifest(DataConfig(table))
+    assert isinstance(manifest.task, MultiLabel)
+    assert len(manifest) == 24
+    assert manifest.target_texts[:3] == ["rain|sun", "sun|wind", "rain|wind"]
+    assert manifest.targets[:2].tolist() == [[1, 1, 0], [0, 1, 1]]
+    assert "images that are there several times: 8; each counts once, with the labels of all of them" in manifest.notes
+    assert manifest.summary()[:2] == ["24 images", "3 labels"]
+    manifest.save(tmp_path / "run" / "manifest.csv")
+    loaded = Manifest.load(tmp_path / "run" / "manifest.csv")
+    assert (loaded.task, loaded.target_texts) == (manifest.task, manifest.target_texts)
+    assert np.array_equal(loaded.targets, manifest.targets)
+
+
+def test_a_file_in_two_class_folders_has_both_labels_where_it_may_have_several(folder):
+    for name in ("000.png", "001.png", "002.png", "003.png"):
+        shutil.copy(folder / "cat" / name, folder / "dog" / f"also-{name}")
+    (note,) = [note for note in load_manifest(DataConfig(str(folder))).notes if "two labels" in note]
+    assert note.endswith("if all of them hold, say `task` multi_label")
+    manifest = load_manifest(DataConfig(str(folder), task="multi-label"))
+    assert len(manifest) == 37
+    assert Counter(manifest.target_texts) == {"bird": 12, "cat": 6, "cat|dog": 4, "dog": 15}
+
+
+def test_an_image_in_two_given_splits_is_refused_with_several_labels_too(tmp_path):
+    rows = [f"{index}.png,{'sun' if index % 2 else 'rain'},{'train' if index < 20 else 'test'}" for index in range(24)]
+    table = targets_table(tmp_path, "\n".join(["path,labels,split", *rows, "0.png,sun,test"]))
+    with pytest.raises(DataError, match="the same image is in two of the given splits"):
+        load_manifest(DataConfig(table))
+    allowed = load_manifest(DataConfig(table, allow_leakage=True))
+    assert [allowed.target_texts[0], allowed.target_texts[-1]] == ["rain|sun"] * 2
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_numbers_are_on_the_scale_of_the_training_samples(tmp_path, log):
+    prices = [f"{10 + 1.5**index:.2f}" for index in range(24)]
+    rows = [f"{index}.png,{price},{index}" for index, price in enumerate(prices)]
+    table = targets_table(tmp_path, "\n".join(["path,price,area", *rows]))
+    manifest = load_manifest(DataConfig(table, target="price", log_target=log))
+    numbers = np.array(prices, dtype=float)
+    expected = np.log(numbers) if log else numbers
+    trained = expected[manifest.indices("train")]
+    assert np.allclose(manifest.targets[:, 0], (expected - trained.mean()) / trained.std(), rtol=1e-12)
+    assert (manifest.target_texts, list(manifest.extra)) == ([f"{price:.12g}" for price in numbers], ["area"])
+    manifest.save(tmp_path / "run" / "manifest.csv")
+    assert np.array_equal(Manifest.load(tmp_path / "run" / "manifest.csv").targets, manifest.targets)
+
+
+def test_features_are_extracted_whatever_is_wrong_with_targets(tmp_path):
+    table = targets_table(tmp_path, "path,label,patient\n0.png,0.5,a\n1.png,1.5,b\n")
+    with pytest.raises(DataError, match="say `task` regression"):
+        load_manifest(DataConfig(table))
+    manifest = load_manifest(DataConfig(table), labels=False)
+    assert (len(manifest), manifest.splits) == (2, ["train"] * 2)

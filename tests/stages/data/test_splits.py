@@ -13,6 +13,8 @@ from stages.config.data import DataConfig
 from stages.data.manifest import load_targets
 from stages.data.sources.records import SourceRecords
 from stages.data.splits import Strata, check_shares, make_missing_splits, strata_of
+from stages.tasks.multi_label import MultiLabel
+from stages.tasks.regression import Regression
 from stages.tasks.single_label import SingleLabel
 
 OPTIONS = DataConfig("somewhere")
@@ -305,6 +307,58 @@ def test_strata_are_those_of_the_task_and_not_its_targets(task):
     assert Counter(splits) == {"test": 20, "val": 12, "train": 48}
     if isinstance(task, Bins):
         assert Counter(split for split, length in zip(splits, LENGTHS, strict=True) if length >= 100)["test"] == 5
+
+
+def labels_of(rows: list[tuple[str, str]]) -> tuple[SourceRecords, list[str], Strata]:
+    """Return the listing, keys and strata of rows (labels, split), each of an image of its own."""
+    listing, keys = listing_of([(f"image {index}", labels, "", split) for index, (labels, split) in enumerate(rows)])
+    names = tuple(sorted({name for labels, _ in rows for name in labels.split("|")} - {""}))
+    return listing, keys, Strata([tuple(filter(None, labels.split("|"))) for labels, _ in rows], "label", names)
+
+
+def test_labels_are_strata_of_which_a_sample_is_in_several_or_none():
+    task = MultiLabel(["a", "b"])
+    texts = ["a|b", "", "b", "?a"]
+    assert strata_of(task, load_targets(task, texts), texts) == Strata(
+        [("a", "b"), (), ("b",), ()], "label", ("a", "b")
+    )
+
+
+def test_each_label_is_in_each_split_and_it_is_said_of_what_a_share_was_taken():
+    listing, keys, strata = labels_of([("a|b", ""), ("b", ""), ("", ""), ("a", "")] * 8)
+    splits, notes = make_missing_splits(listing, keys, strata, OPTIONS, 0)
+    assert "test split made here: 25% of the images of each label (seed 0)" in notes
+    assert len(notes) == 2
+    for name in ("a", "b"):
+        counts = Counter(split for split, names in zip(splits, strata.of_samples, strict=True) if name in names)
+        assert counts == {"train": 10, "val": 2, "test": 4}
+
+
+def test_a_label_without_training_images_is_refused_and_one_without_test_images_is_told():
+    given_splits = [("a", "train"), ("a", "val"), ("", "test")]
+    listing, keys, strata = labels_of([*given_splits, ("a|b", "test")])
+    with pytest.raises(DataError, match=r"no training images with the label b: .* or leave the label out"):
+        make_missing_splits(listing, keys, strata, OPTIONS, 0)
+    listing, keys, strata = labels_of([*given_splits, ("a|b", "train")])
+    _, notes = make_missing_splits(listing, keys, strata, OPTIONS, 0)
+    unscored = "it has no average precision and no area under the curve there"
+    assert notes == [f"no val image with the label b; {unscored}", f"no test image with the label a; b; {unscored}"]
+
+
+def test_nothing_is_said_of_classes_where_there_are_numbers():
+    lengths = [str(index) for index in range(60)]
+    listing, keys = listing_of([(f"image {length}", length, "", "") for length in [*lengths, "3"]])
+    keys[-1] = keys[4]
+    task = Regression()
+    strata = strata_of(task, load_targets(task, listing.targets), listing.targets)
+    splits, notes = make_missing_splits(listing, keys, strata, OPTIONS, 0)
+    tested = [int(length) for length, split in zip(listing.targets, splits, strict=True) if split == "test"]
+    assert all(abs(sum(low <= length < low + 20 for length in tested) - 5) <= 1 for low in (0, 20, 40))
+    assert notes[0] == "test split made here: 25% of the images (seed 0)"
+    assert notes[2:] == ["the same image has two values (1): /data/3/image 3-60.jpg (3) = /data/4/image 4-4.jpg (4)"]
+    listing, keys = listing_of([("image", "1", "", "")])
+    with pytest.raises(DataError, match="too few images to make a val and a test split: at least three are needed"):
+        make_missing_splits(listing, keys, Strata(["1"]), OPTIONS, 0)
 
 
 # -- groups ---------------------------------------------------------------------------------------------------------

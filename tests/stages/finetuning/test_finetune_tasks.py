@@ -90,6 +90,12 @@ def test_fine_tuning_learns_every_task_and_is_scored_by_its_own_metric(probe, ca
     assert train_score is None if name == "multi_label" else train_score > 0.5
 
 
+def test_training_begins_with_a_head_that_the_task_has_unless_one_is_named():
+    found = {name: FinetuneConfig().for_task(name).init_head for name in ("single_label", *TASKS)}
+    assert found == {"single_label": "logistic", "multi_label": "logistic", "regression": "ridge"}
+    assert FinetuneConfig(init_head="mlp").for_task("regression").init_head == "mlp"
+
+
 def test_what_the_loss_of_a_task_does_not_know_is_refused_before_anything_is_read(probe):
     with pytest.raises(UsageError, match=r"`label_smoothing` 0\.1: numbers have no classes"):
         require_trainable(probe.extractor, replace(QUICK, label_smoothing=0.1), TASKS["regression"])

@@ -13,6 +13,7 @@ class Tags:
 
     name = "tags"
     outputs = "logits"
+    calibrates = False
     primary = "wrong_tags"
 
     def __init__(self, count):

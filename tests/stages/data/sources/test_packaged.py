@@ -1,5 +1,6 @@
 import importlib.util
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -66,6 +67,22 @@ def test_elpv_is_split_75_25_by_label_and_cell_type(seed):
     for kind, count in everywhere.items():
         assert abs(tested[kind] - count / 4) <= 1
     assert abs(len(manifest.indices("val")) - 0.2 * 0.75 * 2624) <= 2
+
+
+@needs_elpv
+def test_the_probability_of_a_defect_is_a_number_of_elpv_or_one_of_four_in_order():
+    options = DataConfig("elpv", target="probability", ordinal="auto")
+    manifest = load_manifest(options)
+    assert Counter(manifest.target_texts) == {
+        "0.0": 1508,
+        "0.3333333333333333": 295,
+        "0.6666666666666666": 106,
+        "1.0": 715,
+    }
+    assert list(manifest.extra) == ["cell_type"]
+    assert "levels" in manifest.task.to_json()
+    assert load_manifest(replace(options, ordinal=())).task.name == "regression"
+    assert load_manifest(replace(options, target="cell_type", ordinal=())).class_names == ("mono", "poly")
 
 
 @needs_elpv

@@ -30,8 +30,8 @@ def test_digits_behind_a_zero_are_a_code_and_no_quantity():
 def test_rows_are_named_by_their_lines_and_at_most_ten_of_them():
     values = {"price": [f"p{index}" for index in range(12)]}
     locations = [f"{index}.jpg" for index in range(12)]
-    columns = TargetColumns(values, locations, list(range(2, 14)), "table.csv", is_named=True, class_names=())
+    columns = TargetColumns(values, locations, list(range(2, 14)), "table.csv", True, True, ())
     assert columns.rows([0, 3], "price") == "line 2 ('p0'), line 5 ('p3')"
     assert columns.rows(range(12)).startswith("line 2, line 3")
     assert columns.rows(range(12)).endswith("line 11 and 2 more")
-    assert TargetColumns(values, locations, [], "data", is_named=True, class_names=()).rows([1]) == "1.jpg"
+    assert TargetColumns(values, locations, [], "data", True, True, ()).rows([1]) == "1.jpg"

@@ -21,7 +21,7 @@ def test_a_column_for_each_label_says_yes_no_or_nothing(tmp_path):
     records, reading = read_table(tmp_path, table_of(rows, "tag_b,tag_a,sun"), target="tag_*,sun")
     assert reading.make_task(records.targets).class_names == ("tag_b", "tag_a", "sun")
     assert records.targets == ["tag_b|sun", "tag_a", "tag_b|?tag_a", "?sun"]
-    assert records.notes[-1] == "1 rows say nothing in the columns of the labels: left out (line 5)"
+    assert records.notes[-1] == "rows with nothing in the columns of the labels: 1, left out (line 5)"
 
 
 def test_one_column_of_0_and_1_may_be_a_label(tmp_path):

@@ -10,14 +10,14 @@ def test_rows_without_a_number_are_left_out_and_counted(tmp_path):
     records, reading = read_table(tmp_path, table_of(["3.5", "", "4", "NaN"], "price"), target="price")
     assert (records.targets, records.extra, records.class_names) == (["3.5", "4"], {}, ())
     assert [location[-5:] for location in records.locations] == ["0.jpg", "2.jpg"]
-    assert records.notes[-1] == "2 rows have no price: left out (line 3, line 5)"
+    assert records.notes[-1] == "rows without price: 2, left out (line 3, line 5)"
     assert reading.make_task(records.targets).names == ("price",)
 
 
 def test_of_several_numbers_one_may_be_unknown(tmp_path):
     records, _ = read_table(tmp_path, table_of(["1.5,2", ",3", ",", "4,"], "w,h"), target="w,h")
     assert records.targets == ["1.5|2", "|3", "4|"]
-    assert records.notes[-1] == "1 rows have no w and no h: left out (line 4)"
+    assert records.notes[-1] == "rows without w and h: 1, left out (line 4)"
 
 
 def test_rows_that_hold_no_number_are_named_and_at_most_ten(tmp_path):
