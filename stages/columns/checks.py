@@ -137,8 +137,8 @@ def remarks(choice: ColumnChoice, columns: Mapping[str, Sequence[str]], targets:
     """Return what is odd about columns, in words: those that tell the target, codes among numbers, very skewed ones."""
     codes = _codes(targets)
     found = [
-        f"the column {name} alone tells the target of every sample: if it is made of the target, or later than it, leave "
-        "it out"
+        f"the column {name} alone tells the target of every sample: if it is made of the target, or later than it, "
+        "leave it out"
         for name in choice.names
         if _tells(*_numbers_or_codes([cell.strip() for cell in columns[name]]), codes)
     ]

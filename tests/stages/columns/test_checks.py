@@ -64,7 +64,7 @@ def test_a_column_that_goes_along_with_the_target_is_an_input():
 
 def test_a_column_that_tells_the_target_is_remarked():
     rng = np.random.default_rng(2)
-    outcome = [("good", "bad")[score > 0.5] for score in rng.random(COUNT)]
+    outcome = ["bad" if chance > 0.5 else "good" for chance in rng.random(COUNT)]
     finer = [f"{word} {kind}" for word, kind in zip(outcome, rng.integers(2, size=COUNT), strict=True)]
     score = [f"{(word == 'bad') + value:.3f}" for word, value in zip(outcome, rng.random(COUNT), strict=True)]
     columns = {"finer": finer, "score": score, "index": [str(index) for index in range(COUNT)]}
