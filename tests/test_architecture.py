@@ -56,7 +56,7 @@ INSIDE = {
     ),
     "stages.network": (
         *("module_paths", "import_path", "memory_format", "classifier", "freezing", "stochastic_depth", "reinit"),
-        "image_channels",
+        *("image_channels", "aggregate"),
         *("graph", "auxiliary_heads", "backbones", "heads"),
     ),
 }

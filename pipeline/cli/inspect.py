@@ -57,7 +57,7 @@ def inspect(
         raise DataError(f"{len(extraction.skipped)} images could not be read (--strict)")
     notes = [*manifest.notes, *extractor.notes]
     notes += [f"not readable: {location}: {reason}" for location, reason in extraction.skipped]
-    manifest = drop_unreadable(extractor, manifest)
+    manifest = drop_unreadable(extractor, manifest).by_image()
     table = FeatureTable(
         read_features(extractor, manifest),
         manifest.targets,

@@ -51,6 +51,7 @@ def run(
     from pipeline.experiment.finetune_methods import run_finetunings
     from pipeline.experiment.head_methods import require_same_features_of_heads, run_heads
     from pipeline.experiment.run_setup import extract_features, init_run, init_seed, record_options, resolve_features
+    from pipeline.experiment.sample_rows import require_memory
     from pipeline.experiment.table_columns import encode_columns
     from stages.extraction.extractor import build_extractor
     from stages.finetuning.finetune import require_trainable
@@ -66,6 +67,7 @@ def run(
         experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite)
         names = head.heads_for(manifest.task.name)
         require_same_features_of_heads(experiment, names, head)
+        require_memory(extractor, manifest, names, head)
         report = extract_features(extractor, manifest, directory)
         if features.strict and report.skipped:
             raise DataError(f"{len(report.skipped)} images could not be read (--strict)")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,22 +20,25 @@ from pipeline.evaluation.results import Result
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.finished_methods import find_finished, is_same_training
 from pipeline.experiment.head_methods import (
+    HeadProblem,
+    HeadProblems,
     MethodOutcome,
     build_result,
     format_accuracy,
     head_options,
-    head_problem,
     predictions_of,
     recipe_of,
     views_as_settings,
 )
 from pipeline.experiment.model_store import invalidate_model, save_model
+from pipeline.experiment.sample_rows import aggregate_settings, takes_bags
 from pipeline.experiment.table_columns import TableColumns, encode_columns, log_notes
 from pipeline.text import duration
 from stages.config.heads import HeadConfig, HeadName
 from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows
 from stages.fitting.fit_head import FitProblem, get_fit, head_probabilities, train_head
 from stages.fitting.problem import RowBlocks
+from stages.network.heads.blocks import AggregatedBlocksHead
 from stages.runtime.cost import measured
 from stages.runtime.progress import working
 
@@ -60,7 +64,11 @@ def run_column_methods(experiment: Experiment, names: Sequence[HeadName], option
     if table is None:
         return []
     log_notes(table)
-    methods = [(method, name) for name in names for method in (COLUMNS, JOINED)]
+    vector_heads = [name for name in names if not (experiment.manifest.images and takes_bags(name))]
+    for name in names:
+        if name not in vector_heads:
+            _LOG.info(f"note: columns stand beside one row for each sample, and {name} takes its images one by one")
+    methods = [(method, name) for name in vector_heads for method in (COLUMNS, JOINED)]
     earlier = {
         (method, name): find_finished(
             experiment.directory / column_dir_name(method, name),
@@ -70,7 +78,7 @@ def run_column_methods(experiment: Experiment, names: Sequence[HeadName], option
         )
         for method, name in methods
     }
-    images = head_problem(experiment, options)
+    problems = HeadProblems(experiment, options)
     results = []
     for (method, name), finished in earlier.items():
         method_dir = experiment.directory / column_dir_name(method, name)
@@ -78,7 +86,7 @@ def run_column_methods(experiment: Experiment, names: Sequence[HeadName], option
             _LOG.info(f"seed {experiment.seed}  {method_dir.name}: already trained, {format_accuracy(finished)}")
             results.append(finished)
             continue
-        results.append(_train_and_test(experiment, table, images, method, name, options, method_dir))
+        results.append(_train_and_test(experiment, table, problems.of(name), method, name, options, method_dir))
     return results
 
 
@@ -90,7 +98,7 @@ def column_dir_name(method: str, name: HeadName) -> str:
 def _train_and_test(
     experiment: Experiment,
     table: TableColumns,
-    images: tuple[FitProblem, AnyFeatureRows],
+    images: HeadProblem,
     method: str,
     name: HeadName,
     options: HeadConfig,
@@ -109,7 +117,7 @@ def _train_and_test(
         settings={
             **trained.settings,
             **table.settings,
-            **(views_as_settings(experiment.extractor) if method == JOINED else {}),
+            **(_settings_of_images(experiment, images) if method == JOINED else {}),
         },
         val_score=trained.val_score,
         predictions=predictions_of(trained.task, experiment.split("test"), activated),
@@ -128,11 +136,19 @@ def _train_and_test(
     recipe = recipe_of(experiment, trained.task, method, name, identity)
     invalidate_model(method_dir)
     result.save(method_dir, outcome.predictions)
-    save_model(method_dir, recipe, trained.module, without_val=trained.module_train_only, columns=table.encoder)
+    heads = (trained.module, trained.module_train_only)
+    if method == JOINED and images.aggregate is not None:
+        heads = tuple(AggregatedBlocksHead(images.aggregate, head, table.encoder.width).eval() for head in heads)
+    save_model(method_dir, recipe, heads[0], without_val=heads[1], columns=table.encoder)
     _LOG.info(
         f"seed {experiment.seed}  {method_dir.name}: {format_accuracy(result)}, trained in {duration(training.seconds)}"
     )
     return result
+
+
+def _settings_of_images(experiment: Experiment, images: HeadProblem) -> dict[str, Any]:
+    """Return how the images of samples became rows, as settings."""
+    return {**views_as_settings(experiment.extractor), **aggregate_settings(images.aggregate)}
 
 
 def _without_extraction(result: Result) -> Result:
@@ -146,16 +162,16 @@ def _identity_of(
 ) -> Callable[[str], str]:
     """Return what makes the digest of all that shapes a method of the fingerprint of the features."""
     settings = {**asdict(options), "head": name, "method": method, "columns digest": table.digest}
+    if method == COLUMNS or not experiment.manifest.images:  # nothing is aggregated
+        del settings["aggregate"]
     if method == COLUMNS:
         return lambda _: experiment.fingerprint(settings, "columns alone")
     return partial(experiment.fingerprint, {**settings, **views_as_settings(experiment.extractor)})
 
 
-def _with_columns(
-    images: tuple[FitProblem, AnyFeatureRows], table: TableColumns, method: str
-) -> tuple[FitProblem, AnyFeatureRows]:
+def _with_columns(images: HeadProblem, table: TableColumns, method: str) -> tuple[FitProblem, AnyFeatureRows]:
     """Return what a head on columns is fitted to, and the rows that it is tested on."""
-    problem, test = images
+    problem, test, _ = images
     rows = {
         split: _rows(part, table.encoded[split].values, method)
         for split, part in zip(("train", "val", "test"), (problem.train, problem.val, test), strict=True)

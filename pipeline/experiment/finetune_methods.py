@@ -16,15 +16,16 @@ from typing import Any
 import torch
 
 from cache import key_of_bytes
+from cache.errors import UsageError
 from pipeline.evaluation.results import Predictions, Result, evaluate_test
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.finished_methods import find_finished, is_same_training
 from pipeline.experiment.head_methods import (
+    HeadProblems,
     MethodOutcome,
     build_result,
     format_accuracy,
     head_dir_name,
-    head_problem,
     is_same_head,
     options_of,
     predictions_of,
@@ -39,6 +40,7 @@ from pipeline.experiment.model_store import (
     read_recipe,
     save_model,
 )
+from pipeline.experiment.sample_rows import asked_about_samples
 from pipeline.report.figures import range_test_curves, rate_schedule, save_png
 from pipeline.run_layout import CONTACT_SHEET, HEAD_WITHOUT_VAL, MODEL_CARD, RANGE_TEST, RATES
 from pipeline.text import byte_count, duration, format_count
@@ -78,6 +80,8 @@ _SAID_ELSEWHERE = ("num_workers", "checkpoint_minutes", "baselines", "baseline_l
 
 def run_finetunings(experiment: Experiment, options: FinetuneConfig, head: HeadConfig) -> list[Result]:
     """Fine-tune, and train the baselines that are asked for, one result each."""
+    if experiment.manifest.images:
+        raise UsageError("samples of several images are not fine-tuned: leave that out with `skip_finetune`")
     configs = [options, *(baseline(options, name) for name in options.baselines)]
     return [run_finetune(experiment, config, head) for config in configs]
 
@@ -301,8 +305,10 @@ def _starting_head(experiment: Experiment, options: FinetuneConfig, head: HeadCo
             "fitted to start from"
         )
         with measured() as fitting:
-            fitted = train_head(options.init_head, head_problem(readable, head)[0])
-        return fitted.module_train_only.cpu().eval(), fitting.seconds  # as one that is loaded
+            fitted_to = HeadProblems(readable, head).of(options.init_head)
+            fitted = train_head(options.init_head, fitted_to.problem)
+        module = asked_about_samples(fitted.module_train_only, fitted_to.aggregate)
+        return module.cpu().eval(), fitting.seconds  # as one that is loaded
     result = run_heads(experiment, [options.init_head], head)[0]
     module, _ = load_head(directory / HEAD_WITHOUT_VAL, extractor.graph)
     return module, result.seconds_by_stage["train"]

@@ -81,7 +81,7 @@ def is_same_training(experiment: Experiment, identity_of: Callable[[str], str], 
     former = extractor.fingerprint_of_version_1
     if former is None or identity != identity_of(former):
         return False
-    return has_rows_of_version_1(extractor, list(dict.fromkeys(experiment.manifest.keys)))
+    return has_rows_of_version_1(extractor, experiment.manifest.distinct_images.keys)
 
 
 def require_same_features(method_dir: Path, fingerprints: Collection[str | None], options: Mapping[str, Any]) -> None:

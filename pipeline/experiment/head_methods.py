@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 
@@ -22,6 +21,14 @@ from pipeline.evaluation.results import Predictions, Result, evaluate_test
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.finished_methods import find_finished, is_same_training, require_same_features
 from pipeline.experiment.model_store import ModelCard, config_to_json, invalidate_model, save_model
+from pipeline.experiment.sample_rows import (
+    aggregate_settings,
+    allowed_memory,
+    asked_about_samples,
+    load_samples,
+    save_image_weights,
+    takes_bags,
+)
 from pipeline.text import byte_count, duration, format_score
 from stages.config.data import SPLITS
 from stages.config.features import FeatureConfig
@@ -40,6 +47,7 @@ from stages.fitting.fit_head import (
     head_probabilities,
     train_head,
 )
+from stages.network.aggregate import Aggregate
 from stages.runtime.cost import Cost, measured
 from stages.runtime.progress import working
 from stages.tasks.base import Task
@@ -90,7 +98,8 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
     experiment.require_defined_scores()
     seed, view_settings = experiment.seed, views_as_settings(experiment.extractor)
     earlier = {name: find_finished_head(experiment, name, options) for name in names}
-    problem, test_rows = head_problem(experiment, options)
+    data = HeadProblems(experiment, options)
+    data.of(names[0])
     results = []
     for name, finished in earlier.items():
         method_dir = experiment.directory / head_dir_name(name)
@@ -99,6 +108,7 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
             results.append(finished)
             continue
         get_fit(name)  # imports are not what training costs
+        problem, test_rows, aggregate = data.of(name)
         with measured() as training, working(f"seed {seed}, {method_dir.name}"):
             trained = train_head(name, problem)
         task = trained.task
@@ -107,7 +117,7 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
         outcome = MethodOutcome(
             method=trained.method,
             name=name,
-            settings={**trained.settings, **view_settings},
+            settings={**trained.settings, **view_settings, **aggregate_settings(aggregate)},
             val_score=trained.val_score,
             predictions=predictions_of(task, experiment.split("test"), probabilities),
             costs=(training, testing),
@@ -123,7 +133,9 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
         recipe = recipe_of(experiment, task, trained.method, name, head_identity(experiment, name, options))
         invalidate_model(method_dir)
         result.save(method_dir, outcome.predictions)
-        save_model(method_dir, recipe, trained.module, without_val=trained.module_train_only)
+        modules = (asked_about_samples(head, aggregate) for head in (trained.module, trained.module_train_only))
+        save_model(method_dir, recipe, next(modules), without_val=next(modules))
+        save_image_weights(method_dir, trained.module, experiment.split("test"), test_rows)
         _LOG.info(f"seed {seed}  {method_dir.name}: {format_accuracy(result)}, trained in {duration(training.seconds)}")
         results.append(result)
     return results
@@ -153,6 +165,8 @@ def _identity_of_features(experiment: Experiment, name: HeadName, options: HeadC
     settings = {**asdict(options), "head": name, **views_as_settings(experiment.extractor)}
     for option in COLUMN_OPTIONS:  # of heads on columns alone
         del settings[option]
+    if not experiment.manifest.images or takes_bags(name):  # nothing is aggregated
+        del settings["aggregate"]
     return partial(experiment.fingerprint, settings)
 
 
@@ -176,12 +190,45 @@ def require_same_features_of_heads(experiment: Experiment, names: Sequence[HeadN
         require_same_features(directory, fingerprints, head_options(experiment, name, options))
 
 
-def head_problem(experiment: Experiment, options: HeadConfig) -> tuple[FitProblem, AnyFeatureRows]:
-    """Return what heads are fitted to, and the rows that they are tested on; of the readable samples."""
-    extractor = experiment.extractor
-    train, val, test = load_split_features(experiment, options)
-    cut = CutContext(extractor.graph, extractor.taps[0].cut) if len(extractor.taps) == 1 else None
-    return FitProblem(train, val, experiment.task, options, experiment.seed, extractor.device, cut), test
+class HeadProblem(NamedTuple):
+    """What a head is fitted to, the rows that it is tested on, and what made them of the images of samples.
+
+    `aggregate` is None where samples have one image, or the head takes all of them.
+    """
+
+    problem: FitProblem
+    test_rows: AnyFeatureRows
+    aggregate: Aggregate | None
+
+
+class HeadProblems:
+    """What heads are fitted to, of the readable samples; heads that take the same rows share them."""
+
+    def __init__(self, experiment: Experiment, options: HeadConfig) -> None:
+        self._experiment, self._options = experiment, options
+        self._loaded: dict[bool, HeadProblem] = {}
+
+    def of(self, name: HeadName) -> HeadProblem:
+        """Return what a head is fitted to."""
+        bags = bool(self._experiment.manifest.images) and takes_bags(name)
+        if bags not in self._loaded:
+            self._loaded = {bags: self._load(name, bags)}  # the rows of one kind are in memory at a time
+        return self._loaded[bags]
+
+    def _load(self, name: HeadName, bags: bool) -> HeadProblem:
+        experiment, options = self._experiment, self._options
+        extractor = experiment.extractor
+        if experiment.manifest.images:
+            (train, val, test), aggregate = load_samples(experiment, options, name)
+            return HeadProblem(
+                FitProblem(train, val, experiment.task, options, experiment.seed, extractor.device, bags=bags),
+                test,
+                aggregate,
+            )
+        train, val, test = load_split_features(experiment, options)
+        cut = CutContext(extractor.graph, extractor.taps[0].cut) if len(extractor.taps) == 1 else None
+        problem = FitProblem(train, val, experiment.task, options, experiment.seed, extractor.device, cut)
+        return HeadProblem(problem, test, None)
 
 
 def head_dir_name(name: HeadName) -> str:
@@ -196,9 +243,7 @@ def load_split_features(experiment: Experiment, options: HeadConfig) -> SplitFea
     views = extractor.options.views
     row_bytes = math.prod(extractor.row_shape) * np.dtype(extractor.options.storage_dtype).itemsize
     size = (len(manifest) + (views - 1) * len(parts["train"])) * row_bytes
-    allowed_bytes = (
-        options.max_memory_gb * 1e9 if options.max_memory_gb is not None else psutil.virtual_memory().available / 2
-    )
+    allowed_bytes = allowed_memory(options)
     if size > allowed_bytes:
         _LOG.info(
             f"the features take {byte_count(size)}, and `max_memory_gb` allows {byte_count(allowed_bytes)}: they are "
@@ -228,7 +273,7 @@ def build_result(experiment: Experiment, outcome: MethodOutcome) -> Result:
     """Return the result of a method; a fine-tuned one adds what is its own."""
     extractor, manifest, task = experiment.extractor, experiment.manifest, outcome.predictions.task
     training, testing = outcome.costs
-    readable = list(dict.fromkeys(manifest.keys))
+    readable = manifest.distinct_images.keys
     stages = {
         "extract": extractor.seconds(readable),
         "train": training.seconds,

@@ -67,6 +67,7 @@ class CachedDataset(Dataset[tuple[Any, Any]]):
     ) -> None:
         if split is not None and split not in SPLITS:
             raise UsageError(f"split has to be one of {', '.join(map(repr, SPLITS))} or None for all, not {split!r}")
+        manifest = manifest.by_image()
         rejected = cache.unreadable()
         indices = range(len(manifest)) if split is None else manifest.indices(split).tolist()
         self.cache = cache

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from cache.errors import UsageError, suggestion
+from stages.config.bounds import require_at_least, require_choices
 from stages.config.lists import take_lists
 from stages.config.registry import COMMON, SOURCES, TARGETS, OptionHelp, listed_help
 
@@ -20,6 +22,8 @@ AUTO = "auto"
 BY_FOLDER = "folder"
 UNGROUPED = "none"
 """Words of the option `group_by`."""
+
+Unit = Literal["auto", "image", "folder"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,18 @@ class DataConfig:
     allow_leakage: bool = False
     """Go on although the same image stands in two of the given splits."""
 
+    images: tuple[str, ...] = ()
+    """Columns of a table that hold the images of a sample, as frontal,kitchen,bath; an empty field is a missing view
+    (default: path, and path_2, path_3, ... where there are such)."""
+
+    sample: Unit = "auto"
+    """What a sample is: image, or folder (of a folder of classes: each folder inside a class, with all images in it).
+    auto takes the rows of a table that have the same word in a column sample for one, and with `frames` each folder."""
+
+    frames: int | None = None
+    """Most images of a sample, evenly spaced over those that there are, in order: of a folder of frames, of the rows of
+    a sample, or of a video file, which is read with this option alone (needs `pip install av`)."""
+
     def __post_init__(self) -> None:
         take_lists(self)
         if self.folders != (CLASSES,):
@@ -91,6 +107,12 @@ class DataConfig:
                         f"`folders` {item!r} must be {CLASSES}, or FOLDER=SPLIT with the split {', '.join(SPLITS)} or "
                         f"{LEFT_OUT}"
                     )
+        require_choices(self)
+        require_at_least(self, {"frames": 1})
+        if len(set(self.images)) < len(self.images):
+            raise UsageError(f"`images` {','.join(self.images)} names a column twice")
+        if self.images and self.frames is not None:
+            raise UsageError("`images` names the images of a sample and `frames` chooses among them: give one of them")
         if self.task != AUTO:
             object.__setattr__(self, "task", self.task.replace("-", "_"))
             if self.task not in (known := TARGETS.names()):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from cache.registry import Registration, Registry
 
-RowKind = Literal["vector", "map", "any"]
+RowKind = Literal["vector", "map", "any", "bag"]
 
 _YOUR_OWN = ", and modules of your own, as package.module:Class"
 
@@ -30,8 +30,8 @@ class HeadKind(Registration):
         As in tables and figures.
     method : "linear" or "head"
         What it is compared as: a linear model on the features, or a head beyond that.
-    rows : "vector", "map" or "any"
-        The features it takes; tokens count as maps.
+    rows : "vector", "map", "any" or "bag"
+        The features it takes; tokens count as maps. A bag is all images of a sample of several.
     streams : bool
         Whether it takes features that are larger than memory.
     tasks : tuple of str

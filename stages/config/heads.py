@@ -12,10 +12,14 @@ from stages.config.head_registry import (
     describe_default_heads,
     describe_heads,
     describe_streaming_heads,
+    find_head,
     require_known,
 )
 from stages.config.lists import take_lists
 from stages.config.registry import COMMON, OptionHelp
+
+_ATTENTION = ("mil",)
+"""What `aggregate` attention is."""
 
 HeadName = str
 """Of a head that is registered, or the import path of a module of the user's own, ``package.module:Class``."""
@@ -56,6 +60,10 @@ class HeadConfig:
 
     nystroem_components: int = 2000
     """Rows that rbf compares all others with (Nystroem's method), where there are more than 10,000 of them."""
+
+    aggregate: Literal["mean", "max", "concat", "attention"] = "mean"
+    """How the features of several images become the row of a sample, for heads on vectors: mean, max, or concat (side
+    by side; a missing view has the mean of the training images there). attention is learned: it is the head mil."""
 
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: rare classes weigh as much as frequent ones, and settings are chosen by the mean of the classes'
@@ -134,9 +142,22 @@ class HeadConfig:
                 raise UsageError(f"`{option}` needs at least one value")
         for name in self.head:
             require_known(name)
+        if self.aggregate == "attention":
+            object.__setattr__(self, "head", _learning_to_aggregate(self.head))
         for name in ("fit_dropout", "fit_label_smoothing"):
             require(name, getattr(self, name), "less than 1", lambda share: share < 1)
 
     def heads_for(self, task: str) -> tuple[HeadName, ...]:
         """Return the heads to train for a task: those that were named, or its own."""
         return self.head or default_heads(task)
+
+
+def _learning_to_aggregate(heads: tuple[HeadName, ...]) -> tuple[HeadName, ...]:
+    """Return the heads that learn how much each image of a sample counts: those that are named, or the one there is."""
+    others = [name for name in heads if find_head(name).rows != "bag"]
+    if others:
+        raise UsageError(
+            f"`aggregate` attention is learned by a head of its own, `head` {_ATTENTION[0]}, and {', '.join(others)} "
+            "cannot: take mean, max or concat for them"
+        )
+    return heads or _ATTENTION

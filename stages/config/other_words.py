@@ -21,7 +21,7 @@ OTHER_WORDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("img_size", "input_size", "size", "resolution", "imgsz", "image_resolution"), ("image_size",)),
     **dict.fromkeys(("crop", "center_crop", "crop_pct", "resize_mode", "squish", "letterbox"), ("crop_mode",)),
     **dict.fromkeys(("pretrained", "checkpoint", "state_dict", "weights_file", "ckpt"), ("weights",)),
-    **dict.fromkeys(("dataset", "data_dir", "data_path", "images", "input", "train_dir", "root"), ("data",)),
+    **dict.fromkeys(("dataset", "data_dir", "data_path", "input", "train_dir", "root"), ("data",)),
     **dict.fromkeys(("output", "output_dir", "run_dir", "save_dir", "results", "o"), ("out",)),
     **dict.fromkeys(("test_split", "test_fraction", "test_share"), ("test_size",)),
     **dict.fromkeys(("val_split", "valid_size", "validation_split", "validation_size", "dev_size"), ("val_size",)),

@@ -10,16 +10,16 @@ import csv
 import json
 import operator
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache import DigestCache, key_of_bytes
+from cache import DigestCache
 from cache.atomic_write import atomic_path, write_atomically
 from cache.errors import DataError
 from stages.config.data import SPLITS, DataConfig
@@ -27,6 +27,7 @@ from stages.data.sample import ImageRef, Sample
 from stages.data.sources.groups import with_groups
 from stages.data.sources.records import Progress, SourceRecords
 from stages.data.sources.registry import list_samples
+from stages.data.sources.sample_images import image_keys, key_samples, refuse_options
 from stages.data.sources.target_columns import with_target_columns
 from stages.data.splits import check_shares, make_missing_splits, strata_of
 from stages.data.targets.registry import Reading, read_targets
@@ -35,8 +36,18 @@ from stages.tasks.base import Task, task_from_json
 from stages.tasks.single_label import SingleLabel
 
 _HEADER = ["path", "label", "split", "key"]
+_IMAGES, _IMAGE_HEADER = ".images.csv", ["sample", "place", "path", "key"]
+"""The further table of samples of several images."""
+
 _GROUP, _STRATUM = "group", "stratum"
 """Further columns, where samples have groups and where the source tells strata apart; then come the extra ones."""
+
+
+class DistinctImages(NamedTuple):
+    """Images, each once: where they are, and their keys."""
+
+    locations: list[str]
+    keys: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +57,13 @@ class Manifest:
     Attributes
     ----------
     locations : list of str
-        Where each image is: what `read_image` takes.
+        Where each image is: what `read_image` takes. Of a sample of several images, where the first is.
     targets : ndarray, shape [n, ...]
         What the task's `load` makes of each sample's target: the number of its class, int64, for one class a sample.
     splits : list of str
         'train', 'val' or 'test'.
     keys : list of str
-        Identity of each image in the cache.
+        Identity of each image in the cache; of a sample of several images, the digest of all their identities.
     task : Task
         What is predicted; knows what the targets mean.
     unreadable : list of (location, reason)
@@ -66,6 +77,9 @@ class Manifest:
         Kind of each sample among those of its target. Empty where the source names none.
     extra : dict of str to list of str
         What else the source says of each sample, by the name of the column.
+    images : list of tuple of ImageRef or None
+        The images of each sample, in their order, where samples have several; None is a view that is missing, or cannot
+        be read. Empty where each sample has one image, at its location.
 
     Raises
     ------
@@ -83,6 +97,7 @@ class Manifest:
     groups: list[str] = field(default_factory=list)
     strata: list[str] = field(default_factory=list)
     extra: dict[str, list[str]] = field(default_factory=dict)
+    images: list[tuple[ImageRef | None, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         clashing = [name for name in (*_HEADER, _GROUP, _STRATUM) if name in self.extra]
@@ -103,10 +118,11 @@ class Manifest:
         """Yield the samples, in order, as records."""
         blank = [""] * len(self)
         extra = zip(*self.extra.values(), strict=True) if self.extra else [()] * len(self)
-        images = map(ImageRef, self.locations, self.keys)
+        images = self.images or [(image,) for image in map(ImageRef, self.locations, self.keys)]
         known = (self.target_texts, self.splits, self.groups or blank, self.strata or blank)
-        for image, target, split, group, stratum, values in zip(images, *known, extra, strict=True):
-            yield Sample((image,), target, split, group, stratum, dict(zip(self.extra, values, strict=True)))
+        for views, target, split, group, stratum, values in zip(images, *known, extra, strict=True):
+            there = tuple([image for image in views if image is not None])
+            yield Sample(there, target, split, group, stratum, dict(zip(self.extra, values, strict=True)))
 
     def indices(self, split: str) -> NDArray[np.int64]:
         """Return the positions, int64, of the samples of a split, in order."""
@@ -125,6 +141,42 @@ class Manifest:
             [self.groups[index] for index in indices] if self.groups else [],
             [self.strata[index] for index in indices] if self.strata else [],
             {name: [column[index] for index in indices] for name, column in self.extra.items()},
+            [self.images[index] for index in indices] if self.images else [],
+        )
+
+    @property
+    def distinct_images(self) -> DistinctImages:
+        """Every image of the samples once, in the order in which they come first; what goes through the network."""
+        if self.images:
+            images = (image for views in self.images for image in views if image is not None)
+            location_of = {image.key: image.location for image in images}
+        else:
+            location_of = dict(zip(self.keys, self.locations, strict=True))
+        return DistinctImages(list(location_of.values()), list(location_of))
+
+    def without_images(self, rejected: Container[str]) -> Manifest:
+        """Return the samples without the images of these keys; without those, too, of which no image is left."""
+        if not self.images:
+            return self.select([index for index, key in enumerate(self.keys) if key not in rejected])
+        images = [
+            tuple([None if image is None or image.key in rejected else image for image in views])
+            for views in self.images
+        ]
+        kept = [index for index, views in enumerate(images) if any(views)]
+        return replace(self.select(kept), images=[images[index] for index in kept])
+
+    def by_image(self) -> Manifest:
+        """Return a row for each image, with what is known of its sample, which is its group where it has no other."""
+        if not self.images:
+            return self
+        rows = [(index, image) for index, views in enumerate(self.images) for image in views if image is not None]
+        images = replace(self.select([index for index, _ in rows]), images=[])
+        groups = [group or f"sample {index + 1}" for index, group in enumerate(self.groups or [""] * len(self))]
+        return replace(
+            images,
+            locations=[image.location for _, image in rows],
+            keys=[image.key for _, image in rows],
+            groups=[groups[index] for index, _ in rows],
         )
 
     @property
@@ -160,12 +212,15 @@ class Manifest:
         kind = "labels" if self.targets.ndim > 1 else "classes"
         classes = [f"{len(self.class_names)} {kind}"] if any(self.class_names) else []
         groups = [f"{len(set(filter(None, self.groups))):,} groups"] if self.groups else []
-        return [f"{len(self):,} images", *classes, *groups, *sizes]
+        there = sum(image is not None for views in self.images for image in views)
+        count = f"{len(self):,} samples of {there:,} images" if self.images else f"{len(self):,} images"
+        return [count, *classes, *groups, *sizes]
 
     def save(self, path: Path) -> None:
         """Write the samples as CSV and all else as JSON beside it, `path` with .json.
 
-        The columns are path, label, split, key, then group and stratum where there are any, then the extra ones.
+        The columns are path, label, split, key, then group and stratum where there are any, then the extra ones. The
+        images of samples of several stand in a table of their own, `path` with .images.csv: sample, place, path, key.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         # surrogateescape: a file name need not be Unicode, and must come back as it was
@@ -182,6 +237,9 @@ class Manifest:
             known = (self.locations, self.target_texts, self.splits, self.keys)
             rows.writerows(zip(*known, *further_columns.values(), strict=True))
         rest = {**_task_to_json(self.task), "unreadable": self.unreadable, "notes": self.notes}
+        if self.images:
+            rest["images"] = [len(views) for views in self.images]
+            save_images(path.with_suffix(_IMAGES), self.images)
         write_atomically(path.with_suffix(".json"), (json.dumps(rest, indent=1) + "\n").encode())
 
     @classmethod
@@ -216,11 +274,36 @@ class Manifest:
                 extra.pop(_GROUP, []),
                 extra.pop(_STRATUM, []),
                 extra,
+                load_images(path.with_suffix(_IMAGES), rest["images"]) if "images" in rest else [],
             )
         except OSError as error:
             raise DataError(f"the manifest {path} cannot be read: {error.filename}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, csv.Error) as error:
             raise DataError(f"{path} is not a manifest written here: {error}") from error
+
+
+def save_images(path: Path, images: Sequence[Sequence[ImageRef | None]]) -> None:
+    """Write the images of samples as a table: the sample's number, the image's place in it, path and key."""
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        rows = csv.writer(file)
+        rows.writerow(_IMAGE_HEADER)
+        for number, views in enumerate(images):
+            rows.writerows((number, place, *astuple(image)) for place, image in enumerate(views) if image is not None)
+
+
+def load_images(path: Path, sizes: Sequence[int]) -> list[tuple[ImageRef | None, ...]]:
+    """Return what `save_images` wrote, of samples that have so many places each."""
+    images: list[list[ImageRef | None]] = [[None] * size for size in sizes]
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        header, *rows = csv.reader(file)
+    if header != _IMAGE_HEADER:
+        raise ValueError(f"the columns of {path.name} are {','.join(header)}, not {','.join(_IMAGE_HEADER)}")
+    for number, place, location, key in rows:
+        images[int(number)][int(place)] = ImageRef(location, key)
+    return [tuple(views) for views in images]
 
 
 def has_extra_columns(path: Path) -> bool:
@@ -277,15 +360,24 @@ def load_manifest(
     """
     check_shares(options)
     memo = memo or DigestCache(None)
-    source, reading = _with_targets(list_samples(options, progress), options, labels=labels)
-    listing, keys, unreadable = _readable(source, memo, progress)
+    records = list_samples(options, progress)
+    refuse_options(records, options)
+    source, reading = _with_targets(records, options, labels=labels)
+    images: list[tuple[ImageRef | None, ...]] = []
+    image_notes: list[str] = []
+    if source.images:
+        listing, keys, images, unreadable, image_notes = key_samples(source, memo, progress)
+    else:
+        listing, keys, unreadable = _readable(source, memo, progress)
     if len(listing.class_names) == 1 and labels:
         raise DataError(
             f"`data` {options.data} has one class only, {listing.class_names[0]!r}; at least two are needed"
         )
     notes = list(listing.notes)
     if reading is not None and reading.join is not None:
+        images_of = dict(zip(keys, images, strict=True)) if images else {}
         listing, keys, joined = _joined(listing, keys, reading.join)
+        images = [images_of[key] for key in keys] if images else []
         notes += joined
     task = reading.make_task(listing.targets) if reading is not None else SingleLabel(listing.class_names)
     held = set(listing.class_names)
@@ -317,10 +409,11 @@ def load_manifest(
         keys,
         task,
         unreadable,
-        [*notes, *made, *([memo.note] if memo.note else [])],
+        [*notes, *image_notes, *made, *([memo.note] if memo.note else [])],
         listing.groups,
         listing.strata if any(listing.strata) else [],
         listing.extra,
+        images,
     )
 
 
@@ -369,15 +462,10 @@ def _joined(
 def _readable(
     listing: SourceRecords, memo: DigestCache, progress: Progress | None
 ) -> tuple[SourceRecords, list[str], list[tuple[str, str]]]:
-    """Return the samples that can be read, their keys, and (location, reason) of the others.
-
-    Empty files cannot: they would all be the same image.
-    """
+    """Return the samples that can be read, their keys, and (location, reason) of the others."""
     if listing.keys is not None:
         return listing, listing.keys, []
-    keys, reasons = memo.keys(listing.locations, progress)
-    empty_key = key_of_bytes(b"")
-    reasons |= {location: "the file is empty" for location, key in keys.items() if key == empty_key}
+    keys, reasons = image_keys(listing.locations, memo, progress)
     readable = listing.select([index for index, location in enumerate(listing.locations) if location not in reasons])
     unreadable = [(location, reasons[location]) for location in dict.fromkeys(listing.locations) if location in reasons]
     if not readable.locations:

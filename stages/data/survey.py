@@ -75,8 +75,9 @@ def survey(manifest: Manifest, options: FeatureConfig) -> Survey:
     reading = Reading(page=parse_page(options.page))
     numbers: dict[int, str] = {}
     deep: list[_Seen] = []
-    images = 0
-    ordered = sorted(zip(manifest.keys, manifest.locations, strict=True))
+    looked_at = 0
+    images = manifest.distinct_images if manifest.images else (manifest.locations, manifest.keys)
+    ordered = sorted((key, location) for location, key in zip(*images, strict=True))
     for _, location in progress(list(dict(ordered).items())[:IMAGES], label="look at images", unit="images"):
         if opener_of(location) is not None:
             continue
@@ -84,7 +85,7 @@ def survey(manifest: Manifest, options: FeatureConfig) -> Survey:
             samples = read_samples(read_file(location), reading)
         except UnreadableImageError:  # extraction lists it with its reason
             continue
-        images += 1
+        looked_at += 1
         numbers.setdefault(samples.values.shape[2], location)
         if samples.is_deep:
             deep.append(_seen(samples))
@@ -99,14 +100,14 @@ def survey(manifest: Manifest, options: FeatureConfig) -> Survey:
             )
         if options.channels == ALL:
             options = replace(options, channels=",".join(map(str, range(*numbers))))
-        words.append(f"{images:,} images were looked at: `channels` all are {options.channels}")
+        words.append(f"{looked_at:,} images were looked at: `channels` all are {options.channels}")
     asked = parse_intensity_range(options.intensity_range)
     if not asked.is_resolved:
         found_range = _range_of(deep, asked)
         options = replace(options, intensity_range=str(found_range))
         kinds = f"{len(deep):,} of them have more than 8 bits" if deep else "none of them has more than 8 bits"
-        words.append(f"{images:,} images were looked at, {kinds}: `intensity_range` {asked} is {found_range}")
-    return Survey(images, options, words)
+        words.append(f"{looked_at:,} images were looked at, {kinds}: `intensity_range` {asked} is {found_range}")
+    return Survey(looked_at, options, words)
 
 
 def _seen(samples: Samples) -> _Seen:

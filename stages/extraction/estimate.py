@@ -77,9 +77,9 @@ def estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
     DataError
         If not one of the chosen images can be read.
     """
-    keys = list(dict.fromkeys(manifest.keys))
+    locations, keys = manifest.distinct_images
     lacking = missing_rows(extractor, keys)
-    location_of = dict(zip(manifest.keys, manifest.locations, strict=True))
+    location_of = dict(zip(keys, locations, strict=True))
     views = range(extractor.options.views)
     computing = extractor.threads if extractor.device.type == "cpu" else 1
     warm_up = computing * extractor.batch_size

@@ -109,9 +109,7 @@ def extract(
         If a cache cannot be written, or its disk has no room for what is missing.
     """
     started = time.perf_counter()
-    location_of = dict(zip(manifest.keys, manifest.locations, strict=True))
-    wanted, locations = list(location_of), list(location_of.values())
-    del location_of  # as large as all the rest, where there are millions
+    locations, wanted = manifest.distinct_images
     rejected = extractor.unreadable()
     known = sum(key in rejected for key in wanted)
     taken_over = take_over_rows(extractor, wanted, locations) if rank.is_main else TakenOver(0, 0)
@@ -164,11 +162,8 @@ def _taken_over_in_words(taken_over: TakenOver) -> list[str]:
 
 def skipped_samples(manifest: Manifest, rejected: dict[str, str]) -> list[tuple[str, str]]:
     """Return (location, reason) of every image of the manifest that has no feature because it could not be read."""
-    undecodable = [
-        (location, rejected[key])
-        for location, key in zip(manifest.locations, manifest.keys, strict=True)
-        if key in rejected
-    ]
+    images = manifest.distinct_images if manifest.images else (manifest.locations, manifest.keys)
+    undecodable = [(location, rejected[key]) for location, key in zip(*images, strict=True) if key in rejected]
     return [*manifest.unreadable, *undecodable]
 
 

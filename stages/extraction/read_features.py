@@ -2,32 +2,96 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cache import FeatureCache
-from cache.errors import CacheInputError
+from cache.errors import CacheInputError, UsageError
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
+from stages.network.aggregate import Aggregate, AggregateKind, fit_aggregate, padded
+
+_BLOCK_BYTES = 32 << 20
+"""Features of images that are in memory at a time while they become one row for each sample."""
 
 
-def read_features(extractor: Extractor, manifest: Manifest, view: int = 0) -> NDArray[np.floating]:
-    """Return the cached features, [n, *row_shape] in the storage type, of the manifest's samples in its order.
+def read_features(
+    extractor: Extractor, manifest: Manifest, view: int = 0, aggregate: Aggregate | None = None
+) -> NDArray[np.floating]:
+    """Return the cached features of the manifest's samples in its order.
+
+    Parameters
+    ----------
+    extractor : Extractor
+    manifest : Manifest
+    view : int
+    aggregate : Aggregate, optional
+        Makes one row of the images of a sample, where samples have several; by default their mean.
+
+    Returns
+    -------
+    array [n, *row_shape] in the storage type
+        Of samples of several images float32 [n, width].
 
     Raises
     ------
     CacheInputError
         If some are not in the cache; as `require_cached`.
+    UsageError
+        If samples have several images, whose features are no vectors.
     """
     stores = require_cached(extractor, manifest, view)
-    if len(stores) == 1:
-        return np.asarray(stores[0].read(manifest.keys, view))
-    joined = np.empty((len(manifest.keys), *extractor.row_shape), dtype=stores[0].dtype)
+    if not manifest.images:
+        return _read(extractor, stores, manifest.keys, view)
+    aggregate = aggregate or Aggregate("mean", places_of(manifest), _width(extractor))
+    rows = np.empty((len(manifest), aggregate.width), dtype=np.float32)
     start = 0
-    for tap, store in zip(extractor.taps, stores, strict=True):
-        joined[:, start : start + tap.shape[0]] = store.read(manifest.keys, view)
-        start += tap.shape[0]
-    return joined
+    for bags in _bags(extractor, stores, manifest, view, aggregate.places):
+        rows[start : start + len(bags)] = aggregate(bags.float()).numpy()
+        start += len(bags)
+    return rows
+
+
+def read_bags(
+    extractor: Extractor, manifest: Manifest, view: int = 0, places: int | None = None
+) -> NDArray[np.floating]:
+    """Return the cached features of all images of each sample, [n, F, d + 1] in the storage type.
+
+    The last number is 1 where there is an image; see ``stages.network.aggregate``.
+
+    Parameters
+    ----------
+    extractor : Extractor
+    manifest : Manifest
+        Of samples of several images.
+    view : int
+    places : int, optional
+        F; by default as many as the largest sample has.
+    """
+    stores = require_cached(extractor, manifest, view)
+    places = places or places_of(manifest)
+    bags = np.empty((len(manifest), places, _width(extractor) + 1), dtype=stores[0].dtype)
+    start = 0
+    for block in _bags(extractor, stores, manifest, view, places):
+        bags[start : start + len(block)] = block.numpy()
+        start += len(block)
+    return bags
+
+
+def fitted_aggregate(extractor: Extractor, train: Manifest, kind: AggregateKind, places: int) -> Aggregate:
+    """Return what makes one row of the images of a sample, fitted to the training samples where it has to be."""
+    stores = require_cached(extractor, train) if kind == "concat" else []
+    bags = (block.float() for block in _bags(extractor, stores, train, 0, places))
+    return fit_aggregate(kind, places, _width(extractor), bags)
+
+
+def places_of(manifest: Manifest) -> int:
+    """Return as many images as the largest sample has places for."""
+    return max(map(len, manifest.images), default=1)
 
 
 def require_cached(extractor: Extractor, manifest: Manifest, view: int = 0) -> list[FeatureCache]:
@@ -36,15 +100,16 @@ def require_cached(extractor: Extractor, manifest: Manifest, view: int = 0) -> l
     Raises
     ------
     CacheInputError
-        If some of the manifest's samples are not in them; says how many, and the command that extracts them.
+        If some of the manifest's images are not in them; says how many, and the command that extracts them.
     """
     stores = [tap.cache_of_view(view) for tap in extractor.taps]
+    locations, keys = manifest.distinct_images if manifest.images else (manifest.locations, manifest.keys)
     for tap, store in zip(extractor.taps, stores, strict=True):
-        missing = store.missing(manifest.keys, view)
+        missing = store.missing(keys, view)
         if missing:
-            example = manifest.locations[manifest.keys.index(missing[0])]
+            example = locations[keys.index(missing[0])]
             raise CacheInputError(
-                f"{len(missing)} of {len(manifest.keys)} images have no cached features for {extractor.backbone.name} "
+                f"{len(missing)} of {len(keys)} images have no cached features for {extractor.backbone.name} "
                 f"at {tap.cut.name} in {extractor.options.cache} (first: {example}{f', view {view}' if view else ''}); "
                 "run `extract` first, with the same `data` and the same options of stage 1 (`backbone`, `cut`, `pool`, "
                 "`image_size`, `precision`, `views`, `augment`, `cache`)"
@@ -53,6 +118,41 @@ def require_cached(extractor: Extractor, manifest: Manifest, view: int = 0) -> l
 
 
 def drop_unreadable(extractor: Extractor, manifest: Manifest) -> Manifest:
-    """Return the manifest without the samples stage 1 found unreadable."""
-    rejected = extractor.unreadable()
-    return manifest.select([index for index, key in enumerate(manifest.keys) if key not in rejected])
+    """Return the manifest without the images stage 1 found unreadable, and without samples that have no other."""
+    return manifest.without_images(extractor.unreadable())
+
+
+def _read(extractor: Extractor, stores: Sequence[FeatureCache], keys: Sequence[str], view: int) -> NDArray[np.floating]:
+    """Return the rows of images, those of several cuts joined."""
+    if len(stores) == 1:
+        return np.asarray(stores[0].read(keys, view))
+    joined = np.empty((len(keys), *extractor.row_shape), dtype=stores[0].dtype)
+    start = 0
+    for tap, store in zip(extractor.taps, stores, strict=True):
+        joined[:, start : start + tap.shape[0]] = store.read(keys, view)
+        start += tap.shape[0]
+    return joined
+
+
+def _bags(
+    extractor: Extractor, stores: Sequence[FeatureCache], manifest: Manifest, view: int, places: int
+) -> Iterator[Tensor]:
+    """Yield the bags of some samples after the others, some megabytes at a time."""
+    width = _width(extractor)
+    step = max(_BLOCK_BYTES // (places * width * 4), 1)
+    for start in range(0, len(manifest), step):
+        samples = manifest.images[start : start + step]
+        there = [(place, image.key) for views in samples for place, image in enumerate(views) if image is not None]
+        sizes = [sum(image is not None for image in views) for views in samples]
+        rows = torch.from_numpy(_read(extractor, stores, [key for _, key in there], view))
+        yield padded(rows, sizes, [place for place, _ in there], places)
+
+
+def _width(extractor: Extractor) -> int:
+    """Return the width of the features of an image, of samples that have several."""
+    if len(extractor.row_shape) != 1:
+        raise UsageError(
+            f"samples of several images need vectors, and the rows are {[*extractor.row_shape]}: choose a `pool`: avg, "
+            "max or avgmax"
+        )
+    return extractor.row_shape[0]

@@ -190,6 +190,11 @@ def _require_classes_to_balance(problem: FitProblem) -> None:
 
 def _require_row_kind(kind: HeadKind, problem: FitProblem) -> None:
     """Refuse rows that a head does not take."""
+    if kind.rows == "bag" and not problem.bags:
+        raise UsageError(
+            f"`head` {kind.name} takes samples of several images (`images`, `sample`, `frames`), and here each is one; "
+            f"take one of the others: {names_where(lambda other: other.rows != 'bag')}"
+        )
     if kind.rows == "vector":
         vector_width(kind.name, problem.train.row_shape)
     if not kind.streams or problem.blocks is not None:

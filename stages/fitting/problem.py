@@ -78,6 +78,8 @@ class FitProblem:
         Where torch heads train.
     cut : CutContext, optional
         What the head ``top`` is made of.
+    bags : bool
+        Whether each row is all images of a sample, [F, d + 1], whose last number is 1 where there is an image.
     blocks : RowBlocks, optional
         The parts of a row, where it has columns of a table in it.
     """
@@ -89,6 +91,7 @@ class FitProblem:
     seed: int
     device: torch.device
     cut: CutContext | None = None
+    bags: bool = False
     blocks: RowBlocks | None = None
 
     @property

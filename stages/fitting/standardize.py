@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from stages.fitting.feature_rows import AnyFeatureRows
+from stages.network.aggregate import split_bags
 
 Scaling = Literal["none", "standard", "l2"]
 
@@ -93,6 +94,20 @@ class Standardizer:
         mean, scale = self.moments
         layer.weight.div_(scale)
         layer.bias.sub_(layer.weight @ mean)
+
+
+class BagStandardizer(Standardizer):
+    """A standardizer of the features of images in bags, [b, F, d + 1]: of those that there are."""
+
+    def partial_fit(self, block: Tensor) -> None:
+        """Take up the images of some bags."""
+        rows, present = split_bags(block)
+        super().partial_fit(rows[present])
+
+    def transform(self, block: Tensor) -> Tensor:
+        """Return bags whose features have mean 0 and standard deviation 1; where there is no image, they are zeros."""
+        rows, present = split_bags(block)
+        return torch.cat([super().transform(rows) * present[..., None], block[..., -1:]], dim=-1)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from stages.fitting.feature_rows import BATCH_ROWS, AnyFeatureRows, FeatureRows,
 from stages.fitting.problem import FitProblem
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import selection_score
-from stages.fitting.standardize import Standardizer
+from stages.fitting.standardize import BagStandardizer, Standardizer
 from stages.fitting.vmap_heads import VmapHeads
 from stages.network.heads.base import Head
 from stages.network.heads.blocks import JoinedHead
@@ -56,7 +56,7 @@ def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:
         {"rate": rate, "weight decay": decay}
         for rate, decay in itertools.product(options.fit_lr, options.fit_weight_decay)
     ]
-    has_small_steps = len(train.row_shape) == 1 and options.fit_batch_size < _SMALL_BATCH
+    has_small_steps = (len(train.row_shape) == 1 or problem.bags) and options.fit_batch_size < _SMALL_BATCH
     with preserve_rng_state(), single_threaded() if has_small_steps else nullcontext():
         template = _draw(name, problem)
         train_scaler = _standardizer(train, options, template)
@@ -274,7 +274,9 @@ def _inputs(block: Any, scaler: Standardizer | None, device: torch.device) -> Te
 
 def _standardizer(rows: AnyFeatureRows, options: HeadConfig, head: Head) -> Standardizer | None:
     """Return what standardizes the rows, where the head is one that is trained on such; else nothing."""
-    return Standardizer.fit(rows) if head.standardized and options.fit_scaler == "standard" else None
+    if not head.standardized or options.fit_scaler != "standard":
+        return None
+    return (BagStandardizer if head.takes_bags else Standardizer).fit(rows)
 
 
 def _with(template: Head, weights: dict[str, Tensor], scaler: Standardizer | None) -> Head:

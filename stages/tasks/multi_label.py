@@ -135,6 +135,10 @@ class MultiLabel:
         probabilities = _tensor(activated)
         return (probabilities >= self._cutoffs.to(probabilities)).float()
 
+    def values(self, activated: TensorBatch) -> NDArray[np.bool_]:
+        """Return which labels reach their thresholds, bool [n, labels]."""
+        return np.asarray(self.predict(activated).cpu().numpy() == 1)
+
     def decode(self, predicted: Tensor) -> str:
         """Return the names of labels, as `load` reads them."""
         values = predicted.tolist()
@@ -224,6 +228,10 @@ class MultiLabel:
             for side, count in zip(sides, counts, strict=True)
         ]
         return np.asarray(halves[0] + halves[1], dtype=np.float32)
+
+    def in_units(self, target: NDArray[Any]) -> NDArray[Any]:
+        """Return the targets themselves."""
+        return target
 
     def scaled_to(self, targets: NDArray[Any]) -> MultiLabel:
         """Return the task itself."""

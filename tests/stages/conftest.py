@@ -34,6 +34,20 @@ class Probe(NamedTuple):
 
 
 @pytest.fixture(scope="session")
+def pairs(photographs, tmp_path_factory):
+    """The photographs as a manifest of samples of two of a class; of each class three samples have one."""
+    files = {name: sorted((photographs / name).iterdir()) for name in ("fire", "leaf", "sea")}
+    lines = [
+        f"{paths[row]},{paths[row + 1] if row % 8 else ''},{name}"
+        for name, paths in files.items()
+        for row in range(0, len(paths), 2)
+    ]
+    table = tmp_path_factory.mktemp("pairs") / "pairs.csv"
+    table.write_text("\n".join(["path,path_2,label", *lines]))
+    return load_manifest(DataConfig(str(table)))
+
+
+@pytest.fixture(scope="session")
 def probe(photographs, tmp_path_factory):
     """The embedded network at a size that is quick, at full precision in the cache."""
     manifest = load_manifest(DataConfig(str(photographs)))

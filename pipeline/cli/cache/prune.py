@@ -52,7 +52,7 @@ def prune(
     needed: set[str] = set()
     for source in keep:
         manifests = load_all(source, cache)
-        keys = {key for manifest in manifests for key in manifest.keys}
+        keys = {key for manifest in manifests for key in manifest.distinct_images.keys}
         unreadable = {location for manifest in manifests for location, _ in manifest.unreadable}
         echo(f"keep {source}: {len(keys):,} different images")
         if unreadable:

@@ -1,8 +1,9 @@
 """Tables of images as a source: ``path,label[,split][,stratum][,group]`` with a header, and whatever columns else.
 
-What is to be predicted stands in the column ``label``, ``labels`` or ``target``, or in those that the option names;
-what it means is found out later. Samples with the same word in the column ``group`` (the same patient, product, video)
-never come into two splits. Columns of other names go with the samples into the manifest.
+A sample may have several images, in several columns or rows; see ``sample_images``. What is to be predicted stands in
+the column ``label``, ``labels`` or ``target``, or in those that the option names; what it means is found out later.
+Samples with the same word in the column ``group`` (the same patient, product, video) never come into two splits.
+Columns of other names go with the samples into the manifest.
 """
 
 from __future__ import annotations
@@ -15,6 +16,16 @@ from cache.errors import DataError, listed
 from stages.config.data import DataConfig
 from stages.data.sources.records import SPLIT_NAMES, Progress, SourceRecords, sort_class_names, unlabeled_records
 from stages.data.sources.registry import register_source
+from stages.data.sources.sample_images import (
+    Views,
+    first_image,
+    image_columns,
+    images_of_row,
+    join_rows,
+    missing_views,
+    row_columns,
+    with_frames,
+)
 from stages.data.sources.table_file import TableFile
 from stages.data.sources.table_paths import TablePaths
 from stages.data.sources.target_columns import LABEL, LABELS, NUMBER, named_columns
@@ -60,26 +71,34 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
     path = Path(options.data)
     table = TableFile(path, _READ)
     paths = TablePaths(path.parent)
+    image_names = image_columns(table.columns, options)
     targets = _target_names(table, options)
     missing = [name for name, is_there in (("label", targets), ("path", "path" in table.columns)) if not is_there]
+    if options.images:
+        missing = [name for name in missing if name != "path"]
     if "path" in missing:
         raise DataError(_missing(table, missing, _COLUMNS))
     if missing:
-        images = [paths.location(_required(fields, "path", line), line) for line, fields in table.rows(verbatim="path")]
+        rows_of_images = [images_of_row(fields, image_names, paths, line) for line, fields in table.rows(image_names)]
+        images = [image for views in rows_of_images for image in views if image is not None]
         reason = _missing(table, missing, f"{_COLUMNS}; another column than label is taken with `target`")
         return unlabeled_records(images, reason, [*table.notes, *paths.notes])
-    columns = [name for name in dict.fromkeys(table.columns) if name and name not in (*_ROLES, LABEL, *targets)]
+    joining, joining_notes = row_columns(table, options, targets)
+    read = (*_ROLES, LABEL, *targets, *image_names)
+    columns = [name for name in dict.fromkeys(table.columns) if name and name not in read]
     # what an image is said to be -> the other columns of the first row that says so, and its line
     rows: dict[_Row, tuple[tuple[str, ...], int]] = {}
     repeated, differing, has_split = 0, False, None
-    for line, fields in table.rows(verbatim="path"):
+    for line, fields in table.rows(image_names):
         row = _Row(
-            paths.location(_required(fields, "path", line), line),
+            images_of_row(fields, image_names, paths, line),
             tuple([fields[name].strip() for name in targets]),
             _split(fields.get("split", ""), line),
             fields.get("stratum", "").strip(),
             fields.get("group", "").strip(),
             fields.get(options.group_column or "", "").strip(),
+            fields[joining.sample].strip() if joining.sample else "",
+            fields[joining.frame].strip() if joining.frame else "",
         )
         if has_split not in (None, bool(row.split)):
             raise DataError(f"{line}: some rows have a split and some have none; fill in all or leave all empty")
@@ -89,7 +108,7 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
         differing |= rows.setdefault(row, (others, table.line_number))[0] != others
     if not rows:
         raise DataError(f"{path} has no rows; {_COLUMNS}")
-    notes = [*table.notes, *paths.notes]
+    notes = [*table.notes, *paths.notes, *joining_notes]
     if repeated:
         notes.append(
             f"{path.name} says again what it said of an image in {repeated:,} of its rows: each image counts once"
@@ -97,24 +116,27 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
         )
     if LABEL in table.columns and LABEL not in targets:
         notes.append(f"the column label is left out: what is predicted is {listed(targets)}")
-    locations, said, splits, strata, groups, _ = (list(column) for column in zip(*rows, strict=True))
+    images, said, splits, strata, groups, _, samples, frames = (list(column) for column in zip(*rows, strict=True))
     extra_values, lines = zip(*rows.values(), strict=True)
     extra = dict(zip(columns, (list(column) for column in zip(*extra_values, strict=True)), strict=True))
     target_columns = dict(zip(targets, (list(column) for column in zip(*said, strict=True)), strict=True))
     first = target_columns[targets[0]]
-    groups = groups if any(groups) else []
-    return SourceRecords(
-        locations,
+    records = SourceRecords(
+        [first_image(views) for views in images],
         first,
         sort_class_names(first),
         splits,
         strata,
-        groups=groups,
+        groups=groups if any(groups) else [],
         extra=extra,
-        notes=notes,
+        notes=[*notes, *missing_views(images, image_names)],
+        images=images if len(image_names) > 1 else [],
         target_columns=target_columns,
         lines=list(lines),
     )
+    if any(samples):
+        records = join_rows(records, samples, frames, options, joining)
+    return with_frames(records, options, progress)
 
 
 def _target_names(table: TableFile, options: DataConfig) -> list[str]:
@@ -151,7 +173,7 @@ def read_image_table(path: Path) -> tuple[list[ListedImage], list[str]]:
             paths.location(_required(fields, "path", line), line),
             {name: value for name, value in fields.items() if name and name != "path"},
         )
-        for line, fields in table.rows(verbatim="path")
+        for line, fields in table.rows(verbatim=("path",))
     ]
     return images, [*table.notes, *paths.notes]
 
@@ -159,13 +181,16 @@ def read_image_table(path: Path) -> tuple[list[ListedImage], list[str]]:
 class _Row(NamedTuple):
     """What a row says of an image; rows that say the same are one sample."""
 
-    location: str
+    images: Views
     targets: tuple[str, ...]
     split: str
     stratum: str
     group: str
     group_column: str
     """What the column says that `group_column` names, which joins images as a group does; '' where it names none."""
+    sample: str
+    frame: str
+    """The sample that the row's image is of, and its place in it; '' where rows are not joined."""
 
 
 def _missing(table: TableFile, names: Sequence[str], columns: str) -> str:

@@ -1,4 +1,7 @@
-"""Folders as a source: ``root/<class>/*``, ``root/<split>/<class>/*`` and ``root/<class>/<split>/*``."""
+"""Folders as a source: ``root/<class>/*``, ``root/<split>/<class>/*`` and ``root/<class>/<split>/*``.
+
+Inside a class each image is a sample, or each folder is one, and each video; see ``sample_images``.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from cache.errors import DataError, listed
+from cache.errors import DataError, UsageError, listed
 from stages.config.data import DataConfig
 from stages.data.sources.folder_splits import LAYOUT, find_parts
-from stages.data.sources.folder_tree import FolderNotes, find_subfolders, images_below
+from stages.data.sources.folder_tree import IMAGE_EXTENSIONS, FolderNotes, find_subfolders, images_below
 from stages.data.sources.records import SPLIT_NAMES, Progress, SourceRecords, sort_class_names, unlabeled_records
 from stages.data.sources.registry import register_source
+from stages.data.sources.sample_images import join_folders, with_frames
+from stages.data.sources.video import VIDEO_EXTENSIONS
 
 
 @register_source("folder", takes_path=Path.is_dir, help_text="a folder (root/class/* or root/split/class/*)")
@@ -29,6 +34,8 @@ def list_folder(options: DataConfig, progress: Progress | None = None) -> Source
         If the option `folders` names none that is there.
     """
     root = Path(options.data)
+    if options.images:
+        raise UsageError(f"`images` names columns of a table, and `data` {root} is a folder")
     found = FolderNotes(root)
     folders = find_subfolders(root, found)
     if not folders:
@@ -36,17 +43,20 @@ def list_folder(options: DataConfig, progress: Progress | None = None) -> Source
         if not (images := images_below(root, found)):
             raise DataError(reason)
         return unlabeled_records(images, reason, found.texts())
+    # a video is read where `frames` says how many images of it are wanted
+    endings = IMAGE_EXTENSIONS if options.frames is None else IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
     parts, notes = find_parts(root, folders, options.folders)
     samples: list[tuple[str, str, str, str]] = []
     empty_folders: list[str] = []
     for split, part in parts:
         for folder in folders if part == root else find_subfolders(part, found):
-            images = images_below(folder, found)
+            images = images_below(folder, found, endings)
             samples += [(image, folder.name, split, _between(folder, image)) for image in images]
             if not images:
                 empty_folders.append(found.name(folder))
     if not samples:
-        raise DataError(f"{root} has no images in its folders{found.endings()}; {LAYOUT}")
+        videos = "" if VIDEO_EXTENSIONS.isdisjoint(found.ignored) else ". Videos are read with `frames`, as 16"
+        raise DataError(f"{root} has no images in its folders{found.endings()}; {LAYOUT}{videos}")
     locations, targets, splits, subfolders = (list(column) for column in zip(*samples, strict=True))
     if empty_folders:
         notes.append(f"no images in {', '.join(empty_folders)}: not counted as a class")
@@ -54,7 +64,7 @@ def list_folder(options: DataConfig, progress: Progress | None = None) -> Source
         splits = [SPLIT_NAMES[subfolder.partition("/")[0].lower()] for subfolder in subfolders]
         subfolders = [subfolder.partition("/")[2] for subfolder in subfolders]
         notes.append("the folders in each class are its splits; `folders` classes draws the splits anew")
-    return SourceRecords(
+    records = SourceRecords(
         locations,
         targets,
         sort_class_names(targets),
@@ -63,6 +73,7 @@ def list_folder(options: DataConfig, progress: Progress | None = None) -> Source
         subfolders=subfolders if any(subfolders) else [],
         notes=[*notes, *found.texts()],
     )
+    return with_frames(join_folders(records, options), options, progress)
 
 
 def _between(folder: Path, image: str) -> str:

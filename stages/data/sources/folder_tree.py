@@ -94,8 +94,8 @@ class FolderNotes:
         return notes
 
 
-def images_below(folder: str | Path, notes: FolderNotes) -> list[str]:
-    """Return the image files anywhere in `folder`, sorted.
+def images_below(folder: str | Path, notes: FolderNotes, endings: Container[str] = IMAGE_EXTENSIONS) -> list[str]:
+    """Return the image files, by these endings, anywhere in `folder`, sorted.
 
     Hidden files and folders do not count, nor do those of systems and of this program. Links to folders are followed,
     each folder once: what can be reached without a link is found without.
@@ -133,7 +133,7 @@ def images_below(folder: str | Path, notes: FolderNotes) -> list[str]:
                     pending.append((entry.path, f"{real_path.rstrip(os.sep)}{os.sep}{entry.name}"))
                 continue
             ending = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 (names may be anything; no Path is needed)
-            if ending in IMAGE_EXTENSIONS:
+            if ending in endings:
                 images.append(entry.path)
             else:
                 notes.ignored[ending or "no ending"] += 1

@@ -47,6 +47,9 @@ class SourceRecords:
         The folders between a class folder and each image in it, with / between, '' for none. Empty where none has any.
     notes : list of str
         What was done or left out, in words.
+    images : list of tuple of str or None
+        Where all images of each sample are, in their order, of sources whose samples have several; None is a view that
+        is missing. Then `locations` has the first that is there. Empty where each sample has one.
     target_columns : dict of str to list of str
         The columns of a table that say what is to be predicted, as they stand there, by their names. Empty where that
         is in no table.
@@ -67,6 +70,7 @@ class SourceRecords:
     extra: dict[str, list[str]] = field(default_factory=dict)
     subfolders: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    images: list[tuple[str | None, ...]] = field(default_factory=list)
     target_columns: dict[str, list[str]] = field(default_factory=dict)
     lines: list[int] = field(default_factory=list)
     unlabeled: str = ""
@@ -86,6 +90,7 @@ class SourceRecords:
             extra=_chosen(self.extra, indices),
             subfolders=[self.subfolders[index] for index in indices] if self.subfolders else [],
             notes=self.notes,
+            images=[self.images[index] for index in indices] if self.images else [],
             target_columns=_chosen(self.target_columns, indices),
             lines=[self.lines[index] for index in indices] if self.lines else [],
             unlabeled=self.unlabeled,

@@ -10,7 +10,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from cache.errors import DataError, listed
@@ -98,15 +98,15 @@ class TableFile:
             )
         return notes
 
-    def rows(self, verbatim: str = "") -> Iterator[tuple[str, dict[str, str]]]:
+    def rows(self, verbatim: Collection[str] = ()) -> Iterator[tuple[str, dict[str, str]]]:
         """Yield where each row stands, in words, and its fields by the names of the columns.
 
         Of two columns with one name the last counts.
 
         Parameters
         ----------
-        verbatim : str
-            The column that keeps bytes that are not UTF-8 as ``surrogateescape`` has them: names of files may have any.
+        verbatim : collection of str
+            Columns that keep bytes that are not UTF-8 as ``surrogateescape`` has them: names of files may have any.
 
         Raises
         ------
@@ -126,7 +126,7 @@ class TableFile:
                 if None in row:
                     raise DataError(f"{line}: more fields than columns; quote a path or label that has a comma in it")
                 if self._has_other_bytes:
-                    row |= {name: self._as_text(value) for name, value in row.items() if name != verbatim}
+                    row |= {name: self._as_text(value) for name, value in row.items() if name not in verbatim}
                 yield line, row
         except csv.Error as error:
             raise DataError(f"{self.path}, line {rows.reader.line_num}: {error}") from error

@@ -38,6 +38,9 @@ class Head(nn.Module):
         The length of a row has no effect, so that it need not be divided by it.
     needs_graph : bool
         It is made of the network whose features it takes.
+    takes_bags : bool
+        It takes samples of several images as they are: bags, float [b, F, d + 1], whose last number is 1 where there is
+        an image; it is trained on bags of any F.
     pretrained : tuple of str
         What the names of parameters begin with that come from the network.
     """
@@ -47,6 +50,7 @@ class Head(nn.Module):
     stackable: ClassVar[bool] = False
     ignores_length: ClassVar[bool] = False
     needs_graph: ClassVar[bool] = False
+    takes_bags: ClassVar[bool] = False
     pretrained: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, row_shape: tuple[int, ...], out_features: int, **settings: Any) -> None:
@@ -99,6 +103,22 @@ def vector_width(name: str, row_shape: tuple[int, ...]) -> int:
             f"heads for maps: {names_where(lambda kind: kind.rows != 'vector')}."
         )
     return row_shape[0]
+
+
+def bag_width(name: str, row_shape: tuple[int, ...]) -> int:
+    """Return the width d of the features of an image in bags [F, d + 1].
+
+    Raises
+    ------
+    UsageError
+        If the rows are none.
+    """
+    if len(row_shape) != 2:
+        raise UsageError(
+            f"`head` {name} takes samples of several images, and these rows have the shape {[*row_shape]}; take one of "
+            f"the other heads: {names_where(lambda kind: kind.rows != 'bag')}"
+        )
+    return row_shape[1] - 1
 
 
 def layout_and_channels(name: str, row_shape: tuple[int, ...]) -> tuple[Layout, int]:

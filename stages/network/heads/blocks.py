@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 from torch.nn import functional
 
+from stages.network.aggregate import Aggregate
 from stages.network.graph.cuts import CutGraph
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
@@ -133,3 +134,45 @@ class JoinedHead(Head):
         met = self.meeting(functional.relu(torch.cat(parts, dim=1)))
         logits: torch.Tensor = self.output(self.dropout(functional.relu(met)))
         return logits
+
+
+class AggregatedBlocksHead(Head):
+    """A head on a row and columns beside it, behind what makes that row of the images of a sample.
+
+    It takes the bags of `AggregatedHead`, flat, with the columns behind them: float [b, F (d + 1) + k] -> logits.
+
+    Parameters
+    ----------
+    aggregate : Aggregate
+    head : Head
+        Takes the rows that `aggregate` makes, and the columns.
+    columns : int
+        The width k.
+    """
+
+    def __init__(self, aggregate: Aggregate, head: Head, columns: int) -> None:
+        super().__init__(
+            "aggregated-blocks",
+            (aggregate.places * (aggregate.features + 1) + columns,),
+            head.config["out_features"],
+            aggregate=aggregate.config,
+            inner=head.config,
+            columns=columns,
+        )
+        self.aggregate, self.inner, self.columns = aggregate, head, columns
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the logits of a batch of flat bags with columns behind them."""
+        split = rows.shape[1] - self.columns
+        bags = rows[:, :split].unflatten(1, (-1, self.aggregate.features + 1))
+        logits: torch.Tensor = self.inner(torch.cat([self.aggregate(bags), rows[:, split:]], dim=1))
+        return logits
+
+    @classmethod
+    def rebuild(
+        cls, row_shape: tuple[int, ...], out_features: int, settings: Mapping[str, Any], graph: CutGraph | None
+    ) -> Head:
+        """Return a head with the rest of a `config`."""
+        return cls(
+            Aggregate(**settings["aggregate"]), rebuild_head(dict(settings["inner"]), graph), settings["columns"]
+        )

@@ -85,6 +85,7 @@ def build_head(
 _MADE_OF_HEADS = {
     "blocks": "stages.network.heads.blocks:WeightedBlocksHead",
     "joined": "stages.network.heads.blocks:JoinedHead",
+    "aggregated-blocks": "stages.network.heads.blocks:AggregatedBlocksHead",
 }
 """Heads that are made around another one where rows have columns of a table in them: saved, and no names of options."""
 

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from cache.atomic_write import write_atomically
 from cache.errors import UsageError, WeightsError
+from stages.network.aggregate import Aggregate
 from stages.network.graph.cuts import CutGraph
+from stages.network.heads.aggregated import AggregatedHead
 from stages.network.heads.base import Head
 from stages.network.heads.registry import saved_class
 from stages.network.heads.user_module import ImportedHead
@@ -99,6 +101,9 @@ def load_head(path: Path, graph: CutGraph | None = None) -> tuple[Head, dict[str
 def _rebuilt(config: dict[str, Any], graph: CutGraph | None, described: Path) -> Head:
     """Return a head with its `config`; a missing or unknown entry raises KeyError or TypeError."""
     name, row_shape, out_features = config.pop("head"), tuple(config.pop("row_shape")), config.pop("out_features")
+    if name == AggregatedHead.NAME:
+        inner = _rebuilt(dict(config["inner"]), graph, described)
+        return AggregatedHead(Aggregate(**config["aggregate"]), inner)
     if ":" in name:
         return ImportedHead(name, row_shape, out_features, **config)
     try:

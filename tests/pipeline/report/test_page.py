@@ -10,7 +10,8 @@ import tifffile
 from PIL import Image
 
 from pipeline.evaluation.comparison import compare_runs
-from pipeline.report.page import thumbnail, write_report
+from pipeline.report.page import write_report
+from pipeline.report.page_parts import thumbnail
 from stages.runtime.unicode_text import printable
 from stages.tasks.base import TASKS, register_task
 from tests.pipeline.finished_runs import HISTORY, SELECTION, Lengths, add, lengths, predictions

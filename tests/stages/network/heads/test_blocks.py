@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from stages.network.heads.blocks import JoinedHead, WeightedBlocksHead, weigh_blocks
+from stages.network.aggregate import Aggregate, padded
+from stages.network.heads.blocks import AggregatedBlocksHead, JoinedHead, WeightedBlocksHead, weigh_blocks
 from stages.network.heads.linear import LinearHead
 from stages.network.heads.mlp import MLPHead
 from stages.network.heads.serialization import load_head, save_head
@@ -42,3 +43,16 @@ def test_a_head_of_two_encoders_comes_back_from_disk(tmp_path, encoder):
     moved[:, 5:] += 1  # both parts tell
     assert not torch.equal(loaded(moved), head(ROWS))
     assert joined.stackable == (encoder != "concat")
+
+
+@pytest.mark.parametrize("kind", ["mean", "concat"])
+def test_samples_of_several_images_become_a_row_before_the_columns_are_beside_it(tmp_path, kind):
+    torch.manual_seed(0)
+    aggregate = Aggregate(kind, places=2, features=4)
+    inner = LinearHead((aggregate.width + 3,), 2).eval()
+    save_head(tmp_path / "head", AggregatedBlocksHead(aggregate, inner, 3), {})
+    loaded, _ = load_head(tmp_path / "head")
+    bags = padded(torch.randn(3, 4), [2, 1], [0, 1, 1], 2)
+    columns = torch.randn(2, 3)
+    expected = inner(torch.cat([aggregate(bags), columns], dim=1))
+    torch.testing.assert_close(loaded(torch.cat([bags.flatten(1), columns], dim=1)), expected)

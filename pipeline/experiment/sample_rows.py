@@ -1,0 +1,141 @@
+"""Rows of samples of several images for heads: one for each sample, or all images in a bag; and their memory."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from cache.atomic_write import atomic_path
+from cache.errors import UsageError
+from pipeline.experiment.experiment import Experiment
+from pipeline.text import byte_count
+from stages.config.data import SPLITS
+from stages.config.head_registry import find_head
+from stages.config.heads import HeadConfig, HeadName
+from stages.data.manifest import Manifest
+from stages.extraction.extractor import Extractor
+from stages.extraction.read_features import fitted_aggregate, places_of, read_bags, read_features
+from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, in_batches
+from stages.network.aggregate import Aggregate
+from stages.network.heads.aggregated import AggregatedHead
+from stages.network.heads.base import Head
+
+IMAGE_WEIGHTS = "image_weights.csv"
+"""In the folder of a method that says how much each image of a test sample counts."""
+
+
+def takes_bags(name: HeadName) -> bool:
+    """Return whether a head takes all images of a sample, and not one row for it."""
+    return find_head(name).rows == "bag"
+
+
+def allowed_memory(options: HeadConfig) -> float:
+    """Return the bytes that features may take."""
+    if options.max_memory_gb is not None:
+        return options.max_memory_gb * 1e9
+    return float(psutil.virtual_memory().available / 2)
+
+
+def require_memory(extractor: Extractor, manifest: Manifest, names: Sequence[HeadName], options: HeadConfig) -> None:
+    """Refuse samples of so many images that their rows find no room in memory, before anything is computed.
+
+    Raises
+    ------
+    UsageError
+        With the bytes that are needed and those that are allowed, and what helps.
+    """
+    if not manifest.images:
+        return
+    allowed = allowed_memory(options)
+    for name in names:
+        places, bags = places_of(manifest), takes_bags(name)
+        width = extractor.row_shape[0]
+        number_bytes = np.dtype(extractor.options.storage_dtype).itemsize if bags else np.dtype(np.float32).itemsize
+        row_numbers = places * (width + 1) if bags else places * width if options.aggregate == "concat" else width
+        rows = len(manifest) + (extractor.options.views - 1) * len(manifest.indices("train"))
+        needed = rows * row_numbers * number_bytes
+        if needed > allowed:
+            kind = f"`head` {name}" if bags else f"`aggregate` {options.aggregate}"
+            helps = "`aggregate` mean or max" if bags or options.aggregate == "concat" else "a narrower `cut`"
+            raise UsageError(
+                f"{kind} needs all of {rows:,} samples in memory, and the largest has {places:,} images: "
+                f"{byte_count(needed)}, of which `max_memory_gb` allows {byte_count(allowed)}. Take fewer images of "
+                f"each (`frames`), {helps}, or allow more"
+            )
+
+
+def load_samples(
+    experiment: Experiment, options: HeadConfig, name: HeadName
+) -> tuple[tuple[FeatureRows, FeatureRows, FeatureRows], Aggregate | None]:
+    """Return the rows of train, validation and test for a head, and what made them of images; None where it takes all.
+
+    Raises
+    ------
+    UsageError
+        If they find no room in memory, or heads on vectors are to learn how images are aggregated.
+    """
+    extractor, manifest = experiment.extractor, experiment.manifest
+    require_memory(extractor, manifest, [name], options)
+    train = experiment.split("train")
+    places = places_of(manifest)
+    aggregate = None
+    if not takes_bags(name):
+        if options.aggregate == "attention":
+            raise UsageError("`aggregate` attention is learned by the head mil alone; take mean, max or concat")
+        aggregate = fitted_aggregate(extractor, train, options.aggregate, places)
+
+    def read(part: Manifest, view: int = 0) -> NDArray[np.floating]:
+        if aggregate is None:
+            return read_bags(extractor, part, view, places)
+        return read_features(extractor, part, view, aggregate)
+
+    features = read(manifest)
+    numbers = manifest.group_numbers
+    rows = []
+    for split in SPLITS:
+        indices = manifest.indices(split)
+        groups = None if numbers is None else numbers[indices]
+        augmented = [read(train, view) for view in range(1, extractor.options.views)] if split == "train" else []
+        rows.append(FeatureRows(features[indices], manifest.targets[indices], augmented, groups))
+    return (rows[0], rows[1], rows[2]), aggregate
+
+
+def asked_about_samples(head: Head, aggregate: Aggregate | None) -> Head:
+    """Return a head as it is saved: one on aggregated rows with what makes these of the images of a sample."""
+    return head if aggregate is None else AggregatedHead(aggregate, head)
+
+
+def aggregate_settings(aggregate: Aggregate | None) -> dict[str, Any]:
+    """Return how the images of a sample became a row, as settings; nothing where they did not."""
+    return {} if aggregate is None else {"aggregate": aggregate.kind}
+
+
+def save_image_weights(directory: Path, head: nn.Module, test: Manifest, rows: AnyFeatureRows) -> None:
+    """Write how much each image of each test sample counts, where the head says it."""
+    path = directory / IMAGE_WEIGHTS
+    path.unlink(missing_ok=True)
+    weights_of = getattr(head, "image_weights", None)
+    if weights_of is None:
+        return
+    with torch.no_grad():
+        weights = torch.cat([weights_of(torch.from_numpy(block).float()) for _, block in in_batches(rows)])
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(["key", "path", "place", "image", "weight"])
+        for key, location, views, row in zip(test.keys, test.locations, test.images, weights.tolist(), strict=True):
+            writer.writerows(
+                (key, location, place, image.location, f"{row[place]:.6f}")
+                for place, image in enumerate(views)
+                if image is not None
+            )
