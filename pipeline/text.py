@@ -63,25 +63,35 @@ def points(share: float) -> str:
 
 
 def format_score(value: float, *, as_percent: bool) -> str:
-    """Return a score as a share, ``87.9 %``, or as a number, ``0.879``; ``-`` where there is none."""
+    """Return a score as a share, ``87.9 %``, or as a number, ``0.879``, ``150,234``; ``-`` where there is none."""
     if math.isnan(value):
         return "-"
-    return percent(value) if as_percent else f"{value:.3f}"
+    return percent(value) if as_percent else _plain(value)
+
+
+def in_unit(value: float) -> str:
+    """Return a number in its unit as people read it: 312,000, 24.5, 0.0123."""
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:,.4g}"
 
 
 def format_difference(value: float, *, as_percent: bool) -> str:
     """Return a difference of scores with its sign: of shares in points, ``+2.5``, else ``+0.025``."""
-    return points(value) if as_percent else f"{round(value, 3) + 0.0:+.3f}"
+    return points(value) if as_percent else f"{'-' if round(value, 3) < 0 else '+'}{_plain(abs(value))}"
 
 
 def format_range(ends: tuple[float, float], between: str = " to ", *, as_percent: bool) -> str:
     """Return two scores without a unit, ``85.0 to 90.1`` of shares in percent, else ``0.850 to 0.901``."""
-    return between.join(f"{100 * end:.1f}" if as_percent else f"{end:.3f}" for end in ends)
+    return between.join(f"{100 * end:.1f}" if as_percent else _plain(end) for end in ends)
+
+
+def _plain(value: float) -> str:
+    """Return a score that is no share: ``0.879``; one in a target's unit may be large, ``150,234``."""
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
 
 
 def capitalized(text: str) -> str:
-    """Return words with a capital at their beginning, the rest as it is: ``F1`` stays ``F1``."""
-    return text[:1].upper() + text[1:]
+    """Return words with a capital at their beginning, the rest as it is: ``F1`` and ``mAP`` stay as they are."""
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -73,15 +73,18 @@ def export_features(cache: FeatureCache, path: Path, manifest: Manifest | None =
     """Write rows of a cache, in the storage type, into one file; return what was written.
 
     ``.npz``
-        Arrays `features`, `keys`, `view`, `spec` (JSON); with a manifest `paths`, `labels`, `splits`, `class_names`.
-        Needs memory for all features. Nothing in it is pickled.
+        Arrays `features`, `keys`, `view`, `spec` (JSON); with a manifest `paths`, `labels`, `splits`, `class_names`,
+        `task` (JSON). Needs memory for all features. Nothing in it is pickled.
     ``.safetensors``
         Tensors `features`, `keys` (uint8 [n, 32], the hex digits) and `labels`; `view`, `spec`, and as JSON lists
-        `paths`, `splits` and `class_names`, in the metadata. Needs memory for all features.
+        `paths`, `splits`, `class_names` and `task`, in the metadata. Needs memory for all features.
     ``.parquet``
         Columns `key`, `path`, `label`, `class`, `split`, `features` (a list of fixed size, flattened); `view`, `spec`,
-        `row_shape` and `class_names` in the metadata of the schema. Written a few megabytes at a time. What is not
-        Unicode in a path or a class is escaped with a backslash.
+        `row_shape`, `class_names` and `task` in the metadata of the schema. Written a few megabytes at a time. What is
+        not Unicode in a path or a class is escaped with a backslash.
+
+    A label is the number of a class; of several labels a row of 1, 0 and nan for one that is not known, in the order of
+    `class_names`; of numbers the number itself, or a row of them, in the unit that they were given in.
 
     Parameters
     ----------
@@ -156,6 +159,12 @@ def _samples(cache: FeatureCache, manifest: Manifest | None, view: int) -> tuple
     return manifest.keys, manifest
 
 
+def _labels(manifest: Manifest) -> NDArray[Any]:
+    """Return the targets as people have them, [n] or [n, k]."""
+    labels = manifest.task.in_units(manifest.targets)
+    return labels[:, 0] if labels.ndim > 1 and labels.shape[1] == 1 and not manifest.class_names else labels
+
+
 @register_export_format(".npz")
 def write_npz(export: Export, path: Path) -> None:
     """Arrays of NumPy, none of them pickled."""
@@ -167,9 +176,10 @@ def write_npz(export: Export, path: Path) -> None:
     }
     if export.manifest is not None:
         arrays["paths"] = np.array(export.manifest.locations)
-        arrays["labels"] = export.manifest.targets
+        arrays["labels"] = _labels(export.manifest)
         arrays["splits"] = np.array(export.manifest.splits)
-        arrays["class_names"] = np.array(export.manifest.class_names)
+        arrays["class_names"] = np.array(export.manifest.class_names, dtype=np.str_)
+        arrays["task"] = np.array(json.dumps(export.manifest.task.to_json()))
     with path.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # its own option allow_pickle is not among the arrays
 
@@ -183,10 +193,11 @@ def write_safetensors(export: Export, path: Path) -> None:
     tensors: dict[str, NDArray[Any]] = {"keys": np.array(export.keys, dtype="S32").view(np.uint8).reshape(-1, 32)}
     metadata = {"view": str(export.view), "spec": export.cache.spec.canonical}
     if export.manifest is not None:
-        tensors["labels"] = export.manifest.targets
+        tensors["labels"] = _labels(export.manifest)
         metadata["paths"] = json.dumps(export.manifest.locations)
         metadata["splits"] = json.dumps(export.manifest.splits)
         metadata["class_names"] = json.dumps(export.manifest.class_names)
+        metadata["task"] = json.dumps(export.manifest.task.to_json())
     size = len(json.dumps(metadata))
     if size > _LONGEST_SAFETENSORS_HEADER:
         raise UsageError(
@@ -216,11 +227,14 @@ def write_parquet(export: Export, path: Path) -> None:
     metadata = {"view": export.view, "spec": cache.spec.to_json(), "row_shape": cache.row_shape}
     if manifest is not None:
         columns["path"] = pyarrow.string(), [as_unicode(location) for location in manifest.locations]
-        columns["label"] = pyarrow.int64(), manifest.targets
+        labels = _labels(manifest)
+        kind = pyarrow.from_numpy_dtype(labels.dtype)
+        columns["label"] = (kind, labels) if labels.ndim == 1 else (pyarrow.list_(kind, labels.shape[1]), list(labels))
         class_names = [as_unicode(name) for name in manifest.class_names]
-        columns["class"] = pyarrow.string(), [class_names[label] for label in manifest.targets]
+        if class_names and labels.ndim == 1:
+            columns["class"] = pyarrow.string(), [class_names[label] for label in labels]
         columns["split"] = pyarrow.string(), manifest.splits
-        metadata["class_names"] = class_names
+        metadata |= {"class_names": class_names, "task": manifest.task.to_json()}
     schema = pyarrow.schema(
         [*((name, kind) for name, (kind, _) in columns.items()), ("features", features)],
         {name: json.dumps(value) for name, value in metadata.items()},

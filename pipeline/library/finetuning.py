@@ -1,4 +1,4 @@
-"""Fine-tuning without a run: images and labels in, a network that names the classes of images out."""
+"""Fine-tuning without a run: images and targets in, a network that predicts those of images out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
@@ -18,20 +19,23 @@ from cache.errors import DataError, UsageError, did_you_mean
 from pipeline.library.backbones import AnyBackbone, build_extractor_of, config_of
 from pipeline.library.functions import KEY_MEMO
 from pipeline.library.images import ImageList, Images, all_images, image_chunks, unreadable_error
+from stages.config.data import AUTO
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
 from stages.config.other_words import near_options
-from stages.data.group_split import split_units, stratified_group_split
+from stages.data.group_split import Label, split_units, stratified_group_split
 from stages.data.images.preprocessing import stack_pixels
-from stages.data.manifest import Manifest
+from stages.data.manifest import Manifest, load_targets
+from stages.data.targets.arrays import read_arrays
+from stages.data.targets.registry import Reading
 from stages.extraction.extract import extract
 from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import read_features
 from stages.finetuning.baselines import random_head
 from stages.finetuning.finetune import FinetuneResult, require_trainable
 from stages.finetuning.finetune import finetune as finetune_manifest
-from stages.finetuning.predict_images import iter_predictions
+from stages.finetuning.predict_images import iter_predictions, predict_proba
 from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.transfer_model import TrainableTop, TransferModel
 from stages.fitting.feature_rows import FeatureRows
@@ -44,7 +48,7 @@ from stages.network.heads.base import Head
 from stages.runtime.progress import progress_bars
 from stages.runtime.seeding import preserve_rng_state
 from stages.runtime.threads import usable_after_fork
-from stages.tasks.single_label import SingleLabel
+from stages.tasks.base import Task
 from stages.training.history import Epoch
 from stages.training.losses import logits_of
 
@@ -93,7 +97,9 @@ class FinetunedNetwork:
     Attributes
     ----------
     classes_ : array [k]
-        In the order of the logits.
+        In the order of the outputs: the classes, the names of labels, or those of numbers.
+    task : Task
+        What is predicted, with the thresholds or intervals that the validation images set.
     module : TransferNetwork
         In evaluation mode, on the device; `preprocess` makes its input.
     history : list of Epoch
@@ -103,6 +109,7 @@ class FinetunedNetwork:
     """
 
     classes_: NDArray[Any]
+    task: Task
     module: TransferNetwork
     history: list[Epoch]
     best: Epoch
@@ -116,28 +123,38 @@ class FinetunedNetwork:
 
     @usable_after_fork
     def predict_proba(self, images: Images) -> NDArray[np.float32]:
-        """Return the probability of each class, float32 [n, k]; `images` as for :func:`pipeline.features`.
+        """Return the probability of each class or label, float32 [n, k]; `images` as for :func:`pipeline.features`.
 
         Raises
         ------
         ValueError
-            If an image cannot be read, or something else than images is given.
+            If an image cannot be read, something else than images is given, or numbers are predicted.
         """
+        if self.task.outputs == "values":
+            raise UsageError("numbers have no probabilities; predict returns them")
+        return self._activated(images)
+
+    @usable_after_fork
+    def predict(self, images: Images) -> NDArray[Any]:
+        """Return the most probable class of each image, [n]; which labels it has, bool [n, k]; its numbers, [n, k].
+
+        One number for each image is [n].
+        """
+        values = self.task.values(torch.from_numpy(self._activated(images)))
+        if values.ndim == 1:
+            return np.asarray(self.classes_[values])
+        return values[:, 0] if self.task.outputs == "values" and values.shape[1] == 1 else values
+
+    def _activated(self, images: Images) -> NDArray[np.float32]:
         upper = TransferModel(self._extractor.preprocess, self.module.below, self.module.trained)
-        task = SingleLabel([str(name) for name in self.classes_])
         parts = [np.empty((0, len(self.classes_)), dtype=np.float32)]
         for chunk in image_chunks(images):
             chunk.require_readable()
-            for batch in iter_predictions(self._extractor, upper, task, chunk.locations, self._options.tta):
+            for batch in iter_predictions(self._extractor, upper, self.task, chunk.locations, self._options.tta):
                 if batch.failures:
                     raise unreadable_error([(chunk.locations[index], reason) for index, reason in batch.failures])
                 parts.append(batch.activated)
         return np.concatenate(parts)
-
-    def predict(self, images: Images) -> NDArray[Any]:
-        """Return the most probable class of each image, [n]."""
-        predicted: NDArray[Any] = self.classes_[self.predict_proba(images).argmax(axis=1)]
-        return predicted
 
 
 @usable_after_fork
@@ -145,6 +162,9 @@ def finetune(
     images: Images,
     labels: ArrayLike | None = None,
     *,
+    task: str = AUTO,
+    log_target: bool = False,
+    ordinal: Sequence[str] = (),
     backbone: AnyBackbone = FeatureConfig.backbone,
     groups: ArrayLike | None = None,
     val_size: float = 0.2,
@@ -160,7 +180,13 @@ def finetune(
     images : sequence
         As for :func:`pipeline.features`. What a ``Dataset`` yields is asked for once, and kept in memory.
     labels : array [n], optional
-        Classes, of any type. By default those that a ``Dataset`` yields, or the column ``label`` of a data frame.
+        Classes, of any type. By default those that a ``Dataset`` yields, or the column ``label`` of a data frame. Of
+        several labels, the names that each image has, as a list or joined with ``|``; or 0, 1 and nan (not known)
+        [n, k], or a data frame of them. Of numbers, [n] or [n, k]; nan is not known.
+    task : "auto", "single_label", "multi_label" or "regression"
+        What is predicted; auto takes lists of names, and columns of 0 and 1, for labels, and all else for classes.
+    log_target, ordinal
+        Of numbers, as in ``DataConfig``: whether their logarithms are predicted; ordered classes, lowest first.
     backbone : str, nn.Module or Backbone
         As for :func:`pipeline.features`. A network of your own has to be one that can be traced, and it stays as it is:
         what trains is a copy.
@@ -195,19 +221,21 @@ def finetune(
         features = config_of(backbone, cache=folder, **stage_options[FeatureConfig])
         config = FinetuneConfig(**{"num_workers": _loader_workers(), **stage_options[FinetuneConfig]})
         listed = all_images(images, None if cache is None else DigestCache(folder / KEY_MEMO))
-        classes, manifest = labelled_manifest(listed, _labels_of(images, labels, listed), groups, val_size, seed)
+        given = _labels_of(images, labels, listed)
+        reading, classes = read_arrays(given, task, log_target=log_target, ordinal=ordinal)
+        manifest = labelled_manifest(listed, reading, groups, val_size, seed)
         extractor = build_extractor_of(backbone, features, cached=cache is not None)
         config = config.for_task(manifest.task.name)
-        require_trainable(extractor, config, manifest.task)
+        require_trainable(extractor, config, manifest)
         head = _starting_head(extractor, manifest, config, seed)
         tuned = finetune_manifest(FinetuneProblem(extractor, manifest, head, config, seed))
-        return _network(extractor, classes, config, tuned)
+        return _network(extractor, classes, manifest, config, tuned)
 
 
 def labelled_manifest(
-    images: ImageList, labels: NDArray[Any], groups: ArrayLike | None, val_size: float, seed: int
-) -> tuple[NDArray[Any], Manifest]:
-    """Return the classes, and the manifest of images with a validation split.
+    images: ImageList, reading: Reading, groups: ArrayLike | None, val_size: float, seed: int
+) -> Manifest:
+    """Return the manifest of images with a validation split, its task scaled to the training images.
 
     Raises
     ------
@@ -217,33 +245,46 @@ def labelled_manifest(
     if not 0 < val_size < 1:
         raise UsageError(f"val_size has to lie between 0 and 1, not be {val_size!r}")
     images.require_readable()
-    _require_number("labels", labels, images)
+    _require_number("labels", reading.texts, images)
     names = [] if groups is None else [str(group) for group in np.asarray(groups).tolist()]
     if groups is not None:
         _require_number("groups", names, images)
-    classes, numbers = np.unique(labels, return_inverse=True)
-    if len(classes) < 2:
-        raise DataError(f"labels holds {len(classes)} class(es); at least two are needed")
-    targets, task = numbers.astype(np.int64), SingleLabel([str(name) for name in classes])
-    strata = [str(stratum) for stratum in task.strata(targets)]
+    task = reading.make_task(reading.texts)
+    num_classes = len(getattr(task, "class_names", ()))
+    if num_classes == 1:
+        raise DataError("labels holds 1 class; at least two are needed")
+    targets = load_targets(task, reading.texts)
+    strata = _strata(task, targets)
     units = split_units(images.keys, strata, [""] * len(images), names, seed)
     held_out_keys = stratified_group_split(units, val_size, min_kept=1)
     splits = ["val" if key in held_out_keys else "train" for key in images.keys]
-    manifest = Manifest(
+    is_train = np.array([split == "train" for split in splits])
+    of_train = [stratum for stratum, train in zip(strata, is_train, strict=True) if train]
+    trained = {name for stratum in of_train for name in ((stratum,) if isinstance(stratum, str) else stratum)}
+    if not held_out_keys or not trained.issuperset(map(str, range(num_classes))):
+        raise DataError(
+            "labels: a class or label has too few images, or groups, to train on some and validate on others; at least "
+            "two of each are needed"
+            if num_classes
+            else "labels: too few images, or groups, to train on some and validate on others"
+        )
+    scaled = task.scaled_to(targets[is_train])
+    return Manifest(
         images.locations,
-        targets,
+        load_targets(scaled, reading.texts),
         splits,
         images.keys,
-        task,
+        scaled,
         groups=names,
     )
-    trained = np.unique(manifest.targets[manifest.indices("train")])
-    if len(trained) < len(classes) or not held_out_keys:
-        raise DataError(
-            "labels: a class has too few images, or groups, to train on some and validate on others; at least two of "
-            "each class are needed"
-        )
-    return classes, manifest
+
+
+def _strata(task: Task, targets: NDArray[Any]) -> list[Label]:
+    """Return the numbers of the classes, or of the parts of a range, as text; of the labels, all that a sample has."""
+    strata = task.strata(targets)
+    if strata is None:
+        return [""] * len(targets)
+    return [tuple(map(str, np.flatnonzero(row))) if strata.ndim > 1 else str(row) for row in strata]
 
 
 def _given_options(options: dict[str, Any]) -> dict[type, dict[str, Any]]:
@@ -256,9 +297,9 @@ def _given_options(options: dict[str, Any]) -> dict[type, dict[str, Any]]:
     return {kind: {name: options[name] for name in options if name in names[kind]} for kind in names}
 
 
-def _labels_of(images: Images, labels: ArrayLike | None, listed: ImageList) -> NDArray[Any]:
+def _labels_of(images: Images, labels: ArrayLike | None, listed: ImageList) -> Any:
     if labels is not None:
-        return np.asarray(labels)
+        return labels
     if hasattr(images, "columns") and _LABEL in images.columns:
         return np.asarray(images[_LABEL])
     if listed.labels:
@@ -299,9 +340,20 @@ def _starting_head(extractor: Extractor, manifest: Manifest, config: FinetuneCon
 
 
 def _network(
-    extractor: Extractor, classes: NDArray[Any], config: FinetuneConfig, tuned: FinetuneResult
+    extractor: Extractor,
+    classes: NDArray[Any] | None,
+    manifest: Manifest,
+    config: FinetuneConfig,
+    tuned: FinetuneResult,
 ) -> FinetunedNetwork:
     assert tuned.fit.best is not None
+    task = manifest.task
+    if classes is None:
+        classes = np.array(getattr(task, "class_names", None) or getattr(task, "names", ()))
+    if task.calibrates:
+        val = manifest.select(manifest.indices("val"))
+        of_val = torch.from_numpy(predict_proba(extractor, tuned.upper, val, config.tta))
+        task = task.calibrated(of_val, torch.from_numpy(val.targets))
     module = TransferNetwork(extractor, tuned.upper.boundary, tuned.upper.model)
     module.eval().requires_grad_(False)
-    return FinetunedNetwork(classes, module, tuned.fit.history, tuned.fit.best, extractor, config)
+    return FinetunedNetwork(classes, task, module, tuned.fit.history, tuned.fit.best, extractor, config)

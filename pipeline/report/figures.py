@@ -316,7 +316,7 @@ def selection_scores(row: MethodSummary) -> Figure | None:
         ]
         _name_ends(axes, ends)
         if last_curves.names:
-            axes.set_xticks(range(len(last_curves.names)), [_shortened(name) for name in last_curves.names])
+            axes.set_xticks(range(len(last_curves.names)), [shortened(name) for name in last_curves.names])
             axes.set_xlim(-0.5, len(last_curves.names) - 0.5)
         else:
             values = sorted({value for curves, _ in curves_by_seed for line in curves.lines for value in line.at})
@@ -402,13 +402,24 @@ def _draw_range_test(axes: Axes, test: LRFinderResult) -> None:
     axes.xaxis.set_major_formatter(_power_of_ten)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("learning rate" if test.block is None else f"learning rate of {_shortened(test.block)}")
+    axes.set_xlabel("learning rate" if test.block is None else f"learning rate of {shortened(test.block)}")
     axes.set_title("training loss", loc="left", fontsize=9, color=MUTED)
 
 
-def confusion_heat_map(confusion: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
-    """Draw the shares of each true class, a row of cells each; classes share cells where there are very many."""
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+def confusion_heat_map(
+    confusion: NDArray[np.int64], class_names: Sequence[str], shares: NDArray[np.float64] | None = None
+) -> Figure:
+    """Draw the shares of each true class, a row of cells each; classes share cells where there are very many.
+
+    Parameters
+    ----------
+    confusion : int64 [true, predicted]
+    class_names : sequence of str
+    shares : float64 [true, predicted], optional
+        What is drawn, where it is not the share of all in a row.
+    """
+    if shares is None:
+        shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     per_cell = classes_per_cell(len(class_names))
     if per_cell > 1:  # the largest of a block, so that a single confusion stays in sight
         padded = np.pad(shares, (0, -len(shares) % per_cell))
@@ -424,7 +435,7 @@ def confusion_heat_map(confusion: NDArray[np.int64], class_names: Sequence[str])
         axes.set(xlabel="predicted", ylabel="true")
         if len(class_names) <= LARGEST_NAMED:
             size = 8 if len(class_names) <= 20 else 5
-            short_names = [_shortened(name) for name in class_names]
+            short_names = [shortened(name) for name in class_names]
             axes.set_xticks(range(len(short_names)), short_names, rotation=90, fontsize=size)
             axes.set_yticks(range(len(short_names)), short_names, fontsize=size)
         else:
@@ -477,7 +488,7 @@ def _name_ends(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
 
 def _name_beside(axes: Axes, name: str, color: str, height: float, points_aside: float) -> None:
     axes.annotate(
-        _shortened(name, 28),
+        shortened(name, 28),
         (1, height),
         xycoords="axes fraction",
         xytext=(points_aside, 0),
@@ -576,7 +587,8 @@ def _percent(value: float, _: object) -> str:
     return short_percent(value)
 
 
-def _shortened(name: str, longest: int = 24) -> str:
+def shortened(name: str, longest: int = 24) -> str:
+    """Return a name in the width of that many Latin letters."""
     text = printable(" ".join(name.split()))
     widths = list(accumulate(map(_columns, text)))
     if not widths or widths[-1] <= longest:

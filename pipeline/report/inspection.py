@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.atomic_write import atomic_path
-from pipeline.report.page import template, thumbnail, write_page
+from pipeline.report.page_parts import template, thumbnail, write_page
 from pipeline.text import percent, table
 from stages.config.data import SPLITS
 from stages.data.manifest import Manifest

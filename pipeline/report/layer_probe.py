@@ -17,7 +17,7 @@ from markupsafe import Markup
 from cache.atomic_write import atomic_path, write_atomically
 from pipeline.options.command_line import invocation
 from pipeline.report.figures import inline_svg, save_png
-from pipeline.report.page import template, write_page
+from pipeline.report.page_parts import template, write_page
 from pipeline.report.probe_figures import accuracy_against_depth, save_svg
 from pipeline.text import byte_count, format_count, format_range, percent, table
 from stages.config.data import DataConfig

@@ -17,14 +17,10 @@ from stages.data.image_stream import ImageRequest
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.finetuning.image_batches import require_readable
+from stages.finetuning.sample_views import complete_samples, join_samples, present
 from stages.finetuning.transfer_model import TransferModel
-from stages.network.aggregate import padded
-from stages.network.heads.aggregated import AggregatedHead
 from stages.runtime.progress import progress
 from stages.tasks.base import Task
-
-_IMAGES_AT_ONCE = 2048
-"""Images whose features are in memory at a time while samples are predicted."""
 
 
 class PredictedBatch(NamedTuple):
@@ -81,85 +77,65 @@ def iter_predictions(
 
 
 def iter_sample_predictions(
-    extractor: Extractor, upper: TransferModel, task: Task, samples: Sequence[Sequence[str | None]]
+    extractor: Extractor,
+    upper: TransferModel,
+    task: Task,
+    samples: Sequence[Sequence[str | None]],
+    tta: TTA = "none",
+    label: str = "predict",
 ) -> Iterator[PredictedBatch]:
-    """Yield what a network answers for samples of several images, some at a time, in order, with a progress bar.
+    """Yield what a network answers for samples of several images, in order, with a progress bar.
+
+    An image that cannot be read is missing from its sample. A sample of which none can be read is not among `indices`.
+    `failures` have the numbers of images among all that there are, sample after sample.
 
     Parameters
     ----------
-    upper
-        Its head takes bags; see ``stages.network.aggregate``.
-    samples : sequence of sequence of str or None
-        Where the images of each are; None is a view that is missing.
-
-    Yields
-    ------
-    PredictedBatch
-        Its `indices` are those of samples of which an image can be read; its `failures` have the number of an image
-        among all that there are, sample after sample.
+    task, tta
+        As for `iter_predictions`: in each rendering of a sample all of its images are rendered in that way.
+    samples
+        Where the images of each sample are, by their places; None for a view that is missing.
     """
-    model, head = upper.model.eval(), upper.model.head
-    # views side by side have the places that the head was fitted to; more than these it refuses
-    fitted_places = head.aggregate.places if isinstance(head, AggregatedHead) else 1
-    places = max(fitted_places, *map(len, samples))
+    renderings = TestTimeAugmentation(extractor.backbone.preprocessing, tta)
+    count = renderings.count
+    locations = [location for views in samples for _, location in present(views)]
+    requests = (ImageRequest(location, renderings, extractor.reading) for location in locations)
 
-    def features(images: Tensor) -> list[Tensor]:
-        with torch.inference_mode():
-            rows: Tensor = model.pool(model.top(upper.frozen(upper.normalize(images))))
-        return [rows]
+    def rows() -> Iterator[tuple[list[int], Tensor, list[tuple[int, str]]]]:
+        for batch in extractor.run_batches(requests, upper.rows, count):
+            of_images = torch.from_numpy(batch.rows[0].astype(np.float32, copy=False)) if batch.rows else torch.empty(0)
+            yield batch.indices, of_images, batch.failures
+            bar.update(len(batch.indices) // count + len(batch.failures))
 
-    first_image = 0
-    with progress(label="predict", total=len(samples), unit="samples") as bar:
-        for part in _parts_of_images(samples):
-            there = [
-                (index, place, location)
-                for index in part
-                for place, location in enumerate(samples[index])
-                if location is not None
+    with progress(label=label, total=len(locations), unit="images") as bar:
+        for complete in complete_samples(rows(), samples, count):
+            there = [sample for sample in complete if sample.rows]
+            activated = [
+                upper.answer(join_samples(there, extractor.batch_size, number), task)
+                for number in range(count if there else 0)
             ]
-            requests = extractor.evaluation_requests(location for _, _, location in there)
-            batches = list(extractor.run_batches(requests, features, 1))
-            failures = [(first_image + number, reason) for batch in batches for number, reason in batch.failures]
-            read = [there[number] for batch in batches for number in batch.indices]
-            indices = sorted({index for index, _, _ in read})
-            if read:
-                rows = torch.from_numpy(np.concatenate([batch.rows[0] for batch in batches if batch.indices]))
-                sizes = [sum(index == other for index, _, _ in read) for other in indices]
-                bags = padded(rows.float(), sizes, [place for _, place, _ in read], places)
-                with torch.inference_mode():
-                    activated = task.activate(head(bags.to(extractor.device)))
-                assert isinstance(activated, Tensor)
-                yield PredictedBatch(indices, activated.cpu().numpy(), failures)
-            elif failures:
-                yield PredictedBatch([], np.empty((0, 1), np.float32), failures)
-            first_image += len(there)
-            bar.update(len(part))
-
-
-def _parts_of_images(samples: Sequence[Sequence[str | None]]) -> Iterator[range]:
-    """Yield samples that follow each other, with some thousand images in all."""
-    start = images = 0
-    for index, sample in enumerate(samples):
-        if images and images + len(sample) > _IMAGES_AT_ONCE:
-            yield range(start, index)
-            start, images = index, 0
-        images += len(sample)
-    if start < len(samples):
-        yield range(start, len(samples))
+            of_samples = torch.stack(activated, dim=1).flatten(0, 1).numpy() if there else np.empty((0, 1), np.float32)
+            failures = [failure for sample in complete for failure in sample.failures]
+            yield PredictedBatch([sample.index for sample in there], renderings.average(of_samples), failures)
 
 
 def predict_proba(
     extractor: Extractor, upper: TransferModel, manifest: Manifest, tta: TTA = "none"
 ) -> NDArray[np.float32]:
-    """Return what the task makes of outputs, float32 [n, out_features], for a manifest's images, which can all be read.
+    """Return what the task makes of outputs, float32 [n, out_features], for a manifest's samples.
 
     Raises
     ------
     DataError
-        If one cannot be read any more.
+        If an image cannot be read any more.
     """
-    probabilities = []
-    for batch in iter_predictions(extractor, upper, manifest.task, manifest.locations, tta, label="evaluate"):
-        require_readable(manifest, batch.failures)
-        probabilities.append(batch.activated)
-    return np.concatenate(probabilities)
+    if manifest.images:
+        samples = [[None if image is None else image.location for image in views] for views in manifest.images]
+        batches = iter_sample_predictions(extractor, upper, manifest.task, samples, tta, label="evaluate")
+    else:
+        batches = iter_predictions(extractor, upper, manifest.task, manifest.locations, tta, label="evaluate")
+    activated, images = [], manifest.by_image()
+    for batch in batches:
+        require_readable(images, batch.failures)
+        activated.append(batch.activated)
+    return np.concatenate([part for part in activated if len(part)])

@@ -193,7 +193,8 @@ def require_learnable(train: AnyFeatureRows, val: AnyFeatureRows, task: Task) ->
             "shares"
         )
     strata = task.strata(train.labels)
-    if strata is not None and len(np.unique(strata)) < 2:
+    # parts of the range of few numbers may be one, though the numbers differ
+    if strata is not None and len(np.unique(strata if strata.ndim > 1 else train.labels)) < 2:
         raise DataError("the train split holds a single class; a classifier needs at least two")
     for name, rows in (("train", train), ("validation", val)):
         if isinstance(rows, StreamedFeatureRows):

@@ -244,6 +244,10 @@ class Task(Protocol):
         """Return predictions in the form of targets."""
         ...
 
+    def values(self, activated: TensorBatch) -> NDArray[Any]:
+        """Return predictions as programs use them, [n, ...]: classes by number, labels as bool, or numbers."""
+        ...
+
     def decode(self, predicted: Tensor) -> str:
         """Return the prediction for one sample as a cell of a table: what `load` would read, or a summary of a map."""
         ...
@@ -312,6 +316,10 @@ class Task(Protocol):
 
         Where a sample has several labels, [n, out_features]: a weight for each of them, with mean 1 over those known.
         """
+        ...
+
+    def in_units(self, target: NDArray[Any]) -> NDArray[Any]:
+        """Return targets, [n, ...], as people have them: numbers not on the scale on which they are learned."""
         ...
 
     def scaled_to(self, targets: NDArray[Any]) -> Task:

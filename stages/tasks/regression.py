@@ -162,6 +162,11 @@ class Regression:
         """Return the outputs as targets, float64 [b, targets]."""
         return _tensor(activated).double()
 
+    def values(self, activated: TensorBatch) -> NDArray[np.float64]:
+        """Return the numbers in their original unit, float64 [n, targets]; of levels the nearest one's."""
+        values = self._to_unit(self.predict(activated).cpu().numpy())
+        return self._level_values[self._nearest(values)][:, None] if self.levels else values
+
     def decode(self, predicted: Tensor) -> str:
         """Return numbers in their original unit, as `load` reads them; of ordered classes the nearest."""
         values = self._to_unit(predicted.double().cpu().numpy().reshape(1, -1))
@@ -279,6 +284,10 @@ class Regression:
         """Return the task without intervals, and without the scale, which is that of training samples."""
         count = len(self.names)
         return replace(self, interval=None, mean=(0.0,) * count, scale=(1.0,) * count)
+
+    def in_units(self, target: NDArray[Any]) -> NDArray[Any]:
+        """Return the numbers in their original unit, float64 [n, targets]."""
+        return self._to_unit(np.asarray(target, dtype=np.float64))
 
     def scaled_to(self, targets: NDArray[np.floating]) -> Regression:
         """Return the task with the mean and the deviation of these targets, [n, targets], as it loaded them.

@@ -105,6 +105,10 @@ class SingleLabel:
         """Return the most probable classes, int64 [b]."""
         return _tensor(activated).argmax(dim=1)
 
+    def values(self, activated: TensorBatch) -> NDArray[np.int64]:
+        """Return the numbers of the most probable classes, int64 [n]."""
+        return np.asarray(self.predict(activated).cpu().numpy())
+
     def decode(self, predicted: Tensor) -> str:
         """Return the name of a class."""
         return self.class_names[int(predicted)]
@@ -176,6 +180,10 @@ class SingleLabel:
         counts = np.bincount(target)
         num_present = np.count_nonzero(counts)
         return np.asarray(len(target) / (num_present * counts[target]), dtype=np.float32)
+
+    def in_units(self, target: NDArray[Any]) -> NDArray[Any]:
+        """Return the targets themselves."""
+        return target
 
     def scaled_to(self, targets: NDArray[Any]) -> SingleLabel:
         """Return the task itself."""

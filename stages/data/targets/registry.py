@@ -131,6 +131,22 @@ def read_targets(records: SourceRecords, options: DataConfig) -> tuple[SourceRec
         bool(options.target) or [*records.target_columns] == [NUMBER],
         records.class_names,
     )
+    _, reading, found = read_columns(columns, options)
+    kept = sorted(set(range(len(reading.texts))).difference(reading.left_out))
+    texts = [reading.texts[index] for index in kept]
+    chosen = records if len(kept) == len(records.locations) else records.select(kept)
+    notes = [*records.notes, *found, *reading.notes]
+    return replace(chosen, targets=texts, class_names=reading.class_names, notes=notes), reading
+
+
+def read_columns(columns: TargetColumns, options: DataConfig) -> tuple[str, Reading, list[str]]:
+    """Return the name of the task, what was read of its targets, and by what it was found, in words.
+
+    Raises
+    ------
+    UsageError, DataError
+        As `read_targets`.
+    """
     name, found = _task_of(columns, options)
     reader: _Reader = TARGETS.get(name)
     readers: dict[str, _Reader] = dict(TARGETS.things())
@@ -138,12 +154,7 @@ def read_targets(records: SourceRecords, options: DataConfig) -> tuple[SourceRec
         for option in other_reader.options:
             if other != name and getattr(options, option):
                 raise UsageError(f"`{option}` is for `task` {other}, and this is {name}")
-    reading = reader.read(columns, options)
-    kept = sorted(set(range(len(reading.texts))).difference(reading.left_out))
-    texts = [reading.texts[index] for index in kept]
-    chosen = records if len(kept) == len(records.locations) else records.select(kept)
-    notes = [*records.notes, *found, *reading.notes]
-    return replace(chosen, targets=texts, class_names=reading.class_names, notes=notes), reading
+    return name, reader.read(columns, options), found
 
 
 def _task_of(columns: TargetColumns, options: DataConfig) -> tuple[str, list[str]]:

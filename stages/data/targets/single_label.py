@@ -33,7 +33,7 @@ def read_classes(columns: TargetColumns, options: DataConfig) -> Reading:
     for index, text in enumerate(texts):
         if not text and columns.in_table:
             raise DataError(f"{columns.data}, {columns.rows([index])}: no {name}")
-    class_names = sort_class_names(texts) if columns.in_table else columns.class_names
+    class_names = columns.class_names or sort_class_names(texts)
     joined = [text for text in class_names if SEPARATOR in text]
     notes = []
     if joined and columns.in_table and options.task == AUTO:

@@ -14,6 +14,9 @@ from cache import FeatureCache, Spec
 from cache.errors import CacheError, CutonceError, UsageError
 from pipeline.library import export
 from pipeline.library.export import export_features
+from stages.data.manifest import Manifest, load_targets
+from stages.tasks.multi_label import MultiLabel
+from stages.tasks.regression import Regression
 from tests.cache.conftest import SPEC, features_of, make_keys, shard_paths
 from tests.cache.processes import in_process
 from tests.pipeline.caches import KEYS, make_cache, make_manifest
@@ -52,7 +55,7 @@ def read_parquet(path):
     columns = {"path": "paths", "label": "labels", "split": "splits"}
     content = {columns[name]: table[name].to_pylist() for name in table.column_names if name in columns}
     names = metadata.get("class_names")
-    if names:
+    if "class" in table.column_names:
         assert table["class"].to_pylist() == [names[label] for label in content["labels"]]
     features = flat.reshape(-1, *metadata["row_shape"])
     return features, table["key"].to_pylist(), content, names, metadata["spec"], metadata["view"]
@@ -81,6 +84,24 @@ def test_a_manifest_is_written_in_its_order_with_all_it_says_and_the_bits_of_the
     assert content == {"paths": paths, "labels": manifest.targets.tolist(), "splits": manifest.splits}
     assert Spec.from_json(written_spec) == spec
     assert [path.name for path in path.parent.iterdir()] == [path.name]
+
+
+@ENDINGS
+@pytest.mark.parametrize(
+    ("task", "texts", "labels"),
+    [
+        (MultiLabel(["a", "b"]), ["a|b", "b"], [[1, 1], [0, 1]]),
+        (Regression(("price",), (5.0,), (2.0,)), ["7.5", "-1"], [7.5, -1]),
+        (Regression(("w", "h"), (0.0, 1.0), (2.0, 3.0), log=True), ["1|2", "4|8"], [[1, 2], [4, 8]]),
+    ],
+    ids=["several labels", "a number", "several numbers"],
+)
+def test_labels_and_numbers_are_written_as_people_have_them(tmp_path, ending, task, texts, labels):
+    manifest = Manifest(["x", "y"], load_targets(task, texts), ["train", "test"], KEYS[:2], task)
+    export_features(make_cache(tmp_path), tmp_path / f"photos{ending}", manifest)
+    _, _, content, names, *_ = READERS[ending](tmp_path / f"photos{ending}")
+    np.testing.assert_allclose(content["labels"], labels, rtol=1e-12)
+    assert names == list(manifest.class_names)
 
 
 @ENDINGS

@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline.library import finetuning
 from pipeline.library.finetuning import finetune, labelled_manifest
 from pipeline.library.images import all_images
+from stages.data.targets.arrays import read_arrays
 from tests.photographs import COLOURS, photograph
 from tests.pipeline.library.test_functions import Pictures
 
@@ -90,7 +91,7 @@ def test_it_leaves_the_process_and_the_disk_as_they_were(pictures, tmp_path, mon
 
 def test_groups_are_never_torn_and_every_class_validates(pictures):
     groups = np.arange(len(pictures)) // 6
-    _, manifest = labelled_manifest(all_images(pictures), np.array(LABELS), groups, 0.3, seed=0)
+    manifest = labelled_manifest(all_images(pictures), read_arrays(LABELS)[0], groups, 0.3, seed=0)
     groups_by_split = {split: set(groups[manifest.indices(split)]) for split in ("train", "val")}
     assert groups_by_split["val"]
     assert not groups_by_split["train"] & groups_by_split["val"]
@@ -111,7 +112,7 @@ def test_loaders_are_not_started_where_processes_cannot_be(monkeypatch):
         ({"epochs": 0}, "epochs"),
         ({"val_size": 1.0}, "val_size has to lie between 0 and 1"),
         ({"labels": LABELS[:5]}, "labels holds 5 values for 24 images"),
-        ({"labels": [LABELS]}, r"labels has to hold one value for each image, \[n\], not \[1, 24\]"),
+        ({"labels": np.zeros((2, 2, 2))}, r"labels has to hold a value for each sample, \[n\], or several, \[n, k\]"),
         ({"labels": None}, "labels has to be given"),
         ({"labels": ["sea"] * 24}, "at least two are needed"),
         ({"groups": [1]}, "groups holds 1 values for 24 images"),
@@ -129,3 +130,25 @@ def test_an_image_that_cannot_be_read_is_named(pictures, tuned, tmp_path):
         finetune([tmp_path / "text.jpg", *pictures[1:]], LABELS, **QUICK)
     with pytest.raises(ValueError, match=r"text.jpg: not an image"):
         tuned.predict([tmp_path / "text.jpg"])
+
+
+@pytest.mark.parametrize("task", ["multi-label", "regression"])
+def test_a_network_learns_labels_and_numbers_and_answers_in_their_own_terms(pictures, task):
+    classes = np.array([list(COLOURS).index(name) for name in LABELS])
+    if task == "multi-label":
+        labels = pd.DataFrame({"warm": classes != 1, "cool": classes != 0}).astype(float)
+    else:
+        labels = 1000.0 + 100 * classes
+    network = finetune(pictures, labels, task=task, **{**QUICK, "init_head": "ridge", "epochs": 1})
+    predicted = network.predict(pictures)
+    if task == "multi-label":
+        assert network.classes_.tolist() == ["warm", "cool"]
+        assert (predicted == labels.to_numpy(bool)).mean() > 0.8
+        assert network.predict_proba(pictures).shape == (24, 2)
+        assert network.task.thresholds is not None
+    else:
+        assert predicted.shape == (24,)
+        assert np.abs(predicted - labels).mean() < 40
+        assert network.task.interval is not None
+        with pytest.raises(ValueError, match="numbers have no probabilities; predict returns them"):
+            network.predict_proba(pictures)

@@ -1,0 +1,118 @@
+"""What all pages are put together from: templates, figures, small pictures, and words as a page has them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from PIL import Image
+
+from cache.atomic_write import write_atomically
+from cache.errors import DataError
+from pipeline.report import figures
+from pipeline.text import byte_count, capitalized, duration, format_count, format_score, in_unit, percent, points
+from stages.runtime.unicode_text import printable
+
+THUMBNAIL = 200
+"""Pixels on the longer side of a thumbnail."""
+
+
+@dataclass(frozen=True)
+class ReportFigure:
+    """A figure on the page; `svg` is safe markup."""
+
+    svg: Markup
+    alt: str
+    caption: str = ""
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page, whatever names are in it."""
+    write_atomically(path, printable(page).encode("utf-8"))
+
+
+class Figures:
+    """Saves figures in a folder and hands them on for the page."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, name: str, figure: Figure, alt: str, caption: str = "") -> ReportFigure:
+        """Save a figure as NAME.png and return it as it stands on the page."""
+        figures.save_png(figure, self.folder / f"{name}.png")
+        # matplotlib escapes what is text in it
+        return ReportFigure(Markup(figures.inline_svg(figure)), alt, caption)
+
+
+def template(name: str) -> jinja2.Template:
+    """Return a template of this folder, with the filters that all pages use."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "points": lambda share: minus(points(share)),
+        "score_of": lambda value, metric: format_score(value, as_percent=metric.as_percent),
+        "capitalized": capitalized,
+        "typographic": typographic,
+        "duration": duration,
+        "bytes": byte_count,
+        "count": format_count,
+        "in_unit": in_unit,
+        "p_value": lambda p: "< 0.001" if p < 0.001 else f"{p:.2g}",
+    }
+    return environment.get_template(name)
+
+
+def minus(number: str) -> str:
+    """Return a number with a true minus sign."""
+    return number.replace("-", "−")
+
+
+def typographic(text: str) -> str:
+    """Return words with true minus signs, and with figures and their signs kept on one line."""
+    text = re.sub(r"(?<=[\s(])-(?=\d)", "−", text)
+    return re.sub(r"(?<=\d) (?=%)|(?<=p) (?=[=<])|(?<=[=<]) (?=\d)", "\N{NO-BREAK SPACE}", text)
+
+
+def thumbnail(location: str, options: Mapping[str, Any]) -> str | None:
+    """Return a small JPEG of an image as a data URI, or None where it is not there any more.
+
+    It is shown as it was read with `options`, as far as a person can be shown its channels.
+    """
+    from stages.data.images.reading import reading_from
+    from stages.data.images.rgb import as_colors
+    from stages.data.sources.open_image import read_image
+
+    try:
+        pixels = as_colors(read_image(location, reading_from(options)))
+    except DataError:
+        return None
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return data_uri(image)
+
+
+def data_uri(image: Image.Image, encoding: Literal["JPEG", "PNG"] = "JPEG") -> str:
+    """Return a picture as what an ``<img>`` takes for its source."""
+    encoded = io.BytesIO()
+    image.save(encoded, encoding, quality=82, optimize=True)
+    return f"data:image/{encoding.lower()};base64,{base64.b64encode(encoded.getvalue()).decode()}"
+
+
+def slug(text: str) -> str:
+    """Return words as a part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")[:60]
