@@ -62,8 +62,7 @@ def run(
     for seed in data.seeds:
         manifest, directory = init_seed(out, data, features, seed)
         if not skip_finetune:
-            require_trainable(extractor, finetune, manifest.task)
-        encode_columns(manifest, head)  # what is wrong with a column is told before images are extracted
+            require_trainable(extractor, finetune, manifest)
         experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite)
         names = head.heads_for(manifest.task.name)
         require_same_features_of_heads(experiment, names, head)

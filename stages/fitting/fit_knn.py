@@ -13,31 +13,39 @@ from stages.fitting.problem import FitProblem
 from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import selection_score
-from stages.network.heads.knn import KNNHead
+from stages.network.heads.knn import KNNHead, VotesFor
 
 _ROWS_AT_ONCE = 1024
 
 
-@register_head("knn", label="kNN", tasks=("single_label",), saved_as="stages.network.heads.knn:KNNHead")
+@register_head(
+    "knn", label="kNN", tasks=("single_label", "multi_label", "regression"), saved_as="stages.network.heads.knn:KNNHead"
+)
 @torch.inference_mode()
 def fit_knn(problem: FitProblem) -> HeadFit:
-    """Nearest neighbors by cosine. Each number of them is scored by votes among the same similarities."""
+    """Nearest neighbors by cosine: classes and labels by vote, numbers by their mean.
+
+    Each number of them is scored by votes among the same similarities.
+    """
     train, val = problem.in_memory
     scoring, out_features = problem.cv, problem.task.out_features
+    votes_for: VotesFor = "classes"
+    if problem.labels.ndim > 1:
+        votes_for = "values" if problem.task.outputs == "values" else "labels"
     train_val = train + val
     features, labels = train_val.features, train_val.labels
     fewest = min(len(labels[fitted]) for fitted, _ in scoring.splits)
     numbers = sorted({min(k, fewest) for k in problem.config.n_neighbors})
     scores: dict[int, list[float]] = {k: [] for k in numbers}
     for fitted, scored in scoring.splits:
-        head = KNNHead.from_rows(features[fitted], labels[fitted], out_features, numbers[-1])
+        head = KNNHead.from_rows(features[fitted], labels[fitted], out_features, numbers[-1], votes_for)
         votes = _votes(head, features[scored], numbers)
         for k in numbers:
             scores[k].append(selection_score(problem.task, votes[k], labels[scored], balanced=problem.balanced))
     candidates = [{"k": k, "score": float(np.mean(scores[k]))} for k in numbers]
     best = max(candidates, key=lambda candidate: (candidate["score"], -candidate["k"]))
     final_head, without_val = (
-        KNNHead.from_rows(features[: len(part)], labels[: len(part)], out_features, int(best["k"]))
+        KNNHead.from_rows(features[: len(part)], labels[: len(part)], out_features, int(best["k"]), votes_for)
         for part in (labels, train)
     )
     settings = {**best, "selected by": scoring.description}

@@ -14,11 +14,12 @@ from sklearn.svm import SVC
 
 from stages.fitting.grid_search import fit_along_path
 from stages.fitting.linear_models import LinearModel, LinearModelFactory
-from stages.fitting.linear_targets import ABSENT_CLASS_SCORE
+from stages.fitting.linear_targets import ABSENT_CLASS_SCORE, constant_logits, two_sided
 from stages.fitting.problem import FitProblem
 from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
 from stages.fitting.standardize import ScaledRows, Scaling
+from stages.network.heads.linear import LinearHead
 from stages.network.heads.rbf import RBFHead
 from stages.tasks.base import Task
 
@@ -34,7 +35,7 @@ _BLOCK_ROWS = 4096
 @register_head(
     "rbf",
     label="RBF SVM",
-    tasks=("single_label",),
+    tasks=("single_label", "multi_label"),
     default_for=("single_label",),
     saved_as="stages.network.heads.rbf:RBFHead",
 )
@@ -55,7 +56,7 @@ class RBFSVMFactory:
     Attributes
     ----------
     task : Task
-        Of one class a sample.
+        Of one class a sample, or of several labels.
     center : ndarray of float32 [d]
         What has been taken from the rows.
     seed : int
@@ -72,21 +73,23 @@ class RBFSVMFactory:
     balanced: bool = False
 
     def __call__(
-        self, scaling: Scaling, rows: NDArray[np.float32], labels: NDArray[np.int64]
+        self, scaling: Scaling, rows: NDArray[np.float32], labels: NDArray[Any]
     ) -> ExactRBFSVM | NystroemModel:
         """Return the machine, not yet fitted."""
         kind = ExactRBFSVM if len(rows) <= KERNEL_UP_TO else NystroemModel
         return kind(self, scaling, rows, labels)
 
 
-class _KernelScaler:
-    """Scaled copies of rows, and the width of the kernel: the common one, 1 / (d * variance of all numbers)."""
+class KernelScaler:
+    """Scaled copies of rows, and the width of the kernel: `ratio` of the common one, 1 / (d * variance of all)."""
 
-    def __init__(self, center: NDArray[np.float32], scaling: Scaling, rows: NDArray[np.float32]) -> None:
+    def __init__(
+        self, center: NDArray[np.float32], scaling: Scaling, rows: NDArray[np.float32], ratio: float = 1.0
+    ) -> None:
         self.center, self.l2 = center, scaling == "l2"
         self.fitted = ScaledRows.fit(rows, scaling, center)
         sample = self.fitted.sample(torch.arange(0, len(rows), max(len(rows) // KERNEL_UP_TO, 1)))
-        self.gamma = 1 / max(sample.shape[1] * float(sample.var(correction=0)), 1e-12)
+        self.gamma = ratio / max(sample.shape[1] * float(sample.var(correction=0)), 1e-12)
 
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return rows as the machine sees them, float32 [n, d]."""
@@ -102,31 +105,77 @@ class _KernelScaler:
         return RBFHead.from_support(support, coefficients, bias, self.gamma, mean, self.fitted.scale.numpy())
 
 
+class NystroemMap:
+    """What Nystroem's method (Williams & Seeger 2001) makes of rows, whose products are near the RBF kernel.
+
+    With landmarks L and K(L, L) = V e V', a row x becomes K(x, L) V e^-1/2. Where all rows are landmarks, it is exact.
+
+    Parameters
+    ----------
+    scaler : KernelScaler
+    rows : ndarray of float32 [n, d]
+        Of which the landmarks are drawn.
+    seed : int
+    landmarks : int
+        At most so many.
+    """
+
+    def __init__(self, scaler: KernelScaler, rows: NDArray[np.float32], seed: int, landmarks: int) -> None:
+        self.scaler = scaler
+        landmark_rows = np.random.default_rng(seed).choice(len(rows), min(landmarks, len(rows)), replace=False)
+        self.landmarks = scaler(rows[np.sort(landmark_rows)])
+        values, vectors = eigh(rbf_kernel(self.landmarks, self.landmarks, scaler.gamma).astype(np.float64))
+        self.root = (vectors / np.sqrt(np.maximum(values, 1e-8 * values[-1]))).astype(np.float32)
+
+    def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return rows as a linear model is to see them, float32 [n, landmarks]."""
+        mapped = np.empty((len(rows), self.root.shape[1]), dtype=np.float32)
+        landmarks, root = torch.from_numpy(self.landmarks), torch.from_numpy(self.root)
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            block = torch.from_numpy(self.scaler(rows[start : start + _BLOCK_ROWS]))
+            kernel = torch.cdist(block, landmarks).square_().mul_(-self.scaler.gamma).exp_()
+            mapped[start : start + _BLOCK_ROWS] = (kernel @ root).numpy()
+        return mapped
+
+    def head(self, linear: LinearHead) -> RBFHead:
+        """Return scaling, kernel and a linear model of mapped rows as one head around the landmarks."""
+        output = linear.output
+        coefficients = self.root.astype(np.float64) @ output.weight.detach().numpy().T.astype(np.float64)
+        return self.scaler.head(self.landmarks, coefficients, output.bias.detach().numpy())
+
+
 class ExactRBFSVM:
-    """Support vector machines, each class against the rest; the kernel is computed once for all values of C."""
+    """Support vector machines, each class or label against the rest; one kernel serves them all, and all values of C.
+
+    A label is fitted to the rows where it is known.
+    """
 
     def __init__(
-        self, factory: RBFSVMFactory, scaling: Scaling, rows: NDArray[np.float32], labels: NDArray[np.int64]
+        self, factory: RBFSVMFactory, scaling: Scaling, rows: NDArray[np.float32], labels: NDArray[Any]
     ) -> None:
         self.factory = factory
         self.state: Any = None  # a machine has nothing to begin from
-        self.scaler = _KernelScaler(factory.center, scaling, rows)
+        self.scaler = KernelScaler(factory.center, scaling, rows)
         self.rows, self.labels = self.scaler(rows), labels
         self.kernel = rbf_kernel(self.rows, self.rows, self.scaler.gamma)
-        self.present = np.unique(labels)
+        self.sides, constants = _sides(labels, factory.task.out_features)
+        self.learned = [number for number, side in enumerate(self.sides) if side is not None]
+        self.constants = constants
 
     def fit(self, c: float, *, final: bool = False) -> None:
         """Fit with a value of C (times `C_RATIO`)."""
         weights = "balanced" if self.factory.balanced else None
-        against_rest = self.present[1:] if len(self.present) == 2 else self.present
         self.support = np.zeros((len(self.rows), self.factory.task.out_features))
-        self.bias = np.full(self.factory.task.out_features, ABSENT_CLASS_SCORE)
-        self.bias[self.present] = 0.0
-        for class_number in against_rest:
+        self.bias = self.constants.copy()
+        for number in self.learned:
+            side = self.sides[number]
+            assert side is not None
+            known = np.flatnonzero(side)
+            kernel = self.kernel if len(known) == len(side) else self.kernel[np.ix_(known, known)]
             machine = SVC(C=C_RATIO * c, kernel="precomputed", class_weight=weights)
-            machine.fit(self.kernel, self.labels == class_number)
-            self.support[machine.support_, class_number] = machine.dual_coef_[0]
-            self.bias[class_number] = machine.intercept_[0]
+            machine.fit(kernel, side[known] > 0)
+            self.support[known[machine.support_], number] = machine.dual_coef_[0]
+            self.bias[number] = machine.intercept_[0]
 
     def scores(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the scores of all classes, float32 [n, classes], for rows less the centre."""
@@ -136,28 +185,20 @@ class ExactRBFSVM:
     def head(self, temperature: float = 1.0) -> RBFHead:
         """Return scaling and machines as one head that holds the rows it needs."""
         support_rows = np.flatnonzero(self.support.any(axis=1))
-        bias = np.where(self.bias > ABSENT_CLASS_SCORE, self.bias / temperature, ABSENT_CLASS_SCORE)
+        bias = self.bias.copy()
+        bias[self.learned] /= temperature
         return self.scaler.head(self.rows[support_rows], self.support[support_rows] / temperature, bias)
 
 
 class NystroemModel:
-    """A linear machine on what Nystroem's method (Williams & Seeger 2001) makes of the RBF kernel.
-
-    With landmarks L and K(L, L) = V e V', a row x becomes K(x, L) V e^-1/2. A linear machine on that is a kernel
-    machine whose only support are the landmarks.
-    """
+    """A linear machine on what Nystroem's method makes of the kernel: a kernel machine whose support are landmarks."""
 
     def __init__(
-        self, factory: RBFSVMFactory, scaling: Scaling, rows: NDArray[np.float32], labels: NDArray[np.int64]
+        self, factory: RBFSVMFactory, scaling: Scaling, rows: NDArray[np.float32], labels: NDArray[Any]
     ) -> None:
-        self.scaler = _KernelScaler(factory.center, scaling, rows)
-        landmark_rows = np.random.default_rng(factory.seed).choice(
-            len(rows), min(factory.landmarks, len(rows)), replace=False
-        )
-        self.landmarks = self.scaler(rows[np.sort(landmark_rows)])
-        values, vectors = eigh(rbf_kernel(self.landmarks, self.landmarks, self.scaler.gamma).astype(np.float64))
-        self.root = (vectors / np.sqrt(np.maximum(values, 1e-8 * values[-1]))).astype(np.float32)
-        mapped = self._mapped(rows)
+        scaler = KernelScaler(factory.center, scaling, rows)
+        self.map = NystroemMap(scaler, rows, factory.seed, factory.landmarks)
+        mapped = self.map(rows)
         center = np.zeros(mapped.shape[1], np.float32)
         linear_factory = LinearModelFactory("hinge", factory.task, center, factory.balanced)
         self.linear: LinearModel = linear_factory("none", mapped, labels)
@@ -177,19 +218,30 @@ class NystroemModel:
 
     def scores(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the scores of all classes, float32 [n, classes], for rows less the centre."""
-        return self.linear.scores(self._mapped(rows))
+        return self.linear.scores(self.map(rows))
 
     def head(self, temperature: float = 1.0) -> RBFHead:
         """Return scaling, kernel and machine as one head around the landmarks."""
-        linear = self.linear.head(temperature).output
-        coefficients = self.root.astype(np.float64) @ linear.weight.detach().numpy().T.astype(np.float64)
-        return self.scaler.head(self.landmarks, coefficients, linear.bias.detach().numpy())
+        return self.map.head(self.linear.head(temperature))
 
-    def _mapped(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        mapped = np.empty((len(rows), self.root.shape[1]), dtype=np.float32)
-        landmarks, root = torch.from_numpy(self.landmarks), torch.from_numpy(self.root)
-        for start in range(0, len(rows), _BLOCK_ROWS):
-            block = torch.from_numpy(self.scaler(rows[start : start + _BLOCK_ROWS]))
-            kernel = torch.cdist(block, landmarks).square_().mul_(-self.scaler.gamma).exp_()
-            mapped[start : start + _BLOCK_ROWS] = (kernel @ root).numpy()
-        return mapped
+
+def _sides(labels: NDArray[Any], out_features: int) -> tuple[list[NDArray[np.int8] | None], NDArray[np.float64]]:
+    """Return on which side of each machine the rows are, and the scores of what no machine learns, [out_features].
+
+    A side is 1 or -1, 0 where it is not known; None where there is no machine: for a class or label that there is
+    nothing, or nothing else, of, and for the first of two classes.
+    """
+    if labels.ndim == 2:
+        learned = set(two_sided(labels).tolist())
+        sides = np.where(np.isnan(labels), 0, np.where(labels == 1, 1, -1)).astype(np.int8)
+        return [sides[:, number] if number in learned else None for number in range(out_features)], constant_logits(
+            labels
+        )
+    present = np.unique(labels)
+    constants = np.full(out_features, ABSENT_CLASS_SCORE)
+    constants[present] = 0.0
+    against_rest = present[1:] if len(present) == 2 else present
+    return [
+        np.where(labels == number, 1, -1).astype(np.int8) if number in against_rest else None
+        for number in range(out_features)
+    ], constants

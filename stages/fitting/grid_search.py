@@ -351,7 +351,7 @@ def search(grid: Grid, rows: NDArray[np.float32], labels: NDArray[np.int64], cv:
         with one_thread_per_fit():
             result.candidates = _cross_validated(grid, rows, labels, cv)
         return result
-    with _threads_for(rows):
+    with threads_for(rows):
         _hold_out(result, grid, rows, labels, cv, seed)
     return result
 
@@ -397,7 +397,7 @@ def refit_best(
     """
     setting, labels, cv = (search_result.chosen["scaler"], search_result.chosen["C"]), problem.labels, problem.cv
     train = slice(0, len(problem.train))
-    with _threads_for(rows):
+    with threads_for(rows):
         without_val = _fitted(grid.make, setting, rows[train], labels[train], search_result.states.get(setting))
         model = _fitted(grid.make, setting, rows, labels, without_val.state)
     settings = {**search_result.chosen, "selected by": cv.description}
@@ -412,7 +412,7 @@ def refit_best(
     return HeadFit(model.head(temperature), without_val.head(temperature), settings, search_result.candidates)
 
 
-def _threads_for(rows: NDArray[np.float32]) -> AbstractContextManager[None]:
+def threads_for(rows: NDArray[np.float32]) -> AbstractContextManager[None]:
     """Fit on one thread where the products are too small to be shared."""
     return nullcontext() if rows.size >= _SHARED_FROM else one_thread_per_fit()
 

@@ -283,8 +283,9 @@ def fit_ridge(problem: FitProblem) -> HeadFit:
     """
     fits = RidgeFits(problem, problem.train, problem.val)
     choice = choose_penalty(problem, (RidgeVariant(fits, name, {"scaler": name}) for name in problem.config.scalers))
-    heads = fits.heads(choice.settings["scaler"], choice.penalty, choice.temperature)
-    return choice.head_fit(*heads)
+    scaling = choice.settings["scaler"]
+    head = fits.to_all(scaling, choice.penalty, choice.temperature)
+    return choice.head_fit(head, fits.to_train(scaling, choice.penalty, choice.temperature))
 
 
 @dataclass(frozen=True)
@@ -328,9 +329,9 @@ class RidgeChoice:
         return HeadFit(head, without_val, settings, self.candidates)
 
 
-def choose_penalty(problem: FitProblem, variants: Iterable[RidgeVariant]) -> RidgeChoice:
-    """Return what scores best of some variants, each under all penalties."""
-    penalties, scoring = _penalties(problem.config.c_values), problem.cv
+def choose_penalty(problem: FitProblem, variants: Iterable[RidgeVariant], *, c_ratio: float = 1.0) -> RidgeChoice:
+    """Return what scores best of some variants, each under all penalties: those of so many times the values of C."""
+    penalties, scoring = _penalties([c_ratio * c for c in problem.config.c_values]), problem.cv
     candidates: list[dict[str, Any]] = []
     best: tuple[tuple[float, float], int, NDArray[np.float32]] | None = None
     selected_by, labels = scoring.description, problem.labels
@@ -342,7 +343,7 @@ def choose_penalty(problem: FitProblem, variants: Iterable[RidgeVariant]) -> Rid
             penalties, variant.fits.left_out(variant.scaling, penalties, scoring), strict=True
         ):
             score = selection_score(problem.task, predictions, labels, balanced=problem.balanced)
-            candidates.append({"C": 1 / (2 * penalty), **variant.settings, "score": score})
+            candidates.append({"C": 1 / (2 * penalty) / c_ratio, **variant.settings, "score": score})
             rank = (score, -candidates[-1]["C"])
             if best is None or rank > best[0]:
                 best = rank, len(candidates) - 1, predictions
@@ -352,7 +353,7 @@ def choose_penalty(problem: FitProblem, variants: Iterable[RidgeVariant]) -> Rid
     temperature = fit_temperature(problem.task, margins, labels)
     if problem.task.outputs == "logits":
         settings["temperature"] = temperature
-    return RidgeChoice(settings, 1 / (2 * settings["C"]), temperature, selected_by, candidates)
+    return RidgeChoice(settings, 1 / (2 * c_ratio * settings["C"]), temperature, selected_by, candidates)
 
 
 class RidgeFits:
@@ -394,13 +395,13 @@ class RidgeFits:
             predictions[:, :, columns] = part
         return predictions
 
-    def heads(self, scaling: Scaling, penalty: float, temperature: float) -> tuple[LinearHead, LinearHead]:
-        """Return the head of all rows, and that of train alone."""
-        head, without_val = (
-            self._joined([fit(scaling).head(penalty, temperature) for fit in fits])
-            for fits in ([fits.to_all for *_, fits in self._groups], [fits.to_train for *_, fits in self._groups])
-        )
-        return head, without_val
+    def to_all(self, scaling: Scaling, penalty: float, temperature: float) -> LinearHead:
+        """Return the head that is fitted to train and validation."""
+        return self._joined([fits.to_all(scaling).head(penalty, temperature) for *_, fits in self._groups])
+
+    def to_train(self, scaling: Scaling, penalty: float, temperature: float) -> LinearHead:
+        """Return the head that is fitted to train."""
+        return self._joined([fits.to_train(scaling).head(penalty, temperature) for *_, fits in self._groups])
 
     @property
     def _covers_all(self) -> bool:

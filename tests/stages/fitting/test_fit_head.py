@@ -21,7 +21,7 @@ from tests.stages.fitting.labels_and_numbers import labelled, numbered, problem_
 from tests.stages.fitting.rows_of_digits import TEN_CLASSES, digits, fit_problem
 
 CPU = torch.device("cpu")
-QUICK = HeadConfig(c_values=(1e-3, 1e-1), fit_epochs=30, fit_lr=(1e-2,))
+QUICK = HeadConfig(c_values=(1e-3, 1e-1), fit_epochs=30, fit_lr=(1e-2,), nystroem_components=100)
 HEADS_FOR_VECTORS = [name for name in head_names() if name not in ("attention", "top")]
 
 
@@ -66,6 +66,20 @@ def test_a_kernel_head_scores_as_scikit_learn_does(classes):
         assert np.allclose(
             scores, reference.decision_function(scaler.transform(test.features.astype(np.float32))), atol=5e-3
         )
+
+
+def test_a_kernel_head_of_labels_is_scikit_learns_on_the_rows_where_each_is_known():
+    rows, labels = labelled(count=90, unknown=0.2)
+    labels[:, 3] = 0
+    trained = train_head("rbf", problem_of(rows, labels, options=replace(QUICK, c_values=(3e-3,), scalers=("none",))))
+    logits = trained.module(torch.from_numpy(rows)).detach().numpy()
+    gamma = 1 / (rows.shape[1] * (rows - rows[:67].mean(axis=0)).var())
+    for number, column in enumerate(labels[:, :3].T):
+        known = ~np.isnan(column)
+        reference = SVC(C=3.0, gamma=gamma).fit(rows[known], column[known])
+        scores = logits[:, number] * trained.settings["temperature"]
+        assert np.allclose(scores, reference.decision_function(rows), atol=5e-3)
+    assert np.allclose(logits[:, 3], np.log(1 / (1 + (labels[:, 3] == 0).sum())), atol=1e-5)
 
 
 def test_the_slow_end_of_the_grid_is_left_out_once_it_is_clearly_worse():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cache.errors import UsageError
@@ -97,3 +97,23 @@ def test_it_has_a_parameter_that_can_be_trained():
 def test_neighbors_that_are_not_there_are_refused(k):
     with pytest.raises(UsageError, match=f"`head` knn: {k} neighbours.*1 to 30"):
         KNNHead.from_rows(np.random.default_rng(0).normal(size=(30, 12)), np.arange(30) % 3, 3, k)
+
+
+@pytest.mark.parametrize("votes_for", ["labels", "values"])
+def test_labels_and_numbers_are_the_votes_of_the_neighbors_where_they_are_known(votes_for, tmp_path):
+    generator = np.random.default_rng(0)
+    rows, targets = generator.normal(size=(90, 6)), generator.normal(size=(90, 3))
+    targets = targets if votes_for == "values" else (targets > 0).astype(np.float64)
+    targets[:, 2] = np.where(np.arange(90) < 88, np.nan, 1.0)  # of hardly any neighbor, so all rows are asked
+    head = KNNHead.from_rows(rows[:80], targets[:80], 3, 7, votes_for)
+    outputs = head(torch.from_numpy(rows[80:]).float()).detach()
+    means = outputs.sigmoid().numpy() if votes_for == "labels" else outputs.numpy()
+    weighted = KNeighborsRegressor(7, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
+    assert np.allclose(means[:, :2], weighted.fit(rows[:80], targets[:80, :2]).predict(rows[80:]), atol=1e-4)
+    assert np.allclose(means[:, 2], 0.0 if votes_for == "values" else head.FLOOR)
+    targets[::2, 0] = np.nan
+    of_some = KNNHead.from_rows(rows[:80], targets[:80], 3, 80, votes_for)(torch.from_numpy(rows[80:]).float()).detach()
+    expected = weighted.set_params(n_neighbors=40).fit(rows[1:80:2], targets[1:80:2, 0]).predict(rows[80:])
+    assert np.allclose((of_some.sigmoid() if votes_for == "labels" else of_some)[:, 0], expected, atol=1e-4)
+    save_head(tmp_path / "head", head, {})
+    assert torch.equal(load_head(tmp_path / "head")[0](torch.from_numpy(rows[80:]).float()), outputs)

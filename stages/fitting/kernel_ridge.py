@@ -1,0 +1,86 @@
+"""Ridge regression with the RBF kernel: a closed form for every penalty, and for every row left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stages.fitting.feature_rows import FeatureRows
+from stages.fitting.fit_rbf_svm import C_RATIO, KernelScaler, NystroemMap
+from stages.fitting.grid_search import threads_for
+from stages.fitting.problem import FitProblem
+from stages.fitting.registry import register_head
+from stages.fitting.result import HeadFit
+from stages.fitting.ridge import RidgeChoice, RidgeFits, RidgeVariant, choose_penalty
+from stages.fitting.standardize import Scaling
+from stages.network.heads.linear import LinearHead
+from stages.network.heads.rbf import RBFHead
+
+GAMMA_RATIOS = (0.25, 1.0, 4.0)
+"""Values of gamma that are tried, against 1 / (d * variance)."""
+
+
+FittedTo = Callable[[RidgeFits, Scaling, float, float], LinearHead]
+
+
+@register_head(
+    "kernel_ridge",
+    label="kernel ridge",
+    tasks=("single_label", "multi_label", "regression"),
+    default_for=("multi_label", "regression"),
+    saved_as="stages.network.heads.rbf:RBFHead",
+)
+def fit_kernel_ridge(problem: FitProblem) -> HeadFit:
+    """Ridge with a radial kernel.
+
+    It is linear ridge on what Nystroem's method makes of the kernel, exact where there are no more rows than landmarks
+    (`nystroem_components`). The width of the kernel, the scaling and the penalty are those that score best, by the same
+    rows that ridge is scored by; the values of C are `C_RATIO` times those given.
+    """
+    train, val = (_float32(rows) for rows in problem.in_memory)
+    mapped_from = train if problem.cv.is_holdout else train + val
+
+    def variants() -> Iterator[RidgeVariant]:
+        for scaling in problem.config.scalers:
+            for ratio in GAMMA_RATIOS:
+                view = _KernelView.of(mapped_from, scaling, ratio, problem)
+                settings = {"scaler": scaling, "gamma ratio": ratio}
+                yield RidgeVariant(RidgeFits(problem, view.mapped(train), view.mapped(val)), "none", settings)
+
+    def head(choice: RidgeChoice, rows: FeatureRows, fitted: FittedTo) -> RBFHead:
+        view = _KernelView.of(rows, choice.settings["scaler"], choice.settings["gamma ratio"], problem)
+        fits = RidgeFits(problem, view.mapped(train), view.mapped(val))
+        return view.map.head(fitted(fits, "none", choice.penalty, choice.temperature))
+
+    with threads_for(mapped_from.features):
+        choice = choose_penalty(problem, variants(), c_ratio=C_RATIO)
+        return choice.head_fit(head(choice, train + val, RidgeFits.to_all), head(choice, train, RidgeFits.to_train))
+
+
+@dataclass(frozen=True)
+class _KernelView:
+    """Rows as a linear model sees them, for one width of the kernel."""
+
+    map: NystroemMap
+    center: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, rows: FeatureRows, scaling: Scaling, ratio: float, problem: FitProblem) -> _KernelView:
+        """Return what scaling and landmarks of these rows make of any."""
+        center = rows.features.mean(axis=0, dtype=np.float64).astype(np.float32)
+        centered = rows.features - center
+        scaler = KernelScaler(center, scaling, centered, ratio)
+        return cls(NystroemMap(scaler, centered, problem.seed, problem.config.nystroem_components), center)
+
+    def mapped(self, rows: FeatureRows) -> FeatureRows:
+        """Return rows as the linear model sees them."""
+        return FeatureRows(self.map(rows.features - self.center), rows.labels, groups=rows.groups)
+
+
+def _float32(rows: FeatureRows) -> FeatureRows:
+    features = torch.from_numpy(rows.features).float().numpy()
+    return FeatureRows(features, rows.labels, groups=rows.groups)
