@@ -138,10 +138,13 @@ def _train_and_test(
     recipe = recipe_of(experiment, trained.task, method, name, identity)
     invalidate_model(method_dir)
     result.save(method_dir, outcome.predictions)
-    heads = (trained.module, trained.module_train_only)
-    if method == JOINED and images.aggregate is not None:
-        heads = tuple(AggregatedBlocksHead(images.aggregate, head, table.encoder.width).eval() for head in heads)
-    save_model(method_dir, recipe, heads[0], without_val=heads[1], columns=table.encoder)
+    head, without_val = (
+        head
+        if method == COLUMNS or images.aggregate is None
+        else AggregatedBlocksHead(images.aggregate, head, table.encoder.width).eval()
+        for head in (trained.module, trained.module_train_only)
+    )
+    save_model(method_dir, recipe, head, without_val=without_val, columns=table.encoder)
     _LOG.info(
         f"seed {experiment.seed}  {method_dir.name}: {format_accuracy(result)}, trained in {duration(training.seconds)}"
     )

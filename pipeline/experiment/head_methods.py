@@ -219,10 +219,10 @@ class HeadProblems:
         experiment, options = self._experiment, self._options
         extractor = experiment.extractor
         if experiment.manifest.images:
-            (train, val, test), aggregate = load_samples(experiment, options, name)
+            (fitted, validated, tested), aggregate = load_samples(experiment, options, name)
             return HeadProblem(
-                FitProblem(train, val, experiment.task, options, experiment.seed, extractor.device, bags=bags),
-                test,
+                FitProblem(fitted, validated, experiment.task, options, experiment.seed, extractor.device, bags=bags),
+                tested,
                 aggregate,
             )
         train, val, test = load_split_features(experiment, options)
