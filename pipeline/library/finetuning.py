@@ -226,7 +226,7 @@ def finetune(
         manifest = labelled_manifest(listed, reading, groups, val_size, seed)
         extractor = build_extractor_of(backbone, features, cached=cache is not None)
         config = config.for_task(manifest.task.name)
-        require_trainable(extractor, config, manifest.task)
+        require_trainable(extractor, config, manifest)
         head = _starting_head(extractor, manifest, config, seed)
         tuned = finetune_manifest(FinetuneProblem(extractor, manifest, head, config, seed))
         return _network(extractor, classes, manifest, config, tuned)
