@@ -164,9 +164,7 @@ def _weighted_pooled_average_precision(statistics: Statistics) -> WeightedMean:
     target, probabilities = statistics["target"], statistics["probabilities"]
     known = ~np.isnan(target)
     rows = np.nonzero(known)[0]
-    return WeightedMean(
-        [weighted_average_precision(target[known] == 1, probabilities[known], rows, len(target))]
-    )
+    return WeightedMean([weighted_average_precision(target[known] == 1, probabilities[known], rows, len(target))])
 
 
 def _f1_macro(counts: NDArray[Any]) -> float:

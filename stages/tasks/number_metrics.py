@@ -88,7 +88,12 @@ def number_metrics(
             of_outputs=r2_of_outputs,
         ),
         sum_metric(
-            "mae", "mean error", _absolute_errors, mean_of_sums, higher_is_better=False, note="In the target's own unit."
+            "mae",
+            "mean error",
+            _absolute_errors,
+            mean_of_sums,
+            higher_is_better=False,
+            note="In the target's own unit.",
         ),
         sum_metric(
             "rmse", "RMSE", _squared_errors, root_of_sums, higher_is_better=False, note="In the target's own unit."

@@ -205,9 +205,7 @@ class _RunningSums:
     num_segments, num_rows : int
     """
 
-    def __init__(
-        self, segment: NDArray[np.int64], rows: NDArray[np.int64], num_segments: int, num_rows: int
-    ) -> None:
+    def __init__(self, segment: NDArray[np.int64], rows: NDArray[np.int64], num_segments: int, num_rows: int) -> None:
         self._steps = math.isqrt(num_segments) + 1
         self._runs = -(-num_segments // self._steps) or 1
         self._members = _Members(self.place(segment), rows, self._steps * self._runs)
@@ -249,11 +247,7 @@ class _Ranking:
         has_tie = np.zeros(number, dtype=bool)
         has_tie[segment[tied]] = True
         beside = positive & has_tie[segment]
-        self._tied = [
-            _Members(segment[chosen], rows[chosen], number)
-            for chosen in (tied, beside)
-            if tied.any()
-        ]
+        self._tied = [_Members(segment[chosen], rows[chosen], number) for chosen in (tied, beside) if tied.any()]
 
     def sums(self, counts: Counts) -> tuple[Counts, Counts, Counts]:
         """Return the positives of each segment, and how many of them, and of all, there are up to its end."""
