@@ -90,8 +90,8 @@ def _plain(value: float) -> str:
 
 
 def capitalized(text: str) -> str:
-    """Return words with a capital at their beginning, the rest as it is: ``F1`` stays ``F1``."""
-    return text[:1].upper() + text[1:]
+    """Return words with a capital at their beginning, the rest as it is: ``F1`` and ``mAP`` stay as they are."""
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,6 +14,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "stages.config": ("cache.errors", "cache.registry", "cache.formats"),
     "stages.runtime": ("cache",),
     "stages.tasks": ("cache.errors", "cache.registry", "stages.runtime.threads"),
+    "stages.columns": ("cache.atomic_write", "cache.errors"),
     "stages.data": ("cache", "stages.config", "stages.runtime", "stages.tasks"),
     "stages.network": ("cache", "stages.config", "stages.runtime", "stages.data.images"),
     "stages.training": ("cache", "stages.config", "stages.runtime", "stages.tasks"),

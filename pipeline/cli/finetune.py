@@ -55,7 +55,7 @@ def finetune(
         rank.broadcast_from_first(partial(init_run, out, data, features, head, finetune))
         for seed in data.seeds:
             manifest, directory = rank.broadcast_from_first(partial(init_seed, out, data, features, seed))
-            require_trainable(extractor, finetune, manifest.task)
+            require_trainable(extractor, finetune, manifest)
             experiment = Experiment(extractor, manifest, seed, directory, rank, data, overwrite)
             results += run_finetunings(experiment, finetune, head)
             rank.broadcast_from_first(partial(record_options, out, data, features, head, finetune))

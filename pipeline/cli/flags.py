@@ -19,15 +19,19 @@ if TYPE_CHECKING:
     from pipeline.report.learning_curve import CurveReport as CurveReport
     from stages.extraction.estimate import Estimate as Estimate
     from stages.extraction.extract import Extraction as Extraction
+    from stages.inspection.backbone_ranking import Suggestion
     from stages.inspection.inspect import Inspection as Inspection
     from stages.inspection.layer_probe import LayerProbe as LayerProbe
+    from stages.network.backbones.catalog import CatalogEntry
     from stages.network.graph.cuts import Cut as Cut
     from stages.training.lr_finder import LRFinderResult as LRFinderResult
+
+    Networks = list[CatalogEntry] | Suggestion
 else:
     # a signature is resolved whenever help is printed, which must not wait for torch and scikit-learn
     Prediction = Comparison = Cut = CurveReport = Estimate = Extraction = Inspection = LayerProbe = LRFinderResult = (
         Result
-    ) = Any
+    ) = Networks = Any
 
 OverwriteFlag = Annotated[
     bool, Parameter(negative="", help="Train methods anew that the run has with other options, in their place.")

@@ -50,7 +50,7 @@ def lr_find(
     extractor = build_extractor(features)
     init_run(out, data, features, head, finetune)
     manifest, directory = init_seed(out, data, features, data.seeds[0])
-    require_trainable(extractor, finetune, manifest.task)
+    require_trainable(extractor, finetune, manifest)
     tests = run_lr_finder(
         Experiment(extractor, manifest, data.seeds[0], directory, data=data), finetune, head, each_block=each_block
     )

@@ -45,6 +45,7 @@ def run(
     out
         Run directory for everything: configuration, manifests, heads, networks, results and report.
     """
+    from pipeline.experiment.column_methods import run_column_methods
     from pipeline.experiment.compare_runs import publish
     from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.finetune_methods import run_finetunings
@@ -60,7 +61,7 @@ def run(
     for seed in data.seeds:
         manifest, directory = init_seed(out, data, features, seed)
         if not skip_finetune:
-            require_trainable(extractor, finetune, manifest.task)
+            require_trainable(extractor, finetune, manifest)
         experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite)
         names = head.heads_for(manifest.task.name)
         require_same_features_of_heads(experiment, names, head)
@@ -69,6 +70,7 @@ def run(
         if features.strict and report.skipped:
             raise DataError(f"{len(report.skipped)} images could not be read (--strict)")
         run_heads(experiment, names, head)
+        run_column_methods(experiment, names, head)
         if not skip_finetune:
             run_finetunings(experiment, finetune, head)
         record_options(out, data, features, head, finetune)

@@ -33,9 +33,11 @@ def train(
     out
         Run directory for heads and results.
     """
+    from pipeline.experiment.column_methods import run_column_methods
     from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.head_methods import run_heads
     from pipeline.experiment.run_setup import init_run, init_seed, record_options, resolve_features
+    from pipeline.experiment.table_columns import encode_columns
     from stages.extraction.extractor import build_extractor
 
     features = resolve_features(data, features)
@@ -45,6 +47,9 @@ def train(
     for seed in data.seeds:
         manifest, directory = init_seed(out, data, features, seed)
         experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite)
-        results += run_heads(experiment, head.heads_for(manifest.task.name), head)
+        names = head.heads_for(manifest.task.name)
+        encode_columns(manifest, head)  # what is wrong with a column is told before anything is trained
+        results += run_heads(experiment, names, head)
+        results += run_column_methods(experiment, names, head)
         record_options(out, data, features, head)
     return results

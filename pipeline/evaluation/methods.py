@@ -80,19 +80,31 @@ def head(head: str) -> str:
     return head_label(head)
 
 
-@register_method("finetune", order=2)
+@register_method("columns", order=2)
+def columns(head: str) -> str:
+    """Label a head on columns of a table alone, without images."""
+    return f"{head_label(head)} on columns"
+
+
+@register_method("joined", order=3, cached=True)
+def joined(head: str) -> str:
+    """Label a head on cached features with columns of a table beside them."""
+    return f"{head_label(head)} + columns"
+
+
+@register_method("finetune", order=4)
 def finetune(blocks: str) -> str:
     """Label what is fine-tuned."""
     return f"fine-tune {blocks}"
 
 
-@register_method("uncached", order=3)
+@register_method("uncached", order=5)
 def uncached(head: str) -> str:
     """Label a head that trains on images through the frozen network: what caching saves."""
     return f"frozen network {head_label(head)}"
 
 
-@register_method("scratch", order=4)
+@register_method("scratch", order=6)
 def scratch(blocks: str) -> str:
     """Label a network without pretrained weights: what these are worth."""
     return f"scratch {blocks}"

@@ -57,6 +57,7 @@ def give_verdict(ranked: Sequence[MethodSummary], reference: MethodSummary, test
         for row in ranked
         if (with_all_weights := _with_all_weights(row, ranked)) is not None
     ]
+    details += _gain_of_columns(ranked)
     metric = reference.metric
     ranking = ", ".join(f"{row.label} {format_score(row.val_score, as_percent=metric.as_percent)}" for row in ranked)
     details.append(f"Methods are ranked by validation {metric.label}, never by the test images: {ranking}.")
@@ -112,6 +113,25 @@ def _pretraining_gain(row: MethodSummary, pretrained: MethodSummary) -> str:
         f"{capitalized(_method_phrase(pretrained))} reaches {_score(pretrained)}; {subject} reaches "
         f"{_score(row)}."
     )
+
+
+def _gain_of_columns(ranked: Sequence[MethodSummary]) -> list[str]:
+    """Say what images alone, columns alone and both reach, each by its best head; nothing where one is missing."""
+    images, columns, both = (
+        next((row for row in ranked if row.method in methods), None)
+        for methods in (("linear", "head"), ("columns",), ("joined",))
+    )
+    if images is None or columns is None or both is None:
+        return []
+    gains = (
+        f"the {added} add {_evidence(test, alone)}{'' if test.significant else ', within what chance gives'}"
+        for added, alone in (("columns", images), ("images", columns))
+        for test in [paired_test(both, alone)]
+    )
+    return [
+        f"Images alone reach {_score(images)} ({images.label}), columns alone {_score(columns)} ({columns.label}), "
+        f"both {_score(both)} ({both.label}): to the images {next(gains)}; to the columns {next(gains)}."
+    ]
 
 
 def _ranking(

@@ -18,7 +18,8 @@ from torch import nn
 from cache.atomic_write import atomic_path
 from cache.errors import DataError, UsageError, suggestion
 from pipeline.evaluation.results import Result, distinct_names, read_json
-from pipeline.experiment.model_store import open_model
+from pipeline.experiment.model_store import open_model, read_columns
+from pipeline.experiment.predict_with_columns import predict_with_columns
 from pipeline.run_layout import MODEL_CARD, REPORT, RESULTS, files_of_methods, seed_of
 from stages.data.sources.csv_file import is_table, read_image_table
 from stages.data.sources.folder_tree import FolderNotes, images_below
@@ -128,7 +129,7 @@ def predict_images(
     UsageError
         If a path does not exist, or a network that was handed in is missing or another one.
     DataError
-        If there is no readable image.
+        If there is no readable image, or the method takes columns of a table and there is none with them.
     """
     listing = find_images(images)
     locations = [location for location, _ in listing]
@@ -136,7 +137,13 @@ def predict_images(
     task = task_from_json(recipe.task)
     classified: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
-    for batch in iter_predictions(extractor, upper, task, locations, recipe.tta):
+    columns = read_columns(model)
+    batches = (
+        iter_predictions(extractor, upper, task, locations, recipe.tta)
+        if columns is None
+        else predict_with_columns(extractor, upper, task, listing, columns)
+    )
+    for batch in batches:
         unreadable += [(locations[index], reason) for index, reason in batch.failures]
         for index, activated in zip(batch.indices, torch.from_numpy(batch.activated), strict=True):
             cells = dict(zip(task.predicted_columns, task.predicted_cells(activated), strict=True))

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from cache import key_of_bytes
-from cache.errors import UsageError
 from pipeline.evaluation.results import Predictions, Result, evaluate_test
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.finished_methods import find_finished, is_same_training
@@ -55,11 +54,12 @@ from stages.data.sources.open_image import read_image
 from stages.extraction.estimate import estimate
 from stages.extraction.extractor import Extractor
 from stages.finetuning.autotune import CHECKPOINT, FOUND
-from stages.finetuning.baselines import baseline, random_head
+from stages.finetuning.baselines import baseline, random_head, unfitted_aggregate
 from stages.finetuning.finetune import FinetuneResult, finetune
 from stages.finetuning.finetune import find_lrs as range_tests
 from stages.finetuning.predict_images import predict_proba
 from stages.finetuning.problem import FinetuneProblem
+from stages.finetuning.sample_views import image_count
 from stages.finetuning.setup import training_fingerprint
 from stages.finetuning.transfer_model import HEAD, TransferModel
 from stages.fitting.fit_head import train_head
@@ -80,8 +80,6 @@ _SAID_ELSEWHERE = ("num_workers", "checkpoint_minutes", "baselines", "baseline_l
 
 def run_finetunings(experiment: Experiment, options: FinetuneConfig, head: HeadConfig) -> list[Result]:
     """Fine-tune, and train the baselines that are asked for, one result each."""
-    if experiment.manifest.images:
-        raise UsageError("samples of several images are not fine-tuned: leave that out with `skip_finetune`")
     configs = [options, *(baseline(options, name) for name in options.baselines)]
     return [run_finetune(experiment, config, head) for config in configs]
 
@@ -169,7 +167,10 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
             costs=(training, testing),
             trainable_parameters=tuned.trainable_parameters,
         )
-        result = _with_costs(build_result(experiment, outcome), options, tuned, training, start_seconds)
+        splits = ("val", "test") if predictions.task.calibrates else ("test",)
+        tested_images = sum(image_count(experiment.split(split)) for split in splits)
+        result = build_result(experiment, outcome)
+        result = _with_costs(result, options, tuned, training, start_seconds, tested_images)
         result = replace(result, options=made_with)
         invalidate_model(method_dir)
         result.save(method_dir, predictions)
@@ -293,7 +294,9 @@ def _starting_head(experiment: Experiment, options: FinetuneConfig, head: HeadCo
     extractor = experiment.extractor
     assert options.init_head is not None, "of a task"
     if options.init_head == "new":
-        return random_head(extractor, experiment.manifest.task.out_features, experiment.seed), 0.0
+        kind = head.aggregate if head.aggregate != "attention" else "mean"
+        aggregate = unfitted_aggregate(extractor, experiment.manifest, kind)
+        return random_head(extractor, experiment.manifest.task.out_features, experiment.seed, aggregate), 0.0
     # it is fitted on the evaluation view: augmented ones are cached at the boundary, where training needs them
     image_extractor = replace(extractor, options=replace(extractor.options, views=1))
     experiment = replace(experiment, extractor=image_extractor)
@@ -315,7 +318,12 @@ def _starting_head(experiment: Experiment, options: FinetuneConfig, head: HeadCo
 
 
 def _with_costs(
-    result: Result, options: FinetuneConfig, tuned: FinetuneResult, training: Cost, start_seconds: float
+    result: Result,
+    options: FinetuneConfig,
+    tuned: FinetuneResult,
+    training: Cost,
+    start_seconds: float,
+    tested_images: int,
 ) -> Result:
     """Return a result with all that this training took, from images to predictions.
 
@@ -333,8 +341,7 @@ def _with_costs(
         result,
         seconds_by_stage=stages,
         seconds=sum(stages.values()),
-        backbone_forwards=tuned.backbone_forwards
-        + sum(result.samples[split] for split in ("val", "test")[not result.task.calibrates :]),
+        backbone_forwards=tuned.backbone_forwards + tested_images,
         extraction_forwards=(result.extraction_forwards if options.init_head != "new" else 0) + tuned.view_forwards,
         history=[epoch.to_json() for epoch in tuned.fit.history],
     )

@@ -32,7 +32,7 @@ from pipeline.experiment.sample_rows import (
 from pipeline.text import byte_count, duration, format_score
 from stages.config.data import SPLITS
 from stages.config.features import FeatureConfig
-from stages.config.heads import HeadConfig, HeadName
+from stages.config.heads import COLUMN_OPTIONS, HeadConfig, HeadName
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import read_features, require_cached
@@ -163,6 +163,8 @@ def is_same_head(experiment: Experiment, name: HeadName, options: HeadConfig) ->
 
 def _identity_of_features(experiment: Experiment, name: HeadName, options: HeadConfig) -> Callable[[str], str]:
     settings = {**asdict(options), "head": name, **views_as_settings(experiment.extractor)}
+    for option in COLUMN_OPTIONS:  # of heads on columns alone
+        del settings[option]
     if not experiment.manifest.images or takes_bags(name):  # nothing is aggregated
         del settings["aggregate"]
     return partial(experiment.fingerprint, settings)

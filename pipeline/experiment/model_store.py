@@ -18,7 +18,8 @@ from torch import nn
 
 from cache.atomic_write import atomic_path, write_atomically
 from cache.errors import DataError, UsageError, WeightsError
-from pipeline.run_layout import HEAD, HEAD_WITHOUT_VAL, MODEL_CARD, TOP
+from pipeline.run_layout import COLUMNS, HEAD, HEAD_WITHOUT_VAL, MODEL_CARD, TOP
+from stages.columns.table_encoder import TableEncoder
 from stages.config.augment_grammar import TTA
 from stages.config.features import FeatureConfig
 from stages.config.version_1 import from_version_1
@@ -85,9 +86,15 @@ def save_model(
     *,
     without_val: Head | None = None,
     tuned: TransferModel | None = None,
+    columns: TableEncoder | None = None,
 ) -> None:
-    """Write a trained method; ``model.json`` comes last, so a directory that has it is complete."""
+    """Write a trained method; ``model.json`` comes last, so a directory that has it is complete.
+
+    A head on columns of a table has beside it what makes numbers of them.
+    """
     directory.mkdir(parents=True, exist_ok=True)
+    if columns is not None:
+        columns.save(directory / COLUMNS)
     save_head(directory / HEAD, head, {"task": recipe.task})
     if without_val is not None:
         save_head(directory / HEAD_WITHOUT_VAL, without_val, {"task": recipe.task})
@@ -135,6 +142,18 @@ def read_recipe(directory: Path) -> ModelCard | None:
         raise DataError(
             f"{path} is damaged or was made by another version ({error}); train this method again"
         ) from error
+
+
+def read_columns(directory: Path) -> TableEncoder | None:
+    """Return what makes numbers of the columns that a trained method takes; None where it takes images alone.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged.
+    """
+    path = directory / COLUMNS
+    return TableEncoder.load(path) if path.exists() else None
 
 
 def config_to_json(options: FeatureConfig) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cache.atomic_write import atomic_path
-from pipeline.experiment.model_store import ModelCard, open_model
+from cache.errors import UsageError
+from pipeline.experiment.model_store import ModelCard, open_model, read_columns
 from pipeline.options.export_formats import MODEL_FORMATS, ExportFormat, writer_of
 from stages.extraction.extractor import Extractor
 from stages.finetuning.transfer_model import TransferModel
@@ -83,7 +84,7 @@ def export_model(directory: Path, path: Path, device: str = "auto") -> TrainedMo
     Raises
     ------
     UsageError
-        If the format is not known, or needs a package that is not there.
+        If the format is not known, or needs a package that is not there, or the method takes more than images.
     DataError
         If the directory holds no complete model.
     WeightsError
@@ -92,6 +93,11 @@ def export_model(directory: Path, path: Path, device: str = "auto") -> TrainedMo
         If the file cannot be written.
     """
     write: WriteModel = writer_of(MODEL_FORMATS, path)
+    if read_columns(directory) is not None:
+        raise UsageError(
+            f"{directory} takes columns of a table beside images, which one file does not hold: export a method on the "
+            "images alone"
+        )
     model = TrainedModel(*open_model(directory, device))
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:

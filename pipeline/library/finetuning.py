@@ -19,7 +19,7 @@ from cache.errors import DataError, UsageError, did_you_mean
 from pipeline.library.backbones import AnyBackbone, build_extractor_of, config_of
 from pipeline.library.functions import KEY_MEMO
 from pipeline.library.images import ImageList, Images, all_images, image_chunks, unreadable_error
-from pipeline.library.targets import GivenTargets, given_targets
+from stages.config.data import AUTO
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
@@ -27,6 +27,8 @@ from stages.config.other_words import near_options
 from stages.data.group_split import Label, split_units, stratified_group_split
 from stages.data.images.preprocessing import stack_pixels
 from stages.data.manifest import Manifest, load_targets
+from stages.data.targets.arrays import read_arrays
+from stages.data.targets.registry import Reading
 from stages.extraction.extract import extract
 from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import read_features
@@ -160,7 +162,7 @@ def finetune(
     images: Images,
     labels: ArrayLike | None = None,
     *,
-    task: str = "single_label",
+    task: str = AUTO,
     log_target: bool = False,
     ordinal: Sequence[str] = (),
     backbone: AnyBackbone = FeatureConfig.backbone,
@@ -181,8 +183,8 @@ def finetune(
         Classes, of any type. By default those that a ``Dataset`` yields, or the column ``label`` of a data frame. Of
         several labels, the names that each image has, as a list or joined with ``|``; or 0, 1 and nan (not known)
         [n, k], or a data frame of them. Of numbers, [n] or [n, k]; nan is not known.
-    task : "single_label", "multi_label" or "regression"
-        What is predicted.
+    task : "auto", "single_label", "multi_label" or "regression"
+        What is predicted; auto takes lists of names, and columns of 0 and 1, for labels, and all else for classes.
     log_target, ordinal
         Of numbers, as in ``DataConfig``: whether their logarithms are predicted; ordered classes, lowest first.
     backbone : str, nn.Module or Backbone
@@ -220,18 +222,18 @@ def finetune(
         config = FinetuneConfig(**{"num_workers": _loader_workers(), **stage_options[FinetuneConfig]})
         listed = all_images(images, None if cache is None else DigestCache(folder / KEY_MEMO))
         given = _labels_of(images, labels, listed)
-        targets = given_targets(given, task, log_target=log_target, ordinal=ordinal)
-        manifest = labelled_manifest(listed, targets, groups, val_size, seed)
+        reading, classes = read_arrays(given, task, log_target=log_target, ordinal=ordinal)
+        manifest = labelled_manifest(listed, reading, groups, val_size, seed)
         extractor = build_extractor_of(backbone, features, cached=cache is not None)
         config = config.for_task(manifest.task.name)
-        require_trainable(extractor, config, manifest.task)
+        require_trainable(extractor, config, manifest)
         head = _starting_head(extractor, manifest, config, seed)
         tuned = finetune_manifest(FinetuneProblem(extractor, manifest, head, config, seed))
-        return _network(extractor, targets.classes, manifest, config, tuned)
+        return _network(extractor, classes, manifest, config, tuned)
 
 
 def labelled_manifest(
-    images: ImageList, given: GivenTargets, groups: ArrayLike | None, val_size: float, seed: int
+    images: ImageList, reading: Reading, groups: ArrayLike | None, val_size: float, seed: int
 ) -> Manifest:
     """Return the manifest of images with a validation split, its task scaled to the training images.
 
@@ -243,14 +245,15 @@ def labelled_manifest(
     if not 0 < val_size < 1:
         raise UsageError(f"val_size has to lie between 0 and 1, not be {val_size!r}")
     images.require_readable()
-    if len(given.targets) != len(images):
-        raise UsageError(
-            f"labels holds {len(given.targets)} values for {len(images)} images; there has to be one for each"
-        )
+    _require_number("labels", reading.texts, images)
     names = [] if groups is None else [str(group) for group in np.asarray(groups).tolist()]
     if groups is not None:
         _require_number("groups", names, images)
-    task, targets = given.task, given.targets
+    task = reading.make_task(reading.texts)
+    num_classes = len(getattr(task, "class_names", ()))
+    if num_classes == 1:
+        raise DataError("labels holds 1 class; at least two are needed")
+    targets = load_targets(task, reading.texts)
     strata = _strata(task, targets)
     units = split_units(images.keys, strata, [""] * len(images), names, seed)
     held_out_keys = stratified_group_split(units, val_size, min_kept=1)
@@ -258,7 +261,6 @@ def labelled_manifest(
     is_train = np.array([split == "train" for split in splits])
     of_train = [stratum for stratum, train in zip(strata, is_train, strict=True) if train]
     trained = {name for stratum in of_train for name in ((stratum,) if isinstance(stratum, str) else stratum)}
-    num_classes = len(getattr(task, "class_names", ()))
     if not held_out_keys or not trained.issuperset(map(str, range(num_classes))):
         raise DataError(
             "labels: a class or label has too few images, or groups, to train on some and validate on others; at least "
@@ -269,7 +271,7 @@ def labelled_manifest(
     scaled = task.scaled_to(targets[is_train])
     return Manifest(
         images.locations,
-        load_targets(scaled, given.texts),
+        load_targets(scaled, reading.texts),
         splits,
         images.keys,
         scaled,
@@ -338,10 +340,16 @@ def _starting_head(extractor: Extractor, manifest: Manifest, config: FinetuneCon
 
 
 def _network(
-    extractor: Extractor, classes: NDArray[Any], manifest: Manifest, config: FinetuneConfig, tuned: FinetuneResult
+    extractor: Extractor,
+    classes: NDArray[Any] | None,
+    manifest: Manifest,
+    config: FinetuneConfig,
+    tuned: FinetuneResult,
 ) -> FinetunedNetwork:
     assert tuned.fit.best is not None
     task = manifest.task
+    if classes is None:
+        classes = np.array(getattr(task, "class_names", None) or getattr(task, "names", ()))
     if task.calibrates:
         val = manifest.select(manifest.indices("val"))
         of_val = torch.from_numpy(predict_proba(extractor, tuned.upper, val, config.tta))

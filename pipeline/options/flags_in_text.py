@@ -9,7 +9,7 @@ from pipeline.options.toml_file import known_names
 
 _OF_COMMANDS = (
     *("config", "each_block", "log_json", "manifest", "method", "no_auxiliary", "overwrite"),
-    *("repair", "seed", "threshold", "yes"),
+    *("repair", "results", "seed", "threshold", "yes"),
 )
 """Options that belong to single commands and stand in messages."""
 

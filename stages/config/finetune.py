@@ -151,7 +151,7 @@ class FinetuneConfig:
     """Train the auxiliary classifiers of GoogLeNet and Inception v3 along, where they lie in what trains."""
 
     finetune_batch_size: int = 32
-    """Images per batch."""
+    """Images per batch; of samples of several, about as many, and never more computed at a time."""
 
     grad_accum_steps: int = 1
     """Batches whose gradients make one step."""

@@ -24,6 +24,9 @@ _ATTENTION = ("mil",)
 HeadName = str
 """Of a head that is registered, or the import path of a module of the user's own, ``package.module:Class``."""
 
+COLUMN_OPTIONS = ("columns", "categories", "texts", "log_columns", "impute", "category_min_count")
+"""Options that say which columns of a table stand beside the images; a head on the images alone is as without them."""
+
 
 @dataclass(frozen=True)
 class HeadConfig:
@@ -81,6 +84,26 @@ class HeadConfig:
         ),
     )
 
+    columns: tuple[str, ...] = field(default=(), metadata=COMMON)
+    """Columns of the data's table that hold numbers, to stand beside the images: each head is then trained on the
+    images alone, on the columns alone, and on both. They are standardized on train; a missing one is filled in."""
+
+    categories: tuple[str, ...] = field(default=(), metadata=COMMON)
+    """Columns that hold categories, as a zip code is, though of digits: each has a number that is 1 or 0."""
+
+    texts: tuple[str, ...] = field(default=(), metadata=COMMON)
+    """Columns that hold texts in words: how often they have which (TF-IDF)."""
+
+    log_columns: tuple[str, ...] = ()
+    """Those of columns whose logarithm is taken, as of areas and prices, of which some are many times the others."""
+
+    impute: Literal["median", "mean"] = "median"
+    """What stands in for a missing number of a column, of train; that it is missing becomes a number of its own."""
+
+    category_min_count: int = 2
+    """Samples of train that a category needs to be told apart; rarer ones are one together, and so is what train never
+    had."""
+
     hidden_dim: int = 512
     """Units of the hidden layer of mlp and concat."""
 
@@ -114,7 +137,8 @@ class HeadConfig:
         require_choices(self)
         minima = {"c_values": 1e-12, "cv": 0, "hidden_dim": 1, "fit_dropout": 0, "fit_epochs": 1, "fit_patience": 1}
         minima |= {"fit_lr": 0, "fit_weight_decay": 0, "fit_batch_size": 1, "fit_label_smoothing": 0}
-        require_at_least(self, {**minima, "n_neighbors": 1, "nystroem_components": 1, "max_memory_gb": 0})
+        minima |= {"n_neighbors": 1, "nystroem_components": 1, "max_memory_gb": 0, "category_min_count": 1}
+        require_at_least(self, minima)
         for option in ("c_values", "scalers", "n_neighbors", "fit_lr", "fit_weight_decay"):
             if not getattr(self, option):
                 raise UsageError(f"`{option}` needs at least one value")

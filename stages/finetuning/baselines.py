@@ -7,20 +7,49 @@ from dataclasses import replace
 from torch import nn
 
 from stages.config.finetune import Baseline, FinetuneConfig
+from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.finetuning.transfer_model import HEAD
-from stages.network.heads.base import Head
+from stages.network.aggregate import Aggregate, AggregateKind
+from stages.network.heads.aggregated import AggregatedHead
+from stages.network.heads.base import Head, vector_width
 from stages.network.heads.linear import LinearHead
 from stages.runtime.seeding import fixed_seed
 
 
-def random_head(extractor: Extractor, out_features: int, seed: int) -> Head:
-    """Return a linear head that knows nothing: all classes are about equally likely."""
+def random_head(extractor: Extractor, out_features: int, seed: int, aggregate: Aggregate | None = None) -> Head:
+    """Return a linear head that knows nothing: all classes are about equally likely, numbers about their mean.
+
+    Of samples of several images it is on the rows that `aggregate` makes of these.
+    """
+    row_shape = extractor.row_shape if aggregate is None else (aggregate.width,)
     with fixed_seed(seed):
-        head = LinearHead(extractor.row_shape, out_features, dropout=0.0)
+        head = LinearHead(row_shape, out_features, dropout=0.0)
         nn.init.normal_(head.output.weight, std=0.01)
         nn.init.zeros_(head.output.bias)
-    return head
+    return head if aggregate is None else AggregatedHead(aggregate, head)
+
+
+def unfitted_aggregate(extractor: Extractor, manifest: Manifest, kind: AggregateKind) -> Aggregate | None:
+    """Return what makes a row of the images of a sample before any was seen; None where samples have one image.
+
+    A missing image of ``concat`` is zeros, and an indicator says so.
+
+    Raises
+    ------
+    UsageError
+        If the features of an image are no vector.
+    """
+    if not manifest.images:
+        return None
+    places = max(map(len, manifest.images))
+    missing = {
+        place
+        for index in manifest.indices("train")
+        for place in range(places)
+        if place >= len(manifest.images[index]) or manifest.images[index][place] is None
+    }
+    return Aggregate(kind, places, vector_width("linear", extractor.row_shape), sorted(missing))
 
 
 def baseline(options: FinetuneConfig, name: Baseline) -> FinetuneConfig:

@@ -24,10 +24,12 @@ from stages.extraction.extract import Extraction, extract
 from stages.extraction.extractor import Extractor, with_cut
 from stages.finetuning.batch_sampler import EpochBatchSampler
 from stages.finetuning.problem import FinetuneProblem
+from stages.finetuning.sample_views import PlacedImage, present
 from stages.finetuning.transfer_model import TransferModel
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.runtime.progress import progress
 from stages.runtime.seeding import seed_from
+from stages.training.sample_images import Inputs, SampleImages, bounded_runs
 
 _AHEAD = 2
 """Batches that are read while one is trained on."""
@@ -82,34 +84,53 @@ class CachedBatches:
         self._train, self._val = train, problem.own_val
         self._seed, self._mixing, self._epochs = problem.seed, mixing, options.epochs
         self._task = problem.task
-        self._batch_size = options.finetune_batch_size
-        self._order = EpochBatchSampler(len(train), options.finetune_batch_size, problem.seed, problem.rank)
+        self._batch_size, self._sampler = options.finetune_batch_size, problem.sampler
+        self._at_a_time = max(options.finetune_batch_size // problem.rank.world_size, 1)
+        self._order = EpochBatchSampler(len(train), problem.samples_per_batch, problem.seed, problem.rank)
         self.batches = len(self._order)
 
-    def train(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def train(self, epoch: int, first: int) -> Iterator[tuple[Inputs, Tensor]]:
         """Yield (output of the boundary, targets) of an epoch, from batch number `first` on."""
         with progress(label=f"epoch {epoch}/{self._epochs}", total=self.batches, unit="batches") as bar:
             bar.update(first)
             batches = _read_ahead(self._order.batches(epoch, first), lambda indices: self._read(indices, epoch))
             for step, (indices, rows) in enumerate(batches, first):
                 inputs, targets = self._inputs(rows), torch.from_numpy(self._train.targets[indices])
-                if self._mixing is not None:
+                if self._mixing is not None and isinstance(inputs, Tensor):
                     shares = self._task.soft_target(targets).to(inputs.device)
                     inputs, targets = self._mixing(inputs, shares, self._seed, epoch, step)
                 yield inputs, targets
                 bar.update()
 
-    def val(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def val(self) -> Iterator[tuple[Inputs, Tensor]]:
         """Yield (output of the boundary, targets) of the validation images."""
-        samples = range(len(self._val))
-        batches = (list(samples[start : start + self._batch_size]) for start in samples[:: self._batch_size])
-        keys = self._val.keys
-        for indices, rows in _read_ahead(batches, lambda batch: self._tap.cache.read([keys[index] for index in batch])):
-            yield self._inputs(rows), torch.from_numpy(self._val.targets[indices])
+        keys, images = self._val.keys, self._val.images
 
-    def _read(self, indices: list[int], epoch: int) -> NDArray[np.floating]:
-        """Return the rows of some training images, each in the view that is its turn: of all as likely."""
-        keys = [self._train.keys[index] for index in indices]
+        def read(indices: list[int]) -> Inputs:
+            if not images:
+                return torch.from_numpy(self._tap.cache.read([keys[index] for index in indices]))
+            return self._samples([present(images[index]) for index in indices], self._tap.cache.read)
+
+        sizes = [len(present(views)) for views in images] if images else [1] * len(keys)
+        for indices, inputs in _read_ahead(map(list, bounded_runs(sizes, self._batch_size)), read):
+            yield self._inputs(inputs), torch.from_numpy(self._val.targets[indices])
+
+    def _read(self, indices: list[int], epoch: int) -> Inputs:
+        """Return the rows of some training samples, each image in the view that is its turn: of all as likely."""
+        train = self._train
+        if not train.images:
+            return torch.from_numpy(self._read_views([train.keys[index] for index in indices], epoch))
+        drawn = [self._sampler(train.images[index], train.keys[index], epoch) for index in indices]
+        return self._samples(drawn, lambda keys: self._read_views(keys, epoch))
+
+    def _samples(
+        self, samples: list[list[PlacedImage]], read: Callable[[list[str]], NDArray[np.floating]]
+    ) -> SampleImages:
+        images = [placed for sample in samples for placed in sample]
+        rows = torch.from_numpy(read([image.key for _, image in images]))
+        return SampleImages(rows, tuple(map(len, samples)), tuple(place for place, _ in images), self._at_a_time)
+
+    def _read_views(self, keys: list[str], epoch: int) -> NDArray[np.floating]:
         views = np.array([seed_from(self._seed, epoch, key, bits=60) for key in keys])
         views %= self._views
         rows = np.empty((len(keys), *self._tap.shape), dtype=self._tap.cache.dtype)
@@ -120,14 +141,17 @@ class CachedBatches:
             )
         return rows
 
-    def _inputs(self, rows: NDArray[np.floating]) -> Tensor:
-        inputs = torch.from_numpy(rows).to(self._device, non_blocking=True).float()
+    def _inputs(self, rows: Inputs) -> Inputs:
+        return self._on_device(rows) if isinstance(rows, Tensor) else rows.map(self._on_device)
+
+    def _on_device(self, rows: Tensor) -> Tensor:
+        inputs = rows.to(self._device, non_blocking=True).float()
         return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
 
 
 def _read_ahead(
-    batches: Iterable[list[int]], read: Callable[[list[int]], NDArray[np.floating]]
-) -> Iterator[tuple[list[int], NDArray[np.floating]]]:
+    batches: Iterable[list[int]], read: Callable[[list[int]], Inputs]
+) -> Iterator[tuple[list[int], Inputs]]:
     """Yield each batch with what was read of it, the next ones being read by a thread meanwhile."""
     with (
         ThreadPoolExecutor(1, "read") as reader,

@@ -25,9 +25,10 @@ from stages.finetuning.setup import (
     without_training,
 )
 from stages.finetuning.transfer_model import HEAD, TransferModel
+from stages.network.aggregate import Aggregate
+from stages.network.heads.aggregated import AggregatedHead
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
-from stages.tasks.base import Task
 from stages.training.autocast_benchmark import benchmark_autocast
 from stages.training.history import Epoch, TrainResult
 from stages.training.lr_finder import LRFinderResult, lr_find
@@ -167,16 +168,18 @@ def finetune(
     )
 
 
-def require_trainable(extractor: Extractor, options: FinetuneConfig, task: Task) -> None:
-    """Refuse options that cannot train this network, to this task, or a baseline, before anything is paid for.
+def require_trainable(extractor: Extractor, options: FinetuneConfig, manifest: Manifest) -> None:
+    """Refuse options that cannot train this network on these samples, or a baseline, before anything is paid for.
 
     Raises
     ------
     UsageError
         As for :func:`finetune`.
     """
-    require_loss(options, task)
-    head = LinearHead((1,), task.out_features)  # stands for any: nothing is computed
+    require_loss(options, manifest.task)
+    head: Head = LinearHead((1,), manifest.task.out_features)  # stands for any: nothing is computed
+    if manifest.images:
+        head = AggregatedHead(Aggregate("mean", 1, 1), head)
     for config in (options, *(baseline(options, name) for name in options.baselines)):
         upper = TrainableSetup.of(extractor, head, config, seed=0).upper
         make_mixing(config, upper)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,12 +23,14 @@ from stages.data.sources.open_image import read_image
 from stages.extraction.extractor import Extractor
 from stages.finetuning.batch_sampler import EpochBatchSampler
 from stages.finetuning.problem import FinetuneProblem
+from stages.finetuning.sample_views import AugmentedSamples, CollateSamples, complete_samples, join_samples
 from stages.finetuning.transfer_model import TransferModel
 from stages.runtime.progress import progress
 from stages.runtime.seeding import seed_from
 from stages.runtime.shared_memory import loaders_that_fit
 from stages.runtime.threads import single_thread_pool, usable_cores
 from stages.training.evaluation import Batches
+from stages.training.sample_images import Inputs, SampleImages
 
 _LOG = logging.getLogger("cutonce")
 
@@ -57,25 +61,37 @@ class ImageBatches:
         self.forwards = 0
         self._upper, self._seed, self._mixing, self._task = upper, problem.seed, mixing, problem.task
         self._epochs = options.epochs
-        order = EpochBatchSampler(len(problem.train), options.finetune_batch_size, problem.seed, problem.rank)
+        order = EpochBatchSampler(len(problem.train), problem.samples_per_batch, problem.seed, problem.rank)
         self.batches = len(order)
         self._sampler = _EpochSampler(order)
         workers = options.num_workers
         if workers is None:
             workers = min(usable_cores() - 1, 8)
         workers = workers_with_room(workers, extractor.backbone.preprocessing, problem)
-        self._loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-            AugmentedImages(problem.train, extractor.augmentation, problem.seed, reading_of(extractor.options)),
+        self._at_a_time = max(options.finetune_batch_size // problem.rank.world_size, 1)
+        dataset, collate = self._dataset(problem)
+        self._loader: DataLoader[Any] = DataLoader(
+            dataset,
             batch_sampler=self._sampler,
+            collate_fn=collate,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=extractor.device.type == "cuda",
         )
         self._threads = extractor.threads
         own_val = problem.own_val
-        self.val = memoize_batches(lambda: self._validation(extractor, own_val))
+        validation = self._sample_validation if own_val.images else self._validation
+        self.val = memoize_batches(lambda: validation(extractor, own_val))
 
-    def train(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _dataset(self, problem: FinetuneProblem) -> tuple[Dataset[Any], CollateSamples | None]:
+        """Return the training samples, and what makes a batch of them where that is not torch's own."""
+        extractor, train = problem.extractor, problem.train
+        rendering = extractor.augmentation, problem.seed, reading_of(extractor.options)
+        if not train.images:
+            return AugmentedImages(train, *rendering), None
+        return AugmentedSamples(train, problem.sampler, *rendering), CollateSamples(self._at_a_time)
+
+    def train(self, epoch: int, first: int) -> Iterator[tuple[Inputs, Tensor]]:
         """Yield (output of the boundary, targets) of an epoch, from batch number `first` on."""
         self._sampler.epoch, self._sampler.first = epoch, first
         with (
@@ -84,6 +100,11 @@ class ImageBatches:
         ):
             bar.update(first)
             for step, (images, targets) in enumerate(self._loader, first):
+                if isinstance(images, SampleImages):
+                    self.forwards += len(images.images)
+                    yield images.map(partial(self._in_turns, pool)), targets
+                    bar.update()
+                    continue
                 inputs = self._upper.normalize(images)
                 if self._mixing is not None:
                     shares = self._task.soft_target(targets).to(inputs.device)
@@ -92,13 +113,18 @@ class ImageBatches:
                 yield self._through_frozen(inputs, pool), targets
                 bar.update()
 
+    def _in_turns(self, pool: ThreadPoolExecutor, images: Tensor) -> Tensor:
+        """Return the output of the boundary for the images of samples, never more at a time than a batch may have."""
+        parts = images.split(self._at_a_time)
+        return torch.cat([self._through_frozen(self._upper.normalize(part), pool) for part in parts])
+
     def _through_frozen(self, inputs: Tensor, pool: ThreadPoolExecutor) -> Tensor:
         """Return the output of the boundary; on a CPU each core computes that of a part of the batch."""
         if inputs.device.type != "cpu" or self._upper.boundary is None:
             return self._upper.frozen(inputs)
         return torch.cat(list(pool.map(self._upper.frozen, inputs.chunk(self._threads))))
 
-    def _validation(self, extractor: Extractor, val: Manifest) -> Iterator[tuple[Tensor, Tensor]]:
+    def _validation(self, extractor: Extractor, val: Manifest) -> Iterator[tuple[Inputs, Tensor]]:
         requests = extractor.evaluation_requests(val.locations)
         with progress(label="validate", total=len(val), unit="images") as bar:
             for batch in stream_images(requests, extractor.batch_size, extractor.threads):
@@ -110,11 +136,27 @@ class ImageBatches:
                 )
                 bar.update(len(batch.indices))
 
+    def _sample_validation(self, extractor: Extractor, val: Manifest) -> Iterator[tuple[Inputs, Tensor]]:
+        images = val.by_image()
+        requests = extractor.evaluation_requests(images.locations)
+
+        def outputs() -> Iterator[tuple[list[int], Tensor, list[tuple[int, str]]]]:
+            for batch in stream_images(requests, extractor.batch_size, extractor.threads):
+                require_readable(images, batch.failures)
+                self.forwards += len(batch.indices)
+                yield batch.indices, self._upper.frozen(self._upper.normalize(batch.images)), []
+                bar.update(len(batch.indices))
+
+        with progress(label="validate", total=len(images), unit="images") as bar:
+            for samples in complete_samples(outputs(), val.images):
+                targets = torch.from_numpy(val.targets[[sample.index for sample in samples]])
+                yield join_samples(samples, self._at_a_time), targets
+
 
 def workers_with_room(workers: int, preprocessing: Preprocessing, problem: FinetuneProblem) -> int:
     """Return as many loading processes as shared memory has room for; the batches are the same, however many."""
     ranks = problem.rank.world_size
-    images = -(-problem.config.finetune_batch_size // ranks)
+    images = -(-problem.samples_per_batch // ranks) * max(map(problem.sampler.size, problem.train.images), default=1)
     fitting = loaders_that_fit(workers, images * len(preprocessing.mean) * preprocessing.image_size**2, ranks)
     if fitting < workers and problem.rank.is_main:
         instead = f"{fitting} processes load images" if fitting else "this process loads the images itself"
@@ -171,12 +213,12 @@ def require_readable(manifest: Manifest, failures: list[tuple[int, str]]) -> Non
         raise DataError(f"{manifest.locations[index]} could be read before and cannot be read now: {reason}")
 
 
-def memoize_batches(make: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> Callable[[], Batches]:
+def memoize_batches(make: Callable[[], Iterator[tuple[Inputs, Tensor]]]) -> Callable[[], Batches]:
     """Return `make` that computes its batches once and serves them from memory, if they fit `VALIDATION_BYTES`.
 
     The frozen outputs of the validation images are the same in every epoch.
     """
-    memoized: list[tuple[Tensor, Tensor]] = []
+    memoized: list[tuple[Inputs, Tensor]] = []
     complete = False
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -187,7 +229,7 @@ def memoize_batches(make: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> Call
         memoized.clear()
         size, fits_in_memory = 0, True
         for batch in make():
-            size += sum(tensor.numel() * tensor.element_size() for tensor in batch)
+            size += sum(part.nbytes for part in batch)
             fits_in_memory = fits_in_memory and size <= VALIDATION_BYTES
             if fits_in_memory:
                 memoized.append(batch)

@@ -7,7 +7,9 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from stages.config.augment_grammar import TTA
 from stages.data.augment.tta import TestTimeAugmentation
@@ -15,6 +17,7 @@ from stages.data.image_stream import ImageRequest
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.finetuning.image_batches import require_readable
+from stages.finetuning.sample_views import complete_samples, join_samples, present
 from stages.finetuning.transfer_model import TransferModel
 from stages.runtime.progress import progress
 from stages.tasks.base import Task
@@ -73,18 +76,66 @@ def iter_predictions(
             bar.update(complete // count + len(batch.failures))
 
 
+def iter_sample_predictions(
+    extractor: Extractor,
+    upper: TransferModel,
+    task: Task,
+    samples: Sequence[Sequence[str | None]],
+    tta: TTA = "none",
+    label: str = "predict",
+) -> Iterator[PredictedBatch]:
+    """Yield what a network answers for samples of several images, in order, with a progress bar.
+
+    An image that cannot be read is missing from its sample. A sample of which none can be read is not among `indices`.
+    `failures` have the numbers of images among all that there are, sample after sample.
+
+    Parameters
+    ----------
+    task, tta
+        As for `iter_predictions`: in each rendering of a sample all of its images are rendered in that way.
+    samples
+        Where the images of each sample are, by their places; None for a view that is missing.
+    """
+    renderings = TestTimeAugmentation(extractor.backbone.preprocessing, tta)
+    count = renderings.count
+    locations = [location for views in samples for _, location in present(views)]
+    requests = (ImageRequest(location, renderings, extractor.reading) for location in locations)
+
+    def rows() -> Iterator[tuple[list[int], Tensor, list[tuple[int, str]]]]:
+        for batch in extractor.run_batches(requests, upper.rows, count):
+            of_images = torch.from_numpy(batch.rows[0].astype(np.float32, copy=False)) if batch.rows else torch.empty(0)
+            yield batch.indices, of_images, batch.failures
+            bar.update(len(batch.indices) // count + len(batch.failures))
+
+    with progress(label=label, total=len(locations), unit="images") as bar:
+        for complete in complete_samples(rows(), samples, count):
+            there = [sample for sample in complete if sample.rows]
+            activated = [
+                upper.answer(join_samples(there, extractor.batch_size, number), task)
+                for number in range(count if there else 0)
+            ]
+            of_samples = torch.stack(activated, dim=1).flatten(0, 1).numpy() if there else np.empty((0, 1), np.float32)
+            failures = [failure for sample in complete for failure in sample.failures]
+            yield PredictedBatch([sample.index for sample in there], renderings.average(of_samples), failures)
+
+
 def predict_proba(
     extractor: Extractor, upper: TransferModel, manifest: Manifest, tta: TTA = "none"
 ) -> NDArray[np.float32]:
-    """Return what the task makes of outputs, float32 [n, out_features], for a manifest's images, which can all be read.
+    """Return what the task makes of outputs, float32 [n, out_features], for a manifest's samples.
 
     Raises
     ------
     DataError
-        If one cannot be read any more.
+        If an image cannot be read any more.
     """
-    probabilities = []
-    for batch in iter_predictions(extractor, upper, manifest.task, manifest.locations, tta, label="evaluate"):
-        require_readable(manifest, batch.failures)
-        probabilities.append(batch.activated)
-    return np.concatenate(probabilities)
+    if manifest.images:
+        samples = [[None if image is None else image.location for image in views] for views in manifest.images]
+        batches = iter_sample_predictions(extractor, upper, manifest.task, samples, tta, label="evaluate")
+    else:
+        batches = iter_predictions(extractor, upper, manifest.task, manifest.locations, tta, label="evaluate")
+    activated, images = [], manifest.by_image()
+    for batch in batches:
+        require_readable(images, batch.failures)
+        activated.append(batch.activated)
+    return np.concatenate([part for part in activated if len(part)])

@@ -8,6 +8,7 @@ from functools import cached_property
 from stages.config.finetune import FinetuneConfig
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
+from stages.finetuning.sample_views import ViewSampler
 from stages.network.heads.base import Head
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.tasks.base import Task
@@ -52,6 +53,20 @@ class FinetuneProblem:
     def val(self) -> Manifest:
         """The images that are validated on, by all processes together."""
         return self.manifest.select(self.manifest.indices("val"))
+
+    @cached_property
+    def sampler(self) -> ViewSampler:
+        """Which images train of samples that have several."""
+        return ViewSampler.of(self.head, self.config.finetune_batch_size // self.rank.world_size, self.seed)
+
+    @cached_property
+    def samples_per_batch(self) -> int:
+        """Samples in a batch of all processes, so that there are about as many images in it as the options say."""
+        if not self.train.images:
+            return self.config.finetune_batch_size
+        images = sum(map(self.sampler.size, self.train.images)) / len(self.train)
+        ranks = self.rank.world_size
+        return max(round(self.config.finetune_batch_size / images) // ranks, 1) * ranks
 
     @property
     def own_val(self) -> Manifest:

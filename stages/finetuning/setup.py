@@ -98,8 +98,9 @@ class FinetuneSetup:
             on_views(maps, train)
         extract_views(maps, train, val, problem.rank)
         views = CachedBatches(problem, maps, mixing)
-        forwards = maps.options.views * len(set(train.keys)) + len(set(val.keys))
-        seconds = maps.seconds(train.keys, maps.options.views) + maps.seconds(val.keys)
+        keys, val_keys = train.distinct_images.keys, val.distinct_images.keys
+        forwards = maps.options.views * len(keys) + len(val_keys)
+        seconds = maps.seconds(keys, maps.options.views) + maps.seconds(val_keys)
         return cls(trainee, views, forwards, seconds)
 
     def run(self, problem: FinetuneProblem) -> TrainRun:
@@ -145,9 +146,18 @@ def _training(options: FinetuneConfig, seed: int) -> TrainConfig:
 
 
 def make_mixing(options: FinetuneConfig, upper: TransferModel) -> MixupCutmix | None:
-    """Return what mixes a batch: images, or the maps that the frozen part made of them."""
+    """Return what mixes a batch: images, or the maps that the frozen part made of them.
+
+    Raises
+    ------
+    UsageError
+        If there is nothing to mix: samples have several images, or cutmix would have no maps.
+    """
     if not options.mixup and not options.cutmix:
         return None
+    if getattr(upper.model.head, "takes_bags", False):
+        option = f"`mixup` {options.mixup:g}" if options.mixup else f"`cutmix` {options.cutmix:g}"
+        raise UsageError(f"{option} mixes two images, and here each sample has several: leave it out")
     layout = upper.boundary.layout if options.from_cache and upper.boundary is not None else "nchw"
     return MixupCutmix(options.mixup, options.cutmix, layout)
 

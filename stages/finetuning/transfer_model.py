@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from cache.errors import UsageError
 from stages.config.finetune import FinetuneConfig
 from stages.extraction.extractor import Extractor
+from stages.network.aggregate import padded
 from stages.network.auxiliary_heads import AuxiliaryHead, auxiliary_heads_for, section_with_auxiliary
 from stages.network.freezing import freeze, lock_eval_mode
 from stages.network.graph.cuts import Boundary, Cut
@@ -25,6 +27,7 @@ from stages.network.stochastic_depth import set_stochastic_depth
 from stages.runtime.norm_layers import NORM_LAYERS
 from stages.tasks.base import Task
 from stages.training.losses import Output, logits_of
+from stages.training.sample_images import Inputs, SampleImages
 
 HEAD = "head"
 """What ``--unfreeze`` says where the head alone trains, and the name of the topmost block."""
@@ -32,6 +35,8 @@ HEAD = "head"
 
 class TrainableTop(nn.Module):
     """What trains: output of the boundary, float [b, ...] -> logits [b, classes].
+
+    Of samples of several images each goes through it by itself, up to the head, which takes all of a sample.
 
     In training mode, with auxiliary classifiers, it answers (logits, [(weight, auxiliary logits), ...]).
 
@@ -56,14 +61,30 @@ class TrainableTop(nn.Module):
         self.top, self.pool, self.dropout, self.head = top, pool, nn.Dropout(dropout), head
         self.auxiliary = dict(auxiliary or {})
 
-    def forward(self, x: Tensor) -> Output:
+    def forward(self, x: Inputs) -> Output:
         """Compute the logits of a batch."""
+        if isinstance(x, SampleImages):
+            # nothing is kept of them in evaluation, so any number of images can be taken in turns
+            parts = [x.images] if self.training else x.images.split(x.at_a_time)
+            return self.answer(replace(x, images=torch.cat([self.rows(part) for part in parts])))
         output = self.top(x)
         if isinstance(output, tuple):
             main, auxiliary_logits = output
             auxiliary = [(self.auxiliary[name], logits) for name, logits in auxiliary_logits.items()]
             return self.head(self.dropout(self.pool(main))), auxiliary
         logits: Tensor = self.head(self.dropout(self.pool(output)))
+        return logits
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Compute what the head is given of each image, [m, d]."""
+        rows: Tensor = self.dropout(self.pool(self.top(x)))
+        return rows
+
+    def answer(self, rows: SampleImages) -> Tensor:
+        """Compute the logits of samples, [b, classes], of what `rows` gave."""
+        config: dict[str, Any] = getattr(self.head, "config")  # noqa: B009 (a module's attributes have no types)
+        places = max(config["row_shape"][0], 1 + max(rows.places, default=0))
+        logits: Tensor = self.head(padded(rows.images, rows.sizes, rows.places, places))
         return logits
 
 
@@ -110,6 +131,20 @@ class TransferModel:
         assert isinstance(activated, Tensor)
         return [activated]
 
+    def rows(self, images: Tensor) -> list[Tensor]:
+        """Return what the head is given of each of rendered images, uint8 [m, 3, S, S], as a list of one."""
+        self.model.eval()
+        with torch.inference_mode():
+            return [self.model.rows(self.frozen(self.normalize(images)))]
+
+    def answer(self, rows: SampleImages, task: Task) -> Tensor:
+        """Return what the task makes of the outputs for samples of several images, of what `rows` gave, on the CPU."""
+        self.model.eval()
+        with torch.inference_mode():
+            activated = task.activate(self.model.answer(rows.to(next(self.model.parameters()).device)))
+        assert isinstance(activated, Tensor)
+        return activated.cpu()
+
     def without_auxiliary_heads(self) -> dict[str, Tensor]:
         """Return the tensors of the top that answer, by their names in the network."""
         top = self.model.top.state_dict()
@@ -142,6 +177,8 @@ def build_transfer_model(extractor: Extractor, head: Head, options: FinetuneConf
         depth to set.
     """
     boundary = _boundary(extractor, options)
+    # an auxiliary classifier would have to say of each image what is known of the sample
+    options = replace(options, auxiliary=options.auxiliary and not head.takes_bags)
     top, auxiliary = _top(extractor, boundary, options, int(head.config["out_features"]))
     names = [name for name, _ in top.named_parameters()]
     reinitialized: tuple[str, ...] = ()

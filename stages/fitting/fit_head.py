@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from cache.errors import UsageError
 from stages.config.head_registry import HeadKind, find_head, import_head, names_where
 from stages.config.heads import HeadName
+from stages.fitting.blocks import fit_blocks
 from stages.fitting.feature_rows import (
     BATCH_ROWS,
     AnyFeatureRows,
@@ -122,7 +123,7 @@ def train_head(name: HeadName, problem: FitProblem) -> HeadResult:
     _require_classes_to_balance(problem)
     require_learnable(problem.train, problem.val, problem.task)
     _require_row_kind(kind, problem)
-    fitted = fit(problem)
+    fitted = fit(problem) if problem.blocks is None else fit_blocks(kind, fit, problem.blocks, problem)
     (val_loss, val_score), task = _validate(fitted.head_train_only, problem)
     settings = {"refitted on": "train+val", **fitted.settings}
     return HeadResult(
@@ -196,7 +197,7 @@ def _require_row_kind(kind: HeadKind, problem: FitProblem) -> None:
         )
     if kind.rows == "vector":
         vector_width(kind.name, problem.train.row_shape)
-    if not kind.streams:
+    if not kind.streams or problem.blocks is not None:
         require_in_memory(kind.name, problem.train)
         require_in_memory(kind.name, problem.val)
 

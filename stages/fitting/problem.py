@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -26,6 +27,43 @@ class CutContext:
 
 
 @dataclass(frozen=True)
+class RowBlocks:
+    """What the numbers of a row are of, from the first to the last.
+
+    Attributes
+    ----------
+    images : int
+        So many are the features of images; 0 where there are none.
+    columns : tuple of (name, width)
+        The parts of what stands beside them.
+    """
+
+    images: int
+    columns: tuple[tuple[str, int], ...]
+
+    @property
+    def _widths(self) -> list[tuple[str, int]]:
+        return [*([("images", self.images)] if self.images else []), *self.columns]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the parts are called."""
+        return tuple(name for name, _ in self._widths)
+
+    @property
+    def width(self) -> int:
+        """How many numbers a row has."""
+        return sum(width for _, width in self._widths)
+
+    def parts(self) -> Iterator[tuple[str, slice]]:
+        """Yield the parts, each with where it stands in a row."""
+        start = 0
+        for name, width in self._widths:
+            yield name, slice(start, start + width)
+            start += width
+
+
+@dataclass(frozen=True)
 class FitProblem:
     """What a head is fitted to, and how its settings are chosen. The test split is no part of it.
 
@@ -42,6 +80,8 @@ class FitProblem:
         What the head ``top`` is made of.
     bags : bool
         Whether each row is all images of a sample, [F, d + 1], whose last number is 1 where there is an image.
+    blocks : RowBlocks, optional
+        The parts of a row, where it has columns of a table in it.
     """
 
     train: AnyFeatureRows
@@ -52,6 +92,7 @@ class FitProblem:
     device: torch.device
     cut: CutContext | None = None
     bags: bool = False
+    blocks: RowBlocks | None = None
 
     @property
     def balanced(self) -> bool:

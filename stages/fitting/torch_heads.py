@@ -21,6 +21,7 @@ from stages.fitting.scores import selection_score
 from stages.fitting.standardize import BagStandardizer, Standardizer
 from stages.fitting.vmap_heads import VmapHeads
 from stages.network.heads.base import Head
+from stages.network.heads.blocks import JoinedHead
 from stages.network.heads.registry import build_head
 from stages.runtime.progress import progress
 from stages.runtime.seeding import epoch_seed, preserve_rng_state
@@ -95,7 +96,11 @@ def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:
 def _draw(name: str, problem: FitProblem) -> Head:
     """Return a new head, drawn from the seed."""
     torch.manual_seed(problem.seed)
-    options, cut = problem.config, problem.cut
+    options, cut, blocks = problem.config, problem.cut, problem.blocks
+    if blocks is not None and blocks.images:
+        beside = blocks.width - blocks.images
+        shape, outputs = problem.train.row_shape, problem.task.out_features
+        return JoinedHead(shape, outputs, name, beside, options.hidden_dim, options.fit_dropout)
     return build_head(
         name,
         problem.train.row_shape,

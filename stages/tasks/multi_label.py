@@ -59,10 +59,13 @@ class MultiLabel:
         if len(self._numbers) < self.out_features:
             duplicates = sorted({name for name in self.class_names if self.class_names.count(name) > 1})
             raise DataError(f"each label needs a name of its own; {', '.join(duplicates)} is there more than once")
-        unusable = [name for name in self.class_names if SEPARATOR in name or name[:1] in ("", UNKNOWN)]
+        unusable = [
+            name for name in self.class_names if SEPARATOR in name or name[:1] in ("", UNKNOWN) or name != name.strip()
+        ]
         if unusable:
             raise DataError(
-                f"the name of a label holds no {SEPARATOR!r} and does not begin with {UNKNOWN!r}: {unusable[0]!r}"
+                f"the name of a label holds no {SEPARATOR!r}, does not begin with {UNKNOWN!r}, and has no blanks round "
+                f"it: {unusable[0]!r}"
             )
         if self.thresholds is not None and len(self.thresholds) != self.out_features:
             raise DataError(f"{len(self.thresholds)} thresholds are not those of {self.out_features} labels")
@@ -86,12 +89,15 @@ class MultiLabel:
         """
         target = torch.zeros(self.out_features)
         for word in filter(None, (part.strip() for part in raw.split(SEPARATOR))):
-            name = word.removeprefix(UNKNOWN)
+            name = word.removeprefix(UNKNOWN).strip()
             if name not in self._numbers:
                 raise DataError(
                     f"{name!r} is none of the {self.out_features} labels.{suggestion(name, self.class_names)}"
                 )
-            target[self._numbers[name]] = float("nan") if word.startswith(UNKNOWN) else 1.0
+            number, value = self._numbers[name], float("nan") if word.startswith(UNKNOWN) else 1.0
+            if target[number] and math.isnan(value) != math.isnan(target[number]):
+                raise DataError(f"{raw!r} says of {name!r} that the sample has it, and that this is not known")
+            target[number] = value
         return target
 
     def collate(self, targets: Sequence[Tensor]) -> Tensor:
@@ -185,7 +191,7 @@ class MultiLabel:
 
     def labels(self, statistics: Statistics) -> NDArray[np.str_]:
         """Return the true labels of each sample in words."""
-        return np.array([self.decode(torch.from_numpy(row)) for row in statistics["target"]], dtype=np.str_)
+        return np.array([self.decode(torch.tensor(row)) for row in statistics["target"].tolist()], dtype=np.str_)
 
     def cells(self, statistic: Any) -> list[str]:
         """Return the true labels, the predicted ones, and the probability of each."""

@@ -93,11 +93,9 @@ def number_metrics(
             _absolute_errors,
             mean_of_sums,
             higher_is_better=False,
-            note="In the target's own unit.",
+            note="Mean error and RMSE are in the unit of what is predicted.",
         ),
-        sum_metric(
-            "rmse", "RMSE", _squared_errors, root_of_sums, higher_is_better=False, note="In the target's own unit."
-        ),
+        sum_metric("rmse", "RMSE", _squared_errors, root_of_sums, higher_is_better=False),
         Metric(
             "median_relative_error",
             "median relative error",

@@ -1,7 +1,7 @@
 """Scores of many resamples at once, each given as how often it holds each sample.
 
-A score of ranks needs the samples in order, and their order is the same in every resample. So they are sorted once; what
-is left for a resample are sums along that order, of which many resamples are made by one product with a sparse matrix.
+A score of ranks needs the samples in order, and their order is the same in every resample. So they are sorted once;
+what remains for a resample are sums along that order, which are made for many resamples together.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from stages.runtime.threads import single_threaded
-
 Counts = NDArray[np.floating]
 """How often each sample is in each resample, [n, resamples]: whole numbers, of which sums are exact."""
 
@@ -29,7 +27,7 @@ class WeightedScore(NamedTuple):
     of_counts : callable
         From counts to the score of each resample, [resamples]; nan where it is not defined.
     work : int
-        How many samples there are.
+        Numbers that are gone through for a resample.
     copies : int
         How many of them are one row of the counts, at most.
     """
@@ -69,6 +67,8 @@ class WeightedMean:
 
     def __call__(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the mean for each resample, [resamples], from how often each sample is in it, [resamples, n]."""
+        from stages.runtime.threads import single_threaded  # resamples alone need it
+
         means = np.full(len(counts), np.nan)
         most = counts.sum(axis=1).max(initial=0) * max(score.copies for score in self._scores)
         dtype = np.float32 if most < _EXACT_UP_TO else np.float64
@@ -142,7 +142,7 @@ def weighted_median(values: NDArray[np.floating], rows: NDArray[np.int64], num_r
         middle = [(up_to < np.floor(place)).sum(axis=0) for place in ((total + 1) / 2, total / 2 + 1)]
         return np.where(total > 0, (ranked[middle[0]] + ranked[middle[1]]) / 2, np.nan)
 
-    return WeightedScore(median, len(rows))
+    return WeightedScore(median, 3 * len(rows))
 
 
 def weighted_rank_correlation(
@@ -166,7 +166,7 @@ def weighted_rank_correlation(
         together = _sums_of_products(counts[rows], *ranks)
         return _divided(together, np.sqrt(lengths[0] * lengths[1]))
 
-    return WeightedScore(correlation, len(rows))
+    return WeightedScore(correlation, 10 * len(rows))
 
 
 def _sums_of_products(*columns: NDArray[np.floating]) -> NDArray[np.float64]:

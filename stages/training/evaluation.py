@@ -14,8 +14,9 @@ from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.tasks.base import Task, find_metric
 from stages.tasks.running_score import RunningScore
 from stages.training.losses import TaskLoss, logits_of, statistics_of
+from stages.training.sample_images import Inputs
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+Batches = Iterable[tuple[Inputs, Tensor]]
 """Inputs of the model, and targets as the task collates or blends them."""
 
 

@@ -21,8 +21,9 @@ from stages.training.amp import MixedPrecision
 from stages.training.config import TrainConfig
 from stages.training.history import RunningMetrics
 from stages.training.losses import TaskLoss, l1_penalty, logits_of, statistics_of
+from stages.training.sample_images import Inputs, parts_of
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Inputs, Tensor]
 
 
 class NotFiniteError(CutonceError):
@@ -200,9 +201,8 @@ class TrainStep:
 
     def _parts_of(self, batches: Sequence[Batch]) -> Iterator[Batch]:
         for inputs, targets in batches:
-            count = min(self.micro_batches, len(targets))
-            for part in zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True):
-                yield part[0].to(self._device, non_blocking=True), to_device(part[1], self._device)
+            for part, part_targets in parts_of(inputs, targets, min(self.micro_batches, len(targets))):
+                yield part.to(self._device, non_blocking=True), to_device(part_targets, self._device)
 
     def _trained(self, regularized: bool | None = None) -> list[nn.Parameter]:
         return [

@@ -62,9 +62,21 @@ class PageContext:
 
     def thumbnails(self, index: int) -> list[str | None]:
         """Return the images of one of the predictions as data URIs; None for one that is not there any more."""
-        result = self.first.results[0]
-        location = str(self.predictions.locations[index])
-        return [thumbnail(location, result.options)]
+        options, location = self.first.results[0].options, str(self.predictions.locations[index])
+        samples = self._samples_of_several_images
+        if samples is None:
+            return [thumbnail(location, options)]
+        key = self.predictions.keys[index].decode()
+        images = samples.get(key, [location])
+        return [thumbnail(image, options) for image in images[:IMAGES_SHOWN]]
+
+    @cached_property
+    def _samples_of_several_images(self) -> dict[str, list[str]] | None:
+        """Where the images of each sample are, by its key; None where each has one image."""
+        if self.manifest is None or not self.manifest.images:
+            return None
+        views = zip(self.manifest.keys, self.manifest.images, strict=True)
+        return {key: [image.location for image in images if image is not None] for key, images in views}
 
     def render(self, name: str, **values: Any) -> Markup:
         """Return what a template of this folder makes of values; `first`, `rows` and `several` (seeds) are given."""

@@ -72,12 +72,14 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
     table = TableFile(path, _READ)
     paths = TablePaths(path.parent)
     image_names = image_columns(table.columns, options)
-    targets = _target_names(table, options)
+    targets = _target_names(table, options, image_names)
     missing = [name for name, is_there in (("label", targets), ("path", "path" in table.columns)) if not is_there]
     if options.images:
         missing = [name for name in missing if name != "path"]
     if "path" in missing:
-        raise DataError(_missing(table, missing, _COLUMNS))
+        raise DataError(
+            _missing(table, missing, f"{_COLUMNS}; columns of paths of other names are taken with `images`")
+        )
     if missing:
         rows_of_images = [images_of_row(fields, image_names, paths, line) for line, fields in table.rows(image_names)]
         images = [image for views in rows_of_images for image in views if image is not None]
@@ -139,10 +141,10 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
     return with_frames(records, options, progress)
 
 
-def _target_names(table: TableFile, options: DataConfig) -> list[str]:
+def _target_names(table: TableFile, options: DataConfig, image_names: Sequence[str]) -> list[str]:
     """Return the columns that say what is to be predicted; none where there are none."""
     if options.target:
-        columns = [name for name in dict.fromkeys(table.columns) if name and name not in _ROLES]
+        columns = [name for name in dict.fromkeys(table.columns) if name and name not in (*_ROLES, *image_names)]
         return named_columns(options.target, columns, str(table.path))
     return [name for name in (LABEL, LABELS, NUMBER) if name in table.columns][:1]
 

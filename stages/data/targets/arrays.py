@@ -49,11 +49,12 @@ def read_arrays(
     options = DataConfig(_NAME, task=task, log_target=log_target, ordinal=tuple(map(str, ordinal)))
     columns, classes, plain_task = _as_columns(values)
     if options.task == AUTO:
-        options = replace(options, task=Regression.name if log_target or ordinal else plain_task)
-        if not options.task:
+        found = Regression.name if log_target or ordinal else plain_task
+        if not found:
             raise UsageError(
                 f"{_NAME} holds numbers that are no classes: to predict them, say task='{Regression.name}'"
             )
+        options = replace(options, task=found)
     name, reading, _ = read_columns(columns, options)
     if reading.left_out:
         raise UsageError(f"{_NAME} says nothing of {columns.rows(reading.left_out)}: leave these samples out")

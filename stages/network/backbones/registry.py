@@ -16,6 +16,7 @@ from cache.registry import Registration
 from stages.config.registry import BACKBONES
 from stages.network.auxiliary_heads import load_heads
 from stages.network.backbones.base import Backbone, LoadedNetwork, count_classes, fixed_init_seed
+from stages.network.backbones.catalog import CatalogEntry
 from stages.network.backbones.key_mapping import map_keys, require_ignorable
 from stages.network.backbones.partial_loading import load_partial_state_dict
 from stages.network.backbones.weights_file import digest_of_weights, load_weights, read_weights
@@ -61,6 +62,8 @@ class BackboneFamily:
         Says whether the family takes a name.
     without_prefix
         Whether a name without the prefix will do, where no family without a prefix has it.
+    catalog
+        What is published of its networks, with their whole names.
     """
 
     name: str
@@ -68,6 +71,7 @@ class BackboneFamily:
     names: Callable[[], Iterable[str]]
     accepts: Callable[[str], bool]
     without_prefix: bool
+    catalog: Callable[[], Iterable[CatalogEntry]]
 
     @property
     def prefix(self) -> str:
@@ -82,6 +86,7 @@ def register_backbone(
     names: Callable[[], Iterable[str]] = tuple,
     accepts: Callable[[str], bool] | None = None,
     without_prefix: bool = False,
+    catalog: Callable[[], Iterable[CatalogEntry]] | None = None,
 ) -> Callable[[LoaderT], LoaderT]:
     """Make a function the loader of a family of networks.
 
@@ -100,15 +105,22 @@ def register_backbone(
         Says whether there is a network of a name, without the prefix; by default, if it is among `names`.
     without_prefix
         Whether a name without the prefix will do, where no family without a prefix has it.
+    catalog
+        Returns what ``zoo`` lists of its networks, with their whole names; by default nothing but these.
 
     Raises
     ------
     UsageError
         If another function is registered under the name.
     """
+    prefix = name if name.endswith(":") else ""
+
+    def bare_catalog() -> Iterable[CatalogEntry]:
+        return (CatalogEntry(f"{prefix}{network}") for network in names())
 
     def family_of(load: LoaderT) -> BackboneFamily:
-        return BackboneFamily(name, load, names, accepts or (lambda name: name in names()), without_prefix)
+        accepted = accepts or (lambda name: name in names())
+        return BackboneFamily(name, load, names, accepted, without_prefix, catalog or bare_catalog)
 
     return BACKBONES.decorator(Registration(name, help_text=help_text), family_of)
 
@@ -227,6 +239,11 @@ def find_family(name: str) -> BackboneFamily:
 def backbone_names() -> tuple[str, ...]:
     """Return every name that :func:`load_backbone` takes and that can be listed, with its prefix."""
     return tuple(f"{family.prefix}{name}" for family in _families() for name in family.names())
+
+
+def network_catalog() -> list[CatalogEntry]:
+    """Return every network that can be listed, with what its family says of it."""
+    return [entry for family in _families() for entry in family.catalog()]
 
 
 def suggestions(name: str) -> str:

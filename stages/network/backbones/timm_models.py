@@ -15,6 +15,7 @@ from stages.network.auxiliary_heads import AuxiliaryPlace
 from stages.network.backbones.base import LoadedNetwork, random_weights_source
 from stages.network.backbones.download import download_errors, weights_location
 from stages.network.backbones.registry import register_backbone
+from stages.network.backbones.timm_catalog import timm_catalog
 
 _timm_data: Any = timm.data  # not typed
 
@@ -38,6 +39,7 @@ def is_timm_name(name: str) -> bool:
     names=timm_names,
     accepts=is_timm_name,
     without_prefix=True,
+    catalog=timm_catalog,
     help_text="a timm name (timm:convnext_nano)",
 )
 def load_timm(architecture: str, pretrained: bool, image_size: int | None) -> LoadedNetwork:

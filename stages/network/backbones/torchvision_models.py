@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import torchvision
 
 from stages.data.images.preprocessing import Preprocessing
 from stages.network.auxiliary_heads import AuxiliaryPlace
 from stages.network.backbones.base import LoadedNetwork, random_weights_source
+from stages.network.backbones.catalog import CatalogEntry
 from stages.network.backbones.download import checkpoint_folder, download_errors
 from stages.network.backbones.registry import register_backbone
 
@@ -27,7 +30,29 @@ def torchvision_names() -> list[str]:
     return names
 
 
-@register_backbone("torchvision", names=torchvision_names, help_text="a torchvision name (resnet18)")
+def torchvision_catalog() -> list[CatalogEntry]:
+    """Return what torchvision publishes of its networks, with the weights that `load_torchvision` takes."""
+    return [_entry(name, torchvision.models.get_model_weights(name).DEFAULT) for name in torchvision_names()]
+
+
+def _entry(name: str, weights: Any) -> CatalogEntry:
+    published = weights.meta
+    accuracy = published.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
+    is_here = (Path(checkpoint_folder()) / Path(urlparse(weights.url).path).name).exists()
+    return CatalogEntry(
+        name,
+        image_size=weights.transforms().crop_size[0],
+        weights="here" if is_here else "download",
+        license=published.get("license"),
+        accuracy=None if accuracy is None else accuracy / 100,
+        parameters=published["num_params"],
+        multiply_adds=round(published["_ops"] * 1e9),  # torchvision counts a multiplication and an addition as one
+    )
+
+
+@register_backbone(
+    "torchvision", names=torchvision_names, catalog=torchvision_catalog, help_text="a torchvision name (resnet18)"
+)
 def load_torchvision(name: str, pretrained: bool, image_size: int | None = None) -> LoadedNetwork:
     """Return a classification network of torchvision's, of its own image size, its weights downloaded if wanted."""
     weights = torchvision.models.get_model_weights(name).DEFAULT

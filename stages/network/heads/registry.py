@@ -82,6 +82,30 @@ def build_head(
     return head.build(row_shape, out_features, settings, at)
 
 
+_MADE_OF_HEADS = {
+    "blocks": "stages.network.heads.blocks:WeightedBlocksHead",
+    "joined": "stages.network.heads.blocks:JoinedHead",
+    "aggregated-blocks": "stages.network.heads.blocks:AggregatedBlocksHead",
+}
+"""Heads that are made around another one where rows have columns of a table in them: saved, and no names of options."""
+
+
+def rebuild_head(config: dict[str, Any], graph: CutGraph | None) -> Head:
+    """Return a head with its `config`, its tensors as they are drawn.
+
+    Raises
+    ------
+    KeyError, TypeError
+        If an entry is missing or unknown.
+    UsageError
+        If there is no head of its name, or it needs the graph, and has none or another one.
+    """
+    name, row_shape, out_features = config.pop("head"), tuple(config.pop("row_shape")), config.pop("out_features")
+    if ":" in name:
+        return ImportedHead(name, row_shape, out_features, **config)
+    return saved_class(name).rebuild(row_shape, out_features, config, graph)
+
+
 def saved_class(name: str) -> type[Head]:
     """Return the class of a head that was saved under that name.
 
@@ -90,12 +114,13 @@ def saved_class(name: str) -> type[Head]:
     UsageError
         If there is none.
     """
-    kind = find_head(name)
-    if kind.saved_as:
-        module, _, class_name = kind.saved_as.partition(":")
+    kind = None if name in _MADE_OF_HEADS else find_head(name)
+    saved_as = _MADE_OF_HEADS[name] if kind is None else kind.saved_as
+    if saved_as:
+        module, _, class_name = saved_as.partition(":")
         head_class: type[Head] = getattr(importlib.import_module(module), class_name)
         return head_class
-    if not kind.in_epochs:
+    if kind is None or not kind.in_epochs:
         raise UsageError(f"the head {name} is none that is saved under its own name")
     torch_head: type[Head] = import_head(name)
     return torch_head

@@ -107,6 +107,24 @@ def test_verdict_says_that_fine_tuning_does_not_pay(tmp_path):
     assert comparison.verdict.chosen.name == "logistic"
 
 
+def test_verdict_says_what_images_and_columns_add_to_each_other(tmp_path):
+    add_method(tmp_path, wrong(0, 60), val=0.85)
+    add_method(tmp_path, wrong(0, 90), method="linear", name="ridge", val=0.8)
+    add_method(tmp_path, wrong(20, 100), method="columns", val=0.82)
+    assert "columns alone" not in compare_runs([tmp_path]).verdict_text  # without both there is nothing to say
+    add_method(tmp_path, wrong(20, 58), method="joined", val=0.9)
+    comparison = compare_runs([tmp_path])
+    labels = [row.label for row in comparison.rows]
+    assert labels == ["logistic", "ridge", "logistic on columns", "logistic + columns"]
+    (sentence,) = (detail for detail in comparison.verdict.details if detail.startswith("Images alone"))
+    assert sentence.startswith(
+        "Images alone reach 85.0 % (logistic), columns alone 80.0 % (logistic on columns), both 90.5 % "
+        "(logistic + columns): to the images the columns add +5.5 points, 95 % interval "
+    )
+    assert "; to the columns the images add +10.5 points, 95 % interval " in sentence
+    assert "chance" not in sentence
+
+
 def test_verdict_says_that_it_may_be_chance(tmp_path):
     comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(50, 107), val=0.84)
     assert comparison.verdict.outcome == "inconclusive"

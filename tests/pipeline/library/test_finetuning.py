@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.library import finetuning
 from pipeline.library.finetuning import finetune, labelled_manifest
 from pipeline.library.images import all_images
-from pipeline.library.targets import given_targets
+from stages.data.targets.arrays import read_arrays
 from tests.photographs import COLOURS, photograph
 from tests.pipeline.library.test_functions import Pictures
 
@@ -91,7 +91,7 @@ def test_it_leaves_the_process_and_the_disk_as_they_were(pictures, tmp_path, mon
 
 def test_groups_are_never_torn_and_every_class_validates(pictures):
     groups = np.arange(len(pictures)) // 6
-    manifest = labelled_manifest(all_images(pictures), given_targets(LABELS, "single_label"), groups, 0.3, seed=0)
+    manifest = labelled_manifest(all_images(pictures), read_arrays(LABELS)[0], groups, 0.3, seed=0)
     groups_by_split = {split: set(groups[manifest.indices(split)]) for split in ("train", "val")}
     assert groups_by_split["val"]
     assert not groups_by_split["train"] & groups_by_split["val"]
@@ -112,7 +112,7 @@ def test_loaders_are_not_started_where_processes_cannot_be(monkeypatch):
         ({"epochs": 0}, "epochs"),
         ({"val_size": 1.0}, "val_size has to lie between 0 and 1"),
         ({"labels": LABELS[:5]}, "labels holds 5 values for 24 images"),
-        ({"labels": [LABELS]}, r"labels has to hold one value for each image, \[n\], not \[1, 24\]"),
+        ({"labels": np.zeros((2, 2, 2))}, r"labels has to hold a value for each sample, \[n\], or several, \[n, k\]"),
         ({"labels": None}, "labels has to be given"),
         ({"labels": ["sea"] * 24}, "at least two are needed"),
         ({"groups": [1]}, "groups holds 1 values for 24 images"),

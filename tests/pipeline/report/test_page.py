@@ -2,85 +2,16 @@ import base64
 import io
 import os
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image
 
 from pipeline.evaluation.comparison import compare_runs
 from pipeline.report.page import write_report
-from pipeline.report.page_parts import thumbnail
 from stages.runtime.unicode_text import printable
-from stages.tasks.base import TASKS, register_task
-from tests.pipeline.finished_runs import HISTORY, SELECTION, Lengths, add, lengths, predictions
-from tests.plug_ins import forget_afterwards
-
-VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
-HOSTILE = [
-    "<script>alert(1)</script>",
-    '"><img src=x onerror=alert(2)>',
-    "</svg></style><script>alert(3)</script>",
-    "font-family: 'x",
-    "$\\frac{1}{$",
-    "{{ 7 * 7 }}",
-    "tulip 🌷\nand more",
-    "h\udcfctte",
-    "bell\x07",
-    "猫",
-]
-
-
-class Page(HTMLParser):
-    """What a browser would make of a page: its elements with attributes, its text; fails where tags do not match."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.elements, self.text, self.open = [], "", []
-        self.feed(path.read_text(encoding="utf-8"))
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-        self.text += " " * (tag in {"td", "th", "dt", "dd"})
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.text += data
-
-    def all(self, tag):
-        return [attributes for element_tag, attributes in self.elements if element_tag == tag]
-
-    @property
-    def words(self):
-        return " ".join(self.text.split())
-
-
-def three_methods(run, classes=2, tests=60, seeds=(0,), **fields):
-    """A run of a linear head, a torch head and a fine-tuning, with mistakes."""
-    labels = np.arange(tests) % classes
-    for seed in seeds:
-        random = np.random.default_rng(seed)
-        for method, name, val in (("linear", "logistic", 0.8), ("head", "mlp", 0.85), ("finetune", "top-3", 0.9)):
-            made = predictions(labels, random.random(tests) > val, classes)
-            own = {"selection": SELECTION} if method == "linear" else {"history": HISTORY}
-            add(run, made, method=method, name=name, seed=seed, val=val, **{**own, **fields})
-    return run
-
-
-def report(run, out=None, notes=()):
-    comparison = compare_runs([run])
-    path = write_report(out or run, comparison, {"data": {"data": "elpv", "test": 0.25}}, {"torch": "2.6"}, list(notes))
-    return Page(path)
+from tests.pipeline.finished_runs import HISTORY, SELECTION, add, predictions
+from tests.pipeline.report.pages import HOSTILE, Page, report, three_methods
 
 
 def test_page_needs_nothing_but_itself(tmp_path):
@@ -150,26 +81,6 @@ def test_what_was_chosen_is_said_and_a_score_on_a_part_of_the_rows_is_not_taken_
     assert scores == ["82.0 %", "81.0 %", "80.0 %", "80.0 %", "79.0 %", "78.0 %", *["99.0 %"] * 6]
 
 
-@pytest.mark.parametrize("classes", [2, 7, 12, 13, 100])
-def test_any_number_of_classes_has_its_confusions(tmp_path, classes):
-    page = report(three_methods(tmp_path, classes=classes, tests=20 * classes))
-    few = classes <= 12
-    assert sum("confusion" in table.get("class", "") for table in page.all("table")) == (3 if few else 0)
-    assert len(page.all("image")) == (0 if few else 3)
-    assert ("Confused most often" in page.words) == (not few)
-    if few:
-        headers = [element for element in page.all("th") if element.get("scope") == "row"]
-        assert len(headers) >= 3 * classes
-    assert (tmp_path / "report.html").stat().st_size < 400_000
-
-
-def test_confused_pairs_are_the_most_frequent(tmp_path):
-    labels = np.repeat(np.arange(20), 5)
-    add(tmp_path, predictions(labels, (labels == 3) | (np.arange(100) == 50), classes=20))
-    page_text = report(tmp_path).words
-    assert "true taken for times of class 3 class 4 5 5 class 10 class 11 1 5 " in page_text
-
-
 def test_hostile_names_stay_text(tmp_path):
     locations = [f"photos/{name} {number}.png" for number in range(10) for name in HOSTILE][:60]
     locations[0] = os.fsdecode(b"photos/\xff.png")
@@ -200,51 +111,6 @@ def test_classes_that_look_the_same_are_told_apart_in_words(tmp_path, classes):
     page = report(tmp_path)
     assert "caf\u00e9 (composed)" in page.words
     assert "cafe\u0301 (decomposed)" in page.words
-
-
-def test_mistakes_are_shown_surest_first(tmp_path):
-    for number in range(30):
-        Image.new("RGB", (300, 200), (8 * number, 0, 0)).save(tmp_path / f"{number}.png")
-    made = predictions(
-        np.zeros(30, dtype=int), np.arange(30) < 20, locations=[f"{tmp_path}/{number}.png" for number in range(30)]
-    )
-    sure = np.linspace(0.6, 0.99, 30)
-    made.statistics["probabilities"][:20] = np.stack([1 - sure, sure], axis=1)[:20]
-    add(tmp_path / "run", made)
-    page = report(tmp_path / "run")
-    shown = page.all("img")
-    assert [element["alt"] for element in shown] == [f"{tmp_path}/{number}.png" for number in range(19, 7, -1)]
-    assert all(element["src"].startswith("data:image/jpeg;base64,") for element in shown)
-    assert "Of the 20 mistakes" in page.words
-    assert f"predicted class 1, {100 * sure[19]:.1f} % labelled class 0" in page.words
-
-
-def test_mistakes_say_how_many_others_are_wrong_too(tmp_path):
-    labels, images = np.zeros(4, dtype=int), [3, 1, 2, 0]
-    add(tmp_path, predictions(labels, [1, 1, 0, 0]), name="logistic", val=0.9)
-    add(tmp_path, predictions(labels, [0, 1, 0, 0], images=images), name="svm", val=0.8)  # wrong on image 1
-    add(tmp_path, predictions(labels, [0, 1, 0, 0]), method="head", name="mlp", val=0.7)
-    page_text = report(tmp_path).words
-    assert "0 of 2 others wrong too 0.png" in page_text
-    assert "all others wrong too 1.png" in page_text
-
-
-def test_images_that_have_moved_leave_a_word_in_their_place(tmp_path):
-    Image.new("L", (50, 50)).save(tmp_path / "there.png")
-    made = predictions(
-        [0, 0, 0], [1, 1, 0], locations=[f"{tmp_path}/{name}.png" for name in ("there", "gone", "right")]
-    )
-    add(tmp_path / "run", made)
-    page = report(tmp_path / "run")
-    assert len(page.all("img")) == 1
-    assert page.words.count("cannot be read any more") == 1
-
-
-def test_a_method_without_mistakes_is_told_of_and_its_interval_explained(tmp_path):
-    add(tmp_path, predictions([0, 1], [0, 0]))
-    page_text = report(tmp_path).words
-    assert "logistic makes none" in page_text
-    assert "nothing for a bootstrap to vary" in page_text
 
 
 def test_one_closed_fit_has_neither_curves_nor_comparison(tmp_path):
@@ -361,33 +227,3 @@ def test_left_out_seeds_are_among_the_notes(tmp_path):
     three_methods(tmp_path)
     add(tmp_path, predictions(np.arange(60) % 2, np.arange(60) < 5), seed=1)
     assert "logistic: seed 1 is left out" in report(tmp_path).words
-
-
-def test_a_task_without_classes_has_neither_confusions_nor_mistakes(tmp_path, monkeypatch):
-    forget_afterwards(monkeypatch, TASKS)
-    register_task("lengths")(Lengths)
-    random = np.random.default_rng(0)
-    for method, name in (("linear", "ridge"), ("finetune", "top-3")):
-        add(tmp_path, lengths(random.normal(0, 1, 40)), method=method, name=name, val=0.5, history=HISTORY)
-    page_text = report(tmp_path).words
-    for present in ("test mean error", "squared error", "Mean error against time", "difference against", "permutation"):
-        assert present in page_text
-    for absent in ("Confusion", "mistakes of", "classes;", "McNemar", "Always saying", "points"):
-        assert absent not in page_text
-    assert (tmp_path / "figures" / "mae-time.png").exists()
-
-
-def test_a_thumbnail_shows_an_image_as_the_network_was_shown_it(tmp_path):
-    values = np.zeros((5, 40, 40), np.uint16)
-    values[3:] = 4000
-    tifffile.imwrite(tmp_path / "cells.tif", values, photometric="minisblack", planarconfig="separate")
-
-    def brightness(**options):
-        uri = thumbnail(str(tmp_path / "cells.tif"), options)
-        return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))).mean((0, 1)).round()
-
-    assert brightness(channels="4", intensity_range="bits:12") == pytest.approx([249] * 3, abs=1)
-    assert brightness(channels="4") == pytest.approx([16] * 3, abs=1)
-    assert brightness(channels="3,0", intensity_range="bits:12") == pytest.approx([249] * 3, abs=1)
-    assert brightness(channels="0,1,2,3,4", intensity_range="bits:12") == pytest.approx([0] * 3, abs=1)
-    assert thumbnail(str(tmp_path / "cells.tif"), {}) is None

@@ -98,5 +98,9 @@ def test_training_begins_with_a_head_that_the_task_has_unless_one_is_named():
 
 def test_what_the_loss_of_a_task_does_not_know_is_refused_before_anything_is_read(probe):
     with pytest.raises(UsageError, match=r"`label_smoothing` 0\.1: numbers have no classes"):
-        require_trainable(probe.extractor, replace(QUICK, label_smoothing=0.1), TASKS["regression"])
-    require_trainable(probe.extractor, replace(QUICK, label_smoothing=0.1), TASKS["multi_label"])
+        require_trainable(
+            probe.extractor, replace(QUICK, label_smoothing=0.1), replace(probe.manifest, task=TASKS["regression"])
+        )
+    require_trainable(
+        probe.extractor, replace(QUICK, label_smoothing=0.1), replace(probe.manifest, task=TASKS["multi_label"])
+    )

@@ -1,4 +1,5 @@
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from sklearn.metrics import r2_score, roc_auc_score
 
 from stages.tasks import statistics
 from stages.tasks.base import Metric, mean_metric, sum_metric
+from stages.tasks.multi_label import MultiLabel
+from stages.tasks.regression import Regression
 from stages.tasks.single_label import SingleLabel
 from stages.tasks.statistics import (
     accuracy_interval,
@@ -319,3 +322,67 @@ def test_testing_the_same_images_again_makes_nothing_surer():
     assert mcnemar(*tiled[:2]) < mcnemar(a, b) / 2  # what forgetting which image is which would claim
     assert paired_difference(*tiled) == paired_difference(a, b)
     assert accuracy_interval(tiled[0], tiled[2]) == accuracy_interval(a)
+
+
+LABELS = MultiLabel(["a", "b", "c"])
+NUMBERS = Regression(("x", "y"), (0.0, 0.0), (1.0, 1.0))
+
+
+def labels(seed, n):
+    random = np.random.default_rng(1000)
+    target = (random.random((n, 3)) < 0.4).astype(np.float32)
+    target[random.random((n, 3)) < 0.1] = np.nan
+    logits = np.random.default_rng(seed).normal(size=(n, 3)) + np.nan_to_num(target)
+    return LABELS.statistic(LABELS.activate(torch.from_numpy(logits)), torch.from_numpy(target))
+
+
+def pairs_of_numbers(seed, n):
+    target = np.random.default_rng(1000).normal(size=(n, 2))
+    target[::7, 1] = np.nan
+    prediction = np.nan_to_num(target) + np.random.default_rng(seed).normal(size=(n, 2))
+    return NUMBERS.statistic(torch.from_numpy(prediction), torch.from_numpy(target))
+
+
+OF_RANKS = [
+    *((LABELS.metrics[name], labels) for name in ("map_macro", "map_micro", "auc_macro")),
+    *((NUMBERS.metrics[name], pairs_of_numbers) for name in ("median_relative_error", "spearman")),
+]
+
+
+@pytest.mark.parametrize(("metric", "make"), OF_RANKS, ids=lambda value: getattr(value, "name", ""))
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_metric_of_ranks_has_the_intervals_and_p_values_of_scoring_each_resample_anew(metric, make, grouped):
+    a, b = make(0, 40), make(1, 40)
+    groups = np.arange(40) // 3 if grouped else None
+    plain = replace(metric, weighted=None)
+    assert metric.weighted is not None
+    for seed in range(2):
+        assert bootstrap_interval(metric, a, groups, seed=seed, resamples=60) == pytest.approx(
+            bootstrap_interval(plain, a, groups, seed=seed, resamples=60)
+        )
+    assert bootstrap_difference(metric, a, b, groups, resamples=60) == pytest.approx(
+        bootstrap_difference(plain, a, b, groups, resamples=60)
+    )
+    assert paired_test(metric, a, b, groups, resamples=60) == paired_test(plain, a, b, groups, resamples=60)
+    assert paired_test(metric, a[:6], b[:6], resamples=64) == paired_test(plain, a[:6], b[:6], resamples=64)
+
+
+def test_of_many_ranks_fewer_resamples_are_made_and_never_too_few(monkeypatch):
+    metric, rows = LABELS.metrics["map_macro"], labels(0, 30)
+    made = []
+    weighted = metric.weighted(rows)
+
+    class Counting:
+        work = weighted.work
+
+        def __call__(self, counts):
+            made.append(len(counts))
+            return weighted(counts)
+
+    counted = replace(metric, weighted=lambda _: Counting())
+    monkeypatch.setattr(statistics, "_FEWEST_RESAMPLES", 20)
+    for most_work, expected in ((10**9, 100), (50 * weighted.work, 50), (1, 20)):
+        monkeypatch.setattr(statistics, "_MOST_WORK", most_work)
+        made.clear()
+        bootstrap_interval(counted, rows, resamples=100)
+        assert sum(made) == expected

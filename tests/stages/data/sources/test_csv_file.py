@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from cache.errors import DataError
+from cache.errors import DataError, UsageError
 from stages.config.data import DataConfig
 from stages.data.sources.csv_file import list_csv, read_image_table
 
@@ -162,3 +162,25 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, text, message):
     with pytest.raises(DataError, match=message) as caught:
         listed(write(tmp_path, text))
     assert "table.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["labels", "target"])
+def test_columns_of_other_names_are_targets_where_there_is_no_label(tmp_path, name):
+    listing = listed(write(tmp_path, f"path,age,{name}\na.jpg,7, 3 \nb.jpg,8,4\n"))
+    assert listing.target_columns == {name: ["3", "4"]}
+    assert (listing.extra, listing.lines) == ({"age": ["7", "8"]}, [2, 3])
+    both = listed(write(tmp_path, f"path,{name},label\na.jpg,3,cat\nb.jpg,4,dog\n"))
+    assert (both.target_columns, both.extra) == ({"label": ["cat", "dog"]}, {name: ["3", "4"]})
+
+
+def test_rows_that_differ_in_a_target_all_count(tmp_path):
+    table = write(tmp_path, "path,a,b\na.jpg,1,0\na.jpg,1,1\na.jpg,1,0\n")
+    listing = list_csv(DataConfig(str(table), target="a,b"))
+    assert listing.target_columns == {"a": ["1", "1"], "b": ["0", "1"]}
+
+
+def test_a_target_is_no_column_of_paths_or_splits(tmp_path):
+    table = write(tmp_path, "path,front,split,price\na.jpg,b.jpg,train,1\n")
+    for name in ("path", "split", "front"):
+        with pytest.raises(UsageError, match=rf"`target` {name}: .*table.csv has no such column; there are price\."):
+            list_csv(DataConfig(str(table), target=name, images="path,front"))

@@ -37,7 +37,7 @@ def test_columns_of_0_and_1_and_lists_of_words_are_labels():
 def test_numbers_are_asked_for_and_keep_every_digit():
     values = [1 / 3, 2.5, 1e-7]
     for several in (values, np.transpose([values, values])):
-        with pytest.raises(UsageError, match="labels holds numbers that are no classes: .* task='regression'"):
+        with pytest.raises(UsageError, match=r"labels holds numbers that are no classes: .* task='regression'"):
             read_arrays(several)
     task, texts, _ = task_of(values, task="regression")
     assert [float(text) for text in texts] == values

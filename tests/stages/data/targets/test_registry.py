@@ -54,7 +54,8 @@ def test_numbers_that_may_be_quantities_or_names_of_classes_are_asked_about(tmp_
 
 def test_how_a_task_was_found_is_said(tmp_path):
     records, _ = read_table(tmp_path, table_of(["a|b", "b"], "labels"))
-    assert "the task is multi_label: the column is called labels" in records.notes
+    found = "the task is multi_label: the column is called labels (`task` single_label takes its words for classes)"
+    assert records.notes == [found]
     records, _ = read_table(tmp_path, table_of(["a|b", "b"], "labels"), task="multi-label")
     assert records.notes == []
 

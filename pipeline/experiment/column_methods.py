@@ -1,0 +1,204 @@
+"""Heads on columns of the table, alone and beside the images: what the question needs that one has of them.
+
+Heads on the images alone are trained by `head_methods`; here each is trained twice more, on the columns alone
+(``columns-ridge``) and on both (``joined-ridge``), so that a comparison says what either adds to the other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.errors import UsageError
+from pipeline.evaluation.results import Result
+from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.finished_methods import find_finished, is_same_training
+from pipeline.experiment.head_methods import (
+    HeadProblem,
+    HeadProblems,
+    MethodOutcome,
+    build_result,
+    format_accuracy,
+    head_options,
+    predictions_of,
+    recipe_of,
+    views_as_settings,
+)
+from pipeline.experiment.model_store import invalidate_model, save_model
+from pipeline.experiment.sample_rows import aggregate_settings, takes_bags
+from pipeline.experiment.table_columns import TableColumns, encode_columns, log_notes
+from pipeline.text import duration
+from stages.config.heads import HeadConfig, HeadName
+from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows
+from stages.fitting.fit_head import FitProblem, get_fit, head_probabilities, train_head
+from stages.fitting.problem import RowBlocks
+from stages.network.heads.blocks import AggregatedBlocksHead
+from stages.runtime.cost import measured
+from stages.runtime.progress import working
+
+COLUMNS, JOINED = "columns", "joined"
+
+_LOG = logging.getLogger("cutonce")
+
+
+def run_column_methods(experiment: Experiment, names: Sequence[HeadName], options: HeadConfig) -> list[Result]:
+    """Train heads on the columns that the options name, alone and beside the cached features, and test each.
+
+    A method that the run has already is not trained again. Without columns there is nothing to do.
+
+    Raises
+    ------
+    UsageError
+        If there is no such column, or the run has one of the methods trained otherwise, and may not overwrite it.
+    DataError
+        If a column cannot be used.
+    """
+    experiment = experiment.readable()
+    table = encode_columns(experiment.manifest, options)
+    if table is None:
+        return []
+    log_notes(table)
+    vector_heads = [name for name in names if not (experiment.manifest.images and takes_bags(name))]
+    for name in names:
+        if name not in vector_heads:
+            _LOG.info(f"note: columns stand beside one row for each sample, and {name} takes its images one by one")
+    methods = [(method, name) for name in vector_heads for method in (COLUMNS, JOINED)]
+    earlier = {
+        (method, name): find_finished(
+            experiment.directory / column_dir_name(method, name),
+            partial(is_same_training, experiment, _identity_of(experiment, table, method, name, options)),
+            head_options(experiment, name, options),
+            overwrite=experiment.overwrite,
+        )
+        for method, name in methods
+    }
+    problems = HeadProblems(experiment, options)
+    results = []
+    for (method, name), finished in earlier.items():
+        method_dir = experiment.directory / column_dir_name(method, name)
+        if finished is not None:
+            _LOG.info(f"seed {experiment.seed}  {method_dir.name}: already trained, {format_accuracy(finished)}")
+            results.append(finished)
+            continue
+        results.append(_train_and_test(experiment, table, problems.of(name), method, name, options, method_dir))
+    return results
+
+
+def column_dir_name(method: str, name: HeadName) -> str:
+    """Return the name of the folder of a head on columns."""
+    return f"{method}-{name.replace(':', '.')}"
+
+
+def _train_and_test(
+    experiment: Experiment,
+    table: TableColumns,
+    images: HeadProblem,
+    method: str,
+    name: HeadName,
+    options: HeadConfig,
+    method_dir: Path,
+) -> Result:
+    """Train one head, test it, and leave it in the run."""
+    problem, test_rows = _with_columns(images, table, method)
+    get_fit(name)  # imports are not what training costs
+    with measured() as training, working(f"seed {experiment.seed}, {method_dir.name}"):
+        trained = train_head(name, problem)
+    with measured() as testing:
+        activated = head_probabilities(trained.module, test_rows, trained.task)
+    outcome = MethodOutcome(
+        method=method,
+        name=name,
+        settings={
+            **trained.settings,
+            **table.settings,
+            **(_settings_of_images(experiment, images) if method == JOINED else {}),
+        },
+        val_score=trained.val_score,
+        predictions=predictions_of(trained.task, experiment.split("test"), activated),
+        costs=(training, testing),
+        trainable_parameters=trained.trainable_parameters,
+    )
+    result = replace(
+        build_result(experiment, outcome),
+        selection=trained.selection,
+        history=[epoch.to_json() for epoch in trained.history],
+        options=head_options(experiment, name, options),
+    )
+    if method == COLUMNS:
+        result = _without_extraction(result)
+    identity = _identity_of(experiment, table, method, name, options)(experiment.extractor.fingerprint)
+    recipe = recipe_of(experiment, trained.task, method, name, identity)
+    invalidate_model(method_dir)
+    result.save(method_dir, outcome.predictions)
+    heads = (trained.module, trained.module_train_only)
+    if method == JOINED and images.aggregate is not None:
+        heads = tuple(AggregatedBlocksHead(images.aggregate, head, table.encoder.width).eval() for head in heads)
+    save_model(method_dir, recipe, heads[0], without_val=heads[1], columns=table.encoder)
+    _LOG.info(
+        f"seed {experiment.seed}  {method_dir.name}: {format_accuracy(result)}, trained in {duration(training.seconds)}"
+    )
+    return result
+
+
+def _settings_of_images(experiment: Experiment, images: HeadProblem) -> dict[str, Any]:
+    """Return how the images of samples became rows, as settings."""
+    return {**views_as_settings(experiment.extractor), **aggregate_settings(images.aggregate)}
+
+
+def _without_extraction(result: Result) -> Result:
+    """Return a result that took no image at all."""
+    stages = {**result.seconds_by_stage, "extract": 0.0}
+    return replace(result, seconds=sum(stages.values()), seconds_by_stage=stages, extraction_forwards=0)
+
+
+def _identity_of(
+    experiment: Experiment, table: TableColumns, method: str, name: HeadName, options: HeadConfig
+) -> Callable[[str], str]:
+    """Return what makes the digest of all that shapes a method of the fingerprint of the features."""
+    settings = {**asdict(options), "head": name, "method": method, "columns digest": table.digest}
+    if method == COLUMNS or not experiment.manifest.images:  # nothing is aggregated
+        del settings["aggregate"]
+    if method == COLUMNS:
+        return lambda _: experiment.fingerprint(settings, "columns alone")
+    return partial(experiment.fingerprint, {**settings, **views_as_settings(experiment.extractor)})
+
+
+def _with_columns(images: HeadProblem, table: TableColumns, method: str) -> tuple[FitProblem, AnyFeatureRows]:
+    """Return what a head on columns is fitted to, and the rows that it is tested on."""
+    problem, test, _ = images
+    rows = {
+        split: _rows(part, table.encoded[split].values, method)
+        for split, part in zip(("train", "val", "test"), (problem.train, problem.val, test), strict=True)
+    }
+    width = rows["train"].row_shape[0]
+    blocks = RowBlocks(width - table.encoder.width, tuple(table.encoder.blocks))
+    return replace(problem, train=rows["train"], val=rows["val"], cut=None, blocks=blocks), rows["test"]
+
+
+def _rows(images: AnyFeatureRows, columns: np.ndarray, method: str) -> FeatureRows:
+    """Return the rows of a split for a method."""
+    groups = images.groups if isinstance(images, FeatureRows) else None
+    if method == COLUMNS:
+        return FeatureRows(columns, images.labels, groups=groups)
+    if not isinstance(images, FeatureRows):
+        raise UsageError(
+            "columns stand beside features in memory, and these are larger than `max_memory_gb` allows: allow more, or "
+            "cache vectors (`pool` avg)"
+        )
+    if len(images.row_shape) != 1:
+        raise UsageError(
+            f"columns stand beside features that are vectors, and these are of shape {[*images.row_shape]}: cache them "
+            "with `pool` avg, max or avgmax"
+        )
+    views = [_beside(view, columns) for view in images.augmented]
+    return FeatureRows(_beside(images.features, columns), images.labels, views, groups)
+
+
+def _beside(features: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    return np.concatenate([features.astype(np.float32), columns], axis=1)

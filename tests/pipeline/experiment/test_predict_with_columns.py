@@ -1,0 +1,56 @@
+"""Answers of heads on columns, of samples as a table lists them."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cache.errors import DataError
+from pipeline.experiment.predict_with_columns import predict_with_columns
+from stages.columns.encoders import CategoryEncoder, NumberEncoder
+from stages.columns.table_encoder import TableEncoder
+from stages.network.heads.linear import LinearHead
+from stages.tasks.single_label import SingleLabel
+
+COLUMNS = TableEncoder((NumberEncoder("area", 5.0, 5.0, 2.0), CategoryEncoder("zone", ("a", "b"))))
+TASK = SingleLabel(("no", "yes"))
+LISTING = [("1.jpg", {"area": "7", "zone": "a"}), ("2.jpg", {"area": "", "zone": "never"})]
+
+
+def answers(listing, width, images=None):
+    head = LinearHead((width,), 2).eval()
+    with torch.no_grad():
+        head.output.weight.copy_(torch.arange(2 * width).view(2, width) / 10)
+    batches = SimpleNamespace(
+        evaluation_requests=lambda locations: locations,
+        run_batches=lambda requests, compute, count: iter(images),
+    )
+    upper = SimpleNamespace(model=SimpleNamespace(head=head))
+    return list(predict_with_columns(batches, upper, TASK, listing, COLUMNS)), head
+
+
+def test_columns_alone_open_no_image():
+    (batch,), head = answers(LISTING, 3)
+    expected = head(torch.tensor([[1.0, 1, 0], [0, 0, 0]])).softmax(dim=1)
+    assert batch.indices == [0, 1]
+    assert np.allclose(batch.activated, expected.detach())
+
+
+def test_an_image_that_cannot_be_read_takes_no_other_sample_with_it():
+    row = np.ones((1, 4), np.float16)
+    images = [
+        SimpleNamespace(indices=[], rows=[], failures=[(0, "broken")], finished=1),
+        SimpleNamespace(indices=[1], rows=[row], failures=[], finished=1),
+    ]
+    (failed, batch), head = answers(LISTING, 7, images)
+    assert failed.failures == [(0, "broken")]
+    assert failed.activated.shape == (0, 2)
+    expected = nn.functional.softmax(head(torch.tensor([[1.0, 1, 1, 1, 0, 0, 0]])), dim=1)
+    assert np.allclose(batch.activated, expected.detach())
+
+
+def test_an_image_without_the_columns_is_refused_with_what_to_do():
+    with pytest.raises(DataError, match=r"\(area, zone\), and 3.jpg comes without: give a table .* or say by `method`"):
+        answers([*LISTING, ("3.jpg", {"area": "1"})], 3)

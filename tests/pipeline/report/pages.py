@@ -1,0 +1,74 @@
+"""Pages as a browser would see them, and runs to make them from."""
+
+from html.parser import HTMLParser
+
+import numpy as np
+
+from pipeline.evaluation.comparison import compare_runs
+from pipeline.report.page import write_report
+from tests.pipeline.finished_runs import HISTORY, SELECTION, add, predictions
+
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(2)>',
+    "</svg></style><script>alert(3)</script>",
+    "font-family: 'x",
+    "$\\frac{1}{$",
+    "{{ 7 * 7 }}",
+    "tulip 🌷\nand more",
+    "h\udcfctte",
+    "bell\x07",
+    "猫",
+]
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: its elements with attributes, its text; fails where tags do not match."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.elements, self.text, self.open = [], "", []
+        self.feed(path.read_text(encoding="utf-8"))
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        self.text += " " * (tag in {"td", "th", "dt", "dd"})
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data
+
+    def all(self, tag):
+        return [attributes for element_tag, attributes in self.elements if element_tag == tag]
+
+    @property
+    def words(self):
+        return " ".join(self.text.split())
+
+
+def three_methods(run, classes=2, tests=60, seeds=(0,), **fields):
+    """A run of a linear head, a torch head and a fine-tuning, with mistakes."""
+    labels = np.arange(tests) % classes
+    for seed in seeds:
+        random = np.random.default_rng(seed)
+        for method, name, val in (("linear", "logistic", 0.8), ("head", "mlp", 0.85), ("finetune", "top-3", 0.9)):
+            made = predictions(labels, random.random(tests) > val, classes)
+            own = {"selection": SELECTION} if method == "linear" else {"history": HISTORY}
+            add(run, made, method=method, name=name, seed=seed, val=val, **{**own, **fields})
+    return run
+
+
+def report(run, out=None, notes=()):
+    comparison = compare_runs([run])
+    path = write_report(out or run, comparison, {"data": {"data": "elpv", "test": 0.25}}, {"torch": "2.6"}, list(notes))
+    return Page(path)

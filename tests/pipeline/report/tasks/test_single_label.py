@@ -1,0 +1,50 @@
+import numpy as np
+from PIL import Image
+
+from tests.pipeline.finished_runs import add, predictions
+from tests.pipeline.report.pages import report
+
+
+def test_mistakes_are_shown_surest_first(tmp_path):
+    for number in range(30):
+        Image.new("RGB", (300, 200), (8 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    made = predictions(
+        np.zeros(30, dtype=int), np.arange(30) < 20, locations=[f"{tmp_path}/{number}.png" for number in range(30)]
+    )
+    sure = np.linspace(0.6, 0.99, 30)
+    made.statistics["probabilities"][:20] = np.stack([1 - sure, sure], axis=1)[:20]
+    add(tmp_path / "run", made)
+    page = report(tmp_path / "run")
+    shown = page.all("img")
+    assert [element["alt"] for element in shown] == [f"{tmp_path}/{number}.png" for number in range(19, 7, -1)]
+    assert all(element["src"].startswith("data:image/jpeg;base64,") for element in shown)
+    assert "Of the 20 mistakes" in page.words
+    assert f"predicted class 1, {100 * sure[19]:.1f} % labelled class 0" in page.words
+
+
+def test_mistakes_say_how_many_others_are_wrong_too(tmp_path):
+    labels, images = np.zeros(4, dtype=int), [3, 1, 2, 0]
+    add(tmp_path, predictions(labels, [1, 1, 0, 0]), name="logistic", val=0.9)
+    add(tmp_path, predictions(labels, [0, 1, 0, 0], images=images), name="svm", val=0.8)  # wrong on image 1
+    add(tmp_path, predictions(labels, [0, 1, 0, 0]), method="head", name="mlp", val=0.7)
+    page_text = report(tmp_path).words
+    assert "0 of 2 others wrong too 0.png" in page_text
+    assert "all others wrong too 1.png" in page_text
+
+
+def test_images_that_have_moved_leave_a_word_in_their_place(tmp_path):
+    Image.new("L", (50, 50)).save(tmp_path / "there.png")
+    made = predictions(
+        [0, 0, 0], [1, 1, 0], locations=[f"{tmp_path}/{name}.png" for name in ("there", "gone", "right")]
+    )
+    add(tmp_path / "run", made)
+    page = report(tmp_path / "run")
+    assert len(page.all("img")) == 1
+    assert page.words.count("cannot be read any more") == 1
+
+
+def test_a_method_without_mistakes_is_told_of_and_its_interval_explained(tmp_path):
+    add(tmp_path, predictions([0, 1], [0, 0]))
+    page_text = report(tmp_path).words
+    assert "logistic makes none" in page_text
+    assert "nothing for a bootstrap to vary" in page_text
