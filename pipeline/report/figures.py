@@ -325,7 +325,7 @@ def selection_scores(row: MethodSummary) -> Figure | None:
             axes.xaxis.set_major_formatter(_power_of_ten)
             axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(_percent)
+        _score_axis(axes, row)
         axes.set_xlabel(last_curves.setting)
         axes.set_title("score", loc="left", fontsize=9, color=MUTED)
     return figure

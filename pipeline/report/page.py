@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from pipeline.report import figures
 from pipeline.report.page_parts import Figures, ReportFigure, data_uri, minus, slug, template, write_page
 from pipeline.report.tasks.registry import PageContext, task_part
 from pipeline.run_layout import CONTACT_SHEET, FIGURES, RANGE_TEST, RATES, REPORT
-from pipeline.text import duration, flattened, format_difference, format_range, format_score, percent
+from pipeline.text import duration, flattened, format_difference, format_range, format_score
 
 PLOTS = {
     RATES: "learning rate of each group over the steps",
@@ -162,12 +163,13 @@ def _selections(comparison: Comparison, drawn: Figures) -> Iterator[dict[str, An
         candidates = [entry for entry in first.selection if entry.get("score") is not None]
         if not candidates:
             continue
+        score_text = partial(format_score, as_percent=row.metric.as_percent)
         candidates.sort(key=lambda entry: ("rows" in entry, -entry["score"]))
         choice = figures.chosen(first) or candidates[0]
         choice_text = ", ".join(f"{name} {_short(value)}" for name, value in choice.items() if name != "score")
         criterion_text = f" by {criterion}" if (criterion := first.settings.get("selected by")) else ""
         caption = f"chosen{criterion_text}{f', seed {first.seed}' if len(row.results) > 1 else ''}: {choice_text}"
-        alt = f"Score of everything tried for {row.label}; {caption}, {percent(choice['score'])}"
+        alt = f"Score of everything tried for {row.label}; {caption}, {score_text(choice['score'])}"
         figure = figures.selection_scores(row)
         name = f"selection-{number}-{slug(row.label)}"
         yield {
@@ -175,7 +177,7 @@ def _selections(comparison: Comparison, drawn: Figures) -> Iterator[dict[str, An
             "picture": None if figure is None else drawn.add(name, figure, alt, caption),
             "columns": list(dict.fromkeys(name for entry in candidates for name in entry)),
             "tried": [
-                {name: percent(value) if name == "score" else _short(value) for name, value in entry.items()}
+                {name: score_text(value) if name == "score" else _short(value) for name, value in entry.items()}
                 for entry in candidates
             ],
         }

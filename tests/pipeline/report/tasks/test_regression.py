@@ -12,7 +12,8 @@ OFF = TRUE + np.array([0.1, -0.1, 0.2, -0.2, 0.6, 0.1, -0.3, 0.2, 0.1])[:, None]
 
 
 def test_a_number_has_its_plots_intervals_and_largest_errors(tmp_path):
-    add(tmp_path, of_task(AGE, OFF, TRUE), name="ridge", val=0.9)
+    tried = [{"C": c, "score": 0.5 + c} for c in (0.1, 0.2)]
+    add(tmp_path, of_task(AGE, OFF, TRUE), name="ridge", val=0.9, selection=tried)
     add(tmp_path, of_task(replace(AGE, interval=(1.0,)), OFF + 0.5, TRUE), method="head", name="mlp", val=0.5)
     page = report(tmp_path)
     assert "predicted: age; 100 images to train on" in page.words
@@ -20,6 +21,7 @@ def test_a_number_has_its_plots_intervals_and_largest_errors(tmp_path):
     assert "ridge 88.9 10" in page.words
     assert "MLP 88.9 20" in page.words
     assert "predicted 46 41 to 51 labelled 40 4.png" in page.words.replace("46", "46 ").replace("  ", " ")
+    assert "0.2 0.700 0.1 0.600" in page.words  # what was tried, in the metric's own scale
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert {"predicted-ridge.png", "residuals-ridge.png", "predicted-MLP.png", "residuals-MLP.png"} < names
     for absent in ("Confusion", "logarithmic, as", "McNemar"):
