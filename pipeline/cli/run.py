@@ -52,7 +52,6 @@ def run(
     from pipeline.experiment.head_methods import require_same_features_of_heads, run_heads
     from pipeline.experiment.run_setup import extract_features, init_run, init_seed, record_options, resolve_features
     from pipeline.experiment.sample_rows import require_memory
-    from pipeline.experiment.table_columns import encode_columns
     from stages.extraction.extractor import build_extractor
     from stages.finetuning.finetune import require_trainable
 
