@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cache.errors import UsageError
-from stages.runtime.device import resolve_device, to_device
+from stages.runtime.device import resolve_device
 from stages.runtime.distributed import Rank
 from stages.runtime.environment import describe_machine
 from stages.runtime.threads import single_thread_pool, single_threaded
@@ -15,20 +15,6 @@ def test_auto_takes_the_best_device_there_is():
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert resolve_device("auto").type == best
     assert resolve_device("cpu").type == "cpu"
-
-
-def test_apples_gpu_is_given_no_float64(monkeypatch):
-    given = []
-    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device, dtype, **_: given.append((device.type, dtype)))
-    for name in ("mps", "cuda"):
-        for dtype in (torch.float64, torch.int64):
-            to_device(torch.zeros(1, dtype=dtype), torch.device(name))
-    assert given == [
-        ("mps", torch.float32),
-        ("mps", torch.int64),
-        ("cuda", torch.float64),
-        ("cuda", torch.int64),
-    ]
 
 
 @pytest.mark.parametrize(("cuda", "mps", "best"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])

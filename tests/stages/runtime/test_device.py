@@ -1,0 +1,19 @@
+"""What a device can hold; which one is chosen is held by the tests of the machine."""
+
+import torch
+
+from stages.runtime.device import to_device
+
+
+def test_apples_gpu_is_given_no_float64(monkeypatch):
+    given = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device, dtype, **_: given.append((device.type, dtype)))
+    for name in ("mps", "cuda"):
+        for dtype in (torch.float64, torch.int64):
+            to_device(torch.zeros(1, dtype=dtype), torch.device(name))
+    assert given == [
+        ("mps", torch.float32),
+        ("mps", torch.int64),
+        ("cuda", torch.float64),
+        ("cuda", torch.int64),
+    ]
