@@ -15,7 +15,8 @@ def inspect(
     """Find likely label errors, near-duplicates within and across splits, outliers, and how the classes are balanced.
 
     All of it comes from cached features, of which missing ones are extracted first. Nothing is changed: read the page,
-    then mend the data. An image that stands in two of the given splits, which other commands refuse, is reported here.
+    then mend the data. Label errors and the balance are of one class a sample; the rest is of any task. An image that
+    stands in two of the given splits, which other commands refuse, is reported here.
 
     Needs `pip install 'cleanlab>=2.9'`.
 
@@ -42,7 +43,7 @@ def inspect(
     from stages.extraction.extractor import build_extractor
     from stages.extraction.read_features import drop_unreadable, read_features
     from stages.inspection.class_balance import Balance
-    from stages.inspection.inspect import FeatureTable, inspect_features, require_threshold
+    from stages.inspection.inspect import FeatureTable, has_one_class, inspect_features, require_threshold
     from stages.inspection.label_errors import require_cleanlab
 
     require_cleanlab()
@@ -68,7 +69,9 @@ def inspect(
     )
     inspection = inspect_features(table, seed, threshold=threshold, device=extractor.device)
     backbone = f"{extractor.backbone.name} at {extractor.cut_names}"
-    balance = Balance.of(manifest.targets, manifest.splits, manifest.class_names)
+    balance = None
+    if has_one_class(manifest.task):
+        balance = Balance.of(manifest.targets, manifest.splits, manifest.class_names)
     poor_images = find_poor_images(manifest.locations, extractor.reading, extractor.threads)
     report = InspectionReport(
         manifest, inspection, balance, threshold, data.data, backbone, notes, asdict(features), poor_images

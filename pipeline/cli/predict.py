@@ -34,7 +34,8 @@ def predict(
         Run directory.
     images
         Image files, folders that are searched for images, and tables (CSV, TSV) that list some in the column path;
-        their other columns go to the predictions.
+        their other columns go to the predictions. For a model of samples of several images, tables as it was trained
+        on, folders of which each is a sample, and videos.
     out
         CSV file for the predictions (default: printed).
     method

@@ -150,7 +150,7 @@ def _suggestion(data: DataConfig, features: FeatureConfig, candidates: Sequence[
     manifest = make_manifest(data, features, seed)
     samples = choose_samples(manifest, sample_size, seed)
     echo(f"seed {seed}: {format_manifest(manifest)}", f"candidates: {', '.join(candidates)}")
-    return suggest_backbones(candidates, samples, features, seed, len(manifest))
+    return suggest_backbones(candidates, samples, features, seed, len(manifest.distinct_images.keys))
 
 
 def _notes(entries: Sequence[CatalogEntry], shown: int) -> list[str]:

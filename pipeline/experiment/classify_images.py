@@ -18,12 +18,13 @@ from torch import nn
 from cache.atomic_write import atomic_path
 from cache.errors import DataError, UsageError, suggestion
 from pipeline.evaluation.results import Result, distinct_names, read_json
-from pipeline.experiment.model_store import open_model, read_columns
+from pipeline.experiment.find_samples import NewSample, find_samples
+from pipeline.experiment.model_store import open_model, read_columns, read_recipe
 from pipeline.experiment.predict_with_columns import predict_with_columns
 from pipeline.run_layout import MODEL_CARD, REPORT, RESULTS, files_of_methods, seed_of
 from stages.data.sources.csv_file import is_table, read_image_table
 from stages.data.sources.folder_tree import FolderNotes, images_below
-from stages.finetuning.predict_images import iter_predictions
+from stages.finetuning.predict_images import iter_predictions, iter_sample_predictions
 from stages.network.backbones.base import Backbone
 from stages.tasks.base import task_from_json
 
@@ -131,6 +132,9 @@ def predict_images(
     DataError
         If there is no readable image, or the method takes columns of a table and there is none with them.
     """
+    recipe = read_recipe(model)
+    if recipe is not None and recipe.samples is not None and read_columns(model) is None:
+        return _predict_samples(model, find_samples(images, recipe.samples), device, backbone)
     listing = find_images(images)
     locations = [location for location, _ in listing]
     recipe, extractor, upper = open_model(model, device, backbone)
@@ -152,6 +156,26 @@ def predict_images(
     if not classified:
         raise DataError(f"none of the {len(locations)} images could be read; the first: {unreadable[0][1]}")
     return classified, unreadable
+
+
+def _predict_samples(
+    model: Path, samples: Sequence[NewSample], device: str, backbone: nn.Module | Backbone | None
+) -> tuple[list[Prediction], list[tuple[str, str]]]:
+    """Return what `predict_images` does, of samples of several images."""
+    recipe, extractor, upper = open_model(model, device, backbone)
+    task = task_from_json(recipe.task)
+    locations = [location for sample in samples for location in sample.images if location is not None]
+    predicted: list[Prediction] = []
+    unreadable: list[tuple[str, str]] = []
+    for batch in iter_sample_predictions(extractor, upper, task, [sample.images for sample in samples], recipe.tta):
+        unreadable += [(locations[number], reason) for number, reason in batch.failures]
+        for index, activated in zip(batch.indices, torch.from_numpy(batch.activated), strict=True):
+            cells = dict(zip(task.predicted_columns, task.predicted_cells(activated), strict=True))
+            sample, words = samples[index], task.predicted_words(activated)
+            predicted.append(Prediction(sample.location, words, cells, activated.numpy(), sample.extra))
+    if not predicted:
+        raise DataError(f"none of the {len(locations)} images could be read; the first: {unreadable[0][1]}")
+    return predicted, unreadable
 
 
 def find_images(paths: Sequence[Path]) -> list[tuple[str, dict[str, str]]]:

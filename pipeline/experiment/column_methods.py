@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache.errors import UsageError
 from pipeline.evaluation.results import Result
@@ -34,6 +35,7 @@ from pipeline.experiment.model_store import invalidate_model, save_model
 from pipeline.experiment.sample_rows import aggregate_settings, takes_bags
 from pipeline.experiment.table_columns import TableColumns, encode_columns, log_notes
 from pipeline.text import duration
+from stages.config.data import SPLITS
 from stages.config.heads import HeadConfig, HeadName
 from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows
 from stages.fitting.fit_head import FitProblem, get_fit, head_probabilities, train_head
@@ -105,7 +107,7 @@ def _train_and_test(
     method_dir: Path,
 ) -> Result:
     """Train one head, test it, and leave it in the run."""
-    problem, test_rows = _with_columns(images, table, method)
+    problem, test_rows = _with_columns(experiment, images, table, method)
     get_fit(name)  # imports are not what training costs
     with measured() as training, working(f"seed {experiment.seed}, {method_dir.name}"):
         trained = train_head(name, problem)
@@ -136,10 +138,13 @@ def _train_and_test(
     recipe = recipe_of(experiment, trained.task, method, name, identity)
     invalidate_model(method_dir)
     result.save(method_dir, outcome.predictions)
-    heads = (trained.module, trained.module_train_only)
-    if method == JOINED and images.aggregate is not None:
-        heads = tuple(AggregatedBlocksHead(images.aggregate, head, table.encoder.width).eval() for head in heads)
-    save_model(method_dir, recipe, heads[0], without_val=heads[1], columns=table.encoder)
+    head, without_val = (
+        head
+        if method == COLUMNS or images.aggregate is None
+        else AggregatedBlocksHead(images.aggregate, head, table.encoder.width).eval()
+        for head in (trained.module, trained.module_train_only)
+    )
+    save_model(method_dir, recipe, head, without_val=without_val, columns=table.encoder)
     _LOG.info(
         f"seed {experiment.seed}  {method_dir.name}: {format_accuracy(result)}, trained in {duration(training.seconds)}"
     )
@@ -169,22 +174,31 @@ def _identity_of(
     return partial(experiment.fingerprint, {**settings, **views_as_settings(experiment.extractor)})
 
 
-def _with_columns(images: HeadProblem, table: TableColumns, method: str) -> tuple[FitProblem, AnyFeatureRows]:
+def _with_columns(
+    experiment: Experiment, images: HeadProblem, table: TableColumns, method: str
+) -> tuple[FitProblem, AnyFeatureRows]:
     """Return what a head on columns is fitted to, and the rows that it is tested on."""
-    problem, test, _ = images
+    manifest, numbers = experiment.manifest, experiment.manifest.group_numbers
     rows = {
-        split: _rows(part, table.encoded[split].values, method)
-        for split, part in zip(("train", "val", "test"), (problem.train, problem.val, test), strict=True)
+        split: _rows(
+            part,
+            table.encoded[split].values,
+            None if numbers is None else numbers[manifest.indices(split)],
+            alone=method == COLUMNS,
+        )
+        for split, part in zip(SPLITS, (images.problem.train, images.problem.val, images.test_rows), strict=True)
     }
     width = rows["train"].row_shape[0]
-    blocks = RowBlocks(width - table.encoder.width, tuple(table.encoder.blocks))
-    return replace(problem, train=rows["train"], val=rows["val"], cut=None, blocks=blocks), rows["test"]
+    blocks = RowBlocks(width - table.encoder.width, table.encoder.blocks)
+    problem = replace(images.problem, train=rows["train"], val=rows["val"], cut=None, blocks=blocks)
+    return problem, rows["test"]
 
 
-def _rows(images: AnyFeatureRows, columns: np.ndarray, method: str) -> FeatureRows:
-    """Return the rows of a split for a method."""
-    groups = images.groups if isinstance(images, FeatureRows) else None
-    if method == COLUMNS:
+def _rows(
+    images: AnyFeatureRows, columns: NDArray[np.float32], groups: NDArray[np.int64] | None, *, alone: bool
+) -> FeatureRows:
+    """Return the rows of a split: columns alone, or behind the features of images."""
+    if alone:
         return FeatureRows(columns, images.labels, groups=groups)
     if not isinstance(images, FeatureRows):
         raise UsageError(
@@ -200,5 +214,5 @@ def _rows(images: AnyFeatureRows, columns: np.ndarray, method: str) -> FeatureRo
     return FeatureRows(_beside(images.features, columns), images.labels, views, groups)
 
 
-def _beside(features: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _beside(features: NDArray[Any], columns: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([features.astype(np.float32), columns], axis=1)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.results import Predictions, Result, evaluate_test
 from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.find_samples import sample_options
 from pipeline.experiment.finished_methods import find_finished, is_same_training, require_same_features
 from pipeline.experiment.model_store import ModelCard, config_to_json, invalidate_model, save_model
 from pipeline.experiment.sample_rows import (
@@ -219,12 +220,9 @@ class HeadProblems:
         experiment, options = self._experiment, self._options
         extractor = experiment.extractor
         if experiment.manifest.images:
-            (train, val, test), aggregate = load_samples(experiment, options, name)
-            return HeadProblem(
-                FitProblem(train, val, experiment.task, options, experiment.seed, extractor.device, bags=bags),
-                test,
-                aggregate,
-            )
+            parts, aggregate = load_samples(experiment, options, name)
+            problem = FitProblem(*parts[:2], experiment.task, options, experiment.seed, extractor.device, bags=bags)
+            return HeadProblem(problem, parts[2], aggregate)
         train, val, test = load_split_features(experiment, options)
         cut = CutContext(extractor.graph, extractor.taps[0].cut) if len(extractor.taps) == 1 else None
         problem = FitProblem(train, val, experiment.task, options, experiment.seed, extractor.device, cut)
@@ -323,6 +321,7 @@ def recipe_of(experiment: Experiment, task: Task, method: str, name: str, identi
             if backbone.handed_in
             else None
         ),
+        samples=sample_options(experiment.data) if experiment.manifest.images else None,
     )
 
 

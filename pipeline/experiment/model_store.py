@@ -60,6 +60,8 @@ class ModelCard:
         Digest of everything that shaped the training: the same command with the same identity has nothing to do.
     features_fingerprint : str or None
         Of the features, as in the names of their caches; None in a card of a version that did not keep it.
+    samples : dict or None
+        How samples of several images were made, by the options of the data; None where each is one image.
     handed_in : dict or None
         Of a backbone that Python handed in, and no name loads: its `identity`, and its `preprocessing` as JSON values.
     """
@@ -77,6 +79,7 @@ class ModelCard:
     training: str | None = None
     handed_in: dict[str, Any] | None = None
     features_fingerprint: str | None = None
+    samples: dict[str, Any] | None = None
 
 
 def save_model(

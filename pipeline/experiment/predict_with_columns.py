@@ -6,14 +6,20 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from cache.errors import DataError
 from stages.columns.table_encoder import TableEncoder, counted
 from stages.extraction.extractor import Extractor
 from stages.finetuning.predict_images import PredictedBatch
+from stages.finetuning.sample_views import complete_samples, join_samples, present
 from stages.finetuning.transfer_model import TransferModel
 from stages.fitting.fit_head import head_probabilities
+from stages.network.aggregate import padded
 from stages.network.heads.base import Head
+from stages.network.heads.blocks import AggregatedBlocksHead
 from stages.runtime.progress import progress
 from stages.tasks.base import Task
 
@@ -46,21 +52,11 @@ def predict_with_columns(
         If a sample comes without one of the columns, or a cell is no number where it must be one.
     """
     locations = [location for location, _ in listing]
-    without = [location for location, cells in listing if any(name not in cells for name in columns.names)]
-    if without:
-        raise DataError(
-            f"this method was trained with columns beside the images ({', '.join(columns.names)}), and "
-            f"{without[0]} comes without: give a table with the columns path and these, or say by `method` one that "
-            "takes images alone"
-        )
-    table = columns.encode({name: [cells[name] for _, cells in listing] for name in columns.names}, locations)
-    for words, counts in (("no value", table.missing), ("what train never had", table.unseen)):
-        if counts:
-            _LOG.info(f"note: cells with {words}: {counted(counts)}")
+    values = _encoded(columns, locations, [cells for _, cells in listing])
     head = upper.model.head
     assert isinstance(head, Head)
     if head.config["row_shape"] == [columns.width]:
-        yield PredictedBatch(list(range(len(listing))), head_probabilities(head, table.values, task), [])
+        yield PredictedBatch(list(range(len(listing))), head_probabilities(head, values, task), [])
         return
     with progress(label="predict", total=len(locations), unit="images") as bar:
         requests = extractor.evaluation_requests(locations)
@@ -69,5 +65,77 @@ def predict_with_columns(
             if not batch.indices:
                 yield PredictedBatch([], np.empty((0, task.out_features), np.float32), batch.failures)
                 continue
-            rows = np.concatenate([batch.rows[0].astype(np.float32), table.values[batch.indices]], axis=1)
+            rows = np.concatenate([batch.rows[0].astype(np.float32), values[batch.indices]], axis=1)
             yield PredictedBatch(batch.indices, head_probabilities(head, rows, task), batch.failures)
+
+
+def predict_samples_with_columns(
+    extractor: Extractor,
+    upper: TransferModel,
+    task: Task,
+    samples: Sequence[tuple[str, Sequence[str | None], Mapping[str, str]]],
+    columns: TableEncoder,
+) -> Iterator[PredictedBatch]:
+    """Yield what a head on columns answers for samples of several images, in order.
+
+    Parameters
+    ----------
+    extractor, upper, task, columns
+        As of `predict_with_columns`.
+    samples : sequence of (name, locations, cells)
+        What each is called in messages, where its images are by their places, None for a view that is missing, and what
+        its table says of it.
+
+    Yields
+    ------
+    PredictedBatch
+        As `iter_sample_predictions` does.
+
+    Raises
+    ------
+    DataError
+        As `predict_with_columns`.
+    """
+    values = _encoded(columns, [name for name, _, _ in samples], [cells for _, _, cells in samples])
+    head = upper.model.head
+    assert isinstance(head, Head)
+    if not isinstance(head, AggregatedBlocksHead):
+        yield PredictedBatch(list(range(len(samples))), head_probabilities(head, values, task), [])
+        return
+    views = [locations for _, locations, _ in samples]
+    locations = [location for images in views for _, location in present(images)]
+
+    def rows() -> Iterator[tuple[list[int], Tensor, list[tuple[int, str]]]]:
+        for batch in extractor.run_batches(extractor.evaluation_requests(locations), upper.rows, 1):
+            of_images = torch.from_numpy(batch.rows[0].astype(np.float32)) if batch.rows else torch.empty(0)
+            yield batch.indices, of_images, batch.failures
+            bar.update(batch.finished)
+
+    with progress(label="predict", total=len(locations), unit="images") as bar:
+        for complete in complete_samples(rows(), views, 1):
+            failures = [failure for sample in complete for failure in sample.failures]
+            there = [sample for sample in complete if sample.rows]
+            if not there:
+                yield PredictedBatch([], np.empty((0, task.out_features), np.float32), failures)
+                continue
+            images, indices = join_samples(there, extractor.batch_size), [sample.index for sample in there]
+            places = max(head.aggregate.places, 1 + max(images.places))
+            bags = padded(images.images, images.sizes, images.places, places).flatten(1).numpy()
+            beside = np.concatenate([bags, values[indices]], axis=1)
+            yield PredictedBatch(indices, head_probabilities(head, beside, task), failures)
+
+
+def _encoded(columns: TableEncoder, names: Sequence[str], cells: Sequence[Mapping[str, str]]) -> NDArray[np.float32]:
+    """Return the columns of samples as numbers, and tell what is missing in them or new."""
+    without = [name for name, of_sample in zip(names, cells, strict=True) if not of_sample.keys() >= {*columns.names}]
+    if without:
+        raise DataError(
+            f"this method was trained with columns beside the images ({', '.join(columns.names)}), and "
+            f"{without[0]} comes without: give a table that has these columns too, or say by `method` one that "
+            "takes images alone"
+        )
+    table = columns.encode({name: [of_sample[name] for of_sample in cells] for name in columns.names}, names)
+    for words, counts in (("no value", table.missing), ("what train never had", table.unseen)):
+        if counts:
+            _LOG.info(f"note: cells with {words}: {counted(counts)}")
+    return table.values

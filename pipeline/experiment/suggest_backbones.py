@@ -14,7 +14,7 @@ from stages.config.features import FeatureConfig
 from stages.data.manifest import Manifest
 from stages.extraction.extract import extract
 from stages.extraction.extractor import Extractor, build_extractor
-from stages.extraction.read_features import read_features
+from stages.extraction.read_features import drop_unreadable, read_features
 from stages.fitting.feature_rows import FeatureRows
 from stages.inspection.backbone_ranking import (
     CandidateCost,
@@ -120,11 +120,10 @@ class _Looked:
             self.failed[name] = str(error)
 
     def _judge(self, name: str, extractor: Extractor, samples: Manifest) -> dict[str, NDArray[np.floating]]:
-        unreadable = extractor.unreadable()
-        readable = samples.select([index for index, key in enumerate(samples.keys) if key not in unreadable])
+        readable = drop_unreadable(extractor, samples)
         rows = read_features(extractor, readable)
         targets = readable.task.soft_target(torch.from_numpy(readable.targets))
-        keys = list(dict.fromkeys(readable.keys))
+        keys = readable.distinct_images.keys
         seconds = extractor.seconds(keys)
         self.costs[name] = CandidateCost(
             rows.shape[1], len(keys) / seconds if seconds else float("nan"), logme(rows, targets.double().numpy())

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache import key_of_bytes
+from cache.errors import listed
 from stages.columns.cells import as_numbers
 from stages.columns.checks import remarks, require_columns, require_no_target
 from stages.columns.fit import ColumnChoice, fit_columns
@@ -119,3 +120,10 @@ def log_notes(table: TableColumns) -> None:
     """Tell what is to be said of the columns."""
     for note in table.notes:
         _LOG.info(f"note: {note}")
+
+
+def note_columns_left_out(options: HeadConfig) -> None:
+    """Tell that a fine-tuning is of images alone, where columns are given with it."""
+    names = column_choice(options).names
+    if names:
+        _LOG.info(f"note: a network is fine-tuned on images alone; the columns {listed(names)} have no part in it")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class Finding:
     kind : str
         'leakage', 'label', 'duplicate', 'outlier' or 'pixels'.
     path, key, label, split : str
-        The sample.
+        The sample; the label is its target in words.
     suggestion : str
         The class that fits better; of 'pixels' what is wrong with them; '' where the kind knows none.
     score : float
@@ -78,7 +79,7 @@ class Finding:
         if self.kind == "label":
             return f"{location}: rather {self.suggestion}; its label has a probability of {self.score:.3f}"
         if self.kind == "outlier":
-            return f"{location}: {self.score:.1f} times as far from its neighbours as its class"
+            return f"{location}: {self.score:.1f} times as far from its neighbours as is usual"
         if self.kind == "pixels":
             measured = "bits of entropy" if self.suggestion == LOW_INFORMATION else "of full brightness"
             return f"{location}: {self.suggestion}, {self.score:.2f} {measured}"
@@ -94,7 +95,8 @@ class InspectionReport:
     manifest : Manifest
         The samples that were inspected.
     inspection : Inspection
-    balance : Balance
+    balance : Balance or None
+        None where a sample is not of one class.
     threshold : float
         Cosine from which on two images are near-duplicates.
     title, backbone : str
@@ -109,7 +111,7 @@ class InspectionReport:
 
     manifest: Manifest
     inspection: Inspection
-    balance: Balance
+    balance: Balance | None
     threshold: float
     title: str
     backbone: str
@@ -122,11 +124,12 @@ class InspectionReport:
         """Every finding by kind, the worst first."""
         inspection, names = self.inspection, self.manifest.class_names
         errors, outliers = inspection.label_errors, inspection.outliers
+        found_errors = zip(errors.indices, errors.suggested, errors.quality, strict=True) if errors is not None else ()
         return {
             "leakage": [self._copy("leakage", copy) for copy in inspection.leakage],
             "label": [
                 self._finding("label", int(index), float(quality), names[suggested])
-                for index, suggested, quality in zip(errors.indices, errors.suggested, errors.quality, strict=True)
+                for index, suggested, quality in found_errors
             ],
             "duplicate": [self._copy("duplicate", copy) for copy in inspection.duplicates],
             "outlier": [
@@ -140,7 +143,7 @@ class InspectionReport:
     def headline(self) -> str:
         """What to look at first."""
         inspection = self.inspection
-        leaked, errors = len(inspection.leakage), len(inspection.label_errors)
+        leaked, errors = len(inspection.leakage), len(inspection.label_errors or ())
         parts = []
         if leaked:
             parts.append(
@@ -158,7 +161,8 @@ class InspectionReport:
                 f"{_images(len(self.poor_images))} {'are' if len(self.poor_images) > 1 else 'is'} nearly empty"
             )
         if not parts:
-            return "Nothing was found: no likely label error, no near-duplicate, no outlier."
+            no_error = "no likely label error, " if inspection.label_errors is not None else ""
+            return f"Nothing was found: {no_error}no near-duplicate, no outlier."
         sentence = "; ".join(parts)
         return f"{sentence[0].upper()}{sentence[1:]}."
 
@@ -167,8 +171,12 @@ class InspectionReport:
         """The summary for the terminal: the counts, and the worst of each kind."""
         lines = [self.headline]
         for kind, findings in self.findings.items():
+            if kind == "label" and self.inspection.label_errors is None:
+                continue
             lines += ["", f"{TITLES[kind]}: {self.counts[kind]:,}{self._cautions.get(kind, '') if findings else ''}"]
             lines += [f"  {finding.words}" for finding in findings[:WORST]]
+        if self.balance is None:
+            return lines
         counts = self.balance.counts
         rows = [
             [name, *(f"{number:,}" for number in row)]
@@ -186,6 +194,10 @@ class InspectionReport:
             "outlier": num_outliers
         }
 
+    @cached_property
+    def _texts(self) -> list[str]:
+        return self.manifest.target_texts
+
     @property
     def _cautions(self) -> dict[str, str]:
         accuracy = percent(self.inspection.score)
@@ -197,7 +209,7 @@ class InspectionReport:
 
     def _finding(self, kind: str, index: int, score: float, suggestion: str = "") -> Finding:
         manifest = self.manifest
-        label = manifest.class_names[manifest.targets[index]]
+        label = self._texts[index]
         return Finding(
             kind, manifest.locations[index], manifest.keys[index], label, manifest.splits[index], suggestion, score
         )

@@ -46,7 +46,8 @@ class HeadConfig:
 
     c_values: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
     """Values of C tried for logistic, svm, ridge (penalty 1 / 2C, and values between) and sgd, from the strongest
-    regularisation; rbf tries 1,000 times these. Weaker ones are left out once they score clearly worse."""
+    regularisation; rbf and kernel_ridge try 1,000 times these. Weaker ones are left out once they score clearly
+    worse."""
 
     scalers: tuple[Literal["none", "standard", "l2"], ...] = ("none", "standard")
     """Feature scalings tried for fitted models: none, standard (mean 0, variance 1), l2 (vectors of length 1)."""
@@ -59,7 +60,8 @@ class HeadConfig:
     """Numbers of neighbours tried for knn."""
 
     nystroem_components: int = 2000
-    """Rows that rbf compares all others with (Nystroem's method), where there are more than 10,000 of them."""
+    """Rows that rbf compares all others with (Nystroem's method), where there are more than 10,000 of them, and
+    kernel_ridge where there are more than these."""
 
     aggregate: Literal["mean", "max", "concat", "attention"] = "mean"
     """How the features of several images become the row of a sample, for heads on vectors: mean, max, or concat (side

@@ -16,7 +16,8 @@ is different is the time:
   classes; with the leading eigenvectors V and eigenvalues e of Z'Z / n, found on a sample of the rows by a randomised
   decomposition (Halko et al. 2011), its inverse root T = V diag((c e + l)^-1/2 - (c e_min + l)^-1/2) V' +
   (c e_min + l)^-1/2 I costs two thin products, and W = U T is what is optimised over; so are intercepts as multiples of
-  c^-1/2. The minimum is the same.
+  c^-1/2. The minimum is the same. Of several labels each has a c of its own, from how frequent it is, and begins with
+  the intercept that this says.
 """
 
 from __future__ import annotations
@@ -64,17 +65,17 @@ class _HessianRoot:
     vectors : Tensor
         Leading eigenvectors, [d, r].
     along : Tensor
-        What T does along each of them, [r].
-    others : float
+        What T does along each of them, [r]; [k, r] where each row of W has its own.
+    others : float or Tensor [k, 1]
         What it does along all other directions.
-    intercept : float
+    intercept : float or Tensor [k]
         t.
     """
 
     vectors: Tensor
     along: Tensor
-    others: float
-    intercept: float
+    others: float | Tensor
+    intercept: float | Tensor
 
     def of(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Return W T and t b for W [k, d]. T is symmetric, so gradients by U and v are this of those by W and b."""
@@ -84,7 +85,7 @@ class _HessianRoot:
         """Return U and v, of which these are the weights and intercepts."""
         return self._stretched(weight, 1 / self.along, 1 / self.others), bias / self.intercept
 
-    def _stretched(self, weight: Tensor, along: Tensor, others: float) -> Tensor:
+    def _stretched(self, weight: Tensor, along: Tensor, others: float | Tensor) -> Tensor:
         return weight * others + ((weight @ self.vectors) * (along - others)) @ self.vectors.T
 
 
@@ -112,8 +113,11 @@ class _Preconditioner:
         values, turned = torch.linalg.eigh(basis.T @ covariance_times(basis))
         self.vectors, self.values = basis @ turned, values.clamp_min(0)
 
-    def root(self, curvature: float, penalty: float) -> _HessianRoot:
-        """Return the root for one penalty; `curvature` is c."""
+    def root(self, curvature: float | Tensor, penalty: float) -> _HessianRoot:
+        """Return the root for one penalty; `curvature` is c, or that of each score, [k]."""
+        if isinstance(curvature, Tensor):
+            inverse_roots = (curvature[:, None] * self.values + penalty).rsqrt()
+            return _HessianRoot(self.vectors, inverse_roots, inverse_roots[:, :1], curvature.rsqrt())
         inverse_roots = (curvature * self.values + penalty).rsqrt()
         return _HessianRoot(self.vectors, inverse_roots, float(inverse_roots[0]), curvature**-0.5)
 
@@ -173,7 +177,7 @@ class LinearModel:
         dtype = self.rows.rows.dtype
         self.targets = linear_targets(factory.loss, factory.task, labels, balanced=factory.balanced, dtype=dtype)
         width = self.targets.width
-        self.weight, self.bias = self.rows.offset.new_zeros(width, rows.shape[1]), self.rows.offset.new_zeros(width)
+        self.weight, self.bias = self.rows.offset.new_zeros(width, rows.shape[1]), self.targets.first_bias.to(dtype)
         self.evaluations = 0
         self._preconditioner = _Preconditioner(self.rows)
 

@@ -26,12 +26,15 @@ class LinearTargets(Protocol):
     ----------
     width : int
         Scores that the model gives each row.
-    curvature : float
-        Second derivative of the loss by a score, where all are 0.
+    curvature : float or Tensor [width]
+        Second derivative of the loss by a score, where weights are 0.
+    first_bias : Tensor [width]
+        Intercepts to begin with.
     """
 
     width: int
-    curvature: float
+    curvature: float | Tensor
+    first_bias: Tensor
 
     def double(self) -> LinearTargets:
         """Return the same for scores in float64."""
@@ -79,7 +82,8 @@ class ClassTargets:
         self._labels = torch.from_numpy(compact.astype(np.int64))
         classes = len(self.present)
         self.width = 1 if classes == 2 else classes  # of two, the second against the first
-        self.curvature = {"logistic": (1 - 1 / classes) / classes, "hinge": 2.0}[loss]
+        self.curvature: float | Tensor = {"logistic": (1 - 1 / classes) / classes, "hinge": 2.0}[loss]
+        self.first_bias = torch.zeros(self.width, dtype=dtype)
 
     def double(self) -> ClassTargets:
         """Return the same for scores in float64."""
@@ -147,7 +151,6 @@ class LabelTargets:
     ) -> None:
         self.loss, self.out_features, self._labels = loss, out_features, labels
         self._all_weights = weights
-        self.curvature = {"logistic": 0.25, "hinge": 2.0}[loss]
         self.constants = constant_logits(labels)
         self.present = two_sided(labels)
         self.width = len(self.present)
@@ -155,6 +158,13 @@ class LabelTargets:
         sides = np.where(np.isnan(learned), 0, np.where(learned == 1, 1, -1))
         self._sides = torch.from_numpy(sides).to(dtype)
         self._weights = None if weights is None else weights[:, torch.from_numpy(self.present)]
+        # weighed alike, both sides are as frequent
+        logits = self.constants[self.present] if weights is None else np.zeros(self.width)
+        shares = 1 / (1 + np.exp(-logits))
+        known = (~np.isnan(learned)).mean(axis=0)
+        by_score = shares * (1 - shares) if loss == "logistic" else 2.0
+        self.curvature: float | Tensor = torch.from_numpy(known * by_score).to(dtype)
+        self.first_bias = torch.from_numpy(logits if loss == "logistic" else np.zeros(self.width)).to(dtype)
         # the loss of a label whose side is 0 does not hang on its score; without it, the loss can come near 0
         unknown = torch.from_numpy(np.isnan(learned).sum(axis=1)).to(dtype)
         self._idle = unknown * {"logistic": math.log(2), "hinge": 1.0}[loss] if unknown.any() else None

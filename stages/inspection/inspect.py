@@ -17,6 +17,7 @@ from stages.inspection.nearest_neighbors import UnitFeatures, equal_pairs, find_
 from stages.inspection.out_of_fold import out_of_fold_probabilities
 from stages.inspection.outliers import Outliers, distances_to_neighbor, find_outliers
 from stages.tasks.base import Task, find_metric
+from stages.tasks.single_label import SingleLabel
 
 LARGEST_GROUP = 0.1
 """Share of all samples that a group of near-duplicates may have before it is taken for a sign of poor features."""
@@ -28,18 +29,19 @@ class Inspection:
 
     Attributes
     ----------
-    label_errors : LabelErrors
+    label_errors : LabelErrors or None
+        None where a sample is not of one class.
     copies : list of NearDuplicate
         Leakage first.
     outliers : Outliers
     score : float
         By the task's primary metric, of the classifier that label errors were found with, on samples it was not fitted
-        on.
+        on; nan where there are none.
     notes : list of str
         What to know before any of it is believed.
     """
 
-    label_errors: LabelErrors
+    label_errors: LabelErrors | None
     copies: list[NearDuplicate]
     outliers: Outliers
     score: float
@@ -54,6 +56,11 @@ class Inspection:
     def duplicates(self) -> list[NearDuplicate]:
         """Near-duplicates within a split."""
         return [copy for copy in self.copies if not copy.leakage]
+
+
+def has_one_class(task: Task) -> bool:
+    """Return whether a sample of the task is of one class, which confident learning and counts of classes are about."""
+    return isinstance(task, SingleLabel)
 
 
 def require_threshold(threshold: float) -> None:
@@ -75,16 +82,15 @@ class FeatureTable:
     ----------
     features : ndarray [n, d]
         Float16 or float32.
-    targets : ndarray of int64 [n]
+    targets : ndarray [n, ...]
     splits, keys : list of str
     task : Task
-        Of one class a sample.
     groups : sequence of str
         What each sample is of, '' where it is on its own; empty where nothing is known.
     """
 
     features: NDArray[Any]
-    targets: NDArray[np.int64]
+    targets: NDArray[Any]
     splits: list[str]
     keys: list[str]
     task: Task
@@ -95,6 +101,8 @@ def inspect_features(
     table: FeatureTable, seed: int, *, threshold: float = THRESHOLD, device: torch.device
 ) -> Inspection:
     """Look for label errors, near-duplicates and outliers.
+
+    Labels are doubted where a sample is of one class; elsewhere all samples are of one kind that outliers differ from.
 
     Parameters
     ----------
@@ -138,8 +146,12 @@ def inspect_features(
         )
     else:  # a wrong label would be confirmed by a copy with the same wrong label among the rows that are fitted
         groups_kept_together = merge_groups(groups_kept_together, duplicate_pairs)
-    probabilities = out_of_fold_probabilities(features, targets, table.task, seed, groups_kept_together)
     distances = distances_to_neighbor(UnitFeatures(features, device, centered=False), seed)
+    if not has_one_class(table.task):
+        notes.append("label errors are looked for, and classes counted, where a sample is of one class")
+        one_kind = np.zeros(len(targets), dtype=np.int64)
+        return Inspection(None, copies, find_outliers(distances, one_kind), float("nan"), notes)
+    probabilities = out_of_fold_probabilities(features, targets, table.task, seed, groups_kept_together)
     statistics = table.task.statistic(torch.from_numpy(probabilities), torch.from_numpy(targets))
     return Inspection(
         find_label_errors(targets, probabilities),

@@ -9,6 +9,7 @@ Columns of other names go with the samples into the manifest.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from stages.data.sources.records import SPLIT_NAMES, Progress, SourceRecords, so
 from stages.data.sources.registry import register_source
 from stages.data.sources.sample_images import (
     Views,
+    chosen_frames,
     first_image,
     image_columns,
     images_of_row,
@@ -82,9 +84,9 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
         )
     if missing:
         rows_of_images = [images_of_row(fields, image_names, paths, line) for line, fields in table.rows(image_names)]
-        images = [image for views in rows_of_images for image in views if image is not None]
+        locations = [image for views in rows_of_images for image in views if image is not None]
         reason = _missing(table, missing, f"{_COLUMNS}; another column than label is taken with `target`")
-        return unlabeled_records(images, reason, [*table.notes, *paths.notes])
+        return unlabeled_records(locations, reason, [*table.notes, *paths.notes])
     joining, joining_notes = row_columns(table, options, targets)
     read = (*_ROLES, LABEL, *targets, *image_names)
     columns = [name for name in dict.fromkeys(table.columns) if name and name not in read]
@@ -118,7 +120,8 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
         )
     if LABEL in table.columns and LABEL not in targets:
         notes.append(f"the column label is left out: what is predicted is {listed(targets)}")
-    images, said, splits, strata, groups, _, samples, frames = (list(column) for column in zip(*rows, strict=True))
+    images: list[Views]
+    images, said, splits, strata, groups, _, samples, frames = map(list, zip(*rows, strict=True))
     extra_values, lines = zip(*rows.values(), strict=True)
     extra = dict(zip(columns, (list(column) for column in zip(*extra_values, strict=True)), strict=True))
     target_columns = dict(zip(targets, (list(column) for column in zip(*said, strict=True)), strict=True))
@@ -178,6 +181,40 @@ def read_image_table(path: Path) -> tuple[list[ListedImage], list[str]]:
         for line, fields in table.rows(verbatim=("path",))
     ]
     return images, [*table.notes, *paths.notes]
+
+
+def read_sample_table(path: Path, options: DataConfig) -> tuple[SourceRecords, list[str]]:
+    """Return the samples of a table without labels, by the options that say what a sample is, and notes.
+
+    Raises
+    ------
+    UsageError, DataError
+        If there are no such columns, or a row cannot be used; names the line.
+    """
+    table = TableFile(path, _READ)
+    names = image_columns(table.columns, options)
+    if names[0] not in table.columns:
+        raise DataError(_missing(table, [names[0]], "the first line must name the columns of the images"))
+    joining, _ = row_columns(table, options, [])
+    paths = TablePaths(path.parent)
+    rows = [(images_of_row(fields, names, paths, line), fields) for line, fields in table.rows(names)]
+    blank = [""] * len(rows)
+    others = [name for name in dict.fromkeys(table.columns) if name and name not in names]
+    records = SourceRecords(
+        [first_image(views) for views, _ in rows],
+        blank,
+        ("",),
+        blank,
+        blank,
+        extra={name: [fields[name] for _, fields in rows] for name in others},
+        images=[views for views, _ in rows] if len(names) > 1 else [],
+    )
+    if joining.sample:
+        samples, frames = ([fields[name].strip() if name else "" for _, fields in rows] for name in joining)
+        records = join_rows(records, samples, frames, options, joining)
+    images = records.images or [(location,) for location in records.locations]
+    records = replace(records, images=[chosen_frames(views, options.frames) for views in images])
+    return records, [*table.notes, *paths.notes]
 
 
 class _Row(NamedTuple):

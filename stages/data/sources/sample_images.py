@@ -150,8 +150,8 @@ def join_rows(
         If rows of one sample differ in target, split or group.
     """
     members: dict[str | int, list[int]] = defaultdict(list)
-    for row, word in enumerate(samples):
-        members[word or row].append(row)
+    for row, sample in enumerate(samples):
+        members[sample or row].append(row)
     alike = {"label": records.targets, **records.target_columns, "split": records.splits, "group": records.groups}
     for name, column in alike.items():
         for word, rows in members.items():
@@ -251,17 +251,22 @@ def with_frames(records: SourceRecords, options: DataConfig, progress: Progress 
     chosen: list[Views] = []
     fewer = 0
     for views in progress(images) if progress and any(is_video(first_image(views)) for views in images) else images:
-        # of each video no more than `frames` is needed, whatever else the sample has
-        all_frames = [frame for view in views if view is not None for frame in _frames_of(view)]
-        kept = evenly_spaced(len(all_frames), options.frames)
-        fewer += len(kept) < options.frames
-        chosen.append(tuple([all_frames[number] for number in kept]))
+        chosen.append(chosen_frames(views, options.frames))
+        fewer += len(chosen[-1]) < options.frames
     notes = []
     if fewer:
         notes.append(
             f"{fewer:,} of {len(chosen):,} samples have fewer than {options.frames} images, and all of them count"
         )
     return _with_images(replace(records, notes=[*records.notes, *notes]), chosen)
+
+
+def chosen_frames(views: Views, count: int | None) -> Views:
+    """Return so many images of a sample, evenly spaced, with its videos as frames; all as they are without a number."""
+    if count is None:
+        return views
+    all_frames = [frame for view in views if view is not None for frame in _frames_of(view)]
+    return tuple([all_frames[number] for number in evenly_spaced(len(all_frames), count)])
 
 
 def _frames_of(location: str) -> Sequence[str]:

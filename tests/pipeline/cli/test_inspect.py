@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from pipeline.cli.app import main
 from stages.data.manifest import Manifest
 from stages.data.sources.digits import digits_image
-from tests.pipeline.report.test_page import Page
+from tests.pipeline.report.pages import Page
 
 CLASSES = {"nought": 0, "one": 1, "<i>two": 2}
 
@@ -122,6 +122,30 @@ def test_a_dark_image_is_found_by_its_pixels(inspected, flawed):
     dark = [(issue["path"], issue["suggestion"]) for issue in of_kind(issues, "pixels")]
     assert (str(flawed / "train/nought/029.jpg"), "dark") in dark
     assert len(dark) < 10
+
+
+def test_of_numbers_copies_and_outliers_are_found_and_no_label_is_doubted(inspected, flawed, tmp_path):
+    root, issues, _ = inspected
+    rows = [
+        f"{path},{number + 0.5},{path.parent.parent.name}"
+        for number, path in enumerate(sorted(path for path in flawed.rglob("*") if path.is_file()))
+    ]
+    (tmp_path / "sizes.csv").write_text("\n".join(["path,size,split", *rows]))
+    options = ["--data", tmp_path / "sizes.csv", "--target", "size", "--image-size", 96, "--cache", root / "cache"]
+    assert main(["inspect", *map(str, options), "--out", str(tmp_path / "run")]) == 0
+    with (tmp_path / "run" / "issues.csv").open(newline="", encoding="utf-8") as file:
+        of_numbers = list(csv.DictReader(file))
+    for kind in ("leakage", "duplicate", "pixels"):
+        assert [issue["path"] for issue in of_kind(of_numbers, kind)] == [
+            issue["path"] for issue in of_kind(issues, kind)
+        ]
+    assert of_kind(of_numbers, "outlier")[0]["path"].endswith("noise.png")
+    assert not of_kind(of_numbers, "label")
+    assert all(issue["label"].endswith(".5") for issue in of_numbers)
+    page_text = Page(tmp_path / "run" / "inspect.html").words
+    assert "Label errors are looked for, and classes counted, where a sample is of one class." in page_text
+    for absent in ("Likely label errors", "Balance of the classes"):
+        assert absent not in page_text
 
 
 def test_the_page_shows_what_was_found_and_needs_nothing_else(inspected):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cache.errors import DataError
-from pipeline.experiment.table_columns import encode_columns
+from pipeline.experiment.table_columns import encode_columns, note_columns_left_out
 from stages.config.heads import HeadConfig
 from stages.data.manifest import Manifest
 from stages.tasks.multi_label import MultiLabel
@@ -50,3 +50,12 @@ def test_one_label_of_several_is_found_among_the_columns():
     same = replace(tags, extra={"seen": ["yes" if has else "no" for has in targets[:, 1]]})
     with pytest.raises(DataError, match="the column seen is the target"):
         encode_columns(same, HeadConfig(categories=("seen",)))
+
+
+def test_columns_given_with_a_fine_tuning_are_said_to_have_no_part(caplog):
+    with caplog.at_level("INFO", logger="cutonce"):
+        note_columns_left_out(HeadConfig())
+        note_columns_left_out(HeadConfig(columns=("area",), texts=("note",)))
+    assert [record.message for record in caplog.records] == [
+        "note: a network is fine-tuned on images alone; the columns area, note have no part in it"
+    ]

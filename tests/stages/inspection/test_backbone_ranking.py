@@ -17,6 +17,7 @@ from stages.inspection.backbone_ranking import (
 )
 from stages.tasks.base import find_metric
 from stages.tasks.single_label import SingleLabel
+from tests.stages.fitting.labels_and_numbers import label_task, labelled, number_task, numbered
 from tests.stages.fitting.rows_of_digits import TEN_CLASSES, digits
 
 CPU = torch.device("cpu")
@@ -77,3 +78,16 @@ def test_too_few_groups_are_refused():
     rows = FeatureRows(ROWS.features[:9], ROWS.labels[:9], groups=np.zeros(9, dtype=np.int64))
     with pytest.raises(DataError, match="9 images of 1 groups are too few"):
         cross_validated(rows, TEN_CLASSES, 0, CPU)
+
+
+@pytest.mark.parametrize(("rows_of", "task_of"), [(labelled, label_task), (numbered, number_task)])
+def test_several_labels_and_numbers_are_ranked_by_their_own_metric(rows_of, task_of):
+    features, targets = rows_of(unknown=0.1)
+    task = task_of(targets.shape[1])
+    noise = np.random.default_rng(9).normal(0, 3, features.shape).astype(np.float32)
+    rows = {"clear": features, "noisy": features + noise}
+    kept = {name: cross_validated(FeatureRows(own, targets), task, 0, CPU) for name, own in rows.items()}
+    best, other = rank_backbones(kept, task)
+    assert (best.name, other.name) == ("clear", "noisy")
+    assert best.score > 0.9 > best.score + other.behind.high
+    assert 0 < best.standard_error < 0.1
