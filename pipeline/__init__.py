@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.library.finetuning import finetune as finetune
     from pipeline.library.functions import compare as compare
     from pipeline.library.functions import features as features
+    from pipeline.library.regressor import TransferRegressor as TransferRegressor
     from stages.config.data import DataConfig as DataConfig
     from stages.config.features import FeatureConfig as FeatureConfig
     from stages.config.finetune import FinetuneConfig as FinetuneConfig
@@ -40,6 +41,7 @@ _HOME = {
     "HeadConfig": "stages.config.heads",
     "Preprocessing": "pipeline.library.backbones",
     "TransferClassifier": "pipeline.library.estimators",
+    "TransferRegressor": "pipeline.library.regressor",
     "backbone_from_module": "pipeline.library.backbones",
     "compare": "pipeline.library.functions",
     "features": "pipeline.library.functions",
@@ -56,6 +58,7 @@ __all__ = [
     "HeadConfig",
     "Preprocessing",
     "TransferClassifier",
+    "TransferRegressor",
     "backbone_from_module",
     "compare",
     "features",

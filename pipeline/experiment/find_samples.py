@@ -104,6 +104,6 @@ def _in_folder(folder: Path, options: DataConfig) -> list[NewSample]:
         members[location if is_video(location) else os.path.dirname(location)].append(location)  # noqa: PTH120
     samples = []
     for name in sorted(members, key=natural_key):
-        images: Views = tuple(sorted(members[name], key=natural_key))
-        samples.append(NewSample(name, chosen_frames(images, options.frames)))
+        images = sorted(members[name], key=natural_key)
+        samples.append(NewSample(name, chosen_frames(tuple(images), options.frames)))
     return samples

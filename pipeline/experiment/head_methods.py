@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cache.errors import listed
 from pipeline.evaluation.results import Predictions, Result, evaluate_test
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.find_samples import sample_options
@@ -46,6 +47,7 @@ from stages.fitting.fit_head import (
     get_fit,
     head_method,
     head_probabilities,
+    one_sided_labels,
     train_head,
 )
 from stages.network.aggregate import Aggregate
@@ -101,6 +103,10 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
     earlier = {name: find_finished_head(experiment, name, options) for name in names}
     data = HeadProblems(experiment, options)
     data.of(names[0])
+    if constant := one_sided_labels(experiment.task, experiment.split("train").targets):
+        _LOG.warning(
+            f"seed {seed}: all training samples have, or all lack, {listed(constant)}: nothing can be learned of that"
+        )
     results = []
     for name, finished in earlier.items():
         method_dir = experiment.directory / head_dir_name(name)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.utils import check_random_state
@@ -36,6 +37,8 @@ from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head, save_head
 from stages.runtime.device import resolve_device
 from stages.runtime.threads import usable_after_fork
+from stages.tasks.base import Task
+from stages.tasks.multi_label import MultiLabel
 from stages.tasks.single_label import SingleLabel
 
 _BLOCK_ROWS = 64
@@ -221,8 +224,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array [n, d]
-        y : array [n]
-            Classes, of any type.
+        y : array [n] or [n, k]
+            Classes, of any type; or 0 and 1 for each of k labels, of which a sample may have any number.
         groups : array [n], optional
             Samples of one group (a patient, a product) stay together in folds and in what is held out.
 
@@ -232,44 +235,58 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             If a parameter is wrong, or there is nothing to learn from.
         """
         options = self._options()
-        features, targets = validate_data(self, X, y, dtype=[np.float32, np.float16], ensure_min_samples=2)
+        several = has_columns(y)
+        features, targets = validate_data(
+            self, X, y, dtype=[np.float32, np.float16], ensure_min_samples=2, multi_output=several
+        )
         check_classification_targets(targets)
-        self.classes_, labels = np.unique(targets, return_inverse=True)
+        self._label_task: MultiLabel | None = None
+        if several:
+            if not np.isin(targets, (0, 1)).all():
+                raise DataError("y of several columns says of each label whether a sample has it: it holds 0 and 1")
+            self.classes_ = np.arange(targets.shape[1])
+            self._label_task, labels = MultiLabel(list(map(str, self.classes_))), targets.astype(np.float32)
+        else:
+            self.classes_, labels = np.unique(targets, return_inverse=True)
         if len(self.classes_) < 2:
             raise DataError(f"y holds one class only, {str(self.classes_[0])!r}; a classifier needs at least two")
-        numbers = None if groups is None else _group_numbers(groups, features)
+        numbers = None if groups is None else group_numbers(groups, features)
         seed = self._seed()
-        is_held_out = _held_out(features, labels, numbers, self.validation_fraction, seed)
+        labels = labels if several else labels.astype(np.int64)
+        kinds = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1) if several else labels
+        is_held_out = held_out(features, kinds, numbers, self.validation_fraction, seed, min_kept=int(not several))
         train, val = (
-            FeatureRows(
-                features[part], labels[part].astype(np.int64), groups=None if numbers is None else numbers[part]
-            )
+            FeatureRows(features[part], labels[part], groups=None if numbers is None else numbers[part])
             for part in (~is_held_out, is_held_out)
         )
         device = resolve_device(self.device)
-        problem = FitProblem(train, val, self._task(), options, seed, device)
+        problem = FitProblem(train, val, self._label_task or self._task(), options, seed, device)
         self.result_: HeadResult = train_head(self.head, problem)
+        if several:
+            self._label_task = MultiLabel.from_json(self.result_.task.to_json())
         self.head_: Head = self.result_.module.to(device)
         return self
 
     @usable_after_fork
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the probability of each class, float64 [n, k], in the order of `classes_`."""
+        """Return the probability of each class, or of each of several labels, float64 [n, k], as in `classes_`."""
         check_is_fitted(self)
         features = validate_data(self, X, dtype=[np.float32, np.float16], reset=False)
-        # always as many rows at a time, so that a sample's probabilities do not depend on which others are asked for
-        blank = np.zeros((-len(features) % _BLOCK_ROWS, features.shape[1]), dtype=features.dtype)
-        filled = np.concatenate([features, blank])
-        blocks = (filled[start : start + _BLOCK_ROWS] for start in range(0, len(filled), _BLOCK_ROWS))
-        task = self._task()
-        answers = np.concatenate([head_probabilities(self.head_, block, task) for block in blocks])
-        probabilities = answers[: len(features)].astype(np.float64)
+        task = self._task() if self._label_task is None else self._label_task
+        probabilities = answers_of(self.head_, features, task).astype(np.float64)
+        if self._label_task is not None:
+            return probabilities
         normalised: NDArray[np.float64] = probabilities / probabilities.sum(axis=1, keepdims=True)
         return normalised
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the most probable class of each sample, [n]."""
+        """Return the most probable class of each sample, [n]; of labels 0 or 1 for each, int64 [n, k].
+
+        A label is predicted from a threshold on that was chosen on what was held out.
+        """
         check_is_fitted(self)
+        if self._label_task is not None:
+            return self._label_task.values(torch.from_numpy(self.predict_proba(X))).astype(np.int64)
         classes: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
         return classes
 
@@ -295,6 +312,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if not isinstance(self.random_state, (int, np.integer)):
             parameters["random_state"] = None
         described = {
+            **({} if self._label_task is None else {"labels": self._label_task.to_json()}),
             "class_names": self.classes_.tolist(),
             "class_type": self.classes_.dtype.str,
             "parameters": {name: _plain(value) for name, value in parameters.items() if name != "device"},
@@ -336,6 +354,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         }
         classifier = cls(**parameters, device=device)
         classifier.classes_ = np.array(names, dtype=described.get("class_type"))
+        classifier._label_task = MultiLabel.from_json(described["labels"]) if "labels" in described else None
         classifier.n_features_in_ = shape[0]
         if "feature_names" in described:
             classifier.feature_names_in_ = np.array(described["feature_names"], dtype=object)
@@ -359,9 +378,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     def _seed(self) -> int:
-        if isinstance(self.random_state, (int, np.integer)):
-            return int(self.random_state)
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
+        return drawn_seed(self.random_state)
 
 
 def _plain(value: Any) -> Any:
@@ -371,17 +388,44 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _group_numbers(groups: ArrayLike, features: NDArray[Any]) -> NDArray[np.int64]:
+def has_columns(y: ArrayLike) -> bool:
+    """Return whether targets are several for each sample."""
+    targets = np.asarray(y)
+    return targets.ndim == 2 and targets.shape[1] > 1
+
+
+def drawn_seed(random_state: int | np.random.RandomState | None) -> int:
+    """Return a number as it is; of a random state, or none, one that is drawn."""
+    if isinstance(random_state, (int, np.integer)):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def answers_of(head: Head, features: NDArray[Any], task: Task) -> NDArray[np.float32]:
+    """Return what a head says of features, as the task reads it, [n, out_features].
+
+    Always as many rows at a time go through it: a sample's answer does not depend on which others are asked for.
+    """
+    blank = np.zeros((-len(features) % _BLOCK_ROWS, features.shape[1]), dtype=features.dtype)
+    filled = np.concatenate([features, blank])
+    blocks = (filled[start : start + _BLOCK_ROWS] for start in range(0, len(filled), _BLOCK_ROWS))
+    return np.concatenate([head_probabilities(head, block, task) for block in blocks])[: len(features)]
+
+
+def group_numbers(groups: ArrayLike, features: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the number of each sample's group, int64 [n]."""
     check_consistent_length(features, groups)
     return np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
 
 
-def _held_out(
+def held_out(
     features: NDArray[Any],
     labels: NDArray[np.int64],
     groups: NDArray[np.int64] | None,
     share: float,
     seed: int,
+    *,
+    min_kept: int = 1,
 ) -> NDArray[np.bool_]:
     """Return which samples are held out of each class; equal rows, and those of a group, stay together.
 
@@ -390,7 +434,7 @@ def _held_out(
     keys = [key_of_bytes(row.tobytes()) for row in features]
     names = [] if groups is None else [str(group) for group in groups]
     units = split_units(keys, [str(label) for label in labels], [""] * len(keys), names, seed)
-    held_out_keys = stratified_group_split(units, share, min_kept=1)
+    held_out_keys = stratified_group_split(units, share, min_kept=min_kept)
     is_held_out = np.array([key in held_out_keys for key in keys])
     if not is_held_out.any():
         raise DataError(

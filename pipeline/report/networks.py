@@ -153,24 +153,25 @@ class SuggestionReport:
     def records(self) -> list[dict[str, Any]]:
         """The networks as plain values, for a file."""
         found = self.suggestion
-        records = []
-        for entry in [*found.ranked, *found.sieved_out]:
-            judged = isinstance(entry, RankedBackbone)
-            name = entry.name if isinstance(entry, RankedBackbone) else entry
-            records.append(
-                {
-                    "name": name,
-                    found.metric.name: entry.score if judged else None,
-                    "standard_error": entry.standard_error if judged else None,
-                    "behind": entry.behind.value if judged else None,
-                    "behind_low": entry.behind.low if judged else None,
-                    "behind_high": entry.behind.high if judged else None,
-                    "tied": entry.is_tied if judged else None,
-                    "recommended": name == found.recommended.name,
-                    **_cost_record(found, name),
-                }
-            )
-        return records
+        judged = [
+            {
+                "name": entry.name,
+                found.metric.name: entry.score,
+                "standard_error": entry.standard_error,
+                "behind": entry.behind.value,
+                "behind_low": entry.behind.low,
+                "behind_high": entry.behind.high,
+                "tied": entry.is_tied,
+                "recommended": entry is found.recommended,
+                **_cost_record(found, entry.name),
+            }
+            for entry in found.ranked
+        ]
+        not_judged = dict.fromkeys(judged[0])
+        sieved_out = [
+            {**not_judged, "name": name, "recommended": False, **_cost_record(found, name)} for name in found.sieved_out
+        ]
+        return [*judged, *sieved_out]
 
     def _with_error(self, entry: RankedBackbone) -> str:
         as_percent = self.suggestion.metric.as_percent

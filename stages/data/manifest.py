@@ -381,12 +381,13 @@ def load_manifest(
         notes += joined
     task = reading.make_task(listing.targets) if reading is not None else SingleLabel(listing.class_names)
     held = set(listing.class_names)
-    shown = told_apart(listing.class_names)
     notes += [f"no image of class {name} can be read: left out" for name in source.class_names if name not in held]
+    names: tuple[str, ...] = getattr(task, "class_names", ())
+    shown, (one, several) = told_apart(names), ("class", "classes") if listing.class_names else ("label", "labels")
     notes += [
-        f"{len(group)} classes look the same, and are not: {', '.join(shown[index] for index in group)}; if they are "
-        "one class, give them one name"
-        for group in look_alikes(listing.class_names).values()
+        f"{len(group)} {several} look the same, and are not: {', '.join(shown[index] for index in group)}; if they are "
+        f"one {one}, give them one name"
+        for group in look_alikes(names).values()
     ]
     targets = load_targets(task, listing.targets)
     if len(listing.class_names) == 1:

@@ -105,7 +105,10 @@ def make_missing_splits(
     """
     splits, notes = _given_splits(listing, keys, options)
     grouped = any(listing.groups)
-    units = split_units(keys, strata.of_samples, listing.strata, listing.groups, seed)
+    labels, kinds = strata.of_samples, listing.strata
+    if not strata.kind and not grouped:  # a share of each part, rounded, would not add up to the share of all
+        labels, kinds = [""] * len(keys), [f"{part}\n{kind}" for part, kind in zip(labels, kinds, strict=True)]
+    units = split_units(keys, labels, kinds, listing.groups, seed)
     if "test" not in splits:
         test = stratified_group_split(units, options.test_size, min_kept=2)
         splits = ["test" if key in test else "train" for key in keys]
@@ -123,7 +126,8 @@ def make_missing_splits(
         notes.append(f"validation split made here: {share} (seed {seed})")
     present = _present(strata, splits)
     _check_every_split(strata, present, splits, grouped=grouped)
-    return splits, [*notes, *_conflicting_targets(listing, keys, strata), *_not_everywhere(strata, present)]
+    notes += _conflicting_targets(listing, keys, strata)
+    return splits, [*notes, *_not_everywhere(strata, present), *_without_negatives(strata, splits)]
 
 
 def _given_splits(listing: SourceRecords, keys: Sequence[str], options: DataConfig) -> tuple[list[str], list[str]]:
@@ -224,4 +228,19 @@ def _not_everywhere(strata: Strata, present: dict[str, set[str]]) -> list[str]:
     missing = {split: sorted(set(strata.names) - names) for split, names in present.items()}
     return [
         f"no {split} {words} {listed(absent, _NAMED, '; ')}{unscored}" for split, absent in missing.items() if absent
+    ]
+
+
+def _without_negatives(strata: Strata, splits: Sequence[str]) -> list[str]:
+    """Name the labels that all images of a split have; nothing where an image is of one class."""
+    if strata.kind != "label":
+        return []
+    common: dict[str, set[str]] = {}
+    for labels, split in set(zip(strata.of_samples, splits, strict=True)):
+        common[split] = common.get(split, set(strata.names)).intersection(labels)
+    return [
+        f"all {split} images have the label {listed(sorted(common[split]), _NAMED, '; ')}; it has no area under the "
+        "curve there"
+        for split in SPLITS
+        if common.get(split)
     ]

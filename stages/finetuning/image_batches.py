@@ -115,7 +115,7 @@ class ImageBatches:
 
     def _in_turns(self, pool: ThreadPoolExecutor, images: Tensor) -> Tensor:
         """Return the output of the boundary for the images of samples, never more at a time than a batch may have."""
-        parts = images.split(self._at_a_time)
+        parts = torch.split(images, self._at_a_time)
         return torch.cat([self._through_frozen(self._upper.normalize(part), pool) for part in parts])
 
     def _through_frozen(self, inputs: Tensor, pool: ThreadPoolExecutor) -> Tensor:
@@ -149,7 +149,7 @@ class ImageBatches:
 
         with progress(label="validate", total=len(images), unit="images") as bar:
             for samples in complete_samples(outputs(), val.images):
-                targets = torch.from_numpy(val.targets[[sample.index for sample in samples]])
+                targets = torch.from_numpy(val.targets[[sample.number for sample in samples]])
                 yield join_samples(samples, self._at_a_time), targets
 
 
@@ -221,7 +221,7 @@ def memoize_batches(make: Callable[[], Iterator[tuple[Inputs, Tensor]]]) -> Call
     memoized: list[tuple[Inputs, Tensor]] = []
     complete = False
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+    def batches() -> Iterator[tuple[Inputs, Tensor]]:
         nonlocal complete
         if complete:
             yield from memoized

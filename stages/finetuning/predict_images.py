@@ -116,7 +116,7 @@ def iter_sample_predictions(
             ]
             of_samples = torch.stack(activated, dim=1).flatten(0, 1).numpy() if there else np.empty((0, 1), np.float32)
             failures = [failure for sample in complete for failure in sample.failures]
-            yield PredictedBatch([sample.index for sample in there], renderings.average(of_samples), failures)
+            yield PredictedBatch([sample.number for sample in there], renderings.average(of_samples), failures)
 
 
 def predict_proba(

@@ -127,7 +127,7 @@ class ComputedSample(NamedTuple):
 
     Attributes
     ----------
-    index : int
+    number : int
         Which of the samples.
     rows : list of (place, list of Tensor)
         By the places of its images: the rows of each of which something could be made.
@@ -135,7 +135,7 @@ class ComputedSample(NamedTuple):
         The others, by their numbers among the images of all samples.
     """
 
-    index: int
+    number: int
     rows: list[tuple[int, list[Tensor]]]
     failures: list[tuple[int, str]]
 
@@ -180,11 +180,11 @@ def complete_samples(
             yield complete
 
 
-def join_samples(samples: Sequence[ComputedSample], at_a_time: int, number: int = 0) -> SampleImages:
-    """Return the rows of samples together, of each image that with a number: its rendering."""
+def join_samples(samples: Sequence[ComputedSample], at_a_time: int, rendering: int = 0) -> SampleImages:
+    """Return the rows of samples together, of each image that of one of its renderings."""
     placed = [placed for sample in samples for placed in sample.rows]
     return SampleImages(
-        torch.stack([rows[number] for _, rows in placed]),
+        torch.stack([rows[rendering] for _, rows in placed]),
         tuple(len(sample.rows) for sample in samples),
         tuple(place for place, _ in placed),
         at_a_time,

@@ -65,7 +65,7 @@ class TrainableTop(nn.Module):
         """Compute the logits of a batch."""
         if isinstance(x, SampleImages):
             # nothing is kept of them in evaluation, so any number of images can be taken in turns
-            parts = [x.images] if self.training else x.images.split(x.at_a_time)
+            parts = [x.images] if self.training else torch.split(x.images, x.at_a_time)
             return self.answer(replace(x, images=torch.cat([self.rows(part) for part in parts])))
         output = self.top(x)
         if isinstance(output, tuple):

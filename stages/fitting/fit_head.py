@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cache.errors import UsageError
+from cache.errors import UsageError, listed
 from stages.config.head_registry import HeadKind, find_head, import_head, names_where
 from stages.config.heads import HeadName
 from stages.fitting.blocks import fit_blocks
@@ -30,6 +30,7 @@ from stages.fitting.feature_rows import (
     require_in_memory,
     require_learnable,
 )
+from stages.fitting.linear_targets import two_sided
 from stages.fitting.problem import CutContext, FitProblem
 from stages.fitting.registry import FitFunction
 from stages.fitting.torch_heads import fit_torch_head
@@ -126,6 +127,8 @@ def train_head(name: HeadName, problem: FitProblem) -> HeadResult:
     fitted = fit(problem) if problem.blocks is None else fit_blocks(kind, fit, problem.blocks, problem)
     (val_loss, val_score), task = _validate(fitted.head_train_only, problem)
     settings = {"refitted on": "train+val", **fitted.settings}
+    if constant := one_sided_labels(problem.task, problem.train.labels):
+        settings["not learned"] = listed(constant)
     return HeadResult(
         name,
         fitted.head,
@@ -151,6 +154,17 @@ def _validate(head: Head, problem: FitProblem) -> tuple[tuple[float, float], Tas
     finally:
         hook.remove()
     return scores, task.calibrated(task.activate(torch.cat(outputs)), torch.from_numpy(problem.val.labels))
+
+
+def one_sided_labels(task: Task, labels: NDArray[Any]) -> list[str]:
+    """Return the names of the labels that all rows have where it is known, or none: nothing tells them apart.
+
+    There are none where a row has one class, or numbers.
+    """
+    if labels.ndim == 1 or task.outputs == "values":
+        return []
+    one_sided = np.setdiff1d(np.arange(task.out_features), two_sided(labels))
+    return [task.decode(label) for label in torch.eye(task.out_features)[one_sided]]
 
 
 def in_words(names: Sequence[str]) -> str:

@@ -45,8 +45,8 @@ def fit_knn(problem: FitProblem) -> HeadFit:
     candidates = [{"k": k, "score": float(np.mean(scores[k]))} for k in numbers]
     best = max(candidates, key=lambda candidate: (candidate["score"], -candidate["k"]))
     final_head, without_val = (
-        KNNHead.from_rows(features[: len(part)], labels[: len(part)], out_features, int(best["k"]), votes_for)
-        for part in (labels, train)
+        KNNHead.from_rows(features[:size], labels[:size], out_features, min(int(best["k"]), size), votes_for)
+        for size in (len(labels), len(train))  # a fold may be fitted to more rows than train has
     )
     settings = {**best, "selected by": scoring.description}
     return HeadFit(final_head, without_val, settings, candidates)

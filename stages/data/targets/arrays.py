@@ -15,11 +15,13 @@ from stages.data.sources.target_columns import LABEL
 from stages.data.targets.columns import TargetColumns, is_missing, truth_of
 from stages.data.targets.registry import Reading, read_columns
 from stages.tasks.multi_label import SEPARATOR, MultiLabel
-from stages.tasks.regression import Regression
 from stages.tasks.single_label import SingleLabel
 
 _NAME = "labels"
 """What messages call such targets."""
+
+_NUMBERS = "regression"
+"""The task that has to be asked for."""
 
 
 def read_arrays(
@@ -49,11 +51,9 @@ def read_arrays(
     options = DataConfig(_NAME, task=task, log_target=log_target, ordinal=tuple(map(str, ordinal)))
     columns, classes, plain_task = _as_columns(values)
     if options.task == AUTO:
-        found = Regression.name if log_target or ordinal else plain_task
+        found = _NUMBERS if log_target or ordinal else plain_task
         if not found:
-            raise UsageError(
-                f"{_NAME} holds numbers that are no classes: to predict them, say task='{Regression.name}'"
-            )
+            raise UsageError(f"{_NAME} holds numbers that are no classes: to predict them, say task='{_NUMBERS}'")
         options = replace(options, task=found)
     name, reading, _ = read_columns(columns, options)
     if reading.left_out:

@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import timm
 
@@ -24,7 +25,7 @@ def lite_catalog() -> list[CatalogEntry]:
     """Return the embedded networks; no accuracy is published with their weights."""
     entries = []
     for name in BUNDLED:
-        configuration = timm.get_pretrained_cfg(f"tf_{name}")
+        configuration: Any = timm.get_pretrained_cfg(f"tf_{name}")
         size = configuration.input_size[-1]
         is_here = importlib.util.find_spec(_package(name)) is not None
         counted_as = f"timm {configuration.architecture} {configuration.num_classes} {size}"

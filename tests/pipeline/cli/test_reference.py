@@ -33,7 +33,7 @@ def known():
 
 @pytest.mark.parametrize(
     "page",
-    [path for path in sorted(ROOT.glob("docs/*.md")) if path.name != "changelog.md"] + [ROOT / "README.md"],
+    [path for path in sorted(ROOT.glob("docs/**/*.md")) if path.name != "changelog.md"] + [ROOT / "README.md"],
     ids=lambda path: path.name,
 )
 def test_every_flag_on_a_page_is_one(page, known):

@@ -438,6 +438,13 @@ def test_rows_of_one_image_are_one_sample_with_all_their_labels(tmp_path):
     assert np.array_equal(loaded.targets, manifest.targets)
 
 
+def test_labels_that_look_the_same_are_noted(tmp_path):
+    names = ("caf\u00e9", "cafe\u0301")
+    rows = [f"{index}.png,{names[index % 2]}" for index in range(24)]
+    manifest = load_manifest(DataConfig(targets_table(tmp_path, "\n".join(["path,labels", *rows]))))
+    assert any(note.startswith("2 labels look the same, and are not: ") for note in manifest.notes)
+
+
 def test_a_file_in_two_class_folders_has_both_labels_where_it_may_have_several(folder):
     for name in ("000.png", "001.png", "002.png", "003.png"):
         shutil.copy(folder / "cat" / name, folder / "dog" / f"also-{name}")

@@ -339,10 +339,17 @@ def test_a_label_without_training_images_is_refused_and_one_without_test_images_
     listing, keys, strata = labels_of([*given_splits, ("a|b", "test")])
     with pytest.raises(DataError, match=r"no training images with the label b: .* or leave the label out"):
         make_missing_splits(listing, keys, strata, OPTIONS, 0)
-    listing, keys, strata = labels_of([*given_splits, ("a|b", "train")])
+    listing, keys, strata = labels_of([*given_splits, ("a|b", "train"), ("", "train"), ("", "val")])
     _, notes = make_missing_splits(listing, keys, strata, OPTIONS, 0)
     unscored = "it has no average precision and no area under the curve there"
     assert notes == [f"no val image with the label b; {unscored}", f"no test image with the label a; b; {unscored}"]
+
+
+def test_a_label_that_all_images_of_a_split_have_is_told():
+    rows = [("a|b", "train"), ("", "train"), ("a|b", "val"), ("", "val"), ("a", "test"), ("a|b", "test")]
+    listing, keys, strata = labels_of(rows)
+    _, notes = make_missing_splits(listing, keys, strata, OPTIONS, 0)
+    assert notes == ["all test images have the label a; it has no area under the curve there"]
 
 
 def test_nothing_is_said_of_classes_where_there_are_numbers():
@@ -353,7 +360,8 @@ def test_nothing_is_said_of_classes_where_there_are_numbers():
     strata = strata_of(task, load_targets(task, listing.targets), listing.targets)
     splits, notes = make_missing_splits(listing, keys, strata, OPTIONS, 0)
     tested = [int(length) for length, split in zip(listing.targets, splits, strict=True) if split == "test"]
-    assert all(abs(sum(low <= length < low + 20 for length in tested) - 5) <= 1 for low in (0, 20, 40))
+    assert len(tested) == 15
+    assert all(4 <= sum(low <= length < low + 20 for length in tested) <= 6 for low in (0, 20, 40))
     assert notes[0] == "test split made here: 25% of the images (seed 0)"
     assert notes[2:] == ["the same image has two values (1): /data/3/image 3-60.jpg (3) = /data/4/image 4-4.jpg (4)"]
     listing, keys = listing_of([("image", "1", "", "")])

@@ -124,7 +124,7 @@ def test_samples_are_complete_as_soon_as_their_last_image_is():
     rows = torch.arange(8)
     batches = [([0, 0, 1], rows[:3], []), ([1, 3], rows[3:5], [(2, "torn")]), ([3, 4, 4], rows[5:], [])]
     complete = list(complete_samples(iter(batches), [VIEWS[:1], VIEWS[1:4], VIEWS[3:]], each=2))
-    assert [[sample.index for sample in samples] for samples in complete] == [[0], [1], [2]]
+    assert [[sample.number for sample in samples] for samples in complete] == [[0], [1], [2]]
     (first,), (second,), (third,) = complete
     assert [(place, [int(row) for row in rows]) for place, rows in first.rows] == [(0, [0, 1])]
     assert [place for place, _ in second.rows] == [1]

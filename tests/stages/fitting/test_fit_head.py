@@ -292,3 +292,11 @@ def test_a_torch_head_weighs_the_samples_with_a_rare_label_as_much_as_those_with
         for weights in ("none", "balanced")
     ]
     assert shares[0] < 0.2 < shares[1]
+
+
+def test_labels_that_all_training_rows_have_or_none_are_named():
+    rows, labels = labelled(count=60)
+    labels[:45, 0], labels[:45, 2] = 0, np.nan
+    trained = train_head("ridge", problem_of(rows, labels, options=replace(QUICK, scalers=("none",))))
+    assert trained.settings["not learned"] == "a, c"
+    assert "not learned" not in train_head("ridge", problem_of(*labelled(count=60), options=QUICK)).settings

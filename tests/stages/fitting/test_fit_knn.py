@@ -15,13 +15,15 @@ def directions(count=120, seed=0):
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32), angles
 
 
-def test_the_number_of_neighbors_that_scores_best_is_chosen():
+def test_the_number_of_neighbors_that_scores_best_is_chosen_as_far_as_there_are_rows():
     rows, angles = directions()
     noisy = (angles + np.random.default_rng(1).normal(size=len(angles)))[:, None] / 2
     fitted = fit_knn(problem_of(rows, noisy, options=HeadConfig(n_neighbors=(1, 10, 500))))
     scores = {candidate["k"]: candidate["score"] for candidate in fitted.candidates}
     assert sorted(scores) == [1, 10, 96]  # no more than a fold is fitted to
-    assert fitted.settings["k"] == max(scores, key=scores.get) == 10
+    assert scores[1] < scores[10] < scores[96]  # far ones weigh next to nothing
+    assert fitted.head.k == fitted.settings["k"] == 96
+    assert fitted.head_train_only.k == 90  # all there are in train
 
 
 @pytest.mark.parametrize("kind", [labelled, numbered])

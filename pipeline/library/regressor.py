@@ -1,0 +1,155 @@
+"""Numbers from features, as scikit-learn has it: the second stage as a regressor."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from cache.errors import DataError, UsageError
+from pipeline.library.estimators import answers_of, drawn_seed, group_numbers, has_columns, held_out
+from stages.config.heads import HeadConfig
+from stages.fitting.feature_rows import FeatureRows
+from stages.fitting.fit_head import HeadResult, train_head
+from stages.fitting.problem import FitProblem
+from stages.network.heads.base import Head
+from stages.runtime.device import resolve_device
+from stages.runtime.threads import usable_after_fork
+from stages.tasks.regression import Regression
+
+
+class TransferRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """A head on features that predicts numbers: fitted, and its settings chosen, as the command ``train`` does it.
+
+    Parameters
+    ----------
+    head : str
+        ``ridge``, or another that predicts numbers, as ``mlp``.
+    c_values : tuple of float, optional
+        Values of C that are tried (default: eleven from 1e-5 to 1).
+    scalers : tuple of {"none", "standard", "l2"}
+        Scalings of the features that are tried.
+    cv : int, optional
+        As for :class:`TransferClassifier`.
+    validation_fraction : float
+        Share of the samples that is held out: heads that train in epochs stop by it, and intervals are made from the
+        errors there. What is fitted in the end is fitted on all samples.
+    log_target : bool
+        Whether logarithms are predicted: for prices, sizes, counts, all of them above 0.
+    device : str
+    random_state : int, RandomState or None
+
+    Attributes
+    ----------
+    n_features_in_ : int
+    head_ : nn.Module
+        Features [b, d] -> numbers [b, targets] on the scale of `task_`, on the device.
+    task_ : Regression
+        With the scale of the numbers, and half the width of their intervals.
+    result_ : HeadResult
+        What was chosen among what, and how it validated.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from pipeline import TransferRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> TransferRegressor(random_state=0).fit(X, y).predict_interval(X[:3]).shape
+    (3, 2)
+    """
+
+    def __init__(
+        self,
+        head: str = "ridge",
+        *,
+        c_values: tuple[float, ...] | None = None,
+        scalers: tuple[Literal["none", "standard", "l2"], ...] = ("none", "standard"),
+        cv: int | None = None,
+        validation_fraction: float = 0.2,
+        log_target: bool = False,
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.head = head
+        self.c_values = c_values
+        self.scalers = scalers
+        self.cv = cv
+        self.validation_fraction = validation_fraction
+        self.log_target = log_target
+        self.device = device
+        self.random_state = random_state
+
+    @usable_after_fork
+    def fit(self, X: ArrayLike, y: ArrayLike, *, groups: ArrayLike | None = None) -> TransferRegressor:
+        """Fit the head.
+
+        Parameters
+        ----------
+        X : array [n, d]
+        y : array [n] or [n, targets]
+            Numbers.
+        groups : array [n], optional
+            Samples of one group stay together in folds and in what is held out.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is wrong, or there is nothing to learn from.
+        """
+        if not 0 < self.validation_fraction < 1:
+            raise UsageError(f"validation_fraction has to lie between 0 and 1, not be {self.validation_fraction!r}")
+        several = has_columns(y)
+        features, targets = validate_data(
+            self, X, y, dtype=[np.float32, np.float16], ensure_min_samples=2, multi_output=several, y_numeric=True
+        )
+        self._several = several
+        numbers = np.asarray(targets, dtype=np.float64).reshape(len(features), -1)
+        if self.log_target and (numbers <= 0).any():
+            raise DataError("y holds numbers that have no logarithm: with log_target each is above 0")
+        numbers = np.log(numbers) if self.log_target else numbers
+        count = numbers.shape[1]
+        names = tuple(f"target_{place}" for place in range(count)) if several else ("target",)
+        task = Regression(names, (0.0,) * count, (1.0,) * count, log=self.log_target)
+        of_group = None if groups is None else group_numbers(groups, features)
+        seed = drawn_seed(self.random_state)
+        is_held_out = held_out(features, task.strata(numbers), of_group, self.validation_fraction, seed, min_kept=0)
+        task = task.scaled_to(numbers[~is_held_out])
+        scaled = (numbers - task.mean) / task.scale
+        train, val = (
+            FeatureRows(features[part], scaled[part], groups=None if of_group is None else of_group[part])
+            for part in (~is_held_out, is_held_out)
+        )
+        device = resolve_device(self.device)
+        c_options: dict[str, Any] = {} if self.c_values is None else {"c_values": tuple(self.c_values)}
+        options = HeadConfig(head=(self.head,), scalers=tuple(self.scalers), cv=self.cv, **c_options)
+        self.result_: HeadResult = train_head(self.head, FitProblem(train, val, task, options, seed, device))
+        self.task_ = Regression.from_json(self.result_.task.to_json())
+        self.head_: Head = self.result_.module.to(device)
+        return self
+
+    @usable_after_fork
+    def predict(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Return the number of each sample, float64 [n], or [n, targets] where y had several."""
+        check_is_fitted(self)
+        predicted = self.task_.values(self._answers(X))
+        return predicted if self._several else predicted[:, 0]
+
+    @usable_after_fork
+    def predict_interval(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Return the ends of intervals that hold the true number in 90 % of cases, float64 [n, 2] or [n, targets, 2].
+
+        Split conformal intervals, from the errors for what was held out.
+        """
+        check_is_fitted(self)
+        answers = self._answers(X)
+        statistics = self.task_.statistic(answers, torch.full_like(answers, float("nan"), dtype=torch.float64))
+        ends = np.stack([statistics["low"], statistics["high"]], axis=2)
+        return ends if self._several else ends[:, 0]
+
+    def _answers(self, X: ArrayLike) -> torch.Tensor:
+        features = validate_data(self, X, dtype=[np.float32, np.float16], reset=False)
+        return torch.from_numpy(answers_of(self.head_, features, self.task_))
