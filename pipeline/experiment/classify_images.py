@@ -20,7 +20,7 @@ from cache.errors import DataError, UsageError, suggestion
 from pipeline.evaluation.results import Result, distinct_names, read_json
 from pipeline.experiment.find_samples import NewSample, find_samples
 from pipeline.experiment.model_store import open_model, read_columns, read_recipe
-from pipeline.experiment.predict_with_columns import predict_with_columns
+from pipeline.experiment.predict_with_columns import predict_samples_with_columns, predict_with_columns
 from pipeline.run_layout import MODEL_CARD, REPORT, RESULTS, files_of_methods, seed_of
 from stages.data.sources.csv_file import is_table, read_image_table
 from stages.data.sources.folder_tree import FolderNotes, images_below
@@ -133,7 +133,7 @@ def predict_images(
         If there is no readable image, or the method takes columns of a table and there is none with them.
     """
     recipe = read_recipe(model)
-    if recipe is not None and recipe.samples is not None and read_columns(model) is None:
+    if recipe is not None and recipe.samples is not None:
         return _predict_samples(model, find_samples(images, recipe.samples), device, backbone)
     listing = find_images(images)
     locations = [location for location, _ in listing]
@@ -167,7 +167,15 @@ def _predict_samples(
     locations = [location for sample in samples for location in sample.images if location is not None]
     predicted: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
-    for batch in iter_sample_predictions(extractor, upper, task, [sample.images for sample in samples], recipe.tta):
+    columns = read_columns(model)
+    batches = (
+        iter_sample_predictions(extractor, upper, task, [sample.images for sample in samples], recipe.tta)
+        if columns is None
+        else predict_samples_with_columns(
+            extractor, upper, task, [(sample.location, sample.images, sample.extra) for sample in samples], columns
+        )
+    )
+    for batch in batches:
         unreadable += [(locations[number], reason) for number, reason in batch.failures]
         for index, activated in zip(batch.indices, torch.from_numpy(batch.activated), strict=True):
             cells = dict(zip(task.predicted_columns, task.predicted_cells(activated), strict=True))
