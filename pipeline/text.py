@@ -79,6 +79,16 @@ def format_difference(value: float, *, as_percent: bool) -> str:
     return points(value) if as_percent else f"{'-' if round(value, 3) < 0 else '+'}{_plain(abs(value))}"
 
 
+def format_error(value: float, *, as_percent: bool) -> str:
+    """Return the standard error of a score: of a share in points, ``1.5``, else ``0.015``."""
+    return f"{100 * value:.1f}" if as_percent else _plain(value)
+
+
+def tick(value: float, *, as_percent: bool) -> str:
+    """Return a score for the ticks of an axis: 0.5 as ``50 %`` where people read it as a share, else as ``0.5``."""
+    return short_percent(value) if as_percent else f"{round(value, 4):g}"
+
+
 def format_range(ends: tuple[float, float], between: str = " to ", *, as_percent: bool) -> str:
     """Return two scores without a unit, ``85.0 to 90.1`` of shares in percent, else ``0.850 to 0.901``."""
     return between.join(f"{100 * end:.1f}" if as_percent else _plain(end) for end in ends)

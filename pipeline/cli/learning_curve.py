@@ -12,11 +12,12 @@ from stages.config.features import FeatureConfig
 def learning_curve(
     *, data: DataFlags, features: FeatureFlags = FeatureConfig(), head: str = "ridge", draws: int = 5, out: Path
 ) -> CurveReport:
-    """Measure accuracy against the number of training images, and say whether more labels would help.
+    """Measure the score against the number of training images, and say whether more labels would help.
 
     A head is trained on cached features of more and more training images, several stratified draws of each number, and
-    judged on the validation split. A power law through the accuracies says what 2, 4 and 10 times as many images would
-    bring, and how sure that is. Missing features are extracted first; the test split is not touched.
+    judged on the validation split by the task's primary metric. A power law through the scores says what 2, 4 and 10
+    times as many images would bring, and how sure that is. Missing features are extracted first; the test split is not
+    touched.
 
     Try:
 

@@ -19,7 +19,7 @@ def probe_layers(*, data: DataFlags, features: FeatureFlags = FeatureConfig(), o
     second call, and any later `train --cut` at one of them, runs no backbone. With --cut layers of your own choice,
     separated by commas, these are compared instead. The test split is not read.
 
-    Recommended is the cheapest cut whose accuracy is within one standard error of the best.
+    Recommended is the cheapest cut whose score, by the task's primary metric, is within one standard error of the best.
 
     Try:
 

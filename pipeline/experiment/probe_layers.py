@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cache.errors import UsageError
+from cache.errors import DataError, UsageError
 from stages.config.heads import HeadConfig
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import CachedCut, Extractor
 from stages.extraction.read_features import drop_unreadable, read_features
 from stages.fitting.fit_head import FeatureRows, FitProblem, head_probabilities, train_head
 from stages.inspection.layer_probe import CutScore, LayerProbe
-from stages.inspection.sample_scores import sample_scores
+from stages.inspection.sample_scores import require_rising, scored_samples
 from stages.runtime.progress import progress
+from stages.tasks.base import Statistics
 
 
 def probe_cuts(extractor: Extractor, manifests: Sequence[tuple[int, Manifest]]) -> LayerProbe:
@@ -33,13 +33,14 @@ def probe_cuts(extractor: Extractor, manifests: Sequence[tuple[int, Manifest]]) 
     Raises
     ------
     UsageError
-        If features are not vectors.
+        If features are not vectors, or the primary metric is better the lower it is.
     CacheError
         If an image of one of the two splits is not in the cache.
     DataError
-        If a split is empty.
+        If a split is empty, or the metric is not defined on the validation split of any seed.
     """
     require_vector_cuts(extractor)
+    metric = require_rising(manifests[0][1].task)
     readable = [(seed, drop_unreadable(extractor, manifest)) for seed, manifest in manifests]
     order = {cut.name: number for number, cut in enumerate(extractor.graph.cuts, 1)}
     taps = sorted(extractor.taps, key=lambda tap: order[tap.cut.name])
@@ -55,9 +56,15 @@ def probe_cuts(extractor: Extractor, manifests: Sequence[tuple[int, Manifest]]) 
                 bytes_per_image=tap.shape[0] * np.dtype(extractor.options.storage_dtype).itemsize,
                 multiply_adds_below=tap.cut.multiply_adds_below,
                 multiply_adds_above=tap.cut.multiply_adds_above,
-                per_sample=tuple(_validated(extractor, tap, manifest, seed) for seed, manifest in readable),
+                samples=tuple(_validated(extractor, tap, manifest, seed) for seed, manifest in readable),
+                metric=metric,
             )
         )
+        if math.isnan(scores[-1].score):
+            raise DataError(
+                f"{metric.label} is not defined on the validation images, {sum(scores[-1].images)} of them; give more "
+                "images, or a larger `val_size`"
+            )
     return LayerProbe(tuple(scores), tuple(seed for seed, _ in manifests))
 
 
@@ -71,8 +78,8 @@ def require_vector_cuts(extractor: Extractor) -> None:
             )
 
 
-def _validated(extractor: Extractor, tap: CachedCut, manifest: Manifest, seed: int) -> NDArray[Any]:
-    """Return the score of each validation image under a ridge head on one cut."""
+def _validated(extractor: Extractor, tap: CachedCut, manifest: Manifest, seed: int) -> Statistics:
+    """Return what the score of the validation images is made of under a ridge head on one cut."""
     single_tap = replace(extractor, taps=(tap,))
     train, val = (
         FeatureRows(read_features(single_tap, part), part.targets, groups=part.group_numbers)
@@ -80,4 +87,4 @@ def _validated(extractor: Extractor, tap: CachedCut, manifest: Manifest, seed: i
     )
     task = manifest.task
     head = train_head("ridge", FitProblem(train, val, task, HeadConfig(), seed, extractor.device)).module_train_only
-    return sample_scores(task, head_probabilities(head, val.features, task), val.labels)
+    return scored_samples(task, head_probabilities(head, val.features, task), val.labels)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,8 @@ from cache.atomic_write import atomic_path, write_atomically
 from pipeline.options.command_line import invocation
 from pipeline.report.figures import inline_svg, save_png
 from pipeline.report.page_parts import template, write_page
-from pipeline.report.probe_figures import accuracy_against_depth, save_svg
-from pipeline.text import byte_count, format_count, format_range, percent, table
+from pipeline.report.probe_figures import save_svg, score_against_depth
+from pipeline.text import byte_count, format_count, format_error, format_range, format_score, percent, table
 from stages.config.data import DataConfig
 from stages.extraction.extractor import Extractor
 from stages.inspection.layer_probe import CutScore, LayerProbe
@@ -52,23 +54,31 @@ class ProbeReport:
     @property
     def verdict(self) -> list[str]:
         """The recommendation, in sentences."""
-        best, recommended = self.probe.best, self.probe.recommended
+        best, recommended, label = self.probe.best, self.probe.recommended, self.probe.metric.label
         if len(self.probe.cuts) == 1:
-            return [f"One cut was probed, {best.name}: validation accuracy {percent(best.score)}.", _price(best)]
-        error = f"one standard error ({100 * best.standard_error:.1f} points)"
+            return [f"One cut was probed, {best.name}: validation {label} {self.score(best)}.", _price(best)]
+        points = " points" if self.probe.metric.as_percent else ""
+        error = f"one standard error ({self.error(best)}{points})"
         if recommended is best:
             return [
-                f"Cut at {best.name}: no cut has a better validation accuracy than {percent(best.score)}, and no "
+                f"Cut at {best.name}: no cut has a better validation {label} than {self.score(best)}, and no "
                 f"cheaper one comes within {error} of it.",
                 _price(best),
             ]
         return [
-            f"Cut at {recommended.name}: its validation accuracy of {percent(recommended.score)} is within {error} of "
-            "the "
-            f"best, and no cheaper cut's is.",
+            f"Cut at {recommended.name}: its validation {label} of {self.score(recommended)} is within {error} of "
+            f"the best, and no cheaper cut's is.",
             _price(recommended),
-            f"The best is {best.name} with {percent(best.score)}. {_price(best)}",
+            f"The best is {best.name} with {self.score(best)}. {_price(best)}",
         ]
+
+    def score(self, cut: CutScore) -> str:
+        """Return the score of a cut as people read it."""
+        return format_score(cut.score, as_percent=self.probe.metric.as_percent)
+
+    def error(self, cut: CutScore) -> str:
+        """Return its standard error, of a share in points."""
+        return format_error(cut.standard_error, as_percent=self.probe.metric.as_percent)
 
     @property
     def validated_on(self) -> str:
@@ -84,14 +94,14 @@ class ProbeReport:
     def table(self) -> str:
         """The cuts as a table for the terminal."""
         several = len(self.probe.seeds) > 1
-        header = ["cut", "depth", "row", "validation accuracy", *(["over seeds"] if several else [])]
+        header = ["cut", "depth", "row", f"validation {self.probe.metric.label}", *(["over seeds"] if several else [])]
         header += ["bytes/image", "multiply-adds", "saved"]
         rows = [
             [
                 score.name + "".join(f"  ({role})" for role in self.roles(score)),
                 str(score.depth),
                 str(score.width),
-                f"{percent(score.score)} ± {100 * score.standard_error:.1f}",
+                f"{self.score(score)} ± {self.error(score)}",
                 *([_over_seeds(score)] if several else []),
                 byte_count(score.bytes_per_image),
                 format_count(score.multiply_adds),
@@ -124,6 +134,11 @@ class ProbeReport:
         changed = {} if names == ["auto"] else {"cut": ",".join(names)}
         return invocation("train", self.data, features, **changed, out=(self.out or Path("runs")) / "+".join(names))
 
+    @property
+    def _scores_key(self) -> str:
+        """What the scores of the seeds are called, which files have of accuracies since before there were others."""
+        return "val_accuracies" if self.probe.metric.name == "accuracy" else "val_scores"
+
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         backbone = self.extractor.backbone
@@ -138,10 +153,11 @@ class ProbeReport:
             "validation_images": list(self.probe.cuts[0].images),
             "best": self.probe.best.name,
             "recommended": self.probe.recommended.name,
+            "metric": self.probe.metric.name,
             "standard_error": self.probe.best.standard_error,
             "verdict": " ".join(self.verdict),
             "commands": [command for _, command in self.commands],
-            "cuts": [{**_row(score), "val_accuracies": list(score.scores)} for score in self.probe.cuts],
+            "cuts": [{**_row(score), self._scores_key: _or_none(score.scores)} for score in self.probe.cuts],
             "notes": self.notes,
         }
 
@@ -158,7 +174,7 @@ def write_probe(report: ProbeReport, out_dir: Path) -> Path:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    figure = accuracy_against_depth(report.probe)
+    figure = score_against_depth(report.probe)
     save_png(figure, out_dir / "probe.png")
     save_svg(figure, out_dir / "probe.svg")
     page = template("probe.html.j2").render(
@@ -176,14 +192,16 @@ def write_probe(report: ProbeReport, out_dir: Path) -> Path:
 
 def _row(score: CutScore) -> dict[str, Any]:
     """Return a line of probe.csv."""
+    name = f"val_{score.metric.name}"
+    defined = [value for value in score.scores if not math.isnan(value)]
     return {
         "cut": score.name,
         "operation": score.operation,
         "depth": score.depth,
         "row_width": score.width,
-        "val_accuracy": score.score,
-        "val_accuracy_lowest": min(score.scores),
-        "val_accuracy_highest": max(score.scores),
+        name: score.score,
+        f"{name}_lowest": min(defined),
+        f"{name}_highest": max(defined),
         "standard_error": score.standard_error,
         "bytes_per_image": score.bytes_per_image,
         "multiply_adds": score.multiply_adds,
@@ -203,5 +221,9 @@ def _price(score: CutScore) -> str:
 
 
 def _over_seeds(score: CutScore) -> str:
-    low, high = min(score.scores), max(score.scores)
-    return format_range((low, high), as_percent=True)
+    defined = [value for value in score.scores if not math.isnan(value)]
+    return format_range((min(defined), max(defined)), as_percent=score.metric.as_percent)
+
+
+def _or_none(scores: Sequence[float]) -> list[float | None]:
+    return [None if math.isnan(score) else score for score in scores]

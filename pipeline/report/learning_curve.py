@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from numpy.typing import NDArray
 
 from cache.atomic_write import atomic_path
 from pipeline.report.figures import ACCENT, INK, MUTED, save_png, styled
 from pipeline.report.probe_figures import save_svg
-from pipeline.text import format_count, percent, short_percent, table
+from pipeline.text import format_count, format_score, table, tick
 from stages.inspection.extrapolation import Extrapolation, conclusion
 from stages.inspection.learning_curve import LearningCurve
 
 NAME = "learning-curve"
+
+_LOWEST = -1
+"""Lower end of the plot: of a few numbers R² can be -30, beside which all others would be one line."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +50,9 @@ class CurveReport:
     def table(self) -> str:
         """What was measured and what is to be expected, as a table for the terminal."""
         rows = [
-            [f"{size:,}", percent(mean), f"{percent(low)} to {percent(high)}", fitted]
-            for size, mean, low, high, fitted in zip(
-                self.curve.sizes.tolist(),
-                self.curve.scores.mean(axis=1),
-                self.curve.scores.min(axis=1),
-                self.curve.scores.max(axis=1),
-                self._fitted(),
-                strict=True,
+            [f"{size:,}", self._score(mean), self._over_draws(scores), fitted]
+            for size, mean, scores, fitted in zip(
+                self.curve.sizes.tolist(), self.curve.means, self.curve.scores, self._fitted(), strict=True
             )
         ]
         if self.extrapolation is not None:
@@ -61,7 +61,7 @@ class CurveReport:
                     f"{size:,}",
                     "",
                     "",
-                    f"{percent(interval.value)} ({percent(interval.low)} to {percent(interval.high)})",
+                    f"{self._score(interval.value)} ({self._score(interval.low)} to {self._score(interval.high)})",
                 ]
                 for size, interval in self.extrapolation.at.items()
             ]
@@ -76,7 +76,14 @@ class CurveReport:
     def _fitted(self) -> list[str]:
         if self.extrapolation is None:
             return ["" for _ in self.curve.sizes]
-        return [percent(accuracy) for accuracy in self.extrapolation.law(self.curve.sizes).tolist()]
+        return [self._score(score) for score in self.extrapolation.law(self.curve.sizes).tolist()]
+
+    def _score(self, value: float) -> str:
+        return format_score(value, as_percent=self.curve.metric.as_percent)
+
+    def _over_draws(self, scores: NDArray[np.float64]) -> str:
+        defined = scores[~np.isnan(scores)]
+        return f"{self._score(defined.min())} to {self._score(defined.max())}" if len(defined) else ""
 
 
 def write_curve(report: CurveReport, out_dir: Path) -> Path:
@@ -89,19 +96,22 @@ def write_curve(report: CurveReport, out_dir: Path) -> Path:
         writer = csv.writer(file)
         writer.writerow(["kind", "images", "draw", report.curve.metric.name, "low", "high"])
         for size, draws in zip(report.curve.sizes.tolist(), report.curve.scores.tolist(), strict=True):
-            writer.writerows(["measured", size, draw, f"{accuracy:.6f}", "", ""] for draw, accuracy in enumerate(draws))
+            writer.writerows(
+                ["measured", size, draw, "" if math.isnan(score) else f"{score:.6f}", "", ""]
+                for draw, score in enumerate(draws)
+            )
         for size, interval in report.extrapolation.at.items() if report.extrapolation is not None else ():
             writer.writerow(
                 ["extrapolated", size, "", *(f"{bound:.6f}" for bound in (interval.value, interval.low, interval.high))]
             )
-    figure = accuracy_against_images(report)
+    figure = score_against_images(report)
     path = out_dir / f"{NAME}.png"
     save_png(figure, path)
     save_svg(figure, path.with_suffix(".svg"))
     return path
 
 
-def accuracy_against_images(report: CurveReport) -> Figure:
+def score_against_images(report: CurveReport) -> Figure:
     """Draw each draw's score over the number of training images, the power law, and its interval beyond."""
     curve, extrapolation = report.curve, report.extrapolation
     with styled():
@@ -110,7 +120,7 @@ def accuracy_against_images(report: CurveReport) -> Figure:
         axes.set_xscale("log")
         for draw in range(curve.scores.shape[1]):
             axes.plot(curve.sizes, curve.scores[:, draw], "o", color=MUTED, markersize=3, alpha=0.6, linewidth=0)
-        axes.plot(curve.sizes, curve.scores.mean(axis=1), "o", color=ACCENT, markersize=5.5, zorder=3)
+        axes.plot(curve.sizes, curve.means, "o", color=ACCENT, markersize=5.5, zorder=3)
         largest = int(curve.sizes[-1])
         ticks = [int(curve.sizes[0]), largest]
         if extrapolation is not None:
@@ -139,7 +149,16 @@ def accuracy_against_images(report: CurveReport) -> Figure:
             lambda value, _: format_count(value) if value <= largest else f"{round(value / largest)} ×"
         )
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        axes.yaxis.set_major_formatter(lambda value, _: short_percent(value))
+        axes.yaxis.set_major_formatter(lambda value, _: tick(value, as_percent=curve.metric.as_percent))
+        if axes.get_ylim()[0] < _LOWEST:
+            axes.set_ylim(bottom=_LOWEST)
+            axes.annotate(
+                f"scores below {_LOWEST} are not shown",
+                (0.01, 0.02),
+                xycoords="axes fraction",
+                fontsize=8,
+                color=MUTED,
+            )
         axes.set_xlabel("training images (logarithmic)")
         axes.set_ylabel(f"validation {curve.metric.label}, {report.head}")
     return figure

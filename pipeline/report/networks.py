@@ -13,7 +13,7 @@ from typing import Any
 
 from cache.atomic_write import write_atomically
 from pipeline.options.command_line import invocation
-from pipeline.text import duration, format_count, format_difference, format_score, percent, table
+from pipeline.text import duration, format_count, format_difference, format_error, format_score, percent, table
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.inspection.backbone_ranking import RankedBackbone, Suggestion
@@ -175,7 +175,7 @@ class SuggestionReport:
 
     def _with_error(self, entry: RankedBackbone) -> str:
         as_percent = self.suggestion.metric.as_percent
-        error = f"{100 * entry.standard_error:.1f}" if as_percent else f"{entry.standard_error:.3f}"
+        error = format_error(entry.standard_error, as_percent=as_percent)
         return f"{format_score(entry.score, as_percent=as_percent)} ± {error}"
 
     def _behind(self, entry: RankedBackbone) -> str:

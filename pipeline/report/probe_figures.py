@@ -1,4 +1,4 @@
-"""The plot of a probe: accuracy of each cut over the network's depth, and below it what the cut costs."""
+"""The plot of a probe: the score of each cut over the network's depth, and below it what the cut costs."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator, NullLocator
 
 from pipeline.report.figures import ACCENT, GRID, INK, MUTED, SERIES, styled
-from pipeline.text import byte_count, format_count, short_percent
+from pipeline.text import byte_count, format_count, tick
 from stages.inspection.layer_probe import LayerProbe
 
 
-def accuracy_against_depth(probe: LayerProbe) -> Figure:
-    """Draw three panels over the cuts, from the image upwards: accuracy, multiply-adds of the trunk, bytes per row.
+def score_against_depth(probe: LayerProbe) -> Figure:
+    """Draw three panels over the cuts, from the image upwards: score, multiply-adds of the trunk, bytes per row.
 
     The bars are one standard error; the band is what is as good as the best; the ring is the cut to take.
     """
     positions = np.arange(len(probe.cuts))
     with styled():
         figure = Figure(figsize=(max(4.8, 1.2 + 0.3 * len(positions)), 5.2), layout="constrained")
-        accuracy, multiply_adds, bytes_per_image = figure.subplots(
+        score_axes, multiply_adds, bytes_per_image = figure.subplots(
             3, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1, 1)}
         )
-        _draw_accuracy(accuracy, probe)
+        _draw_scores(score_axes, probe)
         multiply_adds.bar(positions, [score.multiply_adds for score in probe.cuts], width=0.6, color=SERIES[7])
         multiply_adds.set_title("multiply-adds of the trunk", loc="left", fontsize=9, color=MUTED)
         multiply_adds.yaxis.set_major_locator(MaxNLocator(3))
@@ -49,18 +49,18 @@ def save_svg(figure: Figure, path: Path) -> None:
         figure.savefig(path, facecolor="white", metadata={"Date": None})
 
 
-def _draw_accuracy(axes: Axes, probe: LayerProbe) -> None:
+def _draw_scores(axes: Axes, probe: LayerProbe) -> None:
     positions = np.arange(len(probe.cuts))
-    accuracies = np.array([score.score for score in probe.cuts])
+    scores = np.array([score.score for score in probe.cuts])
     errors = np.array([score.standard_error for score in probe.cuts])
     axes.axhspan(probe.one_se_threshold, probe.best.score, color=GRID, alpha=0.6, linewidth=0)
     for seed in range(len(probe.seeds) if len(probe.seeds) > 1 else 0):
         axes.plot(positions, [score.scores[seed] for score in probe.cuts], "-", color=MUTED, linewidth=0.7, alpha=0.5)
-    axes.plot(positions, accuracies, "-", color=ACCENT, linewidth=1.4)
-    axes.vlines(positions, accuracies - errors, accuracies + errors, color=ACCENT, linewidth=1.6)
-    axes.plot(positions, accuracies, "o", color=ACCENT, markersize=4.5)
+    axes.plot(positions, scores, "-", color=ACCENT, linewidth=1.4)
+    axes.vlines(positions, scores - errors, scores + errors, color=ACCENT, linewidth=1.6)
+    axes.plot(positions, scores, "o", color=ACCENT, markersize=4.5)
     recommended = probe.cuts.index(probe.recommended)
-    axes.plot(recommended, accuracies[recommended], "o", color=INK, markersize=11, markerfacecolor="none")
+    axes.plot(recommended, scores[recommended], "o", color=INK, markersize=11, markerfacecolor="none")
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(lambda value, _: short_percent(value))
-    axes.set_title("validation accuracy", loc="left", fontsize=9, color=MUTED)
+    axes.yaxis.set_major_formatter(lambda value, _: tick(value, as_percent=probe.metric.as_percent))
+    axes.set_title(f"validation {probe.metric.label}", loc="left", fontsize=9, color=MUTED)

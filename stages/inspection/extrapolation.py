@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from stages.inspection.learning_curve import LearningCurve
 from stages.inspection.power_law import EXPONENTS, LEAST_SIZES, PowerLaw, fit_power_law
+from stages.inspection.sample_scores import mean_of_defined, scores_of_resamples
 from stages.tasks.statistics import percentile_interval
 
 FACTORS = (2, 4, 10)
@@ -75,19 +76,23 @@ def extrapolate(curve: LearningCurve, seed: int, replicates: int = REPLICATES) -
     The intervals are of a bootstrap over the draws and over the validation images at once: either would change if the
     curve were measured again. They do not contain that the score may not follow a power law.
     """
-    sizes = curve.sizes
+    measured = curve.is_measured
+    sizes, means, errors = curve.sizes[measured], curve.means[measured], curve.errors[measured]
     if len(sizes) < LEAST_SIZES:
         return None
-    errors = curve.errors
-    law = fit_power_law(sizes, curve.scores.mean(axis=1), errors)
-    laws = [fit_power_law(sizes, accuracies, errors, law) for accuracies in _resampled(curve, seed, replicates)]
+    law = fit_power_law(sizes, means, errors)
+    laws = []
+    for scores in _resampled(curve, seed, replicates)[:, measured]:
+        defined = ~np.isnan(scores)
+        if defined.sum() >= LEAST_SIZES:
+            laws.append(fit_power_law(sizes[defined], scores[defined], errors[defined], law))
     largest = int(sizes[-1])
-    now_accuracies = np.array([replicate(largest) for replicate in laws])
+    now_scores = np.array([replicate(largest) for replicate in laws])
     by_size, gains = {}, {}
     for factor in FACTORS:
-        later_accuracies = np.array([replicate(factor * largest) for replicate in laws])
-        by_size[factor * largest] = Interval.of(float(law(factor * largest)), later_accuracies)
-        gains[factor] = Interval.of(float(law(factor * largest) - law(largest)), later_accuracies - now_accuracies)
+        later_scores = np.array([replicate(factor * largest) for replicate in laws])
+        by_size[factor * largest] = Interval.of(float(law(factor * largest)), later_scores)
+        gains[factor] = Interval.of(float(law(factor * largest) - law(largest)), later_scores - now_scores)
     curve_sizes = np.geomspace(sizes[0], FACTORS[-1] * largest, 100)
     low, high = np.quantile(np.stack([replicate(curve_sizes) for replicate in laws]), [0.025, 0.975], axis=0)
     limit = Interval.of(law.limit, np.array([replicate.limit for replicate in laws]))
@@ -96,8 +101,8 @@ def extrapolate(curve: LearningCurve, seed: int, replicates: int = REPLICATES) -
     half = sizes <= largest / 2
     check = None
     if half.sum() >= LEAST_SIZES:
-        earlier = fit_power_law(sizes[half], curve.scores.mean(axis=1)[half], errors[half])
-        check = float(earlier(largest)), float(curve.scores[-1].mean())
+        earlier = fit_power_law(sizes[half], means[half], errors[half])
+        check = float(earlier(largest)), float(means[-1])
     return Extrapolation(law, limit, by_size, gains, (curve_sizes, low, high), identified, check)
 
 
@@ -105,13 +110,16 @@ def conclusion(curve: LearningCurve, extrapolation: Extrapolation | None) -> lis
     """Return whether more labels would help, in sentences; the first is the answer."""
     if extrapolation is None:
         return [
-            f"It cannot be said whether more labels would help: {len(curve.sizes)} sizes were measured, and a curve "
-            f"needs {LEAST_SIZES}."
+            f"It cannot be said whether more labels would help: {int(curve.is_measured.sum())} sizes were measured, "
+            f"and a curve needs {LEAST_SIZES}.",
+            *_left_out(curve),
         ]
+    as_percent = curve.metric.as_percent
     gain = extrapolation.gains[2]
     gain_text = (
-        f"twice as many labelled images would change {curve.metric.label} by {_points(gain.value)} points "
-        f"(95 % interval {_points(gain.low)} to {_points(gain.high)})"
+        f"twice as many labelled images would change {curve.metric.label} by "
+        f"{_difference(gain.value, as_percent)}{' points' if as_percent else ''} "
+        f"(95 % interval {_difference(gain.low, as_percent)} to {_difference(gain.high, as_percent)})"
     )
     if gain.value >= WORTH and gain.low > 0:
         lines = [f"More labels would help: {gain_text}."]
@@ -121,26 +129,47 @@ def conclusion(curve: LearningCurve, extrapolation: Extrapolation | None) -> lis
         lines = [f"Whether more labels would help is not certain: {gain_text}."]
     if extrapolation.identified:
         lines.append(
-            f"With any number of images of this kind this head ends at about {extrapolation.limit.value:.1%} "
-            f"({extrapolation.limit.low:.1%} to {extrapolation.limit.high:.1%})."
+            f"With any number of images of this kind this head ends at about "
+            f"{_score(extrapolation.limit.value, as_percent)} ({_score(extrapolation.limit.low, as_percent)} to "
+            f"{_score(extrapolation.limit.high, as_percent)})."
         )
     else:
         lines.append(
             f"Where the curve ends is not determined by these measurements (anywhere from "
-            f"{extrapolation.limit.low:.1%} to "
-            f"{extrapolation.limit.high:.1%}): trust twice as many images more than ten times."
+            f"{_score(extrapolation.limit.low, as_percent)} to "
+            f"{_score(extrapolation.limit.high, as_percent)}): trust twice as many images more than ten times."
         )
     if extrapolation.checked is not None:
         predicted, measured = extrapolation.checked
         lines.append(
-            f"As a check: fitted to half of the images and fewer, the curve predicts {predicted:.1%} for all of them; "
-            f"measured {measured:.1%}."
+            f"As a check: fitted to half of the images and fewer, the curve predicts "
+            f"{_score(predicted, as_percent)} for all of them; measured {_score(measured, as_percent)}."
         )
-    return lines
+    return lines + _left_out(curve)
 
 
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}"
+def _left_out(curve: LearningCurve) -> list[str]:
+    """Return which draws have no score, in a sentence; none where all have one."""
+    num_draws = curve.scores.shape[1]
+    lacking = [
+        f"{num_draws - scored} of {size:,} images"
+        for size, scored in zip(curve.sizes.tolist(), curve.scored.tolist(), strict=True)
+        if scored < num_draws
+    ]
+    if not lacking:
+        return []
+    return [
+        f"Left out are draws of too few images to train a head, or to have a score of its {curve.metric.label}: "
+        f"{', '.join(lacking)}."
+    ]
+
+
+def _score(value: float, as_percent: bool) -> str:
+    return f"{value:.1%}" if as_percent else f"{value:.3f}"
+
+
+def _difference(value: float, as_percent: bool) -> str:
+    return f"{100 * value:+.1f}" if as_percent else f"{value:+.3f}"
 
 
 def _resampled(curve: LearningCurve, seed: int, replicates: int) -> NDArray[np.float64]:
@@ -149,11 +178,16 @@ def _resampled(curve: LearningCurve, seed: int, replicates: int) -> NDArray[np.f
     The draws of one number are nested, so that a whole draw is taken or left.
     """
     generator = np.random.default_rng(seed)
-    sizes, draws, images = curve.per_sample.shape
-    flat = curve.per_sample.reshape(sizes * draws, images).astype(np.float32)
-    means = np.empty((replicates, sizes))
+    sizes, draws = curve.scores.shape
+    images = curve.images
+    counts = np.empty((replicates, images))
+    picks = np.empty((replicates, draws), dtype=np.int64)
     for replicate in range(replicates):
-        times = generator.multinomial(images, np.full(images, 1 / images)).astype(np.float32)
-        scores = (flat @ times / images).reshape(sizes, draws)
-        means[replicate] = scores[:, generator.integers(draws, size=draws)].mean(axis=1)
-    return means
+        counts[replicate] = generator.multinomial(images, np.full(images, 1 / images))
+        picks[replicate] = generator.integers(draws, size=draws)
+    kept = [samples for by_draw in curve.samples for samples in by_draw]
+    missing = np.full(replicates, np.nan, dtype=np.float32)
+    columns = [missing if one is None else scores_of_resamples(curve.metric, one, counts) for one in kept]
+    scores = np.stack(columns, axis=1).reshape(replicates, sizes, draws)
+    means = [mean_of_defined(each[:, picked]) for each, picked in zip(scores, picks, strict=True)]
+    return np.array(means, dtype=np.float64)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
+
+from stages.inspection.sample_scores import mean_of_defined, score_of, variance_of
+from stages.tasks.base import Metric, Statistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +30,10 @@ class CutScore:
         What a row takes in the cache, uncompressed.
     multiply_adds_below, multiply_adds_above : int
         Of the network up to the cut and beyond it, for one image.
-    per_sample : tuple of ndarray
-        For each seed, the score of each image of the validation split; bool where it is right or wrong.
+    samples : tuple of array
+        For each seed, what `scored_samples` says of the images of the validation split.
+    metric : Metric
+        What they are scored by.
     """
 
     name: str
@@ -39,29 +43,40 @@ class CutScore:
     bytes_per_image: int
     multiply_adds_below: int
     multiply_adds_above: int
-    per_sample: tuple[NDArray[Any], ...]
+    samples: tuple[Statistics, ...]
+    metric: Metric
 
     @property
     def images(self) -> tuple[int, ...]:
         """Images of the validation split of each seed."""
-        return tuple(map(len, self.per_sample))
+        return tuple(map(len, self.samples))
 
-    @property
+    @cached_property
     def score(self) -> float:
-        """Validation score over all seeds, each image counted as often as it was validated on."""
-        return float(np.concatenate(self.per_sample).mean())
+        """Validation score over all seeds, each image counted as often as it was validated on.
 
-    @property
+        Of a metric that is no mean over images, the mean of the seeds' scores.
+        """
+        if self.metric.per_sample is None:
+            return float(mean_of_defined(np.array(self.scores)))
+        return score_of(self.metric, np.concatenate(self.samples))
+
+    @cached_property
     def scores(self) -> tuple[float, ...]:
-        """Validation score of each seed."""
-        return tuple(float(scores_of_seed.mean()) for scores_of_seed in self.per_sample)
+        """Validation score of each seed; nan where the metric is not defined."""
+        return tuple(score_of(self.metric, samples) for samples in self.samples)
 
-    @property
+    @cached_property
     def standard_error(self) -> float:
         """Standard error of the score; of what is right or wrong the binomial one, sqrt(p (1 - p) / n)."""
-        pooled = np.concatenate(self.per_sample)
-        variance = self.score * (1 - self.score) if pooled.dtype == np.bool_ else float(pooled.var())
-        return math.sqrt(variance / len(pooled))
+        if self.metric.per_sample is not None:
+            return math.sqrt(variance_of(self.metric, np.concatenate(self.samples)))
+        variances = [
+            variance_of(self.metric, samples)
+            for samples, score in zip(self.samples, self.scores, strict=True)
+            if not math.isnan(score)
+        ]
+        return math.sqrt(sum(variances)) / len(variances)
 
     @property
     def multiply_adds(self) -> int:
@@ -92,6 +107,11 @@ class LayerProbe:
 
     cuts: tuple[CutScore, ...]
     seeds: tuple[int, ...]
+
+    @property
+    def metric(self) -> Metric:
+        """What the cuts are scored by."""
+        return self.cuts[0].metric
 
     @property
     def ranked(self) -> list[CutScore]:

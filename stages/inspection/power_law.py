@@ -1,6 +1,6 @@
-"""How accuracy grows with the number of training images: a power law, fitted by weighted least squares.
+"""How a score whose best is 1 grows with the number of training images: a power law, by weighted least squares.
 
-accuracy(n) = a - b n^-c, with the limit a, the distance b of a single image from it, and the exponent c. Hestness et
+score(n) = a - b n^-c, with the limit a, the distance b of a single image from it, and the exponent c. Hestness et
 al. (2017), "Deep Learning Scaling is Predictable, Empirically"; for how many labels are needed, Mahmood et al. (2022),
 "How Much More Data Do I Need? Estimating Requirements for Downstream Tasks" (CVPR).
 """
@@ -24,32 +24,32 @@ _STARTS = (0.25, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """accuracy(n) = limit - scale n^-exponent."""
+    """score(n) = limit - scale n^-exponent."""
 
     limit: float
     scale: float
     exponent: float
 
     def __call__(self, sizes: ArrayLike) -> NDArray[np.float64]:
-        """Return the accuracy at each size."""
+        """Return the score at each size."""
         return np.asarray(self.limit - self.scale * np.asarray(sizes, dtype=np.float64) ** -self.exponent)
 
 
 def fit_power_law(
     sizes: NDArray[np.int64],
-    accuracies: NDArray[np.float64],
+    scores: NDArray[np.float64],
     errors: NDArray[np.float64],
     start: PowerLaw | None = None,
 ) -> PowerLaw:
     """Return the power law of the least squares, each weighted by its standard error.
 
-    The limit lies between 0 and 1, and accuracy does not fall.
+    The limit lies between 0 and 1, and the score does not fall.
 
     Parameters
     ----------
     sizes : ndarray of int64 [s]
         At least `LEAST_SIZES`, increasing.
-    accuracies, errors : ndarray of float64 [s]
+    scores, errors : ndarray of float64 [s]
     start : PowerLaw, optional
         Where to begin (default: from several exponents, of which the best fit is kept).
 
@@ -68,11 +68,11 @@ def fit_power_law(
         return np.asarray(limit - gap * n**-exponent)
 
     def loss(parameters: NDArray[np.float64]) -> float:
-        return float((((law(relative, *parameters) - accuracies) / errors) ** 2).sum())
+        return float((((law(relative, *parameters) - scores) / errors) ** 2).sum())
 
     if start is None:
-        top = min(float(accuracies.max()) + 0.02, 0.999)
-        starts = [(top, max(top - float(accuracies[-1]), 1e-3), exponent) for exponent in _STARTS]
+        top = min(float(scores.max()) + 0.02, 0.999)
+        starts = [(top, max(top - float(scores[-1]), 1e-3), exponent) for exponent in _STARTS]
     else:
         starts = [(start.limit, start.scale * largest**-start.exponent, start.exponent)]
     low, high = (0.0, 0.0, EXPONENTS[0]), (1.0, 1.0, EXPONENTS[1])
@@ -80,7 +80,7 @@ def fit_power_law(
         curve_fit(
             law,
             relative,
-            accuracies,
+            scores,
             p0=np.clip(initial, low, high),
             sigma=errors,
             bounds=(low, high),

@@ -1,40 +1,77 @@
-"""What each sample contributes to a score, where that is a share of samples or a mean of shares."""
+"""What a task's score is made of, sample by sample, and how far the score would be another of other samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cache.errors import UsageError
-from stages.tasks.base import Statistics, Task, find_metric
+from stages.tasks.base import Metric, Statistics, Task, find_metric
+from stages.tasks.statistics import bootstrap_variance, resampled_scores
+
+_RESAMPLES = 500
+"""Resamples that a standard error is made of: it is known to a thirtieth."""
 
 
-def require_share(task: Task) -> Callable[[Statistics], NDArray[Any]]:
-    """Return what scores each sample by the task's primary metric: bool where a sample is right or wrong.
+def require_rising(task: Task) -> Metric:
+    """Return the task's primary metric.
 
     Raises
     ------
     UsageError
-        If that metric is not the mean of shares, the higher the better: standard errors and power laws are of such.
+        If it is better the lower it is: curves rise to a best score of 1, and cuts are ranked from the highest down.
     """
     metric = find_metric(task)
-    if metric.per_sample is None or not metric.as_percent or not metric.higher_is_better:
+    if not metric.higher_is_better:
         raise UsageError(
-            f"learning curves and probes are of a share that is averaged over images, as accuracy is; {metric.name} of "
-            f"the task {task.name} is none"
+            f"learning curves and probes are of a score that is the better the higher it is; {metric.name} of the task "
+            f"{task.name} is not"
         )
-    return metric.per_sample
+    return metric
 
 
-def sample_scores(task: Task, activated: NDArray[Any], targets: NDArray[Any]) -> NDArray[Any]:
-    """Return the score of each sample, [n], of activated outputs of a head, [n, out_features].
+def scored_samples(task: Task, activated: NDArray[Any], targets: NDArray[Any]) -> Statistics:
+    """Return what the primary metric of activated outputs, [n, out_features], is made of, an entry for each sample.
 
-    Raises
-    ------
-    UsageError
-        As `require_share`.
+    That is its score where the metric is the mean of such scores, bool where it is right or wrong; else its statistic.
     """
-    return require_share(task)(task.statistic(torch.from_numpy(activated), torch.from_numpy(targets)))
+    statistics = task.statistic(torch.from_numpy(activated), torch.from_numpy(targets))
+    per_sample = find_metric(task).per_sample
+    return statistics if per_sample is None else per_sample(statistics)
+
+
+def score_of(metric: Metric, samples: Statistics) -> float:
+    """Return the metric of `scored_samples`; nan where it is not defined for them."""
+    return metric.score(samples) if metric.per_sample is None else float(samples.mean())
+
+
+def variance_of(metric: Metric, samples: Statistics) -> float:
+    """Return the variance of the metric over samples drawn anew, from `scored_samples`.
+
+    Of a mean that of the scores over their number, of shares the binomial one, p (1 - p) / n; else of a bootstrap.
+    """
+    if metric.per_sample is None:
+        return bootstrap_variance(metric, samples, resamples=_RESAMPLES)
+    mean = float(samples.mean())
+    variance = mean * (1 - mean) if samples.dtype == np.bool_ else float(samples.var())
+    return variance / len(samples)
+
+
+def scores_of_resamples(metric: Metric, samples: Statistics, counts: NDArray[np.float64]) -> NDArray[np.floating]:
+    """Return the metric of each resample, [resamples], from how often each sample is in it, [resamples, n]."""
+    if metric.per_sample is None:
+        return resampled_scores(metric, samples, counts)
+    return np.asarray(counts.astype(np.float32) @ samples.astype(np.float32) / len(samples))
+
+
+def mean_of_defined(scores: NDArray[Any]) -> NDArray[Any]:
+    """Return means along the last axis of the scores that are not nan; nan where there are none."""
+    defined = ~np.isnan(scores)
+    if defined.all():
+        return np.asarray(scores.mean(axis=-1))
+    counts = defined.sum(axis=-1)
+    return np.where(counts > 0, np.where(defined, scores, 0).sum(axis=-1) / np.maximum(counts, 1), math.nan)

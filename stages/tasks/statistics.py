@@ -29,6 +29,7 @@ _MOST_WORK = 6_000_000_000
 _NUMBERS_AT_ONCE = 1 << 22
 """How many draws are held at once, 32 MB of them; a resample of more groups than that is held whole."""
 
+_ScoresOf = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 _DifferenceOf = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 _RIGHT = mean_metric("accuracy", "accuracy", lambda correct: np.asarray(correct, dtype=bool))
@@ -105,6 +106,22 @@ def bootstrap_difference(
     return Difference(
         metric.score(statistics_a) - metric.score(statistics_b), *percentile_interval(scores_of_a - scores_of_b)
     )
+
+
+def bootstrap_variance(metric: Metric, statistics: Statistics, *, seed: int = 0, resamples: int = RESAMPLES) -> float:
+    """Return the variance of a metric over bootstrap resamples of the samples; nan where it is not defined for two.
+
+    Resamples for which it is not defined are left out.
+    """
+    replicates = _resampled(metric, (statistics,), _Units.of(len(statistics), None), seed, resamples)[0]
+    defined = replicates[~np.isnan(replicates)]
+    return float(defined.var()) if len(defined) > 1 else float("nan")
+
+
+def resampled_scores(metric: Metric, statistics: Statistics, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a metric of each resample, [resamples], from how often each sample is in it, [resamples, n]."""
+    weighted = metric.weighted and metric.weighted(statistics)
+    return _scorer(metric, statistics, weighted, _Units.of(len(statistics), None))(counts)
 
 
 def paired_test(
@@ -293,24 +310,30 @@ def _resampled(
     metric: Metric, statistics_by_method: tuple[Statistics, ...], units: _Units, seed: int, resamples: int
 ) -> NDArray[np.float64]:
     """Return the metric of each method over the same resamples of the units, float64 [methods, resamples]."""
-    if metric.weighted is not None:
-        weighted = [metric.weighted(statistics) for statistics in statistics_by_method]
-        draws = _draws(units.count, np.random.default_rng(seed), _affordable(resamples, *weighted))
-        scores = [[_of_units(of_counts, units, drawn) for of_counts in weighted] for drawn in draws]
-        return np.concatenate(scores, axis=1)
-    values: list[list[float]] = [[] for _ in statistics_by_method]
-    summed = [_flat_sums(metric, statistics, units) for statistics in statistics_by_method]
-    for drawn in _draws(units.count, np.random.default_rng(seed), resamples):
-        for collected, statistics, sums in zip(values, statistics_by_method, summed, strict=True):
-            if sums is not None and metric.of_sum is not None:
-                portions = _portions(len(drawn), sums.shape[1])
-                collected += [metric.of_sum(total) for rows in portions for total in drawn[rows] @ sums]
-            else:
-                collected += [
-                    metric.score(np.repeat(statistics, units.of_samples(times).astype(np.int64), axis=0))
-                    for times in drawn
-                ]
-    return np.array(values, dtype=np.float64)
+    weighted = [metric.weighted and metric.weighted(statistics) for statistics in statistics_by_method]
+    scorers = [
+        _scorer(metric, statistics, of_counts, units)
+        for statistics, of_counts in zip(statistics_by_method, weighted, strict=True)
+    ]
+    affordable = _affordable(resamples, *(of_counts for of_counts in weighted if of_counts is not None))
+    draws = _draws(units.count, np.random.default_rng(seed), affordable)
+    return np.concatenate([[scorer(drawn) for scorer in scorers] for drawn in draws], axis=1)
+
+
+def _scorer(metric: Metric, statistics: Statistics, weighted: OfCounts | None, units: _Units) -> _ScoresOf:
+    """Return a function from how often each unit is in resamples, [resamples, units], to their metrics, [resamples]."""
+    if weighted is not None:
+        return lambda drawn: _of_units(weighted, units, drawn)
+    sums, of_sum = _flat_sums(metric, statistics, units), metric.of_sum
+    if sums is None or of_sum is None:
+        return lambda drawn: np.array(
+            [metric.score(np.repeat(statistics, units.of_samples(times).astype(np.int64), axis=0)) for times in drawn],
+            dtype=np.float64,
+        )
+    return lambda drawn: np.array(
+        [of_sum(total) for rows in _portions(len(drawn), sums.shape[1]) for total in drawn[rows] @ sums],
+        dtype=np.float64,
+    )
 
 
 def _affordable(resamples: int, *weighted: OfCounts) -> int:

@@ -7,10 +7,12 @@ from pipeline.text import (
     capitalized,
     flattened,
     format_difference,
+    format_error,
     format_range,
     format_score,
     percent,
     short_percent,
+    tick,
 )
 
 
@@ -42,6 +44,8 @@ def test_scores_are_shares_or_numbers():
     )
     assert format_range((0.85, 0.901), as_percent=True) == "85.0 to 90.1"
     assert format_range((0.85, 0.901), " – ", as_percent=False) == "0.850 – 0.901"
+    assert (format_error(0.015, as_percent=True), format_error(0.015, as_percent=False)) == ("1.5", "0.015")
+    assert (tick(0.125, as_percent=True), tick(-0.5, as_percent=False)) == ("12.5 %", "-0.5")
     assert capitalized("mean F1") == "Mean F1"
 
 

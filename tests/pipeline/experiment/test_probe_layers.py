@@ -8,18 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.inspection.layer_probe import CutScore, LayerProbe
+from stages.inspection.sample_scores import scored_samples
 from stages.network.backbones.registry import load_backbone
 from stages.network.graph.cuts import CutGraph
 from stages.network.graph.pooling import Pool
 from stages.network.graph.probe_points import cuts_to_probe
 from stages.network.graph.trunk import FrozenTrunk
+from stages.tasks.base import find_metric
+from stages.tasks.regression import Regression
+from tests.stages.fitting.rows_of_digits import numbered_classes
+
+ACCURACY = find_metric(numbered_classes(2))
 
 
 def probed(name, cost, correct, images=400, width=8) -> CutScore:
     """A cut below which lie `cost` of 100 multiply-adds; counts of one seed, or of several as tuples."""
     counts = [value if isinstance(value, tuple) else (value,) for value in (images, correct)]
     right = tuple(np.arange(count) < hits for count, hits in zip(*counts, strict=True))
-    return CutScore(name, name, cost, width, 2 * width, cost, 100 - cost, right)
+    return CutScore(name, name, cost, width, 2 * width, cost, 100 - cost, right, ACCURACY)
 
 
 def probe_of(*cuts) -> LayerProbe:
@@ -56,6 +62,20 @@ def test_accuracy_and_error_are_of_the_images_of_all_seeds_together():
     assert score.score == 120 / 160
     assert score.standard_error == pytest.approx(math.sqrt(0.75 * 0.25 / 160))
     assert score.saved == 0.9
+
+
+def test_a_score_that_is_no_mean_over_images_is_that_of_each_seed_and_its_error_is_bootstrapped():
+    generator, task = np.random.default_rng(0), Regression()
+    seeds = []
+    for noise in (0.3, 0.6):
+        true = generator.normal(size=(150, 1))
+        seeds.append(scored_samples(task, true + noise * generator.normal(size=true.shape), true))
+    metric = find_metric(task)
+    score = CutScore("a", "a", 1, 8, 16, 10, 90, tuple(seeds), metric)
+    assert score.scores == tuple(metric.score(samples) for samples in seeds)
+    assert score.score == pytest.approx(np.mean(score.scores))
+    resampled = [[metric.score(samples[generator.integers(150, size=150)]) for samples in seeds] for _ in range(300)]
+    assert score.standard_error == pytest.approx(np.std(np.mean(resampled, axis=1)), rel=0.2)
 
 
 @given(

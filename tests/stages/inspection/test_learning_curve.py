@@ -1,5 +1,6 @@
 """Measured curves, and curves of a known power law."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,8 @@ from stages.inspection.extrapolation import conclusion, extrapolate
 from stages.inspection.learning_curve import LearningCurve, curve_sizes, measure_curve, stratified_order
 from stages.inspection.power_law import PowerLaw, fit_power_law
 from stages.tasks.base import find_metric
+from stages.tasks.regression import Regression
+from tests.stages.fitting.labels_and_numbers import labelled, numbered, problem_of
 from tests.stages.fitting.rows_of_digits import fit_problem, numbered_classes
 
 ACCURACY = find_metric(numbered_classes(2))
@@ -120,9 +123,10 @@ def test_more_digits_are_learned_better(measured):
     assert mean[0] < 0.8
     assert mean[-1] > 0.9
     assert mean[-1] - mean[0] > 0.2
-    assert curve.per_sample.shape == (9, 3, 797)
-    assert (curve.per_sample[-1, 0] == curve.per_sample[-1, 1]).all()
-    assert (curve.per_sample[0, 0] != curve.per_sample[0, 1]).any()
+    right = np.array(curve.samples)
+    assert right.shape == (9, 3, 797)
+    assert (right[-1, 0] == right[-1, 1]).all()
+    assert (right[0, 0] != right[0, 1]).any()
     assert (curve.errors > 0).all()
 
 
@@ -131,4 +135,70 @@ def test_the_validation_split_judges_and_does_nothing_else(measured):
     train, val, curve = measured
     wrong_labels = replace(val, labels=(val.labels + 1) % 10)
     wrong = measure_curve("ridge", fit_problem(train, wrong_labels, classes=10, options=RIDGE), draws=2)
-    assert not (wrong.per_sample & curve.per_sample[:, :2]).any()
+    assert not (np.array(wrong.samples) & np.array(curve.samples)[:, :2]).any()
+
+
+def levels(rows, values):
+    """Rows of three ordered classes, and what a head is fitted to for them."""
+    places = np.searchsorted([-0.5, 0.5], values)
+    task = Regression(("grade",), (1.0,), (1.0,), levels=("low", "middle", "high"))
+    return replace(problem_of(rows, places - 1.0, options=QUICK), task=task)
+
+
+QUICK = HeadConfig(head=("ridge",), scalers=("standard",), c_values=(0.01, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("problem", "label", "unit"),
+    [
+        (problem_of(*labelled(100, unknown=0.1), options=QUICK), "mAP", " points"),
+        (problem_of(*numbered(100, unknown=0.1), options=QUICK), "R²", ""),
+        (levels(*numbered(100, targets=1)), "quadratic kappa", ""),
+    ],
+    ids=["labels", "numbers", "ordered classes"],
+)
+def test_every_task_has_a_curve_of_its_primary_metric(problem, label, unit):
+    curve = measure_curve("ridge", problem, draws=2)
+    assert curve.metric.label == label
+    assert curve.means[-1] > curve.means[0]
+    assert (curve.scores[-1] == curve.metric.score(curve.samples[-1][0])).all()
+    assert (curve.errors > 0).all()
+    extrapolation = extrapolate(curve, 0, 5)
+    assert extrapolation.at[150].low <= extrapolation.at[150].high <= 1
+    answer = conclusion(curve, extrapolation)
+    assert re.search(rf"would change {label} by [+-]\d+\.\d+{unit} \(95", answer[0])
+
+
+def test_a_draw_without_a_head_or_a_score_is_left_out_and_said():
+    """Of 60 numbers 57 are the same: most draws of few images hold one and the same, of which nothing is learned."""
+    rows, numbers = numbered(80, targets=1)
+    numbers[:57] = 1.0
+    curve = measure_curve("ridge", problem_of(rows, numbers, options=QUICK), draws=4)
+    assert None in curve.samples[0]
+    assert np.isnan(curve.scores[0]).sum() == curve.samples[0].count(None)
+    assert np.isnan(curve.errors).tolist() == (~curve.is_measured).tolist()
+    assert not np.isnan(curve.scores[-1]).any()
+    said = conclusion(curve, extrapolate(curve, 0, 5))[-1]
+    assert said.startswith("Left out are draws of too few images")
+    assert f"{curve.samples[0].count(None)} of {curve.sizes[0]} images" in said
+
+
+def test_a_metric_that_no_validation_image_defines_is_refused():
+    problem = problem_of(*labelled(60), options=QUICK)
+    nothing = replace(problem.val, labels=np.zeros_like(problem.val.labels))
+    with pytest.raises(DataError, match="mAP is not defined on these 15 validation images"):
+        measure_curve("ridge", replace(problem, val=nothing), draws=2)
+
+
+def test_first_in_a_draw_are_two_images_with_each_label_and_two_without():
+    membership = np.random.default_rng(0).random((80, 4)) < [0.9, 0.5, 0.1, 0.05]
+    counts = membership.sum(axis=0)
+    smallest = curve_sizes(membership)[0]
+    assert smallest < np.minimum(counts, 2).sum() + np.minimum(80 - counts, 2).sum()  # one image has several
+    order = stratified_order(membership, seed=0)
+    assert sorted(order) == list(range(80))
+    for side in (membership, ~membership):
+        assert (side[order[: smallest + 2]].sum(axis=0) >= np.minimum(side.sum(axis=0), 2)).all()
+    assert not np.array_equal(order, stratified_order(membership, seed=1))
+    with pytest.raises(DataError, match="7 training images of 4 labels are too few"):
+        curve_sizes(membership[:7])
