@@ -34,8 +34,8 @@ from stages.runtime.unicode_text import printable
 
 
 def _written(default: Any) -> str | None:
-    """Return a default as it is written on the command line; None, said in words by the option, is not shown."""
-    if default is None:
+    """Return a default as it is written on the command line; None or nothing, said in words by the option, is not."""
+    if default is None or default == ():
         return None
     return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
 

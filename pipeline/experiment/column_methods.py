@@ -21,28 +21,23 @@ from pipeline.evaluation.results import Result
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.finished_methods import find_finished, is_same_training
 from pipeline.experiment.head_methods import (
+    HeadMethod,
     HeadProblem,
     HeadProblems,
-    MethodOutcome,
-    build_result,
     format_accuracy,
     head_options,
-    predictions_of,
-    recipe_of,
+    train_and_test,
     views_as_settings,
 )
-from pipeline.experiment.model_store import invalidate_model, save_model
 from pipeline.experiment.sample_rows import aggregate_settings, takes_bags
 from pipeline.experiment.table_columns import TableColumns, encode_columns, log_notes
-from pipeline.text import duration
 from stages.config.data import SPLITS
 from stages.config.heads import HeadConfig, HeadName
 from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows
-from stages.fitting.fit_head import FitProblem, get_fit, head_probabilities, train_head
+from stages.fitting.fit_head import FitProblem
 from stages.fitting.problem import RowBlocks
+from stages.network.heads.base import Head
 from stages.network.heads.blocks import AggregatedBlocksHead
-from stages.runtime.cost import measured
-from stages.runtime.progress import working
 
 COLUMNS, JOINED = "columns", "joined"
 
@@ -108,45 +103,19 @@ def _train_and_test(
 ) -> Result:
     """Train one head, test it, and leave it in the run."""
     problem, test_rows = _with_columns(experiment, images, table, method)
-    get_fit(name)  # imports are not what training costs
-    with measured() as training, working(f"seed {experiment.seed}, {method_dir.name}"):
-        trained = train_head(name, problem)
-    with measured() as testing:
-        activated = head_probabilities(trained.module, test_rows, trained.task)
-    outcome = MethodOutcome(
-        method=method,
-        name=name,
-        settings={
-            **trained.settings,
-            **table.settings,
-            **(_settings_of_images(experiment, images) if method == JOINED else {}),
-        },
-        val_score=trained.val_score,
-        predictions=predictions_of(trained.task, experiment.split("test"), activated),
-        costs=(training, testing),
-        trainable_parameters=trained.trainable_parameters,
-    )
-    result = replace(
-        build_result(experiment, outcome),
-        selection=trained.selection,
-        history=[epoch.to_json() for epoch in trained.history],
-        options=head_options(experiment, name, options),
-    )
-    if method == COLUMNS:
-        result = _without_extraction(result)
+    of_images = _settings_of_images(experiment, images) if method == JOINED else {}
     identity = _identity_of(experiment, table, method, name, options)(experiment.extractor.fingerprint)
-    recipe = recipe_of(experiment, trained.task, method, name, identity)
-    invalidate_model(method_dir)
-    result.save(method_dir, outcome.predictions)
-    head, without_val = (
-        head
-        if method == COLUMNS or images.aggregate is None
-        else AggregatedBlocksHead(images.aggregate, head, table.encoder.width).eval()
-        for head in (trained.module, trained.module_train_only)
+    of_run = HeadMethod(
+        method, name, method_dir, identity, {**table.settings, **of_images}, takes_images=method == JOINED
     )
-    save_model(method_dir, recipe, head, without_val=without_val, columns=table.encoder)
-    _LOG.info(
-        f"seed {experiment.seed}  {method_dir.name}: {format_accuracy(result)}, trained in {duration(training.seconds)}"
+
+    def as_saved(head: Head) -> Head:
+        if method == COLUMNS or images.aggregate is None:
+            return head
+        return AggregatedBlocksHead(images.aggregate, head, table.encoder.width).eval()
+
+    _, result = train_and_test(
+        experiment, of_run, problem, test_rows, options, as_saved=as_saved, columns=table.encoder
     )
     return result
 
@@ -154,12 +123,6 @@ def _train_and_test(
 def _settings_of_images(experiment: Experiment, images: HeadProblem) -> dict[str, Any]:
     """Return how the images of samples became rows, as settings."""
     return {**views_as_settings(experiment.extractor), **aggregate_settings(images.aggregate)}
-
-
-def _without_extraction(result: Result) -> Result:
-    """Return a result that took no image at all."""
-    stages = {**result.seconds_by_stage, "extract": 0.0}
-    return replace(result, seconds=sum(stages.values()), seconds_by_stage=stages, extraction_forwards=0)
 
 
 def _identity_of(

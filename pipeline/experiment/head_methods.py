@@ -32,6 +32,7 @@ from pipeline.experiment.sample_rows import (
     takes_bags,
 )
 from pipeline.text import byte_count, duration, format_score
+from stages.columns.table_encoder import TableEncoder
 from stages.config.data import SPLITS
 from stages.config.features import FeatureConfig
 from stages.config.heads import COLUMN_OPTIONS, HeadConfig, HeadName
@@ -43,6 +44,7 @@ from stages.fitting.fit_head import (
     CutContext,
     FeatureRows,
     FitProblem,
+    HeadResult,
     StreamedFeatureRows,
     get_fit,
     head_method,
@@ -51,6 +53,7 @@ from stages.fitting.fit_head import (
     train_head,
 )
 from stages.network.aggregate import Aggregate
+from stages.network.heads.base import Head
 from stages.runtime.cost import Cost, measured
 from stages.runtime.progress import working
 from stages.tasks.base import Task
@@ -114,38 +117,103 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
             _LOG.info(f"seed {seed}  {method_dir.name}: already trained, {format_accuracy(finished)}")
             results.append(finished)
             continue
-        get_fit(name)  # imports are not what training costs
         problem, test_rows, aggregate = data.of(name)
-        with measured() as training, working(f"seed {seed}, {method_dir.name}"):
-            trained = train_head(name, problem)
-        task = trained.task
-        with measured() as testing:
-            probabilities = head_probabilities(trained.module, test_rows, task)
-        outcome = MethodOutcome(
-            method=trained.method,
-            name=name,
-            settings={**trained.settings, **view_settings, **aggregate_settings(aggregate)},
-            val_score=trained.val_score,
-            predictions=predictions_of(task, experiment.split("test"), probabilities),
-            costs=(training, testing),
-            trainable_parameters=trained.trainable_parameters,
+        of_run = HeadMethod(
+            head_method(name),
+            name,
+            method_dir,
+            head_identity(experiment, name, options),
+            {**view_settings, **aggregate_settings(aggregate)},
         )
-        result = build_result(experiment, outcome)
-        result = replace(
-            result,
-            selection=trained.selection,
-            history=[epoch.to_json() for epoch in trained.history],
-            options=head_options(experiment, name, options),
+        trained, result = train_and_test(
+            experiment,
+            of_run,
+            problem,
+            test_rows,
+            options,
+            as_saved=partial(asked_about_samples, aggregate=aggregate),
         )
-        recipe = recipe_of(experiment, task, trained.method, name, head_identity(experiment, name, options))
-        invalidate_model(method_dir)
-        result.save(method_dir, outcome.predictions)
-        modules = (asked_about_samples(head, aggregate) for head in (trained.module, trained.module_train_only))
-        save_model(method_dir, recipe, next(modules), without_val=next(modules))
         save_image_weights(method_dir, trained.module, experiment.split("test"), test_rows)
-        _LOG.info(f"seed {seed}  {method_dir.name}: {format_accuracy(result)}, trained in {duration(training.seconds)}")
         results.append(result)
     return results
+
+
+class HeadMethod(NamedTuple):
+    """What a run calls a head that is trained for it, and what shapes it.
+
+    Attributes
+    ----------
+    method, name : str
+        As in the result.
+    directory : Path
+        Where it is left.
+    identity : str
+        Digest of all that shapes it.
+    settings : dict
+        What a reader of the result wants to know of its rows.
+    takes_images : bool
+        Whether any image had to be extracted for it.
+    """
+
+    method: str
+    name: HeadName
+    directory: Path
+    identity: str
+    settings: dict[str, Any]
+    takes_images: bool = True
+
+
+def train_and_test(
+    experiment: Experiment,
+    method: HeadMethod,
+    problem: FitProblem,
+    test_rows: AnyFeatureRows,
+    options: HeadConfig,
+    *,
+    as_saved: Callable[[Head], Head],
+    columns: TableEncoder | None = None,
+) -> tuple[HeadResult, Result]:
+    """Train a head, test it, and leave both head and result in the run.
+
+    Parameters
+    ----------
+    as_saved : callable
+        From a head on rows to the head on what `predict` has of a sample.
+    columns : TableEncoder, optional
+        What makes numbers of the columns that are part of the rows.
+    """
+    get_fit(method.name)  # imports are not what training costs
+    label = f"seed {experiment.seed}, {method.directory.name}"
+    with measured() as training, working(label):
+        trained = train_head(method.name, problem)
+    with measured() as testing:
+        activated = head_probabilities(trained.module, test_rows, trained.task)
+    outcome = MethodOutcome(
+        method=method.method,
+        name=method.name,
+        settings={**trained.settings, **method.settings},
+        val_score=trained.val_score,
+        predictions=predictions_of(trained.task, experiment.split("test"), activated),
+        costs=(training, testing),
+        trainable_parameters=trained.trainable_parameters,
+    )
+    result = replace(
+        build_result(experiment, outcome),
+        selection=trained.selection,
+        history=[epoch.to_json() for epoch in trained.history],
+        options=head_options(experiment, method.name, options),
+    )
+    if not method.takes_images:
+        stages = {**result.seconds_by_stage, "extract": 0.0}
+        result = replace(result, seconds=sum(stages.values()), seconds_by_stage=stages, extraction_forwards=0)
+    recipe = recipe_of(experiment, trained.task, method.method, method.name, method.identity)
+    invalidate_model(method.directory)
+    result.save(method.directory, outcome.predictions)
+    head, without_val = as_saved(trained.module), as_saved(trained.module_train_only)
+    save_model(method.directory, recipe, head, without_val=without_val, columns=columns)
+    place, took = f"seed {experiment.seed}  {method.directory.name}", duration(training.seconds)
+    _LOG.info(f"{place}: {format_accuracy(result)}, trained in {took}")
+    return trained, result
 
 
 def find_finished_head(experiment: Experiment, name: HeadName, options: HeadConfig) -> Result | None:

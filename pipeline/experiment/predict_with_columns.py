@@ -118,7 +118,7 @@ def predict_samples_with_columns(
             if not there:
                 yield PredictedBatch([], np.empty((0, task.out_features), np.float32), failures)
                 continue
-            images, indices = join_samples(there, extractor.batch_size), [sample.index for sample in there]
+            images, indices = join_samples(there, extractor.batch_size), [sample.number for sample in there]
             places = max(head.aggregate.places, 1 + max(images.places))
             bags = padded(images.images, images.sizes, images.places, places).flatten(1).numpy()
             beside = np.concatenate([bags, values[indices]], axis=1)

@@ -47,8 +47,8 @@ class DataConfig:
     )
 
     target: tuple[str, ...] = field(default=(), metadata=COMMON)
-    """Columns of a table that hold what is predicted, or patterns of them, as price or tag_*: words or numbers in one
-    column, numbers in several, or a column of 0 and 1 for each label (default: the column label, labels or target)."""
+    """Columns of a table that hold what is predicted: price, or tag_* for columns of 0 and 1, one a label (default: the
+    column label, labels or target)."""
 
     log_target: bool = False
     """Predict the logarithm of the numbers, which have to be above 0: for prices, counts and sizes, whose errors are

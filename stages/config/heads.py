@@ -36,7 +36,7 @@ class HeadConfig:
         default=(),
         metadata=OptionHelp(
             lambda: (
-                "Heads to train, one result each: a head makes classes, labels or numbers of the cached features. "
+                "Heads to train on the cached features, one result each. "
                 f"{describe_heads()} Or a module of your own as package.module:Class, called with (row_shape, "
                 f"out_features). Default: {describe_default_heads()}."
             ),
@@ -84,14 +84,14 @@ class HeadConfig:
         ),
     )
 
-    columns: tuple[str, ...] = field(default=(), metadata=COMMON)
+    columns: tuple[str, ...] = ()
     """Columns of the data's table that hold numbers, to stand beside the images: each head is then trained on the
     images alone, on the columns alone, and on both. They are standardized on train; a missing one is filled in."""
 
-    categories: tuple[str, ...] = field(default=(), metadata=COMMON)
+    categories: tuple[str, ...] = ()
     """Columns that hold categories, as a zip code is, though of digits: each has a number that is 1 or 0."""
 
-    texts: tuple[str, ...] = field(default=(), metadata=COMMON)
+    texts: tuple[str, ...] = ()
     """Columns that hold texts in words: how often they have which (TF-IDF)."""
 
     log_columns: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ from stages.fitting.result import HeadFit
     default_for=("single_label", "multi_label"),
 )
 def fit_logistic(problem: FitProblem) -> HeadFit:
-    """Logistic regression, multinomial; of several labels, each against the samples without it."""
+    """Logistic regression. Multinomial; of several labels, each against the samples without it."""
 
     def make_of(center: NDArray[np.float32]) -> LinearModelFactory:
         return LinearModelFactory("logistic", problem.task, center, problem.balanced)

@@ -20,7 +20,7 @@ from stages.fitting.result import HeadFit
     default_for=("single_label", "multi_label"),
 )
 def fit_svm(problem: FitProblem) -> HeadFit:
-    """Linear support vector machine with squared hinge, each class or label against the rest."""
+    """Linear support vector machine. With squared hinge, each class or label against the rest."""
 
     def make_of(center: NDArray[np.float32]) -> LinearModelFactory:
         return LinearModelFactory("hinge", problem.task, center, problem.balanced)

@@ -259,7 +259,7 @@ class Regression:
             is_full = held >= enough and remaining >= min(enough, _PER_STRATUM)
             part[index + 1] = part[index] + is_full
             held = 0 if is_full else held
-        return part[place.reshape(-1)]
+        return np.asarray(part[place.reshape(-1)])
 
     def weights(self, target: NDArray[np.floating]) -> None:
         """Return None: there are no classes to balance."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ class WeightedMean:
 
         means = np.full(len(counts), np.nan)
         most = counts.sum(axis=1).max(initial=0) * max(score.copies for score in self._scores)
-        dtype = np.float32 if most < _EXACT_UP_TO else np.float64
+        dtype: type[np.floating[Any]] = np.float32 if most < _EXACT_UP_TO else np.float64
         at_once = max(_COUNTS_AT_ONCE // counts.shape[1], _FEWEST_AT_ONCE)
         for start in range(0, len(counts), at_once):
             rows = slice(start, start + at_once)
@@ -239,7 +239,7 @@ class _Ranking:
         levels, level = np.unique(-scores, return_inverse=True)
         level = level.reshape(-1)
         has_positive = np.bincount(level[positive], minlength=len(levels)) > 0
-        segment = (np.cumsum(has_positive) - has_positive)[level]
+        segment: NDArray[np.int64] = (np.cumsum(has_positive) - has_positive)[level]
         number = int(has_positive.sum()) + 1
         self._true = _RunningSums(segment[positive], rows[positive], number, num_rows)
         self._all = _RunningSums(segment, rows, number, num_rows)

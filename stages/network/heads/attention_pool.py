@@ -14,7 +14,7 @@ from stages.network.heads.registry import register_torch_head
 
 @register_torch_head("attention", label="attention", rows="map", tasks=("single_label", "multi_label", "regression"))
 class AttentionHead(Head):
-    """Attention pooling over a map, then a linear layer: maps or tokens, float [b, *row_shape] -> logits [b, classes].
+    """Attention pooling over a map: maps or tokens, float [b, *row_shape] -> logits [b, classes].
 
     One learned query attends to all places, with 8, 4, 2 or 1 heads (the most that divide the channels); keys and
     values are linear in the features. LayerNorm, dropout, output. This is the cross-attention of the attentive probe of

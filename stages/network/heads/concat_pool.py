@@ -12,7 +12,7 @@ from stages.network.heads.registry import register_torch_head
 
 @register_torch_head("concat", label="concat", rows="any", tasks=("single_label", "multi_label", "regression"))
 class ConcatHead(Head):
-    """Concatenated pooling and a hidden layer: float [b, *row_shape] -> logits [b, classes].
+    """Concatenated pooling, hidden layer: float [b, *row_shape] -> logits [b, classes].
 
     Average and maximum over all places, side by side; BatchNorm, half the dropout, hidden layer with ReLU, BatchNorm,
     dropout, output. Vectors are taken as they are; cache with ``--pool avgmax`` for the same head on small rows.

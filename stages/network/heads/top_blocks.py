@@ -19,7 +19,7 @@ from stages.network.heads.registry import register_torch_head
 
 @register_torch_head("top", label="top", rows="map", tasks=("single_label", "multi_label", "regression"))
 class TopHead(Head):
-    """The network's own blocks above the cut, from maps, and a new output layer.
+    """The network's own blocks above the cut, on maps.
 
     Takes rows as they leave the cut, float [b, *cut.shape], and gives logits [b, classes]. Made by :meth:`from_graph`.
 

@@ -13,7 +13,7 @@ from stages.network.heads.sequences import WIDTH, in_order, is_frame, mean_over_
     "transformer", label="transformer", rows="bag", tasks=("single_label", "multi_label", "regression")
 )
 class TransformerHead(Head):
-    """A small transformer over frames in order: bags, float [b, F, d + 1], of any length -> logits [b, classes].
+    """Small transformer over frames: bags, float [b, F, d + 1], of any length -> logits [b, classes].
 
     Dropout, a linear layer, positions added, layers of self-attention (normalized before each part), the mean over
     time, output. Frames that are missing are neither attended to nor counted.
