@@ -151,10 +151,10 @@ def score_against_images(report: CurveReport) -> Figure:
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(lambda value, _: tick(value, as_percent=curve.metric.as_percent))
         if axes.get_ylim()[0] < _LOWEST:
-            axes.set_ylim(bottom=_LOWEST)
+            axes.set_ylim(_LOWEST, 1.05)
             axes.annotate(
                 f"scores below {_LOWEST} are not shown",
-                (0.01, 0.02),
+                (0.01, 0.95),
                 xycoords="axes fraction",
                 fontsize=8,
                 color=MUTED,
