@@ -52,6 +52,7 @@ def run(
     from pipeline.experiment.head_methods import require_same_features_of_heads, run_heads
     from pipeline.experiment.run_setup import extract_features, init_run, init_seed, record_options, resolve_features
     from pipeline.experiment.sample_rows import require_memory
+    from pipeline.experiment.table_columns import encode_columns
     from stages.extraction.extractor import build_extractor
     from stages.finetuning.finetune import require_trainable
 
@@ -62,6 +63,7 @@ def run(
         manifest, directory = init_seed(out, data, features, seed)
         if not skip_finetune:
             require_trainable(extractor, finetune, manifest)
+        encode_columns(manifest, head)  # what is wrong with a column is told before images are extracted
         experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite)
         names = head.heads_for(manifest.task.name)
         require_same_features_of_heads(experiment, names, head)
