@@ -100,7 +100,7 @@ def vector_width(name: str, row_shape: tuple[int, ...]) -> int:
         raise UsageError(
             f"`head` {name} takes vectors, and these rows are {layout} of shape {[*row_shape]} "
             f"({math.prod(row_shape)} numbers). Cache them with `pool` avg, max or avgmax, or take one of the "
-            f"heads for maps: {names_where(lambda kind: kind.rows != 'vector')}."
+            f"heads for maps: {names_where(lambda kind: kind.rows in ('map', 'any'))}."
         )
     return row_shape[0]
 

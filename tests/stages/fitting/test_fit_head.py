@@ -22,7 +22,9 @@ from tests.stages.fitting.rows_of_digits import TEN_CLASSES, digits, fit_problem
 
 CPU = torch.device("cpu")
 QUICK = HeadConfig(c_values=(1e-3, 1e-1), fit_epochs=30, fit_lr=(1e-2,), nystroem_components=100)
-HEADS_FOR_VECTORS = [name for name in head_names() if name not in ("attention", "top")]
+HEADS_FOR_VECTORS = [
+    name for name in head_names() if name not in ("attention", "top") and find_head(name).rows != "bag"
+]
 
 
 @pytest.mark.parametrize("classes", [2, 10])
@@ -250,7 +252,7 @@ def test_every_head_learns_the_other_tasks_that_it_is_for(name, kind):
     problem = problem_of(rows, targets, options=options)
     trained = train_head(name, problem)
     assert trained.module(torch.from_numpy(rows)).shape == targets.shape
-    assert trained.val_score > (0.7 if kind is labelled else 0.6)  # average precision, share of the variance
+    assert trained.val_score > (0.7 if kind is labelled else 0.5)  # average precision, share of the variance
     # calibrated by the head that has not seen the validation split
     activated = problem.task.activate(trained.module_train_only(torch.from_numpy(problem.val.features)).detach())
     expected = problem.task.calibrated(activated, torch.from_numpy(problem.val.labels))

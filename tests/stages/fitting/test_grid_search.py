@@ -121,9 +121,9 @@ def test_nystroem_with_all_rows_as_landmarks_is_the_exact_kernel(scaling, monkey
     quick.fit(1e-3, final=True)
     head_scores = quick.head()(torch.from_numpy(rows)).detach().numpy()
     assert np.abs(head_scores - quick.scores(rows)).max() < 0.02
-    mapped = quick._mapped(rows)
-    scaled = quick.scaler(rows)
-    assert np.abs(mapped @ mapped.T - rbf_kernel(scaled, scaled, quick.scaler.gamma)).max() < 1e-3
+    mapped = quick.map(rows)
+    scaled = quick.map.scaler(rows)
+    assert np.abs(mapped @ mapped.T - rbf_kernel(scaled, scaled, quick.map.scaler.gamma)).max() < 1e-3
 
 
 def test_fewer_landmarks_are_used_as_they_are_asked_for(monkeypatch):

@@ -3,7 +3,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from stages.config.finetune import FinetuneConfig
 from stages.data.images.preprocessing import Preprocessing
 from stages.finetuning.image_batches import workers_with_room
 from stages.runtime import shared_memory
@@ -26,7 +25,8 @@ def test_this_machine_says_what_it_has():
 
 def test_a_fine_tuning_goes_on_without_loaders_and_says_so(monkeypatch, caplog):
     monkeypatch.setattr(shared_memory, "free_shared_memory", lambda: 1 << 20)
-    problem = SimpleNamespace(rank=SINGLE_PROCESS, config=FinetuneConfig())
+    samples, sampler = SimpleNamespace(images=[]), SimpleNamespace(size=len)
+    problem = SimpleNamespace(rank=SINGLE_PROCESS, samples_per_batch=32, sampler=sampler, train=samples)
     with caplog.at_level(logging.INFO, "cutonce"):
         assert workers_with_room(2, Preprocessing(224, 256), problem) == 0
     assert "this process loads the images itself" in caplog.text
