@@ -17,32 +17,20 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from cache import FeatureCache, key_of_bytes
+from cache import FeatureCache
 from cache.errors import DataError, UsageError
 from pipeline.library.backbones import AnyBackbone
 from pipeline.library.functions import extract_rows, extractor_for, feature_options
+from pipeline.library.head_estimator import HeadEstimator, has_columns
 from pipeline.library.images import Images, count_images
 from stages.config.features import CropMode, FeatureConfig, Pooling, PrecisionChoice
-from stages.config.heads import HeadConfig
-from stages.data.group_split import split_units, stratified_group_split
 from stages.extraction.extractor import Extractor
-from stages.fitting.feature_rows import FeatureRows
-from stages.fitting.fit_head import HeadResult, head_probabilities, train_head
-from stages.fitting.problem import FitProblem
-from stages.network.heads.base import Head
-from stages.network.heads.serialization import load_head, save_head
-from stages.runtime.device import resolve_device
 from stages.runtime.threads import usable_after_fork
-from stages.tasks.base import Task
 from stages.tasks.multi_label import MultiLabel
 from stages.tasks.single_label import SingleLabel
-
-_BLOCK_ROWS = 64
-"""Rows that go through a head at a time."""
 
 _JSON = (bool, int, float, str)
 """Types of classes that JSON keeps."""
@@ -154,7 +142,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return extractor
 
 
-class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class TransferClassifier(ClassifierMixin, HeadEstimator):  # type: ignore[misc]
     """A head on features: fitted, and its settings chosen, as the command ``train`` does it.
 
     Parameters
@@ -234,7 +222,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If a parameter is wrong, or there is nothing to learn from.
         """
-        options = self._options()
+        options = self._head_options(class_weights=self.class_weights)
         several = has_columns(y)
         features, targets = validate_data(
             self, X, y, dtype=[np.float32, np.float16], ensure_min_samples=2, multi_output=several
@@ -245,35 +233,24 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if not np.isin(targets, (0, 1)).all():
                 raise DataError("y of several columns says of each label whether a sample has it: it holds 0 and 1")
             self.classes_ = np.arange(targets.shape[1])
-            self._label_task, labels = MultiLabel(list(map(str, self.classes_))), targets.astype(np.float32)
+            labels = targets.astype(np.float32)
         else:
-            self.classes_, labels = np.unique(targets, return_inverse=True)
+            self.classes_, numbers = np.unique(targets, return_inverse=True)
+            labels = numbers.astype(np.int64)
         if len(self.classes_) < 2:
             raise DataError(f"y holds one class only, {str(self.classes_[0])!r}; a classifier needs at least two")
-        numbers = None if groups is None else group_numbers(groups, features)
-        seed = self._seed()
-        labels = labels if several else labels.astype(np.int64)
-        kinds = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1) if several else labels
-        is_held_out = held_out(features, kinds, numbers, self.validation_fraction, seed, min_kept=int(not several))
-        train, val = (
-            FeatureRows(features[part], labels[part], groups=None if numbers is None else numbers[part])
-            for part in (~is_held_out, is_held_out)
-        )
-        device = resolve_device(self.device)
-        problem = FitProblem(train, val, self._label_task or self._task(), options, seed, device)
-        self.result_: HeadResult = train_head(self.head, problem)
+        task = MultiLabel(list(map(str, self.classes_))) if several else self._task()
+        fitted = self._fit_head(features, task, lambda _: labels, groups, options)
         if several:
-            self._label_task = MultiLabel.from_json(self.result_.task.to_json())
-        self.head_: Head = self.result_.module.to(device)
+            self._label_task = MultiLabel.from_json(fitted.to_json())
         return self
 
     @usable_after_fork
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the probability of each class, or of each of several labels, float64 [n, k], as in `classes_`."""
         check_is_fitted(self)
-        features = validate_data(self, X, dtype=[np.float32, np.float16], reset=False)
         task = self._task() if self._label_task is None else self._label_task
-        probabilities = answers_of(self.head_, features, task).astype(np.float64)
+        probabilities = self._answers(X, task).astype(np.float64)
         if self._label_task is not None:
             return probabilities
         normalised: NDArray[np.float64] = probabilities / probabilities.sum(axis=1, keepdims=True)
@@ -308,18 +285,12 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"classes of the type {self.classes_.dtype} cannot be saved: fit to numbers or text instead, such as "
                 "y.astype(str)"
             )
-        parameters = self.get_params(deep=False)
-        if not isinstance(self.random_state, (int, np.integer)):
-            parameters["random_state"] = None
         described = {
             **({} if self._label_task is None else {"labels": self._label_task.to_json()}),
             "class_names": self.classes_.tolist(),
             "class_type": self.classes_.dtype.str,
-            "parameters": {name: _plain(value) for name, value in parameters.items() if name != "device"},
         }
-        if hasattr(self, "feature_names_in_"):
-            described["feature_names"] = self.feature_names_in_.tolist()
-        save_head(Path(path), self.head_, described)
+        self._save_head(Path(path), described)
 
     @classmethod
     def load(cls, path: Path | str, *, device: str = "auto") -> TransferClassifier:
@@ -339,106 +310,19 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If there is no such head, it is damaged, or it does not take vectors.
         """
-        head, described = load_head(Path(path))
-        shape = head.config["row_shape"]
-        if len(shape) != 1:
-            raise UsageError(f"the head {path} takes rows of shape {shape}, and an estimator takes vectors")
-        names = described.get("class_names")
-        if (task := described.get("task", {})).get("name") == SingleLabel.name:
-            names = task["class_names"]
-        if names is None:
-            raise UsageError(f"the head {path} was saved without its classes, so it is no classifier")
-        parameters: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in described.get("parameters", {}).items()
-        }
-        classifier = cls(**parameters, device=device)
+
+        def require(described: dict[str, Any]) -> None:
+            if "class_names" not in described and "class_names" not in described.get("task", {}):
+                raise UsageError(f"the head {path} was saved without its classes, so it is no classifier")
+
+        classifier, described = cls._load_head(Path(path), device, require)
+        task = described.get("task", {})  # of the head of a run
+        names = described.get("class_names", task.get("class_names"))
         classifier.classes_ = np.array(names, dtype=described.get("class_type"))
-        classifier._label_task = MultiLabel.from_json(described["labels"]) if "labels" in described else None
-        classifier.n_features_in_ = shape[0]
-        if "feature_names" in described:
-            classifier.feature_names_in_ = np.array(described["feature_names"], dtype=object)
-        classifier.head_ = head.requires_grad_(False).to(resolve_device(device))
+        labels = task if task.get("name") == MultiLabel.name else described.get("labels")
+        classifier._label_task = None if labels is None else MultiLabel.from_json(labels)
         return classifier
 
     def _task(self) -> SingleLabel:
         """Return the task, anew: it is no part of what is pickled."""
         return SingleLabel([str(number) for number in range(len(self.classes_))])
-
-    def _options(self) -> HeadConfig:
-        if not 0 < self.validation_fraction < 1:
-            raise UsageError(f"validation_fraction has to lie between 0 and 1, not be {self.validation_fraction!r}")
-        c_options: dict[str, Any] = {} if self.c_values is None else {"c_values": tuple(self.c_values)}
-        return HeadConfig(
-            head=(self.head,),
-            scalers=tuple(self.scalers),
-            cv=self.cv,
-            class_weights=self.class_weights,
-            **c_options,
-        )
-
-    def _seed(self) -> int:
-        return drawn_seed(self.random_state)
-
-
-def _plain(value: Any) -> Any:
-    """Return a parameter as JSON has it: numbers of NumPy as Python's, tuples as lists."""
-    if isinstance(value, (tuple, list)):
-        return [_plain(part) for part in value]
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def has_columns(y: ArrayLike) -> bool:
-    """Return whether targets are several for each sample."""
-    targets = np.asarray(y)
-    return targets.ndim == 2 and targets.shape[1] > 1
-
-
-def drawn_seed(random_state: int | np.random.RandomState | None) -> int:
-    """Return a number as it is; of a random state, or none, one that is drawn."""
-    if isinstance(random_state, (int, np.integer)):
-        return int(random_state)
-    return int(check_random_state(random_state).randint(2**31 - 1))
-
-
-def answers_of(head: Head, features: NDArray[Any], task: Task) -> NDArray[np.float32]:
-    """Return what a head says of features, as the task reads it, [n, out_features].
-
-    Always as many rows at a time go through it: a sample's answer does not depend on which others are asked for.
-    """
-    blank = np.zeros((-len(features) % _BLOCK_ROWS, features.shape[1]), dtype=features.dtype)
-    filled = np.concatenate([features, blank])
-    blocks = (filled[start : start + _BLOCK_ROWS] for start in range(0, len(filled), _BLOCK_ROWS))
-    return np.concatenate([head_probabilities(head, block, task) for block in blocks])[: len(features)]
-
-
-def group_numbers(groups: ArrayLike, features: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the number of each sample's group, int64 [n]."""
-    check_consistent_length(features, groups)
-    return np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
-
-
-def held_out(
-    features: NDArray[Any],
-    labels: NDArray[np.int64],
-    groups: NDArray[np.int64] | None,
-    share: float,
-    seed: int,
-    *,
-    min_kept: int = 1,
-) -> NDArray[np.bool_]:
-    """Return which samples are held out of each class; equal rows, and those of a group, stay together.
-
-    Which ones depends on the rows and the seed alone, not on the order of the samples.
-    """
-    keys = [key_of_bytes(row.tobytes()) for row in features]
-    names = [] if groups is None else [str(group) for group in groups]
-    units = split_units(keys, [str(label) for label in labels], [""] * len(keys), names, seed)
-    held_out_keys = stratified_group_split(units, share, min_kept=min_kept)
-    is_held_out = np.array([key in held_out_keys for key in keys])
-    if not is_held_out.any():
-        raise DataError(
-            f"none of the {len(keys)} samples can be held out for validation and leave one of each class to learn "
-            "from: give more samples of a class, or of other groups"
-        )
-    return is_held_out

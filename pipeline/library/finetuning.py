@@ -24,7 +24,7 @@ from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
 from stages.config.other_words import near_options
-from stages.data.group_split import Label, split_units, stratified_group_split
+from stages.data.group_split import labels_of_strata, split_units, stratified_group_split
 from stages.data.images.preprocessing import stack_pixels
 from stages.data.manifest import Manifest, load_targets
 from stages.data.targets.arrays import read_arrays
@@ -254,7 +254,7 @@ def labelled_manifest(
     if num_classes == 1:
         raise DataError("labels holds 1 class; at least two are needed")
     targets = load_targets(task, reading.texts)
-    strata = _strata(task, targets)
+    strata = labels_of_strata(task.strata(targets), len(targets))
     units = split_units(images.keys, strata, [""] * len(images), names, seed)
     held_out_keys = stratified_group_split(units, val_size, min_kept=1)
     splits = ["val" if key in held_out_keys else "train" for key in images.keys]
@@ -277,14 +277,6 @@ def labelled_manifest(
         scaled,
         groups=names,
     )
-
-
-def _strata(task: Task, targets: NDArray[Any]) -> list[Label]:
-    """Return the numbers of the classes, or of the parts of a range, as text; of the labels, all that a sample has."""
-    strata = task.strata(targets)
-    if strata is None:
-        return [""] * len(targets)
-    return [tuple(map(str, np.flatnonzero(row))) if strata.ndim > 1 else str(row) for row in strata]
 
 
 def _given_options(options: dict[str, Any]) -> dict[type, dict[str, Any]]:

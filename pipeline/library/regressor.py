@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cache.errors import DataError, UsageError
-from pipeline.library.estimators import answers_of, drawn_seed, group_numbers, has_columns, held_out
-from stages.config.heads import HeadConfig
-from stages.fitting.feature_rows import FeatureRows
-from stages.fitting.fit_head import HeadResult, train_head
-from stages.fitting.problem import FitProblem
-from stages.network.heads.base import Head
-from stages.runtime.device import resolve_device
+from pipeline.library.head_estimator import HeadEstimator, has_columns
 from stages.runtime.threads import usable_after_fork
 from stages.tasks.regression import Regression
 
 
-class TransferRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+class TransferRegressor(RegressorMixin, HeadEstimator):  # type: ignore[misc]
     """A head on features that predicts numbers: fitted, and its settings chosen, as the command ``train`` does it.
 
     Parameters
@@ -100,13 +95,11 @@ class TransferRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If a parameter is wrong, or there is nothing to learn from.
         """
-        if not 0 < self.validation_fraction < 1:
-            raise UsageError(f"validation_fraction has to lie between 0 and 1, not be {self.validation_fraction!r}")
+        options = self._head_options()
         several = has_columns(y)
         features, targets = validate_data(
             self, X, y, dtype=[np.float32, np.float16], ensure_min_samples=2, multi_output=several, y_numeric=True
         )
-        self._several = several
         numbers = np.asarray(targets, dtype=np.float64).reshape(len(features), -1)
         if self.log_target and (numbers <= 0).any():
             raise DataError("y holds numbers that have no logarithm: with log_target each is above 0")
@@ -114,28 +107,19 @@ class TransferRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         count = numbers.shape[1]
         names = tuple(f"target_{place}" for place in range(count)) if several else ("target",)
         task = Regression(names, (0.0,) * count, (1.0,) * count, log=self.log_target)
-        of_group = None if groups is None else group_numbers(groups, features)
-        seed = drawn_seed(self.random_state)
-        is_held_out = held_out(features, task.strata(numbers), of_group, self.validation_fraction, seed, min_kept=0)
-        task = task.scaled_to(numbers[~is_held_out])
-        scaled = (numbers - task.mean) / task.scale
-        train, val = (
-            FeatureRows(features[part], scaled[part], groups=None if of_group is None else of_group[part])
-            for part in (~is_held_out, is_held_out)
-        )
-        device = resolve_device(self.device)
-        c_options: dict[str, Any] = {} if self.c_values is None else {"c_values": tuple(self.c_values)}
-        options = HeadConfig(head=(self.head,), scalers=tuple(self.scalers), cv=self.cv, **c_options)
-        self.result_: HeadResult = train_head(self.head, FitProblem(train, val, task, options, seed, device))
-        self.task_ = Regression.from_json(self.result_.task.to_json())
-        self.head_: Head = self.result_.module.to(device)
+
+        def on_scale(task: Any) -> NDArray[np.float64]:
+            return np.asarray((numbers - task.mean) / task.scale)
+
+        fitted = self._fit_head(features, task, on_scale, groups, options)
+        self.task_ = Regression.from_json(fitted.to_json())
         return self
 
     @usable_after_fork
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the number of each sample, float64 [n], or [n, targets] where y had several."""
         check_is_fitted(self)
-        predicted = self.task_.values(self._answers(X))
+        predicted = self.task_.values(torch.from_numpy(self._answers(X, self.task_)))
         return predicted if self._several else predicted[:, 0]
 
     @usable_after_fork
@@ -145,11 +129,47 @@ class TransferRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         Split conformal intervals, from the errors for what was held out.
         """
         check_is_fitted(self)
-        answers = self._answers(X)
+        answers = torch.from_numpy(self._answers(X, self.task_))
         statistics = self.task_.statistic(answers, torch.full_like(answers, float("nan"), dtype=torch.float64))
         ends = np.stack([statistics["low"], statistics["high"]], axis=2)
         return ends if self._several else ends[:, 0]
 
-    def _answers(self, X: ArrayLike) -> torch.Tensor:
-        features = validate_data(self, X, dtype=[np.float32, np.float16], reset=False)
-        return torch.from_numpy(answers_of(self.head_, features, self.task_))
+    def save(self, path: Path | str) -> None:
+        """Write the head: its tensors to `path` with ``.safetensors``, all else to ``.json`` beside it.
+
+        `load` reads it back. Nothing is pickled. Of a random state that is no number nothing is kept, nor is `result_`.
+        """
+        check_is_fitted(self)
+        self._save_head(Path(path), {"task": self.task_.to_json()})
+
+    @classmethod
+    def load(cls, path: Path | str, *, device: str = "auto") -> TransferRegressor:
+        """Return a fitted regressor that `save` wrote, or one round a head of a run: ``RUN/seed-0/linear-ridge/head``.
+
+        It has no `result_`; one round the head of a run has default parameters, which it was not trained with.
+
+        Parameters
+        ----------
+        path : Path
+            With or without suffix.
+        device : str
+            Where it computes from now on.
+
+        Raises
+        ------
+        ValueError
+            If there is no such head, it is damaged, does not take vectors, or predicts no numbers.
+        """
+
+        def require(described: dict[str, Any]) -> None:
+            if described.get("task", {}).get("name") != Regression().name:
+                raise UsageError(f"the head {path} was saved without numbers that it predicts, so it is no regressor")
+
+        regressor, described = cls._load_head(Path(path), device, require)
+        regressor.task_ = Regression.from_json(described["task"])
+        return regressor
+
+    @property
+    def _several(self) -> bool:
+        """Whether y had a column for each of several numbers."""
+        return self.task_.out_features > 1

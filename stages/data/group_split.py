@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +82,19 @@ def _one_of(label: Label) -> Mapping[str, int]:
     Those without any label are a class of their own, of which a share is put aside, too.
     """
     return {label: 1} if isinstance(label, str) else dict.fromkeys(label or ("",), 1)
+
+
+def labels_of_strata(strata: NDArray[Any] | None, count: int) -> list[Label]:
+    """Return the classes of samples by the numbers of the strata that a task puts them in.
+
+    Parameters
+    ----------
+    strata : int64 [n], bool [n, strata] or None
+        As `Task.strata` returns them; None puts all `count` samples into one class.
+    """
+    if strata is None:
+        return [""] * count
+    return [tuple(map(str, np.flatnonzero(row))) if strata.ndim > 1 else str(row) for row in strata]
 
 
 def split_units(

@@ -54,9 +54,11 @@ def forwards(monkeypatch):
 
 @pytest.fixture
 def few_epochs(monkeypatch):
-    options = TransferClassifier._options
+    options = TransferClassifier._head_options
     quick = {"fit_epochs": 10, "fit_lr": (1e-2,), "hidden_dim": 128}
-    monkeypatch.setattr(TransferClassifier, "_options", lambda self: replace(options(self), **quick))
+    monkeypatch.setattr(
+        TransferClassifier, "_head_options", lambda self, **more: replace(options(self, **more), **quick)
+    )
 
 
 @pytest.mark.filterwarnings("ignore")  # some checks are of data that scikit-learn itself warns about
@@ -88,25 +90,6 @@ def test_a_fit_depends_on_the_random_state_alone(few_epochs):
     assert not np.array_equal(fits[0], fits[2])
     drawn = [TransferClassifier("sgd", random_state=np.random.RandomState(0)).fit(X, y).result_ for _ in range(2)]
     assert drawn[0].val_loss == drawn[1].val_loss
-
-
-def test_groups_stay_on_one_side_of_what_is_held_out(monkeypatch):
-    from pipeline.library import estimators
-
-    seen = {}
-
-    def spy(name, problem):
-        seen.update(train=set(problem.train.groups), val=set(problem.val.groups))
-        return train_head(name, problem)
-
-    train_head = estimators.train_head
-    monkeypatch.setattr(estimators, "train_head", spy)
-    X, y = make_blobs(60, centers=2, random_state=0)
-    TransferClassifier("ridge", random_state=0).fit(X, y, groups=[f"patient {n % 12}" for n in range(60)])
-    assert seen["val"]
-    assert not seen["train"] & seen["val"]
-    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
-        TransferClassifier("ridge").fit(X, y, groups=[1, 2])
 
 
 def test_a_saved_head_is_safetensors_and_answers_the_same(tmp_path):

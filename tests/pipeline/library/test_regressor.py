@@ -66,3 +66,16 @@ def test_zero_and_one_for_each_of_several_labels_are_predicted_as_one_against_th
     assert of_ours > of_theirs - 0.02
     ours.save(tmp_path / "labels")
     np.testing.assert_array_equal(TransferClassifier.load(tmp_path / "labels").predict(X[300:]), predicted)
+
+
+def test_a_saved_regressor_predicts_the_same_and_a_classifier_is_none(numbers, tmp_path):
+    X, y = numbers
+    fitted = TransferRegressor(log_target=True, random_state=0).fit(X, np.exp((y - 500) / 400))
+    fitted.save(tmp_path / "head")
+    loaded = TransferRegressor.load(tmp_path / "head")
+    assert np.array_equal(loaded.predict(X), fitted.predict(X))
+    assert np.array_equal(loaded.predict_interval(X), fitted.predict_interval(X))
+    assert loaded.get_params() == fitted.get_params()
+    TransferClassifier("ridge", random_state=0).fit(X, y > 500).save(tmp_path / "classes")
+    with pytest.raises(ValueError, match="no regressor"):
+        TransferRegressor.load(tmp_path / "classes")

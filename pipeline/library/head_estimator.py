@@ -1,0 +1,172 @@
+"""What a classifier and a regressor on features have in common: fitting a head, asking it, keeping it on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+
+from cache import key_of_bytes
+from cache.errors import DataError, UsageError
+from stages.config.heads import HeadConfig
+from stages.data.group_split import labels_of_strata, split_units, stratified_group_split
+from stages.fitting.feature_rows import FeatureRows
+from stages.fitting.fit_head import HeadResult, head_probabilities, train_head
+from stages.fitting.problem import FitProblem
+from stages.network.heads.base import Head
+from stages.network.heads.serialization import load_head, save_head
+from stages.runtime.device import resolve_device
+from stages.tasks.base import Task
+
+_BLOCK_ROWS = 64
+"""Rows that go through a head at a time."""
+
+
+class HeadEstimator(BaseEstimator):  # type: ignore[misc]
+    """A head on features as scikit-learn's estimators are; the parameters are those of the classes made of it."""
+
+    head: str
+    c_values: tuple[float, ...] | None
+    scalers: tuple[Any, ...]
+    cv: int | None
+    validation_fraction: float
+    device: str
+    random_state: int | np.random.RandomState | None
+
+    def _fit_head(
+        self,
+        features: NDArray[Any],
+        task: Task,
+        targets_of: Callable[[Task], NDArray[Any]],
+        groups: ArrayLike | None,
+        options: HeadConfig,
+    ) -> Task:
+        """Fit a head, leave it in `head_` and how it came about in `result_`; return its task, calibrated.
+
+        Parameters
+        ----------
+        targets_of : callable
+            From the task to its targets, [n, ...]: before and after it is scaled to the training samples.
+        """
+        of_group = None if groups is None else _group_numbers(groups, features)
+        seed = self._drawn_seed()
+        targets = targets_of(task)
+        is_held_out = _held_out(features, task, targets, of_group, self.validation_fraction, seed)
+        task = task.scaled_to(targets[~is_held_out])
+        targets = targets_of(task)
+        train, val = (
+            FeatureRows(features[part], targets[part], groups=None if of_group is None else of_group[part])
+            for part in (~is_held_out, is_held_out)
+        )
+        device = resolve_device(self.device)
+        self.result_: HeadResult = train_head(self.head, FitProblem(train, val, task, options, seed, device))
+        self.head_: Head = self.result_.module.to(device)
+        return self.result_.task
+
+    def _head_options(self, **more: Any) -> HeadConfig:
+        if not 0 < self.validation_fraction < 1:
+            raise UsageError(f"validation_fraction has to lie between 0 and 1, not be {self.validation_fraction!r}")
+        c_options: dict[str, Any] = {} if self.c_values is None else {"c_values": tuple(self.c_values)}
+        return HeadConfig(head=(self.head,), scalers=tuple(self.scalers), cv=self.cv, **c_options, **more)
+
+    def _drawn_seed(self) -> int:
+        """Return a number as it is; of a random state, or none, one that is drawn."""
+        if isinstance(self.random_state, (int, np.integer)):
+            return int(self.random_state)
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _answers(self, X: ArrayLike, task: Task) -> NDArray[np.float32]:
+        """Return what the head says of features, as the task reads it, [n, out_features].
+
+        Always as many rows at a time go through it: a sample's answer does not depend on which others are asked for.
+        """
+        check_is_fitted(self)
+        features = validate_data(self, X, dtype=[np.float32, np.float16], reset=False)
+        blank = np.zeros((-len(features) % _BLOCK_ROWS, features.shape[1]), dtype=features.dtype)
+        filled = np.concatenate([features, blank])
+        blocks = (filled[start : start + _BLOCK_ROWS] for start in range(0, len(filled), _BLOCK_ROWS))
+        return np.concatenate([head_probabilities(self.head_, block, task) for block in blocks])[: len(features)]
+
+    def _save_head(self, path: Path, described: dict[str, Any]) -> None:
+        """Write the head and the parameters beside what else there is to know of it."""
+        parameters = self.get_params(deep=False)
+        if not isinstance(self.random_state, (int, np.integer)):
+            parameters["random_state"] = None
+        described = {
+            **described,
+            "parameters": {name: _plain(value) for name, value in parameters.items() if name != "device"},
+        }
+        if hasattr(self, "feature_names_in_"):
+            described["feature_names"] = self.feature_names_in_.tolist()
+        save_head(path, self.head_, described)
+
+    @classmethod
+    def _load_head(
+        cls, path: Path, device: str, require: Callable[[dict[str, Any]], None]
+    ) -> tuple[Self, dict[str, Any]]:
+        """Return an estimator with the head that was saved, and what was written beside it, which `require` checks."""
+        head, described = load_head(path)
+        require(described)
+        shape = head.config["row_shape"]
+        if len(shape) != 1:
+            raise UsageError(f"the head {path} takes rows of shape {shape}, and an estimator takes vectors")
+        parameters: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in described.get("parameters", {}).items()
+        }
+        estimator = cls(**parameters, device=device)
+        estimator.n_features_in_ = shape[0]
+        if "feature_names" in described:
+            estimator.feature_names_in_ = np.array(described["feature_names"], dtype=object)
+        estimator.head_ = head.requires_grad_(False).to(resolve_device(device))
+        return estimator, described
+
+
+def has_columns(y: ArrayLike) -> bool:
+    """Return whether targets are several for each sample."""
+    targets = np.asarray(y)
+    return targets.ndim == 2 and targets.shape[1] > 1
+
+
+def _plain(value: Any) -> Any:
+    """Return a parameter as JSON has it: numbers of NumPy as Python's, tuples as lists."""
+    if isinstance(value, (tuple, list)):
+        return [_plain(part) for part in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _group_numbers(groups: ArrayLike, features: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the number of each sample's group, int64 [n]."""
+    check_consistent_length(features, groups)
+    return np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
+
+
+def _held_out(
+    features: NDArray[Any],
+    task: Task,
+    targets: NDArray[Any],
+    groups: NDArray[np.int64] | None,
+    share: float,
+    seed: int,
+) -> NDArray[np.bool_]:
+    """Return which samples are held out of each stratum; equal rows, and those of a group, stay together.
+
+    Which ones depends on the rows and the seed alone, not on the order of the samples.
+    """
+    keys = [key_of_bytes(row.tobytes()) for row in features]
+    names = [] if groups is None else [str(group) for group in groups]
+    units = split_units(keys, labels_of_strata(task.strata(targets), len(keys)), [""] * len(keys), names, seed)
+    held_out_keys = stratified_group_split(units, share, min_kept=1)
+    is_held_out = np.array([key in held_out_keys for key in keys])
+    if not is_held_out.any():
+        raise DataError(
+            f"none of the {len(keys)} samples can be held out for validation and leave one of each class to learn "
+            "from: give more samples of a class, or of other groups"
+        )
+    return is_held_out
