@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,7 +109,8 @@ class KernelScaler:
 class NystroemMap:
     """What Nystroem's method (Williams & Seeger 2001) makes of rows, whose products are near the RBF kernel.
 
-    With landmarks L and K(L, L) = V e V', a row x becomes K(x, L) V e^-1/2. Where all rows are landmarks, it is exact.
+    With landmarks L and a root R of K(L, L)^-1 = R R', a row x becomes K(x, L) R. Where all rows are landmarks, it is
+    exact.
 
     Parameters
     ----------
@@ -118,14 +120,23 @@ class NystroemMap:
     seed : int
     landmarks : int
         At most so many.
+    root_of : callable, optional
+        From K(L, L), float64 [landmarks, landmarks], to R; by its eigenvectors, if left out.
     """
 
-    def __init__(self, scaler: KernelScaler, rows: NDArray[np.float32], seed: int, landmarks: int) -> None:
+    def __init__(
+        self,
+        scaler: KernelScaler,
+        rows: NDArray[np.float32],
+        seed: int,
+        landmarks: int,
+        root_of: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
+    ) -> None:
         self.scaler = scaler
         landmark_rows = np.random.default_rng(seed).choice(len(rows), min(landmarks, len(rows)), replace=False)
         self.landmarks = scaler(rows[np.sort(landmark_rows)])
-        values, vectors = eigh(rbf_kernel(self.landmarks, self.landmarks, scaler.gamma).astype(np.float64))
-        self.root = (vectors / np.sqrt(np.maximum(values, 1e-8 * values[-1]))).astype(np.float32)
+        kernel = rbf_kernel(self.landmarks, self.landmarks, scaler.gamma).astype(np.float64)
+        self.root = (root_of or _eigenvector_root)(kernel).astype(np.float32)
 
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return rows as a linear model is to see them, float32 [n, landmarks]."""
@@ -223,6 +234,12 @@ class NystroemModel:
     def head(self, temperature: float = 1.0) -> RBFHead:
         """Return scaling, kernel and machine as one head around the landmarks."""
         return self.map.head(self.linear.head(temperature))
+
+
+def _eigenvector_root(kernel: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return V e^-1/2 for a kernel V e V'; what is next to nothing of e counts as the least that is something."""
+    values, vectors = eigh(kernel)
+    return np.asarray(vectors / np.sqrt(np.maximum(values, 1e-8 * values[-1])))
 
 
 def _sides(labels: NDArray[Any], out_features: int) -> tuple[list[NDArray[np.int8] | None], NDArray[np.float64]]:
