@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
@@ -17,7 +18,7 @@ from stages.fitting.standardize import safe_std
 
 
 @dataclass
-class RowSums:
+class RowSums(ABC):
     """Weighted sums over rows less `center`, or, for l2, over rows at length 1.
 
     Attributes
@@ -33,23 +34,23 @@ class RowSums:
     l2: bool
 
     @property
+    @abstractmethod
     def weight(self) -> float:
         """Sum of the rows' weights."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def target_mean(self) -> NDArray[np.float64]:
         """Weighted mean of the targets, [out_features]."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def present(self) -> NDArray[np.bool_]:
         """What there is a row of, [out_features]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def target_products(self, mean: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the weighted products of targets and rows, both less their `mean`, [out_features, d]."""
-        raise NotImplementedError
 
     def add(self, block: Tensor, labels: NDArray[Any], weights: NDArray[np.float32]) -> Tensor:
         """Take up some `iter_scaled` rows, [b, d]; return them times their weights."""
@@ -59,8 +60,9 @@ class RowSums:
         self.squares += (weighted * block).double().sum(dim=0).numpy()
         return weighted
 
+    @abstractmethod
     def _add_targets(self, weighted: Tensor, labels: NDArray[Any], weights: NDArray[np.float32]) -> None:
-        raise NotImplementedError
+        """Take up the targets of some rows, which are given times their weights."""
 
     def standardization(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the mean of the rows (less the centre, or at length 1) and their standard deviation, [d].
