@@ -18,7 +18,7 @@ def inspect(
     then mend the data. Label errors and the balance are of one class a sample; the rest is of any task. An image that
     stands in two of the given splits, which other commands refuse, is reported here.
 
-    Needs `pip install 'cleanlab>=2.9'`.
+    Label errors need `pip install 'cleanlab>=2.9'`.
 
     Try:
 
@@ -46,13 +46,14 @@ def inspect(
     from stages.inspection.inspect import FeatureTable, has_one_class, inspect_features, require_threshold
     from stages.inspection.label_errors import require_cleanlab
 
-    require_cleanlab()
     require_threshold(threshold)
     features = resolve_features(data, features)
     extractor = build_extractor(features)
     init_run(out, data, features)
     seed = data.seeds[0]
     manifest, directory = init_seed(out, replace(data, allow_leakage=True), features, seed)
+    if has_one_class(manifest.task):  # label errors are looked for there, and there alone
+        require_cleanlab()
     extraction = extract_features(extractor, manifest, directory)
     if features.strict and extraction.skipped:
         raise DataError(f"{len(extraction.skipped)} images could not be read (--strict)")

@@ -46,10 +46,13 @@ def predict(
     """
     from pipeline.cli.output import echo
     from pipeline.experiment.classify_images import choose_model, predict_images, write_csv
+    from pipeline.experiment.model_store import read_recipe
 
     model, reason = choose_model(run, method, seed)
     classified, unreadable = predict_images(model, list(images), device)
-    echo(f"{model.name} of {model.parent}, {reason}: {len(classified)} images")
+    recipe = read_recipe(model)
+    of_what = "samples" if recipe is not None and recipe.samples is not None else "images"
+    echo(f"{model.name} of {model.parent}, {reason}: {len(classified)} {of_what}")
     if out is not None:
         write_csv(out, classified)
         echo(f"predictions: {out}")

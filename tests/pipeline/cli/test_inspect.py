@@ -1,6 +1,7 @@
 """``inspect`` and ``learning-curve`` as a person gives them, through the real network."""
 
 import csv
+import importlib.util
 import re
 
 import numpy as np
@@ -124,7 +125,11 @@ def test_a_dark_image_is_found_by_its_pixels(inspected, flawed):
     assert len(dark) < 10
 
 
-def test_of_numbers_copies_and_outliers_are_found_and_no_label_is_doubted(inspected, flawed, tmp_path):
+def test_of_numbers_copies_and_outliers_are_found_and_no_label_is_doubted(inspected, flawed, tmp_path, monkeypatch):
+    find_spec = importlib.util.find_spec  # without cleanlab, which nothing of numbers needs
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "cleanlab" else find_spec(name, *more)
+    )
     root, issues, _ = inspected
     rows = [
         f"{path},{number + 0.5},{path.parent.parent.name}"
