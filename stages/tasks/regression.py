@@ -292,7 +292,7 @@ class Regression:
         return replace(self, interval=tuple(widths))
 
     def uncalibrated(self) -> Regression:
-        """Return the task, ranked by its own metric, without intervals and without the scale of its training samples."""
+        """Return the task, ranked by its own metric, without intervals and the scale of its training samples."""
         count = len(self.names)
         return replace(self, interval=None, mean=(0.0,) * count, scale=(1.0,) * count, primary="")
 
