@@ -80,7 +80,7 @@ def run_column_methods(experiment: Experiment, names: Sequence[HeadName], option
     for (method, name), finished in earlier.items():
         method_dir = experiment.directory / column_dir_name(method, name)
         if finished is not None:
-            _LOG.info(f"seed {experiment.seed}  {method_dir.name}: already trained, {format_accuracy(finished)}")
+            _LOG.info(f"{experiment.label}  {method_dir.name}: already trained, {format_accuracy(finished)}")
             results.append(finished)
             continue
         results.append(_train_and_test(experiment, table, problems.of(name), method, name, options, method_dir))
