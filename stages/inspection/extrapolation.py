@@ -221,8 +221,8 @@ def _unanswered(curve: LearningCurve, extrapolation: Extrapolation) -> list[str]
         f"(off by {_difference(check.miss.value, as_percent)}{' points' if as_percent else ''}, 95 % interval "
         f"{_difference(check.miss.low, as_percent)} to {_difference(check.miss.high, as_percent)}).",
         f"Measured, without any curve: from {sizes[half]:,} to {sizes[-1]:,} images {curve.metric.label} went from "
-        f"{_score(means[half], as_percent)} to {_score(means[-1], as_percent)}. Whether that goes on, more images alone "
-        "can tell; more `draws`, or a larger `val_size`, make these scores surer.",
+        f"{_score(means[half], as_percent)} to {_score(means[-1], as_percent)}. Whether that goes on, more images "
+        "alone can tell; more `draws`, or a larger `val_size`, make these scores surer.",
     ]
 
 
