@@ -350,7 +350,7 @@ def _with_costs(
         seconds=sum(stages.values()),
         backbone_forwards=tuned.backbone_forwards + tested_images,
         extraction_forwards=(result.extraction_forwards if options.init_head != "new" else 0) + tuned.view_forwards,
-        history=[epoch.to_json() for epoch in tuned.fit.history],
+        history=[epoch.to_json(result.task.primary) for epoch in tuned.fit.history],
     )
 
 

@@ -206,7 +206,7 @@ def train_and_test(
     result = replace(
         build_result(experiment, outcome),
         selection=trained.selection,
-        history=[epoch.to_json() for epoch in trained.history],
+        history=[epoch.to_json(trained.task.primary) for epoch in trained.history],
         options=head_options(experiment, method.name, options),
     )
     if not method.takes_images:
