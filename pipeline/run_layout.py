@@ -22,6 +22,8 @@ EXTRACTION = "extraction.json"
 # of a method
 RESULT = "result.json"
 PREDICTIONS = "predictions.npz"
+VALIDATION = "validation.npz"
+OUT_OF_FOLD = "out-of-fold.npz"
 MODEL_CARD = "model.json"
 HEAD = "head.safetensors"
 HEAD_WITHOUT_VAL = "head-without-val.safetensors"

@@ -56,7 +56,7 @@ def finetune(
         extractor = build_extractor(replace(features, device=rank.device(features.device)))
         rank.broadcast_from_first(partial(init_run, out, data, features, head, finetune))
         for seed in data.seeds:
-            manifest, directory = rank.broadcast_from_first(partial(init_seed, out, data, features, seed))
+            manifest, directory = rank.broadcast_from_first(partial(init_seed, out, data, features, seed, head))
             require_trainable(extractor, finetune, manifest)
             experiment = Experiment(extractor, manifest, seed, directory, rank, data, overwrite)
             results += run_finetunings(experiment, finetune, head)

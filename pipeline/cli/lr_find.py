@@ -49,7 +49,7 @@ def lr_find(
     features = resolve_features(data, features)
     extractor = build_extractor(features)
     init_run(out, data, features, head, finetune)
-    manifest, directory = init_seed(out, data, features, data.seeds[0])
+    manifest, directory = init_seed(out, data, features, data.seeds[0], head)
     require_trainable(extractor, finetune, manifest)
     tests = run_lr_finder(
         Experiment(extractor, manifest, data.seeds[0], directory, data=data), finetune, head, each_block=each_block

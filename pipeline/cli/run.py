@@ -60,7 +60,7 @@ def run(
     init_run(out, data, features, head, finetune)
     extractor = build_extractor(features)
     for seed in data.seeds:
-        manifest, directory = init_seed(out, data, features, seed)
+        manifest, directory = init_seed(out, data, features, seed, head)
         if not skip_finetune:
             require_trainable(extractor, finetune, manifest)
         encode_columns(manifest, head)  # what is wrong with a column is told before images are extracted

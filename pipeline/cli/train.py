@@ -45,7 +45,7 @@ def train(
     init_run(out, data, features, head)
     results = []
     for seed in data.seeds:
-        manifest, directory = init_seed(out, data, features, seed)
+        manifest, directory = init_seed(out, data, features, seed, head)
         experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite)
         names = head.heads_for(manifest.task.name)
         encode_columns(manifest, head)  # what is wrong with a column is told before anything is trained

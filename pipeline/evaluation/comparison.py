@@ -1,8 +1,8 @@
 """What the results of one or several runs say against each other: rows, paired tests, and a verdict in words.
 
-Nothing is trained or read but finished results. Methods are ranked by the task's metric on the validation split; the
-test split only says what the ranked methods reach and whether their difference is more than chance. How it looks is
-``pipeline.report``.
+Nothing is trained or read but finished results. Which method to take is said by ``pipeline.evaluation.choice``, which
+sees no test image; the test split only says what the methods reach and whether their difference is more than chance.
+How it looks is ``pipeline.report``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cache.errors import DataError, listed
+from pipeline.evaluation.choice import Choice, choose
 from pipeline.evaluation.method_summary import STAGES, TEST_TIME, MethodSummary, PairedTest, paired_test
 from pipeline.evaluation.methods import get_method
 from pipeline.evaluation.results import Result, load_results, require_same_test_images, run_of
@@ -33,10 +34,12 @@ class Comparison:
     rows : tuple of MethodSummary
         In the order of method and name.
     reference : MethodSummary
-        What the others are tested against: the best method on cached features, or the best of all where there is
-        none; the best on the validation split.
+        What the others are tested against: the head on cached features to take, or the method to take where there is
+        none.
     tests : tuple of PairedTest
         Every other row against the reference, in the order of the rows.
+    choice : Choice
+        The method to take, and how all are ranked.
     verdict : Verdict
         What follows.
     results : tuple of Result
@@ -48,6 +51,7 @@ class Comparison:
     rows: tuple[MethodSummary, ...]
     reference: MethodSummary
     tests: tuple[PairedTest, ...]
+    choice: Choice
     verdict: Verdict
     results: tuple[Result, ...]
     notes: tuple[str, ...]
@@ -92,8 +96,8 @@ class Comparison:
 
     @property
     def ranked(self) -> list[MethodSummary]:
-        """The rows from the best on the validation split down; of equals the quicker one first."""
-        return sorted(self.rows, key=_rank)
+        """The rows from the best by what methods are ranked by down; of equals the quicker one first."""
+        return list(self.choice.ranked)
 
     @property
     def test_images(self) -> str:
@@ -140,16 +144,29 @@ def compare_results(results: Sequence[Result]) -> Comparison:
     """
     require_same_test_images(results)
     rows, notes = _rows(results)
-    ranked = sorted(rows, key=_rank)
-    reference = next((row for row in ranked if row.cached), ranked[0])
+    choice = choose(rows)
+    candidates = [choice.chosen, *([] if choice.head is None else [choice.head]), *choice.ranked]
+    reference = next((row for row in candidates if row.cached), choice.chosen)
     tests = tuple(paired_test(row, reference) for row in rows if row is not reference)
     return Comparison(
         rows=tuple(rows),
         reference=reference,
         tests=tests,
-        verdict=give_verdict(ranked, reference, tests),
+        choice=choice,
+        verdict=give_verdict(choice, reference, tests),
         results=tuple(results),
         notes=tuple(notes),
+    )
+
+
+def choose_result(results: Sequence[Result]) -> Choice:
+    """Return the method to take of the results of one seed."""
+    labels = _labels(results)
+    return choose(
+        [
+            MethodSummary(label, run_of(result), (result,), np.arange(len(result.predictions)))
+            for label, result in zip(labels, results, strict=True)
+        ]
     )
 
 
@@ -254,8 +271,3 @@ def _method_words(result: Result) -> str:
     if (kind := result.settings.get("test-time augmentation")) in TEST_TIME:
         label += f" + {TEST_TIME[kind][0]}"
     return label
-
-
-def _rank(row: MethodSummary) -> tuple[float, float]:
-    """Order methods without a look at the test split."""
-    return -row.val_score if row.metric.higher_is_better else row.val_score, row.seconds

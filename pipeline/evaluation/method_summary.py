@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from pipeline.evaluation.methods import get_method
 from pipeline.evaluation.results import Result
 from stages.tasks import statistics as sampling
 from stages.tasks.base import Metric, Statistics, Task
+from stages.tasks.standard_error import standard_error
 
 SIGNIFICANT = 0.05
 """The p-value below which a difference is called more than chance."""
@@ -28,6 +29,37 @@ TEST_TIME = {
     "crops": ("crops", "the evaluation view and the four corners of an image, and their mirror images"),
 }
 """Renderings that probabilities are averaged over: how a label names them, and what they are."""
+
+
+class Scored(NamedTuple):
+    """Samples that a method was asked about, under all seeds; for each method at the same places.
+
+    Attributes
+    ----------
+    statistics : array [m, ...]
+        What the task keeps of each.
+    units : ndarray [m]
+        What is independent of each other: samples, of which there may be several predictions, or their groups.
+    samples : ndarray of S32 [m]
+        Their keys.
+    """
+
+    statistics: Statistics
+    units: NDArray[Any]
+    samples: NDArray[np.bytes_]
+
+    def is_about(self, other: Scored) -> bool:
+        """Return whether both are about the same samples at the same places."""
+        return np.array_equal(self.samples, other.samples)
+
+
+class CrossValidated(NamedTuple):
+    """What a method scores on samples that it was not fitted to."""
+
+    mean: float
+    standard_error: float
+    folds: int
+    repeats: int
 
 
 @dataclass(frozen=True)
@@ -129,9 +161,53 @@ class MethodSummary:
         return sampling.bootstrap_interval(self.metric, self.statistics, self.images)
 
     @property
+    def is_head(self) -> bool:
+        """Whether it is a head, on features or on columns, and so could be cross-validated."""
+        return self.cached or self.method == "columns"
+
+    @property
     def val_score(self) -> float:
-        """Mean of the metric on the validation split: what methods are ranked by."""
+        """Mean of the metric on the validation split, by what was fitted to train alone."""
         return self._mean(lambda result: result.val[self.metric.name])
+
+    @cached_property
+    def out_of_fold(self) -> Scored | None:
+        """What it predicts for train and validation, never fitted to the sample; None where nothing was folded."""
+        parts = [result.out_of_fold for result in self.results]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        orders = [part.order for part in known]
+        return Scored(
+            np.concatenate([part.statistics[order] for part, order in zip(known, orders, strict=True)]),
+            np.concatenate([part.units[order] for part, order in zip(known, orders, strict=True)]),
+            np.concatenate([part.keys[order] for part, order in zip(known, orders, strict=True)]),
+        )
+
+    @cached_property
+    def cv(self) -> CrossValidated | None:
+        """What it scores out of folds, that of all seeds together: what heads are ranked by."""
+        first, scored = self.results[0].out_of_fold, self.out_of_fold
+        if first is None or scored is None:
+            return None
+        error = standard_error(self.metric, scored.statistics, scored.units)
+        return CrossValidated(self.metric.score(scored.statistics), error, first.folds, first.repeats)
+
+    @cached_property
+    def validation(self) -> Scored | None:
+        """What it predicts for the validation split, fitted to train alone; None of a version that did not keep it."""
+        parts = [result.validation_predictions for result in self.results]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        statistics = np.concatenate([part.statistics[part.key_order] for part in known])
+        keys = np.concatenate([part.keys[part.key_order] for part in known])
+        return Scored(statistics, keys, keys)
+
+    @property
+    def prediction_seconds(self) -> float:
+        """Mean seconds that an image takes from its bytes to its prediction."""
+        return self._mean(_prediction_seconds)
 
     def mean_score(self, name: str) -> float:
         """Return the mean of a metric over the seeds; nan where it is not defined for one of them."""
@@ -181,6 +257,13 @@ class MethodSummary:
 
     def _mean(self, of: Callable[[Result], float]) -> float:
         return float(np.mean([of(result) for result in self.results]))
+
+
+def _prediction_seconds(result: Result) -> float:
+    """Return the time of an image through the network and the head, as far as the stages were measured apart."""
+    stages = result.seconds_by_stage
+    extracted = max(result.extraction_forwards, 1)
+    return stages.get("extract", 0.0) / extracted + stages.get("evaluate", 0.0) / max(result.samples["test"], 1)
 
 
 @dataclass(frozen=True)

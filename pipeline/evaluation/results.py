@@ -28,6 +28,7 @@ from cache.atomic_write import write_atomically
 from cache.errors import CutonceError, DataError, listed
 from pipeline import run_layout
 from pipeline.evaluation.methods import get_method, is_method
+from pipeline.evaluation.out_of_fold import OutOfFoldPredictions, own_arrays
 from stages.config.version_1 import METHOD_NAMES
 from stages.tasks.base import Metric, Statistics, Task, evaluate, task_from_json
 from stages.tasks.metrics import OLD_NAMES
@@ -86,9 +87,7 @@ class Predictions:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what ``predictions.npz`` holds: keys, locations, and each field of the statistics by its name."""
-        fields_of = self.statistics.dtype.names
-        sample_arrays = {name: self.statistics[name] for name in fields_of} if fields_of else {_WHOLE: self.statistics}
-        return {"keys": self.keys, "locations": self.locations, **sample_arrays}
+        return {"keys": self.keys, "locations": self.locations, **_arrays_of(self.statistics)}
 
     @classmethod
     def load(cls, path: Path, task: Task) -> Predictions:
@@ -100,9 +99,7 @@ class Predictions:
             If the file is missing, damaged, or holds something else.
         """
         try:
-            with zipfile.ZipFile(path) as archive:
-                names = [name.removesuffix(".npy") for name in archive.namelist()]
-                arrays = {name: _read_array(archive, name) for name in names}
+            arrays = _read_arrays(path)
             keys, locations = arrays.pop("keys"), arrays.pop("locations")
             predictions = cls(task, keys, locations, _statistics_of(arrays))
             if len(task.cells(predictions.statistics[0])) != len(task.columns):
@@ -119,6 +116,12 @@ _WHOLE = "statistics"
 
 _OLD_FIELDS = {"labels": "target"}
 """What version 1 calls a field of the statistics, and what it is called now."""
+
+
+def _arrays_of(statistics: Statistics) -> dict[str, NDArray[Any]]:
+    """Return each field of the statistics by its name, or the whole."""
+    names = statistics.dtype.names
+    return {name: statistics[name] for name in names} if names else {_WHOLE: statistics}
 
 
 def _statistics_of(arrays: Mapping[str, NDArray[Any]]) -> Statistics:
@@ -190,6 +193,9 @@ class Result:
     """What it was made with, by the names of the options; empty in a file of a version that did not keep it."""
     history: list[dict[str, Any]] = field(default_factory=list)
     selection: list[dict[str, Any]] = field(default_factory=list)
+    cv: dict[str, Any] | None = None
+    """What heads are ranked by, of `out_of_fold`: metric, mean, standard_error, folds, repeats; None where nothing was
+    folded."""
     directory: Path | None = field(default=None, compare=False)
     """Where it was loaded from; not part of the file."""
 
@@ -199,12 +205,31 @@ class Result:
         stored["task"] = self.task.to_json()
         return {"version": VERSION, **{name: to_json_value(value) for name, value in stored.items()}}
 
-    def save(self, directory: Path, predictions: Predictions) -> None:
-        """Write ``predictions.npz``, then ``result.json``: where the second stands, the first is complete."""
+    def save(
+        self,
+        directory: Path,
+        predictions: Predictions,
+        *,
+        validation: Predictions | None = None,
+        out_of_fold: OutOfFoldPredictions | None = None,
+    ) -> None:
+        """Write all predictions, then ``result.json``: where that stands, the others are complete.
+
+        Parameters
+        ----------
+        directory : Path
+        predictions : Predictions
+            For the test split.
+        validation : Predictions, optional
+            For the validation split, by what was fitted to train alone.
+        out_of_fold : OutOfFoldPredictions, optional
+        """
         directory.mkdir(parents=True, exist_ok=True)
-        arrays = io.BytesIO()
-        np.savez_compressed(arrays, allow_pickle=False, **predictions.arrays())
-        write_atomically(directory / run_layout.PREDICTIONS, arrays.getvalue())
+        # a training that is replaced may have left what this one lacks
+        _write_arrays(directory / run_layout.VALIDATION, None if validation is None else validation.arrays())
+        folded = None if out_of_fold is None else {**out_of_fold.arrays(), **_arrays_of(out_of_fold.statistics)}
+        _write_arrays(directory / run_layout.OUT_OF_FOLD, folded)
+        _write_arrays(directory / run_layout.PREDICTIONS, predictions.arrays())
         write_atomically(directory / run_layout.RESULT, json_text(self.to_json()).encode())
 
     @property
@@ -232,13 +257,46 @@ class Result:
         DataError
             If they are missing, damaged, or those of another training.
         """
-        if self.directory is None:
-            raise ValueError("only a loaded result knows where its predictions are")
-        path = self.directory / run_layout.PREDICTIONS
+        path = self._beside(run_layout.PREDICTIONS)
         predictions = Predictions.load(path, self.task)
         if not math.isclose(self.metric.score(predictions.statistics), self.test[self.metric.name]):
             raise DataError(f"{path} does not belong to the result.json beside it; train this method again")
         return predictions
+
+    @cached_property
+    def validation_predictions(self) -> Predictions | None:
+        """Predictions for the validation split, by what was fitted to train alone; None of a version that kept none.
+
+        Raises
+        ------
+        DataError
+            If they are damaged.
+        """
+        path = self._beside(run_layout.VALIDATION)
+        return Predictions.load(path, self.task) if path.exists() else None
+
+    @cached_property
+    def out_of_fold(self) -> OutOfFoldPredictions | None:
+        """Predictions for train and validation by models not fitted to them; None where nothing was folded.
+
+        Raises
+        ------
+        DataError
+            If they are damaged.
+        """
+        path = self._beside(run_layout.OUT_OF_FOLD)
+        if not path.exists():
+            return None
+        try:
+            arrays = _read_arrays(path)
+            return OutOfFoldPredictions.from_arrays(self.task, own_arrays(arrays), _statistics_of(arrays))
+        except _DAMAGED_ARCHIVE as error:
+            raise DataError(f"{path} is damaged ({error}); delete its folder and train this method again") from error
+
+    def _beside(self, name: str) -> Path:
+        if self.directory is None:
+            raise ValueError("only a loaded result knows where its predictions are")
+        return self.directory / name
 
     @classmethod
     def load(cls, directory: Path) -> Result:
@@ -253,7 +311,7 @@ class Result:
         stored = read_json(path)
         if stored.get("version", 1) == 1:
             stored = _from_version_1(stored)
-        stored = {"options": {}, **stored}
+        stored = {"options": {}, "cv": None, **stored}
         unusable = [
             name for name in _STORED if name not in stored or not matches_annotation(stored[name], _STORED[name])
         ]
@@ -332,12 +390,19 @@ def write_results_json(
     environment: Mapping[str, Any],
     chosen: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write ``results.json``: every result, what they say against each other, and what is needed to repeat them."""
+    """Write ``results.json``: every result, what they say against each other, and what is needed to repeat them.
+
+    The result whose folder `chosen` names, of its first seed, says so of itself.
+    """
+    number = _number_of(chosen, run, results)
     content = {
         "verdict": verdict,
         "chosen": dict(chosen) if chosen is not None else None,
         "comparisons": list(comparisons),
-        "results": [result.to_json() for result in results],
+        "results": [
+            {**result.to_json(), **({"chosen": True} if place == number else {})}
+            for place, result in enumerate(results)
+        ],
         "extraction": _extractions(results),
         "configuration": to_json_value(configuration),
         "environment": to_json_value(environment),
@@ -346,6 +411,21 @@ def write_results_json(
     path = run / run_layout.RESULTS
     write_atomically(path, json_text(content).encode())
     return path
+
+
+def _number_of(chosen: Mapping[str, str] | None, out: Path, results: Sequence[Result]) -> int | None:
+    """Return which of the results, in the order of their seeds, is the first of the chosen method."""
+    if chosen is None:
+        return None
+    run = (out / chosen["run"]).resolve()
+    of_method = (
+        number
+        for number, result in enumerate(results)
+        if result.directory is not None
+        and result.directory.name == chosen["folder"]
+        and run_of(result).resolve() == run
+    )
+    return next(of_method, None)
 
 
 def write_predictions_csv(
@@ -443,6 +523,22 @@ _DAMAGED_ARCHIVE = (
     SyntaxError,
     ValueError,
 )
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]] | None) -> None:
+    """Write arrays without pickled objects, or, for none, remove the file."""
+    if arrays is None:
+        path.unlink(missing_ok=True)
+        return
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    write_atomically(path, content.getvalue())
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    with zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        return {name: _read_array(archive, name) for name in names}
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:

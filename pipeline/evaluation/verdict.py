@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from pipeline.evaluation.choice import Choice
 from pipeline.evaluation.method_summary import MethodSummary, PairedTest, paired_test
 from pipeline.text import capitalized, format_difference, format_score, percent
 
@@ -25,8 +26,9 @@ class Verdict:
     """The method to take."""
 
 
-def give_verdict(ranked: Sequence[MethodSummary], reference: MethodSummary, tests: Sequence[PairedTest]) -> Verdict:
-    """Say what follows; `ranked` is in the order of the validation split."""
+def give_verdict(choice: Choice, reference: MethodSummary, tests: Sequence[PairedTest]) -> Verdict:
+    """Say what follows of the choice, which saw no test image, and of the tests against the reference."""
+    ranked, chosen = choice.ranked, choice.chosen
     tests_by_label = {test.method: test for test in tests}
     if len(ranked) == 1:
         name, images = capitalized(_method_phrase(reference)), describe_test_images(reference)
@@ -36,14 +38,12 @@ def give_verdict(ranked: Sequence[MethodSummary], reference: MethodSummary, test
         )
     tuned = next((row for row in ranked if row.method == "finetune"), None)
     if tuned is None or not reference.cached:
-        outcome, headline = _ranking(ranked, tests_by_label, reference)
-        chosen, details = ranked[0], []
+        outcome, headline = _ranking(choice, tests_by_label, reference)
+        details = []
     else:
         candidates = sum(row.method == "finetune" for row in ranked)
         outcome, headline = _outcome(tuned, reference, tests_by_label[tuned.label], candidates)
-        quicker = tuned if tests_by_label[tuned.label].time_ratio < 1 else reference
-        chosen = {"pays": tuned, "inconclusive": quicker}.get(outcome, reference)
-        details = [_advice(outcome, chosen, reference if chosen is tuned else tuned, ranked)]
+        details = [f"Take {_method_phrase(chosen)}."]
     if reference.cached:
         details += [
             f"Without the cache, every image through the frozen network in every epoch, {row.label} reaches "
@@ -58,9 +58,7 @@ def give_verdict(ranked: Sequence[MethodSummary], reference: MethodSummary, test
         if (with_all_weights := _with_all_weights(row, ranked)) is not None
     ]
     details += _gain_of_columns(ranked)
-    metric = reference.metric
-    ranking = ", ".join(f"{row.label} {format_score(row.val_score, as_percent=metric.as_percent)}" for row in ranked)
-    details.append(f"Methods are ranked by validation {metric.label}, never by the test images: {ranking}.")
+    details += choice.words
     return Verdict(outcome, headline, tuple(details), chosen)
 
 
@@ -75,16 +73,6 @@ def _outcome(tuned: MethodSummary, reference: MethodSummary, test: PairedTest, c
     if test.ahead:
         return "pays", f"Fine-tuning{tuned_note} pays: {scores_text} {evidence}"
     return "does not pay", f"Fine-tuning{tuned_note} does not pay here: {scores_text} {evidence}"
-
-
-def _advice(
-    outcome: Outcome, chosen: MethodSummary, alternative: MethodSummary, ranked: Sequence[MethodSummary]
-) -> str:
-    """Say what to take, and where validation, by which one would have chosen, says otherwise."""
-    advice = f"Take {_method_phrase(chosen)}" + (", the quicker of the two" if outcome == "inconclusive" else "")
-    if ranked.index(chosen) > ranked.index(alternative):
-        advice += f", although validation {chosen.metric.label} ranks the other one higher"
-    return f"{advice}."
 
 
 def _with_all_weights(row: MethodSummary, ranked: Sequence[MethodSummary]) -> MethodSummary | None:
@@ -134,20 +122,25 @@ def _gain_of_columns(ranked: Sequence[MethodSummary]) -> list[str]:
     ]
 
 
-def _ranking(
-    ranked: Sequence[MethodSummary], tests_by_label: dict[str, PairedTest], reference: MethodSummary
-) -> tuple[Outcome, str]:
-    """Say what the best by validation reaches, and whether the test split tells it from the next."""
-    first, second = ranked[0], ranked[1]
-    if first is reference:
-        compared, test = second, tests_by_label[second.label]
-    else:  # the first is not a method on cached features, and the reference is the best of those
-        compared, test = reference, tests_by_label[first.label]
+def _ranking(choice: Choice, tests_by_label: dict[str, PairedTest], reference: MethodSummary) -> tuple[Outcome, str]:
+    """Say what the method to take reaches, and whether the test split tells it from the next."""
+    chosen, ranked = choice.chosen, choice.ranked
+    if chosen is reference:
+        compared = next(row for row in ranked if row is not chosen)
+        test = tests_by_label[compared.label]
+    else:  # it is not a method on cached features, and the reference is the best of those
+        compared, test = reference, tests_by_label[chosen.label]
     relation = "more than" if test.significant else "within"
     beside = f"{capitalized(_method_phrase(compared))} reaches {_score(compared)}"
+    ranked_by = f"{'out-of-fold' if choice.cross_validated else 'validation'} {chosen.metric.label}"
+    first = (
+        f"{ranked_by} ranks {_method_phrase(chosen)} first"
+        if chosen is ranked[0]
+        else f"take {_method_phrase(chosen)}, which {ranked_by} does not tell from the best"
+    )
     return "ranking", (
-        f"Of {len(ranked)} methods, validation {first.metric.label} ranks {_method_phrase(first)} first; it reaches "
-        f"{_reached(first)} on {describe_test_images(first)}. {beside}; the difference "
+        f"Of {len(ranked)} methods, {first}; it reaches "
+        f"{_reached(chosen)} on {describe_test_images(chosen)}. {beside}; the difference "
         f"({_evidence(test, reference)}) is {relation} what chance gives."
     )
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from cache.atomic_write import atomic_path
 from cache.errors import DataError, UsageError, suggestion
+from pipeline.evaluation.comparison import choose_result
 from pipeline.evaluation.results import Result, distinct_names, read_json
 from pipeline.experiment.find_samples import NewSample, find_samples
 from pipeline.experiment.model_store import open_model, read_columns, read_recipe
@@ -64,7 +65,7 @@ class ModelChoice(NamedTuple):
 def choose_model(run: Path, method: str | None, seed: int | None) -> ModelChoice:
     """Return a trained method of a run: as asked, or the one that the page of the run says to take; of its first seed.
 
-    A run without a page, or whose page is of a version that kept no such word, gives what validated best.
+    A run without a page, or whose page is of a version that kept no such word, gives what a page would say.
 
     Raises
     ------
@@ -88,11 +89,10 @@ def choose_model(run: Path, method: str | None, seed: int | None) -> ModelChoice
     chosen = _chosen_on_page(run)
     if chosen in names:
         return ModelChoice(models[names.index(chosen)], f"which {run / REPORT} says to take")
-    results = {model: Result.load(model) for model in models}
-    metric = results[models[0]].metric
-    sign = 1 if metric.higher_is_better else -1
-    best = max(models, key=lambda model: sign * results[model].val[metric.name])
-    return ModelChoice(best, f"the best by validation {metric.label}; `compare` says which to take")
+    choice = choose_result([Result.load(model) for model in models])
+    best = next(model for model in models if model == choice.chosen.results[0].directory)
+    ranked_by = f"{'out-of-fold' if choice.cross_validated else 'validation'} {choice.chosen.metric.label}"
+    return ModelChoice(best, f"the one to take by {ranked_by}; `compare` says more")
 
 
 def _chosen_on_page(run: Path) -> str | None:

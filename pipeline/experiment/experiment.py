@@ -20,7 +20,6 @@ from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import drop_unreadable
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.tasks.base import Task
-from stages.tasks.single_label import SingleLabel
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,6 @@ class Experiment:
         manifest = self.manifest
         samples = "".join(manifest.keys) + " ".join(manifest.splits) + " ".join(map(str, manifest.targets.tolist()))
         task = self.task.to_json()
-        known_by = task["class_names"] if task["name"] == SingleLabel.name else task
+        known_by = task["class_names"] if task.keys() == {"name", "class_names"} else task
         parts = [features or self.extractor.fingerprint, samples, known_by, self.seed, as_version_1(settings)]
         return key_of_bytes(json.dumps(parts, sort_keys=True, default=str).encode())

@@ -20,9 +20,10 @@ from stages.config.features import FeatureConfig
 from stages.config.heads import HeadConfig
 from stages.config.version_1 import from_version_1
 from stages.extraction.take_over import has_rows_of_version_1
+from stages.tasks.base import task_from_json
 
 _WITHOUT_EFFECT = (
-    *(field.name for field in fields(DataConfig)),  # the samples are compared themselves
+    *(field.name for field in fields(DataConfig) if field.name != "metric"),  # the samples are compared themselves
     *("cache", "compression", "extract_batch_size", "decode_threads", "device", "engine", "strict", "force"),
     *("head", "num_workers", "checkpoint_minutes", "baselines", "baseline_lr", "name"),
 )
@@ -117,13 +118,14 @@ def _trained_otherwise(method_dir: Path, recipe: ModelCard, options: Mapping[str
 def _trained_with(method_dir: Path, recipe: ModelCard) -> dict[str, Any]:
     """Return the options that a method was trained with, as far as it kept them: those of stage 1 it always did.
 
-    What was no option of stage 1 yet was as it is by default.
+    What was no option of stage 1 yet was as it is by default; the metric is that of the task.
     """
     try:
         recorded = Result.load(method_dir).options
     except DataError:  # what is damaged, or gone, has nothing to say
         recorded = {}
-    return {**config_to_json(FeatureConfig()), **from_version_1(recipe.features), **recorded}
+    metric = {"metric": task_from_json(recipe.task).primary}
+    return {**config_to_json(FeatureConfig()), **from_version_1(recipe.features), **recorded, **metric}
 
 
 def _sees_evaluation_views_alone(*trainings: Mapping[str, Any]) -> bool:

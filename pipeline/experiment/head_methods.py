@@ -402,7 +402,7 @@ def recipe_of(experiment: Experiment, task: Task, method: str, name: str, identi
 def options_of(experiment: Experiment) -> dict[str, Any]:
     """Return the options of data and features that a result is made with; a method adds what is its own."""
     data = {} if experiment.data is None else asdict(experiment.data)
-    return {**data, **config_to_json(_with_whole_path(experiment.extractor.options))}
+    return {**data, "metric": experiment.task.primary, **config_to_json(_with_whole_path(experiment.extractor.options))}
 
 
 def _with_whole_path(options: FeatureConfig) -> FeatureConfig:

@@ -18,7 +18,7 @@ from pipeline.run_layout import CONFIGURATION, MANIFEST, RESULT, files_of_method
 from stages.config.data import DataConfig
 from stages.data.manifest import Manifest
 
-_WITHOUT_EFFECT = ("data_root", "seeds", "allow_leakage")
+_WITHOUT_EFFECT = ("data_root", "seeds", "allow_leakage", "metric")
 """Options of the data that say nothing of which samples there are."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from stages.extraction.extractor import Extractor
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.runtime.environment import describe_machine
 from stages.runtime.progress import progress
+from stages.tasks.base import find_metric, ranked_by
 
 _LOG = logging.getLogger("cutonce")
 
@@ -45,14 +47,33 @@ def record_options(path: Path, *groups: DataConfig | FeatureConfig | HeadConfig 
     _write_json(path / ENVIRONMENT, describe_machine())
 
 
-def make_manifest(data: DataConfig, features: FeatureConfig, seed: int, *, labels: bool = True) -> Manifest:
+def make_manifest(
+    data: DataConfig, features: FeatureConfig, seed: int, head: HeadConfig | None = None, *, labels: bool = True
+) -> Manifest:
     """Return the manifest of the data under one seed, with keys remembered beside the cache.
 
-    Without `labels`, for extraction alone, there need not be any.
+    Its task has the metric by which everything is chosen, ranked and tested: the one that is asked for, or what goes
+    with the `head` that is to be trained. Without `labels`, for extraction alone, there need not be any.
+
+    Raises
+    ------
+    UsageError
+        If the task has no such metric.
     """
     memo = DigestCache(features.cache / "keys.sqlite")
     bar = partial(progress, label="read keys", unit="files")
-    return load_manifest(data, seed, memo, bar, labels=labels)
+    manifest = load_manifest(data, seed, memo, bar, labels=labels)
+    balanced = head is not None and head.class_weights == "balanced"
+    task = ranked_by(manifest.task, data.metric, balanced=balanced)
+    if task == manifest.task:
+        return manifest
+    notes = list(manifest.notes)
+    if data.metric is None:
+        notes.append(
+            f"`class_weights` balanced: settings are chosen and methods ranked by {find_metric(task).label}; `metric` "
+            "names another"
+        )
+    return replace(manifest, task=task, notes=notes)
 
 
 def resolve_features(data: DataConfig, features: FeatureConfig) -> FeatureConfig:
@@ -71,18 +92,25 @@ def format_manifest(manifest: Manifest) -> str:
 
 
 def init_seed(
-    run: Path, data: DataConfig, features: FeatureConfig, seed: int, *, labels: bool = True
+    run: Path,
+    data: DataConfig,
+    features: FeatureConfig,
+    seed: int,
+    head: HeadConfig | None = None,
+    *,
+    labels: bool = True,
 ) -> tuple[Manifest, Path]:
     """Return the manifest of one seed and the directory it was left in, where all else of the seed goes too.
 
-    Without `labels`, for extraction alone, there need not be any.
+    The metric of its task may be one that goes with the `head` that is to be trained, see `make_manifest`. Without
+    `labels`, for extraction alone, there need not be any.
 
     Raises
     ------
     UsageError
         If the run has results of other samples, see :func:`~pipeline.experiment.run_samples.require_same_samples`.
     """
-    manifest = make_manifest(data, features, seed, labels=labels)
+    manifest = make_manifest(data, features, seed, head, labels=labels)
     require_same_samples(run, seed, data, manifest)
     _LOG.info(f"seed {seed}: {format_manifest(manifest)}")
     directory = seed_dir(run, seed)

@@ -50,6 +50,10 @@ class DataConfig:
     """Columns of a table that hold what is predicted: price, or tag_* for columns of 0 and 1, one a label (default: the
     column label, labels or target)."""
 
+    metric: str | None = None
+    """What chooses settings and epochs, ranks methods, is tested and heads the page, as f1_macro (default: accuracy, or
+    balanced_accuracy with --class-weights balanced; of labels map_macro, of numbers r2, of ordered classes qwk)."""
+
     log_target: bool = False
     """Predict the logarithm of the numbers, which have to be above 0: for prices, counts and sizes, whose errors are
     shares."""

@@ -68,8 +68,8 @@ class HeadConfig:
     by side; a missing view has the mean of the training images there). attention is learned: it is the head mil."""
 
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: rare classes weigh as much as frequent ones, and settings are chosen by the mean of the classes'
-    recalls."""
+    """balanced: rare classes weigh as much as frequent ones, in training and, unless --metric names another, in the
+    metric that chooses and ranks, balanced_accuracy."""
 
     sampling: Literal["natural", "balanced"] = "natural"
     """How torch heads are shown rows: each once an epoch, or drawn so that all classes come as often."""

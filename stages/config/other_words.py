@@ -57,6 +57,7 @@ OTHER_WORDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("text", "text_columns", "text_features"), ("texts",)),
     **dict.fromkeys(("imputer", "fillna", "missing"), ("impute",)),
     **dict.fromkeys(("min_frequency", "rare", "rare_threshold"), ("category_min_count",)),
+    **dict.fromkeys(("metrics", "scoring", "score", "monitor", "eval_metric", "optimize_metric"), ("metric",)),
     **dict.fromkeys(("cache_dir", "cache_path"), ("cache",)),
     **dict.fromkeys(("run_name", "experiment", "tag"), ("name",)),
     **dict.fromkeys(("force", "replace", "overwrite_existing"), ("overwrite",)),

@@ -475,9 +475,11 @@ def _readable(
 
 
 def _task_to_json(task: Task) -> dict[str, Any]:
-    """Return what the file says of the task: of one class a sample the names alone, as when there was no other task."""
+    """Return what the file says of the task: of one class a sample no name, as when there was no other task."""
     content = task.to_json()
-    return {"class_names": content["class_names"]} if content["name"] == SingleLabel.name else {"task": content}
+    if content["name"] != SingleLabel.name:
+        return {"task": content}
+    return {name: value for name, value in content.items() if name != "name"}
 
 
 def _task_from_json(content: Mapping[str, Any]) -> Task:

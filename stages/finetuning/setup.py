@@ -49,6 +49,7 @@ def training_fingerprint(problem: FinetuneProblem) -> TrainingFingerprint:
         "images and labels": key_of_bytes("".join(manifest.keys).encode() + manifest.targets.tobytes()),
         "splits": key_of_bytes(" ".join(manifest.splits).encode()),
         "seed": problem.seed,
+        **({} if (task := problem.task.to_json()).get("primary") is None else {"metric": task["primary"]}),
     }
 
 

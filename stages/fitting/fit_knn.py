@@ -41,7 +41,7 @@ def fit_knn(problem: FitProblem) -> HeadFit:
         head = KNNHead.from_rows(features[fitted], labels[fitted], out_features, numbers[-1], votes_for)
         votes = _votes(head, features[scored], numbers)
         for k in numbers:
-            scores[k].append(selection_score(problem.task, votes[k], labels[scored], balanced=problem.balanced))
+            scores[k].append(selection_score(problem.task, votes[k], labels[scored]))
     candidates = [{"k": k, "score": float(np.mean(scores[k]))} for k in numbers]
     best = max(candidates, key=lambda candidate: (candidate["score"], -candidate["k"]))
     final_head, without_val = (

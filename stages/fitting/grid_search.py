@@ -93,24 +93,21 @@ class Grid:
     scalings : tuple of {"none", "standard", "l2"}
     task : Task
         Scores settings.
-    balanced : bool
-        Whether rare classes count as much as frequent ones.
     """
 
     make: MakeModel
     values: tuple[float, ...]
     scalings: tuple[Scaling, ...]
     task: Task
-    balanced: bool
 
     def score(self, outputs: NDArray[np.floating], targets: NDArray[Any]) -> float:
         """Return how good what a model says of rows is."""
-        return selection_score(self.task, outputs, targets, balanced=self.balanced)
+        return selection_score(self.task, outputs, targets)
 
     def should_stop(self, scores: Sequence[float]) -> bool:
         """Return whether the last two of a path's scores are clearly less than its best."""
         best = max(scores)
-        return max(scores[-2:]) < best - early_stop_margin(self.task, best, balanced=self.balanced)
+        return max(scores[-2:]) < best - early_stop_margin(self.task, best)
 
 
 @dataclass(frozen=True)
@@ -179,7 +176,7 @@ def fit_along_path(
     center = rows[: len(problem.train)].mean(axis=0, dtype=np.float64).astype(np.float32)
     rows -= center
     values = tuple(sorted(config.c_values))
-    grid = Grid(make_of(center), values, config.scalers, problem.task, problem.balanced)
+    grid = Grid(make_of(center), values, config.scalers, problem.task)
     result = search(grid, rows, problem.labels, problem.cv, problem.seed)
     return refit_best(problem, grid, result, rows, calibrate=calibrate)
 
@@ -220,7 +217,7 @@ def cross_validate(
     true = [labels[scored] for _, scored in folds]
     for candidate, fold_margins in zip(candidates, margins, strict=True):
         pairs = zip(fold_margins, true, strict=True)
-        scores = [selection_score(problem.task, *pair, balanced=problem.balanced) for pair in pairs]
+        scores = [selection_score(problem.task, *pair) for pair in pairs]
         candidate["score"] = float(np.mean(scores))
     best = max(range(len(candidates)), key=lambda number: candidates[number]["score"])
     temperature = fit_temperature(problem.task, np.concatenate(margins[best]), np.concatenate(true))
@@ -560,7 +557,7 @@ def _surviving_scalers(grid: Grid, candidates: Sequence[dict[str, Any]]) -> dict
     for candidate in candidates:
         if candidate["scaler"] not in tops or candidate["score"] > tops[candidate["scaler"]]["score"]:
             tops[candidate["scaler"]] = candidate
-    least = best - 2 * early_stop_margin(grid.task, best, balanced=grid.balanced)
+    least = best - 2 * early_stop_margin(grid.task, best)
     return {scaling: top["C"] for scaling, top in tops.items() if top["score"] >= least}
 
 

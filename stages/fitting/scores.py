@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from stages.fitting.feature_rows import AnyFeatureRows, in_batches
 from stages.network.heads.base import Head
-from stages.tasks.base import Task, selection_metric
+from stages.tasks.base import Task, find_metric
 from stages.training.evaluation import predict
 
 EARLY_STOP_MARGIN = 0.005
 """Score below the best, of a share, that ends a path over C, once two values in a row are lower than that."""
 
 
-def selection_score(task: Task, outputs: NDArray[np.floating], targets: NDArray[Any], *, balanced: bool) -> float:
-    """Return how good a head's outputs are by the task's `selection_metric`; of any metric, the higher the better.
+def selection_score(task: Task, outputs: NDArray[np.floating], targets: NDArray[Any]) -> float:
+    """Return how good a head's outputs are by the task's primary metric; of any metric, the higher the better.
 
     Where the metric is not defined for these samples, as a fold without a positive has no average precision, the
     lower mean loss is better: that hangs on the targets alone, so all settings are compared by the same.
@@ -29,10 +29,8 @@ def selection_score(task: Task, outputs: NDArray[np.floating], targets: NDArray[
     outputs : ndarray [n, out_features]
         As they leave the head: logits, margins or values.
     targets : ndarray [n, ...]
-    balanced : bool
-        Whether rare classes count as much as frequent ones.
     """
-    metric = selection_metric(task, balanced=balanced)
+    metric = find_metric(task)
     if metric.of_outputs is not None:
         score = metric.of_outputs(outputs, targets)
     elif not np.isfinite(outputs).all():
@@ -44,13 +42,13 @@ def selection_score(task: Task, outputs: NDArray[np.floating], targets: NDArray[
     return score if metric.higher_is_better else -score
 
 
-def early_stop_margin(task: Task, best: float, *, balanced: bool) -> float:
+def early_stop_margin(task: Task, best: float) -> float:
     """Return how far below the best score one is clearly less.
 
     A metric whose higher values are better is a share, or like one: `EARLY_STOP_MARGIN` of 1. An error is in a unit
     of its own: as much of the best.
     """
-    metric = selection_metric(task, balanced=balanced)
+    metric = find_metric(task)
     return EARLY_STOP_MARGIN * (1.0 if metric.higher_is_better else abs(best))
 
 

@@ -57,7 +57,7 @@ def fit_sgd(problem: FitProblem) -> HeadFit:
     as many epochs as served it best. The penalty is that of scikit-learn's logistic regression: alpha = 1 / (C n).
     """
     train, val, scalings, seed = problem.train, problem.val, problem.config.scalers, problem.seed
-    out_features, balanced = problem.task.out_features, problem.balanced
+    out_features = problem.task.out_features
     settings: list[dict[str, Any]] = [
         {"C": value, "scaler": scaling} for scaling in scalings for value in sorted(problem.config.c_values)
     ]
@@ -68,11 +68,11 @@ def fit_sgd(problem: FitProblem) -> HeadFit:
         _partial_fit_epoch(models, settings, scalers, train, problem, epoch_seed(seed, epoch))
         for number, model in models.items():
             head = _as_head(model, scalers[settings[number]["scaler"]], out_features)
-            score = selection_score(problem.task, logits(head, val), val.labels, balanced=balanced)
+            score = selection_score(problem.task, logits(head, val), val.labels)
             if number not in best or score > best[number][0]:
                 best[number] = score, epoch, head
         top = max(score for score, _, _ in best.values())
-        least = top - 2 * early_stop_margin(problem.task, top, balanced=balanced)
+        least = top - 2 * early_stop_margin(problem.task, top)
         models = {number: model for number, model in models.items() if best[number][0] >= least}
     candidates = [{**setting, "score": best[number][0]} for number, setting in enumerate(settings)]
     number = max(best, key=lambda number: (best[number][0], -settings[number]["C"]))

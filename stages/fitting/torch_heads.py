@@ -249,12 +249,12 @@ class _HeadsSideBySide:
 
     def _validation(self, logits: Tensor, targets: Tensor) -> Validation:
         """Return how a head with these logits on all validation rows validates."""
-        task, balanced = self._problem.task, self._problem.balanced
+        task = self._problem.task
         loss = float(task.loss(logits, targets) / len(targets))
         if not np.isfinite(loss):
             return Validation(loss, float("nan"), float("nan"))
         score = self._metric.score(statistics_of(task, logits, targets))
-        return Validation(loss, score, selection_score(task, logits.numpy(), targets.numpy(), balanced=balanced))
+        return Validation(loss, score, selection_score(task, logits.numpy(), targets.numpy()))
 
 
 def _full_batches(rows: AnyFeatureRows, options: HeadConfig, seed: int) -> Iterator[tuple[Any, Any]]:

@@ -26,6 +26,9 @@ TensorBatch = Tensor | tuple[Tensor, ...]
 
 Reduction = Literal["sum", "none"]
 
+BALANCED_ACCURACY = "balanced_accuracy"
+"""The metric that counts rare classes as much as frequent ones."""
+
 
 class OfCounts(Protocol):
     """A metric of resamples, made of the statistics once: sorted, for one.
@@ -64,6 +67,8 @@ class Metric:
         Whether people read it as a share: 87.9 %, and differences in points.
     note : str
         A sentence for who does not know it.
+    ranks : bool
+        Whether the better value is that of the better predictions, so that settings and methods may be chosen by it.
     per_sample : callable, optional
         From statistics to scores [n] whose mean is the metric; bool where a sample is right or wrong.
     summands : callable, optional
@@ -88,6 +93,7 @@ class Metric:
     of_sum: Callable[[NDArray[Any]], float] | None = None
     of_outputs: Callable[[NDArray[Any], NDArray[Any]], float] | None = None
     weighted: Callable[[Statistics], OfCounts] | None = None
+    ranks: bool = True
 
 
 def mean_metric(
@@ -146,7 +152,7 @@ class Task(Protocol):
     metrics : mapping of str to Metric
         By their names, each scoring what `statistic` returns.
     primary : str
-        The metric that selects, ranks and is tested, unless another is asked for.
+        The metric that selects, ranks and is tested; `with_primary` gives the task with another.
     shown : sequence of str
         The metrics that a table has columns for beside the primary one.
     columns : sequence of str
@@ -344,12 +350,22 @@ class Task(Protocol):
     def uncalibrated(self) -> Task:
         """Return the task without that, and without what its training samples set.
 
-        Results are of one task where these are equal.
+        Results are of one task where these are equal; so the primary metric is the task's own, whichever ranked.
+        """
+        ...
+
+    def with_primary(self, name: str) -> Task:
+        """Return the task whose primary metric is the one of that name, as `find_metric` knows it.
+
+        Raises
+        ------
+        UsageError
+            If the task has no such metric, or it is not one to choose by.
         """
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `task_from_json` makes this task from again."""
+        """Return what `task_from_json` makes this task from again; the primary metric if it is not the task's own."""
         ...
 
 
@@ -370,13 +386,50 @@ def find_metric(task: Task, name: str | None = None) -> Metric:
     return task.metrics[wanted]
 
 
-def selection_metric(task: Task, *, balanced: bool = False) -> Metric:
-    """Return the metric that chooses among settings.
+def primary_metric(task: Task, name: str) -> Metric:
+    """Return the metric of that name, which is to choose settings and rank methods.
 
-    The primary one; or, where rare classes count as much as frequent ones (`balanced`), the task's balanced accuracy,
-    if it has one.
+    Raises
+    ------
+    UsageError
+        If the task has no such metric, or its better value is not that of better predictions.
     """
-    return task.metrics.get("balanced_accuracy", find_metric(task)) if balanced else find_metric(task)
+    metric = find_metric(task, name)
+    if not metric.ranks:
+        able = ", ".join(other.name for other in task.metrics.values() if other.ranks)
+        raise UsageError(f"`metric` {metric.name} does not say how good predictions are; take one that does: {able}")
+    return metric
+
+
+def beside_primary(task: Task, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the metrics that a table shows beside the primary one, of those that it shows in any case."""
+    return tuple(name for name in names if name != task.primary)
+
+
+def said_primary(task: Task) -> dict[str, str]:
+    """Return what `to_json` says of the primary metric: nothing where it is that of all tasks of the class."""
+    return {} if task.primary == type(task).primary else {"primary": task.primary}
+
+
+def ranked_by(task: Task, metric: str | None, *, balanced: bool = False) -> Task:
+    """Return the task with the metric that selects settings and epochs, ranks methods and is tested.
+
+    Parameters
+    ----------
+    metric : str, optional
+        Its name; by default the task's own.
+    balanced : bool
+        Whether rare classes are trained to count as much as frequent ones: then they count as much in the score too, by
+        balanced accuracy, where no metric is named and the task has that one.
+
+    Raises
+    ------
+    UsageError
+        If the task has no such metric.
+    """
+    if metric is None and balanced and BALANCED_ACCURACY in task.metrics:
+        metric = BALANCED_ACCURACY
+    return task if metric is None else task.with_primary(metric)
 
 
 def evaluate(task: Task, statistics: Statistics) -> dict[str, float]:

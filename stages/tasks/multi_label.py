@@ -13,7 +13,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from cache.errors import DataError, UsageError, suggestion
-from stages.tasks.base import Metric, Reduction, Statistics, TensorBatch, register_task
+from stages.tasks.base import (
+    Metric,
+    Reduction,
+    Statistics,
+    TensorBatch,
+    beside_primary,
+    primary_metric,
+    register_task,
+    said_primary,
+)
 from stages.tasks.label_metrics import best_thresholds, label_metrics
 
 SEPARATOR = "|"
@@ -39,6 +48,8 @@ class MultiLabel:
         The labels, in the order of their numbers.
     thresholds : sequence of float, optional
         The least probability of each label with which it is predicted; 0.5 if left out.
+    primary : str, optional
+        The metric that ranks, where it is not mAP.
     """
 
     name: str
@@ -47,12 +58,16 @@ class MultiLabel:
     calibrates = True
     reads: Literal["text", "image"] = "text"
 
-    def __init__(self, class_names: Sequence[str], thresholds: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, class_names: Sequence[str], thresholds: Sequence[float] | None = None, primary: str | None = None
+    ) -> None:
         self.class_names = tuple(class_names)
         self.thresholds = None if thresholds is None else tuple(float(threshold) for threshold in thresholds)
         self.out_features = len(self.class_names)
         self.metrics: Mapping[str, Metric] = label_metrics(self.class_names)
-        self.shown: Sequence[str] = ("auc_macro", "f1_macro", "f1_micro")
+        if primary is not None:
+            self.primary = primary_metric(self, primary).name
+        self.shown: Sequence[str] = beside_primary(self, ("map_macro", "auc_macro", "f1_macro", "f1_micro"))
         self.columns: Sequence[str] = ("labels", "predicted", *(f"probability_{name}" for name in self.class_names))
         self.predicted_columns: Sequence[str] = ("labels", *self.columns[2:])
         self._numbers = {name: number for number, name in enumerate(self.class_names)}
@@ -74,10 +89,10 @@ class MultiLabel:
         return isinstance(other, MultiLabel) and self.to_json() == other.to_json()
 
     def __hash__(self) -> int:
-        return hash((self.name, self.class_names, self.thresholds))
+        return hash((self.name, self.class_names, self.thresholds, self.primary))
 
-    def __reduce__(self) -> tuple[type[MultiLabel], tuple[tuple[str, ...], tuple[float, ...] | None]]:
-        return MultiLabel, (self.class_names, self.thresholds)
+    def __reduce__(self) -> tuple[type[MultiLabel], tuple[tuple[str, ...], tuple[float, ...] | None, str]]:
+        return type(self), (self.class_names, self.thresholds, self.primary)
 
     def load(self, raw: str) -> Tensor:
         """Return which labels a text names, float32 [labels]: ``a|b``, with ``?c`` for one that is not known.
@@ -249,16 +264,21 @@ class MultiLabel:
         They must be no test samples. A label without a positive keeps 0.5.
         """
         statistics = self.statistic(activated, target)
-        return MultiLabel(self.class_names, best_thresholds(statistics["target"], statistics["probabilities"]))
+        thresholds = best_thresholds(statistics["target"], statistics["probabilities"])
+        return type(self)(self.class_names, thresholds, self.primary)
 
     def uncalibrated(self) -> MultiLabel:
-        """Return the task without thresholds."""
-        return MultiLabel(self.class_names)
+        """Return the task without thresholds, ranked by its own metric."""
+        return type(self)(self.class_names)
+
+    def with_primary(self, name: str) -> MultiLabel:
+        """Return the task that is ranked by the metric of that name."""
+        return type(self)(self.class_names, self.thresholds, name)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the name of the task, those of the labels, and the thresholds if any were chosen."""
+        """Return the names of the task and the labels; thresholds and metric if they are not the task's own."""
         thresholds = {} if self.thresholds is None else {"thresholds": list(self.thresholds)}
-        return {"name": self.name, "class_names": list(self.class_names), **thresholds}
+        return {"name": self.name, "class_names": list(self.class_names), **thresholds, **said_primary(self)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> MultiLabel:
@@ -276,7 +296,7 @@ class MultiLabel:
             isinstance(thresholds, list) and all(isinstance(value, (int, float)) for value in thresholds)
         ):
             raise DataError("the thresholds of the task multi_label are a list of numbers")
-        return cls(names, thresholds)
+        return cls(names, thresholds, content.get("primary"))
 
     @property
     def _cutoffs(self) -> Tensor:

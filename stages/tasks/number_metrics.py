@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,10 @@ def number_metrics(
             lambda statistics: _mean_over(_spearman, statistics),
             weighted=lambda statistics: _each_target(weighted_rank_correlation, statistics),
         ),
-        sum_metric("interval_coverage", "interval coverage", _inside_interval, mean_of_sums, as_percent=True),
+        replace(
+            sum_metric("interval_coverage", "interval coverage", _inside_interval, mean_of_sums, as_percent=True),
+            ranks=False,  # endless intervals cover all
+        ),
     ]
     if from_center is not None:
         metrics.insert(1, sum_metric("r2_original", "R² in the unit", r2_sums(from_center), determination))

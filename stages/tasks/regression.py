@@ -14,7 +14,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from cache.errors import DataError, UsageError
-from stages.tasks.base import Metric, Reduction, Statistics, TensorBatch, register_task
+from stages.tasks.base import (
+    Metric,
+    Reduction,
+    Statistics,
+    TensorBatch,
+    beside_primary,
+    primary_metric,
+    register_task,
+)
 from stages.tasks.number_metrics import number_metrics
 
 SEPARATOR = "|"
@@ -52,6 +60,8 @@ class Regression:
         0, 1, 2, .... A prediction counts as the nearest.
     interval : tuple of float, optional
         Half widths, on the scale of the outputs, of the intervals that hold the true number in `COVERAGE` of cases.
+    primary : str
+        The metric that ranks: by default R², of levels the quadratic kappa.
     """
 
     names: tuple[str, ...] = ("target",)
@@ -60,6 +70,7 @@ class Regression:
     log: bool = False
     levels: tuple[str, ...] = ()
     interval: tuple[float, ...] | None = None
+    primary: str = ""
 
     calibrates: bool = field(default=True, init=False, repr=False, compare=False)
     name: str = field(init=False, repr=False, compare=False)
@@ -78,7 +89,6 @@ class Regression:
             raise DataError(f"{len(self.interval)} intervals are not those of {len(self.names)} numbers")
         self._check_levels()
         self.out_features = len(self.names)
-        self.primary = "qwk" if self.levels else "r2"
         self.metrics: Mapping[str, Metric] = number_metrics(
             self.out_features,
             self._to_outputs,
@@ -86,9 +96,10 @@ class Regression:
             self._nearest if self.levels else None,
             num_levels=len(self.levels),
         )
-        self.shown: Sequence[str] = ("mae", "rmse", "median_relative_error", "spearman")
-        if self.levels:
-            self.shown = ("accuracy", "mae", "spearman")
+        self.primary = primary_metric(self, self.primary or self._own_metric).name
+        of_numbers = ("r2", "mae", "rmse", "median_relative_error", "spearman")
+        of_levels = ("qwk", "accuracy", "mae", "spearman")
+        self.shown: Sequence[str] = beside_primary(self, of_levels if self.levels else of_numbers)
         words = ("target", "predicted", "low", "high")
         self.columns: Sequence[str] = words
         if len(self.names) > 1:
@@ -98,7 +109,7 @@ class Regression:
 
     def __reduce__(self) -> tuple[type[Regression], tuple[Any, ...]]:
         # the metrics are closures, which other processes make for themselves
-        return Regression, (self.names, self.mean, self.scale, self.log, self.levels, self.interval)
+        return type(self), (self.names, self.mean, self.scale, self.log, self.levels, self.interval, self.primary)
 
     def load(self, raw: str) -> Tensor:
         """Return the numbers that a text holds, on the scale on which they are predicted, float64 [targets].
@@ -281,9 +292,13 @@ class Regression:
         return replace(self, interval=tuple(widths))
 
     def uncalibrated(self) -> Regression:
-        """Return the task without intervals, and without the scale, which is that of training samples."""
+        """Return the task, ranked by its own metric, without intervals and the scale of its training samples."""
         count = len(self.names)
-        return replace(self, interval=None, mean=(0.0,) * count, scale=(1.0,) * count)
+        return replace(self, interval=None, mean=(0.0,) * count, scale=(1.0,) * count, primary="")
+
+    def with_primary(self, name: str) -> Regression:
+        """Return the task that is ranked by the metric of that name."""
+        return replace(self, primary=name)
 
     def in_units(self, target: NDArray[Any]) -> NDArray[Any]:
         """Return the numbers in their original unit, float64 [n, targets]."""
@@ -309,10 +324,11 @@ class Regression:
         return replace(self, mean=tuple(map(float, mean)), scale=tuple(map(float, deviation)))
 
     def to_json(self) -> dict[str, Any]:
-        """Return all that it is made of."""
+        """Return all that it is made of; the metric if it is not the task's own."""
         stored: dict[str, Any] = {"name": self.name, "targets": list(self.names)}
         stored |= {"mean": list(self.mean), "scale": list(self.scale), "log": self.log, "levels": list(self.levels)}
-        return stored if self.interval is None else {**stored, "interval": list(self.interval)}
+        stored |= {} if self.interval is None else {"interval": list(self.interval)}
+        return stored if self.primary == self._own_metric else {**stored, "primary": self.primary}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Regression:
@@ -332,9 +348,14 @@ class Regression:
                 bool(content["log"]),
                 tuple(map(str, content["levels"])),
                 None if interval is None else tuple(map(float, interval)),
+                str(content.get("primary", "")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"the task regression needs targets, mean, scale, log and levels: {error}") from error
+
+    @property
+    def _own_metric(self) -> str:
+        return "qwk" if self.levels else "r2"
 
     def _check_levels(self) -> None:
         if not self.levels:

@@ -12,7 +12,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from cache.errors import DataError, suggestion
-from stages.tasks.base import Metric, Reduction, Statistics, TensorBatch, register_task
+from stages.tasks.base import (
+    Metric,
+    Reduction,
+    Statistics,
+    TensorBatch,
+    beside_primary,
+    primary_metric,
+    register_task,
+    said_primary,
+)
 from stages.tasks.metrics import class_metrics
 
 
@@ -27,6 +36,8 @@ class SingleLabel:
     ----------
     class_names : sequence of str
         In the order of their numbers.
+    primary : str, optional
+        The metric that ranks, where it is not accuracy.
     """
 
     name: str
@@ -35,12 +46,15 @@ class SingleLabel:
     calibrates = False
     reads: Literal["text", "image"] = "text"
 
-    def __init__(self, class_names: Sequence[str]) -> None:
+    def __init__(self, class_names: Sequence[str], primary: str | None = None) -> None:
         self.class_names = tuple(class_names)
         self.out_features = len(self.class_names)
         self.metrics: Mapping[str, Metric] = class_metrics(self.class_names)
+        if primary is not None:
+            self.primary = primary_metric(self, primary).name
         # the area of one class against the rest is little known, and takes as many passes as there are classes
-        self.shown: Sequence[str] = ("f1_macro", *["auc_macro"] * (self.out_features == 2), "log_loss")
+        areas = ["auc_macro"] * (self.out_features == 2)
+        self.shown: Sequence[str] = beside_primary(self, ("accuracy", "f1_macro", *areas, "log_loss"))
         self.columns: Sequence[str] = ("label", "predicted", *(f"probability_{name}" for name in self.class_names))
         self.predicted_columns: Sequence[str] = ("class", *self.columns[2:])
         self._numbers = {name: number for number, name in enumerate(self.class_names)}
@@ -52,10 +66,11 @@ class SingleLabel:
         return isinstance(other, SingleLabel) and self.to_json() == other.to_json()
 
     def __hash__(self) -> int:
-        return hash((self.name, self.class_names))
+        return hash((self.name, self.class_names, self.primary))
 
-    def __reduce__(self) -> tuple[type[SingleLabel], tuple[tuple[str, ...]]]:
-        return SingleLabel, (self.class_names,)  # the metrics are closures, which other processes make for themselves
+    def __reduce__(self) -> tuple[type[SingleLabel], tuple[tuple[str, ...], str]]:
+        # the metrics are closures, which other processes make for themselves
+        return type(self), (self.class_names, self.primary)
 
     def load(self, raw: str) -> Tensor:
         """Return the number of the class of that name, an int64 scalar.
@@ -194,12 +209,16 @@ class SingleLabel:
         return self
 
     def uncalibrated(self) -> SingleLabel:
-        """Return the task itself."""
-        return self
+        """Return the task, ranked by its own metric."""
+        return type(self)(self.class_names)
+
+    def with_primary(self, name: str) -> SingleLabel:
+        """Return the task that is ranked by the metric of that name."""
+        return type(self)(self.class_names, name)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the name of the task and those of the classes."""
-        return {"name": self.name, "class_names": list(self.class_names)}
+        """Return the name of the task, those of the classes, and the metric if it is not the task's own."""
+        return {"name": self.name, "class_names": list(self.class_names), **said_primary(self)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> SingleLabel:
@@ -213,7 +232,7 @@ class SingleLabel:
         names = content.get("class_names")
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise DataError("the task single_label needs class_names, a list of words")
-        return cls(names)
+        return cls(names, content.get("primary"))
 
 
 def _tensor(batch: TensorBatch) -> Tensor:

@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
 from pipeline.evaluation.results import Predictions, Result, evaluate_test
 from stages.tasks.base import mean_metric
 from stages.tasks.single_label import SingleLabel
@@ -75,12 +76,25 @@ def of_task(task, activated, targets) -> Predictions:
     return Predictions(task, [key(image) for image in images], locations, task.statistic(activated, targets))
 
 
-def add(run: Path, predicted: Predictions, **fields) -> Path:
+def add(run: Path, predicted: Predictions, *, validation=None, out_of_fold=None, **fields) -> Path:
     """Write one result into a run; return its folder."""
     made = result(predicted, **fields)
     directory = run / f"seed-{made.seed}" / f"{made.method}-{made.name}"
-    made.save(directory, predicted)
+    made.save(directory, predicted, validation=validation, out_of_fold=out_of_fold)
     return directory
+
+
+def folded(predicted: Predictions, folds=5, repeats=1, groups=None) -> OutOfFoldPredictions:
+    """Predictions for train and validation, the same in all divisions."""
+    count = len(predicted)
+    return OutOfFoldPredictions(
+        predicted.task,
+        np.tile(predicted.keys, repeats),
+        np.tile(np.arange(count) % folds, repeats),
+        np.repeat(np.arange(repeats), count),
+        np.tile(predicted.statistics, repeats),
+        None if groups is None else np.tile(np.asarray(groups, dtype=np.str_), repeats),
+    )
 
 
 HISTORY = [

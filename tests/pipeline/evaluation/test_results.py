@@ -30,7 +30,7 @@ WRONG = [0, 0, 0, 0, 0, 1]
 CONTRACT = {
     "version", "task", "method", "name", "seed", "samples", "val", "test", "seconds", "seconds_by_stage", "cpu_seconds",
     "peak_memory_bytes", "trainable_parameters", "backbone_forwards", "extraction_forwards", "backbone", "weights",
-    "cut", "pool", "image_size", "settings", "options", "history", "selection",
+    "cut", "pool", "image_size", "settings", "options", "history", "selection", "cv",
 }  # fmt: skip
 
 

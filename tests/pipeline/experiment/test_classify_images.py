@@ -75,7 +75,7 @@ def test_a_card_of_the_first_version_is_one_of_one_class_a_sample(run):
 
 def test_the_method_that_the_page_says_to_take_is_taken(run, tmp_path):
     best, reason = choose_model(run, None, None)
-    assert reason.startswith("the best by validation accuracy; `compare` says")  # nothing was compared yet
+    assert reason.startswith("the one to take by validation accuracy; `compare` says")  # nothing was compared yet
     comparison = compare_runs([run])
     other = next(row for row in comparison.rows if row.results[0].directory != best)
     said = replace(comparison, verdict=replace(comparison.verdict, chosen=other))

@@ -55,6 +55,9 @@ def test_fingerprint_changes_with_all_that_shapes_a_method_and_nothing_else(expe
         replace(experiment, manifest=relabelled).fingerprint(settings),
         replace(experiment, manifest=manifest.select(np.arange(20))).fingerprint(settings),
         replace(experiment, manifest=replace(manifest, task=SingleLabel("abc"))).fingerprint(settings),
+        replace(experiment, manifest=replace(manifest, task=manifest.task.with_primary("f1_macro"))).fingerprint(
+            settings
+        ),
     ]
     assert len({same, *changed_fingerprints}) == 1 + len(changed_fingerprints)
 

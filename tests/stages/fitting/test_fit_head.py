@@ -17,6 +17,7 @@ from cache.errors import DataError, UsageError
 from stages.config.head_registry import find_head, head_names
 from stages.config.heads import HeadConfig
 from stages.fitting.fit_head import FeatureRows, head_probabilities, train_head
+from stages.tasks.base import evaluate, ranked_by
 from tests.stages.fitting.labels_and_numbers import labelled, numbered, problem_of
 from tests.stages.fitting.rows_of_digits import TEN_CLASSES, digits, fit_problem
 
@@ -302,3 +303,32 @@ def test_labels_that_all_training_rows_have_or_none_are_named():
     trained = train_head("ridge", problem_of(rows, labels, options=replace(QUICK, scalers=("none",))))
     assert trained.settings["not learned"] == "a, c"
     assert "not learned" not in train_head("ridge", problem_of(*labelled(count=60), options=QUICK)).settings
+
+
+def test_of_sixty_classes_the_winner_by_the_metric_that_selects_is_the_one_that_knows_the_rare_ones():
+    """Ranked by accuracy, what says the commonest class of nearly every row would win."""
+    generator = np.random.default_rng(0)
+    labels = np.concatenate([np.zeros(500, np.int64), np.repeat(np.arange(1, 60), 6)])
+    centers = generator.normal(size=(60, 40))
+    centers[0] = 0  # the common class lies among the others
+    rows = (9 + centers[labels] + generator.normal(size=(len(labels), 40))).astype(np.float32)
+    order = generator.permutation(len(labels))
+    parts = [FeatureRows(rows[part], labels[part]) for part in np.split(order, [500, 700])]
+    options = replace(QUICK, class_weights="balanced", n_neighbors=(50,))
+    by_accuracy = fit_problem(*parts[:2], classes=60, options=options)
+    task = ranked_by(by_accuracy.task, None, balanced=True)
+    knn, ridge = (train_head(name, replace(by_accuracy, task=task)) for name in ("knn", "ridge"))
+    assert train_head("knn", by_accuracy).val_score > train_head("ridge", by_accuracy).val_score
+    assert ridge.val_score > knn.val_score
+    of_knn, of_ridge = (
+        evaluate(
+            task,
+            task.statistic(
+                torch.from_numpy(head_probabilities(fit.module, parts[2].features, task)),
+                torch.from_numpy(parts[2].labels),
+            ),
+        )
+        for fit in (knn, ridge)
+    )
+    assert of_knn["f1_macro"] < 0.05
+    assert of_ridge["balanced_accuracy"] > of_knn["balanced_accuracy"] + 0.5

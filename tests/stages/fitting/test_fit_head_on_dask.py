@@ -73,7 +73,7 @@ def test_models_that_travel_give_the_scores_of_a_path_walked_value_after_value(c
             scores = []
             for model, (_, scored) in zip(models, folds, strict=True):
                 model.fit(candidate["C"])
-                scores.append(selection_score(task, model.scores(rows[scored]), LABELS[scored], balanced=False))
+                scores.append(selection_score(task, model.scores(rows[scored]), LABELS[scored]))
             assert candidate["score"] == np.mean(scores)
 
 

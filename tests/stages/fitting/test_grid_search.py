@@ -19,6 +19,7 @@ from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_rbf_svm import RBFSVMFactory
 from stages.fitting.folds import stratified_folds
 from stages.fitting.linear_models import LinearModelFactory
+from stages.tasks.base import ranked_by
 from tests.stages.fitting.rows_of_digits import fit_problem, numbered_classes, skewed
 
 VALUES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -31,7 +32,8 @@ def searched(rows, labels, balanced=False, train=None):
     parts = (FeatureRows(rows[part], labels[part]) for part in (slice(train), slice(train, None)))
     problem = fit_problem(*parts, classes=classes, options=config)
     make = LinearModelFactory("logistic", problem.task, np.zeros(rows.shape[1], np.float32), balanced)
-    grid = search.Grid(make, VALUES, config.scalers, problem.task, balanced)
+    task = ranked_by(problem.task, None, balanced=balanced)
+    grid = search.Grid(make, VALUES, config.scalers, task)
     return search.search(grid, rows, labels, problem.cv, seed=0), grid, problem
 
 
@@ -53,7 +55,7 @@ def test_wherever_a_climb_begins_it_ends_at_the_best_value_with_those_beside_it_
     model = LinearModelFactory("logistic", numbered_classes(3), np.zeros(60, np.float32))(
         "standard", rows[:800], labels[:800]
     )
-    grid = search.Grid(None, VALUES, (), numbered_classes(3), balanced=False)
+    grid = search.Grid(None, VALUES, (), numbered_classes(3))
     known = {value: score for value, score, _ in search._hill_climb(model, grid, start, rows[800:], labels[800:])}
     top = VALUES.index(max(known, key=lambda value: (known[value], -value)))
     assert {VALUES[top - 1], VALUES[top + 1]} <= set(known)
@@ -66,7 +68,7 @@ def test_a_climb_gives_each_value_with_its_own_state():
     model = LinearModelFactory("logistic", numbered_classes(3), np.zeros(30, np.float32))(
         "standard", rows[:600], labels[:600]
     )
-    grid = search.Grid(None, VALUES, (), numbered_classes(3), balanced=False)
+    grid = search.Grid(None, VALUES, (), numbered_classes(3))
     states = {value: state for value, _, state in search._hill_climb(model, grid, 6, rows[600:], labels[600:])}
     alone = LinearModelFactory("logistic", numbered_classes(3), np.zeros(30, np.float32))(
         "standard", rows[:600], labels[:600]

@@ -22,7 +22,7 @@ from tests.stages.fitting.tags import Tags, tagged
 
 
 @given(st.integers(1, 60), st.integers(2, 5), st.integers(0, 99))
-def test_classes_are_scored_by_accuracy_or_where_they_weigh_the_same_by_their_mean_recall(count, classes, seed):
+def test_classes_are_scored_by_accuracy_or_by_the_metric_that_the_task_is_given(count, classes, seed):
     generator = np.random.default_rng(seed)
     outputs, labels = (
         generator.normal(size=(count, classes)).astype(np.float32),
@@ -30,29 +30,29 @@ def test_classes_are_scored_by_accuracy_or_where_they_weigh_the_same_by_their_me
     )
     labels = np.where(generator.random(count) < 0.5, outputs.argmax(axis=1), labels)
     task, predicted = numbered_classes(classes), outputs.argmax(axis=1)
-    assert selection_score(task, outputs, labels, balanced=False) == (predicted == labels).mean()
+    assert selection_score(task, outputs, labels) == (predicted == labels).mean()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of classes that are predicted and never true
-        assert selection_score(task, outputs, labels, balanced=True) == balanced_accuracy_score(labels, predicted)
+        by_recall = task.with_primary("balanced_accuracy")
+        assert selection_score(by_recall, outputs, labels) == balanced_accuracy_score(labels, predicted)
 
 
 def test_outputs_that_an_activation_would_round_to_a_tie_are_told_apart():
     outputs = np.array([[0.1, np.nextafter(np.float32(0.1), np.float32(1))]], dtype=np.float32)
     assert (torch.from_numpy(outputs).softmax(dim=1) == 0.5).all()
-    assert selection_score(numbered_classes(2), outputs, np.array([1]), balanced=False) == 1
+    assert selection_score(numbered_classes(2), outputs, np.array([1])) == 1
 
 
-@pytest.mark.parametrize("balanced", [False, True])
-def test_of_a_metric_whose_lower_values_are_better_the_lowest_scores_best(balanced):
+def test_of_a_metric_whose_lower_values_are_better_the_lowest_scores_best():
     task, target = Tags(2), np.array([[1, 0], [0, 0]], np.float32)
     right, half = np.array([[2, -2], [-1, -3]], np.float32), np.array([[2, 2], [-1, 3]], np.float32)
-    assert selection_score(task, right, target, balanced=balanced) == 0
-    assert selection_score(task, half, target, balanced=balanced) == -0.5
+    assert selection_score(task, right, target) == 0
+    assert selection_score(task, half, target) == -0.5
 
 
 def test_a_head_that_diverged_scores_below_all_others():
     outputs = np.array([[np.nan, 1.0]], np.float32)
-    assert selection_score(Tags(2), outputs, np.zeros((1, 2), np.float32), balanced=False) == float("-inf")
+    assert selection_score(Tags(2), outputs, np.zeros((1, 2), np.float32)) == float("-inf")
 
 
 def test_settings_of_a_task_without_strata_are_cross_validated_all_the_same():
@@ -96,10 +96,10 @@ except AttributeError: pass
 
 def test_where_the_metric_is_not_defined_the_lower_loss_is_better():
     labels = np.zeros((3, 2), np.float32)  # without a positive there is no average precision
-    scores = [selection_score(label_task(2), np.full((3, 2), logit), labels, balanced=False) for logit in (-2.0, 1.0)]
+    scores = [selection_score(label_task(2), np.full((3, 2), logit), labels) for logit in (-2.0, 1.0)]
     assert scores[1] < scores[0] < 0
 
 
 def test_clearly_less_is_half_a_point_of_a_share_and_half_a_percent_of_an_error():
-    assert early_stop_margin(number_task(1), -3.0, balanced=False) == 0.005
-    assert early_stop_margin(Tags(2), -200.0, balanced=False) == pytest.approx(1.0)
+    assert early_stop_margin(number_task(1), -3.0) == 0.005
+    assert early_stop_margin(Tags(2), -200.0) == pytest.approx(1.0)

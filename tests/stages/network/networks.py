@@ -27,13 +27,20 @@ FAMILIES = {
     "convnext_tiny": 64,
     "regnet_y_400mf": 64,
     "shufflenet_v2_x1_0": 64,
-    "maxvit_t": 224,
+    "maxvit": 128,
     "mnasnet1_0": 64,
     "timm:tf_efficientnet_lite0": 64,
     "timm:convnext_atto": 64,
     "timm:mobilenetv4_conv_small": 64,
     "timm:vit_tiny_patch16_224": 64,
     "timm:eva02_tiny_patch14_224": 56,
+}
+
+# Smaller than any that is published.
+SMALL = {
+    "maxvit": lambda size: torchvision.models.MaxVit(
+        (size, size), 16, 4, [16, 32, 64, 128], [1, 1, 2, 1], head_dim=16, stochastic_depth_prob=0.2
+    ),
 }
 
 # Networks with dropout and stochastic depth of every kind: the size of their images, and how they are made.
@@ -70,7 +77,7 @@ NOISY = {
 def network(name: str) -> nn.Module:
     """A network in evaluation mode whose activations neither vanish nor explode, and whose logits are not all 0."""
     size = None if FAMILIES[name] == 224 else FAMILIES[name]
-    module = load_backbone(name, "none", size).module
+    module = SMALL[name](FAMILIES[name]) if name in SMALL else load_backbone(name, "none", size).module
     for layer in output_layers(module):
         nn.init.normal_(module.get_parameter(f"{layer}.weight"), std=0.05)
     normalizations = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]

@@ -1,4 +1,5 @@
 import json
+import pickle
 import subprocess
 import sys
 
@@ -7,7 +8,18 @@ import pytest
 import torch
 
 from cache.errors import DataError, UsageError
-from stages.tasks.base import TASKS, evaluate, find_metric, mean_metric, register_task, sum_metric, task_from_json
+from stages.tasks.base import (
+    TASKS,
+    evaluate,
+    find_metric,
+    mean_metric,
+    ranked_by,
+    register_task,
+    sum_metric,
+    task_from_json,
+)
+from stages.tasks.multi_label import MultiLabel
+from stages.tasks.regression import Regression
 from stages.tasks.single_label import SingleLabel
 from tests.plug_ins import forget_afterwards
 
@@ -71,6 +83,51 @@ def test_metrics_are_found_by_name_the_primary_one_without():
     assert find_metric(TASK, "f1-macro").name == "f1_macro"
     with pytest.raises(UsageError, match=r"no metric 'acuracy' for the task single_label.*Did you mean 'accuracy'"):
         find_metric(TASK, "acuracy")
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"),
+    [
+        (TASK, "balanced-accuracy"),
+        (MultiLabel("ab", [0.3, 0.4]), "f1_micro"),
+        (Regression(("price",), (3.0,), (2.0,), interval=(1.0,)), "median_relative_error"),
+        (Regression(levels=("mild", "severe")), "mae"),
+    ],
+    ids=["classes", "labels", "numbers", "levels"],
+)
+def test_a_task_that_is_given_another_metric_keeps_it_and_is_the_same_task_without_it(task, metric):
+    chosen = task.with_primary(metric)
+    assert find_metric(chosen).name == metric.replace("-", "_") == chosen.primary != task.primary
+    assert "primary" not in task.to_json()  # digests and files are those of a task of which there was one metric
+    assert chosen != task == chosen.with_primary(task.primary)
+    for restored in (task_from_json(json.loads(json.dumps(chosen.to_json()))), pickle.loads(pickle.dumps(chosen))):
+        assert (restored, restored.primary) == (chosen, chosen.primary)
+    assert chosen.uncalibrated().to_json() == task.uncalibrated().to_json()
+    assert task.primary in chosen.shown
+    assert chosen.primary not in chosen.shown
+    assert set(task.shown) - {chosen.primary} <= set(chosen.shown)
+
+
+def test_what_predictions_and_training_samples_set_leaves_the_metric_as_it_is():
+    labels = MultiLabel("ab").with_primary("f1_macro")
+    probabilities, target = torch.tensor([[0.2, 0.9], [0.4, 0.1]]), torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    assert labels.calibrated(probabilities, target).primary == "f1_macro"
+    numbers = Regression().with_primary("rmse").scaled_to(np.array([[1.0], [3.0]]))
+    assert numbers.calibrated(torch.zeros(3, 1), torch.ones(3, 1)).primary == "rmse"
+
+
+def test_a_metric_that_a_task_does_not_have_or_that_says_not_how_good_predictions_are_is_refused():
+    with pytest.raises(UsageError, match=r"no metric 'r2' for the task single_label; it has accuracy, .*log_loss"):
+        TASK.with_primary("r2")
+    with pytest.raises(UsageError, match=r"`metric` interval_coverage does not say how good.*: r2, mae, rmse"):
+        Regression().with_primary("interval_coverage")
+
+
+def test_where_rare_classes_count_as_much_as_frequent_ones_they_do_so_in_the_metric_unless_another_is_named():
+    assert ranked_by(TASK, None) is TASK
+    assert ranked_by(TASK, None, balanced=True).primary == "balanced_accuracy"
+    assert ranked_by(TASK, "f1_macro", balanced=True).primary == "f1_macro"
+    assert ranked_by(MultiLabel("ab"), None, balanced=True).primary == "map_macro"  # which counts each label alike
 
 
 def test_nothing_to_evaluate_is_refused():

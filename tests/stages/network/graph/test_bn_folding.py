@@ -26,7 +26,7 @@ FOLDED = {
     "efficientnet_b0": 49,
     "regnet_y_400mf": 53,
     "shufflenet_v2_x1_0": 56,
-    "maxvit_t": 23,
+    "maxvit": 11,
     "mnasnet1_0": 52,
     "timm:tf_efficientnet_lite0": 49,
     "timm:mobilenetv4_conv_small": 46,

@@ -209,7 +209,7 @@ def test_layouts_say_what_the_dimensions_are(name, cut, layout, prefix, class_to
 
 
 def test_no_cut_is_a_stack_of_windows_or_a_flattened_map():
-    sides = [cut.shape[1] for cut in graph("maxvit_t").cuts if cut.layout == "nchw"]
+    sides = [cut.shape[1] for cut in graph("maxvit").cuts if cut.layout == "nchw"]
     assert sides == sorted(sides, reverse=True)
     assert next(cut.shape for cut in graph("vit_b_16").cuts if cut.layout == "tokens") == (196, 768)
 

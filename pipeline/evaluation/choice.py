@@ -1,0 +1,264 @@
+"""Which method to take, without a look at any test image.
+
+Heads are ranked by their predictions for samples that they were not fitted to, out of folds that are the same for all.
+Of those that these samples do not tell apart from the best the cheapest is taken. What trains on images is not
+cross-validated, which would take as many times as long: it has to show on the validation split that it is better than
+that head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cache.errors import listed
+from pipeline.evaluation.method_summary import MethodSummary, Scored
+from pipeline.text import capitalized, format_difference, format_error, format_score
+from stages.tasks.base import Metric
+from stages.tasks.standard_error import standard_error
+from stages.tasks.statistics import Difference, bootstrap_difference
+
+FEW = 100
+"""Samples below which a ranking by them is little more than chance, which is said."""
+
+PREDICTION_ALIKE, TRAINING_ALIKE = 1.5, 2.0
+"""Ratios up to which measured times are called the same: below, another run on the same machine may turn them round."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What trains on images against the head that was chosen, on the validation split.
+
+    Attributes
+    ----------
+    row : MethodSummary
+    difference : Difference, optional
+        Of the metric, the head's taken off; None where the predictions for the validation split were not kept.
+    won : bool
+        Whether it is shown to be better.
+    """
+
+    row: MethodSummary
+    difference: Difference | None
+    won: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The method to take, and how that was found.
+
+    Attributes
+    ----------
+    chosen : MethodSummary
+    head : MethodSummary, optional
+        The head to take; None where there is none among the methods.
+    tied : tuple of MethodSummary
+        Those that the samples do not tell apart from the best, with the best; the chosen head is one of them.
+    ranked : tuple of MethodSummary
+        All methods from the best estimate down.
+    contests : tuple of Contest
+    cross_validated : bool
+        Whether heads are ranked out of folds, and not on the validation split.
+    words : tuple of str
+        Sentences that say it.
+    """
+
+    chosen: MethodSummary
+    head: MethodSummary | None
+    tied: tuple[MethodSummary, ...]
+    ranked: tuple[MethodSummary, ...]
+    contests: tuple[Contest, ...]
+    cross_validated: bool
+    words: tuple[str, ...]
+
+
+def choose(rows: Sequence[MethodSummary]) -> Choice:
+    """Return the method to take of some that were trained on the same samples.
+
+    Parameters
+    ----------
+    rows : sequence of MethodSummary
+        At least one.
+    """
+    heads = [row for row in rows if row.is_head]
+    ranking = _Ranking.of(heads or list(rows))
+    tied = ranking.tied
+    best = _cheapest(tied, ranking)
+    contests = tuple(_contest(row, best) for row in rows if heads and not row.is_head)
+    won = [contest for contest in contests if contest.won]
+    chosen = max(won, key=lambda contest: ranking.sign * contest.row.val_score).row if won else best
+    estimates = {id(row): ranking.scores[number] for number, row in enumerate(ranking.rows)}
+    anchor = estimates[id(best)] - best.val_score
+    estimates |= {id(contest.row): anchor + contest.row.val_score for contest in contests}
+    ranked = sorted(rows, key=lambda row: (-ranking.sign * estimates[id(row)], row.seconds))
+    words = [
+        *_ranking_words(ranking, ranked, len(rows)),
+        *_tie_words(ranking, tied, best),
+        *_contest_words(contests, best),
+        *_warning(ranking, contests),
+    ]
+    return Choice(
+        chosen, best if heads else None, tuple(tied), tuple(ranked), contests, ranking.cross_validated, tuple(words)
+    )
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """Methods with what they are ranked by.
+
+    Attributes
+    ----------
+    rows : list of MethodSummary
+    scores : list of float
+    samples : list of Scored, optional
+        What the scores are of; None where predictions were not kept, or are not about the same samples.
+    cross_validated : bool
+    """
+
+    rows: list[MethodSummary]
+    scores: list[float]
+    samples: list[Scored] | None
+    cross_validated: bool
+
+    @classmethod
+    def of(cls, rows: list[MethodSummary]) -> _Ranking:
+        """Rank out of folds where every method has been folded in the same way, else on the validation split."""
+        folded = _alike([row.out_of_fold for row in rows])
+        if folded is not None:
+            return cls(rows, [row.cv.mean for row in rows if row.cv is not None], folded, True)
+        return cls(rows, [row.val_score for row in rows], _alike([row.validation for row in rows]), False)
+
+    @property
+    def metric(self) -> Metric:
+        return self.rows[0].metric
+
+    @property
+    def sign(self) -> int:
+        return 1 if self.metric.higher_is_better else -1
+
+    @property
+    def best(self) -> int:
+        """The number of the best method; of equals the quicker one."""
+        order = sorted(range(len(self.rows)), key=lambda row: (-self.sign * self.scores[row], self.rows[row].seconds))
+        return order[0]
+
+    @property
+    def tied(self) -> list[MethodSummary]:
+        """The best method, and those that are within one standard error of the paired difference from it."""
+        return [row for number, row in enumerate(self.rows) if self._is_tied(number)]
+
+    def _is_tied(self, number: int) -> bool:
+        if number == self.best or self.samples is None:
+            return number == self.best
+        behind = self.sign * (self.scores[self.best] - self.scores[number])
+        # of two methods that differ in one sample, the difference is its standard error to the last digit
+        return behind == 0 or behind <= self.error(number) * (1 + 1e-9)
+
+    def error(self, number: int) -> float:
+        """Return the standard error of the difference of a method from the best; nan where it is not known."""
+        if self.samples is None:
+            return math.nan
+        best, other = self.samples[self.best], self.samples[number]
+        return standard_error(self.metric, best.statistics, best.units, against=other.statistics)
+
+
+def _alike(samples: list[Scored | None]) -> list[Scored] | None:
+    """Return the predictions of all methods where these have kept them, and of the same samples; else None."""
+    known = [scored for scored in samples if scored is not None]
+    return known if len(known) == len(samples) and all(known[0].is_about(scored) for scored in known) else None
+
+
+def _cheapest(tied: Sequence[MethodSummary], ranking: _Ranking) -> MethodSummary:
+    """Return what predicts quickest, of those that do so alike what trains quickest, and of these the best."""
+    quickest = min(row.prediction_seconds for row in tied)
+    cheap = [row for row in tied if row.prediction_seconds <= PREDICTION_ALIKE * quickest]
+    quickest = min(row.seconds_by_stage["train"] for row in cheap)
+    cheap = [row for row in cheap if row.seconds_by_stage["train"] <= TRAINING_ALIKE * quickest]
+    scores = {id(row): score for row, score in zip(ranking.rows, ranking.scores, strict=True)}
+    return max(cheap, key=lambda row: ranking.sign * scores[id(row)])
+
+
+def _contest(row: MethodSummary, head: MethodSummary) -> Contest:
+    """Compare a method with the chosen head on the validation split."""
+    metric = row.metric
+    own, of_head = row.validation, head.validation
+    if own is None or of_head is None or not own.is_about(of_head):
+        ahead = row.val_score - head.val_score
+        return Contest(row, None, ahead > 0 if metric.higher_is_better else ahead < 0)
+    difference = bootstrap_difference(metric, own.statistics, of_head.statistics, own.units)
+    return Contest(row, difference, difference.low > 0 if metric.higher_is_better else difference.high < 0)
+
+
+def _ranking_words(ranking: _Ranking, ranked: Sequence[MethodSummary], count: int) -> list[str]:
+    metric = ranking.metric
+    scores = {id(row): score for row, score in zip(ranking.rows, ranking.scores, strict=True)}
+    order = ", ".join(
+        f"{row.label} {format_score(scores.get(id(row), row.val_score), as_percent=metric.as_percent)}"
+        for row in ranked
+        if id(row) in scores or not ranking.cross_validated
+    )
+    if count == 1:
+        return []
+    if not ranking.cross_validated:
+        unknown = "" if ranking.samples is not None else "; predictions for these were not kept, so ties are not known"
+        return [f"Methods are ranked by validation {metric.label}, never by the test images{unknown}: {order}."]
+    cv = ranking.rows[0].cv
+    assert cv is not None
+    repeats = f", {cv.repeats} times over" if cv.repeats > 1 else ""
+    return [
+        f"Heads are ranked by {metric.label} on train and validation out of {cv.folds} folds{repeats}, the same for "
+        f"all, never by the test images: {order}."
+    ]
+
+
+def _tie_words(ranking: _Ranking, tied: Sequence[MethodSummary], best: MethodSummary) -> list[str]:
+    if len(tied) < 2:
+        return []
+    others = listed([row.label for row in tied])
+    return [
+        f"Within one standard error of the paired difference from the best are {others}: "
+        f"{best.label}, the cheapest of them to predict with and to train, is taken."
+    ]
+
+
+def _contest_words(contests: Sequence[Contest], head: MethodSummary) -> list[str]:
+    words = []
+    for contest in contests:
+        if contest.difference is None:
+            continue
+        scored, metric = contest.row.validation, head.metric
+        assert scored is not None
+        value, low, high = (format_difference(end, as_percent=metric.as_percent) for end in contest.difference)
+        images = len(np.unique(scored.samples))
+        words.append(
+            f"{capitalized(contest.row.label)} is not cross-validated: on the {images:,} validation images it is "
+            f"{value}{' points' if metric.as_percent else ''} from {head.label} (95 % interval {low} to {high}), "
+            f"{'and so it is taken' if contest.won else 'which does not show it to be better'}; its best epoch was "
+            "chosen on these images, which flatters it."
+        )
+    return words
+
+
+def _warning(ranking: _Ranking, contests: Sequence[Contest]) -> list[str]:
+    """Say where there are too few samples to rank by, and what difference they would show."""
+    if len(ranking.rows) + len(contests) < 2:
+        return []
+    samples, metric = ranking.rows[0].results[0].samples, ranking.metric
+    of_heads = ("training and validation", samples["train"] + samples["val"])
+    of_images = ("validation", samples["val"])
+    compared = ([of_heads] if ranking.cross_validated else [of_images]) + ([of_images] if contests else [])
+    words = [
+        f"Warning: {count} {name} images can hardly rank methods"
+        for name, count in dict.fromkeys(compared)
+        if count < FEW
+    ]
+    errors = [ranking.error(number) for number in range(len(ranking.rows)) if number != ranking.best]
+    known = [error for error in errors if error > 0]
+    if words and known:
+        unit = " points" if metric.as_percent else ""
+        shown = format_error(2 * max(known), as_percent=metric.as_percent)
+        words[0] += f": differences of less than {shown}{unit} cannot be told from chance"
+    return [f"{sentence}." for sentence in words]

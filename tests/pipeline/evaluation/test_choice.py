@@ -1,0 +1,135 @@
+import json
+
+import numpy as np
+import pytest
+
+from pipeline.evaluation.comparison import compare_runs
+from pipeline.experiment.compare_runs import write_comparison
+from tests.pipeline.finished_runs import add, folded, predictions
+
+TESTS, SAMPLES, VAL = np.arange(100) % 2, np.arange(400) % 2, np.arange(120) % 2
+
+
+def wrong(count, first=0, size=400):
+    return (first <= np.arange(size)) & (np.arange(size) < first + count)
+
+
+def add_head(
+    run, name, mistakes, *, method="linear", val=0.8, test_mistakes=10, repeats=1, train=4.0, evaluate=1.0, **fields
+):
+    """A head that is wrong on some of the 400 samples of train and validation, and of the 120 of validation."""
+    stages = {"extract": 5.0, "train": train, "evaluate": evaluate}
+    return add(
+        run,
+        predictions(TESTS, wrong(test_mistakes, size=100)),
+        method=method,
+        name=name,
+        val=val,
+        seconds=sum(stages.values()),
+        seconds_by_stage=stages,
+        **{
+            "samples": {"train": 280, "val": 120, "test": 100},
+            "validation": predictions(VAL, wrong(20, size=120)),
+            "out_of_fold": None if mistakes is None else folded(predictions(SAMPLES, mistakes), repeats=repeats),
+            **fields,
+        },
+    )
+
+
+def test_heads_are_ranked_out_of_folds_and_not_on_the_images_they_stopped_on(tmp_path):
+    add_head(tmp_path, "logistic", wrong(40), val=0.85)
+    add_head(tmp_path, "mlp", wrong(80), method="head", val=0.95)
+    choice = compare_runs([tmp_path]).choice
+    assert [row.name for row in choice.ranked] == ["logistic", "mlp"]
+    assert (choice.chosen.name, choice.cross_validated) == ("logistic", True)
+    assert choice.chosen.cv.mean == pytest.approx(0.9)
+    assert choice.words == (
+        "Heads are ranked by accuracy on train and validation out of 5 folds, the same for all, never by the test "
+        "images: logistic 90.0 %, MLP 80.0 %.",
+    )
+
+
+def test_of_those_within_one_standard_error_of_the_paired_difference_the_cheapest_is_taken(tmp_path):
+    add_head(tmp_path, "mlp", wrong(40), method="head", train=40)
+    add_head(tmp_path, "rbf", wrong(41, first=1), method="head", train=8)  # one more mistake; two samples differ
+    add_head(tmp_path, "logistic", wrong(48), train=1)  # eight more, all of its own: 2 points, error 0.7
+    comparison = compare_runs([tmp_path])
+    assert [row.name for row in comparison.choice.tied] == ["mlp", "rbf"]
+    assert comparison.verdict.chosen.name == comparison.reference.name == "rbf"
+    assert (
+        "Within one standard error of the paired difference from the best are MLP, RBF SVM: RBF SVM, the cheapest of "
+        "them to predict with and to train, is taken."
+    ) in comparison.verdict_text
+
+
+def test_what_predicts_quicker_is_cheaper_than_what_trains_quicker(tmp_path):
+    add_head(tmp_path, "knn", wrong(40), method="head", train=0.1, evaluate=90.0)
+    add_head(tmp_path, "mlp", wrong(40), method="head", train=40, evaluate=1.0)
+    assert compare_runs([tmp_path]).choice.chosen.name == "mlp"
+
+
+def test_times_that_another_run_would_turn_round_choose_nothing(tmp_path):
+    add_head(tmp_path, "svm", wrong(41), train=1.0)
+    add_head(tmp_path, "logistic", wrong(40), train=1.6)
+    choice = compare_runs([tmp_path]).choice
+    assert (len(choice.tied), choice.chosen.name) == (2, "logistic")
+
+
+def test_repeats_and_seeds_make_no_samples(tmp_path):
+    for name, mistakes in (("logistic", wrong(40)), ("svm", wrong(44, first=4))):
+        add_head(tmp_path / "one", name, mistakes)
+        for seed in (0, 1):
+            add_head(tmp_path / "many", name, mistakes, repeats=5, seed=seed)
+    one, many = (compare_runs([tmp_path / name]).choice for name in ("one", "many"))
+    assert [row.cv.standard_error for row in many.ranked] == pytest.approx(
+        [row.cv.standard_error for row in one.ranked]
+    )
+    assert [row.name for row in many.tied] == [row.name for row in one.tied]
+    assert "5 folds, 5 times over" in many.words[0]
+
+
+@pytest.mark.parametrize(("mistakes", "chosen"), [(18, "logistic"), (4, "top-3")])
+def test_fine_tuning_has_to_be_shown_to_be_better_than_the_head_on_the_validation_split(tmp_path, mistakes, chosen):
+    add_head(tmp_path, "logistic", wrong(40), val=100 / 120)
+    tuned = {"validation": predictions(VAL, wrong(mistakes, size=120))}
+    add_head(tmp_path, "top-3", None, method="finetune", val=1 - mistakes / 120, test_mistakes=0, **tuned)
+    comparison = compare_runs([tmp_path])
+    (contest,) = comparison.choice.contests
+    assert (comparison.verdict.chosen.name, contest.won) == (chosen, chosen == "top-3")
+    assert contest.difference.value == pytest.approx((20 - mistakes) / 120)
+    (sentence,) = (words for words in comparison.choice.words if words.startswith("Fine-tune top-3 is not cross-"))
+    assert "on the 120 validation images it is +" in sentence
+    assert ("does not show it to be better" in sentence) == (chosen == "logistic")
+
+
+def test_a_head_that_was_not_folded_ranks_all_by_validation_and_that_is_said(tmp_path):
+    add_head(tmp_path, "logistic", wrong(40), val=0.85)
+    add_head(tmp_path, "mlp", None, method="head", val=0.9, validation=None)
+    choice = compare_runs([tmp_path]).choice
+    assert (choice.cross_validated, choice.chosen.name) == (False, "mlp")
+    assert "ranked by validation accuracy" in choice.words[0]
+    assert "not kept, so ties are not known: MLP 90.0 %, logistic 85.0 %" in choice.words[0]
+
+
+def test_too_few_images_to_rank_by_are_warned_of(tmp_path):
+    few = {"train": 30, "val": 18, "test": 100}
+    labels = np.arange(48) % 2
+    for name, mistakes in (("logistic", wrong(4, size=48)), ("svm", wrong(7, size=48))):
+        add_head(tmp_path, name, None, out_of_fold=folded(predictions(labels, mistakes)), samples=few)
+    assert compare_runs([tmp_path]).choice.words[-1] == (
+        "Warning: 48 training and validation images can hardly rank methods: differences of less than 7.1 points "
+        "cannot be told from chance."
+    )
+    add_head(tmp_path, "top-3", None, method="finetune", samples=few)
+    assert "Warning: 18 validation images can hardly rank methods." in compare_runs([tmp_path]).choice.words
+
+
+def test_one_result_of_all_says_that_it_is_the_chosen_one(tmp_path):
+    for seed in (0, 1):
+        add_head(tmp_path, "logistic", wrong(40), seed=seed)
+        add_head(tmp_path, "svm", wrong(80), seed=seed)
+    (tmp_path / "environment.json").write_text("{}")
+    write_comparison(compare_runs([tmp_path]), [tmp_path], tmp_path)
+    stored = json.loads((tmp_path / "results.json").read_text())["results"]
+    chosen = [(row["name"], row["seed"]) for row in stored if row.get("chosen")]
+    assert chosen == [("logistic", 0)]
