@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache.errors import DataError, UsageError
 from stages.config.heads import HeadConfig
@@ -65,7 +66,14 @@ def probe_cuts(extractor: Extractor, manifests: Sequence[tuple[int, Manifest]]) 
                 f"{metric.label} is not defined on the validation images, {sum(scores[-1].images)} of them; give more "
                 "images, or a larger `val_size`"
             )
-    return LayerProbe(tuple(scores), tuple(seed for seed, _ in manifests))
+    groups = tuple(_groups(manifest.select(manifest.indices("val"))) for _, manifest in readable)
+    return LayerProbe(tuple(scores), tuple(seed for seed, _ in manifests), groups)
+
+
+def _groups(val: Manifest) -> NDArray[np.str_]:
+    """Return what each validation sample belongs to: its group where it has one, else itself."""
+    groups = val.groups or [""] * len(val)
+    return np.array([f"group {group}" if group else key for group, key in zip(groups, val.keys, strict=True)])
 
 
 def require_vector_cuts(extractor: Extractor) -> None:

@@ -21,10 +21,19 @@ from pipeline.options.command_line import invocation
 from pipeline.report.figures import inline_svg, save_png
 from pipeline.report.page_parts import template, write_page
 from pipeline.report.probe_figures import save_svg, score_against_depth
-from pipeline.text import byte_count, format_count, format_error, format_range, format_score, percent, table
+from pipeline.text import (
+    byte_count,
+    format_count,
+    format_difference,
+    format_error,
+    format_range,
+    format_score,
+    percent,
+    table,
+)
 from stages.config.data import DataConfig
 from stages.extraction.extractor import Extractor
-from stages.inspection.layer_probe import CutScore, LayerProbe
+from stages.inspection.layer_probe import MOST_LOST, CutScore, LayerProbe
 
 PAGE = "probe.html"
 
@@ -57,20 +66,42 @@ class ProbeReport:
         best, recommended, label = self.probe.best, self.probe.recommended, self.probe.metric.label
         if len(self.probe.cuts) == 1:
             return [f"One cut was probed, {best.name}: validation {label} {self.score(best)}.", _price(best)]
-        points = " points" if self.probe.metric.as_percent else ""
-        error = f"one standard error ({self.error(best)}{points})"
         if recommended is best:
             return [
-                f"Cut at {best.name}: no cut has a better validation {label} than {self.score(best)}, and no "
-                f"cheaper one comes within {error} of it.",
+                f"Cut at {best.name}: no cut has a better validation {label} than {self.score(best)}, and no cheaper "
+                "one is within one standard error of it on the same images.",
                 _price(best),
+                *self._nearest_cheaper,
             ]
         return [
-            f"Cut at {recommended.name}: its validation {label} of {self.score(recommended)} is within {error} of "
-            f"the best, and no cheaper cut's is.",
+            f"Cut at {recommended.name}: its validation {label} of {self.score(recommended)} is not told apart from "
+            f"the best, {best.name} with {self.score(best)}, on the same images ({self.loss(recommended)}), and no "
+            "cheaper cut's is.",
             _price(recommended),
-            f"The best is {best.name} with {self.score(best)}. {_price(best)}",
+            f"Of {best.name}: {_price(best)[:1].lower()}{_price(best)[1:]}",
         ]
+
+    @property
+    def _nearest_cheaper(self) -> list[str]:
+        """By how much the next best of the cheaper cuts is worse than the best, in a sentence; none where none is."""
+        best = self.probe.best
+        cheaper = [cut for cut in self.probe.ranked if cut.cost < best.cost]
+        return [f"The best of the cheaper cuts is {cheaper[0].name}: {self.loss(cheaper[0])}."] if cheaper else []
+
+    def loss(self, cut: CutScore) -> str:
+        """Return what a cut loses to the best one, in words with its interval: ``-0.4 points, 95 % -1.9 to +1.1``."""
+        points = " points" if self.probe.metric.as_percent else ""
+        value, low, high = self._loss_parts(cut)
+        return f"{value}{points}, 95 % interval {low} to {high}"
+
+    def loss_cell(self, cut: CutScore) -> str:
+        """Return what a cut loses to the best one, as a cell of a table; blank for the best one."""
+        value, low, high = self._loss_parts(cut)
+        return "" if cut is self.probe.best else f"{value} ({low} to {high})"
+
+    def _loss_parts(self, cut: CutScore) -> list[str]:
+        loss, as_percent = self.probe.loss_of(cut), self.probe.metric.as_percent
+        return [format_difference(-value, as_percent=as_percent) for value in (loss.value, loss.high, loss.low)]
 
     def score(self, cut: CutScore) -> str:
         """Return the score of a cut as people read it."""
@@ -95,7 +126,8 @@ class ProbeReport:
         """The cuts as a table for the terminal."""
         several = len(self.probe.seeds) > 1
         header = ["cut", "depth", "row", f"validation {self.probe.metric.label}", *(["over seeds"] if several else [])]
-        header += ["bytes/image", "multiply-adds", "saved"]
+        against_best = len(self.probe.cuts) > 1
+        header += ["against the best"] * against_best + ["bytes/image", "multiply-adds", "saved"]
         rows = [
             [
                 score.name + "".join(f"  ({role})" for role in self.roles(score)),
@@ -103,6 +135,7 @@ class ProbeReport:
                 str(score.width),
                 f"{self.score(score)} ± {self.error(score)}",
                 *([_over_seeds(score)] if several else []),
+                *([self.loss_cell(score)] if against_best else []),
                 byte_count(score.bytes_per_image),
                 format_count(score.multiply_adds),
                 percent(score.saved, digits=0),
@@ -139,6 +172,28 @@ class ProbeReport:
         """What the scores of the seeds are called, which files have of accuracies since before there were others."""
         return "val_accuracies" if self.probe.metric.name == "accuracy" else "val_scores"
 
+    def row(self, score: CutScore) -> dict[str, Any]:
+        """Return a line of probe.csv."""
+        name, loss = f"val_{score.metric.name}", self.probe.loss_of(score)
+        defined = [value for value in score.scores if not math.isnan(value)]
+        return {
+            "cut": score.name,
+            "operation": score.operation,
+            "depth": score.depth,
+            "row_width": score.width,
+            name: score.score,
+            f"{name}_lowest": min(defined),
+            f"{name}_highest": max(defined),
+            "standard_error": score.standard_error,
+            "below_best": loss.value,
+            "below_best_standard_error": loss.standard_error,
+            "below_best_low": loss.low,
+            "below_best_high": loss.high,
+            "bytes_per_image": score.bytes_per_image,
+            "multiply_adds": score.multiply_adds,
+            "multiply_adds_saved": score.saved,
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         backbone = self.extractor.backbone
@@ -157,7 +212,7 @@ class ProbeReport:
             "standard_error": self.probe.best.standard_error,
             "verdict": " ".join(self.verdict),
             "commands": [command for _, command in self.commands],
-            "cuts": [{**_row(score), self._scores_key: _or_none(score.scores)} for score in self.probe.cuts],
+            "cuts": [{**self.row(score), self._scores_key: _or_none(score.scores)} for score in self.probe.cuts],
             "notes": self.notes,
         }
 
@@ -166,7 +221,7 @@ def write_probe(report: ProbeReport, out_dir: Path) -> Path:
     """Write probe.html, probe.csv, probe.json, probe.png and probe.svg; return the path of the page."""
     out_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(out_dir / "probe.json", (json.dumps(report.to_json(), indent=1) + "\n").encode())
-    rows = [_row(score) for score in report.probe.cuts]
+    rows = [report.row(score) for score in report.probe.cuts]
     with (
         atomic_path(out_dir / "probe.csv") as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
@@ -184,29 +239,11 @@ def write_probe(report: ProbeReport, out_dir: Path) -> Path:
         options=report.extractor.options,
         figure=Markup(inline_svg(figure)),
         over_seeds=_over_seeds,
+        most_lost=f"{100 * MOST_LOST:.0f} points" if report.probe.metric.as_percent else MOST_LOST,
     )
     path = out_dir / PAGE
     write_page(path, page)
     return path
-
-
-def _row(score: CutScore) -> dict[str, Any]:
-    """Return a line of probe.csv."""
-    name = f"val_{score.metric.name}"
-    defined = [value for value in score.scores if not math.isnan(value)]
-    return {
-        "cut": score.name,
-        "operation": score.operation,
-        "depth": score.depth,
-        "row_width": score.width,
-        name: score.score,
-        f"{name}_lowest": min(defined),
-        f"{name}_highest": max(defined),
-        "standard_error": score.standard_error,
-        "bytes_per_image": score.bytes_per_image,
-        "multiply_adds": score.multiply_adds,
-        "multiply_adds_saved": score.saved,
-    }
 
 
 def _price(score: CutScore) -> str:

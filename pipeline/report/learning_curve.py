@@ -16,7 +16,7 @@ from cache.atomic_write import atomic_path
 from pipeline.report.figures import ACCENT, INK, MUTED, save_png, styled
 from pipeline.report.probe_figures import save_svg
 from pipeline.text import format_count, format_score, table, tick
-from stages.inspection.extrapolation import Extrapolation, conclusion
+from stages.inspection.extrapolation import Extrapolation, Interval, conclusion
 from stages.inspection.learning_curve import LearningCurve
 
 NAME = "learning-curve"
@@ -47,6 +47,11 @@ class CurveReport:
         return conclusion(self.curve, self.extrapolation)
 
     @property
+    def beyond(self) -> dict[int, Interval]:
+        """Scores expected of more images than there are, by their number; none where the curve failed its own check."""
+        return self.extrapolation.at if self.extrapolation is not None and self.extrapolation.holds else {}
+
+    @property
     def table(self) -> str:
         """What was measured and what is to be expected, as a table for the terminal."""
         rows = [
@@ -55,16 +60,15 @@ class CurveReport:
                 self.curve.sizes.tolist(), self.curve.means, self.curve.scores, self._fitted(), strict=True
             )
         ]
-        if self.extrapolation is not None:
-            rows += [
-                [
-                    f"{size:,}",
-                    "",
-                    "",
-                    f"{self._score(interval.value)} ({self._score(interval.low)} to {self._score(interval.high)})",
-                ]
-                for size, interval in self.extrapolation.at.items()
+        rows += [
+            [
+                f"{size:,}",
+                "",
+                "",
+                f"{self._score(interval.value)} ({self._score(interval.low)} to {self._score(interval.high)})",
             ]
+            for size, interval in self.beyond.items()
+        ]
         header = [
             "training images",
             f"validation {self.curve.metric.label}, {self.head}",
@@ -100,7 +104,7 @@ def write_curve(report: CurveReport, out_dir: Path) -> Path:
                 ["measured", size, draw, "" if math.isnan(score) else f"{score:.6f}", "", ""]
                 for draw, score in enumerate(draws)
             )
-        for size, interval in report.extrapolation.at.items() if report.extrapolation is not None else ():
+        for size, interval in report.beyond.items():
             writer.writerow(
                 ["extrapolated", size, "", *(f"{bound:.6f}" for bound in (interval.value, interval.low, interval.high))]
             )
@@ -125,8 +129,9 @@ def score_against_images(report: CurveReport) -> Figure:
         ticks = [int(curve.sizes[0]), largest]
         if extrapolation is not None:
             band_sizes, low, high = extrapolation.band
-            axes.fill_between(band_sizes, low, high, color=ACCENT, alpha=0.15, linewidth=0)
-            for part, line in ((band_sizes <= largest, "-"), (band_sizes >= largest, "--")):
+            shown = band_sizes <= (largest if not extrapolation.holds else band_sizes[-1])
+            axes.fill_between(band_sizes[shown], low[shown], high[shown], color=ACCENT, alpha=0.15, linewidth=0)
+            for part, line in ((band_sizes <= largest, "-"), (shown & (band_sizes >= largest), "--")):
                 axes.plot(band_sizes[part], extrapolation.law(band_sizes[part]), line, color=ACCENT, linewidth=1.6)
             axes.axvline(largest, color=INK, linewidth=0.8)
             axes.annotate(
@@ -138,8 +143,10 @@ def score_against_images(report: CurveReport) -> Figure:
                 ha="right",
                 color=INK,
             )
-            ticks += list(extrapolation.at)
-            if not extrapolation.identified:
+            ticks += list(report.beyond)
+            if not extrapolation.holds:
+                axes.set_title("no power law: its check failed", loc="left", fontsize=9, color=MUTED)
+            elif not extrapolation.identified:
                 axes.set_title("where the curve ends is not determined", loc="left", fontsize=9, color=MUTED)
         between = np.geomspace(ticks[0], largest, 4)[1:-1].round().astype(int).tolist()
         axes.xaxis.set_major_locator(FixedLocator([*ticks, *between]))

@@ -18,7 +18,8 @@ from stages.inspection.layer_probe import LayerProbe
 def score_against_depth(probe: LayerProbe) -> Figure:
     """Draw three panels over the cuts, from the image upwards: score, multiply-adds of the trunk, bytes per row.
 
-    The bars are one standard error; the band is what is as good as the best; the ring is the cut to take.
+    The bars are one standard error of the difference from the best, whose score is the line; the ring is the cut to
+    take.
     """
     positions = np.arange(len(probe.cuts))
     with styled():
@@ -52,8 +53,8 @@ def save_svg(figure: Figure, path: Path) -> None:
 def _draw_scores(axes: Axes, probe: LayerProbe) -> None:
     positions = np.arange(len(probe.cuts))
     scores = np.array([score.score for score in probe.cuts])
-    errors = np.array([score.standard_error for score in probe.cuts])
-    axes.axhspan(probe.one_se_threshold, probe.best.score, color=GRID, alpha=0.6, linewidth=0)
+    errors = np.array([loss.standard_error for loss in probe.losses])
+    axes.axhline(probe.best.score, color=GRID, linewidth=1.2)
     for seed in range(len(probe.seeds) if len(probe.seeds) > 1 else 0):
         axes.plot(positions, [score.scores[seed] for score in probe.cuts], "-", color=MUTED, linewidth=0.7, alpha=0.5)
     axes.plot(positions, scores, "-", color=ACCENT, linewidth=1.4)

@@ -20,6 +20,12 @@ WORTH = 0.01
 
 REPLICATES = 500
 
+_OF_CHECK = 5
+"""One in so many replicates is fitted for the check too, which is to tell a miss from chance and no more."""
+
+LARGEST_MISS = 0.05
+"""Error of the check, from half of the images to all, above which twice as many are not predicted either."""
+
 WIDEST_LIMIT = 0.1
 """Width of the interval of the limit above which the fit does not determine where the curve ends."""
 
@@ -40,6 +46,32 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Check:
+    """What a power law through the smaller sizes predicts for all images, beside what was measured.
+
+    Attributes
+    ----------
+    predicted, measured : float
+    miss : Interval
+        Measured minus predicted, of the same draws and validation images.
+    """
+
+    predicted: float
+    measured: float
+    miss: Interval
+
+    @property
+    def failed(self) -> bool:
+        """Whether the curve is not known to foretell twice as many images, which is what it is asked.
+
+        It missed by `LARGEST_MISS` whatever the reason, or by `WORTH`, the gain that the answer is about, and by more
+        than draws and validation images make by chance.
+        """
+        size = abs(self.miss.value)
+        return size >= LARGEST_MISS or (size >= WORTH and not self.miss.low <= 0 <= self.miss.high)
+
+
+@dataclass(frozen=True)
 class Extrapolation:
     """A fitted power law, and what it says.
 
@@ -56,9 +88,9 @@ class Extrapolation:
         95 % interval of the curve, for a plot.
     identified : bool
         Whether the curve bends enough to say where it ends.
-    checked : tuple of float or None
-        Score with all images as predicted from those sizes that have at most half of them, and as measured; None
-        where these are too few.
+    check : Check or None
+        Of the score with all images, as predicted from those sizes that have at most half of them; None where these are
+        too few.
     """
 
     law: PowerLaw
@@ -67,7 +99,12 @@ class Extrapolation:
     gains: dict[int, Interval]
     band: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
     identified: bool
-    checked: tuple[float, float] | None
+    check: Check | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether anything may be concluded: its own check, where there is one, did not fail."""
+        return self.check is None or not self.check.failed
 
 
 def extrapolate(curve: LearningCurve, seed: int, replicates: int = REPLICATES) -> Extrapolation | None:
@@ -82,7 +119,8 @@ def extrapolate(curve: LearningCurve, seed: int, replicates: int = REPLICATES) -
         return None
     law = fit_power_law(sizes, means, errors)
     laws = []
-    for scores in _resampled(curve, seed, replicates)[:, measured]:
+    resampled = _resampled(curve, seed, replicates)[:, measured]
+    for scores in resampled:
         defined = ~np.isnan(scores)
         if defined.sum() >= LEAST_SIZES:
             laws.append(fit_power_law(sizes[defined], scores[defined], errors[defined], law))
@@ -98,12 +136,29 @@ def extrapolate(curve: LearningCurve, seed: int, replicates: int = REPLICATES) -
     limit = Interval.of(law.limit, np.array([replicate.limit for replicate in laws]))
     exponent_inside = EXPONENTS[0] * 1.01 < law.exponent < EXPONENTS[1] * 0.99
     identified = exponent_inside and limit.high - limit.low <= WIDEST_LIMIT
-    half = sizes <= largest / 2
-    check = None
-    if half.sum() >= LEAST_SIZES:
-        earlier = fit_power_law(sizes[half], means[half], errors[half])
-        check = float(earlier(largest)), float(means[-1])
+    check = _check(sizes, means, errors, resampled[::_OF_CHECK])
     return Extrapolation(law, limit, by_size, gains, (curve_sizes, low, high), identified, check)
+
+
+def _check(
+    sizes: NDArray[np.int64],
+    means: NDArray[np.float64],
+    errors: NDArray[np.float64],
+    replicates: NDArray[np.float64],
+) -> Check | None:
+    """Return how well the sizes of at most half of the images foretell the largest; None where these are too few."""
+    half = sizes <= sizes[-1] / 2
+    if half.sum() < LEAST_SIZES:
+        return None
+    law = fit_power_law(sizes[half], means[half], errors[half])
+    misses = []
+    for scores in replicates:
+        fitted = half & ~np.isnan(scores)
+        if fitted.sum() >= LEAST_SIZES and not np.isnan(scores[-1]):
+            predicted = fit_power_law(sizes[fitted], scores[fitted], errors[fitted], law)(sizes[-1])
+            misses.append(scores[-1] - float(predicted))
+    foretold, measured = float(law(sizes[-1])), float(means[-1])
+    return Check(foretold, measured, Interval.of(measured - foretold, np.array(misses)))
 
 
 def conclusion(curve: LearningCurve, extrapolation: Extrapolation | None) -> list[str]:
@@ -114,6 +169,8 @@ def conclusion(curve: LearningCurve, extrapolation: Extrapolation | None) -> lis
             f"and a curve needs {LEAST_SIZES}.",
             *_left_out(curve),
         ]
+    if not extrapolation.holds:
+        return [*_unanswered(curve, extrapolation), *_left_out(curve)]
     as_percent = curve.metric.as_percent
     gain = extrapolation.gains[2]
     gain_text = (
@@ -139,13 +196,38 @@ def conclusion(curve: LearningCurve, extrapolation: Extrapolation | None) -> lis
             f"{_score(extrapolation.limit.low, as_percent)} to "
             f"{_score(extrapolation.limit.high, as_percent)}): trust twice as many images more than ten times."
         )
-    if extrapolation.checked is not None:
-        predicted, measured = extrapolation.checked
+    if extrapolation.check is None:
         lines.append(
-            f"As a check: fitted to half of the images and fewer, the curve predicts "
-            f"{_score(predicted, as_percent)} for all of them; measured {_score(measured, as_percent)}."
+            f"This could not be checked: half of the images and fewer are not {LEAST_SIZES} sizes, which a curve needs."
+        )
+    else:
+        lines.append(
+            "As a check: fitted to half of the images and fewer, the curve predicts "
+            f"{_predicted_and_measured(extrapolation.check, as_percent)}."
         )
     return lines + _left_out(curve)
+
+
+def _unanswered(curve: LearningCurve, extrapolation: Extrapolation) -> list[str]:
+    """Return that the curve failed its own check, and what was measured all the same, in sentences."""
+    check, as_percent = extrapolation.check, curve.metric.as_percent
+    assert check is not None
+    measured = curve.is_measured
+    sizes, means = curve.sizes[measured], curve.means[measured]
+    half = int(np.abs(np.log(sizes / (sizes[-1] / 2))).argmin())
+    return [
+        "It cannot be said whether more labels would help: the power law that would say it does not describe these "
+        f"scores. Fitted to half of the images and fewer, it predicts {_predicted_and_measured(check, as_percent)} "
+        f"(off by {_difference(check.miss.value, as_percent)}{' points' if as_percent else ''}, 95 % interval "
+        f"{_difference(check.miss.low, as_percent)} to {_difference(check.miss.high, as_percent)}).",
+        f"Measured, without any curve: from {sizes[half]:,} to {sizes[-1]:,} images {curve.metric.label} went from "
+        f"{_score(means[half], as_percent)} to {_score(means[-1], as_percent)}. Whether that goes on, more images "
+        "alone can tell; more `draws`, or a larger `val_size`, make these scores surer.",
+    ]
+
+
+def _predicted_and_measured(check: Check, as_percent: bool) -> str:
+    return f"{_score(check.predicted, as_percent)} for all of them; measured {_score(check.measured, as_percent)}"
 
 
 def _left_out(curve: LearningCurve) -> list[str]:

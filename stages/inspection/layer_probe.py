@@ -1,15 +1,26 @@
-"""Score and cost of each cut, and which to take."""
+"""Score and cost of each cut, by how much each is below the best on the same images, and which to take."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from stages.inspection.sample_scores import mean_of_defined, score_of, variance_of
-from stages.tasks.base import Metric, Statistics
+from stages.inspection.sample_scores import mean_of_defined, score_of, scores_of_resamples, variance_of
+from stages.tasks.base import Metric, Statistics, mean_metric
+from stages.tasks.statistics import bootstrap_difference, percentile_interval
+
+MOST_LOST = 0.02
+"""What a recommended cut may lose to the best one, as measured: of few images, much more would not be told apart."""
+
+_RESAMPLES = 1000
+
+_SCORES = mean_metric("score", "score", np.asarray)
+"""The mean of samples that are scores themselves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +105,7 @@ class CutScore:
         return self.multiply_adds, self.bytes_per_image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerProbe:
     """What was found: cuts from the image upwards, and which of them to take.
 
@@ -103,10 +114,13 @@ class LayerProbe:
     cuts : tuple of CutScore
         At least one.
     seeds : tuple of int
+    groups : tuple of array [v], optional
+        For each seed, what each of its validation images belongs to, as `paired_loss` takes it.
     """
 
     cuts: tuple[CutScore, ...]
     seeds: tuple[int, ...]
+    groups: tuple[NDArray[Any], ...] | None = None
 
     @property
     def metric(self) -> Metric:
@@ -123,15 +137,93 @@ class LayerProbe:
         """The cut with the highest validation score."""
         return self.ranked[0]
 
-    @property
-    def one_se_threshold(self) -> float:
-        """The score that is as good as the best: one standard error below it."""
-        return self.best.score - self.best.standard_error
+    @cached_property
+    def losses(self) -> tuple[PairedLoss, ...]:
+        """By how much each cut is below the best on the same validation images, in the order of the cuts."""
+        return tuple(paired_loss(self.best, cut, self.groups) for cut in self.cuts)
+
+    def loss_of(self, cut: CutScore) -> PairedLoss:
+        """Return by how much a cut is below the best."""
+        return self.losses[self.cuts.index(cut)]
 
     @property
     def recommended(self) -> CutScore:
-        """The cheapest cut whose score is within one standard error of the best.
+        """The best cut, or the cheapest that is not told apart from it: `PairedLoss.is_tie`."""
+        return min(
+            (cut for cut, loss in zip(self.cuts, self.losses, strict=True) if cut is self.best or loss.is_tie),
+            key=lambda cut: cut.cost,
+        )
 
-        The one-standard-error rule: Hastie, Tibshirani and Friedman, "The Elements of Statistical Learning", 7.10.
+
+@dataclass(frozen=True)
+class PairedLoss:
+    """By how much the score of a cut is below the best one's, of the same validation images.
+
+    Attributes
+    ----------
+    value, standard_error : float
+    low, high : float
+        Ends of the 95 % interval.
+    """
+
+    value: float
+    standard_error: float
+    low: float
+    high: float
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether the cut is taken for as good as the best.
+
+        It is within one standard error of the paired difference (the one-standard-error rule of Breiman, Friedman,
+        Olshen and Stone 1984, "Classification and Regression Trees", section 3.4.3, with the error of what is asked, a
+        difference of two scores of the same images), and measured no more than `MOST_LOST` below it.
         """
-        return min((score for score in self.cuts if score.score >= self.one_se_threshold), key=lambda score: score.cost)
+        return self.value <= min(self.standard_error, MOST_LOST)
+
+
+def paired_loss(best: CutScore, cut: CutScore, groups: tuple[NDArray[Any], ...] | None = None) -> PairedLoss:
+    """Return by how much a cut is below the best, of the same validation images.
+
+    Parameters
+    ----------
+    best, cut : CutScore
+    groups : tuple of array [v], optional
+        For each seed, what each of its validation images belongs to: itself, or all images of a patient. What is the
+        same is drawn and counted as one, also under several seeds. Without them all tests are independent.
+    """
+    sizes = best.images
+    belongs = np.arange(sum(sizes)) if groups is None else np.unique(np.concatenate(groups), return_inverse=True)[1]
+    value = best.score - cut.score
+    if best.metric.per_sample is not None:
+        scores = np.concatenate(best.samples), np.concatenate(cut.samples)
+        units = None if groups is None else belongs
+        interval = bootstrap_difference(_SCORES, scores[0], scores[1], units, resamples=_RESAMPLES)
+        return PairedLoss(
+            value, _clustered_error(np.subtract(*scores, dtype=np.float64), belongs), interval.low, interval.high
+        )
+    replicates = _replicates(best, belongs) - _replicates(cut, belongs)
+    return PairedLoss(value, float(np.nanstd(replicates)), *percentile_interval(replicates))
+
+
+def _clustered_error(gains: NDArray[np.float64], belongs: NDArray[np.int64]) -> float:
+    """Return the standard error of the mean of gains, [n], of which those of a group vary together.
+
+    Linearized ratio of sums over groups (Cochran 1977, "Sampling Techniques", section 2.11 and 9A); of single samples
+    the error of a mean.
+    """
+    sums = np.bincount(belongs, weights=gains - gains.mean())
+    drawn = len(sums)
+    return math.sqrt(float((sums**2).sum()) * drawn / max(drawn - 1, 1)) / len(gains)
+
+
+def _replicates(cut: CutScore, belongs: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the score of a cut over resamples of the groups, [resamples]: the same draws for every cut."""
+    drawn = int(belongs.max()) + 1
+    times = np.random.default_rng(0).multinomial(drawn, np.full(drawn, 1 / drawn), size=_RESAMPLES).astype(np.float64)
+    by_seed = np.split(belongs, np.cumsum(cut.images)[:-1])
+    scores = [
+        scores_of_resamples(cut.metric, samples, times[:, of_seed])
+        for samples, of_seed in zip(cut.samples, by_seed, strict=True)
+    ]
+    return np.asarray(mean_of_defined(np.stack(scores, axis=1)), dtype=np.float64)

@@ -94,8 +94,15 @@ def test_the_recommendation_obeys_the_rule_on_what_the_table_holds(probed):
     images = sum(probed.found["validation_images"])
     error = math.sqrt(accuracy[best] * (1 - accuracy[best]) / images)
     assert probed.found["standard_error"] == pytest.approx(error)
-    allowed = [line for line in probed.lines if accuracy[line["cut"]] >= accuracy[best] - error]
+    below = {
+        line["cut"]: (float(line["below_best"]), float(line["below_best_standard_error"])) for line in probed.lines
+    }
+    assert below[probed.found["best"]] == (0, 0)
+    allowed = [line for line in probed.lines if below[line["cut"]][0] <= min(below[line["cut"]][1], 0.02)]
     assert probed.found["recommended"] == min(allowed, key=lambda line: int(line["multiply_adds"]))["cut"]
+    for line in probed.lines:
+        assert float(line["below_best"]) == pytest.approx(accuracy[best] - accuracy[line["cut"]])
+        assert float(line["below_best_low"]) <= float(line["below_best"]) <= float(line["below_best_high"])
 
 
 def test_costs_and_accuracies_of_the_table_are_those_of_cut_and_cache(probed):

@@ -1,11 +1,14 @@
 """A curve is told, and drawn, on the scale of its metric."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 
 from pipeline.report.learning_curve import CurveReport, score_against_images, write_curve
+from stages.inspection.extrapolation import Check, Extrapolation, Interval
 from stages.inspection.learning_curve import LearningCurve
+from stages.inspection.power_law import PowerLaw
 from stages.inspection.sample_scores import scored_samples
 from stages.tasks.base import find_metric
 from stages.tasks.regression import Regression
@@ -37,3 +40,20 @@ def test_a_score_far_below_zero_does_not_flatten_the_others():
     axes = score_against_images(CurveReport(curve_of([60.0, 6.0, 2.0]), None, "ridge")).axes[0]
     assert axes.get_ylim() == (-1, 1.05)
     assert "scores below -1 are not shown" in [text.get_text() for text in axes.texts]
+
+
+def test_a_curve_that_failed_its_check_shows_no_score_beyond_what_was_measured(tmp_path):
+    curve, sizes = curve_of([6.0, 4.0, 2.0]), np.array([4.0, 16.0, 160.0])
+    expected = {size: Interval(0.9, 0.8, 0.95) for size in (32, 64, 160)}
+    law, band = PowerLaw(0.95, 1.0, 1.0), (sizes, np.full(3, 0.1), np.full(3, 0.9))
+    whole = Extrapolation(law, Interval(0.95, 0.9, 1.0), expected, {}, band, True, None)
+    failed = replace(whole, check=Check(0.4, 0.9, Interval(0.5, 0.3, 0.7)))
+    shown = {}
+    for name, extrapolation in (("whole", whole), ("failed", failed)):
+        report = CurveReport(curve, extrapolation, "ridge")
+        write_curve(report, tmp_path / name)
+        axes = score_against_images(report).axes[0]
+        drawn_to = max(line.get_xdata()[-1] for line in axes.lines if len(line.get_xdata()) > 0)
+        in_file = (tmp_path / name / "learning-curve.csv").read_text().count("extrapolated")
+        shown[name] = ("0.900 (0.800 to 0.950)" in report.table, in_file, drawn_to)
+    assert shown == {"whole": (True, 3, 160), "failed": (False, 0, 16)}

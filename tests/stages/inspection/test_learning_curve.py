@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from cache.errors import DataError
 from stages.config.heads import HeadConfig
 from stages.fitting.feature_rows import FeatureRows
-from stages.inspection.extrapolation import conclusion, extrapolate
+from stages.inspection.extrapolation import Check, Interval, conclusion, extrapolate
 from stages.inspection.learning_curve import LearningCurve, curve_sizes, measure_curve, stratified_order
 from stages.inspection.power_law import PowerLaw, fit_power_law
 from stages.tasks.base import find_metric
@@ -81,10 +81,42 @@ def test_too_few_sizes_are_not_fitted():
 
 def test_the_check_predicts_all_from_half():
     extrapolation = extrapolate(drawn(KNOWN, SIZES, images=20_000), 0, 20)
-    predicted, measured = extrapolation.checked
-    assert measured == pytest.approx(KNOWN(2000), abs=0.005)
-    assert predicted == pytest.approx(measured, abs=0.02)
-    assert predicted != measured
+    check = extrapolation.check
+    assert check.measured == pytest.approx(KNOWN(2000), abs=0.005)
+    assert check.predicted == pytest.approx(check.measured, abs=0.02)
+    assert check.predicted != check.measured
+    assert check.miss.value == check.measured - check.predicted
+    assert check.miss.low <= check.miss.value <= check.miss.high
+    assert extrapolation.holds
+
+
+@pytest.mark.parametrize("images", [60, 3000])
+def test_a_curve_that_fails_its_own_check_answers_nothing(images):
+    """Flat at 53.7 % up to half of the images, 77.8 % with all: no power law, whatever its fit says beyond."""
+    curve = drawn(lambda sizes: np.where(sizes > 1500, 0.778, 0.537), SIZES, images=images)
+    extrapolation = extrapolate(curve, 0, 60)
+    assert extrapolation.check.predicted == pytest.approx(0.537, abs=0.1)
+    assert extrapolation.check.measured == pytest.approx(0.778, abs=0.1)
+    assert not extrapolation.holds
+    answer = conclusion(curve, extrapolation)
+    assert answer[0].startswith("It cannot be said whether more labels would help: the power law that would say it ")
+    assert f"predicts {extrapolation.check.predicted:.1%} for all of them" in answer[0]
+    assert f"from 1,125 to 2,000 images accuracy went from {curve.means[-2]:.1%} to" in answer[1]
+    assert "More labels" not in " ".join(answer)
+
+
+def test_a_miss_by_chance_alone_is_no_failure_and_a_small_sure_one_is():
+    assert not Check(0.80, 0.83, Interval(0.03, -0.01, 0.07)).failed
+    assert Check(0.80, 0.83, Interval(0.03, 0.01, 0.05)).failed
+    assert not Check(0.80, 0.808, Interval(0.008, 0.006, 0.01)).failed
+    assert Check(0.80, 0.74, Interval(-0.06, -0.12, 0.01)).failed
+
+
+def test_of_too_few_smaller_sizes_it_is_said_that_nothing_was_checked():
+    curve = drawn(KNOWN, SIZES[5:])
+    extrapolation = extrapolate(curve, 0, 10)
+    assert extrapolation.check is None
+    assert any(line.startswith("This could not be checked") for line in conclusion(curve, extrapolation))
 
 
 @pytest.mark.parametrize("counts", [(50, 50, 50), (200, 20, 3, 1)])
@@ -165,7 +197,7 @@ def test_every_task_has_a_curve_of_its_primary_metric(problem, label, unit):
     assert (curve.errors > 0).all()
     extrapolation = extrapolate(curve, 0, 5)
     assert extrapolation.at[150].low <= extrapolation.at[150].high <= 1
-    answer = conclusion(curve, extrapolation)
+    answer = conclusion(curve, replace(extrapolation, check=None))  # so few samples need not pass it
     assert re.search(rf"would change {label} by [+-]\d+\.\d+{unit} \(95", answer[0])
 
 
