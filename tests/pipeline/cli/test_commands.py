@@ -313,6 +313,7 @@ def test_weights_from_a_file_are_used_and_checked_again_by_predict(photographs, 
         (["--unfreeze", "all", "--views", "2", "--from-cache"], "training begins at the image"),
         (["--unfreeze-every", "3"], "--unfreeze-every 3"),
         (["--layer-decay", "2"], "--layer-decay 2 must be more than 0"),
+        (["--init-head", "gru"], "--init-head gru takes samples of several images"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_an_image_is_extracted(
