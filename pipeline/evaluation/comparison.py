@@ -143,7 +143,7 @@ def compare_results(results: Sequence[Result]) -> Comparison:
         If they were not tested on the same images, or have no seed in common.
     """
     require_same_test_images(results)
-    rows, notes = _rows(results)
+    rows, notes = summarize(results)
     choice = choose(rows)
     candidates = [choice.chosen, *([] if choice.head is None else [choice.head]), *choice.ranked]
     reference = next((row for row in candidates if row.cached), choice.chosen)
@@ -228,7 +228,7 @@ def renderings_words(comparison: Comparison) -> list[str]:
     ]
 
 
-def _rows(results: Sequence[Result]) -> tuple[list[MethodSummary], list[str]]:
+def summarize(results: Sequence[Result]) -> tuple[list[MethodSummary], list[str]]:
     """Return a row for each method and run over the seeds that all have, and what had to be left out."""
     results_by_method: dict[tuple[Path, str, str], list[Result]] = {}
     for result in results:
