@@ -23,6 +23,7 @@ from pipeline.report.page import write_report
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.finetuning.autotune import AutotuneState
+from stages.inspection.unlike import UnlikeDetector
 from stages.network.heads.linear import LinearHead
 from stages.network.heads.serialization import save_head
 from stages.training.checkpoint import CheckpointFile
@@ -65,7 +66,8 @@ def write_head(folder: Path, version: int) -> None:
 def write_model(folder: Path, version: int) -> None:
     top = {"layer.weight": torch.full((8, 8), float(version))}
     tuned = SimpleNamespace(without_auxiliary_heads=lambda: top)
-    save_model(folder, card(version), head_of(version), without_val=head_of(version), tuned=tuned)
+    unlike = UnlikeDetector(torch.full((20, 8), float(version)).half(), float(version))
+    save_model(folder, card(version), head_of(version), without_val=head_of(version), tuned=tuned, unlike=unlike)
 
 
 def write_copy(folder: Path, version: int) -> None:

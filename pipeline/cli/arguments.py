@@ -12,7 +12,7 @@ from cyclopts import CycloptsError, CycloptsPanel, UnknownCommandError, UnknownO
 from cache.errors import UsageError, nearest
 from pipeline.cli import COMMANDS
 from pipeline.options.flags_in_text import as_flags
-from pipeline.options.toml_file import OPTION_GROUPS
+from pipeline.options.toml_file import OPTION_GROUPS, known_names
 from stages.config.lists import join_items, joined_options, list_options, split_item
 from stages.config.other_words import OTHER_WORDS, near_options
 from stages.config.version_1 import COMMAND_NAMES, OPTION_NAMES
@@ -98,7 +98,7 @@ def refuse_old_names(tokens: _Tokens) -> None:
         raise UsageError(f"the command {tokens[0]} is called {COMMAND_NAMES[tokens[0]]} now")
     for token in tokens:
         name = token.removeprefix("--").partition("=")[0].replace("-", "_")
-        if token.startswith("--") and name in OPTION_NAMES:
+        if token.startswith("--") and name in OPTION_NAMES and name not in known_names():
             *others, last = (f"`{option}`" for option in OTHER_WORDS.get(name, (OPTION_NAMES[name],)))
             raise UsageError(f"{_flag(name)} is called {', '.join(others)}{' or ' if others else ''}{last} now")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.cli.flags import Comparison
 
 
-def compare(*runs: Path, out: Path | None = None) -> Comparison:
+def compare(*runs: Path, metric: str | None = None, out: Path | None = None) -> Comparison:
     """Compare finished results: print the table, write the page. Nothing is computed again.
 
     Try:
@@ -15,12 +15,15 @@ def compare(*runs: Path, out: Path | None = None) -> Comparison:
     ```sh
     cutonce compare runs/photos
     cutonce compare runs/resnet18 runs/resnet50 --out runs/both
+    cutonce compare runs/photos --metric f1_macro --out runs/photos-f1
     ```
 
     Parameters
     ----------
     runs
         Run directories with finished results on the same test images.
+    metric
+        What methods are ranked and tested by (default: what the first result was). Settings stay as they were chosen.
     out
         Where results.json, predictions.csv, the plots and report.html go (default: the first run).
     """
@@ -29,4 +32,4 @@ def compare(*runs: Path, out: Path | None = None) -> Comparison:
 
     if not runs:
         raise UsageError("compare needs at least one run directory, as in `compare runs/photos`")
-    return publish(list(runs), out if out is not None else runs[0])
+    return publish(list(runs), out if out is not None else runs[0], metric)

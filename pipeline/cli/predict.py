@@ -21,6 +21,8 @@ def predict(
 ) -> list[Prediction]:
     """Predict new images with a trained method of a run: classes or labels with their probabilities, or numbers.
 
+    Images that are unlike those it was trained on are marked.
+
     Try:
 
     ```sh
@@ -45,18 +47,14 @@ def predict(
         The seed whose model is used (default: the first of the run).
     """
     from pipeline.cli.output import echo
-    from pipeline.experiment.classify_images import choose_model, predict_images, write_csv
-    from pipeline.experiment.model_store import read_recipe
+    from pipeline.experiment.classify_images import choose_model, format_predictions, predict_images, write_csv
 
     model, reason = choose_model(run, method, seed)
     classified, unreadable = predict_images(model, list(images), device)
-    recipe = read_recipe(model)
-    of_what = "samples" if recipe is not None and recipe.samples is not None else "images"
-    echo(f"{model.name} of {model.parent}, {reason}: {len(classified)} {of_what}")
+    heading, lines, warnings = format_predictions(model, reason, classified, printed=out is None)
+    echo(heading, *lines)
     if out is not None:
         write_csv(out, classified)
         echo(f"predictions: {out}")
-    else:
-        echo(*(f"{entry.location}  {entry.words}" for entry in classified))
-    echo(*(f"skipped {location!r}: {reason}" for location, reason in unreadable))
+    echo(*warnings, *(f"skipped {location!r}: {reason}" for location, reason in unreadable))
     return classified

@@ -76,4 +76,4 @@ def run(
         if not skip_finetune:
             run_finetunings(experiment, finetune, head)
         record_options(out, data, features, head, finetune)
-    return publish([out], out)
+    return publish([out], out, manifest.task.primary)

@@ -22,7 +22,7 @@ from pipeline.evaluation.methods import get_method
 from pipeline.evaluation.results import Result, load_results, require_same_test_images, run_of
 from pipeline.evaluation.verdict import Verdict, describe_test_images, give_verdict
 from pipeline.text import byte_count, capitalized, format_count, format_range, format_score, table
-from stages.tasks.base import Metric, Task
+from stages.tasks.base import Metric, Task, find_metric
 
 
 @dataclass(frozen=True)
@@ -123,27 +123,39 @@ class Comparison:
         return [asdict(test) for test in self.tests]
 
 
-def compare_runs(run_dirs: Sequence[Path]) -> Comparison:
+def compare_runs(run_dirs: Sequence[Path], metric: str | None = None) -> Comparison:
     """Compare the finished results of one or several runs on the same data.
+
+    Parameters
+    ----------
+    run_dirs : sequence of Path
+    metric : str, optional
+        What they are ranked and tested by (default: what the first result is).
 
     Raises
     ------
+    UsageError
+        If there is no such metric.
     DataError
         If results are missing or damaged, were not tested on the same images, or have no seed in common.
     """
-    return compare_results(load_results(list({path.resolve(): path for path in run_dirs}.values())))
+    return compare_results(load_results(list({path.resolve(): path for path in run_dirs}.values())), metric)
 
 
-def compare_results(results: Sequence[Result]) -> Comparison:
-    """Compare finished results that were loaded.
+def compare_results(results: Sequence[Result], metric: str | None = None) -> Comparison:
+    """Compare finished results that were loaded, by one metric: `metric`, or that of the first.
 
     Raises
     ------
+    UsageError
+        If there is no such metric.
     DataError
-        If they were not tested on the same images, or have no seed in common.
+        If they were not tested on the same images, have no seed in common, or do not say how they validate by it.
     """
     require_same_test_images(results)
+    results, by_another = _by_one_metric(results, metric)
     rows, notes = summarize(results)
+    notes = [*by_another, *notes]
     choice = choose(rows)
     candidates = [choice.chosen, *([] if choice.head is None else [choice.head]), *choice.ranked]
     reference = next((row for row in candidates if row.cached), choice.chosen)
@@ -160,7 +172,8 @@ def compare_results(results: Sequence[Result]) -> Comparison:
 
 
 def choose_result(results: Sequence[Result]) -> Choice:
-    """Return the method to take of the results of one seed."""
+    """Return the method to take of the results of one seed, by the metric of the first."""
+    results, _ = _by_one_metric(results, None)
     labels = _labels(results)
     return choose(
         [
@@ -226,6 +239,33 @@ def renderings_words(comparison: Comparison) -> list[str]:
     return [
         f"Probabilities averaged over renderings: {'; '.join(explanations)}. The others see the evaluation view alone."
     ]
+
+
+def _by_one_metric(results: Sequence[Result], metric: str | None) -> tuple[list[Result], list[str]]:
+    """Return the results by one metric, and in words which were trained by another.
+
+    Those chose their settings by that one. One that does not say how it validates by the metric is left out, unless
+    none would be left.
+    """
+    name = find_metric(results[0].task, metric).name
+    by_one: list[Result] = []
+    chosen_by: dict[str, list[str]] = {}
+    left_out: list[DataError] = []
+    for result in results:
+        try:
+            by_one.append(result.by_metric(name))
+        except DataError as error:
+            left_out.append(error)
+            continue
+        if result.metric.name != name:
+            chosen_by.setdefault(result.metric.name, []).append(f"{result.method} {result.name}")
+    if not by_one:
+        raise left_out[0]
+    notes = [
+        f"Compared by {name}: {listed(list(dict.fromkeys(methods)))} chose settings by {other}."
+        for other, methods in chosen_by.items()
+    ]
+    return by_one, [*notes, *(f"Left out: {error}." for error in left_out)]
 
 
 def summarize(results: Sequence[Result]) -> tuple[list[MethodSummary], list[str]]:

@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from types import UnionType
@@ -30,7 +30,7 @@ from pipeline import run_layout
 from pipeline.evaluation.methods import get_method, is_method
 from pipeline.evaluation.out_of_fold import OutOfFoldPredictions, own_arrays
 from stages.config.version_1 import METHOD_NAMES
-from stages.tasks.base import Metric, Statistics, Task, evaluate, task_from_json
+from stages.tasks.base import Metric, Statistics, Task, evaluate, find_metric, task_from_json
 from stages.tasks.metrics import OLD_NAMES
 from stages.tasks.statistics import bootstrap_interval
 
@@ -237,6 +237,36 @@ class Result:
         """The metric that ranks and is tested."""
         return self.task.metrics[self.task.primary]
 
+    def by_metric(self, name: str) -> Result:
+        """Return the result ranked and tested by the metric of that name; nothing is predicted anew.
+
+        Raises
+        ------
+        UsageError
+            If the task has no such metric.
+        DataError
+            If the metric is not defined for these samples, or it is not known what validation says of it: a result of
+            before predictions for the validation split were kept.
+        """
+        metric = find_metric(self.task, name)
+        if metric.name == self.task.primary:
+            return self
+        task = self.task.with_primary(metric.name)
+        test = evaluate_test(task, self.predictions.statistics, self.seed)
+        if test[metric.name] is None:
+            raise DataError(f"{metric.label} is not defined for the test samples of {self.directory}")
+        return replace(self, task=task, val={**self.val, metric.name: self._validation_score(metric)}, test=test)
+
+    def _validation_score(self, metric: Metric) -> float:
+        if metric.name in self.val:
+            return self.val[metric.name]
+        if self.validation_predictions is not None:
+            return metric.score(self.validation_predictions.statistics)
+        raise DataError(
+            f"{self.directory} was ranked by {self.metric.name} and does not say how it validates by {metric.name}: "
+            f"train it again, or compare by `metric` {self.metric.name}"
+        )
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of their numbers; none where the task has no classes."""
@@ -321,8 +351,11 @@ class Result:
             task = task_from_json(stored["task"])
         except CutonceError as error:
             raise DataError(f"{path} has no usable task: {error}") from error
-        result = cls(**{**{name: stored[name] for name in _STORED}, "task": task}, directory=directory)
-        primary = result.metric.name
+        primary = task.primary
+        history = [_by_metric_names(row, primary) for row in stored["history"]]
+        result = cls(
+            **{**{name: stored[name] for name in _STORED}, "task": task, "history": history}, directory=directory
+        )
         unusable = ["method"] * (not is_method(result.method)) + ["val"] * (primary not in result.val)
         unusable += ["test"] * (not (matches_annotation(result.test.get(primary), float) and _is_interval(result.test)))
         if unusable:
@@ -339,6 +372,14 @@ def _from_version_1(stored: Mapping[str, Any]) -> dict[str, Any]:
         names = {**OLD_NAMES, "accuracy_ci95": "ci95"}
         content["test"] = {names.get(name, name): value for name, value in stored["test"].items()}
     return content
+
+
+def _by_metric_names(row: Mapping[str, Any], primary: str) -> dict[str, Any]:
+    """Return a row of a history with its scores called by their metric; before they were all called accuracy."""
+    if f"val_{primary}" in row:
+        return dict(row)
+    names = {f"{part}_accuracy": f"{part}_{primary}" for part in ("train", "val")}
+    return {names.get(name, name): value for name, value in row.items()}
 
 
 def load_results(run_dirs: Sequence[Path]) -> list[Result]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -20,14 +20,20 @@ from cache.errors import DataError, UsageError, suggestion
 from pipeline.evaluation.comparison import choose_result
 from pipeline.evaluation.results import Result, distinct_names, read_json
 from pipeline.experiment.find_samples import NewSample, find_samples
-from pipeline.experiment.model_store import open_model, read_columns, read_recipe
+from pipeline.experiment.model_store import ModelCard, open_model, read_columns, read_recipe, read_unlike
 from pipeline.experiment.predict_with_columns import predict_samples_with_columns, predict_with_columns
 from pipeline.run_layout import MODEL_CARD, REPORT, RESULTS, files_of_methods, seed_of
 from stages.data.sources.csv_file import is_table, read_image_table
 from stages.data.sources.folder_tree import FolderNotes, images_below
-from stages.finetuning.predict_images import iter_predictions, iter_sample_predictions
+from stages.finetuning.predict_images import PredictedBatch, iter_predictions, iter_sample_predictions
+from stages.inspection.unlike import UnlikeDetector
 from stages.network.backbones.base import Backbone
-from stages.tasks.base import task_from_json
+from stages.tasks.base import Task, task_from_json
+
+COLUMNS_ALONE = "columns"
+"""The method of transfer that opens no image."""
+
+UNLIKE_COLUMNS = ("unlike", "unlike_score")
 
 _LOG = logging.getLogger("cutonce")
 
@@ -46,6 +52,9 @@ class Prediction:
     activated : float32 [out_features]
         What the task makes of the network's output: probabilities, or values.
     extra : mapping of str to str
+    unlike : float, optional
+        How far it is from the training images, as a multiple of the level that hardly any of the held-out images is
+        beyond: above 1 it is unlike them, and what is predicted says little. None where the model cannot tell.
     """
 
     location: str
@@ -53,6 +62,12 @@ class Prediction:
     cells: Mapping[str, str]
     activated: NDArray[np.float32]
     extra: Mapping[str, str] = field(default_factory=dict)
+    unlike: float | None = None
+
+    @property
+    def is_unlike(self) -> bool:
+        """Whether it is known to be unlike the training images."""
+        return self.unlike is not None and self.unlike > 1
 
 
 class ModelChoice(NamedTuple):
@@ -141,7 +156,7 @@ def predict_images(
     task = task_from_json(recipe.task)
     classified: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
-    columns = read_columns(model)
+    columns, detector = read_columns(model), _detector_of(model, recipe)
     batches = (
         iter_predictions(extractor, upper, task, locations, recipe.tta)
         if columns is None
@@ -149,10 +164,8 @@ def predict_images(
     )
     for batch in batches:
         unreadable += [(locations[index], reason) for index, reason in batch.failures]
-        for index, activated in zip(batch.indices, torch.from_numpy(batch.activated), strict=True):
-            cells = dict(zip(task.predicted_columns, task.predicted_cells(activated), strict=True))
-            words, extra = task.predicted_words(activated), listing[index][1]
-            classified.append(Prediction(locations[index], words, cells, activated.numpy(), extra))
+        for index, answer in zip(batch.indices, _answers(batch, task, detector), strict=True):
+            classified.append(Prediction(locations[index], extra=listing[index][1], **answer._asdict()))
     if not classified:
         raise DataError(f"none of the {len(locations)} images could be read; the first: {unreadable[0][1]}")
     return classified, unreadable
@@ -167,7 +180,7 @@ def _predict_samples(
     locations = [location for sample in samples for location in sample.images if location is not None]
     predicted: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
-    columns = read_columns(model)
+    columns, detector = read_columns(model), _detector_of(model, recipe)
     batches = (
         iter_sample_predictions(extractor, upper, task, [sample.images for sample in samples], recipe.tta)
         if columns is None
@@ -177,13 +190,42 @@ def _predict_samples(
     )
     for batch in batches:
         unreadable += [(locations[number], reason) for number, reason in batch.failures]
-        for index, activated in zip(batch.indices, torch.from_numpy(batch.activated), strict=True):
-            cells = dict(zip(task.predicted_columns, task.predicted_cells(activated), strict=True))
-            sample, words = samples[index], task.predicted_words(activated)
-            predicted.append(Prediction(sample.location, words, cells, activated.numpy(), sample.extra))
+        for index, answer in zip(batch.indices, _answers(batch, task, detector), strict=True):
+            sample = samples[index]
+            predicted.append(Prediction(sample.location, extra=sample.extra, **answer._asdict()))
     if not predicted:
         raise DataError(f"none of the {len(locations)} images could be read; the first: {unreadable[0][1]}")
     return predicted, unreadable
+
+
+class _Answer(NamedTuple):
+    """What is predicted for one image, by the names that `Prediction` has for it."""
+
+    words: str
+    cells: Mapping[str, str]
+    activated: NDArray[np.float32]
+    unlike: float | None
+
+
+def _answers(batch: PredictedBatch, task: Task, detector: UnlikeDetector | None) -> Iterator[_Answer]:
+    """Yield what is predicted for the images of a batch, and how unlike the training images each is."""
+    scores: list[float | None] = [None] * len(batch.indices)
+    if detector is not None and batch.vectors is not None and len(batch.indices):
+        scores = detector.scores(batch.vectors).tolist()
+    for activated, score in zip(torch.from_numpy(batch.activated), scores, strict=True):
+        cells = dict(zip(task.predicted_columns, task.predicted_cells(activated), strict=True))
+        yield _Answer(task.predicted_words(activated), cells, activated.numpy(), score)
+
+
+def _detector_of(model: Path, recipe: ModelCard) -> UnlikeDetector | None:
+    """Return what tells images that are unlike the training images; None where the method has none, which is said."""
+    detector = read_unlike(model)
+    if detector is None and recipe.method != COLUMNS_ALONE:
+        _LOG.info(
+            f"note: {model} was saved by a version that kept nothing to compare images with: none is marked as unlike "
+            "the training images. Train it again with `overwrite` to have that"
+        )
+    return detector
 
 
 def find_images(paths: Sequence[Path]) -> list[tuple[str, dict[str, str]]]:
@@ -217,8 +259,30 @@ def find_images(paths: Sequence[Path]) -> list[tuple[str, dict[str, str]]]:
     return listing
 
 
+def format_predictions(
+    model: Path, reason: str, predictions: Sequence[Prediction], *, printed: bool
+) -> tuple[str, list[str], list[str]]:
+    """Return what is said of predictions: a heading, a line for each if they are `printed`, and what to beware of."""
+    recipe = read_recipe(model)
+    of_what = "samples" if recipe is not None and recipe.samples is not None else "images"
+    heading = f"{model.name} of {model.parent}, {reason}: {len(predictions)} {of_what}"
+    lines = [
+        f"{prediction.location}  {prediction.words}{'  (unlike the training images)' if prediction.is_unlike else ''}"
+        for prediction in predictions
+    ]
+    unlike = sum(prediction.is_unlike for prediction in predictions)
+    warning = (
+        f"{unlike} of {len(predictions)} {of_what} are unlike those that the model was trained on: what it predicts of "
+        "them, however sure, says little"
+    )
+    return heading, lines if printed else [], [warning] if unlike else []
+
+
 def write_csv(path: Path, classified: Sequence[Prediction]) -> None:
     """Write the path, what the task says (class and probability of every class, say), and the extra columns.
+
+    Before these, where the model can tell, ``unlike``: yes for an image that is unlike the training images, and
+    ``unlike_score``: how far it is from them, as a multiple of the level from which on it is.
 
     An extra column that is called as one of the others has ``extra_`` before its name.
     """
@@ -228,9 +292,17 @@ def write_csv(path: Path, classified: Sequence[Prediction]) -> None:
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         writer = csv.writer(file)
-        columns = ["path", *classified[0].cells]
+        has_unlike = any(prediction.unlike is not None for prediction in classified)
+        columns = ["path", *classified[0].cells, *UNLIKE_COLUMNS * has_unlike]
         extra = list(dict.fromkeys(name for prediction in classified for name in prediction.extra))
         writer.writerow([*columns, *distinct_names(extra, columns)])
         for prediction in classified:
             extra_cells = (prediction.extra.get(name, "") for name in extra)
-            writer.writerow([prediction.location, *prediction.cells.values(), *extra_cells])
+            unlike = _unlike_cells(prediction) if has_unlike else ()
+            writer.writerow([prediction.location, *prediction.cells.values(), *unlike, *extra_cells])
+
+
+def _unlike_cells(prediction: Prediction) -> tuple[str, str]:
+    if prediction.unlike is None:
+        return "", ""
+    return "yes" if prediction.is_unlike else "no", f"{prediction.unlike:.3f}"

@@ -36,6 +36,7 @@ from stages.config.heads import HeadConfig, HeadName
 from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows
 from stages.fitting.fit_head import FitProblem
 from stages.fitting.problem import RowBlocks
+from stages.inspection.unlike import UnlikeDetector
 from stages.network.heads.base import Head
 from stages.network.heads.blocks import AggregatedBlocksHead
 
@@ -83,7 +84,8 @@ def run_column_methods(experiment: Experiment, names: Sequence[HeadName], option
             _LOG.info(f"seed {experiment.seed}  {method_dir.name}: already trained, {format_accuracy(finished)}")
             results.append(finished)
             continue
-        results.append(_train_and_test(experiment, table, problems.of(name), method, name, options, method_dir))
+        unlike = problems.unlike if method == JOINED else None
+        results.append(_train_and_test(experiment, table, problems.of(name), method, name, options, method_dir, unlike))
     return results
 
 
@@ -100,6 +102,7 @@ def _train_and_test(
     name: HeadName,
     options: HeadConfig,
     method_dir: Path,
+    unlike: UnlikeDetector | None,
 ) -> Result:
     """Train one head, test it, and leave it in the run."""
     problem, test_rows = _with_columns(experiment, images, table, method)
@@ -115,7 +118,7 @@ def _train_and_test(
         return AggregatedBlocksHead(images.aggregate, head, table.encoder.width).eval()
 
     _, result = train_and_test(
-        experiment, of_run, problem, test_rows, options, as_saved=as_saved, columns=table.encoder
+        experiment, of_run, problem, test_rows, options, as_saved=as_saved, columns=table.encoder, unlike=unlike
     )
     return result
 

@@ -19,15 +19,17 @@ from pipeline.run_layout import CONFIGURATION, ENVIRONMENT, EXTRACTION, files_of
 _LOG = logging.getLogger("cutonce")
 
 
-def publish(runs: Sequence[Path], out: Path) -> Comparison:
+def publish(runs: Sequence[Path], out: Path, metric: str | None = None) -> Comparison:
     """Compare the results of the runs, write everything into `out`, tell the verdict, the table and where the page is.
+
+    By `metric`, or by the one that the first result was ranked by.
 
     Raises
     ------
     DataError
         If a run has no results, or they are not about the same test images.
     """
-    comparison = compare_runs(runs)
+    comparison = compare_runs(runs, metric)
     page = write_comparison(comparison, runs, out)
     _LOG.info("\n".join(["", comparison.verdict_text, "", format_table(comparison), "", f"report: {page}"]))
     return comparison

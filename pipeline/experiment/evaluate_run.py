@@ -13,7 +13,7 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -395,7 +395,15 @@ def head_rows(
 def _publish(run: Path, models: Sequence[Path], out: Path, data: str, seen: dict[str, int]) -> Evaluation:
     """Compare what was tested, write the page, and say it."""
     comparison = compare_runs([out])
-    own_rows, _ = summarize(list(_own_results(models)))
+    evaluated = {(result.seed, result.method, result.name) for row in comparison.rows for result in row.results}
+    own = (Result.load(model) for model in models)
+    own_rows, _ = summarize(
+        [
+            result.by_metric(comparison.metric.name)
+            for result in own
+            if (result.seed, result.method, result.name) in evaluated
+        ]
+    )
     compared = against_own_test(comparison.rows, own_rows, independent=not seen)
     chosen = choose_model(run, None, None).directory.name
     verdict = verdict_on_new_data(comparison, compared, chosen, data, seen)
@@ -409,7 +417,3 @@ def _publish(run: Path, models: Sequence[Path], out: Path, data: str, seen: dict
         )
     )
     return evaluation
-
-
-def _own_results(models: Sequence[Path]) -> Iterator[Result]:
-    return (Result.load(model) for model in models)

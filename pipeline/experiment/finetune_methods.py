@@ -40,6 +40,7 @@ from pipeline.experiment.model_store import (
     save_model,
 )
 from pipeline.experiment.sample_rows import asked_about_samples
+from pipeline.experiment.unlike_images import detector_of_network
 from pipeline.report.figures import range_test_curves, rate_schedule, save_png
 from pipeline.run_layout import CONTACT_SHEET, HEAD_WITHOUT_VAL, MODEL_CARD, RANGE_TEST, RATES
 from pipeline.text import byte_count, duration, format_count
@@ -175,7 +176,13 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
         invalidate_model(method_dir)
         result.save(method_dir, predictions)
         _draw_plots(tuned, method_dir)
-        save_model(method_dir, replace(recipe, task=predictions.task.to_json()), tuned.head, tuned=tuned.upper)
+        save_model(
+            method_dir,
+            replace(recipe, task=predictions.task.to_json()),
+            tuned.head,
+            tuned=tuned.upper,
+            unlike=detector_of_network(experiment, tuned.upper),
+        )
         for leftover in (CHECKPOINT, FOUND):
             (method_dir / leftover).unlink(missing_ok=True)
         return result
@@ -343,7 +350,7 @@ def _with_costs(
         seconds=sum(stages.values()),
         backbone_forwards=tuned.backbone_forwards + tested_images,
         extraction_forwards=(result.extraction_forwards if options.init_head != "new" else 0) + tuned.view_forwards,
-        history=[epoch.to_json() for epoch in tuned.fit.history],
+        history=[epoch.to_json(result.task.primary) for epoch in tuned.fit.history],
     )
 
 

@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from pipeline.experiment.sample_rows import (
     save_image_weights,
     takes_bags,
 )
+from pipeline.experiment.unlike_images import detector_of_features
 from pipeline.text import byte_count, duration, format_score
 from stages.columns.table_encoder import TableEncoder
 from stages.config.data import SPLITS
@@ -52,6 +53,7 @@ from stages.fitting.fit_head import (
     one_sided_labels,
     train_head,
 )
+from stages.inspection.unlike import UnlikeDetector
 from stages.network.aggregate import Aggregate
 from stages.network.heads.base import Head
 from stages.runtime.cost import Cost, measured
@@ -132,6 +134,7 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
             test_rows,
             options,
             as_saved=partial(asked_about_samples, aggregate=aggregate),
+            unlike=data.unlike,
         )
         save_image_weights(method_dir, trained.module, experiment.split("test"), test_rows)
         results.append(result)
@@ -172,6 +175,7 @@ def train_and_test(
     *,
     as_saved: Callable[[Head], Head],
     columns: TableEncoder | None = None,
+    unlike: UnlikeDetector | None = None,
 ) -> tuple[HeadResult, Result]:
     """Train a head, test it, and leave both head and result in the run.
 
@@ -181,6 +185,8 @@ def train_and_test(
         From a head on rows to the head on what `predict` has of a sample.
     columns : TableEncoder, optional
         What makes numbers of the columns that are part of the rows.
+    unlike : UnlikeDetector, optional
+        What tells images that are unlike the training images, where it takes any.
     """
     get_fit(method.name)  # imports are not what training costs
     label = f"seed {experiment.seed}, {method.directory.name}"
@@ -200,7 +206,7 @@ def train_and_test(
     result = replace(
         build_result(experiment, outcome),
         selection=trained.selection,
-        history=[epoch.to_json() for epoch in trained.history],
+        history=[epoch.to_json(trained.task.primary) for epoch in trained.history],
         options=head_options(experiment, method.name, options),
     )
     if not method.takes_images:
@@ -210,7 +216,7 @@ def train_and_test(
     invalidate_model(method.directory)
     result.save(method.directory, outcome.predictions)
     head, without_val = as_saved(trained.module), as_saved(trained.module_train_only)
-    save_model(method.directory, recipe, head, without_val=without_val, columns=columns)
+    save_model(method.directory, recipe, head, without_val=without_val, columns=columns, unlike=unlike)
     place, took = f"seed {experiment.seed}  {method.directory.name}", duration(training.seconds)
     _LOG.info(f"{place}: {format_accuracy(result)}, trained in {took}")
     return trained, result
@@ -289,6 +295,11 @@ class HeadProblems:
         if bags not in self._loaded:
             self._loaded = {bags: self._load(name, bags)}  # the rows of one kind are in memory at a time
         return self._loaded[bags]
+
+    @cached_property
+    def unlike(self) -> UnlikeDetector:
+        """What tells images that are unlike the training images, by the features that all heads share."""
+        return detector_of_features(self._experiment)
 
     def _load(self, name: HeadName, bags: bool) -> HeadProblem:
         experiment, options = self._experiment, self._options

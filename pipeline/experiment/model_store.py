@@ -18,7 +18,7 @@ from torch import nn
 
 from cache.atomic_write import atomic_path, write_atomically
 from cache.errors import DataError, UsageError, WeightsError
-from pipeline.run_layout import COLUMNS, HEAD, HEAD_WITHOUT_VAL, MODEL_CARD, TOP
+from pipeline.run_layout import COLUMNS, HEAD, HEAD_WITHOUT_VAL, MODEL_CARD, TOP, UNLIKE
 from stages.columns.table_encoder import TableEncoder
 from stages.config.augment_grammar import TTA
 from stages.config.features import FeatureConfig
@@ -26,6 +26,7 @@ from stages.config.version_1 import from_version_1
 from stages.data.images.preprocessing import Preprocessing
 from stages.extraction.extractor import Extractor, build_extractor
 from stages.finetuning.transfer_model import TrainableTop, TransferModel, rebuild_transfer_model
+from stages.inspection.unlike import UnlikeDetector
 from stages.network.backbones.base import Backbone
 from stages.network.backbones.handed_in import as_backbone
 from stages.network.heads.base import Head
@@ -90,12 +91,16 @@ def save_model(
     without_val: Head | None = None,
     tuned: TransferModel | None = None,
     columns: TableEncoder | None = None,
+    unlike: UnlikeDetector | None = None,
 ) -> None:
     """Write a trained method; ``model.json`` comes last, so a directory that has it is complete.
 
-    A head on columns of a table has beside it what makes numbers of them.
+    A head on columns of a table has beside it what makes numbers of them; what takes images, what tells those that are
+    unlike the training images.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    if unlike is not None:
+        unlike.save(directory / UNLIKE)
     if columns is not None:
         columns.save(directory / COLUMNS)
     save_head(directory / HEAD, head, {"task": recipe.task})
@@ -157,6 +162,18 @@ def read_columns(directory: Path) -> TableEncoder | None:
     """
     path = directory / COLUMNS
     return TableEncoder.load(path) if path.exists() else None
+
+
+def read_unlike(directory: Path) -> UnlikeDetector | None:
+    """Return what tells images that are unlike the training images of a method; None where it was saved without.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged.
+    """
+    path = directory / UNLIKE
+    return UnlikeDetector.load(path) if path.exists() else None
 
 
 def config_to_json(options: FeatureConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from cache.errors import DataError
 from stages.columns.table_encoder import TableEncoder, counted
 from stages.extraction.extractor import Extractor
-from stages.finetuning.predict_images import PredictedBatch
+from stages.finetuning.predict_images import PredictedBatch, mean_of_images
 from stages.finetuning.sample_views import complete_samples, join_samples, present
 from stages.finetuning.transfer_model import TransferModel
 from stages.fitting.fit_head import head_probabilities
@@ -65,8 +65,9 @@ def predict_with_columns(
             if not batch.indices:
                 yield PredictedBatch([], np.empty((0, task.out_features), np.float32), batch.failures)
                 continue
-            rows = np.concatenate([batch.rows[0].astype(np.float32), values[batch.indices]], axis=1)
-            yield PredictedBatch(batch.indices, head_probabilities(head, rows, task), batch.failures)
+            features = batch.rows[0].astype(np.float32)
+            rows = np.concatenate([features, values[batch.indices]], axis=1)
+            yield PredictedBatch(batch.indices, head_probabilities(head, rows, task), batch.failures, features)
 
 
 def predict_samples_with_columns(
@@ -122,7 +123,7 @@ def predict_samples_with_columns(
             places = max(head.aggregate.places, 1 + max(images.places))
             bags = padded(images.images, images.sizes, images.places, places).flatten(1).numpy()
             beside = np.concatenate([bags, values[indices]], axis=1)
-            yield PredictedBatch(indices, head_probabilities(head, beside, task), failures)
+            yield PredictedBatch(indices, head_probabilities(head, beside, task), failures, mean_of_images(there))
 
 
 def _encoded(columns: TableEncoder, names: Sequence[str], cells: Sequence[Mapping[str, str]]) -> NDArray[np.float32]:

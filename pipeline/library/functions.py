@@ -131,13 +131,17 @@ def features(
         return extract_rows(extractor, images, keep=cache is not None, on_unreadable=on_unreadable)
 
 
-def compare(runs: Sequence[Path | str] | Sequence[Result], *, out: Path | str | None = None) -> Comparison:
+def compare(
+    runs: Sequence[Path | str] | Sequence[Result], *, metric: str | None = None, out: Path | str | None = None
+) -> Comparison:
     """Compare what methods reached on the same test images.
 
     Parameters
     ----------
     runs : sequence of Path or of Result
         Run directories, or some of the results in them (``Result.load``).
+    metric : str, optional
+        What methods are ranked and tested by, such as ``f1_macro`` (default: what the first result was).
     out : Path, optional
         Where results.json, predictions.csv and the page are written; by default nothing is.
 
@@ -159,7 +163,7 @@ def compare(runs: Sequence[Path | str] | Sequence[Result], *, out: Path | str | 
         raise UsageError("runs has to hold either run directories alone or results alone")
     if any(result.directory is None for result in results):
         raise UsageError("runs holds a result that is in no run; give the runs, or results that were loaded")
-    comparison = compare_results(results) if results else compare_runs(folders)
+    comparison = compare_results(results, metric) if results else compare_runs(folders, metric)
     if out is not None:
         from pipeline.experiment.compare_runs import write_comparison  # which draws, and that is slow to import
 

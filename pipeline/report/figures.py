@@ -34,6 +34,7 @@ from pipeline.evaluation.method_summary import MethodSummary
 from pipeline.evaluation.results import Result
 from pipeline.text import duration, short_percent
 from stages.runtime.unicode_text import printable
+from stages.tasks.base import Metric
 from stages.training.history import validation_rank
 
 if TYPE_CHECKING:
@@ -124,8 +125,11 @@ def score_against_time(rows: Sequence[MethodSummary]) -> Figure:
     return figure
 
 
-def learning_curve(row: MethodSummary, quantity: Literal["loss", "accuracy"]) -> Figure:
-    """Draw a quantity of train and validation over the epochs, one thin line for each seed, the kept epoch marked."""
+def learning_curve(row: MethodSummary, quantity: str) -> Figure:
+    """Draw the loss, or a metric by its name, of train and validation over the epochs.
+
+    There is one thin line for each seed; the kept epoch is marked.
+    """
     with styled():
         figure = Figure(figsize=(3.9, 2.7), layout="constrained")
         axes = figure.add_subplot()
@@ -135,7 +139,7 @@ def learning_curve(row: MethodSummary, quantity: Literal["loss", "accuracy"]) ->
                 values = _numbers(entry.get(f"{part}_{quantity}") for entry in result.history)
                 axes.plot(epochs, values, line, color=color, linewidth=1.6 if len(row.results) == 1 else 1.0)
         for result in row.results:
-            if (best := best_epoch(result.history)) and best.get(f"val_{quantity}") is not None:
+            if (best := best_epoch(result.history, row.metric)) and best.get(f"val_{quantity}") is not None:
                 axes.plot(
                     best["epoch"], best[f"val_{quantity}"], "o", color=ACCENT, markersize=6, markerfacecolor="none"
                 )
@@ -143,7 +147,7 @@ def learning_curve(row: MethodSummary, quantity: Literal["loss", "accuracy"]) ->
         _name_ends(axes, [(name, color, end) for name, color, key in ends if (end := _end(row, key)) is not None])
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        if quantity == "accuracy":
+        if quantity == row.metric.name:
             _score_axis(axes, row)
         axes.set_xlabel("epoch")
         axes.set_title("loss" if quantity == "loss" else row.metric.label, loc="left", fontsize=9, color=MUTED)
@@ -168,6 +172,7 @@ def validation_curves(
         figure = Figure(figsize=(4.8, 3.0), layout="constrained")
         axes = figure.add_subplot()
         ends = []
+        score = f"val_{next(iter(rows.values())).metric.name}"
         for number, row in rows.items():
             color, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
             for result in row.results:
@@ -177,13 +182,13 @@ def validation_curves(
                     if over == "epoch"
                     else [seconds if seconds > 0 else math.nan for seconds in cumulative_seconds(result)]
                 )
-                values = _numbers(entry.get("val_accuracy") for entry in result.history)
+                values = _numbers(entry.get(score) for entry in result.history)
                 width = 1.6 if len(row.results) == 1 else 1.0
                 axes.plot(x_values, values, "-", color=color, linewidth=width, marker=marker, markersize=3)
-                if (best := best_epoch(result.history)) is not None:
+                if (best := best_epoch(result.history, row.metric)) is not None:
                     best_x = x_values[epochs.index(best["epoch"])]
-                    axes.plot(best_x, best["val_accuracy"], "o", color=color, markersize=8, markerfacecolor="none")
-            if (end := _end(row, "val_accuracy")) is not None:
+                    axes.plot(best_x, best[score], "o", color=color, markersize=8, markerfacecolor="none")
+            if (end := _end(row, score)) is not None:
                 ends.append((row.label, color, end))
         if level is not None:
             axes.axhline(level.val_score, color=MUTED, linestyle=":", linewidth=1.4)
@@ -208,11 +213,11 @@ def cumulative_seconds(result: Result) -> list[float]:
     return list(max(before_testing - epoch_seconds.sum(), 0.0) + epoch_seconds.cumsum())
 
 
-def best_epoch(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Return the epoch whose weights are kept, by the rule of the training; None where none was validated."""
-    known = [entry for entry in history if entry.get("val_accuracy") is not None]
-    rank = lambda entry: validation_rank(entry["val_accuracy"], entry.get("val_loss") or 0.0)  # noqa: E731
-    return max(known, key=rank, default=None)
+def best_epoch(history: Sequence[Mapping[str, Any]], metric: Metric) -> Mapping[str, Any] | None:
+    """Return the epoch whose weights are kept, by the rule of the training; None where none has the metric."""
+    name, sign = f"val_{metric.name}", 1 if metric.higher_is_better else -1
+    known = [entry for entry in history if entry.get(name) is not None]
+    return max(known, key=lambda entry: validation_rank(sign * entry[name], entry.get("val_loss") or 0.0), default=None)
 
 
 class Line(NamedTuple):

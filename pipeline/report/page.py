@@ -117,7 +117,7 @@ def _side_by_side(comparison: Comparison, drawn: Figures) -> list[ReportFigure]:
     rows = {
         number: row
         for number, row in enumerate(comparison.rows)
-        if not row.cached and all(figures.best_epoch(result.history) for result in row.results)
+        if not row.cached and all(figures.best_epoch(result.history, row.metric) for result in row.results)
     }
     if len(rows) < 2:
         return []
@@ -136,7 +136,9 @@ def _side_by_side(comparison: Comparison, drawn: Figures) -> list[ReportFigure]:
 
 def _learning(comparison: Comparison, drawn: Figures) -> Iterator[tuple[MethodSummary, list[ReportFigure]]]:
     for number, row in enumerate(comparison.rows, start=1):
-        best_epochs = [best["epoch"] for result in row.results if (best := figures.best_epoch(result.history))]
+        best_epochs = [
+            best["epoch"] for result in row.results if (best := figures.best_epoch(result.history, row.metric))
+        ]
         if best_epochs:
             epochs = ", ".join(map(str, best_epochs))
             yield (
@@ -145,10 +147,10 @@ def _learning(comparison: Comparison, drawn: Figures) -> Iterator[tuple[MethodSu
                     drawn.add(
                         f"learning-{number}-{slug(row.label)}-{quantity}",
                         figures.learning_curve(row, quantity),
-                        f"{quantity} of train and validation over the epochs of {row.label}; kept: epoch {epochs}",
-                        f"kept: epoch {epochs}" if quantity == "accuracy" else "",
+                        f"{name} of train and validation over the epochs of {row.label}; kept: epoch {epochs}",
+                        f"kept: epoch {epochs}" if quantity == row.metric.name else "",
                     )
-                    for quantity in ("loss", "accuracy")
+                    for quantity, name in (("loss", "loss"), (row.metric.name, row.metric.label))
                 ],
             )
 

@@ -23,6 +23,11 @@ BY_FOLDER = "folder"
 UNGROUPED = "none"
 """Words of the option `group_by`."""
 
+NESTED = "cv"
+EACH_GROUP = "groups"
+ONE_GROUP = "group="
+"""Words of the option `test`; the name of the group comes after the last."""
+
 Unit = Literal["auto", "image", "folder"]
 
 
@@ -80,6 +85,11 @@ class DataConfig:
     test_size: float = 0.25
     """Share of the samples put into the test split, per class, where the source has none."""
 
+    test: str | None = None
+    """Where no test split can be spared, or a site is to be one: cv (nested cross-validation: each sample is tested
+    once, in five folds, by heads that never saw it; kept is one trained on all), groups (the same, group by group), or
+    group=VALUE (that group alone is the test split)."""
+
     val_size: float = 0.2
     """Share of the training samples taken for validation, per class, where the source has no such split."""
 
@@ -100,6 +110,11 @@ class DataConfig:
     frames: int | None = None
     """Most images of a sample, evenly spaced over those that there are, in order: of a folder of frames, of the rows of
     a sample, or of a video file, which is read with this option alone (needs `pip install av`)."""
+
+    @property
+    def tests_each_sample(self) -> bool:
+        """Whether there is no test split, and each sample is tested once, in outer folds."""
+        return self.test in (NESTED, EACH_GROUP)
 
     def __post_init__(self) -> None:
         take_lists(self)
@@ -124,10 +139,22 @@ class DataConfig:
                     f"`task` {self.task}: there is no such task; there are {', '.join(known)}, or {AUTO}."
                     f"{suggestion(self.task, known)}"
                 )
+        if self.test is not None and self.test not in (NESTED, EACH_GROUP):
+            _require_group(self.test)
         if self.group_column is not None and self.group_by != AUTO:
             raise UsageError("`group_by` and `group_column` both say which images belong together: give one of them")
         if self.group_by not in (AUTO, BY_FOLDER, UNGROUPED):
             _require_pattern(self.group_by)
+
+
+def _require_group(text: str) -> None:
+    """Raise UsageError unless a word of `test` names a group."""
+    if not text.startswith(ONE_GROUP) or text == ONE_GROUP:
+        is_number = text.replace(".", "", 1).isdecimal()
+        raise UsageError(
+            f"`test` {text!r} must be {NESTED}, {EACH_GROUP}, or {ONE_GROUP}VALUE"
+            f"{'; the share of the test split is `test_size`' if is_number else suggestion(text, (NESTED, EACH_GROUP))}"
+        )
 
 
 def _require_pattern(text: str) -> None:

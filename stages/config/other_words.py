@@ -58,6 +58,9 @@ OTHER_WORDS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("imputer", "fillna", "missing"), ("impute",)),
     **dict.fromkeys(("min_frequency", "rare", "rare_threshold"), ("category_min_count",)),
     **dict.fromkeys(("metrics", "scoring", "score", "monitor", "eval_metric", "optimize_metric"), ("metric",)),
+    **dict.fromkeys(
+        ("nested", "nested_cv", "outer_folds", "leave_one_group_out", "logo", "test_group", "holdout"), ("test",)
+    ),
     **dict.fromkeys(("cache_dir", "cache_path"), ("cache",)),
     **dict.fromkeys(("run_name", "experiment", "tag"), ("name",)),
     **dict.fromkeys(("force", "replace", "overwrite_existing"), ("overwrite",)),

@@ -48,7 +48,7 @@ OPTION_NAMES = {
     "loader_workers": "num_workers",
     "label": "name",
 }
-"""Name of an option in version 1 -> its name now."""
+"""Name of an option in version 1 -> its name now. A `test` that is no number is the option of that name today."""
 
 COMMAND_NAMES = {"find-rate": "lr-find", "probe": "probe-layers", "layers": "list-cuts"}
 """Command of version 1 -> its name now."""
@@ -76,7 +76,10 @@ OLD_METHODS = {new: old for old, new in METHOD_NAMES.items()}
 def from_version_1(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return options of version 1 by the names and with the values they have now."""
     return {
-        OPTION_NAMES.get(name, name): _value(name, value, AUGMENT_NAMES, METHOD_NAMES) for name, value in values.items()
+        name if name == "test" and isinstance(value, str) else OPTION_NAMES.get(name, name): _value(
+            name, value, AUGMENT_NAMES, METHOD_NAMES
+        )
+        for name, value in values.items()
     }
 
 

@@ -144,6 +144,12 @@ class Manifest:
             [self.images[index] for index in indices] if self.images else [],
         )
 
+    def with_splits(self, splits: Sequence[str]) -> Manifest:
+        """Return the samples in other splits, the task scaled to those that are training samples there."""
+        task = self.task.scaled_to(self.targets[[split == "train" for split in splits]])
+        targets = self.targets if task == self.task else load_targets(task, self.target_texts)
+        return replace(self, splits=list(splits), task=task, targets=targets)
+
     @property
     def distinct_images(self) -> DistinctImages:
         """Every image of the samples once, in the order in which they come first; what goes through the network."""

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from cache.errors import DataError, listed
+from cache.errors import DataError, UsageError, listed, suggestion
 from stages.config.bounds import is_share, require
-from stages.config.data import SPLITS, DataConfig
-from stages.data.group_split import Label, split_units, stratified_group_split
+from stages.config.data import ONE_GROUP, SPLITS, DataConfig
+from stages.data.group_split import Label, SplitUnit, split_units, stratified_group_split
 from stages.data.sources.records import SourceRecords
 from stages.tasks.base import Task
 
@@ -105,11 +105,20 @@ def make_missing_splits(
     """
     splits, notes = _given_splits(listing, keys, options)
     grouped = any(listing.groups)
-    labels, kinds = strata.of_samples, listing.strata
-    if not strata.kind and not grouped:  # a share of each part, rounded, would not add up to the share of all
-        labels, kinds = [""] * len(keys), [f"{part}\n{kind}" for part, kind in zip(labels, kinds, strict=True)]
-    units = split_units(keys, labels, kinds, listing.groups, seed)
-    if "test" not in splits:
+    units = units_of(strata, keys, listing.strata, listing.groups, seed)
+    wanted: tuple[str, ...] = SPLITS
+    if options.test is not None and "test" in splits:
+        raise UsageError(
+            f"`test` {options.test}: the data has a test split of its own; leave the option out, or give the data "
+            "without splits"
+        )
+    if options.tests_each_sample:
+        splits, wanted = ["train"] * len(keys), ("train", "val")
+    elif options.test is not None:
+        test = _of_group(options.test, listing, keys, units)
+        splits = ["test" if key in test else "train" for key in keys]
+        notes.append(f"test split: {sum(split == 'test' for split in splits):,} samples, as `test` {options.test} says")
+    elif "test" not in splits:
         test = stratified_group_split(units, options.test_size, min_kept=2)
         splits = ["test" if key in test else "train" for key in keys]
         share = _share_text(options.test_size, len(test), len(set(keys)), "images", strata.of_each, grouped=grouped)
@@ -125,9 +134,61 @@ def make_missing_splits(
         )
         notes.append(f"validation split made here: {share} (seed {seed})")
     present = _present(strata, splits)
-    _check_every_split(strata, present, splits, grouped=grouped)
+    _check_every_split(strata, present, splits, wanted, grouped=grouped)
     notes += _conflicting_targets(listing, keys, strata)
-    return splits, [*notes, *_not_everywhere(strata, present), *_without_negatives(strata, splits)]
+    made = {split: present[split] for split in wanted}
+    return splits, [*notes, *_not_everywhere(strata, made), *_without_negatives(strata, splits)]
+
+
+def units_of(
+    strata: Strata, keys: Sequence[str], kinds: Sequence[str], groups: Sequence[str], seed: int
+) -> list[SplitUnit]:
+    """Return what is put aside as a whole: an image, or all images of a group.
+
+    Parameters
+    ----------
+    strata : Strata
+        Those of the task.
+    keys, kinds, groups : sequence of str
+        Of each sample its key, the stratum that the source names, and its group; no groups, where there are none.
+    seed : int
+    """
+    labels = strata.of_samples
+    if not strata.kind and not any(groups):  # a share of each part, rounded, would not add up to the share of all
+        labels, kinds = [""] * len(keys), [f"{part}\n{kind}" for part, kind in zip(labels, kinds, strict=True)]
+    return split_units(keys, labels, kinds, groups, seed)
+
+
+def require_groups(groups: Sequence[str], option: str) -> None:
+    """Refuse to test groups where there are none, or but one.
+
+    Raises
+    ------
+    UsageError
+        That names the `option` which asks for them.
+    """
+    names = sorted(set(filter(None, groups)))
+    if not names:
+        raise UsageError(
+            f"`test` {option}: the samples have no groups. Say which belong together with `group_column` or `group_by`"
+        )
+    if len(names) == 1 and all(groups):
+        raise UsageError(
+            f"`test` {option}: all samples are of one group, {names[0]}, and none would be left to train on"
+        )
+
+
+def _of_group(option: str, listing: SourceRecords, keys: Sequence[str], units: Sequence[SplitUnit]) -> set[str]:
+    """Return the keys of the images of the group that an option names, and of what belongs together with it."""
+    require_groups(listing.groups, option)
+    wanted, names = option.removeprefix(ONE_GROUP), sorted(set(filter(None, listing.groups)))
+    if wanted not in names:
+        raise UsageError(
+            f"`test` {option}: there is no such group; there are {len(names)}: {listed(names, _NAMED)}."
+            f"{suggestion(wanted, names)}"
+        )
+    of_group = {key for key, group in zip(keys, listing.groups, strict=True) if group == wanted}
+    return {image.key for unit in units if any(image.key in of_group for image in unit.images) for image in unit.images}
 
 
 def _given_splits(listing: SourceRecords, keys: Sequence[str], options: DataConfig) -> tuple[list[str], list[str]]:
@@ -201,14 +262,16 @@ def _present(strata: Strata, splits: Sequence[str]) -> dict[str, set[str]]:
     return present
 
 
-def _check_every_split(strata: Strata, present: dict[str, set[str]], splits: Sequence[str], *, grouped: bool) -> None:
+def _check_every_split(
+    strata: Strata, present: dict[str, set[str]], splits: Sequence[str], wanted: Sequence[str], *, grouped: bool
+) -> None:
     if untrained := sorted(set(strata.names) - present["train"]):
         of_what = "with the label " if strata.kind == "label" else "of "
         raise DataError(
             f"no training images {of_what}{', '.join(untrained[:_NAMED])}: move some there from the other splits, or "
             f"leave the {strata.kind} out{_ungroup(grouped)}"
         )
-    empty_splits = [split for split in SPLITS if split not in splits]
+    empty_splits = [split for split in wanted if split not in splits]
     if empty_splits:
         of_one = f" of {'a' if not grouped else 'one'} {strata.kind}" if strata.kind else ""
         unit_name, needed = ("groups", f"three groups with images{of_one}") if grouped else ("images", f"three{of_one}")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +16,9 @@ from stages.data.image_stream import ImageRequest
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.finetuning.image_batches import require_readable
-from stages.finetuning.sample_views import complete_samples, join_samples, present
+from stages.finetuning.sample_views import ComputedSample, complete_samples, join_samples, present
 from stages.finetuning.transfer_model import TransferModel
+from stages.network.graph.pooling import Pool
 from stages.runtime.progress import progress
 from stages.tasks.base import Task
 
@@ -34,11 +34,22 @@ class PredictedBatch(NamedTuple):
         What the task makes of the network's outputs: probabilities, or values.
     failures : list of (index, reason)
         Images that could not be read.
+    vectors : float32 [n, d], optional
+        What the head was given of each, in its evaluation view: of a map the mean over its places, of several images
+        theirs. None where no image was opened.
     """
 
     indices: list[int]
     activated: NDArray[np.float32]
     failures: list[tuple[int, str]]
+    vectors: NDArray[np.float32] | None = None
+
+
+def vectors_of(extractor: Extractor) -> Callable[[Tensor], Tensor]:
+    """Return what makes a vector of what a head is given of each image: [b, *row_shape] -> [b, d]."""
+    if len(extractor.row_shape) == 1:
+        return lambda rows: rows
+    return Pool("avg", extractor.cut)
 
 
 def iter_predictions(
@@ -62,17 +73,31 @@ def iter_predictions(
     renderings = TestTimeAugmentation(extractor.backbone.preprocessing, tta)
     count = renderings.count
     requests = (ImageRequest(location, renderings, extractor.reading) for location in locations)
-    pending: list[NDArray[np.float32]] = []  # a batch may end between two renderings of an image
+    as_vectors = vectors_of(extractor)
+
+    def answer(images: Tensor) -> list[Tensor]:
+        activated, rows = upper.activated(images, task)
+        return [activated, as_vectors(rows).float()]
+
+    pending: list[list[NDArray[np.float32]]] = []  # a batch may end between two renderings of an image
     indices: list[int] = []
     with progress(label=label, total=len(locations), unit="images") as bar:
-        for batch in extractor.run_batches(requests, partial(upper.activated, task=task), count):
-            pending += [rows.astype(np.float32, copy=False) for rows in batch.rows]
+        for batch in extractor.run_batches(requests, answer, count):
+            if batch.rows:
+                pending.append([rows.astype(np.float32, copy=False) for rows in batch.rows])
             indices += batch.indices
             complete = len(indices) // count * count
             if complete or batch.failures:
-                rows = np.concatenate(pending) if pending else np.empty((0, 1), np.float32)
-                yield PredictedBatch(indices[:complete:count], renderings.average(rows[:complete]), batch.failures)
-                pending, indices = [rows[complete:]] if len(rows) > complete else [], indices[complete:]
+                empty = [np.empty((0, 1), np.float32)] * 2
+                activated, vectors = [np.concatenate(parts) for parts in zip(*pending, strict=True)] or empty
+                yield PredictedBatch(
+                    indices[:complete:count],
+                    renderings.average(activated[:complete]),
+                    batch.failures,
+                    vectors[:complete:count],
+                )
+                pending = [[activated[complete:], vectors[complete:]]] if len(activated) > complete else []
+                indices = indices[complete:]
             bar.update(complete // count + len(batch.failures))
 
 
@@ -116,7 +141,15 @@ def iter_sample_predictions(
             ]
             of_samples = torch.stack(activated, dim=1).flatten(0, 1).numpy() if there else np.empty((0, 1), np.float32)
             failures = [failure for sample in complete for failure in sample.failures]
-            yield PredictedBatch([sample.number for sample in there], renderings.average(of_samples), failures)
+            yield PredictedBatch(
+                [sample.number for sample in there], renderings.average(of_samples), failures, mean_of_images(there)
+            )
+
+
+def mean_of_images(samples: Sequence[ComputedSample]) -> NDArray[np.float32]:
+    """Return the mean over the images of each sample of what the head is given of them, in their evaluation view."""
+    means = [torch.stack([rows[0] for _, rows in sample.rows]).float().mean(dim=0) for sample in samples]
+    return np.asarray(torch.stack(means).numpy()) if means else np.empty((0, 1), np.float32)
 
 
 def predict_proba(
@@ -139,3 +172,30 @@ def predict_proba(
         require_readable(images, batch.failures)
         activated.append(batch.activated)
     return np.concatenate([part for part in activated if len(part)])
+
+
+def read_vectors(extractor: Extractor, upper: TransferModel, manifest: Manifest) -> NDArray[np.float32]:
+    """Return what the head of a network is given of each of a manifest's samples, float32 [n, d].
+
+    Raises
+    ------
+    DataError
+        If an image cannot be read any more.
+    """
+    as_vectors, images = vectors_of(extractor), manifest.by_image()
+
+    def compute(rendered: Tensor) -> list[Tensor]:
+        return [as_vectors(rows).float() for rows in upper.rows(rendered)]
+
+    vectors = []
+    with progress(label="look at training images", total=len(images.locations), unit="images") as bar:
+        for batch in extractor.run_batches(extractor.evaluation_requests(images.locations), compute, 1):
+            require_readable(images, batch.failures)
+            vectors += batch.rows
+            bar.update(batch.finished)
+    rows = np.concatenate(vectors).astype(np.float32, copy=False)
+    if not manifest.images:
+        return rows
+    sizes = [len(present(views)) for views in manifest.images]
+    starts = np.cumsum([0, *sizes[:-1]])
+    return np.asarray(np.add.reduceat(rows, starts, axis=0) / np.array(sizes, np.float32)[:, None])

@@ -124,12 +124,13 @@ class TransferModel:
         return tuple(name for name, _ in self.blocks if name != HEAD)
 
     def activated(self, images: Tensor, task: Task) -> list[Tensor]:
-        """Return what the task makes of the outputs for rendered images, uint8 [b, 3, S, S], as a list of one."""
+        """Return what the task makes of the outputs for rendered images, uint8 [b, 3, S, S], then the head's input."""
         self.model.eval()
         with torch.inference_mode():
-            activated = task.activate(logits_of(self.model(self.frozen(self.normalize(images)))))
+            rows = self.model.rows(self.frozen(self.normalize(images)))
+            activated = task.activate(logits_of(self.model.head(rows)))
         assert isinstance(activated, Tensor)
-        return [activated]
+        return [activated, rows]
 
     def rows(self, images: Tensor) -> list[Tensor]:
         """Return what the head is given of each of rendered images, uint8 [m, 3, S, S], as a list of one."""

@@ -64,8 +64,14 @@ class RunningMetrics:
         return cls(sums["terms"], score_sums, sums["count"])
 
 
-_ON_DISK = {"lr": "rate", "lrs": "rates", "train_score": "train_accuracy", "val_score": "val_accuracy"}
+_ON_DISK = {"lr": "rate", "lrs": "rates"}
 """Fields of `Epoch` that have another name in files, which is the one that they have always had there."""
+
+_SCORES = {"train_score": "train_", "val_score": "val_"}
+"""Fields of `Epoch` that are called in files as the metric is, and what stands before its name."""
+
+_METRIC_OF_OLD = "accuracy"
+"""What files of before scores had the name of their metric call it, whichever it was."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +101,16 @@ class Epoch:
     terms: Mapping[str, float] = field(default_factory=dict)
     lrs: Mapping[str, float] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the row as checkpoints and ``result.json`` hold it, by the names of files."""
-        return {_ON_DISK.get(name, name): value for name, value in asdict(self).items()}
+    def to_json(self, metric: str) -> dict[str, Any]:
+        """Return the row as checkpoints and ``result.json`` hold it, its scores called by the name of their metric."""
+        names = _ON_DISK | {name: f"{prefix}{metric}" for name, prefix in _SCORES.items()}
+        return {names.get(name, name): value for name, value in asdict(self).items()}
 
     @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Epoch:
-        """Return a row that `to_json` made."""
-        names = {stored: name for name, stored in _ON_DISK.items()}
+    def from_json(cls, row: Mapping[str, Any], metric: str) -> Epoch:
+        """Return a row that `to_json` made, or one of before scores had the name of their metric."""
+        names = {f"{prefix}{known}": name for known in (_METRIC_OF_OLD, metric) for name, prefix in _SCORES.items()}
+        names |= {stored: name for name, stored in _ON_DISK.items()}
         return cls(**{names.get(name, name): value for name, value in row.items()})
 
 

@@ -303,7 +303,7 @@ class _TrainState:
         self._seconds_before = self.seconds
         self.tally = RunningMetrics.from_json(state["tally"])
         result = self.contender.result
-        for row in map(Epoch.from_json, state["history"]):
+        for row in (Epoch.from_json(row, self._metric.name) for row in state["history"]):
             result.add(row, self._selection(row.val_score))
         self.contender.best_weights = state["best weights"]
         result.resumed_from = result.history[-1].epoch
@@ -363,7 +363,7 @@ class _TrainState:
             "parts": self._step.micro_batches,
             "place": [self.epoch, self.batches, self.steps, self.seconds],
             "tally": self.tally.to_json(),
-            "history": [epoch.to_json() for epoch in contender.result.history],
+            "history": [epoch.to_json(self._metric.name) for epoch in contender.result.history],
             "best weights": contender.best_weights,
         }
 

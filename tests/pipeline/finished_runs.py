@@ -49,7 +49,7 @@ def result(
             "seed": seed,
             "samples": {"train": 100, "val": 20, "test": len(predicted)},
             "task": task,
-            "val": {task.primary: val},
+            "val": val if isinstance(val, dict) else {task.primary: val},
             "test": evaluate_test(task, predicted.statistics, 0),
             "seconds": seconds,
             "seconds_by_stage": {"extract": 0.5 * seconds, "train": 0.4 * seconds, "evaluate": 0.1 * seconds},

@@ -206,15 +206,34 @@ def test_predict_gives_for_a_test_image_what_the_result_holds(finished, capsys, 
     run = finished[0] / "run"
     stored = np.load(run / "seed-0" / method / "predictions.npz")
     images = stored["locations"][:5].tolist()
-    table = tmp_path / "predictions.csv"
-    code, _, _ = call(capsys, "predict", run, *images, "--method", method, "--out", table)
+    noise, table = tmp_path / "noise.png", tmp_path / "predictions.csv"
+    Image.fromarray(np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)).save(noise)
+    code, out, _ = call(capsys, "predict", run, *images, noise, "--method", method, "--out", table)
     assert code == 0
     with table.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        *rows, unlike = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == images
+    marked = [row["unlike"] for row in rows]
+    assert marked.count("no") >= 3
+    assert (unlike["unlike"], float(unlike["unlike_score"]) > 1) == ("yes", True)
+    assert f"{1 + marked.count('yes')} of 6 images are unlike those" in " ".join(out.split())
     predicted = np.array([[float(row[f"probability_{name}"]) for name in ("fire", "leaf", "sea")] for row in rows])
     assert np.allclose(predicted, stored["probabilities"][:5], atol=5e-3)  # the cache holds float16
     assert [row["class"] for row in rows] == [("fire", "leaf", "sea")[best] for best in predicted.argmax(axis=1)]
+
+
+def test_evaluate_answers_for_a_test_image_what_the_result_of_a_fine_tuned_network_holds(finished, capsys, tmp_path):
+    run = finished[0] / "run"
+    stored = np.load(run / "seed-1" / "finetune-top-3" / "predictions.npz")
+    rows = [f"{location},{location.split('/')[-2]}" for location in stored["locations"].tolist()]
+    table = tmp_path / "again.csv"
+    table.write_text("\n".join(["path,label", *rows]))
+    flags = ["--method", "finetune-top-3", "--seed", "1", "--out", tmp_path / "again"]
+    code, out, _ = call(capsys, "evaluate", run, "--data", table, *flags)
+    assert (code, f"{len(rows)} of {len(rows)} samples are samples of" in out) == (0, True)
+    again = np.load(tmp_path / "again" / "seed-1" / "finetune-top-3" / "predictions.npz")
+    assert again["keys"].tolist() == stored["keys"].tolist()
+    assert np.allclose(again["probabilities"], stored["probabilities"], atol=1e-5)
 
 
 def test_predict_searches_folders_and_lists_what_it_cannot_read(finished, capsys, tmp_path):
@@ -222,7 +241,7 @@ def test_predict_searches_folders_and_lists_what_it_cannot_read(finished, capsys
     (folder / "sea" / "broken.jpg").write_text("no image")
     code, out, _ = call(capsys, "predict", finished[0] / "run", folder)
     assert code == 0
-    assert len(re.findall(r"(?m)^\S+\.jpg  (fire|leaf|sea)  [01]\.\d+$", out)) == 6
+    assert len(re.findall(r"(?m)^\S+\.jpg  (fire|leaf|sea)  [01]\.\d+(?:  \(unlike the training images\))?$", out)) == 6
     assert "skipped" in out
     assert "broken.jpg" in out
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cache.errors import DataError
+from cache.errors import DataError, UsageError
 from pipeline.evaluation.comparison import compare_runs, format_table, renderings_words
-from pipeline.evaluation.results import load_results, write_predictions_csv, write_results_json
+from pipeline.evaluation.results import evaluate_test, load_results, write_predictions_csv, write_results_json
 from stages.tasks.base import TASKS, register_task
 from stages.tasks.statistics import mcnemar
 from tests.pipeline.finished_runs import Lengths, add, lengths, predictions
@@ -54,6 +54,39 @@ def test_one_seed_shows_the_interval_of_its_result(tmp_path):
     add_method(tmp_path, wrong(0, 80))
     (row,) = compare_runs([tmp_path]).rows
     assert list(row.ci95) == load_results([tmp_path])[0].test["ci95"]
+
+
+def test_results_of_unlike_metrics_are_compared_by_the_first_ones_or_by_the_one_that_is_named_and_that_is_said(
+    tmp_path,
+):
+    """Ranked each by its own, the numbers of two metrics would be held against each other."""
+    skewed = (np.arange(TESTS) % 10 == 0).astype(int)  # a rare class, which the first method never says
+    common, fair = predictions(skewed, skewed == 1), predictions(skewed, (np.arange(TESTS) % 5 == 1))
+    add(tmp_path, common, val={"accuracy": 0.9, "balanced_accuracy": 0.5})
+    of_recall = fair.task.with_primary("balanced_accuracy")
+    fields = {"task": of_recall, "test": evaluate_test(of_recall, fair.statistics, 0)}
+    add(tmp_path, fair, name="svm", val={"accuracy": 0.8, "balanced_accuracy": 0.88}, **fields)
+    for metric, name, first in ((None, "accuracy", "logistic"), ("balanced-accuracy", "balanced_accuracy", "svm")):
+        comparison = compare_runs([tmp_path], metric)
+        assert {row.metric.name for row in comparison.rows} == {comparison.metric.name} == {name}
+        assert comparison.ranked[0].name == first
+        assert {test.metric for test in comparison.tests} == {name}
+        (note,) = comparison.notes
+        assert f"Compared by {name}: " in note
+    assert comparison.rows[0].score == 0.5
+    assert comparison.rows[0].ci95 == (0.5, 0.5)
+    with pytest.raises(UsageError, match="no metric 'r2' for the task single_label"):
+        compare_runs([tmp_path], "r2")
+
+
+def test_a_result_that_does_not_say_how_it_validates_by_the_metric_is_left_out_and_named(tmp_path):
+    add_method(tmp_path, wrong(0, 60))
+    with pytest.raises(DataError, match=r"does not say how it validates by f1_macro: train it again"):
+        compare_runs([tmp_path], "f1_macro")
+    add_method(tmp_path, wrong(0, 50), name="svm", val={"accuracy": 0.8, "f1_macro": 0.7})
+    comparison = compare_runs([tmp_path], "f1_macro")
+    assert [row.name for row in comparison.rows] == ["svm"]
+    assert any(note.startswith("Left out: ") and "linear-logistic" in note for note in comparison.notes)
 
 
 def test_paired_test_is_that_of_the_same_images(tmp_path):

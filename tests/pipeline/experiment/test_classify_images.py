@@ -41,7 +41,8 @@ def test_images_of_folders_come_by_name_and_files_as_they_are_given(photos):
             find_images(nothing)
 
 
-def test_a_table_lists_images_and_its_columns_come_back_after_the_predictions(photos, tmp_path):
+def test_a_table_lists_images_and_its_columns_come_back_after_the_predictions(photos, tmp_path, caplog):
+    caplog.set_level("INFO", "cutonce")
     images = sorted(path for path in photos.rglob("*") if path.is_file())
     (photos / "broken.png").write_text("no image")
     listed = [images[7], photos / "broken.png", images[2]]
@@ -60,6 +61,20 @@ def test_a_table_lists_images_and_its_columns_come_back_after_the_predictions(ph
         (str(images[0]), "", ""),
     ]
     assert {row["class"] for row in (first, second, last)} <= {"blue", "green", "red"}
+    assert "unlike" not in first  # a model of the first version has nothing to compare images with
+    assert "none is marked as unlike the training images. Train it again" in caplog.text
+
+
+def test_images_unlike_the_training_images_are_marked_before_the_columns_of_the_table(tmp_path):
+    of_table = {"unlike": "of the table"}
+    alike, unlike = (
+        replace(prediction_of(SingleLabel(["a", "b"]), [0.75, 0.25]), unlike=score, extra=of_table)
+        for score in (1.0, 1.234)
+    )
+    write_csv(tmp_path / "table.csv", [alike, unlike])
+    columns = "path,class,probability_a,probability_b,unlike,unlike_score,extra_unlike"
+    lines = [f"a.png,a,0.750000,0.250000,{cells},of the table" for cells in ("no,1.000", "yes,1.234")]
+    assert (tmp_path / "table.csv").read_text().splitlines() == [columns, *lines]
 
 
 @pytest.fixture

@@ -85,6 +85,7 @@ def test_a_table_of_the_same_columns_is_predicted(run, folder, capsys):
         with (folder / "predictions.csv").open() as file:
             rows = list(csv.DictReader(file))
         assert len(rows) == 24
+        assert ("unlike" in rows[0]) == (method == "joined-ridge")  # columns alone open no image
         # columns alone say the same of all; with the images they do not
         assert (len({row["probability_blue"] for row in rows}) == 1) == (method == "columns-ridge")
     assert "cells with what train never had: zipcode 24" in capsys.readouterr().out

@@ -66,4 +66,5 @@ def test_a_model_says_of_samples_what_it_said_in_its_test(probe, pairs, tmp_path
     assert [entry.location for entry in predicted] == test.locations
     activated = np.stack([entry.activated for entry in predicted])
     assert np.allclose(activated, tested.statistics["probabilities"], atol=1e-4)
+    assert sum(entry.is_unlike for entry in predicted) <= len(predicted) / 2
     assert [location for location, _ in unreadable] == [str(tmp_path / "damaged.jpg")]

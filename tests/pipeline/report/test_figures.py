@@ -11,10 +11,14 @@ from pipeline.evaluation.comparison import compare_runs
 from pipeline.report import figures
 from stages.config.heads import HeadConfig
 from stages.fitting.fit_head import train_head
+from stages.tasks.base import find_metric
+from stages.tasks.single_label import SingleLabel
 from stages.training.lr_finder import LRFinderResult
 from stages.training.lr_schedules import LRScheduleConfig, lr_trace
 from tests.pipeline.finished_runs import HISTORY, SELECTION, add, predictions
 from tests.stages.fitting.rows_of_digits import digits, fit_problem
+
+ACCURACY = find_metric(SingleLabel("ab"))
 
 
 @pytest.fixture
@@ -24,9 +28,11 @@ def row(tmp_path):
 
 
 def test_kept_epoch_is_the_most_accurate_and_of_equals_the_one_of_lowest_loss():
-    assert figures.best_epoch(HISTORY)["epoch"] == 2
-    assert figures.best_epoch([]) is None
-    assert figures.best_epoch([{"epoch": 1, "val_accuracy": None, "val_loss": None}]) is None
+    assert figures.best_epoch(HISTORY, ACCURACY)["epoch"] == 2
+    assert figures.best_epoch([], ACCURACY) is None
+    losses = [{"epoch": epoch, "val_log_loss": loss, "val_loss": loss} for epoch, loss in enumerate((0.7, 0.4, 0.5))]
+    assert figures.best_epoch(losses, find_metric(SingleLabel("ab"), "log_loss"))["epoch"] == 1
+    assert figures.best_epoch([{"epoch": 1, "val_accuracy": None, "val_loss": None}], ACCURACY) is None
 
 
 def test_selection_is_a_line_for_each_scaler_over_c():

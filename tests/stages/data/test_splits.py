@@ -407,6 +407,45 @@ def test_no_group_stands_in_two_splits_and_every_class_trains(samples, test, val
     assert set(splits.values()) == set(SPLITS)
 
 
+def sites(counts={"a": 6, "b": 5, "": 1}):  # noqa: B006
+    """Rows of two classes at sites, by turns, and the site of each."""
+    groups = [site for site, count in counts.items() for _ in range(count)]
+    return [(f"{'xy'[number % 2]}{number}", "xy"[number % 2], "", "") for number in range(len(groups))], groups
+
+
+def test_the_group_that_is_named_is_the_test_split_and_nothing_else_is():
+    rows, groups = sites()
+    splits = split_of_groups(rows, groups, replace(OPTIONS, test="group=b", val_size=0.4))
+    tested = {image for (image, *_), group in zip(rows, groups, strict=True) if group == "b"}
+    assert {image for image, split in splits.items() if split == "test"} == tested
+
+
+def test_a_group_that_there_is_not_or_that_is_all_there_is_is_refused():
+    rows, groups = sites({"Berlin": 4, "Bern": 4})
+    for sample_groups, test, message in (
+        (groups, "group=Berlim", r"`test` group=Berlim: there is no such group; there are 2: Berlin, Bern\..*'Berlin'"),
+        ([""] * 8, "group=Bern", r"the samples have no groups\. Say .*`group_column` or `group_by`"),
+        (["Bern"] * 8, "group=Bern", r"all samples are of one group, Bern"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            split_of_groups(rows, sample_groups, replace(OPTIONS, test=test))
+
+
+@pytest.mark.parametrize("given", ["test", "val"])
+@pytest.mark.parametrize("test", ["cv", "groups", "group=g1"])
+def test_a_test_split_that_the_data_has_is_not_replaced_unasked(given, test):
+    rows = [(f"x{number}", "xy"[number % 2], "", "train" if number % 3 else given) for number in range(12)]
+    with pytest.raises(UsageError, match=f"`test` {test}: the data has a test split of its own"):
+        split_of_each_image(rows, replace(OPTIONS, test=test))
+
+
+def test_a_word_that_says_of_no_protocol_is_refused_and_a_share_gets_its_own_option():
+    with pytest.raises(UsageError, match=r"`test` '0\.3' must be cv, groups, or group=VALUE; the share .*`test_size`"):
+        DataConfig("somewhere", test="0.3")
+    with pytest.raises(UsageError, match=r"`test` 'group' must be .*Did you mean 'groups'"):
+        DataConfig("somewhere", test="group")
+
+
 @given(samples=grouped_samples(), seed=st.integers(0, 3), order=chances)
 def test_order_of_the_files_and_names_of_the_groups_change_nothing(samples, seed, order):
     rows, groups = samples

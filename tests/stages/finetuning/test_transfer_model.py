@@ -157,7 +157,7 @@ def test_test_time_augmentation_answers_with_the_mean_over_the_renderings(probe,
     predicted = predict_proba(probe.extractor, upper, subset, tta)
     renderings = TestTimeAugmentation(probe.extractor.backbone.preprocessing, tta)
     for row, location in zip(predicted, subset.locations, strict=True):
-        (probabilities,) = upper.activated(renderings(read_image(location)), probe.manifest.task)
+        probabilities, _ = upper.activated(renderings(read_image(location)), probe.manifest.task)
         assert np.allclose(row, probabilities.mean(dim=0).numpy(), atol=1e-5)
     assert not np.allclose(predicted, predict_proba(probe.extractor, upper, subset), atol=1e-4)
 
@@ -227,7 +227,7 @@ def test_what_is_answered_is_what_the_task_makes_of_the_logits(probe):
     upper = build_transfer_model(probe.extractor, probe.head, FinetuneConfig(unfreeze="head"))
     size = probe.extractor.backbone.preprocessing.image_size
     images = torch.randint(256, (2, 3, size, size), generator=torch.Generator().manual_seed(0)).byte()
-    (logits,) = upper.activated(images, Unactivated(probe.manifest.class_names))
-    (probabilities,) = upper.activated(images, probe.manifest.task)
+    logits, _ = upper.activated(images, Unactivated(probe.manifest.class_names))
+    probabilities, _ = upper.activated(images, probe.manifest.task)
     assert torch.equal(logits.softmax(dim=1), probabilities)
     assert not torch.equal(logits, probabilities)

@@ -72,7 +72,7 @@ def training(rank, folder, *, batchnorm="eval", unfreezing=UnfreezeSchedule(("he
     run = TrainRun(model, optimizer, config, TASK, train_batches, lambda: [own_val], rank)
     checkpoint = folder / f"{batchnorm}-of-{rank.world_size}" / f"as-{rank.index}.pt"
     result = train(run, scheduler, TrainHooks(checkpoint, on_epoch_start=prepare, **others))
-    return [epoch.to_json() for epoch in result.history], model.state_dict()
+    return [epoch.to_json("accuracy") for epoch in result.history], model.state_dict()
 
 
 def main(folder: Path) -> None:

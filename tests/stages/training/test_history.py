@@ -67,8 +67,16 @@ def test_a_metric_that_is_no_function_of_sums_is_not_told_of_training():
 
 def test_a_row_has_the_names_on_disk_that_it_always_had_and_comes_back():
     epoch = Epoch(3, 0.5, 0.8, 0.6, 0.7, lr=0.1, seconds=2.0, terms={"main": 0.5}, lrs={"head": 0.1})
-    row = epoch.to_json()
+    row = epoch.to_json("accuracy")
     assert list(row) == [
         *("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "rate", "seconds", "terms", "rates")
     ]
-    assert Epoch.from_json(row) == epoch
+    assert Epoch.from_json(row, "accuracy") == epoch
+
+
+def test_the_scores_of_a_row_are_called_as_their_metric_is_and_rows_of_before_are_read():
+    epoch = Epoch(3, 0.5, 0.8, 0.6, 0.7, lr=0.1, seconds=2.0)
+    row = epoch.to_json("f1_macro")
+    assert (row["train_f1_macro"], row["val_f1_macro"]) == (0.8, 0.7)
+    assert not {"train_accuracy", "val_accuracy"} & set(row)
+    assert Epoch.from_json(row, "f1_macro") == Epoch.from_json(epoch.to_json("accuracy"), "f1_macro") == epoch
