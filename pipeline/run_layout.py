@@ -15,6 +15,8 @@ RESULTS = "results.json"
 PREDICTIONS_TABLE = "predictions.csv"
 REPORT = "report.html"
 FIGURES = "figures"
+EVALUATIONS = "evaluations"
+EVALUATION = "evaluation.json"
 
 # of a seed
 MANIFEST = "manifest.csv"

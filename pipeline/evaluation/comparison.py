@@ -179,7 +179,7 @@ def compare_results(results: Sequence[Result], metric: str | None = None) -> Com
     """
     require_same_test_images(results)
     results, by_another = _by_one_metric(results, metric)
-    rows, notes = _rows(results)
+    rows, notes = summarize(results)
     notes = [*_tested_in_folds(rows), *by_another, *notes]
     choice = choose(rows)
     candidates = [choice.chosen, *([] if choice.head is None else [choice.head]), *choice.ranked]
@@ -308,7 +308,7 @@ def _mean_score(folds_of_seeds: Sequence[Mapping[str, Any]], name: str, metric: 
     return math.nan if None in scores else float(np.mean(scores))
 
 
-def _rows(results: Sequence[Result]) -> tuple[list[MethodSummary], list[str]]:
+def summarize(results: Sequence[Result]) -> tuple[list[MethodSummary], list[str]]:
     """Return a row for each method and run over the seeds that all have, and what had to be left out."""
     results_by_method: dict[tuple[Path, str, str], list[Result]] = {}
     for result in results:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -51,6 +51,7 @@ from stages.fitting.fit_head import (
     head_method,
     head_probabilities,
     one_sided_labels,
+    require_head_for,
     train_head,
 )
 from stages.inspection.unlike import UnlikeDetector
@@ -264,6 +265,23 @@ def _identity_of_features(experiment: Experiment, name: HeadName, options: HeadC
 def head_options(experiment: Experiment, name: HeadName, options: HeadConfig) -> dict[str, Any]:
     """Return the options that a head is made with."""
     return {**options_of(experiment), **asdict(replace(options, head=(name,)))}
+
+
+def require_heads(extractor: Extractor, manifest: Manifest, names: Iterable[HeadName], *, option: str = "head") -> None:
+    """Refuse heads that do not predict the task, or do not take the rows that there will be, before these are made.
+
+    Parameters
+    ----------
+    option
+        Which names the heads.
+
+    Raises
+    ------
+    UsageError
+        See :func:`~stages.fitting.fit_head.require_head_for`.
+    """
+    for name in names:
+        require_head_for(name, manifest.task, extractor.row_shape, bags=bool(manifest.images), option=option)
 
 
 def require_same_features_of_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadConfig) -> None:

@@ -47,7 +47,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     backbone : str, nn.Module or Backbone
     cut : str or tuple of str
     weights : str or Path
-    pool : {"avg", "max", "avgmax", "cls"}
+    pool : {"avg", "max", "avgmax", "cls", "grid2", "grid4"}
     image_size : int, optional
     crop_mode : {"center", "squash", "border"}
     precision : {"fp32", "bf16", "fp16", "auto"}

@@ -39,7 +39,7 @@ from stages.finetuning.predict_images import iter_predictions, predict_proba
 from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.transfer_model import TrainableTop, TransferModel
 from stages.fitting.feature_rows import FeatureRows
-from stages.fitting.fit_head import train_head
+from stages.fitting.fit_head import require_head_for, train_head
 from stages.fitting.problem import CutContext, FitProblem
 from stages.network.graph.cuts import Cut
 from stages.network.graph.pooling import Pool
@@ -231,6 +231,8 @@ def finetune(
         manifest = replace(manifest, task=ranked_by(manifest.task, metric))
         extractor = build_extractor_of(backbone, features, cached=cache is not None)
         config = config.for_task(manifest.task.name)
+        for name in config.heads_for(manifest.task.name):
+            require_head_for(name, manifest.task, extractor.row_shape, bags=False, option="init_head")
         require_trainable(extractor, config, manifest)
         head = _starting_head(extractor, manifest, config, seed)
         tuned = finetune_manifest(FinetuneProblem(extractor, manifest, head, config, seed))
