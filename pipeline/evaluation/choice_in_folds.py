@@ -62,7 +62,7 @@ def choice_in_folds(rows: Sequence[MethodSummary]) -> ChoiceInFolds | None:
     rows : sequence of MethodSummary
         Methods that were tested in the same outer folds.
     """
-    if len(rows) < 2 or any(not row.results[0].settings.get("tested") for row in rows):
+    if len(rows) < 2 or any(not row.results[0].test.get("tested") for row in rows):
         return None
     metric = rows[0].metric
     taken: Counter[str] = Counter()

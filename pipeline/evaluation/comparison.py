@@ -114,7 +114,7 @@ class Comparison:
     @property
     def tested(self) -> str:
         """By what each sample was tested, in words; '' where there is a test split."""
-        return str(self.rows[0].results[0].settings.get("tested", ""))
+        return str(self.rows[0].results[0].test.get("tested", ""))
 
     @property
     def folds(self) -> list[FoldScores]:
@@ -300,7 +300,7 @@ def _by_one_metric(results: Sequence[Result], metric: str | None) -> tuple[list[
 
 
 def _tested_in_folds(rows: Sequence[MethodSummary]) -> list[str]:
-    protocols = dict.fromkeys(str(row.results[0].settings.get("tested", "")) for row in rows)
+    protocols = dict.fromkeys(str(row.results[0].test.get("tested", "")) for row in rows)
     return [
         f"Each sample was tested once, by heads that never saw it: {protocol}. What is kept is trained on all samples, "
         "and its score is that of the folds."

@@ -18,8 +18,8 @@ def leave(run, name, wrong, validation, protocol="each of 2 groups"):
         result(of_fold, name=name, val=val).save(run / "seed-0" / f"fold-{number}" / f"linear-{name}", of_fold)
     whole = predictions(LABELS, wrong)
     whole = Predictions(whole.task, whole.keys, whole.locations, whole.statistics, ["a"] * 40 + ["b"] * 40)
-    test = {**evaluate_test(whole.task, whole.statistics, 0), **fold_scores(whole)}
-    made = result(whole, name=name, val=validation[-1], test=test, settings={"tested": protocol} if protocol else {})
+    test = {**evaluate_test(whole.task, whole.statistics, 0), **({"tested": protocol} if protocol else {})}
+    made = result(whole, name=name, val=validation[-1], test={**test, **fold_scores(whole)})
     made.save(run / "seed-0" / f"linear-{name}", whole)
 
 
