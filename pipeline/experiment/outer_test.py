@@ -39,10 +39,11 @@ def run_on_features(experiment: Experiment, names: Sequence[HeadName], options: 
     DataError
         If there are too few samples for folds.
     """
-    if experiment.data is None or not experiment.data.tests_each_sample:
+    data = experiment.data
+    if data is None or not data.tests_each_sample:
         return _run(experiment, names, options)
     experiment = experiment.readable()
-    folds = outer_folds(experiment.manifest, experiment.data, experiment.seed)
+    folds = outer_folds(experiment.manifest, data, experiment.seed)
     directories = []
     for number, fold in enumerate(folds, 1):
         directory = fold_dir(experiment.directory, number)
