@@ -233,8 +233,8 @@ def test_left_out_seeds_are_among_the_notes(tmp_path):
 def test_scores_by_outer_fold_are_a_table_of_their_own(tmp_path):
     predicted = predictions([0, 1] * 20, [0] * 30 + [1] * 10)
     folds = {"Bern": {"samples": 20, "accuracy": 1.0}, "Graz": {"samples": 20, "accuracy": 0.5}}
-    test = {**evaluate_test(predicted.task, predicted.statistics, 0), "folds": folds}
-    add(tmp_path, predicted, test=test, settings={"tested": "each of 2 groups"})
+    test = {**evaluate_test(predicted.task, predicted.statistics, 0), "folds": folds, "tested": "each of 2 groups"}
+    add(tmp_path, predicted, test=test)
     words = report(tmp_path).words
     assert "Test accuracy by outer fold tested samples logistic Bern 20 100.0 % Graz 20 50.0 %" in " ".join(
         words.split()
