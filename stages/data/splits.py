@@ -106,7 +106,7 @@ def make_missing_splits(
     splits, notes = _given_splits(listing, keys, options)
     grouped = any(listing.groups)
     units = units_of(strata, keys, listing.strata, listing.groups, seed)
-    wanted = SPLITS
+    wanted: tuple[str, ...] = SPLITS
     if options.test is not None and "test" in splits:
         raise UsageError(
             f"`test` {options.test}: the data has a test split of its own; leave the option out, or give the data "

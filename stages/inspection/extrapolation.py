@@ -157,8 +157,8 @@ def _check(
         if fitted.sum() >= LEAST_SIZES and not np.isnan(scores[-1]):
             predicted = fit_power_law(sizes[fitted], scores[fitted], errors[fitted], law)(sizes[-1])
             misses.append(scores[-1] - float(predicted))
-    predicted, measured = float(law(sizes[-1])), float(means[-1])
-    return Check(predicted, measured, Interval.of(measured - predicted, np.array(misses)))
+    foretold, measured = float(law(sizes[-1])), float(means[-1])
+    return Check(foretold, measured, Interval.of(measured - foretold, np.array(misses)))
 
 
 def conclusion(curve: LearningCurve, extrapolation: Extrapolation | None) -> list[str]:

@@ -196,8 +196,9 @@ def paired_loss(best: CutScore, cut: CutScore, groups: tuple[NDArray[Any], ...] 
     belongs = np.arange(sum(sizes)) if groups is None else np.unique(np.concatenate(groups), return_inverse=True)[1]
     value = best.score - cut.score
     if best.metric.per_sample is not None:
-        scores = [np.concatenate(one.samples) for one in (best, cut)]
-        interval = bootstrap_difference(_SCORES, *scores, None if groups is None else belongs, resamples=_RESAMPLES)
+        scores = np.concatenate(best.samples), np.concatenate(cut.samples)
+        units = None if groups is None else belongs
+        interval = bootstrap_difference(_SCORES, scores[0], scores[1], units, resamples=_RESAMPLES)
         return PairedLoss(
             value, _clustered_error(np.subtract(*scores, dtype=np.float64), belongs), interval.low, interval.high
         )
