@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.report.tasks.class_table import groups_of, worst_classes
 from pipeline.report.tasks.confusion import confusions
+from pipeline.report.tasks.decisions import possible_sets, two_classes
 from pipeline.report.tasks.probabilities import probabilities_part
 from pipeline.report.tasks.registry import PageContext, TaskPart, register_task_page
 from pipeline.text import percent
@@ -52,6 +53,8 @@ def classes_part(context: PageContext) -> TaskPart:
             classes_in_all=len(names),
             groups=groups_of(context) is not None,
             probabilities=probabilities_part(context),
+            trade_off=two_classes(context, names),
+            sets=possible_sets(context, names) if names else None,
             mistakes=mistakes,
             mistakes_in_all=mistakes_in_all,
         ),
