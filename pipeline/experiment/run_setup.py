@@ -23,6 +23,7 @@ from stages.config.goals import goal_of
 from stages.config.heads import HeadConfig
 from stages.data.images.reading import needs_survey
 from stages.data.manifest import Manifest, load_manifest
+from stages.data.outer_folds import outer_folds
 from stages.data.survey import survey
 from stages.extraction.extract import Extraction, extract
 from stages.extraction.extractor import Extractor
@@ -67,6 +68,9 @@ def make_manifest(
     manifest = load_manifest(data, seed, memo, bar, labels=labels)
     if labels:
         require_decidable(manifest.task, goal_of(data.threshold_for), data.coverage)
+    if head is not None and data.tests_each_sample:
+        folds = len(outer_folds(manifest, data, seed))  # what cannot be folded is told before images are extracted
+        manifest.notes.append(f"each sample is tested once, in {folds} outer folds, by what never saw it")
     balanced = head is not None and head.class_weights == "balanced"
     task = ranked_by(manifest.task, data.metric, balanced=balanced)
     if task == manifest.task:
