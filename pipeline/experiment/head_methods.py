@@ -34,7 +34,7 @@ from pipeline.experiment.sample_rows import (
 from pipeline.experiment.unlike_images import detector_of_features
 from pipeline.text import byte_count, duration, format_score
 from stages.columns.table_encoder import TableEncoder
-from stages.config.data import SPLITS
+from stages.config.data import AFTER_TRAINING, SPLITS
 from stages.config.features import FeatureConfig
 from stages.config.heads import COLUMN_OPTIONS, HeadConfig, HeadName
 from stages.data.manifest import Manifest
@@ -449,6 +449,8 @@ def recipe_of(experiment: Experiment, task: Task, method: str, name: str, identi
 def options_of(experiment: Experiment) -> dict[str, Any]:
     """Return the options of data and features that a result is made with; a method adds what is its own."""
     data = {} if experiment.data is None else asdict(experiment.data)
+    for option in AFTER_TRAINING:
+        data.pop(option, None)
     return {**data, "metric": experiment.task.primary, **config_to_json(_with_whole_path(experiment.extractor.options))}
 
 

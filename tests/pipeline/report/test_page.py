@@ -128,6 +128,7 @@ def test_figures_are_also_there_as_png_files(tmp_path):
     assert names == {
         "accuracy-time.png",
         "selection-1-logistic.png",
+        *("reliability.png", "roc.png", "precision-recall.png"),
         *(
             f"learning-{name}-{quantity}.png"
             for name in ("2-MLP", "3-fine-tune-top-3")
@@ -212,7 +213,7 @@ def test_every_picture_has_words_for_those_who_do_not_see_it(tmp_path):
     assert all(element.get("alt") for element in page.all("img"))
     described = [attributes for _, attributes in page.elements if attributes.get("role") == "img"]
     figures = page.all("figure")
-    assert len(described) == len(figures) == 1 + 4 + 1 + 3
+    assert len(described) == len(figures) == 1 + 4 + 1 + 3 + 1
     assert all(element["aria-label"] for element in described)
     hidden = [element for element in page.all("svg") if element.get("aria-hidden") == "true"]
     assert len(hidden) + len(described) == len(page.all("svg"))
