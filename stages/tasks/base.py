@@ -69,6 +69,8 @@ class Metric:
         A sentence for who does not know it.
     ranks : bool
         Whether the better value is that of the better predictions, so that settings and methods may be chosen by it.
+    of_certainty : bool
+        Whether it changes where all outputs are divided by one number: how sure predictions are counts.
     per_sample : callable, optional
         From statistics to scores [n] whose mean is the metric; bool where a sample is right or wrong.
     summands : callable, optional
@@ -94,6 +96,7 @@ class Metric:
     of_outputs: Callable[[NDArray[Any], NDArray[Any]], float] | None = None
     weighted: Callable[[Statistics], OfCounts] | None = None
     ranks: bool = True
+    of_certainty: bool = False
 
 
 def mean_metric(
