@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.tasks.base import Metric, Statistics, mean_metric, sum_metric
+from stages.tasks.base import Metric, Statistics, mean_metric, sum_metric, with_limits
 from stages.tasks.metrics import area_under_roc
 from stages.tasks.weighted_scores import (
     WeightedMean,
@@ -74,7 +74,7 @@ def label_metrics(class_names: Sequence[str]) -> dict[str, Metric]:
         mean_metric("exact_match", "exact match", _is_exact, as_percent=True),
         mean_metric("log_loss", "log loss", _log_losses, higher_is_better=False),
     ]
-    return {metric.name: metric for metric in metrics}
+    return with_limits(metrics)
 
 
 def average_precision(positive: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:

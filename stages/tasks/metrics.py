@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.tasks.base import Metric, Statistics, mean_metric, sum_metric
+from stages.tasks.base import Metric, Statistics, mean_metric, sum_metric, with_limits
 
 Classes = NDArray[np.int64]
 
@@ -83,7 +83,7 @@ def class_metrics(class_names: Sequence[str]) -> dict[str, Metric]:
         ),
         sum_metric("qwk", "quadratic kappa", kappa, kappa_of_sums),
     ]
-    return {metric.name: metric for metric in metrics}
+    return with_limits(metrics)
 
 
 def class_counts(target: Classes, predicted: Classes, num_classes: int) -> Any:
