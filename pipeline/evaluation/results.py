@@ -55,6 +55,8 @@ class Predictions:
         Where the images are.
     statistics : array [n, ...]
         What the task keeps of each sample: the truth, and what was predicted.
+    folds : str [n], optional
+        The outer fold that each sample was tested in, where there are folds.
     groups : str [n], optional
         What samples that are not independent of each other belong to, a patient or a product; '' for one on its own.
     """
@@ -65,12 +67,14 @@ class Predictions:
         keys: ArrayLike,
         locations: ArrayLike,
         statistics: Statistics,
+        folds: ArrayLike | None = None,
         groups: ArrayLike | None = None,
     ) -> None:
         self.task = task
         self.keys: NDArray[np.bytes_] = np.asarray(keys, dtype="S32")
         self.locations: NDArray[np.str_] = np.asarray(locations, dtype=np.str_)
         self.statistics = statistics
+        self.folds: NDArray[np.str_] | None = None if folds is None else np.asarray(folds, dtype=np.str_)
         self.groups: NDArray[np.str_] | None = None if groups is None else np.asarray(groups, dtype=np.str_)
         lengths = [self.keys.shape, self.locations.shape, *([] if self.groups is None else [self.groups.shape])]
         if any(length != statistics.shape[:1] for length in lengths):
@@ -104,10 +108,15 @@ class Predictions:
         """Rows in the order of their keys (and labels): the same images stand at the same place for every method."""
         return np.lexsort((self.labels, self.keys))
 
+    def of_task(self, task: Task) -> Predictions:
+        """Return the same predictions under a task that differs in what was set of it: its scale, its thresholds."""
+        return Predictions(task, self.keys, self.locations, self.statistics, self.folds, self.groups)
+
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return what ``predictions.npz`` holds: keys, locations, groups if any, each field of the statistics."""
-        groups = {} if self.groups is None else {_GROUPS: self.groups}
-        return {"keys": self.keys, "locations": self.locations, **groups, **_arrays_of(self.statistics)}
+        """Return what ``predictions.npz`` holds: keys, locations, folds and groups if any, fields of the statistics."""
+        further = {"folds": self.folds, _GROUPS: self.groups}
+        known = {name: values for name, values in further.items() if values is not None}
+        return {"keys": self.keys, "locations": self.locations, **known, **_arrays_of(self.statistics)}
 
     @classmethod
     def load(cls, path: Path, task: Task) -> Predictions:
@@ -120,9 +129,9 @@ class Predictions:
         """
         try:
             arrays = _read_arrays(path)
-            keys, locations = arrays.pop("keys"), arrays.pop("locations")
+            keys, locations, folds = arrays.pop("keys"), arrays.pop("locations"), arrays.pop("folds", None)
             groups = arrays.pop(_GROUPS, None)
-            predictions = cls(task, keys, locations, _statistics_of(arrays), groups)
+            predictions = cls(task, keys, locations, _statistics_of(arrays), folds, groups)
             if len(task.cells(predictions.statistics[0])) != len(task.columns):
                 raise ValueError(f"these are not predictions of the task {task.name}")
             return predictions
@@ -194,6 +203,19 @@ def evaluate_test(task: Task, statistics: Statistics, seed: int, units: ArrayLik
         **({} if known.groups is None else {"groups": known.groups}),
         **({} if (confusion := task.confusion(statistics)) is None else {"confusion": confusion.tolist()}),
     }
+
+
+def fold_scores(predictions: Predictions) -> dict[str, dict[str, Any]]:
+    """Return what ``test`` says of outer folds: of each its samples and their score, None where that is not defined."""
+    if predictions.folds is None:
+        return {}
+    metric = find_metric(predictions.task)
+    folds = {}
+    for name in dict.fromkeys(predictions.folds[np.argsort(predictions.folds, kind="stable")].tolist()):
+        statistics = predictions.statistics[predictions.folds == name]
+        score = metric.score(statistics)
+        folds[name] = {"samples": len(statistics), metric.name: None if math.isnan(score) else score}
+    return {"folds": folds}
 
 
 @dataclass(frozen=True)
@@ -284,6 +306,7 @@ class Result:
             return self
         task = self.task.with_primary(metric.name)
         test = evaluate_test(task, self.predictions.statistics, self.seed, self.predictions.units)
+        test |= fold_scores(self.predictions.of_task(task))
         if test[metric.name] is None:
             raise DataError(f"{metric.label} is not defined for the test samples of {self.directory}")
         return replace(self, task=task, val={**self.val, metric.name: self._validation_score(metric)}, test=test)

@@ -9,7 +9,14 @@ from scipy.stats import ttest_rel
 
 from cache.errors import DataError, UsageError
 from pipeline.evaluation.comparison import compare_runs, format_table, renderings_words
-from pipeline.evaluation.results import evaluate_test, load_results, write_predictions_csv, write_results_json
+from pipeline.evaluation.results import (
+    Predictions,
+    evaluate_test,
+    fold_scores,
+    load_results,
+    write_predictions_csv,
+    write_results_json,
+)
 from stages.tasks.base import TASKS, register_task
 from stages.tasks.proportions import mcnemar
 from tests.pipeline.finished_runs import Lengths, add, lengths, predictions
@@ -59,6 +66,33 @@ def test_one_seed_shows_the_interval_of_its_result(tmp_path):
     assert list(row.ci95) == load_results([tmp_path])[0].test["ci95"]
 
 
+def test_groups_of_the_test_samples_make_intervals_and_tests_and_their_number_is_stated(tmp_path):
+    groups = [f"patient {image // 40}" for image in range(TESTS)]
+    for name, last in (("logistic", 80), ("svm", 50)):  # both wrong on whole patients
+        add(tmp_path / "grouped", predictions(LABELS, wrong(0, last), groups=groups), name=name)
+        add_method(tmp_path / "single", wrong(0, last), name=name)
+    grouped, single = (compare_runs([tmp_path / name]) for name in ("grouped", "single"))
+    low, high = grouped.rows[0].ci95
+    assert (grouped.groups, single.groups) == (10, None)
+    assert high - low > 5 * np.diff(single.rows[0].ci95)
+    assert grouped.rows[0].results[0].test["groups"] == 10
+    assert grouped.tests[0].p_value > 0.05 > single.tests[0].p_value
+    assert "over 10 groups" in grouped.verdict_text
+    assert "Wilson over 10 groups" in format_table(grouped)
+
+
+def test_of_several_comparisons_holms_p_decides(tmp_path):
+    add_method(tmp_path, wrong(0, 60), val=0.9)
+    for name, last in (("svm", 74), ("ridge", 62), ("knn", 62), ("ncm", 62)):
+        add_method(tmp_path, wrong(3, last), name=name, val=0.8 if name == "svm" else 0.5)
+    comparison = compare_runs([tmp_path])
+    (test,) = (test for test in comparison.tests if test.method == "SVM")
+    assert test.p_value == mcnemar(14, 3) < 0.05
+    assert (test.comparisons, test.p_holm) == (4, pytest.approx(4 * mcnemar(14, 3)))
+    assert not test.significant
+    assert "McNemar p = 0.013, of 4 comparisons p = 0.051 by Holm) is within what chance" in comparison.verdict_text
+
+
 def test_results_of_unlike_metrics_are_compared_by_the_first_ones_or_by_the_one_that_is_named_and_that_is_said(
     tmp_path,
 ):
@@ -91,6 +125,22 @@ def test_a_result_that_does_not_say_how_it_validates_by_the_metric_is_left_out_a
     comparison = compare_runs([tmp_path], "f1_macro")
     assert [row.name for row in comparison.rows] == ["svm"]
     assert any(note.startswith("Left out: ") and "linear-logistic" in note for note in comparison.notes)
+
+
+def test_scores_by_outer_fold_stand_side_by_side_and_it_is_said_how_each_sample_was_tested(tmp_path):
+    folds = np.where(np.arange(TESTS) < 100, "Bern", "Graz")
+    for name, wrong_at in (("logistic", wrong(0, 50)), ("svm", wrong(100, 130))):
+        predicted = predictions(LABELS, wrong_at)
+        predicted = Predictions(
+            predicted.task, predicted.keys, predicted.locations, predicted.statistics, np.array(folds)
+        )
+        test = {**evaluate_test(predicted.task, predicted.statistics, 0), **fold_scores(predicted)}
+        add(tmp_path, predicted, name=name, test=test, settings={"tested": "each of 2 groups"})
+    comparison = compare_runs([tmp_path])
+    assert comparison.folds == [("Bern", 100, (0.5, 1.0)), ("Graz", 300, (1.0, 0.9))]
+    (note,) = comparison.notes
+    assert "by heads that never saw it: each of 2 groups. What is kept is trained on all samples" in note
+    assert comparison.tested == "each of 2 groups"
 
 
 def test_paired_test_is_that_of_the_same_images(tmp_path):
