@@ -17,6 +17,7 @@ import numpy as np
 
 from cache.errors import DataError, listed
 from pipeline.evaluation.choice import Choice, choose
+from pipeline.evaluation.choice_in_folds import ChoiceInFolds, choice_in_folds
 from pipeline.evaluation.method_summary import STAGES, TEST_TIME, MethodSummary, PairedTest, paired_tests
 from pipeline.evaluation.methods import get_method
 from pipeline.evaluation.results import Result, load_results, require_same_test_images, run_of
@@ -55,6 +56,8 @@ class Comparison:
         All results that were read, those of seeds that not every method has included.
     notes : tuple of str
         What was left out, and why.
+    choice_in_folds : ChoiceInFolds, optional
+        What choosing comes to where methods were tested in outer folds.
     """
 
     rows: tuple[MethodSummary, ...]
@@ -64,6 +67,7 @@ class Comparison:
     verdict: Verdict
     results: tuple[Result, ...]
     notes: tuple[str, ...]
+    choice_in_folds: ChoiceInFolds | None = None
 
     @property
     def verdict_text(self) -> str:
@@ -117,7 +121,7 @@ class Comparison:
     @property
     def tested(self) -> str:
         """By what each sample was tested, in words; '' where there is a test split."""
-        return str(self.rows[0].results[0].settings.get("tested", ""))
+        return str(self.rows[0].results[0].test.get("tested", ""))
 
     @property
     def folds(self) -> list[FoldScores]:
@@ -202,6 +206,7 @@ def compare_results(results: Sequence[Result], metric: str | None = None) -> Com
         verdict=give_verdict(choice, reference, family),
         results=tuple(results),
         notes=tuple(notes),
+        choice_in_folds=choice_in_folds(rows),
     )
 
 
@@ -246,6 +251,7 @@ def format_table(comparison: Comparison) -> str:
         f"{capitalized(metric.label)} on {comparison.test_images}. {interval_words(comparison)}",
         "forwards: images through the backbone to fill the cache + in the method's own work.",
         *renderings_words(comparison),
+        *([comparison.choice_in_folds.words] if comparison.choice_in_folds is not None else []),
     ]
     return "\n".join([table(header, lines), "", *below])
 
@@ -304,7 +310,7 @@ def _by_one_metric(results: Sequence[Result], metric: str | None) -> tuple[list[
 
 
 def _tested_in_folds(rows: Sequence[MethodSummary]) -> list[str]:
-    protocols = dict.fromkeys(str(row.results[0].settings.get("tested", "")) for row in rows)
+    protocols = dict.fromkeys(str(row.results[0].test.get("tested", "")) for row in rows)
     return [
         f"Each sample was tested once, by heads that never saw it: {protocol}. What is kept is trained on all samples, "
         "and its score is that of the folds."

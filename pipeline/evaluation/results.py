@@ -307,6 +307,7 @@ class Result:
         task = self.task.with_primary(metric.name)
         test = evaluate_test(task, self.predictions.statistics, self.seed, self.predictions.units)
         test |= fold_scores(self.predictions.of_task(task))
+        test |= {name: self.test[name] for name in ("tested",) if name in self.test}
         if test[metric.name] is None:
             raise DataError(f"{metric.label} is not defined for the test samples of {self.directory}")
         return replace(self, task=task, val={**self.val, metric.name: self._validation_score(metric)}, test=test)

@@ -64,7 +64,7 @@ def write_report(
     first, metric = comparison.ranked[0], comparison.metric
     page = template("report.html.j2").render(
         comparison=comparison,
-        task=task_part(PageContext(comparison, drawn)),
+        task=task_part(PageContext(comparison, drawn, configuration)),
         title=", ".join(run.name for run in comparison.runs),
         samples=comparison.rows[0].results[0].samples,
         scale=_scale(comparison),

@@ -12,7 +12,8 @@ from dataclasses import replace
 from cache import DigestCache
 from cache.errors import DataError, UsageError, listed
 from stages.config.data import DataConfig
-from stages.data.manifest import ImageRef, Manifest, join_repeated, key_files, load_targets
+from stages.data.manifest import Manifest, join_repeated, key_files, load_targets
+from stages.data.sample import ImageRef
 from stages.data.sources.groups import with_groups
 from stages.data.sources.records import Progress, SourceRecords
 from stages.data.sources.registry import list_samples

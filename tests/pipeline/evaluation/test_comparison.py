@@ -135,7 +135,7 @@ def test_scores_by_outer_fold_stand_side_by_side_and_it_is_said_how_each_sample_
             predicted.task, predicted.keys, predicted.locations, predicted.statistics, np.array(folds)
         )
         test = {**evaluate_test(predicted.task, predicted.statistics, 0), **fold_scores(predicted)}
-        add(tmp_path, predicted, name=name, test=test, settings={"tested": "each of 2 groups"})
+        add(tmp_path, predicted, name=name, test={**test, "tested": "each of 2 groups"})
     comparison = compare_runs([tmp_path])
     assert comparison.folds == [("Bern", 100, (0.5, 1.0)), ("Graz", 300, (1.0, 0.9))]
     (note,) = comparison.notes

@@ -58,7 +58,7 @@ def test_files_keep_the_contract(run):
     assert set(stored) == CONTRACT
     assert stored["version"] == 2
     assert stored["task"] == {"name": "single_label", "class_names": ["class 0", "class 1"]}
-    metrics = {"accuracy", "balanced_accuracy", "f1_macro", "f1_micro", "auc_macro", "log_loss", "qwk"}
+    metrics = {"accuracy", "balanced_accuracy", "f1_macro", "f1_micro", "auc_macro", "log_loss", "qwk", "brier", "ece"}
     assert set(stored["test"]) == {*metrics, "ci95", "ci95_method", "confusion"}
     with np.load(directory / "predictions.npz", allow_pickle=False) as arrays:
         kinds = {name: (arrays[name].dtype, arrays[name].shape) for name in arrays.files}
