@@ -17,6 +17,7 @@ FIGURES = "figures"
 
 # of a seed
 MANIFEST = "manifest.csv"
+SAMPLE_IMAGES = "manifest.images.csv"  # of samples of several images alone
 EXTRACTION = "extraction.json"
 
 # of a method

@@ -219,12 +219,12 @@ def format_table(comparison: Comparison) -> str:
 def interval_words(comparison: Comparison) -> str:
     """Say what the intervals are made from."""
     if len(comparison.seeds) == 1:
-        return "Intervals: bootstrap over the test images of the one seed."
+        return f"Intervals: bootstrap over the test {comparison.rows[0].unit}s of the one seed."
     seeds = f"{len(comparison.seeds)} seeds"
     estimate = "that of all tests" if comparison.metric.per_sample is None else "the mean"
     return (
         f"{capitalized(comparison.metric.label)} is {estimate} over {seeds}; "
-        f"intervals: bootstrap over images, the tests of all {seeds} pooled."
+        f"intervals: bootstrap over {comparison.rows[0].unit}s, the tests of all {seeds} pooled."
     )
 
 
