@@ -14,6 +14,7 @@ from stages.config.heads import HeadConfig
 
 if TYPE_CHECKING:
     from pipeline.evaluation.comparison import Comparison as Comparison
+    from pipeline.evaluation.new_data import Evaluation as Evaluation
     from pipeline.evaluation.results import Result as Result
     from pipeline.experiment.classify_images import Prediction as Prediction
     from pipeline.report.learning_curve import CurveReport as CurveReport
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     Networks = list[CatalogEntry] | Suggestion
 else:
     # a signature is resolved whenever help is printed, which must not wait for torch and scikit-learn
-    Prediction = Comparison = Cut = CurveReport = Estimate = Extraction = Inspection = LayerProbe = LRFinderResult = (
-        Result
-    ) = Networks = Any
+    Prediction = Comparison = Cut = CurveReport = Estimate = Evaluation = Extraction = Inspection = LayerProbe = (
+        LRFinderResult
+    ) = Result = Networks = Any
 
 OverwriteFlag = Annotated[
     bool, Parameter(negative="", help="Train methods anew that the run has with other options, in their place.")

@@ -12,7 +12,7 @@ from pipeline.evaluation.choice import Choice
 from pipeline.evaluation.method_summary import MethodSummary, PairedTest, paired_test
 from pipeline.text import capitalized, format_difference, format_score, percent
 
-Outcome = Literal["pays", "does not pay", "inconclusive", "ranking", "single"]
+Outcome = Literal["pays", "does not pay", "inconclusive", "ranking", "single", "new data"]
 
 
 @dataclass(frozen=True)

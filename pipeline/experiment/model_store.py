@@ -182,7 +182,10 @@ def config_to_json(options: FeatureConfig) -> dict[str, Any]:
 
 
 def open_model(
-    directory: Path, device: str = "auto", backbone: nn.Module | Backbone | None = None
+    directory: Path,
+    device: str = "auto",
+    backbone: nn.Module | Backbone | None = None,
+    cache: Path | None = None,
 ) -> tuple[ModelCard, Extractor, TransferModel]:
     """Load a trained method, ready for images.
 
@@ -192,6 +195,8 @@ def open_model(
     device : str
     backbone : nn.Module or Backbone, optional
         The network it was trained on, where that was handed in from Python; a module gets the preprocessing it had.
+    cache : Path, optional
+        Where features of images are kept (default: where those that it was trained on are).
 
     Raises
     ------
@@ -209,7 +214,9 @@ def open_model(
         name: tuple(value) if isinstance(value, list) else value
         for name, value in from_version_1(recipe.features).items()
     }
-    options = FeatureConfig(**{**stored, "cache": Path(recipe.features["cache"]), "device": device, "engine": "auto"})
+    options = FeatureConfig(
+        **{**stored, "cache": cache or Path(recipe.features["cache"]), "device": device, "engine": "auto"}
+    )
     handed_in = _handed_in(directory, recipe, backbone)
     extractor = build_extractor(options, handed_in)
     if extractor.backbone.weights != recipe.weights_digest:

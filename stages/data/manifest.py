@@ -374,7 +374,7 @@ def load_manifest(
     if source.images:
         listing, keys, images, unreadable, image_notes = key_samples(source, memo, progress)
     else:
-        listing, keys, unreadable = _readable(source, memo, progress)
+        listing, keys, unreadable = key_files(source, memo, progress)
     if len(listing.class_names) == 1 and labels:
         raise DataError(
             f"`data` {options.data} has one class only, {listing.class_names[0]!r}; at least two are needed"
@@ -382,7 +382,7 @@ def load_manifest(
     notes = list(listing.notes)
     if reading is not None and reading.join is not None:
         images_of = dict(zip(keys, images, strict=True)) if images else {}
-        listing, keys, joined = _joined(listing, keys, reading.join)
+        listing, keys, joined = join_repeated(listing, keys, reading.join)
         images = [images_of[key] for key in keys] if images else []
         notes += joined
     task = reading.make_task(listing.targets) if reading is not None else SingleLabel(listing.class_names)
@@ -441,7 +441,7 @@ def _with_targets(source: SourceRecords, options: DataConfig, *, labels: bool) -
     return with_groups(source, options), reading
 
 
-def _joined(
+def join_repeated(
     listing: SourceRecords, keys: Sequence[str], join: Callable[[Sequence[str]], str]
 ) -> tuple[SourceRecords, list[str], list[str]]:
     """Return each image once in its split and its group, with all that is said of it; the keys, and a note.
@@ -466,7 +466,7 @@ def _joined(
     return replace(listing.select(places), targets=[texts[key] for key in keys]), keys, notes
 
 
-def _readable(
+def key_files(
     listing: SourceRecords, memo: DigestCache, progress: Progress | None
 ) -> tuple[SourceRecords, list[str], list[tuple[str, str]]]:
     """Return the samples that can be read, their keys, and (location, reason) of the others."""

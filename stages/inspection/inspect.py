@@ -38,8 +38,8 @@ class Inspection:
         Leakage first.
     outliers : Outliers
     score : float
-        By the task's primary metric, of the model that label errors were found with, on samples it was not fitted on;
-        nan where there is none.
+        Of the model that label errors were found with, on samples it was not fitted on: accuracy of classes, else the
+        task's primary metric; nan where there is none.
     notes : list of str
         What to know before any of it is believed.
     """
@@ -177,7 +177,8 @@ def _doubt(table: FeatureTable, seed: int, groups: NDArray[np.int64]) -> tuple[D
     else:
         return None, float("nan")
     statistics = task.statistic(torch.from_numpy(activated), torch.from_numpy(targets))
-    return doubts, find_metric(task).score(statistics)
+    of_classes = isinstance(task, SingleLabel)  # that it is right, whatever methods are ranked by
+    return doubts, find_metric(task, "accuracy" if of_classes else None).score(statistics)
 
 
 def _predicted_number(task: Regression, predicted: torch.Tensor, place: int, number: int) -> str:

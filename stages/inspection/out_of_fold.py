@@ -112,7 +112,7 @@ def out_of_fold_outputs(
     )
     problem = FitProblem(train, val, task, HeadConfig(cv=folds), seed, torch.device("cpu"))
     penalties = [1 / (2 * c) for c in RIDGE_REGULARISATION]
-    candidates = []
+    candidates: list[tuple[float, NDArray[np.float32]]] = []
     for margins in RidgeFits(problem, train, val).left_out("standard", penalties, problem.cv):
         outputs = margins / np.float32(fit_temperature(task, margins, targets))
         candidates.append((task.mean_loss(outputs.astype(np.float64), targets), outputs))

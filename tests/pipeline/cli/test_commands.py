@@ -222,6 +222,20 @@ def test_predict_gives_for_a_test_image_what_the_result_holds(finished, capsys, 
     assert [row["class"] for row in rows] == [("fire", "leaf", "sea")[best] for best in predicted.argmax(axis=1)]
 
 
+def test_evaluate_answers_for_a_test_image_what_the_result_of_a_fine_tuned_network_holds(finished, capsys, tmp_path):
+    run = finished[0] / "run"
+    stored = np.load(run / "seed-1" / "finetune-top-3" / "predictions.npz")
+    rows = [f"{location},{location.split('/')[-2]}" for location in stored["locations"].tolist()]
+    table = tmp_path / "again.csv"
+    table.write_text("\n".join(["path,label", *rows]))
+    flags = ["--method", "finetune-top-3", "--seed", "1", "--out", tmp_path / "again"]
+    code, out, _ = call(capsys, "evaluate", run, "--data", table, *flags)
+    assert (code, f"{len(rows)} of {len(rows)} samples are samples of" in out) == (0, True)
+    again = np.load(tmp_path / "again" / "seed-1" / "finetune-top-3" / "predictions.npz")
+    assert again["keys"].tolist() == stored["keys"].tolist()
+    assert np.allclose(again["probabilities"], stored["probabilities"], atol=1e-5)
+
+
 def test_predict_searches_folders_and_lists_what_it_cannot_read(finished, capsys, tmp_path):
     folder = make_folder(tmp_path / "new", per_class=2)
     (folder / "sea" / "broken.jpg").write_text("no image")
@@ -408,6 +422,10 @@ WRONG = [
     (["train", "--data", "{photos}", "--head", "logistik", "--out", "{tmp}/r"], "logistic"),
     (["train", "--data", "{photos}", "--fit-batch-size", "0", "--out", "{tmp}/r"], "--fit-batch-size 0 must be"),
     (["train", "--data", "{photos}", "--c-values", "1", "-1", "--out", "{tmp}/r"], "--c-values"),
+    (["run", "--data", "{photos}", "--metric", "r2", "--out", "{tmp}/r"], "no metric 'r2' for the task single_label"),
+    (["learning-curve", "--data", "{photos}", "--metric", "mae", "--out", "{tmp}/r"], "no metric 'mae'"),
+    (["learning-curve", "--data", "{photos}", "--metric", "log_loss", "--out", "{tmp}/r"], "name another --metric"),
+    (["train", "--data", "{photos}", "--test", "group=Bern", "--out", "{tmp}/r"], "the samples have no groups"),
     (["finetune", "--data", "{photos}", "--epochs", "0", "--out", "{tmp}/r"], "--epochs 0 must be at least 1"),
     (["finetune", "--data", "{photos}", "--lr", "nan", "--out", "{tmp}/r"], "--lr nan"),
     (["compare"], "run"),

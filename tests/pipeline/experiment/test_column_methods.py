@@ -104,6 +104,22 @@ def test_predictions_of_a_saved_method_are_those_of_its_test(run, folder):
         assert again == pytest.approx(float(statistic["probabilities"][0]), abs=2e-3)  # features are cached in 16 bits
 
 
+def test_an_evaluation_answers_with_columns_as_in_the_test(run, folder, capsys):
+    assert main(["evaluate", "run", "--data", "table.csv", "--seen", "keep", "--name", "again"]) == 0
+    assert "they are counted" in capsys.readouterr().out
+    for own, again in zip(load_results([run]), load_results([run / "evaluations" / "again"]), strict=True):
+        assert own.method == again.method
+        row_of = {key: row for row, key in enumerate(again.predictions.keys.tolist())}
+        rows = [row_of[key] for key in own.predictions.keys.tolist()]
+        for field in ("probabilities", "target"):
+            assert (again.predictions.statistics[rows][field] == own.predictions.statistics[field]).all()
+    assert main(["evaluate", "run", "--data", "photos", "--seen", "keep", "--name", "again"]) == 1
+    assert (
+        "columns-ridge was trained with columns of a table, and the new samples have no area, zipcode, note: give"
+        in capsys.readouterr().err
+    )
+
+
 def test_a_method_on_columns_is_not_exported_as_one_on_images(run, folder):
     with pytest.raises(UsageError, match="takes columns of a table beside images"):
         export_model(run / "seed-0" / "joined-ridge", folder / "model.safetensors")

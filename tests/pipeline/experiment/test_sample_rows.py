@@ -8,6 +8,7 @@ import torch
 
 from cache.errors import UsageError
 from pipeline.evaluation.results import Result
+from pipeline.experiment.evaluate_run import head_rows
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.head_methods import HeadProblems, require_heads, run_heads
 from pipeline.experiment.sample_rows import require_memory
@@ -46,6 +47,7 @@ def test_heads_on_samples_are_tested_and_saved_so_that_they_take_images(probe, e
     head, _ = load_head(experiment.directory / "linear-ridge" / "head")
     bags = torch.from_numpy(read_bags(probe.extractor, test, places=2))
     assert np.allclose(head(bags).softmax(1).detach(), predictions.statistics["probabilities"], atol=1e-5)
+    assert np.array_equal(head_rows(probe.extractor, test, head, None), bags)  # what an evaluation gives it
     assert run_heads(experiment, ("ridge",), options)[0].seconds == result.seconds  # not trained again
 
 

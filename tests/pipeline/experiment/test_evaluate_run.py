@@ -1,0 +1,114 @@
+"""A trained run on other labelled samples: answers as on its own test split, and samples that it has seen are told."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.errors import DataError, UsageError
+from pipeline.evaluation.results import Result, load_results
+from pipeline.experiment.classify_images import choose_model
+from pipeline.experiment.evaluate_run import EvaluationOptions, default_out, evaluate_run
+from stages.data.manifest import Manifest
+from tests.photographs import photograph
+
+FIXTURE = Path(__file__).parent / "fixtures" / "version_1"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A finished run, its photographs, and others of the same classes."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    for name in ("run", "photos", "cache"):
+        shutil.copytree(FIXTURE / name, folder / name)
+    colors = {"blue": (40, 80, 190), "green": (60, 160, 60), "red": (210, 70, 30)}
+    for number, (name, color) in enumerate(colors.items()):
+        (folder / "next year" / name).mkdir(parents=True)
+        for index in range(4):
+            image = photograph(color, 5000 + 100 * number + index)
+            image.save(folder / "next year" / name / f"{index}.jpg", quality=90)
+    (folder / "next year" / "red" / "broken.jpg").write_text("no image")
+    return folder
+
+
+def evaluated(place, data, out=None, given=None, **options):
+    run = place / "run"
+    chosen = EvaluationOptions(cache=place / "cache", **options)
+    return evaluate_run(run, str(data), given or {}, chosen, out or default_out(run, str(data), None))
+
+
+def files_of(run):
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and "evaluations" not in path.parts}
+
+
+def test_an_evaluation_leaves_results_and_a_page_and_the_run_as_it_was(place):
+    before = files_of(place / "run")
+    evaluation = evaluated(place, place / "next year")
+    out = place / "run" / "evaluations" / "next-year"
+    assert files_of(place / "run") == before
+    results = load_results([out])
+    assert {result.directory.name for result in results} == {"frozen-head", "linear-logistic", "linear-ridge"}
+    own = Result.load(place / "run" / "seed-0" / "linear-ridge")
+    for result in results:
+        assert len(result.predictions) == result.samples["test"] == 12
+        assert result.settings["evaluated on"] == str(place / "next year")
+        assert set(result.test) >= set(own.test) - {"confusion"}
+    content = json.loads((out / "evaluation.json").read_text())
+    assert content["samples"] == 12
+    assert [row["folder"] for row in content["against_own_test"]] == [row.folder for row in evaluation.against_own]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "which the run says to take, reaches accuracy" in page
+    assert "broken.jpg" in page
+    with (out / "predictions.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 36
+    # it is no run: nothing is chosen by it, and it does not change what is
+    with pytest.raises(DataError, match="holds no trained method"):
+        choose_model(out, None, None)
+    evaluated(place, place / "next year", method="linear-ridge")  # replaces what was there
+    assert [result.directory.name for result in load_results([out])] == ["linear-ridge"]
+
+
+def test_images_that_trained_the_run_are_refused_by_count_and_name_and_the_others_are_not(place, tmp_path):
+    manifest = Manifest.load(place / "run" / "seed-0" / "manifest.csv")
+    sizes = {split: len(manifest.indices(split)) for split in ("train", "val", "test")}
+    said = (
+        rf"24 of 24 samples are samples of .*run: {sizes['train']} in its train split, {sizes['val']} in its val split, "
+        rf"{sizes['test']} in its test split \(.*0.png is photos/.*; .*say `seen` leave-out"
+    )
+    with pytest.raises(DataError, match=said):
+        evaluated(place, place / "photos", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match="nothing is left to evaluate on"):
+        evaluated(place, place / "photos", tmp_path / "out", seen="leave-out")
+    shutil.copytree(place / "next year", tmp_path / "mixed")
+    shutil.copy(place / "photos" / "red" / "0.png", tmp_path / "mixed" / "red" / "renamed.png")
+    left = evaluated(place, tmp_path / "mixed", tmp_path / "left", seen="leave-out", method="linear-ridge")
+    assert len(left.comparison.results[0].predictions) == 12
+    assert left.against_own[0].difference is not None
+    kept = evaluated(place, tmp_path / "mixed", tmp_path / "kept", seen="keep", method="linear-ridge")
+    assert len(kept.comparison.results[0].predictions) == 13
+    assert kept.against_own[0].difference is None
+    assert "not independent of the run: 1 of them are" in kept.comparison.verdict_text
+
+
+def test_its_own_test_images_are_answered_as_in_its_test(place, tmp_path):
+    evaluated(place, place / "photos", tmp_path / "out", seen="keep")
+    for result in load_results([tmp_path / "out"]):
+        tested = Result.load(place / "run" / "seed-0" / result.directory.name).predictions
+        row_of = {key: row for row, key in enumerate(result.predictions.keys.tolist())}
+        rows = [row_of[key] for key in tested.keys.tolist()]
+        again = result.predictions.statistics[rows]
+        assert np.allclose(again["probabilities"], tested.statistics["probabilities"], atol=2e-3)
+        assert (again["target"] == tested.statistics["target"]).all()
+
+
+def test_what_is_no_evaluation_is_not_replaced_and_what_the_run_lacks_is_named(place):
+    with pytest.raises(UsageError, match=r"`out` .* is a run"):
+        evaluated(place, place / "next year", place / "run")
+    with pytest.raises(UsageError, match=r"`method` linear-rigde.*linear-ridge"):
+        evaluated(place, place / "next year", method="linear-rigde")
+    with pytest.raises(UsageError, match=r"`name` '../x' must be the name of a folder"):
+        default_out(place / "run", "photos", "../x")
