@@ -73,6 +73,7 @@ def write_report(
         ),
         interval_words=interval_words(comparison),
         metric=metric,
+        unit=comparison.rows[0].unit,
         score=lambda value: format_score(value, as_percent=metric.as_percent),
         difference=lambda value: minus(format_difference(value, as_percent=metric.as_percent)),
         span=lambda ends: format_range(ends, " – ", as_percent=metric.as_percent),
