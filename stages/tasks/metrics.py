@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.tasks.base import Metric, Statistics, mean_metric, sum_metric
+from stages.tasks.base import Metric, Statistics, mean_metric, sum_metric, with_limits
 from stages.tasks.calibration import brier_scores, calibration_error
 
 Classes = NDArray[np.int64]
@@ -99,7 +99,7 @@ def class_metrics(class_names: Sequence[str]) -> dict[str, Metric]:
     ]
     # of several classes an area compares samples by a probability, on which the other classes' outputs have a part
     certain = ("log_loss", "brier", *["auc_macro"] * (num_classes > 2))
-    return {metric.name: replace(metric, of_certainty=metric.name in certain) for metric in metrics}
+    return with_limits([replace(metric, of_certainty=metric.name in certain) for metric in metrics])
 
 
 def class_counts(target: Classes, predicted: Classes, num_classes: int) -> Any:
