@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cache.errors import DataError, listed
+from pipeline.evaluation.break_even import BreakEven, break_even
 from pipeline.evaluation.choice import Choice, choose
 from pipeline.evaluation.method_summary import STAGES, TEST_TIME, MethodSummary, PairedTest, paired_test
 from pipeline.evaluation.methods import get_method
@@ -46,6 +47,8 @@ class Comparison:
         All results that were read, those of seeds that not every method has included.
     notes : tuple of str
         What was left out, and why.
+    break_even : BreakEven, optional
+        What the cache took and saved.
     """
 
     rows: tuple[MethodSummary, ...]
@@ -55,6 +58,7 @@ class Comparison:
     verdict: Verdict
     results: tuple[Result, ...]
     notes: tuple[str, ...]
+    break_even: BreakEven | None = None
 
     @property
     def verdict_text(self) -> str:
@@ -157,17 +161,20 @@ def compare_results(results: Sequence[Result], metric: str | None = None) -> Com
     rows, notes = summarize(results)
     notes = [*by_another, *notes]
     choice = choose(rows)
+    saved = break_even(rows)
     candidates = [choice.chosen, *([] if choice.head is None else [choice.head]), *choice.ranked]
     reference = next((row for row in candidates if row.cached), choice.chosen)
     tests = tuple(paired_test(row, reference) for row in rows if row is not reference)
+    verdict = give_verdict(choice, reference, tests)
     return Comparison(
         rows=tuple(rows),
         reference=reference,
         tests=tests,
         choice=choice,
-        verdict=give_verdict(choice, reference, tests),
+        verdict=verdict if saved is None else replace(verdict, details=(*verdict.details, saved.words)),
         results=tuple(results),
         notes=tuple(notes),
+        break_even=saved,
     )
 
 
@@ -194,7 +201,7 @@ def format_table(comparison: Comparison) -> str:
         *["over seeds"] * several,
         *(shown_metric.label for shown_metric in shown),
     ]
-    header += ["seconds", *STAGES, "peak memory", "trained", "forwards"]
+    header += ["seconds", *STAGES, "marginal", "ms/image", "model", "peak memory", "trained", "forwards"]
     lines = []
     for row in comparison.rows:
         line = [row.label, format_score(row.score, as_percent=metric.as_percent)]
@@ -205,11 +212,14 @@ def format_table(comparison: Comparison) -> str:
             for shown_metric in shown
         ]
         line += [f"{seconds:,.1f}" for seconds in (row.seconds, *row.seconds_by_stage.values())]
+        line += [f"{row.marginal_seconds:,.1f}", f"{1000 * row.prediction_seconds:,.1f}"]
+        line += ["-" if row.model_bytes is None else byte_count(row.model_bytes)]
         line += [byte_count(row.peak_memory_bytes), format_count(row.trainable_parameters)]
         line += [f"{row.extraction_forwards:,.0f} + {row.backbone_forwards:,.0f}"]
         lines.append(line)
     below = [
         f"{capitalized(metric.label)} on {comparison.test_images}. {interval_words(comparison)}",
+        "marginal: train + evaluate, when the features are there; ms/image: from its bytes to its prediction.",
         "forwards: images through the backbone to fill the cache + in the method's own work.",
         *renderings_words(comparison),
     ]

@@ -40,6 +40,7 @@ from stages.config.heads import COLUMN_OPTIONS, HeadConfig, HeadName
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import read_features, require_cached
+from stages.finetuning.sample_views import image_count
 from stages.fitting.feature_rows import AnyFeatureRows
 from stages.fitting.fit_head import (
     CutContext,
@@ -58,6 +59,7 @@ from stages.network.aggregate import Aggregate
 from stages.network.heads.base import Head
 from stages.runtime.cost import Cost, measured
 from stages.runtime.progress import working
+from stages.runtime.provenance import provenance
 from stages.tasks.base import Task
 
 SplitFeatures = tuple[AnyFeatureRows, AnyFeatureRows, AnyFeatureRows]
@@ -211,7 +213,13 @@ def train_and_test(
     )
     if not method.takes_images:
         stages = {**result.seconds_by_stage, "extract": 0.0}
-        result = replace(result, seconds=sum(stages.values()), seconds_by_stage=stages, extraction_forwards=0)
+        result = replace(
+            result,
+            seconds=sum(stages.values()),
+            seconds_by_stage=stages,
+            extraction_forwards=0,
+            prediction_seconds_per_image=testing.seconds / max(len(experiment.split("test")), 1),
+        )
     recipe = recipe_of(experiment, trained.task, method.method, method.name, method.identity)
     invalidate_model(method.directory)
     result.save(method.directory, outcome.predictions)
@@ -385,6 +393,10 @@ def build_result(experiment: Experiment, outcome: MethodOutcome) -> Result:
         settings=outcome.settings,
         history=[],
         selection=[],
+        prediction_seconds_per_image=(
+            stages["extract"] / max(len(readable), 1) + testing.seconds / max(image_count(experiment.split("test")), 1)
+        ),
+        provenance=provenance(manifest.digest),
     )
 
 
