@@ -1,7 +1,8 @@
 """The names of all files of a run directory, and of its folders.
 
 In ``RUN`` are the options, the machine, the results of all methods and the page; in ``RUN/seed-0`` the splits under one
-seed and what extraction did; in ``RUN/seed-0/linear-logistic`` one method: result, predictions, model, pictures.
+seed and what extraction did; in ``RUN/seed-0/linear-logistic`` one method: result, predictions, model, pictures. Where
+each sample is tested in an outer fold, ``RUN/seed-0/fold-1`` has what one of them left, as a seed has.
 """
 
 from __future__ import annotations
@@ -50,6 +51,11 @@ def seed_dir(run: Path, seed: int) -> Path:
 def seed_of(directory: Path) -> int:
     """Return the seed whose folder this is."""
     return int(directory.name.removeprefix(_SEED))
+
+
+def fold_dir(directory: Path, number: int) -> Path:
+    """Return the folder of an outer fold, in that of its seed."""
+    return directory / f"fold-{number}"
 
 
 def files_of_seeds(run: Path, name: str) -> list[Path]:

@@ -52,7 +52,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 INSIDE = {
     "stages.data": (
         *("images", "augment", "sample", "sources", "image_stream", "group_split", "splits", "targets", "manifest"),
-        *("new_samples", "survey", "pixel_quality"),
+        *("outer_folds", "new_samples", "survey", "pixel_quality"),
     ),
     "stages.network": (
         *("module_paths", "import_path", "memory_format", "classifier", "freezing", "stochastic_depth", "reinit"),

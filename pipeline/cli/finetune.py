@@ -43,12 +43,15 @@ def finetune(
     """
     from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.finetune_methods import run_finetunings
+    from pipeline.experiment.head_methods import require_heads
+    from pipeline.experiment.outer_test import require_no_folds
     from pipeline.experiment.run_setup import init_run, init_seed, record_options, resolve_features
     from pipeline.experiment.table_columns import note_columns_left_out
     from stages.extraction.extractor import build_extractor
     from stages.finetuning.finetune import require_trainable
     from stages.runtime.distributed import process_group
 
+    require_no_folds(data, "`train`")
     note_columns_left_out(head)
     results = []
     with process_group() as rank:
@@ -57,6 +60,7 @@ def finetune(
         rank.broadcast_from_first(partial(init_run, out, data, features, head, finetune))
         for seed in data.seeds:
             manifest, directory = rank.broadcast_from_first(partial(init_seed, out, data, features, seed, head))
+            require_heads(extractor, manifest, finetune.heads_for(manifest.task.name), option="init_head")
             require_trainable(extractor, finetune, manifest)
             experiment = Experiment(extractor, manifest, seed, directory, rank, data, overwrite)
             results += run_finetunings(experiment, finetune, head)

@@ -43,7 +43,7 @@ def inspect(
     from stages.extraction.extractor import build_extractor
     from stages.extraction.read_features import drop_unreadable, read_features
     from stages.inspection.class_balance import Balance
-    from stages.inspection.inspect import FeatureTable, has_one_class, inspect_features, require_threshold
+    from stages.inspection.inspect import FeatureTable, inspect_features, needs_cleanlab, require_threshold
     from stages.inspection.label_errors import require_cleanlab
 
     require_threshold(threshold)
@@ -52,7 +52,7 @@ def inspect(
     init_run(out, data, features)
     seed = data.seeds[0]
     manifest, directory = init_seed(out, replace(data, allow_leakage=True), features, seed)
-    if has_one_class(manifest.task):  # label errors are looked for there, and there alone
+    if needs_cleanlab(manifest.task):
         require_cleanlab()
     extraction = extract_features(extractor, manifest, directory)
     if features.strict and extraction.skipped:
@@ -70,9 +70,7 @@ def inspect(
     )
     inspection = inspect_features(table, seed, threshold=threshold, device=extractor.device)
     backbone = f"{extractor.backbone.name} at {extractor.cut_names}"
-    balance = None
-    if has_one_class(manifest.task):
-        balance = Balance.of(manifest.targets, manifest.splits, manifest.class_names)
+    balance = Balance.of_task(manifest.task, manifest.targets, manifest.splits)
     poor_images = find_poor_images(manifest.locations, extractor.reading, extractor.threads)
     report = InspectionReport(
         manifest, inspection, balance, threshold, data.data, backbone, notes, asdict(features), poor_images

@@ -47,6 +47,7 @@ def learning_curve(
     from stages.fitting.problem import FitProblem
     from stages.inspection.extrapolation import extrapolate
     from stages.inspection.learning_curve import measure_curve
+    from stages.inspection.sample_scores import require_rising
 
     if draws < 2:
         raise UsageError(f"--draws {draws} must be at least 2: what differs between them is the uncertainty")
@@ -56,6 +57,7 @@ def learning_curve(
     init_run(out, data, features)
     seed = data.seeds[0]
     all_samples, _ = init_seed(out, data, features, seed)
+    require_rising(all_samples.task)
     samples = all_samples.select(np.flatnonzero(np.array(all_samples.splits) != "test"))
     extraction = extract_features(extractor, samples, None)
     if features.strict and extraction.skipped:

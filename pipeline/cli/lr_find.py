@@ -41,6 +41,7 @@ def lr_find(
     from pipeline.cli.output import echo
     from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.finetune_methods import format_lr_suggestion, run_lr_finder
+    from pipeline.experiment.head_methods import require_heads
     from pipeline.experiment.run_setup import init_run, init_seed, resolve_features
     from pipeline.run_layout import RANGE_TEST
     from stages.extraction.extractor import build_extractor
@@ -50,6 +51,7 @@ def lr_find(
     extractor = build_extractor(features)
     init_run(out, data, features, head, finetune)
     manifest, directory = init_seed(out, data, features, data.seeds[0], head)
+    require_heads(extractor, manifest, finetune.heads_for(manifest.task.name), option="init_head")
     require_trainable(extractor, finetune, manifest)
     tests = run_lr_finder(
         Experiment(extractor, manifest, data.seeds[0], directory, data=data), finetune, head, each_block=each_block

@@ -41,6 +41,7 @@ def probe_layers(*, data: DataFlags, features: FeatureFlags = FeatureConfig(), o
     from pipeline.text import duration
     from stages.extraction.extract import extract
     from stages.extraction.extractor import build_extractor
+    from stages.inspection.sample_scores import require_rising
 
     features = resolve_features(data, features)
     extractor = build_extractor(_with_cuts(features))
@@ -54,6 +55,7 @@ def probe_layers(*, data: DataFlags, features: FeatureFlags = FeatureConfig(), o
         else:
             manifest = make_manifest(data, features, seed)
             echo(f"seed {seed}: {format_manifest(manifest)}")
+        require_rising(manifest.task)
         manifests.append((seed, manifest))
     extraction = extract(extractor, manifests[0][1])
     took = f"in {duration(extraction.seconds)}; {extraction.hits} were in the cache already"

@@ -45,34 +45,37 @@ def run(
     out
         Run directory for everything: configuration, manifests, heads, networks, results and report.
     """
-    from pipeline.experiment.column_methods import run_column_methods
     from pipeline.experiment.compare_runs import publish
     from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.finetune_methods import run_finetunings
-    from pipeline.experiment.head_methods import require_same_features_of_heads, run_heads
+    from pipeline.experiment.head_methods import require_heads, require_same_features_of_heads
+    from pipeline.experiment.outer_test import require_no_folds, run_on_features
     from pipeline.experiment.run_setup import extract_features, init_run, init_seed, record_options, resolve_features
     from pipeline.experiment.sample_rows import require_memory
     from pipeline.experiment.table_columns import encode_columns
     from stages.extraction.extractor import build_extractor
     from stages.finetuning.finetune import require_trainable
 
+    if not skip_finetune:
+        require_no_folds(data, "--skip-finetune")
     features = resolve_features(data, features)
     init_run(out, data, features, head, finetune)
     extractor = build_extractor(features)
     for seed in data.seeds:
         manifest, directory = init_seed(out, data, features, seed, head)
+        names = head.heads_for(manifest.task.name)
+        require_heads(extractor, manifest, names)
         if not skip_finetune:
+            require_heads(extractor, manifest, finetune.heads_for(manifest.task.name), option="init_head")
             require_trainable(extractor, finetune, manifest)
         encode_columns(manifest, head)  # what is wrong with a column is told before images are extracted
         experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite)
-        names = head.heads_for(manifest.task.name)
         require_same_features_of_heads(experiment, names, head)
         require_memory(extractor, manifest, names, head)
         report = extract_features(extractor, manifest, directory)
         if features.strict and report.skipped:
             raise DataError(f"{len(report.skipped)} images could not be read (--strict)")
-        run_heads(experiment, names, head)
-        run_column_methods(experiment, names, head)
+        run_on_features(experiment, names, head)
         if not skip_finetune:
             run_finetunings(experiment, finetune, head)
         record_options(out, data, features, head, finetune)

@@ -33,9 +33,8 @@ def train(
     out
         Run directory for heads and results.
     """
-    from pipeline.experiment.column_methods import run_column_methods
     from pipeline.experiment.experiment import Experiment
-    from pipeline.experiment.head_methods import run_heads
+    from pipeline.experiment.outer_test import run_on_features
     from pipeline.experiment.run_setup import init_run, init_seed, record_options, resolve_features
     from pipeline.experiment.table_columns import encode_columns
     from stages.extraction.extractor import build_extractor
@@ -49,7 +48,6 @@ def train(
         experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite)
         names = head.heads_for(manifest.task.name)
         encode_columns(manifest, head)  # what is wrong with a column is told before anything is trained
-        results += run_heads(experiment, names, head)
-        results += run_column_methods(experiment, names, head)
+        results += run_on_features(experiment, names, head)
         record_options(out, data, features, head)
     return results

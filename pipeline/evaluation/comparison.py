@@ -8,10 +8,10 @@ How it looks is ``pipeline.report``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,14 @@ from pipeline.evaluation.results import Result, load_results, require_same_test_
 from pipeline.evaluation.verdict import Verdict, describe_test_images, give_verdict
 from pipeline.text import byte_count, capitalized, format_count, format_range, format_score, table
 from stages.tasks.base import Metric, Task, find_metric
+
+
+class FoldScores(NamedTuple):
+    """What the methods, in the order of the rows, score in an outer fold, as means over the seeds; nan: not defined."""
+
+    name: str
+    samples: int
+    scores: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,23 @@ class Comparison:
         return list(self.choice.ranked)
 
     @property
+    def tested(self) -> str:
+        """By what each sample was tested, in words; '' where there is a test split."""
+        return str(self.rows[0].results[0].settings.get("tested", ""))
+
+    @property
+    def folds(self) -> list[FoldScores]:
+        """The scores by outer fold; none where there is a test split, or methods had others."""
+        of_results = [[result.test.get("folds", {}) for result in row.results] for row in self.rows]
+        first = of_results[0][0]
+        if any(folds.keys() != first.keys() for of_row in of_results for folds in of_row):
+            return []
+        return [
+            FoldScores(name, first[name]["samples"], tuple(_mean_score(row, name, self.metric) for row in of_results))
+            for name in first
+        ]
+
+    @property
     def test_images(self) -> str:
         """How many images are tested, in words."""
         return describe_test_images(self.rows[0])
@@ -159,7 +184,7 @@ def compare_results(results: Sequence[Result], metric: str | None = None) -> Com
     require_same_test_images(results)
     results, by_another = _by_one_metric(results, metric)
     rows, notes = summarize(results)
-    notes = [*by_another, *notes]
+    notes = [*_tested_in_folds(rows), *by_another, *notes]
     choice = choose(rows)
     saved = break_even(rows)
     candidates = [choice.chosen, *([] if choice.head is None else [choice.head]), *choice.ranked]
@@ -276,6 +301,21 @@ def _by_one_metric(results: Sequence[Result], metric: str | None) -> tuple[list[
         for other, methods in chosen_by.items()
     ]
     return by_one, [*notes, *(f"Left out: {error}." for error in left_out)]
+
+
+def _tested_in_folds(rows: Sequence[MethodSummary]) -> list[str]:
+    protocols = dict.fromkeys(str(row.results[0].settings.get("tested", "")) for row in rows)
+    return [
+        f"Each sample was tested once, by heads that never saw it: {protocol}. What is kept is trained on all samples, "
+        "and its score is that of the folds."
+        for protocol in protocols
+        if protocol
+    ]
+
+
+def _mean_score(folds_of_seeds: Sequence[Mapping[str, Any]], name: str, metric: Metric) -> float:
+    scores = [folds[name].get(metric.name) for folds in folds_of_seeds]
+    return math.nan if None in scores else float(np.mean(scores))
 
 
 def summarize(results: Sequence[Result]) -> tuple[list[MethodSummary], list[str]]:

@@ -55,13 +55,23 @@ class Predictions:
         Where the images are.
     statistics : array [n, ...]
         What the task keeps of each sample: the truth, and what was predicted.
+    folds : str [n], optional
+        The outer fold that each sample was tested in, where there are folds.
     """
 
-    def __init__(self, task: Task, keys: ArrayLike, locations: ArrayLike, statistics: Statistics) -> None:
+    def __init__(
+        self,
+        task: Task,
+        keys: ArrayLike,
+        locations: ArrayLike,
+        statistics: Statistics,
+        folds: ArrayLike | None = None,
+    ) -> None:
         self.task = task
         self.keys: NDArray[np.bytes_] = np.asarray(keys, dtype="S32")
         self.locations: NDArray[np.str_] = np.asarray(locations, dtype=np.str_)
         self.statistics = statistics
+        self.folds: NDArray[np.str_] | None = None if folds is None else np.asarray(folds, dtype=np.str_)
         if not self.keys.shape == self.locations.shape == statistics.shape[:1]:
             raise ValueError("keys, locations and statistics are not about the same images")
 
@@ -85,9 +95,14 @@ class Predictions:
         """Rows in the order of their keys (and labels): the same images stand at the same place for every method."""
         return np.lexsort((self.labels, self.keys))
 
+    def of_task(self, task: Task) -> Predictions:
+        """Return the same predictions under a task that differs in what was set of it: its scale, its thresholds."""
+        return Predictions(task, self.keys, self.locations, self.statistics, self.folds)
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what ``predictions.npz`` holds: keys, locations, and each field of the statistics by its name."""
-        return {"keys": self.keys, "locations": self.locations, **_arrays_of(self.statistics)}
+        folds = {} if self.folds is None else {"folds": self.folds}
+        return {"keys": self.keys, "locations": self.locations, **folds, **_arrays_of(self.statistics)}
 
     @classmethod
     def load(cls, path: Path, task: Task) -> Predictions:
@@ -100,8 +115,8 @@ class Predictions:
         """
         try:
             arrays = _read_arrays(path)
-            keys, locations = arrays.pop("keys"), arrays.pop("locations")
-            predictions = cls(task, keys, locations, _statistics_of(arrays))
+            keys, locations, folds = arrays.pop("keys"), arrays.pop("locations"), arrays.pop("folds", None)
+            predictions = cls(task, keys, locations, _statistics_of(arrays), folds)
             if len(task.cells(predictions.statistics[0])) != len(task.columns):
                 raise ValueError(f"these are not predictions of the task {task.name}")
             return predictions
@@ -163,6 +178,19 @@ def evaluate_test(task: Task, statistics: Statistics, seed: int) -> dict[str, An
     interval = bootstrap_interval(task.metrics[task.primary], statistics, seed=seed)
     confusion = task.confusion(statistics)
     return {**scores, "ci95": list(interval), **({} if confusion is None else {"confusion": confusion.tolist()})}
+
+
+def fold_scores(predictions: Predictions) -> dict[str, dict[str, Any]]:
+    """Return what ``test`` says of outer folds: of each its samples and their score, None where that is not defined."""
+    if predictions.folds is None:
+        return {}
+    metric = find_metric(predictions.task)
+    folds = {}
+    for name in dict.fromkeys(predictions.folds[np.argsort(predictions.folds, kind="stable")].tolist()):
+        statistics = predictions.statistics[predictions.folds == name]
+        score = metric.score(statistics)
+        folds[name] = {"samples": len(statistics), metric.name: None if math.isnan(score) else score}
+    return {"folds": folds}
 
 
 @dataclass(frozen=True)
@@ -274,6 +302,7 @@ class Result:
             return self
         task = self.task.with_primary(metric.name)
         test = evaluate_test(task, self.predictions.statistics, self.seed)
+        test |= fold_scores(self.predictions.of_task(task))
         if test[metric.name] is None:
             raise DataError(f"{metric.label} is not defined for the test samples of {self.directory}")
         return replace(self, task=task, val={**self.val, metric.name: self._validation_score(metric)}, test=test)

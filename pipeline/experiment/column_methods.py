@@ -81,7 +81,7 @@ def run_column_methods(experiment: Experiment, names: Sequence[HeadName], option
     for (method, name), finished in earlier.items():
         method_dir = experiment.directory / column_dir_name(method, name)
         if finished is not None:
-            _LOG.info(f"seed {experiment.seed}  {method_dir.name}: already trained, {format_accuracy(finished)}")
+            _LOG.info(f"{experiment.label}  {method_dir.name}: already trained, {format_accuracy(finished)}")
             results.append(finished)
             continue
         unlike = problems.unlike if method == JOINED else None

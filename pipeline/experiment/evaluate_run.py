@@ -248,9 +248,9 @@ def _without_seen(
     first = trained or [index for index, split in enumerate(splits) if split is not None]
     examples = listed(
         [
-            f"{manifest.locations[index]} is {places[key]}"
+            f"{manifest.locations[index]} is {places[known]}"
             for index in first[:_NAMED]
-            if (key := found[index]) is not None
+            if (known := found[index]) is not None
         ],
         separator="; ",
     )

@@ -4,22 +4,43 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from cache import key_of_bytes
 from cache.errors import DataError
+from pipeline.evaluation.results import Predictions
 from stages.config.data import DataConfig
 from stages.config.version_1 import as_version_1
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import drop_unreadable
+from stages.runtime.cost import Cost
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.tasks.base import Task
+
+
+class OuterTest(NamedTuple):
+    """What outer folds say of a method together.
+
+    Attributes
+    ----------
+    predictions : Predictions
+        For every sample, by what never saw it.
+    training, testing : Cost
+        Of all folds.
+    protocol : str
+        In words, what was tested by what.
+    """
+
+    predictions: Predictions
+    training: Cost
+    testing: Cost
+    protocol: str
 
 
 @dataclass(frozen=True)
@@ -40,6 +61,10 @@ class Experiment:
         What the manifest was made from, to be told with the results.
     overwrite : bool
         Whether a method that the run has, trained with other options, may be replaced.
+    fold : str
+        Which outer fold this is, where it is one.
+    outer : callable, optional
+        Where there is no test split: from the name of a method's folder to what the outer folds say of it.
     """
 
     extractor: Extractor
@@ -49,6 +74,13 @@ class Experiment:
     rank: Rank = SINGLE_PROCESS
     data: DataConfig | None = None
     overwrite: bool = False
+    fold: str = ""
+    outer: Callable[[str], OuterTest] | None = None
+
+    @property
+    def label(self) -> str:
+        """Which part of a run this is, in words."""
+        return f"seed {self.seed}, fold {self.fold}" if self.fold else f"seed {self.seed}"
 
     @property
     def task(self) -> Task:
@@ -93,6 +125,8 @@ class Experiment:
         Over the names of version 1, and of one class a sample over the names of classes alone, as when there was no
         other task, so that what was trained then is found.
         """
+        if self.outer is not None and self.data is not None:
+            settings = {**settings, "tested by": self.data.test}
         manifest = self.manifest
         samples = "".join(manifest.keys) + " ".join(manifest.splits) + " ".join(map(str, manifest.targets.tolist()))
         task = self.task.to_json()

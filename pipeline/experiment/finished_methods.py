@@ -23,7 +23,9 @@ from stages.extraction.take_over import has_rows_of_version_1
 from stages.tasks.base import task_from_json
 
 _WITHOUT_EFFECT = (
-    *(field.name for field in fields(DataConfig) if field.name != "metric"),  # the samples are compared themselves
+    *(
+        field.name for field in fields(DataConfig) if field.name not in ("metric", "test")
+    ),  # samples are compared themselves
     *("cache", "compression", "extract_batch_size", "decode_threads", "device", "engine", "strict", "force"),
     *("head", "num_workers", "checkpoint_minutes", "baselines", "baseline_lr", "name"),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import listed
-from pipeline.evaluation.results import Predictions, Result, evaluate_test
-from pipeline.experiment.experiment import Experiment
+from pipeline.evaluation.results import Predictions, Result, evaluate_test, fold_scores
+from pipeline.experiment.experiment import Experiment, OuterTest
 from pipeline.experiment.find_samples import sample_options
 from pipeline.experiment.finished_methods import find_finished, is_same_training, require_same_features
 from pipeline.experiment.model_store import ModelCard, config_to_json, invalidate_model, save_model
@@ -52,6 +52,7 @@ from stages.fitting.fit_head import (
     head_method,
     head_probabilities,
     one_sided_labels,
+    require_head_for,
     train_head,
 )
 from stages.inspection.unlike import UnlikeDetector
@@ -106,19 +107,20 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
     """
     experiment = experiment.readable()
     experiment.require_defined_scores()
-    seed, view_settings = experiment.seed, views_as_settings(experiment.extractor)
+    view_settings = views_as_settings(experiment.extractor)
     earlier = {name: find_finished_head(experiment, name, options) for name in names}
     data = HeadProblems(experiment, options)
     data.of(names[0])
     if constant := one_sided_labels(experiment.task, experiment.split("train").targets):
         _LOG.warning(
-            f"seed {seed}: all training samples have, or all lack, {listed(constant)}: nothing can be learned of that"
+            f"{experiment.label}: all training samples have, or all lack, {listed(constant)}: nothing can be learned "
+            "of that"
         )
     results = []
     for name, finished in earlier.items():
         method_dir = experiment.directory / head_dir_name(name)
         if finished is not None:
-            _LOG.info(f"seed {seed}  {method_dir.name}: already trained, {format_accuracy(finished)}")
+            _LOG.info(f"{experiment.label}  {method_dir.name}: already trained, {format_accuracy(finished)}")
             results.append(finished)
             continue
         problem, test_rows, aggregate = data.of(name)
@@ -138,7 +140,8 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
             as_saved=partial(asked_about_samples, aggregate=aggregate),
             unlike=data.unlike,
         )
-        save_image_weights(method_dir, trained.module, experiment.split("test"), test_rows)
+        if experiment.outer is None:
+            save_image_weights(method_dir, trained.module, experiment.split("test"), test_rows)
         results.append(result)
     return results
 
@@ -191,18 +194,16 @@ def train_and_test(
         What tells images that are unlike the training images, where it takes any.
     """
     get_fit(method.name)  # imports are not what training costs
-    label = f"seed {experiment.seed}, {method.directory.name}"
-    with measured() as training, working(label):
+    with measured() as training, working(f"{experiment.label}, {method.directory.name}"):
         trained = train_head(method.name, problem)
-    with measured() as testing:
-        activated = head_probabilities(trained.module, test_rows, trained.task)
+    tested = _tested(experiment, method, trained, test_rows)
     outcome = MethodOutcome(
         method=method.method,
         name=method.name,
-        settings={**trained.settings, **method.settings},
+        settings={**trained.settings, **method.settings, **({"tested": tested.protocol} if tested.protocol else {})},
         val_score=trained.val_score,
-        predictions=predictions_of(trained.task, experiment.split("test"), activated),
-        costs=(training, testing),
+        predictions=tested.predictions,
+        costs=(training + tested.training, tested.testing),
         trainable_parameters=trained.trainable_parameters,
     )
     result = replace(
@@ -218,16 +219,26 @@ def train_and_test(
             seconds=sum(stages.values()),
             seconds_by_stage=stages,
             extraction_forwards=0,
-            prediction_seconds_per_image=testing.seconds / max(len(experiment.split("test")), 1),
+            prediction_seconds_per_image=tested.testing.seconds / max(len(outcome.predictions), 1),
         )
     recipe = recipe_of(experiment, trained.task, method.method, method.name, method.identity)
     invalidate_model(method.directory)
     result.save(method.directory, outcome.predictions)
     head, without_val = as_saved(trained.module), as_saved(trained.module_train_only)
     save_model(method.directory, recipe, head, without_val=without_val, columns=columns, unlike=unlike)
-    place, took = f"seed {experiment.seed}  {method.directory.name}", duration(training.seconds)
+    place, took = f"{experiment.label}  {method.directory.name}", duration(training.seconds)
     _LOG.info(f"{place}: {format_accuracy(result)}, trained in {took}")
     return trained, result
+
+
+def _tested(experiment: Experiment, method: HeadMethod, trained: HeadResult, rows: AnyFeatureRows) -> OuterTest:
+    """Return what a head predicts for the test split, or what the outer folds say of it, under its own task."""
+    if experiment.outer is not None:
+        outer = experiment.outer(method.directory.name)
+        return outer._replace(predictions=outer.predictions.of_task(trained.task))
+    with measured() as testing:
+        activated = head_probabilities(trained.module, rows, trained.task)
+    return OuterTest(predictions_of(trained.task, experiment.split("test"), activated), Cost(), testing, "")
 
 
 def find_finished_head(experiment: Experiment, name: HeadName, options: HeadConfig) -> Result | None:
@@ -262,6 +273,23 @@ def _identity_of_features(experiment: Experiment, name: HeadName, options: HeadC
 def head_options(experiment: Experiment, name: HeadName, options: HeadConfig) -> dict[str, Any]:
     """Return the options that a head is made with."""
     return {**options_of(experiment), **asdict(replace(options, head=(name,)))}
+
+
+def require_heads(extractor: Extractor, manifest: Manifest, names: Iterable[HeadName], *, option: str = "head") -> None:
+    """Refuse heads that do not predict the task, or do not take the rows that there will be, before these are made.
+
+    Parameters
+    ----------
+    option
+        Which names the heads.
+
+    Raises
+    ------
+    UsageError
+        See :func:`~stages.fitting.fit_head.require_head_for`.
+    """
+    for name in names:
+        require_head_for(name, manifest.task, extractor.row_shape, bags=bool(manifest.images), option=option)
 
 
 def require_same_features_of_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadConfig) -> None:
@@ -370,14 +398,18 @@ def build_result(experiment: Experiment, outcome: MethodOutcome) -> Result:
         "train": training.seconds,
         "evaluate": testing.seconds,
     }
+    tested_images = len(outcome.predictions) * image_count(manifest) / max(len(manifest), 1)
     return Result(
         method=outcome.method,
         name=outcome.name,
         seed=experiment.seed,
-        samples={split: len(manifest.indices(split)) for split in SPLITS},
+        samples={split: len(manifest.indices(split)) for split in SPLITS} | {"test": len(outcome.predictions)},
         task=task,
         val={task.primary: outcome.val_score},
-        test=evaluate_test(task, outcome.predictions.statistics, experiment.seed),
+        test={
+            **evaluate_test(task, outcome.predictions.statistics, experiment.seed),
+            **fold_scores(outcome.predictions),
+        },
         seconds=sum(stages.values()),
         seconds_by_stage=stages,
         cpu_seconds=sum(cost.cpu_seconds for cost in outcome.costs),
@@ -393,9 +425,8 @@ def build_result(experiment: Experiment, outcome: MethodOutcome) -> Result:
         settings=outcome.settings,
         history=[],
         selection=[],
-        prediction_seconds_per_image=(
-            stages["extract"] / max(len(readable), 1) + testing.seconds / max(image_count(experiment.split("test")), 1)
-        ),
+        prediction_seconds_per_image=stages["extract"] / max(len(readable), 1)
+        + testing.seconds / max(tested_images, 1),
         provenance=provenance(manifest.digest),
     )
 

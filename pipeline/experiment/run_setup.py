@@ -21,6 +21,7 @@ from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
 from stages.data.images.reading import needs_survey
 from stages.data.manifest import Manifest, load_manifest
+from stages.data.outer_folds import outer_folds
 from stages.data.survey import survey
 from stages.extraction.extract import Extraction, extract
 from stages.extraction.extractor import Extractor
@@ -63,6 +64,9 @@ def make_manifest(
     memo = DigestCache(features.cache / "keys.sqlite")
     bar = partial(progress, label="read keys", unit="files")
     manifest = load_manifest(data, seed, memo, bar, labels=labels)
+    if head is not None and data.tests_each_sample:
+        folds = len(outer_folds(manifest, data, seed))  # what cannot be folded is told before images are extracted
+        manifest.notes.append(f"each sample is tested once, in {folds} outer folds, by what never saw it")
     balanced = head is not None and head.class_weights == "balanced"
     task = ranked_by(manifest.task, data.metric, balanced=balanced)
     if task == manifest.task:

@@ -47,7 +47,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     backbone : str, nn.Module or Backbone
     cut : str or tuple of str
     weights : str or Path
-    pool : {"avg", "max", "avgmax", "cls"}
+    pool : {"avg", "max", "avgmax", "cls", "grid2", "grid4"}
     image_size : int, optional
     crop_mode : {"center", "squash", "border"}
     precision : {"fp32", "bf16", "fp16", "auto"}
@@ -162,6 +162,9 @@ class TransferClassifier(ClassifierMixin, HeadEstimator):  # type: ignore[misc]
         fitted on all samples.
     class_weights : {"none", "balanced"}
         Whether rare classes weigh as much as frequent ones.
+    metric : str, optional
+        What settings and epochs are chosen by, such as ``f1_macro`` (default: ``accuracy``, or ``balanced_accuracy``
+        with balanced weights; of labels ``map_macro``).
     device : str
     random_state : int, RandomState or None
         Of what is held out, and of all that is drawn.
@@ -193,6 +196,7 @@ class TransferClassifier(ClassifierMixin, HeadEstimator):  # type: ignore[misc]
         cv: int | None = None,
         validation_fraction: float = 0.2,
         class_weights: Literal["none", "balanced"] = "none",
+        metric: str | None = None,
         device: str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
@@ -202,6 +206,7 @@ class TransferClassifier(ClassifierMixin, HeadEstimator):  # type: ignore[misc]
         self.cv = cv
         self.validation_fraction = validation_fraction
         self.class_weights = class_weights
+        self.metric = metric
         self.device = device
         self.random_state = random_state
 

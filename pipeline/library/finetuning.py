@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,7 +39,7 @@ from stages.finetuning.predict_images import iter_predictions, predict_proba
 from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.transfer_model import TrainableTop, TransferModel
 from stages.fitting.feature_rows import FeatureRows
-from stages.fitting.fit_head import train_head
+from stages.fitting.fit_head import require_head_for, train_head
 from stages.fitting.problem import CutContext, FitProblem
 from stages.network.graph.cuts import Cut
 from stages.network.graph.pooling import Pool
@@ -48,7 +48,7 @@ from stages.network.heads.base import Head
 from stages.runtime.progress import progress_bars
 from stages.runtime.seeding import preserve_rng_state
 from stages.runtime.threads import usable_after_fork
-from stages.tasks.base import Task
+from stages.tasks.base import Task, ranked_by
 from stages.training.history import Epoch
 from stages.training.losses import logits_of
 
@@ -165,6 +165,7 @@ def finetune(
     task: str = AUTO,
     log_target: bool = False,
     ordinal: Sequence[str] = (),
+    metric: str | None = None,
     backbone: AnyBackbone = FeatureConfig.backbone,
     groups: ArrayLike | None = None,
     val_size: float = 0.2,
@@ -187,6 +188,9 @@ def finetune(
         What is predicted; auto takes lists of names, and columns of 0 and 1, for labels, and all else for classes.
     log_target, ordinal
         Of numbers, as in ``DataConfig``: whether their logarithms are predicted; ordered classes, lowest first.
+    metric : str, optional
+        What the epoch that is kept, and the settings of the first head, are chosen by, such as ``f1_macro`` (default:
+        the task's).
     backbone : str, nn.Module or Backbone
         As for :func:`pipeline.features`. A network of your own has to be one that can be traced, and it stays as it is:
         what trains is a copy.
@@ -224,8 +228,11 @@ def finetune(
         given = _labels_of(images, labels, listed)
         reading, classes = read_arrays(given, task, log_target=log_target, ordinal=ordinal)
         manifest = labelled_manifest(listed, reading, groups, val_size, seed)
+        manifest = replace(manifest, task=ranked_by(manifest.task, metric))
         extractor = build_extractor_of(backbone, features, cached=cache is not None)
         config = config.for_task(manifest.task.name)
+        for name in config.heads_for(manifest.task.name):
+            require_head_for(name, manifest.task, extractor.row_shape, bags=False, option="init_head")
         require_trainable(extractor, config, manifest)
         head = _starting_head(extractor, manifest, config, seed)
         tuned = finetune_manifest(FinetuneProblem(extractor, manifest, head, config, seed))

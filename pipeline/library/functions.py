@@ -70,7 +70,7 @@ def features(
         The layer whose output is returned; ``auto`` is the input of the classifier. The vectors of several are joined.
     weights : str or Path
         ``default``, ``none`` (random, always the same ones), or a file with a state_dict.
-    pool : {"avg", "max", "avgmax", "cls", "none"}
+    pool : {"avg", "max", "avgmax", "cls", "grid2", "grid4", "none"}
         How a feature map becomes a vector; ``none`` keeps it.
     image_size : int, optional
         Side of the square the network sees, in pixels (default: the network's own; a module has none).

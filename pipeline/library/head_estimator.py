@@ -22,7 +22,7 @@ from stages.fitting.problem import FitProblem
 from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head, save_head
 from stages.runtime.device import resolve_device
-from stages.tasks.base import Task
+from stages.tasks.base import Task, ranked_by
 
 _BLOCK_ROWS = 64
 """Rows that go through a head at a time."""
@@ -36,6 +36,7 @@ class HeadEstimator(BaseEstimator):  # type: ignore[misc]
     scalers: tuple[Any, ...]
     cv: int | None
     validation_fraction: float
+    metric: str | None
     device: str
     random_state: int | np.random.RandomState | None
 
@@ -54,6 +55,7 @@ class HeadEstimator(BaseEstimator):  # type: ignore[misc]
         targets_of : callable
             From the task to its targets, [n, ...]: before and after it is scaled to the training samples.
         """
+        task = ranked_by(task, self.metric, balanced=options.class_weights == "balanced")
         of_group = None if groups is None else _group_numbers(groups, features)
         seed = self._drawn_seed()
         targets = targets_of(task)

@@ -35,6 +35,8 @@ class TransferRegressor(RegressorMixin, HeadEstimator):  # type: ignore[misc]
         errors there. What is fitted in the end is fitted on all samples.
     log_target : bool
         Whether logarithms are predicted: for prices, sizes, counts, all of them above 0.
+    metric : str, optional
+        What settings and epochs are chosen by, such as ``mae`` (default: ``r2``).
     device : str
     random_state : int, RandomState or None
 
@@ -66,6 +68,7 @@ class TransferRegressor(RegressorMixin, HeadEstimator):  # type: ignore[misc]
         cv: int | None = None,
         validation_fraction: float = 0.2,
         log_target: bool = False,
+        metric: str | None = None,
         device: str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
@@ -75,6 +78,7 @@ class TransferRegressor(RegressorMixin, HeadEstimator):  # type: ignore[misc]
         self.cv = cv
         self.validation_fraction = validation_fraction
         self.log_target = log_target
+        self.metric = metric
         self.device = device
         self.random_state = random_state
 

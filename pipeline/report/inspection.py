@@ -14,7 +14,7 @@ from typing import Any
 
 from cache.atomic_write import atomic_path
 from pipeline.report.page_parts import template, thumbnail, write_page
-from pipeline.text import percent, table
+from pipeline.text import format_score, percent, table
 from stages.config.data import SPLITS
 from stages.data.manifest import Manifest
 from stages.data.pixel_quality import DARK, FEW_BITS, LIGHT, LOW_INFORMATION, PoorImage
@@ -22,6 +22,7 @@ from stages.inspection.class_balance import Balance
 from stages.inspection.inspect import Inspection
 from stages.inspection.near_duplicates import CONTRAST_FACTOR, REFERENCE_NEIGHBOR, RELAXED_FACTOR, NearDuplicate
 from stages.inspection.outliers import NEIGHBOUR
+from stages.tasks.base import find_metric
 
 PAGE = "inspect.html"
 TABLE = "issues.csv"
@@ -53,10 +54,11 @@ class Finding:
     path, key, label, split : str
         The sample; the label is its target in words.
     suggestion : str
-        The class that fits better; of 'pixels' what is wrong with them; '' where the kind knows none.
+        The class, label or number that fits better; of 'pixels' what is wrong with them; '' where the kind knows none.
     score : float
-        Of a label error the probability of the given label, of near-duplicates their cosine, of an outlier how many
-        times further it is from its neighbours than the median of its class, of 'pixels' brightness or entropy.
+        Of a label error the probability of the given label, of a number how many times the usual error it is off, of
+        near-duplicates their cosine, of an outlier how many times further it is from its neighbours than the median of
+        its class, of 'pixels' brightness or entropy.
     other_path, other_label, other_split : str
         What a near-duplicate is one of; '' elsewhere.
     """
@@ -73,11 +75,18 @@ class Finding:
     other_split: str = ""
 
     @property
+    def doubt(self) -> str:
+        """How much a label error is doubted: probabilities are below 1, and numbers that are doubted far off."""
+        if self.score > 1:
+            return f"it is {self.score:.1f} times as far off as is usual"
+        return f"its label has a probability of {self.score:.3f}"
+
+    @property
     def words(self) -> str:
         """The finding in a line."""
         location = f"{self.path} ({self.label}, {self.split})"
         if self.kind == "label":
-            return f"{location}: rather {self.suggestion}; its label has a probability of {self.score:.3f}"
+            return f"{location}: rather {self.suggestion}; {self.doubt}"
         if self.kind == "outlier":
             return f"{location}: {self.score:.1f} times as far from its neighbours as is usual"
         if self.kind == "pixels":
@@ -96,7 +105,7 @@ class InspectionReport:
         The samples that were inspected.
     inspection : Inspection
     balance : Balance or None
-        None where a sample is not of one class.
+        None where samples have neither classes nor labels.
     threshold : float
         Cosine from which on two images are near-duplicates.
     title, backbone : str
@@ -122,14 +131,13 @@ class InspectionReport:
     @property
     def findings(self) -> dict[str, list[Finding]]:
         """Every finding by kind, the worst first."""
-        inspection, names = self.inspection, self.manifest.class_names
+        inspection = self.inspection
         errors, outliers = inspection.label_errors, inspection.outliers
-        found_errors = zip(errors.indices, errors.suggested, errors.quality, strict=True) if errors is not None else ()
+        found_errors = zip(errors.indices, errors.suggested, errors.scores, strict=True) if errors is not None else ()
         return {
             "leakage": [self._copy("leakage", copy) for copy in inspection.leakage],
             "label": [
-                self._finding("label", int(index), float(quality), names[suggested])
-                for index, suggested, quality in found_errors
+                self._finding("label", int(index), float(score), suggested) for index, suggested, score in found_errors
             ],
             "duplicate": [self._copy("duplicate", copy) for copy in inspection.duplicates],
             "outlier": [
@@ -151,7 +159,9 @@ class InspectionReport:
                 "before you believe a test"
             )
         if errors:
-            parts.append(f"the labels of {_images(errors)} are doubtful" if errors > 1 else "one label is doubtful")
+            noun = "label" if self.balance else "number"
+            images = len(set(inspection.label_errors.indices.tolist())) if inspection.label_errors else 0
+            parts.append(f"the {noun}s of {_images(images)} are doubtful" if errors > 1 else f"one {noun} is doubtful")
         if inspection.duplicates:
             parts.append(f"{_images(len(inspection.duplicates))} repeat another one of their split")
         if num_outliers := inspection.outliers.outside:
@@ -184,7 +194,7 @@ class InspectionReport:
         ]
         if len(rows) > 12:  # the ends say what there is to say
             rows = [*rows[:6], ["...", *("" for _ in SPLITS)], *rows[-6:]]
-        return [*lines, "", table(["class", *SPLITS], rows), "", *self.balance.words]
+        return [*lines, "", table([self.balance.kind, *SPLITS], rows), "", *self.balance.words]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -194,16 +204,23 @@ class InspectionReport:
             "outlier": num_outliers
         }
 
+    @property
+    def doubter(self) -> str:
+        """What doubts labels, with how good it is."""
+        metric = find_metric(self.manifest.task)
+        if metric.name == "accuracy":
+            return f"a classifier that is right for {percent(self.inspection.score)} of all"
+        return f"a model whose {metric.label} is {format_score(self.inspection.score, as_percent=metric.as_percent)}"
+
     @cached_property
     def _texts(self) -> list[str]:
         return self.manifest.target_texts
 
     @property
     def _cautions(self) -> dict[str, str]:
-        accuracy = percent(self.inspection.score)
         is_filled_up = self.inspection.outliers.outside < WORST
         return {
-            "label": f" (doubted by a classifier that is right for {accuracy} of all: look before you change them)",
+            "label": f" (doubted by {self.doubter}: look before you change them)",
             "outlier": " outside Tukey's fence; the furthest are" if is_filled_up else "",
         }
 

@@ -201,3 +201,8 @@ class FinetuneConfig:
     def for_task(self, task: str) -> FinetuneConfig:
         """Return the options with the head to start from, of a task: the one that was named, or the task's first."""
         return self if self.init_head is not None else replace(self, init_head=default_heads(task)[0])
+
+    def heads_for(self, task: str) -> tuple[HeadName, ...]:
+        """Return the head of stage 2 that a fine-tuning for a task starts from; none where it is a new one."""
+        name = self.for_task(task).init_head
+        return () if name is None or name == "new" else (name,)

@@ -13,6 +13,7 @@ from cache import DigestCache
 from cache.errors import DataError, UsageError, listed
 from stages.config.data import DataConfig
 from stages.data.manifest import Manifest, join_repeated, key_files, load_targets
+from stages.data.sample import ImageRef
 from stages.data.sources.groups import with_groups
 from stages.data.sources.records import Progress, SourceRecords
 from stages.data.sources.registry import list_samples
@@ -67,7 +68,7 @@ def load_new_samples(
     absent, columnless = _labels_to_set_aside(source, task)
     read, reading = read_targets(_set_aside(source, absent), options)
     read = with_groups(_with_unknown_labels(read, absent, columnless), options)
-    images = []
+    images: list[tuple[ImageRef | None, ...]] = []
     notes: list[str] = []
     if read.images:
         listing, keys, images, unreadable, notes = key_samples(read, memo, progress)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cache.errors import UsageError, listed
-from stages.config.head_registry import HeadKind, find_head, import_head, names_where
+from stages.config.head_registry import find_head, import_head, names_where
 from stages.config.heads import HeadName
 from stages.fitting.blocks import fit_blocks
 from stages.fitting.feature_rows import (
@@ -120,10 +120,12 @@ def train_head(name: HeadName, problem: FitProblem) -> HeadResult:
         If a split is empty, train holds fewer than two classes, or features are not finite.
     """
     kind, fit = find_head(name), get_fit(name)
-    require_task(kind, problem.task)
+    require_head_for(name, problem.task, problem.train.row_shape, bags=problem.bags)
     _require_classes_to_balance(problem)
     require_learnable(problem.train, problem.val, problem.task)
-    _require_row_kind(kind, problem)
+    if not kind.streams or problem.blocks is not None:
+        require_in_memory(kind.name, problem.train)
+        require_in_memory(kind.name, problem.val)
     fitted = fit(problem) if problem.blocks is None else fit_blocks(kind, fit, problem.blocks, problem)
     (val_loss, val_score), task = _validate(fitted.head_train_only, problem)
     settings = {"refitted on": "train+val", **fitted.settings}
@@ -173,21 +175,39 @@ def in_words(names: Sequence[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def require_task(kind: HeadKind, task: Task) -> None:
-    """Refuse a task that a head does not predict.
+def require_head_for(
+    name: HeadName, task: Task, row_shape: tuple[int, ...], *, bags: bool, option: str = "head"
+) -> None:
+    """Refuse a head that does not predict the task, or does not take rows of the kind: nothing is computed for it.
+
+    Parameters
+    ----------
+    row_shape
+        Of the row of an image, or of what became of the images of a sample.
+    bags
+        Whether samples have several images.
+    option
+        Which names the head.
 
     Raises
     ------
     UsageError
         That names the heads that do.
     """
-    if not kind.tasks or task.name in kind.tasks:
-        return
-    able = names_where(lambda other: not other.tasks or task.name in other.tasks)
-    raise UsageError(
-        f"`head` {kind.name} is for the task {in_words(kind.tasks)}, not for {task.name}; "
-        + (f"take one that is: {able}" if able else "no head is")
-    )
+    kind = find_head(name)
+    if kind.tasks and task.name not in kind.tasks:
+        able = names_where(lambda other: not other.tasks or task.name in other.tasks)
+        raise UsageError(
+            f"`{option}` {kind.name} is for the task {in_words(kind.tasks)}, not for {task.name}; "
+            + (f"take one that is: {able}" if able else "no head is")
+        )
+    if kind.rows == "bag" and not bags:
+        raise UsageError(
+            f"`{option}` {kind.name} takes samples of several images (`images`, `sample`, `frames`), and here each is "
+            f"one; take one of the others: {names_where(lambda other: other.rows != 'bag')}"
+        )
+    if kind.rows == "vector":
+        vector_width(kind.name, row_shape)
 
 
 def _require_classes_to_balance(problem: FitProblem) -> None:
@@ -200,20 +220,6 @@ def _require_classes_to_balance(problem: FitProblem) -> None:
         raise UsageError(
             f"`sampling` balanced draws samples of one class each, and the task {problem.task.name} has none{instead}"
         )
-
-
-def _require_row_kind(kind: HeadKind, problem: FitProblem) -> None:
-    """Refuse rows that a head does not take."""
-    if kind.rows == "bag" and not problem.bags:
-        raise UsageError(
-            f"`head` {kind.name} takes samples of several images (`images`, `sample`, `frames`), and here each is one; "
-            f"take one of the others: {names_where(lambda other: other.rows != 'bag')}"
-        )
-    if kind.rows == "vector":
-        vector_width(kind.name, problem.train.row_shape)
-    if not kind.streams or problem.blocks is not None:
-        require_in_memory(kind.name, problem.train)
-        require_in_memory(kind.name, problem.val)
 
 
 def head_probabilities(module: nn.Module, rows: NDArray[Any] | AnyFeatureRows, task: Task) -> NDArray[np.float32]:

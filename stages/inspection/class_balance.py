@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import listed
 from stages.config.data import SPLITS
+from stages.tasks.base import Task
+from stages.tasks.multi_label import MultiLabel
+from stages.tasks.single_label import SingleLabel
 
 UNEVEN = 3.0
 """Ratio of the largest to the smallest class from which on the smaller ones are worth a thought."""
@@ -29,10 +33,13 @@ class Balance:
     class_names : tuple of str
     counts : ndarray of int64 [3, classes]
         Of train, val and test.
+    unlabeled : ndarray of int64 [3], optional
+        Samples without any label, where a sample may have any number of them.
     """
 
     class_names: tuple[str, ...]
     counts: NDArray[np.int64]
+    unlabeled: NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, labels: NDArray[np.int64], splits: Sequence[str], class_names: tuple[str, ...]) -> Balance:
@@ -40,6 +47,26 @@ class Balance:
         split_of_sample = np.array(splits)
         counts = [np.bincount(labels[split_of_sample == split], minlength=len(class_names)) for split in SPLITS]
         return cls(class_names, np.stack(counts).astype(np.int64))
+
+    @classmethod
+    def of_labels(cls, targets: NDArray[np.floating], splits: Sequence[str], class_names: tuple[str, ...]) -> Balance:
+        """Count the samples that have each label, of targets [n, labels] of 1, 0, or nan where it is not known."""
+        split_of_sample, has_label = np.array(splits), targets == 1
+        counts = [has_label[split_of_sample == split].sum(axis=0) for split in SPLITS]
+        without = [int((~has_label[split_of_sample == split].any(axis=1)).sum()) for split in SPLITS]
+        return cls(class_names, np.stack(counts).astype(np.int64), np.array(without, dtype=np.int64))
+
+    @classmethod
+    def of_task(cls, task: Task, targets: NDArray[Any], splits: Sequence[str]) -> Balance | None:
+        """Count classes or labels; None where a sample has neither."""
+        if isinstance(task, SingleLabel):
+            return cls.of(targets, splits, task.class_names)
+        return cls.of_labels(targets, splits, task.class_names) if isinstance(task, MultiLabel) else None
+
+    @property
+    def kind(self) -> str:
+        """What is counted, in one word."""
+        return "class" if self.unlabeled is None else "label"
 
     @property
     def ratio(self) -> float:
@@ -58,7 +85,12 @@ class Balance:
             f"{self.ratio:.3g} to 1"
         )
         if train[largest] == train[smallest]:
-            lines = [f"Every class has {train[largest]:,} training images."]
+            lines = [f"Every {self.kind} has {train[largest]:,} training images."]
+        elif self.unlabeled is not None:
+            lines = [
+                f"{ratio_text}. The average precision of a guess is the share of images that have the label, so "
+                "compare each label with its own."
+            ]
         elif self.ratio < UNEVEN:
             lines = [f"{ratio_text}. That is balanced enough for accuracy to mean the same for every class."]
         else:
@@ -71,9 +103,16 @@ class Balance:
         rare = [int(label) for label in np.flatnonzero(train < FEW)]
         if rare:
             rare_text = listed([f"{names[label]} ({train[label]})" for label in rare], _NAMED)
-            lines.append(f"Classes with fewer than {FEW} training images: {rare_text}.")
+            lines.append(f"{self._plural} with fewer than {FEW} training images: {rare_text}.")
         for split, row in zip(SPLITS[1:], self.counts[1:], strict=True):
             missing = [names[label] for label in np.flatnonzero(row == 0)]
             if missing:
-                lines.append(f"Classes without an image in {split}: {listed(missing, _NAMED)}.")
+                lines.append(f"{self._plural} without an image in {split}: {listed(missing, _NAMED)}.")
+        if self.unlabeled is not None and self.unlabeled.any():
+            numbers = ", ".join(f"{number:,} in {split}" for split, number in zip(SPLITS, self.unlabeled, strict=True))
+            lines.append(f"Images without any label: {numbers}.")
         return lines
+
+    @property
+    def _plural(self) -> str:
+        return "Classes" if self.unlabeled is None else "Labels"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import UsageError
-from stages.inspection.label_errors import LabelErrors, find_label_errors
+from stages.inspection.label_errors import Doubts, doubt_classes, doubt_labels, doubt_numbers
 from stages.inspection.near_duplicates import REFERENCE_NEIGHBOR, THRESHOLD, NearDuplicate, find_duplicates
 from stages.inspection.nearest_neighbors import UnitFeatures, equal_pairs, find_neighbors, merge_groups
-from stages.inspection.out_of_fold import out_of_fold_probabilities
+from stages.inspection.out_of_fold import out_of_fold_outputs, out_of_fold_probabilities
 from stages.inspection.outliers import Outliers, distances_to_neighbor, find_outliers
 from stages.tasks.base import Task, find_metric
+from stages.tasks.multi_label import MultiLabel
+from stages.tasks.regression import SEPARATOR, Regression
 from stages.tasks.single_label import SingleLabel
 
 LARGEST_GROUP = 0.1
@@ -29,19 +32,19 @@ class Inspection:
 
     Attributes
     ----------
-    label_errors : LabelErrors or None
-        None where a sample is not of one class.
+    label_errors : Doubts or None
+        Classes, labels or numbers that are likely wrong; None where there are too few samples to tell.
     copies : list of NearDuplicate
         Leakage first.
     outliers : Outliers
     score : float
-        By the task's primary metric, of the classifier that label errors were found with, on samples it was not fitted
-        on; nan where there are none.
+        Of the model that label errors were found with, on samples it was not fitted on: accuracy of classes, else the
+        task's primary metric; nan where there is none.
     notes : list of str
         What to know before any of it is believed.
     """
 
-    label_errors: LabelErrors | None
+    label_errors: Doubts | None
     copies: list[NearDuplicate]
     outliers: Outliers
     score: float
@@ -58,9 +61,9 @@ class Inspection:
         return [copy for copy in self.copies if not copy.leakage]
 
 
-def has_one_class(task: Task) -> bool:
-    """Return whether a sample of the task is of one class, which confident learning and counts of classes are about."""
-    return isinstance(task, SingleLabel)
+def needs_cleanlab(task: Task) -> bool:
+    """Return whether targets of the task are doubted by confident learning: classes and labels, but not numbers."""
+    return isinstance(task, SingleLabel | MultiLabel)
 
 
 def require_threshold(threshold: float) -> None:
@@ -102,7 +105,7 @@ def inspect_features(
 ) -> Inspection:
     """Look for label errors, near-duplicates and outliers.
 
-    Labels are doubted where a sample is of one class; elsewhere all samples are of one kind that outliers differ from.
+    Where a sample is not of one class, all samples are of one kind that outliers differ from.
 
     Parameters
     ----------
@@ -147,16 +150,40 @@ def inspect_features(
     else:  # a wrong label would be confirmed by a copy with the same wrong label among the rows that are fitted
         groups_kept_together = merge_groups(groups_kept_together, duplicate_pairs)
     distances = distances_to_neighbor(UnitFeatures(features, device, centered=False), seed)
-    if not has_one_class(table.task):
-        notes.append("label errors are looked for, and classes counted, where a sample is of one class")
-        one_kind = np.zeros(len(targets), dtype=np.int64)
-        return Inspection(None, copies, find_outliers(distances, one_kind), float("nan"), notes)
-    probabilities = out_of_fold_probabilities(features, targets, table.task, seed, groups_kept_together)
-    statistics = table.task.statistic(torch.from_numpy(probabilities), torch.from_numpy(targets))
-    return Inspection(
-        find_label_errors(targets, probabilities),
-        copies,
-        find_outliers(distances, targets),
-        find_metric(table.task).score(statistics),
-        notes,
-    )
+    doubts, score = _doubt(table, seed, groups_kept_together)
+    if doubts is None:
+        few = isinstance(table.task, MultiLabel | Regression)
+        reason = "there are too few images, or groups of them" if few else f"the task is {table.task.name}"
+        notes.append(f"wrong targets are not looked for: {reason}")
+    kinds = targets if isinstance(table.task, SingleLabel) else np.zeros(len(targets), dtype=np.int64)
+    return Inspection(doubts, copies, find_outliers(distances, kinds), score, notes)
+
+
+def _doubt(table: FeatureTable, seed: int, groups: NDArray[np.int64]) -> tuple[Doubts | None, float]:
+    """Return which targets are doubted, and how good what doubts them is."""
+    features, targets, task = table.features, table.targets, table.task
+    if isinstance(task, SingleLabel):
+        activated = out_of_fold_probabilities(features, targets, task, seed, groups)
+        doubts = doubt_classes(targets, activated, task.class_names)
+    elif isinstance(task, MultiLabel | Regression):
+        outputs = out_of_fold_outputs(features, targets, task, seed, groups)
+        if outputs is None:
+            return None, float("nan")
+        activated = np.asarray(task.activate(torch.from_numpy(outputs)))
+        if isinstance(task, MultiLabel):
+            doubts = doubt_labels(targets, activated, task.class_names)
+        else:
+            doubts = doubt_numbers(targets, activated, partial(_predicted_number, task, torch.from_numpy(activated)))
+    else:
+        return None, float("nan")
+    statistics = task.statistic(torch.from_numpy(activated), torch.from_numpy(targets))
+    of_classes = isinstance(task, SingleLabel)  # that it is right, whatever methods are ranked by
+    return doubts, find_metric(task, "accuracy" if of_classes else None).score(statistics)
+
+
+def _predicted_number(task: Regression, predicted: torch.Tensor, place: int, number: int) -> str:
+    """Return one of the numbers predicted of a sample, with its name where there are several."""
+    word = task.decode(predicted[place]).split(SEPARATOR)[number]
+    if task.levels:
+        return word
+    return f"{f'{task.names[number]} ' if len(task.names) > 1 else ''}{float(word):,.6g}"

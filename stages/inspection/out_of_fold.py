@@ -8,12 +8,18 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cache.errors import DataError, UsageError
+from stages.config.heads import HeadConfig
+from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.folds import stratified_folds
 from stages.fitting.grid_search import cross_val_proba
 from stages.fitting.linear_models import LinearModelFactory
+from stages.fitting.problem import FitProblem
+from stages.fitting.ridge import RidgeFits
+from stages.fitting.temperature import fit_temperature
 from stages.tasks.base import Task
 
 FOLDS = 5
@@ -21,6 +27,10 @@ FOLDS = 5
 
 REGULARISATION = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 """Values of C, from the strongest regularization: the one whose left-out rows have the lowest log loss is taken."""
+
+
+RIDGE_REGULARISATION = tuple(np.geomspace(1e-6, 1, 25).tolist())
+"""The same for ridge, which costs nothing more for more of them."""
 
 
 def out_of_fold_probabilities(
@@ -67,6 +77,46 @@ def out_of_fold_probabilities(
         )
     make_of: Callable[..., Any] = partial(LinearModelFactory, "logistic", task)
     return cross_val_proba(make_of, REGULARISATION, features, labels, _folds(labels, seed, groups))
+
+
+def out_of_fold_outputs(
+    features: NDArray[Any], targets: NDArray[Any], task: Task, seed: int, groups: NDArray[np.int64]
+) -> NDArray[np.float32] | None:
+    """Return the outputs that ridge regression gives to samples it was not fitted on: of labels, or of numbers.
+
+    Five folds of features of mean 0 and variance 1; the penalty is the one of the lowest mean loss over all left-out
+    rows, margins of labels being brought to logits by one temperature.
+
+    Parameters
+    ----------
+    features : ndarray [n, d]
+    targets : ndarray of float [n, out_features]
+        nan where one is not known.
+    task : Task
+        Of any number of labels a sample, or of numbers.
+    seed : int
+        Of the folds.
+    groups : ndarray of int64 [n]
+        Samples with the same number stay in the same fold.
+
+    Returns
+    -------
+    ndarray of float32 [n, out_features]
+        Logits or values; None where there are too few samples, or groups, to make folds of.
+    """
+    if (folds := min(FOLDS, len(np.unique(groups)))) < 2:
+        return None
+    middle = len(targets) // 2  # all rows are fitted and scored; that they are in two parts means nothing here
+    train, val = (
+        FeatureRows(features[part], targets[part], groups=groups[part]) for part in (slice(middle), slice(middle, None))
+    )
+    problem = FitProblem(train, val, task, HeadConfig(cv=folds), seed, torch.device("cpu"))
+    penalties = [1 / (2 * c) for c in RIDGE_REGULARISATION]
+    candidates: list[tuple[float, NDArray[np.float32]]] = []
+    for margins in RidgeFits(problem, train, val).left_out("standard", penalties, problem.cv):
+        outputs = margins / np.float32(fit_temperature(task, margins, targets))
+        candidates.append((task.mean_loss(outputs.astype(np.float64), targets), outputs))
+    return min(candidates, key=lambda candidate: candidate[0])[1]
 
 
 def _folds(

@@ -29,7 +29,7 @@ def require_rising(task: Task) -> Metric:
     if not metric.higher_is_better:
         raise UsageError(
             f"learning curves and probes are of a score that is the better the higher it is; {metric.name} of the task "
-            f"{task.name} is not"
+            f"{task.name} is not: name another `metric`"
         )
     return metric
 

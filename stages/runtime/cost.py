@@ -31,6 +31,14 @@ class Cost:
     cpu_seconds: float = 0.0
     peak_memory_bytes: int = 0
 
+    def __add__(self, other: Cost) -> Cost:
+        """Return the cost of both, one after the other."""
+        return Cost(
+            self.seconds + other.seconds,
+            self.cpu_seconds + other.cpu_seconds,
+            max(self.peak_memory_bytes, other.peak_memory_bytes),
+        )
+
 
 @contextmanager
 def measured() -> Iterator[Cost]:

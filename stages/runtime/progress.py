@@ -72,6 +72,16 @@ def progress_bars(shown: bool = True, *, lines: bool = False) -> Iterator[None]:
 
 
 @contextmanager
+def untold() -> Iterator[None]:
+    """Tell nobody how far pieces of work in the block are: they are parts of one that is told as a whole."""
+    token = _TELLING.set(_Telling())
+    try:
+        yield
+    finally:
+        _TELLING.reset(token)
+
+
+@contextmanager
 def json_log(path: Path | None) -> Iterator[None]:
     """Append what happens to a file as long as the block runs, one JSON object a line; nothing where there is no path.
 

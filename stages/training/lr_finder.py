@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import CutonceError, DataError, UsageError, suggestion
+from stages.runtime.progress import progress, untold
 from stages.runtime.seeding import preserve_rng_state
 from stages.training.train_loop import TrainRun
 from stages.training.train_step import Batch, NotFiniteError, TrainStep
@@ -116,7 +117,7 @@ def lr_find(
     losses: list[float] = []
     smoothed: list[float] = []
     rates = np.geomspace(lowest, highest, steps)
-    with preserve_rng_state():
+    with preserve_rng_state(), progress(label="range test", total=steps) as told, untold():
         for rate, batches in zip(rates, _step_batches(run), strict=False):
             for group, proportion in zip(rising, proportions, strict=True):
                 group["lr"] = float(rate) * proportion
@@ -127,6 +128,7 @@ def lr_find(
             smoothed.append(_running_mean(losses))
             if smoothed[-1] > _DIVERGED * min(smoothed):
                 break
+            told.update()
     if not losses:
         raise CutonceError(f"the loss is not finite at a rate of {lowest:g}: it is the network that overflows")
     tested = rates[: len(losses)]

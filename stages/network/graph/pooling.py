@@ -6,10 +6,12 @@ name, which is all that a cache keeps of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from cache.errors import UsageError
 from stages.config.registry import POOLINGS, PoolingKind
@@ -110,6 +112,18 @@ def class_token(x: torch.Tensor, cut: Cut) -> torch.Tensor:
     return x[:, 0]
 
 
+@register_pooling("grid2")
+def average_of_quarters(x: torch.Tensor, cut: Cut) -> torch.Tensor:
+    """Averages over 2 x 2 parts, which tell where something is."""
+    return grid_of_averages(x, cut, 2)
+
+
+@register_pooling("grid4")
+def average_of_sixteenths(x: torch.Tensor, cut: Cut) -> torch.Tensor:
+    """Averages over 4 x 4 parts."""
+    return grid_of_averages(x, cut, 4)
+
+
 @register_pooling("none")
 def keep_places(x: torch.Tensor, cut: Cut) -> torch.Tensor:
     """Keep the map."""
@@ -119,6 +133,33 @@ def keep_places(x: torch.Tensor, cut: Cut) -> torch.Tensor:
 def patches_of(x: torch.Tensor, cut: Cut) -> torch.Tensor:
     """Return a batch without the tokens that belong to no patch: class, distillation and register tokens."""
     return x[:, cut.prefix_tokens :] if cut.prefix_tokens else x
+
+
+def grid_of_averages(x: torch.Tensor, cut: Cut, side: int) -> torch.Tensor:
+    """Return the averages over side x side parts of the image, row by row of parts, [b, side * side * C].
+
+    One level of a spatial pyramid (Lazebnik, Schmid & Ponce 2006, "Beyond bags of features: spatial pyramid matching",
+    section 3.2; on features of a network He et al. 2014, "Spatial pyramid pooling", section 2.2).
+
+    Raises
+    ------
+    UsageError
+        If the output of the cut is tokens that are no square of patches.
+    """
+    if cut.layout == "nchw":
+        maps = x
+    elif cut.layout == "nhwc":
+        maps = x.permute(0, 3, 1, 2)
+    else:
+        patches = patches_of(x, cut)
+        length = math.isqrt(patches.shape[1])
+        if length**2 != patches.shape[1]:
+            raise UsageError(
+                f"`pool` grid{side}: the {patches.shape[1]} patches at {cut.name!r} are no square; "
+                "take avg, or another `cut`"
+            )
+        maps = patches.reshape(len(patches), length, length, -1).permute(0, 3, 1, 2)
+    return functional.adaptive_avg_pool2d(maps, side).permute(0, 2, 3, 1).flatten(1)
 
 
 def average_and_max(x: torch.Tensor, spatial_dims: tuple[int, ...]) -> torch.Tensor:

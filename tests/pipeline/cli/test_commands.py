@@ -353,6 +353,7 @@ def test_weights_from_a_file_are_used_and_checked_again_by_predict(photographs, 
         (["--unfreeze", "all", "--views", "2", "--from-cache"], "training begins at the image"),
         (["--unfreeze-every", "3"], "--unfreeze-every 3"),
         (["--layer-decay", "2"], "--layer-decay 2 must be more than 0"),
+        (["--init-head", "gru"], "--init-head gru takes samples of several images"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_an_image_is_extracted(
@@ -447,6 +448,10 @@ WRONG = [
     (["train", "--data", "{photos}", "--head", "logistik", "--out", "{tmp}/r"], "logistic"),
     (["train", "--data", "{photos}", "--fit-batch-size", "0", "--out", "{tmp}/r"], "--fit-batch-size 0 must be"),
     (["train", "--data", "{photos}", "--c-values", "1", "-1", "--out", "{tmp}/r"], "--c-values"),
+    (["run", "--data", "{photos}", "--metric", "r2", "--out", "{tmp}/r"], "no metric 'r2' for the task single_label"),
+    (["learning-curve", "--data", "{photos}", "--metric", "mae", "--out", "{tmp}/r"], "no metric 'mae'"),
+    (["learning-curve", "--data", "{photos}", "--metric", "log_loss", "--out", "{tmp}/r"], "name another --metric"),
+    (["train", "--data", "{photos}", "--test", "group=Bern", "--out", "{tmp}/r"], "the samples have no groups"),
     (["finetune", "--data", "{photos}", "--epochs", "0", "--out", "{tmp}/r"], "--epochs 0 must be at least 1"),
     (["finetune", "--data", "{photos}", "--lr", "nan", "--out", "{tmp}/r"], "--lr nan"),
     (["compare"], "run"),

@@ -125,14 +125,16 @@ def test_a_dark_image_is_found_by_its_pixels(inspected, flawed):
     assert len(dark) < 10
 
 
-def test_of_numbers_copies_and_outliers_are_found_and_no_label_is_doubted(inspected, flawed, tmp_path, monkeypatch):
+def test_of_numbers_the_one_that_is_far_off_is_doubted_and_copies_and_outliers_are_found(
+    inspected, flawed, tmp_path, monkeypatch
+):
     find_spec = importlib.util.find_spec  # without cleanlab, which nothing of numbers needs
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name == "cleanlab" else find_spec(name, *more)
     )
     root, issues, _ = inspected
     rows = [
-        f"{path},{number + 0.5},{path.parent.parent.name}"
+        f"{path},{5000.5 if path.name == '007.jpg' and path.parent.name == 'one' else number + 0.5},{path.parent.parent.name}"
         for number, path in enumerate(sorted(path for path in flawed.rglob("*") if path.is_file()))
     ]
     (tmp_path / "sizes.csv").write_text("\n".join(["path,size,split", *rows]))
@@ -145,12 +147,14 @@ def test_of_numbers_copies_and_outliers_are_found_and_no_label_is_doubted(inspec
             issue["path"] for issue in of_kind(issues, kind)
         ]
     assert of_kind(of_numbers, "outlier")[0]["path"].endswith("noise.png")
-    assert not of_kind(of_numbers, "label")
+    far = of_kind(of_numbers, "label")[0]
+    assert (far["path"].split("/")[-1], far["label"]) == ("007.jpg", "5000.5")
+    assert float(far["score"]) > 3.5
+    assert float(far["suggestion"].replace(",", "")) < 1000
     assert all(issue["label"].endswith(".5") for issue in of_numbers)
     page_text = Page(tmp_path / "run" / "inspect.html").words
-    assert "Label errors are looked for, and classes counted, where a sample is of one class." in page_text
-    for absent in ("Likely label errors", "Balance of the classes"):
-        assert absent not in page_text
+    assert "times as far off as is usual" in page_text
+    assert "Balance of the" not in page_text
 
 
 def test_the_page_shows_what_was_found_and_needs_nothing_else(inspected):

@@ -188,6 +188,7 @@ def test_one_cut_is_no_choice_but_has_its_accuracy(small, capsys):
         (["--cut", "blocks.4,,blocks.2"], "no layer between two commas"),
         (["--backbone", "resnet81"], "resnet18"),
         (["--val-size", "2"], "--val-size"),
+        (["--metric", "log_loss"], "name another --metric"),
     ],
 )
 def test_what_cannot_be_probed_is_refused_before_any_image_is_read(small, capsys, monkeypatch, arguments, said):

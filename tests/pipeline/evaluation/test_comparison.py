@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from cache.errors import DataError, UsageError
 from pipeline.evaluation.comparison import compare_runs, format_table, renderings_words
-from pipeline.evaluation.results import evaluate_test, load_results, write_predictions_csv, write_results_json
+from pipeline.evaluation.results import (
+    Predictions,
+    evaluate_test,
+    fold_scores,
+    load_results,
+    write_predictions_csv,
+    write_results_json,
+)
 from stages.tasks.base import TASKS, register_task
 from stages.tasks.statistics import mcnemar
 from tests.pipeline.finished_runs import Lengths, add, lengths, predictions
@@ -87,6 +94,22 @@ def test_a_result_that_does_not_say_how_it_validates_by_the_metric_is_left_out_a
     comparison = compare_runs([tmp_path], "f1_macro")
     assert [row.name for row in comparison.rows] == ["svm"]
     assert any(note.startswith("Left out: ") and "linear-logistic" in note for note in comparison.notes)
+
+
+def test_scores_by_outer_fold_stand_side_by_side_and_it_is_said_how_each_sample_was_tested(tmp_path):
+    folds = np.where(np.arange(TESTS) < 100, "Bern", "Graz")
+    for name, wrong_at in (("logistic", wrong(0, 50)), ("svm", wrong(100, 130))):
+        predicted = predictions(LABELS, wrong_at)
+        predicted = Predictions(
+            predicted.task, predicted.keys, predicted.locations, predicted.statistics, np.array(folds)
+        )
+        test = {**evaluate_test(predicted.task, predicted.statistics, 0), **fold_scores(predicted)}
+        add(tmp_path, predicted, name=name, test=test, settings={"tested": "each of 2 groups"})
+    comparison = compare_runs([tmp_path])
+    assert comparison.folds == [("Bern", 100, (0.5, 1.0)), ("Graz", 300, (1.0, 0.9))]
+    (note,) = comparison.notes
+    assert "by heads that never saw it: each of 2 groups. What is kept is trained on all samples" in note
+    assert comparison.tested == "each of 2 groups"
 
 
 def test_paired_test_is_that_of_the_same_images(tmp_path):

@@ -10,12 +10,13 @@ from cache.errors import UsageError
 from pipeline.evaluation.results import Result
 from pipeline.experiment.evaluate_run import head_rows
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.head_methods import HeadProblems, run_heads
+from pipeline.experiment.head_methods import HeadProblems, require_heads, run_heads
 from pipeline.experiment.sample_rows import require_memory
 from stages.config.heads import HeadConfig
 from stages.data.manifest import Manifest
 from stages.extraction.read_features import places_of, read_bags
 from stages.network.heads.serialization import load_head
+from stages.tasks.regression import Regression
 
 
 @pytest.fixture
@@ -58,6 +59,15 @@ def test_bags_that_find_no_room_are_refused_before_anything_is_computed(probe, p
         require_memory(probe.extractor, large, options.head, options)
     require_memory(probe.extractor, large, options.head, replace(options, aggregate="mean"))
     require_memory(probe.extractor, pairs, options.head, options)
+
+
+def test_heads_that_do_not_fit_task_or_rows_are_refused_before_anything_is_computed(probe, pairs):
+    numbers = replace(probe.manifest, task=Regression())
+    with pytest.raises(UsageError, match=r"`init_head` ncm is for the task single_label, not for regression; take"):
+        require_heads(probe.extractor, numbers, ["ridge", "ncm"], option="init_head")
+    with pytest.raises(UsageError, match=r"`head` gru takes samples of several images"):
+        require_heads(probe.extractor, probe.manifest, ["gru"])
+    require_heads(probe.extractor, pairs, ["gru", "ncm"])
 
 
 def test_a_manifest_of_single_images_has_the_identity_that_it_always_had(probe, tmp_path):

@@ -183,6 +183,7 @@ def test_the_head_of_a_run_is_loaded_as_a_classifier():
         ({"validation_fraction": 1.5}, r"validation_fraction has to lie between 0 and 1, not be 1.5"),
         ({"c_values": ()}, "at least one value"),
         ({"cv": 40}, "40"),
+        ({"metric": "r2"}, "no metric 'r2' for the task single_label"),
         ({"device": "gpu"}, "gpu"),
         ({"head": "concat"}, None),
     ],
@@ -195,6 +196,18 @@ def test_wrong_parameters_are_told_when_it_is_fitted(parameters, message):
         return
     with pytest.raises(ValueError, match=message):
         classifier.fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "chosen_by"),
+    [({}, "accuracy"), ({"metric": "f1-macro"}, "f1_macro"), ({"class_weights": "balanced"}, "balanced_accuracy")],
+)
+def test_settings_are_chosen_by_the_metric_that_is_named_or_goes_with_the_weights(parameters, chosen_by, tmp_path):
+    X, y = make_blobs(60, centers=3, cluster_std=6, random_state=0)
+    fitted = TransferClassifier("ridge", random_state=0, **parameters).fit(X, y)
+    assert fitted.result_.task.primary == chosen_by
+    fitted.save(tmp_path / "head")
+    assert TransferClassifier.load(tmp_path / "head").metric == parameters.get("metric")
 
 
 def test_too_little_to_learn_from_is_told():

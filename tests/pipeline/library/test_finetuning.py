@@ -117,6 +117,7 @@ def test_loaders_are_not_started_where_processes_cannot_be(monkeypatch):
         ({"labels": ["sea"] * 24}, "at least two are needed"),
         ({"groups": [1]}, "groups holds 1 values for 24 images"),
         ({"unfreeze": "blocks.99"}, "blocks.99"),
+        ({"metric": "mae"}, "no metric 'mae' for the task single_label"),
     ],
 )
 def test_wrong_arguments_are_told_before_anything_is_paid(pictures, given, message):

@@ -293,7 +293,10 @@ def test_what_is_no_sequence_of_images_is_refused_in_words(given, message):
         ({"batch_size": 0}, "`batch_size` 0 must be at least 1"),
         ({"dtype": "float64"}, "^`dtype` 'float64' must be one of float16, float32. Did you mean 'float"),
         ({"precision": "fp64"}, "`precision` 'fp64' must be one of fp32, bf16, fp16, auto"),
-        ({"pool": "mean"}, "`pool` mean: there is no such pooling; there are avg, max, avgmax, cls, none"),
+        (
+            {"pool": "mean"},
+            "`pool` mean: there is no such pooling; there are avg, max, avgmax, cls, grid2, grid4, none",
+        ),
         ({"weights": "nowhere.pth"}, "`weights`: there is no file nowhere.pth"),
     ],
 )

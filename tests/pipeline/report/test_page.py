@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline.evaluation.comparison import compare_runs
+from pipeline.evaluation.results import evaluate_test
 from pipeline.report.page import write_report
 from stages.runtime.unicode_text import printable
 from tests.pipeline.finished_runs import HISTORY, SELECTION, add, predictions
@@ -244,3 +245,15 @@ def test_left_out_seeds_are_among_the_notes(tmp_path):
     three_methods(tmp_path)
     add(tmp_path, predictions(np.arange(60) % 2, np.arange(60) < 5), seed=1)
     assert "logistic: seed 1 is left out" in report(tmp_path).words
+
+
+def test_scores_by_outer_fold_are_a_table_of_their_own(tmp_path):
+    predicted = predictions([0, 1] * 20, [0] * 30 + [1] * 10)
+    folds = {"Bern": {"samples": 20, "accuracy": 1.0}, "Graz": {"samples": 20, "accuracy": 0.5}}
+    test = {**evaluate_test(predicted.task, predicted.statistics, 0), "folds": folds}
+    add(tmp_path, predicted, test=test, settings={"tested": "each of 2 groups"})
+    words = report(tmp_path).words
+    assert "Test accuracy by outer fold tested samples logistic Bern 20 100.0 % Graz 20 50.0 %" in " ".join(
+        words.split()
+    )
+    assert "with a head that was trained, and whose settings were chosen, without its fold" in words

@@ -1,6 +1,8 @@
 import numpy as np
 
 from stages.inspection.class_balance import Balance
+from stages.tasks.multi_label import MultiLabel
+from stages.tasks.regression import Regression
 
 
 def balance(train, val=None, test=None):
@@ -30,3 +32,14 @@ def test_small_and_absent_classes_are_named():
     text = " ".join(balance([20, 4, 30], [2, 0, 2]).words)
     assert "fewer than 10 training images: bee (4)" in text
     assert "without an image in val: bee" in text
+
+
+def test_labels_are_counted_one_by_one_and_images_without_any_too():
+    targets = np.array([[1, 0], [1, 1], [0, 0], [np.nan, 0], [1, 0], [1, 0]])
+    counted = Balance.of_task(MultiLabel(["car", "tree"]), targets, ["train"] * 4 + ["val", "test"])
+    assert counted.counts.tolist() == [[2, 1], [1, 0], [1, 0]]
+    text = " ".join(counted.words)
+    assert "car has 2 training images and tree 1: 2 to 1. The average precision of a guess is" in text
+    assert "Labels without an image in val: tree." in text
+    assert "Images without any label: 2 in train, 0 in val, 0 in test." in text
+    assert Balance.of_task(Regression(), targets, []) is None

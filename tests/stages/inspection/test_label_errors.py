@@ -4,11 +4,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_digits
 
 from cache.errors import DataError, UsageError
-from stages.inspection.label_errors import find_label_errors
-from stages.inspection.out_of_fold import out_of_fold_probabilities
+from stages.inspection.label_errors import doubt_labels, doubt_numbers, find_label_errors
+from stages.inspection.out_of_fold import out_of_fold_outputs, out_of_fold_probabilities
+from stages.tasks.multi_label import MultiLabel
+from stages.tasks.regression import Regression
 from tests.stages.fitting.rows_of_digits import numbered_classes
 
 
@@ -104,3 +107,54 @@ def test_without_cleanlab_the_message_names_it(digits, monkeypatch):
     monkeypatch.delitem(sys.modules, "cleanlab", raising=False)
     with pytest.raises(UsageError, match=r"pip install 'cleanlab>=2\.9'"):
         find_label_errors(given, probabilities)
+
+
+def test_of_labels_each_that_is_wrong_is_found_by_itself_and_what_is_not_known_is_left_alone():
+    """Two labels that follow from the features, each flipped for other samples."""
+    features = np.random.default_rng(0).standard_normal((900, 20)).astype(np.float32)
+    truth = (features[:, :2] > 0).astype(np.float32)
+    given = truth.copy()
+    wrong = {(row, number) for number in (0, 1) for row in range(number, 900, 60)}
+    for row, number in wrong:
+        given[row, number] = 1 - given[row, number]
+    given[7, 0] = np.nan
+    task = MultiLabel(["cold", "large"])
+    outputs = out_of_fold_outputs(features, given, task, 0, np.arange(900))
+    doubts = doubt_labels(given, np.asarray(task.activate(torch.from_numpy(outputs))), task.class_names)
+    numbers = [task.class_names.index(words.split(" ")[1]) for words in doubts.suggested]
+    found = set(zip(doubts.indices.tolist(), numbers, strict=True))
+    assert len(found & wrong) > 0.6 * len(wrong)
+    assert len(found & wrong) > 0.6 * len(found)
+    assert (7, 0) not in found
+    for row, number, words in zip(doubts.indices, numbers, doubts.suggested, strict=True):
+        assert words.startswith("without" if given[row, number] else "with ")
+    assert (np.diff(doubts.scores) >= 0).all()
+
+
+def test_numbers_that_are_far_off_are_found_and_no_others():
+    generator = np.random.default_rng(0)
+    features = generator.standard_normal((300, 8)).astype(np.float32)
+    targets = np.stack([features[:, 0], features[:, 1] - features[:, 2]], axis=1).astype(np.float64)
+    targets += generator.uniform(-0.1, 0.1, targets.shape)  # of which none is far off
+    targets[40, 1] += 2
+    targets[50, 0] -= 1
+    targets[60, 0] = np.nan
+    task = Regression(("width", "height"), (0.0, 0.0), (1.0, 1.0))
+    outputs = out_of_fold_outputs(features, targets, task, 0, np.arange(300))
+    doubts = doubt_numbers(targets, outputs, lambda row, number: task.names[number])
+    assert (doubts.indices.tolist(), doubts.suggested) == ([40, 50], ["height", "width"])
+    assert doubts.scores[0] > doubts.scores[1] > 3.5
+
+
+def test_outputs_of_labels_and_numbers_come_from_models_that_have_not_seen_the_sample():
+    """Copies that stay together cannot tell each other's random number; torn apart they do."""
+    generator = np.random.default_rng(0)
+    features = np.repeat(generator.standard_normal((60, 100)), 3, axis=0).astype(np.float32)
+    targets = np.repeat(generator.standard_normal((60, 1)), 3, axis=0)
+    apart, together = (
+        out_of_fold_outputs(features, targets, Regression(), 0, groups)[:, 0]
+        for groups in (np.arange(180), np.repeat(np.arange(60), 3))
+    )
+    assert np.corrcoef(apart, targets[:, 0])[0, 1] > 0.9
+    assert np.corrcoef(together, targets[:, 0])[0, 1] < 0.5
+    assert out_of_fold_outputs(features, targets, Regression(), 0, np.zeros(180, np.int64)) is None

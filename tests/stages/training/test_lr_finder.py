@@ -1,6 +1,7 @@
 """The range test on a real network with BatchNorm, dropout and stochastic depth."""
 
 import copy
+import json
 import random
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from cache.errors import CutonceError, DataError, UsageError
+from stages.runtime.progress import json_log, progress
 from stages.training.config import TrainConfig
 from stages.training.lr_finder import LRFinderResult, _running_mean, _steepest_descent, lr_find
 from stages.training.lr_schedules import LRScheduleConfig, make_schedule
@@ -224,3 +226,13 @@ def test_a_network_that_overflows_by_itself_and_a_lack_of_batches_are_said():
         lr_find(run_of(model, optimizer, train_batches=lambda epoch, first: []))
     with pytest.raises(CutonceError, match="not finite at a rate of 1e-07"):
         lr_find(run_of(model, optimizer, train_batches=lambda epoch, first: [(IMAGES * float("inf"), LABELS)]))
+
+
+def test_what_is_told_is_how_far_the_test_is_and_no_epoch_of_it(tmp_path):
+    def told_batches(epoch, first):
+        return progress(list(batches(epoch, first)), label=f"epoch {epoch}/1")
+
+    with json_log(tmp_path / "log"):
+        lr_find(run_of(*in_training(), train_batches=told_batches), steps=20)
+    told = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert {record["what"] for record in told if record["event"] == "progress"} == {"range test"}

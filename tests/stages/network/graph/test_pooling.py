@@ -27,7 +27,9 @@ def test_shape_is_that_of_the_pooled_row(kind, at):
     assert pool(torch.randn(2, *at.shape)).shape == (2, *pool.shape)
 
 
-@given(channels=st.integers(1, 4), side=st.integers(1, 4), kind=st.sampled_from(["avg", "max", "avgmax"]))
+@given(
+    channels=st.integers(1, 4), side=st.integers(1, 4), kind=st.sampled_from(["avg", "max", "avgmax", "grid2", "grid4"])
+)
 def test_the_same_values_pool_to_the_same_row_in_every_layout(channels, side, kind):
     values = torch.randn(2, channels, side, side)
     by_channel = Pool(kind, cut((channels, side, side), "nchw"))(values)
@@ -43,6 +45,15 @@ def test_pools_are_average_maximum_and_both():
     assert torch.equal(Pool("max", MAP)(x), torch.nn.functional.adaptive_max_pool2d(x, 1).flatten(1))
     assert torch.equal(Pool("avgmax", MAP)(x), torch.cat([Pool("avg", MAP)(x), Pool("max", MAP)(x)], 1))
     assert torch.equal(Pool("none", MAP)(x), x)
+
+
+def test_a_grid_tells_where_something_is():
+    x = torch.zeros(1, 2, 4, 4)
+    x[0, 1, 0, 3] = 4.0  # of the second channel, in the corner at the top, on the right
+    assert Pool("grid2", cut((2, 4, 4), "nchw"))(x).tolist() == [[0, 0, 0, 1, 0, 0, 0, 0]]
+    assert Pool("grid4", cut((2, 4, 4), "nchw"))(x).view(4, 4, 2)[0, 3].tolist() == [0, 4]
+    with pytest.raises(UsageError, match="`pool` grid2: the 7 patches at 'here' are no square"):
+        Pool("grid2", cut((7, 4), "tokens"))
 
 
 def test_tokens_of_no_patch_take_no_part_in_the_average():
@@ -62,7 +73,7 @@ def test_vectors_stay_as_they_are():
 
 @pytest.mark.parametrize("at", [MAP, cut((9, 4), "tokens"), cut((5,), "vector")])
 def test_class_token_where_there_is_none_is_refused_with_what_fits(at):
-    with pytest.raises(UsageError, match=r"'here' .* has no class token.*avg, max, avgmax and none"):
+    with pytest.raises(UsageError, match=r"'here' .* has no class token.*avg, max, avgmax, grid2, grid4 and none"):
         Pool("cls", at)
     with pytest.raises(UsageError, match="`pool` mean: there is no such pooling; there are avg, max"):
         Pool("mean", at)
@@ -72,7 +83,7 @@ def test_any_pooling_can_say_that_it_needs_a_class_token(monkeypatch):
     forget_afterwards(monkeypatch, POOLINGS)
     register_pooling("first2", needs_class_token=True)(lambda x, at: x[:, :2].flatten(1))
     assert Pool("first2", TOKENS).shape == (8,)
-    with pytest.raises(UsageError, match=r"`pool` first2: .*no class token.*avg, max, avgmax and none"):
+    with pytest.raises(UsageError, match=r"`pool` first2: .*no class token.*avg, max, avgmax, grid2, grid4 and none"):
         Pool("first2", MAP)
 
 
