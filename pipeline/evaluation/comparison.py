@@ -18,10 +18,11 @@ import numpy as np
 from cache.errors import DataError, listed
 from pipeline.evaluation.break_even import BreakEven, break_even
 from pipeline.evaluation.choice import Choice, choose
-from pipeline.evaluation.method_summary import STAGES, TEST_TIME, MethodSummary, PairedTest, paired_test
+from pipeline.evaluation.choice_in_folds import ChoiceInFolds, choice_in_folds
+from pipeline.evaluation.method_summary import STAGES, TEST_TIME, MethodSummary, PairedTest, paired_tests
 from pipeline.evaluation.methods import get_method
 from pipeline.evaluation.results import Result, load_results, require_same_test_images, run_of
-from pipeline.evaluation.verdict import Verdict, describe_test_images, give_verdict
+from pipeline.evaluation.verdict import Verdict, describe_test_images, further_pairs, give_verdict
 from pipeline.text import byte_count, capitalized, format_count, format_range, format_score, table
 from stages.tasks.base import Metric, Task, find_metric
 
@@ -46,7 +47,8 @@ class Comparison:
         What the others are tested against: the head on cached features to take, or the method to take where there is
         none.
     tests : tuple of PairedTest
-        Every other row against the reference, in the order of the rows.
+        Every other row against the reference, in the order of the rows; adjusted for these and what else the verdict
+        compares.
     choice : Choice
         The method to take, and how all are ranked.
     verdict : Verdict
@@ -55,6 +57,8 @@ class Comparison:
         All results that were read, those of seeds that not every method has included.
     notes : tuple of str
         What was left out, and why.
+    choice_in_folds : ChoiceInFolds, optional
+        What choosing comes to where methods were tested in outer folds.
     break_even : BreakEven, optional
         What the cache took and saved.
     """
@@ -66,6 +70,7 @@ class Comparison:
     verdict: Verdict
     results: tuple[Result, ...]
     notes: tuple[str, ...]
+    choice_in_folds: ChoiceInFolds | None = None
     break_even: BreakEven | None = None
 
     @property
@@ -97,6 +102,12 @@ class Comparison:
         return self.results[0].class_names
 
     @property
+    def groups(self) -> int | None:
+        """How many groups the tests are of; None where images are independent of each other."""
+        groups = self.rows[0].groups
+        return None if groups is None else len(np.unique(groups))
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds that every method has."""
         return self.rows[0].seeds
@@ -114,7 +125,7 @@ class Comparison:
     @property
     def tested(self) -> str:
         """By what each sample was tested, in words; '' where there is a test split."""
-        return str(self.rows[0].results[0].settings.get("tested", ""))
+        return str(self.rows[0].results[0].test.get("tested", ""))
 
     @property
     def folds(self) -> list[FoldScores]:
@@ -189,8 +200,10 @@ def compare_results(results: Sequence[Result], metric: str | None = None) -> Com
     saved = break_even(rows)
     candidates = [choice.chosen, *([] if choice.head is None else [choice.head]), *choice.ranked]
     reference = next((row for row in candidates if row.cached), choice.chosen)
-    tests = tuple(paired_test(row, reference) for row in rows if row is not reference)
-    verdict = give_verdict(choice, reference, tests)
+    against_reference = [(row, reference) for row in rows if row is not reference]
+    family = paired_tests([*against_reference, *further_pairs(choice.ranked)])
+    tests = tuple(family[: len(against_reference)])
+    verdict = give_verdict(choice, reference, family)
     return Comparison(
         rows=tuple(rows),
         reference=reference,
@@ -199,6 +212,7 @@ def compare_results(results: Sequence[Result], metric: str | None = None) -> Com
         verdict=verdict if saved is None else replace(verdict, details=(*verdict.details, saved.words)),
         results=tuple(results),
         notes=tuple(notes),
+        choice_in_folds=choice_in_folds(rows),
         break_even=saved,
     )
 
@@ -247,19 +261,21 @@ def format_table(comparison: Comparison) -> str:
         "marginal: train + evaluate, when the features are there; ms/image: from its bytes to its prediction.",
         "forwards: images through the backbone to fill the cache + in the method's own work.",
         *renderings_words(comparison),
+        *([comparison.choice_in_folds.words] if comparison.choice_in_folds is not None else []),
     ]
     return "\n".join([table(header, lines), "", *below])
 
 
 def interval_words(comparison: Comparison) -> str:
     """Say what the intervals are made from."""
+    methods = listed(list(dict.fromkeys(row.interval.method for row in comparison.rows)), separator="; ")
     if len(comparison.seeds) == 1:
-        return "Intervals: bootstrap over the test images of the one seed."
+        return f"Intervals, of the test images of the one seed: {methods}."
     seeds = f"{len(comparison.seeds)} seeds"
     estimate = "that of all tests" if comparison.metric.per_sample is None else "the mean"
     return (
-        f"{capitalized(comparison.metric.label)} is {estimate} over {seeds}; "
-        f"intervals: bootstrap over images, the tests of all {seeds} pooled."
+        f"{capitalized(comparison.metric.label)} is {estimate} over {seeds}; intervals, the tests of all {seeds} "
+        f"pooled and corrected for the images that they share: {methods}."
     )
 
 
@@ -304,7 +320,7 @@ def _by_one_metric(results: Sequence[Result], metric: str | None) -> tuple[list[
 
 
 def _tested_in_folds(rows: Sequence[MethodSummary]) -> list[str]:
-    protocols = dict.fromkeys(str(row.results[0].settings.get("tested", "")) for row in rows)
+    protocols = dict.fromkeys(str(row.results[0].test.get("tested", "")) for row in rows)
     return [
         f"Each sample was tested once, by heads that never saw it: {protocol}. What is kept is trained on all samples, "
         "and its score is that of the folds."
