@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.evaluation.choice import choose
 from pipeline.evaluation.method_summary import MethodSummary
@@ -19,7 +20,7 @@ from pipeline.evaluation.results import Result
 from pipeline.run_layout import fold_dirs
 from pipeline.text import format_range, format_score
 from stages.tasks.base import Metric
-from stages.tasks.statistics import bootstrap_interval
+from stages.tasks.intervals import interval
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,13 @@ class ChoiceInFolds:
     def words(self) -> str:
         """It in a sentence."""
         score = format_score(self.score, as_percent=self.metric.as_percent)
-        interval = format_range(self.ci95, as_percent=self.metric.as_percent)
+        ends = format_range(self.ci95, as_percent=self.metric.as_percent)
         taken = ", ".join(
             f"{label} {count} times" if count > 1 else f"{label} once" for label, count in self.taken.items()
         )
         return (
             f"Chosen anew within each fold, without the samples that are tested there ({taken}), the method to take "
-            f"reaches {score} (95 % interval {interval}): that is what the choice is worth."
+            f"reaches {score} (95 % interval {ends}): that is what the choice is worth."
         )
 
 
@@ -80,10 +81,15 @@ def choice_in_folds(rows: Sequence[MethodSummary]) -> ChoiceInFolds | None:
     if not tested:
         return None
     statistics = np.concatenate([result.predictions.statistics for result in tested])
-    keys = np.concatenate([result.predictions.keys for result in tested])
-    images = np.unique(keys, return_inverse=True)[1].astype(np.int64)
-    interval = bootstrap_interval(metric, statistics, images)
-    return ChoiceInFolds(metric, metric.score(statistics), interval, dict(taken.most_common()))
+    units = np.concatenate([_units(result) for result in tested])
+    low, high = interval(metric, statistics, units)[:2]
+    return ChoiceInFolds(metric, metric.score(statistics), (low, high), dict(taken.most_common()))
+
+
+def _units(result: Result) -> NDArray[np.str_]:
+    """Return what is independent of each other among the tests of a fold: groups, or images."""
+    predictions = result.predictions
+    return np.char.decode(predictions.keys, "ascii") if predictions.units is None else predictions.units
 
 
 def _folds(result: Result, metric: Metric) -> list[Result]:

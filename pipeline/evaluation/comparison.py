@@ -18,10 +18,10 @@ import numpy as np
 from cache.errors import DataError, listed
 from pipeline.evaluation.choice import Choice, choose
 from pipeline.evaluation.choice_in_folds import ChoiceInFolds, choice_in_folds
-from pipeline.evaluation.method_summary import STAGES, TEST_TIME, MethodSummary, PairedTest, paired_test
+from pipeline.evaluation.method_summary import STAGES, TEST_TIME, MethodSummary, PairedTest, paired_tests
 from pipeline.evaluation.methods import get_method
 from pipeline.evaluation.results import Result, load_results, require_same_test_images, run_of
-from pipeline.evaluation.verdict import Verdict, describe_test_images, give_verdict
+from pipeline.evaluation.verdict import Verdict, describe_test_images, further_pairs, give_verdict
 from pipeline.text import byte_count, capitalized, format_count, format_range, format_score, table
 from stages.tasks.base import Metric, Task, find_metric
 
@@ -46,7 +46,8 @@ class Comparison:
         What the others are tested against: the head on cached features to take, or the method to take where there is
         none.
     tests : tuple of PairedTest
-        Every other row against the reference, in the order of the rows.
+        Every other row against the reference, in the order of the rows; adjusted for these and what else the verdict
+        compares.
     choice : Choice
         The method to take, and how all are ranked.
     verdict : Verdict
@@ -95,6 +96,12 @@ class Comparison:
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of their numbers; none where the task has no classes."""
         return self.results[0].class_names
+
+    @property
+    def groups(self) -> int | None:
+        """How many groups the tests are of; None where images are independent of each other."""
+        groups = self.rows[0].groups
+        return None if groups is None else len(np.unique(groups))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -188,13 +195,15 @@ def compare_results(results: Sequence[Result], metric: str | None = None) -> Com
     choice = choose(rows)
     candidates = [choice.chosen, *([] if choice.head is None else [choice.head]), *choice.ranked]
     reference = next((row for row in candidates if row.cached), choice.chosen)
-    tests = tuple(paired_test(row, reference) for row in rows if row is not reference)
+    against_reference = [(row, reference) for row in rows if row is not reference]
+    family = paired_tests([*against_reference, *further_pairs(choice.ranked)])
+    tests = tuple(family[: len(against_reference)])
     return Comparison(
         rows=tuple(rows),
         reference=reference,
         tests=tests,
         choice=choice,
-        verdict=give_verdict(choice, reference, tests),
+        verdict=give_verdict(choice, reference, family),
         results=tuple(results),
         notes=tuple(notes),
         choice_in_folds=choice_in_folds(rows),
@@ -249,13 +258,14 @@ def format_table(comparison: Comparison) -> str:
 
 def interval_words(comparison: Comparison) -> str:
     """Say what the intervals are made from."""
+    methods = listed(list(dict.fromkeys(row.interval.method for row in comparison.rows)), separator="; ")
     if len(comparison.seeds) == 1:
-        return "Intervals: bootstrap over the test images of the one seed."
+        return f"Intervals, of the test {comparison.rows[0].unit}s of the one seed: {methods}."
     seeds = f"{len(comparison.seeds)} seeds"
     estimate = "that of all tests" if comparison.metric.per_sample is None else "the mean"
     return (
-        f"{capitalized(comparison.metric.label)} is {estimate} over {seeds}; "
-        f"intervals: bootstrap over images, the tests of all {seeds} pooled."
+        f"{capitalized(comparison.metric.label)} is {estimate} over {seeds}; intervals, the tests of all {seeds} "
+        f"pooled and corrected for the {comparison.rows[0].unit}s that they share: {methods}."
     )
 
 

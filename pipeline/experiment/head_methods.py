@@ -402,7 +402,7 @@ def build_result(experiment: Experiment, outcome: MethodOutcome) -> Result:
         task=task,
         val={task.primary: outcome.val_score},
         test={
-            **evaluate_test(task, outcome.predictions.statistics, experiment.seed),
+            **evaluate_test(task, outcome.predictions.statistics, experiment.seed, outcome.predictions.units),
             **fold_scores(outcome.predictions),
             **({"tested": outcome.tested} if outcome.tested else {}),
         },
@@ -462,13 +462,16 @@ def _with_whole_path(options: FeatureConfig) -> FeatureConfig:
 def predictions_of(task: Task, test: Manifest, activated: NDArray[np.float32]) -> Predictions:
     """Return what was predicted for the test split, with whose images these are."""
     statistics = task.statistic(torch.from_numpy(activated), torch.from_numpy(test.targets))
-    return Predictions(task, np.array(test.keys, "S32"), np.array(test.locations), statistics)
+    groups = np.array(test.groups) if any(test.groups) else None
+    return Predictions(task, np.array(test.keys, "S32"), np.array(test.locations), statistics, groups=groups)
 
 
 def format_accuracy(result: Result) -> str:
     """Return what was reached on the test split, by the metric that ranks, with its interval."""
     metric = result.metric
+    known = result.interval
     score, low, high = (
-        format_score(value, as_percent=metric.as_percent) for value in (result.test[metric.name], *result.test["ci95"])
+        format_score(value, as_percent=metric.as_percent) for value in (result.test[metric.name], known.low, known.high)
     )
-    return f"test {metric.label} {score} (95 % interval {low} to {high})"
+    groups = "" if known.groups is None else f", over {known.groups:,} groups"
+    return f"test {metric.label} {score} (95 % interval {low} to {high}{groups})"

@@ -99,7 +99,8 @@ def score_against_time(rows: Sequence[MethodSummary]) -> Figure:
         axes = figure.add_subplot()
         seconds = np.array([max(row.seconds, 1e-3) for row in rows])
         scores = np.array([row.score for row in rows])
-        low, high = np.array([row.ci95 for row in rows]).T
+        ends = np.array([row.ci95 for row in rows])
+        low, high = np.where(np.isnan(ends), scores[:, None], ends).T
         margin = 10 ** max(0.12 * math.log10(seconds.max() / seconds.min()), 0.15)
         axes.set_xscale("log")
         axes.set_xlim(seconds.min() / margin, seconds.max() * margin)

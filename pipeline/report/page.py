@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -72,10 +73,10 @@ def write_report(
         ),
         interval_words=interval_words(comparison),
         metric=metric,
+        unit=comparison.rows[0].unit,
         score=lambda value: format_score(value, as_percent=metric.as_percent),
         difference=lambda value: minus(format_difference(value, as_percent=metric.as_percent)),
         span=lambda ends: format_range(ends, " – ", as_percent=metric.as_percent),
-        perfect=first.correct is not None and any(row.score in (0.0, 1.0) for row in comparison.rows),
         against_time=drawn.add(
             f"{metric.name.replace('_', '-')}-time",
             figures.score_against_time(comparison.rows),
@@ -106,10 +107,10 @@ def write_report(
 
 def _scale(comparison: Comparison) -> Callable[[float], float]:
     """Return what puts a score on the common scale, 0 to 100, that the intervals in the table are drawn on."""
-    low = min(row.ci95[0] for row in comparison.rows)
-    high = max(row.ci95[1] for row in comparison.rows)
+    ends = [(row.score, *(end for end in row.ci95 if not math.isnan(end))) for row in comparison.rows]
+    low, high = min(map(min, ends)), max(map(max, ends))
     width = max(high - low, 1e-6)
-    return lambda score: round(4 + 92 * (score - low) / width, 2)
+    return lambda score: 4.0 if math.isnan(score) else round(4 + 92 * (score - low) / width, 2)
 
 
 def _side_by_side(comparison: Comparison, drawn: Figures) -> list[ReportFigure]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.tasks.base import Metric, Statistics, mean_metric, sum_metric
+from stages.tasks.base import Metric, Statistics, mean_metric, sum_metric, with_limits
 from stages.tasks.calibration import calibration_error
 from stages.tasks.metrics import BRIER_NOTE, ECE_NOTE, area_under_roc
 from stages.tasks.weighted_scores import (
@@ -78,7 +78,7 @@ def label_metrics(class_names: Sequence[str]) -> dict[str, Metric]:
         sum_metric("brier", "Brier score", _squares, _mean_of_known, higher_is_better=False, note=BRIER_NOTE),
         Metric("ece", "calibration error", _calibration_error, False, as_percent=True, note=ECE_NOTE, ranks=False),
     ]
-    return {metric.name: metric for metric in metrics}
+    return with_limits(metrics)
 
 
 def _squares(statistics: Statistics) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.tasks.base import Metric, Statistics, mean_metric, sum_metric
+from stages.tasks.base import Metric, Statistics, mean_metric, sum_metric, with_limits
 from stages.tasks.calibration import brier_scores, calibration_error
 
 Classes = NDArray[np.int64]
@@ -96,7 +96,7 @@ def class_metrics(class_names: Sequence[str]) -> dict[str, Metric]:
         mean_metric("brier", "Brier score", squares, higher_is_better=False, note=BRIER_NOTE),
         Metric("ece", "calibration error", error, False, as_percent=True, note=ECE_NOTE, ranks=False),
     ]
-    return {metric.name: metric for metric in metrics}
+    return with_limits(metrics)
 
 
 def class_counts(target: Classes, predicted: Classes, num_classes: int) -> Any:
