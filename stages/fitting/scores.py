@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from stages.fitting.feature_rows import AnyFeatureRows, in_batches
 from stages.fitting.folds import Selection
-from stages.fitting.temperature import fit_temperature
 from stages.network.heads.base import Head
 from stages.tasks.base import Task, find_metric
+from stages.tasks.temperature import fit_temperature
 from stages.training.evaluation import predict
 
 EARLY_STOP_MARGIN = 0.005
