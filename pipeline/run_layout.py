@@ -39,6 +39,7 @@ RATES = "rates.png"
 RANGE_TEST = "range-test.png"
 
 _SEED = "seed-"
+_FOLD = "fold-"
 
 
 def seed_dir(run: Path, seed: int) -> Path:
@@ -53,7 +54,12 @@ def seed_of(directory: Path) -> int:
 
 def fold_dir(directory: Path, number: int) -> Path:
     """Return the folder of an outer fold, in that of its seed."""
-    return directory / f"fold-{number}"
+    return directory / f"{_FOLD}{number}"
+
+
+def fold_dirs(directory: Path) -> list[Path]:
+    """Return the folders of the outer folds in that of a seed, fold after fold."""
+    return sorted(directory.glob(f"{_FOLD}*"), key=lambda path: (len(path.name), path))
 
 
 def files_of_seeds(run: Path, name: str) -> list[Path]:

@@ -91,6 +91,8 @@ def tick(value: float, *, as_percent: bool) -> str:
 
 def format_range(ends: tuple[float, float], between: str = " to ", *, as_percent: bool) -> str:
     """Return two scores without a unit, ``85.0 to 90.1`` of shares in percent, else ``0.850 to 0.901``."""
+    if any(math.isnan(end) for end in ends):
+        return "not known"
     return between.join(f"{100 * end:.1f}" if as_percent else _plain(end) for end in ends)
 
 

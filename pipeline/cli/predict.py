@@ -17,6 +17,8 @@ def predict(
     out: Path | None = None,
     method: str | None = None,
     seed: int | None = None,
+    threshold_for: str | None = None,
+    coverage: float | None = None,
     device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> list[Prediction]:
     """Predict new images with a trained method of a run: classes or labels with their probabilities, or numbers.
@@ -45,12 +47,26 @@ def predict(
         run says to take).
     seed
         The seed whose model is used (default: the first of the run).
+    threshold_for
+        Of two classes: predict one from the probability on that reaches this goal on held-out images, as recall=0.95 or
+        cost=5:1 of the second class, or defective:recall=0.95 (default: as the run was made with, else the most
+        probable class).
+    coverage
+        Name all classes that are possible, so that the true one is among them in this share of the cases, as 0.9
+        (default: as the run was made with, else none).
     """
     from pipeline.cli.output import echo
-    from pipeline.experiment.classify_images import choose_model, format_predictions, predict_images, write_csv
+    from pipeline.experiment.classify_images import (
+        choose_model,
+        decision_of,
+        format_predictions,
+        predict_images,
+        write_csv,
+    )
 
     model, reason = choose_model(run, method, seed)
-    classified, unreadable = predict_images(model, list(images), device)
+    decision = decision_of(model, threshold_for, coverage)
+    classified, unreadable = predict_images(model, list(images), device, decision=decision)
     heading, lines, warnings = format_predictions(model, reason, classified, printed=out is None)
     echo(heading, *lines)
     if out is not None:

@@ -18,8 +18,9 @@ from cache.errors import listed
 from pipeline.evaluation.method_summary import MethodSummary, Scored
 from pipeline.text import capitalized, format_difference, format_error, format_score
 from stages.tasks.base import Metric
+from stages.tasks.paired import compare
 from stages.tasks.standard_error import standard_error
-from stages.tasks.statistics import Difference, bootstrap_difference
+from stages.tasks.statistics import Difference
 
 FEW = 100
 """Samples below which a ranking by them is little more than chance, which is said."""
@@ -188,7 +189,7 @@ def _contest(row: MethodSummary, head: MethodSummary) -> Contest:
     if own is None or of_head is None or not own.is_about(of_head):
         ahead = row.val_score - head.val_score
         return Contest(row, None, ahead > 0 if metric.higher_is_better else ahead < 0)
-    difference = bootstrap_difference(metric, own.statistics, of_head.statistics, own.units)
+    difference = compare(metric, own.statistics, of_head.statistics, own.units).difference
     return Contest(row, difference, difference.low > 0 if metric.higher_is_better else difference.high < 0)
 
 

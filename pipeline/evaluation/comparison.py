@@ -17,10 +17,11 @@ import numpy as np
 
 from cache.errors import DataError, listed
 from pipeline.evaluation.choice import Choice, choose
-from pipeline.evaluation.method_summary import STAGES, TEST_TIME, MethodSummary, PairedTest, paired_test
+from pipeline.evaluation.choice_in_folds import ChoiceInFolds, choice_in_folds
+from pipeline.evaluation.method_summary import STAGES, TEST_TIME, MethodSummary, PairedTest, paired_tests
 from pipeline.evaluation.methods import get_method
 from pipeline.evaluation.results import Result, load_results, require_same_test_images, run_of
-from pipeline.evaluation.verdict import Verdict, describe_test_images, give_verdict
+from pipeline.evaluation.verdict import Verdict, describe_test_images, further_pairs, give_verdict
 from pipeline.text import byte_count, capitalized, format_count, format_range, format_score, table
 from stages.tasks.base import Metric, Task, find_metric
 
@@ -45,7 +46,8 @@ class Comparison:
         What the others are tested against: the head on cached features to take, or the method to take where there is
         none.
     tests : tuple of PairedTest
-        Every other row against the reference, in the order of the rows.
+        Every other row against the reference, in the order of the rows; adjusted for these and what else the verdict
+        compares.
     choice : Choice
         The method to take, and how all are ranked.
     verdict : Verdict
@@ -54,6 +56,8 @@ class Comparison:
         All results that were read, those of seeds that not every method has included.
     notes : tuple of str
         What was left out, and why.
+    choice_in_folds : ChoiceInFolds, optional
+        What choosing comes to where methods were tested in outer folds.
     """
 
     rows: tuple[MethodSummary, ...]
@@ -63,6 +67,7 @@ class Comparison:
     verdict: Verdict
     results: tuple[Result, ...]
     notes: tuple[str, ...]
+    choice_in_folds: ChoiceInFolds | None = None
 
     @property
     def verdict_text(self) -> str:
@@ -93,6 +98,12 @@ class Comparison:
         return self.results[0].class_names
 
     @property
+    def groups(self) -> int | None:
+        """How many groups the tests are of; None where images are independent of each other."""
+        groups = self.rows[0].groups
+        return None if groups is None else len(np.unique(groups))
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds that every method has."""
         return self.rows[0].seeds
@@ -110,7 +121,7 @@ class Comparison:
     @property
     def tested(self) -> str:
         """By what each sample was tested, in words; '' where there is a test split."""
-        return str(self.rows[0].results[0].settings.get("tested", ""))
+        return str(self.rows[0].results[0].test.get("tested", ""))
 
     @property
     def folds(self) -> list[FoldScores]:
@@ -184,15 +195,18 @@ def compare_results(results: Sequence[Result], metric: str | None = None) -> Com
     choice = choose(rows)
     candidates = [choice.chosen, *([] if choice.head is None else [choice.head]), *choice.ranked]
     reference = next((row for row in candidates if row.cached), choice.chosen)
-    tests = tuple(paired_test(row, reference) for row in rows if row is not reference)
+    against_reference = [(row, reference) for row in rows if row is not reference]
+    family = paired_tests([*against_reference, *further_pairs(choice.ranked)])
+    tests = tuple(family[: len(against_reference)])
     return Comparison(
         rows=tuple(rows),
         reference=reference,
         tests=tests,
         choice=choice,
-        verdict=give_verdict(choice, reference, tests),
+        verdict=give_verdict(choice, reference, family),
         results=tuple(results),
         notes=tuple(notes),
+        choice_in_folds=choice_in_folds(rows),
     )
 
 
@@ -237,19 +251,21 @@ def format_table(comparison: Comparison) -> str:
         f"{capitalized(metric.label)} on {comparison.test_images}. {interval_words(comparison)}",
         "forwards: images through the backbone to fill the cache + in the method's own work.",
         *renderings_words(comparison),
+        *([comparison.choice_in_folds.words] if comparison.choice_in_folds is not None else []),
     ]
     return "\n".join([table(header, lines), "", *below])
 
 
 def interval_words(comparison: Comparison) -> str:
     """Say what the intervals are made from."""
+    methods = listed(list(dict.fromkeys(row.interval.method for row in comparison.rows)), separator="; ")
     if len(comparison.seeds) == 1:
-        return f"Intervals: bootstrap over the test {comparison.rows[0].unit}s of the one seed."
+        return f"Intervals, of the test {comparison.rows[0].unit}s of the one seed: {methods}."
     seeds = f"{len(comparison.seeds)} seeds"
     estimate = "that of all tests" if comparison.metric.per_sample is None else "the mean"
     return (
-        f"{capitalized(comparison.metric.label)} is {estimate} over {seeds}; "
-        f"intervals: bootstrap over {comparison.rows[0].unit}s, the tests of all {seeds} pooled."
+        f"{capitalized(comparison.metric.label)} is {estimate} over {seeds}; intervals, the tests of all {seeds} "
+        f"pooled and corrected for the {comparison.rows[0].unit}s that they share: {methods}."
     )
 
 
@@ -294,7 +310,7 @@ def _by_one_metric(results: Sequence[Result], metric: str | None) -> tuple[list[
 
 
 def _tested_in_folds(rows: Sequence[MethodSummary]) -> list[str]:
-    protocols = dict.fromkeys(str(row.results[0].settings.get("tested", "")) for row in rows)
+    protocols = dict.fromkeys(str(row.results[0].test.get("tested", "")) for row in rows)
     return [
         f"Each sample was tested once, by heads that never saw it: {protocol}. What is kept is trained on all samples, "
         "and its score is that of the folds."

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from pipeline.evaluation.methods import get_method
 from pipeline.evaluation.results import Result
 from pipeline.run_layout import SAMPLE_IMAGES, seed_dir
-from stages.tasks import statistics as sampling
 from stages.tasks.base import Metric, Statistics, Task
+from stages.tasks.intervals import Interval, interval
+from stages.tasks.paired import compare, holm
+from stages.tasks.seeds import widening
 from stages.tasks.standard_error import standard_error
 
 SIGNIFICANT = 0.05
@@ -159,12 +161,50 @@ class MethodSummary:
         return min(scores), max(scores)
 
     @cached_property
-    def ci95(self) -> tuple[float, float]:
-        """The interval of the result itself for one seed; over all tests, images resampled, for several."""
+    def interval(self) -> Interval:
+        """The interval of the result itself for one seed; for several that of all tests together."""
         if len(self.results) == 1:
-            low, high = self.results[0].test["ci95"]
-            return low, high
-        return sampling.bootstrap_interval(self.metric, self.statistics, self.images)
+            return self.results[0].interval
+        units = self.images if self.groups is None else self.groups
+        found = interval(
+            self.metric,
+            self.statistics,
+            units,
+            units="images" if self.groups is None else "groups",
+            widened=self.widening(units),
+        )
+        return found if self.groups is not None else found._replace(groups=None)
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """The ends of the interval."""
+        return self.interval.low, self.interval.high
+
+    @cached_property
+    def groups(self) -> NDArray[np.str_] | None:
+        """What is independent of each other among the tests, [tests]; None where samples have no groups."""
+        groups = [
+            None if predictions.units is None else predictions.units[predictions.key_order]
+            for predictions in (result.predictions for result in self.results)
+        ]
+        known = [units for units in groups if units is not None]
+        return np.concatenate(known) if len(known) == len(groups) else None
+
+    def widening(self, units: NDArray[Any], against: MethodSummary | None = None) -> float:
+        """Return by what several seeds that share images make the standard error, or that of a difference, larger."""
+        if len(self.results) == 1:
+            return 1.0
+        keys = [set(result.predictions.keys.tolist()) for result in self.results]
+        samples = self.results[0].samples
+        trained_on = samples["train"] + samples["val"]
+        return widening(
+            self.metric,
+            self.statistics,
+            units,
+            np.repeat(np.arange(len(self.results)), [len(result.predictions) for result in self.results]),
+            resplit=None if all(of_seed == keys[0] for of_seed in keys) else samples["test"] / max(trained_on, 1),
+            against=None if against is None else against.statistics,
+        )
 
     @property
     def is_head(self) -> bool:
@@ -284,8 +324,15 @@ class PairedTest:
     difference: float
     """The metric of `method` minus that of `against`."""
     difference_ci95: tuple[float, float]
+    """Holds 0 where `p_value` is 0.05 or more: of this difference alone."""
     p_value: float
-    """As ``stages.tasks.statistics.paired_test`` says; with several seeds the image is what is tested."""
+    p_holm: float
+    """The p-value adjusted for all comparisons, of which there are `comparisons`: it alone decides."""
+    comparisons: int
+    test: str
+    """How interval and p-value were made, as ``stages.tasks.paired.compare`` says."""
+    groups: int | None
+    """How many groups the tests are of; None where images are independent of each other."""
     time_ratio: float
     """Seconds of `method` over seconds of `against`."""
     seeds_ahead: int
@@ -293,8 +340,8 @@ class PairedTest:
 
     @property
     def significant(self) -> bool:
-        """Whether the difference is more than chance."""
-        return self.p_value < SIGNIFICANT
+        """Whether the difference is more than chance, all comparisons taken together."""
+        return self.p_holm < SIGNIFICANT
 
     @property
     def ahead(self) -> bool:
@@ -303,10 +350,18 @@ class PairedTest:
 
 
 def paired_test(row: MethodSummary, reference: MethodSummary) -> PairedTest:
-    """Return the test of one method against another on the same images."""
+    """Return the test of one method against another on the same images, as if it were the only one."""
     metric = row.metric
-    statistics, reference_statistics = row.statistics, reference.statistics
-    difference = sampling.bootstrap_difference(metric, statistics, reference_statistics, row.images)
+    groups = row.groups if row.groups is not None else reference.groups
+    several = len(row.results) > 1
+    units = groups if groups is not None else row.images if several else None
+    compared = compare(
+        metric,
+        row.statistics,
+        reference.statistics,
+        units,
+        widened=1.0 if units is None else row.widening(units, reference),
+    )
     gains = (
         result.score(metric.name) - reference_result.score(metric.name)
         for result, reference_result in zip(row.results, reference.results, strict=True)
@@ -316,9 +371,22 @@ def paired_test(row: MethodSummary, reference: MethodSummary) -> PairedTest:
         against=reference.label,
         metric=metric.name,
         higher_is_better=metric.higher_is_better,
-        difference=difference.value,
-        difference_ci95=(difference.low, difference.high),
-        p_value=sampling.paired_test(metric, statistics, reference_statistics, row.images),
+        difference=compared.difference.value,
+        difference_ci95=(compared.difference.low, compared.difference.high),
+        p_value=compared.p_value,
+        p_holm=compared.p_value,
+        comparisons=1,
+        test=compared.method,
+        groups=None if groups is None else len(np.unique(groups)),
         time_ratio=row.seconds / max(reference.seconds, 1e-9),
         seeds_ahead=sum(gain > 0 if metric.higher_is_better else gain < 0 for gain in gains),
     )
+
+
+def paired_tests(pairs: Sequence[tuple[MethodSummary, MethodSummary]]) -> list[PairedTest]:
+    """Return the tests of pairs of methods, each pair once, with p-values that are adjusted for all of them."""
+    tests = [paired_test(row, against) for row, against in {(a.label, b.label): (a, b) for a, b in pairs}.values()]
+    adjusted = holm([test.p_value for test in tests])
+    return [
+        replace(test, p_holm=p_value, comparisons=len(tests)) for test, p_value in zip(tests, adjusted, strict=True)
+    ]

@@ -31,8 +31,8 @@ from pipeline.evaluation.methods import get_method, is_method
 from pipeline.evaluation.out_of_fold import OutOfFoldPredictions, own_arrays
 from stages.config.version_1 import METHOD_NAMES
 from stages.tasks.base import Metric, Statistics, Task, evaluate, find_metric, task_from_json
+from stages.tasks.intervals import Interval, interval
 from stages.tasks.metrics import OLD_NAMES
-from stages.tasks.statistics import bootstrap_interval
 
 VERSION = 2
 """Of ``result.json``.
@@ -57,6 +57,8 @@ class Predictions:
         What the task keeps of each sample: the truth, and what was predicted.
     folds : str [n], optional
         The outer fold that each sample was tested in, where there are folds.
+    groups : str [n], optional
+        What samples that are not independent of each other belong to, a patient or a product; '' for one on its own.
     """
 
     def __init__(
@@ -66,14 +68,17 @@ class Predictions:
         locations: ArrayLike,
         statistics: Statistics,
         folds: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
     ) -> None:
         self.task = task
         self.keys: NDArray[np.bytes_] = np.asarray(keys, dtype="S32")
         self.locations: NDArray[np.str_] = np.asarray(locations, dtype=np.str_)
         self.statistics = statistics
         self.folds: NDArray[np.str_] | None = None if folds is None else np.asarray(folds, dtype=np.str_)
-        if not self.keys.shape == self.locations.shape == statistics.shape[:1]:
-            raise ValueError("keys, locations and statistics are not about the same images")
+        self.groups: NDArray[np.str_] | None = None if groups is None else np.asarray(groups, dtype=np.str_)
+        lengths = [self.keys.shape, self.locations.shape, *([] if self.groups is None else [self.groups.shape])]
+        if any(length != statistics.shape[:1] for length in lengths):
+            raise ValueError("keys, locations, groups and statistics are not about the same images")
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -91,18 +96,27 @@ class Predictions:
         return scores if scores is not None and scores.dtype == np.bool_ else None
 
     @cached_property
+    def units(self) -> NDArray[np.str_] | None:
+        """What is independent of each other, [n]: groups, and samples on their own; None where none has a group."""
+        if self.groups is None:
+            return None
+        own_names = np.char.add("image ", np.char.decode(self.keys, "ascii"))
+        return np.where(self.groups == "", own_names, np.char.add("group ", self.groups))
+
+    @cached_property
     def key_order(self) -> NDArray[np.int64]:
         """Rows in the order of their keys (and labels): the same images stand at the same place for every method."""
         return np.lexsort((self.labels, self.keys))
 
     def of_task(self, task: Task) -> Predictions:
         """Return the same predictions under a task that differs in what was set of it: its scale, its thresholds."""
-        return Predictions(task, self.keys, self.locations, self.statistics, self.folds)
+        return Predictions(task, self.keys, self.locations, self.statistics, self.folds, self.groups)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return what ``predictions.npz`` holds: keys, locations, and each field of the statistics by its name."""
-        folds = {} if self.folds is None else {"folds": self.folds}
-        return {"keys": self.keys, "locations": self.locations, **folds, **_arrays_of(self.statistics)}
+        """Return what ``predictions.npz`` holds: keys, locations, folds and groups if any, fields of the statistics."""
+        further = {"folds": self.folds, _GROUPS: self.groups}
+        known = {name: values for name, values in further.items() if values is not None}
+        return {"keys": self.keys, "locations": self.locations, **known, **_arrays_of(self.statistics)}
 
     @classmethod
     def load(cls, path: Path, task: Task) -> Predictions:
@@ -116,7 +130,8 @@ class Predictions:
         try:
             arrays = _read_arrays(path)
             keys, locations, folds = arrays.pop("keys"), arrays.pop("locations"), arrays.pop("folds", None)
-            predictions = cls(task, keys, locations, _statistics_of(arrays), folds)
+            groups = arrays.pop(_GROUPS, None)
+            predictions = cls(task, keys, locations, _statistics_of(arrays), folds, groups)
             if len(task.cells(predictions.statistics[0])) != len(task.columns):
                 raise ValueError(f"these are not predictions of the task {task.name}")
             return predictions
@@ -125,6 +140,8 @@ class Predictions:
         except _DAMAGED_ARCHIVE as error:
             raise DataError(f"{path} is damaged ({error}); delete its folder and train this method again") from error
 
+
+_GROUPS = "groups"
 
 _WHOLE = "statistics"
 """What statistics without fields are called in a file."""
@@ -152,7 +169,7 @@ def _statistics_of(arrays: Mapping[str, NDArray[Any]]) -> Statistics:
     return statistics
 
 
-def evaluate_test(task: Task, statistics: Statistics, seed: int) -> dict[str, Any]:
+def evaluate_test(task: Task, statistics: Statistics, seed: int, units: ArrayLike | None = None) -> dict[str, Any]:
     """Return the ``test`` object of ``result.json``: every metric of the task, and how sure the primary one is.
 
     Parameters
@@ -162,12 +179,15 @@ def evaluate_test(task: Task, statistics: Statistics, seed: int) -> dict[str, An
         What the task keeps of each test sample.
     seed : int
         Seed of the bootstrap.
+    units : array [n], optional
+        `Predictions.units`: what is independent of each other, where samples have groups.
 
     Returns
     -------
     dict
         Each metric by its name, None where it is not defined for these samples; ``ci95``, the ends of the primary
-        one's 95 % bootstrap interval; ``confusion`` where the task has classes: true ones down, predicted ones across.
+        one's 95 % interval, null where it has none; ``ci95_method``, how it was made; ``groups``, how many there
+        are, where samples have groups; ``confusion`` where the task has classes: true ones down, predicted ones across.
 
     Raises
     ------
@@ -175,9 +195,14 @@ def evaluate_test(task: Task, statistics: Statistics, seed: int) -> dict[str, An
         If there is nothing to score.
     """
     scores = {name: None if math.isnan(score) else score for name, score in evaluate(task, statistics).items()}
-    interval = bootstrap_interval(task.metrics[task.primary], statistics, seed=seed)
-    confusion = task.confusion(statistics)
-    return {**scores, "ci95": list(interval), **({} if confusion is None else {"confusion": confusion.tolist()})}
+    known = interval(task.metrics[task.primary], statistics, units, seed=seed)
+    return {
+        **scores,
+        "ci95": [known.low, known.high],
+        "ci95_method": known.method,
+        **({} if known.groups is None else {"groups": known.groups}),
+        **({} if (confusion := task.confusion(statistics)) is None else {"confusion": confusion.tolist()}),
+    }
 
 
 def fold_scores(predictions: Predictions) -> dict[str, dict[str, Any]]:
@@ -280,11 +305,13 @@ class Result:
         if metric.name == self.task.primary:
             return self
         task = self.task.with_primary(metric.name)
-        test = evaluate_test(task, self.predictions.statistics, self.seed)
+        test = evaluate_test(task, self.predictions.statistics, self.seed, self.predictions.units)
         test |= fold_scores(self.predictions.of_task(task))
+        test |= {name: self.test[name] for name in ("tested",) if name in self.test}
         if test[metric.name] is None:
             raise DataError(f"{metric.label} is not defined for the test samples of {self.directory}")
-        return replace(self, task=task, val={**self.val, metric.name: self._validation_score(metric)}, test=test)
+        val = {**self.val, metric.name: self._validation_score(metric)}
+        return replace(self, task=task, val=val, test=test, selection=[])  # which was by the other one
 
     def _validation_score(self, metric: Metric) -> float:
         if metric.name in self.val:
@@ -301,6 +328,14 @@ class Result:
         """Names of the classes, in the order of their numbers; none where the task has no classes."""
         names: tuple[str, ...] = getattr(self.task, "class_names", ())
         return names
+
+    @cached_property
+    def interval(self) -> Interval:
+        """The 95 % interval of the metric on the test split; made anew where a file of before does not say how."""
+        low, high = (math.nan if end is None else float(end) for end in self.test["ci95"])
+        if "ci95_method" in self.test:
+            return Interval(low, high, self.test["ci95_method"], self.test.get("groups"))
+        return interval(self.metric, self.predictions.statistics, self.predictions.units, seed=self.seed)
 
     def score(self, name: str) -> float:
         """Return a metric on the test split; from the predictions where the file, an older one, has no value."""
@@ -641,7 +676,11 @@ def _extractions(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 def _is_interval(test: Mapping[str, Any]) -> bool:
     interval = test.get("ci95")
-    return isinstance(interval, list) and len(interval) == 2 and all(matches_annotation(end, float) for end in interval)
+    return (
+        isinstance(interval, list)
+        and len(interval) == 2
+        and all(matches_annotation(end, float | None) for end in interval)
+    )
 
 
 def _how_tasks_differ(task: Task, other: Task) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from pipeline.evaluation.choice import Choice
-from pipeline.evaluation.method_summary import MethodSummary, PairedTest, paired_test
+from pipeline.evaluation.method_summary import MethodSummary, PairedTest
 from pipeline.text import capitalized, format_difference, format_score, percent
 
 Outcome = Literal["pays", "does not pay", "inconclusive", "ranking", "single", "new data"]
@@ -27,9 +27,18 @@ class Verdict:
 
 
 def give_verdict(choice: Choice, reference: MethodSummary, tests: Sequence[PairedTest]) -> Verdict:
-    """Say what follows of the choice, which saw no test image, and of the tests against the reference."""
+    """Say what follows of the choice, which saw no test image, and of the tests.
+
+    Parameters
+    ----------
+    choice : Choice
+    reference : MethodSummary
+    tests : sequence of PairedTest
+        Of every other method against the reference, and of `further_pairs`.
+    """
     ranked, chosen = choice.ranked, choice.chosen
-    tests_by_label = {test.method: test for test in tests}
+    by_pair = {(test.method, test.against): test for test in tests}
+    tests_by_label = {test.method: test for test in tests if test.against == reference.label}
     if len(ranked) == 1:
         name, images = capitalized(_method_phrase(reference)), describe_test_images(reference)
         headline = f"{name} reaches {_reached(reference)} on {images}."
@@ -53,13 +62,24 @@ def give_verdict(choice: Choice, reference: MethodSummary, tests: Sequence[Paire
             if row.method == "uncached"
         ]
     details += [
-        _pretraining_gain(row, with_all_weights)
+        _pretraining_gain(row, with_all_weights, by_pair[with_all_weights.label, row.label])
         for row in ranked
         if (with_all_weights := _with_all_weights(row, ranked)) is not None
     ]
-    details += _gain_of_columns(ranked)
+    details += _gain_of_columns(ranked, by_pair)
     details += choice.words
     return Verdict(outcome, headline, tuple(details), chosen)
+
+
+def further_pairs(ranked: Sequence[MethodSummary]) -> list[tuple[MethodSummary, MethodSummary]]:
+    """Return what a verdict compares beside every method with the reference."""
+    pairs = [
+        (with_all_weights, row) for row in ranked if (with_all_weights := _with_all_weights(row, ranked)) is not None
+    ]
+    images, columns, both = _with_columns(ranked)
+    if images is not None and columns is not None and both is not None:
+        pairs += [(both, images), (both, columns)]
+    return pairs
 
 
 def _outcome(tuned: MethodSummary, reference: MethodSummary, test: PairedTest, candidates: int) -> tuple[Outcome, str]:
@@ -69,7 +89,9 @@ def _outcome(tuned: MethodSummary, reference: MethodSummary, test: PairedTest, c
     evidence = f"({_evidence(test, reference)}), {_time(test.time_ratio)}."
     if not test.significant:
         chance = f"is within what chance gives with {describe_test_images(reference)}"
-        return "inconclusive", f"Fine-tuning{tuned_note} is not shown to pay here: {scores_text} {chance} {evidence}"
+        possible = capitalized(_still_possible(test, reference))
+        headline = f"Fine-tuning{tuned_note} is not shown to pay here: {scores_text} {chance} {evidence} {possible}."
+        return "inconclusive", headline
     if test.ahead:
         return "pays", f"Fine-tuning{tuned_note} pays: {scores_text} {evidence}"
     return "does not pay", f"Fine-tuning{tuned_note} does not pay here: {scores_text} {evidence}"
@@ -90,11 +112,10 @@ def _with_all_weights(row: MethodSummary, ranked: Sequence[MethodSummary]) -> Me
     return next(iter([*pretrained, *(candidate for candidate in ranked if candidate.cached)]), None)
 
 
-def _pretraining_gain(row: MethodSummary, pretrained: MethodSummary) -> str:
+def _pretraining_gain(row: MethodSummary, pretrained: MethodSummary, test: PairedTest) -> str:
     """Say what the pretrained weights that `row` does without were worth."""
-    test = paired_test(pretrained, row)
     layers_note = " of the re-initialised layers" if row.reinitialized else ""
-    chance = "" if test.significant else ", within what chance gives"
+    chance = "" if test.significant else f", within what chance gives: {_still_possible(test, row)}"
     subject = "trained from scratch, the network" if row.method == "scratch" else row.label
     return (
         f"What the pretrained weights{layers_note} were worth: {_evidence(test, row)}{chance}. "
@@ -103,18 +124,23 @@ def _pretraining_gain(row: MethodSummary, pretrained: MethodSummary) -> str:
     )
 
 
-def _gain_of_columns(ranked: Sequence[MethodSummary]) -> list[str]:
-    """Say what images alone, columns alone and both reach, each by its best head; nothing where one is missing."""
-    images, columns, both = (
+def _with_columns(ranked: Sequence[MethodSummary]) -> list[MethodSummary | None]:
+    """Return the best head on images alone, on columns alone, and on both, as far as there are any."""
+    return [
         next((row for row in ranked if row.method in methods), None)
         for methods in (("linear", "head"), ("columns",), ("joined",))
-    )
+    ]
+
+
+def _gain_of_columns(ranked: Sequence[MethodSummary], by_pair: Mapping[tuple[str, str], PairedTest]) -> list[str]:
+    """Say what images alone, columns alone and both reach, each by its best head; nothing where one is missing."""
+    images, columns, both = _with_columns(ranked)
     if images is None or columns is None or both is None:
         return []
     gains = (
         f"the {added} add {_evidence(test, alone)}{'' if test.significant else ', within what chance gives'}"
         for added, alone in (("columns", images), ("images", columns))
-        for test in [paired_test(both, alone)]
+        for test in [by_pair[both.label, alone.label]]
     )
     return [
         f"Images alone reach {_score(images)} ({images.label}), columns alone {_score(columns)} ({columns.label}), "
@@ -141,7 +167,8 @@ def _ranking(choice: Choice, tests_by_label: dict[str, PairedTest], reference: M
     return "ranking", (
         f"Of {len(ranked)} methods, {first}; it reaches "
         f"{_reached(chosen)} on {describe_test_images(chosen)}. {beside}; the difference "
-        f"({_evidence(test, reference)}) is {relation} what chance gives."
+        f"({_evidence(test, reference)}) is {relation} what chance gives"
+        f"{'' if test.significant else f': {_still_possible(test, reference)}'}."
     )
 
 
@@ -150,10 +177,24 @@ def _evidence(test: PairedTest, reference: MethodSummary) -> str:
     difference, low, high = (
         format_difference(value, as_percent=shares) for value in (test.difference, *test.difference_ci95)
     )
-    name = "McNemar p" if seeds == 1 and reference.correct is not None else "paired test p"
-    p_value = "< 0.001" if test.p_value < 0.001 else f"= {test.p_value:.2g}"
     ahead = f", ahead in {test.seeds_ahead} of {seeds} seeds" if seeds > 1 else ""
-    return f"{difference}{' points' if shares else ''}, 95 % interval {low} to {high}, {name} {p_value}{ahead}"
+    groups = "" if test.groups is None else f" over {test.groups:,} groups"
+    adjusted = f", of {test.comparisons} comparisons {_p_value(test.p_holm)} by Holm" if test.comparisons > 1 else ""
+    interval = "no interval, as every resample scores the same" if low == high else f"95 % interval {low} to {high}"
+    p_value = f"{test.test} {_p_value(test.p_value)}{groups}{adjusted}"
+    return f"{difference}{' points' if shares else ''}, {interval}, {p_value}{ahead}"
+
+
+def _p_value(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
+
+
+def _still_possible(test: PairedTest, reference: MethodSummary) -> str:
+    """Say how large a difference that is not told from chance may be."""
+    shares = reference.metric.as_percent
+    most = max(abs(end) for end in test.difference_ci95)
+    size = format_difference(most, as_percent=shares).lstrip("+")
+    return f"up to {size}{' points' if shares else ''} either way remain possible"
 
 
 def _score(row: MethodSummary) -> str:
@@ -162,7 +203,8 @@ def _score(row: MethodSummary) -> str:
 
 def _reached(row: MethodSummary) -> str:
     low, high = (format_score(end, as_percent=row.metric.as_percent) for end in row.ci95)
-    return f"{_score(row)} (95 % interval {low} to {high})"
+    groups = "" if row.interval.groups is None else f", over {row.interval.groups:,} groups"
+    return f"{_score(row)} (95 % interval {low} to {high}{groups})"
 
 
 def describe_test_images(row: MethodSummary) -> str:

@@ -18,11 +18,15 @@ from torch import nn
 from cache.atomic_write import atomic_path
 from cache.errors import DataError, UsageError, suggestion
 from pipeline.evaluation.comparison import choose_result
+from pipeline.evaluation.decision import Decision, class_names_of, decide
 from pipeline.evaluation.results import Result, distinct_names, read_json
 from pipeline.experiment.find_samples import NewSample, find_samples
 from pipeline.experiment.model_store import ModelCard, open_model, read_columns, read_recipe, read_unlike
 from pipeline.experiment.predict_with_columns import predict_samples_with_columns, predict_with_columns
-from pipeline.run_layout import MODEL_CARD, REPORT, RESULTS, files_of_methods, seed_of
+from pipeline.options.toml_file import read_configuration
+from pipeline.run_layout import CONFIGURATION, MODEL_CARD, REPORT, RESULTS, files_of_methods, run_of, seed_of
+from stages.config.bounds import is_share, require
+from stages.config.goals import goal_of
 from stages.data.sources.csv_file import is_table, read_image_table
 from stages.data.sources.folder_tree import FolderNotes, images_below
 from stages.finetuning.predict_images import PredictedBatch, iter_predictions, iter_sample_predictions
@@ -34,6 +38,12 @@ COLUMNS_ALONE = "columns"
 """The method of transfer that opens no image."""
 
 UNLIKE_COLUMNS = ("unlike", "unlike_score")
+
+POSSIBLE = "possible"
+"""The column of the classes that are possible."""
+
+SEPARATOR = "|"
+"""Between these."""
 
 _LOG = logging.getLogger("cutonce")
 
@@ -125,8 +135,28 @@ def _chosen_on_page(run: Path) -> str | None:
     return str(chosen["folder"])
 
 
+def decision_of(model: Path, threshold_for: str | None = None, coverage: float | None = None) -> Decision:
+    """Return how the probabilities of a trained method are read: as asked, or as its run was configured.
+
+    Raises
+    ------
+    UsageError, DataError
+        As `decide`.
+    """
+    path = run_of(model) / CONFIGURATION
+    configured = read_configuration(path) if path.exists() else {}
+    goal = goal_of(threshold_for or configured.get("threshold_for"))
+    coverage = configured.get("coverage") if coverage is None else coverage
+    require("coverage", coverage, "between 0 and 1", is_share)
+    return Decision() if goal is None and coverage is None else decide(Result.load(model), goal, coverage)
+
+
 def predict_images(
-    model: Path, images: Sequence[Path], device: str = "auto", backbone: nn.Module | Backbone | None = None
+    model: Path,
+    images: Sequence[Path],
+    device: str = "auto",
+    backbone: nn.Module | Backbone | None = None,
+    decision: Decision | None = None,
 ) -> tuple[list[Prediction], list[tuple[str, str]]]:
     """Return the classified images, and those that could not be read with the reason.
 
@@ -139,6 +169,8 @@ def predict_images(
     device : str
     backbone : nn.Module or Backbone, optional
         The network it was trained on, where that was handed in from Python.
+    decision : Decision, optional
+        How probabilities are read; by default the most probable class is predicted.
 
     Raises
     ------
@@ -149,7 +181,7 @@ def predict_images(
     """
     recipe = read_recipe(model)
     if recipe is not None and recipe.samples is not None:
-        return _predict_samples(model, find_samples(images, recipe.samples), device, backbone)
+        return _predict_samples(model, find_samples(images, recipe.samples), device, backbone, decision)
     listing = find_images(images)
     locations = [location for location, _ in listing]
     recipe, extractor, upper = open_model(model, device, backbone)
@@ -164,7 +196,7 @@ def predict_images(
     )
     for batch in batches:
         unreadable += [(locations[index], reason) for index, reason in batch.failures]
-        for index, answer in zip(batch.indices, _answers(batch, task, detector), strict=True):
+        for index, answer in zip(batch.indices, _answers(batch, task, detector, decision), strict=True):
             classified.append(Prediction(locations[index], extra=listing[index][1], **answer._asdict()))
     if not classified:
         raise DataError(f"none of the {len(locations)} images could be read; the first: {unreadable[0][1]}")
@@ -172,7 +204,11 @@ def predict_images(
 
 
 def _predict_samples(
-    model: Path, samples: Sequence[NewSample], device: str, backbone: nn.Module | Backbone | None
+    model: Path,
+    samples: Sequence[NewSample],
+    device: str,
+    backbone: nn.Module | Backbone | None,
+    decision: Decision | None,
 ) -> tuple[list[Prediction], list[tuple[str, str]]]:
     """Return what `predict_images` does, of samples of several images."""
     recipe, extractor, upper = open_model(model, device, backbone)
@@ -190,7 +226,7 @@ def _predict_samples(
     )
     for batch in batches:
         unreadable += [(locations[number], reason) for number, reason in batch.failures]
-        for index, answer in zip(batch.indices, _answers(batch, task, detector), strict=True):
+        for index, answer in zip(batch.indices, _answers(batch, task, detector, decision), strict=True):
             sample = samples[index]
             predicted.append(Prediction(sample.location, extra=sample.extra, **answer._asdict()))
     if not predicted:
@@ -207,14 +243,31 @@ class _Answer(NamedTuple):
     unlike: float | None
 
 
-def _answers(batch: PredictedBatch, task: Task, detector: UnlikeDetector | None) -> Iterator[_Answer]:
+def _answers(
+    batch: PredictedBatch, task: Task, detector: UnlikeDetector | None, decision: Decision | None
+) -> Iterator[_Answer]:
     """Yield what is predicted for the images of a batch, and how unlike the training images each is."""
     scores: list[float | None] = [None] * len(batch.indices)
     if detector is not None and batch.vectors is not None and len(batch.indices):
         scores = detector.scores(batch.vectors).tolist()
     for activated, score in zip(torch.from_numpy(batch.activated), scores, strict=True):
         cells = dict(zip(task.predicted_columns, task.predicted_cells(activated), strict=True))
-        yield _Answer(task.predicted_words(activated), cells, activated.numpy(), score)
+        words = task.predicted_words(activated)
+        if decision is not None and decision != Decision():
+            cells, words = _as_decided(decision, class_names_of(task), activated.numpy(), cells)
+        yield _Answer(words, cells, activated.numpy(), score)
+
+
+def _as_decided(
+    decision: Decision, names: Sequence[str], probabilities: NDArray[np.float32], cells: Mapping[str, str]
+) -> tuple[dict[str, str], str]:
+    """Return the cells and the words of one prediction by a threshold, and with the classes that are possible."""
+    predicted = int(decision.predicted(probabilities[None])[0])
+    decided, words = {**cells, "class": names[predicted]}, f"{names[predicted]}  {probabilities[predicted]:.3f}"
+    if decision.least is None:
+        return decided, words
+    possible = [names[number] for number in np.flatnonzero(decision.possible(probabilities[None])[0]).tolist()]
+    return {**decided, POSSIBLE: SEPARATOR.join(possible)}, f"{words}  possible: {', '.join(possible)}"
 
 
 def _detector_of(model: Path, recipe: ModelCard) -> UnlikeDetector | None:

@@ -353,7 +353,7 @@ def _test(model: Path, manifest: Manifest, options: EvaluationOptions, cache: Pa
         own,
         task=task,
         samples={**own.samples, "test": len(manifest)},
-        test=evaluate_test(task, predictions.statistics, recipe.seed),
+        test=evaluate_test(task, predictions.statistics, recipe.seed, predictions.units),
         seconds_by_stage=stages,
         seconds=sum(stages.values()),
         settings={**own.settings, "evaluated on": data, "trained in": str(model)},

@@ -223,7 +223,7 @@ def _evaluate_with_tta(
         trained,
         name=recipe.name,
         task=predictions.task,
-        test=evaluate_test(predictions.task, predictions.statistics, recipe.seed),
+        test=evaluate_test(predictions.task, predictions.statistics, recipe.seed, predictions.units),
         seconds_by_stage=stages,
         seconds=sum(stages.values()),
         settings=settings | _as_tested(options),

@@ -34,7 +34,7 @@ from pipeline.experiment.sample_rows import (
 from pipeline.experiment.unlike_images import detector_of_features
 from pipeline.text import byte_count, duration, format_score
 from stages.columns.table_encoder import TableEncoder
-from stages.config.data import SPLITS
+from stages.config.data import AFTER_TRAINING, SPLITS
 from stages.config.features import FeatureConfig
 from stages.config.heads import COLUMN_OPTIONS, HeadConfig, HeadName
 from stages.data.manifest import Manifest
@@ -84,6 +84,8 @@ class MethodOutcome:
     costs : tuple of Cost
         Of training, and of testing.
     trainable_parameters : int
+    tested : str
+        By what each sample was tested, in words; '' where there is a test split.
     """
 
     method: str
@@ -93,6 +95,7 @@ class MethodOutcome:
     predictions: Predictions
     costs: tuple[Cost, Cost]
     trainable_parameters: int
+    tested: str = ""
 
 
 def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadConfig) -> list[Result]:
@@ -198,11 +201,12 @@ def train_and_test(
     outcome = MethodOutcome(
         method=method.method,
         name=method.name,
-        settings={**trained.settings, **method.settings, **({"tested": tested.protocol} if tested.protocol else {})},
+        settings={**trained.settings, **method.settings},
         val_score=trained.val_score,
         predictions=tested.predictions,
         costs=(training + tested.training, tested.testing),
         trainable_parameters=trained.trainable_parameters,
+        tested=tested.protocol,
     )
     result = replace(
         build_result(experiment, outcome),
@@ -398,8 +402,9 @@ def build_result(experiment: Experiment, outcome: MethodOutcome) -> Result:
         task=task,
         val={task.primary: outcome.val_score},
         test={
-            **evaluate_test(task, outcome.predictions.statistics, experiment.seed),
+            **evaluate_test(task, outcome.predictions.statistics, experiment.seed, outcome.predictions.units),
             **fold_scores(outcome.predictions),
+            **({"tested": outcome.tested} if outcome.tested else {}),
         },
         seconds=sum(stages.values()),
         seconds_by_stage=stages,
@@ -444,6 +449,8 @@ def recipe_of(experiment: Experiment, task: Task, method: str, name: str, identi
 def options_of(experiment: Experiment) -> dict[str, Any]:
     """Return the options of data and features that a result is made with; a method adds what is its own."""
     data = {} if experiment.data is None else asdict(experiment.data)
+    for option in AFTER_TRAINING:
+        data.pop(option, None)
     return {**data, "metric": experiment.task.primary, **config_to_json(_with_whole_path(experiment.extractor.options))}
 
 
@@ -455,13 +462,16 @@ def _with_whole_path(options: FeatureConfig) -> FeatureConfig:
 def predictions_of(task: Task, test: Manifest, activated: NDArray[np.float32]) -> Predictions:
     """Return what was predicted for the test split, with whose images these are."""
     statistics = task.statistic(torch.from_numpy(activated), torch.from_numpy(test.targets))
-    return Predictions(task, np.array(test.keys, "S32"), np.array(test.locations), statistics)
+    groups = np.array(test.groups) if any(test.groups) else None
+    return Predictions(task, np.array(test.keys, "S32"), np.array(test.locations), statistics, groups=groups)
 
 
 def format_accuracy(result: Result) -> str:
     """Return what was reached on the test split, by the metric that ranks, with its interval."""
     metric = result.metric
+    known = result.interval
     score, low, high = (
-        format_score(value, as_percent=metric.as_percent) for value in (result.test[metric.name], *result.test["ci95"])
+        format_score(value, as_percent=metric.as_percent) for value in (result.test[metric.name], known.low, known.high)
     )
-    return f"test {metric.label} {score} (95 % interval {low} to {high})"
+    groups = "" if known.groups is None else f", over {known.groups:,} groups"
+    return f"test {metric.label} {score} (95 % interval {low} to {high}{groups})"

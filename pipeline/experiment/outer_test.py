@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache.errors import UsageError
 from pipeline.evaluation.results import Predictions, Result
@@ -82,6 +83,14 @@ def _run(experiment: Experiment, names: Sequence[HeadName], options: HeadConfig)
     return [*run_heads(experiment, names, options), *run_column_methods(experiment, names, options)]
 
 
+def _groups_of(parts: Sequence[Predictions], order: NDArray[np.int64]) -> NDArray[np.str_] | None:
+    """Return the groups of all samples; none where no sample has one. A fold whose samples have none has no array."""
+    if all(part.groups is None for part in parts):
+        return None
+    groups = [np.full(len(part), "") if part.groups is None else part.groups for part in parts]
+    return np.asarray(np.concatenate(groups)[order])
+
+
 def _protocol(experiment: Experiment, folds: Sequence[OuterFold]) -> str:
     assert experiment.data is not None
     if experiment.data.test == EACH_GROUP:
@@ -100,6 +109,7 @@ def _tested_in(folds: Sequence[OuterFold], directories: Sequence[Path], protocol
         np.concatenate([part.locations for part in parts])[order],
         np.concatenate([part.statistics for part in parts])[order],
         np.repeat([fold.name for fold in folds], [len(part) for part in parts])[order],
+        _groups_of(parts, order),
     )
     training, testing = (sum(result.seconds_by_stage[stage] for result in results) for stage in ("train", "evaluate"))
     cpu_seconds = sum(result.cpu_seconds for result in results)

@@ -11,6 +11,7 @@ from typing import Any
 
 from cache import DigestCache
 from cache.atomic_write import remove_stale_temporaries, write_atomically
+from pipeline.evaluation.decision import require_decidable
 from pipeline.experiment.run_samples import require_same_samples, seeds_with_results
 from pipeline.options.toml_file import write_configuration
 from pipeline.run_layout import CONFIGURATION, ENVIRONMENT, EXTRACTION, MANIFEST, seed_dir
@@ -18,6 +19,7 @@ from pipeline.text import byte_count, duration, percent
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
+from stages.config.goals import goal_of
 from stages.config.heads import HeadConfig
 from stages.data.images.reading import needs_survey
 from stages.data.manifest import Manifest, load_manifest
@@ -64,6 +66,8 @@ def make_manifest(
     memo = DigestCache(features.cache / "keys.sqlite")
     bar = partial(progress, label="read keys", unit="files")
     manifest = load_manifest(data, seed, memo, bar, labels=labels)
+    if labels:
+        require_decidable(manifest.task, goal_of(data.threshold_for), data.coverage)
     if head is not None and data.tests_each_sample:
         folds = len(outer_folds(manifest, data, seed))  # what cannot be folded is told before images are extracted
         manifest.notes.append(f"each sample is tested once, in {folds} outer folds, by what never saw it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -63,7 +64,7 @@ def write_report(
     first, metric = comparison.ranked[0], comparison.metric
     page = template("report.html.j2").render(
         comparison=comparison,
-        task=task_part(PageContext(comparison, drawn)),
+        task=task_part(PageContext(comparison, drawn, configuration)),
         title=", ".join(run.name for run in comparison.runs),
         samples=comparison.rows[0].results[0].samples,
         scale=_scale(comparison),
@@ -76,7 +77,6 @@ def write_report(
         score=lambda value: format_score(value, as_percent=metric.as_percent),
         difference=lambda value: minus(format_difference(value, as_percent=metric.as_percent)),
         span=lambda ends: format_range(ends, " – ", as_percent=metric.as_percent),
-        perfect=first.correct is not None and any(row.score in (0.0, 1.0) for row in comparison.rows),
         against_time=drawn.add(
             f"{metric.name.replace('_', '-')}-time",
             figures.score_against_time(comparison.rows),
@@ -107,10 +107,10 @@ def write_report(
 
 def _scale(comparison: Comparison) -> Callable[[float], float]:
     """Return what puts a score on the common scale, 0 to 100, that the intervals in the table are drawn on."""
-    low = min(row.ci95[0] for row in comparison.rows)
-    high = max(row.ci95[1] for row in comparison.rows)
+    ends = [(row.score, *(end for end in row.ci95 if not math.isnan(end))) for row in comparison.rows]
+    low, high = min(map(min, ends)), max(map(max, ends))
     width = max(high - low, 1e-6)
-    return lambda score: round(4 + 92 * (score - low) / width, 2)
+    return lambda score: 4.0 if math.isnan(score) else round(4 + 92 * (score - low) / width, 2)
 
 
 def _side_by_side(comparison: Comparison, drawn: Figures) -> list[ReportFigure]:
@@ -166,7 +166,8 @@ def _selections(comparison: Comparison, drawn: Figures) -> Iterator[dict[str, An
         candidates = [entry for entry in first.selection if entry.get("score") is not None]
         if not candidates:
             continue
-        score_text = partial(format_score, as_percent=row.metric.as_percent)
+        sign, as_percent = 1 if row.metric.higher_is_better else -1, row.metric.as_percent
+        score_text = partial(_selection_score, sign=sign, as_percent=as_percent)
         candidates.sort(key=lambda entry: ("rows" in entry, -entry["score"]))
         choice = figures.chosen(first) or candidates[0]
         choice_text = ", ".join(f"{name} {_short(value)}" for name, value in choice.items() if name != "score")
@@ -184,6 +185,11 @@ def _selections(comparison: Comparison, drawn: Figures) -> Iterator[dict[str, An
                 for entry in candidates
             ],
         }
+
+
+def _selection_score(score: float, *, sign: int, as_percent: bool) -> str:
+    """Return a score of a selection, of which the higher is the better, as the metric that it is."""
+    return format_score(sign * score, as_percent=as_percent)
 
 
 def _trainings(comparison: Comparison) -> Iterator[TrainingPlots]:

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 from cache.errors import UsageError, suggestion
-from stages.config.bounds import require_at_least, require_choices
+from stages.config.bounds import is_share, require, require_at_least, require_choices
+from stages.config.goals import goal_of
 from stages.config.lists import take_lists
 from stages.config.registry import COMMON, SOURCES, TARGETS, OptionHelp, listed_help
 
 SPLITS = ("train", "val", "test")
+
+AFTER_TRAINING = ("threshold_for", "coverage")
+"""Options that shape no method, but what is made of its probabilities."""
 
 CLASSES = "classes"
 LEFT_OUT = "none"
@@ -58,6 +62,15 @@ class DataConfig:
     metric: str | None = None
     """What chooses settings and epochs, ranks methods, is tested and heads the page, as f1_macro (default: accuracy, or
     balanced_accuracy with --class-weights balanced; of labels map_macro, of numbers r2, of ordered classes qwk)."""
+
+    threshold_for: str | None = None
+    """Of two classes, what the probability from which on one is predicted is chosen for: recall=0.95 finds that share
+    of the second class, cost=5:1 weighs a missed one five times a false alarm; defective:recall=0.95 names the class.
+    Chosen on held-out images after training; the page shows what it changes, and predict goes by it."""
+
+    coverage: float | None = None
+    """Let predict name all classes that are possible, so that the true one is among them in this share of the cases,
+    as 0.9 (one class a sample)."""
 
     log_target: bool = False
     """Predict the logarithm of the numbers, which have to be above 0: for prices, counts and sizes, whose errors are
@@ -128,6 +141,8 @@ class DataConfig:
                     )
         require_choices(self)
         require_at_least(self, {"frames": 1})
+        require("coverage", self.coverage, "between 0 and 1", is_share)
+        goal_of(self.threshold_for)
         if len(set(self.images)) < len(self.images):
             raise UsageError(f"`images` {','.join(self.images)} names a column twice")
         if self.images and self.frames is not None:

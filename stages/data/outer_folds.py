@@ -17,7 +17,7 @@ from cache.errors import DataError, listed
 from stages.config.data import EACH_GROUP, DataConfig
 from stages.data.group_split import SplitUnit, stratified_group_split
 from stages.data.manifest import Manifest
-from stages.data.splits import Strata, require_groups, strata_of, units_of
+from stages.data.splits import Strata, require_groups, strata_of, torn_apart, units_of
 
 FOLDS = 5
 """Outer folds where groups do not make them."""
@@ -64,7 +64,7 @@ def outer_folds(manifest: Manifest, options: DataConfig, seed: int) -> list[Oute
     else:
         _require_enough(strata, units, grouped=any(manifest.groups))
         parts = {str(number): part for number, part in enumerate(_alike(units), 1)}
-    return [_fold(name, keys, manifest, strata, units, options) for name, keys in parts.items()]
+    return [_fold(name, keys, _left(units, keys, seed), manifest, strata, options) for name, keys in parts.items()]
 
 
 def _alike(units: Sequence[SplitUnit]) -> list[set[str]]:
@@ -112,12 +112,17 @@ def _require_enough(strata: Strata, units: Sequence[SplitUnit], *, grouped: bool
         )
 
 
+def _left(units: Sequence[SplitUnit], tested: set[str], seed: int) -> list[SplitUnit]:
+    """Return the units that a fold leaves, for training and for validation; one group alone image by image."""
+    left = [part for unit in units if (part := unit.only({image.key for image in unit.images} - tested))]
+    return torn_apart(left[0], seed) if len(left) == 1 else left
+
+
 def _fold(
-    name: str, tested: set[str], manifest: Manifest, strata: Strata, units: Sequence[SplitUnit], options: DataConfig
+    name: str, tested: set[str], left: Sequence[SplitUnit], manifest: Manifest, strata: Strata, options: DataConfig
 ) -> OuterFold:
-    """Return the fold that tests these keys."""
-    others = set(manifest.keys) - tested
-    val = stratified_group_split([part for unit in units if (part := unit.only(others))], options.val_size, min_kept=1)
+    """Return the fold that tests these keys, and validates on some of the units that are left."""
+    val = stratified_group_split(left, options.val_size, min_kept=1)
     splits = ["test" if key in tested else "val" if key in val else "train" for key in manifest.keys]
     if "val" not in splits or "train" not in splits:
         raise DataError(

@@ -125,9 +125,11 @@ def make_missing_splits(
         notes.append(f"test split made here: {share} (seed {seed})")
     if "val" not in splits:
         trained = {key for key, split in zip(keys, splits, strict=True) if split == "train"}
-        val = stratified_group_split(
-            [part for unit in units if (part := unit.only(trained))], options.val_size, min_kept=1
-        )
+        val_units = [part for unit in units if (part := unit.only(trained))]
+        if options.test is not None and len(val_units) == 1 and grouped:
+            val_units, grouped = torn_apart(val_units[0], seed), False
+            notes.append("one group is left to train on: validation images are of that group too")
+        val = stratified_group_split(val_units, options.val_size, min_kept=1)
         splits = ["val" if split == "train" and key in val else split for key, split in zip(keys, splits, strict=True)]
         share = _share_text(
             options.val_size, len(val), len(trained), f"training {unit}", strata.of_each, grouped=grouped
@@ -157,6 +159,12 @@ def units_of(
     if not strata.kind and not any(groups):  # a share of each part, rounded, would not add up to the share of all
         labels, kinds = [""] * len(keys), [f"{part}\n{kind}" for part, kind in zip(labels, kinds, strict=True)]
     return split_units(keys, labels, kinds, groups, seed)
+
+
+def torn_apart(unit: SplitUnit, seed: int) -> list[SplitUnit]:
+    """Return the images of a unit as units of their own: of the one group that is left, some have to validate."""
+    keys, labels, kinds = (list(column) for column in zip(*unit.images, strict=True))
+    return split_units(keys, labels, kinds, [], seed)
 
 
 def require_groups(groups: Sequence[str], option: str) -> None:

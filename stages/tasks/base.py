@@ -7,8 +7,9 @@ then the same function of other rows. ``stages.tasks.statistics`` draws the rows
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -69,6 +70,8 @@ class Metric:
         A sentence for who does not know it.
     ranks : bool
         Whether the better value is that of the better predictions, so that settings and methods may be chosen by it.
+    of_certainty : bool
+        Whether it changes where all outputs are divided by one number: how sure predictions are counts.
     per_sample : callable, optional
         From statistics to scores [n] whose mean is the metric; bool where a sample is right or wrong.
     summands : callable, optional
@@ -80,6 +83,9 @@ class Metric:
         nothing: settings are compared by it, and of many rows an activation takes as long as a fit in closed form.
     weighted : callable, optional
         From statistics to what scores resamples of them, each given as how often it holds each sample.
+    limits : (float, float)
+        Between which it lies; an interval of one that lies between 0 and 1 is made as that of a share where a bootstrap
+        collapses.
     """
 
     name: str
@@ -94,6 +100,23 @@ class Metric:
     of_outputs: Callable[[NDArray[Any], NDArray[Any]], float] | None = None
     weighted: Callable[[Statistics], OfCounts] | None = None
     ranks: bool = True
+    limits: tuple[float, float] = (-math.inf, math.inf)
+    of_certainty: bool = False
+
+
+_SIGNED = ("r2", "r2_original", "spearman", "qwk")
+"""Metrics that are 1 at best, and below 0 where predictions are worse than none."""
+
+
+def with_limits(metrics: Sequence[Metric]) -> dict[str, Metric]:
+    """Return metrics by their names, with what each lies between: 0 and 1, up to 1, or from 0 where less is better."""
+
+    def limits(metric: Metric) -> tuple[float, float]:
+        if not metric.higher_is_better:
+            return 0.0, math.inf
+        return (-math.inf, 1.0) if metric.name in _SIGNED else (0.0, 1.0)
+
+    return {metric.name: replace(metric, limits=limits(metric)) for metric in metrics}
 
 
 def mean_metric(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.tasks.base import Metric, Statistics, mean_metric, sum_metric
-from stages.tasks.metrics import area_under_roc
+from stages.tasks.base import Metric, Statistics, mean_metric, sum_metric, with_limits
+from stages.tasks.calibration import calibration_error
+from stages.tasks.metrics import BRIER_NOTE, ECE_NOTE, area_under_roc
 from stages.tasks.weighted_scores import (
     WeightedMean,
     WeightedScore,
@@ -36,6 +38,7 @@ def label_metrics(class_names: Sequence[str]) -> dict[str, Metric]:
       those ranked as high (Tsoumakas et al. 2010, "Mining multi-label data"); 1 for a sample that has all or none.
     - ``exact_match``: share of samples whose labels are all predicted rightly.
     - ``log_loss``: mean binary cross-entropy.
+    - ``brier``: mean squared error of the probabilities; ``ece``: `calibration_error` of each label's probability.
     """
 
     def counts(statistics: Statistics) -> NDArray[np.int64]:
@@ -73,8 +76,31 @@ def label_metrics(class_names: Sequence[str]) -> dict[str, Metric]:
         mean_metric("label_ranking", "label ranking", label_ranking),
         mean_metric("exact_match", "exact match", _is_exact, as_percent=True),
         mean_metric("log_loss", "log loss", _log_losses, higher_is_better=False),
+        sum_metric("brier", "Brier score", _squares, _mean_of_known, higher_is_better=False, note=BRIER_NOTE),
+        Metric("ece", "calibration error", _calibration_error, False, as_percent=True, note=ECE_NOTE, ranks=False),
     ]
-    return {metric.name: metric for metric in metrics}
+    certain = ("log_loss", "brier")
+    return with_limits([replace(metric, of_certainty=metric.name in certain) for metric in metrics])
+
+
+def _squares(statistics: Statistics) -> NDArray[np.float64]:
+    """Return the squared errors of each sample, summed over its known labels, and how many these are."""
+    known = ~np.isnan(statistics["target"])
+    errors = np.where(known, statistics["probabilities"].astype(np.float64) - statistics["target"], 0.0)
+    return np.stack([(errors**2).sum(axis=1), known.sum(axis=1)], axis=1)
+
+
+def _mean_of_known(sums: NDArray[Any]) -> float:
+    return float(sums[0] / sums[1]) if sums[1] else float("nan")
+
+
+def _calibration_error(statistics: Statistics) -> float:
+    known = ~np.isnan(statistics["target"])
+    return (
+        calibration_error(statistics["probabilities"][known], statistics["target"][known] == 1)
+        if known.any()
+        else float("nan")
+    )
 
 
 def average_precision(positive: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:

@@ -7,17 +7,22 @@ predicted, and is both. Scores of other kinds of prediction stand with their tas
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.tasks.base import Metric, Statistics, mean_metric, sum_metric
+from stages.tasks.base import Metric, Statistics, mean_metric, sum_metric, with_limits
+from stages.tasks.calibration import brier_scores, calibration_error
 
 Classes = NDArray[np.int64]
 
 OLD_NAMES: Mapping[str, str] = {"macro_f1": "f1_macro", "auc": "auc_macro"}
 """What results written before version 2 call a metric, and what it is called now."""
+
+BRIER_NOTE = "The Brier score is the mean squared error of probabilities; lower is better."
+ECE_NOTE = "The calibration error is by how much probabilities differ from the share that is right, beyond chance."
 
 
 def class_metrics(class_names: Sequence[str]) -> dict[str, Metric]:
@@ -32,6 +37,7 @@ def class_metrics(class_names: Sequence[str]) -> dict[str, Metric]:
     - ``auc_macro``: see `auc_macro`.
     - ``log_loss``: mean of the negative natural logarithm of the true class's probability.
     - ``qwk``: see `quadratic_kappa`; for classes that are in an order.
+    - ``brier``: mean of `brier_scores`; ``ece``: `calibration_error` of the predicted class's probability.
     """
     num_classes = len(class_names)
 
@@ -49,6 +55,12 @@ def class_metrics(class_names: Sequence[str]) -> dict[str, Metric]:
 
     def mean_recall(outputs: NDArray[Any], target: Classes) -> float:
         return balanced_accuracy(target, outputs.argmax(axis=1))
+
+    def squares(statistics: Statistics) -> NDArray[np.float64]:
+        return brier_scores(statistics["probabilities"], statistics["target"][:, None] == np.arange(num_classes))
+
+    def error(statistics: Statistics) -> float:
+        return calibration_error(statistics["probabilities"].max(axis=1), is_right(statistics))
 
     def area(statistics: Statistics) -> float:
         return auc_macro(statistics["target"], statistics["probabilities"])
@@ -82,8 +94,12 @@ def class_metrics(class_names: Sequence[str]) -> dict[str, Metric]:
             score=_mean_log_loss,
         ),
         sum_metric("qwk", "quadratic kappa", kappa, kappa_of_sums),
+        mean_metric("brier", "Brier score", squares, higher_is_better=False, note=BRIER_NOTE),
+        Metric("ece", "calibration error", error, False, as_percent=True, note=ECE_NOTE, ranks=False),
     ]
-    return {metric.name: metric for metric in metrics}
+    # of several classes an area compares samples by a probability, on which the other classes' outputs have a part
+    certain = ("log_loss", "brier", *["auc_macro"] * (num_classes > 2))
+    return with_limits([replace(metric, of_certainty=metric.name in certain) for metric in metrics])
 
 
 def class_counts(target: Classes, predicted: Classes, num_classes: int) -> Any:

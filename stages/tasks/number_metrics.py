@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.tasks.base import Metric, Statistics, mean_metric, sum_metric
+from stages.tasks.base import Metric, Statistics, mean_metric, sum_metric, with_limits
 from stages.tasks.metrics import kappa_of_sums, kappa_summands
 from stages.tasks.weighted_scores import (
     WeightedMean,
@@ -120,7 +120,7 @@ def number_metrics(
         metrics.insert(1, sum_metric("r2_original", "R² in the unit", r2_sums(from_center), determination))
     if to_levels is not None:
         metrics += _level_metrics(to_levels, num_levels)
-    return {metric.name: metric for metric in metrics}
+    return with_limits(metrics)
 
 
 def _level_metrics(to_levels: ToLevels, num_levels: int) -> list[Metric]:

@@ -17,7 +17,7 @@ def key(image: int) -> str:
     return hashlib.blake2b(str(image).encode(), digest_size=16).hexdigest()
 
 
-def predictions(labels, wrong, classes=2, images=None, locations=None, confidence=0.9) -> Predictions:
+def predictions(labels, wrong, classes=2, images=None, locations=None, confidence=0.9, groups=None) -> Predictions:
     """Predictions that are wrong (the next class) where `wrong` says so, with equal confidence."""
     labels, wrong = np.asarray(labels), np.asarray(wrong, dtype=bool)
     images = range(len(labels)) if images is None else images
@@ -27,7 +27,7 @@ def predictions(labels, wrong, classes=2, images=None, locations=None, confidenc
     locations = [f"photos/{image}.png" for image in images] if locations is None else locations
     task = SingleLabel([f"class {number}" for number in range(classes)])
     statistics = task.statistic(torch.from_numpy(probabilities.astype(np.float32)), torch.from_numpy(labels))
-    return Predictions(task, [key(image) for image in images], locations, statistics)
+    return Predictions(task, [key(image) for image in images], locations, statistics, groups=groups)
 
 
 def result(
@@ -50,7 +50,7 @@ def result(
             "samples": {"train": 100, "val": 20, "test": len(predicted)},
             "task": task,
             "val": val if isinstance(val, dict) else {task.primary: val},
-            "test": evaluate_test(task, predicted.statistics, 0),
+            "test": evaluate_test(task, predicted.statistics, 0, predicted.units),
             "seconds": seconds,
             "seconds_by_stage": {"extract": 0.5 * seconds, "train": 0.4 * seconds, "evaluate": 0.1 * seconds},
             "cpu_seconds": 1.5 * seconds,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -33,10 +33,13 @@ class PageContext:
     comparison : Comparison
     drawn : Figures
         Takes figures.
+    configuration : mapping
+        Options of the run, by their names.
     """
 
     comparison: Comparison
     drawn: Figures
+    configuration: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def first(self) -> MethodSummary:

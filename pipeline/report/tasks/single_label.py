@@ -1,4 +1,4 @@
-"""A page on one class a sample: confusions, and the most confident mistakes."""
+"""A page on one class a sample: confusions, each class, what probabilities are worth, the most confident mistakes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.report.tasks.class_table import groups_of, worst_classes
 from pipeline.report.tasks.confusion import confusions
+from pipeline.report.tasks.decisions import possible_sets, two_classes
+from pipeline.report.tasks.probabilities import probabilities_part
 from pipeline.report.tasks.registry import PageContext, TaskPart, register_task_page
 from pipeline.text import percent
 from stages.runtime.unicode_text import told_apart
@@ -46,6 +49,12 @@ def classes_part(context: PageContext) -> TaskPart:
             "single_label.html.j2",
             names=names,
             confusions=list(confusions(comparison, names, context.drawn)),
+            per_class=worst_classes(context, names),
+            classes_in_all=len(names),
+            groups=groups_of(context) is not None,
+            probabilities=probabilities_part(context),
+            trade_off=two_classes(context, names),
+            sets=possible_sets(context, names) if names else None,
             mistakes=mistakes,
             mistakes_in_all=mistakes_in_all,
         ),

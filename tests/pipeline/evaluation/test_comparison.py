@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.stats import ttest_rel
 
 from cache.errors import DataError, UsageError
 from pipeline.evaluation.comparison import compare_runs, format_table, renderings_words
@@ -17,7 +18,7 @@ from pipeline.evaluation.results import (
     write_results_json,
 )
 from stages.tasks.base import TASKS, register_task
-from stages.tasks.statistics import mcnemar
+from stages.tasks.proportions import mcnemar
 from tests.pipeline.finished_runs import Lengths, add, lengths, predictions
 from tests.plug_ins import forget_afterwards
 
@@ -54,13 +55,42 @@ def test_rows_are_the_means_over_the_seeds(tmp_path):
     assert row.peak_memory_bytes == 5
     assert row.confusion.tolist() == [[340, 60], [60, 340]]
     error = 1.96 * np.sqrt(0.85 * 0.15 / 800)
-    assert row.ci95 == pytest.approx((0.85 - error, 0.85 + error), abs=0.004)
+    low, high = row.ci95
+    assert low < 0.85 - error - 0.004  # the two seeds differ by ten points, and train on samples that they share
+    assert high > 0.85 + error + 0.004
 
 
 def test_one_seed_shows_the_interval_of_its_result(tmp_path):
     add_method(tmp_path, wrong(0, 80))
     (row,) = compare_runs([tmp_path]).rows
     assert list(row.ci95) == load_results([tmp_path])[0].test["ci95"]
+
+
+def test_groups_of_the_test_samples_make_intervals_and_tests_and_their_number_is_stated(tmp_path):
+    groups = [f"patient {image // 40}" for image in range(TESTS)]
+    for name, last in (("logistic", 80), ("svm", 50)):  # both wrong on whole patients
+        add(tmp_path / "grouped", predictions(LABELS, wrong(0, last), groups=groups), name=name)
+        add_method(tmp_path / "single", wrong(0, last), name=name)
+    grouped, single = (compare_runs([tmp_path / name]) for name in ("grouped", "single"))
+    low, high = grouped.rows[0].ci95
+    assert (grouped.groups, single.groups) == (10, None)
+    assert high - low > 5 * np.diff(single.rows[0].ci95)
+    assert grouped.rows[0].results[0].test["groups"] == 10
+    assert grouped.tests[0].p_value > 0.05 > single.tests[0].p_value
+    assert "over 10 groups" in grouped.verdict_text
+    assert "Wilson over 10 groups" in format_table(grouped)
+
+
+def test_of_several_comparisons_holms_p_decides(tmp_path):
+    add_method(tmp_path, wrong(0, 60), val=0.9)
+    for name, last in (("svm", 74), ("ridge", 62), ("knn", 62), ("ncm", 62)):
+        add_method(tmp_path, wrong(3, last), name=name, val=0.8 if name == "svm" else 0.5)
+    comparison = compare_runs([tmp_path])
+    (test,) = (test for test in comparison.tests if test.method == "SVM")
+    assert test.p_value == mcnemar(14, 3) < 0.05
+    assert (test.comparisons, test.p_holm) == (4, pytest.approx(4 * mcnemar(14, 3)))
+    assert not test.significant
+    assert "McNemar p = 0.013, of 4 comparisons p = 0.051 by Holm) is within what chance" in comparison.verdict_text
 
 
 def test_results_of_unlike_metrics_are_compared_by_the_first_ones_or_by_the_one_that_is_named_and_that_is_said(
@@ -81,7 +111,8 @@ def test_results_of_unlike_metrics_are_compared_by_the_first_ones_or_by_the_one_
         (note,) = comparison.notes
         assert f"Compared by {name}: " in note
     assert comparison.rows[0].score == 0.5
-    assert comparison.rows[0].ci95 == (0.5, 0.5)
+    low, high = comparison.rows[0].ci95
+    assert low < 0.5 < high  # though no resample scores anything else
     with pytest.raises(UsageError, match="no metric 'r2' for the task single_label"):
         compare_runs([tmp_path], "r2")
 
@@ -104,7 +135,7 @@ def test_scores_by_outer_fold_stand_side_by_side_and_it_is_said_how_each_sample_
             predicted.task, predicted.keys, predicted.locations, predicted.statistics, np.array(folds)
         )
         test = {**evaluate_test(predicted.task, predicted.statistics, 0), **fold_scores(predicted)}
-        add(tmp_path, predicted, name=name, test=test, settings={"tested": "each of 2 groups"})
+        add(tmp_path, predicted, name=name, test={**test, "tested": "each of 2 groups"})
     comparison = compare_runs([tmp_path])
     assert comparison.folds == [("Bern", 100, (0.5, 1.0)), ("Graz", 300, (1.0, 0.9))]
     (note,) = comparison.notes
@@ -116,7 +147,7 @@ def test_paired_test_is_that_of_the_same_images(tmp_path):
     comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(40, 70))
     (test,) = comparison.tests
     assert test.difference == pytest.approx(30 / TESTS)
-    assert test.p_value == pytest.approx(mcnemar([True] * 40 + [False] * 10, [False] * 40 + [True] * 10))
+    assert test.p_value == pytest.approx(mcnemar(40, 10))
     assert test.time_ratio == 11
 
 
@@ -195,7 +226,8 @@ def test_verdict_says_that_it_may_be_chance(tmp_path):
 def test_no_difference_at_all_is_chance(tmp_path):
     comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(0, 60))
     assert comparison.verdict.outcome == "inconclusive"
-    assert "(+0.0 points, 95 % interval +0.0 to +0.0, McNemar p = 1)" in comparison.verdict_text
+    assert "(+0.0 points, 95 % interval -1.0 to +1.0, McNemar p = 1)" in comparison.verdict_text
+    assert "Up to 1.0 points either way remain possible." in comparison.verdict_text
 
 
 @pytest.mark.parametrize(("val", "chosen"), [(0.84, "logistic"), (0.9, "top-3")])
@@ -249,7 +281,9 @@ def test_heads_alone_are_ranked_by_validation(tmp_path):
         "Of 2 methods, validation accuracy ranks the MLP head first; it reaches 87.5 %"
     )
     assert "The logistic head reaches 85.0 %; the difference (-2.5 points" in comparison.verdict_text
-    assert "is within what chance gives." in comparison.verdict_text
+    low, high = comparison.tests[0].difference_ci95
+    possible = f"is within what chance gives: up to {100 * max(-low, high):.1f} points either way remain possible."
+    assert possible in comparison.verdict_text
 
 
 def test_verdict_says_what_the_pretrained_weights_were_worth(tmp_path):
@@ -260,7 +294,11 @@ def test_verdict_says_what_the_pretrained_weights_were_worth(tmp_path):
     assert (
         "Fine-tune top-3 reaches 92.5 %; trained from scratch, the network reaches 50.0 %." in comparison.verdict_text
     )
-    low, high = comparison.verdict_text.split(worth)[1].split(", McNemar p < 0.001.")[0].split(" to ")
+    low, high = (
+        comparison.verdict_text.split(worth)[1]
+        .split(", McNemar p < 0.001, of 3 comparisons p < 0.001 by Holm.")[0]
+        .split(" to ")
+    )
     assert 37 < float(low) < 42.5 < float(high) < 48
 
 
@@ -268,7 +306,7 @@ def test_worth_that_may_be_chance_is_called_so(tmp_path):
     add_method(tmp_path, wrong(35, 67), method="scratch", name="all", val=0.5)
     comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(40, 70))
     assert "were worth: +0.5 points, 95 % interval" in comparison.verdict_text
-    assert "within what chance gives. Fine-tune top-3 reaches 92.5 %; trained" in comparison.verdict_text
+    assert "points either way remain possible. Fine-tune top-3 reaches 92.5 %; trained" in comparison.verdict_text
 
 
 def test_worth_without_fine_tuning_is_held_against_the_best_head(tmp_path):
@@ -456,7 +494,7 @@ def test_metric_and_words_are_those_of_the_task_and_less_may_be_better(tmp_path,
     assert [row.name for row in comparison.ranked] == ["top-3", "logistic"]
     assert (test.metric, test.higher_is_better, test.ahead) == ("mae", False, True)
     assert test.difference == pytest.approx(np.abs(near).mean() - np.abs(far).mean())
-    assert test.p_value == 1 / 10_001  # the permutation test: nothing is right or wrong here
+    assert test.p_value == pytest.approx(ttest_rel(np.abs(near), np.abs(far)).pvalue)  # nothing is right or wrong
     text = comparison.verdict_text
     assert comparison.verdict.outcome == "pays"
     assert f"Fine-tuning pays: {np.abs(near).mean():.3f} against {np.abs(far).mean():.3f} for the logistic" in text

@@ -58,8 +58,8 @@ def test_files_keep_the_contract(run):
     assert set(stored) == CONTRACT
     assert stored["version"] == 2
     assert stored["task"] == {"name": "single_label", "class_names": ["class 0", "class 1"]}
-    metrics = {"accuracy", "balanced_accuracy", "f1_macro", "f1_micro", "auc_macro", "log_loss", "qwk"}
-    assert set(stored["test"]) == {*metrics, "ci95", "confusion"}
+    metrics = {"accuracy", "balanced_accuracy", "f1_macro", "f1_micro", "auc_macro", "log_loss", "qwk", "brier", "ece"}
+    assert set(stored["test"]) == {*metrics, "ci95", "ci95_method", "confusion"}
     with np.load(directory / "predictions.npz", allow_pickle=False) as arrays:
         kinds = {name: (arrays[name].dtype, arrays[name].shape) for name in arrays.files}
     assert kinds.pop("locations")[0].kind == "U"
@@ -237,7 +237,7 @@ def test_a_result_of_any_task_comes_back_with_what_was_set_of_the_task(tmp_path,
     add(tmp_path, saved, val=0.5)
     (loaded,) = load_results([tmp_path])
     assert loaded.task == task
-    assert set(loaded.test) - {"ci95", "confusion"} == set(task.metrics)
+    assert set(loaded.test) - {"ci95", "ci95_method", "confusion"} == set(task.metrics)
     for field in saved.statistics.dtype.names:
         np.testing.assert_array_equal(loaded.predictions.statistics[field], saved.statistics[field])
     table = write_predictions_csv(tmp_path, [loaded]).read_text().splitlines()

@@ -128,6 +128,7 @@ def test_figures_are_also_there_as_png_files(tmp_path):
     assert names == {
         "accuracy-time.png",
         "selection-1-logistic.png",
+        *("reliability.png", "roc.png", "precision-recall.png"),
         *(
             f"learning-{name}-{quantity}.png"
             for name in ("2-MLP", "3-fine-tune-top-3")
@@ -212,7 +213,7 @@ def test_every_picture_has_words_for_those_who_do_not_see_it(tmp_path):
     assert all(element.get("alt") for element in page.all("img"))
     described = [attributes for _, attributes in page.elements if attributes.get("role") == "img"]
     figures = page.all("figure")
-    assert len(described) == len(figures) == 1 + 4 + 1 + 3
+    assert len(described) == len(figures) == 1 + 4 + 1 + 3 + 1
     assert all(element["aria-label"] for element in described)
     hidden = [element for element in page.all("svg") if element.get("aria-hidden") == "true"]
     assert len(hidden) + len(described) == len(page.all("svg"))
@@ -250,8 +251,8 @@ def test_left_out_seeds_are_among_the_notes(tmp_path):
 def test_scores_by_outer_fold_are_a_table_of_their_own(tmp_path):
     predicted = predictions([0, 1] * 20, [0] * 30 + [1] * 10)
     folds = {"Bern": {"samples": 20, "accuracy": 1.0}, "Graz": {"samples": 20, "accuracy": 0.5}}
-    test = {**evaluate_test(predicted.task, predicted.statistics, 0), "folds": folds}
-    add(tmp_path, predicted, test=test, settings={"tested": "each of 2 groups"})
+    test = {**evaluate_test(predicted.task, predicted.statistics, 0), "folds": folds, "tested": "each of 2 groups"}
+    add(tmp_path, predicted, test=test)
     words = report(tmp_path).words
     assert "Test accuracy by outer fold tested samples logistic Bern 20 100.0 % Graz 20 50.0 %" in " ".join(
         words.split()

@@ -96,6 +96,9 @@ def test_groups_are_folds_by_their_names_and_those_with_a_common_image_are_one()
     assert [fold.name for fold in folds] == ["Bern", "Graz", "Jena", "Kiel"]
     for fold in folds:
         assert {sites[index] for index in fold.manifest.indices("test")} == {fold.name}
+    (first, second) = outer_folds(classes(40, groups=["Bern", "Bern", "Graz", "Graz"] * 10), GROUPS, 0)
+    for fold in (first, second):
+        assert Counter(fold.manifest.splits) == {"test": 20, "train": 16, "val": 4}  # two sites are enough
     images = [str(number) for number in range(40)]
     images[2] = images[1]  # of Jena, and of Graz: of one class, which is a note of the source
     manifest = manifest_of(SingleLabel("ab"), ["a", "b", "b", *"ab" * 18, "a"], images, sites)

@@ -420,6 +420,15 @@ def test_the_group_that_is_named_is_the_test_split_and_nothing_else_is():
     assert {image for image, split in splits.items() if split == "test"} == tested
 
 
+def test_of_two_groups_one_is_tested_and_the_other_trains_and_validates():
+    rows, groups = sites({"a": 10, "b": 10})
+    listing, keys = listing_of(rows)
+    options = replace(OPTIONS, test="group=b")
+    splits, notes = make_missing_splits(replace(listing, groups=groups), keys, classes_of(listing), options, 0)
+    assert Counter(zip(groups, splits, strict=True)) == {("a", "train"): 8, ("a", "val"): 2, ("b", "test"): 10}
+    assert "one group is left to train on: validation images are of that group too" in notes
+
+
 def test_a_group_that_there_is_not_or_that_is_all_there_is_is_refused():
     rows, groups = sites({"Berlin": 4, "Bern": 4})
     for sample_groups, test, message in (

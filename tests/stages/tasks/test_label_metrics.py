@@ -5,12 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import (
     average_precision_score,
+    brier_score_loss,
     f1_score,
     label_ranking_average_precision_score,
     log_loss,
     roc_auc_score,
 )
 
+from stages.tasks.calibration import calibration_error
 from stages.tasks.label_metrics import average_precision, best_thresholds
 from stages.tasks.multi_label import MultiLabel
 
@@ -39,6 +41,8 @@ def test_scores_are_those_of_scikit_learn(ties):
         "label_ranking": label_ranking_average_precision_score(target, scores),
         "exact_match": (target == predicted).all(axis=1).mean(),
         "log_loss": log_loss(target.ravel(), scores.ravel().astype(np.float64)),
+        "brier": brier_score_loss(target.ravel(), scores.ravel().astype(np.float64)),
+        "ece": calibration_error(scores.ravel(), target.ravel() == 1),
     }
     assert {name: metric.score(rows) for name, metric in task.metrics.items()} == pytest.approx(expected, rel=1e-6)
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, bootstrap, rankdata
-from scipy.stats import permutation_test as scipy_permutation_test
+from scipy.stats import bootstrap, rankdata
 from sklearn.metrics import r2_score, roc_auc_score
 
 from stages.tasks import statistics
@@ -15,15 +14,7 @@ from stages.tasks.base import Metric, mean_metric, sum_metric
 from stages.tasks.multi_label import MultiLabel
 from stages.tasks.regression import Regression
 from stages.tasks.single_label import SingleLabel
-from stages.tasks.statistics import (
-    accuracy_interval,
-    bootstrap_difference,
-    bootstrap_interval,
-    mcnemar,
-    paired_difference,
-    paired_test,
-    permutation_test,
-)
+from stages.tasks.statistics import bootstrap_difference, bootstrap_interval
 
 TASK = SingleLabel("abc")
 ABSOLUTE = mean_metric("mae", "MAE", lambda rows: np.abs(rows[:, 0] - rows[:, 1]), higher_is_better=False)
@@ -105,12 +96,6 @@ def test_interval_over_groups_is_the_one_of_drawing_whole_groups(metric):
     assert high - low > 1.2 * (alone[1] - alone[0])  # what forgetting the groups would claim
 
 
-@pytest.mark.parametrize(("right", "n"), [(600, 656), (85, 100), (20, 2000)])
-def test_interval_of_an_accuracy_is_the_one_of_the_binomial_distribution(right, n):
-    expected = binom.ppf([0.025, 0.975], n, right / n) / n
-    assert list(accuracy_interval(np.arange(n) < right)) == pytest.approx(expected, abs=1.5 / n + 0.0005)
-
-
 @pytest.mark.parametrize("metric", [TASK.metrics["accuracy"], TASK.metrics["f1_macro"], TASK.metrics["auc_macro"]])
 def test_difference_is_that_of_the_metrics_and_its_interval_that_of_common_draws(metric):
     a, b = classes(0, 80, 2.0), classes(1, 80, 0.5)
@@ -122,80 +107,9 @@ def test_difference_is_that_of_the_metrics_and_its_interval_that_of_common_draws
     assert difference[1:] == pytest.approx((low, high), abs=0.15 * (high - low))
 
 
-def _of_scipy(metric, a, b):
-    stacked = np.stack([a, b])
-    at = np.arange(len(a))
-    return scipy_permutation_test(
-        (np.zeros(len(a), dtype=int), np.ones(len(a), dtype=int)),
-        lambda indices_a, indices_b: metric.score(stacked[indices_a, at]) - metric.score(stacked[indices_b, at]),
-        permutation_type="samples",
-        vectorized=False,
-        n_resamples=np.inf,
-    ).pvalue
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(
-    ("metric", "make"),
-    [(TASK.metrics["f1_macro"], classes), (TASK.metrics["log_loss"], classes), (R2, numbers), (SPEARMAN, numbers)],
-    ids=lambda value: getattr(value, "name", ""),
-)
-def test_permutation_test_of_few_samples_is_the_exact_one_of_scipy(metric, make, seed):
-    a, b = make(2 * seed, 6), make(2 * seed + 1, 6)
-    # scipy doubles the smaller tail; the distribution of swaps is symmetric, so this is the two-sided share
-    assert permutation_test(metric, a, b) == pytest.approx(_of_scipy(metric, a, b))
-
-
-def test_random_swaps_give_nearly_the_exact_p_value():
-    a, b = numbers(0, 10, 1.0), numbers(1, 10, 2.0)
-    for metric in (ABSOLUTE, R2, SPEARMAN):
-        exact = permutation_test(metric, a, b, resamples=2**10)
-        drawn = permutation_test(metric, a, b, resamples=2**10 - 1)
-        assert drawn == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 2**10))
-        assert 0 < exact < 1
-
-
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=11))
-@settings(deadline=None, max_examples=60)
-def test_mcnemar_is_the_permutation_test_of_right_and_wrong(pairs):
-    a, b = np.array(pairs).T
-    share = mean_metric("accuracy", "accuracy", lambda correct: correct)
-    assert mcnemar(a, b) == pytest.approx(permutation_test(share, a, b))
-    assert paired_test(share, a, b) == mcnemar(a, b)
-
-
 def test_metrics_of_these_tests_are_the_ones_they_are_called():
     rows = numbers(0, 50)
     assert R2.score(rows) == pytest.approx(r2_score(rows[:, 1], rows[:, 0]))
-
-
-def test_groups_are_swapped_whole():
-    a, b = numbers(0, 40, 1.0), numbers(1, 40, 1.6)
-    groups = np.arange(40) // 8
-    for metric in (ABSOLUTE, R2, SPEARMAN):
-        p_value = permutation_test(metric, a, b, groups)
-        assert p_value * 2**5 == pytest.approx(round(p_value * 2**5))  # all 32 swaps of 5 groups
-        differences = []
-        for number in range(2**5):
-            rows = (number >> groups & 1).astype(bool)[:, None]
-            differences.append(metric.score(np.where(rows, b, a)) - metric.score(np.where(rows, a, b)))
-        assert p_value == pytest.approx(np.mean(np.abs(differences) >= abs(differences[0]) - 1e-9))
-
-
-@pytest.mark.parametrize("metric", [ABSOLUTE, R2, SPEARMAN], ids=lambda metric: metric.name)
-def test_the_same_predictions_are_never_told_apart_and_far_better_ones_always(metric):
-    a, b = numbers(0, 60, 0.1), numbers(1, 60, 3.0)
-    assert paired_test(metric, a, a, resamples=500) == 1.0
-    assert paired_test(metric, a, b, resamples=500) == 1 / 501
-
-
-def test_p_values_of_equally_good_methods_are_spread_evenly():
-    p_values = [
-        permutation_test(ABSOLUTE, numbers(2 * seed, 20), numbers(2 * seed + 1, 20), resamples=199)
-        for seed in range(300)
-    ]
-    assert np.mean(np.array(p_values) <= 0.05) == pytest.approx(0.05, abs=0.035)
-    assert np.mean(p_values) == pytest.approx(0.5, abs=0.06)
 
 
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=40), st.integers(0, 100))
@@ -225,15 +139,10 @@ def test_resamples_without_a_score_are_left_out_and_none_at_all_gives_nan():
 def test_memory_does_not_grow_with_the_resamples_and_portions_change_no_number(monkeypatch):
     rows = numbers(0, 20_000)
     whole = {metric.name: bootstrap_interval(metric, rows, resamples=200) for metric in (ABSOLUTE, R2)}
-    swaps = {
-        metric.name: permutation_test(metric, rows, numbers(1, 20_000), resamples=200) for metric in (ABSOLUTE, R2)
-    }
     monkeypatch.setattr(statistics, "_NUMBERS_AT_ONCE", 1 << 16)
-    other = numbers(1, 20_000)
     tracemalloc.start()
     for metric in (ABSOLUTE, R2):
         assert bootstrap_interval(metric, rows, resamples=200) == pytest.approx(whole[metric.name], rel=1e-12)
-        assert permutation_test(metric, rows, other, resamples=200) == swaps[metric.name]
     assert tracemalloc.get_traced_memory()[1] < 10e6  # a table of resamples by samples: 32e6
     tracemalloc.stop()
 
@@ -241,7 +150,7 @@ def test_memory_does_not_grow_with_the_resamples_and_portions_change_no_number(m
 def test_statistics_of_unlike_numbers_of_samples_or_groups_are_refused():
     rows = numbers(0, 10)
     with pytest.raises(ValueError, match="not those of the same samples"):
-        paired_test(R2, rows, rows[:9])
+        bootstrap_difference(R2, rows, rows[:9])
     with pytest.raises(ValueError, match="3 groups for 10 samples"):
         bootstrap_interval(R2, rows, [0, 1, 2])
     with pytest.raises(ValueError, match="nothing to draw"):
@@ -256,72 +165,6 @@ def test_auc_of_two_classes_keeps_its_interval_under_groups_of_one_sample():
     rows = task.statistic(torch.from_numpy(np.stack([1 - probability, probability], axis=1)), torch.from_numpy(target))
     low, high = bootstrap_interval(task.metrics["auc_macro"], rows, resamples=200)
     assert low < roc_auc_score(target, probability) < high
-
-
-outcomes = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
-
-
-def interval_of_results(correct, images, seed):
-    """Return the interval that results of version 1 were written with: one multinomial draw of kinds of images."""
-    images = np.arange(len(correct)) if images is None else images
-    _, index, counts = np.unique(images, return_inverse=True, return_counts=True)
-    sums = np.bincount(index, correct, len(counts)).astype(np.int64)
-    kinds, sizes = np.unique(np.stack([sums, counts], axis=1), axis=0, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(sums), sizes / len(sums), size=10_000)
-    return tuple(np.quantile((drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1]), [0.025, 0.975]))
-
-
-@pytest.mark.parametrize(("n", "images"), [(1, 1), (200, None), (200, 60), (2000, 700)])
-@pytest.mark.parametrize("seed", range(3))
-def test_interval_of_an_accuracy_is_to_the_bit_the_one_results_always_had(monkeypatch, seed, n, images):
-    random = np.random.default_rng(seed)
-    correct = random.random(n) < 0.8
-    which = None if images is None else random.integers(images, size=n)
-    expected = interval_of_results(correct, which, seed)
-    assert accuracy_interval(correct, which, seed=seed) == expected
-    monkeypatch.setattr(statistics, "_NUMBERS_AT_ONCE", 1000)
-    assert accuracy_interval(correct, which, seed=seed) == expected
-
-
-def test_interval_covers_the_true_accuracy_nearly_95_times_in_100():
-    random = np.random.default_rng(7)
-    covered = 0
-    for _ in range(400):
-        low, high = accuracy_interval(random.random(200) < 0.8)
-        covered += low <= 0.8 <= high
-    assert 0.91 < covered / 400 < 0.98
-
-
-@pytest.mark.parametrize(
-    ("only_a", "only_b", "p_value"),
-    [(10, 2, 2 * (1 + 12 + 66) / 2**12), (5, 0, 2 / 2**5), (3, 3, 1.0), (0, 0, 1.0)],
-)
-def test_mcnemar_is_the_exact_binomial_test_of_the_samples_only_one_is_right_on(only_a, only_b, p_value):
-    agreed = np.repeat([[True, True], [False, False]], 20, axis=0)
-    either = np.array([[True, False]] * only_a + [[False, True]] * only_b, dtype=bool).reshape(-1, 2)
-    a, b = np.concatenate([agreed, either]).T
-    assert mcnemar(a, b) == pytest.approx(p_value)
-    assert mcnemar(b, a) == pytest.approx(p_value)
-
-
-@given(outcomes)
-@settings(max_examples=50, deadline=None)
-def test_difference_of_accuracies_lies_in_its_interval(pairs):
-    a, b = np.array(pairs).T
-    difference = paired_difference(a, b)
-    assert difference.value == pytest.approx(a.mean() - b.mean())
-    assert difference.low <= difference.value + 1e-9
-    assert difference.value <= difference.high + 1e-9
-
-
-def test_testing_the_same_images_again_makes_nothing_surer():
-    random = np.random.default_rng(1)
-    a, b = random.random(150) < 0.9, random.random(150) < 0.8
-    tiled = [np.tile(values, 3) for values in (a, b, np.arange(150))]
-    assert mcnemar(*tiled) == mcnemar(a, b)
-    assert mcnemar(*tiled[:2]) < mcnemar(a, b) / 2  # what forgetting which image is which would claim
-    assert paired_difference(*tiled) == paired_difference(a, b)
-    assert accuracy_interval(tiled[0], tiled[2]) == accuracy_interval(a)
 
 
 LABELS = MultiLabel(["a", "b", "c"])
@@ -351,7 +194,7 @@ OF_RANKS = [
 
 @pytest.mark.parametrize(("metric", "make"), OF_RANKS, ids=lambda value: getattr(value, "name", ""))
 @pytest.mark.parametrize("grouped", [False, True])
-def test_a_metric_of_ranks_has_the_intervals_and_p_values_of_scoring_each_resample_anew(metric, make, grouped):
+def test_a_metric_of_ranks_has_the_intervals_of_scoring_each_resample_anew(metric, make, grouped):
     a, b = make(0, 40), make(1, 40)
     groups = np.arange(40) // 3 if grouped else None
     plain = replace(metric, weighted=None)
@@ -363,8 +206,6 @@ def test_a_metric_of_ranks_has_the_intervals_and_p_values_of_scoring_each_resamp
     assert bootstrap_difference(metric, a, b, groups, resamples=60) == pytest.approx(
         bootstrap_difference(plain, a, b, groups, resamples=60)
     )
-    assert paired_test(metric, a, b, groups, resamples=60) == paired_test(plain, a, b, groups, resamples=60)
-    assert paired_test(metric, a[:6], b[:6], resamples=64) == paired_test(plain, a[:6], b[:6], resamples=64)
 
 
 def test_of_many_ranks_fewer_resamples_are_made_and_never_too_few(monkeypatch):

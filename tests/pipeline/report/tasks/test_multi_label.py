@@ -6,7 +6,7 @@ from PIL import Image
 
 from stages.data.manifest import Manifest
 from stages.data.sample import ImageRef
-from stages.tasks import statistics as sampling
+from stages.tasks import intervals, paired
 from stages.tasks.multi_label import MultiLabel
 from tests.pipeline.finished_runs import add, of_task
 from tests.pipeline.report.pages import HOSTILE, report
@@ -18,7 +18,7 @@ SURE = np.float32([[0.9, 0.95, 0.1], [0.8, 0.7, 0.2], [0.1, 0.6, 0.3], [0.99, 0.
 
 @pytest.fixture(autouse=True)
 def _few_resamples(monkeypatch):
-    for draw in (sampling.bootstrap_interval, sampling.bootstrap_difference, sampling.paired_test):
+    for draw in (intervals.interval, paired.compare):
         monkeypatch.setitem(draw.__kwdefaults__, "resamples", 20)
 
 

@@ -15,7 +15,13 @@ def test_a_task_without_classes_has_neither_confusions_nor_mistakes(tmp_path, mo
     for method, name in (("linear", "ridge"), ("finetune", "top-3")):
         add(tmp_path, lengths(random.normal(0, 1, 40)), method=method, name=name, val=0.5, history=HISTORY)
     page_text = report(tmp_path).words
-    for present in ("test mean error", "squared error", "Mean error against time", "difference against", "permutation"):
+    for present in (
+        "test mean error",
+        "squared error",
+        "Mean error against time",
+        "difference against",
+        "image by image",
+    ):
         assert present in page_text
     for absent in ("Confusion", "mistakes of", "classes;", "McNemar", "Always saying", "points"):
         assert absent not in page_text
