@@ -254,7 +254,7 @@ def test_where_samples_have_several_images_the_page_speaks_of_samples(tmp_path):
     (tmp_path / "seed-0" / "manifest.images.csv").touch()
     samples = report(tmp_path, notes=[]).words
     assert "samples to train on" in samples
-    for words in (r"\d test samples", "bootstrap over the test samples", "judged on the samples where"):
+    for words in (r"\d test samples", "of the test samples of the one seed", "judged on the samples where"):
         assert re.search(words, samples)
         assert not re.search(words, images)
 
