@@ -17,6 +17,7 @@ from pipeline.run_layout import MANIFEST
 from stages.config.data import DataConfig
 from stages.config.heads import HeadConfig
 from stages.data.manifest import Manifest
+from stages.fitting.fit_head import train_head
 from stages.network.heads.serialization import load_head
 
 OPTIONS = HeadConfig(head="ridge", c_values=(1e-3, 1e-1), scalers=("standard",))
@@ -62,7 +63,7 @@ def test_every_sample_is_predicted_once_by_the_head_of_its_fold_and_what_is_kept
             assert {experiment.manifest.groups[row] for row in rows} == {name}
     kept = said_by(experiment.directory / "linear-ridge" / "head", probe.features)
     data = head_methods.HeadProblems(replace(experiment, outer=lambda _: None), OPTIONS)
-    expected = head_methods.train_head("ridge", data.of("ridge").problem).module(torch.from_numpy(probe.features))
+    expected = train_head("ridge", data.of("ridge").problem).module(torch.from_numpy(probe.features))
     assert np.allclose(kept, expected.softmax(dim=1).detach(), atol=1e-5)
     assert not np.allclose(kept, probabilities, atol=1e-2)
     row = compare_runs([experiment.directory.parent]).rows[0]
@@ -72,7 +73,7 @@ def test_every_sample_is_predicted_once_by_the_head_of_its_fold_and_what_is_kept
 def test_what_is_there_is_not_trained_again_and_another_protocol_is_refused_by_name(experiment, monkeypatch):
     (first,) = run_on_features(experiment, OPTIONS.head, OPTIONS)
     with monkeypatch.context() as patched:
-        patched.setattr(head_methods, "train_head", None)
+        patched.setattr(head_methods, "train_foldable_head", None)
         assert run_on_features(experiment, OPTIONS.head, OPTIONS)[0].seconds == first.seconds
     alike = replace(experiment, data=DataConfig("x", test="cv"), manifest=replace(experiment.manifest, groups=[]))
     with pytest.raises(
