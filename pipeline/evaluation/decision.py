@@ -7,7 +7,9 @@ chosen by test images.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,9 @@ from pipeline.evaluation.results import Result
 from stages.config.goals import Goal
 from stages.tasks.base import Statistics, Task
 from stages.tasks.decisions import least_possible, possible_classes, threshold_for_cost, threshold_for_recall
-from stages.tasks.temperature import fit_temperature
+
+FitTemperature = Callable[[Task, NDArray[np.floating], NDArray[Any]], float]
+"""What logits [n, classes] are divided by, so that the task makes the best probabilities of them for targets [n]."""
 
 ONE_CLASS = "single_label"
 
@@ -133,7 +137,9 @@ def held_out(result: Result) -> Statistics | None:
     return None if validation is None else validation.statistics
 
 
-def decide(result: Result, goal: Goal | None, coverage: float | None, *, calibrate: bool = False) -> Decision:
+def decide(
+    result: Result, goal: Goal | None, coverage: float | None, fit_temperature: FitTemperature | None = None
+) -> Decision:
     """Return how the probabilities of a method are read.
 
     Parameters
@@ -143,8 +149,8 @@ def decide(result: Result, goal: Goal | None, coverage: float | None, *, calibra
     goal : Goal, optional
     coverage : float, optional
         In how many of the cases the true class is to be among those that are possible.
-    calibrate : bool
-        Whether a temperature is fitted first.
+    fit_temperature : callable, optional
+        What fits a temperature to held-out logits; without it probabilities are taken as they are.
 
     Raises
     ------
@@ -153,8 +159,8 @@ def decide(result: Result, goal: Goal | None, coverage: float | None, *, calibra
     DataError
         If the result, of an earlier version, kept no predictions to choose by, or too few of the class looked for.
     """
-    require_decidable(result.task, goal, coverage, calibrate=calibrate)
-    if goal is None and coverage is None and not calibrate:
+    require_decidable(result.task, goal, coverage, calibrate=fit_temperature is not None)
+    if goal is None and coverage is None and fit_temperature is None:
         return Decision()
     statistics = held_out(result)
     if statistics is None:
@@ -164,7 +170,7 @@ def decide(result: Result, goal: Goal | None, coverage: float | None, *, calibra
         )
     probabilities, target = statistics["probabilities"], statistics["target"]
     temperature = 1.0
-    if calibrate:
+    if fit_temperature is not None:
         temperature = fit_temperature(result.task, _logarithms(probabilities), target)
         probabilities = _divided(probabilities, temperature)
     return Decision(
