@@ -7,9 +7,7 @@ chosen by test images.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +17,7 @@ from pipeline.evaluation.results import Result
 from stages.config.goals import Goal
 from stages.tasks.base import Statistics, Task
 from stages.tasks.decisions import least_possible, possible_classes, threshold_for_cost, threshold_for_recall
-
-FitTemperature = Callable[[Task, NDArray[np.floating], NDArray[Any]], float]
-"""What logits [n, classes] are divided by, so that the task makes the best probabilities of them for targets [n]."""
+from stages.tasks.temperature import fit_temperature
 
 ONE_CLASS = "single_label"
 
@@ -137,9 +133,7 @@ def held_out(result: Result) -> Statistics | None:
     return None if validation is None else validation.statistics
 
 
-def decide(
-    result: Result, goal: Goal | None, coverage: float | None, fit_temperature: FitTemperature | None = None
-) -> Decision:
+def decide(result: Result, goal: Goal | None, coverage: float | None, *, calibrate: bool = False) -> Decision:
     """Return how the probabilities of a method are read.
 
     Parameters
@@ -149,8 +143,8 @@ def decide(
     goal : Goal, optional
     coverage : float, optional
         In how many of the cases the true class is to be among those that are possible.
-    fit_temperature : callable, optional
-        What fits a temperature to held-out logits; without it probabilities are taken as they are.
+    calibrate : bool
+        Whether a temperature is fitted first.
 
     Raises
     ------
@@ -159,8 +153,8 @@ def decide(
     DataError
         If the result, of an earlier version, kept no predictions to choose by, or too few of the class looked for.
     """
-    require_decidable(result.task, goal, coverage, calibrate=fit_temperature is not None)
-    if goal is None and coverage is None and fit_temperature is None:
+    require_decidable(result.task, goal, coverage, calibrate=calibrate)
+    if goal is None and coverage is None and not calibrate:
         return Decision()
     statistics = held_out(result)
     if statistics is None:
@@ -170,7 +164,7 @@ def decide(
         )
     probabilities, target = statistics["probabilities"], statistics["target"]
     temperature = 1.0
-    if fit_temperature is not None:
+    if calibrate:
         temperature = fit_temperature(result.task, _logarithms(probabilities), target)
         probabilities = _divided(probabilities, temperature)
     return Decision(

@@ -30,7 +30,6 @@ from stages.config.goals import goal_of
 from stages.data.sources.csv_file import is_table, read_image_table
 from stages.data.sources.folder_tree import FolderNotes, images_below
 from stages.finetuning.predict_images import PredictedBatch, iter_predictions, iter_sample_predictions
-from stages.fitting.temperature import fit_temperature
 from stages.inspection.unlike import UnlikeDetector
 from stages.network.backbones.base import Backbone
 from stages.tasks.base import Task, task_from_json
@@ -154,7 +153,7 @@ def decision_of(
     calibrate = bool(configured.get("calibrate")) if calibrate is None else calibrate
     if goal is None and coverage is None and not calibrate:
         return Decision()
-    return decide(Result.load(model), goal, coverage, fit_temperature if calibrate else None)
+    return decide(Result.load(model), goal, coverage, calibrate=calibrate)
 
 
 def predict_images(

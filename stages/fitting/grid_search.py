@@ -30,11 +30,11 @@ from stages.fitting.problem import FitProblem
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import early_stop_margin, fold_scores, selection_score
 from stages.fitting.standardize import ScaledRows, Scaling
-from stages.fitting.temperature import fit_temperature
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
 from stages.runtime.threads import one_thread_per_fit
 from stages.tasks.base import Task
+from stages.tasks.temperature import fit_temperature
 
 SUBSAMPLE_FROM = 16_000
 """Training rows from which on all settings are tried on a part of the rows first."""

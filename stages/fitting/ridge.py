@@ -37,10 +37,10 @@ from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import fold_scores, logits, selection_score
 from stages.fitting.standardize import Scaling, safe_std
-from stages.fitting.temperature import fit_temperature
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
 from stages.tasks.base import Task
+from stages.tasks.temperature import fit_temperature
 
 PENALTIES_PER_STEP = 3
 """Penalties tried for each value of C that is given: the ones between cost nothing."""

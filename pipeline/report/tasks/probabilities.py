@@ -10,7 +10,6 @@ from pipeline.report.page_parts import ReportFigure
 from pipeline.report.tasks.class_figures import reliability_diagram
 from pipeline.report.tasks.registry import PageContext
 from pipeline.text import format_score, percent
-from stages.fitting.temperature import fit_temperature
 from stages.tasks.base import Metric
 from stages.tasks.calibration import reliability
 
@@ -66,7 +65,7 @@ def _by_temperature(context: PageContext) -> str:
     """Return what a temperature that fits held-out images would do to the test images, in a sentence; '' for none."""
     result, statistics = context.first.results[0], context.predictions.statistics
     try:
-        decision = decide(result, None, None, fit_temperature)
+        decision = decide(result, None, None, calibrate=True)
     except CutonceError:
         return ""
     metrics = [context.comparison.task.metrics[name] for name in ("log_loss", "ece")]

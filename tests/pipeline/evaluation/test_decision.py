@@ -5,7 +5,6 @@ from cache.errors import DataError, UsageError
 from pipeline.evaluation.decision import Decision, decide, held_out, require_decidable
 from pipeline.evaluation.results import Result
 from stages.config.goals import goal_of
-from stages.fitting.temperature import fit_temperature
 from stages.tasks.regression import Regression
 from stages.tasks.single_label import SingleLabel
 from tests.pipeline.finished_runs import add, folded, of_task, predictions
@@ -79,7 +78,7 @@ def test_a_temperature_makes_certainties_what_they_say_and_changes_no_prediction
     target = (rng.random(4000) < 1 / (1 + np.exp(-logits))).astype(np.int64)
     overconfident = sure(1 / (1 + np.exp(-3 * logits)), target)
     result = result_with(tmp_path, validation=overconfident)
-    decision = decide(result, None, None, fit_temperature)
+    decision = decide(result, None, None, calibrate=True)
     assert decision.temperature == pytest.approx(3, rel=0.1)
     probabilities = overconfident.statistics["probabilities"]
     calibrated = decision.calibrated(probabilities)
@@ -87,5 +86,5 @@ def test_a_temperature_makes_certainties_what_they_say_and_changes_no_prediction
     assert np.allclose(calibrated[:, 1], 1 / (1 + np.exp(-logits * 3 / decision.temperature)), atol=1e-3)
     assert np.isfinite(decision.calibrated(np.array([[0.0, 1.0]], np.float32))).all()
     # a threshold for a recall is found at the same images with and without
-    scores = [decide(result, goal_of("recall=0.9"), None, fit) for fit in (None, fit_temperature)]
+    scores = [decide(result, goal_of("recall=0.9"), None, calibrate=calibrate) for calibrate in (False, True)]
     assert np.array_equal(scores[0].predicted(probabilities), scores[1].predicted(scores[1].calibrated(probabilities)))
