@@ -81,6 +81,16 @@ def test_groups_of_the_test_samples_make_intervals_and_tests_and_their_number_is
     assert "Wilson over 10 groups" in format_table(grouped)
 
 
+def test_a_method_that_is_no_better_than_the_commonest_class_is_warned_of(tmp_path):
+    skewed = (np.arange(TESTS) % 10 == 0).astype(int)
+    add(tmp_path / "poor", predictions(skewed, (np.arange(TESTS) % 9 == 1)))
+    add(tmp_path / "good", predictions(skewed, wrong(0, 8)))
+    poor, good = (compare_runs([tmp_path / name]).verdict_text for name in ("poor", "good"))
+    assert "Warning: logistic is not shown to beat guessing. The best answer that is the same for every image" in poor
+    assert "reaches 90.0 % accuracy: logistic is -1.2 points from that (95 % interval " in poor
+    assert "guessing" not in good
+
+
 def test_of_several_comparisons_holms_p_decides(tmp_path):
     add_method(tmp_path, wrong(0, 60), val=0.9)
     for name, last in (("svm", 74), ("ridge", 62), ("knn", 62), ("ncm", 62)):
