@@ -20,6 +20,7 @@ EVALUATION = "evaluation.json"
 
 # of a seed
 MANIFEST = "manifest.csv"
+SAMPLE_IMAGES = "manifest.images.csv"  # of samples of several images alone
 EXTRACTION = "extraction.json"
 
 # of a method

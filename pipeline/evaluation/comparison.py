@@ -260,12 +260,12 @@ def interval_words(comparison: Comparison) -> str:
     """Say what the intervals are made from."""
     methods = listed(list(dict.fromkeys(row.interval.method for row in comparison.rows)), separator="; ")
     if len(comparison.seeds) == 1:
-        return f"Intervals, of the test images of the one seed: {methods}."
+        return f"Intervals, of the test {comparison.rows[0].unit}s of the one seed: {methods}."
     seeds = f"{len(comparison.seeds)} seeds"
     estimate = "that of all tests" if comparison.metric.per_sample is None else "the mean"
     return (
         f"{capitalized(comparison.metric.label)} is {estimate} over {seeds}; intervals, the tests of all {seeds} "
-        f"pooled and corrected for the images that they share: {methods}."
+        f"pooled and corrected for the {comparison.rows[0].unit}s that they share: {methods}."
     )
 
 

@@ -103,7 +103,8 @@ def held_out(result: Result) -> Statistics | None:
     """Return what is kept of predictions for images that a method was not fitted to, each once; None where none is."""
     folded = result.out_of_fold
     if folded is not None:
-        return folded.statistics[folded.repeat == folded.repeat.min()]
+        of_first: Statistics = folded.statistics[folded.repeat == folded.repeat.min()]
+        return of_first
     validation = result.validation_predictions
     return None if validation is None else validation.statistics
 

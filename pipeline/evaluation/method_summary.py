@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.methods import get_method
 from pipeline.evaluation.results import Result
+from pipeline.run_layout import SAMPLE_IMAGES, seed_dir
 from stages.tasks.base import Metric, Statistics, Task
 from stages.tasks.intervals import Interval, interval
 from stages.tasks.paired import compare, holm
@@ -87,6 +88,11 @@ class MethodSummary:
     def name(self) -> str:
         """The name of the head, or of what is fine-tuned."""
         return self.results[0].name
+
+    @property
+    def unit(self) -> str:
+        """What is predicted of, in one word: an image, or a sample that may have several."""
+        return "sample" if (seed_dir(self.run, self.seeds[0]) / SAMPLE_IMAGES).exists() else "image"
 
     @property
     def cached(self) -> bool:

@@ -210,9 +210,9 @@ def _reached(row: MethodSummary) -> str:
 
 
 def describe_test_images(row: MethodSummary) -> str:
-    """Return how many images are tested, in words."""
+    """Return how many images, or samples of several, are tested, in words."""
     seeds = f" under {len(row.seeds)} seeds" if len(row.seeds) > 1 else ""
-    return f"{len(np.unique(row.images)):,} test images{seeds}"
+    return f"{len(np.unique(row.images)):,} test {row.unit}s{seeds}"
 
 
 def _time(ratio: float) -> str:

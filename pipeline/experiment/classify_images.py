@@ -266,7 +266,7 @@ def _as_decided(
     decided, words = {**cells, "class": names[predicted]}, f"{names[predicted]}  {probabilities[predicted]:.3f}"
     if decision.least is None:
         return decided, words
-    possible = [names[number] for number in np.flatnonzero(decision.possible(probabilities[None])[0])]
+    possible = [names[number] for number in np.flatnonzero(decision.possible(probabilities[None])[0]).tolist()]
     return {**decided, POSSIBLE: SEPARATOR.join(possible)}, f"{words}  possible: {', '.join(possible)}"
 
 

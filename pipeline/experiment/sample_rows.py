@@ -66,9 +66,9 @@ def require_memory(extractor: Extractor, manifest: Manifest, names: Sequence[Hea
             kind = f"`head` {name}" if bags else f"`aggregate` {options.aggregate}"
             helps = "`aggregate` mean or max" if bags or options.aggregate == "concat" else "a narrower `cut`"
             raise UsageError(
-                f"{kind} needs all of {rows:,} samples in memory, and the largest has {places:,} images: "
-                f"{byte_count(needed)}, of which `max_memory_gb` allows {byte_count(allowed)}. Take fewer images of "
-                f"each (`frames`), {helps}, or allow more"
+                f"{kind} needs all of {rows:,} samples in memory, and the largest has {places:,} images; such rows are "
+                f"not streamed: {byte_count(needed)}, of which `max_memory_gb` allows {byte_count(allowed)}. Take "
+                f"fewer images of each (`frames`), {helps}, or allow more"
             )
 
 

@@ -26,8 +26,10 @@ from pipeline.library.backbones import AnyBackbone
 from pipeline.library.functions import extract_rows, extractor_for, feature_options
 from pipeline.library.head_estimator import HeadEstimator, has_columns
 from pipeline.library.images import Images, count_images
+from pipeline.library.samples import SampleList, require_kind
 from stages.config.features import CropMode, FeatureConfig, Pooling, PrecisionChoice
 from stages.extraction.extractor import Extractor
+from stages.network.aggregate import AggregateKind
 from stages.runtime.threads import usable_after_fork
 from stages.tasks.multi_label import MultiLabel
 from stages.tasks.single_label import SingleLabel
@@ -50,6 +52,8 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     pool : {"avg", "max", "avgmax", "cls", "grid2", "grid4"}
     image_size : int, optional
     crop_mode : {"center", "squash", "border"}
+    aggregate : {"mean", "max", "concat"}, optional
+        For samples of several images.
     precision : {"fp32", "bf16", "fp16", "auto"}
     cache : Path or FeatureCache, optional
         Folder where features are kept; without one every call computes them again.
@@ -66,6 +70,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         pool: Pooling = "avg",
         image_size: int | None = None,
         crop_mode: CropMode = "center",
+        aggregate: AggregateKind | None = None,
         precision: PrecisionChoice = "fp32",
         cache: Path | str | FeatureCache | None = None,
         device: str = "auto",
@@ -77,6 +82,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.pool = pool
         self.image_size = image_size
         self.crop_mode = crop_mode
+        self.aggregate = aggregate
         self.precision = precision
         self.cache = cache
         self.device = device
@@ -85,7 +91,8 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Images, y: Any = None) -> FeatureExtractor:
         """Check the parameters; no image is touched and nothing is loaded."""
         self._options()
-        count_images(X)
+        require_kind(self.aggregate)
+        count_images(X if self.aggregate is None else SampleList.of(X).images)
         return self
 
     @usable_after_fork
@@ -97,12 +104,22 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If a parameter is wrong, an image cannot be read, or the features are no vectors.
         """
-        extractor = self._extractor()
-        return extract_rows(extractor, X, keep=self.cache is not None, on_unreadable="raise")
+        samples = None if self.aggregate is None else SampleList.of(X)
+        images = X if samples is None else samples.images
+        rows = extract_rows(self._extractor(), images, keep=self.cache is not None, on_unreadable="raise")
+        return rows if samples is None or self.aggregate is None else samples.rows(rows, self.aggregate)
 
     @usable_after_fork
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Return a name for each column: the cut and the number in it."""
+        """Return a name for each column: the cut and the number in it.
+
+        Raises
+        ------
+        ValueError
+            If images of samples stand side by side: how many that are the images say.
+        """
+        if self.aggregate == "concat":
+            raise UsageError("`aggregate` concat: how many columns there are hangs on the samples")
         taps = self._extractor().taps
         return np.array([f"{tap.cut.name}_{number}" for tap in taps for number in range(math.prod(tap.shape))], object)
 

@@ -18,11 +18,13 @@ from pipeline.evaluation.results import Result, run_of
 from pipeline.library.argument_names import argument_names
 from pipeline.library.backbones import AnyBackbone, config_of, remembered_extractor
 from pipeline.library.images import ImageList, Images, count_images, image_chunks, unreadable_error
+from pipeline.library.samples import SampleList, require_kind
 from stages.config.features import CropMode, FeatureConfig, Pooling, PrecisionChoice, StorageType
 from stages.data.manifest import Manifest
 from stages.extraction.extract import extract
 from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import read_features
+from stages.network.aggregate import AggregateKind
 from stages.runtime.progress import progress as progress_bar
 from stages.runtime.progress import progress_bars
 from stages.runtime.threads import usable_after_fork
@@ -44,6 +46,7 @@ def features(
     pool: Pooling = "avg",
     image_size: int | None = None,
     crop_mode: CropMode = "center",
+    aggregate: AggregateKind | None = None,
     precision: PrecisionChoice = "fp32",
     dtype: StorageType = "float32",
     cache: Path | str | FeatureCache | None = None,
@@ -59,7 +62,8 @@ def features(
     images : sequence
         Paths, images of Pillow, uint8 arrays [h, w, 3] or [h, w] (grey) or uint8 tensors [3, h, w], of any sizes; one
         array [n, h, w, 3]; a torch ``Dataset`` of images or of (image, label); a data frame with a column ``path`` or
-        ``image``.
+        ``image``. With `aggregate` a sequence of samples, each a sequence of such images, or a data frame with a column
+        of paths for each view, such as ``table[["front", "back"]]``; None is a view that is missing.
     backbone : str, nn.Module or Backbone
         ``efficientnet_lite0``, ``1`` or ``2``, a name of torchvision (``resnet18``) or of timm
         (``timm:convnext_nano``); or a network of your own, images float [b, 3, S, S] -> a tensor with a row for each,
@@ -76,6 +80,8 @@ def features(
         Side of the square the network sees, in pixels (default: the network's own; a module has none).
     crop_mode : {"center", "squash", "border"}
         What it sees of an image that is no square: the middle, all of it squashed, or all of it with a border.
+    aggregate : {"mean", "max", "concat"}, optional
+        Makes one row of the images of each sample; concat puts them side by side, so each sample has them all.
     precision : {"fp32", "bf16", "fp16", "auto"}
         Arithmetic of the network.
     dtype : {"float32", "float16"}
@@ -95,7 +101,8 @@ def features(
     Returns
     -------
     array [n, *row_shape]
-        In the order of the images: [n, d] where maps are pooled. An image that comes twice is computed once.
+        In the order of the images, or samples: [n, d] where maps are pooled. An image that comes twice is computed
+        once.
 
     Raises
     ------
@@ -126,9 +133,17 @@ def features(
             extract_batch_size=batch_size,
             device=device,
         )
-        count_images(images)
+        require_kind(aggregate)
+        samples = None if aggregate is None else SampleList.of(images)
+        count_images(images if samples is None else samples.images)
         extractor = extractor_for(options, cache, backbone)
-        return extract_rows(extractor, images, keep=cache is not None, on_unreadable=on_unreadable)
+        rows = extract_rows(
+            extractor,
+            images if samples is None else samples.images,
+            keep=cache is not None,
+            on_unreadable=on_unreadable,
+        )
+        return rows if samples is None or aggregate is None else samples.rows(rows, aggregate)
 
 
 def compare(

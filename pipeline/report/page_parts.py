@@ -17,6 +17,7 @@ from PIL import Image
 
 from cache.atomic_write import write_atomically
 from cache.errors import DataError
+from pipeline.options.flags_in_text import as_flags
 from pipeline.report import figures
 from pipeline.text import byte_count, capitalized, duration, format_count, format_score, in_unit, percent, points
 from stages.runtime.unicode_text import printable
@@ -71,6 +72,7 @@ def template(name: str) -> jinja2.Template:
         "duration": duration,
         "bytes": byte_count,
         "count": format_count,
+        "flags": as_flags,
         "in_unit": in_unit,
         "p_value": lambda p: "< 0.001" if p < 0.001 else f"{p:.2g}",
     }

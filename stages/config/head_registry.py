@@ -11,9 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cache.errors import UsageError
 from cache.registry import Registration, Registry
 
 RowKind = Literal["vector", "map", "any", "bag"]
+
+_ANSWERED_BY = {
+    "svr": "numbers with a radial kernel are predicted by kernel_ridge: squared errors in place of support vector "
+    "regression's insensitive ones, all penalties and leave-one-out in closed form"
+}
+"""Heads that others have, and what takes their place."""
 
 _YOUR_OWN = ", and modules of your own, as package.module:Class"
 
@@ -105,6 +112,8 @@ def require_known(name: str) -> None:
     UsageError
         With the nearest right name.
     """
+    if name in _ANSWERED_BY and name not in HEADS.names():
+        raise UsageError(f"`head` {name}: there is no such head; {_ANSWERED_BY[name]}")
     if ":" not in name:
         HEADS.require_known(name, _YOUR_OWN)
 

@@ -8,7 +8,7 @@ aside is the business of ``stages.data.group_split``.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -104,7 +104,7 @@ def make_missing_splits(
         split, or a class or a label has no training sample.
     """
     splits, notes = _given_splits(listing, keys, options)
-    grouped = any(listing.groups)
+    grouped, unit = any(listing.groups), "samples" if listing.images else "images"
     units = units_of(strata, keys, listing.strata, listing.groups, seed)
     wanted: tuple[str, ...] = SPLITS
     if options.test is not None and "test" in splits:
@@ -121,7 +121,7 @@ def make_missing_splits(
     elif "test" not in splits:
         test = stratified_group_split(units, options.test_size, min_kept=2)
         splits = ["test" if key in test else "train" for key in keys]
-        share = _share_text(options.test_size, len(test), len(set(keys)), "images", strata.of_each, grouped=grouped)
+        share = _share_text(options.test_size, len(test), len(set(keys)), unit, strata.of_each, grouped=grouped)
         notes.append(f"test split made here: {share} (seed {seed})")
     if "val" not in splits:
         trained = {key for key, split in zip(keys, splits, strict=True) if split == "train"}
@@ -132,11 +132,11 @@ def make_missing_splits(
         val = stratified_group_split(val_units, options.val_size, min_kept=1)
         splits = ["val" if split == "train" and key in val else split for key, split in zip(keys, splits, strict=True)]
         share = _share_text(
-            options.val_size, len(val), len(trained), "training images", strata.of_each, grouped=grouped
+            options.val_size, len(val), len(trained), f"training {unit}", strata.of_each, grouped=grouped
         )
         notes.append(f"validation split made here: {share} (seed {seed})")
     present = _present(strata, splits)
-    _check_every_split(strata, present, splits, wanted, grouped=grouped)
+    _check_every_split(strata, present, splits, wanted, _ungroup(listing))
     notes += _conflicting_targets(listing, keys, strata)
     made = {split: present[split] for split in wanted}
     return splits, [*notes, *_not_everywhere(strata, made), *_without_negatives(strata, splits)]
@@ -271,26 +271,37 @@ def _present(strata: Strata, splits: Sequence[str]) -> dict[str, set[str]]:
 
 
 def _check_every_split(
-    strata: Strata, present: dict[str, set[str]], splits: Sequence[str], wanted: Sequence[str], *, grouped: bool
+    strata: Strata, present: dict[str, set[str]], splits: Sequence[str], wanted: Sequence[str], ungroup: str
 ) -> None:
     if untrained := sorted(set(strata.names) - present["train"]):
         of_what = "with the label " if strata.kind == "label" else "of "
         raise DataError(
             f"no training images {of_what}{', '.join(untrained[:_NAMED])}: move some there from the other splits, or "
-            f"leave the {strata.kind} out{_ungroup(grouped)}"
+            f"leave the {strata.kind} out{ungroup}"
         )
     empty_splits = [split for split in wanted if split not in splits]
     if empty_splits:
+        grouped = bool(ungroup)
         of_one = f" of {'a' if not grouped else 'one'} {strata.kind}" if strata.kind else ""
         unit_name, needed = ("groups", f"three groups with images{of_one}") if grouped else ("images", f"three{of_one}")
         raise DataError(
-            f"too few {unit_name} to make a {' and a '.join(empty_splits)} split: at least {needed} are needed"
-            f"{_ungroup(grouped)}"
+            f"too few {unit_name} to make a {' and a '.join(empty_splits)} split: at least {needed} are needed{ungroup}"
         )
 
 
-def _ungroup(grouped: bool) -> str:
-    return "; or let groups be torn apart with `group_by` none" if grouped else ""
+def _ungroup(listing: SourceRecords) -> str:
+    """Say how groups are brought apart; nothing where there are none."""
+    if not any(listing.groups):
+        return ""
+    shown = {location for views in listing.images for location in views}
+    shared = [group for group in listing.groups if group in shown]  # such a group is called by the image it shares
+    if not shared:
+        return "; or let groups be torn apart with `group_by` none"
+    image, samples = Counter(shared).most_common(1)[0]
+    return (
+        f"; samples that share an image are one group, {samples:,} of {len(listing.groups):,} by images as {image}: "
+        "take shared images out, or leave the column that holds them out of `images`"
+    )
 
 
 def _not_everywhere(strata: Strata, present: dict[str, set[str]]) -> list[str]:

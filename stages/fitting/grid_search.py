@@ -93,16 +93,19 @@ class Grid:
     scalings : tuple of {"none", "standard", "l2"}
     task : Task
         Scores settings.
+    margins : bool
+        Whether scores of the models are margins and no logits.
     """
 
     make: MakeModel
     values: tuple[float, ...]
     scalings: tuple[Scaling, ...]
     task: Task
+    margins: bool = False
 
     def score(self, outputs: NDArray[np.floating], targets: NDArray[Any]) -> float:
         """Return how good what a model says of rows is."""
-        return selection_score(self.task, outputs, targets)
+        return selection_score(self.task, outputs, targets, margins=self.margins)
 
     def should_stop(self, scores: Sequence[float]) -> bool:
         """Return whether the last two of a path's scores are clearly less than its best."""
@@ -176,7 +179,7 @@ def fit_along_path(
     center = rows[: len(problem.train)].mean(axis=0, dtype=np.float64).astype(np.float32)
     rows -= center
     values = tuple(sorted(config.c_values))
-    grid = Grid(make_of(center), values, config.scalers, problem.task)
+    grid = Grid(make_of(center), values, config.scalers, problem.task, calibrate)
     result = search(grid, rows, problem.labels, problem.cv, problem.seed)
     return refit_best(problem, grid, result, rows, calibrate=calibrate)
 
@@ -217,7 +220,7 @@ def cross_validate(
     true = [labels[scored] for _, scored in folds]
     for candidate, fold_margins in zip(candidates, margins, strict=True):
         pairs = zip(fold_margins, true, strict=True)
-        scores = [selection_score(problem.task, *pair) for pair in pairs]
+        scores = [selection_score(problem.task, *pair, margins=True) for pair in pairs]
         candidate["score"] = float(np.mean(scores))
     best = max(range(len(candidates)), key=lambda number: candidates[number]["score"])
     temperature = fit_temperature(problem.task, np.concatenate(margins[best]), np.concatenate(true))

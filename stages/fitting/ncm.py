@@ -30,7 +30,7 @@ def fit_ncm(problem: FitProblem) -> HeadFit:
             for rows in (train, val)
         )
         margins = logits(_head(train_sums, scaling, 1.0), val)
-        score = selection_score(problem.task, margins, val.labels)
+        score = selection_score(problem.task, margins, val.labels, margins=True)
         candidates.append({"scaler": scaling, "score": score})
         fitted.append((train_sums, val_sums, margins))
     top = max(range(len(candidates)), key=lambda number: candidates[number]["score"])

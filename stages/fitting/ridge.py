@@ -342,7 +342,7 @@ def choose_penalty(problem: FitProblem, variants: Iterable[RidgeVariant], *, c_r
         for penalty, predictions in zip(
             penalties, variant.fits.left_out(variant.scaling, penalties, scoring), strict=True
         ):
-            score = selection_score(problem.task, predictions, labels)
+            score = selection_score(problem.task, predictions, labels, margins=True)
             candidates.append({"C": 1 / (2 * penalty) / c_ratio, **variant.settings, "score": score})
             rank = (score, -candidates[-1]["C"])
             if best is None or rank > best[0]:

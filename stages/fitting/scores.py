@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from stages.fitting.feature_rows import AnyFeatureRows, in_batches
+from stages.fitting.temperature import fit_temperature
 from stages.network.heads.base import Head
 from stages.tasks.base import Task, find_metric
 from stages.training.evaluation import predict
@@ -17,7 +18,9 @@ EARLY_STOP_MARGIN = 0.005
 """Score below the best, of a share, that ends a path over C, once two values in a row are lower than that."""
 
 
-def selection_score(task: Task, outputs: NDArray[np.floating], targets: NDArray[Any]) -> float:
+def selection_score(
+    task: Task, outputs: NDArray[np.floating], targets: NDArray[Any], *, margins: bool = False
+) -> float:
     """Return how good a head's outputs are by the task's primary metric; of any metric, the higher the better.
 
     Where the metric is not defined for these samples, as a fold without a positive has no average precision, the
@@ -29,8 +32,14 @@ def selection_score(task: Task, outputs: NDArray[np.floating], targets: NDArray[
     outputs : ndarray [n, out_features]
         As they leave the head: logits, margins or values.
     targets : ndarray [n, ...]
+    margins : bool
+        Whether the outputs are margins, which a temperature makes logits once a setting is chosen: where it counts how
+        sure predictions are, they are scored under the temperature that suits them, or the setting would win whose
+        margins happen to be as large as logits.
     """
     metric = find_metric(task)
+    if margins and metric.of_certainty and np.isfinite(outputs).all():
+        outputs = (outputs / fit_temperature(task, outputs, targets)).astype(outputs.dtype)
     if metric.of_outputs is not None:
         score = metric.of_outputs(outputs, targets)
     elif not np.isfinite(outputs).all():

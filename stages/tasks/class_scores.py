@@ -106,4 +106,5 @@ def _effective(
     binomial = share * (1 - share)
     # where all are right, or none, nothing is seen of how alike the samples of a group are: each group counts once
     worth = np.where(variance > 0, binomial / variance, present)
-    return np.minimum(worth, counts)
+    worth_at_most: NDArray[np.float64] = np.minimum(worth, counts)
+    return worth_at_most

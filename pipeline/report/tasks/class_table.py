@@ -46,9 +46,9 @@ def worst_classes(context: PageContext, names: Sequence[str]) -> list[ClassRow]:
             names[number],
             int(scores.support[number]),
             int(scores.predicted[number]),
-            *(_words(share, int(number)) for share in (scores.recall, scores.precision, scores.f1)),
+            *(_words(share, number) for share in (scores.recall, scores.precision, scores.f1)),
         )
-        for number in shown
+        for number in shown.tolist()
     ]
 
 

@@ -225,6 +225,23 @@ def test_many_notes_are_folded_away_but_none_is_lost(tmp_path):
     assert all(f"not readable: {number}.png" in page_text for number in range(500))
 
 
+def test_options_in_notes_are_written_as_flags(tmp_path):
+    page_text = report(three_methods(tmp_path), notes=["`task` single_label takes `car` for a name"]).words
+    assert "--task single_label takes `car` for a name" in page_text
+
+
+def test_where_samples_have_several_images_the_page_speaks_of_samples(tmp_path):
+    images = report(three_methods(tmp_path), notes=[]).words
+    assert "images to train on" in images
+    (tmp_path / "seed-0").mkdir(exist_ok=True)
+    (tmp_path / "seed-0" / "manifest.images.csv").touch()
+    samples = report(tmp_path, notes=[]).words
+    assert "samples to train on" in samples
+    for words in (r"\d test samples", "bootstrap over the test samples", "judged on the samples where"):
+        assert re.search(words, samples)
+        assert not re.search(words, images)
+
+
 def test_left_out_seeds_are_among_the_notes(tmp_path):
     three_methods(tmp_path)
     add(tmp_path, predictions(np.arange(60) % 2, np.arange(60) < 5), seed=1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cache.errors import UsageError
-from stages.config.head_registry import HEADS, HeadKind, find_head, head_label, import_head
+from stages.config.head_registry import HEADS, HeadKind, find_head, head_label, import_head, require_known
 from stages.config.heads import HeadConfig
 from stages.fitting.fit_head import get_fit
 from tests.plug_ins import forget_afterwards
@@ -154,3 +154,8 @@ def test_two_packages_with_one_name_are_told_apart_by_the_error(their_package):
     lda = "their_package.lda (the package their-package)"
     assert f"two heads are called 'ridge': that of stages.fitting.ridge and that of {lda}" in output
     assert f"{lda} registers no head lowrank" in output
+
+
+def test_a_head_that_others_have_leads_to_the_one_that_takes_its_place():
+    with pytest.raises(UsageError, match=r"`head` svr: there is no such head; .* predicted by kernel_ridge"):
+        require_known("svr")

@@ -163,6 +163,22 @@ def test_what_extraction_cannot_read_leaves_its_sample_with_the_others(clips):
     assert len(manifest.without_images({image.key for image in manifest.images[0]})) == 5
 
 
+def test_where_shared_images_leave_one_group_it_is_told_what_joined_them_and_how_to_go_on(tmp_path):
+    write_images(tmp_path, {"views": 13})
+    lines = [f"views/{row:03}.png,views/012.png,{['cat', 'dog'][row % 2]}" for row in range(12)]
+    (tmp_path / "table.csv").write_text("\n".join(["front,plan,label", *lines]))
+    with pytest.raises(
+        DataError,
+        match=r"share an image are one group, 12 of 12 by images as \S+012\.png: .* leave the column .* out of `images`",
+    ):
+        load_manifest(DataConfig(str(tmp_path / "table.csv"), images="front,plan"))
+    assert set(load_manifest(DataConfig(str(tmp_path / "table.csv"), images="front")).splits) == {
+        "train",
+        "val",
+        "test",
+    }
+
+
 def test_samples_that_share_an_image_are_in_one_split(tmp_path):
     write_images(tmp_path, {"views": 60})
     lines = [f"views/{2 * row:03}.png,views/{2 * row + 1:03}.png,{['cat', 'dog'][row % 2]}" for row in range(30)]
