@@ -433,6 +433,20 @@ def test_runs_on_other_data_are_refused(tmp_path):
         compare_runs([tmp_path / "a", tmp_path / "b"])
 
 
+def test_runs_whose_test_images_differ_are_compared_where_these_agree_and_that_is_said(tmp_path):
+    add_method(tmp_path / "a", wrong(0, 60))
+    later = predictions(LABELS, wrong(0, 20), images=range(100, 100 + TESTS))
+    relabeled = predictions(1 - LABELS[:10], wrong(0, 0)[:10], images=range(300, 310))
+    later.statistics[200:210] = relabeled.statistics  # ten of them have another label there
+    add(tmp_path / "b", later, name="svm")
+    comparison = compare_runs([tmp_path / "a", tmp_path / "b"])
+    assert [len(row.statistics) for row in comparison.rows] == [290, 290]
+    assert comparison.rows[0].score == 1.0  # its mistakes were on images that the other was not tested on
+    assert comparison.rows[1].score == pytest.approx(270 / 290)
+    assert "compared on the 290 that all of them were tested on with the same label, of 400." in comparison.notes[0]
+    assert comparison.test_images == "290 test images"
+
+
 def test_a_seed_that_not_every_method_has_is_left_out_and_said_so(tmp_path):
     add_method(tmp_path, wrong(0, 200), seed=1)
     comparison = heads_and_finetune(tmp_path, wrong(0, 60), wrong(40, 70))
