@@ -13,7 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cache import key_of_bytes
 from pipeline.evaluation.results import Predictions, Result, evaluate_test
@@ -68,6 +70,7 @@ from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head
 from stages.runtime.cost import Cost, measured
 from stages.runtime.distributed import Rank
+from stages.runtime.provenance import provenance
 from stages.training.history import Epoch
 from stages.training.lr_finder import LRFinderResult
 
@@ -157,7 +160,7 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
         _say(rank, f"  range test of {range_test.block or 'all blocks'}: {suggestion}")
 
     def tested() -> Result:
-        predictions, testing = _predict_test(experiment, tuned.upper, options)
+        predictions, validation, testing = _predict(experiment, tuned.upper, options)
         assert tuned.fit.best is not None
         outcome = MethodOutcome(
             method=method,
@@ -168,13 +171,14 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
             costs=(training, testing),
             trainable_parameters=tuned.trainable_parameters,
         )
-        splits = ("val", "test") if predictions.task.calibrates else ("test",)
-        tested_images = sum(image_count(experiment.split(split)) for split in splits)
+        tested_images = _tested_images(experiment)
         result = build_result(experiment, outcome)
         result = _with_costs(result, options, tuned, training, start_seconds, tested_images)
-        result = replace(result, options=made_with)
+        result = replace(
+            result, options=made_with, prediction_seconds_per_image=testing.seconds / max(tested_images, 1)
+        )
         invalidate_model(method_dir)
-        result.save(method_dir, predictions)
+        result.save(method_dir, predictions, validation=validation)
         _draw_plots(tuned, method_dir)
         save_model(
             method_dir,
@@ -215,7 +219,7 @@ def _evaluate_with_tta(
     """Test the weights of another method with other renderings, and leave a method of its own."""
     backbone = experiment.extractor.backbone
     _, _, upper = open_model(twin, str(experiment.extractor.device), backbone if backbone.handed_in else None)
-    predictions, testing = _predict_test(experiment, upper, options)
+    predictions, validation, testing = _predict(experiment, upper, options)
     trained = Result.load(twin)
     stages = {**trained.seconds_by_stage, "evaluate": testing.seconds}
     settings = {name: value for name, value in trained.settings.items() if name != TEST_TIME_AUGMENTATION}
@@ -228,9 +232,11 @@ def _evaluate_with_tta(
         seconds=sum(stages.values()),
         settings=settings | _as_tested(options),
         options=made_with,
+        prediction_seconds_per_image=testing.seconds / max(_tested_images(experiment), 1),
+        provenance=provenance(experiment.manifest.digest),
     )
     invalidate_model(method_dir)
-    result.save(method_dir, predictions)
+    result.save(method_dir, predictions, validation=validation)
     copy_model(twin, method_dir, replace(recipe, task=predictions.task.to_json()))
     for picture in (CONTACT_SHEET, RATES, RANGE_TEST):
         if (twin / picture).exists():
@@ -238,18 +244,33 @@ def _evaluate_with_tta(
     return result
 
 
-def _predict_test(experiment: Experiment, upper: TransferModel, options: FinetuneConfig) -> tuple[Predictions, Cost]:
-    """Return what a network predicts for the test split, and what that took.
+def _tested_images(experiment: Experiment) -> int:
+    """Return how many images go through a network that is tested, those that calibrate its task with them."""
+    splits = ("val", "test") if experiment.task.calibrates else ("test",)
+    return sum(image_count(experiment.split(split)) for split in splits)
 
-    A task that predictions calibrate is calibrated by those for the validation split, of the same renderings.
+
+def _predict(
+    experiment: Experiment, upper: TransferModel, options: FinetuneConfig
+) -> tuple[Predictions, Predictions, Cost]:
+    """Return what a network predicts for the test split, and for the validation split, and what the former took.
+
+    A task that predictions calibrate is calibrated by those for the validation split, of the same renderings. Where it
+    is not, these only say whether the network is better than a head, which no prediction needs: they cost nothing here.
     """
     task, val, test = experiment.task, experiment.split("val"), experiment.split("test")
+
+    def of_val() -> NDArray[np.float32]:
+        return predict_proba(experiment.extractor, upper, val, options.tta)
+
+    validated = None
     with measured() as testing:
         if task.calibrates:
-            of_val = torch.from_numpy(predict_proba(experiment.extractor, upper, val, options.tta))
-            task = task.calibrated(of_val, torch.from_numpy(val.targets))
+            validated = of_val()
+            task = task.calibrated(torch.from_numpy(validated), torch.from_numpy(val.targets))
         activated = predict_proba(experiment.extractor, upper, test, options.tta)
-    return predictions_of(task, test, activated), testing
+    validated = of_val() if validated is None else validated
+    return predictions_of(task, test, activated), predictions_of(task, val, validated), testing
 
 
 def run_lr_finder(

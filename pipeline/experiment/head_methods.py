@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import listed
+from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
 from pipeline.evaluation.results import Predictions, Result, evaluate_test, fold_scores
 from pipeline.experiment.experiment import Experiment, OuterTest
 from pipeline.experiment.find_samples import sample_options
@@ -40,6 +41,7 @@ from stages.config.heads import COLUMN_OPTIONS, HeadConfig, HeadName
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import read_features, require_cached
+from stages.finetuning.sample_views import image_count
 from stages.fitting.feature_rows import AnyFeatureRows
 from stages.fitting.fit_head import (
     CutContext,
@@ -52,13 +54,15 @@ from stages.fitting.fit_head import (
     head_probabilities,
     one_sided_labels,
     require_head_for,
-    train_head,
+    train_foldable_head,
 )
+from stages.fitting.out_of_fold import OutOfFold
 from stages.inspection.unlike import UnlikeDetector
 from stages.network.aggregate import Aggregate
 from stages.network.heads.base import Head
 from stages.runtime.cost import Cost, measured
 from stages.runtime.progress import working
+from stages.runtime.provenance import provenance
 from stages.tasks.base import Task
 
 SplitFeatures = tuple[AnyFeatureRows, AnyFeatureRows, AnyFeatureRows]
@@ -183,7 +187,9 @@ def train_and_test(
     columns: TableEncoder | None = None,
     unlike: UnlikeDetector | None = None,
 ) -> tuple[HeadResult, Result]:
-    """Train a head, test it, and leave both head and result in the run.
+    """Train a head, test it, say what it is worth out of folds, and leave both head and result in the run.
+
+    What the folds cost is told apart: it ranks the head, and no prediction needs it.
 
     Parameters
     ----------
@@ -195,8 +201,11 @@ def train_and_test(
         What tells images that are unlike the training images, where it takes any.
     """
     get_fit(method.name)  # imports are not what training costs
-    with measured() as training, working(f"{experiment.label}, {method.directory.name}"):
-        trained = train_head(method.name, problem)
+    label = f"{experiment.label}, {method.directory.name}"
+    with measured() as training, working(label):
+        trained, fold = train_foldable_head(method.name, problem)
+    with measured() as folding, working(f"{label}, out of folds"):
+        out_of_fold = None if experiment.fold else fold()  # the methods of an outer fold are not chosen between
     tested = _tested(experiment, method, trained, test_rows)
     outcome = MethodOutcome(
         method=method.method,
@@ -214,12 +223,22 @@ def train_and_test(
         history=[epoch.to_json(trained.task.primary) for epoch in trained.history],
         options=head_options(experiment, method.name, options),
     )
+    folded = None if out_of_fold is None else out_of_fold_predictions(experiment, trained.task, out_of_fold)
+    if folded is not None:
+        result = replace(result, cv={**folded.summary(result.metric), "seconds": folding.seconds})
     if not method.takes_images:
         stages = {**result.seconds_by_stage, "extract": 0.0}
-        result = replace(result, seconds=sum(stages.values()), seconds_by_stage=stages, extraction_forwards=0)
+        result = replace(
+            result,
+            seconds=sum(stages.values()),
+            seconds_by_stage=stages,
+            extraction_forwards=0,
+            prediction_seconds_per_image=tested.testing.seconds / max(len(outcome.predictions), 1),
+        )
     recipe = recipe_of(experiment, trained.task, method.method, method.name, method.identity)
     invalidate_model(method.directory)
-    result.save(method.directory, outcome.predictions)
+    validation = predictions_of(trained.task, experiment.split("val"), trained.val_activated)
+    result.save(method.directory, outcome.predictions, validation=validation, out_of_fold=folded)
     head, without_val = as_saved(trained.module), as_saved(trained.module_train_only)
     save_model(method.directory, recipe, head, without_val=without_val, columns=columns, unlike=unlike)
     place, took = f"{experiment.label}  {method.directory.name}", duration(training.seconds)
@@ -394,6 +413,7 @@ def build_result(experiment: Experiment, outcome: MethodOutcome) -> Result:
         "train": training.seconds,
         "evaluate": testing.seconds,
     }
+    tested_images = len(outcome.predictions) * image_count(manifest) / max(len(manifest), 1)
     return Result(
         method=outcome.method,
         name=outcome.name,
@@ -421,6 +441,9 @@ def build_result(experiment: Experiment, outcome: MethodOutcome) -> Result:
         settings=outcome.settings,
         history=[],
         selection=[],
+        prediction_seconds_per_image=stages["extract"] / max(len(readable), 1)
+        + testing.seconds / max(tested_images, 1),
+        provenance=provenance(manifest.digest),
     )
 
 
@@ -464,6 +487,24 @@ def predictions_of(task: Task, test: Manifest, activated: NDArray[np.float32]) -
     statistics = task.statistic(torch.from_numpy(activated), torch.from_numpy(test.targets))
     groups = np.array(test.groups) if any(test.groups) else None
     return Predictions(task, np.array(test.keys, "S32"), np.array(test.locations), statistics, groups=groups)
+
+
+def out_of_fold_predictions(experiment: Experiment, task: Task, out_of_fold: OutOfFold) -> OutOfFoldPredictions:
+    """Return the outputs of a head out of folds as what was predicted for which sample."""
+    manifest = experiment.manifest
+    places = np.concatenate([manifest.indices("train"), manifest.indices("val")])
+    targets, repeats = torch.from_numpy(manifest.targets[places]), len(out_of_fold.folds)
+    numbers = manifest.group_numbers
+    return OutOfFoldPredictions(
+        task,
+        np.tile(np.array(manifest.keys, "S32")[places], repeats),
+        out_of_fold.folds.reshape(-1),
+        np.repeat(np.arange(repeats), len(places)),
+        np.concatenate(
+            [task.statistic(torch.from_numpy(activated), targets) for activated in out_of_fold.activated(task)]
+        ),
+        None if numbers is None else np.tile(numbers[places].astype(np.str_), repeats),
+    )
 
 
 def format_accuracy(result: Result) -> str:

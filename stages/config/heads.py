@@ -121,7 +121,7 @@ class HeadConfig:
 
     fit_lr: tuple[float, ...] = (1e-3,)
     """Highest learning rates of a torch head (AdamW, one-cycle). Of several, trained at once, the best on validation is
-    kept; with few validation images that flatters the head when methods are ranked."""
+    kept."""
 
     fit_weight_decay: tuple[float, ...] = (1e-2,)
     """Decoupled weight decays of a torch head that are tried; none on biases and normalisation."""

@@ -75,17 +75,29 @@ class FeatureRows:
             groups,
         )
 
-    def shuffled(self, batch_rows: int, seed: int, *, balanced: bool = False) -> Iterator[Block]:
+    def at(self, indices: NDArray[np.int64]) -> FeatureRows:
+        """Return some of the rows."""
+        groups = None if self.groups is None else self.groups[indices]
+        views = [augmented[indices] for augmented in self.augmented]
+        return FeatureRows(self.features[indices], self.labels[indices], views, groups)
+
+    def shuffled(
+        self, batch_rows: int, seed: int, *, balanced: bool = False, among: NDArray[np.int64] | None = None
+    ) -> Iterator[Block]:
         """Yield as many rows as there are, in an order made of `seed`, of each the view that is its turn.
 
-        Each row comes once; or, `balanced`, drawn with replacement so that all classes are as likely.
+        Each row comes once; or, `balanced`, drawn with replacement so that all classes are as likely. Where some are
+        named, they are drawn `among` these.
         """
         generator = np.random.default_rng(seed)
-        order = generator.permutation(len(self))
+        places = np.arange(len(self)) if among is None else among
+        labels = self.labels[places]
+        order = generator.permutation(len(places))
         if balanced:
-            counts = np.bincount(self.labels)
-            chances = 1 / (np.count_nonzero(counts) * counts[self.labels])
-            order = generator.choice(len(self), len(self), p=chances / chances.sum())
+            counts = np.bincount(labels)
+            chances = 1 / (np.count_nonzero(counts) * counts[labels])
+            order = generator.choice(len(places), len(places), p=chances / chances.sum())
+        order = places[order]
         views = generator.integers(1 + len(self.augmented), size=len(self))
         for start in range(0, len(order), batch_rows):
             picked = order[start : start + batch_rows]

@@ -7,8 +7,8 @@ is fitted, and its settings are chosen, is told in its own file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -31,8 +31,10 @@ from stages.fitting.feature_rows import (
     require_learnable,
 )
 from stages.fitting.linear_targets import two_sided
+from stages.fitting.out_of_fold import OutOfFold, nested
 from stages.fitting.problem import CutContext, FitProblem
 from stages.fitting.registry import FitFunction
+from stages.fitting.result import HeadFit
 from stages.fitting.torch_heads import fit_torch_head
 from stages.network.heads.base import Head, vector_width
 from stages.tasks.base import Task
@@ -48,6 +50,7 @@ __all__ = [
     "StreamedFeatureRows",
     "head_method",
     "head_probabilities",
+    "train_foldable_head",
     "train_head",
 ]
 
@@ -73,6 +76,8 @@ class HeadResult:
         Everything that was tried, with its ``score``.
     history : list of Epoch
         Of torch heads; empty for closed fits.
+    val_activated : ndarray of float32 [n, out_features]
+        What `module_train_only` says of the rows of validation, as the task reads it.
     """
 
     name: HeadName
@@ -84,6 +89,7 @@ class HeadResult:
     settings: dict[str, Any] = field(default_factory=dict)
     selection: list[dict[str, Any]] = field(default_factory=list)
     history: list[Epoch] = field(default_factory=list)
+    val_activated: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
     @property
     def method(self) -> Literal["linear", "head"]:
@@ -119,6 +125,18 @@ def train_head(name: HeadName, problem: FitProblem) -> HeadResult:
     DataError
         If a split is empty, train holds fewer than two classes, or features are not finite.
     """
+    return _train(name, problem)[0]
+
+
+def train_foldable_head(name: HeadName, problem: FitProblem) -> tuple[HeadResult, Callable[[], OutOfFold | None]]:
+    """Train a head as `train_head` does; return it with what makes its outputs out of the folds of the problem.
+
+    That is None where `problem.divisions` are none. It takes time of its own, and holds the rows until it is let go.
+    """
+    return _train(name, replace(problem, compared=True))
+
+
+def _train(name: HeadName, problem: FitProblem) -> tuple[HeadResult, Callable[[], OutOfFold | None]]:
     kind, fit = find_head(name), get_fit(name)
     require_head_for(name, problem.task, problem.train.row_shape, bags=problem.bags)
     _require_classes_to_balance(problem)
@@ -126,12 +144,16 @@ def train_head(name: HeadName, problem: FitProblem) -> HeadResult:
     if not kind.streams or problem.blocks is not None:
         require_in_memory(kind.name, problem.train)
         require_in_memory(kind.name, problem.val)
-    fitted = fit(problem) if problem.blocks is None else fit_blocks(kind, fit, problem.blocks, problem)
-    (val_loss, val_score), task = _validate(fitted.head_train_only, problem)
+
+    def fit_rows(rows: FitProblem) -> HeadFit:
+        return fit(rows) if rows.blocks is None else fit_blocks(kind, fit, rows.blocks, rows)
+
+    fitted = fit_rows(problem)
+    (val_loss, val_score), task, val_activated = _validate(fitted.head_train_only, problem)
     settings = {"refitted on": "train+val", **fitted.settings}
     if constant := one_sided_labels(problem.task, problem.train.labels):
         settings["not learned"] = listed(constant)
-    return HeadResult(
+    result = HeadResult(
         name,
         fitted.head,
         fitted.head_train_only,
@@ -141,21 +163,23 @@ def train_head(name: HeadName, problem: FitProblem) -> HeadResult:
         settings,
         fitted.candidates,
         fitted.history,
+        val_activated,
     )
+    return result, fitted.fold or partial(nested, lambda rows: fit_rows(rows).head, problem)
 
 
-def _validate(head: Head, problem: FitProblem) -> tuple[tuple[float, float], Task]:
-    """Return loss and score on the validation split, and the task as calibrated by the same outputs."""
+def _validate(head: Head, problem: FitProblem) -> tuple[tuple[float, float], Task, NDArray[np.float32]]:
+    """Return loss and score on the validation split, the task as calibrated by the same outputs, and what these say."""
     task, batches = problem.task, _labelled_batches(problem.val)
-    if not task.calibrates:
-        return evaluate_loss(head, batches, task), task
     outputs: list[Tensor] = []
     hook = head.register_forward_hook(lambda _module, _inputs, output: outputs.append(logits_of(output).cpu()))
     try:
         scores = evaluate_loss(head, batches, task)
     finally:
         hook.remove()
-    return scores, task.calibrated(task.activate(torch.cat(outputs)), torch.from_numpy(problem.val.labels))
+    activated = task.activate(torch.cat(outputs))
+    calibrated = task.calibrated(activated, torch.from_numpy(problem.val.labels)) if task.calibrates else task
+    return scores, calibrated, np.asarray(activated)
 
 
 def one_sided_labels(task: Task, labels: NDArray[Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,9 @@ from stages.tasks.strata import multi_label_folds
 
 FOLDS_UP_TO = 10_000
 """Samples up to which settings are cross-validated by default; above, the validation split is precise enough."""
+
+REPEATED_BELOW, REPEATS = 300, 5
+"""Samples below which rows are divided into folds several times: one division of so few is much of what decides."""
 
 Selection = slice | NDArray[np.int64]
 """Rows of train+validation: a slice, of which no copy is made, or their places."""
@@ -84,6 +88,52 @@ def make_cv(
     folds = min(wanted, fewest)
     if folds < 2:
         return CVPlan(((slice(0, train_size), slice(train_size, size)),), "validation split")
+    return _plan(folds, size, strata, seed, groups, are_classes=are_classes)
+
+
+def divisions(
+    folds: int,
+    repeats: int,
+    size: int,
+    strata: NDArray[Any] | None,
+    seed: int,
+    groups: NDArray[np.int64] | None = None,
+    *,
+    are_classes: bool = True,
+) -> tuple[CVPlan, ...]:
+    """Return as many divisions of rows into folds, each of another seed; the first of `seed` itself.
+
+    A class of fewer samples than folds is in some of them alone. There is none where a fold would be left without a
+    row, or with rows of a single class to be fitted to. Parameters as in `make_cv`.
+    """
+    folds = min(folds, size if groups is None else len(np.unique(groups)))
+    if folds < 2:
+        return ()
+    largest = size
+    if strata is not None and strata.ndim == 1 and are_classes:
+        largest = int(np.unique(strata, return_counts=True)[1].max())
+    stratified = strata if largest >= folds else None
+    seeds = [seed, *np.random.SeedSequence(seed).generate_state(repeats - 1).tolist()]
+    with warnings.catch_warnings():  # of classes with few samples, which are meant to be in some folds alone
+        warnings.simplefilter("ignore", UserWarning)
+        plans = tuple(_plan(folds, size, stratified, one, groups, are_classes=are_classes) for one in seeds)
+    pairs = [pair for plan in plans for pair in plan.splits]
+    if any(not len(np.arange(size)[scored]) for _, scored in pairs):
+        return ()
+    if are_classes and strata is not None and strata.ndim == 1:
+        return plans if all(len(np.unique(strata[fitted])) > 1 for fitted, _ in pairs) else ()
+    return plans
+
+
+def _plan(
+    folds: int,
+    size: int,
+    strata: NDArray[Any] | None,
+    seed: int,
+    groups: NDArray[np.int64] | None,
+    *,
+    are_classes: bool,
+) -> CVPlan:
     if strata is None:
         pairs = _plain_folds(folds, size, seed, groups)
     elif strata.ndim == 2:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from typing import Any, Protocol
 
@@ -24,15 +25,16 @@ from sklearn.model_selection import train_test_split
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.folds import CVPlan, Selection
 from stages.fitting.linear_targets import ABSENT_CLASS_SCORE
+from stages.fitting.out_of_fold import FoldOutputs, OutOfFold, best_on_others, collect, in_places
 from stages.fitting.problem import FitProblem
 from stages.fitting.result import HeadFit
-from stages.fitting.scores import early_stop_margin, selection_score
+from stages.fitting.scores import early_stop_margin, fold_scores, selection_score
 from stages.fitting.standardize import ScaledRows, Scaling
-from stages.fitting.temperature import fit_temperature
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
 from stages.runtime.threads import one_thread_per_fit
 from stages.tasks.base import Task
+from stages.tasks.temperature import fit_temperature
 
 SUBSAMPLE_FROM = 16_000
 """Training rows from which on all settings are tried on a part of the rows first."""
@@ -95,6 +97,8 @@ class Grid:
         Scores settings.
     margins : bool
         Whether scores of the models are margins and no logits.
+    keeps : bool
+        Whether the scores of the rows that are left out are kept of every setting, and not only how good they are.
     """
 
     make: MakeModel
@@ -102,6 +106,7 @@ class Grid:
     scalings: tuple[Scaling, ...]
     task: Task
     margins: bool = False
+    keeps: bool = False
 
     def score(self, outputs: NDArray[np.floating], targets: NDArray[Any]) -> float:
         """Return how good what a model says of rows is."""
@@ -126,12 +131,15 @@ class FoldPath:
         One for each value of C so far.
     least : int
         Values of C that are fitted in any case.
+    outputs : list of ndarray
+        For each value of C what was scored, where the grid keeps it.
     """
 
     scaling: Scaling
     state: Any = None
     scores: list[float] = field(default_factory=list)
     least: int = 0
+    outputs: list[NDArray[np.float32]] = field(default_factory=list)
 
 
 @dataclass
@@ -144,10 +152,16 @@ class GridSearchResult:
         Every setting with its ``score``, and ``rows`` where that is of a part of the rows.
     states : dict
         (scaling, C) -> the state of the model fitted to all of train; empty where folds were fitted.
+    fold_scores : dict
+        (scaling, C) -> the score of each fold; empty where none were fitted.
+    fold_outputs : dict
+        (scaling, C) -> the scores of the rows of each fold, where the grid keeps them.
     """
 
     candidates: list[dict[str, Any]] = field(default_factory=list)
     states: dict[tuple[Scaling, float], Any] = field(default_factory=dict)
+    fold_scores: dict[tuple[Scaling, float], list[float]] = field(default_factory=dict)
+    fold_outputs: dict[tuple[Scaling, float], FoldOutputs] = field(default_factory=dict)
 
     @property
     def chosen(self) -> dict[str, Any]:
@@ -179,9 +193,64 @@ def fit_along_path(
     center = rows[: len(problem.train)].mean(axis=0, dtype=np.float64).astype(np.float32)
     rows -= center
     values = tuple(sorted(config.c_values))
-    grid = Grid(make_of(center), values, config.scalers, problem.task, calibrate)
+    keeps = len(problem.divisions) > 1
+    grid = Grid(make_of(center), values, config.scalers, problem.task, margins=calibrate, keeps=keeps)
     result = search(grid, rows, problem.labels, problem.cv, problem.seed)
-    return refit_best(problem, grid, result, rows, calibrate=calibrate)
+    fitted, margins = refit_best(problem, grid, result, rows, calibrate=calibrate)
+    return replace(fitted, fold=partial(_fold, problem, grid, result, rows, margins, calibrate=calibrate))
+
+
+def _fold(
+    problem: FitProblem,
+    grid: Grid,
+    result: GridSearchResult,
+    rows: NDArray[np.float32],
+    margins: FoldOutputs | None,
+    *,
+    calibrate: bool,
+) -> OutOfFold | None:
+    """Return the scores of all rows out of folds, each fold's by the setting that is best on the others.
+
+    `margins` are those of the chosen setting out of the folds of `problem.cv`, where they are known.
+    """
+    if not problem.divisions:
+        return None
+    labels, outputs, first = problem.labels, [], problem.divisions[0]
+    searched = result if first is problem.cv else search(grid, rows, labels, first, problem.seed)
+    settings = sorted(searched.fold_scores, key=lambda setting: setting[1])  # of equals the smallest C
+    chosen = (result.chosen["scaler"], result.chosen["C"])
+    for plan in problem.divisions:
+        if plan is first:
+            scores = [searched.fold_scores[setting] for setting in settings]
+        else:  # rows out of other folds, put together anew: no search for each division
+            folds = [scored for _, scored in plan.splits]
+            scores = [
+                fold_scores(
+                    problem.task,
+                    in_places(first, searched.fold_outputs[setting]),
+                    labels,
+                    folds,
+                    margins=grid.margins,
+                )
+                for setting in settings
+            ]
+        known = margins if plan is problem.cv else None
+        with one_thread_per_fit():
+            outputs.append(
+                Parallel(n_jobs=-1, prefer="threads")(
+                    delayed(_known)(known[number])
+                    if known is not None and settings[pick] == chosen
+                    else delayed(_out_of_fold)(grid.make, settings[pick], rows, labels, *fold)
+                    for number, (pick, fold) in enumerate(
+                        zip(best_on_others(np.array(scores)), plan.splits, strict=True)
+                    )
+                )
+            )
+    return collect(problem, outputs, calibrate=calibrate)
+
+
+def _known(margins: NDArray[np.float32]) -> NDArray[np.float32]:
+    return margins
 
 
 def cross_validate(
@@ -201,27 +270,49 @@ def cross_validate(
         The values of each setting; empty, where there is nothing to choose but the scaling.
     """
     rows, labels = _float32(*problem.in_memory), problem.labels
-    width, folds = problem.task.out_features, problem.cv.splits
+    width = problem.task.out_features
     settings = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     candidates: list[dict[str, Any]] = [
         {**setting, "scaler": scaling} for scaling in problem.config.scalers for setting in settings
     ]
-    with one_thread_per_fit():
-        heads = Parallel(n_jobs=-1, prefer="threads")(
-            delayed(_fit_estimator)(make, candidate, rows[fitted], labels[fitted], width)
-            for candidate in candidates
-            for fitted, _ in folds
-        )
-    heads_by_candidate = [heads[start : start + len(folds)] for start in range(0, len(heads), len(folds))]
-    margins = [
-        [_margins_of(head, rows[scored]) for head, (_, scored) in zip(fold_heads, folds, strict=True)]
-        for fold_heads in heads_by_candidate
-    ]
-    true = [labels[scored] for _, scored in folds]
-    for candidate, fold_margins in zip(candidates, margins, strict=True):
-        pairs = zip(fold_margins, true, strict=True)
-        scores = [selection_score(problem.task, *pair, margins=True) for pair in pairs]
-        candidate["score"] = float(np.mean(scores))
+
+    def margins_of(plan: CVPlan) -> tuple[list[list[NDArray[np.float32]]], NDArray[np.float64]]:
+        """Return the margins of each candidate out of each fold, and their scores, [candidates, folds]."""
+        folds = plan.splits
+        with one_thread_per_fit():
+            heads = Parallel(n_jobs=-1, prefer="threads")(
+                delayed(_fit_estimator)(make, candidate, rows[fitted], labels[fitted], width)
+                for candidate in candidates
+                for fitted, _ in folds
+            )
+        heads_by_candidate = [heads[start : start + len(folds)] for start in range(0, len(heads), len(folds))]
+        margins = [
+            [_margins_of(head, rows[scored]) for head, (_, scored) in zip(fold_heads, folds, strict=True)]
+            for fold_heads in heads_by_candidate
+        ]
+        scores = [
+            [
+                selection_score(problem.task, part, labels[scored], margins=True)
+                for part, (_, scored) in zip(parts, folds, strict=True)
+            ]
+            for parts in margins
+        ]
+        return margins, np.array(scores)
+
+    margins, scores = margins_of(problem.cv)
+
+    def fold() -> OutOfFold | None:
+        if not problem.divisions:
+            return None
+        outputs = []
+        for plan in problem.divisions:
+            of_plan, scores_of_plan = (margins, scores) if plan is problem.cv else margins_of(plan)
+            outputs.append([of_plan[pick][number] for number, pick in enumerate(best_on_others(scores_of_plan))])
+        return collect(problem, outputs, calibrate=True)
+
+    true = [labels[scored] for _, scored in problem.cv.splits]
+    for candidate, of_folds in zip(candidates, scores, strict=True):
+        candidate["score"] = float(np.mean(of_folds))
     best = max(range(len(candidates)), key=lambda number: candidates[number]["score"])
     temperature = fit_temperature(problem.task, np.concatenate(margins[best]), np.concatenate(true))
     head, train_only = (
@@ -229,7 +320,7 @@ def cross_validate(
         for size in (len(rows), len(problem.train))
     )
     best_settings = {**candidates[best], "selected by": problem.cv.description, "temperature": temperature}
-    return HeadFit(head, train_only, best_settings, candidates)
+    return HeadFit(head, train_only, best_settings, candidates, fold=fold)
 
 
 def cross_val_proba(
@@ -349,7 +440,12 @@ def search(grid: Grid, rows: NDArray[np.float32], labels: NDArray[np.int64], cv:
     result = GridSearchResult()
     if not cv.is_holdout:
         with one_thread_per_fit():
-            result.candidates = _cross_validated(grid, rows, labels, cv)
+            result.fold_scores, result.fold_outputs = _cross_validated(grid, rows, labels, cv)
+        for scaling in grid.scalings:
+            scores_by_value = {c: scores for (name, c), scores in result.fold_scores.items() if name == scaling}
+            result.candidates += [
+                {"C": c, "scaler": scaling, "score": float(np.mean(scores))} for c, scores in scores_by_value.items()
+            ]
         return result
     with threads_for(rows):
         _hold_out(result, grid, rows, labels, cv, seed)
@@ -370,7 +466,7 @@ def _hold_out(
     if len(train) < SUBSAMPLE_FROM or len(grid.values) * len(grid.scalings) <= _FEW:
         for scaling in grid.scalings:
             model = grid.make(scaling, train, train_labels)
-            for value, score, state in _fit_path(model, grid, *held_out):
+            for value, score, state, _ in _fit_path(model, grid, *held_out):
                 result.candidates.append({"C": value, "scaler": scaling, "score": score})
                 result.states[scaling, value] = state
         return
@@ -378,7 +474,7 @@ def _hold_out(
     subset, subset_labels = train[part], train_labels[part]
     for scaling in grid.scalings:
         model = grid.make(scaling, subset, subset_labels)
-        for value, score, _ in _fit_path(model, grid, *held_out):
+        for value, score, _, _ in _fit_path(model, grid, *held_out):
             result.candidates.append({"C": value, "scaler": scaling, "score": score, "rows": len(part)})
     del model, subset
     for scaling, start in _surviving_scalers(grid, result.candidates).items():
@@ -390,10 +486,11 @@ def _hold_out(
 
 def refit_best(
     problem: FitProblem, grid: Grid, search_result: GridSearchResult, rows: NDArray[np.float32], *, calibrate: bool
-) -> HeadFit:
+) -> tuple[HeadFit, FoldOutputs | None]:
     """Return the head of the best setting, fitted to all rows and to train alone.
 
-    Where the scores are margins and no logits (`calibrate`), both are divided by a temperature.
+    Where the scores are margins and no logits (`calibrate`), both are divided by a temperature. That is fitted to
+    margins out of folds, which are returned too, where there are folds.
     """
     setting, labels, cv = (search_result.chosen["scaler"], search_result.chosen["C"]), problem.labels, problem.cv
     train = slice(0, len(problem.train))
@@ -401,15 +498,18 @@ def refit_best(
         without_val = _fitted(grid.make, setting, rows[train], labels[train], search_result.states.get(setting))
         model = _fitted(grid.make, setting, rows, labels, without_val.state)
     settings = {**search_result.chosen, "selected by": cv.description}
+    margins: FoldOutputs | None = None
     if calibrate:
         if cv.is_holdout:
-            margins = without_val.scores(rows[cv.splits[0][1]])
+            of_all = without_val.scores(rows[cv.splits[0][1]])
         else:
             margins = _out_of_fold_margins(grid.make, setting, rows, labels, cv)
+            of_all = np.concatenate(margins)
         true = np.concatenate([labels[scored] for _, scored in cv.splits])
-        settings["temperature"] = fit_temperature(problem.task, margins, true)
+        settings["temperature"] = fit_temperature(problem.task, of_all, true)
     temperature = settings.get("temperature", 1.0)
-    return HeadFit(model.head(temperature), without_val.head(temperature), settings, search_result.candidates)
+    heads = model.head(temperature), without_val.head(temperature)
+    return HeadFit(*heads, settings, search_result.candidates), margins
 
 
 def threads_for(rows: NDArray[np.float32]) -> AbstractContextManager[None]:
@@ -419,8 +519,8 @@ def threads_for(rows: NDArray[np.float32]) -> AbstractContextManager[None]:
 
 def _cross_validated(
     grid: Grid, rows: NDArray[np.float32], labels: NDArray[np.int64], cv: CVPlan
-) -> list[dict[str, Any]]:
-    """Return the settings that were tried with their mean score over the folds.
+) -> tuple[dict[tuple[Scaling, float], list[float]], dict[tuple[Scaling, float], FoldOutputs]]:
+    """Return the settings that were tried with their score on each fold, and with what was scored, if that is kept.
 
     C goes upwards: a model that can starts from the one before, and the slow end of the grid is left out once two
     values in a row score clearly less than the best. One task takes one fold up the path until its own scores say
@@ -447,7 +547,16 @@ def _cross_validated(
             for (scaling, fold), path in paths.items()
             if len(path.scores) == len(means[scaling]) < len(grid.values) and not grid.should_stop(means[scaling])
         ]
-    return [row for scaling in grid.scalings for row in _rows_of(scaling, grid.values, means[scaling])]
+    tried = [
+        (scaling, number, c) for scaling in grid.scalings for number, c in enumerate(grid.values[: len(means[scaling])])
+    ]
+    scores = {(scaling, c): [paths[scaling, fold].scores[number] for fold in folds] for scaling, number, c in tried}
+    outputs: dict[tuple[Scaling, float], FoldOutputs] = {}
+    if grid.keeps:
+        outputs = {
+            (scaling, c): [paths[scaling, fold].outputs[number] for fold in folds] for scaling, number, c in tried
+        }
+    return scores, outputs
 
 
 @_as_one_task()
@@ -462,10 +571,11 @@ def _fit_fold_path(
     """Go on with one fold over the values of C that have no score yet."""
     model = grid.make(path.scaling, rows[fitted], labels[fitted])
     model.state = path.state if path.state is not None else model.state
-    new_scores = [
-        score for _, score, _ in _fit_path(model, grid, rows[scored], labels[scored], path.scores, path.least)
-    ]
-    return replace(path, state=model.state, scores=[*path.scores, *new_scores])
+    scores, outputs = [*path.scores], [*path.outputs]
+    for _, score, _, said in _fit_path(model, grid, rows[scored], labels[scored], path.scores, path.least):
+        scores.append(score)
+        outputs += [said] if grid.keeps else []
+    return replace(path, state=model.state, scores=scores, outputs=outputs)
 
 
 def _fit_path(
@@ -475,16 +585,17 @@ def _fit_path(
     held_out_labels: NDArray[np.int64],
     scored: Sequence[float] = (),
     least: int = 0,
-) -> Iterator[tuple[float, float, Any]]:
+) -> Iterator[tuple[float, float, Any, NDArray[np.float32]]]:
     """Fit for one value of C after the other that has no score yet, the first `least` in any case.
 
-    Yields each value with its score and the state of the model.
+    Yields each value with its score, the state of the model, and what was scored.
     """
     scores = list(scored)
     for value in grid.values[len(scores) :]:
         model.fit(value)
-        scores.append(grid.score(model.scores(held_out), held_out_labels))
-        yield value, scores[-1], model.state
+        outputs = model.scores(held_out)
+        scores.append(grid.score(outputs, held_out_labels))
+        yield value, scores[-1], model.state, outputs
         if len(scores) >= least and grid.should_stop(scores):
             break
 
@@ -529,13 +640,14 @@ def _out_of_fold_margins(
     rows: NDArray[np.float32],
     labels: NDArray[np.int64],
     cv: CVPlan,
-) -> NDArray[np.float32]:
+) -> list[NDArray[np.float32]]:
     """Return the scores of all rows, fold after fold, by models that were not fitted to them."""
     with one_thread_per_fit():
-        parts = Parallel(n_jobs=-1, prefer="threads")(
-            delayed(_out_of_fold)(make, setting, rows, labels, *fold) for fold in cv.splits
+        return list(
+            Parallel(n_jobs=-1, prefer="threads")(
+                delayed(_out_of_fold)(make, setting, rows, labels, *fold) for fold in cv.splits
+            )
         )
-    return np.concatenate(parts)
 
 
 @_as_one_task()
@@ -562,10 +674,6 @@ def _surviving_scalers(grid: Grid, candidates: Sequence[dict[str, Any]]) -> dict
             tops[candidate["scaler"]] = candidate
     least = best - 2 * early_stop_margin(grid.task, best)
     return {scaling: top["C"] for scaling, top in tops.items() if top["score"] >= least}
-
-
-def _rows_of(scaling: Scaling, values: Sequence[float], scores: Sequence[float]) -> list[dict[str, Any]]:
-    return [{"C": value, "scaler": scaling, "score": score} for value, score in zip(values, scores, strict=False)]
 
 
 def _mean_path(grid: Grid, paths: Sequence[Sequence[float]]) -> list[float]:

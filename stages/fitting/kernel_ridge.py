@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,8 @@ from stages.fitting.fit_rbf_svm import C_RATIO, KernelScaler, NystroemMap
 from stages.fitting.problem import FitProblem
 from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
-from stages.fitting.ridge import RidgeChoice, RidgeFits, RidgeVariant, choose_penalty
+from stages.fitting.ridge import RidgeChoice, RidgeFits, RidgeVariant, choose_penalty, fold_ridge
+from stages.fitting.scores import logits
 from stages.fitting.standardize import Scaling
 from stages.network.heads.linear import LinearHead
 from stages.network.heads.rbf import RBFHead
@@ -58,7 +61,16 @@ def fit_kernel_ridge(problem: FitProblem) -> HeadFit:
 
     # not by `threads_for`: the kernel is decomposed, and that is shared by the cores however few numbers a row has
     choice = choose_penalty(problem, variants(), c_ratio=C_RATIO)
-    return choice.head_fit(head(choice, train + val, RidgeFits.to_all), head(choice, train, RidgeFits.to_train))
+    heads = head(choice, train + val, RidgeFits.to_all), head(choice, train, RidgeFits.to_train)
+    return choice.head_fit(*heads, partial(fold_ridge, replace(problem, train=train, val=val), choice, _margins))
+
+
+def _margins(part: FitProblem, settings: dict[str, Any], penalty: float) -> NDArray[np.float32]:
+    """Return the margins of validation, by landmarks of train alone."""
+    train, val = part.in_memory
+    view = _KernelView.of(train, settings["scaler"], settings["gamma ratio"], part)
+    mapped = view.mapped(val)
+    return logits(RidgeFits(part, view.mapped(train), mapped).solved("none", penalty), mapped)
 
 
 @dataclass(frozen=True)

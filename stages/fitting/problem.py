@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stages.config.heads import HeadConfig
 from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, StreamedFeatureRows
-from stages.fitting.folds import CVPlan, make_cv
+from stages.fitting.folds import FOLDS_UP_TO, REPEATED_BELOW, REPEATS, CVPlan, Selection, divisions, make_cv
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.tasks.base import Task
 
@@ -82,6 +82,8 @@ class FitProblem:
         Whether each row is all images of a sample, [F, d + 1], whose last number is 1 where there is an image.
     blocks : RowBlocks, optional
         The parts of a row, where it has columns of a table in it.
+    compared : bool
+        Whether outputs out of folds will be asked for: then there are `divisions`.
     """
 
     train: AnyFeatureRows
@@ -93,6 +95,7 @@ class FitProblem:
     cut: CutContext | None = None
     bags: bool = False
     blocks: RowBlocks | None = None
+    compared: bool = False
 
     @property
     def balanced(self) -> bool:
@@ -120,10 +123,51 @@ class FitProblem:
         if isinstance(self.train, StreamedFeatureRows) or isinstance(self.val, StreamedFeatureRows):
             without_folds = replace(self.config, cv=0)
             return make_cv(without_folds, len(self.train), len(labels), strata, self.seed, are_classes=are_classes)
-        groups = None
-        if self.train.groups is not None and self.val.groups is not None:
-            groups = np.concatenate([self.train.groups, self.val.groups])
-        return make_cv(self.config, len(self.train), len(labels), strata, self.seed, groups, are_classes=are_classes)
+        size, groups = len(labels), self._groups
+        return make_cv(self.config, len(self.train), size, strata, self.seed, groups, are_classes=are_classes)
+
+    @cached_property
+    def divisions(self) -> tuple[CVPlan, ...]:
+        """Train and validation divided into folds, out of which all heads are compared.
+
+        Several times of few rows, and not at all of streamed ones, or of so many that settings are not cross-validated
+        either. They hang on targets, groups and seed alone, never on the head. The first is `cv`, where that has as
+        many folds.
+        """
+        labels, config = self.labels, self.config
+        wanted = config.cv if config.cv is not None else (5 if len(labels) <= FOLDS_UP_TO else 0)
+        if (
+            not self.compared
+            or wanted < 2
+            or isinstance(self.train, StreamedFeatureRows)
+            or isinstance(self.val, StreamedFeatureRows)
+        ):
+            return ()
+        repeats = REPEATS if len(labels) < REPEATED_BELOW else 1
+        strata, are_classes = self.task.strata(labels), self.task.outputs == "logits"
+        plans = divisions(wanted, repeats, len(labels), strata, self.seed, self._groups, are_classes=are_classes)
+        if plans and not self.cv.is_holdout and len(self.cv.splits) == len(plans[0].splits):
+            return (self.cv, *plans[1:])
+        return plans
+
+    def part(self, fitted: Selection, scored: Selection) -> FitProblem:
+        """Return a problem whose train and validation are some of the rows of both."""
+        rows, places = self.all_rows, np.arange(len(self.all_rows))
+        return replace(self, train=rows.at(places[fitted]), val=rows.at(places[scored]), compared=False)
+
+    @cached_property
+    def all_rows(self) -> FeatureRows:
+        """The rows of train, followed by those of validation."""
+        train, val = self.in_memory
+        return train + val
+
+    @property
+    def _groups(self) -> NDArray[np.int64] | None:
+        if isinstance(self.train, StreamedFeatureRows) or isinstance(self.val, StreamedFeatureRows):
+            return None
+        if self.train.groups is None or self.val.groups is None:
+            return None
+        return np.concatenate([self.train.groups, self.val.groups])
 
     @property
     def in_memory(self) -> tuple[FeatureRows, FeatureRows]:

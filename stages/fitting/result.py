@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from stages.fitting.out_of_fold import OutOfFold
 from stages.network.heads.base import Head
 from stages.training.history import Epoch
 
@@ -25,6 +27,9 @@ class HeadFit:
         Everything that was tried, with its ``score``.
     history : list of Epoch
         Of a head that trains in epochs.
+    fold : callable, optional
+        What makes the outputs out of folds, with what the search knows already; None where nothing is folded. A fit
+        that leaves it out is searched anew in each fold, which takes as many times as long.
     """
 
     head: Head
@@ -32,3 +37,4 @@ class HeadFit:
     settings: dict[str, Any]
     candidates: list[dict[str, Any]]
     history: list[Epoch] = field(default_factory=list)
+    fold: Callable[[], OutOfFold | None] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from stages.fitting.feature_rows import AnyFeatureRows, in_batches
-from stages.fitting.temperature import fit_temperature
+from stages.fitting.folds import Selection
 from stages.network.heads.base import Head
 from stages.tasks.base import Task, find_metric
+from stages.tasks.temperature import fit_temperature
 from stages.training.evaluation import predict
 
 EARLY_STOP_MARGIN = 0.005
@@ -49,6 +51,34 @@ def selection_score(
     if np.isnan(score):
         return -task.mean_loss(np.asarray(outputs, dtype=np.float64), targets)
     return score if metric.higher_is_better else -score
+
+
+def fold_scores(
+    task: Task,
+    outputs: NDArray[np.floating],
+    targets: NDArray[Any],
+    folds: Sequence[Selection],
+    *,
+    margins: bool = False,
+) -> list[float]:
+    """Return how good outputs are on each part of the rows, as `selection_score` does, in less time than by that.
+
+    Parameters
+    ----------
+    task : Task
+    outputs : ndarray [n, out_features]
+    targets : ndarray [n, ...]
+    folds : sequence of Selection
+        The rows of each part.
+    margins : bool
+        As of `selection_score`.
+    """
+    metric = find_metric(task)
+    if metric.per_sample is None or (margins and metric.of_certainty) or not np.isfinite(outputs).all():
+        return [selection_score(task, outputs[rows], targets[rows], margins=margins) for rows in folds]
+    statistics = task.statistic(task.activate(torch.from_numpy(outputs)), torch.from_numpy(targets))
+    scores = metric.per_sample(statistics)
+    return [float(np.mean(scores[rows])) * (1 if metric.higher_is_better else -1) for rows in folds]
 
 
 def early_stop_margin(task: Task, best: float) -> float:

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from cache.errors import CutonceError, UsageError
 from stages.config.heads import HeadConfig
 from stages.fitting.feature_rows import BATCH_ROWS, AnyFeatureRows, FeatureRows, concat, in_batches
+from stages.fitting.out_of_fold import OutOfFold
 from stages.fitting.problem import FitProblem
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import selection_score
 from stages.fitting.standardize import BagStandardizer, Standardizer
+from stages.fitting.torch_folds import WARMUP, fold_torch_head
 from stages.fitting.vmap_heads import VmapHeads
 from stages.network.heads.base import Head
 from stages.network.heads.blocks import JoinedHead
@@ -35,9 +37,6 @@ from stages.training.history import Epoch, RunningMetrics, Validation
 from stages.training.losses import statistics_of
 from stages.training.lr_schedules import LRScheduleConfig, make_schedule
 from stages.training.train_loop import Contender, run_epochs
-
-_WARMUP = 0.3
-"""Share of the steps in which the rate of the one-cycle schedule rises."""
 
 _SMALL_BATCH = 256
 """Rows of vectors below which a step is too small to be shared by several threads."""
@@ -58,6 +57,12 @@ def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:
         for rate, decay in itertools.product(options.fit_lr, options.fit_weight_decay)
     ]
     has_small_steps = (len(train.row_shape) == 1 or problem.bags) and options.fit_batch_size < _SMALL_BATCH
+
+    def fold() -> OutOfFold | None:
+        with preserve_rng_state():  # a step for all folds is large enough to be shared by threads
+            drawn = _draw(name, problem)
+            return fold_torch_head(problem, drawn, settings, lambda rows: _standardizer(rows, options, drawn))
+
     with preserve_rng_state(), single_threaded() if has_small_steps else nullcontext():
         template = _draw(name, problem)
         train_scaler = _standardizer(train, options, template)
@@ -91,7 +96,7 @@ def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:
         "selected by": "validation split",
         "refitted on": f"train+val, {result.best.epoch} epochs",
     }
-    return HeadFit(head, without_val, description, candidates, result.history)
+    return HeadFit(head, without_val, description, candidates, result.history, fold)
 
 
 def _draw(name: str, problem: FitProblem) -> Head:
@@ -162,7 +167,7 @@ class _HeadsSideBySide:
         # what a schedule does to rate and momentum, done to an optimizer of nothing; the heads follow it
         self._lr_driver = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1.0)
         steps_per_epoch = max(len(rows) // options.fit_batch_size, 1)
-        schedule = LRScheduleConfig("onecycle", _WARMUP)
+        schedule = LRScheduleConfig("onecycle", WARMUP)
         self._schedule = make_schedule(self._lr_driver, schedule, steps_per_epoch, options.fit_epochs)
         sample_weights = task.weights(rows.labels) if problem.balanced else None
         self._sample_weights = torch.from_numpy(sample_weights) if sample_weights is not None else None

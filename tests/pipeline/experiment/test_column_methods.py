@@ -65,6 +65,23 @@ def test_a_head_is_tested_on_images_on_columns_and_on_both(run):
     assert "to the images the columns add" in said
 
 
+def test_all_of_them_are_predicted_out_of_the_same_folds_and_on_the_validation_split(run):
+    results = load_results([run])
+    first = results[0].out_of_fold
+    trained = results[0].samples["train"] + results[0].samples["val"]
+    assert (len(first), first.folds, first.repeats) == (5 * trained, 3, 5)  # few images
+    for result in results:
+        assert result.out_of_fold.arrays().keys() == {"keys", "fold", "repeat"}
+        for name, array in first.arrays().items():
+            assert (result.out_of_fold.arrays()[name] == array).all()
+        assert result.cv["mean"] == pytest.approx(result.metric.score(result.out_of_fold.statistics))
+        validated = result.validation_predictions
+        assert len(validated) == result.samples["val"]
+        assert result.metric.score(validated.statistics) == pytest.approx(result.val["accuracy"])
+        assert not set(result.predictions.keys) & {*result.out_of_fold.keys, *validated.keys}
+    assert compare_runs([run]).choice.cross_validated
+
+
 def test_the_same_command_finds_them_and_another_choice_of_columns_is_refused(run, capsys):
     command = ["train", *DATA, *HEADS]
     assert main([*command, "--columns", "area", "--categories", "zipcode", "--texts", "note"]) == 0

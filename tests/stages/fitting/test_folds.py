@@ -5,7 +5,7 @@ import pytest
 
 from cache.errors import UsageError
 from stages.config.heads import HeadConfig
-from stages.fitting.folds import make_cv
+from stages.fitting.folds import divisions, make_cv
 
 LABELS = np.arange(60) % 3
 
@@ -79,3 +79,19 @@ def test_rare_parts_of_a_range_are_joined_with_those_beside_them():
     low = np.array([(parts[scored] <= 1).sum() for _, scored in scoring.splits])
     assert low.min() >= 6
     assert make_cv(HeadConfig(cv=20), 45, 60, parts, seed=0, are_classes=False).description.startswith("20-fold")
+
+
+def test_divisions_are_of_other_seeds_and_the_first_is_that_of_the_search():
+    labels = np.arange(60) % 3
+    plans = divisions(5, 5, 60, labels, 0)
+    assert len(plans) == 5
+    first = make_cv(HeadConfig(), 45, 60, labels, 0)
+    for pair, expected in zip(plans[0].splits, first.splits, strict=True):
+        np.testing.assert_array_equal(pair[1], expected[1])
+    assert not np.array_equal(plans[0].splits[0][1], plans[1].splits[0][1])
+
+
+def test_there_is_no_division_that_leaves_a_fold_one_class():
+    assert divisions(5, 1, 10, np.array([0] * 9 + [1]), 0) == ()
+    assert divisions(5, 1, 10, np.arange(10) % 2, 0, np.zeros(10, np.int64)) == ()
+    assert len(divisions(5, 1, 11, np.array([0] * 5 + [1] * 5 + [2]), 0)) == 1

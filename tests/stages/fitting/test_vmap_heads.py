@@ -66,3 +66,21 @@ def test_heads_see_different_dropout():
     first, second = stack.logits(torch.ones(4, 200))
     assert torch.equal(first, second)
     assert np.isfinite(first.detach().numpy()).all()
+
+
+def test_heads_with_rows_of_their_own_take_the_steps_of_heads_alone():
+    torch.manual_seed(0)
+    template = build_head("mlp", (6,), 3, {"hidden": 8, "dropout": 0.0, "l2": False})
+    rows, targets = torch.randn(4, 16, 6), torch.randint(3, (4, 16))
+    together = VmapHeads([template] * 4, [1e-2] * 4, [1e-1] * 4, torch.device("cpu"))
+    alone = [VmapHeads([template], [1e-2], [1e-1], torch.device("cpu")) for _ in range(4)]
+    for _ in range(5):
+        losses = functional.cross_entropy(
+            together.logits(rows, own=True).flatten(0, 1), targets.flatten(), reduction="none"
+        )
+        together.step_alike(losses.view(4, -1).mean(dim=1), 0.5, 0.9)
+        for heads_alone, own_rows, own_targets in zip(alone, rows, targets, strict=True):
+            heads_alone.step(functional.cross_entropy(heads_alone.logits(own_rows)[0], own_targets)[None], 0.5, 0.9)
+    for number, heads_alone in enumerate(alone):
+        for name, expected in heads_alone.weights(0).items():
+            torch.testing.assert_close(together.weights(number)[name], expected, atol=1e-5, rtol=1e-4)
