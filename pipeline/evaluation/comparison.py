@@ -21,7 +21,14 @@ from pipeline.evaluation.choice import Choice, choose
 from pipeline.evaluation.choice_in_folds import ChoiceInFolds, choice_in_folds
 from pipeline.evaluation.method_summary import STAGES, TEST_TIME, MethodSummary, PairedTest, paired_tests
 from pipeline.evaluation.methods import get_method
-from pipeline.evaluation.results import Result, load_results, require_same_test_images, run_of
+from pipeline.evaluation.results import (
+    Result,
+    load_results,
+    on_shared_images,
+    require_same_task,
+    require_same_test_images,
+    run_of,
+)
 from pipeline.evaluation.verdict import Verdict, describe_test_images, further_pairs, give_verdict
 from pipeline.text import byte_count, capitalized, format_count, format_range, format_score, table
 from stages.tasks.base import Metric, Task, find_metric
@@ -190,12 +197,14 @@ def compare_results(results: Sequence[Result], metric: str | None = None) -> Com
     UsageError
         If there is no such metric.
     DataError
-        If they were not tested on the same images, have no seed in common, or do not say how they validate by it.
+        If they share no test images, have no seed in common, or do not say how they validate by it.
     """
-    require_same_test_images(results)
+    require_same_task(results)
     results, by_another = _by_one_metric(results, metric)
+    results, unlike_images = on_shared_images(results)
+    require_same_test_images(results)
     rows, notes = summarize(results)
-    notes = [*_tested_in_folds(rows), *by_another, *notes]
+    notes = [*unlike_images, *_tested_in_folds(rows), *by_another, *notes]
     choice = choose(rows)
     saved = break_even(rows)
     candidates = [choice.chosen, *([] if choice.head is None else [choice.head]), *choice.ranked]

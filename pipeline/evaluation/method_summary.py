@@ -190,6 +190,11 @@ class MethodSummary:
         known = [units for units in groups if units is not None]
         return np.concatenate(known) if len(known) == len(groups) else None
 
+    @property
+    def units(self) -> NDArray[Any] | None:
+        """What is independent among the tests: groups, or images under several seeds; None where each test is one."""
+        return self.groups if self.groups is not None else self.images if len(self.results) > 1 else None
+
     def widening(self, units: NDArray[Any], against: MethodSummary | None = None) -> float:
         """Return by what several seeds that share images make the standard error, or that of a difference, larger."""
         if len(self.results) == 1:
@@ -366,8 +371,7 @@ def paired_test(row: MethodSummary, reference: MethodSummary) -> PairedTest:
     """Return the test of one method against another on the same images, as if it were the only one."""
     metric = row.metric
     groups = row.groups if row.groups is not None else reference.groups
-    several = len(row.results) > 1
-    units = groups if groups is not None else row.images if several else None
+    units = groups if groups is not None else row.units
     compared = compare(
         metric,
         row.statistics,

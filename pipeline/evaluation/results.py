@@ -112,6 +112,11 @@ class Predictions:
         """Return the same predictions under a task that differs in what was set of it: its scale, its thresholds."""
         return Predictions(task, self.keys, self.locations, self.statistics, self.folds, self.groups)
 
+    def select(self, rows: NDArray[np.int64]) -> Predictions:
+        """Return the predictions in those rows."""
+        folds, groups = (None if values is None else values[rows] for values in (self.folds, self.groups))
+        return Predictions(self.task, self.keys[rows], self.locations[rows], self.statistics[rows], folds, groups)
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what ``predictions.npz`` holds: keys, locations, folds and groups if any, fields of the statistics."""
         further = {"folds": self.folds, _GROUPS: self.groups}
@@ -334,6 +339,15 @@ class Result:
         val = {**self.val, metric.name: self._validation_score(metric)}
         return replace(self, task=task, val=val, test=test, selection=[])  # which was by the other one
 
+    def on_rows(self, rows: NDArray[np.int64]) -> Result:
+        """Return the result on some of its test samples; nothing is predicted anew."""
+        predictions = self.predictions.select(rows)
+        test = evaluate_test(self.task, predictions.statistics, self.seed, predictions.units) | fold_scores(predictions)
+        kept = {name: self.test[name] for name in ("tested",) if name in self.test}
+        selected = replace(self, test={**test, **kept}, samples={**self.samples, "test": len(predictions)})
+        selected.__dict__["predictions"] = predictions  # which would else be read, all of them, from the file
+        return selected
+
     def _validation_score(self, metric: Metric) -> float:
         if metric.name in self.val:
             return self.val[metric.name]
@@ -482,22 +496,63 @@ def load_results(run_dirs: Sequence[Path]) -> list[Result]:
     return [result for run in run_dirs for result in _results_of(run)]
 
 
-def require_same_test_images(results: Sequence[Result]) -> None:
-    """Refuse results that were not tested on the same images with the same labels.
+def on_shared_images(results: Sequence[Result]) -> tuple[list[Result], list[str]]:
+    """Return results on the test images that all results of a seed have, with the same labels; in words, how many.
+
+    Where a seed has none, or all of them, its results are returned as they are.
+    """
+    by_seed: dict[int, list[Counter[tuple[bytes, str]]]] = {}
+    for result in results:
+        by_seed.setdefault(result.seed, []).append(_test_images(result))
+    shared = {seed: set.intersection(*(set(images) for images in tested)) for seed, tested in by_seed.items()}
+    unlike = [
+        seed for seed, tested in by_seed.items() if shared[seed] and any(images != tested[0] for images in tested)
+    ]
+    selected = []
+    for result in results:
+        if result.seed in unlike:
+            labelled = zip(result.predictions.keys.tolist(), result.predictions.labels.tolist(), strict=True)
+            rows = [row for row, image in enumerate(labelled) if image in shared[result.seed]]
+            result = result.on_rows(np.array(rows, dtype=np.int64))
+        selected.append(result)
+    notes = []
+    for seed in unlike:
+        sizes = sorted({images.total() for images in by_seed[seed]})
+        tested = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+        notes.append(
+            f"With seed {seed} the test images are not the same for all methods: compared on the {len(shared[seed]):,} "
+            f"that all of them were tested on with the same label, of {tested}."
+        )
+    return selected, notes
+
+
+def require_same_task(results: Sequence[Result]) -> None:
+    """Refuse results of unlike tasks or classes; what predictions or training samples set of a task may differ.
 
     Raises
     ------
     DataError
-        If tasks or classes differ anywhere, or test images differ within a seed; it says which. What predictions or
-        training samples set of a task, such as thresholds, may differ.
+        If tasks or classes differ anywhere; it says which.
     """
-    first_of_seed: dict[int, Result] = {}
     for result in results:
         if result.task.uncalibrated().to_json() != results[0].task.uncalibrated().to_json():
             differ = _how_tasks_differ(result.task, results[0].task)
             raise DataError(
                 f"{result.directory} and {results[0].directory} have {differ}; compare runs on the same data"
             )
+
+
+def require_same_test_images(results: Sequence[Result]) -> None:
+    """Refuse results that were not tested on the same images with the same labels.
+
+    Raises
+    ------
+    DataError
+        If tasks or classes differ anywhere, or test images differ within a seed; it says which.
+    """
+    require_same_task(results)
+    first_of_seed: dict[int, Result] = {}
+    for result in results:
         first_result = first_of_seed.setdefault(result.seed, result)
         images, first_images = _test_images(result), _test_images(first_result)
         only_in_result, only_in_first = images - first_images, first_images - images

@@ -309,6 +309,22 @@ class Task(Protocol):
         """
         ...
 
+    def guesses(self, known: Statistics, asked: Statistics) -> list[Statistics]:
+        """Return what would be kept of `asked` samples if each had been given the same answer, without a look at it.
+
+        Parameters
+        ----------
+        known : array [m, ...]
+            Statistics of samples whose targets tell what answer that is: the most frequent class, the mean.
+        asked : array [n, ...]
+
+        Returns
+        -------
+        list of array [n, ...]
+            One for each answer that is the best under some metric.
+        """
+        ...
+
     def confusion(self, statistics: Statistics) -> NDArray[np.int64] | None:
         """Return how often each class (down) was predicted as which (across); None where there are no classes."""
         ...

@@ -201,6 +201,16 @@ class MultiLabel:
         statistics["predicted"] = probabilities >= self._cutoffs.numpy()
         return statistics
 
+    def guesses(self, known: Statistics, asked: Statistics) -> list[Statistics]:
+        """Return the statistics of always saying how frequent each label is, by its threshold and with all labels."""
+        shares = (known["target"] == 1).sum(axis=0) / np.maximum((~np.isnan(known["target"])).sum(axis=0), 1)
+        guesses = []
+        for predicted in (shares >= self._cutoffs.numpy(), True):
+            guess = asked.copy()
+            guess["probabilities"], guess["predicted"] = shares, predicted
+            guesses.append(guess)
+        return guesses
+
     def confusion(self, statistics: Statistics) -> None:
         """Return None: a sample has no one class that another could be taken for."""
 

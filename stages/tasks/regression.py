@@ -211,6 +211,17 @@ class Regression:
             statistics[kind] = self._to_unit(scaled)
         return statistics
 
+    def guesses(self, known: Statistics, asked: Statistics) -> list[Statistics]:
+        """Return the statistics of always saying the mean, of logarithms where those are predicted, and the median."""
+        outputs = self._to_outputs(known["target"])
+        guesses = []
+        for middle in (np.nanmean(outputs, axis=0), np.nanmedian(outputs, axis=0)):
+            guess = asked.copy()
+            guess["prediction"] = self._to_unit(middle)
+            guess["low"] = guess["high"] = np.nan
+            guesses.append(guess)
+        return guesses
+
     def confusion(self, statistics: Statistics) -> NDArray[np.int64] | None:
         """Return how often each level was predicted as which, int64 [true, predicted]; None without levels."""
         if not self.levels:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from stages.tasks.base import Metric, Statistics
+from stages.tasks.intervals import quantile
 from stages.tasks.standard_error import standard_error
 
 
@@ -29,10 +30,13 @@ def widening(
     Where each seed splits the samples anew, the variance of the mean over J seeds is taken as (1 / J + tested /
     trained) times that of one seed, the correction of Nadeau and Bengio 2003, "Inference for the generalization error",
     section 3, for what trains on overlapping samples; that of one seed is what its own test samples say, or what the
-    seeds differ by, whichever is more. Where all are tested on the same samples, what whole trainings differ by is
-    added: its variance between the seeds over their number. Of a mean over samples that is the component of a table of
-    samples by seeds, without what single samples differ by, which the units' standard error has already (Searle,
-    Casella and McCulloch 1992, "Variance Components", section 4.3).
+    seeds differ by, whichever is more. Where all are tested on the same samples, the variance between the seeds over
+    their number is added to that of the samples.
+
+    What few seeds say of a variance is little known. So the factor is larger by as much as the quantile of Student's t
+    is, with the degrees of freedom that the sum of the two variances has (Satterthwaite 1946, "An approximate
+    distribution of estimates of variance components"), and no interval is shorter than Student's t of the seeds' own
+    scores, with the seeds less one degrees of freedom, as in Nadeau and Bengio's test.
 
     Parameters
     ----------
@@ -42,7 +46,6 @@ def widening(
     units : array [n]
         What is independent of each other: images, or their groups.
     seeds : array [n]
-        Of a fixed test split the samples of all seeds stand in the same order.
     resplit : float, optional
         Tested samples over those trained on, where each seed splits anew; None where all have the same test samples.
     against : array [n, ...], optional
@@ -63,22 +66,13 @@ def widening(
     if math.isnan(between):
         return 1.0
     if resplit is None:
-        if metric.per_sample is not None:
-            between -= _of_single_samples(metric, statistics, against, len(numbers))
-        variance = over_units**2 + max(between, 0.0) / len(numbers)
+        share = 1 / len(numbers)
+        of_samples, of_seeds = over_units**2, share * between
     else:
-        variance = (1 / len(numbers) + resplit) * max(between, float(np.nanmean(within)))
-    factor = math.sqrt(variance) / over_units
+        of_one_seed, share = float(np.nanmean(within)), 1 / len(numbers) + resplit
+        of_samples, of_seeds = share * of_one_seed, share * max(between - of_one_seed, 0.0)
+    variance = of_samples + of_seeds
+    degrees = math.inf if not of_seeds else (len(numbers) - 1) * (variance / of_seeds) ** 2
+    margin = max(math.sqrt(variance) * quantile(degrees), math.sqrt(share * between) * quantile(len(numbers) - 1))
+    factor = margin / (over_units * quantile(math.inf))
     return factor if factor > 1 + 1e-9 else 1.0
-
-
-def _of_single_samples(metric: Metric, statistics: Statistics, against: Statistics | None, seeds: int) -> float:
-    """Return the variance between seeds that comes of single samples, whose mean differs from seed to seed."""
-    assert metric.per_sample is not None
-    values = metric.per_sample(statistics).astype(np.float64)
-    if against is not None:
-        values -= metric.per_sample(against).astype(np.float64)
-    table = values.reshape(seeds, -1)
-    samples = table.shape[1]
-    rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
-    return float(np.square(rest).sum()) / ((seeds - 1) * max(samples - 1, 1)) / samples

@@ -157,6 +157,12 @@ class SingleLabel:
         statistics["probabilities"], statistics["target"] = probabilities, classes
         return statistics
 
+    def guesses(self, known: Statistics, asked: Statistics) -> list[Statistics]:
+        """Return the statistics of always answering how frequent each class is, and so the most frequent one."""
+        guess = asked.copy()
+        guess["probabilities"] = np.bincount(known["target"], minlength=self.out_features) / len(known)
+        return [guess]
+
     def confusion(self, statistics: Statistics) -> NDArray[np.int64]:
         """Return the confusion matrix, int64 [true, predicted]."""
         cells = statistics["target"] * self.out_features + statistics["probabilities"].argmax(axis=1)

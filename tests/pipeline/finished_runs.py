@@ -143,6 +143,9 @@ class Lengths:
     def confidence(self, statistics):
         return None
 
+    def guesses(self, known, asked):
+        return [np.stack([np.full(len(asked), np.median(known[:, 1])), asked[:, 1]], axis=1)]
+
     def confusion(self, statistics):
         return None
 

@@ -81,6 +81,16 @@ def test_groups_of_the_test_samples_make_intervals_and_tests_and_their_number_is
     assert "Wilson over 10 groups" in format_table(grouped)
 
 
+def test_a_method_that_is_no_better_than_the_commonest_class_is_warned_of(tmp_path):
+    skewed = (np.arange(TESTS) % 10 == 0).astype(int)
+    add(tmp_path / "poor", predictions(skewed, (np.arange(TESTS) % 9 == 1)))
+    add(tmp_path / "good", predictions(skewed, wrong(0, 8)))
+    poor, good = (compare_runs([tmp_path / name]).verdict_text for name in ("poor", "good"))
+    assert "Warning: logistic is not shown to beat guessing. The best answer that is the same for every image" in poor
+    assert "reaches 90.0 % accuracy: logistic is -1.2 points from that (95 % interval " in poor
+    assert "guessing" not in good
+
+
 def test_of_several_comparisons_holms_p_decides(tmp_path):
     add_method(tmp_path, wrong(0, 60), val=0.9)
     for name, last in (("svm", 74), ("ridge", 62), ("knn", 62), ("ncm", 62)):
@@ -421,6 +431,20 @@ def test_runs_on_other_data_are_refused(tmp_path):
     add(tmp_path / "b", predictions(LABELS, wrong(0, 60), images=range(5000, 5000 + TESTS)))
     with pytest.raises(DataError, match="were not tested on the same images"):
         compare_runs([tmp_path / "a", tmp_path / "b"])
+
+
+def test_runs_whose_test_images_differ_are_compared_where_these_agree_and_that_is_said(tmp_path):
+    add_method(tmp_path / "a", wrong(0, 60))
+    later = predictions(LABELS, wrong(0, 20), images=range(100, 100 + TESTS))
+    relabeled = predictions(1 - LABELS[:10], wrong(0, 0)[:10], images=range(300, 310))
+    later.statistics[200:210] = relabeled.statistics  # ten of them have another label there
+    add(tmp_path / "b", later, name="svm")
+    comparison = compare_runs([tmp_path / "a", tmp_path / "b"])
+    assert [len(row.statistics) for row in comparison.rows] == [290, 290]
+    assert comparison.rows[0].score == 1.0  # its mistakes were on images that the other was not tested on
+    assert comparison.rows[1].score == pytest.approx(270 / 290)
+    assert "compared on the 290 that all of them were tested on with the same label, of 400." in comparison.notes[0]
+    assert comparison.test_images == "290 test images"
 
 
 def test_a_seed_that_not_every_method_has_is_left_out_and_said_so(tmp_path):

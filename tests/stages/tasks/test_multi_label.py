@@ -181,3 +181,12 @@ def test_every_metric_is_defined_where_a_label_has_no_positive_and_another_is_un
     assert all(np.isfinite(list(scores.values())))
     nothing = evaluate(TASK, TASK.statistic(TASK.activate(LOGITS), torch.zeros(3, 3)))
     assert np.isnan([nothing[name] for name in ("map_macro", "map_micro", "auc_macro")]).all()
+
+
+def test_guesses_are_the_shares_of_labels_by_thresholds_and_all_labels():
+    task = MultiLabel(["a", "b"], [0.5, 0.5])
+    known = task.statistic(torch.zeros(4, 2), torch.tensor([[1.0, 0], [1, 0], [1, float("nan")], [0, 1]]))
+    by_threshold, all_labels = task.guesses(known, known[:2])
+    assert by_threshold["probabilities"].tolist() == [[0.75, pytest.approx(1 / 3)]] * 2
+    assert by_threshold["predicted"].tolist() == [[True, False]] * 2
+    assert all_labels["predicted"].all()

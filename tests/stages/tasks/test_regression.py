@@ -198,3 +198,13 @@ def test_levels_have_a_confusion_matrix_and_numbers_none():
 def test_what_a_constant_or_single_target_leaves_undefined_is_nan_and_the_rest_is_not():
     scores = evaluate(TWO, TWO.statistic(torch.rand(4, 2), torch.zeros(4, 2)))
     assert {name for name, value in scores.items() if np.isnan(value)} == {"r2", "spearman", "interval_coverage"}
+
+
+def test_guesses_are_the_mean_and_the_median():
+    task = Regression(("x",), (1.0,), (2.0,))
+    target = torch.tensor([[0.0], [0.0], [6.0]], dtype=torch.float64)
+    known = task.statistic(target * 0, target)  # 1, 1 and 13 in the unit
+    mean, median = task.guesses(known, known)
+    assert mean["prediction"].tolist() == [[5.0]] * 3
+    assert median["prediction"].tolist() == [[1.0]] * 3
+    assert task.metrics["r2"].score(mean) == pytest.approx(0.0)

@@ -128,3 +128,13 @@ def test_a_task_goes_to_other_processes():
     task = pickle.loads(pickle.dumps(SingleLabel(["cat", "dog"])))
     assert task == SingleLabel(["cat", "dog"])
     assert task.metrics.keys() == SingleLabel(["cat", "dog"]).metrics.keys()
+
+
+def test_guesses_say_the_most_frequent_class_and_how_frequent_each_is():
+    task = SingleLabel("abc")
+    known = task.statistic(torch.eye(3)[[0, 0, 0, 0]], torch.tensor([0, 2, 2, 2]))
+    asked = task.statistic(torch.eye(3)[[0, 1]], torch.tensor([2, 1]))
+    (guess,) = task.guesses(known, asked)
+    assert guess["probabilities"].tolist() == [[0.25, 0.0, 0.75]] * 2
+    assert task.metrics["accuracy"].score(guess) == 0.5
+    assert asked["probabilities"].tolist() == [[1, 0, 0], [0, 1, 0]]
