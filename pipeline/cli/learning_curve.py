@@ -15,7 +15,7 @@ def learning_curve(
     """Measure the score against the number of training images, and say whether more labels would help.
 
     A head is trained on cached features of more and more training images, several stratified draws of each number, and
-    judged on the validation split by the task's primary metric. A power law through the scores says what 2, 4 and 10
+    judged on the validation split by --metric. A power law through the scores says what 2, 4 and 10
     times as many images would bring, and how sure that is. Missing features are extracted first; the test split is not
     touched.
 

@@ -19,7 +19,7 @@ def probe_layers(*, data: DataFlags, features: FeatureFlags = FeatureConfig(), o
     second call, and any later `train --cut` at one of them, runs no backbone. With --cut layers of your own choice,
     separated by commas, these are compared instead. The test split is not read.
 
-    Recommended is the best cut by the task's primary metric, or the cheapest that is not told apart from it: within one
+    Recommended is the best cut by --metric, or the cheapest that is not told apart from it: within one
     standard error of the difference on the same images, and no more than 2 points below it.
 
     Try:

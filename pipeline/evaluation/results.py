@@ -310,7 +310,8 @@ class Result:
         test |= {name: self.test[name] for name in ("tested",) if name in self.test}
         if test[metric.name] is None:
             raise DataError(f"{metric.label} is not defined for the test samples of {self.directory}")
-        return replace(self, task=task, val={**self.val, metric.name: self._validation_score(metric)}, test=test)
+        val = {**self.val, metric.name: self._validation_score(metric)}
+        return replace(self, task=task, val=val, test=test, selection=[])  # which was by the other one
 
     def _validation_score(self, metric: Metric) -> float:
         if metric.name in self.val:

@@ -81,7 +81,7 @@ class SampleList:
         is_unknown = bags.isnan().any(dim=2)
         if kind != "concat":
             bags[is_unknown] = 0.0
-        rows = Aggregate(kind, self.count, features.shape[1])(bags).numpy()
+        rows: NDArray[np.floating] = Aggregate(kind, self.count, features.shape[1])(bags).numpy()
         rows[~np.asarray(bags[:, :, -1].any(dim=1))] = np.nan
         return rows.astype(features.dtype)
 

@@ -308,17 +308,21 @@ def selection_scores(row: MethodSummary) -> Figure | None:
         figure = Figure(figsize=(3.9, 2.7), layout="constrained")
         axes = figure.add_subplot()
         last_curves, _ = curves_by_seed[-1]
+        sign = 1 if row.metric.higher_is_better else -1  # what settings are compared by is the better the higher
         if not last_curves.names:
             axes.set_xscale("log")
         for curves, choice in curves_by_seed:
             for number, line in enumerate(curves.lines):
                 color, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
                 style = {"linewidth": 0.8, "linestyle": ":"} if line.on_part else {"linewidth": 1.4}
-                axes.plot(line.at, line.scores, color=color, marker=marker, markersize=3, **style)
+                scores = [sign * score for score in line.scores]
+                axes.plot(line.at, scores, color=color, marker=marker, markersize=3, **style)
             if choice is not None:
-                axes.plot(curves.x_of(choice), choice["score"], "o", color=INK, markersize=9, markerfacecolor="none")
+                best = sign * choice["score"]
+                axes.plot(curves.x_of(choice), best, "o", color=INK, markersize=9, markerfacecolor="none")
         ends = [
-            (line.label, SERIES[number % len(SERIES)], line.scores[-1]) for number, line in enumerate(last_curves.lines)
+            (line.label, SERIES[number % len(SERIES)], sign * line.scores[-1])
+            for number, line in enumerate(last_curves.lines)
         ]
         _name_ends(axes, ends)
         if last_curves.names:
@@ -333,7 +337,7 @@ def selection_scores(row: MethodSummary) -> Figure | None:
         axes.yaxis.set_major_locator(MaxNLocator(5))
         _score_axis(axes, row)
         axes.set_xlabel(last_curves.setting)
-        axes.set_title("score", loc="left", fontsize=9, color=MUTED)
+        axes.set_title(row.metric.label if sign < 0 else "score", loc="left", fontsize=9, color=MUTED)
     return figure
 
 

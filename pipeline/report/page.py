@@ -166,7 +166,8 @@ def _selections(comparison: Comparison, drawn: Figures) -> Iterator[dict[str, An
         candidates = [entry for entry in first.selection if entry.get("score") is not None]
         if not candidates:
             continue
-        score_text = partial(format_score, as_percent=row.metric.as_percent)
+        sign, as_percent = 1 if row.metric.higher_is_better else -1, row.metric.as_percent
+        score_text = partial(_selection_score, sign=sign, as_percent=as_percent)
         candidates.sort(key=lambda entry: ("rows" in entry, -entry["score"]))
         choice = figures.chosen(first) or candidates[0]
         choice_text = ", ".join(f"{name} {_short(value)}" for name, value in choice.items() if name != "score")
@@ -184,6 +185,11 @@ def _selections(comparison: Comparison, drawn: Figures) -> Iterator[dict[str, An
                 for entry in candidates
             ],
         }
+
+
+def _selection_score(score: float, *, sign: int, as_percent: bool) -> str:
+    """Return a score of a selection, of which the higher is the better, as the metric that it is."""
+    return format_score(sign * score, as_percent=as_percent)
 
 
 def _trainings(comparison: Comparison) -> Iterator[TrainingPlots]:

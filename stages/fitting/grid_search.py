@@ -95,6 +95,8 @@ class Grid:
     scalings : tuple of {"none", "standard", "l2"}
     task : Task
         Scores settings.
+    margins : bool
+        Whether scores of the models are margins and no logits.
     keeps : bool
         Whether the scores of the rows that are left out are kept of every setting, and not only how good they are.
     """
@@ -103,11 +105,12 @@ class Grid:
     values: tuple[float, ...]
     scalings: tuple[Scaling, ...]
     task: Task
+    margins: bool = False
     keeps: bool = False
 
     def score(self, outputs: NDArray[np.floating], targets: NDArray[Any]) -> float:
         """Return how good what a model says of rows is."""
-        return selection_score(self.task, outputs, targets)
+        return selection_score(self.task, outputs, targets, margins=self.margins)
 
     def should_stop(self, scores: Sequence[float]) -> bool:
         """Return whether the last two of a path's scores are clearly less than its best."""
@@ -190,7 +193,8 @@ def fit_along_path(
     center = rows[: len(problem.train)].mean(axis=0, dtype=np.float64).astype(np.float32)
     rows -= center
     values = tuple(sorted(config.c_values))
-    grid = Grid(make_of(center), values, config.scalers, problem.task, keeps=len(problem.divisions) > 1)
+    keeps = len(problem.divisions) > 1
+    grid = Grid(make_of(center), values, config.scalers, problem.task, calibrate, keeps)
     result = search(grid, rows, problem.labels, problem.cv, problem.seed)
     fitted, margins = refit_best(problem, grid, result, rows, calibrate=calibrate)
     return replace(fitted, fold=partial(_fold, problem, grid, result, rows, margins, calibrate=calibrate))
@@ -221,7 +225,9 @@ def _fold(
         else:  # rows out of other folds, put together anew: no search for each division
             folds = [scored for _, scored in plan.splits]
             scores = [
-                fold_scores(problem.task, in_places(first, searched.fold_outputs[setting]), labels, folds)
+                fold_scores(
+                    problem.task, in_places(first, searched.fold_outputs[setting]), labels, folds, margins=calibrate
+                )
                 for setting in settings
             ]
         known = margins if plan is problem.cv else None
@@ -282,7 +288,7 @@ def cross_validate(
         ]
         scores = [
             [
-                selection_score(problem.task, part, labels[scored])
+                selection_score(problem.task, part, labels[scored], margins=True)
                 for part, (_, scored) in zip(parts, folds, strict=True)
             ]
             for parts in margins

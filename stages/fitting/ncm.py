@@ -34,7 +34,7 @@ def fit_ncm(problem: FitProblem) -> HeadFit:
             for rows in (train, val)
         )
         margins = logits(_head(train_sums, scaling, 1.0), val)
-        score = selection_score(problem.task, margins, val.labels)
+        score = selection_score(problem.task, margins, val.labels, margins=True)
         candidates.append({"scaler": scaling, "score": score})
         fitted.append((train_sums, val_sums, margins))
     top = max(range(len(candidates)), key=lambda number: candidates[number]["score"])
@@ -54,7 +54,10 @@ def _fold(problem: FitProblem) -> OutOfFold | None:
         parts = [problem.part(*fold) for fold in plan.splits]
         margins = [[_margins(part, scaling) for part in parts] for scaling in problem.config.scalers]
         scores = [
-            [selection_score(problem.task, of_fold, part.val.labels) for of_fold, part in zip(row, parts, strict=True)]
+            [
+                selection_score(problem.task, of_fold, part.val.labels, margins=True)
+                for of_fold, part in zip(row, parts, strict=True)
+            ]
             for row in margins
         ]
         outputs.append([margins[pick][fold] for fold, pick in enumerate(best_on_others(np.array(scores)))])

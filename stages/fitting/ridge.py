@@ -407,7 +407,7 @@ def choose_penalty(problem: FitProblem, variants: Iterable[RidgeVariant], *, c_r
         labels = scored.labels
         left_out = variant.fits.left_out(variant.scaling, penalties, scoring)
         for penalty, predictions in zip(penalties, left_out, strict=True):
-            score = selection_score(problem.task, predictions, labels)
+            score = selection_score(problem.task, predictions, labels, margins=True)
             candidates.append({"C": 1 / (2 * penalty) / c_ratio, **variant.settings, "score": score})
             rank = (score, -candidates[-1]["C"])
             if best is None or rank > best[0]:
@@ -418,7 +418,9 @@ def choose_penalty(problem: FitProblem, variants: Iterable[RidgeVariant], *, c_r
             if plan is not scoring and not (_uses_loo(scored, scoring) and _uses_loo(scored, plan)):
                 left_out = variant.fits.left_out(variant.scaling, penalties, plan)
             folds = [fold for _, fold in plan.splits]
-            scores_of += [fold_scores(problem.task, predictions, problem.labels, folds) for predictions in left_out]
+            scores_of += [
+                fold_scores(problem.task, predictions, problem.labels, folds, margins=True) for predictions in left_out
+            ]
     assert best is not None
     _, number, margins = best
     settings = dict(candidates[number])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stages.fitting.feature_rows import AnyFeatureRows, in_batches
 from stages.fitting.folds import Selection
+from stages.fitting.temperature import fit_temperature
 from stages.network.heads.base import Head
 from stages.tasks.base import Task, find_metric
 from stages.training.evaluation import predict
@@ -19,7 +20,9 @@ EARLY_STOP_MARGIN = 0.005
 """Score below the best, of a share, that ends a path over C, once two values in a row are lower than that."""
 
 
-def selection_score(task: Task, outputs: NDArray[np.floating], targets: NDArray[Any]) -> float:
+def selection_score(
+    task: Task, outputs: NDArray[np.floating], targets: NDArray[Any], *, margins: bool = False
+) -> float:
     """Return how good a head's outputs are by the task's primary metric; of any metric, the higher the better.
 
     Where the metric is not defined for these samples, as a fold without a positive has no average precision, the
@@ -31,8 +34,14 @@ def selection_score(task: Task, outputs: NDArray[np.floating], targets: NDArray[
     outputs : ndarray [n, out_features]
         As they leave the head: logits, margins or values.
     targets : ndarray [n, ...]
+    margins : bool
+        Whether the outputs are margins, which a temperature makes logits once a setting is chosen: where it counts how
+        sure predictions are, they are scored under the temperature that suits them, or the setting would win whose
+        margins happen to be as large as logits.
     """
     metric = find_metric(task)
+    if margins and metric.of_certainty and np.isfinite(outputs).all():
+        outputs = (outputs / fit_temperature(task, outputs, targets)).astype(outputs.dtype)
     if metric.of_outputs is not None:
         score = metric.of_outputs(outputs, targets)
     elif not np.isfinite(outputs).all():
@@ -45,7 +54,12 @@ def selection_score(task: Task, outputs: NDArray[np.floating], targets: NDArray[
 
 
 def fold_scores(
-    task: Task, outputs: NDArray[np.floating], targets: NDArray[Any], folds: Sequence[Selection]
+    task: Task,
+    outputs: NDArray[np.floating],
+    targets: NDArray[Any],
+    folds: Sequence[Selection],
+    *,
+    margins: bool = False,
 ) -> list[float]:
     """Return how good outputs are on each part of the rows, as `selection_score` does, in less time than by that.
 
@@ -56,8 +70,12 @@ def fold_scores(
     targets : ndarray [n, ...]
     folds : sequence of Selection
         The rows of each part.
+    margins : bool
+        As in `selection_score`; the temperature is that of all rows.
     """
     metric = find_metric(task)
+    if margins and metric.of_certainty and np.isfinite(outputs).all():
+        outputs = (outputs / fit_temperature(task, outputs, targets)).astype(np.float32)
     if metric.per_sample is None or not np.isfinite(outputs).all():
         return [selection_score(task, outputs[rows], targets[rows]) for rows in folds]
     statistics = task.statistic(task.activate(torch.from_numpy(outputs)), torch.from_numpy(targets))

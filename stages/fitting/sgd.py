@@ -68,7 +68,7 @@ def fit_sgd(problem: FitProblem) -> HeadFit:
         _partial_fit_epoch(models, settings, scalers, train, problem, epoch_seed(seed, epoch))
         for number, model in models.items():
             head = _as_head(model, scalers[settings[number]["scaler"]], out_features)
-            score = selection_score(problem.task, logits(head, val), val.labels)
+            score = selection_score(problem.task, logits(head, val), val.labels, margins=True)
             if number not in best or score > best[number][0]:
                 best[number] = score, epoch, head
         top = max(score for score, _, _ in best.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -40,8 +41,8 @@ from stages.training.train_loop import Contender, run_epochs
 _SMALL_BATCH = 256
 """Rows of vectors below which a step is too small to be shared by several threads."""
 
-_LOST_SCORE = -1.0
-"""What is told of a setting whose loss was not a number in its first epoch."""
+_LOST_SCORE = -math.inf
+"""Score of a setting whose loss was not a number in its first epoch: below all others, of errors too."""
 
 
 def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:

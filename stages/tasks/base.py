@@ -70,6 +70,8 @@ class Metric:
         A sentence for who does not know it.
     ranks : bool
         Whether the better value is that of the better predictions, so that settings and methods may be chosen by it.
+    of_certainty : bool
+        Whether it changes where all outputs are divided by one number: how sure predictions are counts.
     per_sample : callable, optional
         From statistics to scores [n] whose mean is the metric; bool where a sample is right or wrong.
     summands : callable, optional
@@ -99,6 +101,7 @@ class Metric:
     weighted: Callable[[Statistics], OfCounts] | None = None
     ranks: bool = True
     limits: tuple[float, float] = (-math.inf, math.inf)
+    of_certainty: bool = False
 
 
 _SIGNED = ("r2", "r2_original", "spearman", "qwk")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,8 @@ def label_metrics(class_names: Sequence[str]) -> dict[str, Metric]:
         sum_metric("brier", "Brier score", _squares, _mean_of_known, higher_is_better=False, note=BRIER_NOTE),
         Metric("ece", "calibration error", _calibration_error, False, as_percent=True, note=ECE_NOTE, ranks=False),
     ]
-    return with_limits(metrics)
+    certain = ("log_loss", "brier")
+    return with_limits([replace(metric, of_certainty=metric.name in certain) for metric in metrics])
 
 
 def _squares(statistics: Statistics) -> NDArray[np.float64]:

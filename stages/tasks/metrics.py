@@ -7,6 +7,7 @@ predicted, and is both. Scores of other kinds of prediction stand with their tas
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,9 @@ def class_metrics(class_names: Sequence[str]) -> dict[str, Metric]:
         mean_metric("brier", "Brier score", squares, higher_is_better=False, note=BRIER_NOTE),
         Metric("ece", "calibration error", error, False, as_percent=True, note=ECE_NOTE, ranks=False),
     ]
-    return with_limits(metrics)
+    # of several classes an area compares samples by a probability, on which the other classes' outputs have a part
+    certain = ("log_loss", "brier", *["auc_macro"] * (num_classes > 2))
+    return with_limits([replace(metric, of_certainty=metric.name in certain) for metric in metrics])
 
 
 def class_counts(target: Classes, predicted: Classes, num_classes: int) -> Any:

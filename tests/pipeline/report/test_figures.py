@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.evaluation.comparison import compare_runs
+from pipeline.evaluation.results import evaluate_test
 from pipeline.report import figures
 from stages.config.heads import HeadConfig
 from stages.fitting.fit_head import train_head
@@ -33,6 +34,17 @@ def test_kept_epoch_is_the_most_accurate_and_of_equals_the_one_of_lowest_loss():
     losses = [{"epoch": epoch, "val_log_loss": loss, "val_loss": loss} for epoch, loss in enumerate((0.7, 0.4, 0.5))]
     assert figures.best_epoch(losses, find_metric(SingleLabel("ab"), "log_loss"))["epoch"] == 1
     assert figures.best_epoch([{"epoch": 1, "val_accuracy": None, "val_loss": None}], ACCURACY) is None
+
+
+def test_what_was_tried_is_drawn_as_the_metric_that_it_is_where_lower_is_better(tmp_path):
+    made = predictions([0, 1] * 10, [0] * 18 + [1] * 2)
+    task = made.task.with_primary("log_loss")
+    tried = [{"C": c, "score": -loss} for c, loss in ((0.1, 0.9), (1.0, 0.4))]
+    test = evaluate_test(task, made.statistics, 0)
+    add(tmp_path, made, task=task, val={"log_loss": 0.4}, test=test, selection=tried, settings={"C": 1.0})
+    axes = figures.selection_scores(compare_runs([tmp_path]).rows[0]).axes[0]
+    assert [line.get_ydata().tolist() for line in axes.lines[:1]] == [[0.9, 0.4]]
+    assert axes.get_title(loc="left") == "log loss"
 
 
 def test_selection_is_a_line_for_each_scaler_over_c():

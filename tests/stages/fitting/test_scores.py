@@ -1,6 +1,7 @@
 """What settings are compared by is the task's."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from stages.fitting.problem import FitProblem
 from stages.fitting.scores import early_stop_margin, selection_score
 from tests.ready_processes import run
 from tests.stages.fitting.labels_and_numbers import label_task, number_task
-from tests.stages.fitting.rows_of_digits import numbered_classes
+from tests.stages.fitting.rows_of_digits import fit_problem, numbered_classes, skewed
 from tests.stages.fitting.tags import Tags, tagged
 
 
@@ -48,6 +49,31 @@ def test_of_a_metric_whose_lower_values_are_better_the_lowest_scores_best():
     right, half = np.array([[2, -2], [-1, -3]], np.float32), np.array([[2, 2], [-1, 3]], np.float32)
     assert selection_score(task, right, target) == 0
     assert selection_score(task, half, target) == -0.5
+
+
+@pytest.mark.parametrize("metric", ["log_loss", "brier", "auc_macro"])
+def test_margins_of_any_size_are_scored_as_the_logits_that_a_temperature_makes_of_them(metric):
+    generator = np.random.default_rng(0)
+    labels = generator.integers(3, size=300)
+    logits = generator.normal(size=(300, 3)) + 2 * np.eye(3)[labels]
+    task = numbered_classes(3).with_primary(metric)
+    scores = [selection_score(task, size * logits, labels, margins=True) for size in (0.1, 1.0, 30.0)]
+    assert scores == pytest.approx([scores[1]] * 3, abs=1e-4)
+    assert len({round(selection_score(task, size * logits, labels), 4) for size in (0.1, 1.0, 30.0)}) == 3
+
+
+def test_an_svm_is_chosen_by_how_sure_it_will_be_and_not_by_the_size_of_its_margins():
+    rows, labels = skewed(count=900, width=60, classes=5)
+    parts = [FeatureRows(rows[part], labels[part]) for part in (slice(400), slice(400, 500), slice(500, None))]
+    losses = []
+    for values in ((1e-2, 0.3), (1e-2,), (0.3,)):
+        problem = fit_problem(*parts[:2], classes=5, options=HeadConfig(c_values=values, scalers=("standard",)))
+        task = problem.task.with_primary("log_loss")
+        head = train_head("svm", replace(problem, task=task)).module
+        losses.append(
+            -selection_score(task, head(torch.from_numpy(parts[2].features)).detach().numpy(), parts[2].labels)
+        )
+    assert losses[0] == losses[1] < losses[2] - 0.02
 
 
 def test_a_head_that_diverged_scores_below_all_others():

@@ -88,3 +88,6 @@ def test_a_rate_whose_loss_is_lost_does_not_spoil_the_others():
     assert result.settings["rate"] == 1e-2
     with pytest.raises(CutonceError, match="`fit_lr`"):
         trained(replace(QUICK, fit_lr=(float("inf"),)), train, val)
+    problem = fit_problem(train, val, classes=10, options=replace(QUICK, fit_lr=(float("inf"), 1e-7), fit_epochs=1))
+    by_loss = fit_torch_head("linear", replace(problem, task=problem.task.with_primary("log_loss")))
+    assert by_loss.settings["rate"] == 1e-7  # its log loss is some 2.3, and still better than none

@@ -31,6 +31,15 @@ def test_the_model_is_left_with_the_weights_of_the_best_epoch():
     assert not model.training
 
 
+@pytest.mark.parametrize("metric", ["log_loss", "balanced_accuracy", "qwk"])
+def test_the_kept_epoch_is_the_best_by_the_metric_of_the_task_the_lowest_where_that_is_better(metric):
+    task = TASK.with_primary(metric)
+    result = train_blobs(small_network(), 8, rate=2.0, task=task)
+    scores = [epoch.val_score for epoch in result.history]
+    assert result.best.val_score == (min if metric == "log_loss" else max)(scores)
+    assert {f"val_{metric}", f"train_{metric}"} <= set(result.best.to_json(metric))
+
+
 def test_epoch_zero_is_kept_where_training_only_harms():
     model = small_network()
     train_blobs(model, 8)
