@@ -38,6 +38,9 @@ CONTACT_SHEET = "contact-sheet.png"
 RATES = "rates.png"
 RANGE_TEST = "range-test.png"
 
+MODEL_FILES = (MODEL_CARD, HEAD, str(Path(HEAD).with_suffix(".json")), TOP, COLUMNS, UNLIKE)
+"""What a method needs to predict; the head without validation serves fine-tuning alone."""
+
 _SEED = "seed-"
 _FOLD = "fold-"
 

@@ -30,6 +30,7 @@ from pipeline.options.toml_file import OPTION_GROUPS, check_configuration, read_
 from stages.config.lists import join_items, joined_options, list_options, split_items
 from stages.runtime.openmp import configure_openmp
 from stages.runtime.progress import json_log, progress_bars
+from stages.runtime.provenance import command_named
 from stages.runtime.unicode_text import printable
 
 
@@ -144,8 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with messages_printed(), progress_bars(sys.stderr.isatty(), lines=True):
-            app.meta(None if arguments is None else list(arguments), result_action="return_value")
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        with messages_printed(), progress_bars(sys.stderr.isatty(), lines=True), command_named(given):
+            app.meta(given, result_action="return_value")
     except CutonceError as error:
         print(f"error: {printable(as_flags(str(error)))}", file=sys.stderr)  # noqa: T201
         return error.exit_code

@@ -19,6 +19,7 @@ def predict(
     seed: int | None = None,
     threshold_for: str | None = None,
     coverage: float | None = None,
+    calibrate: bool | None = None,
     device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> list[Prediction]:
     """Predict new images with a trained method of a run: classes or labels with their probabilities, or numbers.
@@ -54,6 +55,9 @@ def predict(
     coverage
         Name all classes that are possible, so that the true one is among them in this share of the cases, as 0.9
         (default: as the run was made with, else none).
+    calibrate
+        Divide logits by the one temperature that fits held-out images best, so that how sure it is says how often it is
+        right (default: as the run was made with, else not).
     """
     from pipeline.cli.output import echo
     from pipeline.experiment.classify_images import (
@@ -65,7 +69,7 @@ def predict(
     )
 
     model, reason = choose_model(run, method, seed)
-    decision = decision_of(model, threshold_for, coverage)
+    decision = decision_of(model, threshold_for, coverage, calibrate=calibrate)
     classified, unreadable = predict_images(model, list(images), device, decision=decision)
     heading, lines, warnings = format_predictions(model, reason, classified, printed=out is None)
     echo(heading, *lines)

@@ -203,15 +203,18 @@ def _ranking_words(ranking: _Ranking, ranked: Sequence[MethodSummary], count: in
     )
     if count == 1:
         return []
+    # in outer folds each sample is tested once, and is among those that the methods are ranked by
+    in_folds = "tested" in ranking.rows[0].results[0].test
+    never_by = "never by the predictions that test them" if in_folds else "never by the test images"
     if not ranking.cross_validated:
         unknown = "" if ranking.samples is not None else "; predictions for these were not kept, so ties are not known"
-        return [f"Methods are ranked by validation {metric.label}, never by the test images{unknown}: {order}."]
+        return [f"Methods are ranked by validation {metric.label}, {never_by}{unknown}: {order}."]
     cv = ranking.rows[0].cv
     assert cv is not None
     repeats = f", {cv.repeats} times over" if cv.repeats > 1 else ""
     return [
         f"Heads are ranked by {metric.label} on train and validation out of {cv.folds} folds{repeats}, the same for "
-        f"all, never by the test images: {order}."
+        f"all, {never_by}: {order}."
     ]
 
 

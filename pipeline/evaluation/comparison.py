@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cache.errors import DataError, listed
+from pipeline.evaluation.break_even import BreakEven, break_even
 from pipeline.evaluation.choice import Choice, choose
 from pipeline.evaluation.choice_in_folds import ChoiceInFolds, choice_in_folds
 from pipeline.evaluation.method_summary import STAGES, TEST_TIME, MethodSummary, PairedTest, paired_tests
@@ -58,6 +59,8 @@ class Comparison:
         What was left out, and why.
     choice_in_folds : ChoiceInFolds, optional
         What choosing comes to where methods were tested in outer folds.
+    break_even : BreakEven, optional
+        What the cache took and saved.
     """
 
     rows: tuple[MethodSummary, ...]
@@ -68,6 +71,7 @@ class Comparison:
     results: tuple[Result, ...]
     notes: tuple[str, ...]
     choice_in_folds: ChoiceInFolds | None = None
+    break_even: BreakEven | None = None
 
     @property
     def verdict_text(self) -> str:
@@ -193,20 +197,23 @@ def compare_results(results: Sequence[Result], metric: str | None = None) -> Com
     rows, notes = summarize(results)
     notes = [*_tested_in_folds(rows), *by_another, *notes]
     choice = choose(rows)
+    saved = break_even(rows)
     candidates = [choice.chosen, *([] if choice.head is None else [choice.head]), *choice.ranked]
     reference = next((row for row in candidates if row.cached), choice.chosen)
     against_reference = [(row, reference) for row in rows if row is not reference]
     family = paired_tests([*against_reference, *further_pairs(choice.ranked)])
     tests = tuple(family[: len(against_reference)])
+    verdict = give_verdict(choice, reference, family)
     return Comparison(
         rows=tuple(rows),
         reference=reference,
         tests=tests,
         choice=choice,
-        verdict=give_verdict(choice, reference, family),
+        verdict=verdict if saved is None else replace(verdict, details=(*verdict.details, saved.words)),
         results=tuple(results),
         notes=tuple(notes),
         choice_in_folds=choice_in_folds(rows),
+        break_even=saved,
     )
 
 
@@ -233,7 +240,7 @@ def format_table(comparison: Comparison) -> str:
         *["over seeds"] * several,
         *(shown_metric.label for shown_metric in shown),
     ]
-    header += ["seconds", *STAGES, "peak memory", "trained", "forwards"]
+    header += ["seconds", *STAGES, "marginal", "ms/image", "model", "peak memory", "trained", "forwards"]
     lines = []
     for row in comparison.rows:
         line = [row.label, format_score(row.score, as_percent=metric.as_percent)]
@@ -244,11 +251,14 @@ def format_table(comparison: Comparison) -> str:
             for shown_metric in shown
         ]
         line += [f"{seconds:,.1f}" for seconds in (row.seconds, *row.seconds_by_stage.values())]
+        line += [f"{row.marginal_seconds:,.1f}", f"{1000 * row.prediction_seconds:,.1f}"]
+        line += ["-" if row.model_bytes is None else byte_count(row.model_bytes)]
         line += [byte_count(row.peak_memory_bytes), format_count(row.trainable_parameters)]
         line += [f"{row.extraction_forwards:,.0f} + {row.backbone_forwards:,.0f}"]
         lines.append(line)
     below = [
         f"{capitalized(metric.label)} on {comparison.test_images}. {interval_words(comparison)}",
+        "marginal: train + evaluate, when the features are there; ms/image: from its bytes to its prediction.",
         "forwards: images through the backbone to fill the cache + in the method's own work.",
         *renderings_words(comparison),
         *([comparison.choice_in_folds.words] if comparison.choice_in_folds is not None else []),

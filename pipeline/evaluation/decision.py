@@ -17,6 +17,7 @@ from pipeline.evaluation.results import Result
 from stages.config.goals import Goal
 from stages.tasks.base import Statistics, Task
 from stages.tasks.decisions import least_possible, possible_classes, threshold_for_cost, threshold_for_recall
+from stages.tasks.temperature import fit_temperature
 
 ONE_CLASS = "single_label"
 
@@ -51,13 +52,20 @@ class Decision:
 
     Attributes
     ----------
+    temperature : float
+        What logits are divided by first. It changes how sure predictions are, and no prediction.
     threshold : Threshold, optional
     least : float, optional
         The probability from which on a class is possible.
     """
 
+    temperature: float = 1.0
     threshold: Threshold | None = None
     least: float | None = None
+
+    def calibrated(self, probabilities: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return probabilities, [n, classes], as the others are asked about: by the temperature."""
+        return probabilities if self.temperature == 1 else _divided(probabilities, self.temperature)
 
     def predicted(self, probabilities: NDArray[np.floating]) -> NDArray[np.int64]:
         """Return the class of each row of [n, classes]."""
@@ -68,7 +76,7 @@ class Decision:
         return possible_classes(probabilities, self.least or 0.0)
 
 
-def require_decidable(task: Task, goal: Goal | None, coverage: float | None) -> None:
+def require_decidable(task: Task, goal: Goal | None, coverage: float | None, *, calibrate: bool = False) -> None:
     """Refuse a goal, or a coverage, that the task cannot have.
 
     Raises
@@ -76,11 +84,10 @@ def require_decidable(task: Task, goal: Goal | None, coverage: float | None) -> 
     UsageError
         If the task is not one class a sample, a goal is stated for other than two classes, or there is no such class.
     """
-    if goal is None and coverage is None:
+    if goal is None and coverage is None and not calibrate:
         return
-    option = "threshold_for" if goal is not None else "coverage"
     if task.name != ONE_CLASS:
-        raise UsageError(f"`{option}` is for one class a sample, and the task is {task.name}")
+        raise UsageError(f"`{_option(goal, coverage)}` is for one class a sample, and the task is {task.name}")
     if goal is None:
         return
     names = class_names_of(task)
@@ -91,6 +98,23 @@ def require_decidable(task: Task, goal: Goal | None, coverage: float | None) -> 
             f"`threshold_for` {goal.text}: there is no class {goal.class_name!r}, but {' and '.join(names)}."
             f"{suggestion(goal.class_name, names)}"
         )
+
+
+def _option(goal: Goal | None, coverage: float | None) -> str:
+    """Return the option that asks for something."""
+    return "threshold_for" if goal is not None else "coverage" if coverage is not None else "calibrate"
+
+
+def _logarithms(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return logits that give these probabilities, [n, classes]; one of 0 counts as the least that float32 tells."""
+    return np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float32).tiny))
+
+
+def _divided(probabilities: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
+    """Return probabilities, [n, classes], of logits divided by a temperature."""
+    powers = _logarithms(probabilities) / temperature
+    powers = np.exp(powers - powers.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def class_names_of(task: Task) -> tuple[str, ...]:
@@ -109,7 +133,7 @@ def held_out(result: Result) -> Statistics | None:
     return None if validation is None else validation.statistics
 
 
-def decide(result: Result, goal: Goal | None, coverage: float | None) -> Decision:
+def decide(result: Result, goal: Goal | None, coverage: float | None, *, calibrate: bool = False) -> Decision:
     """Return how the probabilities of a method are read.
 
     Parameters
@@ -119,6 +143,8 @@ def decide(result: Result, goal: Goal | None, coverage: float | None) -> Decisio
     goal : Goal, optional
     coverage : float, optional
         In how many of the cases the true class is to be among those that are possible.
+    calibrate : bool
+        Whether a temperature is fitted first.
 
     Raises
     ------
@@ -127,17 +153,22 @@ def decide(result: Result, goal: Goal | None, coverage: float | None) -> Decisio
     DataError
         If the result, of an earlier version, kept no predictions to choose by, or too few of the class looked for.
     """
-    require_decidable(result.task, goal, coverage)
-    if goal is None and coverage is None:
+    require_decidable(result.task, goal, coverage, calibrate=calibrate)
+    if goal is None and coverage is None and not calibrate:
         return Decision()
     statistics = held_out(result)
     if statistics is None:
         raise DataError(
             f"{result.directory} kept no predictions for validation images, as results of earlier versions did not: "
-            f"{'`threshold_for`' if goal is not None else '`coverage`'} needs them; train it again with `overwrite`"
+            f"`{_option(goal, coverage)}` needs them; train it again with `overwrite`"
         )
     probabilities, target = statistics["probabilities"], statistics["target"]
+    temperature = 1.0
+    if calibrate:
+        temperature = fit_temperature(result.task, _logarithms(probabilities), target)
+        probabilities = _divided(probabilities, temperature)
     return Decision(
+        temperature,
         None if goal is None else _threshold(goal, class_names_of(result.task), probabilities, target),
         None if coverage is None else least_possible(probabilities, target, coverage),
     )

@@ -273,6 +273,17 @@ class MethodSummary:
         return self._mean(lambda result: result.seconds)
 
     @property
+    def marginal_seconds(self) -> float:
+        """Mean seconds of training and evaluation, when the features are there."""
+        return self._mean(lambda result: result.marginal_seconds)
+
+    @property
+    def model_bytes(self) -> int | None:
+        """The largest model of a seed on disk, the network's own weights aside; None where there is none."""
+        sizes = [result.model_bytes for result in self.results if result.model_bytes is not None]
+        return max(sizes, default=None)
+
+    @property
     def seconds_by_stage(self) -> dict[str, float]:
         """Mean seconds of each stage."""
         seconds_by_result = [result.seconds_by_stage for result in self.results]
@@ -308,7 +319,9 @@ class MethodSummary:
 
 
 def _prediction_seconds(result: Result) -> float:
-    """Return the time of an image through the network and the head, as far as the stages were measured apart."""
+    """Return the time of an image through the network and the head; of a result that did not keep it, of its stages."""
+    if result.prediction_seconds_per_image is not None:
+        return result.prediction_seconds_per_image
     stages = result.seconds_by_stage
     extracted = max(result.extraction_forwards, 1)
     return stages.get("extract", 0.0) / extracted + stages.get("evaluate", 0.0) / max(result.samples["test"], 1)

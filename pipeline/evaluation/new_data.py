@@ -28,6 +28,11 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def is_known(self) -> bool:
+        """Whether there is an interval: of a single group there is none."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
 
 @dataclass(frozen=True)
 class AgainstOwnTest:
@@ -194,11 +199,14 @@ def _difference_words(difference: Interval, metric: Metric, *, unit: bool = True
         format_difference(end, as_percent=metric.as_percent)
         for end in (difference.value, difference.low, difference.high)
     )
-    return f"{value}{' points' if unit and metric.as_percent else ''} ({low} to {high})"
+    interval = f"{low} to {high}" if difference.is_known else "no interval"
+    return f"{value}{' points' if unit and metric.as_percent else ''} ({interval})"
 
 
 def _meaning(difference: Interval, metric: Metric) -> str:
     """Say whether the data are harder, as far as the interval says it."""
+    if not difference.is_known:
+        return "which one of these sets is too small to judge"
     worse, better = (difference.high < 0, difference.low > 0)
     if not metric.higher_is_better:
         worse, better = better, worse

@@ -249,6 +249,11 @@ class Result:
     cv: dict[str, Any] | None = None
     """What heads are ranked by, of `out_of_fold`: metric, mean, standard_error, folds, repeats; None where nothing was
     folded."""
+    prediction_seconds_per_image: float | None = None
+    """From the bytes of an image to its prediction, extraction and head, measured on those of the test; None in a file
+    of a version that did not keep it."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Command, date, versions, commit of the code and digest of the data, see ``stages.runtime.provenance``."""
     directory: Path | None = field(default=None, compare=False)
     """Where it was loaded from; not part of the file."""
 
@@ -256,6 +261,9 @@ class Result:
         """Return the object that ``result.json`` holds; numbers that are not finite become null."""
         stored = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "directory"}
         stored["task"] = self.task.to_json()
+        stored["marginal_seconds"] = self.marginal_seconds
+        if self.model_bytes is not None:
+            stored["model_bytes"] = self.model_bytes
         return {"version": VERSION, **{name: to_json_value(value) for name, value in stored.items()}}
 
     def save(
@@ -284,6 +292,19 @@ class Result:
         _write_arrays(directory / run_layout.OUT_OF_FOLD, folded)
         _write_arrays(directory / run_layout.PREDICTIONS, predictions.arrays())
         write_atomically(directory / run_layout.RESULT, json_text(self.to_json()).encode())
+
+    @property
+    def marginal_seconds(self) -> float:
+        """What it takes when the features are there, which all methods share: training and evaluation alone."""
+        return sum(seconds for stage, seconds in self.seconds_by_stage.items() if stage != "extract")
+
+    @property
+    def model_bytes(self) -> int | None:
+        """What is stored to predict with it, beside the network's own weights; None where no model is beside it."""
+        if self.directory is None or not (self.directory / run_layout.HEAD).exists():
+            return None
+        paths = (self.directory / name for name in run_layout.MODEL_FILES)
+        return sum(path.stat().st_size for path in paths if path.exists())
 
     @property
     def metric(self) -> Metric:
@@ -405,7 +426,7 @@ class Result:
         stored = read_json(path)
         if stored.get("version", 1) == 1:
             stored = _from_version_1(stored)
-        stored = {"options": {}, "cv": None, **stored}
+        stored = {**dict.fromkeys(_OF_LATER_VERSIONS), "options": {}, "provenance": {}, **stored}
         unusable = [
             name for name in _STORED if name not in stored or not matches_annotation(stored[name], _STORED[name])
         ]
@@ -425,6 +446,10 @@ class Result:
         if unusable:
             raise DataError(f"{path} has no usable {', '.join(unusable)}; train this method again")
         return result
+
+
+_OF_LATER_VERSIONS = ("cv", "prediction_seconds_per_image")
+"""What files of before there was such a thing lack."""
 
 
 def _from_version_1(stored: Mapping[str, Any]) -> dict[str, Any]:

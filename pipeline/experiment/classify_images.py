@@ -135,7 +135,9 @@ def _chosen_on_page(run: Path) -> str | None:
     return str(chosen["folder"])
 
 
-def decision_of(model: Path, threshold_for: str | None = None, coverage: float | None = None) -> Decision:
+def decision_of(
+    model: Path, threshold_for: str | None = None, coverage: float | None = None, *, calibrate: bool | None = None
+) -> Decision:
     """Return how the probabilities of a trained method are read: as asked, or as its run was configured.
 
     Raises
@@ -148,7 +150,10 @@ def decision_of(model: Path, threshold_for: str | None = None, coverage: float |
     goal = goal_of(threshold_for or configured.get("threshold_for"))
     coverage = configured.get("coverage") if coverage is None else coverage
     require("coverage", coverage, "between 0 and 1", is_share)
-    return Decision() if goal is None and coverage is None else decide(Result.load(model), goal, coverage)
+    calibrate = bool(configured.get("calibrate")) if calibrate is None else calibrate
+    if goal is None and coverage is None and not calibrate:
+        return Decision()
+    return decide(Result.load(model), goal, coverage, calibrate=calibrate)
 
 
 def predict_images(
@@ -250,7 +255,8 @@ def _answers(
     scores: list[float | None] = [None] * len(batch.indices)
     if detector is not None and batch.vectors is not None and len(batch.indices):
         scores = detector.scores(batch.vectors).tolist()
-    for activated, score in zip(torch.from_numpy(batch.activated), scores, strict=True):
+    rows = batch.activated if decision is None else decision.calibrated(batch.activated).astype(np.float32, copy=False)
+    for activated, score in zip(torch.from_numpy(rows), scores, strict=True):
         cells = dict(zip(task.predicted_columns, task.predicted_cells(activated), strict=True))
         words = task.predicted_words(activated)
         if decision is not None and decision != Decision():

@@ -64,6 +64,7 @@ from stages.fitting.fit_head import head_probabilities
 from stages.network.heads.base import Head
 from stages.network.heads.blocks import AggregatedBlocksHead
 from stages.runtime.progress import progress
+from stages.runtime.provenance import provenance
 from stages.tasks.base import Task, task_from_json
 
 Seen = Literal["refuse", "leave-out", "keep"]
@@ -357,6 +358,8 @@ def _test(model: Path, manifest: Manifest, options: EvaluationOptions, cache: Pa
         seconds_by_stage=stages,
         seconds=sum(stages.values()),
         settings={**own.settings, "evaluated on": data, "trained in": str(model)},
+        prediction_seconds_per_image=seconds / max(len(manifest.distinct_images.keys), 1),
+        provenance=provenance(manifest.digest),
     )
     result.save(directory, predictions)
 
@@ -407,7 +410,7 @@ def _publish(run: Path, models: Sequence[Path], out: Path, data: str, seen: dict
     compared = against_own_test(comparison.rows, own_rows, independent=not seen)
     chosen = choose_model(run, None, None).directory.name
     verdict = verdict_on_new_data(comparison, compared, chosen, data, seen)
-    comparison = replace(comparison, verdict=verdict)
+    comparison = replace(comparison, verdict=verdict, break_even=None)
     evaluation = Evaluation(data, comparison, compared, seen)
     write_atomically(out / EVALUATION, json_text(to_json_value(evaluation.to_json())).encode())
     page = write_comparison(comparison, [out], out)

@@ -70,6 +70,7 @@ from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head
 from stages.runtime.cost import Cost, measured
 from stages.runtime.distributed import Rank
+from stages.runtime.provenance import provenance
 from stages.training.history import Epoch
 from stages.training.lr_finder import LRFinderResult
 
@@ -170,11 +171,12 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
             costs=(training, testing),
             trainable_parameters=tuned.trainable_parameters,
         )
-        splits = ("val", "test") if predictions.task.calibrates else ("test",)
-        tested_images = sum(image_count(experiment.split(split)) for split in splits)
+        tested_images = _tested_images(experiment)
         result = build_result(experiment, outcome)
         result = _with_costs(result, options, tuned, training, start_seconds, tested_images)
-        result = replace(result, options=made_with)
+        result = replace(
+            result, options=made_with, prediction_seconds_per_image=testing.seconds / max(tested_images, 1)
+        )
         invalidate_model(method_dir)
         result.save(method_dir, predictions, validation=validation)
         _draw_plots(tuned, method_dir)
@@ -230,6 +232,8 @@ def _evaluate_with_tta(
         seconds=sum(stages.values()),
         settings=settings | _as_tested(options),
         options=made_with,
+        prediction_seconds_per_image=testing.seconds / max(_tested_images(experiment), 1),
+        provenance=provenance(experiment.manifest.digest),
     )
     invalidate_model(method_dir)
     result.save(method_dir, predictions, validation=validation)
@@ -238,6 +242,12 @@ def _evaluate_with_tta(
         if (twin / picture).exists():
             shutil.copyfile(twin / picture, method_dir / picture)
     return result
+
+
+def _tested_images(experiment: Experiment) -> int:
+    """Return how many images go through a network that is tested, those that calibrate its task with them."""
+    splits = ("val", "test") if experiment.task.calibrates else ("test",)
+    return sum(image_count(experiment.split(split)) for split in splits)
 
 
 def _predict(

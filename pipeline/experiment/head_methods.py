@@ -41,6 +41,7 @@ from stages.config.heads import COLUMN_OPTIONS, HeadConfig, HeadName
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import read_features, require_cached
+from stages.finetuning.sample_views import image_count
 from stages.fitting.feature_rows import AnyFeatureRows
 from stages.fitting.fit_head import (
     CutContext,
@@ -61,6 +62,7 @@ from stages.network.aggregate import Aggregate
 from stages.network.heads.base import Head
 from stages.runtime.cost import Cost, measured
 from stages.runtime.progress import working
+from stages.runtime.provenance import provenance
 from stages.tasks.base import Task
 
 SplitFeatures = tuple[AnyFeatureRows, AnyFeatureRows, AnyFeatureRows]
@@ -226,7 +228,13 @@ def train_and_test(
         result = replace(result, cv={**folded.summary(result.metric), "seconds": folding.seconds})
     if not method.takes_images:
         stages = {**result.seconds_by_stage, "extract": 0.0}
-        result = replace(result, seconds=sum(stages.values()), seconds_by_stage=stages, extraction_forwards=0)
+        result = replace(
+            result,
+            seconds=sum(stages.values()),
+            seconds_by_stage=stages,
+            extraction_forwards=0,
+            prediction_seconds_per_image=tested.testing.seconds / max(len(outcome.predictions), 1),
+        )
     recipe = recipe_of(experiment, trained.task, method.method, method.name, method.identity)
     invalidate_model(method.directory)
     validation = predictions_of(trained.task, experiment.split("val"), trained.val_activated)
@@ -405,6 +413,7 @@ def build_result(experiment: Experiment, outcome: MethodOutcome) -> Result:
         "train": training.seconds,
         "evaluate": testing.seconds,
     }
+    tested_images = len(outcome.predictions) * image_count(manifest) / max(len(manifest), 1)
     return Result(
         method=outcome.method,
         name=outcome.name,
@@ -432,6 +441,9 @@ def build_result(experiment: Experiment, outcome: MethodOutcome) -> Result:
         settings=outcome.settings,
         history=[],
         selection=[],
+        prediction_seconds_per_image=stages["extract"] / max(len(readable), 1)
+        + testing.seconds / max(tested_images, 1),
+        provenance=provenance(manifest.digest),
     )
 
 

@@ -67,7 +67,7 @@ def make_manifest(
     bar = partial(progress, label="read keys", unit="files")
     manifest = load_manifest(data, seed, memo, bar, labels=labels)
     if labels:
-        require_decidable(manifest.task, goal_of(data.threshold_for), data.coverage)
+        require_decidable(manifest.task, goal_of(data.threshold_for), data.coverage, calibrate=data.calibrate)
     if head is not None and data.tests_each_sample:
         folds = len(outer_folds(manifest, data, seed))  # what cannot be folded is told before images are extracted
         manifest.notes.append(f"each sample is tested once, in {folds} outer folds, by what never saw it")

@@ -14,6 +14,7 @@ from PIL import Image
 from pipeline.evaluation.comparison import Comparison, interval_words, renderings_words
 from pipeline.evaluation.method_summary import MethodSummary
 from pipeline.report import figures
+from pipeline.report.cost_figures import break_even_figure
 from pipeline.report.page_parts import Figures, ReportFigure, data_uri, minus, slug, template, write_page
 from pipeline.report.tasks.registry import PageContext, task_part
 from pipeline.run_layout import CONTACT_SHEET, FIGURES, RANGE_TEST, RATES, REPORT
@@ -87,6 +88,10 @@ def write_report(
                 for row in comparison.rows
             ),
         ),
+        paid=None
+        if comparison.break_even is None
+        else drawn.add("break-even", break_even_figure(comparison.break_even), comparison.break_even.words),
+        provenance=_provenance(comparison),
         renderings_words=renderings_words(comparison),
         side_by_side=_side_by_side(comparison, drawn),
         learning=list(_learning(comparison, drawn)),
@@ -104,6 +109,19 @@ def write_report(
     path = out_dir / REPORT
     write_page(path, page)
     return path
+
+
+def _provenance(comparison: Comparison) -> list[tuple[str, str]]:
+    """Return where the results come from, each pair of a name and a value once; nothing of results that kept none."""
+    names = {"command": "command", "date": "made", "commit": "commit of the code", "data_digest": "digest of the data"}
+    kept = [result.provenance for result in comparison.results if result.provenance]
+    said = [
+        (words, str(of_result[name]))
+        for name, words in names.items()
+        for of_result in kept
+        if of_result.get(name) is not None
+    ]
+    return list(dict.fromkeys(said))
 
 
 def _scale(comparison: Comparison) -> Callable[[float], float]:

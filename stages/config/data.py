@@ -15,7 +15,7 @@ from stages.config.registry import COMMON, SOURCES, TARGETS, OptionHelp, listed_
 
 SPLITS = ("train", "val", "test")
 
-AFTER_TRAINING = ("threshold_for", "coverage")
+AFTER_TRAINING = ("threshold_for", "coverage", "calibrate")
 """Options that shape no method, but what is made of its probabilities."""
 
 CLASSES = "classes"
@@ -71,6 +71,10 @@ class DataConfig:
     coverage: float | None = None
     """Let predict name all classes that are possible, so that the true one is among them in this share of the cases,
     as 0.9 (one class a sample)."""
+
+    calibrate: bool = False
+    """Let predict divide logits by the one temperature that fits held-out images best, so that how sure it is says how
+    often it is right; no prediction changes (one class a sample). The page says what that would do."""
 
     log_target: bool = False
     """Predict the logarithm of the numbers, which have to be above 0: for prices, counts and sizes, whose errors are

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache import DigestCache
+from cache import DigestCache, key_of_bytes
 from cache.atomic_write import atomic_path, write_atomically
 from cache.errors import DataError
 from stages.config.data import SPLITS, DataConfig
@@ -210,6 +210,12 @@ class Manifest:
         values, numbers = np.unique(self.targets, axis=0 if self.targets.ndim > 1 else None, return_inverse=True)
         texts = [self.task.decode(torch.tensor(value)) for value in values]
         return [texts[number] for number in numbers.reshape(-1).tolist()]
+
+    @property
+    def digest(self) -> str:
+        """Of the samples, their targets and their splits, in whatever order and wherever they are: 32 hex digits."""
+        rows = sorted(zip(self.keys, self.target_texts, self.splits, strict=True))
+        return key_of_bytes(json.dumps(rows).encode("utf-8", "surrogateescape"))
 
     def summary(self) -> list[str]:
         """Return its size in words: samples, classes or labels if there are any, groups, and samples of each split."""

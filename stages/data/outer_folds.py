@@ -101,7 +101,8 @@ def _by_group(manifest: Manifest, units: Sequence[SplitUnit]) -> dict[str, set[s
 def _require_enough(strata: Strata, units: Sequence[SplitUnit], *, grouped: bool) -> None:
     members = "groups" if grouped else "images"
     if len(units) < FOLDS:
-        raise DataError(f"`test` cv makes {FOLDS} folds, and there are {len(units)} {members}: give more")
+        helps = f"`test` {EACH_GROUP} tests each of them" if grouped else "give more"
+        raise DataError(f"`test` cv makes {FOLDS} folds, and there are {len(units)} {members}: {helps}")
     if strata.kind != "class":
         return
     counts = Counter(name for unit in units for name in unit.classes)

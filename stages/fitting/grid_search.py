@@ -30,11 +30,11 @@ from stages.fitting.problem import FitProblem
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import early_stop_margin, fold_scores, selection_score
 from stages.fitting.standardize import ScaledRows, Scaling
-from stages.fitting.temperature import fit_temperature
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
 from stages.runtime.threads import one_thread_per_fit
 from stages.tasks.base import Task
+from stages.tasks.temperature import fit_temperature
 
 SUBSAMPLE_FROM = 16_000
 """Training rows from which on all settings are tried on a part of the rows first."""
@@ -194,7 +194,7 @@ def fit_along_path(
     rows -= center
     values = tuple(sorted(config.c_values))
     keeps = len(problem.divisions) > 1
-    grid = Grid(make_of(center), values, config.scalers, problem.task, calibrate, keeps)
+    grid = Grid(make_of(center), values, config.scalers, problem.task, margins=calibrate, keeps=keeps)
     result = search(grid, rows, problem.labels, problem.cv, problem.seed)
     fitted, margins = refit_best(problem, grid, result, rows, calibrate=calibrate)
     return replace(fitted, fold=partial(_fold, problem, grid, result, rows, margins, calibrate=calibrate))
@@ -226,7 +226,11 @@ def _fold(
             folds = [scored for _, scored in plan.splits]
             scores = [
                 fold_scores(
-                    problem.task, in_places(first, searched.fold_outputs[setting]), labels, folds, margins=calibrate
+                    problem.task,
+                    in_places(first, searched.fold_outputs[setting]),
+                    labels,
+                    folds,
+                    margins=grid.margins,
                 )
                 for setting in settings
             ]

@@ -15,8 +15,8 @@ from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import logits, selection_score
 from stages.fitting.standardize import Scaling
-from stages.fitting.temperature import fit_temperature
 from stages.network.heads.linear import LinearHead
+from stages.tasks.temperature import fit_temperature
 
 
 @register_head("ncm", label="nearest mean", method="linear", streams=True, tasks=("single_label",))

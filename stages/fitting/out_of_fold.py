@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from stages.fitting.folds import CVPlan, divisions
 from stages.fitting.problem import FitProblem
 from stages.fitting.scores import logits
-from stages.fitting.temperature import fit_temperature
 from stages.network.heads.base import Head
 from stages.tasks.base import Task
+from stages.tasks.temperature import fit_temperature
 
 INNER_FOLDS = 5
 """One part in so many of the rows of a fold is what a head that is searched there validates on."""

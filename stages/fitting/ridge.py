@@ -37,10 +37,10 @@ from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import fold_scores, logits, selection_score
 from stages.fitting.standardize import Scaling, safe_std
-from stages.fitting.temperature import fit_temperature
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
 from stages.tasks.base import Task
+from stages.tasks.temperature import fit_temperature
 
 PENALTIES_PER_STEP = 3
 """Penalties tried for each value of C that is given: the ones between cost nothing."""
@@ -419,7 +419,7 @@ def choose_penalty(problem: FitProblem, variants: Iterable[RidgeVariant], *, c_r
                 left_out = variant.fits.left_out(variant.scaling, penalties, plan)
             folds = [fold for _, fold in plan.splits]
             scores_of += [
-                fold_scores(problem.task, predictions, problem.labels, folds, margins=True) for predictions in left_out
+                fold_scores(problem.task, rows_out, problem.labels, folds, margins=True) for rows_out in left_out
             ]
     assert best is not None
     _, number, margins = best

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from stages.fitting.feature_rows import AnyFeatureRows, in_batches
 from stages.fitting.folds import Selection
-from stages.fitting.temperature import fit_temperature
 from stages.network.heads.base import Head
 from stages.tasks.base import Task, find_metric
+from stages.tasks.temperature import fit_temperature
 from stages.training.evaluation import predict
 
 EARLY_STOP_MARGIN = 0.005
@@ -71,13 +71,11 @@ def fold_scores(
     folds : sequence of Selection
         The rows of each part.
     margins : bool
-        As in `selection_score`; the temperature is that of all rows.
+        As of `selection_score`.
     """
     metric = find_metric(task)
-    if margins and metric.of_certainty and np.isfinite(outputs).all():
-        outputs = (outputs / fit_temperature(task, outputs, targets)).astype(np.float32)
-    if metric.per_sample is None or not np.isfinite(outputs).all():
-        return [selection_score(task, outputs[rows], targets[rows]) for rows in folds]
+    if metric.per_sample is None or (margins and metric.of_certainty) or not np.isfinite(outputs).all():
+        return [selection_score(task, outputs[rows], targets[rows], margins=margins) for rows in folds]
     statistics = task.statistic(task.activate(torch.from_numpy(outputs)), torch.from_numpy(targets))
     scores = metric.per_sample(statistics)
     return [float(np.mean(scores[rows])) * (1 if metric.higher_is_better else -1) for rows in folds]

@@ -19,10 +19,10 @@ from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import early_stop_margin, logits, selection_score
 from stages.fitting.standardize import Scaling, Standardizer
-from stages.fitting.temperature import fit_temperature
 from stages.network.heads.linear import LinearHead
 from stages.runtime.seeding import epoch_seed
 from stages.runtime.threads import one_thread_per_fit
+from stages.tasks.temperature import fit_temperature
 
 EPOCHS = 10
 """Most passes over the rows."""

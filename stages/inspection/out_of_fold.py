@@ -19,8 +19,8 @@ from stages.fitting.grid_search import cross_val_proba
 from stages.fitting.linear_models import LinearModelFactory
 from stages.fitting.problem import FitProblem
 from stages.fitting.ridge import RidgeFits
-from stages.fitting.temperature import fit_temperature
 from stages.tasks.base import Task
+from stages.tasks.temperature import fit_temperature
 
 FOLDS = 5
 """Folds; fewer only where even the largest class has fewer samples, or there are fewer groups."""

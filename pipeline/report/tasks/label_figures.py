@@ -46,6 +46,6 @@ def average_precisions(
         axes.set_xlim(-0.02, 1.02)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(lambda value, _: short_percent(value))
-        axes.set_xlabel("average precision on the test images")
+        axes.set_xlabel("average precision on the test split")
         figure.legend(loc="outside upper left", frameon=False, fontsize=8, ncols=2, handletextpad=0.3)
     return figure

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cache.errors import CutonceError
+from pipeline.evaluation.decision import decide
 from pipeline.report.page_parts import ReportFigure
 from pipeline.report.tasks.class_figures import reliability_diagram
 from pipeline.report.tasks.registry import PageContext
-from pipeline.text import percent
+from pipeline.text import format_score, percent
 from stages.tasks.base import Metric
 from stages.tasks.calibration import reliability
 
@@ -50,9 +52,33 @@ def probabilities_part(context: PageContext) -> ProbabilitiesPart | None:
     pairs = "; ".join(
         f"{percent(sure)} sure, {percent(share)} right" for sure, share in zip(bins.confidence, bins.right, strict=True)
     )
+    words += _by_temperature(context)
     picture = context.drawn.add(
         "reliability",
         reliability_diagram(bins, confidence),
         f"Share that is right over how sure {context.first.label} is: {pairs}",
     )
     return ProbabilitiesPart(words, picture, metrics)
+
+
+def _by_temperature(context: PageContext) -> str:
+    """Return what a temperature that fits held-out images would do to the test images, in a sentence; '' for none."""
+    result, statistics = context.first.results[0], context.predictions.statistics
+    try:
+        decision = decide(result, None, None, calibrate=True)
+    except CutonceError:
+        return ""
+    metrics = [context.comparison.task.metrics[name] for name in ("log_loss", "ece")]
+    before = [metric.score(statistics) for metric in metrics]
+    divided = statistics.copy()
+    divided["probabilities"] = decision.calibrated(statistics["probabilities"])
+    after = [metric.score(divided) for metric in metrics]
+    changes = " and ".join(
+        f"{metric.label} {format_score(new, as_percent=metric.as_percent)} in place of "
+        f"{format_score(old, as_percent=metric.as_percent)}"
+        for metric, old, new in zip(metrics, before, after, strict=True)
+    )
+    return (
+        f" Divided by {decision.temperature:.2f}, the temperature that fits held-out images best, its logits would "
+        f"have {changes} here; predict --calibrate does that."
+    )

@@ -68,7 +68,7 @@ def numbers_part(context: PageContext) -> TaskPart:
     names = told_apart(task.levels)
     return TaskPart(
         subject=f"predicted: {', '.join(task.names)}{f', one of {len(names)} levels' if names else ''}",
-        baseline=_baseline(task, statistics),
+        baseline=_baseline(task, statistics, context.first.unit),
         sections=context.render(
             "regression.html.j2",
             task=task,
@@ -89,7 +89,7 @@ def _task(row: MethodSummary) -> Regression:
     return task
 
 
-def _baseline(task: Regression, statistics: Statistics) -> str:
+def _baseline(task: Regression, statistics: Statistics, unit: str) -> str:
     """Return how far off one number for all would be."""
     errors = []
     for name, column in zip(task.names, statistics["target"].T, strict=True):
@@ -97,7 +97,7 @@ def _baseline(task: Regression, statistics: Statistics) -> str:
         if len(known):
             error = in_unit(float(np.mean(np.abs(known - np.median(known)))))
             errors.append(f"{error} ({name})" if len(task.names) > 1 else error)
-    return f"Always saying the median of the test images would be off by {', '.join(errors)} on average."
+    return f"Always saying the median of the test {unit}s would be off by {', '.join(errors)} on average."
 
 
 def _pictures(context: PageContext) -> Iterator[tuple[str, list[ReportFigure]]]:
@@ -125,7 +125,7 @@ def _pictures(context: PageContext) -> Iterator[tuple[str, list[ReportFigure]]]:
                     context.drawn.add(
                         f"predicted-{file_name}",
                         predicted_against_true(true, predicted, ends, log=row_task.log, name=name),
-                        f"Predicted {name} over true {name}, {row.label}, {len(true)} test images",
+                        f"Predicted {name} over true {name}, {row.label}, {len(true)} test {row.unit}s",
                     ),
                     context.drawn.add(
                         f"residuals-{file_name}",

@@ -92,6 +92,32 @@ def test_a_run_leaves_everything_it_promises(finished):
     assert not list(run.rglob("checkpoint.pt"))
 
 
+def test_the_same_command_gives_the_same_bits_twice(finished, tmp_path):
+    """Features, heads, networks and predictions by their bytes, results but for times, memory and what made them."""
+    root, arguments = finished
+    again = [str(tmp_path / "again") if word == str(root / "run") else word for word in arguments]
+    again = [str(tmp_path / "cache") if word == str(root / "cache") else word for word in again]
+    seeds = again.index("--seeds")
+    assert main(again[: seeds + 2] + again[seeds + 3 :]) == 0
+    measured = ("seconds", "cpu_seconds", "peak_memory_bytes", "seconds_by_stage", "marginal_seconds")
+    measured = (*measured, "prediction_seconds_per_image", "provenance", "options")
+    names = set()
+    for first in sorted((root / "run" / "seed-0").rglob("*")):
+        second = tmp_path / "again" / first.relative_to(root / "run")
+        if first.suffix in (".safetensors", ".npz", ".csv"):
+            assert first.read_bytes() == second.read_bytes(), first.name
+            names.add(first.name)
+        elif first.name == "result.json":
+            one, other = (json.loads(path.read_text()) for path in (first, second))
+            for result in (one, other):
+                result["history"] = [{**epoch, "seconds": None} for epoch in result["history"]]
+            left, right = ({name: value for name, value in one.items() if name not in measured} for one in (one, other))
+            assert left == right
+            assert one["provenance"]["data_digest"] == other["provenance"]["data_digest"]
+            assert one["provenance"]["command"].startswith("cutonce run --data ")
+    assert names >= {"head.safetensors", "top.safetensors", "predictions.npz", "manifest.csv"}
+
+
 def letters(text):
     return re.sub(r"[\W_]+", "", text)
 

@@ -34,6 +34,7 @@ def test_the_choice_is_made_by_what_each_fold_validates_with_and_scored_on_what_
     assert nested.ci95[0] < nested.score < nested.ci95[1]
     assert comparison.choice.chosen.score == pytest.approx(75 / 80)  # of the one that all samples choose
     assert "Chosen anew within each fold" in format_table(comparison)
+    assert "never by the predictions that test them" in comparison.verdict_text
     assert "(logistic once, SVM once), the method to take reaches 46.2 %" in nested.words
 
 

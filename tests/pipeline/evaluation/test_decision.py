@@ -70,3 +70,21 @@ def test_what_the_task_cannot_have_is_refused(task, goal, coverage, words):
     with pytest.raises(UsageError, match=words):
         require_decidable(task, goal_of(goal), coverage)
     require_decidable(task, None, None)
+
+
+def test_a_temperature_makes_certainties_what_they_say_and_changes_no_prediction(tmp_path):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=4000)
+    target = (rng.random(4000) < 1 / (1 + np.exp(-logits))).astype(np.int64)
+    overconfident = sure(1 / (1 + np.exp(-3 * logits)), target)
+    result = result_with(tmp_path, validation=overconfident)
+    decision = decide(result, None, None, calibrate=True)
+    assert decision.temperature == pytest.approx(3, rel=0.1)
+    probabilities = overconfident.statistics["probabilities"]
+    calibrated = decision.calibrated(probabilities)
+    assert np.array_equal(calibrated.argmax(axis=1), probabilities.argmax(axis=1))
+    assert np.allclose(calibrated[:, 1], 1 / (1 + np.exp(-logits * 3 / decision.temperature)), atol=1e-3)
+    assert np.isfinite(decision.calibrated(np.array([[0.0, 1.0]], np.float32))).all()
+    # a threshold for a recall is found at the same images with and without
+    scores = [decide(result, goal_of("recall=0.9"), None, calibrate=calibrate) for calibrate in (False, True)]
+    assert np.array_equal(scores[0].predicted(probabilities), scores[1].predicted(scores[1].calibrated(probabilities)))

@@ -30,6 +30,10 @@ def test_of_shares_it_is_newcombes_interval(first, second, published):
     assert (difference.low, difference.high) == pytest.approx(published, abs=5e-5)
 
 
+def test_a_score_without_an_interval_has_a_difference_without_one():
+    assert not difference_of_independent(Interval(0.5, np.nan, np.nan), Interval(0.9, 0.8, 1.0)).is_known
+
+
 def rows_of(place, wrong, samples=400):
     for name, count in wrong.items():
         add(place, predictions(np.arange(samples) % 2, np.arange(samples) < count), name=name)

@@ -31,6 +31,7 @@ CONTRACT = {
     "version", "task", "method", "name", "seed", "samples", "val", "test", "seconds", "seconds_by_stage", "cpu_seconds",
     "peak_memory_bytes", "trainable_parameters", "backbone_forwards", "extraction_forwards", "backbone", "weights",
     "cut", "pool", "image_size", "settings", "options", "history", "selection", "cv",
+    "marginal_seconds", "prediction_seconds_per_image", "provenance",
 }  # fmt: skip
 
 

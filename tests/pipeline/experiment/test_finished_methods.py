@@ -44,6 +44,7 @@ def test_the_same_training_is_found_and_knows_its_options(ridge):
         ({"cv": 0}, "`cv` 3, and this command says 0"),
         ({"image_size": None, "device": "cuda"}, "`image_size` 64, and this command says its default"),
         ({"scalers": ("l2",), "pool": "max"}, "`pool` avg, .* says max; with `scalers` none standard, .* says l2"),
+        ({"metric": "f1_macro"}, "`metric` accuracy, and this command says f1_macro"),
         ({"crop_mode": "squash"}, "`crop_mode` center, and this command says squash"),
         ({}, "on other features, or with options that it did not keep"),
     ],

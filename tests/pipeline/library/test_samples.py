@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.compose import ColumnTransformer
 
 from cache.errors import UsageError
 from pipeline.library.estimators import FeatureExtractor
@@ -25,6 +26,11 @@ def test_the_features_of_a_sample_are_what_becomes_of_those_of_its_images(tmp_pa
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     table = pd.DataFrame({"front": [tmp_path / "0.png", tmp_path / "2.png"], "back": [tmp_path / "1.png", np.nan]})
     assert np.array_equal(features(table, image_size=64, aggregate="mean", cache=tmp_path / "cache"), mean[:2])
+    parts = [("images", FeatureExtractor(image_size=64, aggregate="mean"), ["front", "back"])]
+    beside = ColumnTransformer([*parts, ("numbers", "passthrough", ["area"])]).fit_transform(
+        table.assign(area=[5.0, 7])
+    )
+    assert np.array_equal(beside, np.column_stack([mean[:2], [5, 7]]))
     (tmp_path / "1.png").write_text("no image")
     left = features(table, image_size=64, aggregate="mean", on_unreadable="nan")
     assert np.array_equal(left, single[[0, 2]])  # an image that cannot be read is a missing one

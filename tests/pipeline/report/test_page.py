@@ -122,11 +122,28 @@ def test_one_closed_fit_has_neither_curves_nor_comparison(tmp_path):
         assert absent not in page_text
 
 
+def test_the_foot_says_where_the_results_come_from_and_the_middle_when_the_cache_has_paid(tmp_path):
+    kept = {
+        "command": "cutonce run --data a",
+        "date": "2027-01-02T03:04:05+00:00",
+        "commit": "f00d",
+        "data_digest": "beef",
+    }
+    for name in ("logistic", "ridge"):
+        add(tmp_path, predictions([0, 1] * 10, [1] + [0] * 19), name=name, provenance=kept)
+    page = report(tmp_path).words
+    foot = page[page.index("Where the results come from") :]
+    assert [foot.count(value) for value in kept.values()] == [1, 1, 1, 1]  # of both results once
+    assert "it pays from the 2nd head, setting, seed or epoch on" in page[page.index("When the cache has paid") :]
+    assert "marginal" in page
+
+
 def test_figures_are_also_there_as_png_files(tmp_path):
     report(three_methods(tmp_path / "run"), out=tmp_path / "out")
     names = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
     assert names == {
         "accuracy-time.png",
+        "break-even.png",
         "selection-1-logistic.png",
         *("reliability.png", "roc.png", "precision-recall.png"),
         *(
@@ -213,7 +230,7 @@ def test_every_picture_has_words_for_those_who_do_not_see_it(tmp_path):
     assert all(element.get("alt") for element in page.all("img"))
     described = [attributes for _, attributes in page.elements if attributes.get("role") == "img"]
     figures = page.all("figure")
-    assert len(described) == len(figures) == 1 + 4 + 1 + 3 + 1
+    assert len(described) == len(figures) == 2 + 4 + 1 + 3 + 1
     assert all(element["aria-label"] for element in described)
     hidden = [element for element in page.all("svg") if element.get("aria-hidden") == "true"]
     assert len(hidden) + len(described) == len(page.all("svg"))
@@ -237,7 +254,7 @@ def test_where_samples_have_several_images_the_page_speaks_of_samples(tmp_path):
     (tmp_path / "seed-0" / "manifest.images.csv").touch()
     samples = report(tmp_path, notes=[]).words
     assert "samples to train on" in samples
-    for words in (r"\d test samples", "bootstrap over the test samples", "judged on the samples where"):
+    for words in (r"\d test samples", "of the test samples of the one seed", "judged on the samples where"):
         assert re.search(words, samples)
         assert not re.search(words, images)
 

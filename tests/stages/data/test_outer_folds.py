@@ -70,7 +70,7 @@ def test_a_class_of_fewer_images_than_folds_is_named():
     with pytest.raises(DataError, match=r"makes 5 folds, each with some of every class.*fewer images: 4 of b\."):
         outer_folds(manifest_of(SingleLabel("ab"), ["a"] * 20 + ["b"] * 4), NESTED, 0)
     grouped = manifest_of(SingleLabel("ab"), ["a", "b"] * 10, groups=[f"g{number // 5}" for number in range(20)])
-    with pytest.raises(DataError, match=r"there are 4 groups"):
+    with pytest.raises(DataError, match=r"there are 4 groups: `test` groups tests each of them"):
         outer_folds(grouped, NESTED, 0)
 
 

@@ -1,5 +1,3 @@
-import numpy as np
-import pytest
 from scipy.stats import binomtest
 
 import pipeline.report.tasks.class_table as class_table
@@ -25,18 +23,3 @@ def test_of_many_classes_the_worst_are_in_the_table(tmp_path, monkeypatch):
     assert "Of 2 classes the 1 with the lowest F1" in words
     assert "class 1 10 9 60.0 %" in words
     assert "class 0 30 31" not in words
-
-
-@pytest.mark.parametrize("sure", [0.95, 0.75])
-def test_the_page_says_how_sure_predictions_are_and_how_often_right(tmp_path, sure):
-    made = predictions([0] * 200, np.arange(200) < 50)
-    predicted = made.statistics["probabilities"].argmax(axis=1)
-    made.statistics["probabilities"] = 1 - sure
-    made.statistics["probabilities"][np.arange(200), predicted] = sure
-    add(tmp_path, made)
-    page = report(tmp_path)
-    words = page.words.replace("\N{NO-BREAK SPACE}", " ")
-    assert f"logistic is {100 * sure:.1f} % sure on average, and right in 75.0 %" in words
-    assert ("1 of 1 lies outside" in words) == (sure == 0.95)
-    assert "Brier score is the mean squared error" in words
-    assert (tmp_path / "figures" / "reliability.png").exists()

@@ -36,6 +36,7 @@ def test_the_page_says_how_often_sets_hold_the_true_class(tmp_path):
     words = page(tmp_path, coverage=0.8)
     assert "is to hold the true one in 80 % of the cases holds it in " in words
     assert "for 95 % recall" in words  # where none is asked for
+    assert "the temperature that fits held-out images best, its logits would have log loss" in words
 
 
 def test_a_run_that_kept_nothing_to_choose_by_has_a_page_all_the_same(tmp_path):

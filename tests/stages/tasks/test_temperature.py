@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from stages.fitting.temperature import fit_temperature
+from stages.tasks.temperature import fit_temperature
 from tests.stages.fitting.labels_and_numbers import number_task
 from tests.stages.fitting.rows_of_digits import numbered_classes
 from tests.stages.fitting.tags import Tags

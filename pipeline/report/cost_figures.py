@@ -1,0 +1,46 @@
+"""The plot of when the cache has paid: time over the passes that it saves."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from pipeline.evaluation.break_even import BreakEven
+from pipeline.report.figures import ACCENT, INK, MUTED, styled
+from pipeline.text import duration, format_count
+
+
+def break_even_figure(paid: BreakEven) -> Figure:
+    """Draw what so many passes take with the cache and without, where the two cross, and where the run stands."""
+    last = max(paid.passes, 4 * paid.paid_after, 10)
+    passes = np.geomspace(1, last, 100)
+    with styled():
+        figure = Figure(figsize=(4.8, 3.1), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.plot(passes, [paid.without_cache(each) for each in passes], "--", color=MUTED, linewidth=1.6)
+        axes.plot(passes, [paid.with_cache(each) for each in passes], "-", color=ACCENT, linewidth=1.6)
+        axes.axvline(paid.fill_seconds / paid.pass_seconds, color=INK, linewidth=0.8)
+        for seconds, color in ((paid.without_cache(paid.passes), MUTED), (paid.with_cache(paid.passes), ACCENT)):
+            axes.plot(paid.passes, seconds, "o", color=color, markersize=6, zorder=3)
+            axes.annotate(
+                duration(seconds),
+                (paid.passes, seconds),
+                xytext=(-7, 4),
+                textcoords="offset points",
+                ha="right",
+                color=color,
+            )
+        axes.set_title("dashed: without the cache; dots: this run", loc="left", fontsize=9, color=MUTED)
+        ends = (paid.with_cache(1), max(paid.without_cache(last), paid.with_cache(last)))
+        low, high = (np.log10(max(end, 1e-3)) for end in (min(paid.without_cache(1), ends[0]), ends[1]))
+        axes.set_yticks(10.0 ** np.linspace(low, high, 4))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(lambda value, _: duration(value))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(lambda value, _: format_count(value))
+        axes.set_xlabel("passes over the images: heads, settings, seeds, epochs (logarithmic)")
+        axes.set_ylabel("time")
+    return figure
