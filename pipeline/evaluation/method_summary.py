@@ -253,7 +253,9 @@ class MethodSummary:
             return None
         statistics = np.concatenate([part.statistics[part.key_order] for part in known])
         keys = np.concatenate([part.keys[part.key_order] for part in known])
-        return Scored(statistics, keys, keys)
+        units = [part.keys if part.units is None else part.units for part in known]
+        in_order = [of_part[part.key_order] for of_part, part in zip(units, known, strict=True)]
+        return Scored(statistics, np.concatenate(in_order), keys)
 
     @property
     def prediction_seconds(self) -> float:

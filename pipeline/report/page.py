@@ -18,7 +18,7 @@ from pipeline.report.cost_figures import break_even_figure
 from pipeline.report.page_parts import Figures, ReportFigure, data_uri, minus, slug, template, write_page
 from pipeline.report.tasks.registry import PageContext, task_part
 from pipeline.run_layout import CONTACT_SHEET, FIGURES, RANGE_TEST, RATES, REPORT
-from pipeline.text import duration, flattened, format_difference, format_range, format_score
+from pipeline.text import duration, flattened, format_difference, format_error, format_range, format_score
 
 PLOTS = {
     RATES: "learning rate of each group over the steps",
@@ -62,7 +62,7 @@ def write_report(
         What there is to know about the data: how it was split, what could not be read.
     """
     drawn = Figures(out_dir / FIGURES)
-    first, metric = comparison.ranked[0], comparison.metric
+    first, metric = comparison.choice.chosen, comparison.metric
     page = template("report.html.j2").render(
         comparison=comparison,
         task=task_part(PageContext(comparison, drawn, configuration)),
@@ -76,6 +76,7 @@ def write_report(
         metric=metric,
         unit=comparison.rows[0].unit,
         score=lambda value: format_score(value, as_percent=metric.as_percent),
+        error=lambda value: format_error(value, as_percent=metric.as_percent),
         difference=lambda value: minus(format_difference(value, as_percent=metric.as_percent)),
         span=lambda ends: format_range(ends, " – ", as_percent=metric.as_percent),
         against_time=drawn.add(

@@ -43,8 +43,8 @@ class PageContext:
 
     @property
     def first(self) -> MethodSummary:
-        """The best method by validation, of which single samples are shown."""
-        return self.comparison.ranked[0]
+        """The method to take, of which single samples are shown."""
+        return self.comparison.choice.chosen
 
     @property
     def predictions(self) -> Predictions:

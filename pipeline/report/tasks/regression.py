@@ -22,7 +22,7 @@ WORST = 12
 """Samples that are shown."""
 
 MOST_METHODS = 6
-"""Methods whose predictions are drawn; of more the best by validation."""
+"""Methods whose predictions are drawn; of more those that are ranked first."""
 
 
 @dataclass(frozen=True)

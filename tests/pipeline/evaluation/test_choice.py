@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.comparison import compare_runs
+from pipeline.evaluation.results import Predictions
 from pipeline.experiment.compare_runs import write_comparison
 from tests.pipeline.finished_runs import add, folded, predictions
 
@@ -100,6 +101,24 @@ def test_fine_tuning_has_to_be_shown_to_be_better_than_the_head_on_the_validatio
     (sentence,) = (words for words in comparison.choice.words if words.startswith("Fine-tune top-3 is not cross-"))
     assert "on the 120 validation images it is +" in sentence
     assert ("does not show it to be better" in sentence) == (chosen == "logistic")
+
+
+def test_validation_images_of_one_group_are_one_voice_in_a_contest(tmp_path):
+    """Sixteen images more are right, of sixteen patients or of two."""
+    for folder, groups in (
+        ("alone", None),
+        ("two", np.where(np.arange(120) < 20, np.arange(120) // 10, np.arange(120))),
+    ):
+
+        def validated(mistakes, groups=groups):
+            made = predictions(VAL, wrong(mistakes, size=120))
+            names = None if groups is None else groups.astype(str)
+            return Predictions(made.task, made.keys, made.locations, made.statistics, groups=names)
+
+        add_head(tmp_path / folder, "logistic", wrong(40), val=100 / 120, validation=validated(20))
+        add_head(tmp_path / folder, "top-3", None, method="finetune", val=116 / 120, validation=validated(4))
+    contests = {name: compare_runs([tmp_path / name]).choice.contests[0] for name in ("alone", "two")}
+    assert [contest.won for contest in contests.values()] == [True, False]
 
 
 def test_a_head_that_was_not_folded_ranks_all_by_validation_and_that_is_said(tmp_path):

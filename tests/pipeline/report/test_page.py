@@ -11,7 +11,7 @@ from pipeline.evaluation.comparison import compare_runs
 from pipeline.evaluation.results import evaluate_test
 from pipeline.report.page import write_report
 from stages.runtime.unicode_text import printable
-from tests.pipeline.finished_runs import HISTORY, SELECTION, add, predictions
+from tests.pipeline.finished_runs import HISTORY, SELECTION, add, folded, predictions
 from tests.pipeline.report.pages import HOSTILE, Page, report, three_methods
 
 
@@ -275,3 +275,16 @@ def test_scores_by_outer_fold_are_a_table_of_their_own(tmp_path):
         words.split()
     )
     assert "with a head that was trained, and whose settings were chosen, without its fold" in words
+
+
+def test_the_table_shows_what_heads_are_ranked_by_and_marks_the_one_to_take(tmp_path):
+    labels = np.arange(60) % 2
+    for name, mistakes in (("logistic", 12), ("svm", 3)):
+        made = predictions(labels, np.arange(60) < mistakes)
+        add(tmp_path, made, name=name, val=0.9, out_of_fold=folded(made))
+    page = report(tmp_path)
+    assert "out of folds" in page.words
+    assert "80.0 % ± 5.2" in page.words.replace("%±", "% ±")
+    assert "95.0 % ± 2.8" in page.words.replace("%±", "% ±")
+    assert page.words.count("to take") == 1
+    assert page.words.index("SVM to take") > 0
