@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.evaluation.choice import Choice
 from pipeline.evaluation.guessing import guessing_words
 from pipeline.evaluation.method_summary import MethodSummary, PairedTest
+from pipeline.evaluation.rare_classes import rare_class_words
 from pipeline.text import capitalized, format_difference, format_score, percent
 
 Outcome = Literal["pays", "does not pay", "inconclusive", "ranking", "single", "new data"]
@@ -40,11 +41,11 @@ def give_verdict(choice: Choice, reference: MethodSummary, tests: Sequence[Paire
     ranked, chosen = choice.ranked, choice.chosen
     by_pair = {(test.method, test.against): test for test in tests}
     tests_by_label = {test.method: test for test in tests if test.against == reference.label}
-    guessing = guessing_words(chosen)
+    warnings = [*guessing_words(chosen), *rare_class_words(chosen)]
     if len(ranked) == 1:
         name, images = capitalized(_method_phrase(reference)), describe_test_images(reference)
         headline = f"{name} reaches {_reached(reference)} on {images}."
-        details = [*guessing, "It is the only method here: there is nothing to compare it with."]
+        details = [*warnings, "It is the only method here: there is nothing to compare it with."]
         return Verdict("single", headline, tuple(details), reference)
     tuned = next((row for row in ranked if row.method == "finetune"), None)
     if tuned is None or not reference.cached:
@@ -54,7 +55,7 @@ def give_verdict(choice: Choice, reference: MethodSummary, tests: Sequence[Paire
         candidates = sum(row.method == "finetune" for row in ranked)
         outcome, headline = _outcome(tuned, reference, tests_by_label[tuned.label], candidates)
         details = [f"Take {_method_phrase(chosen)}."]
-    details = [*guessing, *details]
+    details = [*warnings, *details]
     if reference.cached:
         details += [
             f"Without the cache, every image through the frozen network in every epoch, {row.label} reaches "
