@@ -50,6 +50,11 @@ def seed_dir(run: Path, seed: int) -> Path:
     return run / f"{_SEED}{seed}"
 
 
+def seed_dirs(run: Path) -> list[Path]:
+    """Return the folders of the seeds."""
+    return sorted(run.glob(f"{_SEED}*"))
+
+
 def seed_of(directory: Path) -> int:
     """Return the seed whose folder this is."""
     return int(directory.name.removeprefix(_SEED))

@@ -114,7 +114,7 @@ def test_help_and_the_page_of_options_name_what_other_packages_add(plug_ins):
     folder, _ = plug_ins
     page = run(folder, "from pipeline.cli.reference import reference; print(reference())")
     for words in (
-        "cls (class token), none (keep the map), gem (of the package cutonce.poolings)",
+        "none (keep the map), gem (of the package cutonce.poolings)",
         "randomerasing and negative",
         "megabytes at a time), .csv (of the package cutonce.export_formats).",
         "a device computes), logging (of the package cutonce.engines). Not part",

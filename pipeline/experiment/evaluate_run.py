@@ -49,6 +49,7 @@ from pipeline.run_layout import (
     RESULTS,
     files_of_methods,
     seed_dir,
+    seed_dirs,
     seed_of,
 )
 from stages.columns.table_encoder import TableEncoder
@@ -297,7 +298,7 @@ def _make_room(out: Path) -> None:
     """Remove what an evaluation that is there has left; refuse a folder that is none."""
     if files_of_methods(out, MODEL_CARD) or (files_of_methods(out, RESULT) and not (out / EVALUATION).exists()):
         raise UsageError(f"`out` {out} is a run: an evaluation goes into a folder of its own")
-    for directory in (*out.glob("seed-*"), out / FIGURES):
+    for directory in (*seed_dirs(out), out / FIGURES):
         shutil.rmtree(directory, ignore_errors=True)
     for name in (REPORT, RESULTS, PREDICTIONS_TABLE):
         (out / name).unlink(missing_ok=True)

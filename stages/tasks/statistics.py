@@ -232,6 +232,9 @@ def _scorer(metric: Metric, statistics: Statistics, weighted: OfCounts | None, u
     """Return a function from how often each unit is in resamples, [resamples, units], to their metrics, [resamples]."""
     if weighted is not None:
         return lambda drawn: _of_units(weighted, units, drawn)
+    if metric.per_sample is not None:
+        of_units = units.sums(metric.per_sample(statistics).astype(np.float64))
+        return lambda drawn: np.asarray((drawn @ of_units) / (drawn @ units.sizes))
     sums, of_sum = _flat_sums(metric, statistics, units), metric.of_sum
     if sums is None or of_sum is None:
         return lambda drawn: np.array(

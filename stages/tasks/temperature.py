@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from stages.tasks.base import Task
 
@@ -20,6 +19,8 @@ def fit_temperature(task: Task, margins: NDArray[np.floating], targets: NDArray[
     """
     if task.outputs == "values":
         return 1.0
+    from scipy.optimize import minimize_scalar
+
     margins = np.asarray(margins, dtype=np.float64)
 
     def loss(log_temperature: float) -> float:

@@ -14,7 +14,8 @@ from stages.tasks.base import Metric, mean_metric, sum_metric
 from stages.tasks.multi_label import MultiLabel
 from stages.tasks.regression import Regression
 from stages.tasks.single_label import SingleLabel
-from stages.tasks.statistics import bootstrap_difference, bootstrap_interval
+from stages.tasks.statistics import bootstrap_difference, bootstrap_interval, replicates
+from stages.tasks.units import Units
 
 TASK = SingleLabel("abc")
 ABSOLUTE = mean_metric("mae", "MAE", lambda rows: np.abs(rows[:, 0] - rows[:, 1]), higher_is_better=False)
@@ -227,3 +228,12 @@ def test_of_many_ranks_fewer_resamples_are_made_and_never_too_few(monkeypatch):
         made.clear()
         bootstrap_interval(counted, rows, resamples=100)
         assert sum(made) == expected
+
+
+def test_a_mean_is_resampled_by_its_samples_scores_and_not_computed_anew():
+    made, units = classes(0, 40), Units.of(40, np.arange(40) // 2)
+    (scores,) = replicates(TASK.metrics["log_loss"], (made,), units, resamples=50)
+    anew = replace(TASK.metrics["log_loss"], per_sample=None)
+    assert scores == pytest.approx(replicates(anew, (made,), units, resamples=50)[0], rel=1e-5)
+    refused = replace(TASK.metrics["log_loss"], score=None)
+    assert np.array_equal(scores, replicates(refused, (made,), units, resamples=50)[0])
