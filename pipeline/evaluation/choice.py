@@ -222,10 +222,12 @@ def _tie_words(ranking: _Ranking, tied: Sequence[MethodSummary], best: MethodSum
     if len(tied) < 2:
         return []
     others = listed([row.label for row in tied])
-    return [
-        f"Within one standard error of the paired difference from the best are {others}: "
-        f"{best.label}, the cheapest of them to predict with and to train, is taken."
-    ]
+    taken = (
+        f"{best.label} is taken, as no other is clearly cheaper to predict with or to train"
+        if best is ranking.rows[ranking.best]
+        else f"{best.label}, which is cheaper to predict with or to train, is taken"
+    )
+    return [f"Within one standard error of the paired difference from the best are {others}: {taken}."]
 
 
 def _contest_words(contests: Sequence[Contest], head: MethodSummary) -> list[str]:

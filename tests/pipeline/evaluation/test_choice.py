@@ -58,9 +58,17 @@ def test_of_those_within_one_standard_error_of_the_paired_difference_the_cheapes
     assert [row.name for row in comparison.choice.tied] == ["mlp", "rbf"]
     assert comparison.verdict.chosen.name == comparison.reference.name == "rbf"
     assert (
-        "Within one standard error of the paired difference from the best are MLP, RBF SVM: RBF SVM, the cheapest of "
-        "them to predict with and to train, is taken."
+        "Within one standard error of the paired difference from the best are MLP, RBF SVM: RBF SVM, which is cheaper "
+        "to predict with or to train, is taken."
     ) in comparison.verdict_text
+
+
+def test_of_those_that_cost_alike_the_best_is_taken_and_none_is_called_cheaper(tmp_path):
+    add_head(tmp_path, "mlp", wrong(40), method="head", train=40)
+    add_head(tmp_path, "rbf", wrong(41, first=1), method="head", train=35)
+    comparison = compare_runs([tmp_path])
+    assert comparison.verdict.chosen.name == "mlp"
+    assert "MLP is taken, as no other is clearly cheaper to predict with or to train." in comparison.verdict_text
 
 
 def test_what_predicts_quicker_is_cheaper_than_what_trains_quicker(tmp_path):
