@@ -29,7 +29,7 @@ import numpy as np
 
 from pipeline.cli.output import echo, messages_printed
 from pipeline.evaluation.comparison import compare_runs
-from pipeline.evaluation.method_summary import MethodSummary
+from pipeline.evaluation.method_summary import MethodSummary, paired_test
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.finetune_methods import run_finetune
 from pipeline.experiment.run_setup import extract_features, init_run, init_seed
@@ -41,7 +41,6 @@ from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
 from stages.extraction.extractor import build_extractor
 from stages.finetuning.baselines import baseline
-from stages.tasks.statistics import bootstrap_difference
 
 BASE = FinetuneConfig(unfreeze="3", epochs=6)
 """What every technique is added to."""
@@ -176,8 +175,9 @@ def _table(rows: dict[str, MethodSummary], trainings: dict[str, tuple[FinetuneCo
         )
         difference = ""
         if reference in rows:
-            effect = bootstrap_difference(row.metric, row.statistics, rows[reference].statistics, row.images)
-            difference = f"{points(effect.value)} ({points(effect.low)} to {points(effect.high)})"
+            effect = paired_test(row, rows[reference])
+            low, high = effect.difference_ci95
+            difference = f"{points(effect.difference)} ({points(low)} to {points(high)})"
         epochs = np.mean([result.settings["best epoch"] for result in row.results])
         line = [label, percent(row.val_score), percent(row.score) + seed_range, f"{epochs:.0f}"]
         stages = row.seconds_by_stage

@@ -31,7 +31,7 @@ from pipeline.evaluation.methods import get_method, is_method
 from pipeline.evaluation.out_of_fold import OutOfFoldPredictions, own_arrays
 from stages.config.version_1 import METHOD_NAMES
 from stages.tasks.base import Metric, Statistics, Task, evaluate, find_metric, task_from_json
-from stages.tasks.intervals import Interval, interval
+from stages.tasks.intervals import Interval, interval, right_or_wrong
 from stages.tasks.metrics import OLD_NAMES
 
 VERSION = 2
@@ -91,9 +91,7 @@ class Predictions:
     @cached_property
     def correct(self) -> NDArray[np.bool_] | None:
         """Whether each sample is predicted rightly, bool [n]; None where the task's metric knows more than that."""
-        per_sample = self.task.metrics[self.task.primary].per_sample
-        scores = None if per_sample is None else per_sample(self.statistics)
-        return scores if scores is not None and scores.dtype == np.bool_ else None
+        return right_or_wrong(find_metric(self.task), self.statistics)
 
     @cached_property
     def units(self) -> NDArray[np.str_] | None:

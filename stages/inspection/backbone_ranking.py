@@ -18,7 +18,9 @@ from stages.fitting.fit_head import head_probabilities, train_head
 from stages.fitting.folds import stratified_folds
 from stages.fitting.problem import FitProblem
 from stages.tasks.base import Metric, Statistics, Task, find_metric
-from stages.tasks.statistics import Difference, bootstrap_difference, bootstrap_interval
+from stages.tasks.paired import compare
+from stages.tasks.standard_error import standard_error
+from stages.tasks.statistics import Difference
 from stages.tasks.strata import multi_label_folds
 
 FOLDS = 5
@@ -29,9 +31,6 @@ _FEWEST = 4
 
 _HELD_OUT = 5
 """One of so many rows that are fitted stands as validation split, which ridge does not need."""
-
-_NORMAL = 2 * 1.959964
-"""Width of a 95 % interval in standard errors."""
 
 
 @dataclass(frozen=True)
@@ -165,15 +164,10 @@ def rank_backbones(
     best = statistics[order[0]]
     ranked = []
     for name in order:
-        behind = bootstrap_difference(metric, statistics[name], best, groups, resamples=RESAMPLES)
-        error = _standard_error(metric, statistics[name], groups)
+        behind = compare(metric, statistics[name], best, groups, resamples=RESAMPLES).difference
+        error = standard_error(metric, statistics[name], groups)
         ranked.append(RankedBackbone(name, scores[name], error, behind))
     return ranked
-
-
-def _standard_error(metric: Metric, statistics: Statistics, groups: NDArray[np.int64] | None) -> float:
-    low, high = bootstrap_interval(metric, statistics, groups, resamples=RESAMPLES)
-    return (high - low) / _NORMAL
 
 
 def _folds(rows: FeatureRows, task: Task, seed: int) -> Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from stages.inspection.sample_scores import mean_of_defined, score_of, scores_of_resamples, variance_of
 from stages.tasks.base import Metric, Statistics, mean_metric
-from stages.tasks.statistics import bootstrap_difference, percentile_interval
+from stages.tasks.paired import compare
+from stages.tasks.standard_error import standard_error
+from stages.tasks.statistics import percentile_interval
 
 MOST_LOST = 0.02
 """What a recommended cut may lose to the best one, as measured: of few images, much more would not be told apart."""
@@ -197,24 +199,10 @@ def paired_loss(best: CutScore, cut: CutScore, groups: tuple[NDArray[Any], ...] 
     value = best.score - cut.score
     if best.metric.per_sample is not None:
         scores = np.concatenate(best.samples), np.concatenate(cut.samples)
-        units = None if groups is None else belongs
-        interval = bootstrap_difference(_SCORES, scores[0], scores[1], units, resamples=_RESAMPLES)
-        return PairedLoss(
-            value, _clustered_error(np.subtract(*scores, dtype=np.float64), belongs), interval.low, interval.high
-        )
+        _, low, high = compare(_SCORES, scores[0], scores[1], belongs).difference
+        return PairedLoss(value, standard_error(_SCORES, scores[0], belongs, against=scores[1]), low, high)
     replicates = _replicates(best, belongs) - _replicates(cut, belongs)
     return PairedLoss(value, float(np.nanstd(replicates)), *percentile_interval(replicates))
-
-
-def _clustered_error(gains: NDArray[np.float64], belongs: NDArray[np.int64]) -> float:
-    """Return the standard error of the mean of gains, [n], of which those of a group vary together.
-
-    Linearized ratio of sums over groups (Cochran 1977, "Sampling Techniques", section 2.11 and 9A); of single samples
-    the error of a mean.
-    """
-    sums = np.bincount(belongs, weights=gains - gains.mean())
-    drawn = len(sums)
-    return math.sqrt(float((sums**2).sum()) * drawn / max(drawn - 1, 1)) / len(gains)
 
 
 def _replicates(cut: CutScore, belongs: NDArray[np.int64]) -> NDArray[np.float64]:

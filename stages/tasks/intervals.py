@@ -123,12 +123,6 @@ def quantile(degrees: float) -> float:
     return float(ndtri(upper) if math.isinf(degrees) else stdtrit(degrees, upper))
 
 
-def error_of_mean(values: NDArray[np.float64], units: Units) -> float:
-    """Return the standard error of the mean of values [n] whose units are independent, as ``standard_error`` does."""
-    deviations = units.sums(values - values.mean())
-    return math.sqrt(units.count / (units.count - 1) * float(np.square(deviations).sum())) / len(values)
-
-
 def _of_share(right: NDArray[np.bool_], units: Units, widened: float) -> tuple[float, float]:
     share, normal = float(right.mean()), quantile(math.inf)
     if units.index is None:
@@ -139,7 +133,7 @@ def _of_share(right: NDArray[np.bool_], units: Units, widened: float) -> tuple[f
     mixed = min(int((hits > 0).sum()), int((hits < units.sizes).sum()), units.count - 1)
     worth = units.effective
     if mixed:
-        variance = error_of_mean(right.astype(np.float64), units) ** 2
+        variance = units.error_of_mean(right.astype(np.float64)) ** 2
         shown = share * (1 - share) / variance if variance else len(right)
         worth = min(max(min(shown, len(right)) * (normal / quantile(mixed)) ** 2, worth), len(right))
     return wilson(share, worth / widened**2, normal)

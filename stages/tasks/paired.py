@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stages.tasks.base import Metric, Statistics
-from stages.tasks.intervals import FEWEST_GROUPS, error_of_mean, quantile, right_or_wrong
+from stages.tasks.intervals import FEWEST_GROUPS, quantile, right_or_wrong
 from stages.tasks.proportions import difference_of_shares, mcnemar
 from stages.tasks.standard_error import standard_error
 from stages.tasks.statistics import RESAMPLES, Difference, expanded_interval, expanded_level, replicates
@@ -135,7 +135,7 @@ def _of_gains(gains: NDArray[np.float64], units: Units, widened: float) -> Compa
     if differing < 2:
         return Compared(Difference(value, min(value, 0.0), max(value, 0.0)), 1.0, "paired t")
     single = Units.of(len(gains), None)
-    error = max(error_of_mean(gains, units), error_of_mean(gains, single))
+    error = max(units.error_of_mean(gains), single.error_of_mean(gains))
     return _of_error(value, error * widened, differing - 1)
 
 

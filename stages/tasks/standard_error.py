@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from stages.tasks.base import Metric, Statistics
+from stages.tasks.units import Units
 
 MOST_BLOCKS = 50
 """Parts of the samples that are left out one after the other, of a metric that is no mean."""
@@ -43,30 +44,21 @@ def standard_error(
     """
     if against is not None and len(against) != len(statistics):
         raise ValueError(f"{len(statistics)} and {len(against)} statistics are not those of the same samples")
-    numbers = np.arange(len(statistics)) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
-    numbers = numbers.reshape(-1)
-    count = int(numbers.max()) + 1 if len(numbers) else 0
-    if count < 2:
+    if not len(statistics):
         return math.nan
+    independent = Units.of(len(statistics), units)
     if metric.per_sample is not None:
         values = metric.per_sample(statistics).astype(np.float64)
         if against is not None:
             values -= metric.per_sample(against).astype(np.float64)
-        return _of_mean(values, numbers, count)
-    return _jackknifed(metric, statistics, against, numbers, count)
+        return independent.error_of_mean(values)
+    return _jackknifed(metric, statistics, against, independent)
 
 
-def _of_mean(values: NDArray[np.float64], numbers: NDArray[np.int64], count: int) -> float:
-    deviations = np.bincount(numbers, values - values.mean(), minlength=count)
-    return math.sqrt(count / (count - 1) * float(np.square(deviations).sum())) / len(values)
-
-
-def _jackknifed(
-    metric: Metric, statistics: Statistics, against: Statistics | None, numbers: NDArray[np.int64], count: int
-) -> float:
-    blocks = min(count, MOST_BLOCKS)
-    block_of_unit = np.random.default_rng(0).permutation(np.arange(count) % blocks)
-    block_of_sample = block_of_unit[numbers]
+def _jackknifed(metric: Metric, statistics: Statistics, against: Statistics | None, units: Units) -> float:
+    blocks = min(units.count, MOST_BLOCKS)
+    block_of_unit = np.random.default_rng(0).permutation(np.arange(units.count) % blocks)
+    block_of_sample = units.of_samples(block_of_unit)
     scores = []
     for block in range(blocks):
         kept = block_of_sample != block

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from stages.tasks.base import Metric, OfCounts, Statistics
 from stages.tasks.units import Units
@@ -51,7 +51,14 @@ def replicates(
 
     nan where it is not defined for a resample.
     """
-    return _resampled(metric, statistics_by_method, units, seed, resamples)
+    weighted = [metric.weighted and metric.weighted(statistics) for statistics in statistics_by_method]
+    scorers = [
+        _scorer(metric, statistics, of_counts, units)
+        for statistics, of_counts in zip(statistics_by_method, weighted, strict=True)
+    ]
+    affordable = _affordable(resamples, *(of_counts for of_counts in weighted if of_counts is not None))
+    draws = _draws(units.count, np.random.default_rng(seed), affordable)
+    return np.concatenate([[scorer(drawn) for scorer in scorers] for drawn in draws], axis=1)
 
 
 def expanded_interval(made: NDArray[np.float64], units: int) -> tuple[float, float]:
@@ -91,77 +98,13 @@ def _unexpanded(level: float, units: int) -> float:
     return float(min(2 * stdtr(units - 1, ndtri(level / 2) * np.sqrt((units - 1) / units)), 1.0))
 
 
-def bootstrap_interval(
-    metric: Metric,
-    statistics: Statistics,
-    groups: ArrayLike | None = None,
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of a metric over samples, or over whole groups of them.
-
-    Percentile bootstrap (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13); over groups the
-    cluster bootstrap (Davison and Hinkley 1997, "Bootstrap Methods and their Application", section 3.8). Resamples for
-    which the metric is not defined are left out; if it never is, both ends are nan.
-
-    Parameters
-    ----------
-    metric : Metric
-    statistics : array [n, ...]
-        What the task keeps of each sample.
-    groups : array [n], optional
-    seed : int
-    resamples : int
-        A metric that is no function of sums is computed that many times: allow for it. One that scores resamples
-        together (`Metric.weighted`) takes as many as six billion ranks allow, and 2,000 at least: for 12,500 samples
-        with 80 labels 6,000.
-    """
-    units = Units.of(len(statistics), groups)
-    if metric.per_sample is not None:
-        return percentile_interval(_resampled_means(units, metric.per_sample(statistics), seed, resamples))
-    return percentile_interval(_resampled(metric, (statistics,), units, seed, resamples)[0])
-
-
-def bootstrap_difference(
-    metric: Metric,
-    statistics_a: Statistics,
-    statistics_b: Statistics,
-    groups: ArrayLike | None = None,
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> Difference:
-    """Return a metric of `a` minus that of `b`, with its 95 % interval: both resampled by the same draws.
-
-    Parameters
-    ----------
-    metric : Metric
-    statistics_a, statistics_b : array [n, ...]
-        Of the same samples in the same order.
-    groups : array [n], optional
-    seed : int
-    resamples : int
-    """
-    units = Units.of(_common_length(statistics_a, statistics_b), groups)
-    if metric.per_sample is not None:
-        gains = _gains(metric.per_sample(statistics_a), metric.per_sample(statistics_b))
-        return Difference(
-            float(gains.sum() / len(gains)), *percentile_interval(_resampled_means(units, gains, seed, resamples))
-        )
-    scores_of_a, scores_of_b = _resampled(metric, (statistics_a, statistics_b), units, seed, resamples)
-    return Difference(
-        metric.score(statistics_a) - metric.score(statistics_b), *percentile_interval(scores_of_a - scores_of_b)
-    )
-
-
 def bootstrap_variance(metric: Metric, statistics: Statistics, *, seed: int = 0, resamples: int = RESAMPLES) -> float:
     """Return the variance of a metric over bootstrap resamples of the samples; nan where it is not defined for two.
 
     Resamples for which it is not defined are left out.
     """
-    replicates = _resampled(metric, (statistics,), Units.of(len(statistics), None), seed, resamples)[0]
-    defined = replicates[~np.isnan(replicates)]
+    made = replicates(metric, (statistics,), Units.of(len(statistics), None), seed, resamples)[0]
+    defined = made[~np.isnan(made)]
     return float(defined.var()) if len(defined) > 1 else float("nan")
 
 
@@ -171,21 +114,6 @@ def resampled_scores(metric: Metric, statistics: Statistics, counts: NDArray[np.
     return _scorer(metric, statistics, weighted, Units.of(len(statistics), None))(counts)
 
 
-def _common_length(statistics_a: Statistics, statistics_b: Statistics) -> int:
-    if len(statistics_a) != len(statistics_b):
-        raise ValueError(f"{len(statistics_a)} and {len(statistics_b)} statistics are not those of the same samples")
-    return len(statistics_a)
-
-
-def _gains(scores_a: NDArray[Any], scores_b: NDArray[Any]) -> NDArray[Any]:
-    """Return by how much the score of each sample is higher for `a`; int64 where scores are right or wrong."""
-    return np.subtract(*(scores.astype(_summed_as(scores)) for scores in (scores_a, scores_b)))
-
-
-def _summed_as(values: NDArray[Any]) -> type[np.int64] | type[np.float64]:
-    return np.float64 if np.issubdtype(values.dtype, np.floating) else np.int64
-
-
 def percentile_interval(replicates: NDArray[np.float64]) -> tuple[float, float]:
     """Return the ends of the 95 % interval of replicates, of which those that are nan do not count."""
     defined = replicates[~np.isnan(replicates)]
@@ -193,39 +121,6 @@ def percentile_interval(replicates: NDArray[np.float64]) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.quantile(defined, [0.025, 0.975])
     return float(low), float(high)
-
-
-def _resampled_means(units: Units, scores: NDArray[Any], seed: int, resamples: int) -> NDArray[np.float64]:
-    """Return means of scores [n] over resamples of the units, float64 [resamples].
-
-    Units of the same sum and size are interchangeable, and where sums are counts there are few kinds of them: how
-    often each kind is drawn in a resample with replacement is one multinomial draw, so that no resample of the units
-    has to be made.
-    """
-    sums, generator = units.sums(scores.astype(_summed_as(scores))), np.random.default_rng(seed)
-    if sums.dtype == np.float64:
-        drawn_means = [(drawn @ sums) / (drawn @ units.sizes) for drawn in _draws(units.count, generator, resamples)]
-        return np.concatenate(drawn_means)
-    kinds, counts = np.unique(np.stack([sums, units.sizes], axis=1), axis=0, return_counts=True)
-    means = np.empty(resamples)
-    for rows in _portions(resamples, len(kinds)):
-        drawn = generator.multinomial(units.count, counts / units.count, size=rows.stop - rows.start)
-        means[rows] = (drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1])
-    return means
-
-
-def _resampled(
-    metric: Metric, statistics_by_method: tuple[Statistics, ...], units: Units, seed: int, resamples: int
-) -> NDArray[np.float64]:
-    """Return the metric of each method over the same resamples of the units, float64 [methods, resamples]."""
-    weighted = [metric.weighted and metric.weighted(statistics) for statistics in statistics_by_method]
-    scorers = [
-        _scorer(metric, statistics, of_counts, units)
-        for statistics, of_counts in zip(statistics_by_method, weighted, strict=True)
-    ]
-    affordable = _affordable(resamples, *(of_counts for of_counts in weighted if of_counts is not None))
-    draws = _draws(units.count, np.random.default_rng(seed), affordable)
-    return np.concatenate([[scorer(drawn) for scorer in scorers] for drawn in draws], axis=1)
 
 
 def _scorer(metric: Metric, statistics: Statistics, weighted: OfCounts | None, units: Units) -> _ScoresOf:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,16 @@ class Units:
     def of_samples(self, unit_values: NDArray[Any]) -> NDArray[Any]:
         """Return for each sample what its unit has, from values of units along the last axis."""
         return unit_values if self.index is None else unit_values[..., self.index]
+
+    def error_of_mean(self, values: NDArray[Any]) -> float:
+        """Return the standard error of the mean of values, [n], whose units are independent; nan of a single unit.
+
+        That of a ratio of sums over units of unlike sizes (Cochran 1977, "Sampling Techniques", section 9.3).
+        """
+        if self.count < 2:
+            return math.nan
+        deviations = self.sums(values - values.mean())
+        return math.sqrt(self.count / (self.count - 1) * float(np.square(deviations).sum())) / len(values)
 
     def sums(self, values: Any) -> Any:
         """Return the sums, [units, ...], of values of samples, [n, ...], dense or sparse."""
