@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this fold
 
 from pipeline.evaluation.comparison import choose_result
 from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
-from pipeline.evaluation.results import Predictions, Result, evaluate_test
+from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.results import Result, evaluate_test
 from pipeline.text import table
 from stages.config.heads import HeadConfig
 from stages.fitting.feature_rows import FeatureRows

@@ -6,18 +6,18 @@ predicted by, and all heads are asked about the same samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.errors import DataError
+from pipeline.evaluation.predictions import DAMAGED_ARCHIVE, arrays_of_statistics, read_arrays, statistics_of_arrays
 from stages.tasks.base import Metric, Statistics, Task
 from stages.tasks.standard_error import standard_error
-
-_OWN_FIELDS = ("keys", "fold", "repeat", "groups")
 
 
 @dataclass(frozen=True)
@@ -85,24 +85,27 @@ class OutOfFoldPredictions:
         }
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return what ``out-of-fold.npz`` holds beside the statistics."""
-        own = {"keys": self.keys, "fold": self.fold, "repeat": self.repeat}
-        return own if self.groups is None else {**own, "groups": self.groups}
+        """Return what ``out-of-fold.npz`` holds."""
+        groups = {} if self.groups is None else {"groups": self.groups}
+        own = {"keys": self.keys, "fold": self.fold, "repeat": self.repeat, **groups}
+        return {**own, **arrays_of_statistics(self.statistics)}
 
     @classmethod
-    def from_arrays(cls, task: Task, own: Mapping[str, NDArray[Any]], statistics: Statistics) -> OutOfFoldPredictions:
-        """Return the predictions of which `arrays`, and the statistics, were read from a file.
+    def load(cls, path: Path, task: Task) -> OutOfFoldPredictions:
+        """Read an ``out-of-fold.npz``.
 
         Raises
         ------
-        ValueError
-            If they are not about the same samples.
+        DataError
+            If the file is damaged, or holds something else.
         """
-        if {len(array) for array in own.values()} != {len(statistics)}:
-            raise ValueError("keys, folds and statistics are not about the same samples")
-        return cls(task, own["keys"], own["fold"], own["repeat"], statistics, own.get("groups"))
-
-
-def own_arrays(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Take what `OutOfFoldPredictions.arrays` gave out of the arrays of a file; what is left are statistics."""
-    return {name: arrays.pop(name) for name in _OWN_FIELDS if name in arrays}
+        try:
+            arrays = read_arrays(path)
+            own = [arrays.pop(name) for name in ("keys", "fold", "repeat")]
+            groups = arrays.pop("groups", None)
+            statistics = statistics_of_arrays(arrays)
+            if {len(array) for array in own} != {len(statistics)}:
+                raise ValueError("keys, folds and statistics are not about the same samples")
+            return cls(task, own[0], own[1], own[2], statistics, groups)
+        except DAMAGED_ARCHIVE as error:
+            raise DataError(f"{path} is damaged ({error}); delete its folder and train this method again") from error

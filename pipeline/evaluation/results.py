@@ -10,9 +10,6 @@ import io
 import json
 import math
 import re
-import struct
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -28,10 +25,11 @@ from cache.atomic_write import write_atomically
 from cache.errors import CutonceError, DataError, listed
 from pipeline import run_layout
 from pipeline.evaluation.methods import get_method, is_method
-from pipeline.evaluation.out_of_fold import OutOfFoldPredictions, own_arrays
+from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
+from pipeline.evaluation.predictions import Predictions, write_arrays
 from stages.config.version_1 import METHOD_NAMES
 from stages.tasks.base import Metric, Statistics, Task, evaluate, find_metric, task_from_json
-from stages.tasks.intervals import Interval, interval, right_or_wrong
+from stages.tasks.intervals import Interval, interval
 from stages.tasks.metrics import OLD_NAMES
 
 VERSION = 2
@@ -40,136 +38,6 @@ VERSION = 2
 Version 1 had no task, which was `single_label`, named a method `frozen` that is `uncached` now, two metrics as
 ``stages.tasks.metrics.OLD_NAMES`` says, and the interval ``accuracy_ci95``.
 """
-
-
-class Predictions:
-    """What was predicted for the test split, in the manifest's order.
-
-    Parameters
-    ----------
-    task : Task
-        Whose statistics these are.
-    keys : str or S32 [n]
-        Keys of the images; kept as S32.
-    locations : str [n]
-        Where the images are.
-    statistics : array [n, ...]
-        What the task keeps of each sample: the truth, and what was predicted.
-    folds : str [n], optional
-        The outer fold that each sample was tested in, where there are folds.
-    groups : str [n], optional
-        What samples that are not independent of each other belong to, a patient or a product; '' for one on its own.
-    """
-
-    def __init__(
-        self,
-        task: Task,
-        keys: ArrayLike,
-        locations: ArrayLike,
-        statistics: Statistics,
-        folds: ArrayLike | None = None,
-        groups: ArrayLike | None = None,
-    ) -> None:
-        self.task = task
-        self.keys: NDArray[np.bytes_] = np.asarray(keys, dtype="S32")
-        self.locations: NDArray[np.str_] = np.asarray(locations, dtype=np.str_)
-        self.statistics = statistics
-        self.folds: NDArray[np.str_] | None = None if folds is None else np.asarray(folds, dtype=np.str_)
-        self.groups: NDArray[np.str_] | None = None if groups is None else np.asarray(groups, dtype=np.str_)
-        lengths = [self.keys.shape, self.locations.shape, *([] if self.groups is None else [self.groups.shape])]
-        if any(length != statistics.shape[:1] for length in lengths):
-            raise ValueError("keys, locations, groups and statistics are not about the same images")
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    @cached_property
-    def labels(self) -> NDArray[np.str_]:
-        """What is true, in words, [n]."""
-        return self.task.labels(self.statistics)
-
-    @cached_property
-    def correct(self) -> NDArray[np.bool_] | None:
-        """Whether each sample is predicted rightly, bool [n]; None where the task's metric knows more than that."""
-        return right_or_wrong(find_metric(self.task), self.statistics)
-
-    @cached_property
-    def units(self) -> NDArray[np.str_] | None:
-        """What is independent of each other, [n]: groups, and samples on their own; None where none has a group."""
-        if self.groups is None:
-            return None
-        own_names = np.char.add("image ", np.char.decode(self.keys, "ascii"))
-        return np.where(self.groups == "", own_names, np.char.add("group ", self.groups))
-
-    @cached_property
-    def key_order(self) -> NDArray[np.int64]:
-        """Rows in the order of their keys (and labels): the same images stand at the same place for every method."""
-        return np.lexsort((self.labels, self.keys))
-
-    def of_task(self, task: Task) -> Predictions:
-        """Return the same predictions under a task that differs in what was set of it: its scale, its thresholds."""
-        return Predictions(task, self.keys, self.locations, self.statistics, self.folds, self.groups)
-
-    def select(self, rows: NDArray[np.int64]) -> Predictions:
-        """Return the predictions in those rows."""
-        folds, groups = (None if values is None else values[rows] for values in (self.folds, self.groups))
-        return Predictions(self.task, self.keys[rows], self.locations[rows], self.statistics[rows], folds, groups)
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return what ``predictions.npz`` holds: keys, locations, folds and groups if any, fields of the statistics."""
-        further = {"folds": self.folds, _GROUPS: self.groups}
-        known = {name: values for name, values in further.items() if values is not None}
-        return {"keys": self.keys, "locations": self.locations, **known, **_arrays_of(self.statistics)}
-
-    @classmethod
-    def load(cls, path: Path, task: Task) -> Predictions:
-        """Read a ``predictions.npz``.
-
-        Raises
-        ------
-        DataError
-            If the file is missing, damaged, or holds something else.
-        """
-        try:
-            arrays = _read_arrays(path)
-            keys, locations, folds = arrays.pop("keys"), arrays.pop("locations"), arrays.pop("folds", None)
-            groups = arrays.pop(_GROUPS, None)
-            predictions = cls(task, keys, locations, _statistics_of(arrays), folds, groups)
-            if len(task.cells(predictions.statistics[0])) != len(task.columns):
-                raise ValueError(f"these are not predictions of the task {task.name}")
-            return predictions
-        except FileNotFoundError:
-            raise DataError(f"{path} is missing, but its result.json is there; train this method again") from None
-        except _DAMAGED_ARCHIVE as error:
-            raise DataError(f"{path} is damaged ({error}); delete its folder and train this method again") from error
-
-
-_GROUPS = "groups"
-
-_WHOLE = "statistics"
-"""What statistics without fields are called in a file."""
-
-_OLD_FIELDS = {"labels": "target"}
-"""What version 1 calls a field of the statistics, and what it is called now."""
-
-
-def _arrays_of(statistics: Statistics) -> dict[str, NDArray[Any]]:
-    """Return each field of the statistics by its name, or the whole."""
-    names = statistics.dtype.names
-    return {name: statistics[name] for name in names} if names else {_WHOLE: statistics}
-
-
-def _statistics_of(arrays: Mapping[str, NDArray[Any]]) -> Statistics:
-    """Return the statistics whose fields, or whose whole, were read from a file."""
-    if set(arrays) == {_WHOLE}:
-        return arrays[_WHOLE]
-    current_names = {_OLD_FIELDS.get(name, name): array for name, array in arrays.items()}
-    (samples,) = {len(array) for array in current_names.values()}
-    kinds = [(name, array.dtype, array.shape[1:]) for name, array in current_names.items()]
-    statistics: Statistics = np.empty(samples, dtype=np.dtype(kinds))
-    for name, array in current_names.items():
-        statistics[name] = array
-    return statistics
 
 
 def evaluate_test(task: Task, statistics: Statistics, seed: int, units: ArrayLike | None = None) -> dict[str, Any]:
@@ -290,10 +158,9 @@ class Result:
         """
         directory.mkdir(parents=True, exist_ok=True)
         # a training that is replaced may have left what this one lacks
-        _write_arrays(directory / run_layout.VALIDATION, None if validation is None else validation.arrays())
-        folded = None if out_of_fold is None else {**out_of_fold.arrays(), **_arrays_of(out_of_fold.statistics)}
-        _write_arrays(directory / run_layout.OUT_OF_FOLD, folded)
-        _write_arrays(directory / run_layout.PREDICTIONS, predictions.arrays())
+        write_arrays(directory / run_layout.VALIDATION, None if validation is None else validation.arrays())
+        write_arrays(directory / run_layout.OUT_OF_FOLD, None if out_of_fold is None else out_of_fold.arrays())
+        write_arrays(directory / run_layout.PREDICTIONS, predictions.arrays())
         write_atomically(directory / run_layout.RESULT, json_text(self.to_json()).encode())
 
     @property
@@ -412,13 +279,7 @@ class Result:
             If they are damaged.
         """
         path = self._beside(run_layout.OUT_OF_FOLD)
-        if not path.exists():
-            return None
-        try:
-            arrays = _read_arrays(path)
-            return OutOfFoldPredictions.from_arrays(self.task, own_arrays(arrays), _statistics_of(arrays))
-        except _DAMAGED_ARCHIVE as error:
-            raise DataError(f"{path} is damaged ({error}); delete its folder and train this method again") from error
+        return OutOfFoldPredictions.load(path, self.task) if path.exists() else None
 
     def _beside(self, name: str) -> Path:
         if self.directory is None:
@@ -690,43 +551,6 @@ def json_text(content: Mapping[str, Any]) -> str:
     text = json.dumps(content, indent=2, allow_nan=False)
     # a line break never stands inside a JSON string, so this cannot touch one
     return re.sub(r"\[\n([^\[\]{}\"]*)\]", lambda match: f"[{' '.join(match[1].split())}]", text) + "\n"
-
-
-# what a file that is not, or no longer, an archive of arrays makes zipfile, zlib and numpy raise
-_DAMAGED_ARCHIVE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    IndexError,
-    KeyError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    ValueError,
-)
-
-
-def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]] | None) -> None:
-    """Write arrays without pickled objects, or, for none, remove the file."""
-    if arrays is None:
-        path.unlink(missing_ok=True)
-        return
-    content = io.BytesIO()
-    np.savez_compressed(content, allow_pickle=False, **arrays)
-    write_atomically(path, content.getvalue())
-
-
-def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    with zipfile.ZipFile(path) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist()]
-        return {name: _read_array(archive, name) for name in names}
-
-
-def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    content = io.BytesIO(archive.read(f"{name}.npy"))  # checked against its checksum before anything is made of it
-    return np.lib.format.read_array(content, allow_pickle=False)
 
 
 def _results_of(run: Path) -> list[Result]:

@@ -13,7 +13,7 @@ import torch
 
 from cache import key_of_bytes
 from cache.errors import DataError
-from pipeline.evaluation.results import Predictions
+from pipeline.evaluation.predictions import Predictions
 from stages.config.data import DataConfig
 from stages.config.version_1 import as_version_1
 from stages.data.manifest import Manifest

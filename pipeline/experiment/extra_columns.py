@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.evaluation.results import Predictions, Result
+from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.results import Result
 from pipeline.run_layout import MANIFEST
 from stages.data.manifest import Manifest, has_extra_columns
 

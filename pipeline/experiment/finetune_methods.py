@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from cache import key_of_bytes
-from pipeline.evaluation.results import Predictions, Result, evaluate_test
+from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.results import Result, evaluate_test
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.finished_methods import find_finished, is_same_training
 from pipeline.experiment.head_methods import (

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from cache.errors import listed
 from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
-from pipeline.evaluation.results import Predictions, Result, evaluate_test, fold_scores
+from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.results import Result, evaluate_test, fold_scores
 from pipeline.experiment.experiment import Experiment, OuterTest
 from pipeline.experiment.find_samples import sample_options
 from pipeline.experiment.finished_methods import find_finished, is_same_training, require_same_features

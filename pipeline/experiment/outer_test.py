@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import UsageError
-from pipeline.evaluation.results import Predictions, Result
+from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.results import Result
 from pipeline.experiment.column_methods import run_column_methods
 from pipeline.experiment.experiment import Experiment, OuterTest
 from pipeline.experiment.head_methods import run_heads

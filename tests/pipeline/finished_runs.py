@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
-from pipeline.evaluation.results import Predictions, Result, evaluate_test
+from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.results import Result, evaluate_test
 from stages.tasks.base import mean_metric
 from stages.tasks.single_label import SingleLabel
 

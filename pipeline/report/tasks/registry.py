@@ -15,7 +15,8 @@ from cache.errors import DataError
 from cache.registry import Registration, Registry
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.method_summary import MethodSummary
-from pipeline.evaluation.results import Predictions, Result
+from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.results import Result
 from pipeline.report.page_parts import Figures, template, thumbnail
 from pipeline.run_layout import MANIFEST
 from stages.data.manifest import Manifest

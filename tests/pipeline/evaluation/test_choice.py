@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.comparison import compare_runs
-from pipeline.evaluation.results import Predictions
+from pipeline.evaluation.predictions import Predictions
 from pipeline.experiment.compare_runs import write_comparison
 from tests.pipeline.finished_runs import add, folded, predictions
 

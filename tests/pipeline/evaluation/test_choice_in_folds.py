@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.comparison import compare_runs, format_table
-from pipeline.evaluation.results import Predictions, evaluate_test, fold_scores
+from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.results import evaluate_test, fold_scores
 from tests.pipeline.finished_runs import predictions, result
 
 HALVES = (np.arange(0, 40), np.arange(40, 80))

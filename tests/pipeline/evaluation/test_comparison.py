@@ -9,8 +9,8 @@ from scipy.stats import ttest_rel
 
 from cache.errors import DataError, UsageError
 from pipeline.evaluation.comparison import compare_runs, format_table, renderings_words
+from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import (
-    Predictions,
     evaluate_test,
     fold_scores,
     load_results,

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from cache.errors import DataError
 from pipeline.evaluation.results import (
-    Predictions,
     Result,
     evaluate_test,
     load_results,
@@ -21,7 +20,6 @@ from pipeline.evaluation.results import (
 )
 from stages.tasks.multi_label import MultiLabel
 from stages.tasks.regression import Regression
-from stages.tasks.single_label import SingleLabel
 from tests.pipeline.finished_runs import HISTORY, SELECTION, add, key, of_task, predictions, result
 
 LABELS = [0, 0, 1, 1, 0, 1]
@@ -329,22 +327,6 @@ def test_predictions_for_other_classes_than_those_of_the_result_are_refused(run,
 def test_the_statistics_in_a_file_give_every_number_of_the_result(run):
     stored = load_results([run])[0]
     assert evaluate_test(stored.task, stored.predictions.statistics, stored.seed) == stored.test
-
-
-def test_statistics_without_fields_are_kept_whole(tmp_path):
-    class Numbers(SingleLabel):
-        columns = ("target", "predicted")
-
-        def __init__(self):
-            self.out_features = 1
-
-        def cells(self, statistic):
-            return [str(statistic[0]), str(statistic[1])]
-
-    made = Predictions(Numbers(), ["a", "b"], ["a.png", "b.png"], np.array([[1.0, 2.0], [3.0, 4.0]]))
-    np.savez(tmp_path / "predictions.npz", **made.arrays())
-    read = Predictions.load(tmp_path / "predictions.npz", made.task)
-    np.testing.assert_array_equal(read.statistics, made.statistics)
 
 
 def test_a_result_of_version_1_is_read_by_the_names_of_today(run):
