@@ -205,7 +205,8 @@ def _ranking_words(ranking: _Ranking, ranked: Sequence[MethodSummary], count: in
         return []
     # in outer folds each sample is tested once, and is among those that the methods are ranked by
     in_folds = "tested" in ranking.rows[0].results[0].test
-    never_by = "never by the predictions that test them" if in_folds else "never by the test images"
+    tests = "predictions that test them" if in_folds else f"test {ranking.rows[0].unit}s"
+    never_by = f"never by the {tests}"
     if not ranking.cross_validated:
         unknown = "" if ranking.samples is not None else "; predictions for these were not kept, so ties are not known"
         return [f"Methods are ranked by validation {metric.label}, {never_by}{unknown}: {order}."]
@@ -240,10 +241,10 @@ def _contest_words(contests: Sequence[Contest], head: MethodSummary) -> list[str
         value, low, high = (format_difference(end, as_percent=metric.as_percent) for end in contest.difference)
         images = len(np.unique(scored.samples))
         words.append(
-            f"{capitalized(contest.row.label)} is not cross-validated: on the {images:,} validation images it is "
+            f"{capitalized(contest.row.label)} is not cross-validated: on the {images:,} validation {head.unit}s it is "
             f"{value}{' points' if metric.as_percent else ''} from {head.label} (95 % interval {low} to {high}), "
             f"{'and so it is taken' if contest.won else 'which does not show it to be better'}; its best epoch was "
-            "chosen on these images, which flatters it."
+            f"chosen on these {head.unit}s, which flatters it."
         )
     return words
 
@@ -253,18 +254,21 @@ def _warning(ranking: _Ranking, contests: Sequence[Contest]) -> list[str]:
     if len(ranking.rows) + len(contests) < 2:
         return []
     samples, metric = ranking.rows[0].results[0].samples, ranking.metric
-    of_heads = ("training and validation", samples["train"] + samples["val"])
-    of_images = ("validation", samples["val"])
-    compared = ([of_heads] if ranking.cross_validated else [of_images]) + ([of_images] if contests else [])
-    words = [
-        f"Warning: {count} {name} images can hardly rank methods"
-        for name, count in dict.fromkeys(compared)
-        if count < FEW
-    ]
     errors = [ranking.error(number) for number in range(len(ranking.rows)) if number != ranking.best]
-    known = [error for error in errors if error > 0]
-    if words and known:
-        unit = " points" if metric.as_percent else ""
-        shown = format_error(2 * max(known), as_percent=metric.as_percent)
-        words[0] += f": differences of less than {shown}{unit} cannot be told from chance"
-    return [f"{sentence}." for sentence in words]
+    of_heads = [2 * error for error in errors if error > 0]
+    won_by = [contest.difference for contest in contests if contest.difference is not None]
+    of_contests = [(difference.high - difference.low) / 2 for difference in won_by]
+    if ranking.cross_validated:
+        compared = [("training and validation", samples["train"] + samples["val"], of_heads)]
+    else:
+        compared = [("validation", samples["val"], [*of_heads, *of_contests])]
+    if ranking.cross_validated and contests:
+        compared.append(("validation", samples["val"], of_contests))
+    warnings = []
+    for name, count, shown in compared:
+        if count < FEW:
+            least = format_error(max(shown), as_percent=metric.as_percent) if shown else ""
+            unit = " points" if metric.as_percent else ""
+            told = f": differences of less than {least}{unit} cannot be told from chance" if shown else ""
+            warnings.append(f"Warning: {count} {name} {ranking.rows[0].unit}s can hardly rank methods{told}.")
+    return warnings

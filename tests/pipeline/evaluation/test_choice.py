@@ -147,8 +147,14 @@ def test_too_few_images_to_rank_by_are_warned_of(tmp_path):
         "Warning: 48 training and validation images can hardly rank methods: differences of less than 7.1 points "
         "cannot be told from chance."
     )
-    add_head(tmp_path, "top-3", None, method="finetune", samples=few)
-    assert "Warning: 18 validation images can hardly rank methods." in compare_runs([tmp_path]).choice.words
+    tuned = {"validation": predictions(VAL, wrong(14, first=10, size=120))}
+    add_head(tmp_path, "top-3", None, method="finetune", samples=few, **tuned)
+    choice = compare_runs([tmp_path]).choice
+    _, low, high = choice.contests[0].difference
+    assert (
+        f"Warning: 18 validation images can hardly rank methods: differences of less than {50 * (high - low):.1f} "
+        "points cannot be told from chance."
+    ) in choice.words
 
 
 def test_one_result_of_all_says_that_it_is_the_chosen_one(tmp_path):
