@@ -71,9 +71,8 @@ def test_all_of_them_are_predicted_out_of_the_same_folds_and_on_the_validation_s
     trained = results[0].samples["train"] + results[0].samples["val"]
     assert (len(first), first.folds, first.repeats) == (5 * trained, 3, 5)  # few images
     for result in results:
-        assert result.out_of_fold.arrays().keys() == {"keys", "fold", "repeat"}
-        for name, array in first.arrays().items():
-            assert (result.out_of_fold.arrays()[name] == array).all()
+        for name in ("keys", "fold", "repeat"):
+            assert (getattr(result.out_of_fold, name) == getattr(first, name)).all()
         assert result.cv["mean"] == pytest.approx(result.metric.score(result.out_of_fold.statistics))
         validated = result.validation_predictions
         assert len(validated) == result.samples["val"]

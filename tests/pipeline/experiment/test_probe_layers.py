@@ -42,7 +42,7 @@ def test_the_cheapest_cut_that_is_not_told_apart_from_the_best_on_the_same_image
     loss = told_apart.loss_of(told_apart.cuts[1])
     assert loss.value == pytest.approx(0.015)
     assert loss.standard_error == pytest.approx(np.std(np.arange(400) < 6, ddof=1) / 20)
-    assert 0 < loss.low < 0.015 < loss.high < 0.03
+    assert 0 < loss.low < 0.015 < loss.high < 0.035  # exact, from 6 of 6: no normal interval
     # as far behind, but ahead on other images: 26 against 20
     right = np.concatenate([np.arange(360) >= 26, np.arange(40) < 20])
     even = probe_of(probed("low", 10, 353), replace(probed("middle", 50, 354), samples=(right,)), best)
