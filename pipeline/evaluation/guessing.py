@@ -35,7 +35,7 @@ def guessing_words(row: MethodSummary) -> list[str]:
     value, low, high = (format_difference(end, as_percent=metric.as_percent) for end in compared.difference)
     return [
         f"Warning: {row.label} is not shown to beat guessing. The best answer that is the same for "
-        f"every image reaches {score} {metric.label}: {row.label} is {value}{' points' if metric.as_percent else ''} "
+        f"every {row.unit} reaches {score} {metric.label}: {row.label} is {value}{' points' if metric.as_percent else ''} "
         f"from that (95 % interval {low} to {high})."
     ]
 
