@@ -243,6 +243,8 @@ class _MovesMasks:
     Its own way with a mask is to refuse it.
     """
 
+    masks: list[Tensor]
+
     def forward(self, *inputs: Any) -> Any:
         """Render an image, or an image and its masks."""
         image, *masks = inputs
@@ -321,7 +323,8 @@ def _quarter_turns(image: Tensor, *masks: Tensor) -> Any:
 
 
 def _turned(mask: Tensor, turns: int) -> Tensor:
-    return tv_tensors.Mask(torch.rot90(mask, turns, (-2, -1)))
+    turned: Tensor = tv_tensors.Mask(torch.rot90(mask, turns, (-2, -1)))
+    return turned
 
 
 def _probability_text(probability: float) -> str:
