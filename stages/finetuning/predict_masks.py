@@ -83,8 +83,9 @@ def iter_masks(
         for index, location in enumerate(locations):
             image = images[index] = _Image()
             tiles = [location]
-            if tiling is not None:
+            if tiling is not None or extractor.reading.shorter_side is not None:
                 image.shape, image.boxes = _tiles(location, tiling, extractor)
+            if tiling is not None:
                 tiles = [tile_location(location, box) for box in image.boxes]
                 image.pending = len(tiles)
             owners.extend([index] * len(tiles))
@@ -109,7 +110,7 @@ def iter_masks(
 
 @dataclass
 class _Rendering:
-    """Renders an image, and notes how large one is that is seen as a whole."""
+    """Renders an image, and notes how large it is where that is not known."""
 
     image: _Image
     preprocessing: Preprocessing
@@ -121,13 +122,16 @@ class _Rendering:
         return self.preprocessing.render(pixels)
 
 
-def _tiles(location: str, tiling: Tiling, extractor: Extractor) -> tuple[tuple[int, int], list[Box]]:
-    """Return the shape of an image and where its tiles lie; of one that cannot be read there is one, which says so."""
+def _tiles(location: str, tiling: Tiling | None, extractor: Extractor) -> tuple[tuple[int, int], list[Box]]:
+    """Return the shape of an image and where its tiles lie; of one that cannot be read there is one, which says so.
+
+    The shape is that of the file, also where the network is shown what was decoded at a reduced scale.
+    """
     try:
         height, width = read_image(location, replace(extractor.reading, shorter_side=None)).shape[-2:]
     except UnreadableImageError:
         return (1, 1), [Box(0, 0, 1, 1)]
-    return (height, width), tiling.boxes(height, width)
+    return (height, width), [Box(0, 0, height, width)] if tiling is None else tiling.boxes(height, width)
 
 
 def _finished(index: int, image: _Image, preprocessing: Preprocessing, *, probabilities: bool) -> PredictedMask:

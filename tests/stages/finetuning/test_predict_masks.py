@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from stages.data.images.preprocessing import Preprocessing
-from stages.data.images.reading import PLAIN
+from stages.data.images.reading import PLAIN, Reading
 from stages.extraction.engine import get_engine
 from stages.finetuning.predict_masks import iter_masks
 from stages.finetuning.transfer_model import TrainableTop, TransferModel
@@ -29,14 +29,14 @@ class NearestColor(nn.Module):
         return -torch.cdist(images.flatten(2).mT, self.colors[None]).mT.unflatten(2, images.shape[2:])
 
 
-def network(side, crop_mode="squash", batch_size=4):
+def network(side, crop_mode="squash", reading=PLAIN):
     preprocessing = Preprocessing(side, side, "bilinear", (0.0,) * 3, (1 / 255,) * 3, crop_mode)
     device = torch.device("cpu")
     extractor = SimpleNamespace(
         backbone=SimpleNamespace(preprocessing=preprocessing),
-        reading=PLAIN,
+        reading=reading,
         run_batches=lambda requests, compute, count: get_engine("cores", device)(
-            requests, compute, device, batch_size, 2, count
+            requests, compute, device, 4, 2, count
         ),
     )
     model = TrainableTop(nn.Identity(), nn.Identity(), NearestColor())
@@ -86,6 +86,12 @@ def test_a_turned_photograph_gets_the_mask_of_what_a_viewer_shows(tmp_path):
     stored.save(tmp_path / "turned.png", exif=exif)
     (answer,) = iter_masks(*network(16), [str(tmp_path / "turned.png")], Tiling(16, 16, 2))
     assert np.array_equal(answer.mask, mask)
+
+
+def test_a_photograph_decoded_at_a_reduced_scale_gets_a_mask_of_its_full_size(tmp_path):
+    Image.fromarray(COLORS[np.zeros((128, 160), np.uint8)]).save(tmp_path / "large.jpg")
+    (answer,) = iter_masks(*network(16, reading=Reading(shorter_side=16)), [str(tmp_path / "large.jpg")])
+    assert answer.mask.shape == (128, 160)
 
 
 def test_probabilities_are_of_every_class_at_the_images_size_and_lead_to_the_mask(images):
