@@ -28,7 +28,7 @@ class PredictedMask(NamedTuple):
 
     Attributes
     ----------
-    index : int
+    place : int
         Which of the images.
     mask : uint8 [H, W], or str
         The number of the most probable class of each pixel, at the image's own size; the reason where the image could
@@ -37,7 +37,7 @@ class PredictedMask(NamedTuple):
         Where they were asked for.
     """
 
-    index: int
+    place: int
     mask: NDArray[np.uint8] | str
     probabilities: NDArray[np.float16] | None = None
 
