@@ -47,7 +47,7 @@ def _entry(name: str, weights: Any) -> CatalogEntry:
     "torchvision segmentation",
     names=segmentation_names,
     catalog=segmentation_catalog,
-    help_text="its deeplabv3_*, fcn_*",
+    help_text="fcn_resnet50",
 )
 def load_segmentation(name: str, pretrained: bool, image_size: int | None = None) -> LoadedNetwork:
     """Return a segmentation network of torchvision's, its weights downloaded if wanted."""
