@@ -104,7 +104,10 @@ def refuse_old_names(tokens: _Tokens) -> None:
 
 
 def error_panel(error: CycloptsError) -> Any:
-    """Return how an error of the command line is printed: a name that there is not, with those that may be meant."""
+    """Return how an error of the command line is printed: a name that there is not, with those that may be meant.
+
+    These take the place of what cyclopts would say, which knows neither other tools' names nor which option is near.
+    """
     if isinstance(error, UnknownOptionError):
         typed = (error.token.keyword or error.token.value).partition("=")[0]
         known = {
@@ -114,10 +117,12 @@ def error_panel(error: CycloptsError) -> Any:
         }
         near = near_options(typed, known)
         instead = f"Did you mean {' or '.join(map(_flag, near))}?" if near else "--help-all lists those that there are."
-        error.msg = as_flags(f"Unknown option: {typed}. {instead}")
-    if isinstance(error, UnknownCommandError) and error.unused_tokens and error.app and error.app.name[0] == "cutonce":
+        error = CycloptsError(msg=as_flags(f"Unknown option: {typed}. {instead}"))
+    elif (
+        isinstance(error, UnknownCommandError) and error.unused_tokens and error.app and error.app.name[0] == "cutonce"
+    ):
         typed = error.unused_tokens[0]
         near = [OTHER_COMMANDS[typed]] if typed in OTHER_COMMANDS else nearest(typed, COMMANDS)
         instead = f" Did you mean {' or '.join(near)}?" if near else ""
-        error.msg = f"Unknown command: {typed}.{instead} There are {', '.join((*COMMANDS, 'cache'))}."
+        error = CycloptsError(msg=f"Unknown command: {typed}.{instead} There are {', '.join((*COMMANDS, 'cache'))}.")
     return CycloptsPanel(error)

@@ -33,7 +33,7 @@ def learning_curve(
     draws
         Times that each number of images is drawn.
     out
-        Run directory for learning-curve.csv, .png and .svg.
+        Run directory for learning-curve.json, .csv, .png and .svg.
     """
     import numpy as np
 
@@ -48,6 +48,7 @@ def learning_curve(
     from stages.inspection.extrapolation import extrapolate
     from stages.inspection.learning_curve import measure_curve
     from stages.inspection.sample_scores import require_rising
+    from stages.runtime.provenance import provenance
 
     if draws < 2:
         raise UsageError(f"--draws {draws} must be at least 2: what differs between them is the uncertainty")
@@ -70,7 +71,7 @@ def learning_curve(
 
     problem = FitProblem(rows("train"), rows("val"), samples.task, options, seed, extractor.device)
     curve = measure_curve(head, problem, draws)
-    report = CurveReport(curve, extrapolate(curve, seed), head)
+    report = CurveReport(curve, extrapolate(curve, seed), head, provenance(all_samples.digest))
     plot = write_curve(report, out)
     echo("", report.table, "", *report.answer, "", f"plot: {plot}")
     return report

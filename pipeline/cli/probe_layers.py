@@ -42,6 +42,7 @@ def probe_layers(*, data: DataFlags, features: FeatureFlags = FeatureConfig(), o
     from stages.extraction.extract import extract
     from stages.extraction.extractor import build_extractor
     from stages.inspection.sample_scores import require_rising
+    from stages.runtime.provenance import provenance
 
     features = resolve_features(data, features)
     extractor = build_extractor(_with_cuts(features))
@@ -71,7 +72,8 @@ def probe_layers(*, data: DataFlags, features: FeatureFlags = FeatureConfig(), o
         notes.append(f"--views {features.views} is for heads that train in epochs; the probe sees the evaluation view")
     if features.strict and extraction.skipped:
         raise DataError(f"{len(extraction.skipped)} images could not be read (--strict)")
-    report = ProbeReport(probe_cuts(extractor, manifests), extractor, data, list(dict.fromkeys(notes)), out)
+    probe, origin = probe_cuts(extractor, manifests), provenance(manifests[0][1].digest)
+    report = ProbeReport(probe, extractor, data, list(dict.fromkeys(notes)), out, origin)
     already_said = {note for _, manifest in manifests for note in manifest.notes}
     new_notes = [note for note in report.notes if note not in already_said]
     echo(

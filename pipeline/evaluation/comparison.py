@@ -240,10 +240,11 @@ def choose_result(results: Sequence[Result]) -> Choice:
 
 def format_table(comparison: Comparison) -> str:
     """Return the comparison as an aligned text table, with what the numbers are below it."""
-    several = len(comparison.seeds) > 1
+    several, folded = len(comparison.seeds) > 1, any(row.cv is not None for row in comparison.rows)
     metric, shown = comparison.metric, comparison.shown_metrics
     header = [
         "method",
+        *["out of fold"] * folded,
         metric.label,
         "95 % interval",
         *["over seeds"] * several,
@@ -252,7 +253,10 @@ def format_table(comparison: Comparison) -> str:
     header += ["seconds", *STAGES, "marginal", "ms/image", "model", "peak memory", "trained", "forwards"]
     lines = []
     for row in comparison.rows:
-        line = [row.label, format_score(row.score, as_percent=metric.as_percent)]
+        line = [row.label]
+        if folded:
+            line += ["-" if row.cv is None else format_score(row.cv.mean, as_percent=metric.as_percent)]
+        line += [format_score(row.score, as_percent=metric.as_percent)]
         line += [format_range(row.ci95, as_percent=metric.as_percent)]
         line += [format_range(row.score_range, as_percent=metric.as_percent)] * several
         line += [
@@ -267,6 +271,7 @@ def format_table(comparison: Comparison) -> str:
         lines.append(line)
     below = [
         f"{capitalized(metric.label)} on {comparison.test_images}. {interval_words(comparison)}",
+        *["out of fold: what ranks heads, of training and validation images; nothing is chosen by the test."] * folded,
         "marginal: train + evaluate, when the features are there; ms/image: from its bytes to its prediction.",
         "forwards: images through the backbone to fill the cache + in the method's own work.",
         *renderings_words(comparison),

@@ -68,12 +68,15 @@ class Evaluation:
     against_own : tuple of AgainstOwnTest
     seen : dict of str to int
         By splits of the run, how many of the samples are in them.
+    unlike : int, optional
+        So many samples are unlike those that trained the method to take; None where it cannot tell.
     """
 
     data: str
     comparison: Comparison
     against_own: tuple[AgainstOwnTest, ...]
     seen: dict[str, int]
+    unlike: int | None = None
 
     @property
     def metric(self) -> Metric:
@@ -87,6 +90,7 @@ class Evaluation:
             "metric": self.metric.name,
             "samples": len(self.comparison.rows[0].results[0].predictions),
             "seen": self.seen,
+            "unlike": self.unlike,
             "against_own_test": [asdict(row) for row in self.against_own],
         }
 
@@ -149,7 +153,12 @@ def against_own_test(
 
 
 def verdict_on_new_data(
-    comparison: Comparison, compared: Sequence[AgainstOwnTest], chosen: str, data: str, seen: dict[str, int]
+    comparison: Comparison,
+    compared: Sequence[AgainstOwnTest],
+    chosen: str,
+    data: str,
+    seen: dict[str, int],
+    unlike: int | None = None,
 ) -> Verdict:
     """Say what the chosen method reaches on new data, and how far that is from its own test split.
 
@@ -163,6 +172,8 @@ def verdict_on_new_data(
         The folder of the method that the run says to take; the first row stands for one that was not evaluated.
     data : str
     seen : dict of str to int
+    unlike : int, optional
+        So many samples are unlike those that trained the method.
     """
     number = next((number for number, row in enumerate(compared) if row.folder == chosen), 0)
     metric, row = comparison.metric, compared[number]
@@ -188,6 +199,12 @@ def verdict_on_new_data(
         for other in compared
         if other is not row and other.difference is not None
     ]
+    if unlike:
+        count = len(comparison.rows[number].results[0].predictions)
+        details.append(
+            f"{unlike:,} of the {count:,} samples ({100 * unlike / count:.0f} %) are unlike those that trained the "
+            f"method, by its features; about 2 % are where images are of the same kind."
+        )
     if others:
         details.append(f"From their own test split to here, the other methods change by: {'; '.join(others)}.")
     details.append("Nothing is chosen by these samples: the run settled which method to take without them.")

@@ -32,8 +32,9 @@ from pipeline.evaluation.results import Result, evaluate_test, json_text, to_jso
 from pipeline.experiment.classify_images import choose_model
 from pipeline.experiment.compare_runs import write_comparison
 from pipeline.experiment.head_methods import predictions_of
-from pipeline.experiment.model_store import ModelCard, open_model, read_columns, read_recipe
+from pipeline.experiment.model_store import ModelCard, open_model, read_columns, read_recipe, read_unlike
 from pipeline.experiment.run_setup import record_options
+from pipeline.experiment.unlike_images import cached_vectors
 from pipeline.options.toml_file import read_configuration
 from pipeline.run_layout import (
     CONFIGURATION,
@@ -59,7 +60,7 @@ from stages.data.new_samples import load_new_samples
 from stages.extraction.extract import extract
 from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import drop_unreadable, places_of, read_bags, read_features
-from stages.finetuning.predict_images import predict_proba
+from stages.finetuning.predict_images import predict_proba, read_vectors
 from stages.finetuning.transfer_model import TransferModel
 from stages.fitting.fit_head import head_probabilities
 from stages.network.heads.base import Head
@@ -166,7 +167,9 @@ def evaluate_run(run: Path, data: str, given: Mapping[str, Any], options: Evalua
         for model in of_seed:
             _test(model, with_task, options, cache, directory / model.name, data)
     record_options(out, config)
-    return _publish(run, models, out, data, seen)
+    chosen = choose_model(run, None, None).directory
+    unlike = count_unlike(chosen if chosen in models else models[0], manifest, options, cache)
+    return _publish(run, models, out, data, seen, unlike)
 
 
 def default_out(run: Path, data: str, name: str | None) -> Path:
@@ -365,6 +368,18 @@ def _test(model: Path, manifest: Manifest, options: EvaluationOptions, cache: Pa
     result.save(directory, predictions)
 
 
+def count_unlike(model: Path, manifest: Manifest, options: EvaluationOptions, cache: Path) -> int | None:
+    """Return how many samples are unlike those that trained a method, as `predict` says; None if it cannot tell."""
+    detector = read_unlike(model)
+    if detector is None:
+        return None
+    recipe, extractor, upper = open_model(model, options.device, cache=cache)
+    extractor = _evaluation_view(extractor)
+    tuned = recipe.unfreeze is not None
+    vectors = read_vectors(extractor, upper, manifest) if tuned else cached_vectors(extractor, manifest)
+    return int(np.count_nonzero(detector.scores(vectors) > 1))
+
+
 def _answers(
     recipe: ModelCard, extractor: Extractor, upper: TransferModel, manifest: Manifest, columns: TableEncoder | None
 ) -> NDArray[np.float32]:
@@ -396,7 +411,9 @@ def head_rows(
     return np.concatenate([features.reshape(len(features), -1).astype(np.float32), values], axis=1)
 
 
-def _publish(run: Path, models: Sequence[Path], out: Path, data: str, seen: dict[str, int]) -> Evaluation:
+def _publish(
+    run: Path, models: Sequence[Path], out: Path, data: str, seen: dict[str, int], unlike: int | None
+) -> Evaluation:
     """Compare what was tested, write the page, and say it."""
     comparison = compare_runs([out])
     evaluated = {(result.seed, result.method, result.name) for row in comparison.rows for result in row.results}
@@ -410,9 +427,9 @@ def _publish(run: Path, models: Sequence[Path], out: Path, data: str, seen: dict
     )
     compared = against_own_test(comparison.rows, own_rows, independent=not seen)
     chosen = choose_model(run, None, None).directory.name
-    verdict = verdict_on_new_data(comparison, compared, chosen, data, seen)
+    verdict = verdict_on_new_data(comparison, compared, chosen, data, seen, unlike)
     comparison = replace(comparison, verdict=verdict, break_even=None)
-    evaluation = Evaluation(data, comparison, compared, seen)
+    evaluation = Evaluation(data, comparison, compared, seen, unlike)
     write_atomically(out / EVALUATION, json_text(to_json_value(evaluation.to_json())).encode())
     page = write_comparison(comparison, [out], out)
     _LOG.info(

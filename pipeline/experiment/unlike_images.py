@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.experiment.experiment import Experiment
 from stages.data.manifest import Manifest
+from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import read_features
 from stages.finetuning.predict_images import read_vectors, vectors_of
 from stages.finetuning.transfer_model import TransferModel
@@ -29,16 +30,15 @@ TUNED_HELD_OUT = 1000
 
 def detector_of_features(experiment: Experiment) -> UnlikeDetector:
     """Return the detector for heads on the cached features of an experiment, of readable samples."""
-    extractor = experiment.extractor
-    as_vectors = vectors_of(extractor)
+    return _fitted(experiment, lambda manifest: cached_vectors(experiment.extractor, manifest), HELD_OUT)
 
-    def read(manifest: Manifest) -> NDArray[np.float32]:
-        samples = range(len(manifest))
-        parts = (manifest.select(samples[start : start + _BLOCK_ROWS]) for start in samples[::_BLOCK_ROWS])
-        blocks = (torch.from_numpy(read_features(extractor, part)) for part in parts)
-        return np.concatenate([as_vectors(block.float()).numpy() for block in blocks])
 
-    return _fitted(experiment, read, HELD_OUT)
+def cached_vectors(extractor: Extractor, manifest: Manifest) -> NDArray[np.float32]:
+    """Return what the detector compares of samples whose features are cached, float32 [n, d], read in blocks."""
+    as_vectors, samples = vectors_of(extractor), range(len(manifest))
+    parts = (manifest.select(samples[start : start + _BLOCK_ROWS]) for start in samples[::_BLOCK_ROWS])
+    blocks = (torch.from_numpy(read_features(extractor, part)) for part in parts)
+    return np.concatenate([as_vectors(block.float()).numpy() for block in blocks])
 
 
 def detector_of_network(experiment: Experiment, upper: TransferModel) -> UnlikeDetector:

@@ -10,7 +10,7 @@ import csv
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ class ProbeReport:
         What was done to the data, in words.
     out : Path or None
         The run; the commands to go on with leave theirs in it.
+    provenance : dict
+        Where it comes from, as ``stages.runtime.provenance`` says it.
     """
 
     probe: LayerProbe
@@ -59,6 +61,7 @@ class ProbeReport:
     data: DataConfig
     notes: list[str]
     out: Path | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
     def verdict(self) -> list[str]:
@@ -214,6 +217,7 @@ class ProbeReport:
             "commands": [command for _, command in self.commands],
             "cuts": [{**self.row(score), self._scores_key: _or_none(score.scores)} for score in self.probe.cuts],
             "notes": self.notes,
+            "provenance": self.provenance,
         }
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from cache.atomic_write import atomic_path
+from cache.atomic_write import atomic_path, write_atomically
 from pipeline.report.figures import ACCENT, INK, MUTED, save_png, styled
 from pipeline.report.probe_figures import save_svg
 from pipeline.text import format_count, format_score, table, tick
@@ -35,11 +37,14 @@ class CurveReport:
     extrapolation : Extrapolation or None
         None where there are too few sizes.
     head : str
+    provenance : dict
+        Where it comes from, as ``stages.runtime.provenance`` says it.
     """
 
     curve: LearningCurve
     extrapolation: Extrapolation | None
     head: str
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
     def answer(self) -> list[str]:
@@ -77,6 +82,18 @@ class CurveReport:
         ]
         return table(header, rows, left=0)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {
+            "head": self.head,
+            "metric": self.curve.metric.name,
+            "images": self.curve.sizes.tolist(),
+            "scores": [[_or_none(score) for score in draws] for draws in self.curve.scores.tolist()],
+            "expected": {str(size): asdict(interval) for size, interval in self.beyond.items()},
+            "answer": " ".join(self.answer),
+            "provenance": self.provenance,
+        }
+
     def _fitted(self) -> list[str]:
         if self.extrapolation is None:
             return ["" for _ in self.curve.sizes]
@@ -91,8 +108,9 @@ class CurveReport:
 
 
 def write_curve(report: CurveReport, out_dir: Path) -> Path:
-    """Write learning-curve.csv, learning-curve.png and learning-curve.svg; return the path of the plot."""
+    """Write learning-curve.json, .csv, .png and .svg; return the path of the plot."""
     out_dir.mkdir(parents=True, exist_ok=True)
+    write_atomically(out_dir / f"{NAME}.json", (json.dumps(report.to_json(), indent=1) + "\n").encode())
     with (
         atomic_path(out_dir / f"{NAME}.csv") as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
@@ -169,3 +187,7 @@ def score_against_images(report: CurveReport) -> Figure:
         axes.set_xlabel("training images (logarithmic)")
         axes.set_ylabel(f"validation {curve.metric.label}, {report.head}")
     return figure
+
+
+def _or_none(score: float) -> float | None:
+    return None if math.isnan(score) else score

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision import tv_tensors
 
 from stages.config.augment_grammar import OPS, PRESETS, parse_augment
+from stages.data.augment.mask_view import mask_view
 from stages.data.augment.thread_rng import ThreadGenerator
 from stages.data.augment.transforms import CENTRAL_SQUARE, FLIP, Transform, evaluation_view, random_crop, transform_of
 from stages.data.images.preprocessing import Preprocessing
@@ -53,6 +55,27 @@ class Augmentation:
             for transform in self.transforms:
                 image = transform.apply(image)
         return image[None].contiguous(memory_format=torch.channels_last)[0]
+
+    def with_mask(self, image: Tensor, mask: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Return a rendering of a photograph, and of its mask the same places, uint8 [3, S, S] and [S, S].
+
+        The photograph's is the one that it has without a mask. The mask's pixels are taken by nearest, void where the
+        photograph is filled up.
+
+        Parameters
+        ----------
+        image : uint8 [3, H, W]
+        mask : uint8 [H, W]
+            Of the photograph's size.
+        seed : int
+        """
+        if not self.transforms:
+            return self.preprocessing.render(image), mask_view(self.preprocessing, mask).as_subclass(Tensor)
+        placed: Tensor = tv_tensors.Mask(mask)
+        with ThreadGenerator(torch.Generator().manual_seed(seed)):
+            for transform in self.transforms:
+                image, placed = transform.apply(image, placed)
+        return image[None].contiguous(memory_format=torch.channels_last)[0], placed.as_subclass(Tensor)
 
     def describe(self) -> list[str]:
         """Return what is done to an image, in words."""

@@ -2,31 +2,41 @@
 
 All but the crops take the square, uint8 [3, S, S], that the first of a list leaves, and return one. How they are put
 together is in ``policy``. A transform is a function under :func:`register_op`, here or in a file of its own.
+
+As torchvision's own (v2) they take an image, or an image and its mask, a ``tv_tensors.Mask``, and return as many: what
+moves pixels moves those of the mask to the same places, by nearest, and what is left open there is void; what changes
+colors leaves the mask as it is.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from stages.config.augment_grammar import OPS, AugmentOp, OpKind
+from stages.data.augment.mask_view import VOID, mask_view, padded_mask
 from stages.data.images.preprocessing import Preprocessing
 
 _SMOOTH = v2.InterpolationMode.BILINEAR
+
+_MOVING = frozenset({"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"})
+"""The operations of torchvision's policies that move pixels, by its names for them."""
 
 
 class Transform(NamedTuple):
     """What is done to an image, in words, and what does it; the words are part of a cache's fingerprint."""
 
     description: str
-    apply: Callable[[Tensor], Tensor]
+    apply: Callable[..., Any]
 
 
 MakeTransform = Callable[[float, Preprocessing], Transform]
@@ -74,15 +84,14 @@ def crop(smallest: float, preprocessing: Preprocessing) -> Transform:
 @register_op("shift", argument=("the largest shift, as a share of the side,", 0.1, 0, 1))
 def shift(share: float, preprocessing: Preprocessing) -> Transform:
     """Random translation."""
-    moved = v2.RandomAffine(0, translate=(share, share), interpolation=_SMOOTH, fill=preprocessing.mean_color)
+    moved = v2.RandomAffine(0, translate=(share, share), interpolation=_SMOOTH, fill=_fill(preprocessing))
     return Transform(f"shift by up to {share:.0%} of the side", moved)
 
 
 @register_op("zoom", argument=("how much larger or smaller at most, as a share,", 0.2, 0, 0.9))
 def zoom(share: float, preprocessing: Preprocessing) -> Transform:
     """Random scale."""
-    fill = preprocessing.mean_color
-    scaled = v2.RandomAffine(0, scale=(1 - share, 1 + share), interpolation=_SMOOTH, fill=fill)
+    scaled = v2.RandomAffine(0, scale=(1 - share, 1 + share), interpolation=_SMOOTH, fill=_fill(preprocessing))
     return Transform(f"up to {share:.0%} larger or smaller", scaled)
 
 
@@ -107,14 +116,14 @@ def rot90(_: float, preprocessing: Preprocessing) -> Transform:
 @register_op("rotation", argument=("the largest angle, in degrees,", 10, 0, 180))
 def rotation(degrees: float, preprocessing: Preprocessing) -> Transform:
     """Random rotation."""
-    turned = v2.RandomRotation(degrees, _SMOOTH, fill=preprocessing.mean_color)
+    turned = v2.RandomRotation(degrees, _SMOOTH, fill=_fill(preprocessing))
     return Transform(f"rotation by up to {degrees:g} degrees", turned)
 
 
 @register_op("perspective", argument=("the distortion, as a share of half the side,", 0.2, 0, 1))
 def perspective(share: float, preprocessing: Preprocessing) -> Transform:
     """Random perspective."""
-    distorted = v2.RandomPerspective(share, interpolation=_SMOOTH, fill=preprocessing.mean_color)
+    distorted = v2.RandomPerspective(share, interpolation=_SMOOTH, fill=_fill(preprocessing))
     return Transform(f"perspective distorted by up to {share:.0%}, half of the time", distorted)
 
 
@@ -146,21 +155,21 @@ def blur(deviation: float, preprocessing: Preprocessing) -> Transform:
 @register_op("trivialaugment")
 def trivialaugment(_: float, preprocessing: Preprocessing) -> Transform:
     """TrivialAugment."""
-    operation = v2.TrivialAugmentWide(interpolation=_SMOOTH, fill=preprocessing.mean_color)
+    operation = _TrivialAugment(interpolation=_SMOOTH, fill=_fill(preprocessing))
     return Transform("TrivialAugment: one of 14 operations at a random strength", operation)
 
 
 @register_op("randaugment", argument=("the magnitude", 9, 0, 30, True))
 def randaugment(magnitude: float, preprocessing: Preprocessing) -> Transform:
     """RandAugment."""
-    operations = v2.RandAugment(magnitude=int(magnitude), interpolation=_SMOOTH, fill=preprocessing.mean_color)
+    operations = _RandAugment(magnitude=int(magnitude), interpolation=_SMOOTH, fill=_fill(preprocessing))
     return Transform(f"RandAugment: two of 14 operations at magnitude {magnitude:g} of 30", operations)
 
 
 @register_op("autoaugment")
 def autoaugment(_: float, preprocessing: Preprocessing) -> Transform:
     """AutoAugment."""
-    policy = v2.AutoAugment(interpolation=_SMOOTH, fill=preprocessing.mean_color)
+    policy = _AutoAugment(interpolation=_SMOOTH, fill=_fill(preprocessing))
     return Transform("AutoAugment: one of the 25 pairs of operations found for ImageNet", policy)
 
 
@@ -168,7 +177,9 @@ def autoaugment(_: float, preprocessing: Preprocessing) -> Transform:
 def randomerasing(probability: float, preprocessing: Preprocessing) -> Transform:
     """Random erasing."""
     erased = v2.RandomErasing(probability, scale=(0.02, 0.2), value=preprocessing.mean_color)
-    return Transform(f"a rectangle of 2% to 20% of the area erased, {_probability_text(probability)}", erased)
+    return Transform(
+        f"a rectangle of 2% to 20% of the area erased, {_probability_text(probability)}", _ImageAlone(erased)
+    )
 
 
 def random_crop(preprocessing: Preprocessing, smallest: float, longest: float) -> Transform:
@@ -193,7 +204,75 @@ def evaluation_view(preprocessing: Preprocessing) -> Transform:
         "squash": f"squashed to {preprocessing.image_size} x {preprocessing.image_size} px",
         "border": f"resized to {preprocessing.image_size} px, with a border",
     }
-    return Transform(words[preprocessing.crop_mode], preprocessing.render)
+    return Transform(words[preprocessing.crop_mode], _EvaluationView(preprocessing))
+
+
+def _fill(preprocessing: Preprocessing) -> dict[type | str, Any]:
+    """Return what fills the places that are left open: of images the mean color, of masks void."""
+    return {tv_tensors.Mask: VOID, "others": preprocessing.mean_color}
+
+
+def _all_of(rendered: list[Tensor]) -> Any:
+    """Return as torchvision's transforms do: one tensor as it is, several as a tuple."""
+    return rendered[0] if len(rendered) == 1 else tuple(rendered)
+
+
+@dataclass(frozen=True)
+class _ImageAlone:
+    """A transform that concerns the image, whatever comes with it."""
+
+    transform: Callable[[Tensor], Tensor]
+
+    def __call__(self, image: Tensor, *masks: Tensor) -> Any:
+        return _all_of([self.transform(image), *masks])
+
+
+@dataclass(frozen=True)
+class _EvaluationView:
+    """What the network sees of an image where nothing is random, and the same of a mask."""
+
+    preprocessing: Preprocessing
+
+    def __call__(self, image: Tensor, *masks: Tensor) -> Any:
+        return _all_of([self.preprocessing.render(image), *(mask_view(self.preprocessing, mask) for mask in masks)])
+
+
+class _MovesMasks:
+    """What one of torchvision's policies does to the image, its operations that move pixels do to masks, too.
+
+    Its own way with a mask is to refuse it.
+    """
+
+    masks: list[Tensor]
+
+    def forward(self, *inputs: Any) -> Any:
+        """Render an image, or an image and its masks."""
+        image, *masks = inputs
+        policy: Any = copy.copy(self)  # which is shared by threads
+        policy.masks = masks
+        rendered = super(_MovesMasks, policy).forward(image)  # type: ignore[misc]
+        return _all_of([rendered, *policy.masks])
+
+    def _apply_image_or_video_transform(
+        self, image: Tensor, transform_id: str, magnitude: float, interpolation: Any, fill: Mapping[Any, Any]
+    ) -> Tensor:
+        operation = super()._apply_image_or_video_transform  # type: ignore[misc]
+        if transform_id in _MOVING:
+            self.masks = [operation(mask, transform_id, magnitude, interpolation, fill) for mask in self.masks]
+        rendered: Tensor = operation(image, transform_id, magnitude, interpolation, fill)
+        return rendered
+
+
+class _TrivialAugment(_MovesMasks, v2.TrivialAugmentWide):  # type: ignore[misc]
+    """TrivialAugment (Mueller and Hutter 2021), of masks too."""
+
+
+class _RandAugment(_MovesMasks, v2.RandAugment):  # type: ignore[misc]
+    """RandAugment (Cubuk et al. 2020), of masks too."""
+
+
+class _AutoAugment(_MovesMasks, v2.AutoAugment):  # type: ignore[misc]
+    """AutoAugment (Cubuk et al. 2019), of masks too."""
 
 
 @dataclass(frozen=True)
@@ -202,16 +281,19 @@ class _SquashedCrop:
 
     crop: v2.RandomResizedCrop
 
-    def __call__(self, image: Tensor) -> Tensor:
+    def __call__(self, image: Tensor, *masks: Tensor) -> Any:
         height, width = image.shape[-2:]
         side = max(height, width)
         box = self.crop.make_params([torch.empty(1).expand(1, side, side)])
         top, rows = box["top"] * height // side, max(box["height"] * height // side, 1)
         left, columns = box["left"] * width // side, max(box["width"] * width // side, 1)
-        view: Tensor = F.resized_crop(
-            image, top, left, rows, columns, self.crop.size, interpolation=self.crop.interpolation, antialias=True
+        place = (top, left, rows, columns, self.crop.size)
+        return _all_of(
+            [
+                F.resized_crop(pixels, *place, interpolation=self.crop.interpolation, antialias=True)
+                for pixels in (image, *masks)
+            ]
         )
-        return view
 
 
 @dataclass(frozen=True)
@@ -221,23 +303,28 @@ class _BorderedCrop:
     crop: v2.RandomResizedCrop
     preprocessing: Preprocessing
 
-    def __call__(self, image: Tensor) -> Tensor:
-        view: Tensor = self.crop(self.preprocessing.padded(image, max(image.shape[-2:])))
-        return view
+    def __call__(self, image: Tensor, *masks: Tensor) -> Any:
+        side = max(image.shape[-2:])
+        return self.crop(self.preprocessing.padded(image, side), *(padded_mask(mask, side) for mask in masks))
 
 
-def _central_square(image: Tensor) -> Tensor:
+def _central_square(image: Tensor, *masks: Tensor) -> Any:
     side = min(image.shape[-2:])
-    square: Tensor = F.center_crop(image, [side, side])
-    return square
+    return _all_of([F.center_crop(pixels, [side, side]) for pixels in (image, *masks)])
 
 
 FLIP = Transform("horizontal flip, half of the time", v2.RandomHorizontalFlip())
 CENTRAL_SQUARE = Transform("central square", _central_square)
 
 
-def _quarter_turns(image: Tensor) -> Tensor:
-    return torch.rot90(image, int(torch.randint(4, (1,))), (1, 2))
+def _quarter_turns(image: Tensor, *masks: Tensor) -> Any:
+    turns = int(torch.randint(4, (1,)))
+    return _all_of([torch.rot90(image, turns, (1, 2)), *(_turned(mask, turns) for mask in masks)])
+
+
+def _turned(mask: Tensor, turns: int) -> Tensor:
+    turned: Tensor = tv_tensors.Mask(torch.rot90(mask, turns, (-2, -1)))
+    return turned
 
 
 def _probability_text(probability: float) -> str:

@@ -93,6 +93,8 @@ class LoadedNetwork(NamedTuple):
         Names of its auxiliary classifiers, submodules that are of use in training alone, and where each belongs.
     identity
         What the cache calls the network, where its name does not say what is computed; None for the name.
+    left_out
+        Prefixes of what files of its weights hold besides, and the network is built without.
     """
 
     module: nn.Module
@@ -100,6 +102,7 @@ class LoadedNetwork(NamedTuple):
     source: str
     auxiliary_places: Mapping[str, AuxiliaryPlace] = MappingProxyType({})
     identity: str | None = None
+    left_out: tuple[str, ...] = ()
 
 
 @contextmanager

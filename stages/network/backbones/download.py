@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
@@ -56,3 +57,8 @@ def download_errors(name: str, file: str, remedy: str) -> Iterator[None]:
 def checkpoint_folder() -> str:
     """Return where torch.hub keeps what it downloads."""
     return str(Path(torch.hub.get_dir()) / "checkpoints")
+
+
+def is_downloaded(url: str) -> bool:
+    """Say whether torch.hub finds the file of an address on this machine."""
+    return (Path(checkpoint_folder()) / Path(urlparse(url).path).name).exists()

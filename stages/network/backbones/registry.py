@@ -173,10 +173,11 @@ def load_backbone(
         )
     with fixed_init_seed():
         network = family.load(name.removeprefix(family.prefix), weights == "default", image_size)
-        module, preprocessing, source, auxiliary_places, identity = network
+        module, preprocessing, source, auxiliary_places, identity, left_out = network
         heads = detach_auxiliary_heads(module, auxiliary_places)
         if weights not in ("default", "none"):
             state, source = map_keys(read_weights(Path(weights)), rename, str(weights)), f"file {weights}"
+            state = {name: tensor for name, tensor in state.items() if not has_prefix(name, left_out)}
             require_ignorable(ignore, [*state, *module.state_dict()], str(weights))
             if match == "partial":
                 loading = load_partial_state_dict(module, state, str(weights), ignore)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import torchvision
 
@@ -13,7 +11,7 @@ from stages.data.images.preprocessing import Preprocessing
 from stages.network.auxiliary_heads import AuxiliaryPlace
 from stages.network.backbones.base import LoadedNetwork, random_weights_source
 from stages.network.backbones.catalog import CatalogEntry
-from stages.network.backbones.download import checkpoint_folder, download_errors
+from stages.network.backbones.download import checkpoint_folder, download_errors, is_downloaded
 from stages.network.backbones.registry import register_backbone
 
 # GoogLeNet (Szegedy et al. 2015): "the losses of the auxiliary classifiers were weighted by 0.3" (section 5).
@@ -38,11 +36,10 @@ def torchvision_catalog() -> list[CatalogEntry]:
 def _entry(name: str, weights: Any) -> CatalogEntry:
     published = weights.meta
     accuracy = published.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
-    is_here = (Path(checkpoint_folder()) / Path(urlparse(weights.url).path).name).exists()
     return CatalogEntry(
         name,
         image_size=weights.transforms().crop_size[0],
-        weights="here" if is_here else "download",
+        weights="here" if is_downloaded(weights.url) else "download",
         license=published.get("license"),
         accuracy=None if accuracy is None else accuracy / 100,
         parameters=published["num_params"],

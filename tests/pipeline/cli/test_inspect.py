@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 import re
 
 import numpy as np
@@ -229,6 +230,11 @@ def test_a_learning_curve_answers_in_a_sentence_a_table_and_a_plot(curve, capsys
     assert {row["draw"] for row in measured} == {"0", "1"}
     assert (measured[0]["images"], measured[-1]["images"]) == ("6", "96")
     assert all(0 <= float(row["low"]) <= float(row["accuracy"]) <= float(row["high"]) <= 1 for row in rows[-3:])
+    kept = json.loads((root / "run" / "learning-curve.json").read_text())
+    assert (kept["images"][-1], list(kept["expected"])) == (96, ["192", "384", "960"])
+    assert kept["answer"].split(".")[0] in out
+    assert kept["provenance"]["command"].startswith("cutonce learning-curve")
+    assert len(kept["provenance"]["data_digest"]) >= 16
     with Image.open(root / "run" / "learning-curve.png") as image:
         image.verify()
     assert (root / "run" / "learning-curve.svg").read_text(encoding="utf-8").count("<svg") == 1

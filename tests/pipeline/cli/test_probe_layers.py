@@ -69,6 +69,7 @@ def test_all_cuts_take_one_pass_over_the_images(probed):
     assert probed.forwards == len(set(manifest.keys)) == IMAGES
     assert len(probed.lines) == 18
     assert len(list((probed.place / "cache").glob("*/spec.json"))) == 18
+    assert probed.found["provenance"]["data_digest"] == manifest.digest
 
 
 def test_a_second_probe_and_the_commands_it_names_run_no_backbone(probed, capsys, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 
 from cache.errors import UsageError
 from pipeline.cli.app import main
-from pipeline.evaluation.comparison import compare_runs
+from pipeline.evaluation.comparison import compare_runs, format_table
 from pipeline.evaluation.results import load_results
 from pipeline.library.export_model import export_model
 
@@ -78,7 +78,12 @@ def test_all_of_them_are_predicted_out_of_the_same_folds_and_on_the_validation_s
         assert len(validated) == result.samples["val"]
         assert result.metric.score(validated.statistics) == pytest.approx(result.val["accuracy"])
         assert not set(result.predictions.keys) & {*result.out_of_fold.keys, *validated.keys}
-    assert compare_runs([run]).choice.cross_validated
+    comparison = compare_runs([run])
+    assert comparison.choice.cross_validated
+    header, _, *lines = format_table(comparison).splitlines()
+    start = header.index("out of fold")
+    ranked = [line[start : start + len("out of fold")].strip() for line in lines[: len(results)]]
+    assert ranked == [f"{100 * result.cv['mean']:.1f} %" for result in results]
 
 
 def test_the_same_command_finds_them_and_another_choice_of_columns_is_refused(run, capsys):

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cache.errors import DataError, UsageError
 from pipeline.evaluation.results import Result, load_results
 from pipeline.experiment.classify_images import choose_model
 from pipeline.experiment.evaluate_run import EvaluationOptions, default_out, evaluate_run
+from pipeline.experiment.model_store import open_model
+from pipeline.experiment.unlike_images import cached_vectors
+from pipeline.run_layout import UNLIKE
 from stages.data.manifest import Manifest
+from stages.inspection.unlike import UnlikeDetector
 from tests.photographs import photograph
 
 FIXTURE = Path(__file__).parent / "fixtures" / "version_1"
@@ -34,8 +39,8 @@ def place(tmp_path_factory):
     return folder
 
 
-def evaluated(place, data, out=None, given=None, **options):
-    run = place / "run"
+def evaluated(place, data, out=None, given=None, run=None, **options):
+    run = run or place / "run"
     chosen = EvaluationOptions(cache=place / "cache", **options)
     return evaluate_run(run, str(data), given or {}, chosen, out or default_out(run, str(data), None))
 
@@ -103,6 +108,25 @@ def test_its_own_test_images_are_answered_as_in_its_test(place, tmp_path):
         again = result.predictions.statistics[rows]
         assert np.allclose(again["probabilities"], tested.statistics["probabilities"], atol=2e-3)
         assert (again["target"] == tested.statistics["target"]).all()
+
+
+def test_samples_unlike_the_training_images_are_counted_by_the_method_to_take(place, tmp_path):
+    assert evaluated(place, place / "next year", tmp_path / "before").unlike is None  # it kept nothing to compare with
+    run, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(place / "run", run)
+    model = choose_model(run, None, None).directory
+    _, extractor, _ = open_model(model, "cpu", cache=place / "cache")
+    samples = Manifest.load(run / "seed-0" / "manifest.csv")
+    vectors = cached_vectors(extractor, samples.select(samples.indices("train")))
+    UnlikeDetector.fit(vectors, vectors).save(model / UNLIKE)
+    shutil.copytree(place / "next year", tmp_path / "mixed")
+    for number in range(3):
+        noise = np.random.default_rng(number).integers(0, 256, (96, 96, 3)).astype(np.uint8)
+        Image.fromarray(noise).save(tmp_path / "mixed" / "red" / f"noise {number}.png")
+    evaluation = evaluated(place, tmp_path / "mixed", out, run=run)
+    assert evaluation.unlike >= 3
+    assert json.loads((out / "evaluation.json").read_text())["unlike"] == evaluation.unlike
+    assert f"{evaluation.unlike} of the 15 samples" in evaluation.comparison.verdict_text
 
 
 def test_what_is_no_evaluation_is_not_replaced_and_what_the_run_lacks_is_named(place):

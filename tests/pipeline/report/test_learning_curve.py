@@ -46,7 +46,8 @@ def test_a_curve_that_failed_its_check_shows_no_score_beyond_what_was_measured(t
     curve, sizes = curve_of([6.0, 4.0, 2.0]), np.array([4.0, 16.0, 160.0])
     expected = {size: Interval(0.9, 0.8, 0.95) for size in (32, 64, 160)}
     law, band = PowerLaw(0.95, 1.0, 1.0), (sizes, np.full(3, 0.1), np.full(3, 0.9))
-    whole = Extrapolation(law, Interval(0.95, 0.9, 1.0), expected, {}, band, True, None)
+    gains = {2: Interval(0.01, 0.0, 0.02)}
+    whole = Extrapolation(law, Interval(0.95, 0.9, 1.0), expected, gains, band, True, None)
     failed = replace(whole, check=Check(0.4, 0.9, Interval(0.5, 0.3, 0.7)))
     shown = {}
     for name, extrapolation in (("whole", whole), ("failed", failed)):

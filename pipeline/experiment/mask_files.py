@@ -1,0 +1,113 @@
+"""Predicted masks on disk: index PNGs with a palette, overlays on their images, probabilities, names of the classes."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cache.atomic_write import atomic_path
+
+Color = tuple[int, int, int]
+"""Red, green and blue, 0 to 255."""
+
+CLASSES = "classes.csv"
+"""The file of the names and colors of the classes, in the order of their numbers."""
+
+_OPACITY = 0.5
+"""Of the colors of an overlay."""
+
+
+def class_colors(count: int) -> list[Color]:
+    """Return a color for each class, told apart also where there are many.
+
+    Those of Pascal VOC's development kit (Everingham et al. 2010, "The Pascal visual object classes challenge",
+    ``VOClabelcolormap``): the lowest three bits of the number become the highest of red, green and blue, the next three
+    those below, and so on. Number 0 is black.
+    """
+    return [_voc_color(number) for number in range(count)]
+
+
+def _voc_color(number: int) -> Color:
+    red = green = blue = 0
+    for place in range(7, -1, -1):
+        red |= (number & 1) << place
+        green |= (number >> 1 & 1) << place
+        blue |= (number >> 2 & 1) << place
+        number >>= 3
+    return red, green, blue
+
+
+def class_shares(mask: NDArray[np.uint8], count: int) -> NDArray[np.float64]:
+    """Return which share of a mask's pixels each of `count` classes has, [count]; void counts among the pixels."""
+    return np.bincount(mask.reshape(-1), minlength=count)[:count] / mask.size
+
+
+def save_index_mask(path: Path, mask: NDArray[np.uint8], colors: Sequence[Color]) -> None:
+    """Write a mask, uint8 [H, W], as a PNG whose pixels are the numbers of the classes, shown in their colors."""
+    image = Image.fromarray(mask)
+    # beyond the classes VOC's own, so that void is seen and no two numbers look alike
+    every_color = [*colors, *class_colors(256)[len(colors) :]]
+    image.putpalette([level for color in every_color for level in color])
+    _save(image, path, "PNG", optimize=True)
+
+
+def save_overlay(path: Path, pixels: NDArray[np.uint8], mask: NDArray[np.uint8], colors: Sequence[Color]) -> None:
+    """Write an image, uint8 [H, W, 3], with the colors of its mask on it, as a JPEG to be looked at.
+
+    Class 0 of a black color, which is the background in most data, leaves the image as it is; so does void.
+    """
+    table = np.zeros((256, 3), np.float32)
+    table[: len(colors)] = colors
+    opacity = np.zeros((256, 1), np.float32)
+    opacity[: len(colors)] = _OPACITY
+    if colors and tuple(colors[0]) == (0, 0, 0):
+        opacity[0] = 0
+    blended = pixels * (1 - opacity[mask]) + table[mask] * opacity[mask]
+    _save(Image.fromarray(blended.round().astype(np.uint8)), path, "JPEG", quality=90)
+
+
+def save_probabilities(path: Path, probabilities: NDArray[np.float16], names: Sequence[str]) -> None:
+    """Write the probability of every class of every pixel, float16 [C, H, W], as a NumPy archive with the names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, probabilities=probabilities, class_names=np.array(names))
+
+
+def save_classes(path: Path, names: Sequence[str], colors: Sequence[Color]) -> None:
+    """Write names and colors of the classes, a row for each, in the order of their numbers."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["name", "r", "g", "b"])
+        rows.writerows([name, *color] for name, color in zip(names, colors, strict=True))
+
+
+def output_names(locations: Sequence[str]) -> list[str]:
+    """Return a name without an ending for what is made of each of these images, no two alike.
+
+    They are the paths below the folder that all have in common; of two images that differ in their ending alone, or
+    are one and the same, the later ones keep the ending and get a number.
+    """
+    paths = [Path(location).absolute() for location in locations]
+    common = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
+    taken: set[Path] = set()
+    names = []
+    for path in paths:
+        below = path.parent.relative_to(common)
+        numbered = (f"{path.name}.{number}" for number in range(2, len(paths) + 2))
+        name = next(name for name in (below / file for file in (path.stem, path.name, *numbered)) if name not in taken)
+        taken.add(name)
+        names.append(str(name))
+    return names
+
+
+def _save(image: Image.Image, path: Path, kind: str, **options: int | bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        image.save(temporary, format=kind, **options)
