@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from cache.errors import UsageError
 from pipeline.cli.flags import Cut
+from stages.config.image_size import size_in_words
 
 if TYPE_CHECKING:
     from stages.network.backbones.partial_loading import PartialLoading
@@ -27,7 +28,7 @@ def list_cuts(
     weights_match: Literal["exact", "partial"] = "exact",
     weights_rename: Annotated[tuple[str, ...], _SEVERAL] = (),
     weights_ignore: Annotated[tuple[str, ...], _SEVERAL] = (),
-    image_size: int | None = None,
+    image_size: int | str | None = None,
     unfreeze: str | None = None,
     invert_unfreeze: bool = False,
 ) -> list[Cut]:
@@ -92,7 +93,7 @@ def list_cuts(
         for cut in graph.cuts
     ]
     size = loaded.preprocessing.image_size
-    messages = [f"{loaded.name}: {len(graph.cuts)} cuts at {size} x {size} pixels"]
+    messages = [f"{loaded.name}: {len(graph.cuts)} cuts at {size_in_words(size)} pixels"]
     if isinstance(graph, HookedGraph):
         messages.append(graph.note("a cut"))
     if weights != "none":

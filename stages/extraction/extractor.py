@@ -242,7 +242,7 @@ class Extractor:
     @cached_property
     def reading(self) -> Reading:
         """How files are read for the trunk."""
-        return reading_of(self.options, self.backbone.preprocessing.resize)
+        return reading_of(self.options, self.backbone.preprocessing.decoded_side)
 
     @property
     def reading_in_full(self) -> Reading:
@@ -356,7 +356,7 @@ def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: F
             views=None,
             precision=trunk.arithmetic,
             dtype=options.storage_dtype,
-            decoder=reading_of(options, backbone.preprocessing.resize).decoder,
+            decoder=reading_of(options, backbone.preprocessing.decoded_side).decoder,
         )
         policy = augmentation(options.augment, backbone.preprocessing)
         views = {"augment": policy.name, "steps": policy.describe(), "version": 1}
