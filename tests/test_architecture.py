@@ -51,7 +51,18 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 
 INSIDE = {
     "stages.data": (
-        *("images", "augment", "sample", "sources", "image_stream", "group_split", "splits", "targets", "manifest"),
+        *(
+            "images",
+            "masks",
+            "augment",
+            "sample",
+            "sources",
+            "image_stream",
+            "group_split",
+            "splits",
+            "targets",
+            "manifest",
+        ),
         *("outer_folds", "new_samples", "survey", "pixel_quality"),
     ),
     "stages.network": (

@@ -266,6 +266,11 @@ class Extractor:
         """How files are read for the trunk."""
         return reading_of(self.options, self.backbone.preprocessing.resize)
 
+    @property
+    def reading_in_full(self) -> Reading:
+        """How files are read at their own size, whatever is decoded for the trunk."""
+        return replace(self.reading, shorter_side=None)
+
     def _remark(self, height: int, width: int) -> str:
         return CROPPED if self.backbone.preprocessing.share_seen(height, width) < SEEN_WARNED else ""
 

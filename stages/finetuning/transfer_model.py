@@ -132,6 +132,12 @@ class TransferModel:
         assert isinstance(activated, Tensor)
         return [activated, rows]
 
+    def logits(self, images: Tensor) -> list[Tensor]:
+        """Return the outputs for rendered images, uint8 [b, 3, S, S], as the task takes them, as a list of one."""
+        self.model.eval()
+        with torch.inference_mode():
+            return [logits_of(self.model(self.frozen(self.normalize(images))))]
+
     def rows(self, images: Tensor) -> list[Tensor]:
         """Return what the head is given of each of rendered images, uint8 [m, 3, S, S], as a list of one."""
         self.model.eval()

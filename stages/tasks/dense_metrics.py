@@ -61,7 +61,7 @@ def class_ious(counts: NDArray[Any]) -> NDArray[np.float64]:
     """
     true, predicted, right = counts.astype(np.float64)
     union = true + predicted - right
-    return np.divide(right, union, out=np.full(union.shape, np.nan), where=union > 0)
+    return np.asarray(np.divide(right, union, out=np.full(union.shape, np.nan), where=union > 0))
 
 
 def mean_iou(counts: NDArray[Any]) -> float:

@@ -7,7 +7,7 @@ def test_of_independent_images_no_accuracy_is_held_less_than_promised():
     """Exact, so there is nothing to chance: 78 % was held of 30 images at an accuracy of 0.95 before."""
     lines = intervals.independent_images()
     least, mean = (np.array([float(line[place]) for line in lines]) for place in (1, 2))
-    assert [line[0] for line in lines][0] == "30 images"
+    assert lines[0][0] == "30 images"
     assert least.min() >= 90
     assert (mean.min() >= 94, mean.max() <= 97) == (True, True)
 

@@ -172,11 +172,18 @@ class Trace:
             for node, needed in steps
         )
 
-    def section(self, start: str | None, end: str | None, branches: Sequence[tuple[str, str]] = ()) -> fx.Graph:
+    def section(
+        self,
+        start: str | None,
+        end: str | None,
+        branches: Sequence[tuple[str, str]] = (),
+        outputs: Sequence[str] = (),
+    ) -> fx.Graph:
         """Return the graph that computes the node `end` from the node `start` (None: logits, image).
 
         `branches` are pairs of a module's name and of the node whose output it takes; with any, the graph gives what
-        they make of it, too, by their names.
+        they make of it, too, by their names. `outputs` are nodes on the way whose own outputs are given before that of
+        the end, as a tuple.
         """
         first = self.by_name[start] if start else self.image
         last = self.by_name[end] if end else self.output
@@ -190,6 +197,7 @@ class Trace:
         x = graph.placeholder("x")
         copies: dict[fx.Node, Any] = {}
         branch_outputs: dict[str, fx.Node] = {}
+        given: dict[str, fx.Node] = {}
         for node in self.nodes:
             if node not in needed:
                 continue
@@ -202,7 +210,11 @@ class Trace:
                 copies[node] = graph.node_copy(node, lambda source: copies[source])
             for name in (name for name, cut_name in branches if self.by_name[cut_name] is node):
                 branch_outputs[name] = graph.call_module(name, (copies[node],))
-        graph.output((copies[last], branch_outputs) if branches else copies[last])
+            if self.names[node] in outputs:
+                # what comes after may work in place, as above
+                given[self.names[node]] = graph.call_method("clone", (copies[node],))
+        result = (*(given[name] for name in outputs), copies[last]) if outputs else copies[last]
+        graph.output((result, branch_outputs) if branches else result)
         return graph
 
     def _above(self, first: fx.Node) -> set[fx.Node]:
