@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ def _identity_of(
     experiment: Experiment, table: TableColumns, method: str, name: HeadName, options: HeadConfig
 ) -> Callable[[str], str]:
     """Return what makes the digest of all that shapes a method of the fingerprint of the features."""
-    settings = {**asdict(options), "head": name, "method": method, "columns digest": table.digest}
+    settings = {**options.resolved(), "head": name, "method": method, "columns digest": table.digest}
     if method == COLUMNS or not experiment.manifest.images:  # nothing is aggregated
         del settings["aggregate"]
     if method == COLUMNS:
