@@ -490,7 +490,7 @@ def inline_svg(figure: Figure) -> str:
 
 
 def _lay_out(figure: Figure) -> None:
-    """Place what stands in a figure, once: matplotlib would for each format, and draw all of it twice for that."""
+    """Place what stands in a figure, once: matplotlib would for each format, and draws all of it twice for that."""
     if (engine := figure.get_layout_engine()) is not None:
         engine.execute(figure)
         figure.set_layout_engine(None)

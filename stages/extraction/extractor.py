@@ -6,6 +6,7 @@ How the images of a manifest get into the caches is told in ``extract``.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,6 +31,7 @@ from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.hooked import HookedGraph, HookedTrunk, cut_graph
 from stages.network.graph.pooling import Pool
 from stages.network.graph.trunk import FrozenTrunk, auto_batch_size, auto_precision
+from stages.network.map_layout import MapLayout
 from stages.runtime.allocator import tune_malloc
 from stages.runtime.device import resolve_device
 from stages.runtime.seeding import seed_from
@@ -125,6 +127,26 @@ class Extractor:
         return (sum(tap.shape[0] for tap in self.taps),)
 
     @property
+    def row_numbers(self) -> int:
+        """How many numbers are cached of one image, of all cuts together."""
+        return sum(math.prod(tap.shape) for tap in self.taps)
+
+    @property
+    def map_layout(self) -> MapLayout:
+        """What maps stand in the rows of all cuts, joined flat, for heads that answer for each place.
+
+        Raises
+        ------
+        UsageError
+            If they are pooled, or a cut is no map.
+        """
+        if any(tap.shape != tap.cut.shape for tap in self.taps):
+            raise UsageError(
+                f"`pool` {self.options.pool} leaves no places, and a class for each pixel needs them: take `pool` none"
+            )
+        return MapLayout.of_cuts([tap.cut for tap in self.taps], self.image_shape)
+
+    @property
     def fingerprint(self) -> str:
         """Fingerprint of the cache, or of all caches together."""
         return _joined_fingerprint([tap.cache.spec for tap in self.taps])
@@ -217,7 +239,7 @@ class Extractor:
     def forward_features(self, images: Tensor) -> Tensor:
         """Return what a head sees, float32 [b, *row_shape], of normalised images, float32 [b, 3, S, S]."""
         rows = self._through_trunk(images)
-        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+        return rows[0] if len(rows) == 1 else torch.cat([part.flatten(1) for part in rows], dim=1)
 
     def seconds(self, keys: Sequence[str], views: int = 1) -> float:
         """Return what extracting these images cost when it was done; several cuts take one pass."""
@@ -243,6 +265,11 @@ class Extractor:
     def reading(self) -> Reading:
         """How files are read for the trunk."""
         return reading_of(self.options, self.backbone.preprocessing.resize)
+
+    @property
+    def reading_in_full(self) -> Reading:
+        """How files are read at their own size, whatever is decoded for the trunk."""
+        return replace(self.reading, shorter_side=None)
 
     def _remark(self, height: int, width: int) -> str:
         return CROPPED if self.backbone.preprocessing.share_seen(height, width) < SEEN_WARNED else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ class PredictedMask(NamedTuple):
 
     Attributes
     ----------
-    index : int
+    place : int
         Which of the images.
     mask : uint8 [H, W], or str
         The number of the most probable class of each pixel, at the image's own size; the reason where the image could
@@ -37,7 +37,7 @@ class PredictedMask(NamedTuple):
         Where they were asked for.
     """
 
-    index: int
+    place: int
     mask: NDArray[np.uint8] | str
     probabilities: NDArray[np.float16] | None = None
 
@@ -128,7 +128,7 @@ def _tiles(location: str, tiling: Tiling | None, extractor: Extractor) -> tuple[
     The shape is that of the file, also where the network is shown what was decoded at a reduced scale.
     """
     try:
-        height, width = read_image(location, replace(extractor.reading, shorter_side=None)).shape[-2:]
+        height, width = read_image(location, extractor.reading_in_full).shape[-2:]
     except UnreadableImageError:
         return (1, 1), [Box(0, 0, 1, 1)]
     return (height, width), [Box(0, 0, height, width)] if tiling is None else tiling.boxes(height, width)

@@ -256,7 +256,11 @@ class Dense:
 
     def predicted_cells(self, activated: Tensor) -> list[str]:
         """Return the largest class of a predicted map, from probabilities [classes, H, W], and the share of each."""
-        counts = np.bincount(activated.argmax(dim=0).cpu().numpy().ravel(), minlength=self.out_features)
+        return self.mask_cells(activated.argmax(dim=0).cpu().numpy())
+
+    def mask_cells(self, mask: NDArray[Any]) -> list[str]:
+        """Return what `predicted_cells` says, of a mask [H, W] of predicted classes."""
+        counts = np.bincount(mask.ravel(), minlength=self.out_features)
         return [self._largest(counts), *(f"{share:.6f}" for share in counts / max(counts.sum(), 1))]
 
     def predicted_words(self, activated: Tensor) -> str:

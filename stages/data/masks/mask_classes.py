@@ -138,7 +138,7 @@ def resize_mask(mask: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.u
         ((np.arange(length) + 0.5) * old / length).astype(np.int64)
         for length, old in zip(shape, mask.shape, strict=True)
     )
-    return mask[rows[:, None], columns]
+    return np.asarray(mask[rows[:, None], columns])
 
 
 def _as_colors(mask: StoredMask) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from cache.errors import UsageError
 from stages.config.head_registry import HEADS, HeadKind, RowKind, find_head, import_head, names_where
+from stages.config.heads import FitRecipe
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.heads.base import Head
 from stages.network.heads.user_module import ImportedHead
@@ -80,6 +81,12 @@ def build_head(
     if ":" in name:
         return ImportedHead(name, row_shape, out_features)
     return head.build(row_shape, out_features, settings, at)
+
+
+def recipe_of_head(name: str, *, on_maps: bool) -> FitRecipe:
+    """Return how a torch head trains where nothing is said; `on_maps` where it is to answer for each place of maps."""
+    head: type[Head] = ImportedHead if ":" in name else import_head(name)
+    return head.default_recipe(on_maps=on_maps)
 
 
 _MADE_OF_HEADS = {

@@ -21,6 +21,7 @@ from pipeline.options.toml_file import read_configuration
 from stages.network.graph.trunk import FrozenTrunk
 from stages.runtime.environment import describe_machine
 from tests import ready_processes
+from tests.page_figures import drawing
 from tests.photographs import make_folder
 
 SMALL = ["--image-size", "64"]
@@ -45,7 +46,8 @@ def finished(photographs, tmp_path_factory):
         *("run", "--data", photographs, *SMALL, "--cache", folder / "cache", "--out", folder / "run"),
         *("--seeds", "0", "1", "--head", "logistic", "mlp", "--epochs", "1", "--num-workers", "0", *QUICK_FITS),
     ]
-    assert main([str(argument) for argument in arguments]) == 0
+    with drawing(""):
+        assert main([str(argument) for argument in arguments]) == 0
     return folder, [str(argument) for argument in arguments]
 
 

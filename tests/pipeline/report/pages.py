@@ -1,15 +1,12 @@
 """Pages as a browser would see them, and runs to make them from."""
 
-from contextlib import contextmanager
 from html.parser import HTMLParser
 
 import numpy as np
-import pytest
-from markupsafe import Markup
 
 from pipeline.evaluation.comparison import compare_runs
 from pipeline.report.page import write_report
-from pipeline.report.page_parts import Figures, ReportFigure
+from tests.page_figures import drawing
 from tests.pipeline.finished_runs import HISTORY, SELECTION, add, predictions
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
@@ -78,19 +75,3 @@ def report(run, out=None, notes=(), drawn=None):
     configuration = {"data": {"data": "elpv", "test": 0.25}}
     with drawing(drawn):
         return Page(write_report(out or run, comparison, configuration, {"torch": "2.6"}, list(notes)))
-
-
-@contextmanager
-def drawing(beginning=None):
-    """Make all figures, but draw only those whose names begin so, which takes seconds; the others stay empty."""
-    draw = Figures.add
-
-    def add_figure(self, name, figure, alt, caption=""):
-        if beginning is not None and name.startswith(beginning):
-            return draw(self, name, figure, alt, caption)
-        (self.folder / f"{name}.png").touch()
-        return ReportFigure(Markup('<svg viewBox="0 0 1 1"></svg>'), alt, caption)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Figures, "add", add_figure)
-        yield

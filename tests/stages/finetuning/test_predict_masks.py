@@ -35,6 +35,7 @@ def network(side, crop_mode="squash", reading=PLAIN):
     extractor = SimpleNamespace(
         backbone=SimpleNamespace(preprocessing=preprocessing),
         reading=reading,
+        reading_in_full=PLAIN,
         run_batches=lambda requests, compute, count: get_engine("cores", device)(
             requests, compute, device, 4, 2, count
         ),
@@ -63,7 +64,7 @@ def images(tmp_path):
 def test_tiles_bring_back_masks_of_any_size_to_the_pixel(images, tiling):
     locations, masks = images
     predicted = list(iter_masks(*network(16), locations, tiling))
-    assert [answer.index for answer in predicted] == [*range(len(masks))]
+    assert [answer.place for answer in predicted] == [*range(len(masks))]
     for answer, mask in zip(predicted, masks, strict=True):
         assert answer.mask.dtype == np.uint8
         assert np.array_equal(answer.mask, mask)
@@ -110,5 +111,5 @@ def test_an_image_that_cannot_be_read_is_said_and_ends_nothing(images, tmp_path)
     for tiling in (None, Tiling(16, 16, 4)):
         answers = list(iter_masks(*network(16), [locations[1], str(tmp_path / "bad.png"), locations[1]], tiling))
         assert isinstance(answers[1].mask, str)
-        assert [answer.index for answer in answers] == [0, 1, 2]
+        assert [answer.place for answer in answers] == [0, 1, 2]
         assert np.array_equal(answers[2].mask, masks[1])

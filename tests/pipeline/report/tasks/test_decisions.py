@@ -4,7 +4,7 @@ from pipeline.evaluation.comparison import compare_runs
 from pipeline.report.page import write_report
 from tests.pipeline.evaluation.test_decision import TASK, sure
 from tests.pipeline.finished_runs import add
-from tests.pipeline.report.pages import Page, drawing
+from tests.pipeline.report.pages import Page
 
 
 def drawn(samples, seed):
@@ -15,8 +15,7 @@ def drawn(samples, seed):
 
 def page(run, **options):
     add(run, drawn(400, 0), validation=drawn(300, 1), class_names=TASK.class_names)
-    with drawing():
-        path = write_report(run, compare_runs([run]), options, {}, [])
+    path = write_report(run, compare_runs([run]), options, {}, [])
     return Page(path).words.replace("\N{NO-BREAK SPACE}", " ")
 
 
@@ -42,8 +41,7 @@ def test_the_page_says_how_often_sets_hold_the_true_class(tmp_path):
 
 def test_a_run_that_kept_nothing_to_choose_by_has_a_page_all_the_same(tmp_path):
     add(tmp_path, drawn(400, 0), class_names=TASK.class_names)
-    with drawing():
-        words = Page(write_report(tmp_path, compare_runs([tmp_path]), {}, {}, [])).words
+    words = Page(write_report(tmp_path, compare_runs([tmp_path]), {}, {}, [])).words
     assert "What is missed, and what is a false alarm" in words
     assert "for 95" not in words
     assert "possible classes" not in words
