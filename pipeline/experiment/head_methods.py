@@ -64,7 +64,7 @@ from stages.network.heads.base import Head
 from stages.runtime.cost import Cost, measured
 from stages.runtime.progress import working
 from stages.runtime.provenance import provenance
-from stages.tasks.base import Task
+from stages.tasks.base import Statistics, Task
 
 SplitFeatures = tuple[AnyFeatureRows, AnyFeatureRows, AnyFeatureRows]
 """Those of train, validation and test."""
@@ -485,7 +485,11 @@ def _with_whole_path(options: FeatureConfig) -> FeatureConfig:
 
 def predictions_of(task: Task, test: Manifest, activated: NDArray[np.float32]) -> Predictions:
     """Return what was predicted for the test split, with whose images these are."""
-    statistics = task.statistic(torch.from_numpy(activated), torch.from_numpy(test.targets))
+    return predictions_from(task, test, task.statistic(torch.from_numpy(activated), torch.from_numpy(test.targets)))
+
+
+def predictions_from(task: Task, test: Manifest, statistics: Statistics) -> Predictions:
+    """Return what was predicted for the test split, of which the task kept this, with whose images these are."""
     groups = np.array(test.groups) if any(test.groups) else None
     return Predictions(task, np.array(test.keys, "S32"), np.array(test.locations), statistics, groups=groups)
 

@@ -107,6 +107,12 @@ class Extractor:
         return self.taps[0].cut
 
     @property
+    def deepest_cut(self) -> Cut:
+        """The cut up to which the trunk runs."""
+        order = [cut.name for cut in self.graph.cuts]
+        return max((tap.cut for tap in self.taps), key=lambda cut: order.index(cut.name))
+
+    @property
     def cut_names(self) -> str:
         """The cuts' full names, separated by commas."""
         return ",".join(tap.cut.name for tap in self.taps)
@@ -130,6 +136,12 @@ class Extractor:
     def row_numbers(self) -> int:
         """How many numbers are cached of one image, of all cuts together."""
         return sum(math.prod(tap.shape) for tap in self.taps)
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width of what the network sees."""
+        side = self.backbone.preprocessing.image_size
+        return side, side
 
     @property
     def map_layout(self) -> MapLayout:
