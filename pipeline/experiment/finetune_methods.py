@@ -122,7 +122,7 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
         tta=options.tta,
         training=digest,
     )
-    made_with = {**options_of(experiment), **asdict(head), **asdict(options)}
+    made_with = {**options_of(experiment), **head.resolved(), **asdict(options)}
     finished = rank.broadcast_from_first(
         lambda: find_finished(
             method_dir,

@@ -27,6 +27,9 @@ HeadName = str
 COLUMN_OPTIONS = ("columns", "categories", "texts", "log_columns", "impute", "category_min_count")
 """Options that say which columns of a table stand beside the images; a head on the images alone is as without them."""
 
+ENSEMBLE = "ensemble"
+"""The option that says what is made of several heads; each of these is as without it."""
+
 
 @dataclass(frozen=True)
 class FitRecipe:
@@ -125,6 +128,10 @@ class HeadConfig:
     category_min_count: int = 2
     """Samples of train that a category needs to be told apart; rarer ones are one together, and so is what train never
     had."""
+
+    ensemble: Literal["greedy", "none"] | None = None
+    """What is made of the heads of a run, out of folds, without training any anew: greedy averages their predictions,
+    with weights that are chosen by the loss out of folds (default: greedy where two heads or more have such)."""
 
     hidden_dim: int = 512
     """Units of the hidden layer of mlp and concat."""

@@ -29,6 +29,7 @@ from stages.network.backbones.input_channels import with_channels
 from stages.network.backbones.registry import load_backbone
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.hooked import HookedGraph, HookedTrunk, cut_graph
+from stages.network.graph.map_cuts import MAPS, default_map_cuts
 from stages.network.graph.pooling import Pool
 from stages.network.graph.trunk import FrozenTrunk, auto_batch_size, auto_precision
 from stages.network.map_layout import MapLayout
@@ -139,9 +140,9 @@ class Extractor:
 
     @property
     def image_shape(self) -> tuple[int, int]:
-        """Height and width of what the network sees."""
-        side = self.backbone.preprocessing.image_size
-        return side, side
+        """Height and width of the images that the network sees."""
+        size = self.backbone.preprocessing.image_size
+        return size, size
 
     @property
     def map_layout(self) -> MapLayout:
@@ -366,7 +367,11 @@ def with_cut(extractor: Extractor, cut: Cut, pool: Pooling) -> Extractor:
 
 def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: FeatureConfig) -> Extractor:
     """Cut a network as the options say, and name the caches of its features."""
-    cuts = [graph.resolve(name.strip()) for name in options.cut.split(",")]
+    cuts = (
+        default_map_cuts(graph)
+        if options.cut == MAPS
+        else [graph.resolve(name.strip()) for name in options.cut.split(",")]
+    )
     if len({cut.name for cut in cuts}) < len(cuts):
         raise UsageError(f"`cut` {options.cut} names {', '.join(cut.name for cut in cuts)}: one of them twice")
     pools = [Pool(options.pool, cut) for cut in cuts]

@@ -49,8 +49,8 @@ class MapHeadTraining:
     problem : FitProblem
     rows : FeatureRows or StreamedFeatureRows
         What is trained on.
-    scaler : None
-        The heads have a BatchNorm in front.
+    scaler : object
+        Of no use: the heads have a BatchNorm in front.
     validates : bool
         Whether there is a validation split beside the rows.
     """
@@ -61,7 +61,7 @@ class MapHeadTraining:
         settings: list[dict[str, float]],
         problem: FitProblem,
         rows: AnyFeatureRows,
-        scaler: None,
+        scaler: object,
         validates: bool = True,
     ) -> None:
         (self._setting,) = settings

@@ -87,7 +87,7 @@ class MapLayout:
 
     def split(self, rows: Tensor) -> list[Tensor]:
         """Return the maps of rows [b, width], each [b, channels, height, width]; rows may have any further shape."""
-        parts = rows.flatten(1).split(self.sizes, dim=1)
+        parts = torch.split(rows.flatten(1), self.sizes, dim=1)
         return [self._as_map(part, index) for index, part in enumerate(parts)]
 
     def vectors(self, rows: Tensor) -> Tensor:
@@ -110,9 +110,9 @@ class MapLayout:
     def _as_map(self, part: Tensor, index: int) -> Tensor:
         channels, height, width = self.shapes[index]
         if self.stored[index] == "nchw":
-            return part.unflatten(1, (channels, height, width))
+            return part.reshape(-1, channels, height, width)
         places = part[:, self.prefix_tokens[index] * channels :]
-        return places.unflatten(1, (height, width, channels)).permute(0, 3, 1, 2)
+        return places.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _map_shape(cut: Cut, image_shape: tuple[int, int]) -> MapShape:

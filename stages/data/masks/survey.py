@@ -49,22 +49,21 @@ def image_shape(location: str) -> tuple[int, int] | None:
     try:
         # the header alone is read: Pillow is given the file, and not its bytes
         with Image.open(location, formats=COMMON) as image:
-            width, height = image.size
-            # of a PNG without that mark Pillow would decode all pixels to look for one behind them
-            has_marks = image.format != "PNG" or "exif" in image.info
-            turned = has_marks and image.getexif().get(_ORIENTATION, 1) >= 5
+            return _upright_shape(image)
     except DECODE_ERRORS:
-        return _shape_of_other(location)
-    return (width, height) if turned else (height, width)
-
-
-def _shape_of_other(location: str) -> tuple[int, int] | None:
-    """Return the size of an image in a format that is opened by its bytes alone, as HEIC."""
+        pass
     try:
         with open_image_format(Path(location).read_bytes()) as image:
-            return image.height, image.width
+            return _upright_shape(image)
     except DECODE_ERRORS:
         return None
+
+
+def _upright_shape(image: Image.Image) -> tuple[int, int]:
+    # of a PNG without that mark Pillow would decode all pixels to look for one behind them
+    has_marks = image.format != "PNG" or "exif" in image.info
+    turned = has_marks and image.getexif().get(_ORIENTATION, 1) >= 5
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _surveyed(location: str) -> MaskFacts | str:
