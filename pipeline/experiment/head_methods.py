@@ -38,7 +38,7 @@ from pipeline.text import byte_count, duration, format_score
 from stages.columns.table_encoder import TableEncoder
 from stages.config.data import AFTER_TRAINING, SPLITS
 from stages.config.features import FeatureConfig
-from stages.config.heads import COLUMN_OPTIONS, HeadConfig, HeadName
+from stages.config.heads import COLUMN_OPTIONS, DEPTH_OPTIONS, HeadConfig, HeadName
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import read_features, require_cached
@@ -280,6 +280,8 @@ def is_same_head(experiment: Experiment, name: HeadName, options: HeadConfig) ->
 def _identity_of_features(experiment: Experiment, name: HeadName, options: HeadConfig) -> Callable[[str], str]:
     settings = {**asdict(options), "head": name, **views_as_settings(experiment.extractor)}
     for option in COLUMN_OPTIONS:  # of heads on columns alone
+        del settings[option]
+    for option in DEPTH_OPTIONS:
         del settings[option]
     if not experiment.manifest.images or takes_bags(name):  # nothing is aggregated
         del settings["aggregate"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -63,6 +63,29 @@ class RowBlocks:
             start += width
 
 
+class NamedBlock(Protocol):
+    """A block of a row: what was taken at one place of a network."""
+
+    @property
+    def name(self) -> str:
+        """What it is called; no other block of a row is called so."""
+
+    @property
+    def width(self) -> int:
+        """How many numbers it has."""
+
+
+class DepthLayout(Protocol):
+    """The blocks that a row is made of, from several depths of a network."""
+
+    @property
+    def blocks(self) -> Sequence[NamedBlock]:
+        """The blocks, in the order in which they stand in a row."""
+
+    def depth_sets(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the sets of blocks that are worth a trial, by what they are called."""
+
+
 @dataclass(frozen=True)
 class FitProblem:
     """What a head is fitted to, and how its settings are chosen. The test split is no part of it.
@@ -84,6 +107,13 @@ class FitProblem:
         The parts of a row, where it has columns of a table in it.
     compared : bool
         Whether outputs out of folds will be asked for: then there are `divisions`.
+    taps : DepthLayout, optional
+        The blocks of a row, where it has features of several depths.
+    deferred : bool
+        Whether the heads may wait until it is known that they are wanted, see `HeadFit.finish`: where a search goes
+        over several problems, those of all but the best are not.
+    shared : dict
+        What heads on the same rows need not work out again; a problem of other rows has one of its own.
     """
 
     train: AnyFeatureRows
@@ -96,6 +126,9 @@ class FitProblem:
     bags: bool = False
     blocks: RowBlocks | None = None
     compared: bool = False
+    taps: DepthLayout | None = None
+    deferred: bool = False
+    shared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def balanced(self) -> bool:
@@ -153,7 +186,7 @@ class FitProblem:
     def part(self, fitted: Selection, scored: Selection) -> FitProblem:
         """Return a problem whose train and validation are some of the rows of both."""
         rows, places = self.all_rows, np.arange(len(self.all_rows))
-        return replace(self, train=rows.at(places[fitted]), val=rows.at(places[scored]), compared=False)
+        return replace(self, train=rows.at(places[fitted]), val=rows.at(places[scored]), compared=False, shared={})
 
     @cached_property
     def all_rows(self) -> FeatureRows:

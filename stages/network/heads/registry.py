@@ -86,8 +86,11 @@ _MADE_OF_HEADS = {
     "blocks": "stages.network.heads.blocks:WeightedBlocksHead",
     "joined": "stages.network.heads.blocks:JoinedHead",
     "aggregated-blocks": "stages.network.heads.blocks:AggregatedBlocksHead",
+    "columns": "stages.network.heads.depths:ColumnsHead",
+    "projected": "stages.network.heads.depths:ProjectedHead",
 }
-"""Heads that are made around another one where rows have columns of a table in them: saved, and no names of options."""
+"""Heads that are made around another one where rows have columns of a table in them, or depths of a network: saved, and
+no names of options."""
 
 
 def rebuild_head(config: dict[str, Any], graph: CutGraph | None) -> Head:
