@@ -95,9 +95,11 @@ _MADE_OF_HEADS = {
     "joined": "stages.network.heads.blocks:JoinedHead",
     "aggregated-blocks": "stages.network.heads.blocks:AggregatedBlocksHead",
     "ensemble": "stages.network.heads.ensemble:EnsembleHead",
+    "columns": "stages.network.heads.depths:ColumnsHead",
+    "projected": "stages.network.heads.depths:ProjectedHead",
 }
-"""Heads that are made around others: of samples of several images, of rows with columns of a table in them, of several
-heads. They are saved, and no names of options."""
+"""Heads that are made around others: of samples of several images, of rows with columns of a table or depths of a
+network in them, of several heads. They are saved, and no names of options."""
 
 
 def rebuild_head(config: dict[str, Any], graph: CutGraph | None) -> Head:
