@@ -40,7 +40,7 @@ from pipeline.text import byte_count, duration, format_score
 from stages.columns.table_encoder import TableEncoder
 from stages.config.data import AFTER_TRAINING, SPLITS
 from stages.config.features import FeatureConfig
-from stages.config.heads import COLUMN_OPTIONS, HeadConfig, HeadName
+from stages.config.heads import COLUMN_OPTIONS, DEPTH_OPTIONS, ENSEMBLE, HeadConfig, HeadName
 from stages.data.manifest import Manifest
 from stages.data.masks.mask_targets import MaskTargets
 from stages.extraction.extractor import Extractor
@@ -318,7 +318,12 @@ def _identity_of_features(experiment: Experiment, name: HeadName, options: HeadC
         "head": name,
         **views_as_settings(experiment.extractor),
     }
+<<<<<<< HEAD
     for option in COLUMN_OPTIONS:  # of heads on columns alone
+=======
+    # of heads on columns alone, of what is made of heads, and of several depths
+    for option in (*COLUMN_OPTIONS, ENSEMBLE, *DEPTH_OPTIONS):
+>>>>>>> main
         del settings[option]
     if not experiment.manifest.images or takes_bags(name):  # nothing is aggregated
         del settings["aggregate"]

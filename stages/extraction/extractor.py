@@ -108,6 +108,12 @@ class Extractor:
         return self.taps[0].cut
 
     @property
+    def deepest_cut(self) -> Cut:
+        """The cut up to which the trunk runs."""
+        order = [cut.name for cut in self.graph.cuts]
+        return max((tap.cut for tap in self.taps), key=lambda cut: order.index(cut.name))
+
+    @property
     def cut_names(self) -> str:
         """The cuts' full names, separated by commas."""
         return ",".join(tap.cut.name for tap in self.taps)
