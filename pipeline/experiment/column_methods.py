@@ -133,11 +133,8 @@ def _identity_of(
 ) -> Callable[[str], str]:
     """Return what makes the digest of all that shapes a method of the fingerprint of the features."""
     settings = {**options.resolved(), "head": name, "method": method, "columns digest": table.digest}
-<<<<<<< HEAD
-=======
     for option in (ENSEMBLE, *DEPTH_OPTIONS):
         del settings[option]
->>>>>>> main
     if method == COLUMNS or not experiment.manifest.images:  # nothing is aggregated
         del settings["aggregate"]
     if method == COLUMNS:

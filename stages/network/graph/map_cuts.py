@@ -48,11 +48,7 @@ def stride_of(graph: CutGraph, cut: Cut) -> int:
     places = cut.shape[0] - cut.prefix_tokens if cut.layout == "tokens" else 0
     side = cut.shape[-1] if cut.layout == "nchw" else cut.shape[1] if cut.layout == "nhwc" else round(places**0.5)
     exact = _side(graph) / max(side, 1)
-<<<<<<< HEAD
-    return min((2**power for power in range(8)), key=lambda stride: abs(stride - exact))
-=======
     return min((1 << power for power in range(8)), key=lambda stride: abs(stride - exact))
->>>>>>> main
 
 
 def _side(graph: CutGraph) -> int:
