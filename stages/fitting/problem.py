@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stages.config.heads import HeadConfig
-from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, StreamedFeatureRows
+from stages.config.heads import FitRecipe, HeadConfig
+from stages.fitting.feature_rows import AnyFeatureRows, Block, FeatureRows, StreamedFeatureRows
 from stages.fitting.folds import FOLDS_UP_TO, REPEATED_BELOW, REPEATS, CVPlan, Selection, divisions, make_cv
 from stages.network.graph.cuts import Cut, CutGraph
+from stages.network.map_layout import MapLayout
 from stages.tasks.base import Task
 
 
@@ -86,6 +87,22 @@ class DepthLayout(Protocol):
         """Return the sets of blocks that are worth a trial, by what they are called."""
 
 
+class PixelTargets(Protocol):
+    """The masks of samples, which are asked for by their places when they are needed, in bounded memory."""
+
+    def full(self, places: NDArray[np.int64]) -> Sequence[NDArray[np.uint8]]:
+        """Return masks as they are stored, each [H, W]."""
+        ...
+
+    def thinned(self, places: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Return masks brought to one size by their nearest pixels, [b, h, w]."""
+        ...
+
+    def shapes(self, places: NDArray[np.int64]) -> Sequence[tuple[int, int]]:
+        """Return the height and width of masks as they are stored."""
+        ...
+
+
 @dataclass(frozen=True)
 class FitProblem:
     """What a head is fitted to, and how its settings are chosen. The test split is no part of it.
@@ -114,6 +131,12 @@ class FitProblem:
         over several problems, those of all but the best are not.
     shared : dict
         What heads on the same rows need not work out again; a problem of other rows has one of its own.
+    maps : MapLayout, optional
+        The maps in a row, for heads that answer for each place.
+    targets : PixelTargets, optional
+        The masks, where `labels` of the rows are places in them.
+    defaults : FitRecipe
+        How the torch head that is fitted trains where the options leave it open.
     """
 
     train: AnyFeatureRows
@@ -129,6 +152,14 @@ class FitProblem:
     taps: DepthLayout | None = None
     deferred: bool = False
     shared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    maps: MapLayout | None = None
+    targets: PixelTargets | None = None
+    defaults: FitRecipe = field(default_factory=FitRecipe)
+
+    @property
+    def recipe(self) -> FitRecipe:
+        """How a torch head trains."""
+        return self.config.recipe(self.defaults)
 
     @property
     def balanced(self) -> bool:
@@ -163,14 +194,15 @@ class FitProblem:
     def divisions(self) -> tuple[CVPlan, ...]:
         """Train and validation divided into folds, out of which all heads are compared.
 
-        Several times of few rows, and not at all of streamed ones, or of so many that settings are not cross-validated
-        either. They hang on targets, groups and seed alone, never on the head. The first is `cv`, where that has as
-        many folds.
+        Several times of few rows, and not at all of streamed ones, of maps, whose heads take minutes each, or of so
+        many that settings are not cross-validated either. They hang on targets, groups and seed alone, never on the
+        head. The first is `cv`, where that has as many folds.
         """
         labels, config = self.labels, self.config
         wanted = config.cv if config.cv is not None else (5 if len(labels) <= FOLDS_UP_TO else 0)
         if (
             not self.compared
+            or self.maps is not None
             or wanted < 2
             or isinstance(self.train, StreamedFeatureRows)
             or isinstance(self.val, StreamedFeatureRows)
@@ -208,3 +240,13 @@ class FitProblem:
         assert isinstance(self.train, FeatureRows)
         assert isinstance(self.val, FeatureRows)
         return self.train, self.val
+
+
+def full_batches(rows: AnyFeatureRows, problem: FitProblem, seed: int) -> Iterator[Block]:
+    """Yield full batches of an epoch; the rest of fewer rows sits it out, or is all there is."""
+    size = min(problem.recipe.batch_size, len(rows))
+    if isinstance(rows, FeatureRows):
+        batches = rows.shuffled(size, seed, balanced=problem.config.sampling == "balanced")
+    else:
+        batches = rows.shuffled(size, seed)
+    return ((indices, block) for indices, block in batches if len(indices) == size)
