@@ -18,11 +18,6 @@ CLASSES = "classes.csv"
 """The file of the names and colors of the classes, in the order of their numbers."""
 
 
-def class_shares(mask: NDArray[np.uint8], count: int) -> NDArray[np.float64]:
-    """Return which share of a mask's pixels each of `count` classes has, [count]; void counts among the pixels."""
-    return np.bincount(mask.reshape(-1), minlength=count)[:count] / mask.size
-
-
 def save_index_mask(path: Path, mask: NDArray[np.uint8], colors: Sequence[Color]) -> None:
     """Write a mask, uint8 [H, W], as a PNG whose pixels are the numbers of the classes, shown in their colors."""
     image = Image.fromarray(mask)

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from pipeline.experiment.mask_files import (
     CLASSES,
-    Color,
-    class_colors,
     output_names,
     save_classes,
     save_index_mask,
@@ -22,6 +20,7 @@ from pipeline.experiment.mask_files import (
     save_probabilities,
 )
 from stages.data.images.rgb import as_colors
+from stages.data.masks.mask_colors import Color, class_colors
 from stages.data.sources.open_image import read_image
 from stages.extraction.extractor import Extractor
 from stages.finetuning.predict_masks import PredictedMask, iter_masks
@@ -76,14 +75,14 @@ def predict_masks(
     wants_probabilities = output is not None and output.probabilities
     for answer in iter_masks(extractor, upper, locations, tiling, probabilities=wants_probabilities):
         if isinstance(answer.mask, str):
-            yield answer.index, answer.mask
+            yield answer.place, answer.mask
             continue
         if output is not None:
-            _write(output, names[answer.index], answer, task, colors, locations[answer.index], extractor)
+            _write(output, names[answer.place], answer, task, colors, locations[answer.place], extractor)
         cells = task.mask_cells(answer.mask)
         words = task.decode(torch.from_numpy(answer.mask))
         shares = np.array([float(cell) for cell in cells[1:]], np.float32)
-        yield answer.index, MaskAnswer(words, dict(zip(task.predicted_columns, cells, strict=True)), shares)
+        yield answer.place, MaskAnswer(words, dict(zip(task.predicted_columns, cells, strict=True)), shares)
 
 
 def _write(

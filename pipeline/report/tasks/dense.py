@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,8 @@ from stages.data.images.rgb import as_colors
 from stages.data.masks.mask_colors import Color, class_colors, colored, errors, overlay
 from stages.data.sources.open_image import read_image
 from stages.runtime.unicode_text import told_apart
-from stages.tasks.base import Statistics, sum_metric
-from stages.tasks.dense_metrics import class_ious, mean_iou, pixel_accuracy, pixel_counts
+from stages.tasks.base import Statistics
+from stages.tasks.dense_metrics import class_iou, class_ious, mean_iou, pixel_accuracy, pixel_counts
 from stages.tasks.intervals import interval
 
 MOST_CLASSES = 60
@@ -135,11 +134,10 @@ def _classes(
         recall, precision = right / true, right / predicted
     classes = []
     for number, name in enumerate(names):
-        of_class = sum_metric(f"iou_{number}", "IoU", partial(_counts_of, number), _iou)
         iou = class_ious(counts)[number]
         ends = (np.nan, np.nan)
         if not np.isnan(iou):
-            ends = interval(of_class, statistics, groups, resamples=_RESAMPLES)[:2]
+            ends = interval(class_iou(number), statistics, groups, resamples=_RESAMPLES)[:2]
         classes.append(
             DenseClass(
                 name,
@@ -153,14 +151,6 @@ def _classes(
             )
         )
     return classes
-
-
-def _counts_of(number: int, statistics: Statistics) -> NDArray[np.int64]:
-    return pixel_counts(statistics)[:, :, number]
-
-
-def _iou(total: NDArray[Any]) -> float:
-    return float(class_ious(total[:, None])[0])
 
 
 def _figure(context: PageContext, rows: Sequence[Any], names: Sequence[str]) -> ReportFigure:

@@ -40,4 +40,5 @@ def resized_mask(mask: Tensor, size: list[int]) -> Tensor:
     torchvision's own way with masks takes the nearest to a corner, which lies half a pixel aside.
     """
     image = mask.as_subclass(Tensor)[None]
-    return tv_tensors.Mask(F.resize(image, size, interpolation=InterpolationMode.NEAREST_EXACT)[0])
+    resized: Tensor = tv_tensors.Mask(F.resize(image, size, interpolation=InterpolationMode.NEAREST_EXACT)[0])
+    return resized
