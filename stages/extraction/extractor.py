@@ -141,8 +141,7 @@ class Extractor:
     @property
     def image_shape(self) -> tuple[int, int]:
         """Height and width of the images that the network sees."""
-        size = self.backbone.preprocessing.image_size
-        return size, size
+        return self.backbone.preprocessing.shape
 
     @property
     def map_layout(self) -> MapLayout:
