@@ -68,7 +68,7 @@ INSIDE = {
     "stages.network": (
         *("module_paths", "import_path", "memory_format", "classifier", "freezing", "stochastic_depth", "reinit"),
         *("image_channels", "aggregate"),
-        *("graph", "auxiliary_heads", "backbones", "heads"),
+        *("graph", "map_layout", "auxiliary_heads", "backbones", "heads"),
     ),
 }
 """Parts of a room, each of which may import those before it."""

@@ -231,6 +231,18 @@ class Dense:
             confusion[:] = counts.cpu().numpy().reshape(self.out_features, self.out_features)
         return confusions
 
+    def statistic_of_mask(self, predicted: NDArray[np.uint8], target: NDArray[np.uint8]) -> Statistics:
+        """Return what `statistic` keeps of one sample, int64 [classes, classes], whose classes are predicted already.
+
+        Parameters
+        ----------
+        predicted, target : uint8 [H, W]
+        """
+        known = target != self.ignore
+        cells = target[known].astype(np.int64) * self.out_features + predicted[known]
+        counts = np.bincount(cells, minlength=self.out_features**2)
+        return counts.reshape(self.out_features, self.out_features)
+
     def guesses(self, known: Statistics, asked: Statistics) -> list[Statistics]:
         """Return the statistics of calling all pixels by the class that most pixels are of."""
         most = int(known.sum(axis=(0, 2)).argmax())
@@ -256,7 +268,11 @@ class Dense:
 
     def predicted_cells(self, activated: Tensor) -> list[str]:
         """Return the largest class of a predicted map, from probabilities [classes, H, W], and the share of each."""
-        counts = np.bincount(activated.argmax(dim=0).cpu().numpy().ravel(), minlength=self.out_features)
+        return self.mask_cells(activated.argmax(dim=0).cpu().numpy())
+
+    def mask_cells(self, mask: NDArray[Any]) -> list[str]:
+        """Return what `predicted_cells` says, of a mask [H, W] of predicted classes."""
+        counts = np.bincount(mask.ravel(), minlength=self.out_features)
         return [self._largest(counts), *(f"{share:.6f}" for share in counts / max(counts.sum(), 1))]
 
     def predicted_words(self, activated: Tensor) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,20 @@ def dense_metrics(num_classes: int) -> dict[str, Metric]:
             "Mean class accuracy weighs every class alike; pixel accuracy every pixel.",
         ),
     ]
-    return with_limits(metrics)
+    return with_limits([replace(metric, of_parts=True) for metric in metrics])
+
+
+def class_iou(number: int) -> Metric:
+    """Return the metric that is the intersection over union of one class."""
+
+    def summands(statistics: Statistics) -> NDArray[np.int64]:
+        return pixel_counts(statistics)[:, :, number]
+
+    def of_sum(total: NDArray[Any]) -> float:
+        return float(class_ious(total[:, None])[0])
+
+    metric = sum_metric(f"iou_{number}", "IoU", summands, of_sum, as_percent=True)
+    return with_limits([replace(metric, of_parts=True)])[metric.name]
 
 
 def pixel_counts(confusion: NDArray[Any]) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from stages.config.augment_grammar import OPS, AugmentOp, OpKind
-from stages.data.augment.mask_view import VOID, mask_view, padded_mask
+from stages.data.augment.mask_view import VOID, mask_view, padded_mask, resized_mask
 from stages.data.images.preprocessing import Preprocessing
 
 _SMOOTH = v2.InterpolationMode.BILINEAR
@@ -287,13 +287,11 @@ class _SquashedCrop:
         box = self.crop.make_params([torch.empty(1).expand(1, side, side)])
         top, rows = box["top"] * height // side, max(box["height"] * height // side, 1)
         left, columns = box["left"] * width // side, max(box["width"] * width // side, 1)
-        place = (top, left, rows, columns, self.crop.size)
-        return _all_of(
-            [
-                F.resized_crop(pixels, *place, interpolation=self.crop.interpolation, antialias=True)
-                for pixels in (image, *masks)
-            ]
+        view = F.resized_crop(
+            image, top, left, rows, columns, self.crop.size, interpolation=self.crop.interpolation, antialias=True
         )
+        boxes = (mask[..., top : top + rows, left : left + columns] for mask in masks)
+        return _all_of([view, *(resized_mask(part, list(self.crop.size)) for part in boxes)])
 
 
 @dataclass(frozen=True)

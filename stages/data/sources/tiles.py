@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from cache import key_of_bytes
+from stages.config.features import FeatureConfig
 from stages.data.images.reading import Reading
 from stages.data.sources.in_memory import InMemoryImage
 from stages.tasks.tiles import Box, Tiling
@@ -22,6 +23,13 @@ _LOCATION = re.compile(r"tile:(\d+),(\d+),(\d+),(\d+):(.+)", re.DOTALL)
 
 _LATEST = threading.local()
 """The image that a thread has read last: tiles of one image are asked for one after the other."""
+
+
+def tiling_of(options: FeatureConfig) -> Tiling | None:
+    """Return how images are cut into tiles with these options; None where they are seen as a whole."""
+    if options.tile is None:
+        return None
+    return Tiling(options.tile, options.tile, options.tile // 8 if options.overlap is None else options.overlap)
 
 
 def tile_location(location: str, box: Box) -> str:

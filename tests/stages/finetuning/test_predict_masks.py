@@ -35,6 +35,7 @@ def network(side, crop_mode="squash", reading=PLAIN):
     extractor = SimpleNamespace(
         backbone=SimpleNamespace(preprocessing=preprocessing),
         reading=reading,
+        reading_in_full=PLAIN,
         run_batches=lambda requests, compute, count: get_engine("cores", device)(
             requests, compute, device, 4, 2, count
         ),

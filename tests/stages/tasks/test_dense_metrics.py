@@ -5,7 +5,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 
 from stages.tasks.base import evaluate
 from stages.tasks.dense import VOID, Dense
-from stages.tasks.dense_metrics import class_ious, pixel_counts
+from stages.tasks.dense_metrics import class_iou, class_ious, pixel_counts
 from stages.tasks.intervals import interval
 
 CLASSES = ("sky", "road", "car", "sign")
@@ -74,3 +74,18 @@ def test_mean_iou_has_an_interval_of_resamples_of_whole_images():
     metric = task.metrics["miou"]
     found = interval(metric, statistics, None)
     assert found.low < metric.score(statistics) < found.high
+
+
+def test_the_interval_of_a_few_images_of_many_pixels_is_that_of_how_they_differ():
+    """As if each of 30 images said one yes or no, it was 20 points wide where images differ by one."""
+    random = np.random.default_rng(0)
+    means, held, widths = 0.9, [], []
+    for _ in range(60):
+        shares = np.clip(random.normal(means, 0.02, 30), 0, 1)
+        right = random.binomial(2000, shares)
+        statistics = np.stack([[[hits, 2000 - hits], [2000 - hits, hits]] for hits in right])
+        low, high = interval(class_iou(0), statistics, resamples=500)[:2]
+        held.append(low <= means / (2 - means) <= high)
+        widths.append(high - low)
+    assert np.mean(held) >= 0.88
+    assert max(widths) < 0.04
