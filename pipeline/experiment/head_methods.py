@@ -443,7 +443,7 @@ def load_split_features(experiment: Experiment, options: HeadConfig) -> SplitFea
     views = extractor.options.views
     maps = map_layout_for(extractor, experiment.task)
     numbers_a_row = math.prod(extractor.row_shape) if maps is None else extractor.row_numbers
-    row_bytes = numbers_a_row * np.dtype(extractor.options.storage_dtype).itemsize
+    row_bytes = numbers_a_row * extractor.taps[0].cache.dtype.itemsize
     # of masks, rows know the number
     labels = manifest.targets if maps is None else np.arange(len(manifest))
     size = (len(manifest) + (views - 1) * len(parts["train"])) * row_bytes

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cache import FeatureCache, Spec, key_of_bytes
 from cache.errors import CutonceError, UsageError
+from cache.quantized import QUANTIZED
 from stages.config.features import FeatureConfig, Pooling
 from stages.config.pixel_values import COLORS, parse_channels
 from stages.data.augment.policy import Augmentation, augmentation
@@ -227,7 +228,7 @@ class Extractor:
         missing = self.batch_size - len(images)
         filled = torch.cat([images, images.new_zeros((missing, *images.shape[1:]))]) if missing else images
         # converted here, where many numbers are at once: NumPy takes twenty times as long for it
-        stored = getattr(torch, self.options.storage_dtype)
+        stored = torch.float32 if self.options.storage_dtype == "float32" else torch.float16
         return [rows[: len(images)].to(stored) for rows in self._through_trunk(self.preprocess(filled))]
 
     def computed(self, requests: Iterable[ImageRequest]) -> Iterator[ComputedBatch]:
@@ -375,6 +376,8 @@ def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: F
     if len({cut.name for cut in cuts}) < len(cuts):
         raise UsageError(f"`cut` {options.cut} names {', '.join(cut.name for cut in cuts)}: one of them twice")
     pools = [Pool(options.pool, cut) for cut in cuts]
+    if options.storage_dtype == QUANTIZED:
+        _require_maps(cuts, pools)
     precision = auto_precision(device) if options.precision == "auto" else options.precision
     taps = list(zip(cuts, pools, strict=True))
     trunk = (
@@ -412,6 +415,16 @@ def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: F
         device=device,
         options=options,
     )
+
+
+def _require_maps(cuts: Sequence[Cut], pools: Sequence[Pool]) -> None:
+    """Refuse to quantize what is no map."""
+    for cut, pool in zip(cuts, pools, strict=True):
+        if cut.layout != "nchw" or pool.shape != cut.shape:
+            raise UsageError(
+                f"`storage_dtype` {QUANTIZED} keeps a range for each channel of a map, and the rows of {cut.name} are "
+                f"{[*pool.shape]} ({cut.layout}): store them as float16, or take `pool` none and a `cut` that is a map"
+            )
 
 
 def _joined_fingerprint(specs: Sequence[Spec]) -> str:
