@@ -95,6 +95,7 @@ _MADE_OF_HEADS = {
     "joined": "stages.network.heads.blocks:JoinedHead",
     "aggregated-blocks": "stages.network.heads.blocks:AggregatedBlocksHead",
     "ensemble": "stages.network.heads.ensemble:EnsembleHead",
+    "stacked": "stages.network.heads.ensemble:StackedHead",
 }
 """Heads that are made around others: of samples of several images, of rows with columns of a table in them, of several
 heads. They are saved, and no names of options."""
