@@ -56,7 +56,8 @@ class FeatureConfig:
     cut: str = field(default="auto", metadata={**JOINED, **COMMON})
     """The layer whose output is cached, as the features of an image. What lies below it, the trunk, is frozen and runs
     once for each image; what lies above it is left to heads and to fine-tuning. auto is the input of the classifier,
-    `list-cuts BACKBONE` lists all. Several (layer3 layer4) are computed in one pass and cached each for itself; heads
+    `list-cuts BACKBONE` lists all; maps, which auto is for a class for each pixel, is the last block at each of the
+    strides 8, 16 and 32. Several (layer3 layer4) are computed in one pass and cached each for itself; heads
     see them joined."""
 
     pool: Pooling = field(

@@ -24,11 +24,16 @@ _ATTENTION = ("mil",)
 HeadName = str
 """Of a head that is registered, or the import path of a module of the user's own, ``package.module:Class``."""
 
+BlockWeight = Literal["dim", "sqrt", "equal"]
+
 COLUMN_OPTIONS = ("columns", "categories", "texts", "log_columns", "impute", "category_min_count")
 """Options that say which columns of a table stand beside the images; a head on the images alone is as without them."""
 
 ENSEMBLE = "ensemble"
 """The option that says what is made of several heads; each of these is as without it."""
+
+DEPTH_OPTIONS = ("block_weight",)
+"""Options that say how features of several depths are joined; a head on one cut is as without them."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,10 @@ class HeadConfig:
     cv: int | None = None
     """Folds of the cross-validation on train+validation that selects the settings of fitted models, groups kept
     together; 0 selects on the validation split (default: 5 up to 10,000 samples, else 0)."""
+
+    block_weight: tuple[BlockWeight, ...] = ("sqrt",)
+    """Of features of several depths, what a block of d standardized numbers counts: dim (by its numbers: each is
+    multiplied by 1), equal (each block as much: by d^-1/2), sqrt (between: by d^-1/4). Of several the best is taken."""
 
     n_neighbors: tuple[int, ...] = (1, 3, 5, 10, 20, 50)
     """Numbers of neighbours tried for knn."""
@@ -169,7 +178,7 @@ class HeadConfig:
         minima |= {"fit_lr": 0, "fit_weight_decay": 0, "fit_batch_size": 1, "fit_label_smoothing": 0}
         minima |= {"n_neighbors": 1, "nystroem_components": 1, "max_memory_gb": 0, "category_min_count": 1}
         require_at_least(self, minima)
-        for option in ("c_values", "scalers", "n_neighbors", "fit_weight_decay"):
+        for option in ("c_values", "scalers", "block_weight", "n_neighbors", "fit_weight_decay"):
             if not getattr(self, option):
                 raise UsageError(f"`{option}` needs at least one value")
         for name in self.head:

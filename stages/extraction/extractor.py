@@ -29,6 +29,7 @@ from stages.network.backbones.input_channels import with_channels
 from stages.network.backbones.registry import load_backbone
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.hooked import HookedGraph, HookedTrunk, cut_graph
+from stages.network.graph.map_cuts import MAPS, default_map_cuts
 from stages.network.graph.pooling import Pool
 from stages.network.graph.trunk import FrozenTrunk, auto_batch_size, auto_precision
 from stages.network.map_layout import MapLayout
@@ -107,6 +108,12 @@ class Extractor:
         return self.taps[0].cut
 
     @property
+    def deepest_cut(self) -> Cut:
+        """The cut up to which the trunk runs."""
+        order = [cut.name for cut in self.graph.cuts]
+        return max((tap.cut for tap in self.taps), key=lambda cut: order.index(cut.name))
+
+    @property
     def cut_names(self) -> str:
         """The cuts' full names, separated by commas."""
         return ",".join(tap.cut.name for tap in self.taps)
@@ -130,6 +137,12 @@ class Extractor:
     def row_numbers(self) -> int:
         """How many numbers are cached of one image, of all cuts together."""
         return sum(math.prod(tap.shape) for tap in self.taps)
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width of the images that the network sees."""
+        size = self.backbone.preprocessing.image_size
+        return size, size
 
     @property
     def map_layout(self) -> MapLayout:
@@ -354,7 +367,11 @@ def with_cut(extractor: Extractor, cut: Cut, pool: Pooling) -> Extractor:
 
 def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: FeatureConfig) -> Extractor:
     """Cut a network as the options say, and name the caches of its features."""
-    cuts = [graph.resolve(name.strip()) for name in options.cut.split(",")]
+    cuts = (
+        default_map_cuts(graph)
+        if options.cut == MAPS
+        else [graph.resolve(name.strip()) for name in options.cut.split(",")]
+    )
     if len({cut.name for cut in cuts}) < len(cuts):
         raise UsageError(f"`cut` {options.cut} names {', '.join(cut.name for cut in cuts)}: one of them twice")
     pools = [Pool(options.pool, cut) for cut in cuts]

@@ -47,6 +47,8 @@ class PredictedBatch(NamedTuple):
 
 def vectors_of(extractor: Extractor) -> Callable[[Tensor], Tensor]:
     """Return what makes a vector of what a head is given of each image: [b, *row_shape] -> [b, d]."""
+    if len(extractor.taps) > 1 and any(len(tap.shape) > 1 for tap in extractor.taps):
+        return extractor.map_layout.vectors
     if len(extractor.row_shape) == 1:
         return lambda rows: rows
     return Pool("avg", extractor.cut)

@@ -12,14 +12,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from cache.errors import DataError
 from stages.data.image_stream import ImageRequest
 from stages.data.images.preprocessing import Preprocessing
 from stages.data.images.rgb import UnreadableImageError
+from stages.data.manifest import Manifest
+from stages.data.masks.mask_classes import read_mask
 from stages.data.sources.open_image import read_image
 from stages.data.sources.tiles import tile_location
 from stages.extraction.extractor import Extractor
+from stages.finetuning.image_batches import require_readable
+from stages.finetuning.masks import classes_of
 from stages.finetuning.transfer_model import TransferModel
 from stages.runtime.progress import progress
+from stages.tasks.base import Statistics
+from stages.tasks.dense import Dense
 from stages.tasks.tiles import Box, Tiling, merge_tiles, most_probable
 
 
@@ -59,6 +66,7 @@ def iter_masks(
     locations: Sequence[str],
     tiling: Tiling | None = None,
     *,
+    shapes: Sequence[tuple[int, int]] | None = None,
     probabilities: bool = False,
     label: str = "predict",
 ) -> Iterator[PredictedMask]:
@@ -74,6 +82,13 @@ def iter_masks(
         How images are cut into tiles, whose logits are averaged where they overlap; None for images as a whole.
     probabilities
         Whether those of all classes are wanted, which take classes x 2 bytes a pixel.
+    shapes
+        Heights and widths that masks of whole images are to have; those of the images by default.
+
+    Raises
+    ------
+    DataError
+        If what the network answers is not finite.
     """
     preprocessing = extractor.backbone.preprocessing
     images: dict[int, _Image] = {}
@@ -83,7 +98,9 @@ def iter_masks(
         for index, location in enumerate(locations):
             image = images[index] = _Image()
             tiles = [location]
-            if tiling is not None or extractor.reading.shorter_side is not None:
+            if shapes is not None and tiling is None:
+                image.shape, image.boxes = shapes[index], [Box(0, 0, *shapes[index])]
+            elif tiling is not None or extractor.reading.shorter_side is not None:
                 image.shape, image.boxes = _tiles(location, tiling, extractor)
             if tiling is not None:
                 tiles = [tile_location(location, box) for box in image.boxes]
@@ -122,6 +139,35 @@ class _Rendering:
         return self.preprocessing.render(pixels)
 
 
+def mask_statistics(
+    extractor: Extractor, upper: TransferModel, manifest: Manifest, tiling: Tiling | None = None
+) -> Statistics:
+    """Return what the task keeps of each of a manifest's samples, of every pixel of its mask as it is stored.
+
+    Raises
+    ------
+    DataError
+        If an image or a mask cannot be read any more, or, with tiles, differ in size.
+    """
+    task, texts, classes = manifest.task, manifest.target_texts, classes_of(manifest)
+    assert isinstance(task, Dense)
+    shapes = None if tiling is not None else [read_mask(text, classes).shape for text in texts]
+    statistics = np.zeros((len(manifest), task.out_features, task.out_features), np.int64)
+    for answer in iter_masks(extractor, upper, manifest.locations, tiling, shapes=shapes, label="evaluate"):
+        if isinstance(answer.mask, str):
+            require_readable(manifest, [(answer.place, answer.mask)])
+        assert not isinstance(answer.mask, str)
+        truth = read_mask(texts[answer.place], classes)
+        if truth.shape != answer.mask.shape:
+            raise DataError(
+                f"{texts[answer.place]} is {truth.shape[1]} x {truth.shape[0]} and its image {answer.mask.shape[1]} x "
+                f"{answer.mask.shape[0]}: tiles need masks of the size of their images; resize one of the two, or "
+                "leave out `tile`"
+            )
+        statistics[answer.place] = task.statistic_of_mask(answer.mask, truth)
+    return statistics
+
+
 def _tiles(location: str, tiling: Tiling | None, extractor: Extractor) -> tuple[tuple[int, int], list[Box]]:
     """Return the shape of an image and where its tiles lie; of one that cannot be read there is one, which says so.
 
@@ -139,6 +185,8 @@ def _finished(index: int, image: _Image, preprocessing: Preprocessing, *, probab
         return PredictedMask(index, image.failure)
     parts = [seen_part(logits, preprocessing, box) for logits, box in zip(image.logits, image.boxes, strict=True)]
     logits = torch.stack(parts).float()
+    if not torch.isfinite(logits.sum()):
+        raise DataError("what the network answers is not finite: the training diverged; try a lower rate")
     if not probabilities:
         return PredictedMask(index, most_probable(logits, image.boxes, image.shape).numpy())
     merged = merge_tiles(logits, image.boxes, image.shape)

@@ -90,7 +90,7 @@ def _counts(
     known = ~np.isnan(agreement)
     counts = known / np.maximum(known.sum(axis=1, keepdims=True), 1)
     weights = task.weights(targets) if balanced else None
-    return counts if weights is None else counts * weights.reshape(len(counts), -1)
+    return counts if weights is None else np.asarray(counts * weights.reshape(len(counts), -1))
 
 
 def _greedy(task: AveragingTask, agreement: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -21,6 +21,7 @@ from cache.errors import UsageError, listed
 from stages.config.head_registry import find_head, import_head, names_where
 from stages.config.heads import HeadConfig, HeadName
 from stages.fitting.blocks import fit_blocks
+from stages.fitting.depths import fit_depths
 from stages.fitting.feature_rows import (
     BATCH_ROWS,
     AnyFeatureRows,
@@ -155,12 +156,15 @@ def _train(name: HeadName, problem: FitProblem) -> tuple[HeadResult, Callable[[]
     require_head_for(name, problem.task, problem.train.row_shape, bags=problem.bags, maps=problem.maps)
     _require_classes_to_balance(problem)
     require_learnable(problem.train, problem.val, problem.task)
-    if not kind.streams or problem.blocks is not None:
+    joins_depths = problem.taps is not None and problem.blocks is None
+    if problem.blocks is not None or not (kind.streams or joins_depths):
         require_in_memory(kind.name, problem.train)
         require_in_memory(kind.name, problem.val)
 
     def fit_rows(rows: FitProblem) -> HeadFit:
-        return fit(rows) if rows.blocks is None else fit_blocks(kind, fit, rows.blocks, rows)
+        if rows.blocks is not None:
+            return fit_blocks(kind, fit, rows.blocks, rows)
+        return fit(rows) if rows.taps is None else fit_depths(kind, fit, rows.taps, rows)
 
     fitted = fit_rows(problem)
     validated = _validate(fitted.head_train_only, problem)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -80,6 +80,29 @@ class PixelTargets(Protocol):
         ...
 
 
+class NamedBlock(Protocol):
+    """A block of a row: what was taken at one place of a network."""
+
+    @property
+    def name(self) -> str:
+        """What it is called; no other block of a row is called so."""
+
+    @property
+    def width(self) -> int:
+        """How many numbers it has."""
+
+
+class DepthLayout(Protocol):
+    """The blocks that a row is made of, from several depths of a network."""
+
+    @property
+    def blocks(self) -> Sequence[NamedBlock]:
+        """The blocks, in the order in which they stand in a row."""
+
+    def depth_sets(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the sets of blocks that are worth a trial, by what they are called."""
+
+
 @dataclass(frozen=True)
 class FitProblem:
     """What a head is fitted to, and how its settings are chosen. The test split is no part of it.
@@ -107,6 +130,13 @@ class FitProblem:
         The masks, where `labels` of the rows are places in them.
     defaults : FitRecipe
         How the torch head that is fitted trains where the options leave it open.
+    taps : DepthLayout, optional
+        The blocks of a row, where it has features of several depths.
+    deferred : bool
+        Whether the heads may wait until it is known that they are wanted, see `HeadFit.finish`: where a search goes
+        over several problems, those of all but the best are not.
+    shared : dict
+        What heads on the same rows need not work out again; a problem of other rows has one of its own.
     """
 
     train: AnyFeatureRows
@@ -122,6 +152,9 @@ class FitProblem:
     maps: MapLayout | None = None
     targets: PixelTargets | None = None
     defaults: FitRecipe = field(default_factory=FitRecipe)
+    taps: DepthLayout | None = None
+    deferred: bool = False
+    shared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def recipe(self) -> FitRecipe:
@@ -185,7 +218,7 @@ class FitProblem:
     def part(self, fitted: Selection, scored: Selection) -> FitProblem:
         """Return a problem whose train and validation are some of the rows of both."""
         rows, places = self.all_rows, np.arange(len(self.all_rows))
-        return replace(self, train=rows.at(places[fitted]), val=rows.at(places[scored]), compared=False)
+        return replace(self, train=rows.at(places[fitted]), val=rows.at(places[scored]), compared=False, shared={})
 
     @cached_property
     def all_rows(self) -> FeatureRows:

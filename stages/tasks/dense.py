@@ -231,6 +231,18 @@ class Dense:
             confusion[:] = counts.cpu().numpy().reshape(self.out_features, self.out_features)
         return confusions
 
+    def statistic_of_mask(self, predicted: NDArray[np.uint8], target: NDArray[np.uint8]) -> Statistics:
+        """Return what `statistic` keeps of one sample, int64 [classes, classes], whose classes are predicted already.
+
+        Parameters
+        ----------
+        predicted, target : uint8 [H, W]
+        """
+        known = target != self.ignore
+        cells = target[known].astype(np.int64) * self.out_features + predicted[known]
+        counts = np.bincount(cells, minlength=self.out_features**2)
+        return counts.reshape(self.out_features, self.out_features)
+
     def guesses(self, known: Statistics, asked: Statistics) -> list[Statistics]:
         """Return the statistics of calling all pixels by the class that most pixels are of."""
         most = int(known.sum(axis=(0, 2)).argmax())

@@ -96,9 +96,11 @@ _MADE_OF_HEADS = {
     "aggregated-blocks": "stages.network.heads.blocks:AggregatedBlocksHead",
     "ensemble": "stages.network.heads.ensemble:EnsembleHead",
     "stacked": "stages.network.heads.ensemble:StackedHead",
+    "columns": "stages.network.heads.depths:ColumnsHead",
+    "projected": "stages.network.heads.depths:ProjectedHead",
 }
-"""Heads that are made around others: of samples of several images, of rows with columns of a table in them, of several
-heads. They are saved, and no names of options."""
+"""Heads that are made around others: of samples of several images, of rows with columns of a table or depths of a
+network in them, of several heads. They are saved, and no names of options."""
 
 
 def rebuild_head(config: dict[str, Any], graph: CutGraph | None) -> Head:
