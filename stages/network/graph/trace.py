@@ -178,14 +178,35 @@ class Trace:
         `branches` are pairs of a module's name and of the node whose output it takes; with any, the graph gives what
         they make of it, too, by their names.
         """
-        first = self.by_name[start] if start else self.image
         last = self.by_name[end] if end else self.output
+        graph, copies, branch_outputs = self._copied(self.by_name[start] if start else self.image, [last], branches)
+        graph.output((copies[last], branch_outputs) if branches else copies[last])
+        return graph
+
+    def tapped(self, taps: Sequence[tuple[str, str]]) -> fx.Graph:
+        """Return the graph that computes what modules make of the outputs of nodes, from the image, in one pass.
+
+        `taps` are pairs as the `branches` of :meth:`section`; the graph gives a tuple in their order. A module is run
+        as soon as its node was, before layers above change the tensor in place.
+        """
+        goals = [self.by_name[name] for _, name in taps]
+        graph, _, outputs = self._copied(self.image, goals, taps)
+        graph.output(tuple(outputs[module] for module, _ in taps))
+        return graph
+
+    def _copied(
+        self, first: fx.Node, goals: Sequence[fx.Node], branches: Sequence[tuple[str, str]]
+    ) -> tuple[fx.Graph, dict[fx.Node, Any], dict[str, fx.Node]]:
+        """Return a graph of what some nodes are computed with from `first`, its copies of them, and of the branches."""
         above = self._above(first)
 
         def is_size_from_below(node: fx.Node) -> bool:
             return node not in above and node.op != "get_attr" and not _holds_tensor(self.values[node])
 
-        needed = self._needed_for(last, stop=lambda node: node is first or is_size_from_below(node))
+        def is_below(node: fx.Node) -> bool:
+            return node is first or is_size_from_below(node)
+
+        needed = set[fx.Node]().union(*(self._needed_for(goal, stop=is_below) for goal in goals))
         graph = fx.Graph()
         x = graph.placeholder("x")
         copies: dict[fx.Node, Any] = {}
@@ -195,15 +216,14 @@ class Trace:
                 continue
             if node is first:
                 # Layers above may work in place (ReLU, dropout in training): the caller's features stay as they are.
-                copies[node] = x if start is None else graph.call_method("clone", (x,))
+                copies[node] = x if first is self.image else graph.call_method("clone", (x,))
             elif is_size_from_below(node):
                 copies[node] = _size(self.values[node], graph, x)
             else:
                 copies[node] = graph.node_copy(node, lambda source: copies[source])
             for name in (name for name, cut_name in branches if self.by_name[cut_name] is node):
                 branch_outputs[name] = graph.call_module(name, (copies[node],))
-        graph.output((copies[last], branch_outputs) if branches else copies[last])
-        return graph
+        return graph, copies, branch_outputs
 
     def _above(self, first: fx.Node) -> set[fx.Node]:
         above = {first}
