@@ -4,7 +4,7 @@
 
     python benchmarks/heads.py elpv --image-size 224 --out runs/heads                # the tables of docs/heads.md
     python benchmarks/heads.py photos/ --image-size 128 --out runs/heads             # any data that --data takes
-    python benchmarks/heads.py digits --image-size 32 --seeds 0 --quick              # a minute, to see that it works
+    python benchmarks/heads.py digits --image-size 32 --seeds 0 --quick              # seconds, to see that it works
 
 Heads on vectors are trained on the classifier's input and on several cuts joined; heads on maps on the map of one cut.
 Each has the options that it has by default. Accuracy is that on the test split, mean and range over the seeds, each of
@@ -26,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this fold
 VECTORS = ("logistic", "svm", "ridge", "rbf", "ncm", "knn", "sgd", "linear", "mlp", "concat", "cosine")
 MAPS = ("concat", "attention", "top")
 QUICK = ("logistic", "ncm"), ("concat",)
+LITTLE = {"c_values": (0.01, 0.1), "scalers": ("standard",), "cv": 2, "fit_epochs": 15}
+"""What --quick tries and trains."""
 JOINED, MAP = "blocks.3,blocks.4,conv_head", "blocks.6"
 
 
@@ -50,7 +52,8 @@ def measure(data, image_size, seeds, options, heads_of_vectors, heads_of_maps):
         run = options.out / Path(data).stem / f"{number}"
         with messages_printed():
             extract(data=source, features=features)
-            results = train(data=source, features=features, head=HeadConfig(heads), out=run)
+            head = HeadConfig(heads, **LITTLE if options.quick else {})
+            results = train(data=source, features=features, head=head, out=run)
         rows += [_row(kind, name, [result for result in results if result.name == name]) for name in heads]
     return rows
 
@@ -74,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--cache", type=Path, default=Path("cutonce-cache"))
     parser.add_argument("--out", type=Path, help="folder of the runs (default: a temporary one)")
-    parser.add_argument("--quick", action="store_true", help="few heads: to see that it works")
+    parser.add_argument("--quick", action="store_true", help="few heads, few settings and epochs: to see that it works")
     options = parser.parse_args(arguments)
     sizes = options.image_size or [None]
     sizes = sizes * len(options.data) if len(sizes) == 1 else sizes

@@ -107,12 +107,12 @@ def families(draws: int) -> list[list[str]]:
         ("300 images, 3 seeds that split anew", 0, 300, 3),
     ):
         random = np.random.default_rng(3)
-        called = sum(_family(random, groups, size, seeds, resplit=name.endswith("anew")) < 0.05 for _ in range(draws))
+        called = sum(lowest_p(random, groups, size, seeds, resplit=name.endswith("anew")) < 0.05 for _ in range(draws))
         lines.append([name, f"{100 * called / draws:.1f}"])
     return lines
 
 
-def _family(random: np.random.Generator, groups: int, size: int, seeds: int, *, resplit: bool) -> float:
+def lowest_p(random: np.random.Generator, groups: int, size: int, seeds: int, *, resplit: bool) -> float:
     """Return the least of Holm's p-values of four methods against a fifth that is as good as they are."""
     count, methods = max(groups, 1) * size, 5
     pool = 5 * count if resplit else count  # where seeds split anew, a fifth of all images is tested by each

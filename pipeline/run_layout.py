@@ -28,6 +28,7 @@ RESULT = "result.json"
 PREDICTIONS = "predictions.npz"
 VALIDATION = "validation.npz"
 OUT_OF_FOLD = "out-of-fold.npz"
+SHOWN_MASKS = "shown-masks.npz"  # where each pixel has a class
 MODEL_CARD = "model.json"
 HEAD = "head.safetensors"
 HEAD_WITHOUT_VAL = "head-without-val.safetensors"

@@ -52,6 +52,15 @@ def photographs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _figures_made_and_not_drawn():
+    """Leave the figures of a page empty, seconds each page, where a test does not ask for them by `drawing`."""
+    from tests.page_figures import drawing
+
+    with drawing():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _networks_loaded_once():
     """Load and trace these networks once for all that extract with them: seconds each time, and nobody may change them.
 

@@ -51,13 +51,24 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 
 INSIDE = {
     "stages.data": (
-        *("images", "augment", "sample", "sources", "image_stream", "group_split", "splits", "targets", "manifest"),
+        *(
+            "images",
+            "masks",
+            "augment",
+            "sample",
+            "sources",
+            "image_stream",
+            "group_split",
+            "splits",
+            "targets",
+            "manifest",
+        ),
         *("outer_folds", "new_samples", "survey", "pixel_quality"),
     ),
     "stages.network": (
         *("module_paths", "import_path", "memory_format", "classifier", "freezing", "stochastic_depth", "reinit"),
         *("image_channels", "aggregate"),
-        *("graph", "auxiliary_heads", "backbones", "heads"),
+        *("graph", "map_layout", "auxiliary_heads", "backbones", "heads"),
     ),
 }
 """Parts of a room, each of which may import those before it."""

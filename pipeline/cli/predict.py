@@ -20,9 +20,12 @@ def predict(
     threshold_for: str | None = None,
     coverage: float | None = None,
     calibrate: bool | None = None,
+    masks: Path | None = None,
+    overlays: bool = True,
+    probabilities: bool = False,
     device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> list[Prediction]:
-    """Predict new images with a trained method of a run: classes or labels with their probabilities, or numbers.
+    """Predict new images with a trained method of a run: classes or labels with their probabilities, numbers, or masks.
 
     Images that are unlike those it was trained on are marked.
 
@@ -31,6 +34,7 @@ def predict(
     ```sh
     cutonce predict runs/photos new/ one.jpg --out predictions.csv
     cutonce predict runs/photos new/ --method finetune-top-3
+    cutonce predict runs/streets new/ --masks predicted --out shares.csv
     ```
 
     Parameters
@@ -58,23 +62,36 @@ def predict(
     calibrate
         Divide logits by the one temperature that fits held-out images best, so that how sure it is says how often it is
         right (default: as the run was made with, else not).
+    masks
+        Of a method that gives a class for each pixel: the folder for masks/, PNGs of the numbers of the classes at the
+        size of their images, and classes.csv, the names and colors (default: beside `out`, under its name; without
+        `out` none are written).
+    overlays
+        Write each image with the colors of its mask on it, too, in overlays/.
+    probabilities
+        Write the probabilities of all classes of each pixel, too, in probabilities/: NumPy archives of float16
+        [classes, height, width].
     """
     from pipeline.cli.output import echo
     from pipeline.experiment.classify_images import (
         choose_model,
         decision_of,
         format_predictions,
+        mask_output,
         predict_images,
         write_csv,
     )
 
     model, reason = choose_model(run, method, seed)
     decision = decision_of(model, threshold_for, coverage, calibrate=calibrate)
-    classified, unreadable = predict_images(model, list(images), device, decision=decision)
+    output = mask_output(model, masks, out, overlays=overlays, probabilities=probabilities)
+    classified, unreadable = predict_images(model, list(images), device, decision=decision, masks=output)
     heading, lines, warnings = format_predictions(model, reason, classified, printed=out is None)
     echo(heading, *lines)
     if out is not None:
         write_csv(out, classified)
         echo(f"predictions: {out}")
+    if output is not None:
+        echo(f"masks: {output.folder}")
     echo(*warnings, *(f"skipped {location!r}: {reason}" for location, reason in unreadable))
     return classified

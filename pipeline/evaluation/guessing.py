@@ -34,9 +34,9 @@ def guessing_words(row: MethodSummary) -> list[str]:
     score = format_score(metric.score(guess), as_percent=metric.as_percent)
     value, low, high = (format_difference(end, as_percent=metric.as_percent) for end in compared.difference)
     return [
-        f"Warning: {row.label} is not shown to beat guessing. The best answer that is the same for "
-        f"every image reaches {score} {metric.label}: {row.label} is {value}{' points' if metric.as_percent else ''} "
-        f"from that (95 % interval {low} to {high})."
+        f"Warning: {row.label} is not shown to beat guessing. The best answer that is the same for every {row.unit} "
+        f"reaches {score} {metric.label}: {row.label} is {value}{' points' if metric.as_percent else ''} from that "
+        f"(95 % interval {low} to {high})."
     ]
 
 

@@ -92,19 +92,25 @@ def joined(head: str) -> str:
     return f"{head_label(head)} + columns"
 
 
-@register_method("finetune", order=4)
+@register_method("ensemble", order=4, cached=True)
+def ensemble(kind: str) -> str:
+    """Label the mean of what several heads on cached features say."""
+    return f"{kind} ensemble"
+
+
+@register_method("finetune", order=5)
 def finetune(blocks: str) -> str:
     """Label what is fine-tuned."""
     return f"fine-tune {blocks}"
 
 
-@register_method("uncached", order=5)
+@register_method("uncached", order=6)
 def uncached(head: str) -> str:
     """Label a head that trains on images through the frozen network: what caching saves."""
     return f"frozen network {head_label(head)}"
 
 
-@register_method("scratch", order=6)
+@register_method("scratch", order=7)
 def scratch(blocks: str) -> str:
     """Label a network without pretrained weights: what these are worth."""
     return f"scratch {blocks}"

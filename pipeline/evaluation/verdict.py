@@ -223,4 +223,6 @@ def _time(ratio: float) -> str:
 
 
 def _method_phrase(row: MethodSummary) -> str:
+    if row.method == "ensemble":
+        return f"the {row.label}"
     return f"the {row.label} head" if row.cached else row.label

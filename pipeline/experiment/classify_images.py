@@ -22,6 +22,7 @@ from pipeline.evaluation.decision import Decision, class_names_of, decide
 from pipeline.evaluation.results import Result, distinct_names, read_json
 from pipeline.experiment.find_samples import NewSample, find_samples
 from pipeline.experiment.model_store import ModelCard, open_model, read_columns, read_recipe, read_unlike
+from pipeline.experiment.predict_masks import MaskOutput, predict_masks
 from pipeline.experiment.predict_with_columns import predict_samples_with_columns, predict_with_columns
 from pipeline.options.toml_file import read_configuration
 from pipeline.run_layout import CONFIGURATION, MODEL_CARD, REPORT, RESULTS, files_of_methods, run_of, seed_of
@@ -29,10 +30,12 @@ from stages.config.bounds import is_share, require
 from stages.config.goals import goal_of
 from stages.data.sources.csv_file import is_table, read_image_table
 from stages.data.sources.folder_tree import FolderNotes, images_below
+from stages.data.sources.tiles import tiling_of
 from stages.finetuning.predict_images import PredictedBatch, iter_predictions, iter_sample_predictions
 from stages.inspection.unlike import UnlikeDetector
 from stages.network.backbones.base import Backbone
 from stages.tasks.base import Task, task_from_json
+from stages.tasks.dense import Dense
 
 COLUMNS_ALONE = "columns"
 """The method of transfer that opens no image."""
@@ -60,7 +63,7 @@ class Prediction:
     cells : mapping of str to str
         All that the task says of it, by the names of columns: a class and the probability of every class, say.
     activated : float32 [out_features]
-        What the task makes of the network's output: probabilities, or values.
+        What the task makes of the network's output: probabilities, or values; of masks the share of each class.
     extra : mapping of str to str
     unlike : float, optional
         How far it is from the training images, as a multiple of the level that hardly any of the held-out images is
@@ -156,12 +159,37 @@ def decision_of(
     return decide(Result.load(model), goal, coverage, calibrate=calibrate)
 
 
+def mask_output(
+    model: Path, folder: Path | None, table: Path | None, *, overlays: bool = True, probabilities: bool = False
+) -> MaskOutput | None:
+    """Return where a trained method's masks are written: as asked, or beside the table of its predictions, by its name.
+
+    None where there are none, or nothing says where.
+
+    Raises
+    ------
+    UsageError
+        If masks or probabilities are asked for of a method that has none, or probabilities without a folder.
+    """
+    recipe = read_recipe(model)
+    is_dense = recipe is not None and isinstance(task_from_json(recipe.task), Dense)
+    if not is_dense and (folder is not None or probabilities):
+        asked = "`probabilities`" if folder is None else f"`masks` {folder}"
+        raise UsageError(f"{asked}: {model} says something of images as a whole, not of their pixels")
+    if is_dense and folder is None and table is not None:
+        folder = table.with_suffix("")
+    if is_dense and folder is None and probabilities:
+        raise UsageError("`probabilities` are files: say by `masks` FOLDER where they go")
+    return MaskOutput(folder, overlays, probabilities) if is_dense and folder is not None else None
+
+
 def predict_images(
     model: Path,
     images: Sequence[Path],
     device: str = "auto",
     backbone: nn.Module | Backbone | None = None,
     decision: Decision | None = None,
+    masks: MaskOutput | None = None,
 ) -> tuple[list[Prediction], list[tuple[str, str]]]:
     """Return the classified images, and those that could not be read with the reason.
 
@@ -176,6 +204,9 @@ def predict_images(
         The network it was trained on, where that was handed in from Python.
     decision : Decision, optional
         How probabilities are read; by default the most probable class is predicted.
+    masks : MaskOutput, optional
+        Where masks are written, of a method that gives a class for each pixel; what is said of an image are then the
+        shares of the classes.
 
     Raises
     ------
@@ -185,6 +216,8 @@ def predict_images(
         If there is no readable image, or the method takes columns of a table and there is none with them.
     """
     recipe = read_recipe(model)
+    if recipe is not None and isinstance(task_from_json(recipe.task), Dense):
+        return _predict_masks(model, find_images(images), device, backbone, decision, masks)
     if recipe is not None and recipe.samples is not None:
         return _predict_samples(model, find_samples(images, recipe.samples), device, backbone, decision)
     listing = find_images(images)
@@ -206,6 +239,33 @@ def predict_images(
     if not classified:
         raise DataError(f"none of the {len(locations)} images could be read; the first: {unreadable[0][1]}")
     return classified, unreadable
+
+
+def _predict_masks(
+    model: Path,
+    listing: Sequence[tuple[str, dict[str, str]]],
+    device: str,
+    backbone: nn.Module | Backbone | None,
+    decision: Decision | None,
+    output: MaskOutput | None,
+) -> tuple[list[Prediction], list[tuple[str, str]]]:
+    """Return what `predict_images` does, of a method that gives a class for each pixel."""
+    if decision not in (None, Decision()):
+        raise UsageError("`threshold_for`, `coverage` and `calibrate` are for images as a whole, not for their pixels")
+    recipe, extractor, upper = open_model(model, device, backbone)
+    task = task_from_json(recipe.task)
+    assert isinstance(task, Dense)
+    predicted: list[Prediction] = []
+    unreadable: list[tuple[str, str]] = []
+    locations = [location for location, _ in listing]
+    for index, answer in predict_masks(extractor, upper, task, locations, tiling_of(extractor.options), output):
+        if isinstance(answer, str):
+            unreadable.append((locations[index], answer))
+        else:
+            predicted.append(Prediction(locations[index], extra=listing[index][1], **answer._asdict()))
+    if not predicted:
+        raise DataError(f"none of the {len(locations)} images could be read; the first: {unreadable[0][1]}")
+    return predicted, unreadable
 
 
 def _predict_samples(

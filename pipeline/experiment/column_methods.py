@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from pipeline.experiment.head_methods import (
 from pipeline.experiment.sample_rows import aggregate_settings, takes_bags
 from pipeline.experiment.table_columns import TableColumns, encode_columns, log_notes
 from stages.config.data import SPLITS
-from stages.config.heads import HeadConfig, HeadName
+from stages.config.heads import DEPTH_OPTIONS, ENSEMBLE, HeadConfig, HeadName
 from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows
 from stages.fitting.fit_head import FitProblem
 from stages.fitting.problem import RowBlocks
@@ -132,7 +132,9 @@ def _identity_of(
     experiment: Experiment, table: TableColumns, method: str, name: HeadName, options: HeadConfig
 ) -> Callable[[str], str]:
     """Return what makes the digest of all that shapes a method of the fingerprint of the features."""
-    settings = {**asdict(options), "head": name, "method": method, "columns digest": table.digest}
+    settings = {**options.resolved(), "head": name, "method": method, "columns digest": table.digest}
+    for option in (ENSEMBLE, *DEPTH_OPTIONS):
+        del settings[option]
     if method == COLUMNS or not experiment.manifest.images:  # nothing is aggregated
         del settings["aggregate"]
     if method == COLUMNS:

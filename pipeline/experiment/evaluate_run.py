@@ -145,6 +145,7 @@ def evaluate_run(run: Path, data: str, given: Mapping[str, Any], options: Evalua
         partial(progress, label="read keys", unit="files"),
         split=options.split,
         leave_out_unknown=options.unknown == "leave-out",
+        mask_classes=Manifest.load(models[0].parent / MANIFEST).mask_classes if task.reads == "image" else None,
     )
     seeds = list(dict.fromkeys(seed_of(model.parent) for model in models))
     manifest, seen, notes = _without_seen(run, seeds, manifest, options.seen)

@@ -103,6 +103,8 @@ class Experiment:
         DataError
             If validation or test has no sample with a label, or the same number in all.
         """
+        if self.task.reads == "image":  # masks are read when they are needed
+            return
         metric = self.task.metrics[self.task.primary]
         if metric.per_sample is not None:  # a mean over samples is defined for any
             return
@@ -128,7 +130,8 @@ class Experiment:
         if self.outer is not None and self.data is not None:
             settings = {**settings, "tested by": self.data.test}
         manifest = self.manifest
-        samples = "".join(manifest.keys) + " ".join(manifest.splits) + " ".join(map(str, manifest.targets.tolist()))
+        targets = manifest.target_keys or map(str, manifest.targets.tolist())
+        samples = "".join(manifest.keys) + " ".join(manifest.splits) + " ".join(targets)
         task = self.task.to_json()
         known_by = task["class_names"] if task.keys() == {"name", "class_names"} else task
         parts = [features or self.extractor.fingerprint, samples, known_by, self.seed, as_version_1(settings)]

@@ -30,6 +30,7 @@ from pipeline.experiment.head_methods import (
     head_dir_name,
     is_same_head,
     options_of,
+    predictions_from,
     predictions_of,
     recipe_of,
     run_heads,
@@ -55,13 +56,15 @@ from stages.data.augment.mixup import MixupCutmix
 from stages.data.images.reading import reading_of
 from stages.data.manifest import Manifest
 from stages.data.sources.open_image import read_image
+from stages.data.sources.tiles import tiling_of
 from stages.extraction.estimate import estimate
 from stages.extraction.extractor import Extractor
 from stages.finetuning.autotune import CHECKPOINT, FOUND
-from stages.finetuning.baselines import baseline, random_head, unfitted_aggregate
+from stages.finetuning.baselines import baseline, random_head, random_map_head, unfitted_aggregate
 from stages.finetuning.finetune import FinetuneResult, finetune
 from stages.finetuning.finetune import find_lrs as range_tests
 from stages.finetuning.predict_images import predict_proba
+from stages.finetuning.predict_masks import mask_statistics
 from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.sample_views import image_count
 from stages.finetuning.setup import training_fingerprint
@@ -119,7 +122,7 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
         tta=options.tta,
         training=digest,
     )
-    made_with = {**options_of(experiment), **asdict(head), **asdict(options)}
+    made_with = {**options_of(experiment), **head.resolved(), **asdict(options)}
     finished = rank.broadcast_from_first(
         lambda: find_finished(
             method_dir,
@@ -186,7 +189,8 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
             replace(recipe, task=predictions.task.to_json()),
             tuned.head,
             tuned=tuned.upper,
-            unlike=detector_of_network(experiment, tuned.upper),
+            # of maps no vector says whether an image is unlike others
+            unlike=None if experiment.task.reads == "image" else detector_of_network(experiment, tuned.upper),
         )
         for leftover in (CHECKPOINT, FOUND):
             (method_dir / leftover).unlink(missing_ok=True)
@@ -260,6 +264,12 @@ def _predict(
     is not, these only say whether the network is better than a head, which no prediction needs: they cost nothing here.
     """
     task, val, test = experiment.task, experiment.split("val"), experiment.split("test")
+    if task.reads == "image":
+        tiling = tiling_of(experiment.extractor.options)
+        with measured() as testing:
+            statistics = mask_statistics(experiment.extractor, upper, test, tiling)
+        validated_masks = mask_statistics(experiment.extractor, upper, val, tiling)
+        return predictions_from(task, test, statistics), predictions_from(task, val, validated_masks), testing
 
     def of_val() -> NDArray[np.float32]:
         return predict_proba(experiment.extractor, upper, val, options.tta)
@@ -322,6 +332,8 @@ def _starting_head(experiment: Experiment, options: FinetuneConfig, head: HeadCo
     """
     extractor = experiment.extractor
     assert options.init_head is not None, "of a task"
+    if options.init_head == "new" and experiment.task.reads == "image":
+        return random_map_head(extractor, experiment.task.out_features, experiment.seed), 0.0
     if options.init_head == "new":
         kind = head.aggregate if head.aggregate != "attention" else "mean"
         aggregate = unfitted_aggregate(extractor, experiment.manifest, kind)

@@ -27,7 +27,7 @@ _WITHOUT_EFFECT = (
         field.name for field in fields(DataConfig) if field.name not in ("metric", "test")
     ),  # samples are compared themselves
     *("cache", "compression", "extract_batch_size", "decode_threads", "device", "engine", "strict", "force"),
-    *("head", "num_workers", "checkpoint_minutes", "baselines", "baseline_lr", "name"),
+    *("head", "ensemble", "num_workers", "checkpoint_minutes", "baselines", "baseline_lr", "name"),
 )
 """Options that say nothing of how a method is trained."""
 

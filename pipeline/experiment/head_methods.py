@@ -21,6 +21,7 @@ from cache.errors import listed
 from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import Result, evaluate_test, fold_scores
+from pipeline.evaluation.shown_masks import ShownMasks, places_to_show
 from pipeline.experiment.experiment import Experiment, OuterTest
 from pipeline.experiment.find_samples import sample_options
 from pipeline.experiment.finished_methods import find_finished, is_same_training, require_same_features
@@ -34,12 +35,14 @@ from pipeline.experiment.sample_rows import (
     takes_bags,
 )
 from pipeline.experiment.unlike_images import detector_of_features
+from pipeline.run_layout import SHOWN_MASKS
 from pipeline.text import byte_count, duration, format_score
 from stages.columns.table_encoder import TableEncoder
 from stages.config.data import AFTER_TRAINING, SPLITS
 from stages.config.features import FeatureConfig
-from stages.config.heads import COLUMN_OPTIONS, HeadConfig, HeadName
+from stages.config.heads import COLUMN_OPTIONS, DEPTH_OPTIONS, ENSEMBLE, HeadConfig, HeadName
 from stages.data.manifest import Manifest
+from stages.data.masks.mask_targets import MaskTargets
 from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import read_features, require_cached
 from stages.finetuning.sample_views import image_count
@@ -53,21 +56,30 @@ from stages.fitting.fit_head import (
     get_fit,
     head_method,
     head_probabilities,
+    head_settings,
     one_sided_labels,
     require_head_for,
     train_foldable_head,
 )
+from stages.fitting.map_heads import map_statistics, predicted_masks
 from stages.fitting.out_of_fold import OutOfFold
+from stages.fitting.problem import PixelTargets
 from stages.inspection.unlike import UnlikeDetector
 from stages.network.aggregate import Aggregate
 from stages.network.heads.base import Head
+from stages.network.map_layout import MapLayout
 from stages.runtime.cost import Cost, measured
 from stages.runtime.progress import working
 from stages.runtime.provenance import provenance
-from stages.tasks.base import Task
+from stages.tasks.base import Statistics, Task
 
 SplitFeatures = tuple[AnyFeatureRows, AnyFeatureRows, AnyFeatureRows]
 """Those of train, validation and test."""
+
+_SHARE_OF_MASKS = 1 / 8
+"""Of the memory that features may take, what thinned masks may."""
+
+_MOST_MASK_BYTES = 1 << 30
 
 _LOG = logging.getLogger("cutonce")
 
@@ -207,7 +219,7 @@ def train_and_test(
         trained, fold = train_foldable_head(method.name, problem)
     with measured() as folding, working(f"{label}, out of folds"):
         out_of_fold = None if experiment.fold else fold()  # the methods of an outer fold are not chosen between
-    tested = _tested(experiment, method, trained, test_rows)
+    tested = _tested(experiment, method, trained, test_rows, problem.targets)
     outcome = MethodOutcome(
         method=method.method,
         name=method.name,
@@ -238,23 +250,46 @@ def train_and_test(
         )
     recipe = recipe_of(experiment, trained.task, method.method, method.name, method.identity)
     invalidate_model(method.directory)
-    validation = predictions_of(trained.task, experiment.split("val"), trained.val_activated)
+    validation = predictions_from(trained.task, experiment.split("val"), trained.val_statistics)
     result.save(method.directory, outcome.predictions, validation=validation, out_of_fold=folded)
     head, without_val = as_saved(trained.module), as_saved(trained.module_train_only)
+    if problem.targets is not None and experiment.outer is None:
+        show_masks(method.directory, trained.module, problem.targets, test_rows, outcome.predictions)
     save_model(method.directory, recipe, head, without_val=without_val, columns=columns, unlike=unlike)
     place, took = f"{experiment.label}  {method.directory.name}", duration(training.seconds)
     _LOG.info(f"{place}: {format_accuracy(result)}, trained in {took}")
     return trained, result
 
 
-def _tested(experiment: Experiment, method: HeadMethod, trained: HeadResult, rows: AnyFeatureRows) -> OuterTest:
+def _tested(
+    experiment: Experiment,
+    method: HeadMethod,
+    trained: HeadResult,
+    rows: AnyFeatureRows,
+    masks: PixelTargets | None,
+) -> OuterTest:
     """Return what a head predicts for the test split, or what the outer folds say of it, under its own task."""
     if experiment.outer is not None:
         outer = experiment.outer(method.directory.name)
         return outer._replace(predictions=outer.predictions.of_task(trained.task))
+    if masks is not None:
+        with measured() as testing:
+            statistics = map_statistics(trained.module, rows, masks, trained.task)
+        return OuterTest(predictions_from(trained.task, experiment.split("test"), statistics), Cost(), testing, "")
     with measured() as testing:
         activated = head_probabilities(trained.module, rows, trained.task)
     return OuterTest(predictions_of(trained.task, experiment.split("test"), activated), Cost(), testing, "")
+
+
+def show_masks(
+    directory: Path, head: Head, masks: PixelTargets, rows: AnyFeatureRows, predictions: Predictions
+) -> None:
+    """Leave the predicted and the true masks of a few test images in the folder of a head, for the page."""
+    places = places_to_show(predictions.statistics)
+    features = rows.features[places] if isinstance(rows, FeatureRows) else rows.read(places)
+    targets = rows.labels[places]
+    predicted = predicted_masks(head, features, masks.shapes(targets), predictions.task)
+    ShownMasks.of(predictions.keys[places], predicted, masks.full(targets)).save(directory / SHOWN_MASKS)
 
 
 def find_finished_head(experiment: Experiment, name: HeadName, options: HeadConfig) -> Result | None:
@@ -278,8 +313,14 @@ def is_same_head(experiment: Experiment, name: HeadName, options: HeadConfig) ->
 
 
 def _identity_of_features(experiment: Experiment, name: HeadName, options: HeadConfig) -> Callable[[str], str]:
-    settings = {**asdict(options), "head": name, **views_as_settings(experiment.extractor)}
-    for option in COLUMN_OPTIONS:  # of heads on columns alone
+    settings = {
+        **head_settings(name, options, experiment.task),
+        "head": name,
+        **views_as_settings(experiment.extractor),
+    }
+    # of heads on columns alone, of what is made of heads, and of several depths
+    depth_options = DEPTH_OPTIONS if experiment.extractor.tap_layout is None else ()
+    for option in (*COLUMN_OPTIONS, ENSEMBLE, *depth_options):
         del settings[option]
     if not experiment.manifest.images or takes_bags(name):  # nothing is aggregated
         del settings["aggregate"]
@@ -288,7 +329,7 @@ def _identity_of_features(experiment: Experiment, name: HeadName, options: HeadC
 
 def head_options(experiment: Experiment, name: HeadName, options: HeadConfig) -> dict[str, Any]:
     """Return the options that a head is made with."""
-    return {**options_of(experiment), **asdict(replace(options, head=(name,)))}
+    return {**options_of(experiment), **head_settings(name, replace(options, head=(name,)), experiment.task)}
 
 
 def require_heads(extractor: Extractor, manifest: Manifest, names: Iterable[HeadName], *, option: str = "head") -> None:
@@ -304,8 +345,29 @@ def require_heads(extractor: Extractor, manifest: Manifest, names: Iterable[Head
     UsageError
         See :func:`~stages.fitting.fit_head.require_head_for`.
     """
+    maps = map_layout_for(extractor, manifest.task)
+    row_shape = extractor.row_shape if maps is None else (maps.width,)
     for name in names:
-        require_head_for(name, manifest.task, extractor.row_shape, bags=bool(manifest.images), option=option)
+        require_head_for(name, manifest.task, row_shape, bags=bool(manifest.images), maps=maps, option=option)
+
+
+def map_layout_for(extractor: Extractor, task: Task) -> MapLayout | None:
+    """Return what maps the rows hold for a task that asks for an answer at each place; None for one of images.
+
+    Raises
+    ------
+    UsageError
+        If the features are no maps.
+    """
+    return extractor.map_layout if task.reads == "image" else None
+
+
+def masks_for(manifest: Manifest, options: HeadConfig) -> MaskTargets | None:
+    """Return the masks of samples by their numbers in the manifest; None where targets are no masks."""
+    if manifest.mask_classes is None:
+        return None
+    memory = min(allowed_memory(options) * _SHARE_OF_MASKS, _MOST_MASK_BYTES)
+    return MaskTargets(manifest.targets.tolist(), manifest.mask_classes, int(memory))
 
 
 def require_same_features_of_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadConfig) -> None:
@@ -363,7 +425,12 @@ class HeadProblems:
         train, val, test = load_split_features(experiment, options)
         (tap, *others) = extractor.taps
         cut = CutContext(extractor.graph, tap.cut) if tap.cut is not None and not others else None
-        problem = FitProblem(train, val, experiment.task, options, experiment.seed, extractor.device, cut)
+        problem = FitProblem(
+            *(train, val, experiment.task, options, experiment.seed, extractor.device, cut),
+            maps=map_layout_for(extractor, experiment.task),
+            targets=masks_for(experiment.manifest, options),
+            taps=extractor.tap_layout,
+        )
         return HeadProblem(problem, test, None)
 
 
@@ -377,7 +444,11 @@ def load_split_features(experiment: Experiment, options: HeadConfig) -> SplitFea
     extractor, manifest = experiment.extractor, experiment.manifest
     parts = {name: experiment.split(name) for name in SPLITS}
     views = extractor.options.views
-    row_bytes = math.prod(extractor.row_shape) * np.dtype(extractor.options.storage_dtype).itemsize
+    maps = map_layout_for(extractor, experiment.task)
+    numbers_a_row = math.prod(extractor.row_shape) if maps is None else extractor.row_numbers
+    row_bytes = numbers_a_row * np.dtype(extractor.options.storage_dtype).itemsize
+    # of masks, rows know the number
+    labels = manifest.targets if maps is None else np.arange(len(manifest))
     size = (len(manifest) + (views - 1) * len(parts["train"])) * row_bytes
     allowed_bytes = allowed_memory(options)
     if size > allowed_bytes:
@@ -388,13 +459,16 @@ def load_split_features(experiment: Experiment, options: HeadConfig) -> SplitFea
             + _smaller_taps(extractor, size, allowed_bytes)
         )
         stores = require_cached(extractor, manifest)
-        streams = [StreamedFeatureRows(stores, part.keys, part.targets, int(allowed_bytes)) for part in parts.values()]
+        streams = [
+            StreamedFeatureRows(stores, part.keys, labels[manifest.indices(name)], int(allowed_bytes))
+            for name, part in parts.items()
+        ]
         return streams[0], streams[1], streams[2]
     features = read_features(extractor, manifest)
     numbers = manifest.group_numbers
     in_split = [manifest.indices(name) for name in parts]
     train, val, test = (
-        FeatureRows(features[indices], manifest.targets[indices], groups=None if numbers is None else numbers[indices])
+        FeatureRows(features[indices], labels[indices], groups=None if numbers is None else numbers[indices])
         for indices in in_split
     )
     augmented = [read_features(extractor, parts["train"], view) for view in range(1, views)]
@@ -498,7 +572,11 @@ def _with_whole_path(options: FeatureConfig) -> FeatureConfig:
 
 def predictions_of(task: Task, test: Manifest, activated: NDArray[np.float32]) -> Predictions:
     """Return what was predicted for the test split, with whose images these are."""
-    statistics = task.statistic(torch.from_numpy(activated), torch.from_numpy(test.targets))
+    return predictions_from(task, test, task.statistic(torch.from_numpy(activated), torch.from_numpy(test.targets)))
+
+
+def predictions_from(task: Task, test: Manifest, statistics: Statistics) -> Predictions:
+    """Return what was predicted for the test split, of which the task kept this, with whose images these are."""
     groups = np.array(test.groups) if any(test.groups) else None
     return Predictions(task, np.array(test.keys, "S32"), np.array(test.locations), statistics, groups=groups)
 

@@ -12,40 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cache.atomic_write import atomic_path
-
-Color = tuple[int, int, int]
-"""Red, green and blue, 0 to 255."""
+from stages.data.masks.mask_colors import Color, class_colors, overlay
 
 CLASSES = "classes.csv"
 """The file of the names and colors of the classes, in the order of their numbers."""
-
-_OPACITY = 0.5
-"""Of the colors of an overlay."""
-
-
-def class_colors(count: int) -> list[Color]:
-    """Return a color for each class, told apart also where there are many.
-
-    Those of Pascal VOC's development kit (Everingham et al. 2010, "The Pascal visual object classes challenge",
-    ``VOClabelcolormap``): the lowest three bits of the number become the highest of red, green and blue, the next three
-    those below, and so on. Number 0 is black.
-    """
-    return [_voc_color(number) for number in range(count)]
-
-
-def _voc_color(number: int) -> Color:
-    red = green = blue = 0
-    for place in range(7, -1, -1):
-        red |= (number & 1) << place
-        green |= (number >> 1 & 1) << place
-        blue |= (number >> 2 & 1) << place
-        number >>= 3
-    return red, green, blue
-
-
-def class_shares(mask: NDArray[np.uint8], count: int) -> NDArray[np.float64]:
-    """Return which share of a mask's pixels each of `count` classes has, [count]; void counts among the pixels."""
-    return np.bincount(mask.reshape(-1), minlength=count)[:count] / mask.size
 
 
 def save_index_mask(path: Path, mask: NDArray[np.uint8], colors: Sequence[Color]) -> None:
@@ -58,18 +28,8 @@ def save_index_mask(path: Path, mask: NDArray[np.uint8], colors: Sequence[Color]
 
 
 def save_overlay(path: Path, pixels: NDArray[np.uint8], mask: NDArray[np.uint8], colors: Sequence[Color]) -> None:
-    """Write an image, uint8 [H, W, 3], with the colors of its mask on it, as a JPEG to be looked at.
-
-    Class 0 of a black color, which is the background in most data, leaves the image as it is; so does void.
-    """
-    table = np.zeros((256, 3), np.float32)
-    table[: len(colors)] = colors
-    opacity = np.zeros((256, 1), np.float32)
-    opacity[: len(colors)] = _OPACITY
-    if colors and tuple(colors[0]) == (0, 0, 0):
-        opacity[0] = 0
-    blended = pixels * (1 - opacity[mask]) + table[mask] * opacity[mask]
-    _save(Image.fromarray(blended.round().astype(np.uint8)), path, "JPEG", quality=90)
+    """Write an image, uint8 [H, W, 3], with the colors of its mask on it, as a JPEG to be looked at."""
+    _save(Image.fromarray(overlay(pixels, mask, colors)), path, "JPEG", quality=90)
 
 
 def save_probabilities(path: Path, probabilities: NDArray[np.float16], names: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from cache.errors import UsageError
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import Result
 from pipeline.experiment.column_methods import run_column_methods
+from pipeline.experiment.ensemble_methods import run_ensemble
 from pipeline.experiment.experiment import Experiment, OuterTest
 from pipeline.experiment.head_methods import run_heads
 from pipeline.run_layout import MANIFEST, fold_dir
@@ -81,7 +82,8 @@ def require_no_folds(data: DataConfig, instead: str) -> None:
 
 
 def _run(experiment: Experiment, names: Sequence[HeadName], options: HeadConfig) -> list[Result]:
-    return [*run_heads(experiment, names, options), *run_column_methods(experiment, names, options)]
+    heads = run_heads(experiment, names, options)
+    return [*heads, *run_ensemble(experiment, heads, options), *run_column_methods(experiment, names, options)]
 
 
 def _groups_of(parts: Sequence[Predictions], order: NDArray[np.int64]) -> NDArray[np.str_] | None:

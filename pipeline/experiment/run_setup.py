@@ -12,6 +12,7 @@ from typing import Any
 from cache import DigestCache
 from cache.atomic_write import remove_stale_temporaries, write_atomically
 from pipeline.evaluation.decision import require_decidable
+from pipeline.experiment.dense_defaults import dense_features, may_have_masks
 from pipeline.experiment.run_samples import require_same_samples, seeds_with_results
 from pipeline.options.toml_file import write_configuration
 from pipeline.run_layout import CONFIGURATION, ENVIRONMENT, EXTRACTION, MANIFEST, seed_dir
@@ -86,7 +87,11 @@ def make_manifest(
 
 
 def resolve_features(data: DataConfig, features: FeatureConfig) -> FeatureConfig:
-    """Return the options of stage 1 with what only the images of the data tell: intensity range and channels."""
+    """Return the options of stage 1 with what only the data tell: intensity range, channels, and whether each pixel
+    has a class.
+    """
+    if may_have_masks(data) and make_manifest(data, features, data.seeds[0]).task.reads == "image":
+        features = dense_features(features)
     if not needs_survey(features):
         return features
     found = survey(make_manifest(data, features, data.seeds[0], labels=False), features)

@@ -60,6 +60,8 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.axisbelow": True,
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,
     "font.size": 9,
     "grid.color": GRID,
     "grid.linewidth": 0.8,
@@ -467,6 +469,7 @@ def classes_per_cell(classes: int) -> int:
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG file on white."""
     with styled(), _without_glyph_warnings():
+        _lay_out(figure)
         figure.savefig(path, dpi=160, facecolor="white")
 
 
@@ -474,6 +477,7 @@ def inline_svg(figure: Figure) -> str:
     """Return a figure as an ``<svg>`` element whose text and colours are those of the page it stands in."""
     text = io.StringIO()
     with styled(), _without_glyph_warnings():
+        _lay_out(figure)
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     root, content = text.getvalue().split("<svg", 1)[1].split(">", 1)
     view_box = re.search(r'viewBox="[^"]*"', root)
@@ -483,6 +487,13 @@ def inline_svg(figure: Figure) -> str:
     svg = re.sub(r' id="[\w.]+_\d+"', "", svg)  # names only: what is pointed at has a hash for an id, which stays
     svg = re.sub(r"""(font(?:-family)?: ?(?:[\d.]+px )?)'[^;"<]*""", _page_font, svg)
     return re.sub("|".join(_PROPERTIES), lambda match: f"var({_PROPERTIES[match[0]]})", svg)
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place what stands in a figure, once: matplotlib would for each format, and draws all of it twice for that."""
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
 
 
 # -- naming things where they are, instead of in a legend -------------------------------------------------------------

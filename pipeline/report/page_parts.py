@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +57,12 @@ class Figures:
 
 def template(name: str) -> jinja2.Template:
     """Return a template of this folder, with the filters that all pages use."""
+    return _environment().get_template(name)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """Return what keeps the templates that were compiled, for the next page."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -76,7 +83,7 @@ def template(name: str) -> jinja2.Template:
         "in_unit": in_unit,
         "p_value": lambda p: "< 0.001" if p < 0.001 else f"{p:.2g}",
     }
-    return environment.get_template(name)
+    return environment
 
 
 def minus(number: str) -> str:

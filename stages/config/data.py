@@ -32,6 +32,9 @@ EACH_GROUP = "groups"
 ONE_GROUP = "group="
 """Words of the option `test`; the name of the group comes after the last."""
 
+DENSE = "dense"
+"""The word of the option `task` for a class for each pixel: sources look for masks then."""
+
 Unit = Literal["auto", "image", "folder"]
 
 
@@ -83,6 +86,10 @@ class DataConfig:
     ordinal: tuple[str, ...] = ()
     """The classes in their order, lowest first, as mild,moderate,severe, or auto where they are numbers: they are
     predicted as a number, and a near miss counts as a near miss."""
+
+    ignore_label: tuple[str, ...] = ()
+    """What masks hold, besides 255, where no class is known: a number, a color as #000000, or the name of a class in
+    classes.txt or classes.csv. Such pixels count neither in training nor in scores."""
 
     data_root: Path | None = None
     """Where torchvision data sets are kept and downloaded to (default: ~/.cache/cutonce/datasets)."""

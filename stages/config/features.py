@@ -56,7 +56,8 @@ class FeatureConfig:
     cut: str = field(default="auto", metadata={**JOINED, **COMMON})
     """The layer whose output is cached, as the features of an image. What lies below it, the trunk, is frozen and runs
     once for each image; what lies above it is left to heads and to fine-tuning. auto is the input of the classifier,
-    `list-cuts BACKBONE` lists all. Several (layer3 layer4) are computed in one pass and cached each for itself; heads
+    `list-cuts BACKBONE` lists all; maps, which auto is for a class for each pixel, is the last block at each of the
+    strides 8, 16 and 32. Several (layer3 layer4) are computed in one pass and cached each for itself; heads
     see them joined."""
 
     taps: str = field(default="", metadata=JOINED)
@@ -84,6 +85,14 @@ class FeatureConfig:
     """What the network sees of an image: center (the shorter side is resized and the middle cut out, so that what lies
     at the border is not seen), squash (all of it, its sides brought to one length), or border (all of it in its own
     proportions, the mean color beside it). Part of the fingerprint."""
+
+    tile: int | None = None
+    """Side, in pixels, of square tiles that images are cut into, as a sliding window, where each pixel gets a class:
+    for images too large to be seen at once, whose details a smaller rendering would lose. Tiles are what is cached,
+    trained on and predicted; masks come back at the images' size (default: images are seen as a whole)."""
+
+    overlap: int | None = None
+    """Pixels that neighboring tiles share at least; there, logits are averaged (default: an eighth of `tile`)."""
 
     cache: Path = Path("cutonce-cache")
     """Folder of the feature cache; shared by any number of runs."""
@@ -168,7 +177,8 @@ class FeatureConfig:
     def __post_init__(self) -> None:
         take_lists(self)
         require_choices(self)
-        require_at_least(self, {"views": 1, "extract_batch_size": 1, "decode_threads": 1})
+        require_at_least(self, {"views": 1, "extract_batch_size": 1, "decode_threads": 1, "tile": 1, "overlap": 0})
+        self._take_tiles()
         pools = self.pool.split(",")
         for pool in pools:
             POOLINGS.require_known(pool)
@@ -194,3 +204,16 @@ class FeatureConfig:
             raise UsageError(f"`cut` {self.cut!r} names no layer between two commas")
         if self.taps and not all(name.strip() for name in self.taps.split(",")):
             raise UsageError(f"`taps` {self.taps!r} names nothing between two commas")
+
+    def _take_tiles(self) -> None:
+        """Have tiles seen as they are: whole, and at their own size where no other is asked for."""
+        if self.tile is None:
+            if self.overlap is not None:
+                raise UsageError(f"`overlap` {self.overlap} is of tiles: give `tile`, the side of one, too")
+            return
+        if self.overlap is not None and self.overlap >= self.tile:
+            raise UsageError(f"`overlap` {self.overlap} must be less than `tile` {self.tile}, or tiles get nowhere")
+        if self.image_size is None:
+            object.__setattr__(self, "image_size", self.tile)
+        if self.crop_mode == "center":
+            object.__setattr__(self, "crop_mode", "squash")

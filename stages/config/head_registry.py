@@ -14,7 +14,7 @@ from typing import Any, Literal
 from cache.errors import UsageError
 from cache.registry import Registration, Registry
 
-RowKind = Literal["vector", "map", "any", "bag"]
+RowKind = Literal["vector", "map", "any", "bag", "maps"]
 
 _ANSWERED_BY = {
     "svr": "numbers with a radial kernel are predicted by kernel_ridge: squared errors in place of support vector "
@@ -37,8 +37,9 @@ class HeadKind(Registration):
         As in tables and figures.
     method : "linear" or "head"
         What it is compared as: a linear model on the features, or a head beyond that.
-    rows : "vector", "map", "any" or "bag"
-        The features it takes; tokens count as maps. A bag is all images of a sample of several.
+    rows : "vector", "map", "any", "bag" or "maps"
+        The features it takes; tokens count as maps. A bag is all images of a sample of several. Maps are those of one
+        cut or several, for an answer at each place.
     streams : bool
         Whether it takes features that are larger than memory.
     tasks : tuple of str

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from cache.errors import UsageError
 from stages.config.bounds import require, require_at_least, require_choices
@@ -24,8 +24,38 @@ _ATTENTION = ("mil",)
 HeadName = str
 """Of a head that is registered, or the import path of a module of the user's own, ``package.module:Class``."""
 
+BlockWeight = Literal["dim", "sqrt", "equal"]
+
 COLUMN_OPTIONS = ("columns", "categories", "texts", "log_columns", "impute", "category_min_count")
 """Options that say which columns of a table stand beside the images; a head on the images alone is as without them."""
+
+ENSEMBLE = "ensemble"
+"""The option that says what is made of several heads; each of these is as without it."""
+
+DEPTH_OPTIONS = ("block_weight",)
+"""Options that say how features of several depths are joined; a head on one cut is as without them."""
+
+
+@dataclass(frozen=True)
+class FitRecipe:
+    """How a torch head trains.
+
+    Attributes
+    ----------
+    epochs : int
+        At most.
+    lr : tuple of float
+        Highest rates that are tried.
+    batch_size : int
+        Rows a step.
+    dropout : float
+        Before the output.
+    """
+
+    epochs: int = 100
+    lr: tuple[float, ...] = (1e-3,)
+    batch_size: int = 64
+    dropout: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -55,6 +85,10 @@ class HeadConfig:
     cv: int | None = None
     """Folds of the cross-validation on train+validation that selects the settings of fitted models, groups kept
     together; 0 selects on the validation split (default: 5 up to 10,000 samples, else 0)."""
+
+    block_weight: tuple[BlockWeight, ...] = ("sqrt",)
+    """Of features of several depths, what a block of d standardized numbers counts: dim (by its numbers: each is
+    multiplied by 1), equal (each block as much: by d^-1/2), sqrt (between: by d^-1/4). Of several the best is taken."""
 
     n_neighbors: tuple[int, ...] = (1, 3, 5, 10, 20, 50)
     """Numbers of neighbours tried for knn."""
@@ -104,30 +138,35 @@ class HeadConfig:
     """Samples of train that a category needs to be told apart; rarer ones are one together, and so is what train never
     had."""
 
+    ensemble: Literal["greedy", "none"] | None = None
+    """What is made of the heads of a run, out of folds, without training any anew: greedy averages their predictions,
+    with weights that are chosen by the loss out of folds (default: greedy where two heads or more have such)."""
+
     hidden_dim: int = 512
     """Units of the hidden layer of mlp and concat."""
 
-    fit_dropout: float = 0.5
-    """Dropout before the output of the torch heads (half of it before the hidden layer of concat)."""
+    fit_dropout: float | None = None
+    """Dropout before the output of the torch heads, half of it before the hidden layer of concat (default: 0.5; of
+    heads on maps what suits each)."""
 
     fit_scaler: Literal["none", "standard", "l2"] = "standard"
     """Feature scaling before linear and mlp; of the others, concat knows l2."""
 
-    fit_epochs: int = 100
-    """Most epochs of a torch head."""
+    fit_epochs: int | None = None
+    """Most epochs of a torch head (default: 100; of heads on maps what suits each, 6 to 30)."""
 
     fit_patience: int = 15
     """Epochs without a better validation loss after which a torch head stops."""
 
-    fit_lr: tuple[float, ...] = (1e-3,)
+    fit_lr: tuple[float, ...] = ()
     """Highest learning rates of a torch head (AdamW, one-cycle). Of several, trained at once, the best on validation is
-    kept."""
+    kept (default: 0.001; of heads on maps what suits each)."""
 
     fit_weight_decay: tuple[float, ...] = (1e-2,)
     """Decoupled weight decays of a torch head that are tried; none on biases and normalisation."""
 
-    fit_batch_size: int = 64
-    """Rows per step of a torch head."""
+    fit_batch_size: int | None = None
+    """Rows per step of a torch head (default: 64; of heads on maps 8)."""
 
     fit_label_smoothing: float = 0.0
     """Label smoothing of the cross-entropy of a torch head."""
@@ -139,7 +178,7 @@ class HeadConfig:
         minima |= {"fit_lr": 0, "fit_weight_decay": 0, "fit_batch_size": 1, "fit_label_smoothing": 0}
         minima |= {"n_neighbors": 1, "nystroem_components": 1, "max_memory_gb": 0, "category_min_count": 1}
         require_at_least(self, minima)
-        for option in ("c_values", "scalers", "n_neighbors", "fit_lr", "fit_weight_decay"):
+        for option in ("c_values", "scalers", "block_weight", "n_neighbors", "fit_weight_decay"):
             if not getattr(self, option):
                 raise UsageError(f"`{option}` needs at least one value")
         for name in self.head:
@@ -148,6 +187,20 @@ class HeadConfig:
             object.__setattr__(self, "head", _learning_to_aggregate(self.head))
         for name in ("fit_dropout", "fit_label_smoothing"):
             require(name, getattr(self, name), "less than 1", lambda share: share < 1)
+
+    def recipe(self, default: FitRecipe = FitRecipe()) -> FitRecipe:
+        """Return how a torch head trains, where nothing is given by its own default."""
+        return FitRecipe(
+            default.epochs if self.fit_epochs is None else self.fit_epochs,
+            self.fit_lr or default.lr,
+            default.batch_size if self.fit_batch_size is None else self.fit_batch_size,
+            default.dropout if self.fit_dropout is None else self.fit_dropout,
+        )
+
+    def resolved(self, default: FitRecipe = FitRecipe()) -> dict[str, Any]:
+        """Return all options by name, as a head is trained with them that has this recipe of its own."""
+        recipe = self.recipe(default)
+        return {**asdict(self), **{f"fit_{name}": value for name, value in asdict(recipe).items()}}
 
     def heads_for(self, task: str) -> tuple[HeadName, ...]:
         """Return the heads to train for a task: those that were named, or its own."""

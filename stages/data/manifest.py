@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from cache import DigestCache, key_of_bytes
 from cache.atomic_write import atomic_path, write_atomically
-from cache.errors import DataError
+from cache.errors import DataError, listed
 from stages.config.data import SPLITS, DataConfig
+from stages.data.masks.mask_classes import MaskClasses
 from stages.data.sample import ImageRef, Sample
 from stages.data.sources.groups import with_groups
 from stages.data.sources.records import Progress, SourceRecords
@@ -38,6 +39,9 @@ from stages.tasks.single_label import SingleLabel
 _HEADER = ["path", "label", "split", "key"]
 _IMAGES, _IMAGE_HEADER = ".images.csv", ["sample", "place", "path", "key"]
 """The further table of samples of several images."""
+
+_TARGET_KEY = "target_key"
+"""A further column, where targets are files."""
 
 _GROUP, _STRATUM = "group", "stratum"
 """Further columns, where samples have groups and where the source tells strata apart; then come the extra ones."""
@@ -80,6 +84,12 @@ class Manifest:
     images : list of tuple of ImageRef or None
         The images of each sample, in their order, where samples have several; None is a view that is missing, or cannot
         be read. Empty where each sample has one image, at its location.
+    mask_classes : MaskClasses or None
+        Which values in masks stand for which class, where targets are masks; then `targets` has where they are, str
+        [n].
+    target_keys : list of str
+        Digests of the files that hold the targets, where these are masks: one that was mended is another target. Else
+        empty.
 
     Raises
     ------
@@ -98,6 +108,8 @@ class Manifest:
     strata: list[str] = field(default_factory=list)
     extra: dict[str, list[str]] = field(default_factory=dict)
     images: list[tuple[ImageRef | None, ...]] = field(default_factory=list)
+    mask_classes: MaskClasses | None = None
+    target_keys: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         clashing = [name for name in (*_HEADER, _GROUP, _STRATUM) if name in self.extra]
@@ -142,6 +154,8 @@ class Manifest:
             [self.strata[index] for index in indices] if self.strata else [],
             {name: [column[index] for index in indices] for name, column in self.extra.items()},
             [self.images[index] for index in indices] if self.images else [],
+            self.mask_classes,
+            [self.target_keys[index] for index in indices] if self.target_keys else [],
         )
 
     def with_splits(self, splits: Sequence[str]) -> Manifest:
@@ -205,16 +219,24 @@ class Manifest:
 
     @property
     def target_texts(self) -> list[str]:
-        """The target of each sample as text, [n], which the task's `load` reads."""
+        """The target of each sample as text, [n], which the task's `load` reads; of a mask, where it is."""
+        if self.task.reads == "image":
+            texts_of_masks: list[str] = self.targets.tolist()
+            return texts_of_masks
         # the task is asked once for each distinct target, of which there are few where they are classes
         values, numbers = np.unique(self.targets, axis=0 if self.targets.ndim > 1 else None, return_inverse=True)
         texts = [self.task.decode(torch.tensor(value)) for value in values]
         return [texts[number] for number in numbers.reshape(-1).tolist()]
 
     @property
+    def target_identities(self) -> list[str]:
+        """What two samples of the same target have in common, [n], wherever its file is: its text, or its digest."""
+        return self.target_keys or self.target_texts
+
+    @property
     def digest(self) -> str:
         """Of the samples, their targets and their splits, in whatever order and wherever they are: 32 hex digits."""
-        rows = sorted(zip(self.keys, self.target_texts, self.splits, strict=True))
+        rows = sorted(zip(self.keys, self.target_identities, self.splits, strict=True))
         return key_of_bytes(json.dumps(rows).encode("utf-8", "surrogateescape"))
 
     def summary(self) -> list[str]:
@@ -244,11 +266,14 @@ class Manifest:
             further_columns = {
                 name: column for name, column in ((_GROUP, self.groups), (_STRATUM, self.strata)) if column
             }
+            further_columns |= {_TARGET_KEY: self.target_keys} if self.target_keys else {}
             further_columns |= self.extra
             rows.writerow([*_HEADER, *further_columns])
             known = (self.locations, self.target_texts, self.splits, self.keys)
             rows.writerows(zip(*known, *further_columns.values(), strict=True))
         rest = {**_task_to_json(self.task), "unreadable": self.unreadable, "notes": self.notes}
+        if self.mask_classes is not None:
+            rest["mask_classes"] = self.mask_classes.to_json()
         if self.images:
             rest["images"] = [len(views) for views in self.images]
             save_images(path.with_suffix(_IMAGES), self.images)
@@ -275,6 +300,7 @@ class Manifest:
             columns = [list(column) for column in zip(header, *rows, strict=True)]
             extra = {column[0]: column[1:] for column in columns[len(_HEADER) :]}
             locations, texts, splits, keys = (column[1:] for column in columns[: len(_HEADER)])
+            target_keys = extra.pop(_TARGET_KEY, []) if task.reads == "image" else []
             return cls(
                 locations,
                 load_targets(task, texts),
@@ -287,6 +313,8 @@ class Manifest:
                 extra.pop(_STRATUM, []),
                 extra,
                 load_images(path.with_suffix(_IMAGES), rest["images"]) if "images" in rest else [],
+                MaskClasses.from_json(rest["mask_classes"]) if "mask_classes" in rest else None,
+                target_keys,
             )
         except OSError as error:
             raise DataError(f"the manifest {path} cannot be read: {error.filename}: {error.strerror}") from error
@@ -325,13 +353,15 @@ def has_extra_columns(path: Path) -> bool:
 
 
 def load_targets(task: Task, texts: Sequence[str]) -> NDArray[Any]:
-    """Return what the task makes of the targets of samples, [n, ...].
+    """Return what the task makes of the targets of samples, [n, ...]; of masks, where they are.
 
     Raises
     ------
     DataError
         If a text is no target of the task.
     """
+    if task.reads == "image":
+        return np.array(texts, dtype=np.str_)  # masks are read when they are needed, by `MaskTargets`
     # the task is asked once for each distinct text, of which there are few where they are classes
     numbers: dict[str, int] = {}
     indices = np.fromiter((numbers.setdefault(text, len(numbers)) for text in texts), np.int64, len(texts))
@@ -385,6 +415,8 @@ def load_manifest(
         raise DataError(
             f"`data` {options.data} has one class only, {listing.class_names[0]!r}; at least two are needed"
         )
+    if reading is not None:
+        unreadable = [*unreadable, *reading.unreadable]
     notes = list(listing.notes)
     if reading is not None and reading.join is not None:
         images_of = dict(zip(keys, images, strict=True)) if images else {}
@@ -412,6 +444,8 @@ def load_manifest(
             if labels or any(listing.splits):
                 raise
             splits, made = ["train"] * len(keys), [f"no splits were made: {error}"]
+    if reading is not None and reading.of_splits is not None:
+        made = [*made, *reading.of_splits(listing.targets, splits)]
     if labels:
         task = task.scaled_to(targets[[split == "train" for split in splits]])
         targets = load_targets(task, listing.targets)
@@ -427,7 +461,25 @@ def load_manifest(
         listing.strata if any(listing.strata) else [],
         listing.extra,
         images,
+        None if reading is None else reading.mask_classes,
+        keys_of_targets(task, listing.targets, memo, progress),
     )
+
+
+def keys_of_targets(task: Task, texts: Sequence[str], memo: DigestCache, progress: Progress | None = None) -> list[str]:
+    """Return the digest of the file that holds each target; none where targets are text.
+
+    Raises
+    ------
+    DataError
+        If one is gone since it was looked at.
+    """
+    if task.reads != "image":
+        return []
+    keys, reasons = memo.keys(list(dict.fromkeys(texts)), progress)
+    if reasons:
+        raise DataError(f"masks cannot be read: {listed([f'{path} ({why})' for path, why in reasons.items()])}")
+    return [keys[text] for text in texts]
 
 
 def _with_targets(source: SourceRecords, options: DataConfig, *, labels: bool) -> tuple[SourceRecords, Reading | None]:

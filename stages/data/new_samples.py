@@ -12,7 +12,8 @@ from dataclasses import replace
 from cache import DigestCache
 from cache.errors import DataError, UsageError, listed
 from stages.config.data import DataConfig
-from stages.data.manifest import Manifest, join_repeated, key_files, load_targets
+from stages.data.manifest import Manifest, join_repeated, key_files, keys_of_targets, load_targets
+from stages.data.masks.mask_classes import MaskClasses
 from stages.data.sample import ImageRef
 from stages.data.sources.groups import with_groups
 from stages.data.sources.records import Progress, SourceRecords
@@ -33,6 +34,7 @@ def load_new_samples(
     *,
     split: str | None = None,
     leave_out_unknown: bool = False,
+    mask_classes: MaskClasses | None = None,
 ) -> Manifest:
     """Return the samples that `options` name with the targets of a task, all of them in the split ``test``.
 
@@ -50,6 +52,8 @@ def load_new_samples(
         Take the samples of this split of the source alone.
     leave_out_unknown : bool
         Leave out samples whose target the task does not know, in place of refusing them.
+    mask_classes : MaskClasses, optional
+        Which classes masks hold for the task, where its targets are masks.
 
     Raises
     ------
@@ -64,7 +68,7 @@ def load_new_samples(
     source = with_target_columns(records, options)
     if source.unlabeled:
         raise DataError(f"{source.unlabeled}. Without labels there is nothing to evaluate by; `predict` needs none")
-    source = _of_split(source, split, options.data)
+    source = replace(_of_split(source, split, options.data), mask_classes=mask_classes)
     absent, columnless = _labels_to_set_aside(source, task)
     read, reading = read_targets(_set_aside(source, absent), options)
     read = with_groups(_with_unknown_labels(read, absent, columnless), options)
@@ -89,12 +93,14 @@ def load_new_samples(
         ["test"] * len(kept),
         [keys[index] for index in kept],
         task,
-        unreadable,
+        [*unreadable, *reading.unreadable],
         [*notes, *left_out, *_absent(task, listing), *([memo.note] if memo.note else [])],
         listing.groups,
         listing.strata if any(listing.strata) else [],
         listing.extra,
         [images[index] for index in kept] if images else [],
+        reading.mask_classes,
+        keys_of_targets(task, listing.targets, memo, progress),
     )
 
 
@@ -156,6 +162,8 @@ def _with_unknown_labels(records: SourceRecords, absent: Sequence[str], columnle
 
 def _known(records: SourceRecords, task: Task, data: str, *, leave_out: bool) -> tuple[list[int], list[str]]:
     """Return the samples whose targets the task knows, and a note of the others; DataError where these may not be."""
+    if task.reads == "image":  # whose classes were compared when masks were surveyed
+        return list(range(len(records.targets))), []
     counts = Counter(records.targets)
     reasons: dict[str, str] = {}
     for text in counts:
@@ -182,6 +190,8 @@ def _known(records: SourceRecords, task: Task, data: str, *, leave_out: bool) ->
 
 def _absent(task: Task, records: SourceRecords) -> list[str]:
     """Return a note of the classes or labels of a task that no sample has."""
+    if task.reads == "image":
+        return []
     names: tuple[str, ...] = getattr(task, "class_names", ())
     held = {word for text in set(records.targets) for word in (text, *(part.strip() for part in text.split(SEPARATOR)))}
     lacking = [name for name in names if name not in held]

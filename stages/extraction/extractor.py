@@ -6,6 +6,7 @@ How the images of a manifest get into the caches is told in ``extract``.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,11 +30,13 @@ from stages.network.backbones.input_channels import with_channels
 from stages.network.backbones.registry import load_backbone
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.hooked import HookedGraph, HookedTrunk, JoinedTrunk, cut_graph
+from stages.network.graph.map_cuts import MAPS, default_map_cuts
 from stages.network.graph.pooling import Pool
 from stages.network.graph.tap_places import find_taps, layout_of_taps
 from stages.network.graph.tapped_trunk import TappedTrunk
 from stages.network.graph.taps import TapLayout
 from stages.network.graph.trunk import FrozenTrunk, Precision, auto_batch_size, auto_precision
+from stages.network.map_layout import MapLayout
 from stages.runtime.allocator import tune_malloc
 from stages.runtime.device import resolve_device
 from stages.runtime.seeding import seed_from
@@ -133,6 +136,12 @@ class Extractor:
         return cuts
 
     @property
+    def deepest_cut(self) -> Cut:
+        """The cut up to which the trunk runs."""
+        order = [cut.name for cut in self.graph.cuts]
+        return max(self.cuts, key=lambda cut: order.index(cut.name))
+
+    @property
     def cut_names(self) -> str:
         """The cuts' full names, separated by commas, or what the taps are."""
         return ",".join(tap.name for tap in self.taps)
@@ -151,6 +160,32 @@ class Extractor:
         if any(len(tap.shape) > 1 for tap in self.taps):
             raise UsageError("only vectors of several cuts can be joined for a head: choose a `pool`, or name one cut")
         return (sum(tap.shape[0] for tap in self.taps),)
+
+    @property
+    def row_numbers(self) -> int:
+        """How many numbers are cached of one image, of all cuts together."""
+        return sum(math.prod(tap.shape) for tap in self.taps)
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width of the images that the network sees."""
+        size = self.backbone.preprocessing.image_size
+        return size, size
+
+    @property
+    def map_layout(self) -> MapLayout:
+        """What maps stand in the rows of all cuts, joined flat, for heads that answer for each place.
+
+        Raises
+        ------
+        UsageError
+            If they are pooled, or a cut is no map.
+        """
+        if any(tap.shape != cut.shape for cut, tap in zip(self.cuts, self.taps, strict=True)):
+            raise UsageError(
+                f"`pool` {self.options.pool} leaves no places, and a class for each pixel needs them: take `pool` none"
+            )
+        return MapLayout.of_cuts(self.cuts, self.image_shape)
 
     @property
     def fingerprint(self) -> str:
@@ -245,7 +280,7 @@ class Extractor:
     def forward_features(self, images: Tensor) -> Tensor:
         """Return what a head sees, float32 [b, *row_shape], of normalised images, float32 [b, 3, S, S]."""
         rows = self._through_trunk(images)
-        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+        return rows[0] if len(rows) == 1 else torch.cat([part.flatten(1) for part in rows], dim=1)
 
     def seconds(self, keys: Sequence[str], views: int = 1) -> float:
         """Return what extracting these images cost when it was done; several cuts take one pass."""
@@ -271,6 +306,11 @@ class Extractor:
     def reading(self) -> Reading:
         """How files are read for the trunk."""
         return reading_of(self.options, self.backbone.preprocessing.resize)
+
+    @property
+    def reading_in_full(self) -> Reading:
+        """How files are read at their own size, whatever is decoded for the trunk."""
+        return replace(self.reading, shorter_side=None)
 
     def _remark(self, height: int, width: int) -> str:
         return CROPPED if self.backbone.preprocessing.share_seen(height, width) < SEEN_WARNED else ""
@@ -412,7 +452,11 @@ class _Rows(NamedTuple):
 
 
 def _cut(graph: CutGraph, options: FeatureConfig) -> _Rows:
-    cuts = [graph.resolve(name.strip()) for name in options.cut.split(",")]
+    cuts = (
+        default_map_cuts(graph)
+        if options.cut == MAPS
+        else [graph.resolve(name.strip()) for name in options.cut.split(",")]
+    )
     if len({cut.name for cut in cuts}) < len(cuts):
         raise UsageError(f"`cut` {options.cut} names {', '.join(cut.name for cut in cuts)}: one of them twice")
     taps = [(cut, Pool(options.pool, cut)) for cut in cuts]

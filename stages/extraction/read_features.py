@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
@@ -135,11 +136,12 @@ def _read(extractor: Extractor, stores: Sequence[FeatureCache], keys: Sequence[s
     """Return the rows of images, those of several cuts joined."""
     if len(stores) == 1:
         return np.asarray(stores[0].read(keys, view))
-    joined = np.empty((len(keys), *extractor.row_shape), dtype=stores[0].dtype)
+    joined = np.empty((len(keys), extractor.row_numbers), dtype=stores[0].dtype)
     start = 0
     for tap, store in zip(extractor.taps, stores, strict=True):
-        joined[:, start : start + tap.shape[0]] = store.read(keys, view)
-        start += tap.shape[0]
+        numbers = math.prod(tap.shape)
+        joined[:, start : start + numbers] = store.read(keys, view).reshape(len(keys), numbers)
+        start += numbers
     return joined
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from torch import nn
 
 from stages.config.finetune import Baseline, FinetuneConfig
+from stages.config.head_registry import default_heads
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.finetuning.transfer_model import HEAD
@@ -14,6 +15,7 @@ from stages.network.aggregate import Aggregate, AggregateKind
 from stages.network.heads.aggregated import AggregatedHead
 from stages.network.heads.base import Head, vector_width
 from stages.network.heads.linear import LinearHead
+from stages.network.heads.registry import build_head
 from stages.runtime.seeding import fixed_seed
 
 
@@ -28,6 +30,13 @@ def random_head(extractor: Extractor, out_features: int, seed: int, aggregate: A
         nn.init.normal_(head.output.weight, std=0.01)
         nn.init.zeros_(head.output.bias)
     return head if aggregate is None else AggregatedHead(aggregate, head)
+
+
+def random_map_head(extractor: Extractor, out_features: int, seed: int) -> Head:
+    """Return a head on maps that knows nothing, of the kind that is the first for a class for each pixel."""
+    layout = extractor.map_layout
+    with fixed_seed(seed):
+        return build_head(default_heads("dense")[0], (layout.width,), out_features, {"maps": layout.to_json()})
 
 
 def unfitted_aggregate(extractor: Extractor, manifest: Manifest, kind: AggregateKind) -> Aggregate | None:

@@ -29,6 +29,7 @@ from stages.network.aggregate import Aggregate
 from stages.network.heads.aggregated import AggregatedHead
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
+from stages.network.heads.registry import build_head
 from stages.training.autocast_benchmark import benchmark_autocast
 from stages.training.history import Epoch, TrainResult
 from stages.training.lr_finder import LRFinderResult, lr_find
@@ -177,14 +178,21 @@ def require_trainable(extractor: Extractor, options: FinetuneConfig, manifest: M
         As for :func:`finetune`.
     """
     require_loss(options, manifest.task)
-    head: Head = LinearHead((1,), manifest.task.out_features)  # stands for any: nothing is computed
-    if manifest.images:
-        head = AggregatedHead(Aggregate("mean", 1, 1), head)
+    head = _any_head(extractor, manifest)
     for config in (options, *(baseline(options, name) for name in options.baselines)):
         upper = TrainableSetup.of(extractor, head, config, seed=0).upper
         make_mixing(config, upper)
         if config.from_cache:
             boundary_extractor(extractor, upper)
+
+
+def _any_head(extractor: Extractor, manifest: Manifest) -> Head:
+    """Return a head that stands for any: nothing is computed."""
+    if manifest.task.reads == "image":
+        layout = extractor.map_layout
+        return build_head("linear", (layout.width,), manifest.task.out_features, {"maps": layout.to_json()})
+    head = LinearHead((1,), manifest.task.out_features)
+    return AggregatedHead(Aggregate("mean", 1, 1), head) if manifest.images else head
 
 
 def find_lrs(

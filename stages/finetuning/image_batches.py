@@ -22,6 +22,7 @@ from stages.data.manifest import Manifest
 from stages.data.sources.open_image import read_image
 from stages.extraction.extractor import Extractor
 from stages.finetuning.batch_sampler import EpochBatchSampler
+from stages.finetuning.masks import AugmentedMasks, mask_views
 from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.sample_views import AugmentedSamples, CollateSamples, complete_samples, join_samples
 from stages.finetuning.transfer_model import TransferModel
@@ -87,6 +88,8 @@ class ImageBatches:
         """Return the training samples, and what makes a batch of them where that is not torch's own."""
         extractor, train = problem.extractor, problem.train
         rendering = extractor.augmentation, problem.seed, reading_of(extractor.options)
+        if problem.task.reads == "image":
+            return AugmentedMasks(train, problem.label_size, *rendering), None
         if not train.images:
             return AugmentedImages(train, *rendering), None
         return AugmentedSamples(train, problem.sampler, *rendering), CollateSamples(self._at_a_time)
@@ -130,10 +133,12 @@ class ImageBatches:
             for batch in stream_images(requests, extractor.batch_size, extractor.threads):
                 require_readable(val, batch.failures)
                 self.forwards += len(batch.indices)
-                yield (
-                    self._upper.frozen(self._upper.normalize(batch.images)),
-                    torch.from_numpy(val.targets[batch.indices]),
+                targets = (
+                    mask_views(val, batch.indices, extractor.backbone.preprocessing)
+                    if self._task.reads == "image"
+                    else torch.from_numpy(val.targets[batch.indices])
                 )
+                yield self._upper.frozen(self._upper.normalize(batch.images)), targets
                 bar.update(len(batch.indices))
 
     def _sample_validation(self, extractor: Extractor, val: Manifest) -> Iterator[tuple[Inputs, Tensor]]:

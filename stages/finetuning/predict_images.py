@@ -54,6 +54,8 @@ def vectors_of(extractor: Extractor) -> Callable[[Tensor], Tensor]:
     if extractor.tap_layout is not None:
         deepest = extractor.tap_layout.blocks[-1].width
         return lambda rows: rows[:, -deepest:]
+    if len(extractor.taps) > 1 and any(len(tap.shape) > 1 for tap in extractor.taps):
+        return extractor.map_layout.vectors
     if len(extractor.row_shape) == 1:
         return lambda rows: rows
     return Pool("avg", extractor.cut)

@@ -10,6 +10,7 @@ from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.finetuning.sample_views import ViewSampler
 from stages.network.heads.base import Head
+from stages.network.heads.map_head import MapHead
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.tasks.base import Task
 
@@ -67,6 +68,12 @@ class FinetuneProblem:
         images = sum(map(self.sampler.size, self.train.images)) / len(self.train)
         ranks = self.rank.world_size
         return max(round(self.config.finetune_batch_size / images) // ranks, 1) * ranks
+
+    @property
+    def label_size(self) -> tuple[int, int]:
+        """On how many labels, down and across, the loss is taken where each pixel has a class."""
+        assert isinstance(self.head, MapHead)
+        return self.head.label_size
 
     @property
     def own_val(self) -> Manifest:

@@ -46,11 +46,16 @@ def training_fingerprint(problem: FinetuneProblem) -> TrainingFingerprint:
         "augment": as_version_1({"augment": extractor.options.augment})["augment"],
         "views": extractor.options.views if options.from_cache else None,
         "weights of the head": digest.hexdigest()[:16],
-        "images and labels": key_of_bytes("".join(manifest.keys).encode() + manifest.targets.tobytes()),
+        "images and labels": key_of_bytes("".join(manifest.keys).encode() + _bytes_of_targets(manifest)),
         "splits": key_of_bytes(" ".join(manifest.splits).encode()),
         "seed": problem.seed,
         **({} if (task := problem.task.to_json()).get("primary") is None else {"metric": task["primary"]}),
     }
+
+
+def _bytes_of_targets(manifest: Manifest) -> bytes:
+    """Return what tells targets from others, wherever the files are that hold them."""
+    return "".join(manifest.target_keys).encode() if manifest.task.reads == "image" else manifest.targets.tobytes()
 
 
 @dataclass
@@ -169,13 +174,31 @@ def require_loss(options: FinetuneConfig, task: Task) -> None:
     Raises
     ------
     UsageError
-        If targets of this task cannot be smoothed.
+        If targets of this task cannot be smoothed, or not be blended as is asked.
     """
+    if task.reads == "image":
+        _require_masks_left_whole(options)
+        return
     nothing = torch.zeros(0, task.out_features)
     try:
         task.loss(nothing, nothing, smoothing=options.label_smoothing)
     except UsageError as error:
         raise UsageError(f"`label_smoothing` {options.label_smoothing:g}: {error}") from error
+
+
+def _require_masks_left_whole(options: FinetuneConfig) -> None:
+    for option in ("mixup", "cutmix"):
+        if getattr(options, option):
+            raise UsageError(
+                f"`{option}` {getattr(options, option):g} blends two targets, and two masks have no blend: leave it out"
+            )
+    if options.tta != "none":
+        raise UsageError(f"`tta` {options.tta} averages what is said of images as a whole: leave it out for masks")
+    if options.from_cache:
+        raise UsageError(
+            "`from_cache` trains on cached views, whose masks would have to be cached too: leave it out where each "
+            "pixel has a class, and images are read in each epoch"
+        )
 
 
 def _groups(extractor: Extractor, upper: TransferModel, options: FinetuneConfig) -> list[Group]:

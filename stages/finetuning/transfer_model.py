@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,7 @@ from stages.network.graph.cuts import Boundary, Cut
 from stages.network.graph.pooling import Pool
 from stages.network.graph.trunk import FrozenTrunk
 from stages.network.heads.base import Head
+from stages.network.heads.map_head import MapHead
 from stages.network.memory_format import to_channels_last
 from stages.network.module_paths import has_prefix
 from stages.network.reinit import reinit_parameters
@@ -89,6 +91,76 @@ class TrainableTop(nn.Module):
 
 
 @dataclass(frozen=True)
+class MapRoute:
+    """Which of the maps that a head reads are frozen, and which are made by what trains.
+
+    Attributes
+    ----------
+    boundary : Cut or None
+        Where the frozen part ends; None where training begins at the image.
+    frozen : tuple of Cut
+        What the frozen part gives, from the image upwards: the maps at and below the boundary, and the boundary's own.
+    trained : tuple of Cut
+        The maps above it, from the image upwards.
+    row : tuple of Cut
+        All maps, in the order in which the head has them in its rows.
+    """
+
+    boundary: Cut | None
+    frozen: tuple[Cut, ...]
+    trained: tuple[Cut, ...]
+    row: tuple[Cut, ...]
+
+    @classmethod
+    def of(cls, extractor: Extractor, boundary: Cut | None) -> MapRoute:
+        """Return the route from a boundary to the maps that an extractor gives."""
+        row = extractor.cuts
+        order = [cut.name for cut in extractor.graph.cuts]
+        upwards = sorted(row, key=lambda cut: order.index(cut.name))
+        if boundary is None:
+            return cls(None, (), tuple(upwards), row)
+        end = order.index(boundary.name)
+        below = [cut for cut in upwards if order.index(cut.name) < end]
+        trained = [cut for cut in upwards if order.index(cut.name) > end]
+        return cls(boundary, (*below, boundary), tuple(trained), row)
+
+
+class TrainableMaps(TrainableTop):
+    """What trains where a head reads maps of several depths: what the frozen part gives -> logits [b, classes, h, w].
+
+    The frozen part gives its maps flat and side by side, float [b, n], or, where there is none, the image.
+
+    Attributes
+    ----------
+    route : MapRoute
+    """
+
+    def __init__(self, top: nn.Module, head: nn.Module, dropout: float, route: MapRoute) -> None:
+        super().__init__(top, nn.Identity(), head, dropout)
+        self.route = route
+
+    def forward(self, x: Inputs) -> Output:
+        """Compute the logits of a batch."""
+        assert isinstance(x, Tensor)
+        logits: Tensor = self.head(self.rows(x))
+        return logits
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Compute the maps that the head is given of each image, flat and side by side, [m, d]."""
+        route, maps, start = self.route, dict[str, Tensor](), x
+        if route.boundary is not None:
+            parts = torch.split(x, [math.prod(cut.shape) for cut in route.frozen], dim=1)
+            maps = {cut.name: part for cut, part in zip(route.frozen, parts, strict=True)}
+            start = maps[route.boundary.name].reshape(-1, *route.boundary.shape)
+        if route.trained:
+            outputs = self.top(start)
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            maps |= {cut.name: output.flatten(1) for cut, output in zip(route.trained, outputs, strict=True)}
+        rows: Tensor = self.dropout(torch.cat([maps[cut.name] for cut in route.row], dim=1))
+        return rows
+
+
+@dataclass(frozen=True)
 class TransferModel:
     """The trainable part of a transferred network, and where it joins the frozen one.
 
@@ -131,6 +203,12 @@ class TransferModel:
             activated = task.activate(logits_of(self.model.head(rows)))
         assert isinstance(activated, Tensor)
         return [activated, rows]
+
+    def logits(self, images: Tensor) -> list[Tensor]:
+        """Return the outputs for rendered images, uint8 [b, 3, S, S], as the task takes them, as a list of one."""
+        self.model.eval()
+        with torch.inference_mode():
+            return [logits_of(self.model(self.frozen(self.normalize(images))))]
 
     def rows(self, images: Tensor) -> list[Tensor]:
         """Return what the head is given of each of rendered images, uint8 [m, 3, S, S], as a list of one."""
@@ -188,18 +266,16 @@ def build_transfer_model(extractor: Extractor, head: Head, options: FinetuneConf
         reinit_parameters(top, reinitialized, options.init, seed)
     if options.drop_path is not None:
         set_stochastic_depth(top, options.drop_path)
-    model = TrainableTop(
-        top,
-        Pool(extractor.options.pool, extractor.cut),
-        copy.deepcopy(head).requires_grad_(True),
-        options.finetune_dropout,
-        auxiliary,
-    )
+    new_head, dropout = copy.deepcopy(head).requires_grad_(True), options.finetune_dropout
+    if isinstance(head, MapHead):
+        model: TrainableTop = TrainableMaps(top, new_head, dropout, MapRoute.of(extractor, boundary.cut))
+    else:
+        model = TrainableTop(top, Pool(extractor.options.pool, extractor.cut), new_head, dropout, auxiliary)
     model.to(extractor.device)
     to_channels_last(model)
     upper = TransferModel(
         normalize=extractor.preprocess,
-        frozen=_frozen(extractor, boundary.cut),
+        frozen=_frozen(extractor, boundary.cut, model.route.frozen if isinstance(model, TrainableMaps) else ()),
         model=model,
         boundary=boundary.cut,
         blocks=tuple(_blocks(extractor.graph.blocks, model, boundary.trainable)),
@@ -222,7 +298,7 @@ def rebuild_transfer_model(extractor: Extractor, head: Head, unfreeze: str, *, i
 
 def _boundary(extractor: Extractor, options: FinetuneConfig) -> Boundary:
     """Return where training begins; what lies above the cut, the original classifier for one, is no part of it."""
-    graph, cut = extractor.graph, extractor.cut
+    graph, cut = extractor.graph, extractor.deepest_cut
     if options.unfreeze == HEAD:
         if options.invert_unfreeze:
             raise UsageError(
@@ -243,9 +319,13 @@ def _top(
     extractor: Extractor, boundary: Boundary, options: FinetuneConfig, out_features: int
 ) -> tuple[nn.Module, dict[str, float]]:
     """Return a copy of the network from the boundary to the cut, and what the auxiliary classifiers in it weigh."""
-    graph, start, end = extractor.graph, boundary.cut, extractor.cut
+    graph, start, end = extractor.graph, boundary.cut, extractor.deepest_cut
     if start == end:
         return nn.Identity(), {}
+    if len(extractor.taps) > 1:
+        *below_end, _ = MapRoute.of(extractor, start).trained
+        section = graph.section(start, end, boundary.trainable, outputs=below_end, folded=True)
+        return copy.deepcopy(section), {}
     heads: list[AuxiliaryHead] = []
     if options.auxiliary:
         backbone = extractor.backbone
@@ -261,12 +341,12 @@ def _layers_to_reinit(
     """Return the prefixes of what is drawn anew, all of which has to train."""
     assert options.reinit is not None
     prefixes = extractor.graph.boundary(options.reinit, invert=options.invert_reinit).trainable
-    below_cut = extractor.graph.parameters_between(None, extractor.cut)
+    below_cut = extractor.graph.parameters_between(None, extractor.deepest_cut)
     reinit_names = [name for name in below_cut if has_prefix(name, prefixes)]
     if not reinit_names:
         raise UsageError(
-            f"`reinit` {options.reinit} draws nothing anew: it lies above the cut {extractor.cut.name}, where a new "
-            "head stands in any case; name a lower layer"
+            f"`reinit` {options.reinit} draws nothing anew: it lies above the cut {extractor.deepest_cut.name}, where "
+            "a new head stands in any case; name a lower layer"
         )
     frozen = [name for name in reinit_names if name not in names or not has_prefix(name, boundary.trainable)]
     if frozen:
@@ -319,16 +399,17 @@ def _parameters(model: TrainableTop) -> list[tuple[str, nn.Parameter]]:
     return list(model.top.named_parameters())
 
 
-def _frozen(extractor: Extractor, boundary: Cut | None) -> Callable[[Tensor], Tensor]:
-    """Return the frozen part of a network: normalised images -> output of the boundary."""
+def _frozen(extractor: Extractor, boundary: Cut | None, maps: Sequence[Cut]) -> Callable[[Tensor], Tensor]:
+    """Return the frozen part of a network: normalised images -> output of the boundary, or maps, flat, side by side."""
     if boundary is None:
         return lambda images: images
     precision = extractor.trunk.precision
-    below = FrozenTrunk(extractor.graph, [(boundary, Pool("none", boundary))], precision, extractor.device)
+    taps = [(cut, Pool("none", cut)) for cut in maps or (boundary,)]
+    below = FrozenTrunk(extractor.graph, taps, precision, extractor.device)
 
     @torch.no_grad()  # not inference_mode, whose outputs autograd refuses
     def output(images: Tensor) -> Tensor:
         rows: tuple[Tensor, ...] = below(images)
-        return rows[0]
+        return torch.cat([part.flatten(1) for part in rows], dim=1) if maps else rows[0]
 
     return output

@@ -11,7 +11,6 @@ A torch head learns what the parts weigh: it gets an encoder for each (`stages.n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -21,11 +20,10 @@ from numpy.typing import NDArray
 
 from stages.config.head_registry import HeadKind
 from stages.fitting.feature_rows import FeatureRows
-from stages.fitting.out_of_fold import OutOfFold, best_on_others, collect
+from stages.fitting.out_of_fold import best_variants
 from stages.fitting.problem import FitProblem, RowBlocks
 from stages.fitting.registry import FitFunction
 from stages.fitting.result import HeadFit
-from stages.fitting.scores import fold_scores
 from stages.fitting.standardize import Scaling, safe_std
 from stages.network.heads.blocks import weigh_blocks
 
@@ -86,28 +84,8 @@ def fit_blocks(kind: HeadKind, fit: FitFunction, blocks: RowBlocks, problem: Fit
         best,
         settings=_without_scaler(said | best.settings),
         candidates=candidates,
-        fold=partial(_fold, problem, known) if len(known) == len(folds) else None,
+        fold=partial(best_variants, problem, known) if len(known) == len(folds) else None,
     )
-
-
-def _fold(problem: FitProblem, folds: Sequence[Callable[[], OutOfFold | None]]) -> OutOfFold | None:
-    """Return the outputs out of folds, each fold's with the weights that are best on the others.
-
-    Parameters
-    ----------
-    folds : sequence of callable
-        The outputs with each of the weights that were tried.
-    """
-    if not problem.divisions:
-        return None
-    tried = [trial for fold in folds if (trial := fold()) is not None]
-    outputs = []
-    for number, plan in enumerate(problem.divisions):
-        parts = [scored for _, scored in plan.splits]
-        scores = [fold_scores(problem.task, trial.outputs[number], problem.labels, parts) for trial in tried]
-        picks = best_on_others(np.array(scores))
-        outputs.append([tried[pick].outputs[number][part] for pick, part in zip(picks, parts, strict=True)])
-    return collect(problem, outputs)
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,9 @@ class StreamedFeatureRows:
 
 
 def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
 
 
 AnyFeatureRows = FeatureRows | StreamedFeatureRows
@@ -228,7 +230,8 @@ def require_in_memory(name: str, rows: AnyFeatureRows) -> None:
         That says which heads can.
     """
     if isinstance(rows, StreamedFeatureRows):
+        able = names_where(lambda kind: kind.streams and kind.rows not in ("bag", "maps"))
         raise UsageError(
             f"`head` {name} needs all features in memory, and they are larger than `max_memory_gb` allows; allow "
-            f"more, or take a head that streams them: {names_where(lambda kind: kind.streams and kind.rows != 'bag')}"
+            f"more, or take a head that streams them: {able}"
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from cache.errors import UsageError, listed
 from stages.config.head_registry import find_head, import_head, names_where
-from stages.config.heads import HeadName
+from stages.config.heads import HeadConfig, HeadName
 from stages.fitting.blocks import fit_blocks
+from stages.fitting.depths import fit_depths
 from stages.fitting.feature_rows import (
     BATCH_ROWS,
     AnyFeatureRows,
@@ -31,13 +32,16 @@ from stages.fitting.feature_rows import (
     require_learnable,
 )
 from stages.fitting.linear_targets import two_sided
+from stages.fitting.map_heads import map_loss, map_statistics
 from stages.fitting.out_of_fold import OutOfFold, nested
 from stages.fitting.problem import CutContext, FitProblem
 from stages.fitting.registry import FitFunction
 from stages.fitting.result import HeadFit
 from stages.fitting.torch_heads import fit_torch_head
 from stages.network.heads.base import Head, vector_width
-from stages.tasks.base import Task
+from stages.network.heads.registry import recipe_of_head
+from stages.network.map_layout import MapLayout
+from stages.tasks.base import Statistics, Task, find_metric
 from stages.training.evaluation import evaluate_loss, predict
 from stages.training.history import Epoch
 from stages.training.losses import logits_of
@@ -50,6 +54,7 @@ __all__ = [
     "StreamedFeatureRows",
     "head_method",
     "head_probabilities",
+    "head_settings",
     "train_foldable_head",
     "train_head",
 ]
@@ -77,7 +82,10 @@ class HeadResult:
     history : list of Epoch
         Of torch heads; empty for closed fits.
     val_activated : ndarray of float32 [n, out_features]
-        What `module_train_only` says of the rows of validation, as the task reads it.
+        What `module_train_only` says of the rows of validation, as the task reads it; empty where it answers for each
+        pixel, of which no more than `val_statistics` is kept.
+    val_statistics : array [n, ...]
+        What the task keeps of these.
     """
 
     name: HeadName
@@ -90,6 +98,7 @@ class HeadResult:
     selection: list[dict[str, Any]] = field(default_factory=list)
     history: list[Epoch] = field(default_factory=list)
     val_activated: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    val_statistics: Statistics = field(default_factory=lambda: np.empty(0))
 
     @property
     def method(self) -> Literal["linear", "head"]:
@@ -105,6 +114,12 @@ class HeadResult:
 def head_method(name: HeadName) -> Literal["linear", "head"]:
     """Return the method of transfer a head is compared as: a linear model on the features, or a head beyond that."""
     return find_head(name).method
+
+
+def head_settings(name: HeadName, options: HeadConfig, task: Task) -> dict[str, Any]:
+    """Return all options of stage 2 by name, as a head is trained with them."""
+    on_maps = "dense" in find_head(name).tasks and task.name == "dense"
+    return options.resolved(recipe_of_head(name, on_maps=True)) if on_maps else options.resolved()
 
 
 def get_fit(name: HeadName) -> FitFunction:
@@ -138,48 +153,66 @@ def train_foldable_head(name: HeadName, problem: FitProblem) -> tuple[HeadResult
 
 def _train(name: HeadName, problem: FitProblem) -> tuple[HeadResult, Callable[[], OutOfFold | None]]:
     kind, fit = find_head(name), get_fit(name)
-    require_head_for(name, problem.task, problem.train.row_shape, bags=problem.bags)
+    require_head_for(name, problem.task, problem.train.row_shape, bags=problem.bags, maps=problem.maps)
     _require_classes_to_balance(problem)
     require_learnable(problem.train, problem.val, problem.task)
-    if not kind.streams or problem.blocks is not None:
+    joins_depths = problem.taps is not None and problem.blocks is None
+    if problem.blocks is not None or not (kind.streams or joins_depths):
         require_in_memory(kind.name, problem.train)
         require_in_memory(kind.name, problem.val)
 
     def fit_rows(rows: FitProblem) -> HeadFit:
-        return fit(rows) if rows.blocks is None else fit_blocks(kind, fit, rows.blocks, rows)
+        if rows.blocks is not None:
+            return fit_blocks(kind, fit, rows.blocks, rows)
+        return fit(rows) if rows.taps is None else fit_depths(kind, fit, rows.taps, rows)
 
     fitted = fit_rows(problem)
-    (val_loss, val_score), task, val_activated = _validate(fitted.head_train_only, problem)
+    validated = _validate(fitted.head_train_only, problem)
     settings = {"refitted on": "train+val", **fitted.settings}
-    if constant := one_sided_labels(problem.task, problem.train.labels):
+    if problem.maps is None and (constant := one_sided_labels(problem.task, problem.train.labels)):
         settings["not learned"] = listed(constant)
     result = HeadResult(
         name,
         fitted.head,
         fitted.head_train_only,
-        val_score,
-        val_loss,
-        task,
+        validated.score,
+        validated.loss,
+        validated.task,
         settings,
         fitted.candidates,
         fitted.history,
-        val_activated,
+        validated.activated,
+        validated.statistics,
     )
     return result, fitted.fold or partial(nested, lambda rows: fit_rows(rows).head, problem)
 
 
-def _validate(head: Head, problem: FitProblem) -> tuple[tuple[float, float], Task, NDArray[np.float32]]:
+class _Validated(NamedTuple):
+    """How a head validates, by the names that `HeadResult` has for it."""
+
+    score: float
+    loss: float
+    task: Task
+    activated: NDArray[np.float32]
+    statistics: Statistics
+
+
+def _validate(head: Head, problem: FitProblem) -> _Validated:
     """Return loss and score on the validation split, the task as calibrated by the same outputs, and what these say."""
-    task, batches = problem.task, _labelled_batches(problem.val)
+    task = problem.task
+    if problem.targets is not None:
+        statistics = map_statistics(head, problem.val, problem.targets, task)
+        loss = map_loss(head, problem.val, problem.targets, task)
+        return _Validated(find_metric(task).score(statistics), loss, task, np.empty((0, 0), np.float32), statistics)
     outputs: list[Tensor] = []
     hook = head.register_forward_hook(lambda _module, _inputs, output: outputs.append(logits_of(output).cpu()))
     try:
-        scores = evaluate_loss(head, batches, task)
+        loss, score = evaluate_loss(head, _labelled_batches(problem.val), task)
     finally:
         hook.remove()
-    activated = task.activate(torch.cat(outputs))
-    calibrated = task.calibrated(activated, torch.from_numpy(problem.val.labels)) if task.calibrates else task
-    return scores, calibrated, np.asarray(activated)
+    activated, labels = task.activate(torch.cat(outputs)), torch.from_numpy(problem.val.labels)
+    calibrated = task.calibrated(activated, labels) if task.calibrates else task
+    return _Validated(score, loss, calibrated, np.asarray(activated), calibrated.statistic(activated, labels))
 
 
 def one_sided_labels(task: Task, labels: NDArray[Any]) -> list[str]:
@@ -200,7 +233,13 @@ def in_words(names: Sequence[str]) -> str:
 
 
 def require_head_for(
-    name: HeadName, task: Task, row_shape: tuple[int, ...], *, bags: bool, option: str = "head"
+    name: HeadName,
+    task: Task,
+    row_shape: tuple[int, ...],
+    *,
+    bags: bool,
+    maps: MapLayout | None = None,
+    option: str = "head",
 ) -> None:
     """Refuse a head that does not predict the task, or does not take rows of the kind: nothing is computed for it.
 
@@ -210,6 +249,8 @@ def require_head_for(
         Of the row of an image, or of what became of the images of a sample.
     bags
         Whether samples have several images.
+    maps
+        What is in a row, where there is an answer for each place of it.
     option
         Which names the head.
 
@@ -219,23 +260,31 @@ def require_head_for(
         That names the heads that do.
     """
     kind = find_head(name)
-    if kind.tasks and task.name not in kind.tasks:
-        able = names_where(lambda other: not other.tasks or task.name in other.tasks)
+    if (kind.tasks or maps is not None) and task.name not in kind.tasks:
+        able = names_where(lambda other: (maps is None and not other.tasks) or task.name in other.tasks)
+        meant = f"for the task {in_words(kind.tasks)}" if kind.tasks else "a module that answers for an image"
         raise UsageError(
-            f"`{option}` {kind.name} is for the task {in_words(kind.tasks)}, not for {task.name}; "
+            f"`{option}` {kind.name} is {meant}, not for {task.name}; "
             + (f"take one that is: {able}" if able else "no head is")
         )
     if kind.rows == "bag" and not bags:
         raise UsageError(
             f"`{option}` {kind.name} takes samples of several images (`images`, `sample`, `frames`), and here each is "
-            f"one; take one of the others: {names_where(lambda other: other.rows != 'bag')}"
+            f"one; take one of the others: {names_where(lambda other: other.rows not in ('bag', 'maps'))}"
         )
-    if kind.rows == "vector":
+    if kind.rows == "vector" and maps is None:
         vector_width(kind.name, row_shape)
 
 
 def _require_classes_to_balance(problem: FitProblem) -> None:
     """Refuse to balance what there is not, or cannot be drawn alike."""
+    if problem.targets is not None:  # classes are weighed pixel by pixel
+        if problem.config.sampling == "balanced":
+            raise UsageError(
+                f"`sampling` balanced draws samples of one class each, and each sample of the task {problem.task.name} "
+                "has many; use `class_weights` balanced, which weighs pixels"
+            )
+        return
     weights = problem.task.weights(problem.labels[:1])
     if weights is None and problem.balanced:
         raise UsageError(f"`class_weights` balanced weighs classes, and the task {problem.task.name} has none")

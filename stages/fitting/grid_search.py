@@ -196,7 +196,11 @@ def fit_along_path(
     keeps = len(problem.divisions) > 1
     grid = Grid(make_of(center), values, config.scalers, problem.task, margins=calibrate, keeps=keeps)
     result = search(grid, rows, problem.labels, problem.cv, problem.seed)
-    fitted, margins = refit_best(problem, grid, result, rows, calibrate=calibrate)
+    refit = partial(refit_best, problem, grid, result, rows, calibrate=calibrate)
+    if problem.deferred:
+        fold = partial(_fold, problem, grid, result, rows, None, calibrate=calibrate)
+        return HeadFit.deferred(problem, result.candidates, lambda: refit()[0], fold)
+    fitted, margins = refit()
     return replace(fitted, fold=partial(_fold, problem, grid, result, rows, margins, calibrate=calibrate))
 
 

@@ -61,8 +61,13 @@ def fit_kernel_ridge(problem: FitProblem) -> HeadFit:
 
     # not by `threads_for`: the kernel is decomposed, and that is shared by the cores however few numbers a row has
     choice = choose_penalty(problem, variants(), c_ratio=C_RATIO)
-    heads = head(choice, train + val, RidgeFits.to_all), head(choice, train, RidgeFits.to_train)
-    return choice.head_fit(*heads, partial(fold_ridge, replace(problem, train=train, val=val), choice, _margins))
+    fold = partial(fold_ridge, replace(problem, train=train, val=val), choice, _margins)
+
+    def finish() -> HeadFit:
+        heads = head(choice, train + val, RidgeFits.to_all), head(choice, train, RidgeFits.to_train)
+        return choice.head_fit(*heads, fold)
+
+    return HeadFit.deferred(problem, choice.candidates, finish, fold) if problem.deferred else finish()
 
 
 def _margins(part: FitProblem, settings: dict[str, Any], penalty: float) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ nevertheless (`nested`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from stages.fitting.folds import CVPlan, divisions
 from stages.fitting.problem import FitProblem
-from stages.fitting.scores import logits
+from stages.fitting.scores import fold_scores, logits
 from stages.network.heads.base import Head
 from stages.tasks.base import Task
 from stages.tasks.temperature import fit_temperature
@@ -92,6 +92,47 @@ def in_places(plan: CVPlan, outputs: FoldOutputs) -> NDArray[np.float32]:
     for (_, scored), part in zip(plan.splits, outputs, strict=True):
         joined[scored] = part
     return joined
+
+
+def best_variants(problem: FitProblem, folds: Sequence[Callable[[], OutOfFold | None]]) -> OutOfFold | None:
+    """Return the outputs out of folds of rows that may be seen in several ways, each fold's as is best on the others.
+
+    Parameters
+    ----------
+    problem : FitProblem
+    folds : sequence of callable
+        The outputs of each way, the preferred one first.
+    """
+    if not problem.divisions:
+        return None
+    tried = [variant for fold in folds if (variant := fold()) is not None]
+    return put_together(problem, dict(enumerate(tried)), variants_on_others(problem, tried))
+
+
+def variants_on_others(problem: FitProblem, tried: Sequence[OutOfFold]) -> list[list[int]]:
+    """Return which of several ways is best on the other folds, for each fold of each division of the problem."""
+    return [
+        best_on_others(
+            np.array(
+                [
+                    fold_scores(
+                        problem.task, variant.outputs[number], problem.labels, [scored for _, scored in plan.splits]
+                    )
+                    for variant in tried
+                ]
+            )
+        )
+        for number, plan in enumerate(problem.divisions)
+    ]
+
+
+def put_together(problem: FitProblem, tried: Mapping[int, OutOfFold], picks: Sequence[Sequence[int]]) -> OutOfFold:
+    """Return the outputs out of folds, of each fold of each division those of the way that was picked."""
+    outputs = [
+        [tried[pick].outputs[number][scored] for pick, (_, scored) in zip(of_plan, plan.splits, strict=True)]
+        for number, (of_plan, plan) in enumerate(zip(picks, problem.divisions, strict=True))
+    ]
+    return collect(problem, outputs)
 
 
 def nested(fit: Callable[[FitProblem], Head], problem: FitProblem) -> OutOfFold | None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stages.config.heads import HeadConfig
-from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, StreamedFeatureRows
+from stages.config.heads import FitRecipe, HeadConfig
+from stages.fitting.feature_rows import AnyFeatureRows, Block, FeatureRows, StreamedFeatureRows
 from stages.fitting.folds import FOLDS_UP_TO, REPEATED_BELOW, REPEATS, CVPlan, Selection, divisions, make_cv
 from stages.network.graph.cuts import Cut, CutGraph
+from stages.network.map_layout import MapLayout
 from stages.tasks.base import Task
 
 
@@ -63,6 +64,45 @@ class RowBlocks:
             start += width
 
 
+class PixelTargets(Protocol):
+    """The masks of samples, which are asked for by their places when they are needed, in bounded memory."""
+
+    def full(self, places: NDArray[np.int64]) -> Sequence[NDArray[np.uint8]]:
+        """Return masks as they are stored, each [H, W]."""
+        ...
+
+    def thinned(self, places: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Return masks brought to one size by their nearest pixels, [b, h, w]."""
+        ...
+
+    def shapes(self, places: NDArray[np.int64]) -> Sequence[tuple[int, int]]:
+        """Return the height and width of masks as they are stored."""
+        ...
+
+
+class NamedBlock(Protocol):
+    """A block of a row: what was taken at one place of a network."""
+
+    @property
+    def name(self) -> str:
+        """What it is called; no other block of a row is called so."""
+
+    @property
+    def width(self) -> int:
+        """How many numbers it has."""
+
+
+class DepthLayout(Protocol):
+    """The blocks that a row is made of, from several depths of a network."""
+
+    @property
+    def blocks(self) -> Sequence[NamedBlock]:
+        """The blocks, in the order in which they stand in a row."""
+
+    def depth_sets(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the sets of blocks that are worth a trial, by what they are called."""
+
+
 @dataclass(frozen=True)
 class FitProblem:
     """What a head is fitted to, and how its settings are chosen. The test split is no part of it.
@@ -84,6 +124,19 @@ class FitProblem:
         The parts of a row, where it has columns of a table in it.
     compared : bool
         Whether outputs out of folds will be asked for: then there are `divisions`.
+    maps : MapLayout, optional
+        The maps in a row, for heads that answer for each place.
+    targets : PixelTargets, optional
+        The masks, where `labels` of the rows are places in them.
+    defaults : FitRecipe
+        How the torch head that is fitted trains where the options leave it open.
+    taps : DepthLayout, optional
+        The blocks of a row, where it has features of several depths.
+    deferred : bool
+        Whether the heads may wait until it is known that they are wanted, see `HeadFit.finish`: where a search goes
+        over several problems, those of all but the best are not.
+    shared : dict
+        What heads on the same rows need not work out again; a problem of other rows has one of its own.
     """
 
     train: AnyFeatureRows
@@ -96,6 +149,17 @@ class FitProblem:
     bags: bool = False
     blocks: RowBlocks | None = None
     compared: bool = False
+    maps: MapLayout | None = None
+    targets: PixelTargets | None = None
+    defaults: FitRecipe = field(default_factory=FitRecipe)
+    taps: DepthLayout | None = None
+    deferred: bool = False
+    shared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def recipe(self) -> FitRecipe:
+        """How a torch head trains."""
+        return self.config.recipe(self.defaults)
 
     @property
     def balanced(self) -> bool:
@@ -130,14 +194,15 @@ class FitProblem:
     def divisions(self) -> tuple[CVPlan, ...]:
         """Train and validation divided into folds, out of which all heads are compared.
 
-        Several times of few rows, and not at all of streamed ones, or of so many that settings are not cross-validated
-        either. They hang on targets, groups and seed alone, never on the head. The first is `cv`, where that has as
-        many folds.
+        Several times of few rows, and not at all of streamed ones, of maps, whose heads take minutes each, or of so
+        many that settings are not cross-validated either. They hang on targets, groups and seed alone, never on the
+        head. The first is `cv`, where that has as many folds.
         """
         labels, config = self.labels, self.config
         wanted = config.cv if config.cv is not None else (5 if len(labels) <= FOLDS_UP_TO else 0)
         if (
             not self.compared
+            or self.maps is not None
             or wanted < 2
             or isinstance(self.train, StreamedFeatureRows)
             or isinstance(self.val, StreamedFeatureRows)
@@ -153,7 +218,7 @@ class FitProblem:
     def part(self, fitted: Selection, scored: Selection) -> FitProblem:
         """Return a problem whose train and validation are some of the rows of both."""
         rows, places = self.all_rows, np.arange(len(self.all_rows))
-        return replace(self, train=rows.at(places[fitted]), val=rows.at(places[scored]), compared=False)
+        return replace(self, train=rows.at(places[fitted]), val=rows.at(places[scored]), compared=False, shared={})
 
     @cached_property
     def all_rows(self) -> FeatureRows:
@@ -175,3 +240,13 @@ class FitProblem:
         assert isinstance(self.train, FeatureRows)
         assert isinstance(self.val, FeatureRows)
         return self.train, self.val
+
+
+def full_batches(rows: AnyFeatureRows, problem: FitProblem, seed: int) -> Iterator[Block]:
+    """Yield full batches of an epoch; the rest of fewer rows sits it out, or is all there is."""
+    size = min(problem.recipe.batch_size, len(rows))
+    if isinstance(rows, FeatureRows):
+        batches = rows.shuffled(size, seed, balanced=problem.config.sampling == "balanced")
+    else:
+        batches = rows.shuffled(size, seed)
+    return ((indices, block) for indices, block in batches if len(indices) == size)

@@ -72,7 +72,7 @@ def fold_torch_head(
     lowest = np.full((len(problem.divisions), len(settings)), np.inf)
     waited = np.zeros(lowest.shape, dtype=int)
     division_of = np.array([fold.division for fold in heads.folds])
-    for epoch in range(1, problem.config.fit_epochs + 1):
+    for epoch in range(1, problem.recipe.epochs + 1):
         heads.train_epoch(epoch)
         outputs, losses, scores = heads.validate()  # by fold and setting
         for fold, setting in np.ndindex(losses.shape):
@@ -114,7 +114,7 @@ class _FoldedHeads:
         settings: Sequence[dict[str, float]],
         standardizer: MakeStandardizer,
     ) -> None:
-        options, rows = problem.config, problem.all_rows
+        rows = problem.all_rows
         self._problem, self._rows = problem, rows
         self.folds = list(self._divided(template, standardizer))
         at_once = len(self.folds) if template.stackable else 1
@@ -127,12 +127,12 @@ class _FoldedHeads:
             for setting in settings
         ]
         fewest = min(len(fold.fitted) for fold in self.folds)
-        self._batch_rows = min(options.fit_batch_size, fewest)
-        steps_per_epoch = max(fewest // options.fit_batch_size, 1)
+        self._batch_rows = min(problem.recipe.batch_size, fewest)
+        steps_per_epoch = max(fewest // problem.recipe.batch_size, 1)
         # what a schedule does to rate and momentum, done to an optimizer of nothing; the heads follow it
         self._lr_driver = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1.0)
         self._schedule = make_schedule(
-            self._lr_driver, LRScheduleConfig("onecycle", WARMUP), steps_per_epoch, options.fit_epochs
+            self._lr_driver, LRScheduleConfig("onecycle", WARMUP), steps_per_epoch, problem.recipe.epochs
         )
 
     def train_epoch(self, epoch: int) -> None:

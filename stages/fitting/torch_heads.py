@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from cache.errors import CutonceError, UsageError
 from stages.config.heads import HeadConfig
 from stages.fitting.feature_rows import BATCH_ROWS, AnyFeatureRows, FeatureRows, concat, in_batches
+from stages.fitting.map_heads import MapHeadTraining
 from stages.fitting.out_of_fold import OutOfFold
-from stages.fitting.problem import FitProblem
+from stages.fitting.problem import FitProblem, full_batches
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import selection_score
 from stages.fitting.standardize import BagStandardizer, Standardizer
@@ -25,7 +26,7 @@ from stages.fitting.torch_folds import WARMUP, fold_torch_head
 from stages.fitting.vmap_heads import VmapHeads
 from stages.network.heads.base import Head
 from stages.network.heads.blocks import JoinedHead
-from stages.network.heads.registry import build_head
+from stages.network.heads.registry import build_head, recipe_of_head
 from stages.runtime.progress import progress
 from stages.runtime.seeding import epoch_seed, preserve_rng_state
 from stages.runtime.threads import single_threaded
@@ -47,16 +48,19 @@ _LOST_SCORE = -math.inf
 
 def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:
     """Train a torch head with every rate and weight decay of the options, keep the best, and train it on all rows."""
-    options, train, val = problem.config, problem.train, problem.val
+    defaults = recipe_of_head(name, on_maps=problem.maps is not None)
+    problem = replace(problem, defaults=defaults)
+    options, recipe, train, val = problem.config, problem.recipe, problem.train, problem.val
     if options.sampling == "balanced" and not isinstance(train, FeatureRows):
         raise UsageError(
             "`sampling` balanced draws rows at random, and these are streamed; use `class_weights` balanced"
         )
     settings = [
-        {"rate": rate, "weight decay": decay}
-        for rate, decay in itertools.product(options.fit_lr, options.fit_weight_decay)
+        {"rate": rate, "weight decay": decay} for rate, decay in itertools.product(recipe.lr, options.fit_weight_decay)
     ]
-    has_small_steps = (len(train.row_shape) == 1 or problem.bags) and options.fit_batch_size < _SMALL_BATCH
+    are_vectors = len(train.row_shape) == 1 and problem.maps is None
+    has_small_steps = (are_vectors or problem.bags) and recipe.batch_size < _SMALL_BATCH
+    side_by_side = _HeadsSideBySide if problem.maps is None else MapHeadTraining
 
     def fold() -> OutOfFold | None:
         with preserve_rng_state():  # a step for all folds is large enough to be shared by threads
@@ -70,7 +74,7 @@ def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:
         contenders: list[Contender] = []
         for start in range(0, len(settings), at_once):
             group = settings[start : start + at_once]
-            contenders += _contend(_HeadsSideBySide(template, group, problem, train, train_scaler))
+            contenders += _contend(side_by_side(template, group, problem, train, train_scaler))
         scores = [
             contender.result.best_selection if contender.result.best is not None else _LOST_SCORE
             for contender in contenders
@@ -85,14 +89,14 @@ def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:
         without_val = _with(template, contenders[number].best_weights, train_scaler)
         all_rows = concat(train, val)
         scaler = _standardizer(all_rows, options, template)
-        refit = _HeadsSideBySide(template, [settings[number]], problem, all_rows, scaler, validates=False)
+        refit = side_by_side(template, [settings[number]], problem, all_rows, scaler, validates=False)
         head = _with(template, _weights_after(refit, result.best.epoch), scaler)
     description = {
         **settings[number],
         "best epoch": result.best.epoch,
         "epochs run": result.history[-1].epoch,
-        "batch size": options.fit_batch_size,
-        **{name: value for name, value in template.config.items() if name in ("hidden", "dropout", "l2")},
+        "batch size": recipe.batch_size,
+        **{name: value for name, value in template.config.items() if name in ("hidden", "dropout", "l2", "rates")},
         "selected by": "validation split",
         "refitted on": f"train+val, {result.best.epoch} epochs",
     }
@@ -102,21 +106,27 @@ def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:
 def _draw(name: str, problem: FitProblem) -> Head:
     """Return a new head, drawn from the seed."""
     torch.manual_seed(problem.seed)
-    options, cut, blocks = problem.config, problem.cut, problem.blocks
+    options, dropout = problem.config, problem.recipe.dropout
+    cut, blocks, maps = problem.cut, problem.blocks, problem.maps
     if blocks is not None and blocks.images:
         beside = blocks.width - blocks.images
         shape, outputs = problem.train.row_shape, problem.task.out_features
-        return JoinedHead(shape, outputs, name, beside, options.hidden_dim, options.fit_dropout)
+        return JoinedHead(shape, outputs, name, beside, options.hidden_dim, dropout)
     return build_head(
         name,
         problem.train.row_shape,
         problem.task.out_features,
-        {"hidden": options.hidden_dim, "dropout": options.fit_dropout, "l2": options.fit_scaler == "l2"},
+        {
+            "hidden": options.hidden_dim,
+            "dropout": dropout,
+            "l2": options.fit_scaler == "l2",
+            "maps": None if maps is None else maps.to_json(),
+        },
         None if cut is None else (cut.graph, cut.cut),
     )
 
 
-def _contend(heads: _HeadsSideBySide) -> list[Contender]:
+def _contend(heads: _HeadsSideBySide | MapHeadTraining) -> list[Contender]:
     """Train heads until each has stopped; return their histories and best weights."""
     contenders = [Contender() for _ in heads.settings]
     epochs = progress(range(1, heads.config.epochs + 1), label="epochs, at most", unit="epochs")
@@ -124,7 +134,7 @@ def _contend(heads: _HeadsSideBySide) -> list[Contender]:
     return contenders
 
 
-def _weights_after(heads: _HeadsSideBySide, epochs: int) -> dict[str, Tensor]:
+def _weights_after(heads: _HeadsSideBySide | MapHeadTraining, epochs: int) -> dict[str, Tensor]:
     """Return the weights of the first head after so many epochs, of which none is validated."""
     run_epochs(heads, [Contender()], progress(range(1, epochs + 1), label="all rows", unit="epochs"))
     return heads.snapshot(0)
@@ -155,10 +165,10 @@ class _HeadsSideBySide:
         scaler: Standardizer | None,
         validates: bool = True,
     ) -> None:
-        options, task = problem.config, problem.task
+        options, recipe, task = problem.config, problem.recipe, problem.task
         self.settings = settings
         self.config = TrainConfig(
-            options.fit_epochs, problem.seed, label_smoothing=options.fit_label_smoothing, patience=options.fit_patience
+            recipe.epochs, problem.seed, label_smoothing=options.fit_label_smoothing, patience=options.fit_patience
         )
         self._problem, self._rows, self._scaler, self._validates = problem, rows, scaler, validates
         self._metric = find_metric(task)
@@ -166,9 +176,9 @@ class _HeadsSideBySide:
         self._heads = VmapHeads([template] * len(settings), rates, decays, problem.device)
         # what a schedule does to rate and momentum, done to an optimizer of nothing; the heads follow it
         self._lr_driver = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1.0)
-        steps_per_epoch = max(len(rows) // options.fit_batch_size, 1)
+        steps_per_epoch = max(len(rows) // recipe.batch_size, 1)
         schedule = LRScheduleConfig("onecycle", WARMUP)
-        self._schedule = make_schedule(self._lr_driver, schedule, steps_per_epoch, options.fit_epochs)
+        self._schedule = make_schedule(self._lr_driver, schedule, steps_per_epoch, recipe.epochs)
         sample_weights = task.weights(rows.labels) if problem.balanced else None
         self._sample_weights = torch.from_numpy(sample_weights) if sample_weights is not None else None
         self._epoch = 0
@@ -184,7 +194,7 @@ class _HeadsSideBySide:
         self._loss_sums = torch.zeros(self._heads.size)
         self._tallies = [RunningMetrics() for _ in self.settings]
         unscored: list[tuple[Tensor, Tensor]] = []
-        for indices, block in _full_batches(self._rows, self._problem.config, seed):
+        for indices, block in full_batches(self._rows, self._problem, seed):
             targets = torch.from_numpy(self._rows.labels[indices]).to(self._problem.device)
             logits = self._heads.logits(_inputs(block, self._scaler, self._problem.device))
             losses = self._losses(logits, targets, indices)
@@ -261,16 +271,6 @@ class _HeadsSideBySide:
             return Validation(loss, float("nan"), float("nan"))
         score = self._metric.score(statistics_of(task, logits, targets))
         return Validation(loss, score, selection_score(task, logits.numpy(), targets.numpy()))
-
-
-def _full_batches(rows: AnyFeatureRows, options: HeadConfig, seed: int) -> Iterator[tuple[Any, Any]]:
-    """Yield full batches of an epoch; the rest of fewer rows sits it out, or is all there is."""
-    size = min(options.fit_batch_size, len(rows))
-    if isinstance(rows, FeatureRows):
-        batches = rows.shuffled(size, seed, balanced=options.sampling == "balanced")
-    else:
-        batches = rows.shuffled(size, seed)
-    return ((indices, block) for indices, block in batches if len(indices) == size)
 
 
 def _inputs(block: Any, scaler: Standardizer | None, device: torch.device) -> Tensor:

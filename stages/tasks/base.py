@@ -86,6 +86,9 @@ class Metric:
     limits : (float, float)
         Between which it lies; an interval of one that lies between 0 and 1 is made as that of a share where a bootstrap
         collapses.
+    of_parts : bool
+        Whether it counts many parts of a sample, as pixels are of an image, so that few samples may tell much: then an
+        interval is not held to be as wide as if each sample said one yes or no.
     """
 
     name: str
@@ -102,6 +105,7 @@ class Metric:
     ranks: bool = True
     limits: tuple[float, float] = (-math.inf, math.inf)
     of_certainty: bool = False
+    of_parts: bool = False
 
 
 _SIGNED = ("r2", "r2_original", "spearman", "qwk")

@@ -66,7 +66,8 @@ def interval(
     - Below ten groups: Student's t with the groups less one degrees of freedom, of the groups' scores, which are the
       pseudo-values of the jackknife (Tukey 1958, "Bias and confidence in not quite large samples").
     - Of a metric between 0 and 1 the last two are at least as wide as Wilson's interval of as many images as have
-      their variance: near 1 a resample has no mistake to vary.
+      their variance, at most as many as there are, unless each image has many parts that count: near 1 a resample has
+      no mistake to vary.
 
     Parameters
     ----------
@@ -103,7 +104,7 @@ def interval(
         low, high = (score + widened * (end - score) for end in expanded_interval(made, drawn.count))
         error, name = float(np.nanstd(made)) if not np.isnan(made).all() else math.nan, "bootstrap"
     if metric.limits == (0.0, 1.0) and not math.isnan(error):
-        low, high = _as_wide_as_a_share(low, high, score, error * widened, drawn)
+        low, high = _as_wide_as_a_share(low, high, score, error * widened, drawn, parts=metric.of_parts)
     if low == high:
         name = f"{name}, {NO_TWO_DIFFER}"
     return Interval(max(low, metric.limits[0]), min(high, metric.limits[1]), _words(name, drawn, units), count)
@@ -139,11 +140,14 @@ def _of_share(right: NDArray[np.bool_], units: Units, widened: float) -> tuple[f
     return wilson(share, worth / widened**2, normal)
 
 
-def _as_wide_as_a_share(low: float, high: float, score: float, error: float, units: Units) -> tuple[float, float]:
+def _as_wide_as_a_share(
+    low: float, high: float, score: float, error: float, units: Units, *, parts: bool
+) -> tuple[float, float]:
     spread = score * (1 - score)
     worth = spread / error**2 if spread > 0 and error > 1e-9 else units.effective
     degrees = math.inf if units.index is None else units.count - 1
-    ends = wilson(min(max(score, 0.0), 1.0), min(worth, float(units.sizes.sum())), quantile(degrees))
+    worth = worth if parts else min(worth, float(units.sizes.sum()))
+    ends = wilson(min(max(score, 0.0), 1.0), worth, quantile(degrees))
     return min(low, ends[0]), max(high, ends[1])
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cache.errors import DataError, UsageError, suggestion
+from stages.tasks.averaging import LEAST_PROBABILITY, Activation
 from stages.tasks.base import (
     Metric,
     Reduction,
@@ -55,6 +56,7 @@ class MultiLabel:
     name: str
     primary = "map_macro"
     outputs: Literal["logits", "values"] = "logits"
+    activation: Activation = "sigmoid"
     calibrates = True
     reads: Literal["text", "image"] = "text"
 
@@ -200,6 +202,23 @@ class MultiLabel:
         statistics["target"] = np.where(np.isnan(targets), np.nan, targets >= 0.5)
         statistics["predicted"] = probabilities >= self._cutoffs.numpy()
         return statistics
+
+    def answers(self, statistics: Statistics) -> NDArray[np.floating]:
+        """Return the probabilities, [n, labels]."""
+        return np.ascontiguousarray(statistics["probabilities"])
+
+    def targets(self, statistics: Statistics) -> NDArray[np.float32]:
+        """Return the true labels, float32 [n, labels]; nan where it is not known."""
+        return np.ascontiguousarray(statistics["target"])
+
+    def agreement(self, answers: NDArray[Any], targets: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the probability of what is true of each label, float64 [n, labels]; nan where that is not known."""
+        probabilities = answers.astype(np.float64)
+        return np.where(np.isnan(targets), np.nan, np.where(targets == 1, probabilities, 1 - probabilities))
+
+    def agreement_loss(self, agreement: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the negative logarithms."""
+        return np.asarray(-np.log(np.maximum(agreement, LEAST_PROBABILITY)))
 
     def guesses(self, known: Statistics, asked: Statistics) -> list[Statistics]:
         """Return the statistics of always saying how frequent each label is, by its threshold and with all labels."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cache.errors import DataError, UsageError
+from stages.tasks.averaging import Activation
 from stages.tasks.base import (
     Metric,
     Reduction,
@@ -75,6 +76,7 @@ class Regression:
     calibrates: bool = field(default=True, init=False, repr=False, compare=False)
     name: str = field(init=False, repr=False, compare=False)
     outputs: Literal["logits", "values"] = field(default="values", init=False, repr=False, compare=False)
+    activation: Activation = field(default="identity", init=False, repr=False, compare=False)
     reads: Literal["text", "image"] = field(default="text", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -210,6 +212,23 @@ class Regression:
         for kind, scaled in zip(_FIELDS, values, strict=True):
             statistics[kind] = self._to_unit(scaled)
         return statistics
+
+    def answers(self, statistics: Statistics) -> NDArray[np.float64]:
+        """Return the predicted numbers on the scale on which they are learned, [n, targets]."""
+        return self._to_outputs(statistics["prediction"])
+
+    def targets(self, statistics: Statistics) -> NDArray[np.float64]:
+        """Return the true numbers on the same scale, [n, targets]; nan where one is not known."""
+        return self._to_outputs(statistics["target"])
+
+    def agreement(self, answers: NDArray[Any], targets: NDArray[Any]) -> NDArray[np.float64]:
+        """Return by how much each number is off, float64 [n, targets]; nan where that is not known."""
+        return np.asarray(answers - targets, dtype=np.float64)
+
+    def agreement_loss(self, agreement: NDArray[Any]) -> NDArray[np.float64]:
+        """Return Huber losses, as `loss` has them."""
+        errors = np.abs(agreement)
+        return np.asarray(np.where(errors <= 1, errors**2 / 2, errors - 0.5))
 
     def guesses(self, known: Statistics, asked: Statistics) -> list[Statistics]:
         """Return the statistics of always saying the mean, of logarithms where those are predicted, and the median."""

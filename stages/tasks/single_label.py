@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cache.errors import DataError, suggestion
+from stages.tasks.averaging import LEAST_PROBABILITY, Activation
 from stages.tasks.base import (
     Metric,
     Reduction,
@@ -43,6 +44,7 @@ class SingleLabel:
     name: str
     primary = "accuracy"
     outputs: Literal["logits", "values"] = "logits"
+    activation: Activation = "softmax"
     calibrates = False
     reads: Literal["text", "image"] = "text"
 
@@ -156,6 +158,22 @@ class SingleLabel:
         statistics: Statistics = np.empty(len(classes), dtype=np.dtype(fields))
         statistics["probabilities"], statistics["target"] = probabilities, classes
         return statistics
+
+    def answers(self, statistics: Statistics) -> NDArray[np.floating]:
+        """Return the probabilities, [n, classes]."""
+        return np.ascontiguousarray(statistics["probabilities"])
+
+    def targets(self, statistics: Statistics) -> NDArray[np.int64]:
+        """Return the true classes, int64 [n]."""
+        return np.ascontiguousarray(statistics["target"])
+
+    def agreement(self, answers: NDArray[Any], targets: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the probability of the true class, float64 [n, 1]."""
+        return answers[np.arange(len(targets)), targets, None].astype(np.float64)
+
+    def agreement_loss(self, agreement: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the negative logarithms."""
+        return np.asarray(-np.log(np.maximum(agreement, LEAST_PROBABILITY)))
 
     def guesses(self, known: Statistics, asked: Statistics) -> list[Statistics]:
         """Return the statistics of always answering how frequent each class is, and so the most frequent one."""

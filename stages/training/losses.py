@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from stages.tasks.base import Statistics, Task
 
@@ -43,7 +44,14 @@ class TaskLoss:
         return terms
 
     def _sum(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return self._task.loss(logits, targets, smoothing=self._label_smoothing)
+        return self._task.loss(_at_targets(logits, targets), targets, smoothing=self._label_smoothing)
+
+
+def _at_targets(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the logits of maps at the size of masks, bilinearly; others as they are."""
+    if logits.ndim < 4 or logits.shape[2:] == targets.shape[1:]:
+        return logits
+    return functional.interpolate(logits.float(), targets.shape[1:], mode="bilinear", align_corners=False)
 
 
 def l1_penalty(parameters: Iterable[nn.Parameter]) -> Tensor:

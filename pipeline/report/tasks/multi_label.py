@@ -13,7 +13,7 @@ from pipeline.evaluation.method_summary import MethodSummary
 from pipeline.report import figures
 from pipeline.report.page_parts import ReportFigure
 from pipeline.report.tasks.confusion import LARGEST_TABLE
-from pipeline.report.tasks.label_figures import MOST_LABELS, average_precisions
+from pipeline.report.tasks.label_figures import MOST_LABELS, label_scores
 from pipeline.report.tasks.registry import PageContext, TaskPart, register_task_page
 from pipeline.text import percent
 from stages.config.data import SPLITS
@@ -154,7 +154,7 @@ def _precision_figure(context: PageContext, shares: NDArray[np.float64], names: 
     )
     return context.drawn.add(
         "average-precision",
-        average_precisions(precisions, shares, names, [row.label for row in rows]),
+        label_scores(precisions, names, [row.label for row in rows], "average precision", shares),
         f"Average precision of each label under each method; {rows[0].label}: {words}",
     )
 

@@ -19,6 +19,9 @@ from stages.data.images.rgb import as_colors
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_COLUMN, _ROW, _SIDE = 1.35, 1.45, 1.25
+"""Inches: of a cell, with room for the words below a picture, and of the longer side of the picture in it."""
+
 _MIXTURES = 2
 """Batches that are shown of mixup, and of cutmix."""
 
@@ -53,27 +56,33 @@ def contact_sheet(
     renderings = [[augment(image, seed * len(images) + row) for row, image in enumerate(images)] for seed in seeds]
     mixtures = list(_mixtures(renderings, mixing)) if mixing is not None else []
     names = ["photograph", "evaluation view", *(f"rendering {number}" for number in range(1, len(seeds) + 1))]
-    gap = [0.15] if mixtures else []
-    widths = [*[1.0] * len(names), *gap, *[1.0] * len(mixtures)]
-    figure = Figure(figsize=(1.35 * sum(widths), 1.45 * len(images) + 1.2), dpi=130, layout="constrained")
+    gap = 0.15 * _COLUMN if mixtures else 0.0
+    width = _COLUMN * (len(names) + len(mixtures)) + gap
     description = "; ".join([*augment.describe(), *(_words(mixing) if mixing is not None else [])])
-    figure.suptitle(f"{title}\n{textwrap.fill(description, width=round(17 * sum(widths)))}", fontsize=10)
-    grid = figure.subplots(len(images), len(widths), squeeze=False, width_ratios=widths)
-    for axes in grid.flat:
-        axes.set_axis_off()
+    heading = [title, *textwrap.wrap(description, width=round(12.6 * width))]
+    height = _ROW * len(images) + 0.17 * len(heading) + 0.4
+    figure = Figure(figsize=(width, height), dpi=130)
+    figure.text(0.5, 1 - 0.06 / height, "\n".join(heading), ha="center", va="top", fontsize=10)
+    # One set of axes for all, in inches: to make, place and draw one for each picture takes seconds.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+
+    def show(row: int, column: int, pixels: Tensor, caption: str = "") -> None:
+        left = _COLUMN * column + (gap if column >= len(names) else 0.0)
+        _show(axes, pixels, left + _COLUMN / 2, _ROW * (len(images) - row) - _SIDE / 2, caption)
+
     for row, image in enumerate(images):
-        height, width = image.shape[-2:]
-        _show(grid[row, 0], augment.preprocessing.resized(image), f"{width} × {height}")
-        _show(grid[row, 1], augment.preprocessing.render(image))
-    for column, seed_renderings in enumerate(renderings, start=2):
-        for axes, rendering in zip(grid[:, column], seed_renderings, strict=True):
-            _show(axes, rendering)
-    for column, (name, mixed, shares) in enumerate(mixtures, start=len(names) + len(gap)):
-        grid[0, column].set_title(name, fontsize=9)
-        for axes, mixture, share in zip(grid[:, column], mixed, shares, strict=True):
-            _show(axes, mixture, f"{share:.0%} + {1 - share:.0%}")
-    for axes, name in zip(grid[0], names, strict=False):
-        axes.set_title(name, fontsize=9)
+        image_height, image_width = image.shape[-2:]
+        show(row, 0, augment.preprocessing.resized(image), f"{image_width} × {image_height}")
+        show(row, 1, augment.preprocessing.render(image))
+        for column, seed_renderings in enumerate(renderings, start=2):
+            show(row, column, seed_renderings[row])
+        for column, (_, mixed, shares) in enumerate(mixtures, start=len(names)):
+            show(row, column, mixed[row], f"{shares[row]:.0%} + {1 - shares[row]:.0%}")
+    for column, name in enumerate([*names, *(name for name, _, _ in mixtures)]):
+        center = _COLUMN * (column + 0.5) + (gap if column >= len(names) else 0.0)
+        axes.text(center, _ROW * len(images) + 0.05, name, ha="center", va="bottom", fontsize=9)
+    axes.set(xlim=(0, width), ylim=(0, height))
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix.removeprefix(".") or "png")
@@ -98,6 +107,10 @@ def _words(mixing: MixupCutmix) -> list[str]:
     return [f"{' or '.join(descriptions)}: each with the one above it, the first with the last, in the shares below"]
 
 
-def _show(axes: Axes, pixels: Tensor, caption: str = "") -> None:
-    axes.imshow(as_colors(pixels).permute(1, 2, 0).numpy(), interpolation="none")
-    axes.text(0.5, -0.02, caption, transform=axes.transAxes, ha="center", va="top", fontsize=8)
+def _show(axes: Axes, pixels: Tensor, x: float, y: float, caption: str) -> None:
+    """Show a picture, whole, in the middle of its cell."""
+    height, width = pixels.shape[-2:]
+    aside, above = (_SIDE / 2 * side / max(height, width) for side in (width, height))
+    extent = (x - aside, x + aside, y - above, y + above)
+    axes.imshow(as_colors(pixels).permute(1, 2, 0).numpy(), interpolation="none", aspect="auto", extent=extent)
+    axes.text(x, y - above - 0.03, caption, ha="center", va="top", fontsize=8)

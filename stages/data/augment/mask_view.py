@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from stages.data.images.preprocessing import Preprocessing
@@ -16,11 +17,13 @@ def mask_view(preprocessing: Preprocessing, mask: Tensor) -> Tensor:
     """Return a mask, uint8 [H, W], as `preprocessing` renders its image: uint8 [S, S], void where there is no image."""
     side = preprocessing.image_size
     if preprocessing.crop_mode == "squash":
-        return _resized(mask, [side, side])
+        return resized_mask(mask, [side, side])
     if preprocessing.crop_mode == "border":
         longer = max(mask.shape[-2:])
-        return padded_mask(_resized(mask, [max(round(length * side / longer), 1) for length in mask.shape[-2:]]), side)
-    shorter = _resized(mask, [preprocessing.resize])
+        return padded_mask(
+            resized_mask(mask, [max(round(length * side / longer), 1) for length in mask.shape[-2:]]), side
+        )
+    shorter = resized_mask(mask, [preprocessing.resize])
     height, width = shorter.shape[-2:]
     view: Tensor = F.center_crop(padded_mask(shorter, max(height, width, side)), [side, side])
     return view
@@ -34,6 +37,11 @@ def padded_mask(mask: Tensor, side: int) -> Tensor:
     return padded
 
 
-def _resized(mask: Tensor, size: list[int]) -> Tensor:
-    resized: Tensor = F.resize(tv_tensors.Mask(mask), size)
+def resized_mask(mask: Tensor, size: list[int]) -> Tensor:
+    """Return a mask in another size, each pixel the nearest by its center, as smooth resizing has the image's.
+
+    torchvision's own way with masks takes the nearest to a corner, which lies half a pixel aside.
+    """
+    image = mask.as_subclass(Tensor)[None]
+    resized: Tensor = tv_tensors.Mask(F.resize(image, size, interpolation=InterpolationMode.NEAREST_EXACT)[0])
     return resized

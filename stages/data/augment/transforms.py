@@ -23,7 +23,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from stages.config.augment_grammar import OPS, AugmentOp, OpKind
-from stages.data.augment.mask_view import VOID, mask_view, padded_mask
+from stages.data.augment.mask_view import VOID, mask_view, padded_mask, resized_mask
 from stages.data.images.preprocessing import Preprocessing
 
 _SMOOTH = v2.InterpolationMode.BILINEAR
@@ -243,6 +243,8 @@ class _MovesMasks:
     Its own way with a mask is to refuse it.
     """
 
+    masks: list[Tensor]
+
     def forward(self, *inputs: Any) -> Any:
         """Render an image, or an image and its masks."""
         image, *masks = inputs
@@ -285,13 +287,11 @@ class _SquashedCrop:
         box = self.crop.make_params([torch.empty(1).expand(1, side, side)])
         top, rows = box["top"] * height // side, max(box["height"] * height // side, 1)
         left, columns = box["left"] * width // side, max(box["width"] * width // side, 1)
-        place = (top, left, rows, columns, self.crop.size)
-        return _all_of(
-            [
-                F.resized_crop(pixels, *place, interpolation=self.crop.interpolation, antialias=True)
-                for pixels in (image, *masks)
-            ]
+        view = F.resized_crop(
+            image, top, left, rows, columns, self.crop.size, interpolation=self.crop.interpolation, antialias=True
         )
+        boxes = (mask[..., top : top + rows, left : left + columns] for mask in masks)
+        return _all_of([view, *(resized_mask(part, list(self.crop.size)) for part in boxes)])
 
 
 @dataclass(frozen=True)
@@ -321,7 +321,8 @@ def _quarter_turns(image: Tensor, *masks: Tensor) -> Any:
 
 
 def _turned(mask: Tensor, turns: int) -> Tensor:
-    return tv_tensors.Mask(torch.rot90(mask, turns, (-2, -1)))
+    turned: Tensor = tv_tensors.Mask(torch.rot90(mask, turns, (-2, -1)))
+    return turned
 
 
 def _probability_text(probability: float) -> str:

@@ -118,6 +118,12 @@ class Preprocessing:
             size = [max(round(length * side / longer), 1) for length in image.shape[-2:]]
         return self.padded(F.resize(image, size, interpolation=self.interpolation_mode, antialias=True), side)
 
+    def image_area(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return where in a view with a border the image lies: the first row and column, and how many of each."""
+        side, longer = self.image_size, max(height, width)
+        rows, columns = (max(round(length * side / longer), 1) for length in (height, width))
+        return (side - rows) // 2, (side - columns) // 2, rows, columns
+
     def padded(self, image: Tensor, side: int) -> Tensor:
         """Return an image of at most `side` pixels a side in the middle of a square, uint8 [3, side, side]."""
         height, width = image.shape[-2:]

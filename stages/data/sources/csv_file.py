@@ -1,9 +1,9 @@
 """Tables of images as a source: ``path,label[,split][,stratum][,group]`` with a header, and whatever columns else.
 
 A sample may have several images, in several columns or rows; see ``sample_images``. What is to be predicted stands in
-the column ``label``, ``labels`` or ``target``, or in those that the option names; what it means is found out later.
-Samples with the same word in the column ``group`` (the same patient, product, video) never come into two splits.
-Columns of other names go with the samples into the manifest.
+the column ``label``, ``labels``, ``target`` or ``mask``, the last of which holds paths, or in those that the option
+names; what it means is found out later. Samples with the same word in the column ``group`` (the same patient, product,
+video) never come into two splits. Columns of other names go with the samples into the manifest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cache.errors import DataError, listed
-from stages.config.data import DataConfig
+from stages.config.data import DENSE, DataConfig
+from stages.data.masks.class_table import find_class_table
 from stages.data.sources.records import SPLIT_NAMES, Progress, SourceRecords, sort_class_names, unlabeled_records
 from stages.data.sources.registry import register_source
 from stages.data.sources.sample_images import (
@@ -30,10 +31,10 @@ from stages.data.sources.sample_images import (
 )
 from stages.data.sources.table_file import TableFile
 from stages.data.sources.table_paths import TablePaths
-from stages.data.sources.target_columns import LABEL, LABELS, NUMBER, named_columns
+from stages.data.sources.target_columns import LABEL, LABELS, MASK, NUMBER, named_columns
 
 _ROLES = ("path", "split", "stratum", "group", "key")
-_READ = (*_ROLES, LABEL, LABELS)
+_READ = (*_ROLES, LABEL, LABELS, MASK)
 """Columns that are no extra ones. `key` is what a manifest calls the images by; here the files say what they are."""
 
 _COLUMNS = "the first line must name the columns path and label, and may name split, stratum and group"
@@ -125,6 +126,17 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
     extra_values, lines = zip(*rows.values(), strict=True)
     extra = dict(zip(columns, (list(column) for column in zip(*extra_values, strict=True)), strict=True))
     target_columns = dict(zip(targets, (list(column) for column in zip(*said, strict=True)), strict=True))
+    holds_masks = targets == [MASK] or options.task == DENSE
+    if holds_masks:
+        mask_paths = TablePaths(path.parent)
+        target_columns = {
+            name: [
+                cell and mask_paths.location(cell, f"{path}, line {line}")
+                for cell, line in zip(cells, lines, strict=True)
+            ]
+            for name, cells in target_columns.items()
+        }
+        notes += mask_paths.notes
     first = target_columns[targets[0]]
     records = SourceRecords(
         [first_image(views) for views in images],
@@ -138,6 +150,7 @@ def list_csv(options: DataConfig, progress: Progress | None = None) -> SourceRec
         images=images if len(image_names) > 1 else [],
         target_columns=target_columns,
         lines=list(lines),
+        class_table=find_class_table([path.parent]) if holds_masks else None,
     )
     if any(samples):
         records = join_rows(records, samples, frames, options, joining)
@@ -149,7 +162,8 @@ def _target_names(table: TableFile, options: DataConfig, image_names: Sequence[s
     if options.target:
         columns = [name for name in dict.fromkeys(table.columns) if name and name not in (*_ROLES, *image_names)]
         return named_columns(options.target, columns, str(table.path))
-    return [name for name in (LABEL, LABELS, NUMBER) if name in table.columns][:1]
+    names = (MASK,) if options.task == DENSE else (LABEL, LABELS, NUMBER, MASK)
+    return [name for name in names if name in table.columns][:1]
 
 
 class ListedImage(NamedTuple):

@@ -1,6 +1,7 @@
 """Folders as a source: ``root/<class>/*``, ``root/<split>/<class>/*`` and ``root/<class>/<split>/*``.
 
-Inside a class each image is a sample, or each folder is one, and each video; see ``sample_images``.
+Where masks lie beside images there are no classes; see ``folder_masks``. Inside a class each image is a sample, or each
+folder is one, and each video; see ``sample_images``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cache.errors import DataError, UsageError, listed
-from stages.config.data import DataConfig
+from stages.config.data import DENSE, DataConfig
+from stages.data.sources.folder_masks import MASK_LAYOUT, find_mask_folders, list_masked_images
 from stages.data.sources.folder_splits import LAYOUT, find_parts
 from stages.data.sources.folder_tree import IMAGE_EXTENSIONS, FolderNotes, find_subfolders, images_below
 from stages.data.sources.records import SPLIT_NAMES, Progress, SourceRecords, sort_class_names, unlabeled_records
@@ -37,6 +39,10 @@ def list_folder(options: DataConfig, progress: Progress | None = None) -> Source
     if options.images:
         raise UsageError(f"`images` names columns of a table, and `data` {root} is a folder")
     found = FolderNotes(root)
+    if mask_folders := find_mask_folders(root, options):
+        return list_masked_images(root, mask_folders)
+    if options.task == DENSE:
+        raise DataError(f"{root} has no folder of masks beside one of images; {MASK_LAYOUT}")
     folders = find_subfolders(root, found)
     if not folders:
         reason = f"{root} has no folders of images in it; {LAYOUT}"

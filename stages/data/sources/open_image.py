@@ -12,6 +12,7 @@ from stages.data.images.reading import PLAIN, Reading
 from stages.data.images.rgb import UnreadableImageError
 from stages.data.sources.in_memory import InMemoryImage
 from stages.data.sources.registry import opener_of
+from stages.data.sources.tiles import read_tile
 
 
 def read_image(location: str, reading: Reading = PLAIN, remarks: list[str] | None = None) -> Tensor:
@@ -21,7 +22,7 @@ def read_image(location: str, reading: Reading = PLAIN, remarks: list[str] | Non
     ----------
     location : str
         Path of a file, a location of a source without files (``digits:17``, ``torchvision:FashionMNIST/test/17``), or
-        an `InMemoryImage`.
+        an `InMemoryImage`; or a tile of one of these, see ``tiles``.
     reading : Reading
         How files are read; by default as a photograph viewer shows them, in full.
     remarks : list of str, optional
@@ -34,6 +35,9 @@ def read_image(location: str, reading: Reading = PLAIN, remarks: list[str] | Non
     """
     if isinstance(location, InMemoryImage):
         return location.read()
+    tile = read_tile(location, reading, remarks, read_image)
+    if tile is not None:
+        return tile
     open_image = opener_of(location)
     if open_image is not None:
         return open_image(location, reading.shorter_side)

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stages.data.masks.class_table import ClassTable
+from stages.data.masks.mask_classes import MaskClasses
+
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
 """Wraps what is iterated over slowly, to show how far it is (tqdm does)."""
 
@@ -55,6 +58,10 @@ class SourceRecords:
         is in no table.
     lines : list of int
         The line of each sample in its table. Empty where there is none.
+    class_table : ClassTable or None
+        What is said of the classes of masks, where targets are such and somebody has said it.
+    mask_classes : MaskClasses or None
+        Which classes masks hold, where that is settled already: by a model that they are to test.
     unlabeled : str
         Why no sample has a target, in words, where the source says none: all of `targets` are empty then. Such samples
         serve for their features alone.
@@ -73,6 +80,8 @@ class SourceRecords:
     images: list[tuple[str | None, ...]] = field(default_factory=list)
     target_columns: dict[str, list[str]] = field(default_factory=dict)
     lines: list[int] = field(default_factory=list)
+    class_table: ClassTable | None = None
+    mask_classes: MaskClasses | None = None
     unlabeled: str = ""
 
     def select(self, indices: Sequence[int]) -> SourceRecords:
@@ -93,6 +102,8 @@ class SourceRecords:
             images=[self.images[index] for index in indices] if self.images else [],
             target_columns=_chosen(self.target_columns, indices),
             lines=[self.lines[index] for index in indices] if self.lines else [],
+            class_table=self.class_table,
+            mask_classes=self.mask_classes,
             unlabeled=self.unlabeled,
         )
 

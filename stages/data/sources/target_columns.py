@@ -10,7 +10,7 @@ from cache.errors import UsageError, suggestion
 from stages.config.data import DataConfig
 from stages.data.sources.records import SourceRecords
 
-LABEL, LABELS, NUMBER = "label", "labels", "target"
+LABEL, LABELS, NUMBER, MASK = "label", "labels", "target", "mask"
 """Names of columns that are targets, without a word, where they are there: the first of them."""
 
 _WILD = frozenset("*?[")

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cache.errors import listed
+from stages.data.masks.class_table import ClassTable
+from stages.data.masks.mask_classes import MaskClasses
 
 NAMED_AT_MOST = 10
 """Most rows that a message names."""
@@ -41,6 +43,10 @@ class TargetColumns:
         Whether the columns were chosen for what they hold, and are not just there.
     class_names : tuple of str
         The classes in the order of the source, where the values are classes.
+    class_table : ClassTable or None
+        What the source says of the classes of masks, where the values are such.
+    mask_classes : MaskClasses or None
+        Which classes masks hold, where that is settled already.
     """
 
     values: dict[str, list[str]]
@@ -50,6 +56,8 @@ class TargetColumns:
     in_table: bool
     is_named: bool
     class_names: tuple[str, ...]
+    class_table: ClassTable | None = None
+    mask_classes: MaskClasses | None = None
 
     def rows(self, indices: Sequence[int], column: str | None = None) -> str:
         """Return in words which samples these are, at most ten of them, with what the column says of each."""

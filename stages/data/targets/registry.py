@@ -10,6 +10,7 @@ from cache.errors import UsageError
 from cache.registry import Registration
 from stages.config.data import AUTO, DataConfig
 from stages.config.registry import TARGETS
+from stages.data.masks.mask_classes import MaskClasses
 from stages.data.sources.records import SourceRecords
 from stages.data.sources.target_columns import LABEL, NUMBER
 from stages.data.targets.columns import TargetColumns
@@ -35,6 +36,13 @@ class Reading:
         Samples that say nothing of a target.
     notes : list of str
         What was found and left out, in words.
+    mask_classes : MaskClasses or None
+        Which values in masks stand for which class, where targets are masks.
+    unreadable : list of (location, reason)
+        Images that are left out since what holds their target cannot be read.
+    of_splits : callable, optional
+        From the texts and the splits of the samples that take part to what there is to say of the targets of each
+        split, in words.
     """
 
     texts: list[str]
@@ -43,6 +51,9 @@ class Reading:
     join: Callable[[Sequence[str]], str] | None = None
     left_out: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    mask_classes: MaskClasses | None = None
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    of_splits: Callable[[Sequence[str], Sequence[str]], list[str]] | None = None
 
 
 class ReadTargets(Protocol):
@@ -130,6 +141,8 @@ def read_targets(records: SourceRecords, options: DataConfig) -> tuple[SourceRec
         bool(records.target_columns),
         bool(options.target) or [*records.target_columns] == [NUMBER],
         records.class_names,
+        records.class_table,
+        records.mask_classes,
     )
     _, reading, found = read_columns(columns, options)
     kept = sorted(set(range(len(reading.texts))).difference(reading.left_out))

@@ -47,7 +47,7 @@ def _entry(name: str, weights: Any) -> CatalogEntry:
     "torchvision segmentation",
     names=segmentation_names,
     catalog=segmentation_catalog,
-    help_text="one of torchvision's segmentation networks (deeplabv3_resnet50)",
+    help_text="fcn_resnet50",
 )
 def load_segmentation(name: str, pretrained: bool, image_size: int | None = None) -> LoadedNetwork:
     """Return a segmentation network of torchvision's, its weights downloaded if wanted."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -227,6 +227,7 @@ class CutGraph:
         trainable: Collection[str] | None = None,
         branches: Mapping[str, tuple[Cut, nn.Module]] | None = None,
         *,
+        outputs: Sequence[Cut] = (),
         folded: bool = False,
     ) -> Section:
         """Return the part of the network from the output of `start` to the output of `end`.
@@ -246,6 +247,9 @@ class CutGraph:
         branches
             Modules that take what crosses at cuts on the way, above `start` and not above `end`. They are in the
             section under the names given. In training mode the section returns what they make of it, too.
+        outputs
+            Cuts on the way, above `start` and below `end`, whose outputs are given too, in either mode: the section
+            returns a tuple, these in their order and that of `end` last.
         folded
             Whether to train it by quicker ways to the same sums, equal to within rounding and not bit by bit: see
             :func:`~stages.network.graph.bn_folding.fold_while_training`.
@@ -256,9 +260,13 @@ class CutGraph:
             If `end` is below `start`.
         """
         ends, branches = self._ends(start, end), branches or {}
+        names = [cut.name for cut in outputs]
         in_training = self._training_trace if trainable is None else self._partly_frozen_trace(trainable)
         taps = [(name, cut.name) for name, (cut, _) in branches.items()]
-        graphs = {False: self._trace.section(*ends), True: in_training.section(*ends, taps)}
+        graphs = {
+            False: self._trace.section(*ends, outputs=names),
+            True: in_training.section(*ends, taps, names),
+        }
         return Section(self.module, graphs, {name: branch for name, (_, branch) in branches.items()}, folded=folded)
 
     def is_between(self, start: Cut | None, cut: Cut, end: Cut | None) -> bool:

@@ -36,7 +36,8 @@ class Section(nn.Module):
     def forward(self, x: torch.Tensor) -> Any:
         """Compute the section: float [b, *shape of its start] -> [b, *shape of its end].
 
-        In training mode a section with branches returns a pair: that, and a dict of what each branch gives.
+        With further outputs it returns a tuple: these, and that of its end. In training mode a section with branches
+        returns a pair: what it returns without them, and a dict of what each branch gives.
         """
         return self._forwards[self.training](self, x)
 

@@ -13,7 +13,7 @@ import operator
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm.models
 import torch
@@ -55,6 +55,24 @@ class UntraceableError(UsageError):
             f"{type(module).__name__} cannot be cut: its forward pass cannot be traced ({self.reason}). "
             "Choose another backbone."
         )
+
+
+class _Copied(NamedTuple):
+    """Part of a network's graph, and where in it things are.
+
+    Attributes
+    ----------
+    graph : fx.Graph
+    copies : dict
+        Its own node for each of the network's.
+    branch_outputs, clones : dict
+        What each branch gives, by its name; and the output of a node as it was when computed, by the node's.
+    """
+
+    graph: fx.Graph
+    copies: dict[fx.Node, Any]
+    branch_outputs: dict[str, fx.Node]
+    clones: dict[str, fx.Node]
 
 
 class Trace:
@@ -172,16 +190,25 @@ class Trace:
             for node, needed in steps
         )
 
-    def section(self, start: str | None, end: str | None, branches: Sequence[tuple[str, str]] = ()) -> fx.Graph:
+    def section(
+        self,
+        start: str | None,
+        end: str | None,
+        branches: Sequence[tuple[str, str]] = (),
+        outputs: Sequence[str] = (),
+    ) -> fx.Graph:
         """Return the graph that computes the node `end` from the node `start` (None: logits, image).
 
         `branches` are pairs of a module's name and of the node whose output it takes; with any, the graph gives what
-        they make of it, too, by their names.
+        they make of it, too, by their names. `outputs` are nodes on the way whose own outputs are given before that of
+        the end, as a tuple.
         """
         last = self.by_name[end] if end else self.output
-        graph, copies, branch_outputs = self._copied(self.by_name[start] if start else self.image, [last], branches)
-        graph.output((copies[last], branch_outputs) if branches else copies[last])
-        return graph
+        copied = self._copied(self.by_name[start] if start else self.image, [last], branches, outputs)
+        end_output = copied.copies[last]
+        result = (*(copied.clones[name] for name in outputs), end_output) if outputs else end_output
+        copied.graph.output((result, copied.branch_outputs) if branches else result)
+        return copied.graph
 
     def tapped(self, taps: Sequence[tuple[str, str]]) -> fx.Graph:
         """Return the graph that computes what modules make of the outputs of nodes, from the image, in one pass.
@@ -190,14 +217,18 @@ class Trace:
         as soon as its node was, before layers above change the tensor in place.
         """
         goals = [self.by_name[name] for _, name in taps]
-        graph, _, outputs = self._copied(self.image, goals, taps)
-        graph.output(tuple(outputs[module] for module, _ in taps))
-        return graph
+        copied = self._copied(self.image, goals, taps)
+        copied.graph.output(tuple(copied.branch_outputs[module] for module, _ in taps))
+        return copied.graph
 
     def _copied(
-        self, first: fx.Node, goals: Sequence[fx.Node], branches: Sequence[tuple[str, str]]
-    ) -> tuple[fx.Graph, dict[fx.Node, Any], dict[str, fx.Node]]:
-        """Return a graph of what some nodes are computed with from `first`, its copies of them, and of the branches."""
+        self,
+        first: fx.Node,
+        goals: Sequence[fx.Node],
+        branches: Sequence[tuple[str, str]],
+        cloned: Collection[str] = (),
+    ) -> _Copied:
+        """Return a graph, without an output yet, of what some nodes are computed with from `first`."""
         above = self._above(first)
 
         def is_size_from_below(node: fx.Node) -> bool:
@@ -211,6 +242,7 @@ class Trace:
         x = graph.placeholder("x")
         copies: dict[fx.Node, Any] = {}
         branch_outputs: dict[str, fx.Node] = {}
+        clones: dict[str, fx.Node] = {}
         for node in self.nodes:
             if node not in needed:
                 continue
@@ -223,7 +255,10 @@ class Trace:
                 copies[node] = graph.node_copy(node, lambda source: copies[source])
             for name in (name for name, cut_name in branches if self.by_name[cut_name] is node):
                 branch_outputs[name] = graph.call_module(name, (copies[node],))
-        return graph, copies, branch_outputs
+            if self.names[node] in cloned:
+                # what comes after may work in place, as above
+                clones[self.names[node]] = graph.call_method("clone", (copies[node],))
+        return _Copied(graph, copies, branch_outputs, clones)
 
     def _above(self, first: fx.Node) -> set[fx.Node]:
         above = {first}

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from stages.network.aggregate import Aggregate
+from stages.network.graph.cuts import CutGraph
 from stages.network.heads.base import Head
+from stages.network.heads.registry import rebuild_head
 
 
 class AggregatedHead(Head):
@@ -38,3 +43,10 @@ class AggregatedHead(Head):
         """Return the logits of a batch of bags."""
         logits: Tensor = self.inner(self.aggregate(rows))
         return logits
+
+    @classmethod
+    def rebuild(
+        cls, row_shape: tuple[int, ...], out_features: int, settings: Mapping[str, Any], graph: CutGraph | None
+    ) -> Head:
+        """Return a head with the rest of a `config`."""
+        return cls(Aggregate(**settings["aggregate"]), rebuild_head(dict(settings["inner"]), graph))

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from cache.errors import UsageError
 from stages.config.head_registry import names_where
+from stages.config.heads import FitRecipe
 from stages.network.graph.cuts import Cut, CutGraph, Layout, layout_of
 
 
@@ -70,6 +71,11 @@ class Head(nn.Module):
         return make(row_shape, out_features, **{name: value for name, value in settings.items() if name in accepted})
 
     @classmethod
+    def default_recipe(cls, *, on_maps: bool) -> FitRecipe:
+        """Return how it trains where nothing is said; `on_maps` where it is to answer for each place of maps."""
+        return FitRecipe()
+
+    @classmethod
     def takes_l2(cls) -> bool:
         """Return whether rows may be divided by their length first, or whether that changes nothing."""
         return cls.ignores_length or "l2" in inspect.signature(cls).parameters
@@ -116,7 +122,7 @@ def bag_width(name: str, row_shape: tuple[int, ...]) -> int:
     if len(row_shape) != 2:
         raise UsageError(
             f"`head` {name} takes samples of several images, and these rows have the shape {[*row_shape]}; take one of "
-            f"the other heads: {names_where(lambda kind: kind.rows != 'bag')}"
+            f"the other heads: {names_where(lambda kind: kind.rows not in ('bag', 'maps'))}"
         )
     return row_shape[1] - 1
 

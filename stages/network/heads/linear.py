@@ -1,19 +1,27 @@
-"""One linear layer on vectors."""
+"""One linear layer on vectors, or on the features of each place of maps."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
+from stages.config.heads import FitRecipe
+from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.heads.base import Head, vector_width
+from stages.network.heads.linear_maps import LinearMapsHead
 from stages.network.heads.registry import register_torch_head
 
 
-@register_torch_head("linear", label="linear", rows="vector", tasks=("single_label", "multi_label", "regression"))
+@register_torch_head(
+    "linear", label="linear", rows="vector", tasks=("single_label", "multi_label", "regression", "dense")
+)
 class LinearHead(Head):
-    """Dropout and one linear layer: float [b, d] -> logits [b, classes]."""
+    """Dropout and one linear layer: float [b, d] -> logits [b, classes]. On maps it is a `LinearMapsHead`."""
 
     standardized = True
     stackable = True
@@ -24,6 +32,29 @@ class LinearHead(Head):
         super().__init__("linear", row_shape, out_features, dropout=dropout, l2=l2)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(vector_width("linear", row_shape), out_features)
+
+    @classmethod
+    def build(
+        cls, row_shape: tuple[int, ...], out_features: int, settings: Mapping[str, Any], at: tuple[CutGraph, Cut] | None
+    ) -> Head:
+        """Return a new head, on maps where ``settings`` hold any."""
+        if settings.get("maps") is not None:
+            return LinearMapsHead.build(row_shape, out_features, settings, at)
+        return super().build(row_shape, out_features, settings, at)
+
+    @classmethod
+    def rebuild(
+        cls, row_shape: tuple[int, ...], out_features: int, settings: Mapping[str, Any], graph: CutGraph | None
+    ) -> Head:
+        """Return a head with the rest of a `config`, on maps where that holds any."""
+        if "maps" in settings:
+            return LinearMapsHead.rebuild(row_shape, out_features, settings, graph)
+        return super().rebuild(row_shape, out_features, settings, graph)
+
+    @classmethod
+    def default_recipe(cls, *, on_maps: bool) -> FitRecipe:
+        """Return the recipe of what it is on vectors, or on maps."""
+        return LinearMapsHead.recipe if on_maps else super().default_recipe(on_maps=on_maps)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the logits of a batch of rows."""

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from cache.errors import UsageError
 from stages.config.head_registry import HEADS, HeadKind, RowKind, find_head, import_head, names_where
+from stages.config.heads import FitRecipe
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.heads.base import Head
 from stages.network.heads.user_module import ImportedHead
@@ -82,12 +83,23 @@ def build_head(
     return head.build(row_shape, out_features, settings, at)
 
 
+def recipe_of_head(name: str, *, on_maps: bool) -> FitRecipe:
+    """Return how a torch head trains where nothing is said; `on_maps` where it is to answer for each place of maps."""
+    head: type[Head] = ImportedHead if ":" in name else import_head(name)
+    return head.default_recipe(on_maps=on_maps)
+
+
 _MADE_OF_HEADS = {
+    "aggregated": "stages.network.heads.aggregated:AggregatedHead",
     "blocks": "stages.network.heads.blocks:WeightedBlocksHead",
     "joined": "stages.network.heads.blocks:JoinedHead",
     "aggregated-blocks": "stages.network.heads.blocks:AggregatedBlocksHead",
+    "ensemble": "stages.network.heads.ensemble:EnsembleHead",
+    "columns": "stages.network.heads.depths:ColumnsHead",
+    "projected": "stages.network.heads.depths:ProjectedHead",
 }
-"""Heads that are made around another one where rows have columns of a table in them: saved, and no names of options."""
+"""Heads that are made around others: of samples of several images, of rows with columns of a table or depths of a
+network in them, of several heads. They are saved, and no names of options."""
 
 
 def rebuild_head(config: dict[str, Any], graph: CutGraph | None) -> Head:
@@ -103,7 +115,10 @@ def rebuild_head(config: dict[str, Any], graph: CutGraph | None) -> Head:
     name, row_shape, out_features = config.pop("head"), tuple(config.pop("row_shape")), config.pop("out_features")
     if ":" in name:
         return ImportedHead(name, row_shape, out_features, **config)
-    return saved_class(name).rebuild(row_shape, out_features, config, graph)
+    head = saved_class(name)
+    if head.needs_graph and graph is None:
+        raise UsageError(f"the head {name} is made of the blocks of its network: load it with the CutGraph of that one")
+    return head.rebuild(row_shape, out_features, config, graph)
 
 
 def saved_class(name: str) -> type[Head]:

@@ -13,9 +13,7 @@ from torch import Tensor
 
 from cache.atomic_write import write_atomically
 from cache.errors import UsageError, WeightsError
-from stages.network.aggregate import Aggregate
 from stages.network.graph.cuts import CutGraph
-from stages.network.heads.aggregated import AggregatedHead
 from stages.network.heads.base import Head
 from stages.network.heads.registry import saved_class
 from stages.network.heads.user_module import ImportedHead
@@ -101,9 +99,6 @@ def load_head(path: Path, graph: CutGraph | None = None) -> tuple[Head, dict[str
 def _rebuilt(config: dict[str, Any], graph: CutGraph | None, described: Path) -> Head:
     """Return a head with its `config`; a missing or unknown entry raises KeyError or TypeError."""
     name, row_shape, out_features = config.pop("head"), tuple(config.pop("row_shape")), config.pop("out_features")
-    if name == AggregatedHead.NAME:
-        inner = _rebuilt(dict(config["inner"]), graph, described)
-        return AggregatedHead(Aggregate(**config["aggregate"]), inner)
     if ":" in name:
         return ImportedHead(name, row_shape, out_features, **config)
     try:
@@ -112,9 +107,7 @@ def _rebuilt(config: dict[str, Any], graph: CutGraph | None, described: Path) ->
         raise WeightsError(
             f"{described} describes a head that is not known here; install the package that registers it ({error})"
         ) from error
-    if not head_class.needs_graph:
-        return head_class.rebuild(row_shape, out_features, config, graph)
-    if graph is None:
+    if graph is None and head_class.needs_graph:
         raise UsageError(
             f"{described} describes the head {name}, which is made of the blocks of its network: load it with the "
             "CutGraph of the backbone it was trained on."

@@ -21,6 +21,7 @@ from pipeline.options.toml_file import read_configuration
 from stages.network.graph.trunk import FrozenTrunk
 from stages.runtime.environment import describe_machine
 from tests import ready_processes
+from tests.page_figures import drawing
 from tests.photographs import make_folder
 
 SMALL = ["--image-size", "64"]
@@ -45,7 +46,8 @@ def finished(photographs, tmp_path_factory):
         *("run", "--data", photographs, *SMALL, "--cache", folder / "cache", "--out", folder / "run"),
         *("--seeds", "0", "1", "--head", "logistic", "mlp", "--epochs", "1", "--num-workers", "0", *QUICK_FITS),
     ]
-    assert main([str(argument) for argument in arguments]) == 0
+    with drawing(""):
+        assert main([str(argument) for argument in arguments]) == 0
     return folder, [str(argument) for argument in arguments]
 
 
@@ -55,7 +57,10 @@ def test_a_run_leaves_everything_it_promises(finished):
     results = content["results"]
     assert {(result["method"], result["name"], result["seed"]) for result in results} == {
         (method, name, seed)
-        for method, name in (("linear", "logistic"), ("head", "mlp"), ("finetune", "top-3"))
+        for method, name in (
+            *(("linear", "logistic"), ("head", "mlp"), ("ensemble", "greedy")),
+            ("finetune", "top-3"),
+        )
         for seed in (0, 1)
     }
     for result in results:
@@ -151,7 +156,7 @@ def test_the_same_command_again_trains_nothing(finished, capsys):
     _, arguments = finished
     code, out, _ = call(capsys, *arguments)
     assert code == 0
-    assert out.count("already trained") == 8  # 3 methods and the head fine-tuning starts from, for 2 seeds
+    assert out.count("already trained") == 10  # 4 methods and the head fine-tuning starts from, for 2 seeds
     assert "nothing to do: all 72 images are in the cache" in out
 
 

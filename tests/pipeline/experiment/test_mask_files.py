@@ -5,7 +5,6 @@ from PIL import Image
 
 from pipeline.experiment.mask_files import (
     class_colors,
-    class_shares,
     output_names,
     save_classes,
     save_index_mask,
@@ -32,10 +31,6 @@ def test_colors_are_those_of_pascal_voc_and_no_two_are_alike():
     assert colors[:4] == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)]
     assert colors[20] == (0, 64, 128)  # tv/monitor
     assert len(set(colors)) == 256
-
-
-def test_shares_are_of_all_pixels():
-    assert class_shares(MASK, 4).tolist() == [1 / 6, 1 / 6, 3 / 6, 0]
 
 
 def test_an_overlay_mixes_colors_in_and_leaves_the_background_and_void_as_they_are(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline.evaluation.comparison import compare_runs
 from pipeline.report.page import write_report
+from tests.page_figures import drawing
 from tests.pipeline.finished_runs import HISTORY, SELECTION, add, predictions
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
@@ -68,7 +69,9 @@ def three_methods(run, classes=2, tests=60, seeds=(0,), **fields):
     return run
 
 
-def report(run, out=None, notes=()):
+def report(run, out=None, notes=(), drawn=None):
+    """Return the page of a run; of its figures, those are drawn whose names begin with `drawn`, and all with ''."""
     comparison = compare_runs([run])
-    path = write_report(out or run, comparison, {"data": {"data": "elpv", "test": 0.25}}, {"torch": "2.6"}, list(notes))
-    return Page(path)
+    configuration = {"data": {"data": "elpv", "test": 0.25}}
+    with drawing(drawn):
+        return Page(write_report(out or run, comparison, configuration, {"torch": "2.6"}, list(notes)))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from pipeline.evaluation.comparison import compare_runs
@@ -80,7 +81,7 @@ def test_selection_without_a_choice_has_no_lines(selection):
 def test_the_choice_of_every_head_that_selects_is_marked(name, tmp_path):
     """The real heads: what they say they chose is among what they say they tried, and has the best score of it."""
     options = HeadConfig(c_values=(1e-3, 1e-1), fit_lr=(1e-3, 1e-2), fit_epochs=3, n_neighbors=(1, 5))
-    trained = train_head(name, fit_problem(*digits()[:2], classes=10, options=options))
+    trained = train_head(name, fit_problem(*digits(3)[:2], classes=3, options=options))
     add(tmp_path, predictions([0, 1], [0, 0]), selection=trained.selection, settings=trained.settings)
     row = compare_runs([tmp_path]).rows[0]
     choice = figures.chosen(row.results[0])
@@ -209,7 +210,11 @@ def test_the_suggested_rate_is_marked_on_the_mean_and_divergence_does_not_take_t
     assert without.get_xlabel() == "learning rate of layer4"
 
 
-def test_png_and_svg_are_made_of_every_figure(row, tmp_path):
+def test_png_and_svg_are_made_of_every_figure_which_is_laid_out_once_for_both(row, tmp_path, monkeypatch):
+    execute, laid_out = ConstrainedLayoutEngine.execute, []
+    monkeypatch.setattr(
+        ConstrainedLayoutEngine, "execute", lambda self, figure: laid_out.append(figure) or execute(self, figure)
+    )
     for number, figure in enumerate(
         [
             figures.score_against_time([row]),
@@ -229,6 +234,7 @@ def test_png_and_svg_are_made_of_every_figure(row, tmp_path):
         svg = figures.inline_svg(figure)
         assert svg.startswith("<svg viewBox=")
         assert "<text" in svg
+    assert len(laid_out) == len(set(laid_out)) == number + 1
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,7 @@ class Height:
 
     name = "height"
     out_features = 1
+    reads = "text"
 
     def load(self, raw):
         return torch.tensor([float(raw.removesuffix(" m"))])

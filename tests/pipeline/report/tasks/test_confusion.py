@@ -5,9 +5,9 @@ from tests.pipeline.finished_runs import add, predictions
 from tests.pipeline.report.pages import report, three_methods
 
 
-@pytest.mark.parametrize("classes", [2, 7, 12, 13, 100])
+@pytest.mark.parametrize("classes", [2, 12, 13, 100])
 def test_any_number_of_classes_has_its_confusions(tmp_path, classes):
-    page = report(three_methods(tmp_path, classes=classes, tests=20 * classes))
+    page = report(three_methods(tmp_path, classes=classes, tests=20 * classes), drawn="confusion")
     few = classes <= 12
     assert sum("confusion" in table.get("class", "") for table in page.all("table")) == (3 if few else 0)
     assert len(page.all("image")) == (0 if few else 3)

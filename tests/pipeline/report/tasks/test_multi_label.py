@@ -27,7 +27,7 @@ def test_each_label_has_its_row_and_what_is_not_defined_is_said(tmp_path):
     add(tmp_path, of_task(task, SURE, TARGETS))
     targets = np.float32([[1, 1, 0], [1, 0, 0], [0, 1, 1]])
     Manifest(list("abc"), targets, ["train", "train", "val"], list("abc"), task).save(tmp_path / "seed-0/manifest.csv")
-    words = report(tmp_path).words
+    words = report(tmp_path, drawn="").words
     assert "3 labels; 100 images to train on" in words
     assert "An order by chance would have a mAP of 58.3 %." in words  # 2 of 3 known have car, 2 of 4 tree
     # train, val, test, not known; AP, AUC, F1, precision, recall, threshold
@@ -67,7 +67,7 @@ def test_more_labels_than_a_table_has_room_for_are_a_picture_and_their_names_sta
     random = np.random.default_rng(0)
     targets = (random.random((30, len(names))) < 0.3).astype(np.float32)
     add(tmp_path, of_task(MultiLabel(names), random.random(targets.shape).astype(np.float32), targets))
-    page = report(tmp_path)
+    page = report(tmp_path, drawn="")
     assert len(page.all("image")) == 2
     assert not page.all("script")
     assert len(re.findall(r"tag 1\b", page.words)) >= 2

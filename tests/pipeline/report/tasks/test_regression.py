@@ -15,7 +15,7 @@ def test_a_number_has_its_plots_intervals_and_largest_errors(tmp_path):
     tried = [{"C": c, "score": 0.5 + c} for c in (0.1, 0.2)]
     add(tmp_path, of_task(AGE, OFF, TRUE), name="ridge", val=0.9, selection=tried)
     add(tmp_path, of_task(replace(AGE, interval=(1.0,)), OFF + 0.5, TRUE), method="head", name="mlp", val=0.5)
-    page = report(tmp_path)
+    page = report(tmp_path, drawn="")
     assert "predicted: age; 100 images to train on" in page.words
     assert "Always saying the median of the test images would be off by 11.11 on average." in page.words
     assert "ridge 88.9 10" in page.words
@@ -31,7 +31,7 @@ def test_a_number_has_its_plots_intervals_and_largest_errors(tmp_path):
 def test_of_a_logarithm_the_axes_are_logarithmic_and_errors_are_ratios(tmp_path):
     task = Regression(("price",), (13.0,), (0.5,), log=True, interval=(np.log(2) / 0.5,))
     add(tmp_path, of_task(task, OFF, TRUE))
-    words = report(tmp_path).words
+    words = report(tmp_path, drawn="").words
     assert "Axes are logarithmic" in words
     assert "furthest off for, by the ratio" in words
     assert "logistic 100.0" in words

@@ -68,5 +68,14 @@ def test_of_a_turned_mask_the_corners_are_void():
 def test_beside_an_image_with_a_border_the_mask_is_void():
     view = mask_view(PREPROCESSING.with_crop_mode("border"), MASK[:48])
     assert (view == VOID).sum() == 48 * 24
-    assert torch.equal(view[12:36], F.resize(MASK[None, :48], [24, 48], F.InterpolationMode.NEAREST)[0])
+    assert torch.equal(view[12:36], F.resize(MASK[None, :48], [24, 48], F.InterpolationMode.NEAREST_EXACT)[0])
     assert (padded_mask(MASK[:3, :3], 5) == VOID).sum() == 25 - 9
+
+
+def test_a_masks_pixels_are_the_nearest_to_the_centers_of_the_images():
+    edges = torch.zeros(99, 99, dtype=torch.uint8)
+    edges[33:66, 33:66] = 1
+    view = mask_view(Preprocessing(33, 33, crop_mode="squash"), edges)
+    assert torch.equal(view, view.flip(0))
+    assert torch.equal(view, view.flip(1))
+    assert view[16].sum() == 11

@@ -69,6 +69,24 @@ def test_sections_compose_at_any_two_cuts(data):
     assert torch.equal(middle, cut_graph.section(None, high)(x))
 
 
+@pytest.mark.parametrize("name", ["resnet18", "timm:tf_efficientnet_lite0"])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_section_gives_what_crosses_at_cuts_on_its_way_too_even_where_what_follows_works_in_place(
+    name, training, folded
+):
+    cut_graph, x = graph(name), images(name, 2)
+    for cuts in (cut_graph.cuts[2::9], cut_graph.cuts[1::5]):
+        start, *middle, end = cuts[-4:]
+        features = cut_graph.section(None, start)(x).detach()
+        section = cut_graph.section(start, end, (), outputs=middle, folded=folded).train(training)
+        *maps, last = section(features)
+        assert len(maps) == len(middle)
+        for cut, output in zip([*middle, end], [*maps, last], strict=True):
+            expected = cut_graph.section(start, cut)(features)
+            torch.testing.assert_close(output, expected, rtol=1e-3, atol=1e-3 * expected.std().item())
+
+
 @pytest.mark.parametrize("case", NOISY)
 @torch.no_grad()
 def test_sections_have_the_noise_of_training_in_training_and_none_in_evaluation(case):

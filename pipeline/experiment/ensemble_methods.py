@@ -1,0 +1,228 @@
+"""Ensembles of the heads that a run has: chosen by their predictions out of folds, without training any anew."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
+from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.results import Result
+from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.head_methods import (
+    MethodOutcome,
+    build_result,
+    format_accuracy,
+    options_of,
+    predictions_of,
+    recipe_of,
+    views_as_settings,
+)
+from pipeline.experiment.model_store import ModelCard, invalidate_model, read_recipe, read_unlike, save_model
+from pipeline.run_layout import HEAD, HEAD_WITHOUT_VAL, MODEL_CARD, RESULT
+from stages.config.heads import HeadConfig
+from stages.fitting.ensemble import Answers, average, select_greedily
+from stages.network.heads.base import Head
+from stages.network.heads.ensemble import EnsembleHead
+from stages.network.heads.serialization import load_head
+from stages.runtime.cost import Cost, measured
+from stages.tasks.averaging import AveragingTask
+
+METHOD = "ensemble"
+
+_HEADS = ("linear", "head")
+"""Methods whose heads take the same rows, the features of images."""
+
+_LOG = logging.getLogger("cutonce")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A head of the run that may become a member.
+
+    Attributes
+    ----------
+    directory : Path
+        Where the run has it.
+    result : Result
+    card : ModelCard
+    head, without_val : Head
+        As saved: on what `predict` has of a sample.
+    validation : Predictions
+    out_of_fold : OutOfFoldPredictions
+    """
+
+    directory: Path
+    result: Result
+    card: ModelCard
+    head: Head
+    without_val: Head
+    validation: Predictions
+    out_of_fold: OutOfFoldPredictions
+
+    @property
+    def cost(self) -> Cost:
+        """What training it took."""
+        return Cost(self.result.seconds_by_stage["train"], self.result.cpu_seconds, self.result.peak_memory_bytes)
+
+
+def run_ensemble(experiment: Experiment, heads: Sequence[Result], options: HeadConfig) -> list[Result]:
+    """Make an ensemble of all heads on the features that the run has, and test it.
+
+    It is made anew where there is another head, or one was trained anew, and costs next to nothing: nothing is trained,
+    and no image is asked for. There is none of fewer than two heads, where nothing was predicted out of folds, or for a
+    task whose predictions have no mean.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    heads : sequence of Result
+        Those that were trained, or found, just now: others of the run are members where they were divided into the same
+        folds.
+    options : HeadConfig
+    """
+    if options.ensemble == "none" or experiment.fold:
+        return []
+    experiment = experiment.readable()
+    kind = options.ensemble or "greedy"
+    task = experiment.task
+    candidates = _candidates(experiment, heads) if experiment.outer is None and isinstance(task, AveragingTask) else []
+    if len(candidates) < 2 or not isinstance(task, AveragingTask):
+        if options.ensemble is not None:
+            _LOG.info(f"note: no ensemble is made: {_why_none(experiment, candidates)}")
+        return []
+    directory = experiment.directory / f"{METHOD}-{kind}"
+    identities = {candidate.result.name: candidate.card.identity for candidate in candidates}
+    identity = experiment.fingerprint({METHOD: kind, "candidates": identities, "class_weights": options.class_weights})
+    card = read_recipe(directory)
+    if card is not None and card.identity == identity and (directory / RESULT).exists():
+        finished = Result.load(directory)
+        _LOG.info(f"{experiment.label}  {directory.name}: already trained, {format_accuracy(finished)}")
+        return [finished]
+    return [_select_and_test(experiment, task, candidates, options, directory, identity)]
+
+
+def _why_none(experiment: Experiment, candidates: Sequence[Candidate]) -> str:
+    if experiment.outer is not None:
+        return "in outer folds (`test` cv, groups) each head is tested by itself"
+    if not isinstance(experiment.task, AveragingTask):
+        return f"predictions of the task {experiment.task.name} have no mean"
+    found = f"only {candidates[0].result.name} has" if candidates else "none has"
+    return f"it takes two heads or more with predictions out of the same folds, and {found} any"
+
+
+def _candidates(experiment: Experiment, heads: Sequence[Result]) -> list[Candidate]:
+    """Return the heads of the run on the same features, predicted out of the same folds as those that are given."""
+    folded = [result for result in heads if result.cv is not None]
+    if not folded:
+        return []
+    paths = sorted(path.parent for path in experiment.directory.glob(f"*/{MODEL_CARD}"))
+    known = [candidate for path in paths if (candidate := _candidate(experiment, path)) is not None]
+    given = [candidate for candidate in known if candidate.result.name == folded[0].name]
+    return [candidate for candidate in known if given and _is_alike(candidate, given[0])]
+
+
+def _candidate(experiment: Experiment, directory: Path) -> Candidate | None:
+    card, extractor = read_recipe(directory), experiment.extractor
+    if card is None or card.method not in _HEADS or not (directory / RESULT).exists():
+        return None
+    if card.features_fingerprint not in (extractor.fingerprint, extractor.fingerprint_of_version_1):
+        return None
+    result = Result.load(directory)
+    if result.out_of_fold is None or result.validation_predictions is None:
+        return None
+    head, without_val = (load_head(directory / name, extractor.graph)[0] for name in (HEAD, HEAD_WITHOUT_VAL))
+    return Candidate(directory, result, card, head, without_val, result.validation_predictions, result.out_of_fold)
+
+
+def _is_alike(candidate: Candidate, other: Candidate) -> bool:
+    """Return whether two heads take the same rows and were asked about the same samples out of the same folds."""
+    return candidate.head.config["row_shape"] == other.head.config["row_shape"] and all(
+        np.array_equal(getattr(candidate.out_of_fold, name), getattr(other.out_of_fold, name))
+        for name in ("keys", "fold", "repeat")
+    )
+
+
+def _select_and_test(
+    experiment: Experiment,
+    task: AveragingTask,
+    candidates: Sequence[Candidate],
+    options: HeadConfig,
+    directory: Path,
+    identity: str,
+) -> Result:
+    """Choose members and weights, and leave ensemble and result in the run."""
+    first = candidates[0].out_of_fold
+    with measured() as selecting:
+        answers = Answers(
+            [task.answers(candidate.out_of_fold.statistics) for candidate in candidates],
+            task.targets(first.statistics),
+            first.fold,
+            first.repeat,
+        )
+        weights, folded = select_greedily(task, answers, balanced=options.class_weights == "balanced")
+    members = [candidate for candidate, weight in zip(candidates, weights, strict=True) if weight]
+    positive = weights[weights > 0]
+    validated, tested = (
+        average([task.answers(predictions.statistics) for predictions in of_members], positive)
+        for of_members in (
+            [member.validation for member in members],
+            [member.result.predictions for member in members],
+        )
+    )
+    val = experiment.split("val")
+    calibrated = experiment.task
+    if task.calibrates:
+        calibrated = task.calibrated(torch.from_numpy(validated), torch.from_numpy(val.targets))
+    name = directory.name.removeprefix(f"{METHOD}-")
+    outcome = MethodOutcome(
+        method=METHOD,
+        name=name,
+        settings={**_settings(candidates, weights), **views_as_settings(experiment.extractor)},
+        val_score=task.metrics[task.primary].score(predictions_of(task, val, validated).statistics),
+        predictions=predictions_of(calibrated, experiment.split("test"), tested),
+        costs=(
+            sum((candidate.cost for candidate in candidates), selecting),
+            sum((Cost(member.result.seconds_by_stage["evaluate"], 0.0, 0) for member in members), Cost()),
+        ),
+        trainable_parameters=sum(member.result.trainable_parameters for member in members),
+    )
+    names = tuple(candidate.result.name for candidate in candidates)
+    result = build_result(experiment, outcome)
+    statistics = calibrated.statistic(torch.from_numpy(folded), torch.from_numpy(answers.targets))
+    out_of_fold = replace(first, task=calibrated, statistics=statistics)
+    folding = sum((candidate.result.cv or {}).get("seconds", 0.0) for candidate in candidates)
+    result = replace(
+        result,
+        options={**options_of(experiment), **asdict(replace(options, head=names))},
+        cv={**out_of_fold.summary(result.metric), "seconds": folding + selecting.seconds},
+    )
+    recipe = recipe_of(experiment, calibrated, METHOD, name, identity)
+    invalidate_model(directory)
+    validation = predictions_of(calibrated, val, validated)
+    result.save(directory, outcome.predictions, validation=validation, out_of_fold=out_of_fold)
+    head, without_val = (
+        EnsembleHead.weighted(parts, positive.tolist(), task.activation)
+        for parts in ([member.head for member in members], [member.without_val for member in members])
+    )
+    unlike = read_unlike(members[0].directory)
+    save_model(directory, recipe, head, without_val=without_val, unlike=unlike)
+    _LOG.info(f"{experiment.label}  {directory.name}: {format_accuracy(result)}, of {result.settings['members']}")
+    return result
+
+
+def _settings(candidates: Sequence[Candidate], weights: NDArray[np.float64]) -> dict[str, str]:
+    """Return which heads count how much, and which were to choose from, the heaviest first."""
+    order = np.argsort(-weights, kind="stable")
+    shares = [f"{candidates[place].result.name} {weights[place]:.2f}" for place in order if weights[place]]
+    return {
+        "members": ", ".join(shares),
+        "chosen from": ", ".join(candidate.result.name for candidate in candidates),
+        "weights by": "loss out of folds",
+    }

@@ -1,0 +1,103 @@
+"""New images through a trained method that gives a class for each pixel: masks as files, shares of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.experiment.mask_files import (
+    CLASSES,
+    output_names,
+    save_classes,
+    save_index_mask,
+    save_overlay,
+    save_probabilities,
+)
+from stages.data.images.rgb import as_colors
+from stages.data.masks.mask_colors import Color, class_colors
+from stages.data.sources.open_image import read_image
+from stages.extraction.extractor import Extractor
+from stages.finetuning.predict_masks import PredictedMask, iter_masks
+from stages.finetuning.transfer_model import TransferModel
+from stages.tasks.dense import Dense
+from stages.tasks.tiles import Tiling
+
+
+@dataclass(frozen=True)
+class MaskOutput:
+    """Where predicted masks are written, and what else.
+
+    Attributes
+    ----------
+    folder : Path
+        Gets ``classes.csv``, the names and colors of the classes, and index masks in ``masks/``, by the paths of their
+        images.
+    overlays : bool
+        Whether each image is written with the colors of its mask on it, in ``overlays/``.
+    probabilities : bool
+        Whether the probabilities of all classes are written, float16 [classes, H, W], in ``probabilities/``.
+    """
+
+    folder: Path
+    overlays: bool = True
+    probabilities: bool = False
+
+
+class MaskAnswer(NamedTuple):
+    """What is said of one image, by the names that `Prediction` has for it."""
+
+    words: str
+    cells: Mapping[str, str]
+    activated: NDArray[np.float32]
+
+
+def predict_masks(
+    extractor: Extractor,
+    upper: TransferModel,
+    task: Dense,
+    locations: Sequence[str],
+    tiling: Tiling | None = None,
+    output: MaskOutput | None = None,
+) -> Iterator[tuple[int, MaskAnswer | str]]:
+    """Yield the number of each image and what is said of it, or why it could not be read; write what `output` asks for.
+
+    Nothing is kept of an image once it is yielded.
+    """
+    colors, names = class_colors(task.out_features), output_names(locations)
+    if output is not None:
+        save_classes(output.folder / CLASSES, task.class_names, colors)
+    wants_probabilities = output is not None and output.probabilities
+    for answer in iter_masks(extractor, upper, locations, tiling, probabilities=wants_probabilities):
+        if isinstance(answer.mask, str):
+            yield answer.place, answer.mask
+            continue
+        if output is not None:
+            _write(output, names[answer.place], answer, task, colors, locations[answer.place], extractor)
+        cells = task.mask_cells(answer.mask)
+        words = task.decode(torch.from_numpy(answer.mask))
+        shares = np.array([float(cell) for cell in cells[1:]], np.float32)
+        yield answer.place, MaskAnswer(words, dict(zip(task.predicted_columns, cells, strict=True)), shares)
+
+
+def _write(
+    output: MaskOutput,
+    name: str,
+    answer: PredictedMask,
+    task: Dense,
+    colors: Sequence[Color],
+    location: str,
+    extractor: Extractor,
+) -> None:
+    assert not isinstance(answer.mask, str)
+    save_index_mask(output.folder / "masks" / f"{name}.png", answer.mask, colors)
+    if answer.probabilities is not None:
+        save_probabilities(output.folder / "probabilities" / f"{name}.npz", answer.probabilities, task.class_names)
+    if output.overlays:
+        pixels = as_colors(read_image(location, extractor.reading_in_full)).permute(1, 2, 0).numpy()
+        save_overlay(output.folder / "overlays" / f"{name}.jpg", pixels, answer.mask, colors)

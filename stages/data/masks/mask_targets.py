@@ -1,0 +1,116 @@
+"""Masks by the numbers of their samples: whole, or thinned to the size of a map within a bounded memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.data.masks.mask_classes import MaskClasses, read_mask, resize_mask
+
+_THREADS = 4
+"""Most masks that are read at once: reading is decoding, which needs a core."""
+
+_AT_ONCE = 32
+"""Most whole masks that are held while they are thinned."""
+
+_UNKNOWN = 0
+"""Height of a mask that was never read."""
+
+
+class MaskTargets:
+    """The masks of samples, read when they are asked for.
+
+    Thinned masks are kept, in one size at a time, as long as they fit into the memory allowed; what does not fit is
+    read again in each pass. Whole masks are never kept.
+
+    Parameters
+    ----------
+    locations : sequence of str
+        Where the mask of each sample is.
+    classes : MaskClasses
+    memory_bytes : int
+        How much thinned masks may take together.
+    """
+
+    def __init__(self, locations: Sequence[str], classes: MaskClasses, memory_bytes: int) -> None:
+        self.locations = list(locations)
+        self.classes = classes
+        self._memory_bytes = memory_bytes
+        self._shapes = np.zeros((len(self.locations), 2), dtype=np.int64)
+        self._thinned_shape = (0, 0)
+        self._thinned = np.empty((0, 0, 0), dtype=np.uint8)
+        self._row_of: NDArray[np.int64] = np.full(len(self.locations), -1, dtype=np.int64)
+        self._num_rows = 0
+
+    def __len__(self) -> int:
+        return len(self.locations)
+
+    def full(self, places: Sequence[int] | NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+        """Return the masks of these samples as they are stored, uint8 [H, W] each, 255 where no class is known.
+
+        Raises
+        ------
+        UnreadableImageError
+            If one cannot be read.
+        """
+        numbers = [int(place) for place in places]
+        with ThreadPoolExecutor(max(min(_THREADS, os.cpu_count() or 1, len(numbers)), 1)) as threads:
+            masks = list(threads.map(lambda number: read_mask(self.locations[number], self.classes), numbers))
+        for number, mask in zip(numbers, masks, strict=True):
+            self._shapes[number] = mask.shape
+        return masks
+
+    def shapes(self, places: Sequence[int] | NDArray[np.int64]) -> list[tuple[int, int]]:
+        """Return height and width of the masks of these samples; those that were never read are read once.
+
+        Raises
+        ------
+        UnreadableImageError
+            If one cannot be read.
+        """
+        numbers = np.asarray(places, dtype=np.int64)
+        unknown = numbers[self._shapes[numbers, 0] == _UNKNOWN]
+        if len(unknown):
+            self.full(unknown)
+        return [(int(height), int(width)) for height, width in self._shapes[numbers]]
+
+    def thinned(self, places: Sequence[int] | NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.uint8]:
+        """Return the masks of these samples in one size, by nearest: uint8 [b, h, w].
+
+        Raises
+        ------
+        UnreadableImageError
+            If one cannot be read.
+        """
+        numbers = np.asarray(places, dtype=np.int64)
+        self._begin(shape)
+        wanted = np.unique(numbers[self._row_of[numbers] < 0])
+        fresh: dict[int, NDArray[np.uint8]] = {}
+        for start in range(0, len(wanted), _AT_ONCE):  # whole masks of a large batch would fill the memory
+            some = wanted[start : start + _AT_ONCE]
+            masks = (resize_mask(mask, shape) for mask in self.full(some))
+            fresh |= dict(zip(some.tolist(), masks, strict=True))
+        for number, mask in fresh.items():
+            if self._num_rows < len(self._thinned):
+                self._thinned[self._num_rows], self._row_of[number] = mask, self._num_rows
+                self._num_rows += 1
+        thinned = np.empty((len(numbers), *shape), dtype=np.uint8)
+        rows = self._row_of[numbers]
+        kept = rows >= 0
+        thinned[kept] = self._thinned[rows[kept]]
+        for place in np.flatnonzero(~kept):
+            thinned[place] = fresh[int(numbers[place])]
+        return thinned
+
+    def _begin(self, shape: tuple[int, int]) -> None:
+        """Make room for masks of this size, if those that are kept are of another."""
+        if shape == self._thinned_shape:
+            return
+        rows = min(len(self.locations), self._memory_bytes // max(shape[0] * shape[1], 1))
+        self._thinned_shape, self._num_rows = shape, 0
+        self._thinned = np.empty((rows, *shape), dtype=np.uint8)
+        self._row_of[:] = -1

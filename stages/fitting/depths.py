@@ -1,0 +1,188 @@
+"""Heads on features of several depths of a network: which depths, and what a block counts, are settings of the search.
+
+On images unlike those that a network was trained on, what lies deeper than its last layer is worth more than the kind
+of head; on everyday photographs it costs (docs/heads.md has figures). Which it is cross-validation tells: so each set
+of depths is tried with each weighting (`block_weight`), under all settings of the head itself, and the best on rows
+that were not fitted is taken. Out of folds the set is chosen on the other folds, as any setting is.
+
+A fitted head sees the standardized rows through their products alone (`stages.fitting.span`). A torch head is trained
+on the set of depths that ridge takes, whose search is the quickest by far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.config.head_registry import HeadKind, import_head
+from stages.fitting.feature_rows import FeatureRows, StreamedFeatureRows
+from stages.fitting.out_of_fold import OutOfFold, best_variants, put_together, variants_on_others
+from stages.fitting.problem import DepthLayout, FitProblem
+from stages.fitting.registry import FitFunction
+from stages.fitting.result import HeadFit
+from stages.fitting.span import BlockRows, Coordinates, DepthChoice
+
+_CHOOSES = "ridge"
+
+_SHARED = "depths"
+
+KEPT_BYTES = 1 << 30
+"""Most bytes of coordinates that are kept for the next head on the same rows."""
+
+
+def fit_depths(kind: HeadKind, fit: FitFunction, taps: DepthLayout, problem: FitProblem) -> HeadFit:
+    """Return a head fitted to rows of several depths, with the depths and the weighting that score best.
+
+    Of equals the one with the fewest numbers is taken.
+
+    Parameters
+    ----------
+    kind : HeadKind
+    fit : callable
+        Fits the head to rows that are vectors.
+    taps : DepthLayout
+    problem : FitProblem
+    """
+    if kind.in_epochs:
+        return _fit_torch(fit, taps, problem)
+    best, candidates, folds = _search(fit, taps, problem)
+    fitted, coordinates = best
+    known = [fold for _, fold in folds if fold is not None]
+    fold: Fold | None = _nothing  # of many rows, which are not kept for it
+    if problem.divisions:
+        fold = partial(best_variants, problem, known) if len(known) == len(folds) else None
+    return replace(
+        fitted,
+        head=coordinates.on_rows(fitted.head),
+        head_train_only=coordinates.on_rows(fitted.head_train_only),
+        settings=_said(coordinates.choice) | _without_scaler(fitted.settings),
+        candidates=candidates,
+        fold=fold,
+    )
+
+
+Fold = Callable[[], OutOfFold | None]
+
+
+def _search(
+    fit: FitFunction, taps: DepthLayout, problem: FitProblem, *, finished: bool = True
+) -> tuple[tuple[HeadFit, Coordinates], list[dict[str, Any]], list[tuple[DepthChoice, Fold | None]]]:
+    """Return the best fit with the coordinates it is of, all that was tried, and what folds each choice.
+
+    Heads are fitted to the best alone, and to none where they need not be `finished`.
+    """
+    best: tuple[float, HeadFit, Coordinates] | None = None
+    candidates: list[dict[str, Any]] = []
+    folds: list[tuple[DepthChoice, Fold | None]] = []
+    for coordinates in _coordinates(taps, problem):
+        fitted = fit(replace(_problem_on(coordinates.values, problem), deferred=True))
+        said = _said(coordinates.choice)
+        of_choice = [said | _without_scaler(candidate) for candidate in fitted.candidates]
+        candidates += of_choice
+        folds.append((coordinates.choice, fitted.fold if problem.divisions else None))
+        score = max(float(candidate["score"]) for candidate in of_choice if "rows" not in candidate)
+        if best is None or score > best[0]:
+            best = score, fitted, coordinates
+    assert best is not None
+    _, fitted, coordinates = best
+    return (fitted.finish() if fitted.finish is not None and finished else fitted, coordinates), candidates, folds
+
+
+def _fit_torch(fit: FitFunction, taps: DepthLayout, problem: FitProblem) -> HeadFit:
+    """Return a torch head that was trained on the depths, and with the weighting, that ridge takes.
+
+    Where they are streamed it takes whole rows, as a head on one cut does.
+    """
+    if isinstance(problem.train, StreamedFeatureRows):
+        return fit(replace(problem, taps=None))
+    ridge: FitFunction = import_head(_CHOOSES)
+    (_, coordinates), _, folds = _search(ridge, taps, problem, finished=False)
+    rows, choice = coordinates.rows, coordinates.choice
+
+    def fitted_on(choice: DepthChoice) -> tuple[HeadFit, Coordinates]:
+        width = sum(rows.widths[name] for name in choice.names)
+        numbers = rows.numbers(choice, float(width))  # a number has the variance 1 in the mean
+        views = [numbers.of(view) for view in problem.in_memory[0].augmented]
+        config = replace(problem.config, fit_scaler="none")
+        return fit(replace(_problem_on(numbers.values, problem, views), config=config)), numbers
+
+    fitted, numbers = fitted_on(choice)
+
+    def fold() -> OutOfFold | None:
+        if not problem.divisions:
+            return None
+        said = [of_ridge for _, fold in folds if fold is not None and (of_ridge := fold()) is not None]
+        picks = variants_on_others(problem, said)
+        tried = {}
+        for number in {pick for of_plan in picks for pick in of_plan}:
+            picked = folds[number][0]
+            torch_fold = fitted.fold if picked == choice else fitted_on(picked)[0].fold
+            outputs = torch_fold() if torch_fold is not None else None
+            assert outputs is not None
+            tried[number] = outputs
+        return put_together(problem, tried, picks)
+
+    return replace(
+        fitted,
+        head=numbers.on_rows(fitted.head),
+        head_train_only=numbers.on_rows(fitted.head_train_only),
+        settings=_said(choice) | {"depths chosen by": _CHOOSES} | fitted.settings,
+        candidates=[_said(choice) | candidate for candidate in fitted.candidates],
+        fold=fold if fitted.fold is not None else None,
+    )
+
+
+def _coordinates(taps: DepthLayout, problem: FitProblem) -> Iterator[Coordinates]:
+    """Yield what the rows are under each set of depths and each weighting, those of the fewest numbers first.
+
+    What heads on the same rows share is kept for the next of them, where it is not large.
+    """
+    kept = problem.shared.get(_SHARED)
+    if kept is not None:
+        yield from kept
+        return
+    widths = {block.name: block.width for block in taps.blocks}
+    rows = BlockRows(problem.train, problem.val, widths, problem.config.nystroem_components, problem.seed)
+    sets = sorted(taps.depth_sets().items(), key=lambda named: sum(widths[name] for name in named[1]))
+    choices = [
+        DepthChoice(depths, names, weighting) for depths, names in sets for weighting in problem.config.block_weight
+    ]
+    size = rows.bytes_of(choices)
+    if size > KEPT_BYTES:  # rows are gone through once more for each, so that one is in memory at a time
+        for choice in choices:
+            yield from rows.coordinates([choice])
+        return
+    found = list(rows.coordinates(choices))
+    problem.shared[_SHARED] = found
+    yield from found
+
+
+def _problem_on(
+    values: NDArray[np.float32], problem: FitProblem, views: Sequence[NDArray[np.float32]] = ()
+) -> FitProblem:
+    """Return the problem of a head on vectors, of which train has these further views."""
+    parts, start = [], 0
+    for rows in (problem.train, problem.val):
+        groups = rows.groups if isinstance(rows, FeatureRows) else None
+        parts.append(FeatureRows(values[start : start + len(rows)], rows.labels, groups=groups))
+        start += len(rows)
+    train = replace(parts[0], augmented=views)
+    config = replace(problem.config, scalers=("none",))
+    return replace(problem, train=train, val=parts[1], config=config, taps=None, shared={})
+
+
+def _said(choice: DepthChoice) -> dict[str, Any]:
+    return {"depths": choice.depths, "block weight": choice.weighting}
+
+
+def _without_scaler(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != "scaler"}
+
+
+def _nothing() -> None:
+    """Return no outputs: rows are not divided."""

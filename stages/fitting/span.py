@@ -1,0 +1,302 @@
+"""Rows of many numbers as coordinates in the span of some of them, their products being the same.
+
+Of fewer rows than numbers nothing counts but the products of rows: ridge, logistic regression and linear support vector
+machines are penalized by |W|^2, so their weights are sums of rows (the representer theorem; Schoelkopf, Herbrich and
+Smola 2001, "A Generalized Representer Theorem", section 3), and radial kernels and neighbors see distances alone. With
+the standardized rows Z, each of whose blocks has a weight w, the products are K = sum over blocks of w^2 Z_b Z_b'; and
+with K = L L' (Cholesky) the rows of the triangle L, n numbers in place of d, have the same products. So a search
+over C, folds and kinds of heads runs on L, and what is summed per block is taken once for all depth sets and weightings
+that the block is in. Weights V on L are V L^-1 Z on rows.
+
+Of more rows than `EXACT_UP_TO`, some are drawn as landmarks M, and a row z becomes L^-1 M z with M M' = L L': its
+coordinates in their span (Nystroem's method for the linear kernel; Williams and Seeger 2001, "Using the Nystroem Method
+to Speed Up Kernel Machines"). Rows are gone through once, block by block, so they may be larger than memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import cholesky, solve_triangular
+
+from stages.config.heads import BlockWeight
+from stages.fitting.feature_rows import AnyFeatureRows
+from stages.fitting.standardize import Standardizer
+from stages.network.heads.base import Head
+from stages.network.heads.blocks import weigh_blocks
+from stages.network.heads.depths import ColumnsHead, ProjectedHead
+from stages.network.heads.knn import KNNHead
+from stages.network.heads.linear import LinearHead
+from stages.network.heads.rbf import RBFHead
+
+EXACT_UP_TO = 4000
+"""Rows up to which all are landmarks: the triangle takes the third power of them."""
+
+SQUARED_LENGTH = 1000.0
+"""Mean squared length of a row, about that of standardized features of one cut: for these the values of C are."""
+
+_JITTER = 1e-5
+"""What is added to the diagonal, of its mean: products in float32 are not exact."""
+
+_CHUNK = 1024
+"""Rows that are standardized at a time."""
+
+
+POWERS: Mapping[BlockWeight, float] = {"dim": 0.0, "sqrt": 0.25, "equal": 0.5}
+"""A block of d standardized numbers is multiplied by d to the power of minus this."""
+
+
+@dataclass(frozen=True)
+class DepthChoice:
+    """Some of the blocks of a row, and how they are weighted.
+
+    Attributes
+    ----------
+    depths : str
+        What the set of blocks is called.
+    names : tuple of str
+        The blocks.
+    weighting : {"dim", "sqrt", "equal"}
+    """
+
+    depths: str
+    names: tuple[str, ...]
+    weighting: BlockWeight
+
+
+class BlockRows:
+    """Rows of train, followed by those of validation, made of named blocks; each number is standardized on all.
+
+    Mean and standard deviation are no labels: of rows that are left out of a fit they are known too, so that one matrix
+    serves all folds.
+
+    Parameters
+    ----------
+    train, val : FeatureRows or StreamedFeatureRows
+    widths : mapping of str to int
+        Of the blocks, in the order in which they stand in a row.
+    landmarks : int
+        How many are drawn where there are more rows than `EXACT_UP_TO`.
+    seed : int
+        By which they are drawn.
+    """
+
+    def __init__(
+        self, train: AnyFeatureRows, val: AnyFeatureRows, widths: Mapping[str, int], landmarks: int, seed: int
+    ) -> None:
+        self.parts, self.count, self.widths = (train, val), len(train) + len(val), dict(widths)
+        stops = np.cumsum(list(widths.values())).tolist()
+        self.width = stops[-1]
+        self.slices = {
+            name: slice(stop - width, stop) for (name, width), stop in zip(widths.items(), stops, strict=True)
+        }
+        self.exact = self.count <= EXACT_UP_TO
+        drawn = np.arange(self.count)
+        if not self.exact:
+            drawn = np.random.default_rng(seed).choice(self.count, min(landmarks, self.count), replace=False)
+        self.landmarks = np.sort(drawn)
+        standardizer = Standardizer()
+        for part in self.parts:
+            for _, block in part.blocks():
+                standardizer.partial_fit(torch.from_numpy(block))
+        self.mean, self.scale = standardizer.moments
+
+    def coordinates(self, choices: Sequence[DepthChoice]) -> Iterator[Coordinates]:
+        """Yield what all rows are under each choice; rows are gone through once for those that need products."""
+        wide = [choice for choice in choices if self._width_of(choice.names) > len(self.landmarks)]
+        products = self._products(wide)
+        for choice in choices:
+            yield self._in_span(choice, products.pop(choice)) if choice in products else self.numbers(choice)
+
+    def bytes_of(self, choices: Sequence[DepthChoice]) -> int:
+        """Return the bytes that the coordinates of some choices take, all at once."""
+        return sum(4 * self.count * min(self._width_of(choice.names), len(self.landmarks)) for choice in choices)
+
+    def ranges(self, names: Sequence[str]) -> list[tuple[int, int]]:
+        """Return where some blocks stand in a row, in its order, neighbors joined."""
+        ranges: list[tuple[int, int]] = []
+        for part in (self.slices[name] for name in self.widths if name in set(names)):
+            if ranges and ranges[-1][1] == part.start:
+                ranges[-1] = ranges[-1][0], part.stop
+            else:
+                ranges.append((part.start, part.stop))
+        return ranges
+
+    def picked(self, rows: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
+        """Return the numbers of some blocks, [..., d], of rows [..., D]."""
+        return torch.cat([rows[..., start:stop] for start, stop in self.ranges(names)], dim=-1)
+
+    def factor(self, choice: DepthChoice) -> torch.Tensor:
+        """Return what the standardized numbers of a choice are multiplied by, [d], for rows of one length."""
+        weights = torch.ones(self.width)
+        for name in choice.names:
+            weights[self.slices[name]] = self.widths[name] ** -POWERS[choice.weighting]
+        picked = self.picked(weights, choice.names)
+        scale: float = (SQUARED_LENGTH / float(picked.square().sum())) ** 0.5
+        return picked * scale
+
+    def numbers(self, choice: DepthChoice, squared_length: float = SQUARED_LENGTH) -> Coordinates:
+        """Return what rows are under a choice, number by number, rows having this squared length in the mean."""
+        factor = self.factor(choice) * (squared_length / SQUARED_LENGTH) ** 0.5
+        values = torch.empty(self.count, len(factor))
+        for part, rows in self._standardized():
+            torch.mul(self.picked(rows, choice.names), factor, out=values[part])
+        return Coordinates(self, choice, factor, values.numpy(), None)
+
+    def rows_at(self, places: NDArray[np.int64]) -> torch.Tensor:
+        """Return some rows, standardized, float32 [m, D]; the places are in order."""
+        found = torch.empty(len(places), self.width)
+        for part, rows in self._standardized():
+            first, last = np.searchsorted(places, [part.start, part.stop])
+            found[first:last] = rows[torch.from_numpy(places[first:last] - part.start)]
+        return found
+
+    def _width_of(self, names: Sequence[str]) -> int:
+        return sum(self.widths[name] for name in names)
+
+    def _standardized(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield all rows in order, some at a time, float32 [b, D], and which they are."""
+        start = 0
+        for part in self.parts:
+            for _, block in part.blocks():
+                for first in range(0, len(block), _CHUNK):
+                    rows = torch.from_numpy(block[first : first + _CHUNK]).float().sub_(self.mean).div_(self.scale)
+                    yield slice(start, start + len(rows)), rows
+                    start += len(rows)
+
+    def _products(self, choices: Sequence[DepthChoice]) -> dict[DepthChoice, torch.Tensor]:
+        """Return the products of all rows with the landmarks, float32 [n, m].
+
+        Blocks that are in the same choices are summed once for all of them, with each weighting.
+        """
+        if not choices:
+            return {}
+        weightings = list(dict.fromkeys(choice.weighting for choice in choices))
+        sets = list(dict.fromkeys(choice.names for choice in choices))
+        layers = {name: frozenset(names for names in sets if name in names) for name in self.widths}
+        summed = {
+            (layer, weighting): torch.zeros(self.count, len(self.landmarks))
+            for layer in set(layers.values()) - {frozenset()}
+            for weighting in weightings
+        }
+        landmarks = self.rows_at(self.landmarks)
+        for part, rows in self._standardized():
+            for name, layer in layers.items():
+                if not layer:
+                    continue
+                ours, theirs, width = rows[:, self.slices[name]], landmarks[:, self.slices[name]].T, self.widths[name]
+                if len(weightings) == 1:
+                    summed[layer, weightings[0]][part].addmm_(ours, theirs, alpha=width ** (-2 * POWERS[weightings[0]]))
+                    continue
+                gram = ours @ theirs
+                for weighting in weightings:
+                    summed[layer, weighting][part].add_(gram, alpha=width ** (-2 * POWERS[weighting]))
+        return {
+            choice: torch.stack(
+                [
+                    total
+                    for (layer, weighting), total in summed.items()
+                    if choice.names in layer and weighting == choice.weighting
+                ]
+            ).sum(dim=0)
+            for choice in choices
+        }
+
+    def _in_span(self, choice: DepthChoice, products: torch.Tensor) -> Coordinates:
+        widths = np.array([self.widths[name] for name in choice.names], dtype=np.float64)
+        products *= SQUARED_LENGTH / float((widths ** (1 - 2 * POWERS[choice.weighting])).sum())
+        factor = self.factor(choice)
+        among = products[torch.from_numpy(self.landmarks)].double().numpy()
+        among[np.diag_indices_from(among)] += _JITTER * np.trace(among) / len(among)
+        triangle = cholesky(among, lower=True, overwrite_a=True, check_finite=False)
+        if self.exact:
+            return Coordinates(self, choice, factor, triangle.astype(np.float32), triangle)
+        values = np.empty(products.shape, np.float32)
+        for start in range(0, len(products), _CHUNK):
+            part = products[start : start + _CHUNK].double().numpy()
+            values[start : start + _CHUNK] = solve_triangular(triangle, part.T, lower=True, check_finite=False).T
+        return Coordinates(self, choice, factor, values, triangle)
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """What rows are under a choice of blocks, and how a head on that becomes one on rows as they are cached.
+
+    Attributes
+    ----------
+    rows : BlockRows
+    choice : DepthChoice
+    factor : Tensor [d]
+        What the standardized numbers are multiplied by.
+    values : ndarray of float32 [n, r]
+    triangle : ndarray of float64 [m, m] or None
+        L of the landmarks; None where the values are the numbers themselves.
+    """
+
+    rows: BlockRows
+    choice: DepthChoice
+    factor: torch.Tensor
+    values: NDArray[np.float32]
+    triangle: NDArray[np.float64] | None
+
+    def on_rows(self, head: Head) -> Head:
+        """Return a head that was fitted to the values as one that takes whole rows."""
+        mean, factor = self._scaling
+        weighed = weigh_blocks(self._on_numbers(head), mean.numpy(), factor.numpy())
+        ranges = self.rows.ranges(self.choice.names)
+        return weighed if ranges == [(0, self.rows.width)] else ColumnsHead(weighed, self.rows.width, ranges).eval()
+
+    def of(self, features: NDArray[Any]) -> NDArray[np.float32]:
+        """Return other rows as they are cached, [n, D], as the values are where those are the numbers themselves."""
+        mean, factor = self._scaling
+        picked = self.rows.picked(torch.from_numpy(features), self.choice.names).float()
+        return np.asarray(picked.sub_(mean).mul_(factor).numpy())
+
+    @property
+    def _scaling(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is taken from the numbers that are picked, and what they are multiplied by then."""
+        names = self.choice.names
+        return self.rows.picked(self.rows.mean, names), self.factor / self.rows.picked(self.rows.scale, names)
+
+    def _on_numbers(self, head: Head) -> Head:
+        """Return a head on coordinates as one on the standardized and weighted numbers."""
+        triangle = self.triangle
+        if triangle is None:
+            return head
+        if isinstance(head, LinearHead) and not head.config["l2"]:
+            dual = solve_triangular(triangle, head.output.weight.detach().double().numpy().T, lower=True, trans="T")
+            weight = torch.from_numpy(dual.T.astype(np.float32)) @ self._numbers(self.rows.landmarks)
+            linear = LinearHead((weight.shape[1],), len(weight))
+            with torch.no_grad():
+                linear.output.weight.copy_(weight)
+                linear.output.bias.copy_(head.output.bias)
+            return linear
+        if self.rows.exact and isinstance(head, RBFHead) and not head.config["l2"]:
+            return self._kernel_on_numbers(head)
+        if self.rows.exact and isinstance(head, KNNHead):
+            found = self._numbers(np.arange(len(head.support)))  # the rows are those it was made of, in order
+            neighbors = KNNHead.from_rows(found, head.labels, head.config["out_features"], head.k, head.votes_for)
+            return neighbors.eval()
+        # here rows are nothing but their part in the span of the landmarks, those that were fitted as any others
+        inverse = solve_triangular(triangle, np.eye(len(triangle)), lower=True)
+        projection = torch.from_numpy(inverse.astype(np.float32)) @ self._numbers(self.rows.landmarks)
+        return ProjectedHead.from_projection(head, projection).eval()
+
+    def _kernel_on_numbers(self, head: RBFHead) -> RBFHead:
+        """Return a kernel machine around rows themselves: the part of a row outside of the span counts in distances."""
+        stored = head.support * head.scale + head.mean
+        nearest = torch.cdist(stored, torch.from_numpy(self.values)).argmin(dim=1)
+        places, order = torch.sort(nearest)
+        support = self._numbers(places.numpy())
+        coefficients = head.coefficients.detach()[order].numpy()
+        bias = head.bias.detach().numpy()
+        return RBFHead.from_support(support.numpy(), coefficients, bias, float(head.gamma)).eval()
+
+    def _numbers(self, places: NDArray[np.int64]) -> torch.Tensor:
+        """Return the standardized and weighted numbers of some rows, float32 [m, d]."""
+        return self.rows.picked(self.rows.rows_at(places), self.choice.names) * self.factor

@@ -1,0 +1,38 @@
+import pytest
+
+from pipeline.experiment.dense_defaults import dense_features, may_have_masks
+from stages.config.data import DataConfig
+from stages.config.features import FeatureConfig
+from tests.stages.data.masks.pictures import save_folder
+
+
+def test_maps_of_whole_images_stand_in_for_what_suits_a_class_of_an_image():
+    changed = dense_features(FeatureConfig())
+    assert (changed.cut, changed.pool, changed.crop_mode) == ("maps", "none", "squash")
+
+
+def test_what_was_asked_for_stays():
+    given = FeatureConfig(cut="blocks.4", pool="none", crop_mode="border")
+    assert dense_features(given) == given
+
+
+def test_a_folder_of_masks_beside_images_is_seen_without_a_word(tmp_path, photographs):
+    assert may_have_masks(DataConfig(str(save_folder(tmp_path, 3))))
+    assert not may_have_masks(DataConfig(str(photographs)))
+    assert not may_have_masks(DataConfig("digits"))
+
+
+@pytest.mark.parametrize(
+    ("header", "options", "expected"),
+    [
+        ("path,mask", {}, True),
+        ("path,label", {}, False),
+        ("path,label,mask", {"target": "label"}, False),
+        ("path,outline", {"task": "dense", "target": "outline"}, True),
+        ("path,mask", {"task": "single_label"}, False),
+    ],
+)
+def test_a_table_is_seen_by_its_header(tmp_path, header, options, expected):
+    table = tmp_path / "table.csv"
+    table.write_text(f"{header}\na.jpg,b.png\n")
+    assert may_have_masks(DataConfig(str(table), **options)) is expected

@@ -1,0 +1,130 @@
+"""Which depths, and how blocks count, are settings of every head; out of folds they are chosen on the other folds."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from stages.config.heads import HeadConfig
+from stages.fitting import depths, span
+from stages.fitting.feature_rows import FeatureRows
+from stages.fitting.fit_head import head_probabilities, train_foldable_head, train_head
+from stages.network.heads.serialization import load_head, save_head
+from stages.tasks.multi_label import MultiLabel
+from stages.tasks.regression import Regression
+from tests.stages.fitting.depth_rows import TASK, WIDTH, problem_of, rows_of
+
+
+@pytest.fixture(autouse=True)
+def divided_once(monkeypatch):
+    """Few rows are divided into folds several times, which says nothing of depths."""
+    monkeypatch.setattr("stages.fitting.problem.REPEATED_BELOW", 0)
+
+
+TOLD_IN = {"last": slice(240, 300), "blocks": slice(150, 240), "all": slice(0, 150)}
+
+
+def accuracy(head, rows):
+    return float((head_probabilities(head, rows, TASK).argmax(axis=1) == rows.labels).mean())
+
+
+@pytest.mark.parametrize("told", TOLD_IN)
+def test_the_depths_that_tell_are_chosen(told):
+    train, val = (rows_of(count, seed, told_by=TOLD_IN[told]) for count, seed in ((70, 1), (30, 2)))
+    trained = train_head("ridge", problem_of(train, val))
+    assert trained.settings["depths"] == told
+    assert trained.settings["block weight"] == "sqrt"
+    assert {candidate["depths"] for candidate in trained.selection} == {"last", "blocks", "all"}
+    assert accuracy(trained.module, rows_of(300, 3, told_by=TOLD_IN[told])) > 0.8
+
+
+TRAIN, VAL, TEST = rows_of(70, 1), rows_of(30, 2), rows_of(300, 3)
+
+
+@pytest.mark.parametrize("name", ["logistic", "svm", "ridge", "rbf", "kernel_ridge", "knn", "ncm", "mlp"])
+def test_every_head_is_one_module_on_whole_rows_and_says_what_it_does_out_of_folds(name, tmp_path):
+    problem = problem_of(TRAIN, VAL, fit_epochs=10, fit_lr=(1e-2,), hidden_dim=32)
+    trained, fold = train_foldable_head(name, problem)
+    assert trained.settings["depths"] in ("blocks", "all")
+    assert accuracy(trained.module, TEST) > 0.8
+    outside = fold()
+    assert outside.outputs.shape == (1, 100, 3)
+    held_out = (outside.outputs.mean(axis=0).argmax(axis=1) == np.concatenate([TRAIN.labels, VAL.labels])).mean()
+    assert held_out > 0.7
+    save_head(tmp_path / "head", trained.module, {})
+    loaded, _ = load_head(tmp_path / "head")
+    assert loaded.config["row_shape"] == [WIDTH]
+    assert np.array_equal(head_probabilities(loaded, TEST, TASK), head_probabilities(trained.module, TEST, TASK))
+
+
+def test_of_labels_that_say_nothing_outputs_out_of_folds_are_right_by_chance_alone():
+    """The depths of a fold are chosen on the others; chosen on all, they would make it better than it is."""
+    shares = []
+    for seed in range(100, 106):
+        labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(3), 40))
+        rows = rows_of(120, seed, strength=0.0, labels=labels)
+        train, val = rows.at(np.arange(80)), rows.at(np.arange(80, 120))
+        trained, fold = train_foldable_head("ridge", problem_of(train, val))
+        shares.append([(fold().outputs[0].argmax(axis=1) == labels).mean(), trained.settings["score"]])
+    honest, chosen = np.mean(shares, axis=0)
+    assert honest < 1 / 3 + 0.04
+    assert honest < chosen - 0.02
+
+
+def test_weightings_are_tried_where_several_are_named():
+    problem = problem_of(TRAIN, VAL, block_weight=("dim", "equal"), c_values=(1e-3,))
+    tried = train_head("ridge", problem).selection
+    assert {(each["depths"], each["block weight"]) for each in tried} == {
+        (depth, weight) for depth in ("last", "blocks", "all") for weight in ("dim", "equal")
+    }
+
+
+def test_heads_on_the_same_rows_share_what_is_summed(monkeypatch):
+    problem, made = problem_of(TRAIN, VAL, c_values=(1e-3,)), []
+    monkeypatch.setattr(depths, "BlockRows", lambda *given: made.append(given) or span.BlockRows(*given))
+    for name in ("ridge", "logistic", "knn"):
+        train_head(name, problem)
+    assert len(made) == 1
+    train_head("ridge", problem.part(np.arange(60), np.arange(60, 100)))
+    assert len(made) == 2
+
+
+def test_rows_too_many_to_be_kept_are_gone_through_for_each_choice_with_the_same_result(monkeypatch):
+    problem = problem_of(TRAIN, VAL)
+    kept = train_head("ridge", problem)
+    monkeypatch.setattr(depths, "KEPT_BYTES", 0)
+    anew = train_head("ridge", replace(problem, shared={}))
+    assert anew.settings == kept.settings
+    ours, theirs = (head_probabilities(trained.module, TEST, TASK) for trained in (anew, kept))
+    assert np.allclose(ours, theirs, atol=1e-3)
+
+
+def test_several_labels_and_numbers_have_their_depths_chosen():
+    def told(rows):
+        return np.stack([rows.labels == 1, rows.labels == 2], axis=1).astype(np.float32)
+
+    labels = [FeatureRows(rows.features, told(rows)) for rows in (TRAIN, VAL)]
+    labels[0].labels[:5, 0] = np.nan
+    trained = train_head("ridge", problem_of(*labels, task=MultiLabel(("b", "c"))))
+    assert trained.settings["depths"] == "blocks"
+    numbers = [FeatureRows(rows.features, rows.labels[:, None].astype(np.float32)) for rows in (TRAIN, VAL)]
+    task = Regression(("price",)).scaled_to(numbers[0].labels)
+    trained = train_head("kernel_ridge", problem_of(*numbers, task=task))
+    assert trained.settings["depths"] == "blocks"
+
+
+def test_a_weighting_that_there_is_not_is_refused_by_name():
+    with pytest.raises(Exception, match="block_weight"):
+        HeadConfig(block_weight=("cubic",))
+    with pytest.raises(Exception, match="`block_weight` needs at least one value"):
+        HeadConfig(block_weight=())
+
+
+def test_features_that_do_not_change_or_are_copies_do_no_harm():
+    constant = [replace(rows, features=rows.features.copy()) for rows in (TRAIN, VAL)]
+    for rows in constant:
+        rows.features[:, 200:230] = 3.5
+        rows.features[:5] = rows.features[5:10]
+    trained = train_head("ridge", problem_of(*constant))
+    assert torch.isfinite(trained.module(torch.from_numpy(TEST.features).float())).all()

@@ -1,0 +1,91 @@
+import pytest
+import torch
+from torch.nn import functional
+from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+from torchvision.models.segmentation.fcn import FCNHead
+
+from cache.errors import UsageError
+from stages.network.heads.deeplabv3 import scaled_rates
+from stages.network.heads.registry import build_head
+from stages.network.heads.serialization import load_head, save_head
+from stages.network.map_layout import MapLayout
+
+HEADS = ("linear", "fcn", "deeplabv3", "lraspp")
+LAYOUT = MapLayout(((8, 12, 15), (16, 6, 8), (24, 3, 4)))
+
+
+def head_for(name, layout=LAYOUT, classes=5):
+    torch.manual_seed(0)
+    return build_head(name, (layout.width,), classes, {"maps": layout.to_json(), "dropout": 0.1})
+
+
+def rows_of(layout=LAYOUT, count=2):
+    return torch.randn(count, layout.width, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_gives_logits_for_each_place_of_the_finest_map(name):
+    assert head_for(name)(rows_of()).shape == (2, 5, 12, 15)
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("shapes", [((8, 5, 7),), ((8, 5, 7), (4, 3, 4))])
+def test_a_head_takes_one_map_and_sizes_that_were_rounded_up(name, shapes):
+    layout = MapLayout(shapes)
+    assert head_for(name, layout).eval()(rows_of(layout)).shape == (2, 5, 5, 7)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_saved_head_is_the_same_head(name, tmp_path):
+    head = head_for(name)
+    head(rows_of())  # so that BatchNorm has statistics
+    save_head(tmp_path / "head", head, {})
+    loaded, _ = load_head(tmp_path / "head")
+    assert torch.equal(loaded(rows_of()), head.eval()(rows_of()))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_without_maps_is_refused_by_what_it_needs(name):
+    if name == "linear":
+        assert build_head(name, (7,), 5, {"maps": None})(torch.randn(2, 7)).shape == (2, 5)  # on vectors
+        return
+    with pytest.raises(UsageError, match="`pool` none"):
+        build_head(name, (7,), 5, {"maps": None})
+
+
+def test_a_linear_head_before_upsampling_equals_one_after_it():
+    head = head_for("linear").eval()
+    maps = LAYOUT.split(rows_of())
+    joined = torch.cat(
+        [
+            functional.interpolate(norm(part), (12, 15), mode="bilinear", align_corners=False)
+            for part, norm in zip(maps, head.norms, strict=True)
+        ],
+        dim=1,
+    )
+    weight = torch.cat([output.weight for output in head.outputs], dim=1)
+    after = functional.conv2d(joined, weight, head.outputs[0].bias)
+    torch.testing.assert_close(head(rows_of()), after, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "make"), [("fcn", FCNHead), ("deeplabv3", DeepLabHead)])
+def test_heads_of_torchvision_give_what_torchvisions_give(name, make):
+    layout = MapLayout(((16, 9, 12),))
+    maps = layout.split(rows_of(layout))[0]
+    original = make(16, 5) if name == "fcn" else make(16, 5, scaled_rates((16, 9, 12)))
+    head = head_for(name, layout).eval()
+    head.norm = torch.nn.Identity()
+    head.head.load_state_dict(original.eval().state_dict())
+    assert torch.equal(head(rows_of(layout)), original(maps))
+
+
+def test_rates_of_deeplab_are_scaled_to_the_map_and_kept():
+    assert scaled_rates((112, 23, 30)) == (3, 6, 9)
+    assert scaled_rates((320, 3, 4)) == (1, 2, 3)
+    head = head_for("deeplabv3", MapLayout(((8, 24, 32),)))
+    assert head.config["rates"] == [3, 6, 9]
+    assert head.head[0].convs[1][0].dilation == (3, 3)
+
+
+def test_heads_on_one_map_take_the_middle_one():
+    assert head_for("fcn").norm.num_features == head_for("deeplabv3").norm.num_features == 16
