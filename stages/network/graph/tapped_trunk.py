@@ -106,7 +106,8 @@ def _deviation(x: torch.Tensor, mean: torch.Tensor, dims: tuple[int, ...]) -> to
     """Return the standard deviation over some dimensions, by the mean of squares, which needs no copy of `x`."""
     count = x[0].numel() // mean.shape[1]
     squares = torch.linalg.vector_norm(x, dim=dims, dtype=torch.float32).square() / count
-    return (squares - mean.square()).clamp(min=0).sqrt()
+    deviation: torch.Tensor = (squares - mean.square()).clamp(min=0).sqrt()
+    return deviation
 
 
 def _refuse_taps_that_prevent_folding(graph: CutGraph, places: Sequence[TapPlace], folded: int) -> None:
