@@ -334,7 +334,8 @@ def _identity_of_features(experiment: Experiment, name: HeadName, options: HeadC
         **views_as_settings(experiment.extractor),
     }
     # of heads on columns alone, of what is made of heads, and of several depths
-    for option in (*COLUMN_OPTIONS, ENSEMBLE, *DEPTH_OPTIONS):
+    depth_options = DEPTH_OPTIONS if experiment.extractor.tap_layout is None else ()
+    for option in (*COLUMN_OPTIONS, ENSEMBLE, *depth_options):
         del settings[option]
     if not experiment.manifest.images or takes_bags(name):  # nothing is aggregated
         del settings["aggregate"]
@@ -437,11 +438,13 @@ class HeadProblems:
             problem = FitProblem(*parts[:2], experiment.task, options, experiment.seed, extractor.device, bags=bags)
             return HeadProblem(problem, parts[2], aggregate)
         train, val, test = load_split_features(experiment, options)
-        cut = CutContext(extractor.graph, extractor.taps[0].cut) if len(extractor.taps) == 1 else None
+        (tap, *others) = extractor.taps
+        cut = CutContext(extractor.graph, tap.cut) if tap.cut is not None and not others else None
         problem = FitProblem(
             *(train, val, experiment.task, options, experiment.seed, extractor.device, cut),
             maps=map_layout_for(extractor, experiment.task),
             targets=masks_for(experiment.manifest, options),
+            taps=extractor.tap_layout,
         )
         return HeadProblem(problem, test, None)
 
@@ -458,7 +461,7 @@ def load_split_features(experiment: Experiment, options: HeadConfig) -> SplitFea
     views = extractor.options.views
     maps = map_layout_for(extractor, experiment.task)
     numbers_a_row = math.prod(extractor.row_shape) if maps is None else extractor.row_numbers
-    row_bytes = numbers_a_row * np.dtype(extractor.options.storage_dtype).itemsize
+    row_bytes = numbers_a_row * extractor.taps[0].cache.dtype.itemsize
     # of masks, rows know the number
     labels = manifest.targets if maps is None else np.arange(len(manifest))
     size = (len(manifest) + (views - 1) * len(parts["train"])) * row_bytes
@@ -466,7 +469,9 @@ def load_split_features(experiment: Experiment, options: HeadConfig) -> SplitFea
     if size > allowed_bytes:
         _LOG.info(
             f"the features take {byte_count(size)}, and `max_memory_gb` allows {byte_count(allowed_bytes)}: they are "
-            "streamed" + (", the evaluation view alone" if views > 1 else "")
+            "streamed"
+            + (", the evaluation view alone" if views > 1 else "")
+            + _smaller_taps(extractor, size, allowed_bytes)
         )
         stores = require_cached(extractor, manifest)
         streams = [
@@ -483,6 +488,16 @@ def load_split_features(experiment: Experiment, options: HeadConfig) -> SplitFea
     )
     augmented = [read_features(extractor, parts["train"], view) for view in range(1, views)]
     return replace(train, augmented=augmented), val, test
+
+
+def _smaller_taps(extractor: Extractor, size: int, allowed_bytes: float) -> str:
+    """Return which sets of depths would be in memory, where rows of all taps are not."""
+    layout = extractor.tap_layout
+    if layout is None:
+        return ""
+    sizes = {word: size * layout.select(names).width // layout.width for word, names in layout.depth_sets().items()}
+    fitting = [f"{word} ({byte_count(taken)})" for word, taken in sizes.items() if taken <= allowed_bytes]
+    return f"; of `taps`, {listed(fitting)} would be in memory" if fitting else "; no set of `taps` would be in memory"
 
 
 def views_as_settings(extractor: Extractor) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from stages.data.survey import survey
 from stages.data.tiled_manifest import tiled_manifest
 from stages.extraction.extract import Extraction, extract
 from stages.extraction.extractor import Extractor
+from stages.extraction.room import row_bytes
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.runtime.environment import describe_machine
 from stages.runtime.progress import progress
@@ -150,6 +151,13 @@ def extract_features(
     extractor: Extractor, manifest: Manifest, directory: Path | None, rank: Rank = SINGLE_PROCESS
 ) -> Extraction:
     """Bring the cache up to date, say what that took, and leave an account of it in `directory`."""
+    if rank.is_main and extractor.tap_layout is not None:
+        layout, rows = extractor.tap_layout, len(manifest.distinct_images.keys) * extractor.options.views
+        _LOG.info(
+            f"taps: {len(layout.blocks)} statistics in one pass, {layout.width:,} numbers a row, "
+            f"{byte_count(rows * row_bytes(extractor.taps[0]))} for {rows:,} rows; `extract` with `dry_run` says how "
+            "long it takes"
+        )
     report = extract(extractor, manifest, rank)
     if not rank.is_main:
         return report
@@ -163,7 +171,8 @@ def extract_features(
 def _words(report: Extraction, extractor: Extractor) -> list[str]:
     rows = " + ".join(str(list(shape)) for shape in report.row_shapes)
     views = f", {report.views} views" if report.views > 1 else ""
-    lines = [f"{report.backbone} ({report.weights}), cut at {report.cut}, row {rows}{views}"]
+    at = report.cut if extractor.tap_layout is not None else f"cut at {report.cut}"
+    lines = [f"{report.backbone} ({report.weights}), {at}, row {rows}{views}"]
     if report.extracted or report.extracted_by_others:
         other_processes = f", {report.extracted_by_others} by other processes" if report.extracted_by_others else ""
         lines.append(

@@ -114,7 +114,7 @@ class MapRoute:
     @classmethod
     def of(cls, extractor: Extractor, boundary: Cut | None) -> MapRoute:
         """Return the route from a boundary to the maps that an extractor gives."""
-        row = tuple(tap.cut for tap in extractor.taps)
+        row = extractor.cuts
         order = [cut.name for cut in extractor.graph.cuts]
         upwards = sorted(row, key=lambda cut: order.index(cut.name))
         if boundary is None:
