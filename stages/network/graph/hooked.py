@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -75,6 +75,15 @@ class HookedGraph(CutGraph):
     def cuts(self) -> tuple[Cut, ...]:
         """Every module that gives one row per image, in the order in which they are done."""
         return tuple(self._observed.cuts.values())
+
+    @property
+    def tensors(self) -> tuple[Cut, ...]:
+        """The cuts: what crosses between modules is not known."""
+        return self.cuts
+
+    def tensors_inside(self, matches: Callable[[str], bool]) -> list[Cut]:
+        """Return the cuts at modules whose paths match."""
+        return [cut for cut in self.cuts if matches(cut.name)]
 
     def resolve(self, name: str) -> Cut:
         """Return the cut at the module called `name`.
@@ -167,6 +176,27 @@ class HookedTrunk(nn.Module):
         finally:
             del _captured.outputs
         return tuple(pool(outputs[name].float()) for name, pool in zip(self._names, self.pools, strict=True))
+
+
+class JoinedTrunk(nn.Module):
+    """What a trunk gives at several taps, one after the other in one row: (float32 [b, D],).
+
+    Attributes
+    ----------
+    precision, arithmetic : str
+        Of the trunk.
+    """
+
+    precision: Precision
+
+    def __init__(self, trunk: HookedTrunk) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.precision, self.arithmetic = trunk.precision, trunk.arithmetic
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the rows of normalised images, float32 [b, 3, S, S]."""
+        return (torch.cat(self.trunk(images), dim=1),)
 
 
 def cut_graph(module: nn.Module, image_size: ImageSize) -> CutGraph:
