@@ -318,9 +318,8 @@ def _identity_of_features(experiment: Experiment, name: HeadName, options: HeadC
         "head": name,
         **views_as_settings(experiment.extractor),
     }
-    for option in (*COLUMN_OPTIONS, ENSEMBLE):  # of heads on columns alone, and of what is made of heads
-        del settings[option]
-    for option in DEPTH_OPTIONS:
+    # of heads on columns alone, of what is made of heads, and of several depths
+    for option in (*COLUMN_OPTIONS, ENSEMBLE, *DEPTH_OPTIONS):
         del settings[option]
     if not experiment.manifest.images or takes_bags(name):  # nothing is aggregated
         del settings["aggregate"]

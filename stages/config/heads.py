@@ -29,11 +29,11 @@ BlockWeight = Literal["dim", "sqrt", "equal"]
 COLUMN_OPTIONS = ("columns", "categories", "texts", "log_columns", "impute", "category_min_count")
 """Options that say which columns of a table stand beside the images; a head on the images alone is as without them."""
 
-DEPTH_OPTIONS = ("block_weight",)
-"""Options that say how features of several depths are joined; a head on one cut is as without them."""
-
 ENSEMBLE = "ensemble"
 """The option that says what is made of several heads; each of these is as without it."""
+
+DEPTH_OPTIONS = ("block_weight",)
+"""Options that say how features of several depths are joined; a head on one cut is as without them."""
 
 
 @dataclass(frozen=True)

@@ -149,9 +149,9 @@ class TrainableMaps(TrainableTop):
         """Compute the maps that the head is given of each image, flat and side by side, [m, d]."""
         route, maps, start = self.route, dict[str, Tensor](), x
         if route.boundary is not None:
-            parts = x.split([math.prod(cut.shape) for cut in route.frozen], dim=1)
+            parts = torch.split(x, [math.prod(cut.shape) for cut in route.frozen], dim=1)
             maps = {cut.name: part for cut, part in zip(route.frozen, parts, strict=True)}
-            start = maps[route.boundary.name].unflatten(1, route.boundary.shape)
+            start = maps[route.boundary.name].reshape(-1, *route.boundary.shape)
         if route.trained:
             outputs = self.top(start)
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)

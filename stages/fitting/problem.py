@@ -64,6 +64,22 @@ class RowBlocks:
             start += width
 
 
+class PixelTargets(Protocol):
+    """The masks of samples, which are asked for by their places when they are needed, in bounded memory."""
+
+    def full(self, places: NDArray[np.int64]) -> Sequence[NDArray[np.uint8]]:
+        """Return masks as they are stored, each [H, W]."""
+        ...
+
+    def thinned(self, places: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Return masks brought to one size by their nearest pixels, [b, h, w]."""
+        ...
+
+    def shapes(self, places: NDArray[np.int64]) -> Sequence[tuple[int, int]]:
+        """Return the height and width of masks as they are stored."""
+        ...
+
+
 class NamedBlock(Protocol):
     """A block of a row: what was taken at one place of a network."""
 
@@ -87,22 +103,6 @@ class DepthLayout(Protocol):
         """Return the sets of blocks that are worth a trial, by what they are called."""
 
 
-class PixelTargets(Protocol):
-    """The masks of samples, which are asked for by their places when they are needed, in bounded memory."""
-
-    def full(self, places: NDArray[np.int64]) -> Sequence[NDArray[np.uint8]]:
-        """Return masks as they are stored, each [H, W]."""
-        ...
-
-    def thinned(self, places: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Return masks brought to one size by their nearest pixels, [b, h, w]."""
-        ...
-
-    def shapes(self, places: NDArray[np.int64]) -> Sequence[tuple[int, int]]:
-        """Return the height and width of masks as they are stored."""
-        ...
-
-
 @dataclass(frozen=True)
 class FitProblem:
     """What a head is fitted to, and how its settings are chosen. The test split is no part of it.
@@ -124,6 +124,12 @@ class FitProblem:
         The parts of a row, where it has columns of a table in it.
     compared : bool
         Whether outputs out of folds will be asked for: then there are `divisions`.
+    maps : MapLayout, optional
+        The maps in a row, for heads that answer for each place.
+    targets : PixelTargets, optional
+        The masks, where `labels` of the rows are places in them.
+    defaults : FitRecipe
+        How the torch head that is fitted trains where the options leave it open.
     taps : DepthLayout, optional
         The blocks of a row, where it has features of several depths.
     deferred : bool
@@ -131,12 +137,6 @@ class FitProblem:
         over several problems, those of all but the best are not.
     shared : dict
         What heads on the same rows need not work out again; a problem of other rows has one of its own.
-    maps : MapLayout, optional
-        The maps in a row, for heads that answer for each place.
-    targets : PixelTargets, optional
-        The masks, where `labels` of the rows are places in them.
-    defaults : FitRecipe
-        How the torch head that is fitted trains where the options leave it open.
     """
 
     train: AnyFeatureRows
@@ -149,12 +149,12 @@ class FitProblem:
     bags: bool = False
     blocks: RowBlocks | None = None
     compared: bool = False
-    taps: DepthLayout | None = None
-    deferred: bool = False
-    shared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     maps: MapLayout | None = None
     targets: PixelTargets | None = None
     defaults: FitRecipe = field(default_factory=FitRecipe)
+    taps: DepthLayout | None = None
+    deferred: bool = False
+    shared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def recipe(self) -> FitRecipe:

@@ -329,8 +329,8 @@ def _solved(problem: FitProblem, choice: RidgeChoice, fold: Callable[[], OutOfFo
     for rows in (concat(problem.train, problem.val), problem.train):
         head = RidgeFits(problem, rows, problem.val).solved(choice.settings["scaler"], choice.penalty)
         with torch.no_grad():
-            head.output.weight /= choice.temperature
-            head.output.bias /= choice.temperature
+            for tensor in (head.output.weight, head.output.bias):
+                tensor.div_(choice.temperature)
         heads.append(head)
     return choice.head_fit(heads[0], heads[1], fold)
 

@@ -137,7 +137,8 @@ class BlockRows:
         for name in choice.names:
             weights[self.slices[name]] = self.widths[name] ** -POWERS[choice.weighting]
         picked = self.picked(weights, choice.names)
-        return picked * (SQUARED_LENGTH / float(picked.square().sum())) ** 0.5
+        scale: float = (SQUARED_LENGTH / float(picked.square().sum())) ** 0.5
+        return picked * scale
 
     def numbers(self, choice: DepthChoice, squared_length: float = SQUARED_LENGTH) -> Coordinates:
         """Return what rows are under a choice, number by number, rows having this squared length in the mean."""

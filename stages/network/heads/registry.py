@@ -94,12 +94,12 @@ _MADE_OF_HEADS = {
     "blocks": "stages.network.heads.blocks:WeightedBlocksHead",
     "joined": "stages.network.heads.blocks:JoinedHead",
     "aggregated-blocks": "stages.network.heads.blocks:AggregatedBlocksHead",
+    "ensemble": "stages.network.heads.ensemble:EnsembleHead",
     "columns": "stages.network.heads.depths:ColumnsHead",
     "projected": "stages.network.heads.depths:ProjectedHead",
-    "ensemble": "stages.network.heads.ensemble:EnsembleHead",
 }
-"""Heads that are made around others: of samples of several images, of rows with columns of a table in them, of some of
-the numbers of a row, of several heads. They are saved, and no names of options."""
+"""Heads that are made around others: of samples of several images, of rows with columns of a table or depths of a
+network in them, of several heads. They are saved, and no names of options."""
 
 
 def rebuild_head(config: dict[str, Any], graph: CutGraph | None) -> Head:
