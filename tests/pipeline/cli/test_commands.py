@@ -197,7 +197,7 @@ def test_stage_two_and_a_second_extract_make_no_backbone_forward(finished, photo
     assert call(capsys, "extract", *common)[0] == 0
     code, out, _ = call(capsys, "train", *common, "--head", "svm", "concat", *QUICK_FITS, "--out", tmp_path / "run")
     assert code == 0
-    assert out.count("test accuracy") == 2
+    assert out.count("test accuracy") == 3  # with their ensemble
     with pytest.raises(AssertionError, match="the backbone ran"):  # where there is something to do
         main([str(argument) for argument in ("extract", "--data", photographs, *SMALL, "--cache", tmp_path / "cache")])
 
@@ -233,7 +233,7 @@ def test_compare_recomputes_nothing_and_says_the_same(finished, capsys, tmp_path
     assert all(path.stat().st_mtime_ns == changed for path, changed in models.items())
 
 
-@pytest.mark.parametrize("method", ["linear-logistic", "head-mlp", "finetune-top-3"])
+@pytest.mark.parametrize("method", ["linear-logistic", "head-mlp", "ensemble-greedy", "finetune-top-3"])
 def test_predict_gives_for_a_test_image_what_the_result_holds(finished, capsys, tmp_path, method):
     run = finished[0] / "run"
     stored = np.load(run / "seed-0" / method / "predictions.npz")
