@@ -7,10 +7,12 @@ told in :mod:`cache.shard`, how rows become shards in :mod:`cache.shard_writer`,
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -32,6 +34,7 @@ from cache.maintenance import (
     rows_to_keep,
     summarize_prune,
 )
+from cache.quantized import QUANTIZED, dequantize, row_shape_of
 from cache.row_index import pack_key_list, unpack_key
 from cache.shard import Compression, Shard, feature_type
 from cache.shard_catalog import DAMAGED, SHARDS, ShardCatalog, list_files, quarantine
@@ -42,6 +45,14 @@ from cache.virtual_index import index_image
 
 _CLAIMS = "claims"
 _REJECTED = "rejected"
+
+_DEQUANTIZED_BYTES = 4 << 20
+"""Bytes of rows in 8 bits that are read at a time."""
+
+
+def _shifted(key_at: Callable[[int], str], start: int, index: int) -> str:
+    """Return the key of a row that is read with some others, the first of which is number `start`."""
+    return key_at(start + index)
 
 
 class FeatureCache:
@@ -81,8 +92,8 @@ class FeatureCache:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the stored numbers."""
-        return feature_type(self.spec.dtype)
+        """Type of the numbers that are read."""
+        return feature_type("float16" if self._is_quantized else self.spec.dtype)
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -96,7 +107,7 @@ class FeatureCache:
         shards = self._current().shards
         if not shards:
             raise CacheInputError(f"{self.path} holds no features yet; extract some first")
-        return shards[0].row_shape
+        return row_shape_of(shards[0].row_shape) if self._is_quantized else shards[0].row_shape
 
     @property
     def shards(self) -> tuple[Shard, ...]:
@@ -174,9 +185,9 @@ class FeatureCache:
             positions = catalog.lookup.positions_of(packed, view)
             if not catalog.shards or (positions < 0).any():
                 continue
-            target = self._target(catalog.shards[0], len(keys), out)
+            target = self._target(self._shape_in(catalog), len(keys), out)
             with suppress(FileNotFoundError):  # another process has rewritten a shard: look again
-                self._gather(catalog, positions, keys.__getitem__, target)
+                self._read_into(catalog, positions, keys.__getitem__, target)
                 return target
         self._require(catalog, keys, positions, view)
         raise CacheError(f"shards of {self.path} vanished while they were read; try again")
@@ -224,13 +235,13 @@ class FeatureCache:
 
         def read(positions: NDArray[np.intp], out: NDArray[Any]) -> NDArray[Any]:
             with suppress(FileNotFoundError):  # another process has rewritten a shard: ask for the keys
-                self._gather(catalog, entries[positions], lambda index: keys[positions[index]], out)
+                self._read_into(catalog, entries[positions], lambda index: keys[positions[index]], out)
                 return out
             return self.read([keys[index] for index in positions.tolist()], view, out)
 
         return shuffled_batches(
             RowAddresses(catalog.lookup.shards[entries], catalog.lookup.rows[entries]),
-            RowReader(catalog.shards[0].row_shape, self.dtype, read),
+            RowReader(self._shape_in(catalog), self.dtype, read),
             batch_rows=batch_rows,
             seed=seed,
             memory_bytes=memory_bytes,
@@ -268,10 +279,10 @@ class FeatureCache:
             If the cache cannot be written to.
         """
         self._prepare()
-        shards = self._current().shards
+        catalog = self._current()
         return ShardWriter(
             self.spec,
-            shards[0].row_shape if shards else None,
+            self._shape_in(catalog) if catalog.shards else None,
             publish=lambda image: write_atomically(self.path / SHARDS / f"{_unique_name()}.h5", image),
             finish=self._try_to_build_index if index else lambda: None,
             limits=ShardLimits(shard_bytes, shard_seconds),
@@ -430,14 +441,36 @@ class FeatureCache:
                 "`cache verify `repair`` (FeatureCache.repair), which keeps the others, and extract again"
             )
 
-    def _target(self, shard: Shard, rows: int, out: NDArray[Any] | None) -> NDArray[Any]:
-        shape = (rows, *shard.row_shape)
+    @property
+    def _is_quantized(self) -> bool:
+        return self.spec.dtype == QUANTIZED
+
+    def _shape_in(self, catalog: ShardCatalog) -> tuple[int, ...]:
+        """Return the shape of a row as it is read."""
+        stored = catalog.shards[0].row_shape
+        return row_shape_of(stored) if self._is_quantized else stored
+
+    def _read_into(
+        self, catalog: ShardCatalog, positions: NDArray[np.intp], key_at: Callable[[int], str], target: NDArray[Any]
+    ) -> None:
+        """Fill `target` with rows as they are read, a few at a time where that takes another array."""
+        if not self._is_quantized:
+            self._gather(catalog, positions, key_at, target)
+            return
+        shape = catalog.shards[0].row_shape
+        step = max(_DEQUANTIZED_BYTES // math.prod(shape), 1)
+        for start in range(0, len(target), step):
+            part = positions[start : start + step]
+            stored = np.empty((len(part), *shape), np.uint8)
+            self._gather(catalog, part, partial(_shifted, key_at, start), stored)
+            target[start : start + step] = dequantize(stored)
+
+    def _target(self, row_shape: tuple[int, ...], rows: int, out: NDArray[Any] | None) -> NDArray[Any]:
+        shape, dtype = (rows, *row_shape), self.dtype
         if out is None:
-            return np.empty(shape, dtype=shard.dtype)
-        if out.shape != shape or out.dtype != shard.dtype or not (out.flags.c_contiguous and out.flags.writeable):
-            raise CacheInputError(
-                f"out has to be a contiguous {shard.dtype} array {shape}, not {out.dtype} {out.shape}"
-            )
+            return np.empty(shape, dtype=dtype)
+        if out.shape != shape or out.dtype != dtype or not (out.flags.c_contiguous and out.flags.writeable):
+            raise CacheInputError(f"out has to be a contiguous {dtype} array {shape}, not {out.dtype} {out.shape}")
         return out
 
     @property

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cache.errors import CacheInputError, NonFiniteRowsError, listed
 from cache.finite import finite_rows
 from cache.formats import require_writable
+from cache.quantized import QUANTIZED, quantize, stored_shape
 from cache.row_index import check_view, pack_key_list
 from cache.shard import Compression, RowBatch, encode_shard, feature_type
 from cache.spec import Spec
@@ -73,7 +74,8 @@ class ShardWriter:
         compression: Compression = "none",
     ) -> None:
         self._spec = spec
-        self._dtype = feature_type(spec.dtype)
+        # what is quantized afterwards is checked as what it is read as
+        self._dtype = feature_type("float16" if spec.dtype == QUANTIZED else spec.dtype)
         self._row_shape = row_shape
         self._publish = publish
         self._finish = finish
@@ -163,6 +165,8 @@ class ShardWriter:
         check_view(view)
         if features.ndim < 2 or len(features) != len(keys) or 0 in features.shape[1:]:
             raise CacheInputError(f"{len(keys)} keys need features [{len(keys)}, ...], not {list(features.shape)}")
+        if self._spec.dtype == QUANTIZED:
+            stored_shape(features.shape[1:])  # what is no map is refused
         if self._row_shape is None and len(features):
             self._row_shape = features.shape[1:]
         if self._row_shape is not None and features.shape[1:] != self._row_shape:
@@ -174,8 +178,8 @@ class ShardWriter:
             rows = features.astype(self._dtype, order="C")
         finite = finite_rows(rows)
         if not finite.all():
-            raise _not_finite(keys, features, finite, self._spec.dtype)
-        return rows
+            raise _not_finite(keys, features, finite, self._dtype.name)
+        return quantize(rows) if self._spec.dtype == QUANTIZED else rows
 
     def _submit(self) -> None:
         """Let the thread make a shard of what was collected, when it is done with the one before."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from cache.errors import CacheError, CacheInputError
 
-STORAGE_TYPES = ("float16", "float32")
+STORAGE_TYPES = ("float16", "float32", "uint8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class Spec:
     precision : str
         Arithmetic of the trunk.
     dtype : str
-        Type of the stored numbers: float16 or float32.
+        Type of the stored numbers: float16, float32, or uint8, see :mod:`cache.quantized`.
     decoder : str
         What turned file bytes into pixels.
     taps : sequence of Mapping or None
@@ -65,7 +65,7 @@ class Spec:
         for name in (field.name for field in fields(self)):
             object.__setattr__(self, name, _field_value(name, getattr(self, name)))
         if self.dtype not in STORAGE_TYPES:
-            raise CacheInputError(f"features cannot be stored as {self.dtype!r}; use float16 or float32")
+            raise CacheInputError(f"features cannot be stored as {self.dtype!r}; use float16, float32 or uint8")
 
     @cached_property
     def canonical(self) -> str:

@@ -226,7 +226,7 @@ def extract_rows(
     extractor: Extractor, images: Images, *, keep: bool, on_unreadable: OnUnreadable
 ) -> NDArray[np.floating]:
     """Return the features of images, [n, *row_shape], from the caches where `keep` says so."""
-    rows = np.empty((count_images(images), *extractor.row_shape), dtype=extractor.options.storage_dtype)
+    rows = np.empty((count_images(images), *extractor.row_shape), dtype=extractor.taps[0].cache.dtype)
     memo = DigestCache(extractor.options.cache / KEY_MEMO) if keep else None
     rows_of: dict[str, int] = {}
     start = 0

@@ -340,7 +340,7 @@ def _explained(error: NonFiniteRowsError, work: LeasedBlocks) -> CutonceError:
             "others with `weights`"
         )
     if error.overflow:
-        dtype = work.extractor.options.storage_dtype
+        dtype = work.extractor.taps[0].cache.dtype.name
         return CacheInputError(
             f"{backbone.name} gave numbers beyond {np.finfo(dtype).max:.5g}, where {dtype} ends, for {images}; store "
             "them with `storage_dtype` float32"

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from cache import FeatureCache, Spec, key_of_bytes
 from cache.errors import CutonceError, UsageError
+from cache.quantized import QUANTIZED
 from stages.config.features import FeatureConfig, Pooling
+from stages.config.image_size import shape_of_size
 from stages.config.pixel_values import COLORS, parse_channels
 from stages.data.augment.policy import Augmentation, augmentation
 from stages.data.image_stream import ImageRequest
@@ -169,8 +171,7 @@ class Extractor:
     @property
     def image_shape(self) -> tuple[int, int]:
         """Height and width of the images that the network sees."""
-        size = self.backbone.preprocessing.image_size
-        return size, size
+        return shape_of_size(self.backbone.preprocessing.image_size)
 
     @property
     def map_layout(self) -> MapLayout:
@@ -255,7 +256,7 @@ class Extractor:
         missing = self.batch_size - len(images)
         filled = torch.cat([images, images.new_zeros((missing, *images.shape[1:]))]) if missing else images
         # converted here, where many numbers are at once: NumPy takes twenty times as long for it
-        stored = getattr(torch, self.options.storage_dtype)
+        stored = torch.float32 if self.options.storage_dtype == "float32" else torch.float16
         return [rows[: len(images)].to(stored) for rows in self._through_trunk(self.preprocess(filled))]
 
     def computed(self, requests: Iterable[ImageRequest]) -> Iterator[ComputedBatch]:
@@ -305,7 +306,7 @@ class Extractor:
     @cached_property
     def reading(self) -> Reading:
         """How files are read for the trunk."""
-        return reading_of(self.options, self.backbone.preprocessing.resize)
+        return reading_of(self.options, self.backbone.preprocessing.decoded_side)
 
     @property
     def reading_in_full(self) -> Reading:
@@ -409,7 +410,7 @@ def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: F
             views=None,
             precision=trunk.arithmetic,
             dtype=options.storage_dtype,
-            decoder=reading_of(options, backbone.preprocessing.resize).decoder,
+            decoder=reading_of(options, backbone.preprocessing.decoded_side).decoder,
             taps=None if rows.layout is None else rows.layout.to_json(),
         )
         policy = augmentation(options.augment, backbone.preprocessing)
@@ -460,6 +461,8 @@ def _cut(graph: CutGraph, options: FeatureConfig) -> _Rows:
     if len({cut.name for cut in cuts}) < len(cuts):
         raise UsageError(f"`cut` {options.cut} names {', '.join(cut.name for cut in cuts)}: one of them twice")
     taps = [(cut, Pool(options.pool, cut)) for cut in cuts]
+    if options.storage_dtype == QUANTIZED:
+        _require_maps(taps)
     order = [cut.name for cut in graph.cuts]
 
     def trunk(precision: Precision, device: torch.device) -> FrozenTrunk | HookedTrunk:
@@ -474,7 +477,19 @@ def _cut(graph: CutGraph, options: FeatureConfig) -> _Rows:
     )
 
 
+def _require_maps(taps: Sequence[tuple[Cut, Pool]]) -> None:
+    """Refuse to quantize what is no map."""
+    for cut, pool in taps:
+        if cut.layout != "nchw" or pool.shape != cut.shape:
+            raise UsageError(
+                f"`storage_dtype` {QUANTIZED} keeps a range for each channel of a map, and the rows of {cut.name} are "
+                f"{[*pool.shape]} ({cut.layout}): store them as float16, or take `pool` none and a `cut` that is a map"
+            )
+
+
 def _tapped(graph: CutGraph, options: FeatureConfig) -> _Rows:
+    if options.storage_dtype == QUANTIZED:
+        raise UsageError(f"`storage_dtype` {QUANTIZED} is for maps, and `taps` are vectors: store them as float16")
     pools = options.pool.split(",")
     places = find_taps(graph, options.taps, pools)
     layout = layout_of_taps(places)

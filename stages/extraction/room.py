@@ -7,6 +7,7 @@ from math import prod
 from pathlib import Path
 
 from cache.errors import CacheError
+from cache.quantized import QUANTIZED, stored_shape
 from stages.extraction.extractor import CachedCut, Extractor
 
 _ROW_BYTES = 48
@@ -21,6 +22,8 @@ def free_bytes(folder: Path) -> int:
 
 def row_bytes(tap: CachedCut) -> int:
     """Return the bytes that a row of a tap takes on the disk, uncompressed."""
+    if tap.cache.spec.dtype == QUANTIZED:
+        return prod(stored_shape(tap.shape)) + _ROW_BYTES
     return prod(tap.shape) * tap.cache.dtype.itemsize + _ROW_BYTES
 
 

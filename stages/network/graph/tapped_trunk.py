@@ -109,7 +109,8 @@ def _deviation(x: torch.Tensor, mean: torch.Tensor, dims: tuple[int, ...]) -> to
     """
     for dim in dims:
         mean = mean.unsqueeze(dim)
-    return (x - mean).square_().mean(dims).sqrt()
+    deviation: torch.Tensor = (x - mean).square_().mean(dims).sqrt()
+    return deviation
 
 
 def _refuse_taps_that_prevent_folding(graph: CutGraph, places: Sequence[TapPlace], folded: int) -> None:

@@ -14,6 +14,9 @@ from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.heads.base import Head
 from stages.network.map_layout import MapLayout
 
+_FEWEST_LABELS = 48
+"""On the longer side of a mask that is thinned."""
+
 
 class MapHead(Head):
     """A head on the maps of one cut or several, float [b, width of the layout] -> logits [b, classes, h, w].
@@ -36,7 +39,7 @@ class MapHead(Head):
     recipe : FitRecipe
         How it trains where the options leave it open.
     label_scale : int
-        The loss is taken on so many times as many labels a side as the finest map has places.
+        The loss is taken on so many times as many labels a side as the finest map has places, where that is fine.
     """
 
     recipe: ClassVar[FitRecipe]
@@ -72,9 +75,14 @@ class MapHead(Head):
 
     @property
     def label_size(self) -> tuple[int, int]:
-        """Height and width that masks are thinned to, and logits brought to, for the loss."""
-        height, width = self.layout.finest
-        return self.label_scale * height, self.label_scale * width
+        """Height and width that masks are thinned to, and logits brought to, for the loss.
+
+        Where maps are coarse, twice, four times, ... as many as they have places: what is small would be in no label.
+        """
+        (height, width), scale = self.layout.finest, self.label_scale
+        while scale * max(height, width) < _FEWEST_LABELS:
+            scale *= 2
+        return scale * height, scale * width
 
     def resized(self, logits: Tensor) -> Tensor:
         """Return maps at the size of the finest map."""

@@ -351,15 +351,18 @@ def test_weights_from_a_file_are_used_and_checked_again_by_predict(photographs, 
     assert "other weights" in err
 
 
-@pytest.mark.parametrize("command", ["run", "finetune", "lr-find"])
 @pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--unfreeze", "blocks.55"], "no layer 'blocks.55'. Did you mean 'blocks.5'"),
-        (["--unfreeze", "all", "--views", "2", "--from-cache"], "training begins at the image"),
-        (["--unfreeze-every", "3"], "--unfreeze-every 3"),
-        (["--layer-decay", "2"], "--layer-decay 2 must be more than 0"),
-        (["--init-head", "gru"], "--init-head gru takes samples of several images"),
+    ("command", "options", "words"),
+    [  # all three ask the same question, so each of the others stands for it once with what the network says
+        ("finetune", ["--unfreeze", "blocks.55"], "no layer 'blocks.55'. Did you mean 'blocks.5'"),
+        ("run", ["--unfreeze", "blocks.55"], "no layer 'blocks.55'. Did you mean 'blocks.5'"),
+        ("lr-find", ["--unfreeze", "blocks.55"], "no layer 'blocks.55'. Did you mean 'blocks.5'"),
+        ("finetune", ["--unfreeze", "all", "--views", "2", "--from-cache"], "training begins at the image"),
+        ("finetune", ["--unfreeze-every", "3"], "--unfreeze-every 3"),
+        ("finetune", ["--layer-decay", "2"], "--layer-decay 2 must be more than 0"),
+        ("finetune", ["--init-head", "gru"], "--init-head gru takes samples of several images"),
+        ("run", ["--init-head", "gru"], "--init-head gru takes samples of several images"),
+        ("lr-find", ["--init-head", "gru"], "--init-head gru takes samples of several images"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_an_image_is_extracted(
@@ -511,7 +514,7 @@ def test_an_extraction_does_not_wait_for_what_trains_and_draws(photographs, tmp_
 
 
 def test_an_interrupted_extraction_keeps_what_it_has_done(tmp_path):
-    folder = make_folder(tmp_path / "own", per_class=150)
+    folder = make_folder(tmp_path / "own", per_class=100)
     command = ["-m", "pipeline", "extract", "--data", folder, "--cache", tmp_path / "cache"]
     process = ready_processes.start(*command, "--extract-batch-size", "4")
     deadline = time.monotonic() + 120
@@ -525,4 +528,4 @@ def test_an_interrupted_extraction_keeps_what_it_has_done(tmp_path):
     assert "Traceback" not in interrupted.stderr
     second_output = ready_processes.run(*command, "--image-size", "224", check=True).stdout
     hits = int(re.search(r"(\d+) were in the cache already", second_output).group(1))
-    assert 0 < hits < 450
+    assert 0 < hits < 300

@@ -89,3 +89,11 @@ def test_rates_of_deeplab_are_scaled_to_the_map_and_kept():
 
 def test_heads_on_one_map_take_the_middle_one():
     assert head_for("fcn").norm.num_features == head_for("deeplabv3").norm.num_features == 16
+
+
+def test_masks_are_thinned_to_the_finest_map_and_no_further_than_small_things_bear():
+    fine = MapLayout(((8, 45, 60), (16, 23, 30)))
+    assert head_for("linear", fine).label_size == (45, 60)
+    assert head_for("lraspp", fine).label_size == (90, 120)
+    assert head_for("fcn", MapLayout(((16, 23, 30),))).label_size == (46, 60)
+    assert head_for("linear", MapLayout(((8, 128, 64),))).label_size == (128, 64)
