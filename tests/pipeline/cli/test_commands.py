@@ -452,8 +452,13 @@ WRONG = [
     (["contact-sheet", "--data", "{photos}", "--cutmix", "-1", "--out", "{tmp}/sheet.png"], "--cutmix -1 must be"),
     (
         ["train", "--data", "{photos}", "--image-size", "64", "--cache", "{tmp}/c", "--out", "{tmp}/r"],
-        "the same options of stage 1 (--backbone, --cut, --pool, --image-size, --precision,",
+        "the same options of stage 1 (--backbone, --cut or --taps, --pool, --image-size, --precision,",
     ),
+    (
+        ["run", "--data", "{photos}", "--image-size", "64", "--taps", "stages", "--out", "{tmp}/r"],
+        "--taps stages: fine-tuning and whatever else works on the layers above starts from a cut",
+    ),
+    (["probe-layers", "--data", "{photos}", "--taps", "stages"], "the heads of `train --taps blocks` say"),
     (["train", "--data", "{photos}", "--head", "logistik", "--out", "{tmp}/r"], "logistic"),
     (["train", "--data", "{photos}", "--fit-batch-size", "0", "--out", "{tmp}/r"], "--fit-batch-size 0 must be"),
     (["train", "--data", "{photos}", "--c-values", "1", "-1", "--out", "{tmp}/r"], "--c-values"),
