@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from cache.errors import UsageError
 from pipeline.cli.flags import Cut
 from stages.config.features import FeatureConfig
+from stages.config.image_size import size_in_words
 
 if TYPE_CHECKING:
     from stages.network.backbones.partial_loading import PartialLoading
@@ -28,7 +29,7 @@ def list_cuts(
     weights_match: Literal["exact", "partial"] = "exact",
     weights_rename: Annotated[tuple[str, ...], _SEVERAL] = (),
     weights_ignore: Annotated[tuple[str, ...], _SEVERAL] = (),
-    image_size: int | None = None,
+    image_size: int | str | None = None,
     taps: str = "",
     pool: str = FeatureConfig.pool,
     unfreeze: str | None = None,
@@ -103,7 +104,7 @@ def list_cuts(
         for cut in graph.cuts
     ]
     size = loaded.preprocessing.image_size
-    messages = [f"{loaded.name}: {len(graph.cuts)} cuts at {size} x {size} pixels"]
+    messages = [f"{loaded.name}: {len(graph.cuts)} cuts at {size_in_words(size)} pixels"]
     if isinstance(graph, HookedGraph):
         messages.append(graph.note("a cut"))
     if weights != "none":

@@ -26,6 +26,7 @@ from pipeline.experiment.experiment import Experiment, OuterTest
 from pipeline.experiment.find_samples import sample_options
 from pipeline.experiment.finished_methods import find_finished, is_same_training, require_same_features
 from pipeline.experiment.model_store import ModelCard, config_to_json, invalidate_model, save_model
+from pipeline.experiment.predict_masks import show_masks_of_network
 from pipeline.experiment.sample_rows import (
     aggregate_settings,
     allowed_memory,
@@ -43,9 +44,12 @@ from stages.config.features import FeatureConfig
 from stages.config.heads import COLUMN_OPTIONS, DEPTH_OPTIONS, ENSEMBLE, HeadConfig, HeadName
 from stages.data.manifest import Manifest
 from stages.data.masks.mask_targets import MaskTargets
+from stages.data.sources.tiles import tiling_of
 from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import read_features, require_cached
+from stages.finetuning.predict_masks import mask_statistics
 from stages.finetuning.sample_views import image_count
+from stages.finetuning.transfer_model import head_on_features
 from stages.fitting.feature_rows import AnyFeatureRows
 from stages.fitting.fit_head import (
     CutContext,
@@ -254,7 +258,13 @@ def train_and_test(
     result.save(method.directory, outcome.predictions, validation=validation, out_of_fold=folded)
     head, without_val = as_saved(trained.module), as_saved(trained.module_train_only)
     if problem.targets is not None and experiment.outer is None:
-        show_masks(method.directory, trained.module, problem.targets, test_rows, outcome.predictions)
+        if tiling_of(experiment.extractor.options) is None:
+            show_masks(method.directory, trained.module, problem.targets, test_rows, outcome.predictions)
+        else:
+            network = head_on_features(experiment.extractor, trained.module)
+            show_masks_of_network(
+                *(method.directory, experiment.extractor, network, experiment.split("test"), outcome.predictions)
+            )
     save_model(method.directory, recipe, head, without_val=without_val, columns=columns, unlike=unlike)
     place, took = f"{experiment.label}  {method.directory.name}", duration(training.seconds)
     _LOG.info(f"{place}: {format_accuracy(result)}, trained in {took}")
@@ -273,8 +283,13 @@ def _tested(
         outer = experiment.outer(method.directory.name)
         return outer._replace(predictions=outer.predictions.of_task(trained.task))
     if masks is not None:
+        tiling, test = tiling_of(experiment.extractor.options), experiment.split("test")
         with measured() as testing:
-            statistics = map_statistics(trained.module, rows, masks, trained.task)
+            if tiling is None:
+                statistics = map_statistics(trained.module, rows, masks, trained.task)
+            else:  # of test images whole ones are cached, if any, and their tiles are what is to be seen
+                network = head_on_features(experiment.extractor, trained.module)
+                statistics = mask_statistics(experiment.extractor, network, test, tiling)
         return OuterTest(predictions_from(trained.task, experiment.split("test"), statistics), Cost(), testing, "")
     with measured() as testing:
         activated = head_probabilities(trained.module, rows, trained.task)

@@ -11,6 +11,7 @@ from typing import Any
 
 from cache import DigestCache
 from cache.atomic_write import remove_stale_temporaries, write_atomically
+from cache.errors import UsageError
 from pipeline.evaluation.decision import require_decidable
 from pipeline.experiment.dense_defaults import dense_features, may_have_masks
 from pipeline.experiment.run_samples import require_same_samples, seeds_with_results
@@ -25,7 +26,9 @@ from stages.config.heads import HeadConfig
 from stages.data.images.reading import needs_survey
 from stages.data.manifest import Manifest, load_manifest
 from stages.data.outer_folds import outer_folds
+from stages.data.sources.tiles import tiling_of
 from stages.data.survey import survey
+from stages.data.tiled_manifest import tiled_manifest
 from stages.extraction.extract import Extraction, extract
 from stages.extraction.extractor import Extractor
 from stages.extraction.room import row_bytes
@@ -68,6 +71,17 @@ def make_manifest(
     memo = DigestCache(features.cache / "keys.sqlite")
     bar = partial(progress, label="read keys", unit="files")
     manifest = load_manifest(data, seed, memo, bar, labels=labels)
+    if (tiling := tiling_of(features)) is not None:
+        if manifest.task.reads != "image":
+            raise UsageError(
+                f"`tile` {features.tile} cuts images whose pixels have classes, and `data` {data.data} has no masks"
+            )
+        if data.tests_each_sample:
+            raise UsageError(
+                f"`tile` {features.tile} trains on tiles and tests whole images, which have to be a split of their "
+                "own: give `test_size` a share"
+            )
+        manifest = tiled_manifest(manifest, tiling)
     if labels:
         require_decidable(manifest.task, goal_of(data.threshold_for), data.coverage, calibrate=data.calibrate)
     if head is not None and data.tests_each_sample:

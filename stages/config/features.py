@@ -10,6 +10,7 @@ from cache.errors import UsageError
 from cache.formats import describe_formats, require_writable
 from stages.config.augment_grammar import OPS, require_augment
 from stages.config.bounds import require_at_least, require_choices
+from stages.config.image_size import read_size
 from stages.config.lists import JOINED, take_lists
 from stages.config.pixel_values import parse_channels, parse_intensity_range, parse_page
 from stages.config.registry import BACKBONES, COMMON, ENGINES, POOLINGS, OptionHelp, listed_help
@@ -78,8 +79,9 @@ class FeatureConfig:
         ),
     )
 
-    image_size: int | None = field(default=None, metadata=COMMON)
-    """Side of the square the network sees, in pixels (default: the backbone's own)."""
+    image_size: int | str | None = field(default=None, metadata=COMMON)
+    """Side of the square the network sees, in pixels, or HEIGHTxWIDTH, as 360x480 (default: the backbone's own; for a
+    class for each pixel the images' own, up to 640 pixels or the area of 512 x 512)."""
 
     crop_mode: CropMode = "center"
     """What the network sees of an image: center (the shorter side is resized and the middle cut out, so that what lies
@@ -180,6 +182,8 @@ class FeatureConfig:
         take_lists(self)
         require_choices(self)
         require_at_least(self, {"views": 1, "extract_batch_size": 1, "decode_threads": 1, "tile": 1, "overlap": 0})
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", read_size(self.image_size))
         self._take_tiles()
         pools = self.pool.split(",")
         for pool in pools:

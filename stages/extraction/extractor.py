@@ -19,6 +19,7 @@ from cache import FeatureCache, Spec, key_of_bytes
 from cache.errors import CutonceError, UsageError
 from cache.quantized import QUANTIZED
 from stages.config.features import FeatureConfig, Pooling
+from stages.config.image_size import shape_of_size
 from stages.config.pixel_values import COLORS, parse_channels
 from stages.data.augment.policy import Augmentation, augmentation
 from stages.data.image_stream import ImageRequest
@@ -170,8 +171,7 @@ class Extractor:
     @property
     def image_shape(self) -> tuple[int, int]:
         """Height and width of the images that the network sees."""
-        size = self.backbone.preprocessing.image_size
-        return size, size
+        return shape_of_size(self.backbone.preprocessing.image_size)
 
     @property
     def map_layout(self) -> MapLayout:
@@ -306,7 +306,7 @@ class Extractor:
     @cached_property
     def reading(self) -> Reading:
         """How files are read for the trunk."""
-        return reading_of(self.options, self.backbone.preprocessing.resize)
+        return reading_of(self.options, self.backbone.preprocessing.decoded_side)
 
     @property
     def reading_in_full(self) -> Reading:
@@ -410,7 +410,7 @@ def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: F
             views=None,
             precision=trunk.arithmetic,
             dtype=options.storage_dtype,
-            decoder=reading_of(options, backbone.preprocessing.resize).decoder,
+            decoder=reading_of(options, backbone.preprocessing.decoded_side).decoder,
             taps=None if rows.layout is None else rows.layout.to_json(),
         )
         policy = augmentation(options.augment, backbone.preprocessing)

@@ -286,6 +286,12 @@ def build_transfer_model(extractor: Extractor, head: Head, options: FinetuneConf
     return upper
 
 
+def head_on_features(extractor: Extractor, head: Head) -> TransferModel:
+    """Return a head on cached features as a network on images: nothing lies below the head, and nothing trains."""
+    model = TrainableTop(nn.Identity(), nn.Identity(), head)
+    return TransferModel(extractor.preprocess, extractor.forward_features, model)
+
+
 def rebuild_transfer_model(extractor: Extractor, head: Head, unfreeze: str, *, invert: bool = False) -> TransferModel:
     """Return what a training with these options ended as, for its weights to be loaded into; nothing trains.
 

@@ -24,11 +24,11 @@ def stacked_outputs(task: AveragingTask, answers: Sequence[NDArray[np.floating]]
     """
     joined = np.concatenate([np.asarray(part, np.float64) for part in answers], axis=1)
     if task.activation == "identity":
-        return joined.astype(np.float32)
+        return np.asarray(joined.astype(np.float32))
     logarithms = np.log(np.maximum(joined, LEAST_PROBABILITY))
     if task.activation == "sigmoid":
         logarithms -= np.log(np.maximum(1 - joined, LEAST_PROBABILITY))
-    return logarithms.astype(np.float32)
+    return np.asarray(logarithms.astype(np.float32))
 
 
 def fit_stack(problem: FitProblem) -> tuple[HeadResult, OutOfFold | None]:

@@ -24,6 +24,7 @@ from typing import Literal
 from torch import fx, nn
 
 from cache.errors import UsageError, suggestion
+from stages.config.image_size import ImageSize, shape_of_size
 from stages.network.classifier import output_layers
 from stages.network.freezing import frozen_layers
 from stages.network.graph.section import Section
@@ -129,7 +130,7 @@ class CutGraph:
         If the network cannot be traced, or does not take images of this size.
     """
 
-    def __init__(self, module: nn.Module, image_size: int) -> None:
+    def __init__(self, module: nn.Module, image_size: ImageSize) -> None:
         self.module = module
         self.image_size = image_size
         self._trace = Trace(module, image_size, training=False)
@@ -160,7 +161,7 @@ class CutGraph:
     def _layouts(self) -> dict[fx.Node, Layout]:
         """What the dimensions of each node's output mean, of those that are rows of images which pool."""
         layouts: dict[fx.Node, Layout] = {}
-        latest_map: tuple[Layout, int] = ("nchw", self.image_size)
+        latest_map: tuple[Layout, int] = ("nchw", max(shape_of_size(self.image_size)))
         for node in self._trace.nodes[1:-1]:
             layout = self._layout(node, *latest_map)
             if layout is not None:
@@ -478,7 +479,7 @@ class CutGraph:
         if not self._trace.has_row_per_image(node):
             return None
         shape = self._trace.shape(node)
-        layout = layout_of(shape, ambiguous=map_layout)
+        layout = layout_of(shape, map_layout, shape_of_size(self.image_size))
         if layout in ("nchw", "nhwc") and shape[1] > map_side:
             return None
         return None if layout == "tokens" and self._is_flattened_map(node) else layout
@@ -615,10 +616,13 @@ class CutGraph:
         return UsageError(f"{name!r} is no cut: {obstacle}. Nearest cuts: {' and '.join(nearest)}.")
 
 
-def layout_of(shape: tuple[int, ...], ambiguous: Layout = "nchw") -> Layout | None:
-    """Return the layout of a row of this shape; None if it is neither vector, tokens nor a square map.
+def layout_of(
+    shape: tuple[int, ...], ambiguous: Layout = "nchw", image_shape: tuple[int, int] = (1, 1)
+) -> Layout | None:
+    """Return the layout of a row of this shape; None if it is neither vector, tokens nor a map of such an image.
 
-    Images are square, so maps are: the two equal sides are height and width. `ambiguous` is the answer for a cube.
+    A map has the proportions of its image: of a square one, the two equal sides are height and width. `ambiguous` is
+    the answer where both readings are right, as for a cube.
     """
     if len(shape) == 1:
         return "vector"
@@ -626,11 +630,21 @@ def layout_of(shape: tuple[int, ...], ambiguous: Layout = "nchw") -> Layout | No
         return "tokens"
     if len(shape) != 3:
         return None
-    if shape[0] == shape[1] == shape[2]:
+    is_nchw, is_nhwc = (_has_proportions(sides, image_shape) for sides in (shape[1:], shape[:2]))
+    if is_nchw and is_nhwc:
         return ambiguous
-    if shape[1] == shape[2]:
+    if is_nchw:
         return "nchw"
-    return "nhwc" if shape[0] == shape[1] else None
+    return "nhwc" if is_nhwc else None
+
+
+def _has_proportions(sides: tuple[int, ...], image_shape: tuple[int, int]) -> bool:
+    """Return whether a map may be that of an image: each side was divided by the same stride, and rounded."""
+    (rows, columns), (height, width) = sides, image_shape
+    if height == width:
+        return rows == columns
+    # strides are powers of two, as a rule, and each halving rounds up or down: less than two places in all
+    return abs(rows * width - columns * height) < 2 * max(height, width)
 
 
 def _operation(node: fx.Node) -> str:

@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cache.errors import UsageError, listed, suggestion
+from stages.config.image_size import ImageSize, shape_of_size, size_in_words
 from stages.network.freezing import lock_eval_mode
 from stages.network.graph.cuts import Cut, CutGraph, Layout, layout_of
 from stages.network.graph.fake_tensors import PeakMemoryMode
@@ -61,7 +62,7 @@ class HookedGraph(CutGraph):
         By whatever needs a trace.
     """
 
-    def __init__(self, module: nn.Module, image_size: int, reason: str) -> None:
+    def __init__(self, module: nn.Module, image_size: ImageSize, reason: str) -> None:
         self.module = module
         self.image_size = image_size
         self.reason = reason
@@ -199,7 +200,7 @@ class JoinedTrunk(nn.Module):
         return (torch.cat(self.trunk(images), dim=1),)
 
 
-def cut_graph(module: nn.Module, image_size: int) -> CutGraph:
+def cut_graph(module: nn.Module, image_size: ImageSize) -> CutGraph:
     """Return the graph of a network, or, where it cannot be traced, its modules to be hooked.
 
     Raises
@@ -228,7 +229,7 @@ def first_tensor(output: Any) -> torch.Tensor | None:
     return None
 
 
-def require_tensor_output(module: nn.Module, image_size: int) -> None:
+def require_tensor_output(module: nn.Module, image_size: ImageSize) -> None:
     """Run a network once and refuse one that raises, or that gives no tensor with a row for each image.
 
     Raises
@@ -241,8 +242,9 @@ def require_tensor_output(module: nn.Module, image_size: int) -> None:
     if tensor is None or tensor.shape[:1] != (_BATCH,):
         description = f"a {type(output).__name__}" if tensor is None else f"a tensor {[*tensor.shape]}"
         raise UsageError(
-            f"{type(module).__name__} gave {description} for {_BATCH} images, {[_BATCH, 3, image_size, image_size]}: a "
-            "backbone has to give a tensor with a row for each image, or a tuple or mapping with one in it"
+            f"{type(module).__name__} gave {description} for {_BATCH} images, "
+            f"{[_BATCH, 3, *shape_of_size(image_size)]}: a backbone has to give a tensor with a row for each image, or "
+            "a tuple or mapping with one in it"
         )
 
 
@@ -284,7 +286,7 @@ class _Observation:
     peak_bytes: int
 
     @classmethod
-    def of(cls, module: nn.Module, image_size: int) -> _Observation:
+    def of(cls, module: nn.Module, image_size: ImageSize) -> _Observation:
         moments: dict[str, _Moment] = {}
         other_outputs: dict[str, str] = {}
         parameter_counts: dict[int, int] = {}
@@ -295,7 +297,9 @@ class _Observation:
         def record_output(name: str, layer: nn.Module, arguments: Any, output: Any) -> None:
             moments.pop(name, None)  # of a module that runs again, the last output counts
             tensor = first_tensor(output)
-            layout = layout_of(tuple(tensor.shape[1:])) if tensor is not None and _has_row_per_image(tensor) else None
+            layout = None
+            if tensor is not None and _has_row_per_image(tensor):
+                layout = layout_of(tuple(tensor.shape[1:]), image_shape=shape_of_size(image_size))
             if tensor is None or layout is None:
                 other_outputs[name] = (
                     f"a {type(output).__name__}" if tensor is None else f"{tensor.dtype} {[*tensor.shape]}"
@@ -343,11 +347,11 @@ def _has_row_per_image(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() and tensor.shape[:1] == (_BATCH,)
 
 
-def _run(module: nn.Module, image_size: int) -> Any:
+def _run(module: nn.Module, image_size: ImageSize) -> Any:
     """Return what a network makes of black images, in evaluation mode; no random number of the program is taken."""
     parameter = next(module.parameters(), torch.zeros(()))
     images = torch.zeros(
-        _BATCH, channels_of(module), image_size, image_size, dtype=parameter.dtype, device=parameter.device
+        _BATCH, channels_of(module), *shape_of_size(image_size), dtype=parameter.dtype, device=parameter.device
     )
     try:
         with in_mode(module, training=False), torch.no_grad(), fixed_seed(0):
@@ -355,7 +359,7 @@ def _run(module: nn.Module, image_size: int) -> Any:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
         raise UsageError(
-            f"{type(module).__name__} cannot be run on images of {image_size} x {image_size} pixels ({reason}). It is "
+            f"{type(module).__name__} cannot be run on images of {size_in_words(image_size)} pixels ({reason}). It is "
             "called with one tensor, float [b, 3, S, S]; choose another `image_size`, or another backbone"
         ) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from cache.errors import UsageError
+from stages.config.image_size import shape_of_size
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.hooked import HookedGraph
 
@@ -47,13 +48,8 @@ def stride_of(graph: CutGraph, cut: Cut) -> int:
     """Return how many pixels a side of the image are one place of a map; sizes that round up count as those below."""
     places = cut.shape[0] - cut.prefix_tokens if cut.layout == "tokens" else 0
     side = cut.shape[-1] if cut.layout == "nchw" else cut.shape[1] if cut.layout == "nhwc" else round(places**0.5)
-    exact = _side(graph) / max(side, 1)
+    exact = shape_of_size(graph.image_size)[1] / max(side, 1)
     return min((1 << power for power in range(8)), key=lambda stride: abs(stride - exact))
-
-
-def _side(graph: CutGraph) -> int:
-    size = graph.image_size
-    return size if isinstance(size, int) else size[1]
 
 
 def _layers(module: nn.Module) -> int:

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import NodePathTracer
 
 from cache.errors import UsageError
+from stages.config.image_size import ImageSize, shape_of_size, size_in_words
 from stages.network.graph.fake_tensors import DATA_DEPENDENT, PeakMemoryMode, storages, without_computing
 from stages.network.image_channels import channels_of
 
@@ -113,7 +114,7 @@ class Trace:
     def __init__(
         self,
         module: nn.Module,
-        image_size: int,
+        image_size: ImageSize,
         *,
         training: bool,
         frozen: Collection[str] = (),
@@ -282,7 +283,7 @@ class Trace:
         return needed
 
 
-def check_image_size(module: nn.Module, image_size: int) -> None:
+def check_image_size(module: nn.Module, image_size: ImageSize) -> None:
     """Raise UsageError if the network does not take images of `image_size` pixels; nothing is computed."""
     with in_mode(module, training=False), without_computing(module), _sizes_explained(image_size):
         module(_blank_images(module, image_size))
@@ -383,7 +384,7 @@ class _Recorder(fx.Interpreter):
         return value
 
 
-def _dry_run(module: nn.Module, graph: fx.Graph, image_size: int) -> _Recorder:
+def _dry_run(module: nn.Module, graph: fx.Graph, image_size: ImageSize) -> _Recorder:
     """Run a graph without computing; in evaluation mode, so that BatchNorm statistics stay as they are."""
     recorder = _Recorder(module, graph)
     with in_mode(module, training=False), without_computing(module), _sizes_explained(image_size):
@@ -404,14 +405,14 @@ def _untraceable_explained(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _sizes_explained(image_size: int) -> Iterator[None]:
+def _sizes_explained(image_size: ImageSize) -> Iterator[None]:
     """Turn what a network raises on images of the wrong size into a UsageError."""
     try:
         yield
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(
-            f"This network cannot be run on images of {image_size} x {image_size} pixels ({reason}). "
+            f"This network cannot be run on images of {size_in_words(image_size)} pixels ({reason}). "
             "Leave out `image_size` to take the network's own, or choose a network that takes other sizes."
         ) from error
 
@@ -428,10 +429,10 @@ def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
             submodule.training = mode
 
 
-def _blank_images(module: nn.Module, image_size: int) -> torch.Tensor:
+def _blank_images(module: nn.Module, image_size: ImageSize) -> torch.Tensor:
     parameter = next(module.parameters(), torch.zeros(()))
     return torch.zeros(
-        _DRY_BATCH, channels_of(module), image_size, image_size, dtype=parameter.dtype, device=parameter.device
+        _DRY_BATCH, channels_of(module), *shape_of_size(image_size), dtype=parameter.dtype, device=parameter.device
     )
 
 

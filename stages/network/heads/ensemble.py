@@ -88,7 +88,12 @@ class StackedHead(Head):
     """
 
     def __init__(self, members: Sequence[Head], stack: Head, activation: str, least: float) -> None:
-        settings = {"activation": activation, "least": least, "members": _configs(members), "stack": stack.config}
+        settings: dict[str, Any] = {
+            "activation": activation,
+            "least": least,
+            "members": _configs(members),
+            "stack": stack.config,
+        }
         super().__init__("stacked", *_shape(members), **settings)
         self.members = nn.ModuleList(members)
         self.stack = stack

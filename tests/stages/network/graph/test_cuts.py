@@ -246,6 +246,28 @@ def test_layout_of_rows():
     assert layout_of((2, 2, 2, 2)) is None
 
 
+def test_a_map_of_an_image_that_is_no_square_has_its_proportions_to_within_rounding():
+    road = (360, 480)
+    for sides in ((180, 240), (23, 30), (12, 15), (6, 8), (1, 1)):
+        assert layout_of((112, *sides), image_shape=road) == "nchw"
+        assert layout_of((*sides, 112), image_shape=road) == "nhwc"
+    assert layout_of((112, 30, 23), image_shape=road) is None  # on its side
+    assert layout_of((112, 23, 23), image_shape=road) is None
+
+
+@pytest.mark.parametrize(("name", "cut"), [("resnet18", "layer3"), ("swin_t", "features.5")])
+def test_a_network_is_cut_for_images_that_are_no_squares(name, cut):
+    rectangular = CutGraph(graph(name).module, "96x160")
+    resolved = rectangular.resolve(cut)
+    sides = resolved.shape[1:] if resolved.layout == "nchw" else resolved.shape[:2]
+    assert sides == (6, 10)
+    images = torch.rand(1, 3, 96, 160, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        features = rectangular.section(None, resolved).eval()(images)
+        assert tuple(features.shape[1:]) == resolved.shape
+        torch.testing.assert_close(rectangular.section(resolved, None).eval()(features), graph(name).module(images))
+
+
 def test_module_names_mean_the_last_cut_inside():
     cut_graph = graph("resnet18")
     assert cut_graph.resolve("layer4").name == cut_graph.resolve("layer4.1").name == "layer4.1.relu_1"
