@@ -13,7 +13,7 @@ from cache.errors import DataError, listed
 from stages.data.manifest import Manifest
 from stages.data.masks.survey import image_shape
 from stages.data.sources.tiles import tile_key, tile_location, tiles_of
-from stages.tasks.tiles import Tiling
+from stages.tasks.tiles import Box, Tiling
 
 _NAMED = 3
 """Most masks that a message names."""
@@ -38,19 +38,21 @@ def tiled_manifest(manifest: Manifest, tiling: Tiling) -> Manifest:
     ):
         shape = None if split == "test" else image_shape(location)
         if shape is None:  # what cannot be read is said when it is to be read
-            tiles = [(location, key, None)]
+            tiles: list[tuple[str, str, Box | None]] = [(location, key, None)]
         else:
             if image_shape(texts[index]) not in (None, shape):
                 other.append(texts[index])
             cut += 1
             tiles = [*tiles_of(tiling, location, key, shape)]
         for tile, key_of_tile, box in tiles:
-            is_part = box is not None and tile != location
+            part = None if tile == location else box
             sources.append(index)
             locations.append(tile)
             keys.append(key_of_tile)
-            masks.append(tile_location(texts[index], box) if is_part else texts[index])
-            mask_keys.append(tile_key(manifest.target_keys[index], box) if is_part else manifest.target_keys[index])
+            masks.append(texts[index] if part is None else tile_location(texts[index], part))
+            mask_keys.append(
+                manifest.target_keys[index] if part is None else tile_key(manifest.target_keys[index], part)
+            )
     if other:
         raise DataError(
             f"`tile` {tiling.height} needs masks of the size of their images, and {len(other):,} are of another: "

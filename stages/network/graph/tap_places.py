@@ -105,7 +105,10 @@ def _kinds(graph: CutGraph) -> Mapping[Cut, TapKind]:
             inner = graph.projected_between(previous, output)
             if inner is not None:
                 kinds[inner] = "inner"
-    kinds.update(dict.fromkeys(blocks, "block") | dict.fromkeys(stages, "stage"))
+    for cut in blocks:
+        kinds[cut] = "block"
+    for cut in stages:
+        kinds[cut] = "stage"
     # What the classifier's input is pooled of is as deep as it is, and a map of one place on the way says nothing new.
     pooled = [cut for cut in below if is_pooled_to(cut, automatic)]
     maps = [cut for cut in pooled if cut.places > 1][-1:] or pooled[:1]

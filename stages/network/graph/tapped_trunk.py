@@ -103,10 +103,13 @@ class PooledTensor(nn.Module):
 
 
 def _deviation(x: torch.Tensor, mean: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
-    """Return the standard deviation over some dimensions, by the mean of squares, which needs no copy of `x`."""
-    count = x[0].numel() // mean.shape[1]
-    squares = torch.linalg.vector_norm(x, dim=dims, dtype=torch.float32).square() / count
-    deviation: torch.Tensor = (squares - mean.square()).clamp(min=0).sqrt()
+    """Return the standard deviation over some dimensions: by differences, which are right where all are nearly alike.
+
+    On a CPU torch's own ``std`` over places takes five times as long, and ``vector_norm`` twice.
+    """
+    for dim in dims:
+        mean = mean.unsqueeze(dim)
+    deviation: torch.Tensor = (x - mean).square_().mean(dims).sqrt()
     return deviation
 
 
