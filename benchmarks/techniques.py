@@ -115,7 +115,8 @@ def main(arguments: list[str] | None = None) -> None:
     autocast = "none" if options.precision == "fp32" else options.precision
     base = replace(BASE, epochs=1 if options.quick else options.epochs, amp_dtype=autocast)
     trainings = _asked(base, options.only or ["images", "cache", "baselines"], options.views, quick=options.quick)
-    init_run(out, data, features, HeadConfig(), base)
+    head = HeadConfig(c_values=(0.01,), scalers=("standard",), cv=2) if options.quick else HeadConfig()
+    init_run(out, data, features, head, base)
     for views in sorted({count for _, count, _ in trainings.values()}):
         extractor = build_extractor(replace(features, views=views))
         for seed in data.seeds:
@@ -124,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
             for label, (config, count, _) in trainings.items():
                 if count == views:
                     experiment = Experiment(extractor, manifest, seed, directory)
-                    run_finetune(experiment, replace(config, name=label), HeadConfig())
+                    run_finetune(experiment, replace(config, name=label), head)
     rows = {row.name: row for row in compare_runs([out]).rows}
     echo("", _table(rows, trainings))
     if options.only == ["views"]:

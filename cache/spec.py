@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -41,6 +41,8 @@ class Spec:
         Type of the stored numbers: float16, float32, or uint8, see :mod:`cache.quantized`.
     decoder : str
         What turned file bytes into pixels.
+    taps : sequence of Mapping or None
+        The parts of a row that is of several layers, as JSON values; None, and not in the digest, where it is of one.
 
     Raises
     ------
@@ -57,6 +59,7 @@ class Spec:
     precision: str
     dtype: str
     decoder: str
+    taps: Sequence[Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self)):
@@ -76,7 +79,10 @@ class Spec:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.taps is None:  # as before there were any
+            del values["taps"]
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Spec:
@@ -87,8 +93,8 @@ class Spec:
         CacheError
             If a field is missing, unknown, or of the wrong type.
         """
-        names = {field.name for field in fields(cls)}
-        unmatched = sorted(names ^ set(values))
+        names = {field.name for field in fields(cls)} - {"taps"}
+        unmatched = sorted(names ^ (set(values) - {"taps"}))
         if unmatched:
             raise CacheError(f"not a spec of this version of Cutonce: {', '.join(unmatched)} missing or unknown")
         return cls(**values)
@@ -102,8 +108,12 @@ class Spec:
 
 def _field_value(name: str, value: Any) -> Any:
     """Return the field's value, checked; mappings as copies nobody else can change."""
-    if name == "views" and value is None:
+    if name in ("views", "taps") and value is None:
         return None
+    if name == "taps":
+        if not isinstance(value, list | tuple) or not all(isinstance(part, Mapping) for part in value):
+            raise CacheInputError(f"spec.taps is {type(value).__name__}; it has to be a sequence of mappings")
+        return _canonical_value("spec.taps", value)
     if name in ("preprocessing", "views"):
         if not isinstance(value, Mapping):
             raise CacheInputError(f"spec.{name} is {type(value).__name__}; it has to be a mapping of JSON values")

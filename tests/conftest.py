@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
 
 from stages.runtime.openmp import configure_openmp
 from tests.photographs import make_folder
@@ -11,6 +12,9 @@ configure_openmp()  # before torch is imported: tests share the cores
 
 settings.register_profile("half", max_examples=50)
 settings.load_profile("half")
+
+# Hypothesis would parse every module of ours, for ten seconds in each worker, to try their constants now and then.
+vars(providers)["_get_local_constants"] = lambda: providers._local_constants
 
 LONG_FILES = (
     "pipeline/cli/test_commands.py",
@@ -30,6 +34,7 @@ LONG_FILES = (
     "pipeline/library/test_estimators.py",
     "test_extending.py",
     "test_what_is_read.py",
+    "test_written_whole.py",
 )
 """Those that take long, the longest first, and those that take some time and would come last."""
 
@@ -62,15 +67,16 @@ def _figures_made_and_not_drawn():
 
 @pytest.fixture(scope="session", autouse=True)
 def _networks_loaded_once():
-    """Load and trace these networks once for all that extract with them: seconds each time, and nobody may change them.
+    """Load, trace and fold these networks once for all that extract with them: seconds, and nobody may change them.
 
     Files of weights are read each time, since tests write other ones under the same name.
     """
     import stages.extraction.extractor as extraction
+    import stages.finetuning.transfer_model as transfer_model
     from stages.network.backbones.weights_file import digest_of_weights
 
-    load, trace = extraction.load_backbone, extraction.cut_graph
-    backbones, graphs = {}, {}
+    load, trace, freeze = extraction.load_backbone, extraction.cut_graph, extraction.FrozenTrunk
+    backbones, graphs, trunks = {}, {}, {}
 
     def load_once(name, weights="default", image_size=None, **matching):
         if name not in ("efficientnet_lite0", "resnet18") or weights not in ("default", "none"):
@@ -87,9 +93,29 @@ def _networks_loaded_once():
             graphs[id(module), image_size] = trace(module, image_size)
         return graphs[id(module), image_size]
 
+    def fold_once(graph, taps, precision, device):
+        kinds = [pool.kind for _, pool in taps]
+        if not any(graph is known for known in graphs.values()) or not {*kinds} <= {"none", "avg", "max", "avgmax"}:
+            return freeze(graph, taps, precision, device)
+        asked = (id(graph), *(cut.name for cut, _ in taps), *kinds, precision, str(device))
+        if asked not in trunks:
+            trunk = freeze(graph, taps, precision, device)
+            if len(trunks) == 20:
+                check_trunk(next(iter(trunks)))
+            trunks[asked] = trunk, digest_of_weights(trunk)
+        return trunks[asked][0]
+
+    def check_trunk(asked):
+        trunk, digest = trunks.pop(asked)
+        assert digest_of_weights(trunk) == digest, f"a test changed the frozen network of {asked}"
+
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(extraction, "load_backbone", load_once)
         patched.setattr(extraction, "cut_graph", trace_once)
+        patched.setattr(extraction, "FrozenTrunk", fold_once)
+        patched.setattr(transfer_model, "FrozenTrunk", fold_once)
         yield
     for asked, backbone in backbones.items():
         assert digest_of_weights(backbone.module) == backbone.weights, f"a test changed {asked}"
+    for asked in [*trunks]:
+        check_trunk(asked)

@@ -28,8 +28,13 @@ _CONTEXT.set_forkserver_preload(
         "torch",
         "stages.extraction.extract",
         "stages.finetuning.finetune",
+        "pipeline.cli.app",
+        "pipeline.experiment.outer_test",
+        "pipeline.experiment.finetune_methods",
         "sklearn.linear_model",
         "matplotlib.figure",
+        "matplotlib.backends.backend_agg",
+        "matplotlib.backends.backend_svg",
     ]
 )
 

@@ -9,6 +9,8 @@ from cyclopts import Parameter
 
 from cache.errors import UsageError
 from pipeline.cli.flags import Cut
+from stages.config.features import FeatureConfig
+from stages.config.image_size import size_in_words
 
 if TYPE_CHECKING:
     from stages.network.backbones.partial_loading import PartialLoading
@@ -27,7 +29,9 @@ def list_cuts(
     weights_match: Literal["exact", "partial"] = "exact",
     weights_rename: Annotated[tuple[str, ...], _SEVERAL] = (),
     weights_ignore: Annotated[tuple[str, ...], _SEVERAL] = (),
-    image_size: int | None = None,
+    image_size: int | str | None = None,
+    taps: str = "",
+    pool: str = FeatureConfig.pool,
     unfreeze: str | None = None,
     invert_unfreeze: bool = False,
 ) -> list[Cut]:
@@ -35,6 +39,7 @@ def list_cuts(
 
     For each cut: its name and alias (either can be given to --cut), the shape of its output for one image,
     parameters and multiply-adds below and above it, and the bytes one image takes in the cache as float16.
+    With --taps: what is taken instead, tensor by tensor, with its kind, its poolings and how many numbers they are.
     With --unfreeze: whether what lies between it and the cut before it trains, is frozen, or partly trains.
 
     Try:
@@ -42,6 +47,7 @@ def list_cuts(
     ```sh
     cutonce list-cuts resnet18
     cutonce list-cuts timm:convnext_nano --image-size 288
+    cutonce list-cuts resnet18 --taps all --pool avg,max,std
     cutonce list-cuts resnet18 --unfreeze layer2,layer4
     cutonce list-cuts resnet18 --weights mine.pth --weights-match partial --weights-rename encoder=
     ```
@@ -59,6 +65,10 @@ def list_cuts(
         Prefixes of names that are not loaded, and that neither file nor network needs to have.
     image_size
         Side of the square the network sees, in pixels (default: the backbone's own).
+    taps
+        last, stages, blocks, all, or patterns of names, as after --taps of the other commands.
+    pool
+        Poolings of the taps, with commas between.
     unfreeze
         What trains: the name of a layer (it and all above it), several with commas between (just these; layer3, is
         one alone), a number of top blocks, or all.
@@ -76,6 +86,8 @@ def list_cuts(
         backbone, weights, image_size, match=weights_match, rename=weights_rename, ignore=weights_ignore
     )
     graph = cut_graph(loaded.module, loaded.preprocessing.image_size)
+    if taps:
+        return _list_taps(loaded.name, graph, FeatureConfig(taps=taps, pool=pool))
     automatic = "" if isinstance(graph, HookedGraph) else graph.resolve("auto").name
     header = ["cut", "alias", "output", "parameters below", "above", "multiply-adds below", "above", "fp16 bytes/image"]
     lines = [
@@ -92,7 +104,7 @@ def list_cuts(
         for cut in graph.cuts
     ]
     size = loaded.preprocessing.image_size
-    messages = [f"{loaded.name}: {len(graph.cuts)} cuts at {size} x {size} pixels"]
+    messages = [f"{loaded.name}: {len(graph.cuts)} cuts at {size_in_words(size)} pixels"]
     if isinstance(graph, HookedGraph):
         messages.append(graph.note("a cut"))
     if weights != "none":
@@ -106,6 +118,33 @@ def list_cuts(
         lines = [[*line[:3], state, *line[3:]] for line, state in zip(lines, _states(graph, boundary), strict=True)]
     echo(*messages, "", table(header, lines, left=header.index("parameters below")))
     return list(graph.cuts)
+
+
+def _list_taps(backbone: str, graph: CutGraph, options: FeatureConfig) -> list[Cut]:
+    from pipeline.cli.output import echo
+    from pipeline.text import byte_count, table
+    from stages.network.graph.tap_places import find_taps, layout_of_taps
+
+    places = find_taps(graph, options.taps, options.pool.split(","))
+    layout = layout_of_taps(places)
+    lines = [
+        [
+            place.tensor.name,
+            place.kind,
+            "x".join(map(str, place.tensor.shape)),
+            ",".join(pool.kind for pool in place.pools),
+            f"{sum(block.width for block in place.blocks):,}",
+        ]
+        for place in places
+    ]
+    sets = [f"{word} {layout.select(names).width:,}" for word, names in layout.depth_sets().items()]
+    echo(
+        f"{backbone}: {len(places)} tensors give {layout.width:,} numbers an image, {byte_count(2 * layout.width)} in "
+        f"fp16, in one pass ({', '.join(sets)})",
+        "",
+        table(["tap", "kind", "output", "pool", "numbers"], lines, left=4),
+    )
+    return [place.tensor for place in places]
 
 
 def _what_was_loaded(loading: PartialLoading) -> Iterator[str]:

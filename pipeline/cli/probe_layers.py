@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cache.errors import DataError
+from cache.errors import DataError, UsageError
 from pipeline.cli.flags import DataFlags, FeatureFlags, LayerProbe
 from stages.config.features import FeatureConfig
 
@@ -95,6 +95,11 @@ def _with_cuts(features: FeatureConfig) -> FeatureConfig:
     from stages.network.graph.cuts import CutGraph
     from stages.network.graph.probe_points import cuts_to_probe
 
+    if features.taps:
+        raise UsageError(
+            "--taps: the probe compares the outputs of layers one by one, which --cut names; what several depths are "
+            "worth together, the heads of `train --taps blocks` say"
+        )
     if features.cut != "auto":
         return replace(features, views=1)
     # what there is to cut does not depend on the weights

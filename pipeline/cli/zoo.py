@@ -35,7 +35,7 @@ def zoo(
     data: DataFlags | None = None,
     backbone: Annotated[tuple[str, ...], _SEVERAL] = (),
     sample_size: int = 300,
-    image_size: int | None = None,
+    image_size: int | str | None = None,
     crop_mode: CropMode = "center",
     precision: PrecisionChoice = "fp32",
     cache: Path = FeatureConfig.cache,

@@ -94,8 +94,8 @@ def joined(head: str) -> str:
 
 @register_method("ensemble", order=4, cached=True)
 def ensemble(kind: str) -> str:
-    """Label the mean of what several heads on cached features say."""
-    return f"{kind} ensemble"
+    """Label what is made of several heads on cached features: their mean, or a linear model on what they say."""
+    return "stack of heads" if kind == "stack" else f"{kind} ensemble"
 
 
 @register_method("finetune", order=5)

@@ -111,7 +111,7 @@ class Result:
     weights: str
     cut: str | None
     pool: str | None
-    image_size: int | None
+    image_size: int | str | None
     settings: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     """What it was made with, by the names of the options; empty in a file of a version that did not keep it."""

@@ -1,11 +1,12 @@
-"""Ensembles of the heads that a run has: chosen by their predictions out of folds, without training any anew."""
+"""Ensembles of the heads that a run has, made of their predictions out of folds without training any anew."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,11 +29,14 @@ from pipeline.experiment.model_store import ModelCard, invalidate_model, read_re
 from pipeline.run_layout import HEAD, HEAD_WITHOUT_VAL, MODEL_CARD, RESULT
 from stages.config.heads import HeadConfig
 from stages.fitting.ensemble import Answers, average, select_greedily
+from stages.fitting.feature_rows import FeatureRows
+from stages.fitting.problem import FitProblem
+from stages.fitting.stacking import fit_stack, stacked_outputs
 from stages.network.heads.base import Head
-from stages.network.heads.ensemble import EnsembleHead
+from stages.network.heads.ensemble import EnsembleHead, StackedHead
 from stages.network.heads.serialization import load_head
 from stages.runtime.cost import Cost, measured
-from stages.tasks.averaging import AveragingTask
+from stages.tasks.averaging import LEAST_PROBABILITY, AveragingTask
 
 METHOD = "ensemble"
 
@@ -105,7 +109,7 @@ def run_ensemble(experiment: Experiment, heads: Sequence[Result], options: HeadC
         finished = Result.load(directory)
         _LOG.info(f"{experiment.label}  {directory.name}: already trained, {format_accuracy(finished)}")
         return [finished]
-    return [_select_and_test(experiment, task, candidates, options, directory, identity)]
+    return [_make_and_test(experiment, task, candidates, options, directory, identity)]
 
 
 def _why_none(experiment: Experiment, candidates: Sequence[Candidate]) -> str:
@@ -149,7 +153,99 @@ def _is_alike(candidate: Candidate, other: Candidate) -> bool:
     )
 
 
-def _select_and_test(
+@dataclass(frozen=True)
+class Combination:
+    """How heads become one.
+
+    Attributes
+    ----------
+    members : list of Candidate
+        Those that count.
+    settings : dict
+        How much they do, in words.
+    out_of_fold : float32 [n, out_features]
+        What it says out of folds, activated.
+    combine : callable
+        From what members say, activated, and whether they were fitted to train alone, to what the ensemble says.
+    head : callable
+        From members as modules, and the same, to the ensemble as a module.
+    parameters : int
+        Its own, beside those of its members.
+    """
+
+    members: list[Candidate]
+    settings: dict[str, Any]
+    out_of_fold: NDArray[np.float32]
+    combine: Callable[[Sequence[NDArray[Any]], bool], NDArray[np.float32]]
+    head: Callable[[Sequence[Head], bool], Head]
+    parameters: int = 0
+
+
+def _greedy(
+    experiment: Experiment, task: AveragingTask, candidates: Sequence[Candidate], options: HeadConfig
+) -> Combination:
+    """Average heads with weights that are chosen out of folds."""
+    first = candidates[0].out_of_fold
+    said = [task.answers(candidate.out_of_fold.statistics) for candidate in candidates]
+    answers = Answers(said, task.targets(first.statistics), first.fold, first.repeat)
+    weights, out_of_fold = select_greedily(task, answers, balanced=options.class_weights == "balanced")
+    positive = weights[weights > 0]
+    order = np.argsort(-weights, kind="stable")
+    shares = [f"{candidates[place].result.name} {weights[place]:.2f}" for place in order if weights[place]]
+    return Combination(
+        [candidate for candidate, weight in zip(candidates, weights, strict=True) if weight],
+        {"members": ", ".join(shares), "weights by": "loss out of folds"},
+        out_of_fold,
+        lambda parts, _: average(parts, positive),
+        lambda heads, _: EnsembleHead.weighted(heads, positive.tolist(), task.activation),
+    )
+
+
+def _stack(
+    experiment: Experiment, task: AveragingTask, candidates: Sequence[Candidate], options: HeadConfig
+) -> Combination:
+    """Fit a linear model to what heads say out of folds."""
+    first = candidates[0].out_of_fold
+    once = first.repeat == first.repeat.min()
+    said = [task.answers(candidate.out_of_fold.statistics[once]) for candidate in candidates]
+    rows = FeatureRows(stacked_outputs(task, said), task.targets(first.statistics[once]), (), _groups(experiment))
+    places, train = np.arange(len(rows)), len(experiment.manifest.indices("train"))
+    trained, folded = fit_stack(
+        FitProblem(
+            rows.at(places[:train]), rows.at(places[train:]), task, options, experiment.seed, torch.device("cpu")
+        )
+    )
+    assert folded is not None, "the members have been folded in the same way"
+    modules = {False: trained.module, True: trained.module_train_only}
+
+    def combine(parts: Sequence[NDArray[Any]], without_val: bool) -> NDArray[np.float32]:
+        with torch.no_grad():
+            outputs = modules[without_val](torch.from_numpy(stacked_outputs(task, parts)))
+        return np.asarray(task.activate(outputs))
+
+    def head(heads: Sequence[Head], without_val: bool) -> Head:
+        return StackedHead(heads, modules[without_val], task.activation, LEAST_PROBABILITY).eval()
+
+    return Combination(
+        list(candidates),
+        {"members": ", ".join(candidate.result.name for candidate in candidates), "stacked by": trained.name},
+        folded.activated(task).reshape(len(first), -1),
+        combine,
+        head,
+        trained.trainable_parameters,
+    )
+
+
+_KINDS = {"greedy": _greedy, "stack": _stack}
+
+
+def _groups(experiment: Experiment) -> NDArray[np.int64] | None:
+    """Return the groups of train, followed by those of validation."""
+    numbers, manifest = experiment.manifest.group_numbers, experiment.manifest
+    return None if numbers is None else numbers[np.r_[manifest.indices("train"), manifest.indices("val")]]
+
+
+def _make_and_test(
     experiment: Experiment,
     task: AveragingTask,
     candidates: Sequence[Candidate],
@@ -157,72 +253,49 @@ def _select_and_test(
     directory: Path,
     identity: str,
 ) -> Result:
-    """Choose members and weights, and leave ensemble and result in the run."""
-    first = candidates[0].out_of_fold
-    with measured() as selecting:
-        answers = Answers(
-            [task.answers(candidate.out_of_fold.statistics) for candidate in candidates],
-            task.targets(first.statistics),
-            first.fold,
-            first.repeat,
-        )
-        weights, folded = select_greedily(task, answers, balanced=options.class_weights == "balanced")
-    members = [candidate for candidate, weight in zip(candidates, weights, strict=True) if weight]
-    positive = weights[weights > 0]
-    validated, tested = (
-        average([task.answers(predictions.statistics) for predictions in of_members], positive)
-        for of_members in (
-            [member.validation for member in members],
-            [member.result.predictions for member in members],
-        )
-    )
-    val = experiment.split("val")
+    """Make an ensemble, and leave it and its result in the run."""
+    name = directory.name.removeprefix(f"{METHOD}-")
+    with measured() as making:
+        made = _KINDS[name](experiment, task, candidates, options)
+    members, val = made.members, experiment.split("val")
+    validated = made.combine([task.answers(member.validation.statistics) for member in members], True)
+    tested = made.combine([task.answers(member.result.predictions.statistics) for member in members], False)
     calibrated = experiment.task
     if task.calibrates:
         calibrated = task.calibrated(torch.from_numpy(validated), torch.from_numpy(val.targets))
-    name = directory.name.removeprefix(f"{METHOD}-")
+    names = tuple(candidate.result.name for candidate in candidates)
     outcome = MethodOutcome(
         method=METHOD,
         name=name,
-        settings={**_settings(candidates, weights), **views_as_settings(experiment.extractor)},
+        settings={**made.settings, "chosen from": ", ".join(names), **views_as_settings(experiment.extractor)},
         val_score=task.metrics[task.primary].score(predictions_of(task, val, validated).statistics),
         predictions=predictions_of(calibrated, experiment.split("test"), tested),
         costs=(
-            sum((candidate.cost for candidate in candidates), selecting),
+            sum((candidate.cost for candidate in candidates), making),
             sum((Cost(member.result.seconds_by_stage["evaluate"], 0.0, 0) for member in members), Cost()),
         ),
-        trainable_parameters=sum(member.result.trainable_parameters for member in members),
+        trainable_parameters=sum((member.result.trainable_parameters for member in members), made.parameters),
     )
-    names = tuple(candidate.result.name for candidate in candidates)
-    result = build_result(experiment, outcome)
-    statistics = calibrated.statistic(torch.from_numpy(folded), torch.from_numpy(answers.targets))
+    first = candidates[0].out_of_fold
+    targets = torch.from_numpy(task.targets(first.statistics))
+    statistics = calibrated.statistic(torch.from_numpy(made.out_of_fold), targets)
     out_of_fold = replace(first, task=calibrated, statistics=statistics)
     folding = sum((candidate.result.cv or {}).get("seconds", 0.0) for candidate in candidates)
+    result = build_result(experiment, outcome)
     result = replace(
         result,
         options={**options_of(experiment), **asdict(replace(options, head=names))},
-        cv={**out_of_fold.summary(result.metric), "seconds": folding + selecting.seconds},
+        cv={**out_of_fold.summary(result.metric), "seconds": folding + making.seconds},
     )
-    recipe = recipe_of(experiment, calibrated, METHOD, name, identity)
     invalidate_model(directory)
     validation = predictions_of(calibrated, val, validated)
     result.save(directory, outcome.predictions, validation=validation, out_of_fold=out_of_fold)
-    head, without_val = (
-        EnsembleHead.weighted(parts, positive.tolist(), task.activation)
-        for parts in ([member.head for member in members], [member.without_val for member in members])
+    save_model(
+        directory,
+        recipe_of(experiment, calibrated, METHOD, name, identity),
+        made.head([member.head for member in members], False),
+        without_val=made.head([member.without_val for member in members], True),
+        unlike=read_unlike(members[0].directory),
     )
-    unlike = read_unlike(members[0].directory)
-    save_model(directory, recipe, head, without_val=without_val, unlike=unlike)
     _LOG.info(f"{experiment.label}  {directory.name}: {format_accuracy(result)}, of {result.settings['members']}")
     return result
-
-
-def _settings(candidates: Sequence[Candidate], weights: NDArray[np.float64]) -> dict[str, str]:
-    """Return which heads count how much, and which were to choose from, the heaviest first."""
-    order = np.argsort(-weights, kind="stable")
-    shares = [f"{candidates[place].result.name} {weights[place]:.2f}" for place in order if weights[place]]
-    return {
-        "members": ", ".join(shares),
-        "chosen from": ", ".join(candidate.result.name for candidate in candidates),
-        "weights by": "loss out of folds",
-    }

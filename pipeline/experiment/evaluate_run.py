@@ -31,8 +31,9 @@ from pipeline.evaluation.new_data import Evaluation, against_own_test, verdict_o
 from pipeline.evaluation.results import Result, evaluate_test, json_text, to_json_value
 from pipeline.experiment.classify_images import choose_model
 from pipeline.experiment.compare_runs import write_comparison
-from pipeline.experiment.head_methods import predictions_of
+from pipeline.experiment.head_methods import predictions_from, predictions_of
 from pipeline.experiment.model_store import ModelCard, open_model, read_columns, read_recipe, read_unlike
+from pipeline.experiment.predict_masks import show_masks_of_network
 from pipeline.experiment.run_setup import record_options
 from pipeline.experiment.unlike_images import cached_vectors
 from pipeline.options.toml_file import read_configuration
@@ -57,10 +58,12 @@ from stages.columns.table_encoder import TableEncoder
 from stages.config.data import DataConfig
 from stages.data.manifest import Manifest, load_targets
 from stages.data.new_samples import load_new_samples
+from stages.data.sources.tiles import tiling_of
 from stages.extraction.extract import extract
 from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import drop_unreadable, places_of, read_bags, read_features
 from stages.finetuning.predict_images import predict_proba, read_vectors
+from stages.finetuning.predict_masks import mask_statistics
 from stages.finetuning.transfer_model import TransferModel
 from stages.fitting.fit_head import head_probabilities
 from stages.network.heads.base import Head
@@ -342,12 +345,15 @@ def _test(model: Path, manifest: Manifest, options: EvaluationOptions, cache: Pa
     recipe, extractor, upper = open_model(model, options.device, cache=cache)
     extractor, own, task = _evaluation_view(extractor), Result.load(model), task_from_json(recipe.task)
     started = time.perf_counter()
-    columns = read_columns(model)
-    activated = _answers(recipe, extractor, upper, replace(manifest, task=task), columns)
+    columns, of_task = read_columns(model), replace(manifest, task=task)
+    if task.reads == "image":
+        statistics = mask_statistics(extractor, upper, of_task, tiling_of(extractor.options))
+        predictions = predictions_from(task, manifest, statistics)
+    else:
+        predictions = predictions_of(task, manifest, _answers(recipe, extractor, upper, of_task, columns))
     seconds = time.perf_counter() - started
-    if recipe.unfreeze is None and recipe.method != "columns":
+    if recipe.unfreeze is None and recipe.method != "columns" and task.reads == "text":
         seconds += extractor.seconds(manifest.distinct_images.keys)
-    predictions = predictions_of(task, manifest, activated)
     metric = task.metrics[task.primary]
     if math.isnan(metric.score(predictions.statistics)):
         raise DataError(
@@ -367,6 +373,8 @@ def _test(model: Path, manifest: Manifest, options: EvaluationOptions, cache: Pa
         provenance=provenance(manifest.digest),
     )
     result.save(directory, predictions)
+    if task.reads == "image":
+        show_masks_of_network(directory, extractor, upper, of_task, predictions)
 
 
 def count_unlike(model: Path, manifest: Manifest, options: EvaluationOptions, cache: Path) -> int | None:

@@ -43,6 +43,7 @@ from pipeline.experiment.model_store import (
     read_recipe,
     save_model,
 )
+from pipeline.experiment.predict_masks import show_masks_of_network
 from pipeline.experiment.sample_rows import asked_about_samples
 from pipeline.experiment.unlike_images import detector_of_network
 from pipeline.report.figures import range_test_curves, rate_schedule, save_png
@@ -183,6 +184,8 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
         )
         invalidate_model(method_dir)
         result.save(method_dir, predictions, validation=validation)
+        if predictions.task.reads == "image":
+            show_masks_of_network(method_dir, extractor, tuned.upper, experiment.split("test"), predictions)
         _draw_plots(tuned, method_dir)
         save_model(
             method_dir,

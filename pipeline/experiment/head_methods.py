@@ -26,6 +26,7 @@ from pipeline.experiment.experiment import Experiment, OuterTest
 from pipeline.experiment.find_samples import sample_options
 from pipeline.experiment.finished_methods import find_finished, is_same_training, require_same_features
 from pipeline.experiment.model_store import ModelCard, config_to_json, invalidate_model, save_model
+from pipeline.experiment.predict_masks import show_masks_of_network
 from pipeline.experiment.sample_rows import (
     aggregate_settings,
     allowed_memory,
@@ -43,9 +44,12 @@ from stages.config.features import FeatureConfig
 from stages.config.heads import COLUMN_OPTIONS, DEPTH_OPTIONS, ENSEMBLE, HeadConfig, HeadName
 from stages.data.manifest import Manifest
 from stages.data.masks.mask_targets import MaskTargets
+from stages.data.sources.tiles import tiling_of
 from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import read_features, require_cached
+from stages.finetuning.predict_masks import mask_statistics
 from stages.finetuning.sample_views import image_count
+from stages.finetuning.transfer_model import head_on_features
 from stages.fitting.feature_rows import AnyFeatureRows
 from stages.fitting.fit_head import (
     CutContext,
@@ -256,7 +260,13 @@ def train_and_test(
     result.save(method.directory, outcome.predictions, validation=validation, out_of_fold=folded)
     head, without_val = as_saved(trained.module), as_saved(trained.module_train_only)
     if problem.targets is not None and experiment.outer is None:
-        show_masks(method.directory, trained.module, problem.targets, test_rows, outcome.predictions)
+        if tiling_of(experiment.extractor.options) is None:
+            show_masks(method.directory, trained.module, problem.targets, test_rows, outcome.predictions)
+        else:
+            network = head_on_features(experiment.extractor, trained.module)
+            show_masks_of_network(
+                *(method.directory, experiment.extractor, network, experiment.split("test"), outcome.predictions)
+            )
     save_model(method.directory, recipe, head, without_val=without_val, columns=columns, unlike=unlike)
     place, took = f"{experiment.label}  {method.directory.name}", duration(training.seconds)
     _LOG.info(f"{place}: {format_accuracy(result)}, trained in {took}")
@@ -275,8 +285,13 @@ def _tested(
         outer = experiment.outer(method.directory.name)
         return outer._replace(predictions=outer.predictions.of_task(trained.task))
     if masks is not None:
+        tiling, test = tiling_of(experiment.extractor.options), experiment.split("test")
         with measured() as testing:
-            statistics = map_statistics(trained.module, rows, masks, trained.task)
+            if tiling is None:
+                statistics = map_statistics(trained.module, rows, masks, trained.task)
+            else:  # of test images whole ones are cached, if any, and their tiles are what is to be seen
+                network = head_on_features(experiment.extractor, trained.module)
+                statistics = mask_statistics(experiment.extractor, network, test, tiling)
         return OuterTest(predictions_from(trained.task, experiment.split("test"), statistics), Cost(), testing, "")
     with measured() as testing:
         activated = head_probabilities(trained.module, rows, trained.task)
@@ -321,7 +336,8 @@ def _identity_of_features(experiment: Experiment, name: HeadName, options: HeadC
         **views_as_settings(experiment.extractor),
     }
     # of heads on columns alone, of what is made of heads, and of several depths
-    for option in (*COLUMN_OPTIONS, ENSEMBLE, *DEPTH_OPTIONS):
+    depth_options = DEPTH_OPTIONS if experiment.extractor.tap_layout is None else ()
+    for option in (*COLUMN_OPTIONS, ENSEMBLE, *depth_options):
         del settings[option]
     if not experiment.manifest.images or takes_bags(name):  # nothing is aggregated
         del settings["aggregate"]
@@ -433,11 +449,13 @@ class HeadProblems:
             problem = FitProblem(*parts[:2], experiment.task, options, experiment.seed, extractor.device, bags=bags)
             return HeadProblem(problem, parts[2], aggregate)
         train, val, test = load_split_features(experiment, options)
-        cut = CutContext(extractor.graph, extractor.taps[0].cut) if len(extractor.taps) == 1 else None
+        (tap, *others) = extractor.taps
+        cut = CutContext(extractor.graph, tap.cut) if tap.cut is not None and not others else None
         problem = FitProblem(
             *(train, val, experiment.task, options, experiment.seed, extractor.device, cut),
             maps=map_layout_for(extractor, experiment.task),
             targets=masks_for(experiment.manifest, options),
+            taps=extractor.tap_layout,
         )
         return HeadProblem(problem, test, None)
 
@@ -462,7 +480,9 @@ def load_split_features(experiment: Experiment, options: HeadConfig) -> SplitFea
     if size > allowed_bytes:
         _LOG.info(
             f"the features take {byte_count(size)}, and `max_memory_gb` allows {byte_count(allowed_bytes)}: they are "
-            "streamed" + (", the evaluation view alone" if views > 1 else "")
+            "streamed"
+            + (", the evaluation view alone" if views > 1 else "")
+            + _smaller_taps(extractor, size, allowed_bytes)
         )
         stores = require_cached(extractor, manifest)
         streams = [
@@ -479,6 +499,16 @@ def load_split_features(experiment: Experiment, options: HeadConfig) -> SplitFea
     )
     augmented = [read_features(extractor, parts["train"], view) for view in range(1, views)]
     return replace(train, augmented=augmented), val, test
+
+
+def _smaller_taps(extractor: Extractor, size: int, allowed_bytes: float) -> str:
+    """Return which sets of depths would be in memory, where rows of all taps are not."""
+    layout = extractor.tap_layout
+    if layout is None:
+        return ""
+    sizes = {word: size * layout.select(names).width // layout.width for word, names in layout.depth_sets().items()}
+    fitting = [f"{word} ({byte_count(taken)})" for word, taken in sizes.items() if taken <= allowed_bytes]
+    return f"; of `taps`, {listed(fitting)} would be in memory" if fitting else "; no set of `taps` would be in memory"
 
 
 def views_as_settings(extractor: Extractor) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from stages.config.features import FeatureConfig
 from stages.config.version_1 import from_version_1
 from stages.data.images.preprocessing import Preprocessing
 from stages.extraction.extractor import Extractor, build_extractor
-from stages.finetuning.transfer_model import TrainableTop, TransferModel, rebuild_transfer_model
+from stages.finetuning.transfer_model import TransferModel, head_on_features, rebuild_transfer_model
 from stages.inspection.unlike import UnlikeDetector
 from stages.network.backbones.base import Backbone
 from stages.network.backbones.handed_in import as_backbone
@@ -228,13 +228,7 @@ def open_model(
         )
     head = load_head(directory / HEAD, extractor.graph)[0].to(extractor.device)
     if recipe.unfreeze is None:
-        return (
-            recipe,
-            extractor,
-            TransferModel(
-                extractor.preprocess, extractor.forward_features, TrainableTop(nn.Identity(), nn.Identity(), head)
-            ),
-        )
+        return recipe, extractor, head_on_features(extractor, head)
     upper = rebuild_transfer_model(extractor, head, recipe.unfreeze, invert=recipe.invert_unfreeze)
     upper.model.top.load_state_dict(load_tensors(directory / TOP))
     upper.model.eval().requires_grad_(False)

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.shown_masks import ShownMasks, places_to_show
 from pipeline.experiment.mask_files import (
     CLASSES,
     output_names,
@@ -19,10 +21,15 @@ from pipeline.experiment.mask_files import (
     save_overlay,
     save_probabilities,
 )
+from pipeline.run_layout import MANIFEST, SHOWN_MASKS
 from stages.data.images.rgb import as_colors
+from stages.data.manifest import Manifest
+from stages.data.masks.mask_classes import read_mask
 from stages.data.masks.mask_colors import Color, class_colors
 from stages.data.sources.open_image import read_image
+from stages.data.sources.tiles import tiling_of
 from stages.extraction.extractor import Extractor
+from stages.finetuning.masks import classes_of
 from stages.finetuning.predict_masks import PredictedMask, iter_masks
 from stages.finetuning.transfer_model import TransferModel
 from stages.tasks.dense import Dense
@@ -64,12 +71,18 @@ def predict_masks(
     locations: Sequence[str],
     tiling: Tiling | None = None,
     output: MaskOutput | None = None,
+    colors: Sequence[Color] | None = None,
 ) -> Iterator[tuple[int, MaskAnswer | str]]:
     """Yield the number of each image and what is said of it, or why it could not be read; write what `output` asks for.
 
     Nothing is kept of an image once it is yielded.
+
+    Parameters
+    ----------
+    colors
+        Of the classes; by default told apart as well as can be.
     """
-    colors, names = class_colors(task.out_features), output_names(locations)
+    colors, names = colors or class_colors(task.out_features), output_names(locations)
     if output is not None:
         save_classes(output.folder / CLASSES, task.class_names, colors)
     wants_probabilities = output is not None and output.probabilities
@@ -83,6 +96,29 @@ def predict_masks(
         words = task.decode(torch.from_numpy(answer.mask))
         shares = np.array([float(cell) for cell in cells[1:]], np.float32)
         yield answer.place, MaskAnswer(words, dict(zip(task.predicted_columns, cells, strict=True)), shares)
+
+
+def colors_of_run(model: Path) -> list[Color] | None:
+    """Return the colors that the classes of a trained method have in the masks it was trained on; None if in none."""
+    path = model.parent / MANIFEST
+    classes = Manifest.load(path).mask_classes if path.exists() else None
+    if classes is None or classes.colors is None:
+        return None
+    return [(color >> 16, color >> 8 & 255, color & 255) for color in classes.colors]
+
+
+def show_masks_of_network(
+    directory: Path, extractor: Extractor, upper: TransferModel, test: Manifest, predictions: Predictions
+) -> None:
+    """Leave the predicted and the true masks of a few test images in the folder of a method, for the page."""
+    places = places_to_show(predictions.statistics)
+    shown = test.select(places.tolist())
+    true = [read_mask(text, classes_of(shown)) for text in shown.target_texts]
+    shapes = [(mask.shape[0], mask.shape[1]) for mask in true]
+    tiling = tiling_of(extractor.options)
+    answers = iter_masks(extractor, upper, shown.locations, tiling, shapes=shapes, label="show")
+    predicted = [answer.mask for answer in answers if not isinstance(answer.mask, str)]
+    ShownMasks.of(predictions.keys[places], predicted, true).save(directory / SHOWN_MASKS)
 
 
 def _write(

@@ -44,19 +44,19 @@ def probe_cuts(extractor: Extractor, manifests: Sequence[tuple[int, Manifest]]) 
     metric = require_rising(manifests[0][1].task)
     readable = [(seed, drop_unreadable(extractor, manifest)) for seed, manifest in manifests]
     order = {cut.name: number for number, cut in enumerate(extractor.graph.cuts, 1)}
-    taps = sorted(extractor.taps, key=lambda tap: order[tap.cut.name])
+    taps = sorted(zip(extractor.cuts, extractor.taps, strict=True), key=lambda pair: order[pair[0].name])
     automatic = extractor.graph.resolve("auto")
     scores = []
-    for tap in progress(taps, label="probe", unit="cuts"):
+    for cut, tap in progress(taps, label="probe", unit="cuts"):
         scores.append(
             CutScore(
-                name="auto" if tap.cut == automatic else tap.cut.alias or tap.cut.name,
-                operation=tap.cut.name,
-                depth=order[tap.cut.name],
+                name="auto" if cut == automatic else cut.alias or cut.name,
+                operation=cut.name,
+                depth=order[cut.name],
                 width=tap.shape[0],
                 bytes_per_image=tap.shape[0] * np.dtype(extractor.options.storage_dtype).itemsize,
-                multiply_adds_below=tap.cut.multiply_adds_below,
-                multiply_adds_above=tap.cut.multiply_adds_above,
+                multiply_adds_below=cut.multiply_adds_below,
+                multiply_adds_above=cut.multiply_adds_above,
                 samples=tuple(_validated(extractor, tap, manifest, seed) for seed, manifest in readable),
                 metric=metric,
             )
@@ -81,7 +81,7 @@ def require_vector_cuts(extractor: Extractor) -> None:
     for tap in extractor.taps:
         if len(tap.shape) > 1:
             raise UsageError(
-                f"a probe is trained on vectors, and the row of {tap.cut.name} is {list(tap.shape)}; choose a `pool`: "
+                f"a probe is trained on vectors, and the row of {tap.name} is {list(tap.shape)}; choose a `pool`: "
                 "avg, max or avgmax"
             )
 

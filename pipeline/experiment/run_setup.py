@@ -11,6 +11,7 @@ from typing import Any
 
 from cache import DigestCache
 from cache.atomic_write import remove_stale_temporaries, write_atomically
+from cache.errors import UsageError
 from pipeline.evaluation.decision import require_decidable
 from pipeline.experiment.dense_defaults import dense_features, may_have_masks
 from pipeline.experiment.run_samples import require_same_samples, seeds_with_results
@@ -25,9 +26,12 @@ from stages.config.heads import HeadConfig
 from stages.data.images.reading import needs_survey
 from stages.data.manifest import Manifest, load_manifest
 from stages.data.outer_folds import outer_folds
+from stages.data.sources.tiles import tiling_of
 from stages.data.survey import survey
+from stages.data.tiled_manifest import tiled_manifest
 from stages.extraction.extract import Extraction, extract
 from stages.extraction.extractor import Extractor
+from stages.extraction.room import row_bytes
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.runtime.environment import describe_machine
 from stages.runtime.progress import progress
@@ -67,6 +71,17 @@ def make_manifest(
     memo = DigestCache(features.cache / "keys.sqlite")
     bar = partial(progress, label="read keys", unit="files")
     manifest = load_manifest(data, seed, memo, bar, labels=labels)
+    if (tiling := tiling_of(features)) is not None:
+        if manifest.task.reads != "image":
+            raise UsageError(
+                f"`tile` {features.tile} cuts images whose pixels have classes, and `data` {data.data} has no masks"
+            )
+        if data.tests_each_sample:
+            raise UsageError(
+                f"`tile` {features.tile} trains on tiles and tests whole images, which have to be a split of their "
+                "own: give `test_size` a share"
+            )
+        manifest = tiled_manifest(manifest, tiling)
     if labels:
         require_decidable(manifest.task, goal_of(data.threshold_for), data.coverage, calibrate=data.calibrate)
     if head is not None and data.tests_each_sample:
@@ -89,8 +104,9 @@ def resolve_features(data: DataConfig, features: FeatureConfig) -> FeatureConfig
     """Return the options of stage 1 with what only the data tell: intensity range, channels, and whether each pixel
     has a class.
     """
-    if may_have_masks(data) and make_manifest(data, features, data.seeds[0]).task.reads == "image":
-        features = dense_features(features)
+    if may_have_masks(data):
+        manifest = make_manifest(data, features, data.seeds[0])
+        features = dense_features(features, manifest) if manifest.task.reads == "image" else features
     if not needs_survey(features):
         return features
     found = survey(make_manifest(data, features, data.seeds[0], labels=False), features)
@@ -136,6 +152,13 @@ def extract_features(
     extractor: Extractor, manifest: Manifest, directory: Path | None, rank: Rank = SINGLE_PROCESS
 ) -> Extraction:
     """Bring the cache up to date, say what that took, and leave an account of it in `directory`."""
+    if rank.is_main and extractor.tap_layout is not None:
+        layout, rows = extractor.tap_layout, len(manifest.distinct_images.keys) * extractor.options.views
+        _LOG.info(
+            f"taps: {len(layout.blocks)} statistics in one pass, {layout.width:,} numbers a row, "
+            f"{byte_count(rows * row_bytes(extractor.taps[0]))} for {rows:,} rows; `extract` with `dry_run` says how "
+            "long it takes"
+        )
     report = extract(extractor, manifest, rank)
     if not rank.is_main:
         return report
@@ -149,7 +172,8 @@ def extract_features(
 def _words(report: Extraction, extractor: Extractor) -> list[str]:
     rows = " + ".join(str(list(shape)) for shape in report.row_shapes)
     views = f", {report.views} views" if report.views > 1 else ""
-    lines = [f"{report.backbone} ({report.weights}), cut at {report.cut}, row {rows}{views}"]
+    at = report.cut if extractor.tap_layout is not None else f"cut at {report.cut}"
+    lines = [f"{report.backbone} ({report.weights}), {at}, row {rows}{views}"]
     if report.extracted or report.extracted_by_others:
         other_processes = f", {report.extracted_by_others} by other processes" if report.extracted_by_others else ""
         lines.append(

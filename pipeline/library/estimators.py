@@ -67,7 +67,8 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         *,
         cut: str | Sequence[str] = "auto",
         weights: str | Path = "default",
-        pool: Pooling = "avg",
+        taps: str | Sequence[str] = "",
+        pool: Pooling | Sequence[Pooling] = "avg",
         image_size: int | None = None,
         crop_mode: CropMode = "center",
         aggregate: AggregateKind | None = None,
@@ -79,6 +80,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.backbone = backbone
         self.cut = cut
         self.weights = weights
+        self.taps = taps
         self.pool = pool
         self.image_size = image_size
         self.crop_mode = crop_mode
@@ -111,7 +113,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     @usable_after_fork
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Return a name for each column: the cut and the number in it.
+        """Return a name for each column: the cut, or the tap and its pooling, and the number in it.
 
         Raises
         ------
@@ -120,8 +122,12 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         if self.aggregate == "concat":
             raise UsageError("`aggregate` concat: how many columns there are hangs on the samples")
-        taps = self._extractor().taps
-        return np.array([f"{tap.cut.name}_{number}" for tap in taps for number in range(math.prod(tap.shape))], object)
+        extractor = self._extractor()
+        layout = extractor.tap_layout
+        widths = [(tap.name, math.prod(tap.shape)) for tap in extractor.taps]
+        if layout is not None:
+            widths = [(block.name, block.width) for block in layout.blocks]
+        return np.array([f"{name}_{number}" for name, width in widths for number in range(width)], object)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
@@ -140,6 +146,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             backbone=self.backbone,
             cut=self.cut,
             weights=self.weights,
+            taps=self.taps,
             pool=self.pool,
             image_size=self.image_size,
             crop_mode=self.crop_mode,

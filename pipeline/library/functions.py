@@ -43,7 +43,8 @@ def features(
     cut: str | Sequence[str] = "auto",
     *,
     weights: str | Path = "default",
-    pool: Pooling = "avg",
+    taps: str | Sequence[str] = "",
+    pool: Pooling | Sequence[Pooling] = "avg",
     image_size: int | None = None,
     crop_mode: CropMode = "center",
     aggregate: AggregateKind | None = None,
@@ -55,7 +56,7 @@ def features(
     on_unreadable: OnUnreadable = "raise",
     progress: bool = False,
 ) -> NDArray[np.floating]:
-    """Return what a pretrained network makes of images at a cut.
+    """Return what a pretrained network makes of images at a cut, or at taps of many depths.
 
     Parameters
     ----------
@@ -74,8 +75,10 @@ def features(
         The layer whose output is returned; ``auto`` is the input of the classifier. The vectors of several are joined.
     weights : str or Path
         ``default``, ``none`` (random, always the same ones), or a file with a state_dict.
-    pool : {"avg", "max", "avgmax", "cls", "grid2", "grid4", "none"}
-        How a feature map becomes a vector; ``none`` keeps it.
+    taps : {"", "last", "stages", "blocks", "all"} or sequence of str, optional
+        In place of a cut, statistics of many depths in one row: words, or patterns of names such as ``blocks.*``.
+    pool : {"avg", "max", "std", "avgmax", "cls", "grid2", "grid4", "none"}
+        How a feature map becomes a vector; ``none`` keeps it. Of taps several, as ``("avg", "max", "std")``.
     image_size : int, optional
         Side of the square the network sees, in pixels (default: the network's own; a module has none).
     crop_mode : {"center", "squash", "border"}
@@ -125,6 +128,7 @@ def features(
             backbone=backbone,
             cut=cut,
             weights=weights,
+            taps=taps,
             pool=pool,
             image_size=image_size,
             crop_mode=crop_mode,
@@ -248,7 +252,7 @@ def _require_same_spec(cache: FeatureCache, extractor: Extractor) -> None:
         differing = [
             f"{name} {cached_spec[name]!r}, not {wanted_specs[0][name]!r}"
             for name in cached_spec
-            if cached_spec[name] != wanted_specs[0][name]
+            if name != "taps" and cached_spec[name] != wanted_specs[0][name]
         ]
         raise UsageError(
             f"cache is of other features than these: {'; '.join(differing) or 'of one cut, not several'}. Give the "

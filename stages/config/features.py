@@ -10,12 +10,13 @@ from cache.errors import UsageError
 from cache.formats import describe_formats, require_writable
 from stages.config.augment_grammar import OPS, require_augment
 from stages.config.bounds import require_at_least, require_choices
+from stages.config.image_size import read_size
 from stages.config.lists import JOINED, take_lists
 from stages.config.pixel_values import parse_channels, parse_intensity_range, parse_page
 from stages.config.registry import BACKBONES, COMMON, ENGINES, POOLINGS, OptionHelp, listed_help
 
 Pooling = str
-"""Of a pooling that is registered."""
+"""Of a pooling that is registered; of several, where they are taken, with commas between."""
 
 
 CropMode = Literal["center", "squash", "border"]
@@ -60,13 +61,27 @@ class FeatureConfig:
     strides 8, 16 and 32. Several (layer3 layer4) are computed in one pass and cached each for itself; heads
     see them joined."""
 
+    taps: str = field(default="", metadata=JOINED)
+    """In place of a cut, statistics of tensors of many depths, computed in the same one pass; heads see them as one
+    row. last (the input of the classifier, and what it is pooled of), stages (and the outputs of the network's stages),
+    blocks (and of every block in them), all (and the expanded activations inside blocks), or patterns of names matched
+    part by part (blocks.*, layer4.*.conv2): each module stands for the last tensor in it. The class token is taken too
+    where there is one. Nothing is fine-tuned from them. `list-cuts` with `taps` shows what is taken."""
+
     pool: Pooling = field(
         default="avg",
-        metadata=OptionHelp(lambda: f"How a feature map becomes a vector: {', '.join(POOLINGS.named_help_texts())}."),
+        metadata=OptionHelp(
+            lambda: (
+                f"How a feature map becomes a vector: {', '.join(POOLINGS.named_help_texts())}. Of `taps` several may "
+                "be taken, as avg,max,std; std of what lies inside blocks is left out."
+            ),
+            JOINED,
+        ),
     )
 
-    image_size: int | None = field(default=None, metadata=COMMON)
-    """Side of the square the network sees, in pixels (default: the backbone's own)."""
+    image_size: int | str | None = field(default=None, metadata=COMMON)
+    """Side of the square the network sees, in pixels, or HEIGHTxWIDTH, as 360x480 (default: the backbone's own; for a
+    class for each pixel the images' own, up to 640 pixels or the area of 512 x 512)."""
 
     crop_mode: CropMode = "center"
     """What the network sees of an image: center (the shorter side is resized and the middle cut out, so that what lies
@@ -167,8 +182,21 @@ class FeatureConfig:
         take_lists(self)
         require_choices(self)
         require_at_least(self, {"views": 1, "extract_batch_size": 1, "decode_threads": 1, "tile": 1, "overlap": 0})
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", read_size(self.image_size))
         self._take_tiles()
-        POOLINGS.require_known(self.pool)
+        pools = self.pool.split(",")
+        for pool in pools:
+            POOLINGS.require_known(pool)
+        if len(pools) > 1 and not self.taps:
+            raise UsageError(
+                f"`pool` {self.pool}: the output of a `cut` is pooled in one way (avgmax is average beside maximum); "
+                "several are taken of `taps`"
+            )
+        if len({*pools}) < len(pools):
+            raise UsageError(f"`pool` {self.pool} names a pooling twice")
+        if self.taps and self.cut != "auto":
+            raise UsageError(f"`taps` {self.taps} are taken in place of a cut: leave out `cut` {self.cut}, or `taps`")
         require_writable(self.compression)
         if self.engine != "auto":
             ENGINES.require_known(self.engine, ", and auto")
@@ -180,6 +208,8 @@ class FeatureConfig:
         parse_page(self.page)
         if not all(name.strip() for name in self.cut.split(",")):
             raise UsageError(f"`cut` {self.cut!r} names no layer between two commas")
+        if self.taps and not all(name.strip() for name in self.taps.split(",")):
+            raise UsageError(f"`taps` {self.taps!r} names nothing between two commas")
 
     def _take_tiles(self) -> None:
         """Have tiles seen as they are: whole, and at their own size where no other is asked for."""

@@ -138,9 +138,9 @@ class HeadConfig:
     """Samples of train that a category needs to be told apart; rarer ones are one together, and so is what train never
     had."""
 
-    ensemble: Literal["greedy", "none"] | None = None
-    """What is made of the heads of a run, out of folds, without training any anew: greedy averages their predictions,
-    with weights that are chosen by the loss out of folds (default: greedy where two heads or more have such)."""
+    ensemble: Literal["greedy", "stack", "none"] | None = None
+    """What is made of the heads of a run by their predictions out of folds, without training any anew: greedy averages
+    them, with weights chosen by the loss; stack fits a linear model to them (default: greedy, of two heads or more)."""
 
     hidden_dim: int = 512
     """Units of the hidden layer of mlp and concat."""

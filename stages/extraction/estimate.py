@@ -100,7 +100,7 @@ def estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
     taps = []
     for number, tap in enumerate(extractor.taps):
         rows = sum((number, view) in lack.rows for lack in lacking.values() for view in views)
-        taps.append(CutEstimate(tap.cut.name, tap.shape, rows, rows * row_bytes(tap)))
+        taps.append(CutEstimate(tap.name, tap.shape, rows, rows * row_bytes(tap)))
     return Estimate(
         images=len(lacking),
         renderings=sum(len(lack.views) for lack in lacking.values()),

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,10 +30,13 @@ from stages.network.backbones.base import Backbone
 from stages.network.backbones.input_channels import with_channels
 from stages.network.backbones.registry import load_backbone
 from stages.network.graph.cuts import Cut, CutGraph
-from stages.network.graph.hooked import HookedGraph, HookedTrunk, cut_graph
+from stages.network.graph.hooked import HookedGraph, HookedTrunk, JoinedTrunk, cut_graph
 from stages.network.graph.map_cuts import MAPS, default_map_cuts
 from stages.network.graph.pooling import Pool
-from stages.network.graph.trunk import FrozenTrunk, auto_batch_size, auto_precision
+from stages.network.graph.tap_places import find_taps, layout_of_taps
+from stages.network.graph.tapped_trunk import TappedTrunk
+from stages.network.graph.taps import TapLayout
+from stages.network.graph.trunk import FrozenTrunk, Precision, auto_batch_size, auto_precision
 from stages.network.map_layout import MapLayout
 from stages.runtime.allocator import tune_malloc
 from stages.runtime.device import resolve_device
@@ -42,11 +46,14 @@ from stages.runtime.threads import usable_cores
 
 @dataclass(frozen=True)
 class CachedCut:
-    """One cut whose output is cached, and where.
+    """One cut whose output is cached, or the row of all taps, and where.
 
     Attributes
     ----------
-    cut : Cut
+    name : str
+        Of the cut, or what the taps are.
+    cut : Cut or None
+        None where it is the row of taps.
     shape : tuple of int
         Of one row, after pooling.
     cache : FeatureCache
@@ -55,7 +62,8 @@ class CachedCut:
         The augmented views, from 1 on. A cache of its own, so that the evaluation views serve every augmentation.
     """
 
-    cut: Cut
+    name: str
+    cut: Cut | None
     shape: tuple[int, ...]
     cache: FeatureCache
     view_cache: FeatureCache
@@ -78,22 +86,25 @@ class Extractor:
     backbone : Backbone
     graph : CutGraph
     taps : tuple of CachedCut
-        In the order asked for.
-    trunk : FrozenTrunk or HookedTrunk
+        In the order asked for; one where `tap_layout` says what stands in its rows.
+    trunk : FrozenTrunk, HookedTrunk, TappedTrunk or JoinedTrunk
         Normalised images [b, 3, S, S] -> the pooled output of each tap, float32 [b, *shape].
     batch_size : int
         Images per forward pass.
     device : torch.device
     options : FeatureConfig
+    tap_layout : TapLayout, optional
+        The blocks of a row, where it is of taps and not of cuts.
     """
 
     backbone: Backbone
     graph: CutGraph
     taps: tuple[CachedCut, ...]
-    trunk: FrozenTrunk | HookedTrunk
+    trunk: FrozenTrunk | HookedTrunk | TappedTrunk | JoinedTrunk
     batch_size: int
     device: torch.device
     options: FeatureConfig
+    tap_layout: TapLayout | None = None
 
     @property
     def cut(self) -> Cut:
@@ -102,22 +113,39 @@ class Extractor:
         Raises
         ------
         UsageError
-            If there are several.
+            If there are several, or taps.
         """
-        if len(self.taps) > 1:
+        if len(self.cuts) > 1:
             raise UsageError(f"`cut` {self.options.cut}: this works on one cut only; name one of them")
-        return self.taps[0].cut
+        return self.cuts[0]
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """The cuts.
+
+        Raises
+        ------
+        UsageError
+            If the rows are of taps.
+        """
+        cuts = tuple(tap.cut for tap in self.taps if tap.cut is not None)
+        if not cuts:
+            raise UsageError(
+                f"`taps` {self.options.taps}: fine-tuning and whatever else works on the layers above starts from a "
+                "cut, and statistics of taps lead to none: leave `taps` out, and name a layer with `cut`"
+            )
+        return cuts
 
     @property
     def deepest_cut(self) -> Cut:
         """The cut up to which the trunk runs."""
         order = [cut.name for cut in self.graph.cuts]
-        return max((tap.cut for tap in self.taps), key=lambda cut: order.index(cut.name))
+        return max(self.cuts, key=lambda cut: order.index(cut.name))
 
     @property
     def cut_names(self) -> str:
-        """The cuts' full names, separated by commas."""
-        return ",".join(tap.cut.name for tap in self.taps)
+        """The cuts' full names, separated by commas, or what the taps are."""
+        return ",".join(tap.name for tap in self.taps)
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -142,8 +170,7 @@ class Extractor:
     @property
     def image_shape(self) -> tuple[int, int]:
         """Height and width of the images that the network sees."""
-        size = self.backbone.preprocessing.image_size
-        return size, size
+        return self.backbone.preprocessing.shape
 
     @property
     def map_layout(self) -> MapLayout:
@@ -154,11 +181,11 @@ class Extractor:
         UsageError
             If they are pooled, or a cut is no map.
         """
-        if any(tap.shape != tap.cut.shape for tap in self.taps):
+        if any(tap.shape != cut.shape for cut, tap in zip(self.cuts, self.taps, strict=True)):
             raise UsageError(
                 f"`pool` {self.options.pool} leaves no places, and a class for each pixel needs them: take `pool` none"
             )
-        return MapLayout.of_cuts([tap.cut for tap in self.taps], self.image_shape)
+        return MapLayout.of_cuts(self.cuts, self.image_shape)
 
     @property
     def fingerprint(self) -> str:
@@ -278,7 +305,7 @@ class Extractor:
     @cached_property
     def reading(self) -> Reading:
         """How files are read for the trunk."""
-        return reading_of(self.options, self.backbone.preprocessing.resize)
+        return reading_of(self.options, self.backbone.preprocessing.decoded_side)
 
     @property
     def reading_in_full(self) -> Reading:
@@ -362,12 +389,69 @@ def _for_channels(backbone: Backbone, options: FeatureConfig) -> Backbone:
 
 def with_cut(extractor: Extractor, cut: Cut, pool: Pooling) -> Extractor:
     """Return what extracts features of the same network at another cut; nothing is loaded or traced again."""
-    options = replace(extractor.options, cut=cut.name, pool=pool)
+    options = replace(extractor.options, cut=cut.name, pool=pool, taps="")
     return _build(extractor.backbone, extractor.graph, extractor.device, options)
 
 
 def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: FeatureConfig) -> Extractor:
-    """Cut a network as the options say, and name the caches of its features."""
+    """Cut or tap a network as the options say, and name the caches of its features."""
+    precision = auto_precision(device) if options.precision == "auto" else options.precision
+    rows = _tapped(graph, options) if options.taps else _cut(graph, options)
+    trunk = rows.trunk(precision, device)
+
+    def cached(name: str, pooling: str, cut: Cut | None, shape: tuple[int, ...]) -> CachedCut:
+        spec = Spec(
+            backbone=backbone.identity,
+            weights=backbone.weights,
+            cut=name,
+            pooling=pooling,
+            preprocessing=backbone.preprocessing.to_json(),
+            views=None,
+            precision=trunk.arithmetic,
+            dtype=options.storage_dtype,
+            decoder=reading_of(options, backbone.preprocessing.decoded_side).decoder,
+            taps=None if rows.layout is None else rows.layout.to_json(),
+        )
+        policy = augmentation(options.augment, backbone.preprocessing)
+        views = {"augment": policy.name, "steps": policy.describe(), "version": 1}
+        view_spec = Spec.from_json({**spec.to_json(), "views": views})
+        return CachedCut(name, cut, shape, FeatureCache(options.cache, spec), FeatureCache(options.cache, view_spec))
+
+    return Extractor(
+        backbone=backbone,
+        graph=graph,
+        taps=tuple(cached(*row) for row in rows.cached),
+        trunk=trunk,
+        batch_size=options.extract_batch_size
+        or auto_batch_size(
+            graph, rows.deepest, precision, device, _threads(options, device) if device.type == "cpu" else 1
+        ),
+        device=device,
+        options=options,
+        tap_layout=rows.layout,
+    )
+
+
+class _Rows(NamedTuple):
+    """What is made of an image.
+
+    Attributes
+    ----------
+    cached : list of (name, pooling, cut, shape)
+        Each has a cache of its own.
+    deepest : Cut
+    trunk : callable
+        Returns what computes them, in a precision on a device.
+    layout : TapLayout or None
+    """
+
+    cached: list[tuple[str, str, Cut | None, tuple[int, ...]]]
+    deepest: Cut
+    trunk: Callable[[Precision, torch.device], FrozenTrunk | HookedTrunk | TappedTrunk | JoinedTrunk]
+    layout: TapLayout | None = None
+
+
+def _cut(graph: CutGraph, options: FeatureConfig) -> _Rows:
     cuts = (
         default_map_cuts(graph)
         if options.cut == MAPS
@@ -375,56 +459,49 @@ def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: F
     )
     if len({cut.name for cut in cuts}) < len(cuts):
         raise UsageError(f"`cut` {options.cut} names {', '.join(cut.name for cut in cuts)}: one of them twice")
-    pools = [Pool(options.pool, cut) for cut in cuts]
+    taps = [(cut, Pool(options.pool, cut)) for cut in cuts]
     if options.storage_dtype == QUANTIZED:
-        _require_maps(cuts, pools)
-    precision = auto_precision(device) if options.precision == "auto" else options.precision
-    taps = list(zip(cuts, pools, strict=True))
-    trunk = (
-        HookedTrunk(graph, taps, precision, device)
-        if isinstance(graph, HookedGraph)
-        else FrozenTrunk(graph, taps, precision, device)
-    )
+        _require_maps(taps)
     order = [cut.name for cut in graph.cuts]
-    deepest = max(cuts, key=lambda cut: order.index(cut.name))
 
-    def tap(cut: Cut, pool: Pool) -> CachedCut:
-        spec = Spec(
-            backbone=backbone.identity,
-            weights=backbone.weights,
-            cut=cut.name,
-            pooling=pool.kind,
-            preprocessing=backbone.preprocessing.to_json(),
-            views=None,
-            precision=trunk.arithmetic,
-            dtype=options.storage_dtype,
-            decoder=reading_of(options, backbone.preprocessing.resize).decoder,
-        )
-        policy = augmentation(options.augment, backbone.preprocessing)
-        views = {"augment": policy.name, "steps": policy.describe(), "version": 1}
-        view_spec = Spec.from_json({**spec.to_json(), "views": views})
-        return CachedCut(cut, pool.shape, FeatureCache(options.cache, spec), FeatureCache(options.cache, view_spec))
+    def trunk(precision: Precision, device: torch.device) -> FrozenTrunk | HookedTrunk:
+        if isinstance(graph, HookedGraph):
+            return HookedTrunk(graph, taps, precision, device)
+        return FrozenTrunk(graph, taps, precision, device)
 
-    return Extractor(
-        backbone=backbone,
-        graph=graph,
-        taps=tuple(tap(cut, pool) for cut, pool in zip(cuts, pools, strict=True)),
-        trunk=trunk,
-        batch_size=options.extract_batch_size
-        or auto_batch_size(graph, deepest, precision, device, _threads(options, device) if device.type == "cpu" else 1),
-        device=device,
-        options=options,
+    return _Rows(
+        [(cut.name, pool.kind, cut, pool.shape) for cut, pool in taps],
+        max(cuts, key=lambda cut: order.index(cut.name)),
+        trunk,
     )
 
 
-def _require_maps(cuts: Sequence[Cut], pools: Sequence[Pool]) -> None:
+def _require_maps(taps: Sequence[tuple[Cut, Pool]]) -> None:
     """Refuse to quantize what is no map."""
-    for cut, pool in zip(cuts, pools, strict=True):
+    for cut, pool in taps:
         if cut.layout != "nchw" or pool.shape != cut.shape:
             raise UsageError(
                 f"`storage_dtype` {QUANTIZED} keeps a range for each channel of a map, and the rows of {cut.name} are "
                 f"{[*pool.shape]} ({cut.layout}): store them as float16, or take `pool` none and a `cut` that is a map"
             )
+
+
+def _tapped(graph: CutGraph, options: FeatureConfig) -> _Rows:
+    if options.storage_dtype == QUANTIZED:
+        raise UsageError(f"`storage_dtype` {QUANTIZED} is for maps, and `taps` are vectors: store them as float16")
+    pools = options.pool.split(",")
+    places = find_taps(graph, options.taps, pools)
+    layout = layout_of_taps(places)
+    deepest = places[-1].tensor
+    taps = [(place.tensor, pool) for place in places for pool in place.pools]
+
+    def trunk(precision: Precision, device: torch.device) -> TappedTrunk | JoinedTrunk:
+        if isinstance(graph, HookedGraph):
+            return JoinedTrunk(HookedTrunk(graph, taps, precision, device))
+        return TappedTrunk(graph, places, precision, device)
+
+    name = f"{len(places)} taps up to {deepest.name}"
+    return _Rows([(name, options.pool, None, (layout.width,))], deepest, trunk, layout)
 
 
 def _joined_fingerprint(specs: Sequence[Spec]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -21,7 +21,11 @@ _BLOCK_BYTES = 32 << 20
 
 
 def read_features(
-    extractor: Extractor, manifest: Manifest, view: int = 0, aggregate: Aggregate | None = None
+    extractor: Extractor,
+    manifest: Manifest,
+    view: int = 0,
+    aggregate: Aggregate | None = None,
+    blocks: Collection[str] | None = None,
 ) -> NDArray[np.floating]:
     """Return the cached features of the manifest's samples in its order.
 
@@ -32,6 +36,9 @@ def read_features(
     view : int
     aggregate : Aggregate, optional
         Makes one row of the images of a sample, where samples have several; by default their mean.
+    blocks : collection of str, optional
+        Of rows of taps, the names of the blocks that are wanted; see :meth:`TapLayout.depth_sets`. In the order in
+        which they stand in a row. The others are never in memory, but for some megabytes while they are checked.
 
     Returns
     -------
@@ -43,9 +50,11 @@ def read_features(
     CacheInputError
         If some are not in the cache; as `require_cached`.
     UsageError
-        If samples have several images, whose features are no vectors.
+        If samples have several images, whose features are no vectors, or blocks are wanted that there are not.
     """
     stores = require_cached(extractor, manifest, view)
+    if blocks is not None:
+        return _read_blocks(extractor, stores[0], manifest, view, blocks)
     if not manifest.images:
         return _read(extractor, stores, manifest.keys, view)
     aggregate = aggregate or Aggregate("mean", places_of(manifest), _width(extractor))
@@ -111,9 +120,9 @@ def require_cached(extractor: Extractor, manifest: Manifest, view: int = 0) -> l
             example = locations[keys.index(missing[0])]
             raise CacheInputError(
                 f"{len(missing)} of {len(keys)} images have no cached features for {extractor.backbone.name} "
-                f"at {tap.cut.name} in {extractor.options.cache} (first: {example}{f', view {view}' if view else ''}); "
-                "run `extract` first, with the same `data` and the same options of stage 1 (`backbone`, `cut`, `pool`, "
-                "`image_size`, `precision`, `views`, `augment`, `cache`)"
+                f"at {tap.name} in {extractor.options.cache} (first: {example}{f', view {view}' if view else ''}); "
+                "run `extract` first, with the same `data` and the same options of stage 1 (`backbone`, `cut` or "
+                "`taps`, `pool`, `image_size`, `precision`, `views`, `augment`, `cache`)"
             )
     return stores
 
@@ -134,6 +143,23 @@ def _read(extractor: Extractor, stores: Sequence[FeatureCache], keys: Sequence[s
         joined[:, start : start + numbers] = store.read(keys, view).reshape(len(keys), numbers)
         start += numbers
     return joined
+
+
+def _read_blocks(
+    extractor: Extractor, store: FeatureCache, manifest: Manifest, view: int, blocks: Collection[str]
+) -> NDArray[np.floating]:
+    """Return some blocks of the rows of images: rows are read whole, for their checksums, some megabytes at a time."""
+    layout = extractor.tap_layout
+    if layout is None or manifest.images:
+        raise UsageError("blocks are read of rows of `taps`, each of one image")
+    slices = layout.slices
+    parts = [slices[block.name] for block in layout.select(blocks).blocks]
+    rows = np.empty((len(manifest), sum(part.stop - part.start for part in parts)), dtype=store.dtype)
+    step = max(_BLOCK_BYTES // (layout.width * store.dtype.itemsize), 1)
+    for start in range(0, len(manifest), step):
+        whole = store.read(manifest.keys[start : start + step], view)
+        np.concatenate([whole[:, part] for part in parts], axis=1, out=rows[start : start + step])
+    return rows
 
 
 def _bags(

@@ -22,8 +22,8 @@ def images_per_second(extractor: Extractor, seconds: float = 1.0) -> float:
         How long it is measured at least, after a first batch for each thread.
     """
     preprocessing = extractor.backbone.preprocessing
-    side, channels = preprocessing.image_size, len(preprocessing.mean)
-    image = torch.randint(0, 256, (channels, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    size = (len(preprocessing.mean), *preprocessing.shape)
+    image = torch.randint(0, 256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     batch = stack_pixels([image] * extractor.batch_size)
     threads = extractor.threads if extractor.device.type == "cpu" else 1
     with single_thread_pool(threads, "forward") as pool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -162,7 +163,7 @@ def workers_with_room(workers: int, preprocessing: Preprocessing, problem: Finet
     """Return as many loading processes as shared memory has room for; the batches are the same, however many."""
     ranks = problem.rank.world_size
     images = -(-problem.samples_per_batch // ranks) * max(map(problem.sampler.size, problem.train.images), default=1)
-    fitting = loaders_that_fit(workers, images * len(preprocessing.mean) * preprocessing.image_size**2, ranks)
+    fitting = loaders_that_fit(workers, images * len(preprocessing.mean) * math.prod(preprocessing.shape), ranks)
     if fitting < workers and problem.rank.is_main:
         instead = f"{fitting} processes load images" if fitting else "this process loads the images itself"
         _LOG.info(

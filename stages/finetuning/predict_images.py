@@ -46,7 +46,14 @@ class PredictedBatch(NamedTuple):
 
 
 def vectors_of(extractor: Extractor) -> Callable[[Tensor], Tensor]:
-    """Return what makes a vector of what a head is given of each image: [b, *row_shape] -> [b, d]."""
+    """Return what makes a vector of what a head is given of each image: [b, *row_shape] -> [b, d].
+
+    Of a row of taps it is the deepest block: lengths of many depths together say nothing, and a thousand whole rows,
+    which are kept to compare others with, take fifty megabytes.
+    """
+    if extractor.tap_layout is not None:
+        deepest = extractor.tap_layout.blocks[-1].width
+        return lambda rows: rows[:, -deepest:]
     if len(extractor.taps) > 1 and any(len(tap.shape) > 1 for tap in extractor.taps):
         return extractor.map_layout.vectors
     if len(extractor.row_shape) == 1:

@@ -205,7 +205,6 @@ def seen_part(logits: Tensor, preprocessing: Preprocessing, box: Box) -> Tensor:
     """
     if preprocessing.crop_mode != "border":
         return logits
-    side = preprocessing.image_size
     top, left, rows, columns = preprocessing.image_area(box.height, box.width)
-    view = F.interpolate(logits[None].float(), (side, side), mode="bilinear", align_corners=False)[0]
+    view = F.interpolate(logits[None].float(), preprocessing.shape, mode="bilinear", align_corners=False)[0]
     return view[:, top : top + rows, left : left + columns]

@@ -114,7 +114,7 @@ class MapRoute:
     @classmethod
     def of(cls, extractor: Extractor, boundary: Cut | None) -> MapRoute:
         """Return the route from a boundary to the maps that an extractor gives."""
-        row = tuple(tap.cut for tap in extractor.taps)
+        row = extractor.cuts
         order = [cut.name for cut in extractor.graph.cuts]
         upwards = sorted(row, key=lambda cut: order.index(cut.name))
         if boundary is None:
@@ -284,6 +284,12 @@ def build_transfer_model(extractor: Extractor, head: Head, options: FinetuneConf
     )
     upper.train_only([name for name, _ in upper.blocks])
     return upper
+
+
+def head_on_features(extractor: Extractor, head: Head) -> TransferModel:
+    """Return a head on cached features as a network on images: nothing lies below the head, and nothing trains."""
+    model = TrainableTop(nn.Identity(), nn.Identity(), head)
+    return TransferModel(extractor.preprocess, extractor.forward_features, model)
 
 
 def rebuild_transfer_model(extractor: Extractor, head: Head, unfreeze: str, *, invert: bool = False) -> TransferModel:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from cache.errors import UsageError
+from stages.config.image_size import ImageSize
 from stages.network.classifier import output_layers, replace_classifier
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.section import Section
@@ -129,7 +130,7 @@ def load_heads(heads: Mapping[str, nn.Module], weights: Mapping[str, torch.Tenso
             head.load_state_dict({key: tensor for key, tensor in head_weights.items() if key in state}, strict=False)
 
 
-def _require_map(head: nn.Module, name: str, cut: Cut, image_size: int) -> None:
+def _require_map(head: nn.Module, name: str, cut: Cut, image_size: ImageSize) -> None:
     """Refuse images whose map is too small: Inception v3's head pools and convolves it without padding."""
     parameter = next(head.parameters())
     try:

@@ -31,10 +31,13 @@ def show(fingerprint: str, /, *, cache: CacheFolder = FeatureConfig.cache) -> No
     opened = open_cache(path)
     shards, views, rejected = opened.shards, opened.views, opened.unreadable()
     changed = [shard.path.stat().st_mtime for shard in shards]
+    made_of = opened.spec.to_json()
+    taps = made_of.pop("taps", [])
     lines = {
         "fingerprint": opened.spec.fingerprint,
         "folder": opened.path,
-        **flattened(opened.spec.to_json()),
+        **flattened(made_of),
+        **({"taps": ", ".join(f"{tap['place']}:{tap['pool']} {tap['width']}" for tap in taps)} if taps else {}),
         "rows": ", ".join(f"{rows:,} of view {view}" for view, rows in views.items()) or "none",
         "shape of a row": list(opened.row_shape) if shards else "",
         "shards": f"{len(shards):,}",

@@ -7,33 +7,30 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from stages.data.images.preprocessing import Preprocessing
+from stages.data.images.preprocessing import Preprocessing, inner_shape, paddings
 
 VOID = 255
 """What a mask has where no class is known, as where a rendering leaves a place open."""
 
 
 def mask_view(preprocessing: Preprocessing, mask: Tensor) -> Tensor:
-    """Return a mask, uint8 [H, W], as `preprocessing` renders its image: uint8 [S, S], void where there is no image."""
-    side = preprocessing.image_size
+    """Return a mask, uint8 [H, W], as `preprocessing` renders its image: uint8, void where there is no image."""
+    shape = preprocessing.shape
     if preprocessing.crop_mode == "squash":
-        return resized_mask(mask, [side, side])
+        return resized_mask(mask, list(shape))
+    height, width = mask.shape[-2:]
     if preprocessing.crop_mode == "border":
-        longer = max(mask.shape[-2:])
-        return padded_mask(
-            resized_mask(mask, [max(round(length * side / longer), 1) for length in mask.shape[-2:]]), side
-        )
-    shorter = resized_mask(mask, [preprocessing.resize])
-    height, width = shorter.shape[-2:]
-    view: Tensor = F.center_crop(padded_mask(shorter, max(height, width, side)), [side, side])
+        return padded_mask(resized_mask(mask, list(inner_shape(height, width, shape))), shape)
+    resized = resized_mask(mask, preprocessing.resized_size(height, width))
+    larger = (max(resized.shape[-2], shape[0]), max(resized.shape[-1], shape[1]))
+    view: Tensor = F.center_crop(padded_mask(resized, larger), list(shape))
     return view
 
 
-def padded_mask(mask: Tensor, side: int) -> Tensor:
-    """Return a mask of at most `side` pixels a side in the middle of a square of void, uint8 [side, side]."""
+def padded_mask(mask: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Return a mask of at most these rows and columns in the middle of as many of void, uint8 [*shape]."""
     height, width = mask.shape[-2:]
-    top, left = (side - height) // 2, (side - width) // 2
-    padded: Tensor = F.pad(tv_tensors.Mask(mask), [left, top, side - width - left, side - height - top], fill=VOID)
+    padded: Tensor = F.pad(tv_tensors.Mask(mask), paddings(height, width, shape), fill=VOID)
     return padded
 
 

@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 from stages.config.augment_grammar import OPS, PRESETS, parse_augment
 from stages.data.augment.mask_view import mask_view
 from stages.data.augment.thread_rng import ThreadGenerator
-from stages.data.augment.transforms import CENTRAL_SQUARE, FLIP, Transform, evaluation_view, random_crop, transform_of
+from stages.data.augment.transforms import FLIP, Transform, central_part, evaluation_view, random_crop, transform_of
 from stages.data.images.preprocessing import Preprocessing
 
 _WRITTEN_OUT = {
@@ -101,7 +101,7 @@ def augmentation(augment: str, preprocessing: Preprocessing) -> Augmentation:
     if augment == "light":
         # nearly all of a long photograph is no nearly square crop, and torchvision would always take the middle
         gentle = (random_crop(preprocessing, smallest=0.8, longest=1.1), FLIP)
-        first = (CENTRAL_SQUARE,) if preprocessing.crop_mode == "center" else ()
+        first = (central_part(preprocessing),) if preprocessing.crop_mode == "center" else ()
         return Augmentation(augment, preprocessing, (*first, *gentle))
     steps = parse_augment(_WRITTEN_OUT.get(augment, augment))
     transforms = tuple(transform_of(step, preprocessing) for step in steps)

@@ -23,6 +23,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from stages.config.augment_grammar import OPS, AugmentOp, OpKind
+from stages.config.image_size import size_in_words
 from stages.data.augment.mask_view import VOID, mask_view, padded_mask, resized_mask
 from stages.data.images.preprocessing import Preprocessing
 
@@ -110,6 +111,9 @@ def vflip(_: float, preprocessing: Preprocessing) -> Transform:
 @register_op("rot90")
 def rot90(_: float, preprocessing: Preprocessing) -> Transform:
     """Rotation by a multiple of 90 degrees."""
+    rows, columns = preprocessing.shape
+    if rows != columns:  # what is turned by 90 degrees would be of another shape
+        return Transform("rotation by 180 degrees, half of the time", _half_turn)
     return Transform("rotation by a multiple of 90 degrees", _quarter_turns)
 
 
@@ -147,7 +151,7 @@ def grayscale(probability: float, preprocessing: Preprocessing) -> Transform:
 def blur(deviation: float, preprocessing: Preprocessing) -> Transform:
     """Gaussian blur."""
     # three standard deviations, as far as a border mirrored outwards reaches
-    kernel = 2 * min(math.ceil(3 * deviation), preprocessing.image_size - 1) + 1
+    kernel = 2 * min(math.ceil(3 * deviation), min(preprocessing.shape) - 1) + 1
     blurred = v2.GaussianBlur(kernel, (0.1, deviation))
     return Transform(f"Gaussian blur, standard deviation 0.1 to {deviation:g} px", blurred)
 
@@ -187,9 +191,12 @@ def random_crop(preprocessing: Preprocessing, smallest: float, longest: float) -
 
     Where the network sees all of an image, it is a part of that, as squashed or with as much border as the whole.
     """
-    size, mode = preprocessing.image_size, preprocessing.interpolation_mode
-    cropped = v2.RandomResizedCrop(size, scale=(smallest, 1), ratio=(1 / longest, longest), interpolation=mode)
-    part = f"{smallest:.0%} to 100% of it, sides up to {longest:.2g}:1, resized to {size} px"
+    (rows, columns), mode = preprocessing.shape, preprocessing.interpolation_mode
+    # a squashed image is a square before it is brought to the shape that the network sees
+    aspect = 1.0 if preprocessing.crop_mode == "squash" else columns / rows
+    ratio = (aspect / longest, aspect * longest)
+    cropped = v2.RandomResizedCrop((rows, columns), scale=(smallest, 1), ratio=ratio, interpolation=mode)
+    part = f"{smallest:.0%} to 100% of it, sides up to {longest:.2g}:1, resized to {preprocessing.image_size} px"
     if preprocessing.crop_mode == "squash":
         return Transform(f"squashed to a square, random crop of {part}", _SquashedCrop(cropped))
     if preprocessing.crop_mode == "border":
@@ -201,7 +208,7 @@ def evaluation_view(preprocessing: Preprocessing) -> Transform:
     """Return what lists without a crop begin with."""
     words = {
         "center": f"resized and cropped to the middle {preprocessing.image_size} px",
-        "squash": f"squashed to {preprocessing.image_size} x {preprocessing.image_size} px",
+        "squash": f"squashed to {size_in_words(preprocessing.image_size)} px",
         "border": f"resized to {preprocessing.image_size} px, with a border",
     }
     return Transform(words[preprocessing.crop_mode], _EvaluationView(preprocessing))
@@ -296,27 +303,48 @@ class _SquashedCrop:
 
 @dataclass(frozen=True)
 class _BorderedCrop:
-    """A crop of an image with what makes it square."""
+    """A crop of an image with what brings it to the proportions of what the network sees."""
 
     crop: v2.RandomResizedCrop
     preprocessing: Preprocessing
 
     def __call__(self, image: Tensor, *masks: Tensor) -> Any:
-        side = max(image.shape[-2:])
-        return self.crop(self.preprocessing.padded(image, side), *(padded_mask(mask, side) for mask in masks))
+        height, width = image.shape[-2:]
+        rows, columns = self.preprocessing.shape
+        # as small as holds the image in the proportions of what the network sees
+        shape = (max(height, -(-width * rows // columns)), max(width, -(-height * columns // rows)))
+        return self.crop(self.preprocessing.padded(image, shape), *(padded_mask(mask, shape) for mask in masks))
 
 
-def _central_square(image: Tensor, *masks: Tensor) -> Any:
-    side = min(image.shape[-2:])
-    return _all_of([F.center_crop(pixels, [side, side]) for pixels in (image, *masks)])
+def central_part(preprocessing: Preprocessing) -> Transform:
+    """Return the largest middle part in the proportions of what the network sees: a square, as a rule."""
+    rows, columns = preprocessing.shape
+    words = "central square" if rows == columns else f"central part in the proportions {rows}:{columns}"
+    return Transform(words, _CentralPart(rows, columns))
+
+
+@dataclass(frozen=True)
+class _CentralPart:
+    rows: int
+    columns: int
+
+    def __call__(self, image: Tensor, *masks: Tensor) -> Any:
+        height, width = image.shape[-2:]
+        size = [min(height, width * self.rows // self.columns), min(width, height * self.columns // self.rows)]
+        size = [max(length, 1) for length in size]
+        return _all_of([F.center_crop(pixels, size) for pixels in (image, *masks)])
 
 
 FLIP = Transform("horizontal flip, half of the time", v2.RandomHorizontalFlip())
-CENTRAL_SQUARE = Transform("central square", _central_square)
 
 
 def _quarter_turns(image: Tensor, *masks: Tensor) -> Any:
     turns = int(torch.randint(4, (1,)))
+    return _all_of([torch.rot90(image, turns, (1, 2)), *(_turned(mask, turns) for mask in masks)])
+
+
+def _half_turn(image: Tensor, *masks: Tensor) -> Any:
+    turns = 2 * int(torch.randint(2, (1,)))
     return _all_of([torch.rot90(image, turns, (1, 2)), *(_turned(mask, turns) for mask in masks)])
 
 

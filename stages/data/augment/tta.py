@@ -60,13 +60,13 @@ class TestTimeAugmentation:
         return image_means
 
     def _crops(self, image: Tensor) -> list[Tensor]:
-        side = self.preprocessing.image_size
+        rows, columns = self.preprocessing.shape
         if self.preprocessing.crop_mode != "center":
-            larger = self.preprocessing.whole(image, max(side, self.preprocessing.resize))
-            *corners, _ = F.five_crop(larger, [side, side])
+            larger = self.preprocessing.whole(image, self.preprocessing.larger_shape)
+            *corners, _ = F.five_crop(larger, [rows, columns])
             return [self.preprocessing.render(image), *corners]
         resized = self.preprocessing.resized(image)
         height, width = resized.shape[-2:]
-        padded = F.center_crop(resized, [max(height, side), max(width, side)])  # as the evaluation view is
-        *corners, center = F.five_crop(padded, [side, side])
+        padded = F.center_crop(resized, [max(height, rows), max(width, columns)])  # as the evaluation view is
+        *corners, center = F.five_crop(padded, [rows, columns])
         return [center, *corners]

@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as F
 
 from cache.errors import UsageError
 from stages.config.features import CropMode
+from stages.config.image_size import ImageSize, read_size, shape_of_size
 from stages.data.images.rgb import UnreadableImageError
 
 INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic")
@@ -34,6 +35,20 @@ def stack_pixels(images: Sequence[Tensor]) -> Tensor:
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
+def inner_shape(height: int, width: int, shape: tuple[int, int]) -> tuple[int, int]:
+    """Return the largest rows and columns in the proportions of an image that fit into `shape`."""
+    rows, columns = shape
+    if height * columns >= width * rows:  # as in a square, where the longer side decides
+        return rows, max(round(width * rows / height), 1)  # of a strip of pixels one row is left
+    return max(round(height * columns / width), 1), columns
+
+
+def paddings(height: int, width: int, shape: tuple[int, int]) -> list[int]:
+    """Return what lies left of, above, right of and below an image in the middle of a `shape` that is no smaller."""
+    top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
+    return [left, top, shape[1] - width - left, shape[0] - height - top]
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """Resize, crop, normalisation; always antialiased.
@@ -44,11 +59,11 @@ class Preprocessing:
 
     Attributes
     ----------
-    image_size : int
-        Side of the square the network sees, in pixels.
+    image_size : int or str
+        Side of the square the network sees, in pixels, or ``HEIGHTxWIDTH`` where it sees no square.
     resize : int
-        Length of the shorter side before the crop, in pixels; where all of an image is seen, the side of the square
-        that random crops of test-time augmentation are taken from.
+        Length of the shorter side before the crop, in pixels; where all of an image is seen, that of the shorter side
+        of what random crops of test-time augmentation are taken from.
     interpolation : str
         One of `INTERPOLATIONS`.
     mean, std : tuple of float
@@ -58,7 +73,7 @@ class Preprocessing:
         ``border``, all in its own proportions, the mean color beside it.
     """
 
-    image_size: int
+    image_size: ImageSize
     resize: int
     interpolation: str = "bilinear"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -70,8 +85,21 @@ class Preprocessing:
             raise UsageError(f"interpolation {self.interpolation!r} is not one of {', '.join(INTERPOLATIONS)}")
         if self.crop_mode not in get_args(CropMode):
             raise UsageError(f"crop mode {self.crop_mode!r} is not one of {', '.join(get_args(CropMode))}")
-        if self.image_size < 1 or self.resize < 1:
+        object.__setattr__(self, "image_size", read_size(self.image_size))
+        if self.resize < 1:
             raise UsageError(f"image size {self.image_size} and resize {self.resize} must be at least 1 pixel")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many rows and columns the network sees."""
+        return shape_of_size(self.image_size)
+
+    @property
+    def larger_shape(self) -> tuple[int, int]:
+        """Rows and columns of the whole image from which crops of test-time augmentation are taken."""
+        height, width = self.shape
+        scale = max(self.resize / min(height, width), 1)
+        return round(height * scale), round(width * scale)
 
     @property
     def mean_color(self) -> list[int]:
@@ -95,9 +123,10 @@ class Preprocessing:
         UnreadableImageError
             As `resized`, with a centre crop.
         """
-        side = self.image_size
         view: Tensor = (
-            F.center_crop(self.resized(image), [side, side]) if self.crop_mode == "center" else self.whole(image, side)
+            F.center_crop(self.resized(image), list(self.shape))
+            if self.crop_mode == "center"
+            else self.whole(image, self.shape)
         )
         return view[None].contiguous(memory_format=torch.channels_last)[0]
 
@@ -105,34 +134,29 @@ class Preprocessing:
         """Return how much of the area of an image the evaluation view shows."""
         if self.crop_mode != "center":
             return 1.0
-        kept = min(self.image_size / self.resize, 1.0)
-        longer = max(height, width) / min(height, width)
-        return kept * min(self.image_size / (self.resize * longer), 1.0)
+        shorter = min(height, width)
+        rows, columns = self.shape
+        return min(rows / (self.resize * height / shorter), 1.0) * min(columns / (self.resize * width / shorter), 1.0)
 
-    def whole(self, image: Tensor, side: int) -> Tensor:
-        """Return all of a photograph, uint8 [3, H, W], as uint8 [3, side, side]: squashed, or with a border."""
-        size = [side, side]
-        if self.crop_mode == "border":
-            longer = max(image.shape[-2:])
-            # of a strip of pixels one row is left
-            size = [max(round(length * side / longer), 1) for length in image.shape[-2:]]
-        return self.padded(F.resize(image, size, interpolation=self.interpolation_mode, antialias=True), side)
+    def whole(self, image: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Return all of a photograph, uint8 [3, H, W], as uint8 [3, *shape]: squashed, or with a border."""
+        size = shape if self.crop_mode != "border" else inner_shape(image.shape[-2], image.shape[-1], shape)
+        return self.padded(F.resize(image, list(size), interpolation=self.interpolation_mode, antialias=True), shape)
 
     def image_area(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Return where in a view with a border the image lies: the first row and column, and how many of each."""
-        side, longer = self.image_size, max(height, width)
-        rows, columns = (max(round(length * side / longer), 1) for length in (height, width))
-        return (side - rows) // 2, (side - columns) // 2, rows, columns
+        rows, columns = inner_shape(height, width, self.shape)
+        return (self.shape[0] - rows) // 2, (self.shape[1] - columns) // 2, rows, columns
 
-    def padded(self, image: Tensor, side: int) -> Tensor:
-        """Return an image of at most `side` pixels a side in the middle of a square, uint8 [3, side, side]."""
-        height, width = image.shape[-2:]
-        top, left = (side - height) // 2, (side - width) // 2
-        square: Tensor = F.pad(image, [left, top, side - width - left, side - height - top], fill=self.mean_color)
-        return square
+    def padded(self, image: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Return an image of at most these rows and columns in the middle of as many, uint8 [3, *shape]."""
+        view: Tensor = F.pad(image, paddings(image.shape[-2], image.shape[-1], shape), fill=self.mean_color)
+        return view
 
     def resized(self, image: Tensor) -> Tensor:
         """Return a photograph, uint8 [3, H, W], with its shorter side `resize` long: what crops are taken from.
+
+        Where the network sees no square, it is as small as covers `larger_shape`.
 
         Raises
         ------
@@ -142,11 +166,25 @@ class Preprocessing:
         height, width = image.shape[-2:]
         if self.resize**2 * max(height, width) > _RESIZED_LIMIT * min(height, width):
             raise UnreadableImageError(f"{width} x {height} pixels are too long and thin to be resized")
-        resized: Tensor = F.resize(image, [self.resize], interpolation=self.interpolation_mode, antialias=True)
+        size = self.resized_size(height, width)
+        resized: Tensor = F.resize(image, size, interpolation=self.interpolation_mode, antialias=True)
         return resized
 
+    def resized_size(self, height: int, width: int) -> list[int]:
+        """Return what `resized` brings an image to, as torchvision takes it: the shorter side, or both."""
+        if self.shape[0] == self.shape[1]:
+            return [self.resize]
+        rows, columns = self.larger_shape
+        scale = max(rows / height, columns / width)
+        return [max(round(height * scale), rows), max(round(width * scale), columns)]
+
+    @property
+    def decoded_side(self) -> int:
+        """To how many pixels the shorter side of an image is resized at most, so that it may be decoded smaller."""
+        return self.resize if self.shape[0] == self.shape[1] else max(self.larger_shape)
+
     def normalize(self, images: Tensor) -> Tensor:
-        """Return uint8 [b, 3, S, S] as float32 [b, 3, S, S], (x / 255 - mean) / std, on the same device.
+        """Return uint8 [b, 3, H, W] as float32 [b, 3, H, W], (x / 255 - mean) / std, on the same device.
 
         The result is in channels_last, whatever the images are in; those in channels_last take half the time.
         """
@@ -161,9 +199,10 @@ class Preprocessing:
         torch.addcmul(row_shift, rows, row_scale, out=rows)
         return rows.view(pixels.shape).permute(0, 3, 1, 2)
 
-    def with_size(self, image_size: int) -> Preprocessing:
-        """Return the same preprocessing for another image size; the crop keeps its share of the resized side."""
-        return replace(self, image_size=image_size, resize=round(image_size * self.resize / self.image_size))
+    def with_size(self, image_size: ImageSize) -> Preprocessing:
+        """Return the same preprocessing for another image size; the crop keeps its share of the shorter side."""
+        shorter = min(shape_of_size(read_size(image_size)))
+        return replace(self, image_size=image_size, resize=round(shorter * self.resize / min(self.shape)))
 
     def with_crop_mode(self, crop_mode: CropMode) -> Preprocessing:
         """Return the same preprocessing with another crop mode; ``center``, the option's default, leaves its own."""

@@ -14,6 +14,7 @@ from cache.errors import DataError, listed
 from stages.data.images.rgb import UnreadableImageError
 from stages.data.masks.stored import StoredMask, color_name, packed, stored_mask
 from stages.tasks.dense import VOID
+from stages.tasks.tiles import Box, split_name
 
 _TABLE_SIZE = 1 << 16
 """Numbers below this are looked up in a table."""
@@ -115,17 +116,27 @@ class MaskClasses:
 
 
 def read_mask(location: str, classes: MaskClasses) -> NDArray[np.uint8]:
-    """Return the mask at a location as numbers of classes, uint8 [H, W], 255 where none is known.
+    """Return the mask at a location, or a tile of one, as numbers of classes, uint8 [H, W], 255 where none is known.
 
     Raises
     ------
     UnreadableImageError
         A DataError that names the file and the reason: it is not there, no image, or holds what is no class.
     """
+    if (tile := split_name(location)) is not None:
+        return _tile_of_mask(*tile, classes)
     try:
         return classes.of(stored_mask(location))
     except UnreadableImageError as error:
         raise UnreadableImageError(error.reason, location) from error
+
+
+def _tile_of_mask(location: str, box: Box, classes: MaskClasses) -> NDArray[np.uint8]:
+    """Return a rectangle of a mask, void beyond it."""
+    part = read_mask(location, classes)[box.top : box.top + box.height, box.left : box.left + box.width]
+    tile = np.full((box.height, box.width), VOID, dtype=np.uint8)
+    tile[: part.shape[0], : part.shape[1]] = part
+    return tile
 
 
 def resize_mask(mask: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:

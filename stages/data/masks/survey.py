@@ -60,9 +60,9 @@ def image_shape(location: str) -> tuple[int, int] | None:
 
 
 def _upright_shape(image: Image.Image) -> tuple[int, int]:
-    # of a PNG without that mark Pillow would decode all pixels to look for one behind them
-    has_marks = image.format != "PNG" or "exif" in image.info
-    turned = has_marks and image.getexif().get(_ORIENTATION, 1) >= 5
+    # of a PNG without that mark Pillow would decode all pixels to look for one behind them; TIFF it turns itself
+    has_mark = "exif" in image.info if image.format == "PNG" else image.format != "TIFF"
+    turned = has_mark and image.getexif().get(_ORIENTATION, 1) >= 5
     return (image.width, image.height) if turned else (image.height, image.width)
 
 

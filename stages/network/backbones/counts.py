@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cache.atomic_write import write_atomically
 from cache.errors import CacheError
+from stages.config.image_size import shape_of_size
 from stages.network.backbones.registry import find_family
 from stages.network.image_channels import channels_of
 from stages.runtime.user_folder import user_cache_folder
@@ -46,10 +47,10 @@ class Counts(NamedTuple):
 def count_network(name: str) -> Counts | None:
     """Return the counts of the network that ``backbone`` calls so; None where it cannot be run without numbers."""
     try:
-        module, side = _built(name, "meta")
+        module, shape = _built(name, "meta")
     except Exception:  # noqa: BLE001  some compute with numbers while they are built
-        module, side = _built(name, "cpu")
-    image = torch.empty(1, channels_of(module), side, side, device="meta")
+        module, shape = _built(name, "cpu")
+    image = torch.empty(1, channels_of(module), *shape, device="meta")
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             module.eval().requires_grad_(False).to("meta")(image)
@@ -58,12 +59,12 @@ def count_network(name: str) -> Counts | None:
     return Counts(sum(parameter.numel() for parameter in module.parameters()), counter.get_total_flops() // 2)
 
 
-def _built(name: str, device: str) -> tuple[nn.Module, int]:
-    """Return a network without its weights, and the side of its images."""
+def _built(name: str, device: str) -> tuple[nn.Module, tuple[int, int]]:
+    """Return a network without its weights, and the height and width of its images."""
     family = find_family(name)
     with torch.device(device):
         module, preprocessing, *_ = family.load(name.removeprefix(family.prefix), False, None)
-    return module, preprocessing.image_size
+    return module, shape_of_size(preprocessing.image_size)
 
 
 def read_counts(path: Path) -> dict[str, Counts]:

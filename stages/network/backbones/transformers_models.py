@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from cache.errors import UsageError, WeightsError
+from stages.config.image_size import ImageSize
 from stages.data.images.preprocessing import Preprocessing
 from stages.network.backbones.base import LoadedNetwork, random_weights_source
 from stages.network.backbones.download import download_errors
@@ -28,7 +29,7 @@ _NOT_ARCHITECTURE = ("transformers_version", "_name_or_path", "architectures", "
     accepts=bool,
     help_text="a model of the library transformers (hf:facebook/dinov2-base, hf:FOLDER)",
 )
-def load_transformers(name: str, pretrained: bool, image_size: int | None) -> LoadedNetwork:
+def load_transformers(name: str, pretrained: bool, image_size: ImageSize | None) -> LoadedNetwork:
     """Return a model of the hub, or in a folder, with what its image processor does as the preprocessing.
 
     Raises

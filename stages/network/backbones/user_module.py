@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from cache.errors import UsageError
+from stages.config.image_size import ImageSize, shape_of_size
 from stages.data.images.preprocessing import Preprocessing
 from stages.network.backbones.base import Backbone, LoadedNetwork, count_classes
 from stages.network.backbones.module_identity import identity_of_module
@@ -28,7 +29,7 @@ def backbone_from_module(
     module: nn.Module,
     preprocessing: Preprocessing | None = None,
     *,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     name: str | None = None,
 ) -> Backbone:
     """Return a network of the user's own as a backbone, for :func:`~stages.extraction.extractor.build_extractor`.
@@ -73,7 +74,7 @@ def backbone_from_module(
     accepts=lambda name: _IMPORT_PATH.fullmatch(name) is not None,
     help_text="an import path of your own (package.module:factory)",
 )
-def load_user_module(name: str, pretrained: bool, image_size: int | None) -> LoadedNetwork:
+def load_user_module(name: str, pretrained: bool, image_size: ImageSize | None) -> LoadedNetwork:
     """Return what the factory at an import path makes; its weights are its own business, wanted or not.
 
     ``package.module:factory`` is called without arguments and returns a module, or a module and its preprocessing. With
@@ -102,7 +103,7 @@ def load_user_module(name: str, pretrained: bool, image_size: int | None) -> Loa
     return LoadedNetwork(module, preprocessing, f"as {path['module']}:{path['factory']} gives them", identity=identity)
 
 
-def _preprocessing(subject: str, preprocessing: Preprocessing | None, image_size: int | None) -> Preprocessing:
+def _preprocessing(subject: str, preprocessing: Preprocessing | None, image_size: ImageSize | None) -> Preprocessing:
     if preprocessing is not None:
         return preprocessing if image_size is None else preprocessing.with_size(image_size)
     if image_size is None:
@@ -111,4 +112,4 @@ def _preprocessing(subject: str, preprocessing: Preprocessing | None, image_size
             "or a "
             "Preprocessing with the module"
         )
-    return Preprocessing(image_size, round(_RESIZE * image_size))
+    return Preprocessing(image_size, round(_RESIZE * min(shape_of_size(image_size))))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -24,6 +24,7 @@ from typing import Literal
 from torch import fx, nn
 
 from cache.errors import UsageError, suggestion
+from stages.config.image_size import ImageSize, shape_of_size
 from stages.network.classifier import output_layers
 from stages.network.freezing import frozen_layers
 from stages.network.graph.section import Section
@@ -83,6 +84,16 @@ class Cut:
         """Bytes one image takes in a cache of unpooled float16."""
         return 2 * math.prod(self.shape)
 
+    @property
+    def places(self) -> int:
+        """How many places in the image it has numbers of; 1 for a vector."""
+        return 1 if self.layout == "vector" else math.prod(self.shape) // self.channels
+
+    @property
+    def channels(self) -> int:
+        """How many numbers it has of each place."""
+        return self.shape[0] if self.layout in ("vector", "nchw") else self.shape[-1]
+
 
 @dataclass(frozen=True)
 class Boundary:
@@ -119,7 +130,7 @@ class CutGraph:
         If the network cannot be traced, or does not take images of this size.
     """
 
-    def __init__(self, module: nn.Module, image_size: int) -> None:
+    def __init__(self, module: nn.Module, image_size: ImageSize) -> None:
         self.module = module
         self.image_size = image_size
         self._trace = Trace(module, image_size, training=False)
@@ -128,18 +139,40 @@ class CutGraph:
     @cached_property
     def cuts(self) -> tuple[Cut, ...]:
         """Every cut, from the image to the logits."""
-        trace = self._trace
+        return tuple(self._cut_at.values())
+
+    @cached_property
+    def tensors(self) -> tuple[Cut, ...]:
+        """Every tensor with a row for each image that can be pooled, from the image to the logits, cuts among them.
+
+        Where several tensors cross, what a cut says of the parameters above holds of none: others are still needed.
+        """
+        return tuple(
+            self._cut_at.get(node) or self._describe(node, layout, "") for node, layout in self._layouts.items()
+        )
+
+    @cached_property
+    def _cut_at(self) -> dict[fx.Node, Cut]:
+        nodes = [node for node in self._layouts if self._is_crossed_alone(node)]
+        aliases = self._aliases(nodes)
+        return {node: self._describe(node, self._layouts[node], aliases.get(node, "")) for node in nodes}
+
+    @cached_property
+    def _layouts(self) -> dict[fx.Node, Layout]:
+        """What the dimensions of each node's output mean, of those that are rows of images which pool."""
         layouts: dict[fx.Node, Layout] = {}
-        latest_map: tuple[Layout, int] = ("nchw", self.image_size)
-        for node in trace.nodes:
-            if trace.crosses_alone(trace.names[node]) and self._training_trace.crosses_alone(trace.names[node]):
-                layout = self._layout(node, *latest_map)
-                if layout is not None:
-                    layouts[node] = layout
-                if layout in ("nchw", "nhwc"):
-                    latest_map = (layout, trace.shape(node)[1])
-        aliases = self._aliases(list(layouts))
-        return tuple(self._describe(node, layout, aliases.get(node, "")) for node, layout in layouts.items())
+        latest_map: tuple[Layout, int] = ("nchw", max(shape_of_size(self.image_size)))
+        for node in self._trace.nodes[1:-1]:
+            layout = self._layout(node, *latest_map)
+            if layout is not None:
+                layouts[node] = layout
+            if layout in ("nchw", "nhwc") and self._is_crossed_alone(node):
+                latest_map = (layout, self._trace.shape(node)[1])
+        return layouts
+
+    def _is_crossed_alone(self, node: fx.Node) -> bool:
+        name = self._trace.names[node]
+        return self._trace.crosses_alone(name) and self._training_trace.crosses_alone(name)
 
     @cached_property
     def blocks(self) -> tuple[str, ...]:
@@ -248,6 +281,55 @@ class CutGraph:
         It shares the network's modules and parameters, as sections do.
         """
         return fx.GraphModule(self.module, self._trace.section(*self._ends(start, end)))
+
+    def evaluation_taps(self, taps: Mapping[str, tuple[Cut, nn.Module]]) -> fx.GraphModule:
+        """Return the network up to the deepest of some tensors, giving a tuple of what modules make of them.
+
+        It shares the network's modules and parameters, as :meth:`evaluation_section` does.
+
+        Parameters
+        ----------
+        taps
+            One of :attr:`tensors` and the module that takes it, by the names the modules get in the result.
+        """
+        graph = self._trace.tapped([(name, tensor.name) for name, (tensor, _) in taps.items()])
+        modules = {name: module for name, (_, module) in taps.items()}
+        root = {
+            str(node.target): modules.get(str(node.target)) or operator.attrgetter(str(node.target))(self.module)
+            for node in graph.nodes
+            if node.op in ("call_module", "get_attr")
+        }
+        return fx.GraphModule(root, graph)
+
+    def projected_between(self, start: Cut | None, end: Cut) -> Cut | None:
+        """Return what the last layer with weights between two cuts takes, if that is computed between them.
+
+        Of an inverted residual block that is the expanded activation, of a transformer's block that inside its MLP.
+        Left out is what is narrower than `end`, a vector, or of one place where `end` has many (of a block's gate).
+        """
+        first_step = self._position(start) + 1 if start else 1
+        for node in reversed(self._trace.nodes[first_step : self._position(end) + 1]):
+            if not self._weighted_layers(node):
+                continue
+            source = node.all_input_nodes[0]
+            if self._trace.position[source] < first_step or source not in self._layouts:
+                continue
+            tensor = self._cut_at.get(source) or self._describe(source, self._layouts[source], "")
+            has_places = tensor.layout != "vector" and (tensor.places > 1 or end.places == 1)
+            if has_places and tensor.channels >= end.channels:
+                return tensor
+        return None
+
+    def tensors_inside(self, matches: Callable[[str], bool]) -> list[Cut]:
+        """Return the tensors whose names match, and the last tensor inside each module whose path does."""
+        found: dict[fx.Node, None] = {}
+        last_inside: dict[str, fx.Node] = {}
+        for node in self._layouts:
+            if matches(self._trace.names[node]):
+                found[node] = None
+            last_inside |= dict.fromkeys(ancestor_paths(self._owner_module(node)), node)
+        found |= dict.fromkeys(node for path, node in last_inside.items() if matches(path))
+        return [self._cut_at.get(node) or self._describe(node, self._layouts[node], "") for node in found]
 
     def peak_activation_bytes(self, cut: Cut) -> int:
         """Return the most bytes that one image's activations in float32 take at any time on the way to `cut`.
@@ -397,13 +479,15 @@ class CutGraph:
         if not self._trace.has_row_per_image(node):
             return None
         shape = self._trace.shape(node)
-        layout = layout_of(shape, ambiguous=map_layout)
+        layout = layout_of(shape, map_layout, shape_of_size(self.image_size))
         if layout in ("nchw", "nhwc") and shape[1] > map_side:
             return None
         return None if layout == "tokens" and self._is_flattened_map(node) else layout
 
     def _is_flattened_map(self, node: fx.Node) -> bool:
         """Say whether a node's three dimensions are [b, C, H * W] and not tokens [b, N, C]."""
+        if not node.all_input_nodes:
+            return False
         source = node.all_input_nodes[0]
         shape, below, operation = self._trace.shape(node), self._trace.shape(source), _operation(node)
         if operation in _TRANSPOSING and len(below) == 2:
@@ -428,7 +512,7 @@ class CutGraph:
         shape = trace.shape(node)
         parameters, multiply_adds = self._parameters_up_to, self._multiply_adds_up_to
         prefix = _prefix_tokens(self.module) if layout == "tokens" else 0
-        prefix = prefix if math.isqrt(max(shape[0] - prefix, 0)) ** 2 == shape[0] - prefix else 0
+        prefix = prefix if is_grid(shape[0] - prefix, shape_of_size(self.image_size)) else 0
         return Cut(
             name,
             alias,
@@ -532,10 +616,13 @@ class CutGraph:
         return UsageError(f"{name!r} is no cut: {obstacle}. Nearest cuts: {' and '.join(nearest)}.")
 
 
-def layout_of(shape: tuple[int, ...], ambiguous: Layout = "nchw") -> Layout | None:
-    """Return the layout of a row of this shape; None if it is neither vector, tokens nor a square map.
+def layout_of(
+    shape: tuple[int, ...], ambiguous: Layout = "nchw", image_shape: tuple[int, int] = (1, 1)
+) -> Layout | None:
+    """Return the layout of a row of this shape; None if it is neither vector, tokens nor a map of such an image.
 
-    Images are square, so maps are: the two equal sides are height and width. `ambiguous` is the answer for a cube.
+    A map has the proportions of its image: of a square one, the two equal sides are height and width. `ambiguous` is
+    the answer where both readings are right, as for a cube.
     """
     if len(shape) == 1:
         return "vector"
@@ -543,11 +630,28 @@ def layout_of(shape: tuple[int, ...], ambiguous: Layout = "nchw") -> Layout | No
         return "tokens"
     if len(shape) != 3:
         return None
-    if shape[0] == shape[1] == shape[2]:
+    is_nchw, is_nhwc = (_has_proportions(sides, image_shape) for sides in (shape[1:], shape[:2]))
+    if is_nchw and is_nhwc:
         return ambiguous
-    if shape[1] == shape[2]:
+    if is_nchw:
         return "nchw"
-    return "nhwc" if shape[0] == shape[1] else None
+    return "nhwc" if is_nhwc else None
+
+
+def is_grid(patches: int, image_shape: tuple[int, int]) -> bool:
+    """Return whether so many patches may be the rows and columns of an image."""
+    height, width = image_shape
+    rows = round(math.sqrt(max(patches, 0) * height / width))
+    return rows > 0 and patches % rows == 0 and _has_proportions((rows, patches // rows), image_shape)
+
+
+def _has_proportions(sides: tuple[int, ...], image_shape: tuple[int, int]) -> bool:
+    """Return whether a map may be that of an image: each side was divided by the same stride, and rounded."""
+    (rows, columns), (height, width) = sides, image_shape
+    if height == width:
+        return rows == columns
+    # strides are powers of two, as a rule, and each halving rounds up or down: less than two places in all
+    return abs(rows * width - columns * height) < 2 * max(height, width)
 
 
 def _operation(node: fx.Node) -> str:

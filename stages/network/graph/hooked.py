@@ -7,9 +7,8 @@ without what lies below, so features come from it and nothing of it is fine-tune
 from __future__ import annotations
 
 import copy
-import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -20,8 +19,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cache.errors import UsageError, listed, suggestion
+from stages.config.image_size import ImageSize, shape_of_size, size_in_words
 from stages.network.freezing import lock_eval_mode
-from stages.network.graph.cuts import Cut, CutGraph, Layout, layout_of
+from stages.network.graph.cuts import Cut, CutGraph, Layout, is_grid, layout_of
 from stages.network.graph.fake_tensors import PeakMemoryMode
 from stages.network.graph.pooling import Pool
 from stages.network.graph.trace import UntraceableError, in_mode
@@ -61,7 +61,7 @@ class HookedGraph(CutGraph):
         By whatever needs a trace.
     """
 
-    def __init__(self, module: nn.Module, image_size: int, reason: str) -> None:
+    def __init__(self, module: nn.Module, image_size: ImageSize, reason: str) -> None:
         self.module = module
         self.image_size = image_size
         self.reason = reason
@@ -75,6 +75,15 @@ class HookedGraph(CutGraph):
     def cuts(self) -> tuple[Cut, ...]:
         """Every module that gives one row per image, in the order in which they are done."""
         return tuple(self._observed.cuts.values())
+
+    @property
+    def tensors(self) -> tuple[Cut, ...]:
+        """The cuts: what crosses between modules is not known."""
+        return self.cuts
+
+    def tensors_inside(self, matches: Callable[[str], bool]) -> list[Cut]:
+        """Return the cuts at modules whose paths match."""
+        return [cut for cut in self.cuts if matches(cut.name)]
 
     def resolve(self, name: str) -> Cut:
         """Return the cut at the module called `name`.
@@ -169,7 +178,28 @@ class HookedTrunk(nn.Module):
         return tuple(pool(outputs[name].float()) for name, pool in zip(self._names, self.pools, strict=True))
 
 
-def cut_graph(module: nn.Module, image_size: int) -> CutGraph:
+class JoinedTrunk(nn.Module):
+    """What a trunk gives at several taps, one after the other in one row: (float32 [b, D],).
+
+    Attributes
+    ----------
+    precision, arithmetic : str
+        Of the trunk.
+    """
+
+    precision: Precision
+
+    def __init__(self, trunk: HookedTrunk) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.precision, self.arithmetic = trunk.precision, trunk.arithmetic
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the rows of normalised images, float32 [b, 3, S, S]."""
+        return (torch.cat(self.trunk(images), dim=1),)
+
+
+def cut_graph(module: nn.Module, image_size: ImageSize) -> CutGraph:
     """Return the graph of a network, or, where it cannot be traced, its modules to be hooked.
 
     Raises
@@ -198,7 +228,7 @@ def first_tensor(output: Any) -> torch.Tensor | None:
     return None
 
 
-def require_tensor_output(module: nn.Module, image_size: int) -> None:
+def require_tensor_output(module: nn.Module, image_size: ImageSize) -> None:
     """Run a network once and refuse one that raises, or that gives no tensor with a row for each image.
 
     Raises
@@ -211,8 +241,9 @@ def require_tensor_output(module: nn.Module, image_size: int) -> None:
     if tensor is None or tensor.shape[:1] != (_BATCH,):
         description = f"a {type(output).__name__}" if tensor is None else f"a tensor {[*tensor.shape]}"
         raise UsageError(
-            f"{type(module).__name__} gave {description} for {_BATCH} images, {[_BATCH, 3, image_size, image_size]}: a "
-            "backbone has to give a tensor with a row for each image, or a tuple or mapping with one in it"
+            f"{type(module).__name__} gave {description} for {_BATCH} images, "
+            f"{[_BATCH, 3, *shape_of_size(image_size)]}: a backbone has to give a tensor with a row for each image, or "
+            "a tuple or mapping with one in it"
         )
 
 
@@ -254,7 +285,7 @@ class _Observation:
     peak_bytes: int
 
     @classmethod
-    def of(cls, module: nn.Module, image_size: int) -> _Observation:
+    def of(cls, module: nn.Module, image_size: ImageSize) -> _Observation:
         moments: dict[str, _Moment] = {}
         other_outputs: dict[str, str] = {}
         parameter_counts: dict[int, int] = {}
@@ -265,7 +296,9 @@ class _Observation:
         def record_output(name: str, layer: nn.Module, arguments: Any, output: Any) -> None:
             moments.pop(name, None)  # of a module that runs again, the last output counts
             tensor = first_tensor(output)
-            layout = layout_of(tuple(tensor.shape[1:])) if tensor is not None and _has_row_per_image(tensor) else None
+            layout = None
+            if tensor is not None and _has_row_per_image(tensor):
+                layout = layout_of(tuple(tensor.shape[1:]), image_shape=shape_of_size(image_size))
             if tensor is None or layout is None:
                 other_outputs[name] = (
                     f"a {type(output).__name__}" if tensor is None else f"{tensor.dtype} {[*tensor.shape]}"
@@ -284,17 +317,24 @@ class _Observation:
                 _run(module, image_size)
         multiply_adds = counter.get_total_flops() // 2 // _BATCH
         cuts = {
-            name: _cut(module, name, moment, sum(parameter_counts.values()), multiply_adds)
+            name: _cut(module, name, shape_of_size(image_size), moment, sum(parameter_counts.values()), multiply_adds)
             for name, moment in moments.items()
         }
         return cls(cuts, other_outputs, memory.peak // _BATCH)
 
 
-def _cut(module: nn.Module, name: str, moment: _Moment, parameters: int, multiply_adds: int) -> Cut:
+def _cut(
+    module: nn.Module,
+    name: str,
+    image_shape: tuple[int, int],
+    moment: _Moment,
+    parameters: int,
+    multiply_adds: int,
+) -> Cut:
     tokens = {key: value for key, value in module.named_parameters() if key.rpartition(".")[2] in _PREFIX_TOKENS}
     prefix = sum(value.shape[1] for value in tokens.values()) if moment.layout == "tokens" else 0
     patches = moment.shape[0] - prefix
-    prefix = prefix if patches > 0 and math.isqrt(patches) ** 2 == patches else 0
+    prefix = prefix if is_grid(patches, image_shape) else 0
     return Cut(
         name=name,
         alias="",
@@ -313,11 +353,11 @@ def _has_row_per_image(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() and tensor.shape[:1] == (_BATCH,)
 
 
-def _run(module: nn.Module, image_size: int) -> Any:
+def _run(module: nn.Module, image_size: ImageSize) -> Any:
     """Return what a network makes of black images, in evaluation mode; no random number of the program is taken."""
     parameter = next(module.parameters(), torch.zeros(()))
     images = torch.zeros(
-        _BATCH, channels_of(module), image_size, image_size, dtype=parameter.dtype, device=parameter.device
+        _BATCH, channels_of(module), *shape_of_size(image_size), dtype=parameter.dtype, device=parameter.device
     )
     try:
         with in_mode(module, training=False), torch.no_grad(), fixed_seed(0):
@@ -325,7 +365,7 @@ def _run(module: nn.Module, image_size: int) -> Any:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
         raise UsageError(
-            f"{type(module).__name__} cannot be run on images of {image_size} x {image_size} pixels ({reason}). It is "
+            f"{type(module).__name__} cannot be run on images of {size_in_words(image_size)} pixels ({reason}). It is "
             "called with one tensor, float [b, 3, S, S]; choose another `image_size`, or another backbone"
         ) from error
 

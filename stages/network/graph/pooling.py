@@ -100,6 +100,12 @@ def maximum(x: torch.Tensor, cut: Cut) -> torch.Tensor:
     return patches_of(x, cut).amax(SPATIAL_DIMS[cut.layout])
 
 
+@register_pooling("std")
+def standard_deviation(x: torch.Tensor, cut: Cut) -> torch.Tensor:
+    """Standard deviation over all places."""
+    return patches_of(x, cut).std(SPATIAL_DIMS[cut.layout], correction=0)
+
+
 @register_pooling("avgmax")
 def average_beside_maximum(x: torch.Tensor, cut: Cut) -> torch.Tensor:
     """Both, concatenated."""

@@ -30,25 +30,52 @@ def cuts_to_probe(graph: CutGraph, pool: Pooling, most: int = MOST_CUTS) -> list
     """
     automatic = graph.resolve("auto")
     below = graph.cuts[: graph.cuts.index(automatic) + 1]
-    starts = [_first_inside(block, below) for block in _blocks(graph)]
-    bounds = [*sorted({start for start in starts if start is not None}), len(below)]
-    outputs = [_output(below[start:stop]) for start, stop in pairwise(bounds)]
+    outputs = outputs_of_blocks(innermost_blocks(graph), below)
     candidates = [cut for cut in outputs if not _equals_classifier_input(cut, automatic, pool)] + [automatic]
     indices = np.linspace(0, len(candidates) - 1, min(most, len(candidates))).round().astype(int)
     return [candidates[index] for index in indices]
 
 
-def _blocks(graph: CutGraph) -> list[str]:
-    """Return the names of the network's blocks, those in plain sequences one by one."""
+def outputs_of_blocks(blocks: Sequence[str], cuts: Sequence[Cut]) -> list[Cut]:
+    """Return the output of each block in which a cut is: the last map or tokens of it, or else the last vector.
+
+    Parameters
+    ----------
+    blocks
+        Their names, from the image upwards.
+    cuts
+        Those up to where the last block ends.
+    """
+    starts = [_first_inside(block, cuts) for block in blocks]
+    bounds = [*sorted({start for start in starts if start is not None}), len(cuts)]
+    return [_output(cuts[start:stop]) for start, stop in pairwise(bounds)]
+
+
+def innermost_blocks(graph: CutGraph, *, opened: bool = False) -> list[str]:
+    """Return the names of the network's blocks, those in plain sequences one by one.
+
+    With `opened` also those in the sequences that other modules hold: of a stage that is a downsampling and a row of
+    blocks these, each by itself.
+    """
 
     def parts(name: str) -> list[str]:
         module = graph.module.get_submodule(name)
-        children = [f"{name}.{child}" for child, part in module.named_children() if _has_weights(part)]
-        if not isinstance(module, nn.Sequential) or len(children) < 2:
-            return [name]
-        return [part for child in children for part in parts(child)]
+        children = {f"{name}.{child}": part for child, part in module.named_children() if _has_weights(part)}
+        if isinstance(module, nn.Sequential) and len(children) > 1:
+            return [part for child in children for part in parts(child)]
+        rows = [child for child, part in children.items() if opened and _is_row_of_blocks(part)]
+        if rows:
+            return [part for child in children for part in (parts(child) if child in rows else [child])]
+        return [name]
 
     return [part for block in graph.blocks for part in parts(block)]
+
+
+def _is_row_of_blocks(module: nn.Module) -> bool:
+    """Say whether a module is a sequence of modules of one kind, each of several layers with weights."""
+    parts = list(module.children())
+    layers = [sum(parameter.ndim > 1 for parameter in part.parameters()) for part in parts]
+    return isinstance(module, nn.Sequential) and len({*map(type, parts)}) == 1 and min(layers, default=0) > 1
 
 
 def _has_weights(module: nn.Module) -> bool:
@@ -69,7 +96,11 @@ def _output(cuts: Sequence[Cut]) -> Cut:
 
 def _equals_classifier_input(cut: Cut, automatic: Cut, pool: Pooling) -> bool:
     """Say whether the pooled output of a cut is the classifier's input, or as good as that."""
-    averaged = pool == "avg" and automatic.layout == "vector" and cut.layout in ("nchw", "nhwc")
-    channels = cut.shape[0] if cut.layout == "nchw" else cut.shape[-1]
-    same_input = averaged and channels == automatic.shape[0] and cut.parameters_below == automatic.parameters_below
-    return cut == automatic or same_input
+    return cut == automatic or (pool == "avg" and cut.layout != "tokens" and is_pooled_to(cut, automatic))
+
+
+def is_pooled_to(cut: Cut, vector: Cut) -> bool:
+    """Say whether a vector is, as far as shapes tell, made of a map or of tokens by pooling alone."""
+    if cut.layout == "vector" or vector.layout != "vector":
+        return False
+    return cut.channels == vector.channels and cut.parameters_below == vector.parameters_below

@@ -13,7 +13,7 @@ import operator
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm.models
 import torch
@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import NodePathTracer
 
 from cache.errors import UsageError
+from stages.config.image_size import ImageSize, shape_of_size, size_in_words
 from stages.network.graph.fake_tensors import DATA_DEPENDENT, PeakMemoryMode, storages, without_computing
 from stages.network.image_channels import channels_of
 
@@ -55,6 +56,24 @@ class UntraceableError(UsageError):
             f"{type(module).__name__} cannot be cut: its forward pass cannot be traced ({self.reason}). "
             "Choose another backbone."
         )
+
+
+class _Copied(NamedTuple):
+    """Part of a network's graph, and where in it things are.
+
+    Attributes
+    ----------
+    graph : fx.Graph
+    copies : dict
+        Its own node for each of the network's.
+    branch_outputs, clones : dict
+        What each branch gives, by its name; and the output of a node as it was when computed, by the node's.
+    """
+
+    graph: fx.Graph
+    copies: dict[fx.Node, Any]
+    branch_outputs: dict[str, fx.Node]
+    clones: dict[str, fx.Node]
 
 
 class Trace:
@@ -95,7 +114,7 @@ class Trace:
     def __init__(
         self,
         module: nn.Module,
-        image_size: int,
+        image_size: ImageSize,
         *,
         training: bool,
         frozen: Collection[str] = (),
@@ -185,37 +204,62 @@ class Trace:
         they make of it, too, by their names. `outputs` are nodes on the way whose own outputs are given before that of
         the end, as a tuple.
         """
-        first = self.by_name[start] if start else self.image
         last = self.by_name[end] if end else self.output
+        copied = self._copied(self.by_name[start] if start else self.image, [last], branches, outputs)
+        end_output = copied.copies[last]
+        result = (*(copied.clones[name] for name in outputs), end_output) if outputs else end_output
+        copied.graph.output((result, copied.branch_outputs) if branches else result)
+        return copied.graph
+
+    def tapped(self, taps: Sequence[tuple[str, str]]) -> fx.Graph:
+        """Return the graph that computes what modules make of the outputs of nodes, from the image, in one pass.
+
+        `taps` are pairs as the `branches` of :meth:`section`; the graph gives a tuple in their order. A module is run
+        as soon as its node was, before layers above change the tensor in place.
+        """
+        goals = [self.by_name[name] for _, name in taps]
+        copied = self._copied(self.image, goals, taps)
+        copied.graph.output(tuple(copied.branch_outputs[module] for module, _ in taps))
+        return copied.graph
+
+    def _copied(
+        self,
+        first: fx.Node,
+        goals: Sequence[fx.Node],
+        branches: Sequence[tuple[str, str]],
+        cloned: Collection[str] = (),
+    ) -> _Copied:
+        """Return a graph, without an output yet, of what some nodes are computed with from `first`."""
         above = self._above(first)
 
         def is_size_from_below(node: fx.Node) -> bool:
             return node not in above and node.op != "get_attr" and not _holds_tensor(self.values[node])
 
-        needed = self._needed_for(last, stop=lambda node: node is first or is_size_from_below(node))
+        def is_below(node: fx.Node) -> bool:
+            return node is first or is_size_from_below(node)
+
+        needed = set[fx.Node]().union(*(self._needed_for(goal, stop=is_below) for goal in goals))
         graph = fx.Graph()
         x = graph.placeholder("x")
         copies: dict[fx.Node, Any] = {}
         branch_outputs: dict[str, fx.Node] = {}
-        given: dict[str, fx.Node] = {}
+        clones: dict[str, fx.Node] = {}
         for node in self.nodes:
             if node not in needed:
                 continue
             if node is first:
                 # Layers above may work in place (ReLU, dropout in training): the caller's features stay as they are.
-                copies[node] = x if start is None else graph.call_method("clone", (x,))
+                copies[node] = x if first is self.image else graph.call_method("clone", (x,))
             elif is_size_from_below(node):
                 copies[node] = _size(self.values[node], graph, x)
             else:
                 copies[node] = graph.node_copy(node, lambda source: copies[source])
             for name in (name for name, cut_name in branches if self.by_name[cut_name] is node):
                 branch_outputs[name] = graph.call_module(name, (copies[node],))
-            if self.names[node] in outputs:
+            if self.names[node] in cloned:
                 # what comes after may work in place, as above
-                given[self.names[node]] = graph.call_method("clone", (copies[node],))
-        result = (*(given[name] for name in outputs), copies[last]) if outputs else copies[last]
-        graph.output((result, branch_outputs) if branches else result)
-        return graph
+                clones[self.names[node]] = graph.call_method("clone", (copies[node],))
+        return _Copied(graph, copies, branch_outputs, clones)
 
     def _above(self, first: fx.Node) -> set[fx.Node]:
         above = {first}
@@ -239,7 +283,7 @@ class Trace:
         return needed
 
 
-def check_image_size(module: nn.Module, image_size: int) -> None:
+def check_image_size(module: nn.Module, image_size: ImageSize) -> None:
     """Raise UsageError if the network does not take images of `image_size` pixels; nothing is computed."""
     with in_mode(module, training=False), without_computing(module), _sizes_explained(image_size):
         module(_blank_images(module, image_size))
@@ -340,7 +384,7 @@ class _Recorder(fx.Interpreter):
         return value
 
 
-def _dry_run(module: nn.Module, graph: fx.Graph, image_size: int) -> _Recorder:
+def _dry_run(module: nn.Module, graph: fx.Graph, image_size: ImageSize) -> _Recorder:
     """Run a graph without computing; in evaluation mode, so that BatchNorm statistics stay as they are."""
     recorder = _Recorder(module, graph)
     with in_mode(module, training=False), without_computing(module), _sizes_explained(image_size):
@@ -361,14 +405,14 @@ def _untraceable_explained(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _sizes_explained(image_size: int) -> Iterator[None]:
+def _sizes_explained(image_size: ImageSize) -> Iterator[None]:
     """Turn what a network raises on images of the wrong size into a UsageError."""
     try:
         yield
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(
-            f"This network cannot be run on images of {image_size} x {image_size} pixels ({reason}). "
+            f"This network cannot be run on images of {size_in_words(image_size)} pixels ({reason}). "
             "Leave out `image_size` to take the network's own, or choose a network that takes other sizes."
         ) from error
 
@@ -385,10 +429,10 @@ def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
             submodule.training = mode
 
 
-def _blank_images(module: nn.Module, image_size: int) -> torch.Tensor:
+def _blank_images(module: nn.Module, image_size: ImageSize) -> torch.Tensor:
     parameter = next(module.parameters(), torch.zeros(()))
     return torch.zeros(
-        _DRY_BATCH, channels_of(module), image_size, image_size, dtype=parameter.dtype, device=parameter.device
+        _DRY_BATCH, channels_of(module), *shape_of_size(image_size), dtype=parameter.dtype, device=parameter.device
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,6 +68,65 @@ class EnsembleHead(Head):
     ) -> Head:
         """Return a head with the rest of a `config`."""
         return cls([rebuild_head(dict(member), graph) for member in settings["members"]], settings["activation"])
+
+
+class StackedHead(Head):
+    """A linear model on what heads say of the same rows: float [b, *row_shape] -> outputs [b, out_features].
+
+    It sees logarithms of probabilities, or numbers, of all members side by side.
+
+    Parameters
+    ----------
+    members : sequence of Head
+        On rows of the same shape.
+    stack : Head
+        Takes vectors of all members' outputs.
+    activation : "softmax", "sigmoid" or "identity"
+        What the task does to outputs.
+    least : float
+        What a smaller probability counts as.
+    """
+
+    def __init__(self, members: Sequence[Head], stack: Head, activation: str, least: float) -> None:
+        settings: dict[str, Any] = {
+            "activation": activation,
+            "least": least,
+            "members": _configs(members),
+            "stack": stack.config,
+        }
+        super().__init__("stacked", *_shape(members), **settings)
+        self.members = nn.ModuleList(members)
+        self.stack = stack
+        self.activation = activation
+        self.least = least
+
+    @property
+    def takes_bags(self) -> bool:  # type: ignore[override]
+        """As the heads that it consists of."""
+        return any(getattr(member, "takes_bags", False) for member in self.members)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return the outputs for a batch of rows."""
+        said = [member(rows).float() for member in self.members]
+        if self.activation != "identity":
+            said = [self._logarithms(outputs) for outputs in said]
+        stacked: Tensor = self.stack(torch.cat(said, dim=1))
+        return stacked
+
+    def _logarithms(self, outputs: Tensor) -> Tensor:
+        least = math.log(self.least)
+        if self.activation == "softmax":
+            return outputs.log_softmax(dim=1).clamp_min(least)
+        return functional.logsigmoid(outputs).clamp_min(least) - functional.logsigmoid(-outputs).clamp_min(least)
+
+    @classmethod
+    def rebuild(
+        cls, row_shape: tuple[int, ...], out_features: int, settings: Mapping[str, Any], graph: CutGraph | None
+    ) -> Head:
+        """Return a head with the rest of a `config`."""
+        members = [rebuild_head(dict(member), graph) for member in settings["members"]]
+        stack = rebuild_head(dict(settings["stack"]), graph)
+        return cls(members, stack, settings["activation"], settings["least"])
 
 
 def _shape(members: Sequence[Head]) -> tuple[tuple[int, ...], int]:

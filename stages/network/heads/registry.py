@@ -95,6 +95,7 @@ _MADE_OF_HEADS = {
     "joined": "stages.network.heads.blocks:JoinedHead",
     "aggregated-blocks": "stages.network.heads.blocks:AggregatedBlocksHead",
     "ensemble": "stages.network.heads.ensemble:EnsembleHead",
+    "stacked": "stages.network.heads.ensemble:StackedHead",
     "columns": "stages.network.heads.depths:ColumnsHead",
     "projected": "stages.network.heads.depths:ProjectedHead",
 }

@@ -11,6 +11,7 @@ import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -197,7 +198,7 @@ def test_stage_two_and_a_second_extract_make_no_backbone_forward(finished, photo
     assert call(capsys, "extract", *common)[0] == 0
     code, out, _ = call(capsys, "train", *common, "--head", "svm", "concat", *QUICK_FITS, "--out", tmp_path / "run")
     assert code == 0
-    assert out.count("test accuracy") == 2
+    assert out.count("test accuracy") == 3  # with their ensemble
     with pytest.raises(AssertionError, match="the backbone ran"):  # where there is something to do
         main([str(argument) for argument in ("extract", "--data", photographs, *SMALL, "--cache", tmp_path / "cache")])
 
@@ -233,7 +234,7 @@ def test_compare_recomputes_nothing_and_says_the_same(finished, capsys, tmp_path
     assert all(path.stat().st_mtime_ns == changed for path, changed in models.items())
 
 
-@pytest.mark.parametrize("method", ["linear-logistic", "head-mlp", "finetune-top-3"])
+@pytest.mark.parametrize("method", ["linear-logistic", "head-mlp", "ensemble-greedy", "finetune-top-3"])
 def test_predict_gives_for_a_test_image_what_the_result_holds(finished, capsys, tmp_path, method):
     run = finished[0] / "run"
     stored = np.load(run / "seed-0" / method / "predictions.npz")
@@ -351,15 +352,18 @@ def test_weights_from_a_file_are_used_and_checked_again_by_predict(photographs, 
     assert "other weights" in err
 
 
-@pytest.mark.parametrize("command", ["run", "finetune", "lr-find"])
 @pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--unfreeze", "blocks.55"], "no layer 'blocks.55'. Did you mean 'blocks.5'"),
-        (["--unfreeze", "all", "--views", "2", "--from-cache"], "training begins at the image"),
-        (["--unfreeze-every", "3"], "--unfreeze-every 3"),
-        (["--layer-decay", "2"], "--layer-decay 2 must be more than 0"),
-        (["--init-head", "gru"], "--init-head gru takes samples of several images"),
+    ("command", "options", "words"),
+    [  # all three ask the same question, so each of the others stands for it once with what the network says
+        ("finetune", ["--unfreeze", "blocks.55"], "no layer 'blocks.55'. Did you mean 'blocks.5'"),
+        ("run", ["--unfreeze", "blocks.55"], "no layer 'blocks.55'. Did you mean 'blocks.5'"),
+        ("lr-find", ["--unfreeze", "blocks.55"], "no layer 'blocks.55'. Did you mean 'blocks.5'"),
+        ("finetune", ["--unfreeze", "all", "--views", "2", "--from-cache"], "training begins at the image"),
+        ("finetune", ["--unfreeze-every", "3"], "--unfreeze-every 3"),
+        ("finetune", ["--layer-decay", "2"], "--layer-decay 2 must be more than 0"),
+        ("finetune", ["--init-head", "gru"], "--init-head gru takes samples of several images"),
+        ("run", ["--init-head", "gru"], "--init-head gru takes samples of several images"),
+        ("lr-find", ["--init-head", "gru"], "--init-head gru takes samples of several images"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_an_image_is_extracted(
@@ -449,8 +453,13 @@ WRONG = [
     (["contact-sheet", "--data", "{photos}", "--cutmix", "-1", "--out", "{tmp}/sheet.png"], "--cutmix -1 must be"),
     (
         ["train", "--data", "{photos}", "--image-size", "64", "--cache", "{tmp}/c", "--out", "{tmp}/r"],
-        "the same options of stage 1 (--backbone, --cut, --pool, --image-size, --precision,",
+        "the same options of stage 1 (--backbone, --cut or --taps, --pool, --image-size, --precision,",
     ),
+    (
+        ["run", "--data", "{photos}", "--image-size", "64", "--taps", "stages", "--out", "{tmp}/r"],
+        "--taps stages: fine-tuning and whatever else works on the layers above starts from a cut",
+    ),
+    (["probe-layers", "--data", "{photos}", "--taps", "stages"], "the heads of `train --taps blocks` say"),
     (["train", "--data", "{photos}", "--head", "logistik", "--out", "{tmp}/r"], "logistic"),
     (["train", "--data", "{photos}", "--fit-batch-size", "0", "--out", "{tmp}/r"], "--fit-batch-size 0 must be"),
     (["train", "--data", "{photos}", "--c-values", "1", "-1", "--out", "{tmp}/r"], "--c-values"),
@@ -506,13 +515,16 @@ def test_an_extraction_does_not_wait_for_what_trains_and_draws(photographs, tmp_
 
 
 def test_an_interrupted_extraction_keeps_what_it_has_done(tmp_path):
-    folder = make_folder(tmp_path / "own", per_class=150)
+    folder = make_folder(tmp_path / "own", per_class=100)
     command = ["-m", "pipeline", "extract", "--data", folder, "--cache", tmp_path / "cache"]
     process = ready_processes.start(*command, "--extract-batch-size", "4")
     deadline = time.monotonic() + 120
     while not list((tmp_path / "cache").glob("*/spec.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    time.sleep(1.5)
+    working = psutil.Process(process.pid)
+    used = sum(working.cpu_times()[:2])
+    while sum(working.cpu_times()[:2]) < used + 2.5 and time.monotonic() < deadline:  # on a busy machine, too
+        time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)
     interrupted = process.finish()
     assert interrupted.returncode == 1
@@ -520,4 +532,4 @@ def test_an_interrupted_extraction_keeps_what_it_has_done(tmp_path):
     assert "Traceback" not in interrupted.stderr
     second_output = ready_processes.run(*command, "--image-size", "224", check=True).stdout
     hits = int(re.search(r"(\d+) were in the cache already", second_output).group(1))
-    assert 0 < hits < 450
+    assert 0 < hits < 300

@@ -106,3 +106,15 @@ def test_a_model_on_partly_loaded_weights_classifies_and_its_configuration_repea
     command = ("train", "--config", run / "config.toml", "--cache", tmp_path / "cache", "--out", run)
     assert main([str(word) for word in command]) == 0
     assert "already trained" in capsys.readouterr().out
+
+
+def test_taps_are_listed_with_what_is_taken_of_them(capsys):
+    code, out, _ = call(capsys, "resnet18", *SMALL, "--taps", "blocks", "--pool", "avg,max")
+    assert code == 0
+    assert "10 tensors give 3,968 numbers an image, 7.75 KiB in fp16" in out
+    assert "(last 1,024, stages 2,048, blocks 3,968)" in out
+    assert re.search(r"^layer1\.0\.relu_1 +block +64x16x16 +avg,max +128$", out, re.MULTILINE)
+    assert re.search(r"^flatten +last +512 +none +512$", out, re.MULTILINE)
+    code, _, err = call(capsys, "resnet18", *SMALL, "--taps", "layer9.*")
+    assert code == 2
+    assert "--taps: nothing in this network matches 'layer9.*'" in err

@@ -19,7 +19,7 @@ from stages.extraction.extractor import Extractor
 from stages.network.graph.trunk import FrozenTrunk
 from tests.pipeline.cli.test_commands import call
 
-IMAGES = 600
+IMAGES = 400
 
 
 def arguments_for(place, *more):

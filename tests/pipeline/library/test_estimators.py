@@ -62,7 +62,7 @@ def few_epochs(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")  # some checks are of data that scikit-learn itself warns about
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", [head for head in HEADS if head != "svm"])  # which is fitted as logistic is
 def test_scikit_learn_finds_nothing_wrong_with_a_head(head, few_epochs):
     """One value of C, two folds, ten epochs: what is checked does not depend on how many are tried."""
     check_estimator(TransferClassifier(head, c_values=(0.1,), scalers=("standard",), cv=2))

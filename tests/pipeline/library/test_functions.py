@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, IterableDataset
 from pipeline.cli.app import main
 from pipeline.evaluation.results import Result
 from pipeline.library import functions, images
+from pipeline.library.estimators import FeatureExtractor
 from pipeline.library.functions import compare, features
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
@@ -111,6 +112,17 @@ def test_one_array_of_images_is_as_many_images():
     assert together.shape == (3, 1280)
     assert np.array_equal(together, features(list(batch), image_size=SIZE))
     assert np.array_equal(together, features(torch.from_numpy(batch).permute(0, 3, 1, 2), image_size=SIZE))
+
+
+def test_taps_of_all_depths_come_in_one_row_beside_what_the_cut_gives(arrays, expected):
+    of_taps = features(arrays, taps=("blocks.*", "global_pool"), pool=("avg", "max"), image_size=SIZE)
+    widths = [16, 24, 40, 80, 112, 192, 320]
+    assert of_taps.shape == (4, 2 * sum(widths) + 1280)
+    assert np.array_equal(of_taps[:, -1280:], expected)
+    extractor = FeatureExtractor(taps="blocks.*", pool="avg", image_size=SIZE)
+    names = extractor.get_feature_names_out()
+    assert (names[0], names[-1], len(names)) == ("blocks.0.0.bn2:avg_0", "blocks.6.0.bn3:avg_319", sum(widths))
+    assert np.array_equal(extractor.transform(arrays)[:, :16], of_taps[:, :16])
 
 
 def test_images_of_unlike_sizes_come_in_a_list_or_an_array_of_objects(arrays, expected):

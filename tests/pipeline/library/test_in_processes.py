@@ -2,7 +2,7 @@
 
 import asyncio
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -43,10 +43,16 @@ def test_in_threads_at_once(expected, kept, tmp_path):
     assert np.array_equal(parts[2], expected[::2])
 
 
-def test_in_spawned_processes_that_share_a_cache(expected, tmp_path):
+@pytest.fixture(scope="module")
+def spawned():
+    """A pool of two processes, which may have no children, and each of which imports torch."""
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        yield pool
+
+
+def test_in_spawned_processes_that_share_a_cache(expected, spawned, tmp_path):
     ask = partial(features, image_size=SIZE, batch_size=4, cache=tmp_path)
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:
-        parts = list(processes.map(ask, [PICTURES, PICTURES[::-1]]))
+    parts = spawned.map(ask, [PICTURES, PICTURES[::-1]], chunksize=1)
     assert np.array_equal(parts[0], expected)
     assert np.array_equal(parts[1], expected[::-1])
 
@@ -56,9 +62,8 @@ def tuned_losses(_):
     return [epoch.val_loss for epoch in finetune(PICTURES, LABELS, **quick).history]
 
 
-def test_fine_tuning_works_in_a_pool_whose_workers_may_have_no_children():
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.map(tuned_losses, [0])[0] == pytest.approx(tuned_losses(0), rel=1e-4)
+def test_fine_tuning_works_in_a_pool_whose_workers_may_have_no_children(spawned):
+    assert spawned.apply(tuned_losses, [0]) == pytest.approx(tuned_losses(0), rel=1e-4)
 
 
 def work_in_child(folder):

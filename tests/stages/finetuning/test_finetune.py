@@ -24,7 +24,7 @@ from stages.finetuning.predict_images import predict_proba
 from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.transfer_model import build_transfer_model
 from tests.photographs import make_folder
-from tests.ready_processes import run, start, torchrun
+from tests.ready_processes import start, torchrun
 
 QUICK = FinetuneConfig(epochs=2, lr=1e-3, head_lr=1e-3, finetune_batch_size=8, num_workers=0)
 
@@ -268,7 +268,7 @@ def test_the_checkpoint_of_another_training_is_refused_with_what_differs(probe, 
 
 def command(folder, cache, *more):
     return [
-        *("finetune", "--data", str(folder), "--image-size", "64", "--epochs", "3"),
+        *("finetune", "--data", str(folder), "--image-size", "64", "--epochs", "2"),
         *("--num-workers", "0", "--finetune-batch-size", "8", "--cache", str(cache), "--c-values", "0.01"),
         *more,
     ]
@@ -287,7 +287,7 @@ def probabilities_of(run, name):
     return np.load(run / "seed-0" / name / "predictions.npz")["probabilities"]
 
 
-def test_a_fine_tuning_killed_again_and_again_ends_with_the_same_answers(small, tmp_path):
+def test_a_fine_tuning_killed_again_and_again_ends_with_the_same_answers(small, tmp_path, capsys):
     """kill -9 at several steps in the middle of epochs, then the same command: bit for bit what nobody disturbed."""
     noisy = (
         "--augment",
@@ -299,13 +299,13 @@ def test_a_fine_tuning_killed_again_and_again_ends_with_the_same_answers(small, 
         "--checkpoint-minutes",
         "0",
     )
-    tuning = ["-m", "pipeline", *command(*small, *noisy), "--out"]
-    run(*tuning, tmp_path / "whole", check=True)
+    tuning = [*command(*small, *noisy), "--out"]
+    assert main([*tuning, str(tmp_path / "whole")]) == 0
 
     checkpoint = tmp_path / "killed" / "seed-0" / "finetune-top-3" / "checkpoint.pt"
     kills = 0
     for _ in range(2):
-        process = start(*tuning, tmp_path / "killed")
+        process = start("-m", "pipeline", *tuning, tmp_path / "killed")
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
@@ -316,8 +316,9 @@ def test_a_fine_tuning_killed_again_and_again_ends_with_the_same_answers(small, 
             time.sleep(0.001)
         process.finish()
     assert kills == 2, "the process ended before it was killed"
-    completed = run(*tuning, tmp_path / "killed", check=True)
-    assert "already trained" in completed.stdout  # the head
+    capsys.readouterr()
+    assert main([*tuning, str(tmp_path / "killed")]) == 0
+    assert "already trained" in capsys.readouterr().out  # the head
     probabilities = [probabilities_of(tmp_path / name, "finetune-top-3") for name in ("whole", "killed")]
     assert np.array_equal(*probabilities)
 

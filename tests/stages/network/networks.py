@@ -36,8 +36,27 @@ FAMILIES = {
     "timm:eva02_tiny_patch14_224": 56,
 }
 
+
+def vgg11_bn(size: int) -> nn.Module:
+    """The network but for the hundred million weights of its classifier, which has fewer."""
+    with torch.device("meta"):
+        module = torchvision.models.vgg11_bn(init_weights=False)
+    module.classifier = nn.Sequential(nn.Linear(512 * 7 * 7, 64), nn.ReLU(True), nn.Dropout(), nn.Linear(64, 10))
+    module.features.to_empty(device="cpu")
+    for layer in module.features:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.BatchNorm2d):
+            layer.reset_parameters()
+    return module
+
+
 # Smaller than any that is published.
 SMALL = {
+    "vgg11_bn": vgg11_bn,
+    "densenet121": lambda size: torchvision.models.DenseNet(32, (2, 2, 2, 2), 64),
+    "timm:eva02_tiny_patch14_224": lambda size: timm.create_model("eva02_tiny_patch14_224", img_size=size, depth=3),
     "maxvit": lambda size: torchvision.models.MaxVit(
         (size, size), 16, 4, [16, 32, 64, 128], [1, 1, 2, 1], head_dim=16, stochastic_depth_prob=0.2
     ),

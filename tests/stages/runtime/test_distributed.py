@@ -2,11 +2,8 @@
 
 import os
 import re
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +22,6 @@ from tests.photographs import make_folder
 from tests.ready_processes import run, torchrun
 
 IMAGES = 300
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +91,8 @@ def test_processes_meet_whatever_earlier_lives_left_in_the_store(first_to_come):
 def test_the_command_runs_under_torchrun_says_everything_once_and_the_result_is_that_of_one_process(
     folder, tmp_path, from_one_process
 ):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pipeline"]
-    options = ["--image-size", "32", "--cache", str(tmp_path / "cache"), "--extract-batch-size", "8"]
-    ended = subprocess.run(
-        [*launcher, "extract", "--data", str(folder), *options], capture_output=True, text=True, cwd=ROOT, timeout=180
-    )
+    options = ["--image-size", "32", "--cache", tmp_path / "cache", "--extract-batch-size", "8"]
+    ended = torchrun(2, "-m", "pipeline", "extract", "--data", folder, *options)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("300 samples") <= 1
     assert len(re.findall(r"extracted \d+ images", ended.stdout)) == 1

@@ -59,6 +59,19 @@ def test_a_policy_moves_the_mask_where_it_moves_the_image_and_nowhere_else(augme
     assert 4 < moved < 36
 
 
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("augment", ["none", "light", "strong", *MOVING])
+def test_what_is_no_square_is_rendered_to_its_own_rows_and_columns(augment, mode):
+    policy = augmentation(augment, PREPROCESSING.with_crop_mode(mode).with_size("36x54"))
+    for seed in range(4):
+        image, mask = policy.with_mask(IMAGE, MASK, seed)
+        assert torch.equal(image, policy(IMAGE, seed))
+        assert image.shape[1:] == mask.shape == (36, 54)
+        if augment in ("none", "light", "crop", "flip", "rot90"):
+            shown = (image[0].float() - 20) / 30
+            assert ((shown - mask).abs() < 0.25)[mask != VOID].float().mean() > 0.8
+
+
 def test_of_a_turned_mask_the_corners_are_void():
     _, mask = augmentation("rotation(45)", PREPROCESSING).with_mask(IMAGE, MASK, 1)
     assert mask[0, 0] == mask[-1, -1] == VOID
@@ -69,7 +82,7 @@ def test_beside_an_image_with_a_border_the_mask_is_void():
     view = mask_view(PREPROCESSING.with_crop_mode("border"), MASK[:48])
     assert (view == VOID).sum() == 48 * 24
     assert torch.equal(view[12:36], F.resize(MASK[None, :48], [24, 48], F.InterpolationMode.NEAREST_EXACT)[0])
-    assert (padded_mask(MASK[:3, :3], 5) == VOID).sum() == 25 - 9
+    assert (padded_mask(MASK[:3, :3], (5, 5)) == VOID).sum() == 25 - 9
 
 
 def test_a_masks_pixels_are_the_nearest_to_the_centers_of_the_images():

@@ -10,6 +10,7 @@ from timm.data.transforms_factory import transforms_imagenet_eval
 from torchvision import transforms as v1
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
+from torchvision.transforms.v2 import functional as F
 
 from cache.errors import UsageError
 from stages.data.images.decode import decode
@@ -177,3 +178,40 @@ def test_values_that_cannot_be_right_are_refused(wrong):
 def test_a_strip_whose_resize_would_fill_the_memory_is_refused():
     with pytest.raises(UnreadableImageError, match="1 x 100000 pixels"):
         Preprocessing(224, 256).render(torch.zeros((3, 100_000, 1), dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("size", [(480, 360), (300, 500), (64, 40), (90, 90)])
+def test_what_is_no_square_is_rendered_to_its_rows_and_columns(size, crop_mode):
+    photo = torch.from_numpy(pixels(photograph(*size)).copy())
+    preprocessing = Preprocessing("36x48", 40, crop_mode=crop_mode)
+    view = preprocessing.render(photo)
+    assert view.shape == (3, *preprocessing.shape) == (3, 36, 48)
+    assert preprocessing.normalize(view[None]).shape == (1, 3, 36, 48)
+    if crop_mode == "squash":
+        expected = F.resize(photo, [36, 48], antialias=True)
+        assert (view.int() - expected.int()).abs().max() <= 1
+    elif crop_mode == "border":
+        top, left, rows, columns = preprocessing.image_area(*photo.shape[-2:])
+        assert abs(rows * photo.shape[-1] - columns * photo.shape[-2]) <= max(photo.shape[-2:])  # its own proportions
+        assert max(rows / 36, columns / 48) == 1
+        inside = torch.zeros(36, 48, dtype=torch.bool)
+        inside[top : top + rows, left : left + columns] = True
+        assert (view[:, ~inside] == torch.tensor(preprocessing.mean_color, dtype=torch.uint8)[:, None]).all()
+    else:
+        assert (view.amax(dim=0) > 0).float().mean() > 0.95  # the middle, and no black beside it
+
+
+def test_a_size_comes_back_from_json_and_a_square_stays_one_number_however_it_is_written():
+    for size, written in (("36x48", "36x48"), (" 36 X 48", "36x48"), ("36x36", 36), ("36", 36), (36, 36)):
+        preprocessing = Preprocessing(size, 40, crop_mode="squash")
+        assert preprocessing.to_json()["image_size"] == written
+        assert Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json()))) == preprocessing
+    assert Preprocessing(224, 256).with_size("360x480").resize == 411  # the shorter side keeps the share of the crop
+    assert Preprocessing(224, 256).with_size("360x480").with_size(224) == Preprocessing(224, 256)
+
+
+@pytest.mark.parametrize("size", ["0x48", "36x", "large", "36x48x3", 0, "-36x48", "3.5"])
+def test_what_is_no_size_is_refused(size):
+    with pytest.raises(UsageError, match="`image_size`"):
+        Preprocessing(size, 40)

@@ -12,6 +12,10 @@ from stages.network.backbones.registry import load_backbone
 from stages.network.backbones.torchvision_segmentation import segmentation_catalog
 from stages.network.classifier import output_layers, replace_classifier
 from stages.network.graph.cuts import CutGraph
+from stages.network.heads.deeplabv3 import DeepLabV3MapHead
+from stages.network.heads.map_head import resized
+from stages.network.map_layout import MapLayout
+from stages.tasks.dense import Dense
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +51,22 @@ def test_its_backbone_and_its_classifier_can_be_cut_and_both_parts_make_the_whol
     assert graph.resolve("auto").name == "classifier.3"
     maps = graph.section(None, graph.resolve("backbone"))(images)
     torch.testing.assert_close(network.classifier(maps), backbone.module.classifier(network.backbone(images)["out"]))
+
+
+def test_a_head_on_its_maps_with_the_weights_of_its_classifier_says_what_torchvisions_network_says(deeplab):
+    network, backbone = deeplab
+    graph = CutGraph(backbone.module, 64)
+    layout = MapLayout.of_cuts([graph.resolve("backbone")], (64, 64))
+    head = DeepLabV3MapHead((layout.width,), 21, layout.to_json(), rates=(12, 24, 36)).eval()
+    head.head.load_state_dict(network.classifier.state_dict())
+    head.norm.eps = 0.0  # a new BatchNorm leaves maps as they are
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        logits = head(graph.section(None, graph.resolve("backbone"))(images).flatten(1))
+        expected = network(images)["out"]
+    (probabilities,) = Dense([str(number) for number in range(21)]).activate(logits[:1], [(64, 64)])
+    torch.testing.assert_close(resized(logits, (64, 64)), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(probabilities, expected[0].softmax(0), rtol=1e-4, atol=1e-5)
 
 
 def test_its_output_layer_is_replaced_as_any_classifiers(deeplab):

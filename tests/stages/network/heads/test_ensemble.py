@@ -6,7 +6,7 @@ import torch
 from cache.errors import UsageError
 from stages.network.aggregate import Aggregate
 from stages.network.heads.aggregated import AggregatedHead
-from stages.network.heads.ensemble import EnsembleHead
+from stages.network.heads.ensemble import EnsembleHead, StackedHead
 from stages.network.heads.linear import LinearHead
 from stages.network.heads.rbf import RBFHead
 from stages.network.heads.registry import build_head, rebuild_head
@@ -62,6 +62,15 @@ def test_members_may_take_all_images_of_a_sample(tmp_path):
     bags = torch.cat([torch.randn(3, 2, 6), torch.ones(3, 2, 1)], dim=2)
     assert loaded.takes_bags
     assert torch.equal(loaded(bags), ensemble(bags))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_linear_model_on_its_members_is_saved_and_loaded_with_them(activation, tmp_path):
+    stacked, rows = StackedHead(heads(), LinearHead((9,), 3), activation, 1e-7).eval(), torch.randn(7, 6)
+    save_head(tmp_path / "head", stacked, {})
+    loaded, _ = load_head(tmp_path / "head")
+    assert torch.equal(loaded(rows), stacked(rows))
+    assert loaded.config == stacked.config
 
 
 def test_what_cannot_be_one_is_refused():
