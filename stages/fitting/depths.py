@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.errors import UsageError
 from stages.config.head_registry import HeadKind, import_head
 from stages.fitting.feature_rows import FeatureRows, StreamedFeatureRows
 from stages.fitting.out_of_fold import OutOfFold, best_variants, put_together, variants_on_others
@@ -33,6 +34,9 @@ _SHARED = "depths"
 
 KEPT_BYTES = 1 << 30
 """Most bytes of coordinates that are kept for the next head on the same rows."""
+
+FEWEST_LANDMARKS = 100
+"""Landmarks below which rows are not told apart."""
 
 
 def fit_depths(kind: HeadKind, fit: FitFunction, taps: DepthLayout, problem: FitProblem) -> HeadFit:
@@ -147,7 +151,7 @@ def _coordinates(taps: DepthLayout, problem: FitProblem) -> Iterator[Coordinates
         yield from kept
         return
     widths = {block.name: block.width for block in taps.blocks}
-    rows = BlockRows(problem.train, problem.val, widths, problem.config.nystroem_components, problem.seed)
+    rows = BlockRows(problem.train, problem.val, widths, _landmarks(problem), problem.seed)
     sets = sorted(taps.depth_sets().items(), key=lambda named: sum(widths[name] for name in named[1]))
     choices = [
         DepthChoice(depths, names, weighting) for depths, names in sets for weighting in problem.config.block_weight
@@ -160,6 +164,30 @@ def _coordinates(taps: DepthLayout, problem: FitProblem) -> Iterator[Coordinates
     found = list(rows.coordinates(choices))
     problem.shared[_SHARED] = found
     yield from found
+
+
+def _landmarks(problem: FitProblem) -> int:
+    """Return how many landmarks there are: as many as the options say, or, of streamed rows, as memory has room for.
+
+    Raises
+    ------
+    UsageError
+        If that is next to none.
+    """
+    wanted = problem.config.nystroem_components
+    if not isinstance(problem.train, StreamedFeatureRows):
+        return wanted
+    # coordinates, the products that they are made of, and a copy that a head is fitted to
+    row_bytes = 3 * np.dtype(np.float32).itemsize * (len(problem.train) + len(problem.val))
+    room = problem.train.memory_bytes // row_bytes
+    if room < min(wanted, FEWEST_LANDMARKS):
+        needed = min(wanted, FEWEST_LANDMARKS) * row_bytes / 1e9
+        raise UsageError(
+            f"features of several depths are fitted by what they are beside at least {FEWEST_LANDMARKS} of the images, "
+            f"which takes more than `max_memory_gb` allows; allow {needed:.2g}, or name fewer of the `taps` and take a "
+            "head that trains in epochs"
+        )
+    return min(wanted, room)
 
 
 def _problem_on(

@@ -151,23 +151,36 @@ class BlockRows:
     def rows_at(self, places: NDArray[np.int64]) -> torch.Tensor:
         """Return some rows, standardized, float32 [m, D]; the places are in order."""
         found = torch.empty(len(places), self.width)
-        for part, rows in self._standardized():
-            first, last = np.searchsorted(places, [part.start, part.stop])
-            found[first:last] = rows[torch.from_numpy(places[first:last] - part.start)]
+        for part, rows in self.chunks_at(places):
+            found[part] = rows
         return found
+
+    def chunks_at(self, places: NDArray[np.int64]) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield some rows in order, standardized, float32 [b, D], and which of the places they are at."""
+        for start, block in self._stored():
+            first, last = np.searchsorted(places, [start, start + len(block)])
+            if last > first:
+                yield slice(first, last), self._scaled(block[places[first:last] - start])
 
     def _width_of(self, names: Sequence[str]) -> int:
         return sum(self.widths[name] for name in names)
 
     def _standardized(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield all rows in order, some at a time, float32 [b, D], and which they are."""
+        for start, block in self._stored():
+            yield slice(start, start + len(block)), self._scaled(block)
+
+    def _scaled(self, block: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(block).to(torch.float32, copy=True).sub_(self.mean).div_(self.scale)
+
+    def _stored(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield all rows as they are cached, some at a time, and how many stand before them."""
         start = 0
         for part in self.parts:
             for _, block in part.blocks():
                 for first in range(0, len(block), _CHUNK):
-                    rows = torch.from_numpy(block[first : first + _CHUNK]).float().sub_(self.mean).div_(self.scale)
-                    yield slice(start, start + len(rows)), rows
-                    start += len(rows)
+                    yield start + first, block[first : first + _CHUNK]
+                start += len(block)
 
     def _products(self, choices: Sequence[DepthChoice]) -> dict[DepthChoice, torch.Tensor]:
         """Return the products of all rows with the landmarks, float32 [n, m].
@@ -270,7 +283,7 @@ class Coordinates:
             return head
         if isinstance(head, LinearHead) and not head.config["l2"]:
             dual = solve_triangular(triangle, head.output.weight.detach().double().numpy().T, lower=True, trans="T")
-            weight = torch.from_numpy(dual.T.astype(np.float32)) @ self._numbers(self.rows.landmarks)
+            weight = self._sum_of_landmarks(dual)
             linear = LinearHead((weight.shape[1],), len(weight))
             with torch.no_grad():
                 linear.output.weight.copy_(weight)
@@ -284,8 +297,14 @@ class Coordinates:
             return neighbors.eval()
         # here rows are nothing but their part in the span of the landmarks, those that were fitted as any others
         inverse = solve_triangular(triangle, np.eye(len(triangle)), lower=True)
-        projection = torch.from_numpy(inverse.astype(np.float32)) @ self._numbers(self.rows.landmarks)
-        return ProjectedHead.from_projection(head, projection).eval()
+        return ProjectedHead.from_projection(head, self._sum_of_landmarks(inverse.T)).eval()
+
+    def _sum_of_landmarks(self, weights: NDArray[np.float64]) -> torch.Tensor:
+        """Return weights' @ M, float32 [k, d], for weights [m, k] and the landmarks M, which are not all held."""
+        total = torch.zeros(weights.shape[1], len(self.factor))
+        for part, rows in self.rows.chunks_at(self.rows.landmarks):
+            total += torch.from_numpy(weights[part].T.astype(np.float32)) @ self.rows.picked(rows, self.choice.names)
+        return total.mul_(self.factor)
 
     def _kernel_on_numbers(self, head: RBFHead) -> RBFHead:
         """Return a kernel machine around rows themselves: the part of a row outside of the span counts in distances."""

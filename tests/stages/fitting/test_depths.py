@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from cache.errors import UsageError
 from stages.config.heads import HeadConfig
 from stages.fitting import depths, span
-from stages.fitting.feature_rows import FeatureRows
+from stages.fitting.feature_rows import FeatureRows, StreamedFeatureRows
 from stages.fitting.fit_head import head_probabilities, train_foldable_head, train_head
 from stages.network.heads.serialization import load_head, save_head
 from stages.tasks.multi_label import MultiLabel
 from stages.tasks.regression import Regression
 from tests.stages.fitting.depth_rows import TASK, WIDTH, problem_of, rows_of
+from tests.stages.fitting.test_streaming import stored
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +102,41 @@ def test_rows_too_many_to_be_kept_are_gone_through_for_each_choice_with_the_same
     assert np.allclose(ours, theirs, atol=1e-3)
 
 
+@pytest.fixture
+def streamed(tmp_path):
+    """Train and validation in a cache, and how many bytes may be taken of them."""
+    cache, keys = stored(tmp_path, "depths", np.concatenate([TRAIN.features, VAL.features]))
+
+    def parts(memory):
+        return (
+            StreamedFeatureRows([cache], keys[:70], TRAIN.labels, memory),
+            StreamedFeatureRows([cache], keys[70:], VAL.labels, memory),
+        )
+
+    return parts
+
+
+@pytest.mark.parametrize("name", ["ridge", "logistic", "rbf"])
+def test_streamed_rows_are_fitted_as_those_in_memory(streamed, name):
+    options = {"cv": 0, "c_values": (1e-3, 1e-2)}
+    trained = train_head(name, problem_of(*streamed(1 << 30), **options))
+    expected = train_head(name, problem_of(TRAIN, VAL, **options))
+    assert trained.settings["depths"] == expected.settings["depths"]
+    assert np.allclose(trained.val_activated, expected.val_activated, atol=1e-3)
+
+
+def test_landmarks_are_as_many_as_memory_has_room_for(streamed, monkeypatch):
+    monkeypatch.setattr(span, "EXACT_UP_TO", 50)
+    monkeypatch.setattr(depths, "FEWEST_LANDMARKS", 20)
+    made = []
+    monkeypatch.setattr(depths, "BlockRows", lambda *given: made.append(given[3]) or span.BlockRows(*given))
+    trained = train_head("ridge", problem_of(*streamed(40 * 12 * 100), cv=0))
+    assert made == [40]
+    assert accuracy(trained.module, TEST) > 0.7
+    with pytest.raises(UsageError, match=r"`max_memory_gb` allows; allow 2.4e-05"):
+        train_head("ridge", problem_of(*streamed(10 * 12 * 100), cv=0))
+
+
 def test_several_labels_and_numbers_have_their_depths_chosen():
     def told(rows):
         return np.stack([rows.labels == 1, rows.labels == 2], axis=1).astype(np.float32)
@@ -115,9 +152,9 @@ def test_several_labels_and_numbers_have_their_depths_chosen():
 
 
 def test_a_weighting_that_there_is_not_is_refused_by_name():
-    with pytest.raises(Exception, match="block_weight"):
+    with pytest.raises(UsageError, match="block_weight"):
         HeadConfig(block_weight=("cubic",))
-    with pytest.raises(Exception, match="`block_weight` needs at least one value"):
+    with pytest.raises(UsageError, match="`block_weight` needs at least one value"):
         HeadConfig(block_weight=())
 
 
