@@ -63,7 +63,7 @@ INSIDE = {
             "targets",
             "manifest",
         ),
-        *("outer_folds", "new_samples", "survey", "pixel_quality"),
+        *("outer_folds", "new_samples", "survey", "pixel_quality", "tiled_manifest"),
     ),
     "stages.network": (
         *("module_paths", "import_path", "memory_format", "classifier", "freezing", "stochastic_depth", "reinit"),

@@ -95,7 +95,7 @@ def joined(head: str) -> str:
 @register_method("ensemble", order=4, cached=True)
 def ensemble(kind: str) -> str:
     """Label what is made of several heads on cached features: their mean, or a linear model on what they say."""
-    return "stacked heads" if kind == "stack" else f"{kind} ensemble"
+    return "stack of heads" if kind == "stack" else f"{kind} ensemble"
 
 
 @register_method("finetune", order=5)

@@ -70,6 +70,7 @@ def give_verdict(choice: Choice, reference: MethodSummary, tests: Sequence[Paire
         if (with_all_weights := _with_all_weights(row, ranked)) is not None
     ]
     details += _gain_of_columns(ranked, by_pair)
+    details += [_made_of(row) for row in ranked if row.method == "ensemble"]
     details += choice.words
     return Verdict(outcome, headline, tuple(details), chosen)
 
@@ -220,6 +221,16 @@ def _time(ratio: float) -> str:
     if ratio >= 1.2:
         return f"at {ratio:,.{0 if ratio >= 9.95 else 1}f} times the time"
     return "in about the same time" if ratio > 0.8 else f"in {percent(ratio, digits=0)} of the time"
+
+
+def _made_of(row: MethodSummary) -> str:
+    """Say which heads an ensemble is made of, and how much each counts, under every seed."""
+    several = len(row.results) > 1
+    members = "; ".join(
+        f"{result.settings['members']}{f' (seed {result.seed})' if several else ''}" for result in row.results
+    )
+    made = "is a linear model on what heads say" if "stacked by" in row.results[0].settings else "averages heads"
+    return f"{capitalized(_method_phrase(row))} {made}: {members}."
 
 
 def _method_phrase(row: MethodSummary) -> str:

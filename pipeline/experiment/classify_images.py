@@ -22,7 +22,7 @@ from pipeline.evaluation.decision import Decision, class_names_of, decide
 from pipeline.evaluation.results import Result, distinct_names, read_json
 from pipeline.experiment.find_samples import NewSample, find_samples
 from pipeline.experiment.model_store import ModelCard, open_model, read_columns, read_recipe, read_unlike
-from pipeline.experiment.predict_masks import MaskOutput, predict_masks
+from pipeline.experiment.predict_masks import MaskOutput, colors_of_run, predict_masks
 from pipeline.experiment.predict_with_columns import predict_samples_with_columns, predict_with_columns
 from pipeline.options.toml_file import read_configuration
 from pipeline.run_layout import CONFIGURATION, MODEL_CARD, REPORT, RESULTS, files_of_methods, run_of, seed_of
@@ -258,7 +258,8 @@ def _predict_masks(
     predicted: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
     locations = [location for location, _ in listing]
-    for index, answer in predict_masks(extractor, upper, task, locations, tiling_of(extractor.options), output):
+    colors = None if output is None else colors_of_run(model)
+    for index, answer in predict_masks(extractor, upper, task, locations, tiling_of(extractor.options), output, colors):
         if isinstance(answer, str):
             unreadable.append((locations[index], answer))
         else:

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from stages.config.data import AUTO, DENSE, DataConfig
 from stages.config.features import FeatureConfig
+from stages.config.image_size import size_in_words, size_of_shape
+from stages.data.manifest import Manifest
+from stages.data.masks.survey import image_shape
 from stages.data.sources.csv_file import is_table
 from stages.data.sources.folder_masks import find_mask_folders
 from stages.data.sources.target_columns import MASK
 from stages.network.graph.map_cuts import MAPS
 
 _LOG = logging.getLogger("cutonce")
+
+_LOOKED_AT = 500
+"""Most training images whose size is looked at."""
+
+_LONGEST, _AREA, _STEP = 640, 512 * 512, 8
+"""The longest side up to which images are seen at their own size; the area of what larger ones become, and of what its
+sides are multiples, so that maps do not round."""
 
 
 def may_have_masks(data: DataConfig) -> bool:
@@ -32,10 +44,17 @@ def may_have_masks(data: DataConfig) -> bool:
         return MASK in [name.strip() for name in next(csv.reader(file, delimiter=_delimiter(path)), [])]
 
 
-def dense_features(features: FeatureConfig) -> FeatureConfig:
+def dense_features(features: FeatureConfig, manifest: Manifest | None = None) -> FeatureConfig:
     """Return the options of stage 1 for a class for each pixel, where they are as for a class of an image.
 
-    The cut is several, unpooled; and nothing of an image is cut off, since its mask is there to its borders.
+    The cut is several, unpooled; nothing of an image is cut off, since its mask is there to its borders; and images are
+    seen at their own size, as far as that is not large, and in their own proportions.
+
+    Parameters
+    ----------
+    features : FeatureConfig
+    manifest : Manifest, optional
+        Whose training images say how large images are. Without it, the network says that.
     """
     changed = replace(
         features,
@@ -50,7 +69,32 @@ def dense_features(features: FeatureConfig) -> FeatureConfig:
     ]
     if said:
         _LOG.info(f"note: each pixel has a class, so features are maps of whole images: {', '.join(said)}")
+    if changed.image_size is None and manifest is not None and (shape := _commonest_shape(manifest)) is not None:
+        size = size_of_shape(*_seen_shape(*shape))
+        own = f"the commonest size of the training images is {shape[0]} x {shape[1]}"
+        _LOG.info(
+            f"note: images are seen at {size_in_words(size)} pixels (height first): {own}; `image_size` says another"
+        )
+        changed = replace(changed, image_size=size)
     return changed
+
+
+def _commonest_shape(manifest: Manifest) -> tuple[int, int] | None:
+    """Return the commonest height and width of the training images, of up to 500; None where they are no files."""
+    training = sorted((manifest.keys[index], manifest.locations[index]) for index in manifest.indices("train"))
+    shapes = Counter(image_shape(location) for _, location in training[:_LOOKED_AT])
+    del shapes[None]
+    # of several that are as common, the same whatever the order of the images
+    return max(shapes, key=lambda shape: (shapes[shape], shape or (0, 0)), default=None)
+
+
+def _seen_shape(height: int, width: int) -> tuple[int, int]:
+    """Return the height and width at which images of a size are seen: their own, or as large as costs no more."""
+    if max(height, width) <= _LONGEST:
+        return height, width
+    scale = math.sqrt(_AREA / (height * width))
+    rows, columns = (max(_STEP * round(side * scale / _STEP), _STEP) for side in (height, width))
+    return rows, columns
 
 
 def _delimiter(path: Path) -> str:

@@ -21,7 +21,7 @@ from pipeline.experiment.mask_files import (
     save_overlay,
     save_probabilities,
 )
-from pipeline.run_layout import SHOWN_MASKS
+from pipeline.run_layout import MANIFEST, SHOWN_MASKS
 from stages.data.images.rgb import as_colors
 from stages.data.manifest import Manifest
 from stages.data.masks.mask_classes import read_mask
@@ -71,12 +71,18 @@ def predict_masks(
     locations: Sequence[str],
     tiling: Tiling | None = None,
     output: MaskOutput | None = None,
+    colors: Sequence[Color] | None = None,
 ) -> Iterator[tuple[int, MaskAnswer | str]]:
     """Yield the number of each image and what is said of it, or why it could not be read; write what `output` asks for.
 
     Nothing is kept of an image once it is yielded.
+
+    Parameters
+    ----------
+    colors
+        Of the classes; by default told apart as well as can be.
     """
-    colors, names = class_colors(task.out_features), output_names(locations)
+    colors, names = colors or class_colors(task.out_features), output_names(locations)
     if output is not None:
         save_classes(output.folder / CLASSES, task.class_names, colors)
     wants_probabilities = output is not None and output.probabilities
@@ -90,6 +96,15 @@ def predict_masks(
         words = task.decode(torch.from_numpy(answer.mask))
         shares = np.array([float(cell) for cell in cells[1:]], np.float32)
         yield answer.place, MaskAnswer(words, dict(zip(task.predicted_columns, cells, strict=True)), shares)
+
+
+def colors_of_run(model: Path) -> list[Color] | None:
+    """Return the colors that the classes of a trained method have in the masks it was trained on; None if in none."""
+    path = model.parent / MANIFEST
+    classes = Manifest.load(path).mask_classes if path.exists() else None
+    if classes is None or classes.colors is None:
+        return None
+    return [(color >> 16, color >> 8 & 255, color & 255) for color in classes.colors]
 
 
 def show_masks_of_network(

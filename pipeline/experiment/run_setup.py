@@ -104,8 +104,9 @@ def resolve_features(data: DataConfig, features: FeatureConfig) -> FeatureConfig
     """Return the options of stage 1 with what only the data tell: intensity range, channels, and whether each pixel
     has a class.
     """
-    if may_have_masks(data) and make_manifest(data, features, data.seeds[0]).task.reads == "image":
-        features = dense_features(features)
+    if may_have_masks(data):
+        manifest = make_manifest(data, features, data.seeds[0])
+        features = dense_features(features, manifest) if manifest.task.reads == "image" else features
     if not needs_survey(features):
         return features
     found = survey(make_manifest(data, features, data.seeds[0], labels=False), features)

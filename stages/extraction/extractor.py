@@ -19,7 +19,6 @@ from cache import FeatureCache, Spec, key_of_bytes
 from cache.errors import CutonceError, UsageError
 from cache.quantized import QUANTIZED
 from stages.config.features import FeatureConfig, Pooling
-from stages.config.image_size import shape_of_size
 from stages.config.pixel_values import COLORS, parse_channels
 from stages.data.augment.policy import Augmentation, augmentation
 from stages.data.image_stream import ImageRequest
@@ -171,7 +170,7 @@ class Extractor:
     @property
     def image_shape(self) -> tuple[int, int]:
         """Height and width of the images that the network sees."""
-        return shape_of_size(self.backbone.preprocessing.image_size)
+        return self.backbone.preprocessing.shape
 
     @property
     def map_layout(self) -> MapLayout:

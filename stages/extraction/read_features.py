@@ -121,8 +121,8 @@ def require_cached(extractor: Extractor, manifest: Manifest, view: int = 0) -> l
             raise CacheInputError(
                 f"{len(missing)} of {len(keys)} images have no cached features for {extractor.backbone.name} "
                 f"at {tap.name} in {extractor.options.cache} (first: {example}{f', view {view}' if view else ''}); "
-                "run `extract` first, with the same `data` and the same options of stage 1 (`backbone`, `cut`, `pool`, "
-                "`image_size`, `precision`, `views`, `augment`, `cache`)"
+                "run `extract` first, with the same `data` and the same options of stage 1 (`backbone`, `cut` or "
+                "`taps`, `pool`, `image_size`, `precision`, `views`, `augment`, `cache`)"
             )
     return stores
 

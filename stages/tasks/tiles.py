@@ -9,6 +9,7 @@ tile beside the next, and nnU-Net, Isensee et al. 2021, "Inference", averages th
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cache.errors import UsageError
+
+_NAME = re.compile(r"tile:(\d+),(\d+),(\d+),(\d+):(.+)", re.DOTALL)
 
 _VALUES_AT_ONCE = 1 << 24
 """Most logits at an image's own size that are held at once where only the best class of each pixel is asked for."""
@@ -76,6 +79,17 @@ class Tiling:
             return [0]
         steps = math.ceil((length - tile) / (tile - self.overlap))
         return [step * (length - tile) // steps for step in range(steps + 1)]
+
+
+def name_of_tile(location: str, box: Box) -> str:
+    """Return what a tile of the image, or of the mask, at a location is called."""
+    return f"tile:{box.top},{box.left},{box.height},{box.width}:{location}"
+
+
+def split_name(name: str) -> tuple[str, Box] | None:
+    """Return the location of what a name says a tile of, and where it lies; None where it is no tile's name."""
+    found = _NAME.fullmatch(name)
+    return None if found is None else (found[5], Box(*(int(found[number]) for number in range(1, 5))))
 
 
 def merge_tiles(logits: Tensor, boxes: Sequence[Box], shape: tuple[int, int]) -> Tensor:

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from cache.errors import DataError, listed
 from stages.data.images.rgb import UnreadableImageError
 from stages.data.masks.stored import StoredMask, color_name, packed, stored_mask
-from stages.data.sources.tiles import split_location
 from stages.tasks.dense import VOID
-from stages.tasks.tiles import Box
+from stages.tasks.tiles import Box, split_name
 
 _TABLE_SIZE = 1 << 16
 """Numbers below this are looked up in a table."""
@@ -124,7 +123,7 @@ def read_mask(location: str, classes: MaskClasses) -> NDArray[np.uint8]:
     UnreadableImageError
         A DataError that names the file and the reason: it is not there, no image, or holds what is no class.
     """
-    if (tile := split_location(location)) is not None:
+    if (tile := split_name(location)) is not None:
         return _tile_of_mask(*tile, classes)
     try:
         return classes.of(stored_mask(location))

@@ -5,7 +5,6 @@ So it is read, cached, trained on and predicted like any other. Where tiles lie 
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,9 +16,7 @@ from cache import key_of_bytes
 from stages.config.features import FeatureConfig
 from stages.data.images.reading import Reading
 from stages.data.sources.in_memory import InMemoryImage
-from stages.tasks.tiles import Box, Tiling
-
-_LOCATION = re.compile(r"tile:(\d+),(\d+),(\d+),(\d+):(.+)", re.DOTALL)
+from stages.tasks.tiles import Box, Tiling, name_of_tile, split_name
 
 _LATEST = threading.local()
 """The image that a thread has read last: tiles of one image are asked for one after the other."""
@@ -34,14 +31,8 @@ def tiling_of(options: FeatureConfig) -> Tiling | None:
 
 def tile_location(location: str, box: Box) -> str:
     """Return the location of a tile of the image at `location`; of one that is in memory with the tile's pixels."""
-    name = f"tile:{box.top},{box.left},{box.height},{box.width}:{location}"
+    name = name_of_tile(location, box)
     return InMemoryImage(name, cut_tile(location.read(), box)) if isinstance(location, InMemoryImage) else name
-
-
-def split_location(location: str) -> tuple[str, Box] | None:
-    """Return the image that a location is a tile of, and where; None where it is none."""
-    found = _LOCATION.fullmatch(location)
-    return None if found is None else (found[5], Box(*(int(found[number]) for number in range(1, 5))))
 
 
 def tile_key(key: str, box: Box) -> str:
@@ -75,7 +66,7 @@ def read_tile(
     read : callable
         Reads the image that it is a tile of.
     """
-    if (found := split_location(location)) is None:
+    if (found := split_name(location)) is None:
         return None
     whole, box = found
     latest = getattr(_LATEST, "image", None)

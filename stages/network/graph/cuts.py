@@ -512,7 +512,7 @@ class CutGraph:
         shape = trace.shape(node)
         parameters, multiply_adds = self._parameters_up_to, self._multiply_adds_up_to
         prefix = _prefix_tokens(self.module) if layout == "tokens" else 0
-        prefix = prefix if math.isqrt(max(shape[0] - prefix, 0)) ** 2 == shape[0] - prefix else 0
+        prefix = prefix if is_grid(shape[0] - prefix, shape_of_size(self.image_size)) else 0
         return Cut(
             name,
             alias,
@@ -636,6 +636,13 @@ def layout_of(
     if is_nchw:
         return "nchw"
     return "nhwc" if is_nhwc else None
+
+
+def is_grid(patches: int, image_shape: tuple[int, int]) -> bool:
+    """Return whether so many patches may be the rows and columns of an image."""
+    height, width = image_shape
+    rows = round(math.sqrt(max(patches, 0) * height / width))
+    return rows > 0 and patches % rows == 0 and _has_proportions((rows, patches // rows), image_shape)
 
 
 def _has_proportions(sides: tuple[int, ...], image_shape: tuple[int, int]) -> bool:

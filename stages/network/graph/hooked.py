@@ -7,7 +7,6 @@ without what lies below, so features come from it and nothing of it is fine-tune
 from __future__ import annotations
 
 import copy
-import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cache.errors import UsageError, listed, suggestion
 from stages.config.image_size import ImageSize, shape_of_size, size_in_words
 from stages.network.freezing import lock_eval_mode
-from stages.network.graph.cuts import Cut, CutGraph, Layout, layout_of
+from stages.network.graph.cuts import Cut, CutGraph, Layout, is_grid, layout_of
 from stages.network.graph.fake_tensors import PeakMemoryMode
 from stages.network.graph.pooling import Pool
 from stages.network.graph.trace import UntraceableError, in_mode
@@ -318,17 +317,24 @@ class _Observation:
                 _run(module, image_size)
         multiply_adds = counter.get_total_flops() // 2 // _BATCH
         cuts = {
-            name: _cut(module, name, moment, sum(parameter_counts.values()), multiply_adds)
+            name: _cut(module, name, shape_of_size(image_size), moment, sum(parameter_counts.values()), multiply_adds)
             for name, moment in moments.items()
         }
         return cls(cuts, other_outputs, memory.peak // _BATCH)
 
 
-def _cut(module: nn.Module, name: str, moment: _Moment, parameters: int, multiply_adds: int) -> Cut:
+def _cut(
+    module: nn.Module,
+    name: str,
+    image_shape: tuple[int, int],
+    moment: _Moment,
+    parameters: int,
+    multiply_adds: int,
+) -> Cut:
     tokens = {key: value for key, value in module.named_parameters() if key.rpartition(".")[2] in _PREFIX_TOKENS}
     prefix = sum(value.shape[1] for value in tokens.values()) if moment.layout == "tokens" else 0
     patches = moment.shape[0] - prefix
-    prefix = prefix if patches > 0 and math.isqrt(patches) ** 2 == patches else 0
+    prefix = prefix if is_grid(patches, image_shape) else 0
     return Cut(
         name=name,
         alias="",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import nn
 
 from cache.errors import UsageError
@@ -46,9 +48,11 @@ def default_map_cuts(graph: CutGraph) -> list[Cut]:
 
 def stride_of(graph: CutGraph, cut: Cut) -> int:
     """Return how many pixels a side of the image are one place of a map; sizes that round up count as those below."""
-    places = cut.shape[0] - cut.prefix_tokens if cut.layout == "tokens" else 0
-    side = cut.shape[-1] if cut.layout == "nchw" else cut.shape[1] if cut.layout == "nhwc" else round(places**0.5)
-    exact = shape_of_size(graph.image_size)[1] / max(side, 1)
+    height, width = shape_of_size(graph.image_size)
+    if cut.layout == "tokens":
+        exact = math.sqrt(height * width / max(cut.shape[0] - cut.prefix_tokens, 1))
+    else:
+        exact = width / max(cut.shape[-1] if cut.layout == "nchw" else cut.shape[1], 1)
     return min((1 << power for power in range(8)), key=lambda stride: abs(stride - exact))
 
 

@@ -1,8 +1,12 @@
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.experiment.dense_defaults import dense_features, may_have_masks
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
+from stages.data.manifest import Manifest
+from stages.tasks.dense import Dense
 from tests.stages.data.masks.pictures import save_folder
 
 
@@ -36,3 +40,23 @@ def test_a_table_is_seen_by_its_header(tmp_path, header, options, expected):
     table = tmp_path / "table.csv"
     table.write_text(f"{header}\na.jpg,b.png\n")
     assert may_have_masks(DataConfig(str(table), **options)) is expected
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "seen"),
+    [
+        ((360, 480), {}, "360x480"),
+        ((96, 96), {}, 96),
+        ((1024, 2048), {}, "360x728"),
+        ((1000, 1000), {}, 512),
+        ((360, 480), {"image_size": 64}, 64),
+        ((360, 480), {"tile": 128}, 128),
+    ],
+)
+def test_images_are_seen_at_their_commonest_size_or_in_its_proportions_where_it_is_large(tmp_path, size, options, seen):
+    for number in range(4):
+        shape = (20, 30) if number == 0 else size
+        Image.new("RGB", shape[::-1]).save(tmp_path / f"{number}.png")
+    locations = [str(tmp_path / f"{number}.png") for number in range(4)]
+    manifest = Manifest(locations, np.array(locations), ["train"] * 4, list("abcd"), Dense(("a", "b")))
+    assert dense_features(FeatureConfig(**options), manifest).image_size == seen

@@ -53,6 +53,7 @@ def test_it_is_tested_ranked_and_saved_as_a_method(experiment, probe):
     comparison = compare_runs([experiment.directory.parent])
     assert {row.label for row in comparison.rows} == {"ridge", "kNN", "greedy ensemble"}
     assert comparison.choice.cross_validated
+    assert f"The greedy ensemble averages heads: {result.settings['members']}." in comparison.verdict_text
     assert read_recipe(directory).method == "ensemble"
 
 
@@ -71,7 +72,9 @@ def test_it_is_found_again_and_made_anew_of_other_heads_and_in_another_way(exper
     np.testing.assert_allclose(module(rows).softmax(dim=1).detach(), said, atol=1e-3)
     of_greedy = Result.load(experiment.directory / "ensemble-greedy").out_of_fold
     assert (stored.out_of_fold.fold == of_greedy.fold).all()
-    assert compare_runs([experiment.directory.parent]).choice.cross_validated
+    comparison = compare_runs([experiment.directory.parent])
+    assert comparison.choice.cross_validated
+    assert "The stack of heads is a linear model on what heads say: knn, ridge." in comparison.verdict_text
     *_, other = run_on_features(experiment, ("ncm",), replace(OPTIONS, head=("ncm",)))
     assert other.settings["chosen from"] == "knn, ncm, ridge"
     # heads in other folds were not asked about the same samples out of the same parts

@@ -9,7 +9,9 @@ from PIL import Image
 from cache.errors import UsageError
 from pipeline.experiment.classify_images import mask_output
 from pipeline.experiment.model_store import ModelCard
-from pipeline.experiment.predict_masks import MaskOutput, predict_masks
+from pipeline.experiment.predict_masks import MaskOutput, colors_of_run, predict_masks
+from stages.data.manifest import Manifest
+from stages.data.masks.mask_classes import MaskClasses
 from stages.tasks.dense import Dense
 from stages.tasks.single_label import SingleLabel
 from stages.tasks.tiles import Tiling
@@ -50,6 +52,19 @@ def test_masks_overlays_probabilities_and_classes_are_written_and_shares_are_sai
     rows = list(csv.reader((tmp_path / "out/classes.csv").open()))
     assert [row[0] for row in rows] == ["name", *TASK.class_names]
     assert not (tmp_path / "out/masks/bad.png").exists()
+
+
+def test_masks_have_the_colors_of_those_that_were_trained_on(images, tmp_path):
+    classes = MaskClasses(("ground", "road"), True, ((0x102030, 0), (0xFF0080, 1)))
+    manifest = Manifest([], np.array([], str), [], [], Dense(classes.names), mask_classes=classes)
+    manifest.save(tmp_path / "seed-0" / "manifest.csv")
+    colors = colors_of_run(tmp_path / "seed-0" / "head-lraspp")
+    assert colors == [(16, 32, 48), (255, 0, 128)]
+    assert colors_of_run(tmp_path / "seed-1" / "head-lraspp") is None
+    locations, _ = images
+    four = [*colors, (1, 2, 3), (4, 5, 6)]
+    list(predict_masks(*network(16), TASK, locations, Tiling(16, 16, 4), MaskOutput(tmp_path / "out"), four))
+    assert Image.open(tmp_path / "out/masks/0/a.png").getpalette()[:12] == [level for color in four for level in color]
 
 
 def test_nothing_is_written_where_nothing_says_where(images, tmp_path):

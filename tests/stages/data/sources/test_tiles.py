@@ -12,8 +12,8 @@ from stages.data.images.rgb import UnreadableImageError
 from stages.data.sources import open_image
 from stages.data.sources.in_memory import InMemoryImage
 from stages.data.sources.open_image import read_image
-from stages.data.sources.tiles import split_location, tile_key, tile_location, tiles_of
-from stages.tasks.tiles import Box, Tiling
+from stages.data.sources.tiles import tile_key, tile_location, tiles_of
+from stages.tasks.tiles import Box, Tiling, split_name
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (21, 30, 3), dtype=np.uint8)
 
@@ -39,8 +39,8 @@ def test_tiles_are_the_pixels_of_their_image_and_beyond_it_its_edge(file):
 
 def test_a_location_says_which_tile_of_which_image_it_is(file):
     box = Box(3, 0, 16, 20)
-    assert split_location(tile_location(file, box)) == (file, box)
-    assert split_location(file) is None
+    assert split_name(tile_location(file, box)) == (file, box)
+    assert split_name(file) is None
 
 
 def test_tiles_have_keys_of_their_own_and_an_image_of_a_tiles_size_keeps_its_own(file):
