@@ -35,7 +35,7 @@ else:
     ) = Result = Networks = Any
 
 OverwriteFlag = Annotated[
-    bool, Parameter(negative="", help="Train methods anew that the run has with other options, in their place.")
+    bool, Parameter(negative="", help="Train anew what the run has with other options.")
 ]
 
 _FLAGS = Parameter(name="*", consume_multiple=True, negative_iterable=())

@@ -43,7 +43,7 @@ def run(
     skip_finetune
         Leave out stage 3.
     out
-        Run directory for everything: configuration, manifests, heads, networks, results and report.
+        Run directory for everything that the run leaves.
     """
     from pipeline.experiment.compare_runs import publish
     from pipeline.experiment.experiment import Experiment

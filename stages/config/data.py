@@ -118,7 +118,7 @@ class DataConfig:
     """Share of the training samples taken for validation, per class, where the source has no such split."""
 
     seeds: tuple[int, ...] = field(default=(0,), metadata=COMMON)
-    """Each seed is one repetition: it draws the splits that are made here, and the training."""
+    """Each draws the splits that are made here, and the training: a repetition."""
 
     allow_leakage: bool = False
     """Go on although the same image stands in two of the given splits."""

@@ -55,11 +55,10 @@ class FeatureConfig:
     """Prefixes of names (after renaming) that are not loaded, and that neither file nor network needs to have."""
 
     cut: str = field(default="auto", metadata={**JOINED, **COMMON})
-    """The layer whose output is cached, as the features of an image. What lies below it, the trunk, is frozen and runs
-    once for each image; what lies above it is left to heads and to fine-tuning. auto is the input of the classifier,
-    `list-cuts BACKBONE` lists all; maps, which auto is for a class for each pixel, is the last block at each of the
-    strides 8, 16 and 32. Several (layer3 layer4) are computed in one pass and cached each for itself; heads
-    see them joined."""
+    """The layer whose output is cached, as the features of an image: the trunk below it is frozen and runs once for
+    each image. auto is the input of the classifier, or, for a class for each pixel, maps: the last block at each of the
+    strides 8, 16 and 32. `list-cuts BACKBONE` lists all. Several (layer3 layer4) take one pass; heads see them
+    joined."""
 
     taps: str = field(default="", metadata=JOINED)
     """In place of a cut, statistics of tensors of many depths, computed in the same one pass; heads see them as one
@@ -80,8 +79,8 @@ class FeatureConfig:
     )
 
     image_size: int | str | None = field(default=None, metadata=COMMON)
-    """Side of the square the network sees, in pixels, or HEIGHTxWIDTH, as 360x480 (default: the backbone's own; for a
-    class for each pixel the images' own, up to 640 pixels or the area of 512 x 512)."""
+    """Side of the square the network sees, in pixels, or HEIGHTxWIDTH (default: the backbone's own; for a class for
+    each pixel the images' own, up to 640 pixels)."""
 
     crop_mode: CropMode = "center"
     """What the network sees of an image: center (the shorter side is resized and the middle cut out, so that what lies
@@ -110,9 +109,8 @@ class FeatureConfig:
             lambda: (
                 "Augmentation of the views (renderings of an image) and of fine-tuning: none, light (flip, small shift "
                 "and scale), medium (rotation, random resized crop, colour jitter), strong (TrivialAugment, random "
-                "erasing), or single "
-                f"transforms in order, as 'crop(0.5)+flip+rotation(15)'. There are {', '.join(OPS.names()[:-1])} and "
-                f"{OPS.names()[-1]}. `contact-sheet` shows what comes of it."
+                f"erasing), or in order, as 'crop(0.5)+flip+rotation(15)', single ones of {', '.join(OPS.names())}. "
+                "`contact-sheet` shows what comes of it."
             ),
             COMMON,
         ),

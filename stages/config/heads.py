@@ -67,7 +67,7 @@ class HeadConfig:
         metadata=OptionHelp(
             lambda: (
                 "Heads to train on the cached features, one result each. "
-                f"{describe_heads()} Or a module of your own as package.module:Class, called with (row_shape, "
+                f"{describe_heads()} Or your own package.module:Class, called with (row_shape, "
                 f"out_features). Default: {describe_default_heads()}."
             ),
             COMMON,

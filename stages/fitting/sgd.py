@@ -50,7 +50,7 @@ class _RowScaler:
 
 @register_head("sgd", label="SGD", method="linear", streams=True, tasks=("single_label",))
 def fit_sgd(problem: FitProblem) -> HeadFit:
-    """Logistic regression by averaged stochastic gradient descent.
+    """Logistic regression by averaged SGD.
 
     Each epoch goes once through the rows, in blocks that all settings share; a setting is dropped once it has scored
     clearly less on the validation split than the best one. The chosen setting is fitted again on train+validation, for

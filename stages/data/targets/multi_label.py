@@ -34,7 +34,7 @@ def recognizes_labels(columns: TargetColumns, options: DataConfig) -> str:
 
 @register_targets(
     "multi_label",
-    help_text="any number of labels a sample, as a|b or a column of 0 and 1 for each",
+    help_text="any number of labels, as a|b or a column of 0 and 1 for each",
     recognizes=recognizes_labels,
 )
 def read_labels(columns: TargetColumns, options: DataConfig) -> Reading:

@@ -18,7 +18,7 @@ _FEWEST_CHANNELS = 4
 
 @register_torch_head("fcn", label="FCN", rows="maps", tasks=("dense",))
 class FCNMapHead(MapHead):
-    """One 3 x 3 convolution on a map, and an output for each place. Of several maps the middle one.
+    """One 3 x 3 convolution on a map. There is an output for each place; of several maps the middle one is taken.
 
     torchvision's `FCNHead` (after Long, Shelhamer & Darrell 2015, "Fully convolutional networks for semantic
     segmentation"), behind a BatchNorm: maps of a network that is not trained along have channels of very unlike scales,

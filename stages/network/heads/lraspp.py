@@ -16,7 +16,7 @@ from stages.network.heads.registry import register_torch_head
 
 @register_torch_head("lraspp", label="LR-ASPP", rows="maps", tasks=("dense",), default_for=("dense",))
 class LRASPPMapHead(MapHead):
-    """Maps of several depths, reduced, gated by the whole image and joined by one 3 x 3 convolution.
+    """Maps of several depths, gated and joined. A 3 x 3 convolution joins them, the gate is of the whole image.
 
     After the lite reduced atrous spatial pyramid pooling of Howard et al. 2019 ("Searching for MobileNetV3", section
     6.4): a 1 x 1 convolution on each map at its own size, and on the deepest a gate of its mean over all places. It
