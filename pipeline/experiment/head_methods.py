@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache.errors import listed
+from cache.errors import UsageError, listed
 from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import Result, evaluate_test, fold_scores
@@ -129,6 +129,8 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
     """
     experiment = experiment.readable()
     experiment.require_defined_scores()
+    if experiment.task.reads == "image" and (options.columns or options.categories or options.texts):
+        raise UsageError("`columns`, `categories` and `texts` are of a sample, and here each pixel has a class")
     view_settings = views_as_settings(experiment.extractor)
     earlier = {name: find_finished_head(experiment, name, options) for name in names}
     data = HeadProblems(experiment, options)
@@ -361,6 +363,8 @@ def require_heads(extractor: Extractor, manifest: Manifest, names: Iterable[Head
         See :func:`~stages.fitting.fit_head.require_head_for`.
     """
     maps = map_layout_for(extractor, manifest.task)
+    if maps is not None and manifest.images:
+        raise UsageError("a mask is of one image, and samples of several (`images`, `sample`, `frames`) have none")
     row_shape = extractor.row_shape if maps is None else (maps.width,)
     for name in names:
         require_head_for(name, manifest.task, row_shape, bags=bool(manifest.images), maps=maps, option=option)
@@ -372,9 +376,16 @@ def map_layout_for(extractor: Extractor, task: Task) -> MapLayout | None:
     Raises
     ------
     UsageError
-        If the features are no maps.
+        If the features are no maps, or of augmented views, whose masks would be others.
     """
-    return extractor.map_layout if task.reads == "image" else None
+    if task.reads != "image":
+        return None
+    if extractor.options.views > 1:
+        raise UsageError(
+            f"`views` {extractor.options.views}: heads on maps are trained on the evaluation view, whose masks are "
+            "those that are stored; `finetune` moves masks with their images (`augment`)"
+        )
+    return extractor.map_layout
 
 
 def masks_for(manifest: Manifest, options: HeadConfig) -> MaskTargets | None:

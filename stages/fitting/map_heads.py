@@ -33,6 +33,12 @@ MOST_NUMBERS = 1 << 24
 _WARMUP = 0.1
 """Share of the steps in which the rate of the one-cycle schedule rises."""
 
+_ANNEALED = 0.75
+"""Share of the epochs after which one may be the best: before, the rate is high, and the best of some is luck."""
+
+_BELOW_ALL = 2.0
+"""Taken off the scores of others, which are shares."""
+
 _STEP_IMAGES = 8
 """Images that a head is asked about at a time where masks are thinned."""
 
@@ -67,9 +73,8 @@ class MapHeadTraining:
         (self._setting,) = settings
         self.settings = settings
         recipe, options = problem.recipe, problem.config
-        self.config = TrainConfig(
-            recipe.epochs, problem.seed, label_smoothing=options.fit_label_smoothing, patience=options.fit_patience
-        )
+        # no early end: epochs are few, and what counts comes as the rate goes down
+        self.config = TrainConfig(recipe.epochs, problem.seed, label_smoothing=options.fit_label_smoothing)
         self._problem, self._rows, self._validates = problem, rows, validates
         self._head = as_map_head(copy.deepcopy(template)).to(problem.device)
         self._metric, self._masks = find_metric(problem.task), masks_of(problem)
@@ -129,7 +134,10 @@ class MapHeadTraining:
                 return [Validation(loss, math.nan, math.nan)]
             statistics.append(task.statistic(logits, targets))
         score = self._metric.score(np.concatenate(statistics))
-        return [Validation(loss / len(val), score, score if self._metric.higher_is_better else -score)]
+        selection = score if self._metric.higher_is_better else -score
+        if self._epoch <= _ANNEALED * self.config.epochs:
+            selection -= _BELOW_ALL
+        return [Validation(loss / len(val), score, selection)]
 
     def row(self, index: int, validation: Validation, seconds: float) -> Epoch | None:
         """Return the row of the epoch; None where the loss is lost."""

@@ -125,6 +125,13 @@ def test_two_trainings_of_one_seed_are_the_same():
         assert torch.equal(tensor, second.state_dict()[name]), name
 
 
+def test_the_best_epoch_is_one_of_the_last_when_the_rate_has_come_down():
+    result = train_head("linear", make_problem(config={"fit_epochs": 8, "fit_patience": 1}))
+    assert len(result.history) == 8
+    assert result.settings["best epoch"] in (7, 8)
+    assert result.selection[0]["score"] == max(row.val_score for row in result.history[6:])
+
+
 def test_what_is_tested_is_trained_on_validation_too():
     result = train_head("linear", make_problem())
     assert result.settings["refitted on"].startswith("train+val")
