@@ -47,7 +47,7 @@ def inspect(
     from stages.inspection.label_errors import require_cleanlab
 
     require_threshold(threshold)
-    features = resolve_features(data, features)
+    features = resolve_features(data, features, maps=False)
     extractor = build_extractor(features)
     init_run(out, data, features)
     seed = data.seeds[0]

@@ -100,11 +100,11 @@ def make_manifest(
     return replace(manifest, task=task, notes=notes)
 
 
-def resolve_features(data: DataConfig, features: FeatureConfig) -> FeatureConfig:
+def resolve_features(data: DataConfig, features: FeatureConfig, *, maps: bool = True) -> FeatureConfig:
     """Return the options of stage 1 with what only the data tell: intensity range, channels, and whether each pixel
-    has a class.
+    has a class; then features are maps, unless whole images are to be compared by a vector each.
     """
-    if may_have_masks(data):
+    if maps and may_have_masks(data):
         manifest = make_manifest(data, features, data.seeds[0])
         features = dense_features(features, manifest) if manifest.task.reads == "image" else features
     if not needs_survey(features):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from cache.errors import DataError, UsageError, listed
-from stages.config.data import DataConfig
+from stages.config.data import SPLITS, DataConfig
 from stages.data.masks.class_table import ClassTable
 from stages.data.masks.find_classes import SurveyedMasks, find_classes
 from stages.data.masks.mask_classes import MaskClasses
@@ -16,6 +16,9 @@ from stages.data.sources.target_columns import MASK
 from stages.data.targets.columns import TargetColumns, is_missing
 from stages.data.targets.registry import Reading, register_targets
 from stages.tasks.dense import VOID, Dense
+
+_SHARES = 20
+"""Most classes that a note says the share of."""
 
 _NAMED = 5
 """Most files or classes that a message names."""
@@ -155,8 +158,8 @@ def _notes_of_splits(classes: MaskClasses) -> Callable[[Sequence[str], Sequence[
 
     def notes(texts: Sequence[str], splits: Sequence[str]) -> list[str]:
         facts, _ = survey_masks(texts)  # which is remembered
-        said = []
-        for split in dict.fromkeys(splits):
+        said = _pixel_shares([found for found, split in zip(facts, splits, strict=True) if split == "train"], classes)
+        for split in filter(set(splits).__contains__, SPLITS):
             present: set[int] = set()
             for found, of_split in zip(facts, splits, strict=True):
                 if found is not None and of_split == split:
@@ -174,6 +177,20 @@ def _notes_of_splits(classes: MaskClasses) -> Callable[[Sequence[str], Sequence[
         return said
 
     return notes
+
+
+def _pixel_shares(facts: Sequence[MaskFacts | None], classes: MaskClasses) -> list[str]:
+    """Return a note of how many of the training pixels whose class is known are of each class, the most first."""
+    number_of = dict(classes.numbers)
+    pixels: Counter[int] = Counter()
+    for found in facts:
+        for value, count in ({} if found is None else values_in(found, classes)).items():
+            pixels[number_of[value]] += count
+    del pixels[VOID]
+    if not pixels:
+        return []
+    shares = [f"{classes.names[number]} {100 * count / pixels.total():.2g} %" for number, count in pixels.most_common()]
+    return [f"training pixels by class: {listed(shares, _SHARES)}"]
 
 
 def classes_in(facts: MaskFacts, classes: MaskClasses) -> set[int]:

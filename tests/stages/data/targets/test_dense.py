@@ -119,6 +119,7 @@ def test_classes_that_no_mask_of_a_split_holds_are_said(tmp_path):
             )
     notes = loaded(tmp_path).notes
     assert "no train mask holds 2: it cannot be learned" in notes
+    assert "training pixels by class: 0 50 %, 1 50 %" in notes
     assert any(note.startswith("no test mask holds 1: left out of mean IoU there") for note in notes)
 
 
