@@ -259,7 +259,8 @@ def _predict_masks(
     unreadable: list[tuple[str, str]] = []
     locations = [location for location, _ in listing]
     colors = None if output is None else colors_of_run(model)
-    for index, answer in predict_masks(extractor, upper, task, locations, tiling_of(extractor.options), output, colors):
+    detector, tiling = read_unlike(model), tiling_of(extractor.options)
+    for index, answer in predict_masks(extractor, upper, task, locations, tiling, output, colors, detector):
         if isinstance(answer, str):
             unreadable.append((locations[index], answer))
         else:

@@ -17,6 +17,8 @@ from stages.data.masks.survey import image_shape
 from stages.data.sources.csv_file import is_table
 from stages.data.sources.folder_masks import find_mask_folders
 from stages.data.sources.target_columns import MASK
+from stages.data.sources.torchvision_datasets import PREFIX
+from stages.data.sources.torchvision_masks import is_asked_for_masks
 from stages.network.graph.map_cuts import MAPS
 
 _LOG = logging.getLogger("cutonce")
@@ -33,6 +35,8 @@ def may_have_masks(data: DataConfig) -> bool:
     """Return whether the targets of a data set may be masks, by a look at the folder, or at the head of a table."""
     if data.task != AUTO:
         return data.task == DENSE
+    if data.data.startswith(PREFIX):
+        return is_asked_for_masks(data.data.removeprefix(PREFIX), data)
     path = Path(data.data)
     if path.is_dir():
         return bool(find_mask_folders(path, data))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cache.errors import CutonceError
 from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import Result
@@ -133,16 +134,23 @@ def _candidates(experiment: Experiment, heads: Sequence[Result]) -> list[Candida
 
 
 def _candidate(experiment: Experiment, directory: Path) -> Candidate | None:
-    card, extractor = read_recipe(directory), experiment.extractor
-    if card is None or card.method not in _HEADS or not (directory / RESULT).exists():
+    """Return the head of a folder, if it may be a member; one that cannot be read may not."""
+    extractor = experiment.extractor
+    try:
+        card = read_recipe(directory)
+        if card is None or card.method not in _HEADS or not (directory / RESULT).exists():
+            return None
+        if card.features_fingerprint not in (extractor.fingerprint, extractor.fingerprint_of_version_1):
+            return None
+        result = Result.load(directory)
+        validation, out_of_fold = result.validation_predictions, result.out_of_fold
+        if validation is None or out_of_fold is None:
+            return None
+        head, without_val = (load_head(directory / name, extractor.graph)[0] for name in (HEAD, HEAD_WITHOUT_VAL))
+    except CutonceError as error:  # of an earlier command: it ends nothing that was trained now
+        _LOG.warning(f"{directory.name} is no member of the ensemble: {error}")
         return None
-    if card.features_fingerprint not in (extractor.fingerprint, extractor.fingerprint_of_version_1):
-        return None
-    result = Result.load(directory)
-    if result.out_of_fold is None or result.validation_predictions is None:
-        return None
-    head, without_val = (load_head(directory / name, extractor.graph)[0] for name in (HEAD, HEAD_WITHOUT_VAL))
-    return Candidate(directory, result, card, head, without_val, result.validation_predictions, result.out_of_fold)
+    return Candidate(directory, result, card, head, without_val, validation, out_of_fold)
 
 
 def _is_alike(candidate: Candidate, other: Candidate) -> bool:

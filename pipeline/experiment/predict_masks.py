@@ -30,8 +30,10 @@ from stages.data.sources.open_image import read_image
 from stages.data.sources.tiles import tiling_of
 from stages.extraction.extractor import Extractor
 from stages.finetuning.masks import classes_of
+from stages.finetuning.predict_images import vectors_of
 from stages.finetuning.predict_masks import PredictedMask, iter_masks
 from stages.finetuning.transfer_model import TransferModel
+from stages.inspection.unlike import UnlikeDetector
 from stages.tasks.dense import Dense
 from stages.tasks.tiles import Tiling
 
@@ -62,6 +64,7 @@ class MaskAnswer(NamedTuple):
     words: str
     cells: Mapping[str, str]
     activated: NDArray[np.float32]
+    unlike: float | None = None
 
 
 def predict_masks(
@@ -72,6 +75,7 @@ def predict_masks(
     tiling: Tiling | None = None,
     output: MaskOutput | None = None,
     colors: Sequence[Color] | None = None,
+    detector: UnlikeDetector | None = None,
 ) -> Iterator[tuple[int, MaskAnswer | str]]:
     """Yield the number of each image and what is said of it, or why it could not be read; write what `output` asks for.
 
@@ -81,12 +85,16 @@ def predict_masks(
     ----------
     colors
         Of the classes; by default told apart as well as can be.
+    detector
+        Tells how unlike the training images each is.
     """
     colors, names = colors or class_colors(task.out_features), output_names(locations)
     if output is not None:
         save_classes(output.folder / CLASSES, task.class_names, colors)
     wants_probabilities = output is not None and output.probabilities
-    for answer in iter_masks(extractor, upper, locations, tiling, probabilities=wants_probabilities):
+    as_vectors = None if detector is None else vectors_of(extractor)
+    answers = iter_masks(extractor, upper, locations, tiling, probabilities=wants_probabilities, as_vectors=as_vectors)
+    for answer in answers:
         if isinstance(answer.mask, str):
             yield answer.place, answer.mask
             continue
@@ -95,7 +103,11 @@ def predict_masks(
         cells = task.mask_cells(answer.mask)
         words = task.decode(torch.from_numpy(answer.mask))
         shares = np.array([float(cell) for cell in cells[1:]], np.float32)
-        yield answer.place, MaskAnswer(words, dict(zip(task.predicted_columns, cells, strict=True)), shares)
+        said = dict(zip(task.predicted_columns, cells, strict=True))
+        unlike = None
+        if detector is not None and answer.vector is not None:
+            unlike = float(detector.scores(answer.vector[None])[0])
+        yield answer.place, MaskAnswer(words, said, shares, unlike)
 
 
 def colors_of_run(model: Path) -> list[Color] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -42,11 +42,14 @@ class PredictedMask(NamedTuple):
         not be read.
     probabilities : float16 [classes, H, W], optional
         Where they were asked for.
+    vector : float32 [d], optional
+        What stands for what the head was given, where that was asked for; of tiles the mean of theirs.
     """
 
     place: int
     mask: NDArray[np.uint8] | str
     probabilities: NDArray[np.float16] | None = None
+    vector: NDArray[np.float32] | None = None
 
 
 @dataclass
@@ -56,6 +59,7 @@ class _Image:
     shape: tuple[int, int] = (0, 0)
     boxes: list[Box] = field(default_factory=list)
     logits: list[Tensor] = field(default_factory=list)
+    vectors: list[NDArray[np.float32]] = field(default_factory=list)
     pending: int = 1
     failure: str = ""
 
@@ -68,6 +72,7 @@ def iter_masks(
     *,
     shapes: Sequence[tuple[int, int]] | None = None,
     probabilities: bool = False,
+    as_vectors: Callable[[Tensor], Tensor] | None = None,
     label: str = "predict",
 ) -> Iterator[PredictedMask]:
     """Yield what a network answers for images, in order, with a progress bar.
@@ -82,6 +87,8 @@ def iter_masks(
         How images are cut into tiles, whose logits are averaged where they overlap; None for images as a whole.
     probabilities
         Whether those of all classes are wanted, which take classes x 2 bytes a pixel.
+    as_vectors
+        Makes a vector of what the head is given of each image, [b, *row_shape] -> [b, d], where vectors are wanted.
     shapes
         Heights and widths that masks of whole images are to have; those of the images by default.
 
@@ -109,12 +116,17 @@ def iter_masks(
             for tile in tiles:
                 yield ImageRequest(tile, _Rendering(image, preprocessing), extractor.reading)
 
+    def compute(rendered: Tensor) -> list[Tensor]:
+        logits, rows = upper.logits(rendered)
+        return [logits] if as_vectors is None else [logits, as_vectors(rows).float()]
+
     done = 0
     with progress(label=label, total=len(locations), unit="images") as bar:
-        for batch in extractor.run_batches(requests(), upper.logits, 1):
-            for number, row in zip(batch.indices, batch.rows[0] if batch.rows else (), strict=True):
+        for batch in extractor.run_batches(requests(), compute, 1):
+            for row, number in enumerate(batch.indices):
                 image = images[owners[number]]
-                image.logits.append(torch.from_numpy(row))
+                image.logits.append(torch.from_numpy(batch.rows[0][row]))
+                image.vectors += [vectors[row] for vectors in batch.rows[1:]]
                 image.pending -= 1
             for number, reason in batch.failures:
                 images[owners[number]].failure = reason
@@ -187,12 +199,12 @@ def _finished(index: int, image: _Image, preprocessing: Preprocessing, *, probab
     logits = torch.stack(parts).float()
     if not torch.isfinite(logits.sum()):
         raise DataError("what the network answers is not finite: the training diverged; try a lower rate")
+    vector = np.mean(image.vectors, axis=0, dtype=np.float32) if image.vectors else None
     if not probabilities:
-        return PredictedMask(index, most_probable(logits, image.boxes, image.shape).numpy())
+        return PredictedMask(index, most_probable(logits, image.boxes, image.shape).numpy(), vector=vector)
     merged = merge_tiles(logits, image.boxes, image.shape)
-    return PredictedMask(
-        index, merged.argmax(dim=0).to(torch.uint8).numpy(), merged.softmax(dim=0).to(torch.float16).numpy()
-    )
+    mask, of_classes = merged.argmax(dim=0).to(torch.uint8), merged.softmax(dim=0).to(torch.float16)
+    return PredictedMask(index, mask.numpy(), of_classes.numpy(), vector)
 
 
 def seen_part(logits: Tensor, preprocessing: Preprocessing, box: Box) -> Tensor:

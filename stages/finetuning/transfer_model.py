@@ -205,10 +205,11 @@ class TransferModel:
         return [activated, rows]
 
     def logits(self, images: Tensor) -> list[Tensor]:
-        """Return the outputs for rendered images, uint8 [b, 3, S, S], as the task takes them, as a list of one."""
+        """Return the outputs for rendered images, uint8 [b, 3, S, S], as the task takes them, then the head's input."""
         self.model.eval()
         with torch.inference_mode():
-            return [logits_of(self.model(self.frozen(self.normalize(images))))]
+            rows = self.model.rows(self.frozen(self.normalize(images)))
+            return [logits_of(self.model.head(rows)), rows]
 
     def rows(self, images: Tensor) -> list[Tensor]:
         """Return what the head is given of each of rendered images, uint8 [m, 3, S, S], as a list of one."""

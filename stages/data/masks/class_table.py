@@ -48,12 +48,15 @@ class ClassTable:
         The packed color of each; empty where none is said.
     origin : str
         Where that is said, in words.
+    void_values : tuple of int
+        Numbers in masks that stand for no class, and have no name.
     """
 
     names: tuple[str, ...]
     values: tuple[int, ...] = ()
     colors: tuple[int, ...] = ()
     origin: str = ""
+    void_values: tuple[int, ...] = ()
 
     @property
     def void(self) -> tuple[int, ...]:

@@ -180,7 +180,7 @@ def _by_number(masks: SurveyedMasks, table: ClassTable | None, ignored: Sequence
         totals.update(facts.counts)
     named = table.names if table is not None else ()
     value_of = dict(zip(named, table.values, strict=True)) if table is not None and table.values else {}
-    void = {VOID}
+    void = {VOID, *(table.void_values if table is not None else ())}
     for word in ignored:
         if word.isdecimal():
             void.add(int(word))

@@ -1,5 +1,7 @@
 """torchvision's classification data sets by name: ``torchvision:FashionMNIST``, ``torchvision:EMNIST/letters``.
 
+Those with masks are listed by ``torchvision_masks``.
+
 What a set offers is read from its constructor: ``split=``, ``train=`` or neither, ``download=``, and ``loader=``. A set
 with a loader keeps its images in files, and these become the locations. Samples of the others are reopened by
 locations like ``torchvision:FashionMNIST/test/17``, in any process.
@@ -28,6 +30,7 @@ from stages.data.images.pixel_keys import key_of_pixels
 from stages.data.images.rgb import UnreadableImageError, as_rgb
 from stages.data.sources.records import Progress, SourceRecords
 from stages.data.sources.registry import register_source
+from stages.data.sources.torchvision_masks import is_asked_for_masks, list_mask_set
 
 PREFIX = "torchvision:"
 """What the name of a set, and the locations in it, begin with."""
@@ -82,6 +85,11 @@ def list_torchvision(options: DataConfig, progress: Progress | None = None) -> S
     source = options.data
     name, _, variant = source.removeprefix(PREFIX).partition("/")
     root = (options.data_root or DEFAULT_ROOT).expanduser().absolute()
+    _check_known(name)
+    if is_asked_for_masks(name, options):
+        if variant:
+            raise UsageError(f"{PREFIX}{name}: masks are listed of all its parts; leave out /{variant}")
+        return list_mask_set(name, root)
     _check_name(name, variant)
     locations, numbers, splits, keys = [], [], [], []
     names: list[str] = []

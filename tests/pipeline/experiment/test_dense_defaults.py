@@ -24,6 +24,8 @@ def test_a_folder_of_masks_beside_images_is_seen_without_a_word(tmp_path, photog
     assert may_have_masks(DataConfig(str(save_folder(tmp_path, 3))))
     assert not may_have_masks(DataConfig(str(photographs)))
     assert not may_have_masks(DataConfig("digits"))
+    assert may_have_masks(DataConfig("torchvision:VOCSegmentation"))
+    assert not may_have_masks(DataConfig("torchvision:OxfordIIITPet"))
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def test_the_masks_that_predict_writes_are_those_that_were_scored(experiment, tu
     assert [location for location, _ in unreadable] == images[2:]
     statistics = Result.load(experiment.directory / method).predictions.statistics
     for number, prediction in enumerate(predicted):
+        assert (prediction.unlike is None) == (method != "head-linear")  # a fine-tuned network has no detector
         assert sum(prediction.activated) == pytest.approx(1, abs=1e-5)
         (path,) = (tmp_path / "out" / "masks").rglob(f"test{number}.png")
         mask, true = np.array(Image.open(path)), np.array(Image.open(test.targets[number]))

@@ -57,7 +57,7 @@ def test_it_is_tested_ranked_and_saved_as_a_method(experiment, probe):
     assert read_recipe(directory).method == "ensemble"
 
 
-def test_it_is_found_again_and_made_anew_of_other_heads_and_in_another_way(experiment, probe, monkeypatch):
+def test_it_is_found_again_and_made_anew_of_other_heads_and_in_another_way(experiment, probe, monkeypatch, caplog):
     *_, first = run_on_features(experiment, OPTIONS.head, OPTIONS)
     with monkeypatch.context() as patched:
         patched.setattr(ensemble_methods, "select_greedily", None)
@@ -77,6 +77,10 @@ def test_it_is_found_again_and_made_anew_of_other_heads_and_in_another_way(exper
     assert "The stack of heads is a linear model on what heads say: knn, ridge." in comparison.verdict_text
     *_, other = run_on_features(experiment, ("ncm",), replace(OPTIONS, head=("ncm",)))
     assert other.settings["chosen from"] == "knn, ncm, ridge"
+    (experiment.directory / "head-knn" / "head.json").write_text("{")
+    *_, without = run_on_features(experiment, ("ncm",), replace(OPTIONS, head=("ncm",)))
+    assert without.settings["chosen from"] == "ncm, ridge"
+    assert "head-knn is no member of the ensemble: The head" in caplog.text
     # heads in other folds were not asked about the same samples out of the same parts
     assert len(run_on_features(experiment, ("logistic",), replace(OPTIONS, head=("logistic",), cv=2))) == 1
 
