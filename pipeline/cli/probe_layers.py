@@ -46,7 +46,6 @@ def probe_layers(*, data: DataFlags, features: FeatureFlags = FeatureConfig(), o
 
     features = resolve_features(data, features)
     extractor = build_extractor(_with_cuts(features))
-    require_vector_cuts(extractor)
     if out is not None:
         init_run(out, data, features)
     manifests = []
@@ -58,6 +57,7 @@ def probe_layers(*, data: DataFlags, features: FeatureFlags = FeatureConfig(), o
             echo(f"seed {seed}: {format_manifest(manifest)}")
         require_rising(manifest.task)
         manifests.append((seed, manifest))
+    require_vector_cuts(extractor)
     extraction = extract(extractor, manifests[0][1])
     took = f"in {duration(extraction.seconds)}; {extraction.hits} were in the cache already"
     echo(

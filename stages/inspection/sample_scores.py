@@ -23,8 +23,15 @@ def require_rising(task: Task) -> Metric:
     Raises
     ------
     UsageError
-        If it is better the lower it is: curves rise to a best score of 1, and cuts are ranked from the highest down.
+        If it is better the lower it is: curves rise to a best score of 1, and cuts are ranked from the highest down. Or
+        if the task asks for an answer at each pixel, which no head on vectors gives.
     """
+    if task.reads == "image":
+        raise UsageError(
+            f"learning curves and probes are of heads on vectors, and the task {task.name} asks for a class of each "
+            "pixel: compare cuts by `train`, with `head` linear and one `cut` after the other, each in its own `out`, "
+            "and then `compare`"
+        )
     metric = find_metric(task)
     if not metric.higher_is_better:
         raise UsageError(

@@ -16,6 +16,7 @@ from stages.inspection.sample_scores import (
     variance_of,
 )
 from stages.tasks.base import find_metric, mean_metric
+from stages.tasks.dense import Dense
 from stages.tasks.regression import Regression
 from tests.stages.fitting.rows_of_digits import numbered_classes
 
@@ -57,3 +58,8 @@ def test_a_metric_that_is_better_the_lower_it_is_is_refused():
     task = SimpleNamespace(name="tags", primary=metric.name, metrics={metric.name: metric})
     with pytest.raises(UsageError, match="distance of the task tags is not: name another `metric`"):
         require_rising(task)
+
+
+def test_a_class_for_each_pixel_is_refused_with_how_cuts_are_compared():
+    with pytest.raises(UsageError, match="`head` linear"):
+        require_rising(Dense(["road", "sky"]))
