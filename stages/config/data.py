@@ -118,7 +118,7 @@ class DataConfig:
     """Share of the training samples taken for validation, per class, where the source has no such split."""
 
     seeds: tuple[int, ...] = field(default=(0,), metadata=COMMON)
-    """Each draws the splits that are made here, and the training: a repetition."""
+    """Each draws its own splits, where these are made, and training."""
 
     allow_leakage: bool = False
     """Go on although the same image stands in two of the given splits."""

@@ -79,8 +79,8 @@ class FeatureConfig:
     )
 
     image_size: int | str | None = field(default=None, metadata=COMMON)
-    """Side of the square the network sees, in pixels, or HEIGHTxWIDTH (default: the backbone's own; for a class for
-    each pixel the images' own, up to 640 pixels)."""
+    """Side of the square the network sees, in pixels, or HEIGHTxWIDTH (default: the backbone's own; with masks the
+    images' own, up to 640)."""
 
     crop_mode: CropMode = "center"
     """What the network sees of an image: center (the shorter side is resized and the middle cut out, so that what lies

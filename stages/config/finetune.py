@@ -22,8 +22,8 @@ class FinetuneConfig:
     """How the top blocks are trained, starting from a stage-2 head (stage 3)."""
 
     unfreeze: str = field(default="3", metadata={**JOINED, **COMMON})
-    """What trains: a layer (it and all above it), a number of top blocks, all, head (the head alone), or several layers
-    (just these: layer2,layer4; one alone with a comma behind it)."""
+    """What trains: a layer (and all above it), a number of top blocks, all, head (the head alone), or just some layers
+    (layer2,layer4; one with a comma behind it)."""
 
     invert_unfreeze: bool = False
     """Train what --unfreeze would leave frozen, and freeze the rest."""

@@ -199,7 +199,7 @@ def _finished(index: int, image: _Image, preprocessing: Preprocessing, *, probab
     logits = torch.stack(parts).float()
     if not torch.isfinite(logits.sum()):
         raise DataError("what the network answers is not finite: the training diverged; try a lower rate")
-    vector = np.mean(image.vectors, axis=0, dtype=np.float32) if image.vectors else None
+    vector = np.asarray(np.mean(image.vectors, axis=0, dtype=np.float32)) if image.vectors else None
     if not probabilities:
         return PredictedMask(index, most_probable(logits, image.boxes, image.shape).numpy(), vector=vector)
     merged = merge_tiles(logits, image.boxes, image.shape)
