@@ -24,8 +24,8 @@ def finetune(
     """Train the top blocks, starting from a stage-2 head, and test the network (stage 3).
 
     The head named by --init-head is trained on cached features first if the run does not have it. Checkpoints are left
-    every epoch and every few minutes: a killed command, given again, goes on and ends with the same weights. Several
-    GPUs share the work under torchrun.
+    every few minutes: a killed command, given again, goes on and ends with the same weights. Several GPUs share the
+    work under torchrun.
 
     Try:
 

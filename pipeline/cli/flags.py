@@ -34,9 +34,7 @@ else:
         LRFinderResult
     ) = Result = Networks = Any
 
-OverwriteFlag = Annotated[
-    bool, Parameter(negative="", help="Train anew what the run has with other options.")
-]
+OverwriteFlag = Annotated[bool, Parameter(negative="", help="Train anew what the run has with other options.")]
 
 _FLAGS = Parameter(name="*", consume_multiple=True, negative_iterable=())
 

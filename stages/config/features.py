@@ -55,10 +55,9 @@ class FeatureConfig:
     """Prefixes of names (after renaming) that are not loaded, and that neither file nor network needs to have."""
 
     cut: str = field(default="auto", metadata={**JOINED, **COMMON})
-    """The layer whose output is cached, as the features of an image: the trunk below it is frozen and runs once for
-    each image. auto is the input of the classifier, or, for a class for each pixel, maps: the last block at each of the
-    strides 8, 16 and 32. `list-cuts BACKBONE` lists all. Several (layer3 layer4) take one pass; heads see them
-    joined."""
+    """The layer whose output is cached, as the features of an image: what lies below it, the trunk, is frozen and
+    runs once for each. auto is the input of the classifier, or, with masks, maps: the last block at the strides 8, 16
+    and 32. `list-cuts BACKBONE` lists all. Several (layer3 layer4) take one pass; heads see them joined."""
 
     taps: str = field(default="", metadata=JOINED)
     """In place of a cut, statistics of tensors of many depths, computed in the same one pass; heads see them as one

@@ -14,7 +14,7 @@ from stages.network.heads.registry import register_torch_head
 
 @register_torch_head("cosine", label="cosine", rows="vector", tasks=("single_label", "multi_label"))
 class CosineHead(Head):
-    """Cosine similarity to a vector per class: float [b, d] -> logits [b, classes].
+    """Similarity to a vector per class: float [b, d] -> logits [b, classes].
 
     ``logits = scale * cos(x, w_c)`` with a learned scale (Gidaris & Komodakis 2018, "Dynamic Few-Shot Visual Learning
     without Forgetting", section 3.2; Chen et al. 2019, "A Closer Look at Few-shot Classification", Baseline++). Neither

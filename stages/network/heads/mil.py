@@ -12,7 +12,7 @@ from stages.network.heads.registry import register_torch_head
 
 @register_torch_head("mil", label="MIL attention", rows="bag", tasks=("single_label", "multi_label", "regression"))
 class MILHead(Head):
-    """Gated attention over the images of a sample: bags, float [b, F, d + 1] -> logits [b, classes].
+    """Attention over the images of a sample: bags, float [b, F, d + 1] -> logits [b, classes].
 
     Dropout, a linear layer with ReLU, and the weighted mean of what that gives of each image, before the output. The
     weights, which add up to 1, are softmax(w . (tanh(V h) * sigmoid(U h))) (Ilse, Tomczak & Welling 2018,

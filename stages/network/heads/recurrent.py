@@ -51,7 +51,7 @@ class GRUHead(RecurrentHead):
 
 @register_torch_head("lstm", label="LSTM", rows="bag", tasks=("single_label", "multi_label", "regression"))
 class LSTMHead(RecurrentHead):
-    """Long short-term memory over frames. Both ways (Hochreiter & Schmidhuber 1997, "Long short-term memory")."""
+    """LSTM over frames. Both ways (Hochreiter & Schmidhuber 1997, "Long short-term memory")."""
 
     def __init__(self, row_shape: tuple[int, ...], out_features: int, dropout: float = 0.3, width: int = WIDTH) -> None:
         states = nn.LSTM(width, width, batch_first=True, bidirectional=True)

@@ -41,5 +41,5 @@ def test_words_are_explained_where_they_first_stand(help_of):
     for words in ("is cut at a layer", "the part below, the trunk, is frozen", "Heads, small models from features to"):
         assert words in overview
     extract = " ".join(help_of("extract", "--help").replace("│", " ").split())
-    assert "What lies below it, the trunk, is frozen" in extract
+    assert "what lies below it, the trunk, is frozen" in extract
     assert "the views (renderings of an image)" in extract
