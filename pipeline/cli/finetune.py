@@ -23,9 +23,8 @@ def finetune(
 ) -> list[Result]:
     """Train the top blocks, starting from a stage-2 head, and test the network (stage 3).
 
-    The head named by --init-head is trained on cached features first if the run does not have it. Checkpoints are left
-    every few minutes: a killed command, given again, goes on and ends with the same weights. Several GPUs share the
-    work under torchrun.
+    The head named by --init-head is trained on cached features first if the run does not have it. A killed command,
+    given again, goes on and ends with the same weights. Several GPUs share the work under torchrun.
 
     Try:
 
