@@ -24,7 +24,7 @@ def finetune(
     """Train the top blocks, starting from a stage-2 head, and test the network (stage 3).
 
     The head named by --init-head is trained on cached features first if the run does not have it. A killed command,
-    given again, goes on and ends with the same weights. Several GPUs share the work under torchrun.
+    given again, goes on to the same weights. Under torchrun several GPUs share the work.
 
     Try:
 
