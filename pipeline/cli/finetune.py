@@ -23,7 +23,7 @@ def finetune(
 ) -> list[Result]:
     """Train the top blocks, starting from a stage-2 head, and test the network (stage 3).
 
-    The head named by --init-head is trained on cached features first if the run does not have it. A killed command,
+    The head of --init-head is trained on cached features first if the run does not have it. A killed command,
     given again, goes on to the same weights. Under torchrun several GPUs share the work.
 
     Try:
