@@ -19,7 +19,9 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,18 +40,43 @@ WAYS = {
 BATCH_SIZE = 8
 
 
+@dataclass(frozen=True)
+class _Images:
+    """Images with thinned masks, as a data set of torch is written."""
+
+    files: list[tuple[str, str]]
+    classes: Any
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        import torch
+        from PIL import Image
+        from torchvision.transforms import functional as pixels
+
+        from stages.data.masks.mask_classes import read_mask
+
+        location, mask_location = self.files[index]
+        with Image.open(location) as file:
+            image = pixels.to_tensor(file.convert("RGB").resize(self.size[::-1]))
+        mask = torch.from_numpy(read_mask(mask_location, self.classes))
+        thinned = pixels.resize(mask[None], [side // 8 for side in self.size], pixels.InterpolationMode.NEAREST)
+        return pixels.normalize(image, self.mean, self.std), thinned[0].long()
+
+
 def plain_loop(data: str, ignore_label: str, epochs: int) -> dict:
     """Return what epochs from images take, as people write them: loader, frozen network, head, loss."""
     import torch
-    from PIL import Image
     from torch import nn
     from torch.nn import functional
     from torch.utils.data import DataLoader
-    from torchvision.transforms import functional as pixels
 
     manifest, features = _load(data, ignore_label)
     from stages.config.image_size import shape_of_size
-    from stages.data.masks.mask_classes import read_mask
     from stages.network.backbones.registry import load_backbone
     from stages.network.graph.cuts import CutGraph
     from stages.network.graph.map_cuts import default_map_cuts
@@ -58,20 +85,6 @@ def plain_loop(data: str, ignore_label: str, epochs: int) -> dict:
     loaded = load_backbone(features.backbone)
     names = [cut.alias for cut in default_map_cuts(CutGraph(loaded.module, features.image_size))]
     train = [place for place, split in enumerate(manifest.splits) if split == "train"]
-    mean, std = loaded.preprocessing.mean, loaded.preprocessing.std
-
-    class Images(torch.utils.data.Dataset):
-        def __len__(self):
-            return len(train)
-
-        def __getitem__(self, index):
-            place = train[index]
-            with Image.open(manifest.locations[place]) as file:
-                image = pixels.to_tensor(file.convert("RGB").resize(size[::-1]))
-            mask = torch.from_numpy(read_mask(manifest.target_texts[place], manifest.mask_classes))
-            thinned = pixels.resize(mask[None], [part // 8 for part in size], pixels.InterpolationMode.NEAREST)
-            return pixels.normalize(image, mean, std), thinned[0].long()
-
     network, kept = loaded.module.eval().requires_grad_(False), {}
     for name in names:
         network.get_submodule(name).register_forward_hook(
@@ -83,7 +96,9 @@ def plain_loop(data: str, ignore_label: str, epochs: int) -> dict:
     classes = len(manifest.task.class_names)
     head = nn.ModuleList([nn.Sequential(nn.BatchNorm2d(width), nn.Conv2d(width, classes, 1)) for width in widths])
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2)
-    loader = DataLoader(Images(), BATCH_SIZE, shuffle=True, num_workers=2, drop_last=True)
+    files = [(manifest.locations[place], manifest.target_texts[place]) for place in train]
+    images = _Images(files, manifest.mask_classes, size, loaded.preprocessing.mean, loaded.preprocessing.std)
+    loader = DataLoader(images, BATCH_SIZE, shuffle=True, num_workers=2, drop_last=True)
     started = time.perf_counter()
     for images, masks in loader:
         with torch.no_grad():
@@ -102,6 +117,7 @@ def plain_loop(data: str, ignore_label: str, epochs: int) -> dict:
 
 def uncached(data: str, ignore_label: str, epochs: int) -> dict:
     """Return what epochs take in which our own decoding and folded network run, and then the head."""
+    _wait_as_the_command_does()
     manifest, features = _load(data, ignore_label)
     from stages.extraction.extractor import build_extractor
 
@@ -118,6 +134,7 @@ def uncached(data: str, ignore_label: str, epochs: int) -> dict:
 
 def from_cache(data: str, ignore_label: str, epochs: int) -> dict:
     """Return what all images once and epochs of the head alone take."""
+    _wait_as_the_command_does()
     import torch
 
     manifest, features = _load(data, ignore_label)
@@ -154,10 +171,14 @@ def from_cache(data: str, ignore_label: str, epochs: int) -> dict:
     }
 
 
-def _load(data: str, ignore_label: str):
+def _wait_as_the_command_does() -> None:
+    """Set how OpenMP's threads wait, before torch is imported; the plain loop waits as any program with torch."""
     from stages.runtime.openmp import configure_openmp
 
     configure_openmp()
+
+
+def _load(data: str, ignore_label: str):
     from pipeline.experiment.dense_defaults import dense_features
     from stages.config.data import DataConfig
     from stages.config.features import FeatureConfig

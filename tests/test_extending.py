@@ -115,7 +115,7 @@ def test_help_and_the_page_of_options_name_what_other_packages_add(plug_ins):
     page = run(folder, "from pipeline.cli.reference import reference; print(reference())")
     for words in (
         "none (keep the map), gem (of the package cutonce.poolings)",
-        "randomerasing and negative",
+        "randomerasing, negative",
         "megabytes at a time), .csv (of the package cutonce.export_formats).",
         "a device computes), logging (of the package cutonce.engines). Not part",
         "slower to read), lzf (of the package cutonce.cache_formats). Not part",

@@ -55,7 +55,7 @@ def test_a_score_that_is_not_defined_has_no_part_in_a_mean():
 
 def test_a_metric_that_is_better_the_lower_it_is_is_refused():
     metric = mean_metric("distance", "distance", np.asarray, higher_is_better=False)
-    task = SimpleNamespace(name="tags", primary=metric.name, metrics={metric.name: metric})
+    task = SimpleNamespace(name="tags", reads="text", primary=metric.name, metrics={metric.name: metric})
     with pytest.raises(UsageError, match="distance of the task tags is not: name another `metric`"):
         require_rising(task)
 

@@ -73,7 +73,7 @@ def test_vectors_stay_as_they_are():
 
 @pytest.mark.parametrize("at", [MAP, cut((9, 4), "tokens"), cut((5,), "vector")])
 def test_class_token_where_there_is_none_is_refused_with_what_fits(at):
-    with pytest.raises(UsageError, match=r"'here' .* has no class token.*avg, max, avgmax, grid2, grid4 and none"):
+    with pytest.raises(UsageError, match=r"'here' .* has no class token.*avg, max, std, avgmax, grid2, grid4 and none"):
         Pool("cls", at)
     with pytest.raises(UsageError, match="`pool` mean: there is no such pooling; there are avg, max"):
         Pool("mean", at)
@@ -83,7 +83,9 @@ def test_any_pooling_can_say_that_it_needs_a_class_token(monkeypatch):
     forget_afterwards(monkeypatch, POOLINGS)
     register_pooling("first2", needs_class_token=True)(lambda x, at: x[:, :2].flatten(1))
     assert Pool("first2", TOKENS).shape == (8,)
-    with pytest.raises(UsageError, match=r"`pool` first2: .*no class token.*avg, max, avgmax, grid2, grid4 and none"):
+    with pytest.raises(
+        UsageError, match=r"`pool` first2: .*no class token.*avg, max, std, avgmax, grid2, grid4 and none"
+    ):
         Pool("first2", MAP)
 
 
