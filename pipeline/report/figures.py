@@ -142,7 +142,7 @@ def learning_curve(row: MethodSummary, quantity: str) -> Figure:
                 values = _numbers(entry.get(f"{part}_{quantity}") for entry in result.history)
                 axes.plot(epochs, values, line, color=color, linewidth=1.6 if len(row.results) == 1 else 1.0)
         for result in row.results:
-            if (best := best_epoch(result.history, row.metric)) and best.get(f"val_{quantity}") is not None:
+            if (best := kept_epoch(result, row.metric)) and best.get(f"val_{quantity}") is not None:
                 axes.plot(
                     best["epoch"], best[f"val_{quantity}"], "o", color=ACCENT, markersize=6, markerfacecolor="none"
                 )
@@ -188,7 +188,7 @@ def validation_curves(
                 values = _numbers(entry.get(score) for entry in result.history)
                 width = 1.6 if len(row.results) == 1 else 1.0
                 axes.plot(x_values, values, "-", color=color, linewidth=width, marker=marker, markersize=3)
-                if (best := best_epoch(result.history, row.metric)) is not None:
+                if (best := kept_epoch(result, row.metric)) is not None:
                     best_x = x_values[epochs.index(best["epoch"])]
                     axes.plot(best_x, best[score], "o", color=color, markersize=8, markerfacecolor="none")
             if (end := _end(row, score)) is not None:
@@ -214,6 +214,17 @@ def cumulative_seconds(result: Result) -> list[float]:
     epoch_seconds = np.array([entry.get("seconds") or 0.0 for entry in result.history])
     before_testing = sum(result.seconds_by_stage.get(stage, 0.0) for stage in ("extract", "train"))
     return list(max(before_testing - epoch_seconds.sum(), 0.0) + epoch_seconds.cumsum())
+
+
+def kept_epoch(result: Result, metric: Metric) -> Mapping[str, Any] | None:
+    """Return the epoch whose weights a method kept, as it says itself, else the best one; None where it is not known.
+
+    A rule of its own may leave epochs out: heads on maps keep none of the first three quarters.
+    """
+    said = result.settings.get("best epoch")
+    of_its_own = next((entry for entry in result.history if said is not None and entry.get("epoch") == said), None)
+    best = best_epoch(result.history, metric)
+    return best if best is None or of_its_own is None else of_its_own
 
 
 def best_epoch(history: Sequence[Mapping[str, Any]], metric: Metric) -> Mapping[str, Any] | None:

@@ -137,7 +137,7 @@ def _side_by_side(comparison: Comparison, drawn: Figures) -> list[ReportFigure]:
     rows = {
         number: row
         for number, row in enumerate(comparison.rows)
-        if not row.cached and all(figures.best_epoch(result.history, row.metric) for result in row.results)
+        if not row.cached and all(figures.kept_epoch(result, row.metric) for result in row.results)
     }
     if len(rows) < 2:
         return []
@@ -156,9 +156,7 @@ def _side_by_side(comparison: Comparison, drawn: Figures) -> list[ReportFigure]:
 
 def _learning(comparison: Comparison, drawn: Figures) -> Iterator[tuple[MethodSummary, list[ReportFigure]]]:
     for number, row in enumerate(comparison.rows, start=1):
-        best_epochs = [
-            best["epoch"] for result in row.results if (best := figures.best_epoch(result.history, row.metric))
-        ]
+        best_epochs = [best["epoch"] for result in row.results if (best := figures.kept_epoch(result, row.metric))]
         if best_epochs:
             epochs = ", ".join(map(str, best_epochs))
             yield (

@@ -1,5 +1,6 @@
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,6 +36,9 @@ def test_kept_epoch_is_the_most_accurate_and_of_equals_the_one_of_lowest_loss():
     losses = [{"epoch": epoch, "val_log_loss": loss, "val_loss": loss} for epoch, loss in enumerate((0.7, 0.4, 0.5))]
     assert figures.best_epoch(losses, find_metric(SingleLabel("ab"), "log_loss"))["epoch"] == 1
     assert figures.best_epoch([{"epoch": 1, "val_accuracy": None, "val_loss": None}], ACCURACY) is None
+    by_a_rule_of_its_own = SimpleNamespace(history=HISTORY, settings={"best epoch": 3})
+    assert figures.kept_epoch(by_a_rule_of_its_own, ACCURACY)["epoch"] == 3
+    assert figures.kept_epoch(SimpleNamespace(history=HISTORY, settings={}), ACCURACY)["epoch"] == 2
 
 
 def test_what_was_tried_is_drawn_as_the_metric_that_it_is_where_lower_is_better(tmp_path):
