@@ -20,14 +20,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cache.errors import UsageError, listed, suggestion
 from stages.config.image_size import ImageSize, shape_of_size, size_in_words
-from stages.network.freezing import lock_eval_mode
 from stages.network.graph.cuts import Cut, CutGraph, Layout, is_grid, layout_of
 from stages.network.graph.fake_tensors import PeakMemoryMode
 from stages.network.graph.pooling import Pool
 from stages.network.graph.trace import UntraceableError, in_mode
-from stages.network.graph.trunk import Precision, computing
+from stages.network.graph.trunk import FrozenModule, Precision
 from stages.network.image_channels import channels_of
-from stages.network.memory_format import to_channels_last
 from stages.runtime.seeding import fixed_seed
 
 # Images of the run in which the cuts are found; more than one, so that rows can be told from other dimensions.
@@ -127,7 +125,7 @@ class HookedGraph(CutGraph):
         return _Observation.of(self.module, self.image_size)
 
 
-class HookedTrunk(nn.Module):
+class HookedTrunk(FrozenModule):
     """A whole network whose modules' outputs are taken as it runs: normalised images -> one row per image and tap.
 
     It is a copy, in evaluation mode, none of whose parameters requires gradients. A module that runs several times
@@ -146,33 +144,24 @@ class HookedTrunk(nn.Module):
         What is really computed: :data:`ARITHMETIC` of the precision.
     """
 
-    precision: Precision
-
     def __init__(
         self, graph: HookedGraph, taps: Sequence[tuple[Cut, Pool]], precision: Precision, device: torch.device
     ) -> None:
         super().__init__()
         self.network = copy.deepcopy(graph.module)
         self.pools = nn.ModuleList([pool for _, pool in taps])
-        self.precision = precision
-        self.arithmetic = ARITHMETIC[precision]
         self._names = [cut.name for cut, _ in taps]
-        self._device = device
-        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         for name in {*self._names}:
             self.network.get_submodule(name).register_forward_hook(partial(_capture, name))
-        self.requires_grad_(False)
-        self.to(device, self._dtype)
-        to_channels_last(self)
-        lock_eval_mode(self)
+        self.settle(precision, ARITHMETIC[precision], device)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the pooled rows of each tap, float32 [b, *pool.shape], of normalised images, float32 [b, 3, S, S]."""
         outputs: dict[str, torch.Tensor] = {}
         _captured.outputs = outputs
         try:
-            with computing(self.precision, self._device):
-                self.network(images.to(self._device, self._dtype, memory_format=torch.channels_last))
+            with self.computing():
+                self.network(self.received(images))
         finally:
             del _captured.outputs
         return tuple(pool(outputs[name].float()) for name, pool in zip(self._names, self.pools, strict=True))

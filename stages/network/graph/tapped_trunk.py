@@ -9,19 +9,17 @@ import torch
 from torch import nn
 
 from cache.errors import UsageError, listed
-from stages.network.freezing import lock_eval_mode
 from stages.network.graph.bn_folding import fold_batchnorm
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.pooling import SPATIAL_DIMS, patches_of
 from stages.network.graph.tap_places import TapPlace
-from stages.network.graph.trunk import ARITHMETIC, Precision, computing
-from stages.network.memory_format import to_channels_last
+from stages.network.graph.trunk import ARITHMETIC, FrozenModule, Precision
 
 _TOGETHER = ("avg", "max", "std")
 """Poolings that share a mean, and read the numbers as they are, without a copy in float32."""
 
 
-class TappedTrunk(nn.Module):
+class TappedTrunk(FrozenModule):
     """The frozen part of a network: normalised images -> the statistics of its taps, one after the other.
 
     It has its own weights, folded as those of a :class:`~stages.network.graph.trunk.FrozenTrunk`, whose precisions
@@ -50,8 +48,6 @@ class TappedTrunk(nn.Module):
         that tap and not with it, so the numbers above it would depend on what is extracted with them.
     """
 
-    precision: Precision
-
     def __init__(self, graph: CutGraph, places: Sequence[TapPlace], precision: Precision, device: torch.device) -> None:
         super().__init__()
         pools = {f"tap_{number}": (place.tensor, PooledTensor(place)) for number, place in enumerate(places)}
@@ -59,20 +55,12 @@ class TappedTrunk(nn.Module):
         self.network, self.folded = fold_batchnorm(network)
         if precision != "fp32":
             _refuse_taps_that_prevent_folding(graph, places, self.folded)
-        self.precision = precision
-        self.arithmetic = ARITHMETIC[precision]
-        self._device = device
-        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.requires_grad_(False)
-        self.to(device, self._dtype)
-        to_channels_last(self)
-        lock_eval_mode(self)
+        self.settle(precision, ARITHMETIC[precision], device)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the rows, (float32 [b, D],), of normalised images, float32 [b, 3, S, S]."""
-        x = images.to(self._device, self._dtype, memory_format=torch.channels_last)
-        with computing(self.precision, self._device):
-            return (torch.cat(self.network(x), dim=1),)
+        with self.computing():
+            return (torch.cat(self.network(self.received(images)), dim=1),)
 
 
 class PooledTensor(nn.Module):

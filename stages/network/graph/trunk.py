@@ -33,7 +33,39 @@ ARITHMETIC: dict[Precision, str] = {"fp32": "fp32", "bf16": "bf16-folded", "fp16
 _SHARE_OF_FREE_MEMORY = 1 / 8
 
 
-class FrozenTrunk(nn.Module):
+class FrozenModule(nn.Module):
+    """What all trunks are: never trained, in one precision, on one device, with its channels last.
+
+    Attributes
+    ----------
+    precision : str
+    arithmetic : str
+        What is really computed.
+    """
+
+    precision: Precision
+    arithmetic: str
+
+    def settle(self, precision: Precision, arithmetic: str, device: torch.device) -> None:
+        """Take the precision and the device, once all parts are there."""
+        self.precision, self.arithmetic = precision, arithmetic
+        self._device = device
+        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.requires_grad_(False)
+        self.to(device, self._dtype)
+        to_channels_last(self)
+        lock_eval_mode(self)
+
+    def received(self, images: torch.Tensor) -> torch.Tensor:
+        """Return images as the network takes them."""
+        return images.to(self._device, self._dtype, memory_format=torch.channels_last)
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """Return the context in which it computes."""
+        return computing(self.precision, self._device)
+
+
+class FrozenTrunk(FrozenModule):
     """The frozen part of a network, with its poolings: normalised images -> one row per image for every tap.
 
     It runs the graph once, up to the deepest cut. It has its own weights: BatchNorm is folded into the convolutions
@@ -79,8 +111,6 @@ class FrozenTrunk(nn.Module):
         be folded without that tap and not with it, so the other features would depend on what is extracted with them.
     """
 
-    precision: Precision
-
     def __init__(
         self, graph: CutGraph, taps: Sequence[tuple[Cut, Pool]], precision: Precision, device: torch.device
     ) -> None:
@@ -92,21 +122,14 @@ class FrozenTrunk(nn.Module):
         self.sections = nn.ModuleList([section for section, _ in folded])
         self.pools = nn.ModuleList([pool for _, pool in taps])
         self.folded = sum(count for _, count in folded)
-        self.arithmetic = ARITHMETIC[precision]
         self._depths = [cuts.index(cut) for cut, _ in taps]
-        self.precision = precision
-        self._device = device
-        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.requires_grad_(False)
-        self.to(device, self._dtype)
-        to_channels_last(self)
-        lock_eval_mode(self)
+        self.settle(precision, ARITHMETIC[precision], device)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the pooled rows of each tap, float32 [b, *pool.shape], of normalised images, float32 [b, 3, S, S]."""
-        x = images.to(self._device, self._dtype, memory_format=torch.channels_last)
+        x = self.received(images)
         rows: dict[int, torch.Tensor] = {}
-        with computing(self.precision, self._device):
+        with self.computing():
             for depth, section in enumerate(self.sections):
                 x = section(x)
                 taps = [tap for tap, tapped in enumerate(self._depths) if tapped == depth]
