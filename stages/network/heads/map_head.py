@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -94,6 +95,71 @@ def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(maps.shape[2:]) == tuple(size):
         return maps
     return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def normalized_product(
+    maps: Tensor, norm: nn.Module, convolution: nn.Module, kept: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return a 1 x 1 convolution of normalized maps, [b, O, h, w], and the normalized mean of each image, [b, C].
+
+    What BatchNorm, dropout of channels and the convolution give one after the other, in one product: each is linear
+    but for the statistics, so their factors go into the weights, once a batch, and not into each place of the maps.
+    Frozen maps need no gradient then, which the layers one by one would compute for the scales of the BatchNorm. In
+    training the statistics are those of the batch and the running ones follow, as BatchNorm has it. What is returned
+    has channels last in memory; a bias of the convolution is added.
+
+    Parameters
+    ----------
+    maps : Tensor [b, C, h, w]
+    norm : nn.BatchNorm2d
+    convolution : nn.Conv2d
+        Of 1 x 1, from C channels to O.
+    kept : Tensor [b, C, 1, 1], optional
+        Factors of the channels of each image: 0 where dropout takes one away.
+    """
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert isinstance(convolution, nn.Conv2d)
+    scale, shift, means = _affine_of(norm, maps)
+    kernel = convolution.weight.flatten(1)
+    factors, offsets = (kernel * scale)[None], (kernel * shift)[None]
+    if kept is not None:
+        of_image = kept.flatten(1)[:, None]
+        factors, offsets = factors * of_image, offsets * of_image
+    bias = offsets.sum(dim=2, keepdim=True).transpose(1, 2)
+    if convolution.bias is not None:
+        bias = bias + convolution.bias
+    places = maps.flatten(2).transpose(1, 2)
+    weights = factors.transpose(1, 2).expand(len(maps), -1, -1)
+    product = torch.baddbmm(bias, places, weights)
+    return product.transpose(1, 2).unflatten(2, maps.shape[2:]), means * scale + shift
+
+
+def _affine_of(norm: nn.BatchNorm2d, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what a BatchNorm multiplies channels by and adds then, [C] each, and the mean of each image, [b, C].
+
+    A BatchNorm in training takes note of the batch.
+    """
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert variance is not None
+    if norm.training:
+        variances, means = torch.var_mean(maps.float().flatten(2), dim=2, correction=0)
+        of_batch = means.mean(dim=0)
+        # of images of one size: the mean of their variances, and the variance of their means
+        spread = variances.mean(dim=0) + means.var(dim=0, correction=0)
+        with torch.no_grad():
+            count = maps.numel() // maps.shape[1]
+            tracked = norm.num_batches_tracked
+            assert tracked is not None
+            tracked += 1
+            momentum = norm.momentum if norm.momentum is not None else 1 / float(tracked)
+            mean.lerp_(of_batch, momentum)
+            variance.lerp_(spread * (count / max(count - 1, 1)), momentum)
+        mean, variance = of_batch, spread
+    else:
+        means = maps.float().mean(dim=(2, 3))
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return scale, norm.bias - mean * scale, means
 
 
 def norm_relu(inputs: int, outputs: int, kernel_size: int) -> nn.Sequential:
