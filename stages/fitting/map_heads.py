@@ -59,6 +59,8 @@ class MapHeadTraining:
         Of no use: the heads have a BatchNorm in front.
     validates : bool
         Whether there is a validation split beside the rows.
+    label_size : (int, int), optional
+        Height and width that masks are thinned to; by default what suits the head.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class MapHeadTraining:
         rows: AnyFeatureRows,
         scaler: object,
         validates: bool = True,
+        label_size: tuple[int, int] | None = None,
     ) -> None:
         (self._setting,) = settings
         self.settings = settings
@@ -78,7 +81,7 @@ class MapHeadTraining:
         self._problem, self._rows, self._validates = problem, rows, validates
         self._head = as_map_head(copy.deepcopy(template)).to(problem.device)
         self._metric, self._masks = find_metric(problem.task), masks_of(problem)
-        self._size = self._head.label_size
+        self._size = label_size or self._head.label_size
         decaying, others = _by_decay(self._head)
         self._optimizer = torch.optim.AdamW(
             [
@@ -118,11 +121,23 @@ class MapHeadTraining:
             self._loss_sum += value * len(indices)
             self._seen += len(indices)
 
-    @torch.no_grad()
     def validate(self) -> list[Validation]:
         """Return loss and score on the thinned masks of validation."""
         if not self._validates:
             return []
+        val = self._problem.val
+        loss, statistics = self.validated()
+        if statistics is None:
+            return [Validation(loss, math.nan, math.nan)]
+        score = self._metric.score(statistics)
+        selection = score if self._metric.higher_is_better else -score
+        if self._epoch <= _ANNEALED * self.config.epochs:
+            selection -= _BELOW_ALL
+        return [Validation(loss / len(val), score, selection)]
+
+    @torch.no_grad()
+    def validated(self) -> tuple[float, Statistics | None]:
+        """Return the loss on the thinned masks of validation, summed, and what the task keeps of each; None if lost."""
         self._head.eval()
         task, val = self._problem.task, self._problem.val
         loss, statistics = 0.0, []
@@ -131,13 +146,9 @@ class MapHeadTraining:
             logits = resized(self._head(self._inputs(block)), self._size)
             loss += float(task.loss(logits, targets))
             if not math.isfinite(loss):
-                return [Validation(loss, math.nan, math.nan)]
+                return loss, None
             statistics.append(task.statistic(logits, targets))
-        score = self._metric.score(np.concatenate(statistics))
-        selection = score if self._metric.higher_is_better else -score
-        if self._epoch <= _ANNEALED * self.config.epochs:
-            selection -= _BELOW_ALL
-        return [Validation(loss / len(val), score, selection)]
+        return loss, np.concatenate(statistics)
 
     def row(self, index: int, validation: Validation, seconds: float) -> Epoch | None:
         """Return the row of the epoch; None where the loss is lost."""

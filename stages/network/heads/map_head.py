@@ -15,9 +15,6 @@ from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.heads.base import Head
 from stages.network.map_layout import MapLayout
 
-_FEWEST_LABELS = 48
-"""On the longer side of a mask that is thinned."""
-
 
 class MapHead(Head):
     """A head on the maps of one cut or several, float [b, width of the layout] -> logits [b, classes, h, w].
@@ -80,10 +77,7 @@ class MapHead(Head):
 
         Where maps are coarse, twice, four times, ... as many as they have places: what is small would be in no label.
         """
-        (height, width), scale = self.layout.finest, self.label_scale
-        while scale * max(height, width) < _FEWEST_LABELS:
-            scale *= 2
-        return scale * height, scale * width
+        return self.layout.label_size(self.label_scale)
 
     def resized(self, logits: Tensor) -> Tensor:
         """Return maps at the size of the finest map."""
