@@ -22,7 +22,7 @@ from stages.fitting.problem import FitProblem, PixelTargets, full_batches
 from stages.network.heads.base import Head
 from stages.network.heads.map_head import MapHead, resized
 from stages.runtime.seeding import epoch_seed
-from stages.tasks.base import Statistics, Task, find_metric
+from stages.tasks.base import Statistics, Task, TensorBatch, find_metric
 from stages.training.config import TrainConfig
 from stages.training.history import Epoch, Validation
 from stages.training.lr_schedules import LRScheduleConfig, make_schedule
@@ -61,6 +61,11 @@ class MapHeadTraining:
         Whether there is a validation split beside the rows.
     label_size : (int, int), optional
         Height and width that masks are thinned to; by default what suits the head.
+
+    Attributes
+    ----------
+    head : MapHead
+        What is trained, on the device.
     """
 
     def __init__(
@@ -79,10 +84,10 @@ class MapHeadTraining:
         # no early end: epochs are few, and what counts comes as the rate goes down
         self.config = TrainConfig(recipe.epochs, problem.seed, label_smoothing=options.fit_label_smoothing)
         self._problem, self._rows, self._validates = problem, rows, validates
-        self._head = as_map_head(copy.deepcopy(template)).to(problem.device)
+        self.head = as_map_head(copy.deepcopy(template)).to(problem.device)
         self._metric, self._masks = find_metric(problem.task), masks_of(problem)
-        self._size = label_size or self._head.label_size
-        decaying, others = _by_decay(self._head)
+        self._size = label_size or self.head.label_size
+        decaying, others = _by_decay(self.head)
         self._optimizer = torch.optim.AdamW(
             [
                 {"params": decaying, "weight_decay": self._setting["weight decay"]},
@@ -107,7 +112,7 @@ class MapHeadTraining:
         self._epoch, self._loss_sum, self._seen = epoch, 0.0, 0
         seed = epoch_seed(self.config.seed, epoch)
         torch.manual_seed(seed)
-        self._head.train()
+        self.head.train()
         for indices, block in full_batches(self._rows, self._problem, seed):
             if len(block) == 1:  # the mean of an image has no variance over a batch of one
                 indices, block = np.repeat(indices, 2), np.repeat(block, 2, axis=0)
@@ -138,12 +143,12 @@ class MapHeadTraining:
     @torch.no_grad()
     def validated(self) -> tuple[float, Statistics | None]:
         """Return the loss on the thinned masks of validation, summed, and what the task keeps of each; None if lost."""
-        self._head.eval()
+        self.head.eval()
         task, val = self._problem.task, self._problem.val
         loss, statistics = 0.0, []
         for indices, block in _few(val, _STEP_IMAGES):
             targets = self._targets(val.labels[indices])
-            logits = resized(self._head(self._inputs(block)), self._size)
+            logits = resized(self.head(self._inputs(block)), self._size)
             loss += float(task.loss(logits, targets))
             if not math.isfinite(loss):
                 return loss, None
@@ -160,7 +165,7 @@ class MapHeadTraining:
 
     def snapshot(self, index: int) -> dict[str, Tensor]:
         """Return a copy of all tensors."""
-        return {name: tensor.detach().clone() for name, tensor in self._head.state_dict().items()}
+        return {name: tensor.detach().clone() for name, tensor in self.head.state_dict().items()}
 
     def end_epoch(self) -> None:
         """Nothing is kept on disk: a head that was stopped is trained again."""
@@ -174,7 +179,7 @@ class MapHeadTraining:
     def _losses(self, rows: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of each image, [b]."""
         return self._problem.task.loss(
-            resized(self._head(rows), self._size),
+            resized(self.head(rows), self._size),
             targets,
             smoothing=self.config.label_smoothing,
             class_weights=self._class_weights,
@@ -182,7 +187,6 @@ class MapHeadTraining:
         )
 
 
-@torch.no_grad()
 def map_statistics(head: nn.Module, rows: AnyFeatureRows, masks: PixelTargets, task: Task) -> Statistics:
     """Return what the task keeps of each image, of every pixel of its mask as it is stored.
 
@@ -193,17 +197,39 @@ def map_statistics(head: nn.Module, rows: AnyFeatureRows, masks: PixelTargets, t
     rows : FeatureRows or StreamedFeatureRows
         Whose labels are places in `masks`.
     """
+    return np.concatenate(
+        [task.statistic(activated, targets) for activated, targets in _activated(head, rows, masks, task)]
+    )
+
+
+def activated_images(
+    head: nn.Module, rows: AnyFeatureRows, masks: PixelTargets, task: Task
+) -> Iterator[tuple[Tensor, NDArray[np.uint8]]]:
+    """Yield the probabilities of each image, [classes, H, W], beside its mask as it is stored, in order.
+
+    Parameters
+    ----------
+    head, rows, masks, task
+        As of `map_statistics`.
+    """
+    for activated, targets in _activated(head, rows, masks, task):
+        for probabilities, mask in zip(activated, targets, strict=True):
+            yield probabilities, mask.numpy()
+
+
+def _activated(
+    head: nn.Module, rows: AnyFeatureRows, masks: PixelTargets, task: Task
+) -> Iterator[tuple[TensorBatch, TensorBatch]]:
+    """Yield what a head answers at the size of masks as they are stored, and these, some images at a time."""
     head = as_map_head(head).eval()
     device = next(head.parameters()).device
-    statistics = []
     for indices, block in _few(rows, _STEP_IMAGES):
         places = rows.labels[indices]
-        logits = head(torch.from_numpy(block).to(device).float())
+        with torch.no_grad():
+            logits = head(torch.from_numpy(block).to(device).float())
         for part in _parts(masks.shapes(places), task.out_features):
             targets = task.collate([torch.from_numpy(mask) for mask in masks.full(places[part])])
-            activated = task.activate(logits[part], [tuple(target.shape) for target in targets])
-            statistics.append(task.statistic(activated, targets))
-    return np.concatenate(statistics)
+            yield task.activate(logits[part], [tuple(target.shape) for target in targets]), targets
 
 
 @torch.no_grad()

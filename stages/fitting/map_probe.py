@@ -9,6 +9,7 @@ import torch
 from cache.errors import CutonceError
 from stages.fitting.map_heads import MapHeadTraining
 from stages.fitting.problem import FitProblem
+from stages.network.heads.map_head import MapHead
 from stages.network.heads.registry import build_head, recipe_of_head
 from stages.runtime.seeding import preserve_rng_state
 from stages.tasks.base import Statistics
@@ -34,21 +35,31 @@ def probe_maps(problem: FitProblem, label_size: tuple[int, int]) -> Statistics:
     CutonceError
         If the training diverges.
     """
+    with preserve_rng_state():
+        _, statistics = _trained(problem, label_size).validated()
+    if statistics is None:
+        raise CutonceError("the loss of a linear head on these maps became NaN or infinite: probe other cuts")
+    return statistics
+
+
+def quick_map_head(problem: FitProblem) -> MapHead:
+    """Return a linear head that was trained so on the train rows of a problem with `maps` and `targets`."""
+    with preserve_rng_state():
+        return _trained(problem, None).head
+
+
+def _trained(problem: FitProblem, label_size: tuple[int, int] | None) -> MapHeadTraining:
     assert problem.maps is not None
     defaults = recipe_of_head("linear", on_maps=True)
     steps = max(len(problem.train) // defaults.batch_size, 1)
     epochs = min(max(FEWEST_EPOCHS, -(-_STEPS // steps)), defaults.epochs)
     problem = replace(problem, defaults=replace(defaults, epochs=epochs))
     recipe, (decay, *_) = problem.recipe, problem.config.fit_weight_decay
-    with preserve_rng_state():
-        torch.manual_seed(problem.seed)
-        settings = {"dropout": recipe.dropout, "maps": problem.maps.to_json()}
-        head = build_head("linear", problem.train.row_shape, problem.task.out_features, settings)
-        setting = {"rate": recipe.lr[0], "weight decay": decay}
-        training = MapHeadTraining(head, [setting], problem, problem.train, None, label_size=label_size)
-        for epoch in range(1, recipe.epochs + 1):
-            training.train_epoch(epoch)
-        _, statistics = training.validated()
-    if statistics is None:
-        raise CutonceError("the loss of a linear head on these maps became NaN or infinite: probe other cuts")
-    return statistics
+    torch.manual_seed(problem.seed)
+    settings = {"dropout": recipe.dropout, "maps": problem.maps.to_json()}
+    head = build_head("linear", problem.train.row_shape, problem.task.out_features, settings)
+    setting = {"rate": recipe.lr[0], "weight decay": decay}
+    training = MapHeadTraining(head, [setting], problem, problem.train, None, label_size=label_size)
+    for epoch in range(1, recipe.epochs + 1):
+        training.train_epoch(epoch)
+    return training

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.data.masks.mask_classes import MaskClasses, read_mask, resize_mask
+from stages.data.masks.survey import image_shape
+from stages.tasks.tiles import split_name
 
 _THREADS = 4
 """Most masks that are read at once: reading is decoding, which needs a core."""
@@ -65,7 +67,7 @@ class MaskTargets:
         return masks
 
     def shapes(self, places: Sequence[int] | NDArray[np.int64]) -> list[tuple[int, int]]:
-        """Return height and width of the masks of these samples; those that were never read are read once.
+        """Return height and width of the masks of these samples, from their headers where they were never read.
 
         Raises
         ------
@@ -73,9 +75,11 @@ class MaskTargets:
             If one cannot be read.
         """
         numbers = np.asarray(places, dtype=np.int64)
-        unknown = numbers[self._shapes[numbers, 0] == _UNKNOWN]
-        if len(unknown):
-            self.full(unknown)
+        for number in np.unique(numbers[self._shapes[numbers, 0] == _UNKNOWN]).tolist():
+            location = self.locations[number]
+            tile = split_name(location)
+            shape = image_shape(location) if tile is None else (tile[1].height, tile[1].width)
+            self._shapes[number] = shape or self.full([number])[0].shape
         return [(int(height), int(width)) for height, width in self._shapes[numbers]]
 
     def thinned(self, places: Sequence[int] | NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.uint8]:

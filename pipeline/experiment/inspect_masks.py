@@ -1,0 +1,66 @@
+"""Masks that disagree with a model: maps of the images cached, and linear heads on them out of folds."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.experiment.head_methods import masks_for
+from pipeline.experiment.run_setup import extract_features
+from stages.config.features import FeatureConfig
+from stages.config.heads import HeadConfig
+from stages.data.manifest import Manifest
+from stages.extraction.extractor import build_extractor
+from stages.extraction.read_features import drop_unreadable, require_cached
+from stages.fitting.feature_rows import StreamedFeatureRows
+from stages.inspection.inspect import LARGEST_GROUP, Inspection
+from stages.inspection.mask_errors import MaskErrors, MaskTable, find_mask_errors
+from stages.inspection.near_duplicates import REFERENCE_NEIGHBOR
+from stages.inspection.nearest_neighbors import equal_pairs, merge_groups
+from stages.tasks.dense import Dense
+
+_BUFFER = 256 << 20
+"""Bytes of maps that are in memory while they are shuffled."""
+
+
+def inspect_masks(features: FeatureConfig, manifest: Manifest, found: Inspection, seed: int) -> MaskErrors | None:
+    """Return which masks disagree with a model that saw neither them nor copies of their images.
+
+    Parameters
+    ----------
+    features : FeatureConfig
+        Of maps, see :func:`~pipeline.experiment.dense_defaults.dense_features`. They are extracted where the cache
+        lacks them, and any later training finds them there.
+    manifest : Manifest
+        Images that can be read, with masks.
+    found : Inspection
+        Whose near-duplicates stay in one fold.
+    seed : int
+        Of the folds.
+
+    Raises
+    ------
+    UsageError
+        If a cut is no map.
+    """
+    extractor = build_extractor(features)
+    maps = extractor.map_layout
+    extract_features(extractor, manifest, None)
+    assert len(drop_unreadable(extractor, manifest)) == len(manifest), "the same files were read a moment ago"
+    stores = require_cached(extractor, manifest)
+    task, masks = manifest.task, masks_for(manifest, HeadConfig())
+    assert isinstance(task, Dense)
+    assert masks is not None
+    rows = StreamedFeatureRows(stores, manifest.keys, np.arange(len(manifest)), _BUFFER)
+    table = MaskTable(rows, masks, maps, task, _kept_together(manifest, found))
+    return find_mask_errors(table, seed, extractor.device)
+
+
+def _kept_together(manifest: Manifest, found: Inspection) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Return a number for each image, the same for copies, near-duplicates and images of one group."""
+    same = np.concatenate([equal_pairs(manifest.keys), equal_pairs(manifest.groups)])
+    groups = merge_groups(np.arange(len(manifest)), same)
+    copies = np.array([(copy.index, copy.other_index) for copy in found.copies], dtype=np.int64).reshape(-1, 2)
+    merged = merge_groups(groups, copies)
+    # where most images are one group of near-duplicates the features tell nothing apart
+    is_poor = np.bincount(merged).max() > max(LARGEST_GROUP * len(manifest), REFERENCE_NEIGHBOR)
+    return groups if is_poor else merged
