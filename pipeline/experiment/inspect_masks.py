@@ -47,7 +47,7 @@ def inspect_masks(features: FeatureConfig, manifest: Manifest, found: Inspection
     extract_features(extractor, manifest, None)
     assert len(drop_unreadable(extractor, manifest)) == len(manifest), "the same files were read a moment ago"
     stores = require_cached(extractor, manifest)
-    task, masks = manifest.task, masks_for(manifest, HeadConfig())
+    task, masks = manifest.task, masks_for(extractor, manifest, HeadConfig())
     assert isinstance(task, Dense)
     assert masks is not None
     rows = StreamedFeatureRows(stores, manifest.keys, np.arange(len(manifest)), _BUFFER)

@@ -104,7 +104,7 @@ class _Seed:
     @classmethod
     def of(cls, extractor: Extractor, seed: int, manifest: Manifest, label_size: tuple[int, int]) -> _Seed:
         readable = drop_unreadable(extractor, manifest)
-        masks = masks_for(readable, HeadConfig())
+        masks = masks_for(extractor, readable, HeadConfig())
         assert masks is not None
         return cls(extractor, seed, readable, masks, label_size)
 

@@ -315,10 +315,18 @@ class Extractor:
     def _remark(self, height: int, width: int) -> str:
         return CROPPED if self.backbone.preprocessing.share_seen(height, width) < SEEN_WARNED else ""
 
+    def mask_of_view(self, image: Tensor, mask: Tensor, key: str, view: int) -> Tensor:
+        """Return a mask, uint8 [H, W] as its image, in the places that it has in an augmented view: uint8 [S, S]."""
+        return self.augmentation.with_mask(image, mask, _seed_of_view(key, view))[1]
+
     def _view(self, image: Tensor, key: str, view: int) -> Tensor:
         if view == 0:
             return self.backbone.preprocessing.render(image)
-        return self.augmentation(image, seed_from("view", view, "of", key, bits=32))
+        return self.augmentation(image, _seed_of_view(key, view))
+
+
+def _seed_of_view(key: str, view: int) -> int:
+    return seed_from("view", view, "of", key, bits=32)
 
 
 def build_extractor(options: FeatureConfig, backbone: Backbone | None = None) -> Extractor:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stages.fitting.feature_rows import AnyFeatureRows, in_batches
-from stages.fitting.problem import FitProblem, PixelTargets, full_batches
+from stages.fitting.problem import FitProblem, PixelTargets, full_batches_of_views
 from stages.network.heads.base import Head
 from stages.network.heads.map_head import MapHead, resized
 from stages.runtime.seeding import epoch_seed
@@ -113,10 +113,10 @@ class MapHeadTraining:
         seed = epoch_seed(self.config.seed, epoch)
         torch.manual_seed(seed)
         self.head.train()
-        for indices, block in full_batches(self._rows, self._problem, seed):
+        for indices, views, block in full_batches_of_views(self._rows, self._problem, seed):
             if len(block) == 1:  # the mean of an image has no variance over a batch of one
-                indices, block = np.repeat(indices, 2), np.repeat(block, 2, axis=0)
-            losses = self._losses(self._inputs(block), self._targets(self._rows.labels[indices]))
+                indices, views, block = (np.repeat(part, 2, axis=0) for part in (indices, views, block))
+            losses = self._losses(self._inputs(block), self._targets(self._rows.labels[indices], views))
             loss = losses.mean()
             self._optimizer.zero_grad(set_to_none=True)
             if math.isfinite(value := float(loss.detach())):
@@ -173,8 +173,8 @@ class MapHeadTraining:
     def _inputs(self, block: NDArray[Any]) -> Tensor:
         return torch.from_numpy(block).to(self._problem.device).float()
 
-    def _targets(self, places: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(self._masks.thinned(places, self._size)).to(self._problem.device)
+    def _targets(self, places: NDArray[np.int64], views: NDArray[np.int64] | None = None) -> Tensor:
+        return torch.from_numpy(self._masks.thinned(places, self._size, views)).to(self._problem.device)
 
     def _losses(self, rows: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of each image, [b]."""
@@ -229,7 +229,8 @@ def _activated(
             logits = head(torch.from_numpy(block).to(device).float())
         for part in _parts(masks.shapes(places), task.out_features):
             targets = task.collate([torch.from_numpy(mask) for mask in masks.full(places[part])])
-            yield task.activate(logits[part], [tuple(target.shape) for target in targets]), targets
+            shapes = [tuple(target.shape) for target in targets]
+            yield activated_at(logits[part], shapes, masks, task), targets
 
 
 @torch.no_grad()
@@ -245,19 +246,27 @@ def map_loss(head: nn.Module, rows: AnyFeatureRows, masks: PixelTargets, task: T
     return loss / len(rows)
 
 
+def activated_at(logits: Tensor, shapes: Sequence[tuple[int, ...]], masks: PixelTargets, task: Task) -> TensorBatch:
+    """Return the logits of views, [b, classes, h, w], activated at the size of the masks that lie over them."""
+    seen = [masks.seen(of_image, (shape[0], shape[1])) for of_image, shape in zip(logits, shapes, strict=True)]
+    if len({part.shape for part in seen}) == 1:
+        return task.activate(torch.stack(seen), shapes)
+    return tuple(task.activate(part[None], [shape])[0] for part, shape in zip(seen, shapes, strict=True))
+
+
 def predicted_masks(
-    head: nn.Module, rows: NDArray[Any], shapes: Sequence[tuple[int, int]], task: Task
+    head: nn.Module, rows: NDArray[Any], places: NDArray[np.int64], masks: PixelTargets, task: Task
 ) -> list[NDArray[np.uint8]]:
-    """Return the class of each pixel of some images, whose rows and whose sizes are given, each uint8 [H, W]."""
+    """Return the class of each pixel of some images, whose rows and places are given, each uint8 [H, W]."""
     head = as_map_head(head).eval()
     device = next(head.parameters()).device
-    masks = []
+    predicted = []
     with torch.no_grad():
-        for row, shape in zip(rows, shapes, strict=True):
+        for row, shape in zip(rows, masks.shapes(places), strict=True):
             logits = head(torch.from_numpy(row[None]).to(device).float())
-            (mask,) = task.predict(task.activate(logits, [shape]))
-            masks.append(np.asarray(mask.cpu().numpy(), dtype=np.uint8))
-    return masks
+            (mask,) = task.predict(activated_at(logits, [shape], masks, task))
+            predicted.append(np.asarray(mask.cpu().numpy(), dtype=np.uint8))
+    return predicted
 
 
 def class_weights_of(masks: PixelTargets, places: NDArray[np.int64], size: tuple[int, int], task: Task) -> Tensor:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from stages.data.images.rgb import UnreadableImageError
@@ -74,3 +75,31 @@ def test_another_size_takes_the_place_of_the_one_before(masks):
 def test_a_mask_that_is_gone_is_named(masks):
     with pytest.raises(UnreadableImageError, match=r"gone\.png: no such file"):
         MaskTargets([*masks[1], "gone.png"], CLASSES, GIB).thinned([4], (2, 2))
+
+
+class Turned:
+    """Views of which each is turned by so many quarters."""
+
+    count = 3
+
+    def rendered(self, place, mask, view):
+        return np.ascontiguousarray(np.rot90(mask, view))
+
+    def seen(self, logits, shape):
+        return logits[:, : shape[0] // 2]
+
+
+@pytest.mark.parametrize("kept", [0, 5, 12])
+def test_masks_of_views_are_rendered_thinned_and_kept_each_by_itself(masks, reads, kept):
+    arrays, locations = masks
+    targets = MaskTargets(locations, CLASSES, kept * 12, Turned())
+    places, views = np.array([0, 3, 0, 0, 2]), np.array([0, 2, 1, 2, 1])
+    expected = np.stack(
+        [resize_mask(np.rot90(arrays[place], view), (3, 4)) for place, view in zip(places, views, strict=True)]
+    )
+    for _ in range(2):
+        assert np.array_equal(targets.thinned(places, (3, 4), views), expected)
+    assert len(reads) == 5 + (5 - min(kept, 5))
+    assert np.array_equal(targets.thinned([0], (3, 4)), expected[:1])
+    assert targets.seen(torch.zeros(2, 8, 3), (8, 3)).shape == (2, 4, 3)
+    assert MaskTargets(locations, CLASSES, GIB).seen(torch.zeros(2, 8, 3), (8, 3)).shape == (2, 8, 3)
