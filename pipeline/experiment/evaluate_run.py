@@ -31,7 +31,7 @@ from pipeline.evaluation.new_data import Evaluation, against_own_test, verdict_o
 from pipeline.evaluation.results import Result, evaluate_test, json_text, to_json_value
 from pipeline.experiment.classify_images import choose_model
 from pipeline.experiment.compare_runs import write_comparison
-from pipeline.experiment.head_methods import predictions_from, predictions_of
+from pipeline.experiment.head_methods import masks_for, predictions_from, predictions_of
 from pipeline.experiment.model_store import ModelCard, open_model, read_columns, read_recipe, read_unlike
 from pipeline.experiment.predict_masks import show_masks_of_network
 from pipeline.experiment.run_setup import record_options
@@ -56,21 +56,24 @@ from pipeline.run_layout import (
 )
 from stages.columns.table_encoder import TableEncoder
 from stages.config.data import DataConfig
+from stages.config.heads import HeadConfig
 from stages.data.manifest import Manifest, load_targets
 from stages.data.new_samples import load_new_samples
 from stages.data.sources.tiles import tiling_of
 from stages.extraction.extract import extract
 from stages.extraction.extractor import Extractor
-from stages.extraction.read_features import drop_unreadable, places_of, read_bags, read_features
+from stages.extraction.read_features import drop_unreadable, places_of, read_bags, read_features, require_cached
 from stages.finetuning.predict_images import predict_proba, read_vectors
 from stages.finetuning.predict_masks import mask_statistics
 from stages.finetuning.transfer_model import TransferModel
+from stages.fitting.feature_rows import StreamedFeatureRows
 from stages.fitting.fit_head import head_probabilities
+from stages.fitting.map_heads import map_statistics
 from stages.network.heads.base import Head
 from stages.network.heads.blocks import AggregatedBlocksHead
 from stages.runtime.progress import progress
 from stages.runtime.provenance import provenance
-from stages.tasks.base import Task, task_from_json
+from stages.tasks.base import Statistics, Task, task_from_json
 
 Seen = Literal["refuse", "leave-out", "keep"]
 Unknown = Literal["refuse", "leave-out"]
@@ -82,6 +85,9 @@ _FROM_RUN = ("images", "sample", "frames", "group_by", "group_column", "target",
 
 _NAMED = 3
 """Samples that a message names."""
+
+_BUFFER = 256 << 20
+"""Bytes of maps that are in memory at a time, at most."""
 
 
 @dataclass(frozen=True)
@@ -347,12 +353,11 @@ def _test(model: Path, manifest: Manifest, options: EvaluationOptions, cache: Pa
     started = time.perf_counter()
     columns, of_task = read_columns(model), replace(manifest, task=task)
     if task.reads == "image":
-        statistics = mask_statistics(extractor, upper, of_task, tiling_of(extractor.options))
-        predictions = predictions_from(task, manifest, statistics)
+        predictions = predictions_from(task, manifest, _mask_statistics(recipe, extractor, upper, of_task))
     else:
         predictions = predictions_of(task, manifest, _answers(recipe, extractor, upper, of_task, columns))
     seconds = time.perf_counter() - started
-    if recipe.unfreeze is None and recipe.method != "columns" and task.reads == "text":
+    if recipe.unfreeze is None and recipe.method != "columns" and tiling_of(extractor.options) is None:
         seconds += extractor.seconds(manifest.distinct_images.keys)
     metric = task.metrics[task.primary]
     if math.isnan(metric.score(predictions.statistics)):
@@ -375,6 +380,18 @@ def _test(model: Path, manifest: Manifest, options: EvaluationOptions, cache: Pa
     result.save(directory, predictions)
     if task.reads == "image":
         show_masks_of_network(directory, extractor, upper, of_task, predictions)
+
+
+def _mask_statistics(recipe: ModelCard, extractor: Extractor, upper: TransferModel, manifest: Manifest) -> Statistics:
+    """Return what the task keeps of each sample: of a head from cached maps; of tiles and tuned blocks from images."""
+    tiling = tiling_of(extractor.options)
+    if recipe.unfreeze is not None or tiling is not None:
+        return mask_statistics(extractor, upper, manifest, tiling)
+    stores, places = require_cached(extractor, manifest), np.arange(len(manifest))
+    rows = StreamedFeatureRows(stores, manifest.keys, places, _BUFFER)
+    masks = masks_for(extractor, manifest, HeadConfig())
+    assert masks is not None
+    return map_statistics(upper.model.head, rows, masks, manifest.task)
 
 
 def count_unlike(model: Path, manifest: Manifest, options: EvaluationOptions, cache: Path) -> int | None:

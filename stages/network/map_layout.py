@@ -142,5 +142,5 @@ def _map_shape(cut: Cut, image_shape: tuple[int, int]) -> MapShape:
             return cut.shape[1], height, places // height
     raise UsageError(
         f"`cut` {cut.name} gives {cut.layout} of shape {[*cut.shape]}, which is no map: a class for each pixel needs "
-        "places; `list-cuts` shows which cuts are maps"
+        "places, and `list-cuts` shows which cuts have any"
     )
