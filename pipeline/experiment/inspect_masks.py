@@ -12,11 +12,11 @@ from stages.data.manifest import Manifest
 from stages.extraction.extractor import build_extractor
 from stages.extraction.read_features import drop_unreadable, require_cached
 from stages.fitting.feature_rows import StreamedFeatureRows
+from stages.fitting.problem import FitProblem
 from stages.inspection.inspect import LARGEST_GROUP, Inspection
-from stages.inspection.mask_errors import MaskErrors, MaskTable, find_mask_errors
+from stages.inspection.mask_errors import MaskErrors, find_mask_errors
 from stages.inspection.near_duplicates import REFERENCE_NEIGHBOR
 from stages.inspection.nearest_neighbors import equal_pairs, merge_groups
-from stages.tasks.dense import Dense
 
 _BUFFER = 256 << 20
 """Bytes of maps that are in memory while they are shuffled."""
@@ -46,13 +46,13 @@ def inspect_masks(features: FeatureConfig, manifest: Manifest, found: Inspection
     maps = extractor.map_layout
     extract_features(extractor, manifest, None)
     assert len(drop_unreadable(extractor, manifest)) == len(manifest), "the same files were read a moment ago"
-    stores = require_cached(extractor, manifest)
-    task, masks = manifest.task, masks_for(extractor, manifest, HeadConfig())
-    assert isinstance(task, Dense)
-    assert masks is not None
-    rows = StreamedFeatureRows(stores, manifest.keys, np.arange(len(manifest)), _BUFFER)
-    table = MaskTable(rows, masks, maps, task, _kept_together(manifest, found))
-    return find_mask_errors(table, seed, extractor.device)
+    rows = StreamedFeatureRows(require_cached(extractor, manifest), manifest.keys, np.arange(len(manifest)), _BUFFER)
+    problem = FitProblem(
+        *(rows, rows, manifest.task, HeadConfig(), seed, extractor.device),
+        maps=maps,
+        targets=masks_for(extractor, manifest, HeadConfig()),
+    )
+    return find_mask_errors(problem, _kept_together(manifest, found))
 
 
 def _kept_together(manifest: Manifest, found: Inspection) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -33,10 +33,10 @@ def mask_files(masks: Any, count: int, folder: Path) -> tuple[list[str], list[st
     UsageError
         If they are something else, or of another number.
     """
-    if isinstance(masks, str | bytes | PathLike) or not isinstance(masks, Sequence | np.ndarray):
-        masks = masks.tolist() if hasattr(masks, "tolist") else [masks]
-        if not isinstance(masks, list) or len(masks) != count:
-            raise UsageError(_TAKEN)
+    if hasattr(masks, "to_numpy"):
+        masks = masks.to_numpy()
+    if isinstance(masks, str | bytes) or not isinstance(masks, Sequence | np.ndarray):
+        raise UsageError(f"{_TAKEN}, not a {type(masks).__name__}")
     if len(masks) != count:
         raise UsageError(f"masks holds {len(masks)} masks for {count} images; there has to be one for each")
     files, keys = [], []

@@ -10,17 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from stages.config.heads import HeadConfig
 from stages.fitting.feature_rows import AnyFeatureRows, StreamedFeatureRows
 from stages.fitting.folds import divisions
-from stages.fitting.map_heads import activated_images
+from stages.fitting.map_heads import activated_images, masks_of
 from stages.fitting.map_probe import quick_map_head
-from stages.fitting.problem import FitProblem, PixelTargets
+from stages.fitting.problem import FitProblem
 from stages.inspection.out_of_fold import FOLDS
-from stages.network.map_layout import MapLayout
 from stages.runtime.progress import progress
 from stages.tasks.base import find_metric
 from stages.tasks.dense import Dense
@@ -61,29 +58,7 @@ class MaskErrors:
     score: float
 
 
-@dataclass(frozen=True)
-class MaskTable:
-    """Maps of all samples, and their masks.
-
-    Attributes
-    ----------
-    rows : FeatureRows or StreamedFeatureRows
-        Whose labels are the places of the masks.
-    masks : PixelTargets
-    maps : MapLayout
-    task : Dense
-    groups : int64 [n]
-        Samples with the same number stay in the same fold: copies, frames of a scene, images of one patient.
-    """
-
-    rows: AnyFeatureRows
-    masks: PixelTargets
-    maps: MapLayout
-    task: Dense
-    groups: NDArray[np.int64]
-
-
-def find_mask_errors(table: MaskTable, seed: int, device: torch.device) -> MaskErrors | None:
+def find_mask_errors(problem: FitProblem, groups: NDArray[np.int64]) -> MaskErrors | None:
     """Return how far masks disagree with linear heads on maps of which none saw them, in five folds.
 
     Memory is that of a few images, and of the masks that are kept. None where there are too few samples, or groups, to
@@ -91,13 +66,16 @@ def find_mask_errors(table: MaskTable, seed: int, device: torch.device) -> MaskE
 
     Parameters
     ----------
-    table : MaskTable
-    seed : int
-        Of the folds.
-    device : torch.device
+    problem : FitProblem
+        With `maps` and `targets`. Its train rows are all samples; its validation rows do not count. Its seed draws the
+        folds.
+    groups : int64 [n]
+        Samples with the same number stay in the same fold: copies, frames of a scene, images of one patient.
     """
-    count, task = len(table.rows), table.task
-    plans = divisions(FOLDS, 1, count, None, seed, table.groups)
+    rows, task, masks = problem.train, problem.task, masks_of(problem)
+    assert isinstance(task, Dense)
+    count = len(rows)
+    plans = divisions(FOLDS, 1, count, None, problem.seed, groups)
     if not plans:
         return None
     disagreement = np.zeros(count)
@@ -106,9 +84,9 @@ def find_mask_errors(table: MaskTable, seed: int, device: torch.device) -> MaskE
     kept = dict[int, NDArray[np.uint8]]()
     for fitted, scored in progress(plans[0].splits, label="masks out of fold", unit="folds"):
         places = [np.arange(count)[part] for part in (fitted, scored)]
-        train, left_out = (_some(table.rows, part) for part in places)
-        problem = FitProblem(train, left_out, task, HeadConfig(), seed, device, maps=table.maps, targets=table.masks)
-        answers = activated_images(quick_map_head(problem), left_out, table.masks, task)
+        train, left_out = (_some(rows, part) for part in places)
+        head = quick_map_head(replace(problem, train=train, val=left_out, shared={}))
+        answers = activated_images(head, left_out, masks, task)
         for place, (probabilities, mask) in zip(places[1].tolist(), answers, strict=True):
             sure, predicted = (part.cpu().numpy() for part in probabilities.max(dim=0))
             predicted = predicted.astype(np.uint8)

@@ -4,13 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from stages.fitting.feature_rows import FeatureRows
-from stages.inspection.mask_errors import LEAST, MaskTable, find_mask_errors
+from stages.inspection.mask_errors import LEAST, find_mask_errors
 from stages.tasks.base import find_metric
-from stages.tasks.dense import Dense
-from tests.stages.fitting.test_map_heads import LAYOUT, TASK, VOID, make_problem
+from tests.stages.fitting.test_map_heads import TASK, VOID, make_problem
 
 COUNT, WRONG = 24, 5
 
@@ -23,14 +21,15 @@ def table():
         np.concatenate([problem.train.features, problem.val.features]), np.arange(COUNT), groups=np.arange(COUNT)
     )
     masks = problem.targets
+    masks.masks = list(masks.masks)
     wrong = masks.masks[WRONG]
     masks.masks[WRONG] = np.array([0, 2, 1, *[VOID] * 253], np.uint8)[wrong]
-    return MaskTable(rows, masks, LAYOUT, Dense(TASK.class_names), np.arange(COUNT))
+    return replace(problem, train=rows, val=rows)
 
 
 @pytest.fixture(scope="module")
 def errors(table):
-    return find_mask_errors(table, 0, torch.device("cpu"))
+    return find_mask_errors(table, np.arange(COUNT))
 
 
 def test_the_mask_that_is_wrong_is_the_first(errors, table):
@@ -39,7 +38,7 @@ def test_the_mask_that_is_wrong_is_the_first(errors, table):
     assert errors.words[0] in ("road where the mask says car", "car where the mask says road")
     others = np.delete(errors.disagreement, WRONG)
     assert np.median(others) < 0.01
-    assert errors.predicted[WRONG].shape == table.masks.masks[WRONG].shape
+    assert errors.predicted[WRONG].shape == table.targets.masks[WRONG].shape
     assert all(errors.disagreement[place] > LEAST for place in errors.doubted)
 
 
@@ -49,11 +48,11 @@ def test_the_model_is_scored_on_masks_it_did_not_see(errors):
 
 
 def test_disagreement_is_of_known_pixels_of_which_the_model_is_sure(errors, table):
-    truth = table.masks.masks[WRONG]
+    truth = table.targets.masks[WRONG]
     predicted = errors.predicted[WRONG]
     unlike = ((predicted != truth) & (truth != VOID)).sum() / (truth != VOID).sum()
     assert 0 < errors.disagreement[WRONG] <= unlike
 
 
 def test_images_of_one_group_stay_together_and_one_group_alone_says_nothing(table):
-    assert find_mask_errors(replace(table, groups=np.zeros(COUNT, np.int64)), 0, torch.device("cpu")) is None
+    assert find_mask_errors(table, np.zeros(COUNT, np.int64)) is None
