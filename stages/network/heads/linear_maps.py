@@ -21,6 +21,7 @@ class LinearMapsHead(MapHead):
     """
 
     recipe: ClassVar[FitRecipe] = FitRecipe(epochs=20, lr=(1e-2,), batch_size=8, dropout=0.1)
+    has_wide_convolutions: ClassVar[bool] = False
 
     def __init__(
         self, row_shape: tuple[int, ...], out_features: int, maps: Mapping[str, Any], dropout: float = 0.1

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.config.heads import FitRecipe
-from stages.network.heads.map_head import MapHead, norm_relu, normalized_product
+from stages.network.heads.map_head import MapHead, norm_relu, normalized_product, pointwise
 from stages.network.heads.registry import register_torch_head
 
 
@@ -65,6 +65,11 @@ class LRASPPMapHead(MapHead):
             if index == self._deepest:
                 part = part * torch.sigmoid(self.gate(means))[:, :, None, None]
             reduced.append(self.resized(part))
-        joined = self.joined(torch.cat(reduced, dim=1))
-        logits: Tensor = self.output(self.dropout(joined))
-        return logits
+        together = torch.cat(reduced, dim=1)
+        convolution, *rest = self.joined.children()
+        with self.convolving(together):
+            joined: Tensor = convolution(together)
+        joined = joined.float()
+        for layer in rest:
+            joined = layer(joined)
+        return pointwise(self.dropout(joined), self.output)

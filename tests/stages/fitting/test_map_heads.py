@@ -127,6 +127,17 @@ def test_two_trainings_of_one_seed_are_the_same():
         assert torch.equal(tensor, second.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("has_bf16", [False, True])
+def test_wide_convolutions_train_in_bf16_where_the_processor_has_it_and_score_alike(monkeypatch, has_bf16):
+    monkeypatch.setattr("stages.fitting.map_heads.supports_bf16", lambda device: has_bf16)
+    result = train_head("lraspp", make_problem())
+    assert result.val_score > 0.7
+    assert result.settings.get("convolutions") == ("bf16" if has_bf16 else None)
+    assert all(tensor.dtype != torch.bfloat16 for tensor in result.module.state_dict().values())
+    assert not result.module.convolves_in_bf16
+    assert "convolutions" not in train_head("linear", make_problem(config={"fit_epochs": 1})).settings
+
+
 def test_the_best_epoch_is_one_of_the_last_when_the_rate_has_come_down():
     result = train_head("linear", make_problem(config={"fit_epochs": 8, "fit_patience": 1}))
     assert len(result.history) == 8
