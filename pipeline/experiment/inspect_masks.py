@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.experiment.head_methods import masks_for
 from pipeline.experiment.run_setup import extract_features
@@ -55,7 +56,7 @@ def inspect_masks(features: FeatureConfig, manifest: Manifest, found: Inspection
     return find_mask_errors(problem, _kept_together(manifest, found))
 
 
-def _kept_together(manifest: Manifest, found: Inspection) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _kept_together(manifest: Manifest, found: Inspection) -> NDArray[np.int64]:
     """Return a number for each image, the same for copies, near-duplicates and images of one group."""
     same = np.concatenate([equal_pairs(manifest.keys), equal_pairs(manifest.groups)])
     groups = merge_groups(np.arange(len(manifest)), same)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from cache import key_of_bytes
@@ -53,7 +54,7 @@ def mask_files(masks: Any, count: int, folder: Path) -> tuple[list[str], list[st
     return files, keys
 
 
-def _as_numbers(mask: Any, number: int) -> np.ndarray[Any, np.dtype[Any]]:
+def _as_numbers(mask: Any, number: int) -> NDArray[Any]:
     array = np.asarray(mask)
     is_mask = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8)
     if not is_mask or not array.size or array.dtype.kind not in "biu":

@@ -138,7 +138,7 @@ class InspectionReport:
         """Every finding by kind, the worst first."""
         inspection = self.inspection
         errors, outliers, masks = inspection.label_errors, inspection.outliers, inspection.mask_errors
-        doubted = [] if masks is None else zip(masks.doubted.tolist(), masks.words, strict=True)
+        doubted = zip(masks.doubted.tolist(), masks.words, strict=True) if masks is not None else ()
         found_errors = zip(errors.indices, errors.suggested, errors.scores, strict=True) if errors is not None else ()
         return {
             "leakage": [self._copy("leakage", copy) for copy in inspection.leakage],
