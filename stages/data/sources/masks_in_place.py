@@ -47,7 +47,7 @@ def images_and_masks(files: Sequence[str], mask_suffix: re.Pattern[str]) -> tupl
 def holds_both(folder: Path, mask_suffix: re.Pattern[str]) -> bool:
     """Return whether half of the images that lie in a folder itself, or more, have their masks beside them."""
     try:
-        with os.scandir(folder) as entries:
+        with os.scandir(os.fspath(folder)) as entries:
             files = [
                 entry.path
                 for entry in entries
