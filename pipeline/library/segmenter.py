@@ -14,15 +14,16 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from cache import DigestCache
-from cache.errors import DataError, UsageError
+from cache.errors import DataError, UsageError, WeightsError
 from pipeline.experiment.dense_defaults import dense_features
 from pipeline.experiment.head_methods import masks_for
+from pipeline.experiment.model_store import config_to_json
 from pipeline.library.backbones import AnyBackbone, build_extractor_of
 from pipeline.library.functions import KEY_MEMO, feature_options
 from pipeline.library.images import ImageList, Images, all_images, unreadable_error
 from pipeline.library.masks import mask_files
 from stages.config.data import DENSE, DataConfig
-from stages.config.features import CropMode, PrecisionChoice
+from stages.config.features import CropMode, FeatureConfig, PrecisionChoice
 from stages.config.heads import HeadConfig
 from stages.data.group_split import split_units, stratified_group_split
 from stages.data.manifest import Manifest
@@ -40,6 +41,7 @@ from stages.fitting.feature_rows import StreamedFeatureRows
 from stages.fitting.fit_head import HeadResult, require_head_for, train_head
 from stages.fitting.problem import FitProblem
 from stages.network.heads.base import Head
+from stages.network.heads.serialization import load_head, save_head
 from stages.runtime.threads import usable_after_fork
 from stages.tasks.base import find_metric
 from stages.tasks.dense import Dense
@@ -236,6 +238,58 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         statistics = [self.task_.statistic_of_mask(mask, truth) for mask, truth in zip(predicted, true, strict=True)]
         return find_metric(self.task_).score(np.stack(statistics))
 
+    def save(self, path: Path | str) -> None:
+        """Write the head: its tensors to `path` with ``.safetensors``, all else to ``.json`` beside it.
+
+        `load` reads it back. The network is not written: it is loaded again by its name. Nothing is pickled, and
+        `result_` is not kept.
+
+        Raises
+        ------
+        ValueError
+            If the network was handed in, so that no name leads to it.
+        """
+        check_is_fitted(self)
+        if not isinstance(self.backbone, str):
+            raise UsageError("a network that was handed in has no name by which it could be loaded again")
+        parameters = {name: value for name, value in self.get_params(deep=False).items() if name != "device"}
+        if not isinstance(self.random_state, int | np.integer):
+            parameters["random_state"] = None
+        described = {
+            "parameters": {name: _plain(value) for name, value in parameters.items()},
+            "features": config_to_json(self.extractor_.options),
+            "weights": self.extractor_.backbone.weights,
+            "task": self.task_.to_json(),
+            "mask_classes": self.mask_classes_.to_json(),
+        }
+        save_head(Path(path), self.head_, described)
+
+    @classmethod
+    def load(cls, path: Path | str, *, device: str = "auto") -> Self:
+        """Return a fitted segmenter that `save` wrote; it has no `result_`.
+
+        Raises
+        ------
+        ValueError
+            If there is no such head, it is no segmenter's, or the network's weights are others by now.
+        """
+        head, described = load_head(Path(path))
+        if "mask_classes" not in described or "features" not in described:
+            raise UsageError(f"the head {path} was saved by no segmenter")
+        stored = {name: _tuples(value) for name, value in described["features"].items()}
+        options = FeatureConfig(**{**stored, "cache": Path(stored["cache"]), "device": device, "engine": "auto"})
+        segmenter = cls(**{name: _tuples(value) for name, value in described["parameters"].items()}, device=device)
+        segmenter.extractor_ = build_extractor_of(options.backbone, options, cached=True)
+        if segmenter.extractor_.backbone.weights != described["weights"]:
+            raise WeightsError(
+                f"{path} was trained on other weights of {options.backbone} than `weights` {options.weights} gives now"
+            )
+        segmenter.task_ = Dense.from_json(described["task"])
+        segmenter.mask_classes_ = MaskClasses.from_json(described["mask_classes"])
+        segmenter.classes_ = np.array(segmenter.task_.class_names)
+        segmenter.head_ = head.requires_grad_(False).to(segmenter.extractor_.device)
+        return segmenter
+
     def _answers(self, images: Images, *, probabilities: bool = False) -> Iterator[PredictedMask]:
         check_is_fitted(self)
         listed = all_images(images)
@@ -299,3 +353,16 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         if isinstance(self.random_state, int | np.integer):
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+
+def _plain(value: Any) -> Any:
+    """Return a parameter as JSON has it."""
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,5 +1,6 @@
 """Images and masks in, masks out."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 from sklearn.base import clone
 
-from cache.errors import DataError, UsageError
+from cache.errors import DataError, UsageError, WeightsError
 from pipeline import TransferSegmenter
 from stages.network.graph.trunk import FrozenTrunk
 from tests.dense_images import draw
@@ -91,3 +92,19 @@ def test_what_cannot_be_masks_of_these_images_is_refused(segmenter, pairs):
         clone(segmenter).set_params(validation_fraction=2).fit(images[:4], masks[:4])
     with pytest.raises(DataError, match=r"masks\[0\] is 20 x 64"):
         segmenter.score(images[:1], [masks[0][:20]])
+
+
+def test_a_saved_segmenter_says_the_same_and_knows_its_masks(segmenter, pairs, tmp_path):
+    images, masks = pairs
+    segmenter.save(tmp_path / "scenes")
+    assert {path.name for path in tmp_path.iterdir()} == {"scenes.safetensors", "scenes.json"}
+    again = TransferSegmenter.load(tmp_path / "scenes", device="cpu")
+    assert again.classes_.tolist() == segmenter.classes_.tolist()
+    assert np.array_equal(again.predict(images[14:15])[0], segmenter.predict(images[14:15])[0])
+    assert again.score(images[14:], masks[14:]) == segmenter.score(images[14:], masks[14:])
+    assert again.get_params()["epochs"] == SETTINGS["epochs"]
+    described = json.loads((tmp_path / "scenes.json").read_text())
+    described["metadata"]["weights"] = "0" * 64
+    (tmp_path / "scenes.json").write_text(json.dumps(described))
+    with pytest.raises(WeightsError, match="other weights"):
+        TransferSegmenter.load(tmp_path / "scenes", device="cpu")
