@@ -54,7 +54,7 @@ class Finding:
     kind : str
         'leakage', 'label', 'mask', 'duplicate', 'outlier' or 'pixels'.
     path, key, label, split : str
-        The sample; the label is its target in words.
+        The sample; the label is its target in words, of a mask the file's name.
     suggestion : str
         The class, label or number that fits better; of 'pixels' what is wrong with them; '' where the kind knows none.
     score : float
@@ -244,6 +244,8 @@ class InspectionReport:
     def _finding(self, kind: str, index: int, score: float, suggestion: str = "") -> Finding:
         manifest = self.manifest
         label = self._texts[index]
+        if manifest.task.reads == "image":  # where a mask is says little, and takes a line
+            label = Path(label).name
         return Finding(
             kind, manifest.locations[index], manifest.keys[index], label, manifest.splits[index], suggestion, score
         )
