@@ -120,8 +120,12 @@ def _fit_torch(fit: FitFunction, taps: DepthLayout, problem: FitProblem) -> Head
     """
     if isinstance(problem.train, StreamedFeatureRows):
         return fit(replace(problem, taps=None))
-    ridge: FitFunction = import_head(_CHOOSES)
-    (_, coordinates), _, folds = _search(ridge, taps, problem, finished=False)
+    folds: list[tuple[DepthChoice, Fold | None]] = []
+    if len(depth_choices(taps, problem)) == 1:
+        (coordinates,) = _coordinates(taps, problem)
+    else:
+        ridge: FitFunction = import_head(_CHOOSES)
+        (_, coordinates), _, folds = _search(ridge, taps, problem, finished=False)
     rows, choice = coordinates.rows, coordinates.choice
 
     def fitted_on(choice: DepthChoice) -> tuple[HeadFit, Coordinates]:
@@ -136,6 +140,8 @@ def _fit_torch(fit: FitFunction, taps: DepthLayout, problem: FitProblem) -> Head
     def fold() -> OutOfFold | None:
         if not problem.divisions:
             return None
+        if not folds:
+            return fitted.fold() if fitted.fold is not None else None
         said = [of_ridge for _, fold in folds if fold is not None and (of_ridge := fold()) is not None]
         picks = variants_on_others(problem, said)
         tried = {}
@@ -151,7 +157,7 @@ def _fit_torch(fit: FitFunction, taps: DepthLayout, problem: FitProblem) -> Head
         fitted,
         head=numbers.on_rows(fitted.head),
         head_train_only=numbers.on_rows(fitted.head_train_only),
-        settings=_said(choice) | {"depths chosen by": _CHOOSES} | fitted.settings,
+        settings=_said(choice) | ({"depths chosen by": _CHOOSES} if folds else {}) | fitted.settings,
         candidates=[_said(choice) | candidate for candidate in fitted.candidates],
         fold=fold if fitted.fold is not None else None,
     )

@@ -1,8 +1,8 @@
 """Fine-tuning of the top blocks: minutes, so that it is tried last, and only where a learning curve says it could win.
 
-The evidence is the learning curve of ridge on the depths that it takes, on images of train alone, judged on validation
-(`stages.inspection.learning_curve`). Where twice as many images would still bring that head `WORTH` or more, it is
-short of images and not of features: a network that trains fits millions of numbers to the same few, and is not
+The evidence is the learning curve of the head of the first rung on its best depths, on images of train alone, judged on
+validation (`stages.inspection.learning_curve`). Where twice as many images would still bring that head `WORTH` or more,
+it is short of images and not of features: a network that trains fits millions of numbers to the same few, and is not
 expected to win. Where the curve is flat, and the best method still errs by more than chance, what is missing has to
 come from the features: then the top blocks are trained. Where the curve says nothing, nothing is fine-tuned. The rule
 is a rule of thumb, and what it went by is said.
@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from cache.errors import CutonceError
 from pipeline.evaluation.results import Result
 from pipeline.experiment.best.look import Look
-from pipeline.experiment.best.trial import CHOOSES, Trial
+from pipeline.experiment.best.trial import Trial
 from pipeline.experiment.finetune_methods import name_of, run_finetune, transfer_method
 from pipeline.text import format_difference
 from stages.config.finetune import FinetuneConfig
+from stages.config.head_registry import head_label
 from stages.fitting.feature_rows import FeatureRows
 from stages.inspection.extrapolation import WORTH, extrapolate
 from stages.inspection.learning_curve import measure_curve
@@ -64,26 +65,26 @@ def fine_tunings(search: Search) -> Iterator[Trial]:
 
 
 def weigh_evidence(search: Search) -> Evidence:
-    """Return whether fine-tuning could win by the learning curve of ridge on the depths that it takes."""
-    metric, best = search.metric, search.best_score
-    data = search.main.problems.of(CHOOSES).problem
+    """Return whether fine-tuning could win by the learning curve of the first rung's head on its best depths."""
+    metric, best, label = search.metric, search.best_score, head_label(search.chooser)
+    data = search.main.problems.of(search.chooser).problem
     if not isinstance(data.train, FeatureRows):
         return Evidence(False, "the learning curve that would tell is not measured of features that are streamed")
-    options = replace(search.about.head, head=(CHOOSES,), scalers=("standard",))
-    if search.main.extractor.tap_layout is not None:
-        setting = search.by_ridge(search.main)[0]
+    options = replace(search.about.head, head=(search.chooser,), scalers=("standard",))
+    if search.first_rung:
+        setting = search.first_rung[0]
         options = replace(options, depths=(setting.depths,), block_weight=(setting.block_weight,))
     try:
         require_rising(data.task)
-        curve = measure_curve(CHOOSES, replace(data, config=options), _DRAWS)
+        curve = measure_curve(search.chooser, replace(data, config=options), _DRAWS)
         found = extrapolate(curve, search.about.seed)
     except CutonceError as reason:
         return Evidence(False, f"no learning curve says that it could win ({reason})")
     if found is None or not found.holds:
-        return Evidence(False, "the learning curve of ridge does not say whether it could win")
+        return Evidence(False, f"the learning curve of {label} does not say whether it could win")
     gain = found.gains[2]
     said = (
-        f"twice as many images would bring ridge {format_difference(gain.value, as_percent=metric.as_percent)}"
+        f"twice as many images would bring {label} {format_difference(gain.value, as_percent=metric.as_percent)}"
         f"{' points' if metric.as_percent else ''}"
     )
     if gain.value >= WORTH:

@@ -11,39 +11,53 @@ from typing import TYPE_CHECKING
 
 from pipeline.experiment.best.fine_tuning import fine_tunings
 from pipeline.experiment.best.other_looks import other_looks
-from pipeline.experiment.best.trial import CHOOSES, HeadTrial, Trial
-from stages.config.head_registry import HEADS, HeadKind, find_head
+from pipeline.experiment.best.trial import HeadTrial, Trial
+from stages.config.head_registry import HEADS, HeadKind, default_heads, find_head
+from stages.config.heads import BlockWeight, DepthSet, HeadConfig
+from stages.fitting.halving import DepthSetting
 
 if TYPE_CHECKING:
     from pipeline.experiment.best.search import Search
 
-MOST_SETTINGS = 2
-"""Settings of depths under which a dear head is fitted to all rows."""
+OTHER_WEIGHTS: tuple[BlockWeight, ...] = ("dim", "equal")
+"""Weightings that are tried on the depths that are best with the usual one, where no other is asked for."""
+
+MOST_SETTINGS = 3
+"""Settings of depths under which a head is fitted to all rows, at most."""
+
+DEAR = 6.0
+"""Times the cost of the first rung above which a fitted head comes after other looks at the images."""
 
 
-def closed_heads(search: Search) -> Iterator[Trial]:
-    """Yield fitted heads: ridge under all depths, then each on the best, then dear ones on the next best."""
-    kinds = sorted(search.heads(in_epochs=False), key=lambda kind: (kind.name != CHOOSES, kind.cost, kind.name))
-    if not kinds:
-        return
-    has_depths = search.main.extractor.tap_layout is not None
-    for kind in kinds:
-        yield HeadTrial(kind.name, search.main, 0 if has_depths and kind.name != CHOOSES else None)
-    if not has_depths:
-        return
-    for rank in range(1, MOST_SETTINGS):
-        for kind in kinds:
-            if kind.cost > find_head(CHOOSES).cost and len(search.by_ridge(search.main)) > rank:
-                yield HeadTrial(kind.name, search.main, rank)
+def first_rung(search: Search) -> Iterator[Trial]:
+    """Yield the linear head of the task on each set of depths, the smallest first; on rows of one cut there is one."""
+    sets: list[DepthSet] = search.depth_sets
+    if not sets:
+        yield HeadTrial(search.chooser, search.main)
+    for depths in sets:
+        settings = tuple(DepthSetting(depths, weight) for weight in search.about.head.block_weight)
+        yield HeadTrial(search.chooser, search.main, depths, settings)
+
+
+def cheap_heads(search: Search) -> Iterator[Trial]:
+    """Yield the fitted heads that are not dear, each on the best depths, then on the next best."""
+    yield from _by_cost(search, lambda cost: cost <= DEAR)
+
+
+def dear_heads(search: Search) -> Iterator[Trial]:
+    """Yield the others."""
+    yield from _by_cost(search, lambda cost: cost > DEAR)
 
 
 def torch_heads(search: Search) -> Iterator[Trial]:
-    """Yield heads that train in epochs, on the depths that ridge takes."""
+    """Yield heads that train in epochs, on the depths that are best in the first rung."""
     for kind in sorted(search.heads(in_epochs=True), key=lambda kind: (kind.cost, kind.name)):
-        yield HeadTrial(kind.name, search.main, None if search.main.extractor.tap_layout is None else 0)
+        yield HeadTrial(kind.name, search.main, rank=0 if search.depth_sets else None)
 
 
-CLASSES: tuple[Callable[[Search], Iterator[Trial]], ...] = (closed_heads, torch_heads, other_looks, fine_tunings)
+CLASSES: tuple[Callable[[Search], Iterator[Trial]], ...] = (
+    *(first_rung, cheap_heads, torch_heads, other_looks, dear_heads, fine_tunings),
+)
 """The classes of trials, the cheapest first."""
 
 
@@ -53,15 +67,34 @@ def all_trials(search: Search) -> Iterator[Trial]:
         yield from of_class(search)
 
 
+def _by_cost(search: Search, holds: Callable[[float], bool]) -> Iterator[Trial]:
+    """Yield the fitted heads whose cost is such, sorted by that and by how far down their depths are ranked."""
+    first = find_head(search.chooser)
+    found: list[tuple[float, str, int]] = []
+    for kind in search.heads(in_epochs=False):
+        relative, several = kind.cost / first.cost, kind.cost >= first.cost and len(search.depth_sets) > 1
+        for rank in range(min(MOST_SETTINGS, len(search.depth_sets)) if several else 1):
+            if kind != first and holds(relative * (1 + rank)):
+                found.append((relative * (1 + rank), kind.name, rank))
+    if search.depth_sets and search.about.head.block_weight == HeadConfig.block_weight and holds(len(OTHER_WEIGHTS)):
+        found.append((len(OTHER_WEIGHTS), first.name, 0))
+    for _, name, rank in sorted(found):
+        if name == first.name:
+            best = search.first_rung[0].depths if search.first_rung else search.depth_sets[-1]
+            settings = tuple(DepthSetting(best, weight) for weight in OTHER_WEIGHTS)
+            yield HeadTrial(name, search.main, "weights", settings)
+        else:
+            yield HeadTrial(name, search.main, str(rank + 1) if rank else "", rank=rank if search.depth_sets else None)
+
+
 def searched_heads(search: Search, *, in_epochs: bool) -> list[HeadKind]:
     """Return the heads that are searched: those that were named, or all that do the task on rows that are vectors.
 
-    Of those that train in epochs it is the ones that are trained where none is named; ridge is among the others in any
-    case, since it ranks depths.
+    Of those that train in epochs it is the ones that are trained where none is named.
     """
     task, named = search.about.manifest.task.name, search.about.head.head
     kinds = [find_head(name) for name in named] if named else list(HEADS.known.values())
-    found = [
+    return [
         kind
         for kind in kinds
         if kind.in_epochs == in_epochs
@@ -69,7 +102,13 @@ def searched_heads(search: Search, *, in_epochs: bool) -> list[HeadKind]:
         and kind.rows in ("vector", "any")
         and (named or not in_epochs or task in kind.default_for)
     ]
-    ridge = find_head(CHOOSES)
-    if named and not in_epochs and ridge not in found and search.main.extractor.tap_layout is not None:
-        found.append(ridge)
-    return found
+
+
+def choosing_head(task: str, named: tuple[str, ...]) -> str:
+    """Return the head of the first rung: the first that is trained for a task where none is named.
+
+    Where rows have no depths, and heads are named, any of these that is fitted will do: the cheapest.
+    """
+    fitted = [name for name in named if not find_head(name).in_epochs]
+    default = default_heads(task)[0]
+    return default if not fitted or default in fitted else min(fitted, key=lambda name: (find_head(name).cost, name))

@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.experiment.best.look import Look
-from pipeline.experiment.best.trial import CHOOSES, HeadTrial, Trial
-from stages.config.head_registry import find_head
+from pipeline.experiment.best.trial import HeadTrial, Trial
 from stages.network.backbones.registry import find_family
 
 if TYPE_CHECKING:
@@ -21,21 +20,21 @@ _MULTIPLE = 32
 """What sides are multiples of, as strides of networks are."""
 
 MOST_HEADS = 2
-"""Heads, the best so far, that are fitted to another look after the first rung."""
+"""Heads, the best so far, that are fitted to another look."""
 
 
 def other_looks(search: Search) -> Iterator[Trial]:
-    """Yield heads on images of a larger size, and on another network that is installed: the cheaper pass first."""
+    """Yield the best heads on images of a larger size, and on another network that is installed: the cheaper first.
+
+    Each is on the depths that served it best on the first look: what a set of depths is worth hangs on the images.
+    """
     looks = [look for look in (larger(search), second_network(search)) if look is not None]
     if not looks or not search.results:
         return
+    best = search.best_heads(MOST_HEADS)
     for look in sorted(looks, key=lambda look: look.multiply_adds):
-        has_depths = look.extractor.tap_layout is not None
-        if has_depths:
-            yield HeadTrial(CHOOSES, look)
-        for head in search.best_heads(MOST_HEADS, without=CHOOSES if has_depths else None):
-            in_epochs = find_head(head).in_epochs
-            yield HeadTrial(head, look, 0 if has_depths or in_epochs else None)
+        for head, settings in best:
+            yield HeadTrial(head, look, look.name, settings)
         look.forget()
 
 

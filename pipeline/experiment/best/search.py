@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 from cache.errors import CutonceError
 from pipeline.evaluation.results import Result
@@ -20,12 +21,13 @@ from pipeline.evaluation.trials import TrialRecord, read_trials, write_trials
 from pipeline.experiment.best.budget import Budget
 from pipeline.experiment.best.fine_tuning import Evidence
 from pipeline.experiment.best.look import Look, SearchedData
-from pipeline.experiment.best.order import all_trials, searched_heads
-from pipeline.experiment.best.trial import CHOOSES, HeadTrial, Trial, rank_settings
+from pipeline.experiment.best.order import all_trials, choosing_head, searched_heads
+from pipeline.experiment.best.trial import HeadTrial, Trial, rank_settings
 from pipeline.run_layout import MODEL_CARD, PREDICTIONS, RESULT
 from pipeline.text import duration, format_score
 from stages.config.features import FeatureConfig
 from stages.config.head_registry import HeadKind, find_head
+from stages.config.heads import DepthSet
 from stages.fitting.halving import DepthSetting, ranked_settings
 from stages.tasks.base import Metric, find_metric
 
@@ -58,10 +60,10 @@ class Search:
     may_fine_tune: bool = True
     results: dict[str, Result] = field(default_factory=dict)
     records: list[TrialRecord] = field(default_factory=list)
-    rankings: dict[tuple[str, str], list[DepthSetting]] = field(default_factory=dict)
-    """Settings of depths from the best down, by look and head."""
-    chosen_settings: dict[str, DepthSetting | None] = field(default_factory=dict)
-    """The setting that a trial took, by its name."""
+    rankings: dict[str, list[DepthSetting]] = field(default_factory=dict)
+    """Settings of depths on the first look from the best down, by head."""
+    settings_taken: dict[str, tuple[DepthSetting, ...]] = field(default_factory=dict)
+    """The settings that a trial was searched over, by its name."""
     evidence: Evidence | None = None
     """Whether fine-tuning could win, once that was weighed."""
     would_run: Callable[[Trial], bool] = lambda _: True
@@ -127,32 +129,52 @@ class Search:
         error = None if cv is None else cv.get("standard_error")
         return math.nan if error is None else float(error)
 
-    def best_heads(self, count: int, *, without: str | None) -> list[str]:
-        """Return the heads on the first look whose best trials score best, but for one, from the best down."""
-        heads: dict[str, float] = {}
-        for name, result in self.results.items():
-            head, _, way = name.partition("-")
-            if way.isdecimal() or not way:
-                score = self.score_of(result)
-                if head != without and result.method in ("linear", "head"):
-                    heads[head] = score if self.is_better(score, heads.get(head)) else heads[head]
+    def best_heads(self, count: int) -> list[tuple[str, tuple[DepthSetting, ...]]]:
+        """Return the heads on the first look whose best trials score best, each with the depths that it took there."""
+        best: dict[str, tuple[float, tuple[DepthSetting, ...]]] = {}
+        for record in self.finished:
+            details = record.details
+            if record.name not in self.results or details.get("look") != "" or record.score is None:
+                continue
+            if self.is_better(record.score, best[details["head"]][0] if details["head"] in best else None):
+                best[details["head"]] = record.score, self._setting_of(record)
         sign = 1 if self.metric.higher_is_better else -1
-        return sorted(heads, key=lambda head: -sign * heads[head])[:count]
+        order = sorted(best, key=lambda head: -sign * best[head][0])
+        return [(head, best[head][1]) for head in order[:count]]
 
-    def by_ridge(self, look: Look) -> list[DepthSetting]:
-        """Return the settings of depths from the best down, as the first rung ranks them on all images of a look."""
-        return self.rankings.get((look.name, CHOOSES), [])
+    def _setting_of(self, record: TrialRecord) -> tuple[DepthSetting, ...]:
+        """Return the one setting that a trial came to, of those it was searched over; none of rows without depths."""
+        ranked = ranked_settings(self.results[record.name].selection)
+        return tuple(ranked[:1]) if ranked else self.settings_taken.get(record.name, ())
 
-    def settings_of(self, trial: HeadTrial) -> list[DepthSetting]:
+    @property
+    def depth_sets(self) -> list[DepthSet]:
+        """The sets of depths that are tried, the smallest first; none where rows are of one cut."""
+        layout = self.main.extractor.tap_layout
+        if layout is None or self.about.manifest.images:
+            return []
+        return [choice for choice in get_args(DepthSet) if choice in (self.about.head.depths or layout.depth_sets())]
+
+    @property
+    def chooser(self) -> str:
+        """The head of the first rung."""
+        return choosing_head(self.about.manifest.task.name, () if self.depth_sets else self.about.head.head)
+
+    @property
+    def first_rung(self) -> list[DepthSetting]:
+        """Settings of depths from the best down, as the head of the first rung scores them on all images."""
+        results = [
+            result
+            for name, result in self.results.items()
+            if name.partition("-")[0] == self.chooser and name.partition("-")[2] in (*self.depth_sets, "weights")
+        ]
+        return ranked_settings([candidate for result in results for candidate in result.selection])
+
+    def ranked_for(self, trial: HeadTrial) -> list[DepthSetting]:
         """Return the settings of depths for the head of a trial, ranked now if they are not yet."""
-        asked = (trial.look.name, trial.head)
-        if asked not in self.rankings:
-            self.rankings[asked] = rank_settings(self, trial)
-        return self.rankings[asked]
-
-    def known_settings(self, name: str) -> DepthSetting | None:
-        """Return the setting that a finished trial took."""
-        return self.chosen_settings.get(name)
+        if trial.head not in self.rankings:
+            self.rankings[trial.head] = rank_settings(self, trial)
+        return self.rankings[trial.head]
 
     def was_finished(self, name: str) -> bool:
         """Return whether an earlier command finished a trial."""
@@ -161,7 +183,8 @@ class Search:
     def head_seconds(self, head: str) -> float:
         """Return what a head takes on all rows: as it last did, or by its usual share of the time of another."""
         took = {
-            str(record.details["head"]): record.seconds - float(record.details.get("extract", 0.0))
+            str(record.details["head"]): (record.seconds - float(record.details.get("extract", 0.0)))
+            / max(len(record.details["settings"]), 1)
             for record in self.records
             if record.state == "finished" and "head" in record.details
         }
@@ -169,7 +192,7 @@ class Search:
             return took[head]
         if not took:
             return 0.0
-        known = CHOOSES if CHOOSES in took else next(iter(took))
+        known = self.chooser if self.chooser in took else next(iter(took))
         return took[known] * find_head(head).cost / find_head(known).cost
 
     def remember(self, record: TrialRecord) -> None:
@@ -178,15 +201,12 @@ class Search:
         if record.state != "finished" or "head" not in details:
             return
         if "ranked" in details:
-            ranked = [DepthSetting(*setting) for setting in details["ranked"]]
-            self.rankings[details["look"], details["head"]] = ranked
-        self.chosen_settings[record.name] = DepthSetting(*details["setting"]) if "setting" in details else None
+            self.rankings[details["head"]] = [DepthSetting(*setting) for setting in details["ranked"]]
+        self.settings_taken[record.name] = tuple(DepthSetting(*setting) for setting in details["settings"])
 
     def learn(self, trial: Trial, result: Result) -> None:
         """Take a finished trial into account."""
         self.results[trial.name] = result
-        if isinstance(trial, HeadTrial) and trial.rank is None and trial.head == CHOOSES:
-            self.rankings[trial.look.name, CHOOSES] = ranked_settings(result.selection)
 
 
 @dataclass(frozen=True)

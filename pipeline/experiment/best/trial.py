@@ -9,21 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cache.errors import UsageError
 from pipeline.evaluation.results import Result
 from pipeline.experiment.best.look import Look
 from pipeline.experiment.head_methods import find_finished_head, head_dir_name, run_head
 from stages.config.head_registry import find_head, head_label
-from stages.config.heads import BlockWeight, HeadConfig
+from stages.config.heads import HeadConfig
 from stages.fitting.halving import DepthSetting, halve
 
 if TYPE_CHECKING:
     from pipeline.experiment.best.search import Search
-
-CHOOSES = "ridge"
-"""The head that is the first rung, and whose time others are estimated by."""
-
-ALL_WEIGHTS: tuple[BlockWeight, ...] = ("sqrt", "dim", "equal")
-"""The weightings that the first rung tries; of equals the first is taken."""
 
 
 class Trial(Protocol):
@@ -69,29 +64,37 @@ class HeadTrial:
     ----------
     head : str
     look : Look
+    way : str
+        What tells it from other trials of the same head: in its name, behind a hyphen.
+    settings : tuple of DepthSetting
+        Those it is searched over, all of one set of depths; none where rows are of one cut, or it has a rank.
     rank : int or None
-        Which of the settings of depths it takes, from 0, as the rungs below rank them for this head (`halving`); None
-        for all of them, or where rows are of one cut.
+        Which of the settings it takes, from 0, as the rungs below rank them for this head (`halving`).
     """
 
     head: str
     look: Look
+    way: str = ""
+    settings: tuple[DepthSetting, ...] = ()
     rank: int | None = None
 
     @property
     def name(self) -> str:
         """What its method is called: the head, and what tells it from others of the same head."""
-        ways = [self.look.name, str(self.rank + 1) if self.rank else ""]
-        return "-".join([self.head, *filter(None, ways)])
+        return f"{self.head}-{self.way}" if self.way else self.head
 
     @property
     def what(self) -> str:
         """What it is, in words."""
-        ways = [
-            *([] if self.rank is None else ["on the best depths" if not self.rank else "on the next best depths"]),
-            *([f"of {self.look.name}"] if self.look.name else []),
-        ]
-        return " ".join([head_label(self.head), *ways])
+        label = head_label(self.head)
+        if self.look.name:
+            return f"{label} on {self.look.name}"
+        if self.settings:
+            weights = [setting.block_weight for setting in self.settings]
+            return f"{label} on {self.settings[0].depths}, block weight {' and '.join(weights)}"
+        if self.rank is None:
+            return label
+        return f"{label} on the best depths" if self.rank == 0 else f"{label} on the best but {self.rank} of the depths"
 
     @property
     def folder(self) -> str:
@@ -99,58 +102,59 @@ class HeadTrial:
         return head_dir_name(self.head, self.name)
 
     def seconds(self, search: Search) -> float:
-        """Return the time of the same head on other rows, or else that of ridge times what it usually takes."""
-        return self.look.seconds_left(search.main) + search.head_seconds(self.head)
+        """Return the time of the same head on other rows, or that of another head times what it usually takes."""
+        return self.look.seconds_left(search.main) + search.head_seconds(self.head) * max(len(self.settings), 1)
 
     def find(self, search: Search) -> Result | None:
         """Return its result where the run has it."""
-        known = search.known_settings(self.name)
-        if self.rank is not None and known is None:
+        settings = self.settings if self.rank is None else search.settings_taken.get(self.name)
+        if settings is None:
             return None
-        return find_finished_head(self.look.experiment, self.head, self._options(search, known), self.name)
+        return find_finished_head(self.look.experiment, self.head, self._options(search, settings), self.name)
 
     def run(self, search: Search) -> Result:
         """Rank depths where that is to be done, fit the head to all rows, and test it."""
-        setting = None if self.rank is None else search.settings_of(self)[self.rank]
-        search.chosen_settings[self.name] = setting
-        experiment, options = self.look.experiment, self._options(search, setting)
+        settings = self.settings if self.rank is None else search.ranked_for(self)[self.rank : self.rank + 1]
+        if self.rank is not None and not settings:
+            raise UsageError(f"no trial before ranks depths for {self.head}")
+        settings = tuple(settings)
+        search.settings_taken[self.name] = settings
+        experiment, options = self.look.experiment, self._options(search, settings)
         finished = find_finished_head(experiment, self.head, options, self.name)
         if finished is not None:
             return finished
         return run_head(experiment, self.look.problems, self.head, options, self.name)
 
     def details(self, search: Search) -> dict[str, Any]:
-        """Return the depths it took, and how all were ranked."""
-        ranked = search.rankings.get((self.look.name, self.head))
-        setting = search.chosen_settings.get(self.name)
+        """Return the depths it took, and how all were ranked for the head."""
+        ranked = search.rankings.get(self.head) if self.rank is not None else None
         return {
             "head": self.head,
             "look": self.look.name,
-            **({} if setting is None else {"setting": list(setting)}),
-            **({} if ranked is None else {"ranked": [list(each) for each in ranked]}),
+            "settings": [list(setting) for setting in search.settings_taken.get(self.name, ())],
+            **({} if ranked is None else {"ranked": [list(setting) for setting in ranked]}),
         }
 
-    def _options(self, search: Search, setting: DepthSetting | None) -> HeadConfig:
+    def _options(self, search: Search, settings: tuple[DepthSetting, ...]) -> HeadConfig:
         options = replace(search.about.head, head=(self.head,))
-        if self.look.extractor.tap_layout is None:
+        if not settings:
             return options
-        if setting is None:
-            return replace(options, block_weight=ALL_WEIGHTS)
-        return replace(options, depths=(setting.depths,), block_weight=(setting.block_weight,))
+        weights = tuple(setting.block_weight for setting in settings)
+        return replace(options, depths=(settings[0].depths,), block_weight=weights)
 
 
 def rank_settings(search: Search, trial: HeadTrial) -> list[DepthSetting]:
-    """Return the settings of depths for a head, from the best down: by ridge, and for a dear head by itself on a part.
+    """Return the settings of depths for a head, from the best down: by the first rung, for a dear head by itself too.
 
-    The first two are of different depths where there are such, so that the second tells something else.
+    The next after the first is of other depths, where there are such, so that it tells something else.
     """
-    by_ridge = search.by_ridge(trial.look)
-    kind = find_head(trial.head)
-    ranked = list(by_ridge)
-    if not kind.in_epochs and kind.cost > find_head(CHOOSES).cost:
+    first_rung = search.first_rung
+    kind, ranked = find_head(trial.head), first_rung
+    if not kind.in_epochs and kind.cost > find_head(search.chooser).cost:
         problem = trial.look.problems.of(trial.head).problem
         options = replace(search.about.head, head=(trial.head,))
-        ranked = halve(trial.head, replace(problem, config=options), by_ridge)
-    first = ranked[0]
-    others = [setting for setting in [*ranked, *by_ridge] if setting.depths != first.depths]
-    return [first, *dict.fromkeys([*others[:1], *ranked[1:]])]
+        ranked = halve(trial.head, replace(problem, config=options), first_rung)
+    order = list(dict.fromkeys([*ranked, *first_rung]))
+    of_new_depths = {setting.depths: setting for setting in reversed(order)}
+    best_of_each = [setting for setting in order if of_new_depths[setting.depths] == setting]
+    return list(dict.fromkeys([*best_of_each, *order]))

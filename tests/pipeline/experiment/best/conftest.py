@@ -10,8 +10,12 @@ from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.config.heads import HeadConfig
 
-HEADS = HeadConfig(head=("ridge", "knn", "logistic"), c_values=(1e-3, 1e-1), cv=3, n_neighbors=(1, 5))
-"""Of which ridge, knn, logistic and logistic-2 are the first four trials."""
+HEADS = HeadConfig(
+    head=("ridge", "knn", "logistic"), c_values=(1e-3, 1e-1), cv=3, n_neighbors=(1, 5), depths=("last", "all")
+)
+
+FIRST = ("logistic-last", "logistic-all", "knn", "logistic-weights", "ridge")
+"""The first trials with these."""
 
 
 class Clock:
@@ -50,9 +54,9 @@ def search_photographs(photographs, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def searched(search_photographs, tmp_path_factory):
-    """A run of four trials."""
+    """A run of five trials."""
     out = tmp_path_factory.mktemp("searched") / "run"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("stages.fitting.problem.REPEATED_BELOW", 0)
-        search_photographs(out, 4)
+        search_photographs(out, len(FIRST))
     return out

@@ -24,7 +24,7 @@ def test_the_answer_is_written_after_each_trial(search_photographs, tmp_path, mo
     monkeypatch.setattr("pipeline.experiment.best.run_best.renew", seeing)
     search_photographs(tmp_path / "run", 2)
     assert [(count, trials) for count, _, trials in seen] == [(1, 1), (2, 2)]
-    assert seen[0][1] == "linear-ridge"
+    assert seen[0][1] == "linear-logistic-last"
     assert (tmp_path / "run" / "seed-0" / "ensemble-greedy" / "model.json").exists()
 
 

@@ -20,7 +20,13 @@ def curve_says(monkeypatch, gain, *, holds=True):
 @pytest.mark.parametrize(
     ("gain", "holds", "best", "could_win", "words"),
     [
-        (0.03, True, 0.8, False, "twice as many images would bring ridge +3.0 points: it is images that are missing"),
+        (
+            0.03,
+            True,
+            0.8,
+            False,
+            "twice as many images would bring logistic +3.0 points: it is images that are missing",
+        ),
         (0.002, True, 0.8, True, "has to come from the features"),
         (0.002, True, 0.999, False, "within chance"),
         (0.002, False, 0.8, False, "does not say whether it could win"),

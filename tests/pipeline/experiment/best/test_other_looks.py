@@ -26,11 +26,14 @@ def test_larger_images_and_the_other_network_are_proposed_the_cheaper_pass_first
     larger, second = other_looks.larger(search), other_looks.second_network(search)
     assert larger.extractor.image_shape == (64, 64)
     assert second.options.backbone == "efficientnet_lite2"
-    names = [trial.name for trial in other_looks.other_looks(search)]
-    heads = search.best_heads(2, without="ridge")
-    assert set(heads) == {"knn", "logistic"}
+    trials = list(other_looks.other_looks(search))
+    best = search.best_heads(2)
+    assert {head for head, _ in best} < {"knn", "logistic", "ridge"}
     looks = ["efficientnet_lite2", "64px"]  # at 32 pixels the larger network is the cheaper pass
-    assert names == [f"{head}-{look}" for look in looks for head in ("ridge", *heads)]
+    assert [trial.name for trial in trials] == [f"{head}-{look}" for look in looks for head, _ in best]
+    # each on the one setting of depths that served it best
+    assert [trial.settings for trial in trials] == [settings for _, settings in best] * 2
+    assert all(len(settings) == 1 for _, settings in best)
 
 
 def test_a_side_is_a_multiple_of_the_strides_and_larger(search):

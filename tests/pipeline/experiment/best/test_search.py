@@ -12,10 +12,11 @@ from pipeline.evaluation.trials import read_search, read_trials
 from pipeline.experiment import head_methods
 from pipeline.experiment.best import order, search, trial
 from pipeline.experiment.best.budget import Budget
+from tests.pipeline.experiment.best.conftest import FIRST as FIRST_TRIALS
 from tests.pipeline.experiment.best.conftest import HEADS, Clock
 
-FIRST = ["ridge", "knn", "logistic", "logistic-2"]
-FOLDERS = {"linear-ridge", "head-knn", "linear-logistic", "linear-logistic-2", "ensemble-greedy"}
+FIRST = [*FIRST_TRIALS]
+FOLDERS = {f"{'head' if name == 'knn' else 'linear'}-{name}" for name in FIRST} | {"ensemble-greedy"}
 SAME = ("predictions.npz", "validation.npz", "out-of-fold.npz", "head.safetensors", "head-without-val.safetensors")
 
 
@@ -31,7 +32,7 @@ def finished(run):
 
 def scores(run):
     tried = [record for record in read_trials(run) if record.number]
-    return {record.name: (record.score, record.scored, record.details.get("setting")) for record in tried}
+    return {record.name: (record.score, record.scored, record.details["settings"]) for record in tried}
 
 
 def chosen(run):
@@ -65,21 +66,20 @@ def test_a_budget_decides_how_many_trials_there_are_and_the_same_command_goes_on
         return run_head(*arguments)
 
     monkeypatch.setattr(trial, "run_head", takes_ten_seconds)
-    # knn is expected to take 3 of 10 seconds and takes 10, logistic 5 times as many as ridge
-    search_photographs(tmp_path / "run", budget=Budget(25, clock=clock))
-    assert [name for name, _ in began] == ["ridge", "knn"]
-    assert clock.now - 100 <= 25
+    # knn is expected to take 3 seconds and takes 10; two weightings of logistic would take twice the 10 that one took
+    search_photographs(tmp_path / "run", budget=Budget(34, clock=clock))
+    assert [name for name, _ in began] == FIRST[:3]
+    assert clock.now - 100 <= 34
     summary = read_search(tmp_path / "run")
-    assert summary.upcoming[0]["name"] == "logistic"
-    assert summary.upcoming[0]["seconds"] == 50
-    assert "More minutes would try logistic on the best depths (about 50 s)" in " ".join(summary.words)
+    assert (summary.upcoming[0]["name"], summary.upcoming[0]["seconds"]) == ("logistic-weights", 20)
+    assert "block weight dim and equal (about 20 s)" in " ".join(summary.words)
     # the budget counts anew, and what is finished takes none of it
-    monkeypatch.setattr(search, "all_trials", lambda found: islice(order.all_trials(found), 4))
+    monkeypatch.setattr(search, "all_trials", lambda found: islice(order.all_trials(found), 5))
     search_photographs(tmp_path / "run", budget=Budget(50, clock=clock))
     assert [name for name, _ in began] == FIRST
     assert "All there is to try has been tried" in " ".join(read_search(tmp_path / "run").words)
     assert bits(tmp_path / "run") == bits(searched)
-    assert [record.at for record in read_trials(tmp_path / "run")] == [10, 20, 30, 40]
+    assert [record.at for record in read_trials(tmp_path / "run")] == [10, 20, 30, 40, 50]
 
 
 def test_a_trial_that_is_stopped_leaves_the_answer_of_before_and_is_run_again(
@@ -88,22 +88,22 @@ def test_a_trial_that_is_stopped_leaves_the_answer_of_before_and_is_run_again(
     save_model, stopped = head_methods.save_model, []
 
     def interrupted_in_logistic(directory, *arguments, **options):
-        if directory.name == "linear-logistic":
+        if directory.name == "linear-logistic-all":
             stopped.append(directory.name)
             raise KeyboardInterrupt
         save_model(directory, *arguments, **options)
 
     monkeypatch.setattr(head_methods, "save_model", interrupted_in_logistic)
-    _, interrupted = search_photographs(tmp_path / "run", 4)
+    _, interrupted = search_photographs(tmp_path / "run", 5)
     assert interrupted
-    assert stopped == ["linear-logistic"]  # its result was written, its model was not
-    assert finished(tmp_path / "run") == ["ridge", "knn"]
+    assert stopped == ["linear-logistic-all"]  # its result was written, its model was not
+    assert finished(tmp_path / "run") == FIRST[:1]
     assert [record.state for record in read_trials(tmp_path / "run")][-1] == "interrupted"
-    assert chosen(tmp_path / "run")[0] in ("ridge", "knn", "greedy")
-    assert not (tmp_path / "run" / "seed-0" / "linear-logistic" / "result.json").exists()
+    assert chosen(tmp_path / "run")[0] == FIRST[0]
+    assert not (tmp_path / "run" / "seed-0" / "linear-logistic-all" / "result.json").exists()
     assert (tmp_path / "run" / "report.html").exists()
     monkeypatch.setattr(head_methods, "save_model", save_model)
-    search_photographs(tmp_path / "run", 4)
+    search_photographs(tmp_path / "run", 5)
     assert finished(tmp_path / "run") == FIRST
     assert bits(tmp_path / "run") == bits(searched)
 
@@ -114,7 +114,7 @@ def test_the_first_trial_that_is_stopped_has_no_answer(search_photographs, tmp_p
 
     monkeypatch.setattr(trial, "run_head", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        search_photographs(tmp_path / "run", 4)
+        search_photographs(tmp_path / "run", 5)
 
 
 def test_a_trial_that_fails_is_told_and_passed_over(search_photographs, tmp_path, monkeypatch, caplog):
@@ -128,7 +128,7 @@ def test_a_trial_that_fails_is_told_and_passed_over(search_photographs, tmp_path
     monkeypatch.setattr(trial, "run_head", fails)
     with caplog.at_level("INFO", logger="cutonce"):
         search_photographs(tmp_path / "run", 3)
-    assert finished(tmp_path / "run") == ["ridge", "logistic"]
+    assert finished(tmp_path / "run") == ["logistic-last", "logistic-all"]
     assert "failed, and passed over: it is not to be" in caplog.text
     assert "Failed: knn (it is not to be)." in " ".join(read_search(tmp_path / "run").words)
 
@@ -136,10 +136,10 @@ def test_a_trial_that_fails_is_told_and_passed_over(search_photographs, tmp_path
 def test_other_options_are_refused_where_the_run_has_trials_made_with_these(searched, search_photographs, tmp_path):
     shutil.copytree(searched, tmp_path / "run")
     with pytest.raises(UsageError, match="c_values"):
-        search_photographs(tmp_path / "run", 4, head=replace(HEADS, c_values=(1e-2,)))
+        search_photographs(tmp_path / "run", 5, head=replace(HEADS, c_values=(1e-2,)))
 
 
 def test_what_would_come_next_is_told_without_being_computed(search_photographs, tmp_path, monkeypatch):
     monkeypatch.setattr(search, "SHOWN_NEXT", 3)
     search_photographs(tmp_path / "run", 1)
-    assert [each["name"] for each in read_search(tmp_path / "run").upcoming] == ["knn", "logistic", "logistic-2"]
+    assert [each["name"] for each in read_search(tmp_path / "run").upcoming] == FIRST[1:4]
