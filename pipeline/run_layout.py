@@ -15,6 +15,8 @@ RESULTS = "results.json"
 PREDICTIONS_TABLE = "predictions.csv"
 REPORT = "report.html"
 FIGURES = "figures"
+TRIALS = "trials.jsonl"  # where `best` has searched, as is the next
+BEST = "best.json"
 EVALUATIONS = "evaluations"
 EVALUATION = "evaluation.json"
 

@@ -28,7 +28,7 @@ from pipeline.experiment.head_methods import (
 )
 from pipeline.experiment.model_store import ModelCard, invalidate_model, read_recipe, read_unlike, save_model
 from pipeline.run_layout import HEAD, HEAD_WITHOUT_VAL, MODEL_CARD, RESULT
-from stages.config.heads import HeadConfig
+from stages.config.heads import HeadConfig, HeadName
 from stages.fitting.ensemble import Answers, average, select_greedily
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.problem import FitProblem
@@ -244,6 +244,12 @@ def _stack(
     )
 
 
+def _heads_of(candidates: Sequence[Candidate]) -> tuple[HeadName, ...]:
+    """Return the heads that candidates are, each once; a run may have one in several ways, under names of their own."""
+    known = [candidate.result.options.get("head") or [candidate.result.name] for candidate in candidates]
+    return tuple(dict.fromkeys(name for names in known for name in names))
+
+
 _KINDS = {"greedy": _greedy, "stack": _stack}
 
 
@@ -292,7 +298,7 @@ def _make_and_test(
     result = build_result(experiment, outcome)
     result = replace(
         result,
-        options={**options_of(experiment), **asdict(replace(options, head=names))},
+        options={**options_of(experiment), **asdict(replace(options, head=_heads_of(candidates)))},
         cv={**out_of_fold.summary(result.metric), "seconds": folding + making.seconds},
     )
     invalidate_model(directory)

@@ -8,8 +8,8 @@ from functools import cache
 from pipeline.options.toml_file import known_names
 
 _OF_COMMANDS = (
-    *("config", "each_block", "log_json", "manifest", "method", "no_auxiliary", "overwrite"),
-    *("repair", "results", "seed", "threshold", "yes"),
+    *("budget", "config", "each_block", "log_json", "manifest", "method", "no_auxiliary", "overwrite"),
+    *("max_predict_ms", "repair", "replay", "results", "seed", "threshold", "trials", "yes"),
 )
 """Options that belong to single commands and stand in messages."""
 

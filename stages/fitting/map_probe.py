@@ -49,14 +49,15 @@ def quick_map_head(problem: FitProblem) -> MapHead:
 
 
 def _trained(problem: FitProblem, label_size: tuple[int, int] | None) -> MapHeadTraining:
-    assert problem.maps is not None
+    maps = problem.maps
+    assert maps is not None, "a head on maps is asked for"
     defaults = recipe_of_head("linear", on_maps=True)
     steps = max(len(problem.train) // defaults.batch_size, 1)
     epochs = min(max(FEWEST_EPOCHS, -(-_STEPS // steps)), defaults.epochs)
     problem = replace(problem, defaults=replace(defaults, epochs=epochs))
     recipe, (decay, *_) = problem.recipe, problem.config.fit_weight_decay
     torch.manual_seed(problem.seed)
-    settings = {"dropout": recipe.dropout, "maps": problem.maps.to_json()}
+    settings = {"dropout": recipe.dropout, "maps": maps.to_json()}
     head = build_head("linear", problem.train.row_shape, problem.task.out_features, settings)
     setting = {"rate": recipe.lr[0], "weight decay": decay}
     training = MapHeadTraining(head, [setting], problem, problem.train, None, label_size=label_size)

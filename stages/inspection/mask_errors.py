@@ -112,7 +112,8 @@ def _far(disagreement: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the places of what is far above the rest, the largest first."""
     low, high = np.quantile(disagreement, (0.25, 0.75))
     order = np.argsort(-disagreement, kind="stable")
-    return order[disagreement[order] > max(high + 1.5 * (high - low), LEAST)]
+    far: NDArray[np.int64] = order[disagreement[order] > max(high + 1.5 * (high - low), LEAST)]
+    return far
 
 
 def _words(task: Dense, confused: NDArray[np.int64]) -> str:

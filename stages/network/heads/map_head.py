@@ -155,7 +155,7 @@ def _product(maps: Tensor, norm: nn.BatchNorm2d, convolution: nn.Conv2d, kept: T
         product = torch.bmm(weights, places) + bias
     else:
         product = torch.baddbmm(bias.transpose(1, 2), places.transpose(1, 2), weights.transpose(1, 2)).transpose(1, 2)
-    return product.unflatten(2, maps.shape[2:]), means * scale + shift
+    return product.reshape(*product.shape[:2], *maps.shape[2:]), means * scale + shift
 
 
 def _affine_of(norm: nn.BatchNorm2d, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
