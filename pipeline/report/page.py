@@ -14,6 +14,7 @@ from PIL import Image
 from pipeline.evaluation.comparison import Comparison, interval_words, renderings_words
 from pipeline.evaluation.method_summary import MethodSummary
 from pipeline.report import figures
+from pipeline.report.best import section as search_section
 from pipeline.report.cost_figures import break_even_figure
 from pipeline.report.page_parts import Figures, ReportFigure, data_uri, minus, slug, template, write_page
 from pipeline.report.tasks.registry import PageContext, task_part
@@ -65,6 +66,7 @@ def write_report(
     first, metric = comparison.choice.chosen, comparison.metric
     page = template("report.html.j2").render(
         comparison=comparison,
+        searches=[found for run in comparison.runs if (found := search_section(run)) is not None],
         task=task_part(PageContext(comparison, drawn, configuration)),
         title=", ".join(run.name for run in comparison.runs),
         samples=comparison.rows[0].results[0].samples,
