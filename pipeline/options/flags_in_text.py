@@ -8,8 +8,8 @@ from functools import cache
 from pipeline.options.toml_file import known_names
 
 _OF_COMMANDS = (
-    *("config", "each_block", "log_json", "manifest", "method", "no_auxiliary", "overwrite"),
-    *("repair", "results", "seed", "threshold", "yes"),
+    *("abstain_below", "config", "each_block", "format", "log_json", "manifest", "method", "no_auxiliary", "overwrite"),
+    *("repair", "results", "seed", "threshold", "top_k", "track", "yes"),
 )
 """Options that belong to single commands and stand in messages."""
 
