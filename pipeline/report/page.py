@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from markupsafe import Markup
 from PIL import Image
 
 from pipeline.evaluation.comparison import Comparison, interval_words, renderings_words
@@ -34,6 +33,7 @@ from pipeline.report.tasks.registry import PageContext, task_part
 from pipeline.report.what_next import next_commands
 from pipeline.run_layout import CONTACT_SHEET, FIGURES, OTHER_PAGES, RANGE_TEST, RATES, REPORT
 from pipeline.text import byte_count, duration, flattened, format_difference, format_error, format_range, format_score
+from stages.tasks.base import Metric
 
 PLOTS = {
     RATES: "learning rate of each group over the steps",
@@ -143,7 +143,9 @@ def write_report(
 def best_of_columns(comparison: Comparison) -> dict[str, set[int]]:
     """Return the numbers of the rows that are the best of each column, as far as the table shows; of one row none."""
     metric, rows = comparison.metric, comparison.rows
-    shown = {other.name: (other, [row.mean_score(other.name) for row in rows]) for other in comparison.shown_metrics}
+    shown: dict[str, tuple[Metric, list[float]]] = {
+        other.name: (other, [row.mean_score(other.name) for row in rows]) for other in comparison.shown_metrics
+    }
     shown["score"] = (metric, [row.score for row in rows])
     shown["val"] = (metric, [row.val_score for row in rows])
     shown["cv"] = (metric, [math.nan if row.cv is None else row.cv.mean for row in rows])
@@ -151,7 +153,7 @@ def best_of_columns(comparison: Comparison) -> dict[str, set[int]]:
         name: _best(values, higher=of.higher_is_better, digits=3 if of.as_percent else None)
         for name, (of, values) in shown.items()
     }
-    costs = {
+    costs: dict[str, tuple[list[float], int]] = {
         "marginal": ([row.marginal_seconds for row in rows], 1),
         "seconds": ([row.seconds for row in rows], 1),
         "prediction": ([1000 * row.prediction_seconds for row in rows], 1),
@@ -206,7 +208,7 @@ def _origin(comparison: Comparison, environment: Mapping[str, Any]) -> list[tupl
 def _options(configuration: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Return the options in words: those that were given, and those that are as they are by default."""
     defaults = {
-        of.name: of.default if of.default is not MISSING else of.default_factory()
+        of.name: of.default_factory() if of.default_factory is not MISSING else of.default
         for group in OPTION_GROUPS
         for of in fields(group)
         if of.default is not MISSING or of.default_factory is not MISSING
