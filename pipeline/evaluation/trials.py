@@ -43,6 +43,8 @@ class TrialRecord:
         Out of folds, or on the validation split; None where it has none.
     scored : {"folds", "validation"} or None
         By what.
+    answer : float or None
+        What the method to take, the ensemble among them, scored out of folds after it; None where it has no such score.
     reason : str
         Why it failed.
     details : dict
@@ -58,6 +60,7 @@ class TrialRecord:
     folder: str | None = None
     score: float | None = None
     scored: Literal["folds", "validation"] | None = None
+    answer: float | None = None
     reason: str = ""
     details: dict[str, Any] = field(default_factory=dict)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from cache.errors import DataError, UsageError, WeightsError
 from pipeline.run_layout import COLUMNS, HEAD, HEAD_WITHOUT_VAL, MODEL_CARD, TOP, UNLIKE
 from stages.columns.table_encoder import TableEncoder
 from stages.config.augment_grammar import TTA
-from stages.config.features import FeatureConfig
+from stages.config.features import FeatureConfig, PrecisionChoice
 from stages.config.version_1 import from_version_1
 from stages.data.images.preprocessing import Preprocessing
 from stages.extraction.extractor import Extractor, build_extractor
@@ -186,6 +186,7 @@ def open_model(
     device: str = "auto",
     backbone: nn.Module | Backbone | None = None,
     cache: Path | None = None,
+    precision: PrecisionChoice | None = None,
 ) -> tuple[ModelCard, Extractor, TransferModel]:
     """Load a trained method, ready for images.
 
@@ -197,6 +198,8 @@ def open_model(
         The network it was trained on, where that was handed in from Python; a module gets the preprocessing it had.
     cache : Path, optional
         Where features of images are kept (default: where those that it was trained on are).
+    precision : str, optional
+        In which the frozen part computes (default: as it did for the training).
 
     Raises
     ------
@@ -217,6 +220,7 @@ def open_model(
     options = FeatureConfig(
         **{**stored, "cache": cache or Path(recipe.features["cache"]), "device": device, "engine": "auto"}
     )
+    options = options if precision is None else replace(options, precision=precision)
     handed_in = _handed_in(directory, recipe, backbone)
     extractor = build_extractor(options, handed_in)
     if extractor.backbone.weights != recipe.weights_digest:

@@ -15,6 +15,7 @@ from typing import Any
 from cache.atomic_write import atomic_path
 from pipeline.report.inspected_masks import mask_section
 from pipeline.report.page_parts import template, thumbnail, write_page
+from pipeline.run_layout import INSPECTION_PAGE
 from pipeline.text import format_score, percent, table
 from stages.config.data import SPLITS
 from stages.data.manifest import Manifest
@@ -25,7 +26,6 @@ from stages.inspection.near_duplicates import CONTRAST_FACTOR, REFERENCE_NEIGHBO
 from stages.inspection.outliers import NEIGHBOUR
 from stages.tasks.base import find_metric
 
-PAGE = "inspect.html"
 TABLE = "issues.csv"
 
 SHOWN = 24
@@ -299,7 +299,7 @@ def write_inspection(report: InspectionReport, out_dir: Path) -> Path:
         looser=report.threshold - (RELAXED_FACTOR - 1) * (1 - report.threshold),
         nearer=CONTRAST_FACTOR,
     )
-    path = out_dir / PAGE
+    path = out_dir / INSPECTION_PAGE
     write_page(path, page)
     return path
 

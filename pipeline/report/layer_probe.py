@@ -21,6 +21,7 @@ from pipeline.options.command_line import invocation
 from pipeline.report.figures import inline_svg, save_png
 from pipeline.report.page_parts import template, write_page
 from pipeline.report.probe_figures import save_svg, score_against_depth
+from pipeline.run_layout import PROBE_PAGE
 from pipeline.text import (
     byte_count,
     format_count,
@@ -35,8 +36,6 @@ from stages.config.data import DataConfig
 from stages.extraction.extractor import Extractor
 from stages.fitting.map_probe import FEWEST_EPOCHS
 from stages.inspection.layer_probe import MOST_LOST, CutScore, LayerProbe
-
-PAGE = "probe.html"
 
 
 @dataclass(frozen=True)
@@ -268,7 +267,7 @@ def write_probe(report: ProbeReport, out_dir: Path) -> Path:
         over_seeds=_over_seeds,
         most_lost=f"{100 * MOST_LOST:.0f} points" if report.probe.metric.as_percent else MOST_LOST,
     )
-    path = out_dir / PAGE
+    path = out_dir / PROBE_PAGE
     write_page(path, page)
     return path
 

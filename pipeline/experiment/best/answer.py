@@ -42,6 +42,8 @@ def renew(search: Search, budget: Budget, max_predict_ms: float | None) -> None:
     _summary(search, budget, max_predict_ms, None, Ended([])).save(search.run)
     comparison = compare_runs([search.run], search.metric.name)
     write_results(comparison, [search.run], search.run)
+    cv = comparison.choice.chosen.cv
+    search.answered(None if cv is None else cv.mean)
     _summary(search, budget, max_predict_ms, comparison, Ended([])).save(search.run)
 
 

@@ -62,13 +62,17 @@ def outlook_words(search: Search, budget: Budget, ended: Ended) -> list[str]:
 
 
 def best_so_far(records: Sequence[TrialRecord], metric: Metric) -> list[tuple[float, float]]:
-    """Return the best score out of folds against seconds of search, a point for each trial that has one."""
+    """Return the best score out of folds against seconds of search, a point for each trial that has one.
+
+    After a trial the answer counts too, which may be the ensemble.
+    """
     sign = 1 if metric.higher_is_better else -1
     points: list[tuple[float, float]] = []
-    scored = [(record.at, record.score) for record in records if record.scored == "folds" and record.score is not None]
-    for at, score in sorted(scored):
-        best = score if not points else max(points[-1][1], score, key=lambda value: sign * value)
-        points.append((at, best))
+    for record in sorted(records, key=lambda record: record.at):
+        scores = [record.answer, record.score if record.scored == "folds" else None]
+        known = [score for score in scores if score is not None]
+        if known:
+            points.append((record.at, max([*known, *(score for _, score in points[-1:])], key=lambda x: sign * x)))
     return points
 
 
@@ -78,9 +82,9 @@ def _gain_words(curve: Sequence[tuple[float, float]], metric: Metric) -> str:
     begun = [score for at, score in curve if at <= (1 - _RECENT) * end] or [curve[0][1]]
     gain = best - begun[-1]
     if gain == 0:
-        return "The last half of the time brought nothing to the best single method."
+        return "The last half of the time brought nothing to the best score out of folds."
     unit = " points" if metric.as_percent else ""
     return (
         f"The last half of the time brought {format_difference(gain, as_percent=metric.as_percent)}{unit} to the best "
-        "single method."
+        "score out of folds."
     )

@@ -204,6 +204,12 @@ class Search:
             self.rankings[details["head"]] = [DepthSetting(*setting) for setting in details["ranked"]]
         self.settings_taken[record.name] = tuple(DepthSetting(*setting) for setting in details["settings"])
 
+    def answered(self, score: float | None) -> None:
+        """Keep with the trial that ended last what the answer scores after it."""
+        if self.records:
+            last = max(self.records, key=lambda record: record.at)
+            record_trial(self, replace(last, answer=score))
+
     def learn(self, trial: Trial, result: Result) -> None:
         """Take a finished trial into account."""
         self.results[trial.name] = result
@@ -291,13 +297,13 @@ def _run(search: Search, budget: Budget, earlier: float, number: int, trial: Tri
                 raise
             record = replace(record, state="failed", reason=str(error))
             _LOG.info(f"  failed, and passed over: {error}")
-        _record(search, replace(record, seconds=took, at=earlier + budget.elapsed))
+        record_trial(search, replace(record, seconds=took, at=earlier + budget.elapsed))
         if isinstance(error, KeyboardInterrupt):
             raise
         return
     search.learn(trial, result)
     details = {**trial.details(search), **({"extract": extracted} if extracted else {})}
-    _record(
+    record_trial(
         search,
         replace(
             record,
@@ -321,7 +327,7 @@ def _extract(trial: Trial) -> bool:
     return True
 
 
-def _record(search: Search, record: TrialRecord) -> None:
+def record_trial(search: Search, record: TrialRecord) -> None:
     """Leave the record of a trial in the run, in place of an earlier one of it."""
     search.records = [*(known for known in search.records if known.name != record.name), record]
     search.remember(record)

@@ -32,7 +32,7 @@ def test_it_is_said_what_the_last_half_brought_and_what_comes_next_with_its_time
     clock.now += 60
     upcoming = [(SimpleNamespace(what="RBF SVM"), 30.0), (SimpleNamespace(what="MLP"), 90.0)]
     words = outlook_words(search(), budget, Ended(upcoming))
-    assert words[0] == "The last half of the time brought +6.0 points to the best single method."
+    assert words[0] == "The last half of the time brought +6.0 points to the best score out of folds."
     assert words[1] == (
         "More minutes would try RBF SVM (about 30 s); then MLP (about 90 s): the same command goes on from here, with a "
         "`budget` of 30 s for the next or 2 min 0 s for these."
@@ -42,7 +42,7 @@ def test_it_is_said_what_the_last_half_brought_and_what_comes_next_with_its_time
 def test_it_is_said_where_nothing_is_left_where_it_was_stopped_and_why_nothing_is_fine_tuned():
     budget = Budget(clock=Clock())
     done = outlook_words(search(RECORDS[:2], Evidence(False, "images are missing")), budget, Ended([]))
-    assert done[0] == "The last half of the time brought nothing to the best single method."
+    assert done[0] == "The last half of the time brought nothing to the best score out of folds."
     assert "All there is to try has been tried" in done[1]
     assert done[2] == "Fine-tuning is not tried: images are missing."
     assert "It was stopped" in outlook_words(search(), budget, Ended([], interrupted=True))[1]
