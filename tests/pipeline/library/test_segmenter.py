@@ -13,7 +13,7 @@ from pipeline import TransferSegmenter
 from stages.network.graph.trunk import FrozenTrunk
 from tests.dense_images import draw
 
-SETTINGS = {"head": "linear", "epochs": 30, "lr": 3e-2, "random_state": 0, "device": "cpu"}
+SETTINGS = {"head": "linear", "epochs": 20, "lr": 3e-2, "random_state": 0, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
