@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.own_packages import require_own_packages
 
 if TYPE_CHECKING:
+    from pipeline.export.loaded_run import LoadedRun as LoadedRun
+    from pipeline.export.loaded_run import load as load
     from pipeline.library.backbones import Preprocessing as Preprocessing
     from pipeline.library.backbones import backbone_from_module as backbone_from_module
     from pipeline.library.dataset import CachedDataset as CachedDataset
@@ -40,6 +42,7 @@ _HOME = {
     "FinetuneConfig": "stages.config.finetune",
     "FinetunedNetwork": "pipeline.library.finetuning",
     "HeadConfig": "stages.config.heads",
+    "LoadedRun": "pipeline.export.loaded_run",
     "Preprocessing": "pipeline.library.backbones",
     "TransferClassifier": "pipeline.library.estimators",
     "TransferRegressor": "pipeline.library.regressor",
@@ -48,6 +51,7 @@ _HOME = {
     "compare": "pipeline.library.functions",
     "features": "pipeline.library.functions",
     "finetune": "pipeline.library.finetuning",
+    "load": "pipeline.export.loaded_run",
 }
 
 __all__ = [
@@ -58,6 +62,7 @@ __all__ = [
     "FinetuneConfig",
     "FinetunedNetwork",
     "HeadConfig",
+    "LoadedRun",
     "Preprocessing",
     "TransferClassifier",
     "TransferRegressor",
@@ -66,6 +71,7 @@ __all__ = [
     "compare",
     "features",
     "finetune",
+    "load",
 ]
 
 

@@ -16,6 +16,8 @@ from pipeline.text import capitalized, format_difference, format_score, percent
 
 Outcome = Literal["pays", "does not pay", "inconclusive", "ranking", "single", "new data"]
 
+_MADE_OF_OTHERS = ("ensemble", "mixture")
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -70,7 +72,7 @@ def give_verdict(choice: Choice, reference: MethodSummary, tests: Sequence[Paire
         if (with_all_weights := _with_all_weights(row, ranked)) is not None
     ]
     details += _gain_of_columns(ranked, by_pair)
-    details += [_made_of(row) for row in ranked if row.method == "ensemble"]
+    details += [_made_of(row) for row in ranked if row.method in _MADE_OF_OTHERS]
     details += choice.words
     return Verdict(outcome, headline, tuple(details), chosen)
 
@@ -229,12 +231,15 @@ def _made_of(row: MethodSummary) -> str:
     members = "; ".join(
         f"{result.settings['members']}{f' (seed {result.seed})' if several else ''}" for result in row.results
     )
-    made = "is a linear model on what heads say" if "stacked by" in row.results[0].settings else "averages heads"
+    settings = row.results[0].settings
+    made = "is a linear model on what heads say" if "stacked by" in settings else "averages heads"
+    if "networks" in settings:
+        made = f"averages what is said on {settings['networks']}, by {settings['weights by']}"
     return f"{capitalized(method_phrase(row))} {made}: {members}."
 
 
 def method_phrase(row: MethodSummary) -> str:
     """Return what a method is called within a sentence: ``the logistic head``."""
-    if row.method == "ensemble":
+    if row.method in _MADE_OF_OTHERS:
         return f"the {row.label}"
     return f"the {row.label} head" if row.cached else row.label

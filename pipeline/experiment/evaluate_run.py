@@ -32,7 +32,8 @@ from pipeline.evaluation.results import Result, evaluate_test, json_text, to_jso
 from pipeline.experiment.classify_images import choose_model
 from pipeline.experiment.compare_runs import write_comparison
 from pipeline.experiment.head_methods import masks_for, predictions_from, predictions_of
-from pipeline.experiment.model_store import ModelCard, open_model, read_columns, read_recipe, read_unlike
+from pipeline.experiment.mixture_model import Network, mean_answers, open_networks
+from pipeline.experiment.model_store import ModelCard, read_columns, read_recipe, read_unlike, task_of_model
 from pipeline.experiment.predict_masks import show_masks_of_network
 from pipeline.experiment.run_setup import record_options
 from pipeline.experiment.unlike_images import cached_vectors
@@ -327,12 +328,13 @@ def _extracted(
     for model in models:
         if _card(model).method == "columns":
             continue
-        extractor = _evaluation_view(open_model(model, options.device, cache=cache)[1])
-        if extractor.fingerprint in done:
-            continue
-        done.add(extractor.fingerprint)
-        skipped.update(extract(extractor, manifest).skipped)
-        manifest = drop_unreadable(extractor, manifest)
+        for network in open_networks(model, options.device, cache=cache):
+            extractor = _evaluation_view(network.extractor)
+            if extractor.fingerprint in done:
+                continue
+            done.add(extractor.fingerprint)
+            skipped.update(extract(extractor, manifest).skipped)
+            manifest = drop_unreadable(extractor, manifest)
     return manifest, list(skipped.items())
 
 
@@ -348,17 +350,23 @@ def _with_task(manifest: Manifest, task: Task) -> Manifest:
 
 def _test(model: Path, manifest: Manifest, options: EvaluationOptions, cache: Path, directory: Path, data: str) -> None:
     """Test one method on the samples, and leave its result and its predictions."""
-    recipe, extractor, upper = open_model(model, options.device, cache=cache)
-    extractor, own, task = _evaluation_view(extractor), Result.load(model), task_from_json(recipe.task)
+    recipe, own, task = _card(model), Result.load(model), task_of_model(model)
+    networks = [
+        replace(network, extractor=_evaluation_view(network.extractor))
+        for network in open_networks(model, options.device, cache=cache)
+    ]
+    extractor, upper = networks[0].extractor, networks[0].upper
     started = time.perf_counter()
     columns, of_task = read_columns(model), replace(manifest, task=task)
     if task.reads == "image":
         predictions = predictions_from(task, manifest, _mask_statistics(recipe, extractor, upper, of_task))
     else:
-        predictions = predictions_of(task, manifest, _answers(recipe, extractor, upper, of_task, columns))
+        answers = mean_answers(networks, lambda network: _answers(network, of_task, columns))
+        predictions = predictions_of(task, manifest, answers)
     seconds = time.perf_counter() - started
-    if recipe.unfreeze is None and recipe.method != "columns" and tiling_of(extractor.options) is None:
-        seconds += extractor.seconds(manifest.distinct_images.keys)
+    if recipe.method != "columns" and tiling_of(extractor.options) is None:
+        cached = [network.extractor for network in networks if network.recipe.unfreeze is None]
+        seconds += sum(each.seconds(manifest.distinct_images.keys) for each in cached)
     metric = task.metrics[task.primary]
     if math.isnan(metric.score(predictions.statistics)):
         raise DataError(
@@ -399,19 +407,18 @@ def count_unlike(model: Path, manifest: Manifest, options: EvaluationOptions, ca
     detector = read_unlike(model)
     if detector is None:
         return None
-    recipe, extractor, upper = open_model(model, options.device, cache=cache)
-    extractor = _evaluation_view(extractor)
-    tuned = recipe.unfreeze is not None
+    network = open_networks(model, options.device, cache=cache)[0]
+    extractor, upper = _evaluation_view(network.extractor), network.upper
+    tuned = network.recipe.unfreeze is not None
     vectors = read_vectors(extractor, upper, manifest) if tuned else cached_vectors(extractor, manifest)
     return int(np.count_nonzero(detector.scores(vectors) > 1))
 
 
-def _answers(
-    recipe: ModelCard, extractor: Extractor, upper: TransferModel, manifest: Manifest, columns: TableEncoder | None
-) -> NDArray[np.float32]:
-    """Return what a method answers for samples, float32 [n, out_features]: a head from cached features."""
-    if recipe.unfreeze is not None:
-        return predict_proba(extractor, upper, manifest, recipe.tta)
+def _answers(network: Network, manifest: Manifest, columns: TableEncoder | None) -> NDArray[np.float32]:
+    """Return what a network answers for samples, float32 [n, out_features]: a head from cached features."""
+    extractor, upper = network.extractor, network.upper
+    if network.recipe.unfreeze is not None:
+        return predict_proba(extractor, upper, manifest, network.recipe.tta)
     head = upper.model.head
     assert isinstance(head, Head)
     with torch.inference_mode():

@@ -13,7 +13,7 @@ from pipeline.evaluation.results import Result
 from pipeline.evaluation.trials import SearchSummary
 from pipeline.experiment.best.budget import Budget
 from pipeline.experiment.best.outlook import outlook_words, tried_words
-from pipeline.experiment.best.search import Ended, Search
+from pipeline.experiment.best.search import Ended, EnsembleMade, Search
 from pipeline.experiment.best.trial import Trial
 from pipeline.experiment.compare_runs import chosen_in, publish, write_results
 from pipeline.experiment.ensemble_methods import run_ensemble
@@ -28,16 +28,30 @@ _OF_THE_MACHINE = (
 """Options that say nothing of what trials come to."""
 
 
+ENSEMBLE_SHARE = 0.1
+"""Share of the time of the search that making the ensemble anew may take; what it lacks is made up at the end."""
+
+
 def combine(search: Search) -> list[Result]:
     """Make the ensemble of all heads that are finished, if there are two or more; nothing is trained for it."""
     heads = [result for result in search.results.values() if result.method in ("linear", "head")]
     return run_ensemble(search.main.experiment, heads, search.about.head)
 
 
+def _combine_in_time(search: Search, budget: Budget) -> None:
+    """Make the ensemble anew, unless that took a large part of the time lately: of large models much is written."""
+    began, last = budget.elapsed, search.ensemble
+    if last is not None and last.seconds > ENSEMBLE_SHARE * (began - last.at):
+        search.ensemble = last._replace(is_due=True)
+        return
+    combine(search)
+    search.ensemble = EnsembleMade(budget.elapsed, budget.elapsed - began)
+
+
 def renew(search: Search, budget: Budget, max_predict_ms: float | None) -> None:
     """Make the ensemble anew, choose, and write it down: from now on this is the answer."""
     about = search.about
-    combine(search)
+    _combine_in_time(search, budget)
     record_options(search.run, about.data, search.main.options, about.head)
     _summary(search, budget, max_predict_ms, None, Ended([])).save(search.run)
     comparison = compare_runs([search.run], search.metric.name)
@@ -49,6 +63,8 @@ def renew(search: Search, budget: Budget, max_predict_ms: float | None) -> None:
 
 def close(search: Search, budget: Budget, max_predict_ms: float | None, ended: Ended) -> Comparison:
     """Say what was tried, what is taken and what more minutes might bring, and write the page."""
+    if search.ensemble is not None and search.ensemble.is_due:
+        combine(search)
     comparison = compare_runs([search.run], search.metric.name)
     summary = _summary(search, budget, max_predict_ms, comparison, ended)
     summary.save(search.run)

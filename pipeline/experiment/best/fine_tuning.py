@@ -70,7 +70,8 @@ def weigh_evidence(search: Search) -> Evidence:
     data = search.main.problems.of(search.chooser).problem
     if not isinstance(data.train, FeatureRows):
         return Evidence(False, "the learning curve that would tell is not measured of features that are streamed")
-    options = replace(search.about.head, head=(search.chooser,), scalers=("standard",))
+    # the smallest numbers of images have no room for as many folds as may be asked for
+    options = replace(search.about.head, head=(search.chooser,), scalers=("standard",), cv=None)
     if search.first_rung:
         setting = search.first_rung[0]
         options = replace(options, depths=(setting.depths,), block_weight=(setting.block_weight,))
@@ -133,7 +134,7 @@ class FinetuneTrial:
         manifest = search.about.manifest
         images = len(manifest.indices("train")) + len(manifest.indices("val"))
         epochs = self.config.epochs * images * _PASSES_AN_EPOCH * (0.0 if math.isnan(a_pass) else a_pass)
-        return self.look.seconds_left(search.main) + epochs
+        return self.look.seconds_left(search.main, guessed=search.looks_ahead) + epochs
 
     def find(self, search: Search) -> Result | None:
         """Return its result where it was finished: by the very same training, or it is refused."""

@@ -15,8 +15,11 @@ from pipeline.experiment.run_setup import extract_features
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.config.heads import HeadConfig
+from stages.config.image_size import read_size, shape_of_size
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor, build_extractor
+from stages.network.backbones.counts import known_counts
+from stages.network.backbones.registry import find_family
 from stages.runtime.progress import working
 
 _LOG = logging.getLogger("cutonce")
@@ -123,18 +126,34 @@ class Look:
             lacking.update(*tap.missing(keys, views).values())
         return len(lacking)
 
-    def seconds_left(self, first: Look) -> float:
-        """Return what the pass will take, in seconds, by what that of another network took."""
+    def seconds_left(self, first: Look, *, guessed: bool = False) -> float:
+        """Return what the pass will take, in seconds, by what that of another network took.
+
+        Parameters
+        ----------
+        first : Look
+            The other one, whose pass is done.
+        guessed : bool
+            Whether a network that is not loaded yet stays so: then all images count.
+        """
         known = first.seconds_an_image
         if "experiment" in self.__dict__ or math.isnan(known):
             return 0.0
-        return self.missing * known * self.multiply_adds / max(first.multiply_adds, 1)
+        unknown = guessed and "extractor" not in self.__dict__
+        images = len(self.about.manifest.distinct_images.keys) if unknown else self.missing
+        return images * known * self.multiply_adds / max(first.multiply_adds, 1)
 
-    @property
-    def multiply_adds(self) -> int:
-        """Of one image."""
-        deepest = self.extractor.graph.cuts[-1]
-        return deepest.multiply_adds_below + deepest.multiply_adds_above
+    @cached_property
+    def multiply_adds(self) -> float:
+        """Of one image: as they are published or counted, and else those of the network, which is loaded for it."""
+        name, size = self.options.backbone, self.options.image_size
+        entry = next((entry for entry in find_family(name).catalog() if entry.name == name), None)
+        counted = None if entry is None else entry.with_counts(known_counts())
+        if counted is None or counted.multiply_adds is None or counted.image_size is None:
+            deepest = self.extractor.graph.cuts[-1]
+            return float(deepest.multiply_adds_below + deepest.multiply_adds_above)
+        height, width = shape_of_size(counted.image_size if size is None else read_size(size))
+        return counted.multiply_adds * height * width / counted.image_size**2
 
     @property
     def words(self) -> str:

@@ -28,9 +28,9 @@ def other_looks(search: Search) -> Iterator[Trial]:
 
     Each is on the depths that served it best on the first look: what a set of depths is worth hangs on the images.
     """
-    looks = [look for look in (larger(search), second_network(search)) if look is not None]
-    if not looks or not search.results:
+    if not search.results:
         return
+    looks = [look for look in (larger(search), second_network(search)) if look is not None]
     best = search.best_heads(MOST_HEADS)
     for look in sorted(looks, key=lambda look: look.multiply_adds):
         for head, settings in best:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from cache.errors import CutonceError
 from pipeline.evaluation.results import Result
@@ -35,6 +35,14 @@ _LOG = logging.getLogger("cutonce")
 
 SHOWN_NEXT = 4
 """Trials that would come next which are told."""
+
+
+class EnsembleMade(NamedTuple):
+    """When the ensemble was made last, in seconds of the command, what that took, and whether heads came since."""
+
+    at: float
+    seconds: float
+    is_due: bool = False
 
 
 @dataclass
@@ -66,6 +74,10 @@ class Search:
     """The settings that a trial was searched over, by its name."""
     evidence: Evidence | None = None
     """Whether fine-tuning could win, once that was weighed."""
+    looks_ahead: bool = False
+    """Whether trials are told and not run: then nothing is loaded for their estimates."""
+    ensemble: EnsembleMade | None = None
+    """The ensemble as it was made last."""
     would_run: Callable[[Trial], bool] = lambda _: True
     """Whether the trial that comes next would be run."""
     _looks: dict[str, Look] = field(default_factory=dict)
@@ -110,9 +122,10 @@ class Search:
 
     @property
     def best_name(self) -> str | None:
-        """The name of the trial with the best score so far, of equals the first."""
+        """The name of the trial with the best score so far, of equals the first; out of folds, where any has that."""
+        folded = {name: result for name, result in self.results.items() if result.cv is not None}
         best: str | None = None
-        for name, result in self.results.items():
+        for name, result in (folded or self.results).items():
             if self.is_better(self.score_of(result), None if best is None else self.score_of(self.results[best])):
                 best = name
         return best
@@ -348,7 +361,7 @@ def _failed_before(search: Search, trial: Trial) -> bool:
 
 def _following(search: Search, trials: Iterator[Trial]) -> list[tuple[Trial, float]]:
     """Return some of the trials that come after the next one, as far as that can be told now, with their seconds."""
-    search.would_run = lambda _: False
+    search.would_run, search.looks_ahead = lambda _: False, True
     found = []
     for trial in islice(trials, SHOWN_NEXT - 1):
         try:

@@ -103,7 +103,9 @@ class HeadTrial:
 
     def seconds(self, search: Search) -> float:
         """Return the time of the same head on other rows, or that of another head times what it usually takes."""
-        return self.look.seconds_left(search.main) + search.head_seconds(self.head) * max(len(self.settings), 1)
+        return self.look.seconds_left(search.main, guessed=search.looks_ahead) + search.head_seconds(self.head) * max(
+            len(self.settings), 1
+        )
 
     def find(self, search: Search) -> Result | None:
         """Return its result where the run has it."""

@@ -6,6 +6,8 @@ from pipeline.evaluation.comparison import compare_runs
 from pipeline.evaluation.results import Result
 from pipeline.evaluation.trials import read_search
 from pipeline.experiment.best import answer
+from pipeline.experiment.best.budget import Budget
+from tests.pipeline.experiment.best.conftest import Clock
 
 
 def results_of(run):
@@ -62,3 +64,18 @@ def test_where_a_search_trained_all_the_time_that_took_is_no_reason(searched):
         row for row in choice.tied if row.prediction_seconds <= 1.5 * min(t.prediction_seconds for t in choice.tied)
     ]
     assert choice.chosen.cv.mean == max(row.cv.mean for row in cheap)
+
+
+def test_an_ensemble_that_takes_long_is_made_up_for_at_the_end(search_photographs, tmp_path, monkeypatch):
+    clock, made, combine = Clock(), [], answer.combine
+
+    def slow(search):
+        made.append(len(search.results))
+        clock.now += 100
+        return combine(search)
+
+    monkeypatch.setattr(answer, "combine", slow)
+    search_photographs(tmp_path / "run", budget=Budget(trials=3, clock=clock))
+    assert made == [1, 3]
+    members = Result.load(tmp_path / "run" / "seed-0" / "ensemble-greedy").settings["chosen from"]
+    assert members == "knn, logistic-all, logistic-last"

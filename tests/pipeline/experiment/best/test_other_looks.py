@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,10 +37,13 @@ def test_larger_images_and_the_other_network_are_proposed_the_cheaper_pass_first
     assert all(len(settings) == 1 for _, settings in best)
 
 
-def test_a_side_is_a_multiple_of_the_strides_and_larger(search):
-    for side, larger in ((224, "288px"), (32, "64px"), (128, "160px")):
-        search.main = Look("", replace(search.main.options, image_size=side), search.about)
-        assert other_looks.larger(search).name == larger
+@pytest.mark.parametrize(("side", "larger"), [(224, "288px"), (32, "64px"), (128, "160px"), (300, "416px")])
+def test_a_side_is_a_multiple_of_the_strides_and_larger(search, side, larger):
+    seen = SimpleNamespace(image_shape=(side, side), backbone=SimpleNamespace(handed_in=False))
+    search.main = SimpleNamespace(extractor=seen, options=search.main.options)
+    assert other_looks.larger(search).name == larger
+    seen.image_shape = (side, side + 1)
+    assert other_looks.larger(search) is None
 
 
 def test_weights_of_ones_own_have_no_second_network_and_nothing_comes_before_a_result(search, tmp_path):
