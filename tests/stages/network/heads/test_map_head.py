@@ -158,14 +158,6 @@ def test_heads_of_torchvision_give_what_torchvisions_give(name, make):
     assert torch.equal(head(rows_of(layout)), original(maps))
 
 
-def test_rates_of_deeplab_are_scaled_to_the_map_and_kept():
-    assert scaled_rates((112, 23, 30)) == (3, 6, 9)
-    assert scaled_rates((320, 3, 4)) == (1, 2, 3)
-    head = head_for("deeplabv3", MapLayout(((8, 24, 32),)))
-    assert head.config["rates"] == [3, 6, 9]
-    assert head.head[0].convs[1][0].dilation == (3, 3)
-
-
 def test_heads_on_one_map_take_the_middle_one():
     assert head_for("fcn").norm.num_features == head_for("deeplabv3").norm.num_features == 16
 
