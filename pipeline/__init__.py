@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.own_packages import require_own_packages
 
 if TYPE_CHECKING:
+    from pipeline.export.loaded_run import LoadedRun as LoadedRun
+    from pipeline.export.loaded_run import load as load
     from pipeline.library.backbones import Preprocessing as Preprocessing
     from pipeline.library.backbones import backbone_from_module as backbone_from_module
     from pipeline.library.dataset import CachedDataset as CachedDataset
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline.library.functions import compare as compare
     from pipeline.library.functions import features as features
     from pipeline.library.regressor import TransferRegressor as TransferRegressor
+    from pipeline.library.segmenter import TransferSegmenter as TransferSegmenter
     from stages.config.data import DataConfig as DataConfig
     from stages.config.features import FeatureConfig as FeatureConfig
     from stages.config.finetune import FinetuneConfig as FinetuneConfig
@@ -39,13 +42,16 @@ _HOME = {
     "FinetuneConfig": "stages.config.finetune",
     "FinetunedNetwork": "pipeline.library.finetuning",
     "HeadConfig": "stages.config.heads",
+    "LoadedRun": "pipeline.export.loaded_run",
     "Preprocessing": "pipeline.library.backbones",
     "TransferClassifier": "pipeline.library.estimators",
     "TransferRegressor": "pipeline.library.regressor",
+    "TransferSegmenter": "pipeline.library.segmenter",
     "backbone_from_module": "pipeline.library.backbones",
     "compare": "pipeline.library.functions",
     "features": "pipeline.library.functions",
     "finetune": "pipeline.library.finetuning",
+    "load": "pipeline.export.loaded_run",
 }
 
 __all__ = [
@@ -56,13 +62,16 @@ __all__ = [
     "FinetuneConfig",
     "FinetunedNetwork",
     "HeadConfig",
+    "LoadedRun",
     "Preprocessing",
     "TransferClassifier",
     "TransferRegressor",
+    "TransferSegmenter",
     "backbone_from_module",
     "compare",
     "features",
     "finetune",
+    "load",
 ]
 
 

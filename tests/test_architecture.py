@@ -42,6 +42,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.library": (
         *("cache", "stages", "pipeline.experiment", "pipeline.evaluation", "pipeline.options", "pipeline.text"),
     ),
+    "pipeline.export": (
+        *("cache", "stages", "pipeline.experiment", "pipeline.evaluation", "pipeline.options", "pipeline.text"),
+        *("pipeline.library", "pipeline.run_layout"),
+    ),
     "pipeline.cli": ("cache", "stages", "pipeline"),
     "pipeline.__main__": ("pipeline.cli", "pipeline.own_packages"),
     "pipeline": ("stages.config", "pipeline"),

@@ -85,7 +85,7 @@ KINDS = {
     "A format of `cache export`": ("export_features(cache, Path('few.cvs'))", r"has to end with one of \.csv, \.npz, "),
     "A format for trained models": (
         "export_model(Path('linear-mine'), Path('mine.npy'))",
-        r"mine\.npy has to end with one of \.npz, \.safetensors",
+        r"mine\.npy has to end with one of \.npz, \.onnx, \.pt2, \.safetensors",
     ),
     "An optimizer": ("create_optimizer('asdg', [])", "`opt` asdg: .*Did you mean .*'asgd'"),
 }

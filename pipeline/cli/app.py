@@ -83,7 +83,8 @@ def _launch(
         app.config = (options_from(config),)
     try:
         with json_log(log_json):
-            return app(with_lists(tokens))
+            # a hyphen alone is standard input and no option, which as a path it is told from
+            return app(with_lists(["./-" if token == "-" else token for token in tokens]))
     finally:
         app.config = ()  # the file is this command's alone, and not that of a next one in the same process
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.new_data import Evaluation as Evaluation
     from pipeline.evaluation.results import Result as Result
     from pipeline.experiment.classify_images import Prediction as Prediction
+    from pipeline.export.export_run import Exported as Exported
     from pipeline.report.learning_curve import CurveReport as CurveReport
     from stages.extraction.estimate import Estimate as Estimate
     from stages.extraction.extract import Extraction as Extraction
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
     Networks = list[CatalogEntry] | Suggestion
 else:
     # a signature is resolved whenever help is printed, which must not wait for torch and scikit-learn
-    Prediction = Comparison = Cut = CurveReport = Estimate = Evaluation = Extraction = Inspection = LayerProbe = (
-        LRFinderResult
-    ) = Result = Networks = Any
+    Prediction = Comparison = Cut = CurveReport = Estimate = Evaluation = Exported = Extraction = Inspection = (
+        LayerProbe
+    ) = LRFinderResult = Result = Networks = Any
 
 OverwriteFlag = Annotated[bool, Parameter(negative="", help="Train anew what the run has with other options.")]
 

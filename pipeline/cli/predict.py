@@ -20,6 +20,10 @@ def predict(
     threshold_for: str | None = None,
     coverage: float | None = None,
     calibrate: bool | None = None,
+    top_k: int | None = None,
+    abstain_below: float | None = None,
+    cache: Path | None = None,
+    use_cache: bool = True,
     masks: Path | None = None,
     overlays: bool = True,
     probabilities: bool = False,
@@ -35,6 +39,7 @@ def predict(
     cutonce predict runs/photos new/ one.jpg --out predictions.csv
     cutonce predict runs/photos new/ --method finetune-top-3
     cutonce predict runs/streets new/ --masks predicted --out shares.csv
+    find new -name '*.jpg' | cutonce predict runs/photos - --top-k 3 --abstain-below 0.6 --out predictions.csv
     ```
 
     Parameters
@@ -42,8 +47,9 @@ def predict(
     run
         Run directory.
     images
-        Image files, folders that are searched for images, and tables (CSV, TSV) that list some in the column path;
-        their other columns go to the predictions. For a model of samples of several images, tables as it was trained
+        Image files, folders that are searched for images, tables (CSV, TSV) that list some in the column path, whose
+        other columns go to the predictions, and lists (.txt) that name a file or folder in each line; - reads such a
+        list from standard input. For a model of samples of several images, tables as it was trained
         on, folders of which each is a sample, and videos.
     out
         CSV file for the predictions (default: printed).
@@ -62,6 +68,16 @@ def predict(
     calibrate
         Divide logits by the one temperature that fits held-out images best, so that how sure it is says how often it is
         right (default: as the run was made with, else not).
+    top_k
+        Name so many classes of each image, the most probable first, with their probabilities; in the CSV file in
+        columns top_1, top_1_probability, ....
+    abstain_below
+        Predict no class of an image whose class is less probable than this; its cell in the CSV file is empty.
+    cache
+        Folder of caches (default: that of the features it was trained on). Images whose features are there are neither
+        decoded nor sent through the network.
+    use_cache
+        Whether features in a cache are taken.
     masks
         Of a method that gives a class for each pixel: the folder for masks/, PNGs of the numbers of the classes at the
         size of their images, and classes.csv, the names and colors (default: beside `out`, under its name; without
@@ -79,13 +95,19 @@ def predict(
         format_predictions,
         mask_output,
         predict_images,
+        task_of,
         write_csv,
     )
+    from pipeline.experiment.top_classes import require_top_classes, with_top_classes
 
     model, reason = choose_model(run, method, seed)
     decision = decision_of(model, threshold_for, coverage, calibrate=calibrate)
+    require_top_classes(task_of(model), top_k, abstain_below)
     output = mask_output(model, masks, out, overlays=overlays, probabilities=probabilities)
-    classified, unreadable = predict_images(model, list(images), device, decision=decision, masks=output)
+    classified, unreadable = predict_images(
+        model, list(images), device, decision=decision, masks=output, cache=cache, use_cache=use_cache
+    )
+    classified = with_top_classes(classified, task_of(model), top_k, abstain_below)
     heading, lines, warnings = format_predictions(model, reason, classified, printed=out is None)
     echo(heading, *lines)
     if out is not None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,16 +18,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cache.atomic_write import atomic_path
-from cache.errors import DataError, UsageError, suggestion
+from cache.errors import DataError, UsageError, listed, suggestion
 from pipeline.evaluation.comparison import choose_result
 from pipeline.evaluation.decision import Decision, class_names_of, decide
 from pipeline.evaluation.results import Result, distinct_names, read_json
 from pipeline.experiment.find_samples import NewSample, find_samples
-from pipeline.experiment.model_store import ModelCard, open_model, read_columns, read_recipe, read_unlike
+from pipeline.experiment.mixture_model import Network, mean_batches, open_networks, read_members
+from pipeline.experiment.model_store import open_model, read_columns, read_recipe, read_unlike, task_of_model
+from pipeline.experiment.predict_from_cache import find_cached
 from pipeline.experiment.predict_masks import MaskOutput, colors_of_run, predict_masks
 from pipeline.experiment.predict_with_columns import predict_samples_with_columns, predict_with_columns
 from pipeline.options.toml_file import read_configuration
-from pipeline.run_layout import CONFIGURATION, MODEL_CARD, REPORT, RESULTS, files_of_methods, run_of, seed_of
+from pipeline.run_layout import CONFIGURATION, MODEL_CARD, REPORT, RESULT, RESULTS, files_of_methods, run_of, seed_of
 from stages.config.bounds import is_share, require
 from stages.config.goals import goal_of
 from stages.data.sources.csv_file import is_table, read_image_table
@@ -47,6 +51,14 @@ POSSIBLE = "possible"
 
 SEPARATOR = "|"
 """Between these."""
+
+STANDARD_INPUT = "-"
+
+LISTS = (".txt", ".lst")
+"""How files end that have a path in each line."""
+
+NO_CACHE = Path()
+"""In place of a folder of caches: features are computed, whatever is kept of them."""
 
 _LOG = logging.getLogger("cutonce")
 
@@ -159,6 +171,20 @@ def decision_of(
     return decide(Result.load(model), goal, coverage, calibrate=calibrate)
 
 
+def task_of(model: Path) -> Task:
+    """Return what a trained method predicts.
+
+    Raises
+    ------
+    DataError
+        If the directory holds no complete model.
+    """
+    recipe = read_recipe(model)
+    if recipe is None:
+        raise DataError(f"{model} holds no trained model ({MODEL_CARD} is missing)")
+    return task_from_json(recipe.task)
+
+
 def mask_output(
     model: Path, folder: Path | None, table: Path | None, *, overlays: bool = True, probabilities: bool = False
 ) -> MaskOutput | None:
@@ -190,6 +216,8 @@ def predict_images(
     backbone: nn.Module | Backbone | None = None,
     decision: Decision | None = None,
     masks: MaskOutput | None = None,
+    cache: Path | None = None,
+    use_cache: bool = True,
 ) -> tuple[list[Prediction], list[tuple[str, str]]]:
     """Return the classified images, and those that could not be read with the reason.
 
@@ -207,6 +235,11 @@ def predict_images(
     masks : MaskOutput, optional
         Where masks are written, of a method that gives a class for each pixel; what is said of an image are then the
         shares of the classes.
+    cache : Path, optional
+        The folder of caches (default: that of the features it was trained on). An image of which the features are
+        there is neither decoded nor sent through the network, and where all are, no network is loaded.
+    use_cache : bool
+        Whether features in a cache are taken.
 
     Raises
     ------
@@ -220,25 +253,61 @@ def predict_images(
         return _predict_masks(model, find_images(images), device, backbone, decision, masks)
     if recipe is not None and recipe.samples is not None:
         return _predict_samples(model, find_samples(images, recipe.samples), device, backbone, decision)
-    listing = find_images(images)
+    return predict_listing(model, find_images(images), device, backbone, decision, cache if use_cache else NO_CACHE)
+
+
+def predict_listing(
+    model: Path,
+    listing: Sequence[tuple[str, dict[str, str]]],
+    device: str = "auto",
+    backbone: nn.Module | Backbone | None = None,
+    decision: Decision | None = None,
+    cache: Path | None = None,
+) -> tuple[list[Prediction], list[tuple[str, str]]]:
+    """Return what `predict_images` does, of one image a sample, each with what its table says of it besides.
+
+    Parameters
+    ----------
+    listing : sequence of (location, cells)
+    cache : Path, optional
+        As of `predict_images`; `NO_CACHE` where none is looked into.
+    """
     locations = [location for location, _ in listing]
-    recipe, extractor, upper = open_model(model, device, backbone)
-    task = task_from_json(recipe.task)
-    classified: list[Prediction] = []
-    unreadable: list[tuple[str, str]] = []
-    columns, detector = read_columns(model), _detector_of(model, recipe)
-    batches = (
-        iter_predictions(extractor, upper, task, locations, recipe.tta)
-        if columns is None
-        else predict_with_columns(extractor, upper, task, listing, columns)
-    )
-    for batch in batches:
-        unreadable += [(locations[index], reason) for index, reason in batch.failures]
+    columns, recipe, task = read_columns(model), read_recipe(model), task_of_model(model)
+    cached = None
+    if recipe is not None and recipe.method != COLUMNS_ALONE and cache != NO_CACHE and not read_members(model):
+        cached = find_cached(model, recipe, locations, cache)
+    done = {} if cached is None else {**cached.keys, **cached.unreadable}
+    rest = [place for place in range(len(locations)) if place not in done]
+    asked = [listing[place] for place in rest]
+
+    def answers_of(network: Network) -> Iterator[PredictedBatch]:
+        extractor, upper = network.extractor, network.upper
+        if columns is not None:
+            return predict_with_columns(extractor, upper, task, asked, columns)
+        return iter_predictions(extractor, upper, task, [location for location, _ in asked], network.recipe.tta)
+
+    batches: list[Iterator[tuple[PredictedBatch, Sequence[int]]]] = []
+    if cached is not None:
+        batches.append((batch, range(len(locations))) for batch in cached.answers(task, columns, listing))
+    if rest:
+        networks = open_networks(model, device, backbone, cache if cache != NO_CACHE else None)
+        batches.append((batch, rest) for batch in mean_batches(networks, answers_of))
+    detector = _detector_of(model)
+    answers: dict[int, Prediction] = {}
+    failures: dict[int, str] = {}
+    for batch, places in chain.from_iterable(batches):
+        failures |= {places[index]: reason for index, reason in batch.failures}
         for index, answer in zip(batch.indices, _answers(batch, task, detector, decision), strict=True):
-            classified.append(Prediction(locations[index], extra=listing[index][1], **answer._asdict()))
-    if not classified:
+            location, cells = listing[places[index]]
+            answers[places[index]] = Prediction(location, extra=cells, **answer._asdict())
+    unreadable = [(locations[place], failures[place]) for place in sorted(failures)]
+    if not answers:
         raise DataError(f"none of the {len(locations)} images could be read; the first: {unreadable[0][1]}")
-    return classified, unreadable
+    if cached is not None and cached.keys:
+        of_all = "" if len(cached.keys) == len(locations) else f" of {len(locations):,}"
+        _LOG.info(f"features of {len(cached.keys):,}{of_all} images are from the cache")
+    return [answers[place] for place in sorted(answers)], unreadable
 
 
 def _predict_masks(
@@ -278,19 +347,21 @@ def _predict_samples(
     decision: Decision | None,
 ) -> tuple[list[Prediction], list[tuple[str, str]]]:
     """Return what `predict_images` does, of samples of several images."""
-    recipe, extractor, upper = open_model(model, device, backbone)
-    task = task_from_json(recipe.task)
+    networks, task = open_networks(model, device, backbone), task_of_model(model)
     locations = [location for sample in samples for location in sample.images if location is not None]
     predicted: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
-    columns, detector = read_columns(model), _detector_of(model, recipe)
-    batches = (
-        iter_sample_predictions(extractor, upper, task, [sample.images for sample in samples], recipe.tta)
-        if columns is None
-        else predict_samples_with_columns(
-            extractor, upper, task, [(sample.location, sample.images, sample.extra) for sample in samples], columns
-        )
-    )
+    columns, detector = read_columns(model), _detector_of(model)
+
+    def answers_of(network: Network) -> Iterator[PredictedBatch]:
+        extractor, upper = network.extractor, network.upper
+        if columns is not None:
+            listing = [(sample.location, sample.images, sample.extra) for sample in samples]
+            return predict_samples_with_columns(extractor, upper, task, listing, columns)
+        images = [sample.images for sample in samples]
+        return iter_sample_predictions(extractor, upper, task, images, network.recipe.tta)
+
+    batches = mean_batches(networks, answers_of)
     for batch in batches:
         unreadable += [(locations[number], reason) for number, reason in batch.failures]
         for index, answer in zip(batch.indices, _answers(batch, task, detector, decision), strict=True):
@@ -338,10 +409,10 @@ def _as_decided(
     return {**decided, POSSIBLE: SEPARATOR.join(possible)}, f"{words}  possible: {', '.join(possible)}"
 
 
-def _detector_of(model: Path, recipe: ModelCard) -> UnlikeDetector | None:
+def _detector_of(model: Path) -> UnlikeDetector | None:
     """Return what tells images that are unlike the training images; None where the method has none, which is said."""
-    detector = read_unlike(model)
-    if detector is None and recipe.method != COLUMNS_ALONE:
+    detector, recipe = read_unlike(model), read_recipe(model)
+    if detector is None and recipe is not None and recipe.method != COLUMNS_ALONE:
         _LOG.info(
             f"note: {model} was saved by a version that kept nothing to compare images with: none is marked as unlike "
             "the training images. Train it again with `overwrite` to have that"
@@ -352,8 +423,9 @@ def _detector_of(model: Path, recipe: ModelCard) -> UnlikeDetector | None:
 def find_images(paths: Sequence[Path]) -> list[tuple[str, dict[str, str]]]:
     """Return where the images are, and by the names of its columns what the table that lists one says of it besides.
 
-    These are the files given, the images inside the folders given, in the order of their names, and the rows of the
-    tables given.
+    These are the files given, the images inside the folders given, in the order of their names, the rows of the
+    tables given, and what is named line by line, by lists (.txt; relative to where they are) or, for ``-``, by standard
+    input.
 
     Raises
     ------
@@ -363,7 +435,7 @@ def find_images(paths: Sequence[Path]) -> list[tuple[str, dict[str, str]]]:
         If a table cannot be used.
     """
     listing: list[tuple[str, dict[str, str]]] = []
-    for path in paths:
+    for path in _listed(paths):
         if path.is_dir():
             listing += [(str(image), {}) for image in sorted(map(Path, images_below(path, FolderNotes(path))))]
         elif is_table(path):
@@ -380,13 +452,29 @@ def find_images(paths: Sequence[Path]) -> list[tuple[str, dict[str, str]]]:
     return listing
 
 
+def _listed(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yield the paths, in place of a list, or of a hyphen for standard input, what stands in its lines."""
+    for path in paths:
+        if str(path) == STANDARD_INPUT:
+            yield from _lines(sys.stdin.read())
+        elif path.suffix.lower() in LISTS and path.is_file():
+            text = path.read_text(encoding="utf-8", errors="surrogateescape")
+            yield from (path.parent / line for line in _lines(text))
+        else:
+            yield path
+
+
+def _lines(text: str) -> list[Path]:
+    return [Path(line.strip()) for line in text.splitlines() if line.strip()]
+
+
 def format_predictions(
     model: Path, reason: str, predictions: Sequence[Prediction], *, printed: bool
 ) -> tuple[str, list[str], list[str]]:
     """Return what is said of predictions: a heading, a line for each if they are `printed`, and what to beware of."""
     recipe = read_recipe(model)
     of_what = "samples" if recipe is not None and recipe.samples is not None else "images"
-    heading = f"{model.name} of {model.parent}, {reason}: {len(predictions)} {of_what}"
+    heading = f"{model.name} of {model.parent}, {reason}: {len(predictions)} {of_what}{_cost_words(model)}"
     lines = [
         f"{prediction.location}  {prediction.words}{'  (unlike the training images)' if prediction.is_unlike else ''}"
         for prediction in predictions
@@ -397,6 +485,15 @@ def format_predictions(
         "them, however sure, says little"
     )
     return heading, lines if printed else [], [warning] if unlike else []
+
+
+def _cost_words(model: Path) -> str:
+    """Return what an image costs with a method, as it was measured when that was tested, and on which networks."""
+    members = read_members(model)
+    networks = dict.fromkeys(f"{member.backbone} at {member.image_size} px" for member in members)
+    words = f"; a mean of {len(members)} members on {listed(list(networks))}" if members else ""
+    seconds = Result.load(model).prediction_seconds_per_image if (model / RESULT).exists() else None
+    return words if seconds is None else f"{words}; {1000 * seconds:,.1f} ms an image where it was trained"
 
 
 def write_csv(path: Path, classified: Sequence[Prediction]) -> None:

@@ -46,6 +46,7 @@ from stages.data.manifest import Manifest
 from stages.data.masks.mask_targets import MaskTargets
 from stages.data.sources.tiles import tiling_of
 from stages.extraction.extractor import Extractor
+from stages.extraction.mask_views import CachedMaskViews
 from stages.extraction.read_features import read_features, require_cached
 from stages.finetuning.predict_masks import mask_statistics
 from stages.finetuning.sample_views import image_count
@@ -326,7 +327,7 @@ def show_masks(
     places = places_to_show(predictions.statistics)
     features = rows.features[places] if isinstance(rows, FeatureRows) else rows.read(places)
     targets = rows.labels[places]
-    predicted = predicted_masks(head, features, masks.shapes(targets), predictions.task)
+    predicted = predicted_masks(head, features, targets, masks, predictions.task)
     ShownMasks.of(predictions.keys[places], predicted, masks.full(targets)).save(directory / SHOWN_MASKS)
 
 
@@ -399,24 +400,18 @@ def map_layout_for(extractor: Extractor, task: Task) -> MapLayout | None:
     Raises
     ------
     UsageError
-        If the features are no maps, or of augmented views, whose masks would be others.
+        If the features are no maps.
     """
-    if task.reads != "image":
-        return None
-    if extractor.options.views > 1:
-        raise UsageError(
-            f"`views` {extractor.options.views}: heads on maps are trained on the evaluation view, whose masks are "
-            "those that are stored; `finetune` moves masks with their images (`augment`)"
-        )
-    return extractor.map_layout
+    return extractor.map_layout if task.reads == "image" else None
 
 
-def masks_for(manifest: Manifest, options: HeadConfig) -> MaskTargets | None:
+def masks_for(extractor: Extractor, manifest: Manifest, options: HeadConfig) -> MaskTargets | None:
     """Return the masks of samples by their numbers in the manifest; None where targets are no masks."""
     if manifest.mask_classes is None:
         return None
     memory = min(allowed_memory(options) * _SHARE_OF_MASKS, _MOST_MASK_BYTES)
-    return MaskTargets(manifest.targets.tolist(), manifest.mask_classes, int(memory))
+    views = CachedMaskViews(extractor, manifest)
+    return MaskTargets(manifest.targets.tolist(), manifest.mask_classes, int(memory), views)
 
 
 def require_same_features_of_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadConfig) -> None:
@@ -477,7 +472,7 @@ class HeadProblems:
         problem = FitProblem(
             *(train, val, experiment.task, options, experiment.seed, extractor.device, cut),
             maps=map_layout_for(extractor, experiment.task),
-            targets=masks_for(experiment.manifest, options),
+            targets=masks_for(extractor, experiment.manifest, options),
             taps=extractor.tap_layout,
         )
         return HeadProblem(problem, test, None)

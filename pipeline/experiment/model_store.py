@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from torch import nn
 
 from cache.atomic_write import atomic_path, write_atomically
 from cache.errors import DataError, UsageError, WeightsError
-from pipeline.run_layout import COLUMNS, HEAD, HEAD_WITHOUT_VAL, MODEL_CARD, TOP, UNLIKE
+from pipeline.run_layout import COLUMNS, HEAD, HEAD_WITHOUT_VAL, MEMBERS, MODEL_CARD, TOP, UNLIKE
 from stages.columns.table_encoder import TableEncoder
 from stages.config.augment_grammar import TTA
-from stages.config.features import FeatureConfig
+from stages.config.features import FeatureConfig, PrecisionChoice
 from stages.config.version_1 import from_version_1
 from stages.data.images.preprocessing import Preprocessing
 from stages.extraction.extractor import Extractor, build_extractor
@@ -32,6 +32,7 @@ from stages.network.backbones.handed_in import as_backbone
 from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head, save_head, save_tensors
 from stages.runtime.tensor_files import load_tensors
+from stages.tasks.base import Task, task_from_json
 from stages.tasks.single_label import SingleLabel
 
 
@@ -112,6 +113,14 @@ def save_model(
     write_atomically(directory / MODEL_CARD, json.dumps(asdict(recipe), indent=1).encode())
 
 
+def save_card(directory: Path, recipe: ModelCard, *, unlike: UnlikeDetector | None = None) -> None:
+    """Write the card of a method whose models are in the folder already; it comes last, as `save_model` has it."""
+    (directory / UNLIKE).unlink(missing_ok=True)
+    if unlike is not None:
+        unlike.save(directory / UNLIKE)
+    write_atomically(directory / MODEL_CARD, json.dumps(asdict(recipe), indent=1).encode())
+
+
 def copy_model(source: Path, directory: Path, recipe: ModelCard) -> None:
     """Write a trained method that has the weights of another one."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -152,6 +161,20 @@ def read_recipe(directory: Path) -> ModelCard | None:
         ) from error
 
 
+def task_of_model(directory: Path) -> Task:
+    """Return what a trained method predicts.
+
+    Raises
+    ------
+    DataError
+        If the directory holds no complete model.
+    """
+    recipe = read_recipe(directory)
+    if recipe is None:
+        raise DataError(f"{directory} holds no trained model ({MODEL_CARD} is missing)")
+    return task_from_json(recipe.task)
+
+
 def read_columns(directory: Path) -> TableEncoder | None:
     """Return what makes numbers of the columns that a trained method takes; None where it takes images alone.
 
@@ -186,6 +209,7 @@ def open_model(
     device: str = "auto",
     backbone: nn.Module | Backbone | None = None,
     cache: Path | None = None,
+    precision: PrecisionChoice | None = None,
 ) -> tuple[ModelCard, Extractor, TransferModel]:
     """Load a trained method, ready for images.
 
@@ -197,19 +221,27 @@ def open_model(
         The network it was trained on, where that was handed in from Python; a module gets the preprocessing it had.
     cache : Path, optional
         Where features of images are kept (default: where those that it was trained on are).
+    precision : str, optional
+        In which the frozen part computes (default: as it did for the training).
 
     Raises
     ------
     DataError
         If the directory holds no complete model.
     UsageError
-        If it was trained on a network that was handed in, and that is not handed in again.
+        If it was trained on a network that was handed in, and that is not handed in again; or is a mean over several
+        networks, see `pipeline.experiment.mixture_model.open_networks`.
     WeightsError
         If the backbone's weights are no longer those it was trained on.
     """
     recipe = read_recipe(directory)
     if recipe is None:
         raise DataError(f"{directory} holds no trained model ({MODEL_CARD} is missing)")
+    if (directory / MEMBERS).exists():
+        raise UsageError(
+            f"{directory} is a mean over several networks, and one is asked for here: `predict` and `evaluate` take "
+            f"it; of the networks in {directory / MEMBERS} each is a method of its own"
+        )
     stored: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in from_version_1(recipe.features).items()
@@ -217,6 +249,7 @@ def open_model(
     options = FeatureConfig(
         **{**stored, "cache": cache or Path(recipe.features["cache"]), "device": device, "engine": "auto"}
     )
+    options = options if precision is None else replace(options, precision=precision)
     handed_in = _handed_in(directory, recipe, backbone)
     extractor = build_extractor(options, handed_in)
     if extractor.backbone.weights != recipe.weights_digest:

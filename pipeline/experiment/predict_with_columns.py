@@ -16,12 +16,13 @@ from stages.extraction.extractor import Extractor
 from stages.finetuning.predict_images import PredictedBatch, mean_of_images
 from stages.finetuning.sample_views import complete_samples, join_samples, present
 from stages.finetuning.transfer_model import TransferModel
-from stages.fitting.fit_head import head_probabilities
+from stages.fitting.feature_rows import BATCH_ROWS
 from stages.network.aggregate import padded
 from stages.network.heads.base import Head
 from stages.network.heads.blocks import AggregatedBlocksHead
 from stages.runtime.progress import progress
 from stages.tasks.base import Task
+from stages.training.evaluation import predict
 
 _LOG = logging.getLogger("cutonce")
 
@@ -52,7 +53,7 @@ def predict_with_columns(
         If a sample comes without one of the columns, or a cell is no number where it must be one.
     """
     locations = [location for location, _ in listing]
-    values = _encoded(columns, locations, [cells for _, cells in listing])
+    values = encoded_columns(columns, locations, [cells for _, cells in listing])
     head = upper.model.head
     assert isinstance(head, Head)
     if head.config["row_shape"] == [columns.width]:
@@ -97,7 +98,7 @@ def predict_samples_with_columns(
     DataError
         As `predict_with_columns`.
     """
-    values = _encoded(columns, [name for name, _, _ in samples], [cells for _, _, cells in samples])
+    values = encoded_columns(columns, [name for name, _, _ in samples], [cells for _, _, cells in samples])
     head = upper.model.head
     assert isinstance(head, Head)
     if not isinstance(head, AggregatedBlocksHead):
@@ -126,7 +127,14 @@ def predict_samples_with_columns(
             yield PredictedBatch(indices, head_probabilities(head, beside, task), failures, mean_of_images(there))
 
 
-def _encoded(columns: TableEncoder, names: Sequence[str], cells: Sequence[Mapping[str, str]]) -> NDArray[np.float32]:
+def head_probabilities(head: Head, rows: NDArray[np.float32], task: Task) -> NDArray[np.float32]:
+    """Return what a head answers for rows, [n, *row_shape]; without what fits heads, which takes a second to import."""
+    return np.asarray(predict(head, torch.split(torch.from_numpy(rows), BATCH_ROWS), task).numpy())
+
+
+def encoded_columns(
+    columns: TableEncoder, names: Sequence[str], cells: Sequence[Mapping[str, str]]
+) -> NDArray[np.float32]:
     """Return the columns of samples as numbers, and tell what is missing in them or new."""
     without = [name for name, of_sample in zip(names, cells, strict=True) if not of_sample.keys() >= {*columns.names}]
     if without:

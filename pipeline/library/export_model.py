@@ -6,17 +6,26 @@ A format is a function under :func:`register_model_format`, here or in a file of
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from torch import nn
 
 from cache.atomic_write import atomic_path
-from cache.errors import UsageError
+from pipeline.evaluation.decision import Decision, class_names_of
+from pipeline.experiment.classify_images import COLUMNS_ALONE, decision_of
 from pipeline.experiment.model_store import ModelCard, open_model, read_columns
 from pipeline.options.export_formats import MODEL_FORMATS, ExportFormat, writer_of
+from stages.columns.table_encoder import TableEncoder
 from stages.extraction.extractor import Extractor
 from stages.finetuning.transfer_model import TransferModel
+from stages.network.backbones.base import Backbone
 from stages.network.heads.serialization import save_tensors
+from stages.tasks.base import Task, task_from_json
 
 
 @dataclass(frozen=True)
@@ -25,25 +34,71 @@ class TrainedModel:
 
     Attributes
     ----------
+    directory : Path
+        Where it lies in its run.
     card : ModelCard
         What it stands on.
     extractor : Extractor
-        Its network, with the preprocessing.
+        Its network, with the preprocessing; it computes in float32, whatever the features that were trained on are of.
     transfer : TransferModel
         What was trained, and where it joins the network.
+    task : Task
+        What it predicts, as it was tested.
+    columns : TableEncoder or None
+        What makes numbers of the columns of a table that it takes.
+    decision : Decision
+        How its run reads probabilities.
     """
 
+    directory: Path
     card: ModelCard
     extractor: Extractor
     transfer: TransferModel
+    task: Task
+    columns: TableEncoder | None
+    decision: Decision
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether it opens images at all."""
+        return self.card.method != COLUMNS_ALONE
+
+    @property
+    def takes_samples(self) -> bool:
+        """Whether what is predicted for has several images."""
+        return self.card.samples is not None and self.takes_images
 
 
-WriteModel = Callable[[TrainedModel, Path], None]
-"""Writes a model into a file that is given its name when it is whole."""
+def open_trained(directory: Path, device: str = "auto", backbone: nn.Module | Backbone | None = None) -> TrainedModel:
+    """Open a trained method to be taken away, computing in float32.
+
+    Parameters
+    ----------
+    directory : Path
+        Of the method, in a run.
+    device : str
+    backbone : nn.Module or Backbone, optional
+        The network it was trained on, where that was handed in from Python.
+
+    Raises
+    ------
+    UsageError, DataError, WeightsError
+        As `open_model`.
+    """
+    card, extractor, transfer = open_model(directory, device, backbone, precision="fp32")
+    task, decision = task_from_json(card.task), decision_of(directory)
+    return TrainedModel(directory, card, extractor, transfer, task, read_columns(directory), decision)
+
+
+RunFile = Callable[[Sequence[NDArray[Any]]], list[NDArray[Any]]]
+"""Runs what was written: the inputs of one batch, in the order of the file -> its outputs."""
+
+WriteModel = Callable[[TrainedModel, Path], "RunFile | None"]
+"""Writes a model into a file that is given its name when it is whole; returns what runs it, where it can be run."""
 
 
 def register_model_format(
-    ending: str, *, needs: str = "", install: str = "", help_text: str = ""
+    ending: str, *, called: str = "", needs: str = "", install: str = "", help_text: str = ""
 ) -> Callable[[WriteModel], WriteModel]:
     """Make a function what writes models into files whose names end so.
 
@@ -51,6 +106,8 @@ def register_model_format(
     ----------
     ending
         With its point, in small letters: ``.safetensors``.
+    called
+        What the option `format` calls it; by default the ending without its point.
     needs, install
         As in :class:`~pipeline.options.export_formats.ExportFormat`; literals in our own files.
     help_text
@@ -61,16 +118,28 @@ def register_model_format(
     UsageError
         If another function is registered for the ending.
     """
-    return MODEL_FORMATS.decorator(ExportFormat(ending, needs, install, help_text=help_text))
+    return MODEL_FORMATS.decorator(ExportFormat(ending, needs, install, called, help_text=help_text))
 
 
-def export_model(directory: Path, path: Path, device: str = "auto") -> TrainedModel:
+def export_model(
+    directory: Path,
+    path: Path,
+    device: str = "auto",
+    backbone: nn.Module | Backbone | None = None,
+    *,
+    check: Callable[[TrainedModel, RunFile | None], None] | None = None,
+) -> TrainedModel:
     """Write a trained method into one file; return what was written.
 
     ``.safetensors``
         Tensors `head.*` and, after fine-tuning, `top.*`, by their names in the modules; in the metadata, as JSON,
-        `model` (what it stands on), `head` (what it takes to build the head again) and `preprocessing` (size, crop and
-        colors of the images it takes).
+        `model` (what it stands on), `head` (what it takes to build the head again), `preprocessing` (size, crop and
+        colors of the images it takes) and, where it takes columns of a table, `columns` (what makes numbers of them).
+        The network below is loaded from where it came from.
+    ``.onnx``
+        All of it, from pixels to answers (:mod:`pipeline.export.onnx_file`).
+    ``.pt2``
+        The same as a program of torch (:mod:`pipeline.export.torch_program`).
 
     Parameters
     ----------
@@ -80,11 +149,15 @@ def export_model(directory: Path, path: Path, device: str = "auto") -> TrainedMo
         Its ending names the format. It appears when all is written.
     device : str
         Where the model is opened.
+    backbone : nn.Module or Backbone, optional
+        The network it was trained on, where that was handed in from Python.
+    check : callable, optional
+        Is given the model and what runs the file before that has its name; what it raises leaves no file.
 
     Raises
     ------
     UsageError
-        If the format is not known, or needs a package that is not there, or the method takes more than images.
+        If the format is not known, needs a package that is not there, or cannot hold the method.
     DataError
         If the directory holds no complete model.
     WeightsError
@@ -93,19 +166,47 @@ def export_model(directory: Path, path: Path, device: str = "auto") -> TrainedMo
         If the file cannot be written.
     """
     write: WriteModel = writer_of(MODEL_FORMATS, path)
-    if read_columns(directory) is not None:
-        raise UsageError(
-            f"{directory} takes columns of a table beside images, which one file does not hold: export a method on the "
-            "images alone"
-        )
-    model = TrainedModel(*open_model(directory, device))
+    model = open_trained(directory, device, backbone)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        write(model, temporary)
+        run_file = write(model, temporary)
+        if check is not None:
+            check(model, run_file)
     return model
 
 
-@register_model_format(".safetensors")
+def describe_model(model: TrainedModel) -> dict[str, str]:
+    """Return what a file says of the model in it, as JSON: names, thresholds, temperature, fingerprints.
+
+    ``task``
+        What it predicts: names of classes, thresholds of labels, targets with mean and scale.
+    ``decision``
+        `temperature` that logits were divided by (in what answers: it is done already), `threshold` from which on
+        `class` is predicted, of two, and the `least` probability of a class that is possible; null where there is none.
+    ``method``, ``fingerprint``, ``weights``
+        Which method of which seed; digests of the features it was trained on and of its network.
+    """
+    card, threshold = model.card, model.decision.threshold
+    names = class_names_of(model.task)
+    decision = {
+        "temperature": model.decision.temperature,
+        "threshold": None if threshold is None else threshold.value,
+        "class": None if threshold is None else names[threshold.positive],
+        "least": model.decision.least,
+    }
+    described = {
+        "task": model.task.to_json(),
+        "class_names": list(names),
+        "decision": decision,
+        "method": {"folder": model.directory.name, "name": card.name, "seed": card.seed},
+        "fingerprint": card.features_fingerprint,
+        "weights": card.weights_digest,
+        "cutonce": version("cutonce"),
+    }
+    return {name: json.dumps(value) for name, value in described.items()}
+
+
+@register_model_format(".safetensors", called="safetensors")
 def write_safetensors(model: TrainedModel, path: Path) -> None:
     """Tensors of the head and of what was fine-tuned, with the model card as metadata."""
     head = model.transfer.model.head
@@ -113,8 +214,11 @@ def write_safetensors(model: TrainedModel, path: Path) -> None:
     tensors |= {f"top.{name}": tensor for name, tensor in model.transfer.without_auxiliary_heads().items()}
     preprocessing = model.extractor.backbone.preprocessing.to_json()
     metadata = {
+        **describe_model(model),
         "model": json.dumps(asdict(model.card)),
         "head": json.dumps(head.config),
         "preprocessing": json.dumps(preprocessing),
     }
+    if model.columns is not None:
+        metadata["columns"] = json.dumps([encoder.to_json() for encoder in model.columns.encoders])
     save_tensors(path, tensors, metadata)

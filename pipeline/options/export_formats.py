@@ -21,13 +21,18 @@ class ExportFormat(Registration):
         A module that has to be installed for it.
     install : str
         What pip is told to install, where that is not there.
+    called : str
+        What an option calls it, where that is not its ending.
     """
 
     needs: str = ""
     install: str = ""
+    called: str = ""
 
 
-MODEL_FORMATS = Registry[ExportFormat, Any]("model format", ExportFormat, ["pipeline.library"], option="path")
+MODEL_FORMATS = Registry[ExportFormat, Any](
+    "model format", ExportFormat, ["pipeline.library", "pipeline.export"], option="path"
+)
 
 EXPORT_FORMATS = Registry[ExportFormat, Any]("export format", ExportFormat, ["pipeline.library"], option="out")
 
@@ -50,3 +55,8 @@ def writer_of(formats: Registry[ExportFormat, Any], path: Path) -> Any:
         except ImportError as error:
             raise UsageError(f"a {ending} file needs {known.needs}: pip install '{known.install}'") from error
     return write
+
+
+def model_format_names() -> dict[str, str]:
+    """Return the endings of files of models by what the option `format` calls each."""
+    return {MODEL_FORMATS.find(ending).called or ending.lstrip("."): ending for ending in MODEL_FORMATS.names()}

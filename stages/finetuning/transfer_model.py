@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -160,6 +160,29 @@ class TrainableMaps(TrainableTop):
         return rows
 
 
+class FrozenPart(nn.Module):
+    """What lies below the model: normalized images -> the output of the boundary, or rows of several taps side by side.
+
+    Parameters
+    ----------
+    trunk : nn.Module or None
+        Gives a row for each tap; None where training begins at the image.
+    flat : bool
+        Whether the rows are laid flat although there is one.
+    """
+
+    def __init__(self, trunk: nn.Module | None, *, flat: bool = False) -> None:
+        super().__init__()
+        self.trunk, self.flat = trunk, flat
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute what the model is given of each image."""
+        if self.trunk is None:
+            return images
+        rows: tuple[Tensor, ...] = self.trunk(images)
+        return torch.cat([part.flatten(1) for part in rows], dim=1) if self.flat or len(rows) > 1 else rows[0]
+
+
 @dataclass(frozen=True)
 class TransferModel:
     """The trainable part of a transferred network, and where it joins the frozen one.
@@ -180,6 +203,8 @@ class TransferModel:
         Normalisation layers of the top that stay in evaluation mode although they train.
     reinitialized : tuple of str
         Prefixes of what was drawn anew.
+    below : FrozenPart
+        What `frozen` computes, as a module.
     """
 
     normalize: Callable[[Tensor], Tensor]
@@ -189,6 +214,7 @@ class TransferModel:
     blocks: tuple[tuple[str, tuple[str, ...]], ...] = ()
     eval_mode_norms: tuple[str, ...] = ()
     reinitialized: tuple[str, ...] = ()
+    below: FrozenPart = field(default_factory=lambda: FrozenPart(None))
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -274,14 +300,16 @@ def build_transfer_model(extractor: Extractor, head: Head, options: FinetuneConf
         model = TrainableTop(top, Pool(extractor.options.pool, extractor.cut), new_head, dropout, auxiliary)
     model.to(extractor.device)
     to_channels_last(model)
+    below = _below(extractor, boundary.cut, model.route.frozen if isinstance(model, TrainableMaps) else ())
     upper = TransferModel(
         normalize=extractor.preprocess,
-        frozen=_frozen(extractor, boundary.cut, model.route.frozen if isinstance(model, TrainableMaps) else ()),
+        frozen=torch.no_grad()(below.forward),  # not inference_mode, whose outputs autograd refuses
         model=model,
         boundary=boundary.cut,
         blocks=tuple(_blocks(extractor.graph.blocks, model, boundary.trainable)),
         eval_mode_norms=tuple(_fixed_statistics(top, options, (*reinitialized, *auxiliary))),
         reinitialized=reinitialized,
+        below=below,
     )
     upper.train_only([name for name, _ in upper.blocks])
     return upper
@@ -290,7 +318,7 @@ def build_transfer_model(extractor: Extractor, head: Head, options: FinetuneConf
 def head_on_features(extractor: Extractor, head: Head) -> TransferModel:
     """Return a head on cached features as a network on images: nothing lies below the head, and nothing trains."""
     model = TrainableTop(nn.Identity(), nn.Identity(), head)
-    return TransferModel(extractor.preprocess, extractor.forward_features, model)
+    return TransferModel(extractor.preprocess, extractor.forward_features, model, below=FrozenPart(extractor.trunk))
 
 
 def rebuild_transfer_model(extractor: Extractor, head: Head, unfreeze: str, *, invert: bool = False) -> TransferModel:
@@ -406,17 +434,10 @@ def _parameters(model: TrainableTop) -> list[tuple[str, nn.Parameter]]:
     return list(model.top.named_parameters())
 
 
-def _frozen(extractor: Extractor, boundary: Cut | None, maps: Sequence[Cut]) -> Callable[[Tensor], Tensor]:
-    """Return the frozen part of a network: normalised images -> output of the boundary, or maps, flat, side by side."""
+def _below(extractor: Extractor, boundary: Cut | None, maps: Sequence[Cut]) -> FrozenPart:
+    """Return the frozen part of a network: normalized images -> output of the boundary, or maps, flat, side by side."""
     if boundary is None:
-        return lambda images: images
-    precision = extractor.trunk.precision
+        return FrozenPart(None)
     taps = [(cut, Pool("none", cut)) for cut in maps or (boundary,)]
-    below = FrozenTrunk(extractor.graph, taps, precision, extractor.device)
-
-    @torch.no_grad()  # not inference_mode, whose outputs autograd refuses
-    def output(images: Tensor) -> Tensor:
-        rows: tuple[Tensor, ...] = below(images)
-        return torch.cat([part.flatten(1) for part in rows], dim=1) if maps else rows[0]
-
-    return output
+    trunk = FrozenTrunk(extractor.graph, taps, extractor.trunk.precision, extractor.device)
+    return FrozenPart(trunk, flat=bool(maps))

@@ -164,7 +164,7 @@ def grid_of_averages(x: torch.Tensor, cut: Cut, side: int) -> torch.Tensor:
                 f"`pool` grid{side}: the {patches.shape[1]} patches at {cut.name!r} are no square; "
                 "take avg, or another `cut`"
             )
-        maps = patches.reshape(len(patches), length, length, -1).permute(0, 3, 1, 2)
+        maps = patches.reshape(patches.shape[0], length, length, -1).permute(0, 3, 1, 2)
     return functional.adaptive_avg_pool2d(maps, side).permute(0, 2, 3, 1).flatten(1)
 
 

@@ -44,7 +44,7 @@ class AttentionHead(Head):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the logits of a batch of rows."""
         keys, values = self.keys_and_values(_tokens(rows, self.layout)).chunk(2, dim=2)
-        query, keys, values = map(self._by_head, (self.query.expand(len(rows), 1, -1), keys, values))
+        query, keys, values = map(self._by_head, (self.query.expand(rows.shape[0], 1, -1), keys, values))
         pooled = functional.scaled_dot_product_attention(query, keys, values)
         logits: torch.Tensor = self.output(self.dropout(self.norm(pooled.flatten(1))))
         return logits

@@ -164,7 +164,7 @@ class AggregatedBlocksHead(Head):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the logits of a batch of flat bags with columns behind them."""
         split = rows.shape[1] - self.columns
-        bags = rows[:, :split].reshape(len(rows), -1, self.aggregate.features + 1)
+        bags = rows[:, :split].reshape(rows.shape[0], -1, self.aggregate.features + 1)
         logits: torch.Tensor = self.inner(torch.cat([self.aggregate(bags), rows[:, split:]], dim=1))
         return logits
 

@@ -87,7 +87,8 @@ class KNNHead(Head):
         if self.votes_for != "classes":
             means = self._means(votes, nearest)
             return means.clamp(self.FLOOR, 1 - self.FLOOR).logit() if self.votes_for == "labels" else means
-        shares = votes.new_zeros(len(votes), self.config["out_features"]).scatter_add(1, self.labels[nearest], votes)
+        empty = votes.new_zeros(votes.shape[0], self.config["out_features"])
+        shares = empty.scatter_add(1, self.labels[nearest], votes)
         return shares.clamp_min(self.FLOOR).log()
 
     def _means(self, votes: torch.Tensor, nearest: torch.Tensor) -> torch.Tensor:
@@ -102,8 +103,8 @@ class KNNHead(Head):
     def nearest(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return similarities, float32 [b, k], and numbers, int64 [b, k], of the most similar rows, these first."""
         rows = functional.normalize(rows, dim=1)
-        best = rows.new_empty(len(rows), 0)
-        indices = torch.empty(len(rows), 0, dtype=torch.int64, device=rows.device)
+        best = rows.new_empty(rows.shape[0], 0)
+        indices = torch.empty(rows.shape[0], 0, dtype=torch.int64, device=rows.device)
         for start in range(0, len(self.support), self.COMPARED_AT_ONCE):
             stored = self.support[start : start + self.COMPARED_AT_ONCE].to(rows.dtype)
             best, indices = merge_topk(best, indices, rows @ stored.T, start, self.k)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -33,11 +34,33 @@ class RecurrentHead(Head):
         """Return the logits of a batch of bags."""
         frames, lengths = in_order(rows)
         embedded = self.embed(self.dropout(frames))
-        # packed, so that the way back begins at the last frame, and not in the padding
-        packed = pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        states, _ = pad_packed_sequence(self.states(packed)[0], batch_first=True)
+        if torch.compiler.is_compiling():  # a graph has no packed sequences
+            states = self._both_ways(embedded, lengths)
+        else:
+            # packed, so that the way back begins at the last frame, and not in the padding
+            packed = pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
+            states, _ = pad_packed_sequence(self.states(packed)[0], batch_first=True)
         logits: Tensor = self.output(mean_over_time(states, lengths))
         return logits
+
+    def _both_ways(self, embedded: Tensor, lengths: Tensor) -> Tensor:
+        """Return the states [b, F, 2 d] of padded sequences [b, F, d]; the way back is one forth over reversed frames.
+
+        What is computed of the padding is left out by whoever takes the mean.
+        """
+        frames = torch.arange(embedded.shape[1])
+        back = (lengths[:, None] - 1 - frames).clamp_min(0)[..., None].expand(-1, -1, embedded.shape[2])
+        forth = self._one_way(embedded, "")
+        return torch.cat([forth, self._one_way(embedded.gather(1, back), "_reverse").gather(1, back)], dim=2)
+
+    def _one_way(self, frames: Tensor, suffix: str) -> Tensor:
+        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+        weights = [getattr(self.states, f"{name}{suffix}") for name in names]
+        start = frames.new_zeros(1, frames.shape[0], frames.shape[2])
+        settings = (weights, True, 1, 0.0, False, False, True)
+        if isinstance(self.states, nn.LSTM):
+            return torch.lstm(frames, (start, start), *settings)[0]
+        return torch.gru(frames, start, *settings)[0]
 
 
 @register_torch_head("gru", label="GRU", rows="bag", tasks=("single_label", "multi_label", "regression"))

@@ -16,7 +16,9 @@ WIDTH = 64
 def in_order(bags: Tensor) -> tuple[Tensor, Tensor]:
     """Return the frames [b, F, d] of bags with those that are missing moved to the end, and how many there are [b]."""
     rows, present = split_bags(bags)
-    order = present.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+    count = rows.shape[1]
+    # each has a number of its own, so that any sorting is a stable one, and ONNX has but one
+    order = (torch.arange(count, device=rows.device) + count * (~present).to(torch.int64)).argsort(dim=1)
     frames = rows.gather(1, order[..., None].expand(-1, -1, rows.shape[2]))
     return frames, present.sum(dim=1).clamp_min(1)
 

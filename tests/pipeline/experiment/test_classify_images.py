@@ -31,11 +31,11 @@ def rows_of(table: Path) -> list[dict[str, str]]:
 
 
 def test_images_of_folders_come_by_name_and_files_as_they_are_given(photos):
-    (photos / "notes.txt").touch()
-    images = sorted(path for path in photos.rglob("*") if path.is_file() and path.suffix != ".txt")
+    (photos / "notes.dat").touch()
+    images = sorted(path for path in photos.rglob("*") if path.is_file() and path.suffix != ".dat")
     (photos / "._hidden.png").touch()
     assert find_images([photos]) == [(str(image), {}) for image in images]
-    assert find_images([photos / "notes.txt", images[3]]) == [(str(photos / "notes.txt"), {}), (str(images[3]), {})]
+    assert find_images([photos / "notes.dat", images[3]]) == [(str(photos / "notes.dat"), {}), (str(images[3]), {})]
     for nothing in ([], [photos / "gone.png"]):
         with pytest.raises(UsageError, match=r"no image to classify|there is no such image or folder"):
             find_images(nothing)

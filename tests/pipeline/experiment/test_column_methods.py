@@ -1,15 +1,19 @@
 """Columns of a table beside the images: three methods for each head, and predictions from a table of the same columns."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import safe_open
 
-from cache.errors import UsageError
 from pipeline.cli.app import main
 from pipeline.evaluation.comparison import compare_runs, format_table
 from pipeline.evaluation.results import load_results
+from pipeline.export.equality import compare_with_run, samples_of_run
+from pipeline.export.exported_module import ExportedModule
 from pipeline.library.export_model import export_model
 
 FIXTURE = Path(__file__).parent / "fixtures" / "version_1" / "photos"
@@ -141,9 +145,15 @@ def test_an_evaluation_answers_with_columns_as_in_the_test(run, folder, capsys):
     )
 
 
-def test_a_method_on_columns_is_not_exported_as_one_on_images(run, folder):
-    with pytest.raises(UsageError, match="takes columns of a table beside images"):
-        export_model(run / "seed-0" / "joined-ridge", folder / "model.safetensors")
+@pytest.mark.parametrize("method", ["joined-ridge", "columns-ridge"])
+def test_a_method_on_columns_is_exported_with_what_makes_numbers_of_them(run, folder, method):
+    model = export_model(run / "seed-0" / method, folder / f"{method}.safetensors", "cpu")
+    with safe_open(folder / f"{method}.safetensors", framework="pt") as file:
+        columns = json.loads(file.metadata()["columns"])
+    assert [column["name"] for column in columns] == ["area", "zipcode", "note"]
+    samples = samples_of_run(model)
+    module = ExportedModule(model)
+    compare_with_run(model, lambda inputs: [module(*map(torch.from_numpy, inputs)).numpy()], samples)
 
 
 def test_a_column_that_cannot_be_used_is_told_before_images_are_extracted(capsys):

@@ -61,7 +61,7 @@ def test_the_file_holds_every_tensor_that_was_trained_and_what_it_stands_on(mode
 
 
 def test_what_cannot_be_exported_leaves_no_file(models, tmp_path, monkeypatch):
-    with pytest.raises(UsageError, match=r"winner\.pkl has to end with one of \.safetensors"):
+    with pytest.raises(UsageError, match=r"winner\.pkl has to end with one of \.onnx, \.pt2, \.safetensors"):
         export_model(models / "None", tmp_path / "winner.pkl")
     with pytest.raises(DataError, match="holds no trained model"):
         export_model(tmp_path, tmp_path / "winner.safetensors")

@@ -37,3 +37,13 @@ def test_without_a_scaler_rows_are_taken_as_they_are():
         logits = head(torch.tensor([[1.0, 1.0]]))
     near, far = np.exp(-0.7 * 1.0), np.exp(-0.7 * 2.0)
     assert logits.numpy() == pytest.approx(np.array([[2 * far + 0.5, 3 * near - 0.5]]), rel=1e-5)
+
+
+def test_distances_in_a_graph_are_those_of_cdist(monkeypatch):
+    torch.manual_seed(0)
+    head = RBFHead((7,), 2, 30)
+    head.load_state_dict({name: torch.rand_like(tensor) + 0.5 for name, tensor in head.state_dict().items()})
+    rows = torch.randn(4, 7)
+    expected = head(rows)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.allclose(head(rows), expected, atol=1e-5)

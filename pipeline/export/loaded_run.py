@@ -1,0 +1,272 @@
+"""The winner of a run as one object in Python: predictions, a module of torch, an estimator of scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from cache.errors import UsageError, listed
+from pipeline.evaluation.decision import ONE_CLASS, class_names_of
+from pipeline.experiment.classify_images import NO_CACHE, Prediction, choose_model, predict_listing
+from pipeline.export.exported_module import ExportedModule
+from pipeline.library.export_model import TrainedModel, open_trained
+from pipeline.library.images import Images, all_images
+from stages.network.backbones.base import Backbone
+from stages.runtime.progress import progress_bars
+from stages.runtime.threads import usable_after_fork
+from stages.tasks.dense import Dense
+from stages.tasks.multi_label import MultiLabel
+from stages.tasks.regression import Regression
+
+
+def load(
+    run: str | Path,
+    method: str | None = None,
+    *,
+    seed: int | None = None,
+    device: str = "auto",
+    backbone: nn.Module | Backbone | None = None,
+) -> LoadedRun:
+    """Return a trained method of a run, ready to predict.
+
+    Parameters
+    ----------
+    run : Path
+    method : str, optional
+        The folder name of a trained method, such as ``linear-logistic`` (default: what the page of the run says to
+        take).
+    seed : int, optional
+        The seed whose model is taken (default: the first of the run).
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+    backbone : nn.Module or Backbone, optional
+        The network it was trained on, where that was handed in from Python.
+
+    Raises
+    ------
+    ValueError
+        If the run holds no such method, or it was trained on other weights than there are now.
+    """
+    choice = choose_model(Path(run), method, seed)
+    return LoadedRun(open_trained(choice.directory, device, backbone), choice.reason, device, backbone)
+
+
+class LoadedRun:
+    """A trained method of a run.
+
+    Attributes
+    ----------
+    model : TrainedModel
+        The method, opened; it computes in float32.
+    reason : str
+        Why it is the one, in words.
+    class_names : tuple of str
+        None where its task has no classes.
+    """
+
+    def __init__(
+        self, model: TrainedModel, reason: str, device: str = "auto", backbone: nn.Module | Backbone | None = None
+    ) -> None:
+        self.model, self.reason = model, reason
+        self._device, self._backbone = device, backbone
+
+    def __repr__(self) -> str:
+        return f"LoadedRun({str(self.model.directory)!r}, {self.reason})"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the probabilities."""
+        return class_names_of(self.model.task)
+
+    @usable_after_fork
+    def predict(
+        self, images: Images, columns: Mapping[str, Sequence[Any]] | None = None, *, use_cache: bool = True
+    ) -> list[Prediction]:
+        """Return what is predicted for images, in their order, as the command ``predict`` says it.
+
+        Parameters
+        ----------
+        images : sequence
+            As of `features`: paths, images of Pillow, uint8 arrays [h, w, 3] or [h, w], of any sizes.
+        columns : mapping of str to sequence, optional
+            What a table says of each, by the names of its columns, or a data frame; where the method takes columns.
+        use_cache : bool
+            Whether features that the run's cache has are taken.
+
+        Raises
+        ------
+        ValueError
+            If an image cannot be read, or the method takes something else than an image a sample.
+        """
+        self._require_images("predict")
+        with progress_bars(False):
+            found = all_images(images)
+            found.require_readable()
+            listing: list[tuple[str, dict[str, str]]] = [(location, {}) for location in found.locations]
+            if columns is not None:
+                names = [str(name) for name in columns]
+                cells = ([str(value) for value in columns[name]] for name in names)
+                rows = list(zip(*cells, strict=True))
+                if len(rows) != len(listing):
+                    raise UsageError(f"columns say something of {len(rows)} samples, and there are {len(listing)}")
+                listing = [
+                    (location, dict(zip(names, row, strict=True)))
+                    for (location, _), row in zip(listing, rows, strict=True)
+                ]
+            predictions, failures = predict_listing(
+                self.model.directory,
+                listing,
+                self._device,
+                self._backbone,
+                self.model.decision,
+                # what is in memory has no file by whose bytes the cache knows it
+                None if use_cache and all(Path(location).is_file() for location in found.locations) else NO_CACHE,
+            )
+        if failures:
+            raise UsageError(f"{listed([f'{location}: {reason}' for location, reason in failures], 3, '; ')}")
+        return predictions
+
+    def predict_proba(self, images: Images, columns: Mapping[str, Sequence[Any]] | None = None) -> NDArray[np.float32]:
+        """Return the probabilities of classes, float32 [n, classes]; or numbers, in their unit, [n, targets]."""
+        activated = np.stack([prediction.activated for prediction in self.predict(images, columns)])
+        task = self.model.task
+        return task.in_units(activated).astype(np.float32) if isinstance(task, Regression) else activated
+
+    def module(self, *, normalized: bool = False) -> nn.Module:
+        """Return the method as one module of torch, on the CPU, in evaluation mode; nothing of it trains.
+
+        Parameters
+        ----------
+        normalized : bool
+            By default it takes decoded pixels, uint8 [b, 3, h, w] of any size, and gives what the task makes of
+            outputs: probabilities, numbers in their unit, or a mask and probabilities; what else it takes is in its
+            ``input_names``. With `normalized` it takes images as the network sees them, float32 [b, 3, S, S], resized,
+            cropped and normalized, and gives logits; so it can stand in another network, with gradients to the image.
+
+        Raises
+        ------
+        ValueError
+            If the method looks at tiles; or, for `normalized`, takes more than one image a sample.
+        """
+        model = self.model
+        if model.extractor.device.type != "cpu":  # what this object predicts with stays where it is
+            model = open_trained(model.directory, "cpu", self._backbone)
+        module = ExportedModule(model)
+        if not normalized:
+            return module
+        if module.input_names != ("images",):
+            raise UsageError(f"normalized=True is for methods on images alone; this takes {module.input_names}")
+        return _OnNormalized(module)
+
+    def estimator(self) -> BaseEstimator:
+        """Return the method as a fitted estimator of scikit-learn, on images: a classifier or a regressor.
+
+        Its `predict` takes a sequence of images as `predict` of this object does. It is fitted already: `fit` is
+        refused.
+
+        Raises
+        ------
+        ValueError
+            If scikit-learn has no such estimator: of masks, samples of several images, or methods with columns.
+        """
+        self._require_images("estimator")
+        if self.model.columns is not None:
+            raise UsageError("an estimator takes images alone, and this method takes columns beside them")
+        return RunRegressor(self) if isinstance(self.model.task, Regression) else RunClassifier(self)
+
+    def _require_images(self, what: str) -> None:
+        model = self.model
+        if isinstance(model.task, Dense) or model.takes_samples or not model.takes_images:
+            raise UsageError(
+                f"{what} is for methods on one image a sample, and {model.directory.name} is none: take module(), or "
+                "the command `predict`"
+            )
+
+
+class _OnNormalized(nn.Module):
+    """What a method gives for normalized images, before it is activated."""
+
+    def __init__(self, module: ExportedModule) -> None:
+        super().__init__()
+        self.below, self.model = module.below, module.model
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, or numbers on the scale on which they were learned, float32 [b, ...]."""
+        outputs: Tensor = self.model.head(self.model.rows(self.below(images)))
+        return outputs.float()
+
+
+class _FittedEstimator(BaseEstimator):  # type: ignore[misc]
+    """What estimators round a run have in common."""
+
+    def __init__(self, run: LoadedRun) -> None:
+        self.run = run
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def fit(self, X: Any, y: ArrayLike | None = None) -> _FittedEstimator:
+        """Refuse: a run is trained by its commands.
+
+        Raises
+        ------
+        ValueError
+            In any case.
+        """
+        raise UsageError("this estimator is a method of a finished run: the commands `train` and `finetune` train it")
+
+
+class RunClassifier(ClassifierMixin, _FittedEstimator):  # type: ignore[misc]
+    """A method of a run as a classifier of images.
+
+    Parameters
+    ----------
+    run : LoadedRun
+
+    Attributes
+    ----------
+    classes_ : array [k]
+    """
+
+    @property
+    def classes_(self) -> NDArray[np.str_]:
+        """The names of the classes."""
+        return np.array(self.run.class_names)
+
+    def predict_proba(self, X: Images) -> NDArray[np.float32]:
+        """Return the probability of each class, or of each label, float32 [n, k]."""
+        check_is_fitted(self)
+        return self.run.predict_proba(X)
+
+    def predict(self, X: Images) -> NDArray[Any]:
+        """Return the class of each image, by the threshold of the run where it has one; of labels 0 or 1, [n, k]."""
+        probabilities, task = self.predict_proba(X), self.run.model.task
+        if isinstance(task, MultiLabel):
+            return task.values(torch.from_numpy(probabilities)).astype(np.int64)
+        assert task.name == ONE_CLASS
+        named: NDArray[Any] = self.classes_[self.run.model.decision.predicted(probabilities)]
+        return named
+
+
+class RunRegressor(RegressorMixin, _FittedEstimator):  # type: ignore[misc]
+    """A method of a run as a regressor of images.
+
+    Parameters
+    ----------
+    run : LoadedRun
+    """
+
+    def predict(self, X: Images) -> NDArray[np.float32]:
+        """Return the number of each image, float32 [n], or [n, targets] of several."""
+        check_is_fitted(self)
+        values = self.run.predict_proba(X)
+        return values[:, 0] if values.shape[1] == 1 else values

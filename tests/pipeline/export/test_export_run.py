@@ -1,0 +1,60 @@
+"""Taking a method out of its run: what is written, what is said, and what is refused."""
+
+import re
+
+import pytest
+
+from cache.errors import DataError, UsageError
+from pipeline.cli.app import main
+from pipeline.export.export_run import export_run
+
+
+def test_the_largest_difference_is_printed_and_the_card_lies_beside_the_file(exported, run):
+    for made, name in zip(exported, ("own.onnx", "program.pt2"), strict=True):
+        assert (made.path.name, made.card) == (name, made.path.with_suffix(".md"))
+        first, checked, *_ = made.describe()
+        assert first.startswith(f"head-linear of {run / 'seed-0'}, as `method` says")
+        said = re.fullmatch(
+            r"checked with 6 samples of the run, of 6 sizes: .* is (\S+) \(refused above 0\.0001\)", checked
+        )
+        assert 0 < float(said[1]) < 1e-5
+
+
+def test_files_that_are_there_stay_unless_they_may_be_replaced(run, exported, tmp_path, capsys):
+    there = tmp_path / "own.safetensors"
+    there.write_text("mine")
+    with pytest.raises(UsageError, match=r"own\.safetensors is there already: say `overwrite`"):
+        export_run(run, there, method="head-linear")
+    assert there.read_text() == "mine"
+    assert main(["export", str(run), "--method", "head-linear", "--out", str(there)]) == 2
+    assert "say --overwrite to replace it" in capsys.readouterr().err
+    command = ["export", str(run), "--method", "head-linear", "--out", str(there), "--overwrite"]
+    assert main(command) == 0
+    assert "tensors alone, for this library to load" in capsys.readouterr().out
+    assert there.stat().st_size > 4
+
+
+def test_formats_are_named_and_do_not_contradict_the_file(run, tmp_path):
+    for wrong, said in (
+        ({"out": tmp_path / "a"}, "has no ending that says what it is: say `format` safetensors, onnx, torch-export"),
+        ({"out": tmp_path / "a", "format_name": "onx"}, r"`format` 'onx' is not one of .*Did you mean 'onnx'"),
+        ({"out": tmp_path / "a.pt2", "format_name": "onnx"}, r"writes files that end with \.onnx, and `out` is"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            export_run(run, method="head-linear", **wrong)
+
+
+def test_of_an_unfinished_run_is_said_what_is_missing(saved, tmp_path):
+    unfinished = tmp_path / "run"
+    (unfinished / "seed-0" / "finetune-top-3").mkdir(parents=True)
+    (unfinished / "seed-0" / "head-linear").mkdir()
+    for file in saved("linear").iterdir():
+        (unfinished / "seed-0" / "head-linear" / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(
+        DataError,
+        match=r"run is not finished: results\.json, which says what to take and the model of seed-0/finetune-top-3 are "
+        r"missing\. Give the command .*; or say by `method` which to take of those that are there: head-linear",
+    ):
+        export_run(unfinished, tmp_path / "a.onnx")
+    with pytest.raises(DataError, match="is no run: there is no such folder"):
+        export_run(tmp_path / "none", tmp_path / "a.onnx")

@@ -1,0 +1,53 @@
+"""The model card: read back by the hub's own library, with what it says of data, scores, limits and licenses."""
+
+import pytest
+from huggingface_hub import ModelCard
+
+from pipeline.export.hub_card import license_of_weights, loading_snippet
+from pipeline.library.export_model import open_trained
+
+
+@pytest.fixture(scope="module")
+def card(exported):
+    return ModelCard.load(exported[0].card)
+
+
+def test_tools_find_task_license_and_scores_with_their_data(card):
+    front = card.data.to_dict()
+    assert (front["library_name"], front["pipeline_tag"], front["license"]) == (
+        "onnx",
+        "image-classification",
+        "other",
+    )
+    assert "cutonce" in front["tags"]
+    scores = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert scores["accuracy"] == pytest.approx(0.75)
+    assert all(result.dataset_split == "test" for result in card.data.eval_results)
+
+
+def test_people_find_interval_limits_and_licenses(card, exported):
+    for said in (
+        "It tells 3 classes: cat, dog, eel.",
+        "**75.0 %** (95 % interval ",
+        "Take it: nothing else was tried.",
+        "`evaluate` tells",
+        f"largest difference from the run's own answers {exported[0].equality.difference:.1e}",
+        "- Weights of resnet18: not stated by the run: say it here",
+        "- Data: not stated by the run: say it here",
+    ):
+        assert said in card.content, said
+
+
+def test_licenses_are_those_that_are_published():
+    assert license_of_weights("timm:resnet18.a1_in1k") == "apache-2.0"
+    assert license_of_weights("nobodys-network") is None
+
+
+def test_lines_to_load_it_name_all_that_a_method_takes(saved, tmp_path):
+    for kind, names in (("columns", ("images", "columns")), ("mean", ("images", "sizes"))):
+        lines = loading_snippet(open_trained(saved(kind), "cpu"), tmp_path / "a.onnx")
+        assert all(f'"{name}": ' in lines for name in names)
+    assert "mask, probabilities = session.run" in loading_snippet(
+        open_trained(saved("masks"), "cpu"), tmp_path / "a.onnx"
+    )
+    assert "safe_open" in loading_snippet(open_trained(saved("masks"), "cpu"), tmp_path / "a.safetensors")

@@ -1,0 +1,78 @@
+"""A run as one object: predictions of paths and arrays, a module, an estimator."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.base import is_classifier, is_regressor
+
+import pipeline
+from cache.errors import UsageError
+from pipeline.experiment.classify_images import predict_images
+
+
+def loaded(saved, kind):
+    directory = saved(kind)
+    return pipeline.load(directory.parent.parent, directory.name, device="cpu")
+
+
+def test_paths_and_arrays_are_predicted_alike_and_as_by_the_command(saved, images):
+    run = loaded(saved, "linear")
+    by_path, by_command = run.predict(images), predict_images(run.model.directory, images, "cpu")[0]
+    by_array = run.predict([np.array(Image.open(path)) for path in images])
+    for one, other, command in zip(by_path, by_array, by_command, strict=True):
+        assert one.words == command.words
+        assert np.allclose(one.activated, other.activated, atol=1e-6)
+    assert run.class_names == ("cat", "dog", "eel")
+    assert "head-linear" in repr(run)
+
+
+def test_the_module_takes_pixels_or_normalized_images(saved, images):
+    run = loaded(saved, "tuned")
+    expected = run.predict_proba(images[:1])
+    pixels = torch.from_numpy(np.array(Image.open(images[0]))).permute(2, 0, 1)
+    assert np.allclose(run.module()(pixels[None]).numpy(), expected, atol=1e-5)
+    preprocessing = run.model.extractor.backbone.preprocessing
+    image = preprocessing.normalize(preprocessing.render(pixels)[None]).requires_grad_()
+    logits = run.module(normalized=True)(image)
+    assert np.allclose(logits.softmax(1).detach().numpy(), expected, atol=1e-5)
+    logits.sum().backward()
+    assert image.grad.abs().sum() > 0
+    with pytest.raises(UsageError, match="normalized=True is for methods on images alone"):
+        loaded(saved, "columns").module(normalized=True)
+
+
+def test_the_estimator_is_a_fitted_classifier_or_regressor(saved, images):
+    run = loaded(saved, "linear")
+    classifier = run.estimator()
+    assert is_classifier(classifier)
+    assert classifier.predict(images).tolist() == [one.cells["class"] for one in run.predict(images)]
+    assert classifier.score(images, classifier.predict(images)) == 1
+    numbers = loaded(saved, "numbers")
+    regressor = numbers.estimator()
+    assert is_regressor(regressor)
+    said = [float(one.words.split()[0]) for one in numbers.predict(images)]
+    assert np.allclose(regressor.predict(images), said, rtol=1e-3)
+    labels = loaded(saved, "labels").estimator().predict(images)
+    assert (labels.shape, set(np.unique(labels)) <= {0, 1}) == ((6, 3), True)
+    with pytest.raises(UsageError, match="a method of a finished run"):
+        classifier.fit(images, [0] * 6)
+
+
+def test_columns_are_given_beside_the_images(saved, images):
+    run = loaded(saved, "columns")
+    columns = {"area": [1, 2, ""], "kind": ["a", "b", "z"]}
+    assert len({tuple(one.activated) for one in run.predict([images[0]] * 3, columns)}) == 3
+    with pytest.raises(UsageError, match="columns say something of 3 samples, and there are 1"):
+        run.predict(images[:1], columns)
+    with pytest.raises(UsageError, match="takes columns beside them"):
+        run.estimator()
+
+
+def test_what_has_no_such_answer_is_refused(saved, images, tmp_path):
+    for kind in ("masks", "mean"):
+        with pytest.raises(UsageError, match=r"one image a sample, and head-\w+ is none: take module\(\)"):
+            loaded(saved, kind).predict(images)
+    (tmp_path / "bad.png").write_bytes(b"none")
+    with pytest.raises(ValueError, match="none of the 1 images could be read; the first: not an image"):
+        loaded(saved, "linear").predict([tmp_path / "bad.png"])
