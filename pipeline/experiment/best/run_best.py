@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cache.errors import DataError, UsageError
+from cache.errors import DataError, UsageError, listed
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.trials import TrialRecord, read_search, read_trials
 from pipeline.experiment.best.answer import close, renew, shaping_options
@@ -95,6 +95,8 @@ def run_best(
     _extract_within(search, extractor, budget)
     ended = search_trials(search, budget, lambda found: renew(found, budget, asked.max_predict_ms))
     comparison = close(search, budget, asked.max_predict_ms, ended)
+    if asked.replay is not None:
+        _LOG.info(_replay_words(search, asked.replay))
     return comparison, ended.interrupted
 
 
@@ -171,3 +173,16 @@ def _replayed(search: Search, replay: Path, budget: Budget) -> Budget:
         raise UsageError(f"`replay` {replay} was searched with {'; '.join(differing)}: say what it says")
     numbers = [record.number for record in read_trials(replay) if record.state != "interrupted"]
     return Budget(trials=max(numbers, default=0), clock=budget.clock)
+
+
+def _replay_words(search: Search, replay: Path) -> str:
+    """Say whether the trials that another run has came out the same."""
+    there = {record.name: record.score for record in read_trials(replay) if record.number}
+    here = {record.name: record.score for record in search.finished}
+    differing = [name for name, score in here.items() if there.get(name) != score]
+    if not differing:
+        return f"All {len(here)} trials score as in {replay}, to the last digit."
+    return (
+        f"Trials that score otherwise than in {replay}: {listed(differing)}. Other versions of libraries, or another "
+        "kind of processor, compute other bits"
+    )

@@ -5,6 +5,7 @@ import pytest
 
 from pipeline.evaluation.comparison import compare_runs
 from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.trials import SearchSummary
 from pipeline.experiment.compare_runs import write_comparison
 from tests.pipeline.finished_runs import add, folded, predictions
 
@@ -166,3 +167,15 @@ def test_one_result_of_all_says_that_it_is_the_chosen_one(tmp_path):
     stored = json.loads((tmp_path / "results.json").read_text())["results"]
     chosen = [(row["name"], row["seed"]) for row in stored if row.get("chosen")]
     assert chosen == [("logistic", 0)]
+
+
+def test_where_a_search_trained_all_methods_what_that_took_is_no_reason(tmp_path):
+    add_head(tmp_path, "mlp", wrong(40), method="head", train=40)
+    add_head(tmp_path, "rbf", wrong(41, first=1), method="head", train=8)
+    assert compare_runs([tmp_path]).choice.chosen.name == "rbf"
+    SearchSummary(600.0, 2, 48.0, {}, (), ()).save(tmp_path)
+    choice = compare_runs([tmp_path]).choice
+    assert choice.chosen.name == "mlp"
+    assert "MLP is taken, as no other is clearly cheaper to predict with." in " ".join(choice.words)
+    SearchSummary(600.0, 2, 48.0, {}, (), (), max_predict_ms=1.0).save(tmp_path)
+    assert "No method predicts an image within 1 ms" in " ".join(compare_runs([tmp_path]).choice.words)

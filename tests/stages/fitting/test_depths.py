@@ -165,3 +165,28 @@ def test_features_that_do_not_change_or_are_copies_do_no_harm():
         rows.features[:5] = rows.features[5:10]
     trained = train_head("ridge", problem_of(*constant))
     assert torch.isfinite(trained.module(torch.from_numpy(TEST.features).float())).all()
+
+
+def test_a_head_on_some_depths_has_the_same_bits_whatever_was_asked_for_before():
+    """Blocks are summed in the same parts, whichever of them are asked for together."""
+    some = problem_of(TRAIN, VAL, depths=("all",))
+    alone = train_head("ridge", replace(some, shared={}))
+    every = replace(some, config=replace(some.config, depths=()))
+    train_head("ridge", every)
+    after = train_head("ridge", replace(every, config=some.config))
+    assert alone.settings["depths"] == after.settings["depths"] == "all"
+    for name, tensor in alone.module.state_dict().items():
+        assert torch.equal(tensor, after.module.state_dict()[name])
+
+
+def test_depths_that_there_are_not_are_refused_with_those_that_there_are():
+    with pytest.raises(UsageError, match="`depths` stages: of the `taps` that are cached there are"):
+        train_head("ridge", problem_of(TRAIN, VAL, depths=("stages",)))
+
+
+def test_a_torch_head_on_one_set_of_depths_needs_no_search_by_ridge(monkeypatch):
+    monkeypatch.setattr(depths, "import_head", None)
+    trained, fold = train_foldable_head("mlp", problem_of(TRAIN, VAL, depths=("blocks",), fit_epochs=3, hidden_dim=8))
+    assert trained.settings["depths"] == "blocks"
+    assert "depths chosen by" not in trained.settings
+    assert fold().outputs.shape == (1, 100, 3)

@@ -131,3 +131,25 @@ def test_a_head_leaves_the_numbers_of_other_blocks_alone():
     changed[:, 150:240] = torch.nan
     assert torch.equal(head(rows), head(changed))
     assert head.config["ranges"] == [[0, 150], [240, 300]]
+
+
+def test_products_have_the_same_bits_whichever_depths_are_asked_for_together():
+    """So that a search that goes on with some depths equals one that began with others."""
+    numbers = np.random.default_rng(0)
+    widths = {f"block {number}": 33 for number in range(6)}
+    names = tuple(widths)
+    rows = [
+        FeatureRows(numbers.normal(size=(count, 6 * 33)).astype(np.float16), np.zeros(count, np.int64))
+        for count in (70, 30)
+    ]
+    sets = (names[:4], names)
+    choices = [DepthChoice(str(len(blocks)), blocks, weight) for blocks in sets for weight in ("sqrt", "equal")]
+
+    def values(asked, sets=sets):
+        found = BlockRows(*rows, widths, 100, 0, sets).coordinates(asked)
+        return {choice: coordinates.values.tobytes() for choice, coordinates in zip(asked, found, strict=True)}
+
+    together = values(choices)
+    for choice in choices:
+        assert values([choice])[choice] == together[choice]
+    assert any(values([choice], sets=())[choice] != together[choice] for choice in choices)

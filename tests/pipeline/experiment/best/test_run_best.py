@@ -1,11 +1,13 @@
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from cache.errors import DataError, UsageError
+from pipeline.evaluation.trials import read_trials
 from pipeline.experiment.best.budget import Budget
-from pipeline.experiment.best.run_best import with_all_depths
+from pipeline.experiment.best.run_best import _replay_words, with_all_depths
 from stages.config.features import FeatureConfig
 from tests.pipeline.experiment.best.conftest import HEADS, Clock
 
@@ -40,6 +42,14 @@ def test_a_replay_is_of_a_search_with_the_same_options(searched, search_photogra
         search_photographs(tmp_path / "run", replay=tmp_path)
     with pytest.raises(UsageError, match=r"`cv` 3 there and 4 here"):
         search_photographs(tmp_path / "run", replay=searched, head=replace(HEADS, cv=4))
+
+
+def test_a_replay_that_comes_out_otherwise_says_so(searched):
+    records = read_trials(searched)
+    search = SimpleNamespace(finished=[replace(record, score=0.5) for record in records if record.name == "knn"])
+    assert "score otherwise" in _replay_words(search, searched)
+    search.finished = [record for record in records if record.number]
+    assert "All 5 trials score as in" in _replay_words(search, searched)
 
 
 def test_a_replay_has_no_clock():

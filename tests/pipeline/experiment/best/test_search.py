@@ -48,8 +48,10 @@ def test_trials_are_methods_of_the_run_and_one_of_all_is_chosen(searched):
     assert (searched / "report.html").exists()
 
 
-def test_a_replay_and_as_many_trials_give_the_same_bits(searched, search_photographs, tmp_path):
-    search_photographs(tmp_path / "replayed", replay=searched)
+def test_a_replay_and_as_many_trials_give_the_same_bits(searched, search_photographs, tmp_path, caplog):
+    with caplog.at_level("INFO", logger="cutonce"):
+        search_photographs(tmp_path / "replayed", replay=searched)
+    assert f"All 5 trials score as in {searched}, to the last digit." in caplog.text
     assert finished(tmp_path / "replayed") == FIRST
     assert bits(tmp_path / "replayed") == bits(searched)
     assert scores(tmp_path / "replayed") == scores(searched)
