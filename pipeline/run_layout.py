@@ -15,6 +15,7 @@ RESULTS = "results.json"
 PREDICTIONS_TABLE = "predictions.csv"
 REPORT = "report.html"
 FIGURES = "figures"
+TRACKING = "tracking"
 EVALUATIONS = "evaluations"
 EVALUATION = "evaluation.json"
 
