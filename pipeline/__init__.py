@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline.library.functions import compare as compare
     from pipeline.library.functions import features as features
     from pipeline.library.regressor import TransferRegressor as TransferRegressor
+    from pipeline.library.segmenter import TransferSegmenter as TransferSegmenter
     from stages.config.data import DataConfig as DataConfig
     from stages.config.features import FeatureConfig as FeatureConfig
     from stages.config.finetune import FinetuneConfig as FinetuneConfig
@@ -45,6 +46,7 @@ _HOME = {
     "Preprocessing": "pipeline.library.backbones",
     "TransferClassifier": "pipeline.library.estimators",
     "TransferRegressor": "pipeline.library.regressor",
+    "TransferSegmenter": "pipeline.library.segmenter",
     "backbone_from_module": "pipeline.library.backbones",
     "compare": "pipeline.library.functions",
     "features": "pipeline.library.functions",
@@ -64,6 +66,7 @@ __all__ = [
     "Preprocessing",
     "TransferClassifier",
     "TransferRegressor",
+    "TransferSegmenter",
     "backbone_from_module",
     "compare",
     "features",

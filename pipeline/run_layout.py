@@ -16,6 +16,19 @@ PREDICTIONS_TABLE = "predictions.csv"
 REPORT = "report.html"
 FIGURES = "figures"
 TRACKING = "tracking"
+TRIALS = "trials.jsonl"  # where `best` has searched, as is the next
+BEST = "best.json"
+INSPECTION_PAGE = "inspect.html"
+PROBE_PAGE = "probe.html"
+CURVE_PAGE = "learning-curve.html"
+LR_PAGE = "lr-find.html"
+OTHER_PAGES = {
+    INSPECTION_PAGE: "what is in the data",
+    PROBE_PAGE: "where to cut",
+    CURVE_PAGE: "whether more labels would help",
+    LR_PAGE: "which learning rate",
+}
+"""Pages of other commands, to which the report links where they are."""
 EVALUATIONS = "evaluations"
 EVALUATION = "evaluation.json"
 
@@ -36,6 +49,8 @@ HEAD_WITHOUT_VAL = "head-without-val.safetensors"
 TOP = "top.safetensors"
 COLUMNS = "columns.json"
 UNLIKE = "unlike.safetensors"
+MEMBERS = "members.json"  # of a mean over several networks
+MEMBER_MODELS = "members"  # folder of their models
 CONTACT_SHEET = "contact-sheet.png"
 RATES = "rates.png"
 RANGE_TEST = "range-test.png"

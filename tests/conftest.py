@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis.internal.conjecture import providers
 
 from stages.runtime.openmp import configure_openmp
+from tests.dense_images import make_dense_folder
 from tests.photographs import make_folder
 
 configure_openmp()  # before torch is imported: tests share the cores
@@ -54,6 +55,12 @@ def pytest_collection_finish():
 def photographs(tmp_path_factory):
     """A folder of 3 classes of 24 photographs, shared: tests that change files make their own."""
     return make_folder(tmp_path_factory.mktemp("data") / "photographs")
+
+
+@pytest.fixture(scope="session")
+def dense_folder(tmp_path_factory):
+    """A folder of 20 small images with masks, shared: tests that change files make their own."""
+    return make_dense_folder(tmp_path_factory.mktemp("data") / "dense")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import Any
 
 COMMANDS = (
-    *("run", "zoo", "list-cuts", "probe-layers", "inspect", "learning-curve", "contact-sheet"),
-    *("extract", "train", "lr-find", "finetune", "compare", "evaluate", "predict", "export"),
+    *("run", "best", "zoo", "list-cuts", "probe-layers", "inspect", "learning-curve", "contact-sheet"),
+    *("extract", "train", "lr-find", "finetune", "ensemble", "compare", "evaluate", "predict", "export"),
 )
 """As they are typed; the function of a command, and its module, have an underscore where it has a hyphen."""
 

@@ -84,7 +84,7 @@ def _estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
     from pipeline.cli.output import echo
     from pipeline.text import byte_count, duration, format_count, table
     from stages.extraction.estimate import estimate
-    from stages.extraction.room import free_bytes
+    from stages.extraction.room import free_bytes, maps_in_words
 
     result = estimate(extractor, manifest)
     rows = [[tap.cut, str(list(tap.shape)), f"{tap.rows:,}", byte_count(tap.size)] for tap in result.taps]
@@ -98,5 +98,6 @@ def _estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
         f"it will take {duration(result.seconds)} and {byte_count(sum(tap.size for tap in result.taps))}, of "
         f"{byte_count(free_bytes(extractor.options.cache))} that are free; nothing was written",
         table(["cut", "row", "rows", "size"], rows, left=2),
+        *filter(None, [maps_in_words(extractor, len(manifest.distinct_images.keys))]),
     )
     return result

@@ -15,8 +15,9 @@ def inspect(
     """Find likely label errors, near-duplicates within and across splits, outliers, and how the classes are balanced.
 
     All of it comes from cached features, of which missing ones are extracted first. Nothing is changed: read the page,
-    then mend the data. Label errors and the balance are of one class a sample; the rest is of any task. An image that
-    stands in two of the given splits, which other commands refuse, is reported here.
+    then mend the data. Label errors and the balance are of one class a sample; masks are compared with what linear
+    heads on maps say that saw none of them; the rest is of any task. An image that stands in two of the given splits,
+    which other commands refuse, is reported here.
 
     Label errors need `pip install 'cleanlab>=2.9'`.
 
@@ -37,6 +38,7 @@ def inspect(
     from dataclasses import asdict, replace
 
     from pipeline.cli.output import echo
+    from pipeline.experiment.inspect_masks import inspect_masks
     from pipeline.experiment.run_setup import extract_features, init_run, init_seed, resolve_features
     from pipeline.report.inspection import TABLE, InspectionReport, write_inspection
     from stages.data.pixel_quality import find_poor_images
@@ -47,7 +49,7 @@ def inspect(
     from stages.inspection.label_errors import require_cleanlab
 
     require_threshold(threshold)
-    features = resolve_features(data, features, maps=False)
+    given, features = features, resolve_features(data, features, maps=False)
     extractor = build_extractor(features)
     init_run(out, data, features)
     seed = data.seeds[0]
@@ -69,6 +71,10 @@ def inspect(
         manifest.groups,
     )
     inspection = inspect_features(table, seed, threshold=threshold, device=extractor.device)
+    if manifest.task.reads == "image":
+        errors = inspect_masks(resolve_features(replace(data, allow_leakage=True), given), manifest, inspection, seed)
+        few = [] if errors is not None else ["masks are not compared with a model: there are too few images, or groups"]
+        inspection = replace(inspection, mask_errors=errors, notes=[*inspection.notes, *few])
     backbone = f"{extractor.backbone.name} at {extractor.cut_names}"
     balance = Balance.of_task(manifest.task, manifest.targets, manifest.splits)
     poor_images = find_poor_images(manifest.locations, extractor.reading, extractor.threads)

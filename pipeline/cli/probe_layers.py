@@ -22,6 +22,9 @@ def probe_layers(*, data: DataFlags, features: FeatureFlags = FeatureConfig(), o
     Recommended is the best cut by --metric, or the cheapest that is not told apart from it: within one
     standard error of the difference on the same images, and no more than 2 points below it.
 
+    Where each pixel has a class, the maps of blocks are cached unpooled, and a linear head on each, and on sets of
+    them, is trained for a few epochs; recommended may then be a set.
+
     Try:
 
     ```sh
@@ -36,6 +39,7 @@ def probe_layers(*, data: DataFlags, features: FeatureFlags = FeatureConfig(), o
     """
     from pipeline.cli.output import echo
     from pipeline.experiment.probe_layers import probe_cuts, require_vector_cuts
+    from pipeline.experiment.probe_maps import probe_map_cuts, require_map_cuts
     from pipeline.experiment.run_setup import format_manifest, init_run, init_seed, make_manifest, resolve_features
     from pipeline.report.layer_probe import ProbeReport, write_probe
     from pipeline.text import duration
@@ -55,9 +59,10 @@ def probe_layers(*, data: DataFlags, features: FeatureFlags = FeatureConfig(), o
         else:
             manifest = make_manifest(data, features, seed)
             echo(f"seed {seed}: {format_manifest(manifest)}")
-        require_rising(manifest.task)
+        require_rising(manifest.task, on_maps=True)
         manifests.append((seed, manifest))
-    require_vector_cuts(extractor)
+    on_maps = manifests[0][1].task.reads == "image"
+    (require_map_cuts if on_maps else require_vector_cuts)(extractor)
     extraction = extract(extractor, manifests[0][1])
     took = f"in {duration(extraction.seconds)}; {extraction.hits} were in the cache already"
     echo(
@@ -72,7 +77,8 @@ def probe_layers(*, data: DataFlags, features: FeatureFlags = FeatureConfig(), o
         notes.append(f"--views {features.views} is for heads that train in epochs; the probe sees the evaluation view")
     if features.strict and extraction.skipped:
         raise DataError(f"{len(extraction.skipped)} images could not be read (--strict)")
-    probe, origin = probe_cuts(extractor, manifests), provenance(manifests[0][1].digest)
+    probe = (probe_map_cuts if on_maps else probe_cuts)(extractor, manifests)
+    origin = provenance(manifests[0][1].digest)
     report = ProbeReport(probe, extractor, data, list(dict.fromkeys(notes)), out, origin)
     already_said = {note for _, manifest in manifests for note in manifest.notes}
     new_notes = [note for note in report.notes if note not in already_said]
@@ -93,6 +99,7 @@ def _with_cuts(features: FeatureConfig) -> FeatureConfig:
 
     from stages.network.backbones.registry import load_backbone
     from stages.network.graph.cuts import CutGraph
+    from stages.network.graph.map_cuts import MAPS, map_cuts_to_probe
     from stages.network.graph.probe_points import cuts_to_probe
 
     if features.taps:
@@ -100,9 +107,10 @@ def _with_cuts(features: FeatureConfig) -> FeatureConfig:
             "--taps: the probe compares the outputs of layers one by one, which --cut names; what several depths are "
             "worth together, the heads of `train --taps blocks` say"
         )
-    if features.cut != "auto":
+    if features.cut not in ("auto", MAPS):
         return replace(features, views=1)
     # what there is to cut does not depend on the weights
     bare = load_backbone(features.backbone, "none", features.image_size)
-    cuts = cuts_to_probe(CutGraph(bare.module, bare.preprocessing.image_size), features.pool)
+    graph = CutGraph(bare.module, bare.preprocessing.image_size)
+    cuts = map_cuts_to_probe(graph) if features.cut == MAPS else cuts_to_probe(graph, features.pool)
     return replace(features, views=1, cut=",".join(cut.name for cut in cuts))

@@ -4,6 +4,9 @@ Heads are ranked by their predictions for samples that they were not fitted to, 
 Of those that these samples do not tell apart from the best the cheapest is taken. What trains on images is not
 cross-validated, which would take as many times as long: it has to show on the validation split that it is better than
 that head.
+
+Where a search (`best`) trained all of them, what training takes is no reason: it has been paid for the answer. Of those
+that predict alike the best is taken then, and none that costs more than the search allows (`max_predict_ms`).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy as np
 
 from cache.errors import listed
 from pipeline.evaluation.method_summary import MethodSummary, Scored
+from pipeline.evaluation.trials import SearchSummary, read_search
 from pipeline.text import capitalized, format_difference, format_error, format_score
 from stages.tasks.base import Metric
 from stages.tasks.paired import compare
@@ -84,20 +88,28 @@ def choose(rows: Sequence[MethodSummary]) -> Choice:
     rows : sequence of MethodSummary
         At least one.
     """
-    heads = [row for row in rows if row.is_head]
-    ranking = _Ranking.of(heads or list(rows))
+    search = _search_of(rows)
+    most = math.inf if search is None or search.max_predict_ms is None else search.max_predict_ms / 1000
+    affordable = [row for row in rows if row.prediction_seconds <= most]
+    allowed = affordable or [min(rows, key=lambda row: row.prediction_seconds)]
+    heads = [row for row in allowed if row.is_head]
+    ranking = _Ranking.of(heads or allowed)
     tied = ranking.tied
-    best = _cheapest(tied, ranking)
-    contests = tuple(_contest(row, best) for row in rows if heads and not row.is_head)
+    best = _cheapest(tied, ranking, trained_for_nothing=search is not None)
+    contests = tuple(_contest(row, best) for row in allowed if heads and not row.is_head)
     won = [contest for contest in contests if contest.won]
     chosen = max(won, key=lambda contest: ranking.sign * contest.row.val_score).row if won else best
-    estimates = {id(row): ranking.scores[number] for number, row in enumerate(ranking.rows)}
+    of_all = ranking
+    if len(allowed) < len(rows):
+        of_all = _Ranking.of([row for row in rows if row.is_head == best.is_head])
+    estimates = {id(row): of_all.scores[number] for number, row in enumerate(of_all.rows)}
     anchor = estimates[id(best)] - best.val_score
-    estimates |= {id(contest.row): anchor + contest.row.val_score for contest in contests}
+    estimates = {id(row): anchor + row.val_score for row in rows} | estimates
     ranked = sorted(rows, key=lambda row: (-ranking.sign * estimates[id(row)], row.seconds))
     words = [
-        *_ranking_words(ranking, ranked, len(rows)),
-        *_tie_words(ranking, tied, best),
+        *_ranking_words(of_all, ranked, len(rows)),
+        *_cost_words([row for row in rows if row.prediction_seconds > most], most, affordable=bool(affordable)),
+        *_tie_words(ranking, tied, best, search),
         *_contest_words(contests, best),
         *_warning(ranking, contests),
     ]
@@ -172,12 +184,19 @@ def _alike(samples: list[Scored | None]) -> list[Scored] | None:
     return known if len(known) == len(samples) and all(known[0].is_about(scored) for scored in known) else None
 
 
-def _cheapest(tied: Sequence[MethodSummary], ranking: _Ranking) -> MethodSummary:
+def _search_of(rows: Sequence[MethodSummary]) -> SearchSummary | None:
+    """Return the search that trained the methods, where one did: all are of one run."""
+    runs = {row.run for row in rows}
+    return read_search(runs.pop()) if len(runs) == 1 else None
+
+
+def _cheapest(tied: Sequence[MethodSummary], ranking: _Ranking, *, trained_for_nothing: bool = False) -> MethodSummary:
     """Return what predicts quickest, of those that do so alike what trains quickest, and of these the best."""
     quickest = min(row.prediction_seconds for row in tied)
     cheap = [row for row in tied if row.prediction_seconds <= PREDICTION_ALIKE * quickest]
-    quickest = min(row.seconds_by_stage["train"] for row in cheap)
-    cheap = [row for row in cheap if row.seconds_by_stage["train"] <= TRAINING_ALIKE * quickest]
+    if not trained_for_nothing:
+        quickest = min(row.seconds_by_stage["train"] for row in cheap)
+        cheap = [row for row in cheap if row.seconds_by_stage["train"] <= TRAINING_ALIKE * quickest]
     scores = {id(row): score for row, score in zip(ranking.rows, ranking.scores, strict=True)}
     return max(cheap, key=lambda row: ranking.sign * scores[id(row)])
 
@@ -219,14 +238,27 @@ def _ranking_words(ranking: _Ranking, ranked: Sequence[MethodSummary], count: in
     ]
 
 
-def _tie_words(ranking: _Ranking, tied: Sequence[MethodSummary], best: MethodSummary) -> list[str]:
+def _cost_words(dear: Sequence[MethodSummary], most: float, *, affordable: bool) -> list[str]:
+    """Say what costs more to predict with than a search allows, and so is not taken."""
+    if not dear:
+        return []
+    costs = listed([f"{row.label} ({1000 * row.prediction_seconds:,.3g} ms)" for row in dear])
+    if affordable:
+        return [f"Above the {1000 * most:g} ms that an image may cost to predict, and so not taken: {costs}."]
+    return [f"No method predicts an image within {1000 * most:g} ms ({costs}): the quickest is taken."]
+
+
+def _tie_words(
+    ranking: _Ranking, tied: Sequence[MethodSummary], best: MethodSummary, search: SearchSummary | None
+) -> list[str]:
     if len(tied) < 2:
         return []
     others = listed([row.label for row in tied])
+    cheaper = "cheaper to predict with" + ("" if search is not None else " or to train")
     taken = (
-        f"{best.label} is taken, as no other is clearly cheaper to predict with or to train"
+        f"{best.label} is taken, as no other is clearly {cheaper}"
         if best is ranking.rows[ranking.best]
-        else f"{best.label}, which is cheaper to predict with or to train, is taken"
+        else f"{best.label}, which is {cheaper}, is taken"
     )
     return [f"Within one standard error of the paired difference from the best are {others}: {taken}."]
 

@@ -114,3 +114,9 @@ def uncached(head: str) -> str:
 def scratch(blocks: str) -> str:
     """Label a network without pretrained weights: what these are worth."""
     return f"scratch {blocks}"
+
+
+@register_method("mixture", order=8)
+def mixture(kind: str) -> str:
+    """Label the mean over networks of which some train on images, so that nothing is folded."""
+    return f"{kind} mixture of networks"

@@ -16,6 +16,8 @@ from pipeline.text import capitalized, format_difference, format_score, percent
 
 Outcome = Literal["pays", "does not pay", "inconclusive", "ranking", "single", "new data"]
 
+_MADE_OF_OTHERS = ("ensemble", "mixture")
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -43,7 +45,7 @@ def give_verdict(choice: Choice, reference: MethodSummary, tests: Sequence[Paire
     tests_by_label = {test.method: test for test in tests if test.against == reference.label}
     warnings = [*guessing_words(chosen), *rare_class_words(chosen)]
     if len(ranked) == 1:
-        name, images = capitalized(_method_phrase(reference)), describe_test_images(reference)
+        name, images = capitalized(method_phrase(reference)), describe_test_images(reference)
         headline = f"{name} reaches {_reached(reference)} on {images}."
         details = [*warnings, "It is the only method here: there is nothing to compare it with."]
         return Verdict("single", headline, tuple(details), reference)
@@ -54,7 +56,7 @@ def give_verdict(choice: Choice, reference: MethodSummary, tests: Sequence[Paire
     else:
         candidates = sum(row.method == "finetune" for row in ranked)
         outcome, headline = _outcome(tuned, reference, tests_by_label[tuned.label], candidates)
-        details = [f"Take {_method_phrase(chosen)}."]
+        details = [f"Take {method_phrase(chosen)}."]
     details = [*warnings, *details]
     if reference.cached:
         details += [
@@ -70,7 +72,7 @@ def give_verdict(choice: Choice, reference: MethodSummary, tests: Sequence[Paire
         if (with_all_weights := _with_all_weights(row, ranked)) is not None
     ]
     details += _gain_of_columns(ranked, by_pair)
-    details += [_made_of(row) for row in ranked if row.method == "ensemble"]
+    details += [_made_of(row) for row in ranked if row.method in _MADE_OF_OTHERS]
     details += choice.words
     return Verdict(outcome, headline, tuple(details), chosen)
 
@@ -89,7 +91,7 @@ def further_pairs(ranked: Sequence[MethodSummary]) -> list[tuple[MethodSummary, 
 def _outcome(tuned: MethodSummary, reference: MethodSummary, test: PairedTest, candidates: int) -> tuple[Outcome, str]:
     """Say whether fine-tuning pays against the best method on cached features."""
     tuned_note = f" ({tuned.label}, of {candidates} the best by validation)" if candidates > 1 else ""
-    scores_text = f"{_score(tuned)} against {_score(reference)} for {_method_phrase(reference)}"
+    scores_text = f"{_score(tuned)} against {_score(reference)} for {method_phrase(reference)}"
     evidence = f"({_evidence(test, reference)}), {_time(test.time_ratio)}."
     if not test.significant:
         chance = f"is within what chance gives with {describe_test_images(reference)}"
@@ -123,7 +125,7 @@ def _pretraining_gain(row: MethodSummary, pretrained: MethodSummary, test: Paire
     subject = "trained from scratch, the network" if row.method == "scratch" else row.label
     return (
         f"What the pretrained weights{layers_note} were worth: {_evidence(test, row)}{chance}. "
-        f"{capitalized(_method_phrase(pretrained))} reaches {_score(pretrained)}; {subject} reaches "
+        f"{capitalized(method_phrase(pretrained))} reaches {_score(pretrained)}; {subject} reaches "
         f"{_score(row)}."
     )
 
@@ -161,12 +163,12 @@ def _ranking(choice: Choice, tests_by_label: dict[str, PairedTest], reference: M
     else:  # it is not a method on cached features, and the reference is the best of those
         compared, test = reference, tests_by_label[chosen.label]
     relation = "more than" if test.significant else "within"
-    beside = f"{capitalized(_method_phrase(compared))} reaches {_score(compared)}"
+    beside = f"{capitalized(method_phrase(compared))} reaches {_score(compared)}"
     ranked_by = f"{'out-of-fold' if choice.cross_validated else 'validation'} {chosen.metric.label}"
     first = (
-        f"{ranked_by} ranks {_method_phrase(chosen)} first"
+        f"{ranked_by} ranks {method_phrase(chosen)} first"
         if chosen is ranked[0]
-        else f"take {_method_phrase(chosen)}, which {ranked_by} does not tell from the best"
+        else f"take {method_phrase(chosen)}, which {ranked_by} does not tell from the best"
     )
     return "ranking", (
         f"Of {len(ranked)} methods, {first}; it reaches "
@@ -229,11 +231,15 @@ def _made_of(row: MethodSummary) -> str:
     members = "; ".join(
         f"{result.settings['members']}{f' (seed {result.seed})' if several else ''}" for result in row.results
     )
-    made = "is a linear model on what heads say" if "stacked by" in row.results[0].settings else "averages heads"
-    return f"{capitalized(_method_phrase(row))} {made}: {members}."
+    settings = row.results[0].settings
+    made = "is a linear model on what heads say" if "stacked by" in settings else "averages heads"
+    if "networks" in settings:
+        made = f"averages what is said on {settings['networks']}, by {settings['weights by']}"
+    return f"{capitalized(method_phrase(row))} {made}: {members}."
 
 
-def _method_phrase(row: MethodSummary) -> str:
-    if row.method == "ensemble":
+def method_phrase(row: MethodSummary) -> str:
+    """Return what a method is called within a sentence: ``the logistic head``."""
+    if row.method in _MADE_OF_OTHERS:
         return f"the {row.label}"
     return f"the {row.label} head" if row.cached else row.label

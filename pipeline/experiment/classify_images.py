@@ -18,17 +18,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cache.atomic_write import atomic_path
-from cache.errors import DataError, UsageError, suggestion
+from cache.errors import DataError, UsageError, listed, suggestion
 from pipeline.evaluation.comparison import choose_result
 from pipeline.evaluation.decision import Decision, class_names_of, decide
 from pipeline.evaluation.results import Result, distinct_names, read_json
 from pipeline.experiment.find_samples import NewSample, find_samples
-from pipeline.experiment.model_store import ModelCard, open_model, read_columns, read_recipe, read_unlike
+from pipeline.experiment.mixture_model import Network, mean_batches, open_networks, read_members
+from pipeline.experiment.model_store import open_model, read_columns, read_recipe, read_unlike, task_of_model
 from pipeline.experiment.predict_from_cache import find_cached
 from pipeline.experiment.predict_masks import MaskOutput, colors_of_run, predict_masks
 from pipeline.experiment.predict_with_columns import predict_samples_with_columns, predict_with_columns
 from pipeline.options.toml_file import read_configuration
-from pipeline.run_layout import CONFIGURATION, MODEL_CARD, REPORT, RESULTS, files_of_methods, run_of, seed_of
+from pipeline.run_layout import CONFIGURATION, MODEL_CARD, REPORT, RESULT, RESULTS, files_of_methods, run_of, seed_of
 from stages.config.bounds import is_share, require
 from stages.config.goals import goal_of
 from stages.data.sources.csv_file import is_table, read_image_table
@@ -272,31 +273,27 @@ def predict_listing(
         As of `predict_images`; `NO_CACHE` where none is looked into.
     """
     locations = [location for location, _ in listing]
-    columns, recipe = read_columns(model), read_recipe(model)
+    columns, recipe, task = read_columns(model), read_recipe(model), task_of_model(model)
     cached = None
-    if recipe is not None and recipe.method != COLUMNS_ALONE and cache != NO_CACHE:
+    if recipe is not None and recipe.method != COLUMNS_ALONE and cache != NO_CACHE and not read_members(model):
         cached = find_cached(model, recipe, locations, cache)
     done = {} if cached is None else {**cached.keys, **cached.unreadable}
     rest = [place for place in range(len(locations)) if place not in done]
-    opened = (
-        open_model(model, device, backbone, cache if cache != NO_CACHE else None) if rest or recipe is None else None
-    )
-    if opened is not None:
-        recipe = opened[0]
-    assert recipe is not None
-    task, detector = task_from_json(recipe.task), _detector_of(model, recipe)
+    asked = [listing[place] for place in rest]
+
+    def answers_of(network: Network) -> Iterator[PredictedBatch]:
+        extractor, upper = network.extractor, network.upper
+        if columns is not None:
+            return predict_with_columns(extractor, upper, task, asked, columns)
+        return iter_predictions(extractor, upper, task, [location for location, _ in asked], network.recipe.tta)
+
     batches: list[Iterator[tuple[PredictedBatch, Sequence[int]]]] = []
     if cached is not None:
         batches.append((batch, range(len(locations))) for batch in cached.answers(task, columns, listing))
-    if opened is not None:
-        _, extractor, upper = opened
-        asked = [listing[place] for place in rest]
-        computed = (
-            iter_predictions(extractor, upper, task, [location for location, _ in asked], recipe.tta)
-            if columns is None
-            else predict_with_columns(extractor, upper, task, asked, columns)
-        )
-        batches.append((batch, rest) for batch in computed)
+    if rest:
+        networks = open_networks(model, device, backbone, cache if cache != NO_CACHE else None)
+        batches.append((batch, rest) for batch in mean_batches(networks, answers_of))
+    detector = _detector_of(model)
     answers: dict[int, Prediction] = {}
     failures: dict[int, str] = {}
     for batch, places in chain.from_iterable(batches):
@@ -350,19 +347,21 @@ def _predict_samples(
     decision: Decision | None,
 ) -> tuple[list[Prediction], list[tuple[str, str]]]:
     """Return what `predict_images` does, of samples of several images."""
-    recipe, extractor, upper = open_model(model, device, backbone)
-    task = task_from_json(recipe.task)
+    networks, task = open_networks(model, device, backbone), task_of_model(model)
     locations = [location for sample in samples for location in sample.images if location is not None]
     predicted: list[Prediction] = []
     unreadable: list[tuple[str, str]] = []
-    columns, detector = read_columns(model), _detector_of(model, recipe)
-    batches = (
-        iter_sample_predictions(extractor, upper, task, [sample.images for sample in samples], recipe.tta)
-        if columns is None
-        else predict_samples_with_columns(
-            extractor, upper, task, [(sample.location, sample.images, sample.extra) for sample in samples], columns
-        )
-    )
+    columns, detector = read_columns(model), _detector_of(model)
+
+    def answers_of(network: Network) -> Iterator[PredictedBatch]:
+        extractor, upper = network.extractor, network.upper
+        if columns is not None:
+            listing = [(sample.location, sample.images, sample.extra) for sample in samples]
+            return predict_samples_with_columns(extractor, upper, task, listing, columns)
+        images = [sample.images for sample in samples]
+        return iter_sample_predictions(extractor, upper, task, images, network.recipe.tta)
+
+    batches = mean_batches(networks, answers_of)
     for batch in batches:
         unreadable += [(locations[number], reason) for number, reason in batch.failures]
         for index, answer in zip(batch.indices, _answers(batch, task, detector, decision), strict=True):
@@ -410,10 +409,10 @@ def _as_decided(
     return {**decided, POSSIBLE: SEPARATOR.join(possible)}, f"{words}  possible: {', '.join(possible)}"
 
 
-def _detector_of(model: Path, recipe: ModelCard) -> UnlikeDetector | None:
+def _detector_of(model: Path) -> UnlikeDetector | None:
     """Return what tells images that are unlike the training images; None where the method has none, which is said."""
-    detector = read_unlike(model)
-    if detector is None and recipe.method != COLUMNS_ALONE:
+    detector, recipe = read_unlike(model), read_recipe(model)
+    if detector is None and recipe is not None and recipe.method != COLUMNS_ALONE:
         _LOG.info(
             f"note: {model} was saved by a version that kept nothing to compare images with: none is marked as unlike "
             "the training images. Train it again with `overwrite` to have that"
@@ -475,7 +474,7 @@ def format_predictions(
     """Return what is said of predictions: a heading, a line for each if they are `printed`, and what to beware of."""
     recipe = read_recipe(model)
     of_what = "samples" if recipe is not None and recipe.samples is not None else "images"
-    heading = f"{model.name} of {model.parent}, {reason}: {len(predictions)} {of_what}"
+    heading = f"{model.name} of {model.parent}, {reason}: {len(predictions)} {of_what}{_cost_words(model)}"
     lines = [
         f"{prediction.location}  {prediction.words}{'  (unlike the training images)' if prediction.is_unlike else ''}"
         for prediction in predictions
@@ -486,6 +485,15 @@ def format_predictions(
         "them, however sure, says little"
     )
     return heading, lines if printed else [], [warning] if unlike else []
+
+
+def _cost_words(model: Path) -> str:
+    """Return what an image costs with a method, as it was measured when that was tested, and on which networks."""
+    members = read_members(model)
+    networks = dict.fromkeys(f"{member.backbone} at {member.image_size} px" for member in members)
+    words = f"; a mean of {len(members)} members on {listed(list(networks))}" if members else ""
+    seconds = Result.load(model).prediction_seconds_per_image if (model / RESULT).exists() else None
+    return words if seconds is None else f"{words}; {1000 * seconds:,.1f} ms an image where it was trained"
 
 
 def write_csv(path: Path, classified: Sequence[Prediction]) -> None:

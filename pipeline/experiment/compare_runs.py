@@ -37,22 +37,27 @@ def publish(runs: Sequence[Path], out: Path, metric: str | None = None) -> Compa
 
 def write_comparison(comparison: Comparison, runs: Sequence[Path], out: Path) -> Path:
     """Write results.json, predictions.csv and the page of compared runs into `out`; return where the page is."""
+    write_results(comparison, runs, out)
+    write_predictions_csv(out, comparison.results, extra_columns(comparison.results))
+    return write_report(out, comparison, _configuration(runs), read_json(runs[0] / ENVIRONMENT), _notes(runs))
+
+
+def write_results(comparison: Comparison, runs: Sequence[Path], out: Path) -> None:
+    """Write results.json of compared runs into `out`, and nothing else: as long as more are to come."""
     configuration = _configuration(runs)
     environment = read_json(runs[0] / ENVIRONMENT)
     write_results_json(
         out,
         comparison.results,
         verdict=comparison.verdict_text,
-        chosen=_chosen(comparison, out),
+        chosen=chosen_in(comparison, out),
         comparisons=comparison.comparisons,
         configuration=configuration,
         environment=environment,
     )
-    write_predictions_csv(out, comparison.results, extra_columns(comparison.results))
-    return write_report(out, comparison, configuration, environment, _notes(runs))
 
 
-def _chosen(comparison: Comparison, out: Path) -> dict[str, str]:
+def chosen_in(comparison: Comparison, out: Path) -> dict[str, str]:
     """Return the method that the verdict says to take: its run, seen from `out`, and what it is called there."""
     chosen = comparison.verdict.chosen
     directory = chosen.results[0].directory

@@ -9,9 +9,10 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from cache.errors import CutonceError, UsageError
 from stages.config.data import AUTO, DENSE, DataConfig
 from stages.config.features import FeatureConfig
-from stages.config.image_size import size_in_words, size_of_shape
+from stages.config.image_size import ImageSize, size_in_words, size_of_shape
 from stages.data.manifest import Manifest
 from stages.data.masks.survey import image_shape
 from stages.data.sources.csv_file import is_table
@@ -19,6 +20,7 @@ from stages.data.sources.folder_masks import find_mask_folders
 from stages.data.sources.target_columns import MASK
 from stages.data.sources.torchvision_datasets import PREFIX
 from stages.data.sources.torchvision_masks import is_asked_for_masks
+from stages.network.backbones.registry import load_backbone
 from stages.network.graph.map_cuts import MAPS
 
 _LOG = logging.getLogger("cutonce")
@@ -29,6 +31,10 @@ _LOOKED_AT = 500
 _LONGEST, _AREA, _STEP = 640, 512 * 512, 8
 """The longest side up to which images are seen at their own size; the area of what larger ones become, and of what its
 sides are multiples, so that maps do not round."""
+
+
+_PATCHES = (16, 14, 32)
+"""Sides of the patches of vision transformers, and of the windows of some."""
 
 
 def may_have_masks(data: DataConfig) -> bool:
@@ -74,13 +80,40 @@ def dense_features(features: FeatureConfig, manifest: Manifest | None = None) ->
     if said:
         _LOG.info(f"note: each pixel has a class, so features are maps of whole images: {', '.join(said)}")
     if changed.image_size is None and manifest is not None and (shape := _commonest_shape(manifest)) is not None:
-        size = size_of_shape(*_seen_shape(*shape))
         own = f"the commonest size of the training images is {shape[0]} x {shape[1]}"
-        _LOG.info(
-            f"note: images are seen at {size_in_words(size)} pixels (height first): {own}; `image_size` says another"
-        )
+        size, reason = _taken_size(changed.backbone, _seen_shape(*shape))
+        seen = f"{size_in_words(size)} pixels (height first)" if size is not None else "the network's own size"
+        _LOG.info(f"note: images are seen at {seen}: {own}{reason}; `image_size` says another")
         changed = replace(changed, image_size=size)
     return changed
+
+
+def _taken_size(backbone: str, shape: tuple[int, int]) -> tuple[ImageSize | None, str]:
+    """Return the size nearest to a shape that a network takes, None for its own, and why it is not the shape itself.
+
+    A vision transformer cuts images into patches, of 16 or 14 pixels a side in most, or has positions for one size
+    alone.
+    """
+    wanted = size_of_shape(*shape)
+    if _takes(backbone, wanted):
+        return wanted, ""
+    for step in _PATCHES:
+        size = size_of_shape(*(max(step * round(side / step), step) for side in shape))
+        if _takes(backbone, size):
+            return size, f", and {backbone} takes multiples of {step}"
+    # one that cannot be loaded at all is refused with its own reason when it is
+    return (None, f", and {backbone} takes its own size alone") if _takes(backbone, None) else (wanted, "")
+
+
+def _takes(backbone: str, size: ImageSize | None) -> bool:
+    """Return whether a network can be had for images of a size; which hangs on no weights."""
+    try:
+        load_backbone(backbone, "none", size)
+    except UsageError:
+        return False
+    except CutonceError:  # it is not the size that it is refused for
+        return True
+    return True
 
 
 def _commonest_shape(manifest: Manifest) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,15 @@ from pipeline.experiment.head_methods import (
 )
 from pipeline.experiment.model_store import ModelCard, invalidate_model, read_recipe, read_unlike, save_model
 from pipeline.run_layout import HEAD, HEAD_WITHOUT_VAL, MODEL_CARD, RESULT
-from stages.config.heads import HeadConfig
+from stages.config.heads import HeadConfig, HeadName
 from stages.fitting.ensemble import Answers, average, select_greedily
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.problem import FitProblem
 from stages.fitting.stacking import fit_stack, stacked_outputs
+from stages.network.graph.cuts import CutGraph
 from stages.network.heads.base import Head
 from stages.network.heads.ensemble import EnsembleHead, StackedHead
-from stages.network.heads.serialization import load_head
+from stages.network.heads.serialization import load_head, read_head
 from stages.runtime.cost import Cost, measured
 from stages.tasks.averaging import LEAST_PROBABILITY, AveragingTask
 
@@ -57,8 +59,10 @@ class Candidate:
         Where the run has it.
     result : Result
     card : ModelCard
-    head, without_val : Head
-        As saved: on what `predict` has of a sample.
+    row_shape : tuple of int
+        Of the rows it takes.
+    graph : CutGraph
+        Of the network it was trained on.
     validation : Predictions
     out_of_fold : OutOfFoldPredictions
     """
@@ -66,10 +70,29 @@ class Candidate:
     directory: Path
     result: Result
     card: ModelCard
-    head: Head
-    without_val: Head
+    row_shape: tuple[int, ...]
+    graph: CutGraph
     validation: Predictions
     out_of_fold: OutOfFoldPredictions
+
+    @cached_property
+    def head(self) -> Head:
+        """It as saved, on what `predict` has of a sample: only of members, since kernel machines hold many rows."""
+        return load_head(self.directory / HEAD, self.graph)[0]
+
+    @cached_property
+    def without_val(self) -> Head:
+        """The same, fitted to train alone."""
+        return load_head(self.directory / HEAD_WITHOUT_VAL, self.graph)[0]
+
+    def is_readable(self) -> bool:
+        """Load it; where that fails, say so and return False: what an earlier command left ends nothing of this one."""
+        try:
+            _ = self.head, self.without_val
+        except CutonceError as error:
+            _LOG.warning(f"{self.directory.name} is no member of the ensemble: {error}")
+            return False
+        return True
 
     @property
     def cost(self) -> Cost:
@@ -110,7 +133,8 @@ def run_ensemble(experiment: Experiment, heads: Sequence[Result], options: HeadC
         finished = Result.load(directory)
         _LOG.info(f"{experiment.label}  {directory.name}: already trained, {format_accuracy(finished)}")
         return [finished]
-    return [_make_and_test(experiment, task, candidates, options, directory, identity)]
+    made = _make_and_test(experiment, task, candidates, options, directory, identity)
+    return [] if made is None else [made]
 
 
 def _why_none(experiment: Experiment, candidates: Sequence[Candidate]) -> str:
@@ -146,16 +170,17 @@ def _candidate(experiment: Experiment, directory: Path) -> Candidate | None:
         validation, out_of_fold = result.validation_predictions, result.out_of_fold
         if validation is None or out_of_fold is None:
             return None
-        head, without_val = (load_head(directory / name, extractor.graph)[0] for name in (HEAD, HEAD_WITHOUT_VAL))
+        config, _ = read_head(directory / HEAD)
     except CutonceError as error:  # of an earlier command: it ends nothing that was trained now
         _LOG.warning(f"{directory.name} is no member of the ensemble: {error}")
         return None
-    return Candidate(directory, result, card, head, without_val, validation, out_of_fold)
+    shape = tuple(config["row_shape"])
+    return Candidate(directory, result, card, shape, extractor.graph, validation, out_of_fold)
 
 
 def _is_alike(candidate: Candidate, other: Candidate) -> bool:
     """Return whether two heads take the same rows and were asked about the same samples out of the same folds."""
-    return candidate.head.config["row_shape"] == other.head.config["row_shape"] and all(
+    return candidate.row_shape == other.row_shape and all(
         np.array_equal(getattr(candidate.out_of_fold, name), getattr(other.out_of_fold, name))
         for name in ("keys", "fold", "repeat")
     )
@@ -244,6 +269,12 @@ def _stack(
     )
 
 
+def _heads_of(candidates: Sequence[Candidate]) -> tuple[HeadName, ...]:
+    """Return the heads that candidates are, each once; a run may have one in several ways, under names of their own."""
+    known = [candidate.result.options.get("head") or [candidate.result.name] for candidate in candidates]
+    return tuple(dict.fromkeys(name for names in known for name in names))
+
+
 _KINDS = {"greedy": _greedy, "stack": _stack}
 
 
@@ -260,11 +291,15 @@ def _make_and_test(
     options: HeadConfig,
     directory: Path,
     identity: str,
-) -> Result:
-    """Make an ensemble, and leave it and its result in the run."""
+) -> Result | None:
+    """Make an ensemble, and leave it and its result in the run; None where all members but one are damaged."""
     name = directory.name.removeprefix(f"{METHOD}-")
     with measured() as making:
         made = _KINDS[name](experiment, task, candidates, options)
+    damaged = [member for member in made.members if not member.is_readable()]
+    if damaged:
+        kept = [candidate for candidate in candidates if not any(candidate is member for member in damaged)]
+        return _make_and_test(experiment, task, kept, options, directory, identity) if len(kept) > 1 else None
     members, val = made.members, experiment.split("val")
     validated = made.combine([task.answers(member.validation.statistics) for member in members], True)
     tested = made.combine([task.answers(member.result.predictions.statistics) for member in members], False)
@@ -292,7 +327,7 @@ def _make_and_test(
     result = build_result(experiment, outcome)
     result = replace(
         result,
-        options={**options_of(experiment), **asdict(replace(options, head=names))},
+        options={**options_of(experiment), **asdict(replace(options, head=_heads_of(candidates)))},
         cv={**out_of_fold.summary(result.metric), "seconds": folding + making.seconds},
     )
     invalidate_model(directory)

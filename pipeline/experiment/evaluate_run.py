@@ -31,8 +31,9 @@ from pipeline.evaluation.new_data import Evaluation, against_own_test, verdict_o
 from pipeline.evaluation.results import Result, evaluate_test, json_text, to_json_value
 from pipeline.experiment.classify_images import choose_model
 from pipeline.experiment.compare_runs import write_comparison
-from pipeline.experiment.head_methods import predictions_from, predictions_of
-from pipeline.experiment.model_store import ModelCard, open_model, read_columns, read_recipe, read_unlike
+from pipeline.experiment.head_methods import masks_for, predictions_from, predictions_of
+from pipeline.experiment.mixture_model import Network, mean_answers, open_networks
+from pipeline.experiment.model_store import ModelCard, read_columns, read_recipe, read_unlike, task_of_model
 from pipeline.experiment.predict_masks import show_masks_of_network
 from pipeline.experiment.run_setup import record_options
 from pipeline.experiment.unlike_images import cached_vectors
@@ -56,21 +57,24 @@ from pipeline.run_layout import (
 )
 from stages.columns.table_encoder import TableEncoder
 from stages.config.data import DataConfig
+from stages.config.heads import HeadConfig
 from stages.data.manifest import Manifest, load_targets
 from stages.data.new_samples import load_new_samples
 from stages.data.sources.tiles import tiling_of
 from stages.extraction.extract import extract
 from stages.extraction.extractor import Extractor
-from stages.extraction.read_features import drop_unreadable, places_of, read_bags, read_features
+from stages.extraction.read_features import drop_unreadable, places_of, read_bags, read_features, require_cached
 from stages.finetuning.predict_images import predict_proba, read_vectors
 from stages.finetuning.predict_masks import mask_statistics
 from stages.finetuning.transfer_model import TransferModel
+from stages.fitting.feature_rows import StreamedFeatureRows
 from stages.fitting.fit_head import head_probabilities
+from stages.fitting.map_heads import map_statistics
 from stages.network.heads.base import Head
 from stages.network.heads.blocks import AggregatedBlocksHead
 from stages.runtime.progress import progress
 from stages.runtime.provenance import provenance
-from stages.tasks.base import Task, task_from_json
+from stages.tasks.base import Statistics, Task, task_from_json
 
 Seen = Literal["refuse", "leave-out", "keep"]
 Unknown = Literal["refuse", "leave-out"]
@@ -82,6 +86,9 @@ _FROM_RUN = ("images", "sample", "frames", "group_by", "group_column", "target",
 
 _NAMED = 3
 """Samples that a message names."""
+
+_BUFFER = 256 << 20
+"""Bytes of maps that are in memory at a time, at most."""
 
 
 @dataclass(frozen=True)
@@ -321,12 +328,13 @@ def _extracted(
     for model in models:
         if _card(model).method == "columns":
             continue
-        extractor = _evaluation_view(open_model(model, options.device, cache=cache)[1])
-        if extractor.fingerprint in done:
-            continue
-        done.add(extractor.fingerprint)
-        skipped.update(extract(extractor, manifest).skipped)
-        manifest = drop_unreadable(extractor, manifest)
+        for network in open_networks(model, options.device, cache=cache):
+            extractor = _evaluation_view(network.extractor)
+            if extractor.fingerprint in done:
+                continue
+            done.add(extractor.fingerprint)
+            skipped.update(extract(extractor, manifest).skipped)
+            manifest = drop_unreadable(extractor, manifest)
     return manifest, list(skipped.items())
 
 
@@ -342,18 +350,23 @@ def _with_task(manifest: Manifest, task: Task) -> Manifest:
 
 def _test(model: Path, manifest: Manifest, options: EvaluationOptions, cache: Path, directory: Path, data: str) -> None:
     """Test one method on the samples, and leave its result and its predictions."""
-    recipe, extractor, upper = open_model(model, options.device, cache=cache)
-    extractor, own, task = _evaluation_view(extractor), Result.load(model), task_from_json(recipe.task)
+    recipe, own, task = _card(model), Result.load(model), task_of_model(model)
+    networks = [
+        replace(network, extractor=_evaluation_view(network.extractor))
+        for network in open_networks(model, options.device, cache=cache)
+    ]
+    extractor, upper = networks[0].extractor, networks[0].upper
     started = time.perf_counter()
     columns, of_task = read_columns(model), replace(manifest, task=task)
     if task.reads == "image":
-        statistics = mask_statistics(extractor, upper, of_task, tiling_of(extractor.options))
-        predictions = predictions_from(task, manifest, statistics)
+        predictions = predictions_from(task, manifest, _mask_statistics(recipe, extractor, upper, of_task))
     else:
-        predictions = predictions_of(task, manifest, _answers(recipe, extractor, upper, of_task, columns))
+        answers = mean_answers(networks, lambda network: _answers(network, of_task, columns))
+        predictions = predictions_of(task, manifest, answers)
     seconds = time.perf_counter() - started
-    if recipe.unfreeze is None and recipe.method != "columns" and task.reads == "text":
-        seconds += extractor.seconds(manifest.distinct_images.keys)
+    if recipe.method != "columns" and tiling_of(extractor.options) is None:
+        cached = [network.extractor for network in networks if network.recipe.unfreeze is None]
+        seconds += sum(each.seconds(manifest.distinct_images.keys) for each in cached)
     metric = task.metrics[task.primary]
     if math.isnan(metric.score(predictions.statistics)):
         raise DataError(
@@ -377,24 +390,35 @@ def _test(model: Path, manifest: Manifest, options: EvaluationOptions, cache: Pa
         show_masks_of_network(directory, extractor, upper, of_task, predictions)
 
 
+def _mask_statistics(recipe: ModelCard, extractor: Extractor, upper: TransferModel, manifest: Manifest) -> Statistics:
+    """Return what the task keeps of each sample: of a head from cached maps; of tiles and tuned blocks from images."""
+    tiling = tiling_of(extractor.options)
+    if recipe.unfreeze is not None or tiling is not None:
+        return mask_statistics(extractor, upper, manifest, tiling)
+    stores, places = require_cached(extractor, manifest), np.arange(len(manifest))
+    rows = StreamedFeatureRows(stores, manifest.keys, places, _BUFFER)
+    masks = masks_for(extractor, manifest, HeadConfig())
+    assert masks is not None
+    return map_statistics(upper.model.head, rows, masks, manifest.task)
+
+
 def count_unlike(model: Path, manifest: Manifest, options: EvaluationOptions, cache: Path) -> int | None:
     """Return how many samples are unlike those that trained a method, as `predict` says; None if it cannot tell."""
     detector = read_unlike(model)
     if detector is None:
         return None
-    recipe, extractor, upper = open_model(model, options.device, cache=cache)
-    extractor = _evaluation_view(extractor)
-    tuned = recipe.unfreeze is not None
+    network = open_networks(model, options.device, cache=cache)[0]
+    extractor, upper = _evaluation_view(network.extractor), network.upper
+    tuned = network.recipe.unfreeze is not None
     vectors = read_vectors(extractor, upper, manifest) if tuned else cached_vectors(extractor, manifest)
     return int(np.count_nonzero(detector.scores(vectors) > 1))
 
 
-def _answers(
-    recipe: ModelCard, extractor: Extractor, upper: TransferModel, manifest: Manifest, columns: TableEncoder | None
-) -> NDArray[np.float32]:
-    """Return what a method answers for samples, float32 [n, out_features]: a head from cached features."""
-    if recipe.unfreeze is not None:
-        return predict_proba(extractor, upper, manifest, recipe.tta)
+def _answers(network: Network, manifest: Manifest, columns: TableEncoder | None) -> NDArray[np.float32]:
+    """Return what a network answers for samples, float32 [n, out_features]: a head from cached features."""
+    extractor, upper = network.extractor, network.upper
+    if network.recipe.unfreeze is not None:
+        return predict_proba(extractor, upper, manifest, network.recipe.tta)
     head = upper.model.head
     assert isinstance(head, Head)
     with torch.inference_mode():

@@ -83,7 +83,7 @@ _LOG = logging.getLogger("cutonce")
 
 TEST_TIME_AUGMENTATION = "test-time augmentation"
 
-_SAID_ELSEWHERE = ("num_workers", "checkpoint_minutes", "baselines", "baseline_lr", "name", "tta")
+_SAID_ELSEWHERE = ("num_workers", "checkpoint_minutes", "baselines", "baseline_lr", "name", "tta", "wise_ft")
 """Options that are no settings of a training, or are told under another name."""
 
 
@@ -166,12 +166,11 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
 
     def tested() -> Result:
         predictions, validation, testing = _predict(experiment, tuned.upper, options)
-        assert tuned.fit.best is not None
         outcome = MethodOutcome(
             method=method,
             name=name,
             settings=_settings(extractor, options, tuned),
-            val_score=tuned.fit.best.val_score,
+            val_score=tuned.val_score,
             predictions=predictions,
             costs=(training, testing),
             trainable_parameters=tuned.trainable_parameters,
@@ -324,6 +323,7 @@ def name_of(options: FinetuneConfig) -> str:
     parts += ["inverted"] * options.invert_unfreeze
     parts += [f"new-{options.reinit.replace(',', '+')}"] if options.reinit is not None else []
     parts += ["from-cache"] * options.from_cache
+    parts += ["wise-ft"] * options.wise_ft
     parts += [options.tta] if options.tta != "none" else []
     return "-".join(parts)
 
@@ -404,6 +404,8 @@ def _settings(extractor: Extractor, options: FinetuneConfig, tuned: FinetuneResu
         "trained blocks": list(tuned.upper.trained),
         "rates found": {range_test.block or "all": range_test.suggestion for range_test in tuned.range_tests},
     }
+    if tuned.interpolation is not None:
+        settings["WiSE-FT, share of the tuned weights"] = tuned.interpolation.alpha
     if options.from_cache:
         settings["views"] = extractor.options.views
     if tuned.upper.reinitialized and transfer_method(options) != "scratch":

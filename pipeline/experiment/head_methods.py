@@ -41,11 +41,12 @@ from pipeline.text import byte_count, duration, format_score
 from stages.columns.table_encoder import TableEncoder
 from stages.config.data import AFTER_TRAINING, SPLITS
 from stages.config.features import FeatureConfig
-from stages.config.heads import COLUMN_OPTIONS, DEPTH_OPTIONS, ENSEMBLE, HeadConfig, HeadName
+from stages.config.heads import COLUMN_OPTIONS, DEPTH_OPTIONS, DEPTHS, ENSEMBLE, HeadConfig, HeadName
 from stages.data.manifest import Manifest
 from stages.data.masks.mask_targets import MaskTargets
 from stages.data.sources.tiles import tiling_of
 from stages.extraction.extractor import Extractor
+from stages.extraction.mask_views import CachedMaskViews
 from stages.extraction.read_features import read_features, require_cached
 from stages.finetuning.predict_masks import mask_statistics
 from stages.finetuning.sample_views import image_count
@@ -131,7 +132,6 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
     experiment.require_defined_scores()
     if experiment.task.reads == "image" and (options.columns or options.categories or options.texts):
         raise UsageError("`columns`, `categories` and `texts` are of a sample, and here each pixel has a class")
-    view_settings = views_as_settings(experiment.extractor)
     earlier = {name: find_finished_head(experiment, name, options) for name in names}
     data = HeadProblems(experiment, options)
     data.of(names[0])
@@ -147,27 +147,46 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
             _LOG.info(f"{experiment.label}  {method_dir.name}: already trained, {format_accuracy(finished)}")
             results.append(finished)
             continue
-        problem, test_rows, aggregate = data.of(name)
-        of_run = HeadMethod(
-            head_method(name),
-            name,
-            method_dir,
-            head_identity(experiment, name, options),
-            {**view_settings, **aggregate_settings(aggregate)},
-        )
-        trained, result = train_and_test(
-            experiment,
-            of_run,
-            problem,
-            test_rows,
-            options,
-            as_saved=partial(asked_about_samples, aggregate=aggregate),
-            unlike=data.unlike,
-        )
-        if experiment.outer is None:
-            save_image_weights(method_dir, trained.module, experiment.split("test"), test_rows)
-        results.append(result)
+        results.append(run_head(experiment, data, name, options, name))
     return results
+
+
+def run_head(experiment: Experiment, data: HeadProblems, name: HeadName, options: HeadConfig, called: str) -> Result:
+    """Train one head on the cached features of readable samples and test it.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    data : HeadProblems
+        The rows.
+    name : str
+        Of the head.
+    options : HeadConfig
+    called : str
+        What the method is called in the run: as the head, but where a run has the same head in several ways.
+    """
+    problem, test_rows, aggregate = data.of(name)
+    method_dir = experiment.directory / head_dir_name(name, called)
+    of_run = HeadMethod(
+        head_method(name),
+        name,
+        method_dir,
+        head_identity(experiment, name, options),
+        {**views_as_settings(experiment.extractor), **aggregate_settings(aggregate)},
+        called=called,
+    )
+    trained, result = train_and_test(
+        experiment,
+        of_run,
+        replace(problem, config=options),
+        test_rows,
+        options,
+        as_saved=partial(asked_about_samples, aggregate=aggregate),
+        unlike=data.unlike,
+    )
+    if experiment.outer is None:
+        save_image_weights(method_dir, trained.module, experiment.split("test"), test_rows)
+    return result
 
 
 class HeadMethod(NamedTuple):
@@ -185,6 +204,8 @@ class HeadMethod(NamedTuple):
         What a reader of the result wants to know of its rows.
     takes_images : bool
         Whether any image had to be extracted for it.
+    called : str
+        What it is called in result and model, where that is not the name of the head.
     """
 
     method: str
@@ -193,6 +214,7 @@ class HeadMethod(NamedTuple):
     identity: str
     settings: dict[str, Any]
     takes_images: bool = True
+    called: str = ""
 
 
 def train_and_test(
@@ -228,7 +250,7 @@ def train_and_test(
     tested = _tested(experiment, method, trained, test_rows, problem.targets)
     outcome = MethodOutcome(
         method=method.method,
-        name=method.name,
+        name=method.called or method.name,
         settings={**trained.settings, **method.settings},
         val_score=trained.val_score,
         predictions=tested.predictions,
@@ -254,7 +276,7 @@ def train_and_test(
             extraction_forwards=0,
             prediction_seconds_per_image=tested.testing.seconds / max(len(outcome.predictions), 1),
         )
-    recipe = recipe_of(experiment, trained.task, method.method, method.name, method.identity)
+    recipe = recipe_of(experiment, trained.task, method.method, method.called or method.name, method.identity)
     invalidate_model(method.directory)
     validation = predictions_from(trained.task, experiment.split("val"), trained.val_statistics)
     result.save(method.directory, outcome.predictions, validation=validation, out_of_fold=folded)
@@ -305,14 +327,16 @@ def show_masks(
     places = places_to_show(predictions.statistics)
     features = rows.features[places] if isinstance(rows, FeatureRows) else rows.read(places)
     targets = rows.labels[places]
-    predicted = predicted_masks(head, features, masks.shapes(targets), predictions.task)
+    predicted = predicted_masks(head, features, targets, masks, predictions.task)
     ShownMasks.of(predictions.keys[places], predicted, masks.full(targets)).save(directory / SHOWN_MASKS)
 
 
-def find_finished_head(experiment: Experiment, name: HeadName, options: HeadConfig) -> Result | None:
+def find_finished_head(
+    experiment: Experiment, name: HeadName, options: HeadConfig, called: str | None = None
+) -> Result | None:
     """Return the result of a head that the run has; UsageError where it is another one and may not be replaced."""
     return find_finished(
-        experiment.directory / head_dir_name(name),
+        experiment.directory / head_dir_name(name, called),
         is_same_head(experiment, name, options),
         head_options(experiment, name, options),
         overwrite=experiment.overwrite,
@@ -336,7 +360,7 @@ def _identity_of_features(experiment: Experiment, name: HeadName, options: HeadC
         **views_as_settings(experiment.extractor),
     }
     # of heads on columns alone, of what is made of heads, and of several depths
-    depth_options = DEPTH_OPTIONS if experiment.extractor.tap_layout is None else ()
+    depth_options = DEPTH_OPTIONS if experiment.extractor.tap_layout is None else () if options.depths else (DEPTHS,)
     for option in (*COLUMN_OPTIONS, ENSEMBLE, *depth_options):
         del settings[option]
     if not experiment.manifest.images or takes_bags(name):  # nothing is aggregated
@@ -376,24 +400,18 @@ def map_layout_for(extractor: Extractor, task: Task) -> MapLayout | None:
     Raises
     ------
     UsageError
-        If the features are no maps, or of augmented views, whose masks would be others.
+        If the features are no maps.
     """
-    if task.reads != "image":
-        return None
-    if extractor.options.views > 1:
-        raise UsageError(
-            f"`views` {extractor.options.views}: heads on maps are trained on the evaluation view, whose masks are "
-            "those that are stored; `finetune` moves masks with their images (`augment`)"
-        )
-    return extractor.map_layout
+    return extractor.map_layout if task.reads == "image" else None
 
 
-def masks_for(manifest: Manifest, options: HeadConfig) -> MaskTargets | None:
+def masks_for(extractor: Extractor, manifest: Manifest, options: HeadConfig) -> MaskTargets | None:
     """Return the masks of samples by their numbers in the manifest; None where targets are no masks."""
     if manifest.mask_classes is None:
         return None
     memory = min(allowed_memory(options) * _SHARE_OF_MASKS, _MOST_MASK_BYTES)
-    return MaskTargets(manifest.targets.tolist(), manifest.mask_classes, int(memory))
+    views = CachedMaskViews(extractor, manifest)
+    return MaskTargets(manifest.targets.tolist(), manifest.mask_classes, int(memory), views)
 
 
 def require_same_features_of_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadConfig) -> None:
@@ -454,15 +472,18 @@ class HeadProblems:
         problem = FitProblem(
             *(train, val, experiment.task, options, experiment.seed, extractor.device, cut),
             maps=map_layout_for(extractor, experiment.task),
-            targets=masks_for(experiment.manifest, options),
+            targets=masks_for(extractor, experiment.manifest, options),
             taps=extractor.tap_layout,
         )
         return HeadProblem(problem, test, None)
 
 
-def head_dir_name(name: HeadName) -> str:
-    """Return the name of the folder of a head: its method and its name, in which a path of Python has no colon."""
-    return f"{head_method(name)}-{name.replace(':', '.')}"
+def head_dir_name(name: HeadName, called: str | None = None) -> str:
+    """Return the name of the folder of a head: its method and what it is called, by default its name.
+
+    A path of Python has no colon in it.
+    """
+    return f"{head_method(name)}-{(called or name).replace(':', '.')}"
 
 
 def load_split_features(experiment: Experiment, options: HeadConfig) -> SplitFeatures:

@@ -18,7 +18,7 @@ from torch import nn
 
 from cache.atomic_write import atomic_path, write_atomically
 from cache.errors import DataError, UsageError, WeightsError
-from pipeline.run_layout import COLUMNS, HEAD, HEAD_WITHOUT_VAL, MODEL_CARD, TOP, UNLIKE
+from pipeline.run_layout import COLUMNS, HEAD, HEAD_WITHOUT_VAL, MEMBERS, MODEL_CARD, TOP, UNLIKE
 from stages.columns.table_encoder import TableEncoder
 from stages.config.augment_grammar import TTA
 from stages.config.features import FeatureConfig, PrecisionChoice
@@ -32,6 +32,7 @@ from stages.network.backbones.handed_in import as_backbone
 from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head, save_head, save_tensors
 from stages.runtime.tensor_files import load_tensors
+from stages.tasks.base import Task, task_from_json
 from stages.tasks.single_label import SingleLabel
 
 
@@ -112,6 +113,14 @@ def save_model(
     write_atomically(directory / MODEL_CARD, json.dumps(asdict(recipe), indent=1).encode())
 
 
+def save_card(directory: Path, recipe: ModelCard, *, unlike: UnlikeDetector | None = None) -> None:
+    """Write the card of a method whose models are in the folder already; it comes last, as `save_model` has it."""
+    (directory / UNLIKE).unlink(missing_ok=True)
+    if unlike is not None:
+        unlike.save(directory / UNLIKE)
+    write_atomically(directory / MODEL_CARD, json.dumps(asdict(recipe), indent=1).encode())
+
+
 def copy_model(source: Path, directory: Path, recipe: ModelCard) -> None:
     """Write a trained method that has the weights of another one."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -150,6 +159,20 @@ def read_recipe(directory: Path) -> ModelCard | None:
         raise DataError(
             f"{path} is damaged or was made by another version ({error}); train this method again"
         ) from error
+
+
+def task_of_model(directory: Path) -> Task:
+    """Return what a trained method predicts.
+
+    Raises
+    ------
+    DataError
+        If the directory holds no complete model.
+    """
+    recipe = read_recipe(directory)
+    if recipe is None:
+        raise DataError(f"{directory} holds no trained model ({MODEL_CARD} is missing)")
+    return task_from_json(recipe.task)
 
 
 def read_columns(directory: Path) -> TableEncoder | None:
@@ -206,13 +229,19 @@ def open_model(
     DataError
         If the directory holds no complete model.
     UsageError
-        If it was trained on a network that was handed in, and that is not handed in again.
+        If it was trained on a network that was handed in, and that is not handed in again; or is a mean over several
+        networks, see `pipeline.experiment.mixture_model.open_networks`.
     WeightsError
         If the backbone's weights are no longer those it was trained on.
     """
     recipe = read_recipe(directory)
     if recipe is None:
         raise DataError(f"{directory} holds no trained model ({MODEL_CARD} is missing)")
+    if (directory / MEMBERS).exists():
+        raise UsageError(
+            f"{directory} is a mean over several networks, and one is asked for here: `predict` and `evaluate` take "
+            f"it; of the networks in {directory / MEMBERS} each is a method of its own"
+        )
     stored: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in from_version_1(recipe.features).items()

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cache.errors import DataError, UsageError
 from stages.config.heads import HeadConfig
@@ -15,7 +14,7 @@ from stages.data.manifest import Manifest
 from stages.extraction.extractor import CachedCut, Extractor
 from stages.extraction.read_features import drop_unreadable, read_features
 from stages.fitting.fit_head import FeatureRows, FitProblem, head_probabilities, train_head
-from stages.inspection.layer_probe import CutScore, LayerProbe
+from stages.inspection.layer_probe import CutScore, LayerProbe, groups_of
 from stages.inspection.sample_scores import require_rising, scored_samples
 from stages.runtime.progress import progress
 from stages.tasks.base import Statistics
@@ -66,14 +65,9 @@ def probe_cuts(extractor: Extractor, manifests: Sequence[tuple[int, Manifest]]) 
                 f"{metric.label} is not defined on the validation images, {sum(scores[-1].images)} of them; give more "
                 "images, or a larger `val_size`"
             )
-    groups = tuple(_groups(manifest.select(manifest.indices("val"))) for _, manifest in readable)
+    validated = [manifest.select(manifest.indices("val")) for _, manifest in readable]
+    groups = tuple(groups_of(val.groups, val.keys) for val in validated)
     return LayerProbe(tuple(scores), tuple(seed for seed, _ in manifests), groups)
-
-
-def _groups(val: Manifest) -> NDArray[np.str_]:
-    """Return what each validation sample belongs to: its group where it has one, else itself."""
-    groups = val.groups or [""] * len(val)
-    return np.array([f"group {group}" if group else key for group, key in zip(groups, val.keys, strict=True)])
 
 
 def require_vector_cuts(extractor: Extractor) -> None:

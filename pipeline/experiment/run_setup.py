@@ -31,7 +31,7 @@ from stages.data.survey import survey
 from stages.data.tiled_manifest import tiled_manifest
 from stages.extraction.extract import Extraction, extract
 from stages.extraction.extractor import Extractor
-from stages.extraction.room import row_bytes
+from stages.extraction.room import maps_in_words, row_bytes
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.runtime.environment import describe_machine
 from stages.runtime.progress import progress
@@ -159,6 +159,8 @@ def extract_features(
             f"{byte_count(rows * row_bytes(extractor.taps[0]))} for {rows:,} rows; `extract` with `dry_run` says how "
             "long it takes"
         )
+    if rank.is_main and (words := maps_in_words(extractor, len(manifest.distinct_images.keys))):
+        _LOG.info(words)
     report = extract(extractor, manifest, rank)
     if not rank.is_main:
         return report

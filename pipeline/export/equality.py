@@ -13,10 +13,10 @@ from pipeline.experiment.predict_with_columns import predict_samples_with_column
 from pipeline.export.exported_module import COLUMNS, IMAGES, PROBABILITIES, SIZES, name_of_output, places_of
 from pipeline.library.export_model import RunFile, TrainedModel
 from pipeline.run_layout import MANIFEST
+from stages.data.augment.mask_view import seen_part
 from stages.data.manifest import Manifest
 from stages.data.sources.open_image import read_image
 from stages.finetuning.predict_images import PredictedBatch, iter_predictions, iter_sample_predictions
-from stages.finetuning.predict_masks import seen_part
 from stages.tasks.dense import Dense
 from stages.tasks.regression import Regression
 from stages.tasks.tiles import Box, merge_tiles
@@ -225,7 +225,7 @@ def _own_mask(model: TrainedModel, sample: AskedSample) -> NDArray[np.floating]:
     height, width = pixels.shape[-2:]
     logits = model.transfer.logits(preprocessing.render(pixels)[None])[0][0]
     box = Box(0, 0, height, width)
-    merged = merge_tiles(seen_part(logits, preprocessing, box)[None].float(), [box], (height, width))
+    merged = merge_tiles(seen_part(logits, preprocessing, (height, width))[None].float(), [box], (height, width))
     return np.asarray(merged.softmax(dim=0).cpu().numpy())
 
 

@@ -91,7 +91,8 @@ class ExportedModule(nn.Module):
             return self.in_units(self.activated(self.outputs(columns)))
         if self.masks is not None:
             logits = self.outputs(self.rows(images)[0])
-            return self.masks(logits, images)
+            masks: Tensor | tuple[Tensor, Tensor] = self.masks(logits, images)
+            return masks
         rows = self.rows(images.flatten(0, 1), sizes.flatten(0, 1)) if sizes is not None else self.rows(images)
         answers = [self.activated(self.outputs(self._joined(part, sizes, columns))) for part in rows]
         mean = answers[0] if len(answers) == 1 else torch.stack(answers).mean(dim=0)
@@ -117,7 +118,8 @@ class ExportedModule(nn.Module):
     def in_units(self, answers: Tensor) -> Tensor:
         """Return probabilities as the run reads them, or numbers in the unit of the targets."""
         if isinstance(self.task, Regression):
-            numbers: Tensor = answers * self.scale + self.mean
+            scale, mean = self.get_buffer("scale"), self.get_buffer("mean")
+            numbers = answers * scale + mean
             return torch.exp(numbers) if self.task.log else numbers
         if self.temperature == 1:
             return answers

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
+from markupsafe import escape
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
-from matplotlib.patches import ConnectionPatch
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import ArrayLike, NDArray
@@ -32,7 +33,7 @@ from sklearn.isotonic import isotonic_regression
 
 from pipeline.evaluation.method_summary import MethodSummary
 from pipeline.evaluation.results import Result
-from pipeline.text import duration, short_percent
+from pipeline.text import duration, format_score, short_percent
 from stages.runtime.unicode_text import printable
 from stages.tasks.base import Metric
 from stages.training.history import validation_rank
@@ -90,42 +91,65 @@ LARGEST_NAMED = 40
 FEW_TICKS = 6
 """Values that were tried up to which each has its mark on the axis."""
 
+_TIP = "tip-"
+
 LARGEST_HEAT_MAP = 200
 """Cells on a side of a heat map; more classes than that share cells."""
 
 
 def score_against_time(rows: Sequence[MethodSummary]) -> Figure:
-    """Draw the score with its interval over seconds on a logarithmic axis, each method named beside the plot."""
+    """Draw the score with its interval over seconds on a logarithmic axis, each method named beside the plot.
+
+    A filled mark stands at all that the method takes from the images on; where features are cached a hollow one stands
+    at what it takes when they are there, and the line between the two is what the cache saves.
+    """
     with styled():
-        figure = Figure(figsize=(4.8, max(3.1, 0.27 * len(rows))), layout="constrained")
+        figure = Figure(figsize=(5.6, max(3.1, 0.27 * len(rows))), layout="constrained")
         axes = figure.add_subplot()
         seconds = np.array([max(row.seconds, 1e-3) for row in rows])
+        marginal = np.array([max(row.marginal_seconds, 1e-3) if row.cached else math.nan for row in rows])
         scores = np.array([row.score for row in rows])
         ends = np.array([row.ci95 for row in rows])
         low, high = np.where(np.isnan(ends), scores[:, None], ends).T
-        margin = 10 ** max(0.12 * math.log10(seconds.max() / seconds.min()), 0.15)
+        quickest, slowest = min(np.nanmin(np.append(marginal, seconds.min())), seconds.min()), seconds.max()
+        margin = 10 ** max(0.08 * math.log10(slowest / quickest), 0.12)
         axes.set_xscale("log")
-        axes.set_xlim(seconds.min() / margin, seconds.max() * margin)
+        axes.set_xlim(quickest / margin, slowest * margin)
         above = 0.08 * max(high.max() - low.min(), 0.02)
         axes.set_ylim(low.min() - above, high.max() + above)
         heights = _repel_labels((scores - axes.get_ylim()[0]) / np.ptp(axes.get_ylim()), 0.26 / figure.get_figheight())
         for number, points_aside in enumerate(_dodge(axes, seconds)):
-            color, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
+            row, color, marker = rows[number], SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
             transform = axes.transData + ScaledTranslation(points_aside / 72, 0, figure.dpi_scale_trans)
             row_seconds, score, height = seconds[number], scores[number], heights[number]
+            words = _in_time(row)
+            if marginal[number] < row_seconds:
+                saved = [marginal[number], row_seconds]
+                tipped(axes.plot(saved, [score, score], color=color, lw=0.9, alpha=0.55, zorder=1.5)[0], words)
+                hollow = axes.plot(marginal[number], score, marker, mfc="none", color=color, markersize=6, zorder=3)[0]
+                tipped(hollow, words)
             axes.vlines(row_seconds, low[number], high[number], color=color, linewidth=1.6, transform=transform)
-            axes.plot(row_seconds, score, marker=marker, color=color, markersize=6, transform=transform, zorder=3)
-            leader = ConnectionPatch(
-                (row_seconds, score), (1, height), transform, axes.transAxes, color=color, alpha=0.4, lw=0.7
-            )
-            axes.add_artist(leader)
+            tipped(axes.plot(row_seconds, score, marker, color=color, ms=6, transform=transform, zorder=3)[0], words)
+            # no line leads to the name, which would cross others: mark and color say whose it is
             axes.plot(1.025, height, marker=marker, color=color, markersize=5, transform=axes.transAxes, clip_on=False)
-            _name_beside(axes, rows[number].label, color, height, points_aside=14)
+            _name_beside(axes, row.label, color, height, points_aside=14)
         _score_axis(axes, rows[0])
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        _time_axis(axes, "time from images to predictions (logarithmic)")
+        _time_axis(axes, "time (logarithmic)")
         axes.set_ylabel(f"test {rows[0].metric.label}")
     return figure
+
+
+def _in_time(row: MethodSummary) -> str:
+    """Return what a method scores and takes, in words."""
+    score = format_score(row.score, as_percent=row.metric.as_percent)
+    cached = f", {duration(row.marginal_seconds)} when the features are there" if row.cached else ""
+    return f"{row.label}: {score} in {duration(row.seconds)}{cached}"
+
+
+def tipped(artist: Artist, words: str) -> None:
+    """Let words show where the pointer rests on what is drawn; they are kept in its name until it is an ``<svg>``."""
+    artist.set_gid(_TIP + words.encode("utf-8", "backslashreplace").hex())
 
 
 def learning_curve(row: MethodSummary, quantity: str) -> Figure:
@@ -140,7 +164,10 @@ def learning_curve(row: MethodSummary, quantity: str) -> Figure:
             for result in row.results:
                 epochs = [entry["epoch"] for entry in result.history]
                 values = _numbers(entry.get(f"{part}_{quantity}") for entry in result.history)
-                axes.plot(epochs, values, line, color=color, linewidth=1.6 if len(row.results) == 1 else 1.0)
+                drawn = axes.plot(epochs, values, line, color=color, linewidth=1.6 if len(row.results) == 1 else 1.0)
+                name = "validation" if part == "val" else part
+                percent_like = quantity != "loss" and row.metric.as_percent
+                tipped(drawn[0], f"{name}: {_over_epochs(epochs, values, as_percent=percent_like)}")
         for result in row.results:
             if (best := kept_epoch(result, row.metric)) and best.get(f"val_{quantity}") is not None:
                 axes.plot(
@@ -187,7 +214,8 @@ def validation_curves(
                 )
                 values = _numbers(entry.get(score) for entry in result.history)
                 width = 1.6 if len(row.results) == 1 else 1.0
-                axes.plot(x_values, values, "-", color=color, linewidth=width, marker=marker, markersize=3)
+                drawn = axes.plot(x_values, values, "-", color=color, linewidth=width, marker=marker, markersize=3)
+                tipped(drawn[0], f"{row.label}: {_over_epochs(epochs, values, as_percent=row.metric.as_percent)}")
                 if (best := kept_epoch(result, row.metric)) is not None:
                     best_x = x_values[epochs.index(best["epoch"])]
                     axes.plot(best_x, best[score], "o", color=color, markersize=8, markerfacecolor="none")
@@ -207,6 +235,13 @@ def validation_curves(
         else:
             _time_axis(axes, "time from the images on (logarithmic)")
     return figure
+
+
+def _over_epochs(epochs: Sequence[int], values: Sequence[float], *, as_percent: bool) -> str:
+    """Return the values of epochs in words: all of few, else the first, one in the middle and the last."""
+    known = [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if not math.isnan(value)]
+    shown = known if len(known) <= 12 else [known[0], known[len(known) // 2], known[-1]]
+    return ", ".join(f"epoch {epoch} {format_score(value, as_percent=as_percent)}" for epoch, value in shown)
 
 
 def cumulative_seconds(result: Result) -> list[float]:
@@ -329,7 +364,11 @@ def selection_scores(row: MethodSummary) -> Figure | None:
                 color, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
                 style = {"linewidth": 0.8, "linestyle": ":"} if line.on_part else {"linewidth": 1.4}
                 scores = [sign * score for score in line.scores]
-                axes.plot(line.at, scores, color=color, marker=marker, markersize=3, **style)
+                drawn = axes.plot(line.at, scores, color=color, marker=marker, markersize=3, **style)
+                names = curves.names or [f"{at:.3g}" for at in line.at]
+                pairs = zip(names, scores, strict=False)
+                said = [f"{at} {format_score(score, as_percent=row.metric.as_percent)}" for at, score in pairs]
+                tipped(drawn[0], f"{line.label or curves.setting}: {', '.join(said)}")
             if choice is not None:
                 best = sign * choice["score"]
                 axes.plot(curves.x_of(choice), best, "o", color=INK, markersize=9, markerfacecolor="none")
@@ -495,9 +534,15 @@ def inline_svg(figure: Figure) -> str:
     assert view_box is not None
     svg = f"<svg {view_box[0]}>{content}"
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
+    svg = re.sub(rf'<g id="{_TIP}([0-9a-f]+)">', _title, svg)
     svg = re.sub(r' id="[\w.]+_\d+"', "", svg)  # names only: what is pointed at has a hash for an id, which stays
     svg = re.sub(r"""(font(?:-family)?: ?(?:[\d.]+px )?)'[^;"<]*""", _page_font, svg)
     return re.sub("|".join(_PROPERTIES), lambda match: f"var({_PROPERTIES[match[0]]})", svg)
+
+
+def _title(match: re.Match[str]) -> str:
+    """Return a group of the drawing with the words that `tipped` gave it."""
+    return f"<g><title>{escape(printable(bytes.fromhex(match[1]).decode('utf-8')))}</title>"
 
 
 def _lay_out(figure: Figure) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from cache.atomic_write import atomic_path
+from pipeline.report.inspected_masks import mask_section
 from pipeline.report.page_parts import template, thumbnail, write_page
+from pipeline.run_layout import INSPECTION_PAGE
 from pipeline.text import format_score, percent, table
 from stages.config.data import SPLITS
 from stages.data.manifest import Manifest
@@ -24,7 +26,6 @@ from stages.inspection.near_duplicates import CONTRAST_FACTOR, REFERENCE_NEIGHBO
 from stages.inspection.outliers import NEIGHBOUR
 from stages.tasks.base import find_metric
 
-PAGE = "inspect.html"
 TABLE = "issues.csv"
 
 SHOWN = 24
@@ -36,6 +37,7 @@ WORST = 3
 TITLES = {
     "leakage": "Near-duplicates across splits",
     "label": "Likely label errors",
+    "mask": "Masks that disagree with a model",
     "duplicate": "Near-duplicates within a split",
     "outlier": "Outliers",
     "pixels": "Dark, light and nearly empty images",
@@ -50,13 +52,14 @@ class Finding:
     Attributes
     ----------
     kind : str
-        'leakage', 'label', 'duplicate', 'outlier' or 'pixels'.
+        'leakage', 'label', 'mask', 'duplicate', 'outlier' or 'pixels'.
     path, key, label, split : str
-        The sample; the label is its target in words.
+        The sample; the label is its target in words, of a mask the file's name.
     suggestion : str
         The class, label or number that fits better; of 'pixels' what is wrong with them; '' where the kind knows none.
     score : float
-        Of a label error the probability of the given label, of a number how many times the usual error it is off, of
+        Of a label error the probability of the given label, of a number how many times the usual error it is off, of a
+        mask the share of its pixels that a model is sure are of another class, of
         near-duplicates their cosine, of an outlier how many times further it is from its neighbours than the median of
         its class, of 'pixels' brightness or entropy.
     other_path, other_label, other_split : str
@@ -87,6 +90,8 @@ class Finding:
         location = f"{self.path} ({self.label}, {self.split})"
         if self.kind == "label":
             return f"{location}: rather {self.suggestion}; {self.doubt}"
+        if self.kind == "mask":
+            return f"{self.path} ({self.split}): {self.suggestion}, {percent(self.score)} of the pixels"
         if self.kind == "outlier":
             return f"{location}: {self.score:.1f} times as far from its neighbours as is usual"
         if self.kind == "pixels":
@@ -132,12 +137,18 @@ class InspectionReport:
     def findings(self) -> dict[str, list[Finding]]:
         """Every finding by kind, the worst first."""
         inspection = self.inspection
-        errors, outliers = inspection.label_errors, inspection.outliers
+        errors, outliers, masks = inspection.label_errors, inspection.outliers, inspection.mask_errors
+        doubted = zip(masks.doubted.tolist(), masks.words, strict=True) if masks is not None else ()
         found_errors = zip(errors.indices, errors.suggested, errors.scores, strict=True) if errors is not None else ()
         return {
             "leakage": [self._copy("leakage", copy) for copy in inspection.leakage],
             "label": [
                 self._finding("label", int(index), float(score), suggested) for index, suggested, score in found_errors
+            ],
+            "mask": [
+                self._finding("mask", place, float(masks.disagreement[place]), words)
+                for place, words in doubted
+                if masks is not None
             ],
             "duplicate": [self._copy("duplicate", copy) for copy in inspection.duplicates],
             "outlier": [
@@ -162,6 +173,8 @@ class InspectionReport:
             noun = "label" if self.balance else "number"
             images = len(set(inspection.label_errors.indices.tolist())) if inspection.label_errors else 0
             parts.append(f"the {noun}s of {_images(images)} are doubtful" if errors > 1 else f"one {noun} is doubtful")
+        if inspection.mask_errors is not None and (masks := len(inspection.mask_errors.doubted)):
+            parts.append(f"{masks:,} masks disagree with a model" if masks > 1 else "one mask disagrees with a model")
         if inspection.duplicates:
             parts.append(f"{_images(len(inspection.duplicates))} repeat another one of their split")
         if num_outliers := inspection.outliers.outside:
@@ -182,6 +195,8 @@ class InspectionReport:
         lines = [self.headline]
         for kind, findings in self.findings.items():
             if kind == "label" and self.inspection.label_errors is None:
+                continue
+            if kind == "mask" and self.inspection.mask_errors is None:
                 continue
             lines += ["", f"{TITLES[kind]}: {self.counts[kind]:,}{self._cautions.get(kind, '') if findings else ''}"]
             lines += [f"  {finding.words}" for finding in findings[:WORST]]
@@ -219,7 +234,9 @@ class InspectionReport:
     @property
     def _cautions(self) -> dict[str, str]:
         is_filled_up = self.inspection.outliers.outside < WORST
+        masks = self.inspection.mask_errors
         return {
+            "mask": "" if masks is None else f" (whose mIoU on masks it had not seen is {percent(masks.score)})",
             "label": f" (doubted by {self.doubter}: look before you change them)",
             "outlier": " outside Tukey's fence; the furthest are" if is_filled_up else "",
         }
@@ -227,6 +244,8 @@ class InspectionReport:
     def _finding(self, kind: str, index: int, score: float, suggestion: str = "") -> Finding:
         manifest = self.manifest
         label = self._texts[index]
+        if manifest.task.reads == "image":  # where a mask is says little, and takes a line
+            label = Path(label).name
         return Finding(
             kind, manifest.locations[index], manifest.keys[index], label, manifest.splits[index], suggestion, score
         )
@@ -268,7 +287,9 @@ def write_inspection(report: InspectionReport, out_dir: Path) -> Path:
         shown={
             kind: _with_thumbnails(findings_of_kind[:SHOWN], report.options)
             for kind, findings_of_kind in findings.items()
+            if kind != "mask"
         },
+        masks=mask_section(report.inspection.mask_errors, report.manifest, report.options, TABLE),
         titles=TITLES,
         splits=SPLITS,
         table=TABLE,
@@ -278,7 +299,7 @@ def write_inspection(report: InspectionReport, out_dir: Path) -> Path:
         looser=report.threshold - (RELAXED_FACTOR - 1) * (1 - report.threshold),
         nearer=CONTRAST_FACTOR,
     )
-    path = out_dir / PAGE
+    path = out_dir / INSPECTION_PAGE
     write_page(path, page)
     return path
 

@@ -21,6 +21,7 @@ from pipeline.options.command_line import invocation
 from pipeline.report.figures import inline_svg, save_png
 from pipeline.report.page_parts import template, write_page
 from pipeline.report.probe_figures import save_svg, score_against_depth
+from pipeline.run_layout import PROBE_PAGE
 from pipeline.text import (
     byte_count,
     format_count,
@@ -33,9 +34,8 @@ from pipeline.text import (
 )
 from stages.config.data import DataConfig
 from stages.extraction.extractor import Extractor
+from stages.fitting.map_probe import FEWEST_EPOCHS
 from stages.inspection.layer_probe import MOST_LOST, CutScore, LayerProbe
-
-PAGE = "probe.html"
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class ProbeReport:
         commands = [("heads at the recommended cut", self._train(recommended))]
         if recommended is not best:
             commands.append(("heads at the best cut", self._train(best)))
-        if len(self.probe.cuts) > 1:
+        if len(self.probe.cuts) > 1 and not self.on_maps:
             commands.append(("heads that see the best two cuts, joined", self._train(best, self.probe.ranked[1])))
         return commands
 
@@ -168,7 +168,29 @@ class ProbeReport:
         features = replace(self.extractor.options, cut="auto")
         names = [cut.name for cut in cuts]
         changed = {} if names == ["auto"] else {"cut": ",".join(names)}
-        return invocation("train", self.data, features, **changed, out=(self.out or Path("runs")) / "+".join(names))
+        folder = "+".join(names).replace(",", "+")
+        return invocation("train", self.data, features, **changed, out=(self.out or Path("runs")) / folder)
+
+    @property
+    def on_maps(self) -> bool:
+        """Whether each pixel has a class, so that cuts are maps, and sets of them are probed too."""
+        return self.extractor.options.pool == "none"
+
+    @property
+    def method(self) -> str:
+        """How cuts were scored, in words."""
+        if self.on_maps:
+            return (
+                "All maps were computed in one forward pass over the images and cached. On each of them, and on sets, "
+                f"a linear head was trained on the train split, for {FEWEST_EPOCHS} epochs (of few images some more) "
+                "and asked about masks of one size, thinned, of the validation split. Sets grow from the best map on "
+                "by the one that adds most; the set that is taken where no cut is named stands beside them. The best "
+                "of several sets is a little flattered by its choice."
+            )
+        return (
+            "All cuts were computed in one forward pass over the images, pooled and cached. On each, a ridge head was "
+            "fitted to the train split; its score is that on the validation split."
+        )
 
     @property
     def _scores_key(self) -> str:
@@ -245,7 +267,7 @@ def write_probe(report: ProbeReport, out_dir: Path) -> Path:
         over_seeds=_over_seeds,
         most_lost=f"{100 * MOST_LOST:.0f} points" if report.probe.metric.as_percent else MOST_LOST,
     )
-    path = out_dir / PAGE
+    path = out_dir / PROBE_PAGE
     write_page(path, page)
     return path
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +13,27 @@ from PIL import Image
 
 from pipeline.evaluation.comparison import Comparison, interval_words, renderings_words
 from pipeline.evaluation.method_summary import MethodSummary
+from pipeline.evaluation.one_line import chosen_method, one_line
+from pipeline.options.toml_file import OPTION_GROUPS
 from pipeline.report import figures
+from pipeline.report.best import section as search_section
 from pipeline.report.cost_figures import break_even_figure
-from pipeline.report.page_parts import Figures, ReportFigure, data_uri, minus, slug, template, write_page
+from pipeline.report.page_parts import (
+    Figures,
+    ReportFigure,
+    data_uri,
+    in_words,
+    minus,
+    slug,
+    template,
+    with_contents,
+    write_page,
+)
 from pipeline.report.tasks.registry import PageContext, task_part
-from pipeline.run_layout import CONTACT_SHEET, FIGURES, RANGE_TEST, RATES, REPORT
-from pipeline.text import duration, flattened, format_difference, format_error, format_range, format_score
+from pipeline.report.what_next import next_commands
+from pipeline.run_layout import CONTACT_SHEET, FIGURES, OTHER_PAGES, RANGE_TEST, RATES, REPORT
+from pipeline.text import byte_count, duration, flattened, format_difference, format_error, format_range, format_score
+from stages.tasks.base import Metric
 
 PLOTS = {
     RATES: "learning rate of each group over the steps",
@@ -62,9 +77,23 @@ def write_report(
         What there is to know about the data: how it was split, what could not be read.
     """
     drawn = Figures(out_dir / FIGURES)
-    first, metric = comparison.choice.chosen, comparison.metric
+    first, metric = chosen_method(comparison), comparison.metric
+    numbers_of = {id(row): number for number, row in enumerate(comparison.rows)}
+    marked = best_of_columns(comparison)
     page = template("report.html.j2").render(
         comparison=comparison,
+        searches=[found for run in comparison.runs if (found := search_section(run)) is not None],
+        one_line=one_line(comparison),
+        numbers=_numbers(first),
+        made=_made(comparison),
+        origin=_origin(comparison, environment),
+        next_commands=next_commands(comparison, out_dir, configuration),
+        other_pages=[(words, name) for name, words in OTHER_PAGES.items() if (out_dir / name).exists()],
+        # methods keep the color and the mark that they have in the figures
+        ranked=[(numbers_of[id(row)], row) for row in comparison.ranked],
+        chosen_first=[first, *(row for row in comparison.ranked if row is not first)],
+        order="descending" if metric.higher_is_better else "ascending",
+        best_in=lambda column, number: " best" if number in marked[column] else "",
         task=task_part(PageContext(comparison, drawn, configuration)),
         title=", ".join(run.name for run in comparison.runs),
         samples=comparison.rows[0].results[0].samples,
@@ -102,13 +131,95 @@ def write_report(
         notes=[*comparison.notes, *notes],
         notes_in_sight=NOTES_IN_SIGHT,
         other_options=lambda row: _as_text(_other_options(row, configuration)),
-        configuration=_as_text(configuration),
+        configuration=_options(configuration),
         environment=_as_text(environment),
     )
     out_dir.mkdir(parents=True, exist_ok=True)
     path = out_dir / REPORT
-    write_page(path, page)
+    write_page(path, with_contents(page))
     return path
+
+
+def best_of_columns(comparison: Comparison) -> dict[str, set[int]]:
+    """Return the numbers of the rows that are the best of each column, as far as the table shows; of one row none."""
+    metric, rows = comparison.metric, comparison.rows
+    shown: dict[str, tuple[Metric, list[float]]] = {
+        other.name: (other, [row.mean_score(other.name) for row in rows]) for other in comparison.shown_metrics
+    }
+    shown["score"] = (metric, [row.score for row in rows])
+    shown["val"] = (metric, [row.val_score for row in rows])
+    shown["cv"] = (metric, [math.nan if row.cv is None else row.cv.mean for row in rows])
+    best = {
+        name: _best(values, higher=of.higher_is_better, digits=3 if of.as_percent else None)
+        for name, (of, values) in shown.items()
+    }
+    costs: dict[str, tuple[list[float], int]] = {
+        "marginal": ([row.marginal_seconds for row in rows], 1),
+        "seconds": ([row.seconds for row in rows], 1),
+        "prediction": ([1000 * row.prediction_seconds for row in rows], 1),
+        "model": ([math.nan if row.model_bytes is None else row.model_bytes for row in rows], 0),
+        "memory": ([row.peak_memory_bytes for row in rows], 0),
+    }
+    best |= {name: _best(values, higher=False, digits=digits) for name, (values, digits) in costs.items()}
+    return best
+
+
+def _best(values: Sequence[float], *, higher: bool, digits: int | None) -> set[int]:
+    """Return the places of the best values as they are rounded; none where all are alike, or there is one alone."""
+    rounded = [value if digits is None else round(value, digits) for value in values]
+    known = {value for value in rounded if not math.isnan(value)}
+    if len(known) < 2:
+        return set()
+    best = max(known) if higher else min(known)
+    return {number for number, value in enumerate(rounded) if value == best}
+
+
+def _numbers(row: MethodSummary) -> list[tuple[str, str, str]]:
+    """Return the numbers of the method to take that stand below the verdict: what, how much, and how sure."""
+    percent_like = row.metric.as_percent
+    low, high = (format_score(end, as_percent=percent_like) for end in row.ci95)
+    numbers = [(f"test {row.metric.label}", format_score(row.score, as_percent=percent_like), f"{low} to {high}")]
+    if row.cv is not None:
+        error = format_error(row.cv.standard_error, as_percent=percent_like)
+        numbers.append(("out of folds", format_score(row.cv.mean, as_percent=percent_like), f"± {error}"))
+    else:
+        numbers.append(("validation", format_score(row.val_score, as_percent=percent_like), ""))
+    when = "when the features are there" if row.cached else ""
+    numbers.append(("to train and test", duration(row.marginal_seconds), when))
+    numbers.append((f"to predict one {row.unit}", f"{1000 * row.prediction_seconds:,.1f} ms", ""))
+    if row.model_bytes is not None:
+        numbers.append(("model on disk", byte_count(row.model_bytes), ""))
+    return numbers
+
+
+def _made(comparison: Comparison) -> str:
+    """Return the day of the last result; '' of results that kept none."""
+    return max((str(result.provenance.get("date") or "") for result in comparison.results), default="")[:10]
+
+
+def _origin(comparison: Comparison, environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what made the results, in a line: the last command, the data's digest, versions."""
+    last = max(comparison.results, key=lambda result: str(result.provenance.get("date") or "")).provenance
+    versions = [f"{name} {environment[name]}" for name in ("cutonce", "torch") if environment.get(name)]
+    said = [("by", last.get("command")), ("data", last.get("data_digest")), ("with", ", ".join(versions))]
+    return [(name, str(value)) for name, value in said if value]
+
+
+def _options(configuration: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return the options in words: those that were given, and those that are as they are by default."""
+    defaults = {
+        of.name: of.default_factory() if of.default_factory is not MISSING else of.default
+        for group in OPTION_GROUPS
+        for of in fields(group)
+        if of.default is not MISSING or of.default_factory is not MISSING
+    }
+    texts = _as_text(configuration)
+    default_texts = _as_text(defaults)
+    parts: dict[str, dict[str, str]] = {"given": {}, "defaults": {}}
+    for name, text in texts.items():
+        own = name.rsplit(".", 1)[-1]
+        parts["defaults" if default_texts.get(own) == text or own == "version" else "given"][name] = text
+    return parts if texts else {}
 
 
 def _provenance(comparison: Comparison) -> list[tuple[str, str]]:
@@ -244,11 +355,10 @@ def _other_options(row: MethodSummary, configuration: Mapping[str, Any]) -> dict
 
 def _as_text(nested: Mapping[str, Any]) -> dict[str, str]:
     """Return a nested mapping as dotted names and words."""
-    return {
-        name: ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-        for name, value in flattened(nested).items()
-    }
+    return {name: in_words(value) for name, value in flattened(nested).items()}
 
 
 def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else in_words(value)

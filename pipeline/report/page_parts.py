@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import re
 from collections.abc import Mapping
@@ -41,6 +42,18 @@ def write_page(path: Path, page: str) -> None:
     write_atomically(path, printable(page).encode("utf-8"))
 
 
+_HEADING = re.compile(r'<h2 id="([\w-]+)">(.*?)</h2>', flags=re.DOTALL)
+_CONTENTS = "<!-- contents -->"
+"""Where a template wants the contents; no name from the data can say this, whose `<` is escaped."""
+
+
+def with_contents(page: str) -> str:
+    """Return a page with links to the sections that come after the place where its template wants them."""
+    before, mark, after = page.partition(_CONTENTS)
+    links = "".join(f'<li><a href="#{name}">{words}</a></li>' for name, words in _HEADING.findall(after))
+    return before + (f'<nav aria-label="Contents"><ul>{links}</ul></nav>' if mark and links else "") + after
+
+
 class Figures:
     """Saves figures in a folder and hands them on for the page."""
 
@@ -56,8 +69,23 @@ class Figures:
 
 
 def template(name: str) -> jinja2.Template:
-    """Return a template of this folder, with the filters that all pages use."""
+    """Return a template of this folder, with the filters and the script that all pages use."""
     return _environment().get_template(name)
+
+
+def in_words(value: object) -> str:
+    """Return a setting as a person writes it, not as Python does."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {in_words(of_it)}" for name, of_it in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(in_words, value)) or "none"
+    return str(value)
 
 
 @cache
@@ -70,7 +98,12 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # the only script that runs on a page is this one: the browser is told its digest, and nothing else may
+    script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment.globals |= {"script": Markup(script), "script_digest": f"sha256-{digest}"}
     environment.filters |= {
+        "in_words": in_words,
         "percent": percent,
         "points": lambda share: minus(points(share)),
         "score_of": lambda value, metric: format_score(value, as_percent=metric.as_percent),

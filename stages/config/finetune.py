@@ -141,6 +141,9 @@ class FinetuneConfig:
     model_ema_decay: float | None = None
     """Decay of an exponential moving average of the weights, which then is what is validated and kept: 0.999, say."""
 
+    wise_ft: bool = False
+    """WiSE-FT: keep what validates best of the weights it began with, those of its best epoch, and four between."""
+
     clip_grad: float | None = None
     """Largest norm of the gradient."""
 

@@ -26,13 +26,18 @@ HeadName = str
 
 BlockWeight = Literal["dim", "sqrt", "equal"]
 
+DepthSet = Literal["last", "stages", "blocks", "all"]
+
 COLUMN_OPTIONS = ("columns", "categories", "texts", "log_columns", "impute", "category_min_count")
 """Options that say which columns of a table stand beside the images; a head on the images alone is as without them."""
 
 ENSEMBLE = "ensemble"
 """The option that says what is made of several heads; each of these is as without it."""
 
-DEPTH_OPTIONS = ("block_weight",)
+DEPTHS = "depths"
+"""The option that says which sets of them are tried; a head for which it says nothing is as before there was one."""
+
+DEPTH_OPTIONS = ("block_weight", DEPTHS)
 """Options that say how features of several depths are joined; a head on one cut is as without them."""
 
 
@@ -89,6 +94,10 @@ class HeadConfig:
     block_weight: tuple[BlockWeight, ...] = ("sqrt",)
     """Of features of several depths, what a block of d standardized numbers counts: dim (by its numbers: each is
     multiplied by 1), equal (each block as much: by d^-1/2), sqrt (between: by d^-1/4). Of several the best is taken."""
+
+    depths: tuple[DepthSet, ...] = ()
+    """Of features of several depths, the sets that are tried: last, stages, blocks, all. Of several the best is taken
+    (default: each that there is)."""
 
     n_neighbors: tuple[int, ...] = (1, 3, 5, 10, 20, 50)
     """Numbers of neighbours tried for knn."""

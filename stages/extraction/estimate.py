@@ -67,10 +67,17 @@ class Estimate:
         return self.renderings / self.per_second if self.renderings else 0.0
 
 
-def estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
+def estimate(extractor: Extractor, manifest: Manifest, batches: int = _BATCHES) -> Estimate:
     """Run some of the images that are missing, spread over the manifest, and write nothing.
 
     Where nothing is missing, some of all images are run, so that the rates are told in any case.
+
+    Parameters
+    ----------
+    extractor : Extractor
+    manifest : Manifest
+    batches : int
+        How many are timed, per thread that computes.
 
     Raises
     ------
@@ -83,7 +90,7 @@ def estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
     views = range(extractor.options.views)
     computing = extractor.threads if extractor.device.type == "cpu" else 1
     warm_up = computing * extractor.batch_size
-    sampled_keys = _evenly_spaced(list(lacking) or keys, warm_up * (1 + max(_BATCHES // len(views), 1)))
+    sampled_keys = _evenly_spaced(list(lacking) or keys, warm_up * (1 + max(batches // len(views), 1)))
     requests = (extractor.request(location_of[key], key, views) for key in sampled_keys)
     renderings, decode_seconds, forward_seconds = 0, 0.0, 0.0
     started = last_finished = time.perf_counter()

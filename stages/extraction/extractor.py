@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cache import FeatureCache, Spec, key_of_bytes
-from cache.errors import CutonceError, UsageError
+from cache.errors import CutonceError, UsageError, listed
 from cache.quantized import QUANTIZED
 from stages.config.features import FeatureConfig, Pooling
 from stages.config.pixel_values import COLORS, parse_channels
@@ -31,7 +31,7 @@ from stages.network.backbones.input_channels import with_channels
 from stages.network.backbones.registry import load_backbone
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.hooked import HookedGraph, HookedTrunk, JoinedTrunk, cut_graph
-from stages.network.graph.map_cuts import MAPS, default_map_cuts
+from stages.network.graph.map_cuts import MAPS, default_map_cuts, map_cuts_to_probe, stride_of
 from stages.network.graph.pooling import Pool
 from stages.network.graph.tap_places import find_taps, layout_of_taps
 from stages.network.graph.tapped_trunk import TappedTrunk
@@ -185,7 +185,20 @@ class Extractor:
             raise UsageError(
                 f"`pool` {self.options.pool} leaves no places, and a class for each pixel needs them: take `pool` none"
             )
-        return MapLayout.of_cuts(self.cuts, self.image_shape)
+        try:
+            return MapLayout.of_cuts(self.cuts, self.image_shape)
+        except UsageError as error:
+            raise UsageError(f"{error}{self._maps_there_are}") from error
+
+    @property
+    def _maps_there_are(self) -> str:
+        """Which cuts are maps, with their strides, in words; '' where blocks are not known."""
+        try:
+            cuts = map_cuts_to_probe(self.graph)
+        except UsageError:
+            return ""
+        words = [f"{cut.alias or cut.name} (stride {stride_of(self.graph, cut)})" for cut in cuts]
+        return f". Maps are {listed(words, len(words))}"
 
     @property
     def fingerprint(self) -> str:
@@ -315,10 +328,18 @@ class Extractor:
     def _remark(self, height: int, width: int) -> str:
         return CROPPED if self.backbone.preprocessing.share_seen(height, width) < SEEN_WARNED else ""
 
+    def mask_of_view(self, image: Tensor, mask: Tensor, key: str, view: int) -> Tensor:
+        """Return a mask, uint8 [H, W] as its image, in the places that it has in an augmented view: uint8 [S, S]."""
+        return self.augmentation.with_mask(image, mask, _seed_of_view(key, view))[1]
+
     def _view(self, image: Tensor, key: str, view: int) -> Tensor:
         if view == 0:
             return self.backbone.preprocessing.render(image)
-        return self.augmentation(image, seed_from("view", view, "of", key, bits=32))
+        return self.augmentation(image, _seed_of_view(key, view))
+
+
+def _seed_of_view(key: str, view: int) -> int:
+    return seed_from("view", view, "of", key, bits=32)
 
 
 def build_extractor(options: FeatureConfig, backbone: Backbone | None = None) -> Extractor:

@@ -76,6 +76,7 @@ def baseline(options: FinetuneConfig, name: Baseline) -> FinetuneConfig:
         invert_reinit=False,
         init_head="new",
         from_cache=False,
+        wise_ft=False,
         baselines=(),
         lr=options.baseline_lr,
         head_lr=options.baseline_lr,

@@ -25,12 +25,14 @@ from stages.finetuning.setup import (
     without_training,
 )
 from stages.finetuning.transfer_model import HEAD, TransferModel
+from stages.finetuning.wise_ft import Interpolation, choose_interpolation
 from stages.network.aggregate import Aggregate
 from stages.network.heads.aggregated import AggregatedHead
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
 from stages.network.heads.registry import build_head
 from stages.training.autocast_benchmark import benchmark_autocast
+from stages.training.ema import TrainableState
 from stages.training.history import Epoch, TrainResult
 from stages.training.lr_finder import LRFinderResult, lr_find
 from stages.training.lr_schedules import lr_trace, make_schedule
@@ -44,7 +46,7 @@ class FinetuneResult:
     Attributes
     ----------
     upper : TransferModel
-        With the weights of the best validation epoch.
+        With the weights of the best validation epoch, or between those and the first, as `interpolation` says.
     fit : TrainResult
     backbone_forwards : int
         Images that went through the frozen part, or the whole network, in this training's own work: training and
@@ -60,6 +62,8 @@ class FinetuneResult:
         Renderings whose maps the training is from; 0 from images.
     view_seconds : float
         What filling the cache with those took, when it was done.
+    interpolation : Interpolation, optional
+        Of ``wise_ft``: which weights between start and best epoch it was left with.
     """
 
     upper: TransferModel
@@ -72,6 +76,15 @@ class FinetuneResult:
     autocast: str = "none"
     view_forwards: int = 0
     view_seconds: float = 0.0
+    interpolation: Interpolation | None = None
+
+    @property
+    def val_score(self) -> float:
+        """The task's primary metric on the validation split, of the weights that it was left with."""
+        if self.interpolation is not None:
+            return self.interpolation.val_score
+        assert self.fit.best is not None, "there is epoch 0"
+        return self.fit.best.val_score
 
     @property
     def head(self) -> Head:
@@ -154,7 +167,10 @@ def finetune(
         on_epoch_start=prepare,
         on_epoch=on_epoch,
     )
+    trainable = TrainableState(upper.model, optimizer)
+    start = trainable.snapshot(upper.model) if options.wise_ft else {}
     result = train(run, scheduler, hooks)
+    interpolation = choose_interpolation(run, trainable, start, result) if options.wise_ft else None
     return FinetuneResult(
         upper,
         result,
@@ -166,6 +182,7 @@ def finetune(
         run.config.amp_dtype,
         setup.view_forwards,
         setup.view_seconds,
+        interpolation,
     )
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from cache.errors import DataError
+from stages.data.augment.mask_view import seen_part
 from stages.data.image_stream import ImageRequest
 from stages.data.images.preprocessing import Preprocessing
 from stages.data.images.rgb import UnreadableImageError
@@ -195,7 +195,10 @@ def _tiles(location: str, tiling: Tiling | None, extractor: Extractor) -> tuple[
 def _finished(index: int, image: _Image, preprocessing: Preprocessing, *, probabilities: bool) -> PredictedMask:
     if image.failure:
         return PredictedMask(index, image.failure)
-    parts = [seen_part(logits, preprocessing, box) for logits, box in zip(image.logits, image.boxes, strict=True)]
+    parts = [
+        seen_part(logits, preprocessing, (box.height, box.width))
+        for logits, box in zip(image.logits, image.boxes, strict=True)
+    ]
     logits = torch.stack(parts).float()
     if not torch.isfinite(logits.sum()):
         raise DataError("what the network answers is not finite: the training diverged; try a lower rate")
@@ -205,18 +208,3 @@ def _finished(index: int, image: _Image, preprocessing: Preprocessing, *, probab
     merged = merge_tiles(logits, image.boxes, image.shape)
     mask, of_classes = merged.argmax(dim=0).to(torch.uint8), merged.softmax(dim=0).to(torch.float16)
     return PredictedMask(index, mask.numpy(), of_classes.numpy(), vector)
-
-
-def seen_part(logits: Tensor, preprocessing: Preprocessing, box: Box) -> Tensor:
-    """Return of the logits of a view, [classes, h, w], those of the image in it, without what was put beside it.
-
-    Parameters
-    ----------
-    box
-        Of the image, or the tile, that the view shows: its height and width.
-    """
-    if preprocessing.crop_mode != "border":
-        return logits
-    top, left, rows, columns = preprocessing.image_area(box.height, box.width)
-    view = F.interpolate(logits[None].float(), preprocessing.shape, mode="bilinear", align_corners=False)[0]
-    return view[:, top : top + rows, left : left + columns]

@@ -32,11 +32,15 @@ from stages.training.train_loop import TrainRun
 _NOT_IN_FINGERPRINT = ("num_workers", "checkpoint_minutes", "tta", "name", "baselines", "baseline_lr")
 """Options that do not shape what a training comes to."""
 
+_LATER = ("wise_ft",)
+"""Options that trainings of before did not have, and that are told where they are asked for: those are found again."""
+
 
 def training_fingerprint(problem: FinetuneProblem) -> TrainingFingerprint:
     """Return everything that shapes a fine-tuning, by name: a checkpoint of another one is not gone on from."""
     extractor, options, manifest = problem.extractor, problem.config, problem.manifest
-    shaping = as_version_1({name: value for name, value in asdict(options).items() if name not in _NOT_IN_FINGERPRINT})
+    left_out = {*_NOT_IN_FINGERPRINT, *(name for name in _LATER if not getattr(options, name))}
+    shaping = as_version_1({name: value for name, value in asdict(options).items() if name not in left_out})
     digest = hashlib.sha256()
     for name, value in sorted(problem.head.state_dict().items()):
         digest.update(name.encode() + value.detach().cpu().numpy().tobytes())

@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import UsageError
+from cache.errors import UsageError, listed
 from stages.config.head_registry import HeadKind, import_head
 from stages.fitting.feature_rows import FeatureRows, StreamedFeatureRows
 from stages.fitting.out_of_fold import OutOfFold, best_variants, put_together, variants_on_others
@@ -32,7 +32,7 @@ _CHOOSES = "ridge"
 
 _SHARED = "depths"
 
-KEPT_BYTES = 1 << 30
+KEPT_BYTES = 2 << 30
 """Most bytes of coordinates that are kept for the next head on the same rows."""
 
 FEWEST_LANDMARKS = 100
@@ -97,6 +97,22 @@ def _search(
     return (fitted.finish() if fitted.finish is not None and finished else fitted, coordinates), candidates, folds
 
 
+def best_scores(
+    kind: HeadKind, fit: FitFunction, taps: DepthLayout, problem: FitProblem
+) -> list[tuple[DepthChoice, float]]:
+    """Return the best score of a fitted head under each set of depths and weighting; no head is kept.
+
+    Parameters as in `fit_depths`.
+    """
+    assert not kind.in_epochs, "a head that trains in epochs takes what ridge says"
+    found: dict[DepthChoice, float] = {}
+    for coordinates in _coordinates(taps, problem):
+        fitted = fit(replace(_problem_on(coordinates.values, problem), deferred=True))
+        scores = [float(candidate["score"]) for candidate in fitted.candidates if "rows" not in candidate]
+        found[coordinates.choice] = max(scores)
+    return list(found.items())
+
+
 def _fit_torch(fit: FitFunction, taps: DepthLayout, problem: FitProblem) -> HeadFit:
     """Return a torch head that was trained on the depths, and with the weighting, that ridge takes.
 
@@ -104,8 +120,12 @@ def _fit_torch(fit: FitFunction, taps: DepthLayout, problem: FitProblem) -> Head
     """
     if isinstance(problem.train, StreamedFeatureRows):
         return fit(replace(problem, taps=None))
-    ridge: FitFunction = import_head(_CHOOSES)
-    (_, coordinates), _, folds = _search(ridge, taps, problem, finished=False)
+    folds: list[tuple[DepthChoice, Fold | None]] = []
+    if len(depth_choices(taps, problem)) == 1:
+        (coordinates,) = _coordinates(taps, problem)
+    else:
+        ridge: FitFunction = import_head(_CHOOSES)
+        (_, coordinates), _, folds = _search(ridge, taps, problem, finished=False)
     rows, choice = coordinates.rows, coordinates.choice
 
     def fitted_on(choice: DepthChoice) -> tuple[HeadFit, Coordinates]:
@@ -120,6 +140,8 @@ def _fit_torch(fit: FitFunction, taps: DepthLayout, problem: FitProblem) -> Head
     def fold() -> OutOfFold | None:
         if not problem.divisions:
             return None
+        if not folds:
+            return fitted.fold() if fitted.fold is not None else None
         said = [of_ridge for _, fold in folds if fold is not None and (of_ridge := fold()) is not None]
         picks = variants_on_others(problem, said)
         tried = {}
@@ -135,7 +157,7 @@ def _fit_torch(fit: FitFunction, taps: DepthLayout, problem: FitProblem) -> Head
         fitted,
         head=numbers.on_rows(fitted.head),
         head_train_only=numbers.on_rows(fitted.head_train_only),
-        settings=_said(choice) | {"depths chosen by": _CHOOSES} | fitted.settings,
+        settings=_said(choice) | ({"depths chosen by": _CHOOSES} if folds else {}) | fitted.settings,
         candidates=[_said(choice) | candidate for candidate in fitted.candidates],
         fold=fold if fitted.fold is not None else None,
     )
@@ -146,24 +168,49 @@ def _coordinates(taps: DepthLayout, problem: FitProblem) -> Iterator[Coordinates
 
     What heads on the same rows share is kept for the next of them, where it is not large.
     """
-    kept = problem.shared.get(_SHARED)
-    if kept is not None:
-        yield from kept
-        return
-    widths = {block.name: block.width for block in taps.blocks}
-    rows = BlockRows(problem.train, problem.val, widths, _landmarks(problem), problem.seed)
-    sets = sorted(taps.depth_sets().items(), key=lambda named: sum(widths[name] for name in named[1]))
-    choices = [
-        DepthChoice(depths, names, weighting) for depths, names in sets for weighting in problem.config.block_weight
-    ]
-    size = rows.bytes_of(choices)
-    if size > KEPT_BYTES:  # rows are gone through once more for each, so that one is in memory at a time
+    choices = depth_choices(taps, problem)
+    shared: _Shared | None = problem.shared.get(_SHARED)
+    if shared is None:
+        widths = {block.name: block.width for block in taps.blocks}
+        sets = taps.depth_sets().values()
+        rows = BlockRows(problem.train, problem.val, widths, _landmarks(problem), problem.seed, sets)
+        shared = problem.shared[_SHARED] = _Shared(rows, {})
+    rows, kept = shared
+    missing = [choice for choice in choices if choice not in kept]
+    if rows.bytes_of([*kept, *missing]) > KEPT_BYTES:  # what other heads took is given up for what this one takes
+        for choice in [choice for choice in kept if choice not in choices]:
+            del kept[choice]
+    if rows.bytes_of([*kept, *missing]) > KEPT_BYTES:
+        # rows are gone through once more for each, so that one is in memory at a time
         for choice in choices:
-            yield from rows.coordinates([choice])
+            yield kept[choice] if choice in kept else next(rows.coordinates([choice]))
         return
-    found = list(rows.coordinates(choices))
-    problem.shared[_SHARED] = found
-    yield from found
+    kept |= zip(missing, rows.coordinates(missing), strict=True)
+    for choice in choices:
+        yield kept[choice]
+
+
+class _Shared(NamedTuple):
+    """What heads on the same rows share: the rows, and their coordinates under the choices that were asked for."""
+
+    rows: BlockRows
+    kept: dict[DepthChoice, Coordinates]
+
+
+def depth_choices(taps: DepthLayout, problem: FitProblem) -> list[DepthChoice]:
+    """Return the sets of depths, each with each weighting, that the options say to try; of the fewest numbers first.
+
+    Raises
+    ------
+    UsageError
+        If the rows have no set of a name.
+    """
+    widths = {block.name: block.width for block in taps.blocks}
+    sets, asked = taps.depth_sets(), problem.config.depths
+    if unknown := [name for name in asked if name not in sets]:
+        raise UsageError(f"`depths` {unknown[0]}: of the `taps` that are cached there are {listed(list(sets))}")
+    order = sorted(asked or sets, key=lambda name: sum(widths[block] for block in sets[name]))
+    return [DepthChoice(name, sets[name], weighting) for name in order for weighting in problem.config.block_weight]
 
 
 def _landmarks(problem: FitProblem) -> int:

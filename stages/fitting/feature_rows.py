@@ -25,6 +25,9 @@ BATCH_ROWS = 1024
 Block = tuple[NDArray[np.int64], NDArray[Any]]
 """Places [b] of rows in the split, and the rows [b, *row_shape]."""
 
+ViewBlock = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]
+"""Places [b] of rows in the split, the view that each is of, 0 the evaluation view, and the rows [b, *row_shape]."""
+
 
 @dataclass(frozen=True)
 class FeatureRows:
@@ -89,6 +92,13 @@ class FeatureRows:
         Each row comes once; or, `balanced`, drawn with replacement so that all classes are as likely. Where some are
         named, they are drawn `among` these.
         """
+        for picked, _, rows in self.shuffled_views(batch_rows, seed, balanced=balanced, among=among):
+            yield picked, rows
+
+    def shuffled_views(
+        self, batch_rows: int, seed: int, *, balanced: bool = False, among: NDArray[np.int64] | None = None
+    ) -> Iterator[ViewBlock]:
+        """Yield what `shuffled` does, and between places and rows which view of each sample a row is of."""
         generator = np.random.default_rng(seed)
         places = np.arange(len(self)) if among is None else among
         labels = self.labels[places]
@@ -101,7 +111,7 @@ class FeatureRows:
         views = generator.integers(1 + len(self.augmented), size=len(self))
         for start in range(0, len(order), batch_rows):
             picked = order[start : start + batch_rows]
-            yield picked, self.take(picked, views[picked])
+            yield picked, views[picked], self.take(picked, views[picked])
 
     def take(self, indices: NDArray[np.int64], views: NDArray[np.int64]) -> NDArray[Any]:
         """Return some rows, of each the view asked for."""

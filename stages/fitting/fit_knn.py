@@ -21,7 +21,11 @@ _ROWS_AT_ONCE = 1024
 
 
 @register_head(
-    "knn", label="kNN", tasks=("single_label", "multi_label", "regression"), saved_as="stages.network.heads.knn:KNNHead"
+    "knn",
+    label="kNN",
+    tasks=("single_label", "multi_label", "regression"),
+    saved_as="stages.network.heads.knn:KNNHead",
+    cost=0.3,
 )
 @torch.inference_mode()
 def fit_knn(problem: FitProblem) -> HeadFit:

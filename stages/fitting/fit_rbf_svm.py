@@ -39,6 +39,7 @@ _BLOCK_ROWS = 4096
     tasks=("single_label", "multi_label"),
     default_for=("single_label",),
     saved_as="stages.network.heads.rbf:RBFHead",
+    cost=2.2,
 )
 def fit_rbf(problem: FitProblem) -> HeadFit:
     """Support vector machine with a radial kernel."""

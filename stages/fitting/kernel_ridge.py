@@ -36,6 +36,7 @@ FittedTo = Callable[[RidgeFits, Scaling, float, float], LinearHead]
     tasks=("single_label", "multi_label", "regression"),
     default_for=("multi_label", "regression"),
     saved_as="stages.network.heads.rbf:RBFHead",
+    cost=10.0,
 )
 def fit_kernel_ridge(problem: FitProblem) -> HeadFit:
     """Ridge with a radial kernel.

@@ -18,6 +18,7 @@ from stages.fitting.result import HeadFit
     method="linear",
     tasks=("single_label", "multi_label"),
     default_for=("single_label", "multi_label"),
+    cost=1.0,
 )
 def fit_logistic(problem: FitProblem) -> HeadFit:
     """Logistic regression. Multinomial; of several labels, each against the samples without it."""

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stages.fitting.feature_rows import AnyFeatureRows, in_batches
-from stages.fitting.problem import FitProblem, PixelTargets, full_batches
+from stages.fitting.problem import FitProblem, PixelTargets, full_batches_of_views
 from stages.network.heads.base import Head
 from stages.network.heads.map_head import MapHead, resized
+from stages.runtime.device import supports_bf16
 from stages.runtime.seeding import epoch_seed
-from stages.tasks.base import Statistics, Task, find_metric
+from stages.tasks.base import Statistics, Task, TensorBatch, find_metric
 from stages.training.config import TrainConfig
 from stages.training.history import Epoch, Validation
 from stages.training.lr_schedules import LRScheduleConfig, make_schedule
@@ -59,6 +60,13 @@ class MapHeadTraining:
         Of no use: the heads have a BatchNorm in front.
     validates : bool
         Whether there is a validation split beside the rows.
+    label_size : (int, int), optional
+        Height and width that masks are thinned to; by default what suits the head.
+
+    Attributes
+    ----------
+    head : MapHead
+        What is trained, on the device.
     """
 
     def __init__(
@@ -69,6 +77,7 @@ class MapHeadTraining:
         rows: AnyFeatureRows,
         scaler: object,
         validates: bool = True,
+        label_size: tuple[int, int] | None = None,
     ) -> None:
         (self._setting,) = settings
         self.settings = settings
@@ -76,10 +85,11 @@ class MapHeadTraining:
         # no early end: epochs are few, and what counts comes as the rate goes down
         self.config = TrainConfig(recipe.epochs, problem.seed, label_smoothing=options.fit_label_smoothing)
         self._problem, self._rows, self._validates = problem, rows, validates
-        self._head = as_map_head(copy.deepcopy(template)).to(problem.device)
+        self.head = as_map_head(copy.deepcopy(template)).to(problem.device)
+        self.head.convolves_in_bf16 = convolves_in_bf16(self.head, problem.device)
         self._metric, self._masks = find_metric(problem.task), masks_of(problem)
-        self._size = self._head.label_size
-        decaying, others = _by_decay(self._head)
+        self._size = label_size or self.head.label_size
+        decaying, others = _by_decay(self.head)
         self._optimizer = torch.optim.AdamW(
             [
                 {"params": decaying, "weight_decay": self._setting["weight decay"]},
@@ -104,11 +114,11 @@ class MapHeadTraining:
         self._epoch, self._loss_sum, self._seen = epoch, 0.0, 0
         seed = epoch_seed(self.config.seed, epoch)
         torch.manual_seed(seed)
-        self._head.train()
-        for indices, block in full_batches(self._rows, self._problem, seed):
+        self.head.train()
+        for indices, views, block in full_batches_of_views(self._rows, self._problem, seed):
             if len(block) == 1:  # the mean of an image has no variance over a batch of one
-                indices, block = np.repeat(indices, 2), np.repeat(block, 2, axis=0)
-            losses = self._losses(self._inputs(block), self._targets(self._rows.labels[indices]))
+                indices, views, block = (np.repeat(part, 2, axis=0) for part in (indices, views, block))
+            losses = self._losses(self._inputs(block), self._targets(self._rows.labels[indices], views))
             loss = losses.mean()
             self._optimizer.zero_grad(set_to_none=True)
             if math.isfinite(value := float(loss.detach())):
@@ -118,26 +128,34 @@ class MapHeadTraining:
             self._loss_sum += value * len(indices)
             self._seen += len(indices)
 
-    @torch.no_grad()
     def validate(self) -> list[Validation]:
         """Return loss and score on the thinned masks of validation."""
         if not self._validates:
             return []
-        self._head.eval()
-        task, val = self._problem.task, self._problem.val
-        loss, statistics = 0.0, []
-        for indices, block in _few(val, _STEP_IMAGES):
-            targets = self._targets(val.labels[indices])
-            logits = resized(self._head(self._inputs(block)), self._size)
-            loss += float(task.loss(logits, targets))
-            if not math.isfinite(loss):
-                return [Validation(loss, math.nan, math.nan)]
-            statistics.append(task.statistic(logits, targets))
-        score = self._metric.score(np.concatenate(statistics))
+        val = self._problem.val
+        loss, statistics = self.validated()
+        if statistics is None:
+            return [Validation(loss, math.nan, math.nan)]
+        score = self._metric.score(statistics)
         selection = score if self._metric.higher_is_better else -score
         if self._epoch <= _ANNEALED * self.config.epochs:
             selection -= _BELOW_ALL
         return [Validation(loss / len(val), score, selection)]
+
+    @torch.no_grad()
+    def validated(self) -> tuple[float, Statistics | None]:
+        """Return the loss on the thinned masks of validation, summed, and what the task keeps of each; None if lost."""
+        self.head.eval()
+        task, val = self._problem.task, self._problem.val
+        loss, statistics = 0.0, []
+        for indices, block in _few(val, _STEP_IMAGES):
+            targets = self._targets(val.labels[indices])
+            logits = resized(self.head(self._inputs(block)), self._size)
+            loss += float(task.loss(logits, targets))
+            if not math.isfinite(loss):
+                return loss, None
+            statistics.append(task.statistic(logits, targets))
+        return loss, np.concatenate(statistics)
 
     def row(self, index: int, validation: Validation, seconds: float) -> Epoch | None:
         """Return the row of the epoch; None where the loss is lost."""
@@ -149,7 +167,7 @@ class MapHeadTraining:
 
     def snapshot(self, index: int) -> dict[str, Tensor]:
         """Return a copy of all tensors."""
-        return {name: tensor.detach().clone() for name, tensor in self._head.state_dict().items()}
+        return {name: tensor.detach().clone() for name, tensor in self.head.state_dict().items()}
 
     def end_epoch(self) -> None:
         """Nothing is kept on disk: a head that was stopped is trained again."""
@@ -157,13 +175,13 @@ class MapHeadTraining:
     def _inputs(self, block: NDArray[Any]) -> Tensor:
         return torch.from_numpy(block).to(self._problem.device).float()
 
-    def _targets(self, places: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(self._masks.thinned(places, self._size)).to(self._problem.device)
+    def _targets(self, places: NDArray[np.int64], views: NDArray[np.int64] | None = None) -> Tensor:
+        return torch.from_numpy(self._masks.thinned(places, self._size, views)).to(self._problem.device)
 
     def _losses(self, rows: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of each image, [b]."""
         return self._problem.task.loss(
-            resized(self._head(rows), self._size),
+            resized(self.head(rows), self._size),
             targets,
             smoothing=self.config.label_smoothing,
             class_weights=self._class_weights,
@@ -171,7 +189,6 @@ class MapHeadTraining:
         )
 
 
-@torch.no_grad()
 def map_statistics(head: nn.Module, rows: AnyFeatureRows, masks: PixelTargets, task: Task) -> Statistics:
     """Return what the task keeps of each image, of every pixel of its mask as it is stored.
 
@@ -182,17 +199,40 @@ def map_statistics(head: nn.Module, rows: AnyFeatureRows, masks: PixelTargets, t
     rows : FeatureRows or StreamedFeatureRows
         Whose labels are places in `masks`.
     """
+    return np.concatenate(
+        [task.statistic(activated, targets) for activated, targets in _activated(head, rows, masks, task)]
+    )
+
+
+def activated_images(
+    head: nn.Module, rows: AnyFeatureRows, masks: PixelTargets, task: Task
+) -> Iterator[tuple[Tensor, NDArray[np.uint8]]]:
+    """Yield the probabilities of each image, [classes, H, W], beside its mask as it is stored, in order.
+
+    Parameters
+    ----------
+    head, rows, masks, task
+        As of `map_statistics`.
+    """
+    for activated, targets in _activated(head, rows, masks, task):
+        for probabilities, mask in zip(activated, targets, strict=True):
+            yield probabilities, mask.numpy()
+
+
+def _activated(
+    head: nn.Module, rows: AnyFeatureRows, masks: PixelTargets, task: Task
+) -> Iterator[tuple[TensorBatch, TensorBatch]]:
+    """Yield what a head answers at the size of masks as they are stored, and these, some images at a time."""
     head = as_map_head(head).eval()
     device = next(head.parameters()).device
-    statistics = []
     for indices, block in _few(rows, _STEP_IMAGES):
         places = rows.labels[indices]
-        logits = head(torch.from_numpy(block).to(device).float())
+        with torch.no_grad():
+            logits = head(torch.from_numpy(block).to(device).float())
         for part in _parts(masks.shapes(places), task.out_features):
             targets = task.collate([torch.from_numpy(mask) for mask in masks.full(places[part])])
-            activated = task.activate(logits[part], [tuple(target.shape) for target in targets])
-            statistics.append(task.statistic(activated, targets))
-    return np.concatenate(statistics)
+            shapes = [tuple(target.shape) for target in targets]
+            yield activated_at(logits[part], shapes, masks, task), targets
 
 
 @torch.no_grad()
@@ -208,19 +248,27 @@ def map_loss(head: nn.Module, rows: AnyFeatureRows, masks: PixelTargets, task: T
     return loss / len(rows)
 
 
+def activated_at(logits: Tensor, shapes: Sequence[tuple[int, ...]], masks: PixelTargets, task: Task) -> TensorBatch:
+    """Return the logits of views, [b, classes, h, w], activated at the size of the masks that lie over them."""
+    seen = [masks.seen(of_image, (shape[0], shape[1])) for of_image, shape in zip(logits, shapes, strict=True)]
+    if len({part.shape for part in seen}) == 1:
+        return task.activate(torch.stack(seen), shapes)
+    return tuple(task.activate(part[None], [shape])[0] for part, shape in zip(seen, shapes, strict=True))
+
+
 def predicted_masks(
-    head: nn.Module, rows: NDArray[Any], shapes: Sequence[tuple[int, int]], task: Task
+    head: nn.Module, rows: NDArray[Any], places: NDArray[np.int64], masks: PixelTargets, task: Task
 ) -> list[NDArray[np.uint8]]:
-    """Return the class of each pixel of some images, whose rows and whose sizes are given, each uint8 [H, W]."""
+    """Return the class of each pixel of some images, whose rows and places are given, each uint8 [H, W]."""
     head = as_map_head(head).eval()
     device = next(head.parameters()).device
-    masks = []
+    predicted = []
     with torch.no_grad():
-        for row, shape in zip(rows, shapes, strict=True):
+        for row, shape in zip(rows, masks.shapes(places), strict=True):
             logits = head(torch.from_numpy(row[None]).to(device).float())
-            (mask,) = task.predict(task.activate(logits, [shape]))
-            masks.append(np.asarray(mask.cpu().numpy(), dtype=np.uint8))
-    return masks
+            (mask,) = task.predict(activated_at(logits, [shape], masks, task))
+            predicted.append(np.asarray(mask.cpu().numpy(), dtype=np.uint8))
+    return predicted
 
 
 def class_weights_of(masks: PixelTargets, places: NDArray[np.int64], size: tuple[int, int], task: Task) -> Tensor:
@@ -238,6 +286,14 @@ def class_weights_of(masks: PixelTargets, places: NDArray[np.int64], size: tuple
     weights = np.ones(task.out_features)
     weights[there] = np.sqrt(np.median(counts[there]) / counts[there])
     return torch.from_numpy(weights * counts.sum() / (weights * counts).sum()).float()
+
+
+def convolves_in_bf16(head: nn.Module, device: torch.device) -> bool:
+    """Return whether a head is trained with convolutions in bf16: where a processor has instructions for that.
+
+    They take less than half the time, and are nearly all of it; scores are those of another seed.
+    """
+    return device.type == "cpu" and isinstance(head, MapHead) and head.has_wide_convolutions and supports_bf16(device)
 
 
 def as_map_head(head: nn.Module) -> MapHead:

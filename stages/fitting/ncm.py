@@ -19,7 +19,7 @@ from stages.network.heads.linear import LinearHead
 from stages.tasks.temperature import fit_temperature
 
 
-@register_head("ncm", label="nearest mean", method="linear", streams=True, tasks=("single_label",))
+@register_head("ncm", label="nearest mean", method="linear", streams=True, tasks=("single_label",), cost=0.1)
 def fit_ncm(problem: FitProblem) -> HeadFit:
     """Nearest class mean: the scores z.m - |m|^2 / 2 order classes by the distance to their mean m.
 

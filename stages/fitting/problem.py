@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from stages.config.heads import FitRecipe, HeadConfig
-from stages.fitting.feature_rows import AnyFeatureRows, Block, FeatureRows, StreamedFeatureRows
+from stages.fitting.feature_rows import AnyFeatureRows, Block, FeatureRows, StreamedFeatureRows, ViewBlock
 from stages.fitting.folds import FOLDS_UP_TO, REPEATED_BELOW, REPEATS, CVPlan, Selection, divisions, make_cv
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.map_layout import MapLayout
@@ -71,8 +72,14 @@ class PixelTargets(Protocol):
         """Return masks as they are stored, each [H, W]."""
         ...
 
-    def thinned(self, places: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Return masks brought to one size by their nearest pixels, [b, h, w]."""
+    def thinned(
+        self, places: NDArray[np.int64], size: tuple[int, int], views: NDArray[np.int64] | None = None
+    ) -> NDArray[np.uint8]:
+        """Return masks as their images are seen in views, by default 0, brought to one size by nearest, [b, h, w]."""
+        ...
+
+    def seen(self, logits: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Return the part of the logits of a view, [classes, h, w], that a mask of this shape lies over."""
         ...
 
     def shapes(self, places: NDArray[np.int64]) -> Sequence[tuple[int, int]]:
@@ -244,9 +251,15 @@ class FitProblem:
 
 def full_batches(rows: AnyFeatureRows, problem: FitProblem, seed: int) -> Iterator[Block]:
     """Yield full batches of an epoch; the rest of fewer rows sits it out, or is all there is."""
+    return ((indices, block) for indices, _, block in full_batches_of_views(rows, problem, seed))
+
+
+def full_batches_of_views(rows: AnyFeatureRows, problem: FitProblem, seed: int) -> Iterator[ViewBlock]:
+    """Yield what `full_batches` does, and which view of its sample each row is of; what is streamed is of view 0."""
     size = min(problem.recipe.batch_size, len(rows))
+    batches: Iterator[ViewBlock]
     if isinstance(rows, FeatureRows):
-        batches = rows.shuffled(size, seed, balanced=problem.config.sampling == "balanced")
+        batches = rows.shuffled_views(size, seed, balanced=problem.config.sampling == "balanced")
     else:
-        batches = rows.shuffled(size, seed)
-    return ((indices, block) for indices, block in batches if len(indices) == size)
+        batches = ((indices, np.zeros_like(indices), block) for indices, block in rows.shuffled(size, seed))
+    return (batch for batch in batches if len(batch[0]) == size)

@@ -22,6 +22,7 @@ def register_head(
     tasks: tuple[str, ...] = ("single_label",),
     default_for: tuple[str, ...] = (),
     saved_as: str = "",
+    cost: float = HeadKind.cost,
 ) -> Callable[[FitFunction], FitFunction]:
     """Make a function from a `FitProblem` to a `HeadFit` the head of that name.
 
@@ -30,7 +31,7 @@ def register_head(
 
     Parameters
     ----------
-    name, label, method, rows, streams, tasks, default_for, saved_as
+    name, label, method, rows, streams, tasks, default_for, saved_as, cost
         As in `HeadKind`. What is fitted is saved as the torch module it is made into; one that has a name of its own,
         and not that of a torch head, is found again by `saved_as`.
 
@@ -39,4 +40,6 @@ def register_head(
     UsageError
         If another head has the name.
     """
-    return HEADS.decorator(HeadKind(name, label, method, rows, streams, tasks, default_for, saved_as=saved_as))
+    return HEADS.decorator(
+        HeadKind(name, label, method, rows, streams, tasks, default_for, saved_as=saved_as, cost=cost)
+    )

@@ -301,6 +301,7 @@ def decomposed_by_rows(
     streams=True,
     tasks=("single_label", "multi_label", "regression"),
     default_for=("regression",),
+    cost=2.5,
 )
 def fit_ridge(problem: FitProblem) -> HeadFit:
     """Least squares on classes, labels or numbers.

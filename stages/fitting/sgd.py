@@ -48,7 +48,7 @@ class _RowScaler:
         return np.asarray((values if self.standardizer is None else self.standardizer.transform(values)).numpy())
 
 
-@register_head("sgd", label="SGD", method="linear", streams=True, tasks=("single_label",))
+@register_head("sgd", label="SGD", method="linear", streams=True, tasks=("single_label",), cost=4.5)
 def fit_sgd(problem: FitProblem) -> HeadFit:
     """Logistic regression by averaged SGD.
 

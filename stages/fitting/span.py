@@ -15,7 +15,7 @@ to Speed Up Kernel Machines"). Rows are gone through once, block by block, so th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,12 +84,22 @@ class BlockRows:
         How many are drawn where there are more rows than `EXACT_UP_TO`.
     seed : int
         By which they are drawn.
+    sets : collection of tuple of str, optional
+        All sets of blocks that may be asked for, now or later: then products have the same bits whichever of them are
+        asked for together.
     """
 
     def __init__(
-        self, train: AnyFeatureRows, val: AnyFeatureRows, widths: Mapping[str, int], landmarks: int, seed: int
+        self,
+        train: AnyFeatureRows,
+        val: AnyFeatureRows,
+        widths: Mapping[str, int],
+        landmarks: int,
+        seed: int,
+        sets: Collection[tuple[str, ...]] = (),
     ) -> None:
         self.parts, self.count, self.widths = (train, val), len(train) + len(val), dict(widths)
+        self.sets = tuple(sets)
         stops = np.cumsum(list(widths.values())).tolist()
         self.width = stops[-1]
         self.slices = {
@@ -114,8 +124,10 @@ class BlockRows:
             yield self._in_span(choice, products.pop(choice)) if choice in products else self.numbers(choice)
 
     def bytes_of(self, choices: Sequence[DepthChoice]) -> int:
-        """Return the bytes that the coordinates of some choices take, all at once."""
-        return sum(4 * self.count * min(self._width_of(choice.names), len(self.landmarks)) for choice in choices)
+        """Return the bytes that the coordinates of some choices take, all at once, with the triangles of landmarks."""
+        landmarks = len(self.landmarks)
+        widths = [self._width_of(choice.names) for choice in choices]
+        return sum(4 * self.count * min(width, landmarks) + 8 * landmarks**2 * (width > landmarks) for width in widths)
 
     def ranges(self, names: Sequence[str]) -> list[tuple[int, int]]:
         """Return where some blocks stand in a row, in its order, neighbors joined."""
@@ -190,22 +202,22 @@ class BlockRows:
         if not choices:
             return {}
         weightings = list(dict.fromkeys(choice.weighting for choice in choices))
-        sets = list(dict.fromkeys(choice.names for choice in choices))
-        layers = {name: frozenset(names for names in sets if name in names) for name in self.widths}
+        sets = list(dict.fromkeys([*self.sets, *(choice.names for choice in choices)]))
+        wanted = {name for choice in choices for name in choice.names}
+        layers = {
+            name: tuple(number for number, names in enumerate(sets) if name in names)
+            for name in self.widths
+            if name in wanted
+        }
         summed = {
             (layer, weighting): torch.zeros(self.count, len(self.landmarks))
-            for layer in set(layers.values()) - {frozenset()}
+            for layer in dict.fromkeys(layers.values())
             for weighting in weightings
         }
         landmarks = self.rows_at(self.landmarks)
         for part, rows in self._standardized():
             for name, layer in layers.items():
-                if not layer:
-                    continue
                 ours, theirs, width = rows[:, self.slices[name]], landmarks[:, self.slices[name]].T, self.widths[name]
-                if len(weightings) == 1:
-                    summed[layer, weightings[0]][part].addmm_(ours, theirs, alpha=width ** (-2 * POWERS[weightings[0]]))
-                    continue
                 gram = ours @ theirs
                 for weighting in weightings:
                     summed[layer, weighting][part].add_(gram, alpha=width ** (-2 * POWERS[weighting]))
@@ -214,7 +226,7 @@ class BlockRows:
                 [
                     total
                     for (layer, weighting), total in summed.items()
-                    if choice.names in layer and weighting == choice.weighting
+                    if sets.index(choice.names) in layer and weighting == choice.weighting
                 ]
             ).sum(dim=0)
             for choice in choices

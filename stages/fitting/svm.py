@@ -18,6 +18,7 @@ from stages.fitting.result import HeadFit
     method="linear",
     tasks=("single_label", "multi_label"),
     default_for=("single_label", "multi_label"),
+    cost=1.3,
 )
 def fit_svm(problem: FitProblem) -> HeadFit:
     """Linear support vector machine. With squared hinge, each class or label against the rest."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cache.errors import CutonceError, UsageError
 from stages.config.heads import HeadConfig
 from stages.fitting.feature_rows import BATCH_ROWS, AnyFeatureRows, FeatureRows, concat, in_batches
-from stages.fitting.map_heads import MapHeadTraining
+from stages.fitting.map_heads import MapHeadTraining, convolves_in_bf16
 from stages.fitting.out_of_fold import OutOfFold
 from stages.fitting.problem import FitProblem, full_batches
 from stages.fitting.result import HeadFit
@@ -97,6 +97,7 @@ def fit_torch_head(name: str, problem: FitProblem) -> HeadFit:
         "epochs run": result.history[-1].epoch,
         "batch size": recipe.batch_size,
         **{name: value for name, value in template.config.items() if name in ("hidden", "dropout", "l2", "rates")},
+        **({"convolutions": "bf16"} if convolves_in_bf16(template, problem.device) else {}),
         "selected by": "validation split",
         "refitted on": f"train+val, {result.best.epoch} epochs",
     }

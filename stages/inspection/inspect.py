@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cache.errors import UsageError
 from stages.inspection.label_errors import Doubts, doubt_classes, doubt_labels, doubt_numbers
+from stages.inspection.mask_errors import MaskErrors
 from stages.inspection.near_duplicates import REFERENCE_NEIGHBOR, THRESHOLD, NearDuplicate, find_duplicates
 from stages.inspection.nearest_neighbors import UnitFeatures, equal_pairs, find_neighbors, merge_groups
 from stages.inspection.out_of_fold import out_of_fold_outputs, out_of_fold_probabilities
@@ -42,6 +43,8 @@ class Inspection:
         task's primary metric; nan where there is none.
     notes : list of str
         What to know before any of it is believed.
+    mask_errors : MaskErrors or None
+        Where each pixel has a class: masks that disagree with a model.
     """
 
     label_errors: Doubts | None
@@ -49,6 +52,7 @@ class Inspection:
     outliers: Outliers
     score: float
     notes: list[str]
+    mask_errors: MaskErrors | None = None
 
     @property
     def leakage(self) -> list[NearDuplicate]:
@@ -151,7 +155,7 @@ def inspect_features(
         groups_kept_together = merge_groups(groups_kept_together, duplicate_pairs)
     distances = distances_to_neighbor(UnitFeatures(features, device, centered=False), seed)
     doubts, score = _doubt(table, seed, groups_kept_together)
-    if doubts is None:
+    if doubts is None and table.task.reads == "text":  # of masks maps are needed, see `find_mask_errors`
         few = isinstance(table.task, MultiLabel | Regression)
         reason = "there are too few images, or groups of them" if few else f"the task is {table.task.name}"
         notes.append(f"wrong targets are not looked for: {reason}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -182,6 +183,12 @@ class PairedLoss:
         difference of two scores of the same images), and measured no more than `MOST_LOST` below it.
         """
         return self.value <= min(self.standard_error, MOST_LOST)
+
+
+def groups_of(groups: Sequence[str], keys: Sequence[str]) -> NDArray[np.str_]:
+    """Return what each validation sample belongs to: its group where it has one, else itself."""
+    named = groups or [""] * len(keys)
+    return np.array([f"group {group}" if group else key for group, key in zip(named, keys, strict=True)])
 
 
 def paired_loss(best: CutScore, cut: CutScore, groups: tuple[NDArray[Any], ...] | None = None) -> PairedLoss:

@@ -188,7 +188,9 @@ def measure_curve(head: str, problem: FitProblem, draws: int) -> LearningCurve:
     for number, draw in progress(todo, label="learning curve", unit="heads"):
         subset = orders[draw][: sizes[number]]
         cut = len(subset) - max(int(_HELD_OUT * len(subset)), 1)
-        subset_problem = replace(problem, train=_select(train, subset[:cut]), val=_select(train, subset[cut:]))
+        subset_problem = replace(
+            problem, train=_select(train, subset[:cut]), val=_select(train, subset[cut:]), shared={}
+        )
         try:
             trained = train_head(head, subset_problem)
         except DataError:

@@ -17,8 +17,14 @@ _RESAMPLES = 500
 """Resamples that a standard error is made of: it is known to a thirtieth."""
 
 
-def require_rising(task: Task) -> Metric:
+def require_rising(task: Task, *, on_maps: bool = False) -> Metric:
     """Return the task's primary metric.
+
+    Parameters
+    ----------
+    task
+    on_maps
+        Whether heads may give an answer at each pixel.
 
     Raises
     ------
@@ -26,11 +32,10 @@ def require_rising(task: Task) -> Metric:
         If it is better the lower it is: curves rise to a best score of 1, and cuts are ranked from the highest down. Or
         if the task asks for an answer at each pixel, which no head on vectors gives.
     """
-    if task.reads == "image":
+    if task.reads == "image" and not on_maps:
         raise UsageError(
-            f"learning curves and probes are of heads on vectors, and the task {task.name} asks for a class of each "
-            "pixel: compare cuts by `train`, with `head` linear and one `cut` after the other, each in its own `out`, "
-            "and then `compare`"
+            f"learning curves are of heads on vectors, and the task {task.name} asks for a class of each pixel: train "
+            "on some of the images at a time (`train`, each in its own `out`), and then `compare`"
         )
     metric = find_metric(task)
     if not metric.higher_is_better:

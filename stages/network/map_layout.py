@@ -16,6 +16,9 @@ from stages.network.graph.cuts import Cut, Layout
 MapShape = tuple[int, int, int]
 """Channels, height and width."""
 
+_FEWEST_LABELS = 48
+"""On the longer side of a mask that is thinned: what is small would be in no label."""
+
 
 @dataclass(frozen=True)
 class MapLayout:
@@ -79,6 +82,16 @@ class MapLayout:
         """Height and width of the map with most places."""
         return max((shape[1:] for shape in self.shapes), key=math.prod)
 
+    def label_size(self, scale: int = 1) -> tuple[int, int]:
+        """Return the height and width that masks are thinned to for the loss of a head on these maps.
+
+        So many times the size of the finest, and where that is coarse, twice, four times, ... as much.
+        """
+        height, width = self.finest
+        while scale * max(height, width) < _FEWEST_LABELS:
+            scale *= 2
+        return scale * height, scale * width
+
     @property
     def middle(self) -> int:
         """Which map is the middle one by the number of its places; of an even number the coarser of the two."""
@@ -129,5 +142,5 @@ def _map_shape(cut: Cut, image_shape: tuple[int, int]) -> MapShape:
             return cut.shape[1], height, places // height
     raise UsageError(
         f"`cut` {cut.name} gives {cut.layout} of shape {[*cut.shape]}, which is no map: a class for each pixel needs "
-        "places; `list-cuts` shows which cuts are maps"
+        "places, and `list-cuts` shows which cuts have any"
     )

@@ -174,7 +174,7 @@ class Dense:
 
     def predict(self, activated: TensorBatch) -> TensorBatch:
         """Return the most probable class of each pixel as masks, uint8 [b, H, W], or b of them."""
-        return _together([probabilities.argmax(dim=0).to(torch.uint8) for probabilities in activated])
+        return _together([highest(probabilities) for probabilities in activated])
 
     def values(self, activated: TensorBatch) -> NDArray[Any]:
         """Return predicted masks, uint8 [n, H, W]; of unlike sizes an array of n arrays."""
@@ -222,12 +222,12 @@ class Dense:
             # a sum is not finite where a number in it is not, and takes a fraction of the time
             if not torch.isfinite(probabilities.sum()):
                 raise DataError("the predicted probabilities are not finite: the training diverged; try a lower rate")
-            truth = mask.to(probabilities.device).long()
-            known = truth != self.ignore
-            cells = truth[known] * self.out_features + probabilities.argmax(dim=0)[known]
-            if cells.numel() and not 0 <= int(truth[known].min()) <= int(truth[known].max()) < self.out_features:
+            truth = mask.to(probabilities.device).int()
+            known, nowhere = truth != self.ignore, self.out_features**2
+            if ((truth < 0) | (truth >= self.out_features)).logical_and_(known).any():
                 raise DataError(f"there are targets outside the {self.out_features} classes")
-            counts = torch.bincount(cells, minlength=self.out_features**2)
+            cells = torch.where(known, truth * self.out_features + highest(probabilities), nowhere)
+            counts = torch.bincount(cells.flatten(), minlength=nowhere + 1)[:nowhere]
             confusion[:] = counts.cpu().numpy().reshape(self.out_features, self.out_features)
         return confusions
 
@@ -331,6 +331,21 @@ class Dense:
 
     def _largest(self, counts: NDArray[Any]) -> str:
         return self.class_names[int(counts.argmax())] if counts.any() else ""
+
+
+def highest(probabilities: Tensor) -> Tensor:
+    """Return which class has the highest number at each place, uint8 [H, W], of [classes, H, W]; of equals the first.
+
+    On a processor class by class, over all places at once: a tenth of the time of `argmax`, which goes place by place.
+    """
+    if probabilities.device.type != "cpu":
+        return probabilities.argmax(dim=0).to(torch.uint8)
+    best = probabilities[0].clone()
+    number = torch.zeros(best.shape, dtype=torch.uint8)
+    for place, of_class in enumerate(probabilities[1:], 1):
+        number.masked_fill_(of_class > best, place)
+        torch.maximum(best, of_class, out=best)
+    return number
 
 
 def _brought_to(logits: Tensor, shape: tuple[int, ...]) -> Tensor:

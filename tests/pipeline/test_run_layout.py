@@ -20,7 +20,11 @@ def test_folders_of_seeds_are_found_again_in_the_order_of_the_seeds(tmp_path):
 
 
 def test_no_other_module_spells_the_name_of_a_file_of_a_run():
-    names = {value for name, value in vars(run_layout).items() if name.isupper() and not name.startswith("_")}
+    names = {
+        value
+        for name, value in vars(run_layout).items()
+        if name.isupper() and not name.startswith("_") and isinstance(value, str)
+    }
     spelled = re.compile("|".join(f'"{re.escape(name)}"' for name in names if "." in name) + '|"seed-')
     sources = (path for path in PIPELINE.rglob("*.py") if path.name != "run_layout.py")
     assert [str(path) for path in sources if spelled.search(path.read_text(encoding="utf-8"))] == []

@@ -52,6 +52,11 @@ def worst_classes(context: PageContext, names: Sequence[str]) -> list[ClassRow]:
     ]
 
 
+def lowest_first(row: ClassRow) -> float:
+    """Return what puts the class with the lowest F1 first; one without comes last."""
+    return math.inf if row.f1 is None else float(row.f1[0].split()[0])
+
+
 def groups_of(context: PageContext) -> NDArray[np.int64] | None:
     """Return the number of the group that each of the best method's test samples is of; None where there are none."""
     groups = getattr(context.predictions, "groups", None)

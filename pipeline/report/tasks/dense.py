@@ -8,22 +8,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from cache.errors import DataError
 from pipeline.evaluation.shown_masks import ShownMasks
 from pipeline.report import figures
-from pipeline.report.page_parts import ReportFigure, data_uri
+from pipeline.report.mask_pictures import css, photograph, picture_uri
+from pipeline.report.page_parts import ReportFigure
 from pipeline.report.tasks.class_table import groups_of
 from pipeline.report.tasks.confusion import LARGEST_TABLE
 from pipeline.report.tasks.label_figures import MOST_LABELS, label_scores
 from pipeline.report.tasks.registry import PageContext, TaskPart, register_task_page
 from pipeline.run_layout import SHOWN_MASKS
 from pipeline.text import percent
-from stages.data.images.reading import reading_from
-from stages.data.images.rgb import as_colors
 from stages.data.masks.mask_colors import Color, class_colors, colored, errors, overlay
-from stages.data.sources.open_image import read_image
 from stages.runtime.unicode_text import told_apart
 from stages.tasks.base import Statistics
 from stages.tasks.dense_metrics import class_iou, class_ious, mean_iou, pixel_accuracy, pixel_counts
@@ -31,9 +27,6 @@ from stages.tasks.intervals import interval
 
 MOST_CLASSES = 60
 """Classes that the table has rows for; of more those with the lowest intersection over union."""
-
-PICTURE = 288
-"""Pixels on the longer side of a picture of a mask."""
 
 _RESAMPLES = 2_000
 
@@ -107,7 +100,7 @@ def dense_part(context: PageContext) -> TaskPart:
             thousands=(confusion / 1000).round().astype(np.int64).tolist() if len(names) <= LARGEST_TABLE else None,
             shares=shares.tolist(),
             heat=None if len(names) <= LARGEST_TABLE else _heat(context, confusion, names, shares),
-            legend=[(name, _css(color)) for name, color in zip(names, colors, strict=True)],
+            legend=[(name, css(color)) for name, color in zip(names, colors, strict=True)],
             samples=_samples(context, colors),
         ),
     )
@@ -141,7 +134,7 @@ def _classes(
         classes.append(
             DenseClass(
                 name,
-                _css(colors[number]),
+                css(colors[number]),
                 int(images[number]),
                 true[number] / max(true.sum(), 1),
                 iou,
@@ -186,33 +179,11 @@ def _samples(context: PageContext, colors: Sequence[Color]) -> list[ShownSample]
             continue  # of the samples that not all methods were tested on
         counts = pixel_counts(context.predictions.statistics[place])
         location = str(context.predictions.locations[place])
-        photograph = _photograph(location, result.options, true.shape[:2])
-        pictures = [("photograph", None if photograph is None else _uri(photograph, "JPEG"))]
+        pixels = photograph(location, result.options, (true.shape[0], true.shape[1]))
+        pictures = [("photograph", None if pixels is None else picture_uri(pixels, "JPEG"))]
         for words, mask in (("truth", true), ("predicted", predicted)):
-            picture = colored(mask, colors) if photograph is None else overlay(photograph, mask, colors)
-            pictures.append((words, _uri(picture, "JPEG")))
-        pictures.append(("wrong", _uri(errors(predicted, true), "PNG")))
+            picture = colored(mask, colors) if pixels is None else overlay(pixels, mask, colors)
+            pictures.append((words, picture_uri(picture, "JPEG")))
+        pictures.append(("wrong", picture_uri(errors(predicted, true), "PNG")))
         samples.append(ShownSample(location, mean_iou(counts), pixel_accuracy(counts), tuple(pictures)))
     return samples
-
-
-def _photograph(location: str, options: Any, shape: tuple[int, int]) -> NDArray[np.uint8] | None:
-    """Return the image in the size of its mask, uint8 [h, w, 3]; None where it is not there any more."""
-    try:
-        pixels = as_colors(read_image(location, reading_from(options)))
-    except DataError:
-        return None
-    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    return np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
-
-
-def _uri(picture: NDArray[np.uint8], encoding: Any) -> str:
-    image = Image.fromarray(picture)
-    scale = min(PICTURE / max(image.size), 1)
-    size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
-    resampling = Image.Resampling.NEAREST if encoding == "PNG" else Image.Resampling.BILINEAR
-    return data_uri(image.resize(size, resampling), encoding)
-
-
-def _css(color: Color) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*color)

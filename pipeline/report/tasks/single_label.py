@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.report.tasks.class_table import groups_of, worst_classes
+from pipeline.report.tasks.class_table import groups_of, lowest_first, worst_classes
 from pipeline.report.tasks.confusion import confusions
 from pipeline.report.tasks.decisions import possible_sets, two_classes
 from pipeline.report.tasks.probabilities import probabilities_part
@@ -37,6 +37,7 @@ def classes_part(context: PageContext) -> TaskPart:
     comparison = context.comparison
     names = told_apart(comparison.class_names)
     mistakes, mistakes_in_all = _mistakes(context, names)
+    per_class = worst_classes(context, names)
     baseline = ""
     if (majority := comparison.majority_class) is not None:
         baseline = (
@@ -49,7 +50,8 @@ def classes_part(context: PageContext) -> TaskPart:
             "single_label.html.j2",
             names=names,
             confusions=list(confusions(comparison, names, context.drawn)),
-            per_class=worst_classes(context, names),
+            per_class=per_class,
+            lowest=sorted(per_class, key=lowest_first)[:10],
             classes_in_all=len(names),
             groups=groups_of(context) is not None,
             probabilities=probabilities_part(context),

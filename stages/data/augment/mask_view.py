@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
@@ -42,3 +43,20 @@ def resized_mask(mask: Tensor, size: list[int]) -> Tensor:
     image = mask.as_subclass(Tensor)[None]
     resized: Tensor = tv_tensors.Mask(F.resize(image, size, interpolation=InterpolationMode.NEAREST_EXACT)[0])
     return resized
+
+
+def seen_part(logits: Tensor, preprocessing: Preprocessing, shape: tuple[int, int]) -> Tensor:
+    """Return of the logits of a view, [classes, h, w], those of the image in it, without what was put beside it.
+
+    Parameters
+    ----------
+    logits, preprocessing
+    shape
+        Height and width of the image, or the tile, that the view shows.
+    """
+    if preprocessing.crop_mode != "border":
+        return logits
+    top, left, rows, columns = preprocessing.image_area(*shape)
+    size = list(preprocessing.shape)
+    view = functional.interpolate(logits[None].float(), size, mode="bilinear", align_corners=False)[0]
+    return view[:, top : top + rows, left : left + columns]

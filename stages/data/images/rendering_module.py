@@ -200,9 +200,9 @@ class RenderingModule(nn.Module):
         ]
         yield sides[0][0], sides[1][0]
         if self.tta == "crops":
-            for top in sides[0][1:]:
-                for left in sides[1][1:]:
-                    yield top, left
+            for upper in sides[0][1:]:
+                for left_side in sides[1][1:]:
+                    yield upper, left_side
 
     def _resized(self, height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
         """Return `Preprocessing.resized_size`."""

@@ -45,7 +45,13 @@ def survey_masks(
 
 
 def image_shape(location: str) -> tuple[int, int] | None:
-    """Return height and width of an image file, upright, from its header; None where that cannot be read."""
+    """Return height and width of an image file, upright, from its header; None where that cannot be read.
+
+    Of an image that is in memory its location knows them.
+    """
+    known: tuple[int, int] | None = getattr(location, "shape", None)
+    if known is not None:
+        return known
     try:
         # the header alone is read: Pillow is given the file, and not its bytes
         with Image.open(location, formats=COMMON) as image:

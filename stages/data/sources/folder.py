@@ -42,7 +42,7 @@ def list_folder(options: DataConfig, progress: Progress | None = None) -> Source
     if mask_folders := find_mask_folders(root, options):
         return list_masked_images(root, mask_folders)
     if options.task == DENSE:
-        raise DataError(f"{root} has no folder of masks beside one of images; {MASK_LAYOUT}")
+        raise DataError(f"{root} has no masks beside images; {MASK_LAYOUT}")
     folders = find_subfolders(root, found)
     if not folders:
         reason = f"{root} has no folders of images in it; {LAYOUT}"

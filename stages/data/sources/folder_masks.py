@@ -1,7 +1,7 @@
 """Folders of images with folders of masks beside them: which mask is of which image, and of which split both are.
 
-``images/`` and ``masks/``, with splits inside each of them or around both, and ``train/`` with ``trainannot/``. A mask
-has the name of its image, but for its ending and for a word that says what it is.
+``images/`` and ``masks/``, with splits inside each of them or around both, and ``train/`` with ``trainannot/``; or both
+in one folder. A mask has the name of its image, but for its ending and for a word that says what it is.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from cache.errors import DataError, listed
 from stages.config.data import AUTO, CLASSES, DENSE, DataConfig
 from stages.data.masks.class_table import find_class_table
 from stages.data.sources.folder_tree import FolderNotes, find_subfolders, images_below
+from stages.data.sources.masks_in_place import holds_both, images_and_masks
 from stages.data.sources.records import SPLIT_NAMES, SourceRecords
 from stages.data.sources.target_columns import MASK
 
 MASK_LAYOUT = (
     "expected ROOT/images/a.jpg with ROOT/masks/a.png, splits inside each or around both (ROOT/train/images, "
-    "ROOT/train/masks), or ROOT/train with ROOT/trainannot"
+    "ROOT/train/masks), ROOT/train with ROOT/trainannot, or a.jpg with a_mask.png or a.png in one folder"
 )
 
 _IMAGE_WORD = r"images?|imgs?|jpegimages|leftimg8bit|rgb|photos?|pictures?|inputs?"
@@ -69,11 +70,20 @@ def find_mask_folders(root: Path, options: DataConfig) -> list[FolderPair]:
     pairs = _pairs_in(root, options, "")
     if pairs:
         return pairs
-    inside = []
-    for folder in find_subfolders(root, FolderNotes(root)):
+    inside, in_place = [], []
+    folders = find_subfolders(root, FolderNotes(root))
+    for folder in folders:
         if split := SPLIT_NAMES.get(folder.name.lower()):
             inside += _pairs_in(folder, options, split)
-    return inside
+            in_place += [FolderPair(folder, folder, split)] * holds_both(folder, _MASK_SUFFIX)
+    if inside or in_place:
+        return inside or in_place
+    # among folders that may be classes, images in the root itself say nothing
+    if holds_both(root, _MASK_SUFFIX) and (not folders or options.task == DENSE):
+        return [FolderPair(root, root, "")]
+    if options.task == DENSE and any(holds_both(folder, _MASK_SUFFIX) for folder in folders):
+        return [FolderPair(root, root, "")]
+    return []
 
 
 def list_masked_images(root: Path, pairs: Sequence[FolderPair]) -> SourceRecords:
@@ -93,7 +103,11 @@ def list_masked_images(root: Path, pairs: Sequence[FolderPair]) -> SourceRecords
     unused: list[str] = []
     for pair in pairs:
         images = images_below(pair.images, found)
-        mask_of, left = _matched(pair, images, images_below(pair.masks, found, _ENDINGS))
+        if pair.images == pair.masks:
+            images, of_pair = images_and_masks(images, _MASK_SUFFIX)
+        else:
+            of_pair = images_below(pair.masks, found, _ENDINGS)
+        mask_of, left = _matched(pair, images, of_pair)
         for image in images:
             locations.append(image)
             masks.append(mask_of.get(image, ""))
@@ -120,7 +134,7 @@ def list_masked_images(root: Path, pairs: Sequence[FolderPair]) -> SourceRecords
     others = [
         folder.name
         for folder in find_subfolders(root, FolderNotes(root))
-        if not any(folder == part or folder in part.parents for part in taken)
+        if root not in taken and not any(folder == part or folder in part.parents for part in taken)
     ]
     notes += [f"left out the folders {listed(others)}: they are neither images nor masks"] * bool(others)
     blank = [""] * len(locations)

@@ -42,6 +42,12 @@ class InMemoryImage(str):
     def __reduce__(self) -> tuple[Any, ...]:
         return InMemoryImage, (str(self), self.pixels)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the image as it is read."""
+        height, width = self.read().shape[-2:]
+        return int(height), int(width)
+
     def read(self) -> Tensor:
         """Return the image, uint8 [3, H, W], in memory as the decoders leave it: the channels of a pixel together.
 

@@ -16,6 +16,11 @@ MAPS = "maps"
 
 _STRIDES = (8, 16, 32)
 
+MOST_PROBED = 12
+"""Maps that are probed where the network has more blocks."""
+
+_FINEST_PROBED = 4
+
 
 def default_map_cuts(graph: CutGraph) -> list[Cut]:
     """Return the output of the last block at each of the strides 8, 16 and 32, those that there are.
@@ -29,6 +34,32 @@ def default_map_cuts(graph: CutGraph) -> list[Cut]:
     UsageError
         If no block gives a map, or the blocks are not known.
     """
+    blocks = _blocks_with_maps(graph)
+    strides = [stride_of(graph, cut) for cut in blocks]
+    if len(set(strides)) == 1:
+        return [blocks[place] for place in sorted({-(-len(blocks) * part // 3) - 1 for part in (1, 2, 3)})]
+    last = dict(zip(strides, blocks, strict=True))  # of each stride the last stays
+    return [last[stride] for stride in _STRIDES if stride in last] or blocks[-1:]
+
+
+def map_cuts_to_probe(graph: CutGraph) -> list[Cut]:
+    """Return the outputs of all blocks at a stride of 4 or more, from the image upwards.
+
+    Finer maps take megabytes an image. Of more than `MOST_PROBED`, as many as that, evenly spread.
+
+    Raises
+    ------
+    UsageError
+        As of `default_map_cuts`.
+    """
+    blocks = _blocks_with_maps(graph)
+    coarse = [cut for cut in blocks if stride_of(graph, cut) >= _FINEST_PROBED] or blocks[-1:]
+    count = min(MOST_PROBED, len(coarse))
+    return [coarse[round(place * (len(coarse) - 1) / max(count - 1, 1))] for place in range(count)]
+
+
+def _blocks_with_maps(graph: CutGraph) -> list[Cut]:
+    """Return the outputs of blocks that are maps; of convolutions alone where there is nothing else."""
     if isinstance(graph, HookedGraph):
         raise UsageError(
             f"`cut` {MAPS}: this network cannot be traced, so its blocks are not known: name the cuts to take; "
@@ -37,13 +68,9 @@ def default_map_cuts(graph: CutGraph) -> list[Cut]:
     cuts = [(name, graph.resolve(name)) for name in graph.blocks]
     maps = [(name, cut) for name, cut in cuts if cut.layout in ("nchw", "nhwc", "tokens")]
     blocks = [cut for name, cut in maps if _layers(graph.module.get_submodule(name)) > 1] or [cut for _, cut in maps]
-    strides = [stride_of(graph, cut) for cut in blocks]
     if not blocks:
         raise UsageError(f"`cut` {MAPS}: no block of this network gives a map; `list-cuts` lists what there is")
-    if len(set(strides)) == 1:
-        return [blocks[place] for place in sorted({-(-len(blocks) * part // 3) - 1 for part in (1, 2, 3)})]
-    last = dict(zip(strides, blocks, strict=True))  # of each stride the last stays
-    return [last[stride] for stride in _STRIDES if stride in last] or blocks[-1:]
+    return blocks
 
 
 def stride_of(graph: CutGraph, cut: Cut) -> int:

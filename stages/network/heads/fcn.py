@@ -42,4 +42,7 @@ class FCNMapHead(MapHead):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return the logits of a batch of rows."""
-        return self.resized(self.head(self.norm(self.layout.split(rows)[self.layout.middle])))
+        normed = self.norm(self.layout.split(rows)[self.layout.middle])
+        with self.convolving(normed):
+            logits: Tensor = self.head(normed)
+        return self.resized(logits.float())

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from stages.config.heads import FitRecipe
-from stages.network.heads.map_head import MapHead
+from stages.network.heads.map_head import MapHead, normalized_product
 
 
 class LinearMapsHead(MapHead):
@@ -20,6 +21,7 @@ class LinearMapsHead(MapHead):
     """
 
     recipe: ClassVar[FitRecipe] = FitRecipe(epochs=20, lr=(1e-2,), batch_size=8, dropout=0.1)
+    has_wide_convolutions: ClassVar[bool] = False
 
     def __init__(
         self, row_shape: tuple[int, ...], out_features: int, maps: Mapping[str, Any], dropout: float = 0.1
@@ -35,10 +37,17 @@ class LinearMapsHead(MapHead):
     def forward(self, rows: Tensor) -> Tensor:
         """Return the logits of a batch of rows."""
         parts = [
-            self.resized(output(self.dropout(norm(maps))))
+            self.resized(normalized_product(maps, norm, output, self._kept(maps))[0])
             for maps, norm, output in zip(self.layout.split(rows), self.norms, self.outputs, strict=True)
         ]
         logits: Tensor = parts[0]
         for part in parts[1:]:
             logits = logits + part
         return logits
+
+    def _kept(self, maps: Tensor) -> Tensor | None:
+        """Return the factors by which dropout takes channels away, [b, C, 1, 1]; None in evaluation."""
+        if not self.training:
+            return None
+        factors: Tensor = self.dropout(maps.new_ones(*maps.shape[:2], 1, 1, dtype=torch.float32))
+        return factors

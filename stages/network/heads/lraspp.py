@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.config.heads import FitRecipe
-from stages.network.heads.map_head import MapHead, norm_relu
+from stages.network.heads.map_head import MapHead, norm_relu, normalized_product, pointwise
 from stages.network.heads.registry import register_torch_head
 
 
@@ -54,10 +54,22 @@ class LRASPPMapHead(MapHead):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return the logits of a batch of rows."""
-        normed = [norm(maps) for maps, norm in zip(self.layout.split(rows), self.norms, strict=True)]
-        reduced = [reduce(maps) for maps, reduce in zip(normed, self.reduce, strict=True)]
-        gate = torch.sigmoid(self.gate(normed[self._deepest].mean(dim=(2, 3))))
-        reduced[self._deepest] = reduced[self._deepest] * gate[:, :, None, None]
-        joined = self.joined(torch.cat([self.resized(part) for part in reduced], dim=1))
-        logits: Tensor = self.output(self.dropout(joined))
-        return logits
+        reduced: list[Tensor] = []
+        for index, (maps, norm, reduce) in enumerate(
+            zip(self.layout.split(rows), self.norms, self.reduce, strict=True)
+        ):
+            convolution, *rest = reduce.children()
+            part, means = normalized_product(maps, norm, convolution)
+            for layer in rest:
+                part = layer(part)
+            if index == self._deepest:
+                part = part * torch.sigmoid(self.gate(means))[:, :, None, None]
+            reduced.append(self.resized(part))
+        together = torch.cat(reduced, dim=1)
+        convolution, *rest = self.joined.children()
+        with self.convolving(together):
+            joined: Tensor = convolution(together)
+        joined = joined.float()
+        for layer in rest:
+            joined = layer(joined)
+        return pointwise(self.dropout(joined), self.output)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -13,9 +15,6 @@ from stages.config.heads import FitRecipe
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.heads.base import Head
 from stages.network.map_layout import MapLayout
-
-_FEWEST_LABELS = 48
-"""On the longer side of a mask that is thinned."""
 
 
 class MapHead(Head):
@@ -40,10 +39,17 @@ class MapHead(Head):
         How it trains where the options leave it open.
     label_scale : int
         The loss is taken on so many times as many labels a side as the finest map has places, where that is fine.
+    convolves_in_bf16 : bool
+        Whether convolutions of 3 x 3, which nearly all of the time goes into, compute in bf16 in training, as who
+        trains it says; weights, normalization and all else stay as they are.
+    has_wide_convolutions : bool
+        Whether there are any that this is worth while for.
     """
 
     recipe: ClassVar[FitRecipe]
     label_scale: ClassVar[int] = 1
+    has_wide_convolutions: ClassVar[bool] = True
+    convolves_in_bf16: bool = False
 
     def __init__(
         self, name: str, row_shape: tuple[int, ...], out_features: int, maps: Mapping[str, Any], **settings: Any
@@ -79,14 +85,21 @@ class MapHead(Head):
 
         Where maps are coarse, twice, four times, ... as many as they have places: what is small would be in no label.
         """
-        (height, width), scale = self.layout.finest, self.label_scale
-        while scale * max(height, width) < _FEWEST_LABELS:
-            scale *= 2
-        return scale * height, scale * width
+        return self.layout.label_size(self.label_scale)
+
+    def convolving(self, maps: Tensor) -> AbstractContextManager[object]:
+        """Return the context that convolutions of normalized maps run in."""
+        if self.convolves_in_bf16 and self.training:
+            return torch.autocast(maps.device.type, torch.bfloat16)
+        return nullcontext()  # whoever trains the head with blocks below it has a context around both
 
     def resized(self, logits: Tensor) -> Tensor:
         """Return maps at the size of the finest map."""
         return resized(logits, self.layout.finest)
+
+
+_FEWEST_LAST = 32
+"""Channels from which on maps lie with channels last."""
 
 
 def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -94,6 +107,92 @@ def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(maps.shape[2:]) == tuple(size):
         return maps
     return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def normalized_product(
+    maps: Tensor, norm: nn.Module, convolution: nn.Module, kept: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return a 1 x 1 convolution of normalized maps, [b, O, h, w], and the normalized mean of each image, [b, C].
+
+    What BatchNorm, dropout of channels and the convolution give one after the other, in one product: each is linear
+    but for the statistics, so their factors go into the weights, once a batch, and not into each place of the maps.
+    Frozen maps need no gradient then, which the layers one by one would compute for the scales of the BatchNorm. In
+    training the statistics are those of the batch and the running ones follow, as BatchNorm has it. A bias of the
+    convolution is added.
+
+    Parameters
+    ----------
+    maps : Tensor [b, C, h, w]
+    norm : nn.BatchNorm2d
+    convolution : nn.Conv2d
+        Of 1 x 1, from C channels to O.
+    kept : Tensor [b, C, 1, 1], optional
+        Factors of the channels of each image: 0 where dropout takes one away.
+
+    Returns
+    -------
+    Tensor [b, O, h, w], Tensor [b, C]
+        The former with channels last in memory where there are many, which what comes next is quicker on.
+    """
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert isinstance(convolution, nn.Conv2d)
+    with torch.autocast(maps.device.type, enabled=False):  # what is not normalized yet would lose too much
+        return _product(maps.float(), norm, convolution, kept)
+
+
+def _product(maps: Tensor, norm: nn.BatchNorm2d, convolution: nn.Conv2d, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+    scale, shift, means = _affine_of(norm, maps)
+    kernel = convolution.weight.flatten(1)
+    factors, offsets = (kernel * scale)[None], (kernel * shift)[None]
+    if kept is not None:
+        of_image = kept.flatten(1)[:, None]
+        factors, offsets = factors * of_image, offsets * of_image
+    bias = offsets.sum(dim=2, keepdim=True)
+    if convolution.bias is not None:
+        bias = bias + convolution.bias[:, None]
+    places, weights = maps.flatten(2), factors.expand(len(maps), -1, -1)
+    if convolution.out_channels < _FEWEST_LAST:
+        product = torch.bmm(weights, places) + bias
+    else:
+        product = torch.baddbmm(bias.transpose(1, 2), places.transpose(1, 2), weights.transpose(1, 2)).transpose(1, 2)
+    return product.reshape(*product.shape[:2], *maps.shape[2:]), means * scale + shift
+
+
+def _affine_of(norm: nn.BatchNorm2d, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what a BatchNorm multiplies channels by and adds then, [C] each, and the mean of each image, [b, C].
+
+    A BatchNorm in training takes note of the batch. Variances are means of squares less squares of means, by sums of
+    their own for each channel of each image: a thirtieth of the time of a variance in one pass, and exact to some 1e-6
+    of the mean square, which is no less than that of the noise of a batch.
+    """
+    flat = maps.flatten(2)
+    places = flat.shape[2]
+    means = flat.sum(dim=2) / places
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert variance is not None
+    if norm.training:
+        of_batch = means.mean(dim=0)
+        squares = torch.linalg.vector_norm(flat, dim=2).square().mean(dim=0) / places
+        spread = (squares - of_batch.square()).clamp_min(0)
+        with torch.no_grad():
+            count = len(maps) * places
+            tracked = norm.num_batches_tracked
+            assert tracked is not None
+            tracked += 1
+            momentum = norm.momentum if norm.momentum is not None else 1 / float(tracked)
+            mean.lerp_(of_batch, momentum)
+            variance.lerp_(spread * (count / max(count - 1, 1)), momentum)
+        mean, variance = of_batch, spread
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return scale, norm.bias - mean * scale, means
+
+
+def pointwise(maps: Tensor, convolution: nn.Module) -> Tensor:
+    """Return a 1 x 1 convolution of maps with channels last, [b, O, h, w], as the one matrix product that it is."""
+    assert isinstance(convolution, nn.Conv2d)
+    last = functional.linear(maps.permute(0, 2, 3, 1), convolution.weight.flatten(1), convolution.bias)
+    return last.permute(0, 3, 1, 2)
 
 
 def norm_relu(inputs: int, outputs: int, kernel_size: int) -> nn.Sequential:

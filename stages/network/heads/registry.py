@@ -23,6 +23,7 @@ def register_torch_head(
     rows: RowKind,
     tasks: tuple[str, ...] = ("single_label",),
     default_for: tuple[str, ...] = (),
+    cost: float = HeadKind.cost,
 ) -> Callable[[HeadClass], HeadClass]:
     """Make a subclass of `Head` the head of that name, which trains in epochs and takes features of any number.
 
@@ -31,7 +32,7 @@ def register_torch_head(
 
     Parameters
     ----------
-    name, label, rows, tasks, default_for
+    name, label, rows, tasks, default_for, cost
         As in `HeadKind`.
 
     Raises
@@ -40,7 +41,7 @@ def register_torch_head(
         If another head has the name.
     """
     return HEADS.decorator(
-        HeadKind(name, label, rows=rows, streams=True, tasks=tasks, default_for=default_for, in_epochs=True)
+        HeadKind(name, label, rows=rows, streams=True, tasks=tasks, default_for=default_for, in_epochs=True, cost=cost)
     )
 
 

@@ -71,13 +71,32 @@ def load_head(path: Path, graph: CutGraph | None = None) -> tuple[Head, dict[str
         If a head ``top`` is loaded without `graph`, or the user's own module is not there.
     """
     described, stored = path.with_suffix(".json"), path.with_suffix(".safetensors")
+    config, metadata = read_head(path)
     try:
-        description = json.loads(described.read_text(encoding="utf-8"))
         tensors = load_tensors(stored)
     except (OSError, ValueError, SafetensorError) as error:
-        raise WeightsError(
-            f"The head {described} with {stored.name} cannot be read: {error}. Train it again."
-        ) from error
+        raise _unreadable(path, error) from error
+    try:
+        head = _rebuilt(config, graph, described)
+        head.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise WeightsError(f"{stored} does not hold the head that {described} describes: {error}") from error
+    return head.eval(), metadata
+
+
+def read_head(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return how a head that `save_head` wrote is built, and its metadata, without its tensors.
+
+    Raises
+    ------
+    WeightsError
+        If the file is missing, damaged or of an unknown version.
+    """
+    described = path.with_suffix(".json")
+    try:
+        description = json.loads(described.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise WeightsError(f"{described} does not describe a head of Cutonce.")
     version = description.get("version")
@@ -89,11 +108,14 @@ def load_head(path: Path, graph: CutGraph | None = None) -> tuple[Head, dict[str
     try:
         renamed = OLD_NAMES.get(version, {})
         config = {renamed.get(name, name): value for name, value in dict(description["config"]).items()}
-        head = _rebuilt(config, graph, described)
-        head.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise WeightsError(f"{stored} does not hold the head that {described} describes: {error}") from error
-    return head.eval(), description["metadata"]
+        return config, dict(description["metadata"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{described} does not describe a head: {error}") from error
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    described, stored = path.with_suffix(".json"), path.with_suffix(".safetensors")
+    return WeightsError(f"The head {described} with {stored.name} cannot be read: {error}. Train it again.")
 
 
 def _rebuilt(config: dict[str, Any], graph: CutGraph | None, described: Path) -> Head:

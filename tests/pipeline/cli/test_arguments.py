@@ -47,9 +47,9 @@ def test_the_file_takes_lists_in_every_form_too(tmp_path):
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("fit", "Unknown command: fit. Did you mean train? There are run, zoo, list-cuts, "),
+        ("fit", "Unknown command: fit. Did you mean train? There are run, best, zoo, list-cuts, "),
         ("compair", "Did you mean compare?"),
-        ("qqq", "Unknown command: qqq. There are run, zoo, list-cuts"),
+        ("qqq", "Unknown command: qqq. There are run, best, zoo, list-cuts"),
     ],
 )
 def test_a_command_that_there_is_not_leads_to_one_that_is_meant(typed, said, capsys):

@@ -1,3 +1,40 @@
-"""What tests of experiments take from those of the stages."""
+"""What tests of experiments take from those of the stages, and runs that are trained once for several files."""
 
+import pytest
+
+from pipeline.experiment.experiment import Experiment
+from pipeline.experiment.finetune_methods import run_finetune
+from pipeline.experiment.head_methods import run_heads
+from pipeline.experiment.run_setup import record_options
+from stages.config.data import DataConfig
+from stages.config.features import FeatureConfig
+from stages.config.finetune import FinetuneConfig
+from stages.config.heads import HeadConfig
+from stages.data.manifest import load_manifest
+from stages.extraction.extract import extract
+from stages.extraction.extractor import build_extractor
 from tests.stages.conftest import pairs, probe  # noqa: F401 (fixtures)
+
+OPTIONS = HeadConfig(c_values=(1e-3, 1e-1), scalers=("standard",), cv=3)
+
+
+def run_at(size, photographs, folder, heads):
+    features = FeatureConfig(image_size=size, cache=folder / "cache", extract_batch_size=16)
+    extractor, data = build_extractor(features), DataConfig(str(photographs))
+    manifest = load_manifest(data)
+    extract(extractor, manifest)
+    experiment = Experiment(extractor, manifest, 0, folder / f"run-{size}" / "seed-0", data=data)
+    run_heads(experiment, heads, OPTIONS)
+    manifest.save(experiment.directory / "manifest.csv")
+    record_options(experiment.directory.parent, data, features, OPTIONS)
+    return experiment
+
+
+@pytest.fixture(scope="session")
+def trained_runs(photographs, tmp_path_factory):
+    """Two runs on the same samples, at two sizes, and a network that was fine-tuned in the first."""
+    folder = tmp_path_factory.mktemp("mixture")
+    first = run_at(64, photographs, folder, ["ridge", "ncm"])
+    run_at(32, photographs, folder, ["ridge"])
+    run_finetune(first, FinetuneConfig(unfreeze="1", epochs=1, init_head="ridge", num_workers=0), OPTIONS)
+    return folder, first

@@ -121,13 +121,13 @@ def test_heads_on_images_and_pooled_features_are_refused_before_anything_is_made
     features = FeatureConfig(image_size=64, cut="blocks.4", pool="max", device="cpu")
     with pytest.raises(UsageError, match="take `pool` none"):
         require_heads(build_extractor(features), experiment.manifest, ["lraspp"])
+    features = FeatureConfig(image_size=64, cut="auto", pool="none", device="cpu")
+    with pytest.raises(UsageError, match=r"is no map: .* Maps are blocks\.1 \(stride 4\), blocks\.2 \(stride 8\)"):
+        require_heads(build_extractor(features), experiment.manifest, ["lraspp"])
 
 
-def test_views_several_images_and_columns_are_refused_for_they_have_no_masks(experiment):
+def test_several_images_and_columns_are_refused_for_they_have_no_masks(experiment):
     extractor, manifest = experiment.extractor, experiment.manifest
-    two_views = replace(extractor, options=replace(extractor.options, views=2))
-    with pytest.raises(UsageError, match="`views` 2"):
-        require_heads(two_views, manifest, ["lraspp"])
     with pytest.raises(UsageError, match="a mask is of one image"):
         require_heads(extractor, replace(manifest, images=[(None,)] * len(manifest)), ["lraspp"])
     with pytest.raises(UsageError, match="each pixel has a class"):

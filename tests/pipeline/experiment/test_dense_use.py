@@ -67,3 +67,17 @@ def test_other_masks_are_evaluated_by_the_classes_of_the_run(experiment, tuned, 
     again = Result.load(tmp_path / "out" / "seed-0" / "finetune-blocks.6")
     assert again.test["miou"] == pytest.approx(tuned.test["miou"], abs=1e-6)
     assert again.samples["test"] == 14
+
+
+def test_a_head_is_evaluated_from_its_cached_maps(experiment, result, tmp_path, monkeypatch):  # noqa: F811
+    def no_network(*_, **__):
+        raise AssertionError("maps that are cached were computed again")
+
+    monkeypatch.setattr("pipeline.experiment.evaluate_run.mask_statistics", no_network)
+    run, data = experiment.directory.parent, experiment.data.data
+    options = EvaluationOptions(method="head-linear", split="test", seen="keep", device="cpu")
+    evaluate_run(run, data, {}, options, tmp_path / "out")
+    again = Result.load(tmp_path / "out" / "seed-0" / "head-linear")
+    assert np.array_equal(
+        again.predictions.statistics, Result.load(experiment.directory / "head-linear").predictions.statistics
+    )

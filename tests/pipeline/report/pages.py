@@ -1,14 +1,17 @@
 """Pages as a browser would see them, and runs to make them from."""
 
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 
 from pipeline.evaluation.comparison import compare_runs
+from pipeline.report import page as page_module
 from pipeline.report.page import write_report
 from tests.page_figures import drawing
 from tests.pipeline.finished_runs import HISTORY, SELECTION, add, predictions
 
+OWN_SCRIPT = (Path(page_module.__file__).parent / "page.js").read_text(encoding="utf-8")
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -29,7 +32,7 @@ class Page(HTMLParser):
 
     def __init__(self, path):
         super().__init__()
-        self.elements, self.text, self.open = [], "", []
+        self.elements, self.text, self.open, self.scripts = [], "", [], []
         self.feed(path.read_text(encoding="utf-8"))
         assert self.open == []
 
@@ -46,11 +49,18 @@ class Page(HTMLParser):
         self.text += " " * (tag in {"td", "th", "dt", "dd"})
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if "script" in self.open:
+            self.scripts.append(data)
+        elif "style" not in self.open:
             self.text += data
 
     def all(self, tag):
         return [attributes for element_tag, attributes in self.elements if element_tag == tag]
+
+    @property
+    def foreign_scripts(self):
+        """Scripts that are not the one of the pages themselves; where a name became one, it is among these."""
+        return [script for script in self.scripts if script != OWN_SCRIPT] + self.all("script")[len(self.scripts) :]
 
     @property
     def words(self):

@@ -1,4 +1,5 @@
 import base64
+import hashlib
 import io
 import os
 import re
@@ -8,8 +9,9 @@ import pytest
 from PIL import Image
 
 from pipeline.evaluation.comparison import compare_runs
+from pipeline.evaluation.one_line import one_line
 from pipeline.evaluation.results import evaluate_test
-from pipeline.report.page import write_report
+from pipeline.report.page import best_of_columns, write_report
 from stages.runtime.unicode_text import printable
 from tests.pipeline.finished_runs import HISTORY, SELECTION, add, folded, predictions
 from tests.pipeline.report.pages import HOSTILE, Page, report, three_methods
@@ -21,7 +23,11 @@ def test_page_needs_nothing_but_itself(tmp_path):
     assert "://" not in source
     assert not re.search(r"url\(|@import", re.sub(r"url\(#\w+\)", "", source))
     tags = {tag for tag, _ in page.elements}
-    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    assert not tags & {"link", "iframe", "object", "embed", "base", "form"}
+    assert not page.foreign_scripts
+    policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
+    digest = base64.b64encode(hashlib.sha256(page.scripts[0].encode()).digest()).decode()
+    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}';" in policy
     for _, attributes in page.elements:
         for name in ("src", "href", "xlink:href"):
             assert attributes.get(name, "#").startswith(("#", "data:image/"))
@@ -29,23 +35,26 @@ def test_page_needs_nothing_but_itself(tmp_path):
 
 def test_page_tells_its_story_in_order(tmp_path):
     page = report(three_methods(tmp_path), notes=["split 75 / 25"])
+    comparison = compare_runs([tmp_path])
     parts = [
-        compare_runs([tmp_path]).verdict.headline[:20],
-        "The methods",
+        one_line(comparison)[:20],
+        comparison.verdict.headline[:20],
+        "What next",
+        "cutonce predict",
         "How good they are",
         "What they cost",
-        "Accuracy against time",
-        "Learning curves",
-        "What was tried",
-        "Confusion",
-        "The most confident mistakes",
-        "Notes",
+        "Marginal is what a method takes",
+        "When the cache has paid",
+        "The ring marks the epoch",
+        "Settings were selected",
+        "What the others do otherwise",
+        "those it was surest of",
         "split 75 / 25",
-        "How to read this",
-        "Configuration and versions",
+        "Every method answered",
+        "Options that were chosen",
         "data.data",
         "elpv",
-        "torch",
+        "Versions and machine",
     ]
     indices = [page.words.index(part) for part in parts]
     assert indices == sorted(indices)
@@ -90,7 +99,7 @@ def test_hostile_names_stay_text(tmp_path):
         made = predictions(labels, np.arange(60) < 12, len(HOSTILE), locations=locations)
         add(tmp_path, made, name=name, class_names=HOSTILE, settings={"<b>": "</dd><script>"}, selection=SELECTION)
     page = report(tmp_path, notes=["<script>alert(4)</script>"], drawn="")
-    assert not page.all("script")
+    assert not page.foreign_scripts
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
     for name in [*HOSTILE, "<script>alert(4)</script>", "</dd><script>"]:
         assert " ".join(printable(name).split()) in page.words
@@ -100,7 +109,7 @@ def test_hostile_names_stay_text_in_a_heat_map_too(tmp_path):
     names = [f"{HOSTILE[number % len(HOSTILE)]}{number}" for number in range(20)]
     add(tmp_path, predictions(np.arange(60) % 20, np.arange(60) < 12, 20), class_names=names)
     page = report(tmp_path, drawn="confusion")
-    assert not page.all("script")
+    assert not page.foreign_scripts
     assert len(page.all("img")) == 0
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
 
@@ -230,7 +239,7 @@ def test_every_picture_has_words_for_those_who_do_not_see_it(tmp_path):
     assert all(element.get("alt") for element in page.all("img"))
     described = [attributes for _, attributes in page.elements if attributes.get("role") == "img"]
     figures = page.all("figure")
-    assert len(described) == len(figures) == 2 + 4 + 1 + 3 + 1
+    assert len(described) == len(figures) == 2 + 4 + 1 + 1 + 1
     assert all(element["aria-label"] for element in described)
     hidden = [element for element in page.all("svg") if element.get("aria-hidden") == "true"]
     assert len(hidden) + len(described) == len(page.all("svg"))
@@ -288,3 +297,49 @@ def test_the_table_shows_what_heads_are_ranked_by_and_marks_the_one_to_take(tmp_
     assert "95.0 % ± 2.8" in page.words.replace("%±", "% ±")
     assert page.words.count("to take") == 1
     assert page.words.index("SVM to take") > 0
+
+
+def test_a_page_has_its_contents_and_links_to_the_pages_of_other_commands_that_are_there(tmp_path):
+    three_methods(tmp_path)
+    (tmp_path / "inspect.html").touch()
+    page = report(tmp_path)
+    links = [link["href"] for link in page.all("a")]
+    assert {"#methods", "#time", "#confusion", "#mistakes", "#configuration", "inspect.html"} < set(links)
+    assert "probe.html" not in links
+    named = {heading["id"] for heading in page.all("h2")}
+    assert {link[1:] for link in links if link.startswith("#")} <= named
+
+
+def test_the_best_of_each_column_is_marked_and_not_the_row_that_is_chosen(tmp_path):
+    labels = np.arange(60) % 2
+    sure = predictions(labels, np.arange(60) < 3, confidence=0.999)  # the fewest mistakes, but far too sure
+    add(tmp_path, sure, name="svm", val=0.95)
+    add(tmp_path, predictions(labels, np.arange(60) < 4, confidence=0.9), name="logistic", val=0.9, seconds=5.0)
+    comparison = compare_runs([tmp_path])
+    names = [row.name for row in comparison.rows]
+    best = {column: {names[number] for number in of} for column, of in best_of_columns(comparison).items()}
+    assert best["score"] == best["val"] == {"svm"}
+    assert best["log_loss"] == best["seconds"] == {"logistic"}
+    assert best["cv"] == best["memory"] == set()  # nothing to tell apart
+    assert comparison.choice.chosen.name == "svm"
+
+
+def test_settings_are_in_words_and_what_was_chosen_comes_before_defaults(tmp_path):
+    settings = {"fitted": True, "weights": {"a": 1, "b": [1, 2]}, "nothing": None}
+    add(tmp_path, predictions([0, 1] * 10, [0, 1] * 10), settings=settings)
+    configuration = {"data": "elpv", "cut": "auto", "epochs": 3}
+    page = Page(write_report(tmp_path, compare_runs([tmp_path]), configuration, {}, []))
+    for words in ("fitted yes", "weights a 1, b 1, 2", "nothing none"):
+        assert words in page.words
+    assert not re.search(r"\bNone\b|\bTrue\b|\{'|\['", page.words)
+    given, _, defaults = page.words.partition("1 as they are by default")
+    assert "data elpv" in given
+    assert "epochs 3" in given
+    assert "cut auto" in defaults
+
+
+def test_the_class_whose_confusion_is_the_best_is_whole_and_others_are_what_they_do_otherwise(tmp_path):
+    page = report(three_methods(tmp_path))
+    assert len([table for table in page.all("table") if "difference" in table.get("class", "")]) == 2
+    tables = [table for table in page.all("table") if "confusion" in table.get("class", "")]
+    assert len(tables) == 3

@@ -28,7 +28,10 @@ class Masks:
         self.most = max(self.most, len(places))
         return [self.masks[place] for place in places]
 
-    def thinned(self, places, size):
+    def seen(self, logits, shape):
+        return logits
+
+    def thinned(self, places, size, views=None):
         height, width = size
         return np.stack(
             [
@@ -84,7 +87,7 @@ def test_masks_of_unlike_sizes_are_scored_each_at_its_own():
     result = train_head("linear", problem)
     of_val = [sizes[place] for place in problem.val.labels]
     assert result.val_statistics.sum(axis=(1, 2)).tolist() == [height * width - 16 for height, width in of_val]
-    masks = predicted_masks(result.module, problem.val.features, of_val, TASK)
+    masks = predicted_masks(result.module, problem.val.features, problem.val.labels, problem.targets, TASK)
     assert [mask.shape for mask in masks] == of_val
     right = [mask == problem.targets.masks[place] for mask, place in zip(masks, problem.val.labels, strict=True)]
     assert np.concatenate([part.ravel() for part in right]).mean() > 0.8
@@ -94,8 +97,7 @@ def test_predicted_masks_are_what_was_scored():
     problem = make_problem()
     head = train_head("linear", problem).module
     statistics = map_statistics(head, problem.val, problem.targets, TASK)
-    shapes = problem.targets.shapes(problem.val.labels)
-    masks = predicted_masks(head, problem.val.features, shapes, TASK)
+    masks = predicted_masks(head, problem.val.features, problem.val.labels, problem.targets, TASK)
     for mask, place, statistic in zip(masks, problem.val.labels, statistics, strict=True):
         truth = problem.targets.masks[place]
         assert (mask == truth).sum() == np.trace(statistic)
@@ -123,6 +125,17 @@ def test_two_trainings_of_one_seed_are_the_same():
     first, second = (train_head("lraspp", make_problem()).module for _ in range(2))
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("has_bf16", [False, True])
+def test_wide_convolutions_train_in_bf16_where_the_processor_has_it_and_score_alike(monkeypatch, has_bf16):
+    monkeypatch.setattr("stages.fitting.map_heads.supports_bf16", lambda device: has_bf16)
+    result = train_head("lraspp", make_problem())
+    assert result.val_score > 0.7
+    assert result.settings.get("convolutions") == ("bf16" if has_bf16 else None)
+    assert all(tensor.dtype != torch.bfloat16 for tensor in result.module.state_dict().values())
+    assert not result.module.convolves_in_bf16
+    assert "convolutions" not in train_head("linear", make_problem(config={"fit_epochs": 1})).settings
 
 
 def test_the_best_epoch_is_one_of_the_last_when_the_rate_has_come_down():

@@ -60,6 +60,7 @@ def test_a_metric_that_is_better_the_lower_it_is_is_refused():
         require_rising(task)
 
 
-def test_a_class_for_each_pixel_is_refused_with_how_cuts_are_compared():
-    with pytest.raises(UsageError, match="`head` linear"):
+def test_a_class_for_each_pixel_has_no_learning_curve_and_may_be_probed():
+    with pytest.raises(UsageError, match="some of the images at a time"):
         require_rising(Dense(["road", "sky"]))
+    assert require_rising(Dense(["road", "sky"]), on_maps=True).name == "miou"

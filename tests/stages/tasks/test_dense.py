@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from cache.errors import DataError, UsageError
 from stages.tasks.base import task_from_json
-from stages.tasks.dense import VOID, Dense
+from stages.tasks.dense import VOID, Dense, highest
 
 TASK = Dense(("sky", "road", "car"))
 MASK = torch.tensor([[0, 0, 1], [2, VOID, 1]], dtype=torch.uint8)
@@ -127,3 +127,10 @@ def test_a_task_comes_back_from_json_and_in_other_processes(task):
 def test_classes_that_a_mask_cannot_tell_apart_are_refused(make, message):
     with pytest.raises(DataError, match=message):
         make()
+
+
+def test_the_highest_class_of_each_pixel_is_that_of_argmax_and_the_first_of_equals():
+    probabilities = torch.randint(0, 4, (7, 9, 11), generator=torch.Generator().manual_seed(0)).float()
+    found = highest(probabilities)
+    assert found.dtype == torch.uint8
+    assert np.array_equal(found.numpy(), probabilities.numpy().argmax(axis=0))

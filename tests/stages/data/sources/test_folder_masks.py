@@ -111,5 +111,5 @@ def test_classes_that_are_called_like_masks_stay_classes(tmp_path):
 
 
 def test_without_masks_the_task_says_which_layout_it_looks_for(tmp_path):
-    with pytest.raises(DataError, match=r"no folder of masks beside one of images; expected ROOT/images/a\.jpg with"):
+    with pytest.raises(DataError, match=r"no masks beside images; expected ROOT/images/a\.jpg with"):
         pairs(saved(tmp_path, "cat/a.jpg", "dog/b.jpg"), task="dense")

@@ -1,11 +1,15 @@
+import copy
+
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 
 from cache.errors import UsageError
 from stages.network.heads.deeplabv3 import scaled_rates
+from stages.network.heads.map_head import normalized_product, pointwise
 from stages.network.heads.registry import build_head
 from stages.network.heads.serialization import load_head, save_head
 from stages.network.map_layout import MapLayout
@@ -66,6 +70,81 @@ def test_a_linear_head_before_upsampling_equals_one_after_it():
     weight = torch.cat([output.weight for output in head.outputs], dim=1)
     after = functional.conv2d(joined, weight, head.outputs[0].bias)
     torch.testing.assert_close(head(rows_of()), after, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_a_normalized_product_is_batchnorm_dropout_and_convolution_one_after_the_other(momentum):
+    maps = torch.randn(3, 8, 5, 7, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    torch.manual_seed(0)
+    norm, convolution, dropout = nn.BatchNorm2d(8, momentum=momentum), nn.Conv2d(8, 4, 1), nn.Dropout2d(0.5)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    other_norm, other = copy.deepcopy(norm), copy.deepcopy(convolution)
+    torch.manual_seed(1)
+    one_by_one = other(dropout(other_norm(maps)))
+    torch.manual_seed(1)
+    at_once, means = normalized_product(maps, norm, convolution, dropout(torch.ones(3, 8, 1, 1)))
+    torch.testing.assert_close(at_once, one_by_one, rtol=1e-4, atol=1e-5)
+    for logits in (at_once, one_by_one):
+        logits.square().sum().backward()
+    pairs = [*zip(norm.parameters(), other_norm.parameters(), strict=True)]
+    pairs += [*zip(convolution.parameters(), other.parameters(), strict=True)]
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-3)
+    for ours, theirs in zip(norm.buffers(), other_norm.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    norm.eval(), other_norm.eval()
+    evaluated, means = normalized_product(maps, norm, convolution)
+    torch.testing.assert_close(evaluated, other(other_norm(maps)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(means, other_norm(maps).mean(dim=(2, 3)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [4, 40])
+def test_a_normalized_product_of_many_channels_has_them_last_and_is_pointwise_taken_on(channels):
+    maps = torch.randn(2, 8, 5, 7)
+    part, _ = normalized_product(maps, nn.BatchNorm2d(8), nn.Conv2d(8, channels, 1))
+    assert part.is_contiguous(memory_format=torch.channels_last) == (channels == 40)
+    convolution = nn.Conv2d(channels, 3, 1)
+    torch.testing.assert_close(pointwise(part, convolution), convolution(part), rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_of_channels_far_from_zero_are_those_of_batchnorm():
+    offsets = torch.tensor([0.0, 1.0, 30.0, -100.0])[:, None, None]
+    maps = torch.randn(4, 4, 9, 9, generator=torch.Generator().manual_seed(0)) + offsets
+    norm, theirs = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+    normalized_product(maps, norm, nn.Conv2d(4, 2, 1))
+    theirs(maps)
+    torch.testing.assert_close(norm.running_mean, theirs.running_mean)
+    torch.testing.assert_close(norm.running_var, theirs.running_var, rtol=5e-3, atol=1e-3)
+    constant = torch.full((2, 4, 3, 3), 7.0)
+    assert torch.isfinite(normalized_product(constant, norm, nn.Conv2d(4, 2, 1))[0]).all()
+
+
+@pytest.mark.parametrize("name", ["fcn", "deeplabv3", "lraspp"])
+def test_convolutions_in_bf16_are_for_training_and_round_a_little(name):
+    head = head_for(name).train()
+    torch.manual_seed(0)
+    exact = head(rows_of())
+    head.convolves_in_bf16 = True
+    torch.manual_seed(0)
+    rounded = head(rows_of())
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).abs().max() < 0.1 * exact.abs().max()
+    rounded.sum().backward()
+    assert all(parameter.grad.dtype == torch.float32 for parameter in head.parameters())
+    head.eval()
+    evaluated = head(rows_of())
+    head.convolves_in_bf16 = False
+    assert torch.equal(evaluated, head(rows_of()))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_trains_within_mixed_precision_of_others(name):
+    head = head_for(name).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = head(rows_of().bfloat16())
+    logits.float().square().sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in head.parameters())
 
 
 @pytest.mark.parametrize(("name", "make"), [("fcn", FCNHead), ("deeplabv3", DeepLabHead)])

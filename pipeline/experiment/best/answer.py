@@ -1,0 +1,104 @@
+"""The answer of a search, renewed after every trial: the ensemble of what there is, and the method to take."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.evaluation.comparison import Comparison, compare_runs
+from pipeline.evaluation.results import Result
+from pipeline.evaluation.trials import SearchSummary
+from pipeline.experiment.best.budget import Budget
+from pipeline.experiment.best.outlook import outlook_words, tried_words
+from pipeline.experiment.best.search import Ended, EnsembleMade, Search
+from pipeline.experiment.best.trial import Trial
+from pipeline.experiment.compare_runs import chosen_in, publish, write_results
+from pipeline.experiment.ensemble_methods import run_ensemble
+from pipeline.experiment.run_setup import record_options
+
+_LOG = logging.getLogger("cutonce")
+
+_OF_THE_MACHINE = (
+    *("cache", "compression", "extract_batch_size", "decode_threads", "device", "engine", "strict", "force"),
+    *("max_memory_gb", "data_root", "seeds"),
+)
+"""Options that say nothing of what trials come to."""
+
+
+ENSEMBLE_SHARE = 0.1
+"""Share of the time of the search that making the ensemble anew may take; what it lacks is made up at the end."""
+
+
+def combine(search: Search) -> list[Result]:
+    """Make the ensemble of all heads that are finished, if there are two or more; nothing is trained for it."""
+    heads = [result for result in search.results.values() if result.method in ("linear", "head")]
+    return run_ensemble(search.main.experiment, heads, search.about.head)
+
+
+def _combine_in_time(search: Search, budget: Budget) -> None:
+    """Make the ensemble anew, unless that took a large part of the time lately: of large models much is written."""
+    began, last = budget.elapsed, search.ensemble
+    if last is not None and last.seconds > ENSEMBLE_SHARE * (began - last.at):
+        search.ensemble = last._replace(is_due=True)
+        return
+    combine(search)
+    search.ensemble = EnsembleMade(budget.elapsed, budget.elapsed - began)
+
+
+def renew(search: Search, budget: Budget, max_predict_ms: float | None) -> None:
+    """Make the ensemble anew, choose, and write it down: from now on this is the answer."""
+    about = search.about
+    _combine_in_time(search, budget)
+    record_options(search.run, about.data, search.main.options, about.head)
+    _summary(search, budget, max_predict_ms, None, Ended([])).save(search.run)
+    comparison = compare_runs([search.run], search.metric.name)
+    write_results(comparison, [search.run], search.run)
+    cv = comparison.choice.chosen.cv
+    search.answered(None if cv is None else cv.mean)
+    _summary(search, budget, max_predict_ms, comparison, Ended([])).save(search.run)
+
+
+def close(search: Search, budget: Budget, max_predict_ms: float | None, ended: Ended) -> Comparison:
+    """Say what was tried, what is taken and what more minutes might bring, and write the page."""
+    if search.ensemble is not None and search.ensemble.is_due:
+        combine(search)
+    comparison = compare_runs([search.run], search.metric.name)
+    summary = _summary(search, budget, max_predict_ms, comparison, ended)
+    summary.save(search.run)
+    published = publish([search.run], search.run, search.metric.name)
+    _LOG.info("\n".join(["", *summary.words]))
+    return published
+
+
+def _summary(
+    search: Search, budget: Budget, max_predict_ms: float | None, comparison: Comparison | None, ended: Ended
+) -> SearchSummary:
+    return SearchSummary(
+        budget=budget.seconds if math.isfinite(budget.seconds) else None,
+        trials=len(search.finished),
+        seconds=max((record.at for record in search.records), default=0.0),
+        chosen={} if comparison is None else dict(chosen_in(comparison, search.run)),
+        words=() if comparison is None else (*tried_words(search, comparison), *outlook_words(search, budget, ended)),
+        upcoming=tuple(_upcoming(ended.upcoming)),
+        max_predict_ms=max_predict_ms,
+        options=shaping_options(search),
+    )
+
+
+def _upcoming(trials: Sequence[tuple[Trial, float]]) -> list[dict[str, Any]]:
+    return [{"name": trial.name, "what": trial.what, "seconds": round(seconds, 1)} for trial, seconds in trials]
+
+
+def shaping_options(search: Search) -> dict[str, Any]:
+    """Return the options that trials follow from, as JSON values: a replay has to have the same."""
+    about = search.about
+    options = {**asdict(about.data), **asdict(search.main.options), **asdict(about.head), "seed": about.seed}
+    named = {name: value for name, value in options.items() if name not in _OF_THE_MACHINE}
+    return {name: list(map(str, value)) if isinstance(value, tuple) else _plain(value) for name, value in named.items()}
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)

@@ -1,0 +1,63 @@
+"""The images at another size, and through another network: a second pass each, when the heads on the first are done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pipeline.experiment.best.look import Look
+from pipeline.experiment.best.trial import HeadTrial, Trial
+from stages.network.backbones.registry import find_family
+
+if TYPE_CHECKING:
+    from pipeline.experiment.best.search import Search
+
+_LARGER = 4 / 3
+"""Times the side of images in the second pass."""
+
+_MULTIPLE = 32
+"""What sides are multiples of, as strides of networks are."""
+
+MOST_HEADS = 2
+"""Heads, the best so far, that are fitted to another look."""
+
+
+def other_looks(search: Search) -> Iterator[Trial]:
+    """Yield the best heads on images of a larger size, and on another network that is installed: the cheaper first.
+
+    Each is on the depths that served it best on the first look: what a set of depths is worth hangs on the images.
+    """
+    if not search.results:
+        return
+    looks = [look for look in (larger(search), second_network(search)) if look is not None]
+    best = search.best_heads(MOST_HEADS)
+    for look in sorted(looks, key=lambda look: look.multiply_adds):
+        for head, settings in best:
+            yield HeadTrial(head, look, look.name, settings)
+        look.forget()
+
+
+def larger(search: Search) -> Look | None:
+    """Return the same network on larger images; None where it takes none."""
+    extractor = search.main.extractor
+    height, width = extractor.image_shape
+    side = max(int(height * _LARGER / _MULTIPLE + 0.5) * _MULTIPLE, height + _MULTIPLE)
+    if height != width or extractor.backbone.handed_in:
+        return None
+    return search.look(f"{side}px", replace(search.main.options, image_size=side))
+
+
+def second_network(search: Search) -> Look | None:
+    """Return another network of the same family whose weights are on this machine, the largest; None without one."""
+    options = search.main.options
+    family = options.backbone.rstrip("0123456789")
+    others = [
+        entry.name
+        for entry in find_family(options.backbone).catalog()
+        if entry.weights == "here" and entry.name != options.backbone and entry.name.rstrip("0123456789") == family
+    ]
+    if not others or options.weights != "default":
+        return None
+    name = max(others)
+    return search.look(name, replace(options, backbone=name))

@@ -1,0 +1,173 @@
+"""The command ``best`` from its options to its answer."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cache.errors import DataError, UsageError
+from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.trials import TrialRecord, read_search, read_trials
+from pipeline.experiment.best.answer import close, renew, shaping_options
+from pipeline.experiment.best.budget import Budget
+from pipeline.experiment.best.look import Look, SearchedData
+from pipeline.experiment.best.search import Search, search_trials
+from pipeline.experiment.head_methods import require_heads
+from pipeline.experiment.outer_test import require_no_folds
+from pipeline.experiment.run_setup import init_run, init_seed, resolve_features
+from pipeline.experiment.table_columns import note_columns_left_out
+from pipeline.text import duration
+from stages.config.data import DataConfig
+from stages.config.features import FeatureConfig
+from stages.config.heads import HeadConfig
+from stages.data.manifest import Manifest
+from stages.extraction.estimate import estimate
+from stages.extraction.extractor import Extractor, build_extractor
+
+_LOG = logging.getLogger("cutonce")
+
+TAPS, POOL = "all", "avg,max,std"
+"""What is extracted where nothing else is asked for."""
+
+_QUICK_BATCHES = 2
+"""Batches a thread that are timed to say whether a pass fits into a budget."""
+
+
+@dataclass(frozen=True)
+class BestOptions:
+    """What a search is asked for.
+
+    Attributes
+    ----------
+    budget : Budget
+    replay : Path, optional
+        A run whose trials are to be made again.
+    max_predict_ms : float, optional
+    """
+
+    budget: Budget
+    replay: Path | None = None
+    max_predict_ms: float | None = None
+
+
+def run_best(
+    data: DataConfig,
+    features: FeatureConfig,
+    head: HeadConfig,
+    asked: BestOptions,
+    out: Path,
+    *,
+    overwrite: bool = False,
+) -> tuple[Comparison, bool]:
+    """Search for the best method, and return the comparison of all that was tried, and whether it was interrupted.
+
+    Raises
+    ------
+    UsageError
+        If the budget has no room for one pass over the images, or an option is for other commands.
+    KeyboardInterrupt
+        If there is no answer yet when it comes.
+    """
+    require_no_folds(data, "`train`")
+    if len(data.seeds) > 1:
+        raise UsageError(
+            f"`seeds` {' '.join(map(str, data.seeds))}: a search is of one split; give the command once for each, with "
+            "an `out` of its own"
+        )
+    note_columns_left_out(head)
+    features = resolve_features(data, with_all_depths(features))
+    extractor = build_extractor(features)
+    init_run(out, data, features, head)
+    seed = data.seeds[0]
+    manifest, directory = init_seed(out, data, features, seed, head)
+    _require_answers_for_images(manifest)
+    if manifest.images and extractor.tap_layout is not None:
+        features = replace(features, taps="", pool="avg")
+        _LOG.info("note: samples of several images are searched on the last layer, not on all depths")
+        extractor = build_extractor(features)
+    require_heads(extractor, manifest, head.heads_for(manifest.task.name))
+    about = SearchedData(data, manifest, seed, directory, head, overwrite)
+    search = Search.of(out, about, Look("", features, about, extractor))
+    budget = asked.budget if asked.replay is None else _replayed(search, asked.replay, asked.budget)
+    _resume_words(search, budget)
+    _extract_within(search, extractor, budget)
+    ended = search_trials(search, budget, lambda found: renew(found, budget, asked.max_predict_ms))
+    comparison = close(search, budget, asked.max_predict_ms, ended)
+    return comparison, ended.interrupted
+
+
+def with_all_depths(features: FeatureConfig) -> FeatureConfig:
+    """Return the options of stage 1 with all depths, where neither a cut nor taps were named."""
+    if features.taps or features.cut != "auto" or features.pool != "avg":
+        return features
+    return replace(features, taps=TAPS, pool=POOL)
+
+
+def _require_answers_for_images(manifest: Manifest) -> None:
+    if manifest.task.reads == "image":
+        raise UsageError(
+            "`best` searches heads that answer for an image, and here each pixel has a class: use `run`, which trains "
+            "lraspp on maps of several depths, and `train` with `head` lraspp linear fcn deeplabv3 to compare heads"
+        )
+
+
+def _resume_words(search: Search, budget: Budget) -> None:
+    finished = search.finished
+    if not finished:
+        return
+    counts = " The budget counts anew." if math.isfinite(budget.seconds) else ""
+    _LOG.info(f"{len(finished)} trials are finished already, and are taken as they are.{counts}")
+
+
+def _extract_within(search: Search, extractor: Extractor, budget: Budget) -> None:
+    """Bring the features into the cache, once it is known that there is time for it.
+
+    Raises
+    ------
+    UsageError
+        If there is not; says what it would take, and what to do.
+    """
+    missing = search.main.missing
+    if missing and math.isfinite(budget.seconds):
+        expected = estimate(extractor, search.about.manifest, batches=_QUICK_BATCHES)
+        if expected.seconds > budget.left:
+            raise UsageError(
+                f"`budget` has {duration(max(budget.left, 0.0))} left, and one pass over {missing:,} images takes "
+                f"about {duration(expected.seconds)}: give it more; or fewer pixels (`image_size`: a quarter of them "
+                "is about four times as quick), a smaller `backbone`, or `precision` bf16. What `extract` with the "
+                "same options computes before is not counted"
+            )
+    began = budget.elapsed
+    _ = search.main.experiment
+    if missing:
+        earlier = max((record.at for record in search.records), default=0.0)
+        took = budget.elapsed - began
+        record = TrialRecord(0, "extract", "features of all images", "finished", took, earlier + budget.elapsed)
+        search.records = [known for known in search.records if known.number != 0] + [record]
+
+
+def _replayed(search: Search, replay: Path, budget: Budget) -> Budget:
+    """Return a budget of as many trials as another run has, made with the same options.
+
+    Raises
+    ------
+    DataError
+        If that run was not searched.
+    UsageError
+        If it was made with other options.
+    """
+    summary = read_search(replay)
+    if summary is None:
+        raise DataError(f"`replay` {replay} was not made by `best`: it has no best.json")
+    here = shaping_options(search)
+    differing = [
+        f"`{name}` {summary.options[name]} there and {value} here"
+        for name, value in here.items()
+        if name in summary.options and summary.options[name] != value and name != "data"
+    ]
+    if differing:
+        raise UsageError(f"`replay` {replay} was searched with {'; '.join(differing)}: say what it says")
+    numbers = [record.number for record in read_trials(replay) if record.state != "interrupted"]
+    return Budget(trials=max(numbers, default=0), clock=budget.clock)

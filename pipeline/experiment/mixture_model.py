@@ -1,0 +1,214 @@
+"""A trained method as the networks that it takes to predict: one, or, of a mixture, several whose answers are averaged.
+
+Whoever predicts with a saved method opens it here. Members on the same features are one network with one head, so that
+images go through each network once. A mixture's folder holds whole models of its members, and needs nothing else of the
+runs that they come from.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from cache.atomic_write import atomic_path, write_atomically
+from cache.errors import DataError
+from pipeline.experiment.model_store import ModelCard, open_model, read_recipe
+from pipeline.run_layout import HEAD, MEMBER_MODELS, MEMBERS, MODEL_FILES
+from stages.extraction.extractor import Extractor
+from stages.finetuning.predict_images import PredictedBatch
+from stages.finetuning.transfer_model import TransferModel, head_on_features
+from stages.network.backbones.base import Backbone
+from stages.network.heads.base import Head
+from stages.network.heads.ensemble import EnsembleHead
+from stages.network.heads.serialization import load_head
+from stages.tasks.averaging import AveragingTask
+from stages.tasks.base import task_from_json
+
+
+@dataclass(frozen=True)
+class Member:
+    """A line of ``members.json``.
+
+    Attributes
+    ----------
+    path : str
+        Where the member was trained: relative to the folder of the seed, or, in another run, to the run.
+    weight : float
+        How much its answers count; all weights together are 1.
+    seconds_per_image : float or None
+        What an image takes with it alone, as it was measured; None where that was not kept.
+    backbone, cut, image_size
+        What it stands on.
+    """
+
+    path: str
+    weight: float
+    seconds_per_image: float | None
+    backbone: str
+    cut: str | None
+    image_size: int | str | None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with what answers on it, and how much its answers count.
+
+    Attributes
+    ----------
+    share : float
+    recipe : ModelCard
+        Of the member, or of the first of several on the same features.
+    extractor : Extractor
+    upper : TransferModel
+        From rendered images to answers.
+    """
+
+    share: float
+    recipe: ModelCard
+    extractor: Extractor
+    upper: TransferModel
+
+
+def save_members(directory: Path, members: Sequence[Member], models: Sequence[Path]) -> None:
+    """Copy what members need to predict into the folder of a mixture, and write who they are."""
+    shutil.rmtree(directory / MEMBER_MODELS, ignore_errors=True)
+    for number, model in enumerate(models):
+        folder = _model_of(directory, number)
+        folder.mkdir(parents=True)
+        for name in MODEL_FILES:
+            for file in (model / name, (model / name).with_suffix(".json")):
+                if file.exists():
+                    with atomic_path(folder / file.name) as temporary:
+                        shutil.copyfile(file, temporary)
+    write_atomically(directory / MEMBERS, json.dumps([asdict(member) for member in members], indent=1).encode())
+
+
+def read_members(directory: Path) -> list[Member]:
+    """Return the members of a saved mixture; none of any other method.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged.
+    """
+    path = directory / MEMBERS
+    if not path.exists():
+        return []
+    try:
+        return [Member(**member) for member in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}); make this ensemble again") from error
+
+
+def open_networks(
+    directory: Path,
+    device: str = "auto",
+    backbone: nn.Module | Backbone | None = None,
+    cache: Path | None = None,
+) -> list[Network]:
+    """Load a trained method, ready for images: one network, or those of a mixture in the order of their members.
+
+    Parameters
+    ----------
+    directory, device, backbone, cache
+        As for `open_model`; of a mixture, a network is handed in to the members that were trained on one.
+
+    Raises
+    ------
+    DataError, UsageError, WeightsError
+        As `open_model`.
+    """
+    members, recipe = read_members(directory), read_recipe(directory)
+    if not members or recipe is None:
+        return [Network(1.0, *open_model(directory, device, backbone, cache))]
+    task = task_from_json(recipe.task)
+    assert isinstance(task, AveragingTask), "of which a mixture was made"
+    on_features: dict[str, list[int]] = {}
+    for number in range(len(members)):
+        card = read_recipe(_model_of(directory, number))
+        if card is None:
+            raise DataError(f"{_model_of(directory, number)} is not complete; make this ensemble again")
+        alone = card.unfreeze is not None or card.features_fingerprint is None
+        on_features.setdefault(f"member {number}" if alone else str(card.features_fingerprint), []).append(number)
+    networks: list[Network] = []
+    for numbers in on_features.values():
+        folders = [_model_of(directory, number) for number in numbers]
+        first = read_recipe(folders[0])
+        given = backbone if first is not None and first.handed_in is not None else None
+        card, extractor, upper = open_model(folders[0], device, given, cache)
+        weights = [members[number].weight for number in numbers]
+        if len(folders) == 1:
+            networks.append(Network(weights[0], card, extractor, upper))
+            continue
+        heads = [load_head(folder / HEAD, extractor.graph)[0] for folder in folders]
+        for share, head in _on_same_rows(heads, weights, task):
+            networks.append(Network(share, card, extractor, head_on_features(extractor, head.to(extractor.device))))
+    return networks
+
+
+def _on_same_rows(heads: Sequence[Head], weights: Sequence[float], task: AveragingTask) -> Iterator[tuple[float, Head]]:
+    """Yield one head for each shape of the rows that heads on the same features take, and how much it counts."""
+    by_shape: dict[str, list[int]] = {}
+    for number, head in enumerate(heads):
+        by_shape.setdefault(str(head.config["row_shape"]), []).append(number)
+    for numbers in by_shape.values():
+        share = sum(weights[number] for number in numbers)
+        shares = [weights[number] / share for number in numbers]
+        yield share, EnsembleHead.weighted([heads[number] for number in numbers], shares, task.activation)
+
+
+def _model_of(directory: Path, number: int) -> Path:
+    return directory / MEMBER_MODELS / str(number)
+
+
+def mean_answers(networks: Sequence[Network], of_network: Callable[[Network], NDArray[np.float32]]) -> NDArray[Any]:
+    """Return what networks answer for the same samples, [n, out_features], each counted as much as it counts."""
+    if len(networks) == 1:
+        return of_network(networks[0])
+    mean = sum(network.share * of_network(network).astype(np.float64) for network in networks)
+    return np.asarray(mean, dtype=np.float32)
+
+
+def mean_batches(
+    networks: Sequence[Network], of_network: Callable[[Network], Iterator[PredictedBatch]]
+) -> Iterator[PredictedBatch]:
+    """Yield what networks answer for the same images: of one as it comes, of several as one batch of all images.
+
+    An image that one of them could not be given is none. Vectors are of the first network, whose training images they
+    are compared with.
+    """
+    if len(networks) == 1:
+        yield from of_network(networks[0])
+        return
+    indices: NDArray[np.int64] | None = None
+    total: NDArray[np.float64] = np.empty(0)
+    vectors: NDArray[np.float32] | None = None
+    failures: dict[int, str] = {}
+    for network in networks:
+        batches = list(of_network(network))
+        for batch in batches:
+            failures |= {number: reason for number, reason in batch.failures if number not in failures}
+        full = [batch for batch in batches if batch.indices]
+        if not full:
+            yield PredictedBatch([], np.empty((0, 1), np.float32), sorted(failures.items()))
+            return
+        answered = np.array([index for batch in full for index in batch.indices])
+        answers = network.share * np.concatenate([batch.activated for batch in full]).astype(np.float64)
+        if indices is None:
+            indices, total = answered, answers
+            known = [batch.vectors for batch in full if batch.vectors is not None]
+            vectors = np.concatenate(known) if len(known) == len(full) else None
+            continue
+        kept, of_all, of_network_rows = np.intersect1d(indices, answered, assume_unique=True, return_indices=True)
+        indices, total = kept, total[of_all] + answers[of_network_rows]
+        vectors = None if vectors is None else vectors[of_all]
+    assert indices is not None, "there is a network"
+    yield PredictedBatch(indices.tolist(), total.astype(np.float32), sorted(failures.items()), vectors)

@@ -1,0 +1,47 @@
+"""What to do after a comparison, as commands to copy."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.one_line import chosen_method
+
+
+def next_commands(comparison: Comparison, out: Path, configuration: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what may come next, each a pair of why and a command; run directories are as they were given.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    out : Path
+        The folder of the page.
+    configuration : mapping
+        Options of the run, by their names; of several runs, by theirs.
+    """
+    chosen = chosen_method(comparison)
+    run, folder = chosen.run, chosen.results[0].directory
+    assert folder is not None  # loaded results have one
+    several = len(comparison.runs) > 1
+    commands = [
+        (
+            f"Predict new {chosen.unit}s with {chosen.label}",
+            ["predict", str(run), "new/", "--method", folder.name, "--out", "predictions.csv"],
+        ),
+        (
+            f"See how it does on other labeled {chosen.unit}s",
+            ["evaluate", str(run), "--data", "other/", "--method", folder.name],
+        ),
+    ]
+    data = configuration.get("data")
+    if not several and isinstance(data, str) and (out / "config.toml").exists():
+        options = ["--config", str(out / "config.toml"), "--data", data]
+        commands += [
+            ("Look for wrong labels, copies and outliers", ["inspect", *options, "--out", str(out)]),
+            ("Ask whether more labels would help", ["learning-curve", *options, "--out", str(out)]),
+        ]
+    return [(why, shlex.join(["cutonce", *map(os.fspath, words)])) for why, words in commands]

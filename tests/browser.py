@@ -1,0 +1,142 @@
+"""An installed Chromium, driven through the DevTools protocol: pages as people see them, not as a parser does."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+import time
+from contextlib import contextmanager
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
+    *("--remote-debugging-port=0", "--remote-allow-origins=*"),
+)
+WAIT = 60
+"""Seconds after which a browser that says nothing is given up."""
+
+
+class Browser:
+    """A tab of Chromium. What it says of its own accord, errors and requests above all, is in `events`."""
+
+    def __init__(self, address):
+        import websocket
+
+        self._socket = websocket.create_connection(address, timeout=WAIT)
+        self._number, self.events = 0, []
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method, **parameters):
+        """Ask for something; return the answer."""
+        self._number += 1
+        self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self._socket.recv())
+            if message.get("id") == self._number:
+                assert "error" not in message, message["error"]
+                return message["result"]
+            self.events.append(message)
+
+    def run(self, script):
+        """Return what a JavaScript expression comes to, as JSON values."""
+        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def size(self, width, height=900):
+        """Give the window a width, in CSS pixels."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
+    def media(self, media="", scheme="light"):
+        """Show the page on a screen or on paper (`print`), in light or dark."""
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        self.call("Emulation.setEmulatedMedia", media=media, features=[feature])
+
+    def open(self, path):
+        """Load a file and wait until all of it is there."""
+        self.events.clear()
+        self.call("Page.navigate", url=path.resolve().as_uri())
+        end = time.monotonic() + WAIT
+        while not self._loaded(path):
+            assert time.monotonic() < end, f"{path} did not load"
+            time.sleep(0.02)
+
+    def _loaded(self, path):
+        return self.run("document.readyState === 'complete' && location.pathname") == path.resolve().as_uri()[7:]
+
+    def press(self, key):
+        """Press a key."""
+        for kind in ("keyDown", "keyUp"):
+            code = {"Enter": 13, "Escape": 27, "ArrowRight": 39, "ArrowLeft": 37}[key]
+            text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
+
+    def errors(self):
+        """Return what went wrong since the page was opened."""
+        self.run("1")  # what was said before this answer has been read
+        return [
+            event["params"]
+            for event in self.events
+            if event["method"] == "Runtime.exceptionThrown"
+            or (event["method"] == "Log.entryAdded" and event["params"]["entry"]["level"] in ("error", "warning"))
+            or (event["method"] == "Runtime.consoleAPICalled" and event["params"]["type"] in ("error", "warning"))
+        ]
+
+    def requests(self):
+        """Return what was asked for since the page was opened, the page itself included."""
+        return [
+            event["params"]["request"]["url"] for event in self.events if event["method"] == "Network.requestWillBeSent"
+        ]
+
+    def picture(self, path, *, whole=True):
+        """Write what is seen as a PNG file."""
+        shot = self.call("Page.captureScreenshot", captureBeyondViewport=whole, **self._clip(whole))
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+    def _clip(self, whole):
+        if not whole:
+            return {}
+        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+        return {"clip": {**size, "x": 0, "y": 0, "scale": 1}}
+
+    def pdf(self):
+        """Return the page as it is printed on A4."""
+        printed = self.call("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, printBackground=True)
+        return base64.b64decode(printed["data"])
+
+    def close(self):
+        """Leave the tab."""
+        self._socket.close()
+
+
+@contextmanager
+def chromium(profile):
+    """Start Chromium with a profile of its own, and give a tab of it; it ends with the block."""
+    from urllib.request import urlopen
+
+    process = subprocess.Popen(
+        [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        said, end = profile / "DevToolsActivePort", time.monotonic() + WAIT
+        while not (said.exists() and "\n" in said.read_text()):
+            assert process.poll() is None, "Chromium ended"
+            assert time.monotonic() < end, "Chromium did not start"
+            time.sleep(0.05)
+        port = said.read_text().splitlines()[0]
+        with urlopen(f"http://127.0.0.1:{port}/json/list", timeout=WAIT) as answer:
+            tabs = json.load(answer)
+        tab = Browser(next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"))
+        yield tab
+        tab.close()
+    finally:
+        process.terminate()
+        process.wait(WAIT)

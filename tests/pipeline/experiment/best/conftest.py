@@ -1,0 +1,62 @@
+"""A search on the photographs at a size that is quick, shared by those that read what it left."""
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline.experiment.best.budget import Budget
+from pipeline.experiment.best.run_best import BestOptions, run_best
+from stages.config.data import DataConfig
+from stages.config.features import FeatureConfig
+from stages.config.heads import HeadConfig
+
+HEADS = HeadConfig(
+    head=("ridge", "knn", "logistic"), c_values=(1e-3, 1e-1), cv=3, n_neighbors=(1, 5), depths=("last", "all")
+)
+
+FIRST = ("logistic-last", "logistic-all", "knn", "logistic-weights", "ridge")
+"""The first trials with these."""
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+class Searcher:
+    """Searches on the photographs, with features that are extracted once."""
+
+    def __init__(self, photographs, cache):
+        self.data = DataConfig(str(photographs))
+        self.features = FeatureConfig(image_size=32, cache=cache)
+
+    def __call__(self, out, trials=None, *, head=HEADS, budget=None, **options):
+        features = replace(self.features, **options.pop("features", {}))
+        budget = budget if budget is not None else Budget(**({} if trials is None else {"trials": trials}))
+        return run_best(self.data, features, head, BestOptions(budget, **options), out)
+
+
+@pytest.fixture(autouse=True)
+def divided_once(monkeypatch):
+    """Few rows are divided into folds several times, which says nothing of searches."""
+    monkeypatch.setattr("stages.fitting.problem.REPEATED_BELOW", 0)
+
+
+@pytest.fixture(scope="session")
+def search_photographs(photographs, tmp_path_factory):
+    return Searcher(photographs, tmp_path_factory.mktemp("best") / "cache")
+
+
+@pytest.fixture(scope="session")
+def searched(search_photographs, tmp_path_factory):
+    """A run of five trials."""
+    out = tmp_path_factory.mktemp("searched") / "run"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("stages.fitting.problem.REPEATED_BELOW", 0)
+        search_photographs(out, len(FIRST))
+    return out

@@ -1,0 +1,53 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.evaluation.results import Result
+from pipeline.evaluation.trials import read_trials
+from pipeline.experiment.best import other_looks
+from pipeline.experiment.best.look import Look, SearchedData
+from pipeline.experiment.best.search import Search
+from stages.data.manifest import load_manifest
+from tests.pipeline.experiment.best.conftest import HEADS
+
+
+@pytest.fixture
+def search(search_photographs, searched):
+    options = replace(search_photographs.features, taps="all", pool="avg,max,std")
+    about = SearchedData(search_photographs.data, load_manifest(search_photographs.data), 0, searched / "seed-0", HEADS)
+    search = Search.of(searched, about, Look("", options, about))
+    for record in read_trials(searched):
+        if record.folder is not None:
+            search.results[record.name] = Result.load(searched / "seed-0" / record.folder)
+    return search
+
+
+def test_larger_images_and_the_other_network_are_proposed_the_cheaper_pass_first(search):
+    larger, second = other_looks.larger(search), other_looks.second_network(search)
+    assert larger.extractor.image_shape == (64, 64)
+    assert second.options.backbone == "efficientnet_lite2"
+    trials = list(other_looks.other_looks(search))
+    best = search.best_heads(2)
+    assert {head for head, _ in best} < {"knn", "logistic", "ridge"}
+    looks = ["efficientnet_lite2", "64px"]  # at 32 pixels the larger network is the cheaper pass
+    assert [trial.name for trial in trials] == [f"{head}-{look}" for look in looks for head, _ in best]
+    # each on the one setting of depths that served it best
+    assert [trial.settings for trial in trials] == [settings for _, settings in best] * 2
+    assert all(len(settings) == 1 for _, settings in best)
+
+
+@pytest.mark.parametrize(("side", "larger"), [(224, "288px"), (32, "64px"), (128, "160px"), (300, "416px")])
+def test_a_side_is_a_multiple_of_the_strides_and_larger(search, side, larger):
+    seen = SimpleNamespace(image_shape=(side, side), backbone=SimpleNamespace(handed_in=False))
+    search.main = SimpleNamespace(extractor=seen, options=search.main.options)
+    assert other_looks.larger(search).name == larger
+    seen.image_shape = (side, side + 1)
+    assert other_looks.larger(search) is None
+
+
+def test_weights_of_ones_own_have_no_second_network_and_nothing_comes_before_a_result(search, tmp_path):
+    search.main = Look("", replace(search.main.options, weights="none"), search.about)
+    assert other_looks.second_network(search) is None
+    search.results.clear()
+    assert list(other_looks.other_looks(search)) == []

@@ -1,0 +1,46 @@
+import math
+from dataclasses import replace
+
+import pytest
+
+from cache.errors import DataError, UsageError
+from pipeline.experiment.best.budget import Budget
+from pipeline.experiment.best.run_best import with_all_depths
+from stages.config.features import FeatureConfig
+from tests.pipeline.experiment.best.conftest import HEADS, Clock
+
+
+def test_all_depths_are_extracted_where_nothing_else_is_asked_for():
+    assert with_all_depths(FeatureConfig()).taps == "all"
+    assert with_all_depths(FeatureConfig()).pool == "avg,max,std"
+    for asked in (FeatureConfig(taps="blocks"), FeatureConfig(cut="layer3"), FeatureConfig(pool="max")):
+        assert with_all_depths(asked) == asked
+
+
+def test_a_budget_without_room_for_one_pass_is_refused_with_what_it_would_take(search_photographs, tmp_path):
+    features = {"cache": tmp_path / "cache"}
+    with pytest.raises(UsageError, match=r"one pass over 72 images takes about .* fewer pixels \(`image_size`"):
+        search_photographs(tmp_path / "run", budget=Budget(1e-6, clock=Clock()), features=features)
+    # what is in the cache takes no time: with the same budget the first trial gives an answer
+    search_photographs(tmp_path / "other", budget=Budget(1e-6, clock=Clock()))
+    assert (tmp_path / "other" / "results.json").exists()
+
+
+def test_several_seeds_and_outer_folds_are_refused(search_photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr(search_photographs, "data", replace(search_photographs.data, seeds=(0, 1)))
+    with pytest.raises(UsageError, match="a search is of one split"):
+        search_photographs(tmp_path / "run", 1)
+    monkeypatch.setattr(search_photographs, "data", replace(search_photographs.data, seeds=(0,), test="cv"))
+    with pytest.raises(UsageError, match="`test` cv"):
+        search_photographs(tmp_path / "run", 1)
+
+
+def test_a_replay_is_of_a_search_with_the_same_options(searched, search_photographs, tmp_path):
+    with pytest.raises(DataError, match=r"was not made by `best`"):
+        search_photographs(tmp_path / "run", replay=tmp_path)
+    with pytest.raises(UsageError, match=r"`cv` 3 there and 4 here"):
+        search_photographs(tmp_path / "run", replay=searched, head=replace(HEADS, cv=4))
+
+
+def test_a_replay_has_no_clock():
+    assert math.isinf(Budget(trials=3).seconds)

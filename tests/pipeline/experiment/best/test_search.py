@@ -1,0 +1,145 @@
+"""As many trials are the same bits, however they came about; a search is stopped anywhere and has an answer."""
+
+import json
+import shutil
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+
+from cache.errors import UsageError
+from pipeline.evaluation.trials import read_search, read_trials
+from pipeline.experiment import head_methods
+from pipeline.experiment.best import order, search, trial
+from pipeline.experiment.best.budget import Budget
+from tests.pipeline.experiment.best.conftest import FIRST as FIRST_TRIALS
+from tests.pipeline.experiment.best.conftest import HEADS, Clock
+
+FIRST = [*FIRST_TRIALS]
+FOLDERS = {f"{'head' if name == 'knn' else 'linear'}-{name}" for name in FIRST} | {"ensemble-greedy"}
+SAME = ("predictions.npz", "validation.npz", "out-of-fold.npz", "head.safetensors", "head-without-val.safetensors")
+
+
+def bits(run):
+    """All that a search computed: by method and file; of archives their content, since they have times in them."""
+    found = {path: path.read_bytes() for name in SAME for path in sorted(run.glob(f"seed-0/*/{name}"))}
+    return {f"{path.parent.name}/{path.name}": content for path, content in found.items()}
+
+
+def finished(run):
+    return [record.name for record in read_trials(run) if record.number and record.state == "finished"]
+
+
+def scores(run):
+    tried = [record for record in read_trials(run) if record.number]
+    return {record.name: (record.score, record.scored, record.details["settings"]) for record in tried}
+
+
+def chosen(run):
+    results = json.loads((run / "results.json").read_text())["results"]
+    return [result["name"] for result in results if result.get("chosen")]
+
+
+def test_trials_are_methods_of_the_run_and_one_of_all_is_chosen(searched):
+    assert finished(searched) == FIRST
+    assert {path.parent.name for path in searched.glob("seed-0/*/model.json")} == FOLDERS
+    assert len(chosen(searched)) == 1
+    assert read_search(searched).chosen["name"] == chosen(searched)[0]
+    assert (searched / "report.html").exists()
+
+
+def test_a_replay_and_as_many_trials_give_the_same_bits(searched, search_photographs, tmp_path):
+    search_photographs(tmp_path / "replayed", replay=searched)
+    assert finished(tmp_path / "replayed") == FIRST
+    assert bits(tmp_path / "replayed") == bits(searched)
+    assert scores(tmp_path / "replayed") == scores(searched)
+
+
+def test_a_budget_decides_how_many_trials_there_are_and_the_same_command_goes_on_to_the_same_bits(
+    searched, search_photographs, tmp_path, monkeypatch
+):
+    clock, run_head, began = Clock(), trial.run_head, []
+
+    def takes_ten_seconds(*arguments):
+        began.append((arguments[-1], clock.now))
+        clock.now += 10
+        return run_head(*arguments)
+
+    monkeypatch.setattr(trial, "run_head", takes_ten_seconds)
+    # knn is expected to take 3 seconds and takes 10; two weightings of logistic would take twice the 10 that one took
+    search_photographs(tmp_path / "run", budget=Budget(34, clock=clock))
+    assert [name for name, _ in began] == FIRST[:3]
+    assert clock.now - 100 <= 34
+    summary = read_search(tmp_path / "run")
+    assert (summary.upcoming[0]["name"], summary.upcoming[0]["seconds"]) == ("logistic-weights", 20)
+    assert "block weight dim and equal (about 20 s)" in " ".join(summary.words)
+    # the budget counts anew, and what is finished takes none of it
+    monkeypatch.setattr(search, "all_trials", lambda found: islice(order.all_trials(found), 5))
+    search_photographs(tmp_path / "run", budget=Budget(50, clock=clock))
+    assert [name for name, _ in began] == FIRST
+    assert "All there is to try has been tried" in " ".join(read_search(tmp_path / "run").words)
+    assert bits(tmp_path / "run") == bits(searched)
+    assert [record.at for record in read_trials(tmp_path / "run")] == [10, 20, 30, 40, 50]
+
+
+def test_a_trial_that_is_stopped_leaves_the_answer_of_before_and_is_run_again(
+    searched, search_photographs, tmp_path, monkeypatch
+):
+    save_model, stopped = head_methods.save_model, []
+
+    def interrupted_in_logistic(directory, *arguments, **options):
+        if directory.name == "linear-logistic-all":
+            stopped.append(directory.name)
+            raise KeyboardInterrupt
+        save_model(directory, *arguments, **options)
+
+    monkeypatch.setattr(head_methods, "save_model", interrupted_in_logistic)
+    _, interrupted = search_photographs(tmp_path / "run", 5)
+    assert interrupted
+    assert stopped == ["linear-logistic-all"]  # its result was written, its model was not
+    assert finished(tmp_path / "run") == FIRST[:1]
+    assert [record.state for record in read_trials(tmp_path / "run")][-1] == "interrupted"
+    assert chosen(tmp_path / "run")[0] == FIRST[0]
+    assert not (tmp_path / "run" / "seed-0" / "linear-logistic-all" / "result.json").exists()
+    assert (tmp_path / "run" / "report.html").exists()
+    monkeypatch.setattr(head_methods, "save_model", save_model)
+    search_photographs(tmp_path / "run", 5)
+    assert finished(tmp_path / "run") == FIRST
+    assert bits(tmp_path / "run") == bits(searched)
+
+
+def test_the_first_trial_that_is_stopped_has_no_answer(search_photographs, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trial, "run_head", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        search_photographs(tmp_path / "run", 5)
+
+
+def test_a_trial_that_fails_is_told_and_passed_over(search_photographs, tmp_path, monkeypatch, caplog):
+    run_head = trial.run_head
+
+    def fails(*arguments):
+        if arguments[-1] == "knn":
+            raise UsageError("it is not to be")
+        return run_head(*arguments)
+
+    monkeypatch.setattr(trial, "run_head", fails)
+    with caplog.at_level("INFO", logger="cutonce"):
+        search_photographs(tmp_path / "run", 3)
+    assert finished(tmp_path / "run") == ["logistic-last", "logistic-all"]
+    assert "failed, and passed over: it is not to be" in caplog.text
+    assert "Failed: knn (it is not to be)." in " ".join(read_search(tmp_path / "run").words)
+
+
+def test_other_options_are_refused_where_the_run_has_trials_made_with_these(searched, search_photographs, tmp_path):
+    shutil.copytree(searched, tmp_path / "run")
+    with pytest.raises(UsageError, match="c_values"):
+        search_photographs(tmp_path / "run", 5, head=replace(HEADS, c_values=(1e-2,)))
+
+
+def test_what_would_come_next_is_told_without_being_computed(search_photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "SHOWN_NEXT", 3)
+    search_photographs(tmp_path / "run", 1)
+    assert [each["name"] for each in read_search(tmp_path / "run").upcoming] == FIRST[1:4]
