@@ -110,7 +110,7 @@ class LoadedRun:
         with progress_bars(False):
             found = all_images(images)
             found.require_readable()
-            listing = [(location, {}) for location in found.locations]
+            listing: list[tuple[str, dict[str, str]]] = [(location, {}) for location in found.locations]
             if columns is not None:
                 names = [str(name) for name in columns]
                 cells = ([str(value) for value in columns[name]] for name in names)
