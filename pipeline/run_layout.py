@@ -15,6 +15,7 @@ RESULTS = "results.json"
 PREDICTIONS_TABLE = "predictions.csv"
 REPORT = "report.html"
 FIGURES = "figures"
+TRACKING = "tracking"
 TRIALS = "trials.jsonl"  # where `best` has searched, as is the next
 BEST = "best.json"
 INSPECTION_PAGE = "inspect.html"

@@ -42,6 +42,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "pipeline.library": (
         *("cache", "stages", "pipeline.experiment", "pipeline.evaluation", "pipeline.options", "pipeline.text"),
     ),
+    "pipeline.tracking": (*("cache", "pipeline.evaluation", "pipeline.options", "pipeline.run_layout"),),
     "pipeline.export": (
         *("cache", "stages", "pipeline.experiment", "pipeline.evaluation", "pipeline.options", "pipeline.text"),
         *("pipeline.library", "pipeline.run_layout"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from pipeline.cli.flags import DataFlags, FeatureFlags, FinetuneFlags, HeadFlags, OverwriteFlag, Result
+from pipeline.cli.flags import DataFlags, FeatureFlags, FinetuneFlags, HeadFlags, OverwriteFlag, Result, TrackFlag
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
@@ -19,6 +19,7 @@ def finetune(
     head: HeadFlags = HeadConfig(),
     finetune: FinetuneFlags = FinetuneConfig(),
     overwrite: OverwriteFlag = False,
+    track: TrackFlag = None,
     out: Path,
 ) -> list[Result]:
     """Train the top blocks, starting from a stage-2 head, and test the network (stage 3).
@@ -46,10 +47,13 @@ def finetune(
     from pipeline.experiment.outer_test import require_no_folds
     from pipeline.experiment.run_setup import init_run, init_seed, record_options, resolve_features
     from pipeline.experiment.table_columns import note_columns_left_out
+    from pipeline.options.trackers import require_tracker
+    from pipeline.tracking.track import track_results
     from stages.extraction.extractor import build_extractor
     from stages.finetuning.finetune import require_trainable
     from stages.runtime.distributed import process_group
 
+    require_tracker(track)
     require_no_folds(data, "`train`")
     note_columns_left_out(head)
     results = []
@@ -64,4 +68,6 @@ def finetune(
             experiment = Experiment(extractor, manifest, seed, directory, rank, data, overwrite)
             results += run_finetunings(experiment, finetune, head)
             rank.broadcast_from_first(partial(record_options, out, data, features, head, finetune))
+        if rank.is_main:
+            track_results(track, out, results)
     return results

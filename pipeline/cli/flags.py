@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from pipeline.cli.help import StageHelp
+from pipeline.cli.help import StageHelp, second_level
+from pipeline.options.trackers import TRACKERS
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
@@ -36,6 +37,14 @@ else:
     ) = LRFinderResult = Result = Networks = Any
 
 OverwriteFlag = Annotated[bool, Parameter(negative="", help="Train anew what the run has with other options.")]
+
+TrackFlag = Annotated[
+    str | None,
+    Parameter(
+        help=f"Write results into a tracker too: {', '.join(TRACKERS.names())} (default: none).",
+        group=Group("Elsewhere", sort_key=5, help_formatter=second_level),
+    ),
+]
 
 _FLAGS = Parameter(name="*", consume_multiple=True, negative_iterable=())
 

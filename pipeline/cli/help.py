@@ -49,3 +49,9 @@ class StageHelp:
             panel = panel.copy(entries=[entry for entry in panel.entries if self._common & {*entry.names}])
         if panel.entries:
             DefaultFormatter()(console, options, panel)
+
+
+def second_level(console: Any, options: Any, panel: Any) -> None:
+    """Print a panel of help where every option is shown, as ``help_formatter`` of the group of what few people use."""
+    if _ALL.get():
+        DefaultFormatter()(console, options, panel)

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cache.errors import DataError
-from pipeline.cli.flags import Comparison, DataFlags, FeatureFlags, FinetuneFlags, HeadFlags, OverwriteFlag
+from pipeline.cli.flags import Comparison, DataFlags, FeatureFlags, FinetuneFlags, HeadFlags, OverwriteFlag, TrackFlag
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
@@ -22,6 +22,7 @@ def run(
     finetune: FinetuneFlags = FinetuneConfig(),
     skip_finetune: Annotated[bool, Parameter(negative="")] = False,
     overwrite: OverwriteFlag = False,
+    track: TrackFlag = None,
     out: Path,
 ) -> Comparison:
     """Do it all: cache features, train heads on them, fine-tune the top blocks, compare them on the same test images.
@@ -53,9 +54,12 @@ def run(
     from pipeline.experiment.run_setup import extract_features, init_run, init_seed, record_options, resolve_features
     from pipeline.experiment.sample_rows import require_memory
     from pipeline.experiment.table_columns import encode_columns
+    from pipeline.options.trackers import require_tracker
+    from pipeline.tracking.track import track_results
     from stages.extraction.extractor import build_extractor
     from stages.finetuning.finetune import require_trainable
 
+    require_tracker(track)
     if not skip_finetune:
         require_no_folds(data, "--skip-finetune")
     features = resolve_features(data, features)
@@ -79,4 +83,6 @@ def run(
         if not skip_finetune:
             run_finetunings(experiment, finetune, head)
         record_options(out, data, features, head, finetune)
-    return publish([out], out, manifest.task.primary)
+    comparison = publish([out], out, manifest.task.primary)
+    track_results(track, out, comparison.results)
+    return comparison

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.cli.flags import DataFlags, FeatureFlags, HeadFlags, OverwriteFlag, Result
+from pipeline.cli.flags import DataFlags, FeatureFlags, HeadFlags, OverwriteFlag, Result, TrackFlag
 from stages.config.features import FeatureConfig
 from stages.config.heads import HeadConfig
 
@@ -15,6 +15,7 @@ def train(
     features: FeatureFlags = FeatureConfig(),
     head: HeadFlags = HeadConfig(),
     overwrite: OverwriteFlag = False,
+    track: TrackFlag = None,
     out: Path,
 ) -> list[Result]:
     """Train heads on cached features and test them (stage 2). No image is opened, no backbone runs.
@@ -37,8 +38,11 @@ def train(
     from pipeline.experiment.outer_test import run_on_features
     from pipeline.experiment.run_setup import init_run, init_seed, record_options, resolve_features
     from pipeline.experiment.table_columns import encode_columns
+    from pipeline.options.trackers import require_tracker
+    from pipeline.tracking.track import track_results
     from stages.extraction.extractor import build_extractor
 
+    require_tracker(track)
     features = resolve_features(data, features)
     extractor = build_extractor(features)
     init_run(out, data, features, head)
@@ -50,4 +54,5 @@ def train(
         encode_columns(manifest, head)  # what is wrong with a column is told before anything is trained
         results += run_on_features(experiment, names, head)
         record_options(out, data, features, head)
+    track_results(track, out, results)
     return results

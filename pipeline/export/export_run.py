@@ -13,7 +13,7 @@ from pipeline.export.equality import BOUND, Equality, compare_with_run, samples_
 from pipeline.export.hub_card import card_path, write_card
 from pipeline.library.export_model import RunFile, TrainedModel, export_model
 from pipeline.options.export_formats import model_format_names
-from pipeline.run_layout import MODEL_CARD, RESULT, RESULTS, files_of_methods, seed_dirs
+from pipeline.run_layout import MODEL_CARD, RESULT, RESULTS, files_of_methods, fold_dirs, seed_dirs
 from stages.network.backbones.base import Backbone
 
 
@@ -128,7 +128,7 @@ def _require_finished(run: Path) -> None:
         raise DataError(f"{run} is no run: there is no such folder")
     complete = {path.parent for path in files_of_methods(run, MODEL_CARD)}
     begun = {path for seed in seed_dirs(run) for path in seed.iterdir() if path.is_dir() and "-" in path.name}
-    begun = {path for path in begun if not path.name.startswith("fold-")}
+    begun -= {path for seed in seed_dirs(run) for path in fold_dirs(seed)}
     without_model = sorted(str(path.relative_to(run)) for path in begun - complete if not (path / RESULT).exists())
     missing = [f"{RESULTS}, which says what to take"] * (not (run / RESULTS).exists())
     missing += [f"the model of {path}" for path in without_model]

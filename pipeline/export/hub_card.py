@@ -16,7 +16,7 @@ from pipeline.export.equality import BOUND, Equality
 from pipeline.export.exported_module import ExportedModule, places_of
 from pipeline.library.export_model import TrainedModel
 from pipeline.options.toml_file import read_configuration
-from pipeline.run_layout import CONFIGURATION, RESULT, RESULTS
+from pipeline.run_layout import CONFIGURATION, RESULT, RESULTS, run_of
 from pipeline.text import format_score
 from stages.inspection.unlike import MARKED
 from stages.network.backbones.registry import network_catalog
@@ -50,9 +50,7 @@ def write_card(model: TrainedModel, path: Path, equality: Equality | None = None
     DataError
         If the result beside the model is damaged.
     """
-    run = model.directory.parent
-    while run.name.startswith(("seed-", "fold-")):
-        run = run.parent
+    run = run_of(model.directory)
     result = Result.load(model.directory) if (model.directory / RESULT).exists() else None
     license_name = license_of_weights(model.extractor.options.backbone)
     card = ModelCard.from_template(

@@ -45,7 +45,7 @@ def run(folder):
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)
         assert main(["extract", *DATA, "--out", "run"]) == 0
-        assert main(["train", *DATA, *HEADS, *columns]) == 0
+        assert main(["train", *DATA, *HEADS, *columns, "--track", "tensorboard"]) == 0
     return folder / "run"
 
 
@@ -67,6 +67,12 @@ def test_a_head_is_tested_on_images_on_columns_and_on_both(run):
     said = compare_runs([run]).verdict_text
     assert "columns alone" in said
     assert "to the images the columns add" in said
+
+
+def test_the_command_writes_them_into_a_tracker(run):
+    tracked = [path.parent for path in (run / "tracking" / "tensorboard").rglob("events*")]
+    assert {path.name for path in tracked} == {"linear-ridge", "columns-ridge", "joined-ridge"}
+    assert main(["train", *DATA, *HEADS, "--track", "tensorbord"]) == 2
 
 
 def test_all_of_them_are_predicted_out_of_the_same_folds_and_on_the_validation_split(run):

@@ -54,7 +54,7 @@ def test_cached_images_are_answered_as_by_the_network_and_the_others_beside_them
 
 def test_where_all_are_cached_no_network_is_loaded_and_no_image_is_opened(folder, monkeypatch, tmp_path):
     folder, images = folder
-    monkeypatch.setattr(classify_images, "open_model", None)
+    monkeypatch.setattr(classify_images, "open_networks", None)
     for image in images[:4]:  # the same bytes under another name
         shutil.copy(image, tmp_path / f"copy of {image.name}")
     predicted, _ = predict_images(directory_of(folder, "linear"), [tmp_path], "cpu")
