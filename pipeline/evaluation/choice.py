@@ -5,8 +5,8 @@ Of those that these samples do not tell apart from the best the cheapest is take
 cross-validated, which would take as many times as long: it has to show on the validation split that it is better than
 that head.
 
-Where a search (`best`) trained all of them, what training takes is no reason: it has been paid for the answer. Of those
-that predict alike the best is taken then, and none that costs more than the search allows (`max_predict_ms`).
+Where a search (`best`) trained all of them, what training takes is no reason: it has been paid for the answer. The best
+is taken then, of those that cost no more than the search allows (`max_predict_ms`).
 """
 
 from __future__ import annotations
@@ -191,12 +191,16 @@ def _search_of(rows: Sequence[MethodSummary]) -> SearchSummary | None:
 
 
 def _cheapest(tied: Sequence[MethodSummary], ranking: _Ranking, *, trained_for_nothing: bool = False) -> MethodSummary:
-    """Return what predicts quickest, of those that do so alike what trains quickest, and of these the best."""
+    """Return what predicts quickest, of those that do so alike what trains quickest, and of these the best.
+
+    Where training is paid for, and what a prediction may cost was asked, the best is taken, whatever it costs.
+    """
+    if trained_for_nothing:
+        return ranking.rows[ranking.best]
     quickest = min(row.prediction_seconds for row in tied)
     cheap = [row for row in tied if row.prediction_seconds <= PREDICTION_ALIKE * quickest]
-    if not trained_for_nothing:
-        quickest = min(row.seconds_by_stage["train"] for row in cheap)
-        cheap = [row for row in cheap if row.seconds_by_stage["train"] <= TRAINING_ALIKE * quickest]
+    quickest = min(row.seconds_by_stage["train"] for row in cheap)
+    cheap = [row for row in cheap if row.seconds_by_stage["train"] <= TRAINING_ALIKE * quickest]
     scores = {id(row): score for row, score in zip(ranking.rows, ranking.scores, strict=True)}
     return max(cheap, key=lambda row: ranking.sign * scores[id(row)])
 
@@ -253,8 +257,12 @@ def _tie_words(
 ) -> list[str]:
     if len(tied) < 2:
         return []
-    others = listed([row.label for row in tied])
-    cheaper = "cheaper to predict with" + ("" if search is not None else " or to train")
+    others, cheaper = listed([row.label for row in tied]), "cheaper to predict with or to train"
+    if search is not None:
+        return [
+            f"Within one standard error of the paired difference from the best are {others}: {best.label}, the best, "
+            "is taken. What a prediction may cost says `max_predict_ms`."
+        ]
     taken = (
         f"{best.label} is taken, as no other is clearly {cheaper}"
         if best is ranking.rows[ranking.best]

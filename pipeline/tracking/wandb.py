@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.run_layout import TRACKING
 from pipeline.tracking.track import TrackedMethod, register_tracker
@@ -17,6 +18,7 @@ def track_in_wandb(run: Path, methods: Sequence[TrackedMethod]) -> str:
 
     folder = run / TRACKING
     folder.mkdir(parents=True, exist_ok=True)
+    mode: Any = os.environ.get("WANDB_MODE", "offline")  # it refuses a word that is none of its own
     for method in methods:
         tracked = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "cutonce"),
@@ -24,9 +26,8 @@ def track_in_wandb(run: Path, methods: Sequence[TrackedMethod]) -> str:
             name=method.name,
             dir=str(folder),
             config=method.options,
-            mode=os.environ.get("WANDB_MODE", "offline"),
             reinit=True,
-            settings=wandb.Settings(silent=True, console="off"),
+            settings=wandb.Settings(mode=mode, silent=True, console="off"),
         )
         for epoch, values in method.curves:
             tracked.log(values, step=epoch)

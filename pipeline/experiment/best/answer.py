@@ -17,7 +17,9 @@ from pipeline.experiment.best.search import Ended, EnsembleMade, Search
 from pipeline.experiment.best.trial import Trial
 from pipeline.experiment.compare_runs import chosen_in, publish, write_results
 from pipeline.experiment.ensemble_methods import run_ensemble
+from pipeline.experiment.mixture import make_mixture
 from pipeline.experiment.run_setup import record_options
+from stages.tasks.averaging import AveragingTask
 
 _LOG = logging.getLogger("cutonce")
 
@@ -33,9 +35,25 @@ ENSEMBLE_SHARE = 0.1
 
 
 def combine(search: Search) -> list[Result]:
-    """Make the ensemble of all heads that are finished, if there are two or more; nothing is trained for it."""
+    """Make the ensembles of what is finished: of heads on the first look, of heads on all looks, and with tuned blocks.
+
+    Nothing is trained for them. The first predicts in one pass, so it is there beside the second; the third is weighed
+    on the validation split, as tuned blocks are not predicted out of folds.
+    """
+    experiment, options = search.main.experiment, search.about.head
     heads = [result for result in search.results.values() if result.method in ("linear", "head")]
-    return run_ensemble(search.main.experiment, heads, search.about.head)
+    made = run_ensemble(experiment, heads, options)
+    if options.ensemble == "none" or not isinstance(experiment.task, AveragingTask):
+        return made
+    folders = {result.name: experiment.directory / f"{result.method}-{result.name}" for result in heads if result.cv}
+    of_other_looks = {str(record.name) for record in search.finished if record.details.get("look")}
+    if len(folders) > 1 and of_other_looks & folders.keys():
+        made.append(make_mixture(experiment, list(folders.values()), options))
+    tuned = [result for result in search.results.values() if result.method == "finetune"]
+    if folders and tuned:
+        of_tuned = [experiment.directory / f"{result.method}-{result.name}" for result in tuned]
+        made.append(make_mixture(experiment, [*folders.values(), *of_tuned], options))
+    return made
 
 
 def _combine_in_time(search: Search, budget: Budget) -> None:

@@ -172,7 +172,8 @@ def test_the_page_shows_what_was_found_and_needs_nothing_else(inspected):
     assert all(image["src"].startswith("data:image/jpeg;base64,") for image in images)
     source = (root / "run" / "inspect.html").read_text(encoding="utf-8")
     assert "://" not in source
-    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.elements}
+    assert not {"link", "iframe"} & {tag for tag, _ in page.elements}
+    assert not any("src" in script for script in page.all("script"))
 
 
 def test_a_second_inspection_runs_no_backbone_and_prints_the_worst(inspected, capsys):

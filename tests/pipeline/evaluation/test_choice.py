@@ -176,6 +176,6 @@ def test_where_a_search_trained_all_methods_what_that_took_is_no_reason(tmp_path
     SearchSummary(600.0, 2, 48.0, {}, (), ()).save(tmp_path)
     choice = compare_runs([tmp_path]).choice
     assert choice.chosen.name == "mlp"
-    assert "MLP is taken, as no other is clearly cheaper to predict with." in " ".join(choice.words)
+    assert "MLP, the best, is taken" in " ".join(choice.words)
     SearchSummary(600.0, 2, 48.0, {}, (), (), max_predict_ms=1.0).save(tmp_path)
     assert "No method predicts an image within 1 ms" in " ".join(compare_runs([tmp_path]).choice.words)

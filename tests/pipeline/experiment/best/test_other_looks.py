@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -6,8 +7,10 @@ import pytest
 from pipeline.evaluation.results import Result
 from pipeline.evaluation.trials import read_trials
 from pipeline.experiment.best import other_looks
+from pipeline.experiment.best.answer import combine
+from pipeline.experiment.best.budget import Budget
 from pipeline.experiment.best.look import Look, SearchedData
-from pipeline.experiment.best.search import Search
+from pipeline.experiment.best.search import Search, _run
 from stages.data.manifest import load_manifest
 from tests.pipeline.experiment.best.conftest import HEADS
 
@@ -51,3 +54,17 @@ def test_weights_of_ones_own_have_no_second_network_and_nothing_comes_before_a_r
     assert other_looks.second_network(search) is None
     search.results.clear()
     assert list(other_looks.other_looks(search)) == []
+
+
+def test_heads_of_all_looks_are_averaged_and_the_mean_is_ranked_with_them(search, searched, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(searched, copy)
+    about = replace(search.about, directory=copy / "seed-0")
+    again = Search.of(copy, about, Look("", search.main.options, about))
+    again.results = dict(search.results)
+    trial = next(iter(other_looks.other_looks(again)))
+    _run(again, Budget(trials=1), 0.0, 6, trial)
+    mixed = next(result for result in combine(again) if result.name == "mixed")
+    assert {"head-knn", "linear-ridge", trial.folder} <= set(mixed.settings["chosen from"].split(", "))
+    assert mixed.cv is not None
+    assert (copy / "seed-0" / "ensemble-mixed" / "members.json").exists()
