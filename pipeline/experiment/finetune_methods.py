@@ -45,6 +45,7 @@ from pipeline.experiment.model_store import (
 )
 from pipeline.experiment.predict_masks import show_masks_of_network
 from pipeline.experiment.sample_rows import asked_about_samples
+from pipeline.experiment.tuned_backbone import by_validation_alone
 from pipeline.experiment.unlike_images import detector_of_network
 from pipeline.report.figures import range_test_curves, rate_schedule, save_png
 from pipeline.run_layout import CONTACT_SHEET, HEAD_WITHOUT_VAL, MODEL_CARD, RANGE_TEST, RATES
@@ -99,6 +100,7 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
     Of several processes that train together the first tests and writes; all return its result.
     """
     options = options.for_task(experiment.task.name)
+    head = by_validation_alone(experiment, head)
     rank, seed, extractor = experiment.rank, experiment.seed, experiment.extractor
     start, start_seconds = rank.broadcast_from_first(lambda: _starting_head(experiment, options, head))
     experiment = experiment.readable()

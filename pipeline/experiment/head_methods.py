@@ -35,6 +35,7 @@ from pipeline.experiment.sample_rows import (
     save_image_weights,
     takes_bags,
 )
+from pipeline.experiment.tuned_backbone import by_validation_alone
 from pipeline.experiment.unlike_images import detector_of_features
 from pipeline.run_layout import SHOWN_MASKS
 from pipeline.text import byte_count, duration, format_score
@@ -86,6 +87,9 @@ _SHARE_OF_MASKS = 1 / 8
 
 _MOST_MASK_BYTES = 1 << 30
 
+_OF_RUN = "run:"
+"""What the name of a backbone that was fine-tuned begins with."""
+
 _LOG = logging.getLogger("cutonce")
 
 
@@ -132,6 +136,7 @@ def run_heads(experiment: Experiment, names: Sequence[HeadName], options: HeadCo
     experiment.require_defined_scores()
     if experiment.task.reads == "image" and (options.columns or options.categories or options.texts):
         raise UsageError("`columns`, `categories` and `texts` are of a sample, and here each pixel has a class")
+    options = by_validation_alone(experiment, options)
     earlier = {name: find_finished_head(experiment, name, options) for name in names}
     data = HeadProblems(experiment, options)
     data.of(names[0])
@@ -613,7 +618,10 @@ def options_of(experiment: Experiment) -> dict[str, Any]:
 
 
 def _with_whole_path(options: FeatureConfig) -> FeatureConfig:
-    """Return the options with weights that any folder finds."""
+    """Return the options with weights, or a tuned network, that any folder finds."""
+    if options.backbone.startswith(_OF_RUN):
+        folder = Path(options.backbone.removeprefix(_OF_RUN)).absolute()
+        options = replace(options, backbone=f"{_OF_RUN}{folder}")
     return replace(options, weights=str(Path(options.weights).resolve())) if Path(options.weights).exists() else options
 
 

@@ -79,6 +79,11 @@ def run_best(
     note_columns_left_out(head)
     features = resolve_features(data, with_all_depths(features))
     extractor = build_extractor(features)
+    if extractor.backbone.tuned_in is not None:
+        raise UsageError(
+            f"`backbone` {features.backbone} was trained on images that the folds of a search would hold out: use `train`, "
+            "which chooses heads on such a network by the validation split alone"
+        )
     init_run(out, data, features, head)
     seed = data.seeds[0]
     manifest, directory = init_seed(out, data, features, seed, head)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -50,6 +51,8 @@ class Backbone:
         Where each of them belongs.
     handed_in
         Whether it is a module that Python handed in, so that its name does not load it.
+    tuned_in
+        The folder of the run in which it was fine-tuned; None where it is as it was published.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Backbone:
     auxiliary: Mapping[str, nn.Module] = field(default_factory=dict)
     auxiliary_places: Mapping[str, AuxiliaryPlace] = field(default_factory=dict)
     handed_in: bool = False
+    tuned_in: Path | None = None
 
     def with_crop_mode(self, crop_mode: CropMode) -> Backbone:
         """Return the same network for images seen otherwise; ``center``, the option's default, leaves its own way."""
@@ -95,6 +99,8 @@ class LoadedNetwork(NamedTuple):
         What the cache calls the network, where its name does not say what is computed; None for the name.
     left_out
         Prefixes of what files of its weights hold besides, and the network is built without.
+    tuned_in
+        The folder of the run in which it was fine-tuned, if it was.
     """
 
     module: nn.Module
@@ -103,6 +109,7 @@ class LoadedNetwork(NamedTuple):
     auxiliary_places: Mapping[str, AuxiliaryPlace] = MappingProxyType({})
     identity: str | None = None
     left_out: tuple[str, ...] = ()
+    tuned_in: Path | None = None
 
 
 @contextmanager

@@ -174,7 +174,7 @@ def load_backbone(
         )
     with fixed_init_seed():
         network = family.load(name.removeprefix(family.prefix), weights == "default", image_size)
-        module, preprocessing, source, auxiliary_places, identity, left_out = network
+        module, preprocessing, source, auxiliary_places, identity, left_out, tuned_in = network
         heads = detach_auxiliary_heads(module, auxiliary_places)
         if weights not in ("default", "none"):
             state, source = map_keys(read_weights(Path(weights)), rename, str(weights)), f"file {weights}"
@@ -209,6 +209,7 @@ def load_backbone(
         loading=loading,
         auxiliary=heads,
         auxiliary_places=dict(auxiliary_places),  # a plain one, which can be copied and pickled with the backbone
+        tuned_in=tuned_in,
     )
 
 

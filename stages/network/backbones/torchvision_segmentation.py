@@ -48,7 +48,7 @@ def _entry(name: str, weights: Any) -> CatalogEntry:
     "torchvision segmentation",
     names=segmentation_names,
     catalog=segmentation_catalog,
-    help_text="one for pixels (fcn_resnet50)",
+    help_text="fcn_resnet50 for pixels",
 )
 def load_segmentation(name: str, pretrained: bool, image_size: ImageSize | None = None) -> LoadedNetwork:
     """Return a segmentation network of torchvision's, its weights downloaded if wanted."""
