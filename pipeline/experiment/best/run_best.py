@@ -81,7 +81,7 @@ def run_best(
     extractor = build_extractor(features)
     if extractor.backbone.tuned_in is not None:
         raise UsageError(
-            f"`backbone` {features.backbone} was trained on images that the folds of a search would hold out: use `train`, "
+            f"`backbone` {features.backbone} was trained on images that folds of a search would hold out: use `train`, "
             "which chooses heads on such a network by the validation split alone"
         )
     init_run(out, data, features, head)

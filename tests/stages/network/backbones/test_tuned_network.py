@@ -49,7 +49,7 @@ def test_what_is_no_tuned_network_is_refused_in_words(tuned):
         load_backbone(f"run:{folder.parent}")
     with pytest.raises(WeightsError, match="no longer those it was tuned from"):
         load_backbone(written(weights_digest="other"))
-    with pytest.raises(UsageError, match="that was handed in"):
+    with pytest.raises(UsageError, match="that Python handed in"):
         load_backbone(written(handed_in={"identity": "x"}))
     with pytest.raises(UsageError, match="with 4 channels"):
         load_backbone(written(features={**card["features"], "channels": "0,1,2,3"}))
