@@ -45,7 +45,6 @@ if (pictures.length && window.HTMLDialogElement) {
     const copy = pictures[current].cloneNode(true);
     all("button.enlarge", copy).forEach(button => button.replaceWith(...button.childNodes));
     all("details", copy).forEach(part => (part.open = true));
-    all("img", copy).forEach(image => (image.loading = "eager"));
     shown.className = "shown " + pictures[current].parentElement.className;
     shown.replaceChildren(...copy.childNodes);
   };

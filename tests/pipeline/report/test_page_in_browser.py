@@ -1,0 +1,231 @@
+"""The page as an installed Chromium shows it: one browser, one page of 11 methods and 60 classes with all its figures."""
+
+import re
+
+import numpy as np
+import pytest
+
+from pipeline.evaluation.comparison import compare_runs
+from pipeline.report.page import write_report
+from tests.browser import CHROMIUM, chromium
+from tests.page_figures import drawing
+from tests.photographs import photograph
+from tests.pipeline.finished_runs import HISTORY, SELECTION, add, folded, predictions
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="not run: no Chromium is installed (`apt-get install chromium`)"),
+]
+
+CLASSES, TESTS = 60, 600
+METHODS = (
+    *(("linear", name) for name in ("logistic", "ridge", "lda", "svm", "ncm")),
+    *(("head", name) for name in ("mlp", "torch-linear", "cosine")),
+    *(("finetune", "top-3"), ("finetune", "all"), ("scratch", "all")),
+)
+WORDS = ("amber", "brook", "cedar", "delta", "ember", "fjord", "grove", "heath", "inlet", "jetty")
+NAMES = [f"{WORDS[number % 10]} {WORDS[number // 10]}" for number in range(CLASSES)]
+WIDTHS = (360, 768, 1280, 1920)
+
+CONTRASTS = r"""(() => {
+  // colors as a canvas paints them, so that every notation of CSS is understood
+  const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
+  const brush = canvas.getContext("2d", { willReadFrequently: true });
+  const channels = css => {
+    brush.clearRect(0, 0, 1, 1); brush.fillStyle = css; brush.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = brush.getImageData(0, 0, 1, 1).data;
+    return [r, g, b, a / 255];
+  };
+  const known = new Map();
+  const color = css => known.get(css) ?? known.set(css, channels(css)).get(css);
+  const over = ([r, g, b, a], below) => [r, g, b].map((one, at) => a * one + (1 - a) * below[at]);
+  const light = parts => {
+    const [r, g, b] = parts.map(one => (one /= 255) <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = element => {
+    if (!element) return [255, 255, 255];
+    return over(color(getComputedStyle(element).backgroundColor), ground(element.parentElement));
+  };
+  document.querySelectorAll("details").forEach(part => (part.open = true));
+  const found = new Map();
+  let texts = 0;
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node; (node = walker.nextNode()); ) {
+    const element = node.parentElement;
+    if (!node.data.trim() || element.closest("script, style, title") || !element.getClientRects().length) continue;
+    texts += 1;
+    const style = getComputedStyle(element), drawn = element instanceof SVGElement;
+    const below = ground(element);
+    let [r, g, b, a] = color(drawn ? style.fill : style.color);
+    for (let up = element; up; up = up.parentElement) a *= parseFloat(getComputedStyle(up).opacity);
+    const pair = [light(over([r, g, b, a], below)), light(below)].sort((x, y) => y - x);
+    const ratio = (pair[0] + 0.05) / (pair[1] + 0.05);
+    const what = `${element.tagName} ${element.getAttribute("class") ?? ""}: ${node.data.trim().slice(0, 30)}`;
+    if (ratio < 4.5) found.set(what, ratio);
+  }
+  return { texts, low: [...found].slice(0, 20) };
+})()"""
+
+CUT_OFF = r"""(() => {
+  const width = document.documentElement.clientWidth;
+  // what scrolls within itself is not cut off, nor is what an ellipsis ends, whose whole name is its title
+  const scrolls = element => element.closest(".wide, .file, dialog, [aria-hidden=true]");
+  return [...document.querySelectorAll("main *")]
+    .filter(element => !scrolls(element) && element.getClientRects().length)
+    .filter(element => { const box = element.getBoundingClientRect(); return box.right > width + 1 || box.left < -1; })
+    .slice(0, 8).map(element => element.outerHTML.slice(0, 120));
+})()"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page of 11 methods, 60 classes and photographs, as a run leaves it."""
+    folder = tmp_path_factory.mktemp("browser") / "run"
+    photographs = folder.parent / "photographs"
+    photographs.mkdir()
+    locations = [str(photographs / f"{number}.jpg") for number in range(TESTS)]
+    for number in range(TESTS):
+        photograph((40, 80, 190), number % 12, side=48).save(locations[number])
+    labels, random = np.arange(TESTS) % CLASSES, np.random.default_rng(0)
+    for number, (method, name) in enumerate(METHODS):
+        made = predictions(labels, random.random(TESTS) > 0.7 + 0.02 * number, CLASSES, locations=locations)
+        trains = method in ("finetune", "scratch")
+        own = {"history": HISTORY} if trains or method == "head" else {"selection": SELECTION}
+        if not trains:
+            score = 0.7 + 0.02 * number
+            cv = {"metric": "accuracy", "mean": score, "standard_error": 0.01, "folds": 5, "repeats": 1}
+            own |= {"cv": cv, "out_of_fold": folded(made)}
+        add(folder, made, method=method, name=name, val=0.7 + 0.02 * number, class_names=NAMES, **own)
+    configuration = {"data": str(photographs), "test": 0.25, "head": ["logistic", "ridge"], "epochs": 3}
+    notes = ["split 75 / 25", *(f"not readable: {number}.png" for number in range(20))]
+    with drawing(""):
+        return write_report(folder, compare_runs([folder]), configuration, {"torch": "2.6", "cutonce": "0.2"}, notes)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("profile")) as tab:
+        yield tab
+
+
+@pytest.fixture
+def tab(browser, page):
+    """The page anew, on a window of a desk."""
+    browser.media()
+    browser.size(1280)
+    browser.open(page)
+    return browser
+
+
+def test_nothing_goes_wrong_and_nothing_is_asked_for_but_the_file(tab, page):
+    assert tab.run("document.querySelectorAll('button.sort').length") > 10  # the script ran
+    assert tab.errors() == []
+    outside = [address for address in tab.requests() if not address.startswith("data:")]
+    assert outside == [page.as_uri()]
+
+
+def test_the_page_is_light(page):
+    assert page.stat().st_size <= 1_500_000
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_is_cut_off(tab, width):
+    tab.size(width)
+    assert tab.run("document.documentElement.scrollWidth") <= width
+    assert tab.run(CUT_OFF) == []
+
+
+def test_what_ranks_is_in_sight_on_a_desk(tab):
+    box = "(() => { const b = document.querySelector('table.methods thead th:nth-child(2)').getBoundingClientRect();"
+    left, right, words = tab.run(
+        f"{box} return [b.left, b.right, document.querySelectorAll('table.methods thead th')[1].textContent]; }})()"
+    )
+    assert words.startswith("out of folds")
+    assert 0 <= left < right <= 1280
+
+
+ORDER = "[...document.querySelector('table.methods tbody').rows].map(row => row.cells[0].textContent.trim())"
+
+
+def _click(tab, selector, number=0):
+    """Click into the middle of an element as a mouse does."""
+    x, y = tab.run(
+        f"(() => {{ const e = document.querySelectorAll('{selector}')[{number}]; e.scrollIntoView({{block: 'center', "
+        "inline: 'center'}); const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+    )
+    for kind in ("mousePressed", "mouseReleased"):
+        tab.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+
+def _sorted_by(tab):
+    return tab.run(
+        "[...document.querySelectorAll('table.methods')[0].querySelectorAll('[aria-sort]')]"
+        ".map(head => [head.cellIndex, head.getAttribute('aria-sort')])"
+    )
+
+
+def test_tables_are_sorted_by_a_click_and_say_so(tab):
+    ranked = tab.run(ORDER)
+    assert len(ranked) == len(METHODS)
+    _click(tab, "table.methods button.sort", 0)
+    by_name = tab.run(ORDER)
+    assert by_name == sorted(by_name, key=str.lower) != ranked
+    assert _sorted_by(tab) == [[0, "ascending"]]
+    _click(tab, "table.methods button.sort", 0)
+    assert tab.run(ORDER) == by_name[::-1]
+    assert _sorted_by(tab) == [[0, "descending"]]
+    tab.run("document.querySelectorAll('table.methods button.sort')[3].focus()")
+    tab.press("Enter")  # the test score, best first
+    assert _sorted_by(tab) == [[3, "descending"]]
+    scores = tab.run(
+        "[...document.querySelector('table.methods tbody').rows].map(row => parseFloat(row.cells[3].textContent))"
+    )
+    assert scores == sorted(scores, reverse=True)
+
+
+OPEN = "document.querySelector('dialog').open"
+
+
+def test_pictures_enlarge_by_mouse_and_by_keyboard(tab):
+    assert not tab.run(OPEN)
+    _click(tab, "button.enlarge")
+    assert tab.run(OPEN)
+    assert tab.run("document.querySelector('dialog img').getBoundingClientRect().width") > 400
+    first = tab.run("document.querySelector('dialog .shown').textContent")
+    _click(tab, "dialog .close")
+    assert not tab.run(OPEN)
+    tab.run("document.querySelector('button.enlarge').focus()")
+    tab.press("Enter")
+    assert tab.run(OPEN)
+    tab.press("ArrowRight")
+    assert tab.run("document.querySelector('dialog .shown').textContent") != first
+    tab.press("ArrowLeft")
+    assert tab.run("document.querySelector('dialog .shown').textContent") == first
+    tab.press("Escape")
+    assert not tab.run(OPEN)
+    assert tab.run("document.activeElement.className") == "enlarge"  # and the focus is where it was
+
+
+def test_commands_are_copied(tab):
+    tab.run("navigator.clipboard.writeText = async text => { window.copied = text; }; 0")
+    _click(tab, "pre.command button.copy")
+    assert tab.run("window.copied") == tab.run("document.querySelector('pre.command code').textContent")
+    assert tab.run("document.querySelector('button.copy').textContent") == "Copied"
+    assert tab.run("window.copied").startswith("cutonce predict")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_stands_out_from_its_ground(tab, scheme):
+    tab.media(scheme=scheme)
+    contrasts = tab.run(CONTRASTS)
+    assert contrasts["texts"] > 1000
+    assert contrasts["low"] == []
+    grounds = tab.run("getComputedStyle(document.body).backgroundColor")
+    assert (grounds == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+def test_it_prints_to_ten_pages(tab):
+    assert tab.run("[...document.images].every(image => image.complete && image.naturalWidth)")  # else they print grey
+    printed = tab.pdf()
+    assert 1 < len(re.findall(rb"/Type\s*/Page\b", printed)) <= 10
