@@ -149,9 +149,8 @@ def _extract_within(search: Search, extractor: Extractor, budget: Budget) -> Non
     began = budget.elapsed
     _ = search.main.experiment
     if missing:
-        earlier = max((record.at for record in search.records), default=0.0)
         took = budget.elapsed - began
-        record = TrialRecord(0, "extract", "features of all images", "finished", took, earlier + budget.elapsed)
+        record = TrialRecord(0, "extract", "features of all images", "finished", took, search.earlier + budget.elapsed)
         search.records = [known for known in search.records if known.number != 0] + [record]
 
 

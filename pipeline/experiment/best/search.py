@@ -60,6 +60,8 @@ class Search:
         Of the trials that are finished, by their names, in their order.
     records : list of TrialRecord
         Of all trials so far, those of earlier commands included.
+    earlier : float
+        Seconds of search that earlier commands took.
     """
 
     run: Path
@@ -68,6 +70,7 @@ class Search:
     may_fine_tune: bool = True
     results: dict[str, Result] = field(default_factory=dict)
     records: list[TrialRecord] = field(default_factory=list)
+    earlier: float = 0.0
     rankings: dict[str, list[DepthSetting]] = field(default_factory=dict)
     """Settings of depths on the first look from the best down, by head."""
     settings_taken: dict[str, tuple[DepthSetting, ...]] = field(default_factory=dict)
@@ -87,6 +90,7 @@ class Search:
         """Return a search with what earlier commands left of it in the run."""
         search = cls(run, about, main, may_fine_tune)
         search.records = read_trials(run)
+        search.earlier = max((record.at for record in search.records), default=0.0)
         for record in search.records:
             search.remember(record)
         return search
@@ -262,7 +266,6 @@ def search_trials(search: Search, budget: Budget, renew: Callable[[Search], None
         If there is no answer yet when it comes.
     """
     number = 0
-    earlier = max((record.at for record in search.records), default=0.0)
     search.would_run = lambda trial: budget.allows(number + 1, trial.seconds(search))
     trials = all_trials(search)
     renewed = True
@@ -284,7 +287,7 @@ def search_trials(search: Search, budget: Budget, renew: Callable[[Search], None
             if not budget.allows(number, estimate):
                 return Ended([(trial, estimate), *_following(search, trials)])
             _LOG.info(_progress_words(search, budget, number, trial, estimate))
-            _run(search, budget, earlier, number, trial)
+            _run(search, budget, number, trial)
             renew(search)
         if not renewed:
             renew(search)
@@ -295,7 +298,7 @@ def search_trials(search: Search, budget: Budget, renew: Callable[[Search], None
     return Ended([])
 
 
-def _run(search: Search, budget: Budget, earlier: float, number: int, trial: Trial) -> None:
+def _run(search: Search, budget: Budget, number: int, trial: Trial) -> None:
     """Run one trial and leave its record, whatever comes of it."""
     began = budget.elapsed
     record = TrialRecord(number, trial.name, trial.what, "interrupted", 0.0, 0.0)
@@ -310,7 +313,7 @@ def _run(search: Search, budget: Budget, earlier: float, number: int, trial: Tri
                 raise
             record = replace(record, state="failed", reason=str(error))
             _LOG.info(f"  failed, and passed over: {error}")
-        record_trial(search, replace(record, seconds=took, at=earlier + budget.elapsed))
+        record_trial(search, replace(record, seconds=took, at=search.earlier + budget.elapsed))
         if isinstance(error, KeyboardInterrupt):
             raise
         return
@@ -322,7 +325,7 @@ def _run(search: Search, budget: Budget, earlier: float, number: int, trial: Tri
             record,
             state="finished",
             seconds=budget.elapsed - began,
-            at=earlier + budget.elapsed,
+            at=search.earlier + budget.elapsed,
             folder=trial.folder,
             score=search.score_of(result),
             scored="folds" if result.cv is not None else "validation",

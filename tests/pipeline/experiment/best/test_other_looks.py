@@ -63,7 +63,7 @@ def test_heads_of_all_looks_are_averaged_and_the_mean_is_ranked_with_them(search
     again = Search.of(copy, about, Look("", search.main.options, about))
     again.results = dict(search.results)
     trial = next(iter(other_looks.other_looks(again)))
-    _run(again, Budget(trials=1), 0.0, 6, trial)
+    _run(again, Budget(trials=1), 6, trial)
     mixed = next(result for result in combine(again) if result.name == "mixed")
     assert {"head-knn", "linear-ridge", trial.folder} <= set(mixed.settings["chosen from"].split(", "))
     assert mixed.cv is not None

@@ -10,7 +10,7 @@ import pytest
 from cache.errors import UsageError
 from pipeline.evaluation.trials import read_search, read_trials
 from pipeline.experiment import head_methods
-from pipeline.experiment.best import order, search, trial
+from pipeline.experiment.best import look, order, search, trial
 from pipeline.experiment.best.budget import Budget
 from tests.pipeline.experiment.best.conftest import FIRST as FIRST_TRIALS
 from tests.pipeline.experiment.best.conftest import HEADS, Clock
@@ -145,3 +145,16 @@ def test_what_would_come_next_is_told_without_being_computed(search_photographs,
     monkeypatch.setattr(search, "SHOWN_NEXT", 3)
     search_photographs(tmp_path / "run", 1)
     assert [each["name"] for each in read_search(tmp_path / "run").upcoming] == FIRST[1:4]
+
+
+def test_the_time_of_the_extraction_is_counted_once(search_photographs, tmp_path, monkeypatch):
+    clock, extract = Clock(), look.extract_features
+
+    def in_thirty_seconds(*arguments):
+        clock.now += 30
+        return extract(*arguments)
+
+    monkeypatch.setattr(look, "extract_features", in_thirty_seconds)
+    budget = Budget(trials=1, clock=clock)
+    search_photographs(tmp_path / "run", budget=budget, features={"cache": tmp_path / "cache"})
+    assert [(record.number, record.at) for record in read_trials(tmp_path / "run")] == [(0, 30), (1, 30)]
