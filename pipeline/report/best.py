@@ -14,7 +14,7 @@ from pipeline.evaluation.results import Result
 from pipeline.evaluation.trials import TrialRecord, read_search, read_trials
 from pipeline.report.figures import ACCENT, INK, MUTED, styled
 from pipeline.report.page_parts import Figures, template
-from pipeline.run_layout import FIGURES, files_of_methods
+from pipeline.run_layout import FIGURES, RESULT, files_of_methods
 from pipeline.text import duration, format_score, percent
 from stages.tasks.base import Metric
 
@@ -36,7 +36,7 @@ def section(run: Path) -> Markup | None:
     """
     summary, trials = read_search(run), read_trials(run)
     folders = {trial.folder for trial in trials if trial.folder is not None}
-    known = [path.parent for path in files_of_methods(run, "result.json") if path.parent.name in folders]
+    known = [path.parent for path in files_of_methods(run, RESULT) if path.parent.name in folders]
     if summary is None or not known:
         return None
     metric = Result.load(known[0]).metric

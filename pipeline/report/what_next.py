@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.one_line import chosen_method
+from pipeline.run_layout import CONFIGURATION, PREDICTIONS_TABLE
 
 
 def next_commands(comparison: Comparison, out: Path, configuration: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -30,7 +31,7 @@ def next_commands(comparison: Comparison, out: Path, configuration: Mapping[str,
     commands = [
         (
             f"Predict new {chosen.unit}s with {chosen.label}",
-            ["predict", str(run), "new/", "--method", folder.name, "--out", "predictions.csv"],
+            ["predict", str(run), "new/", "--method", folder.name, "--out", PREDICTIONS_TABLE],
         ),
         (
             f"See how it does on other labeled {chosen.unit}s",
@@ -38,8 +39,8 @@ def next_commands(comparison: Comparison, out: Path, configuration: Mapping[str,
         ),
     ]
     data = configuration.get("data")
-    if not several and isinstance(data, str) and (out / "config.toml").exists():
-        options = ["--config", str(out / "config.toml"), "--data", data]
+    if not several and isinstance(data, str) and (out / CONFIGURATION).exists():
+        options = ["--config", str(out / CONFIGURATION), "--data", data]
         commands += [
             ("Look for wrong labels, copies and outliers", ["inspect", *options, "--out", str(out)]),
             ("Ask whether more labels would help", ["learning-curve", *options, "--out", str(out)]),
