@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.cli.flags import Comparison, DataFlags, FeatureFlags, HeadFlags, OverwriteFlag
+from pipeline.cli.flags import Comparison, DataFlags, FeatureFlags, HeadFlags, OpenFlag, OverwriteFlag
 from stages.config.features import FeatureConfig
 from stages.config.heads import HeadConfig
 
@@ -19,6 +19,7 @@ def best(
     replay: Path | None = None,
     max_predict_ms: float | None = None,
     overwrite: OverwriteFlag = False,
+    open_page: OpenFlag = False,
     out: Path,
 ) -> Comparison:
     """Search for the best method within a budget: features of all depths once, then trial after trial, the cheap first.
@@ -50,8 +51,10 @@ def best(
         Run directory for everything that the search leaves.
     """
     from cache.errors import UsageError
+    from pipeline.cli.opened_page import open_in_browser
     from pipeline.experiment.best.budget import Budget, parse_budget
     from pipeline.experiment.best.run_best import BestOptions, run_best
+    from pipeline.run_layout import REPORT
 
     given = [name for name, value in (("--budget", budget), ("--trials", trials), ("--replay", replay)) if value]
     if len(given) > 1:
@@ -65,4 +68,6 @@ def best(
     comparison, interrupted = run_best(data, features, head, asked, out, overwrite=overwrite)
     if interrupted:
         raise KeyboardInterrupt
+    if open_page:
+        open_in_browser(out / REPORT)
     return comparison

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.cli.flags import Comparison
+from pipeline.cli.flags import Comparison, OpenFlag
 
 
-def compare(*runs: Path, metric: str | None = None, out: Path | None = None) -> Comparison:
+def compare(*runs: Path, metric: str | None = None, out: Path | None = None, open_page: OpenFlag = False) -> Comparison:
     """Compare finished results: print the table, write the page. Nothing is computed again.
 
     Try:
@@ -28,8 +28,14 @@ def compare(*runs: Path, metric: str | None = None, out: Path | None = None) -> 
         Where results.json, predictions.csv, the plots and report.html go (default: the first run).
     """
     from cache.errors import UsageError
+    from pipeline.cli.opened_page import open_in_browser
     from pipeline.experiment.compare_runs import publish
+    from pipeline.run_layout import REPORT
 
     if not runs:
         raise UsageError("compare needs at least one run directory, as in `compare runs/photos`")
-    return publish(list(runs), out if out is not None else runs[0], metric)
+    out = out if out is not None else runs[0]
+    comparison = publish(list(runs), out, metric)
+    if open_page:
+        open_in_browser(out / REPORT)
+    return comparison

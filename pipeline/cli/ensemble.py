@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from pipeline.cli.flags import Result
+from pipeline.cli.flags import OpenFlag, Result
 
 
 def ensemble(
@@ -16,6 +16,7 @@ def ensemble(
     *others: Path,
     members: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative_iterable=())] = (),
     class_weights: Literal["none", "balanced"] = "none",
+    open_page: OpenFlag = False,
 ) -> list[Result]:
     """Average trained methods of runs on the same data: heads on other layers, image sizes or networks, and tuned ones.
 
@@ -42,10 +43,14 @@ def ensemble(
     class_weights
         balanced: rare classes count as much as frequent ones when weights are chosen.
     """
+    from pipeline.cli.opened_page import open_in_browser
     from pipeline.experiment.compare_runs import publish
     from pipeline.experiment.mixture import make_mixtures
+    from pipeline.run_layout import REPORT
     from stages.config.heads import HeadConfig
 
     results = make_mixtures([run, *others], members, HeadConfig(class_weights=class_weights))
     publish([run], run)
+    if open_page:
+        open_in_browser(run / REPORT)
     return results

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from pipeline.cli.flags import Evaluation
+from pipeline.cli.flags import Evaluation, OpenFlag
 
 
 def evaluate(
@@ -28,6 +28,7 @@ def evaluate(
     name: str | None = None,
     out: Path | None = None,
     cache: Path | None = None,
+    open_page: OpenFlag = False,
     device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> Evaluation:
     """Test trained methods of a run on another labelled data set: another hospital, another camera, next year.
@@ -72,7 +73,9 @@ def evaluate(
         Where features of the new images are kept (default: the cache of the run).
     """
     from cache.errors import UsageError
+    from pipeline.cli.opened_page import open_in_browser
     from pipeline.experiment.evaluate_run import EvaluationOptions, default_out, evaluate_run
+    from pipeline.run_layout import REPORT
 
     if name is not None and out is not None:
         raise UsageError("`name` calls a folder in the run, and `out` is another one: give one of them")
@@ -81,4 +84,8 @@ def evaluate(
     if "group_by" in given or "group_column" in given:  # one takes the place of the other
         given = {"group_by": "auto", "group_column": None, **given}
     options = EvaluationOptions(method, seed, split, seen, unknown, device, cache)
-    return evaluate_run(run, data, given, options, default_out(run, data, name) if out is None else out)
+    out = default_out(run, data, name) if out is None else out
+    evaluation = evaluate_run(run, data, given, options, out)
+    if open_page:
+        open_in_browser(out / REPORT)
+    return evaluation

@@ -38,12 +38,17 @@ else:
 
 OverwriteFlag = Annotated[bool, Parameter(negative="", help="Train anew what the run has with other options.")]
 
+_ELSEWHERE = Group("Elsewhere", sort_key=5, help_formatter=second_level)
+
 TrackFlag = Annotated[
     str | None,
     Parameter(
-        help=f"Write results into a tracker too: {', '.join(TRACKERS.names())} (default: none).",
-        group=Group("Elsewhere", sort_key=5, help_formatter=second_level),
+        help=f"Write results into a tracker too: {', '.join(TRACKERS.names())} (default: none).", group=_ELSEWHERE
     ),
+]
+
+OpenFlag = Annotated[
+    bool, Parameter(name="--open", negative="", help="Open the page in a browser at the end.", group=_ELSEWHERE)
 ]
 
 _FLAGS = Parameter(name="*", consume_multiple=True, negative_iterable=())

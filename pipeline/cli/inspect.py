@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from cache.errors import DataError
-from pipeline.cli.flags import DataFlags, FeatureFlags, Inspection
+from pipeline.cli.flags import DataFlags, FeatureFlags, Inspection, OpenFlag
 from stages.config.features import FeatureConfig
 
 
 def inspect(
-    *, data: DataFlags, features: FeatureFlags = FeatureConfig(), threshold: float = 0.98, out: Path
+    *,
+    data: DataFlags,
+    features: FeatureFlags = FeatureConfig(),
+    threshold: float = 0.98,
+    open_page: OpenFlag = False,
+    out: Path,
 ) -> Inspection:
     """Find likely label errors, near-duplicates within and across splits, outliers, and how the classes are balanced.
 
@@ -37,6 +42,7 @@ def inspect(
     """
     from dataclasses import asdict, replace
 
+    from pipeline.cli.opened_page import open_in_browser
     from pipeline.cli.output import echo
     from pipeline.experiment.inspect_masks import inspect_masks
     from pipeline.experiment.run_setup import extract_features, init_run, init_seed, resolve_features
@@ -84,4 +90,6 @@ def inspect(
     page = write_inspection(report, out)
     echo("", *report.lines, *(f"note: {note}" for note in inspection.notes), "", f"all of them: {out / TABLE}")
     echo(f"report: {page}")
+    if open_page:
+        open_in_browser(page)
     return inspection

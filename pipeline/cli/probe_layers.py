@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from cache.errors import DataError, UsageError
-from pipeline.cli.flags import DataFlags, FeatureFlags, LayerProbe
+from pipeline.cli.flags import DataFlags, FeatureFlags, LayerProbe, OpenFlag
 from stages.config.features import FeatureConfig
 
 _NOTES = 20
 """Most notes that are printed; probe.json has all."""
 
 
-def probe_layers(*, data: DataFlags, features: FeatureFlags = FeatureConfig(), out: Path | None = None) -> LayerProbe:
+def probe_layers(
+    *, data: DataFlags, features: FeatureFlags = FeatureConfig(), open_page: OpenFlag = False, out: Path | None = None
+) -> LayerProbe:
     """Find the layer to cut at: a ridge head on the output of each block, compared on the validation split.
 
     One forward pass over the images caches the pooled outputs of all blocks, each in a cache of its own, so that a
@@ -37,6 +39,7 @@ def probe_layers(*, data: DataFlags, features: FeatureFlags = FeatureConfig(), o
     out
         Run directory for probe.html, probe.csv, probe.json and the plot.
     """
+    from pipeline.cli.opened_page import open_in_browser
     from pipeline.cli.output import echo
     from pipeline.experiment.probe_layers import probe_cuts, require_vector_cuts
     from pipeline.experiment.probe_maps import probe_map_cuts, require_map_cuts
@@ -48,6 +51,8 @@ def probe_layers(*, data: DataFlags, features: FeatureFlags = FeatureConfig(), o
     from stages.inspection.sample_scores import require_rising
     from stages.runtime.provenance import provenance
 
+    if open_page and out is None:
+        raise UsageError("--open opens the page that is written to --out: give one")
     features = resolve_features(data, features)
     extractor = build_extractor(_with_cuts(features))
     if out is not None:
@@ -89,7 +94,10 @@ def probe_layers(*, data: DataFlags, features: FeatureFlags = FeatureConfig(), o
     echo("", report.table, "", *report.verdict, "", "go on with:")
     echo(*(f"  {command}  # {purpose}" for purpose, command in report.commands))
     if out is not None:
-        echo("", f"report: {write_probe(report, out)}")
+        page = write_probe(report, out)
+        echo("", f"report: {page}")
+        if open_page:
+            open_in_browser(page)
     return report.probe
 
 

@@ -8,7 +8,16 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cache.errors import DataError
-from pipeline.cli.flags import Comparison, DataFlags, FeatureFlags, FinetuneFlags, HeadFlags, OverwriteFlag, TrackFlag
+from pipeline.cli.flags import (
+    Comparison,
+    DataFlags,
+    FeatureFlags,
+    FinetuneFlags,
+    HeadFlags,
+    OpenFlag,
+    OverwriteFlag,
+    TrackFlag,
+)
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
@@ -23,6 +32,7 @@ def run(
     skip_finetune: Annotated[bool, Parameter(negative="")] = False,
     overwrite: OverwriteFlag = False,
     track: TrackFlag = None,
+    open_page: OpenFlag = False,
     out: Path,
 ) -> Comparison:
     """Do it all: cache features, train heads on them, fine-tune the top blocks, compare them on the same test images.
@@ -46,6 +56,7 @@ def run(
     out
         Run directory for everything that the run leaves.
     """
+    from pipeline.cli.opened_page import open_in_browser
     from pipeline.experiment.compare_runs import publish
     from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.finetune_methods import run_finetunings
@@ -55,6 +66,7 @@ def run(
     from pipeline.experiment.sample_rows import require_memory
     from pipeline.experiment.table_columns import encode_columns
     from pipeline.options.trackers import require_tracker
+    from pipeline.run_layout import REPORT
     from pipeline.tracking.track import track_results
     from stages.extraction.extractor import build_extractor
     from stages.finetuning.finetune import require_trainable
@@ -85,4 +97,6 @@ def run(
         record_options(out, data, features, head, finetune)
     comparison = publish([out], out, manifest.task.primary)
     track_results(track, out, comparison.results)
+    if open_page:
+        open_in_browser(out / REPORT)
     return comparison

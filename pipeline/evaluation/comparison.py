@@ -20,6 +20,7 @@ from pipeline.evaluation.break_even import BreakEven, break_even
 from pipeline.evaluation.choice import Choice, choose
 from pipeline.evaluation.choice_in_folds import ChoiceInFolds, choice_in_folds
 from pipeline.evaluation.method_summary import STAGES, TEST_TIME, MethodSummary, PairedTest, paired_tests
+from pipeline.evaluation.method_table import as_frame, as_html, method_rows
 from pipeline.evaluation.methods import get_method
 from pipeline.evaluation.results import (
     Result,
@@ -159,6 +160,22 @@ class Comparison:
             return None
         true_counts = confusion.sum(axis=1)
         return int(true_counts.argmax()), float(true_counts.max() / true_counts.sum())
+
+    def to_frame(self) -> Any:
+        """Return the methods as a ``pandas.DataFrame``, the best by what ranks them first.
+
+        Raises
+        ------
+        UsageError
+            If pandas is not installed.
+        """
+        return as_frame(method_rows(self))
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the verdict in one line over the methods."""
+        from pipeline.evaluation.one_line import one_line  # which imports this module
+
+        return as_html(method_rows(self), self.metric, one_line(self))
 
     def test_of(self, row: MethodSummary) -> PairedTest | None:
         """Return the test of `row` against the reference; None for the reference itself."""

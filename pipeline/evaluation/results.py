@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from cache.atomic_write import write_atomically
 from cache.errors import CutonceError, DataError, listed
 from pipeline import run_layout
+from pipeline.evaluation.method_table import as_frame, as_html, result_row
 from pipeline.evaluation.methods import get_method, is_method
 from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
 from pipeline.evaluation.predictions import Predictions, write_arrays
@@ -175,6 +176,20 @@ class Result:
             return None
         paths = (self.directory / name for name in run_layout.MODEL_FILES)
         return sum(path.stat().st_size for path in paths if path.exists())
+
+    def to_frame(self) -> Any:
+        """Return the result as a ``pandas.DataFrame`` of one row.
+
+        Raises
+        ------
+        UsageError
+            If pandas is not installed.
+        """
+        return as_frame([result_row(self)])
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        return as_html([result_row(self)], self.metric, f"{self.method} {self.name}, seed {self.seed}")
 
     @property
     def metric(self) -> Metric:

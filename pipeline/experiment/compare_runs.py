@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.comparison import Comparison, compare_runs, format_table
+from pipeline.evaluation.method_table import write_table_csv
 from pipeline.evaluation.results import read_json, write_predictions_csv, write_results_json
 from pipeline.experiment.extra_columns import extra_columns
 from pipeline.options.toml_file import read_configuration
+from pipeline.report.markdown import write_markdown
 from pipeline.report.page import write_report
 from pipeline.run_layout import CONFIGURATION, ENVIRONMENT, EXTRACTION, files_of_seeds
 
@@ -36,10 +38,13 @@ def publish(runs: Sequence[Path], out: Path, metric: str | None = None) -> Compa
 
 
 def write_comparison(comparison: Comparison, runs: Sequence[Path], out: Path) -> Path:
-    """Write results.json, predictions.csv and the page of compared runs into `out`; return where the page is."""
+    """Write results.json, the tables and the page of compared runs into `out`; return where the page is."""
     write_results(comparison, runs, out)
     write_predictions_csv(out, comparison.results, extra_columns(comparison.results))
-    return write_report(out, comparison, _configuration(runs), read_json(runs[0] / ENVIRONMENT), _notes(runs))
+    notes = _notes(runs)
+    write_table_csv(out, comparison)
+    write_markdown(out, comparison, notes)
+    return write_report(out, comparison, _configuration(runs), read_json(runs[0] / ENVIRONMENT), notes)
 
 
 def write_results(comparison: Comparison, runs: Sequence[Path], out: Path) -> None:

@@ -162,12 +162,13 @@ def compare(
     metric : str, optional
         What methods are ranked and tested by, such as ``f1_macro`` (default: what the first result was).
     out : Path, optional
-        Where results.json, predictions.csv and the page are written; by default nothing is.
+        Where results.json, predictions.csv, table.csv, the page and report.md are written; by default nothing is.
 
     Returns
     -------
     Comparison
-        Its `rows` are the methods, its `verdict` says what follows.
+        Its `rows` are the methods, its `verdict` says what follows. A notebook shows it as a table; `to_frame` makes
+        a data frame of it.
 
     Raises
     ------

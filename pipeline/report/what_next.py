@@ -37,6 +37,10 @@ def next_commands(comparison: Comparison, out: Path, configuration: Mapping[str,
             f"See how it does on other labeled {chosen.unit}s",
             ["evaluate", str(run), "--data", "other/", "--method", folder.name],
         ),
+        (
+            "Take it away as one file that answers without this library",
+            ["export", str(run), "--method", folder.name, "--out", f"{folder.name}.onnx"],
+        ),
     ]
     data = configuration.get("data")
     if not several and isinstance(data, str) and (out / CONFIGURATION).exists():

@@ -343,7 +343,9 @@ def test_runs_and_their_results_are_compared_and_nothing_is_written_unless_asked
     assert sorted(path for run in runs for path in run.rglob("*")) == before
     assert capfd.readouterr() == ("", "")
     compare(results, out=tmp_path / "page")
-    assert {path.name for path in (tmp_path / "page").iterdir()} >= {"results.json", "predictions.csv", "report.html"}
+    assert {path.name for path in (tmp_path / "page").iterdir()} >= {
+        *("results.json", "predictions.csv", "table.csv", "report.html", "report.md")
+    }
 
 
 def test_what_cannot_be_compared_is_told(runs, tmp_path):
