@@ -95,19 +95,19 @@ def predict(
         format_predictions,
         mask_output,
         predict_images,
-        task_of,
         write_csv,
     )
+    from pipeline.experiment.model_store import task_of_model
     from pipeline.experiment.top_classes import require_top_classes, with_top_classes
 
     model, reason = choose_model(run, method, seed)
     decision = decision_of(model, threshold_for, coverage, calibrate=calibrate)
-    require_top_classes(task_of(model), top_k, abstain_below)
+    require_top_classes(task_of_model(model), top_k, abstain_below)
     output = mask_output(model, masks, out, overlays=overlays, probabilities=probabilities)
     classified, unreadable = predict_images(
         model, list(images), device, decision=decision, masks=output, cache=cache, use_cache=use_cache
     )
-    classified = with_top_classes(classified, task_of(model), top_k, abstain_below)
+    classified = with_top_classes(classified, task_of_model(model), top_k, abstain_below)
     heading, lines, warnings = format_predictions(model, reason, classified, printed=out is None)
     echo(heading, *lines)
     if out is not None:

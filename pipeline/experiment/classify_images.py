@@ -171,20 +171,6 @@ def decision_of(
     return decide(Result.load(model), goal, coverage, calibrate=calibrate)
 
 
-def task_of(model: Path) -> Task:
-    """Return what a trained method predicts.
-
-    Raises
-    ------
-    DataError
-        If the directory holds no complete model.
-    """
-    recipe = read_recipe(model)
-    if recipe is None:
-        raise DataError(f"{model} holds no trained model ({MODEL_CARD} is missing)")
-    return task_from_json(recipe.task)
-
-
 def mask_output(
     model: Path, folder: Path | None, table: Path | None, *, overlays: bool = True, probabilities: bool = False
 ) -> MaskOutput | None:
