@@ -95,7 +95,8 @@ def find_cached(
     """Return which images have features in a cache, where the method is a head on such features; None where it is none.
 
     A method of which the head takes the features of one cache, vectors, as they were cached: not a fine-tuned network,
-    nor one on samples of several images or on features of several cuts, nor one that is tested on other renderings.
+    nor one on samples of several images or on features of several cuts, nor one that is tested on other renderings. And
+    none on a network of the user's own, whose weights may be others by now: it is loaded, which checks that.
 
     Parameters
     ----------
@@ -108,6 +109,8 @@ def find_cached(
         The folder of caches; by default that of the features it was trained on.
     """
     if card.unfreeze is not None or card.tta != "none" or card.samples is not None or card.features_fingerprint is None:
+        return None
+    if not _is_published(card):
         return None
     root = cache or Path(card.features["cache"])
     path = root / card.features_fingerprint
@@ -127,6 +130,12 @@ def find_cached(
         load_head(directory / HEAD)[0],
         _width_of_deepest(store),
     )
+
+
+def _is_published(card: ModelCard) -> bool:
+    """Return whether a name alone gives the network and its weights, and no file, folder or module of the user's."""
+    name, weights = card.features["backbone"], card.features["weights"]
+    return card.handed_in is None and weights in ("default", "none") and ":" not in name.removeprefix("timm:")
 
 
 def _width_of_deepest(store: FeatureCache) -> int:

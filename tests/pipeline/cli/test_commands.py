@@ -348,7 +348,7 @@ def test_weights_from_a_file_are_used_and_checked_again_by_predict(photographs, 
         {name: value + 1 if value.is_floating_point() else value for name, value in state.items()},
         tmp_path / "mine.safetensors",
     )
-    code, _, err = call(capsys, "predict", tmp_path / "run", image, "--no-use-cache")
+    code, _, err = call(capsys, "predict", tmp_path / "run", image)
     assert code == 1
     assert "other weights" in err
 

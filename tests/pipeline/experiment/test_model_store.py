@@ -66,7 +66,7 @@ def test_with_the_same_network_it_answers_as_it_was_tested(seed, photographs, me
 def test_without_it_python_and_the_command_say_what_to_do(seed, photographs, capsys):
     with pytest.raises(UsageError, match=r"trained on OwnNetwork, a network that was handed in.*argument backbone of"):
         open_model(seed / "linear-ridge")
-    assert main(["predict", str(seed.parent), str(photographs), "--no-use-cache"]) == 2
+    assert main(["predict", str(seed.parent), str(photographs)]) == 2
     assert "hand it in again there, as the argument backbone of open_model or predict_images" in capsys.readouterr().err
 
 
