@@ -27,7 +27,7 @@ LARGEST = (1 << 31) - (1 << 20)
 """Bytes of tensors that one file of the format can hold, which is a message of protocol buffers."""
 
 
-@register_model_format(".onnx", needs="onnxscript", install="onnx onnxscript onnxruntime")
+@register_model_format(".onnx", needs="onnx onnxscript onnxruntime", install="onnx onnxscript onnxruntime")
 def write_onnx(model: TrainedModel, path: Path) -> RunFile:
     """ONNX: pixels in, answers out; the preprocessing is in the graph."""
     onnxruntime = _runtime()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from cache.errors import UsageError
 from cache.registry import Registration, Registry
+from pipeline.options.installed import require_installed
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class ExportFormat(Registration):
     Attributes
     ----------
     needs : str
-        A module that has to be installed for it.
+        Modules that have to be installed for it, separated by spaces.
     install : str
-        What pip is told to install, where that is not there.
+        What pip is told to install, separated by spaces, where one is not there.
     called : str
         What an option calls it, where that is not its ending.
     """
@@ -49,11 +49,7 @@ def writer_of(formats: Registry[ExportFormat, Any], path: Path) -> Any:
     if ending not in formats.names():
         raise UsageError(f"{path} has to end with one of {', '.join(sorted(formats.names()))}")
     write, known = formats.get(ending), formats.known[ending]
-    if known.needs:
-        try:
-            import_module(known.needs)
-        except ImportError as error:
-            raise UsageError(f"a {ending} file needs {known.needs}: pip install '{known.install}'") from error
+    require_installed(f"a {ending} file", known.needs, known.install)
     return write
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
-from cache.errors import UsageError
 from cache.registry import Registration, Registry
+from pipeline.options.installed import require_installed
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,4 @@ def require_tracker(name: str | None) -> None:
     if name is None:
         return
     kind = TRACKERS.find(name)
-    for module in kind.needs.split():
-        try:
-            import_module(module)
-        except ImportError as error:
-            raise UsageError(f"`track` {name} needs {module}: pip install {kind.install}") from error
+    require_installed(f"`track` {name}", kind.needs, kind.install)

@@ -126,7 +126,7 @@ def test_a_tracker_that_does_not_answer_is_said_and_stops_nothing(run, caplog, m
 def test_a_tracker_that_is_not_there_is_refused_with_the_name_of_its_library(monkeypatch):
     require_tracker(None)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(UsageError, match="`track` tensorboard needs tensorboard: pip install tensorboard"):
+    with pytest.raises(UsageError, match="`track` tensorboard needs tensorboard: pip install 'tensorboard'"):
         require_tracker("tensorboard")
     with pytest.raises(UsageError, match="tensorbord"):
         require_tracker("tensorbord")
