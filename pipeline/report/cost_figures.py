@@ -41,6 +41,6 @@ def break_even_figure(paid: BreakEven) -> Figure:
         axes.yaxis.set_major_formatter(lambda value, _: duration(value))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(lambda value, _: format_count(value))
-        axes.set_xlabel("passes over the images: heads, settings, seeds, epochs (logarithmic)")
+        axes.set_xlabel("passes over the images (logarithmic)")
         axes.set_ylabel("time")
     return figure

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.evaluation.comparison import compare_runs
 from pipeline.report.page import write_report
+from pipeline.run_layout import HEAD
 from tests.browser import CHROMIUM, chromium
 from tests.page_figures import drawing
 from tests.photographs import photograph
@@ -96,7 +97,14 @@ def page(tmp_path_factory):
             score = 0.7 + 0.02 * number
             cv = {"metric": "accuracy", "mean": score, "standard_error": 0.01, "folds": 5, "repeats": 1}
             own |= {"cv": cv, "out_of_fold": folded(made)}
+        # numbers as long as those of an afternoon, the first method's the least, so that the best is marked in all columns
+        costs = {"trainable_parameters": 12_672_802, "backbone_forwards": 110_455, "extraction_forwards": 112_624}
+        own |= {**costs, "peak_memory_bytes": 12_370_000_000 + number * 10**9}
+        own |= {"prediction_seconds_per_image": 0.1193 + number / 100, "seconds": 3554.9 + 110 * number}
+        own["seconds_by_stage"] = {"extract": 128.2, "train": 3314.2 + 110 * number, "evaluate": 112.5}
         add(folder, made, method=method, name=name, val=0.7 + 0.02 * number, class_names=NAMES, **own)
+        with (folder / "seed-0" / f"{method}-{name}" / HEAD).open("wb") as model:
+            model.truncate(12_700_000 + number * 10**6)  # what a page says of its size
     configuration = {"data": str(photographs), "test": 0.25, "head": ["logistic", "ridge"], "epochs": 3}
     notes = ["split 75 / 25", *(f"not readable: {number}.png" for number in range(20))]
     with drawing(""):
@@ -143,6 +151,14 @@ def test_what_ranks_is_in_sight_on_a_desk(tab):
     )
     assert words.startswith("out of folds")
     assert 0 <= left < right <= 1280
+
+
+def test_no_table_of_methods_is_scrolled_on_a_desk(tab):
+    tab.size(1280)
+    boxes = "[...document.querySelectorAll('table.methods')].map(t => t.parentElement)"
+    widths = tab.run(f"{boxes}.map(box => [box.scrollWidth, box.clientWidth])")
+    assert len(widths) == 2
+    assert all(inner <= outer for inner, outer in widths), widths
 
 
 ORDER = "[...document.querySelector('table.methods tbody').rows].map(row => row.cells[0].textContent.trim())"
