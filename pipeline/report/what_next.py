@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.one_line import chosen_method
-from pipeline.run_layout import CONFIGURATION, PREDICTIONS_TABLE
+from pipeline.run_layout import CONFIGURATION, MEMBERS, PREDICTIONS_TABLE
 
 
 def next_commands(comparison: Comparison, out: Path, configuration: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -37,11 +37,10 @@ def next_commands(comparison: Comparison, out: Path, configuration: Mapping[str,
             f"See how it does on other labeled {chosen.unit}s",
             ["evaluate", str(run), "--data", "other/", "--method", folder.name],
         ),
-        (
-            "Take it away as one file that answers without this library",
-            ["export", str(run), "--method", folder.name, "--out", f"{folder.name}.onnx"],
-        ),
     ]
+    if not (folder / MEMBERS).exists():  # a mean over several networks is no one file
+        words = ["export", str(run), "--method", folder.name, "--out", f"{folder.name}.onnx"]
+        commands.append(("Take it away as one file that answers without this library", words))
     data = configuration.get("data")
     if not several and isinstance(data, str) and (out / CONFIGURATION).exists():
         options = ["--config", str(out / CONFIGURATION), "--data", data]

@@ -8,6 +8,7 @@ from pipeline.cli.arguments import with_lists
 from pipeline.evaluation.comparison import compare_runs
 from pipeline.evaluation.one_line import chosen_method
 from pipeline.report.what_next import next_commands
+from pipeline.run_layout import MEMBERS
 from tests.pipeline.report.pages import three_methods
 
 
@@ -53,3 +54,10 @@ def test_several_runs_have_no_one_configuration_to_go_on_with(tmp_path):
     comparison = compare_runs(runs)
     commands = [command for _, command in next_commands(comparison, tmp_path, {"one": {"data": "elpv"}})]
     assert [parsed(command)[0] for command in commands] == ["predict", "evaluate", "export"]
+
+
+def test_a_mean_over_networks_is_not_offered_as_one_file(commands, tmp_path):
+    comparison = commands[0]
+    (chosen_method(comparison).results[0].directory / MEMBERS).write_text("[]")
+    offered = [command for _, command in next_commands(comparison, tmp_path, {})]
+    assert [parsed(command)[0] for command in offered] == ["predict", "evaluate"]
