@@ -59,10 +59,7 @@ class TrackedMethod:
             result.directory.relative_to(run).as_posix(),
             {**options, **{name: _plain(value) for name, value in {**result.options, **result.settings}.items()}},
             _finite(metrics),
-            [
-                (int(row["epoch"]), _finite({name: row[name] for name in row if name != "epoch"}))
-                for row in result.history
-            ],
+            [(int(row["epoch"]), _of_epoch(row)) for row in result.history],
             page if page.exists() else None,
         )
 
@@ -149,6 +146,7 @@ def _plain(value: Any) -> Any:
 
 
 def _of_epoch(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of an epoch in a history."""
     return _finite({name: value for name, value in row.items() if name != "epoch"})
 
 
