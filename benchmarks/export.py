@@ -7,7 +7,7 @@
     python benchmarks/export.py --speed --images 64        # images/s of the ONNX file, and of our own predict
 
 Networks have random weights, and heads random numbers, or rows of real features where they hold such: what is compared
-is arithmetic, and nothing is downloaded. Images are photographs of noise and shapes, of unlike sizes. Each cell is the
+is arithmetic, and nothing is downloaded. Images are drawn, waves and noise, of unlike sizes. Each cell is the
 largest difference between the answers of the file and those of the run, over all images; probabilities, or numbers in
 standard deviations of the target.
 """
@@ -39,7 +39,7 @@ KINDS = (*VECTORS, *OTHERS)
 
 
 def make_images(folder, count, seed=0):
-    """Write photographs of unlike sizes; return where they are."""
+    """Draw images of unlike sizes; return where they are."""
     import numpy as np
     from PIL import Image
 

@@ -140,8 +140,9 @@ def loading_snippet(model: TrainedModel, path: Path) -> str:
     lines += ["import torch"] if ending == ".pt2" else ["import onnxruntime"]
     notes = []
     if model.takes_images:
-        lines += ["from PIL import Image", ""]
-        lines.append('image = numpy.array(Image.open("photo.jpg").convert("RGB")).transpose(2, 0, 1)')
+        lines += ["from PIL import Image, ImageOps", ""]
+        lines.append('photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")')
+        lines.append("image = numpy.array(photo).transpose(2, 0, 1)")
     else:
         lines.append("")
     if model.takes_samples:

@@ -64,11 +64,15 @@ def test_the_operator_that_onnx_does_not_have_is_named(saved, tmp_path):
 
 def test_the_lines_of_its_card_are_all_that_it_takes(exported, images, tmp_path, monkeypatch):
     monkeypatch.chdir(exported[0].path.parent)
-    Image.open(images[1]).save("photo.jpg")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a phone held upright: a viewer turns it
+    photo = Image.open(images[1])
+    photo.save("photo.jpg", exif=turned)
     lines = exported[0].card.read_text().split("```python\n")[1].split("```")[0]
     names = {}
     exec(lines, names)
     assert names["probabilities"].shape == (1, 3)
+    assert names["image"].shape == (3, photo.width, photo.height)
     module = ExportedModule(open_trained(exported[0].choice.directory, "cpu"))
     expected = module(torch.from_numpy(names["image"][None])).numpy()
     assert np.abs(names["probabilities"] - expected).max() < 1e-5
