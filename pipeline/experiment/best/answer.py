@@ -45,14 +45,14 @@ def combine(search: Search) -> list[Result]:
     made = run_ensemble(experiment, heads, options)
     if options.ensemble == "none" or not isinstance(experiment.task, AveragingTask):
         return made
-    folders = {result.name: experiment.directory / f"{result.method}-{result.name}" for result in heads if result.cv}
-    of_other_looks = {str(record.name) for record in search.finished if record.details.get("look")}
-    if len(folders) > 1 and of_other_looks & folders.keys():
-        made.append(make_mixture(experiment, list(folders.values()), options))
-    tuned = [result for result in search.results.values() if result.method == "finetune"]
-    if folders and tuned:
-        of_tuned = [experiment.directory / f"{result.method}-{result.name}" for result in tuned]
-        made.append(make_mixture(experiment, [*folders.values(), *of_tuned], options))
+    finished = [record for record in search.finished if record.folder is not None and record.name in search.results]
+    folded = [record for record in finished if record.scored == "folds"]
+    tuned = [record for record in finished if search.results[record.name].method == "finetune"]
+    folders = {record.name: experiment.directory / str(record.folder) for record in finished}
+    if len(folded) > 1 and any(record.details.get("look") for record in folded):
+        made.append(make_mixture(experiment, [folders[record.name] for record in folded], options))
+    if folded and tuned:
+        made.append(make_mixture(experiment, [folders[record.name] for record in (*folded, *tuned)], options))
     return made
 
 
