@@ -82,9 +82,10 @@ def extract(
 
 def _estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
     from pipeline.cli.output import echo
+    from pipeline.experiment.map_room import maps_in_words
     from pipeline.text import byte_count, duration, format_count, table
     from stages.extraction.estimate import estimate
-    from stages.extraction.room import free_bytes, maps_in_words
+    from stages.extraction.room import free_bytes
 
     result = estimate(extractor, manifest)
     rows = [[tap.cut, str(list(tap.shape)), f"{tap.rows:,}", byte_count(tap.size)] for tap in result.taps]

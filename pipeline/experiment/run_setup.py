@@ -14,6 +14,7 @@ from cache.atomic_write import remove_stale_temporaries, write_atomically
 from cache.errors import UsageError
 from pipeline.evaluation.decision import require_decidable
 from pipeline.experiment.dense_defaults import dense_features, may_have_masks
+from pipeline.experiment.map_room import maps_in_words
 from pipeline.experiment.run_samples import require_same_samples, seeds_with_results
 from pipeline.options.toml_file import write_configuration
 from pipeline.run_layout import CONFIGURATION, ENVIRONMENT, EXTRACTION, MANIFEST, seed_dir
@@ -31,7 +32,7 @@ from stages.data.survey import survey
 from stages.data.tiled_manifest import tiled_manifest
 from stages.extraction.extract import Extraction, extract
 from stages.extraction.extractor import Extractor
-from stages.extraction.room import maps_in_words, row_bytes
+from stages.extraction.room import row_bytes
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.runtime.environment import describe_machine
 from stages.runtime.progress import progress

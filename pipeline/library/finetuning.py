@@ -37,7 +37,7 @@ from stages.finetuning.finetune import FinetuneResult, require_trainable
 from stages.finetuning.finetune import finetune as finetune_manifest
 from stages.finetuning.predict_images import iter_predictions, predict_proba
 from stages.finetuning.problem import FinetuneProblem
-from stages.finetuning.transfer_model import TrainableTop, TransferModel
+from stages.finetuning.transfer_model import FrozenPart, TrainableTop, TransferModel
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_head import require_head_for, train_head
 from stages.fitting.problem import CutContext, FitProblem
@@ -84,9 +84,7 @@ class TransferNetwork(nn.Module):
 
     def below(self, images: Tensor) -> Tensor:
         """Return the output of what did not train."""
-        if self.frozen is None:
-            return images
-        output: Tensor = self.frozen(images)[0]
+        output: Tensor = FrozenPart(self.frozen)(images)
         return output
 
 
@@ -146,7 +144,8 @@ class FinetunedNetwork:
         return values[:, 0] if self.task.outputs == "values" and values.shape[1] == 1 else values
 
     def _activated(self, images: Images) -> NDArray[np.float32]:
-        upper = TransferModel(self._extractor.preprocess, self.module.below, self.module.trained)
+        module = self.module
+        upper = TransferModel(self._extractor.preprocess, module.below, module.trained, FrozenPart(module.frozen))
         parts = [np.empty((0, len(self.classes_)), dtype=np.float32)]
         for chunk in image_chunks(images):
             chunk.require_readable()

@@ -31,7 +31,7 @@ from stages.network.backbones.input_channels import with_channels
 from stages.network.backbones.registry import load_backbone
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.hooked import HookedGraph, HookedTrunk, JoinedTrunk, cut_graph
-from stages.network.graph.map_cuts import MAPS, default_map_cuts, map_cuts_to_probe, stride_of
+from stages.network.graph.map_cuts import MAPS, blocks_with_maps, default_map_cuts, stride_of
 from stages.network.graph.pooling import Pool
 from stages.network.graph.tap_places import find_taps, layout_of_taps
 from stages.network.graph.tapped_trunk import TappedTrunk
@@ -194,7 +194,7 @@ class Extractor:
     def _maps_there_are(self) -> str:
         """Which cuts are maps, with their strides, in words; '' where blocks are not known."""
         try:
-            cuts = map_cuts_to_probe(self.graph)
+            cuts = blocks_with_maps(self.graph)
         except UsageError:
             return ""
         words = [f"{cut.alias or cut.name} (stride {stride_of(self.graph, cut)})" for cut in cuts]

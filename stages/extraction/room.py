@@ -27,34 +27,20 @@ def row_bytes(tap: CachedCut) -> int:
     return prod(tap.shape) * tap.cache.dtype.itemsize + _ROW_BYTES
 
 
-def maps_in_words(extractor: Extractor, images: int) -> str:
-    """Return what unpooled maps of so many images take on the disk, in 16 bits and in 8; '' where there are none."""
+def map_row_bytes(extractor: Extractor) -> tuple[int, int | None]:
+    """Return the bytes that unpooled maps of an image take, and what they would in 8 bits; None where they could not.
+
+    0 where there are none.
+    """
     taps = [tap for tap in extractor.taps if len(tap.shape) > 1]
-    if not taps:
-        return ""
-    rows, views = sum(map(row_bytes, taps)), extractor.options.views
-    seen = f" in {views} views" if views > 1 else ""
-    said = (
-        f"maps of {len(taps)} cuts take {_megabytes(rows)} an image{seen}, {_megabytes(rows * images * views)} in all"
-    )
-    if extractor.options.storage_dtype == QUANTIZED:
-        numbers = sum(prod(tap.shape) for tap in taps)
-        return f"{said}: {rows / (2 * numbers):.2f} of float16, off by at most a 510th of a channel's range in an image"
-    if extractor.options.storage_dtype != "float16" or any(_has_no_channels_first(tap) for tap in taps):
-        return said
-    quantized = sum(prod(stored_shape(tap.shape)) + _ROW_BYTES for tap in taps)
-    return (
-        f"{said}; `storage_dtype` uint8 would take {quantized / rows:.2f} of that, off by at most a 510th of a "
-        "channel's range in an image"
-    )
+    stored = sum(map(row_bytes, taps))
+    if not taps or any(_has_no_channels_first(tap) for tap in taps):
+        return stored, None
+    return stored, sum(prod(stored_shape(tap.shape)) + _ROW_BYTES for tap in taps)
 
 
 def _has_no_channels_first(tap: CachedCut) -> bool:
     return tap.cut is None or tap.cut.layout != "nchw" or len(tap.shape) != 3
-
-
-def _megabytes(count: float) -> str:
-    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.0f} KB"
 
 
 def require_room(extractor: Extractor, rows_of_tap: list[int]) -> None:

@@ -26,7 +26,7 @@ from stages.finetuning.masks import classes_of
 from stages.finetuning.transfer_model import TransferModel
 from stages.runtime.progress import progress
 from stages.tasks.base import Statistics
-from stages.tasks.dense import Dense
+from stages.tasks.dense import Dense, highest
 from stages.tasks.tiles import Box, Tiling, merge_tiles, most_probable
 
 
@@ -206,5 +206,5 @@ def _finished(index: int, image: _Image, preprocessing: Preprocessing, *, probab
     if not probabilities:
         return PredictedMask(index, most_probable(logits, image.boxes, image.shape).numpy(), vector=vector)
     merged = merge_tiles(logits, image.boxes, image.shape)
-    mask, of_classes = merged.argmax(dim=0).to(torch.uint8), merged.softmax(dim=0).to(torch.float16)
+    mask, of_classes = highest(merged), merged.softmax(dim=0).to(torch.float16)
     return PredictedMask(index, mask.numpy(), of_classes.numpy(), vector)

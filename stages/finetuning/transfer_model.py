@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -195,6 +195,8 @@ class TransferModel:
         Normalised images -> what the model is given: the output of the boundary, without autograd.
     model : TrainableTop
         A head on cached features is one with nothing below its head.
+    below : FrozenPart
+        What `frozen` computes, as a module.
     boundary : Cut or None
         Where the frozen part ends; None where training begins at the image.
     blocks : tuple of (name, parameter names)
@@ -203,18 +205,16 @@ class TransferModel:
         Normalisation layers of the top that stay in evaluation mode although they train.
     reinitialized : tuple of str
         Prefixes of what was drawn anew.
-    below : FrozenPart
-        What `frozen` computes, as a module.
     """
 
     normalize: Callable[[Tensor], Tensor]
     frozen: Callable[[Tensor], Tensor]
     model: TrainableTop
+    below: FrozenPart
     boundary: Cut | None = None
     blocks: tuple[tuple[str, tuple[str, ...]], ...] = ()
     eval_mode_norms: tuple[str, ...] = ()
     reinitialized: tuple[str, ...] = ()
-    below: FrozenPart = field(default_factory=lambda: FrozenPart(None))
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -318,7 +318,7 @@ def build_transfer_model(extractor: Extractor, head: Head, options: FinetuneConf
 def head_on_features(extractor: Extractor, head: Head) -> TransferModel:
     """Return a head on cached features as a network on images: nothing lies below the head, and nothing trains."""
     model = TrainableTop(nn.Identity(), nn.Identity(), head)
-    return TransferModel(extractor.preprocess, extractor.forward_features, model, below=FrozenPart(extractor.trunk))
+    return TransferModel(extractor.preprocess, extractor.forward_features, model, FrozenPart(extractor.trunk))
 
 
 def rebuild_transfer_model(extractor: Extractor, head: Head, unfreeze: str, *, invert: bool = False) -> TransferModel:

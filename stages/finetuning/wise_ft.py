@@ -50,7 +50,9 @@ def interpolated(start: Mapping[str, Tensor], end: Mapping[str, Tensor], alpha: 
     floating number, such as the count of batches, is that of the end.
     """
     return {
-        name: torch.lerp(start[name], tensor, alpha) if tensor.is_floating_point() else tensor
+        name: torch.lerp(start[name], tensor, alpha)
+        if tensor.is_floating_point() and not torch.equal(start[name], tensor)
+        else tensor
         for name, tensor in end.items()
     }
 

@@ -117,8 +117,18 @@ def _fit_torch(fit: FitFunction, taps: DepthLayout, problem: FitProblem) -> Head
     """Return a torch head that was trained on the depths, and with the weighting, that ridge takes.
 
     Where they are streamed it takes whole rows, as a head on one cut does.
+
+    Raises
+    ------
+    UsageError
+        If depths are named, and rows are streamed.
     """
     if isinstance(problem.train, StreamedFeatureRows):
+        if problem.config.depths:
+            raise UsageError(
+                f"`depths` {' '.join(problem.config.depths)}: rows are larger than `max_memory_gb` allows, and a head "
+                "that trains in epochs takes all depths of what it reads then: allow more, or name fewer of the `taps`"
+            )
         return fit(replace(problem, taps=None))
     folds: list[tuple[DepthChoice, Fold | None]] = []
     if len(depth_choices(taps, problem)) == 1:
@@ -224,8 +234,9 @@ def _landmarks(problem: FitProblem) -> int:
     wanted = problem.config.nystroem_components
     if not isinstance(problem.train, StreamedFeatureRows):
         return wanted
-    # coordinates, the products that they are made of, and a copy that a head is fitted to
-    row_bytes = 3 * np.dtype(np.float32).itemsize * (len(problem.train) + len(problem.val))
+    # coordinates, the products that they are made of, layer by layer, and a copy that a head is fitted to
+    layers = 1 if problem.taps is None else len(problem.taps.depth_sets())
+    row_bytes = (2 + layers) * np.dtype(np.float32).itemsize * (len(problem.train) + len(problem.val))
     room = problem.train.memory_bytes // row_bytes
     if room < min(wanted, FEWEST_LANDMARKS):
         needed = min(wanted, FEWEST_LANDMARKS) * row_bytes / 1e9

@@ -221,16 +221,17 @@ class BlockRows:
                 gram = ours @ theirs
                 for weighting in weightings:
                     summed[layer, weighting][part].add_(gram, alpha=width ** (-2 * POWERS[weighting]))
-        return {
-            choice: torch.stack(
-                [
-                    total
-                    for (layer, weighting), total in summed.items()
-                    if sets.index(choice.names) in layer and weighting == choice.weighting
-                ]
-            ).sum(dim=0)
-            for choice in choices
-        }
+        products = {}
+        for choice in choices:
+            first, *others = [
+                total
+                for (layer, weighting), total in summed.items()
+                if sets.index(choice.names) in layer and weighting == choice.weighting
+            ]
+            products[choice] = first if len(choices) == 1 else first.clone()  # layers are of no further use to one
+            for other in others:
+                products[choice] += other
+        return products
 
     def _in_span(self, choice: DepthChoice, products: torch.Tensor) -> Coordinates:
         widths = np.array([self.widths[name] for name in choice.names], dtype=np.float64)

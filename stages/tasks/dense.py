@@ -268,7 +268,7 @@ class Dense:
 
     def predicted_cells(self, activated: Tensor) -> list[str]:
         """Return the largest class of a predicted map, from probabilities [classes, H, W], and the share of each."""
-        return self.mask_cells(activated.argmax(dim=0).cpu().numpy())
+        return self.mask_cells(highest(activated).cpu().numpy())
 
     def mask_cells(self, mask: NDArray[Any]) -> list[str]:
         """Return what `predicted_cells` says, of a mask [H, W] of predicted classes."""
@@ -277,7 +277,7 @@ class Dense:
 
     def predicted_words(self, activated: Tensor) -> str:
         """Return the largest classes of a predicted map with their shares."""
-        return self.decode(activated.argmax(dim=0))
+        return self.decode(highest(activated))
 
     def confidence(self, statistics: Statistics) -> None:
         """Return None: counts of pixels do not say how sure they were."""

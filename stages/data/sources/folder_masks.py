@@ -70,20 +70,22 @@ def find_mask_folders(root: Path, options: DataConfig) -> list[FolderPair]:
     pairs = _pairs_in(root, options, "")
     if pairs:
         return pairs
-    inside, in_place = [], []
     folders = find_subfolders(root, FolderNotes(root))
     for folder in folders:
         if split := SPLIT_NAMES.get(folder.name.lower()):
-            inside += _pairs_in(folder, options, split)
-            in_place += [FolderPair(folder, folder, split)] * holds_both(folder, _MASK_SUFFIX)
-    if inside or in_place:
-        return inside or in_place
-    # among folders that may be classes, images in the root itself say nothing
-    if holds_both(root, _MASK_SUFFIX) and (not folders or options.task == DENSE):
-        return [FolderPair(root, root, "")]
-    if options.task == DENSE and any(holds_both(folder, _MASK_SUFFIX) for folder in folders):
-        return [FolderPair(root, root, "")]
-    return []
+            in_place = [FolderPair(folder, folder, split)] * _holds_masks(folder, options)
+            pairs += _pairs_in(folder, options, split) or in_place
+    if pairs:
+        return pairs
+    below = options.task == DENSE and any(_holds_masks(folder, options) for folder in folders)
+    return [FolderPair(root, root, "")] * (below or _holds_masks(root, options))
+
+
+def _holds_masks(folder: Path, options: DataConfig) -> bool:
+    """Return whether masks lie beside their images in a folder itself; beside folders that may be classes, if asked."""
+    if options.task == DENSE:
+        return holds_both(folder, _MASK_SUFFIX)
+    return not find_subfolders(folder, FolderNotes(folder)) and holds_both(folder, _MASK_SUFFIX, photographs=False)
 
 
 def list_masked_images(root: Path, pairs: Sequence[FolderPair]) -> SourceRecords:

@@ -44,8 +44,11 @@ def images_and_masks(files: Sequence[str], mask_suffix: re.Pattern[str]) -> tupl
     return [file for file in files if file not in masks], [file for file in files if file in masks]
 
 
-def holds_both(folder: Path, mask_suffix: re.Pattern[str]) -> bool:
-    """Return whether half of the images that lie in a folder itself, or more, have their masks beside them."""
+def holds_both(folder: Path, mask_suffix: re.Pattern[str], *, photographs: bool = True) -> bool:
+    """Return whether half of the images that lie in a folder itself, or more, have their masks beside them.
+
+    Whether `photographs` may be masks: else ``shoe_l.jpg`` beside ``shoe.jpg`` is another photograph.
+    """
     try:
         with os.scandir(os.fspath(folder)) as entries:
             files = [
@@ -56,6 +59,8 @@ def holds_both(folder: Path, mask_suffix: re.Pattern[str]) -> bool:
     except OSError:
         return False
     images, masks = images_and_masks(files, mask_suffix)
+    if not photographs:
+        masks = [mask for mask in masks if _ending(mask) not in _PHOTOGRAPHS]
     return bool(masks) and 2 * len(masks) >= len(images)
 
 

@@ -34,7 +34,7 @@ def default_map_cuts(graph: CutGraph) -> list[Cut]:
     UsageError
         If no block gives a map, or the blocks are not known.
     """
-    blocks = _blocks_with_maps(graph)
+    blocks = blocks_with_maps(graph)
     strides = [stride_of(graph, cut) for cut in blocks]
     if len(set(strides)) == 1:
         return [blocks[place] for place in sorted({-(-len(blocks) * part // 3) - 1 for part in (1, 2, 3)})]
@@ -52,13 +52,13 @@ def map_cuts_to_probe(graph: CutGraph) -> list[Cut]:
     UsageError
         As of `default_map_cuts`.
     """
-    blocks = _blocks_with_maps(graph)
+    blocks = blocks_with_maps(graph)
     coarse = [cut for cut in blocks if stride_of(graph, cut) >= _FINEST_PROBED] or blocks[-1:]
     count = min(MOST_PROBED, len(coarse))
     return [coarse[round(place * (len(coarse) - 1) / max(count - 1, 1))] for place in range(count)]
 
 
-def _blocks_with_maps(graph: CutGraph) -> list[Cut]:
+def blocks_with_maps(graph: CutGraph) -> list[Cut]:
     """Return the outputs of blocks that are maps; of convolutions alone where there is nothing else."""
     if isinstance(graph, HookedGraph):
         raise UsageError(

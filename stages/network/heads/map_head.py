@@ -41,7 +41,8 @@ class MapHead(Head):
         The loss is taken on so many times as many labels a side as the finest map has places, where that is fine.
     convolves_in_bf16 : bool
         Whether convolutions of 3 x 3, which nearly all of the time goes into, compute in bf16 in training, as who
-        trains it says; weights, normalization and all else stay as they are.
+        trains it says, and with them what stands between them in torchvision's heads; weights, and the normalization of
+        maps below, stay as they are.
     has_wide_convolutions : bool
         Whether there are any that this is worth while for.
     """
@@ -97,6 +98,9 @@ class MapHead(Head):
         """Return maps at the size of the finest map."""
         return resized(logits, self.layout.finest)
 
+
+_LEAST_SHARE = 1e-3
+"""Of the mean square, which a variance has to be for the difference of two sums to be exact enough."""
 
 _FEWEST_LAST = 32
 """Channels from which on maps lie with channels last."""
@@ -163,7 +167,7 @@ def _affine_of(norm: nn.BatchNorm2d, maps: Tensor) -> tuple[Tensor, Tensor, Tens
 
     A BatchNorm in training takes note of the batch. Variances are means of squares less squares of means, by sums of
     their own for each channel of each image: a thirtieth of the time of a variance in one pass, and exact to some 1e-6
-    of the mean square, which is no less than that of the noise of a batch.
+    of the mean square. Where means are so large that this is too much of the variance, it is computed in one pass.
     """
     flat = maps.flatten(2)
     places = flat.shape[2]
@@ -174,7 +178,9 @@ def _affine_of(norm: nn.BatchNorm2d, maps: Tensor) -> tuple[Tensor, Tensor, Tens
     if norm.training:
         of_batch = means.mean(dim=0)
         squares = torch.linalg.vector_norm(flat, dim=2).square().mean(dim=0) / places
-        spread = (squares - of_batch.square()).clamp_min(0)
+        spread = squares - of_batch.square()
+        if bool((spread < _LEAST_SHARE * squares).any()):
+            spread = torch.var(flat, dim=(0, 2), correction=0)
         with torch.no_grad():
             count = len(maps) * places
             tracked = norm.num_batches_tracked

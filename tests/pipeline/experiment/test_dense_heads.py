@@ -122,7 +122,9 @@ def test_heads_on_images_and_pooled_features_are_refused_before_anything_is_made
     with pytest.raises(UsageError, match="take `pool` none"):
         require_heads(build_extractor(features), experiment.manifest, ["lraspp"])
     features = FeatureConfig(image_size=64, cut="auto", pool="none", device="cpu")
-    with pytest.raises(UsageError, match=r"is no map: .* Maps are blocks\.1 \(stride 4\), blocks\.2 \(stride 8\)"):
+    with pytest.raises(
+        UsageError, match=r"is no map: .* Maps are blocks\.0 \(stride 2\), blocks\.1 \(stride 4\), blocks\.2"
+    ):
         require_heads(build_extractor(features), experiment.manifest, ["lraspp"])
 
 

@@ -30,27 +30,3 @@ def test_what_the_disk_has_no_room_for_is_refused_before_an_image_is_read(tmp_pa
 
 def test_the_disk_is_known_before_the_folder_is_there(tmp_path):
     assert room.free_bytes(tmp_path / "not" / "yet") == pytest.approx(room.free_bytes(tmp_path), rel=0.1)
-
-
-@pytest.mark.parametrize(("dtype", "views"), [("float16", 1), ("uint8", 1), ("float16", 3)])
-def test_what_maps_take_is_said_in_bytes_of_their_files_and_what_8_bits_would_save(tmp_path, dtype, views):
-    options = FeatureConfig(
-        cut="features.0,features",
-        pool="none",
-        cache=tmp_path / "cache",
-        extract_batch_size=8,
-        storage_dtype=dtype,
-        views=views,
-    )
-    extractor = build_extractor(options, backbone_from_module(OwnNetwork(), image_size=32))
-    row = sum(map(room.row_bytes, extractor.taps))
-    words = room.maps_in_words(extractor, 7)
-    assert words.startswith("maps of 2 cuts take ")
-    assert f"{row / 1e3:,.0f} KB an image" in words
-    assert f"{7 * views * row / 1e3:,.0f} KB in all" in words
-    assert "a 510th" in words
-    assert ("`storage_dtype` uint8 would take 0.5" in words) == (dtype == "float16")
-    pooled = build_extractor(
-        replace(options, pool="avg", storage_dtype="float16"), backbone_from_module(OwnNetwork(), image_size=32)
-    )
-    assert room.maps_in_words(pooled, 7) == ""

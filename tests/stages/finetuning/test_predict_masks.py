@@ -12,7 +12,7 @@ from stages.data.images.preprocessing import Preprocessing
 from stages.data.images.reading import PLAIN, Reading
 from stages.extraction.engine import get_engine
 from stages.finetuning.predict_masks import iter_masks
-from stages.finetuning.transfer_model import TrainableTop, TransferModel
+from stages.finetuning.transfer_model import FrozenPart, TrainableTop, TransferModel
 from stages.tasks.tiles import Tiling
 
 COLORS = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
@@ -41,7 +41,7 @@ def network(side, crop_mode="squash", reading=PLAIN):
         ),
     )
     model = TrainableTop(nn.Identity(), nn.Identity(), NearestColor())
-    return extractor, TransferModel(preprocessing.normalize, lambda images: images, model)
+    return extractor, TransferModel(preprocessing.normalize, lambda images: images, model, FrozenPart(None))
 
 
 def blocks(height, width, seed):

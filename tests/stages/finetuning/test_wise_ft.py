@@ -79,3 +79,11 @@ def test_trainings_of_before_the_option_are_found_again(ends):
     problem, _, _ = ends
     assert training_fingerprint(problem)["wise_ft"] is True
     assert "wise_ft" not in training_fingerprint(replace(problem, config=replace(QUICK, wise_ft=False)))
+
+
+def test_what_training_left_as_it_was_is_no_number_between():
+    start = {"mask": torch.tensor([0.0, -torch.inf]), "weight": torch.zeros(2)}
+    end = {"mask": torch.tensor([0.0, -torch.inf]), "weight": torch.ones(2)}
+    between = interpolated(start, end, 0.25)
+    assert torch.equal(between["mask"], start["mask"])
+    assert torch.equal(between["weight"], torch.full((2,), 0.25))

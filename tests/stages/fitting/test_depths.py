@@ -130,11 +130,14 @@ def test_landmarks_are_as_many_as_memory_has_room_for(streamed, monkeypatch):
     monkeypatch.setattr(depths, "FEWEST_LANDMARKS", 20)
     made = []
     monkeypatch.setattr(depths, "BlockRows", lambda *given: made.append(given[3]) or span.BlockRows(*given))
-    trained = train_head("ridge", problem_of(*streamed(40 * 12 * 100), cv=0))
+    row = 4 * (2 + 3)  # coordinates, a copy, and products for each of the three sets of depths
+    trained = train_head("ridge", problem_of(*streamed(40 * row * 100), cv=0))
     assert made == [40]
     assert accuracy(trained.module, TEST) > 0.7
-    with pytest.raises(UsageError, match=r"`max_memory_gb` allows; allow 2.4e-05"):
-        train_head("ridge", problem_of(*streamed(10 * 12 * 100), cv=0))
+    with pytest.raises(UsageError, match=r"`max_memory_gb` allows; allow 4e-05"):
+        train_head("ridge", problem_of(*streamed(10 * row * 100), cv=0))
+    with pytest.raises(UsageError, match="`depths` last: rows are larger than"):
+        train_head("mlp", problem_of(*streamed(40 * row * 100), cv=0, depths=("last",)))
 
 
 def test_several_labels_and_numbers_have_their_depths_chosen():

@@ -26,6 +26,27 @@ def test_images_and_masks_in_one_folder_are_told_apart_by_their_names(tmp_path, 
     assert "neither images nor masks" not in notes
 
 
+def test_each_split_may_lie_in_a_way_of_its_own(tmp_path):
+    found, notes = pairs(saved(tmp_path, "train/images/a.jpg train/masks/a.png", "val/b.png val/b_mask.png"))
+    expected = [("train/images/a.jpg", "train/masks/a.png", "train"), ("val/b.png", "val/b_mask.png", "val")]
+    assert sorted(found) == expected
+    assert "neither images nor masks" not in notes
+
+
+def test_classes_in_splits_stay_classes_whatever_lies_beside_them(tmp_path):
+    names = [f"{split}/{name}/{number}.jpg" for split in ("train", "val") for name in ("cat", "dog") for number in "12"]
+    records = list_samples(DataConfig(str(saved(tmp_path, *names, "train/cover.jpg train/cover.png"))))
+    assert not records.target_columns
+    assert set(records.splits) == {"train", "val"}
+
+
+def test_photographs_called_alike_are_masks_only_if_the_task_says_so(tmp_path):
+    saved(tmp_path, "shoe.jpg shoe_l.jpg", "hat.jpg hat_l.jpg")
+    records = list_samples(DataConfig(str(tmp_path)))
+    assert not records.target_columns
+    assert len(records.locations) == 4
+
+
 def test_an_image_without_a_mask_stays_an_image_without_one(tmp_path):
     found, _ = pairs(saved(tmp_path, "a.jpg a_mask.png", "b.jpg b_mask.png", "c.jpg"))
     assert found[-1] == ("c.jpg", "", "")

@@ -168,3 +168,14 @@ def test_masks_are_thinned_to_the_finest_map_and_no_further_than_small_things_be
     assert head_for("lraspp", fine).label_size == (90, 120)
     assert head_for("fcn", MapLayout(((16, 23, 30),))).label_size == (46, 60)
     assert head_for("linear", MapLayout(((8, 128, 64),))).label_size == (128, 64)
+
+
+@pytest.mark.parametrize("far", [1, 100, 3000])
+def test_channels_far_from_zero_are_normalized_as_by_batchnorm(far):
+    maps = torch.randn(3, 8, 5, 7, generator=torch.Generator().manual_seed(0)) + far * torch.arange(1, 9)[:, None, None]
+    norm, convolution = nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
+    other = copy.deepcopy(norm)
+    expected = convolution(other(maps.double().float()))
+    at_once, _ = normalized_product(maps, norm, convolution)
+    torch.testing.assert_close(at_once, expected, rtol=1e-3, atol=2e-2)
+    torch.testing.assert_close(norm.running_var, other.running_var, rtol=1e-2, atol=1e-3)
