@@ -40,7 +40,7 @@ def export(
     run
         Run directory.
     out
-        The file. The model card gets its name with .md.
+        The file. The model card gets its name and .md.
     method
         The folder name of a trained method, such as linear-logistic (default: what the page of the run says to take).
     seed

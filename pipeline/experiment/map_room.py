@@ -20,7 +20,8 @@ def maps_in_words(extractor: Extractor, images: int) -> str:
     shapes = [tap.shape for tap in extractor.taps if len(tap.shape) > 1]
     views, dtype = extractor.options.views, extractor.options.storage_dtype
     seen = f" in {views} views" if views > 1 else ""
-    said = f"maps of {len(shapes)} cuts take {byte_count(stored)} an image{seen}, {byte_count(stored * images * views)} in all"
+    in_all = byte_count(stored * images * views)
+    said = f"maps of {len(shapes)} cuts take {byte_count(stored)} an image{seen}, {in_all} in all"
     if dtype == QUANTIZED:
         return f"{said}: {stored / (2 * sum(map(prod, shapes))):.2f} of float16, {_ERROR}"
     if dtype != "float16" or quantized is None:

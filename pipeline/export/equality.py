@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,9 +85,14 @@ def compare_with_run(model: TrainedModel, run_file: RunFile, samples: Sequence[A
     for sample, expected in zip(samples, own, strict=True):
         inputs = inputs_of(model, sample)
         sizes |= {array.shape[-2:] for array in inputs if array.ndim > 3}
-        answers = run_file(inputs)[-1][0]
+        given = run_file(inputs)
+        answers = given[-1][0]
         if answers.shape != expected.shape:
             raise CutonceError(f"the file answers {[*answers.shape]} of {sample.name}, and the run {[*expected.shape]}")
+        if len(given) > 1 and (wrong := _wrong_pixels(given[0][0], expected)):
+            raise CutonceError(
+                f"the file's mask of {sample.name} has other classes at {wrong:,} pixels: it is not written"
+            )
         difference = float(np.abs(_scaled(model, answers) - _scaled(model, expected)).max())
         largest = max(largest, difference) if difference == difference else float("nan")
         if not difference <= BOUND:
@@ -95,6 +101,12 @@ def compare_with_run(model: TrainedModel, run_file: RunFile, samples: Sequence[A
                 f"{BOUND:g}: it is not written"
             )
     return Equality(len(samples), max(len(sizes), 1), largest)
+
+
+def _wrong_pixels(mask: NDArray[Any], expected: NDArray[np.floating]) -> int:
+    """Return at how many pixels a mask, [H, W], has a class that is less probable than another by more than `BOUND`."""
+    said = np.take_along_axis(expected, mask[None].astype(np.int64), axis=0)[0]
+    return int((said < expected.max(axis=0) - BOUND).sum())
 
 
 def samples_of_run(model: TrainedModel) -> list[AskedSample]:

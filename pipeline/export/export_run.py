@@ -130,9 +130,8 @@ def _require_finished(run: Path) -> None:
     begun = {path for seed in seed_dirs(run) for path in seed.iterdir() if path.is_dir() and "-" in path.name}
     begun -= {path for seed in seed_dirs(run) for path in fold_dirs(seed)}
     without_model = sorted(str(path.relative_to(run)) for path in begun - complete if not (path / RESULT).exists())
-    missing = [f"{RESULTS}, which says what to take"] * (not (run / RESULTS).exists())
-    missing += [f"the model of {path}" for path in without_model]
-    if missing:
+    if not (run / RESULTS).exists():  # it comes last: what has no model beside it failed, and is not compared
+        missing = [f"{RESULTS}, which says what to take", *(f"the model of {path}" for path in without_model)]
         names = sorted({path.name for path in complete})
         rest = f"; or say by `method` which to take of those that are there: {', '.join(names)}" if names else ""
         raise DataError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ _NOT_STATED = "not stated by the run: say it here before you publish the file"
 
 def card_path(path: Path) -> Path:
     """Return where the card of an exported file lies: beside it, under its name."""
-    return path.with_suffix(".md")
+    return path.with_name(f"{path.name}.md")
 
 
 def write_card(model: TrainedModel, path: Path, equality: Equality | None = None) -> Path:
@@ -52,7 +51,8 @@ def write_card(model: TrainedModel, path: Path, equality: Equality | None = None
     """
     run = run_of(model.directory)
     result = Result.load(model.directory) if (model.directory / RESULT).exists() else None
-    license_name = license_of_weights(model.extractor.options.backbone)
+    options = model.extractor.options
+    license_name = license_of_weights(options.backbone) if options.weights == "default" else None
     card = ModelCard.from_template(
         card_data=_front_matter(model, result, path, run, license_name),
         template_str="---\n{{ card_data }}\n---\n\n{{ body }}\n",
@@ -104,7 +104,7 @@ def _front_matter(
         model_name=path.stem,
         library_name={".onnx": "onnx", ".pt2": "pytorch"}.get(path.suffix.lower(), "cutonce"),
         pipeline_tag=tag,
-        license="other" if license_name is None else license_name.lower(),
+        license=(license_name or "other").lower() if ":" not in (license_name or "") else "other",
         tags=["cutonce", "transfer-learning", task],
         metrics=None if result is None else [result.task.primary],
         eval_results=results,
@@ -245,4 +245,4 @@ def _source(run: Path) -> Any:
 def _verdict(run: Path) -> str:
     path = run / RESULTS
     stored = read_json(path).get("verdict") if path.exists() else None
-    return stored if isinstance(stored, str) else json.dumps(stored) if stored else ""
+    return str(stored or "")

@@ -113,7 +113,7 @@ class LoadedRun:
             listing: list[tuple[str, dict[str, str]]] = [(location, {}) for location in found.locations]
             if columns is not None:
                 names = [str(name) for name in columns]
-                cells = ([str(value) for value in columns[name]] for name in names)
+                cells = ([_cell(value) for value in columns[name]] for name in columns)
                 rows = list(zip(*cells, strict=True))
                 if len(rows) != len(listing):
                     raise UsageError(f"columns say something of {len(rows)} samples, and there are {len(listing)}")
@@ -270,3 +270,8 @@ class RunRegressor(RegressorMixin, _FittedEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         values = self.run.predict_proba(X)
         return values[:, 0] if values.shape[1] == 1 else values
+
+
+def _cell(value: Any) -> str:
+    """Return a value of a table as a CSV has it: what is missing is an empty cell."""
+    return "" if value is None or str(value) in ("nan", "NaT", "<NA>") else str(value)

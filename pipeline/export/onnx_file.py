@@ -7,9 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -30,7 +28,8 @@ LARGEST = (1 << 31) - (1 << 20)
 @register_model_format(".onnx", needs="onnx onnxscript onnxruntime", install="onnx onnxscript onnxruntime")
 def write_onnx(model: TrainedModel, path: Path) -> RunFile:
     """ONNX: pixels in, answers out; the preprocessing is in the graph."""
-    onnxruntime = _runtime()
+    import onnxruntime
+
     module = ExportedModule(model)
     size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
     if size > LARGEST:
@@ -65,15 +64,6 @@ def write_onnx(model: TrainedModel, path: Path) -> RunFile:
         return outputs
 
     return run
-
-
-def _runtime() -> ModuleType:
-    try:
-        return import_module("onnxruntime")
-    except ImportError as error:
-        raise UsageError(
-            "an .onnx file is checked with onnxruntime when it is written: pip install onnxruntime"
-        ) from error
 
 
 def _name_dimensions(graph: Any, names: dict[str, dict[int, str]]) -> None:

@@ -124,7 +124,7 @@ def register_model_format(
 def export_model(
     directory: Path,
     path: Path,
-    device: str = "auto",
+    device: str = "cpu",
     backbone: nn.Module | Backbone | None = None,
     *,
     check: Callable[[TrainedModel, RunFile | None], None] | None = None,
@@ -148,7 +148,7 @@ def export_model(
     path : Path
         Its ending names the format. It appears when all is written.
     device : str
-        Where the model is opened.
+        Where the model is opened; programs are traced on the processor.
     backbone : nn.Module or Backbone, optional
         The network it was trained on, where that was handed in from Python.
     check : callable, optional
@@ -183,6 +183,8 @@ def describe_model(model: TrainedModel) -> dict[str, str]:
     ``decision``
         `temperature` that logits were divided by (in what answers: it is done already), `threshold` from which on
         `class` is predicted, of two, and the `least` probability of a class that is possible; null where there is none.
+    ``columns``
+        What makes numbers of the columns that it takes, where it takes any.
     ``method``, ``fingerprint``, ``weights``
         Which method of which seed; digests of the features it was trained on and of its network.
     """
@@ -194,7 +196,7 @@ def describe_model(model: TrainedModel) -> dict[str, str]:
         "class": None if threshold is None else names[threshold.positive],
         "least": model.decision.least,
     }
-    described = {
+    described: dict[str, Any] = {
         "task": model.task.to_json(),
         "class_names": list(names),
         "decision": decision,
@@ -203,6 +205,8 @@ def describe_model(model: TrainedModel) -> dict[str, str]:
         "weights": card.weights_digest,
         "cutonce": version("cutonce"),
     }
+    if model.columns is not None:
+        described["columns"] = [encoder.to_json() for encoder in model.columns.encoders]
     return {name: json.dumps(value) for name, value in described.items()}
 
 
@@ -219,6 +223,4 @@ def write_safetensors(model: TrainedModel, path: Path) -> None:
         "head": json.dumps(head.config),
         "preprocessing": json.dumps(preprocessing),
     }
-    if model.columns is not None:
-        metadata["columns"] = json.dumps([encoder.to_json() for encoder in model.columns.encoders])
     save_tensors(path, tensors, metadata)

@@ -13,21 +13,22 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.evaluation.results import Result
 from pipeline.evaluation.trials import TrialRecord, read_search, read_trials
 from pipeline.report.figures import ACCENT, INK, MUTED, styled
-from pipeline.report.page_parts import Figures, template
-from pipeline.run_layout import FIGURES, RESULT, files_of_methods
+from pipeline.report.page_parts import Figures, slug, template
+from pipeline.run_layout import RESULT, files_of_methods
 from pipeline.text import duration, format_score, percent
 from stages.tasks.base import Metric
 
 _FIGURE = "best-time"
 
 
-def section(run: Path) -> Markup | None:
+def section(run: Path, drawn: Figures) -> Markup | None:
     """Return what the page of a run says of the search that trained its methods; None of a run that was not searched.
 
     Parameters
     ----------
     run : Path
-        Its folder of figures gets the plot as a PNG file too.
+    drawn : Figures
+        Of the page that it is for, which may be of several runs.
 
     Raises
     ------
@@ -46,8 +47,8 @@ def section(run: Path) -> Markup | None:
         for trial in scored
         if trial.score is not None
     )
-    figure = Figures(run / FIGURES).add(
-        _FIGURE,
+    figure = drawn.add(
+        f"{_FIGURE}-{slug(run.name)}",
         quality_against_time(trials, metric),
         f"{metric.label} out of folds of each trial against the time of the search: {points}",
         "dots: trials, by their numbers; rings: on the validation split; line: the answer at that time",

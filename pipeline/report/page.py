@@ -82,7 +82,7 @@ def write_report(
     marked = best_of_columns(comparison)
     page = template("report.html.j2").render(
         comparison=comparison,
-        searches=[found for run in comparison.runs if (found := search_section(run)) is not None],
+        searches=[found for run in comparison.runs if (found := search_section(run, drawn)) is not None],
         one_line=one_line(comparison),
         numbers=_numbers(first),
         made=_made(comparison),

@@ -38,7 +38,8 @@ def next_commands(comparison: Comparison, out: Path, configuration: Mapping[str,
             ["evaluate", str(run), "--data", "other/", "--method", folder.name],
         ),
     ]
-    if not (folder / MEMBERS).exists():  # a mean over several networks is no one file
+    # a mean over several networks is no one file, and a graph has no loop over tiles
+    if not (folder / MEMBERS).exists() and not chosen.results[0].options.get("tile"):
         words = ["export", str(run), "--method", folder.name, "--out", f"{folder.name}.onnx"]
         commands.append(("Take it away as one file that answers without this library", words))
     data = configuration.get("data")

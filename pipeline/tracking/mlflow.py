@@ -16,6 +16,9 @@ _LONGEST = 500
 @register_tracker("mlflow", needs="mlflow sqlalchemy alembic", install="mlflow")
 def track_in_mlflow(run: Path, methods: Sequence[TrackedMethod]) -> str:
     """MLflow: its server, or a SQLite file in the run's folder."""
+    # results are on disk: a server that does not answer is not waited for, as its defaults would for minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
 

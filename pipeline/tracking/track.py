@@ -101,24 +101,25 @@ def track_results(kind: str | None, run: Path, results: Sequence[Result]) -> Non
     """
     if kind is None:
         return
-    digests = {path.parent: _digest(path) for path in _files(run, results)}
-    logged: dict[str, dict[str, str]] = read_json(run / TRACKING / _LOGGED) if _has_log(run) else {}
-    new = {folder for folder, digest in digests.items() if logged.get(kind, {}).get(_name(folder, run)) != digest}
-    if not new:
-        _LOG.info(f"{kind} has all of these results")
-        return
-    methods = [TrackedMethod.of(Result.load(folder), run) for folder in sorted(new)]
+    where = ""
     try:
         track: Track = TRACKERS.get(kind)
-        where = track(run, methods)
+        logged: dict[str, dict[str, str]] = read_json(run / TRACKING / _LOGGED) if _has_log(run) else {}
+        of_kind = logged.setdefault(kind, {})
+        for path in sorted(_files(run, results)):
+            digest, name = _digest(path), _name(path.parent, run)
+            if of_kind.get(name) == digest:
+                continue
+            where = track(run, [TrackedMethod.of(Result.load(path.parent), run)])
+            (run / TRACKING).mkdir(exist_ok=True)
+            of_kind[name] = digest  # one after the other, so that none is given twice where a later one fails
+            write_atomically(run / TRACKING / _LOGGED, json.dumps(logged, indent=1).encode())
     except Exception as error:  # noqa: BLE001 (whatever a service or its library raises, results are on disk)
         _LOG.warning(
             f"{kind} did not take the results ({type(error).__name__}: {error}); they are in {run} all the same"
         )
         return
-    logged[kind] = {**logged.get(kind, {}), **{_name(folder, run): digests[folder] for folder in new}}
-    write_atomically(run / TRACKING / _LOGGED, json.dumps(logged, indent=1).encode())
-    _LOG.info(f"tracked by {kind}: {where}")
+    _LOG.info(f"tracked by {kind}: {where}" if where else f"{kind} has all of these results")
 
 
 def _files(run: Path, results: Sequence[Result]) -> Iterator[Path]:

@@ -29,12 +29,12 @@ def track_in_wandb(run: Path, methods: Sequence[TrackedMethod]) -> str:
             reinit=True,
             settings=wandb.Settings(mode=mode, silent=True, console="off"),
         )
-        for epoch, values in method.curves:
-            tracked.log(values, step=epoch)
-        tracked.summary.update(method.metrics)
-        if method.page is not None:
-            artifact = wandb.Artifact("page", type="report")
-            artifact.add_file(str(method.page))
-            tracked.log_artifact(artifact)
-        tracked.finish()
+        with tracked:  # it is finished whatever comes
+            for epoch, values in method.curves:
+                tracked.log(values, step=epoch)
+            tracked.summary.update(method.metrics)
+            if method.page is not None:
+                artifact = wandb.Artifact("page", type="report")
+                artifact.add_file(str(method.page))
+                tracked.log_artifact(artifact)
     return f"{folder / 'wandb'}"

@@ -51,7 +51,6 @@ def confusions(comparison: Comparison, names: Sequence[str], drawn: Figures) -> 
         is_small, is_chosen = len(names) <= LARGEST_TABLE, row is chosen
         yield {
             "row": row,
-            "is_chosen": is_chosen,
             "counts": confusion.tolist() if is_small else None,
             "shares": (confusion / tests).tolist() if is_chosen else None,
             "more": _differences(confusion - base, tests) if is_small and not is_chosen else None,

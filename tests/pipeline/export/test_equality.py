@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from cache.errors import CutonceError, DataError
-from pipeline.export.equality import BOUND, compare_with_run, own_answers, samples_of_run, stack_sample
+from pipeline.export.equality import BOUND, _wrong_pixels, compare_with_run, own_answers, samples_of_run, stack_sample
 from pipeline.library.export_model import export_model, open_trained
 from pipeline.run_layout import MANIFEST
 
@@ -60,3 +60,9 @@ def test_images_of_a_sample_lie_in_one_array_with_their_sizes():
     stacked, sizes = stack_sample(images, 3)
     assert (stacked.shape, sizes.tolist()) == ((1, 3, 3, 4, 5), [[[2, 5], [0, 0], [4, 3]]])
     assert (stacked[0, 0].sum(), stacked[0, 2].sum()) == (30, 7 * 36)
+
+
+def test_a_mask_of_other_classes_than_the_most_probable_is_found():
+    probabilities = np.array([[[0.9, 0.2, 0.5]], [[0.1, 0.8, 0.5]]])
+    assert _wrong_pixels(np.array([[0, 1, 1]]), probabilities) == 0  # of equals either
+    assert _wrong_pixels(np.array([[0, 0, 0]]), probabilities) == 1

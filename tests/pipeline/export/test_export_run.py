@@ -1,17 +1,19 @@
 """Taking a method out of its run: what is written, what is said, and what is refused."""
 
 import re
+import shutil
 
 import pytest
 
 from cache.errors import DataError, UsageError
 from pipeline.cli.app import main
 from pipeline.export.export_run import export_run
+from pipeline.export.hub_card import card_path
 
 
 def test_the_largest_difference_is_printed_and_the_card_lies_beside_the_file(exported, run):
     for made, name in zip(exported, ("own.onnx", "program.pt2"), strict=True):
-        assert (made.path.name, made.card) == (name, made.path.with_suffix(".md"))
+        assert (made.path.name, made.card) == (name, made.path.with_name(f"{name}.md"))
         first, checked, *_ = made.describe()
         assert first.startswith(f"head-linear of {run / 'seed-0'}, as `method` says")
         said = re.fullmatch(
@@ -58,3 +60,12 @@ def test_of_an_unfinished_run_is_said_what_is_missing(saved, tmp_path):
         export_run(unfinished, tmp_path / "a.onnx")
     with pytest.raises(DataError, match="is no run: there is no such folder"):
         export_run(tmp_path / "none", tmp_path / "a.onnx")
+
+
+def test_what_failed_beside_finished_methods_is_no_reason_not_to_export(run, tmp_path):
+    finished = tmp_path / "run"
+    shutil.copytree(run, finished)
+    (finished / "seed-0" / "finetune-failed").mkdir()
+    made = export_run(finished, tmp_path / "a.safetensors")
+    assert made.path.exists()
+    assert made.card != card_path(tmp_path / "a.onnx")  # each file has a card of its own

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from cache.errors import UsageError
+from pipeline.export.equality import BOUND, compare_with_run, samples_of_run
 from pipeline.export.exported_module import ExportedModule
 from pipeline.library.export_model import export_model, open_trained
 
@@ -76,3 +77,19 @@ def test_the_lines_of_its_card_are_all_that_it_takes(exported, images, tmp_path,
     module = ExportedModule(open_trained(exported[0].choice.directory, "cpu"))
     expected = module(torch.from_numpy(names["image"][None])).numpy()
     assert np.abs(names["probabilities"] - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["masks", "columns", "gru"])
+def test_files_of_other_inputs_and_outputs_answer_as_the_run(saved, tmp_path, kind):
+    found = []
+
+    def check(model, run_file):
+        found.append(compare_with_run(model, run_file, samples_of_run(model)[:2]))
+
+    model = export_model(saved(kind), tmp_path / f"{kind}.onnx", check=check)
+    assert found[0].difference <= BOUND
+    session = onnxruntime.InferenceSession(tmp_path / f"{kind}.onnx")
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert ("columns" in metadata) == (kind == "columns") == (model.columns is not None)
+    shapes = {of.name: [2 if not isinstance(side, int) else side for side in of.shape] for of in session.get_inputs()}
+    assert {name: shape[0] for name, shape in shapes.items()} == dict.fromkeys(shapes, 2)  # any number at a time

@@ -6,6 +6,7 @@ from pipeline.evaluation.comparison import compare_runs
 from pipeline.evaluation.trials import SearchSummary, TrialRecord, write_trials
 from pipeline.experiment.compare_runs import write_comparison
 from pipeline.report.best import quality_against_time, section
+from pipeline.report.page_parts import Figures, slug
 from stages.tasks.metrics import class_metrics
 from tests.pipeline.finished_runs import add, predictions
 
@@ -45,12 +46,12 @@ def test_each_trial_and_the_words_of_the_search_stand_on_the_page(tmp_path):
     assert '<td class="number">90.0 %</td>' in page
     assert "rbf 90.0 % after 17 s" in page
     assert "features of all images" not in page
-    assert (tmp_path / "figures" / "best-time.png").exists()
+    assert (tmp_path / "figures" / f"best-time-{slug(tmp_path.name)}.png").exists()
 
 
 def test_a_run_that_was_not_searched_says_nothing(tmp_path):
     add(tmp_path, predictions(np.arange(40) % 2, np.arange(40) < 5), method="head", name="rbf")
-    assert section(tmp_path) is None
+    assert section(tmp_path, Figures(tmp_path)) is None
     assert "What was tried" not in page_of(tmp_path)
 
 

@@ -123,6 +123,23 @@ def test_a_tracker_that_does_not_answer_is_said_and_stops_nothing(run, caplog, m
     assert f"silent did not take the results (ConnectionError: no route to host); they are in {run}" in caplog.text
 
 
+def test_after_a_failure_only_what_is_missing_is_given_again(run, monkeypatch):
+    forget_afterwards(monkeypatch, TRACKERS)
+    given, fails = [], [True]
+
+    @register_tracker("picky", help_text="who takes one")
+    def track_pickily(run, methods):
+        given.extend(method.name for method in methods)
+        if len(given) == 2 and fails.pop():
+            raise ConnectionError("gone")
+        return "there"
+
+    for _ in range(2):
+        track_results("picky", run, load_results([run]))
+    assert len(given) == 3
+    assert given[1] == given[2] != given[0]
+
+
 def test_a_tracker_that_is_not_there_is_refused_with_the_name_of_its_library(monkeypatch):
     require_tracker(None)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
