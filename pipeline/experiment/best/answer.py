@@ -5,20 +5,24 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
+from cache.errors import CutonceError
 from pipeline.evaluation.comparison import Comparison, compare_runs
 from pipeline.evaluation.results import Result
-from pipeline.evaluation.trials import SearchSummary
+from pipeline.evaluation.trials import SearchSummary, read_search
 from pipeline.experiment.best.budget import Budget
 from pipeline.experiment.best.outlook import outlook_words, tried_words
-from pipeline.experiment.best.search import Ended, EnsembleMade, Search
+from pipeline.experiment.best.search import Ended, EnsembleMade, Search, discard_half
 from pipeline.experiment.best.trial import Trial
 from pipeline.experiment.compare_runs import chosen_in, publish, write_results
 from pipeline.experiment.ensemble_methods import run_ensemble
+from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.mixture import make_mixture
 from pipeline.experiment.run_setup import record_options
+from stages.config.heads import HeadConfig
 from stages.tasks.averaging import AveragingTask
 
 _LOG = logging.getLogger("cutonce")
@@ -50,10 +54,19 @@ def combine(search: Search) -> list[Result]:
     tuned = [record for record in finished if search.results[record.name].method == "finetune"]
     folders = {record.name: experiment.directory / str(record.folder) for record in finished}
     if len(folded) > 1 and any(record.details.get("look") for record in folded):
-        made.append(make_mixture(experiment, [folders[record.name] for record in folded], options))
+        made += _mixture_of(experiment, [folders[record.name] for record in folded], options)
     if folded and tuned:
-        made.append(make_mixture(experiment, [folders[record.name] for record in (*folded, *tuned)], options))
+        made += _mixture_of(experiment, [folders[record.name] for record in (*folded, *tuned)], options)
     return made
+
+
+def _mixture_of(experiment: Experiment, members: Sequence[Path], options: HeadConfig) -> list[Result]:
+    """Return a mean of methods, or none where there can be none, which is said: it ends no search."""
+    try:
+        return [make_mixture(experiment, members, options)]
+    except CutonceError as error:
+        _LOG.info(f"note: no ensemble of {len(members)} methods is made: {error}")
+        return []
 
 
 def _combine_in_time(search: Search, budget: Budget) -> None:
@@ -71,18 +84,25 @@ def renew(search: Search, budget: Budget, max_predict_ms: float | None) -> None:
     about = search.about
     _combine_in_time(search, budget)
     record_options(search.run, about.data, search.main.options, about.head)
-    _summary(search, budget, max_predict_ms, None, Ended([])).save(search.run)
+    asked, former = _summary(search, budget, max_predict_ms, None, Ended([])), read_search(search.run)
+    if former is not None:  # the answer so far stands until there is another
+        asked = replace(asked, chosen=former.chosen, words=former.words)
+    asked.save(search.run)
     comparison = compare_runs([search.run], search.metric.name)
     write_results(comparison, [search.run], search.run)
     cv = comparison.choice.chosen.cv
     search.answered(None if cv is None else cv.mean)
-    _summary(search, budget, max_predict_ms, comparison, Ended([])).save(search.run)
+    # who reads it while the search goes on, or after it was killed, is told that it can go on
+    _summary(search, budget, max_predict_ms, comparison, Ended([], interrupted=True)).save(search.run)
 
 
 def close(search: Search, budget: Budget, max_predict_ms: float | None, ended: Ended) -> Comparison:
     """Say what was tried, what is taken and what more minutes might bring, and write the page."""
     if search.ensemble is not None and search.ensemble.is_due:
         combine(search)
+    for method in ("ensemble", "mixture"):  # one may have been interrupted while it was written
+        for directory in search.about.directory.glob(f"{method}-*"):
+            discard_half(directory)
     comparison = compare_runs([search.run], search.metric.name)
     summary = _summary(search, budget, max_predict_ms, comparison, ended)
     summary.save(search.run)

@@ -112,7 +112,8 @@ class Look:
     @property
     def seconds_an_image(self) -> float:
         """What the pass took for one image, as the cache has it; nan where there is none yet."""
-        keys = [key for key in self.about.manifest.distinct_images.keys if key not in self.extractor.unreadable()]
+        unreadable = self.extractor.unreadable()
+        keys = [key for key in self.about.manifest.distinct_images.keys if key not in unreadable]
         if not keys or self.missing:
             return math.nan
         return self.extractor.seconds(keys, self.options.views) / len(keys)
@@ -136,8 +137,10 @@ class Look:
         guessed : bool
             Whether a network that is not loaded yet stays so: then all images count.
         """
+        if "experiment" in self.__dict__:
+            return 0.0
         known = first.seconds_an_image
-        if "experiment" in self.__dict__ or math.isnan(known):
+        if math.isnan(known):
             return 0.0
         unknown = guessed and "extractor" not in self.__dict__
         images = len(self.about.manifest.distinct_images.keys) if unknown else self.missing
@@ -154,13 +157,3 @@ class Look:
             return float(deepest.multiply_adds_below + deepest.multiply_adds_above)
         height, width = shape_of_size(counted.image_size if size is None else read_size(size))
         return counted.multiply_adds * height * width / counted.image_size**2
-
-    @property
-    def words(self) -> str:
-        """What it is, in words."""
-        return f"{self.extractor.backbone.name} at {_side(self.extractor)} px" if self.name else ""
-
-
-def _side(extractor: Extractor) -> str:
-    height, width = extractor.image_shape
-    return str(height) if height == width else f"{height}x{width}"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from cache.errors import CutonceError
 from pipeline.experiment.best.look import Look
 from pipeline.experiment.best.trial import HeadTrial, Trial
+from stages.network.backbones.counts import known_counts
 from stages.network.backbones.registry import find_family
 
 if TYPE_CHECKING:
     from pipeline.experiment.best.search import Search
+
+_LOG = logging.getLogger("cutonce")
 
 _LARGER = 4 / 3
 """Times the side of images in the second pass."""
@@ -30,12 +35,21 @@ def other_looks(search: Search) -> Iterator[Trial]:
     """
     if not search.results:
         return
-    looks = [look for look in (larger(search), second_network(search)) if look is not None]
+    looks = [look for look in (larger(search), second_network(search)) if look is not None and _is_counted(look)]
     best = search.best_heads(MOST_HEADS)
     for look in sorted(looks, key=lambda look: look.multiply_adds):
         for head, settings in best:
             yield HeadTrial(head, look, look.name, settings)
         look.forget()
+
+
+def _is_counted(look: Look) -> bool:
+    """Return whether it is known, or can be found out, what the pass costs; where the network cannot be had, say so."""
+    try:
+        return look.multiply_adds > 0
+    except CutonceError as error:
+        _LOG.info(f"note: {look.name} is not tried: {error}")
+        return False
 
 
 def larger(search: Search) -> Look | None:
@@ -53,11 +67,11 @@ def second_network(search: Search) -> Look | None:
     options = search.main.options
     family = options.backbone.rstrip("0123456789")
     others = [
-        entry.name
+        entry
         for entry in find_family(options.backbone).catalog()
         if entry.weights == "here" and entry.name != options.backbone and entry.name.rstrip("0123456789") == family
     ]
     if not others or options.weights != "default":
         return None
-    name = max(others)
-    return search.look(name, replace(options, backbone=name))
+    entry = max(others, key=lambda entry: (entry.with_counts(known_counts()).multiply_adds or 0, entry.name))
+    return search.look(entry.name, replace(options, backbone=entry.name))

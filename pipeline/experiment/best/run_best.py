@@ -181,11 +181,13 @@ def _replayed(search: Search, replay: Path, budget: Budget) -> Budget:
 
 def _replay_words(search: Search, replay: Path) -> str:
     """Say whether the trials that another run has came out the same."""
-    there = {record.name: record.score for record in read_trials(replay) if record.number}
+    there = {
+        record.name: record.score for record in read_trials(replay) if record.number and record.state == "finished"
+    }
     here = {record.name: record.score for record in search.finished}
-    differing = [name for name, score in here.items() if there.get(name) != score]
+    differing = [name for name, score in there.items() if name not in here or here[name] != score]
     if not differing:
-        return f"All {len(here)} trials score as in {replay}, to the last digit."
+        return f"All {len(there)} trials score as in {replay}, to the last digit."
     return (
         f"Trials that score otherwise than in {replay}: {listed(differing)}. Other versions of libraries, or another "
         "kind of processor, compute other bits"

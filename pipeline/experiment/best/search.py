@@ -279,8 +279,12 @@ def search_trials(search: Search, budget: Budget, renew: Callable[[Search], None
                     continue
             if _failed_before(search, trial) and number <= budget.trials:
                 continue
-            _discard_half(search, trial)  # of a command that was killed
-            estimate = trial.seconds(search)
+            discard_half(search.about.directory / trial.folder)  # of a command that was killed
+            try:
+                estimate = trial.seconds(search)
+            except CutonceError as error:  # a network that takes no other size, or is not there
+                _record_failure(search, budget, number, trial, error)
+                continue
             if not renewed:
                 renew(search)
                 renewed = True
@@ -307,15 +311,13 @@ def _run(search: Search, budget: Budget, number: int, trial: Trial) -> None:
         result = trial.run(search)
     except (CutonceError, KeyboardInterrupt) as error:
         took = budget.elapsed - began
-        _discard_half(search, trial)
-        if isinstance(error, CutonceError):
-            if number == 1:
-                raise
-            record = replace(record, state="failed", reason=str(error))
-            _LOG.info(f"  failed, and passed over: {error}")
-        record_trial(search, replace(record, seconds=took, at=search.earlier + budget.elapsed))
+        discard_half(search.about.directory / trial.folder)
         if isinstance(error, KeyboardInterrupt):
+            record_trial(search, replace(record, seconds=took, at=search.earlier + budget.elapsed))
             raise
+        if number == 1:
+            raise
+        _record_failure(search, budget, number, trial, error, took)
         return
     search.learn(trial, result)
     details = {**trial.details(search), **({"extract": extracted} if extracted else {})}
@@ -334,6 +336,15 @@ def _run(search: Search, budget: Budget, number: int, trial: Trial) -> None:
     )
 
 
+def _record_failure(
+    search: Search, budget: Budget, number: int, trial: Trial, error: CutonceError, seconds: float = 0.0
+) -> None:
+    """Tell that a trial failed, and leave that in the run: it is not tried again."""
+    _LOG.info(f"  {trial.name} failed, and is passed over: {error}")
+    at = search.earlier + budget.elapsed
+    record_trial(search, TrialRecord(number, trial.name, trial.what, "failed", seconds, at, reason=str(error)))
+
+
 def _extract(trial: Trial) -> bool:
     """Bring the features of a trial into the cache, and return whether any were missing."""
     look = getattr(trial, "look", None)
@@ -350,9 +361,8 @@ def record_trial(search: Search, record: TrialRecord) -> None:
     write_trials(search.run, sorted(search.records, key=lambda known: (known.number, known.at)))
 
 
-def _discard_half(search: Search, trial: Trial) -> None:
+def discard_half(directory: Path) -> None:
     """Take away the result of a method whose model is not complete: it could be chosen, and could not predict."""
-    directory = search.about.directory / trial.folder
     if not (directory / MODEL_CARD).exists():
         for name in (RESULT, PREDICTIONS):
             (directory / name).unlink(missing_ok=True)

@@ -154,7 +154,10 @@ def _product(maps: Tensor, norm: nn.BatchNorm2d, convolution: nn.Conv2d, kept: T
     bias = offsets.sum(dim=2, keepdim=True)
     if convolution.bias is not None:
         bias = bias + convolution.bias[:, None]
-    places, weights = maps.flatten(2), factors.expand(len(maps), -1, -1)
+    places, weights = (
+        maps.flatten(2),
+        factors.expand(maps.shape[0], -1, -1),
+    )  # a batch of any length, where it is traced too
     if convolution.out_channels < _FEWEST_LAST:
         product = torch.bmm(weights, places) + bias
     else:

@@ -32,7 +32,6 @@ def test_what_a_pass_will_take_follows_from_what_another_took(about, tmp_path):
     assert larger.seconds_left(first) == pytest.approx(expected)
     _ = larger.experiment
     assert larger.seconds_left(first) == 0.0
-    assert (larger.words, first.words) == ("efficientnet_lite0 at 64 px", "")
 
 
 def test_rows_are_let_go_and_read_again(about, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from cache.errors import UsageError
 from pipeline.evaluation.trials import read_search, read_trials
-from pipeline.experiment import head_methods
+from pipeline.experiment import ensemble_methods, head_methods
 from pipeline.experiment.best import look, order, search, trial
 from pipeline.experiment.best.budget import Budget
 from tests.pipeline.experiment.best.conftest import FIRST as FIRST_TRIALS
@@ -131,7 +131,7 @@ def test_a_trial_that_fails_is_told_and_passed_over(search_photographs, tmp_path
     with caplog.at_level("INFO", logger="cutonce"):
         search_photographs(tmp_path / "run", 3)
     assert finished(tmp_path / "run") == ["logistic-last", "logistic-all"]
-    assert "failed, and passed over: it is not to be" in caplog.text
+    assert "knn failed, and is passed over: it is not to be" in caplog.text
     assert "Failed: knn (it is not to be)." in " ".join(read_search(tmp_path / "run").words)
 
 
@@ -158,3 +158,39 @@ def test_the_time_of_the_extraction_is_counted_once(search_photographs, tmp_path
     budget = Budget(trials=1, clock=clock)
     search_photographs(tmp_path / "run", budget=budget, features={"cache": tmp_path / "cache"})
     assert [(record.number, record.at) for record in read_trials(tmp_path / "run")] == [(0, 30), (1, 30)]
+
+
+def test_a_trial_of_which_nothing_can_be_said_is_passed_over(search_photographs, tmp_path, monkeypatch):
+    seconds = trial.HeadTrial.seconds
+
+    def unknown(self, search):
+        if self.name == "knn":
+            raise UsageError("it takes images of one size")
+        return seconds(self, search)
+
+    monkeypatch.setattr(trial.HeadTrial, "seconds", unknown)
+    search_photographs(tmp_path / "run", 4)
+    assert finished(tmp_path / "run") == ["logistic-last", "logistic-all", "logistic-weights"]
+    assert [record.state for record in read_trials(tmp_path / "run") if record.name == "knn"] == ["failed"]
+
+
+def test_an_ensemble_that_is_stopped_half_written_is_not_taken(search_photographs, tmp_path, monkeypatch):
+    save = ensemble_methods.save_model
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ensemble_methods, "save_model", interrupted)
+    _, stopped = search_photographs(tmp_path / "run", 4)
+    assert stopped
+    methods = {path.parent.name for path in (tmp_path / "run").glob("seed-0/*/result.json")}
+    assert methods == {"linear-logistic-last", "linear-logistic-all"}
+    assert len(chosen(tmp_path / "run")) == 1
+    assert "the same command goes on" in " ".join(read_search(tmp_path / "run").words)
+    monkeypatch.setattr(ensemble_methods, "save_model", save)
+
+
+def test_what_a_prediction_may_cost_reaches_the_choice(search_photographs, tmp_path):
+    comparison, _ = search_photographs(tmp_path / "run", 2, max_predict_ms=1e-6)
+    assert read_search(tmp_path / "run").max_predict_ms == 1e-6
+    assert "No method predicts an image within 1e-06 ms" in " ".join(comparison.choice.words)
