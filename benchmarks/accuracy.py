@@ -92,6 +92,8 @@ def split_of(data: str, seed: int, features: FeatureConfig, heads: tuple[str, ..
         results = [Result.load(path.parent) for path in sorted(directory.glob(f"*/{RESULT}"))]
         chosen = choose_result(results).chosen.name
     metric = results[0].metric.name
+    if any(result.cv is None for result in results):
+        raise SystemExit(f"{data}: so many images are not folded by default, and choices are by folds: take fewer")
     methods = {
         result.name.replace("-", " "): Scored(
             100 * result.cv["mean"], 100 * result.test[metric], result.seconds_by_stage["train"]
@@ -174,7 +176,8 @@ def main(arguments: list[str] | None = None) -> None:
     features = FeatureConfig(cache=options.cache, taps="all", pool="avg,max,std", image_size=size)
     heads, count = (("logistic", "ridge"), 1) if options.quick else (HEADS, options.splits)
     rows, choices = [], []
-    for data in [str(draw(options.cache / "drawn"))] if options.quick else options.data:
+    folder = tempfile.TemporaryDirectory(prefix="cutonce-benchmark-")
+    for data in [str(draw(Path(folder.name) / "drawn"))] if options.quick else options.data:
         splits = []
         for seed in range(options.first_split, options.first_split + count):
             splits.append(split_of(data, seed, features, heads))

@@ -54,6 +54,10 @@ def key_of_file(path: str | os.PathLike[str]) -> str:
     return _hash(path)[0]
 
 
+KEY_MEMO = "keys.sqlite"
+"""Where the keys of files are remembered, beside the caches."""
+
+
 class DigestCache:
     """Keys of files, remembered between runs by absolute path, size and times of modification.
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from cache import DigestCache
 from cache.atomic_write import write_atomically
 from cache.errors import DataError, UsageError, listed
+from cache.keys import KEY_MEMO
 from pipeline.evaluation.comparison import compare_runs, format_table, summarize
 from pipeline.evaluation.new_data import Evaluation, against_own_test, verdict_on_new_data
 from pipeline.evaluation.results import Result, evaluate_test, json_text, to_json_value
@@ -151,7 +152,7 @@ def evaluate_run(run: Path, data: str, given: Mapping[str, Any], options: Evalua
     manifest = load_new_samples(
         config,
         task,
-        DigestCache(cache / "keys.sqlite"),
+        DigestCache(cache / KEY_MEMO),
         partial(progress, label="read keys", unit="files"),
         split=options.split,
         leave_out_unknown=options.unknown == "leave-out",

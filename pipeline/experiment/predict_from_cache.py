@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cache import DigestCache, FeatureCache
 from cache.inventory import open_cache
+from cache.keys import KEY_MEMO
 from pipeline.experiment.model_store import ModelCard
 from pipeline.experiment.predict_with_columns import encoded_columns, head_probabilities
 from pipeline.run_layout import HEAD
@@ -20,9 +21,6 @@ from stages.network.graph.taps import TapLayout
 from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head
 from stages.tasks.base import Task
-
-KEY_MEMO = "keys.sqlite"
-"""Beside the caches: the keys of files, remembered."""
 
 _AT_ONCE = 4096
 """Images whose features are in memory at a time."""

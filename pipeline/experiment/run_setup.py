@@ -12,6 +12,7 @@ from typing import Any
 from cache import DigestCache
 from cache.atomic_write import remove_stale_temporaries, write_atomically
 from cache.errors import UsageError
+from cache.keys import KEY_MEMO
 from pipeline.evaluation.decision import require_decidable
 from pipeline.experiment.dense_defaults import dense_features, may_have_masks
 from pipeline.experiment.map_room import maps_in_words
@@ -69,7 +70,7 @@ def make_manifest(
     UsageError
         If the task has no such metric.
     """
-    memo = DigestCache(features.cache / "keys.sqlite")
+    memo = DigestCache(features.cache / KEY_MEMO)
     bar = partial(progress, label="read keys", unit="files")
     manifest = load_manifest(data, seed, memo, bar, labels=labels)
     if (tiling := tiling_of(features)) is not None:

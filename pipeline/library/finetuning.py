@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from cache import DigestCache
 from cache.errors import DataError, UsageError, did_you_mean
+from cache.keys import KEY_MEMO
 from pipeline.library.backbones import AnyBackbone, build_extractor_of, config_of
-from pipeline.library.functions import KEY_MEMO
 from pipeline.library.images import ImageList, Images, all_images, image_chunks, unreadable_error
 from stages.config.data import AUTO
 from stages.config.features import FeatureConfig

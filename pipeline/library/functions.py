@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cache import DigestCache, FeatureCache
 from cache.errors import DataError, UsageError
+from cache.keys import KEY_MEMO
 from pipeline.evaluation.comparison import Comparison, compare_results, compare_runs
 from pipeline.evaluation.results import Result, run_of
 from pipeline.library.argument_names import argument_names
@@ -31,9 +32,6 @@ from stages.runtime.threads import usable_after_fork
 from stages.tasks.single_label import SingleLabel
 
 OnUnreadable = Literal["raise", "nan"]
-
-KEY_MEMO = "keys.sqlite"
-"""Beside the caches: the keys of files, remembered."""
 
 
 @usable_after_fork

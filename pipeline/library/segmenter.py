@@ -15,11 +15,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from cache import DigestCache
 from cache.errors import DataError, UsageError, WeightsError
+from cache.keys import KEY_MEMO
 from pipeline.experiment.dense_defaults import dense_features
 from pipeline.experiment.head_methods import masks_for
 from pipeline.experiment.model_store import config_to_json
 from pipeline.library.backbones import AnyBackbone, build_extractor_of
-from pipeline.library.functions import KEY_MEMO, feature_options
+from pipeline.library.functions import feature_options
 from pipeline.library.images import ImageList, Images, all_images, unreadable_error
 from pipeline.library.masks import mask_files
 from stages.config.data import DENSE, DataConfig
