@@ -89,7 +89,7 @@ def _estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
 
     result = estimate(extractor, manifest)
     rows = [[tap.cut, str(list(tap.shape)), f"{tap.rows:,}", byte_count(tap.size)] for tap in result.taps]
-    views = extractor.options.views
+    views = extractor.cached_views
     echo(
         f"{result.images:,} images lack features"
         + (f" ({result.renderings:,} renderings, up to {views} of each)" if views > 1 else ""),

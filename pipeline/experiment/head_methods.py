@@ -540,6 +540,8 @@ def _smaller_taps(extractor: Extractor, size: int, allowed_bytes: float) -> str:
 def views_as_settings(extractor: Extractor) -> dict[str, Any]:
     """Return what the heads are shown besides the evaluation view, as settings; nothing where that is all."""
     options = extractor.options
+    if options.mirror:
+        return {"mirror": "the mean over mirror images"}
     return {"views": options.views, "augment": options.augment} if options.views > 1 else {}
 
 

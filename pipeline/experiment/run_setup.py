@@ -155,7 +155,7 @@ def extract_features(
 ) -> Extraction:
     """Bring the cache up to date, say what that took, and leave an account of it in `directory`."""
     if rank.is_main and extractor.tap_layout is not None:
-        layout, rows = extractor.tap_layout, len(manifest.distinct_images.keys) * extractor.options.views
+        layout, rows = extractor.tap_layout, len(manifest.distinct_images.keys) * extractor.cached_views
         _LOG.info(
             f"taps: {len(layout.blocks)} statistics in one pass, {layout.width:,} numbers a row, "
             f"{byte_count(rows * row_bytes(extractor.taps[0]))} for {rows:,} rows; `extract` with `dry_run` says how "

@@ -52,6 +52,8 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     pool : {"avg", "max", "avgmax", "cls", "grid2", "grid4"}
     image_size : int, optional
     crop_mode : {"center", "squash", "border"}
+    mirror : bool
+        Whether features are the mean over an image and its mirror image.
     aggregate : {"mean", "max", "concat"}, optional
         For samples of several images.
     precision : {"fp32", "bf16", "fp16", "auto"}
@@ -71,6 +73,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         pool: Pooling | Sequence[Pooling] = "avg",
         image_size: int | None = None,
         crop_mode: CropMode = "center",
+        mirror: bool = False,
         aggregate: AggregateKind | None = None,
         precision: PrecisionChoice = "fp32",
         cache: Path | str | FeatureCache | None = None,
@@ -84,6 +87,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.pool = pool
         self.image_size = image_size
         self.crop_mode = crop_mode
+        self.mirror = mirror
         self.aggregate = aggregate
         self.precision = precision
         self.cache = cache
@@ -150,6 +154,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             pool=self.pool,
             image_size=self.image_size,
             crop_mode=self.crop_mode,
+            mirror=self.mirror,
             precision=self.precision,
             storage_dtype="float32",
             extract_batch_size=self.batch_size,

@@ -45,6 +45,7 @@ def features(
     pool: Pooling | Sequence[Pooling] = "avg",
     image_size: int | None = None,
     crop_mode: CropMode = "center",
+    mirror: bool = False,
     aggregate: AggregateKind | None = None,
     precision: PrecisionChoice = "fp32",
     dtype: StorageType = "float32",
@@ -81,6 +82,8 @@ def features(
         Side of the square the network sees, in pixels (default: the network's own; a module has none).
     crop_mode : {"center", "squash", "border"}
         What it sees of an image that is no square: the middle, all of it squashed, or all of it with a border.
+    mirror : bool
+        Whether to take the mean of the features of an image and of its mirror image; of vectors.
     aggregate : {"mean", "max", "concat"}, optional
         Makes one row of the images of each sample; concat puts them side by side, so each sample has them all.
     precision : {"fp32", "bf16", "fp16", "auto"}
@@ -130,6 +133,7 @@ def features(
             pool=pool,
             image_size=image_size,
             crop_mode=crop_mode,
+            mirror=mirror,
             precision=precision,
             storage_dtype=dtype,
             extract_batch_size=batch_size,
@@ -286,7 +290,7 @@ def _computed(
             new_indices.append(index)
     reasons: dict[str, str] = {}
     with progress_bar(label="extract", total=len(new_indices), unit="images") as bar:
-        for batch in extractor.computed(_requests(extractor, images, new_indices)):
+        for batch in extractor.run_batches(_requests(extractor, images, new_indices), extractor.mean_rows, 1):
             targets = [start + new_indices[request] for request in batch.indices]
             if targets:
                 rows[targets] = batch.rows[0] if len(batch.rows) == 1 else np.concatenate(batch.rows, axis=1)

@@ -102,6 +102,11 @@ class FeatureConfig:
     many less one augmented ones, always the same for the same image. They take as many times the extraction and the
     space."""
 
+    mirror: bool = False
+    """Take the mean of the features of an image and of its mirror image, where rows are vectors: it costs a second pass
+    (of which there is only the mirror image, where the features of the images are cached), and as much of each
+    prediction."""
+
     augment: str = field(
         default="light",
         metadata=OptionHelp(
@@ -200,6 +205,10 @@ class FeatureConfig:
         require_augment(self.augment)
         if self.views > 1 and self.augment == "none":
             raise UsageError("`views` needs an augmentation: with `augment` none all views would be the same")
+        if self.mirror and self.views > 1:
+            raise UsageError(f"`mirror` has a view of its own of each image: leave out it, or `views` {self.views}")
+        if self.mirror and self.storage_dtype == "uint8":
+            raise UsageError("`mirror` is for vectors, and `storage_dtype` uint8 for maps: leave out one of them")
         parse_intensity_range(self.intensity_range)
         parse_channels(self.channels)
         parse_page(self.page)

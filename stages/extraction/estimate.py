@@ -87,7 +87,7 @@ def estimate(extractor: Extractor, manifest: Manifest, batches: int = _BATCHES) 
     locations, keys = manifest.distinct_images
     lacking = missing_rows(extractor, keys)
     location_of = dict(zip(keys, locations, strict=True))
-    views = range(extractor.options.views)
+    views = range(extractor.cached_views)
     computing = extractor.threads if extractor.device.type == "cpu" else 1
     warm_up = computing * extractor.batch_size
     sampled_keys = _evenly_spaced(list(lacking) or keys, warm_up * (1 + max(batches // len(views), 1)))

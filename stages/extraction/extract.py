@@ -138,7 +138,7 @@ def extract(
         weights=extractor.backbone.weights_source,
         cut=extractor.cut_names,
         row_shapes=[tap.shape for tap in extractor.taps],
-        views=extractor.options.views,
+        views=extractor.cached_views,
         fingerprints=[cache.spec.fingerprint for cache in extractor.caches],
         samples=len(readable),
         hits=len(wanted) - lacking - known,
@@ -146,7 +146,7 @@ def extract(
         extracted_by_others=newly_complete - meter.images,
         skipped=skipped,
         seconds=time.perf_counter() - started,
-        total_seconds=extractor.seconds(readable, extractor.options.views),
+        total_seconds=extractor.seconds(readable, extractor.cached_views),
         size_on_disk=sum(cache.size_on_disk for cache in extractor.caches),
         shares=meter.shares,
         remarks=[*_taken_over_in_words(taken_over), *remarks_in_words(meter.remarks, extractor.reading)],
@@ -182,7 +182,7 @@ class CacheWriters:
         self.batches = 0
         self._writers: dict[tuple[int, bool], ShardWriter] = {}
         for number, tap in enumerate(extractor.taps):
-            for augmented in (False, True)[: extractor.options.views]:
+            for augmented in (False, True)[: extractor.cached_views]:
                 writer = tap.cache_of_view(augmented).writer(
                     shard_bytes, shard_seconds, index=index, compression=extractor.options.compression
                 )

@@ -13,14 +13,14 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cache import FeatureCache, Spec, key_of_bytes
 from cache.errors import CutonceError, UsageError, listed
 from cache.quantized import QUANTIZED
 from stages.config.features import FeatureConfig, Pooling
 from stages.config.pixel_values import COLORS, parse_channels
-from stages.data.augment.policy import Augmentation, augmentation
+from stages.data.augment.policy import Augmentation, augmentation, mirror_view
 from stages.data.image_stream import ImageRequest
 from stages.data.images.codecs import torchcodec_decoders
 from stages.data.images.preprocessing import stack_pixels
@@ -32,6 +32,7 @@ from stages.network.backbones.registry import load_backbone
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.hooked import HookedGraph, HookedTrunk, JoinedTrunk, cut_graph
 from stages.network.graph.map_cuts import MAPS, blocks_with_maps, default_map_cuts, stride_of
+from stages.network.graph.mirrored import MirroredTrunk
 from stages.network.graph.pooling import Pool
 from stages.network.graph.tap_places import find_taps, layout_of_taps
 from stages.network.graph.tapped_trunk import TappedTrunk
@@ -202,14 +203,15 @@ class Extractor:
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of the cache, or of all caches together."""
-        return _joined_fingerprint([tap.cache.spec for tap in self.taps])
+        """Fingerprint of the cache that a head's rows are read from, or of all such caches together."""
+        mirrored = [tap.view_cache.spec for tap in self.taps] if self.options.mirror else []
+        return _joined_fingerprint([*(tap.cache.spec for tap in self.taps), *mirrored])
 
     @property
     def fingerprint_of_version_1(self) -> str | None:
         """What `fingerprint` was with version 1 of the decoder; None where it could not read so."""
         decoder = self.reading.decoder_of_version_1
-        if decoder is None:
+        if decoder is None or self.options.mirror:
             return None
         specs = [Spec.from_json({**tap.cache.spec.to_json(), "decoder": decoder}) for tap in self.taps]
         return _joined_fingerprint(specs)
@@ -217,7 +219,20 @@ class Extractor:
     @cached_property
     def augmentation(self) -> Augmentation:
         """What renders the views from 1 on."""
-        return augmentation(self.options.augment, self.backbone.preprocessing)
+        return _view_policy(self.options, self.backbone)
+
+    @property
+    def cached_views(self) -> int:
+        """How many views are cached of an image: with `mirror` view 1 is the mirror image, and part of what is read."""
+        return 2 if self.options.mirror else self.options.views
+
+    @cached_property
+    def row_module(self) -> nn.Module:
+        """The trunk as a head's rows need it: normalised images [b, 3, S, S] -> the rows of each tap, mirror and all.
+
+        Where `mirror` is off it is the trunk itself.
+        """
+        return MirroredTrunk(self.trunk) if self.options.mirror else self.trunk
 
     @property
     def threads(self) -> int:
@@ -227,7 +242,7 @@ class Extractor:
     @property
     def caches(self) -> list[FeatureCache]:
         """Every cache that the options ask for."""
-        return [tap.cache_of_view(view) for tap in self.taps for view in range(min(self.options.views, 2))]
+        return [tap.cache_of_view(view) for tap in self.taps for view in range(min(self.cached_views, 2))]
 
     @property
     def notes(self) -> list[str]:
@@ -269,11 +284,26 @@ class Extractor:
         filled = torch.cat([images, images.new_zeros((missing, *images.shape[1:]))]) if missing else images
         # converted here, where many numbers are at once: NumPy takes twenty times as long for it
         stored = torch.float32 if self.options.storage_dtype == "float32" else torch.float16
-        return [rows[: len(images)].to(stored) for rows in self._through_trunk(self.preprocess(filled))]
+        return [rows[: len(images)].to(stored) for rows in self._through(self.trunk, self.preprocess(filled))]
+
+    def mean_rows(self, images: Tensor) -> list[Tensor]:
+        """Return the rows of each tap as they are read from the caches: with `mirror` the means over mirror images.
+
+        Raises
+        ------
+        ValueError
+            If there are more than `batch_size` images.
+        """
+        rows = self.forward_rows(images)
+        if not self.options.mirror:
+            return rows
+        mirrored = self.forward_rows(images.flip(-1))
+        pairs = zip(rows, mirrored, strict=True)
+        return [((row.float() + other.float()) / 2).to(row.dtype) for row, other in pairs]
 
     def computed(self, requests: Iterable[ImageRequest]) -> Iterator[ComputedBatch]:
         """Yield the rows of the requested images, in order, one array per tap; see :mod:`stages.extraction.engine`."""
-        return self.run_batches(requests, self.forward_rows, self.options.views)
+        return self.run_batches(requests, self.forward_rows, self.cached_views)
 
     def run_batches(
         self, requests: Iterable[ImageRequest], compute: Compute, renderings: int
@@ -292,11 +322,15 @@ class Extractor:
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Return what a head sees, float32 [b, *row_shape], of normalised images, float32 [b, 3, S, S]."""
-        rows = self._through_trunk(images)
+        rows = self._through(self.row_module, images)
         return rows[0] if len(rows) == 1 else torch.cat([part.flatten(1) for part in rows], dim=1)
 
     def seconds(self, keys: Sequence[str], views: int = 1) -> float:
-        """Return what extracting these images cost when it was done; several cuts take one pass."""
+        """Return what extracting these images cost when it was done, of so many views; several cuts take one pass.
+
+        A mirror image is no view of its own here, but part of what is read of an image.
+        """
+        views = max(views, self.cached_views) if self.options.mirror else views
         return max(
             sum(tap.cache_of_view(view).compute_seconds(keys, view) for view in range(views)) for tap in self.taps
         )
@@ -306,9 +340,9 @@ class Extractor:
         return {key: reason for cache in self.caches for key, reason in cache.unreadable().items()}
 
     @torch.inference_mode()
-    def _through_trunk(self, images: Tensor) -> list[Tensor]:
+    def _through(self, trunk: nn.Module, images: Tensor) -> list[Tensor]:
         try:
-            return list(self.trunk(images))
+            return list(trunk(images))
         except torch.OutOfMemoryError as error:
             raise CutonceError(
                 f"{self.device} has not enough memory for {len(images)} images at a time; "
@@ -409,8 +443,11 @@ def _for_channels(backbone: Backbone, options: FeatureConfig) -> Backbone:
 
 
 def with_cut(extractor: Extractor, cut: Cut, pool: Pooling) -> Extractor:
-    """Return what extracts features of the same network at another cut; nothing is loaded or traced again."""
-    options = replace(extractor.options, cut=cut.name, pool=pool, taps="")
+    """Return what extracts features of the same network at another cut; nothing is loaded or traced again.
+
+    Of images as they are: where maps are wanted, `mirror` has no say.
+    """
+    options = replace(extractor.options, cut=cut.name, pool=pool, taps="", mirror=False)
     return _build(extractor.backbone, extractor.graph, extractor.device, options)
 
 
@@ -418,6 +455,8 @@ def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: F
     """Cut or tap a network as the options say, and name the caches of its features."""
     precision = auto_precision(device) if options.precision == "auto" else options.precision
     rows = _tapped(graph, options) if options.taps else _cut(graph, options)
+    if options.mirror and any(len(shape) > 1 for *_, shape in rows.cached):
+        raise UsageError("`mirror` takes the mean of vectors, and maps of mirror images are mirrored: choose a `pool`")
     trunk = rows.trunk(precision, device)
 
     def cached(name: str, pooling: str, cut: Cut | None, shape: tuple[int, ...]) -> CachedCut:
@@ -433,7 +472,7 @@ def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: F
             decoder=reading_of(options, backbone.preprocessing.decoded_side).decoder,
             taps=None if rows.layout is None else rows.layout.to_json(),
         )
-        policy = augmentation(options.augment, backbone.preprocessing)
+        policy = _view_policy(options, backbone)
         views = {"augment": policy.name, "steps": policy.describe(), "version": 1}
         view_spec = Spec.from_json({**spec.to_json(), "views": views})
         return CachedCut(name, cut, shape, FeatureCache(options.cache, spec), FeatureCache(options.cache, view_spec))
@@ -523,6 +562,12 @@ def _tapped(graph: CutGraph, options: FeatureConfig) -> _Rows:
 
     name = f"{len(places)} taps up to {deepest.name}"
     return _Rows([(name, options.pool, None, (layout.width,))], deepest, trunk, layout)
+
+
+def _view_policy(options: FeatureConfig, backbone: Backbone) -> Augmentation:
+    """Return what renders the views from 1 on."""
+    preprocessing = backbone.preprocessing
+    return mirror_view(preprocessing) if options.mirror else augmentation(options.augment, preprocessing)
 
 
 def _joined_fingerprint(specs: Sequence[Spec]) -> str:

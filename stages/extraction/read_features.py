@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache import FeatureCache
 from cache.errors import CacheInputError, UsageError
+from cache.mirrored_rows import MirroredRows, RowStore
 from stages.data.manifest import Manifest
-from stages.extraction.extractor import Extractor
+from stages.extraction.extractor import CachedCut, Extractor
 from stages.network.aggregate import Aggregate, AggregateKind, fit_aggregate, padded
 
 _BLOCK_BYTES = 32 << 20
@@ -104,7 +104,7 @@ def places_of(manifest: Manifest) -> int:
     return max(map(len, manifest.images), default=1)
 
 
-def require_cached(extractor: Extractor, manifest: Manifest, view: int = 0) -> list[FeatureCache]:
+def require_cached(extractor: Extractor, manifest: Manifest, view: int = 0) -> list[RowStore]:
     """Return the caches of a view, one for each cut.
 
     Raises
@@ -112,7 +112,7 @@ def require_cached(extractor: Extractor, manifest: Manifest, view: int = 0) -> l
     CacheInputError
         If some of the manifest's images are not in them; says how many, and the command that extracts them.
     """
-    stores = [tap.cache_of_view(view) for tap in extractor.taps]
+    stores = [_store(extractor, tap, view) for tap in extractor.taps]
     locations, keys = manifest.distinct_images if manifest.images else (manifest.locations, manifest.keys)
     for tap, store in zip(extractor.taps, stores, strict=True):
         missing = store.missing(keys, view)
@@ -122,9 +122,16 @@ def require_cached(extractor: Extractor, manifest: Manifest, view: int = 0) -> l
                 f"{len(missing)} of {len(keys)} images have no cached features for {extractor.backbone.name} "
                 f"at {tap.name} in {extractor.options.cache} (first: {example}{f', view {view}' if view else ''}); "
                 "run `extract` first, with the same `data` and the same options of stage 1 (`backbone`, `cut` or "
-                "`taps`, `pool`, `image_size`, `precision`, `views`, `augment`, `cache`)"
+                "`taps`, `pool`, `image_size`, `precision`, `views`, `augment`, `mirror`, `cache`)"
             )
     return stores
+
+
+def _store(extractor: Extractor, tap: CachedCut, view: int) -> RowStore:
+    """Return what a view's rows of a tap are read from: with `mirror`, of the evaluation view, two caches at once."""
+    if extractor.options.mirror and view == 0:
+        return MirroredRows(tap.cache, tap.view_cache)
+    return tap.cache_of_view(view)
 
 
 def drop_unreadable(extractor: Extractor, manifest: Manifest) -> Manifest:
@@ -132,7 +139,7 @@ def drop_unreadable(extractor: Extractor, manifest: Manifest) -> Manifest:
     return manifest.without_images(extractor.unreadable())
 
 
-def _read(extractor: Extractor, stores: Sequence[FeatureCache], keys: Sequence[str], view: int) -> NDArray[np.floating]:
+def _read(extractor: Extractor, stores: Sequence[RowStore], keys: Sequence[str], view: int) -> NDArray[np.floating]:
     """Return the rows of images, those of several cuts joined."""
     if len(stores) == 1:
         return np.asarray(stores[0].read(keys, view))
@@ -146,7 +153,7 @@ def _read(extractor: Extractor, stores: Sequence[FeatureCache], keys: Sequence[s
 
 
 def _read_blocks(
-    extractor: Extractor, store: FeatureCache, manifest: Manifest, view: int, blocks: Collection[str]
+    extractor: Extractor, store: RowStore, manifest: Manifest, view: int, blocks: Collection[str]
 ) -> NDArray[np.floating]:
     """Return some blocks of the rows of images: rows are read whole, for their checksums, some megabytes at a time."""
     layout = extractor.tap_layout
@@ -163,7 +170,7 @@ def _read_blocks(
 
 
 def _bags(
-    extractor: Extractor, stores: Sequence[FeatureCache], manifest: Manifest, view: int, places: int
+    extractor: Extractor, stores: Sequence[RowStore], manifest: Manifest, view: int, places: int
 ) -> Iterator[Tensor]:
     """Yield the bags of some samples after the others, some megabytes at a time."""
     width = _width(extractor)

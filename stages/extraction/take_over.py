@@ -62,7 +62,7 @@ def has_rows_of_version_1(extractor: Extractor, keys: Sequence[str]) -> bool:
     What was trained on the ones was then trained on the others.
     """
     pairs = list(_pairs(extractor))
-    if len(pairs) < len(extractor.taps) * extractor.options.views:
+    if len(pairs) < len(extractor.taps) * extractor.cached_views:
         return False
     return all(_are_equal(today, before, keys, view) for today, before, view in pairs)
 
@@ -78,7 +78,7 @@ def _pairs(extractor: Extractor) -> Iterator[tuple[FeatureCache, FeatureCache, i
     """Yield each cache of today, the one of version 1 that held the same if there is one, and a view of theirs."""
     decoder = extractor.reading.decoder_of_version_1
     for tap in extractor.taps if decoder is not None else ():
-        for view in range(extractor.options.views):
+        for view in range(extractor.cached_views):
             today = tap.cache_of_view(view)
             before = FeatureCache(today.root, Spec.from_json({**today.spec.to_json(), "decoder": decoder}))
             if before.path.is_dir():

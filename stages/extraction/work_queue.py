@@ -33,7 +33,7 @@ def missing_keys(extractor: Extractor, keys: Sequence[str]) -> tuple[set[str], l
     lacking: set[str] = set()
     rows_of_tap = [0] * len(extractor.taps)
     for number, tap in enumerate(extractor.taps):
-        for view in range(extractor.options.views):
+        for view in range(extractor.cached_views):
             missing = tap.cache_of_view(view).missing(keys, view)
             lacking.update(missing)
             rows_of_tap[number] += len(missing)
@@ -44,7 +44,7 @@ def missing_rows(extractor: Extractor, keys: Sequence[str]) -> dict[str, Missing
     """Return what each of these images lacks, of those that lack something, in the order given."""
     rows: dict[str, set[tuple[int, int]]] = {}
     for number, tap in enumerate(extractor.taps):
-        for view in range(extractor.options.views):
+        for view in range(extractor.cached_views):
             for key in tap.cache_of_view(view).missing(keys, view):
                 rows.setdefault(key, set()).add((number, view))
     return {

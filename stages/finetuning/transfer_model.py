@@ -318,7 +318,7 @@ def build_transfer_model(extractor: Extractor, head: Head, options: FinetuneConf
 def head_on_features(extractor: Extractor, head: Head) -> TransferModel:
     """Return a head on cached features as a network on images: nothing lies below the head, and nothing trains."""
     model = TrainableTop(nn.Identity(), nn.Identity(), head)
-    return TransferModel(extractor.preprocess, extractor.forward_features, model, FrozenPart(extractor.trunk))
+    return TransferModel(extractor.preprocess, extractor.forward_features, model, FrozenPart(extractor.row_module))
 
 
 def rebuild_transfer_model(extractor: Extractor, head: Head, unfreeze: str, *, invert: bool = False) -> TransferModel:

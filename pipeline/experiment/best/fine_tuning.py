@@ -56,7 +56,9 @@ def fine_tunings(search: Search) -> Iterator[Trial]:
     """Yield the fine-tuning of the top blocks, where the evidence is for it."""
     if not search.results or not search.may_fine_tune:
         return
-    trial = FinetuneTrial(search.look("cut", replace(search.main.options, taps="", cut="auto", pool="avg")))
+    trial = FinetuneTrial(
+        search.look("cut", replace(search.main.options, taps="", cut="auto", pool="avg", mirror=False))
+    )
     # where there is no time for it nothing is weighed: the search ends at this trial
     if search.evidence is None and search.would_run(trial):
         search.evidence = weigh_evidence(search)

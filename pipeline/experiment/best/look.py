@@ -120,11 +120,11 @@ class Look:
 
     @property
     def missing(self) -> int:
-        """How many images have no row yet."""
-        keys, views = self.about.manifest.distinct_images.keys, self.options.views
-        lacking: set[str] = set()
+        """How many renderings of images have no row yet."""
+        keys, views = self.about.manifest.distinct_images.keys, self.extractor.cached_views
+        lacking: set[tuple[int, str]] = set()
         for tap in self.extractor.taps:
-            lacking.update(*tap.missing(keys, views).values())
+            lacking.update((view, key) for view, of_view in tap.missing(keys, views).items() for key in of_view)
         return len(lacking)
 
     def seconds_left(self, first: Look, *, guessed: bool = False) -> float:
@@ -135,16 +135,18 @@ class Look:
         first : Look
             The other one, whose pass is done.
         guessed : bool
-            Whether a network that is not loaded yet stays so: then all images count.
+            Whether a network that is not loaded yet stays so: then all images count, and their mirror images if asked.
         """
         if "experiment" in self.__dict__:
             return 0.0
-        known = first.seconds_an_image
+        known = first.seconds_an_image / first.extractor.cached_views
         if math.isnan(known):
             return 0.0
-        unknown = guessed and "extractor" not in self.__dict__
-        images = len(self.about.manifest.distinct_images.keys) if unknown else self.missing
-        return images * known * self.multiply_adds / max(first.multiply_adds, 1)
+        if guessed and "extractor" not in self.__dict__:
+            renderings = len(self.about.manifest.distinct_images.keys) * (2 if self.options.mirror else 1)
+        else:
+            renderings = self.missing
+        return renderings * known * self.multiply_adds / max(first.multiply_adds, 1)
 
     @cached_property
     def multiply_adds(self) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pipeline.experiment.best.fine_tuning import fine_tunings
-from pipeline.experiment.best.other_looks import other_looks
+from pipeline.experiment.best.other_looks import mirrored_look, other_looks
 from pipeline.experiment.best.trial import HeadTrial, Trial
 from stages.config.head_registry import HEADS, HeadKind, default_heads, find_head
 from stages.config.heads import BlockWeight, DepthSet, HeadConfig
@@ -56,7 +56,7 @@ def torch_heads(search: Search) -> Iterator[Trial]:
 
 
 CLASSES: tuple[Callable[[Search], Iterator[Trial]], ...] = (
-    *(first_rung, cheap_heads, torch_heads, other_looks, dear_heads, fine_tunings),
+    *(first_rung, cheap_heads, mirrored_look, torch_heads, other_looks, dear_heads, fine_tunings),
 )
 """The classes of trials, the cheapest first."""
 

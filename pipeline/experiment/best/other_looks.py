@@ -1,4 +1,7 @@
-"""The images at another size, and through another network: a second pass each, when the heads on the first are done."""
+"""Mirror images, images at another size, and another network: a second pass each, when the heads on the first are done.
+
+Mirror images come first, as theirs is the cheapest pass; where their means score better, the other looks are of both.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING
 from cache.errors import CutonceError
 from pipeline.experiment.best.look import Look
 from pipeline.experiment.best.trial import HeadTrial, Trial
+from stages.config.features import FeatureConfig
 from stages.network.backbones.counts import known_counts
 from stages.network.backbones.registry import find_family
 
@@ -24,8 +28,18 @@ _LARGER = 4 / 3
 _MULTIPLE = 32
 """What sides are multiples of, as strides of networks are."""
 
+MIRROR = "mirror"
+"""What the first look is called with mirror images."""
+
 MOST_HEADS = 2
 """Heads, the best so far, that are fitted to another look."""
+
+
+def mirrored_look(search: Search) -> Iterator[Trial]:
+    """Yield the best heads on the means over images and their mirror images; of that pass only the latter are new."""
+    options = search.main.options
+    if search.results and not options.mirror and options.views == 1 and len(search.main.extractor.row_shape) == 1:
+        yield from _best_heads_on(search, search.look(MIRROR, replace(options, mirror=True)))
 
 
 def other_looks(search: Search) -> Iterator[Trial]:
@@ -36,11 +50,25 @@ def other_looks(search: Search) -> Iterator[Trial]:
     if not search.results:
         return
     looks = [look for look in (larger(search), second_network(search)) if look is not None and _is_counted(look)]
-    best = search.best_heads(MOST_HEADS)
     for look in sorted(looks, key=lambda look: look.multiply_adds):
-        for head, settings in best:
-            yield HeadTrial(head, look, look.name, settings)
-        look.forget()
+        yield from _best_heads_on(search, look)
+
+
+def _best_heads_on(search: Search, look: Look) -> Iterator[Trial]:
+    for head, settings in search.best_heads(MOST_HEADS):
+        yield HeadTrial(head, look, look.name, settings)
+    look.forget()
+
+
+def _with_mirror(search: Search) -> bool:
+    """Return whether means over mirror images scored better than the images alone, of heads that were tried on both."""
+    on_means = {
+        record.details["head"]: record.score
+        for record in search.finished
+        if record.details.get("look") == MIRROR and record.score is not None
+    }
+    alone = {head: score for head, (score, _) in search.best_by_head().items()}
+    return any(search.is_better(score, alone[head]) for head, score in on_means.items() if head in alone)
 
 
 def _is_counted(look: Look) -> bool:
@@ -59,7 +87,7 @@ def larger(search: Search) -> Look | None:
     side = max(int(height * _LARGER / _MULTIPLE + 0.5) * _MULTIPLE, height + _MULTIPLE)
     if height != width or extractor.backbone.handed_in:
         return None
-    return search.look(f"{side}px", replace(search.main.options, image_size=side))
+    return _look(search, f"{side}px", replace(search.main.options, image_size=side))
 
 
 def second_network(search: Search) -> Look | None:
@@ -74,4 +102,10 @@ def second_network(search: Search) -> Look | None:
     if not others or options.weights != "default":
         return None
     entry = max(others, key=lambda entry: (entry.with_counts(known_counts()).multiply_adds or 0, entry.name))
-    return search.look(entry.name, replace(options, backbone=entry.name))
+    return _look(search, entry.name, replace(options, backbone=entry.name))
+
+
+def _look(search: Search, name: str, options: FeatureConfig) -> Look:
+    """Return a look, of mirror images too where these helped."""
+    mirror = options.mirror or _with_mirror(search)
+    return search.look(f"{name}-{MIRROR}" if mirror else name, replace(options, mirror=mirror))

@@ -148,6 +148,13 @@ class Search:
 
     def best_heads(self, count: int) -> list[tuple[str, tuple[DepthSetting, ...]]]:
         """Return the heads on the first look whose best trials score best, each with the depths that it took there."""
+        best = self.best_by_head()
+        sign = 1 if self.metric.higher_is_better else -1
+        order = sorted(best, key=lambda head: -sign * best[head][0])
+        return [(head, best[head][1]) for head in order[:count]]
+
+    def best_by_head(self) -> dict[str, tuple[float, tuple[DepthSetting, ...]]]:
+        """Return the best score of each head on the first look, and the depths that it took for it."""
         best: dict[str, tuple[float, tuple[DepthSetting, ...]]] = {}
         for record in self.finished:
             details = record.details
@@ -155,9 +162,7 @@ class Search:
                 continue
             if self.is_better(record.score, best[details["head"]][0] if details["head"] in best else None):
                 best[details["head"]] = record.score, self._setting_of(record)
-        sign = 1 if self.metric.higher_is_better else -1
-        order = sorted(best, key=lambda head: -sign * best[head][0])
-        return [(head, best[head][1]) for head in order[:count]]
+        return best
 
     def _setting_of(self, record: TrialRecord) -> tuple[DepthSetting, ...]:
         """Return the one setting that a trial came to, of those it was searched over; none of rows without depths."""

@@ -15,7 +15,15 @@ from torchvision import tv_tensors
 from stages.config.augment_grammar import OPS, PRESETS, parse_augment
 from stages.data.augment.mask_view import mask_view
 from stages.data.augment.thread_rng import ThreadGenerator
-from stages.data.augment.transforms import FLIP, Transform, central_part, evaluation_view, random_crop, transform_of
+from stages.data.augment.transforms import (
+    FLIP,
+    MIRROR,
+    Transform,
+    central_part,
+    evaluation_view,
+    random_crop,
+    transform_of,
+)
 from stages.data.images.preprocessing import Preprocessing
 
 _WRITTEN_OUT = {
@@ -80,6 +88,11 @@ class Augmentation:
     def describe(self) -> list[str]:
         """Return what is done to an image, in words."""
         return [transform.description for transform in self.transforms] or ["nothing: the evaluation view"]
+
+
+def mirror_view(preprocessing: Preprocessing) -> Augmentation:
+    """Return what renders the mirror image of the evaluation view, whatever the seed."""
+    return Augmentation("mirror", preprocessing, (evaluation_view(preprocessing), MIRROR))
 
 
 def augmentation(augment: str, preprocessing: Preprocessing) -> Augmentation:

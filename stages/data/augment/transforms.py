@@ -337,6 +337,9 @@ class _CentralPart:
 
 FLIP = Transform("horizontal flip, half of the time", v2.RandomHorizontalFlip())
 
+MIRROR = Transform("horizontal flip", v2.RandomHorizontalFlip(p=1.0))
+"""Nothing is random in it."""
+
 
 def _quarter_turns(image: Tensor, *masks: Tensor) -> Any:
     turns = int(torch.randint(4, (1,)))

@@ -1,6 +1,7 @@
 """The library where libraries are called: in notebooks, in threads, in the processes of others."""
 
 import asyncio
+import faulthandler
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -74,9 +75,25 @@ def work_in_child(folder):
     return rows, classifier.predict_proba(rows), extractor.transform(PICTURES)
 
 
+def told_of_child(folder):
+    """Write down what a child computes, and where it stands and falls, if it does."""
+    with (folder / "stacks.txt").open("w") as stacks:
+        faulthandler.enable(stacks)
+        faulthandler.dump_traceback_later(240, file=stacks)
+        np.savez(folder / "computed.npz", *work_in_child(folder))
+        faulthandler.cancel_dump_traceback_later()
+        faulthandler.disable()
+
+
 def test_in_processes_forked_from_one_that_computed(tmp_path):
     """Of OpenMP's threads a fork has none, and waits for them: without help this stands still for ever."""
     torch.nn.functional.conv2d(torch.randn(16, 3, 64, 64), torch.randn(64, 3, 3, 3))
-    with multiprocessing.get_context("fork").Pool(1) as process_pool:
-        forked = process_pool.apply_async(work_in_child, [tmp_path]).get(timeout=300)
+    child = multiprocessing.get_context("fork").Process(target=told_of_child, args=[tmp_path])
+    child.start()
+    child.join(300)
+    child.kill()
+    child.join()
+    assert child.exitcode == 0, (tmp_path / "stacks.txt").read_text()
+    with np.load(tmp_path / "computed.npz") as computed:
+        forked = list(computed.values())
     assert all(np.array_equal(theirs, ours) for theirs, ours in zip(forked, work_in_child(None), strict=True))

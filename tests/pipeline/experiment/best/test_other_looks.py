@@ -40,6 +40,36 @@ def test_larger_images_and_the_other_network_are_proposed_the_cheaper_pass_first
     assert all(len(settings) == 1 for _, settings in best)
 
 
+def test_mirror_images_are_the_cheapest_look_and_the_others_are_of_both_where_they_helped(search):
+    trials = list(other_looks.mirrored_look(search))
+    best = search.best_heads(2)
+    assert [trial.name for trial in trials] == [f"{head}-mirror" for head, _ in best]
+    assert trials[0].look.options == replace(search.main.options, mirror=True)
+    # of the photographs features are there, of their mirror images none
+    images = len(search.about.manifest.distinct_images.keys)
+    assert trials[0].look.missing == images
+    a_pass = search.main.seconds_an_image
+    assert trials[0].look.seconds_left(search.main) == pytest.approx(images * a_pass)
+    (head, _), *_ = best
+    score, _ = search.best_by_head()[head]
+    record = replace(search.finished[-1], name=f"{head}-mirror", details={"head": head, "look": "mirror"})
+    for better, names in (
+        (False, ["64px", "efficientnet_lite2"]),
+        (True, ["64px-mirror", "efficientnet_lite2-mirror"]),
+    ):
+        search.records = [*search.records[:6], replace(record, score=score + (0.01 if better else 0.0))]
+        looks = [other_looks.larger(search), other_looks.second_network(search)]
+        assert [look.name for look in looks] == names
+        assert [look.options.mirror for look in looks] == [better] * 2
+    assert looks[0].seconds_left(search.main) == pytest.approx(2 * images * a_pass * 4)
+    assert looks[0].seconds_left(search.main, guessed=True) == pytest.approx(2 * images * a_pass * 4)
+
+
+def test_rows_that_are_of_mirror_images_already_have_no_such_look(search):
+    search.main = Look("", replace(search.main.options, mirror=True), search.about)
+    assert list(other_looks.mirrored_look(search)) == []
+
+
 @pytest.mark.parametrize(("side", "larger"), [(224, "288px"), (32, "64px"), (128, "160px"), (300, "416px")])
 def test_a_side_is_a_multiple_of_the_strides_and_larger(search, side, larger):
     seen = SimpleNamespace(image_shape=(side, side), backbone=SimpleNamespace(handed_in=False))
