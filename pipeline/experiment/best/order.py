@@ -25,7 +25,7 @@ OTHER_WEIGHTS: tuple[BlockWeight, ...] = ("dim", "equal")
 MOST_SETTINGS = 3
 """Settings of depths under which a head is fitted to all rows, at most."""
 
-DEAR = 6.0
+DEAR = 4.4
 """Times the cost of the first rung above which a fitted head comes after other looks at the images."""
 
 

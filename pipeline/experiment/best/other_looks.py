@@ -31,15 +31,15 @@ _MULTIPLE = 32
 MIRROR = "mirror"
 """What the first look is called with mirror images."""
 
-MOST_HEADS = 2
-"""Heads, the best so far, that are fitted to another look."""
+MOST_TRIALS = 3
+"""Trials, the best so far, that are made on another look too."""
 
 
 def mirrored_look(search: Search) -> Iterator[Trial]:
     """Yield the best heads on the means over images and their mirror images; of that pass only the latter are new."""
     options = search.main.options
     if search.results and not options.mirror and options.views == 1 and len(search.main.extractor.row_shape) == 1:
-        yield from _best_heads_on(search, search.look(MIRROR, replace(options, mirror=True)))
+        yield from _best_trials_on(search, search.look(MIRROR, replace(options, mirror=True)))
 
 
 def other_looks(search: Search) -> Iterator[Trial]:
@@ -51,24 +51,25 @@ def other_looks(search: Search) -> Iterator[Trial]:
         return
     looks = [look for look in (larger(search), second_network(search)) if look is not None and _is_counted(look)]
     for look in sorted(looks, key=lambda look: look.multiply_adds):
-        yield from _best_heads_on(search, look)
+        yield from _best_trials_on(search, look)
 
 
-def _best_heads_on(search: Search, look: Look) -> Iterator[Trial]:
-    for head, settings in search.best_heads(MOST_HEADS):
-        yield HeadTrial(head, look, look.name, settings)
+def _best_trials_on(search: Search, look: Look) -> Iterator[Trial]:
+    heads: list[str] = []
+    for head, _, settings in search.best_trials("", MOST_TRIALS):
+        yield HeadTrial(head, look, f"{look.name}-2" if head in heads else look.name, settings)
+        heads.append(head)
     look.forget()
 
 
 def _with_mirror(search: Search) -> bool:
     """Return whether means over mirror images scored better than the images alone, of heads that were tried on both."""
-    on_means = {
-        record.details["head"]: record.score
-        for record in search.finished
-        if record.details.get("look") == MIRROR and record.score is not None
-    }
-    alone = {head: score for head, (score, _) in search.best_by_head().items()}
-    return any(search.is_better(score, alone[head]) for head, score in on_means.items() if head in alone)
+    alone = {(head, settings): score for head, score, settings in search.best_trials("", len(search.finished))}
+    on_means = search.best_trials(MIRROR, MOST_TRIALS)
+    return any(
+        (head, settings) in alone and search.is_better(score, alone[head, settings])
+        for head, score, settings in on_means
+    )
 
 
 def _is_counted(look: Look) -> bool:

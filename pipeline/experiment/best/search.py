@@ -37,6 +37,10 @@ SHOWN_NEXT = 4
 """Trials that would come next which are told."""
 
 
+MOST_OF_A_HEAD = 2
+"""Trials of one head, on depths that served it, that are tried on another look."""
+
+
 class EnsembleMade(NamedTuple):
     """When the ensemble was made last, in seconds of the command, what that took, and whether heads came since."""
 
@@ -146,23 +150,23 @@ class Search:
         error = None if cv is None else cv.get("standard_error")
         return math.nan if error is None else float(error)
 
-    def best_heads(self, count: int) -> list[tuple[str, tuple[DepthSetting, ...]]]:
-        """Return the heads on the first look whose best trials score best, each with the depths that it took there."""
-        best = self.best_by_head()
-        sign = 1 if self.metric.higher_is_better else -1
-        order = sorted(best, key=lambda head: -sign * best[head][0])
-        return [(head, best[head][1]) for head in order[:count]]
+    def best_trials(self, look: str, count: int) -> list[tuple[str, float, tuple[DepthSetting, ...]]]:
+        """Return the heads on a look whose trials score best, with the score and the depths of each.
 
-    def best_by_head(self) -> dict[str, tuple[float, tuple[DepthSetting, ...]]]:
-        """Return the best score of each head on the first look, and the depths that it took for it."""
-        best: dict[str, tuple[float, tuple[DepthSetting, ...]]] = {}
-        for record in self.finished:
-            details = record.details
-            if record.name not in self.results or details.get("look") != "" or record.score is None:
-                continue
-            if self.is_better(record.score, best[details["head"]][0] if details["head"] in best else None):
-                best[details["head"]] = record.score, self._setting_of(record)
-        return best
+        At most `MOST_OF_A_HEAD` of one head, each on other depths.
+        """
+        sign = 1 if self.metric.higher_is_better else -1
+        found = [
+            (str(record.details["head"]), record.score, self._setting_of(record))
+            for record in self.finished
+            if record.name in self.results and record.details.get("look") == look and record.score is not None
+        ]
+        taken: list[tuple[str, float, tuple[DepthSetting, ...]]] = []
+        for head, score, settings in sorted(found, key=lambda trial: -sign * trial[1]):
+            of_head = [known for known, _, _ in taken if known == head]
+            if len(of_head) < MOST_OF_A_HEAD and all((head, settings) != (known, other) for known, _, other in taken):
+                taken.append((head, score, settings))
+        return taken[:count]
 
     def _setting_of(self, record: TrialRecord) -> tuple[DepthSetting, ...]:
         """Return the one setting that a trial came to, of those it was searched over; none of rows without depths."""

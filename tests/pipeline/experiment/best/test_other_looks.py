@@ -31,27 +31,42 @@ def test_larger_images_and_the_other_network_are_proposed_the_cheaper_pass_first
     assert larger.extractor.image_shape == (64, 64)
     assert second.options.backbone == "efficientnet_lite2"
     trials = list(other_looks.other_looks(search))
-    best = search.best_heads(2)
-    assert {head for head, _ in best} < {"knn", "logistic", "ridge"}
+    best = search.best_trials("", 3)
+    assert len(best) == 3
+    assert len({head for head, _, _ in best}) == 2
     looks = ["efficientnet_lite2", "64px"]  # at 32 pixels the larger network is the cheaper pass
-    assert [trial.name for trial in trials] == [f"{head}-{look}" for look in looks for head, _ in best]
+    names = [[f"{best[0][0]}-{look}", f"{best[1][0]}-{look}", f"{best[2][0]}-{look}"] for look in looks]
+    second = next(place for place in (1, 2) if best[place][0] in [head for head, _, _ in best[:place]])
+    for of_look in names:
+        of_look[second] += "-2"
+    assert [trial.name for trial in trials] == [name for of_look in names for name in of_look]
     # each on the one setting of depths that served it best
-    assert [trial.settings for trial in trials] == [settings for _, settings in best] * 2
-    assert all(len(settings) == 1 for _, settings in best)
+    assert [trial.settings for trial in trials] == [settings for _, _, settings in best] * 2
+    assert all(len(settings) == 1 for _, _, settings in best)
+    assert len({(head, settings) for head, _, settings in best}) == 3
+
+
+def test_of_one_head_there_are_two_at_most(search):
+    of_logistic = [settings for head, _, settings in search.best_trials("", 9) if head == "logistic"]
+    assert len(of_logistic) == len(set(of_logistic)) == 2
+    scores = [score for _, score, _ in search.best_trials("", 9)]
+    assert scores == sorted(scores, reverse=True)
 
 
 def test_mirror_images_are_the_cheapest_look_and_the_others_are_of_both_where_they_helped(search):
     trials = list(other_looks.mirrored_look(search))
-    best = search.best_heads(2)
-    assert [trial.name for trial in trials] == [f"{head}-mirror" for head, _ in best]
+    best = search.best_trials("", 3)
+    assert [trial.head for trial in trials] == [head for head, _, _ in best]
+    assert trials[0].name == f"{best[0][0]}-mirror"
     assert trials[0].look.options == replace(search.main.options, mirror=True)
     # of the photographs features are there, of their mirror images none
     images = len(search.about.manifest.distinct_images.keys)
     assert trials[0].look.missing == images
     a_pass = search.main.seconds_an_image
     assert trials[0].look.seconds_left(search.main) == pytest.approx(images * a_pass)
-    (head, _), *_ = best
-    score, _ = search.best_by_head()[head]
+    (head, score, _), *_ = best
+    name = next(record.name for record in search.finished if (record.score, record.details["head"]) == (score, head))
+    search.results[f"{head}-mirror"] = search.results[name]
     record = replace(search.finished[-1], name=f"{head}-mirror", details={"head": head, "look": "mirror"})
     for better, names in (
         (False, ["64px", "efficientnet_lite2"]),
