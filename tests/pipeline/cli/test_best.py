@@ -39,7 +39,7 @@ def test_an_interrupted_search_ends_with_its_answer_and_the_same_command_goes_on
         preexec_fn=heed_interrupts,
     )
     for line in process.stdout:
-        if line.startswith("trial 3: MLP"):
+        if line.startswith("trial 3: logistic on mirror"):
             process.send_signal(signal.SIGINT)
             break
     output, errors = process.communicate(timeout=120)
@@ -51,5 +51,5 @@ def test_an_interrupted_search_ends_with_its_answer_and_the_same_command_goes_on
     assert main([*command[:-1], "2"]) == 0  # the third is run again in test_search.py
     output = capsys.readouterr().out
     assert "2 trials are finished already, and are taken as they are." in output
-    assert "More minutes would try MLP on the best depths" in output
+    assert "More minutes would try logistic on mirror" in output
     assert "trial 1" not in output
