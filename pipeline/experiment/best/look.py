@@ -22,6 +22,9 @@ from stages.network.backbones.counts import known_counts
 from stages.network.backbones.registry import find_family
 from stages.runtime.progress import working
 
+MIRROR = "mirror"
+"""What the first look is called with mirror images."""
+
 _LOG = logging.getLogger("cutonce")
 
 

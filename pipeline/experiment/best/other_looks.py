@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cache.errors import CutonceError
-from pipeline.experiment.best.look import Look
+from pipeline.experiment.best.look import MIRROR, Look
 from pipeline.experiment.best.trial import HeadTrial, Trial
 from stages.config.features import FeatureConfig
 from stages.network.backbones.counts import known_counts
@@ -27,9 +27,6 @@ _LARGER = 4 / 3
 
 _MULTIPLE = 32
 """What sides are multiples of, as strides of networks are."""
-
-MIRROR = "mirror"
-"""What the first look is called with mirror images."""
 
 MOST_TRIALS = 3
 """Trials, the best so far, that are made on another look too."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cache.errors import UsageError
 from pipeline.evaluation.results import Result
-from pipeline.experiment.best.look import Look
+from pipeline.experiment.best.look import MIRROR, Look
 from pipeline.experiment.head_methods import find_finished_head, head_dir_name, run_head
 from stages.config.head_registry import find_head, head_label
 from stages.config.heads import HeadConfig
@@ -88,7 +88,8 @@ class HeadTrial:
         """What it is, in words."""
         label = head_label(self.head)
         if self.look.name:
-            return f"{label} on {self.look.name}"
+            seen = "mirror images too" if self.look.name == MIRROR else self.look.name
+            return f"{label} on {seen}" + (f", depths {self.settings[0].depths}" if self.settings else "")
         if self.settings:
             weights = [setting.block_weight for setting in self.settings]
             return f"{label} on {self.settings[0].depths}, block weight {' and '.join(weights)}"
