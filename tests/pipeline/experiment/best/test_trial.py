@@ -46,6 +46,6 @@ def test_trials_of_a_head_have_names_and_folders_of_their_own():
     assert [trial.what for trial in trials] == [
         "RBF SVM on the best depths",
         "RBF SVM on the best but 1 of the depths",
-        "RBF SVM on 288px",
+        "RBF SVM on 288px, depths all",
         "RBF SVM on all, block weight dim",
     ]
