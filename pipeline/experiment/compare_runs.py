@@ -17,6 +17,7 @@ from pipeline.options.toml_file import read_configuration
 from pipeline.report.markdown import write_markdown
 from pipeline.report.page import write_report
 from pipeline.run_layout import CONFIGURATION, ENVIRONMENT, EXTRACTION, files_of_seeds
+from pipeline.text import once_for_all_seeds
 
 _LOG = logging.getLogger("cutonce")
 
@@ -82,13 +83,11 @@ def _configuration(runs: Sequence[Path]) -> dict[str, Any]:
 
 
 def _notes(runs: Sequence[Path]) -> list[str]:
-    """Return what stage 1 had to say: how the splits were made, what could not be read; each once."""
-    notes: dict[str, None] = {}
+    """Return what stage 1 had to say: how the splits were made, what could not be read; each once for all seeds."""
+    notes: list[str] = []
     for run in runs:
         for path in files_of_seeds(run, EXTRACTION):
             account = json.loads(path.read_text(encoding="utf-8"))
-            notes.update(dict.fromkeys(account["notes"]))
-            notes.update(
-                dict.fromkeys(f"not readable: {location}: {reason}" for location, reason in account["skipped"])
-            )
-    return list(notes)
+            notes += account["notes"]
+            notes += [f"not readable: {location}: {reason}" for location, reason in account["skipped"]]
+    return once_for_all_seeds(notes)

@@ -387,6 +387,8 @@ def test_find_rate_names_the_option_and_leaves_a_plot(finished, photographs, tmp
     assert re.search(r"^--lr \d\.\de-\d\d$", out, re.MULTILINE)
     with Image.open(tmp_path / "run" / "seed-0" / "range-test.png") as plot:
         assert min(plot.size) > 300
+    page = (tmp_path / "run" / "lr-find.html").read_text(encoding="utf-8")
+    assert re.search(r"cutonce finetune .*--unfreeze 1 .*--lr \d\.\de-\d\d --out", page)
     assert not list((tmp_path / "run").glob("*/finetune*"))  # nothing is trained
 
 
