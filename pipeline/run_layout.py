@@ -53,7 +53,7 @@ COLUMNS = "columns.json"
 UNLIKE = "unlike.safetensors"
 MEMBERS = "members.json"  # of a mean over several networks
 MEMBER_MODELS = "members"  # folder of their models
-CONTACT_SHEET = "contact-sheet.png"
+CONTACT_SHEET = "contact-sheet.svg"
 RATES = "rates.png"
 RANGE_TEST = "range-test.png"
 

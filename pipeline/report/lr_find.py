@@ -14,6 +14,8 @@ from pipeline.report.page_parts import template, write_page
 from pipeline.run_layout import LR_FIND_PAGE
 from stages.training.lr_finder import LRFinderResult
 
+_HYPHEN = "\N{NON-BREAKING HYPHEN}"
+
 
 @dataclass(frozen=True)
 class LRFinderReport:
@@ -50,8 +52,8 @@ class LRFinderReport:
         if not rates:
             return "No learning rate is suggested: the loss never falls by more than chance."
         if len(self.tests) == 1:
-            return f"Fine-tune with a learning rate of {rates[0]}."
-        return f"A learning rate is suggested for {len(rates)} of {len(self.tests)} blocks: {', '.join(rates)}."
+            return f"Fine-tune with a learning rate of {rates[0].replace('-', _HYPHEN)}."
+        return f"A learning rate is suggested for {len(rates)} of {len(self.tests)} blocks."
 
     @property
     def sentences(self) -> list[str]:
@@ -74,7 +76,8 @@ class LRFinderReport:
 
 def write_lr_finder(report: LRFinderReport, out_dir: Path) -> Path:
     """Write lr-find.html; return its path. The plot as a PNG file is left in the folder of the seed."""
-    page = template("lr_find.html.j2").render(report=report, figure=Markup(inline_svg(range_test_curves(report.tests))))
+    drawn = [Markup(inline_svg(range_test_curves([test]))) for test in report.tests]
+    page = template("lr_find.html.j2").render(report=report, drawn=list(zip(report.rows, drawn, strict=True)))
     path = out_dir / LR_FIND_PAGE
     write_page(path, page)
     return path

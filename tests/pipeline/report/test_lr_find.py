@@ -21,7 +21,7 @@ def page_of(folder, tests, suggestions, command):
 def test_a_rate_that_is_found_is_the_heading_and_a_command(tmp_path):
     command = "cutonce finetune --data photos --lr 1.3e-03"
     report, page = page_of(tmp_path, [finder_result(1.3e-3)], ["`lr` 1.3e-03"], command)
-    assert report.headline == "Fine-tune with a learning rate of 1.3e-03."
+    assert report.headline == "Fine-tune with a learning rate of 1.3e\N{NON-BREAKING HYPHEN}03."
     assert report.headline in page.words
     assert command in page.words
     assert "--lr 1.3e-03" in page.words
@@ -33,7 +33,7 @@ def test_a_rate_that_is_found_is_the_heading_and_a_command(tmp_path):
 def test_each_block_has_a_row_and_what_finds_none_says_so(tmp_path):
     tests = [finder_result(2e-3, "head"), finder_result(None, "layer4")]
     report, page = page_of(tmp_path, tests, ["head: `head_lr` 2.0e-03", "layer4: none"], "cutonce finetune")
-    assert report.headline == "A learning rate is suggested for 1 of 2 blocks: 2.0e-03."
+    assert report.headline == "A learning rate is suggested for 1 of 2 blocks."
     assert [row[:2] for row in report.rows] == [("head", "2.0e-03"), ("layer4", "none")]
     assert "head: --head-lr 2.0e-03" in page.words
     without, page = page_of(tmp_path, [finder_result(None)], ["the loss never falls by more than chance"], "")
