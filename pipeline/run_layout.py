@@ -22,9 +22,13 @@ TRIALS = "trials.jsonl"  # where `best` has searched, as is the next
 BEST = "best.json"
 INSPECTION_PAGE = "inspect.html"
 PROBE_PAGE = "probe.html"
+CURVE_PAGE = "learning-curve.html"
+LR_FIND_PAGE = "lr-find.html"
 OTHER_PAGES = {
     INSPECTION_PAGE: "what is in the data",
     PROBE_PAGE: "where to cut",
+    CURVE_PAGE: "whether more labels would help",
+    LR_FIND_PAGE: "which learning rate to fine-tune with",
 }
 """Pages of other commands, to which the report links where they are."""
 EVALUATIONS = "evaluations"
@@ -49,7 +53,7 @@ COLUMNS = "columns.json"
 UNLIKE = "unlike.safetensors"
 MEMBERS = "members.json"  # of a mean over several networks
 MEMBER_MODELS = "members"  # folder of their models
-CONTACT_SHEET = "contact-sheet.png"
+CONTACT_SHEET = "contact-sheet.svg"
 RATES = "rates.png"
 RANGE_TEST = "range-test.png"
 

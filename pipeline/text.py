@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -112,3 +113,20 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         flat |= flattened(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return flat
+
+
+_SEED = re.compile(r"\(seed (\d+)\)")
+
+
+def once_for_all_seeds(notes: Iterable[str]) -> list[str]:
+    """Return notes each once, in their order; those that differ in their seed alone are one that names all of them."""
+    seeds_of: dict[str, list[str]] = {}
+    for note in notes:
+        seeds = seeds_of.setdefault(_SEED.sub("(seed)", note, count=1), [])
+        if (found := _SEED.search(note)) and found[1] not in seeds:
+            seeds.append(found[1])
+    return [note.replace("(seed)", _of_seeds(seeds), 1) if seeds else note for note, seeds in seeds_of.items()]
+
+
+def _of_seeds(seeds: Sequence[str]) -> str:
+    return f"(seed {seeds[0]})" if len(seeds) == 1 else f"(seeds {', '.join(seeds[:-1])} and {seeds[-1]})"

@@ -20,6 +20,59 @@ FLAGS = (
 WAIT = 60
 """Seconds after which a browser that says nothing is given up."""
 
+WIDTHS = (360, 768, 1280, 1920)
+"""Of a phone, a tablet, a notebook and a desk, in CSS pixels."""
+
+CONTRASTS = r"""(() => {
+  // colors as a canvas paints them, so that every notation of CSS is understood
+  const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
+  const brush = canvas.getContext("2d", { willReadFrequently: true });
+  const channels = css => {
+    brush.clearRect(0, 0, 1, 1); brush.fillStyle = css; brush.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = brush.getImageData(0, 0, 1, 1).data;
+    return [r, g, b, a / 255];
+  };
+  const known = new Map();
+  const color = css => known.get(css) ?? known.set(css, channels(css)).get(css);
+  const over = ([r, g, b, a], below) => [r, g, b].map((one, at) => a * one + (1 - a) * below[at]);
+  const light = parts => {
+    const [r, g, b] = parts.map(one => (one /= 255) <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = element => {
+    if (!element) return [255, 255, 255];
+    return over(color(getComputedStyle(element).backgroundColor), ground(element.parentElement));
+  };
+  document.querySelectorAll("details").forEach(part => (part.open = true));
+  const found = new Map();
+  let texts = 0;
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node; (node = walker.nextNode()); ) {
+    const element = node.parentElement;
+    if (!node.data.trim() || element.closest("script, style, title") || !element.getClientRects().length) continue;
+    texts += 1;
+    const style = getComputedStyle(element), drawn = element instanceof SVGElement;
+    const below = ground(element);
+    let [r, g, b, a] = color(drawn ? style.fill : style.color);
+    for (let up = element; up; up = up.parentElement) a *= parseFloat(getComputedStyle(up).opacity);
+    const pair = [light(over([r, g, b, a], below)), light(below)].sort((x, y) => y - x);
+    const ratio = (pair[0] + 0.05) / (pair[1] + 0.05);
+    const what = `${element.tagName} ${element.getAttribute("class") ?? ""}: ${node.data.trim().slice(0, 30)}`;
+    if (ratio < 4.5) found.set(what, ratio);
+  }
+  return { texts, low: [...found].slice(0, 20) };
+})()"""
+
+CUT_OFF = r"""(() => {
+  const width = document.documentElement.clientWidth;
+  // what scrolls within itself is not cut off, nor is what an ellipsis ends, whose whole name is its title
+  const scrolls = element => element.closest(".wide, .file, dialog, [aria-hidden=true]");
+  return [...document.querySelectorAll("main *")]
+    .filter(element => !scrolls(element) && element.getClientRects().length)
+    .filter(element => { const box = element.getBoundingClientRect(); return box.right > width + 1 || box.left < -1; })
+    .slice(0, 8).map(element => element.outerHTML.slice(0, 120));
+})()"""
+
 
 class Browser:
     """A tab of Chromium. What it says of its own accord, errors and requests above all, is in `events`."""

@@ -5,10 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.cli.flags import Comparison, OpenFlag
+from stages.config.feature_map import FeatureMapKind
 
 
-def compare(*runs: Path, metric: str | None = None, out: Path | None = None, open_page: OpenFlag = False) -> Comparison:
-    """Compare finished results: print the table, write the page. Nothing is computed again.
+def compare(
+    *runs: Path,
+    metric: str | None = None,
+    feature_map: FeatureMapKind = "pca",
+    out: Path | None = None,
+    open_page: OpenFlag = False,
+) -> Comparison:
+    """Compare finished results: print the table, write the page. Nothing is trained or extracted again.
 
     Try:
 
@@ -24,6 +31,9 @@ def compare(*runs: Path, metric: str | None = None, out: Path | None = None, ope
         Run directories with finished results on the same test images.
     metric
         What methods are ranked and tested by (default: what the first result was). Settings stay as they were chosen.
+    feature_map
+        How the page draws the features of the test images as points: pca, or umap, which needs `pip install
+        'umap-learn>=0.5'` and takes longer.
     out
         Where results.json, predictions.csv, the plots and report.html go (default: the first run).
     """
@@ -35,7 +45,7 @@ def compare(*runs: Path, metric: str | None = None, out: Path | None = None, ope
     if not runs:
         raise UsageError("compare needs at least one run directory, as in `compare runs/photos`")
     out = out if out is not None else runs[0]
-    comparison = publish(list(runs), out, metric)
+    comparison = publish(list(runs), out, metric, feature_map)
     if open_page:
         open_in_browser(out / REPORT)
     return comparison

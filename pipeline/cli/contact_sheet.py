@@ -36,7 +36,7 @@ def contact_sheet(
     cutmix
         Alpha of cutmix; 0 for none.
     out
-        The PNG file.
+        The PNG or SVG file, by its name; an SVG file follows light and dark.
     """
     from pipeline.cli.output import echo
     from pipeline.experiment.run_setup import format_manifest, make_manifest, resolve_features

@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from cache.errors import DataError, UsageError
-from pipeline.cli.flags import CurveReport, DataFlags, FeatureFlags
+from pipeline.cli.flags import CurveReport, DataFlags, FeatureFlags, OpenFlag
 from stages.config.features import FeatureConfig
 
 
 def learning_curve(
-    *, data: DataFlags, features: FeatureFlags = FeatureConfig(), head: str = "ridge", draws: int = 5, out: Path
+    *,
+    data: DataFlags,
+    features: FeatureFlags = FeatureConfig(),
+    head: str = "ridge",
+    draws: int = 5,
+    open_page: OpenFlag = False,
+    out: Path,
 ) -> CurveReport:
     """Measure the score against the number of training images, and say whether more labels would help.
 
@@ -33,10 +39,11 @@ def learning_curve(
     draws
         Times that each number of images is drawn.
     out
-        Run directory for learning-curve.json, .csv, .png and .svg.
+        Run directory for learning-curve.html, .json, .csv, .png and .svg.
     """
     import numpy as np
 
+    from pipeline.cli.opened_page import open_in_browser
     from pipeline.cli.output import echo
     from pipeline.experiment.run_setup import extract_features, init_run, init_seed, resolve_features
     from pipeline.report.learning_curve import CurveReport, write_curve
@@ -71,7 +78,19 @@ def learning_curve(
 
     problem = FitProblem(rows("train"), rows("val"), samples.task, options, seed, extractor.device)
     curve = measure_curve(head, problem, draws)
-    report = CurveReport(curve, extrapolate(curve, seed), head, provenance(all_samples.digest))
-    plot = write_curve(report, out)
-    echo("", report.table, "", *report.answer, "", f"plot: {plot}")
+    notes = [*all_samples.notes, *extractor.notes]
+    notes += [f"not readable: {location}: {reason}" for location, reason in extraction.skipped]
+    report = CurveReport(
+        curve,
+        extrapolate(curve, seed),
+        head,
+        provenance(all_samples.digest),
+        data.data,
+        f"{extractor.backbone.name} at {extractor.cut_names}",
+        list(dict.fromkeys(notes)),
+    )
+    page = write_curve(report, out)
+    echo("", report.table, "", *report.answer, "", f"report: {page}")
+    if open_page:
+        open_in_browser(page)
     return report

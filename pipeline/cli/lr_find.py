@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.cli.flags import DataFlags, FeatureFlags, FinetuneFlags, HeadFlags, LRFinderResult
+from pipeline.cli.flags import DataFlags, FeatureFlags, FinetuneFlags, HeadFlags, LRFinderResult, OpenFlag
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
@@ -17,6 +17,7 @@ def lr_find(
     head: HeadFlags = HeadConfig(),
     finetune: FinetuneFlags = FinetuneConfig(),
     each_block: bool = False,
+    open_page: OpenFlag = False,
     out: Path,
 ) -> list[LRFinderResult]:
     """Find a learning rate for fine-tuning by a range test; nothing is trained that is kept (stage 3).
@@ -36,16 +37,21 @@ def lr_find(
     each_block
         Test the head and every block that trains by itself, the others at the rate they are given.
     out
-        Run directory; the plot is left in it as range-test.png.
+        Run directory for lr-find.html; the plot is left in it as range-test.png too.
     """
+    from pipeline.cli.opened_page import open_in_browser
     from pipeline.cli.output import echo
     from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.finetune_methods import format_lr_suggestion, run_lr_finder
     from pipeline.experiment.head_methods import require_heads
     from pipeline.experiment.run_setup import init_run, init_seed, resolve_features
+    from pipeline.options.command_line import invocation
+    from pipeline.report.lr_find import LRFinderReport, write_lr_finder
     from pipeline.run_layout import RANGE_TEST
     from stages.extraction.extractor import build_extractor
     from stages.finetuning.finetune import require_trainable
+    from stages.finetuning.transfer_model import HEAD
+    from stages.runtime.provenance import provenance
 
     features = resolve_features(data, features)
     extractor = build_extractor(features)
@@ -56,8 +62,26 @@ def lr_find(
     tests = run_lr_finder(
         Experiment(extractor, manifest, data.seeds[0], directory, data=data), finetune, head, each_block=each_block
     )
-    for test in tests:
-        block_text = f"{test.block}: " if test.block else ""
-        echo(f"{block_text}{format_lr_suggestion(test, 'unfreeze other layers')}")
-    echo(f"plot: {directory / RANGE_TEST}")
+    suggestions = [
+        f"{f'{test.block}: ' if test.block else ''}{format_lr_suggestion(test, 'unfreeze other layers')}"
+        for test in tests
+    ]
+    rates = {
+        "head_lr" if test.block == HEAD else "lr": f"{test.suggestion:.1e}"
+        for test in reversed(tests)
+        if test.suggestion is not None
+    }
+    report = LRFinderReport(
+        tests,
+        suggestions,
+        data.data,
+        f"{extractor.backbone.name}, {finetune.unfreeze} unfrozen",
+        invocation("finetune", data, features, head, finetune, **rates, out=out) if rates else "",
+        list(dict.fromkeys([*manifest.notes, *extractor.notes])),
+        provenance(manifest.digest),
+    )
+    page = write_lr_finder(report, out)
+    echo(*suggestions, f"plot: {directory / RANGE_TEST}", f"report: {page}")
+    if open_page:
+        open_in_browser(page)
     return tests

@@ -45,7 +45,7 @@ def probe_layers(
     from pipeline.experiment.probe_maps import probe_map_cuts, require_map_cuts
     from pipeline.experiment.run_setup import format_manifest, init_run, init_seed, make_manifest, resolve_features
     from pipeline.report.layer_probe import ProbeReport, write_probe
-    from pipeline.text import duration
+    from pipeline.text import duration, once_for_all_seeds
     from stages.extraction.extract import extract
     from stages.extraction.extractor import build_extractor
     from stages.inspection.sample_scores import require_rising
@@ -84,8 +84,8 @@ def probe_layers(
         raise DataError(f"{len(extraction.skipped)} images could not be read (--strict)")
     probe = (probe_map_cuts if on_maps else probe_cuts)(extractor, manifests)
     origin = provenance(manifests[0][1].digest)
-    report = ProbeReport(probe, extractor, data, list(dict.fromkeys(notes)), out, origin)
-    already_said = {note for _, manifest in manifests for note in manifest.notes}
+    report = ProbeReport(probe, extractor, data, once_for_all_seeds(notes), out, origin)
+    already_said = set(once_for_all_seeds(note for _, manifest in manifests for note in manifest.notes))
     new_notes = [note for note in report.notes if note not in already_said]
     echo(
         *(f"note: {note}" for note in new_notes[:_NOTES]),

@@ -13,38 +13,50 @@ from pipeline.evaluation.comparison import Comparison, compare_runs, format_tabl
 from pipeline.evaluation.method_table import write_table_csv
 from pipeline.evaluation.results import read_json, write_predictions_csv, write_results_json
 from pipeline.experiment.extra_columns import extra_columns
+from pipeline.experiment.page_evidence import RunEvidence
 from pipeline.options.toml_file import read_configuration
 from pipeline.report.markdown import write_markdown
 from pipeline.report.page import write_report
 from pipeline.run_layout import CONFIGURATION, ENVIRONMENT, EXTRACTION, files_of_seeds
+from pipeline.text import once_for_all_seeds
+from stages.config.feature_map import FeatureMapKind
+from stages.inspection.feature_map import require_feature_map
 
 _LOG = logging.getLogger("cutonce")
 
 
-def publish(runs: Sequence[Path], out: Path, metric: str | None = None) -> Comparison:
+def publish(
+    runs: Sequence[Path], out: Path, metric: str | None = None, feature_map: FeatureMapKind = "pca"
+) -> Comparison:
     """Compare the results of the runs, write everything into `out`, tell the verdict, the table and where the page is.
 
-    By `metric`, or by the one that the first result was ranked by.
+    By `metric`, or by the one that the first result was ranked by; features are drawn as points by `feature_map`.
 
     Raises
     ------
     DataError
         If a run has no results, or they are not about the same test images.
+    UsageError
+        If the library that `feature_map` needs is not there.
     """
+    require_feature_map(feature_map)
     comparison = compare_runs(runs, metric)
-    page = write_comparison(comparison, runs, out)
+    page = write_comparison(comparison, runs, out, feature_map)
     _LOG.info("\n".join(["", comparison.verdict_text, "", format_table(comparison), "", f"report: {page}"]))
     return comparison
 
 
-def write_comparison(comparison: Comparison, runs: Sequence[Path], out: Path) -> Path:
+def write_comparison(
+    comparison: Comparison, runs: Sequence[Path], out: Path, feature_map: FeatureMapKind = "pca"
+) -> Path:
     """Write results.json, the tables and the page of compared runs into `out`; return where the page is."""
     write_results(comparison, runs, out)
     write_predictions_csv(out, comparison.results, extra_columns(comparison.results))
     notes = _notes(runs)
     write_table_csv(out, comparison)
     write_markdown(out, comparison, notes)
-    return write_report(out, comparison, _configuration(runs), read_json(runs[0] / ENVIRONMENT), notes)
+    evidence = RunEvidence(comparison, feature_map)
+    return write_report(out, comparison, _configuration(runs), read_json(runs[0] / ENVIRONMENT), notes, evidence)
 
 
 def write_results(comparison: Comparison, runs: Sequence[Path], out: Path) -> None:
@@ -82,13 +94,11 @@ def _configuration(runs: Sequence[Path]) -> dict[str, Any]:
 
 
 def _notes(runs: Sequence[Path]) -> list[str]:
-    """Return what stage 1 had to say: how the splits were made, what could not be read; each once."""
-    notes: dict[str, None] = {}
+    """Return what stage 1 had to say: how the splits were made, what could not be read; each once for all seeds."""
+    notes: list[str] = []
     for run in runs:
         for path in files_of_seeds(run, EXTRACTION):
             account = json.loads(path.read_text(encoding="utf-8"))
-            notes.update(dict.fromkeys(account["notes"]))
-            notes.update(
-                dict.fromkeys(f"not readable: {location}: {reason}" for location, reason in account["skipped"])
-            )
-    return list(notes)
+            notes += account["notes"]
+            notes += [f"not readable: {location}: {reason}" for location, reason in account["skipped"]]
+    return once_for_all_seeds(notes)

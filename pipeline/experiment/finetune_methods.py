@@ -47,7 +47,7 @@ from pipeline.experiment.predict_masks import show_masks_of_network
 from pipeline.experiment.sample_rows import asked_about_samples
 from pipeline.experiment.tuned_backbone import by_validation_alone
 from pipeline.experiment.unlike_images import detector_of_network
-from pipeline.report.figures import range_test_curves, rate_schedule, save_png
+from pipeline.report.figures import range_test_curves, rate_schedule, save_plot
 from pipeline.run_layout import CONTACT_SHEET, HEAD_WITHOUT_VAL, MODEL_CARD, RANGE_TEST, RATES
 from pipeline.text import byte_count, duration, format_count
 from stages.config.finetune import FinetuneConfig
@@ -248,8 +248,9 @@ def _evaluate_with_tta(
     result.save(method_dir, predictions, validation=validation)
     copy_model(twin, method_dir, replace(recipe, task=predictions.task.to_json()))
     for picture in (CONTACT_SHEET, RATES, RANGE_TEST):
-        if (twin / picture).exists():
-            shutil.copyfile(twin / picture, method_dir / picture)
+        for path in (twin / picture, (twin / picture).with_suffix(".svg")):
+            if path.exists():
+                shutil.copyfile(path, method_dir / path.name)
     return result
 
 
@@ -296,7 +297,7 @@ def run_lr_finder(
     start, _ = _starting_head(experiment, options, head)
     problem = FinetuneProblem(experiment.extractor, experiment.readable().manifest, start, options, experiment.seed)
     tests = range_tests(problem, each_block=each_block, on_views=_report_view_cost)
-    save_png(range_test_curves(tests), experiment.directory / RANGE_TEST)
+    save_plot(range_test_curves(tests), experiment.directory / RANGE_TEST)
     return tests
 
 
@@ -439,9 +440,9 @@ def _draw_contact_sheet(
 
 
 def _draw_plots(tuned: FinetuneResult, method_dir: Path) -> None:
-    save_png(rate_schedule(tuned.rates, tuned.blocks, tuned.steps_per_epoch), method_dir / RATES)
+    save_plot(rate_schedule(tuned.rates, tuned.blocks, tuned.steps_per_epoch), method_dir / RATES)
     if tuned.range_tests:
-        save_png(range_test_curves(tuned.range_tests), method_dir / RANGE_TEST)
+        save_plot(range_test_curves(tuned.range_tests), method_dir / RANGE_TEST)
 
 
 def _report_view_cost(maps: Extractor, train: Manifest) -> None:

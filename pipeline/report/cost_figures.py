@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
@@ -23,16 +25,16 @@ def break_even_figure(paid: BreakEven) -> Figure:
         axes.plot(passes, [paid.without_cache(each) for each in passes], "--", color=MUTED, linewidth=1.6)
         axes.plot(passes, [paid.with_cache(each) for each in passes], "-", color=ACCENT, linewidth=1.6)
         axes.axvline(paid.fill_seconds / paid.pass_seconds, color=INK, linewidth=0.8)
-        for seconds, color in ((paid.without_cache(paid.passes), MUTED), (paid.with_cache(paid.passes), ACCENT)):
+        axes.set_xlim(right=last**1.22)  # room for words beside the last dot
+        dots = sorted([(paid.without_cache(paid.passes), MUTED), (paid.with_cache(paid.passes), ACCENT)])
+        # both lines rise: words above and left of the upper one, or below and right of the lower one, cross none
+        sides: tuple[Any, ...] = (
+            {"xytext": (7, -4), "ha": "left", "va": "top"},
+            {"xytext": (-7, 4), "ha": "right", "va": "bottom"},
+        )
+        for (seconds, color), side in zip(dots, sides, strict=True):
             axes.plot(paid.passes, seconds, "o", color=color, markersize=6, zorder=3)
-            axes.annotate(
-                duration(seconds),
-                (paid.passes, seconds),
-                xytext=(-7, 4),
-                textcoords="offset points",
-                ha="right",
-                color=color,
-            )
+            axes.annotate(duration(seconds), (paid.passes, seconds), textcoords="offset points", color=color, **side)
         axes.set_title("dashed: without the cache; dots: this run", loc="left", fontsize=9, color=MUTED)
         ends = (paid.with_cache(1), max(paid.without_cache(last), paid.with_cache(last)))
         low, high = (np.log10(max(end, 1e-3)) for end in (min(paid.without_cache(1), ends[0]), ends[1]))

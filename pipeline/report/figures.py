@@ -31,6 +31,7 @@ from matplotlib.transforms import ScaledTranslation
 from numpy.typing import ArrayLike, NDArray
 from sklearn.isotonic import isotonic_regression
 
+from cache.atomic_write import write_atomically
 from pipeline.evaluation.method_summary import MethodSummary
 from pipeline.evaluation.results import Result
 from pipeline.text import duration, format_score, short_percent
@@ -125,9 +126,12 @@ def score_against_time(rows: Sequence[MethodSummary]) -> Figure:
             words = _in_time(row)
             if marginal[number] < row_seconds:
                 saved = [marginal[number], row_seconds]
-                tipped(axes.plot(saved, [score, score], color=color, lw=0.9, alpha=0.55, zorder=1.5)[0], words)
-                hollow = axes.plot(marginal[number], score, marker, mfc="none", color=color, markersize=6, zorder=3)[0]
-                tipped(hollow, words)
+                moved: dict[str, Any] = {
+                    "color": color,
+                    "transform": transform,
+                }  # with the filled mark, to stay left of it
+                tipped(axes.plot(saved, [score, score], lw=0.9, alpha=0.55, zorder=1.5, **moved)[0], words)
+                tipped(axes.plot(marginal[number], score, marker, mfc="none", ms=6, zorder=3, **moved)[0], words)
             axes.vlines(row_seconds, low[number], high[number], color=color, linewidth=1.6, transform=transform)
             tipped(axes.plot(row_seconds, score, marker, color=color, ms=6, transform=transform, zorder=3)[0], words)
             # no line leads to the name, which would cross others: mark and color say whose it is
@@ -523,6 +527,21 @@ def save_png(figure: Figure, path: Path) -> None:
         figure.savefig(path, dpi=160, facecolor="white")
 
 
+def save_plot(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG file on white, and beside it as an SVG file that follows the light or dark scheme."""
+    save_png(figure, path)
+    style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
+    light, dark = re.findall(r":root \{.*?\n *\}", style, flags=re.DOTALL)
+    colors = f"{light} @media screen and (prefers-color-scheme: dark) {{ {dark} }}"
+    root, drawing = inline_svg(figure).split(">", 1)
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    width, height = (round(72 * inches) for inches in figure.get_size_inches())
+    size = f'width="{width}" height="{height}"'
+    write_atomically(
+        path.with_suffix(".svg"), f"{root} {names} {size}><style>{colors}</style>{drawing}".encode("utf-8", "replace")
+    )
+
+
 def inline_svg(figure: Figure) -> str:
     """Return a figure as an ``<svg>`` element whose text and colours are those of the page it stands in."""
     text = io.StringIO()
@@ -639,13 +658,21 @@ def _time_axis(axes: Axes, label: str) -> None:
 
 
 def _time_ticks(low: float, high: float) -> list[float]:
+    """Return times that people name, on an axis from `low` to `high` seconds: at most five, and, in any range, some."""
     ticks = [tick for tick in _TICKS if low <= tick <= high]
+    if len(ticks) < 3:  # a narrow range has few of these
+        unit = next((unit for unit in (3600, 60, 1) if high - low >= 2 * unit), 1)
+        even = MaxNLocator(4, steps=[1, 2, 3, 5, 10]).tick_values(low / unit, high / unit) * unit
+        within = [float(tick) for tick in even if low <= tick <= high]
+        ticks = sorted({_short_duration(tick): tick for tick in reversed(within)}.values())
     return ticks[:: math.ceil(len(ticks) / 5)] if ticks else [math.sqrt(low * high)]
 
 
 def _short_duration(seconds: float) -> str:
+    if seconds not in _TICKS:
+        return duration(seconds).removesuffix(" 0 s").removesuffix(" 0 min")
     if seconds < 60:
-        return f"{seconds:g} s" if seconds in _TICKS else duration(seconds)
+        return f"{seconds:g} s"
     return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.0f} h"
 
 

@@ -1,22 +1,26 @@
-"""A learning curve for people: as a table, in words, as CSV and as a plot."""
+"""A learning curve for people: as a table, in words, as CSV, as a plot and as a page."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from cache.atomic_write import atomic_path, write_atomically
-from pipeline.report.figures import ACCENT, INK, MUTED, save_png, styled
+from pipeline.report.figures import ACCENT, INK, MUTED, inline_svg, save_png, styled, tipped
+from pipeline.report.page_parts import template, write_page
 from pipeline.report.probe_figures import save_svg
+from pipeline.run_layout import CURVE_PAGE
 from pipeline.text import format_count, format_score, table, tick
 from stages.inspection.extrapolation import Extrapolation, Interval, conclusion
 from stages.inspection.learning_curve import LearningCurve
@@ -39,12 +43,19 @@ class CurveReport:
     head : str
     provenance : dict
         Where it comes from, as ``stages.runtime.provenance`` says it.
+    title, features : str
+        The data, and what the features are of.
+    notes : sequence of str
+        What was done to the data, in words.
     """
 
     curve: LearningCurve
     extrapolation: Extrapolation | None
     head: str
     provenance: dict[str, Any] = field(default_factory=dict)
+    title: str = ""
+    features: str = ""
+    notes: Sequence[str] = ()
 
     @property
     def answer(self) -> list[str]:
@@ -57,8 +68,8 @@ class CurveReport:
         return self.extrapolation.at if self.extrapolation is not None and self.extrapolation.holds else {}
 
     @property
-    def table(self) -> str:
-        """What was measured and what is to be expected, as a table for the terminal."""
+    def rows(self) -> list[list[str]]:
+        """What was measured and what is to be expected: images, score, its range over draws, and the power law."""
         rows = [
             [f"{size:,}", self._score(mean), self._over_draws(scores), fitted]
             for size, mean, scores, fitted in zip(
@@ -74,13 +85,24 @@ class CurveReport:
             ]
             for size, interval in self.beyond.items()
         ]
+        return rows
+
+    @property
+    def table(self) -> str:
+        """The rows as a table for the terminal."""
         header = [
             "training images",
             f"validation {self.curve.metric.label}, {self.head}",
             "over draws",
             "power law (95 % interval)",
         ]
-        return table(header, rows, left=0)
+        return table(header, self.rows, left=0)
+
+    @property
+    def summary(self) -> str:
+        """The figure in words."""
+        measured = [f"{row[1]} with {row[0]}" for row in self.rows[: len(self.curve.sizes)] if row[1]]
+        return f"Validation {self.curve.metric.label} over training images: {'; '.join(measured)}"
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
@@ -108,7 +130,7 @@ class CurveReport:
 
 
 def write_curve(report: CurveReport, out_dir: Path) -> Path:
-    """Write learning-curve.json, .csv, .png and .svg; return the path of the plot."""
+    """Write learning-curve.html, .json, .csv, .png and .svg; return the path of the page."""
     out_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(out_dir / f"{NAME}.json", (json.dumps(report.to_json(), indent=1) + "\n").encode())
     with (
@@ -127,9 +149,13 @@ def write_curve(report: CurveReport, out_dir: Path) -> Path:
                 ["extrapolated", size, "", *(f"{bound:.6f}" for bound in (interval.value, interval.low, interval.high))]
             )
     figure = score_against_images(report)
-    path = out_dir / f"{NAME}.png"
-    save_png(figure, path)
-    save_svg(figure, path.with_suffix(".svg"))
+    save_png(figure, out_dir / f"{NAME}.png")
+    save_svg(figure, out_dir / f"{NAME}.svg")
+    path = out_dir / CURVE_PAGE
+    page = template("learning_curve.html.j2").render(
+        report=report, figure=Markup(inline_svg(figure)), table=f"{NAME}.csv"
+    )
+    write_page(path, page)
     return path
 
 
@@ -142,7 +168,9 @@ def score_against_images(report: CurveReport) -> Figure:
         axes.set_xscale("log")
         for draw in range(curve.scores.shape[1]):
             axes.plot(curve.sizes, curve.scores[:, draw], "o", color=MUTED, markersize=3, alpha=0.6, linewidth=0)
-        axes.plot(curve.sizes, curve.means, "o", color=ACCENT, markersize=5.5, zorder=3)
+        for size, mean, (images, score, over_draws, _) in zip(curve.sizes, curve.means, report.rows, strict=False):
+            mark = axes.plot(size, mean, "o", color=ACCENT, markersize=5.5, zorder=3)[0]
+            tipped(mark, f"{images} training images: {score}, over draws {over_draws}")
         largest = int(curve.sizes[-1])
         ticks = [int(curve.sizes[0]), largest]
         if extrapolation is not None:

@@ -1,5 +1,5 @@
 "use strict";
-// Sorts tables, enlarges pictures, copies commands. Without it the page says the same.
+// Sorts tables, enlarges pictures, copies commands, singles out classes. Without it the page says the same.
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 const made = (tag, name, text) => Object.assign(document.createElement(tag), { className: name, textContent: text });
 
@@ -91,6 +91,23 @@ for (const command of all("pre.command")) {
   });
   command.append(button);
 }
+
+// -- the plane of features: classes that are pressed stand out --
+for (const plane of all(".plane"))
+  for (const item of all(".key li", plane)) {
+    const button = made("button", "class");
+    button.type = "button";
+    button.title = "single out";
+    button.setAttribute("aria-pressed", "false");
+    button.append(...item.childNodes);
+    item.append(button);
+    button.addEventListener("click", () => {
+      const pressed = button.getAttribute("aria-pressed") === "false";
+      button.setAttribute("aria-pressed", pressed);
+      all(`use[data-k="${item.dataset.k}"]`, plane).forEach(point => point.classList.toggle("on", pressed));
+      plane.classList.toggle("only", plane.querySelector("[aria-pressed=true]") !== null);
+    });
+  }
 
 // -- what is folded is printed too where it is short --
 addEventListener("beforeprint", () => all("details.print").forEach(part => (part.open = true)));

@@ -18,6 +18,7 @@ from pipeline.options.toml_file import OPTION_GROUPS
 from pipeline.report import figures
 from pipeline.report.best import section as search_section
 from pipeline.report.cost_figures import break_even_figure
+from pipeline.report.evidence import Evidence
 from pipeline.report.page_parts import (
     Figures,
     ReportFigure,
@@ -25,6 +26,7 @@ from pipeline.report.page_parts import (
     in_words,
     minus,
     slug,
+    svg_uri,
     template,
     with_contents,
     write_page,
@@ -62,6 +64,7 @@ def write_report(
     configuration: Mapping[str, Any],
     environment: Mapping[str, Any],
     notes: Sequence[str],
+    evidence: Evidence | None = None,
 ) -> Path:
     """Write ``report.html`` and, as PNG files for use elsewhere, ``figures/``; return the path of the page.
 
@@ -75,6 +78,8 @@ def write_report(
         Options, and versions and machine: shown at the end.
     notes : sequence of str
         What there is to know about the data: how it was split, what could not be read.
+    evidence : Evidence, optional
+        What stands beside predictions.
     """
     drawn = Figures(out_dir / FIGURES)
     first, metric = chosen_method(comparison), comparison.metric
@@ -94,7 +99,7 @@ def write_report(
         chosen_first=[first, *(row for row in comparison.ranked if row is not first)],
         order="descending" if metric.higher_is_better else "ascending",
         best_in=lambda column, number: " best" if number in marked[column] else "",
-        task=task_part(PageContext(comparison, drawn, configuration)),
+        task=task_part(PageContext(comparison, drawn, configuration, evidence)),
         title=", ".join(run.name for run in comparison.runs),
         samples=comparison.rows[0].results[0].samples,
         scale=_scale(comparison),
@@ -334,7 +339,14 @@ def _trainings(comparison: Comparison) -> Iterator[TrainingPlots]:
 
 
 def _picture_file(path: Path, encoding: Literal["JPEG", "PNG"]) -> str | None:
-    """Return a picture as a data URI, no wider than a page; None where there is none."""
+    """Return a picture as a data URI; None where there is none.
+
+    A drawing that follows light and dark where there is one, else pixels, no wider than a page: those of a version that
+    drew nothing else.
+    """
+    drawing, path = path.with_suffix(".svg"), path.with_suffix(".png")
+    if drawing.exists():
+        return svg_uri(drawing.read_text(encoding="utf-8"))
     if not path.exists():
         return None
     with Image.open(path) as picture:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
@@ -130,7 +131,7 @@ def typographic(text: str) -> str:
     return re.sub(r"(?<=\d) (?=%)|(?<=p) (?=[=<])|(?<=[=<]) (?=\d)", "\N{NO-BREAK SPACE}", text)
 
 
-def thumbnail(location: str, options: Mapping[str, Any]) -> str | None:
+def thumbnail(location: str, options: Mapping[str, Any], side: int = THUMBNAIL) -> str | None:
     """Return a small JPEG of an image as a data URI, or None where it is not there any more.
 
     It is shown as it was read with `options`, as far as a person can be shown its channels.
@@ -144,7 +145,7 @@ def thumbnail(location: str, options: Mapping[str, Any]) -> str | None:
     except DataError:
         return None
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.thumbnail((side, side))
     return data_uri(image)
 
 
@@ -153,6 +154,12 @@ def data_uri(image: Image.Image, encoding: Literal["JPEG", "PNG"] = "JPEG") -> s
     encoded = io.BytesIO()
     image.save(encoded, encoding, quality=82, optimize=True)
     return f"data:image/{encoding.lower()};base64,{base64.b64encode(encoded.getvalue()).decode()}"
+
+
+def svg_uri(drawing: str) -> str:
+    """Return an SVG document as what an ``<img>`` takes for its source: text, so that what is in it is encoded once."""
+    kept = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) not in '"#%')
+    return f"data:image/svg+xml,{quote(drawing, safe=kept)}"
 
 
 def slug(text: str) -> str:

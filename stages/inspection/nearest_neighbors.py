@@ -110,6 +110,37 @@ def find_neighbors(directions: UnitFeatures, count: int, threshold: float, block
     return Neighbors(indices.cpu().numpy(), distances, groups)
 
 
+def nearest_rows(
+    queries: NDArray[Any], directions: UnitFeatures, count: int, block_rows: int = BLOCK_ROWS
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return which rows are nearest to each of some others, that are not among them, and their cosines.
+
+    Parameters
+    ----------
+    queries : array [m, d]
+        Features as they are; they are centered as the rows are.
+    directions : UnitFeatures
+        Of n rows.
+    count : int
+    block_rows : int
+        Rows that are compared at a time.
+
+    Returns
+    -------
+    indices : int64 [m, count]
+        The nearest first; as many as there are, where these are fewer.
+    cosines : float32 [m, count]
+    """
+    asked = torch.from_numpy(np.asarray(queries, dtype=np.float32)).to(directions.device)
+    asked = torch.nn.functional.normalize(asked - directions.mean, dim=1)
+    best = torch.empty((len(asked), 0), device=directions.device)
+    indices = torch.empty((len(asked), 0), dtype=torch.int64, device=directions.device)
+    for start in range(0, len(directions), block_rows):
+        cosines = asked @ directions.rows(slice(start, start + block_rows)).T
+        best, indices = merge_topk(best, indices, cosines, start, count)
+    return indices.cpu().numpy(), best.cpu().numpy()
+
+
 def merge_groups(groups: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return groups [n] in which the samples of each pair [m, 2], and all of their groups, are one."""
     linked = groups[pairs]

@@ -10,6 +10,7 @@ from pipeline.text import (
     format_error,
     format_range,
     format_score,
+    once_for_all_seeds,
     percent,
     short_percent,
     tick,
@@ -52,3 +53,18 @@ def test_scores_are_shares_or_numbers():
 def test_mappings_in_mappings_are_flattened_under_names_with_dots():
     nested = {"a": 1, "b": {"c": [2], "d": {"e": None}}, "f": {}}
     assert flattened(nested) == {"a": 1, "b.c": [2], "b.d.e": None}
+
+
+def test_notes_that_differ_in_their_seed_alone_are_told_once():
+    notes = [
+        "split made (seed 0)",
+        "not readable: a (1).jpg",
+        "split made (seed 1)",
+        "split made (seed 10)",
+        "other (seed 0)",
+    ]
+    assert once_for_all_seeds([*notes, "split made (seed 0)"]) == [
+        "split made (seeds 0, 1 and 10)",
+        "not readable: a (1).jpg",
+        "other (seed 0)",
+    ]

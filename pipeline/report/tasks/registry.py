@@ -17,7 +17,8 @@ from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.method_summary import MethodSummary
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import Result
-from pipeline.report.page_parts import Figures, template, thumbnail
+from pipeline.report.evidence import Evidence
+from pipeline.report.page_parts import THUMBNAIL, Figures, template, thumbnail
 from pipeline.run_layout import MANIFEST
 from stages.data.manifest import Manifest
 
@@ -36,11 +37,14 @@ class PageContext:
         Takes figures.
     configuration : mapping
         Options of the run, by their names.
+    evidence : Evidence or None
+        What stands beside predictions.
     """
 
     comparison: Comparison
     drawn: Figures
     configuration: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Evidence | None = None
 
     @property
     def first(self) -> MethodSummary:
@@ -64,15 +68,15 @@ class PageContext:
         position[self.predictions.key_order] = np.arange(len(position))
         return position
 
-    def thumbnails(self, index: int) -> list[str | None]:
+    def thumbnails(self, index: int, side: int = THUMBNAIL) -> list[str | None]:
         """Return the images of one of the predictions as data URIs; None for one that is not there any more."""
         options, location = self.first.results[0].options, str(self.predictions.locations[index])
         samples = self._samples_of_several_images
         if samples is None:
-            return [thumbnail(location, options)]
+            return [thumbnail(location, options, side)]
         key = self.predictions.keys[index].decode()
         images = samples.get(key, [location])
-        return [thumbnail(image, options) for image in images[:IMAGES_SHOWN]]
+        return [thumbnail(image, options, side) for image in images[:IMAGES_SHOWN]]
 
     @cached_property
     def _samples_of_several_images(self) -> dict[str, list[str]] | None:

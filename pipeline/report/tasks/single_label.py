@@ -1,4 +1,4 @@
-"""A page on one class a sample: confusions, each class, what probabilities are worth, the most confident mistakes."""
+"""A page on one class a sample: confusions, each class, probabilities, features in a plane, mistakes and right ones."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
+from pipeline.report.evidence import HeatMap, Near
+from pipeline.report.page_parts import data_uri, thumbnail
 from pipeline.report.tasks.class_table import groups_of, lowest_first, worst_classes
 from pipeline.report.tasks.confusion import confusions
 from pipeline.report.tasks.decisions import possible_sets, two_classes
+from pipeline.report.tasks.feature_plane import feature_plane
 from pipeline.report.tasks.probabilities import probabilities_part
 from pipeline.report.tasks.registry import PageContext, TaskPart, register_task_page
 from pipeline.text import percent
@@ -18,10 +23,37 @@ from stages.runtime.unicode_text import told_apart
 MISTAKES = 12
 """Mistakes that are shown."""
 
+NEAREST = 3
+"""Training images that are shown beside a mistake."""
+
+RIGHT_OF_CLASS, RIGHT = 3, 60
+"""Rightly predicted images that are shown of each class, and of all classes together."""
+
+_GLOW = (255, 90, 0)
+"""The color of what speaks for a class, over a photograph."""
+
+_SMALL = 112
+"""Pixels on the longer side of a picture that stands beside another one."""
+
 
 @dataclass(frozen=True)
 class Misclassified:
-    """A test sample that was predicted wrongly; `thumbnails` are data URIs, or None where an image cannot be read."""
+    """A test sample that was predicted wrongly.
+
+    Attributes
+    ----------
+    thumbnails : list of str or None
+        Data URIs; None where an image cannot be read.
+    location, true, predicted : str
+    probability : float
+        Of the predicted class.
+    others_wrong : int
+        How many other methods are wrong too.
+    nearest : list of (str, Near)
+        Training images near it that can be read, as data URIs.
+    heat : (str, str) or None
+        The image as the network sees it, and over it what speaks for the predicted class, as data URIs.
+    """
 
     thumbnails: list[str | None]
     location: str
@@ -29,6 +61,16 @@ class Misclassified:
     predicted: str
     probability: float
     others_wrong: int
+    nearest: list[tuple[str, Near]]
+    heat: tuple[str, str] | None
+
+
+@dataclass(frozen=True)
+class RightOnes:
+    """Rightly predicted samples of a class: pictures, probabilities and locations, the surest first."""
+
+    name: str
+    samples: list[tuple[str, float, str]]
 
 
 @register_task_page("single_label")
@@ -59,6 +101,10 @@ def classes_part(context: PageContext) -> TaskPart:
             sets=possible_sets(context, names) if names else None,
             mistakes=mistakes,
             mistakes_in_all=mistakes_in_all,
+            heat_of=_heat_of(context, mistakes),
+            features=context.evidence.features if context.evidence is not None else "",
+            plane=feature_plane(context, names),
+            right=_right_ones(context, names),
         ),
     )
 
@@ -76,9 +122,10 @@ def _mistakes(context: PageContext, names: Sequence[str]) -> tuple[list[Misclass
     surest = mistakes[np.argsort(-confidence[mistakes], kind="stable")][:MISTAKES]
     position = context.positions
     others_correct = [other_row.correct for other_row in comparison.rows if other_row is not row]
-    misclassified = []
     shown = dict(zip(comparison.class_names, names, strict=True))
-    for index in surest:
+    nearest, heat = _nearest(context, surest), _heat(context, surest)
+    misclassified = []
+    for number, index in enumerate(surest):
         true, predicted = comparison.task.cells(predictions.statistics[index])[:2]
         misclassified.append(
             Misclassified(
@@ -91,6 +138,76 @@ def _mistakes(context: PageContext, names: Sequence[str]) -> tuple[list[Misclass
                     correct_of_other is not None and not correct_of_other[position[index]]
                     for correct_of_other in others_correct
                 ),
+                nearest=nearest[number],
+                heat=heat[number],
             )
         )
     return misclassified, len(mistakes)
+
+
+def _nearest(context: PageContext, indices: NDArray[np.int64]) -> list[list[tuple[str, Near]]]:
+    """Return the training images nearest to test samples, with their pictures, as far as they can be read."""
+    if context.evidence is None:
+        return [[] for _ in indices]
+    options = context.first.results[0].options
+    found = context.evidence.nearest([key.decode() for key in context.predictions.keys[indices]], NEAREST)
+    return [
+        [(uri, near) for near in of_sample if (uri := thumbnail(near.location, options, _SMALL)) is not None]
+        for of_sample in found
+    ]
+
+
+def _heat(context: PageContext, indices: NDArray[np.int64]) -> list[tuple[str, str] | None]:
+    """Return what speaks for the predicted class of test samples, over what the network sees of them."""
+    predictions = context.predictions
+    if context.evidence is None or context.comparison.task.name != "single_label":
+        return [None] * len(indices)
+    found = context.evidence.heat_maps(
+        [key.decode() for key in predictions.keys[indices]],
+        [str(location) for location in predictions.locations[indices]],
+        predictions.statistics["probabilities"][indices].argmax(axis=1).tolist(),
+    )
+    return [None if one is None else (_view(one), _glow(one)) for one in found]
+
+
+def _view(heat: HeatMap) -> str:
+    image = Image.fromarray(heat.view)
+    image.thumbnail((_SMALL + _SMALL // 2, _SMALL + _SMALL // 2))
+    return data_uri(image)
+
+
+def _glow(heat: HeatMap) -> str:
+    """Return strengths as a picture of a few pixels, the clearer the weaker, which a browser smooths."""
+    glow = np.empty((*heat.strengths.shape, 4), dtype=np.uint8)
+    glow[..., :3] = _GLOW
+    glow[..., 3] = np.round(200 * heat.strengths)
+    return data_uri(Image.fromarray(glow), "PNG")
+
+
+def _heat_of(context: PageContext, mistakes: Sequence[Misclassified] | None) -> str:
+    """Return what the heat maps are of; '' where there are none."""
+    some = any(one.heat is not None for one in mistakes or ())
+    return context.evidence.heat_of if some and context.evidence is not None else ""
+
+
+def _right_ones(context: PageContext, names: Sequence[str]) -> list[RightOnes]:
+    """Return rightly predicted samples of each class: the surest one, one in the middle, the least sure."""
+    comparison, predictions = context.comparison, context.predictions
+    confidence, correct = comparison.task.confidence(predictions.statistics), predictions.correct
+    if confidence is None or correct is None or comparison.task.name != "single_label":
+        return []
+    of_class = max(min(RIGHT_OF_CLASS, RIGHT // max(len(names), 1)), 1)
+    found = []
+    for number in range(min(len(names), RIGHT)):
+        rows = np.flatnonzero(correct & (predictions.statistics["target"] == number))
+        rows = rows[np.argsort(-confidence[rows], kind="stable")]
+        places = np.unique(np.linspace(0, len(rows) - 1, of_class).round().astype(int)) if len(rows) else []
+        pictures = [(context.thumbnails(index, _SMALL)[0], index) for index in rows[places]] if len(rows) else []
+        samples = [
+            (uri, float(confidence[index]), str(predictions.locations[index]))
+            for uri, index in pictures
+            if uri is not None
+        ]
+        if samples:
+            found.append(RightOnes(names[number], samples))
+    return found

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cache.atomic_write import atomic_path
+from cache.atomic_write import atomic_path, write_atomically
+from stages.data.augment.contact_sheet_svg import Cell, Sheet, sheet_as_svg
 from stages.data.augment.mixup import MixupCutmix
 from stages.data.augment.policy import Augmentation
 from stages.data.images.rgb import as_colors
@@ -37,7 +38,10 @@ def contact_sheet(
     title: str,
     mixing: MixupCutmix | None = None,
 ) -> None:
-    """Write a PNG with a row for each photograph: as it is, its evaluation view, then one rendering per seed.
+    """Write a sheet with a row for each photograph: as it is, its evaluation view, then one rendering per seed.
+
+    A name that ends in ``.svg`` makes an SVG file that follows the light or dark scheme of who looks at it, and each of
+    whose pictures is small; any other a picture on white, a PNG file by default.
 
     Of more than three channels the first three are shown, of two the first.
 
@@ -51,39 +55,49 @@ def contact_sheet(
     mixing : MixupCutmix, optional
         Its layout plays no part.
     """
-    from matplotlib.figure import Figure  # slow to import, and needed by this sheet alone
-
     renderings = [[augment(image, seed * len(images) + row) for row, image in enumerate(images)] for seed in seeds]
     mixtures = list(_mixtures(renderings, mixing)) if mixing is not None else []
     names = ["photograph", "evaluation view", *(f"rendering {number}" for number in range(1, len(seeds) + 1))]
-    gap = 0.15 * _COLUMN if mixtures else 0.0
-    width = _COLUMN * (len(names) + len(mixtures)) + gap
+    cells = []
+    for row, image in enumerate(images):
+        image_height, image_width = image.shape[-2:]
+        cells.append(Cell(row, 0, augment.preprocessing.resized(image), f"{image_width} × {image_height}"))
+        cells.append(Cell(row, 1, augment.preprocessing.render(image)))
+        cells += [Cell(row, column, of_seed[row]) for column, of_seed in enumerate(renderings, start=2)]
+        for column, (_, mixed, shares) in enumerate(mixtures, start=len(names)):
+            cells.append(Cell(row, column, mixed[row], f"{shares[row]:.0%} + {1 - shares[row]:.0%}"))
     description = "; ".join([*augment.describe(), *(_words(mixing) if mixing is not None else [])])
-    heading = [title, *textwrap.wrap(description, width=round(12.6 * width))]
-    height = _ROW * len(images) + 0.17 * len(heading) + 0.4
+    sheet = Sheet(
+        title, description, (*names, *(name for name, _, _ in mixtures)), len(names), len(images), tuple(cells)
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".svg":
+        write_atomically(path, sheet_as_svg(sheet).encode("utf-8"))
+    else:
+        _draw(sheet, path)
+
+
+def _draw(sheet: Sheet, path: Path) -> None:
+    from matplotlib.figure import Figure  # slow to import, and needed by this sheet alone
+
+    gap = 0.15 * _COLUMN if len(sheet.names) > sheet.apart_from else 0.0
+    width = _COLUMN * len(sheet.names) + gap
+    heading = [sheet.title, *textwrap.wrap(sheet.description, width=round(12.6 * width))]
+    height = _ROW * sheet.rows + 0.17 * len(heading) + 0.4
     figure = Figure(figsize=(width, height), dpi=130)
     figure.text(0.5, 1 - 0.06 / height, "\n".join(heading), ha="center", va="top", fontsize=10)
     # One set of axes for all, in inches: to make, place and draw one for each picture takes seconds.
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
 
-    def show(row: int, column: int, pixels: Tensor, caption: str = "") -> None:
-        left = _COLUMN * column + (gap if column >= len(names) else 0.0)
-        _show(axes, pixels, left + _COLUMN / 2, _ROW * (len(images) - row) - _SIDE / 2, caption)
+    def center(column: int) -> float:
+        return _COLUMN * (column + 0.5) + (gap if column >= sheet.apart_from else 0.0)
 
-    for row, image in enumerate(images):
-        image_height, image_width = image.shape[-2:]
-        show(row, 0, augment.preprocessing.resized(image), f"{image_width} × {image_height}")
-        show(row, 1, augment.preprocessing.render(image))
-        for column, seed_renderings in enumerate(renderings, start=2):
-            show(row, column, seed_renderings[row])
-        for column, (_, mixed, shares) in enumerate(mixtures, start=len(names)):
-            show(row, column, mixed[row], f"{shares[row]:.0%} + {1 - shares[row]:.0%}")
-    for column, name in enumerate([*names, *(name for name, _, _ in mixtures)]):
-        center = _COLUMN * (column + 0.5) + (gap if column >= len(names) else 0.0)
-        axes.text(center, _ROW * len(images) + 0.05, name, ha="center", va="bottom", fontsize=9)
+    for cell in sheet.cells:
+        _show(axes, cell.pixels, center(cell.column), _ROW * (sheet.rows - cell.row) - _SIDE / 2, cell.caption)
+    for column, name in enumerate(sheet.names):
+        axes.text(center(column), _ROW * sheet.rows + 0.05, name, ha="center", va="bottom", fontsize=9)
     axes.set(xlim=(0, width), ylim=(0, height))
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix.removeprefix(".") or "png")
 

@@ -239,6 +239,7 @@ def test_a_learning_curve_answers_in_a_sentence_a_table_and_a_plot(curve, capsys
     with Image.open(root / "run" / "learning-curve.png") as image:
         image.verify()
     assert (root / "run" / "learning-curve.svg").read_text(encoding="utf-8").count("<svg") == 1
+    assert kept["answer"].split(".")[0] in (root / "run" / "learning-curve.html").read_text(encoding="utf-8")
 
 
 def test_the_test_split_is_never_read_for_a_learning_curve(curve, flawed, capsys):

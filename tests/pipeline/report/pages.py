@@ -7,7 +7,9 @@ import numpy as np
 
 from pipeline.evaluation.comparison import compare_runs
 from pipeline.report import page as page_module
+from pipeline.report.evidence import HeatMap, Near
 from pipeline.report.page import write_report
+from stages.inspection.feature_map import map_features
 from tests.page_figures import drawing
 from tests.pipeline.finished_runs import HISTORY, SELECTION, add, predictions
 
@@ -67,6 +69,30 @@ class Page(HTMLParser):
         return " ".join(self.text.split())
 
 
+class DrawnEvidence:
+    """What stands beside predictions, of numbers drawn by chance: each sample is near the training images given."""
+
+    features, heat_of = "resnet18 at layer4", "Grad-CAM of the last map"
+
+    def __init__(self, training, heat=True, names=("class 0",)):
+        self.training, self.heat, self.names = training, heat, names
+
+    def nearest(self, keys, count):
+        near = [
+            Near(location, self.names[n % len(self.names)], 0.9 - 0.1 * n) for n, location in enumerate(self.training)
+        ]
+        return [near[:count]] * len(keys)
+
+    def heat_maps(self, keys, locations, classes):
+        random = np.random.default_rng(0)
+        if not self.heat:
+            return [None] * len(keys)
+        return [HeatMap(random.integers(0, 255, (224, 224, 3), np.uint8), random.random((7, 7))) for _ in keys]
+
+    def feature_map(self, keys):
+        return map_features(np.random.default_rng(0).normal(size=(len(keys), 8)), "pca")
+
+
 def three_methods(run, classes=2, tests=60, seeds=(0,), **fields):
     """A run of a linear head, a torch head and a fine-tuning, with mistakes."""
     labels = np.arange(tests) % classes
@@ -79,9 +105,9 @@ def three_methods(run, classes=2, tests=60, seeds=(0,), **fields):
     return run
 
 
-def report(run, out=None, notes=(), drawn=None):
+def report(run, out=None, notes=(), drawn=None, evidence=None):
     """Return the page of a run; of its figures, those are drawn whose names begin with `drawn`, and all with ''."""
     comparison = compare_runs([run])
     configuration = {"data": {"data": "elpv", "test": 0.25}}
     with drawing(drawn):
-        return Page(write_report(out or run, comparison, configuration, {"torch": "2.6"}, list(notes)))
+        return Page(write_report(out or run, comparison, configuration, {"torch": "2.6"}, list(notes), evidence))

@@ -1,6 +1,7 @@
 import re
 from dataclasses import replace
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -263,3 +264,27 @@ def test_svg_takes_its_colors_and_type_from_the_page(row):
 def test_the_same_figure_is_drawn_the_same_every_time(row):
     first, second = (figures.inline_svg(figures.learning_curve(row, "loss")) for _ in range(2))
     assert first == second
+
+
+def test_a_plot_is_saved_on_white_and_as_a_drawing_with_the_colors_of_both_schemes(tmp_path):
+    rates = np.geomspace(1e-6, 1e-1, 30)
+    test = LRFinderResult(rates, 1 / (1 + 90 * rates), 1 / (1 + 90 * rates), 1e-2)
+    figures.save_plot(figures.range_test_curves([test]), tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as image:
+        assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+    root = ElementTree.fromstring((tmp_path / "plot.svg").read_text(encoding="utf-8"))
+    style = root.find("{http://www.w3.org/2000/svg}style").text
+    light, dark = style.split("@media screen and (prefers-color-scheme: dark)")
+    used = set(re.findall(r"var\((--[a-z0-9-]+)\)", ElementTree.tostring(root, encoding="unicode")))
+    assert {"--ink", "--muted", "--accent"} <= used
+    assert all(f"{name}:" in light for name in used)
+    assert all(f"{name}:" in dark for name in used - {"--font"})
+
+
+@pytest.mark.parametrize(("low", "high"), [(2800, 5900), (0.004, 90_000), (61, 75), (0.2, 0.31), (3000, 30_000)])
+def test_an_axis_of_times_has_several_ticks_in_any_range_and_no_two_alike(low, high):
+    ticks = figures._time_ticks(low, high)
+    assert 2 <= len(ticks) <= 5
+    assert all(low <= tick <= high for tick in ticks)
+    names = [figures._short_duration(tick) for tick in ticks]
+    assert len(set(names)) == len(names)

@@ -12,6 +12,7 @@ from stages.inspection.power_law import PowerLaw
 from stages.inspection.sample_scores import scored_samples
 from stages.tasks.base import find_metric
 from stages.tasks.regression import Regression
+from tests.pipeline.report.pages import Page
 
 
 def curve_of(noises):
@@ -58,3 +59,16 @@ def test_a_curve_that_failed_its_check_shows_no_score_beyond_what_was_measured(t
         in_file = (tmp_path / name / "learning-curve.csv").read_text().count("extrapolated")
         shown[name] = ("0.900 (0.800 to 0.950)" in report.table, in_file, drawn_to)
     assert shown == {"whole": (True, 3, 160), "failed": (False, 0, 16)}
+
+
+def test_the_page_has_the_answer_for_its_heading_and_the_numbers_of_the_table(tmp_path):
+    report = CurveReport(curve_of([6.0, 4.0, 2.0]), None, "ridge", title="<i>photos", notes=["split made here"])
+    page = Page(write_curve(report, tmp_path))
+    assert report.answer[0] in page.words
+    assert "<i>photos" in page.words
+    assert "split made here" in page.words
+    assert "power law a" in page.words
+    assert "power law (95" not in page.words  # without one there is no column for it
+    assert all(cell in page.words for row in report.rows for cell in row)
+    assert report.summary in [element.get("aria-label") for element in page.all("div")]
+    assert f"{report.rows[2][1]} with 16" in report.summary

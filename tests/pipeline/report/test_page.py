@@ -3,6 +3,7 @@ import hashlib
 import io
 import os
 import re
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -173,6 +174,21 @@ def test_contact_sheet_is_part_of_the_page(tmp_path):
     page = report(tmp_path)
     assert "What the network sees" in page.words
     assert any("Contact sheet" in element["alt"] for element in page.all("img"))
+
+
+def test_drawings_that_follow_light_and_dark_stand_before_pixels(tmp_path):
+    three_methods(tmp_path)
+    folder = tmp_path / "seed-0" / "finetune-top-3"
+    Image.new("RGB", (300, 200)).save(folder / "contact-sheet.png")
+    drawing = (
+        '<svg xmlns="http://www.w3.org/2000/svg"><style>:root { --ink: #1c2330 }</style><text>100 % ×</text></svg>\n'
+    )
+    (folder / "contact-sheet.svg").write_text(drawing, encoding="utf-8")
+    (source,) = [element["src"] for element in report(tmp_path).all("img") if "Contact" in element["alt"]]
+    kind, content = source.split(",", 1)
+    assert kind == "data:image/svg+xml"
+    assert unquote(content) == drawing
+    assert not {'"', "#", "\n"} & set(content)
 
 
 def test_plots_of_the_rates_stand_beside_the_contact_sheet_of_their_method(tmp_path):

@@ -8,10 +8,11 @@ import pytest
 from pipeline.evaluation.comparison import compare_runs
 from pipeline.report.page import write_report
 from pipeline.run_layout import HEAD
-from tests.browser import CHROMIUM, chromium
+from tests.browser import CHROMIUM, CONTRASTS, CUT_OFF, WIDTHS, chromium
 from tests.page_figures import drawing
 from tests.photographs import photograph
 from tests.pipeline.finished_runs import HISTORY, SELECTION, add, folded, predictions
+from tests.pipeline.report.pages import DrawnEvidence
 
 pytestmark = [
     pytest.mark.browser,
@@ -26,64 +27,16 @@ METHODS = (
 )
 WORDS = ("amber", "brook", "cedar", "delta", "ember", "fjord", "grove", "heath", "inlet", "jetty")
 NAMES = [f"{WORDS[number % 10]} {WORDS[number // 10]}" for number in range(CLASSES)]
-WIDTHS = (360, 768, 1280, 1920)
-
-CONTRASTS = r"""(() => {
-  // colors as a canvas paints them, so that every notation of CSS is understood
-  const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
-  const brush = canvas.getContext("2d", { willReadFrequently: true });
-  const channels = css => {
-    brush.clearRect(0, 0, 1, 1); brush.fillStyle = css; brush.fillRect(0, 0, 1, 1);
-    const [r, g, b, a] = brush.getImageData(0, 0, 1, 1).data;
-    return [r, g, b, a / 255];
-  };
-  const known = new Map();
-  const color = css => known.get(css) ?? known.set(css, channels(css)).get(css);
-  const over = ([r, g, b, a], below) => [r, g, b].map((one, at) => a * one + (1 - a) * below[at]);
-  const light = parts => {
-    const [r, g, b] = parts.map(one => (one /= 255) <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const ground = element => {
-    if (!element) return [255, 255, 255];
-    return over(color(getComputedStyle(element).backgroundColor), ground(element.parentElement));
-  };
-  document.querySelectorAll("details").forEach(part => (part.open = true));
-  const found = new Map();
-  let texts = 0;
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  for (let node; (node = walker.nextNode()); ) {
-    const element = node.parentElement;
-    if (!node.data.trim() || element.closest("script, style, title") || !element.getClientRects().length) continue;
-    texts += 1;
-    const style = getComputedStyle(element), drawn = element instanceof SVGElement;
-    const below = ground(element);
-    let [r, g, b, a] = color(drawn ? style.fill : style.color);
-    for (let up = element; up; up = up.parentElement) a *= parseFloat(getComputedStyle(up).opacity);
-    const pair = [light(over([r, g, b, a], below)), light(below)].sort((x, y) => y - x);
-    const ratio = (pair[0] + 0.05) / (pair[1] + 0.05);
-    const what = `${element.tagName} ${element.getAttribute("class") ?? ""}: ${node.data.trim().slice(0, 30)}`;
-    if (ratio < 4.5) found.set(what, ratio);
-  }
-  return { texts, low: [...found].slice(0, 20) };
-})()"""
-
-CUT_OFF = r"""(() => {
-  const width = document.documentElement.clientWidth;
-  // what scrolls within itself is not cut off, nor is what an ellipsis ends, whose whole name is its title
-  const scrolls = element => element.closest(".wide, .file, dialog, [aria-hidden=true]");
-  return [...document.querySelectorAll("main *")]
-    .filter(element => !scrolls(element) && element.getClientRects().length)
-    .filter(element => { const box = element.getBoundingClientRect(); return box.right > width + 1 || box.left < -1; })
-    .slice(0, 8).map(element => element.outerHTML.slice(0, 120));
-})()"""
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
+    return large_page(tmp_path_factory.mktemp("browser"))
+
+
+def large_page(root):
     """The page of 11 methods, 60 classes and photographs, as a run leaves it."""
-    folder = tmp_path_factory.mktemp("browser") / "run"
-    photographs = folder.parent / "photographs"
+    folder, photographs = root / "run", root / "photographs"
     photographs.mkdir()
     locations = [str(photographs / f"{number}.jpg") for number in range(TESTS)]
     for number in range(TESTS):
@@ -107,8 +60,10 @@ def page(tmp_path_factory):
             model.truncate(12_700_000 + number * 10**6)  # what a page says of its size
     configuration = {"data": str(photographs), "test": 0.25, "head": ["logistic", "ridge"], "epochs": 3}
     notes = ["split 75 / 25", *(f"not readable: {number}.png" for number in range(20))]
+    versions = {"torch": "2.6", "cutonce": "0.2"}
+    evidence = DrawnEvidence(locations[-3:], names=NAMES)
     with drawing(""):
-        return write_report(folder, compare_runs([folder]), configuration, {"torch": "2.6", "cutonce": "0.2"}, notes)
+        return write_report(folder, compare_runs([folder]), configuration, versions, notes, evidence)
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +176,35 @@ def test_pictures_enlarge_by_mouse_and_by_keyboard(tab):
     tab.press("Escape")
     assert not tab.run(OPEN)
     assert tab.run("document.activeElement.className") == "enlarge"  # and the focus is where it was
+
+
+def test_an_enlarged_mistake_shows_its_heat_and_its_nearest_training_images(tab):
+    tab.run("document.querySelector('#mistakes').parentElement.querySelector('button.enlarge').focus()")
+    tab.press("Enter")
+    boxes = tab.run(
+        "[...document.querySelectorAll('dialog .why img')].map(image => { const b = image.getBoundingClientRect();"
+        "return [Math.round(b.width), Math.round(b.height), image.alt]; })"
+    )
+    assert len(boxes) == 2 + 3
+    assert all(min(width, height) > 50 for width, height, _ in boxes)
+    assert boxes[0][:2] == boxes[1][:2]  # what speaks for the class lies over all of what the network sees
+    tab.press("Escape")
+
+
+def test_a_class_that_is_pressed_stands_out_among_the_points(tab):
+    dim = (
+        "[...document.querySelectorAll('.plane use')].filter(use => getComputedStyle(use).opacity < 0.5)"
+        ".map(use => use.dataset.k)"
+    )
+    points = tab.run("document.querySelectorAll('.plane use').length")
+    assert points == TESTS
+    assert tab.run(dim) == []
+    _click(tab, ".key button", 7)
+    faint = tab.run(dim)
+    assert len(faint) == TESTS - TESTS // CLASSES
+    assert "7" not in faint
+    _click(tab, ".key button", 7)
+    assert tab.run(dim) == []
 
 
 def test_commands_are_copied(tab):

@@ -359,8 +359,9 @@ def test_what_was_trained_predicts_what_it_was_tested_with(small, tmp_path, caps
         assert main(predicting) == 0
         probabilities = np.loadtxt(out, delimiter=",", skiprows=1, usecols=(2, 3, 4))
         assert np.allclose(probabilities, expected, atol=1e-5)
-        assert (root / name / "contact-sheet.png").exists()
+        assert (root / name / "contact-sheet.svg").exists()
         assert (root / name / "rates.png").exists()
+        assert (root / name / "rates.svg").exists()
         assert not (root / name / "checkpoint.pt").exists()
     result = json.loads((root / "finetune-blocks.5+conv_head-new-conv_head+-flip" / "result.json").read_text())
     assert result["settings"]["reinitialised"] == ["conv_head"]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics.pairwise import cosine_similarity
 
-from stages.inspection.nearest_neighbors import UnitFeatures, find_neighbors, merge_groups
+from stages.inspection.nearest_neighbors import UnitFeatures, find_neighbors, merge_groups, nearest_rows
 
 CPU = torch.device("cpu")
 
@@ -56,3 +56,16 @@ def test_pairs_can_be_merged_at_once_or_one_after_the_other(pairs, steps):
         return groups[:, None] == groups
 
     assert np.array_equal(merged([pairs]), merged([pairs[number::steps] for number in range(steps)]))
+
+
+@pytest.mark.parametrize("block_rows", [4, 1000])
+def test_rows_nearest_to_others_are_found_in_blocks_of_any_size(block_rows):
+    features = np.random.default_rng(1).normal(2, 1, (50, 9)).astype(np.float16)
+    queries = np.random.default_rng(2).normal(2, 1, (6, 9)).astype(np.float16)
+    indices, cosines = nearest_rows(queries, UnitFeatures(features, CPU, centered=True), 3, block_rows)
+    mean = features.astype(np.float64).mean(axis=0)
+    exact = cosine_similarity(queries - mean, features - mean)
+    assert np.array_equal(indices, np.argsort(-exact, axis=1)[:, :3])
+    assert np.allclose(cosines, -np.sort(-exact, axis=1)[:, :3], atol=1e-3)
+    few, _ = nearest_rows(queries, UnitFeatures(features[:2], CPU, centered=True), 3)
+    assert few.shape == (6, 2)
