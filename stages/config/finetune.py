@@ -18,7 +18,7 @@ Baseline = Literal["scratch", "uncached"]
 
 
 _NOT_WITH_LORA = {
-    "reinit": "what is drawn anew has to train itself, and the weights stay frozen under LoRA; leave one of the two out",
+    "reinit": "what is drawn anew has to train itself, and weights stay frozen under LoRA; leave one of the two out",
     "wise_ft": "between no adapter and one there are no weights to interpolate; leave one of the two out",
 }
 """Options that LoRA leaves nothing to do for, and why."""
