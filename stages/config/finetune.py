@@ -30,7 +30,7 @@ class FinetuneConfig:
 
     unfreeze: str = field(default="3", metadata={**JOINED, **COMMON})
     """What trains: a layer (and all above it), a number of top blocks, all, head (the head alone), or just some layers
-    (layer2,layer4; one with a comma behind it)."""
+    (layer2,layer4; of one layer4,)."""
 
     invert_unfreeze: bool = False
     """Train what --unfreeze would leave frozen, and freeze the rest."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torchvision.models import VisionTransformer
 
+import stages.finetuning.finetune
 from cache.errors import UsageError
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
@@ -18,9 +19,10 @@ from stages.finetuning.finetune import finetune
 from stages.finetuning.lora import add_lora, merge_lora
 from stages.finetuning.predict_images import predict_proba
 from stages.finetuning.problem import FinetuneProblem
-from stages.finetuning.setup import training_fingerprint
+from stages.finetuning.setup import TrainableSetup, training_fingerprint
 from stages.finetuning.transfer_model import build_transfer_model, rebuild_transfer_model
 from stages.network.backbones.user_module import backbone_from_module
+from stages.training.ema import TrainableState
 
 QUICK = FinetuneConfig(
     unfreeze="2", lora=4, epochs=2, lr=1e-2, head_lr=1e-2, finetune_batch_size=8, num_workers=0, init_head="new"
@@ -60,6 +62,13 @@ def test_before_the_first_step_adapters_change_nothing_and_they_alone_train(prob
     assert 0 < counts[1] < counts[0] / 2
 
 
+def test_optimizer_and_checkpoints_hold_adapters_and_head_alone(problem):
+    setup = TrainableSetup.of(problem.extractor, problem.head, QUICK, 0)
+    held = set(TrainableState(setup.upper.model, setup.optimizer).of(setup.upper.model))
+    assert held == {name for _, names in setup.upper.blocks for name in names}
+    assert all(".lora_" in name or name.startswith("head.") for name in held)
+
+
 def test_frozen_weights_keep_every_bit_while_adapters_learn(problem, monkeypatch):
     seen = {}
 
@@ -84,26 +93,15 @@ def test_frozen_weights_keep_every_bit_while_adapters_learn(problem, monkeypatch
 
 
 def test_what_comes_of_it_is_the_plain_network_that_answers_the_same(problem, monkeypatch):
-    answers = []
-
-    def keep(top):
-        upper = replace(plain, model=copy.deepcopy(plain.model))
-        upper.model.top = copy.deepcopy(top)
-        upper.model.head = next(module for module in running if module is not None)
-        answers.append(predict_proba(problem.extractor, upper, problem.manifest))
-        merge_lora(top)
-
     plain = rebuild_transfer_model(problem.extractor, problem.head, "2")
-    running = []
-    train = sys.modules["stages.finetuning.finetune"].train
+    answers, train = [], stages.finetuning.finetune.train
 
-    def remember(run, *others):
+    def answer_before_merging(run, *others):
         result = train(run, *others)
-        running.append(run.model.head)
+        answers.append(predict_proba(problem.extractor, replace(plain, model=run.model), problem.manifest))
         return result
 
-    monkeypatch.setattr("stages.finetuning.finetune.train", remember)
-    monkeypatch.setattr("stages.finetuning.finetune.merge_lora", keep)
+    monkeypatch.setattr("stages.finetuning.finetune.train", answer_before_merging)
     result = finetune(problem)
     merged = result.upper.model.state_dict()
     assert {name: value.shape for name, value in merged.items()} == {
