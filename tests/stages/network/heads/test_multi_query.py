@@ -9,7 +9,9 @@ from stages.config.heads import HeadConfig
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_head import train_head
 from stages.network.heads.multi_query import MultiQueryHead
+from stages.network.heads.registry import build_head
 from tests.stages.fitting.rows_of_digits import fit_problem
+from tests.stages.network.networks import graph, images
 
 
 def head_for(row_shape):
@@ -60,6 +62,16 @@ def test_it_finds_the_place_that_says_what_an_average_drowns():
 
     assert score("multi_query", tokens) > 0.9
     assert score("logistic", tokens.mean(axis=1)) < 0.7
+
+
+def test_it_trains_on_the_tokens_of_a_vision_transformer():
+    cut_graph = graph("timm:vit_tiny_patch16_224")
+    tokens = cut_graph.section(None, cut_graph.resolve("norm"))(images("timm:vit_tiny_patch16_224", 4)).detach()
+    head = build_head("multi_query", tuple(tokens.shape[1:]), 3, {"dropout": 0.0})
+    logits = head(tokens)
+    logits.square().sum().backward()
+    assert logits.shape == (4, 3)
+    assert all(parameter.grad.any() for parameter in head.parameters())
 
 
 def test_several_are_trained_at_once():
