@@ -34,8 +34,22 @@ FAMILIES = {
 
 IMAGE_SIZE = {"vit_tiny_patch16_224": 224, "swin_tiny_patch4_window7_224": 224}
 VECTORS = ("linear", "labels", "numbers", "mlp", "cosine", "knn", "rbf", "ensemble", "stacked", "projected", "flip")
-OTHERS = ("cuts", "taps", "attention", "columns", "mean", "concat", "mil", "gru", "transformer", "masks", "tuned")
+OTHERS = (
+    "cuts",
+    "taps",
+    "attention",
+    "multi_query",
+    "columns",
+    "mean",
+    "concat",
+    "mil",
+    "gru",
+    "transformer",
+    "masks",
+    "tuned",
+)
 KINDS = (*VECTORS, *OTHERS)
+ON_MAPS = ("attention", "multi_query", "masks")
 
 
 def make_images(folder, count, seed=0):
@@ -81,8 +95,8 @@ def saved_method(folder, backbone, kind, paths, image_size=64, crop_mode="center
         weights="none",
         image_size=image_size,
         crop_mode="border" if kind == "masks" else crop_mode,
-        cut=joined if kind == "cuts" else map_cut if kind in ("attention", "masks") else "auto",
-        pool="none" if kind in ("attention", "masks") else "avg",
+        cut=joined if kind == "cuts" else map_cut if kind in ON_MAPS else "auto",
+        pool="none" if kind in ON_MAPS else "avg",
         taps="stages" if kind == "taps" else "",
         cache=folder / "cache",
         device="cpu",
@@ -146,7 +160,6 @@ def _head(kind, extractor, outputs, columns, paths):
     from stages.data.sources.open_image import read_image
     from stages.network.aggregate import Aggregate
     from stages.network.heads.aggregated import AggregatedHead
-    from stages.network.heads.attention_pool import AttentionHead
     from stages.network.heads.blocks import WeightedBlocksHead
     from stages.network.heads.cosine import CosineHead
     from stages.network.heads.depths import ColumnsHead, ProjectedHead
@@ -157,6 +170,7 @@ def _head(kind, extractor, outputs, columns, paths):
     from stages.network.heads.mlp import MLPHead
     from stages.network.heads.rbf import RBFHead
     from stages.network.heads.recurrent import GRUHead
+    from stages.network.heads.registry import build_head
     from stages.network.heads.transformer import TransformerHead
 
     render = extractor.backbone.preprocessing.render
@@ -167,8 +181,8 @@ def _head(kind, extractor, outputs, columns, paths):
         shape = (extractor.row_numbers,)
         return LinearHead.build(shape, outputs, {"maps": extractor.map_layout.to_json()}, None)
     shape = extractor.row_shape
-    if kind == "attention":
-        return AttentionHead(shape, outputs)
+    if kind in ("attention", "multi_query"):
+        return build_head(kind, shape, outputs)
     width, spread = shape[0], float(rows.std()) or 1.0
     linear = LinearHead(shape, outputs)
     torch.nn.init.normal_(linear.output.weight, std=1 / (spread * width**0.5))

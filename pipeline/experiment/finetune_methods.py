@@ -327,6 +327,7 @@ def name_of(options: FinetuneConfig) -> str:
     parts += [f"new-{options.reinit.replace(',', '+')}"] if options.reinit is not None else []
     parts += ["from-cache"] * options.from_cache
     parts += ["wise-ft"] * options.wise_ft
+    parts += [f"lora-{options.lora}"] if options.lora else []
     parts += [options.tta] if options.tta != "none" else []
     return "-".join(parts)
 
@@ -400,6 +401,8 @@ def _settings(extractor: Extractor, options: FinetuneConfig, tuned: FinetuneResu
     settings = {
         name: value for name, value in asdict(options).items() if value is not None and name not in _SAID_ELSEWHERE
     }
+    if not options.lora:
+        del settings["lora"]
     settings |= {
         "amp_dtype": tuned.autocast,
         "augment": extractor.options.augment,

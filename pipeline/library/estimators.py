@@ -49,7 +49,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     backbone : str, nn.Module or Backbone
     cut : str or tuple of str
     weights : str or Path
-    pool : {"avg", "max", "avgmax", "cls", "grid2", "grid4"}
+    pool : {"avg", "max", "avgmax", "cls", "clsavg", "grid2", "grid4"}
     image_size : int, optional
     crop_mode : {"center", "squash", "border"}
     mirror : bool

@@ -76,7 +76,7 @@ def features(
         ``default``, ``none`` (random, always the same ones), or a file with a state_dict.
     taps : {"", "last", "stages", "blocks", "all"} or sequence of str, optional
         In place of a cut, statistics of many depths in one row: words, or patterns of names such as ``blocks.*``.
-    pool : {"avg", "max", "std", "avgmax", "cls", "grid2", "grid4", "none"}
+    pool : {"avg", "max", "std", "avgmax", "cls", "clsavg", "grid2", "grid4", "none"}
         How a feature map becomes a vector; ``none`` keeps it. Of taps several, as ``("avg", "max", "std")``.
     image_size : int, optional
         Side of the square the network sees, in pixels (default: the network's own; a module has none).

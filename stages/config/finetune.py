@@ -17,13 +17,20 @@ from stages.config.registry import COMMON, OPTIMIZERS, SCHEDULES, OptionHelp
 Baseline = Literal["scratch", "uncached"]
 
 
+_NOT_WITH_LORA = {
+    "reinit": "what is drawn anew has to train itself, and weights stay frozen under LoRA; leave one of the two out",
+    "wise_ft": "between no adapter and one there are no weights to interpolate; leave one of the two out",
+}
+"""Options that LoRA leaves nothing to do for, and why."""
+
+
 @dataclass(frozen=True)
 class FinetuneConfig:
     """How the top blocks are trained, starting from a stage-2 head (stage 3)."""
 
     unfreeze: str = field(default="3", metadata={**JOINED, **COMMON})
     """What trains: a layer (and all above it), a number of top blocks, all, head (the head alone), or just some layers
-    (layer2,layer4; one with a comma behind it)."""
+    (layer2,layer4; of one layer4,)."""
 
     invert_unfreeze: bool = False
     """Train what --unfreeze would leave frozen, and freeze the rest."""
@@ -144,6 +151,11 @@ class FinetuneConfig:
     wise_ft: bool = False
     """WiSE-FT: keep what validates best of the weights it began with, those of its best epoch, and four between."""
 
+    lora: int = 0
+    """LoRA, of vision transformers: rank of the adapters that train beside the frozen matrices of the unfrozen blocks,
+    and are merged into them at the end; 4 to 16 is usual, at 10 times the rates. 0 trains the weights themselves. Needs
+    the extra lora."""
+
     clip_grad: float | None = None
     """Largest norm of the gradient."""
 
@@ -189,6 +201,7 @@ class FinetuneConfig:
             "finetune_batch_size": 1,
             "num_workers": 0,
             "checkpoint_minutes": 0,
+            "lora": 0,
         }
         require_at_least(self, {**minima, "finetune_dropout": 0, "drop_path": 0})
         if self.init_head not in (None, "new"):
@@ -196,6 +209,12 @@ class FinetuneConfig:
         SCHEDULES.require_known(self.schedule)
         for name in ("finetune_dropout", "drop_path"):
             require(name, getattr(self, name), "less than 1", lambda share: share < 1)
+        if self.lora:
+            if self.unfreeze == "head":
+                raise UsageError(f"`lora` {self.lora} with `unfreeze` head: no block is unfrozen; name some")
+            for option, instead in _NOT_WITH_LORA.items():
+                if getattr(self, option):
+                    raise UsageError(f"`lora` {self.lora} with `{option}`: {instead}")
         if self.lr_find == "each" and not self.unfreeze_every:
             raise UsageError("`lr_find` each is for `unfreeze_every`; use `lr_find` start")
         if self.name is not None and not re.fullmatch(r"[\w.+-]+", self.name):

@@ -77,6 +77,7 @@ def baseline(options: FinetuneConfig, name: Baseline) -> FinetuneConfig:
         init_head="new",
         from_cache=False,
         wise_ft=False,
+        lora=0,
         baselines=(),
         lr=options.baseline_lr,
         head_lr=options.baseline_lr,

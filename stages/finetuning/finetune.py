@@ -15,6 +15,7 @@ from stages.extraction.extractor import Extractor
 from stages.finetuning.autotune import CHECKPOINT, AutotuneState, rescale_lrs
 from stages.finetuning.baselines import baseline
 from stages.finetuning.cached_batches import boundary_extractor
+from stages.finetuning.lora import merge_lora
 from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.setup import (
     FinetuneSetup,
@@ -171,11 +172,14 @@ def finetune(
     start = trainable.snapshot(upper.model) if options.wise_ft else {}
     result = train(run, scheduler, hooks)
     interpolation = choose_interpolation(run, trainable, start, result) if options.wise_ft else None
+    trained_parameters = sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"])
+    if options.lora:
+        merge_lora(upper.model.top)
     return FinetuneResult(
         upper,
         result,
         source.forwards,
-        sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"]),
+        trained_parameters,
         lr_trace(trainee.schedule, list(highest.values()), steps_per_epoch, options.epochs),
         steps_per_epoch,
         autotune.range_tests,

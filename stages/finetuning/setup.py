@@ -32,7 +32,7 @@ from stages.training.train_loop import TrainRun
 _NOT_IN_FINGERPRINT = ("num_workers", "checkpoint_minutes", "tta", "name", "baselines", "baseline_lr")
 """Options that do not shape what a training comes to."""
 
-_LATER = ("wise_ft",)
+_LATER = ("wise_ft", "lora")
 """Options that trainings of before did not have, and that are told where they are asked for: those are found again."""
 
 

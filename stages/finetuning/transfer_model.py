@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cache.errors import UsageError
 from stages.config.finetune import FinetuneConfig
 from stages.extraction.extractor import Extractor
+from stages.finetuning.lora import add_lora
 from stages.network.aggregate import padded
 from stages.network.auxiliary_heads import AuxiliaryHead, auxiliary_heads_for, section_with_auxiliary
 from stages.network.freezing import freeze, lock_eval_mode
@@ -293,6 +294,7 @@ def build_transfer_model(extractor: Extractor, head: Head, options: FinetuneConf
         reinit_parameters(top, reinitialized, options.init, seed)
     if options.drop_path is not None:
         set_stochastic_depth(top, options.drop_path)
+    trainable = add_lora(top, boundary.trainable, options.lora, seed) if options.lora else boundary.trainable
     new_head, dropout = copy.deepcopy(head).requires_grad_(True), options.finetune_dropout
     if isinstance(head, MapHead):
         model: TrainableTop = TrainableMaps(top, new_head, dropout, MapRoute.of(extractor, boundary.cut))
@@ -306,7 +308,7 @@ def build_transfer_model(extractor: Extractor, head: Head, options: FinetuneConf
         frozen=torch.no_grad()(below.forward),  # not inference_mode, whose outputs autograd refuses
         model=model,
         boundary=boundary.cut,
-        blocks=tuple(_blocks(extractor.graph.blocks, model, boundary.trainable)),
+        blocks=tuple(_blocks(extractor.graph.blocks, model, trainable)),
         eval_mode_norms=tuple(_fixed_statistics(top, options, (*reinitialized, *auxiliary))),
         reinitialized=reinitialized,
         below=below,

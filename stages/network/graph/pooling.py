@@ -118,6 +118,16 @@ def class_token(x: torch.Tensor, cut: Cut) -> torch.Tensor:
     return x[:, 0]
 
 
+@register_pooling("clsavg", needs_class_token=True)
+def class_token_beside_average(x: torch.Tensor, cut: Cut) -> torch.Tensor:
+    """Class token beside the average of the patches.
+
+    What linear probes of DINOv2 are given (Oquab et al. 2023, "DINOv2: Learning Robust Visual Features without
+    Supervision"), [b, 2 C].
+    """
+    return torch.cat([class_token(x, cut), average(x, cut)], dim=1)
+
+
 @register_pooling("grid2")
 def average_of_quarters(x: torch.Tensor, cut: Cut) -> torch.Tensor:
     """Averages over 2 x 2 parts, which tell where something is."""

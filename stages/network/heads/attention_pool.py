@@ -43,7 +43,7 @@ class AttentionHead(Head):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the logits of a batch of rows."""
-        keys, values = self.keys_and_values(_tokens(rows, self.layout)).chunk(2, dim=2)
+        keys, values = self.keys_and_values(tokens_of(rows, self.layout)).chunk(2, dim=2)
         query, keys, values = map(self._by_head, (self.query.expand(rows.shape[0], 1, -1), keys, values))
         pooled = functional.scaled_dot_product_attention(query, keys, values)
         logits: torch.Tensor = self.output(self.dropout(self.norm(pooled.flatten(1))))
@@ -54,7 +54,7 @@ class AttentionHead(Head):
         return tokens.reshape(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
 
 
-def _tokens(rows: torch.Tensor, layout: Layout) -> torch.Tensor:
+def tokens_of(rows: torch.Tensor, layout: Layout) -> torch.Tensor:
     """Return maps as tokens [b, n, C], one for each place; tokens as they are."""
     if layout == "nchw":
         return rows.flatten(2).transpose(1, 2)

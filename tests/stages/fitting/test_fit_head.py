@@ -23,9 +23,7 @@ from tests.stages.fitting.rows_of_digits import TEN_CLASSES, digits, fit_problem
 
 CPU = torch.device("cpu")
 QUICK = HeadConfig(c_values=(1e-3, 1e-1), fit_epochs=30, fit_lr=(1e-2,), nystroem_components=100)
-HEADS_FOR_VECTORS = [
-    name for name in head_names() if name not in ("attention", "top") and find_head(name).rows not in ("bag", "maps")
-]
+HEADS_FOR_VECTORS = [name for name in head_names() if find_head(name).rows not in ("map", "bag", "maps")]
 
 
 @pytest.mark.parametrize("classes", [2, 10])

@@ -20,7 +20,7 @@ def cut(shape, layout, prefix=0, class_token=False):
 MAP, ROWS, TOKENS = cut((4, 3, 3), "nchw"), cut((3, 3, 4), "nhwc"), cut((11, 4), "tokens", 2, True)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in POOLINGS.declared if kind != "cls"])
+@pytest.mark.parametrize("kind", [kind for kind, known in POOLINGS.known.items() if not known.needs_class_token])
 @pytest.mark.parametrize("at", [MAP, ROWS, TOKENS, cut((5,), "vector")])
 def test_shape_is_that_of_the_pooled_row(kind, at):
     pool = Pool(kind, at)
@@ -63,6 +63,7 @@ def test_tokens_of_no_patch_take_no_part_in_the_average():
     assert torch.equal(Pool("avg", TOKENS)(x), Pool("avg", TOKENS)(other))
     assert torch.equal(Pool("max", TOKENS)(x), Pool("max", TOKENS)(other))
     assert torch.equal(Pool("cls", TOKENS)(x), x[:, 0])
+    assert torch.equal(Pool("clsavg", TOKENS)(x), torch.cat([x[:, 0], x[:, 2:].mean(1)], 1))
 
 
 def test_vectors_stay_as_they_are():
@@ -75,6 +76,8 @@ def test_vectors_stay_as_they_are():
 def test_class_token_where_there_is_none_is_refused_with_what_fits(at):
     with pytest.raises(UsageError, match=r"'here' .* has no class token.*avg, max, std, avgmax, grid2, grid4 and none"):
         Pool("cls", at)
+    with pytest.raises(UsageError, match=r"`pool` clsavg: .* has no class token"):
+        Pool("clsavg", at)
     with pytest.raises(UsageError, match="`pool` mean: there is no such pooling; there are avg, max"):
         Pool("mean", at)
 
@@ -96,3 +99,5 @@ def test_class_token_of_a_vision_transformer_is_what_its_classifier_sees():
     tokens = cut_graph.resolve("norm")
     pooled = Pool("cls", tokens)(cut_graph.section(None, tokens)(x))
     assert torch.equal(pooled, cut_graph.section(None, cut_graph.resolve("auto"))(x))
+    both = Pool("clsavg", tokens)(cut_graph.section(None, tokens)(x))
+    assert torch.equal(both, torch.cat([pooled, Pool("avg", tokens)(cut_graph.section(None, tokens)(x))], dim=1))

@@ -26,7 +26,7 @@ from stages.network.heads.registry import build_head
 from stages.network.heads.serialization import load_head, save_head
 
 VECTOR_HEADS = ["linear", "mlp", "concat", "cosine"]
-MAP_HEADS = ["concat", "attention"]
+MAP_HEADS = ["concat", "attention", "multi_query"]
 MAP_SHAPES = [(6, 5, 5), (5, 5, 6), (25, 6)]
 
 
@@ -56,7 +56,8 @@ def test_concat_has_the_layers_of_its_name():
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("linear", (64,)), ("mlp", (64,)), ("concat", (64,)), ("attention", (9, 64))]
+    ("name", "shape"),
+    [("linear", (64,)), ("mlp", (64,)), ("concat", (64,)), ("attention", (9, 64)), ("multi_query", (9, 64))],
 )
 def test_dropout_is_on_in_training_only(name, shape):
     head = build_head(name, shape, 3, {"dropout": 0.5})
@@ -140,7 +141,7 @@ def test_models_fitted_on_rows_of_unit_length_take_rows_as_they_are(scaled):
     np.testing.assert_allclose(scores[:, 1] - scores[:, 0], machine.decision_function(seen), atol=2e-3)
 
 
-@pytest.mark.parametrize("name", ["attention", "top", "package.module:Class"])
+@pytest.mark.parametrize("name", ["attention", "multi_query", "top", "package.module:Class"])
 def test_l2_is_refused_where_no_vector_is_made(name):
     with pytest.raises(UsageError, match=rf"`head` {name}.*l2"):
         build_head(name, (6, 5, 5), 3, {"l2": True})
@@ -148,7 +149,7 @@ def test_l2_is_refused_where_no_vector_is_made(name):
 
 @pytest.mark.parametrize("name", ["linear", "mlp", "cosine"])
 def test_maps_are_refused_with_the_poolings_and_the_heads_that_fit(name):
-    message = rf"`head` {name} takes vectors.*maps.*\[6, 5, 5\].*avg, max or avgmax.*maps: attention, concat, top"
+    message = rf"`head` {name} takes vectors.*maps.*\[6, 5, 5\].*avg, max or avgmax.*maps: attention, concat, multi_query, top"
     with pytest.raises(UsageError, match=message):
         build_head(name, (6, 5, 5), 3)
     with pytest.raises(UsageError, match="tokens"):
@@ -219,7 +220,7 @@ def test_support_vector_machines_become_a_kernel_head_and_come_back_the_same(tmp
         ("concat", (6, 5, 5), False),
         ("concat", (12,), True),
         ("cosine", (12,), False),
-        *(("attention", shape, False) for shape in MAP_SHAPES),
+        *((name, shape, False) for name in ("attention", "multi_query") for shape in MAP_SHAPES),
     ],
 )
 def test_saved_heads_come_back_the_same(tmp_path, name, shape, l2):
