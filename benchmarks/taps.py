@@ -7,7 +7,8 @@
 
 Random weights, which change nothing of the time, and random images in batches of 16 on one thread, as each core of a
 CPU computes them while extracting. Both sides take turns; the ratio is the median of the turns' ratios, with quartiles,
-so that what else the machine does slows both. Decoding, which is the same for both, is not in it.
+and seconds are those of the thread, so that what else the machine does is not in it. Decoding, which is the same for
+both, is not in it either.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from stages.network.graph.cuts import CutGraph
 from stages.network.graph.pooling import Pool
 from stages.network.graph.tap_places import find_taps, layout_of_taps
 from stages.network.graph.tapped_trunk import TappedTrunk
-from stages.network.graph.trunk import FrozenTrunk
+from stages.network.graph.trunk import FrozenTrunk, Precision
 from stages.runtime.allocator import tune_malloc
 
 NETWORKS = (
@@ -50,14 +51,16 @@ BATCH = 16
 
 
 def seconds(trunk: nn.Module, images: torch.Tensor) -> float:
-    """Return the time of a pass."""
-    started = time.perf_counter()
+    """Return the time of a pass, as the thread spent it."""
+    started = time.thread_time()
     with torch.inference_mode():
         trunk(images)
-    return time.perf_counter() - started
+    return time.thread_time() - started
 
 
-def row_of(name: str, taps: str, pools: list[str], turns: int, image_size: int | None) -> list[str]:
+def row_of(
+    name: str, taps: str, pools: list[str], turns: int, image_size: int | None, precision: Precision
+) -> list[str]:
     """Return what is found in a network, and what it costs."""
     backbone = load_backbone(name, "none", image_size)
     size = backbone.preprocessing.image_size
@@ -65,8 +68,8 @@ def row_of(name: str, taps: str, pools: list[str], turns: int, image_size: int |
     places = find_taps(graph, taps, pools)
     kinds = [place.kind for place in places]
     automatic = graph.resolve("auto")
-    cut = FrozenTrunk(graph, [(automatic, Pool("avg", automatic))], "fp32", device)
-    tapped = TappedTrunk(graph, places, "fp32", device)
+    cut = FrozenTrunk(graph, [(automatic, Pool("avg", automatic))], precision, device)
+    tapped = TappedTrunk(graph, places, precision, device)
     images = torch.randn(BATCH, 3, size, size, generator=torch.Generator().manual_seed(0))
     times = np.array([[seconds(cut, images), seconds(tapped, images)] for _ in range(turns + 1)][1:])
     low, ratio, high = np.quantile(times[:, 1] / times[:, 0], (0.25, 0.5, 0.75))
@@ -84,11 +87,12 @@ def main() -> None:
     parser.add_argument("--pool", default="avg,max,std")
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--image-size", type=int)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     options = parser.parse_args()
     torch.set_num_threads(1)
     tune_malloc()
     rows = [
-        row_of(name, options.taps, options.pool.split(","), options.turns, options.image_size)
+        row_of(name, options.taps, options.pool.split(","), options.turns, options.image_size, options.precision)
         for name in options.networks
     ]
     header = ["network", "stages", "blocks", "inner", "numbers", "one cut, ms", "taps, ms", "ratio"]

@@ -16,7 +16,10 @@ from stages.network.graph.tap_places import TapPlace
 from stages.network.graph.trunk import ARITHMETIC, FrozenModule, Precision
 
 _TOGETHER = ("avg", "max", "std")
-"""Poolings that share a mean, and read the numbers as they are, without a copy in float32."""
+"""Poolings that share a mean, and are taken of some images at a time, without a copy of all in float32."""
+
+_CACHED = 1 << 18
+"""Numbers that the cache of a core holds: in float32 the megabyte of current processors."""
 
 
 class TappedTrunk(FrozenModule):
@@ -66,7 +69,7 @@ class TappedTrunk(FrozenModule):
 class PooledTensor(nn.Module):
     """The statistics of one tensor: [b, *shape] -> float32 [b, width], in the order of its blocks.
 
-    Average, maximum and standard deviation go over the numbers as they are, in bfloat16 too, and add up in float32.
+    All are taken of the numbers in float32.
     """
 
     def __init__(self, place: TapPlace) -> None:
@@ -77,28 +80,47 @@ class PooledTensor(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Pool a batch."""
-        patches, rows = patches_of(x, self._tensor), dict[str, torch.Tensor]()
-        dims = SPATIAL_DIMS[self._tensor.layout]
-        if "avg" in self._kinds or "std" in self._kinds:
-            rows["avg"] = patches.mean(dims, dtype=torch.float32)
-        if "std" in self._kinds:
-            rows["std"] = _deviation(patches, rows["avg"], dims)
-        if "max" in self._kinds:
-            rows["max"] = patches.amax(dims).float()
+        rows = _pooled(patches_of(x, self._tensor), SPATIAL_DIMS[self._tensor.layout], self._kinds)
         others = (pool for pool in self.pools if pool.kind not in _TOGETHER)
         rows |= {str(pool.kind): pool(x.float()) for pool in others}
         return torch.cat([rows[kind] for kind in self._kinds], dim=1)
 
 
-def _deviation(x: torch.Tensor, mean: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
-    """Return the standard deviation over some dimensions: by differences, which are right where all are nearly alike.
+def _pooled(x: torch.Tensor, dims: tuple[int, ...], kinds: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Return average, maximum and deviation over some dimensions, float32 [b, C], as far as they are asked for.
 
-    On a CPU torch's own ``std`` over places takes five times as long, and ``vector_norm`` twice.
+    On a CPU as many images at a time as the cache of a core holds, so that all but the first pass read what is there.
     """
-    for dim in dims:
-        mean = mean.unsqueeze(dim)
-    deviation: torch.Tensor = (x - mean).square_().mean(dims).sqrt()
-    return deviation
+    if not set(kinds) & set(_TOGETHER):
+        return {}
+    images_at_once = len(x)
+    if x.device.type == "cpu":
+        images_at_once = min(max(_CACHED // x[0].numel(), 1), len(x))
+    parts = [_pooled_at_once(part.float(), dims, kinds) for part in x.split(images_at_once)]
+    return {kind: torch.cat([part[kind] for part in parts]) for kind in parts[0]}
+
+
+def _pooled_at_once(x: torch.Tensor, dims: tuple[int, ...], kinds: Sequence[str]) -> dict[str, torch.Tensor]:
+    rows: dict[str, torch.Tensor] = {}
+    if "avg" in kinds or "std" in kinds:
+        rows["avg"] = x.mean(dims)
+    if "max" in kinds:
+        rows["max"] = _maximum(x, dims)
+    if "std" in kinds:
+        mean = rows["avg"]
+        for dim in dims:
+            mean = mean.unsqueeze(dim)
+        # by differences, which are right where all are nearly alike; torch's own takes five times as long on a CPU
+        rows["std"] = (x - mean).square_().mean(dims).sqrt_()
+    return rows
+
+
+def _maximum(x: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+    """Return the maximum over places; of maps whose channels are side by side by rows first, in half of the time."""
+    if dims == (2, 3) and x.is_contiguous(memory_format=torch.channels_last):
+        batch, channels, height, width = x.shape
+        return x.permute(0, 2, 3, 1).view(batch, height, width * channels).amax(1).view(batch, width, channels).amax(1)
+    return x.amax(dims)
 
 
 def _refuse_taps_that_prevent_folding(graph: CutGraph, places: Sequence[TapPlace], folded: int) -> None:
