@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import eigh
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import SVC
 
+from stages.fitting.eigen import eigendecomposed
 from stages.fitting.grid_search import fit_along_path
 from stages.fitting.linear_models import LinearModel, LinearModelFactory
 from stages.fitting.linear_targets import ABSENT_CLASS_SCORE, constant_logits, two_sided
@@ -173,6 +173,7 @@ class ExactRBFSVM:
         self.sides, constants = _sides(labels, factory.task.out_features)
         self.learned = [number for number, side in enumerate(self.sides) if side is not None]
         self.constants = constants
+        self._compared: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
 
     def fit(self, c: float, *, final: bool = False) -> None:
         """Fit with a value of C (times `C_RATIO`)."""
@@ -190,9 +191,13 @@ class ExactRBFSVM:
             self.bias[number] = machine.intercept_[0]
 
     def scores(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the scores of all classes, float32 [n, classes], for rows less the centre."""
-        kernel = rbf_kernel(self.scaler(rows), self.rows, self.scaler.gamma)
-        return np.asarray(kernel @ self.support + self.bias, dtype=np.float32)
+        """Return the scores of all classes, float32 [n, classes], for rows less the centre.
+
+        The same array scored for another value of C is not compared with the rows again.
+        """
+        if self._compared is None or self._compared[0] is not rows:
+            self._compared = rows, rbf_kernel(self.scaler(rows), self.rows, self.scaler.gamma)
+        return np.asarray(self._compared[1] @ self.support + self.bias, dtype=np.float32)
 
     def head(self, temperature: float = 1.0) -> RBFHead:
         """Return scaling and machines as one head that holds the rows it needs."""
@@ -239,7 +244,7 @@ class NystroemModel:
 
 def _eigenvector_root(kernel: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return V e^-1/2 for a kernel V e V'; what is next to nothing of e counts as the least that is something."""
-    values, vectors = eigh(kernel)
+    values, vectors = eigendecomposed(kernel)
     return np.asarray(vectors / np.sqrt(np.maximum(values, 1e-8 * values[-1])))
 
 

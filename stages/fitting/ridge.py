@@ -25,9 +25,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import eigh, solve
+from scipy.linalg import solve
 
 from stages.fitting.class_sums import ClassSums, TargetSums, approximate_mean, iter_scaled
+from stages.fitting.eigen import eigendecomposed
 from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, concat
 from stages.fitting.folds import CVPlan
 from stages.fitting.linear_targets import ABSENT_CLASS_SCORE
@@ -209,7 +210,7 @@ class GramSums:
     def eigendecompose(self, scaling: Scaling) -> Ridge:
         """Decompose Z'Z of the rows that were summed."""
         covariance, of_targets = self._normal_equations(scaling)
-        values, vectors = eigh(covariance, overwrite_a=True, check_finite=False)
+        values, vectors = eigendecomposed(covariance)
         return self._ridge(scaling, vectors, np.maximum(values, 0), vectors.T @ of_targets)
 
     def solve(self, scaling: Scaling, penalty: float) -> LinearHead:
@@ -274,7 +275,7 @@ def decomposed_by_rows(
         values /= scale
     roots = np.sqrt(weights.astype(np.float64))[:, None]
     values *= roots
-    eigenvalues, inner = eigh(values @ values.T, overwrite_a=True, check_finite=False)
+    eigenvalues, inner = eigendecomposed(values @ values.T)
     spanned = eigenvalues > _RANK * eigenvalues[-1]
     lengths, inner = np.sqrt(eigenvalues[spanned]), inner[:, spanned]
     target_mean, present, weight = targets.mean(rows.labels, weights)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.linalg import eigh
 from sklearn.linear_model import Ridge, RidgeClassifier
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import NearestCentroid
@@ -16,6 +15,7 @@ from sklearn.preprocessing import StandardScaler, normalize
 from stages.config.heads import HeadConfig
 from stages.fitting import feature_rows as rows_module
 from stages.fitting import ridge
+from stages.fitting.eigen import eigendecomposed
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.ncm import fit_ncm
 from stages.fitting.ridge import GramSums, RidgeFits, RidgeTargets, decomposed_by_rows, fit_ridge
@@ -112,7 +112,7 @@ def test_the_smaller_matrix_is_decomposed(folds, monkeypatch):
     )
     problem = fit_problem(train, val, classes=3, options=HeadConfig(c_values=(1e-3, 1e-2), cv=folds))
     sizes = []
-    monkeypatch.setattr(ridge, "eigh", lambda matrix, **how: sizes.append(len(matrix)) or eigh(matrix, **how))
+    monkeypatch.setattr(ridge, "eigendecomposed", lambda matrix: sizes.append(len(matrix)) or eigendecomposed(matrix))
     quick = fit_ridge(problem)
     assert max(sizes) <= 90
     by_products = ridge._FitsByProducts(train, val, RidgeTargets(problem.task), np.ones(90, np.float32))
