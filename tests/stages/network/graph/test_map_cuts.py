@@ -5,21 +5,22 @@ from torch import nn
 from cache.errors import UsageError
 from stages.network.backbones.registry import load_backbone
 from stages.network.graph.cuts import CutGraph
-from stages.network.graph.map_cuts import default_map_cuts, stride_of
+from stages.network.graph.map_cuts import MOST_PROBED, default_map_cuts, map_cuts_to_probe, stride_of
 
 
 class Even(nn.Module):
-    """Blocks whose maps stay as large as the image."""
+    """Blocks whose maps stay as large as the image, or a part of it."""
 
-    def __init__(self, count):
+    def __init__(self, count, stride=1):
         super().__init__()
+        self.stem = nn.Conv2d(3, 3, stride, stride)
         self.blocks = nn.Sequential(
             *[nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 3, 1)) for _ in range(count)]
         )
         self.head = nn.Linear(3, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.blocks(x).mean((2, 3)))
+        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
 
 
 @pytest.mark.parametrize(
@@ -42,3 +43,26 @@ def test_a_network_without_maps_is_refused():
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 8), nn.ReLU(), nn.Linear(8, 4))
     with pytest.raises(UsageError, match="`cut` maps"):
         default_map_cuts(CutGraph(network.eval(), 8))
+
+
+def test_nothing_finer_than_a_stride_of_4_is_probed():
+    graph = CutGraph(load_backbone("efficientnet_lite0", "none").module.eval(), 96)
+    cuts = map_cuts_to_probe(graph)
+    assert [stride_of(graph, cut) for cut in cuts] == [4, 8, 16, 16, 32, 32]
+    assert cuts == [graph.resolve(f"blocks.{place}") for place in range(1, 7)]
+
+
+def test_where_all_maps_are_finer_the_last_is_probed():
+    graph = CutGraph(Even(6).eval(), 16)
+    assert map_cuts_to_probe(graph) == [graph.resolve("blocks.5")]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "places"),
+    [(12, range(12)), (13, (0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12)), (34, range(0, 34, 3))],
+)
+def test_of_many_blocks_twelve_are_probed_evenly_spread_with_the_first_and_the_last(blocks, places):
+    graph = CutGraph(Even(blocks, stride=4).eval(), 16)
+    cuts = map_cuts_to_probe(graph)
+    assert cuts == [graph.resolve(f"blocks.{place}") for place in places]
+    assert len(cuts) == MOST_PROBED
