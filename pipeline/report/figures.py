@@ -662,8 +662,8 @@ def _time_ticks(low: float, high: float) -> list[float]:
     ticks = [tick for tick in _TICKS if low <= tick <= high]
     if len(ticks) < 3:  # a narrow range has few of these
         unit = next((unit for unit in (3600, 60, 1) if high - low >= 2 * unit), 1)
-        even = MaxNLocator(4, steps=[1, 2, 3, 5, 10]).tick_values(low / unit, high / unit) * unit
-        within = [float(tick) for tick in even if low <= tick <= high]
+        even = MaxNLocator(4, steps=[1, 2, 3, 5, 10]).tick_values(low / unit, high / unit)
+        within = [float(tick) for tick in np.asarray(even) * unit if low <= tick <= high]
         ticks = sorted({_short_duration(tick): tick for tick in reversed(within)}.values())
     return ticks[:: math.ceil(len(ticks) / 5)] if ticks else [math.sqrt(low * high)]
 

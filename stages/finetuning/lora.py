@@ -63,7 +63,7 @@ def merge_lora(top: nn.Module) -> None:
 
     for name, layer in [*top.named_modules()]:
         if isinstance(layer, LoraLayer):
-            layer.merge(safe_merge=True)  # type: ignore[attr-defined]  # of the class that adapts a linear layer
+            layer.merge(safe_merge=True)  # of the class that adapts a linear layer
             _replace(top, name, layer.get_base_layer())
     for name, layer in [*top.named_modules()]:
         if isinstance(layer, _OpenedAttention):

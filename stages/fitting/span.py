@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
 
+from cache.errors import DataError
 from stages.config.heads import BlockWeight
 from stages.fitting.feature_rows import AnyFeatureRows
 from stages.fitting.standardize import Standardizer
@@ -40,8 +41,9 @@ EXACT_UP_TO = 4000
 SQUARED_LENGTH = 1000.0
 """Mean squared length of a row, about that of standardized features of one cut: for these the values of C are."""
 
-_JITTER = 1e-5
-"""What is added to the diagonal, of its mean: products in float32 are not exact."""
+_JITTERS = (1e-5, 1e-4, 1e-3, 1e-2)
+"""What is added to the diagonal, of its mean, since products in float32 are not exact: the least that is enough. Rows
+that are equal, or far longer than others, leave less of what tells them apart."""
 
 _CHUNK = 1024
 """Rows that are standardized at a time."""
@@ -237,9 +239,7 @@ class BlockRows:
         widths = np.array([self.widths[name] for name in choice.names], dtype=np.float64)
         products *= SQUARED_LENGTH / float((widths ** (1 - 2 * POWERS[choice.weighting])).sum())
         factor = self.factor(choice)
-        among = products[torch.from_numpy(self.landmarks)].double().numpy()
-        among[np.diag_indices_from(among)] += _JITTER * np.trace(among) / len(among)
-        triangle = cholesky(among, lower=True, overwrite_a=True, check_finite=False)
+        triangle = _triangle(products[torch.from_numpy(self.landmarks)].double().numpy())
         if self.exact:
             return Coordinates(self, choice, factor, triangle.astype(np.float32), triangle)
         values = np.empty(products.shape, np.float32)
@@ -247,6 +247,28 @@ class BlockRows:
             part = products[start : start + _CHUNK].double().numpy()
             values[start : start + _CHUNK] = solve_triangular(triangle, part.T, lower=True, check_finite=False).T
         return Coordinates(self, choice, factor, values, triangle)
+
+
+def _triangle(products: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return L of L L' = products, [m, m], that are not exact and may be those of equal rows.
+
+    Raises
+    ------
+    DataError
+        If rows are so far from each other in length that nothing tells the short ones apart.
+    """
+    mean = np.trace(products) / len(products)
+    for jitter in _JITTERS:
+        raised = products.copy()
+        raised[np.diag_indices_from(raised)] += jitter * mean
+        try:
+            return np.asarray(cholesky(raised, lower=True, overwrite_a=True, check_finite=False))
+        except LinAlgError:
+            continue
+    raise DataError(
+        "features of several depths cannot be told apart in 32 bits: some rows are thousands of times as long as the "
+        "rest; `depths` last alone may do"
+    )
 
 
 @dataclass(frozen=True)

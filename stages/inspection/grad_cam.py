@@ -42,7 +42,8 @@ def grad_cam(
         if not answered.requires_grad:
             return [None] * len(classes)
         asked = answered[torch.arange(len(classes)), torch.as_tensor(classes)].sum()
-        (gradients,) = torch.autograd.grad(asked, leaves, allow_unused=True)
+        found: Sequence[Tensor | None] = torch.autograd.grad(asked, leaves, allow_unused=True)
+    (gradients,) = found
     if gradients is None:
         return [None] * len(classes)
     grid, slopes = _channels_last(leaves.detach(), layout), _channels_last(gradients, layout)
@@ -63,7 +64,7 @@ def _channels_last(maps: Tensor, layout: str) -> Tensor | None:
         if not found:
             return None
         side = math.isqrt(maps.shape[1] - found[0])
-        places = maps[:, found[0] :].unflatten(1, (side, side))
+        places = maps[:, found[0] :].reshape(len(maps), side, side, -1)
     else:
         places = maps if layout == "nhwc" else maps.permute(0, 2, 3, 1)
     return places if places.shape[1] * places.shape[2] > 1 else None

@@ -123,7 +123,7 @@ def _placed(points: NDArray[np.float32]) -> NDArray[np.float64]:
     low, size = points.min(axis=0), np.ptp(points, axis=0)
     shares = (points - low) / np.where(size > 0, size, 1)
     room = np.array([_WIDTH, _HEIGHT]) - 2 * _MARGIN
-    return _MARGIN + room * np.stack([shares[:, 0], 1 - shares[:, 1]], axis=1)
+    return np.asarray(_MARGIN + room * np.stack([shares[:, 0], 1 - shares[:, 1]], axis=1))
 
 
 def _svg_begin() -> str:

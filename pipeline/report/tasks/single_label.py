@@ -201,8 +201,10 @@ def _right_ones(context: PageContext, names: Sequence[str]) -> list[RightOnes]:
     for number in range(min(len(names), RIGHT)):
         rows = np.flatnonzero(correct & (predictions.statistics["target"] == number))
         rows = rows[np.argsort(-confidence[rows], kind="stable")]
-        places = np.unique(np.linspace(0, len(rows) - 1, of_class).round().astype(int)) if len(rows) else []
-        pictures = [(context.thumbnails(index, _SMALL)[0], index) for index in rows[places]] if len(rows) else []
+        if not len(rows):
+            continue
+        places = np.unique(np.linspace(0, len(rows) - 1, of_class).round().astype(int))
+        pictures = [(context.thumbnails(index, _SMALL)[0], index) for index in rows[places]]
         samples = [
             (uri, float(confidence[index]), str(predictions.locations[index]))
             for uri, index in pictures

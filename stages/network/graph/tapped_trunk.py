@@ -96,7 +96,7 @@ def _pooled(x: torch.Tensor, dims: tuple[int, ...], kinds: Sequence[str]) -> dic
     images_at_once = len(x)
     if x.device.type == "cpu":
         images_at_once = min(max(_CACHED // x[0].numel(), 1), len(x))
-    parts = [_pooled_at_once(part.float(), dims, kinds) for part in x.split(images_at_once)]
+    parts = [_pooled_at_once(part.float(), dims, kinds) for part in torch.split(x, images_at_once)]
     return {kind: torch.cat([part[kind] for part in parts]) for kind in parts[0]}
 
 

@@ -56,7 +56,7 @@ class MultiQueryHead(Head):
         tokens = tokens_of(rows, self.layout)
         scores = torch.einsum("qc,bnc->bqn", self.queries, tokens) * tokens.shape[2] ** -0.5
         gathered = scores.softmax(dim=2) @ tokens
-        projections = self.values.weight.unflatten(0, (len(self.queries), -1))
+        projections = self.values.weight.reshape(len(self.queries), -1, tokens.shape[2])
         parts = torch.einsum("bqc,qdc->bqd", gathered, projections)
         logits: torch.Tensor = self.output(self.dropout(self.norm(parts.flatten(1))))
         return logits

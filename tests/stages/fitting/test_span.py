@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from cache.errors import DataError
 from stages.fitting import span
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.logistic import fit_logistic
@@ -153,3 +154,18 @@ def test_products_have_the_same_bits_whichever_depths_are_asked_for_together():
     for choice in choices:
         assert values([choice])[choice] == together[choice]
     assert any(values([choice], sets=())[choice] != together[choice] for choice in choices)
+
+
+def test_equal_rows_that_float32_does_not_find_equal_are_told_apart_as_far_as_they_can_be(monkeypatch):
+    """Hundreds of black images: the least jitter leaves products that belong to no rows."""
+    products = np.diag([1000.0] * 40)
+    products[:30, :30] = 1000.0
+    products[np.triu_indices(40, 1)] += 0.02 * np.random.default_rng(0).standard_normal(780)
+    products = np.triu(products) + np.triu(products, 1).T
+    with pytest.raises(np.linalg.LinAlgError):
+        np.linalg.cholesky(products + 1e-5 * 1000 * np.eye(40))
+    triangle = span._triangle(products)
+    assert np.allclose(triangle @ triangle.T, products, atol=1.5)  # of a thousand
+    monkeypatch.setattr(span, "_JITTERS", (1e-5,))
+    with pytest.raises(DataError, match="cannot be told apart in 32 bits"):
+        span._triangle(products)
