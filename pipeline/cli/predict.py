@@ -97,7 +97,7 @@ def predict(
         predict_images,
         write_csv,
     )
-    from pipeline.experiment.model_store import task_of_model
+    from pipeline.experiment.model_card import task_of_model
     from pipeline.experiment.top_classes import require_top_classes, with_top_classes
 
     model, reason = choose_model(run, method, seed)

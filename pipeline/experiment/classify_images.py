@@ -6,51 +6,52 @@ import csv
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import nn
+from typing import TYPE_CHECKING, NamedTuple
 
 from cache.atomic_write import atomic_path
 from cache.errors import DataError, UsageError, listed, suggestion
 from pipeline.evaluation.comparison import choose_result
-from pipeline.evaluation.decision import Decision, class_names_of, decide
+from pipeline.evaluation.decision import Decision, decide
 from pipeline.evaluation.results import Result, distinct_names, read_json
-from pipeline.experiment.find_samples import NewSample, find_samples
-from pipeline.experiment.mixture_model import Network, mean_batches, open_networks, read_members
-from pipeline.experiment.model_store import open_model, read_columns, read_recipe, read_unlike, task_of_model
+from pipeline.experiment.find_samples import find_samples
+from pipeline.experiment.head_answers import encoded_columns, head_probabilities
+from pipeline.experiment.mixture_members import read_members
+from pipeline.experiment.model_card import read_recipe
 from pipeline.experiment.predict_from_cache import find_cached
-from pipeline.experiment.predict_masks import MaskOutput, colors_of_run, predict_masks
-from pipeline.experiment.predict_with_columns import predict_samples_with_columns, predict_with_columns
+from pipeline.experiment.prediction import Prediction, SavedMethod, answers_of_batch
 from pipeline.options.toml_file import read_configuration
-from pipeline.run_layout import CONFIGURATION, MODEL_CARD, REPORT, RESULT, RESULTS, files_of_methods, run_of, seed_of
+from pipeline.run_layout import (
+    CONFIGURATION,
+    HEAD,
+    MODEL_CARD,
+    REPORT,
+    RESULT,
+    RESULTS,
+    files_of_methods,
+    run_of,
+    seed_of,
+)
 from stages.config.bounds import is_share, require
 from stages.config.goals import goal_of
 from stages.data.sources.csv_file import is_table, read_image_table
 from stages.data.sources.folder_tree import FolderNotes, images_below
-from stages.data.sources.tiles import tiling_of
-from stages.finetuning.predict_images import PredictedBatch, iter_predictions, iter_sample_predictions
-from stages.inspection.unlike import UnlikeDetector
-from stages.network.backbones.base import Backbone
-from stages.tasks.base import Task, task_from_json
+from stages.finetuning.predicted_batch import PredictedBatch
+from stages.network.heads.serialization import load_head
+from stages.tasks.base import task_from_json
 from stages.tasks.dense import Dense
 
-COLUMNS_ALONE = "columns"
-"""The method of transfer that opens no image."""
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.experiment.mixture_model import Network
+    from pipeline.experiment.predict_masks import MaskOutput
+    from stages.network.backbones.base import Backbone
 
 UNLIKE_COLUMNS = ("unlike", "unlike_score")
 
-POSSIBLE = "possible"
-"""The column of the classes that are possible."""
-
-SEPARATOR = "|"
-"""Between these."""
 
 STANDARD_INPUT = "-"
 
@@ -61,38 +62,6 @@ NO_CACHE = Path()
 """In place of a folder of caches: features are computed, whatever is kept of them."""
 
 _LOG = logging.getLogger("cutonce")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What is predicted for one image, and what its table says of it besides.
-
-    Attributes
-    ----------
-    location : str
-    words : str
-        The prediction in a line.
-    cells : mapping of str to str
-        All that the task says of it, by the names of columns: a class and the probability of every class, say.
-    activated : float32 [out_features]
-        What the task makes of the network's output: probabilities, or values; of masks the share of each class.
-    extra : mapping of str to str
-    unlike : float, optional
-        How far it is from the training images, as a multiple of the level that hardly any of the held-out images is
-        beyond: above 1 it is unlike them, and what is predicted says little. None where the model cannot tell.
-    """
-
-    location: str
-    words: str
-    cells: Mapping[str, str]
-    activated: NDArray[np.float32]
-    extra: Mapping[str, str] = field(default_factory=dict)
-    unlike: float | None = None
-
-    @property
-    def is_unlike(self) -> bool:
-        """Whether it is known to be unlike the training images."""
-        return self.unlike is not None and self.unlike > 1
 
 
 class ModelChoice(NamedTuple):
@@ -192,7 +161,11 @@ def mask_output(
         folder = table.with_suffix("")
     if is_dense and folder is None and probabilities:
         raise UsageError("`probabilities` are files: say by `masks` FOLDER where they go")
-    return MaskOutput(folder, overlays, probabilities) if is_dense and folder is not None else None
+    if not is_dense or folder is None:
+        return None
+    from pipeline.experiment.predict_masks import MaskOutput  # which imports what computes features
+
+    return MaskOutput(folder, overlays, probabilities)
 
 
 def predict_images(
@@ -234,57 +207,74 @@ def predict_images(
     DataError
         If there is no readable image, or the method takes columns of a table and there is none with them.
     """
-    recipe = read_recipe(model)
-    if recipe is not None and isinstance(task_from_json(recipe.task), Dense):
-        return _predict_masks(model, find_images(images), device, backbone, decision, masks)
-    if recipe is not None and recipe.samples is not None:
-        return _predict_samples(model, find_samples(images, recipe.samples), device, backbone, decision)
-    return predict_listing(model, find_images(images), device, backbone, decision, cache if use_cache else NO_CACHE)
+    method = SavedMethod.read(model)
+    if method.takes_images and (isinstance(method.task, Dense) or method.card.samples is not None):
+        # what computes features takes longer to import than answers from cached ones take
+        from pipeline.experiment.mixture_model import open_networks
+        from pipeline.experiment.predict_by_network import predict_samples, predict_with_masks
+
+        if isinstance(method.task, Dense):
+            listing = find_images(images)
+            return predict_with_masks(method, open_networks(model, device, backbone), listing, decision, masks)
+        assert method.card.samples is not None
+        samples = find_samples(images, method.card.samples)
+        return predict_samples(method, open_networks(model, device, backbone), samples, decision)
+    if method.card.samples is not None:
+        listing = [(sample.location, dict(sample.extra)) for sample in find_samples(images, method.card.samples)]
+    else:
+        listing = find_images(images)
+    return predict_listing(method, listing, device, backbone, decision, cache if use_cache else NO_CACHE)
 
 
 def predict_listing(
-    model: Path,
+    method: SavedMethod,
     listing: Sequence[tuple[str, dict[str, str]]],
     device: str = "auto",
     backbone: nn.Module | Backbone | None = None,
     decision: Decision | None = None,
     cache: Path | None = None,
+    networks: Callable[[], Sequence[Network]] | None = None,
 ) -> tuple[list[Prediction], list[tuple[str, str]]]:
     """Return what `predict_images` does, of one image a sample, each with what its table says of it besides.
 
     Parameters
     ----------
+    method : SavedMethod
     listing : sequence of (location, cells)
     cache : Path, optional
         As of `predict_images`; `NO_CACHE` where none is looked into.
+    networks : callable, optional
+        Gives the networks of the method, and is called where one of the images has to go through them (default: they
+        are opened then).
     """
     locations = [location for location, _ in listing]
-    columns, recipe, task = read_columns(model), read_recipe(model), task_of_model(model)
     cached = None
-    if recipe is not None and recipe.method != COLUMNS_ALONE and cache != NO_CACHE and not read_members(model):
-        cached = find_cached(model, recipe, locations, cache)
+    if method.takes_images and cache != NO_CACHE and not read_members(method.directory):
+        cached = find_cached(method.directory, method.card, locations, cache)
     done = {} if cached is None else {**cached.keys, **cached.unreadable}
     rest = [place for place in range(len(locations)) if place not in done]
-    asked = [listing[place] for place in rest]
-
-    def answers_of(network: Network) -> Iterator[PredictedBatch]:
-        extractor, upper = network.extractor, network.upper
-        if columns is not None:
-            return predict_with_columns(extractor, upper, task, asked, columns)
-        return iter_predictions(extractor, upper, task, [location for location, _ in asked], network.recipe.tta)
-
-    batches: list[Iterator[tuple[PredictedBatch, Sequence[int]]]] = []
+    batches: list[Iterable[tuple[PredictedBatch, Sequence[int]]]] = []
     if cached is not None:
-        batches.append((batch, range(len(locations))) for batch in cached.answers(task, columns, listing))
-    if rest:
-        networks = open_networks(model, device, backbone, cache if cache != NO_CACHE else None)
-        batches.append((batch, rest) for batch in mean_batches(networks, answers_of))
-    detector = _detector_of(model)
+        from_cache = cached.answers(method.task, method.columns, listing)
+        batches.append((batch, range(len(locations))) for batch in from_cache)
+    if rest and not method.takes_images:
+        batches.append([(answers_of_columns(method, listing), rest)])
+    elif rest:
+        from pipeline.experiment.mixture_model import open_networks  # as above
+        from pipeline.experiment.predict_by_network import batches_of_images
+
+        if networks is None:
+            opened = open_networks(method.directory, device, backbone, cache if cache != NO_CACHE else None)
+        else:
+            opened = [*networks()]
+        computed = batches_of_images(method, opened, [listing[place] for place in rest])
+        batches.append((batch, rest) for batch in computed)
+    detector = method.detector()
     answers: dict[int, Prediction] = {}
     failures: dict[int, str] = {}
     for batch, places in chain.from_iterable(batches):
         failures |= {places[index]: reason for index, reason in batch.failures}
-        for index, answer in zip(batch.indices, _answers(batch, task, detector, decision), strict=True):
+        for index, answer in zip(batch.indices, answers_of_batch(batch, method.task, detector, decision), strict=True):
             location, cells = listing[places[index]]
             answers[places[index]] = Prediction(location, extra=cells, **answer._asdict())
     unreadable = [(locations[place], failures[place]) for place in sorted(failures)]
@@ -296,114 +286,18 @@ def predict_listing(
     return [answers[place] for place in sorted(answers)], unreadable
 
 
-def _predict_masks(
-    model: Path,
-    listing: Sequence[tuple[str, dict[str, str]]],
-    device: str,
-    backbone: nn.Module | Backbone | None,
-    decision: Decision | None,
-    output: MaskOutput | None,
-) -> tuple[list[Prediction], list[tuple[str, str]]]:
-    """Return what `predict_images` does, of a method that gives a class for each pixel."""
-    if decision not in (None, Decision()):
-        raise UsageError("`threshold_for`, `coverage` and `calibrate` are for images as a whole, not for their pixels")
-    recipe, extractor, upper = open_model(model, device, backbone)
-    task = task_from_json(recipe.task)
-    assert isinstance(task, Dense)
-    predicted: list[Prediction] = []
-    unreadable: list[tuple[str, str]] = []
-    locations = [location for location, _ in listing]
-    colors = None if output is None else colors_of_run(model)
-    detector, tiling = read_unlike(model), tiling_of(extractor.options)
-    for index, answer in predict_masks(extractor, upper, task, locations, tiling, output, colors, detector):
-        if isinstance(answer, str):
-            unreadable.append((locations[index], answer))
-        else:
-            predicted.append(Prediction(locations[index], extra=listing[index][1], **answer._asdict()))
-    if not predicted:
-        raise DataError(f"none of the {len(locations)} images could be read; the first: {unreadable[0][1]}")
-    return predicted, unreadable
+def answers_of_columns(method: SavedMethod, listing: Sequence[tuple[str, Mapping[str, str]]]) -> PredictedBatch:
+    """Return what a head on columns of a table alone answers for samples; it opens no image, and takes no network.
 
-
-def _predict_samples(
-    model: Path,
-    samples: Sequence[NewSample],
-    device: str,
-    backbone: nn.Module | Backbone | None,
-    decision: Decision | None,
-) -> tuple[list[Prediction], list[tuple[str, str]]]:
-    """Return what `predict_images` does, of samples of several images."""
-    networks, task = open_networks(model, device, backbone), task_of_model(model)
-    locations = [location for sample in samples for location in sample.images if location is not None]
-    predicted: list[Prediction] = []
-    unreadable: list[tuple[str, str]] = []
-    columns, detector = read_columns(model), _detector_of(model)
-
-    def answers_of(network: Network) -> Iterator[PredictedBatch]:
-        extractor, upper = network.extractor, network.upper
-        if columns is not None:
-            listing = [(sample.location, sample.images, sample.extra) for sample in samples]
-            return predict_samples_with_columns(extractor, upper, task, listing, columns)
-        images = [sample.images for sample in samples]
-        return iter_sample_predictions(extractor, upper, task, images, network.recipe.tta)
-
-    batches = mean_batches(networks, answers_of)
-    for batch in batches:
-        unreadable += [(locations[number], reason) for number, reason in batch.failures]
-        for index, answer in zip(batch.indices, _answers(batch, task, detector, decision), strict=True):
-            sample = samples[index]
-            predicted.append(Prediction(sample.location, extra=sample.extra, **answer._asdict()))
-    if not predicted:
-        raise DataError(f"none of the {len(locations)} images could be read; the first: {unreadable[0][1]}")
-    return predicted, unreadable
-
-
-class _Answer(NamedTuple):
-    """What is predicted for one image, by the names that `Prediction` has for it."""
-
-    words: str
-    cells: Mapping[str, str]
-    activated: NDArray[np.float32]
-    unlike: float | None
-
-
-def _answers(
-    batch: PredictedBatch, task: Task, detector: UnlikeDetector | None, decision: Decision | None
-) -> Iterator[_Answer]:
-    """Yield what is predicted for the images of a batch, and how unlike the training images each is."""
-    scores: list[float | None] = [None] * len(batch.indices)
-    if detector is not None and batch.vectors is not None and len(batch.indices):
-        scores = detector.scores(batch.vectors).tolist()
-    rows = batch.activated if decision is None else decision.calibrated(batch.activated).astype(np.float32, copy=False)
-    for activated, score in zip(torch.from_numpy(rows), scores, strict=True):
-        cells = dict(zip(task.predicted_columns, task.predicted_cells(activated), strict=True))
-        words = task.predicted_words(activated)
-        if decision is not None and decision != Decision():
-            cells, words = _as_decided(decision, class_names_of(task), activated.numpy(), cells)
-        yield _Answer(words, cells, activated.numpy(), score)
-
-
-def _as_decided(
-    decision: Decision, names: Sequence[str], probabilities: NDArray[np.float32], cells: Mapping[str, str]
-) -> tuple[dict[str, str], str]:
-    """Return the cells and the words of one prediction by a threshold, and with the classes that are possible."""
-    predicted = int(decision.predicted(probabilities[None])[0])
-    decided, words = {**cells, "class": names[predicted]}, f"{names[predicted]}  {probabilities[predicted]:.3f}"
-    if decision.least is None:
-        return decided, words
-    possible = [names[number] for number in np.flatnonzero(decision.possible(probabilities[None])[0]).tolist()]
-    return {**decided, POSSIBLE: SEPARATOR.join(possible)}, f"{words}  possible: {', '.join(possible)}"
-
-
-def _detector_of(model: Path) -> UnlikeDetector | None:
-    """Return what tells images that are unlike the training images; None where the method has none, which is said."""
-    detector, recipe = read_unlike(model), read_recipe(model)
-    if detector is None and recipe is not None and recipe.method != COLUMNS_ALONE:
-        _LOG.info(
-            f"note: {model} was saved by a version that kept nothing to compare images with: none is marked as unlike "
-            "the training images. Train it again with `overwrite` to have that"
-        )
-    return detector
+    Raises
+    ------
+    DataError
+        If a sample comes without one of the columns, or a cell is no number where it must be one.
+    """
+    assert method.columns is not None
+    values = encoded_columns(method.columns, [name for name, _ in listing], [cells for _, cells in listing])
+    head = load_head(method.directory / HEAD)[0]
+    return PredictedBatch([*range(len(listing))], head_probabilities(head, values, method.task), [])
 
 
 def find_images(paths: Sequence[Path]) -> list[tuple[str, dict[str, str]]]:

@@ -27,7 +27,8 @@ from pipeline.experiment.head_methods import (
     recipe_of,
     views_as_settings,
 )
-from pipeline.experiment.model_store import ModelCard, invalidate_model, read_recipe, read_unlike, save_model
+from pipeline.experiment.model_card import ModelCard, read_recipe, read_unlike
+from pipeline.experiment.model_store import invalidate_model, save_model
 from pipeline.run_layout import HEAD, HEAD_WITHOUT_VAL, MODEL_CARD, RESULT
 from stages.config.heads import HeadConfig, HeadName
 from stages.fitting.ensemble import Answers, average, select_greedily

@@ -34,7 +34,7 @@ from pipeline.experiment.classify_images import choose_model
 from pipeline.experiment.compare_runs import write_comparison
 from pipeline.experiment.head_methods import masks_for, predictions_from, predictions_of
 from pipeline.experiment.mixture_model import Network, mean_answers, open_networks
-from pipeline.experiment.model_store import ModelCard, read_columns, read_recipe, read_unlike, task_of_model
+from pipeline.experiment.model_card import ModelCard, read_columns, read_recipe, read_unlike, task_of_model
 from pipeline.experiment.predict_masks import show_masks_of_network
 from pipeline.experiment.run_setup import record_options
 from pipeline.experiment.unlike_images import cached_vectors

@@ -35,14 +35,8 @@ from pipeline.experiment.head_methods import (
     recipe_of,
     run_heads,
 )
-from pipeline.experiment.model_store import (
-    ModelCard,
-    copy_model,
-    invalidate_model,
-    open_model,
-    read_recipe,
-    save_model,
-)
+from pipeline.experiment.model_card import ModelCard, read_recipe
+from pipeline.experiment.model_store import copy_model, invalidate_model, open_model, save_model
 from pipeline.experiment.predict_masks import show_masks_of_network
 from pipeline.experiment.sample_rows import asked_about_samples
 from pipeline.experiment.tuned_backbone import by_validation_alone

@@ -14,7 +14,7 @@ from typing import Any
 from cache.errors import DataError, UsageError
 from pipeline.evaluation.results import Result, to_json_value
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.model_store import ModelCard, config_to_json, read_recipe
+from pipeline.experiment.model_card import ModelCard, config_to_json, read_recipe
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.config.heads import HeadConfig

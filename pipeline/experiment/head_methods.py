@@ -25,7 +25,8 @@ from pipeline.evaluation.shown_masks import ShownMasks, places_to_show
 from pipeline.experiment.experiment import Experiment, OuterTest
 from pipeline.experiment.find_samples import sample_options
 from pipeline.experiment.finished_methods import find_finished, is_same_training, require_same_features
-from pipeline.experiment.model_store import ModelCard, config_to_json, invalidate_model, save_model
+from pipeline.experiment.model_card import ModelCard, config_to_json
+from pipeline.experiment.model_store import invalidate_model, save_model
 from pipeline.experiment.predict_masks import show_masks_of_network
 from pipeline.experiment.sample_rows import (
     aggregate_settings,

@@ -27,8 +27,9 @@ from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import Result
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.head_methods import MethodOutcome, build_result, format_accuracy, predictions_of
-from pipeline.experiment.mixture_model import Member, save_members
-from pipeline.experiment.model_store import ModelCard, invalidate_model, open_model, read_recipe, read_unlike, save_card
+from pipeline.experiment.mixture_members import Member, save_members
+from pipeline.experiment.model_card import ModelCard, read_recipe, read_unlike
+from pipeline.experiment.model_store import invalidate_model, open_model, save_card
 from pipeline.run_layout import MANIFEST, MODEL_CARD, RESULT, run_of, seed_dir, seed_dirs, seed_of
 from stages.config.data import DataConfig
 from stages.config.heads import HeadConfig

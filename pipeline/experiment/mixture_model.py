@@ -7,10 +7,8 @@ runs that they come from.
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from cache.atomic_write import atomic_path, write_atomically
 from cache.errors import DataError
-from pipeline.experiment.model_store import ModelCard, open_model, read_recipe
-from pipeline.run_layout import HEAD, MEMBER_MODELS, MEMBERS, MODEL_FILES
+from pipeline.experiment.mixture_members import model_of_member, read_members
+from pipeline.experiment.model_card import ModelCard, read_recipe
+from pipeline.experiment.model_store import open_model
+from pipeline.run_layout import HEAD
+from stages.config.features import PrecisionChoice
 from stages.extraction.extractor import Extractor
-from stages.finetuning.predict_images import PredictedBatch
+from stages.finetuning.predicted_batch import PredictedBatch
 from stages.finetuning.transfer_model import TransferModel, head_on_features
 from stages.network.backbones.base import Backbone
 from stages.network.heads.base import Head
@@ -31,30 +31,6 @@ from stages.network.heads.ensemble import EnsembleHead
 from stages.network.heads.serialization import load_head
 from stages.tasks.averaging import AveragingTask
 from stages.tasks.base import task_from_json
-
-
-@dataclass(frozen=True)
-class Member:
-    """A line of ``members.json``.
-
-    Attributes
-    ----------
-    path : str
-        Where the member was trained: relative to the folder of the seed, or, in another run, to the run.
-    weight : float
-        How much its answers count; all weights together are 1.
-    seconds_per_image : float or None
-        What an image takes with it alone, as it was measured; None where that was not kept.
-    backbone, cut, image_size
-        What it stands on.
-    """
-
-    path: str
-    weight: float
-    seconds_per_image: float | None
-    backbone: str
-    cut: str | None
-    image_size: int | str | None
 
 
 @dataclass(frozen=True)
@@ -77,48 +53,18 @@ class Network:
     upper: TransferModel
 
 
-def save_members(directory: Path, members: Sequence[Member], models: Sequence[Path]) -> None:
-    """Copy what members need to predict into the folder of a mixture, and write who they are."""
-    shutil.rmtree(directory / MEMBER_MODELS, ignore_errors=True)
-    for number, model in enumerate(models):
-        folder = _model_of(directory, number)
-        folder.mkdir(parents=True)
-        for name in MODEL_FILES:
-            for file in (model / name, (model / name).with_suffix(".json")):
-                if file.exists():
-                    with atomic_path(folder / file.name) as temporary:
-                        shutil.copyfile(file, temporary)
-    write_atomically(directory / MEMBERS, json.dumps([asdict(member) for member in members], indent=1).encode())
-
-
-def read_members(directory: Path) -> list[Member]:
-    """Return the members of a saved mixture; none of any other method.
-
-    Raises
-    ------
-    DataError
-        If the file is damaged.
-    """
-    path = directory / MEMBERS
-    if not path.exists():
-        return []
-    try:
-        return [Member(**member) for member in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}); make this ensemble again") from error
-
-
 def open_networks(
     directory: Path,
     device: str = "auto",
     backbone: nn.Module | Backbone | None = None,
     cache: Path | None = None,
+    precision: PrecisionChoice | None = None,
 ) -> list[Network]:
     """Load a trained method, ready for images: one network, or those of a mixture in the order of their members.
 
     Parameters
     ----------
-    directory, device, backbone, cache
+    directory, device, backbone, cache, precision
         As for `open_model`; of a mixture, a network is handed in to the members that were trained on one.
 
     Raises
@@ -128,22 +74,22 @@ def open_networks(
     """
     members, recipe = read_members(directory), read_recipe(directory)
     if not members or recipe is None:
-        return [Network(1.0, *open_model(directory, device, backbone, cache))]
+        return [Network(1.0, *open_model(directory, device, backbone, cache, precision))]
     task = task_from_json(recipe.task)
     assert isinstance(task, AveragingTask), "of which a mixture was made"
     on_features: dict[str, list[int]] = {}
     for number in range(len(members)):
-        card = read_recipe(_model_of(directory, number))
+        card = read_recipe(model_of_member(directory, number))
         if card is None:
-            raise DataError(f"{_model_of(directory, number)} is not complete; make this ensemble again")
+            raise DataError(f"{model_of_member(directory, number)} is not complete; make this ensemble again")
         alone = card.unfreeze is not None or card.features_fingerprint is None
         on_features.setdefault(f"member {number}" if alone else str(card.features_fingerprint), []).append(number)
     networks: list[Network] = []
     for numbers in on_features.values():
-        folders = [_model_of(directory, number) for number in numbers]
+        folders = [model_of_member(directory, number) for number in numbers]
         first = read_recipe(folders[0])
         given = backbone if first is not None and first.handed_in is not None else None
-        card, extractor, upper = open_model(folders[0], device, given, cache)
+        card, extractor, upper = open_model(folders[0], device, given, cache, precision)
         weights = [members[number].weight for number in numbers]
         if len(folders) == 1:
             networks.append(Network(weights[0], card, extractor, upper))
@@ -163,10 +109,6 @@ def _on_same_rows(heads: Sequence[Head], weights: Sequence[float], task: Averagi
         share = sum(weights[number] for number in numbers)
         shares = [weights[number] / share for number in numbers]
         yield share, EnsembleHead.weighted([heads[number] for number in numbers], shares, task.activation)
-
-
-def _model_of(directory: Path, number: int) -> Path:
-    return directory / MEMBER_MODELS / str(number)
 
 
 def mean_answers(networks: Sequence[Network], of_network: Callable[[Network], NDArray[np.float32]]) -> NDArray[Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from torch import nn
 
 from cache.atomic_write import atomic_path, write_atomically
 from cache.errors import DataError, UsageError, WeightsError
+from pipeline.experiment.model_card import ModelCard, read_recipe
 from pipeline.run_layout import COLUMNS, HEAD, HEAD_WITHOUT_VAL, MEMBERS, MODEL_CARD, TOP, UNLIKE
 from stages.columns.table_encoder import TableEncoder
-from stages.config.augment_grammar import TTA
 from stages.config.features import FeatureConfig, PrecisionChoice
 from stages.config.version_1 import from_version_1
 from stages.data.images.preprocessing import Preprocessing
@@ -32,56 +32,6 @@ from stages.network.backbones.handed_in import as_backbone
 from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head, save_head, save_tensors
 from stages.runtime.tensor_files import load_tensors
-from stages.tasks.base import Task, task_from_json
-from stages.tasks.single_label import SingleLabel
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What a trained method stands on.
-
-    Attributes
-    ----------
-    method, name, seed
-        As in the result.
-    task : dict
-        What it predicts, as JSON values: the task that it was tested as, thresholds and intervals included.
-    features : dict
-        The options of stage 1, as plain values.
-    weights_digest : str
-        Digest of the backbone's tensors the method was trained on.
-    unfreeze : str or None
-        What fine-tuning trained; None for a head on cached features.
-    invert_unfreeze : bool
-        Whether it trained what that would have left frozen.
-    tta : str
-        Test-time augmentation it was tested with, and answers with.
-    training : str or None
-        Digest of what shaped the weights, however they were tested; None for a head on cached features.
-    identity : str
-        Digest of everything that shaped the training: the same command with the same identity has nothing to do.
-    features_fingerprint : str or None
-        Of the features, as in the names of their caches; None in a card of a version that did not keep it.
-    samples : dict or None
-        How samples of several images were made, by the options of the data; None where each is one image.
-    handed_in : dict or None
-        Of a backbone that Python handed in, and no name loads: its `identity`, and its `preprocessing` as JSON values.
-    """
-
-    method: str
-    name: str
-    seed: int
-    task: dict[str, Any]
-    features: dict[str, Any]
-    weights_digest: str
-    unfreeze: str | None
-    identity: str
-    invert_unfreeze: bool = False
-    tta: TTA = "none"
-    training: str | None = None
-    handed_in: dict[str, Any] | None = None
-    features_fingerprint: str | None = None
-    samples: dict[str, Any] | None = None
 
 
 def save_model(
@@ -140,73 +90,6 @@ def _write_card(directory: Path, recipe: ModelCard) -> None:
 def invalidate_model(directory: Path) -> None:
     """Say that a model is no longer complete, before another training replaces its files one by one."""
     (directory / MODEL_CARD).unlink(missing_ok=True)
-
-
-def read_recipe(directory: Path) -> ModelCard | None:
-    """Return the recipe of a model directory, or None where no complete model is.
-
-    A card of a version that knew no other task than one class a sample has `class_names` in its place.
-
-    Raises
-    ------
-    DataError
-        If it is damaged, or of a version this one does not know.
-    """
-    path = directory / MODEL_CARD
-    if not path.exists():
-        return None
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if "class_names" in stored:
-            stored["task"] = {"name": SingleLabel.name, "class_names": stored.pop("class_names")}
-        return ModelCard(**stored)
-    except (ValueError, TypeError) as error:
-        raise DataError(
-            f"{path} is damaged or was made by another version ({error}); train this method again"
-        ) from error
-
-
-def task_of_model(directory: Path) -> Task:
-    """Return what a trained method predicts.
-
-    Raises
-    ------
-    DataError
-        If the directory holds no complete model.
-    """
-    recipe = read_recipe(directory)
-    if recipe is None:
-        raise DataError(f"{directory} holds no trained model ({MODEL_CARD} is missing)")
-    return task_from_json(recipe.task)
-
-
-def read_columns(directory: Path) -> TableEncoder | None:
-    """Return what makes numbers of the columns that a trained method takes; None where it takes images alone.
-
-    Raises
-    ------
-    DataError
-        If the file is damaged.
-    """
-    path = directory / COLUMNS
-    return TableEncoder.load(path) if path.exists() else None
-
-
-def read_unlike(directory: Path) -> UnlikeDetector | None:
-    """Return what tells images that are unlike the training images of a method; None where it was saved without.
-
-    Raises
-    ------
-    DataError
-        If the file is damaged.
-    """
-    path = directory / UNLIKE
-    return UnlikeDetector.load(path) if path.exists() else None
-
-
-def config_to_json(options: FeatureConfig) -> dict[str, Any]:
-    """Return stage-1 options as JSON values."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
 
 
 def open_model(

@@ -22,7 +22,8 @@ from cache import FeatureCache
 from cache.errors import CutonceError
 from cache.inventory import open_cache
 from pipeline.evaluation.comparison import Comparison
-from pipeline.experiment.model_store import ModelCard, open_model, read_recipe
+from pipeline.experiment.model_card import ModelCard, read_recipe
+from pipeline.experiment.model_store import open_model
 from pipeline.report.evidence import HeatMap, Near
 from pipeline.run_layout import COLUMNS, HEAD, MANIFEST, MEMBERS, TOP
 from stages.config.feature_map import FeatureMapKind

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from cache import DigestCache, FeatureCache
 from cache.inventory import open_cache
 from cache.keys import KEY_MEMO
-from pipeline.experiment.model_store import ModelCard
-from pipeline.experiment.predict_with_columns import encoded_columns, head_probabilities
+from pipeline.experiment.head_answers import encoded_columns, head_probabilities
+from pipeline.experiment.model_card import ModelCard
 from pipeline.run_layout import HEAD
 from stages.columns.table_encoder import TableEncoder
-from stages.finetuning.predict_images import PredictedBatch
+from stages.finetuning.predicted_batch import PredictedBatch
 from stages.network.graph.taps import TapLayout
 from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head
@@ -108,7 +108,7 @@ def find_cached(
     """
     if card.unfreeze is not None or card.tta != "none" or card.samples is not None or card.features_fingerprint is None:
         return None
-    if not _is_published(card):
+    if not card.is_published:
         return None
     root = cache or Path(card.features["cache"])
     path = root / card.features_fingerprint
@@ -128,12 +128,6 @@ def find_cached(
         load_head(directory / HEAD)[0],
         _width_of_deepest(store),
     )
-
-
-def _is_published(card: ModelCard) -> bool:
-    """Return whether a name alone gives the network and its weights, and no file, folder or module of the user's."""
-    name, weights = card.features["backbone"], card.features["weights"]
-    return card.handed_in is None and weights in ("default", "none") and ":" not in name.removeprefix("timm:")
 
 
 def _width_of_deepest(store: FeatureCache) -> int:

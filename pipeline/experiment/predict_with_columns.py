@@ -1,4 +1,4 @@
-"""What a head says of samples that have columns of a table: of these alone, or beside an image each."""
+"""What a head says of samples that have columns of a table beside their images."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.errors import DataError
-from stages.columns.table_encoder import TableEncoder, counted
+from pipeline.experiment.head_answers import encoded_columns, head_probabilities
+from stages.columns.table_encoder import TableEncoder
 from stages.extraction.extractor import Extractor
-from stages.finetuning.predict_images import PredictedBatch, mean_of_images
+from stages.finetuning.predict_images import mean_of_images
+from stages.finetuning.predicted_batch import PredictedBatch
 from stages.finetuning.sample_views import complete_samples, join_samples, present
 from stages.finetuning.transfer_model import TransferModel
-from stages.fitting.feature_rows import BATCH_ROWS
 from stages.network.aggregate import padded
 from stages.network.heads.base import Head
 from stages.network.heads.blocks import AggregatedBlocksHead
 from stages.runtime.progress import progress
 from stages.tasks.base import Task
-from stages.training.evaluation import predict
 
 _LOG = logging.getLogger("cutonce")
 
@@ -34,9 +32,7 @@ def predict_with_columns(
     listing: Sequence[tuple[str, Mapping[str, str]]],
     columns: TableEncoder,
 ) -> Iterator[PredictedBatch]:
-    """Yield what a head on columns answers for samples, in order.
-
-    A head on columns alone opens no image.
+    """Yield what a head on features and columns answers for samples of one image, in order.
 
     Parameters
     ----------
@@ -56,9 +52,6 @@ def predict_with_columns(
     values = encoded_columns(columns, locations, [cells for _, cells in listing])
     head = upper.model.head
     assert isinstance(head, Head)
-    if head.config["row_shape"] == [columns.width]:
-        yield PredictedBatch(list(range(len(listing))), head_probabilities(head, values, task), [])
-        return
     with progress(label="predict", total=len(locations), unit="images") as bar:
         requests = extractor.evaluation_requests(locations)
         for batch in extractor.run_batches(requests, lambda images: [extractor.features(images)], 1):
@@ -100,10 +93,7 @@ def predict_samples_with_columns(
     """
     values = encoded_columns(columns, [name for name, _, _ in samples], [cells for _, _, cells in samples])
     head = upper.model.head
-    assert isinstance(head, Head)
-    if not isinstance(head, AggregatedBlocksHead):
-        yield PredictedBatch(list(range(len(samples))), head_probabilities(head, values, task), [])
-        return
+    assert isinstance(head, AggregatedBlocksHead)
     views = [locations for _, locations, _ in samples]
     locations = [location for images in views for _, location in present(images)]
 
@@ -125,26 +115,3 @@ def predict_samples_with_columns(
             bags = padded(images.images, images.sizes, images.places, places).flatten(1).numpy()
             beside = np.concatenate([bags, values[indices]], axis=1)
             yield PredictedBatch(indices, head_probabilities(head, beside, task), failures, mean_of_images(there))
-
-
-def head_probabilities(head: Head, rows: NDArray[np.float32], task: Task) -> NDArray[np.float32]:
-    """Return what a head answers for rows, [n, *row_shape]; without what fits heads, which takes a second to import."""
-    return np.asarray(predict(head, torch.split(torch.from_numpy(rows), BATCH_ROWS), task).numpy())
-
-
-def encoded_columns(
-    columns: TableEncoder, names: Sequence[str], cells: Sequence[Mapping[str, str]]
-) -> NDArray[np.float32]:
-    """Return the columns of samples as numbers, and tell what is missing in them or new."""
-    without = [name for name, of_sample in zip(names, cells, strict=True) if not of_sample.keys() >= {*columns.names}]
-    if without:
-        raise DataError(
-            f"this method was trained with columns beside the images ({', '.join(columns.names)}), and "
-            f"{without[0]} comes without: give a table that has these columns too, or say by `method` one that "
-            "takes images alone"
-        )
-    table = columns.encode({name: [of_sample[name] for of_sample in cells] for name in columns.names}, names)
-    for words, counts in (("no value", table.missing), ("what train never had", table.unseen)):
-        if counts:
-            _LOG.info(f"note: cells with {words}: {counted(counts)}")
-    return table.values

@@ -9,7 +9,7 @@ import numpy as np
 
 from cache.errors import UsageError
 from pipeline.evaluation.decision import ONE_CLASS, class_names_of
-from pipeline.experiment.classify_images import Prediction
+from pipeline.experiment.prediction import Prediction
 from stages.tasks.base import Task
 
 ABSTAINED = ""

@@ -10,14 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import CutonceError, DataError, UsageError
-from pipeline.experiment.predict_with_columns import predict_samples_with_columns, predict_with_columns
-from pipeline.export.exported_module import COLUMNS, IMAGES, PROBABILITIES, SIZES, name_of_output, places_of
+from pipeline.experiment.classify_images import answers_of_columns
+from pipeline.experiment.find_samples import NewSample
+from pipeline.experiment.predict_by_network import batches_of_images, batches_of_samples
+from pipeline.export.exported_module import COLUMNS, IMAGES, PROBABILITIES, SIZES, name_of_output, places_of_method
 from pipeline.library.export_model import RunFile, TrainedModel
 from pipeline.run_layout import MANIFEST
 from stages.data.augment.mask_view import seen_part
 from stages.data.manifest import Manifest
 from stages.data.sources.open_image import read_image
-from stages.finetuning.predict_images import PredictedBatch, iter_predictions, iter_sample_predictions
+from stages.finetuning.predicted_batch import PredictedBatch
 from stages.tasks.dense import Dense
 from stages.tasks.regression import Regression
 from stages.tasks.tiles import Box, merge_tiles
@@ -171,7 +173,7 @@ def inputs_of(model: TrainedModel, sample: AskedSample) -> list[NDArray[np.gener
             if location is not None
         }
         if model.takes_samples:
-            places = max(places_of(model.transfer.model.head), 1 + max(read, default=0))
+            places = max(places_of_method(model), 1 + max(read, default=0))
             inputs[IMAGES], inputs[SIZES] = stack_sample(read, places)
         else:
             inputs[IMAGES] = np.ascontiguousarray(read[0])[None]
@@ -214,18 +216,13 @@ def own_answers(model: TrainedModel, samples: Sequence[AskedSample]) -> list[NDA
 
 def _batches(model: TrainedModel, samples: Sequence[AskedSample]) -> list[PredictedBatch]:
     """Return the pipeline's answers, by the very functions that `predict` takes."""
-    extractor, transfer, task = model.extractor, model.transfer, model.task
     if model.takes_samples:
-        if model.columns is None:
-            views = [sample.locations for sample in samples]
-            return list(iter_sample_predictions(extractor, transfer, task, views, model.card.tta))
-        table = [(sample.name, sample.locations, sample.cells) for sample in samples]
-        return list(predict_samples_with_columns(extractor, transfer, task, table, model.columns))
-    if model.columns is None:
-        locations = [str(sample.locations[0]) for sample in samples]
-        return list(iter_predictions(extractor, transfer, task, locations, model.card.tta))
-    listing = [(str(sample.locations[0] or sample.name), sample.cells) for sample in samples]
-    return list(predict_with_columns(extractor, transfer, task, listing, model.columns))
+        views = [NewSample(sample.name, sample.locations, sample.cells) for sample in samples]
+        return list(batches_of_samples(model.method, model.networks, views))
+    if not model.takes_images:
+        return [answers_of_columns(model.method, [(sample.name, sample.cells) for sample in samples])]
+    listing = [(str(sample.locations[0]), sample.cells) for sample in samples]
+    return list(batches_of_images(model.method, model.networks, listing))
 
 
 def _own_mask(model: TrainedModel, sample: AskedSample) -> NDArray[np.floating]:

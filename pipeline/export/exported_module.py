@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cache.errors import UsageError
+from pipeline.experiment.mixture_model import Network
 from pipeline.export.mask_module import MaskModule
 from pipeline.library.export_model import TrainedModel
 from stages.data.images.rendering_module import RenderingModule
@@ -66,11 +67,8 @@ class ExportedModule(nn.Module):
                 "make its masks"
             )
         self.task = method.task
-        self.rendering: RenderingModule | None = None
-        if method.takes_images:
-            self.rendering = RenderingModule(method.extractor.backbone.preprocessing, method.card.tta)
-        self.below: FrozenPart = method.transfer.below if method.takes_images else FrozenPart(None)
-        self.model: TrainableTop = method.transfer.model
+        self.networks = nn.ModuleList(NetworkModule(network, method) for network in method.networks)
+        self.shares = [network.share for network in method.networks]
         self.masks = MaskModule(method.extractor.backbone.preprocessing) if isinstance(self.task, Dense) else None
         self.takes_samples = method.takes_samples
         takes = {IMAGES: method.takes_images, SIZES: self.takes_samples, COLUMNS: method.columns is not None}
@@ -86,17 +84,57 @@ class ExportedModule(nn.Module):
         """Answer for a batch, given by `input_names`, in their order."""
         given = dict(zip(self.input_names, inputs, strict=True))
         images, sizes, columns = (given.get(name) for name in (IMAGES, SIZES, COLUMNS))
+        if self.masks is not None:
+            assert images is not None
+            (network,) = self.networks
+            assert isinstance(network, NetworkModule)
+            masks: Tensor | tuple[Tensor, Tensor] = self.masks(network.outputs(network.rows(images)[0]), images)
+            return masks
+        answers = [network(images, sizes, columns) for network in self.networks]
+        if len(answers) == 1:
+            return self.in_units(answers[0])
+        weighted = [share * answer for share, answer in zip(self.shares, answers, strict=True)]
+        return self.in_units(torch.stack(weighted).sum(dim=0))
+
+    def in_units(self, answers: Tensor) -> Tensor:
+        """Return probabilities as the run reads them, or numbers in the unit of the targets."""
+        if isinstance(self.task, Regression):
+            scale, mean = self.get_buffer("scale"), self.get_buffer("mean")
+            numbers = answers * scale + mean
+            return torch.exp(numbers) if self.task.log else numbers
+        if self.temperature == 1:
+            return answers
+        least = torch.finfo(torch.float32).tiny
+        return (answers.clamp_min(least).log() / self.temperature).softmax(dim=1)
+
+
+class NetworkModule(nn.Module):
+    """What one network answers, before numbers are in their unit: the mean over the renderings that it is tested on.
+
+    Parameters
+    ----------
+    network : Network
+    method : TrainedModel
+        Whose network it is.
+    """
+
+    def __init__(self, network: Network, method: TrainedModel) -> None:
+        super().__init__()
+        self.task = method.task
+        self.rendering: RenderingModule | None = None
+        if method.takes_images:
+            self.rendering = RenderingModule(network.extractor.backbone.preprocessing, network.recipe.tta)
+        self.below: FrozenPart = network.upper.below if method.takes_images else FrozenPart(None)
+        self.model: TrainableTop = network.upper.model
+
+    def forward(self, images: Tensor | None, sizes: Tensor | None, columns: Tensor | None) -> Tensor:
+        """Answer for a batch, as of `ExportedModule`; what the method does not take is None."""
         if images is None:
             assert columns is not None
-            return self.in_units(self.activated(self.outputs(columns)))
-        if self.masks is not None:
-            logits = self.outputs(self.rows(images)[0])
-            masks: Tensor | tuple[Tensor, Tensor] = self.masks(logits, images)
-            return masks
+            return self.activated(self.outputs(columns))
         rows = self.rows(images.flatten(0, 1), sizes.flatten(0, 1)) if sizes is not None else self.rows(images)
         answers = [self.activated(self.outputs(self._joined(part, sizes, columns))) for part in rows]
-        mean = answers[0] if len(answers) == 1 else torch.stack(answers).mean(dim=0)
-        return self.in_units(mean)
+        return answers[0] if len(answers) == 1 else torch.stack(answers).mean(dim=0)
 
     def rows(self, images: Tensor, sizes: Tensor | None = None) -> list[Tensor]:
         """Return what the head is given of each image, float32 [m, ...], for each rendering."""
@@ -114,17 +152,6 @@ class ExportedModule(nn.Module):
         activated = self.task.activate(outputs)
         assert isinstance(activated, Tensor)
         return activated
-
-    def in_units(self, answers: Tensor) -> Tensor:
-        """Return probabilities as the run reads them, or numbers in the unit of the targets."""
-        if isinstance(self.task, Regression):
-            scale, mean = self.get_buffer("scale"), self.get_buffer("mean")
-            numbers = answers * scale + mean
-            return torch.exp(numbers) if self.task.log else numbers
-        if self.temperature == 1:
-            return answers
-        least = torch.finfo(torch.float32).tiny
-        return (answers.clamp_min(least).log() / self.temperature).softmax(dim=1)
 
     def _joined(self, rows: Tensor, sizes: Tensor | None, columns: Tensor | None) -> Tensor:
         """Return what the head takes: rows, bags of them, or either with columns behind them."""
@@ -148,7 +175,7 @@ def example_inputs(module: ExportedModule, method: TrainedModel, count: int = 3)
     shape = (channels, height + 19, width + 34)
     inputs: dict[str, Tensor] = {}
     if module.takes_samples:
-        places = places_of(method.transfer.model.head)
+        places = places_of_method(method)
         inputs[IMAGES] = torch.zeros((count, places, *shape), dtype=torch.uint8)
         inputs[SIZES] = torch.tensor(shape[1:]).expand(count, places, 2).contiguous()
     elif method.takes_images:
@@ -171,6 +198,11 @@ def places_of(head: nn.Module) -> int:
     return int(head.config["row_shape"][0])
 
 
+def places_of_method(method: TrainedModel) -> int:
+    """Return for how many images of a sample all networks of a method have room."""
+    return max(places_of(network.upper.model.head) for network in method.networks)
+
+
 def fixed_places(head: nn.Module) -> bool:
     """Return whether a head takes samples of just so many images."""
     configs = [getattr(head, "config", {})]
@@ -189,7 +221,8 @@ def dynamic_dimensions(module: ExportedModule, method: TrainedModel) -> dict[str
     images = {0: "batch", 2: "height", 3: "width"}
     sizes = {0: "batch"}
     if module.takes_samples:
-        free = {} if fixed_places(method.transfer.model.head) else {1: "images_of_sample"}
+        fixed = any(fixed_places(network.upper.model.head) for network in method.networks)
+        free = {} if fixed else {1: "images_of_sample"}
         images, sizes = {0: "batch", **free, 3: "height", 4: "width"}, {**sizes, **free}
     dimensions = {IMAGES: images, SIZES: sizes, COLUMNS: {0: "batch"}}
     return {name: dimensions[name] for name in module.input_names}

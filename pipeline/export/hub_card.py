@@ -10,9 +10,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from cache.atomic_write import write_atomically
 from pipeline.evaluation.decision import class_names_of
 from pipeline.evaluation.results import Result, read_json
-from pipeline.experiment.model_store import read_unlike
+from pipeline.experiment.mixture_model import Network
+from pipeline.experiment.model_card import read_unlike
 from pipeline.export.equality import BOUND, Equality
-from pipeline.export.exported_module import ExportedModule, places_of
+from pipeline.export.exported_module import ExportedModule, places_of_method
 from pipeline.library.export_model import TrainedModel
 from pipeline.options.toml_file import read_configuration
 from pipeline.run_layout import CONFIGURATION, RESULT, RESULTS, run_of
@@ -51,8 +52,8 @@ def write_card(model: TrainedModel, path: Path, equality: Equality | None = None
     """
     run = run_of(model.directory)
     result = Result.load(model.directory) if (model.directory / RESULT).exists() else None
-    options = model.extractor.options
-    license_name = license_of_weights(options.backbone) if options.weights == "default" else None
+    licenses = _licenses(model)
+    license_name = next(iter(licenses.values())) if len({*licenses.values()}) == 1 else None
     card = ModelCard.from_template(
         card_data=_front_matter(model, result, path, run, license_name),
         template_str="---\n{{ card_data }}\n---\n\n{{ body }}\n",
@@ -65,8 +66,8 @@ def write_card(model: TrainedModel, path: Path, equality: Equality | None = None
                 "## How good it is\n\n" + _metrics(result),
                 "## Limits\n\n" + _limits(model, result, run, equality),
                 "## Licenses\n\n"
-                f"- Weights of {model.extractor.options.backbone}: {license_name or _NOT_STATED}.\n"
-                f"- Data: {_NOT_STATED}.",
+                + "".join(f"- Weights of {name}: {of_name or _NOT_STATED}.\n" for name, of_name in licenses.items())
+                + f"- Data: {_NOT_STATED}.",
             ]
         ),
     )
@@ -78,6 +79,15 @@ def write_card(model: TrainedModel, path: Path, equality: Equality | None = None
 def license_of_weights(backbone: str) -> str | None:
     """Return the license of a network's weights, as whoever published them calls it; None where that is not known."""
     return next((entry.license for entry in network_catalog() if entry.name == backbone), None)
+
+
+def _licenses(model: TrainedModel) -> dict[str, str | None]:
+    """Return the license of the weights of each network that is in the method, by its name."""
+    options = [network.extractor.options for network in model.networks]
+    return {
+        of_network.backbone: license_of_weights(of_network.backbone) if of_network.weights == "default" else None
+        for of_network in options
+    }
 
 
 def _front_matter(
@@ -112,15 +122,22 @@ def _front_matter(
 
 
 def _what_it_is(model: TrainedModel, result: Result | None) -> str:
-    card, options = model.card, model.extractor.options
-    names = class_names_of(model.task)
+    card, names = model.card, class_names_of(model.task)
     classes = f" It tells {len(names)} classes: {', '.join(names)}." if names else ""
-    trained = "fine-tuned" if card.unfreeze is not None else "trained on features"
     date = "" if result is None else f" Trained on {result.provenance.get('date', 'a day that is not known')}."
-    return (
-        f"A {card.name} ({card.method}), {trained} of {options.backbone}, for images of "
-        f"{options.image_size or model.extractor.backbone.preprocessing.image_size} pixels.{classes}{date}"
-    )
+    if len(model.networks) == 1:
+        return f"A {card.name} ({card.method}), {_stands_on(model.networks[0])}.{classes}{date}"
+    lines = [f"- {network.share:.2f} of it {_stands_on(network)}" for network in model.networks]
+    said = f"A mean over {len(lines)} networks ({card.method}):"
+    return "\n".join([said, "", *lines, *([""] if classes or date else []), f"{classes}{date}".strip()]).strip()
+
+
+def _stands_on(network: Network) -> str:
+    """Return what was trained on which network, for images of which size."""
+    options = network.extractor.options
+    trained = "a fine-tuned top" if network.recipe.unfreeze is not None else "trained on features"
+    size = options.image_size or network.extractor.backbone.preprocessing.image_size
+    return f"{trained} of {options.backbone}, for images of {size} pixels"
 
 
 def loading_snippet(model: TrainedModel, path: Path) -> str:
@@ -146,7 +163,7 @@ def loading_snippet(model: TrainedModel, path: Path) -> str:
     else:
         lines.append("")
     if model.takes_samples:
-        places = places_of(model.transfer.model.head)
+        places = places_of_method(model)
         given["images"] = "images"
         lines.append(
             f"images, sizes = numpy.stack([image] * {places})[None], numpy.zeros((1, {places}, 2), numpy.int64)"

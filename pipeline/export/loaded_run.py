@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from torch import Tensor, nn
 
 from cache.errors import UsageError, listed
 from pipeline.evaluation.decision import ONE_CLASS, class_names_of
-from pipeline.experiment.classify_images import NO_CACHE, Prediction, choose_model, predict_listing
-from pipeline.export.exported_module import ExportedModule
-from pipeline.library.export_model import TrainedModel, open_trained
+from pipeline.experiment.classify_images import NO_CACHE, choose_model, decision_of, predict_listing
+from pipeline.experiment.mixture_model import Network, open_networks
+from pipeline.experiment.prediction import Prediction, SavedMethod
+from pipeline.export.exported_module import ExportedModule, NetworkModule
+from pipeline.library.export_model import open_trained
 from pipeline.library.images import Images, all_images
 from stages.network.backbones.base import Backbone
 from stages.runtime.progress import progress_bars
@@ -56,46 +59,81 @@ def load(
         If the run holds no such method, or it was trained on other weights than there are now.
     """
     choice = choose_model(Path(run), method, seed)
-    return LoadedRun(open_trained(choice.directory, device, backbone), choice.reason, device, backbone)
+    loaded = LoadedRun(SavedMethod.read(choice.directory), choice.reason, device, backbone)
+    if loaded.method.takes_images and not loaded.method.card.is_published:
+        loaded.networks()  # which refuses other weights than it was trained on
+    return loaded
 
 
 class LoadedRun:
     """A trained method of a run.
 
+    Its networks are opened when something has to go through them, once: features that the run's cache has, and columns
+    of a table alone, need none.
+
     Attributes
     ----------
-    model : TrainedModel
-        The method, opened; it computes in float32.
+    method : SavedMethod
+        What its folder says of it.
     reason : str
         Why it is the one, in words.
+    decision : Decision
+        How its run reads probabilities.
     class_names : tuple of str
         None where its task has no classes.
     """
 
     def __init__(
-        self, model: TrainedModel, reason: str, device: str = "auto", backbone: nn.Module | Backbone | None = None
+        self, method: SavedMethod, reason: str, device: str = "auto", backbone: nn.Module | Backbone | None = None
     ) -> None:
-        self.model, self.reason = model, reason
+        self.method, self.reason, self.decision = method, reason, decision_of(method.directory)
         self._device, self._backbone = device, backbone
+        self._networks: list[Network] | None = None
+        self._opening = Lock()
 
     def __repr__(self) -> str:
-        return f"LoadedRun({str(self.model.directory)!r}, {self.reason})"
+        return f"LoadedRun({str(self.method.directory)!r}, {self.reason})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave networks behind: another process opens them again."""
+        return {**self.__dict__, "_networks": None, "_opening": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _opening=Lock())
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the probabilities."""
-        return class_names_of(self.model.task)
+        return class_names_of(self.method.task)
+
+    def networks(self) -> list[Network]:
+        """Return what predicts images, as `predict` of the command opens it; it stays open.
+
+        Raises
+        ------
+        ValueError
+            If the weights there are now are others than it was trained on.
+        """
+        with self._opening:
+            if self._networks is None:
+                self._networks = open_networks(self.method.directory, self._device, self._backbone)
+            return self._networks
 
     @usable_after_fork
     def predict(
-        self, images: Images, columns: Mapping[str, Sequence[Any]] | None = None, *, use_cache: bool = True
+        self,
+        images: Images | None = None,
+        columns: Mapping[str, Sequence[Any]] | None = None,
+        *,
+        use_cache: bool = True,
     ) -> list[Prediction]:
         """Return what is predicted for images, in their order, as the command ``predict`` says it.
 
         Parameters
         ----------
         images : sequence
-            As of `features`: paths, images of Pillow, uint8 arrays [h, w, 3] or [h, w], of any sizes.
+            As of `features`: paths, images of Pillow, uint8 arrays [h, w, 3] or [h, w], of any sizes. None for methods
+            on columns alone.
         columns : mapping of str to sequence, optional
             What a table says of each, by the names of its columns, or a data frame; where the method takes columns.
         use_cache : bool
@@ -106,15 +144,24 @@ class LoadedRun:
         ValueError
             If an image cannot be read, or the method takes something else than an image a sample.
         """
-        self._require_images("predict")
+        self._require_images("predict", columns_alone=True)
+        if self.method.takes_images == (images is None):
+            raise UsageError(
+                f"{self.method.directory.name} "
+                + ("takes images, and none are given" if images is None else "looks at columns alone: leave images out")
+            )
         with progress_bars(False):
-            found = all_images(images)
-            found.require_readable()
-            listing: list[tuple[str, dict[str, str]]] = [(location, {}) for location in found.locations]
+            listing: list[tuple[str, dict[str, str]]] = []
+            if images is not None:
+                found = all_images(images)
+                found.require_readable()
+                listing = [(location, {}) for location in found.locations]
             if columns is not None:
                 names = [str(name) for name in columns]
                 cells = ([_cell(value) for value in columns[name]] for name in columns)
                 rows = list(zip(*cells, strict=True))
+                if images is None:
+                    listing = [(f"row {number}", {}) for number in range(len(rows))]
                 if len(rows) != len(listing):
                     raise UsageError(f"columns say something of {len(rows)} samples, and there are {len(listing)}")
                 listing = [
@@ -122,13 +169,12 @@ class LoadedRun:
                     for (location, _), row in zip(listing, rows, strict=True)
                 ]
             predictions, failures = predict_listing(
-                self.model.directory,
+                self.method,
                 listing,
-                self._device,
-                self._backbone,
-                self.model.decision,
+                decision=self.decision,
                 # what is in memory has no file by whose bytes the cache knows it
-                None if use_cache and all(Path(location).is_file() for location in found.locations) else NO_CACHE,
+                cache=None if use_cache and all(Path(location).is_file() for location, _ in listing) else NO_CACHE,
+                networks=self.networks,
             )
         if failures:
             raise UsageError(f"{listed([f'{location}: {reason}' for location, reason in failures], 3, '; ')}")
@@ -137,7 +183,7 @@ class LoadedRun:
     def predict_proba(self, images: Images, columns: Mapping[str, Sequence[Any]] | None = None) -> NDArray[np.float32]:
         """Return the probabilities of classes, float32 [n, classes]; or numbers, in their unit, [n, targets]."""
         activated = np.stack([prediction.activated for prediction in self.predict(images, columns)])
-        task = self.model.task
+        task = self.method.task
         return task.in_units(activated).astype(np.float32) if isinstance(task, Regression) else activated
 
     def module(self, *, normalized: bool = False) -> nn.Module:
@@ -156,14 +202,17 @@ class LoadedRun:
         ValueError
             If the method looks at tiles; or, for `normalized`, takes more than one image a sample.
         """
-        model = self.model
-        if model.extractor.device.type != "cpu":  # what this object predicts with stays where it is
-            model = open_trained(model.directory, "cpu", self._backbone)
+        model = open_trained(self.method.directory, "cpu", self._backbone)
         module = ExportedModule(model)
         if not normalized:
             return module
         if module.input_names != ("images",):
             raise UsageError(f"normalized=True is for methods on images alone; this takes {module.input_names}")
+        if len(model.networks) > 1:
+            raise UsageError(
+                f"normalized=True is for one network, and this is a mean over {len(model.networks)}, each of which "
+                "sees images in its own way: take module(), which is given pixels"
+            )
         return _OnNormalized(module)
 
     def estimator(self) -> BaseEstimator:
@@ -178,15 +227,16 @@ class LoadedRun:
             If scikit-learn has no such estimator: of masks, samples of several images, or methods with columns.
         """
         self._require_images("estimator")
-        if self.model.columns is not None:
+        if self.method.columns is not None:
             raise UsageError("an estimator takes images alone, and this method takes columns beside them")
-        return RunRegressor(self) if isinstance(self.model.task, Regression) else RunClassifier(self)
+        return RunRegressor(self) if isinstance(self.method.task, Regression) else RunClassifier(self)
 
-    def _require_images(self, what: str) -> None:
-        model = self.model
-        if isinstance(model.task, Dense) or model.takes_samples or not model.takes_images:
+    def _require_images(self, what: str, *, columns_alone: bool = False) -> None:
+        method = self.method
+        one_image = method.takes_images and method.card.samples is None and not isinstance(method.task, Dense)
+        if not one_image and not (columns_alone and not method.takes_images):
             raise UsageError(
-                f"{what} is for methods on one image a sample, and {model.directory.name} is none: take module(), or "
+                f"{what} is for methods on one image a sample, and {method.directory.name} is none: take module(), or "
                 "the command `predict`"
             )
 
@@ -196,7 +246,9 @@ class _OnNormalized(nn.Module):
 
     def __init__(self, module: ExportedModule) -> None:
         super().__init__()
-        self.below, self.model = module.below, module.model
+        (network,) = module.networks
+        assert isinstance(network, NetworkModule)
+        self.below, self.model = network.below, network.model
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -249,11 +301,11 @@ class RunClassifier(ClassifierMixin, _FittedEstimator):  # type: ignore[misc]
 
     def predict(self, X: Images) -> NDArray[Any]:
         """Return the class of each image, by the threshold of the run where it has one; of labels 0 or 1, [n, k]."""
-        probabilities, task = self.predict_proba(X), self.run.model.task
+        probabilities, task = self.predict_proba(X), self.run.method.task
         if isinstance(task, MultiLabel):
             return task.values(torch.from_numpy(probabilities)).astype(np.int64)
         assert task.name == ONE_CLASS
-        named: NDArray[Any] = self.classes_[self.run.model.decision.predicted(probabilities)]
+        named: NDArray[Any] = self.classes_[self.run.decision.predicted(probabilities)]
         return named
 
 

@@ -13,19 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from cache.atomic_write import atomic_path
 from pipeline.evaluation.decision import Decision, class_names_of
-from pipeline.experiment.classify_images import COLUMNS_ALONE, decision_of
-from pipeline.experiment.model_store import ModelCard, open_model, read_columns
+from pipeline.experiment.classify_images import decision_of
+from pipeline.experiment.mixture_model import Network, open_networks
+from pipeline.experiment.model_card import ModelCard
+from pipeline.experiment.prediction import SavedMethod
 from pipeline.options.export_formats import MODEL_FORMATS, ExportFormat, writer_of
 from stages.columns.table_encoder import TableEncoder
 from stages.extraction.extractor import Extractor
 from stages.finetuning.transfer_model import TransferModel
 from stages.network.backbones.base import Backbone
 from stages.network.heads.serialization import save_tensors
-from stages.tasks.base import Task, task_from_json
+from stages.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -34,34 +36,53 @@ class TrainedModel:
 
     Attributes
     ----------
-    directory : Path
-        Where it lies in its run.
-    card : ModelCard
-        What it stands on.
-    extractor : Extractor
-        Its network, with the preprocessing; it computes in float32, whatever the features that were trained on are of.
-    transfer : TransferModel
-        What was trained, and where it joins the network.
-    task : Task
-        What it predicts, as it was tested.
-    columns : TableEncoder or None
-        What makes numbers of the columns of a table that it takes.
+    method : SavedMethod
+        What its folder says of it.
+    networks : tuple of Network
+        What answers: one, or those of a mean over several, each with its share. They compute in float32, whatever the
+        features that were trained on are of.
     decision : Decision
         How its run reads probabilities.
     """
 
-    directory: Path
-    card: ModelCard
-    extractor: Extractor
-    transfer: TransferModel
-    task: Task
-    columns: TableEncoder | None
+    method: SavedMethod
+    networks: tuple[Network, ...]
     decision: Decision
+
+    @property
+    def directory(self) -> Path:
+        """Where it lies in its run."""
+        return self.method.directory
+
+    @property
+    def card(self) -> ModelCard:
+        """What it stands on."""
+        return self.method.card
+
+    @property
+    def task(self) -> Task:
+        """What it predicts, as it was tested."""
+        return self.method.task
+
+    @property
+    def columns(self) -> TableEncoder | None:
+        """What makes numbers of the columns of a table that it takes."""
+        return self.method.columns
+
+    @property
+    def extractor(self) -> Extractor:
+        """Its network, with the preprocessing; the first of several."""
+        return self.networks[0].extractor
+
+    @property
+    def transfer(self) -> TransferModel:
+        """What was trained, and where it joins the network; of the first of several."""
+        return self.networks[0].upper
 
     @property
     def takes_images(self) -> bool:
         """Whether it opens images at all."""
-        return self.card.method != COLUMNS_ALONE
+        return self.method.takes_images
 
     @property
     def takes_samples(self) -> bool:
@@ -83,11 +104,11 @@ def open_trained(directory: Path, device: str = "auto", backbone: nn.Module | Ba
     Raises
     ------
     UsageError, DataError, WeightsError
-        As `open_model`.
+        As `open_networks`.
     """
-    card, extractor, transfer = open_model(directory, device, backbone, precision="fp32")
-    task, decision = task_from_json(card.task), decision_of(directory)
-    return TrainedModel(directory, card, extractor, transfer, task, read_columns(directory), decision)
+    method = SavedMethod.read(directory)
+    networks = open_networks(directory, device, backbone, precision="fp32")
+    return TrainedModel(method, tuple(networks), decision_of(directory))
 
 
 RunFile = Callable[[Sequence[NDArray[Any]]], list[NDArray[Any]]]
@@ -135,7 +156,8 @@ def export_model(
         Tensors `head.*` and, after fine-tuning, `top.*`, by their names in the modules; in the metadata, as JSON,
         `model` (what it stands on), `head` (what it takes to build the head again), `preprocessing` (size, crop and
         colors of the images it takes) and, where it takes columns of a table, `columns` (what makes numbers of them).
-        The network below is loaded from where it came from.
+        The network below is loaded from where it came from. Of a mean over several networks each has its own of all
+        these, as `networks.0.head.*` and so on; `shares` says how much each counts.
     ``.onnx``
         All of it, from pixels to answers (:mod:`pipeline.export.onnx_file`).
     ``.pt2``
@@ -213,14 +235,19 @@ def describe_model(model: TrainedModel) -> dict[str, str]:
 @register_model_format(".safetensors", called="safetensors")
 def write_safetensors(model: TrainedModel, path: Path) -> None:
     """Tensors of the head and of what was fine-tuned, with the model card as metadata."""
-    head = model.transfer.model.head
-    tensors = {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
-    tensors |= {f"top.{name}": tensor for name, tensor in model.transfer.without_auxiliary_heads().items()}
-    preprocessing = model.extractor.backbone.preprocessing.to_json()
-    metadata = {
-        **describe_model(model),
-        "model": json.dumps(asdict(model.card)),
-        "head": json.dumps(head.config),
-        "preprocessing": json.dumps(preprocessing),
-    }
+    tensors: dict[str, Tensor] = {}
+    metadata = describe_model(model)
+    for number, network in enumerate(model.networks):
+        prefix = "" if len(model.networks) == 1 else f"networks.{number}."
+        head = network.upper.model.head
+        of_head, of_top = head.state_dict(), network.upper.without_auxiliary_heads()
+        tensors |= {f"{prefix}head.{name}": tensor for name, tensor in of_head.items()}
+        tensors |= {f"{prefix}top.{name}": tensor for name, tensor in of_top.items()}
+        metadata |= {
+            f"{prefix}model": json.dumps(asdict(network.recipe)),
+            f"{prefix}head": json.dumps(head.config),
+            f"{prefix}preprocessing": json.dumps(network.extractor.backbone.preprocessing.to_json()),
+        }
+    if len(model.networks) > 1:
+        metadata["shares"] = json.dumps([network.share for network in model.networks])
     save_tensors(path, tensors, metadata)

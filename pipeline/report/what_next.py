@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.one_line import chosen_method
-from pipeline.run_layout import CONFIGURATION, MEMBERS, PREDICTIONS_TABLE
+from pipeline.run_layout import CONFIGURATION, PREDICTIONS_TABLE
 
 
 def next_commands(comparison: Comparison, out: Path, configuration: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -38,8 +38,8 @@ def next_commands(comparison: Comparison, out: Path, configuration: Mapping[str,
             ["evaluate", str(run), "--data", "other/", "--method", folder.name],
         ),
     ]
-    # a mean over several networks is no one file, and a graph has no loop over tiles
-    if not (folder / MEMBERS).exists() and not chosen.results[0].options.get("tile"):
+    # a graph has no loop over tiles
+    if not chosen.results[0].options.get("tile"):
         words = ["export", str(run), "--method", folder.name, "--out", f"{folder.name}.onnx"]
         commands.append(("Take it away as one file that answers without this library", words))
     data = configuration.get("data")

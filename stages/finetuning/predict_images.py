@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,33 +15,12 @@ from stages.data.image_stream import ImageRequest
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.finetuning.image_batches import require_readable
+from stages.finetuning.predicted_batch import PredictedBatch
 from stages.finetuning.sample_views import ComputedSample, complete_samples, join_samples, present
 from stages.finetuning.transfer_model import TransferModel
 from stages.network.graph.pooling import Pool
 from stages.runtime.progress import progress
 from stages.tasks.base import Task
-
-
-class PredictedBatch(NamedTuple):
-    """What was answered for the next images.
-
-    Attributes
-    ----------
-    indices : list of int
-        Which of the images, ascending.
-    activated : float32 [n, out_features]
-        What the task makes of the network's outputs: probabilities, or values.
-    failures : list of (index, reason)
-        Images that could not be read.
-    vectors : float32 [n, d], optional
-        What the head was given of each, in its evaluation view: of a map the mean over its places, of several images
-        theirs. None where no image was opened.
-    """
-
-    indices: list[int]
-    activated: NDArray[np.float32]
-    failures: list[tuple[int, str]]
-    vectors: NDArray[np.float32] | None = None
 
 
 def vectors_of(extractor: Extractor) -> Callable[[Tensor], Tensor]:

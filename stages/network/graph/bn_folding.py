@@ -11,17 +11,16 @@ import copy
 from typing import Any
 
 import torch
-from timm.layers.norm_act import BatchNormAct2d, FrozenBatchNormAct2d
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torchvision.ops import FrozenBatchNorm2d
 
-from stages.network.graph.depthwise_conv import CONVOLUTIONS, conv2d_with_weight
-
-# Exactly these kinds, as of the convolutions.
-_NORMALISATIONS = (nn.BatchNorm2d, FrozenBatchNorm2d)
-_NORMALISATIONS_WITH_ACTIVATION = (BatchNormAct2d, FrozenBatchNormAct2d)
-_FROZEN = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
+from stages.network.graph.depthwise_conv import conv2d_with_weight
+from stages.network.graph.layer_kinds import (
+    convolutions,
+    frozen_normalizations,
+    normalizations,
+    normalizations_with_activation,
+)
 
 
 def fold_batchnorm(section: fx.GraphModule) -> tuple[fx.GraphModule, int]:
@@ -73,7 +72,7 @@ def fold_while_training(graph: fx.Graph, network: nn.Module) -> None:
             node.replace_all_uses_with(graph.call_function(_convolve_and_normalize, (*layers, *convolution.args)))
         graph.erase_node(node)
         graph.erase_node(convolution)
-    for node in [node for node in graph.nodes if type(_layer(node, network)) in CONVOLUTIONS]:
+    for node in [node for node in graph.nodes if type(_layer(node, network)) in convolutions()]:
         with graph.inserting_before(node):
             layer = graph.get_attr(str(node.target))
             node.replace_all_uses_with(graph.call_function(_convolve, (layer, *node.args)))
@@ -94,8 +93,9 @@ def _convolve_and_normalize(convolution: nn.Conv2d, normalization: Any, x: torch
     shift = -normalization.running_mean if convolution.bias is None else convolution.bias - normalization.running_mean
     bias = shift * scale if normalization.bias is None else shift * scale + normalization.bias
     output = conv2d_with_weight(convolution, x, convolution.weight * scale[:, None, None, None], bias)
-    if isinstance(normalization, _NORMALISATIONS_WITH_ACTIVATION):
-        activated: torch.Tensor = normalization.act(normalization.drop(output))
+    if isinstance(normalization, normalizations_with_activation()):
+        after: Any = normalization
+        activated: torch.Tensor = after.act(after.drop(output))
         return activated
     return output
 
@@ -124,15 +124,15 @@ def _child_names(layer: nn.Module) -> list[str]:
 def _ends_a_pair(node: fx.Node, network: nn.Module) -> bool:
     """Say whether a node is a BatchNorm that, with fixed statistics, can be folded into the convolution below it."""
     layer = _layer(node, network)
-    if type(layer) not in (*_NORMALISATIONS, *_NORMALISATIONS_WITH_ACTIVATION):
+    if type(layer) not in (*normalizations(), *normalizations_with_activation()):
         return False
     below = node.all_input_nodes[0]
-    return type(_layer(below, network)) in CONVOLUTIONS and len(below.users) == 1
+    return type(_layer(below, network)) in convolutions() and len(below.users) == 1
 
 
 def _is_fixed(normalization: Any) -> bool:
     """Say whether a BatchNorm normalises by its running statistics, and leaves them as they are."""
-    if isinstance(normalization, _FROZEN):
+    if isinstance(normalization, frozen_normalizations()):
         return True
     return not normalization.training and normalization.running_mean is not None
 
@@ -158,6 +158,7 @@ def _fold(convolution: nn.Conv2d, normalization: Any) -> nn.Module:
     folded = copy.deepcopy(convolution)
     folded.weight = nn.Parameter(weight.to(convolution.weight.dtype), requires_grad=False)
     folded.bias = nn.Parameter(bias.to(convolution.weight.dtype), requires_grad=False)
-    if isinstance(normalization, _NORMALISATIONS_WITH_ACTIVATION):
-        return nn.Sequential(folded, normalization.drop, normalization.act)
+    if isinstance(normalization, normalizations_with_activation()):
+        after: Any = normalization
+        return nn.Sequential(folded, after.drop, after.act)
     return folded

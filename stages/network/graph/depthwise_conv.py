@@ -12,14 +12,11 @@ from itertools import product
 from typing import Any
 
 import torch
-from timm.layers.conv2d_same import Conv2dSame
-from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
-"""Exactly these kinds, not those derived from them: some standardise their weights, or do other things, when called."""
+from stages.network.graph.layer_kinds import padding_as_in_tensorflow
 
 _MAX_FAST_KERNEL = 3
 """Side of the largest kernel whose weight gradient oneDNN has a depthwise kernel for."""
@@ -33,14 +30,16 @@ def conv2d_with_weight(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor
     Parameters
     ----------
     layer
-        One of `CONVOLUTIONS`: stride, padding, dilation and groups.
+        One of `convolutions`: stride, padding, dilation and groups.
     x
         Float [b, c, h, w].
     weight, bias
         Of the shapes of the layer's own; a bias can be there where the layer has none.
     """
     padding: Any = layer.padding
-    if isinstance(layer, Conv2dSame):
+    if isinstance(layer, padding_as_in_tensorflow()):
+        from timm.layers.padding import pad_same
+
         x = pad_same(x, list(layer.kernel_size), list(layer.stride), list(layer.dilation))
         padding = (0, 0)
     elif layer.padding_mode != "zeros":

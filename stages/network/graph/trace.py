@@ -8,19 +8,15 @@ functional dropout, the branch of an ``if self.training``). Where a network is c
 from __future__ import annotations
 
 import inspect
-import math
 import operator
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import timm.models
 import torch
-import torchvision.ops
 from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models.feature_extraction import NodePathTracer
 
 from cache.errors import UsageError
 from stages.config.image_size import ImageSize, shape_of_size, size_in_words
@@ -303,48 +299,14 @@ def layers_in_order(module: nn.Module) -> list[str]:
 
 def _traced(module: nn.Module, *, training: bool, frozen: Collection[str] = ()) -> tuple[fx.Graph, dict[fx.Node, str]]:
     """Return the graph of a network in one mode, and the paths of its nodes."""
+    from stages.network.graph.tracer import build_tracer  # torchvision and timm, which no head on features waits for
+
     with _ONE_AT_A_TIME, in_mode(module, training=training), _untraceable_explained(module):
-        tracer = _tracer()
+        tracer = build_tracer()
         for path in frozen:
             module.get_submodule(path).eval()
         graph = tracer.trace(module, concrete_args=_defaults(module))
     return graph, tracer.node_to_qualname
-
-
-class _ThreadsOwnTracer(NodePathTracer):  # type: ignore[misc]
-    """A tracer that leaves alone what other threads compute meanwhile.
-
-    ``torch.fx`` replaces ``nn.Module.__call__`` for the whole process as long as it traces.
-    """
-
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
-        self._thread = threading.get_ident()
-
-    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Record a call of the traced network, make any other."""
-        if threading.get_ident() != self._thread:
-            return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
-
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Record what the traced network reads of itself, read anything else."""
-        if threading.get_ident() != self._thread:
-            return attr_val
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
-
-
-def _tracer() -> NodePathTracer:
-    """Return a tracer that treats as one step what torchvision and timm say cannot be traced through."""
-    operations = [
-        kind for _, kind in inspect.getmembers(torchvision.ops, inspect.isclass) if issubclass(kind, nn.Module)
-    ]
-    registered: Any = timm.models
-    return _ThreadsOwnTracer(
-        leaf_modules=[*operations, *registered.get_notrace_modules()],
-        autowrap_modules=(math, torchvision.ops),
-        autowrap_functions=tuple(registered.get_notrace_functions()),
-    )
 
 
 def _defaults(module: nn.Module) -> dict[str, Any]:

@@ -9,9 +9,10 @@ import torch
 
 from cache.errors import DataError, UsageError
 from pipeline.evaluation.comparison import compare_runs
-from pipeline.experiment.classify_images import Prediction, choose_model, find_images, predict_images, write_csv
+from pipeline.experiment.classify_images import choose_model, find_images, predict_images, write_csv
 from pipeline.experiment.compare_runs import write_comparison
-from pipeline.experiment.model_store import read_recipe
+from pipeline.experiment.model_card import read_recipe
+from pipeline.experiment.prediction import Prediction
 from stages.tasks.multi_label import MultiLabel
 from stages.tasks.regression import Regression
 from stages.tasks.single_label import SingleLabel

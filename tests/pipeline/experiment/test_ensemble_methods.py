@@ -10,7 +10,7 @@ from pipeline.evaluation.comparison import compare_runs
 from pipeline.evaluation.results import Result
 from pipeline.experiment import ensemble_methods
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.model_store import read_recipe
+from pipeline.experiment.model_card import read_recipe
 from pipeline.experiment.outer_test import run_on_features
 from stages.config.data import DataConfig
 from stages.config.heads import HeadConfig

@@ -10,7 +10,7 @@ import pytest
 from cache.errors import UsageError
 from pipeline.evaluation.results import Result
 from pipeline.experiment.finished_methods import find_finished, require_same_features
-from pipeline.experiment.model_store import read_recipe
+from pipeline.experiment.model_card import read_recipe
 from stages.config.features import FeatureConfig
 from stages.config.heads import HeadConfig
 

@@ -9,8 +9,10 @@ import pytest
 from cache.errors import DataError
 from pipeline.evaluation.results import Result
 from pipeline.experiment.classify_images import predict_images
-from pipeline.experiment.mixture_model import Member, open_networks, save_members
-from pipeline.experiment.model_store import read_recipe, save_card
+from pipeline.experiment.mixture_members import Member, save_members
+from pipeline.experiment.mixture_model import open_networks
+from pipeline.experiment.model_card import read_recipe
+from pipeline.experiment.model_store import save_card
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from pipeline.experiment.classify_images import predict_images
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.finetune_methods import run_finetune
 from pipeline.experiment.head_methods import run_heads
-from pipeline.experiment.model_store import open_model, read_recipe
+from pipeline.experiment.model_card import read_recipe
+from pipeline.experiment.model_store import open_model
 from pipeline.run_layout import MODEL_CARD
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig

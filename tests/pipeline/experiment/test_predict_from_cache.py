@@ -1,19 +1,22 @@
 """Predictions of images whose features are cached: the numbers of the network, without it."""
 
+import os
 import shutil
+import subprocess
+import sys
 from io import StringIO
 
 import numpy as np
 import pytest
 
-from benchmarks.export import make_images, saved_method
 from cache import DigestCache
 from pipeline.cli.app import main
-from pipeline.experiment import classify_images
+from pipeline.experiment import mixture_model
 from pipeline.experiment.classify_images import predict_images
-from pipeline.experiment.model_store import read_recipe
+from pipeline.experiment.model_card import read_recipe
 from pipeline.experiment.predict_from_cache import find_cached
 from pipeline.library.export_model import open_trained
+from tests.saved_methods import make_images, saved_method
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +57,28 @@ def test_cached_images_are_answered_as_by_the_network_and_the_others_beside_them
 
 def test_where_all_are_cached_no_network_is_loaded_and_no_image_is_opened(folder, monkeypatch, tmp_path):
     folder, images = folder
-    monkeypatch.setattr(classify_images, "open_networks", None)
+    monkeypatch.setattr(mixture_model, "open_networks", None)
     for image in images[:4]:  # the same bytes under another name
         shutil.copy(image, tmp_path / f"copy of {image.name}")
     predicted, _ = predict_images(directory_of(folder, "linear"), [tmp_path], "cpu")
     assert len(predicted) == 4
     with pytest.raises(TypeError):
         predict_images(directory_of(folder, "linear"), images[:4], "cpu", use_cache=False)
+
+
+@pytest.mark.parametrize(("kind", "loaded"), [("linear", []), ("taps", []), ("tuned", ["timm", "torchvision"])])
+def test_a_command_answers_from_the_cache_without_importing_what_computes_features(folder, kind, loaded):
+    folder, images = folder
+    script = "import sys; from pipeline.cli.app import main; code = main(sys.argv[1:]); "
+    script += (
+        "print('HEAVY', sorted({'timm', 'torchvision', 'sklearn', 'matplotlib', 'pandas'} & sys.modules.keys()), code)"
+    )
+    command = [sys.executable, "-c", script, "predict", str(folder / kind), *map(str, images[:4])]
+    command += ["--method", directory_of(folder, kind).name, "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    completed = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert f"HEAVY {loaded} 0" in completed.stdout, completed.stdout + completed.stderr
+    assert ("from the cache" in completed.stdout) == (not loaded)
 
 
 def test_another_folder_of_caches_is_looked_into_where_it_is_named(folder, monkeypatch):

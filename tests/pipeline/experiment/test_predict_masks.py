@@ -8,7 +8,7 @@ from PIL import Image
 
 from cache.errors import UsageError
 from pipeline.experiment.classify_images import mask_output
-from pipeline.experiment.model_store import ModelCard
+from pipeline.experiment.model_card import ModelCard
 from pipeline.experiment.predict_masks import MaskOutput, colors_of_run, predict_masks
 from stages.data.manifest import Manifest
 from stages.data.masks.mask_classes import MaskClasses

@@ -33,13 +33,6 @@ def answers(listing, width, images=None):
     return list(predict_with_columns(batches, upper, TASK, listing, COLUMNS)), head
 
 
-def test_columns_alone_open_no_image():
-    (batch,), head = answers(LISTING, 3)
-    expected = head(torch.tensor([[1.0, 1, 0], [0, 0, 0]])).softmax(dim=1)
-    assert batch.indices == [0, 1]
-    assert np.allclose(batch.activated, expected.detach())
-
-
 def test_an_image_that_cannot_be_read_takes_no_other_sample_with_it():
     row = np.ones((1, 4), np.float16)
     images = [

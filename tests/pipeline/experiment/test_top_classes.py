@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cache.errors import UsageError
-from pipeline.experiment.classify_images import Prediction
+from pipeline.experiment.prediction import Prediction
 from pipeline.experiment.top_classes import require_top_classes, with_top_classes
 from stages.tasks.multi_label import MultiLabel
 from stages.tasks.single_label import SingleLabel

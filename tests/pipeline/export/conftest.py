@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from benchmarks.export import make_images, saved_method
 from pipeline.export.export_run import export_run
 from tests.pipeline.finished_runs import add, predictions
+from tests.saved_methods import make_images, saved_method
 
 CUTS = ("layer2,layer3", "layer4")
 

@@ -3,7 +3,7 @@
 import pytest
 from huggingface_hub import ModelCard
 
-from pipeline.export.hub_card import license_of_weights, loading_snippet
+from pipeline.export.hub_card import license_of_weights, loading_snippet, write_card
 from pipeline.library.export_model import open_trained
 
 
@@ -51,3 +51,11 @@ def test_lines_to_load_it_name_all_that_a_method_takes(saved, tmp_path):
         open_trained(saved("masks"), "cpu"), tmp_path / "a.onnx"
     )
     assert "safe_open" in loading_snippet(open_trained(saved("masks"), "cpu"), tmp_path / "a.safetensors")
+
+
+def test_of_a_mean_over_networks_all_are_named_with_their_sizes_and_shares(saved, tmp_path):
+    written = write_card(open_trained(saved("mixture"), "cpu"), tmp_path / "mean.onnx").read_text()
+    assert "A mean over 3 networks (mixture):" in written
+    assert "- 0.30 of it trained on features of resnet18, for images of 64 pixels\n" in written
+    assert "- 0.20 of it a fine-tuned top of resnet18, for images of 32 pixels\n" in written
+    assert written.count("- Weights of resnet18:") == 1

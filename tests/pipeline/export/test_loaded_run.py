@@ -1,5 +1,7 @@
 """A run as one object: predictions of paths and arrays, a module, an estimator."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,10 @@ from PIL import Image
 from sklearn.base import is_classifier, is_regressor
 
 import pipeline
+from cache import DigestCache
 from cache.errors import UsageError
 from pipeline.experiment.classify_images import predict_images
+from pipeline.export import loaded_run
 
 
 def loaded(saved, kind):
@@ -18,7 +22,7 @@ def loaded(saved, kind):
 
 def test_paths_and_arrays_are_predicted_alike_and_as_by_the_command(saved, images):
     run = loaded(saved, "linear")
-    by_path, by_command = run.predict(images), predict_images(run.model.directory, images, "cpu")[0]
+    by_path, by_command = run.predict(images), predict_images(run.method.directory, images, "cpu")[0]
     by_array = run.predict([np.array(Image.open(path)) for path in images])
     for one, other, command in zip(by_path, by_array, by_command, strict=True):
         assert one.words == command.words
@@ -32,7 +36,7 @@ def test_the_module_takes_pixels_or_normalized_images(saved, images):
     expected = run.predict_proba(images[:1])
     pixels = torch.from_numpy(np.array(Image.open(images[0]))).permute(2, 0, 1)
     assert np.allclose(run.module()(pixels[None]).numpy(), expected, atol=1e-5)
-    preprocessing = run.model.extractor.backbone.preprocessing
+    preprocessing = run.networks()[0].extractor.backbone.preprocessing
     image = preprocessing.normalize(preprocessing.render(pixels)[None]).requires_grad_()
     logits = run.module(normalized=True)(image)
     assert np.allclose(logits.softmax(1).detach().numpy(), expected, atol=1e-5)
@@ -76,3 +80,52 @@ def test_what_has_no_such_answer_is_refused(saved, images, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"none")
     with pytest.raises(ValueError, match="none of the 1 images could be read; the first: not an image"):
         loaded(saved, "linear").predict([tmp_path / "bad.png"])
+
+
+def test_a_network_is_opened_once_and_where_nothing_needs_it_not_at_all(saved, images, monkeypatch):
+    opened = []
+    open_networks = loaded_run.open_networks
+    monkeypatch.setattr(loaded_run, "open_networks", lambda *given: opened.append(given) or open_networks(*given))
+    run = loaded(saved, "linear")
+    assert opened == []
+    first, second = run.predict_proba(images), run.predict_proba(images[::-1])
+    assert np.allclose(first, second[::-1], atol=1e-6)
+    assert len(opened) == 1
+    again = pickle.loads(pickle.dumps(run))
+    assert np.allclose(again.predict_proba(images), first, atol=1e-6)
+    assert len(opened) == 2
+    table = loaded(saved, "table").predict(columns={"area": [1, 2], "kind": ["a", "b"]})
+    assert len({tuple(one.activated) for one in table}) == 2
+    assert len(opened) == 2
+    with pytest.raises(UsageError, match="looks at columns alone: leave images out"):
+        loaded(saved, "table").predict(images)
+    with pytest.raises(UsageError, match="takes images, and none are given"):
+        run.predict()
+
+
+def test_features_in_the_cache_need_no_network(saved, images, monkeypatch):
+    run = loaded(saved, "mlp")
+    expected = run.predict_proba(images[:2])
+    extractor = run.networks()[0].extractor
+    keys = DigestCache(None).keys([str(path) for path in images[:2]])[0]
+    rows = next(extractor.computed(extractor.request(str(path), keys[str(path)]) for path in images[:2])).rows[0]
+    with extractor.taps[0].cache.writer() as writer:
+        writer.append([keys[str(path)] for path in images[:2]], rows, seconds=1.0)
+    monkeypatch.setattr(loaded_run, "open_networks", None)
+    assert np.allclose(loaded(saved, "mlp").predict_proba(images[:2]), expected, atol=1e-3)
+    with pytest.raises(TypeError):
+        loaded(saved, "mlp").predict_proba(images[2:])
+
+
+def test_a_mean_over_networks_is_loaded_as_any_other_method(saved, images):
+    run = loaded(saved, "mixture")
+    assert len(run.networks()) == 3  # two heads share one
+    expected = run.predict_proba(images)
+    by_command = predict_images(run.method.directory, images, "cpu")[0]
+    assert np.allclose(expected, [one.activated for one in by_command], atol=1e-6)
+    for path, answer in zip(images, expected, strict=True):
+        pixels = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
+        assert np.allclose(run.module()(pixels[None]).numpy()[0], answer, atol=1e-5)
+    assert is_classifier(run.estimator())
+    with pytest.raises(UsageError, match="is a mean over 3, each of which sees images in its own way"):
+        run.module(normalized=True)

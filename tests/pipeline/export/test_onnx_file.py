@@ -1,6 +1,9 @@
 """An ONNX file: what stands in it, that it takes batches and sizes of any kind, and what it cannot hold."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -50,7 +53,8 @@ class Bessel(torch.nn.Module):
 
 
 def test_the_operator_that_onnx_does_not_have_is_named(saved, tmp_path):
-    from pipeline.experiment.model_store import read_recipe, save_model
+    from pipeline.experiment.model_card import read_recipe
+    from pipeline.experiment.model_store import save_model
     from stages.network.heads.user_module import ImportedHead
 
     directory = saved("linear")
@@ -79,7 +83,7 @@ def test_the_lines_of_its_card_are_all_that_it_takes(exported, images, tmp_path,
     assert np.abs(names["probabilities"] - expected).max() < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["masks", "columns", "gru"])
+@pytest.mark.parametrize("kind", ["masks", "columns", "gru", "mixture"])
 def test_files_of_other_inputs_and_outputs_answer_as_the_run(saved, tmp_path, kind):
     found = []
 
@@ -93,3 +97,14 @@ def test_files_of_other_inputs_and_outputs_answer_as_the_run(saved, tmp_path, ki
     assert ("columns" in metadata) == (kind == "columns") == (model.columns is not None)
     shapes = {of.name: [2 if not isinstance(side, int) else side for side in of.shape] for of in session.get_inputs()}
     assert {name: shape[0] for name, shape in shapes.items()} == dict.fromkeys(shapes, 2)  # any number at a time
+
+
+def test_the_script_of_the_docs_takes_onnxruntime_numpy_and_pillow_alone(exported, images, tmp_path):
+    words = (Path(__file__).parents[3] / "docs" / "export.md").read_text(encoding="utf-8")
+    (script,) = [part.split("```")[0] for part in words.split("```python\n") if part.startswith("# classify.py")]
+    script += "assert not {'torch', 'pipeline', 'cache', 'stages', 'onnx'} & sys.modules.keys(), sorted(sys.modules)\n"
+    (tmp_path / "classify.py").write_text(script)
+    command = [sys.executable, "-I", "classify.py", str(exported[0].path), *map(str, images[:2])]
+    completed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    assert [line.split()[0] for line in completed.stdout.splitlines()] == [str(path) for path in images[:2]]

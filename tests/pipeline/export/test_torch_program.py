@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 
 from cache.errors import UsageError
+from pipeline.export.equality import BOUND, compare_with_run, samples_of_run
 from pipeline.export.exported_module import ExportedModule
 from pipeline.export.torch_program import reason_of, traced_program
-from pipeline.library.export_model import open_trained
+from pipeline.library.export_model import export_model, open_trained
 
 
 def test_it_runs_with_torch_alone_and_holds_its_words(exported):
@@ -45,3 +46,13 @@ def test_operators_are_found_in_what_caused_an_error():
     )
     assert reason_of(error).startswith("the operator aten.special_bessel_j0; ")
     assert reason_of(ValueError("plain words\nmore")) == "plain words"
+
+
+def test_a_mean_over_networks_is_one_program_and_answers_as_the_run(saved, tmp_path):
+    found = []
+
+    def check(model, run_file):
+        found.append(compare_with_run(model, run_file, samples_of_run(model)[:2]))
+
+    export_model(saved("mixture"), tmp_path / "mixture.pt2", check=check)
+    assert found[0].difference <= BOUND

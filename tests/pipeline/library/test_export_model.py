@@ -7,7 +7,8 @@ import torch
 from safetensors import safe_open
 
 from cache.errors import CutonceError, DataError, UsageError
-from pipeline.experiment.model_store import ModelCard, config_to_json, save_model
+from pipeline.experiment.model_card import ModelCard, config_to_json
+from pipeline.experiment.model_store import save_model
 from pipeline.library.export_model import export_model, register_model_format
 from pipeline.options.export_formats import MODEL_FORMATS
 from stages.config.features import FeatureConfig
@@ -16,6 +17,7 @@ from stages.extraction.extractor import build_extractor
 from stages.finetuning.transfer_model import build_transfer_model
 from stages.network.heads.linear import LinearHead
 from tests.plug_ins import forget_afterwards
+from tests.saved_methods import make_images, saved_method
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,20 @@ def test_the_file_holds_every_tensor_that_was_trained_and_what_it_stands_on(mode
     seen = json.loads(metadata["preprocessing"])
     assert (seen["image_size"], seen["crop_mode"]) == (32, "squash")
     assert LinearHead(**{name: value for name, value in json.loads(metadata["head"]).items() if name != "head"})
+
+
+def test_of_a_mean_over_networks_each_has_its_tensors_and_its_share(tmp_path):
+    directory = saved_method(tmp_path, "resnet18", "mixture", make_images(tmp_path / "images", 3), 32)
+    model = export_model(directory, tmp_path / "winner.safetensors", "cpu")
+    with safe_open(tmp_path / "winner.safetensors", framework="pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    assert json.loads(metadata["shares"]) == pytest.approx([0.5, 0.3, 0.2])
+    for number, network in enumerate(model.networks):
+        for name, tensor in network.upper.model.head.state_dict().items():
+            assert torch.equal(tensors[f"networks.{number}.head.{name}"], tensor)
+    sizes = [json.loads(metadata[f"networks.{number}.preprocessing"])["image_size"] for number in range(3)]
+    assert sizes == [32, 64, 32]
+    assert {name.split(".")[1] for name in tensors if ".top." in name} == {"2"}
 
 
 def test_what_cannot_be_exported_leaves_no_file(models, tmp_path, monkeypatch):

@@ -56,8 +56,8 @@ def test_several_runs_have_no_one_configuration_to_go_on_with(tmp_path):
     assert [parsed(command)[0] for command in commands] == ["predict", "evaluate", "export"]
 
 
-def test_a_mean_over_networks_is_not_offered_as_one_file(commands, tmp_path):
+def test_what_looks_at_tiles_is_not_offered_as_one_file_and_a_mean_over_networks_is(commands, tmp_path):
     comparison = commands[0]
     (chosen_method(comparison).results[0].directory / MEMBERS).write_text("[]")
     offered = [command for _, command in next_commands(comparison, tmp_path, {})]
-    assert [parsed(command)[0] for command in offered] == ["predict", "evaluate"]
+    assert [parsed(command)[0] for command in offered] == ["predict", "evaluate", "export"]
