@@ -39,6 +39,7 @@ def break_even_figure(paid: BreakEven) -> Figure:
         ends = (paid.with_cache(1), max(paid.without_cache(last), paid.with_cache(last)))
         low, high = (np.log10(max(end, 1e-3)) for end in (min(paid.without_cache(1), ends[0]), ends[1]))
         axes.set_yticks(10.0 ** np.linspace(low, high, 4))
+        axes.set_ylim(top=10.0 ** (high + 0.15 * (high - low)))  # room for words above a dot at the end of its line
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(lambda value, _: duration(value))
         axes.xaxis.set_minor_locator(NullLocator())
