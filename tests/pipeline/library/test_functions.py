@@ -307,7 +307,7 @@ def test_what_is_no_sequence_of_images_is_refused_in_words(given, message):
         ({"precision": "fp64"}, "`precision` 'fp64' must be one of fp32, bf16, fp16, auto"),
         (
             {"pool": "mean"},
-            "`pool` mean: there is no such pooling; there are avg, max, std, avgmax, cls, grid2, grid4, none",
+            "`pool` mean: there is no such pooling; there are avg, max, std, avgmax, cls, clsavg, grid2, grid4, none",
         ),
         ({"weights": "nowhere.pth"}, "`weights`: there is no file nowhere.pth"),
     ],
