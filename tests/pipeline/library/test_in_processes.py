@@ -3,6 +3,8 @@
 import asyncio
 import faulthandler
 import multiprocessing
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -85,15 +87,22 @@ def told_of_child(folder):
         faulthandler.disable()
 
 
-def test_in_processes_forked_from_one_that_computed(tmp_path):
-    """Of OpenMP's threads a fork has none, and waits for them: without help this stands still for ever."""
+def compute_and_fork(folder):
+    """Compute on several threads, fork, and end as the child does; in a process that has done nothing else."""
     torch.nn.functional.conv2d(torch.randn(16, 3, 64, 64), torch.randn(64, 3, 3, 3))
-    child = multiprocessing.get_context("fork").Process(target=told_of_child, args=[tmp_path])
+    child = multiprocessing.get_context("fork").Process(target=told_of_child, args=[folder])
     child.start()
     child.join(300)
     child.kill()
     child.join()
-    assert child.exitcode == 0, (tmp_path / "stacks.txt").read_text()
+    sys.exit(0 if child.exitcode == 0 else f"the child ended with {child.exitcode}")
+
+
+def test_in_processes_forked_from_one_that_computed(tmp_path):
+    """Of OpenMP's threads a fork has none, and waits for them: without help this stands still for ever."""
+    script = f"from {__name__} import compute_and_fork; from pathlib import Path; compute_and_fork(Path({str(tmp_path)!r}))"
+    ended = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, timeout=400)
+    assert ended.returncode == 0, ended.stderr + (tmp_path / "stacks.txt").read_text()
     with np.load(tmp_path / "computed.npz") as computed:
         forked = list(computed.values())
     assert all(np.array_equal(theirs, ours) for theirs, ours in zip(forked, work_in_child(None), strict=True))
