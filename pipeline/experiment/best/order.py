@@ -56,7 +56,7 @@ def torch_heads(search: Search) -> Iterator[Trial]:
 
 
 CLASSES: tuple[Callable[[Search], Iterator[Trial]], ...] = (
-    *(first_rung, cheap_heads, mirrored_look, torch_heads, other_looks, dear_heads, fine_tunings),
+    *(first_rung, cheap_heads, mirrored_look, other_looks, torch_heads, dear_heads, fine_tunings),
 )
 """The classes of trials, the cheapest first."""
 
