@@ -12,7 +12,7 @@ OPTIONS = (
     *("--image-size", "32", "--head", "knn", "mlp", "--depths", "last", "--block-weight", "equal"),
     *("--c-values", "1e-3", "1e-1", "--cv", "3", "--fit-epochs", "60"),
 )
-"""Trials are logistic-last, knn, both on mirror images, and mlp."""
+"""Trials are logistic-last and knn, both on mirror images, larger ones and another network, and mlp."""
 
 
 def test_options_that_contradict_are_refused(tmp_path, capsys):
@@ -30,7 +30,7 @@ def test_options_that_contradict_are_refused(tmp_path, capsys):
 
 def test_an_interrupted_search_ends_with_its_answer_and_the_same_command_goes_on(photographs, tmp_path, capsys):
     command = ["best", "--data", str(photographs), *OPTIONS, "--cache", str(tmp_path / "cache")]
-    command += ["--out", str(tmp_path / "run"), "--trials", "5"]
+    command += ["--out", str(tmp_path / "run"), "--trials", "9"]
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", *command],
         stdout=subprocess.PIPE,
@@ -39,17 +39,17 @@ def test_an_interrupted_search_ends_with_its_answer_and_the_same_command_goes_on
         preexec_fn=heed_interrupts,
     )
     for line in process.stdout:
-        if line.startswith("trial 5: MLP"):
+        if line.startswith("trial 9: MLP"):
             process.send_signal(signal.SIGINT)
             break
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 1, (output, errors)
     assert "the same command goes on from there" in errors
-    assert "4 trials in" in output
+    assert "8 trials in" in output
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert sum(result.get("chosen", False) for result in results["results"]) == 1
-    assert main([*command[:-1], "4"]) == 0  # the fifth is run again in test_search.py
+    assert main([*command[:-1], "8"]) == 0  # the ninth is run again in test_search.py
     output = capsys.readouterr().out
-    assert "4 trials are finished already, and are taken as they are." in output
+    assert "8 trials are finished already, and are taken as they are." in output
     assert "More minutes would try MLP on the best depths" in output
     assert "trial 1" not in output
