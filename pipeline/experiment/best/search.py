@@ -37,6 +37,9 @@ SHOWN_NEXT = 4
 """Trials that would come next which are told."""
 
 
+WIDE_ROW = 4096
+"""Numbers of a row from which on an epoch of a torch head takes in proportion to them."""
+
 MOST_OF_A_HEAD = 2
 """Trials of one head, on depths that served it, that are tried on another look."""
 
@@ -219,7 +222,10 @@ class Search:
         if not took:
             return 0.0
         known = self.chooser if self.chooser in took else next(iter(took))
-        return took[known] * find_head(head).cost / find_head(known).cost
+        kind = find_head(head)
+        # fitted heads see many depths in the span of the rows; an epoch goes through all numbers of each
+        wide = math.prod(self.main.extractor.row_shape) / WIDE_ROW if kind.in_epochs else 1.0
+        return took[known] * kind.cost / find_head(known).cost * max(wide, 1.0)
 
     def remember(self, record: TrialRecord) -> None:
         """Take from the record of a finished trial what later ones follow from."""

@@ -100,7 +100,9 @@ def compute_and_fork(folder):
 
 def test_in_processes_forked_from_one_that_computed(tmp_path):
     """Of OpenMP's threads a fork has none, and waits for them: without help this stands still for ever."""
-    script = f"from {__name__} import compute_and_fork; from pathlib import Path; compute_and_fork(Path({str(tmp_path)!r}))"
+    script = (
+        f"from {__name__} import compute_and_fork; from pathlib import Path; compute_and_fork(Path({str(tmp_path)!r}))"
+    )
     ended = subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, timeout=400)
     assert ended.returncode == 0, ended.stderr + (tmp_path / "stacks.txt").read_text()
     with np.load(tmp_path / "computed.npz") as computed:

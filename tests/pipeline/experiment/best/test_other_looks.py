@@ -11,6 +11,7 @@ from pipeline.experiment.best.answer import combine
 from pipeline.experiment.best.budget import Budget
 from pipeline.experiment.best.look import Look, SearchedData
 from pipeline.experiment.best.search import Search, _run
+from stages.config.head_registry import find_head
 from stages.data.manifest import load_manifest
 from tests.pipeline.experiment.best.conftest import HEADS
 
@@ -113,3 +114,11 @@ def test_heads_of_all_looks_are_averaged_and_the_mean_is_ranked_with_them(search
     assert {"head-knn", "linear-ridge", trial.folder} <= set(mixed.settings["chosen from"].split(", "))
     assert mixed.cv is not None
     assert (copy / "seed-0" / "ensemble-mixed" / "members.json").exists()
+
+
+def test_epochs_over_rows_of_many_depths_are_expected_to_take_as_much_longer(search):
+    known = search.head_seconds("logistic")
+    ratio = find_head("mlp").cost / find_head("logistic").cost
+    assert search.head_seconds("mlp") / known == pytest.approx(ratio * 27_280 / 4096)
+    search.main = Look("", replace(search.main.options, taps="", pool="avg"), search.about)
+    assert search.head_seconds("mlp") / known == pytest.approx(ratio)
