@@ -16,7 +16,7 @@ FAMILIES = {
 """Networks, two cuts whose features are joined, and one whose map is taken."""
 
 IMAGE_SIZE = {"vit_tiny_patch16_224": 224, "swin_tiny_patch4_window7_224": 224}
-VECTORS = ("linear", "labels", "numbers", "mlp", "cosine", "knn", "rbf", "ensemble", "stacked", "projected", "flip")
+VECTORS = ("linear", "labels", "numbers", "mlp", "cosine", "knn", "rbf", "ensemble", "stacked", "projected", "flip", "mirror")
 DEPTHS = ("cuts", "taps", "attention", "multi_query", "concat-pool", "top", "tuned", "mixture")
 TABLES = ("table", "columns", "joined", "bag-columns")
 BAGS = ("mean", "concat", "mil", "gru", "lstm", "transformer")
@@ -80,8 +80,9 @@ def saved_method(folder, backbone, kind, paths, image_size=64, crop_mode="center
         image_size=image_size,
         crop_mode="border" if kind in MAPS else crop_mode,
         cut=joined if kind == "cuts" else map_cut if kind in WHOLE_MAPS else "auto",
-        pool="none" if kind in WHOLE_MAPS else "avg",
+        pool="none" if kind in WHOLE_MAPS else "avg,max,std" if kind == "taps" else "avg",
         taps="stages" if kind == "taps" else "",
+        mirror=kind == "mirror",
         cache=folder / "cache",
         device="cpu",
     )

@@ -93,9 +93,9 @@ def _pooled(x: torch.Tensor, dims: tuple[int, ...], kinds: Sequence[str]) -> dic
     """
     if not set(kinds) & set(_TOGETHER):
         return {}
-    images_at_once = len(x)
-    if x.device.type == "cpu":
-        images_at_once = min(max(_CACHED // x[0].numel(), 1), len(x))
+    if x.device.type != "cpu" or torch.compiler.is_compiling():  # a program takes batches of any size
+        return _pooled_at_once(x.float(), dims, kinds)
+    images_at_once = max(_CACHED // x[0].numel(), 1)
     parts = [_pooled_at_once(part.float(), dims, kinds) for part in torch.split(x, images_at_once)]
     return {kind: torch.cat([part[kind] for part in parts]) for kind in parts[0]}
 
