@@ -16,7 +16,20 @@ FAMILIES = {
 """Networks, two cuts whose features are joined, and one whose map is taken."""
 
 IMAGE_SIZE = {"vit_tiny_patch16_224": 224, "swin_tiny_patch4_window7_224": 224}
-VECTORS = ("linear", "labels", "numbers", "mlp", "cosine", "knn", "rbf", "ensemble", "stacked", "projected", "flip", "mirror")
+VECTORS = (
+    "linear",
+    "labels",
+    "numbers",
+    "mlp",
+    "cosine",
+    "knn",
+    "rbf",
+    "ensemble",
+    "stacked",
+    "projected",
+    "flip",
+    "mirror",
+)
 DEPTHS = ("cuts", "taps", "attention", "multi_query", "concat-pool", "top", "tuned", "mixture")
 TABLES = ("table", "columns", "joined", "bag-columns")
 BAGS = ("mean", "concat", "mil", "gru", "lstm", "transformer")

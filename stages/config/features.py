@@ -217,6 +217,11 @@ class FeatureConfig:
         if self.taps and not all(name.strip() for name in self.taps.split(",")):
             raise UsageError(f"`taps` {self.taps!r} names nothing between two commas")
 
+    @property
+    def cached_views(self) -> int:
+        """How many views are cached of an image: with `mirror` view 1 is the mirror image, and part of what is read."""
+        return 2 if self.mirror else self.views
+
     def _take_tiles(self) -> None:
         """Have tiles seen as they are: whole, and at their own size where no other is asked for."""
         if self.tile is None:

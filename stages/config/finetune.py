@@ -29,8 +29,8 @@ class FinetuneConfig:
     """How the top blocks are trained, starting from a stage-2 head (stage 3)."""
 
     unfreeze: str = field(default="3", metadata={**JOINED, **COMMON})
-    """What trains: a layer (and all above it), a number of top blocks, all, head (the head alone), or just some layers
-    (layer2,layer4; of one layer4,)."""
+    """What trains: a layer (and all above it), a number of top blocks, all, head (alone), or just some layers
+    (layer2,layer4; one as layer4,)."""
 
     invert_unfreeze: bool = False
     """Train what --unfreeze would leave frozen, and freeze the rest."""

@@ -44,6 +44,9 @@ from stages.runtime.device import resolve_device
 from stages.runtime.seeding import seed_from
 from stages.runtime.threads import usable_cores
 
+MIRROR_VIEW = 1
+"""The view under which mirror images are cached, where features are taken of both."""
+
 
 @dataclass(frozen=True)
 class CachedCut:
@@ -223,8 +226,8 @@ class Extractor:
 
     @property
     def cached_views(self) -> int:
-        """How many views are cached of an image: with `mirror` view 1 is the mirror image, and part of what is read."""
-        return 2 if self.options.mirror else self.options.views
+        """How many views are cached of an image, its mirror image among them."""
+        return self.options.cached_views
 
     @cached_property
     def row_module(self) -> nn.Module:
@@ -330,7 +333,7 @@ class Extractor:
 
         A mirror image is no view of its own here, but part of what is read of an image.
         """
-        views = max(views, self.cached_views) if self.options.mirror else views
+        views = self.cached_views if self.options.mirror else views
         return max(
             sum(tap.cache_of_view(view).compute_seconds(keys, view) for view in range(views)) for tap in self.taps
         )

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cache.averaged_rows import AveragedRows, RowStore
 from cache.errors import CacheInputError, UsageError
-from cache.mirrored_rows import MirroredRows, RowStore
 from stages.data.manifest import Manifest
-from stages.extraction.extractor import CachedCut, Extractor
+from stages.extraction.extractor import MIRROR_VIEW, CachedCut, Extractor
 from stages.network.aggregate import Aggregate, AggregateKind, fit_aggregate, padded
 
 _BLOCK_BYTES = 32 << 20
@@ -130,7 +130,7 @@ def require_cached(extractor: Extractor, manifest: Manifest, view: int = 0) -> l
 def _store(extractor: Extractor, tap: CachedCut, view: int) -> RowStore:
     """Return what a view's rows of a tap are read from: with `mirror`, of the evaluation view, two caches at once."""
     if extractor.options.mirror and view == 0:
-        return MirroredRows(tap.cache, tap.view_cache)
+        return AveragedRows(tap.cache, tap.view_cache, MIRROR_VIEW)
     return tap.cache_of_view(view)
 
 

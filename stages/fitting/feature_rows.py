@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.averaged_rows import RowStore
 from cache.errors import DataError, UsageError, listed
 from cache.finite import finite_rows
-from cache.mirrored_rows import RowStore
 from stages.config.head_registry import names_where
 from stages.tasks.base import Task
 
@@ -128,7 +128,7 @@ class StreamedFeatureRows:
 
     Attributes
     ----------
-    stores : sequence of FeatureCache or MirroredRows
+    stores : sequence of FeatureCache or AveragedRows
         The rows of a sample in all of them, joined, are its features.
     keys : sequence of str
     labels : ndarray [n, ...]

@@ -124,7 +124,7 @@ class Look:
     @property
     def missing(self) -> int:
         """How many renderings of images have no row yet."""
-        keys, views = self.about.manifest.distinct_images.keys, self.extractor.cached_views
+        keys, views = self.about.manifest.distinct_images.keys, self.options.cached_views
         lacking: set[tuple[int, str]] = set()
         for tap in self.extractor.taps:
             lacking.update((view, key) for view, of_view in tap.missing(keys, views).items() for key in of_view)
@@ -142,11 +142,11 @@ class Look:
         """
         if "experiment" in self.__dict__:
             return 0.0
-        known = first.seconds_an_image / first.extractor.cached_views
+        known = first.seconds_an_image / first.options.cached_views
         if math.isnan(known):
             return 0.0
         if guessed and "extractor" not in self.__dict__:
-            renderings = len(self.about.manifest.distinct_images.keys) * (2 if self.options.mirror else 1)
+            renderings = len(self.about.manifest.distinct_images.keys) * self.options.cached_views
         else:
             renderings = self.missing
         return renderings * known * self.multiply_adds / max(first.multiply_adds, 1)

@@ -8,12 +8,11 @@ import torch
 from PIL import Image
 
 from cache.errors import CacheInputError, UsageError
-from cache.mirrored_rows import MirroredRows
 from pipeline.library.functions import features
 from stages.config.features import FeatureConfig
 from stages.extraction.estimate import estimate
 from stages.extraction.extract import extract
-from stages.extraction.extractor import build_extractor
+from stages.extraction.extractor import MIRROR_VIEW, build_extractor
 from stages.extraction.read_features import read_features, require_cached
 from stages.fitting.feature_rows import StreamedFeatureRows
 
@@ -107,8 +106,7 @@ def test_an_image_whose_mirror_image_is_not_there_is_missing(probe, manifest):
     with pytest.raises(CacheInputError, match=r"12 of 12 images have no cached features .*`mirror`"):
         read_features(mirrored, manifest)
     (tap,) = mirrored.taps
-    store = MirroredRows(tap.cache, tap.view_cache)
-    assert store.missing(manifest.keys) == manifest.keys
+    assert tap.view_cache.missing(manifest.keys, MIRROR_VIEW) == manifest.keys
     assert tap.cache.missing(manifest.keys) == []
 
 

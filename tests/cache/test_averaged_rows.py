@@ -4,26 +4,26 @@ import numpy as np
 import pytest
 
 from cache import FeatureCache
-from cache import mirrored_rows as averaging
-from cache.mirrored_rows import MIRROR_VIEW, MirroredRows
+from cache import averaged_rows as averaging
+from cache.averaged_rows import AveragedRows
 from tests.cache.conftest import SPEC, features_of, fill, make_keys
 
-KEYS = make_keys(40)
+KEYS, OTHER_VIEW = make_keys(40), 3
 
 
 @pytest.fixture
 def store(tmp_path):
-    """The rows of forty images, and of the mirror images of the last thirty."""
+    """The rows of forty images, and others of the last thirty."""
     cache = FeatureCache(tmp_path, SPEC)
     fill(cache, KEYS)
-    mirrored = FeatureCache(tmp_path, replace(SPEC, views={"augment": "mirror"}))
-    with mirrored.writer() as writer:
-        writer.append(KEYS[10:], features_of(KEYS[10:], view=MIRROR_VIEW), seconds=1.0, view=MIRROR_VIEW)
-    return MirroredRows(cache, mirrored)
+    other = FeatureCache(tmp_path, replace(SPEC, views={"augment": "mirror"}))
+    with other.writer() as writer:
+        writer.append(KEYS[10:], features_of(KEYS[10:], view=OTHER_VIEW), seconds=1.0, view=OTHER_VIEW)
+    return AveragedRows(cache, other, OTHER_VIEW)
 
 
 def means(keys):
-    return (features_of(keys) + features_of(keys, view=MIRROR_VIEW)) / 2
+    return (features_of(keys) + features_of(keys, view=OTHER_VIEW)) / 2
 
 
 @pytest.mark.parametrize("block_numbers", [6, 25, 1 << 20])
