@@ -6,9 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cache.errors import UsageError
 from stages.network.graph.cuts import Layout
-from stages.network.heads.base import Head, layout_and_channels
+from stages.network.heads.base import Head, places_and_channels
 from stages.network.heads.registry import register_torch_head
 
 
@@ -27,13 +26,7 @@ class AttentionHead(Head):
 
     def __init__(self, row_shape: tuple[int, ...], out_features: int, dropout: float = 0.5) -> None:
         super().__init__("attention", row_shape, out_features, dropout=dropout)
-        self.layout, channels = layout_and_channels("attention", row_shape)
-        if self.layout == "vector":
-            raise UsageError(
-                f"`head` attention takes maps and tokens, and these rows are vectors of shape {[*row_shape]}: there "
-                "are no places to attend to. Cache them with `pool` none, and with a `cut` below the network's own "
-                "pooling (`list-cuts` lists the cuts)."
-            )
+        self.layout, channels = places_and_channels("attention", row_shape)
         self.heads = next(heads for heads in (8, 4, 2, 1) if channels % heads == 0)
         self.query = nn.Parameter(nn.init.trunc_normal_(torch.empty(channels), std=channels**-0.5))
         self.keys_and_values = nn.Linear(channels, 2 * channels)

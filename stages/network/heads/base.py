@@ -139,3 +139,21 @@ def layout_and_channels(name: str, row_shape: tuple[int, ...]) -> tuple[Layout, 
     if layout is None:
         raise UsageError(f"`head` {name} takes vectors, tokens and square maps, not rows of shape {[*row_shape]}.")
     return layout, row_shape[0] if layout in ("vector", "nchw") else row_shape[-1]
+
+
+def places_and_channels(name: str, row_shape: tuple[int, ...]) -> tuple[Layout, int]:
+    """Return the layout of rows that have places to attend to, and how many channels they have.
+
+    Raises
+    ------
+    UsageError
+        If they are neither tokens nor square maps; of vectors with what to cache instead.
+    """
+    layout, channels = layout_and_channels(name, row_shape)
+    if layout == "vector":
+        raise UsageError(
+            f"`head` {name} takes maps and tokens, and these rows are vectors of shape {[*row_shape]}: there are no "
+            "places to attend to. Cache them with `pool` none, and with a `cut` below the network's own pooling "
+            "(`list-cuts` lists the cuts)."
+        )
+    return layout, channels

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from cache.errors import UsageError
 from stages.network.heads.attention_pool import tokens_of
-from stages.network.heads.base import Head, layout_and_channels
+from stages.network.heads.base import Head, places_and_channels
 from stages.network.heads.registry import register_torch_head
 
 _QUERIES = (32, 16, 8, 4, 2, 1)
@@ -37,13 +36,7 @@ class MultiQueryHead(Head):
 
     def __init__(self, row_shape: tuple[int, ...], out_features: int, dropout: float = 0.5) -> None:
         super().__init__("multi_query", row_shape, out_features, dropout=dropout)
-        self.layout, channels = layout_and_channels("multi_query", row_shape)
-        if self.layout == "vector":
-            raise UsageError(
-                f"`head` multi_query takes maps and tokens, and these rows are vectors of shape {[*row_shape]}: there "
-                "are no places to attend to. Cache them with `pool` none, and with a `cut` below the network's own "
-                "pooling (`list-cuts` lists the cuts)."
-            )
+        self.layout, channels = places_and_channels("multi_query", row_shape)
         count = next(count for count in _QUERIES if channels % count == 0)
         self.queries = nn.Parameter(nn.init.trunc_normal_(torch.empty(count, channels), std=0.02))
         self.values = nn.Linear(channels, channels, bias=False)
