@@ -65,11 +65,15 @@ class Equality:
         Of how many unlike sizes their images are.
     difference : float
         The largest of all answers: of probabilities, or of numbers in standard deviations of the target.
+    as_trained : float or None
+        The same from what the run answers in the arithmetic of the features it was trained on; None where that is
+        float32, as the file's.
     """
 
     samples: int
     sizes: int
     difference: float
+    as_trained: float | None = None
 
 
 def compare_with_run(model: TrainedModel, run_file: RunFile, samples: Sequence[AskedSample]) -> Equality:
@@ -103,6 +107,19 @@ def compare_with_run(model: TrainedModel, run_file: RunFile, samples: Sequence[A
                 f"{BOUND:g}: it is not written"
             )
     return Equality(len(samples), max(len(sizes), 1), largest)
+
+
+def difference_as_trained(
+    model: TrainedModel, as_trained: TrainedModel, samples: Sequence[AskedSample]
+) -> float | None:
+    """Return how far answers in float32 are from those in the arithmetic of the features that a method was trained on.
+
+    None where that is float32, or no network is asked.
+    """
+    if all(network.extractor.trunk.arithmetic == "fp32" for network in as_trained.networks):
+        return None
+    pairs = zip(own_answers(model, samples), own_answers(as_trained, samples), strict=True)
+    return max(float(np.abs(_scaled(model, ours) - _scaled(model, theirs)).max()) for ours, theirs in pairs)
 
 
 def _wrong_pixels(mask: NDArray[Any], expected: NDArray[np.floating]) -> int:

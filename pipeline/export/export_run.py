@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
 from cache.errors import DataError, UsageError, suggestion
 from pipeline.experiment.classify_images import ModelChoice, choose_model
-from pipeline.export.equality import BOUND, Equality, compare_with_run, samples_of_run
+from pipeline.export.equality import BOUND, Equality, compare_with_run, difference_as_trained, samples_of_run
 from pipeline.export.hub_card import card_path, write_card
-from pipeline.library.export_model import RunFile, TrainedModel, export_model
+from pipeline.library.export_model import RunFile, TrainedModel, export_model, open_trained
 from pipeline.options.export_formats import model_format_names
 from pipeline.run_layout import MODEL_CARD, RESULT, RESULTS, files_of_methods, fold_dirs, seed_dirs
 from stages.network.backbones.base import Backbone
@@ -44,8 +44,15 @@ class Exported:
         else:
             lines.append(
                 f"checked with {self.equality.samples} samples of the run, of {self.equality.sizes} sizes: the largest "
-                f"difference from what the run answers is {self.equality.difference:.1e} (refused above {BOUND:g})"
+                f"difference from what the run answers in float32 is {self.equality.difference:.1e} (refused above "
+                f"{BOUND:g})"
             )
+            if self.equality.as_trained is not None:
+                lines.append(
+                    "files compute in float32, and the run's features do not: from what `predict` answers of the same "
+                    f"samples, the file's answers are up to {self.equality.as_trained:.2g} away; with `precision` fp32 "
+                    "both would be alike"
+                )
         return [*lines, f"model: {self.path} ({self.path.stat().st_size:,} bytes)", f"model card: {self.card}"]
 
 
@@ -98,7 +105,10 @@ def export_run(
 
     def check(model: TrainedModel, run_file: RunFile | None) -> None:
         if run_file is not None:
-            found.append(compare_with_run(model, run_file, samples_of_run(model)))
+            samples = samples_of_run(model)
+            equality = compare_with_run(model, run_file, samples)
+            as_trained = open_trained(choice.directory, device, backbone, precision=None)
+            found.append(replace(equality, as_trained=difference_as_trained(model, as_trained, samples)))
 
     model = export_model(choice.directory, path, device, backbone, check=check)
     equality = found[0] if found else None

@@ -23,6 +23,7 @@ from pipeline.experiment.model_card import ModelCard
 from pipeline.experiment.prediction import SavedMethod
 from pipeline.options.export_formats import MODEL_FORMATS, ExportFormat, writer_of
 from stages.columns.table_encoder import TableEncoder
+from stages.config.features import PrecisionChoice
 from stages.extraction.extractor import Extractor
 from stages.finetuning.transfer_model import TransferModel
 from stages.network.backbones.base import Backbone
@@ -90,8 +91,13 @@ class TrainedModel:
         return self.card.samples is not None and self.takes_images
 
 
-def open_trained(directory: Path, device: str = "auto", backbone: nn.Module | Backbone | None = None) -> TrainedModel:
-    """Open a trained method to be taken away, computing in float32.
+def open_trained(
+    directory: Path,
+    device: str = "auto",
+    backbone: nn.Module | Backbone | None = None,
+    precision: PrecisionChoice | None = "fp32",
+) -> TrainedModel:
+    """Open a trained method to be taken away.
 
     Parameters
     ----------
@@ -100,6 +106,8 @@ def open_trained(directory: Path, device: str = "auto", backbone: nn.Module | Ba
     device : str
     backbone : nn.Module or Backbone, optional
         The network it was trained on, where that was handed in from Python.
+    precision : str, optional
+        Arithmetic of the frozen part: what leaves computes in float32; None is that of the features it was trained on.
 
     Raises
     ------
@@ -107,7 +115,7 @@ def open_trained(directory: Path, device: str = "auto", backbone: nn.Module | Ba
         As `open_networks`.
     """
     method = SavedMethod.read(directory)
-    networks = open_networks(directory, device, backbone, precision="fp32")
+    networks = open_networks(directory, device, backbone, precision=precision)
     return TrainedModel(method, tuple(networks), decision_of(directory))
 
 

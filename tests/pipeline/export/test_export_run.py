@@ -1,5 +1,6 @@
 """Taking a method out of its run: what is written, what is said, and what is refused."""
 
+import json
 import re
 import shutil
 
@@ -69,3 +70,16 @@ def test_what_failed_beside_finished_methods_is_no_reason_not_to_export(run, tmp
     made = export_run(finished, tmp_path / "a.safetensors")
     assert made.path.exists()
     assert made.card != card_path(tmp_path / "a.onnx")  # each file has a card of its own
+
+
+def test_what_was_trained_on_features_of_another_arithmetic_is_said_to_answer_otherwise(saved, exported, tmp_path):
+    assert [made.equality.as_trained for made in exported] == [None, None]
+    run = tmp_path / "run"
+    shutil.copytree(saved("linear").parent, run / "seed-0")
+    path = run / "seed-0" / "head-linear" / "model.json"
+    card = json.loads(path.read_text())
+    path.write_text(json.dumps({**card, "features": {**card["features"], "precision": "bf16"}}))
+    made = export_run(run, tmp_path / "bf16.pt2", method="head-linear")
+    assert made.equality.difference < 1e-5 < made.equality.as_trained < 0.2
+    said = f"the file's answers are up to {made.equality.as_trained:.2g} away; with `precision` fp32"
+    assert said in made.describe()[2]
