@@ -6,7 +6,9 @@ cross-validated, which would take as many times as long: it has to show on the v
 that head.
 
 Where a search (`best`) trained all of them, what training takes is no reason: it has been paid for the answer. The best
-is taken then, of those that cost no more than the search allows (`max_predict_ms`).
+is taken then, of those that cost no more than the search allows (`max_predict_ms`). The best of many scores is in part
+luck, which is taken off before it is compared with that of an ensemble: the weights of that one were found within the
+folds, so its score has no such part.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from pipeline.text import capitalized, format_difference, format_error, format_s
 from stages.tasks.base import Metric
 from stages.tasks.paired import compare
 from stages.tasks.standard_error import standard_error
-from stages.tasks.statistics import Difference
+from stages.tasks.statistics import Difference, score_of_choosing
+from stages.tasks.units import Units
 
 FEW = 100
 """Samples below which a ranking by them is little more than chance, which is said."""
@@ -69,6 +72,9 @@ class Choice:
         Whether heads are ranked out of folds, and not on the validation split.
     words : tuple of str
         Sentences that say it.
+    expected : float, optional
+        What the best single head of a search is expected to score, the luck of the best taken off; None where no search
+        trained them, or there are fewer than two.
     """
 
     chosen: MethodSummary
@@ -78,6 +84,7 @@ class Choice:
     contests: tuple[Contest, ...]
     cross_validated: bool
     words: tuple[str, ...]
+    expected: float | None = None
 
 
 def choose(rows: Sequence[MethodSummary]) -> Choice:
@@ -95,7 +102,8 @@ def choose(rows: Sequence[MethodSummary]) -> Choice:
     heads = [row for row in allowed if row.is_head]
     ranking = _Ranking.of(heads or allowed)
     tied = ranking.tied
-    best = _cheapest(tied, ranking, trained_for_nothing=search is not None)
+    found = None if search is None else _found_by_search(ranking)
+    best = _cheapest(tied, ranking) if found is None else found.row
     contests = tuple(_contest(row, best) for row in allowed if heads and not row.is_head)
     won = [contest for contest in contests if contest.won]
     chosen = max(won, key=lambda contest: ranking.sign * contest.row.val_score).row if won else best
@@ -109,12 +117,19 @@ def choose(rows: Sequence[MethodSummary]) -> Choice:
     words = [
         *_ranking_words(of_all, ranked, len(rows)),
         *_cost_words([row for row in rows if row.prediction_seconds > most], most, affordable=bool(affordable)),
-        *_tie_words(ranking, tied, best, search),
+        *_tie_words(ranking, tied, best, found),
         *_contest_words(contests, best),
         *_warning(ranking, contests),
     ]
     return Choice(
-        chosen, best if heads else None, tuple(tied), tuple(ranked), contests, ranking.cross_validated, tuple(words)
+        chosen,
+        best if heads else None,
+        tuple(tied),
+        tuple(ranked),
+        contests,
+        ranking.cross_validated,
+        tuple(words),
+        None if found is None else found.expected,
     )
 
 
@@ -190,19 +205,56 @@ def _search_of(rows: Sequence[MethodSummary]) -> SearchSummary | None:
     return read_search(runs.pop()) if len(runs) == 1 else None
 
 
-def _cheapest(tied: Sequence[MethodSummary], ranking: _Ranking, *, trained_for_nothing: bool = False) -> MethodSummary:
-    """Return what predicts quickest, of those that do so alike what trains quickest, and of these the best.
-
-    Where training is paid for, and what a prediction may cost was asked, the best is taken, whatever it costs.
-    """
-    if trained_for_nothing:
-        return ranking.rows[ranking.best]
+def _cheapest(tied: Sequence[MethodSummary], ranking: _Ranking) -> MethodSummary:
+    """Return what predicts quickest, of those that do so alike what trains quickest, and of these the best."""
     quickest = min(row.prediction_seconds for row in tied)
     cheap = [row for row in tied if row.prediction_seconds <= PREDICTION_ALIKE * quickest]
     quickest = min(row.seconds_by_stage["train"] for row in cheap)
     cheap = [row for row in cheap if row.seconds_by_stage["train"] <= TRAINING_ALIKE * quickest]
     scores = {id(row): score for row, score in zip(ranking.rows, ranking.scores, strict=True)}
     return max(cheap, key=lambda row: ranking.sign * scores[id(row)])
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a search takes, where training is paid for, and what a prediction may cost was asked.
+
+    Attributes
+    ----------
+    row : MethodSummary
+    single : MethodSummary
+        The best that is no ensemble.
+    expected : float, optional
+        What that one is expected to score on other samples; None where there is but one, or predictions are not known.
+    ensemble : MethodSummary, optional
+        The best that is one.
+    """
+
+    row: MethodSummary
+    single: MethodSummary
+    expected: float | None
+    ensemble: MethodSummary | None
+
+
+def _found_by_search(ranking: _Ranking) -> _Found:
+    """Take the best; an ensemble also where its score is that which the best single head is expected to have."""
+    sign, scores = ranking.sign, ranking.scores
+    numbers = sorted(range(len(scores)), key=lambda number: (-sign * scores[number], ranking.rows[number].seconds))
+    singles = [number for number in numbers if not ranking.rows[number].of_others]
+    ensembles = [number for number in numbers if ranking.rows[number].of_others]
+    best = ranking.rows[numbers[0]]
+    if len(singles) < 2 or ranking.samples is None or not ranking.cross_validated:
+        return _Found(best, ranking.rows[singles[0]] if singles else best, None, None)
+    first = ranking.samples[singles[0]]
+    expected = score_of_choosing(
+        ranking.metric,
+        [ranking.samples[number].statistics for number in singles],
+        Units.of(len(first.units), first.units),
+    )
+    single, ensemble = ranking.rows[singles[0]], ranking.rows[ensembles[0]] if ensembles else None
+    if ensemble is None:
+        return _Found(single, single, expected, None)
+    return _Found(ensemble if sign * scores[ensembles[0]] >= sign * expected else single, single, expected, ensemble)
 
 
 def _contest(row: MethodSummary, head: MethodSummary) -> Contest:
@@ -253,22 +305,45 @@ def _cost_words(dear: Sequence[MethodSummary], most: float, *, affordable: bool)
 
 
 def _tie_words(
-    ranking: _Ranking, tied: Sequence[MethodSummary], best: MethodSummary, search: SearchSummary | None
+    ranking: _Ranking, tied: Sequence[MethodSummary], best: MethodSummary, found: _Found | None
 ) -> list[str]:
+    if found is not None:
+        return _search_words(ranking, tied, found)
     if len(tied) < 2:
         return []
     others, cheaper = listed([row.label for row in tied]), "cheaper to predict with or to train"
-    if search is not None:
-        return [
-            f"Within one standard error of the paired difference from the best are {others}: {best.label}, the best, "
-            "is taken. What a prediction may cost says `max_predict_ms`."
-        ]
     taken = (
         f"{best.label} is taken, as no other is clearly {cheaper}"
         if best is ranking.rows[ranking.best]
         else f"{best.label}, which is {cheaper}, is taken"
     )
     return [f"Within one standard error of the paired difference from the best are {others}: {taken}."]
+
+
+def _search_words(ranking: _Ranking, tied: Sequence[MethodSummary], found: _Found) -> list[str]:
+    """Say what of the best score is luck, and what is taken of those that are not told apart."""
+    metric, best, words = ranking.metric, ranking.rows[ranking.best], []
+    if found.expected is not None:
+        expected = format_score(found.expected, as_percent=metric.as_percent)
+        singles = sum(not row.of_others for row in ranking.rows)
+        luck = (
+            f"That {found.single.label} is the best of {singles} heads is in part luck: chosen by a part of the "
+            f"{found.single.unit}s and scored on the rest, the best comes to {expected}"
+        )
+        if found.ensemble is not None:
+            luck += (
+                f"; {found.ensemble.label}, weighed within the folds, "
+                f"{'has no less, and is taken' if found.row is found.ensemble else 'has less'}"
+            )
+        words.append(f"{luck}.")
+    if len(tied) > 1:
+        taken = f"{found.row.label}, the best, is taken" if found.row is best else f"{found.row.label} is taken"
+        others = listed([row.label for row in tied])
+        words.append(
+            f"Within one standard error of the paired difference from the best are {others}: {taken}. What a "
+            "prediction may cost says `max_predict_ms`."
+        )
+    return words
 
 
 def _contest_words(contests: Sequence[Contest], head: MethodSummary) -> list[str]:

@@ -100,6 +100,11 @@ class MethodSummary:
         return get_method(self.method).cached
 
     @property
+    def of_others(self) -> bool:
+        """Whether it is made of methods of the run."""
+        return get_method(self.method).of_others
+
+    @property
     def unfrozen(self) -> Any:
         """What trains, as ``--unfreeze`` says it; None for a method that has no such option."""
         return self.results[0].settings.get("unfreeze")

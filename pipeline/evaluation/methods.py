@@ -26,6 +26,8 @@ class TransferMethod:
         Whether it trains on cached features.
     order : int
         Where it stands among the others.
+    of_others : bool
+        Whether it is made of methods of the run.
     label : callable
         From the name of a head, or of what is fine-tuned, to what a table calls it.
     """
@@ -33,13 +35,16 @@ class TransferMethod:
     name: str
     cached: bool
     order: int
+    of_others: bool
     label: NameWords
 
 
 _METHODS: dict[str, TransferMethod] = {}
 
 
-def register_method(name: str, *, order: int, cached: bool = False) -> Callable[[NameWords], NameWords]:
+def register_method(
+    name: str, *, order: int, cached: bool = False, of_others: bool = False
+) -> Callable[[NameWords], NameWords]:
     """Make a function that gives labels the method of transfer of that name.
 
     Raises
@@ -52,7 +57,7 @@ def register_method(name: str, *, order: int, cached: bool = False) -> Callable[
         clash = next((known for known in _METHODS.values() if known.name == name or known.order == order), None)
         if clash is not None:
             raise ValueError(f"{name!r} cannot be method {order}: {clash.name!r} is method {clash.order}")
-        _METHODS[name] = TransferMethod(name, cached, order, label)
+        _METHODS[name] = TransferMethod(name, cached, order, of_others, label)
         return label
 
     return register
@@ -92,7 +97,7 @@ def joined(head: str) -> str:
     return f"{head_label(head)} + columns"
 
 
-@register_method("ensemble", order=4, cached=True)
+@register_method("ensemble", order=4, cached=True, of_others=True)
 def ensemble(kind: str) -> str:
     """Label what is made of several heads on cached features: their mean, or a linear model on what they say."""
     return "stack of heads" if kind == "stack" else f"{kind} ensemble"
@@ -116,7 +121,7 @@ def scratch(blocks: str) -> str:
     return f"scratch {blocks}"
 
 
-@register_method("mixture", order=8)
+@register_method("mixture", order=8, of_others=True)
 def mixture(kind: str) -> str:
     """Label the mean over networks of which some train on images, so that nothing is folded."""
     return f"{kind} mixture of networks"

@@ -16,8 +16,6 @@ from pipeline.text import capitalized, format_difference, format_score, percent
 
 Outcome = Literal["pays", "does not pay", "inconclusive", "ranking", "single", "new data"]
 
-_MADE_OF_OTHERS = ("ensemble", "mixture")
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -72,7 +70,7 @@ def give_verdict(choice: Choice, reference: MethodSummary, tests: Sequence[Paire
         if (with_all_weights := _with_all_weights(row, ranked)) is not None
     ]
     details += _gain_of_columns(ranked, by_pair)
-    details += [_made_of(row) for row in ranked if row.method in _MADE_OF_OTHERS]
+    details += [_made_of(row) for row in ranked if row.of_others]
     details += choice.words
     return Verdict(outcome, headline, tuple(details), chosen)
 
@@ -240,6 +238,6 @@ def _made_of(row: MethodSummary) -> str:
 
 def method_phrase(row: MethodSummary) -> str:
     """Return what a method is called within a sentence: ``the logistic head``."""
-    if row.method in _MADE_OF_OTHERS:
+    if row.of_others:
         return f"the {row.label}"
     return f"the {row.label} head" if row.cached else row.label

@@ -30,6 +30,10 @@ def tried_words(search: Search, comparison: Comparison) -> list[str]:
     folder = chosen.results[0].directory
     score = chosen.val_score if chosen.cv is None else chosen.cv.mean
     by = "on validation" if chosen.cv is None else "out of folds"
+    expected = None if chosen.cv is None or chosen.of_others else comparison.choice.expected
+    if expected is not None:
+        luck = "the luck of the best of them taken off"
+        by += f" ({format_score(expected, as_percent=search.metric.as_percent)} with {luck})"
     words.append(
         f"Taken: {chosen.label}, {format_score(score, as_percent=search.metric.as_percent)} {by}, "
         f"{1000 * chosen.prediction_seconds:.3g} ms an image ({'' if folder is None else folder.name})."

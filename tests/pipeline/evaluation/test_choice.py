@@ -179,3 +179,39 @@ def test_where_a_search_trained_all_methods_what_that_took_is_no_reason(tmp_path
     assert "MLP, the best, is taken" in " ".join(choice.words)
     SearchSummary(600.0, 2, 48.0, {}, (), (), max_predict_ms=1.0).save(tmp_path)
     assert "No method predicts an image within 1 ms" in " ".join(compare_runs([tmp_path]).choice.words)
+
+
+def searched(run, mistakes_of_ensemble):
+    """Eight heads with mistakes of their own, all as many but for the last, and their ensemble."""
+    for number in range(8):
+        mistakes = np.random.default_rng(number).permutation(wrong(60 - (number == 7)))
+        add_head(run, f"head-{number}", mistakes, method="head")
+    mistakes = np.random.default_rng(8).permutation(wrong(mistakes_of_ensemble))
+    add_head(run, "greedy", mistakes, method="ensemble", settings={"members": "head-7 0.6, head-2 0.4"})
+    SearchSummary(600.0, 8, 48.0, {}, (), ()).save(run)
+    return compare_runs([run]).choice
+
+
+def test_an_ensemble_that_scores_as_the_best_head_will_without_its_luck_is_taken(tmp_path):
+    choice = searched(tmp_path, 62)
+    assert choice.chosen.name == "greedy"
+    assert 0.8 < choice.expected < 1 - 62 / 400
+    words = " ".join(choice.words)
+    assert (
+        f"the best of 8 heads is in part luck: chosen by a part of the images and scored on the rest, the best comes to {100 * choice.expected:.1f} %"
+        in words
+    )
+    assert "greedy ensemble, weighed within the folds, has no less, and is taken" in words
+    assert "is taken. What a prediction may cost says `max_predict_ms`." in words
+
+
+def test_an_ensemble_that_scores_less_than_that_is_not_taken(tmp_path):
+    choice = searched(tmp_path, 90)
+    assert choice.chosen.name == "head-7"
+    assert "greedy ensemble, weighed within the folds, has less." in " ".join(choice.words)
+
+
+def test_a_best_score_in_a_run_that_no_search_made_is_left_as_it_is(tmp_path):
+    add_head(tmp_path, "logistic", wrong(40))
+    add_head(tmp_path, "mlp", wrong(80), method="head")
+    assert compare_runs([tmp_path]).choice.expected is None

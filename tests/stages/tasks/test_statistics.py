@@ -15,7 +15,7 @@ from stages.tasks.multi_label import MultiLabel
 from stages.tasks.paired import compare
 from stages.tasks.regression import Regression
 from stages.tasks.single_label import SingleLabel
-from stages.tasks.statistics import percentile_interval, replicates
+from stages.tasks.statistics import percentile_interval, replicates, score_of_choosing
 from stages.tasks.units import Units
 
 TASK = SingleLabel("abc")
@@ -244,3 +244,46 @@ def test_a_mean_is_resampled_by_its_samples_scores_and_not_computed_anew():
     assert scores == pytest.approx(replicates(anew, (made,), units, resamples=50)[0], rel=1e-5)
     refused = replace(TASK.metrics["log_loss"], score=None)
     assert np.array_equal(scores, replicates(refused, (made,), units, resamples=50)[0])
+
+
+def right_with_chance(chance, methods, samples, seed):
+    """Methods that are right with that chance each, whatever they have been chosen by: [methods, samples, 2]."""
+    right = np.random.default_rng(seed).random((methods, samples)) < chance
+    return [np.stack([1.0 * of_method, np.ones(samples)], axis=1) for of_method in right]
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_the_luck_of_the_best_of_many_is_taken_off(images):
+    """Twenty methods that are all right four times in five: what the best of them scores elsewhere is that."""
+    best, expected = [], []
+    groups = np.arange(300).repeat(images)
+    for seed in range(60):
+        methods = [rows.repeat(images, axis=0) for rows in right_with_chance(0.8, 20, 300, seed)]
+        best.append(max(1 - ABSOLUTE.score(rows) for rows in methods))
+        expected.append(1 - score_of_choosing(ABSOLUTE, methods, Units.of(300 * images, groups)))
+    assert np.mean(best) > 0.83
+    assert np.mean(expected) == pytest.approx(0.8, abs=0.008)
+
+
+def test_a_method_that_is_far_ahead_is_chosen_by_no_luck():
+    methods = [*right_with_chance(0.7, 5, 400, 0), *right_with_chance(0.9, 1, 400, 1)]
+    errors = [ABSOLUTE.score(rows) for rows in methods]
+    assert score_of_choosing(ABSOLUTE, methods, Units.of(400, None)) == min(errors)
+
+
+def test_what_choosing_comes_to_is_the_same_of_a_metric_that_is_no_mean():
+    """The R2 of one resample after the other, from sums and from scores."""
+    random = np.random.default_rng(0)
+    true = random.normal(size=200)
+    methods = [np.stack([true + random.normal(0, 0.5, 200), true], axis=1) for _ in range(6)]
+    slow = Metric("r2", "R²", R2.score)
+    found = score_of_choosing(R2, methods, Units.of(200, None))
+    assert found == pytest.approx(score_of_choosing(slow, methods, Units.of(200, None)))
+    assert found < max(R2.score(rows) for rows in methods)
+
+
+def test_of_one_method_or_one_unit_there_is_nothing_to_take_off():
+    (rows, other) = right_with_chance(0.8, 2, 30, 0)
+    assert score_of_choosing(ABSOLUTE, [rows], Units.of(30, None)) == ABSOLUTE.score(rows)
+    best = min(ABSOLUTE.score(rows), ABSOLUTE.score(other))
+    assert score_of_choosing(ABSOLUTE, [rows, other], Units.of(30, np.zeros(30))) == best

@@ -1,9 +1,12 @@
 from types import SimpleNamespace
 
+import pytest
+
+from pipeline.evaluation.comparison import compare_runs
 from pipeline.evaluation.trials import TrialRecord, read_search
 from pipeline.experiment.best.budget import Budget
 from pipeline.experiment.best.fine_tuning import Evidence
-from pipeline.experiment.best.outlook import best_so_far, outlook_words
+from pipeline.experiment.best.outlook import best_so_far, outlook_words, tried_words
 from pipeline.experiment.best.search import Ended
 from stages.tasks.metrics import class_metrics
 from tests.pipeline.experiment.best.conftest import Clock
@@ -54,3 +57,15 @@ def test_the_summary_says_what_was_tried_and_what_is_taken(searched):
     assert "logistic-last, logistic-all, knn, logistic-weights, ridge." in words
     assert "Taken: " in words
     assert " ms an image (" in words
+    assert "of 5 heads is in part luck" in " ".join(compare_runs([searched]).choice.words)
+
+
+@pytest.mark.parametrize(
+    ("of_others", "said"), [(False, "81.5 % out of folds (80.5 % with the luck"), (True, "81.5 % out of folds, ")]
+)
+def test_what_luck_there_is_in_the_best_of_many_is_said_of_a_head_and_not_of_an_ensemble(of_others, said):
+    cv, folder = SimpleNamespace(mean=0.815), SimpleNamespace(directory=SimpleNamespace(name="head-rbf"))
+    chosen = SimpleNamespace(label="RBF SVM", cv=cv, of_others=of_others, results=[folder], prediction_seconds=0.01)
+    comparison = SimpleNamespace(choice=SimpleNamespace(chosen=chosen, expected=0.805))
+    about = SimpleNamespace(finished=RECORDS, records=RECORDS, metric=ACCURACY)
+    assert said in " ".join(tried_words(about, comparison))
