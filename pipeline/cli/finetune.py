@@ -25,7 +25,8 @@ def finetune(
     """Train the top blocks, starting from a stage-2 head, and test the network (stage 3).
 
     The head of --init-head is trained on cached features first if the run does not have it. A killed command,
-    given again, goes on to the same weights. Under torchrun several GPUs share the work.
+    given again, goes on to the same weights. Of the network and the heads of the run a weighted mean is made
+    (--ensemble none leaves it out). Under torchrun several GPUs share the work.
 
     Try:
 
@@ -44,6 +45,7 @@ def finetune(
     from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.finetune_methods import run_finetunings
     from pipeline.experiment.head_methods import require_heads
+    from pipeline.experiment.mixture import run_mixture
     from pipeline.experiment.outer_test import require_no_folds
     from pipeline.experiment.run_setup import init_run, init_seed, record_options, resolve_features
     from pipeline.experiment.table_columns import note_columns_left_out
@@ -67,6 +69,7 @@ def finetune(
             require_trainable(extractor, finetune, manifest)
             experiment = Experiment(extractor, manifest, seed, directory, rank, data, overwrite)
             results += run_finetunings(experiment, finetune, head)
+            results += rank.broadcast_from_first(partial(run_mixture, experiment, head))
             rank.broadcast_from_first(partial(record_options, out, data, features, head, finetune))
         if rank.is_main:
             track_results(track, out, results)

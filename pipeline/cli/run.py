@@ -37,6 +37,7 @@ def run(
 ) -> Comparison:
     """Do it all: cache features, train heads on them, fine-tune the top blocks, compare them on the same test images.
 
+    Of the heads an ensemble is made, and of these and what is fine-tuned a weighted mean (--ensemble none: neither).
     What a run has already is not done again: a command that was stopped goes on when it is given again, and one with
     another head, seed or --unfreeze adds to the comparison. What would replace a method, or bring other images into
     the run, is refused.
@@ -61,6 +62,7 @@ def run(
     from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.finetune_methods import run_finetunings
     from pipeline.experiment.head_methods import require_heads, require_same_features_of_heads
+    from pipeline.experiment.mixture import run_mixture
     from pipeline.experiment.outer_test import require_no_folds, run_on_features
     from pipeline.experiment.run_setup import extract_features, init_run, init_seed, record_options, resolve_features
     from pipeline.experiment.sample_rows import require_memory
@@ -94,6 +96,8 @@ def run(
         run_on_features(experiment, names, head)
         if not skip_finetune:
             run_finetunings(experiment, finetune, head)
+        if not data.tests_each_sample:
+            run_mixture(experiment, head)
         record_options(out, data, features, head, finetune)
     comparison = publish([out], out, manifest.task.primary)
     track_results(track, out, comparison.results)

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, KFold
 
-from cache.errors import DataError, UsageError, listed
+from cache.errors import CutonceError, DataError, UsageError, listed
 from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import Result
@@ -98,6 +98,66 @@ def methods_of(runs: Sequence[Path], seed: int, names: Sequence[str] = ()) -> li
     if unknown := [name for name in names if name not in known]:
         raise UsageError(f"`members` {', '.join(unknown)}: there are {', '.join(known)}")
     return [path for path in found if path.name in names]
+
+
+def run_mixture(experiment: Experiment, options: HeadConfig) -> list[Result]:
+    """Make the mean of the heads and the fine-tuned networks that a run has under a seed, and test it.
+
+    Nothing is trained, and no image is opened. One that was made of the same members is found; it is made anew where
+    there is another. There is none where nothing was fine-tuned, or for a task whose predictions have no mean.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    options : HeadConfig
+        `ensemble` none leaves it out.
+
+    Returns
+    -------
+    list of Result
+        One, or none.
+    """
+    if options.ensemble == "none":
+        return []
+    models = [path.parent for path in sorted(experiment.directory.glob(f"*/{MODEL_CARD}"))]
+    cards = {path: read_recipe(path) for path in models}
+    methods = {path: card.method for path, card in cards.items() if card is not None}
+    if "finetune" not in methods.values():
+        return []
+    if not isinstance(experiment.task, AveragingTask):
+        reason = f"predictions of the task {experiment.task.name} have no mean"
+    else:
+        readable = experiment.readable()
+        members = [path for path, method in methods.items() if method in BY_DEFAULT and _may_be_member(readable, path)]
+        found = {methods[path] for path in members}
+        if "finetune" in found and len(found) > 1:
+            return mixture_or_none(experiment, members, options)
+        reason = "it takes a fine-tuned network and a head that kept what they say of the same validation samples"
+    if options.ensemble is not None:
+        _LOG.info(f"note: no mean of heads and fine-tuned networks is made: {reason}")
+    return []
+
+
+def _may_be_member(experiment: Experiment, directory: Path) -> bool:
+    """Return whether a method of the run may be a member; one that an earlier command left otherwise ends nothing."""
+    if not (directory / RESULT).exists():
+        return False
+    try:
+        candidate = _candidate(directory)
+        _require_same_samples(experiment, candidate, candidate)
+    except CutonceError as error:
+        _LOG.warning(f"left out of the mean of heads and fine-tuned networks: {error}")
+        return False
+    return True
+
+
+def mixture_or_none(experiment: Experiment, members: Sequence[Path], options: HeadConfig) -> list[Result]:
+    """Return a mean of methods, or none where there can be none, which is said: it ends nothing that was trained."""
+    try:
+        return [make_mixture(experiment, members, options)]
+    except CutonceError as error:
+        _LOG.info(f"note: no ensemble of {len(members)} methods is made: {error}")
+        return []
 
 
 def make_mixtures(runs: Sequence[Path], names: Sequence[str] = (), options: HeadConfig | None = None) -> list[Result]:
@@ -220,7 +280,8 @@ def _candidate(directory: Path) -> _Candidate:
 
 def _require_same_samples(experiment: Experiment, candidate: _Candidate, first: _Candidate) -> None:
     """Refuse a member that predicts something else, or was asked about other samples."""
-    where = f"{candidate.directory} cannot be a member beside {first.directory}"
+    beside = "" if first is candidate else f" beside {first.directory}"
+    where = f"{candidate.directory} cannot be a member{beside}"
     if candidate.result.task.uncalibrated() != experiment.task.uncalibrated():
         raise UsageError(f"{where}: it predicts something else, other classes or another task")
     for split, said in (("val", candidate.validation), ("test", candidate.result.predictions)):

@@ -6,10 +6,8 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
-from cache.errors import CutonceError
 from pipeline.evaluation.comparison import Comparison, compare_runs
 from pipeline.evaluation.results import Result
 from pipeline.evaluation.trials import SearchSummary, read_search
@@ -19,10 +17,8 @@ from pipeline.experiment.best.search import Ended, EnsembleMade, Search, discard
 from pipeline.experiment.best.trial import Trial
 from pipeline.experiment.compare_runs import chosen_in, publish, write_results
 from pipeline.experiment.ensemble_methods import run_ensemble
-from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.mixture import make_mixture
+from pipeline.experiment.mixture import mixture_or_none
 from pipeline.experiment.run_setup import record_options
-from stages.config.heads import HeadConfig
 from stages.tasks.averaging import AveragingTask
 
 _LOG = logging.getLogger("cutonce")
@@ -54,19 +50,10 @@ def combine(search: Search) -> list[Result]:
     tuned = [record for record in finished if search.results[record.name].method == "finetune"]
     folders = {record.name: experiment.directory / str(record.folder) for record in finished}
     if len(folded) > 1 and any(record.details.get("look") for record in folded):
-        made += _mixture_of(experiment, [folders[record.name] for record in folded], options)
+        made += mixture_or_none(experiment, [folders[record.name] for record in folded], options)
     if folded and tuned:
-        made += _mixture_of(experiment, [folders[record.name] for record in (*folded, *tuned)], options)
+        made += mixture_or_none(experiment, [folders[record.name] for record in (*folded, *tuned)], options)
     return made
-
-
-def _mixture_of(experiment: Experiment, members: Sequence[Path], options: HeadConfig) -> list[Result]:
-    """Return a mean of methods, or none where there can be none, which is said: it ends no search."""
-    try:
-        return [make_mixture(experiment, members, options)]
-    except CutonceError as error:
-        _LOG.info(f"note: no ensemble of {len(members)} methods is made: {error}")
-        return []
 
 
 def _combine_in_time(search: Search, budget: Budget) -> None:

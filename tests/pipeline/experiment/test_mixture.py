@@ -1,6 +1,7 @@
 """Members on other features, or fine-tuned, become one method that is tested, ranked and predicts as it was tested."""
 
 import json
+import logging
 import shutil
 from dataclasses import replace
 
@@ -11,12 +12,15 @@ from cache.errors import UsageError
 from pipeline.cli.app import main
 from pipeline.evaluation.comparison import compare_runs
 from pipeline.evaluation.results import Result
+from pipeline.experiment import mixture
 from pipeline.experiment.classify_images import predict_images
-from pipeline.experiment.mixture import make_mixture, make_mixtures, methods_of
+from pipeline.experiment.head_methods import run_heads
+from pipeline.experiment.mixture import make_mixture, make_mixtures, methods_of, run_mixture
 from pipeline.experiment.model_store import open_model
 from stages.config.data import DataConfig
 from stages.data.manifest import load_manifest
 from stages.fitting.ensemble import Answers, average, select_greedily
+from stages.tasks.dense import Dense
 from tests.pipeline.experiment.conftest import OPTIONS
 
 
@@ -151,3 +155,43 @@ def test_what_makes_no_ensemble_is_an_error_that_says_what_differs(runs, photogr
     mixed = make_mixture(experiment, [ridge, experiment.directory / "finetune-top-1"], OPTIONS)
     with pytest.raises(UsageError, match="is a mixture itself"):
         make_mixture(experiment, [ridge, experiment.directory / f"{mixed.method}-{mixed.name}"], OPTIONS)
+
+
+def test_a_run_makes_it_of_what_it_has_finds_it_and_makes_it_anew_with_another_head(runs, monkeypatch, caplog):
+    _, experiment = runs
+    assert run_mixture(experiment, replace(OPTIONS, ensemble="none")) == []
+    (made,) = run_mixture(experiment, OPTIONS)
+    assert (made.method, made.name) == ("mixture", "greedy")
+    assert made.settings["chosen from"] == "finetune-top-1, linear-ncm, linear-ridge"
+    with monkeypatch.context() as patched:
+        patched.setattr(mixture, "select_greedily", None)
+        (found,) = run_mixture(experiment, OPTIONS)
+    assert found.test == made.test
+    run_heads(experiment, ["knn"], OPTIONS)
+    (anew,) = run_mixture(experiment, OPTIONS)
+    assert anew.settings["chosen from"] == "finetune-top-1, head-knn, linear-ncm, linear-ridge"
+    # what an earlier command left otherwise is told and passed over
+    (experiment.directory / "head-knn" / "validation.npz").unlink()
+    (again,) = run_mixture(experiment, OPTIONS)
+    assert again.settings["chosen from"] == made.settings["chosen from"]
+    assert "left out of the mean" in caplog.text
+    assert "head-knn kept no predictions for validation" in caplog.text
+
+
+def test_where_a_run_can_have_none_that_is_said_if_it_was_asked_for(runs, caplog):
+    _, experiment = runs
+    caplog.set_level(logging.INFO, "cutonce")
+    asked = replace(OPTIONS, ensemble="greedy")
+    masks = replace(experiment, manifest=replace(experiment.manifest, task=Dense(["a", "b", "c"])))
+    assert run_mixture(masks, OPTIONS) == []
+    assert "is made:" not in caplog.text
+    assert run_mixture(masks, asked) == []
+    assert "no mean of heads and fine-tuned networks is made: predictions of the task dense have no mean" in caplog.text
+    for name in ("linear-ridge", "linear-ncm"):
+        shutil.rmtree(experiment.directory / name)
+    assert run_mixture(experiment, asked) == []
+    assert "is made: it takes a fine-tuned network and a head that kept what they say" in caplog.text
+    caplog.clear()
+    shutil.rmtree(experiment.directory / "finetune-top-1")
+    assert run_mixture(experiment, asked) == []  # heads alone are for the ensemble
+    assert caplog.text == ""

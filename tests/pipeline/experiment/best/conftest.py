@@ -4,11 +4,16 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.evaluation.results import Result
+from pipeline.evaluation.trials import read_trials
 from pipeline.experiment.best.budget import Budget
+from pipeline.experiment.best.look import Look, SearchedData
 from pipeline.experiment.best.run_best import BestOptions, run_best
+from pipeline.experiment.best.search import Search
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.config.heads import HeadConfig
+from stages.data.manifest import load_manifest
 
 HEADS = HeadConfig(
     head=("ridge", "knn", "logistic"), c_values=(1e-3, 1e-1), cv=3, n_neighbors=(1, 5), depths=("last", "all")
@@ -39,6 +44,17 @@ class Searcher:
         features = replace(self.features, **options.pop("features", {}))
         budget = budget if budget is not None else Budget(**({} if trials is None else {"trials": trials}))
         return run_best(self.data, features, head, BestOptions(budget, **options), out)
+
+
+def search_in(run, searcher):
+    """Return the search that left a run, with what it found."""
+    options = replace(searcher.features, taps="all", pool="avg,max,std")
+    about = SearchedData(searcher.data, load_manifest(searcher.data), 0, run / "seed-0", HEADS)
+    search = Search.of(run, about, Look("", options, about))
+    for record in read_trials(run):
+        if record.folder is not None:
+            search.results[record.name] = Result.load(run / "seed-0" / record.folder)
+    return search
 
 
 @pytest.fixture(autouse=True)

@@ -4,27 +4,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.evaluation.results import Result
-from pipeline.evaluation.trials import read_trials
 from pipeline.experiment.best import other_looks
 from pipeline.experiment.best.answer import combine
 from pipeline.experiment.best.budget import Budget
-from pipeline.experiment.best.look import Look, SearchedData
+from pipeline.experiment.best.look import Look
 from pipeline.experiment.best.search import Search, _run
 from stages.config.head_registry import find_head
-from stages.data.manifest import load_manifest
-from tests.pipeline.experiment.best.conftest import HEADS
+from tests.pipeline.experiment.best.conftest import search_in
 
 
 @pytest.fixture
 def search(search_photographs, searched):
-    options = replace(search_photographs.features, taps="all", pool="avg,max,std")
-    about = SearchedData(search_photographs.data, load_manifest(search_photographs.data), 0, searched / "seed-0", HEADS)
-    search = Search.of(searched, about, Look("", options, about))
-    for record in read_trials(searched):
-        if record.folder is not None:
-            search.results[record.name] = Result.load(searched / "seed-0" / record.folder)
-    return search
+    return search_in(searched, search_photographs)
 
 
 def test_larger_images_and_the_other_network_are_proposed_the_cheaper_pass_first(search):
