@@ -25,8 +25,7 @@ def finetune(
     """Train the top blocks, starting from a stage-2 head, and test the network (stage 3).
 
     The head of --init-head is trained on cached features first if the run does not have it. A killed command,
-    given again, goes on to the same weights. Of the network and the heads of the run a weighted mean is made
-    (--ensemble none leaves it out). Under torchrun several GPUs share the work.
+    given again, goes on to the same weights. Under torchrun several GPUs share the work.
 
     Try:
 

@@ -149,7 +149,8 @@ class HeadConfig:
 
     ensemble: Literal["greedy", "stack", "none"] | None = None
     """What is made of the heads of a run by their predictions out of folds, without training any anew: greedy averages
-    them, with weights chosen by the loss; stack fits a linear model to them (default: greedy, of two heads or more)."""
+    them, with weights chosen by the loss; stack fits a linear model to them (default: greedy, of two heads or more).
+    With what is fine-tuned they are averaged by their predictions for validation. none makes neither."""
 
     hidden_dim: int = 512
     """Units of the hidden layer of mlp and concat."""
