@@ -36,6 +36,7 @@ def run(
     out: Path,
 ) -> Comparison:
     """Do it all: cache features, train heads on them, fine-tune the top blocks, compare them on the same test images.
+
     What a run has already is not done again: a command that was stopped goes on when it is given again, and one with
     another head, seed or --unfreeze adds to the comparison. What would replace a method, or bring other images into
     the run, is refused.
