@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,16 +26,17 @@ class Near:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Where in an image a prediction comes from.
-
-    Attributes
-    ----------
-    view : uint8 [H, W, 3], the image as the network sees it
-    strengths : float32 [h, w], from 0 to 1, over all of the view
-    """
+    """Where in an image a prediction comes from: the view of the network, [H, W, 3], and strengths over it, 0 to 1."""
 
     view: NDArray[np.uint8]
     strengths: NDArray[np.float32]
+
+
+class HeatMaps(NamedTuple):
+    """One for each image that was asked for, and a sentence or two on those without; '' where nothing is to be said."""
+
+    maps: list[HeatMap | None]
+    note: str
 
 
 class Evidence(Protocol):
@@ -52,8 +53,8 @@ class Evidence(Protocol):
     def nearest(self, keys: Sequence[str], count: int) -> list[list[Near]]:
         """Return the training images nearest to samples, by their keys, the nearest first; empty where unknown."""
 
-    def heat_maps(self, keys: Sequence[str], locations: Sequence[str], classes: Sequence[int]) -> list[HeatMap | None]:
-        """Return what in images speaks for classes, by their numbers; None where that cannot be had."""
+    def heat_maps(self, keys: Sequence[str], locations: Sequence[str], classes: Sequence[int]) -> HeatMaps:
+        """Return what in images speaks for outputs, by their numbers, and why some have none."""
 
     def feature_map(self, keys: Sequence[str]) -> FeatureMap | None:
         """Return samples as points in a plane."""

@@ -7,7 +7,8 @@ kept. Where a linear layer follows the average over the places, these are class 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,38 +19,57 @@ _EXTRA_TOKENS = (0, 1, 2, 5)
 """Tokens before those of the patches: class, distillation and register tokens."""
 
 
-def grad_cam(
-    maps: Tensor, outputs: Callable[[Tensor], Tensor], classes: Sequence[int], layout: str
-) -> list[NDArray[np.float32] | None]:
-    """Return how much each place of a map speaks for a class, 0 to 1, one [h, w] for each image.
+class TappedMap(NamedTuple):
+    """A map that a network has computed on its way: [b, C, h, w], [b, h, w, C] or tokens [b, N, C], by its `layout`."""
 
-    None where no place does, or where the outputs do not depend on the map smoothly (votes of neighbors).
+    values: Tensor
+    layout: str
+
+
+def scores_of(answered: Tensor, classes: Sequence[int]) -> Tensor:
+    """Return the output of each image that is explained, [b], of what a head answers, [b, classes]."""
+    return answered[torch.arange(len(classes)), torch.as_tensor(classes)]
+
+
+def place_evidence(scores: Tensor, maps: Sequence[TappedMap]) -> Tensor | None:
+    """Return what the places of the deepest map that counts for scores add to them, float32 [b, h, w].
+
+    What speaks against is below zero. Numbers are those of an area, and not of a place, so that maps of unlike
+    fineness can be added.
 
     Parameters
     ----------
-    maps : Tensor [b, C, h, w], [b, h, w, C] or [b, N, C]
-        Maps, or tokens of square patches, in the evaluation view.
-    outputs : callable
-        Maps -> what a head answers, [b, classes].
-    classes : sequence of int
-        Which output of each image is explained.
-    layout : str
-        What the dimensions are: 'nchw', 'nhwc' or 'tokens'.
+    scores : Tensor [b]
+        One for each image, computed of the maps under autograd.
+    maps : sequence of TappedMap
+        From the image upwards. Above the last block of a transformer that is read by its class token no place of a
+        patch counts any more: then it is a map below.
+
+    Returns
+    -------
+    Tensor or None
+        None where no place of any map counts: there are none, or the scores do not depend on them smoothly.
     """
-    with torch.enable_grad():
-        leaves = maps.detach().float().requires_grad_()
-        answered = outputs(leaves)
-        if not answered.requires_grad:
-            return [None] * len(classes)
-        asked = answered[torch.arange(len(classes)), torch.as_tensor(classes)].sum()
-        found: Sequence[Tensor | None] = torch.autograd.grad(asked, leaves, allow_unused=True)
-    (gradients,) = found
-    if gradients is None:
-        return [None] * len(classes)
-    grid, slopes = _channels_last(leaves.detach(), layout), _channels_last(gradients, layout)
-    if grid is None or slopes is None:
-        return [None] * len(classes)
-    speaks = torch.einsum("bhwc,bc->bhw", grid, slopes.mean(dim=(1, 2))).clamp_(min=0)
+    if not maps or not scores.requires_grad:
+        return None
+    found: Sequence[Tensor | None] = torch.autograd.grad(
+        scores.sum(), [tapped.values for tapped in maps], allow_unused=True
+    )
+    for tapped, gradients in zip(reversed(maps), reversed(found), strict=True):
+        if gradients is None:
+            continue
+        grid = _channels_last(tapped.values.detach().float(), tapped.layout)
+        # a channel that is alike at all places has no slope of its deviation over them
+        slopes = _channels_last(gradients.float().nan_to_num(0.0, 0.0, 0.0), tapped.layout)
+        if grid is not None and slopes is not None and slopes.any():
+            places = grid.shape[1] * grid.shape[2]
+            return torch.einsum("bhwc,bc->bhw", grid, slopes.mean(dim=(1, 2))) * places
+    return None
+
+
+def strengths_of(evidence: Tensor) -> list[NDArray[np.float32] | None]:
+    """Return what speaks for a class at places, [b, h, w], as parts of the most, 0 to 1; None where nothing does."""
+    speaks = evidence.clamp(min=0)
     highest = speaks.flatten(1).amax(dim=1)
     return [
         (place / top).cpu().numpy() if float(top) > 0 and math.isfinite(float(top)) else None

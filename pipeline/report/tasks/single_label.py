@@ -78,7 +78,7 @@ def classes_part(context: PageContext) -> TaskPart:
     """Confusions and mistakes; of a task that has neither, nothing."""
     comparison = context.comparison
     names = told_apart(comparison.class_names)
-    mistakes, mistakes_in_all = _mistakes(context, names)
+    mistakes, mistakes_in_all, heat_note = _mistakes(context, names)
     per_class = worst_classes(context, names)
     baseline = ""
     if (majority := comparison.majority_class) is not None:
@@ -102,6 +102,7 @@ def classes_part(context: PageContext) -> TaskPart:
             mistakes=mistakes,
             mistakes_in_all=mistakes_in_all,
             heat_of=_heat_of(context, mistakes),
+            heat_note=heat_note,
             features=context.evidence.features if context.evidence is not None else "",
             plane=feature_plane(context, names),
             right=_right_ones(context, names),
@@ -109,21 +110,21 @@ def classes_part(context: PageContext) -> TaskPart:
     )
 
 
-def _mistakes(context: PageContext, names: Sequence[str]) -> tuple[list[Misclassified] | None, int]:
-    """Return the mistakes of a method, with the first seed, that it was surest of, and how many there are in all.
+def _mistakes(context: PageContext, names: Sequence[str]) -> tuple[list[Misclassified] | None, int, str]:
+    """Return the mistakes that a method was surest of, with the first seed, how many there are in all, and a note.
 
-    None where the task knows neither right nor wrong, or not how sure a prediction is.
+    The note is on their heat maps. None where the task knows neither right nor wrong, or not how sure a prediction is.
     """
     comparison, row, predictions = context.comparison, context.first, context.predictions
     confidence, correct = comparison.task.confidence(predictions.statistics), predictions.correct
     if confidence is None or correct is None:
-        return None, 0
+        return None, 0, ""
     mistakes = np.flatnonzero(~correct)
     surest = mistakes[np.argsort(-confidence[mistakes], kind="stable")][:MISTAKES]
     position = context.positions
     others_correct = [other_row.correct for other_row in comparison.rows if other_row is not row]
     shown = dict(zip(comparison.class_names, names, strict=True))
-    nearest, heat = _nearest(context, surest), _heat(context, surest)
+    nearest, (heat, heat_note) = _nearest(context, surest), _heat(context, surest)
     misclassified = []
     for number, index in enumerate(surest):
         true, predicted = comparison.task.cells(predictions.statistics[index])[:2]
@@ -142,7 +143,7 @@ def _mistakes(context: PageContext, names: Sequence[str]) -> tuple[list[Misclass
                 heat=heat[number],
             )
         )
-    return misclassified, len(mistakes)
+    return misclassified, len(mistakes), heat_note
 
 
 def _nearest(context: PageContext, indices: NDArray[np.int64]) -> list[list[tuple[str, Near]]]:
@@ -157,17 +158,17 @@ def _nearest(context: PageContext, indices: NDArray[np.int64]) -> list[list[tupl
     ]
 
 
-def _heat(context: PageContext, indices: NDArray[np.int64]) -> list[tuple[str, str] | None]:
-    """Return what speaks for the predicted class of test samples, over what the network sees of them."""
+def _heat(context: PageContext, indices: NDArray[np.int64]) -> tuple[list[tuple[str, str] | None], str]:
+    """Return what speaks for the predicted class of test samples, over what the network sees of them, and a note."""
     predictions = context.predictions
     if context.evidence is None or context.comparison.task.name != "single_label":
-        return [None] * len(indices)
+        return [None] * len(indices), ""
     found = context.evidence.heat_maps(
         [key.decode() for key in predictions.keys[indices]],
         [str(location) for location in predictions.locations[indices]],
         predictions.statistics["probabilities"][indices].argmax(axis=1).tolist(),
     )
-    return [None if one is None else (_view(one), _glow(one)) for one in found]
+    return [None if one is None else (_view(one), _glow(one)) for one in found.maps], found.note
 
 
 def _view(heat: HeatMap) -> str:

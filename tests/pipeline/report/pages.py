@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.evaluation.comparison import compare_runs
 from pipeline.report import page as page_module
-from pipeline.report.evidence import HeatMap, Near
+from pipeline.report.evidence import HeatMap, HeatMaps, Near
 from pipeline.report.page import write_report
 from stages.inspection.feature_map import map_features
 from tests.page_figures import drawing
@@ -86,8 +86,9 @@ class DrawnEvidence:
     def heat_maps(self, keys, locations, classes):
         random = np.random.default_rng(0)
         if not self.heat:
-            return [None] * len(keys)
-        return [HeatMap(random.integers(0, 255, (224, 224, 3), np.uint8), random.random((7, 7))) for _ in keys]
+            return HeatMaps([None] * len(keys), "There are no heat maps: the <model> was not saved.")
+        view = random.integers(0, 255, (224, 224, 3), np.uint8)
+        return HeatMaps([HeatMap(view, random.random((7, 7))) for _ in keys], "")
 
     def feature_map(self, keys):
         return map_features(np.random.default_rng(0).normal(size=(len(keys), 8)), "pca")

@@ -71,6 +71,8 @@ def test_beside_a_mistake_stand_what_speaks_for_it_and_the_nearest_training_imag
     assert page.words.count("Orange is what speaks") == 1
     without = report(tmp_path / "run", evidence=DrawnEvidence(training, heat=False))
     assert "Orange is what speaks" not in without.words
+    assert without.words.count("There are no heat maps: the <model> was not saved.") == 1
+    assert "There are no heat maps" not in page.words
     assert len(without.all("img")) == len(alts) - 4
 
 
