@@ -1,58 +1,27 @@
 """What a page shows beside the predictions of a method: found in caches and with the saved model, and only as asked.
 
-Nothing here changes a result, and a page can do without: what is not there any more, the cache, the weights, an image,
-leaves nothing.
+Nothing here changes a result, and a page can do without: where the cache, the weights or an image is not there any
+more, it says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from cache import FeatureCache
 from cache.errors import CutonceError
-from cache.inventory import open_cache
 from pipeline.evaluation.comparison import Comparison
 from pipeline.experiment.heat_maps import heat_maps
-from pipeline.experiment.model_card import ModelCard, read_recipe
+from pipeline.experiment.model_card import read_recipe
+from pipeline.experiment.page_features import PageFeatures, find_features
 from pipeline.report.evidence import HeatMaps, Near
-from pipeline.run_layout import MANIFEST
+from pipeline.run_layout import MANIFEST, MEMBERS
 from stages.config.feature_map import FeatureMapKind
 from stages.data.manifest import Manifest
 from stages.inspection.feature_map import FeatureMap, map_features, require_feature_map
 from stages.inspection.nearest_neighbors import UnitFeatures, nearest_rows
-from stages.network.graph.pooling import SPATIAL_DIMS
-from stages.network.heads.base import layout_and_channels
-
-_ROWS_AT_ONCE = 512
-"""Rows that are read at a time, where maps become vectors."""
-
-
-@dataclass(frozen=True)
-class _Features:
-    """Cached features of some method of the run, and the samples that they are of."""
-
-    store: FeatureCache
-    manifest: Manifest
-
-    def vectors(self, keys: Sequence[str]) -> NDArray[Any]:
-        """Return the features of images, [n, d]; of maps the mean over their places."""
-        shape = self.store.row_shape
-        if len(shape) == 1:
-            return np.asarray(self.store.read(list(keys)))
-        axes = SPATIAL_DIMS[layout_and_channels("of a page", shape)[0]]
-        parts = [
-            self.store.read(list(keys[start : start + _ROWS_AT_ONCE])).astype(np.float32).mean(axis=axes)
-            for start in range(0, len(keys), _ROWS_AT_ONCE)
-        ]
-        return np.concatenate(parts)
 
 
 class RunEvidence:
@@ -80,10 +49,23 @@ class RunEvidence:
     @property
     def features(self) -> str:
         """What the features are of, in words; '' where there are none."""
-        if self._features is None:
+        return "" if self._found is None else self._found[1]
+
+    @property
+    def near_of(self) -> str:
+        """What the nearest training images are told by, in words."""
+        if self._features is None or self._features.every == 1:
+            return self.features
+        return f"{self.features}, among every {self._features.every}th training image"
+
+    @property
+    def features_note(self) -> str:
+        """Why there are neither nearest images nor points; '' where there are."""
+        if self._features is not None:
             return ""
-        spec = self._features.store.spec
-        return f"{spec.backbone} at {spec.cut}"
+        folded = self.chosen.predictions.folds is not None
+        reason = "each sample was tested in an outer fold" if folded else "the features are in no cache any more"
+        return f"There are neither nearest training images nor features in a plane: {reason}."
 
     @property
     def heat_of(self) -> str:
@@ -123,27 +105,34 @@ class RunEvidence:
         """Return what in images speaks for outputs of the method, and why some have none."""
         return heat_maps(self.chosen.directory, keys, locations, classes)
 
+    @property
+    def _features(self) -> PageFeatures | None:
+        return None if self._found is None else self._found[0]
+
     @cached_property
-    def _features(self) -> _Features | None:
-        """The features that the method stands on, or else those of another one; None where none are in a cache."""
+    def _found(self) -> tuple[PageFeatures, str] | None:
+        """The features that the method stands on, or else those of another one, in words too; None without a cache."""
         for result in self._results:
             if result.directory is None or result.predictions.folds is not None:
                 continue
             try:
                 card = read_recipe(result.directory)
-                store = None if card is None else _cache_of(card)
-                if store is not None:
-                    return _Features(store, Manifest.load(result.directory.parent / MANIFEST))
+                found = None if card is None else find_features(card, result.directory.parent / MANIFEST)
             except CutonceError:
                 continue
+            if found is not None:
+                of_member = (
+                    " (of its members the one that counts most)" if (result.directory / MEMBERS).exists() else ""
+                )
+                return found, f"{found.words}{of_member}"
         return None
 
     @cached_property
     def _training(self) -> tuple[Manifest, UnitFeatures, list[str]] | None:
         """The training samples, their features as directions, and their targets in words."""
         assert self._features is not None
-        manifest, store = self._features.manifest, self._features.store
-        samples = manifest.select(manifest.indices("train")).without_images(store.unreadable())
+        samples = self._features.train
+        samples = samples.select(list(range(0, len(samples), self._features.every)))
         try:
             rows = self._features.vectors(samples.keys)
         except CutonceError:
@@ -151,14 +140,3 @@ class RunEvidence:
         if len(rows) < 2:
             return None
         return samples, UnitFeatures(rows, torch.device("cpu"), centered=True), samples.target_texts
-
-
-def _cache_of(card: ModelCard) -> FeatureCache | None:
-    """Return the cache of the features that a method stands on; None where it is of several, or is gone."""
-    if card.features_fingerprint is None or card.samples is not None:
-        return None
-    path = Path(card.features["cache"]) / card.features_fingerprint
-    if not path.is_dir():
-        return None
-    store = open_cache(path)
-    return store if store.shards else None

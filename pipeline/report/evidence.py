@@ -47,6 +47,14 @@ class Evidence(Protocol):
         """What the features are of, in words; '' where there are none."""
 
     @property
+    def near_of(self) -> str:
+        """What the nearest training images are told by, in words."""
+
+    @property
+    def features_note(self) -> str:
+        """Why there are neither nearest images nor points; '' where there are."""
+
+    @property
     def heat_of(self) -> str:
         """What heat maps are of, in words."""
 

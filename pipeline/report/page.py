@@ -357,7 +357,9 @@ def _picture_file(path: Path, encoding: Literal["JPEG", "PNG"]) -> str | None:
 
 def _other_options(row: MethodSummary, configuration: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that a method was made with where the last command of the run said others."""
-    of_run = configuration.get(str(row.run), configuration)
+    of_run = configuration.get(str(row.run))
+    if not isinstance(of_run, Mapping):  # of one run there is one configuration; a run may be called as an option
+        of_run = configuration
     return {
         name: value
         for name, value in row.results[0].options.items()

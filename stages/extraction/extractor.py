@@ -208,7 +208,7 @@ class Extractor:
     def fingerprint(self) -> str:
         """Fingerprint of the cache that a head's rows are read from, or of all such caches together."""
         mirrored = [tap.view_cache.spec for tap in self.taps] if self.options.mirror else []
-        return _joined_fingerprint([*(tap.cache.spec for tap in self.taps), *mirrored])
+        return joined_fingerprint([*(tap.cache.spec for tap in self.taps), *mirrored])
 
     @property
     def fingerprint_of_version_1(self) -> str | None:
@@ -217,7 +217,7 @@ class Extractor:
         if decoder is None or self.options.mirror:
             return None
         specs = [Spec.from_json({**tap.cache.spec.to_json(), "decoder": decoder}) for tap in self.taps]
-        return _joined_fingerprint(specs)
+        return joined_fingerprint(specs)
 
     @cached_property
     def augmentation(self) -> Augmentation:
@@ -573,7 +573,8 @@ def _view_policy(options: FeatureConfig, backbone: Backbone) -> Augmentation:
     return mirror_view(preprocessing) if options.mirror else augmentation(options.augment, preprocessing)
 
 
-def _joined_fingerprint(specs: Sequence[Spec]) -> str:
+def joined_fingerprint(specs: Sequence[Spec]) -> str:
+    """Return the fingerprint of features that lie in these caches, in this order: that of the cache where it is one."""
     fingerprints = [spec.fingerprint for spec in specs]
     return fingerprints[0] if len(fingerprints) == 1 else key_of_bytes("".join(fingerprints).encode())
 

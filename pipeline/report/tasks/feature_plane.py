@@ -1,4 +1,4 @@
-"""The features of the test images as points in a plane, colored by class, as an SVG drawing of the page itself.
+"""The features of the test images as points in a plane, colored by what they are, as an SVG drawing of the page.
 
 Written by hand and not by matplotlib, since a page has many points, each with words of its own.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.report.figures import SERIES
 from pipeline.report.tasks.registry import PageContext
-from pipeline.text import percent
+from pipeline.text import in_unit, percent
 from stages.runtime.unicode_text import printable
 
 MOST_POINTS = 1000
@@ -31,6 +32,9 @@ SHAPES = (
     "M-4.6-4.2L4.6 4.2V-4.2L-4.6 4.2z",
 )
 """Marks of the size of a letter; with eight colors they tell 64 classes apart."""
+
+STEPS = 7
+"""Steps of color of a number."""
 
 _WIDTH, _HEIGHT, _MARGIN = 720, 460, 10
 
@@ -52,65 +56,181 @@ class FeaturePlane:
     ----------
     svg : Markup
     key : list of ClassKey
-        Of the classes that have a point.
+        Of the classes, or steps of a number, that have a point.
     words : str
         How the points were found.
+    colors, outlined, ends : str
+        What colors say; what those with an outline are, of a method; and what else there is to say, with the full stop.
     summary : str
         The drawing in words.
     drawn, images, mistakes : int
-        Points; test images; points that are predicted wrongly.
+        Points; test images; points with an outline.
     """
 
     svg: Markup
     key: list[ClassKey]
     words: str
+    colors: str
+    outlined: str
+    ends: str
     summary: str
     drawn: int
     images: int
     mistakes: int
 
 
-def feature_plane(context: PageContext, names: Sequence[str]) -> FeaturePlane | None:
+@dataclass(frozen=True)
+class _Marks:
+    """How points are drawn: the class of each, what is said of it, whether it has an outline; and names of classes."""
+
+    numbers: NDArray[np.int64]
+    words: list[str]
+    outlined: NDArray[np.bool_]
+    names: Sequence[str]
+    sequential: bool = False
+
+
+def plane_of_classes(context: PageContext, names: Sequence[str]) -> FeaturePlane | None:
+    """Return test images of one class each as points; None where their features cannot be had."""
+    predictions = context.predictions
+    if predictions.correct is None or context.comparison.task.name != "single_label":
+        return None
+    rows = _drawn_of(predictions.key_order)
+    statistics, wrong = predictions.statistics[rows], ~predictions.correct[rows]
+    true, predicted = statistics["target"], statistics["probabilities"].argmax(axis=1)
+    probability = statistics["probabilities"].max(axis=1)
+    words = [
+        f"{names[of_class]} taken for {names[called]}" if is_wrong else names[of_class]
+        for of_class, called, is_wrong in zip(true.tolist(), predicted.tolist(), wrong.tolist(), strict=True)
+    ]
+    said = [f"{word}, {percent(float(sure), digits=0)}" for word, sure in zip(words, probability, strict=True)]
+    return _plane(
+        context,
+        rows,
+        _Marks(true.astype(np.int64), said, wrong, names),
+        "Color and shape are the true class",
+        "mistakes of",
+        ". A class that lies apart is easy to tell; a mistake in the midst of another class may be a wrong label.",
+    )
+
+
+def plane_of_labels(context: PageContext, names: Sequence[str]) -> FeaturePlane | None:
+    """Return test images of several labels as points, in the color of the rarest label that each has."""
+    rows = _drawn_of(context.predictions.key_order)
+    statistics = context.predictions.statistics
+    counts = (statistics["target"] == 1).sum(axis=0)
+    target, predicted = statistics["target"][rows], statistics["predicted"][rows].astype(bool)
+    has, wrong = target == 1, ~np.isnan(target) & (predicted != (target == 1))
+    rarest = np.where(has.any(axis=1), np.where(has, counts, counts.max() + 1).argmin(axis=1), len(names))
+    said = []
+    for of_image, wrongly in zip(has, wrong, strict=True):
+        labels = ", ".join(name for name, there in zip(names, of_image, strict=True) if there) or "no label"
+        mistaken = ", ".join(name for name, is_wrong in zip(names, wrongly, strict=True) if is_wrong)
+        said.append(f"{labels}; wrong: {mistaken}" if mistaken else labels)
+    return _plane(
+        context,
+        rows,
+        _Marks(rarest.astype(np.int64), said, wrong.any(axis=1), [*names, "no label"]),
+        f"Color and shape are the rarest label that a test {context.first.unit} has",
+        "those of which a label is wrong by",
+        ".",
+    )
+
+
+def plane_of_numbers(
+    context: PageContext, name: str, true: NDArray[np.float64], worst: NDArray[np.int64], *, log: bool
+) -> FeaturePlane | None:
+    """Return test images as points, the stronger the color the higher a number.
+
+    Parameters
+    ----------
+    context : PageContext
+    name : str
+        Of the number.
+    true : float64 [n]
+        What it truly is, in the order of the predictions; nan where that is not known, which is not drawn.
+    worst : int64
+        Predictions that are furthest off, which get an outline and are drawn in any case.
+    log : bool
+        Whether equal steps of color are equal ratios.
+    """
+    known = context.predictions.key_order[~np.isnan(true[context.predictions.key_order])]
+    if not len(known):
+        return None
+    drawn = {*_drawn_of(known).tolist(), *worst.tolist()}
+    rows = np.array([row for row in known.tolist() if row in drawn], dtype=np.int64)
+    low, high = float(true[known].min()), float(true[known].max())
+    edges = np.geomspace(low, high, STEPS + 1) if log and low > 0 else np.linspace(low, high, STEPS + 1)
+    steps = np.clip(np.searchsorted(edges, true[rows], side="right") - 1, 0, STEPS - 1)
+    names = [f"{in_unit(start)} to {in_unit(end)}" for start, end in pairwise(edges.tolist())]
+    return _plane(
+        context,
+        rows,
+        _Marks(
+            steps.astype(np.int64),
+            [f"{name} {in_unit(float(true[row]))}" for row in rows],
+            np.isin(rows, worst),
+            names,
+            sequential=True,
+        ),
+        f"The stronger the color, the higher is the true {name}",
+        "the largest errors of",
+        ". Where colors change smoothly, the features know the number.",
+    )
+
+
+def _drawn_of(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    return rows[:: max(-(-len(rows) // MOST_POINTS), 1)]
+
+
+def _plane(
+    context: PageContext, rows: NDArray[np.int64], marks: _Marks, colors: str, outlined: str, ends: str
+) -> FeaturePlane | None:
     """Return the test images of the first seed as points; None where their features cannot be had."""
     predictions, evidence = context.predictions, context.evidence
-    if evidence is None or predictions.correct is None or context.comparison.task.name != "single_label":
+    found = None if evidence is None else evidence.feature_map([key.decode() for key in predictions.keys[rows]])
+    if found is None or evidence is None:
         return None
-    step = -(-len(predictions) // MOST_POINTS)
-    rows = predictions.key_order[::step]
-    found = evidence.feature_map([key.decode() for key in predictions.keys[rows]])
-    if found is None:
-        return None
-    statistics = predictions.statistics[rows]
-    true, predicted = statistics["target"], statistics["probabilities"].argmax(axis=1)
-    probability, wrong = statistics["probabilities"].max(axis=1), ~predictions.correct[rows]
     places = _placed(found.points)
     parts = [_svg_begin()]
-    # mistakes come last, over the others
-    for number in np.argsort(wrong, kind="stable").tolist():
-        of_class, called = int(true[number]), int(predicted[number])
+    # those with an outline come last, over the others
+    for number in np.argsort(marks.outlined, kind="stable").tolist():
+        of_class = int(marks.numbers[number])
         file = str(predictions.locations[rows[number]]).rsplit("/", 1)[-1]
-        words = f"{names[of_class]} taken for {names[called]}" if wrong[number] else names[of_class]
-        said = escape(printable(f"{words}, {percent(float(probability[number]), digits=0)}: {file}"))
+        said = escape(printable(f"{marks.words[number]}: {file}"))
         x, y = places[number]
+        shape, color = _look(of_class, sequential=marks.sequential)
         parts.append(
-            f'<use href="#shape-{shape_of(of_class)}" x="{x:.0f}" y="{y:.0f}" data-k="{of_class}" '
-            f'class="s{of_class % len(SERIES)}{" wrong" if wrong[number] else ""}"><title>{said}</title></use>'
+            f'<use href="#shape-{shape}" x="{x:.0f}" y="{y:.0f}" data-k="{of_class}" '
+            f'class="{color}{" wrong" if marks.outlined[number] else ""}"><title>{said}</title></use>'
         )
     parts.append("</svg>")
-    mistakes = int(wrong.sum())
+    count = int(marks.outlined.sum())
     by = "UMAP, by cosine: near points are alike, how far apart others are says little"
     if found.shares is not None:
         first, second = (percent(share, digits=0) for share in found.shares)
         by = f"their two principal components, with {first} and {second} of the variance"
     return FeaturePlane(
-        Markup("".join(parts)),
-        [ClassKey(names[number], number, _mark(number)) for number in np.unique(true).tolist()],
-        f"Features of {evidence.features} as points, by {by}.",
-        f"{len(rows):,} test images as points, {mistakes:,} of them predicted wrongly",
-        len(rows),
-        len(predictions),
-        mistakes,
+        svg=Markup("".join(parts)),
+        key=[
+            ClassKey(marks.names[number], number, _mark(number, sequential=marks.sequential))
+            for number in np.unique(marks.numbers).tolist()
+        ],
+        words=f"Features of {evidence.features} as points, by {by}.",
+        colors=colors,
+        outlined=outlined,
+        ends=ends,
+        summary=f"{len(rows):,} test {context.first.unit}s as points, {count:,} of them with an outline: {outlined} "
+        f"{context.first.label}",
+        drawn=len(rows),
+        images=len(predictions),
+        mistakes=count,
     )
+
+
+def _look(number: int, *, sequential: bool) -> tuple[int, str]:
+    """Return the shape and the color of a class; of a step of a number the shape is always the same."""
+    return (0, f"q{number}") if sequential else (shape_of(number), f"s{number % len(SERIES)}")
 
 
 def shape_of(number: int) -> int:
@@ -131,6 +251,8 @@ def _svg_begin() -> str:
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}"><defs>{shapes}</defs>'
 
 
-def _mark(number: int) -> Markup:
-    path, color = SHAPES[shape_of(number)], number % len(SERIES)
-    return Markup(f'<svg class="mark s{color}" viewBox="-6 -6 12 12" aria-hidden="true"><path d="{path}"/></svg>')
+def _mark(number: int, *, sequential: bool) -> Markup:
+    shape, color = _look(number, sequential=sequential)
+    return Markup(
+        f'<svg class="mark {color}" viewBox="-6 -6 12 12" aria-hidden="true"><path d="{SHAPES[shape]}"/></svg>'
+    )

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from pipeline.evaluation.method_summary import MethodSummary
 from pipeline.report import figures
 from pipeline.report.page_parts import ReportFigure
+from pipeline.report.tasks.beside import Beside, what_stands_beside, words_of
 from pipeline.report.tasks.confusion import LARGEST_TABLE
+from pipeline.report.tasks.feature_plane import plane_of_labels
 from pipeline.report.tasks.label_figures import MOST_LABELS, label_scores
 from pipeline.report.tasks.registry import PageContext, TaskPart, register_task_page
 from pipeline.text import percent
@@ -66,6 +68,7 @@ class WrongLabel:
     probability: float
     true: str
     others_wrong: int
+    beside: Beside
 
 
 @register_task_page("multi_label")
@@ -76,7 +79,7 @@ def labels_part(context: PageContext) -> TaskPart:
     statistics = predictions.statistics
     scores = _scores(context, names)
     shares = (statistics["target"] == 1).sum(axis=0) / np.maximum((~np.isnan(statistics["target"])).sum(axis=0), 1)
-    mistakes, mistakes_in_all = _mistakes(context, names)
+    mistakes, mistakes_in_all, note = _mistakes(context, names)
     together = [
         _together(context, name, title, statistics, field, names)
         for name, title, field in (
@@ -99,6 +102,8 @@ def labels_part(context: PageContext) -> TaskPart:
             most_labels=MOST_LABELS if len(names) > MOST_LABELS else None,
             together=together,
             mistakes=mistakes,
+            beside=words_of([one.beside for one in mistakes], context, note, "the label"),
+            plane=plane_of_labels(context, names),
             mistakes_in_all=mistakes_in_all,
         ),
     )
@@ -203,7 +208,8 @@ def _mistakes(context: PageContext, names: Sequence[str]) -> tuple[list[WrongLab
     surest = samples[np.argsort(-sureness[samples, worst[samples]], kind="stable")][:MISTAKES]
     others = [_wrong_in_order(other) for other in context.comparison.rows if other is not row]
     mistakes = []
-    for index in surest:
+    beside, note = what_stands_beside(context, surest, worst[surest].tolist())
+    for number, index in enumerate(surest):
         label, position = int(worst[index]), context.positions[index]
         true = [name for name, value in zip(names, target[index], strict=True) if value == 1]
         mistakes.append(
@@ -215,9 +221,10 @@ def _mistakes(context: PageContext, names: Sequence[str]) -> tuple[list[WrongLab
                 probability=float(probabilities[index, label]),
                 true=", ".join(true) or "no label",
                 others_wrong=sum(bool(wrong_of_other[position, label]) for wrong_of_other in others),
+                beside=beside[number],
             )
         )
-    return mistakes, int(wrong.sum())
+    return mistakes, int(wrong.sum()), note
 
 
 def _wrong_in_order(row: MethodSummary) -> NDArray[np.bool_]:

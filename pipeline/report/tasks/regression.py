@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.method_summary import MethodSummary
 from pipeline.report.page_parts import ReportFigure, slug
+from pipeline.report.tasks.beside import Beside, what_stands_beside, words_of
 from pipeline.report.tasks.confusion import confusions
+from pipeline.report.tasks.feature_plane import plane_of_numbers
 from pipeline.report.tasks.number_figures import predicted_against_true, residuals
 from pipeline.report.tasks.registry import PageContext, TaskPart, register_task_page
 from pipeline.text import in_unit
@@ -58,6 +60,7 @@ class FarOff:
     true: str
     low: str
     high: str
+    beside: Beside
 
 
 @register_task_page("regression")
@@ -66,6 +69,7 @@ def numbers_part(context: PageContext) -> TaskPart:
     task = _task(context.first)
     statistics = context.predictions.statistics
     names = told_apart(task.levels)
+    worst, note = _worst(context)
     return TaskPart(
         subject=f"predicted: {', '.join(task.names)}{f', one of {len(names)} levels' if names else ''}",
         baseline=_baseline(task, statistics, context.first.unit),
@@ -78,7 +82,11 @@ def numbers_part(context: PageContext) -> TaskPart:
             drawn_methods=MOST_METHODS if len(context.comparison.rows) > MOST_METHODS else None,
             intervals=list(_intervals(context)),
             coverage=COVERAGE,
-            worst=list(_worst(context)),
+            worst=worst,
+            beside=words_of([one.beside for one in worst], context, note, "a higher number"),
+            plane=plane_of_numbers(
+                context, task.names[0], statistics["target"][:, 0], _furthest_off(context)[0], log=task.log
+            ),
         ),
     )
 
@@ -150,26 +158,39 @@ def _intervals(context: PageContext) -> Iterator[Interval]:
                 yield Interval(row.label, name, float(inside[known].mean()), float(np.median(high - low)), factor)
 
 
-def _worst(context: PageContext) -> Iterator[FarOff]:
-    """Yield the samples that the best method is furthest off for, on the scale on which it predicts."""
+def _furthest_off(context: PageContext) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the samples that the best method is furthest off for, the worst first, and of each the number."""
     task, statistics = _task(context.first), context.predictions.statistics
     errors = np.abs(_scaled(task, statistics["prediction"]) - _scaled(task, statistics["target"]))
     errors = np.where(np.isnan(errors), -1.0, errors)
     worst = errors.argmax(axis=1)
     furthest = errors[np.arange(len(errors)), worst]
-    for index in np.argsort(-furthest, kind="stable")[:WORST]:
-        if furthest[index] > 0:
-            place = int(worst[index])
-            cells = {field: float(statistics[field][index, place]) for field in ("prediction", "target", "low", "high")}
-            yield FarOff(
-                thumbnails=context.thumbnails(int(index)),
+    indices = np.argsort(-furthest, kind="stable")[:WORST]
+    indices = indices[furthest[indices] > 0]
+    return indices, worst[indices]
+
+
+def _worst(context: PageContext) -> tuple[list[FarOff], str]:
+    """Return the largest errors, on the scale on which is predicted, and what is missing beside them."""
+    task, statistics = _task(context.first), context.predictions.statistics
+    indices, places = _furthest_off(context)
+    beside, note = what_stands_beside(context, indices, places.tolist())
+    found = []
+    for index, place, stands in zip(indices.tolist(), places.tolist(), beside, strict=True):
+        cells = {field: float(statistics[field][index, place]) for field in ("prediction", "target", "low", "high")}
+        found.append(
+            FarOff(
+                thumbnails=context.thumbnails(index),
                 location=str(context.predictions.locations[index]),
                 name=task.names[place],
                 predicted=in_unit(cells["prediction"]),
                 true=str(context.predictions.labels[index]) if task.levels else in_unit(cells["target"]),
                 low="" if task.interval is None else in_unit(cells["low"]),
                 high="" if task.interval is None else in_unit(cells["high"]),
+                beside=stands,
             )
+        )
+    return found, note
 
 
 def _scaled(task: Regression, numbers: NDArray[np.float64]) -> NDArray[np.float64]:

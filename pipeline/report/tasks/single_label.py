@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from pipeline.report.evidence import HeatMap, Near
-from pipeline.report.page_parts import data_uri, thumbnail
+from pipeline.report.tasks.beside import SMALL, Beside, what_stands_beside, words_of
 from pipeline.report.tasks.class_table import groups_of, lowest_first, worst_classes
 from pipeline.report.tasks.confusion import confusions
 from pipeline.report.tasks.decisions import possible_sets, two_classes
-from pipeline.report.tasks.feature_plane import feature_plane
+from pipeline.report.tasks.feature_plane import plane_of_classes
 from pipeline.report.tasks.probabilities import probabilities_part
 from pipeline.report.tasks.registry import PageContext, TaskPart, register_task_page
 from pipeline.text import percent
@@ -23,17 +20,8 @@ from stages.runtime.unicode_text import told_apart
 MISTAKES = 12
 """Mistakes that are shown."""
 
-NEAREST = 3
-"""Training images that are shown beside a mistake."""
-
 RIGHT_OF_CLASS, RIGHT = 3, 60
 """Rightly predicted images that are shown of each class, and of all classes together."""
-
-_GLOW = (255, 90, 0)
-"""The color of what speaks for a class, over a photograph."""
-
-_SMALL = 112
-"""Pixels on the longer side of a picture that stands beside another one."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +37,7 @@ class Misclassified:
         Of the predicted class.
     others_wrong : int
         How many other methods are wrong too.
-    nearest : list of (str, Near)
-        Training images near it that can be read, as data URIs.
-    heat : (str, str) or None
-        The image as the network sees it, and over it what speaks for the predicted class, as data URIs.
+    beside : Beside
     """
 
     thumbnails: list[str | None]
@@ -61,8 +46,7 @@ class Misclassified:
     predicted: str
     probability: float
     others_wrong: int
-    nearest: list[tuple[str, Near]]
-    heat: tuple[str, str] | None
+    beside: Beside
 
 
 @dataclass(frozen=True)
@@ -78,7 +62,7 @@ def classes_part(context: PageContext) -> TaskPart:
     """Confusions and mistakes; of a task that has neither, nothing."""
     comparison = context.comparison
     names = told_apart(comparison.class_names)
-    mistakes, mistakes_in_all, heat_note = _mistakes(context, names)
+    mistakes, mistakes_in_all, note = _mistakes(context, names)
     per_class = worst_classes(context, names)
     baseline = ""
     if (majority := comparison.majority_class) is not None:
@@ -101,10 +85,8 @@ def classes_part(context: PageContext) -> TaskPart:
             sets=possible_sets(context, names) if names else None,
             mistakes=mistakes,
             mistakes_in_all=mistakes_in_all,
-            heat_of=_heat_of(context, mistakes),
-            heat_note=heat_note,
-            features=context.evidence.features if context.evidence is not None else "",
-            plane=feature_plane(context, names),
+            beside=words_of([one.beside for one in mistakes or ()], context, note, "the predicted class"),
+            plane=plane_of_classes(context, names),
             right=_right_ones(context, names),
         ),
     )
@@ -113,7 +95,8 @@ def classes_part(context: PageContext) -> TaskPart:
 def _mistakes(context: PageContext, names: Sequence[str]) -> tuple[list[Misclassified] | None, int, str]:
     """Return the mistakes that a method was surest of, with the first seed, how many there are in all, and a note.
 
-    The note is on their heat maps. None where the task knows neither right nor wrong, or not how sure a prediction is.
+    The note is on what stands beside them. None where the task knows neither right nor wrong, or not how sure a
+    prediction is.
     """
     comparison, row, predictions = context.comparison, context.first, context.predictions
     confidence, correct = comparison.task.confidence(predictions.statistics), predictions.correct
@@ -124,7 +107,10 @@ def _mistakes(context: PageContext, names: Sequence[str]) -> tuple[list[Misclass
     position = context.positions
     others_correct = [other_row.correct for other_row in comparison.rows if other_row is not row]
     shown = dict(zip(comparison.class_names, names, strict=True))
-    nearest, (heat, heat_note) = _nearest(context, surest), _heat(context, surest)
+    predicted_classes = None
+    if comparison.task.name == "single_label":
+        predicted_classes = predictions.statistics["probabilities"][surest].argmax(axis=1).tolist()
+    beside, note = what_stands_beside(context, surest, predicted_classes)
     misclassified = []
     for number, index in enumerate(surest):
         true, predicted = comparison.task.cells(predictions.statistics[index])[:2]
@@ -139,56 +125,10 @@ def _mistakes(context: PageContext, names: Sequence[str]) -> tuple[list[Misclass
                     correct_of_other is not None and not correct_of_other[position[index]]
                     for correct_of_other in others_correct
                 ),
-                nearest=nearest[number],
-                heat=heat[number],
+                beside=beside[number],
             )
         )
-    return misclassified, len(mistakes), heat_note
-
-
-def _nearest(context: PageContext, indices: NDArray[np.int64]) -> list[list[tuple[str, Near]]]:
-    """Return the training images nearest to test samples, with their pictures, as far as they can be read."""
-    if context.evidence is None:
-        return [[] for _ in indices]
-    options = context.first.results[0].options
-    found = context.evidence.nearest([key.decode() for key in context.predictions.keys[indices]], NEAREST)
-    return [
-        [(uri, near) for near in of_sample if (uri := thumbnail(near.location, options, _SMALL)) is not None]
-        for of_sample in found
-    ]
-
-
-def _heat(context: PageContext, indices: NDArray[np.int64]) -> tuple[list[tuple[str, str] | None], str]:
-    """Return what speaks for the predicted class of test samples, over what the network sees of them, and a note."""
-    predictions = context.predictions
-    if context.evidence is None or context.comparison.task.name != "single_label":
-        return [None] * len(indices), ""
-    found = context.evidence.heat_maps(
-        [key.decode() for key in predictions.keys[indices]],
-        [str(location) for location in predictions.locations[indices]],
-        predictions.statistics["probabilities"][indices].argmax(axis=1).tolist(),
-    )
-    return [None if one is None else (_view(one), _glow(one)) for one in found.maps], found.note
-
-
-def _view(heat: HeatMap) -> str:
-    image = Image.fromarray(heat.view)
-    image.thumbnail((_SMALL + _SMALL // 2, _SMALL + _SMALL // 2))
-    return data_uri(image)
-
-
-def _glow(heat: HeatMap) -> str:
-    """Return strengths as a picture of a few pixels, the clearer the weaker, which a browser smooths."""
-    glow = np.empty((*heat.strengths.shape, 4), dtype=np.uint8)
-    glow[..., :3] = _GLOW
-    glow[..., 3] = np.round(200 * heat.strengths)
-    return data_uri(Image.fromarray(glow), "PNG")
-
-
-def _heat_of(context: PageContext, mistakes: Sequence[Misclassified] | None) -> str:
-    """Return what the heat maps are of; '' where there are none."""
-    some = any(one.heat is not None for one in mistakes or ())
-    return context.evidence.heat_of if some and context.evidence is not None else ""
+    return misclassified, len(mistakes), note
 
 
 def _right_ones(context: PageContext, names: Sequence[str]) -> list[RightOnes]:
@@ -205,7 +145,7 @@ def _right_ones(context: PageContext, names: Sequence[str]) -> list[RightOnes]:
         if not len(rows):
             continue
         places = np.unique(np.linspace(0, len(rows) - 1, of_class).round().astype(int))
-        pictures = [(context.thumbnails(index, _SMALL)[0], index) for index in rows[places]]
+        pictures = [(context.thumbnails(index, SMALL)[0], index) for index in rows[places]]
         samples = [
             (uri, float(confidence[index]), str(predictions.locations[index]))
             for uri, index in pictures

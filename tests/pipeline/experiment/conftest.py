@@ -38,3 +38,30 @@ def trained_runs(photographs, tmp_path_factory):
     run_at(32, photographs, folder, ["ridge"])
     run_finetune(first, FinetuneConfig(unfreeze="1", epochs=1, init_head="ridge", num_workers=0), OPTIONS)
     return folder, first
+
+
+def trained(folder, photographs, heads, **features):
+    """A run of heads on other features."""
+    options = FeatureConfig(image_size=64, cache=folder / "cache", extract_batch_size=16, **features)
+    extractor, data = build_extractor(options), DataConfig(str(photographs))
+    manifest = load_manifest(data)
+    extract(extractor, manifest)
+    experiment = Experiment(extractor, manifest, 0, folder / "run" / "seed-0", data=data)
+    run_heads(experiment, heads, OPTIONS)
+    manifest.save(experiment.directory / "manifest.csv")
+    record_options(experiment.directory.parent, data, options, OPTIONS)
+    return experiment
+
+
+@pytest.fixture(scope="session")
+def on_depths(photographs, tmp_path_factory):
+    """A head on two cuts side by side."""
+    return trained(tmp_path_factory.mktemp("depths"), photographs, ["ridge"], cut="blocks.4,auto", pool="avg")
+
+
+@pytest.fixture(scope="session")
+def on_mirrored(photographs, tmp_path_factory):
+    """A head on statistics of all stages, of images and mirror images."""
+    folder = tmp_path_factory.mktemp("mirrored")
+    # a crop from the middle may be a pixel off it
+    return trained(folder, photographs, ["ridge"], taps="stages", pool="avg,std", mirror=True, crop_mode="squash")

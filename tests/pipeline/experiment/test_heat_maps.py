@@ -4,28 +4,19 @@ import logging
 import shutil
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
 from pipeline.evaluation.results import Result
 from pipeline.experiment import heat_maps as heat_maps_module
-from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.head_methods import run_heads
 from pipeline.experiment.heat_maps import heat_maps
 from pipeline.experiment.mixture_members import Member, save_members
 from pipeline.experiment.model_card import read_recipe
 from pipeline.experiment.model_store import save_card, save_model
-from stages.config.data import DataConfig
-from stages.config.features import FeatureConfig
-from stages.data.manifest import load_manifest
 from stages.data.sources.open_image import read_image
-from stages.extraction.extract import extract
-from stages.extraction.extractor import build_extractor
 from stages.network.heads.ensemble import EnsembleHead
 from stages.network.heads.linear import LinearHead
 from stages.network.heads.serialization import load_head
-from tests.pipeline.experiment.conftest import OPTIONS
 
 
 def asked(directory, count=6):
@@ -36,31 +27,6 @@ def asked(directory, count=6):
 
 def heat_of(directory, keys, locations, classes):
     return heat_maps(directory, keys, locations, classes).maps
-
-
-def trained(folder, photographs, heads, **features):
-    """A run of heads on other features."""
-    options = FeatureConfig(image_size=64, cache=folder / "cache", extract_batch_size=16, **features)
-    extractor, data = build_extractor(options), DataConfig(str(photographs))
-    manifest = load_manifest(data)
-    extract(extractor, manifest)
-    experiment = Experiment(extractor, manifest, 0, folder / "run" / "seed-0", data=data)
-    run_heads(experiment, heads, OPTIONS)
-    return experiment
-
-
-@pytest.fixture(scope="module")
-def on_depths(photographs, tmp_path_factory):
-    """A head on two cuts side by side."""
-    return trained(tmp_path_factory.mktemp("depths"), photographs, ["ridge"], cut="blocks.4,auto", pool="avg")
-
-
-@pytest.fixture(scope="module")
-def on_mirrored(photographs, tmp_path_factory):
-    """A head on statistics of all stages, of images and mirror images."""
-    folder = tmp_path_factory.mktemp("mirrored")
-    # a crop from the middle may be a pixel off it
-    return trained(folder, photographs, ["ridge"], taps="stages", pool="avg,std", mirror=True, crop_mode="squash")
 
 
 def activation(experiment, location, weights):

@@ -72,7 +72,8 @@ class Page(HTMLParser):
 class DrawnEvidence:
     """What stands beside predictions, of numbers drawn by chance: each sample is near the training images given."""
 
-    features, heat_of = "resnet18 at layer4", "Grad-CAM of the last map"
+    features = near_of = "resnet18 at layer4"
+    features_note, heat_of = "", "Grad-CAM of the last map"
 
     def __init__(self, training, heat=True, names=("class 0",)):
         self.training, self.heat, self.names = training, heat, names

@@ -3,6 +3,7 @@ import hashlib
 import io
 import os
 import re
+from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
@@ -359,3 +360,11 @@ def test_the_class_whose_confusion_is_the_best_is_whole_and_others_are_what_they
     assert len([table for table in page.all("table") if "difference" in table.get("class", "")]) == 2
     tables = [table for table in page.all("table") if "confusion" in table.get("class", "")]
     assert len(tables) == 3
+
+
+def test_a_run_may_be_called_as_an_option_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    add(Path("data"), predictions([0, 1], [0, 0]), options={"epochs": 7})
+    comparison = compare_runs([Path("data")])
+    page = Page(write_report(tmp_path / "out", comparison, {"data": "elpv", "epochs": 3}, {}, []))
+    assert "epochs 7" in page.words

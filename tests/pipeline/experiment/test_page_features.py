@@ -1,0 +1,60 @@
+"""The features of a method are found by their fingerprint alone, and are what its head was given."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.experiment import page_features
+from pipeline.experiment.model_card import read_recipe
+from pipeline.experiment.page_features import find_features
+from stages.extraction.read_features import read_features
+
+
+def found_of(experiment, **changes):
+    card = replace(read_recipe(experiment.directory / "linear-ridge"), **changes)
+    return find_features(card, experiment.directory / "manifest.csv")
+
+
+@pytest.mark.parametrize(
+    ("runs", "words"),
+    [
+        ("on_depths", "efficientnet_lite0 at {}, standardized"),
+        ("on_mirrored", "efficientnet_lite0 at {}, with mirror images, standardized"),
+    ],
+)
+def test_rows_of_depths_are_those_of_the_head_standardized_by_training_images(runs, words, request):
+    experiment = request.getfixturevalue(runs)
+    found = found_of(experiment)
+    assert found.words == words.format(experiment.extractor.cut_names.replace(",", ", "))
+    train, test = (experiment.manifest.select(experiment.manifest.indices(split)) for split in ("train", "test"))
+    rows, asked = (read_features(experiment.extractor, part).astype(np.float64) for part in (train, test))
+    deviation = rows.std(axis=0)
+    expected = (asked - rows.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+    np.testing.assert_allclose(found.vectors(test.keys).astype(np.float64), expected, atol=0.02, rtol=0.01)
+
+
+def test_of_one_cut_they_are_as_they_were_cached(trained_runs):
+    _, experiment = trained_runs
+    found = found_of(experiment)
+    keys = experiment.manifest.keys[:5]
+    assert found.words == f"efficientnet_lite0 at {experiment.extractor.cut_names}"
+    assert np.array_equal(
+        found.vectors(keys), read_features(experiment.extractor, experiment.manifest.select(range(5)))
+    )
+
+
+def test_what_is_not_there_is_none_and_no_other_cache_is_taken_for_it(on_depths, on_mirrored, tmp_path):
+    for experiment in (on_depths, on_mirrored):
+        card = read_recipe(experiment.directory / "linear-ridge")
+        assert found_of(experiment, features_fingerprint="0" * 32) is None
+        assert found_of(experiment, weights_digest="of another network") is None
+        assert found_of(experiment, features={**card.features, "cache": str(tmp_path / "gone")}) is None
+        assert found_of(experiment, samples={"images": ["left", "right"]}) is None
+
+
+def test_of_very_many_numbers_every_so_many_th_training_image_is_compared(on_depths, monkeypatch):
+    found = found_of(on_depths)
+    assert found.every == 1
+    monkeypatch.setattr(page_features, "_MOST_NUMBERS", on_depths.extractor.row_numbers * (len(found.train) // 3))
+    assert found_of(on_depths).every in (3, 4)
