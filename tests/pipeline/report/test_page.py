@@ -367,4 +367,4 @@ def test_a_run_may_be_called_as_an_option_is(tmp_path, monkeypatch):
     add(Path("data"), predictions([0, 1], [0, 0]), options={"epochs": 7})
     comparison = compare_runs([Path("data")])
     page = Page(write_report(tmp_path / "out", comparison, {"data": "elpv", "epochs": 3}, {}, []))
-    assert "epochs 7" in page.words
+    assert "epochs (option) 7" in page.words
