@@ -1,14 +1,16 @@
 """A trained method as the networks that it takes to predict: one, or, of a mixture, several whose answers are averaged.
 
 Whoever predicts with a saved method opens it here. Members on the same features are one network with one head, so that
-images go through each network once. A mixture's folder holds whole models of its members, and needs nothing else of the
-runs that they come from.
+images go through each network once. Networks that differ in nothing but in whether they see mirror images too have one
+trunk, and answer together where images go through it (`together`). A mixture's folder holds whole models of its
+members, and needs nothing else of the runs that they come from.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,13 @@ from stages.extraction.extractor import Extractor
 from stages.finetuning.predicted_batch import PredictedBatch
 from stages.finetuning.transfer_model import TransferModel, head_on_features
 from stages.network.backbones.base import Backbone
+from stages.network.graph.mirrored import LooksTrunk
 from stages.network.heads.base import Head
+from stages.network.heads.depths import ColumnsHead
 from stages.network.heads.ensemble import EnsembleHead
 from stages.network.heads.serialization import load_head
 from stages.tasks.averaging import AveragingTask
-from stages.tasks.base import task_from_json
+from stages.tasks.base import Task, task_from_json
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,72 @@ def open_networks(
         heads = [load_head(folder / HEAD, extractor.graph)[0] for folder in folders]
         for share, head in _on_same_rows(heads, weights, task):
             networks.append(Network(share, card, extractor, head_on_features(extractor, head.to(extractor.device))))
-    return networks
+    return _with_shared_trunks(networks)
+
+
+def _with_shared_trunks(networks: Sequence[Network]) -> list[Network]:
+    """Return networks of which those that compute the same below their heads hold it once."""
+    known: dict[str, Extractor] = {}
+    sharing: list[Network] = []
+    for network in networks:
+        extractor = network.extractor
+        if network.recipe.unfreeze is not None:
+            sharing.append(network)
+            continue
+        first = known.setdefault(_computed_of(extractor), extractor)
+        if first is not extractor:
+            extractor = replace(extractor, backbone=first.backbone, graph=first.graph, trunk=first.trunk)
+            head = network.upper.model.head
+            assert isinstance(head, Head)
+            network = replace(network, extractor=extractor, upper=head_on_features(extractor, head))
+        sharing.append(network)
+    return sharing
+
+
+def _computed_of(extractor: Extractor) -> str:
+    """Return what tells one trunk from another: network, weights, what is tapped, arithmetic, and what it sees."""
+    specs = [tap.cache.spec.to_json() for tap in extractor.taps]
+    return json.dumps([{**spec, "dtype": ""} for spec in specs] + [str(extractor.device)], sort_keys=True)
+
+
+def together(networks: Sequence[Network], task: Task) -> list[Network]:
+    """Return networks for images to go through: those with one trunk as one, for which each view passes once.
+
+    Not for features that are read from caches, which each network has of its own.
+
+    Parameters
+    ----------
+    networks : sequence of Network
+        As `open_networks` gives them.
+    task : Task
+        What they answer.
+    """
+    on_trunk: dict[tuple[int, str], list[Network]] = {}
+    for number, network in enumerate(networks):
+        alone = network.recipe.unfreeze is not None or network.recipe.samples is not None
+        alone = alone or len(network.extractor.taps) > 1 or len(network.extractor.row_shape) > 1
+        key = (-1 - number, "") if alone else (id(network.extractor.trunk), network.recipe.tta)
+        on_trunk.setdefault(key, []).append(network)
+    return [group[0] if len(group) == 1 else _as_one(group, task) for group in on_trunk.values()]
+
+
+def _as_one(networks: Sequence[Network], task: Task) -> Network:
+    """Return networks with one trunk as one network, whose head takes the rows of all side by side."""
+    assert isinstance(task, AveragingTask), "of which a mixture was made"
+    first, share = networks[0], sum(network.share for network in networks)
+    # the first one's rows come last, where its vectors are looked for
+    ordered = [*networks[1:], first]
+    width = first.extractor.row_shape[0]
+    heads: list[Head] = []
+    for number, network in enumerate(ordered):
+        head = network.upper.model.head
+        assert isinstance(head, Head)
+        heads.append(ColumnsHead(head, width * len(ordered), [(width * number, width * (number + 1))]))
+    shares = [network.share / share for network in ordered]
+    head = EnsembleHead.weighted(heads, shares, task.activation).to(first.extractor.device)
+    looks = [network.extractor.options.mirror for network in ordered]
+    upper = head_on_features(first.extractor, head, LooksTrunk(first.extractor.trunk, looks))
+    return Network(share, first.recipe, first.extractor, upper)
 
 
 def _on_same_rows(heads: Sequence[Head], weights: Sequence[float], task: AveragingTask) -> Iterator[tuple[float, Head]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from cache.errors import DataError, UsageError
 from pipeline.evaluation.decision import Decision
 from pipeline.experiment.find_samples import NewSample
-from pipeline.experiment.mixture_model import Network, mean_batches
+from pipeline.experiment.mixture_model import Network, mean_batches, together
 from pipeline.experiment.predict_masks import MaskOutput, colors_of_run, predict_masks
 from pipeline.experiment.predict_with_columns import predict_samples_with_columns, predict_with_columns
 from pipeline.experiment.prediction import Prediction, SavedMethod, answers_of_batch
@@ -33,7 +33,7 @@ def batches_of_images(method: SavedMethod, networks: Sequence[Network], listing:
             return predict_with_columns(extractor, upper, task, listing, columns)
         return iter_predictions(extractor, upper, task, [location for location, _ in listing], network.recipe.tta)
 
-    return mean_batches(networks, answers_of)
+    return mean_batches(networks if columns is not None else together(networks, task), answers_of)
 
 
 def batches_of_samples(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cache.errors import UsageError
-from pipeline.experiment.mixture_model import Network
+from pipeline.experiment.mixture_model import Network, together
 from pipeline.export.mask_module import MaskModule
 from pipeline.library.export_model import TrainedModel
 from stages.data.images.rendering_module import RenderingModule
@@ -67,8 +67,11 @@ class ExportedModule(nn.Module):
                 "make its masks"
             )
         self.task = method.task
-        self.networks = nn.ModuleList(NetworkModule(network, method) for network in method.networks)
-        self.shares = [network.share for network in method.networks]
+        networks = list(method.networks)
+        if len(networks) > 1:
+            networks = together(networks, method.task)
+        self.networks = nn.ModuleList(NetworkModule(network, method) for network in networks)
+        self.shares = [network.share for network in networks]
         self.masks = MaskModule(method.extractor.backbone.preprocessing) if isinstance(self.task, Dense) else None
         self.takes_samples = method.takes_samples
         takes = {IMAGES: method.takes_images, SIZES: self.takes_samples, COLUMNS: method.columns is not None}

@@ -323,9 +323,12 @@ class Extractor:
         """Return what a head sees, float32 [b, *row_shape], of rendered images, uint8 [b, 3, S, S]."""
         return self.forward_features(self.preprocess(images))
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """Return what a head sees, float32 [b, *row_shape], of normalised images, float32 [b, 3, S, S]."""
-        rows = self._through(self.row_module, images)
+    def forward_features(self, images: Tensor, rows_of: nn.Module | None = None) -> Tensor:
+        """Return what a head sees, float32 [b, *row_shape], of normalised images, float32 [b, 3, S, S].
+
+        Another module than `row_module` may make the rows of them.
+        """
+        rows = self._through(self.row_module if rows_of is None else rows_of, images)
         return rows[0] if len(rows) == 1 else torch.cat([part.flatten(1) for part in rows], dim=1)
 
     def seconds(self, keys: Sequence[str], views: int = 1) -> float:

@@ -34,8 +34,9 @@ def vectors_of(extractor: Extractor) -> Callable[[Tensor], Tensor]:
         return lambda rows: rows[:, -deepest:]
     if len(extractor.taps) > 1 and any(len(tap.shape) > 1 for tap in extractor.taps):
         return extractor.map_layout.vectors
-    if len(extractor.row_shape) == 1:
-        return lambda rows: rows
+    if len(extractor.row_shape) == 1:  # the last of the numbers, where those of another look stand before them
+        width = extractor.row_shape[0]
+        return lambda rows: rows[:, -width:]
     return Pool("avg", extractor.cut)
 
 

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -317,10 +318,15 @@ def build_transfer_model(extractor: Extractor, head: Head, options: FinetuneConf
     return upper
 
 
-def head_on_features(extractor: Extractor, head: Head) -> TransferModel:
-    """Return a head on cached features as a network on images: nothing lies below the head, and nothing trains."""
+def head_on_features(extractor: Extractor, head: Head, rows_of: nn.Module | None = None) -> TransferModel:
+    """Return a head on cached features as a network on images: nothing lies below the head, and nothing trains.
+
+    The rows that it takes are those of the extractor, or of another module of normalized images.
+    """
     model = TrainableTop(nn.Identity(), nn.Identity(), head)
-    return TransferModel(extractor.preprocess, extractor.forward_features, model, FrozenPart(extractor.row_module))
+    rows_of = extractor.row_module if rows_of is None else rows_of
+    frozen = partial(extractor.forward_features, rows_of=rows_of)
+    return TransferModel(extractor.preprocess, frozen, model, FrozenPart(rows_of))
 
 
 def rebuild_transfer_model(extractor: Extractor, head: Head, unfreeze: str, *, invert: bool = False) -> TransferModel:

@@ -1,7 +1,10 @@
-"""What a trunk says of images and of their mirror images, averaged."""
+"""What a trunk says of images and of their mirror images, averaged, or of images alone beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 
@@ -22,3 +25,28 @@ class MirroredTrunk(nn.Module):
         """Return the means, one [b, d] for each tap."""
         mirrored = self.trunk(images.flip(-1))
         return tuple((row + other) / 2 for row, other in zip(self.trunk(images), mirrored, strict=True))
+
+
+class LooksTrunk(nn.Module):
+    """Rows of images alone and their means with mirror images, side by side, of one pass over each of the two.
+
+    Parameters
+    ----------
+    trunk : nn.Module
+        Normalised images [b, 3, S, S] -> a row for each tap, vectors [b, d].
+    looks : sequence of bool
+        What stands in a row, in its order: of images and mirror images (True), or of images alone.
+    """
+
+    def __init__(self, trunk: nn.Module, looks: Sequence[bool]) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.looks = tuple(looks)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the rows, ([b, looks x d of all taps],)."""
+        own = torch.cat([*self.trunk(images)], dim=1)
+        mean = own
+        if any(self.looks):
+            mean = (torch.cat([*self.trunk(images.flip(-1))], dim=1) + own) / 2
+        return (torch.cat([mean if mirrored else own for mirrored in self.looks], dim=1),)

@@ -60,6 +60,13 @@ def on_depths(photographs, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def on_images_alone(photographs, tmp_path_factory):
+    """As `on_mirrored`, of images alone."""
+    folder = tmp_path_factory.mktemp("alone")
+    return trained(folder, photographs, ["ridge", "ncm"], taps="stages", pool="avg,std", crop_mode="squash")
+
+
+@pytest.fixture(scope="session")
 def on_mirrored(photographs, tmp_path_factory):
     """A head on statistics of all stages, of images and mirror images."""
     folder = tmp_path_factory.mktemp("mirrored")

@@ -5,14 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from cache.errors import DataError
 from pipeline.evaluation.results import Result
 from pipeline.experiment.classify_images import predict_images
 from pipeline.experiment.mixture_members import Member, save_members
-from pipeline.experiment.mixture_model import open_networks
+from pipeline.experiment.mixture_model import open_networks, together
 from pipeline.experiment.model_card import read_recipe
 from pipeline.experiment.model_store import save_card
+from stages.finetuning.predict_images import vectors_of
 
 
 @pytest.fixture
@@ -70,3 +72,60 @@ def test_a_damaged_mixture_says_so(mixture):
     (model / "members.json").write_text("{")
     with pytest.raises(DataError, match="is damaged"):
         open_networks(model, "cpu")
+
+
+def test_looks_of_one_network_share_its_trunk_and_the_pass_of_the_images_alone(
+    on_images_alone, on_mirrored, photographs, tmp_path
+):
+    models = [run.directory / "linear-ridge" for run in (on_images_alone, on_mirrored)]
+    models.append(on_images_alone.directory / "linear-ncm")
+    model = tmp_path / "run" / "seed-0" / "ensemble-mixed"
+    members = [
+        Member(path.name, weight, None, "lite0", None, 64) for path, weight in zip(models, (0.2, 0.5, 0.3), strict=True)
+    ]
+    save_members(model, members, models)
+    save_card(model, replace(read_recipe(models[0]), method="ensemble", name="mixed"))
+    networks = open_networks(model, "cpu")
+    assert [network.extractor.options.mirror for network in networks] == [False, True]
+    trunk = networks[0].extractor.trunk
+    assert networks[1].extractor.trunk is trunk
+    assert networks[1].extractor.fingerprint == on_mirrored.extractor.fingerprint
+    (one,) = together(networks, on_mirrored.task)
+    assert one.share == pytest.approx(1)
+    passes = []
+    trunk.register_forward_pre_hook(lambda module, images: passes.append(len(images[0])))
+    images = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)
+    answered, rows = one.upper.activated(images, on_mirrored.task)
+    assert passes == [2, 2]
+    apart = [network.upper.activated(images, on_mirrored.task) for network in networks]
+    mean = sum(network.share * said for network, (said, _) in zip(networks, apart, strict=True))
+    torch.testing.assert_close(answered, mean, atol=1e-5, rtol=1e-4)
+    # how unlike the training images one is, is told by what the first network makes of it
+    as_vectors = vectors_of(one.extractor)
+    torch.testing.assert_close(as_vectors(rows), as_vectors(apart[0][1]), atol=1e-5, rtol=1e-4)
+    predictions, _ = predict_images(model, [photographs], "cpu", use_cache=False)
+    said = {prediction.location: prediction.activated for prediction in predictions}
+    results = [Result.load(path) for path in models]
+    parts = [result.predictions.statistics["probabilities"] for result in results]
+    expected = sum(weight * part for weight, part in zip((0.2, 0.5, 0.3), parts, strict=True))
+    for location, probabilities in zip(results[0].predictions.locations.tolist(), expected, strict=True):
+        np.testing.assert_allclose(said[location], probabilities, atol=5e-3)
+
+
+def test_networks_that_differ_in_what_they_see_or_compute_stay_apart(mixture, on_mirrored):
+    networks = open_networks(mixture[0], "cpu")
+    assert networks[0].extractor.trunk is not networks[1].extractor.trunk
+    assert together(networks, on_mirrored.task) == networks
+
+
+def test_an_exported_mean_over_looks_holds_the_network_once(on_images_alone, on_mirrored, tmp_path):
+    from pipeline.export.exported_module import ExportedModule
+    from pipeline.library.export_model import open_trained
+
+    models = [run.directory / "linear-ridge" for run in (on_images_alone, on_mirrored)]
+    model = tmp_path / "run" / "seed-0" / "ensemble-mixed"
+    save_members(model, [Member(path.name, 0.5, None, "lite0", None, 64) for path in models], models)
+    save_card(model, replace(read_recipe(models[0]), method="ensemble", name="mixed"))
+    both, alone = (ExportedModule(open_trained(path, "cpu")) for path in (model, models[0]))
+    tensors = [sum(tensor.numel() for tensor in module.state_dict().values()) for module in (both, alone)]
+    assert tensors[0] < 1.05 * tensors[1]
