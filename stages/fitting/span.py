@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cholesky, solve_triangular
+from scipy.linalg import solve_triangular
 
 from cache.errors import DataError
 from stages.config.heads import BlockWeight
@@ -45,8 +45,17 @@ _JITTERS = (1e-5, 1e-4, 1e-3, 1e-2)
 """What is added to the diagonal, of its mean, since products in float32 are not exact: the least that is enough. Rows
 that are equal, or far longer than others, leave less of what tells them apart."""
 
+_Piece = tuple[tuple[int, ...], int]
+"""Blocks that are in the same sets and of one width: the sets, and the width."""
+
+_Numbers = dict[_Piece, torch.Tensor]
+"""Standardized numbers of each piece, float32 [rows, d]."""
+
 _CHUNK = 1024
 """Rows that are standardized at a time."""
+
+_TRIANGLE_CHUNK = 256
+"""Rows whose products are summed at a time where one triangle of them is: few beside all, many beside a cache line."""
 
 
 POWERS: Mapping[BlockWeight, float] = {"dim": 0.0, "sqrt": 0.25, "equal": 0.5}
@@ -197,7 +206,7 @@ class BlockRows:
                 start += len(block)
 
     def _products(self, choices: Sequence[DepthChoice]) -> dict[DepthChoice, torch.Tensor]:
-        """Return the products of all rows with the landmarks, float32 [n, m].
+        """Return the products of all rows with the landmarks, float32 [n, m]; of all rows with all, the lower triangle.
 
         Blocks that are in the same choices are summed once for all of them, with each weighting.
         """
@@ -216,13 +225,16 @@ class BlockRows:
             for layer in dict.fromkeys(layers.values())
             for weighting in weightings
         }
-        landmarks = self.rows_at(self.landmarks)
-        for part, rows in self._standardized():
-            for name, layer in layers.items():
-                ours, theirs, width = rows[:, self.slices[name]], landmarks[:, self.slices[name]].T, self.widths[name]
-                gram = ours @ theirs
+        pieces: dict[_Piece, list[str]] = {}  # blocks that count the same in every sum, as one
+        for name, layer in layers.items():
+            pieces.setdefault((layer, self.widths[name]), []).append(name)
+        for part, ours, theirs in self._side_by_side(pieces):
+            for (layer, width), rows in ours.items():
+                landmarks = theirs[layer, width]
+                gram = rows @ landmarks.T
                 for weighting in weightings:
-                    summed[layer, weighting][part].add_(gram, alpha=width ** (-2 * POWERS[weighting]))
+                    total = summed[layer, weighting][part, : len(landmarks)]
+                    total.add_(gram, alpha=width ** (-2 * POWERS[weighting]))
         products = {}
         for choice in choices:
             first, *others = [
@@ -234,6 +246,23 @@ class BlockRows:
             for other in others:
                 products[choice] += other
         return products
+
+    def _side_by_side(self, pieces: Mapping[_Piece, Sequence[str]]) -> Iterator[tuple[slice, _Numbers, _Numbers]]:
+        """Yield all rows in order, some at a time: which they are, their pieces, and those of the landmarks.
+
+        Where all rows are landmarks, of those only the rows up to the last of each part: the products are a triangle.
+        """
+        landmarks = self.rows_at(self.landmarks)
+        theirs = {piece: self.picked(landmarks, names) for piece, names in pieces.items()}
+        del landmarks
+        if not self.exact:
+            for part, rows in self._standardized():
+                yield part, {piece: self.picked(rows, names) for piece, names in pieces.items()}, theirs
+            return
+        for start in range(0, self.count, _TRIANGLE_CHUNK):
+            part = slice(start, min(start + _TRIANGLE_CHUNK, self.count))
+            up_to = {piece: numbers[: part.stop] for piece, numbers in theirs.items()}
+            yield part, {piece: numbers[start:] for piece, numbers in up_to.items()}, up_to
 
     def _in_span(self, choice: DepthChoice, products: torch.Tensor) -> Coordinates:
         widths = np.array([self.widths[name] for name in choice.names], dtype=np.float64)
@@ -259,12 +288,11 @@ def _triangle(products: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     mean = np.trace(products) / len(products)
     for jitter in _JITTERS:
-        raised = products.copy()
-        raised[np.diag_indices_from(raised)] += jitter * mean
-        try:
-            return np.asarray(cholesky(raised, lower=True, overwrite_a=True, check_finite=False))
-        except LinAlgError:
-            continue
+        raised = torch.from_numpy(products.copy())
+        raised.diagonal().add_(jitter * mean)
+        triangle, failed = torch.linalg.cholesky_ex(raised)
+        if not failed:
+            return np.ascontiguousarray(triangle.numpy())  # row by row, as rows are taken
     raise DataError(
         "features of several depths cannot be told apart in 32 bits: some rows are thousands of times as long as the "
         "rest; `depths` last alone may do"
@@ -336,9 +364,10 @@ class Coordinates:
 
     def _sum_of_landmarks(self, weights: NDArray[np.float64]) -> torch.Tensor:
         """Return weights' @ M, float32 [k, d], for weights [m, k] and the landmarks M, which are not all held."""
-        total = torch.zeros(weights.shape[1], len(self.factor))
+        total, ranges = torch.zeros(weights.shape[1], len(self.factor)), self.rows.ranges(self.choice.names)
         for part, rows in self.rows.chunks_at(self.rows.landmarks):
-            total += torch.from_numpy(weights[part].T.astype(np.float32)) @ self.rows.picked(rows, self.choice.names)
+            summed = torch.from_numpy(weights[part].T.astype(np.float32))
+            total += torch.cat([summed @ rows[:, start:stop] for start, stop in ranges], dim=1)
         return total.mul_(self.factor)
 
     def _kernel_on_numbers(self, head: RBFHead) -> RBFHead:
