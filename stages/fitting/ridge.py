@@ -221,10 +221,10 @@ class GramSums:
         """Return the sums over the rows that `other` lacks."""
         return replace(self, sums=self.sums - other.sums, products=self.products - other.products)  # type: ignore[operator]
 
-    def eigendecompose(self, scaling: Scaling) -> Ridge:
-        """Decompose Z'Z of the rows that were summed."""
+    def eigendecompose(self, scaling: Scaling, least: float = 0.0) -> Ridge:
+        """Decompose Z'Z of the rows that were summed, as exactly as penalties from the `least` on need it."""
         covariance, of_targets = self.normal_equations(scaling)
-        values, vectors = eigendecomposed(covariance)
+        values, vectors = eigendecomposed(covariance, least)
         return self._ridge(scaling, vectors, np.maximum(values, 0), vectors.T @ of_targets)
 
     def solve(self, scaling: Scaling, penalty: float, equations: NormalEquations | None = None) -> Ridge:
@@ -602,13 +602,16 @@ def _target_groups(problem: FitProblem) -> list[tuple[NDArray[np.int64] | None, 
 
 
 class _Fits(Protocol):
-    """Fits under one scaling: to all rows of train and validation, to train, and to all but those of a fold."""
+    """Fits under one scaling: to all rows of train and validation, to train, and to all but those of a fold.
 
-    def to_all(self, scaling: Scaling) -> Ridge: ...
+    Penalties from the `least` on are compared by them.
+    """
 
-    def to_train(self, scaling: Scaling) -> Ridge: ...
+    def to_all(self, scaling: Scaling, least: float) -> Ridge: ...
 
-    def without(self, fold: FeatureRows, indices: NDArray[np.int64], scaling: Scaling) -> Ridge: ...
+    def to_train(self, scaling: Scaling, least: float) -> Ridge: ...
+
+    def without(self, fold: FeatureRows, indices: NDArray[np.int64], scaling: Scaling, least: float) -> Ridge: ...
 
     def solved(
         self, scaling: Scaling, penalty: float, temperature: float = 1.0, *, with_val: bool = False
@@ -633,16 +636,17 @@ class _FitsByProducts:
         self._sums: dict[tuple[bool, int], GramSums] = {}
         self._equations: tuple[Scaling, NormalEquations] | None = None
 
-    def to_all(self, scaling: Scaling) -> Ridge:
+    def to_all(self, scaling: Scaling, least: float) -> Ridge:
         train_sums, val_sums = self._products(scaling)
-        return (train_sums + val_sums).eigendecompose(scaling)
+        return (train_sums + val_sums).eigendecompose(scaling, least)
 
-    def to_train(self, scaling: Scaling) -> Ridge:
-        return self._of_train(scaling).eigendecompose(scaling)
+    def to_train(self, scaling: Scaling, least: float) -> Ridge:
+        return self._of_train(scaling).eigendecompose(scaling, least)
 
-    def without(self, fold: FeatureRows, indices: NDArray[np.int64], scaling: Scaling) -> Ridge:
+    def without(self, fold: FeatureRows, indices: NDArray[np.int64], scaling: Scaling, least: float) -> Ridge:
         train_sums, val_sums = self._products(scaling)
-        return (train_sums + val_sums - self._of(fold, self._weights[indices], scaling)).eigendecompose(scaling)
+        others = train_sums + val_sums - self._of(fold, self._weights[indices], scaling)
+        return others.eigendecompose(scaling, least)
 
     def solved(
         self, scaling: Scaling, penalty: float, temperature: float = 1.0, *, with_val: bool = False
@@ -684,13 +688,13 @@ class _FitsByRows:
         self._rows, self._train, self._targets, self._weights = rows, train, targets, weights
         self._center = approximate_mean(rows)
 
-    def to_all(self, scaling: Scaling) -> Ridge:
+    def to_all(self, scaling: Scaling, least: float = 0.0) -> Ridge:
         return self._to(np.arange(len(self._rows)), scaling)
 
-    def to_train(self, scaling: Scaling) -> Ridge:
+    def to_train(self, scaling: Scaling, least: float = 0.0) -> Ridge:
         return self._to(np.arange(self._train), scaling)
 
-    def without(self, fold: FeatureRows, indices: NDArray[np.int64], scaling: Scaling) -> Ridge:
+    def without(self, fold: FeatureRows, indices: NDArray[np.int64], scaling: Scaling, least: float = 0.0) -> Ridge:
         return self._to(np.delete(np.arange(len(self._rows)), indices), scaling)
 
     def solved(
@@ -718,15 +722,15 @@ def _margins(
 ) -> NDArray[np.float32]:
     """Return the predictions, float32 [penalties, n, classes], for rows that each of them was not fitted to."""
     if scoring.is_holdout:
-        return fits.to_train(scaling).predictions(scored, penalties)
+        return fits.to_train(scaling, min(penalties)).predictions(scored, penalties)
     assert isinstance(scored, FeatureRows)
     if _uses_loo(scored, scoring):
-        return fits.to_all(scaling).predictions(scored, penalties, left_out=weights)
-    parts = []
+        return fits.to_all(scaling, min(penalties)).predictions(scored, penalties, left_out=weights)
+    parts, least = [], min(penalties)
     for _, indices in scoring.splits:
         assert not isinstance(indices, slice)
         fold = FeatureRows(scored.features[indices], scored.labels[indices])
-        parts.append((indices, fits.without(fold, indices, scaling).predictions(fold, penalties)))
+        parts.append((indices, fits.without(fold, indices, scaling, least).predictions(fold, penalties)))
     predictions = np.empty((len(penalties), len(scored), parts[0][1].shape[2]), dtype=np.float32)
     for indices, predicted in parts:
         predictions[:, indices] = predicted

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,11 @@ _Numbers = dict[_Piece, torch.Tensor]
 _CHUNK = 1024
 """Rows that are standardized at a time."""
 
+_KEPT_BYTES = 512 << 20
+"""Most bytes of standardized rows that are kept."""
+
 _TRIANGLE_CHUNK = 256
-"""Rows whose products are summed at a time where one triangle of them is: few beside all, many beside a cache line."""
+"""Rows whose products are summed at a time where one triangle of them is."""
 
 
 POWERS: Mapping[BlockWeight, float] = {"dim": 0.0, "sqrt": 0.25, "equal": 0.5}
@@ -172,7 +176,9 @@ class BlockRows:
         return Coordinates(self, choice, factor, values.numpy(), None)
 
     def rows_at(self, places: NDArray[np.int64]) -> torch.Tensor:
-        """Return some rows, standardized, float32 [m, D]; the places are in order."""
+        """Return some rows, standardized, float32 [m, D], not to be written to; the places are in order."""
+        if self._kept is not None:
+            return self._kept if len(places) == self.count else self._kept[places]
         found = torch.empty(len(places), self.width)
         for part, rows in self.chunks_at(places):
             found[part] = rows
@@ -180,10 +186,23 @@ class BlockRows:
 
     def chunks_at(self, places: NDArray[np.int64]) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield some rows in order, standardized, float32 [b, D], and which of the places they are at."""
+        if self._kept is not None:
+            yield slice(0, len(places)), self.rows_at(places)
+            return
         for start, block in self._stored():
             first, last = np.searchsorted(places, [start, start + len(block)])
             if last > first:
                 yield slice(first, last), self._scaled(block[places[first:last] - start])
+
+    @cached_property
+    def _kept(self) -> torch.Tensor | None:
+        """All rows, standardized, where they are few: each head that becomes one on rows goes through them twice."""
+        if not self.exact or 4 * self.count * self.width > _KEPT_BYTES:
+            return None
+        kept = torch.empty(self.count, self.width)
+        for start, block in self._stored():
+            kept[start : start + len(block)] = self._scaled(block)
+        return kept
 
     def _width_of(self, names: Sequence[str]) -> int:
         return sum(self.widths[name] for name in names)
@@ -254,7 +273,7 @@ class BlockRows:
         """
         landmarks = self.rows_at(self.landmarks)
         theirs = {piece: self.picked(landmarks, names) for piece, names in pieces.items()}
-        del landmarks
+        del landmarks  # a copy, where rows are not kept
         if not self.exact:
             for part, rows in self._standardized():
                 yield part, {piece: self.picked(rows, names) for piece, names in pieces.items()}, theirs
