@@ -246,7 +246,7 @@ def _kernel(rows: NDArray[np.float32], others: NDArray[np.float32], gamma: float
     """Return the RBF kernel of rows with others, as libsvm takes it: in float64, or it copies it for every value of C.
 
     Products are summed in float32. Rows are centered and gamma goes by their length, so that an entry is right to
-    some 1e-6; scikit-learn's own, in float64, takes four times as long, and is left to what is decomposed.
+    some 1e-6; scikit-learn's own, in float64, takes more than twice as long, and is left to what is decomposed.
     """
     ours, theirs = torch.from_numpy(rows), torch.from_numpy(others)
     distances = torch.addmm(theirs.square().sum(dim=1), ours, theirs.T, alpha=-2).add_(ours.square().sum(1, True))
