@@ -43,7 +43,10 @@ _PART = 2000
 
 
 def make_rows(rows: int, width: int, classes: int) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
-    """Return features, float16 [rows, width], and labels, int64 [rows], of which `ridge` finds 94 % at 10,000 numbers, 75 % at 600."""
+    """Return features, float16 [rows, width], and labels, int64 [rows].
+
+    Of 50,000 rows `ridge` finds 94 % at 10,000 numbers, 75 % at 600.
+    """
     random = np.random.default_rng(0)
     fall = np.arange(1, _HIDDEN + 1, dtype=np.float32) ** -0.5
     loadings = fall[:, None] * random.standard_normal((_HIDDEN, width), dtype=np.float32) / np.sqrt((fall**2).sum())
