@@ -56,8 +56,8 @@ class RowSums(ABC):
         """Take up some `iter_scaled` rows, [b, d]; return them times their weights."""
         weighted = block * torch.from_numpy(weights)[:, None]
         self._add_targets(weighted, labels, weights)
-        self.total += weighted.double().sum(dim=0).numpy()
-        self.squares += (weighted * block).double().sum(dim=0).numpy()
+        self.total += weighted.sum(dim=0, dtype=torch.float64).numpy()
+        self.squares += (weighted * block).sum(dim=0, dtype=torch.float64).numpy()
         return weighted
 
     @abstractmethod

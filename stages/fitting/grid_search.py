@@ -48,6 +48,10 @@ FITTING_BYTES = 1 << 30
 """Most bytes of features in float32 that are fitted side by side for probabilities, unless one fold takes more."""
 
 
+_KEPT_BYTES = 256 << 20
+"""Most bytes of what all settings say of rows out of folds that are kept, so that no fold is fitted again for them."""
+
+
 _PROBA_ROWS = 2048
 """Rows that are converted at a time for these."""
 
@@ -193,7 +197,9 @@ def fit_along_path(
     center = rows[: len(problem.train)].mean(axis=0, dtype=np.float64).astype(np.float32)
     rows -= center
     values = tuple(sorted(config.c_values))
-    keeps = len(problem.divisions) > 1
+    settings = len(values) * len(config.scalers)
+    output_bytes = settings * len(rows) * problem.task.out_features * np.dtype(np.float32).itemsize
+    keeps = len(problem.divisions) > 1 or output_bytes <= _KEPT_BYTES
     grid = Grid(make_of(center), values, config.scalers, problem.task, margins=calibrate, keeps=keeps)
     result = search(grid, rows, problem.labels, problem.cv, problem.seed)
     refit = partial(refit_best, problem, grid, result, rows, calibrate=calibrate)
@@ -226,6 +232,10 @@ def _fold(
     for plan in problem.divisions:
         if plan is first:
             scores = [searched.fold_scores[setting] for setting in settings]
+            if searched.fold_outputs:
+                picks = enumerate(best_on_others(np.array(scores)))
+                outputs.append([searched.fold_outputs[settings[pick]][number] for number, pick in picks])
+                continue
         else:  # rows out of other folds, put together anew: no search for each division
             folds = [scored for _, scored in plan.splits]
             scores = [
@@ -507,7 +517,8 @@ def refit_best(
         if cv.is_holdout:
             of_all = without_val.scores(rows[cv.splits[0][1]])
         else:
-            margins = _out_of_fold_margins(grid.make, setting, rows, labels, cv)
+            kept = search_result.fold_outputs.get(setting)
+            margins = _out_of_fold_margins(grid.make, setting, rows, labels, cv) if kept is None else kept
             of_all = np.concatenate(margins)
         true = np.concatenate([labels[scored] for _, scored in cv.splits])
         settings["temperature"] = fit_temperature(problem.task, of_all, true)

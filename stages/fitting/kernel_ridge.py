@@ -76,7 +76,7 @@ def _margins(part: FitProblem, settings: dict[str, Any], penalty: float) -> NDAr
     train, val = part.in_memory
     view = _KernelView.of(train, settings["scaler"], settings["gamma ratio"], part)
     mapped = view.mapped(val)
-    return logits(RidgeFits(part, view.mapped(train), mapped).solved("none", penalty), mapped)
+    return logits(RidgeFits(part, view.mapped(train), mapped).to_train("none", penalty), mapped)
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,9 @@ _BASIS_ROWS = 8192
 _BASIS_BLOCK = 1024
 """Rows of these that are copied at a time."""
 
+_BASIS_KEPT = 1 << 24
+"""Numbers up to which a copy of these rows is kept while it is computed."""
+
 _BASIS_RANK = 64
 """Eigenvectors of the preconditioner."""
 
@@ -97,12 +100,13 @@ class _Preconditioner:
         blocks = torch.split(torch.randperm(len(rows), generator=generator)[:_BASIS_ROWS], _BASIS_BLOCK)
         count = sum(map(len, blocks))
         mean = sum((rows.sample(block).sum(dim=0) for block in blocks), rows.offset.new_zeros(())) / count
+        few = count * rows.rows.shape[1] <= _BASIS_KEPT
+        kept = [rows.sample(block).sub_(mean) for block in blocks] if few else None
 
         def covariance_times(matrix: Tensor) -> Tensor:
-            """Return Z'Z matrix / n, block by block: a copy of the rows would be large."""
+            """Return Z'Z matrix / n, block by block: a copy of all rows may be large."""
             total = torch.zeros_like(matrix)
-            for block in blocks:
-                part = rows.sample(block).sub_(mean)
+            for part in kept or (rows.sample(block).sub_(mean) for block in blocks):
                 total += part.T @ (part @ matrix)
             return total.div_(count)
 
@@ -112,6 +116,10 @@ class _Preconditioner:
             basis = torch.linalg.qr(covariance_times(basis)).Q
         values, turned = torch.linalg.eigh(basis.T @ covariance_times(basis))
         self.vectors, self.values = basis @ turned, values.clamp_min(0)
+
+    def double(self) -> None:
+        """Go on in float64. Only how quickly a minimum is found depends on the vectors, so they are not found anew."""
+        self.vectors, self.values = self.vectors.double(), self.values.double()
 
     def root(self, curvature: float | Tensor, penalty: float) -> _HessianRoot:
         """Return the root for one penalty; `curvature` is c, or that of each score, [k]."""
@@ -240,7 +248,7 @@ class LinearModel:
     def _compute_in_float64(self) -> None:
         state, rows = self.state, self.rows.rows.double().numpy()
         self.rows = ScaledRows.fit(rows, self.scaling, self.factory.center)
-        self._preconditioner = _Preconditioner(self.rows)
+        self._preconditioner.double()
         self.weight, self.bias = (torch.from_numpy(part).double() for part in state)
         self.targets = self.targets.double()
 

@@ -17,7 +17,7 @@ Targets that are known of the same rows share a decomposition.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -25,7 +25,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import solve
 
 from stages.fitting.class_sums import ClassSums, TargetSums, approximate_mean, iter_scaled
 from stages.fitting.eigen import eigendecomposed
@@ -45,6 +44,16 @@ from stages.tasks.temperature import fit_temperature
 
 PENALTIES_PER_STEP = 3
 """Penalties tried for each value of C that is given: the ones between cost nothing."""
+
+DECOMPOSED_UP_TO = 4000
+"""Numbers of a row up to which all penalties are compared by one decomposition. Beyond, each is solved for, which takes
+a thirtieth of the time, and those far from the best are left out."""
+
+_FIRST_STEP = 8
+"""One in so many penalties is solved for at first."""
+
+_TRIANGLE_COLUMNS = 512
+"""Features whose products are summed at a time: those with the features after them are the same."""
 
 _RANK = 1e-12
 """Eigenvalue against the largest up to which a direction is one that the rows do not span."""
@@ -164,6 +173,10 @@ class Ridge:
         return predictions
 
 
+NormalEquations = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""The lower triangle of Z'Z, float64 [d, d], and Z'y, float64 [d, k]."""
+
+
 @dataclass(frozen=True)
 class GramSums:
     """Sums over rows, and the products of their features, of which Z'Z is made.
@@ -172,6 +185,7 @@ class GramSums:
     ----------
     sums : ClassSums or TargetSums
     products : ndarray of float64 [d, d]
+        The lower triangle; what stands above it is part of them or nothing.
     targets : RidgeTargets
     """
 
@@ -196,7 +210,7 @@ class GramSums:
             labels = rows.labels[indices]
             labels = labels if isinstance(sums, ClassSums) else targets.of(labels).numpy()
             weighted = sums.add(block, labels, weights[indices])
-            products += (weighted.T @ block).double().numpy()
+            _add_triangle(torch.from_numpy(products), weighted, block)
         return cls(sums, products, targets)
 
     def __add__(self, other: GramSums) -> GramSums:
@@ -207,26 +221,37 @@ class GramSums:
         """Return the sums over the rows that `other` lacks."""
         return replace(self, sums=self.sums - other.sums, products=self.products - other.products)  # type: ignore[operator]
 
-    def eigendecompose(self, scaling: Scaling) -> Ridge:
-        """Decompose Z'Z of the rows that were summed."""
-        covariance, of_targets = self._normal_equations(scaling)
-        values, vectors = eigendecomposed(covariance)
+    def eigendecompose(self, scaling: Scaling, least: float = 0.0) -> Ridge:
+        """Decompose Z'Z of the rows that were summed, as exactly as penalties from the `least` on need it."""
+        covariance, of_targets = self.normal_equations(scaling)
+        values, vectors = eigendecomposed(covariance, least)
         return self._ridge(scaling, vectors, np.maximum(values, 0), vectors.T @ of_targets)
 
-    def solve(self, scaling: Scaling, penalty: float) -> LinearHead:
-        """Return the head of one penalty, which takes a tenth of the time of a decomposition for all."""
-        covariance, of_targets = self._normal_equations(scaling)
-        covariance[np.diag_indices_from(covariance)] += penalty
-        coefficients = solve(covariance, of_targets, assume_a="pos", overwrite_a=True, check_finite=False)
+    def solve(self, scaling: Scaling, penalty: float, equations: NormalEquations | None = None) -> Ridge:
+        """Return the fit of one penalty, which takes a tenth of the time of a decomposition for all.
+
+        Its only penalty is 0. The `equations` are made where they are not given.
+        """
+        covariance, of_targets = self.normal_equations(scaling) if equations is None else equations
+        raised = torch.from_numpy(covariance).clone() if equations is not None else torch.from_numpy(covariance)
+        raised.diagonal().add_(penalty)
+        triangle, failed = torch.linalg.cholesky_ex(raised)
+        del raised
+        if failed:  # sums in float32 of far larger numbers than the penalty: what is negative counts as nothing
+            coefficients = self.eigendecompose(scaling).coefficients(penalty)
+        else:
+            coefficients = torch.cholesky_solve(torch.from_numpy(of_targets), triangle).numpy()
         # as decomposed into one direction a target, so that the coefficients are the directions
         ones = np.ones(coefficients.shape[1])
-        return self._ridge(scaling, coefficients, ones, np.eye(len(ones))).head(0.0)
+        return self._ridge(scaling, coefficients, ones, np.eye(len(ones)))
 
-    def _normal_equations(self, scaling: Scaling) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return Z'Z, [d, d], and Z'y, [d, k]."""
+    def normal_equations(self, scaling: Scaling) -> NormalEquations:
+        """Return the lower triangle of Z'Z, [d, d], and Z'y, [d, k]."""
         mean, scale = self._scaled_by(scaling)
-        covariance = (self.products - np.outer(mean, self.sums.total)) / scale / scale[:, None]
-        return covariance, (self.sums.target_products(mean) / scale).T
+        covariance, by = torch.from_numpy(self.products).clone(), torch.from_numpy(scale)
+        covariance.addr_(torch.from_numpy(mean), torch.from_numpy(self.sums.total), alpha=-1)
+        covariance.div_(by).div_(by[:, None])
+        return covariance.numpy(), np.ascontiguousarray((self.sums.target_products(mean) / scale).T)
 
     def _scaled_by(self, scaling: Scaling) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         mean, scale = self.sums.standardization()
@@ -254,6 +279,13 @@ class GramSums:
             l2=sums.l2,
             targets=self.targets,
         )
+
+
+def _add_triangle(products: torch.Tensor, weighted: torch.Tensor, block: torch.Tensor) -> None:
+    """Add the lower triangle of weighted' @ block, [d, d], to float64 sums, some features at a time."""
+    for start in range(0, len(products), _TRIANGLE_COLUMNS):
+        stop = min(start + _TRIANGLE_COLUMNS, len(products))
+        products[start:stop, :stop] += weighted[:, start:stop].T @ block[:, :stop]
 
 
 def decomposed_by_rows(
@@ -315,26 +347,16 @@ def fit_ridge(problem: FitProblem) -> HeadFit:
     scaling = choice.settings["scaler"]
 
     def margins(part: FitProblem, settings: dict[str, Any], penalty: float) -> NDArray[np.float32]:
-        return logits(RidgeFits(part, part.train, part.val).solved(settings["scaler"], penalty), part.val)
+        return logits(RidgeFits(part, part.train, part.val).to_train(settings["scaler"], penalty), part.val)
 
     fold = partial(fold_ridge, problem, choice, margins)
-    if problem.deferred:
-        return HeadFit.deferred(problem, choice.candidates, partial(_solved, problem, choice, fold), fold)
-    head = fits.to_all(scaling, choice.penalty, choice.temperature)
-    without_val = fits.to_train(scaling, choice.penalty, choice.temperature)
-    return choice.head_fit(head, without_val, fold)
 
+    def finish() -> HeadFit:
+        head = fits.to_all(scaling, choice.penalty, choice.temperature)
+        without_val = fits.to_train(scaling, choice.penalty, choice.temperature)
+        return choice.head_fit(head, without_val, fold)
 
-def _solved(problem: FitProblem, choice: RidgeChoice, fold: Callable[[], OutOfFold | None]) -> HeadFit:
-    """Return the heads of a choice, which take a tenth of the time of a decomposition to solve."""
-    heads = []
-    for rows in (concat(problem.train, problem.val), problem.train):
-        head = RidgeFits(problem, rows, problem.val).solved(choice.settings["scaler"], choice.penalty)
-        with torch.no_grad():
-            for tensor in (head.output.weight, head.output.bias):
-                tensor.div_(choice.temperature)
-        heads.append(head)
-    return choice.head_fit(heads[0], heads[1], fold)
+    return HeadFit.deferred(problem, choice.candidates, finish, fold) if problem.deferred else finish()
 
 
 def fold_ridge(
@@ -422,8 +444,14 @@ def choose_penalty(problem: FitProblem, variants: Iterable[RidgeVariant], *, c_r
         scored = variant.fits.scored(scoring)
         selected_by = "leave-one-out on train+val" if _uses_loo(scored, scoring) else scoring.description
         labels = scored.labels
-        left_out = variant.fits.left_out(variant.scaling, penalties, scoring)
-        for penalty, predictions in zip(penalties, left_out, strict=True):
+        left_out: Iterable[NDArray[np.float32]] = ()
+        compared: Iterable[tuple[float, NDArray[np.float32]]]
+        if scoring.is_holdout and not problem.divisions and variant.fits.are_wide:
+            compared = _promising(problem, variant, penalties)
+        else:
+            left_out = variant.fits.left_out(variant.scaling, penalties, scoring)
+            compared = zip(penalties, left_out, strict=True)
+        for penalty, predictions in compared:
             score = selection_score(problem.task, predictions, labels, margins=True)
             candidates.append({"C": 1 / (2 * penalty) / c_ratio, **variant.settings, "score": score})
             rank = (score, -candidates[-1]["C"])
@@ -450,6 +478,23 @@ def choose_penalty(problem: FitProblem, variants: Iterable[RidgeVariant], *, c_r
     return RidgeChoice(settings, penalty, temperature, selected_by, candidates, *in_order)
 
 
+def _promising(
+    problem: FitProblem, variant: RidgeVariant, penalties: Sequence[float]
+) -> Iterator[tuple[float, NDArray[np.float32]]]:
+    """Yield some of the penalties with the predictions for validation: every eighth, then ever nearer to the best."""
+    scores: dict[int, float] = {}
+    numbers, step = list(range(0, len(penalties), _FIRST_STEP)), _FIRST_STEP
+    while step:
+        for number in numbers:
+            predictions = variant.fits.held_out(variant.scaling, penalties[number])
+            scores[number] = selection_score(problem.task, predictions, problem.val.labels, margins=True)
+            yield penalties[number], predictions
+        step //= 2
+        best = max(scores, key=lambda number: (scores[number], -number))  # of equals the largest penalty
+        near = (best - step, best + step)
+        numbers = [number for number in near if 0 <= number < len(penalties) and number not in scores]
+
+
 class RidgeFits:
     """Fits of all targets: those that are known of the same rows, and weigh the same, by one decomposition.
 
@@ -461,8 +506,9 @@ class RidgeFits:
     """
 
     def __init__(self, problem: FitProblem, train: AnyFeatureRows, val: AnyFeatureRows) -> None:
-        self._train, self._val, self._width = train, val, problem.task.out_features
+        self._train, self._val, self._out_features = train, val, problem.task.out_features
         groups = _target_groups(problem)
+        self._width = train.row_shape[0]
         self._groups = [
             (columns, weights, _fits(train, val, RidgeTargets(problem.task, columns), weights))
             for columns, weights in groups
@@ -478,28 +524,44 @@ class RidgeFits:
         A target of which nothing is known is 0.
         """
         scored = self.scored(scoring)
-        parts = (
+        return self._all_columns(
             (columns, _margins(fits, scaling, penalties, scored, weights, scoring))
             for columns, weights, fits in self._groups
         )
-        if self._covers_all:
-            return next(parts)[1]
-        predictions = np.zeros((len(penalties), len(scored), self._width), dtype=np.float32)
+
+    @property
+    def are_wide(self) -> bool:
+        """Whether rows have so many numbers that each penalty is to be solved for, and there are more rows yet."""
+        return self._width > DECOMPOSED_UP_TO and all(isinstance(fits, _FitsByProducts) for *_, fits in self._groups)
+
+    def held_out(self, scaling: Scaling, penalty: float) -> NDArray[np.float32]:
+        """Return the predictions, float32 [n, out_features], for validation, which is solved for this penalty alone."""
+        return self._all_columns(
+            (columns, fits.one_by_one(scaling, penalty).predictions(self._val, [0.0]))
+            for columns, _, fits in self._groups
+            if isinstance(fits, _FitsByProducts)
+        )[0]
+
+    def _all_columns(
+        self, parts: Iterator[tuple[NDArray[np.int64] | None, NDArray[np.float32]]]
+    ) -> NDArray[np.float32]:
+        """Return the predictions of all groups, [penalties, n, out_features], each in its columns."""
+        columns, part = next(parts, (None, np.zeros((1, len(self._val), self._out_features), np.float32)))
+        if columns is None:
+            return part
+        predictions = np.zeros((*part.shape[:2], self._out_features), dtype=np.float32)
+        predictions[:, :, columns] = part
         for columns, part in parts:
             predictions[:, :, columns] = part
         return predictions
 
     def to_all(self, scaling: Scaling, penalty: float, temperature: float) -> LinearHead:
         """Return the head that is fitted to train and validation."""
-        return self._joined([fits.to_all(scaling).head(penalty, temperature) for *_, fits in self._groups])
+        return self._joined([fits.solved(scaling, penalty, temperature, with_val=True) for *_, fits in self._groups])
 
-    def to_train(self, scaling: Scaling, penalty: float, temperature: float) -> LinearHead:
+    def to_train(self, scaling: Scaling, penalty: float, temperature: float = 1.0) -> LinearHead:
         """Return the head that is fitted to train."""
-        return self._joined([fits.to_train(scaling).head(penalty, temperature) for *_, fits in self._groups])
-
-    def solved(self, scaling: Scaling, penalty: float) -> LinearHead:
-        """Return the head that is fitted to train with one penalty."""
-        return self._joined([fits.solved(scaling, penalty) for *_, fits in self._groups])
+        return self._joined([fits.solved(scaling, penalty, temperature) for *_, fits in self._groups])
 
     @property
     def _covers_all(self) -> bool:
@@ -508,8 +570,7 @@ class RidgeFits:
     def _joined(self, heads: Sequence[LinearHead]) -> LinearHead:
         if self._covers_all:
             return heads[0]
-        width = self._train.row_shape[0]
-        joined = LinearHead((width,), self._width, l2=bool(heads and heads[0].config["l2"]))
+        joined = LinearHead((self._width,), self._out_features, l2=bool(heads and heads[0].config["l2"]))
         with torch.no_grad():
             joined.output.weight.zero_()
             joined.output.bias.zero_()
@@ -541,15 +602,20 @@ def _target_groups(problem: FitProblem) -> list[tuple[NDArray[np.int64] | None, 
 
 
 class _Fits(Protocol):
-    """Fits under one scaling: to all rows of train and validation, to train, and to all but those of a fold."""
+    """Fits under one scaling: to all rows of train and validation, to train, and to all but those of a fold.
 
-    def to_all(self, scaling: Scaling) -> Ridge: ...
+    Penalties from the `least` on are compared by them.
+    """
 
-    def to_train(self, scaling: Scaling) -> Ridge: ...
+    def to_all(self, scaling: Scaling, least: float) -> Ridge: ...
 
-    def without(self, fold: FeatureRows, indices: NDArray[np.int64], scaling: Scaling) -> Ridge: ...
+    def to_train(self, scaling: Scaling, least: float) -> Ridge: ...
 
-    def solved(self, scaling: Scaling, penalty: float) -> LinearHead: ...
+    def without(self, fold: FeatureRows, indices: NDArray[np.int64], scaling: Scaling, least: float) -> Ridge: ...
+
+    def solved(
+        self, scaling: Scaling, penalty: float, temperature: float = 1.0, *, with_val: bool = False
+    ) -> LinearHead: ...
 
 
 def _fits(train: AnyFeatureRows, val: AnyFeatureRows, targets: RidgeTargets, weights: NDArray[np.float32]) -> _Fits:
@@ -567,28 +633,49 @@ class _FitsByProducts:
     ) -> None:
         self._parts = (train, weights[: len(train)]), (val, weights[len(train) :])
         self._targets, self._weights, self._center = targets, weights, approximate_mean(train)
-        self._summed: dict[bool, tuple[GramSums, GramSums]] = {}
+        self._sums: dict[tuple[bool, int], GramSums] = {}
+        self._equations: tuple[Scaling, NormalEquations] | None = None
 
-    def to_all(self, scaling: Scaling) -> Ridge:
+    def to_all(self, scaling: Scaling, least: float) -> Ridge:
         train_sums, val_sums = self._products(scaling)
-        return (train_sums + val_sums).eigendecompose(scaling)
+        return (train_sums + val_sums).eigendecompose(scaling, least)
 
-    def to_train(self, scaling: Scaling) -> Ridge:
-        return self._products(scaling)[0].eigendecompose(scaling)
+    def to_train(self, scaling: Scaling, least: float) -> Ridge:
+        return self._of_train(scaling).eigendecompose(scaling, least)
 
-    def without(self, fold: FeatureRows, indices: NDArray[np.int64], scaling: Scaling) -> Ridge:
+    def without(self, fold: FeatureRows, indices: NDArray[np.int64], scaling: Scaling, least: float) -> Ridge:
         train_sums, val_sums = self._products(scaling)
-        return (train_sums + val_sums - self._of(fold, self._weights[indices], scaling)).eigendecompose(scaling)
+        others = train_sums + val_sums - self._of(fold, self._weights[indices], scaling)
+        return others.eigendecompose(scaling, least)
 
-    def solved(self, scaling: Scaling, penalty: float) -> LinearHead:
-        return self._of(*self._parts[0], scaling).solve(scaling, penalty)
+    def solved(
+        self, scaling: Scaling, penalty: float, temperature: float = 1.0, *, with_val: bool = False
+    ) -> LinearHead:
+        self._equations = None
+        if not with_val:
+            return self._of_train(scaling).solve(scaling, penalty).head(0.0, temperature)
+        train_sums, val_sums = self._products(scaling)
+        return (train_sums + val_sums).solve(scaling, penalty).head(0.0, temperature)
+
+    def one_by_one(self, scaling: Scaling, penalty: float) -> Ridge:
+        """Return the fit to train of one penalty, whose only penalty is 0 then."""
+        sums = self._of_train(scaling)
+        if self._equations is None or self._equations[0] != scaling:
+            self._equations = None  # before the next are made, as they are large
+            self._equations = scaling, sums.normal_equations(scaling)
+        return sums.solve(scaling, penalty, self._equations[1])
 
     def _products(self, scaling: Scaling) -> tuple[GramSums, GramSums]:
-        l2 = scaling == "l2"  # the other scalings are made of the same sums
-        if l2 not in self._summed:
-            train_sums, val_sums = (self._of(rows, weights, scaling) for rows, weights in self._parts)
-            self._summed[l2] = train_sums, val_sums
-        return self._summed[l2]
+        return self._summed(scaling, 0), self._summed(scaling, 1)
+
+    def _of_train(self, scaling: Scaling) -> GramSums:
+        return self._summed(scaling, 0)
+
+    def _summed(self, scaling: Scaling, part: int) -> GramSums:
+        key = (scaling == "l2", part)  # the other scalings are made of the same sums
+        if key not in self._sums:
+            self._sums[key] = self._of(*self._parts[part], scaling)
+        return self._sums[key]
 
     def _of(self, rows: AnyFeatureRows, weights: NDArray[np.float32], scaling: Scaling) -> GramSums:
         return GramSums.of(rows, self._targets, weights, self._center, l2=scaling == "l2")
@@ -601,17 +688,19 @@ class _FitsByRows:
         self._rows, self._train, self._targets, self._weights = rows, train, targets, weights
         self._center = approximate_mean(rows)
 
-    def to_all(self, scaling: Scaling) -> Ridge:
+    def to_all(self, scaling: Scaling, least: float = 0.0) -> Ridge:
         return self._to(np.arange(len(self._rows)), scaling)
 
-    def to_train(self, scaling: Scaling) -> Ridge:
+    def to_train(self, scaling: Scaling, least: float = 0.0) -> Ridge:
         return self._to(np.arange(self._train), scaling)
 
-    def without(self, fold: FeatureRows, indices: NDArray[np.int64], scaling: Scaling) -> Ridge:
+    def without(self, fold: FeatureRows, indices: NDArray[np.int64], scaling: Scaling, least: float = 0.0) -> Ridge:
         return self._to(np.delete(np.arange(len(self._rows)), indices), scaling)
 
-    def solved(self, scaling: Scaling, penalty: float) -> LinearHead:
-        return self.to_train(scaling).head(penalty)
+    def solved(
+        self, scaling: Scaling, penalty: float, temperature: float = 1.0, *, with_val: bool = False
+    ) -> LinearHead:
+        return (self.to_all(scaling) if with_val else self.to_train(scaling)).head(penalty, temperature)
 
     def _to(self, indices: NDArray[np.int64], scaling: Scaling) -> Ridge:
         subset = FeatureRows(self._rows.features[indices], self._rows.labels[indices])
@@ -633,15 +722,15 @@ def _margins(
 ) -> NDArray[np.float32]:
     """Return the predictions, float32 [penalties, n, classes], for rows that each of them was not fitted to."""
     if scoring.is_holdout:
-        return fits.to_train(scaling).predictions(scored, penalties)
+        return fits.to_train(scaling, min(penalties)).predictions(scored, penalties)
     assert isinstance(scored, FeatureRows)
     if _uses_loo(scored, scoring):
-        return fits.to_all(scaling).predictions(scored, penalties, left_out=weights)
-    parts = []
+        return fits.to_all(scaling, min(penalties)).predictions(scored, penalties, left_out=weights)
+    parts, least = [], min(penalties)
     for _, indices in scoring.splits:
         assert not isinstance(indices, slice)
         fold = FeatureRows(scored.features[indices], scored.labels[indices])
-        parts.append((indices, fits.without(fold, indices, scaling).predictions(fold, penalties)))
+        parts.append((indices, fits.without(fold, indices, scaling, least).predictions(fold, penalties)))
     predictions = np.empty((len(penalties), len(scored), parts[0][1].shape[2]), dtype=np.float32)
     for indices, predicted in parts:
         predictions[:, indices] = predicted

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cholesky, solve_triangular
+from scipy.linalg import solve_triangular
 
 from cache.errors import DataError
 from stages.config.heads import BlockWeight
@@ -45,8 +46,20 @@ _JITTERS = (1e-5, 1e-4, 1e-3, 1e-2)
 """What is added to the diagonal, of its mean, since products in float32 are not exact: the least that is enough. Rows
 that are equal, or far longer than others, leave less of what tells them apart."""
 
+_Piece = tuple[tuple[int, ...], int]
+"""Blocks that are in the same sets and of one width: the sets, and the width."""
+
+_Numbers = dict[_Piece, torch.Tensor]
+"""Standardized numbers of each piece, float32 [rows, d]."""
+
 _CHUNK = 1024
 """Rows that are standardized at a time."""
+
+_KEPT_BYTES = 512 << 20
+"""Most bytes of standardized rows that are kept."""
+
+_TRIANGLE_CHUNK = 256
+"""Rows whose products are summed at a time where one triangle of them is."""
 
 
 POWERS: Mapping[BlockWeight, float] = {"dim": 0.0, "sqrt": 0.25, "equal": 0.5}
@@ -163,7 +176,9 @@ class BlockRows:
         return Coordinates(self, choice, factor, values.numpy(), None)
 
     def rows_at(self, places: NDArray[np.int64]) -> torch.Tensor:
-        """Return some rows, standardized, float32 [m, D]; the places are in order."""
+        """Return some rows, standardized, float32 [m, D], not to be written to; the places are in order."""
+        if self._kept is not None:
+            return self._kept if len(places) == self.count else self._kept[places]
         found = torch.empty(len(places), self.width)
         for part, rows in self.chunks_at(places):
             found[part] = rows
@@ -171,10 +186,23 @@ class BlockRows:
 
     def chunks_at(self, places: NDArray[np.int64]) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield some rows in order, standardized, float32 [b, D], and which of the places they are at."""
+        if self._kept is not None:
+            yield slice(0, len(places)), self.rows_at(places)
+            return
         for start, block in self._stored():
             first, last = np.searchsorted(places, [start, start + len(block)])
             if last > first:
                 yield slice(first, last), self._scaled(block[places[first:last] - start])
+
+    @cached_property
+    def _kept(self) -> torch.Tensor | None:
+        """All rows, standardized, where they are few: each head that becomes one on rows goes through them twice."""
+        if not self.exact or 4 * self.count * self.width > _KEPT_BYTES:
+            return None
+        kept = torch.empty(self.count, self.width)
+        for start, block in self._stored():
+            kept[start : start + len(block)] = self._scaled(block)
+        return kept
 
     def _width_of(self, names: Sequence[str]) -> int:
         return sum(self.widths[name] for name in names)
@@ -197,7 +225,7 @@ class BlockRows:
                 start += len(block)
 
     def _products(self, choices: Sequence[DepthChoice]) -> dict[DepthChoice, torch.Tensor]:
-        """Return the products of all rows with the landmarks, float32 [n, m].
+        """Return the products of all rows with the landmarks, float32 [n, m]; of all rows with all, the lower triangle.
 
         Blocks that are in the same choices are summed once for all of them, with each weighting.
         """
@@ -216,13 +244,16 @@ class BlockRows:
             for layer in dict.fromkeys(layers.values())
             for weighting in weightings
         }
-        landmarks = self.rows_at(self.landmarks)
-        for part, rows in self._standardized():
-            for name, layer in layers.items():
-                ours, theirs, width = rows[:, self.slices[name]], landmarks[:, self.slices[name]].T, self.widths[name]
-                gram = ours @ theirs
+        pieces: dict[_Piece, list[str]] = {}  # blocks that count the same in every sum, as one
+        for name, layer in layers.items():
+            pieces.setdefault((layer, self.widths[name]), []).append(name)
+        for part, ours, theirs in self._side_by_side(pieces):
+            for (layer, width), rows in ours.items():
+                landmarks = theirs[layer, width]
+                gram = rows @ landmarks.T
                 for weighting in weightings:
-                    summed[layer, weighting][part].add_(gram, alpha=width ** (-2 * POWERS[weighting]))
+                    total = summed[layer, weighting][part, : len(landmarks)]
+                    total.add_(gram, alpha=width ** (-2 * POWERS[weighting]))
         products = {}
         for choice in choices:
             first, *others = [
@@ -234,6 +265,23 @@ class BlockRows:
             for other in others:
                 products[choice] += other
         return products
+
+    def _side_by_side(self, pieces: Mapping[_Piece, Sequence[str]]) -> Iterator[tuple[slice, _Numbers, _Numbers]]:
+        """Yield all rows in order, some at a time: which they are, their pieces, and those of the landmarks.
+
+        Where all rows are landmarks, of those only the rows up to the last of each part: the products are a triangle.
+        """
+        landmarks = self.rows_at(self.landmarks)
+        theirs = {piece: self.picked(landmarks, names) for piece, names in pieces.items()}
+        del landmarks  # a copy, where rows are not kept
+        if not self.exact:
+            for part, rows in self._standardized():
+                yield part, {piece: self.picked(rows, names) for piece, names in pieces.items()}, theirs
+            return
+        for start in range(0, self.count, _TRIANGLE_CHUNK):
+            part = slice(start, min(start + _TRIANGLE_CHUNK, self.count))
+            up_to = {piece: numbers[: part.stop] for piece, numbers in theirs.items()}
+            yield part, {piece: numbers[start:] for piece, numbers in up_to.items()}, up_to
 
     def _in_span(self, choice: DepthChoice, products: torch.Tensor) -> Coordinates:
         widths = np.array([self.widths[name] for name in choice.names], dtype=np.float64)
@@ -259,12 +307,11 @@ def _triangle(products: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     mean = np.trace(products) / len(products)
     for jitter in _JITTERS:
-        raised = products.copy()
-        raised[np.diag_indices_from(raised)] += jitter * mean
-        try:
-            return np.asarray(cholesky(raised, lower=True, overwrite_a=True, check_finite=False))
-        except LinAlgError:
-            continue
+        raised = torch.from_numpy(products.copy())
+        raised.diagonal().add_(jitter * mean)
+        triangle, failed = torch.linalg.cholesky_ex(raised)
+        if not failed:
+            return np.ascontiguousarray(triangle.numpy())  # row by row, as rows are taken
     raise DataError(
         "features of several depths cannot be told apart in 32 bits: some rows are thousands of times as long as the "
         "rest; `depths` last alone may do"
@@ -336,9 +383,10 @@ class Coordinates:
 
     def _sum_of_landmarks(self, weights: NDArray[np.float64]) -> torch.Tensor:
         """Return weights' @ M, float32 [k, d], for weights [m, k] and the landmarks M, which are not all held."""
-        total = torch.zeros(weights.shape[1], len(self.factor))
+        total, ranges = torch.zeros(weights.shape[1], len(self.factor)), self.rows.ranges(self.choice.names)
         for part, rows in self.rows.chunks_at(self.rows.landmarks):
-            total += torch.from_numpy(weights[part].T.astype(np.float32)) @ self.rows.picked(rows, self.choice.names)
+            summed = torch.from_numpy(weights[part].T.astype(np.float32))
+            total += torch.cat([summed @ rows[:, start:stop] for start, stop in ranges], dim=1)
         return total.mul_(self.factor)
 
     def _kernel_on_numbers(self, head: RBFHead) -> RBFHead:

@@ -20,6 +20,9 @@ Scaling = Literal["none", "standard", "l2"]
 
 _BLOCK_ROWS = 2048
 
+_MOMENT_NUMBERS = 1 << 19
+"""Numbers that moments are taken of at a time: in float64 they are to stay near the core."""
+
 _NOISE = 1e-6
 """Standard deviation, against the mean, up to which a feature is constant but for rounding."""
 
@@ -58,15 +61,15 @@ class Standardizer:
 
     def partial_fit(self, block: Tensor) -> None:
         """Take up some rows, [b, d]."""
-        values = block.double()
         if self.shift is None:
-            self.shift = values.mean(dim=0)
+            self.shift = block.mean(dim=0, dtype=torch.float64)
             self.total, self.squares = torch.zeros_like(self.shift), torch.zeros_like(self.shift)
         assert self.total is not None
         assert self.squares is not None
-        values = values - self.shift
-        self.total += values.sum(dim=0)
-        self.squares += values.square().sum(dim=0)
+        for part in torch.split(block, max(_MOMENT_NUMBERS // max(self.shift.numel(), 1), 1)):
+            values = part.double() - self.shift
+            self.total += values.sum(dim=0)
+            self.squares += values.square_().sum(dim=0)
         self.count += len(block)
 
     @cached_property

@@ -1,5 +1,6 @@
 """The search over C and scaling: what a short way leaves out must not be what is best."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -19,6 +20,7 @@ from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_rbf_svm import RBFSVMFactory
 from stages.fitting.folds import stratified_folds
 from stages.fitting.linear_models import LinearModelFactory
+from stages.fitting.svm import fit_svm
 from stages.tasks.base import ranked_by
 from tests.stages.fitting.rows_of_digits import fit_problem, numbered_classes, skewed
 
@@ -176,3 +178,39 @@ def test_probabilities_of_left_out_rows_are_those_of_scikit_learn_at_the_lowest_
     best = min(expected.values(), key=lambda probabilities: log_loss(labels, probabilities))
     assert np.abs(probabilities[:, :3] - best).max() < 0.02  # fits stop early, as those that are compared do
     assert np.abs(probabilities[:, :3] - best).mean() < 1e-3
+
+
+@pytest.mark.parametrize("spread", [1.0, 30.0])
+def test_the_kernel_of_float32_products_is_that_of_scikit_learn(spread):
+    """As of rows that some are much longer than others, and of equal ones."""
+    generator = np.random.default_rng(0)
+    rows = generator.standard_normal((90, 300)).astype(np.float32)
+    rows[:5] *= spread
+    rows[80:] = rows[:10]
+    gamma = 1 / (300 * rows.var())
+    quick, slow = kernel._kernel(rows, rows[20:], gamma), rbf_kernel(rows.astype(np.float64), rows[20:], gamma)
+    assert quick.dtype == np.float64
+    assert np.abs(quick - slow).max() < 1e-5
+    assert (np.diag(kernel._kernel(rows, rows, gamma)) == 1).all()
+
+
+@pytest.mark.parametrize("head", ["svm", "rbf"])
+def test_what_a_search_said_of_rows_out_of_folds_is_not_fitted_again(head, monkeypatch):
+    """Neither for the temperature nor for the comparison of heads; where it is too much to be kept, it is."""
+    rows, labels = skewed(count=320, width=20)  # that many are divided once
+    labels = np.where(np.random.default_rng(1).random(320) < 0.3, labels[::-1], labels)
+    parts = [FeatureRows(rows[part], labels[part]) for part in (slice(240), slice(240, None))]
+    problem = fit_problem(*parts, classes=3, options=HeadConfig(cv=3, c_values=VALUES[:5], scalers=("standard",)))
+    problem = replace(problem, compared=True)
+    fit = {"svm": fit_svm, "rbf": kernel.fit_rbf}[head]
+    monkeypatch.setattr(search, "_KEPT_BYTES", 0)
+    again = fit(problem)
+    folds_again = again.fold()
+    monkeypatch.undo()
+    monkeypatch.setattr(search, "_out_of_fold", None)
+    kept = fit(problem)
+    folds = kept.fold()
+    assert kept.settings["C"] == again.settings["C"]
+    assert kept.settings["temperature"] == pytest.approx(again.settings["temperature"], rel=0.02)
+    assert np.array_equal(folds.folds, folds_again.folds)
+    assert np.abs(folds.outputs - folds_again.outputs).max() < 0.05 * np.abs(folds.outputs).max()

@@ -112,7 +112,9 @@ def test_the_smaller_matrix_is_decomposed(folds, monkeypatch):
     )
     problem = fit_problem(train, val, classes=3, options=HeadConfig(c_values=(1e-3, 1e-2), cv=folds))
     sizes = []
-    monkeypatch.setattr(ridge, "eigendecomposed", lambda matrix: sizes.append(len(matrix)) or eigendecomposed(matrix))
+    monkeypatch.setattr(
+        ridge, "eigendecomposed", lambda matrix, *within: sizes.append(len(matrix)) or eigendecomposed(matrix, *within)
+    )
     quick = fit_ridge(problem)
     assert max(sizes) <= 90
     by_products = ridge._FitsByProducts(train, val, RidgeTargets(problem.task), np.ones(90, np.float32))
@@ -216,3 +218,54 @@ def test_groups_of_numbers_are_left_out_whole():
     fitted = fit_ridge(problem_of(rows, targets, groups=np.arange(60) // 3))
     assert fitted.settings["selected by"] == "5-fold cross-validation on train+val that keep groups together"
     assert 0.5 < fitted.settings["score"] < 1
+
+
+@pytest.mark.parametrize("task", ["classes", "numbers"])
+def test_penalties_of_wide_rows_are_solved_for_one_by_one_up_to_the_best(task, monkeypatch):
+    """Some of the penalties, each with the score that a decomposition gives it, and the same heads."""
+    if task == "classes":
+        rows, labels = skewed(count=300, width=40)
+        generator = np.random.default_rng(0)
+        labels = np.where(generator.random(300) < 0.4, generator.integers(0, 3, 300), labels)
+        parts = [FeatureRows(rows[part], labels[part]) for part in (slice(200), slice(200, None))]
+        problem = fit_problem(*parts, classes=3, options=HeadConfig(cv=0))
+    else:
+        problem = problem_of(*numbered(), options=HeadConfig(cv=0))
+    every = fit_ridge(problem)
+    monkeypatch.setattr(ridge, "DECOMPOSED_UP_TO", 1)
+    monkeypatch.setattr(ridge, "eigendecomposed", None)
+    some = fit_ridge(problem)
+    assert 10 <= len(some.candidates) / len(problem.config.scalers) < len(every.candidates) / 2
+    scores = {(candidate["scaler"], round(candidate["C"], 9)): candidate["score"] for candidate in every.candidates}
+    for candidate in some.candidates:
+        known = scores[candidate["scaler"], round(candidate["C"], 9)]
+        assert candidate["score"] == pytest.approx(known, abs=0.011)  # a row of a hundred
+    assert some.settings["score"] >= every.settings["score"] - 0.011
+    others = torch.from_numpy(problem.val.features).float()
+    if some.settings["C"] == pytest.approx(every.settings["C"]):
+        assert torch.allclose(some.head(others), every.head(others), atol=1e-3)
+
+
+def test_sums_that_rounding_made_indefinite_are_solved_by_what_is_positive_of_them():
+    rows, labels = skewed(count=60, width=8)
+    targets, ones = RidgeTargets(numbered_classes(3)), np.ones(60, np.float32)
+    sums = GramSums.of(FeatureRows(rows, labels), targets, ones, np.zeros(8, np.float32), l2=False)
+    values, vectors = eigendecomposed(sums.normal_equations("none")[0])
+    spoilt = replace(sums, products=sums.products - 1.1 * values[0] * np.outer(vectors[:, 0], vectors[:, 0]))
+    expected = spoilt.eigendecompose("none").coefficients(1e-6 * values[0])
+    solved = spoilt.solve("none", 1e-6 * values[0]).coefficients(0.0)
+    assert np.isfinite(solved).all()
+    assert np.allclose(solved, expected, rtol=1e-6)
+
+
+def test_a_decomposition_is_in_float32_only_where_its_rounding_does_no_harm():
+    generator = np.random.default_rng(0)
+    rows = generator.standard_normal((80, 50))
+    matrix = rows.T @ rows
+    exact, (values, _) = np.linalg.eigvalsh(matrix), eigendecomposed(matrix)
+    assert np.abs(values - exact).max() < 1e-10
+    rough, rough_vectors = eigendecomposed(matrix, within=0.5)
+    assert 1e-10 < np.abs(rough - exact).max() < 1e-3
+    assert rough.dtype == rough_vectors.dtype == np.float64
+    assert np.abs(rough_vectors.T @ matrix @ rough_vectors - np.diag(exact)).max() < 1e-2
+    assert np.array_equal(eigendecomposed(matrix, within=1e-5)[0], values)
