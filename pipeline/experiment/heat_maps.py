@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from threading import Timer
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -205,12 +205,11 @@ def _see_the_same(one: Network, other: Network) -> bool:
     pixel = 1.0 / min(*first.shape, *second.shape)
     if first.crop_mode != second.crop_mode:
         return False
-    proportions, margins = (
-        [measure(preprocessing) for preprocessing in (first, second)]
-        for measure in (lambda each: each.shape[0] / each.shape[1], lambda each: each.resize / min(each.shape))
-    )
+    proportion, other_proportion = (each.shape[0] / each.shape[1] for each in (first, second))
+    margin, other_margin = (each.resize / min(each.shape) for each in (first, second))
     seen_whole = first.crop_mode != "center"
-    return bool(np.isclose(*proportions, atol=pixel)) and (seen_whole or bool(np.isclose(*margins, atol=pixel)))
+    same_margin = seen_whole or bool(np.isclose(margin, other_margin, atol=pixel))
+    return bool(np.isclose(proportion, other_proportion, atol=pixel)) and same_margin
 
 
 def _added(total: Tensor | None, part: Tensor) -> Tensor:
@@ -218,10 +217,11 @@ def _added(total: Tensor | None, part: Tensor) -> Tensor:
     if total is None:
         return part
     rows, columns = (max(sides) for sides in zip(total.shape[1:], part.shape[1:], strict=True))
-    return sum(
+    finer, of_part = (
         functional.interpolate(one[:, None], (rows, columns), mode="bilinear", align_corners=False)[:, 0]
         for one in (total, part)
     )
+    return finer + of_part
 
 
 class _ExplainedNetwork:
@@ -245,7 +245,9 @@ class _ExplainedNetwork:
             maps = [(cut, Pool("none", cut)) for cut in self._maps]
             self._network = HookedTrunk(extractor.graph, [*maps, *_single(taps)], "fp32", torch.device("cpu"))
         else:
-            named = {f"map_{number}": (cut, nn.Identity()) for number, cut in enumerate(self._maps)}
+            named: dict[str, tuple[Cut, nn.Module]] = {
+                f"map_{number}": (cut, nn.Identity()) for number, cut in enumerate(self._maps)
+            }
             named |= {f"row_{number}": tap for number, tap in enumerate(taps)}
             tapped = deepcopy(extractor.graph.evaluation_taps(named)).eval().requires_grad_(requires_grad=False)
             self._network = _with_tuned(tapped, network.upper.without_auxiliary_heads())
@@ -299,7 +301,8 @@ def _single(taps: Sequence[tuple[Cut, nn.Module]]) -> list[tuple[Cut, Pool]]:
     """Return taps with one pooling each, as hooks take them."""
     single: list[tuple[Cut, Pool]] = []
     for tensor, pools in taps:
-        single += [(tensor, pool) for pool in (pools.pools if isinstance(pools, PooledTensor) else [pools])]
+        of_tensor = cast(Sequence[Pool], pools.pools if isinstance(pools, PooledTensor) else [pools])
+        single += [(tensor, pool) for pool in of_tensor]
     return single
 
 

@@ -536,11 +536,12 @@ class RidgeFits:
 
     def held_out(self, scaling: Scaling, penalty: float) -> NDArray[np.float32]:
         """Return the predictions, float32 [n, out_features], for validation, which is solved for this penalty alone."""
-        return self._all_columns(
+        of_penalty: NDArray[np.float32] = self._all_columns(
             (columns, fits.one_by_one(scaling, penalty).predictions(self._val, [0.0]))
             for columns, _, fits in self._groups
             if isinstance(fits, _FitsByProducts)
         )[0]
+        return of_penalty
 
     def _all_columns(
         self, parts: Iterator[tuple[NDArray[np.int64] | None, NDArray[np.float32]]]

@@ -190,8 +190,8 @@ def _together(
     return {"title": title, "counts": None, "shares": None, "picture": picture}
 
 
-def _mistakes(context: PageContext, names: Sequence[str]) -> tuple[list[WrongLabel], int]:
-    """Return the wrong labels of the best method, with the first seed, that it was surest of, and how many there are.
+def _mistakes(context: PageContext, names: Sequence[str]) -> tuple[list[WrongLabel], int, str]:
+    """Return the wrong labels of the best method, with the first seed, that it was surest of, how many, and a note.
 
     How sure it was is how far the probability lies beyond the threshold, as a share of how far it could. Of a sample
     the worst label is shown.
