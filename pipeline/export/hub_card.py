@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from pipeline.export.exported_module import ExportedModule, places_of_method
 from pipeline.library.export_model import TrainedModel
 from pipeline.options.toml_file import read_configuration
 from pipeline.run_layout import CONFIGURATION, RESULT, RESULTS, run_of
-from pipeline.text import format_score
+from pipeline.text import format_score, in_markdown
 from stages.inspection.unlike import MARKED
 from stages.network.backbones.registry import network_catalog
+from stages.runtime.unicode_text import printable
 from stages.tasks.dense import Dense
 from stages.tasks.regression import Regression
 
@@ -59,20 +61,23 @@ def write_card(model: TrainedModel, path: Path, equality: Equality | None = None
         template_str="---\n{{ card_data }}\n---\n\n{{ body }}\n",
         body="\n\n".join(
             [
-                f"# {path.stem}",
+                f"# {in_markdown(path.stem)}",
                 _what_it_is(model, result),
                 "## How to load it\n\n" + loading_snippet(model, path),
                 "## Data\n\n" + _data(result, run),
                 "## How good it is\n\n" + _metrics(result),
                 "## Limits\n\n" + _limits(model, result, run, equality),
                 "## Licenses\n\n"
-                + "".join(f"- Weights of {name}: {of_name or _NOT_STATED}.\n" for name, of_name in licenses.items())
+                + "".join(
+                    f"- Weights of {in_markdown(name)}: {of_name or _NOT_STATED}.\n"
+                    for name, of_name in licenses.items()
+                )
                 + f"- Data: {_NOT_STATED}.",
             ]
         ),
     )
     target = card_path(path)
-    write_atomically(target, str(card).encode())
+    write_atomically(target, printable(str(card)).encode())
     return target
 
 
@@ -101,7 +106,7 @@ def _front_matter(
             EvalResult(
                 task_type=tag or "tabular-regression",
                 dataset_type="custom",
-                dataset_name=str(_source(run) or "own data"),
+                dataset_name=printable(str(_source(run) or "own data")),
                 dataset_split="test",
                 metric_type=name,
                 metric_name=result.task.metrics[name].label,
@@ -111,7 +116,7 @@ def _front_matter(
             if result.test.get(name) is not None
         ]
     return ModelCardData(
-        model_name=path.stem,
+        model_name=printable(path.stem),
         library_name={".onnx": "onnx", ".pt2": "pytorch"}.get(path.suffix.lower(), "cutonce"),
         pipeline_tag=tag,
         license=(license_name or "other").lower() if ":" not in (license_name or "") else "other",
@@ -123,7 +128,7 @@ def _front_matter(
 
 def _what_it_is(model: TrainedModel, result: Result | None) -> str:
     card, names = model.card, class_names_of(model.task)
-    classes = f" It tells {len(names)} classes: {', '.join(names)}." if names else ""
+    classes = f" It tells {len(names)} classes: {in_markdown(', '.join(names))}." if names else ""
     date = "" if result is None else f" Trained on {result.provenance.get('date', 'a day that is not known')}."
     if len(model.networks) == 1:
         return f"A {card.name} ({card.method}), {_stands_on(model.networks[0])}.{classes}{date}"
@@ -137,17 +142,17 @@ def _stands_on(network: Network) -> str:
     options = network.extractor.options
     trained = "a fine-tuned top" if network.recipe.unfreeze is not None else "trained on features"
     size = options.image_size or network.extractor.backbone.preprocessing.image_size
-    return f"{trained} of {options.backbone}, for images of {size} pixels"
+    return f"{trained} of {in_markdown(options.backbone)}, for images of {size} pixels"
 
 
 def loading_snippet(model: TrainedModel, path: Path) -> str:
     """Return how to load an exported file and ask it about ``photo.jpg``, as a block of Python."""
-    ending = path.suffix.lower()
+    ending, quoted = path.suffix.lower(), json.dumps(path.name, ensure_ascii=False)
     if ending not in (".onnx", ".pt2"):
         lines = [
             "from safetensors import safe_open",
             "",
-            f'with safe_open("{path.name}", framework="pt") as file:',
+            f'with safe_open({quoted}, framework="pt") as file:',
             "    tensors = {name: file.get_tensor(name) for name in file.keys()}",
         ]
         return f"```python\n{chr(10).join(lines)}\n```\n\nThe network below these tensors is not in the file."
@@ -180,20 +185,20 @@ def loading_snippet(model: TrainedModel, path: Path) -> str:
         )
     if ending == ".onnx":
         inputs = ", ".join(f'"{name}": {given[name]}' for name in module.input_names)
-        lines.append(f'session = onnxruntime.InferenceSession("{path.name}")')
+        lines.append(f"session = onnxruntime.InferenceSession({quoted})")
         lines.append(
             f"{', '.join(module.output_names)}{',' * (len(module.output_names) == 1)} = session.run(None, {{{inputs}}})"
         )
     else:
         inputs = ", ".join(f"torch.from_numpy({given[name]})" for name in module.input_names)
-        lines.append(f'model = torch.export.load("{path.name}").module()')
+        lines.append(f"model = torch.export.load({quoted}).module()")
         lines.append(f"{', '.join(module.output_names)} = model({inputs})")
     return "\n\n".join(["```python\n" + "\n".join(lines) + "\n```", *notes])
 
 
 def _data(result: Result | None, run: Path) -> str:
     source = _source(run)
-    lines = [f"- Source: {source}" if source else "- Source: not kept by the run"]
+    lines = [f"- Source: {in_markdown(str(source))}" if source else "- Source: not kept by the run"]
     if result is not None:
         lines.append("- Samples: " + ", ".join(f"{count:,} {split}" for split, count in result.samples.items()))
         digest = result.provenance.get("data_digest")
@@ -224,7 +229,7 @@ def _limits(model: TrainedModel, result: Result | None, run: Path, equality: Equ
     lines = []
     verdict = _verdict(run)
     if verdict:
-        lines.append(f"- What was told apart from it, and what not: {verdict}")
+        lines.append(f"- What was told apart from it, and what not: {in_markdown(verdict)}")
     groups = None if result is None else result.test.get("groups")
     lines.append(
         "- The test samples are of the same source as the training samples"
@@ -248,7 +253,7 @@ def _limits(model: TrainedModel, result: Result | None, run: Path, equality: Equ
         lines.append(f"- Its probabilities are calibrated: logits were divided by {decision.temperature:.4g}.")
     if decision.threshold is not None:
         name = class_names_of(model.task)[decision.threshold.positive]
-        lines.append(f"- {name} is predicted from a probability of {decision.threshold.value:.4g} on.")
+        lines.append(f"- {in_markdown(name)} is predicted from a probability of {decision.threshold.value:.4g} on.")
     if isinstance(model.task, Dense):
         lines.append("- It names the most probable class of each pixel; where none is meant, it says nothing of that.")
     return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from pipeline.evaluation.one_line import chosen_method, one_line
 from pipeline.options.flags_in_text import as_flags
 from pipeline.report.page_parts import write_page
 from pipeline.run_layout import MARKDOWN, REPORT
-from pipeline.text import duration, format_difference, format_error, format_range, format_score
+from pipeline.text import duration, format_difference, format_error, format_range, format_score, in_markdown
 
 
 def write_markdown(out: Path, comparison: Comparison, notes: Sequence[str]) -> Path:
@@ -26,14 +25,14 @@ def write_markdown(out: Path, comparison: Comparison, notes: Sequence[str]) -> P
         What there is to know about the data.
     """
     verdict = comparison.verdict
-    parts = [f"# {_text(one_line(comparison))}", _text(verdict.headline)]
-    parts += [_text(as_flags(detail)) for detail in verdict.details]
+    parts = [f"# {in_markdown(one_line(comparison))}", in_markdown(verdict.headline)]
+    parts += [in_markdown(as_flags(detail)) for detail in verdict.details]
     parts += ["\n".join(_table(comparison))]
-    parts += [_text(f"Tested on {comparison.test_images}. {interval_words(comparison)}")]
-    parts += [_text(words) for words in renderings_words(comparison)]
+    parts += [in_markdown(f"Tested on {comparison.test_images}. {interval_words(comparison)}")]
+    parts += [in_markdown(words) for words in renderings_words(comparison)]
     known = [*comparison.notes, *notes]
     if known:
-        parts += ["## Notes", "\n".join(f"- {_text(as_flags(note))}" for note in known)]
+        parts += ["## Notes", "\n".join(f"- {in_markdown(as_flags(note))}" for note in known)]
     parts += [f"Figures, mistakes and options are in `{REPORT}`."]
     path = out / MARKDOWN
     write_page(path, "\n\n".join(parts) + "\n")
@@ -67,9 +66,4 @@ def _cells(comparison: Comparison, row: MethodSummary, *, folded: bool) -> list[
 
 
 def _line(cells: Sequence[str], *, as_it_is: bool = False) -> str:
-    return f"| {' | '.join(cell if as_it_is else _text(cell) for cell in cells)} |"
-
-
-def _text(words: str) -> str:
-    """Return words in which no name from the data is taken for Markdown or HTML."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(words.split()))
+    return f"| {' | '.join(cell if as_it_is else in_markdown(cell) for cell in cells)} |"

@@ -10,6 +10,7 @@ from pipeline.text import (
     format_error,
     format_range,
     format_score,
+    in_markdown,
     once_for_all_seeds,
     percent,
     short_percent,
@@ -68,3 +69,7 @@ def test_notes_that_differ_in_their_seed_alone_are_told_once():
         "not readable: a (1).jpg",
         "other (seed 0)",
     ]
+
+
+def test_words_are_one_line_without_markdown_or_html():
+    assert in_markdown("a|b\n# <b> `x` *y*") == "a\\|b \\# \\<b\\> \\`x\\` \\*y\\*"

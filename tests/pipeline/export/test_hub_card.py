@@ -1,10 +1,14 @@
 """The model card: read back by the hub's own library, with what it says of data, scores, limits and licenses."""
 
+import ast
+from dataclasses import replace
+
 import pytest
 from huggingface_hub import ModelCard
 
 from pipeline.export.hub_card import license_of_weights, loading_snippet, write_card
 from pipeline.library.export_model import open_trained
+from stages.tasks.single_label import SingleLabel
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +63,15 @@ def test_of_a_mean_over_networks_all_are_named_with_their_sizes_and_shares(saved
     assert "- 0.30 of it trained on features of resnet18, for images of 64 pixels\n" in written
     assert "- 0.20 of it a fine-tuned top of resnet18, for images of 32 pixels\n" in written
     assert written.count("- Weights of resnet18:") == 1
+
+
+def test_names_from_the_data_are_neither_markdown_nor_code_and_need_not_be_unicode(saved, tmp_path):
+    model = open_trained(saved("linear"), "cpu")
+    task = SingleLabel(("a|b\n\n# loud", "<img src=x>", "caf\udce9"))
+    named = replace(model, method=replace(model.method, task=task))
+    card = ModelCard.load(write_card(named, tmp_path / 'my "own" \udce9.onnx'))
+    assert "It tells 3 classes: a\\|b \\# loud, \\<img src=x\\>, caf\\udce9." in card.content
+    code = card.content.split("```python\n")[1].split("```")[0]
+    assert 'my "own" \udce9.onnx' in [
+        node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)
+    ]
