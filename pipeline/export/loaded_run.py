@@ -142,7 +142,8 @@ class LoadedRun:
         Raises
         ------
         ValueError
-            If an image cannot be read, or the method takes something else than an image a sample.
+            If there is nothing to predict, an image cannot be read, or the method takes something else than an image
+            a sample.
         """
         self._require_images("predict", columns_alone=True)
         if self.method.takes_images == (images is None):
@@ -168,6 +169,8 @@ class LoadedRun:
                     (location, dict(zip(names, row, strict=True)))
                     for (location, _), row in zip(listing, rows, strict=True)
                 ]
+            if not listing:
+                raise UsageError("nothing is given to predict: `images` or `columns` are empty")
             predictions, failures = predict_listing(
                 self.method,
                 listing,

@@ -80,6 +80,9 @@ def test_what_has_no_such_answer_is_refused(saved, images, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"none")
     with pytest.raises(ValueError, match="none of the 1 images could be read; the first: not an image"):
         loaded(saved, "linear").predict([tmp_path / "bad.png"])
+    for empty in ({"images": []}, {"columns": {"area": [], "kind": []}}):
+        with pytest.raises(UsageError, match="nothing is given to predict"):
+            loaded(saved, "linear" if "images" in empty else "table").predict(**empty)
 
 
 def test_a_network_is_opened_once_and_where_nothing_needs_it_not_at_all(saved, images, monkeypatch):
