@@ -47,7 +47,8 @@ class UnitFeatures:
     def rows(self, indices: slice | NDArray[np.int64]) -> Tensor:
         """Return some rows, float32 [b, d]; one that has no direction is 0."""
         block = torch.from_numpy(self.features[indices]).to(self.device).float()
-        return torch.nn.functional.normalize(block.sub_(self.mean), dim=1)
+        # not in place: float32 features would be changed where they lie
+        return torch.nn.functional.normalize(block - self.mean, dim=1)
 
 
 @dataclass(frozen=True)

@@ -69,3 +69,17 @@ def test_rows_nearest_to_others_are_found_in_blocks_of_any_size(block_rows):
     assert np.allclose(cosines, -np.sort(-exact, axis=1)[:, :3], atol=1e-3)
     few, _ = nearest_rows(queries, UnitFeatures(features[:2], CPU, centered=True), 3)
     assert few.shape == (6, 2)
+
+
+@pytest.mark.parametrize("storage", ["float16", "float32"])
+def test_features_stay_as_they_are_however_often_they_are_asked_for(storage):
+    features = np.random.default_rng(0).normal(5, 1, size=(60, 8)).astype(storage)
+    before = features.copy()
+    directions = UnitFeatures(features, CPU, centered=True)
+    first, again = directions.rows(slice(0, 60)), directions.rows(slice(0, 60))
+    assert np.array_equal(features, before)
+    assert np.array_equal(first.numpy(), again.numpy())
+    # every pair of blocks asks for rows anew
+    assert np.array_equal(
+        find_neighbors(directions, 3, 0.98, block_rows=7).indices, find_neighbors(directions, 3, 0.98).indices
+    )
