@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache.errors import UsageError
+from cache.errors import DataError, UsageError
 from stages.inspection.label_errors import Doubts, doubt_classes, doubt_labels, doubt_numbers
 from stages.inspection.mask_errors import MaskErrors
 from stages.inspection.near_duplicates import REFERENCE_NEIGHBOR, THRESHOLD, NearDuplicate, find_duplicates
@@ -127,7 +127,7 @@ def inspect_features(
     UsageError
         If the features are not vectors, the threshold is not a cosine, or cleanlab is not installed.
     DataError
-        If there is a single class.
+        If there are fewer than two samples, or a single class.
     """
     features, targets = table.features, table.targets
     if features.ndim != 2:
@@ -136,6 +136,8 @@ def inspect_features(
             "use `pool` avg (or max, avgmax, cls)"
         )
     require_threshold(threshold)
+    if len(features) < 2:
+        raise DataError(f"images are compared with each other, and there are {len(features)} that could be read")
     directions = UnitFeatures(features, device, centered=True)
     neighbors = find_neighbors(directions, REFERENCE_NEIGHBOR, threshold)
     copies = find_duplicates(directions, neighbors, threshold, table.keys, table.splits)

@@ -264,3 +264,16 @@ def test_one_draw_or_an_unknown_head_is_refused(curve, capsys):
         in call(capsys, *[("1" if argument == "2" else argument) for argument in arguments])[2]
     )
     assert "ridge" in call(capsys, *arguments, "--head", "rigde")[2]
+
+
+def test_of_one_image_that_can_be_read_it_is_said_that_there_is_nothing_to_compare(capsys, tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "0.png")
+    for number in range(1, 4):
+        (tmp_path / f"{number}.png").write_bytes(b"none" * number)
+    splits = ["train", "train", "val", "test"]
+    rows = [f"{number}.png,{number}.5,{split}" for number, split in enumerate(splits)]
+    (tmp_path / "sizes.csv").write_text("\n".join(["path,size,split", *rows]))
+    options = ["--data", tmp_path / "sizes.csv", "--target", "size", "--image-size", 64, "--cache", tmp_path / "cache"]
+    code, _, error = call(capsys, "inspect", *options, "--out", tmp_path / "run")
+    assert code == 1
+    assert "images are compared with each other, and there are 1 that could be read" in error
