@@ -23,6 +23,9 @@ RESAMPLES = 10_000
 _RESAMPLES_OF_A_CHOICE = 400
 """Resamples that a choice is made of: its error is a twentieth of what one of them says."""
 
+_FEWEST_UNITS_OF_A_CHOICE = 10
+"""Units below which what is left out of a resample is too little to score by: a method may lose more than it has."""
+
 _FEWEST_RESAMPLES = 2_000
 """Resamples that are made in any case: the ends of an interval are known to a fiftieth of its width."""
 
@@ -139,13 +142,13 @@ def score_of_choosing(
     Returns
     -------
     float
-        Never better than the best score; that score where there is one unit, or the metric is defined for no resample
-        and its rest.
+        Never better than the best score; that score where there are fewer than ten units, or the metric is defined for
+        no resample and its rest.
     """
     sign = 1 if metric.higher_is_better else -1
     scores = [metric.score(statistics) for statistics in statistics_by_method]
     best = max(range(len(scores)), key=lambda number: sign * scores[number])
-    if len(scores) < 2 or units.count < 2:
+    if len(scores) < 2 or units.count < _FEWEST_UNITS_OF_A_CHOICE:
         return scores[best]
     scorers = [
         _scorer(metric, statistics, metric.weighted and metric.weighted(statistics), units)

@@ -282,8 +282,9 @@ def test_what_choosing_comes_to_is_the_same_of_a_metric_that_is_no_mean():
     assert found < max(R2.score(rows) for rows in methods)
 
 
-def test_of_one_method_or_one_unit_there_is_nothing_to_take_off():
+def test_of_one_method_or_few_units_nothing_is_taken_off():
     (rows, other) = right_with_chance(0.8, 2, 30, 0)
     assert score_of_choosing(ABSOLUTE, [rows], Units.of(30, None)) == ABSOLUTE.score(rows)
     best = min(ABSOLUTE.score(rows), ABSOLUTE.score(other))
-    assert score_of_choosing(ABSOLUTE, [rows, other], Units.of(30, np.zeros(30))) == best
+    assert score_of_choosing(ABSOLUTE, [rows, other], Units.of(30, np.arange(30) % 9)) == best
+    assert score_of_choosing(ABSOLUTE, [rows, other], Units.of(30, np.arange(30) % 10)) > best
