@@ -32,9 +32,9 @@ def best(
     Try:
 
     ```sh
-    cutonce best --data photos/ --budget 10m --out runs/photos
-    cutonce best --data photos/ --budget 1h30m --max-predict-ms 20 --out runs/photos
-    cutonce best --data photos/ --replay runs/photos --out runs/again
+    cutonce best --data photos/ --budget 10m --out runs/best
+    cutonce best --data photos/ --budget 1h30m --max-predict-ms 20 --out runs/best
+    cutonce best --data photos/ --replay runs/best --out runs/again
     ```
 
     Parameters

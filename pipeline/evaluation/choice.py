@@ -301,7 +301,7 @@ def _cost_words(dear: Sequence[MethodSummary], most: float, *, affordable: bool)
     costs = listed([f"{row.label} ({1000 * row.prediction_seconds:,.3g} ms)" for row in dear])
     if affordable:
         return [f"Above the {1000 * most:g} ms that an image may cost to predict, and so not taken: {costs}."]
-    return [f"No method predicts an image within {1000 * most:g} ms ({costs}): the quickest is taken."]
+    return [f"Warning: no method predicts an image within {1000 * most:g} ms ({costs}): the quickest is taken."]
 
 
 def _tie_words(

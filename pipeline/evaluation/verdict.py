@@ -27,6 +27,16 @@ class Verdict:
     chosen: MethodSummary
     """The method to take."""
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What nobody may overlook, of the details."""
+        return tuple(detail for detail in self.details if detail.startswith("Warning: "))
+
+    @property
+    def explanations(self) -> tuple[str, ...]:
+        """The other details."""
+        return tuple(detail for detail in self.details if not detail.startswith("Warning: "))
+
 
 def give_verdict(choice: Choice, reference: MethodSummary, tests: Sequence[PairedTest]) -> Verdict:
     """Say what follows of the choice, which saw no test image, and of the tests.

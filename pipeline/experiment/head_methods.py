@@ -658,11 +658,14 @@ def out_of_fold_predictions(experiment: Experiment, task: Task, out_of_fold: Out
 
 
 def format_accuracy(result: Result) -> str:
-    """Return what was reached on the test split, by the metric that ranks, with its interval."""
+    """Return what was reached out of folds, and on the test split with its interval, by the metric that ranks."""
     metric = result.metric
     known = result.interval
     score, low, high = (
         format_score(value, as_percent=metric.as_percent) for value in (result.test[metric.name], known.low, known.high)
     )
     groups = "" if known.groups is None else f", over {known.groups:,} groups"
-    return f"test {metric.label} {score} (95 % interval {low} to {high}{groups})"
+    test = f"test {metric.label} {score} (95 % interval {low} to {high}{groups})"
+    if result.cv is None:
+        return test
+    return f"{format_score(result.cv['mean'], as_percent=metric.as_percent)} out of folds, {test}"

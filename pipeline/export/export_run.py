@@ -141,7 +141,7 @@ def _require_finished(run: Path) -> None:
     begun -= {path for seed in seed_dirs(run) for path in fold_dirs(seed)}
     without_model = sorted(str(path.relative_to(run)) for path in begun - complete if not (path / RESULT).exists())
     if not (run / RESULTS).exists():  # it comes last: what has no model beside it failed, and is not compared
-        missing = [f"{RESULTS}, which says what to take", *(f"the model of {path}" for path in without_model)]
+        missing = [f"{RESULTS} (which says what to take)", *(f"the model of {path}" for path in without_model)]
         names = sorted({path.name for path in complete})
         rest = f"; or say by `method` which to take of those that are there: {', '.join(names)}" if names else ""
         raise DataError(

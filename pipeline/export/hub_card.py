@@ -110,9 +110,9 @@ def _front_matter(
                 dataset_split="test",
                 metric_type=name,
                 metric_name=result.task.metrics[name].label,
-                metric_value=result.test[name],
+                metric_value=round(float(result.test[name]), 6),
             )
-            for name in dict.fromkeys((result.task.primary, *result.task.metrics))
+            for name in dict.fromkeys((result.task.primary, *result.task.shown))
             if result.test.get(name) is not None
         ]
     return ModelCardData(
@@ -216,7 +216,7 @@ def _metrics(result: Result | None) -> str:
     )
     rows = [
         f"| {other.label} | {format_score(result.score(name), as_percent=other.as_percent)} |"
-        for name, other in result.task.metrics.items()
+        for name, other in ((name, result.task.metrics[name]) for name in result.task.shown)
         if name != metric.name and result.test.get(name) is not None
     ]
     said = (

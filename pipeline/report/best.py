@@ -103,7 +103,7 @@ def quality_against_time(trials: Sequence[TrialRecord], metric: Metric) -> Figur
         if metric.as_percent:
             axes.yaxis.set_major_formatter(lambda value, _: percent(value))
         axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.xaxis.set_major_formatter(lambda value, _: duration(max(value, 0.0)) if value >= 10 else f"{value:g} s")
+        axes.xaxis.set_major_formatter(lambda value, _: duration(value) if value >= 60 else f"{max(value, 0.0):g} s")
         axes.set_xlabel("time of the search")
         axes.set_title(f"{metric.label} out of folds", loc="left", fontsize=9, color=MUTED)
     return figure

@@ -46,7 +46,7 @@ def tried_words(search: Search, comparison: Comparison) -> list[str]:
 def outlook_words(search: Search, budget: Budget, ended: Ended) -> list[str]:
     """Return what more minutes might bring, in sentences: what the last ones brought, and what would come next."""
     metric = search.metric
-    curve = best_so_far(search.records, metric)
+    curve = answers_over_time(search.records, metric)
     words = [_gain_words(curve, metric)] if len(curve) > 1 else []
     if ended.upcoming:
         following = [f"{trial.what} (about {duration(seconds)})" for trial, seconds in ended.upcoming]
@@ -65,19 +65,21 @@ def outlook_words(search: Search, budget: Budget, ended: Ended) -> list[str]:
     return words
 
 
-def best_so_far(records: Sequence[TrialRecord], metric: Metric) -> list[tuple[float, float]]:
-    """Return the best score out of folds against seconds of search, a point for each trial that has one.
+def answers_over_time(records: Sequence[TrialRecord], metric: Metric) -> list[tuple[float, float]]:
+    """Return the score out of folds of what would have been taken, against seconds of search.
 
-    After a trial the answer counts too, which may be the ensemble.
+    Of records that do not say it, of a version before, it is the best score of a trial so far.
     """
+    ended = sorted(records, key=lambda record: record.at)
+    points = [(record.at, record.answer) for record in ended if record.answer is not None]
+    if points:
+        return points
     sign = 1 if metric.higher_is_better else -1
-    points: list[tuple[float, float]] = []
-    for record in sorted(records, key=lambda record: record.at):
-        scores = [record.answer, record.score if record.scored == "folds" else None]
-        known = [score for score in scores if score is not None]
-        if known:
-            points.append((record.at, max([*known, *(score for _, score in points[-1:])], key=lambda x: sign * x)))
-    return points
+    best: list[tuple[float, float]] = []
+    for record in ended:
+        if record.score is not None and record.scored == "folds":
+            best.append((record.at, max([record.score, *(score for _, score in best[-1:])], key=lambda x: sign * x)))
+    return best
 
 
 def _gain_words(curve: Sequence[tuple[float, float]], metric: Metric) -> str:
@@ -86,9 +88,9 @@ def _gain_words(curve: Sequence[tuple[float, float]], metric: Metric) -> str:
     begun = [score for at, score in curve if at <= (1 - _RECENT) * end] or [curve[0][1]]
     gain = best - begun[-1]
     if gain == 0:
-        return "The last half of the time brought nothing to the best score out of folds."
+        return "The last half of the time brought nothing to the score, out of folds, of what is taken."
     unit = " points" if metric.as_percent else ""
     return (
-        f"The last half of the time brought {format_difference(gain, as_percent=metric.as_percent)}{unit} to the best "
-        "score out of folds."
+        f"The last half of the time brought {format_difference(gain, as_percent=metric.as_percent)}{unit} to the "
+        "score, out of folds, of what is taken."
     )

@@ -6,6 +6,7 @@ import logging
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cache.errors import DataError, UsageError, listed
 from pipeline.evaluation.comparison import Comparison
@@ -169,14 +170,21 @@ def _replayed(search: Search, replay: Path, budget: Budget) -> Budget:
         raise DataError(f"`replay` {replay} was not made by `best`: it has no best.json")
     here = shaping_options(search)
     differing = [
-        f"`{name}` {summary.options[name]} there and {value} here"
+        f"`{name}` {_said(summary.options[name])} there and {_said(value)} here"
         for name, value in here.items()
         if name in summary.options and summary.options[name] != value and name != "data"
     ]
     if differing:
-        raise UsageError(f"`replay` {replay} was searched with {'; '.join(differing)}: say what it says")
+        raise UsageError(
+            f"`replay` {replay} was searched with other options: {'; '.join(differing)}. Give those of there"
+        )
     numbers = [record.number for record in read_trials(replay) if record.state != "interrupted"]
     return Budget(trials=max(numbers, default=0), clock=budget.clock)
+
+
+def _said(value: Any) -> str:
+    """Return an option's value in words."""
+    return "not given" if value is None or value == [] else str(value)
 
 
 def _replay_words(search: Search, replay: Path) -> str:

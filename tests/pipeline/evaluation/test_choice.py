@@ -178,7 +178,7 @@ def test_where_a_search_trained_all_methods_what_that_took_is_no_reason(tmp_path
     assert choice.chosen.name == "mlp"
     assert "MLP, the best, is taken" in " ".join(choice.words)
     SearchSummary(600.0, 2, 48.0, {}, (), (), max_predict_ms=1.0).save(tmp_path)
-    assert "No method predicts an image within 1 ms" in " ".join(compare_runs([tmp_path]).choice.words)
+    assert "no method predicts an image within 1 ms" in " ".join(compare_runs([tmp_path]).choice.words)
 
 
 def searched(run, mistakes_of_ensemble):

@@ -55,7 +55,7 @@ def test_of_an_unfinished_run_is_said_what_is_missing(saved, tmp_path):
         (unfinished / "seed-0" / "head-linear" / file.name).write_bytes(file.read_bytes())
     with pytest.raises(
         DataError,
-        match=r"run is not finished: results\.json, which says what to take and the model of seed-0/finetune-top-3 are "
+        match=r"run is not finished: results\.json \(which says what to take\) and the model of seed-0/finetune-top-3 are "
         r"missing\. Give the command .*; or say by `method` which to take of those that are there: head-linear",
     ):
         export_run(unfinished, tmp_path / "a.onnx")

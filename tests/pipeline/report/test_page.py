@@ -262,6 +262,21 @@ def test_every_picture_has_words_for_those_who_do_not_see_it(tmp_path):
     assert len(hidden) + len(described) == len(page.all("svg"))
 
 
+def test_a_warning_stands_in_view_and_what_explains_is_folded_away(tmp_path):
+    labels = np.repeat([0, 1, 2], [30, 5, 4])
+    add(tmp_path / "run", predictions(labels, labels < 0, classes=4))
+    add(tmp_path / "run", predictions(labels, labels == 1, classes=4), method="head", name="mlp")
+    add(tmp_path / "run", predictions(labels, labels == 2, classes=4), method="head", name="rbf")
+    comparison = compare_runs([tmp_path / "run"])
+    assert all(warning not in comparison.verdict.explanations for warning in comparison.verdict.warnings)
+    verdict = (
+        report(tmp_path / "run").path.read_text(encoding="utf-8").split('class="verdict"')[1].split("</section>")[0]
+    )
+    in_view, folded_away = verdict.split("<details")
+    assert "fewer than 5 test images are of" in in_view
+    assert "Warning" not in folded_away
+
+
 def test_many_notes_are_folded_away_but_none_is_lost(tmp_path):
     page_text = report(three_methods(tmp_path), notes=[f"not readable: {number}.png" for number in range(500)]).words
     assert "488 more" in page_text

@@ -54,7 +54,7 @@ def test_methods_above_the_cost_that_is_allowed_are_not_taken(search_photographs
     replace(read_search(run), max_predict_ms=min(costs.values()) * 500).save(run)
     choice = compare_runs([run]).choice
     assert choice.chosen.label == min(costs, key=costs.get)
-    assert "No method predicts an image within" in " ".join(choice.words)
+    assert "no method predicts an image within" in " ".join(choice.words)
 
 
 def test_where_a_search_trained_all_the_time_that_took_is_no_reason(searched):

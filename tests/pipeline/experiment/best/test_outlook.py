@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -6,7 +7,7 @@ from pipeline.evaluation.comparison import compare_runs
 from pipeline.evaluation.trials import TrialRecord, read_search
 from pipeline.experiment.best.budget import Budget
 from pipeline.experiment.best.fine_tuning import Evidence
-from pipeline.experiment.best.outlook import best_so_far, outlook_words, tried_words
+from pipeline.experiment.best.outlook import answers_over_time, outlook_words, tried_words
 from pipeline.experiment.best.search import Ended
 from stages.tasks.metrics import class_metrics
 from tests.pipeline.experiment.best.conftest import Clock
@@ -25,8 +26,16 @@ def search(records=RECORDS, evidence=None):
     return SimpleNamespace(records=records, metric=ACCURACY, evidence=evidence)
 
 
-def test_the_curve_is_of_the_best_so_far_out_of_folds():
-    assert best_so_far(RECORDS, ACCURACY) == [(10, 0.8), (20, 0.8), (40, 0.86)]
+def test_the_curve_is_of_what_would_have_been_taken_which_may_fall():
+    answered = [replace(RECORDS[0], answer=0.8), replace(RECORDS[2], answer=0.86), replace(RECORDS[3], answer=0.83)]
+    assert answers_over_time(answered, ACCURACY) == [(10, 0.8), (40, 0.86), (50, 0.83)]
+    about = SimpleNamespace(records=answered, metric=ACCURACY, evidence=None)
+    words = outlook_words(about, Budget(clock=Clock()), Ended([]))
+    assert words[0] == "The last half of the time brought +3.0 points to the score, out of folds, of what is taken."
+
+
+def test_without_answers_the_curve_is_of_the_best_so_far_out_of_folds():
+    assert answers_over_time(RECORDS, ACCURACY) == [(10, 0.8), (20, 0.8), (40, 0.86)]
 
 
 def test_it_is_said_what_the_last_half_brought_and_what_comes_next_with_its_time():
@@ -35,7 +44,7 @@ def test_it_is_said_what_the_last_half_brought_and_what_comes_next_with_its_time
     clock.now += 60
     upcoming = [(SimpleNamespace(what="RBF SVM"), 30.0), (SimpleNamespace(what="MLP"), 90.0)]
     words = outlook_words(search(), budget, Ended(upcoming))
-    assert words[0] == "The last half of the time brought +6.0 points to the best score out of folds."
+    assert words[0] == "The last half of the time brought +6.0 points to the score, out of folds, of what is taken."
     assert words[1] == (
         "More minutes would try RBF SVM (about 30 s); then MLP (about 90 s): the same command goes on from here, with a "
         "`budget` of 30 s for the next or 2 min 0 s for these."
@@ -45,7 +54,7 @@ def test_it_is_said_what_the_last_half_brought_and_what_comes_next_with_its_time
 def test_it_is_said_where_nothing_is_left_where_it_was_stopped_and_why_nothing_is_fine_tuned():
     budget = Budget(clock=Clock())
     done = outlook_words(search(RECORDS[:2], Evidence(False, "images are missing")), budget, Ended([]))
-    assert done[0] == "The last half of the time brought nothing to the best score out of folds."
+    assert done[0] == "The last half of the time brought nothing to the score, out of folds, of what is taken."
     assert "All there is to try has been tried" in done[1]
     assert done[2] == "Fine-tuning is not tried: images are missing."
     assert "It was stopped" in outlook_words(search(), budget, Ended([], interrupted=True))[1]

@@ -193,4 +193,4 @@ def test_an_ensemble_that_is_stopped_half_written_is_not_taken(search_photograph
 def test_what_a_prediction_may_cost_reaches_the_choice(search_photographs, tmp_path):
     comparison, _ = search_photographs(tmp_path / "run", 2, max_predict_ms=1e-6)
     assert read_search(tmp_path / "run").max_predict_ms == 1e-6
-    assert "No method predicts an image within 1e-06 ms" in " ".join(comparison.choice.words)
+    assert "no method predicts an image within 1e-06 ms" in " ".join(comparison.choice.words)
