@@ -269,9 +269,9 @@ def test_a_warning_stands_in_view_and_what_explains_is_folded_away(tmp_path):
     add(tmp_path / "run", predictions(labels, labels == 2, classes=4), method="head", name="rbf")
     comparison = compare_runs([tmp_path / "run"])
     assert all(warning not in comparison.verdict.explanations for warning in comparison.verdict.warnings)
-    verdict = (
-        report(tmp_path / "run").path.read_text(encoding="utf-8").split('class="verdict"')[1].split("</section>")[0]
-    )
+    report(tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    verdict = page.split('class="verdict"')[1].split("</section>")[0]
     in_view, folded_away = verdict.split("<details")
     assert "fewer than 5 test images are of" in in_view
     assert "Warning" not in folded_away
