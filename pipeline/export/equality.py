@@ -75,6 +75,12 @@ class Equality:
     difference: float
     as_trained: float | None = None
 
+    @property
+    def asked(self) -> str:
+        """What was asked about, in words."""
+        samples = "1 sample" if self.samples == 1 else f"{self.samples} samples"
+        return f"{samples} of the run, of {'one size' if self.sizes == 1 else f'{self.sizes} sizes'}"
+
 
 def compare_with_run(model: TrainedModel, run_file: RunFile, samples: Sequence[AskedSample]) -> Equality:
     """Return how far a file's answers are from the run's own, in float32; each sample is asked about by itself.

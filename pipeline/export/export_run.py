@@ -43,8 +43,8 @@ class Exported:
             lines.append("tensors alone, for this library to load: nothing runs in the file that could be compared")
         else:
             lines.append(
-                f"checked with {self.equality.samples} samples of the run, of {self.equality.sizes} sizes: the largest "
-                f"difference from what the run answers in float32 is {self.equality.difference:.1e} (refused above "
+                f"checked with {self.equality.asked}: the largest difference "
+                f"from what the run answers in float32 is {self.equality.difference:.1e} (refused above "
                 f"{BOUND:g})"
             )
             if self.equality.as_trained is not None:

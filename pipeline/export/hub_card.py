@@ -245,7 +245,7 @@ def _limits(model: TrainedModel, result: Result | None, run: Path, equality: Equ
         )
     if equality is not None:
         lines.append(
-            f"- Checked when it was written: {equality.samples} samples of {equality.sizes} sizes, largest difference "
+            f"- Checked when it was written: {equality.asked}; largest difference "
             f"from the run's own answers {equality.difference:.1e} (at most {BOUND:g}), in float32."
         )
     decision = model.decision

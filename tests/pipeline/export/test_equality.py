@@ -5,7 +5,15 @@ import pytest
 from PIL import Image
 
 from cache.errors import CutonceError, DataError
-from pipeline.export.equality import BOUND, _wrong_pixels, compare_with_run, own_answers, samples_of_run, stack_sample
+from pipeline.export.equality import (
+    BOUND,
+    Equality,
+    _wrong_pixels,
+    compare_with_run,
+    own_answers,
+    samples_of_run,
+    stack_sample,
+)
 from pipeline.library.export_model import export_model, open_trained
 from pipeline.run_layout import MANIFEST
 
@@ -66,3 +74,11 @@ def test_a_mask_of_other_classes_than_the_most_probable_is_found():
     probabilities = np.array([[[0.9, 0.2, 0.5]], [[0.1, 0.8, 0.5]]])
     assert _wrong_pixels(np.array([[0, 1, 1]]), probabilities) == 0  # of equals either
     assert _wrong_pixels(np.array([[0, 0, 0]]), probabilities) == 1
+
+
+@pytest.mark.parametrize(
+    ("samples", "sizes", "words"),
+    [(1, 1, "1 sample of the run, of one size"), (6, 4, "6 samples of the run, of 4 sizes")],
+)
+def test_what_was_asked_about_is_said_in_words(samples, sizes, words):
+    assert Equality(samples, sizes, 0.0).asked == words
