@@ -73,6 +73,11 @@ def is_method(name: str) -> bool:
     return name in _METHODS
 
 
+def names_of_others() -> list[str]:
+    """Return the names of the methods that are made of others."""
+    return [method.name for method in _METHODS.values() if method.of_others]
+
+
 @register_method("linear", order=0, cached=True)
 def linear(head: str) -> str:
     """Label a linear head on cached features."""

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from pipeline.evaluation.comparison import Comparison, compare_runs
+from pipeline.evaluation.methods import names_of_others
 from pipeline.evaluation.results import Result
 from pipeline.evaluation.trials import SearchSummary, read_search
 from pipeline.experiment.best.budget import Budget
@@ -87,7 +88,7 @@ def close(search: Search, budget: Budget, max_predict_ms: float | None, ended: E
     """Say what was tried, what is taken and what more minutes might bring, and write the page."""
     if search.ensemble is not None and search.ensemble.is_due:
         combine(search)
-    for method in ("ensemble", "mixture"):  # one may have been interrupted while it was written
+    for method in names_of_others():  # one may have been interrupted while it was written
         for directory in search.about.directory.glob(f"{method}-*"):
             discard_half(directory)
     comparison = compare_runs([search.run], search.metric.name)

@@ -44,3 +44,7 @@ def test_one_decorated_function_is_a_method_that_is_compared(tmp_path):
 def test_a_method_of_the_same_name_or_place_is_refused(name, order):
     with pytest.raises(ValueError, match="'linear' is method 0"):
         register_method(name, order=order)(str)
+
+
+def test_ensembles_and_means_over_networks_are_made_of_other_methods():
+    assert methods.names_of_others() == ["ensemble", "mixture"]

@@ -18,15 +18,16 @@ from tests.stages.conftest import pairs, probe  # noqa: F401 (fixtures)
 OPTIONS = HeadConfig(c_values=(1e-3, 1e-1), scalers=("standard",), cv=3)
 
 
-def run_at(size, photographs, folder, heads):
-    features = FeatureConfig(image_size=size, cache=folder / "cache", extract_batch_size=16)
-    extractor, data = build_extractor(features), DataConfig(str(photographs))
+def trained(folder, photographs, heads, run="run", **features):
+    """A run of heads on features of the options given."""
+    options = FeatureConfig(**{"image_size": 64, "cache": folder / "cache", "extract_batch_size": 16, **features})
+    extractor, data = build_extractor(options), DataConfig(str(photographs))
     manifest = load_manifest(data)
     extract(extractor, manifest)
-    experiment = Experiment(extractor, manifest, 0, folder / f"run-{size}" / "seed-0", data=data)
+    experiment = Experiment(extractor, manifest, 0, folder / run / "seed-0", data=data)
     run_heads(experiment, heads, OPTIONS)
     manifest.save(experiment.directory / "manifest.csv")
-    record_options(experiment.directory.parent, data, features, OPTIONS)
+    record_options(experiment.directory.parent, data, options, OPTIONS)
     return experiment
 
 
@@ -34,23 +35,10 @@ def run_at(size, photographs, folder, heads):
 def trained_runs(photographs, tmp_path_factory):
     """Two runs on the same samples, at two sizes, and a network that was fine-tuned in the first."""
     folder = tmp_path_factory.mktemp("mixture")
-    first = run_at(64, photographs, folder, ["ridge", "ncm"])
-    run_at(32, photographs, folder, ["ridge"])
+    first = trained(folder, photographs, ["ridge", "ncm"], "run-64")
+    trained(folder, photographs, ["ridge"], "run-32", image_size=32)
     run_finetune(first, FinetuneConfig(unfreeze="1", epochs=1, init_head="ridge", num_workers=0), OPTIONS)
     return folder, first
-
-
-def trained(folder, photographs, heads, **features):
-    """A run of heads on other features."""
-    options = FeatureConfig(image_size=64, cache=folder / "cache", extract_batch_size=16, **features)
-    extractor, data = build_extractor(options), DataConfig(str(photographs))
-    manifest = load_manifest(data)
-    extract(extractor, manifest)
-    experiment = Experiment(extractor, manifest, 0, folder / "run" / "seed-0", data=data)
-    run_heads(experiment, heads, OPTIONS)
-    manifest.save(experiment.directory / "manifest.csv")
-    record_options(experiment.directory.parent, data, options, OPTIONS)
-    return experiment
 
 
 @pytest.fixture(scope="session")
