@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -131,7 +132,7 @@ def run_mixture(experiment: Experiment, options: HeadConfig) -> list[Result]:
         members = [path for path, method in methods.items() if method in BY_DEFAULT and _may_be_member(readable, path)]
         found = {methods[path] for path in members}
         if "finetune" in found and len(found) > 1:
-            return mixture_or_none(experiment, members, options)
+            return mixture_or_none(experiment, members, options, with_tuned=True)
         reason = "it takes a fine-tuned network and a head that kept what they say of the same validation samples"
     if options.ensemble is not None:
         _LOG.info(f"note: no mean of heads and fine-tuned networks is made: {reason}")
@@ -151,10 +152,16 @@ def _may_be_member(experiment: Experiment, directory: Path) -> bool:
     return True
 
 
-def mixture_or_none(experiment: Experiment, members: Sequence[Path], options: HeadConfig) -> list[Result]:
-    """Return a mean of methods, or none where there can be none, which is said: it ends nothing that was trained."""
+def mixture_or_none(
+    experiment: Experiment, members: Sequence[Path], options: HeadConfig, *, with_tuned: bool = False
+) -> list[Result]:
+    """Return a mean of methods, or none where there can be none, which is said: it ends nothing that was trained.
+
+    `with_tuned` there is none either where what is fine-tuned gets no weight: a mean of heads is the ensemble's, which
+    weighs them out of folds.
+    """
     try:
-        return [make_mixture(experiment, members, options)]
+        return [make_mixture(experiment, members, options, with_tuned=with_tuned)]
     except CutonceError as error:
         _LOG.info(f"note: no ensemble of {len(members)} methods is made: {error}")
         return []
@@ -212,7 +219,9 @@ def _require_same_splits(runs: Sequence[Path], seed: int) -> None:
         )
 
 
-def make_mixture(experiment: Experiment, directories: Sequence[Path], options: HeadConfig) -> Result:
+def make_mixture(
+    experiment: Experiment, directories: Sequence[Path], options: HeadConfig, *, with_tuned: bool = False
+) -> Result:
     """Average trained methods, which may stand on other features or be fine-tuned networks, and test the mean.
 
     Weights are those of greedy selection with replacement, as of `run_ensemble`; the test split has no part in it.
@@ -225,6 +234,8 @@ def make_mixture(experiment: Experiment, directories: Sequence[Path], options: H
         Folders of methods of this or other runs, trained on the same samples in the same splits.
     options : HeadConfig
         `class_weights` alone counts.
+    with_tuned : bool
+        Whether it has to be a mean with something that is fine-tuned; one that lies there otherwise is taken away.
 
     Returns
     -------
@@ -235,7 +246,8 @@ def make_mixture(experiment: Experiment, directories: Sequence[Path], options: H
     Raises
     ------
     UsageError
-        If these are fewer than two methods, were asked about other samples, or predict what has no mean.
+        If these are fewer than two methods, were asked about other samples, or predict what has no mean; or nothing
+        that is fine-tuned gets a weight beside a head, where it has to.
     """
     experiment = experiment.readable()
     task = experiment.task
@@ -259,7 +271,7 @@ def make_mixture(experiment: Experiment, directories: Sequence[Path], options: H
         finished = Result.load(directory)
         _LOG.info(f"{experiment.label}  {directory.name}: already made, {format_accuracy(finished)}")
         return finished
-    return _make_and_test(experiment, task, candidates, folded, options, directory, identity)
+    return _make_and_test(experiment, task, candidates, folded, options, directory, identity, with_tuned=with_tuned)
 
 
 def _candidate(directory: Path) -> _Candidate:
@@ -327,6 +339,8 @@ def _make_and_test(
     options: HeadConfig,
     directory: Path,
     identity: str,
+    *,
+    with_tuned: bool,
 ) -> Result:
     """Choose the weights, average, and leave the mixture and its result in the run."""
     val, test = experiment.split("val"), experiment.split("test")
@@ -345,6 +359,11 @@ def _make_and_test(
             answered = honest
     order = [int(place) for place in np.argsort(-weights, kind="stable") if weights[place]]
     members, shares = [candidates[place] for place in order], [float(weights[place]) for place in order]
+    if with_tuned and {member.card.method == "finetune" for member in members} != {True, False}:
+        if directory.exists():  # of what the run had before
+            shutil.rmtree(directory)
+        best = listed([member.directory.name for member in members])
+        raise UsageError(f"on validation no mean of heads with what is fine-tuned is better than {best}")
     if len(members) == 1:
         _LOG.info(f"note: {members[0].directory.name} alone is as good as any mean with another: it is the only member")
     tested = average([task.answers(member.result.predictions.statistics) for member in members], np.array(shares))

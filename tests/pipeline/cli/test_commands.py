@@ -60,7 +60,7 @@ def test_a_run_leaves_everything_it_promises(finished):
         (method, name, seed)
         for method, name in (
             *(("linear", "logistic"), ("head", "mlp"), ("ensemble", "greedy")),
-            *(("finetune", "top-3"), ("mixture", "greedy")),
+            ("finetune", "top-3"),
         )
         for seed in (0, 1)
     }
@@ -71,7 +71,7 @@ def test_a_run_leaves_everything_it_promises(finished):
         assert result["peak_memory_bytes"] > 100_000_000
         assert result["trainable_parameters"] > 0
         assert result["test"]["accuracy"] >= 0.8  # of three classes that differ in color
-        assert (result["backbone_forwards"] > 0) == (result["method"] in ("finetune", "mixture"))
+        assert (result["backbone_forwards"] > 0) == (result["method"] == "finetune")
         assert result["extraction_forwards"] == 72
     parameters = {result["name"]: result["trainable_parameters"] for result in results}
     assert parameters["logistic"] == 1280 * 3 + 3
@@ -234,9 +234,7 @@ def test_compare_recomputes_nothing_and_says_the_same(finished, capsys, tmp_path
     assert all(path.stat().st_mtime_ns == changed for path, changed in models.items())
 
 
-@pytest.mark.parametrize(
-    "method", ["linear-logistic", "head-mlp", "ensemble-greedy", "finetune-top-3", "mixture-greedy"]
-)
+@pytest.mark.parametrize("method", ["linear-logistic", "head-mlp", "ensemble-greedy", "finetune-top-3"])
 def test_predict_gives_for_a_test_image_what_the_result_holds(finished, capsys, tmp_path, method):
     run = finished[0] / "run"
     stored = np.load(run / "seed-0" / method / "predictions.npz")

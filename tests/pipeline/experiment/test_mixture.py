@@ -157,7 +157,9 @@ def test_what_makes_no_ensemble_is_an_error_that_says_what_differs(runs, photogr
         make_mixture(experiment, [ridge, experiment.directory / f"{mixed.method}-{mixed.name}"], OPTIONS)
 
 
-def test_a_run_makes_it_of_what_it_has_finds_it_and_makes_it_anew_with_another_head(runs, monkeypatch, caplog):
+def test_a_run_makes_it_of_what_it_has_finds_it_and_takes_it_away_where_heads_alone_are_better(
+    runs, monkeypatch, caplog
+):
     _, experiment = runs
     assert run_mixture(experiment, replace(OPTIONS, ensemble="none")) == []
     (made,) = run_mixture(experiment, OPTIONS)
@@ -168,8 +170,11 @@ def test_a_run_makes_it_of_what_it_has_finds_it_and_makes_it_anew_with_another_h
         (found,) = run_mixture(experiment, OPTIONS)
     assert found.test == made.test
     run_heads(experiment, ["knn"], OPTIONS)
-    (anew,) = run_mixture(experiment, OPTIONS)
-    assert anew.settings["chosen from"] == "finetune-top-1, head-knn, linear-ncm, linear-ridge"
+    # beside another head the tuned network gets no weight, and a mean of heads is for the ensemble
+    caplog.set_level(logging.INFO, "cutonce")
+    assert run_mixture(experiment, OPTIONS) == []
+    assert "no mean of heads with what is fine-tuned is better than head-knn" in caplog.text
+    assert not (experiment.directory / "mixture-greedy").exists()
     # what an earlier command left otherwise is told and passed over
     (experiment.directory / "head-knn" / "validation.npz").unlink()
     (again,) = run_mixture(experiment, OPTIONS)

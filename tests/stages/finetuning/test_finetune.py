@@ -350,7 +350,6 @@ def test_what_was_trained_predicts_what_it_was_tested_with(small, tmp_path, caps
         "linear-logistic",
         "finetune-blocks.5+conv_head-new-conv_head+-flip",
         "uncached-head",
-        "mixture-greedy",
     }
     for name in ("finetune-blocks.5+conv_head-new-conv_head+-flip", "uncached-head"):
         with np.load(root / name / "predictions.npz") as tested:
