@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import SVC
 
-from stages.fitting.eigen import eigendecomposed
 from stages.fitting.grid_search import fit_along_path
 from stages.fitting.linear_models import LinearModel, LinearModelFactory
 from stages.fitting.linear_targets import ABSENT_CLASS_SCORE, constant_logits, two_sided
@@ -20,6 +19,7 @@ from stages.fitting.problem import FitProblem
 from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
 from stages.fitting.standardize import ScaledRows, Scaling
+from stages.fitting.symmetric import eigendecomposed
 from stages.network.heads.linear import LinearHead
 from stages.network.heads.rbf import RBFHead
 from stages.tasks.base import Task

@@ -27,7 +27,6 @@ import torch
 from numpy.typing import NDArray
 
 from stages.fitting.class_sums import ClassSums, TargetSums, approximate_mean, iter_scaled
-from stages.fitting.eigen import eigendecomposed
 from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, concat
 from stages.fitting.folds import CVPlan
 from stages.fitting.linear_targets import ABSENT_CLASS_SCORE
@@ -37,6 +36,7 @@ from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import fold_scores, logits, selection_score
 from stages.fitting.standardize import Scaling, safe_std
+from stages.fitting.symmetric import eigendecomposed, solved_in_place
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
 from stages.tasks.base import Task
@@ -233,14 +233,12 @@ class GramSums:
         Its only penalty is 0. The `equations` are made where they are not given.
         """
         covariance, of_targets = self.normal_equations(scaling) if equations is None else equations
-        raised = torch.from_numpy(covariance).clone() if equations is not None else torch.from_numpy(covariance)
-        raised.diagonal().add_(penalty)
-        triangle, failed = torch.linalg.cholesky_ex(raised)
+        raised = covariance if equations is None else covariance.copy()
+        raised.flat[:: len(raised) + 1] += penalty
+        coefficients = solved_in_place(raised, of_targets)
         del raised
-        if failed:  # sums in float32 of far larger numbers than the penalty: what is negative counts as nothing
+        if coefficients is None:  # sums in float32 of far larger numbers than the penalty: what is negative is nothing
             coefficients = self.eigendecompose(scaling).coefficients(penalty)
-        else:
-            coefficients = torch.cholesky_solve(torch.from_numpy(of_targets), triangle).numpy()
         # as decomposed into one direction a target, so that the coefficients are the directions
         ones = np.ones(coefficients.shape[1])
         return self._ridge(scaling, coefficients, ones, np.eye(len(ones)))

@@ -15,10 +15,10 @@ from sklearn.preprocessing import StandardScaler, normalize
 from stages.config.heads import HeadConfig
 from stages.fitting import feature_rows as rows_module
 from stages.fitting import ridge
-from stages.fitting.eigen import eigendecomposed
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.ncm import fit_ncm
 from stages.fitting.ridge import GramSums, RidgeFits, RidgeTargets, decomposed_by_rows, fit_ridge
+from stages.fitting.symmetric import eigendecomposed
 from tests.stages.fitting.labels_and_numbers import labelled, numbered, problem_of
 from tests.stages.fitting.rows_of_digits import digits, fit_problem, numbered_classes, skewed
 
