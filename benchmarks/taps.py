@@ -4,18 +4,22 @@
 
     python benchmarks/taps.py                                # some minutes; --taps blocks, --pool avg for less
     python benchmarks/taps.py --networks efficientnet_lite0 --turns 25
+    python benchmarks/taps.py --extraction small --networks efficientnet_lite0    # from files to the cache
 
 Random weights, which change nothing of the time, and random images in batches of 16 on one thread, as each core of a
 CPU computes them while extracting. Both sides take turns; the ratio is the median of the turns' ratios, with quartiles,
 and seconds are those of the thread, so that what else the machine does is not in it. Decoding, which is the same for
-both, is not in it either.
+both, is not in it either. With `--extraction` it is, and all else that an extraction does, up to the features in the
+cache: each turn is two processes of their own on all cores, one after the other, over images made for it.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 # The repository goes before this folder, whose cache.py is not the package cache.
@@ -29,8 +33,11 @@ configure_openmp()  # before torch is imported
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from benchmarks import photographs
+from benchmarks.measurement import Measurement, measure
 from pipeline.cli.output import echo
 from pipeline.text import table
 from stages.network.backbones.registry import load_backbone
@@ -72,14 +79,35 @@ def row_of(
     tapped = TappedTrunk(graph, places, precision, device)
     images = torch.randn(BATCH, 3, size, size, generator=torch.Generator().manual_seed(0))
     times = np.array([[seconds(cut, images), seconds(tapped, images)] for _ in range(turns + 1)][1:])
-    low, ratio, high = np.quantile(times[:, 1] / times[:, 0], (0.25, 0.5, 0.75))
     counts = [f"{kinds.count(kind)}" for kind in ("stage", "block", "inner")]
     milliseconds = [f"{1000 * side / BATCH:.1f}" for side in np.median(times, axis=0)]
     numbers = f"{layout_of_taps(places).width:,}"
-    return [name, *counts, numbers, *milliseconds, f"{ratio:.2f} ({low:.2f} to {high:.2f})"]
+    return [name, *counts, numbers, *milliseconds, ratio_of(times)]
 
 
-def main() -> None:
+def extraction_row(name: str, options: argparse.Namespace, images: Path, folder: Path) -> list[str]:
+    """Return what the whole of an extraction takes for one cut, and for all taps."""
+    common = {"backbone": name, "weights": "none", "precision": options.precision, "device": "cpu"}
+    sides: list[dict[str, str]] = [{}, {"taps": options.taps, "pool": options.pool}]
+
+    def run(side: int, turn: int) -> Measurement:
+        own = folder / f"{name.replace(':', '_')}-{side}-{turn}"
+        own.mkdir()
+        return measure("ours.extract_features", own, images=str(images), warm=True, **common, **sides[side])
+
+    turns = [[run(side, turn) for side in (0, 1)] for turn in range(options.turns)]
+    times = np.array([[measured.seconds for measured in turn] for turn in turns])
+    milliseconds = [f"{1000 * side / options.images:.1f}" for side in np.median(times, axis=0)]
+    return [name, f"{turns[0][1].features().shape[1]:,}", *milliseconds, ratio_of(times)]
+
+
+def ratio_of(times: NDArray[np.float64]) -> str:
+    """Return the median of the turns' ratios, with quartiles; times are [turns, 2]."""
+    low, ratio, high = np.quantile(times[:, 1] / times[:, 0], (0.25, 0.5, 0.75))
+    return f"{ratio:.2f} ({low:.2f} to {high:.2f})"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
@@ -88,7 +116,16 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    options = parser.parse_args()
+    parser.add_argument("--extraction", choices=["elpv", *photographs.SIZES], help="of which images")
+    parser.add_argument("--images", type=int, default=800)
+    options = parser.parse_args(arguments)
+    if options.extraction:
+        with tempfile.TemporaryDirectory() as folder:
+            images = Path(folder, "images")
+            photographs.make(options.extraction, options.images, str(images))
+            rows = [extraction_row(name, options, images, Path(folder)) for name in options.networks]
+        echo(table(["network", "numbers", "one cut, ms", "taps, ms", "ratio"], rows, 1))
+        return
     torch.set_num_threads(1)
     tune_malloc()
     rows = [

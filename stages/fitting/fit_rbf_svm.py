@@ -98,13 +98,18 @@ class KernelScaler:
         return np.asarray(self.fitted.of(rows).sample(torch.arange(len(rows))).numpy())
 
     def head(
-        self, support: NDArray[np.float32], coefficients: NDArray[np.float64], bias: NDArray[np.float64]
+        self,
+        support: NDArray[np.float32],
+        coefficients: NDArray[np.float64],
+        bias: NDArray[np.float64],
+        places: NDArray[np.int64],
     ) -> RBFHead:
-        """Return a machine as a torch head."""
-        if self.l2:
-            return RBFHead.from_support(support, coefficients, bias, self.gamma, l2=True)
-        mean = self.fitted.offset.numpy() + self.center
-        return RBFHead.from_support(support, coefficients, bias, self.gamma, mean, self.fitted.scale.numpy())
+        """Return a machine as a torch head that knows at which places of the rows its support stood."""
+        mean = None if self.l2 else self.fitted.offset.numpy() + self.center
+        scale = None if self.l2 else self.fitted.scale.numpy()
+        head = RBFHead.from_support(support, coefficients, bias, self.gamma, mean, scale, l2=self.l2)
+        head.places = places
+        return head
 
 
 class NystroemMap:
@@ -134,8 +139,8 @@ class NystroemMap:
         root_of: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
     ) -> None:
         self.scaler = scaler
-        landmark_rows = np.random.default_rng(seed).choice(len(rows), min(landmarks, len(rows)), replace=False)
-        self.landmarks = scaler(rows[np.sort(landmark_rows)])
+        self.places = np.sort(np.random.default_rng(seed).choice(len(rows), min(landmarks, len(rows)), replace=False))
+        self.landmarks = scaler(rows[self.places])
         kernel = rbf_kernel(self.landmarks, self.landmarks, scaler.gamma).astype(np.float64)
         self.root = (root_of or _eigenvector_root)(kernel).astype(np.float32)
 
@@ -153,7 +158,7 @@ class NystroemMap:
         """Return scaling, kernel and a linear model of mapped rows as one head around the landmarks."""
         output = linear.output
         coefficients = self.root.astype(np.float64) @ output.weight.detach().numpy().T.astype(np.float64)
-        return self.scaler.head(self.landmarks, coefficients, output.bias.detach().numpy())
+        return self.scaler.head(self.landmarks, coefficients, output.bias.detach().numpy(), self.places)
 
 
 class ExactRBFSVM:
@@ -204,7 +209,7 @@ class ExactRBFSVM:
         support_rows = np.flatnonzero(self.support.any(axis=1))
         bias = self.bias.copy()
         bias[self.learned] /= temperature
-        return self.scaler.head(self.rows[support_rows], self.support[support_rows] / temperature, bias)
+        return self.scaler.head(self.rows[support_rows], self.support[support_rows] / temperature, bias, support_rows)
 
 
 class NystroemModel:

@@ -187,7 +187,9 @@ class BlockRows:
     def chunks_at(self, places: NDArray[np.int64]) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield some rows in order, standardized, float32 [b, D], and which of the places they are at."""
         if self._kept is not None:
-            yield slice(0, len(places)), self.rows_at(places)
+            for first in range(0, len(places), _CHUNK):
+                part = slice(first, min(first + _CHUNK, len(places)))
+                yield part, self._kept[places[part]]
             return
         for start, block in self._stored():
             first, last = np.searchsorted(places, [start, start + len(block)])
@@ -391,14 +393,14 @@ class Coordinates:
 
     def _kernel_on_numbers(self, head: RBFHead) -> RBFHead:
         """Return a kernel machine around rows themselves: the part of a row outside of the span counts in distances."""
-        stored = head.support * head.scale + head.mean
-        nearest = torch.cdist(stored, torch.from_numpy(self.values)).argmin(dim=1)
-        places, order = torch.sort(nearest)
-        support = self._numbers(places.numpy())
-        coefficients = head.coefficients.detach()[order].numpy()
-        bias = head.bias.detach().numpy()
+        assert head.places is not None, "a kernel machine that was just fitted"
+        support = self._numbers(head.places)
+        coefficients, bias = head.coefficients.detach().numpy(), head.bias.detach().numpy()
         return RBFHead.from_support(support.numpy(), coefficients, bias, float(head.gamma)).eval()
 
     def _numbers(self, places: NDArray[np.int64]) -> torch.Tensor:
         """Return the standardized and weighted numbers of some rows, float32 [m, d]."""
-        return self.rows.picked(self.rows.rows_at(places), self.choice.names) * self.factor
+        numbers = torch.empty(len(places), len(self.factor))
+        for part, rows in self.rows.chunks_at(places):
+            torch.mul(self.rows.picked(rows, self.choice.names), self.factor, out=numbers[part])
+        return numbers

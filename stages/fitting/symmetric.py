@@ -50,4 +50,4 @@ def solved_in_place(matrix: NDArray[np.float64], right: NDArray[np.float64]) -> 
     if failed:
         return None
     halfway = torch.linalg.solve_triangular(upper.T, torch.from_numpy(right), upper=False)
-    return torch.linalg.solve_triangular(upper, halfway, upper=True).numpy()
+    return np.asarray(torch.linalg.solve_triangular(upper, halfway, upper=True).numpy())

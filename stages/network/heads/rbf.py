@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from stages.network.heads.base import Head, vector_width
@@ -15,7 +15,14 @@ class RBFHead(Head):
 
     ``logits = exp(-gamma * |z - support|^2) @ coefficients + bias`` with ``z = (x - mean) / scale``: what a support
     vector machine with the RBF kernel computes, one against the rest. With ``l2``, x has unit length.
+
+    Attributes
+    ----------
+    places : ndarray of int64 [m], optional
+        Which of the rows that the machine was fitted to are stored; not known of a head that was loaded.
     """
+
+    places: NDArray[np.int64] | None = None
 
     support: torch.Tensor
     gamma: torch.Tensor
@@ -71,7 +78,7 @@ class RBFHead(Head):
         values = {"support": rows, "coefficients": coefficients, "bias": bias, "gamma": gamma}
         values |= {name: value for name, value in (("mean", mean), ("scale", scale)) if value is not None}
         tensors = {name: torch.from_numpy(np.array(value, dtype=np.float32)) for name, value in values.items()}
-        head.load_state_dict({**head.state_dict(), **tensors})
+        head.load_state_dict({**head.state_dict(), **tensors}, assign=True)
         return head
 
 

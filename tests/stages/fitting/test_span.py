@@ -76,12 +76,14 @@ def test_a_linear_head_on_coordinates_is_that_head_on_rows(choice):
 
 
 def kernel_machine(values):
-    """A head around some of the coordinates, in no order."""
+    """A head around some of the coordinates."""
     rng = np.random.default_rng(0)
-    places = rng.permutation(len(values))[:20]
-    return places, RBFHead.from_support(
+    places = np.sort(rng.permutation(len(values))[:20])
+    machine = RBFHead.from_support(
         values[places] - 1, rng.normal(size=(20, 3)), np.zeros(3), 3e-4, np.ones(values.shape[1])
     )
+    machine.places = places
+    return places, machine
 
 
 def test_a_kernel_machine_counts_the_part_of_a_row_outside_of_the_span():
