@@ -3,6 +3,8 @@
 ::
 
     python benchmarks/accuracy.py --data elpv flowers/ signs/      # the tables of docs/best.md
+    python benchmarks/accuracy.py --data elpv flowers/ --depths last --heads logistic svm rbf mlp \
+        --groups logistic+svm+rbf+mlp logistic+rbf                 # what the ensemble of some heads alone is worth
     python benchmarks/accuracy.py --quick                          # drawn images, to see that it works
 
 Of each split of each set: features of all depths of the embedded network, from one pass; each head on each set of
@@ -16,9 +18,11 @@ training images (Nadeau and Bengio 2003, "Inference for the generalization error
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,7 +75,15 @@ class Split(NamedTuple):
     test_share: float
 
 
-def split_of(data: str, seed: int, features: FeatureConfig, heads: tuple[str, ...]) -> Split:
+class Compared(NamedTuple):
+    """What is trained: each of the heads on each of the depths, and ensembles of all, and of some, of the heads."""
+
+    heads: tuple[str, ...] = HEADS
+    depths: tuple[DepthSet, ...] = DEPTHS
+    groups: tuple[tuple[str, ...], ...] = ()
+
+
+def split_of(data: str, seed: int, features: FeatureConfig, compared: Compared) -> Split:
     """Train, fold, test and choose between all methods in one split of a set."""
     source = DataConfig(data, seeds=(seed,))
     extractor = build_extractor(features)
@@ -84,24 +96,36 @@ def split_of(data: str, seed: int, features: FeatureConfig, heads: tuple[str, ..
         problems = HeadProblems(experiment, HeadConfig())
         results = [
             run_head(experiment, problems, head, HeadConfig(head=(head,), depths=(depths,)), f"{head}-{depths}")
-            for head in heads
-            for depths in DEPTHS
+            for head in compared.heads
+            for depths in compared.depths
         ]
+        of_groups = {f"greedy of {'+'.join(group)}": _of_group(group, experiment, results) for group in compared.groups}
         run_ensemble(experiment, results, HeadConfig(ensemble="greedy"))
         SearchSummary(None, len(results), 0.0, {}, (), ()).save(Path(folder))  # by its rule: training is paid for
         results = [Result.load(path.parent) for path in sorted(directory.glob(f"*/{RESULT}"))]
         chosen = choose_result(results).chosen.name
-    metric = results[0].metric.name
     if any(result.cv is None for result in results):
         raise SystemExit(f"{data}: so many images are not folded by default, and choices are by folds: take fewer")
-    methods = {
-        result.name.replace("-", " "): Scored(
-            100 * result.cv["mean"], 100 * result.test[metric], result.seconds_by_stage["train"]
-        )
-        for result in results
-    }
+    methods = {result.name.replace("-", " "): _scored(result) for result in results} | of_groups
     tested, trained = len(manifest.indices("test")), len(manifest) - len(manifest.indices("test"))
     return Split(methods, chosen.replace("-", " "), tested / trained)
+
+
+def _scored(result: Result) -> Scored:
+    return Scored(100 * result.cv["mean"], 100 * result.test[result.metric.name], result.seconds_by_stage["train"])
+
+
+def _of_group(group: tuple[str, ...], experiment: Experiment, results: list[Result]) -> Scored:
+    """Return what the ensemble of some heads alone is worth, made in a folder that holds no others."""
+    members = [result for result in results if result.name.split("-")[0] in group]
+    with tempfile.TemporaryDirectory(prefix="cutonce-benchmark-") as folder:
+        directory = Path(folder) / experiment.directory.name
+        names = [member.name for member in members]
+        for path in experiment.directory.glob(f"*/{RESULT}"):
+            if Result.load(path.parent).name in names:
+                shutil.copytree(path.parent, directory / path.parent.name)
+        (ensemble,) = run_ensemble(replace(experiment, directory=directory), members, HeadConfig(ensemble="greedy"))
+    return _scored(ensemble)
 
 
 def draw(folder: Path) -> Path:
@@ -168,19 +192,25 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--splits", type=int, default=10, help="of each set (default: 10)")
     parser.add_argument("--first-split", type=int, default=100, help="its seed (default: 100)")
     parser.add_argument("--image-size", type=int, help="of all sets (default: the network's)")
+    parser.add_argument("--heads", nargs="+", default=HEADS, help=f"(default: {' '.join(HEADS)})")
+    parser.add_argument("--depths", nargs="+", default=DEPTHS, choices=DEPTHS, help="(default: all four)")
+    parser.add_argument("--groups", nargs="*", default=[], help="heads, as in logistic+rbf, to make an ensemble of")
     parser.add_argument("--quick", action="store_true", help="drawn images, two heads, one split")
     options = parser.parse_args(arguments)
     if not options.data and not options.quick:
         parser.error("name data sets with --data, or say --quick")
     size = 32 if options.quick else options.image_size
     features = FeatureConfig(cache=options.cache, taps="all", pool="avg,max,std", image_size=size)
-    heads, count = (("logistic", "ridge"), 1) if options.quick else (HEADS, options.splits)
+    count = 1 if options.quick else options.splits
+    heads = ("logistic", "ridge") if options.quick else tuple(options.heads)
+    groups = tuple(tuple(group.split("+")) for group in options.groups)
+    compared = Compared(heads, tuple(options.depths), groups)
     rows, choices = [], []
     folder = tempfile.TemporaryDirectory(prefix="cutonce-benchmark-")
     for data in [str(draw(Path(folder.name) / "drawn"))] if options.quick else options.data:
         splits = []
         for seed in range(options.first_split, options.first_split + count):
-            splits.append(split_of(data, seed, features, heads))
+            splits.append(split_of(data, seed, features, compared))
             print(Path(data).name, seed, splits[-1], file=sys.stderr, flush=True)
         name = Path(data).name
         rows += lines_of(name, splits)

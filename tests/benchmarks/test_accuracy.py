@@ -7,9 +7,13 @@ from benchmarks.accuracy import BASELINE, DEPTHS, Scored, Split, difference, los
 
 
 def test_each_head_on_each_depths_and_the_ensemble_are_scored_and_one_is_chosen(tmp_path, capsys):
-    main(["--quick", "--cache", str(tmp_path / "cache")])
-    lines = capsys.readouterr().out.splitlines()
-    methods = [re.split(r"\s{2,}", line)[1] for line in lines if line.startswith("drawn")]
+    main(["--quick", "--cache", str(tmp_path / "cache"), "--groups", "logistic", "logistic+ridge"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("drawn")]
+    scores = {method: cv_and_test for _, method, *cv_and_test in (re.split(r"\s{2,}", line)[:4] for line in lines)}
+    methods = list(scores)
+    # the ensemble of all heads is what it is in a folder of its own
+    assert scores["greedy of logistic+ridge"] == scores["greedy"]
+    assert "greedy of logistic" in scores
     expected = {f"{head} {depths}" for head in ("logistic", "ridge") for depths in DEPTHS}
     assert expected | {"greedy", "what is chosen"} <= set(methods)
 
