@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cache.errors import CacheInputError, NonFiniteRowsError, listed
 from cache.finite import finite_rows
 from cache.formats import require_writable
+from cache.kept import keep
 from cache.quantized import QUANTIZED, quantize, stored_shape
 from cache.row_index import check_view, pack_key_list
 from cache.shard import Compression, RowBatch, encode_shard, feature_type
@@ -189,9 +190,12 @@ class ShardWriter:
         pieces, seconds = self._pieces, self._seconds
         self._handed_over += sum(len(piece.keys) for piece in pieces)
         self._pieces, self._seconds = [], 0.0
-        self._writing = self._thread.submit(
-            lambda: self._publish(encode_shard(self._spec, pieces, seconds, self._compression))
-        )
+        self._writing = self._thread.submit(self._write, pieces, seconds)
+
+    def _write(self, pieces: list[RowBatch], seconds: float) -> None:
+        rows = sum(len(piece.keys) for piece in pieces)  # which encoding empties
+        self._publish(encode_shard(self._spec, pieces, seconds, self._compression))
+        keep("row of features", rows)
 
     def _wait(self) -> None:
         """Wait until no shard is being written; rows of one that could not be written are lost, and that is told."""

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 from cyclopts import App, ArgumentCollection, Parameter, Token
 
 from cache.errors import CutonceError, UsageError
+from cache.kept import forget_kept, kept_words
 from pipeline.cli import COMMANDS, command_function
 from pipeline.cli.arguments import error_panel, refuse_old_names, with_lists
 from pipeline.cli.cache import app as cache_app
@@ -129,6 +130,13 @@ def _leave_objects_to_the_end() -> None:
         gc.freeze()
 
 
+def _left_behind() -> str:
+    """Say what a command that was stopped has put on disk, of what it finished itself."""
+    if words := kept_words():
+        return f". {words} are kept; the same command goes on from there."
+    return " before anything was finished: the same command begins where this one did."
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 wrong usage."""
     # a million objects of the libraries live as long as the process: looking through them for garbage again and again
@@ -145,6 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # a terminal of ASCII, as LC_ALL=C makes one, shows what it lacks in escaped form
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    forget_kept()
     try:
         given = sys.argv[1:] if arguments is None else list(arguments)
         with messages_printed(), progress_bars(sys.stderr.isatty(), lines=True), command_named(given):
@@ -153,9 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {printable(as_flags(str(error)))}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt:
-        print(  # noqa: T201
-            "\nstopped. What is finished is kept; the same command goes on from there.", file=sys.stderr
-        )
+        print(f"\nstopped{_left_behind()}", file=sys.stderr)  # noqa: T201
         return 1
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cache.atomic_write import write_atomically
 from cache.errors import CutonceError, DataError, listed
+from cache.kept import keep_file
 from pipeline import run_layout
 from pipeline.evaluation.method_table import as_frame, as_html, result_row
 from pipeline.evaluation.methods import get_method, is_method
@@ -163,6 +164,7 @@ class Result:
         write_arrays(directory / run_layout.OUT_OF_FOLD, None if out_of_fold is None else out_of_fold.arrays())
         write_arrays(directory / run_layout.PREDICTIONS, predictions.arrays())
         write_atomically(directory / run_layout.RESULT, json_text(self.to_json()).encode())
+        keep_file("result", directory / run_layout.RESULT)
 
     @property
     def marginal_seconds(self) -> float:

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache import key_of_bytes
+from cache.kept import drop_file
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import Result, evaluate_test
 from pipeline.experiment.experiment import Experiment
@@ -190,6 +191,7 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
             # of maps no vector says whether an image is unlike others
             unlike=None if experiment.task.reads == "image" else detector_of_network(experiment, tuned.upper),
         )
+        drop_file("checkpoint", method_dir / CHECKPOINT)
         for leftover in (CHECKPOINT, FOUND):
             (method_dir / leftover).unlink(missing_ok=True)
         return result

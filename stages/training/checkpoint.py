@@ -12,6 +12,7 @@ import torch
 
 from cache.atomic_write import atomic_path, remove_stale_temporaries
 from cache.errors import CutonceError, UsageError
+from cache.kept import keep_file
 from stages.config.version_1 import OPTION_NAMES
 
 Value = str | int | float | bool | None
@@ -66,6 +67,7 @@ class CheckpointFile:
                 "go on from the last one"
             ) from error
         self._saved_at = time.monotonic()
+        keep_file("checkpoint", self.path)
 
     def load(self) -> dict[str, Any] | None:
         """Return the state of the file, its tensors on the CPU, or None where there is no file.

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.cli.app import _leave_objects_to_the_end
+from pipeline.cli.app import _leave_objects_to_the_end, main
+from pipeline.experiment import run_setup
 
 ROOT = Path(__file__).parent.parent.parent.parent
 
@@ -25,6 +26,32 @@ def test_what_triton_leaves_is_freed_before_the_end_or_it_would_say_that_it_leak
         monkeypatch.delitem(sys.modules, "triton")
     _leave_objects_to_the_end()
     assert bool(frozen) != loaded
+
+
+def test_a_command_that_is_stopped_before_anything_is_finished_does_not_say_that_it_goes_on(
+    tmp_path, monkeypatch, capsys
+):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    for number in range(3):
+        Image.fromarray(np.full((32, 32, 3), number, np.uint8)).save(tmp_path / f"{number}.png")
+    rows = [f"{number}.png,{label}" for number, label in enumerate("aba")]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label", *rows]))
+    command = ["extract", "--data", str(tmp_path / "table.csv"), "--backbone", "timm:resnet10t", "--weights", "none"]
+    command += ["--image-size", "32", "--cache", str(tmp_path / "cache")]
+    with monkeypatch.context() as patched:
+        patched.setattr(run_setup, "extract_features", stopped)
+        assert main(command) == 1
+    begins = "stopped before anything was finished: the same command begins where this one did.\n"
+    assert capsys.readouterr().err.endswith(begins)
+    extract_features = run_setup.extract_features
+    monkeypatch.setattr(run_setup, "extract_features", lambda *given: stopped(extract_features(*given)))
+    assert main(command) == 1
+    kept = "stopped. 3 rows of features are kept; the same command goes on from there.\n"
+    assert capsys.readouterr().err.endswith(kept)
+    assert main(command) == 1  # all of it was there
+    assert capsys.readouterr().err.endswith(begins)
 
 
 def test_a_command_runs_whatever_backend_a_notebook_exports_and_whatever_a_terminal_can_show(tmp_path):
