@@ -9,6 +9,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+MANY = 12
+"""Names that a message lists where one of them is likely to be meant; of more it says where they are listed."""
+
 
 class CutonceError(Exception):
     """Something failed that the user can do something about (exit code 1)."""
@@ -84,6 +87,29 @@ def nearest(name: str, known: Iterable[str], *, limit: int = 3) -> list[str]:
 def did_you_mean(names: Sequence[str]) -> str:
     """Return ``" Did you mean 'a' or 'b'?"``, or an empty string where there are no names."""
     return f" Did you mean {' or '.join(map(repr, names))}?" if names else ""
+
+
+def alternatives(name: str, known: Iterable[str], *, listed_by: str = "", otherwise: str = "") -> str:
+    """Return what there is in place of a name that there is not: the nearest first, then all.
+
+    ``" Did you mean 'a' or 'b'? There are a, b and c."``, from the space on.
+
+    Parameters
+    ----------
+    name
+        As it was given.
+    known
+        The names that there are.
+    listed_by
+        What lists all of them, ``the help of `head` ``: named in their place where they are many and one is near.
+    otherwise
+        What else may be given, as the end of the list.
+    """
+    names = list(dict.fromkeys(known))
+    near = suggestion(name, names)
+    if near and listed_by and len(names) > MANY:
+        return f"{near} {listed_by} lists all {len(names)}{otherwise}."
+    return f"{near} There {'is' if len(names) == 1 else 'are'} {', '.join(names) or 'none'}{otherwise}."
 
 
 def suggestion(name: str, known: Iterable[str], *, limit: int = 3) -> str:

@@ -23,7 +23,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from cache.errors import UsageError, suggestion
+from cache.errors import UsageError, alternatives
 
 _DECORATED = re.compile(
     r'^(?P<decorators>@.*?)^(?:def|class) .*?:\n(?: +"""(?P<docstring>.*?)(?:"""|\n))?', re.MULTILINE | re.DOTALL
@@ -201,14 +201,13 @@ class Registry(Generic[RegistrationT, ThingT]):
         Raises
         ------
         UsageError
-            With all names, and the nearest.
+            With the nearest name and all of them, or what lists them.
         """
         names = self.names()
         if name not in names:
-            raise UsageError(
-                f"`{self.option}` {name}: there is no such {self.kind}; there are {', '.join(names)}{otherwise}."
-                f"{suggestion(name, names)}"
-            )
+            listed_by = f"The help of `{self.option}`"
+            there_are = alternatives(name, names, listed_by=listed_by, otherwise=otherwise)
+            raise UsageError(f"`{self.option}` {name}: there is no such {self.kind}.{there_are}")
 
     def find(self, name: str, otherwise: str = "") -> RegistrationT:
         """Return what is said of a thing; of a plug-in, and of that alone, the module is imported.

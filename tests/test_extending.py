@@ -76,9 +76,9 @@ def test_examples_work_as_they_stand(title, printed, tmp_path):
 
 
 KINDS = {
-    "A task": ("task_from_json({'name': 'fiar'})", "there is no task 'fiar'; .*Did you mean 'fair'"),
-    "A pooling": ("FeatureConfig(pool='gme')", "`pool` gme: .*there are avg, .*, gem. Did you mean 'gem'"),
-    "A transform of `--augment`": ("FeatureConfig(augment='negativ')", "`augment` negativ: .*, negative, and "),
+    "A task": ("task_from_json({'name': 'fiar'})", "there is no task 'fiar'. Did you mean 'fair'"),
+    "A pooling": ("FeatureConfig(pool='gme')", "`pool` gme: .*Did you mean 'gem'. There are avg, .*, gem"),
+    "A transform of `--augment`": ("FeatureConfig(augment='negativ')", "`augment` negativ: .*Did you mean 'negative'"),
     "A schedule": ("FinetuneConfig(schedule='liner')", "`schedule` liner: .*Did you mean 'linear'"),
     "A cache format": ("FeatureConfig(compression='lzff')", "`compression` lzff: .*Did you mean 'lzf'"),
     "An engine": ("FeatureConfig(engine='loging')", "`engine` loging: .*Did you mean 'logging'"),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cache.atomic_write import atomic_path
-from cache.errors import DataError, UsageError, listed, suggestion
+from cache.errors import DataError, UsageError, alternatives, listed
 from pipeline.evaluation.comparison import choose_result
 from pipeline.evaluation.decision import Decision, decide
 from pipeline.evaluation.results import Result, distinct_names, read_json
@@ -92,7 +92,7 @@ def choose_model(run: Path, method: str | None, seed: int | None) -> ModelChoice
     models = [model for model in models if seed_of(model.parent) == (seeds[0] if seed is None else seed)]
     names = [model.name for model in models]
     if method is not None and method not in names:
-        raise UsageError(f"`method` {method}: {run} has {', '.join(names)}.{suggestion(method, names)}")
+        raise UsageError(f"`method` {method}: {run} has no such method.{alternatives(method, names)}")
     if method is not None:
         return ModelChoice(models[names.index(method)], "as `method` says")
     chosen = _chosen_on_page(run)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from cache.errors import DataError, UsageError, suggestion
+from cache.errors import DataError, UsageError, alternatives
 from pipeline.experiment.classify_images import ModelChoice, choose_model
 from pipeline.export.equality import BOUND, Equality, compare_with_run, difference_as_trained, samples_of_run
 from pipeline.export.hub_card import card_path, write_card
@@ -123,9 +123,7 @@ def _path_of(out: Path, format_name: str | None) -> Path:
             raise UsageError(f"`out` {out} has no ending that says what it is: say `format` {', '.join(endings)}")
         return out
     if format_name not in endings:
-        raise UsageError(
-            f"`format` {format_name!r} is not one of {', '.join(endings)}.{suggestion(format_name, endings)}"
-        )
+        raise UsageError(f"`format` {format_name}: there is no such format.{alternatives(format_name, endings)}")
     ending = endings[format_name]
     if out.suffix.lower() in endings.values() and out.suffix.lower() != ending:
         raise UsageError(f"`format` {format_name} writes files that end with {ending}, and `out` is {out}")

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from cache.errors import UsageError, suggestion
+from cache.errors import UsageError, alternatives
 from cache.registry import Registration, Registry
 from stages.config.version_1 import AUGMENT_NAMES
 
@@ -109,8 +109,8 @@ def _step(written: str, augment: str) -> AugmentOp:
         raise UsageError(f"`augment` {augment}: {name!r} is called {AUGMENT_NAMES[name]} now")
     if name not in OPS.names():
         raise UsageError(
-            f"`augment` {augment}: there is no transform {name!r}; there are {', '.join(OPS.names())}, and the presets "
-            f"{', '.join(PRESETS)}.{suggestion(name, (*OPS.names(), *PRESETS))}"
+            f"`augment` {augment}: there is no transform {name!r}."
+            f"{alternatives(name, (*PRESETS, *OPS.names()), listed_by='The help of `augment`')}"
         )
     takes = OPS.find(name).magnitude
     if takes is None:

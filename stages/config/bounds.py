@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from cache.errors import UsageError, suggestion
+from cache.errors import UsageError, alternatives
 
 _CHOICES: dict[type, list[tuple[str, tuple[str, ...]]]] = {}
 """What `_choices` returns, by type: looking it up takes milliseconds."""
@@ -53,9 +53,7 @@ def require_choices(options: object) -> None:
         value = getattr(options, name)
         for word in value if isinstance(value, tuple) else (value,):
             if word is not None and word not in choices:
-                raise UsageError(
-                    f"`{name}` {word!r} must be one of {', '.join(choices)}.{suggestion(str(word), choices)}"
-                )
+                raise UsageError(f"`{name}` {word!r} is not one that there is.{alternatives(str(word), choices)}")
 
 
 def _choices(options: type) -> list[tuple[str, tuple[str, ...]]]:

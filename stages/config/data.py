@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from cache.errors import UsageError, suggestion
+from cache.errors import UsageError, alternatives, suggestion
 from stages.config.bounds import is_share, require, require_at_least, require_choices
 from stages.config.goals import goal_of
 from stages.config.lists import take_lists
@@ -161,10 +161,8 @@ class DataConfig:
         if self.task != AUTO:
             object.__setattr__(self, "task", self.task.replace("-", "_"))
             if self.task not in (known := TARGETS.names()):
-                raise UsageError(
-                    f"`task` {self.task}: there is no such task; there are {', '.join(known)}, or {AUTO}."
-                    f"{suggestion(self.task, known)}"
-                )
+                there_are = alternatives(self.task, known, otherwise=f", or {AUTO}")
+                raise UsageError(f"`task` {self.task}: there is no such task.{there_are}")
         if self.test is not None and self.test not in (NESTED, EACH_GROUP):
             _require_group(self.test)
         if self.group_column is not None and self.group_by != AUTO:

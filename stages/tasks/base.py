@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.errors import DataError, UsageError, suggestion
+from cache.errors import DataError, UsageError, alternatives
 from cache.registry import Registration, Registry
 
 Statistics = NDArray[Any]
@@ -422,10 +422,7 @@ def find_metric(task: Task, name: str | None = None) -> Metric:
     """
     wanted = (name or task.primary).replace("-", "_")
     if wanted not in task.metrics:
-        raise UsageError(
-            f"there is no metric {name!r} for the task {task.name}; it has {', '.join(task.metrics)}."
-            f"{suggestion(wanted, task.metrics)}"
-        )
+        raise UsageError(f"there is no metric {name!r} for the task {task.name}.{alternatives(wanted, task.metrics)}")
     return task.metrics[wanted]
 
 
@@ -539,5 +536,5 @@ def task_from_json(content: Mapping[str, Any]) -> Task:
     given_name = str(content.get("name", ""))
     name = given_name.replace("-", "_")
     if name not in (known := TASKS.names()):
-        raise UsageError(f"there is no task {given_name!r}; there is {', '.join(known)}.{suggestion(name, known)}")
+        raise UsageError(f"there is no task {given_name!r}.{alternatives(name, known)}")
     return TASKS.get(name).from_json(content)

@@ -8,6 +8,7 @@ from cache.errors import (
     DataError,
     UsageError,
     WeightsError,
+    alternatives,
     listed,
 )
 
@@ -35,3 +36,20 @@ def test_what_other_arguments_would_help_against_is_a_value_error(error):
 def test_a_damaged_cache_is_no_value_error():
     assert not issubclass(CacheError, ValueError)
     assert not issubclass(BrokenShardError, ValueError)
+
+
+LETTERS = [letter * 4 for letter in "abcdefghijklmno"]
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "said"),
+    [
+        ("lat", ["late", "soon"], " Did you mean 'late'? There are late, soon, or never."),
+        ("x", ["late"], " There is late, or never."),
+        ("x", [], " There are none, or never."),
+        ("aaab", LETTERS, " Did you mean 'aaaa'? The help lists all 15, or never."),
+        ("xyz", LETTERS, f" There are {', '.join(LETTERS)}, or never."),
+    ],
+)
+def test_what_is_near_comes_before_what_there_is_which_is_left_out_where_it_is_long(name, known, said):
+    assert alternatives(name, known, listed_by="The help", otherwise=", or never") == said

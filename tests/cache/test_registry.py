@@ -119,7 +119,9 @@ def test_an_entry_point_that_promises_a_name_has_to_register_it(shapes):
 
 def test_an_unknown_name_is_refused_with_all_there_are_and_the_nearest(shapes):
     install_plug_in(shapes, "square-shapes", "cutonce.shapes", "square", SQUARE.format(name="square"))
-    with pytest.raises(UsageError, match=r"`shape` circel: .*no such shape; there are circle, square\. .*'circle'"):
+    with pytest.raises(
+        UsageError, match=r"`shape` circel: .*no such shape\. Did you mean 'circle'\? There are circle, square\."
+    ):
         registry().get("circel")
 
 

@@ -212,7 +212,7 @@ def test_a_cache_is_rewritten_as_what_packed_it(cache):
 @pytest.mark.parametrize(
     ("compression", "message"),
     [
-        ("gzp", "`compression` gzp: there is no such cache format; there are none, gzip.* Did you mean 'gzip'"),
+        ("gzp", "`compression` gzp: there is no such cache format. Did you mean 'gzip'. There are none, gzip"),
         ("hdf5-filters", "`compression` hdf5-filters is only read, never written; choose from none, gzip"),
     ],
 )

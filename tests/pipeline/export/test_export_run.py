@@ -40,7 +40,7 @@ def test_files_that_are_there_stay_unless_they_may_be_replaced(run, exported, tm
 def test_formats_are_named_and_do_not_contradict_the_file(run, tmp_path):
     for wrong, said in (
         ({"out": tmp_path / "a"}, "has no ending that says what it is: say `format` safetensors, onnx, torch-export"),
-        ({"out": tmp_path / "a", "format_name": "onx"}, r"`format` 'onx' is not one of .*Did you mean 'onnx'"),
+        ({"out": tmp_path / "a", "format_name": "onx"}, r"`format` onx: there is no such format. Did you mean 'onnx'"),
         ({"out": tmp_path / "a.pt2", "format_name": "onnx"}, r"writes files that end with \.onnx, and `out` is"),
     ):
         with pytest.raises(UsageError, match=said):

@@ -179,7 +179,7 @@ def test_the_head_of_a_run_is_loaded_as_a_classifier():
     ("parameters", "message"),
     [
         ({"head": "logistics"}, "Did you mean 'logistic'"),
-        ({"class_weights": "even"}, "`class_weights` 'even' must be one of none, balanced."),
+        ({"class_weights": "even"}, "`class_weights` 'even' is not one that there is. There are none, balanced."),
         ({"validation_fraction": 1.5}, r"validation_fraction has to lie between 0 and 1, not be 1.5"),
         ({"c_values": ()}, "at least one value"),
         ({"cv": 40}, "40"),

@@ -303,11 +303,14 @@ def test_what_is_no_sequence_of_images_is_refused_in_words(given, message):
         ({"device": "gpu"}, "gpu"),
         ({"on_unreadable": "skip"}, "on_unreadable has to be 'raise' or 'nan', not 'skip'"),
         ({"batch_size": 0}, "`batch_size` 0 must be at least 1"),
-        ({"dtype": "float64"}, "^`dtype` 'float64' must be one of float16, float32, uint8. Did you mean 'float"),
-        ({"precision": "fp64"}, "`precision` 'fp64' must be one of fp32, bf16, fp16, auto"),
+        (
+            {"dtype": "float64"},
+            "^`dtype` 'float64' is not one that there is. Did you mean 'float.* There are float16, float32, uint8",
+        ),
+        ({"precision": "fp64"}, "`precision` 'fp64' is not one that there is.* There are fp32, bf16, fp16, auto"),
         (
             {"pool": "mean"},
-            "`pool` mean: there is no such pooling; there are avg, max, std, avgmax, cls, clsavg, grid2, grid4, none",
+            "`pool` mean: there is no such pooling. There are avg, max, std, avgmax, cls, clsavg, grid2, grid4, none",
         ),
         ({"weights": "nowhere.pth"}, "`weights`: there is no file nowhere.pth"),
     ],

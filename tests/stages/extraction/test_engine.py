@@ -197,6 +197,7 @@ def test_an_engine_that_does_not_suit_is_refused():
     with pytest.raises(UsageError, match="`engine` cores computes on cpu, and the `device` is cuda; use `engine` auto"):
         get_engine("cores", torch.device("cuda"))
     with pytest.raises(
-        UsageError, match=r"`engine` core: .*no such engine; there are cores, accelerator, and auto\. Did"
+        UsageError,
+        match=r"`engine` core: .*no such engine\. Did you mean .cores.\? There are cores, accelerator, and auto\.",
     ):
         FeatureConfig(engine="core")

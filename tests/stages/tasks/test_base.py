@@ -44,7 +44,7 @@ def test_the_registry_finds_a_task_without_anybody_importing_it():
 
 
 def test_an_unknown_task_is_refused_with_the_nearest_one():
-    with pytest.raises(UsageError, match=r"no task 'single-lable'; there is .*Did you mean 'single_label'\?"):
+    with pytest.raises(UsageError, match=r"no task 'single-lable'\. Did you mean 'single_label'\?"):
         task_from_json({"name": "single-lable"})
     with pytest.raises(UsageError, match="no task ''"):
         task_from_json({})
@@ -117,7 +117,7 @@ def test_what_predictions_and_training_samples_set_leaves_the_metric_as_it_is():
 
 
 def test_a_metric_that_a_task_does_not_have_or_that_says_not_how_good_predictions_are_is_refused():
-    with pytest.raises(UsageError, match=r"no metric 'r2' for the task single_label; it has accuracy, .*log_loss"):
+    with pytest.raises(UsageError, match=r"no metric 'r2' for the task single_label. There are accuracy, .*log_loss"):
         TASK.with_primary("r2")
     with pytest.raises(UsageError, match=r"`metric` interval_coverage does not say how good.*: r2, mae, rmse"):
         Regression().with_primary("interval_coverage")

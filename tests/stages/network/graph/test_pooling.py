@@ -78,7 +78,7 @@ def test_class_token_where_there_is_none_is_refused_with_what_fits(at):
         Pool("cls", at)
     with pytest.raises(UsageError, match=r"`pool` clsavg: .* has no class token"):
         Pool("clsavg", at)
-    with pytest.raises(UsageError, match="`pool` mean: there is no such pooling; there are avg, max"):
+    with pytest.raises(UsageError, match=r"`pool` mean: there is no such pooling\. There are avg, max"):
         Pool("mean", at)
 
 

@@ -164,7 +164,9 @@ def test_stored_rows_must_be_vectors_too():
 
 
 def test_unknown_heads_and_rows_are_refused():
-    with pytest.raises(UsageError, match=r"`head` concatt: there is no such head.*package.module:Class.*'concat'"):
+    with pytest.raises(
+        UsageError, match=r"`head` concatt: there is no such head\. Did you mean 'concat'.*package.module:Class"
+    ):
         build_head("concatt", (6,), 3)
     for name in MAP_HEADS:
         with pytest.raises(UsageError, match=rf"`head` {name} .*not rows of shape"):
