@@ -4,18 +4,70 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+UNKNOWN_WIDTH = 120
+"""Columns of text where nobody says how wide the terminal is: a file, a pipe."""
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Return an aligned text table; the first `left` columns are flush left, the others flush right."""
+_BETWEEN = 2
+"""Spaces between the columns of a table."""
+
+
+def terminal_width() -> int:
+    """Return how many columns of text the terminal shows; COLUMNS of the environment says otherwise."""
+    return shutil.get_terminal_size((UNKNOWN_WIDTH, 24)).columns
+
+
+def wrapped(text: str, width: int, bullet: str = "") -> str:
+    """Return words on lines of at most `width` columns, the later ones indented as far as `bullet` is wide.
+
+    A number stays with its ``%``.
+    """
+    together = text.replace(" %", "\N{NO-BREAK SPACE}%")
+    lines = textwrap.wrap(
+        together,
+        max(width, 40),
+        initial_indent=bullet,
+        subsequent_indent=" " * len(bullet),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines).replace("\N{NO-BREAK SPACE}%", " %")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, width: int | None = None) -> str:
+    """Return an aligned text table; the first `left` columns are flush left, the others flush right.
+
+    Columns beyond `width` stand in further tables below it, each of which begins with the first column again.
+    """
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    parts: list[list[int]] = [[0]]
+    for column in range(1, len(header)):
+        if width is not None and len(parts[-1]) > 1:
+            taken = sum(widths[shown] + _BETWEEN for shown in parts[-1])
+            if taken + widths[column] > width:
+                parts.append([0])
+        parts[-1].append(column)
+    return "\n\n".join(
+        _aligned([[row[column] for column in part] for row in (header, *rows)], sum(column < left for column in part))
+        for part in parts
+    )
+
+
+def _aligned(rows: Sequence[Sequence[str]], left: int) -> str:
+    """Return rows, the first of them the header, in columns."""
+    header, *rows = rows
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     lines = [
-        "  ".join(
+        (" " * _BETWEEN)
+        .join(
             cell.ljust(width) if column < left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
+        )
+        .rstrip()
         for row in (header, ["-" * width for width in widths], *rows)
     ]
     return "\n".join(lines)

@@ -25,7 +25,7 @@ from pipeline.cli import COMMANDS, command_function
 from pipeline.cli.arguments import error_panel, refuse_old_names, with_lists
 from pipeline.cli.cache import app as cache_app
 from pipeline.cli.help import EPILOGUE, HELP_ALL, all_options_shown
-from pipeline.cli.output import messages_printed
+from pipeline.cli.output import messages_printed, say_begun
 from pipeline.options.flags_in_text import as_flags
 from pipeline.options.toml_file import OPTION_GROUPS, check_configuration, read_configuration
 from stages.config.lists import join_items, joined_options, list_options, split_items
@@ -85,7 +85,11 @@ def _launch(
     try:
         with json_log(log_json):
             # a hyphen alone is standard input and no option, which as a path it is told from
-            return app(with_lists(["./-" if token == "-" else token for token in tokens]))
+            given = with_lists(["./-" if token == "-" else token for token in tokens])
+            command, bound, _ = app.parse_args(given)
+            if given[:1] and given[0] in COMMANDS and command is command_function(given[0]):
+                say_begun(given[0], bound.arguments)
+            return command(*bound.args, **bound.kwargs)
     finally:
         app.config = ()  # the file is this command's alone, and not that of a next one in the same process
 

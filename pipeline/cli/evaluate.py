@@ -51,7 +51,7 @@ def evaluate(
         Labelled images: what --data of run takes. How samples and targets are read is as in the run, where no option
         says otherwise.
     method
-        The folder name of one trained method, such as linear-logistic (default: every one).
+        One trained method by a name that the page has for it: linear-svm, svm or SVM (default: every one).
     seed
         The seed whose models are tested (default: every one).
     seen

@@ -42,7 +42,8 @@ def export(
     out
         The file. The model card gets its name and .md.
     method
-        The folder name of a trained method, such as linear-logistic (default: what the page of the run says to take).
+        A trained method by a name that the page has for it: linear-svm, svm or SVM (default: what the page of the run
+        says to take).
     seed
         The seed whose model is taken (default: the first of the run).
     """

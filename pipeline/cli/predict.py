@@ -54,7 +54,7 @@ def predict(
     out
         CSV file for the predictions (default: printed).
     method
-        The folder name of a trained method, such as linear-logistic (default: what the page of the
+        A trained method by a name that the page has for it: linear-svm, svm or SVM (default: what the page of the
         run says to take).
     seed
         The seed whose model is used (default: the first of the run).

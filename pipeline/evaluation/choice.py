@@ -290,7 +290,7 @@ def _ranking_words(ranking: _Ranking, ranked: Sequence[MethodSummary], count: in
     repeats = f", {cv.repeats} times over" if cv.repeats > 1 else ""
     return [
         f"Heads are ranked by {metric.label} on train and validation out of {cv.folds} folds{repeats}, the same for "
-        f"all, {never_by}: {order}."
+        f"all, {never_by}. They reach {order}."
     ]
 
 
@@ -317,7 +317,7 @@ def _tie_words(
         if best is ranking.rows[ranking.best]
         else f"{best.label}, which is {cheaper}, is taken"
     )
-    return [f"Within one standard error of the paired difference from the best are {others}: {taken}."]
+    return [f"Within one standard error of the paired difference from the best are {others}. {capitalized(taken)}."]
 
 
 def _search_words(ranking: _Ranking, tied: Sequence[MethodSummary], found: _Found) -> list[str]:
@@ -327,12 +327,12 @@ def _search_words(ranking: _Ranking, tied: Sequence[MethodSummary], found: _Foun
         expected = format_score(found.expected, as_percent=metric.as_percent)
         singles = sum(not row.of_others for row in ranking.rows)
         luck = (
-            f"That {found.single.label} is the best of {singles} heads is in part luck: chosen by a part of the "
+            f"That {found.single.label} is the best of {singles} heads is in part luck. Chosen by a part of the "
             f"{found.single.unit}s and scored on the rest, the best comes to {expected}"
         )
         if found.ensemble is not None:
             luck += (
-                f"; {found.ensemble.label}, weighed within the folds, "
+                f". {capitalized(found.ensemble.label)}, weighed within the folds, "
                 f"{'has no less, and is taken' if found.row is found.ensemble else 'has less'}"
             )
         words.append(f"{luck}.")
@@ -340,8 +340,8 @@ def _search_words(ranking: _Ranking, tied: Sequence[MethodSummary], found: _Foun
         taken = f"{found.row.label}, the best, is taken" if found.row is best else f"{found.row.label} is taken"
         others = listed([row.label for row in tied])
         words.append(
-            f"Within one standard error of the paired difference from the best are {others}: {taken}. What a "
-            "prediction may cost says `max_predict_ms`."
+            f"Within one standard error of the paired difference from the best are {others}. {capitalized(taken)}. "
+            "What a prediction may cost says `max_predict_ms`."
         )
     return words
 

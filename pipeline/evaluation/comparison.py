@@ -19,7 +19,7 @@ from cache.errors import DataError, listed
 from pipeline.evaluation.break_even import BreakEven, break_even
 from pipeline.evaluation.choice import Choice, choose
 from pipeline.evaluation.choice_in_folds import ChoiceInFolds, choice_in_folds
-from pipeline.evaluation.method_summary import STAGES, TEST_TIME, MethodSummary, PairedTest, paired_tests
+from pipeline.evaluation.method_summary import TEST_TIME, MethodSummary, PairedTest, paired_tests
 from pipeline.evaluation.method_table import as_frame, as_html, method_rows
 from pipeline.evaluation.methods import get_method
 from pipeline.evaluation.results import (
@@ -31,7 +31,7 @@ from pipeline.evaluation.results import (
     run_of,
 )
 from pipeline.evaluation.verdict import Verdict, describe_test_images, further_pairs, give_verdict
-from pipeline.text import byte_count, capitalized, format_count, format_range, format_score, table
+from pipeline.text import capitalized
 from stages.tasks.base import Metric, Task, find_metric
 
 
@@ -255,48 +255,6 @@ def choose_result(results: Sequence[Result]) -> Choice:
     )
 
 
-def format_table(comparison: Comparison) -> str:
-    """Return the comparison as an aligned text table, with what the numbers are below it."""
-    several, folded = len(comparison.seeds) > 1, any(row.cv is not None for row in comparison.rows)
-    metric, shown = comparison.metric, comparison.shown_metrics
-    header = [
-        "method",
-        *["out of fold"] * folded,
-        metric.label,
-        "95 % interval",
-        *["over seeds"] * several,
-        *(shown_metric.label for shown_metric in shown),
-    ]
-    header += ["seconds", *STAGES, "marginal", "ms/image", "model", "peak memory", "trained", "forwards"]
-    lines = []
-    for row in comparison.rows:
-        line = [row.label]
-        if folded:
-            line += ["-" if row.cv is None else format_score(row.cv.mean, as_percent=metric.as_percent)]
-        line += [format_score(row.score, as_percent=metric.as_percent)]
-        line += [format_range(row.ci95, as_percent=metric.as_percent)]
-        line += [format_range(row.score_range, as_percent=metric.as_percent)] * several
-        line += [
-            format_score(row.mean_score(shown_metric.name), as_percent=shown_metric.as_percent)
-            for shown_metric in shown
-        ]
-        line += [f"{seconds:,.1f}" for seconds in (row.seconds, *row.seconds_by_stage.values())]
-        line += [f"{row.marginal_seconds:,.1f}", f"{1000 * row.prediction_seconds:,.1f}"]
-        line += ["-" if row.model_bytes is None else byte_count(row.model_bytes)]
-        line += [byte_count(row.peak_memory_bytes), format_count(row.trainable_parameters)]
-        line += [f"{row.extraction_forwards:,.0f} + {row.backbone_forwards:,.0f}"]
-        lines.append(line)
-    below = [
-        f"{capitalized(metric.label)} on {comparison.test_images}. {interval_words(comparison)}",
-        *["out of fold: what ranks heads, of training and validation images; nothing is chosen by the test."] * folded,
-        "marginal: train + evaluate, when the features are there; ms/image: from its bytes to its prediction.",
-        "forwards: images through the backbone to fill the cache + in the method's own work.",
-        *renderings_words(comparison),
-        *([comparison.choice_in_folds.words] if comparison.choice_in_folds is not None else []),
-    ]
-    return "\n".join([table(header, lines), "", *below])
-
-
 def interval_words(comparison: Comparison) -> str:
     """Say what the intervals are made from."""
     methods = listed(list(dict.fromkeys(row.interval.method for row in comparison.rows)), separator="; ")
@@ -398,10 +356,11 @@ def _labels(results: Sequence[Result]) -> list[str]:
     """Return what the methods of these results are called; the run is part of it where there are several."""
     runs = {run_of(result) for result in results}
     names = {run: run.name if len({run.name for run in runs}) == len(runs) else str(run) for run in runs}
-    return [_method_words(result) + (f" ({names[run_of(result)]})" if len(runs) > 1 else "") for result in results]
+    return [method_words(result) + (f" ({names[run_of(result)]})" if len(runs) > 1 else "") for result in results]
 
 
-def _method_words(result: Result) -> str:
+def method_words(result: Result) -> str:
+    """Return what the method of a result is called in tables and sentences: ``RBF SVM``."""
     label = get_method(result.method).label(result.name)
     if result.settings.get("reinitialised"):
         label += ", re-initialised"

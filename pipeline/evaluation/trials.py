@@ -14,8 +14,10 @@ from typing import Any, Literal
 
 from cache.atomic_write import write_atomically
 from cache.errors import DataError
+from pipeline.evaluation.methods import get_method, is_method
 from pipeline.evaluation.results import json_text, read_json, to_json_value
-from pipeline.run_layout import BEST, TRIALS
+from pipeline.run_layout import BEST, CONFIGURATION, TRIALS
+from stages.config.head_registry import head_label
 
 State = Literal["finished", "failed", "interrupted"]
 
@@ -64,6 +66,12 @@ class TrialRecord:
     reason: str = ""
     details: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def label(self) -> str:
+        """What tables call its method."""
+        method = (self.folder or "").partition("-")[0]
+        return get_method(method).label(self.name) if is_method(method) else head_label(self.name)
+
 
 def read_trials(run: Path) -> list[TrialRecord]:
     """Return the trials of a run, in their order; none of a run that was not searched.
@@ -85,6 +93,12 @@ def read_trials(run: Path) -> list[TrialRecord]:
             f"{path} is damaged ({error}); delete it: `best` finds the methods that are finished again, and writes it "
             "anew"
         ) from error
+
+
+def replay_command(run: Path, out: Path) -> list[str]:
+    """Return the words of the command that makes the trials of a run again, with its options."""
+    options = ["--config", str(run / CONFIGURATION), "--replay", str(run)]
+    return ["cutonce", "best", *options, "--out", str(out)]
 
 
 def write_trials(run: Path, trials: Sequence[TrialRecord]) -> None:

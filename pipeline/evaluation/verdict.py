@@ -170,8 +170,10 @@ def _ranking(choice: Choice, tests_by_label: dict[str, PairedTest], reference: M
         test = tests_by_label[compared.label]
     else:  # it is not a method on cached features, and the reference is the best of those
         compared, test = reference, tests_by_label[chosen.label]
-    relation = "more than" if test.significant else "within"
     beside = f"{capitalized(method_phrase(compared))} reaches {_score(compared)}"
+    relation, possible = "more than what chance gives", ""
+    if not test.significant:
+        relation, possible = "within what chance gives", f" {capitalized(_still_possible(test, reference))}."
     ranked_by = f"{'out-of-fold' if choice.cross_validated else 'validation'} {chosen.metric.label}"
     first = (
         f"{ranked_by} ranks {method_phrase(chosen)} first"
@@ -179,10 +181,8 @@ def _ranking(choice: Choice, tests_by_label: dict[str, PairedTest], reference: M
         else f"take {method_phrase(chosen)}, which {ranked_by} does not tell from the best"
     )
     return "ranking", (
-        f"Of {len(ranked)} methods, {first}; it reaches "
-        f"{_reached(chosen)} on {describe_test_images(chosen)}. {beside}; the difference "
-        f"({_evidence(test, reference)}) is {relation} what chance gives"
-        f"{'' if test.significant else f': {_still_possible(test, reference)}'}."
+        f"Of {len(ranked)} methods, {first}. It reaches {_reached(chosen)} on {describe_test_images(chosen)}. "
+        f"{beside}. The difference is {relation} ({_evidence(test, reference)}).{possible}"
     )
 
 

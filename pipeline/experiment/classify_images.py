@@ -15,6 +15,7 @@ from cache.atomic_write import atomic_path
 from cache.errors import DataError, UsageError, alternatives, listed
 from pipeline.evaluation.comparison import choose_result
 from pipeline.evaluation.decision import Decision, decide
+from pipeline.evaluation.named_methods import folders_called
 from pipeline.evaluation.results import Result, distinct_names, read_json
 from pipeline.experiment.find_samples import find_samples
 from pipeline.experiment.head_answers import encoded_columns, head_probabilities
@@ -91,10 +92,13 @@ def choose_model(run: Path, method: str | None, seed: int | None) -> ModelChoice
         raise UsageError(f"`seed` {seed}: {run} has the seeds {', '.join(map(str, seeds))}")
     models = [model for model in models if seed_of(model.parent) == (seeds[0] if seed is None else seed)]
     names = [model.name for model in models]
-    if method is not None and method not in names:
-        raise UsageError(f"`method` {method}: {run} has no such method.{alternatives(method, names)}")
     if method is not None:
-        return ModelChoice(models[names.index(method)], "as `method` says")
+        called = folders_called(models, method)
+        if not called:
+            raise UsageError(f"`method` {method}: {run} has no such method.{alternatives(method, names)}")
+        if len(called) > 1:
+            raise UsageError(f"`method` {method}: give one of {', '.join(model.name for model in called)}")
+        return ModelChoice(called[0], "as `method` says")
     chosen = _chosen_on_page(run)
     if chosen in names:
         return ModelChoice(models[names.index(chosen)], f"which {run / REPORT} says to take")

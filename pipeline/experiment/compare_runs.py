@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation.comparison import Comparison, compare_runs, format_table
+from pipeline.evaluation.comparison import Comparison, compare_runs
+from pipeline.evaluation.console import format_tables, format_verdict
 from pipeline.evaluation.method_table import write_table_csv
 from pipeline.evaluation.results import read_json, write_predictions_csv, write_results_json
 from pipeline.experiment.extra_columns import extra_columns
@@ -18,7 +19,7 @@ from pipeline.options.toml_file import read_configuration
 from pipeline.report.markdown import write_markdown
 from pipeline.report.page import write_report
 from pipeline.run_layout import CONFIGURATION, ENVIRONMENT, EXTRACTION, files_of_seeds
-from pipeline.text import once_for_all_seeds
+from pipeline.text import once_for_all_seeds, terminal_width
 from stages.config.feature_map import FeatureMapKind
 from stages.inspection.feature_map import require_feature_map
 
@@ -42,7 +43,9 @@ def publish(
     require_feature_map(feature_map)
     comparison = compare_runs(runs, metric)
     page = write_comparison(comparison, runs, out, feature_map)
-    _LOG.info("\n".join(["", comparison.verdict_text, "", format_table(comparison), "", f"report: {page}"]))
+    width = terminal_width()
+    said = [format_verdict(comparison, width), format_tables(comparison, width), f"report: {page}"]
+    _LOG.info("".join(f"\n{part}\n" for part in said).removesuffix("\n"))
     return comparison
 
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import CutonceError
+from pipeline.evaluation.comparison import method_words
 from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import Result
@@ -225,7 +226,7 @@ def _greedy(
     weights, out_of_fold = select_greedily(task, answers, balanced=options.class_weights == "balanced")
     positive = weights[weights > 0]
     order = np.argsort(-weights, kind="stable")
-    shares = [f"{candidates[place].result.name} {weights[place]:.2f}" for place in order if weights[place]]
+    shares = [f"{method_words(candidates[place].result)} {weights[place]:.2f}" for place in order if weights[place]]
     return Combination(
         [candidate for candidate, weight in zip(candidates, weights, strict=True) if weight],
         {"members": ", ".join(shares), "weights by": "loss out of folds"},
@@ -262,7 +263,7 @@ def _stack(
 
     return Combination(
         list(candidates),
-        {"members": ", ".join(candidate.result.name for candidate in candidates), "stacked by": trained.name},
+        {"members": ", ".join(method_words(candidate.result) for candidate in candidates), "stacked by": trained.name},
         folded.activated(task).reshape(len(first), -1),
         combine,
         head,
@@ -307,7 +308,7 @@ def _make_and_test(
     calibrated = experiment.task
     if task.calibrates:
         calibrated = task.calibrated(torch.from_numpy(validated), torch.from_numpy(val.targets))
-    names = tuple(candidate.result.name for candidate in candidates)
+    names = [method_words(candidate.result) for candidate in candidates]
     outcome = MethodOutcome(
         method=METHOD,
         name=name,

@@ -27,7 +27,8 @@ from cache import DigestCache
 from cache.atomic_write import write_atomically
 from cache.errors import DataError, UsageError, listed
 from cache.keys import KEY_MEMO
-from pipeline.evaluation.comparison import compare_runs, format_table, summarize
+from pipeline.evaluation.comparison import compare_runs, summarize
+from pipeline.evaluation.console import format_tables, format_verdict
 from pipeline.evaluation.new_data import Evaluation, against_own_test, verdict_on_new_data
 from pipeline.evaluation.results import Result, evaluate_test, json_text, to_json_value
 from pipeline.experiment.classify_images import choose_model
@@ -56,6 +57,7 @@ from pipeline.run_layout import (
     seed_dirs,
     seed_of,
 )
+from pipeline.text import terminal_width
 from stages.columns.table_encoder import TableEncoder
 from stages.config.data import DataConfig
 from stages.config.heads import HeadConfig
@@ -197,7 +199,7 @@ def _models(run: Path, options: EvaluationOptions) -> list[Path]:
     chosen = choose_model(run, options.method, options.seed).directory  # which refuses what the run does not have
     models = [path.parent for path in files_of_methods(run, MODEL_CARD) if (path.parent / RESULT).exists()]
     if options.method is not None:
-        models = [model for model in models if model.name == options.method]
+        models = [model for model in models if model.name == chosen.name]
     if options.seed is not None:
         models = [model for model in models if seed_of(model.parent) == options.seed]
     if not models:
@@ -466,9 +468,8 @@ def _publish(
     evaluation = Evaluation(data, comparison, compared, seen, unlike)
     write_atomically(out / EVALUATION, json_text(to_json_value(evaluation.to_json())).encode())
     page = write_comparison(comparison, [out], out)
-    _LOG.info(
-        "\n".join(
-            ["", comparison.verdict_text, "", evaluation.table, "", format_table(comparison), "", f"report: {page}"]
-        )
-    )
+    width = terminal_width()
+    tables = [evaluation.table, format_tables(comparison, width)]
+    said = [format_verdict(comparison, width), *tables, f"report: {page}"]
+    _LOG.info("".join(f"\n{part}\n" for part in said).removesuffix("\n"))
     return evaluation

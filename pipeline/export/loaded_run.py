@@ -44,8 +44,8 @@ def load(
     ----------
     run : Path
     method : str, optional
-        The folder name of a trained method, such as ``linear-logistic`` (default: what the page of the run says to
-        take).
+        A trained method by a name that the page has for it: ``linear-svm``, ``svm`` or ``SVM`` (default: what the page
+        of the run says to take).
     seed : int, optional
         The seed whose model is taken (default: the first of the run).
     device : str

@@ -14,7 +14,10 @@ from pipeline.text import (
     once_for_all_seeds,
     percent,
     short_percent,
+    table,
+    terminal_width,
     tick,
+    wrapped,
 )
 
 
@@ -73,3 +76,36 @@ def test_notes_that_differ_in_their_seed_alone_are_told_once():
 
 def test_words_are_one_line_without_markdown_or_html():
     assert in_markdown("a|b\n# <b> `x` *y*") == "a\\|b \\# \\<b\\> \\`x\\` \\*y\\*"
+
+
+def test_words_are_wrapped_and_a_number_stays_with_its_percent():
+    text = wrapped("of these methods the first reaches 74.0 % and the second, the large one, 73.5 %", 40, "- ")
+    assert text.splitlines() == [
+        "- of these methods the first reaches",
+        "  74.0 % and the second, the large one,",
+        "  73.5 %",
+    ]
+
+
+def test_columns_that_do_not_fit_stand_in_a_table_below_with_the_first_column_again():
+    header, rows = ["method", "word", "first", "second"], [["a", "x", "1", "22"], ["longer name", "yy", "333", "4"]]
+    whole = table(header, rows, 2)
+    assert whole == table(header, rows, 2, 40)
+    assert whole.splitlines()[0] == "method       word  first  second"
+    assert table(header, rows, 2, 26).splitlines() == [
+        "method       word  first",
+        "-----------  ----  -----",
+        "a            x         1",
+        "longer name  yy      333",
+        "",
+        "method       second",
+        "-----------  ------",
+        "a                22",
+        "longer name       4",
+    ]
+    assert [len(part.splitlines()) for part in table(header, rows, 2, 5).split("\n\n")] == [4, 4, 4]  # never none
+
+
+def test_the_width_is_that_of_the_environment_or_one_for_files(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "77")
+    assert terminal_width() == 77

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from pipeline.evaluation.comparison import Comparison, compare_runs
+from pipeline.evaluation.console import PROSE
 from pipeline.evaluation.methods import names_of_others
 from pipeline.evaluation.results import Result
-from pipeline.evaluation.trials import SearchSummary, read_search
+from pipeline.evaluation.trials import SearchSummary, read_search, replay_command
 from pipeline.experiment.best.budget import Budget
 from pipeline.experiment.best.outlook import outlook_words, tried_words
 from pipeline.experiment.best.search import Ended, EnsembleMade, Search, discard_half
@@ -20,6 +22,7 @@ from pipeline.experiment.compare_runs import chosen_in, publish, write_results
 from pipeline.experiment.ensemble_methods import run_ensemble
 from pipeline.experiment.mixture import mixture_or_none
 from pipeline.experiment.run_setup import record_options
+from pipeline.text import terminal_width, wrapped
 from stages.tasks.averaging import AveragingTask
 
 _LOG = logging.getLogger("cutonce")
@@ -95,7 +98,10 @@ def close(search: Search, budget: Budget, max_predict_ms: float | None, ended: E
     summary = _summary(search, budget, max_predict_ms, comparison, ended)
     summary.save(search.run)
     published = publish([search.run], search.run, search.metric.name)
-    _LOG.info("\n".join(["", *summary.words]))
+    width = min(terminal_width(), PROSE)
+    again = shlex.join(replay_command(search.run, search.run.with_name(f"{search.run.name}-again")))
+    said = [wrapped(words, width) for words in summary.words]
+    _LOG.info("\n".join(["", *said, f"The same trials again, to the same bits: {again}"]))
     return published
 
 

@@ -23,9 +23,9 @@ def tried_words(search: Search, comparison: Comparison) -> list[str]:
     failed = [record for record in search.records if record.state == "failed"]
     seconds = max((record.at for record in search.records), default=0.0)
     trials = f"{len(finished)} trial{'s' * (len(finished) != 1)}"
-    words = [f"{trials} in {duration(seconds)} of search: {listed([record.name for record in finished], 40)}."]
+    words = [f"{trials} in {duration(seconds)} of search: {listed([record.label for record in finished], 40)}."]
     if failed:
-        words.append(f"Failed: {'; '.join(f'{record.name} ({record.reason})' for record in failed)}.")
+        words.append(f"Failed: {'; '.join(f'{record.label} ({record.reason})' for record in failed)}.")
     chosen = comparison.choice.chosen
     folder = chosen.results[0].directory
     score = chosen.val_score if chosen.cv is None else chosen.cv.mean
@@ -34,9 +34,10 @@ def tried_words(search: Search, comparison: Comparison) -> list[str]:
     if expected is not None:
         luck = "the luck of the best of them taken off"
         by += f" ({format_score(expected, as_percent=search.metric.as_percent)} with {luck})"
+    called = "" if folder is None else f" (`method` {folder.name})"
     words.append(
         f"Taken: {chosen.label}, {format_score(score, as_percent=search.metric.as_percent)} {by}, "
-        f"{1000 * chosen.prediction_seconds:.3g} ms an image ({'' if folder is None else folder.name})."
+        f"{1000 * chosen.prediction_seconds:.3g} ms an image{called}."
     )
     if len(finished) == 1:
         words.append("There is no ensemble of one head: the next trial makes one of two.")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cache.errors import DataError, UsageError, listed
 from pipeline.evaluation.comparison import Comparison
-from pipeline.evaluation.trials import TrialRecord, read_search, read_trials
+from pipeline.evaluation.trials import TrialRecord, read_search, read_trials, replay_command
 from pipeline.experiment.best.answer import close, renew, shaping_options
 from pipeline.experiment.best.budget import Budget
 from pipeline.experiment.best.look import Look, SearchedData
@@ -176,7 +177,8 @@ def _replayed(search: Search, replay: Path, budget: Budget) -> Budget:
     ]
     if differing:
         raise UsageError(
-            f"`replay` {replay} was searched with other options: {'; '.join(differing)}. Give those of there"
+            f"`replay` {replay} was searched with other options: {'; '.join(differing)}. With those of there: "
+            f"{shlex.join(replay_command(replay, search.run))}"
         )
     numbers = [record.number for record in read_trials(replay) if record.state != "interrupted"]
     return Budget(trials=max(numbers, default=0), clock=budget.clock)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from cache.errors import CutonceError
+from pipeline.evaluation.comparison import method_words
 from pipeline.evaluation.results import Result
 from pipeline.evaluation.trials import TrialRecord, read_trials, write_trials
 from pipeline.experiment.best.budget import Budget
@@ -410,5 +411,5 @@ def _progress_words(search: Search, budget: Budget, number: int, trial: Trial, e
         parts.append(f"{number} of {budget.trials:g} trials")
     if search.best_name is not None and search.best_score is not None:
         score = format_score(search.best_score, as_percent=search.metric.as_percent)
-        parts.append(f"best so far {search.best_name} {score}")
+        parts.append(f"best so far {method_words(search.results[search.best_name])} {score}")
     return "; ".join(parts)

@@ -66,6 +66,7 @@ def test_a_command_runs_whatever_backend_a_notebook_exports_and_whatever_a_termi
     command += ["--log-json", "events.jsonl"]
     completed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert completed.returncode == 0, completed.stderr
+    assert completed.stderr.startswith("contact-sheet of images into sh"), completed.stderr
     assert r"sh\udcfc" in completed.stdout
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert os.fsencode(sheet_name) in os.fsencode(events[-2]["text"])

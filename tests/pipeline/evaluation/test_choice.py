@@ -47,7 +47,7 @@ def test_heads_are_ranked_out_of_folds_and_not_on_the_images_they_stopped_on(tmp
     assert choice.chosen.cv.mean == pytest.approx(0.9)
     assert choice.words == (
         "Heads are ranked by accuracy on train and validation out of 5 folds, the same for all, never by the test "
-        "images: logistic 90.0 %, MLP 80.0 %.",
+        "images. They reach logistic 90.0 %, MLP 80.0 %.",
     )
 
 
@@ -59,7 +59,7 @@ def test_of_those_within_one_standard_error_of_the_paired_difference_the_cheapes
     assert [row.name for row in comparison.choice.tied] == ["mlp", "rbf"]
     assert comparison.verdict.chosen.name == comparison.reference.name == "rbf"
     assert (
-        "Within one standard error of the paired difference from the best are MLP, RBF SVM: RBF SVM, which is cheaper "
+        "Within one standard error of the paired difference from the best are MLP, RBF SVM. RBF SVM, which is cheaper "
         "to predict with or to train, is taken."
     ) in comparison.verdict_text
 
@@ -198,17 +198,17 @@ def test_an_ensemble_that_scores_as_the_best_head_will_without_its_luck_is_taken
     assert 0.8 < choice.expected < 1 - 62 / 400
     words = " ".join(choice.words)
     assert (
-        f"the best of 8 heads is in part luck: chosen by a part of the images and scored on the rest, the best comes to {100 * choice.expected:.1f} %"
+        f"the best of 8 heads is in part luck. Chosen by a part of the images and scored on the rest, the best comes to {100 * choice.expected:.1f} %"
         in words
     )
-    assert "greedy ensemble, weighed within the folds, has no less, and is taken" in words
+    assert "Greedy ensemble, weighed within the folds, has no less, and is taken" in words
     assert "is taken. What a prediction may cost says `max_predict_ms`." in words
 
 
 def test_an_ensemble_that_scores_less_than_that_is_not_taken(tmp_path):
     choice = searched(tmp_path, 90)
     assert choice.chosen.name == "head-7"
-    assert "greedy ensemble, weighed within the folds, has less." in " ".join(choice.words)
+    assert "Greedy ensemble, weighed within the folds, has less." in " ".join(choice.words)
 
 
 def test_a_best_score_in_a_run_that_no_search_made_is_left_as_it_is(tmp_path):

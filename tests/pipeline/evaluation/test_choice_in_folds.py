@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluation.comparison import compare_runs, format_table
+from pipeline.evaluation.comparison import compare_runs
+from pipeline.evaluation.console import format_tables
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import evaluate_test, fold_scores
 from tests.pipeline.finished_runs import predictions, result
@@ -34,7 +35,7 @@ def test_the_choice_is_made_by_what_each_fold_validates_with_and_scored_on_what_
     assert nested.score == pytest.approx((36 + 1) / 80)
     assert nested.ci95[0] < nested.score < nested.ci95[1]
     assert comparison.choice.chosen.score == pytest.approx(75 / 80)  # of the one that all samples choose
-    assert "Chosen anew within each fold" in format_table(comparison)
+    assert "Chosen anew within each fold" in format_tables(comparison, 400)
     assert "never by the predictions that test them" in comparison.verdict_text
     assert "(logistic once, SVM once), the method to take reaches 46.2 %" in nested.words
 

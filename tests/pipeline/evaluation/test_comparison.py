@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
 from cache.errors import DataError, UsageError
-from pipeline.evaluation.comparison import compare_runs, format_table, renderings_words
+from pipeline.evaluation.comparison import compare_runs, renderings_words
+from pipeline.evaluation.console import format_tables
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import (
     evaluate_test,
@@ -78,7 +79,7 @@ def test_groups_of_the_test_samples_make_intervals_and_tests_and_their_number_is
     assert grouped.rows[0].results[0].test["groups"] == 10
     assert grouped.tests[0].p_value > 0.05 > single.tests[0].p_value
     assert "over 10 groups" in grouped.verdict_text
-    assert "Wilson over 10 groups" in format_table(grouped)
+    assert "Wilson over 10 groups" in format_tables(grouped, 200)
 
 
 def test_a_method_that_is_no_better_than_the_commonest_class_is_warned_of(tmp_path):
@@ -99,8 +100,9 @@ def test_of_several_comparisons_holms_p_decides(tmp_path):
     (test,) = (test for test in comparison.tests if test.method == "SVM")
     assert test.p_value == mcnemar(14, 3) < 0.05
     assert (test.comparisons, test.p_holm) == (4, pytest.approx(4 * mcnemar(14, 3)))
-    assert not test.significant
-    assert "McNemar p = 0.013, of 4 comparisons p = 0.051 by Holm) is within what chance" in comparison.verdict_text
+    said = "is within what chance gives (-2.8 points, "
+    assert said in comparison.verdict_text
+    assert "McNemar p = 0.013, of 4 comparisons p = 0.051 by Holm)." in comparison.verdict_text
 
 
 def test_results_of_unlike_metrics_are_compared_by_the_first_ones_or_by_the_one_that_is_named_and_that_is_said(
@@ -288,11 +290,14 @@ def test_heads_alone_are_ranked_by_validation(tmp_path):
     comparison = compare_runs([tmp_path])
     assert comparison.verdict.outcome == "ranking"
     assert comparison.verdict_text.startswith(
-        "Of 2 methods, validation accuracy ranks the MLP head first; it reaches 87.5 %"
+        "Of 2 methods, validation accuracy ranks the MLP head first. It reaches 87.5 %"
     )
-    assert "The logistic head reaches 85.0 %; the difference (-2.5 points" in comparison.verdict_text
+    assert (
+        "The logistic head reaches 85.0 %. The difference is within what chance gives (-2.5 points"
+        in comparison.verdict_text
+    )
     low, high = comparison.tests[0].difference_ci95
-    possible = f"is within what chance gives: up to {100 * max(-low, high):.1f} points either way remain possible."
+    possible = f". Up to {100 * max(-low, high):.1f} points either way remain possible."
     assert possible in comparison.verdict_text
 
 
@@ -394,7 +399,8 @@ def test_test_time_augmentation_is_marked_and_explained(tmp_path, kind, mark, wo
     assert [row.label for row in comparison.rows] == ["logistic", f"fine-tune top-3{mark}"]
     note = " ".join(renderings_words(comparison))
     assert (words in note and "The others see the evaluation view alone." in note) if words else not note
-    assert format_table(comparison).endswith(note or "in the method's own work.")
+    said = " ".join(format_tables(comparison, 400).split())
+    assert note in said if words else "averaged over renderings" not in said
 
 
 def test_fine_tuning_without_a_head_is_ranked_not_judged(tmp_path):
@@ -483,22 +489,28 @@ def test_table_is_aligned_and_says_what_its_numbers_are(tmp_path, seeds):
         add_method(
             tmp_path, wrong(40, 70), method="finetune", name="top-3", seconds=1220, backbone_forwards=12_345, seed=seed
         )
-    text = format_table(compare_runs([tmp_path]))
-    header, rule, *rows = text.splitlines()[:4]
-    for column in ("method", "accuracy", "95 % interval", "macro-F1", "AUC", "seconds", "extract", "peak memory"):
+    text = format_tables(compare_runs([tmp_path]), 200)
+    scores, costs = (block.splitlines() for block in text.split("\n\n") if "-----" in block)
+    header, rule, *rows = scores
+    for column in ("method", "--method", "accuracy", "95 % interval", "macro-F1", "AUC"):
         assert column in header
+    for column in ("features, s", "train, s", "test, s", "in all, s", "ms/image", "model", "peak memory"):
+        assert column in costs[0]
     assert ("over seeds" in header) == (len(seeds) > 1)
     assert len({len(line) for line in (header, rule, *rows)}) == 1
-    assert rows[0].startswith("logistic ")
-    for figure in ("92.5 %", "0.925", "1,220.0", "610.0", "1 GiB", "520 + 12,345"):
-        assert figure in rows[1]
+    tuned = next(line for line in rows if "fine-tune top-3  " in line)
+    for figure in ("92.5 %", "0.925"):
+        assert figure in tuned
+    tuned = next(line for line in costs if "fine-tune top-3  " in line)
+    for figure in ("1,220.0", "610.0", "1 GiB", "520 + 12,345"):
+        assert figure in tuned
     assert "Accuracy on 400 test images" in text
     assert ("pooled" if len(seeds) > 1 else "one seed") in text
 
 
 def test_table_of_many_classes_has_no_column_for_auc(tmp_path):
     add(tmp_path, predictions([0, 1, 2], [0, 0, 1], classes=3))
-    assert "AUC" not in format_table(compare_runs([tmp_path]))
+    assert "AUC" not in format_tables(compare_runs([tmp_path]), 200)
 
 
 def test_most_frequent_class_is_known(tmp_path):
@@ -524,7 +536,7 @@ def test_metric_and_words_are_those_of_the_task_and_less_may_be_better(tmp_path,
     assert f"Fine-tuning pays: {np.abs(near).mean():.3f} against {np.abs(far).mean():.3f} for the logistic" in text
     assert "Methods are ranked by validation mean error" in text
     assert not re.search(r"accuracy|points|McNemar|\d %(?! interval)", text)
-    header = format_table(comparison).splitlines()[0]
+    header = format_tables(comparison, 200).splitlines()[0]
     assert "mean error" in header
     assert "squared error" in header
     assert comparison.majority_class is None

@@ -10,7 +10,8 @@ import torch
 from safetensors import safe_open
 
 from pipeline.cli.app import main
-from pipeline.evaluation.comparison import compare_runs, format_table
+from pipeline.evaluation.comparison import compare_runs
+from pipeline.evaluation.console import format_tables
 from pipeline.evaluation.results import load_results
 from pipeline.export.equality import compare_with_run, samples_of_run
 from pipeline.export.exported_module import ExportedModule
@@ -90,10 +91,10 @@ def test_all_of_them_are_predicted_out_of_the_same_folds_and_on_the_validation_s
         assert not set(result.predictions.keys) & {*result.out_of_fold.keys, *validated.keys}
     comparison = compare_runs([run])
     assert comparison.choice.cross_validated
-    header, _, *lines = format_table(comparison).splitlines()
-    start = header.index("out of fold")
-    ranked = [line[start : start + len("out of fold")].strip() for line in lines[: len(results)]]
-    assert ranked == [f"{100 * result.cv['mean']:.1f} %" for result in results]
+    header, _, *lines = format_tables(comparison, 200).splitlines()
+    start = header.index("out of folds")
+    shown = [line[start : start + len("out of folds")].strip() for line in lines[: len(results)]]
+    assert shown == sorted((f"{100 * result.cv['mean']:.1f} %" for result in results), reverse=True)
 
 
 def test_the_same_command_finds_them_and_another_choice_of_columns_is_refused(run, capsys):

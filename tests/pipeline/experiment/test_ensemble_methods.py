@@ -13,6 +13,7 @@ from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.model_card import read_recipe
 from pipeline.experiment.outer_test import run_on_features
 from stages.config.data import DataConfig
+from stages.config.head_registry import head_label
 from stages.config.heads import HeadConfig
 from stages.network.heads.serialization import load_head
 
@@ -29,11 +30,11 @@ def test_it_is_tested_ranked_and_saved_as_a_method(experiment, probe):
     assert [result.name for result in heads] == ["ridge", "knn"]
     directory = experiment.directory / "ensemble-greedy"
     result = Result.load(directory)
-    assert (ensemble.method, ensemble.name, result.settings["chosen from"]) == ("ensemble", "greedy", "knn, ridge")
+    assert (ensemble.method, ensemble.name, result.settings["chosen from"]) == ("ensemble", "greedy", "kNN, ridge")
     shares = dict(part.split() for part in result.settings["members"].split(", "))
     assert sum(map(float, shares.values())) == pytest.approx(1, abs=0.011)
     # what it says is the mean of what the tests of its members say, and the saved module says the same
-    parts = {head.name: Result.load(experiment.directory / f"{head.method}-{head.name}") for head in heads}
+    parts = {head_label(head.name): Result.load(experiment.directory / f"{head.method}-{head.name}") for head in heads}
     mean = sum(float(share) * parts[name].predictions.statistics["probabilities"] for name, share in shares.items())
     said = result.predictions.statistics["probabilities"]
     np.testing.assert_allclose(said, mean, atol=0.02)
@@ -74,7 +75,7 @@ def test_it_is_found_again_and_made_anew_of_other_heads_and_in_another_way(exper
     assert (stored.out_of_fold.fold == of_greedy.fold).all()
     comparison = compare_runs([experiment.directory.parent])
     assert comparison.choice.cross_validated
-    assert "The stack of heads is a linear model on what heads say: knn, ridge." in comparison.verdict_text
+    assert "The stack of heads is a linear model on what heads say: kNN, ridge." in comparison.verdict_text
     *_, other = run_on_features(experiment, ("ncm",), replace(OPTIONS, head=("ncm",)))
     assert other.settings["chosen from"] == "knn, ncm, ridge"
     (experiment.directory / "head-knn" / "head.json").write_text("{")

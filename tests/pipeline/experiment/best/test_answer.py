@@ -75,4 +75,4 @@ def test_an_ensemble_that_takes_long_is_made_up_for_at_the_end(search_photograph
     search_photographs(tmp_path / "run", budget=Budget(trials=3, clock=clock))
     assert made == [1, 3]
     members = Result.load(tmp_path / "run" / "seed-0" / "ensemble-greedy").settings["chosen from"]
-    assert members == "knn, logistic-all, logistic-last"
+    assert members == "kNN, logistic (all), logistic (last)"

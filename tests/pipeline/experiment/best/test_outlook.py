@@ -63,7 +63,7 @@ def test_it_is_said_where_nothing_is_left_where_it_was_stopped_and_why_nothing_i
 def test_the_summary_says_what_was_tried_and_what_is_taken(searched):
     words = " ".join(read_search(searched).words)
     assert "5 trials in" in words
-    assert "logistic-last, logistic-all, knn, logistic-weights, ridge." in words
+    assert "logistic (last), logistic (all), kNN, logistic (weights), ridge." in words
     assert "Taken: " in words
     assert " ms an image (" in words
     assert "of 5 heads is in part luck" in " ".join(compare_runs([searched]).choice.words)

@@ -1,6 +1,7 @@
 """As many trials are the same bits, however they came about; a search is stopped anywhere and has an answer."""
 
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from itertools import islice
@@ -8,6 +9,7 @@ from itertools import islice
 import pytest
 
 from cache.errors import UsageError
+from pipeline.cli.app import main
 from pipeline.evaluation.trials import read_search, read_trials
 from pipeline.experiment import ensemble_methods, head_methods
 from pipeline.experiment.best import look, order, search, trial
@@ -49,8 +51,13 @@ def test_trials_are_methods_of_the_run_and_one_of_all_is_chosen(searched):
 
 
 def test_a_replay_and_as_many_trials_give_the_same_bits(searched, search_photographs, tmp_path, caplog):
+    with pytest.raises(UsageError, match=r"`cv` 3 there and 4 here") as refused:
+        search_photographs(tmp_path / "replayed", replay=searched, head=replace(HEADS, cv=4))
+    command = str(refused.value).partition("With those of there: ")[2]
     with caplog.at_level("INFO", logger="cutonce"):
-        search_photographs(tmp_path / "replayed", replay=searched)
+        assert main(shlex.split(command)[1:]) == 0
+    again = f"cutonce best --config {tmp_path}/replayed/config.toml --replay {tmp_path}/replayed --out {tmp_path}/"
+    assert f"The same trials again, to the same bits: {again}replayed-again" in caplog.text
     assert f"All 5 trials score as in {searched}, to the last digit." in caplog.text
     assert finished(tmp_path / "replayed") == FIRST
     assert bits(tmp_path / "replayed") == bits(searched)
@@ -132,7 +139,7 @@ def test_a_trial_that_fails_is_told_and_passed_over(search_photographs, tmp_path
         search_photographs(tmp_path / "run", 3)
     assert finished(tmp_path / "run") == ["logistic-last", "logistic-all"]
     assert "knn failed, and is passed over: it is not to be" in caplog.text
-    assert "Failed: knn (it is not to be)." in " ".join(read_search(tmp_path / "run").words)
+    assert "Failed: kNN (it is not to be)." in " ".join(read_search(tmp_path / "run").words)
 
 
 def test_other_options_are_refused_where_the_run_has_trials_made_with_these(searched, search_photographs, tmp_path):
