@@ -43,7 +43,7 @@ def section(run: Path, drawn: Figures) -> Markup | None:
     metric = Result.load(known[0]).metric
     scored = [trial for trial in trials if trial.score is not None]
     points = "; ".join(
-        f"{trial.name} {format_score(trial.score, as_percent=metric.as_percent)} after {duration(trial.at)}"
+        f"{trial.label} {format_score(trial.score, as_percent=metric.as_percent)} after {duration(trial.at)}"
         for trial in scored
         if trial.score is not None
     )

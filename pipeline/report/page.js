@@ -75,6 +75,27 @@ if (pictures.length && window.HTMLDialogElement) {
     }));
 }
 
+// -- what is wider than its place: it can be reached by keyboard, and a word and a faded edge say that it goes on --
+const cut = new ResizeObserver(entries => entries.forEach(({ target }) => show_cut(target.closest(".wide"))));
+const show_cut = region => {
+  const hint = region.previousElementSibling;
+  const beyond = region.scrollWidth - region.clientWidth, left = beyond - region.scrollLeft;
+  region.classList.toggle("more", left > 2);
+  region.classList.toggle("hinted", beyond > 2);
+  hint.hidden = beyond <= 2;
+  hint.classList.toggle("ended", left <= 2);
+  region.tabIndex = beyond > 2 ? 0 : -1;
+};
+for (const region of all(".wide")) {
+  const hint = made("p", "scrolls", "scroll →");
+  hint.setAttribute("aria-hidden", "true");
+  region.before(hint);
+  region.addEventListener("scroll", () => show_cut(region), { passive: true });
+  cut.observe(region);
+  all(":scope > *", region).forEach(inner => cut.observe(inner));
+  show_cut(region);
+}
+
 // -- commands: a button that copies one --
 for (const command of all("pre.command")) {
   const button = made("button", "copy", "Copy");

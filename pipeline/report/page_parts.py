@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from pipeline.report import figures
 from pipeline.text import byte_count, capitalized, duration, format_count, format_score, in_unit, percent, points
 from stages.runtime.unicode_text import printable
 
+READABLE = 11
+"""CSS pixels below which text is too small to be read on a phone."""
+
 THUMBNAIL = 200
 """Pixels on the longer side of a thumbnail."""
 
@@ -36,6 +40,13 @@ class ReportFigure:
     svg: Markup
     alt: str
     caption: str = ""
+
+
+def least_width(svg: str) -> int:
+    """Return the CSS pixels of width at which the smallest text of a figure has `READABLE` of them; 0 without text."""
+    view_box = re.match(r'<svg viewBox="\S+ \S+ (\S+) ', svg)
+    sizes = [float(size) for size in re.findall(r"<text [^>]*?font(?:-size)?: ?([\d.]+)px", svg)]
+    return 0 if view_box is None or not sizes else math.ceil(READABLE * float(view_box[1]) / min(sizes))
 
 
 def write_page(path: Path, page: str) -> None:
@@ -105,6 +116,7 @@ def _environment() -> jinja2.Environment:
     environment.globals |= {"script": Markup(script), "script_digest": f"sha256-{digest}"}
     environment.filters |= {
         "in_words": in_words,
+        "least_width": least_width,
         "percent": percent,
         "points": lambda share: minus(points(share)),
         "score_of": lambda value, metric: format_score(value, as_percent=metric.as_percent),

@@ -10,7 +10,8 @@ from typing import Any
 
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.one_line import chosen_method
-from pipeline.run_layout import CONFIGURATION, PREDICTIONS_TABLE
+from pipeline.evaluation.trials import replay_command
+from pipeline.run_layout import BEST, CONFIGURATION, PREDICTIONS_TABLE
 
 
 def next_commands(comparison: Comparison, out: Path, configuration: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -42,6 +43,8 @@ def next_commands(comparison: Comparison, out: Path, configuration: Mapping[str,
     if not chosen.results[0].options.get("tile"):
         words = ["export", str(run), "--method", folder.name, "--out", f"{folder.name}.onnx"]
         commands.append(("Take it away as one file that answers without this library", words))
+    if (run / BEST).exists() and (run / CONFIGURATION).exists():
+        commands.append(("Make the same trials again, to the same bits", replay_command(run, Path(f"{run}-again"))[1:]))
     data = configuration.get("data")
     if not several and isinstance(data, str) and (out / CONFIGURATION).exists():
         options = ["--config", str(out / CONFIGURATION), "--data", data]

@@ -41,10 +41,12 @@ def test_each_trial_and_the_words_of_the_search_stand_on_the_page(tmp_path):
     assert page.index("What was tried, and when") > page.index('class="verdict"')
     assert page.index("What was tried, and when") < page.index("The methods")
     assert "Try &lt;more&gt;, with a --budget of −5 s." in page
-    assert '<th scope="row">rbf <span class="tag">to take</span></th>' in page
+    assert '<th scope="row">RBF SVM <span class="tag">to take</span></th>' in page
+    assert ">kNN<" in page  # by what tables call it, where it has no folder too
+    assert ">fine-tune top-3<" in page
     assert "(failed: no --max-memory-gb left)" in page
     assert '<td class="number">90.0 %</td>' in page
-    assert "rbf 90.0 % after 17 s" in page
+    assert "RBF SVM 90.0 % after 17 s" in page
     assert "features of all images" not in page
     assert (tmp_path / "figures" / f"best-time-{slug(tmp_path.name)}.png").exists()
 

@@ -45,7 +45,7 @@ def test_page_tells_its_story_in_order(tmp_path):
         "cutonce predict",
         "How good they are",
         "What they cost",
-        "Marginal is what a method takes",
+        "s: seconds; the features are made once",
         "When the cache has paid",
         "The ring marks the epoch",
         "Settings were selected",
@@ -146,7 +146,7 @@ def test_the_foot_says_where_the_results_come_from_and_the_middle_when_the_cache
     foot = page[page.index("Where the results come from") :]
     assert [foot.count(value) for value in kept.values()] == [1, 1, 1, 1]  # of both results once
     assert "it pays from the 2nd head, setting, seed or epoch on" in page[page.index("When the cache has paid") :]
-    assert "marginal" in page
+    assert "the features are made once for all heads" in page
 
 
 def test_figures_are_also_there_as_png_files(tmp_path):

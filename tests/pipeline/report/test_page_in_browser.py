@@ -99,6 +99,44 @@ def test_nothing_is_cut_off(tab, width):
     assert tab.run(CUT_OFF) == []
 
 
+SCROLLING = """[...document.querySelectorAll(".wide")].filter(region => !region.closest("details:not([open])")).map(region => {
+  const hint = region.previousElementSibling, style = getComputedStyle(region);
+  return {cut: region.scrollWidth > region.clientWidth + 2, fades: style.maskImage !== "none", tab: region.tabIndex,
+          what: region.outerHTML.slice(0, 80), said: !hint.hidden && getComputedStyle(hint).visibility === "visible" && hint.textContent === "scroll →"};
+})"""
+SETTLED = (
+    f"new Promise(done => {'requestAnimationFrame(() => ' * 3}done({SCROLLING}){')' * 3})"  # after new boxes are seen
+)
+
+
+def test_what_is_cut_on_a_phone_shows_that_it_scrolls_and_is_reached_by_keyboard(tab):
+    tab.size(360)
+    tab.run("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+    regions = tab.run(SETTLED)
+    assert len([region for region in regions if region["cut"]]) >= 4
+    for region in regions:
+        assert (region["fades"], region["said"], region["tab"] == 0) == (region["cut"],) * 3, region
+    tab.run("document.querySelectorAll('.wide').forEach(region => { region.scrollLeft = 1e5; })")
+    at_the_end = tab.run(SETTLED)
+    assert not [region for region in at_the_end if region["fades"] or region["said"]]
+    tab.size(1920)
+    assert tab.run("document.querySelectorAll('.scrolls:not([hidden])').length") < 4
+
+
+TEXT_SIZES = """[...document.querySelectorAll("figure .drawn-at svg")].filter(svg => svg.getClientRects().length).map(svg => {
+  const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+  return Math.min(...[...svg.querySelectorAll("text")].map(text => scale * parseFloat(getComputedStyle(text).fontSize)));
+})"""
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_text_of_graphs_is_large_enough(tab, width):
+    tab.size(width)
+    sizes = tab.run(TEXT_SIZES)
+    assert len(sizes) > 10
+    assert min(sizes) >= (11 if width == 360 else 10), sizes
+
+
 def test_what_ranks_is_in_sight_on_a_desk(tab):
     box = "(() => { const b = document.querySelector('table.methods thead th:nth-child(2)').getBoundingClientRect();"
     left, right, words = tab.run(

@@ -1,3 +1,4 @@
+import json
 import shlex
 
 import pytest
@@ -47,6 +48,15 @@ def test_they_are_about_the_run_and_the_method_to_take_whatever_these_are_called
     assert str(parsed(export)[1]["out"]) == f"{folder.name}.onnx"
     for command in (inspect, curve):
         assert parsed(command)[1]["data"].data == "my photos; ls"
+
+
+def test_a_search_can_be_made_again(commands):
+    comparison, before = commands
+    run = comparison.runs[0]
+    (run / "best.json").write_text(json.dumps({"words": [], "upcoming": []}))
+    (replay,) = {command for _, command in next_commands(comparison, run, {})} - {*before}
+    name, arguments = parsed(f"{replay} --data photos")
+    assert (name, arguments["replay"], arguments["out"]) == ("best", run, run.with_name(f"{run.name}-again"))
 
 
 def test_several_runs_have_no_one_configuration_to_go_on_with(tmp_path):
