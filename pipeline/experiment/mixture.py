@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, KFold
 
-from cache.errors import CutonceError, DataError, UsageError, listed
+from cache.errors import CutonceError, DataError, UsageError, alternatives, listed
+from pipeline.evaluation.named_methods import folders_called
 from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import Result
@@ -95,10 +96,13 @@ def methods_of(runs: Sequence[Path], seed: int, names: Sequence[str] = ()) -> li
     if not names:
         cards = {path: read_recipe(path) for path in found}
         return [path for path, card in cards.items() if card is not None and card.method in BY_DEFAULT]
-    known = list(dict.fromkeys(path.name for path in found))
-    if unknown := [name for name in names if name not in known]:
-        raise UsageError(f"`members` {', '.join(unknown)}: there are {', '.join(known)}")
-    return [path for path in found if path.name in names]
+    named = {name: folders_called(found, name) for name in names}
+    for name, folders in named.items():
+        if not folders:
+            there_are = alternatives(name, [path.name for path in found])
+            raise UsageError(f"`members` {name}: there is no such method.{there_are}")
+    wanted = {path for folders in named.values() for path in folders}
+    return [path for path in found if path in wanted]
 
 
 def run_mixture(experiment: Experiment, options: HeadConfig) -> list[Result]:
@@ -472,15 +476,20 @@ def _with_costs(result: Result, candidates: Sequence[_Candidate], members: Seque
 
 
 def _prediction_seconds(members: Sequence[_Candidate]) -> float | None:
-    """Return what an image takes with all members, in seconds: each network once, and every head on it."""
+    """Return what an image takes with all members, in seconds: each network once, and every head on it.
+
+    Of members that share a trunk (`together`) the dearest tells: two passes for mirror images too, of which the first
+    does for those that see the image alone.
+    """
     of_networks: dict[str, float] = {}
     of_heads = 0.0
     for member in members:
         whole = member.result.prediction_seconds_per_image
         if whole is None:
             return None
-        alone = member.card.unfreeze is not None
-        key = str(member.directory) if alone else str(member.card.features_fingerprint or member.directory)
+        card, alone = member.card, member.card.unfreeze is not None
+        key = str(member.directory) if alone else str(card.features_fingerprint or member.directory)
+        key = card.trunk if card.shares_trunk else key
         tested = max(member.result.samples["test"], 1)
         head = 0.0 if alone else min(member.result.seconds_by_stage["evaluate"] / tested, whole)
         of_networks[key] = max(of_networks.get(key, 0.0), whole - head)

@@ -28,7 +28,7 @@ from stages.extraction.extractor import Extractor
 from stages.finetuning.predicted_batch import PredictedBatch
 from stages.finetuning.transfer_model import TransferModel, head_on_features
 from stages.network.backbones.base import Backbone
-from stages.network.graph.mirrored import LooksTrunk
+from stages.network.graph.mirrored import LooksTrunk, columns_of_look
 from stages.network.heads.base import Head
 from stages.network.heads.depths import ColumnsHead
 from stages.network.heads.ensemble import EnsembleHead
@@ -143,8 +143,7 @@ def together(networks: Sequence[Network], task: Task) -> list[Network]:
     """
     on_trunk: dict[tuple[int, str], list[Network]] = {}
     for number, network in enumerate(networks):
-        alone = network.recipe.unfreeze is not None or network.recipe.samples is not None
-        alone = alone or len(network.extractor.taps) > 1 or len(network.extractor.row_shape) > 1
+        alone = not network.recipe.shares_trunk or len(network.extractor.row_shape) > 1
         key = (-1 - number, "") if alone else (id(network.extractor.trunk), network.recipe.tta)
         on_trunk.setdefault(key, []).append(network)
     return [group[0] if len(group) == 1 else _as_one(group, task) for group in on_trunk.values()]
@@ -154,19 +153,19 @@ def _as_one(networks: Sequence[Network], task: Task) -> Network:
     """Return networks with one trunk as one network, whose head takes the rows of all side by side."""
     assert isinstance(task, AveragingTask), "of which a mixture was made"
     first, share = networks[0], sum(network.share for network in networks)
-    # the first one's rows come last, where its vectors are looked for
-    ordered = [*networks[1:], first]
     width = first.extractor.row_shape[0]
+    columns = [columns_of_look(number, width) for number in range(len(networks))]
     heads: list[Head] = []
-    for number, network in enumerate(ordered):
+    for network, own in zip(networks, columns, strict=True):
         head = network.upper.model.head
         assert isinstance(head, Head)
-        heads.append(ColumnsHead(head, width * len(ordered), [(width * number, width * (number + 1))]))
-    shares = [network.share / share for network in ordered]
+        heads.append(ColumnsHead(head, width * len(networks), [(own.start, own.stop)]))
+    shares = [network.share / share for network in networks]
     head = EnsembleHead.weighted(heads, shares, task.activation).to(first.extractor.device)
-    looks = [network.extractor.options.mirror for network in ordered]
+    looks = [network.extractor.options.mirror for network in networks]
     upper = head_on_features(first.extractor, head, LooksTrunk(first.extractor.trunk, looks))
-    return Network(share, first.recipe, first.extractor, upper)
+    # images are held against the training images of the first, by its features
+    return Network(share, first.recipe, first.extractor, replace(upper, own_columns=columns[0]))
 
 
 def _on_same_rows(heads: Sequence[Head], weights: Sequence[float], task: AveragingTask) -> Iterator[tuple[float, Head]]:

@@ -19,6 +19,12 @@ from stages.inspection.unlike import UnlikeDetector
 from stages.tasks.base import Task, task_from_json
 from stages.tasks.single_label import SingleLabel
 
+_NOT_OF_TRUNK = (
+    *("mirror", "views", "augment", "cache", "compression", "storage_dtype", "extract_batch_size", "decode_threads"),
+    *("device", "engine", "strict", "force"),
+)
+"""Options of stage 1 that say nothing of what a trunk computes of an image as it is: of looks, storage, the machine."""
+
 
 @dataclass(frozen=True)
 class ModelCard:
@@ -66,6 +72,21 @@ class ModelCard:
     handed_in: dict[str, Any] | None = None
     features_fingerprint: str | None = None
     samples: dict[str, Any] | None = None
+
+    @property
+    def shares_trunk(self) -> bool:
+        """Whether its passes through the network do for another look at the same images too: see `trunk`."""
+        return self.unfreeze is None and self.samples is None and "," not in self.features["cut"]
+
+    @property
+    def trunk(self) -> str:
+        """What two methods have in common for whose images one trunk does: all but what is looked at, and the machine.
+
+        It is told without opening a network: where the caches of the two were made by other words for the same options,
+        it tells them apart.
+        """
+        shaping = {name: value for name, value in self.features.items() if name not in _NOT_OF_TRUNK}
+        return json.dumps([shaping, self.weights_digest, self.tta], sort_keys=True, default=str)
 
     @property
     def is_published(self) -> bool:

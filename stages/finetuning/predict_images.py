@@ -24,7 +24,7 @@ from stages.tasks.base import Task
 
 
 def vectors_of(extractor: Extractor) -> Callable[[Tensor], Tensor]:
-    """Return what makes a vector of what a head is given of each image: [b, *row_shape] -> [b, d].
+    """Return what makes a vector of the features of each image that a head is given: [b, *row_shape] -> [b, d].
 
     Of a row of taps it is the deepest block: lengths of many depths together say nothing, and a thousand whole rows,
     which are kept to compare others with, take fifty megabytes.
@@ -34,9 +34,8 @@ def vectors_of(extractor: Extractor) -> Callable[[Tensor], Tensor]:
         return lambda rows: rows[:, -deepest:]
     if len(extractor.taps) > 1 and any(len(tap.shape) > 1 for tap in extractor.taps):
         return extractor.map_layout.vectors
-    if len(extractor.row_shape) == 1:  # the last of the numbers, where those of another look stand before them
-        width = extractor.row_shape[0]
-        return lambda rows: rows[:, -width:]
+    if len(extractor.row_shape) == 1:
+        return lambda rows: rows
     return Pool("avg", extractor.cut)
 
 
@@ -65,7 +64,7 @@ def iter_predictions(
 
     def answer(images: Tensor) -> list[Tensor]:
         activated, rows = upper.activated(images, task)
-        return [activated, as_vectors(rows).float()]
+        return [activated, as_vectors(rows[:, upper.own_columns]).float()]
 
     pending: list[list[NDArray[np.float32]]] = []  # a batch may end between two renderings of an image
     indices: list[int] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -207,6 +207,9 @@ class TransferModel:
         Normalisation layers of the top that stay in evaluation mode although they train.
     reinitialized : tuple of str
         Prefixes of what was drawn anew.
+    own_columns : slice
+        Which numbers of what the head is given are the features that it was opened on; all of them, where those of no
+        other look stand beside them.
     """
 
     normalize: Callable[[Tensor], Tensor]
@@ -217,6 +220,7 @@ class TransferModel:
     blocks: tuple[tuple[str, tuple[str, ...]], ...] = ()
     eval_mode_norms: tuple[str, ...] = ()
     reinitialized: tuple[str, ...] = ()
+    own_columns: slice = field(default_factory=lambda: slice(None))
 
     @property
     def trained(self) -> tuple[str, ...]:

@@ -27,8 +27,23 @@ class MirroredTrunk(nn.Module):
         return tuple((row + other) / 2 for row, other in zip(self.trunk(images), mirrored, strict=True))
 
 
+def columns_of_look(number: int, width: int) -> slice:
+    """Return where the rows of a look stand among the columns of what `LooksTrunk` gives.
+
+    Parameters
+    ----------
+    number : int
+        Of the look, in the order of `looks`, from 0.
+    width : int
+        How many numbers a row of one look has: d of all taps.
+    """
+    return slice(width * number, width * (number + 1))
+
+
 class LooksTrunk(nn.Module):
     """Rows of images alone and their means with mirror images, side by side, of one pass over each of the two.
+
+    Where each look stands says `columns_of_look`.
 
     Parameters
     ----------

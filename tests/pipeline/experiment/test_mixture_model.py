@@ -10,11 +10,12 @@ import torch
 from cache.errors import DataError
 from pipeline.evaluation.results import Result
 from pipeline.experiment.classify_images import predict_images
+from pipeline.experiment.mixture import _candidate, _prediction_seconds
 from pipeline.experiment.mixture_members import Member, save_members
 from pipeline.experiment.mixture_model import open_networks, together
 from pipeline.experiment.model_card import read_recipe
 from pipeline.experiment.model_store import save_card
-from stages.finetuning.predict_images import vectors_of
+from stages.finetuning.predict_images import iter_predictions, vectors_of
 
 
 @pytest.fixture
@@ -102,7 +103,20 @@ def test_looks_of_one_network_share_its_trunk_and_the_pass_of_the_images_alone(
     torch.testing.assert_close(answered, mean, atol=1e-5, rtol=1e-4)
     # how unlike the training images one is, is told by what the first network makes of it
     as_vectors = vectors_of(one.extractor)
-    torch.testing.assert_close(as_vectors(rows), as_vectors(apart[0][1]), atol=1e-5, rtol=1e-4)
+    own = as_vectors(rows[:, one.upper.own_columns])
+    torch.testing.assert_close(own, as_vectors(apart[0][1]), atol=1e-5, rtol=1e-4)
+    location = Result.load(models[0]).predictions.locations[0]
+    both, alone = (
+        next(iter_predictions(network.extractor, network.upper, on_mirrored.task, [location])).vectors
+        for network in (one, networks[0])
+    )
+    np.testing.assert_allclose(both, alone, atol=1e-5, rtol=1e-4)
+    # which is what is known without opening it, and what the time of a prediction is told by: two passes, not three
+    assert read_recipe(models[0]).trunk == read_recipe(models[1]).trunk
+    parts = [_candidate(path) for path in models]
+    of_heads = [part.result.seconds_by_stage["evaluate"] / part.result.samples["test"] for part in parts]
+    below = [part.result.prediction_seconds_per_image - head for part, head in zip(parts, of_heads, strict=True)]
+    assert _prediction_seconds(parts) == pytest.approx(max(below) + sum(of_heads))
     predictions, _ = predict_images(model, [photographs], "cpu", use_cache=False)
     said = {prediction.location: prediction.activated for prediction in predictions}
     results = [Result.load(path) for path in models]
@@ -116,6 +130,7 @@ def test_networks_that_differ_in_what_they_see_or_compute_stay_apart(mixture, on
     networks = open_networks(mixture[0], "cpu")
     assert networks[0].extractor.trunk is not networks[1].extractor.trunk
     assert together(networks, on_mirrored.task) == networks
+    assert networks[0].recipe.trunk != networks[1].recipe.trunk
 
 
 def test_an_exported_mean_over_looks_holds_the_network_once(on_images_alone, on_mirrored, tmp_path):
