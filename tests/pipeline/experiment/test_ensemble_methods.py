@@ -77,10 +77,10 @@ def test_it_is_found_again_and_made_anew_of_other_heads_and_in_another_way(exper
     assert comparison.choice.cross_validated
     assert "The stack of heads is a linear model on what heads say: kNN, ridge." in comparison.verdict_text
     *_, other = run_on_features(experiment, ("ncm",), replace(OPTIONS, head=("ncm",)))
-    assert other.settings["chosen from"] == "knn, ncm, ridge"
+    assert other.settings["chosen from"] == "kNN, nearest mean, ridge"
     (experiment.directory / "head-knn" / "head.json").write_text("{")
     *_, without = run_on_features(experiment, ("ncm",), replace(OPTIONS, head=("ncm",)))
-    assert without.settings["chosen from"] == "ncm, ridge"
+    assert without.settings["chosen from"] == "nearest mean, ridge"
     assert "head-knn is no member of the ensemble: The head" in caplog.text
     # heads in other folds were not asked about the same samples out of the same parts
     assert len(run_on_features(experiment, ("logistic",), replace(OPTIONS, head=("logistic",), cv=2))) == 1
