@@ -8,7 +8,18 @@ from functools import cache
 from pipeline.options.toml_file import known_names
 
 _OF_COMMANDS = (
-    *("abstain_below", "budget", "config", "each_block", "format", "log_json", "manifest", "method", "no_auxiliary"),
+    *(
+        "abstain_below",
+        "budget",
+        "config",
+        "draws",
+        "each_block",
+        "format",
+        "log_json",
+        "manifest",
+        "method",
+        "no_auxiliary",
+    ),
     *("max_predict_ms", "overwrite", "repair", "replay", "results", "seed", "threshold", "top_k", "track", "trials"),
     "yes",
 )
