@@ -61,7 +61,7 @@ _MARKUP = re.compile(
 
 
 _TEXT_READ = 512
-_TEXT_SHOWN = 60
+_TEXT_SHOWN = 40
 
 
 def open_image_format(data: bytes) -> Image.Image:
