@@ -44,6 +44,9 @@ _REWRITTEN: dict[str, Callable[[_Tokens], list[str]]] = {
 """What becomes of the values of an option that takes several."""
 
 
+_WITHOUT_VALUE = ("--invert-unfreeze", "--no-invert-unfreeze")
+"""Flags of the command that takes an argument, behind which this may stand."""
+
 OTHER_COMMANDS = {
     **dict.fromkeys(("fit", "head", "heads", "linear-probe"), "train"),
     **dict.fromkeys(("fine-tune", "tune", "finetuning"), "finetune"),
@@ -64,22 +67,28 @@ def with_lists(tokens: _Tokens) -> list[str]:
     """Return the tokens of a command line with the values of lists one by one, whatever stood between them.
 
     ``--seeds 0,1 2`` has three values, ``--cut layer3 layer4`` one that names two layers. Where an argument may follow
-    an option, as in ``list-cuts --unfreeze layer4 resnet18``, one value belongs to it.
+    an option, as in ``list-cuts --unfreeze layer3 layer4 resnet18``, the last of several values is it.
     """
     return list(_with_lists(tokens))
 
 
 def _with_lists(tokens: _Tokens) -> Iterator[str]:
     remaining = list(tokens)
-    argument_may_follow = tokens[:1] == ["list-cuts"] and tokens[1:2] != [] and tokens[1].startswith("--")
+    argument_may_follow = tokens[:1] == ["list-cuts"]
+    before = ""
     while remaining:
-        flag, equals, value = remaining.pop(0).partition("=")
+        token = remaining.pop(0)
+        flag, equals, value = token.partition("=")
         if flag not in _REWRITTEN:
-            yield flag + equals + value
+            is_value = before.startswith("--") and "=" not in before and before not in _WITHOUT_VALUE
+            argument_may_follow &= token.startswith("--") or is_value or not before
+            before = token
+            yield token
             continue
+        before = ""
         values = [value] if equals else list(takewhile(lambda token: not token.startswith("--"), remaining))
-        if argument_may_follow:
-            values = values[:1]
+        if argument_may_follow and len(values) > 1:
+            values, argument_may_follow = values[:-1], False
         del remaining[: 0 if equals else len(values)]
         rewritten = _REWRITTEN[flag](values)
         # what follows a flag after "=" may begin with a hyphen, and is its value all the same

@@ -50,7 +50,6 @@ def extract(
     from pipeline.experiment.run_setup import (
         extract_features,
         format_manifest,
-        init_run,
         init_seed,
         make_manifest,
         resolve_features,
@@ -65,8 +64,6 @@ def extract(
         seed = data.seeds[0]
         directory = None
         if out is not None and not dry_run:
-            if rank.is_main:
-                init_run(out, data, features)
             manifest, directory = rank.broadcast_from_first(lambda: init_seed(out, data, features, seed, labels=False))
         else:
             manifest = rank.broadcast_from_first(lambda: make_manifest(data, features, seed, labels=False))

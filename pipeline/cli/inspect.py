@@ -45,7 +45,7 @@ def inspect(
     from pipeline.cli.opened_page import open_in_browser
     from pipeline.cli.output import echo
     from pipeline.experiment.inspect_masks import inspect_masks
-    from pipeline.experiment.run_setup import extract_features, init_run, init_seed, resolve_features
+    from pipeline.experiment.run_setup import extract_features, init_seed, resolve_features
     from pipeline.report.inspection import TABLE, InspectionReport, write_inspection
     from stages.data.pixel_quality import find_poor_images
     from stages.extraction.extractor import build_extractor
@@ -57,9 +57,8 @@ def inspect(
     require_threshold(threshold)
     given, features = features, resolve_features(data, features, maps=False)
     extractor = build_extractor(features)
-    init_run(out, data, features)
     seed = data.seeds[0]
-    manifest, directory = init_seed(out, replace(data, allow_leakage=True), features, seed)
+    manifest, directory = init_seed(out, data, features, seed, allow_leakage=True)
     if needs_cleanlab(manifest.task):
         require_cleanlab()
     extraction = extract_features(extractor, manifest, directory)

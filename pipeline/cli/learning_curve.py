@@ -45,7 +45,7 @@ def learning_curve(
 
     from pipeline.cli.opened_page import open_in_browser
     from pipeline.cli.output import echo
-    from pipeline.experiment.run_setup import extract_features, init_run, init_seed, resolve_features
+    from pipeline.experiment.run_setup import extract_features, init_seed, resolve_features
     from pipeline.report.learning_curve import CurveReport, write_curve
     from stages.config.heads import HeadConfig
     from stages.extraction.extractor import build_extractor
@@ -62,7 +62,6 @@ def learning_curve(
     options = HeadConfig(head=(head,), scalers=("standard",))
     features = resolve_features(data, features)
     extractor = build_extractor(features)
-    init_run(out, data, features)
     seed = data.seeds[0]
     all_samples, _ = init_seed(out, data, features, seed)
     require_rising(all_samples.task)

@@ -43,7 +43,7 @@ def probe_layers(
     from pipeline.cli.output import echo
     from pipeline.experiment.probe_layers import probe_cuts, require_vector_cuts
     from pipeline.experiment.probe_maps import probe_map_cuts, require_map_cuts
-    from pipeline.experiment.run_setup import format_manifest, init_run, init_seed, make_manifest, resolve_features
+    from pipeline.experiment.run_setup import format_manifest, init_seed, make_manifest, resolve_features
     from pipeline.report.layer_probe import ProbeReport, write_probe
     from pipeline.text import duration, once_for_all_seeds
     from stages.extraction.extract import extract
@@ -55,8 +55,6 @@ def probe_layers(
         raise UsageError("--open opens the page that is written to --out: give one")
     features = resolve_features(data, features)
     extractor = build_extractor(_with_cuts(features))
-    if out is not None:
-        init_run(out, data, features)
     manifests = []
     for seed in data.seeds:
         if out is not None:

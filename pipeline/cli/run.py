@@ -59,11 +59,17 @@ def run(
     from pipeline.cli.opened_page import open_in_browser
     from pipeline.experiment.compare_runs import publish
     from pipeline.experiment.experiment import Experiment
-    from pipeline.experiment.finetune_methods import run_finetunings
+    from pipeline.experiment.finetune_methods import require_same_finetunings, run_finetunings
     from pipeline.experiment.head_methods import require_heads, require_same_features_of_heads
     from pipeline.experiment.mixture import run_mixture
     from pipeline.experiment.outer_test import require_no_folds, run_on_features
-    from pipeline.experiment.run_setup import extract_features, init_run, init_seed, record_options, resolve_features
+    from pipeline.experiment.run_setup import (
+        extract_features,
+        init_seed,
+        record_extraction,
+        record_options,
+        resolve_features,
+    )
     from pipeline.experiment.sample_rows import require_memory
     from pipeline.experiment.table_columns import encode_columns
     from pipeline.options.trackers import require_tracker
@@ -76,10 +82,9 @@ def run(
     if not skip_finetune:
         require_no_folds(data, "--skip-finetune")
     features = resolve_features(data, features)
-    init_run(out, data, features, head, finetune)
     extractor = build_extractor(features)
     for seed in data.seeds:
-        manifest, directory = init_seed(out, data, features, seed, head)
+        manifest, directory = init_seed(out, data, features, seed, head, finetune)
         names = head.heads_for(manifest.task.name)
         require_heads(extractor, manifest, names)
         if not skip_finetune:
@@ -88,6 +93,8 @@ def run(
         encode_columns(manifest, head)  # what is wrong with a column is told before images are extracted
         experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite)
         require_same_features_of_heads(experiment, names, head)
+        if not skip_finetune:
+            require_same_finetunings(experiment, finetune, head)
         require_memory(extractor, manifest, names, head)
         report = extract_features(extractor, manifest, directory)
         if features.strict and report.skipped:
@@ -97,6 +104,7 @@ def run(
             run_finetunings(experiment, finetune, head)
         if not data.tests_each_sample:
             run_mixture(experiment, head)
+        record_extraction(directory, report, extractor, manifest)
         record_options(out, data, features, head, finetune)
     comparison = publish([out], out, manifest.task.primary)
     track_results(track, out, comparison.results)

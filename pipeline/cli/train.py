@@ -36,7 +36,7 @@ def train(
     """
     from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.outer_test import run_on_features
-    from pipeline.experiment.run_setup import init_run, init_seed, record_options, resolve_features
+    from pipeline.experiment.run_setup import init_seed, record_options, resolve_features
     from pipeline.experiment.table_columns import encode_columns
     from pipeline.options.trackers import require_tracker
     from pipeline.tracking.track import track_results
@@ -45,7 +45,6 @@ def train(
     require_tracker(track)
     features = resolve_features(data, features)
     extractor = build_extractor(features)
-    init_run(out, data, features, head)
     results = []
     for seed in data.seeds:
         manifest, directory = init_seed(out, data, features, seed, head)

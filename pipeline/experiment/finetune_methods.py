@@ -22,7 +22,12 @@ from cache.kept import drop_file
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import Result, evaluate_test
 from pipeline.experiment.experiment import Experiment
-from pipeline.experiment.finished_methods import find_finished, is_same_training
+from pipeline.experiment.finished_methods import (
+    find_finished,
+    is_same_training,
+    require_same_features,
+    require_same_settings,
+)
 from pipeline.experiment.head_methods import (
     HeadProblems,
     MethodOutcome,
@@ -64,7 +69,7 @@ from stages.finetuning.predict_images import predict_proba
 from stages.finetuning.predict_masks import mask_statistics
 from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.sample_views import image_count
-from stages.finetuning.setup import training_fingerprint
+from stages.finetuning.setup import OPTIONS_THAT_SHAPE_NOTHING, training_fingerprint
 from stages.finetuning.transfer_model import HEAD, TransferModel
 from stages.fitting.fit_head import train_head
 from stages.network.heads.base import Head
@@ -82,11 +87,39 @@ TEST_TIME_AUGMENTATION = "test-time augmentation"
 _SAID_ELSEWHERE = ("num_workers", "checkpoint_minutes", "baselines", "baseline_lr", "name", "tta", "wise_ft")
 """Options that are no settings of a training, or are told under another name."""
 
+_SHAPING = ("metric", "tta", *({*FinetuneConfig.__dataclass_fields__} - {*OPTIONS_THAT_SHAPE_NOTHING}))
+"""Options of which another value makes another method."""
+
+_OTHER_NAME = "a `name` of its own, "
+
 
 def run_finetunings(experiment: Experiment, options: FinetuneConfig, head: HeadConfig) -> list[Result]:
     """Fine-tune, and train the baselines that are asked for, one result each."""
-    configs = [options, *(baseline(options, name) for name in options.baselines)]
-    return [run_finetune(experiment, config, head) for config in configs]
+    return [run_finetune(experiment, config, head) for config in _trainings(options)]
+
+
+def require_same_finetunings(experiment: Experiment, options: FinetuneConfig, head: HeadConfig) -> None:
+    """Refuse features and settings that fine-tunings of the run were not trained with, before anything is computed.
+
+    What a head that training starts from is fitted with shows only when it is there, and is told then.
+
+    Raises
+    ------
+    UsageError
+        If there is such a method, and it may not be replaced.
+    """
+    extractor = experiment.extractor
+    fingerprints = (extractor.fingerprint, extractor.fingerprint_of_version_1)
+    configs = () if experiment.overwrite else _trainings(options)
+    for config in (config.for_task(experiment.task.name) for config in configs):
+        method_dir = _method_dir(experiment.directory, transfer_method(config), name_of(config))
+        made_with = {**options_of(experiment), **head.resolved(), **asdict(config)}
+        require_same_features(method_dir, fingerprints, made_with, _OTHER_NAME)
+        require_same_settings(method_dir, made_with, _SHAPING, _OTHER_NAME)
+
+
+def _trainings(options: FinetuneConfig) -> list[FinetuneConfig]:
+    return [options, *(baseline(options, name) for name in options.baselines)]
 
 
 def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConfig) -> Result:
@@ -127,7 +160,7 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
             partial(is_same_training, experiment, identity_of),
             made_with,
             overwrite=experiment.overwrite,
-            remedy="a `name` of its own, ",
+            remedy=_OTHER_NAME,
         )
     )
     if finished is not None:

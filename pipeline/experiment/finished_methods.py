@@ -87,7 +87,9 @@ def is_same_training(experiment: Experiment, identity_of: Callable[[str], str], 
     return has_rows_of_version_1(extractor, experiment.manifest.distinct_images.keys)
 
 
-def require_same_features(method_dir: Path, fingerprints: Collection[str | None], options: Mapping[str, Any]) -> None:
+def require_same_features(
+    method_dir: Path, fingerprints: Collection[str | None], options: Mapping[str, Any], remedy: str = ""
+) -> None:
     """Refuse features that a method of the run was not trained on, before they are extracted.
 
     Raises
@@ -97,7 +99,30 @@ def require_same_features(method_dir: Path, fingerprints: Collection[str | None]
     """
     recipe = read_recipe(method_dir)
     if recipe is not None and recipe.features_fingerprint not in (None, *fingerprints):
-        raise _trained_otherwise(method_dir, recipe, options, "")
+        raise _trained_otherwise(method_dir, recipe, options, remedy)
+
+
+def require_same_settings(method_dir: Path, options: Mapping[str, Any], names: Collection[str], remedy: str) -> None:
+    """Refuse other settings than those that a method of the run was trained with, before anything is computed.
+
+    Parameters
+    ----------
+    method_dir, options, remedy
+        As for `find_finished`.
+    names : collection of str
+        Those of the options of which each shapes the training, so that another value is another training.
+
+    Raises
+    ------
+    UsageError
+        As `find_finished`.
+    """
+    recipe = read_recipe(method_dir)
+    if recipe is None:
+        return
+    then, now = _trained_with(method_dir, recipe), to_json_value(options)
+    if any(then[name] != now[name] for name in names if name in then and name in now):
+        raise _trained_otherwise(method_dir, recipe, options, remedy)
 
 
 def _trained_otherwise(method_dir: Path, recipe: ModelCard, options: Mapping[str, Any], remedy: str) -> UsageError:

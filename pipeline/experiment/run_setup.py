@@ -18,7 +18,7 @@ from pipeline.experiment.dense_defaults import dense_features, may_have_masks
 from pipeline.experiment.map_room import maps_in_words
 from pipeline.experiment.run_samples import require_same_samples, seeds_with_results
 from pipeline.options.toml_file import write_configuration
-from pipeline.run_layout import CONFIGURATION, ENVIRONMENT, EXTRACTION, MANIFEST, seed_dir
+from pipeline.run_layout import CONFIGURATION, ENVIRONMENT, EXTRACTION, MANIFEST, seed_dir, seed_of
 from pipeline.text import byte_count, duration, percent
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
@@ -128,21 +128,27 @@ def init_seed(
     features: FeatureConfig,
     seed: int,
     head: HeadConfig | None = None,
+    finetune: FinetuneConfig | None = None,
     *,
     labels: bool = True,
+    allow_leakage: bool = False,
 ) -> tuple[Manifest, Path]:
     """Return the manifest of one seed and the directory it was left in, where all else of the seed goes too.
 
-    The metric of its task may be one that goes with the `head` that is to be trained, see `make_manifest`. Without
-    `labels`, for extraction alone, there need not be any.
+    Nothing is written before the samples are found, and found to be those of the run: of a wrong `data` nothing is
+    left. The metric of the task may be one that goes with the `head` that is to be trained, see `make_manifest`.
+    Without `labels`, for extraction alone, there need not be any. With `allow_leakage` an image may stand in two of the
+    given splits, whatever the option of the data says: an inspection reports it.
 
     Raises
     ------
     UsageError
         If the run has results of other samples, see :func:`~pipeline.experiment.run_samples.require_same_samples`.
     """
-    manifest = make_manifest(data, features, seed, head, labels=labels)
+    read = replace(data, allow_leakage=allow_leakage or data.allow_leakage)
+    manifest = make_manifest(read, features, seed, head, labels=labels)
     require_same_samples(run, seed, data, manifest)
+    init_run(run, *(group for group in (data, features, head, finetune) if group is not None))
     _LOG.info(f"seed {seed}: {format_manifest(manifest)}")
     directory = seed_dir(run, seed)
     directory.mkdir(parents=True, exist_ok=True)
@@ -153,7 +159,10 @@ def init_seed(
 def extract_features(
     extractor: Extractor, manifest: Manifest, directory: Path | None, rank: Rank = SINGLE_PROCESS
 ) -> Extraction:
-    """Bring the cache up to date, say what that took, and leave an account of it in `directory`."""
+    """Bring the cache up to date, say what that took, and leave an account of it in `directory`.
+
+    Where the seed has results of other features the account is theirs, and stays: see `record_extraction`.
+    """
     if rank.is_main and extractor.tap_layout is not None:
         layout, rows = extractor.tap_layout, len(manifest.distinct_images.keys) * extractor.cached_views
         _LOG.info(
@@ -166,14 +175,28 @@ def extract_features(
     report = extract(extractor, manifest, rank)
     if not rank.is_main:
         return report
-    _LOG.info("\n".join(_words(report, extractor)))
+    if directory is not None and _has_results_of_other_features(directory, report):
+        directory = None
+    _LOG.info("\n".join(_words(report, extractor, directory)))
     if directory is not None:
-        account = {**report.to_json(), "notes": [*manifest.notes, *extractor.notes, *report.remarks]}
-        _write_json(directory / EXTRACTION, account)
+        record_extraction(directory, report, extractor, manifest)
     return report
 
 
-def _words(report: Extraction, extractor: Extractor) -> list[str]:
+def record_extraction(directory: Path, report: Extraction, extractor: Extractor, manifest: Manifest) -> None:
+    """Leave the account of an extraction with a seed of a run, which methods were trained on."""
+    account = {**report.to_json(), "notes": [*manifest.notes, *extractor.notes, *report.remarks]}
+    _write_json(directory / EXTRACTION, account)
+
+
+def _has_results_of_other_features(directory: Path, report: Extraction) -> bool:
+    path = directory / EXTRACTION
+    if not path.exists() or seed_of(directory) not in seeds_with_results(directory.parent):
+        return False
+    return bool(json.loads(path.read_text(encoding="utf-8")).get("fingerprints") != report.fingerprints)
+
+
+def _words(report: Extraction, extractor: Extractor, directory: Path | None) -> list[str]:
     rows = " + ".join(str(list(shape)) for shape in report.row_shapes)
     views = f", {report.views} views" if report.views > 1 else ""
     at = report.cut if extractor.tap_layout is not None else f"cut at {report.cut}"
@@ -195,7 +218,12 @@ def _words(report: Extraction, extractor: Extractor) -> list[str]:
         lines.append(f"skipped {len(report.skipped)} images that could not be read:")
         lines += [f"  {location!r}: {reason}" for location, reason in report.skipped[:20]]
         if len(report.skipped) > 20:
-            lines.append(f"  and {len(report.skipped) - 20} more; all are listed in {EXTRACTION} of the run")
+            where = (
+                f"all are listed in {directory / EXTRACTION}"
+                if directory is not None
+                else "a new run (`out`) lists all of them"
+            )
+            lines.append(f"  and {len(report.skipped) - 20} more; {where}")
     return lines
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from cache.errors import UsageError
 from stages.config.features import FeatureConfig
 from stages.data.images.preprocessing import Preprocessing as Preprocessing
+from stages.data.images.reading import require_resolved
 from stages.extraction.extractor import Extractor, build_extractor
 from stages.network.backbones.base import Backbone
 from stages.network.backbones.handed_in import as_backbone, require_network
@@ -42,11 +43,13 @@ def config_of(backbone: AnyBackbone, **options: Any) -> FeatureConfig:
     Raises
     ------
     UsageError
-        If an option is wrong, or the backbone is neither a name nor a network, or has weights of its own and others
-        are asked for.
+        If an option is wrong, or only a data set tells what it comes to, or the backbone is neither a name nor a
+        network, or has weights of its own and others are asked for.
     """
     if isinstance(backbone, str):
-        return FeatureConfig(backbone=backbone, **options)
+        config = FeatureConfig(backbone=backbone, **options)
+        require_resolved(config)
+        return config
     require_network(backbone)
     for name in _WEIGHTS_OPTIONS:
         default = getattr(FeatureConfig, name)
@@ -54,7 +57,9 @@ def config_of(backbone: AnyBackbone, **options: Any) -> FeatureConfig:
             raise UsageError(
                 f"`{name}` is for a backbone that is given by its name; one that is handed in has its own weights"
             )
-    return FeatureConfig(backbone=type(backbone).__name__, **options)
+    config = FeatureConfig(backbone=type(backbone).__name__, **options)
+    require_resolved(config)
+    return config
 
 
 def build_extractor_of(backbone: AnyBackbone, options: FeatureConfig, *, cached: bool) -> Extractor:

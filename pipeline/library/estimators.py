@@ -54,6 +54,10 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     crop_mode : {"center", "squash", "border"}
     mirror : bool
         Whether features are the mean over an image and its mirror image.
+    intensity_range : str or (float, float)
+    channels : str or sequence of int
+    page : str or int
+        Of files of more than 8 bits, other channels or several pages.
     aggregate : {"mean", "max", "concat"}, optional
         For samples of several images.
     precision : {"fp32", "bf16", "fp16", "auto"}
@@ -74,6 +78,9 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         image_size: int | None = None,
         crop_mode: CropMode = "center",
         mirror: bool = False,
+        intensity_range: str | tuple[float, float] = "full",
+        channels: str | Sequence[int] = "rgb",
+        page: str | int = "first",
         aggregate: AggregateKind | None = None,
         precision: PrecisionChoice = "fp32",
         cache: Path | str | FeatureCache | None = None,
@@ -88,6 +95,9 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.image_size = image_size
         self.crop_mode = crop_mode
         self.mirror = mirror
+        self.intensity_range = intensity_range
+        self.channels = channels
+        self.page = page
         self.aggregate = aggregate
         self.precision = precision
         self.cache = cache
@@ -155,6 +165,9 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             image_size=self.image_size,
             crop_mode=self.crop_mode,
             mirror=self.mirror,
+            intensity_range=self.intensity_range,
+            channels=self.channels,
+            page=self.page,
             precision=self.precision,
             storage_dtype="float32",
             extract_batch_size=self.batch_size,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from os import PathLike
@@ -21,6 +23,7 @@ from pipeline.library.backbones import AnyBackbone, config_of, remembered_extrac
 from pipeline.library.images import ImageList, Images, count_images, image_chunks, unreadable_error
 from pipeline.library.samples import SampleList, require_kind
 from stages.config.features import CropMode, FeatureConfig, Pooling, PrecisionChoice, StorageType
+from stages.data.images.reading import remarks_in_words
 from stages.data.manifest import Manifest
 from stages.extraction.extract import extract
 from stages.extraction.extractor import Extractor
@@ -30,6 +33,8 @@ from stages.runtime.progress import progress as progress_bar
 from stages.runtime.progress import progress_bars
 from stages.runtime.threads import usable_after_fork
 from stages.tasks.single_label import SingleLabel
+
+_LOG = logging.getLogger("cutonce")
 
 OnUnreadable = Literal["raise", "nan"]
 
@@ -46,6 +51,9 @@ def features(
     image_size: int | None = None,
     crop_mode: CropMode = "center",
     mirror: bool = False,
+    intensity_range: str | tuple[float, float] = "full",
+    channels: str | Sequence[int] = "rgb",
+    page: str | int = "first",
     aggregate: AggregateKind | None = None,
     precision: PrecisionChoice = "fp32",
     dtype: StorageType = "float32",
@@ -84,6 +92,13 @@ def features(
         What it sees of an image that is no square: the middle, all of it squashed, or all of it with a border.
     mirror : bool
         Whether to take the mean of the features of an image and of its mirror image; of vectors.
+    intensity_range : str or (float, float)
+        Which values are black and white in files of more than 8 bits: ``full`` (as their headers say), ``bits:12``, or
+        a range (docs/microscopes.md). Pixels in memory are uint8, and as they are.
+    channels : str or sequence of int
+        Numbers, from 0, of the channels of files that are taken, in this order.
+    page : str or int
+        Of files with several pages or frames: ``first``, ``middle``, ``max``, or a number from 0 on.
     aggregate : {"mean", "max", "concat"}, optional
         Makes one row of the images of each sample; concat puts them side by side, so each sample has them all.
     precision : {"fp32", "bf16", "fp16", "auto"}
@@ -134,6 +149,9 @@ def features(
             image_size=image_size,
             crop_mode=crop_mode,
             mirror=mirror,
+            intensity_range=intensity_range,
+            channels=channels,
+            page=page,
             precision=precision,
             storage_dtype=dtype,
             extract_batch_size=batch_size,
@@ -199,12 +217,13 @@ def feature_options(
     backbone: AnyBackbone,
     cut: str | Sequence[str],
     weights: str | Path,
+    page: str | int = "first",
     **options: Any,
 ) -> FeatureConfig:
     """Return the options of stage 1, as the commands know them."""
     folder = cache.root if isinstance(cache, FeatureCache) else Path(cache or FeatureConfig.cache)
     names = cut if isinstance(cut, str) else ",".join(cut)
-    return config_of(backbone, cut=names, weights=str(weights), cache=folder, **options)
+    return config_of(backbone, cut=names, weights=str(weights), page=str(page), cache=folder, **options)
 
 
 def extractor_for(
@@ -270,7 +289,7 @@ def _from_cache(extractor: Extractor, images: ImageList, rows: NDArray[np.floati
         return {}
     manifest = plain_manifest(images, readable_indices)
     with suppress(DataError):  # not one can be read: that is told below, as for some
-        extract(extractor, manifest)
+        _say(extract(extractor, manifest).remarks)
     rejected = extractor.unreadable()
     failures = {index: rejected[images.keys[index]] for index in readable_indices if images.keys[index] in rejected}
     readable = [index for index in readable_indices if index not in failures]
@@ -289,17 +308,26 @@ def _computed(
             rows_of[key] = start + index
             new_indices.append(index)
     reasons: dict[str, str] = {}
+    remarks: Counter[str] = Counter()
     with progress_bar(label="extract", total=len(new_indices), unit="images") as bar:
         for batch in extractor.run_batches(_requests(extractor, images, new_indices), extractor.mean_rows, 1):
             targets = [start + new_indices[request] for request in batch.indices]
             if targets:
                 rows[targets] = batch.rows[0] if len(batch.rows) == 1 else np.concatenate(batch.rows, axis=1)
             reasons |= {images.keys[new_indices[request]]: reason for request, reason in batch.failures}
+            remarks.update(batch.remarks)
             bar.update(len(batch.indices) + len(batch.failures))
+    _say(remarks_in_words(remarks, extractor.reading))
     for index, key in enumerate(images.keys):
         if key and key not in reasons and rows_of[key] != start + index:
             rows[start + index] = rows[rows_of[key]]
     return {index: reasons[key] for index, key in enumerate(images.keys) if key in reasons}
+
+
+def _say(remarks: Sequence[str]) -> None:
+    """Tell what there is to say of the files, as the commands do."""
+    if remarks:
+        _LOG.info("\n".join(remarks))
 
 
 def _requests(extractor: Extractor, images: ImageList, indices: Sequence[int]) -> Iterator[Any]:

@@ -67,6 +67,10 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
     image_size : int or str, optional
         At which images are seen, as ``"360x480"``, height first (default: the commonest size of the images).
     crop_mode : {"squash", "border"}
+    intensity_range : str or (float, float)
+    channels : str or sequence of int
+    page : str or int
+        As of :func:`pipeline.features`.
     precision : {"fp32", "bf16", "fp16", "auto"}
     class_names : sequence of str, optional
         Of the numbers 0, 1, ... in masks (default: the numbers that masks hold).
@@ -105,6 +109,9 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         weights: str | Path = "default",
         image_size: int | str | None = None,
         crop_mode: CropMode = "squash",
+        intensity_range: str | tuple[float, float] = "full",
+        channels: str | Sequence[int] = "rgb",
+        page: str | int = "first",
         precision: PrecisionChoice = "fp32",
         class_names: Sequence[str] | None = None,
         ignore_label: int | str | None = None,
@@ -122,6 +129,9 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         self.weights = weights
         self.image_size = image_size
         self.crop_mode = crop_mode
+        self.intensity_range = intensity_range
+        self.channels = channels
+        self.page = page
         self.precision = precision
         self.class_names = class_names
         self.ignore_label = ignore_label
@@ -339,6 +349,9 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
             pool="none",
             image_size=self.image_size,
             crop_mode=self.crop_mode,
+            intensity_range=self.intensity_range,
+            channels=self.channels,
+            page=self.page,
             precision=self.precision,
             device=self.device,
         )

@@ -32,7 +32,7 @@ from stages.data.sources.sample_images import image_keys, key_samples, refuse_op
 from stages.data.sources.target_columns import with_target_columns
 from stages.data.splits import check_shares, make_missing_splits, strata_of
 from stages.data.targets.registry import Reading, read_targets
-from stages.runtime.unicode_text import look_alikes, told_apart
+from stages.runtime.unicode_text import differing_in_capitals, look_alikes, told_apart
 from stages.tasks.base import Task, task_from_json
 from stages.tasks.single_label import SingleLabel
 
@@ -432,6 +432,11 @@ def load_manifest(
         f"{len(group)} {several} look the same, and are not: {', '.join(shown[index] for index in group)}; if they are "
         f"one {one}, give them one name"
         for group in look_alikes(names).values()
+    ]
+    notes += [
+        f"{len(group)} {several} differ in capitals alone: {', '.join(group)}; if they are one {one}, give them one "
+        "name"
+        for group in differing_in_capitals(names)
     ]
     targets = load_targets(task, listing.targets)
     if len(listing.class_names) == 1:

@@ -29,7 +29,7 @@ from stages.training.lr_schedules import LRScheduleConfig
 from stages.training.optim import Group, create_optimizer, layerwise_lrs, parameter_groups
 from stages.training.train_loop import TrainRun
 
-_NOT_IN_FINGERPRINT = ("num_workers", "checkpoint_minutes", "tta", "name", "baselines", "baseline_lr")
+OPTIONS_THAT_SHAPE_NOTHING = ("num_workers", "checkpoint_minutes", "tta", "name", "baselines", "baseline_lr")
 """Options that do not shape what a training comes to."""
 
 _LATER = ("wise_ft", "lora")
@@ -39,7 +39,7 @@ _LATER = ("wise_ft", "lora")
 def training_fingerprint(problem: FinetuneProblem) -> TrainingFingerprint:
     """Return everything that shapes a fine-tuning, by name: a checkpoint of another one is not gone on from."""
     extractor, options, manifest = problem.extractor, problem.config, problem.manifest
-    left_out = {*_NOT_IN_FINGERPRINT, *(name for name in _LATER if not getattr(options, name))}
+    left_out = {*OPTIONS_THAT_SHAPE_NOTHING, *(name for name in _LATER if not getattr(options, name))}
     shaping = as_version_1({name: value for name, value in asdict(options).items() if name not in left_out})
     digest = hashlib.sha256()
     for name, value in sorted(problem.head.state_dict().items()):

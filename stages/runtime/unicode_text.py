@@ -46,6 +46,15 @@ def told_apart(names: Sequence[str]) -> list[str]:
     return shown
 
 
+def differing_in_capitals(names: Sequence[str]) -> list[list[str]]:
+    """Return the names, printable, that are the same but for capital letters, group by group."""
+    groups: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        look = unicodedata.normalize("NFC", printable(name))
+        groups[look.casefold()].add(look)
+    return [sorted(group) for group in groups.values() if len(group) > 1]
+
+
 def look_alikes(names: Sequence[str]) -> dict[str, list[int]]:
     """Return what several names look like, each time with their indices."""
     indices: dict[str, list[int]] = defaultdict(list)

@@ -50,3 +50,17 @@ def test_a_foreign_package_before_ours_is_named(tmp_path, name, as_library):
         f"package '{name}' lies in {ROOT}, but Python finds {tmp_path / f'{name}.py'} in its place" in completed.stderr
     )
     assert as_library or "Traceback" not in completed.stderr
+
+
+def test_the_installed_command_names_a_foreign_package_of_the_name_of_its_own(tmp_path):
+    start = [
+        "-c",
+        "import sys; sys.argv = ['cutonce', '--version']; from cutonce_command import main; sys.exit(main())",
+    ]
+    own = run_python(start, ROOT.parent)
+    assert (own.returncode, own.stderr) == (0, "")
+    (tmp_path / "pipeline.py").write_text("")
+    foreign = run_python(start, ROOT.parent, [tmp_path])
+    assert foreign.returncode == 1
+    assert f"lies in {ROOT}, but Python finds {tmp_path / 'pipeline.py'} in its place" in foreign.stderr
+    assert "Traceback" not in foreign.stderr

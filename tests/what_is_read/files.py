@@ -11,8 +11,9 @@ from stages.data.images.rgb import UnreadableImageError
 from stages.data.sources.open_image import read_image
 from tests.stages.data.images.test_codecs import deep_png
 from tests.stages.data.images.test_file_kinds import KINDS
+from tests.stages.data.images.test_jpeg2000 import jpeg_2000
 from tests.stages.data.images.test_png import RAMP, with_significant_bits
-from tests.stages.data.images.test_tiff import GDAL_NO_DATA, MAX_SAMPLE_VALUE, packed_12_bits, tiff
+from tests.stages.data.images.test_tiff import GDAL_NO_DATA, MAX_SAMPLE_VALUE, packed_12_bits, tiff, with_overview
 from tests.stages.data.pictures import encoded, photograph
 from tests.what_is_read import Case, Section
 
@@ -80,7 +81,9 @@ SECTION = Section(
         _file("JPEG, gray", encoded(_PHOTOGRAPH.convert("L"), "JPEG")),
         _file("JPEG, CMYK", encoded(_PHOTOGRAPH.convert("CMYK"), "JPEG")),
         _file("JPEG whose marker at the end is missing", _JPEG[:-2]),
+        _file("JPEG whose marker at the end is half there", _JPEG[:-1]),
         _file("JPEG that was cut off", _JPEG[:-100]),
+        _file("JPEG 2000 of colors of 16 bits, with imagecodecs installed", jpeg_2000([0, 21845, 43690, 65535], 16, 3)),
         _file("PNG with transparency: laid on white", encoded(_PHOTOGRAPH.convert("RGBA"), "PNG")),
         _file("PNG with a palette", encoded(_PHOTOGRAPH.convert("P"), "PNG")),
         _file("PNG of 16 bits", encoded(Image.fromarray(_FULL_RAMP), "PNG")),
@@ -113,8 +116,11 @@ SECTION = Section(
         ),
         _file("TIFF of one value everywhere", tiff(np.full((1, 3), 7.5, np.float32))),
         _file("TIFF of 32 bits", tiff(np.array([[0, 2**31, 2**32 - 1]], np.uint32))),
+        _file("TIFF of signed numbers of 8 bits", tiff(np.array([[-128, 0, 127]], np.int8))),
+        _file("TIFF of signed numbers of 16 bits", tiff(np.array([[0, 16384, 32767]], np.int16))),
         _file("TIFF of seven channels", tiff(np.zeros((7, 4, 5), np.uint8), **_PLANES)),
         _file("TIFF with three pages", tiff(np.zeros((3, 4, 5), np.uint8), photometric="minisblack")),
+        _file("TIFF with an overview of its one image", with_overview()),
         _file("BigTIFF", tiff(np.zeros((4, 5), np.uint8), bigtiff=True)),
         _file("animated GIF", _animation("GIF")),
         _file("animated WebP", _animation("WEBP")),

@@ -88,6 +88,10 @@ SECTION = Section(
             "splits with years", _folders({f"{split}2017/{name}": 4 for split in ("train", "val") for name in _CLASSES})
         ),
         Case(
+            "parts with the same folders in them",
+            _folders({f"fold{part}/{name}": 4 for part in (1, 2) for name in _CLASSES}),
+        ),
+        Case(
             "splits inside the classes",
             _folders({f"{name}/{split}": 4 for split in ("train", "test") for name in _CLASSES}),
         ),

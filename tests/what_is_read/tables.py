@@ -34,6 +34,11 @@ SECTION = Section(
         Case("CSV with the columns path and label", _table(_TABLE)),
         Case("a byte-order mark, as Excel writes it", _table(b"\xef\xbb\xbf" + _TABLE.encode())),
         Case("semicolons", _table(_TABLE.replace(",", ";"))),
+        Case(
+            "columns whose names stand in quotes, as R writes them",
+            _table(_TABLE.replace("path,label", '"path","label"')),
+        ),
+        Case("a pointer of Git LFS", _table("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")),
         Case("tabs", _table(_TABLE.replace(",", "\t"), "labels.tsv")),
         Case("tabs, called .txt as Excel does", _table(_TABLE.replace(",", "\t"), "labels.txt")),
         Case("a first line that names the separator", _table("sep=;\n" + _TABLE.replace(",", ";"))),

@@ -18,7 +18,7 @@ from pipeline.experiment.best.look import Look, SearchedData
 from pipeline.experiment.best.search import Search, search_trials
 from pipeline.experiment.head_methods import require_heads
 from pipeline.experiment.outer_test import require_no_folds
-from pipeline.experiment.run_setup import init_run, init_seed, resolve_features
+from pipeline.experiment.run_setup import init_seed, resolve_features
 from pipeline.experiment.table_columns import note_columns_left_out
 from pipeline.text import duration
 from stages.config.data import DataConfig
@@ -86,7 +86,6 @@ def run_best(
             f"`backbone` {features.backbone} was trained on images that folds of a search would hold out: use `train`, "
             "which chooses heads on such a network by the validation split alone"
         )
-    init_run(out, data, features, head)
     seed = data.seeds[0]
     manifest, directory = init_seed(out, data, features, seed, head)
     _require_answers_for_images(manifest)

@@ -22,6 +22,7 @@ from torch import Tensor
 from stages.config.pixel_values import FULL, IntensityRange
 from stages.data.images.codecs import decode_deep_png, first_line, rgb_decoder
 from stages.data.images.file_kinds import describe_unknown, open_image_format
+from stages.data.images.jpeg2000 import deep_color_samples, is_deep_color
 from stages.data.images.pages import choose_pages, count_pages, has_pages
 from stages.data.images.png import significant_samples
 from stages.data.images.reading import PAGES_LEFT, PLAIN, Reading
@@ -34,7 +35,7 @@ from stages.data.images.rgb import (
     upright,
 )
 from stages.data.images.samples import Samples, eight_bits
-from stages.data.images.tiff import OwnTiff, is_tiff, pillow_reads_tiff, tags_of, tiff_samples
+from stages.data.images.tiff import OwnTiff, full_pages, is_tiff, pillow_reads_tiff, tags_of, tiff_samples
 
 PIXEL_LIMIT = 178_956_970
 """Most pixels an image may have: Pillow's own limit, half a gigabyte as RGB."""
@@ -43,6 +44,7 @@ _ANY_CHANNELS = (0,)
 _ANY_RANGE = IntensityRange("values", 0.0, 1.0)
 """What makes a reader keep all channels, and more than 8 bits."""
 
+_JPEG_2000 = "JPEG2000"
 _END_OF_JPEG = b"\xff\xd9"
 _PADDINGS = (b"", b"\x55" * 64, b"\xaa" * 64)
 """What may follow the data of a JPEG that are whole without changing a pixel."""
@@ -94,7 +96,7 @@ def read_samples(data: bytes, reading: Reading) -> Samples:
         with open_image_format(data) as image:
             _require_size(*image.size)
             deep_range = replace(every_channel, intensity=_ANY_RANGE)
-            return _natural(data, image, deep_range)(choose_pages(count_pages(image), reading.page)[0])
+            return _natural(data, image, deep_range)(choose_pages(len(_pages(data, image)), reading.page)[0])
 
 
 @contextmanager
@@ -119,10 +121,10 @@ def _decode_opened(data: bytes, image: Image.Image, reading: Reading, remarks: l
             with suppress(*(() if _is_jpeg(image) else DECODE_ERRORS)):  # Pillow may not mind what is wrong with it
                 return quick(data)
         if _is_shown_as_it_is(data, image, reading):
-            if has_pages(image):
+            if has_pages(image) and len(_pages(data, image)) > 1:
                 remarks.append(PAGES_LEFT)
             return as_rgb(image)
-        return _from_pages(count_pages(image), _natural(data, image, reading), reading, remarks)
+        return _from_pages(len(_pages(data, image)), _natural(data, image, reading), reading, remarks)
     except DECODE_ERRORS as error:
         if not _is_jpeg(image) or data.rstrip(b"\0").endswith(_END_OF_JPEG):
             raise
@@ -142,6 +144,8 @@ def _is_jpeg(image: Image.Image) -> bool:
 
 def _is_shown_as_it_is(data: bytes, image: Image.Image, reading: Reading) -> bool:
     """Return whether RGB of 8 bits, which Pillow makes of its first page, is what is asked for."""
+    if image.format == _JPEG_2000 and is_deep_color(data):
+        return False
     cut_to_8_bits = reading.intensity != FULL and _is_deep_png(data)
     return not reading.channels and reading.page == "first" and not has_deep_mode(image) and not cut_to_8_bits
 
@@ -180,6 +184,7 @@ def _without_end_marker(data: bytes, reading: Reading, reason: BaseException) ->
     UnreadableImageError
         If more is missing; for `reason`.
     """
+    data = data.removesuffix(_END_OF_JPEG[:1])  # half of the marker
     first, *others = (_reopened(data + padding + _END_OF_JPEG, reading) for padding in _PADDINGS)
     if first is None or not all(other is not None and np.array_equal(first, other) for other in others):
         raise UnreadableImageError(first_line(reason)) from reason
@@ -198,13 +203,22 @@ def _is_deep_png(data: bytes) -> bool:
     return data.startswith(b"\x89PNG") and data[24] == 16
 
 
+def _pages(data: bytes, image: Image.Image) -> Sequence[int]:
+    """Return the numbers of the pages of an opened image that count."""
+    count = count_pages(image)
+    return full_pages(data) if count > 1 and image.format == "TIFF" else range(count)
+
+
 def _natural(data: bytes, image: Image.Image, reading: Reading) -> Callable[[int], Samples]:
     """Return what gives the samples of a page as they are in the file, with what its header says of them."""
     several = has_pages(image)
+    pages = _pages(data, image)
 
     def page(number: int) -> Samples:
-        if number:
-            image.seek(number)
+        if image.format == _JPEG_2000 and is_deep_color(data):
+            return deep_color_samples(data)
+        if several:
+            image.seek(pages[number])
         if _is_deep_png(data) and not has_deep_mode(image) and reading.intensity != FULL:
             return significant_samples(decode_deep_png(data), data)
         frame = image.copy() if several else image

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cache.errors import UsageError
 from stages.config.features import FeatureConfig
 from stages.config.pixel_values import ALL, FULL, IntensityRange, parse_channels, parse_intensity_range, parse_page
 
@@ -80,7 +81,13 @@ def reading_of(options: FeatureConfig, shorter_side: int | None = None) -> Readi
         Its `intensity_range` and `channels` resolved.
     shorter_side : int, optional
         To how many pixels images will be resized, where `options` may have them decoded at a reduced scale.
+
+    Raises
+    ------
+    UsageError
+        If they are not resolved: read in another way than was asked for would be read silently.
     """
+    require_resolved(options)
     return replace(reading_from(vars(options)), shorter_side=shorter_side if options.decoding == "reduced" else None)
 
 
@@ -113,6 +120,26 @@ def needs_survey(options: FeatureConfig) -> bool:
     return options.channels == ALL or not parse_intensity_range(options.intensity_range).is_resolved
 
 
+def require_resolved(options: FeatureConfig) -> None:
+    """Refuse options of reading that only the images of a data set tell, and that nobody has looked at them for.
+
+    Raises
+    ------
+    UsageError
+        That names the option, and what to give in its place.
+    """
+    if not parse_intensity_range(options.intensity_range).is_resolved:
+        raise UsageError(
+            f"`intensity_range` {options.intensity_range} is looked for in the images of a data set, which the "
+            "commands do and say what they found: give that, as bits:12 or LOW,HIGH"
+        )
+    if options.channels == ALL:
+        raise UsageError(
+            f"`channels` {ALL} are looked for in the images of a data set, which the commands do: give their numbers, "
+            "as 0,1,2,3,4"
+        )
+
+
 def remarks_in_words(remarks: Mapping[str, int], reading: Reading) -> list[str]:
     """Return what there is to say of the images of a data set, of which so many had each remark."""
     count = Counter(remarks)
@@ -128,8 +155,8 @@ def remarks_in_words(remarks: Mapping[str, int], reading: Reading) -> list[str]:
     if count[STRETCHED]:
         images = _counted(count[STRETCHED], "image")
         lines.append(
-            f"{images} of floats or 32 bits, for which no file says what is white: each runs from its own darkest to "
-            "its own brightest value; `intensity_range` LOW,HIGH gives all of them one range"
+            f"{images} of floats, 32 bits or numbers below zero, for which no file says what is white: each runs from "
+            "its own darkest to its own brightest value; `intensity_range` LOW,HIGH gives all of them one range"
         )
     if count[CLIPPED]:
         lines.append(

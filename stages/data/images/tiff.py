@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, BinaryIO
 
@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from stages.data.images.reading import Reading
 from stages.data.images.rgb import DECODE_ERRORS, UnreadableImageError
-from stages.data.images.samples import Samples
+from stages.data.images.samples import Samples, without_value
 
 VALUE_LIMIT = 1 << 30
 """Most values a page may have: two gigabytes of 16 bits."""
@@ -27,10 +27,13 @@ _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _PHOTOMETRIC, _SAMPLES, _LEAST, _MOST, _PLANAR = 258, 262, 277, 280, 281, 284
 _EXTRA, _FORMAT, _NO_DATA, _ORIENTATION = 338, 339, 42113, 274
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _IS_RGB = 0, 1, 2
-_UNSIGNED = 1
+_UNSIGNED, _SIGNED = 1, 2
 _MOST_SAMPLES = 4
 _ALPHA = (1, 2)
-_MOST_TAGS = 1000
+_MOST_TAGS, _MOST_PAGES = 1000, 100_000
+_LONG = 4
+_SUBFILE, _IS_REDUCED, _IS_MASK = 254, 1, 4
+_OLD_SUBFILE, _OLD_REDUCED = 255, 2
 
 
 def is_tiff(data: bytes) -> bool:
@@ -53,7 +56,7 @@ def pillow_reads_tiff(data: bytes, reading: Reading) -> bool:
             if samples > _MOST_SAMPLES or (reading.channels and samples > 1 and not image.mode.startswith("RGB")):
                 return False
             if bits <= 8:
-                return not (reading.channels and max(reading.channels) > 2)
+                return not (reading.channels and max(reading.channels) > 2) and not _is_signed(tags)
             if samples == 1:
                 return bits != 32 or max(_numbers(tags.get(_FORMAT, _UNSIGNED))) != _UNSIGNED
             return tags.get(_PLANAR, 1) == 1 and reading.is_plain and bits == 16
@@ -73,14 +76,16 @@ def has_eight_bits(file: BinaryIO) -> bool:
     """Return whether no channel of an opened TIFF has more than 8 bits, and Pillow shows all there are."""
     with Image.open(file, formats=("TIFF",)) as image:
         tags = tags_of(image)
-        return max(_numbers(tags.get(_BITS, 1))) <= 8 and int(tags.get(_SAMPLES, 1)) <= _MOST_SAMPLES
+        return (
+            max(_numbers(tags.get(_BITS, 1))) <= 8 and int(tags.get(_SAMPLES, 1)) <= _MOST_SAMPLES
+        ) and not _is_signed(tags)
 
 
 def tiff_samples(values: NDArray[Any], tags: Mapping[int, Any]) -> Samples:
     """Return the values [H, W, C] of a page with what its tags say of them.
 
     Of more than 8 bits white is what MaxSampleValue says, or the most that BitsPerSample can hold; a file of floats or
-    of 32 bits says neither.
+    of 32 bits says neither, nor does one of signed numbers in which some are below zero.
     """
     if values.dtype == np.uint8:  # Pillow has seen to the rest
         return Samples(values)
@@ -92,11 +97,13 @@ def tiff_samples(values: NDArray[Any], tags: Mapping[int, Any]) -> Samples:
     black = float(min(_numbers(least))) if least is not None and white is not None else 0.0
     if white is not None and black >= white:
         black = 0.0
-    if values.dtype == np.int8:
-        white = 127.0
+    no_data = _no_data(tags.get(_NO_DATA))
+    if white is None and _is_signed(tags) and bits <= 16:
+        measured = values[~without_value(Samples(values, no_data=no_data))]
+        white = float(2 ** (bits - 1) - 1) if measured.min(initial=0) >= 0 else None
     inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     has_alpha = values.shape[2] in (2, 4) and _numbers(tags.get(_EXTRA) or 0)[-1] in _ALPHA
-    return Samples(values, black, white, inverted, _no_data(tags.get(_NO_DATA)), has_alpha)
+    return Samples(values, black, white, inverted, no_data, has_alpha)
 
 
 class OwnTiff:
@@ -121,7 +128,8 @@ class OwnTiff:
         try:
             self._file = tifffile.TiffFile(io.BytesIO(data))
             first = self._file.pages.first
-            self.count = len(self._file.pages)
+            self._numbers = full_pages(data) if len(self._file.pages) > 1 else [0]
+            self.count = len(self._numbers)
         except Exception as error:  # its errors, and whatever its parsers raise on damaged tags
             raise UnreadableImageError(f"a damaged TIFF: {error}") from error
         self.size = (int(first.imagewidth), int(first.imagelength))
@@ -142,7 +150,7 @@ class OwnTiff:
         UnreadableImageError
             If they cannot be decoded, or are colors of another kind than RGB.
         """
-        page: Any = self._file.pages[number]
+        page: Any = self._file.pages[self._numbers[number]]
         if page.imagewidth * page.imagelength * max(page.samplesperpixel, 1) > VALUE_LIMIT:
             raise UnreadableImageError(f"more than {VALUE_LIMIT:,} values")
         tags = {code: tag.value for code, tag in ((tag.code, tag) for tag in page.tags)}
@@ -174,24 +182,57 @@ class OwnTiff:
         return tiff_samples(values, tags)
 
 
+def full_pages(data: bytes) -> list[int]:
+    """Return the numbers of the pages of a TIFF that are images of their own: overviews and masks of one are none.
+
+    GeoTIFF for the cloud has smaller copies of its one image behind it.
+    """
+    pages = [
+        number
+        for number, tags in enumerate(_directories(data))
+        if not tags.get(_SUBFILE, 0) & (_IS_REDUCED | _IS_MASK) and tags.get(_OLD_SUBFILE, 0) != _OLD_REDUCED
+    ]
+    return pages or [0]
+
+
 def _samples_per_pixel(data: bytes) -> int:
     """Return the tag SamplesPerPixel of the first page; 1 where it does not stand there."""
+    return next(_directories(data), {}).get(_SAMPLES, 1)
+
+
+def _directories(data: bytes) -> Iterator[dict[int, int]]:
+    """Yield, page after page, the tags that are one whole number; those of other kinds mean nothing here."""
     order = "<" if data.startswith(b"II") else ">"
     big = 0x2B in data[2:4]
+    offset, number = f"{order}{'Q' if big else 'I'}", f"{order}{'Q' if big else 'H'}"
+    size = 20 if big else 12
+    seen: set[int] = set()
     try:
-        [directory] = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, 8 if big else 4)
-        [count] = struct.unpack_from(f"{order}{'Q' if big else 'H'}", data, directory)
-        start, size = (directory + 8, 20) if big else (directory + 2, 12)
-        for position in range(start, start + size * min(count, _MOST_TAGS), size):
-            if struct.unpack_from(f"{order}H", data, position)[0] == _SAMPLES:
-                return int(struct.unpack_from(f"{order}H", data, position + size - (8 if big else 4))[0])
+        [directory] = struct.unpack_from(offset, data, 8 if big else 4)
+        while directory and directory not in seen and len(seen) < _MOST_PAGES:
+            seen.add(directory)
+            [count] = struct.unpack_from(number, data, directory)
+            start = directory + struct.calcsize(number)
+            tags = {}
+            for position in range(start, start + size * min(count, _MOST_TAGS), size):
+                code, kind = struct.unpack_from(f"{order}HH", data, position)
+                tags[code] = int(
+                    struct.unpack_from(
+                        f"{order}{'I' if kind == _LONG else 'H'}", data, position + size - (8 if big else 4)
+                    )[0]
+                )
+            yield tags
+            [directory] = struct.unpack_from(offset, data, start + size * count)
     except struct.error:  # a directory that is cut off, which the readers name
-        pass
-    return 1
+        return
 
 
 def _is_unsigned(tags: Mapping[int, Any]) -> bool:
     return set(_numbers(tags.get(_FORMAT, _UNSIGNED))) <= {_UNSIGNED, 4}
+
+
+def _is_signed(tags: Mapping[int, Any]) -> bool:
+    return _SIGNED in _numbers(tags.get(_FORMAT, _UNSIGNED))
 
 
 def _numbers(value: Any) -> tuple[int, ...]:

@@ -35,6 +35,9 @@ _LIKE_A_SPLIT = re.compile(
 )
 """train2017, test_a, dev-set, images_val: names that no class is likely to have beside another one of them."""
 
+_PART = re.compile(r"(fold|part|batch|chunk|split|subset)[-_ .]?\d+", re.IGNORECASE)
+"""fold1, part_2: parts of a data set, where each has the same classes in it."""
+
 
 def find_parts(root: Path, folders: Sequence[Path], choice: Sequence[str]) -> tuple[list[tuple[str, Path]], list[str]]:
     """Return in which folders the class folders are, each with its split, and in words what was taken for what.
@@ -65,6 +68,8 @@ def find_parts(root: Path, folders: Sequence[Path], choice: Sequence[str]) -> tu
     if choice:
         return _as_chosen(root, folders, {name: split for name, _, split in (item.rpartition("=") for item in choice)})
     if not any(_LIKE_A_SPLIT.fullmatch(folder.name) for folder in folders):
+        if _are_parts(root, folders):
+            raise _ambiguous_parts(root, folders)
         return [("", root)], []
     with_classes = {folder for folder in folders if find_subfolders(folder, FolderNotes(root))}
     names = {folder: folder.name.lower() for folder in folders}
@@ -135,6 +140,26 @@ def _look_like_splits(root: Path, folders: Sequence[Path], with_classes: set[Pat
         if folder in inner
         for other in inner
         if other != folder
+    )
+
+
+def _are_parts(root: Path, folders: Sequence[Path]) -> bool:
+    """Return whether all folders are called as parts of a data set, and have the same folders in them."""
+    if len(folders) < 2 or not all(_PART.fullmatch(folder.name) for folder in folders):
+        return False
+    first, *others = ({child.name for child in find_subfolders(folder, FolderNotes(root))} for folder in folders)
+    return len(first) > 1 and all(other == first for other in others)
+
+
+def _ambiguous_parts(root: Path, folders: Sequence[Path]) -> DataError:
+    names = [folder.name for folder in folders]
+    pairs = ",".join(
+        f"{name}={'test' if folder is folders[-1] else 'train'}" for folder, name in zip(folders, names, strict=True)
+    )
+    return DataError(
+        f"{root}: {', '.join(names)} have the same folders in them, and can be parts of the data or classes. If parts, "
+        f"say of which split each one is (train, val, test, or {LEFT_OUT} to leave it out), for instance `folders` "
+        f"{pairs}; if all are classes, say `folders` {CLASSES}"
     )
 
 

@@ -21,11 +21,14 @@ _SYSTEM_FOLDERS = frozenset(
     {
         *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot"),  # network drives
         *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder"),  # macOS
-        *("$recycle.bin", "system volume information"),  # Windows
+        *("$recycle.bin", "recycler", "system volume information"),  # Windows
         *("lost+found", "__pycache__"),
     }
 )
 """What systems and programs put among people's folders, in small letters; what begins with a dot is left out anyway."""
+
+_OF_SYSTEM = re.compile(r"found\.\d{3}")
+"""What Windows calls folders of files that it has rescued."""
 
 _OWN_FILES = (("config.toml", "environment.json"), ("results.json", "report.html"), ("keys.sqlite",))
 """What a run of this program, a comparison of runs, and the folder of its caches hold, and no folder of images does."""
@@ -176,7 +179,7 @@ def _is_own(names: Container[str]) -> bool:
 
 
 def _is_system_folder(name: str, notes: FolderNotes) -> bool:
-    if name.lower() not in _SYSTEM_FOLDERS:
+    if name.lower() not in _SYSTEM_FOLDERS and not _OF_SYSTEM.fullmatch(name.lower()):
         return False
     notes.system_folders[name] += 1
     return True

@@ -89,7 +89,7 @@ def _by_name(records: SourceRecords, pattern: str) -> tuple[list[str], str]:
     groups = [(match[1] or "") if (match := search(name)) else "" for name in names]
     if not any(groups):
         raise UsageError(f"`group_by` {pattern!r}: no file name has this in it, as {names[0]}")
-    return groups, f"by what `group_by` {pattern!r} finds in their names"
+    return groups, f"by what `group_by` {shlex.quote(pattern)} finds in their names"
 
 
 def _folders(records: SourceRecords, options: DataConfig) -> list[str]:

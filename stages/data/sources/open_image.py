@@ -34,6 +34,8 @@ def read_image(location: str, reading: Reading = PLAIN, remarks: list[str] | Non
         A DataError with the reason: no such file, not an image, cut off, too many pixels.
     """
     if isinstance(location, InMemoryImage):
+        if reading.channels:
+            raise UnreadableImageError("`channels` are those of files, and this is in memory", location)
         return location.read()
     tile = read_tile(location, reading, remarks, read_image)
     if tile is not None:

@@ -7,6 +7,7 @@ no files, the function that opens one of them; this file knows none of them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -18,6 +19,10 @@ from cache.registry import Registration
 from stages.config.data import DataConfig
 from stages.config.registry import SOURCES
 from stages.data.sources.records import Progress, SourceRecords
+from stages.data.sources.table_file import describe_other
+
+_BEGINNING = 4096
+"""Bytes of a file by which its kind is told."""
 
 
 class ListSamples(Protocol):
@@ -152,13 +157,23 @@ def list_samples(options: DataConfig, progress: Progress | None = None) -> Sourc
         return fitting[0].list(replace(options, data=str(path)), progress)
     if path.exists():
         kinds = " nor ".join(SOURCES.known[source.name].help_text for source, _ in path_sources)
-        raise UsageError(f"`data` {data} is not {kinds}")
+        other = _describe_file(path)
+        raise UsageError(f"`data` {data} is {f'{other}. It is ' if other else ''}not {kinds}")
     names = [source.name for source in sources if source.takes_path is None]
     known = ", ".join(f"{name}NAME" if name.endswith(":") else name for name in names)
     raise UsageError(
         f"`data` {data}: there is no such folder or file, and no source of that name "
         f"({known}).{suggestion(data, names)}"
     )
+
+
+def _describe_file(path: Path) -> str | None:
+    """Return what a file is that no source takes, as far as its beginning tells, and what helps."""
+    if not path.is_file():
+        return None
+    with suppress(OSError), path.open("rb") as file:
+        return describe_other(path, file.read(_BEGINNING))
+    return None
 
 
 def opener_of(location: str) -> OpenImage | None:

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from cache.errors import DataError, listed
+from stages.data.images.file_kinds import describe_known
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -63,7 +64,14 @@ class TableFile:
         separator_line = _SEPARATOR_LINE.match(self._text)
         self._lines_before = 1 if separator_line else 0
         candidates = [separator_line[1]] if separator_line else list(_SEPARATORS)
-        headers = {separator: self._header(separator, known_names) for separator in candidates}
+        headers, errors = {}, []
+        for separator in candidates:
+            try:
+                headers[separator] = self._header(separator, known_names)
+            except DataError as error:  # names in quotes, with another separator between them
+                errors.append(error)
+        if errors and not any(set(known_names) & set(names) for names in headers.values()):
+            raise errors[0]
         # of several that name as many, the usual one: max takes the first
         self._separator = max(headers, key=lambda separator: len(set(known_names) & set(headers[separator])))
         self.columns = headers[self._separator]
@@ -164,8 +172,8 @@ def read_text(path: Path) -> tuple[str, str]:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    if data.startswith(_WORKBOOK):
-        raise DataError(f"{path} is the workbook of a spreadsheet, and no text: save the sheet as 'CSV UTF-8'")
+    if (kind := describe_other(path, data)) is not None:
+        raise DataError(f"{path} is {kind}")
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             data = data.removeprefix(mark) if encoding == "utf-8" else data
@@ -177,6 +185,21 @@ def read_text(path: Path) -> tuple[str, str]:
         return data.decode(encoding, "surrogateescape" if encoding == "utf-8" else "strict"), encoding[:6].rstrip("-")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} begins as {encoding.upper()} and goes on as something else: {error.reason}") from error
+
+
+def describe_other(path: Path, data: bytes) -> str | None:
+    """Return what a file is that is no text of a table or list, and what helps; None where nothing tells.
+
+    Parameters
+    ----------
+    path : Path
+        By its name a workbook is told from other archives.
+    data : bytes
+        Its beginning.
+    """
+    if data.startswith(_WORKBOOK) and path.suffix.lower() != ".zip":
+        return "the workbook of a spreadsheet, and no text: save the sheet as 'CSV UTF-8'"
+    return describe_known(data)
 
 
 def _is_unicode(text: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stages.data.images.file_kinds import open_image_format
+from stages.data.images.jpeg2000 import is_deep_color
 from stages.data.images.png import significant_bits
 from stages.data.images.rgb import DECODE_ERRORS, has_deep_mode
 from stages.data.images.tiff import has_eight_bits, is_tiff
@@ -21,8 +22,8 @@ _SAME = (b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF")
 def is_read_as_in_version_1(location: str) -> bool:
     """Return whether an image that version 1 could read has the same pixels today; a file that is not there has not.
 
-    Not so are TIFF of other than 8 bits a channel, PNG whose header says that fewer than 16 of its 16 bits mean
-    something, and floats. Little of a file is read.
+    Not so are TIFF of other than 8 bits a channel or of signed numbers, JPEG 2000 of colors of more than 8 bits, PNG
+    whose header says that fewer than 16 of its 16 bits mean something, and floats. Little of a file is read.
     """
     if isinstance(location, InMemoryImage) or opener_of(location) is not None:
         return True
@@ -36,7 +37,10 @@ def is_read_as_in_version_1(location: str) -> bool:
             if is_tiff(head):
                 file.seek(0)
                 return has_eight_bits(file)
-            with open_image_format(head + file.read()) as image:
+            data = head + file.read()
+            with open_image_format(data) as image:
+                if image.format == "JPEG2000" and is_deep_color(data):
+                    return False
                 return not has_deep_mode(image) or image.mode.startswith("I;16")
     except DECODE_ERRORS:
         return False

@@ -125,6 +125,40 @@ def test_the_same_command_gives_the_same_bits_twice(finished, tmp_path):
     assert names >= {"head.safetensors", "top.safetensors", "predictions.npz", "manifest.csv"}
 
 
+def test_what_contradicts_a_fine_tuning_of_the_run_is_told_before_anything_is_computed(finished, capsys, monkeypatch):
+    _, arguments = finished
+    monkeypatch.setattr(FrozenTrunk, "forward", None)
+    code, printed, error = call(capsys, *arguments[: arguments.index("--head")], "--head", "ridge", "--epochs", "3")
+    assert code == 2
+    assert "finetune-top-3 was trained with --epochs 1, and this command says 3" in error
+    assert "a --name of its own" in error
+    assert "linear-ridge" not in printed
+
+
+def test_an_account_of_other_features_takes_the_place_of_none_that_results_were_made_with(finished, capsys):
+    folder, _ = finished
+    path = folder / "run" / "seed-0" / "extraction.json"
+    before = path.read_bytes()
+    given = ("--data", read_configuration(folder / "run" / "config.toml")["data"], *SMALL, "--cache", folder / "cache")
+    for command in ("extract", "inspect"):
+        code, _, error = call(capsys, command, *given, "--cut", "blocks.1", "--out", folder / "run")
+        assert code == 0, error
+        assert path.read_bytes() == before
+    assert call(capsys, "extract", *given, "--out", folder / "run")[0] == 0  # these features are theirs
+    assert json.loads(path.read_text())["fingerprints"] == json.loads(before)["fingerprints"]
+
+
+@pytest.mark.parametrize(
+    "command", ["run", "extract", "train", "finetune", "inspect", "lr-find", "learning-curve", "probe-layers"]
+)
+def test_of_data_that_there_are_not_nothing_is_left(command, tmp_path, capsys):
+    given = ("--data", tmp_path / "fotos", *SMALL, "--cache", tmp_path / "cache", "--out", tmp_path / "runs" / "one")
+    code, _, error = call(capsys, command, *given)
+    assert code == 2
+    assert "there is no such folder or file" in error
+    assert not list(tmp_path.iterdir())
+
+
 def letters(text):
     return re.sub(r"[\W_]+", "", text)
 

@@ -9,7 +9,7 @@ import pytest
 
 from cache.errors import UsageError
 from pipeline.evaluation.results import Result
-from pipeline.experiment.finished_methods import find_finished, require_same_features
+from pipeline.experiment.finished_methods import find_finished, require_same_features, require_same_settings
 from pipeline.experiment.model_card import read_recipe
 from stages.config.features import FeatureConfig
 from stages.config.heads import HeadConfig
@@ -86,3 +86,10 @@ def test_other_features_are_refused_before_they_are_computed(ridge):
 
 def test_what_is_not_complete_may_be_trained(tmp_path):
     assert find_finished(tmp_path, "any".__eq__, OPTIONS, overwrite=False) is None
+
+
+def test_other_settings_are_refused_before_anything_is_computed(ridge):
+    require_same_settings(ridge, {**OPTIONS, "cv": 5}, ["c_values"], "")
+    with pytest.raises(UsageError, match=r"trained with `cv` 3, and this command says 5\..* or `overwrite`"):
+        require_same_settings(ridge, {**OPTIONS, "cv": 5}, ["cv", "c_values"], "")
+    require_same_settings(ridge.parent / "another", {**OPTIONS, "cv": 5}, ["cv"], "")  # which the run has not

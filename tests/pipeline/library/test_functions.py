@@ -16,6 +16,7 @@ from pipeline.cli.app import main
 from pipeline.evaluation.results import Result
 from pipeline.library import functions, images
 from pipeline.library.estimators import FeatureExtractor
+from pipeline.library.finetuning import finetune
 from pipeline.library.functions import compare, features
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
@@ -363,3 +364,35 @@ def test_what_cannot_be_compared_is_told(runs, tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             compare(given)
+
+
+def test_files_of_more_bits_channels_and_pages_are_read_as_asked(tmp_path, caplog):
+    tifffile = pytest.importorskip("tifffile")
+    values = np.random.default_rng(0).integers(0, 4096, (2, 40, 40)).astype(np.uint16)
+    deep, pages, colors, eight = (str(tmp_path / f"{name}.tif") for name in ("deep", "pages", "colors", "eight"))
+    tifffile.imwrite(deep, values[0])
+    tifffile.imwrite(pages, values[::-1], photometric="minisblack")
+    tifffile.imwrite(colors, np.stack([values[1], values[0]], axis=2), photometric="minisblack", planarconfig="contig")
+    tifffile.imwrite(eight, np.round(values[0] * (255 / 4095)).astype(np.uint8))
+    expected = features([eight], image_size=32)
+    for cache in (None, tmp_path / "cache"):
+        given = {"image_size": 32, "intensity_range": "bits:12", "cache": cache}
+        np.testing.assert_array_equal(features([deep], **given), expected)
+        np.testing.assert_array_equal(features([deep], **{**given, "intensity_range": (0, 4095)}), expected)
+        np.testing.assert_array_equal(features([pages], page=1, **given), expected)
+        np.testing.assert_array_equal(features([colors], channels=[1], **given), expected)
+        caplog.clear()
+        with caplog.at_level("INFO", "cutonce"):
+            assert not np.array_equal(features([pages], image_size=32, cache=cache), expected)
+        assert "1 file of several pages or frames: the first was taken" in caplog.text
+    extractor = FeatureExtractor(image_size=32, intensity_range="bits:12", channels="1", page="first")
+    np.testing.assert_array_equal(extractor.transform([colors]), expected)
+
+
+def test_what_only_a_data_set_tells_is_refused_and_pixels_in_memory_have_their_channels(arrays):
+    with pytest.raises(ValueError, match=r"`intensity_range` auto is looked for in the images of a data set"):
+        features(arrays[:1], intensity_range="auto")
+    with pytest.raises(ValueError, match=r"`channels` all are looked for in the images of a data set"):
+        finetune(arrays[:4], [0, 1, 0, 1], channels="all")
+    with pytest.raises(ValueError, match=r"images\[0\]: `channels` are those of files"):
+        features(arrays[:1], channels="2,1,0", image_size=32)

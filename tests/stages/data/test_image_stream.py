@@ -52,7 +52,7 @@ def test_an_unreadable_image_is_carried_in_its_batch(locations, tmp_path):
     batches = list(stream(locations, RENDER, 5, 2))
     assert [index for batch in batches for index in batch.indices] == [i for i in range(25) if i not in (2, 7)]
     assert [failure for batch in batches for failure in batch.failures] == [
-        (2, "not an image of a known format"),
+        (2, "not an image of a known format, but text: 'not an image'"),
         (7, "no such file"),
     ]
     assert [len(batch.images) for batch in batches] == [5, 5, 5, 5, 3]

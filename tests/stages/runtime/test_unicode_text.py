@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.runtime.unicode_text import as_unicode, look_alikes, printable, told_apart
+from stages.runtime.unicode_text import as_unicode, differing_in_capitals, look_alikes, printable, told_apart
 
 
 @given(st.text(st.characters(exclude_categories=())))
@@ -31,3 +31,8 @@ def test_bytes_that_are_no_text_and_controls_are_escaped():
 def test_names_that_look_the_same_are_told_apart_in_words(names, shown):
     assert told_apart(names) == shown
     assert bool(look_alikes(names)) == (shown != names)
+
+
+def test_names_that_differ_in_capitals_alone_are_found():
+    assert differing_in_capitals(["cat", "Dog", "Cat", "dog", "bird"]) == [["Cat", "cat"], ["Dog", "dog"]]
+    assert differing_in_capitals(["cafe\u0301", "caf\u00e9"]) == []  # these look the same

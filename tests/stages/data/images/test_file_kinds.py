@@ -39,6 +39,17 @@ KINDS = {
     "ZIP": (b"PK\x03\x04\x14\x00" + bytes(40), "a ZIP archive; unpack it"),
     "NumPy": (b"\x93NUMPY\x01\x00v\x00{'descr': '|u1'}", "a NumPy array"),
     "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(40), "an HDF5 file"),
+    "CZI of a microscope": (b"ZISRAWFILE" + bytes(60), "a CZI file of a microscope; let the program"),
+    "ND2 of a microscope": (b"\xda\xce\xbe\x0a" + bytes(60), "an ND2 file of a microscope"),
+    "raw file of a camera": (b"\x00\x00\x00\x18ftypcrx " + bytes(60), "the raw file of a camera; develop it"),
+    "what macOS keeps beside a file": (b"\x00\x05\x16\x07\x00\x02" + bytes(60), "not the file itself"),
+    "7z": (b"7z\xbc\xaf\x27\x1c" + bytes(60), "a 7z archive; unpack it"),
+    "AVIF, damaged": (b"\x00\x00\x00\x18ftypavif" + bytes(60), "AVIF, damaged"),
+    "a web page behind a byte-order mark": (b"\xef\xbb\xbf<html>", "a web page"),
+    "what a server answers": (
+        b'{"error": "not found"}',
+        """not an image of a known format, but text: '{"error": "not""",
+    ),
     "zeros": (bytes(5000), "nothing but zeros at its beginning"),
     "text": (b"dear diary, " * 40, "not an image of a known format"),
 }

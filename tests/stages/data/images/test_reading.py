@@ -36,7 +36,7 @@ def test_the_options_say_how_files_are_read():
     ("remarks", "words"),
     [
         ({"pages left": 2}, "2 files of several pages or frames: the first was taken"),
-        ({"stretched": 3, "deep": 3}, "3 images of floats or 32 bits"),
+        ({"stretched": 3, "deep": 3}, "3 images of floats, 32 bits or numbers below zero"),
         ({"cropped": 1}, "1 image of which the network sees the middle, less than 60% of the area"),
         ({"clipped": 1}, "1 image with values outside `intensity_range` full"),
         ({"few levels": 97, "deep": 100}, "97 of 100 images with more than 8 bits use fewer than 32 of 256 levels"),

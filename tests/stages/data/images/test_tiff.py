@@ -28,6 +28,15 @@ def tiff(values, **options):
     return buffer.getvalue()
 
 
+def with_overview(image=DEEP[..., 0], *, big=False):
+    """A TIFF of one image with a smaller copy of it behind."""
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer, bigtiff=big) as file:
+        file.write(image)
+        file.write(image[::2, ::2], subfiletype=1)
+    return buffer.getvalue()
+
+
 def shown(data, reading=Reading()):  # noqa: B008 - frozen
     return decode(data, reading).permute(1, 2, 0).numpy()
 
@@ -195,3 +204,28 @@ def test_more_values_than_memory_holds_are_refused_before_they_are_decoded(bigti
     data = tiff(np.zeros((6, 5, 7), np.uint8), photometric="minisblack", planarconfig="contig", bigtiff=bigtiff)
     with pytest.raises(UnreadableImageError, match="more than 209 values"):
         decode(data, Reading(channels=(0, 1, 2)))
+
+
+def test_signed_numbers_are_read_as_such():
+    assert shown(tiff(np.array([[-128, -1, 0, 127]], np.int8)))[0, :, 0].tolist() == [0, 127, 128, 255]
+    assert shown(tiff(np.array([[0, 64, 127]], np.int8)))[0, :, 0].tolist() == [0, 129, 255]
+    assert shown(tiff(np.array([[0, 16384, 32767]], np.int16)))[0, :, 0].tolist() == [0, 128, 255]
+    assert shown(tiff(np.array([[-9999, 0, 32767]], np.int16)))[0, :, 0].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("big", [False, True])
+def test_overviews_of_one_image_are_no_pages(dtype, big):
+    """As GeoTIFF for the cloud has them."""
+    image = np.random.default_rng(0).integers(0, 256, (8, 8)).astype(dtype)
+    data = with_overview(image, big=big)
+    remarks = []
+    first = decode(data, remarks=remarks)
+    assert "pages left" not in remarks
+    assert decode(data, Reading(page="max")).equal(first)
+    with pytest.raises(UnreadableImageError, match="there is no page 1"):
+        decode(data, Reading(page=1))
+    stack = tiff(np.stack([image, image + 1]), photometric="minisblack", bigtiff=big)
+    remarks = []
+    decode(stack, remarks=remarks)
+    assert "pages left" in remarks

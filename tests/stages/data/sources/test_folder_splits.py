@@ -24,6 +24,10 @@ READINGS = [
     ([*in_each("train", "test"), "annotations"], (), "test, train, beside annotations can be splits or classes"),
     ([*in_each("train", "test"), "annotations"], (), "for instance `folders` annotations=none; if"),
     ([*in_each("train", "test"), "annotations"], "annotations=none", (["test", "train"], PETS)),
+    (in_each("fold1", "fold2"), (), "fold1, fold2 have the same folders in them, .*fold1=train,fold2=test; if all are"),
+    (in_each("fold1", "fold2"), "fold1=train fold2=test", (["test", "train"], PETS)),
+    (in_each("fold1", "fold2"), "classes", ([""], ("fold1", "fold2"))),
+    (["fold1/front", "fold1/side", "fold2/front"], (), ([""], ("fold1", "fold2"))),
     # what else splits are called: where it can mean one thing it does
     (in_each("train", "dev"), (), (["train", "val"], PETS)),
     (in_each("train", "Dev", "test"), (), (["test", "train", "val"], PETS)),

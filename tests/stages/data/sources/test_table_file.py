@@ -97,3 +97,23 @@ def test_what_is_no_table_is_named(tmp_path, data, message):
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(DataError, match=r"none\.csv cannot be read: No such file"):
         TableFile(tmp_path / "none.csv", NAMES)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_names_of_columns_may_stand_in_quotes_as_r_writes_them(tmp_path, separator):
+    table = table_of(tmp_path, f'"path"{separator}"label"\n"a.jpg"{separator}"Löwe"\n"b.jpg"{separator}"猫"\n')
+    assert fields(table) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS, .* run git lfs pull"),
+        (b"<!doctype html><html></html>", "a web page"),
+        (b"PAR1\x15\x04", "a Parquet file"),
+        (b"PK\x03\x04", "the workbook of a spreadsheet"),
+    ],
+)
+def test_other_files_are_named_in_place_of_columns_that_they_lack(tmp_path, data, words):
+    with pytest.raises(DataError, match=rf"table\.csv is {words}"):
+        table_of(tmp_path, data)
