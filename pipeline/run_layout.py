@@ -45,6 +45,7 @@ PREDICTIONS = "predictions.npz"
 VALIDATION = "validation.npz"
 OUT_OF_FOLD = "out-of-fold.npz"
 SHOWN_MASKS = "shown-masks.npz"  # where each pixel has a class
+IMAGE_WEIGHTS = "image_weights.csv"  # of a head that weighs the images of a sample
 MODEL_CARD = "model.json"
 HEAD = "head.safetensors"
 HEAD_WITHOUT_VAL = "head-without-val.safetensors"

@@ -57,6 +57,7 @@ def run(
         Run directory for everything that the run leaves.
     """
     from pipeline.cli.opened_page import open_in_browser
+    from pipeline.cli.output import echo
     from pipeline.experiment.compare_runs import publish
     from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.finetune_methods import require_same_finetunings, run_finetunings
@@ -90,12 +91,13 @@ def run(
         if not skip_finetune:
             require_heads(extractor, manifest, finetune.heads_for(manifest.task.name), option="init_head")
             require_trainable(extractor, finetune, manifest)
-        encode_columns(manifest, head)  # what is wrong with a column is told before images are extracted
+        encode_columns(manifest, head, data.target)  # what is wrong with a column is told before images are extracted
         experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite)
         require_same_features_of_heads(experiment, names, head)
         if not skip_finetune:
             require_same_finetunings(experiment, finetune, head)
-        require_memory(extractor, manifest, names, head)
+        for needed in require_memory(extractor, manifest, names, head):
+            echo(f"note: {needed}")
         report = extract_features(extractor, manifest, directory)
         if features.strict and report.skipped:
             raise DataError(f"{len(report.skipped)} images could not be read (--strict)")

@@ -50,7 +50,7 @@ def train(
         manifest, directory = init_seed(out, data, features, seed, head)
         experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite)
         names = head.heads_for(manifest.task.name)
-        encode_columns(manifest, head)  # what is wrong with a column is told before anything is trained
+        encode_columns(manifest, head, data.target)  # what is wrong with a column is told before anything is trained
         results += run_on_features(experiment, names, head)
         record_options(out, data, features, head)
     track_results(track, out, results)

@@ -17,7 +17,7 @@ from pipeline.experiment.heat_maps import heat_maps
 from pipeline.experiment.model_card import read_recipe
 from pipeline.experiment.page_features import PageFeatures, find_features
 from pipeline.report.evidence import HeatMaps, Near
-from pipeline.run_layout import MANIFEST, MEMBERS
+from pipeline.run_layout import MANIFEST, MEMBERS, SAMPLE_IMAGES
 from stages.config.feature_map import FeatureMapKind
 from stages.data.manifest import Manifest
 from stages.inspection.feature_map import FeatureMap, map_features, require_feature_map
@@ -63,8 +63,13 @@ class RunEvidence:
         """Why there are neither nearest images nor points; '' where there are."""
         if self._features is not None:
             return ""
-        folded = self.chosen.predictions.folds is not None
-        reason = "each sample was tested in an outer fold" if folded else "the features are in no cache any more"
+        directory = self.chosen.directory
+        if self.chosen.predictions.folds is not None:
+            reason = "each sample was tested in an outer fold"
+        elif directory is not None and (directory.parent / SAMPLE_IMAGES).exists():
+            reason = "features are of one image, and a sample has several"
+        else:
+            reason = "the features are in no cache any more"
         return f"There are neither nearest training images nor features in a plane: {reason}."
 
     @property

@@ -16,6 +16,7 @@ from torch import nn
 from cache.atomic_write import atomic_path
 from cache.errors import UsageError
 from pipeline.experiment.experiment import Experiment
+from pipeline.run_layout import IMAGE_WEIGHTS
 from pipeline.text import byte_count
 from stages.config.data import SPLITS
 from stages.config.head_registry import find_head
@@ -27,9 +28,6 @@ from stages.fitting.feature_rows import AnyFeatureRows, FeatureRows, in_batches
 from stages.network.aggregate import Aggregate
 from stages.network.heads.aggregated import AggregatedHead
 from stages.network.heads.base import Head
-
-IMAGE_WEIGHTS = "image_weights.csv"
-"""In the folder of a method that says how much each image of a test sample counts."""
 
 
 def takes_bags(name: HeadName) -> bool:
@@ -44,8 +42,15 @@ def allowed_memory(options: HeadConfig) -> float:
     return float(psutil.virtual_memory().available / 2)
 
 
-def require_memory(extractor: Extractor, manifest: Manifest, names: Sequence[HeadName], options: HeadConfig) -> None:
+def require_memory(
+    extractor: Extractor, manifest: Manifest, names: Sequence[HeadName], options: HeadConfig
+) -> list[str]:
     """Refuse samples of so many images that their rows find no room in memory, before anything is computed.
+
+    Returns
+    -------
+    list of str
+        What each head that takes all images of all samples needs, in words.
 
     Raises
     ------
@@ -53,8 +58,8 @@ def require_memory(extractor: Extractor, manifest: Manifest, names: Sequence[Hea
         With the bytes that are needed and those that are allowed, and what helps.
     """
     if not manifest.images:
-        return
-    allowed = allowed_memory(options)
+        return []
+    allowed, said = allowed_memory(options), []
     for name in names:
         places, bags = places_of(manifest), takes_bags(name)
         width = extractor.row_shape[0]
@@ -70,6 +75,12 @@ def require_memory(extractor: Extractor, manifest: Manifest, names: Sequence[Hea
                 f"not streamed: {byte_count(needed)}, of which `max_memory_gb` allows {byte_count(allowed)}. Take "
                 f"fewer images of each (`frames`), {helps}, or allow more"
             )
+        if bags:
+            said.append(
+                f"`head` {name} keeps {len(manifest):,} samples of up to {places:,} images in memory: "
+                f"{byte_count(needed)}, of which `max_memory_gb` allows {byte_count(allowed)}"
+            )
+    return said
 
 
 def load_samples(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,10 @@ from stages.columns.table_encoder import EncodedTable, TableEncoder, counted
 from stages.config.data import SPLITS
 from stages.config.heads import HeadConfig
 from stages.data.manifest import Manifest
+from stages.data.sources.target_columns import LABEL, LABELS, MASK, NUMBER
 
-OWN_COLUMNS = ("path", "label", "split", "key", "group", "stratum")
-"""What a manifest says of a sample itself."""
+OWN_COLUMNS = ("path", LABEL, LABELS, NUMBER, MASK, "split", "key", "group", "stratum")
+"""What a manifest says of a sample itself, and a table of what is to be predicted."""
 
 _LOG = logging.getLogger("cutonce")
 
@@ -72,8 +74,10 @@ def column_choice(options: HeadConfig) -> ColumnChoice:
     )
 
 
-def encode_columns(manifest: Manifest, options: HeadConfig) -> TableColumns | None:
+def encode_columns(manifest: Manifest, options: HeadConfig, target: Sequence[str] = ()) -> TableColumns | None:
     """Return the columns that the options name, as numbers fitted to train; None where they name none.
+
+    `target` names the columns that are predicted, or patterns of their names, as the option of that name does.
 
     Raises
     ------
@@ -83,7 +87,8 @@ def encode_columns(manifest: Manifest, options: HeadConfig) -> TableColumns | No
         If one is constant, is the target, or holds words where numbers are wanted.
     """
     choice = column_choice(options)
-    require_columns(choice, manifest.extra, OWN_COLUMNS)
+    predicted = [name for name in choice.names if any(fnmatchcase(name, pattern) for pattern in target)]
+    require_columns(choice, manifest.extra, [*OWN_COLUMNS, *predicted])
     if not choice.names:
         return None
     columns = {name: manifest.extra[name] for name in choice.names}

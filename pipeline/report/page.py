@@ -19,6 +19,7 @@ from pipeline.report import figures
 from pipeline.report.best import section as search_section
 from pipeline.report.cost_figures import break_even_figure
 from pipeline.report.evidence import Evidence
+from pipeline.report.image_weights import section as weights_section
 from pipeline.report.page_parts import (
     Figures,
     ReportFigure,
@@ -100,6 +101,7 @@ def write_report(
         order="descending" if metric.higher_is_better else "ascending",
         best_in=lambda column, number: " best" if number in marked[column] else "",
         task=task_part(PageContext(comparison, drawn, configuration, evidence)),
+        weights=weights_section(comparison.ranked),
         title=", ".join(run.name for run in comparison.runs),
         samples=comparison.rows[0].results[0].samples,
         scale=_scale(comparison),

@@ -9,6 +9,7 @@ from pipeline.evaluation.comparison import compare_runs
 from pipeline.experiment.page_evidence import RunEvidence
 from pipeline.experiment.run_setup import record_options
 from pipeline.report.page import write_report
+from pipeline.run_layout import SAMPLE_IMAGES
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.config.heads import HeadConfig
@@ -96,6 +97,11 @@ def test_a_page_without_its_cache_and_images_has_neither_empty_frames_nor_an_err
         evidence = RunEvidence(found)
         keys, locations, _ = asked(found)
         assert evidence.features == ""
+        assert evidence.features_note.endswith("the features are in no cache any more.")
+        several = found.choice.chosen.results[0].directory.parent / SAMPLE_IMAGES
+        several.touch()
+        assert evidence.features_note.endswith("features are of one image, and a sample has several.")
+        several.unlink()
         assert evidence.nearest(keys, 3) == [[]] * len(keys)
         assert evidence.feature_map(keys) is None
         gone = [location + ".gone" for location in locations]

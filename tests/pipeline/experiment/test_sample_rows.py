@@ -58,7 +58,10 @@ def test_bags_that_find_no_room_are_refused_before_anything_is_computed(probe, p
     with pytest.raises(UsageError, match=r"36 samples in memory, .* 1,000 images; such rows are not streamed: 176 MiB"):
         require_memory(probe.extractor, large, options.head, options)
     require_memory(probe.extractor, large, options.head, replace(options, aggregate="mean"))
-    require_memory(probe.extractor, pairs, options.head, options)
+    assert require_memory(probe.extractor, pairs, options.head, options) == []
+    more = replace(options, aggregate="mean", max_memory_gb=0.2)
+    (said,) = require_memory(probe.extractor, large, ["ridge", "mil"], more)  # where there is room it is said too
+    assert "`head` mil keeps 36 samples of up to 1,000 images in memory: 176 MiB" in said
 
 
 def test_heads_that_do_not_fit_task_or_rows_are_refused_before_anything_is_computed(probe, pairs):

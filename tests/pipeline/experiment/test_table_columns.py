@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import DataError
+from cache.errors import DataError, UsageError
 from pipeline.experiment.table_columns import encode_columns, note_columns_left_out
 from stages.config.heads import HeadConfig
 from stages.data.manifest import Manifest
@@ -42,6 +42,15 @@ def test_encoders_are_fitted_to_train_alone():
 def test_words_among_numbers_are_counted_over_all_samples():
     with pytest.raises(DataError, match="`columns` area holds what is no number in 2 of 24 rows"):
         encode_columns(with_columns(area=["big", *NUMBERS[1:-1], "small"]), HeadConfig(columns=("area",)))
+
+
+@pytest.mark.parametrize("target", [["price"], ["pri*"]])
+def test_the_target_itself_is_called_that_and_not_unknown(target):
+    samples = with_columns(area=NUMBERS)  # whose column price is what they are to predict, and no extra one
+    with pytest.raises(UsageError, match="`columns` price says what a sample is, or what is to be predicted"):
+        encode_columns(samples, HeadConfig(columns=("price",)), target)
+    with pytest.raises(UsageError, match="`columns` price: there is no such column; there are area"):
+        encode_columns(samples, HeadConfig(columns=("price",)), ["area_2"])
 
 
 def test_one_label_of_several_is_found_among_the_columns():

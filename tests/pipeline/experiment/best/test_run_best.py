@@ -23,6 +23,7 @@ def test_a_budget_without_room_for_one_pass_is_refused_with_what_it_would_take(s
     features = {"cache": tmp_path / "cache"}
     with pytest.raises(UsageError, match=r"one pass over 72 images takes about .* fewer pixels \(`image_size`"):
         search_photographs(tmp_path / "run", budget=Budget(1e-6, clock=Clock()), features=features)
+    search_photographs(tmp_path / "before", 1)
     # what is in the cache takes no time: with the same budget the first trial gives an answer
     search_photographs(tmp_path / "other", budget=Budget(1e-6, clock=Clock()))
     assert (tmp_path / "other" / "results.json").exists()
