@@ -106,7 +106,7 @@ def test_heads_of_another_package_are_shown_trained_saved_loaded_and_labelled(th
         """
 import torch
 from pipeline.cli.app import main
-from pipeline.evaluation.comparison import _method_words
+from pipeline.evaluation.comparison import method_words
 from pipeline.evaluation.results import Result
 from pathlib import Path
 from types import SimpleNamespace
@@ -126,7 +126,7 @@ for name in ("lda", "lowrank"):
     save_head(Path(name), trained.module, {})
     again, rows = load_head(Path(name))[0], torch.from_numpy(test.features).float()
     print("SAME", name, torch.equal(again(rows), trained.module.eval()(rows)), trained.method)
-    print("LABEL", _method_words(SimpleNamespace(method="linear", name=name, settings={})))
+    print("LABEL", method_words(SimpleNamespace(method="linear", name=name, settings={})))
 for refused in (lambda: HeadConfig(head=("lowrnk",)), lambda: require_in_memory("lda", StreamedFeatureRows([], [], None, 0))):
     try: refused()
     except UsageError as error: print("ERROR", error)
