@@ -26,10 +26,13 @@ def format_verdict(comparison: Comparison, width: int) -> str:
 def format_tables(comparison: Comparison, width: int) -> str:
     """Return how good the methods are and what they cost, the best first, with what the numbers are."""
     metric = comparison.metric
-    by = "out of folds" if comparison.choice.cross_validated else "on validation"
     alone, unit = len(comparison.rows) == 1, comparison.rows[0].unit
     below = [
-        *([] if alone else [f"{TAKEN}the one to take. The best {by} come first; no test image has a say in it."]),
+        *(
+            []
+            if alone
+            else [f"{TAKEN}the one to take. The best come first, by what ranks them; no test image has a say in it."]
+        ),
         "--method: what `predict`, `export` and `evaluate` call it.",
         f"{capitalized(metric.label)} on {comparison.test_images}. {interval_words(comparison)}",
         *renderings_words(comparison),
