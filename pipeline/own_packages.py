@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-"""The folder that holds the packages, the repository or site-packages."""
+from cutonce_command import ROOT, require_own_package
 
 
 def search_working_folder_last() -> None:
@@ -30,10 +28,4 @@ def require_own_packages() -> None:
         If Python finds another `cache` or `stages` before those that belong to this one.
     """
     for name in ("cache", "stages"):
-        spec = find_spec(name)
-        if spec is None or spec.origin is None or Path(spec.origin).resolve().parent != ROOT / name:
-            other_location = spec and (spec.origin or next(iter(spec.submodule_search_locations or ()), None))
-            raise ImportError(
-                f"Cutonce's package {name!r} lies in {ROOT}, but Python finds {other_location or 'none'} in its place. "
-                "Rename that, take its folder out of PYTHONPATH, or start from another folder."
-            )
+        require_own_package(name)

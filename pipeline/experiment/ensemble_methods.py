@@ -166,7 +166,7 @@ def _candidate(experiment: Experiment, directory: Path) -> Candidate | None:
         card = read_recipe(directory)
         if card is None or card.method not in _HEADS or not (directory / RESULT).exists():
             return None
-        if card.features_fingerprint not in (extractor.fingerprint, extractor.fingerprint_of_version_1):
+        if card.features_fingerprint not in extractor.fingerprints:
             return None
         result = Result.load(directory)
         validation, out_of_fold = result.validation_predictions, result.out_of_fold

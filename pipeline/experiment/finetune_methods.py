@@ -108,13 +108,11 @@ def require_same_finetunings(experiment: Experiment, options: FinetuneConfig, he
     UsageError
         If there is such a method, and it may not be replaced.
     """
-    extractor = experiment.extractor
-    fingerprints = (extractor.fingerprint, extractor.fingerprint_of_version_1)
     configs = () if experiment.overwrite else _trainings(options)
     for config in (config.for_task(experiment.task.name) for config in configs):
         method_dir = _method_dir(experiment.directory, transfer_method(config), name_of(config))
         made_with = {**options_of(experiment), **head.resolved(), **asdict(config)}
-        require_same_features(method_dir, fingerprints, made_with, _OTHER_NAME)
+        require_same_features(method_dir, experiment.extractor.fingerprints, made_with, _OTHER_NAME)
         require_same_settings(method_dir, made_with, _SHAPING, _OTHER_NAME)
 
 

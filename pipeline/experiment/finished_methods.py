@@ -88,7 +88,7 @@ def is_same_training(experiment: Experiment, identity_of: Callable[[str], str], 
 
 
 def require_same_features(
-    method_dir: Path, fingerprints: Collection[str | None], options: Mapping[str, Any], remedy: str = ""
+    method_dir: Path, fingerprints: Collection[str], options: Mapping[str, Any], remedy: str = ""
 ) -> None:
     """Refuse features that a method of the run was not trained on, before they are extracted.
 

@@ -428,11 +428,9 @@ def require_same_features_of_heads(experiment: Experiment, names: Sequence[HeadN
     UsageError
         If there is such a head, and it may not be replaced.
     """
-    extractor = experiment.extractor
-    fingerprints = (extractor.fingerprint, extractor.fingerprint_of_version_1)
     for name in () if experiment.overwrite else names:
         directory = experiment.directory / head_dir_name(name)
-        require_same_features(directory, fingerprints, head_options(experiment, name, options))
+        require_same_features(directory, experiment.extractor.fingerprints, head_options(experiment, name, options))
 
 
 class HeadProblem(NamedTuple):

@@ -219,6 +219,12 @@ class Extractor:
         specs = [Spec.from_json({**tap.cache.spec.to_json(), "decoder": decoder}) for tap in self.taps]
         return joined_fingerprint(specs)
 
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """The fingerprints under which a head's rows may be known: of today, and of version 1 if that read so."""
+        former = self.fingerprint_of_version_1
+        return (self.fingerprint,) if former is None else (self.fingerprint, former)
+
     @cached_property
     def augmentation(self) -> Augmentation:
         """What renders the views from 1 on."""
