@@ -10,8 +10,8 @@ from tests.pipeline.evaluation.test_comparison import add_method, wrong
 
 @pytest.fixture
 def comparison(tmp_path):
-    add_method(tmp_path, wrong(0, 60), seconds=20)
-    add_method(tmp_path, wrong(0, 50), method="head", name="rbf", seconds=25)
+    add_method(tmp_path, wrong(0, 60), seconds=20, val=0.85)
+    add_method(tmp_path, wrong(0, 50), method="head", name="rbf", seconds=25, val=0.9)
     add_method(tmp_path, wrong(40, 70), method="finetune", name="top-3", seconds=1220, backbone_forwards=12_345)
     return compare_runs([tmp_path])
 
@@ -31,11 +31,14 @@ def test_no_line_is_wider_than_the_terminal_and_nothing_is_lost(comparison, widt
 
 def test_the_best_come_first_and_the_one_to_take_is_marked(comparison):
     lines = format_tables(comparison, 200).splitlines()
-    shown = lines[2 : 2 + len(comparison.rows)]
-    assert [line[2:].partition("  ")[0].strip() for line in shown] == [row.label for row in comparison.ranked]
-    taken = [line for line in shown if line.startswith("* ")]
-    assert len(taken) == 1
-    assert taken[0].startswith(f"* {comparison.verdict.chosen.label} ")
+    best_first = [row.label for row in comparison.ranked]
+    assert best_first != [row.label for row in comparison.rows]
+    for start in (number for number, line in enumerate(lines) if line.startswith("----")):
+        shown = lines[start + 1 : start + 1 + len(best_first)]
+        assert [line[2:].partition("  ")[0].strip() for line in shown] == best_first
+        (taken,) = (line for line in shown if line.startswith("* "))
+        assert taken.startswith(f"* {comparison.verdict.chosen.label} ")
+    shown = lines[2 : 2 + len(best_first)]
     assert "head-rbf" in next(line for line in shown if "RBF SVM" in line)  # what --method calls it
 
 
