@@ -40,6 +40,56 @@ LONG_FILES = (
 """Those that take long, the longest first, and those that take some time and would come last."""
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--pretend-cuda", action="store_true", help="let torch believe in a CUDA device; see tests/pretended_cuda.py"
+    )
+
+
+def pytest_configure(config):
+    """Pretend before test files are imported: what they ask torch then, they would ask where a GPU is."""
+    if config.getoption("--pretend-cuda"):
+        from tests.pretended_cuda import pretend_cuda
+
+        config.pretending = pretend_cuda()
+        config.pretending.__enter__()
+
+
+def pytest_unconfigure(config):
+    if hasattr(config, "pretending"):
+        config.pretending.__exit__(None, None, None)
+
+
+def pytest_runtest_setup(item):
+    """Skip what needs a GPU, and says so by the marker, where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if item.config.getoption("--pretend-cuda") or not torch.cuda.is_available():
+            pytest.skip("needs a GPU, and here is none")
+
+
+@pytest.fixture
+def pretended_cuda():
+    """A CUDA device that is none, for one test; see tests/pretended_cuda.py."""
+    from tests.pretended_cuda import pretend_cuda
+
+    with pretend_cuda() as device:
+        yield device
+        device.end_of_test()
+
+
+@pytest.fixture(autouse=True)
+def _faults_of_the_pretended_device(request):
+    """Where all tests pretend, each of them answers for its own faults."""
+    yield
+    if hasattr(request.config, "pretending"):
+        from tests.pretended_cuda import pretend_cuda
+
+        with pretend_cuda() as device:
+            device.end_of_test()
+
+
 def pytest_collection_modifyitems(items):
     """Begin with the long files: a file goes to a worker whole, and the others would wait for one that comes last."""
     rank = {Path(__file__).parent / name: number for number, name in enumerate(LONG_FILES)}

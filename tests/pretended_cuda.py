@@ -1,0 +1,767 @@
+"""A CUDA device on a machine without one: its tensors lie in the CPU's memory, and nothing may forget that they do not.
+
+What is checked is what a GPU would refuse or do otherwise: tensors of two devices that meet, ``numpy()`` of a tensor of
+the device, a generator of the other device, a second process made by fork, results read before their copy has arrived,
+a stream that reads what another is still writing, memory freed while another stream uses it, memory that does not
+suffice, nvJPEG's silence about damaged files. What is computed is what the CPU computes. ``torch.compile`` and CUDA
+graphs do not work here, and several devices are one.
+
+To C++ the tensors lie on torch's device ``lazy``, of which no kernel is loaded: a name that neither asks for a driver nor
+is taken for the CPU's. Python is told ``cuda:0``.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+from unittest import mock
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+CUDA = torch.device("cuda:0")
+_LAZY = torch.device("lazy:0")
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+_GIB = 1 << 30
+aten = torch.ops.aten
+
+_raw_device = torch.Tensor.device
+_raw_is_cuda = torch.Tensor.is_cuda
+_raw_to = torch.Tensor.to
+_raw_numpy = torch.Tensor.numpy
+_raw_tolist = torch.Tensor.tolist
+_raw_data = torch.Tensor.data
+
+
+class PretendedCuda:
+    """The device, and what a test may want to know of it or do to it.
+
+    Attributes
+    ----------
+    synchronizations : int
+        How often the host has waited for the device, implicit waits included.
+    largest_allocation : int or None
+        A tensor of more bytes than these is refused as the memory would be: with ``torch.cuda.OutOfMemoryError``.
+    free, total : int
+        What ``torch.cuda.mem_get_info`` answers, in bytes.
+    peak : int
+        Bytes of the largest tensor there has been.
+    bf16 : bool
+        Whether it computes in bfloat16 by itself, as cards from Ampere on do.
+    lost : bool
+        Whether it answers nothing any more.
+    faults : list of str
+        What would have gone wrong on some other run only; raised when the pretending ends.
+    """
+
+    def __init__(self) -> None:
+        self.synchronizations = 0
+        self.largest_allocation: int | None = None
+        self.free, self.total = 4 * _GIB, 16 * _GIB
+        self.peak = 0
+        self.bf16 = True
+        self.lost = False
+        self.faults: list[str] = []
+        self.used = False
+        self.forked = False
+        self.lock = threading.RLock()
+        self.host: dict[Stream, int] = {}
+        self.streams: list[Stream] = []
+        self.of_thread = threading.local()
+        self.default = Stream()
+
+    def check(self) -> None:
+        """Refuse work as a lost device does, or one that another process has begun to use."""
+        if self.forked:
+            raise RuntimeError(
+                "Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, you must use the "
+                "'spawn' start method"
+            )
+        if self.lost:
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+        self.used = True
+
+    def after_fork(self) -> None:
+        """Remember in a child that its parent had used the device."""
+        self.forked = self.used
+        self.lock = threading.RLock()
+
+    def end_of_test(self) -> None:
+        """Raise for what was wrong though it went well this time, and be as new for the next test."""
+        faults, self.faults = self.faults, []
+        self.lost, self.largest_allocation, self.bf16, self.synchronizations = False, None, True, 0
+        assert not faults, "Pretended CUDA: " + "; ".join(sorted(set(faults)))
+
+    @property
+    def current(self) -> Stream:
+        """The stream of this thread."""
+        return getattr(self.of_thread, "stream", self.default)
+
+    def wait(self, clock: dict[Stream, int]) -> None:
+        """Let the host wait for what was launched up to these times."""
+        self.check()
+        self.synchronizations += 1
+        with self.lock:
+            _merge(self.host, clock)
+            for stream, time in clock.items():
+                stream.deliver(time)
+
+
+_device: PretendedCuda | None = None
+
+
+def _remember_the_parents_use() -> None:
+    if _device is not None:
+        _device.after_fork()
+
+
+os.register_at_fork(after_in_child=_remember_the_parents_use)
+
+
+def _active() -> PretendedCuda:
+    assert _device is not None, "a tensor of the pretended device is used after the pretending has ended"
+    return _device
+
+
+def _merge(clock: dict[Stream, int], other: dict[Stream, int]) -> None:
+    for stream, time in other.items():
+        clock[stream] = max(time, clock.get(stream, 0))
+
+
+class Stream:
+    """Stands for ``torch.cuda.Stream``; knows up to when it comes after each of the others."""
+
+    def __init__(self, device: Any = None, priority: int = 0, **kwargs: Any) -> None:
+        self.device, self.priority = CUDA, priority
+        self.clock: dict[Stream, int] = {self: 0}
+        self.copies: list[tuple[int, Tensor, Tensor]] = []
+        if _device is not None:
+            _device.streams.append(self)
+        self.cuda_stream = self.stream_id = id(self)
+
+    def tick(self) -> int:
+        """Launch something; return when."""
+        self.clock[self] += 1
+        return self.clock[self]
+
+    def deliver(self, time: int) -> None:
+        """Let copies to the host that were launched up to a time arrive."""
+        for launched, target, values in [*self.copies]:
+            if launched <= time:
+                target.copy_(values)
+        self.copies = [copy for copy in self.copies if copy[0] > time]
+
+    def record_event(self, event: Event | None = None) -> Event:
+        event = event or Event()
+        event.record(self)
+        return event
+
+    def wait_event(self, event: Event) -> None:
+        with _active().lock:
+            _merge(self.clock, event.clock)
+
+    def wait_stream(self, stream: Stream) -> None:
+        self.wait_event(stream.record_event())
+
+    def synchronize(self) -> None:
+        _active().wait(dict(self.clock))
+
+    def query(self) -> bool:
+        self.synchronize()
+        return True
+
+    def is_capturing(self) -> bool:
+        return False
+
+    def __enter__(self) -> Stream:
+        self._before = getattr(self, "_before", [])
+        self._before.append(_active().current)
+        _active().of_thread.stream = self
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _active().of_thread.stream = self._before.pop()
+
+
+class Event:
+    """Stands for ``torch.cuda.Event``."""
+
+    def __init__(self, enable_timing: bool = False, blocking: bool = False, **kwargs: Any) -> None:
+        self.clock: dict[Stream, int] = {}
+
+    def record(self, stream: Stream | None = None) -> None:
+        self.clock = dict((stream or _active().current).clock)
+
+    def wait(self, stream: Stream | None = None) -> None:
+        (stream or _active().current).wait_event(self)
+
+    def synchronize(self) -> None:
+        _active().wait(self.clock)
+
+    def query(self) -> bool:
+        self.synchronize()
+        return True
+
+    def elapsed_time(self, end: Event) -> float:
+        return 1.0
+
+
+class _Memory:
+    """Of the tensors that share some memory: who wrote it last and who has used it."""
+
+    __slots__ = ("owner", "recorded", "used", "written")
+
+    def __init__(self, owner: Stream) -> None:
+        self.owner = owner
+        self.written: tuple[Stream, int] = (owner, owner.clock[owner])
+        self.used: dict[Stream, int] = {}
+        self.recorded: set[Stream] = set()
+
+    def use(self, stream: Stream, time: int, writes: bool) -> None:
+        device = _active()
+        writer, written = self.written
+        if writer is not stream and max(stream.clock.get(writer, 0), device.host.get(writer, 0)) < written:
+            raise RuntimeError(
+                "Pretended CUDA: a stream uses a tensor that another one may still be writing; let it wait for an event"
+            )
+        if writes:
+            self.written = (stream, time)
+        if stream is not self.owner:
+            self.used[stream] = time
+
+    def __del__(self) -> None:
+        device = _device
+        if device is None:
+            return
+        for stream, time in self.used.items():
+            waited = max(self.owner.clock.get(stream, 0), device.host.get(stream, 0))
+            if stream not in self.recorded and waited < time:
+                device.faults.append(
+                    "the memory of a tensor was given back while a stream other than its own used it; call "
+                    "record_stream, or let its own stream wait"
+                )
+
+
+class DeviceTensor(torch.Tensor):
+    """A tensor of the pretended device."""
+
+    _inner: Tensor
+    _memory: _Memory
+
+    @staticmethod
+    def __new__(cls, inner: Tensor, memory: _Memory | None = None) -> DeviceTensor:
+        device = _active()
+        size = inner.untyped_storage().nbytes()
+        if memory is None:
+            if device.largest_allocation is not None and size > device.largest_allocation:
+                raise torch.cuda.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size / 2**20:.2f} MiB.")
+            device.peak = max(device.peak, size)
+        tensor = torch.Tensor._make_wrapper_subclass(
+            cls,
+            inner.size(),
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            layout=inner.layout,
+            device=_LAZY,
+            requires_grad=False,
+            _extra_dispatch_keys=_AUTOCAST,
+        )
+        tensor._inner = inner
+        tensor._memory = memory or _Memory(device.current)
+        return tensor
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _launch(func, args, kwargs or {})
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["_inner"], None  # makes torch swap a module's parameter for one of the device, the object staying
+
+    @staticmethod
+    def __tensor_unflatten__(inner: dict[str, Tensor], context: None, size: Any, stride: Any) -> DeviceTensor:
+        return DeviceTensor(inner["_inner"])
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.detach().cpu().__reduce_ex__(protocol)  # is read as the CPU's, whatever `map_location` says
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        if id(self) not in memo:
+            copied = self.detach().clone().requires_grad_(self.requires_grad)
+            copied.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("_inner", "_memory")})
+            memo[id(self)] = copied
+        return memo[id(self)]
+
+    def __repr__(self, **kwargs: Any) -> str:
+        return f"{self._inner!r} on {CUDA}"
+
+    @property
+    def data(self) -> Tensor:
+        return self.detach()
+
+    @data.setter
+    def data(self, values: Tensor) -> None:
+        if not isinstance(values, DeviceTensor):
+            raise TypeError("Pretended CUDA: `data` of a tensor of the device cannot become the CPU's")
+        _raw_data.__set__(self, values)
+        self._inner, self._memory = values._inner, values._memory
+
+    def record_stream(self, stream: Stream) -> None:
+        self._memory.recorded.add(stream)
+
+    def pin_memory(self, device: Any = None) -> Tensor:
+        raise RuntimeError("cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors can be pinned")
+
+    def is_pinned(self, device: Any = None) -> bool:
+        return False
+
+
+_WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "equal"}
+_TAKES_CPU_INDICES = {"index", "index_put", "index_put_", "_unsafe_index", "_index_put_impl_"}
+_TAKES_NO_CPU_SCALARS = {"cat", "stack", "index_select", "gather", "scatter", "embedding"}
+_NOT_OF_BYTES = {"_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"}
+
+
+def _is_ours(device: Any) -> bool:
+    return device is not None and torch.device(device).type in ("cuda", "lazy")
+
+
+def _launch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Do on the CPU what the device is asked for, if the device could."""
+    device = _active()
+    device.check()
+    name = func.overloadpacket.__name__
+    asked = kwargs.get("device")
+    if asked is not None and _is_ours(asked) and (torch.device(asked).index or 0) > 0:
+        raise RuntimeError("CUDA error: invalid device ordinal")
+    tensors: list[Tensor] = []
+    tree_map_only(Tensor, tensors.append, (args, kwargs))
+    ours = [tensor for tensor in tensors if isinstance(tensor, DeviceTensor)]
+    if name == "copy_" or name == "_to_copy":
+        return _copy(name, func, args, kwargs, ours)
+    _check_devices(name, args, tensors, ours)
+    _check_generator(kwargs)
+    if name in _NOT_OF_BYTES and ours[0].dtype == torch.uint8:
+        raise NotImplementedError(f"\"{name}_out_frame\" not implemented for 'Byte'")
+    if name == "_fused_sdp_choice":
+        return 0  # the one that is made of plain operations
+
+    is_view = func._schema.returns and any(
+        returned.alias_info is not None and not returned.alias_info.is_write for returned in func._schema.returns
+    )
+    written = _written(func, args, kwargs)
+    with device.lock:
+        stream = device.current
+        time = stream.tick()
+        if not is_view:
+            for tensor in ours:
+                tensor._memory.use(stream, time, any(tensor is other for other in written))
+    if name in _WAITS or (name in _TAKES_CPU_INDICES and _has_mask(args)):
+        device.wait(dict(stream.clock))
+    inner_args, inner_kwargs = tree_map_only(DeviceTensor, lambda tensor: tensor._inner, (args, kwargs))
+    inner_kwargs.pop("pin_memory", None)
+    if asked is not None:
+        inner_kwargs["device"] = torch.device("cpu") if _is_ours(asked) else asked
+    out = func(*inner_args, **inner_kwargs)
+    for tensor in written:
+        if isinstance(tensor, DeviceTensor) and tensor._inner.shape != tensor.shape:
+            raise NotImplementedError(f"Pretended CUDA: {func} changes a shape in place")
+    if not (_is_ours(asked) if asked is not None else ours):
+        return out  # such as zeros_like(x, device="cpu")
+    known = {id(tensor._inner): tensor for tensor in ours}
+    shared = ours[0]._memory if is_view else None
+
+    def wrap(tensor: Tensor) -> Tensor:
+        return known[id(tensor)] if id(tensor) in known else DeviceTensor(tensor, shared)
+
+    with device.lock:
+        return tree_map_only(Tensor, wrap, out)
+
+
+def _written(func: Any, args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return the tensors that an operator changes."""
+    written: list[Tensor] = []
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[place] if place < len(args) else kwargs.get(argument.name)
+            tree_map_only(Tensor, written.append, value)
+    return written
+
+
+def _check_devices(name: str, args: Any, tensors: list[Tensor], ours: list[DeviceTensor]) -> None:
+    others = [tensor for tensor in tensors if not isinstance(tensor, DeviceTensor)]
+    if not ours or not others:
+        return
+    if name in _TAKES_CPU_INDICES and isinstance(args[0], DeviceTensor):
+        indices: list[Tensor] = []
+        tree_map_only(Tensor, indices.append, args[1])
+        others = [tensor for tensor in others if not any(tensor is index for index in indices)]
+    others = [tensor for tensor in others if tensor.dim() > 0 or name in _TAKES_NO_CPU_SCALARS]
+    if others:
+        raise RuntimeError(
+            "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and "
+            f"{others[0].device}! (in {name})"
+        )
+
+
+def _check_generator(kwargs: dict[str, Any]) -> None:
+    generator = kwargs.get("generator")
+    if generator is not None and generator._cdata not in _generators:
+        raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
+
+
+def _has_mask(args: Any) -> bool:
+    return any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+
+
+def _copy(name: str, func: Any, args: Any, kwargs: dict[str, Any], ours: list[DeviceTensor]) -> Any:
+    """Copy within the device, to it or from it; what comes from it arrives when somebody has waited, if asked so."""
+    device = _active()
+    source = args[1] if name == "copy_" else args[0]
+    asked = kwargs.get("device")
+    if name == "copy_":
+        target_is_ours = isinstance(args[0], DeviceTensor)
+        blocks = not (args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
+    else:
+        target_is_ours = _is_ours(asked) if asked is not None else bool(ours)
+        blocks = not kwargs.get("non_blocking", False)
+    with device.lock:
+        stream = device.current
+        time = stream.tick()
+        for tensor in ours:
+            tensor._memory.use(stream, time, name == "copy_" and tensor is args[0])
+    crosses = isinstance(source, DeviceTensor) != target_is_ours
+    if crosses and blocks:
+        device.wait(dict(stream.clock))
+    values = source._inner if isinstance(source, DeviceTensor) else source
+    options = {key: value for key, value in kwargs.items() if key not in ("device", "pin_memory", "non_blocking")}
+    if name == "copy_":
+        target = args[0]
+        inner = target._inner if target_is_ours else target
+        if crosses and not blocks and not target_is_ours:
+            _arrive_later(stream, time, inner, values.to(inner.dtype).clone())
+        else:
+            inner.copy_(values)
+        return target
+    copied = func(values, **options)
+    if target_is_ours:
+        return DeviceTensor(copied)
+    if crosses and not blocks:
+        later = copied.clone()
+        _arrive_later(stream, time, copied, later)
+    return copied
+
+
+def _arrive_later(stream: Stream, time: int, target: Tensor, values: Tensor) -> None:
+    """Leave what nobody may read in a tensor of the host until its copy is waited for."""
+    target.fill_(float("nan") if target.dtype.is_floating_point else 1)
+    with _active().lock:
+        stream.copies.append((time, target, values))
+
+
+class _Factories(TorchDispatchMode):
+    """Sends to the device what asks for it by ``device=`` alone."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if DeviceTensor in types or _is_ours(kwargs.get("device")):
+            return _launch(func, args, kwargs)
+        if kwargs.get("pin_memory"):
+            tensor = func(*args, **{**kwargs, "pin_memory": False})
+            tensor.pretended_pinned = True
+            return tensor
+        return func(*args, **kwargs)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# torch.autocast("cuda"): operators and what they compute in, by the list in torch's documentation ("CUDA Op-Specific
+# Behavior"); those this project does not use are left out.
+
+_IN_HALF = (
+    "conv1d conv2d conv3d conv_transpose1d conv_transpose2d.input conv_transpose3d.input convolution linear matmul mm mv "
+    "addmm addmv addr bmm baddbmm addbmm prelu scaled_dot_product_attention"
+)
+_IN_FLOAT = (
+    "softmax.int log_softmax.int cumsum cumprod sum sum.dim_IntList prod exp expm1 log log2 log10 log1p pow.Tensor_Scalar "
+    "pow.Tensor_Tensor pow.Scalar rsqrt reciprocal norm.Scalar norm.ScalarOpt_dim linalg_vector_norm layer_norm group_norm "
+    "nll_loss nll_loss_nd mse_loss l1_loss smooth_l1_loss huber_loss kl_div cosine_similarity "
+    "binary_cross_entropy_with_logits softplus dist cdist erfinv"
+)
+_IN_WIDEST = "cat stack addcdiv addcmul dot grid_sampler index_put scatter_add bilinear"
+
+
+def _autocasting(operator: str, kind: str) -> Callable[..., Any]:
+    packet, _, overload = operator.partition(".")
+    call = getattr(getattr(aten, packet), overload or "default")
+
+    def cast(*args: Any, **kwargs: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+            if not torch.is_autocast_enabled("cuda"):
+                return call(*args, **kwargs)
+            floats: list[torch.dtype] = []
+            tree_map_only(Tensor, lambda t: floats.append(t.dtype) if t.is_floating_point() else None, (args, kwargs))
+            if kind == "half":
+                to = torch.get_autocast_dtype("cuda")
+            else:
+                to = torch.float32 if kind == "float" or torch.float32 in floats else floats[0]
+
+            def one(tensor: Tensor) -> Tensor:
+                fits = isinstance(tensor, DeviceTensor) and tensor.is_floating_point()
+                return tensor.to(to) if fits and tensor.dtype != torch.float64 else tensor
+
+            args, kwargs = tree_map_only(Tensor, one, (args, kwargs))
+            return call(*args, **kwargs)
+
+    return cast
+
+
+_libraries: list[torch.library.Library] = []
+
+
+def _register_autocast() -> None:
+    """Once a process: no other tensor has the key."""
+    if _libraries:
+        return
+    fallback = torch.library.Library("_", "IMPL")
+    fallback.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    library = torch.library.Library("aten", "IMPL")
+    _libraries.extend([fallback, library])
+    for kind, operators in (("half", _IN_HALF), ("float", _IN_FLOAT), ("widest", _IN_WIDEST)):
+        for operator in operators.split():
+            library.impl(operator, _autocasting(operator, kind), "AutocastPrivateUse1")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# nvJPEG
+
+
+def decode_jpegs_as_nvjpeg(sources: list[Tensor], mode: int, device: Any) -> list[Tensor]:
+    """Decode as nvJPEG does: damaged data without an error, and one file that is none fails the whole call."""
+    from torchcodec.decoders import ImageReadMode
+
+    images = [_decode_silently(source.numpy().tobytes()) for source in sources]
+    if ImageReadMode(mode) is not ImageReadMode.RGB:
+        raise NotImplementedError("Pretended CUDA: images are decoded to RGB only")
+    return [image.to("cuda") for image in images]
+
+
+def _decode_silently(data: bytes) -> Tensor:
+    from torchcodec.decoders import decode_jpeg
+
+    try:
+        # With an end-of-image marker behind it libjpeg takes what is missing for damage, and goes on with a warning.
+        opened = Image.open(io.BytesIO(data + b"\xff\xd9"), formats=["JPEG"])
+        if opened.mode == "CMYK":
+            raise RuntimeError("nvjpegDecodeBatched failed: CMYK")
+        try:
+            return decode_jpeg(data)
+        except RuntimeError:
+            whole = ImageOps.exif_transpose(opened.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise RuntimeError("nvjpegJpegStreamParse failed: 2") from error
+    return torch.frombuffer(bytearray(whole.tobytes()), dtype=torch.uint8).view(*whole.size[::-1], 3).permute(2, 0, 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# torch.cuda
+
+
+_generators: weakref.WeakValueDictionary[int, torch.Generator] = weakref.WeakValueDictionary()
+
+
+class _GeneratorOfAnyDevice(torch.Generator):
+    """``torch.Generator``, of which one of the device is one of the CPU that says so."""
+
+    def __new__(cls, device: Any = "cpu") -> torch.Generator:
+        generator = super().__new__(cls, "cpu" if _is_ours(device) else device)
+        if _is_ours(device):
+            _generators[generator._cdata] = generator
+        return generator
+
+    def __init__(self, device: Any = "cpu") -> None:
+        pass
+
+    @property
+    def device(self) -> torch.device:
+        return CUDA if self._cdata in _generators else torch.device("cpu")
+
+
+def _to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def translated(value: Any) -> Any:
+        is_device = isinstance(value, torch.device) or (isinstance(value, str) and value.startswith("cuda"))
+        if is_device and torch.device(value).type == "cuda":
+            if (torch.device(value).index or 0) > 0:
+                raise RuntimeError("CUDA error: invalid device ordinal")
+            return _LAZY
+        return value
+
+    return _raw_to(self, *map(translated, args), **{key: translated(value) for key, value in kwargs.items()})
+
+
+def _made_on_the_cpu(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a function that makes a tensor of Python's numbers or numpy's there, and copies it."""
+
+    def make_and_copy(*args: Any, device: Any = None, **kwargs: Any) -> Tensor:
+        if not _is_ours(device):
+            return make(*args, **({} if device is None else {"device": device}), **kwargs)
+        requires_grad = kwargs.pop("requires_grad", False)
+        on_device = make(*args, **kwargs).to(device)
+        return on_device.requires_grad_() if requires_grad else on_device
+
+    return make_and_copy
+
+
+def _numpy(self: Tensor, *, force: bool = False) -> Any:
+    if isinstance(self, DeviceTensor):
+        if force:
+            return _raw_numpy(self.detach().cpu())
+        raise TypeError(
+            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
+        )
+    return _raw_numpy(self, force=force)
+
+
+def _device_of(self: Tensor) -> torch.device:
+    device = _raw_device.__get__(self)
+    return CUDA if device.type == "lazy" else device
+
+
+def _pin(self: Tensor, device: Any = None) -> Tensor:
+    pinned = self.detach().clone(memory_format=torch.preserve_format)
+    pinned.pretended_pinned = True
+    return pinned
+
+
+class _Properties:
+    name = "Pretended GPU"
+    major, minor = 9, 0
+    multi_processor_count = 132
+
+    def __init__(self, device: PretendedCuda) -> None:
+        self.total_memory = device.total
+
+
+def _stand_ins(device: PretendedCuda) -> dict[str, Any]:
+    """Return what is put into ``torch.cuda``."""
+
+    def synchronize(_device: Any = None) -> None:
+        clock: dict[Stream, int] = {}
+        for stream in device.streams:
+            _merge(clock, stream.clock)
+        device.wait(clock)
+
+    def set_stream(stream: Stream) -> None:
+        device.of_thread.stream = stream
+
+    return {
+        "_lazy_init": device.check,
+        "init": device.check,
+        "is_initialized": lambda: device.used,
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "set_device": lambda _device: None,
+        "device": lambda _device: nullcontext(),
+        "get_device_name": lambda _device=None: _Properties.name,
+        "get_device_properties": lambda _device=None: _Properties(device),
+        "get_device_capability": lambda _device=None: (9, 0) if device.bf16 else (7, 0),
+        "is_bf16_supported": lambda including_emulation=True: device.bf16 or including_emulation,
+        "mem_get_info": lambda _device=None: (device.free, device.total),
+        "memory_allocated": lambda _device=None: device.peak,
+        "max_memory_allocated": lambda _device=None: device.peak,
+        "memory_reserved": lambda _device=None: device.peak,
+        "max_memory_reserved": lambda _device=None: device.peak,
+        "reset_peak_memory_stats": lambda _device=None: None,
+        "empty_cache": lambda: None,
+        "synchronize": synchronize,
+        "Stream": Stream,
+        "Event": Event,
+        "current_stream": lambda _device=None: device.current,
+        "default_stream": lambda _device=None: device.default,
+        "stream": lambda stream: stream or nullcontext(),
+        "set_stream": set_stream,
+        "is_current_stream_capturing": lambda: False,
+        "manual_seed": lambda seed: None,
+        "manual_seed_all": lambda seed: None,
+        "get_rng_state": lambda _device=None: torch.get_rng_state(),
+        "set_rng_state": lambda state, _device=None: torch.set_rng_state(state),
+    }
+
+
+def _in_this_thread() -> TorchDispatchMode:
+    torch.set_autocast_enabled("privateuseone", True)
+    return _Factories()
+
+
+@contextmanager
+def pretend_cuda() -> Iterator[PretendedCuda]:
+    """Let torch believe in a CUDA device within the block, in this thread and those that are begun in it."""
+    global _device
+    if _device is not None:
+        yield _device
+        return
+    _register_autocast()
+    bootstrap = threading.Thread._bootstrap_inner
+
+    def with_factories(self: threading.Thread) -> None:
+        with _in_this_thread():
+            bootstrap(self)
+
+    accelerator = {
+        "is_available": lambda: True,
+        "current_accelerator": lambda check_available=False: torch.device("cuda"),
+        "device_count": lambda: 1,
+        "current_device_index": lambda: 0,
+        "set_device_index": lambda _device: None,
+        "current_stream": lambda _device=None: pretended.current,
+        "synchronize": lambda _device=None: torch.cuda.synchronize(),
+        "empty_cache": lambda: None,
+    }
+    tensor = {
+        "device": property(_device_of),
+        "is_cuda": property(lambda self: _raw_device.__get__(self).type == "lazy"),
+        "to": _to,
+        "cuda": lambda self, device=None, non_blocking=False, **_: self.to(device or "cuda", non_blocking=non_blocking),
+        "numpy": _numpy,
+        "tolist": lambda self: _raw_tolist(self.detach().cpu() if isinstance(self, DeviceTensor) else self),
+        "pin_memory": _pin,
+        "is_pinned": lambda self, device=None: getattr(self, "pretended_pinned", False),
+        "record_stream": lambda self, stream: None,
+    }
+    _device = pretended = PretendedCuda()
+    pretended.streams.append(pretended.default)
+    patches = [mock.patch.object(threading.Thread, "_bootstrap_inner", with_factories)]
+    patches += [mock.patch.object(torch.cuda, name, value) for name, value in _stand_ins(pretended).items()]
+    patches += [mock.patch.object(torch.accelerator, name, value) for name, value in accelerator.items()]
+    patches += [mock.patch.object(torch.Tensor, name, value) for name, value in tensor.items()]
+    patches += [mock.patch.object(torch, "Generator", _GeneratorOfAnyDevice)]
+    for name in ("tensor", "as_tensor", "asarray"):
+        patches.append(mock.patch.object(torch, name, _made_on_the_cpu(getattr(torch, name))))
+    try:
+        import torchcodec.decoders._image_decoders as decoders
+    except (ImportError, RuntimeError):
+        pass
+    else:
+        patches.append(mock.patch.object(decoders, "_decode_jpegs_cuda", decode_jpegs_as_nvjpeg))
+    lifts = torch._C._only_lift_cpu_tensors()
+    torch._C._set_only_lift_cpu_tensors(True)
+    for patch in patches:
+        patch.start()
+    try:
+        with _in_this_thread():
+            yield pretended
+            pretended.end_of_test()
+    finally:
+        for patch in reversed(patches):
+            patch.stop()
+        torch._C._set_only_lift_cpu_tensors(lifts)
+        torch.set_autocast_enabled("privateuseone", False)
+        _device = None

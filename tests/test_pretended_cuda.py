@@ -1,0 +1,261 @@
+"""What the pretended device refuses, and that it computes what the CPU does."""
+
+import io
+import os
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from tests.pretended_cuda import pretend_cuda
+
+
+def trained(device, steps=4, autocast=False):
+    """Losses and weights of a small network after some steps on `device`."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    )
+    first = next(network.parameters())
+    network.to(device, memory_format=torch.channels_last)
+    assert next(network.parameters()) is first  # as on a GPU: who holds a parameter holds it still
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, fused=True)
+    images, targets = torch.randn(16, 3, 12, 12).to(device), torch.arange(16).to(device) % 4
+    losses = []
+    for _ in range(steps):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=autocast):
+            output = network(images)
+            losses.append(F.cross_entropy(output, targets, label_smoothing=0.1))
+        assert output.dtype == (torch.bfloat16 if autocast else torch.float32)
+        optimizer.zero_grad()
+        losses[-1].backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+    return torch.stack([loss.detach() for loss in losses]).cpu(), {k: v.cpu() for k, v in network.state_dict().items()}
+
+
+def test_a_network_trains_on_it_to_the_numbers_of_the_cpu(pretended_cuda):
+    losses, weights = trained("cpu")
+    losses_there, weights_there = trained("cuda")
+    assert losses[-1] < losses[0]
+    assert torch.equal(losses, losses_there)
+    assert all(torch.equal(weights[name], weights_there[name]) for name in weights)
+
+
+def test_autocast_computes_products_in_half_and_keeps_weights_and_losses_in_float(pretended_cuda):
+    losses, weights = trained("cuda", autocast=True)
+    exact, _ = trained("cpu")
+    assert losses.dtype == torch.float32
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32, torch.int64}
+    assert not torch.equal(losses, exact)
+    torch.testing.assert_close(losses, exact, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda ours, cpu: ours + cpu,
+        lambda ours, cpu: ours @ cpu.T,
+        lambda ours, cpu: torch.cat([ours, cpu]),
+        lambda ours, cpu: cpu[ours > 0],
+        lambda ours, cpu: ours.index_select(0, torch.tensor([0])),
+        lambda ours, cpu: F.linear(cpu, ours),
+        lambda ours, cpu: nn.Linear(3, 3)(ours),
+        lambda ours, cpu: nn.BatchNorm1d(3).to("cuda")(cpu),
+        lambda ours, cpu: torch.stack([ours[0, 0], cpu[0, 0]]),
+        lambda ours, cpu: ours.add_(cpu),
+    ],
+)
+def test_tensors_of_two_devices_do_not_meet(pretended_cuda, mix):
+    with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+        mix(torch.randn(3, 3, device="cuda"), torch.randn(3, 3))
+
+
+def test_numbers_of_the_cpu_and_its_indices_may_meet_tensors_of_the_device(pretended_cuda):
+    ours = torch.ones(3, 3, device="cuda")
+    assert (ours * torch.tensor(2.0)).sum().item() == 18
+    assert ours[torch.tensor([0, 1])].device == torch.device("cuda:0")
+    ours.copy_(torch.zeros(3, 3))
+    assert not ours.any()
+
+
+def test_numpy_has_to_be_asked_of_the_cpu(pretended_cuda):
+    ours = torch.ones(3, device="cuda")
+    for ask in (ours.numpy, lambda: np.asarray(ours)):
+        with pytest.raises(TypeError, match=r"can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu\(\)"):
+            ask()
+    assert ours.cpu().numpy().tolist() == ours.tolist() == [1, 1, 1]
+
+
+def test_a_generator_of_the_cpu_draws_nothing_for_it(pretended_cuda):
+    with pytest.raises(RuntimeError, match="Expected a 'cuda' device type for generator"):
+        torch.randn(3, device="cuda", generator=torch.Generator())
+    generator = torch.Generator("cuda").manual_seed(3)
+    assert generator.device == torch.device("cuda:0")
+    drawn = torch.randn(3, device="cuda", generator=generator)
+    assert torch.equal(drawn.cpu(), torch.randn(3, generator=torch.Generator().manual_seed(3)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.zeros(2, device="cuda"),
+        lambda: torch.tensor([1.0, 2.0], device="cuda"),
+        lambda: torch.as_tensor(np.zeros(2), device=torch.device("cuda")),
+        lambda: torch.arange(2).cuda(),
+        lambda: torch.arange(2, device="cuda").new_zeros(2),
+        lambda: torch.zeros(2, device="cuda").new_tensor([1, 2]),
+        lambda: torch.zeros_like(torch.zeros(2), device="cuda"),
+        lambda: F.one_hot(torch.arange(2, device="cuda")),
+        lambda: torch.func.vmap(lambda x: x + torch.ones(2, device=x.device))(torch.ones(2, 2, device="cuda")),
+        lambda: ThreadPoolExecutor(1).submit(lambda: torch.zeros(2, device="cuda")).result(),
+    ],
+)
+def test_what_is_made_for_it_lies_on_it(pretended_cuda, make):
+    made = make()
+    assert made.is_cuda
+    assert made.device == torch.device("cuda:0")
+    assert made.cpu().device.type == "cpu"
+
+
+def test_there_is_one_device_only(pretended_cuda):
+    assert torch.cuda.device_count() == 1
+    with pytest.raises(RuntimeError, match="invalid device ordinal"):
+        torch.zeros(2, device="cuda:1")
+
+
+def test_a_pickled_tensor_is_read_as_the_cpus(pretended_cuda, tmp_path):
+    ours = torch.arange(3, device="cuda")
+    assert pickle.loads(pickle.dumps(ours)).tolist() == [0, 1, 2]
+    torch.save({"state": ours}, tmp_path / "state.pth")
+    assert torch.load(tmp_path / "state.pth", map_location="cpu", weights_only=True)["state"].tolist() == [0, 1, 2]
+
+
+def test_a_process_made_by_fork_cannot_use_it(pretended_cuda):
+    torch.zeros(2, device="cuda")
+    child = os.fork()
+    if child == 0:
+        try:
+            torch.zeros(2, device="cuda")
+        except RuntimeError as error:
+            os._exit(0 if "Cannot re-initialize CUDA in forked subprocess" in str(error) else 2)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_copy_that_was_not_waited_for_has_not_arrived(pretended_cuda):
+    rows = torch.arange(3.0, device="cuda").to("cpu", non_blocking=True)
+    assert rows.isnan().all()
+    before = torch.cuda.Event()
+    before.synchronize()
+    assert rows.isnan().all()
+    copied = torch.cuda.current_stream().record_event()
+    copied.synchronize()
+    assert rows.tolist() == [0, 1, 2]
+
+
+def test_waiting_is_counted(pretended_cuda):
+    ours = torch.arange(4.0, device="cuda")
+    waited = pretended_cuda.synchronizations
+    total = (ours * 2).sum()
+    total.to("cpu", non_blocking=True)
+    assert pretended_cuda.synchronizations == waited
+    total.item(), ours.cpu(), ours[ours > 1], ours.nonzero(), bool(total)
+    assert pretended_cuda.synchronizations == waited + 5
+
+
+def test_a_stream_waits_for_what_another_writes(pretended_cuda):
+    beside = torch.cuda.Stream()
+    with torch.cuda.stream(beside):
+        written = torch.zeros(4, device="cuda") + 1
+    with pytest.raises(RuntimeError, match="a stream uses a tensor that another one may still be writing"):
+        written.sum()
+    torch.cuda.current_stream().wait_event(beside.record_event())
+    assert written.sum().item() == 4
+
+
+def test_memory_is_not_given_back_while_another_stream_uses_it():
+    def use_beside(record):
+        beside = torch.cuda.Stream()
+        with torch.cuda.stream(beside):
+            written = torch.zeros(4, device="cuda")
+        torch.cuda.current_stream().wait_stream(beside)
+        total = written.sum()
+        if record:
+            written.record_stream(torch.cuda.current_stream())
+        return total
+
+    with pretend_cuda() as device:
+        total = use_beside(record=True)
+        device.end_of_test()
+        total = use_beside(record=False)
+        assert total.item() == 0
+        with pytest.raises(AssertionError, match="call record_stream"):
+            device.end_of_test()
+
+
+def test_memory_may_be_too_small_and_the_device_may_be_lost(pretended_cuda):
+    pretended_cuda.largest_allocation = 1000
+    torch.zeros(250, device="cuda")
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="CUDA out of memory"):
+        torch.zeros(251, device="cuda")
+    pretended_cuda.lost = True
+    with pytest.raises(torch.AcceleratorError, match="CUDA error"):
+        torch.zeros(2, device="cuda")
+
+
+def jpeg(mode="RGB", size=(40, 30)):
+    pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], len(mode)), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels.squeeze(), mode).save(file, "JPEG")
+    return file.getvalue()
+
+
+def test_images_are_decoded_as_nvjpeg_does_it(pretended_cuda):
+    decode_jpeg = pytest.importorskip("torchcodec.decoders").decode_jpeg
+    whole = jpeg()
+    there, cut = decode_jpeg([whole, whole[: len(whole) // 2]], device="cuda")
+    assert there.device == torch.device("cuda:0")
+    assert torch.equal(there.cpu(), decode_jpeg(whole))
+    assert cut.shape == there.shape  # without an error
+    with pytest.raises(RuntimeError):
+        decode_jpeg(whole[: len(whole) // 2])
+    for bad in (b"text", b"", jpeg("CMYK")):
+        with pytest.raises((RuntimeError, ValueError), match=r"nvjpeg|buffer length"):
+            decode_jpeg([whole, bad], device="cuda")
+
+
+def test_resizing_with_antialiasing_takes_no_bytes_there(pretended_cuda):
+    bytes_there = torch.zeros(1, 3, 8, 8, dtype=torch.uint8, device="cuda")
+    with pytest.raises(NotImplementedError, match="Byte"):
+        F.interpolate(bytes_there, size=4, mode="bilinear", antialias=True)
+    F.interpolate(bytes_there.float(), size=4, mode="bilinear", antialias=True)
+
+
+def test_nothing_is_pretended_afterwards(request):
+    if hasattr(request.config, "pretending"):
+        pytest.skip("all tests pretend")
+    is_available, device = torch.cuda.is_available(), torch.Tensor.device
+    with pretend_cuda():
+        assert torch.cuda.is_available()
+    assert torch.cuda.is_available() == is_available
+    assert torch.Tensor.device is device
+
+
+@pytest.mark.gpu
+def test_a_real_device_refuses_the_same():
+    ours, cpu = torch.randn(3, 3, device="cuda"), torch.randn(3, 3)
+    for mix in (lambda: ours + cpu, lambda: ours @ cpu, lambda: torch.cat([ours, cpu])):
+        with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+            mix()
+    with pytest.raises(TypeError, match="can't convert cuda:0 device type tensor to numpy"):
+        ours.numpy()
+    with pytest.raises(NotImplementedError, match="Byte"):
+        F.interpolate(
+            torch.zeros(1, 3, 8, 8, dtype=torch.uint8, device="cuda"), size=4, mode="bilinear", antialias=True
+        )
