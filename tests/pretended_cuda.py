@@ -12,6 +12,7 @@ is taken for the CPU's. Python is told ``cuda:0``.
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import threading
@@ -281,6 +282,8 @@ class DeviceTensor(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if _is_composite(func):  # in inference mode nobody has taken it apart
+            return func.decompose(*args, **kwargs or {})
         return _launch(func, args, kwargs or {})
 
     def __tensor_flatten__(self) -> tuple[list[str], None]:
@@ -328,6 +331,11 @@ _WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique
 _TAKES_CPU_INDICES = {"index", "index_put", "index_put_", "_unsafe_index", "_index_put_impl_"}
 _TAKES_NO_CPU_SCALARS = {"cat", "stack", "index_select", "gather", "scatter", "embedding"}
 _NOT_OF_BYTES = {"_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"}
+
+
+@functools.cache
+def _is_composite(func: Any) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
 
 def _is_ours(device: Any) -> bool:
@@ -472,7 +480,11 @@ class _Factories(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if DeviceTensor in types or _is_ours(kwargs.get("device")):
+        devices = [value for value in (*args, kwargs.get("device")) if isinstance(value, torch.device)]
+        if DeviceTensor in types or any(map(_is_ours, devices)):
+            if _is_composite(func):
+                with self:
+                    return func.decompose(*args, **kwargs)
             return _launch(func, args, kwargs)
         if kwargs.get("pin_memory"):
             tensor = func(*args, **{**kwargs, "pin_memory": False})
