@@ -755,6 +755,8 @@ def pretend_cuda() -> Iterator[PretendedCuda]:
     patches += [mock.patch.object(torch.accelerator, name, value) for name, value in accelerator.items()]
     patches += [mock.patch.object(torch.Tensor, name, value) for name, value in tensor.items()]
     patches += [mock.patch.object(torch, "Generator", _GeneratorOfAnyDevice)]
+    # views of wrapped tensors are none of those that inference mode makes; without gradients is all that it means here
+    patches += [mock.patch.object(torch._C, "_InferenceMode", lambda mode: torch.no_grad() if mode else nullcontext())]
     for name in ("tensor", "as_tensor", "asarray"):
         patches.append(mock.patch.object(torch, name, _made_on_the_cpu(getattr(torch, name))))
     try:

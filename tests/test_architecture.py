@@ -61,6 +61,7 @@ INSIDE = {
             "masks",
             "augment",
             "sample",
+            "encoded_files",
             "sources",
             "image_stream",
             "group_split",

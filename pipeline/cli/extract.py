@@ -90,9 +90,10 @@ def _estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
     echo(
         f"{result.images:,} images lack features"
         + (f" ({result.renderings:,} renderings, up to {views} of each)" if views > 1 else ""),
-        f"measured here: {result.per_second:.0f} images/s in batches of {result.batch_size} (decoding alone "
-        f"{format_count(result.decode_per_second)}/s, {extractor.trunk.arithmetic} forward alone "
-        f"{format_count(result.forward_per_second)}/s)",
+        f"measured here: {result.per_second:.0f} images/s in batches of {result.batch_size} and "
+        f"{extractor.trunk.arithmetic}; each alone would do "
+        f"{', '.join(f'{stage} {format_count(rate)}/s' for stage, rate in result.limits.items())}: "
+        f"{min(result.limits, key=lambda stage: result.limits[stage])} limits (writing is not measured)",
         f"it will take {duration(result.seconds)} and {byte_count(sum(tap.size for tap in result.taps))}, of "
         f"{byte_count(free_bytes(extractor.options.cache))} that are free; nothing was written",
         table(["cut", "row", "rows", "size"], rows, left=2),

@@ -37,7 +37,7 @@ def zoo(
     sample_size: int = 300,
     image_size: int | str | None = None,
     crop_mode: CropMode = "center",
-    precision: PrecisionChoice = "fp32",
+    precision: PrecisionChoice | None = None,
     cache: Path = FeatureConfig.cache,
     device: str = "auto",
 ) -> Networks:

@@ -60,7 +60,8 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Of files of more than 8 bits, other channels or several pages.
     aggregate : {"mean", "max", "concat"}, optional
         For samples of several images.
-    precision : {"fp32", "bf16", "fp16", "auto"}
+    precision : {"fp32", "tf32", "bf16", "fp16", "auto"}, optional
+        Arithmetic of the network (default: auto on an NVIDIA GPU, fp32 elsewhere).
     cache : Path or FeatureCache, optional
         Folder where features are kept; without one every call computes them again.
     device : str
@@ -82,7 +83,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         channels: str | Sequence[int] = "rgb",
         page: str | int = "first",
         aggregate: AggregateKind | None = None,
-        precision: PrecisionChoice = "fp32",
+        precision: PrecisionChoice | None = None,
         cache: Path | str | FeatureCache | None = None,
         device: str = "auto",
         batch_size: int | None = None,

@@ -55,7 +55,7 @@ def features(
     channels: str | Sequence[int] = "rgb",
     page: str | int = "first",
     aggregate: AggregateKind | None = None,
-    precision: PrecisionChoice = "fp32",
+    precision: PrecisionChoice | None = None,
     dtype: StorageType = "float32",
     cache: Path | str | FeatureCache | None = None,
     batch_size: int | None = None,
@@ -101,8 +101,8 @@ def features(
         Of files with several pages or frames: ``first``, ``middle``, ``max``, or a number from 0 on.
     aggregate : {"mean", "max", "concat"}, optional
         Makes one row of the images of each sample; concat puts them side by side, so each sample has them all.
-    precision : {"fp32", "bf16", "fp16", "auto"}
-        Arithmetic of the network.
+    precision : {"fp32", "tf32", "bf16", "fp16", "auto"}, optional
+        Arithmetic of the network (default: auto on an NVIDIA GPU, fp32 elsewhere).
     dtype : {"float32", "float16"}
         Type of the result, and of what is cached.
     cache : Path or FeatureCache, optional

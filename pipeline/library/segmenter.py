@@ -71,7 +71,8 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
     channels : str or sequence of int
     page : str or int
         As of :func:`pipeline.features`.
-    precision : {"fp32", "bf16", "fp16", "auto"}
+    precision : {"fp32", "tf32", "bf16", "fp16", "auto"}, optional
+        Arithmetic of the network (default: auto on an NVIDIA GPU, fp32 elsewhere).
     class_names : sequence of str, optional
         Of the numbers 0, 1, ... in masks (default: the numbers that masks hold).
     ignore_label : int or str, optional
@@ -112,7 +113,7 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
         intensity_range: str | tuple[float, float] = "full",
         channels: str | Sequence[int] = "rgb",
         page: str | int = "first",
-        precision: PrecisionChoice = "fp32",
+        precision: PrecisionChoice | None = None,
         class_names: Sequence[str] | None = None,
         ignore_label: int | str | None = None,
         epochs: int | None = None,

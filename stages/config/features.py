@@ -23,7 +23,7 @@ CropMode = Literal["center", "squash", "border"]
 """timm's words for what becomes of an image that is no square."""
 
 
-PrecisionChoice = Literal["fp32", "bf16", "fp16", "auto"]
+PrecisionChoice = Literal["fp32", "tf32", "bf16", "fp16", "auto"]
 
 
 StorageType = Literal["float16", "float32", "uint8"]
@@ -138,10 +138,20 @@ class FeatureConfig:
     """Of files with several pages or frames (z-stacks, time lapses, animations): first, middle, max (the brightest
     value of all pages, pixel by pixel), or a number from 0 on."""
 
-    precision: PrecisionChoice = "fp32"
-    """Arithmetic of the trunk, the frozen part: fp32, bf16 (up to twice as fast where the processor has it; features
-    differ by some percent, and heads on them were as accurate), fp16, or auto (the quickest this machine has). Part of
-    the fingerprint: never mixed in one cache."""
+    decode_on: Literal["auto", "cpu", "cuda"] = "auto"
+    """Who decodes JPEG: cpu, cuda (NVIDIA's decoder, through a TorchCodec for CUDA; several times as fast, with
+    slightly other colors, so part of the fingerprint; always in full, whatever `decoding` says), or auto (cuda where
+    the network runs on one and TorchCodec can). Files that are damaged, or no usual JPEG, are the CPU's in any case."""
+
+    precision: PrecisionChoice | None = None
+    """Arithmetic of the trunk, the frozen part: fp32, tf32 (NVIDIA's, for factors of 10 bits), bf16 (up to twice as
+    fast where the processor has it; features differ by some percent, and heads on them were as accurate), fp16, or auto
+    (the quickest this machine has). Part of the fingerprint: never mixed in one cache (default: auto on an NVIDIA GPU,
+    fp32 elsewhere)."""
+
+    compile: bool = False
+    """Have torch compile the trunk for the GPU (torch.compile): it begins some 15 seconds later and rounds otherwise,
+    so it is part of the fingerprint, and pays from about a million images on."""
 
     storage_dtype: StorageType = "float16"
     """Type of the numbers in the cache: float16, float32, or, of unpooled maps, uint8: 256 steps between the least and
@@ -155,7 +165,7 @@ class FeatureConfig:
 
     extract_batch_size: int | None = None
     """Images per forward pass of the extraction; changes speed and memory, not the features' identity (default: what
-    suits device and free memory, at most 16 on a CPU and 256 on a GPU)."""
+    suits device and free memory, at most 16 on a CPU and 256 on a GPU; halved where a GPU has no room for it)."""
 
     decode_threads: int | None = None
     """Threads that decode images, and on a CPU run the network too, each on a batch of its own (default: one per core;

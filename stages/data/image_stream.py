@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cache.prefetch import prefetch_map
-from stages.data.images.preprocessing import stack_pixels
+from stages.data.images.preprocessing import Preprocessing, stack_pixels
 from stages.data.images.reading import PLAIN, Reading
 from stages.data.images.rgb import UnreadableImageError
 from stages.data.sources.open_image import read_image
@@ -37,6 +37,9 @@ class ImageRequest(NamedTuple):
         thread.
     reading : Reading
         How a file is read.
+    evaluation : Preprocessing, optional
+        Whose evaluation view alone `render` gives, if that is all it gives: whoever has many such images may render
+        them at once.
     remark : callable, optional
         Height and width of the image -> what there is to say of that, empty where nothing; counted with what is said
         of the file.
@@ -46,6 +49,7 @@ class ImageRequest(NamedTuple):
     render: Callable[[Tensor], Tensor]
     reading: Reading = PLAIN
     remark: Callable[[int, int], str] | None = None
+    evaluation: Preprocessing | None = None
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,9 @@ class ComputedBatch:
         Requests that could not be met.
     finished : int
         Requests that are done with this, from the first on.
-    decode_seconds, forward_seconds : float
-        How long threads were busy with reading, decoding and rendering, and with computing.
+    busy : dict
+        By the names of stages (``read``, ``decode``, ``forward``, ``copy``, ``interpreter``, as far as they are told
+        apart), the seconds that each was busy, of its threads on average, since the batch before.
     remarks : Counter
         How many of the images had each remark that is made while files are read.
     """
@@ -64,8 +65,7 @@ class ComputedBatch:
     rows: list[NDArray[np.generic]]
     failures: list[tuple[int, str]]
     finished: int
-    decode_seconds: float
-    forward_seconds: float
+    busy: dict[str, float]
     remarks: Counter[str] = field(default_factory=Counter)
 
 
@@ -175,7 +175,7 @@ def on_cores(
 
     def decode_and_forward(numbered: tuple[int, list[ImageRequest]]) -> ComputedBatch:
         first, part = numbered
-        return _decode_and_forward(part, first, compute, batch_size)
+        return _decode_and_forward(part, first, compute, batch_size, threads)
 
     with (
         single_thread_pool(threads, "compute") as pool,
@@ -201,7 +201,7 @@ def on_accelerator(
     """
     launched: deque[Callable[[], ComputedBatch]] = deque()
     for batch in stream_images(requests, batch_size, threads, renderings):
-        launched.append(_launch(batch, compute, device))
+        launched.append(_launch(batch, compute, device, threads))
         if len(launched) > 1:
             yield launched.popleft()()
     for finish in launched:
@@ -230,8 +230,10 @@ def _advise_willneed(location: str) -> None:
                 os.close(file)
 
 
-def _decode_and_forward(part: list[ImageRequest], first: int, compute: Compute, batch_size: int) -> ComputedBatch:
-    """Decode, render and compute some requests; `first` is the number of the first of them."""
+def _decode_and_forward(
+    part: list[ImageRequest], first: int, compute: Compute, batch_size: int, threads: int
+) -> ComputedBatch:
+    """Decode, render and compute some requests on one of so many threads; `first` is the number of the first."""
     started = time.perf_counter()
     indices: list[int] = []
     images: list[Tensor] = []
@@ -255,29 +257,25 @@ def _decode_and_forward(part: list[ImageRequest], first: int, compute: Compute, 
         if len(rows_by_batch) == 1
         else [np.concatenate(arrays) for arrays in zip(*rows_by_batch, strict=True)]
     )
-    forward_seconds = time.perf_counter() - decoded
-    return ComputedBatch(indices, rows, failures, first + len(part), decoded - started, forward_seconds, remarks)
+    busy = {"decode": (decoded - started) / threads, "forward": (time.perf_counter() - decoded) / threads}
+    return ComputedBatch(indices, rows, failures, first + len(part), busy, remarks)
 
 
-def _launch(batch: ImageBatch, compute: Compute, device: torch.device) -> Callable[[], ComputedBatch]:
-    """Start computing a batch; return what waits for its rows."""
-    cuda = device.type == "cuda"
+def _launch(batch: ImageBatch, compute: Compute, device: torch.device, threads: int) -> Callable[[], ComputedBatch]:
+    """Start computing a batch that so many threads decoded; return what waits for its rows."""
     started = time.perf_counter()
     rows: list[Tensor] = []
     if batch.indices:
-        images = batch.images.pin_memory() if cuda else batch.images
-        rows = [row.to("cpu", non_blocking=cuda) for row in compute(images)]
-    copied = torch.cuda.current_stream(device).record_event() if cuda else None
+        rows = [row.to("cpu") for row in compute(batch.images)]
     launch_seconds = time.perf_counter() - started
 
     def finish() -> ComputedBatch:
         waiting = time.perf_counter()
-        if copied is not None:
-            copied.synchronize()
-        seconds = launch_seconds + time.perf_counter() - waiting
         arrays = [row.numpy() for row in rows]
-        return ComputedBatch(
-            batch.indices, arrays, batch.failures, batch.finished, batch.decode_seconds, seconds, batch.remarks
-        )
+        busy = {
+            "decode": batch.decode_seconds / threads,
+            "forward": launch_seconds + time.perf_counter() - waiting,
+        }
+        return ComputedBatch(batch.indices, arrays, batch.failures, batch.finished, busy, batch.remarks)
 
     return finish

@@ -47,8 +47,8 @@ class Estimate:
         Passes through the trunk they need.
     per_second : float
         Renderings per second, decoding and all, without writing.
-    decode_per_second, forward_per_second : float
-        What each could do if the others took no time: renderings decoded by all decoding threads, and computed.
+    limits : dict
+        By the names of stages, the renderings a second that each could do if the others took no time.
     batch_size : int
     taps : list of CutEstimate
     """
@@ -56,8 +56,7 @@ class Estimate:
     images: int
     renderings: int
     per_second: float
-    decode_per_second: float
-    forward_per_second: float
+    limits: dict[str, float]
     batch_size: int
     taps: list[CutEstimate]
 
@@ -92,7 +91,8 @@ def estimate(extractor: Extractor, manifest: Manifest, batches: int = _BATCHES) 
     warm_up = computing * extractor.batch_size
     sampled_keys = _evenly_spaced(list(lacking) or keys, warm_up * (1 + max(batches // len(views), 1)))
     requests = (extractor.request(location_of[key], key, views) for key in sampled_keys)
-    renderings, decode_seconds, forward_seconds = 0, 0.0, 0.0
+    renderings = 0
+    busy: dict[str, float] = {}
     started = last_finished = time.perf_counter()
     for batch in extractor.computed(requests):
         last_finished = time.perf_counter()
@@ -100,8 +100,8 @@ def estimate(extractor: Extractor, manifest: Manifest, batches: int = _BATCHES) 
             started = last_finished
             continue
         renderings += len(batch.indices)
-        decode_seconds += batch.decode_seconds
-        forward_seconds += batch.forward_seconds
+        for stage, seconds in batch.busy.items():
+            busy[stage] = busy.get(stage, 0.0) + seconds
     if not renderings:
         raise DataError(f"none of {len(sampled_keys)} images chosen for the estimate could be read")
     taps = []
@@ -112,8 +112,7 @@ def estimate(extractor: Extractor, manifest: Manifest, batches: int = _BATCHES) 
         images=len(lacking),
         renderings=sum(len(lack.views) for lack in lacking.values()),
         per_second=renderings / (last_finished - started),
-        decode_per_second=extractor.threads * renderings / max(decode_seconds, 1e-9),
-        forward_per_second=computing * renderings / max(forward_seconds, 1e-9),
+        limits={stage: renderings / max(seconds, 1e-9) for stage, seconds in busy.items()},
         batch_size=extractor.batch_size,
         taps=taps,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -253,18 +253,17 @@ class StageTimer:
         self.remarks: Counter[str] = Counter()
         self._started = time.perf_counter()
         self._seconds = {"decode": 0.0, "forward": 0.0, "write": 0.0}
-        computing = extractor.threads if extractor.device.type == "cpu" else 1
-        self._workers = {"decode": extractor.threads, "forward": computing, "write": 1}
 
-    def add(self, stage: str, seconds: float) -> None:
-        """Add to what the workers of a stage have worked."""
-        self._seconds[stage] += seconds
+    def add(self, busy: Mapping[str, float]) -> None:
+        """Add the seconds that stages were busy."""
+        for stage, seconds in busy.items():
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
 
     @property
     def shares(self) -> dict[str, float]:
         """How busy each stage was."""
         elapsed = max(time.perf_counter() - self._started, 1e-9)
-        return {stage: spent / self._workers[stage] / elapsed for stage, spent in self._seconds.items()}
+        return {stage: seconds / elapsed for stage, seconds in self._seconds.items()}
 
     @property
     def limit(self) -> str:
@@ -316,9 +315,7 @@ def _extract_blocks(
         except NonFiniteRowsError as error:
             raise _explained(error, work) from error
         started = time.perf_counter()
-        meter.add("decode", batch.decode_seconds)
-        meter.add("forward", batch.forward_seconds)
-        meter.add("write", started - computed)
+        meter.add({**batch.busy, "write": started - computed})
         finished = work.finish(batch.finished, writers.batches)
         meter.images += finished - len(batch.failures)
         meter.remarks.update(batch.remarks)

@@ -6,6 +6,7 @@ How the images of a manifest get into the caches is told in ``extract``.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,12 +24,14 @@ from stages.config.pixel_values import COLORS, parse_channels
 from stages.data.augment.policy import Augmentation, augmentation, mirror_view
 from stages.data.image_stream import ImageRequest
 from stages.data.images.codecs import torchcodec_decoders
+from stages.data.images.gpu_jpeg import say_once, why_no_gpu_decoder
 from stages.data.images.preprocessing import stack_pixels
 from stages.data.images.reading import CROPPED, SEEN_WARNED, Reading, needs_survey, reading_of
 from stages.extraction.engine import Compute, ComputedBatch, get_engine
 from stages.network.backbones.base import Backbone
 from stages.network.backbones.input_channels import with_channels
 from stages.network.backbones.registry import load_backbone
+from stages.network.graph.cuda_graph import CudaGraph
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.hooked import HookedGraph, HookedTrunk, JoinedTrunk, cut_graph
 from stages.network.graph.map_cuts import MAPS, blocks_with_maps, default_map_cuts, stride_of
@@ -37,12 +40,14 @@ from stages.network.graph.pooling import Pool
 from stages.network.graph.tap_places import find_taps, layout_of_taps
 from stages.network.graph.tapped_trunk import TappedTrunk
 from stages.network.graph.taps import TapLayout
-from stages.network.graph.trunk import FrozenTrunk, Precision, auto_batch_size, auto_precision
+from stages.network.graph.trunk import FrozenTrunk, Precision, auto_batch_size, precision_on
 from stages.network.map_layout import MapLayout
 from stages.runtime.allocator import tune_malloc
 from stages.runtime.device import resolve_device
 from stages.runtime.seeding import seed_from
 from stages.runtime.threads import usable_cores
+
+_LOG = logging.getLogger("cutonce")
 
 MIRROR_VIEW = 1
 """The view under which mirror images are cached, where features are taken of both."""
@@ -79,6 +84,39 @@ class CachedCut:
     def missing(self, keys: Sequence[str], views: int) -> dict[int, list[str]]:
         """Return, for each of so many views, the keys that have no row and can have one."""
         return {view: self.cache_of_view(view).missing(keys, view) for view in range(views)}
+
+
+class _FittingSize:
+    """How many images a pass takes that finds room in the memory of the device.
+
+    Attributes
+    ----------
+    size : int
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def halve(self, size: int, device: torch.device, error: torch.OutOfMemoryError) -> None:
+        """Take half of a size that did not fit, and say so.
+
+        Raises
+        ------
+        CutonceError
+            If a single image does not fit.
+        """
+        if size == 1:
+            raise CutonceError(
+                f"{device} has not enough memory for a single image: free some of it, take a smaller `image_size`, or "
+                "`device` cpu"
+            ) from error
+        self.size = size // 2
+        _LOG.warning(
+            f"{device} has not enough memory for {size} images at a time: {self.size} from here on "
+            "(`extract_batch_size` says it from the beginning)"
+        )
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True)
@@ -269,12 +307,16 @@ class Extractor:
         def render(image: Tensor) -> Tensor:
             return stack_pixels([self._view(image, key, view) for view in views])
 
-        return ImageRequest(location, render, self.reading, self._remark)
+        evaluation = self.backbone.preprocessing if tuple(views) == (0,) else None
+        return ImageRequest(location, render, self.reading, self._remark, evaluation)
 
     def evaluation_requests(self, locations: Iterable[str]) -> Iterable[ImageRequest]:
         """Return requests for the evaluation view, [3, S, S], of images."""
-        render = self.backbone.preprocessing.render
-        return (ImageRequest(location, render, self.reading) for location in locations)
+        preprocessing = self.backbone.preprocessing
+        return (
+            ImageRequest(location, preprocessing.render, self.reading, evaluation=preprocessing)
+            for location in locations
+        )
 
     def forward_rows(self, images: Tensor) -> list[Tensor]:
         """Return the rows of each tap, [b, *shape] in the storage type, of rendered images, uint8 [b, 3, S, S].
@@ -289,11 +331,41 @@ class Extractor:
         """
         if len(images) > self.batch_size:
             raise ValueError(f"{len(images)} images are more than a batch of {self.batch_size}")
-        missing = self.batch_size - len(images)
+        parts: list[list[Tensor]] = []
+        done = 0
+        while done < len(images):
+            size = self._fitting.size
+            try:
+                parts.append(self._pass(images[done : done + size], size))
+                done += size
+            except torch.OutOfMemoryError as error:
+                self._fitting.halve(size, self.device, error)
+        return parts[0] if len(parts) == 1 else [torch.cat(rows) for rows in zip(*parts, strict=True)]
+
+    def _pass(self, images: Tensor, size: int) -> list[Tensor]:
+        """Return the rows of at most `size` images, in one pass that is filled up to just as many."""
+        missing = size - len(images)
         filled = torch.cat([images, images.new_zeros((missing, *images.shape[1:]))]) if missing else images
         # converted here, where many numbers are at once: NumPy takes twenty times as long for it
         stored = torch.float32 if self.options.storage_dtype == "float32" else torch.float16
-        return [rows[: len(images)].to(stored) for rows in self._through(self.trunk, self.preprocess(filled))]
+        return [rows[: len(images)].to(stored) for rows in self._launch(filled)]
+
+    @cached_property
+    def _launch(self) -> Callable[[Tensor], list[Tensor]]:
+        """What makes rows of rendered images, always as many; on an NVIDIA GPU in one launch where that goes."""
+
+        @torch.inference_mode()
+        def compute(images: Tensor) -> list[Tensor]:
+            return list(self.trunk(self.preprocess(images)))
+
+        if self.device.type != "cuda" or self.options.compile:  # what is compiled launches little
+            return compute
+        graph = CudaGraph(compute)
+        return lambda images: graph(images.to(self.device, non_blocking=True))
+
+    @cached_property
+    def _fitting(self) -> _FittingSize:
+        return _FittingSize(self.batch_size)
 
     def mean_rows(self, images: Tensor) -> list[Tensor]:
         """Return the rows of each tap as they are read from the caches: with `mirror` the means over mirror images.
@@ -364,7 +436,7 @@ class Extractor:
     @cached_property
     def reading(self) -> Reading:
         """How files are read for the trunk."""
-        return reading_of(self.options, self.backbone.preprocessing.decoded_side)
+        return _reading(self.options, self.backbone, self.device)
 
     @property
     def reading_in_full(self) -> Reading:
@@ -465,11 +537,20 @@ def with_cut(extractor: Extractor, cut: Cut, pool: Pooling) -> Extractor:
 
 def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: FeatureConfig) -> Extractor:
     """Cut or tap a network as the options say, and name the caches of its features."""
-    precision = auto_precision(device) if options.precision == "auto" else options.precision
+    precision = precision_on(options.precision, device)
     rows = _tapped(graph, options) if options.taps else _cut(graph, options)
     if options.mirror and any(len(shape) > 1 for *_, shape in rows.cached):
         raise UsageError("`mirror` takes the mean of vectors, and maps of mirror images are mirrored: choose a `pool`")
-    trunk = rows.trunk(precision, device)
+    try:
+        trunk = rows.trunk(precision, device)
+    except torch.OutOfMemoryError as error:
+        numbers = sum(parameter.numel() for parameter in backbone.module.parameters())
+        raise CutonceError(
+            f"{device} has not enough memory for the network, {4 * numbers / 1e6:.1f} MB of numbers: free some of it, "
+            "or take `device` cpu"
+        ) from error
+    if options.compile:
+        _compile(trunk, device)
 
     def cached(name: str, pooling: str, cut: Cut | None, shape: tuple[int, ...]) -> CachedCut:
         spec = Spec(
@@ -481,7 +562,7 @@ def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: F
             views=None,
             precision=trunk.arithmetic,
             dtype=options.storage_dtype,
-            decoder=reading_of(options, backbone.preprocessing.decoded_side).decoder,
+            decoder=_reading(options, backbone, device).decoder,
             taps=None if rows.layout is None else rows.layout.to_json(),
         )
         policy = _view_policy(options, backbone)
@@ -574,6 +655,49 @@ def _tapped(graph: CutGraph, options: FeatureConfig) -> _Rows:
 
     name = f"{len(places)} taps up to {deepest.name}"
     return _Rows([(name, options.pool, None, (layout.width,))], deepest, trunk, layout)
+
+
+def _reading(options: FeatureConfig, backbone: Backbone, device: torch.device) -> Reading:
+    """Return how files are read, and whether the device decodes of them what it can.
+
+    Raises
+    ------
+    UsageError
+        If it is to decode and cannot.
+    """
+    reading = reading_of(options, backbone.preprocessing.decoded_side)
+    return replace(reading, nvjpeg=True, shorter_side=None) if _decodes(options, reading, device) else reading
+
+
+def _decodes(options: FeatureConfig, reading: Reading, device: torch.device) -> bool:
+    if options.decode_on == "cpu" or (options.decode_on == "auto" and device.type != "cuda"):
+        return False
+    why_not = ""
+    if device.type != "cuda":
+        why_not = f"the `device` is {device}"
+    elif not reading.suits_gpu:
+        why_not = f"`channels` {options.channels} and `page` {options.page} are read on a CPU"
+    else:
+        why_not = why_no_gpu_decoder(device)
+    if why_not and options.decode_on == "cuda":
+        raise UsageError(f"`decode_on` cuda: {why_not}; use auto, or cpu")
+    if why_not:
+        say_once(f"JPEG is decoded on the CPU, which is slower by far than on the GPU: {why_not}")
+    return not why_not
+
+
+def _compile(trunk: FrozenTrunk | HookedTrunk | TappedTrunk | JoinedTrunk, device: torch.device) -> None:
+    """Have torch compile a trunk, and name its arithmetic so.
+
+    Raises
+    ------
+    UsageError
+        If it is for no GPU.
+    """
+    if device.type != "cuda":
+        raise UsageError(f"`compile` is for NVIDIA's GPUs, and the `device` is {device}: leave it out")
+    trunk.arithmetic = f"{trunk.arithmetic}-compiled"
+    trunk.compile(dynamic=False)
 
 
 def _view_policy(options: FeatureConfig, backbone: Backbone) -> Augmentation:

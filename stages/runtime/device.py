@@ -36,6 +36,14 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def described(device: torch.device) -> str:
+    """Return a device in words: of a GPU its name, and which generation it is of."""
+    if device.type != "cuda":
+        return str(device)
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{device}, {torch.cuda.get_device_name(device)} (compute capability {major}.{minor})"
+
+
 def to_device(targets: Tensor, device: torch.device) -> Tensor:
     """Return targets on a device, in float32 instead of float64 on Apple's GPU, which has none."""
     has_type = device.type != "mps" or targets.dtype != torch.float64

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any, get_args
 
 import torch
@@ -47,6 +48,21 @@ def paddings(height: int, width: int, shape: tuple[int, int]) -> list[int]:
     """Return what lies left of, above, right of and below an image in the middle of a `shape` that is no smaller."""
     top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
     return [left, top, shape[1] - width - left, shape[0] - height - top]
+
+
+@lru_cache(maxsize=64)
+def scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], columns: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return what levels are multiplied by, and what is added, for a row of pixels; made once, not for each batch.
+
+    To bring numbers to a GPU is to wait for all that it has to do before.
+    """
+    scale = [1 / (255 * deviation) for deviation in std]
+    shift = [-middle / deviation for middle, deviation in zip(mean, std, strict=True)]
+    with torch.inference_mode(False):  # they serve where gradients are taken, too
+        row_scale, row_shift = (torch.tensor(values).repeat(columns).to(device) for values in (scale, shift))
+    return row_scale, row_shift
 
 
 @dataclass(frozen=True)
@@ -164,11 +180,21 @@ class Preprocessing:
             If the image is so long and thin that resizing its shorter side would fill the memory.
         """
         height, width = image.shape[-2:]
-        if self.resize**2 * max(height, width) > _RESIZED_LIMIT * min(height, width):
-            raise UnreadableImageError(f"{width} x {height} pixels are too long and thin to be resized")
+        self.require_proportions(height, width)
         size = self.resized_size(height, width)
         resized: Tensor = F.resize(image, size, interpolation=self.interpolation_mode, antialias=True)
         return resized
+
+    def require_proportions(self, height: int, width: int) -> None:
+        """Refuse an image that is so long and thin that resizing its shorter side would fill the memory.
+
+        Raises
+        ------
+        UnreadableImageError
+            With its size.
+        """
+        if self.resize**2 * max(height, width) > _RESIZED_LIMIT * min(height, width):
+            raise UnreadableImageError(f"{width} x {height} pixels are too long and thin to be resized")
 
     def resized_size(self, height: int, width: int) -> list[int]:
         """Return what `resized` brings an image to, as torchvision takes it: the shorter side, or both."""
@@ -188,11 +214,7 @@ class Preprocessing:
 
         The result is in channels_last, whatever the images are in; those in channels_last take half the time.
         """
-        scale = [1 / (255 * deviation) for deviation in self.std]
-        shift = [-mean / deviation for mean, deviation in zip(self.mean, self.std, strict=True)]
-        row_scale, row_shift = (
-            torch.tensor(values, device=images.device).repeat(images.shape[3]) for values in (scale, shift)
-        )
+        row_scale, row_shift = scale_and_shift(self.mean, self.std, images.shape[3], images.device)
         # by rows of 3 S numbers: with the channels as a dimension of their own, the inner loops would be 3 numbers long
         pixels = images.permute(0, 2, 3, 1)
         rows = pixels.flatten(2).to(torch.float32)

@@ -34,25 +34,35 @@ class Reading:
         (fewer coefficients of each block are transformed back), the smallest that leaves the shorter side at least
         twice as long as that, so that the resize still has pixels to average. Every other image, and by default each,
         is decoded in full.
+    nvjpeg : bool
+        Whether a GPU decodes the JPEGs that it can: those of :func:`~stages.data.images.jpeg_structure.whole_jpegs`.
+        Where chrominance has fewer pixels than luminance, other ones are put between them than by a CPU, so this is
+        part of the spec.
     """
 
     intensity: IntensityRange = FULL
     channels: tuple[int, ...] = ()
     page: str | int = "first"
     shorter_side: int | None = None
+    nvjpeg: bool = False
 
     @property
     def is_plain(self) -> bool:
-        """Whether all but `shorter_side` is as by default."""
+        """Whether all but `shorter_side` and `nvjpeg` is as by default."""
         return self.intensity == FULL and not self.channels and self.page == "first"
+
+    @property
+    def suits_gpu(self) -> bool:
+        """Whether a JPEG is read in this way by a decoder that gives all of it in color."""
+        return not self.channels and self.page == "first"
 
     @property
     def decoder(self) -> str:
         """Name and version of what turns bytes into pixels, with what differs from the default.
 
-        Part of the spec of every cached feature. Which libraries decode is not in it: their pixels are equal.
+        Part of the spec of every cached feature. Which libraries decode on a CPU is not in it: their pixels are equal.
         """
-        name = f"pixels{self._reduced}/{VERSION}"
+        name = f"pixels{self._reduced}{'+nvjpeg' if self.nvjpeg else ''}/{VERSION}"
         channels = ",".join(map(str, self.channels))
         settings = {"intensity": self.intensity, "channels": channels, "page": self.page}
         usual = {"intensity": FULL, "channels": "", "page": "first"}
@@ -61,7 +71,7 @@ class Reading:
     @property
     def decoder_of_version_1(self) -> str | None:
         """What version 1 called the same, None where it could not read so."""
-        return f"torchvision+pillow{self._reduced}/1" if self.is_plain else None
+        return f"torchvision+pillow{self._reduced}/1" if self.is_plain and not self.nvjpeg else None
 
     @property
     def _reduced(self) -> str:

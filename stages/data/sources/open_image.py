@@ -13,6 +13,7 @@ from stages.data.images.rgb import UnreadableImageError
 from stages.data.sources.in_memory import InMemoryImage
 from stages.data.sources.registry import opener_of
 from stages.data.sources.tiles import read_tile
+from stages.tasks.tiles import split_name
 
 
 def read_image(location: str, reading: Reading = PLAIN, remarks: list[str] | None = None) -> Tensor:
@@ -47,6 +48,11 @@ def read_image(location: str, reading: Reading = PLAIN, remarks: list[str] | Non
         return decode(read_file(location), reading, remarks)
     except UnreadableImageError as error:
         raise UnreadableImageError(error.reason, location) from error
+
+
+def is_file(location: str) -> bool:
+    """Return whether a location is a path of a file, and not of another source, a tile, or in memory."""
+    return not isinstance(location, InMemoryImage) and split_name(location) is None and opener_of(location) is None
 
 
 def read_file(location: str) -> bytes:

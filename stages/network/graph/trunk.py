@@ -16,16 +16,17 @@ import torch
 from torch import fx, nn
 
 from cache.errors import UsageError
+from stages.config.features import PrecisionChoice
 from stages.network.freezing import lock_eval_mode
 from stages.network.graph.bn_folding import fold_batchnorm
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.pooling import Pool
 from stages.network.memory_format import to_channels_last
-from stages.runtime.device import supports_bf16
+from stages.runtime.device import described, supports_bf16
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
-ARITHMETIC: dict[Precision, str] = {"fp32": "fp32", "bf16": "bf16-folded", "fp16": "fp16-autocast"}
+ARITHMETIC: dict[Precision, str] = {"fp32": "fp32", "tf32": "tf32", "bf16": "bf16-folded", "fp16": "fp16-autocast"}
 """What is computed for each precision, on every network and device; features of two of them are never mixed."""
 
 # Workspaces of kernels and freed blocks that do not fit again come on top of the activations: over ten networks a CPU
@@ -77,7 +78,9 @@ class FrozenTrunk(FrozenModule):
     ``fp32``
         float32 throughout. On NVIDIA GPUs torch lets convolutions (cuDNN) round their factors to TF32's 10 bits unless
         told otherwise, and matrix products not. Here neither may, so that a feature is the same to within float32
-        rounding on every device; for speed there are the other two, which use the same tensor cores.
+        rounding on every device; for speed there are the others, which use the same tensor cores.
+    ``tf32``
+        float32 with factors rounded to 10 bits, on NVIDIA's GPUs from Ampere on: convolutions and matrix products.
     ``bf16``
         Weights, inputs and activations in bfloat16; folded in float64 before, pooled in float32 after. All layers of
         all networks tried compute in it, so there is no second way.
@@ -91,7 +94,7 @@ class FrozenTrunk(FrozenModule):
     taps
         Cuts, and how the output of each is pooled. A cut may stand in several.
     precision
-        ``fp32``, ``bf16`` or ``fp16``.
+        ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
     device
         Where it computes.
 
@@ -141,9 +144,38 @@ def computing(precision: Precision, device: torch.device) -> AbstractContextMana
     """Return the context in which a network computes in this precision."""
     if precision == "fp16":
         return torch.autocast(device.type, torch.float16)
-    if precision == "fp32" and device.type == "cuda":
-        return _without_tf32()
+    if precision in ("fp32", "tf32") and device.type == "cuda":
+        return _tf32(allowed=precision == "tf32")
     return nullcontext()
+
+
+def precision_on(choice: PrecisionChoice | None, device: torch.device) -> Precision:
+    """Return the precision that an option means on a device.
+
+    Parameters
+    ----------
+    choice
+        None: ``auto`` on NVIDIA's and AMD's GPUs, where float32 is several times slower, and ``fp32`` elsewhere.
+
+    Raises
+    ------
+    UsageError
+        If it is named and the device does not compute in it.
+    """
+    if choice is None:
+        return auto_precision(device) if device.type == "cuda" else "fp32"
+    if choice == "auto":
+        return auto_precision(device)
+    if choice == "tf32" and (device.type != "cuda" or not supports_bf16(device)):
+        raise UsageError(
+            f"`precision` tf32 is an arithmetic of NVIDIA's GPUs from Ampere on, and the `device` is "
+            f"{described(device)}: use fp32, or auto"
+        )
+    if choice == "bf16" and device.type == "cuda" and not supports_bf16(device):
+        raise UsageError(
+            f"`precision` bf16: {described(device)} is older than Ampere and has no such arithmetic: use fp16, or auto"
+        )
+    return choice
 
 
 def auto_precision(device: torch.device) -> Precision:
@@ -215,14 +247,14 @@ def _refuse_cuts_that_prevent_folding(graph: CutGraph, cuts: Sequence[Cut]) -> N
 
 
 @contextmanager
-def _without_tf32() -> Iterator[None]:
-    """Keep cuDNN's convolutions in float32; torch's setting, which is the whole process's, is put back afterwards.
+def _tf32(*, allowed: bool) -> Iterator[None]:
+    """Have convolutions and matrix products round their factors, or not; what was set before is put back afterwards.
 
-    For one thread at a time: a GPU has one that feeds it.
+    The settings are the whole process's, so this is for one thread at a time: a GPU has one that feeds it.
     """
-    previous = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    previous = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = previous
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = previous

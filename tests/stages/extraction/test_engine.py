@@ -15,6 +15,7 @@ from stages.config.registry import ENGINES
 from stages.data.image_stream import ImageRequest
 from stages.data.sources.open_image import read_image
 from stages.extraction.engine import get_engine, on_accelerator, on_cores, register_engine
+from stages.extraction.gpu_engine import on_gpu
 from tests.photographs import photograph
 from tests.plug_ins import forget_afterwards
 
@@ -174,22 +175,23 @@ def test_every_engine_gives_the_same_rows_and_failures(files, tmp_path, batch_si
 def test_an_engine_that_names_the_device_comes_before_one_that_takes_any(monkeypatch):
     forget_afterwards(monkeypatch, ENGINES)
     assert get_engine("auto", CPU) is on_cores
-    assert get_engine("auto", torch.device("cuda")) is on_accelerator
+    assert get_engine("auto", torch.device("cuda")) is on_gpu
+    assert get_engine("auto", torch.device("mps")) is on_accelerator
 
-    @register_engine("for-cuda", devices=("cuda",))
-    def for_cuda(*_):
+    @register_engine("for-xpu", devices=("xpu",))
+    def for_xpu(*_):
         """For one kind of device."""
 
     @register_engine("asked-for", devices=("cpu",), automatic=False)
     def asked_for(*_):
         """Never chosen by itself."""
 
-    assert get_engine("auto", torch.device("cuda")) is for_cuda
+    assert get_engine("auto", torch.device("xpu")) is for_xpu
     assert get_engine("auto", torch.device("mps")) is on_accelerator
     assert get_engine("auto", CPU) is on_cores
     assert get_engine("asked-for", CPU) is asked_for
     register_engine("another", devices=("cuda",))(lambda *_: None)
-    with pytest.raises(UsageError, match="`engine` auto: for-cuda and another both compute on cuda; name one of them"):
+    with pytest.raises(UsageError, match="`engine` auto: gpu and another both compute on cuda; name one of them"):
         get_engine("auto", torch.device("cuda"))
 
 
@@ -198,6 +200,6 @@ def test_an_engine_that_does_not_suit_is_refused():
         get_engine("cores", torch.device("cuda"))
     with pytest.raises(
         UsageError,
-        match=r"`engine` core: .*no such engine\. Did you mean .cores.\? There are cores, accelerator, and auto\.",
+        match=r"`engine` core: .*no such engine\. Did you mean .cores.\? There are cores, accelerator, gpu, and auto\.",
     ):
         FeatureConfig(engine="core")

@@ -56,7 +56,7 @@ def test_only_what_is_missing_counts_and_rates_are_told_where_nothing_is(photogr
     result = estimate(extractor, manifest)
     assert (result.images, result.renderings, result.seconds, result.taps[0].size) == (0, 0, 0.0, 0)
     most = 3 * extractor.threads / DECODING  # three views of each image that is decoded
-    assert most / 5 < result.decode_per_second < most
+    assert most / 5 < result.limits["decode"] < most
     assert most / 10 < result.per_second < 1.5 * most  # timed from the end of the first batches
 
 
@@ -66,8 +66,8 @@ def test_the_estimated_time_is_about_that_of_the_extraction(photographs, small):
     extractor = build_extractor(replace(small, views=1, extract_batch_size=2))
     result = estimate(extractor, manifest)
     assert result.seconds / 2 < extract(extractor, manifest).seconds < 2 * result.seconds
-    assert result.decode_per_second < extractor.threads / DECODING
-    assert result.forward_per_second > result.decode_per_second  # the network waits for the images
+    assert result.limits["decode"] < extractor.threads / DECODING
+    assert result.limits["forward"] > result.limits["decode"]  # the network waits for the images
 
 
 @pytest.mark.usefixtures("slow_images")

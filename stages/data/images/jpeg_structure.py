@@ -1,0 +1,250 @@
+"""Whether JPEG files are whole and of a kind that a GPU decodes as a CPU does: by their bytes, many files at once.
+
+nvJPEG decodes a file that is cut off or damaged without an error, and shows something. libjpeg refuses it, and so must
+whoever asks nvJPEG. So what libjpeg would mind is looked for before, without decoding: every segment, every table that
+a scan refers to, the markers within the coded data and at their end. Not all that is wrong with the coded data is seen
+so, nor does libjpeg mind all of it; what is seen here is all that it refuses, tested by damaging files.
+
+Source of the rules: ITU-T Rec. T.81, annexes B, C and G; and, for colors, what libjpeg takes a file without JFIF or
+Adobe marker for.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SOI, _EOI, _SOS, _DQT, _DHT, _DRI, _COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xDD, 0xFE
+_BASELINE, _PROGRESSIVE = 0xC0, 0xC2
+_APP0, _APP14, _APP15 = 0xE0, 0xEE, 0xEF
+_RST0, _RST7 = 0xD0, 0xD7
+_MOST_BLOCKS = 10
+"""Of an MCU."""
+_SAMPLINGS = frozenset({(1, 1), (2, 1), (2, 2), (1, 2), (4, 1)})
+"""Of luminance, horizontally and vertically, where both chrominances have 1 x 1: 4:4:4, 4:2:2, 4:2:0, 4:4:0, 4:1:1."""
+
+
+class JpegSize(NamedTuple):
+    """Of a JPEG as it is stored, before it is turned upright: pixels."""
+
+    height: int
+    width: int
+
+
+class _NotSoundError(Exception):
+    """Something of the file is damaged, or of a kind that only a CPU decodes."""
+
+
+def whole_jpegs(data: NDArray[np.uint8], spans: Sequence[tuple[int, int]]) -> list[JpegSize | None]:
+    """Return the size of each file that nvJPEG decodes as a CPU does; None for any other, which a CPU has to judge.
+
+    Those are JPEGs, baseline or progressive, of 8 bits and one or three components, from which nothing is missing. The
+    answer depends on the bytes of a file alone. What follows the end of an image is not looked at, as no decoder does.
+
+    Parameters
+    ----------
+    data : uint8 [n]
+        Files one after the other, with anything between them. The interpreter's lock is not held while it is searched.
+    spans : sequence of (start, stop)
+        Where each file lies.
+    """
+    markers, restarts = _markers(data)
+    buffer = data.data
+    return [_size(buffer, start, stop, markers, restarts) for start, stop in spans]
+
+
+def _markers(data: NDArray[np.uint8]) -> tuple[list[int], list[int]]:
+    """Return where a byte of 255 stands before what is no coded data, and where before a restart marker."""
+    places = np.flatnonzero(data[:-1] == 0xFF)
+    following = data[places + 1]
+    restarts = (following >= _RST0) & (following <= _RST7)
+    return places[(following != 0) & ~restarts].tolist(), places[restarts].tolist()
+
+
+def _size(data: memoryview, start: int, stop: int, markers: Sequence[int], restarts: Sequence[int]) -> JpegSize | None:
+    if stop - start < 4 or data[start] != 0xFF or data[start + 1] != _SOI:
+        return None
+    try:
+        return _Walk(data, stop, markers, restarts).size_of(start + 2)
+    except (_NotSoundError, IndexError):
+        return None
+
+
+def _require(fact: bool) -> None:
+    if not fact:
+        raise _NotSoundError
+
+
+@dataclass
+class _Component:
+    horizontal: int
+    vertical: int
+    quantization: int
+    scanned: bool = False
+
+
+@dataclass
+class _Walk:
+    """From segment to segment of one file."""
+
+    data: memoryview
+    stop: int
+    markers: Sequence[int]
+    restarts: Sequence[int]
+    kind: int = 0
+    size: JpegSize = field(default_factory=lambda: JpegSize(0, 0))
+    components: dict[int, _Component] = field(default_factory=dict)
+    quantization: set[int] = field(default_factory=set)
+    huffman: set[int] = field(default_factory=set)
+    interval: int = 0
+    is_jfif: bool = False
+    transform: int | None = None
+
+    def size_of(self, place: int) -> JpegSize:
+        """Return the size of the image whose segments begin at `place`."""
+        data = self.data
+        while True:
+            _require(data[place] == 0xFF)
+            while data[place + 1] == 0xFF:  # bytes that fill
+                place += 1
+            marker = data[place + 1]
+            if marker == _EOI:
+                _require(place + 2 <= self.stop and self.kind != 0)
+                _require(all(component.scanned for component in self.components.values()))
+                return self.size
+            begin = place + 4
+            end = place + 2 + (data[place + 2] << 8 | data[place + 3])
+            _require(begin <= end <= self.stop)
+            if marker == _SOS:
+                place = self._scan(begin, end)
+                continue
+            self._segment(marker, begin, end)
+            place = end
+
+    def _segment(self, marker: int, begin: int, end: int) -> None:
+        if marker == _DQT:
+            self._quantization_tables(begin, end)
+        elif marker == _DHT:
+            self._huffman_tables(begin, end)
+        elif marker in (_BASELINE, _PROGRESSIVE):
+            self._frame(marker, begin, end)
+        elif marker == _DRI:
+            _require(end - begin == 2)
+            self.interval = self.data[begin] << 8 | self.data[begin + 1]
+        elif marker == _APP0:
+            self.is_jfif |= bytes(self.data[begin : min(begin + 5, end)]) == b"JFIF\0"
+        elif marker == _APP14:
+            if bytes(self.data[begin : min(begin + 5, end)]) == b"Adobe" and end - begin >= 12:
+                self.transform = self.data[begin + 11]
+        else:
+            _require(marker == _COM or _APP0 < marker <= _APP15)
+
+    def _quantization_tables(self, begin: int, end: int) -> None:
+        while begin < end:
+            table = self.data[begin]
+            _require(table < 4)  # of 8 bits, too
+            self.quantization.add(table)
+            begin += 65
+        _require(begin == end)
+
+    def _huffman_tables(self, begin: int, end: int) -> None:
+        while begin < end:
+            _require(begin + 17 <= end)
+            table = self.data[begin]
+            _require(table & 15 < 4 and table >> 4 < 2)
+            counts = self.data[begin + 1 : begin + 17]
+            code = total = 0
+            for length, count in enumerate(counts, 1):
+                code += count
+                _require(code <= 1 << length)
+                code <<= 1
+                total += count
+            _require(total <= 256 and begin + 17 + total <= end)
+            if table < 4:
+                _require(all(symbol <= 15 for symbol in self.data[begin + 17 : begin + 17 + total]))
+            self.huffman.add(table)
+            begin += 17 + total
+        _require(begin == end)
+
+    def _frame(self, marker: int, begin: int, end: int) -> None:
+        data = self.data
+        _require(self.kind == 0 and end - begin >= 6 and data[begin] == 8)
+        self.kind = marker
+        self.size = JpegSize(data[begin + 1] << 8 | data[begin + 2], data[begin + 3] << 8 | data[begin + 4])
+        count = data[begin + 5]
+        _require(min(self.size) > 0 and count in (1, 3) and end - begin == 6 + 3 * count)
+        for number in range(count):
+            name, sampling, table = data[begin + 6 + 3 * number : begin + 9 + 3 * number]
+            _require(name not in self.components)
+            self.components[name] = _Component(sampling >> 4, sampling & 15, table)
+        first, *chroma = self.components.values()
+        if chroma:
+            _require((first.horizontal, first.vertical) in _SAMPLINGS)
+            _require(all(part.horizontal == part.vertical == 1 for part in chroma))
+        else:
+            _require(1 <= first.horizontal <= 4 and 1 <= first.vertical <= 4)
+
+    def _scan(self, begin: int, end: int) -> int:
+        """Return where the marker stands that ends the coded data of a scan."""
+        data = self.data
+        _require(self.kind != 0)
+        count = data[begin]
+        _require(1 <= count <= len(self.components) and end - begin == 4 + 2 * count)
+        names = [data[begin + 1 + 2 * number] for number in range(count)]
+        _require(len(set(names)) == count and all(name in self.components for name in names))
+        first, last, approximation = data[end - 3 : end]
+        if self.kind == _BASELINE:
+            _require((first, last, approximation) == (0, 63, 0))
+        else:
+            high, low = approximation >> 4, approximation & 15
+            _require(last == 0 if first == 0 else (first <= last <= 63 and count == 1))
+            _require(low <= 13 and (high == 0 or low == high - 1))
+        for number, name in enumerate(names):
+            component = self.components[name]
+            tables = data[begin + 2 + 2 * number]
+            needed = {component.quantization in self.quantization}
+            if self.kind == _BASELINE or (first == 0 and approximation >> 4 == 0):
+                needed.add(tables >> 4 in self.huffman)
+            if self.kind == _BASELINE or first > 0:
+                needed.add((tables & 15) | 16 in self.huffman)
+            _require(all(needed))
+            component.scanned = True
+        self._require_usual_colors()
+        where = bisect_left(self.markers, end)
+        _require(where < len(self.markers))
+        stop = self.markers[where]
+        _require(end < stop < self.stop - 1)
+        self._require_restarts(names, end, stop)
+        return stop
+
+    def _require_usual_colors(self) -> None:
+        """Three components have to be luminance and chrominance for everybody."""
+        if len(self.components) == 3:
+            _require(self.transform in (None, 1))
+            _require(self.is_jfif or self.transform == 1 or tuple(self.components) == (1, 2, 3))
+
+    def _require_restarts(self, names: Sequence[int], begin: int, stop: int) -> None:
+        """Restart markers in the coded data have to be as many as announced, in their order."""
+        first, last = bisect_left(self.restarts, begin), bisect_left(self.restarts, stop)
+        expected = -(-self._units(names) // self.interval) - 1 if self.interval else 0
+        _require(last - first == expected)
+        for number, place in enumerate(self.restarts[first:last]):
+            _require(self.data[place + 1] == _RST0 + number % 8)
+
+    def _units(self, names: Sequence[int]) -> int:
+        """Return how many MCUs a scan of these components has."""
+        parts = self.components.values()
+        widest, tallest = max(part.horizontal for part in parts), max(part.vertical for part in parts)
+        if len(names) > 1:
+            blocks = sum(self.components[name].horizontal * self.components[name].vertical for name in names)
+            _require(blocks <= _MOST_BLOCKS)
+            return -(-self.size.width // (8 * widest)) * -(-self.size.height // (8 * tallest))
+        part = self.components[names[0]]
+        width = -(-self.size.width * part.horizontal // widest)
+        height = -(-self.size.height * part.vertical // tallest)
+        return -(-width // 8) * -(-height // 8)

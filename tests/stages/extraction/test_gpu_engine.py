@@ -1,0 +1,280 @@
+"""The engine of a GPU, with a CPU as the device: who decodes what, order, failures, and the same rows in any case."""
+
+import random
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cache.errors import CutonceError, UsageError
+from stages.config.data import DataConfig
+from stages.config.features import FeatureConfig
+from stages.data.image_stream import ImageRequest
+from stages.data.images.codecs import torchcodec_decoders
+from stages.data.images.preprocessing import Preprocessing, stack_pixels
+from stages.data.images.reading import Reading
+from stages.data.manifest import load_manifest
+from stages.extraction import gpu_engine
+from stages.extraction.engine import on_cores
+from stages.extraction.extract import extract
+from stages.extraction.extractor import build_extractor
+from stages.extraction.gpu_engine import on_gpu
+from stages.extraction.read_features import read_features
+from tests.photographs import make_folder, photograph
+
+CPU = torch.device("cpu")
+READING = Reading(nvjpeg=True)
+PREPROCESSING = Preprocessing(24, 28)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Photographs of many sizes and kinds, and files that are none."""
+    folder = tmp_path_factory.mktemp("images")
+    chance = random.Random(0)
+    kinds = [
+        ("a.jpg", {}),
+        ("p.jpg", {"progressive": True}),
+        ("c.png", {}),
+        ("g.jpg", {}),
+        ("k.jpg", {}),
+        ("w.webp", {}),
+    ]
+    for number in range(60):
+        ending, settings = kinds[number % len(kinds)]
+        image = photograph((10 + 3 * number, 90, 200), number, side=40)
+        image = image.resize((chance.randrange(20, 90), chance.randrange(20, 90)))
+        image = image.convert({"g.jpg": "L", "k.jpg": "CMYK"}.get(ending, "RGB"))
+        image.save(folder / f"{number:02}{ending}", **settings)
+    turned = photograph((10, 90, 200), 99, side=40).resize((60, 30))
+    exif = Image.Exif()
+    exif[274] = 6
+    turned.save(folder / "60turned.jpg", exif=exif)
+    whole = (folder / "00a.jpg").read_bytes()
+    (folder / "61cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "62noend.jpg").write_bytes(whole[:-2])
+    (folder / "63text.jpg").write_text("no image")
+    return [*sorted(map(str, folder.iterdir())), str(folder / "64gone.jpg")]
+
+
+def plain(file):
+    return ImageRequest(file, PREPROCESSING.render, READING, evaluation=PREPROCESSING)
+
+
+def mean_colors(images):
+    return [images.float().mean((2, 3)), images[:, 0].float()]
+
+
+def outcome(batches):
+    rows = [np.concatenate(arrays) for arrays in zip(*[batch.rows for batch in batches if batch.rows], strict=True)]
+    indices = [index for batch in batches for index in batch.indices]
+    return rows, indices, [failure for batch in batches for failure in batch.failures]
+
+
+def run(requests, batch_size=16, threads=2, renderings=1, compute=mean_colors):
+    return list(on_gpu(requests, compute, CPU, batch_size, threads, renderings))
+
+
+def test_rows_and_failures_are_those_of_the_other_engines(files):
+    batches = run(map(plain, files))
+    rows, indices, failures = outcome(batches)
+    expected, expected_indices, expected_failures = outcome(list(on_cores(map(plain, files), mean_colors, CPU, 7, 2)))
+    assert (indices, failures) == (expected_indices, expected_failures)
+    assert batches[-1].finished == len(files)
+    assert [index for index, _ in failures] == [61, 63, 64]  # one without its end marker is shown by every viewer
+    for ours, theirs in zip(rows, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2)
+    assert np.abs(rows[1] - expected[1]).mean() < 0.05
+
+
+def test_rows_are_the_same_in_any_order_and_any_division(files, monkeypatch):
+    (_, pixels), indices, failures = outcome(run(map(plain, files)))
+    by_file = dict(zip([files[index] for index in indices], pixels, strict=True))
+    for seed, part in enumerate((1, 3, 16)):
+        monkeypatch.setattr(gpu_engine, "_PART", part)
+        order = random.Random(seed).sample(files, len(files))
+        (_, others), other_indices, other_failures = outcome(run(map(plain, order), batch_size=5))
+        assert other_indices == sorted(other_indices)
+        assert {order[index] for index, _ in other_failures} == {files[index] for index, _ in failures}
+        for index, row in zip(other_indices, others, strict=True):
+            assert np.array_equal(row, by_file[order[index]])
+
+
+def test_the_device_decodes_what_it_can_and_the_cpu_the_rest(files, monkeypatch):
+    decoders = torchcodec_decoders()
+    decode = decoders.decode_jpeg
+    on_device = []
+
+    def counted(source, **settings):
+        if isinstance(source, list):
+            on_device.append(len(source))
+        return decode(source, **settings)
+
+    monkeypatch.setattr(decoders, "decode_jpeg", counted)
+    outcome(run(map(plain, files)))
+    assert sum(on_device) == 31  # of 60 half are baseline, progressive or grey, and one is turned
+    on_device.clear()
+    outcome(run([ImageRequest(file, PREPROCESSING.render) for file in files]))  # not asked for
+    assert not on_device
+
+
+def test_an_image_that_the_decoder_does_not_take_is_decoded_by_the_cpu_and_its_companions_stay(files, monkeypatch):
+    (_, pixels), indices, _ = outcome(run(map(plain, files)))
+    decoders = torchcodec_decoders()
+    decode = decoders.decode_jpeg
+    refused = [Path(file).stat().st_size for file in (files[0], files[7])]
+
+    def refuses(source, **settings):
+        if isinstance(source, list) and any(len(data) in refused for data in source):
+            raise RuntimeError("nvJPEG: not supported")
+        return decode(source, **settings)
+
+    monkeypatch.setattr(decoders, "decode_jpeg", refuses)
+    (_, others), other_indices, _ = outcome(run(map(plain, files)))
+    assert other_indices == indices
+    same = [np.array_equal(row, other) for row, other in zip(pixels, others, strict=True)]
+    assert all(same[2:7] + same[8:])
+    np.testing.assert_allclose(others, pixels, atol=2)
+
+
+def test_several_renderings_of_an_image_follow_each_other(files):
+    def renderings(image):
+        return stack_pixels([PREPROCESSING.render(image), 255 - PREPROCESSING.render(image)])
+
+    sizes = []
+
+    def compute(images):
+        sizes.append(len(images))
+        return mean_colors(images)
+
+    requests = [ImageRequest(file, renderings, READING) for file in files]
+    (means, _), indices, _ = outcome(run(requests, renderings=2, compute=compute))
+    assert max(sizes) <= 16
+    assert indices[:4] == [0, 0, 1, 1]
+    np.testing.assert_allclose(means[::2] + means[1::2], 255, atol=1e-3)
+
+
+def test_remarks_are_counted_whoever_decodes(files):
+    def remark(height, width):
+        return "wide" if width > height else ""
+
+    requests = [
+        ImageRequest(file, PREPROCESSING.render, READING, remark, PREPROCESSING if number % 2 else None)
+        for number, file in enumerate(files)
+    ]
+    counted = sum((batch.remarks for batch in run(requests)), start=type(run(requests)[0].remarks)())
+    expected = sum((batch.remarks for batch in on_cores(requests, mean_colors, CPU, 16, 2)), start=type(counted)())
+    assert counted == expected
+    assert counted["wide"] > 10
+
+
+def test_a_strip_is_a_failure_and_ends_nothing(files, tmp_path):
+    path = tmp_path / "strip.jpg"
+    Image.new("RGB", (60_000, 1)).save(path)
+    preprocessing = Preprocessing(224, 256)
+    requests = [
+        ImageRequest(str(file), preprocessing.render, READING, evaluation=preprocessing) for file in (path, files[0])
+    ]
+    _, indices, failures = outcome(run(requests))
+    assert indices == [1]
+    assert failures == [(0, "60000 x 1 pixels are too long and thin to be resized")]
+
+
+def test_stages_are_told_apart_and_threads_end_with_the_iteration(files):
+    before = set(threading.enumerate())
+    batches = run(map(plain, files * 4))
+    busy = {stage for batch in batches for stage in batch.busy}
+    assert busy == {"read", "decode", "forward", "interpreter"}  # without a stream nothing is copied beside
+    assert sum(batch.busy["decode"] for batch in batches) > 0
+    started = on_gpu(map(plain, files * 40), mean_colors, CPU, 16, 2)
+    next(started)
+    started.close()
+    assert set(threading.enumerate()) == before
+
+
+def test_what_computing_raises_ends_it(files):
+    def fails(_):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(map(plain, files), compute=fails)
+
+
+def test_no_requests_and_no_readable_image_give_no_rows(tmp_path):
+    assert run([]) == []
+    (tmp_path / "bad.jpg").write_text("no image")
+    [batch] = run(map(plain, [str(tmp_path / "bad.jpg")]))
+    assert (batch.rows, batch.indices, batch.finished) == ([], [], 1)
+
+
+def features(folder, cache, **options):
+    extractor = build_extractor(FeatureConfig(**{"weights": "none", "image_size": 64, "cache": cache, **options}))
+    manifest = load_manifest(DataConfig(str(folder)))
+    report = extract(extractor, manifest)
+    return read_features(extractor, manifest), report, extractor
+
+
+@pytest.mark.parametrize("options", [{}, {"taps": "stages", "pool": "avg,max"}, {"augment": "light", "views": 2}])
+def test_extraction_on_a_gpu_gives_the_rows_of_a_cpu(pretended_cuda, tmp_path, options):
+    folder = make_folder(tmp_path / "images", per_class=12)
+    rows, report, extractor = features(folder, tmp_path / "cache", precision="fp32", **options)
+    assert extractor.reading.decoder == "pixels+nvjpeg/2"
+    assert extractor.device.type == "cuda"
+    assert set(report.shares) >= {"read", "decode", "forward", "copy", "interpreter", "write"}
+    expected, _, laptop = features(folder, tmp_path / "cache", device="cpu", **options)
+    assert laptop.reading.decoder == "pixels/2"
+    assert laptop.trunk.precision == "fp32"
+    assert report.fingerprints != [tap.cache.spec.fingerprint for tap in laptop.taps]
+    assert np.corrcoef(rows.ravel().astype(float), expected.ravel().astype(float))[0, 1] > 0.999
+
+
+def test_a_gpu_computes_in_what_is_quickest_unless_told_otherwise(pretended_cuda, tmp_path):
+    def precision(**options):
+        return build_extractor(FeatureConfig(weights="none", image_size=32, cache=tmp_path, **options)).trunk.precision
+
+    assert (precision(), precision(precision="tf32"), precision(device="cpu")) == ("bf16", "tf32", "fp32")
+    pretended_cuda.bf16 = False
+    assert (precision(), precision(precision="auto"), precision(precision="fp32")) == ("fp16", "fp16", "fp32")
+    for name in ("bf16", "tf32"):
+        with pytest.raises(UsageError, match=f"`precision` {name}.*Ampere"):
+            precision(precision=name)
+
+
+def test_who_decodes_is_told_and_refused_where_it_cannot(pretended_cuda, tmp_path):
+    def decoder(**options):
+        return build_extractor(FeatureConfig(weights="none", image_size=32, cache=tmp_path, **options)).reading.decoder
+
+    assert decoder(decode_on="cpu") == "pixels/2"
+    assert decoder(decoding="reduced") == "pixels+nvjpeg/2"  # always in full
+    assert decoder(channels="1") == "pixels/2 channels=1"
+    with pytest.raises(UsageError, match="`decode_on` cuda: `channels` 1 and `page` first are read on a CPU"):
+        decoder(decode_on="cuda", channels="1")
+    with pytest.raises(UsageError, match="`decode_on` cuda: the `device` is cpu; use auto, or cpu"):
+        decoder(decode_on="cuda", device="cpu")
+
+
+def test_a_batch_that_does_not_fit_is_halved_with_a_word_about_it(pretended_cuda, tmp_path, caplog):
+    folder = make_folder(tmp_path / "images", per_class=12)
+    expected, *_ = features(folder, tmp_path / "cache", precision="fp32")
+    pretended_cuda.largest_allocation = 9 * 96 * 32 * 32 * 4  # of the widest layer, for nine images
+    rows, report, extractor = features(folder, tmp_path / "other", precision="fp32", extract_batch_size=32)
+    assert report.samples == 36
+    assert [record.message.split(" (")[0] for record in caplog.records if "not enough memory" in record.message] == [
+        "cuda has not enough memory for 32 images at a time: 16 from here on",
+        "cuda has not enough memory for 16 images at a time: 8 from here on",
+    ]
+    np.testing.assert_allclose(rows, expected, atol=2e-3)
+    pretended_cuda.largest_allocation = 200_000  # of four images that are rendered
+    requests = [plain(str(file)) for file in sorted(folder.rglob("*.jpg"))]
+    assert len(outcome(list(on_gpu(requests, mean_colors, torch.device("cuda:0"), 4, 2)))[1]) == 36
+    pretended_cuda.largest_allocation = 2 << 20
+    with pytest.raises(CutonceError, match="not enough memory for a single image"):
+        features(folder, tmp_path / "none", precision="fp32", image_size=256)
+    pretended_cuda.largest_allocation = 1000
+    with pytest.raises(CutonceError, match="not enough memory to decode and render its images"):
+        list(on_gpu(requests, mean_colors, torch.device("cuda:0"), 4, 2))
+    with pytest.raises(CutonceError, match=r"cuda has not enough memory for the network, 1[0-9]\.[0-9] MB of numbers"):
+        features(folder, tmp_path / "none", precision="fp32")
