@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,9 @@ class JpegSize(NamedTuple):
 
     height: int
     width: int
+
+
+_NO_SIZE = JpegSize(0, 0)
 
 
 class _NotSoundError(Exception):
@@ -80,6 +84,38 @@ def _require(fact: bool) -> None:
         raise _NotSoundError
 
 
+@lru_cache(4096)  # most files have the tables of others
+def _quantization_tables(segment: bytes) -> frozenset[int]:
+    """Return the numbers of the tables of quantization in a segment; all of 8 bits."""
+    places = range(0, len(segment), 65)
+    tables = frozenset(segment[place] for place in places)
+    _require(len(segment) == 65 * len(places) and all(table < 4 for table in tables))
+    return tables
+
+
+@lru_cache(4096)
+def _huffman_tables(segment: bytes) -> frozenset[int]:
+    """Return the numbers of the Huffman tables in a segment; 16 is added to those of AC coefficients."""
+    tables: set[int] = set()
+    place = 0
+    while place < len(segment):
+        _require(place + 17 <= len(segment))
+        table = segment[place]
+        _require(table & 15 < 4 and table >> 4 < 2)
+        code = 0
+        for length, count in enumerate(segment[place + 1 : place + 17], 1):
+            code += count
+            _require(code <= 1 << length)
+            code <<= 1
+        total = sum(segment[place + 1 : place + 17])
+        symbols = segment[place + 17 : place + 17 + total]
+        _require(total <= 256 and len(symbols) == total)
+        _require(table >= 4 or all(symbol <= 15 for symbol in symbols))
+        tables.add(table)
+        place += 17 + total
+    return frozenset(tables)
+
+
 @dataclass
 class _Component:
     horizontal: int
@@ -97,7 +133,7 @@ class _Walk:
     markers: Sequence[int]
     restarts: Sequence[int]
     kind: int = 0
-    size: JpegSize = field(default_factory=lambda: JpegSize(0, 0))
+    size: JpegSize = _NO_SIZE
     components: dict[int, _Component] = field(default_factory=dict)
     quantization: set[int] = field(default_factory=set)
     huffman: set[int] = field(default_factory=set)
@@ -128,9 +164,9 @@ class _Walk:
 
     def _segment(self, marker: int, begin: int, end: int) -> None:
         if marker == _DQT:
-            self._quantization_tables(begin, end)
+            self.quantization |= _quantization_tables(bytes(self.data[begin:end]))
         elif marker == _DHT:
-            self._huffman_tables(begin, end)
+            self.huffman |= _huffman_tables(bytes(self.data[begin:end]))
         elif marker in (_BASELINE, _PROGRESSIVE):
             self._frame(marker, begin, end)
         elif marker == _DRI:
@@ -143,33 +179,6 @@ class _Walk:
                 self.transform = self.data[begin + 11]
         else:
             _require(marker == _COM or _APP0 < marker <= _APP15)
-
-    def _quantization_tables(self, begin: int, end: int) -> None:
-        while begin < end:
-            table = self.data[begin]
-            _require(table < 4)  # of 8 bits, too
-            self.quantization.add(table)
-            begin += 65
-        _require(begin == end)
-
-    def _huffman_tables(self, begin: int, end: int) -> None:
-        while begin < end:
-            _require(begin + 17 <= end)
-            table = self.data[begin]
-            _require(table & 15 < 4 and table >> 4 < 2)
-            counts = self.data[begin + 1 : begin + 17]
-            code = total = 0
-            for length, count in enumerate(counts, 1):
-                code += count
-                _require(code <= 1 << length)
-                code <<= 1
-                total += count
-            _require(total <= 256 and begin + 17 + total <= end)
-            if table < 4:
-                _require(all(symbol <= 15 for symbol in self.data[begin + 17 : begin + 17 + total]))
-            self.huffman.add(table)
-            begin += 17 + total
-        _require(begin == end)
 
     def _frame(self, marker: int, begin: int, end: int) -> None:
         data = self.data

@@ -46,7 +46,7 @@ def test_words_it_knows_and_options_without_words_are_taken():
         (
             FeatureConfig,
             {"precision": "fp64"},
-            "`precision` 'fp64' is not one that there is.* There are fp32, bf16, fp16, auto.",
+            "`precision` 'fp64' is not one that there is.* There are fp32, tf32, bf16, fp16, auto.",
         ),
         (FeatureConfig, {"pool": "mean"}, "`pool` mean: there is no such pooling. There are avg, max"),
         (
