@@ -32,6 +32,8 @@ STEPS = {
     "folded": "+ BatchNorm folded, inference_mode",
     "threads": "+ a batch per core: stage 1 in fp32",
     "bf16": "bf16 instead: stage 1 in bf16",
+    "openvino": "by OpenVINO: stage 1 in fp32 with --engine openvino",
+    "openvino-bf16": "by OpenVINO in bf16",
     "compiled": "tried: torch.compile on `folded`",
 }
 BATCH = 32
@@ -56,13 +58,19 @@ def step(name: str, backbone: str, batches: int) -> Measurement:
 
     images = torch.randint(0, 256, (BATCH, 3, 224, 224), dtype=torch.uint8)
     started = time.perf_counter()
-    if name in ("threads", "bf16"):
-        precision = "bf16" if name == "bf16" else "fp32"
+    if name in ("threads", "bf16", "openvino", "openvino-bf16"):
         extractor = build_extractor(
             FeatureConfig(
-                backbone=backbone, weights="none", image_size=224, precision=precision, extract_batch_size=BATCH
+                backbone=backbone,
+                weights="none",
+                image_size=224,
+                precision="bf16" if name.endswith("bf16") else "fp32",
+                extract_batch_size=BATCH,
+                engine="openvino" if name.startswith("openvino") else "cores",
+                device="cpu",
             )
         )
+        extractor.forward_rows(images)  # what is compiled is, before threads ask for it
         with single_thread_pool(extractor.threads, "forward") as pool:
             return _timed(batches, started, lambda count: list(pool.map(extractor.forward_rows, [images] * count)))
     if keeps_memory:

@@ -91,7 +91,7 @@ def _estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
         f"{result.images:,} images lack features"
         + (f" ({result.renderings:,} renderings, up to {views} of each)" if views > 1 else ""),
         f"measured here: {result.per_second:.0f} images/s in batches of {result.batch_size} and "
-        f"{extractor.trunk.arithmetic}; each alone would do "
+        f"{extractor.arithmetic}; each alone would do "
         f"{', '.join(f'{stage} {format_count(rate)}/s' for stage, rate in result.limits.items())}: "
         f"{min(result.limits, key=lambda stage: result.limits[stage])} limits (writing is not measured)",
         f"it will take {duration(result.seconds)} and {byte_count(sum(tap.size for tap in result.taps))}, of "

@@ -227,7 +227,7 @@ class ProbeReport:
             "weights": backbone.weights_source,
             "image_size": backbone.preprocessing.image_size,
             "pool": self.extractor.options.pool,
-            "precision": self.extractor.trunk.arithmetic,
+            "precision": self.extractor.arithmetic,
             "dtype": self.extractor.options.storage_dtype,
             "seeds": list(self.probe.seeds),
             "validation_images": list(self.probe.cuts[0].images),

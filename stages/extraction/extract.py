@@ -342,6 +342,6 @@ def _explained(error: NonFiniteRowsError, work: LeasedBlocks) -> CutonceError:
             f"{backbone.name} gave numbers beyond {np.finfo(dtype).max:.5g}, where {dtype} ends, for {images}; store "
             "them with `storage_dtype` float32"
         )
-    precision = work.extractor.trunk.arithmetic
+    precision = work.extractor.arithmetic
     helps = "" if precision == "fp32" else f": {precision} may be what ends too early, so try `precision` fp32"
     return CutonceError(f"{told}. Its weights ({backbone.weights_source}) are finite{helps}")

@@ -36,6 +36,7 @@ from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.hooked import HookedGraph, HookedTrunk, JoinedTrunk, cut_graph
 from stages.network.graph.map_cuts import MAPS, blocks_with_maps, default_map_cuts, stride_of
 from stages.network.graph.mirrored import MirroredTrunk
+from stages.network.graph.openvino_trunk import OpenVINOTrunk, openvino_arithmetic, require_openvino
 from stages.network.graph.pooling import Pool
 from stages.network.graph.tap_places import find_taps, layout_of_taps
 from stages.network.graph.tapped_trunk import TappedTrunk
@@ -282,6 +283,11 @@ class Extractor:
         return MirroredTrunk(self.trunk) if self.options.mirror else self.trunk
 
     @property
+    def arithmetic(self) -> str:
+        """What is really computed for the rows of the caches: the precision, and by whom if that rounds otherwise."""
+        return _arithmetic(self.trunk, self.options)
+
+    @property
     def threads(self) -> int:
         """Threads that decode, and on a CPU compute too."""
         return _threads(self.options, self.device)
@@ -358,10 +364,17 @@ class Extractor:
         def compute(images: Tensor) -> list[Tensor]:
             return list(self.trunk(self.preprocess(images)))
 
+        if self.options.engine == "openvino":
+            return self._openvino_trunk
         if self.device.type != "cuda" or self.options.compile:  # what is compiled launches little
             return compute
         graph = CudaGraph(compute)
         return lambda images: graph(images.to(self.device, non_blocking=True))
+
+    @cached_property
+    def _openvino_trunk(self) -> OpenVINOTrunk:
+        trunk = _rows_of(self.graph, self.options).trunk("fp32", self.device)
+        return OpenVINOTrunk(trunk, self.backbone.preprocessing, self.trunk.precision, self.threads)
 
     @cached_property
     def _fitting(self) -> _FittingSize:
@@ -384,6 +397,7 @@ class Extractor:
 
     def computed(self, requests: Iterable[ImageRequest]) -> Iterator[ComputedBatch]:
         """Yield the rows of the requested images, in order, one array per tap; see :mod:`stages.extraction.engine`."""
+        _ = self._launch  # made now, and not by several threads at once
         return self.run_batches(requests, self.forward_rows, self.cached_views)
 
     def run_batches(
@@ -538,7 +552,7 @@ def with_cut(extractor: Extractor, cut: Cut, pool: Pooling) -> Extractor:
 def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: FeatureConfig) -> Extractor:
     """Cut or tap a network as the options say, and name the caches of its features."""
     precision = precision_on(options.precision, device)
-    rows = _tapped(graph, options) if options.taps else _cut(graph, options)
+    rows = _rows_of(graph, options)
     if options.mirror and any(len(shape) > 1 for *_, shape in rows.cached):
         raise UsageError("`mirror` takes the mean of vectors, and maps of mirror images are mirrored: choose a `pool`")
     try:
@@ -551,6 +565,8 @@ def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: F
         ) from error
     if options.compile:
         _compile(trunk, device)
+    if options.engine == "openvino":
+        require_openvino()
 
     def cached(name: str, pooling: str, cut: Cut | None, shape: tuple[int, ...]) -> CachedCut:
         spec = Spec(
@@ -560,7 +576,7 @@ def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: F
             pooling=pooling,
             preprocessing=backbone.preprocessing.to_json(),
             views=None,
-            precision=trunk.arithmetic,
+            precision=_arithmetic(trunk, options),
             dtype=options.storage_dtype,
             decoder=_reading(options, backbone, device).decoder,
             taps=None if rows.layout is None else rows.layout.to_json(),
@@ -602,6 +618,10 @@ class _Rows(NamedTuple):
     deepest: Cut
     trunk: Callable[[Precision, torch.device], FrozenTrunk | HookedTrunk | TappedTrunk | JoinedTrunk]
     layout: TapLayout | None = None
+
+
+def _rows_of(graph: CutGraph, options: FeatureConfig) -> _Rows:
+    return _tapped(graph, options) if options.taps else _cut(graph, options)
 
 
 def _cut(graph: CutGraph, options: FeatureConfig) -> _Rows:
@@ -686,8 +706,15 @@ def _decodes(options: FeatureConfig, reading: Reading, device: torch.device) -> 
     return not why_not
 
 
+def _arithmetic(trunk: FrozenTrunk | HookedTrunk | TappedTrunk | JoinedTrunk, options: FeatureConfig) -> str:
+    """Return the name of what is really computed for the rows of the caches, by whatever computes it."""
+    if options.engine == "openvino":
+        return openvino_arithmetic(trunk.arithmetic, trunk.precision)
+    return f"{trunk.arithmetic}-compiled" if options.compile else trunk.arithmetic
+
+
 def _compile(trunk: FrozenTrunk | HookedTrunk | TappedTrunk | JoinedTrunk, device: torch.device) -> None:
-    """Have torch compile a trunk, and name its arithmetic so.
+    """Have torch compile a trunk.
 
     Raises
     ------
@@ -696,7 +723,6 @@ def _compile(trunk: FrozenTrunk | HookedTrunk | TappedTrunk | JoinedTrunk, devic
     """
     if device.type != "cuda":
         raise UsageError(f"`compile` is for NVIDIA's GPUs, and the `device` is {device}: leave it out")
-    trunk.arithmetic = f"{trunk.arithmetic}-compiled"
     trunk.compile(dynamic=False)
 
 
