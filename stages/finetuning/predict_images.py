@@ -39,6 +39,13 @@ def vectors_of(extractor: Extractor) -> Callable[[Tensor], Tensor]:
     return Pool("avg", extractor.cut)
 
 
+def _requests(
+    extractor: Extractor, renderings: TestTimeAugmentation, locations: Sequence[str]
+) -> Iterator[ImageRequest]:
+    for location in locations:
+        yield ImageRequest(location, renderings, extractor.reading, evaluation=renderings.evaluation)
+
+
 def iter_predictions(
     extractor: Extractor,
     upper: TransferModel,
@@ -59,7 +66,7 @@ def iter_predictions(
     """
     renderings = TestTimeAugmentation(extractor.backbone.preprocessing, tta)
     count = renderings.count
-    requests = (ImageRequest(location, renderings, extractor.reading) for location in locations)
+    requests = _requests(extractor, renderings, locations)
     as_vectors = vectors_of(extractor)
 
     def answer(images: Tensor) -> list[Tensor]:
@@ -111,7 +118,7 @@ def iter_sample_predictions(
     renderings = TestTimeAugmentation(extractor.backbone.preprocessing, tta)
     count = renderings.count
     locations = [location for views in samples for _, location in present(views)]
-    requests = (ImageRequest(location, renderings, extractor.reading) for location in locations)
+    requests = _requests(extractor, renderings, locations)
 
     def rows() -> Iterator[tuple[list[int], Tensor, list[tuple[int, str]]]]:
         for batch in extractor.run_batches(requests, upper.rows, count):

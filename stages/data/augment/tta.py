@@ -41,6 +41,11 @@ class TestTimeAugmentation:
         """How many renderings there are of an image."""
         return _COUNT[self.kind]
 
+    @property
+    def evaluation(self) -> Preprocessing | None:
+        """Whose evaluation view it gives, where it gives nothing else."""
+        return self.preprocessing if self.kind == "none" else None
+
     def __call__(self, image: Tensor) -> Tensor:
         """Return the renderings, uint8 [count, 3, S, S], of a photograph, uint8 [3, H, W].
 

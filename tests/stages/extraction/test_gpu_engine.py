@@ -12,6 +12,7 @@ from PIL import Image
 from cache.errors import CutonceError, UsageError
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
+from stages.data.augment.tta import TestTimeAugmentation
 from stages.data.image_stream import ImageRequest
 from stages.data.images.codecs import torchcodec_decoders
 from stages.data.images.preprocessing import Preprocessing, stack_pixels
@@ -272,9 +273,24 @@ def test_a_batch_that_does_not_fit_is_halved_with_a_word_about_it(pretended_cuda
     assert len(outcome(list(on_gpu(requests, mean_colors, torch.device("cuda:0"), 4, 2)))[1]) == 36
     pretended_cuda.largest_allocation = 2 << 20
     with pytest.raises(CutonceError, match="not enough memory for a single image"):
-        features(folder, tmp_path / "none", precision="fp32", image_size=256)
+        features(make_folder(tmp_path / "few", per_class=3), tmp_path / "none", precision="fp32", image_size=256)
     pretended_cuda.largest_allocation = 1000
     with pytest.raises(CutonceError, match="not enough memory to decode and render its images"):
         list(on_gpu(requests, mean_colors, torch.device("cuda:0"), 4, 2))
     with pytest.raises(CutonceError, match=r"cuda has not enough memory for the network, 1[0-9]\.[0-9] MB of numbers"):
         features(folder, tmp_path / "none", precision="fp32")
+
+
+def test_the_evaluation_view_of_test_time_augmentation_is_that_of_training(files):
+    """To within a level: with others it is rendered image by image."""
+    alone, mirrored = (TestTimeAugmentation(PREPROCESSING, kind) for kind in ("none", "flip"))
+    assert (alone.evaluation, mirrored.evaluation) == (PREPROCESSING, None)
+    requests = [
+        [ImageRequest(file, kind, READING, None, kind.evaluation) for file in files] for kind in (alone, mirrored)
+    ]
+    (_, pixels), _, _ = outcome(run(map(plain, files)))
+    (_, once), _, _ = outcome(run(requests[0]))
+    (_, twice), _, _ = outcome(run(requests[1], renderings=2))
+    assert np.array_equal(once, pixels)
+    np.testing.assert_allclose(twice[::2], pixels, atol=2)
+    assert np.array_equal(twice[1::2], twice[::2, :, ::-1])
