@@ -174,6 +174,10 @@ class FeatureConfig:
     device: str = "auto"
     """auto (the first there is of cuda, mps and cpu), cpu, cuda, cuda:1, or mps (Apple's GPU)."""
 
+    deterministic: bool = False
+    """On a GPU, the same bits in each run on the same machine: torch takes slower kernels for it, and refuses what it
+    has none for. Without it features differ by rounding from run to run. On a CPU they never do."""
+
     engine: str = field(
         default="auto",
         metadata=OptionHelp(

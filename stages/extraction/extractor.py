@@ -44,7 +44,7 @@ from stages.network.graph.taps import TapLayout
 from stages.network.graph.trunk import FrozenTrunk, Precision, auto_batch_size, precision_on
 from stages.network.map_layout import MapLayout
 from stages.runtime.allocator import tune_malloc
-from stages.runtime.device import resolve_device
+from stages.runtime.device import compute_deterministically, resolve_device
 from stages.runtime.seeding import seed_from
 from stages.runtime.threads import usable_cores
 
@@ -499,6 +499,8 @@ def build_extractor(options: FeatureConfig, backbone: Backbone | None = None) ->
     tune_malloc()
     torchcodec_decoders()  # says in time that it is not there, and once
     device = resolve_device(options.device)
+    if options.deterministic and device.type != "cpu":
+        compute_deterministically()
     get_engine(options.engine, device)
     if backbone is None:
         backbone = load_backbone(

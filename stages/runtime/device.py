@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
+import torch.utils.deterministic
 from torch import Tensor
 
 from cache.errors import UsageError
@@ -42,6 +44,16 @@ def described(device: torch.device) -> str:
         return str(device)
     major, minor = torch.cuda.get_device_capability(device)
     return f"{device}, {torch.cuda.get_device_name(device)} (compute capability {major}.{minor})"
+
+
+def compute_deterministically() -> None:
+    """Have a GPU give the same bits each time; what torch knows no such way for raises RuntimeError from then on.
+
+    For the whole process, and before anything was multiplied on a GPU: cuBLAS asks for its memory once.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what was not written
 
 
 def to_device(targets: Tensor, device: torch.device) -> Tensor:

@@ -1,5 +1,6 @@
 """The engine of a GPU, with a CPU as the device: who decodes what, order, failures, and the same rows in any case."""
 
+import os
 import random
 import threading
 from pathlib import Path
@@ -294,3 +295,20 @@ def test_the_evaluation_view_of_test_time_augmentation_is_that_of_training(files
     assert np.array_equal(once, pixels)
     np.testing.assert_allclose(twice[::2], pixels, atol=2)
     assert np.array_equal(twice[1::2], twice[::2, :, ::-1])
+
+
+@pytest.mark.parametrize(("device", "deterministic"), [("auto", True), ("auto", False), ("cpu", True)])
+def test_deterministic_kernels_are_taken_on_a_gpu_alone_where_asked_for(
+    pretended_cuda, tmp_path, monkeypatch, device, deterministic
+):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    try:
+        build_extractor(
+            FeatureConfig(weights="none", image_size=32, cache=tmp_path, device=device, deterministic=deterministic)
+        )
+        taken = device == "auto" and deterministic
+        assert torch.are_deterministic_algorithms_enabled() == taken
+        assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == taken
+    finally:
+        torch.use_deterministic_algorithms(False)
