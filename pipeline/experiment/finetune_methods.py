@@ -67,7 +67,7 @@ from stages.finetuning.finetune import FinetuneResult, finetune
 from stages.finetuning.finetune import find_lrs as range_tests
 from stages.finetuning.predict_images import predict_proba
 from stages.finetuning.predict_masks import mask_statistics
-from stages.finetuning.problem import FinetuneProblem
+from stages.finetuning.problem import FinetuneProblem, with_arithmetic
 from stages.finetuning.sample_views import image_count
 from stages.finetuning.setup import OPTIONS_THAT_SHAPE_NOTHING, training_fingerprint
 from stages.finetuning.transfer_model import HEAD, TransferModel
@@ -109,11 +109,16 @@ def require_same_finetunings(experiment: Experiment, options: FinetuneConfig, he
         If there is such a method, and it may not be replaced.
     """
     configs = () if experiment.overwrite else _trainings(options)
-    for config in (config.for_task(experiment.task.name) for config in configs):
+    for config in (_resolved(experiment, config) for config in configs):
         method_dir = _method_dir(experiment.directory, transfer_method(config), name_of(config))
         made_with = {**options_of(experiment), **head.resolved(), **asdict(config)}
         require_same_features(method_dir, experiment.extractor.fingerprints, made_with, _OTHER_NAME)
         require_same_settings(method_dir, made_with, _SHAPING, _OTHER_NAME)
+
+
+def _resolved(experiment: Experiment, options: FinetuneConfig) -> FinetuneConfig:
+    """Return the options with what the task and the device say where they leave it open."""
+    return with_arithmetic(options.for_task(experiment.task.name), experiment.extractor.device)
 
 
 def _trainings(options: FinetuneConfig) -> list[FinetuneConfig]:
@@ -125,7 +130,7 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
 
     Of several processes that train together the first tests and writes; all return its result.
     """
-    options = options.for_task(experiment.task.name)
+    options = _resolved(experiment, options)
     head = by_validation_alone(experiment, head)
     rank, seed, extractor = experiment.rank, experiment.seed, experiment.extractor
     start, start_seconds = rank.broadcast_from_first(lambda: _starting_head(experiment, options, head))

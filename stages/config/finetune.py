@@ -171,9 +171,10 @@ class FinetuneConfig:
     grad_accum_steps: int = 1
     """Batches whose gradients make one step."""
 
-    amp_dtype: Literal["none", "bf16", "fp16", "auto"] = "none"
+    amp_dtype: Literal["none", "bf16", "fp16", "auto"] | None = None
     """Arithmetic of the layers that train: none (float32), bf16, fp16 (with scaled gradients), or auto (bf16 or none,
-    whichever was quicker on two batches). The frozen part computes in --precision."""
+    whichever was quicker on two batches). Default: none on a CPU; on a GPU bf16, or fp16 where it is older than that.
+    The frozen part computes in --precision."""
 
     compile: bool = False
     """Compile what trains with torch.compile: a minute before the first step, quicker steps after it."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+
+import torch
 
 from stages.config.finetune import FinetuneConfig
 from stages.data.manifest import Manifest
@@ -13,6 +15,12 @@ from stages.network.heads.base import Head
 from stages.network.heads.map_head import MapHead
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.tasks.base import Task
+from stages.training.amp import default_autocast
+
+
+def with_arithmetic(config: FinetuneConfig, device: torch.device) -> FinetuneConfig:
+    """Return options that say in which arithmetic a device trains: where they left it open, in its default."""
+    return config if config.amp_dtype is not None else replace(config, amp_dtype=default_autocast(device))
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,7 @@ class FinetuneProblem:
     head : Head
         Where training starts; one that was not fitted on the validation split.
     config : FinetuneConfig
+        With an arithmetic: what was left open becomes the default of the extractor's device.
     seed : int
     rank : Rank
         One of several processes that train together, each with a share of every batch.
@@ -39,6 +48,9 @@ class FinetuneProblem:
     config: FinetuneConfig
     seed: int
     rank: Rank = SINGLE_PROCESS
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "config", with_arithmetic(self.config, self.extractor.device))
 
     @property
     def task(self) -> Task:

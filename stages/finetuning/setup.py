@@ -149,7 +149,7 @@ def _training(options: FinetuneConfig, seed: int) -> TrainConfig:
         l1=options.l1,
         clip_grad=options.clip_grad,
         grad_accum_steps=options.grad_accum_steps,
-        amp_dtype="none" if options.amp_dtype == "auto" else options.amp_dtype,
+        amp_dtype="none" if options.amp_dtype is None or options.amp_dtype == "auto" else options.amp_dtype,
         model_ema_decay=options.model_ema_decay,
         checkpoint_seconds=60 * options.checkpoint_minutes,
     )

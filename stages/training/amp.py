@@ -18,6 +18,17 @@ Autocast = Literal["none", "bf16", "fp16"]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def default_autocast(device: torch.device) -> Autocast:
+    """Return the arithmetic in which a device trains if nothing else is asked for.
+
+    On NVIDIA's GPUs 16 bits, as everybody trains there: bf16 where it is computed by itself (from Ampere on), else
+    fp16. Elsewhere float32.
+    """
+    if device.type != "cuda":
+        return "none"
+    return "bf16" if supports_bf16(device) else "fp16"
+
+
 class MixedPrecision:
     """Weights stay in float32; what autocast says is safe is computed in 16 bits (Micikevicius et al. 2018).
 

@@ -14,6 +14,7 @@ from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.tasks.base import Task, find_metric
 from stages.tasks.running_score import RunningScore
 from stages.training.losses import TaskLoss, logits_of, statistics_of
+from stages.training.outcomes import BYTES_AT_ONCE, Outcome, copied_together, is_time_to_read, on_host, reads_late
 from stages.training.sample_images import Inputs
 
 Batches = Iterable[tuple[Inputs, Tensor]]
@@ -34,13 +35,17 @@ def predict(model: nn.Module, blocks: Iterable[Tensor], task: Task | None) -> Te
     """
     model.eval()
     device = next(model.parameters()).device
-    predicted = []
+    predicted: list[Tensor] = []
+    unread: list[Tensor] = []
     for block in blocks:
-        output = logits_of(model(block.to(device).float()))
+        output = logits_of(model(block.to(device, non_blocking=True).float()))
         activated = output if task is None else task.activate(output)
         assert isinstance(activated, Tensor)
-        predicted.append(activated.cpu())
-    return torch.cat(predicted)
+        unread.append(activated)
+        if not reads_late(device) or sum(part.nbytes for part in unread) >= BYTES_AT_ONCE:
+            predicted += copied_together(unread)
+            unread.clear()
+    return torch.cat([*predicted, *copied_together(unread)])
 
 
 @torch.no_grad()
@@ -70,13 +75,25 @@ def evaluate_loss(model: nn.Module, batches: Batches, task: Task, rank: Rank = S
     device = next(model.parameters()).device
     criterion, running = TaskLoss(task), RunningScore(find_metric(task))
     loss, count = 0.0, 0
-    for inputs, targets in batches:
-        targets = to_device(targets, device)
+    unread: list[Outcome] = []
+
+    def read() -> None:
+        nonlocal loss
+        for outcome in on_host(unread):
+            loss += float(outcome.sums)
+            if math.isfinite(loss):  # statistics of other outputs are refused
+                for logits, targets in outcome.outputs:
+                    running.add(statistics_of(task, logits, targets))
+        unread.clear()
+
+    for inputs, given in batches:
+        targets = to_device(given, device)
         logits = logits_of(model(inputs.to(device, non_blocking=True)))
-        loss += float(criterion.terms(logits, targets)["main"])
-        count += len(targets)
-        if math.isfinite(loss):  # statistics of other outputs are refused
-            running.add(statistics_of(task, logits, targets))
+        unread.append(Outcome(criterion.terms(logits, targets)["main"], ((logits, given),)))
+        count += len(given)
+        if is_time_to_read(unread, device):
+            read()
+    read()
     losses, counts, states = zip(*rank.all_gather((loss, count, running.state)), strict=True)
     loss, count = sum(losses), sum(counts)
     if not count:

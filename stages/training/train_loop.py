@@ -250,8 +250,10 @@ class _TrainState:
         for batches in self._accumulation_groups():
             self._take_step(batches)
             if self.checkpoints.due:
+                self._take_up(self._step.outstanding())
                 self.seconds = time.perf_counter() - started
                 self.checkpoints.save(self._state())
+        self._take_up(self._step.outstanding())
 
     def validate(self) -> list[Validation]:
         """Return loss and score on the validation batches."""
@@ -312,10 +314,8 @@ class _TrainState:
         """Say where a training was lost, why it may have been, and what is left of it."""
         config, checkpoint, best = self._run.config, self._hooks.checkpoint, self.contender.result.best
         rate = max(float(group["lr"]) for group in self._run.optimizer.param_groups)
-        message = (
-            f"the {error} at step {-(-self.batches // config.grad_accum_steps)} of epoch {self.epoch}, at a rate of "
-            f"{rate:.3g}; the learning rate is too high for this network: try a tenth of it"
-        )
+        step = -(-self.batches // config.grad_accum_steps) - error.steps_ago
+        message = f"the {error} at step {step} of epoch {self.epoch}, at a rate of {rate:.3g}; the learning rate is too high for this network: try a tenth of it"
         if config.amp_dtype == "fp16":
             message += ", or `amp_dtype` bf16, whose numbers overflow less soon"
         if checkpoint is not None and checkpoint.exists() and best is not None:
@@ -335,9 +335,13 @@ class _TrainState:
         seed = self._seed(self.batches)
         self.batches += len(batches)
         self.steps += 1
-        self.tally.add(self._step(batches, seed))
+        self._take_up(self._step.take(batches, seed))
         self._scheduler.step()
         self._average.update(self.steps)
+
+    def _take_up(self, steps: list[RunningMetrics]) -> None:
+        for metrics in steps:
+            self.tally.add(metrics)
 
     def _selection(self, score: float) -> float:
         return score if self._metric.higher_is_better else -score
@@ -352,7 +356,7 @@ class _TrainState:
         """
         optimizer, contender = self._run.optimizer, self.contender
         trained = (parameter for group in optimizer.param_groups for parameter in group["params"])
-        if not all(bool(parameter.isfinite().all()) for parameter in trained):
+        if not torch.stack([parameter.isfinite().all() for parameter in trained]).all():
             raise NotFiniteError("weights became NaN or infinite")
         return {
             "model": self.weights.of(self._run.model),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,13 +22,24 @@ from stages.training.amp import MixedPrecision
 from stages.training.config import TrainConfig
 from stages.training.history import RunningMetrics
 from stages.training.losses import TaskLoss, l1_penalty, logits_of, statistics_of
+from stages.training.outcomes import Outcome, is_time_to_read, on_host
 from stages.training.sample_images import Inputs, parts_of
 
 Batch = tuple[Inputs, Tensor]
 
 
 class NotFiniteError(CutonceError):
-    """A training is lost: its loss or its weights are not numbers any more. Says which."""
+    """A training is lost: its loss or its weights are not numbers any more. Says which.
+
+    Attributes
+    ----------
+    steps_ago : int
+        How many steps were taken since; more than 0 only where losses are read late, as of a GPU.
+    """
+
+    def __init__(self, message: str, steps_ago: int = 0) -> None:
+        super().__init__(message)
+        self.steps_ago = steps_ago
 
 
 class TrainStep:
@@ -59,6 +71,8 @@ class TrainStep:
         self._l1, self._clip = options.l1, options.clip_grad
         self.precision = MixedPrecision(options.amp_dtype, self._device)
         self.micro_batches = 1
+        self._names: list[str] = []
+        self._unread: list[tuple[list[str], Outcome]] = []
 
     def __call__(self, batches: Sequence[Batch], seed: int) -> RunningMetrics:
         """Move the weights once, by the mean gradient over all samples of `batches`, of all processes.
@@ -77,22 +91,54 @@ class TrainStep:
         Raises
         ------
         NotFiniteError
-            If the loss is NaN or infinite; before anything is changed.
+            If the loss is NaN or infinite; on a CPU, and where several processes train, before anything is changed.
         CutonceError
             If there is too little memory even for one sample at a time.
         """
-        sums, score_sums = self._gradients(batches, seed)
-        if self._rank.world_size > 1:
-            sums = self._averaged_over_processes(sums)
-            torch.distributed.all_reduce(score_sums)
-        *values, count = sums.tolist()
-        tally = RunningMetrics(dict(zip(self._names, values, strict=True)), score_sums.tolist(), int(count))
-        if not torch.isfinite(sums).all():
-            raise NotFiniteError(f"training loss became {tally.loss}")
-        self.precision.step(self._optimizer, self._trained(), self._clip)
-        return tally
+        *_, metrics = [*self.take(batches, seed), *self.outstanding()]
+        return metrics
 
-    def _gradients(self, batches: Sequence[Batch], seed: int) -> tuple[Tensor, Tensor]:
+    def take(self, batches: Sequence[Batch], seed: int) -> list[RunningMetrics]:
+        """Move the weights once, as a call does; return what is known by now of steps, in their order.
+
+        A GPU is not waited for: there it is nothing for some steps, and then that of all of them together. On a CPU,
+        and where several processes train, it is always that of this step.
+
+        Raises
+        ------
+        NotFiniteError, CutonceError
+            As for a call, also of steps that were taken before.
+        """
+        outcome = self._gradients(batches, seed)
+        alone = self._rank.world_size == 1
+        if not alone:
+            outcome = replace(outcome, sums=self._averaged_over_processes(outcome.sums))
+        self._unread.append((self._names, outcome))
+        late = alone and not is_time_to_read([unread for _, unread in self._unread], self._device)
+        known = [] if late else self.outstanding()
+        self.precision.step(self._optimizer, self._trained(), self._clip)
+        return known
+
+    def outstanding(self) -> list[RunningMetrics]:
+        """Return what came of the steps that nothing is known of yet, in their order.
+
+        Raises
+        ------
+        NotFiniteError
+            If the loss of one of them is NaN or infinite.
+        """
+        names, unread = [names for names, _ in self._unread], on_host([outcome for _, outcome in self._unread])
+        self._unread.clear()
+        metrics = []
+        for number, outcome in enumerate(unread):
+            *values, count = outcome.sums.tolist()
+            metric = RunningMetrics(dict(zip(names[number], values, strict=True)), [], int(count))
+            if not outcome.sums.isfinite().all():
+                raise NotFiniteError(f"training loss became {metric.loss}", len(unread) - 1 - number)
+            metrics.append(replace(metric, score_sums=self._score_sums(outcome.outputs)))
+        return metrics
+
+    def _gradients(self, batches: Sequence[Batch], seed: int) -> Outcome:
         """Compute gradients of the mean loss, however many parts it takes; return what `_backward` does."""
         while True:
             statistics = self._running_statistics()
@@ -120,55 +166,46 @@ class TrainStep:
                 stacklevel=2,
             )
 
-    def _backward(self, batches: Sequence[Batch], seed: int) -> tuple[Tensor, Tensor]:
-        """Compute gradients of the mean loss.
-
-        Returns
-        -------
-        sums : float32 [k + 1]
-            Each term of the loss summed over the samples, and their number.
-        score_sums : float64
-            What they add up to for the primary metric.
-        """
+    def _backward(self, batches: Sequence[Batch], seed: int) -> Outcome:
+        """Compute gradients of the mean loss; return the terms of the loss with the number of samples behind them."""
         torch.manual_seed(seed)
         self._optimizer.zero_grad(set_to_none=True)
         count = sum(len(targets) for _, targets in batches)
         sums: dict[str, Tensor] = {}
         outputs: list[tuple[Tensor, Tensor]] = []
-        for inputs, targets in self._parts_of(batches):
+        scored = is_of_sums(self._metric)
+        for inputs, targets, given in self._parts_of(batches):
             with self.precision.autocast():
                 output = self._model(inputs)
             terms = self._loss.terms(output, targets)
             self.precision.backward(torch.stack(list(terms.values())).sum() / count)
             sums = {name: sums.get(name, 0.0) + term.detach() for name, term in terms.items()}
-            outputs.append((logits_of(output).detach(), targets))
+            if scored:
+                outputs.append((logits_of(output).detach(), given))
         if self._l1 and (regularized := self._trained(regularized=True)):
             penalty = self._l1 * l1_penalty(regularized)
             self.precision.backward(penalty)
             sums["l1"] = penalty.detach() * count
         self._names = list(sums)
         term_sums = torch.stack(list(sums.values()))
-        score_sums = self._score_sums(outputs, finite=bool(term_sums.isfinite().all()))
-        return torch.cat([term_sums, term_sums.new_tensor([count])]), score_sums
+        # filled in where it is: a number that is brought there waits for the device
+        return Outcome(torch.cat([term_sums, term_sums.new_full((1,), count)]), tuple(outputs))
 
-    def _score_sums(self, outputs: Sequence[tuple[Tensor, Tensor]], finite: bool) -> Tensor:
-        """Return what samples, as (logits, targets), add to the primary metric, float64 [k]; k is 0 if it is no sum.
+    def _score_sums(self, outputs: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
+        """Return what samples, as (logits, targets), add to the primary metric, [k]; k is 0 if it is no sum.
 
         In float64, since the variance of large numbers is a small difference of large sums.
-
-        Statistics of outputs that are not finite are refused. This process must then not fail alone, while others wait
-        for its gradients, so it goes on to the exchange with sums of the same length, after which all of them fail.
         """
-        totals: Sums = np.empty(0)
-        if is_of_sums(self._metric):
-            statistics = [
-                statistics_of(self._task, logits if finite else torch.zeros_like(logits), targets)
-                for logits, targets in outputs
-            ]
-            sums = [sums_of(self._metric, part) for part in statistics]
-            totals = np.sum([part for part in sums if part is not None], axis=0)
-        # several processes exchange them where their gradients are
-        return torch.from_numpy(totals).to(self._device if self._rank.world_size > 1 else "cpu")
+        if not is_of_sums(self._metric):
+            return []
+        statistics = [statistics_of(self._task, logits, targets) for logits, targets in outputs]
+        sums = [sums_of(self._metric, part) for part in statistics]
+        totals: Sums = np.sum([part for part in sums if part is not None], axis=0)
+        if self._rank.world_size == 1:
+            return list(totals.tolist())
+        exchanged = torch.from_numpy(totals).to(self._device)  # where the gradients are
+        torch.distributed.all_reduce(exchanged)
+        return list(exchanged.tolist())
 
     def _averaged_over_processes(self, sums: Tensor) -> Tensor:
         """Replace the gradients by their mean over the samples of all processes; return the sums over them.
@@ -187,10 +224,9 @@ class TrainStep:
         ]
         flat = torch.cat([has_gradient, sums, *(gradient.flatten() * count for gradient in gradients)])
         torch.distributed.all_reduce(flat)
-        has_gradient, sums, means = torch.split(
-            flat, [len(has_gradient), len(sums), len(flat) - len(has_gradient) - len(sums)]
-        )
-        means /= sums[-1]
+        read = flat[: len(has_gradient) + len(sums)].cpu()  # once for both: each copy waits for the device
+        has_gradient, sums = torch.split(read, [len(has_gradient), len(sums)])
+        means = flat[len(read) :].div_(flat[len(read) - 1])
         mean_of_each = torch.split(means, [parameter.numel() for parameter in parameters])
         for parameter, gradient, mean, has_grad in zip(
             parameters, gradients, mean_of_each, has_gradient.tolist(), strict=True
@@ -199,10 +235,11 @@ class TrainStep:
                 parameter.grad = gradient.copy_(mean.view_as(gradient))
         return sums
 
-    def _parts_of(self, batches: Sequence[Batch]) -> Iterator[Batch]:
+    def _parts_of(self, batches: Sequence[Batch]) -> Iterator[tuple[Inputs, Tensor, Tensor]]:
+        """Yield inputs and targets on the device, and the targets as they were given."""
         for inputs, targets in batches:
             for part, part_targets in parts_of(inputs, targets, min(self.micro_batches, len(targets))):
-                yield part.to(self._device, non_blocking=True), to_device(part_targets, self._device)
+                yield part.to(self._device, non_blocking=True), to_device(part_targets, self._device), part_targets
 
     def _trained(self, regularized: bool | None = None) -> list[nn.Parameter]:
         return [
