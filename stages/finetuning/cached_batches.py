@@ -1,7 +1,7 @@
 """Inputs of the upper part from the cache: maps of several views of each image, which the frozen part made once.
 
-No image is read here, and the frozen part is not run. For a GPU all rows are brought to it, or beside it, once. A view is rendered before the frozen part: a ViT's map of a
-flipped image is not its map flipped.
+No image is read here, and the frozen part is not run. For a GPU all rows are brought to it, or beside it, once. A view
+is rendered before the frozen part: a ViT's map of a flipped image is not its map flipped.
 """
 
 from __future__ import annotations

@@ -315,7 +315,10 @@ class _TrainState:
         config, checkpoint, best = self._run.config, self._hooks.checkpoint, self.contender.result.best
         rate = max(float(group["lr"]) for group in self._run.optimizer.param_groups)
         step = -(-self.batches // config.grad_accum_steps) - error.steps_ago
-        message = f"the {error} at step {step} of epoch {self.epoch}, at a rate of {rate:.3g}; the learning rate is too high for this network: try a tenth of it"
+        message = (
+            f"the {error} at step {step} of epoch {self.epoch}, at a rate of {rate:.3g}; the learning rate is too high "
+            "for this network: try a tenth of it"
+        )
         if config.amp_dtype == "fp16":
             message += ", or `amp_dtype` bf16, whose numbers overflow less soon"
         if checkpoint is not None and checkpoint.exists() and best is not None:
