@@ -14,6 +14,7 @@ from torchvision import tv_tensors
 
 from stages.config.augment_grammar import OPS, PRESETS, parse_augment
 from stages.data.augment.mask_view import mask_view
+from stages.data.augment.plan import EVALUATION_VIEW, Plan, Step, planned
 from stages.data.augment.thread_rng import ThreadGenerator
 from stages.data.augment.transforms import (
     FLIP,
@@ -63,6 +64,19 @@ class Augmentation:
             for transform in self.transforms:
                 image = transform.apply(image)
         return image[None].contiguous(memory_format=torch.channels_last)[0]
+
+    def plan(self, height: int, width: int, seed: int) -> Plan:
+        """Return what a rendering of an image of this size and seed consists of, all that is drawn for it included.
+
+        Raises
+        ------
+        NotPlannableError
+            If a transform needs the pixels to know.
+        """
+        if not self.transforms:
+            return ((Step(EVALUATION_VIEW, {}),),)
+        with ThreadGenerator(torch.Generator().manual_seed(seed)):
+            return planned([transform.apply for transform in self.transforms], height, width)
 
     def with_mask(self, image: Tensor, mask: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Return a rendering of a photograph, and of its mask the same places, uint8 [3, S, S] and [S, S].

@@ -25,6 +25,7 @@ from torchvision.transforms.v2 import functional as F
 from stages.config.augment_grammar import OPS, AugmentOp, OpKind
 from stages.config.image_size import size_in_words
 from stages.data.augment.mask_view import VOID, mask_view, padded_mask, resized_mask
+from stages.data.augment.plan import PlannedImage
 from stages.data.images.preprocessing import Preprocessing
 
 _SMOOTH = v2.InterpolationMode.BILINEAR
@@ -241,6 +242,8 @@ class _EvaluationView:
     preprocessing: Preprocessing
 
     def __call__(self, image: Tensor, *masks: Tensor) -> Any:
+        if isinstance(image, PlannedImage):
+            return image.evaluation_view(self.preprocessing.shape)
         return _all_of([self.preprocessing.render(image), *(mask_view(self.preprocessing, mask) for mask in masks)])
 
 

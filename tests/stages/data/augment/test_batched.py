@@ -1,0 +1,123 @@
+"""Renderings of a batch: those of single images, whatever is with them, on a device that is not waited for."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as F
+
+from stages.data.augment.batched import render_planned
+from stages.data.augment.policy import augmentation
+from stages.data.images.preprocessing import Preprocessing
+
+PREPROCESSING = Preprocessing(48, 56)
+EVERY = (
+    "none",
+    "light",
+    "medium",
+    "strong",
+    "flip",
+    "vflip",
+    "rot90",
+    "shift(0.3)",
+    "zoom(0.5)",
+    "rotation(180)",
+    "perspective(0.8)",
+    "colorjitter(0.8)",
+    "grayscale(0.5)",
+    "blur(3)",
+    "randaugment(20)",
+    "autoaugment",
+    "trivialaugment",
+    "randomerasing(0.9)",
+    "crop(0.1)+flip+rot90+rotation+colorjitter+blur+randomerasing",
+)
+
+
+def photographs(count=9):
+    """Images of many sizes with edges, gradients and noise."""
+    generator = torch.Generator().manual_seed(3)
+    images = []
+    for number in range(count):
+        size = [70 + 9 * number, 130 - 8 * number]
+        coarse = 255 * F.resize(torch.rand(3, 6, 6, generator=generator), size, antialias=True)
+        images.append((coarse + 6 * torch.randn(3, *size, generator=generator)).clamp(0, 255).to(torch.uint8))
+    return images
+
+
+IMAGES = photographs()
+
+
+def renderings(policy, images, seeds, device="cpu"):
+    plans = [policy.plan(*image.shape[-2:], seed) for image, seed in zip(images, seeds, strict=True)]
+    return render_planned([image.to(device) for image in images], plans, policy.preprocessing)
+
+
+def off_by(policy, device="cpu", repetitions=4, unwanted="nothing"):
+    """Return by how many gray levels pixels differ from those of single renderings on the CPU."""
+    differences = []
+    for repetition in range(repetitions):
+        seeds = [
+            next(
+                seed
+                for seed in range(1000 * number + repetition, 10**6)
+                if unwanted not in str(policy.plan(9, 9, seed))
+            )
+            for number in range(len(IMAGES))
+        ]
+        batch = renderings(policy, IMAGES, seeds, device).cpu()
+        alone = torch.stack([policy(image, seed) for image, seed in zip(IMAGES, seeds, strict=True)])
+        differences.append((batch.int() - alone.int()).abs())
+    return torch.stack(differences)
+
+
+@pytest.mark.parametrize("augment", EVERY)
+def test_a_batch_is_rendered_as_its_images_are(augment):
+    """To a level, or to what later changes of contrast make of one: at most three, and that in hardly any pixel."""
+    found = off_by(augmentation(augment, PREPROCESSING))
+    if "auto" not in augment and "rand" not in augment:  # whose thresholds make more of a level, in as few pixels
+        assert found.max() <= 3
+    assert (found > 1).float().mean() < 0.004
+    assert (found > 0).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("crop_mode", ["squash", "border"])
+@pytest.mark.parametrize("augment", ["none", "medium", "flip+rotation"])
+def test_other_ways_to_see_an_image_are_rendered_as_they_are(crop_mode, augment):
+    preprocessing = replace(PREPROCESSING, crop_mode=crop_mode, image_size="40x60")
+    assert off_by(augmentation(augment, preprocessing)).max() <= 2
+
+
+@pytest.mark.parametrize("augment", ["medium", "strong", "randaugment"])
+def test_a_rendering_is_the_same_to_a_level_whatever_is_with_it(augment):
+    policy, seeds = augmentation(augment, PREPROCESSING), list(range(len(IMAGES)))
+    whole = renderings(policy, IMAGES, seeds)
+    parts = torch.cat(
+        [renderings(policy, IMAGES[part], seeds[part]) for part in (slice(0, 1), slice(1, 4), slice(4, 9))]
+    )
+    assert (whole.int() - parts.int()).abs().max() <= 2
+    assert whole.is_contiguous(memory_format=torch.channels_last)
+    assert whole.dtype == torch.uint8
+
+
+def test_renderings_on_a_gpu_are_not_waited_for(pretended_cuda):
+    policy = augmentation("crop+flip+rotation+perspective+shift+colorjitter+grayscale+blur+vflip+rot90", PREPROCESSING)
+    seeds = list(range(len(IMAGES)))
+    plans = [policy.plan(*image.shape[-2:], seed) for image, seed in zip(IMAGES, seeds, strict=True)]
+    there = [image.to("cuda") for image in IMAGES]
+    before = pretended_cuda.synchronizations
+    batch = render_planned(there, plans, PREPROCESSING)
+    assert pretended_cuda.synchronizations == before
+    assert batch.device.type == "cuda"
+    # a GPU resizes in floating point
+    found = (batch.cpu().int() - renderings(policy, IMAGES, seeds).int()).abs()
+    assert found.max() <= 6
+    assert (found > 1).float().mean() < 0.02
+
+
+@pytest.mark.parametrize("augment", ["strong", "randaugment(20)", "autoaugment"])
+def test_the_operations_of_the_policies_are_done_on_a_gpu(pretended_cuda, augment):
+    """But for equalize, which torchvision does in a way that the pretended GPU does not know."""
+    found = off_by(augmentation(augment, PREPROCESSING), "cuda", repetitions=6, unwanted="equalize")
+    assert (found > 3).float().mean() < 0.004
+    assert (found > 0).float().mean() < 0.2

@@ -1,0 +1,77 @@
+"""Plans of renderings: from a size and a seed alone, of the very numbers that a rendering draws."""
+
+import pickle
+
+import pytest
+import torch
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from stages.data.augment.plan import NotPlannableError, planned
+from stages.data.augment.policy import Augmentation, augmentation
+from stages.data.augment.transforms import Transform
+from stages.data.images.preprocessing import Preprocessing
+
+PREPROCESSING = Preprocessing(48, 56)
+
+
+def test_a_plan_draws_what_a_rendering_draws():
+    """After either the generator of the image is in the same state, so nothing was drawn besides."""
+    drawn = []
+
+    def last(image):
+        drawn.append(torch.rand(1).item())
+        return image
+
+    parts = augmentation("strong", PREPROCESSING).transforms
+    policy = Augmentation("own", PREPROCESSING, (*parts, Transform("last", last)))
+    image = torch.randint(256, (3, 60, 90), dtype=torch.uint8)
+    for seed in range(20):
+        policy(image, seed)
+        policy.plan(60, 90, seed)
+    assert drawn[::2] == drawn[1::2]
+    assert len(set(drawn)) == 20
+
+
+def test_plans_follow_from_size_and_seed_and_leave_the_global_generator_alone():
+    policy = augmentation("medium", PREPROCESSING)
+    before = torch.random.get_rng_state()
+    assert policy.plan(60, 90, 5) == policy.plan(60, 90, 5) != policy.plan(60, 90, 6)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_plans_go_to_other_processes_as_a_few_bytes():
+    plan = augmentation("strong", PREPROCESSING).plan(3000, 4000, 1)
+    assert pickle.loads(pickle.dumps(plan)) == plan
+    assert len(pickle.dumps(plan)) < 2000
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda image: image.clamp(10, 20),
+        lambda image: F.rotate(image, 30.0, expand=True),
+        lambda image: F.adjust_hue(image, 0.1),
+        lambda image: torch.zeros(3, 4, 4),
+        v2.ElasticTransform(),
+    ],
+    ids=["its own arithmetic", "a size of its own", "hue", "another image", "elastic"],
+)
+def test_what_cannot_be_written_down_is_refused_and_not_left_out(transform):
+    with pytest.raises(NotPlannableError):
+        planned([transform], 60, 90)
+
+
+def test_a_transform_knows_the_size_that_those_before_it_left():
+    sizes = []
+
+    def look(image):
+        sizes.append((*image.shape, image.dtype))
+        return image
+
+    turned = lambda image: torch.rot90(image, 1, (1, 2))  # noqa: E731
+    crop = lambda image: F.center_crop(image, [20, 30])  # noqa: E731
+    padded = lambda image: F.pad(image, [1, 2, 3, 4])  # noqa: E731
+    planned([look, crop, look, padded, look, turned, look], 60, 90)
+    assert [size[1:3] for size in sizes] == [(60, 90), (20, 30), (26, 34), (34, 26)]
+    assert {(size[0], size[3]) for size in sizes} == {(3, torch.uint8)}
