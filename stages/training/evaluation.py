@@ -14,6 +14,7 @@ from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.tasks.base import Task, find_metric
 from stages.tasks.running_score import RunningScore
 from stages.training.losses import TaskLoss, logits_of, statistics_of
+from stages.training.memory import InHalves
 from stages.training.outcomes import BYTES_AT_ONCE, Outcome, copied_together, is_time_to_read, on_host, reads_late
 from stages.training.sample_images import Inputs
 
@@ -86,9 +87,11 @@ def evaluate_loss(model: nn.Module, batches: Batches, task: Task, rank: Rank = S
                     running.add(statistics_of(task, logits, targets))
         unread.clear()
 
+    answer = InHalves(lambda inputs: logits_of(model(inputs.to(device, non_blocking=True))), device, "validation")
     for inputs, given in batches:
         targets = to_device(given, device)
-        logits = logits_of(model(inputs.to(device, non_blocking=True)))
+        # the images of a sample stay together, and are computed in turns by the model itself
+        logits = answer(inputs) if isinstance(inputs, Tensor) else logits_of(model(inputs.to(device)))
         unread.append(Outcome(criterion.terms(logits, targets)["main"], ((logits, given),)))
         count += len(given)
         if is_time_to_read(unread, device):

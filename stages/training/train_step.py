@@ -22,6 +22,7 @@ from stages.training.amp import MixedPrecision
 from stages.training.config import TrainConfig
 from stages.training.history import RunningMetrics
 from stages.training.losses import TaskLoss, l1_penalty, logits_of, statistics_of
+from stages.training.memory import free_cached, is_out_of_memory
 from stages.training.outcomes import Outcome, is_time_to_read, on_host
 from stages.training.sample_images import Inputs, parts_of
 
@@ -146,7 +147,7 @@ class TrainStep:
                 return self._backward(batches, seed)
             except RuntimeError as error:
                 largest = max(len(targets) for _, targets in batches)
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if self.micro_batches >= largest:
                     raise CutonceError(
@@ -157,8 +158,7 @@ class TrainStep:
             for buffer, saved in statistics:
                 buffer.copy_(saved)
             self.micro_batches *= 2
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
+            free_cached(self._device)
             warnings.warn(
                 f"not enough memory on {self._device} for a batch of {largest}: it is computed in "
                 f"{self.micro_batches} parts "
@@ -254,10 +254,3 @@ class TrainStep:
         """Return the buffers that a forward pass moves, each with a copy: a repeated step must move them once."""
         layers = [layer for layer in self._model.modules() if isinstance(layer, NORM_LAYERS) and layer.training]
         return [(buffer, buffer.clone()) for layer in layers for buffer in layer.buffers(recurse=False)]
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory was short; on CPU and MPS torch says so by the message alone."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        phrase in str(error) for phrase in ("out of memory", "can't allocate memory")
-    )

@@ -1,0 +1,82 @@
+"""Memory that does not suffice: what is computed at once is halved, and that is said once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from cache.errors import CutonceError
+
+Item = TypeVar("Item")
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory was short; on CPU and MPS torch says so by the message alone."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        phrase in str(error) for phrase in ("out of memory", "can't allocate memory")
+    )
+
+
+def free_cached(device: torch.device) -> None:
+    """Give back what the allocator of a GPU holds for later, in pieces that may not fit."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+class InHalves:
+    """A function of a batch that is computed in parts once the memory has not sufficed for the whole.
+
+    Parameters
+    ----------
+    function : callable
+        Sequence of things, or a tensor [b, ...] -> Tensor [b, ...]; each row of its own thing.
+    device : torch.device
+    what : str
+        What is computed, in words: "the frozen part", for one.
+
+    Attributes
+    ----------
+    most : int or None
+        How many are computed at once; None for any number.
+    """
+
+    def __init__(
+        self, function: Callable[[Tensor], Tensor] | Callable[[Sequence[Item]], Tensor], device: torch.device, what: str
+    ) -> None:
+        self._function: Callable[..., Tensor] = function
+        self._device, self._what = device, what
+        self.most: int | None = None
+
+    def __call__(self, items: Tensor | Sequence[Item]) -> Tensor:
+        """Return what the function makes of the items.
+
+        Raises
+        ------
+        CutonceError
+            If there is too little memory even for one.
+        """
+        while True:
+            size = len(items) if self.most is None else min(self.most, len(items))
+            try:
+                if size == len(items):
+                    return self._function(items)
+                return torch.cat([self._function(items[start : start + size]) for start in range(0, len(items), size)])
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if size <= 1:
+                    raise CutonceError(
+                        f"the memory of {self._device} is not enough for {self._what} of one image; choose a smaller "
+                        "`image_size`"
+                    ) from error
+            self.most = -(-size // 2)
+            free_cached(self._device)  # only here has the error let go of what was computed
+            warnings.warn(
+                f"not enough memory on {self._device} for {self._what} of {size} images: {self.most} at a time from "
+                "now on",
+                stacklevel=2,
+            )

@@ -1,0 +1,76 @@
+"""Too little memory: parts, the same rows, one word about it."""
+
+import warnings
+
+import pytest
+import torch
+
+from cache.errors import CutonceError
+from stages.training.evaluation import evaluate_loss
+from stages.training.memory import InHalves
+from tests.stages.training.blobs import TASK, VAL, small_network
+from tests.stages.training.test_train_step import Limited
+
+CPU = torch.device("cpu")
+
+
+def limited(most, seen=None):
+    def squares(rows):
+        if seen is not None:
+            seen.append(len(rows))
+        if len(rows) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return rows**2
+
+    return squares
+
+
+def test_what_does_not_fit_is_computed_in_parts_with_the_same_rows_and_they_are_remembered():
+    seen = []
+    rows, in_halves = torch.arange(13.0)[:, None], InHalves(limited(4, seen), CPU, "the frozen part")
+    with pytest.warns(UserWarning, match="not enough memory on cpu for the frozen part of 13 images: 7 at a time"):
+        assert torch.equal(in_halves(rows), rows**2)
+    assert seen == [13, 7, 4, 4, 4, 1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(in_halves(rows[:9]), rows[:9] ** 2)
+        assert torch.equal(in_halves(rows[:3]), rows[:3] ** 2)
+    assert seen[6:] == [4, 4, 1, 3]
+
+
+def test_a_list_is_halved_too():
+    in_halves = InHalves(lambda images: limited(2)(torch.stack(images)), CPU, "renderings")
+    with pytest.warns(UserWarning, match="3 at a time"):
+        assert torch.equal(in_halves(list(torch.arange(5.0))), torch.arange(5.0) ** 2)
+
+
+def test_too_little_for_one_image_is_said_in_words():
+    with (
+        pytest.warns(UserWarning, match="not enough memory"),
+        pytest.raises(CutonceError, match="not enough for the frozen part of one image"),
+    ):
+        InHalves(limited(0), CPU, "the frozen part")(torch.zeros(4, 1))
+
+
+def test_other_errors_are_not_taken_for_short_memory():
+    def broken(rows):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes cannot"):
+        InHalves(broken, CPU, "the frozen part")(torch.zeros(4, 1))
+
+
+class LimitedAnswer(Limited):
+    """A network that has too little memory in evaluation."""
+
+    def forward(self, inputs):
+        self.seen.append(len(inputs))
+        if len(inputs) > self.most:
+            raise self.error
+        return self.network(inputs)
+
+
+def test_validation_that_does_not_fit_is_made_in_parts_with_the_same_result():
+    with pytest.warns(UserWarning, match="for validation of 240 images"):
+        found = evaluate_loss(LimitedAnswer(small_network(), 70), [VAL], TASK)
+    assert found == pytest.approx(evaluate_loss(small_network(), [VAL], TASK), rel=1e-6)
