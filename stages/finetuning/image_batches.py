@@ -6,6 +6,8 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cache.errors import DataError
+from cache.prefetch import prefetch_map
 from stages.data.augment.mixup import MixupCutmix
 from stages.data.augment.policy import Augmentation
 from stages.data.image_stream import stream_images
@@ -23,6 +26,7 @@ from stages.data.manifest import Manifest
 from stages.data.sources.open_image import read_image
 from stages.extraction.extractor import Extractor
 from stages.finetuning.batch_sampler import EpochBatchSampler
+from stages.finetuning.encoded_images import DeviceRenderer, EncodedImages, as_it_is
 from stages.finetuning.masks import AugmentedMasks, mask_views
 from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.sample_views import AugmentedSamples, CollateSamples, complete_samples, join_samples
@@ -32,6 +36,7 @@ from stages.runtime.seeding import seed_from
 from stages.runtime.shared_memory import loaders_that_fit
 from stages.runtime.threads import single_thread_pool, usable_cores
 from stages.training.evaluation import Batches
+from stages.training.memory import InHalves
 from stages.training.sample_images import Inputs, SampleImages
 
 _LOG = logging.getLogger("cutonce")
@@ -71,6 +76,9 @@ class ImageBatches:
             workers = min(usable_cores() - 1, 8)
         workers = workers_with_room(workers, extractor.backbone.preprocessing, problem)
         self._at_a_time = max(options.finetune_batch_size // problem.rank.world_size, 1)
+        self._renderer = None
+        if extractor.reading.nvjpeg and problem.task.reads != "image" and not problem.train.images:
+            self._renderer = DeviceRenderer(extractor.augmentation, self._reading(extractor), extractor.device)
         dataset, collate = self._dataset(problem)
         self._loader: DataLoader[Any] = DataLoader(
             dataset,
@@ -78,17 +86,27 @@ class ImageBatches:
             collate_fn=collate,
             num_workers=workers,
             persistent_workers=workers > 0,
-            pin_memory=extractor.device.type == "cuda",
+            pin_memory=extractor.device.type == "cuda" and self._renderer is None,
         )
         self._threads = extractor.threads
+        self._frozen = InHalves(upper.frozen, extractor.device, "the frozen part")
         own_val = problem.own_val
         validation = self._sample_validation if own_val.images else self._validation
+        if self._renderer is not None:
+            validation = self._validation_on_device
         self.val = memoize_batches(lambda: validation(extractor, own_val))
 
-    def _dataset(self, problem: FinetuneProblem) -> tuple[Dataset[Any], CollateSamples | None]:
+    @staticmethod
+    def _reading(extractor: Extractor) -> Reading:
+        """Return how files are read: in full, since a crop of one may be enlarged."""
+        return replace(reading_of(extractor.options), nvjpeg=extractor.reading.nvjpeg)
+
+    def _dataset(self, problem: FinetuneProblem) -> tuple[Dataset[Any], Callable[[Any], Any] | None]:
         """Return the training samples, and what makes a batch of them where that is not torch's own."""
         extractor, train = problem.extractor, problem.train
-        rendering = extractor.augmentation, problem.seed, reading_of(extractor.options)
+        rendering = extractor.augmentation, problem.seed, self._reading(extractor)
+        if self._renderer is not None:
+            return EncodedImages(train, *rendering), as_it_is
         if problem.task.reads == "image":
             return AugmentedMasks(train, problem.label_size, *rendering), None
         if not train.images:
@@ -103,7 +121,8 @@ class ImageBatches:
             single_thread_pool(self._threads, "frozen") as pool,
         ):
             bar.update(first)
-            for step, (images, targets) in enumerate(self._loader, first):
+            batches = iter(self._loader) if self._renderer is None else self._renderer.batches(self._loader)
+            for step, (images, targets) in enumerate(batches, first):
                 if isinstance(images, SampleImages):
                     self.forwards += len(images.images)
                     yield images.map(partial(self._in_turns, pool)), targets
@@ -125,7 +144,7 @@ class ImageBatches:
     def _through_frozen(self, inputs: Tensor, pool: ThreadPoolExecutor) -> Tensor:
         """Return the output of the boundary; on a CPU each core computes that of a part of the batch."""
         if inputs.device.type != "cpu" or self._upper.boundary is None:
-            return self._upper.frozen(inputs)
+            return self._frozen(inputs)
         return torch.cat(list(pool.map(self._upper.frozen, inputs.chunk(self._threads))))
 
     def _validation(self, extractor: Extractor, val: Manifest) -> Iterator[tuple[Inputs, Tensor]]:
@@ -139,8 +158,25 @@ class ImageBatches:
                     if self._task.reads == "image"
                     else torch.from_numpy(val.targets[batch.indices])
                 )
-                yield self._upper.frozen(self._upper.normalize(batch.images)), targets
+                yield self._frozen(self._upper.normalize(batch.images)), targets
                 bar.update(len(batch.indices))
+
+    def _validation_on_device(self, extractor: Extractor, val: Manifest) -> Iterator[tuple[Inputs, Tensor]]:
+        """Yield the same where the device decodes: its pixels are those of the features that the head was fitted on."""
+        view = Augmentation("none", extractor.backbone.preprocessing, ())
+        images = EncodedImages(val, view, 0, self._reading(extractor))
+        renderer = DeviceRenderer(view, images.reading, extractor.device)
+        size = extractor.batch_size
+        parts = [[(0, index) for index in range(len(val))[first : first + size]] for first in range(0, len(val), size)]
+        with (
+            progress(label="validate", total=len(val), unit="images") as bar,
+            single_thread_pool(extractor.threads, "read") as pool,
+            closing(prefetch_map(images.__getitems__, parts, pool=pool, ahead=extractor.threads)) as read,
+        ):
+            for pixels, targets in renderer.batches(read):
+                self.forwards += len(pixels)
+                yield self._frozen(self._upper.normalize(pixels)), targets
+                bar.update(len(pixels))
 
     def _sample_validation(self, extractor: Extractor, val: Manifest) -> Iterator[tuple[Inputs, Tensor]]:
         images = val.by_image()
@@ -150,7 +186,7 @@ class ImageBatches:
             for batch in stream_images(requests, extractor.batch_size, extractor.threads):
                 require_readable(images, batch.failures)
                 self.forwards += len(batch.indices)
-                yield batch.indices, self._upper.frozen(self._upper.normalize(batch.images)), []
+                yield batch.indices, self._frozen(self._upper.normalize(batch.images)), []
                 bar.update(len(batch.indices))
 
         with progress(label="validate", total=len(images), unit="images") as bar:

@@ -4,9 +4,9 @@ An operation is done at once to all images of a batch that it is planned for, ea
 pixels by a matrix is one sampling of the batch, what changes colors is arithmetic with a factor for each image; what
 has no such form here is done by torchvision, at once to those whose numbers are equal.
 
-The arithmetic is torchvision's for single images. Renderings of a GPU and a CPU differ by a gray level here and there:
-a GPU resizes in floating point, where a CPU has 16 bits for a weight, and sums in another order. What has a threshold
-(solarize, posterize, equalize) makes of that level what it makes of two.
+The arithmetic is torchvision's for single images, but for the weights of resizing, which there have 16 bits. So the
+renderings of single images differ by a gray level here and there, and by what changes of contrast make of one. What has
+a threshold (solarize, posterize, equalize) makes of that level what it makes of two.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch.nn import functional
 from torchvision.transforms.v2 import functional as F
 
 from stages.data.augment.plan import EVALUATION_VIEW, ROT90, Plan, Step
+from stages.data.images.batched_render import render_batch, resize_batch
 from stages.data.images.preprocessing import Preprocessing
 from stages.runtime.device import uploaded
 
@@ -77,16 +78,27 @@ def _is_framed(steps: Sequence[Step]) -> bool:
 
 def _framed(images: Sequence[Tensor], steps: Sequence[Sequence[Step]], preprocessing: Preprocessing) -> Tensor:
     """Return photographs in the size of renderings, [b, 3, S, S]: cropped and resized, or as the network sees them."""
-    views = []
-    for image, of_image in zip(images, steps, strict=True):
-        view = image
-        for step in of_image:
-            if step.name == EVALUATION_VIEW:
-                view = preprocessing.render(view)
-            else:
-                view = getattr(F, step.name)(view, **step.arguments)
-        views.append(view)
-    return torch.stack(views)
+    views: dict[Any, list[tuple[int, Tensor]]] = defaultdict(list)
+    for place, (image, of_image) in enumerate(zip(images, steps, strict=True)):
+        *before, last = of_image
+        for step in before:
+            image = getattr(F, step.name)(image, **step.arguments)
+        if last.name == EVALUATION_VIEW:
+            views[EVALUATION_VIEW].append((place, image))
+            continue
+        box = last.arguments
+        part = image[:, box["top"] : box["top"] + box["height"], box["left"] : box["left"] + box["width"]]
+        views[(*box["size"],), box["interpolation"].value].append((place, part))
+    framed = [
+        render_batch([view for _, view in of_kind], preprocessing)
+        if kind == EVALUATION_VIEW
+        else resize_batch([view for _, view in of_kind], *kind)
+        for kind, of_kind in views.items()
+    ]
+    if len(framed) == 1:
+        return framed[0]
+    places = [place for of_kind in views.values() for place, _ in of_kind]
+    return torch.cat(framed)[uploaded(torch.tensor(places).argsort(), images[0].device)]
 
 
 def _done(batch: Tensor, steps: Sequence[Step | None]) -> Tensor:

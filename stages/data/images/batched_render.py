@@ -60,6 +60,21 @@ def render_batch(images: Sequence[Tensor], preprocessing: Preprocessing) -> Tens
     return views[0] if len(views) == 1 else torch.cat(views)
 
 
+def resize_batch(images: Sequence[Tensor], shape: tuple[int, int], interpolation: str) -> Tensor:
+    """Return all of images, uint8 [3, H, W] on one device, in one size, antialiased: uint8 [b, 3, *shape]."""
+    resized = []
+    for part in _parts([(image.shape[-2], image.shape[-1]) for image in images]):
+        of_part = [images[index] for index in part]
+        vertical, horizontal = (
+            _Resampling(
+                [_Side(image.shape[axis], length, 0) for image in of_part], length, interpolation, images[0].device
+            )
+            for axis, length in zip((-2, -1), shape, strict=True)
+        )
+        resized.append(vertical.along(horizontal.along(_stacked(of_part), 3), 2))
+    return resized[0] if len(resized) == 1 else torch.cat(resized)
+
+
 def _parts(sizes: Sequence[tuple[int, int]]) -> list[range]:
     """Return the images that are rendered at once, of which none needs too much room beside the others."""
     parts: list[range] = []

@@ -11,27 +11,17 @@ from stages.data.augment.policy import augmentation
 from stages.data.images.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(48, 56)
-EVERY = (
-    "none",
-    "light",
-    "medium",
-    "strong",
-    "flip",
-    "vflip",
-    "rot90",
-    "shift(0.3)",
-    "zoom(0.5)",
-    "rotation(180)",
-    "perspective(0.8)",
-    "colorjitter(0.8)",
-    "grayscale(0.5)",
-    "blur(3)",
-    "randaugment(20)",
-    "autoaugment",
-    "trivialaugment",
-    "randomerasing(0.9)",
-    "crop(0.1)+flip+rot90+rotation+colorjitter+blur+randomerasing",
-)
+EVERY = {
+    **dict.fromkeys(("none", "light", "flip", "vflip", "rot90", "shift(0.3)", "zoom(0.5)", "rotation(180)"), 1),
+    **dict.fromkeys(("perspective(0.8)", "grayscale(0.5)", "blur(3)", "randomerasing(0.9)"), 1),
+    # each of three changes makes nearly two levels of one
+    "medium": 4,
+    "colorjitter(0.8)": 8,
+    "crop(0.1)+flip+rot90+rotation+colorjitter+blur+randomerasing": 4,
+    # these have thresholds
+    **dict.fromkeys(("strong", "randaugment(20)", "autoaugment", "trivialaugment"), 255),
+}
+"""By how many gray levels a pixel may differ at most."""
 
 
 def photographs(count=9):
@@ -71,21 +61,20 @@ def off_by(policy, device="cpu", repetitions=4, unwanted="nothing"):
     return torch.stack(differences)
 
 
-@pytest.mark.parametrize("augment", EVERY)
-def test_a_batch_is_rendered_as_its_images_are(augment):
-    """To a level, or to what later changes of contrast make of one: at most three, and that in hardly any pixel."""
+@pytest.mark.parametrize(("augment", "most"), EVERY.items())
+def test_a_batch_is_rendered_as_its_images_are(augment, most):
+    """Resized in floating point: another level in one of a hundred pixels, and what later operations make of that."""
     found = off_by(augmentation(augment, PREPROCESSING))
-    if "auto" not in augment and "rand" not in augment:  # whose thresholds make more of a level, in as few pixels
-        assert found.max() <= 3
-    assert (found > 1).float().mean() < 0.004
-    assert (found > 0).float().mean() < 0.01
+    assert found.max() <= most
+    assert (found > 1).float().mean() < (0.005 if most <= 8 else 0.03)
+    assert (found > 0).float().mean() < 0.03
 
 
 @pytest.mark.parametrize("crop_mode", ["squash", "border"])
 @pytest.mark.parametrize("augment", ["none", "medium", "flip+rotation"])
 def test_other_ways_to_see_an_image_are_rendered_as_they_are(crop_mode, augment):
     preprocessing = replace(PREPROCESSING, crop_mode=crop_mode, image_size="40x60")
-    assert off_by(augmentation(augment, preprocessing)).max() <= 2
+    assert off_by(augmentation(augment, preprocessing)).max() <= 4
 
 
 @pytest.mark.parametrize("augment", ["medium", "strong", "randaugment"])
@@ -112,7 +101,7 @@ def test_renderings_on_a_gpu_are_not_waited_for(pretended_cuda):
     # a GPU resizes in floating point
     found = (batch.cpu().int() - renderings(policy, IMAGES, seeds).int()).abs()
     assert found.max() <= 6
-    assert (found > 1).float().mean() < 0.02
+    assert (found > 1).float().mean() < 0.01
 
 
 @pytest.mark.parametrize("augment", ["strong", "randaugment(20)", "autoaugment"])
