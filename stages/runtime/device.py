@@ -92,3 +92,16 @@ def supports_bf16(device: torch.device, *, emulated: bool = False) -> bool:
 def lists_bfloat16(cpuinfo: str) -> bool:
     """Say whether the flags of an x86 processor, as ``/proc/cpuinfo`` has them, hold products of bfloat16."""
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpuinfo.split())
+
+
+def is_lost(error: BaseException) -> bool:
+    """Return whether an error says that the device is of no use to this process any more."""
+    words = str(error).lower()
+    lost = (
+        "illegal memory access",
+        "device-side assert",
+        "unspecified launch failure",
+        "has fallen off",
+        "device lost",
+    )
+    return isinstance(error, torch.AcceleratorError) or any(phrase in words for phrase in lost)

@@ -14,6 +14,7 @@ from cache.atomic_write import atomic_path, remove_stale_temporaries
 from cache.errors import CutonceError, UsageError
 from cache.kept import keep_file
 from stages.config.version_1 import OPTION_NAMES
+from stages.runtime.device import is_lost
 
 Value = str | int | float | bool | None
 TrainingFingerprint = Mapping[str, Value]
@@ -62,6 +63,8 @@ class CheckpointFile:
             with atomic_path(self.path) as temporary, temporary.open("wb") as file:
                 torch.save({"version": _VERSION, "identity": self._identity, "state": dict(state)}, file)
         except (OSError, RuntimeError) as error:  # torch's writer has no more to say of a full disk than RuntimeError
+            if is_lost(error):
+                raise
             raise CutonceError(
                 f"the checkpoint {self.path} cannot be written: {error}; make room, and run the same command again to "
                 "go on from the last one"

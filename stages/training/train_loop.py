@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 
 from cache.errors import CutonceError, DataError
 from stages.config.version_1 import as_version_1
+from stages.runtime.device import is_lost
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.tasks.base import Task, find_metric
 from stages.training.checkpoint import CheckpointFile, TrainingFingerprint
@@ -186,7 +187,7 @@ def train(run: TrainRun, scheduler: Scheduler, hooks: TrainHooks = NO_HOOKS) -> 
     UsageError
         If the checkpoint is of another training: says what differs.
     CutonceError
-        If the loss becomes NaN or infinite: says in which step, and where the best weights so far are kept.
+        If the loss becomes NaN or infinite, or the device is lost: says in which step, and what is kept of it.
     """
     state = _TrainState(run, scheduler, hooks)
     if (saved := run.rank.broadcast_from_first(state.checkpoints.load)) is None:
@@ -197,6 +198,10 @@ def train(run: TrainRun, scheduler: Scheduler, hooks: TrainHooks = NO_HOOKS) -> 
         run_epochs(state, [state.contender], range(state.epoch, run.config.epochs + 1), run.config.patience)
     except NotFiniteError as error:
         raise CutonceError(state.diagnosis(error)) from error
+    except RuntimeError as error:
+        if not is_lost(error):
+            raise
+        raise CutonceError(state.loss_of_device(error)) from error
     state.weights.load(run.model, state.contender.best_weights)
     run.model.eval()
     return state.contender.result
@@ -324,6 +329,17 @@ class _TrainState:
         if checkpoint is not None and checkpoint.exists() and best is not None:
             message += f". The best weights so far, those of epoch {best.epoch}, are kept in {checkpoint}"
         return message
+
+    def loss_of_device(self, error: RuntimeError) -> str:
+        """Say where the device was lost, and how the training goes on."""
+        checkpoint = self._hooks.checkpoint
+        kept = (
+            f"The same command goes on from {checkpoint}"
+            if checkpoint is not None and checkpoint.exists()
+            else "Nothing is kept of this training yet: the same command begins it again"
+        )
+        place = f"batch {self.batches} of epoch {self.epoch}"
+        return f"{self._step.device} was lost in {place} ({str(error).splitlines()[0]}). {kept}"
 
     def _accumulation_groups(self) -> Iterator[list[Batch]]:
         """Yield the batches of each step that is left of the epoch."""

@@ -58,6 +58,8 @@ class TrainStep:
 
     Attributes
     ----------
+    device : torch.device
+        Where the model is.
     precision : MixedPrecision
     micro_batches : int
         In how many parts a batch goes through the model; doubled when memory runs out.
@@ -67,10 +69,10 @@ class TrainStep:
         self, model: nn.Module, optimizer: Optimizer, options: TrainConfig, task: Task, rank: Rank = SINGLE_PROCESS
     ) -> None:
         self._model, self._optimizer, self._task, self._rank = model, optimizer, task, rank
-        self._device = next(model.parameters()).device
+        self.device = next(model.parameters()).device
         self._loss, self._metric = TaskLoss(task, options.label_smoothing), find_metric(task)
         self._l1, self._clip = options.l1, options.clip_grad
-        self.precision = MixedPrecision(options.amp_dtype, self._device)
+        self.precision = MixedPrecision(options.amp_dtype, self.device)
         self.micro_batches = 1
         self._names: list[str] = []
         self._unread: list[tuple[list[str], Outcome]] = []
@@ -115,7 +117,7 @@ class TrainStep:
         if not alone:
             outcome = replace(outcome, sums=self._averaged_over_processes(outcome.sums))
         self._unread.append((self._names, outcome))
-        late = alone and not is_time_to_read([unread for _, unread in self._unread], self._device)
+        late = alone and not is_time_to_read([unread for _, unread in self._unread], self.device)
         known = [] if late else self.outstanding()
         self.precision.step(self._optimizer, self._trained(), self._clip)
         return known
@@ -151,16 +153,16 @@ class TrainStep:
                     raise
                 if self.micro_batches >= largest:
                     raise CutonceError(
-                        f"the memory of {self._device} is not enough to train on one image at a time; choose a smaller "
+                        f"the memory of {self.device} is not enough to train on one image at a time; choose a smaller "
                         "`image_size`, unfreeze less, or use `amp_dtype`"
                     ) from error
             # only here has the error let go of what the forward pass held
             for buffer, saved in statistics:
                 buffer.copy_(saved)
             self.micro_batches *= 2
-            free_cached(self._device)
+            free_cached(self.device)
             warnings.warn(
-                f"not enough memory on {self._device} for a batch of {largest}: it is computed in "
+                f"not enough memory on {self.device} for a batch of {largest}: it is computed in "
                 f"{self.micro_batches} parts "
                 "from now on",
                 stacklevel=2,
@@ -203,7 +205,7 @@ class TrainStep:
         totals: Sums = np.sum([part for part in sums if part is not None], axis=0)
         if self._rank.world_size == 1:
             return list(totals.tolist())
-        exchanged = torch.from_numpy(totals).to(self._device)  # where the gradients are
+        exchanged = torch.from_numpy(totals).to(self.device)  # where the gradients are
         torch.distributed.all_reduce(exchanged)
         return list(exchanged.tolist())
 
@@ -216,9 +218,7 @@ class TrainStep:
         """
         parameters = self._trained()
         count = sums[-1]
-        has_gradient = torch.tensor(
-            [float(parameter.grad is not None) for parameter in parameters], device=self._device
-        )
+        has_gradient = torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=self.device)
         gradients = [
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters
         ]
@@ -239,7 +239,7 @@ class TrainStep:
         """Yield inputs and targets on the device, and the targets as they were given."""
         for inputs, targets in batches:
             for part, part_targets in parts_of(inputs, targets, min(self.micro_batches, len(targets))):
-                yield part.to(self._device, non_blocking=True), to_device(part_targets, self._device), part_targets
+                yield part.to(self.device, non_blocking=True), to_device(part_targets, self.device), part_targets
 
     def _trained(self, regularized: bool | None = None) -> list[nn.Parameter]:
         return [

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stages.data.images.codecs import INSTALL, first_line, torchcodec_decoders
 from stages.data.images.jpeg_structure import JpegSize
+from stages.runtime.device import is_lost
 
 _LOG = logging.getLogger("cutonce")
 
@@ -96,16 +97,3 @@ def _decoded_or_halved(encoded: Sequence[Tensor], device: torch.device) -> list[
         return decoded
     half = len(encoded) // 2
     return _decoded_or_halved(encoded[:half], device) + _decoded_or_halved(encoded[half:], device)
-
-
-def is_lost(error: BaseException) -> bool:
-    """Return whether an error says that the device is of no use to this process any more."""
-    words = str(error).lower()
-    lost = (
-        "illegal memory access",
-        "device-side assert",
-        "unspecified launch failure",
-        "has fallen off",
-        "device lost",
-    )
-    return isinstance(error, torch.AcceleratorError) or any(phrase in words for phrase in lost)

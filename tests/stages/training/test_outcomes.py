@@ -169,3 +169,35 @@ def test_maps_are_scored_where_they_are(pretended_cuda):
     (read,) = on_host([Outcome(torch.ones(2).to(CUDA), ((maps, masks),))])
     assert read.sums.device.type == "cpu"
     assert read.outputs[0][0].device.type == "cuda"
+
+
+@pytest.mark.parametrize("lost_in", [1, 2])
+def test_a_gpu_that_is_lost_leaves_the_checkpoint_and_the_same_command_goes_on(pretended_cuda, tmp_path, lost_in):
+    whole = train_blobs(small_network().to(CUDA), 3)
+    checkpoint = tmp_path / "state.pt"
+
+    def losing(epoch, first):
+        for number, batch in enumerate(batches_of(epoch, first), start=first):
+            pretended_cuda.lost = (epoch, number) == (lost_in, 4)
+            yield batch
+
+    kept = f"goes on from {checkpoint}" if lost_in > 1 else "Nothing is kept"
+    with pytest.raises(
+        CutonceError, match=f"cuda.* was lost in batch 5 of epoch {lost_in} .*unspecified launch.*{kept}"
+    ):
+        train_blobs(small_network().to(CUDA), 3, train_batches=losing, checkpoint=checkpoint)
+    pretended_cuda.lost = False
+    assert checkpoint.exists() == (lost_in > 1)
+    rest = train_blobs(small_network().to(CUDA), 3, checkpoint=checkpoint)
+    assert [epoch.val_loss for epoch in rest.history] == [epoch.val_loss for epoch in whole.history]
+
+
+def test_a_gpu_that_is_lost_while_it_is_read_does_not_pass_for_a_full_disk(pretended_cuda, tmp_path):
+    def losing(epoch, first):
+        yield from batches_of(epoch, first)
+        pretended_cuda.lost = epoch == 2
+
+    options = {"checkpoint_seconds": 0.0}
+    with pytest.raises(CutonceError, match=r"was lost in batch 6 of epoch 2"):
+        train_blobs(small_network().to(CUDA), 3, train_batches=losing, checkpoint=tmp_path / "s.pt", options=options)
+    pretended_cuda.lost = False

@@ -7,8 +7,9 @@ import torch
 
 from stages.data.images import gpu_jpeg
 from stages.data.images.codecs import torchcodec_decoders
-from stages.data.images.gpu_jpeg import decode_jpegs, is_lost, why_no_gpu_decoder
+from stages.data.images.gpu_jpeg import decode_jpegs, why_no_gpu_decoder
 from stages.data.images.jpeg_structure import JpegSize
+from stages.runtime.device import is_lost
 from tests.photographs import photograph
 
 CPU = torch.device("cpu")
