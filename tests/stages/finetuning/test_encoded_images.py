@@ -14,6 +14,7 @@ from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
 from stages.data.augment.policy import Augmentation, augmentation
 from stages.data.augment.transforms import Transform
+from stages.data.images.gpu_jpeg import decode_jpegs
 from stages.data.images.preprocessing import Preprocessing
 from stages.data.images.reading import Reading
 from stages.data.images.rgb import UnreadableImageError
@@ -80,6 +81,19 @@ def test_on_a_gpu_what_is_rendered_lies_there_and_is_the_same(manifest, pretende
     assert pixels.device.type == "cuda"
     assert targets.tolist() == expected_targets.tolist()
     assert ((pixels.cpu().int() - expected.int()).abs() > 2).float().mean() < 0.01
+
+
+def test_what_is_decoded_is_rendered_without_waiting_for_the_gpu(manifest, pretended_cuda, monkeypatch):
+    policy = augmentation("medium", PREPROCESSING)
+    batch = EncodedImages(manifest, policy, 7, READING).__getitems__(POSITIONS)
+    files = [batch.data[jpeg.start : jpeg.stop] for jpeg in batch.jpegs]
+    decoded = decode_jpegs(files, [jpeg.size for jpeg in batch.jpegs], CUDA)
+    torch.cuda.synchronize()
+    monkeypatch.setattr("stages.finetuning.encoded_images.decode_jpegs", lambda *_: decoded)
+    renderer = DeviceRenderer(policy, READING, CUDA)
+    before = pretended_cuda.synchronizations
+    list(renderer.batches([batch]))
+    assert pretended_cuda.synchronizations == before
 
 
 def test_transforms_that_need_pixels_render_image_by_image_on_the_device(manifest, pretended_cuda):
