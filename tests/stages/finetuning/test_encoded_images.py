@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
@@ -55,7 +55,8 @@ def manifest(tmp_path_factory):
     return load_manifest(DataConfig(str(folder)))
 
 
-POSITIONS = [(2, index) for index in (3, 0, 5, 7, 1, 9, 11, 12, 20, 23)]
+POSITIONS = [(2, index) for index in (3, 14, 13, 7, 16, 15, 17, 12, 20, 23)]
+"""Of the batch: three that the CPU decodes, the one that is turned, the gray one, and others."""
 
 
 def rendered(manifest, policy, device):
@@ -109,8 +110,11 @@ def test_what_goes_from_process_to_process_is_files_and_not_pixels(manifest):
     batch = images.__getitems__(POSITIONS)
     files = [Path(manifest.locations[index]) for _, index in POSITIONS]
     of_cpu = [place for place, file in enumerate(files) if file.name[:2] in ("05", "09", "11")]
-    assert batch.places == of_cpu
+    assert batch.places == of_cpu == [1, 4, 6]
     assert len(batch.rendered) == len(of_cpu)
+    for jpeg in batch.jpegs:  # planned for the image as it is turned, so that nobody has to plan it again
+        with Image.open(files[jpeg.place]) as image:
+            assert jpeg.upright == ImageOps.exif_transpose(image).size[::-1]
     assert len(batch.data) == sum(file.stat().st_size for file in files)
 
 

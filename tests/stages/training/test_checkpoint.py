@@ -112,3 +112,15 @@ def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
     assert checkpoints.load() is None
     checkpoints.save({"step": 1})
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_device_that_is_lost_while_it_is_saved_does_not_pass_for_a_full_disk(tmp_path):
+    class OnLostDevice:
+        def __reduce__(self):
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+    file = CheckpointFile(tmp_path / "checkpoint.pt", {}, 0.0)
+    file.save({"place": 1})
+    with pytest.raises(torch.AcceleratorError):
+        file.save({"place": 2, "weights": OnLostDevice()})
+    assert file.load() == {"place": 1}
