@@ -30,6 +30,8 @@ VOID = 255
 _MOST_CLASSES = VOID
 """Numbers of classes fit into 8 bits beside the one for void."""
 
+_NOT_FINITE = "the predicted probabilities are not finite: the training diverged; try a lower rate"
+
 _SHOWN_CLASSES = 3
 """Classes that a line about a map names, the largest first."""
 
@@ -212,6 +214,8 @@ class Dense:
         DataError
             If a probability is not finite, or a mask holds a number that is no class.
         """
+        if isinstance(activated, Tensor) and activated.device.type != "cpu" and isinstance(target, Tensor):
+            return self._counted_at_once(activated, target)
         confusions = np.zeros((len(target), self.out_features, self.out_features), dtype=np.int64)
         for confusion, probabilities, mask in zip(confusions, activated, target, strict=True):
             if probabilities.shape != (self.out_features, *mask.shape):
@@ -221,7 +225,7 @@ class Dense:
                 )
             # a sum is not finite where a number in it is not, and takes a fraction of the time
             if not torch.isfinite(probabilities.sum()):
-                raise DataError("the predicted probabilities are not finite: the training diverged; try a lower rate")
+                raise DataError(_NOT_FINITE)
             truth = mask.to(probabilities.device).int()
             known, nowhere = truth != self.ignore, self.out_features**2
             if ((truth < 0) | (truth >= self.out_features)).logical_and_(known).any():
@@ -230,6 +234,24 @@ class Dense:
             counts = torch.bincount(cells.flatten(), minlength=nowhere + 1)[:nowhere]
             confusion[:] = counts.cpu().numpy().reshape(self.out_features, self.out_features)
         return confusions
+
+    def _counted_at_once(self, probabilities: Tensor, masks: Tensor) -> Statistics:
+        """Return `statistic` of masks of one size, for which a GPU is waited for once."""
+        classes = self.out_features
+        if probabilities.shape != (len(masks), classes, *masks.shape[1:]):
+            raise ValueError(f"probabilities {tuple(probabilities.shape)} are not those of masks {tuple(masks.shape)}")
+        truth, nowhere = masks.to(probabilities.device, torch.int64, non_blocking=True), classes**2
+        known = truth != self.ignore
+        is_class = (truth >= 0) & (truth < classes)
+        cells = torch.where(known & is_class, truth * classes + probabilities.argmax(dim=1), nowhere).flatten(1)
+        counts = cells.new_zeros(len(masks), nowhere + 1).scatter_add_(1, cells, torch.ones_like(cells))
+        faults = torch.stack([~torch.isfinite(probabilities.sum()), (known & ~is_class).any()])
+        read = torch.cat([faults.long(), counts.flatten()]).cpu().numpy()
+        if read[0]:
+            raise DataError(_NOT_FINITE)
+        if read[1]:
+            raise DataError(f"there are targets outside the {classes} classes")
+        return read[2:].reshape(len(masks), -1)[:, :nowhere].reshape(-1, classes, classes)
 
     def statistic_of_mask(self, predicted: NDArray[np.uint8], target: NDArray[np.uint8]) -> Statistics:
         """Return what `statistic` keeps of one sample, int64 [classes, classes], whose classes are predicted already.

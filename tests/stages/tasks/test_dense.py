@@ -134,3 +134,30 @@ def test_the_highest_class_of_each_pixel_is_that_of_argmax_and_the_first_of_equa
     found = highest(probabilities)
     assert found.dtype == torch.uint8
     assert np.array_equal(found.numpy(), probabilities.numpy().argmax(axis=0))
+
+
+@pytest.mark.parametrize("ignore", [VOID, 11])
+def test_a_gpu_counts_a_batch_of_masks_as_a_cpu_does_and_is_waited_for_once(pretended_cuda, ignore):
+    generator = torch.Generator().manual_seed(0)
+    task = Dense(("sky", "road", "car"), ignore)
+    probabilities = torch.rand(5, 3, 8, 9, generator=generator)
+    masks = torch.randint(0, 3, (5, 8, 9), generator=generator, dtype=torch.uint8)
+    masks[torch.rand(masks.shape, generator=generator) < 0.2] = ignore
+    there = probabilities.to("cuda")
+    before = pretended_cuda.synchronizations
+    found = task.statistic(there, masks)
+    assert pretended_cuda.synchronizations - before == 1
+    assert found.dtype == np.int64
+    assert np.array_equal(found, task.statistic(probabilities, masks))
+    assert np.array_equal(task.statistic(there, masks.to("cuda")), found)
+
+
+def test_a_gpu_refuses_the_same_as_a_cpu(pretended_cuda):
+    probabilities, masks = torch.full((2, 3, 4, 4), 1 / 3).to("cuda"), torch.zeros(2, 4, 4, dtype=torch.uint8)
+    masks[1, 2, 2] = 3
+    with pytest.raises(DataError, match="outside the 3 classes"):
+        TASK.statistic(probabilities, masks)
+    with pytest.raises(DataError, match="not finite"):
+        TASK.statistic(probabilities * torch.nan, masks)
+    with pytest.raises(ValueError, match="are not those of masks"):
+        TASK.statistic(probabilities, masks[:, :3])
