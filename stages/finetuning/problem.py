@@ -50,7 +50,8 @@ class FinetuneProblem:
     rank: Rank = SINGLE_PROCESS
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "config", with_arithmetic(self.config, self.extractor.device))
+        if self.config.amp_dtype is None:
+            object.__setattr__(self, "config", with_arithmetic(self.config, self.extractor.device))
 
     @property
     def task(self) -> Task:

@@ -153,8 +153,9 @@ def _blended(batch: Tensor, other: Tensor, ratios: Sequence[float]) -> Tensor:
 
 def _gray(batch: Tensor) -> Tensor:
     """Return whole gray levels, float32 [b, 1, S, S], by the weights of ITU-R BT.601."""
-    red, green, blue = batch.split(1, dim=1)
-    return red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).floor_()
+    red, green, blue = batch.unbind(dim=1)
+    gray: Tensor = red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).floor_()
+    return gray[:, None]
 
 
 def _numbers(steps: Sequence[Step], name: str) -> list[float]:
@@ -215,7 +216,9 @@ def _warp(batch: Tensor, steps: Sequence[Step]) -> Tensor:
     columns, rows = (
         torch.linspace((1 - size) / 2, (size - 1) / 2, size, device=batch.device) for size in (width, height)
     )
-    places = torch.stack(torch.broadcast_tensors(columns, rows[:, None], maps.new_ones(())), dim=-1)
+    shape = (height, width)
+    one = maps.new_ones(()).expand(shape)
+    places = torch.stack([columns.expand(shape), rows[:, None].expand(shape), one], dim=-1)
     taken_from = places.view(1, -1, 3).expand(len(batch), -1, -1).bmm(maps.transpose(1, 2))
     grid = (taken_from[..., :2] / taken_from[..., 2:]).view(len(batch), height, width, 2)
     levels = batch.float()
@@ -269,7 +272,8 @@ def _perspective_map(arguments: Mapping[str, Any], height: int, width: int) -> N
 
 
 def _between_one_and_minus_one(height: int, width: int) -> NDArray[np.float64]:
-    return np.diag([2 / width, 2 / height, 1.0])
+    scale: NDArray[np.float64] = np.diag([2 / width, 2 / height, 1.0])
+    return scale
 
 
 _WARPS: dict[str, Callable[[Mapping[str, Any], int, int], NDArray[np.float64]]] = {

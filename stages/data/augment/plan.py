@@ -94,13 +94,13 @@ _Size = Callable[[PlannedImage, Mapping[str, Any]], Sequence[int]]
 
 
 def _same(image: PlannedImage, arguments: Mapping[str, Any]) -> Sequence[int]:
-    return image.shape[-2:]
+    return list(image.shape[-2:])
 
 
 def _turned(image: PlannedImage, arguments: Mapping[str, Any]) -> Sequence[int]:
     if arguments.get("expand"):
         raise NotPlannableError("a rotation that leaves another size for each angle")
-    return image.shape[-2:]
+    return list(image.shape[-2:])
 
 
 def _padded(image: PlannedImage, arguments: Mapping[str, Any]) -> Sequence[int]:
