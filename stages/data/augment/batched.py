@@ -268,7 +268,8 @@ def _perspective_map(arguments: Mapping[str, Any], height: int, width: int) -> N
     to_corner[:2, 2] = width / 2, height / 2
     to_middle = np.eye(3)
     to_middle[:2, 2] = -width / 2, -height / 2
-    return _between_one_and_minus_one(height, width) @ to_middle @ from_corner @ to_corner
+    placed: NDArray[np.float64] = _between_one_and_minus_one(height, width) @ to_middle @ from_corner @ to_corner
+    return placed
 
 
 def _between_one_and_minus_one(height: int, width: int) -> NDArray[np.float64]:
