@@ -89,6 +89,7 @@ class CachedBatches:
         self._at_a_time = max(options.finetune_batch_size // problem.rank.world_size, 1)
         self._order = EpochBatchSampler(len(train), problem.samples_per_batch, problem.seed, problem.rank)
         self.batches = len(self._order)
+        self._tells = problem.rank.is_main
         self._resident = self._at_hand(train, self._views), self._at_hand(self._val, 1)
 
     def train(self, epoch: int, first: int) -> Iterator[tuple[Inputs, Tensor]]:
@@ -122,7 +123,8 @@ class CachedBatches:
         keys = manifest.distinct_images.keys
         nbytes = row_bytes(self._tap) * views * len(keys)
         place = find_place(nbytes, self._device)
-        note_place(nbytes, place, self._device)
+        if self._tells:
+            note_place(nbytes, place, self._device)
         return None if place == "files" else ResidentRows(self._tap, keys, views, self._device, place)
 
     def _ahead(
