@@ -149,7 +149,7 @@ class FeatureConfig:
     (the quickest this machine has). Part of the fingerprint: never mixed in one cache (default: auto on an NVIDIA GPU,
     fp32 elsewhere)."""
 
-    compile: bool = False
+    compile_trunk: bool = False
     """Have torch compile the trunk for the GPU (torch.compile): it begins some 15 seconds later and rounds otherwise,
     so it is part of the fingerprint, and pays from about a million images on."""
 

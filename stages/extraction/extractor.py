@@ -366,7 +366,7 @@ class Extractor:
 
         if self.options.engine == "openvino":
             return self._openvino_trunk
-        if self.device.type != "cuda" or self.options.compile:  # what is compiled launches little
+        if self.device.type != "cuda" or self.options.compile_trunk:  # what is compiled launches little
             return compute
         graph = CudaGraph(compute)
         return lambda images: graph(images.to(self.device, non_blocking=True))
@@ -565,7 +565,7 @@ def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: F
             f"{device} has not enough memory for the network, {4 * numbers / 1e6:.1f} MB of numbers: free some of it, "
             "or take `device` cpu"
         ) from error
-    if options.compile:
+    if options.compile_trunk:
         _compile(trunk, device)
     if options.engine == "openvino":
         require_openvino()
@@ -712,7 +712,7 @@ def _arithmetic(trunk: FrozenTrunk | HookedTrunk | TappedTrunk | JoinedTrunk, op
     """Return the name of what is really computed for the rows of the caches, by whatever computes it."""
     if options.engine == "openvino":
         return openvino_arithmetic(trunk.arithmetic, trunk.precision)
-    return f"{trunk.arithmetic}-compiled" if options.compile else trunk.arithmetic
+    return f"{trunk.arithmetic}-compiled" if options.compile_trunk else trunk.arithmetic
 
 
 def _compile(trunk: FrozenTrunk | HookedTrunk | TappedTrunk | JoinedTrunk, device: torch.device) -> None:
@@ -724,7 +724,7 @@ def _compile(trunk: FrozenTrunk | HookedTrunk | TappedTrunk | JoinedTrunk, devic
         If it is for no GPU.
     """
     if device.type != "cuda":
-        raise UsageError(f"`compile` is for NVIDIA's GPUs, and the `device` is {device}: leave it out")
+        raise UsageError(f"`compile_trunk` is for NVIDIA's GPUs, and the `device` is {device}: leave it out")
     trunk.compile(dynamic=False)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cache.errors import UsageError
 
-INSTALL = "pip install 'cutonce[openvino]'"
+INSTALL = "pip install 'openvino>=2025.0'"
 
 _IMAGES = 2
 """Images of a call: what they become stays in the caches of a core, where those of more do not."""

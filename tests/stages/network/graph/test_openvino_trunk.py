@@ -115,7 +115,7 @@ def test_what_it_cannot_do_is_said_with_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"OpenVINO cannot compute this network .*: use `engine` cores"):
         OpenVINOTrunk(_Unknown(), Preprocessing(24, 24), "fp32", 1)
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(UsageError, match=r"needs OpenVINO, which does not load .*pip install 'cutonce\[openvino\]'"):
+    with pytest.raises(UsageError, match=r"needs OpenVINO, which does not load .*pip install 'openvino>=2025.0'"):
         extractor(tmp_path)
 
 
