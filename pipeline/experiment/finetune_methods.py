@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cache import key_of_bytes
 from cache.kept import drop_file
 from pipeline.evaluation.predictions import Predictions
-from pipeline.evaluation.results import Result, evaluate_test
+from pipeline.evaluation.results import VIEWS_READ, Result, evaluate_test
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.finished_methods import (
     find_finished,
@@ -145,7 +145,9 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
 
     digest = digest_of(extractor.fingerprint)
     recipe = replace(
-        recipe_of(experiment, experiment.task, method, name, identity_of(extractor.fingerprint)),
+        recipe_of(
+            experiment, experiment.task, method, name, identity_of(extractor.fingerprint), extractor.trunk.precision
+        ),
         unfreeze=options.unfreeze,
         invert_unfreeze=options.invert_unfreeze,
         tta=options.tta,
@@ -206,6 +208,8 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
         tested_images = _tested_images(experiment)
         result = build_result(experiment, outcome)
         result = _with_costs(result, options, tuned, training, start_seconds, tested_images)
+        if tuned.stands_in:
+            result.provenance[VIEWS_READ] = tuned.stands_in
         result = replace(
             result, options=made_with, prediction_seconds_per_image=testing.seconds / max(tested_images, 1)
         )
@@ -269,7 +273,7 @@ def _evaluate_with_tta(
         settings=settings | _as_tested(options),
         options=made_with,
         prediction_seconds_per_image=testing.seconds / max(_tested_images(experiment), 1),
-        provenance=provenance(experiment.manifest.digest),
+        provenance={**trained.provenance, **provenance(experiment.manifest.digest)},
     )
     invalidate_model(method_dir)
     result.save(method_dir, predictions, validation=validation)
@@ -476,7 +480,9 @@ def _draw_plots(tuned: FinetuneResult, method_dir: Path) -> None:
 
 
 def _report_view_cost(maps: Extractor, train: Manifest) -> None:
-    """Say what the cache of views takes, before it is paid."""
+    """Say what the cache of views takes, before it is paid, or which serves in its place."""
+    if maps.stands_in:
+        _LOG.info(f"note: {maps.stands_in}")
     cost = estimate(maps, train)
     if cost.images:
         (tap,) = cost.taps

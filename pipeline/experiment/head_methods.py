@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cache.errors import UsageError, listed
 from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
 from pipeline.evaluation.predictions import Predictions
-from pipeline.evaluation.results import Result, evaluate_test, fold_scores
+from pipeline.evaluation.results import FEATURES_READ, Result, evaluate_test, fold_scores
 from pipeline.evaluation.shown_masks import ShownMasks, places_to_show
 from pipeline.experiment.experiment import Experiment, OuterTest
 from pipeline.experiment.find_samples import sample_options
@@ -42,7 +42,7 @@ from pipeline.run_layout import SHOWN_MASKS
 from pipeline.text import byte_count, duration, format_score
 from stages.columns.table_encoder import TableEncoder
 from stages.config.data import AFTER_TRAINING, SPLITS
-from stages.config.features import FeatureConfig
+from stages.config.features import FeatureConfig, PrecisionChoice
 from stages.config.heads import COLUMN_OPTIONS, DEPTH_OPTIONS, DEPTHS, ENSEMBLE, HeadConfig, HeadName
 from stages.data.manifest import Manifest
 from stages.data.masks.mask_targets import MaskTargets
@@ -73,6 +73,7 @@ from stages.fitting.out_of_fold import OutOfFold
 from stages.fitting.problem import PixelTargets
 from stages.inspection.unlike import UnlikeDetector
 from stages.network.aggregate import Aggregate
+from stages.network.graph.trunk import ARITHMETIC
 from stages.network.heads.base import Head
 from stages.network.map_layout import MapLayout
 from stages.runtime.cost import Cost, measured
@@ -584,19 +585,30 @@ def build_result(experiment: Experiment, outcome: MethodOutcome) -> Result:
         selection=[],
         prediction_seconds_per_image=stages["extract"] / max(len(readable), 1)
         + testing.seconds / max(tested_images, 1),
-        provenance=provenance(manifest.digest),
+        provenance={**provenance(manifest.digest), **({FEATURES_READ: said} if (said := extractor.stands_in) else {})},
     )
 
 
-def recipe_of(experiment: Experiment, task: Task, method: str, name: str, identity: str) -> ModelCard:
-    """Return what a method stands on, with the task that it was tested as; a fine-tuned one adds what is its own."""
-    backbone = experiment.extractor.backbone
+def recipe_of(
+    experiment: Experiment,
+    task: Task,
+    method: str,
+    name: str,
+    identity: str,
+    precision: PrecisionChoice | None = None,
+) -> ModelCard:
+    """Return what a method stands on, with the task that it was tested as; a fine-tuned one adds what is its own.
+
+    It predicts in the precision that the rows were computed in, or in the one that is given.
+    """
+    extractor = experiment.extractor
+    backbone = extractor.backbone
     return ModelCard(
         method=method,
         name=name,
         seed=experiment.seed,
         task=task.to_json(),
-        features=config_to_json(_with_whole_path(experiment.extractor.options)),
+        features=config_to_json(_with_whole_path(_in_precision(extractor, precision or _rows_precision(extractor)))),
         features_fingerprint=experiment.extractor.fingerprint,
         weights_digest=backbone.weights,
         unfreeze=None,
@@ -616,6 +628,19 @@ def options_of(experiment: Experiment) -> dict[str, Any]:
     for option in AFTER_TRAINING:
         data.pop(option, None)
     return {**data, "metric": experiment.task.primary, **config_to_json(_with_whole_path(experiment.extractor.options))}
+
+
+def _rows_precision(extractor: Extractor) -> PrecisionChoice:
+    """Return the precision that the rows were computed in, which may be another one than this machine's."""
+    arithmetic = extractor.taps[0].cache.spec.precision
+    known = (precision for precision, name in ARITHMETIC.items() if name == arithmetic)
+    return next(known, extractor.options.precision)
+
+
+def _in_precision(extractor: Extractor, precision: PrecisionChoice) -> FeatureConfig:
+    """Return the options of stage 1 with a precision by its name, where another machine would take another one."""
+    options = extractor.options
+    return replace(options, precision=precision) if options.precision == "auto" or extractor.stands_in else options
 
 
 def _with_whole_path(options: FeatureConfig) -> FeatureConfig:

@@ -21,7 +21,7 @@ from stages.tasks.single_label import SingleLabel
 
 _NOT_OF_TRUNK = (
     *("mirror", "views", "augment", "cache", "compression", "storage_dtype", "extract_batch_size", "decode_threads"),
-    *("device", "engine", "strict", "force"),
+    *("device", "engine", "strict", "force", "exact_spec"),
 )
 """Options of stage 1 that say nothing of what a trunk computes of an image as it is: of looks, storage, the machine."""
 
