@@ -45,12 +45,16 @@ def _without_library(decoder: str) -> tuple[list[str], str]:
 
 
 def stand_in(
-    extractor: Extractor, keys: Sequence[str], evaluated: Sequence[str] = (), known: Collection[str] = ()
+    extractor: Extractor,
+    keys: Sequence[str],
+    evaluated: Sequence[str] = (),
+    known: Collection[str] = (),
+    like: Extractor | None = None,
 ) -> Extractor:
     """Return what features are read with: the extractor, or the same with complete caches of other ways.
 
     They are looked for where its own lack rows, and `exact_spec` does not ask for them. Of several the nearest is
-    taken: one of the same precision, then of fp32, then by name.
+    taken: one of the same precision, then of fp32, then any; of these one of the same decoder, then the first by name.
 
     Parameters
     ----------
@@ -61,14 +65,19 @@ def stand_in(
         Of images of which the evaluation view is.
     known : collection of str
         Fingerprints of features that a run was trained on already: it goes on with these, where they are.
+    like : Extractor, optional
+        Nearest to whose features is nearest, where that is not the extractor itself: another cut that is read with it.
     """
     if extractor.options.exact_spec or extractor.stands_in or not {*extractor.fingerprints}.isdisjoint(known):
         return extractor
     lacks_rows = not _is_complete(extractor, keys, evaluated)
     if not lacks_rows and not known:
         return extractor
-    own, candidates = _way_of(extractor), list(_others(extractor))
-    candidates.sort(key=lambda way: (way.precision != own.precision, way.precision != "fp32", way))
+    own, near = _way_of(extractor), _way_of(like or extractor)
+    candidates = sorted(
+        _others(extractor),
+        key=lambda way: (way.precision != near.precision, way.precision != "fp32", way.decoder != near.decoder, way),
+    )
     complete = (
         other for way in candidates if _is_complete(other := _with_caches(extractor, own, way), keys, evaluated)
     )

@@ -109,7 +109,7 @@ class FinetuneSetup:
         if not problem.config.from_cache:
             return cls(trainee, ImageBatches(problem, upper, mixing))
         keys, val_keys = train.distinct_images.keys, val.distinct_images.keys
-        maps = stand_in(boundary_extractor(problem.extractor, upper), keys, val_keys)
+        maps = stand_in(boundary_extractor(problem.extractor, upper), keys, val_keys, like=problem.extractor)
         if problem.rank.is_main:
             on_views(maps, train)
         extract_views(maps, train, val, problem.rank)

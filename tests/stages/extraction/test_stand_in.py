@@ -123,6 +123,9 @@ def test_of_several_the_nearest_serves(manifest, options):
     assert stand_in(own, manifest.keys).fingerprint == fp16.fingerprint
     fp32 = made_elsewhere(options, manifest)
     assert stand_in(own, manifest.keys).fingerprint == fp32.fingerprint
+    assert stand_in(own, manifest.keys, like=fp16).fingerprint == fp16.fingerprint
+    same_decoder = made_elsewhere(options, manifest, "pixels/2")
+    assert stand_in(own, manifest.keys).fingerprint == same_decoder.fingerprint
     bf16 = made_elsewhere(options, manifest, precision="bf16")
     assert stand_in(own, manifest.keys).fingerprint == bf16.fingerprint
 
