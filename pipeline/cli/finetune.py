@@ -68,7 +68,7 @@ def finetune(
             extractor = take_features(built, manifest, out, say=rank.is_main, one_view=True)
             require_heads(extractor, manifest, finetune.heads_for(manifest.task.name), option="init_head")
             require_trainable(extractor, finetune, manifest)
-            experiment = Experiment(extractor, manifest, seed, directory, rank, data, overwrite)
+            experiment = Experiment(extractor, manifest, seed, directory, rank, data, overwrite, opens_images=True)
             results += run_finetunings(experiment, finetune, head)
             results += rank.broadcast_from_first(partial(run_mixture, experiment, head))
             rank.broadcast_from_first(partial(record_options, out, data, features, head, finetune))

@@ -94,7 +94,7 @@ def run(
             require_heads(extractor, manifest, finetune.heads_for(manifest.task.name), option="init_head")
             require_trainable(extractor, finetune, manifest)
         encode_columns(manifest, head, data.target)  # what is wrong with a column is told before images are extracted
-        experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite)
+        experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite, opens_images=True)
         require_same_features_of_heads(experiment, names, head)
         if not skip_finetune:
             require_same_finetunings(experiment, finetune, head)

@@ -20,6 +20,9 @@ def train(
 ) -> list[Result]:
     """Train heads on cached features and test them (stage 2). No image is opened, no backbone runs.
 
+    But where features were computed in another way than in fp32 by this machine, 32 training images are, to measure
+    how far answers move between the two; `predict` says it.
+
     Settings are selected without the test split, by cross-validation on train+validation or on the validation split;
     each head is tested once.
 

@@ -21,6 +21,7 @@ from cache import key_of_bytes
 from cache.kept import drop_file
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import VIEWS_READ, Result, evaluate_test
+from pipeline.experiment.deviations import deviations_of_network
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.finished_methods import (
     find_finished,
@@ -42,7 +43,7 @@ from pipeline.experiment.head_methods import (
     run_heads,
 )
 from pipeline.experiment.model_card import ModelCard, read_recipe
-from pipeline.experiment.model_store import copy_model, invalidate_model, open_model, save_model
+from pipeline.experiment.model_store import copy_model, invalidate_model, open_model, save_model, write_card
 from pipeline.experiment.predict_masks import show_masks_of_network
 from pipeline.experiment.sample_rows import asked_about_samples
 from pipeline.experiment.tuned_backbone import by_validation_alone
@@ -226,6 +227,8 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
             # of maps no vector says whether an image is unlike others
             unlike=None if experiment.task.reads == "image" else detector_of_network(experiment, tuned.upper),
         )
+        if moved := deviations_of_network(experiment, tuned.upper, method_dir, predictions.task):
+            write_card(method_dir, replace(recipe, task=predictions.task.to_json(), deviations=moved))
         drop_file("checkpoint", method_dir / CHECKPOINT)
         for leftover in (CHECKPOINT, FOUND):
             (method_dir / leftover).unlink(missing_ok=True)
@@ -277,7 +280,9 @@ def _evaluate_with_tta(
     )
     invalidate_model(method_dir)
     result.save(method_dir, predictions, validation=validation)
-    copy_model(twin, method_dir, replace(recipe, task=predictions.task.to_json()))
+    card = read_recipe(twin)
+    moved = [] if card is None else card.deviations
+    copy_model(twin, method_dir, replace(recipe, task=predictions.task.to_json(), deviations=moved))
     for picture in (CONTACT_SHEET, RATES, RANGE_TEST):
         for path in (twin / picture, (twin / picture).with_suffix(".svg")):
             if path.exists():

@@ -22,6 +22,7 @@ from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.results import FEATURES_READ, Result, evaluate_test, fold_scores
 from pipeline.evaluation.shown_masks import ShownMasks, places_to_show
+from pipeline.experiment.deviations import deviations_of
 from pipeline.experiment.experiment import Experiment, OuterTest
 from pipeline.experiment.find_samples import sample_options
 from pipeline.experiment.finished_methods import find_finished, is_same_training, require_same_features
@@ -296,6 +297,8 @@ def train_and_test(
             show_masks_of_network(
                 *(method.directory, experiment.extractor, network, experiment.split("test"), outcome.predictions)
             )
+    if method.takes_images and columns is None:
+        recipe = with_deviations(recipe, experiment, head, trained.task)
     save_model(method.directory, recipe, head, without_val=without_val, columns=columns, unlike=unlike)
     place, took = f"{experiment.label}  {method.directory.name}", duration(training.seconds)
     _LOG.info(f"{place}: {format_accuracy(result)}, trained in {took}")
@@ -620,6 +623,11 @@ def recipe_of(
         ),
         samples=sample_options(experiment.data) if experiment.manifest.images else None,
     )
+
+
+def with_deviations(recipe: ModelCard, experiment: Experiment, head: Head, task: Task) -> ModelCard:
+    """Return the card with how far the answers of the head move where features are computed in another way."""
+    return replace(recipe, deviations=deviations_of(experiment, head, task))
 
 
 def options_of(experiment: Experiment) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def save_model(
     if tuned is not None:
         top = tuned.without_auxiliary_heads()
         save_tensors(directory / TOP, top)
-    _write_card(directory, recipe)
+    write_card(directory, recipe)
 
 
 def save_card(directory: Path, recipe: ModelCard, *, unlike: UnlikeDetector | None = None) -> None:
@@ -68,7 +68,7 @@ def save_card(directory: Path, recipe: ModelCard, *, unlike: UnlikeDetector | No
     (directory / UNLIKE).unlink(missing_ok=True)
     if unlike is not None:
         unlike.save(directory / UNLIKE)
-    _write_card(directory, recipe)
+    write_card(directory, recipe)
 
 
 def copy_model(source: Path, directory: Path, recipe: ModelCard) -> None:
@@ -79,10 +79,10 @@ def copy_model(source: Path, directory: Path, recipe: ModelCard) -> None:
             if file.exists():
                 with atomic_path(directory / file.name) as temporary:
                     shutil.copyfile(file, temporary)
-    _write_card(directory, recipe)
+    write_card(directory, recipe)
 
 
-def _write_card(directory: Path, recipe: ModelCard) -> None:
+def write_card(directory: Path, recipe: ModelCard) -> None:
     """Write ``model.json``, after everything else: a directory that has it is complete."""
     write_atomically(directory / MODEL_CARD, json.dumps(asdict(recipe), indent=1).encode())
 

@@ -559,6 +559,12 @@ def with_cut(extractor: Extractor, cut: Cut, pool: Pooling) -> Extractor:
     return _build(extractor.backbone, extractor.graph, extractor.device, options)
 
 
+def with_precision(extractor: Extractor, precision: Precision) -> Extractor:
+    """Return what extracts the same features of the same network in another precision, into caches of their own."""
+    options = replace(extractor.options, precision=precision)
+    return _build(extractor.backbone, extractor.graph, extractor.device, options)
+
+
 def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: FeatureConfig) -> Extractor:
     """Cut or tap a network as the options say, and name the caches of its features."""
     precision = precision_on(options.precision, device)

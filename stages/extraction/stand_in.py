@@ -73,7 +73,7 @@ def stand_in(
     lacks_rows = not _is_complete(extractor, keys, evaluated)
     if not lacks_rows and not known:
         return extractor
-    own, near = _way_of(extractor), _way_of(like or extractor)
+    own, near = way_of(extractor), way_of(like or extractor)
     candidates = sorted(
         _others(extractor),
         key=lambda way: (way.precision != near.precision, way.precision != "fp32", way.decoder != near.decoder, way),
@@ -92,7 +92,8 @@ def stand_in(
     return next(complete, extractor)
 
 
-def _way_of(extractor: Extractor) -> Way:
+def way_of(extractor: Extractor) -> Way:
+    """Return how the rows were computed that an extractor reads."""
     spec = extractor.taps[0].cache.spec
     return Way(spec.precision, spec.decoder)
 

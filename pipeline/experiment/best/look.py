@@ -101,6 +101,7 @@ class Look:
             about.directory,
             data=about.data,
             overwrite=about.overwrite,
+            opens_images=True,
         ).readable()
         experiment.require_defined_scores()
         return experiment

@@ -47,14 +47,12 @@ def fingerprints(root):
 HEADS = ["--head", "logistic", "ridge", *QUICK_FITS]
 
 
-def test_a_run_reads_what_the_server_computed_says_so_and_is_found_as_done(from_server, tmp_path, capsys, monkeypatch):
+def test_a_run_reads_what_the_server_computed_says_so_and_is_found_as_done(from_server, tmp_path, capsys):
     run, before = tmp_path / "run", fingerprints(tmp_path / "cache")
-    monkeypatch.setattr(FrozenTrunk, "forward", lambda *_: pytest.fail("a backbone ran"))
     with drawing(""):
         code, out, err = call(capsys, "train", *from_server, *HEADS, "--out", run)
     assert code == 0, err
     assert out.count(SAID) == 1
-    monkeypatch.undo()
     with drawing(""):
         code, out, err = call(capsys, "run", *from_server, *HEADS, "--skip-finetune", "--out", run)
     assert code == 0, err
@@ -68,6 +66,19 @@ def test_a_run_reads_what_the_server_computed_says_so_and_is_found_as_done(from_
     card = json.loads((run / "seed-0/linear-logistic/model.json").read_text())
     assert {card["features_fingerprint"]} == before
     assert card["features"]["precision"] == "bf16", "in which predict computes too"
+    assert [measured["computed"] for measured in card["deviations"]] == [
+        ["bf16-folded", "pixels/2"],
+        ["fp32", "pixels/2"],
+    ]
+    images = from_server[1] / "sea"
+    for precision, computed in (((), "bf16-folded"), (("--precision", "fp32"), "fp32")):
+        code, out, err = call(capsys, "predict", run, images, "--no-use-cache", *precision)
+        assert code == 0, err
+        [note] = [line for line in out.splitlines() if line.startswith("note: ")]
+        assert note.startswith(
+            "note: trained on bf16-folded (pixels+nvjpeg/2) features; of 18 training images, computed in "
+            f"{computed} (pixels/2) where it was trained, logits"
+        )
 
 
 def test_a_run_goes_on_with_what_it_began_with_once_the_laptop_has_rows_of_its_own(from_server, tmp_path, capsys):
