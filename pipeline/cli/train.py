@@ -18,10 +18,8 @@ def train(
     track: TrackFlag = None,
     out: Path,
 ) -> list[Result]:
-    """Train heads on cached features and test them (stage 2). No image is opened, no backbone runs.
-
-    But where features were computed in another way than in fp32 by this machine, 32 training images are, to measure
-    how far answers move between the two; `predict` says it.
+    """Train heads on cached features and test them (stage 2). No image is opened, no backbone runs; but for 32
+    training images where features are not of this machine's fp32, to measure how far answers move in it.
 
     Settings are selected without the test split, by cross-validation on train+validation or on the validation split;
     each head is tested once.
