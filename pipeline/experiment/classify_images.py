@@ -232,7 +232,7 @@ def predict_images(
         listing = [(sample.location, dict(sample.extra)) for sample in find_samples(images, method.card.samples)]
     else:
         listing = find_images(images)
-    use_cache = use_cache and precision in (None, method.card.features["precision"])
+    use_cache = use_cache and precision in (None, method.card.features.get("precision"))
     return predict_listing(
         method, listing, device, backbone, decision, cache if use_cache else NO_CACHE, precision=precision
     )
@@ -394,11 +394,11 @@ def format_deviations(model: Path, precision: PrecisionChoice | None = None) -> 
     for card in map(read_recipe, folders):
         if card is None or not card.features:
             continue
-        trained = card.features["precision"]
-        here = precision or trained
+        trained = card.features.get("precision")
+        here = precision or trained or "auto"
         measured = [deviation for deviation in card.deviations if here in ("auto", deviation.precision)]
-        if not measured and here != trained:
-            said[f"it was trained in {trained}, and what {here} makes of its answers was not measured"] = None
+        if not measured and precision not in (None, trained):
+            said[f"it was trained in {trained or 'auto'}, and what {here} makes of its answers was not measured"] = None
         said |= dict.fromkeys(deviation.words for deviation in measured if deviation.is_worth_saying)
     return [*said]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cache.errors import UsageError
 from pipeline.evaluation.decision import class_names_of
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.model_card import Deviation
@@ -29,13 +30,16 @@ from stages.extraction.extractor import Extractor, with_precision
 from stages.extraction.read_features import read_features
 from stages.extraction.stand_in import Way, way_of
 from stages.finetuning.transfer_model import TransferModel
-from stages.network.graph.trunk import ARITHMETIC, Precision
+from stages.network.graph.trunk import ARITHMETIC, Precision, precision_of
 from stages.network.heads.base import Head
 from stages.tasks.base import Task, TensorBatch
 from stages.training.losses import logits_of
 
 IMAGES = 32
 """Training images on which it is measured."""
+
+FP32: Precision = "fp32"
+"""Which every machine computes in."""
 
 _MULTIPLY_ADDS = 2e9
 """Of one image, above which it is measured on one batch of them at most: it may cost seconds, not minutes."""
@@ -79,8 +83,9 @@ _KNOWN: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], list[RowsOfWay]]] = W
 def deviations_of(experiment: Experiment, head: Head, task: Task) -> list[Deviation]:
     """Return how far a head's answers for training images move in each other way; none where nothing was measured.
 
-    Measured are the precision of the features, as this machine computes it, where the command has images open anyway
-    or the features are not of this machine; fp32, which every machine has; and the precision of the options.
+    Measured are: what the command itself would compute, where it has images open anyway or the features are others;
+    the precision of the features, as far as this machine has it; and fp32 with images that the CPU decodes, which every
+    machine can do.
 
     Parameters
     ----------
@@ -105,10 +110,10 @@ def deviations_of_network(experiment: Experiment, tuned: TransferModel, director
     task : Task
     """
     extractor, train = experiment.extractor, experiment.split("train")
-    if extractor.trunk.precision == "fp32" or train.images or task.reads == "image":
+    if extractor.trunk.precision == FP32 or train.images or task.reads == "image":
         return []
     backbone = extractor.backbone if extractor.backbone.handed_in else None
-    _, other, in_fp32 = open_model(directory, str(extractor.device), backbone, precision="fp32")
+    _, other, in_fp32 = open_model(directory, str(extractor.device), backbone, precision=FP32)
     sample = _sampled(extractor, train)
     outputs = []
     for there, upper in ((extractor, tuned), (other, in_fp32)):
@@ -140,12 +145,10 @@ def _sampled(extractor: Extractor, train: Manifest) -> Manifest:
 
 
 def _compute(extractor: Extractor, sample: Manifest, opens_images: bool) -> list[RowsOfWay]:
-    trained, own = way_of(extractor), extractor.trunk.precision
-    of_rows = next((precision for precision, name in ARITHMETIC.items() if name == trained.precision), own)
-    computing = {precision: _computing(extractor, precision) for precision in dict.fromkeys((of_rows, own, "fp32"))}
-    computed = []
-    for there in computing.values():
-        if way_of(there) == trained and not opens_images:
+    trained, computed = way_of(extractor), list[RowsOfWay]()
+    for there in _computing(extractor):
+        way = _way_computed(there)
+        if way == trained and not opens_images:
             continue
         places, rows = _rows_now(there, sample.locations)
         if not places:
@@ -154,15 +157,29 @@ def _compute(extractor: Extractor, sample: Manifest, opens_images: bool) -> list
                 "images cannot be read"
             )
             return []
-        computed.append(RowsOfWay(trained, way_of(there), read_features(extractor, sample.select(places)), rows))
+        computed.append(RowsOfWay(trained, way, read_features(extractor, sample.select(places)), rows))
     return computed
 
 
-def _computing(extractor: Extractor, precision: Precision) -> Extractor:
-    """Return what computes rows on this machine in a precision."""
-    if extractor.trunk.precision == precision and not extractor.stands_in:
-        return extractor
-    return with_precision(extractor, precision)
+def _way_computed(extractor: Extractor) -> Way:
+    """Return the way in which an extractor computes, whatever it reads."""
+    return Way(extractor.trunk.arithmetic, extractor.reading.decoder)
+
+
+def _computing(extractor: Extractor) -> Iterator[Extractor]:
+    """Yield what computes rows on this machine, each way once: in the features' precision first, and in fp32 last."""
+    is_plain = not extractor.reading.nvjpeg
+    known: set[Way] = set()
+    for precision in (precision_of(way_of(extractor).precision), None, FP32):
+        there = extractor
+        if precision is not None and not (is_plain and extractor.trunk.arithmetic == ARITHMETIC[precision]):
+            try:
+                there = with_precision(extractor, precision)
+            except UsageError:  # this machine does not compute so
+                continue
+        if _way_computed(there) not in known:
+            known.add(_way_computed(there))
+            yield there
 
 
 def _rows_now(extractor: Extractor, locations: Sequence[str]) -> tuple[list[int], NDArray[np.floating]]:

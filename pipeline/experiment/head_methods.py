@@ -43,7 +43,7 @@ from pipeline.run_layout import SHOWN_MASKS
 from pipeline.text import byte_count, duration, format_score
 from stages.columns.table_encoder import TableEncoder
 from stages.config.data import AFTER_TRAINING, SPLITS
-from stages.config.features import FeatureConfig, PrecisionChoice
+from stages.config.features import FeatureConfig
 from stages.config.heads import COLUMN_OPTIONS, DEPTH_OPTIONS, DEPTHS, ENSEMBLE, HeadConfig, HeadName
 from stages.data.manifest import Manifest
 from stages.data.masks.mask_targets import MaskTargets
@@ -74,7 +74,7 @@ from stages.fitting.out_of_fold import OutOfFold
 from stages.fitting.problem import PixelTargets
 from stages.inspection.unlike import UnlikeDetector
 from stages.network.aggregate import Aggregate
-from stages.network.graph.trunk import ARITHMETIC
+from stages.network.graph.trunk import Precision, precision_of
 from stages.network.heads.base import Head
 from stages.network.map_layout import MapLayout
 from stages.runtime.cost import Cost, measured
@@ -598,7 +598,7 @@ def recipe_of(
     method: str,
     name: str,
     identity: str,
-    precision: PrecisionChoice | None = None,
+    precision: Precision | None = None,
 ) -> ModelCard:
     """Return what a method stands on, with the task that it was tested as; a fine-tuned one adds what is its own.
 
@@ -638,17 +638,14 @@ def options_of(experiment: Experiment) -> dict[str, Any]:
     return {**data, "metric": experiment.task.primary, **config_to_json(_with_whole_path(experiment.extractor.options))}
 
 
-def _rows_precision(extractor: Extractor) -> PrecisionChoice:
+def _rows_precision(extractor: Extractor) -> Precision:
     """Return the precision that the rows were computed in, which may be another one than this machine's."""
-    arithmetic = extractor.taps[0].cache.spec.precision
-    known = (precision for precision, name in ARITHMETIC.items() if name == arithmetic)
-    return next(known, extractor.options.precision)
+    return precision_of(extractor.taps[0].cache.spec.precision) or extractor.trunk.precision
 
 
-def _in_precision(extractor: Extractor, precision: PrecisionChoice) -> FeatureConfig:
-    """Return the options of stage 1 with a precision by its name, where another machine would take another one."""
-    options = extractor.options
-    return replace(options, precision=precision) if options.precision == "auto" or extractor.stands_in else options
+def _in_precision(extractor: Extractor, precision: Precision) -> FeatureConfig:
+    """Return the options of stage 1 with a precision by its name: left to a machine, it would be another on another."""
+    return replace(extractor.options, precision=precision)
 
 
 def _with_whole_path(options: FeatureConfig) -> FeatureConfig:

@@ -560,8 +560,16 @@ def with_cut(extractor: Extractor, cut: Cut, pool: Pooling) -> Extractor:
 
 
 def with_precision(extractor: Extractor, precision: Precision) -> Extractor:
-    """Return what extracts the same features of the same network in another precision, into caches of their own."""
-    options = replace(extractor.options, precision=precision)
+    """Return what extracts the same features of the same network in a precision as any machine does: nothing is
+    compiled, torch computes, and the CPU decodes. They have caches of their own.
+
+    Raises
+    ------
+    UsageError
+        If the device does not compute in it.
+    """
+    engine = "auto" if extractor.options.engine == "openvino" else extractor.options.engine
+    options = replace(extractor.options, precision=precision, compile=False, decode_on="cpu", engine=engine)
     return _build(extractor.backbone, extractor.graph, extractor.device, options)
 
 

@@ -16,6 +16,7 @@ from cache.errors import CacheError
 from cache.inventory import find_caches, open_cache
 from stages.extraction.extractor import CachedCut, Extractor
 from stages.extraction.take_over import version_1_serves
+from stages.network.graph.trunk import precision_of
 
 _LIBRARY = "nvjpeg"
 """What a decoder's name has in it where a GPU's library decodes."""
@@ -76,7 +77,13 @@ def stand_in(
     own, near = way_of(extractor), way_of(like or extractor)
     candidates = sorted(
         _others(extractor),
-        key=lambda way: (way.precision != near.precision, way.precision != "fp32", way.decoder != near.decoder, way),
+        key=lambda way: (
+            precision_of(way.precision) != precision_of(near.precision),
+            way.precision != "fp32",
+            way.precision != near.precision,
+            way.decoder != near.decoder,
+            way,
+        ),
     )
     complete = (
         other for way in candidates if _is_complete(other := _with_caches(extractor, own, way), keys, evaluated)
