@@ -70,10 +70,10 @@ def _deviation(trained: Way, computed: Way, before: Tensor, after: Tensor, task:
     known = logits if math.isfinite(logits) else None
     if not class_names_of(task) and not getattr(task, "levels", ()):
         values = [torch.from_numpy(task.values(answer)) for answer in answers]
-        return Deviation(tuple(trained), tuple(computed), images, known, scale, _largest(*values), None)
+        return Deviation(trained, computed, images, known, scale, _largest(*values), None)
     first, second = ([task.decode(predicted) for predicted in task.predict(answer)] for answer in answers)
     changed = sum(one != other for one, other in zip(first, second, strict=True))
-    return Deviation(tuple(trained), tuple(computed), images, known, scale, _largest(*answers), changed)
+    return Deviation(trained, computed, images, known, scale, _largest(*answers), changed)
 
 
 _KNOWN: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], list[RowsOfWay]]] = WeakKeyDictionary()

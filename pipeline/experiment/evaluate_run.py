@@ -359,9 +359,9 @@ def _open_networks(model: Path, manifest: Manifest, options: EvaluationOptions, 
     def reading(network: Network) -> Network:
         extractor = network.extractor
         asked = replace(extractor.options, views=1, exact_spec=options.exact_spec or extractor.options.exact_spec)
-        known = {network.recipe.features_fingerprint} - {None}
-        keys = manifest.distinct_images.keys
-        return replace(network, extractor=stand_in(replace(extractor, options=asked), keys, known=known))
+        known, keys = network.recipe.features_fingerprint, manifest.distinct_images.keys
+        asked_for = replace(extractor, options=asked)
+        return replace(network, extractor=stand_in(asked_for, keys, known=() if known is None else (known,)))
 
     return [reading(network) for network in open_networks(model, options.device, cache=cache)]
 

@@ -191,13 +191,14 @@ def take_features(
     one_view : bool
         Whether the evaluation view alone is read, whatever views the options name: fine-tuning has them elsewhere.
     """
-    known = set()
+    known: set[str] = set()
     for path in () if run is None else files_of_methods(run, MODEL_CARD):
         with suppress(DataError):  # a damaged one is told where it is needed
             recipe = read_recipe(path.parent)
-            known.add(None if recipe is None else recipe.features_fingerprint)
+            if recipe is not None and recipe.features_fingerprint is not None:
+                known.add(recipe.features_fingerprint)
     read = replace(extractor, options=replace(extractor.options, views=1)) if one_view else extractor
-    taken = stand_in(read, manifest.distinct_images.keys, known=known - {None})
+    taken = stand_in(read, manifest.distinct_images.keys, known=known)
     if say and taken.stands_in:
         _LOG.info(f"note: {taken.stands_in}")
     return replace(taken, options=extractor.options)

@@ -85,18 +85,10 @@ def stand_in(
             way,
         ),
     )
-    complete = (
-        other for way in candidates if _is_complete(other := _with_caches(extractor, own, way), keys, evaluated)
-    )
-    if known:
-        found = list(complete)
-        of_run = next((other for other in found if other.fingerprint in known), None)
-        if of_run is not None:
-            return of_run
-        complete = iter(found)
-    if not lacks_rows or version_1_serves(extractor, keys, evaluated):
-        return extractor
-    return next(complete, extractor)
+    others = [_with_caches(extractor, own, way) for way in candidates]
+    of_run = [other for other in others if other.fingerprint in known]
+    nearest = [] if not lacks_rows or version_1_serves(extractor, keys, evaluated) else others
+    return next((other for other in (*of_run, *nearest) if _is_complete(other, keys, evaluated)), extractor)
 
 
 def way_of(extractor: Extractor) -> Way:

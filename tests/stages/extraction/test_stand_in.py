@@ -29,13 +29,14 @@ def options(tmp_path):
     return FeatureConfig(image_size=64, cache=tmp_path / "cache", extract_batch_size=16)
 
 
-def made_elsewhere(options, manifest, decoder=NVJPEG, **changes):
-    """Extract into the caches that another machine would fill: of other options, under another decoder's name."""
+def made_elsewhere(options, manifest, decoder=NVJPEG, arithmetic=None, **changes):
+    """Extract into the caches that another machine would fill: of other options, under other names of the ways."""
     extractor = build_extractor(replace(options, **changes))
 
     def called(cache):
-        return FeatureCache(cache.root, Spec.from_json({**cache.spec.to_json(), "decoder": decoder}))
+        return FeatureCache(cache.root, Spec.from_json({**cache.spec.to_json(), **ways}))
 
+    ways = {"decoder": decoder} if arithmetic is None else {"decoder": decoder, "precision": arithmetic}
     taps = tuple(replace(tap, cache=called(tap.cache), view_cache=called(tap.view_cache)) for tap in extractor.taps)
     extractor = replace(extractor, taps=taps)
     extract(extractor, manifest)
@@ -128,6 +129,11 @@ def test_of_several_the_nearest_serves(manifest, options):
     assert stand_in(own, manifest.keys).fingerprint == same_decoder.fingerprint
     bf16 = made_elsewhere(options, manifest, precision="bf16")
     assert stand_in(own, manifest.keys).fingerprint == bf16.fingerprint
+    compiled = made_elsewhere(options, manifest, arithmetic="bf16-folded-compiled")
+    assert stand_in(own, manifest.keys).fingerprint == bf16.fingerprint
+    for shard in bf16.taps[0].cache.path.glob("shards/*.h5"):
+        shard.unlink()
+    assert stand_in(own, manifest.keys).fingerprint == compiled.fingerprint
 
 
 def test_a_run_goes_on_with_the_features_that_it_began_with(manifest, options):
