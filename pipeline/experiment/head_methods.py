@@ -631,11 +631,16 @@ def with_deviations(recipe: ModelCard, experiment: Experiment, head: Head, task:
 
 
 def options_of(experiment: Experiment) -> dict[str, Any]:
-    """Return the options of data and features that a result is made with; a method adds what is its own."""
+    """Return the options of data and features that a result is made with; a method adds what is its own.
+
+    The precision is that of the rows, by its name.
+    """
     data = {} if experiment.data is None else asdict(experiment.data)
     for option in AFTER_TRAINING:
         data.pop(option, None)
-    return {**data, "metric": experiment.task.primary, **config_to_json(_with_whole_path(experiment.extractor.options))}
+    extractor = experiment.extractor
+    features = config_to_json(_with_whole_path(_in_precision(extractor, _rows_precision(extractor))))
+    return {**data, "metric": experiment.task.primary, **features}
 
 
 def _rows_precision(extractor: Extractor) -> Precision:
