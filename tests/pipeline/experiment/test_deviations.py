@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cache import FeatureCache
+from pipeline.experiment import deviations
 from pipeline.experiment.classify_images import format_deviations, predict_images
 from pipeline.experiment.deviations import IMAGES, deviations_of
 from pipeline.experiment.experiment import Experiment
@@ -116,7 +117,8 @@ def test_on_features_of_another_machine_both_its_precision_and_this_ones_are_mea
     assert moved.logits > 0
 
 
-def test_the_images_are_chosen_by_their_keys(manifest, tmp_path):
+def test_the_images_are_chosen_by_their_keys(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr(deviations, "IMAGES", 3)
     experiment = experiment_on(tmp_path, manifest, precision="bf16")
     run_heads(experiment, ["ridge"], OPTIONS)
     head, _ = load_head(experiment.directory / "linear-ridge" / "head.safetensors")
