@@ -22,7 +22,7 @@ def images(tmp_path_factory):
 @pytest.fixture
 def from_server(images, tmp_path, capsys):
     """Arguments of a laptop's commands, whose folder of caches has what a server left, and nothing of its own."""
-    arguments = ["--data", images, *SMALL, "--cache", tmp_path / "cache"]
+    arguments = ["--data", images, *SMALL, "--device", "cpu", "--cache", tmp_path / "cache"]
     assert call(capsys, "extract", *arguments, "--precision", "bf16")[0] == 0
     [path] = find_caches(tmp_path / "cache")
     as_called_by_a_gpu(open_cache(path))
@@ -72,7 +72,7 @@ def test_a_run_reads_what_the_server_computed_says_so_and_is_found_as_done(from_
     ]
     images = from_server[1] / "sea"
     for precision, computed in (((), "bf16-folded"), (("--precision", "fp32"), "fp32")):
-        code, out, err = call(capsys, "predict", run, images, "--no-use-cache", *precision)
+        code, out, err = call(capsys, "predict", run, images, "--device", "cpu", "--no-use-cache", *precision)
         assert code == 0, err
         [note] = [line for line in out.splitlines() if line.startswith("note: ")]
         assert note.startswith(
@@ -130,13 +130,28 @@ def test_an_evaluation_takes_them(from_server, tmp_path, capsys, monkeypatch):
     with drawing(""):
         assert call(capsys, "run", *from_server, *HEADS, "--skip-finetune", "--out", run)[0] == 0
     server_cache = tmp_path / "of-new"
-    assert call(capsys, "extract", "--data", new, *SMALL, "--cache", server_cache, "--precision", "bf16")[0] == 0
+    assert (
+        call(
+            capsys, "extract", "--data", new, *SMALL, "--device", "cpu", "--cache", server_cache, "--precision", "bf16"
+        )[0]
+        == 0
+    )
     [path] = find_caches(server_cache)
     as_called_by_a_gpu(open_cache(path))
     monkeypatch.setattr(FrozenTrunk, "forward", lambda *_: pytest.fail("a backbone ran"))
     with drawing(""):
         code, out, err = call(
-            capsys, "evaluate", run, "--data", new, "--cache", server_cache, "--method", "linear-logistic"
+            capsys,
+            "evaluate",
+            run,
+            "--data",
+            new,
+            "--device",
+            "cpu",
+            "--cache",
+            server_cache,
+            "--method",
+            "linear-logistic",
         )
     assert code == 0, err
     assert "decoder pixels+nvjpeg/2, here pixels/2" in out

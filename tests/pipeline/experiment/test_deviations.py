@@ -41,7 +41,9 @@ def manifest(photographs):
 
 def experiment_on(tmp_path, manifest, *, fill=True, opens_images=False, **options):
     extractor = build_extractor(
-        FeatureConfig(**{"image_size": 64, "cache": tmp_path / "cache", "extract_batch_size": 16, **options})
+        FeatureConfig(
+            **{"image_size": 64, "device": "cpu", "cache": tmp_path / "cache", "extract_batch_size": 16, **options}
+        )
     )
     if fill:
         extract(extractor, manifest)
@@ -162,7 +164,7 @@ def test_what_predict_says(manifest, tmp_path, photographs):
     assert unknown == "it was trained in bf16, and what fp16 makes of its answers was not measured"
     images = [photographs / "sea"]
     answers = {
-        precision: np.stack([found.activated for found in predict_images(model, images, precision=precision)[0]])
+        precision: np.stack([found.activated for found in predict_images(model, images, "cpu", precision=precision)[0]])
         for precision in ("bf16", "fp32", None)
     }
     assert np.array_equal(answers["bf16"], answers[None])
@@ -197,3 +199,18 @@ def test_a_card_keeps_it_and_one_without_is_read(manifest, tmp_path):
     (directory / "model.json").write_text(text.replace('"deviations"', '"another"'))
     with pytest.raises(Exception, match="made by another version"):
         read_recipe(directory)
+
+
+def test_on_a_gpu_what_a_laptop_computes_is_measured_too(pretended_cuda, photographs, tmp_path):
+    manifest = load_manifest(DataConfig(str(photographs)))
+    experiment = experiment_on(tmp_path, manifest, device="cuda", opens_images=True)
+    run_heads(experiment, ["ridge"], OPTIONS)
+    on_gpu = ("bf16-folded", "pixels+nvjpeg/2")
+    assert [(moved.trained, moved.computed) for moved in measured(experiment)] == [
+        (on_gpu, BF16),
+        (on_gpu, on_gpu),
+        (on_gpu, FP32),
+    ]
+    laptop = stand_in(build_extractor(replace(experiment.extractor.options, device="cpu")), manifest.keys)
+    assert laptop.fingerprint == experiment.extractor.fingerprint
+    assert "precision bf16-folded, here fp32; decoder pixels+nvjpeg/2, here pixels/2" in laptop.stands_in

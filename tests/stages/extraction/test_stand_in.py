@@ -26,7 +26,7 @@ def manifest(tmp_path_factory):
 
 @pytest.fixture
 def options(tmp_path):
-    return FeatureConfig(image_size=64, cache=tmp_path / "cache", extract_batch_size=16)
+    return FeatureConfig(image_size=64, device="cpu", cache=tmp_path / "cache", extract_batch_size=16)
 
 
 def made_elsewhere(options, manifest, decoder=NVJPEG, arithmetic=None, **changes):
