@@ -163,7 +163,7 @@ def _compute(extractor: Extractor, sample: Manifest, opens_images: bool) -> list
 
 def _way_computed(extractor: Extractor) -> Way:
     """Return the way in which an extractor computes, whatever it reads."""
-    return Way(extractor.trunk.arithmetic, extractor.reading.decoder)
+    return Way(extractor.arithmetic, extractor.reading.decoder)
 
 
 def _computing(extractor: Extractor) -> Iterator[Extractor]:
@@ -172,7 +172,7 @@ def _computing(extractor: Extractor) -> Iterator[Extractor]:
     known: set[Way] = set()
     for precision in (precision_of(way_of(extractor).precision), None, FP32):
         there = extractor
-        if precision is not None and not (is_plain and extractor.trunk.arithmetic == ARITHMETIC[precision]):
+        if precision is not None and not (is_plain and extractor.arithmetic == ARITHMETIC[precision]):
             try:
                 there = with_precision(extractor, precision)
             except UsageError:  # this machine does not compute so
