@@ -28,6 +28,7 @@ def evaluate(
     name: str | None = None,
     out: Path | None = None,
     cache: Path | None = None,
+    exact_spec: Annotated[bool, Parameter(negative="")] = False,
     open_page: OpenFlag = False,
     device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> Evaluation:
@@ -71,6 +72,8 @@ def evaluate(
         Where results, predictions, plots and report.html go (default: evaluations/NAME in the run).
     cache
         Where features of the new images are kept (default: the cache of the run).
+    exact_spec
+        Compute features where the cache lacks them, though a complete one of another precision or decoder is there.
     """
     from cache.errors import UsageError
     from pipeline.cli.opened_page import open_in_browser
@@ -83,7 +86,7 @@ def evaluate(
     given = {option: value for option, value in given.items() if value not in (None, ())}
     if "group_by" in given or "group_column" in given:  # one takes the place of the other
         given = {"group_by": "auto", "group_column": None, **given}
-    options = EvaluationOptions(method, seed, split, seen, unknown, device, cache)
+    options = EvaluationOptions(method, seed, split, seen, unknown, device, cache, exact_spec)
     out = default_out(run, data, name) if out is None else out
     evaluation = evaluate_run(run, data, given, options, out)
     if open_page:

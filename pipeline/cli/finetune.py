@@ -46,7 +46,7 @@ def finetune(
     from pipeline.experiment.head_methods import require_heads
     from pipeline.experiment.mixture import run_mixture
     from pipeline.experiment.outer_test import require_no_folds
-    from pipeline.experiment.run_setup import init_seed, record_options, resolve_features
+    from pipeline.experiment.run_setup import init_seed, record_options, resolve_features, take_features
     from pipeline.experiment.table_columns import note_columns_left_out
     from pipeline.options.trackers import require_tracker
     from pipeline.tracking.track import track_results
@@ -60,14 +60,15 @@ def finetune(
     results = []
     with process_group() as rank:
         features = resolve_features(data, features)
-        extractor = build_extractor(replace(features, device=rank.device(features.device)))
+        built = build_extractor(replace(features, device=rank.device(features.device)))
         for seed in data.seeds:
             manifest, directory = rank.broadcast_from_first(
                 partial(init_seed, out, data, features, seed, head, finetune)
             )
+            extractor = take_features(built, manifest, out, say=rank.is_main, one_view=True)
             require_heads(extractor, manifest, finetune.heads_for(manifest.task.name), option="init_head")
             require_trainable(extractor, finetune, manifest)
-            experiment = Experiment(extractor, manifest, seed, directory, rank, data, overwrite)
+            experiment = Experiment(extractor, manifest, seed, directory, rank, data, overwrite, opens_images=True)
             results += run_finetunings(experiment, finetune, head)
             results += rank.broadcast_from_first(partial(run_mixture, experiment, head))
             rank.broadcast_from_first(partial(record_options, out, data, features, head, finetune))

@@ -45,7 +45,7 @@ def inspect(
     from pipeline.cli.opened_page import open_in_browser
     from pipeline.cli.output import echo
     from pipeline.experiment.inspect_masks import inspect_masks
-    from pipeline.experiment.run_setup import extract_features, init_seed, resolve_features
+    from pipeline.experiment.run_setup import extract_features, init_seed, resolve_features, take_features
     from pipeline.report.inspection import TABLE, InspectionReport, write_inspection
     from stages.data.pixel_quality import find_poor_images
     from stages.extraction.extractor import build_extractor
@@ -61,6 +61,7 @@ def inspect(
     manifest, directory = init_seed(out, data, features, seed, allow_leakage=True)
     if needs_cleanlab(manifest.task):
         require_cleanlab()
+    extractor = take_features(extractor, manifest)
     extraction = extract_features(extractor, manifest, directory)
     if features.strict and extraction.skipped:
         raise DataError(f"{len(extraction.skipped)} images could not be read (--strict)")

@@ -45,7 +45,7 @@ def learning_curve(
 
     from pipeline.cli.opened_page import open_in_browser
     from pipeline.cli.output import echo
-    from pipeline.experiment.run_setup import extract_features, init_seed, resolve_features
+    from pipeline.experiment.run_setup import extract_features, init_seed, resolve_features, take_features
     from pipeline.report.learning_curve import CurveReport, write_curve
     from stages.config.heads import HeadConfig
     from stages.extraction.extractor import build_extractor
@@ -66,6 +66,7 @@ def learning_curve(
     all_samples, _ = init_seed(out, data, features, seed)
     require_rising(all_samples.task)
     samples = all_samples.select(np.flatnonzero(np.array(all_samples.splits) != "test"))
+    extractor = take_features(extractor, samples)
     extraction = extract_features(extractor, samples, None)
     if features.strict and extraction.skipped:
         raise DataError(f"{len(extraction.skipped)} images could not be read (--strict)")

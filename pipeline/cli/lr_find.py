@@ -44,7 +44,7 @@ def lr_find(
     from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.finetune_methods import format_lr_suggestion, run_lr_finder
     from pipeline.experiment.head_methods import require_heads
-    from pipeline.experiment.run_setup import init_seed, resolve_features
+    from pipeline.experiment.run_setup import init_seed, resolve_features, take_features
     from pipeline.options.command_line import invocation
     from pipeline.report.lr_find import LRFinderReport, write_lr_finder
     from pipeline.run_layout import RANGE_TEST
@@ -56,6 +56,7 @@ def lr_find(
     features = resolve_features(data, features)
     extractor = build_extractor(features)
     manifest, directory = init_seed(out, data, features, data.seeds[0], head, finetune)
+    extractor = take_features(extractor, manifest, out, say=True, one_view=True)
     require_heads(extractor, manifest, finetune.heads_for(manifest.task.name), option="init_head")
     require_trainable(extractor, finetune, manifest)
     tests = run_lr_finder(

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pipeline.cli.flags import Prediction
+from stages.config.features import PrecisionChoice
 
 
 def predict(
@@ -27,6 +28,7 @@ def predict(
     masks: Path | None = None,
     overlays: bool = True,
     probabilities: bool = False,
+    precision: PrecisionChoice | None = None,
     device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> list[Prediction]:
     """Predict new images with a trained method of a run: classes or labels with their probabilities, numbers, or masks.
@@ -87,11 +89,15 @@ def predict(
     probabilities
         Write the probabilities of all classes of each pixel, too, in probabilities/: NumPy archives of float16
         [classes, height, width].
+    precision
+        Arithmetic of the frozen part (default: that of the training). How far answers move in another one was measured
+        on training images, and is said.
     """
     from pipeline.cli.output import echo
     from pipeline.experiment.classify_images import (
         choose_model,
         decision_of,
+        format_deviations,
         format_predictions,
         mask_output,
         predict_images,
@@ -105,11 +111,18 @@ def predict(
     require_top_classes(task_of_model(model), top_k, abstain_below)
     output = mask_output(model, masks, out, overlays=overlays, probabilities=probabilities)
     classified, unreadable = predict_images(
-        model, list(images), device, decision=decision, masks=output, cache=cache, use_cache=use_cache
+        model,
+        list(images),
+        device,
+        decision=decision,
+        masks=output,
+        cache=cache,
+        use_cache=use_cache,
+        precision=precision,
     )
     classified = with_top_classes(classified, task_of_model(model), top_k, abstain_below)
     heading, lines, warnings = format_predictions(model, reason, classified, printed=out is None)
-    echo(heading, *lines)
+    echo(heading, *(f"note: {said}" for said in format_deviations(model, precision)), *lines)
     if out is not None:
         write_csv(out, classified)
         echo(f"predictions: {out}")

@@ -43,7 +43,7 @@ def probe_layers(
     from pipeline.cli.output import echo
     from pipeline.experiment.probe_layers import probe_cuts, require_vector_cuts
     from pipeline.experiment.probe_maps import probe_map_cuts, require_map_cuts
-    from pipeline.experiment.run_setup import format_manifest, init_seed, make_manifest, resolve_features
+    from pipeline.experiment.run_setup import format_manifest, init_seed, make_manifest, resolve_features, take_features
     from pipeline.report.layer_probe import ProbeReport, write_probe
     from pipeline.text import duration, once_for_all_seeds
     from stages.extraction.extract import extract
@@ -66,6 +66,7 @@ def probe_layers(
         manifests.append((seed, manifest))
     on_maps = manifests[0][1].task.reads == "image"
     (require_map_cuts if on_maps else require_vector_cuts)(extractor)
+    extractor = take_features(extractor, manifests[0][1])
     extraction = extract(extractor, manifests[0][1])
     took = f"in {duration(extraction.seconds)}; {extraction.hits} were in the cache already"
     echo(

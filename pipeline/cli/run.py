@@ -70,6 +70,7 @@ def run(
         record_extraction,
         record_options,
         resolve_features,
+        take_features,
     )
     from pipeline.experiment.sample_rows import require_memory
     from pipeline.experiment.table_columns import encode_columns
@@ -83,16 +84,17 @@ def run(
     if not skip_finetune:
         require_no_folds(data, "--skip-finetune")
     features = resolve_features(data, features)
-    extractor = build_extractor(features)
+    built = build_extractor(features)
     for seed in data.seeds:
         manifest, directory = init_seed(out, data, features, seed, head, finetune)
+        extractor = take_features(built, manifest, out)
         names = head.heads_for(manifest.task.name)
         require_heads(extractor, manifest, names)
         if not skip_finetune:
             require_heads(extractor, manifest, finetune.heads_for(manifest.task.name), option="init_head")
             require_trainable(extractor, finetune, manifest)
         encode_columns(manifest, head, data.target)  # what is wrong with a column is told before images are extracted
-        experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite)
+        experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite, opens_images=True)
         require_same_features_of_heads(experiment, names, head)
         if not skip_finetune:
             require_same_finetunings(experiment, finetune, head)

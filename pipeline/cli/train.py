@@ -18,7 +18,8 @@ def train(
     track: TrackFlag = None,
     out: Path,
 ) -> list[Result]:
-    """Train heads on cached features and test them (stage 2). No image is opened, no backbone runs.
+    """Train heads on cached features and test them (stage 2). No image is opened, no backbone runs; but for 32
+    training images where features are not of this machine's fp32, to measure how far answers move in it.
 
     Settings are selected without the test split, by cross-validation on train+validation or on the validation split;
     each head is tested once.
@@ -36,7 +37,7 @@ def train(
     """
     from pipeline.experiment.experiment import Experiment
     from pipeline.experiment.outer_test import run_on_features
-    from pipeline.experiment.run_setup import init_seed, record_options, resolve_features
+    from pipeline.experiment.run_setup import init_seed, record_options, resolve_features, take_features
     from pipeline.experiment.table_columns import encode_columns
     from pipeline.options.trackers import require_tracker
     from pipeline.tracking.track import track_results
@@ -44,10 +45,11 @@ def train(
 
     require_tracker(track)
     features = resolve_features(data, features)
-    extractor = build_extractor(features)
+    built = build_extractor(features)
     results = []
     for seed in data.seeds:
         manifest, directory = init_seed(out, data, features, seed, head)
+        extractor = take_features(built, manifest, out, say=True)
         experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite)
         names = head.heads_for(manifest.task.name)
         encode_columns(manifest, head, data.target)  # what is wrong with a column is told before anything is trained

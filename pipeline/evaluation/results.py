@@ -34,6 +34,9 @@ from stages.tasks.base import Metric, Statistics, Task, evaluate, find_metric, t
 from stages.tasks.intervals import Interval, interval
 from stages.tasks.metrics import OLD_NAMES
 
+FEATURES_READ, VIEWS_READ = "features_read", "views_read"
+"""In the provenance of a result, where caches served that another machine or other options filled: which, in words."""
+
 VERSION = 2
 """Of ``result.json``.
 
@@ -126,7 +129,8 @@ class Result:
     """From the bytes of an image to its prediction, extraction and head, measured on those of the test; None in a file
     of a version that did not keep it."""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """Command, date, versions, commit of the code and digest of the data, see ``stages.runtime.provenance``."""
+    """Command, date, versions, commit of the code and digest of the data, see ``stages.runtime.provenance``; and what
+    caches served that another machine or other options filled, where some did."""
     directory: Path | None = field(default=None, compare=False)
     """Where it was loaded from; not part of the file."""
 

@@ -19,7 +19,7 @@ from pipeline.evaluation.named_methods import folders_called
 from pipeline.evaluation.results import Result, distinct_names, read_json
 from pipeline.experiment.find_samples import find_samples
 from pipeline.experiment.head_answers import encoded_columns, head_probabilities
-from pipeline.experiment.mixture_members import read_members
+from pipeline.experiment.mixture_members import model_of_member, read_members
 from pipeline.experiment.model_card import read_recipe
 from pipeline.experiment.predict_from_cache import find_cached
 from pipeline.experiment.prediction import Prediction, SavedMethod, answers_of_batch
@@ -36,6 +36,7 @@ from pipeline.run_layout import (
     seed_of,
 )
 from stages.config.bounds import is_share, require
+from stages.config.features import PrecisionChoice
 from stages.config.goals import goal_of
 from stages.data.sources.csv_file import is_table, read_image_table
 from stages.data.sources.folder_tree import FolderNotes, images_below
@@ -181,6 +182,7 @@ def predict_images(
     masks: MaskOutput | None = None,
     cache: Path | None = None,
     use_cache: bool = True,
+    precision: PrecisionChoice | None = None,
 ) -> tuple[list[Prediction], list[tuple[str, str]]]:
     """Return the classified images, and those that could not be read with the reason.
 
@@ -203,6 +205,8 @@ def predict_images(
         there is neither decoded nor sent through the network, and where all are, no network is loaded.
     use_cache : bool
         Whether features in a cache are taken.
+    precision : str, optional
+        In which the frozen part computes (default: as it did for the training); features of another are not taken.
 
     Raises
     ------
@@ -219,15 +223,19 @@ def predict_images(
 
         if isinstance(method.task, Dense):
             listing = find_images(images)
-            return predict_with_masks(method, open_networks(model, device, backbone), listing, decision, masks)
+            networks = open_networks(model, device, backbone, precision=precision)
+            return predict_with_masks(method, networks, listing, decision, masks)
         assert method.card.samples is not None
         samples = find_samples(images, method.card.samples)
-        return predict_samples(method, open_networks(model, device, backbone), samples, decision)
+        return predict_samples(method, open_networks(model, device, backbone, precision=precision), samples, decision)
     if method.card.samples is not None:
         listing = [(sample.location, dict(sample.extra)) for sample in find_samples(images, method.card.samples)]
     else:
         listing = find_images(images)
-    return predict_listing(method, listing, device, backbone, decision, cache if use_cache else NO_CACHE)
+    use_cache = use_cache and precision in (None, method.card.features.get("precision"))
+    return predict_listing(
+        method, listing, device, backbone, decision, cache if use_cache else NO_CACHE, precision=precision
+    )
 
 
 def predict_listing(
@@ -238,6 +246,7 @@ def predict_listing(
     decision: Decision | None = None,
     cache: Path | None = None,
     networks: Callable[[], Sequence[Network]] | None = None,
+    precision: PrecisionChoice | None = None,
 ) -> tuple[list[Prediction], list[tuple[str, str]]]:
     """Return what `predict_images` does, of one image a sample, each with what its table says of it besides.
 
@@ -250,6 +259,8 @@ def predict_listing(
     networks : callable, optional
         Gives the networks of the method, and is called where one of the images has to go through them (default: they
         are opened then).
+    precision : str, optional
+        As of `predict_images`, for networks that are opened here.
     """
     locations = [location for location, _ in listing]
     cached = None
@@ -268,7 +279,8 @@ def predict_listing(
         from pipeline.experiment.predict_by_network import batches_of_images
 
         if networks is None:
-            opened = open_networks(method.directory, device, backbone, cache if cache != NO_CACHE else None)
+            root = cache if cache != NO_CACHE else None
+            opened = open_networks(method.directory, device, backbone, root, precision)
         else:
             opened = [*networks()]
         computed = batches_of_images(method, opened, [listing[place] for place in rest])
@@ -369,6 +381,26 @@ def format_predictions(
         "them, however sure, says little"
     )
     return heading, lines if printed else [], [warning] if unlike else []
+
+
+def format_deviations(model: Path, precision: PrecisionChoice | None = None) -> list[str]:
+    """Return how far the answers of a method move where features are computed as they are here, in sentences.
+
+    Of a mixture, of each member. Nothing is said of the very way in which its features were computed, as long as that
+    still gave the same where it was trained.
+    """
+    folders = [model_of_member(model, number) for number in range(len(read_members(model)))] or [model]
+    said: dict[str, None] = {}
+    for card in map(read_recipe, folders):
+        if card is None or not card.features:
+            continue
+        trained = card.features.get("precision")
+        here = precision or trained or "auto"
+        measured = [deviation for deviation in card.deviations if here in ("auto", deviation.precision)]
+        if not measured and precision not in (None, trained):
+            said[f"it was trained in {trained or 'auto'}, and what {here} makes of its answers was not measured"] = None
+        said |= dict.fromkeys(deviation.words for deviation in measured if deviation.is_worth_saying)
+    return [*said]
 
 
 def _cost_words(model: Path) -> str:

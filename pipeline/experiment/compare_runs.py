@@ -12,7 +12,14 @@ from typing import Any
 from pipeline.evaluation.comparison import Comparison, compare_runs
 from pipeline.evaluation.console import format_tables, format_verdict
 from pipeline.evaluation.method_table import write_table_csv
-from pipeline.evaluation.results import read_json, write_predictions_csv, write_results_json
+from pipeline.evaluation.results import (
+    FEATURES_READ,
+    VIEWS_READ,
+    Result,
+    read_json,
+    write_predictions_csv,
+    write_results_json,
+)
 from pipeline.experiment.extra_columns import extra_columns
 from pipeline.experiment.page_evidence import RunEvidence
 from pipeline.options.toml_file import read_configuration
@@ -55,7 +62,7 @@ def write_comparison(
     """Write results.json, the tables and the page of compared runs into `out`; return where the page is."""
     write_results(comparison, runs, out)
     write_predictions_csv(out, comparison.results, extra_columns(comparison.results))
-    notes = _notes(runs)
+    notes = _notes(runs, comparison.results)
     write_table_csv(out, comparison)
     write_markdown(out, comparison, notes)
     evidence = RunEvidence(comparison, feature_map)
@@ -96,12 +103,17 @@ def _configuration(runs: Sequence[Path]) -> dict[str, Any]:
     return next(iter(configurations.values()), {}) if len(runs) == 1 else configurations
 
 
-def _notes(runs: Sequence[Path]) -> list[str]:
-    """Return what stage 1 had to say: how the splits were made, what could not be read; each once for all seeds."""
+def _notes(runs: Sequence[Path], results: Sequence[Result]) -> list[str]:
+    """Return what stage 1 had to say: how the splits were made, what could not be read, and whether other caches served
+    where a method was trained; each once for all seeds.
+    """
     notes: list[str] = []
     for run in runs:
         for path in files_of_seeds(run, EXTRACTION):
             account = json.loads(path.read_text(encoding="utf-8"))
             notes += account["notes"]
             notes += [f"not readable: {location}: {reason}" for location, reason in account["skipped"]]
+    notes += [
+        said for result in results for name in (FEATURES_READ, VIEWS_READ) if (said := result.provenance.get(name))
+    ]
     return once_for_all_seeds(notes)

@@ -27,6 +27,7 @@ from pipeline.experiment.head_methods import (
     predictions_of,
     recipe_of,
     views_as_settings,
+    with_deviations,
 )
 from pipeline.experiment.model_card import ModelCard, read_recipe, read_unlike
 from pipeline.experiment.model_store import invalidate_model, save_model
@@ -335,10 +336,12 @@ def _make_and_test(
     invalidate_model(directory)
     validation = predictions_of(calibrated, val, validated)
     result.save(directory, outcome.predictions, validation=validation, out_of_fold=out_of_fold)
+    head = made.head([member.head for member in members], False)
+    recipe = recipe_of(experiment, calibrated, METHOD, name, identity)
     save_model(
         directory,
-        recipe_of(experiment, calibrated, METHOD, name, identity),
-        made.head([member.head for member in members], False),
+        with_deviations(recipe, experiment, head, calibrated),
+        head,
         without_val=made.head([member.without_val for member in members], True),
         unlike=read_unlike(members[0].directory),
     )

@@ -30,7 +30,7 @@ from cache.keys import KEY_MEMO
 from pipeline.evaluation.comparison import compare_runs, summarize
 from pipeline.evaluation.console import format_tables, format_verdict
 from pipeline.evaluation.new_data import Evaluation, against_own_test, verdict_on_new_data
-from pipeline.evaluation.results import Result, evaluate_test, json_text, to_json_value
+from pipeline.evaluation.results import FEATURES_READ, VIEWS_READ, Result, evaluate_test, json_text, to_json_value
 from pipeline.experiment.classify_images import choose_model
 from pipeline.experiment.compare_runs import write_comparison
 from pipeline.experiment.head_methods import masks_for, predictions_from, predictions_of
@@ -67,6 +67,7 @@ from stages.data.sources.tiles import tiling_of
 from stages.extraction.extract import extract
 from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import drop_unreadable, places_of, read_bags, read_features, require_cached
+from stages.extraction.stand_in import stand_in
 from stages.finetuning.predict_images import predict_proba, read_vectors
 from stages.finetuning.predict_masks import mask_statistics
 from stages.finetuning.transfer_model import TransferModel
@@ -114,6 +115,8 @@ class EvaluationOptions:
     device : str
     cache : Path, optional
         Where features go; by default where the run has them.
+    exact_spec : bool
+        Whether complete caches of another arithmetic or decoder do not serve.
     """
 
     method: str | None = None
@@ -123,6 +126,7 @@ class EvaluationOptions:
     unknown: Unknown = "refuse"
     device: str = "auto"
     cache: Path | None = None
+    exact_spec: bool = False
 
 
 def evaluate_run(run: Path, data: str, given: Mapping[str, Any], options: EvaluationOptions, out: Path) -> Evaluation:
@@ -167,7 +171,7 @@ def evaluate_run(run: Path, data: str, given: Mapping[str, Any], options: Evalua
     # from now on it is known for an evaluation, even where it ends before its results are there
     write_atomically(out / EVALUATION, json_text({"data": data}).encode())
     _LOG.info("\n".join([f"{data}: {manifest.summary()[0]}", *(f"note: {note}" for note in (*manifest.notes, *notes))]))
-    manifest, skipped = _extracted(models, manifest, options, cache)
+    manifest, skipped, read = _extracted(models, manifest, options, cache)
     if not len(manifest):
         raise DataError(f"no sample of {data} could be read; the first: {skipped[0][1]}")
     for seed in seeds:
@@ -176,7 +180,7 @@ def evaluate_run(run: Path, data: str, given: Mapping[str, Any], options: Evalua
         of_seed = [model for model in models if seed_of(model.parent) == seed]
         with_task = _with_task(manifest, task_from_json(_card(of_seed[0]).task))
         with_task.save(directory / MANIFEST)
-        account = {"notes": [*manifest.notes, *notes], "skipped": [*manifest.unreadable, *skipped]}
+        account = {"notes": [*manifest.notes, *notes, *read], "skipped": [*manifest.unreadable, *skipped]}
         write_atomically(directory / EXTRACTION, json.dumps(account, indent=1, default=str).encode())
         for model in of_seed:
             _test(model, with_task, options, cache, directory / model.name, data)
@@ -324,26 +328,42 @@ def _make_room(out: Path) -> None:
 
 def _extracted(
     models: Sequence[Path], manifest: Manifest, options: EvaluationOptions, cache: Path
-) -> tuple[Manifest, list[tuple[str, str]]]:
-    """Bring the caches up to date for all methods on images; return the samples that can be read, and the others."""
+) -> tuple[Manifest, list[tuple[str, str]], list[str]]:
+    """Bring the caches up to date for all methods on images; return the samples that can be read, the others with the
+    reasons, and what caches serve in place of those that this machine would fill.
+    """
     skipped: dict[str, str] = {}
+    read: list[str] = []
     done: set[str] = set()
     for model in models:
         if _card(model).method == "columns":
             continue
-        for network in open_networks(model, options.device, cache=cache):
-            extractor = _evaluation_view(network.extractor)
+        for network in _open_networks(model, manifest, options, cache):
+            extractor = network.extractor
             if extractor.fingerprint in done:
                 continue
             done.add(extractor.fingerprint)
+            if extractor.stands_in:
+                _LOG.info(f"note: {extractor.stands_in}")
+                read.append(extractor.stands_in)
             skipped.update(extract(extractor, manifest).skipped)
             manifest = drop_unreadable(extractor, manifest)
-    return manifest, list(skipped.items())
+    return manifest, list(skipped.items()), read
 
 
-def _evaluation_view(extractor: Extractor) -> Extractor:
-    """Return the extractor of the view that is tested on: augmented ones are for training."""
-    return replace(extractor, options=replace(extractor.options, views=1))
+def _open_networks(model: Path, manifest: Manifest, options: EvaluationOptions, cache: Path) -> list[Network]:
+    """Return the networks of a method, which read of samples the view that is tested on: augmented ones are for
+    training.
+    """
+
+    def reading(network: Network) -> Network:
+        extractor = network.extractor
+        asked = replace(extractor.options, views=1, exact_spec=options.exact_spec or extractor.options.exact_spec)
+        known, keys = network.recipe.features_fingerprint, manifest.distinct_images.keys
+        asked_for = replace(extractor, options=asked)
+        return replace(network, extractor=stand_in(asked_for, keys, known=() if known is None else (known,)))
+
+    return [reading(network) for network in open_networks(model, options.device, cache=cache)]
 
 
 def _with_task(manifest: Manifest, task: Task) -> Manifest:
@@ -354,10 +374,7 @@ def _with_task(manifest: Manifest, task: Task) -> Manifest:
 def _test(model: Path, manifest: Manifest, options: EvaluationOptions, cache: Path, directory: Path, data: str) -> None:
     """Test one method on the samples, and leave its result and its predictions."""
     recipe, own, task = _card(model), Result.load(model), task_of_model(model)
-    networks = [
-        replace(network, extractor=_evaluation_view(network.extractor))
-        for network in open_networks(model, options.device, cache=cache)
-    ]
+    networks = _open_networks(model, manifest, options, cache)
     extractor, upper = networks[0].extractor, networks[0].upper
     started = time.perf_counter()
     columns, of_task = read_columns(model), replace(manifest, task=task)
@@ -386,7 +403,10 @@ def _test(model: Path, manifest: Manifest, options: EvaluationOptions, cache: Pa
         seconds=sum(stages.values()),
         settings={**own.settings, "evaluated on": data, "trained in": str(model)},
         prediction_seconds_per_image=seconds / max(len(manifest.distinct_images.keys), 1),
-        provenance=provenance(manifest.digest),
+        provenance={
+            **{name: said for name, said in own.provenance.items() if name in (FEATURES_READ, VIEWS_READ)},
+            **provenance(manifest.digest),
+        },
     )
     result.save(directory, predictions)
     if task.reads == "image":
@@ -410,8 +430,8 @@ def count_unlike(model: Path, manifest: Manifest, options: EvaluationOptions, ca
     detector = read_unlike(model)
     if detector is None:
         return None
-    network = open_networks(model, options.device, cache=cache)[0]
-    extractor, upper = _evaluation_view(network.extractor), network.upper
+    network = _open_networks(model, manifest, options, cache)[0]
+    extractor, upper = network.extractor, network.upper
     tuned = network.recipe.unfreeze is not None
     vectors = read_vectors(extractor, upper, manifest) if tuned else cached_vectors(extractor, manifest)
     return int(np.count_nonzero(detector.scores(vectors) > 1))

@@ -63,6 +63,8 @@ class Experiment:
         Whether a method that the run has, trained with other options, may be replaced.
     fold : str
         Which outer fold this is, where it is one.
+    opens_images : bool
+        Whether the command has its images open anyway, and not their cached features alone.
     outer : callable, optional
         Where there is no test split: from the name of a method's folder to what the outer folds say of it.
     """
@@ -75,6 +77,7 @@ class Experiment:
     data: DataConfig | None = None
     overwrite: bool = False
     fold: str = ""
+    opens_images: bool = False
     outer: Callable[[str], OuterTest] | None = None
 
     @property

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from cache import key_of_bytes
 from cache.kept import drop_file
 from pipeline.evaluation.predictions import Predictions
-from pipeline.evaluation.results import Result, evaluate_test
+from pipeline.evaluation.results import VIEWS_READ, Result, evaluate_test
+from pipeline.experiment.deviations import deviations_of_network
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.finished_methods import (
     find_finished,
@@ -42,7 +43,7 @@ from pipeline.experiment.head_methods import (
     run_heads,
 )
 from pipeline.experiment.model_card import ModelCard, read_recipe
-from pipeline.experiment.model_store import copy_model, invalidate_model, open_model, save_model
+from pipeline.experiment.model_store import copy_model, invalidate_model, open_model, save_model, write_card
 from pipeline.experiment.predict_masks import show_masks_of_network
 from pipeline.experiment.sample_rows import asked_about_samples
 from pipeline.experiment.tuned_backbone import by_validation_alone
@@ -150,7 +151,9 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
 
     digest = digest_of(extractor.fingerprint)
     recipe = replace(
-        recipe_of(experiment, experiment.task, method, name, identity_of(extractor.fingerprint)),
+        recipe_of(
+            experiment, experiment.task, method, name, identity_of(extractor.fingerprint), extractor.trunk.precision
+        ),
         unfreeze=options.unfreeze,
         invert_unfreeze=options.invert_unfreeze,
         tta=options.tta,
@@ -211,6 +214,8 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
         tested_images = _tested_images(experiment)
         result = build_result(experiment, outcome)
         result = _with_costs(result, options, tuned, training, start_seconds, tested_images)
+        if tuned.stands_in:
+            result.provenance[VIEWS_READ] = tuned.stands_in
         result = replace(
             result, options=made_with, prediction_seconds_per_image=testing.seconds / max(tested_images, 1)
         )
@@ -227,6 +232,8 @@ def run_finetune(experiment: Experiment, options: FinetuneConfig, head: HeadConf
             # of maps no vector says whether an image is unlike others
             unlike=None if experiment.task.reads == "image" else detector_of_network(experiment, tuned.upper),
         )
+        if moved := deviations_of_network(experiment, tuned.upper, method_dir, predictions.task):
+            write_card(method_dir, replace(recipe, task=predictions.task.to_json(), deviations=moved))
         drop_file("checkpoint", method_dir / CHECKPOINT)
         for leftover in (CHECKPOINT, FOUND):
             (method_dir / leftover).unlink(missing_ok=True)
@@ -274,11 +281,13 @@ def _evaluate_with_tta(
         settings=settings | _as_tested(options),
         options=made_with,
         prediction_seconds_per_image=testing.seconds / max(_tested_images(experiment), 1),
-        provenance=provenance(experiment.manifest.digest),
+        provenance={**trained.provenance, **provenance(experiment.manifest.digest)},
     )
     invalidate_model(method_dir)
     result.save(method_dir, predictions, validation=validation)
-    copy_model(twin, method_dir, replace(recipe, task=predictions.task.to_json()))
+    card = read_recipe(twin)
+    moved = [] if card is None else card.deviations
+    copy_model(twin, method_dir, replace(recipe, task=predictions.task.to_json(), deviations=moved))
     for picture in (CONTACT_SHEET, RATES, RANGE_TEST):
         for path in (twin / picture, (twin / picture).with_suffix(".svg")):
             if path.exists():
@@ -481,7 +490,9 @@ def _draw_plots(tuned: FinetuneResult, method_dir: Path) -> None:
 
 
 def _report_view_cost(maps: Extractor, train: Manifest) -> None:
-    """Say what the cache of views takes, before it is paid."""
+    """Say what the cache of views takes, before it is paid, or which serves in its place."""
+    if maps.stands_in:
+        _LOG.info(f"note: {maps.stands_in}")
     cost = estimate(maps, train)
     if cost.images:
         (tap,) = cost.taps

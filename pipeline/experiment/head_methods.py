@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from cache.errors import UsageError, listed
 from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
 from pipeline.evaluation.predictions import Predictions
-from pipeline.evaluation.results import Result, evaluate_test, fold_scores
+from pipeline.evaluation.results import FEATURES_READ, Result, evaluate_test, fold_scores
 from pipeline.evaluation.shown_masks import ShownMasks, places_to_show
+from pipeline.experiment.deviations import deviations_of
 from pipeline.experiment.experiment import Experiment, OuterTest
 from pipeline.experiment.find_samples import sample_options
 from pipeline.experiment.finished_methods import find_finished, is_same_training, require_same_features
@@ -73,6 +74,7 @@ from stages.fitting.out_of_fold import OutOfFold
 from stages.fitting.problem import PixelTargets
 from stages.inspection.unlike import UnlikeDetector
 from stages.network.aggregate import Aggregate
+from stages.network.graph.trunk import Precision, precision_of
 from stages.network.heads.base import Head
 from stages.network.map_layout import MapLayout
 from stages.runtime.cost import Cost, measured
@@ -295,6 +297,8 @@ def train_and_test(
             show_masks_of_network(
                 *(method.directory, experiment.extractor, network, experiment.split("test"), outcome.predictions)
             )
+    if method.takes_images and columns is None:
+        recipe = with_deviations(recipe, experiment, head, trained.task)
     save_model(method.directory, recipe, head, without_val=without_val, columns=columns, unlike=unlike)
     place, took = f"{experiment.label}  {method.directory.name}", duration(training.seconds)
     _LOG.info(f"{place}: {format_accuracy(result)}, trained in {took}")
@@ -584,19 +588,30 @@ def build_result(experiment: Experiment, outcome: MethodOutcome) -> Result:
         selection=[],
         prediction_seconds_per_image=stages["extract"] / max(len(readable), 1)
         + testing.seconds / max(tested_images, 1),
-        provenance=provenance(manifest.digest),
+        provenance={**provenance(manifest.digest), **({FEATURES_READ: said} if (said := extractor.stands_in) else {})},
     )
 
 
-def recipe_of(experiment: Experiment, task: Task, method: str, name: str, identity: str) -> ModelCard:
-    """Return what a method stands on, with the task that it was tested as; a fine-tuned one adds what is its own."""
-    backbone = experiment.extractor.backbone
+def recipe_of(
+    experiment: Experiment,
+    task: Task,
+    method: str,
+    name: str,
+    identity: str,
+    precision: Precision | None = None,
+) -> ModelCard:
+    """Return what a method stands on, with the task that it was tested as; a fine-tuned one adds what is its own.
+
+    It predicts in the precision that the rows were computed in, or in the one that is given.
+    """
+    extractor = experiment.extractor
+    backbone = extractor.backbone
     return ModelCard(
         method=method,
         name=name,
         seed=experiment.seed,
         task=task.to_json(),
-        features=config_to_json(_with_whole_path(experiment.extractor.options)),
+        features=config_to_json(_with_whole_path(_in_precision(extractor, precision or _rows_precision(extractor)))),
         features_fingerprint=experiment.extractor.fingerprint,
         weights_digest=backbone.weights,
         unfreeze=None,
@@ -610,12 +625,32 @@ def recipe_of(experiment: Experiment, task: Task, method: str, name: str, identi
     )
 
 
+def with_deviations(recipe: ModelCard, experiment: Experiment, head: Head, task: Task) -> ModelCard:
+    """Return the card with how far the answers of the head move where features are computed in another way."""
+    return replace(recipe, deviations=deviations_of(experiment, head, task))
+
+
 def options_of(experiment: Experiment) -> dict[str, Any]:
-    """Return the options of data and features that a result is made with; a method adds what is its own."""
+    """Return the options of data and features that a result is made with; a method adds what is its own.
+
+    The precision is that of the rows, by its name.
+    """
     data = {} if experiment.data is None else asdict(experiment.data)
     for option in AFTER_TRAINING:
         data.pop(option, None)
-    return {**data, "metric": experiment.task.primary, **config_to_json(_with_whole_path(experiment.extractor.options))}
+    extractor = experiment.extractor
+    features = config_to_json(_with_whole_path(_in_precision(extractor, _rows_precision(extractor))))
+    return {**data, "metric": experiment.task.primary, **features}
+
+
+def _rows_precision(extractor: Extractor) -> Precision:
+    """Return the precision that the rows were computed in, which may be another one than this machine's."""
+    return precision_of(extractor.taps[0].cache.spec.precision) or extractor.trunk.precision
+
+
+def _in_precision(extractor: Extractor, precision: Precision) -> FeatureConfig:
+    """Return the options of stage 1 with a precision by its name: left to a machine, it would be another on another."""
+    return replace(extractor.options, precision=precision)
 
 
 def _with_whole_path(options: FeatureConfig) -> FeatureConfig:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.experiment.head_methods import masks_for
-from pipeline.experiment.run_setup import extract_features
+from pipeline.experiment.run_setup import extract_features, take_features
 from stages.config.features import FeatureConfig
 from stages.config.heads import HeadConfig
 from stages.data.manifest import Manifest
@@ -43,7 +43,7 @@ def inspect_masks(features: FeatureConfig, manifest: Manifest, found: Inspection
     UsageError
         If a cut is no map.
     """
-    extractor = build_extractor(features)
+    extractor = take_features(build_extractor(features), manifest)
     maps = extractor.map_layout
     extract_features(extractor, manifest, None)
     assert len(drop_unreadable(extractor, manifest)) == len(manifest), "the same files were read a moment ago"

@@ -26,7 +26,7 @@ from cache.errors import CutonceError, DataError, UsageError, alternatives, list
 from pipeline.evaluation.named_methods import folders_called
 from pipeline.evaluation.out_of_fold import OutOfFoldPredictions
 from pipeline.evaluation.predictions import Predictions
-from pipeline.evaluation.results import Result
+from pipeline.evaluation.results import FEATURES_READ, VIEWS_READ, Result
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.head_methods import MethodOutcome, build_result, format_accuracy, predictions_of
 from pipeline.experiment.mixture_members import Member, save_members
@@ -396,6 +396,10 @@ def _make_and_test(
         trainable_parameters=sum(member.result.trainable_parameters for member in members),
     )
     result = _with_costs(build_result(experiment, outcome), candidates, members)
+    for name in (FEATURES_READ, VIEWS_READ):
+        read = [str(member.result.provenance[name]) for member in members if name in member.result.provenance]
+        if read:
+            result.provenance[name] = "; ".join(dict.fromkeys(read))
     kept = {field.name for field in fields(DataConfig)}
     of_data = {option: value for option, value in members[0].result.options.items() if option in kept}
     result = replace(result, options={**of_data, **asdict(replace(options, head=()))})
@@ -434,6 +438,7 @@ def _make_and_test(
         task=calibrated.to_json(),
         identity=identity,
         training=None,
+        deviations=[],  # each of its members keeps its own
     )
     save_card(directory, card, unlike=read_unlike(members[0].directory))
     _LOG.info(f"{experiment.label}  {directory.name}: {format_accuracy(result)}, of {result.settings['members']}")

@@ -6,7 +6,7 @@ Whoever has cached features, or wants to know what a method predicts, reads this
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,73 @@ from stages.tasks.single_label import SingleLabel
 
 _NOT_OF_TRUNK = (
     *("mirror", "views", "augment", "cache", "compression", "storage_dtype", "extract_batch_size", "decode_threads"),
-    *("device", "engine", "strict", "force"),
+    *("device", "engine", "strict", "force", "exact_spec"),
 )
 """Options of stage 1 that say nothing of what a trunk computes of an image as it is: of looks, storage, the machine."""
+
+
+_SAME = 1e-3
+"""Share of the largest logit up to which logits differ where the same is computed by another processor."""
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """What another way of computing features made of a head's answers.
+
+    Attributes
+    ----------
+    trained : (precision, decoder)
+        In which the features were computed that the head was trained on.
+    computed : (precision, decoder)
+        In which they were computed for comparison, on the machine that trained.
+    images : int
+        Training images.
+    logits : float or None
+        Largest difference of an output before activation; None where some are not finite.
+    scale : float
+        The largest such output that is finite.
+    predicted : float
+        Largest difference of what is predicted: of a probability, or of a number in its own unit.
+    changed : int or None
+        Images of which another class is predicted, or other labels; None where numbers are.
+    """
+
+    trained: tuple[str, str]
+    computed: tuple[str, str]
+    images: int
+    logits: float | None
+    scale: float
+    predicted: float
+    changed: int | None
+
+    @property
+    def precision(self) -> str:
+        """In which the features were computed for comparison, by its name among the options."""
+        return self.computed[0].split("-")[0]
+
+    @property
+    def is_worth_saying(self) -> bool:
+        """Whether it is of another way, or rows that should be the same are not."""
+        moved = self.logits is not None and self.logits > _SAME * self.scale
+        return self.trained != self.computed or moved or bool(self.changed)
+
+    @property
+    def words(self) -> str:
+        """It in a sentence."""
+        (precision, decoder), (here, decoder_here) = self.trained, self.computed
+        ways = (
+            (precision, here) if decoder == decoder_here else (f"{precision} ({decoder})", f"{here} ({decoder_here})")
+        )
+        if self.changed is None:
+            moved = f"values by {self.predicted:.2g} at most apart"
+        else:
+            logits = "" if self.logits is None else f"logits (up to {self.scale:.2g}) by {self.logits:.2g} and "
+            probabilities = f"probabilities by {self.predicted:.2g} at most"
+            moved = f"{logits}{probabilities} apart, and {self.changed} predicted otherwise"
+        return (
+            f"trained on {ways[0]} features; of {self.images} training images, computed in {ways[1]} where it was "
+            f"trained, {moved}"
+        )
 
 
 @dataclass(frozen=True)
@@ -56,6 +120,9 @@ class ModelCard:
         How samples of several images were made, by the options of the data; None where each is one image.
     handed_in : dict or None
         Of a backbone that Python handed in, and no name loads: its `identity`, and its `preprocessing` as JSON values.
+    deviations : list of Deviation
+        How far its answers move where features are computed in another way than those that it was trained on; empty
+        where nothing was measured.
     """
 
     method: str
@@ -72,6 +139,7 @@ class ModelCard:
     handed_in: dict[str, Any] | None = None
     features_fingerprint: str | None = None
     samples: dict[str, Any] | None = None
+    deviations: list[Deviation] = field(default_factory=list)
 
     @property
     def shares_trunk(self) -> bool:
@@ -112,8 +180,12 @@ def read_recipe(directory: Path) -> ModelCard | None:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if "class_names" in stored:
             stored["task"] = {"name": SingleLabel.name, "class_names": stored.pop("class_names")}
-        return ModelCard(**stored)
-    except (ValueError, TypeError) as error:
+        measured = [
+            Deviation(**{**kept, "trained": tuple(kept["trained"]), "computed": tuple(kept["computed"])})
+            for kept in stored.get("deviations", [])
+        ]
+        return ModelCard(**{**stored, "deviations": measured})
+    except (ValueError, TypeError, KeyError) as error:
         raise DataError(
             f"{path} is damaged or was made by another version ({error}); train this method again"
         ) from error

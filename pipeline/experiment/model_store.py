@@ -31,6 +31,7 @@ from stages.network.backbones.base import Backbone
 from stages.network.backbones.handed_in import as_backbone
 from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head, save_head, save_tensors
+from stages.runtime.device import resolve_device
 from stages.runtime.tensor_files import load_tensors
 
 
@@ -60,7 +61,7 @@ def save_model(
     if tuned is not None:
         top = tuned.without_auxiliary_heads()
         save_tensors(directory / TOP, top)
-    _write_card(directory, recipe)
+    write_card(directory, recipe)
 
 
 def save_card(directory: Path, recipe: ModelCard, *, unlike: UnlikeDetector | None = None) -> None:
@@ -68,7 +69,7 @@ def save_card(directory: Path, recipe: ModelCard, *, unlike: UnlikeDetector | No
     (directory / UNLIKE).unlink(missing_ok=True)
     if unlike is not None:
         unlike.save(directory / UNLIKE)
-    _write_card(directory, recipe)
+    write_card(directory, recipe)
 
 
 def copy_model(source: Path, directory: Path, recipe: ModelCard) -> None:
@@ -79,10 +80,10 @@ def copy_model(source: Path, directory: Path, recipe: ModelCard) -> None:
             if file.exists():
                 with atomic_path(directory / file.name) as temporary:
                     shutil.copyfile(file, temporary)
-    _write_card(directory, recipe)
+    write_card(directory, recipe)
 
 
-def _write_card(directory: Path, recipe: ModelCard) -> None:
+def write_card(directory: Path, recipe: ModelCard) -> None:
     """Write ``model.json``, after everything else: a directory that has it is complete."""
     write_atomically(directory / MODEL_CARD, json.dumps(asdict(recipe), indent=1).encode())
 
@@ -137,7 +138,7 @@ def open_model(
     options = FeatureConfig(
         **{**stored, "cache": cache or Path(recipe.features["cache"]), "device": device, "engine": "auto"}
     )
-    options = options if precision is None else replace(options, precision=precision)
+    options = _on_this_machine(options if precision is None else replace(options, precision=precision))
     handed_in = _handed_in(directory, recipe, backbone)
     extractor = build_extractor(options, handed_in)
     if extractor.backbone.weights != recipe.weights_digest:
@@ -154,6 +155,17 @@ def open_model(
     upper.model.top.load_state_dict(load_tensors(directory / TOP))
     upper.model.eval().requires_grad_(False)
     return recipe, extractor, upper
+
+
+def _on_this_machine(options: FeatureConfig) -> FeatureConfig:
+    """Return the options of a training with what only a GPU does left out where there is none.
+
+    Answers are then a little others, as far as was measured: see ``deviations``.
+    """
+    if resolve_device(options.device).type == "cuda":
+        return options
+    precision: PrecisionChoice | None = "fp32" if options.precision == "tf32" else options.precision
+    return replace(options, precision=precision, compile=False, decode_on="cpu")
 
 
 def _handed_in(directory: Path, recipe: ModelCard, network: nn.Module | Backbone | None) -> Backbone | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,14 +12,24 @@ from typing import Any
 
 from cache import DigestCache
 from cache.atomic_write import remove_stale_temporaries, write_atomically
-from cache.errors import UsageError
+from cache.errors import DataError, UsageError
 from cache.keys import KEY_MEMO
 from pipeline.evaluation.decision import require_decidable
 from pipeline.experiment.dense_defaults import dense_features, may_have_masks
 from pipeline.experiment.map_room import maps_in_words
+from pipeline.experiment.model_card import read_recipe
 from pipeline.experiment.run_samples import require_same_samples, seeds_with_results
 from pipeline.options.toml_file import write_configuration
-from pipeline.run_layout import CONFIGURATION, ENVIRONMENT, EXTRACTION, MANIFEST, seed_dir, seed_of
+from pipeline.run_layout import (
+    CONFIGURATION,
+    ENVIRONMENT,
+    EXTRACTION,
+    MANIFEST,
+    MODEL_CARD,
+    files_of_methods,
+    seed_dir,
+    seed_of,
+)
 from pipeline.text import byte_count, duration, percent
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
@@ -34,6 +45,7 @@ from stages.data.tiled_manifest import tiled_manifest
 from stages.extraction.extract import Extraction, extract
 from stages.extraction.extractor import Extractor
 from stages.extraction.room import row_bytes
+from stages.extraction.stand_in import stand_in
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.runtime.environment import describe_machine
 from stages.runtime.progress import progress
@@ -154,6 +166,42 @@ def init_seed(
     directory.mkdir(parents=True, exist_ok=True)
     manifest.save(directory / MANIFEST)
     return manifest, directory
+
+
+def take_features(
+    extractor: Extractor,
+    manifest: Manifest,
+    run: Path | None = None,
+    *,
+    say: bool = False,
+    one_view: bool = False,
+) -> Extractor:
+    """Return what the features of a manifest are read with: where its own caches lack rows, complete ones may serve.
+
+    A run goes on with the features that its methods were trained on, where they are there; see
+    :func:`~stages.extraction.stand_in.stand_in`.
+
+    Parameters
+    ----------
+    extractor : Extractor
+    manifest : Manifest
+    run : Path, optional
+    say : bool
+        Whether it is said here that others serve; `extract_features` does it too.
+    one_view : bool
+        Whether the evaluation view alone is read, whatever views the options name: fine-tuning has them elsewhere.
+    """
+    known: set[str] = set()
+    for path in () if run is None else files_of_methods(run, MODEL_CARD):
+        with suppress(DataError):  # a damaged one is told where it is needed
+            recipe = read_recipe(path.parent)
+            if recipe is not None and recipe.features_fingerprint is not None:
+                known.add(recipe.features_fingerprint)
+    read = replace(extractor, options=replace(extractor.options, views=1)) if one_view else extractor
+    taken = stand_in(read, manifest.distinct_images.keys, known=known)
+    if say and taken.stands_in:
+        _LOG.info(f"note: {taken.stands_in}")
+    return replace(taken, options=extractor.options)
 
 
 def extract_features(

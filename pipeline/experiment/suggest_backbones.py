@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import CutonceError, DataError
+from pipeline.experiment.run_setup import take_features
 from stages.config.features import FeatureConfig
 from stages.data.manifest import Manifest
 from stages.extraction.extract import extract
@@ -108,7 +109,7 @@ class _Looked:
     def look(self, name: str, samples: Manifest, *, keep: bool) -> None:
         """Extract what is missing of a candidate, and note its cost; or why that cannot be. Rows may be kept."""
         try:
-            extractor = build_extractor(replace(self._features, backbone=name))
+            extractor = take_features(build_extractor(replace(self._features, backbone=name)), samples, say=True)
             if len(extractor.row_shape) != 1:
                 raise DataError(f"its row is {list(extractor.row_shape)}, and vectors are compared; choose a `pool`")
             extract(extractor, samples)

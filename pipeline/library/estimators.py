@@ -170,6 +170,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             channels=self.channels,
             page=self.page,
             precision=self.precision,
+            exact_spec=True,  # a transformer gives the same numbers of an image whatever else is asked for
             storage_dtype="float32",
             extract_batch_size=self.batch_size,
             device=self.device,

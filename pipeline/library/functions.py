@@ -28,6 +28,7 @@ from stages.data.manifest import Manifest
 from stages.extraction.extract import extract
 from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import read_features
+from stages.extraction.stand_in import stand_in
 from stages.network.aggregate import AggregateKind
 from stages.runtime.progress import progress as progress_bar
 from stages.runtime.progress import progress_bars
@@ -58,6 +59,7 @@ def features(
     precision: PrecisionChoice | None = None,
     dtype: StorageType = "float32",
     cache: Path | str | FeatureCache | None = None,
+    exact_spec: bool = False,
     batch_size: int | None = None,
     device: str = "auto",
     on_unreadable: OnUnreadable = "raise",
@@ -108,6 +110,9 @@ def features(
     cache : Path or FeatureCache, optional
         Folder where features are kept: what is in it is not computed again, whatever the images are called and in
         whatever order they come. By default nothing is left on disk.
+    exact_spec : bool
+        Whether what the folder lacks is always computed. Without it a complete cache of another `precision`, or of a
+        GPU's decoder, serves where it has all images, and that is logged.
     batch_size : int, optional
         Images per forward pass (default: what suits device and memory).
     device : str
@@ -153,6 +158,7 @@ def features(
             channels=channels,
             page=page,
             precision=precision,
+            exact_spec=exact_spec or isinstance(cache, FeatureCache),
             storage_dtype=dtype,
             extract_batch_size=batch_size,
             device=device,
@@ -253,6 +259,9 @@ def extract_rows(
     rows_of: dict[str, int] = {}
     start = 0
     for chunk in image_chunks(images, memo):
+        if keep and len(chunk) == len(rows):  # of a part of the images nobody knows whether others serve for the rest
+            extractor = stand_in(extractor, [key for key in chunk.keys if key])
+            _say([extractor.stands_in] * bool(extractor.stands_in))
         if on_unreadable == "raise":
             chunk.require_readable()
         chunk_rows = rows[start : start + len(chunk)]

@@ -153,6 +153,11 @@ class FeatureConfig:
     """Have torch compile the trunk for the GPU (torch.compile): it begins some 15 seconds later and rounds otherwise,
     so it is part of the fingerprint, and pays from about a million images on."""
 
+    exact_spec: bool = False
+    """Read features that this command would compute, and no others. Without it a complete cache that differs in
+    `precision` alone, or in the library that decoded its images, as one from a server with a GPU, serves where these
+    are not there; that is said, and kept with the results. (`extract` never reads such.)"""
+
     storage_dtype: StorageType = "float16"
     """Type of the numbers in the cache: float16, float32, or, of unpooled maps, uint8: 256 steps between the least and
     the greatest number of each channel of each image, which take little more than half the bytes of float16 and are off

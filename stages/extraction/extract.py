@@ -106,7 +106,7 @@ def extract(
     DataError
         If not one image could be read.
     CacheError
-        If a cache cannot be written, or its disk has no room for what is missing.
+        If a cache cannot be written, or its disk has no room for what is missing; or one that stands in lacks rows.
     """
     started = time.perf_counter()
     locations, wanted = manifest.distinct_images
@@ -115,6 +115,11 @@ def extract(
     taken_over = take_over_rows(extractor, wanted, locations) if rank.is_main else TakenOver(0, 0)
     rank.barrier()
     blocks, lacking = _pending_blocks(extractor, wanted, rank)
+    if lacking and extractor.stands_in:
+        raise CacheInputError(
+            f"{lacking} rows are gone that were there a moment ago, and are not computed into a cache of other "
+            f"features ({extractor.stands_in}); give the command again"
+        )
     meter = StageTimer(extractor)
     if lacking:
         with ExitStack() as stack:

@@ -138,6 +138,9 @@ class Extractor:
     options : FeatureConfig
     tap_layout : TapLayout, optional
         The blocks of a row, where it is of taps and not of cuts.
+    stands_in : str
+        Where the caches are not those that `trunk` would fill, but complete ones that serve in their place (see
+        ``stand_in``): which, and what differs, in words. '' of one's own.
     """
 
     backbone: Backbone
@@ -148,6 +151,7 @@ class Extractor:
     device: torch.device
     options: FeatureConfig
     tap_layout: TapLayout | None = None
+    stands_in: str = ""
 
     @property
     def cut(self) -> Cut:
@@ -299,9 +303,13 @@ class Extractor:
 
     @property
     def notes(self) -> list[str]:
-        """How features are had where a network cannot be traced; what was wrong in the caches, and what was done."""
+        """How features are had where a network cannot be traced; what caches stand in; what was wrong in the caches."""
         graph_notes = [self.graph.note(self.cut_names)] if isinstance(self.graph, HookedGraph) else []
-        return [*graph_notes, *(note for cache in self.caches for note in cache.warnings)]
+        return [
+            *graph_notes,
+            *filter(None, [self.stands_in]),
+            *(note for cache in self.caches for note in cache.warnings),
+        ]
 
     def request(self, location: str, key: str, views: Sequence[int] = (0,)) -> ImageRequest:
         """Return the request for renderings of one image: [len(views), 3, S, S] of one decoded image.
@@ -548,6 +556,20 @@ def with_cut(extractor: Extractor, cut: Cut, pool: Pooling) -> Extractor:
     Of images as they are: where maps are wanted, `mirror` has no say.
     """
     options = replace(extractor.options, cut=cut.name, pool=pool, taps="", mirror=False)
+    return _build(extractor.backbone, extractor.graph, extractor.device, options)
+
+
+def with_precision(extractor: Extractor, precision: Precision) -> Extractor:
+    """Return what extracts the same features of the same network in a precision as any machine does: nothing is
+    compiled, torch computes, and the CPU decodes. They have caches of their own.
+
+    Raises
+    ------
+    UsageError
+        If the device does not compute in it.
+    """
+    engine = "auto" if extractor.options.engine == "openvino" else extractor.options.engine
+    options = replace(extractor.options, precision=precision, compile=False, decode_on="cpu", engine=engine)
     return _build(extractor.backbone, extractor.graph, extractor.device, options)
 
 

@@ -67,6 +67,24 @@ def has_rows_of_version_1(extractor: Extractor, keys: Sequence[str]) -> bool:
     return all(_are_equal(today, before, keys, view) for today, before, view in pairs)
 
 
+def version_1_serves(extractor: Extractor, keys: Sequence[str], evaluated: Sequence[str] = ()) -> bool:
+    """Return whether the caches of version 1 have all that today's lack of these images, to be taken over.
+
+    Parameters
+    ----------
+    extractor : Extractor
+    keys, evaluated : sequence of str
+        Of images of which all cached views are wanted, and of which the evaluation view is.
+    """
+    pairs = list(_pairs(extractor))
+    if len(pairs) < len(extractor.taps) * extractor.cached_views:
+        return False
+    return not any(
+        before.missing(today.missing([*keys, *(() if view else evaluated)], view), view)
+        for today, before, view in pairs
+    )
+
+
 def _are_equal(today: FeatureCache, before: FeatureCache, keys: Sequence[str], view: int) -> bool:
     if today.missing(keys, view) or before.missing(keys, view) or before.unreadable().keys() & set(keys):
         return False

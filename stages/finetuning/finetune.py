@@ -65,6 +65,8 @@ class FinetuneResult:
         What filling the cache with those took, when it was done.
     interpolation : Interpolation, optional
         Of ``wise_ft``: which weights between start and best epoch it was left with.
+    stands_in : str
+        What caches of views served in place of those that this machine would have computed, in words; '' where none.
     """
 
     upper: TransferModel
@@ -78,6 +80,7 @@ class FinetuneResult:
     view_forwards: int = 0
     view_seconds: float = 0.0
     interpolation: Interpolation | None = None
+    stands_in: str = ""
 
     @property
     def val_score(self) -> float:
@@ -164,7 +167,10 @@ def finetune(
 
     hooks = TrainHooks(
         checkpoint=None if folder is None else folder / CHECKPOINT,
-        identity=without_training(training_fingerprint(problem)),
+        identity={
+            **without_training(training_fingerprint(problem)),
+            **({"views read from": setup.stands_in} if setup.stands_in else {}),
+        },
         on_epoch_start=prepare,
         on_epoch=on_epoch,
     )
@@ -187,6 +193,7 @@ def finetune(
         setup.view_forwards,
         setup.view_seconds,
         interpolation,
+        setup.stands_in,
     )
 
 

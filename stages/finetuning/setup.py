@@ -16,6 +16,7 @@ from stages.config.version_1 import as_version_1
 from stages.data.augment.mixup import MixupCutmix
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
+from stages.extraction.stand_in import stand_in
 from stages.finetuning.cached_batches import CachedBatches, boundary_extractor, extract_views
 from stages.finetuning.image_batches import ImageBatches
 from stages.finetuning.problem import FinetuneProblem
@@ -85,12 +86,16 @@ class TrainableSetup:
 
 @dataclass
 class FinetuneSetup:
-    """All that a training needs, before its first step."""
+    """All that a training needs, before its first step.
+
+    `stands_in` says what caches serve in place of the views that this machine would compute; '' where these do.
+    """
 
     trainee: TrainableSetup
     source: ImageBatches | CachedBatches
     view_forwards: int = 0
     view_seconds: float = 0.0
+    stands_in: str = ""
 
     @classmethod
     def to_train(cls, problem: FinetuneProblem, on_views: Callable[[Extractor, Manifest], None]) -> FinetuneSetup:
@@ -103,15 +108,15 @@ class FinetuneSetup:
             raise DataError("fine-tuning needs readable images in the train and the validation split")
         if not problem.config.from_cache:
             return cls(trainee, ImageBatches(problem, upper, mixing))
-        maps = boundary_extractor(problem.extractor, upper)
+        keys, val_keys = train.distinct_images.keys, val.distinct_images.keys
+        maps = stand_in(boundary_extractor(problem.extractor, upper), keys, val_keys, like=problem.extractor)
         if problem.rank.is_main:
             on_views(maps, train)
         extract_views(maps, train, val, problem.rank)
         views = CachedBatches(problem, maps, mixing)
-        keys, val_keys = train.distinct_images.keys, val.distinct_images.keys
         forwards = maps.options.views * len(keys) + len(val_keys)
         seconds = maps.seconds(keys, maps.options.views) + maps.seconds(val_keys)
-        return cls(trainee, views, forwards, seconds)
+        return cls(trainee, views, forwards, seconds, maps.stands_in)
 
     def run(self, problem: FinetuneProblem) -> TrainRun:
         """Return what trains, and on what, as the loop takes it."""

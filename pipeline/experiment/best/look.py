@@ -11,7 +11,7 @@ from pathlib import Path
 from cache.errors import DataError
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.head_methods import HeadProblems
-from pipeline.experiment.run_setup import extract_features
+from pipeline.experiment.run_setup import extract_features, take_features
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.config.heads import HeadConfig
@@ -71,12 +71,15 @@ class Look:
     ) -> None:
         self.name, self.options, self.about = name, options, about
         if extractor is not None:
-            self.__dict__["extractor"] = extractor
+            self.__dict__["extractor"] = self._taken(extractor)
 
     @cached_property
     def extractor(self) -> Extractor:
-        """What computes the rows."""
-        return build_extractor(self.options)
+        """What computes the rows, or reads those that serve in their place."""
+        return self._taken(build_extractor(self.options))
+
+    def _taken(self, extractor: Extractor) -> Extractor:
+        return take_features(extractor, self.about.manifest, self.about.directory.parent)
 
     @cached_property
     def experiment(self) -> Experiment:
@@ -98,6 +101,7 @@ class Look:
             about.directory,
             data=about.data,
             overwrite=about.overwrite,
+            opens_images=True,
         ).readable()
         experiment.require_defined_scores()
         return experiment

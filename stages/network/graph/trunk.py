@@ -29,6 +29,12 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 ARITHMETIC: dict[Precision, str] = {"fp32": "fp32", "tf32": "tf32", "bf16": "bf16-folded", "fp16": "fp16-autocast"}
 """What is computed for each precision, on every network and device; features of two of them are never mixed."""
 
+
+def precision_of(arithmetic: str) -> Precision | None:
+    """Return the precision that a spec's arithmetic comes of, whoever computes it; None of one that is not known."""
+    return next((precision for precision in ARITHMETIC if arithmetic.split("-")[0] == precision), None)
+
+
 # Workspaces of kernels and freed blocks that do not fit again come on top of the activations: over ten networks a CPU
 # process grew by 1.0 to 3.3 times the estimate. So more than half of the free memory is left to decoding and to others.
 _SHARE_OF_FREE_MEMORY = 1 / 8

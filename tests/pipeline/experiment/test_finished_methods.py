@@ -15,7 +15,7 @@ from stages.config.features import FeatureConfig
 from stages.config.heads import HeadConfig
 
 FIXTURE = Path(__file__).parent / "fixtures" / "version_1" / "run" / "seed-0" / "linear-ridge"
-OPTIONS = {**asdict(FeatureConfig(image_size=64)), **asdict(HeadConfig(("ridge",), cv=3))}
+OPTIONS = {**asdict(FeatureConfig(image_size=64, precision="fp32")), **asdict(HeadConfig(("ridge",), cv=3))}
 
 
 @pytest.fixture

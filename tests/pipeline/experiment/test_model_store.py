@@ -1,6 +1,7 @@
 """Models whose backbone was handed in from Python: opened with it, and not without."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.finetune_methods import run_finetune
 from pipeline.experiment.head_methods import run_heads
 from pipeline.experiment.model_card import read_recipe
-from pipeline.experiment.model_store import open_model
+from pipeline.experiment.model_store import open_model, write_card
 from pipeline.run_layout import MODEL_CARD
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
@@ -128,3 +129,23 @@ def test_a_model_of_a_backbone_with_a_name_opens_without_and_with_it(photographs
     assert opened[0].fingerprint == opened[1].fingerprint == experiment.extractor.fingerprint
     with pytest.raises(UsageError, match="trained on squeezenet1_1, which is loaded by that name"):
         open_model(model, backbone=OwnNetwork())
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(None, ["fp32"]), ("auto", ["fp32", "bf16"]), ("bf16", ["bf16"])])
+def test_a_model_keeps_its_precision_by_name_so_that_another_machine_takes_no_other(photographs, tmp_path, asked, kept):
+    backbone = backbone_from_module(OwnNetwork(), EVEN)
+    experiment = run_of(backbone, photographs, tmp_path, {"cut": "features", "precision": asked})
+    run_heads(experiment, ["ncm"], HeadConfig())
+    assert read_recipe(experiment.directory / "linear-ncm").features["precision"] in kept
+
+
+def test_a_model_of_a_gpu_opens_where_there_is_none(seed):
+    recipe = read_recipe(seed / "linear-ridge")
+    try:
+        of_a_gpu = {**recipe.features, "precision": "tf32", "compile": True, "decode_on": "cuda"}
+        write_card(seed / "linear-ridge", replace(recipe, features=of_a_gpu))
+        extractor = open_model(seed / "linear-ridge", "cpu", backbone=OwnNetwork())[1]
+        assert extractor.trunk.arithmetic == "fp32"
+        assert not extractor.reading.nvjpeg
+    finally:
+        write_card(seed / "linear-ridge", recipe)
