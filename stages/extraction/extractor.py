@@ -569,7 +569,7 @@ def with_precision(extractor: Extractor, precision: Precision) -> Extractor:
         If the device does not compute in it.
     """
     engine = "auto" if extractor.options.engine == "openvino" else extractor.options.engine
-    options = replace(extractor.options, precision=precision, compile=False, decode_on="cpu", engine=engine)
+    options = replace(extractor.options, precision=precision, compile_trunk=False, decode_on="cpu", engine=engine)
     return _build(extractor.backbone, extractor.graph, extractor.device, options)
 
 

@@ -56,6 +56,7 @@ def stand_in(
 
     They are looked for where its own lack rows, and `exact_spec` does not ask for them. Of several the nearest is
     taken: one of the same precision, then of fp32, then any; of these one of the same decoder, then the first by name.
+    A precision that is named by the options has to be theirs, and so has who decodes.
 
     Parameters
     ----------
@@ -87,8 +88,17 @@ def stand_in(
     )
     others = [_with_caches(extractor, own, way) for way in candidates]
     of_run = [other for other in others if other.fingerprint in known]
-    nearest = [] if not lacks_rows or version_1_serves(extractor, keys, evaluated) else others
+    allowed = [other for way, other in zip(candidates, others, strict=True) if _may_serve(extractor, way)]
+    nearest = [] if not lacks_rows or version_1_serves(extractor, keys, evaluated) else allowed
     return next((other for other in (*of_run, *nearest) if _is_complete(other, keys, evaluated)), extractor)
+
+
+def _may_serve(extractor: Extractor, way: Way) -> bool:
+    """Return whether rows of another way are what was asked for: a precision or decoder that is named is meant."""
+    options, own = extractor.options, way_of(extractor)
+    return (options.precision in (None, "auto") or precision_of(way.precision) == precision_of(own.precision)) and (
+        options.decode_on == "auto" or way.decoder == own.decoder
+    )
 
 
 def way_of(extractor: Extractor) -> Way:

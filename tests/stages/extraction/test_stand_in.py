@@ -119,21 +119,29 @@ def test_a_decoder_that_reads_otherwise_does_not_serve(manifest, options):
 
 
 def test_of_several_the_nearest_serves(manifest, options):
-    own = build_extractor(replace(options, precision="bf16"))
+    own = build_extractor(options)
     fp16 = made_elsewhere(options, manifest, precision="fp16")
     assert stand_in(own, manifest.keys).fingerprint == fp16.fingerprint
+    bf16 = made_elsewhere(options, manifest, precision="bf16")
+    for near in (fp16, bf16):
+        assert stand_in(own, manifest.keys, like=near).fingerprint == near.fingerprint
+    compiled = made_elsewhere(options, manifest, arithmetic="fp32-compiled")
+    assert stand_in(own, manifest.keys).fingerprint == compiled.fingerprint
     fp32 = made_elsewhere(options, manifest)
     assert stand_in(own, manifest.keys).fingerprint == fp32.fingerprint
-    assert stand_in(own, manifest.keys, like=fp16).fingerprint == fp16.fingerprint
-    same_decoder = made_elsewhere(options, manifest, "pixels/2")
-    assert stand_in(own, manifest.keys).fingerprint == same_decoder.fingerprint
-    bf16 = made_elsewhere(options, manifest, precision="bf16")
-    assert stand_in(own, manifest.keys).fingerprint == bf16.fingerprint
-    compiled = made_elsewhere(options, manifest, arithmetic="bf16-folded-compiled")
-    assert stand_in(own, manifest.keys).fingerprint == bf16.fingerprint
-    for shard in bf16.taps[0].cache.path.glob("shards/*.h5"):
+    for shard in fp32.taps[0].cache.path.glob("shards/*.h5"):
         shard.unlink()
     assert stand_in(own, manifest.keys).fingerprint == compiled.fingerprint
+
+
+def test_a_precision_and_a_decoder_that_are_named_are_meant(manifest, options):
+    made_elsewhere(options, manifest, "pixels/2", precision="fp16")
+    named = build_extractor(replace(options, precision="fp32"))
+    assert stand_in(named, manifest.keys) is named
+    fp32 = made_elsewhere(options, manifest)  # decoded elsewhere
+    assert stand_in(named, manifest.keys).fingerprint == fp32.fingerprint
+    decoded_here = build_extractor(replace(options, precision="fp32", decode_on="cpu"))
+    assert stand_in(decoded_here, manifest.keys) is decoded_here
 
 
 def test_a_run_goes_on_with_the_features_that_it_began_with(manifest, options):
