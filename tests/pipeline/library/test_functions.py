@@ -308,7 +308,7 @@ def test_what_is_no_sequence_of_images_is_refused_in_words(given, message):
             {"dtype": "float64"},
             "^`dtype` 'float64' is not one that there is. Did you mean 'float.* There are float16, float32, uint8",
         ),
-        ({"precision": "fp64"}, "`precision` 'fp64' is not one that there is.* There are fp32, bf16, fp16, auto"),
+        ({"precision": "fp64"}, "`precision` 'fp64' is not one that there is.* There are fp32, tf32, bf16, fp16, auto"),
         (
             {"pool": "mean"},
             "`pool` mean: there is no such pooling. There are avg, max, std, avgmax, cls, clsavg, grid2, grid4, none",
