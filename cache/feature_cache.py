@@ -233,9 +233,9 @@ class FeatureCache:
         entries = catalog.lookup.positions_of(pack_key_list(keys), view)
         self._require(catalog, keys, entries, view)
 
-        def read(positions: NDArray[np.intp], out: NDArray[Any]) -> NDArray[Any]:
+        def read(positions: NDArray[np.intp], out: NDArray[Any], scratch: int) -> NDArray[Any]:
             with suppress(FileNotFoundError):  # another process has rewritten a shard: ask for the keys
-                self._read_into(catalog, entries[positions], lambda index: keys[positions[index]], out)
+                self._read_into(catalog, entries[positions], lambda index: keys[positions[index]], out, scratch)
                 return out
             return self.read([keys[index] for index in positions.tolist()], view, out)
 
@@ -431,9 +431,15 @@ class FeatureCache:
             )
 
     def _gather(
-        self, catalog: ShardCatalog, positions: NDArray[np.intp], key_at: Callable[[int], str], target: NDArray[Any]
+        self,
+        catalog: ShardCatalog,
+        positions: NDArray[np.intp],
+        key_at: Callable[[int], str],
+        target: NDArray[Any],
+        scratch: int | None,
     ) -> None:
-        damaged = read_rows(catalog.shards, catalog.lookup.shards[positions], catalog.lookup.rows[positions], target)
+        lookup = catalog.lookup
+        damaged = read_rows(catalog.shards, lookup.shards[positions], lookup.rows[positions], target, scratch)
         if damaged:
             descriptions = [f"row {row.row} of {row.shard.path} ({key_at(row.position)})" for row in damaged]
             raise CacheError(
@@ -451,18 +457,23 @@ class FeatureCache:
         return row_shape_of(stored) if self._is_quantized else stored
 
     def _read_into(
-        self, catalog: ShardCatalog, positions: NDArray[np.intp], key_at: Callable[[int], str], target: NDArray[Any]
+        self,
+        catalog: ShardCatalog,
+        positions: NDArray[np.intp],
+        key_at: Callable[[int], str],
+        target: NDArray[Any],
+        scratch: int | None = None,
     ) -> None:
         """Fill `target` with rows as they are read, a few at a time where that takes another array."""
         if not self._is_quantized:
-            self._gather(catalog, positions, key_at, target)
+            self._gather(catalog, positions, key_at, target, scratch)
             return
         shape = catalog.shards[0].row_shape
         step = max(_DEQUANTIZED_BYTES // math.prod(shape), 1)
         for start in range(0, len(target), step):
             part = positions[start : start + step]
             stored = np.empty((len(part), *shape), np.uint8)
-            self._gather(catalog, part, partial(_shifted, key_at, start), stored)
+            self._gather(catalog, part, partial(_shifted, key_at, start), stored, scratch)
             target[start : start + step] = dequantize(stored)
 
     def _target(self, row_shape: tuple[int, ...], rows: int, out: NDArray[Any] | None) -> NDArray[Any]:

@@ -20,10 +20,19 @@ from cache.shard import Shard
 _PIECE_BYTES = 1 << 22
 _GAP_BYTES = 1 << 16
 """Unwanted bytes between two wanted rows that are cheaper to read than to jump over."""
-_THREADS = min(8, os.cpu_count() or 1)
-SCRATCH_BYTES = 2 * _THREADS * _PIECE_BYTES
-"""Memory that reading takes besides the array that is read into: where rows are picked out of a piece, it is there
+_MOST_THREADS = 8
+_THREADS = min(_MOST_THREADS, os.cpu_count() or 1)
+LEAST_SCRATCH_BYTES = 2 * _PIECE_BYTES
+"""Memory that one thread takes besides the array that is read into: where rows are picked out of a piece, it is there
 twice for a moment."""
+
+
+def scratch_bytes(memory_bytes: int) -> int:
+    """Return how many bytes of an allowance reading may take besides the rows: a quarter, within what it has a use for.
+
+    It does not hang on how many cores there are: on any machine the same allowance holds the same rows.
+    """
+    return min(max(memory_bytes // 4, LEAST_SCRATCH_BYTES), _MOST_THREADS * LEAST_SCRATCH_BYTES)
 
 
 class DamagedRow(NamedTuple):
@@ -44,7 +53,11 @@ class _ReadSpan(NamedTuple):
 
 
 def read_rows(
-    shards: Sequence[Shard], shard_numbers: NDArray[np.int32], rows: NDArray[np.int32], out: NDArray[Any]
+    shards: Sequence[Shard],
+    shard_numbers: NDArray[np.int32],
+    rows: NDArray[np.int32],
+    out: NDArray[Any],
+    scratch: int | None = None,
 ) -> list[DamagedRow]:
     """Read rows of shards into `out`, in the order asked.
 
@@ -55,6 +68,8 @@ def read_rows(
         Where each row stands; a row may be asked for twice.
     out : array [n, *row_shape]
         Contiguous, of the shards' type.
+    scratch : int, optional
+        Bytes that may be taken besides; as many as there are threads for, if left out.
 
     Returns
     -------
@@ -72,10 +87,11 @@ def read_rows(
         return []
     target = out.reshape(len(rows), -1).view(np.uint8)
     pieces = list(_pieces(shards, shard_numbers, rows, target.shape[1]))
-    if len(pieces) == 1 or target.nbytes < _PIECE_BYTES:
+    count = _THREADS if scratch is None else max(min(_THREADS, scratch // LEAST_SCRATCH_BYTES), 1)
+    if len(pieces) == 1 or count == 1 or target.nbytes < _PIECE_BYTES:
         outcomes = [_read_piece(piece, target) for piece in pieces]
     else:
-        with ThreadPoolExecutor(_THREADS) as threads:
+        with ThreadPoolExecutor(count) as threads:
             outcomes = list(threads.map(lambda piece: _read_piece(piece, target), pieces))
     return [damaged for outcome in outcomes for damaged in outcome]
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import CacheInputError
-from cache.gather_rows import SCRATCH_BYTES
+from cache.gather_rows import scratch_bytes
 from cache.prefetch import prefetch_map
 from cache.shard_layout import chunk_rows
 
@@ -43,8 +43,9 @@ class RowReader(NamedTuple):
 
     row_shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    read: Callable[[NDArray[np.intp], NDArray[Any]], NDArray[Any]]
-    """Given positions [n] in the request and an array [n, *row_shape], reads the rows into it and returns it."""
+    read: Callable[[NDArray[np.intp], NDArray[Any], int], NDArray[Any]]
+    """Given positions [n] in the request, an array [n, *row_shape] and the bytes that may be taken besides, reads the
+    rows into the array and returns it."""
 
 
 def shuffled_batches(
@@ -65,18 +66,21 @@ def shuffled_batches(
     row_bytes = math.prod(reader.row_shape) * reader.dtype.itemsize
     if batch_rows < 1:
         raise CacheInputError(f"batches need at least one row, not {batch_rows}")
-    min_bytes = SCRATCH_BYTES + 4 * batch_rows * row_bytes
+    scratch = scratch_bytes(memory_bytes)
+    min_bytes = scratch_bytes(0) + 4 * batch_rows * row_bytes
+    if scratch + 4 * batch_rows * row_bytes > memory_bytes:
+        scratch = scratch_bytes(0)  # large batches leave less
     if memory_bytes < min_bytes:
         raise CacheInputError(
             f"{memory_bytes:,} bytes of memory are not enough to shuffle batches of {batch_rows} rows of "
             f"{row_bytes:,} bytes; allow at least {min_bytes:,}"
         )
     # Two pools, a batch that is being used and one that is being made, and what reading takes.
-    pool_rows = ((memory_bytes - SCRATCH_BYTES) // (2 * row_bytes * batch_rows) - 1) * batch_rows
+    pool_rows = ((memory_bytes - scratch) // (2 * row_bytes * batch_rows) - 1) * batch_rows
     generator = np.random.default_rng(seed)
     pools = _pools(addresses, _STRETCH_CHUNKS * chunk_rows(row_bytes), pool_rows, generator)
     buffers = [np.empty((len(pools[0]), *reader.row_shape), reader.dtype) for _ in pools[:2]]
-    return _iterate_pools(pools, buffers, reader, batch_rows, generator)
+    return _iterate_pools(pools, buffers, reader, batch_rows, generator, scratch)
 
 
 def _pools(
@@ -97,11 +101,12 @@ def _iterate_pools(
     reader: RowReader,
     batch_rows: int,
     generator: np.random.Generator,
+    scratch: int,
 ) -> Iterator[FeatureBatch]:
     """Yield batches from one pool after the other, while the next one is read into the other buffer."""
 
     def read_pool(number: int) -> NDArray[Any]:
-        return reader.read(pools[number], buffers[number % 2][: len(pools[number])])
+        return reader.read(pools[number], buffers[number % 2][: len(pools[number])], scratch)
 
     with (
         ThreadPoolExecutor(1) as thread,

@@ -7,7 +7,6 @@ own, which such a backend sends to its workers once per sweep and not with every
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -32,7 +31,7 @@ from stages.fitting.scores import early_stop_margin, fold_scores, selection_scor
 from stages.fitting.standardize import ScaledRows, Scaling
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
-from stages.runtime.threads import one_thread_per_fit
+from stages.runtime.threads import one_thread_per_fit, usable_cores
 from stages.tasks.base import Task
 from stages.tasks.temperature import fit_temperature
 
@@ -293,9 +292,12 @@ def cross_validate(
     def margins_of(plan: CVPlan) -> tuple[list[list[NDArray[np.float32]]], NDArray[np.float64]]:
         """Return the margins of each candidate out of each fold, and their scores, [candidates, folds]."""
         folds = plan.splits
+        # each fit copies its rows: on many cores no more go side by side than there is room for
+        largest = rows[:1].nbytes * max(len(labels[fitted]) for fitted, _ in folds)
+        jobs = -1 if usable_cores() * largest <= FITTING_BYTES else max(FITTING_BYTES // largest, 1)
         with one_thread_per_fit():
-            heads = Parallel(n_jobs=-1, prefer="threads")(
-                delayed(_fit_estimator)(make, candidate, rows[fitted], labels[fitted], width)
+            heads = Parallel(n_jobs=jobs, prefer="threads")(
+                delayed(_fit_estimator)(make, candidate, rows, labels, width, fitted=fitted)
                 for candidate in candidates
                 for fitted, _ in folds
             )
@@ -366,7 +368,7 @@ def cross_val_proba(
         0 exactly where the class was not among the rows that were fitted, and only there.
     """
     largest = max(len(fitted) for fitted, _ in folds) * features.shape[1] * np.dtype(np.float32).itemsize
-    jobs = max(1, min(len(folds), os.cpu_count() or 1, FITTING_BYTES // max(largest, 1)))
+    jobs = max(1, min(len(folds), usable_cores(), FITTING_BYTES // max(largest, 1)))
     states: list[Any] = [None] * len(folds)
     best, lowest = np.zeros((0, 0), np.float32), np.inf
     for c in values:
@@ -420,8 +422,10 @@ def _fit_estimator(
     labels: NDArray[np.int64],
     width: int,
     temperature: float = 1.0,
+    fitted: Selection = slice(None),
 ) -> LinearHead:
-    """Return a linear classifier of scikit-learn, fitted under a scaling, as a head."""
+    """Return a linear classifier of scikit-learn, fitted to some of the rows under a scaling, as a head."""
+    rows, labels = rows[fitted], labels[fitted]
     scaling: Scaling = candidate["scaler"]
     scaled = ScaledRows.fit(rows, scaling, np.zeros(rows.shape[1], np.float32))
     estimator = make({name: value for name, value in candidate.items() if name not in ("scaler", "score")})

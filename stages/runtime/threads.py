@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial, wraps
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from cache.errors import UsageError
 
@@ -21,6 +25,9 @@ _LOADED_IN = os.getpid()
 
 _REFUSED_AFTER_FORK = ("Autograd-and-Fork", "in forked subprocess")
 """In the errors of torch for what it cannot do in a forked process."""
+
+_BLAS_FILES = re.compile(rb"/[^/\n]*(?:blas|blis|mkl_rt|flexiblas)[^/\n]*$", re.MULTILINE)
+"""Ends of lines of ``/proc/self/maps`` that name a library with BLAS in it, or one that is called so."""
 
 ParametersT = ParamSpec("ParametersT")
 ResultT = TypeVar("ResultT")
@@ -111,6 +118,43 @@ def one_thread_per_fit() -> Iterator[None]:
     """
     from sklearn.exceptions import ConvergenceWarning  # what never fits does not wait for scikit-learn
 
-    with threadpool_limits(1, "blas"), single_threaded(), warnings.catch_warnings():
+    with _POOLS.current().limit(limits=1, user_api="blas"), single_threaded(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         yield
+
+
+class _BLASPools:
+    """The thread pools of the BLAS libraries of this process, which are looked for again once another one is loaded.
+
+    Looking takes a second where CUDA's libraries are there, and a search asks for each of its fits. A library comes
+    with a module that is imported: so long as there are as many modules, nothing is looked at, and so long as the
+    process maps the same files of such names, nothing is looked for.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._controller: ThreadpoolController | None = None
+        self._modules = 0
+        self._files: frozenset[bytes] | None = None
+
+    def current(self) -> ThreadpoolController:
+        """Return what holds all of them that are loaded."""
+        with self._lock:
+            modules = len(sys.modules)
+            if self._controller is None or modules != self._modules:
+                files = _blas_files()
+                if self._controller is None or files is None or files != self._files:
+                    self._controller = ThreadpoolController()
+                self._modules, self._files = modules, files
+            return self._controller
+
+
+def _blas_files() -> frozenset[bytes] | None:
+    """Return the names of the libraries of this process that may hold BLAS; None where the system does not tell."""
+    try:
+        return frozenset(_BLAS_FILES.findall(Path("/proc/self/maps").read_bytes()))
+    except OSError:
+        return None
+
+
+_POOLS = _BLASPools()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cache import FeatureCache
 from cache import gather_rows as gathering
 from cache.errors import CacheError
-from cache.gather_rows import SCRATCH_BYTES
+from cache.gather_rows import LEAST_SCRATCH_BYTES
 from cache.shard import Shard
 from tests.cache.conftest import SPEC, features_of, fill, make_keys, shard_paths
 
@@ -21,7 +21,7 @@ ROW_BYTES = 24
 
 def allowance(pool_rows: int, batch_rows: int, row_bytes: int = ROW_BYTES) -> int:
     """Return the memory that makes pools of so many rows."""
-    return SCRATCH_BYTES + 2 * (pool_rows + batch_rows) * row_bytes
+    return LEAST_SCRATCH_BYTES + 2 * (pool_rows + batch_rows) * row_bytes
 
 
 def positions(cache: FeatureCache, keys: list[str], batch_rows: int = 16, **options) -> list[int]:
@@ -115,7 +115,7 @@ def test_the_memory_allowed_is_not_exceeded(cache):
         for start in range(0, len(keys), 500):
             part = keys[start : start + 500]
             writer.append(part, np.repeat(features_of(part, (1,)), row, axis=1))
-    memory = SCRATCH_BYTES + (4 << 20)
+    memory = LEAST_SCRATCH_BYTES + (4 << 20)
     # What reading takes is needed where rows are picked out of others, and not where all are read.
     for asked, most in ((keys, 4 << 20), (sorted(keys), 4 << 20), (keys[::3], memory)):
         tracemalloc.start()
@@ -193,3 +193,31 @@ def test_what_cannot_be_done_is_said_before_anything_is_read(filled, cache):
 
 def test_a_request_of_nothing_has_no_batches(filled):
     assert positions(filled, []) == []
+
+
+@pytest.mark.parametrize("cores", [1, 64])
+def test_what_an_allowance_holds_does_not_hang_on_the_cores(filled, small_stretches, monkeypatch, cores):
+    seen = []
+    original = gathering.read_rows
+
+    def gather(shards, numbers, rows, out, scratch):
+        seen.append((len(out), scratch))
+        return original(shards, numbers, rows, out, scratch)
+
+    monkeypatch.setattr("cache.gather_rows._THREADS", min(8, cores))
+    monkeypatch.setattr("cache.feature_cache.read_rows", gather)
+    assert sorted(positions(filled, KEYS, memory_bytes=64 << 20)) == list(range(300))
+    assert sorted(positions(filled, KEYS, memory_bytes=allowance(64, 16))) == list(range(300))
+    assert [scratch for _, scratch in seen] == [16 << 20, *[8 << 20] * 5]
+    assert [rows for rows, _ in seen] == [300, 64, 64, 64, 64, 44]
+
+
+def test_as_many_threads_read_as_the_allowance_has_room_for(filled, monkeypatch):
+    pools = []
+    original = gathering.ThreadPoolExecutor
+    monkeypatch.setattr("cache.gather_rows._THREADS", 8)
+    monkeypatch.setattr("cache.gather_rows._PIECE_BYTES", 1)
+    monkeypatch.setattr("cache.gather_rows.ThreadPoolExecutor", lambda count: pools.append(count) or original(count))
+    for memory in (17 << 20, 64 << 20, 1 << 30):
+        positions(filled, KEYS, memory_bytes=memory)
+    assert pools == [2, 8]

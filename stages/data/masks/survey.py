@@ -14,6 +14,7 @@ from PIL import Image
 from stages.data.images.file_kinds import COMMON, open_image_format
 from stages.data.images.rgb import DECODE_ERRORS, UnreadableImageError
 from stages.data.masks.stored import MaskFacts, facts_of_mask, stored_mask
+from stages.runtime.threads import usable_cores
 
 _ORIENTATION = 0x0112
 """The EXIF tag by which a camera says how an image is turned."""
@@ -21,6 +22,9 @@ _ORIENTATION = 0x0112
 _REMEMBERED = 1 << 17
 _AT_ONCE = 256
 """Masks that are surveyed between two steps of a progress bar."""
+
+_MOST_THREADS = 16
+"""Each holds a mask as it is decoded, so that memory would grow with the cores."""
 
 
 def survey_masks(
@@ -33,7 +37,7 @@ def survey_masks(
     portions = [locations[start : start + _AT_ONCE] for start in range(0, len(locations), _AT_ONCE)]
     facts: list[MaskFacts | None] = []
     reasons: dict[str, str] = {}
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+    with ThreadPoolExecutor(min(usable_cores(), _MOST_THREADS)) as threads:
         for portion in progress(portions) if progress else portions:
             for location, found in zip(portion, threads.map(_surveyed, portion), strict=True):
                 if isinstance(found, MaskFacts):

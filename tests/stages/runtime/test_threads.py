@@ -3,13 +3,21 @@
 import contextvars
 import inspect
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
+from threadpoolctl import ThreadpoolController
 
 from cache.errors import UsageError
-from stages.runtime.threads import usable_after_fork
+from stages.runtime import threads
+from stages.runtime.threads import one_thread_per_fit, usable_after_fork
+
+ROOT = Path(__file__).parents[3]
 
 SETTING = contextvars.ContextVar("setting", default="default")
 
@@ -64,3 +72,52 @@ def test_what_torch_refuses_in_a_fork_is_told_with_what_helps(forked, message):
         forked(refused, message)
     with pytest.raises(RuntimeError, match="another"):
         forked(refused, "another")
+
+
+def blas_threads():
+    return [library["num_threads"] for library in ThreadpoolController().info() if library["user_api"] == "blas"]
+
+
+def test_libraries_are_looked_for_once_and_again_when_another_blas_was_loaded(monkeypatch):
+    made = []
+    monkeypatch.setattr(threads, "_POOLS", threads._BLASPools())
+    monkeypatch.setattr(threads, "ThreadpoolController", lambda: made.append(1) or ThreadpoolController())
+    files = [frozenset({b"/libopenblas.so"})]
+    monkeypatch.setattr(threads, "_blas_files", lambda: files[0])
+    for _ in range(3):
+        with one_thread_per_fit():
+            assert set(blas_threads()) == {1}
+    assert len(made) == 1
+    monkeypatch.setitem(sys.modules, "a_module_without_blas", sys)
+    with one_thread_per_fit():
+        pass
+    assert len(made) == 1
+    files[0] |= {b"/libmkl_rt.so"}
+    monkeypatch.setitem(sys.modules, "a_module_with_blas", sys)
+    with one_thread_per_fit():
+        pass
+    assert len(made) == 2
+    files[0] = None  # where the system does not tell, each module may have brought one
+    monkeypatch.setitem(sys.modules, "one_more_module", sys)
+    with one_thread_per_fit():
+        pass
+    assert len(made) == 3
+
+
+def test_a_blas_that_is_loaded_later_is_held_too():
+    script = """
+from threadpoolctl import ThreadpoolController
+from stages.runtime.threads import _POOLS
+
+def held():
+    with _POOLS.current().limit(limits=1, user_api="blas"):
+        return [library["num_threads"] for library in ThreadpoolController().info() if library["user_api"] == "blas"]
+
+first = held()
+import scipy.linalg
+then = held()
+print(len(first) < len(then), set(first) | set(then))
+"""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert run.stdout.strip() == "True {1}"
