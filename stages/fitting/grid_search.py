@@ -58,11 +58,11 @@ _PROBA_ROWS = 2048
 _LEAST = float(np.finfo(np.float32).tiny)
 
 
-_PART = 8
+PART = 8
 """One in so many rows is in that part."""
 
 
-_FEW = 5
+FEW = 5
 """Settings that are all tried on all rows, however many those are."""
 
 
@@ -120,6 +120,53 @@ class Grid:
         best = max(scores)
         return max(scores[-2:]) < best - early_stop_margin(self.task, best)
 
+    @classmethod
+    def of(cls, problem: FitProblem, make: MakeModel, *, margins: bool) -> Grid:
+        """Return the settings that a problem asks for."""
+        values, scalings = tuple(sorted(problem.config.c_values)), problem.config.scalers
+        rows = len(problem.train) + len(problem.val)
+        output_bytes = len(values) * len(scalings) * rows * problem.task.out_features * np.dtype(np.float32).itemsize
+        keeps = len(problem.divisions) > 1 or output_bytes <= _KEPT_BYTES
+        return cls(make, values, scalings, problem.task, margins=margins, keeps=keeps)
+
+
+Setting = tuple[Scaling, float]
+"""A scaling, and a value of C."""
+
+Fold = tuple[Selection, Selection]
+"""Rows that are fitted to, and rows that are scored."""
+
+
+class FittedModel(Protocol):
+    """A model of one setting that was fitted to some rows, to the end."""
+
+    @property
+    def state(self) -> Any:
+        """Where another fit may begin."""
+
+    def scores_at(self, selection: Selection) -> NDArray[np.float32]:
+        """Return the scores of all classes, [n, classes], for some of the rows."""
+
+    def head(self, temperature: float) -> Head:
+        """Return scaling and model as one torch head; scores are divided by the temperature."""
+
+
+class PathFits(Protocol):
+    """The fits of a grid to rows of train and validation: on cores, or side by side on an accelerator."""
+
+    @property
+    def grid(self) -> Grid:
+        """What is tried."""
+
+    def search(self, cv: CVPlan, seed: int) -> GridSearchResult:
+        """Return the scores of settings: the mean of the grid's score over the rows that are held out."""
+
+    def fitted(self, setting: Setting, selection: Selection, state: Any) -> FittedModel:
+        """Return the model of a setting, fitted to some of the rows, from where a state says if there is one."""
+
+    def out_of_fold(self, settings: Sequence[Setting], folds: Sequence[Fold]) -> list[NDArray[np.float32]]:
+        """Return the scores of the rows that each fold leaves out, by its setting fitted to the others."""
+
 
 @dataclass(frozen=True)
 class FoldPath:
@@ -173,6 +220,64 @@ class GridSearchResult:
         return max(on_all_rows, key=lambda candidate: (candidate["score"], -candidate["C"]))
 
 
+@dataclass(frozen=True)
+class HostFits:
+    """Fits on the cores of the host, side by side where there are several: see `PathFits`.
+
+    Attributes
+    ----------
+    grid : Grid
+    rows : ndarray of float32 [n, d]
+        Of train, followed by those of validation, less what `grid.make` takes for their mean.
+    labels : ndarray [n, ...]
+    """
+
+    grid: Grid
+    rows: NDArray[np.float32]
+    labels: NDArray[Any]
+
+    def search(self, cv: CVPlan, seed: int) -> GridSearchResult:
+        """Return the scores of settings."""
+        return search(self.grid, self.rows, self.labels, cv, seed)
+
+    def fitted(self, setting: Setting, selection: Selection, state: Any) -> FittedModel:
+        """Return the model of a setting, fitted to some of the rows."""
+        with threads_for(self.rows):
+            model = _fitted(self.grid.make, setting, self.rows[selection], self.labels[selection], state)
+        return _HostModel(model, self.rows)
+
+    def out_of_fold(self, settings: Sequence[Setting], folds: Sequence[Fold]) -> list[NDArray[np.float32]]:
+        """Return the scores of the rows that each fold leaves out."""
+        with one_thread_per_fit():
+            return list(
+                Parallel(n_jobs=-1, prefer="threads")(
+                    delayed(_out_of_fold)(self.grid.make, setting, self.rows, self.labels, *fold)
+                    for setting, fold in zip(settings, folds, strict=True)
+                )
+            )
+
+
+@dataclass(frozen=True)
+class _HostModel:
+    """A model, and the rows that it may be asked about."""
+
+    model: Model
+    rows: NDArray[np.float32]
+
+    @property
+    def state(self) -> Any:
+        """Where another fit may begin."""
+        return self.model.state
+
+    def scores_at(self, selection: Selection) -> NDArray[np.float32]:
+        """Return the scores for some of the rows."""
+        return self.model.scores(self.rows[selection])
+
+    def head(self, temperature: float) -> Head:
+        """Return scaling and model as one torch head."""
+        return self.model.head(temperature)
+
+
 @contextmanager
 def _as_one_task() -> Iterator[None]:
     """Fit on one thread where joblib has sent the task, and send no part of it on, as scikit-learn itself would."""
@@ -192,28 +297,29 @@ def fit_along_path(
     calibrate : bool
         Whether scores are margins and no logits; then both heads are divided by a temperature.
     """
-    rows, config = _float32(*problem.in_memory), problem.config
-    center = rows[: len(problem.train)].mean(axis=0, dtype=np.float64).astype(np.float32)
-    rows -= center
-    values = tuple(sorted(config.c_values))
-    settings = len(values) * len(config.scalers)
-    output_bytes = settings * len(rows) * problem.task.out_features * np.dtype(np.float32).itemsize
-    keeps = len(problem.divisions) > 1 or output_bytes <= _KEPT_BYTES
-    grid = Grid(make_of(center), values, config.scalers, problem.task, margins=calibrate, keeps=keeps)
-    result = search(grid, rows, problem.labels, problem.cv, problem.seed)
-    refit = partial(refit_best, problem, grid, result, rows, calibrate=calibrate)
+    fits: PathFits | None = None
+    if problem.device.type == "cuda":
+        from stages.fitting.device_search import device_fits  # what fits on cores does without
+
+        fits = device_fits(problem, make_of, calibrate=calibrate)
+    if fits is None:
+        rows = _float32(*problem.in_memory)
+        center = rows[: len(problem.train)].mean(axis=0, dtype=np.float64).astype(np.float32)
+        rows -= center
+        fits = HostFits(Grid.of(problem, make_of(center), margins=calibrate), rows, problem.labels)
+    result = fits.search(problem.cv, problem.seed)
+    refit = partial(refit_best, problem, fits, result, calibrate=calibrate)
     if problem.deferred:
-        fold = partial(_fold, problem, grid, result, rows, None, calibrate=calibrate)
+        fold = partial(_fold, problem, fits, result, None, calibrate=calibrate)
         return HeadFit.deferred(problem, result.candidates, lambda: refit()[0], fold)
     fitted, margins = refit()
-    return replace(fitted, fold=partial(_fold, problem, grid, result, rows, margins, calibrate=calibrate))
+    return replace(fitted, fold=partial(_fold, problem, fits, result, margins, calibrate=calibrate))
 
 
 def _fold(
     problem: FitProblem,
-    grid: Grid,
+    fits: PathFits,
     result: GridSearchResult,
-    rows: NDArray[np.float32],
     margins: FoldOutputs | None,
     *,
     calibrate: bool,
@@ -225,7 +331,7 @@ def _fold(
     if not problem.divisions:
         return None
     labels, outputs, first = problem.labels, [], problem.divisions[0]
-    searched = result if first is problem.cv else search(grid, rows, labels, first, problem.seed)
+    searched = result if first is problem.cv else fits.search(first, problem.seed)
     settings = sorted(searched.fold_scores, key=lambda setting: setting[1])  # of equals the smallest C
     chosen = (result.chosen["scaler"], result.chosen["C"])
     for plan in problem.divisions:
@@ -243,27 +349,19 @@ def _fold(
                     in_places(first, searched.fold_outputs[setting]),
                     labels,
                     folds,
-                    margins=grid.margins,
+                    margins=fits.grid.margins,
                 )
                 for setting in settings
             ]
+        picked = [settings[pick] for pick in best_on_others(np.array(scores))]
         known = margins if plan is problem.cv else None
-        with one_thread_per_fit():
-            outputs.append(
-                Parallel(n_jobs=-1, prefer="threads")(
-                    delayed(_known)(known[number])
-                    if known is not None and settings[pick] == chosen
-                    else delayed(_out_of_fold)(grid.make, settings[pick], rows, labels, *fold)
-                    for number, (pick, fold) in enumerate(
-                        zip(best_on_others(np.array(scores)), plan.splits, strict=True)
-                    )
-                )
-            )
+        unknown = [number for number, setting in enumerate(picked) if known is None or setting != chosen]
+        fitted = fits.out_of_fold([picked[number] for number in unknown], [plan.splits[number] for number in unknown])
+        of_plan = [None] * len(picked) if known is None else [*known]
+        for number, scored in zip(unknown, fitted, strict=True):
+            of_plan[number] = scored
+        outputs.append(of_plan)
     return collect(problem, outputs, calibrate=calibrate)
-
-
-def _known(margins: NDArray[np.float32]) -> NDArray[np.float32]:
-    return margins
 
 
 def cross_validate(
@@ -481,21 +579,21 @@ def _hold_out(
     """Fill `result` with scores on the rows held out; of many rows, after all settings were tried on a part of them."""
     (fitted, scored), *_ = cv.splits
     train, train_labels, held_out = rows[fitted], labels[fitted], (rows[scored], labels[scored])
-    if len(train) < SUBSAMPLE_FROM or len(grid.values) * len(grid.scalings) <= _FEW:
+    if len(train) < SUBSAMPLE_FROM or len(grid.values) * len(grid.scalings) <= FEW:
         for scaling in grid.scalings:
             model = grid.make(scaling, train, train_labels)
             for value, score, state, _ in _fit_path(model, grid, *held_out):
                 result.candidates.append({"C": value, "scaler": scaling, "score": score})
                 result.states[scaling, value] = state
         return
-    part, _ = train_test_split(np.arange(len(train)), train_size=1 / _PART, random_state=seed, shuffle=True)
+    part, _ = train_test_split(np.arange(len(train)), train_size=1 / PART, random_state=seed, shuffle=True)
     subset, subset_labels = train[part], train_labels[part]
     for scaling in grid.scalings:
         model = grid.make(scaling, subset, subset_labels)
         for value, score, _, _ in _fit_path(model, grid, *held_out):
             result.candidates.append({"C": value, "scaler": scaling, "score": score, "rows": len(part)})
     del model, subset
-    for scaling, start in _surviving_scalers(grid, result.candidates).items():
+    for scaling, start in surviving_scalers(grid, result.candidates).items():
         model = grid.make(scaling, train, train_labels)
         for value, score, state in _hill_climb(model, grid, grid.values.index(start), *held_out):
             result.candidates.append({"C": value, "scaler": scaling, "score": score})
@@ -503,7 +601,7 @@ def _hold_out(
 
 
 def refit_best(
-    problem: FitProblem, grid: Grid, search_result: GridSearchResult, rows: NDArray[np.float32], *, calibrate: bool
+    problem: FitProblem, fits: PathFits, search_result: GridSearchResult, *, calibrate: bool
 ) -> tuple[HeadFit, FoldOutputs | None]:
     """Return the head of the best setting, fitted to all rows and to train alone.
 
@@ -511,18 +609,16 @@ def refit_best(
     margins out of folds, which are returned too, where there are folds.
     """
     setting, labels, cv = (search_result.chosen["scaler"], search_result.chosen["C"]), problem.labels, problem.cv
-    train = slice(0, len(problem.train))
-    with threads_for(rows):
-        without_val = _fitted(grid.make, setting, rows[train], labels[train], search_result.states.get(setting))
-        model = _fitted(grid.make, setting, rows, labels, without_val.state)
+    without_val = fits.fitted(setting, slice(0, len(problem.train)), search_result.states.get(setting))
+    model = fits.fitted(setting, slice(0, len(labels)), without_val.state)
     settings = {**search_result.chosen, "selected by": cv.description}
     margins: FoldOutputs | None = None
     if calibrate:
         if cv.is_holdout:
-            of_all = without_val.scores(rows[cv.splits[0][1]])
+            of_all = without_val.scores_at(cv.splits[0][1])
         else:
             kept = search_result.fold_outputs.get(setting)
-            margins = _out_of_fold_margins(grid.make, setting, rows, labels, cv) if kept is None else kept
+            margins = fits.out_of_fold([setting] * len(cv.splits), cv.splits) if kept is None else kept
             of_all = np.concatenate(margins)
         true = np.concatenate([labels[scored] for _, scored in cv.splits])
         settings["temperature"] = fit_temperature(problem.task, of_all, true)
@@ -653,22 +749,6 @@ def _fitted(
     return model
 
 
-def _out_of_fold_margins(
-    make: MakeModel,
-    setting: tuple[Scaling, float],
-    rows: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    cv: CVPlan,
-) -> list[NDArray[np.float32]]:
-    """Return the scores of all rows, fold after fold, by models that were not fitted to them."""
-    with one_thread_per_fit():
-        return list(
-            Parallel(n_jobs=-1, prefer="threads")(
-                delayed(_out_of_fold)(make, setting, rows, labels, *fold) for fold in cv.splits
-            )
-        )
-
-
 @_as_one_task()
 def _out_of_fold(
     make: MakeModel,
@@ -684,7 +764,7 @@ def _out_of_fold(
     return model.scores(rows[scored])
 
 
-def _surviving_scalers(grid: Grid, candidates: Sequence[dict[str, Any]]) -> dict[Scaling, float]:
+def surviving_scalers(grid: Grid, candidates: Sequence[dict[str, Any]]) -> dict[Scaling, float]:
     """Return the best C of each scaling that is not far behind the best of all."""
     best = max(candidate["score"] for candidate in candidates)
     tops: dict[Scaling, dict[str, Any]] = {}

@@ -22,6 +22,7 @@ is different is the time:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
-from stages.fitting.linear_targets import Loss, linear_targets
+from stages.fitting.linear_targets import LinearTargets, Loss, linear_targets
 from stages.fitting.standardize import ScaledRows, Scaling
 from stages.network.heads.linear import LinearHead
 from stages.tasks.base import Task
@@ -43,10 +44,10 @@ _SETTLED = 1e-6
 """Relative decrease of the loss in one step that ends a fit while settings are compared: from there on accuracies
 change by some hundredths of a point; of few rows, where regularisation is far too weak, by an image or so of a fold."""
 
-_EXACT_UP_TO = 10_000
+EXACT_UP_TO = 10_000
 """Rows up to which final coefficients are computed in float64."""
 
-_BASIS_ROWS = 8192
+BASIS_ROWS = 8192
 """Rows the preconditioner is computed from."""
 
 _BASIS_BLOCK = 1024
@@ -55,7 +56,7 @@ _BASIS_BLOCK = 1024
 _BASIS_KEPT = 1 << 24
 """Numbers up to which a copy of these rows is kept while it is computed."""
 
-_BASIS_RANK = 64
+BASIS_RANK = 64
 """Eigenvectors of the preconditioner."""
 
 
@@ -92,12 +93,24 @@ class _HessianRoot:
         return weight * others + ((weight @ self.vectors) * (along - others)) @ self.vectors.T
 
 
+def leading_eigenvectors(covariance_times: Callable[[Tensor], Tensor], start: Tensor) -> tuple[Tensor, Tensor]:
+    """Return leading eigenvectors, [d, r], and eigenvalues, [r], increasing, of a matrix that is known by its products.
+
+    By subspace iteration from a random `start`, [d, r] (Halko et al. 2011, algorithm 4.4).
+    """
+    basis = start
+    for _ in range(3):
+        basis = torch.linalg.qr(covariance_times(basis)).Q
+    values, turned = torch.linalg.eigh(basis.T @ covariance_times(basis))
+    return basis @ turned, values.clamp_min(0)
+
+
 class _Preconditioner:
     """Leading eigenvectors and eigenvalues of Z'Z / n, from which the root for any penalty is made."""
 
     def __init__(self, rows: ScaledRows) -> None:
         generator = torch.Generator().manual_seed(0)
-        blocks = torch.split(torch.randperm(len(rows), generator=generator)[:_BASIS_ROWS], _BASIS_BLOCK)
+        blocks = torch.split(torch.randperm(len(rows), generator=generator)[:BASIS_ROWS], _BASIS_BLOCK)
         count = sum(map(len, blocks))
         mean = sum((rows.sample(block).sum(dim=0) for block in blocks), rows.offset.new_zeros(())) / count
         few = count * rows.rows.shape[1] <= _BASIS_KEPT
@@ -111,11 +124,8 @@ class _Preconditioner:
             return total.div_(count)
 
         width, dtype = rows.rows.shape[1], rows.rows.dtype
-        basis = torch.randn(width, min(_BASIS_RANK, width, count), generator=generator, dtype=dtype)
-        for _ in range(3):
-            basis = torch.linalg.qr(covariance_times(basis)).Q
-        values, turned = torch.linalg.eigh(basis.T @ covariance_times(basis))
-        self.vectors, self.values = basis @ turned, values.clamp_min(0)
+        start = torch.randn(width, min(BASIS_RANK, width, count), generator=generator, dtype=dtype)
+        self.vectors, self.values = leading_eigenvectors(covariance_times, start)
 
     def double(self) -> None:
         """Go on in float64. Only how quickly a minimum is found depends on the vectors, so they are not found anew."""
@@ -128,6 +138,34 @@ class _Preconditioner:
             return _HessianRoot(self.vectors, inverse_roots, inverse_roots[:, :1], curvature.rsqrt())
         inverse_roots = (curvature * self.values + penalty).rsqrt()
         return _HessianRoot(self.vectors, inverse_roots, float(inverse_roots[0]), curvature**-0.5)
+
+
+def tolerances(dtype: torch.dtype, final: bool) -> dict[str, float]:
+    """Return when a fit ends: largest entry of the gradient, and relative decrease, by the names of L-BFGS-B."""
+    if dtype == torch.float64:
+        return {"gtol": 1e-7, "ftol": 0.0}
+    if final:  # beyond this, float32 rounds
+        return {"gtol": 1e-5, "ftol": 1e-8}
+    return {"gtol": _TOLERANCE, "ftol": _SETTLED}
+
+
+def most_steps(final: bool) -> int:
+    """Return after how many steps a fit ends in any case."""
+    return 2000 if final else 500
+
+
+def linear_head(
+    targets: LinearTargets,
+    weight: NDArray[np.floating],
+    bias: NDArray[np.floating],
+    mean: NDArray[np.floating] | None,
+    scale: NDArray[np.floating],
+    temperature: float,
+) -> LinearHead:
+    """Return coefficients for scaled rows, [m, d] and [m], as a head on rows as they are; no `mean` is that of l2."""
+    weights = targets.of_all(weight.astype(np.float64), absent=0.0) / temperature
+    biases = targets.of_all(bias.astype(np.float64) / temperature)
+    return LinearHead.from_coefficients(weights, biases, mean, scale, l2=mean is None, binary=False)
 
 
 @dataclass(frozen=True)
@@ -206,7 +244,7 @@ class LinearModel:
         """
         if not self.targets.width:  # of no label there are both sides
             return
-        if final and len(self.rows) <= _EXACT_UP_TO:
+        if final and len(self.rows) <= EXACT_UP_TO:
             self._compute_in_float64()
         penalty = 1 / (c * len(self.rows))
         root = self._root(penalty)
@@ -231,19 +269,17 @@ class LinearModel:
             pack(*root.inverse_of(self.weight, self.bias)),
             jac=True,
             method="L-BFGS-B",
-            options={**self._tolerances(final), "maxiter": 2000 if final else 500, "maxfun": 3000, "maxcor": 10},
+            options={
+                **tolerances(self.weight.dtype, final),
+                "maxiter": most_steps(final),
+                "maxfun": 3000,
+                "maxcor": 10,
+            },
         )
         self.weight, self.bias = unpack(optimum.x)
 
     def _root(self, penalty: float) -> _HessianRoot:
         return self._preconditioner.root(self.targets.curvature, penalty)
-
-    def _tolerances(self, final: bool) -> dict[str, float]:
-        if self.weight.dtype == torch.float64:
-            return {"gtol": 1e-7, "ftol": 0.0}
-        if final:  # beyond this, float32 rounds
-            return {"gtol": 1e-5, "ftol": 1e-8}
-        return {"gtol": _TOLERANCE, "ftol": _SETTLED}
 
     def _compute_in_float64(self) -> None:
         state, rows = self.state, self.rows.rows.double().numpy()
@@ -259,11 +295,8 @@ class LinearModel:
 
     def head(self, temperature: float = 1.0) -> LinearHead:
         """Return scaling and model as one linear head; a class without a row has a bias too low to be predicted."""
-        weight = self.targets.of_all(self.weight.numpy().astype(np.float64), absent=0.0)
-        bias = self.targets.of_all(self.bias.numpy().astype(np.float64) / temperature)
-        l2 = self.scaling == "l2"
-        mean, scale = (None if l2 else self.rows.offset.numpy() + self.factory.center), self.rows.scale.numpy()
-        return LinearHead.from_coefficients(weight / temperature, bias, mean, scale, l2=l2, binary=False)
+        mean = None if self.scaling == "l2" else self.rows.offset.numpy() + self.factory.center
+        return linear_head(self.targets, *self.state, mean, self.rows.scale.numpy(), temperature)
 
     def _loss_and_gradient(self, weight: Tensor, bias: Tensor) -> tuple[float, Tensor, Tensor]:
         """Return the mean loss over the rows and its gradient by weights and by intercepts."""

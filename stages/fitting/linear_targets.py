@@ -30,11 +30,14 @@ class LinearTargets(Protocol):
         Second derivative of the loss by a score, where weights are 0.
     first_bias : Tensor [width]
         Intercepts to begin with.
+    present : ndarray of int64
+        The numbers of the classes or labels that are learned, increasing.
     """
 
     width: int
     curvature: float | Tensor
     first_bias: Tensor
+    present: NDArray[np.int64]
 
     def double(self) -> LinearTargets:
         """Return the same for scores in float64."""

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any, Literal
 
-import psutil
 import torch
 from torch import fx, nn
 
@@ -22,7 +21,7 @@ from stages.network.graph.bn_folding import fold_batchnorm
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.pooling import Pool
 from stages.network.memory_format import to_channels_last
-from stages.runtime.device import described, supports_bf16
+from stages.runtime.device import described, free_memory, supports_bf16
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -220,19 +219,11 @@ def auto_batch_size(
     free_bytes
         Memory to reckon with; what the device has free if not given.
     """
-    available = _free_memory(device) if free_bytes is None else free_bytes
+    available = free_memory(device) if free_bytes is None else free_bytes
     bytes_per_image = graph.peak_activation_bytes(cut) // (2 if precision == "bf16" else 1)
     max_images = 16 if device.type == "cpu" else 256
     fitting = min(max_images, max(1, int(available * _SHARE_OF_FREE_MEMORY) // (bytes_per_image * threads)))
     return 1 << (fitting.bit_length() - 1)
-
-
-def _free_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    return int(psutil.virtual_memory().available)
 
 
 def _own_folded_section(graph: CutGraph, start: Cut | None, end: Cut | None) -> tuple[fx.GraphModule, int]:

@@ -93,7 +93,7 @@ def test_the_head_of_a_search_on_held_out_rows_is_that_of_scikit_learn_on_all_ro
     rows, labels = skewed(count=800)
     search_result, grid, problem = searched(rows, labels)
     train = len(problem.train)
-    result, _ = search.refit_best(problem, grid, search_result, rows, calibrate=False)
+    result, _ = search.refit_best(problem, search.HostFits(grid, rows, labels), search_result, calibrate=False)
     standard = result.settings["scaler"] == "standard"
     for head, count in ((result.head, len(rows)), (result.head_train_only, train)):
         exact = rows.astype(np.float64)

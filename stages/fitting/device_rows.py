@@ -1,0 +1,138 @@
+"""Rows of features where an accelerator gets at them: resident in the type they are stored in, or sent in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cache.prefetch import prefetch_map
+from stages.fitting.folds import Selection
+from stages.runtime.device import free_memory
+
+_RESIDENT_SHARE = 0.5
+"""Share of the memory that is free which rows may take for good; the rest is for scores and what the solver keeps."""
+
+_SENT_BYTES = 64 << 20
+"""Rows that are sent at a time, where they stay with the host: the next are on the way while some are computed with."""
+
+
+@dataclass(frozen=True)
+class DeviceRows:
+    """Rows, float16 or float32, for a device to compute with.
+
+    Attributes
+    ----------
+    device : torch.device
+    resident : Tensor [n, d] or None
+        All rows on the device, where they fit.
+    host : sequence of Tensor [m, d]
+        Else they, one part after the other, in the memory of the host.
+    """
+
+    device: torch.device
+    resident: Tensor | None
+    host: Sequence[Tensor]
+
+    @classmethod
+    def of(cls, parts: Sequence[NDArray[np.floating]], device: torch.device) -> DeviceRows:
+        """Return the rows of arrays of one type, resident where they fit `_RESIDENT_SHARE` of the free memory."""
+        host = [torch.from_numpy(part) for part in parts if len(part)]
+        if sum(part.nbytes for part in host) > _RESIDENT_SHARE * free_memory(device):
+            return cls(device, None, host)
+        resident = torch.empty(sum(map(len, host)), host[0].shape[1], dtype=host[0].dtype, device=device)
+        for start, part in _placed(host):
+            resident[start : start + len(part)].copy_(part)
+        return cls(device, resident, ())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that rows are stored in."""
+        return self.host[0].dtype if self.resident is None else self.resident.dtype
+
+    @property
+    def width(self) -> int:
+        """How many numbers a row has."""
+        return (self.host[0] if self.resident is None else self.resident).shape[1]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.host)) if self.resident is None else len(self.resident)
+
+    def at(self, selection: Selection) -> DeviceRows:
+        """Return some of the rows, where these are; of a slice no copy is made."""
+        if self.resident is not None:
+            chosen = selection if isinstance(selection, slice) else torch.from_numpy(selection).to(self.device)
+            return DeviceRows(self.device, self.resident[chosen], ())
+        if not isinstance(selection, slice):
+            return DeviceRows(self.device, None, [self._gathered(selection)])
+        first, last, _ = selection.indices(len(self))
+        cut = [part[max(first - start, 0) : max(last - start, 0)] for start, part in _placed(self.host)]
+        return DeviceRows(self.device, None, [part for part in cut if len(part)])
+
+    def sample(self, places: NDArray[np.int64]) -> Tensor:
+        """Return a copy of some of the rows on the device, as they are stored, [m, d]."""
+        if self.resident is not None:
+            return self.resident[torch.from_numpy(places).to(self.device)]
+        return self._gathered(places).to(self.device)
+
+    def blocks(self, most: int) -> Iterator[tuple[slice, Tensor]]:
+        """Yield all rows in order, up to so many at a time, on the device, and which they are."""
+        if self.resident is not None:
+            for start in range(0, len(self), most):
+                part = slice(start, min(start + most, len(self)))
+                yield part, self.resident[part]
+            return
+        step = max(min(most, _SENT_BYTES // max(self.width * self.dtype.itemsize, 1)), 1)
+        parts = [
+            (start + first, part[first : first + step])
+            for start, part in _placed(self.host)
+            for first in range(0, len(part), step)
+        ]
+        with (
+            ThreadPoolExecutor(1, "rows") as thread,
+            _sender(self.device) as send,
+            closing(prefetch_map(send, [rows for _, rows in parts], pool=thread, ahead=2)) as sent,
+        ):
+            for (start, _), (rows, arrived) in zip(parts, sent, strict=True):
+                if arrived is not None:
+                    stream = torch.cuda.current_stream(self.device)
+                    stream.wait_event(arrived)
+                    rows.record_stream(stream)
+                yield slice(start, start + len(rows)), rows
+
+    def _gathered(self, places: NDArray[np.int64]) -> Tensor:
+        found = torch.empty(len(places), self.width, dtype=self.dtype)
+        for start, part in _placed(self.host):
+            inside = np.flatnonzero((places >= start) & (places < start + len(part)))
+            found[torch.from_numpy(inside)] = part[torch.from_numpy(places[inside] - start)]
+        return found
+
+
+def _placed(parts: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """Yield parts, each with how many rows stand before it."""
+    start = 0
+    for part in parts:
+        yield start, part
+        start += len(part)
+
+
+@contextmanager
+def _sender(device: torch.device) -> Iterator[Callable[[Tensor], tuple[Tensor, torch.cuda.Event | None]]]:
+    """Open what sends rows to a device: on a stream of its own, out of pinned memory, where it is CUDA's."""
+    if device.type != "cuda":
+        yield lambda rows: (rows.to(device), None)
+        return
+    stream = torch.cuda.Stream(device)
+
+    def send(rows: Tensor) -> tuple[Tensor, torch.cuda.Event]:
+        with torch.cuda.stream(stream):
+            sent = rows.pin_memory().to(device, non_blocking=True)
+            return sent, stream.record_event()
+
+    yield send
