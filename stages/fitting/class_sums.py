@@ -54,10 +54,10 @@ class RowSums(ABC):
 
     def add(self, block: Tensor, labels: NDArray[Any], weights: NDArray[np.float32]) -> Tensor:
         """Take up some `iter_scaled` rows, [b, d]; return them times their weights."""
-        weighted = block * torch.from_numpy(weights)[:, None]
+        weighted = block * torch.from_numpy(weights).to(block.device)[:, None]
         self._add_targets(weighted, labels, weights)
-        self.total += weighted.sum(dim=0, dtype=torch.float64).numpy()
-        self.squares += (weighted * block).sum(dim=0, dtype=torch.float64).numpy()
+        self.total += weighted.sum(dim=0, dtype=torch.float64).cpu().numpy()
+        self.squares += (weighted * block).sum(dim=0, dtype=torch.float64).cpu().numpy()
         return weighted
 
     @abstractmethod
@@ -122,9 +122,9 @@ class ClassSums(RowSums):
         return sums
 
     def _add_targets(self, weighted: Tensor, labels: NDArray[Any], weights: NDArray[np.float32]) -> None:
-        class_totals = torch.zeros(self.by_class.shape, dtype=weighted.dtype)
-        class_totals.index_add_(0, torch.from_numpy(labels), weighted)
-        self.by_class += class_totals.double().numpy()
+        class_totals = torch.zeros(self.by_class.shape, dtype=weighted.dtype, device=weighted.device)
+        class_totals.index_add_(0, torch.from_numpy(labels).to(weighted.device), weighted)
+        self.by_class += class_totals.double().cpu().numpy()
         self.class_weight += np.bincount(labels, weights, len(self.class_weight))
 
     @property
@@ -170,8 +170,8 @@ class TargetSums(RowSums):
         return cls(np.zeros(width), np.zeros(width), center, l2, by_target, target_total)
 
     def _add_targets(self, weighted: Tensor, labels: NDArray[Any], weights: NDArray[np.float32]) -> None:
-        targets = torch.from_numpy(labels)
-        self.by_target += (targets.T @ weighted).double().numpy()
+        targets = torch.from_numpy(labels).to(weighted.device)
+        self.by_target += (targets.T @ weighted).double().cpu().numpy()
         self.target_total += weights.astype(np.float64) @ labels
         self.row_weight += float(weights.sum(dtype=np.float64))
 
@@ -196,12 +196,13 @@ class TargetSums(RowSums):
 
 
 def iter_scaled(
-    rows: AnyFeatureRows, center: NDArray[np.float32], *, l2: bool
+    rows: AnyFeatureRows, center: NDArray[np.float32], *, l2: bool, device: torch.device | None = None
 ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-    """Yield places and rows as they are summed, float32 [b, d]: of length 1, or less the centre."""
+    """Yield places and rows as they are summed, float32 [b, d], on a device: of length 1, or less the centre."""
+    taken = torch.from_numpy(center).to(device or "cpu")
     for indices, block in rows.blocks():
-        values = torch.from_numpy(block).float()
-        yield indices, (normalize(values) if l2 else values - torch.from_numpy(center))
+        values = torch.from_numpy(block).to(taken.device).float()
+        yield indices, (normalize(values) if l2 else values - taken)
 
 
 def approximate_mean(rows: AnyFeatureRows) -> NDArray[np.float32]:

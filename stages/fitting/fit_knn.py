@@ -16,6 +16,7 @@ from stages.fitting.registry import register_head
 from stages.fitting.result import HeadFit
 from stages.fitting.scores import selection_score
 from stages.network.heads.knn import KNNHead, VotesFor
+from stages.runtime.device import product_device
 
 _ROWS_AT_ONCE = 1024
 
@@ -41,6 +42,7 @@ def fit_knn(problem: FitProblem) -> HeadFit:
     train_val = train + val
     features, labels = train_val.features, train_val.labels
     fewest = min(len(labels[fitted]) for fitted, _ in scoring.splits)
+    device = product_device(problem.device, features.size * len(labels))
     numbers = sorted({min(k, fewest) for k in problem.config.n_neighbors})
 
     def votes_of(plan: CVPlan) -> list[dict[int, NDArray[np.float32]]]:
@@ -48,7 +50,7 @@ def fit_knn(problem: FitProblem) -> HeadFit:
         heads = (
             KNNHead.from_rows(
                 features[fitted], labels[fitted], out_features, min(numbers[-1], len(labels[fitted])), votes_for
-            )
+            ).to(device)
             for fitted, _ in plan.splits
         )
         return [_votes(head, features[scored], numbers) for head, (_, scored) in zip(heads, plan.splits, strict=True)]
@@ -90,7 +92,8 @@ def _votes(head: KNNHead, features: NDArray[Any], numbers: Sequence[int]) -> dic
     """Return the logits [n, classes] of rows for every k."""
     logits: dict[int, list[NDArray[np.float32]]] = {k: [] for k in numbers}
     for start in range(0, len(features), _ROWS_AT_ONCE):
-        similarity, nearest = head.nearest(torch.from_numpy(features[start : start + _ROWS_AT_ONCE]).float())
+        rows = torch.from_numpy(features[start : start + _ROWS_AT_ONCE]).to(head.support.device).float()
+        similarity, nearest = head.nearest(rows)
         for k in numbers:
-            logits[k].append(head.vote(similarity[:, :k], nearest[:, :k]).numpy())
+            logits[k].append(head.vote(similarity[:, :k], nearest[:, :k]).cpu().numpy())
     return {k: np.concatenate(parts) for k, parts in logits.items()}

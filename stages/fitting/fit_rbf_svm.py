@@ -22,7 +22,10 @@ from stages.fitting.standardize import ScaledRows, Scaling
 from stages.fitting.symmetric import eigendecomposed
 from stages.network.heads.linear import LinearHead
 from stages.network.heads.rbf import RBFHead
+from stages.runtime.device import product_device
 from stages.tasks.base import Task
+
+_CPU = torch.device("cpu")
 
 KERNEL_UP_TO = 10_000
 """Rows up to which every row is compared with every other: the time grows with their square."""
@@ -46,7 +49,8 @@ def fit_rbf(problem: FitProblem) -> HeadFit:
 
     def make_of(center: NDArray[np.float32]) -> RBFSVMFactory:
         landmarks = problem.config.nystroem_components
-        return RBFSVMFactory(problem.task, center, problem.seed, landmarks, problem.balanced)
+        device = product_device(problem.device, len(problem.labels) ** 2 * len(center))
+        return RBFSVMFactory(problem.task, center, problem.seed, landmarks, problem.balanced, device)
 
     return fit_along_path(problem, make_of, calibrate=True)
 
@@ -66,6 +70,8 @@ class RBFSVMFactory:
     landmarks : int
         Rows that the others are compared with, where there are more than `KERNEL_UP_TO`.
     balanced : bool
+    device : torch.device
+        Where rows are compared.
     """
 
     task: Task
@@ -73,6 +79,7 @@ class RBFSVMFactory:
     seed: int
     landmarks: int
     balanced: bool = False
+    device: torch.device = _CPU
 
     def __call__(
         self, scaling: Scaling, rows: NDArray[np.float32], labels: NDArray[Any]
@@ -128,6 +135,8 @@ class NystroemMap:
         At most so many.
     root_of : callable, optional
         From K(L, L), float64 [landmarks, landmarks], to R; by its eigenvectors, if left out.
+    device : torch.device
+        Where rows are compared.
     """
 
     def __init__(
@@ -137,8 +146,9 @@ class NystroemMap:
         seed: int,
         landmarks: int,
         root_of: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
+        device: torch.device = _CPU,
     ) -> None:
-        self.scaler = scaler
+        self.scaler, self.device = scaler, device
         self.places = np.sort(np.random.default_rng(seed).choice(len(rows), min(landmarks, len(rows)), replace=False))
         self.landmarks = scaler(rows[self.places])
         kernel = rbf_kernel(self.landmarks, self.landmarks, scaler.gamma).astype(np.float64)
@@ -147,11 +157,11 @@ class NystroemMap:
     def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return rows as a linear model is to see them, float32 [n, landmarks]."""
         mapped = np.empty((len(rows), self.root.shape[1]), dtype=np.float32)
-        landmarks, root = torch.from_numpy(self.landmarks), torch.from_numpy(self.root)
+        landmarks, root = (torch.from_numpy(part).to(self.device) for part in (self.landmarks, self.root))
         for start in range(0, len(rows), _BLOCK_ROWS):
-            block = torch.from_numpy(self.scaler(rows[start : start + _BLOCK_ROWS]))
+            block = torch.from_numpy(self.scaler(rows[start : start + _BLOCK_ROWS])).to(self.device)
             kernel = torch.cdist(block, landmarks).square_().mul_(-self.scaler.gamma).exp_()
-            mapped[start : start + _BLOCK_ROWS] = (kernel @ root).numpy()
+            mapped[start : start + _BLOCK_ROWS] = (kernel @ root).cpu().numpy()
         return mapped
 
     def head(self, linear: LinearHead) -> RBFHead:
@@ -174,7 +184,7 @@ class ExactRBFSVM:
         self.state: Any = None  # a machine has nothing to begin from
         self.scaler = KernelScaler(factory.center, scaling, rows)
         self.rows, self.labels = self.scaler(rows), labels
-        self.kernel = _kernel(self.rows, self.rows, self.scaler.gamma)
+        self.kernel = _kernel(self.rows, self.rows, self.scaler.gamma, factory.device)
         self.sides, constants = _sides(labels, factory.task.out_features)
         self.learned = [number for number, side in enumerate(self.sides) if side is not None]
         self.constants = constants
@@ -201,7 +211,7 @@ class ExactRBFSVM:
         The same array scored for another value of C is not compared with the rows again.
         """
         if self._compared is None or self._compared[0] is not rows:
-            self._compared = rows, _kernel(self.scaler(rows), self.rows, self.scaler.gamma)
+            self._compared = rows, _kernel(self.scaler(rows), self.rows, self.scaler.gamma, self.factory.device)
         return np.asarray(self._compared[1] @ self.support + self.bias, dtype=np.float32)
 
     def head(self, temperature: float = 1.0) -> RBFHead:
@@ -219,7 +229,7 @@ class NystroemModel:
         self, factory: RBFSVMFactory, scaling: Scaling, rows: NDArray[np.float32], labels: NDArray[Any]
     ) -> None:
         scaler = KernelScaler(factory.center, scaling, rows)
-        self.map = NystroemMap(scaler, rows, factory.seed, factory.landmarks)
+        self.map = NystroemMap(scaler, rows, factory.seed, factory.landmarks, device=factory.device)
         mapped = self.map(rows)
         center = np.zeros(mapped.shape[1], np.float32)
         linear_factory = LinearModelFactory("hinge", factory.task, center, factory.balanced)
@@ -247,17 +257,19 @@ class NystroemModel:
         return self.map.head(self.linear.head(temperature))
 
 
-def _kernel(rows: NDArray[np.float32], others: NDArray[np.float32], gamma: float) -> NDArray[np.float64]:
+def _kernel(
+    rows: NDArray[np.float32], others: NDArray[np.float32], gamma: float, device: torch.device = _CPU
+) -> NDArray[np.float64]:
     """Return the RBF kernel of rows with others, as libsvm takes it: in float64, or it copies it for every value of C.
 
     Products are summed in float32. Rows are centered and gamma goes by their length, so that an entry is right to
     some 1e-6; scikit-learn's own, in float64, takes more than twice as long, and is left to what is decomposed.
     """
-    ours, theirs = torch.from_numpy(rows), torch.from_numpy(others)
+    ours, theirs = torch.from_numpy(rows).to(device), torch.from_numpy(others).to(device)
     distances = torch.addmm(theirs.square().sum(dim=1), ours, theirs.T, alpha=-2).add_(ours.square().sum(1, True))
     if rows is others:
         distances.fill_diagonal_(0)
-    return np.asarray(distances.clamp_min_(0).mul_(-gamma).exp_().double().numpy())
+    return np.asarray(distances.clamp_min_(0).mul_(-gamma).exp_().cpu().double().numpy())
 
 
 def _eigenvector_root(kernel: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -22,6 +22,7 @@ from stages.fitting.scores import logits
 from stages.fitting.standardize import Scaling
 from stages.network.heads.linear import LinearHead
 from stages.network.heads.rbf import RBFHead
+from stages.runtime.device import product_device
 
 GAMMA_RATIOS = (0.25, 1.0, 4.0)
 """Values of gamma that are tried, against 1 / (d * variance)."""
@@ -93,7 +94,8 @@ class _KernelView:
         centered = rows.features - center
         scaler = KernelScaler(center, scaling, centered, ratio)
         landmarks = problem.config.nystroem_components
-        return cls(NystroemMap(scaler, centered, problem.seed, landmarks, _triangular_root), center)
+        device = product_device(problem.device, len(problem.labels) * landmarks * len(center))
+        return cls(NystroemMap(scaler, centered, problem.seed, landmarks, _triangular_root, device), center)
 
     def mapped(self, rows: FeatureRows) -> FeatureRows:
         """Return rows as the linear model sees them."""

@@ -39,8 +39,11 @@ from stages.fitting.standardize import Scaling, safe_std
 from stages.fitting.symmetric import eigendecomposed, solved_in_place
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
+from stages.runtime.device import product_device
 from stages.tasks.base import Task
 from stages.tasks.temperature import fit_temperature
+
+_CPU = torch.device("cpu")
 
 PENALTIES_PER_STEP = 3
 """Penalties tried for each value of C that is given: the ones between cost nothing."""
@@ -119,6 +122,8 @@ class Ridge:
         Sum of the rows' weights.
     l2 : bool
     targets : RidgeTargets
+    device : torch.device
+        Where predictions are computed.
     """
 
     vectors: NDArray[np.float64]
@@ -132,6 +137,7 @@ class Ridge:
     weight: float
     l2: bool
     targets: RidgeTargets
+    device: torch.device = _CPU
 
     def coefficients(self, penalty: float) -> NDArray[np.float64]:
         """Return the coefficients for scaled rows, [d, k]."""
@@ -156,20 +162,23 @@ class Ridge:
             Weights with which these very rows were fitted: each is then predicted as if it had been left out.
         """
         predictions = np.empty((len(penalties), len(rows), len(self.target_mean)), dtype=np.float32)
-        basis = torch.from_numpy((self.vectors / self.scale[:, None]).astype(np.float32))
-        shift = torch.from_numpy(self.mean.astype(np.float32)) @ basis
-        inverse = (1 / (self.values[:, None] + np.array(penalties))).astype(np.float32)
-        solutions = (self.projected[:, None, :] * inverse[:, :, None]).astype(np.float32)
-        joined, offset = torch.from_numpy(solutions.reshape(len(solutions), -1)), torch.from_numpy(self.target_mean)
-        for indices, block in iter_scaled(rows, self.center, l2=self.l2):
+        device = self.device
+        basis = torch.from_numpy((self.vectors / self.scale[:, None]).astype(np.float32)).to(device)
+        shift = torch.from_numpy(self.mean.astype(np.float32)[None]).to(device) @ basis
+        inverses = (1 / (self.values[:, None] + np.array(penalties))).astype(np.float32)
+        solutions = (self.projected[:, None, :] * inverses[:, :, None]).astype(np.float32)
+        inverse = torch.from_numpy(inverses).to(device)
+        joined = torch.from_numpy(solutions.reshape(len(solutions), -1)).to(device)
+        offset = torch.from_numpy(self.target_mean.astype(np.float32)).to(device)
+        for indices, block in iter_scaled(rows, self.center, l2=self.l2, device=device):
             projected_rows = block @ basis - shift
-            predicted = (projected_rows @ joined).view(len(projected_rows), len(penalties), -1) + offset.float()
+            predicted = (projected_rows @ joined).view(len(projected_rows), len(penalties), -1) + offset
             if left_out is not None:
-                leverage = projected_rows.square_() @ torch.from_numpy(inverse) + 1 / self.weight
-                leverage *= torch.from_numpy(left_out[indices])[:, None]
-                targets = self.targets.of(rows.labels[indices])[:, None]
+                leverage = projected_rows.square_() @ inverse + 1 / self.weight
+                leverage *= torch.from_numpy(left_out[indices]).to(device)[:, None]
+                targets = self.targets.of(rows.labels[indices]).to(device)[:, None]
                 predicted = targets - (targets - predicted) / (1 - leverage).clamp_min(1e-6)[:, :, None]
-            predictions[:, indices] = predicted.transpose(0, 1).numpy()
+            predictions[:, indices] = predicted.transpose(0, 1).cpu().numpy()
         return predictions
 
 
@@ -187,11 +196,14 @@ class GramSums:
     products : ndarray of float64 [d, d]
         The lower triangle; what stands above it is part of them or nothing.
     targets : RidgeTargets
+    device : torch.device
+        Where what is made of them is computed.
     """
 
     sums: ClassSums | TargetSums
     products: NDArray[np.float64]
     targets: RidgeTargets
+    device: torch.device = _CPU
 
     @classmethod
     def of(
@@ -202,16 +214,17 @@ class GramSums:
         center: NDArray[np.float32],
         *,
         l2: bool,
+        device: torch.device = _CPU,
     ) -> GramSums:
-        """Sum rows with their weights, float32 [n]."""
+        """Sum rows with their weights, float32 [n]: blocks in float32, and their sums in float64."""
         sums = targets.no_sums(rows.labels, center, l2=l2)
-        products = np.zeros((len(center), len(center)))
-        for indices, block in iter_scaled(rows, center, l2=l2):
+        products = torch.zeros(len(center), len(center), dtype=torch.float64, device=device)
+        for indices, block in iter_scaled(rows, center, l2=l2, device=device):
             labels = rows.labels[indices]
             labels = labels if isinstance(sums, ClassSums) else targets.of(labels).numpy()
             weighted = sums.add(block, labels, weights[indices])
-            _add_triangle(torch.from_numpy(products), weighted, block)
-        return cls(sums, products, targets)
+            _add_triangle(products, weighted, block)
+        return cls(sums, products.cpu().numpy(), targets, device)
 
     def __add__(self, other: GramSums) -> GramSums:
         """Return the sums over the rows of both."""
@@ -224,7 +237,7 @@ class GramSums:
     def eigendecompose(self, scaling: Scaling, least: float = 0.0) -> Ridge:
         """Decompose Z'Z of the rows that were summed, as exactly as penalties from the `least` on need it."""
         covariance, of_targets = self.normal_equations(scaling)
-        values, vectors = eigendecomposed(covariance, least)
+        values, vectors = eigendecomposed(covariance, least, self.device)
         return self._ridge(scaling, vectors, np.maximum(values, 0), vectors.T @ of_targets)
 
     def solve(self, scaling: Scaling, penalty: float, equations: NormalEquations | None = None) -> Ridge:
@@ -235,7 +248,7 @@ class GramSums:
         covariance, of_targets = self.normal_equations(scaling) if equations is None else equations
         raised = covariance if equations is None else covariance.copy()
         raised.flat[:: len(raised) + 1] += penalty
-        coefficients = solved_in_place(raised, of_targets)
+        coefficients = solved_in_place(raised, of_targets, self.device)
         del raised
         if coefficients is None:  # sums in float32 of far larger numbers than the penalty: what is negative is nothing
             coefficients = self.eigendecompose(scaling).coefficients(penalty)
@@ -276,6 +289,7 @@ class GramSums:
             weight=sums.weight,
             l2=sums.l2,
             targets=self.targets,
+            device=self.device,
         )
 
 
@@ -292,6 +306,7 @@ def decomposed_by_rows(
     weights: NDArray[np.float32],
     center: NDArray[np.float32],
     scaling: Scaling,
+    device: torch.device = _CPU,
 ) -> Ridge:
     """Decompose ZZ' of rows with their weights, float32 [n]: for fewer rows than features."""
     l2 = scaling == "l2"
@@ -305,7 +320,8 @@ def decomposed_by_rows(
         values /= scale
     roots = np.sqrt(weights.astype(np.float64))[:, None]
     values *= roots
-    eigenvalues, inner = eigendecomposed(values @ values.T)
+    sent = torch.from_numpy(values).to(device)
+    eigenvalues, inner = eigendecomposed((sent @ sent.T).cpu().numpy(), device=device)
     spanned = eigenvalues > _RANK * eigenvalues[-1]
     lengths, inner = np.sqrt(eigenvalues[spanned]), inner[:, spanned]
     target_mean, present, weight = targets.mean(rows.labels, weights)
@@ -322,6 +338,7 @@ def decomposed_by_rows(
         weight=weight,
         l2=l2,
         targets=targets,
+        device=device,
     )
 
 
@@ -508,7 +525,7 @@ class RidgeFits:
         groups = _target_groups(problem)
         self._width = train.row_shape[0]
         self._groups = [
-            (columns, weights, _fits(train, val, RidgeTargets(problem.task, columns), weights))
+            (columns, weights, _fits(train, val, RidgeTargets(problem.task, columns), weights, problem.device))
             for columns, weights in groups
         ]
 
@@ -617,19 +634,33 @@ class _Fits(Protocol):
     ) -> LinearHead: ...
 
 
-def _fits(train: AnyFeatureRows, val: AnyFeatureRows, targets: RidgeTargets, weights: NDArray[np.float32]) -> _Fits:
-    """Return the way of fitting that decomposes the smaller matrix."""
+def _fits(
+    train: AnyFeatureRows,
+    val: AnyFeatureRows,
+    targets: RidgeTargets,
+    weights: NDArray[np.float32],
+    device: torch.device,
+) -> _Fits:
+    """Return the way of fitting that decomposes the smaller matrix, on the device if that pays."""
+    rows, width = len(train) + len(val), train.row_shape[0]
+    device = product_device(device, rows * width * min(rows, width))
     if isinstance(train, FeatureRows) and isinstance(val, FeatureRows) and len(train) + len(val) < train.row_shape[0]:
-        return _FitsByRows(train + val, len(train), targets, weights)
-    return _FitsByProducts(train, val, targets, weights)
+        return _FitsByRows(train + val, len(train), targets, weights, device)
+    return _FitsByProducts(train, val, targets, weights, device)
 
 
 class _FitsByProducts:
     """Fits whose sums are taken once, and added and taken off."""
 
     def __init__(
-        self, train: AnyFeatureRows, val: AnyFeatureRows, targets: RidgeTargets, weights: NDArray[np.float32]
+        self,
+        train: AnyFeatureRows,
+        val: AnyFeatureRows,
+        targets: RidgeTargets,
+        weights: NDArray[np.float32],
+        device: torch.device = _CPU,
     ) -> None:
+        self._device = device
         self._parts = (train, weights[: len(train)]), (val, weights[len(train) :])
         self._targets, self._weights, self._center = targets, weights, approximate_mean(train)
         self._sums: dict[tuple[bool, int], GramSums] = {}
@@ -677,14 +708,21 @@ class _FitsByProducts:
         return self._sums[key]
 
     def _of(self, rows: AnyFeatureRows, weights: NDArray[np.float32], scaling: Scaling) -> GramSums:
-        return GramSums.of(rows, self._targets, weights, self._center, l2=scaling == "l2")
+        return GramSums.of(rows, self._targets, weights, self._center, l2=scaling == "l2", device=self._device)
 
 
 class _FitsByRows:
     """Fits to fewer rows than features."""
 
-    def __init__(self, rows: FeatureRows, train: int, targets: RidgeTargets, weights: NDArray[np.float32]) -> None:
-        self._rows, self._train, self._targets, self._weights = rows, train, targets, weights
+    def __init__(
+        self,
+        rows: FeatureRows,
+        train: int,
+        targets: RidgeTargets,
+        weights: NDArray[np.float32],
+        device: torch.device = _CPU,
+    ) -> None:
+        self._rows, self._train, self._targets, self._weights, self._device = rows, train, targets, weights, device
         self._center = approximate_mean(rows)
 
     def to_all(self, scaling: Scaling, least: float = 0.0) -> Ridge:
@@ -703,7 +741,8 @@ class _FitsByRows:
 
     def _to(self, indices: NDArray[np.int64], scaling: Scaling) -> Ridge:
         subset = FeatureRows(self._rows.features[indices], self._rows.labels[indices])
-        return decomposed_by_rows(subset, self._targets, self._weights[indices], self._center, scaling)
+        weights = self._weights[indices]
+        return decomposed_by_rows(subset, self._targets, weights, self._center, scaling, self._device)
 
 
 def _uses_loo(scored: AnyFeatureRows, scoring: CVPlan) -> bool:

@@ -71,6 +71,18 @@ def uploaded(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
+_PAYS_FROM = 1 << 30
+"""Multiplications of one product from which on it is worth sending: fewer are over on cores before they are there."""
+
+
+def product_device(device: torch.device, multiplications: int) -> torch.device:
+    """Return where products of so many multiplications are computed: on the `device`, if they pay there, or the CPU.
+
+    Apple's GPUs, which have no float64, are left out: sums over many rows and decompositions are in that.
+    """
+    return device if device.type == "cuda" and multiplications >= _PAYS_FROM else torch.device("cpu")
+
+
 def free_memory(device: torch.device) -> int:
     """Return how many bytes of memory a device has free; a CPU, how many the machine has."""
     if device.type == "cuda":

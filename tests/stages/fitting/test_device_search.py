@@ -12,6 +12,7 @@ from stages.fitting.device_search import DeviceFits
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_head import train_head
 from stages.fitting.fit_rbf_svm import fit_rbf
+from stages.fitting.linear_models import LinearModelFactory
 from stages.fitting.logistic import fit_logistic
 from stages.fitting.problem import FitProblem
 from stages.fitting.svm import fit_svm
@@ -78,7 +79,9 @@ def test_the_same_setting_is_chosen_and_the_loss_is_the_same(shape, pretended_cu
     problem = problem_of(**shape)
     on_cores, on_device = both(problem)
     assert_alike(problem, on_cores, on_device)
-    scores = [{(each["C"], each["scaler"]): each["score"] for each in fitted.candidates} for fitted in both(problem)]
+    scores = [
+        {(each["C"], each["scaler"]): each["score"] for each in fitted.candidates} for fitted in (on_cores, on_device)
+    ]
     assert scores[0].keys() == scores[1].keys()
     assert scores[0] == pytest.approx(scores[1], abs=2e-3)
 
@@ -138,8 +141,6 @@ def test_folds_that_lack_a_class_are_fitted_apart(pretended_cuda):
 
 
 def _factory_of(problem):
-    from stages.fitting.linear_models import LinearModelFactory
-
     return lambda center: LinearModelFactory("logistic", problem.task, center)
 
 

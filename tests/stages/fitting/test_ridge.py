@@ -113,7 +113,9 @@ def test_the_smaller_matrix_is_decomposed(folds, monkeypatch):
     problem = fit_problem(train, val, classes=3, options=HeadConfig(c_values=(1e-3, 1e-2), cv=folds))
     sizes = []
     monkeypatch.setattr(
-        ridge, "eigendecomposed", lambda matrix, *within: sizes.append(len(matrix)) or eigendecomposed(matrix, *within)
+        ridge,
+        "eigendecomposed",
+        lambda matrix, *within, **where: sizes.append(len(matrix)) or eigendecomposed(matrix, *within, **where),
     )
     quick = fit_ridge(problem)
     assert max(sizes) <= 90

@@ -1,0 +1,75 @@
+"""Heads in closed form, kernels and neighbors: on a device they come to what they come to on cores."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from stages.config.heads import HeadConfig
+from stages.fitting.feature_rows import FeatureRows
+from stages.fitting.fit_head import get_fit
+from stages.fitting.problem import FitProblem
+from stages.runtime import device as devices
+from stages.runtime.device import product_device
+from stages.tasks.multi_label import MultiLabel
+from tests.stages.fitting.rows_of_digits import numbered_classes, skewed
+
+CUDA = torch.device("cuda")
+OPTIONS = {"c_values": (1e-3, 1e-2, 1e-1), "nystroem_components": 60, "n_neighbors": (1, 5)}
+
+
+@pytest.fixture(autouse=True)
+def any_product_pays(monkeypatch, pretended_cuda):
+    monkeypatch.setattr(devices, "_PAYS_FROM", 0)
+
+
+def problem_of(kind, *, count=240, width=20, **options):
+    rows, targets = skewed(count=count, width=width)
+    task = numbered_classes(3)
+    if kind == "labels":
+        targets = np.stack([targets == number for number in range(3)], axis=1).astype(np.float32)
+        targets[::7, 1] = np.nan
+        task = MultiLabel("abc")
+    groups = np.arange(count) // 4 if kind == "groups" else None
+    parts = [
+        FeatureRows(rows[part].astype(np.float16), targets[part], groups=None if groups is None else groups[part])
+        for part in (slice(0, 180), slice(180, count))
+    ]
+    return FitProblem(*parts, task, HeadConfig(**{**OPTIONS, **options}), 0, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["ridge", "kernel_ridge", "rbf", "knn"])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("classes", {"cv": 0, "class_weights": "balanced", "scalers": ("standard", "l2")}),
+        ("classes", {"cv": 3}),
+        ("classes", {"width": 300, "cv": 3}),
+        ("groups", {"cv": 3}),
+        ("labels", {"cv": 3}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.values())),
+)
+def test_choices_and_outputs_are_those_of_cores(name, kind, options, pretended_cuda):
+    if name == "knn":
+        options = {key: value for key, value in options.items() if key != "class_weights"}
+    problem = problem_of(kind, **options)
+    on_cores = get_fit(name)(problem)
+    assert pretended_cuda.peak == 0
+    on_device = get_fit(name)(replace(problem, device=CUDA, shared={}))
+    assert pretended_cuda.peak > 0
+    for key in ("C", "scaler", "gamma ratio", "k"):
+        assert on_cores.settings.get(key) == on_device.settings.get(key)
+    rows = torch.from_numpy(problem.all_rows.features).float()
+    for part in ("head", "head_train_only"):
+        with torch.inference_mode():
+            outputs = [getattr(fitted, part)(rows).numpy() for fitted in (on_cores, on_device)]
+        assert np.abs(outputs[0] - outputs[1]).max() < 2e-3 * max(np.abs(outputs[0]).max(), 1)
+
+
+def test_few_products_and_apples_gpus_are_left_to_the_cores(monkeypatch):
+    assert product_device(CUDA, 10).type == "cuda"
+    assert product_device(torch.device("mps"), 1 << 40).type == "cpu"
+    monkeypatch.setattr(devices, "_PAYS_FROM", 100)
+    assert [product_device(CUDA, size).type for size in (99, 100)] == ["cpu", "cuda"]
