@@ -172,7 +172,8 @@ class DeviceLinearModels:
 
     def inverse_lengths(self, converted: Tensor) -> Tensor:
         """Return 1 over the length of each row, [b, 1]."""
-        return 1 / (converted + self.shift).norm(dim=1, keepdim=True).clamp_min(1e-12)
+        lengths: Tensor = torch.linalg.vector_norm(converted + self.shift, dim=1, keepdim=True)
+        return 1 / lengths.clamp_min(1e-12)
 
     @property
     def own_inverse_lengths(self) -> Tensor:
@@ -296,7 +297,7 @@ class _Batch:
     def unpacked(self, points: Tensor) -> State:
         """Return the weights [b, k, d] and intercepts [b, k] of points [b, k * (d + 1)]."""
         width = points.shape[1] // (self.offset.shape[1] + 1)
-        weight, bias = points[:, :-width].unflatten(1, (width, -1)), points[:, -width:]
+        weight, bias = points[:, :-width].reshape(len(points), width, -1), points[:, -width:]
         return self._stretched(weight, self.along, self.others), bias * self.intercepts
 
     def packed(self, weight: Tensor, bias: Tensor) -> Tensor:
@@ -333,7 +334,7 @@ class _ScoreProducts:
             scores = torch.addmm(self._constant, rows, self._products[0].T)
             for product in self._products[1:]:
                 scores.addmm_(rows, product.T)
-        scores = scores.unflatten(1, self._shape)
+        scores = scores.view(len(rows), *self._shape)
         if inverse_lengths is not None:
             scores[:, self._plain :].mul_(inverse_lengths[:, :, None]).add_(self._bias[self._plain :])
         return scores

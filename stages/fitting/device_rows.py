@@ -128,7 +128,7 @@ def _sender(device: torch.device) -> Iterator[Callable[[Tensor], tuple[Tensor, t
     if device.type != "cuda":
         yield lambda rows: (rows.to(device), None)
         return
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def send(rows: Tensor) -> tuple[Tensor, torch.cuda.Event]:
         with torch.cuda.stream(stream):

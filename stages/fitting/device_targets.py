@@ -58,7 +58,7 @@ class DeviceTargets:
             linear_targets(factory.loss, task, labels[fold], balanced=factory.balanced, dtype=dtype) for fold in folds
         ]
         self.width, present = self.learned[0].width, self.learned[0].present
-        curvatures = [torch.atleast_1d(torch.as_tensor(targets.curvature, dtype=dtype)) for targets in self.learned]
+        curvatures = [torch.as_tensor(targets.curvature, dtype=dtype).reshape(-1) for targets in self.learned]
         self.curvature = torch.stack(curvatures).to(device)
         self.first_bias = torch.stack([targets.first_bias for targets in self.learned]).to(device)
         members = np.zeros((len(labels), len(folds)), np.float32)
@@ -73,6 +73,7 @@ class DeviceTargets:
             weights = np.zeros(shape, np.float32)
             for number, fold in enumerate(folds):
                 of_fold = task.weights(labels[fold])
+                assert of_fold is not None, "classes and labels have weights"
                 weights[fold, number] = of_fold if labels.ndim == 1 else of_fold[:, present]
             self._weights = torch.from_numpy(weights).to(device, dtype)
         self._classes: Tensor | None = None

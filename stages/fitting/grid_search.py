@@ -357,10 +357,9 @@ def _fold(
         known = margins if plan is problem.cv else None
         unknown = [number for number, setting in enumerate(picked) if known is None or setting != chosen]
         fitted = fits.out_of_fold([picked[number] for number in unknown], [plan.splits[number] for number in unknown])
-        of_plan = [None] * len(picked) if known is None else [*known]
-        for number, scored in zip(unknown, fitted, strict=True):
-            of_plan[number] = scored
-        outputs.append(of_plan)
+        of_plan = dict(enumerate(known or ()))
+        of_plan.update(zip(unknown, fitted, strict=True))
+        outputs.append([of_plan[number] for number in range(len(picked))])
     return collect(problem, outputs, calibrate=calibrate)
 
 
