@@ -265,17 +265,18 @@ class DeviceTensor(torch.Tensor):
             if device.largest_allocation is not None and size > device.largest_allocation:
                 raise torch.cuda.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size / 2**20:.2f} MiB.")
             device.peak = max(device.peak, size)
-        tensor = torch.Tensor._make_wrapper_subclass(
-            cls,
-            inner.size(),
-            strides=inner.stride(),
-            storage_offset=inner.storage_offset(),
-            dtype=inner.dtype,
-            layout=inner.layout,
-            device=_LAZY,
-            requires_grad=False,
-            _extra_dispatch_keys=_AUTOCAST,
-        )
+        with torch.inference_mode(inner.is_inference()):  # a view of a tensor from before that mode belongs to neither
+            tensor = torch.Tensor._make_wrapper_subclass(
+                cls,
+                inner.size(),
+                strides=inner.stride(),
+                storage_offset=inner.storage_offset(),
+                dtype=inner.dtype,
+                layout=inner.layout,
+                device=_LAZY,
+                requires_grad=False,
+                _extra_dispatch_keys=_AUTOCAST,
+            )
         tensor._inner = inner
         tensor._memory = memory or _Memory(device.current)
         return tensor
