@@ -90,7 +90,7 @@ def tutorial_loop(files: list[str], network: nn.Module, preprocessing: Preproces
     with torch.no_grad():
         network(torch.zeros(min(_TUTORIAL_BATCH, len(files)), 3, size, size, device=device))
     with measuring(len(files)) as measurement, torch.no_grad():
-        dataset = _Files(files, lambda file: Image.open(file).convert("RGB"), _evaluation(preprocessing))
+        dataset = _Files(files, _decoded_by_pillow, _evaluation(preprocessing))
         loader = DataLoader(dataset, _TUTORIAL_BATCH, num_workers=usable_cores())
         np.save(FEATURES, torch.cat([network(inputs.to(device)).cpu() for inputs in loader]).numpy())
     return measurement
@@ -138,6 +138,10 @@ class _Files(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         return self.transform(self.decode(self.files[index]))
+
+
+def _decoded_by_pillow(file: str) -> Image.Image:
+    return Image.open(file).convert("RGB")
 
 
 def _decoded_by_torchvision(file: str) -> Tensor:

@@ -368,8 +368,8 @@ def cores(bench: Bench) -> Iterator[Table]:
         images = bench.images("small", count)
         arguments = ["--data", images, "--backbone", LITE0, "--device", "cpu", "--precision", "auto", "--out", "out"]
         _, folder = bench.command("extract", *arguments, *flags, cores=used)
-        report = json.loads((folder / "out" / "extraction.json").read_text(encoding="utf-8"))
-        rates[label] = count / report["seconds"]
+        (account,) = (folder / "out").rglob("extraction.json")
+        rates[label] = count / json.loads(account.read_text(encoding="utf-8"))["seconds"]
     bench.found["cores"] = {**rates, "number": number}
     share = rates["all cores"] / (rates["one core"] * number)
     yield Table(

@@ -26,6 +26,8 @@ LONG_FILES = (
     "pipeline/cli/test_probe_layers.py",
     "benchmarks/test_extract.py",
     "benchmarks/test_faults.py",
+    "benchmarks/test_gpu.py",
+    "pipeline/cli/test_on_a_gpu.py",
     "stages/config/test_head_registry.py",
     "stages/extraction/test_work_queue.py",
     "stages/extraction/test_extract.py",
