@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ NETWORKS = {RESNET50: "none", LITE0: "default", VIT: "none"}
 
 FLOWERS = 4317
 """Images of the run: as many as the data set of flowers has that tutorials use."""
+
+_THREADS_OF_A_PROCESS = 4
+"""Where several processes extract on one machine."""
 
 _SHARE_OF_STAGE_1 = 0.6
 """Of the time there is, what the repetitions of stage 1 may take."""
@@ -108,11 +112,6 @@ class Bench:
         """Until the time is up."""
         return self.deadline - time.monotonic()
 
-    @property
-    def started_with(self) -> str:
-        """What it says of its device."""
-        return "the GPU" if self.device != "cpu" else "the CPU"
-
     def images(self, kind: str, count: int, different: int | None = None) -> str:
         """Return a folder of so many photographs of a kind of `photographs.make_many`."""
         folder = self.folder / f"{kind}-{count}"
@@ -136,27 +135,29 @@ class Bench:
         TimeIsUpError
             If there is no time left to begin it.
         """
-        self._check(function)
+        self.check(function)
         return in_fresh_process(function, self._empty_folder(), **arguments)
 
     def extraction(self, images: str, backbone: str, **options: Any) -> float:
         """Return images per second of stage 1, as `ours.extraction` measures it."""
-        self._check(f"ours, {backbone}")
+        self.check(f"ours, {backbone}")
         arguments = {"backbone": backbone, "weights": NETWORKS[backbone], "device": self.device, **options}
         few = self.others(images, 16 if self.scale.quick else 512)
         return measure("ours.extraction", self._empty_folder(), images=images, few=few, **arguments).rate
 
-    def command(self, *arguments: str, cores: int | None = None) -> tuple[float, Path]:
+    def command(self, *arguments: str, cores: int | None = None, launcher: Sequence[str] = ()) -> tuple[float, Path]:
         """Return the seconds of a command, from the start of its process to the end, and its folder.
 
         Parameters
         ----------
         cores
             On how many of the cores it runs; on all if not given.
+        launcher
+            What starts it in place of Python, with options.
         """
-        self._check(" ".join(arguments[:1]))
+        self.check(" ".join(arguments[:1]))
         folder = self._empty_folder()
-        command = [sys.executable, "-m", "pipeline", *arguments]
+        command = [sys.executable, *launcher, "-m", "pipeline", *arguments]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         usable = os.sched_getaffinity(0)
         started = time.perf_counter()
@@ -171,7 +172,8 @@ class Bench:
             raise SystemExit(f"{' '.join(command)} ended with {completed.returncode}:\n{completed.stderr}")
         return time.perf_counter() - started, folder
 
-    def _check(self, what: str) -> None:
+    def check(self, what: str) -> None:
+        """Say what is begun, if there is time left for it."""
         if self.seconds_left <= 0:
             raise TimeIsUpError(what)
         print(f"  {what} ({self.seconds_left:.0f} s left)", file=sys.stderr, flush=True)
@@ -292,16 +294,18 @@ def heads(bench: Bench) -> Iterator[Table]:
     if not script.exists():
         yield Table("Stage 2", notes=["benchmarks/gpu_heads.py is not there: not measured."])
         return
-    bench._check("gpu_heads.py")
-    command = [sys.executable, str(script), "--device", bench.device, *(["--quick"] if bench.scale.quick else [])]
-    try:
-        completed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=bench.seconds_left)
-    except subprocess.TimeoutExpired as error:
-        raise TimeIsUpError("gpu_heads.py") from error
-    except subprocess.CalledProcessError as error:
-        raise SystemExit(f"{' '.join(command)} ended with {error.returncode}:\n{error.stderr}") from error
-    bench.found["heads"] = completed.stdout
-    yield Table("Stage 2", notes=[f"```text\n{completed.stdout.strip()}\n```"])
+    for part in ("settings", "large"):
+        bench.check(f"gpu_heads.py, {part}")
+        command = [sys.executable, str(script), "--device", bench.device, "--only", part]
+        command += ["--quick"] if bench.scale.quick else []
+        try:
+            completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=bench.seconds_left)
+        except subprocess.TimeoutExpired as error:
+            raise TimeIsUpError(f"gpu_heads.py, {part}") from error
+        if completed.returncode:
+            raise SystemExit(f"{' '.join(command)} ended with {completed.returncode}:\n{completed.stderr}")
+        bench.found[f"heads {part}"] = completed.stdout
+        yield Table(f"Stage 2: {part}", notes=[f"```text\n{completed.stdout.strip()}\n```"])
 
 
 def stage3(bench: Bench) -> Iterator[Table]:
@@ -356,27 +360,28 @@ def sizes(bench: Bench) -> Iterator[Table]:
 def cores(bench: Bench) -> Iterator[Table]:
     """Compare what all cores extract without the GPU with what one does, times their number."""
     number = len(os.sched_getaffinity(0))
-    help_text = subprocess.run(
-        [sys.executable, "-m", "pipeline", "extract", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    by_processes = ["--processes", "auto"] if "--processes" in help_text else []
-    rates = {}
-    for label, count, used, flags in (
-        ("one core", bench.scale.some(512), 1, []),
-        ("all cores", bench.scale.some(512 * number), number, by_processes),
-    ):
+    ways: dict[str, tuple[int, Sequence[str], Sequence[str]]] = {"one core": (1, [], []), "all cores": (number, [], [])}
+    if find_spec("openvino"):
+        ways["all cores, `--engine openvino`"] = (number, [], ["--engine", "openvino"])
+    if number >= 2 * _THREADS_OF_A_PROCESS:
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(number // _THREADS_OF_A_PROCESS)]
+        flags = ["--decode-threads", str(_THREADS_OF_A_PROCESS)]
+        ways[f"all cores, {number // _THREADS_OF_A_PROCESS} processes by torchrun"] = (number, launcher, flags)
+    rates: dict[str, float] = {}
+    for way, (used, launcher, flags) in ways.items():
+        count = bench.scale.some(512 * used)
         images = bench.images("small", count)
         arguments = ["--data", images, "--backbone", LITE0, "--device", "cpu", "--precision", "auto", "--out", "out"]
-        _, folder = bench.command("extract", *arguments, *flags, cores=used)
+        _, folder = bench.command("extract", *arguments, *flags, cores=used, launcher=launcher)
         (account,) = (folder / "out").rglob("extraction.json")
-        rates[label] = count / json.loads(account.read_text(encoding="utf-8"))["seconds"]
+        rates[way] = count / json.loads(account.read_text(encoding="utf-8"))["seconds"]
     bench.found["cores"] = {**rates, "number": number}
-    share = rates["all cores"] / (rates["one core"] * number)
+    share_of_single = {way: rate / (rates["one core"] * ways[way][0]) for way, rate in rates.items()}
     yield Table(
-        "Without the GPU, EfficientNet-Lite0, the quickest arithmetic of the processor",
-        ["cores", "one core", "all cores", "of as many single ones"],
-        [[str(number), *(f"{rate:,.0f}" for rate in rates.values()), f"{share:.2f}"]],
-        [f"Images per second; all cores by `extract {' '.join(by_processes)}`."],
+        f"Without the GPU, EfficientNet-Lite0, {number} cores",
+        ["", "images/s", "of as many single ones"],
+        [[way, f"{rate:,.0f}", f"{share_of_single[way]:.2f}"] for way, rate in rates.items()],
+        ["`--precision auto`: the quickest arithmetic of the processor."],
     )
 
 
