@@ -1,4 +1,5 @@
 import gc
+import os
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,7 @@ def pytest_configure(config):
     if config.getoption("--pretend-cuda"):
         from tests.pretended_cuda import pretend_cuda
 
+        os.environ["PRETEND_CUDA"] = "yes"  # tests/ready_processes.py
         config.pretending = pretend_cuda()
         config.pretending.__enter__()
 

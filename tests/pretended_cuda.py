@@ -782,6 +782,7 @@ def pretend_cuda() -> Iterator[PretendedCuda]:
     patches += [mock.patch.object(torch.accelerator, name, value) for name, value in accelerator.items()]
     patches += [mock.patch.object(torch.Tensor, name, value) for name, value in tensor.items()]
     patches += [mock.patch.object(torch, "Generator", _GeneratorOfAnyDevice)]
+    patches += [mock.patch.object(torch.distributed, "is_nccl_available", return_value=False)]
     # views of wrapped tensors are none of those that inference mode makes; without gradients is all that it means here
     patches += [mock.patch.object(torch._C, "_InferenceMode", lambda mode: torch.no_grad() if mode else nullcontext())]
     for name in ("tensor", "as_tensor", "asarray"):

@@ -56,6 +56,7 @@ def extractor(tmp_path_factory):
             pool="none",
             image_size=64,
             crop_mode="squash",
+            precision="fp32",
             augment="crop(0.5)+flip",
             cache=tmp_path_factory.mktemp("cache"),
         )
