@@ -16,10 +16,12 @@ import numpy as np
 import timm
 import torch
 import torchvision
+from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
 
 from benchmarks.frozen_training import BATCH_SIZE, new_head, order, train
 from benchmarks.measurement import FEATURES, Measurement, measuring
@@ -28,10 +30,12 @@ from stages.data.sources.open_image import read_image
 from stages.network.backbones.registry import load_backbone
 from stages.network.classifier import output_layers
 from stages.network.graph.cuts import CutGraph
+from stages.runtime.threads import usable_cores
 
 Transform = Callable[[Any], Tensor]
 
 FEATURE_BATCH_SIZE = 32
+_TUTORIAL_BATCH, _GOOD_BATCH = 64, 256
 WORKERS = 2
 
 
@@ -53,6 +57,95 @@ def features_of_our_pixels(images: str, backbone: str, weights: str, device: str
         rows = [network(((view / 255 - mean) / std)[None].to(device)).cpu() for view in views]
     np.save(FEATURES, torch.cat(rows).numpy())
     return measurement
+
+
+def loops(images: str, networks: list[dict[str, str]], device: str, counts: dict[str, int]) -> dict[str, float]:
+    """Extract features with both loops of :func:`tutorial_loop` and :func:`plain_good_loop`, network by network.
+
+    Parameters
+    ----------
+    networks
+        Each with ``backbone`` and ``weights``.
+    counts
+        By the names ``tutorial`` and ``good``: how many of the images each loop takes.
+
+    Returns
+    -------
+    dict
+        Images per second by ``"<backbone> <loop>"``; a network has computed a batch before.
+    """
+    rates = {}
+    for named in networks:
+        for name, loop in (("tutorial", tutorial_loop), ("good", plain_good_loop)):
+            loaded = load_backbone(named["backbone"], named["weights"])
+            network = _without_output_layer(loaded.module).eval().to(device)
+            files = [path for path, _ in _samples(images)][: counts[name]]
+            rates[f"{named['backbone']} {name}"] = loop(files, network, loaded.preprocessing, device).rate
+    return rates
+
+
+def tutorial_loop(files: list[str], network: nn.Module, preprocessing: Preprocessing, device: str) -> Measurement:
+    """Extract features as tutorials do on a large machine: a process a core, Pillow, v1 transforms, float32."""
+    size = preprocessing.image_size
+    with torch.no_grad():
+        network(torch.zeros(min(_TUTORIAL_BATCH, len(files)), 3, size, size, device=device))
+    with measuring(len(files)) as measurement, torch.no_grad():
+        dataset = _Files(files, _decoded_by_pillow, _evaluation(preprocessing))
+        loader = DataLoader(dataset, _TUTORIAL_BATCH, num_workers=usable_cores())
+        np.save(FEATURES, torch.cat([network(inputs.to(device)).cpu() for inputs in loader]).numpy())
+    return measurement
+
+
+def plain_good_loop(files: list[str], network: nn.Module, preprocessing: Preprocessing, device: str) -> Measurement:
+    """Extract features as somebody does who knows torch well, in a loop that is still short.
+
+    A process a core, torchvision's decoder and v2 transforms on bytes, pinned batches, normalised on the device,
+    channels_last and autocast to bfloat16.
+    """
+    network = network.to(memory_format=torch.channels_last)
+    mean, std = (torch.tensor(part, device=device)[:, None, None] for part in (preprocessing.mean, preprocessing.std))
+    transform = v2.Compose(
+        [
+            v2.Resize(preprocessing.resize, preprocessing.interpolation_mode, antialias=True),
+            v2.CenterCrop(preprocessing.image_size),
+        ]
+    )
+    on_gpu = torch.device(device).type == "cuda"
+
+    def features(inputs: Tensor) -> Tensor:
+        on_device = inputs.to(device, non_blocking=True)
+        normalized = on_device.float().div_(255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            return network(normalized).float().cpu()
+
+    with torch.inference_mode():
+        features(torch.zeros(min(_GOOD_BATCH, len(files)), 3, *preprocessing.shape, dtype=torch.uint8))
+    with measuring(len(files)) as measurement, torch.inference_mode():
+        dataset = _Files(files, _decoded_by_torchvision, transform)
+        loader = DataLoader(dataset, _GOOD_BATCH, num_workers=usable_cores(), pin_memory=on_gpu)
+        np.save(FEATURES, torch.cat([features(inputs) for inputs in loader]).numpy())
+    return measurement
+
+
+class _Files(Dataset[Tensor]):
+    """Files, decoded and transformed."""
+
+    def __init__(self, files: list[str], decode: Callable[[str], Any], transform: Transform) -> None:
+        self.files, self.decode, self.transform = files, decode, transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.transform(self.decode(self.files[index]))
+
+
+def _decoded_by_pillow(file: str) -> Image.Image:
+    return Image.open(file).convert("RGB")
+
+
+def _decoded_by_torchvision(file: str) -> Tensor:
+    return torchvision.io.decode_jpeg(torchvision.io.read_file(file), mode=torchvision.io.ImageReadMode.RGB)
 
 
 def torchvision_features(images: str, backbone: str, weights: str, device: str) -> Measurement:

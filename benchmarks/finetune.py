@@ -50,6 +50,7 @@ def side(
     baseline: bool = False,
     precision: str = "fp32",
     image_size: int | None = None,
+    device: str = "auto",
     **options,
 ) -> dict:
     """Train as one side does; called in a process of its own."""
@@ -76,6 +77,7 @@ def side(
         views=views,
         augment="light",
         precision=precision,
+        device=device,
     )
     extractor = build_extractor(features)
     manifest = load_manifest(DataConfig(images))
@@ -87,6 +89,7 @@ def side(
     rows = result.fit.history[1:]
     return {
         "seconds": statistics.mean(epoch.seconds for epoch in rows[1:]),
+        "images": len(manifest.indices("train")) + len(manifest.indices("val")),
         "losses": [epoch.train_loss for epoch in rows],
         "accuracy": result.fit.best.val_score,
         "views": result.view_seconds,

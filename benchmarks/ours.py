@@ -31,8 +31,9 @@ from stages.data.sources.open_image import read_image
 from stages.extraction.extract import extract
 from stages.extraction.extractor import Extractor, build_extractor
 from stages.extraction.read_features import read_features
+from stages.runtime.device import resolve_device
 from stages.runtime.environment import describe_machine
-from stages.runtime.threads import single_thread_pool
+from stages.runtime.threads import single_thread_pool, usable_cores
 
 
 def extract_features(images: str, warm: bool = False, **options: Any) -> Measurement:
@@ -48,6 +49,67 @@ def extract_features(images: str, warm: bool = False, **options: Any) -> Measure
         extract(extractor, manifest)
     np.save(FEATURES, read_features(extractor, manifest))
     return measurement
+
+
+def extraction(images: str, few: str, **options: Any) -> Measurement:
+    """Take the time from the folder to a complete cache: keys, damage checks and the cache's files included.
+
+    What is made ready once (kernels, the decoder, pools of memory) is made ready by another folder of `few` images
+    before the clock starts; how busy each stage was is in the details.
+    """
+    extractor = build_extractor(FeatureConfig(**options))
+    extract(extractor, load_manifest(DataConfig(few)))
+    with measuring(_count(images)) as measurement:
+        report = extract(extractor, load_manifest(DataConfig(images)))
+    assert report.extracted == measurement.images, f"{report.extracted} of {measurement.images} images were computed"
+    measurement.details = report.shares
+    return measurement
+
+
+def limits(images: str, networks: list[dict[str, str]], count: int, **options: Any) -> dict[str, float]:
+    """Take the time of decoding alone and of each network alone, on what lies ready in memory.
+
+    Returns
+    -------
+    dict
+        Images per second: ``decode``, of JPEG by the decoder of the device (on a CPU: of one core, times the cores),
+        and by the names of the networks, from normalised images on the device to rows on it.
+    """
+    device = resolve_device(options.get("device", "auto"))
+    files = [torch.frombuffer(bytearray(Path(file).read_bytes()), dtype=torch.uint8) for file in _files(images)[:count]]
+    rates = {"decode": _decoding(files, device)}
+    for named in networks:
+        extractor = build_extractor(FeatureConfig(**named, **options))
+        blank = torch.randint(256, (extractor.batch_size, 3, *extractor.image_shape), dtype=torch.uint8)
+        batch = extractor.preprocess(blank)
+        times = max(1, count // len(batch))
+        for turn in ("to get ready", "measured"):
+            with measuring(times * len(batch)) as measurement:
+                for _ in range(times if turn == "measured" else 2):
+                    extractor.forward_features(batch)
+                _finish(device)
+        rates[named["backbone"]] = measurement.rate
+    return rates
+
+
+def _decoding(files: list[Tensor], device: torch.device) -> float:
+    """Return images per second of TorchCodec's decoder of the device, in calls of 64 MB of files at most."""
+    from torchcodec.decoders import decode_jpeg
+
+    step = max(1, min(256, (64 << 20) // max(len(file) for file in files)))
+    parts = [files[start : start + step] for start in range(0, len(files), step)]
+    torch.set_num_threads(1)
+    decode_jpeg(parts[0], device=device)
+    with measuring(len(files)) as measurement:
+        for part in parts:
+            decode_jpeg(part, device=device)
+        _finish(device)
+    return measurement.rate * (usable_cores() if device.type == "cpu" else 1)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def trunk(images: str, **options: Any) -> Measurement:

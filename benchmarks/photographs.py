@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-SIZES = {"small": (500, 375), "large": (1500, 1000)}
+SIZES = {"small": (500, 375), "large": (1500, 1000), "huge": (4000, 3000)}
 """Width and height, in pixels, of the photographs by name."""
+
+_MIXED = (320, 800)
+"""Shortest and longest side of photographs of mixed sizes."""
 
 
 def make(kind: str, count: int, folder: str) -> None:
@@ -26,6 +30,40 @@ def make(kind: str, count: int, folder: str) -> None:
         make_elpv({"": count}, folder)
     else:
         make_photographs(count, *SIZES[kind], Path(folder))
+
+
+def make_many(kind: str, count: int, folder: str, different: int) -> None:
+    """Make a folder of `count` JPEG photographs in little time: `different` ones, and copies with another comment.
+
+    Every file has bytes of its own, which is what a cache knows an image by, so that all are computed; to decode a copy
+    takes what its original takes.
+
+    Parameters
+    ----------
+    kind
+        One of `SIZES`, or ``mixed``: sizes drawn at random.
+    """
+    random = np.random.default_rng(1)
+    drawn = iter(lambda: tuple(random.integers(*_MIXED, 2, endpoint=True).tolist()), None)
+    make_photographs_of_sizes(different, drawn if kind == "mixed" else repeat(SIZES[kind]), Path(folder))
+    originals = sorted(Path(folder).rglob("*.jpg"), key=lambda path: path.name)
+    for index in range(different, count):
+        original = originals[index % different]
+        (original.parent / f"{index:05}.jpg").write_bytes(_with_comment(original.read_bytes(), str(index)))
+
+
+def make_others(images: str, count: int, folder: str) -> None:
+    """Make a folder of `count` images that another one, made by `make_many`, has not, of the same kind."""
+    for original in sorted(Path(images).rglob("*.jpg"), key=lambda path: path.name)[:count]:
+        copy = Path(folder) / original.parent.name / original.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(_with_comment(original.read_bytes(), "another"))
+
+
+def _with_comment(data: bytes, comment: str) -> bytes:
+    """Return a JPEG file with a comment, behind its start-of-image marker."""
+    text = comment.encode()
+    return data[:2] + b"\xff\xfe" + (len(text) + 2).to_bytes(2, "big") + text + data[2:]
 
 
 def make_elpv(counts: dict[str, int], folder: str) -> None:
@@ -44,25 +82,31 @@ def make_elpv(counts: dict[str, int], folder: str) -> None:
 
 
 def make_photographs(count: int, width: int, height: int, folder: Path) -> None:
-    """Write JPEG photographs of quality 90, a class for each of the two originals.
+    """Write JPEG photographs of one size and of quality 90, a class for each of the two originals.
 
     No two have the same pixels: of two that had, a cache that knows images by their pixels would compute only one.
     """
+    make_photographs_of_sizes(count, repeat((width, height)), folder)
+
+
+def make_photographs_of_sizes(count: int, sizes: Iterator[tuple[int, int]], folder: Path) -> None:
+    """Write JPEG photographs as `make_photographs` does, of the next sizes (width and height)."""
     originals = load_sample_images()
     names = [Path(name).stem for name in originals.filenames]
     for name in names:
         (folder / name).mkdir(parents=True, exist_ok=True)
-    photographs = _photographs(originals.images, width, height)
+    photographs = _photographs(originals.images, sizes)
     for index in range(count):
         next(photographs).save(folder / names[index % len(names)] / f"{index:05}.jpg", quality=90)
 
 
-def _photographs(originals: Sequence[NDArray[np.uint8]], width: int, height: int) -> Iterator[Image.Image]:
-    """Yield different photographs of one size, of each original in turn, without end."""
+def _photographs(originals: Sequence[NDArray[np.uint8]], sizes: Iterator[tuple[int, int]]) -> Iterator[Image.Image]:
+    """Yield different photographs of the next sizes, of each original in turn, without end."""
     random = np.random.default_rng(0)
     tiles = [_mirrored(original) for original in originals]
     while True:
         for tile in tiles:
+            width, height = next(sizes)
             scale = random.uniform(0.9, 1.15)
             top, left = random.integers(tile.shape[:2])
             rows, columns = top + np.arange(height / scale), left + np.arange(width / scale)

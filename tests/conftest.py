@@ -1,4 +1,5 @@
 import gc
+import os
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,8 @@ LONG_FILES = (
     "pipeline/cli/test_probe_layers.py",
     "benchmarks/test_extract.py",
     "benchmarks/test_faults.py",
+    "benchmarks/test_gpu.py",
+    "pipeline/cli/test_on_a_gpu.py",
     "stages/config/test_head_registry.py",
     "stages/extraction/test_work_queue.py",
     "stages/extraction/test_extract.py",
@@ -51,6 +54,7 @@ def pytest_configure(config):
     if config.getoption("--pretend-cuda"):
         from tests.pretended_cuda import pretend_cuda
 
+        os.environ["PRETEND_CUDA"] = "yes"  # tests/ready_processes.py
         config.pretending = pretend_cuda()
         config.pretending.__enter__()
 

@@ -265,17 +265,20 @@ class DeviceTensor(torch.Tensor):
             if device.largest_allocation is not None and size > device.largest_allocation:
                 raise torch.cuda.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size / 2**20:.2f} MiB.")
             device.peak = max(device.peak, size)
-        tensor = torch.Tensor._make_wrapper_subclass(
-            cls,
-            inner.size(),
-            strides=inner.stride(),
-            storage_offset=inner.storage_offset(),
-            dtype=inner.dtype,
-            layout=inner.layout,
-            device=_LAZY,
-            requires_grad=False,
-            _extra_dispatch_keys=_AUTOCAST,
-        )
+        # a view of a tensor from before inference mode is none of those that are made in it
+        leaves = torch.is_inference_mode_enabled() and not inner.is_inference()
+        with torch.inference_mode(False) if leaves else nullcontext():
+            tensor = torch.Tensor._make_wrapper_subclass(
+                cls,
+                inner.size(),
+                strides=inner.stride(),
+                storage_offset=inner.storage_offset(),
+                dtype=inner.dtype,
+                layout=inner.layout,
+                device=_LAZY,
+                requires_grad=False,
+                _extra_dispatch_keys=_AUTOCAST,
+            )
         tensor._inner = inner
         tensor._memory = memory or _Memory(device.current)
         return tensor
@@ -350,8 +353,7 @@ def _launch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     asked = kwargs.get("device")
     if asked is not None and _is_ours(asked) and (torch.device(asked).index or 0) > 0:
         raise RuntimeError("CUDA error: invalid device ordinal")
-    tensors: list[Tensor] = []
-    tree_map_only(Tensor, tensors.append, (args, kwargs))
+    tensors = [*_tensors_in(args), *_tensors_in(kwargs.values())]
     ours = [tensor for tensor in tensors if isinstance(tensor, DeviceTensor)]
     if name == "copy_" or name == "_to_copy":
         return _copy(name, func, args, kwargs, ours)
@@ -362,10 +364,8 @@ def _launch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if name == "_fused_sdp_choice":
         return 0  # the one that is made of plain operations
 
-    is_view = func._schema.returns and any(
-        returned.alias_info is not None and not returned.alias_info.is_write for returned in func._schema.returns
-    )
-    written = _written(func, args, kwargs)
+    is_view, places = _aliases(func)
+    written = [tensor for place in places for tensor in _tensors_in([_argument(place, args, kwargs)])]
     with device.lock:
         stream = device.current
         time = stream.tick()
@@ -374,7 +374,8 @@ def _launch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
                 tensor._memory.use(stream, time, any(tensor is other for other in written))
     if name in _WAITS or (name in _TAKES_CPU_INDICES and _has_mask(args)):
         device.wait(dict(stream.clock))
-    inner_args, inner_kwargs = tree_map_only(DeviceTensor, lambda tensor: tensor._inner, (args, kwargs))
+    inner_args = _unwrapped(args)
+    inner_kwargs = {key: _unwrapped(value) for key, value in kwargs.items()}
     inner_kwargs.pop("pin_memory", None)
     if asked is not None:
         inner_kwargs["device"] = torch.device("cpu") if _is_ours(asked) else asked
@@ -391,17 +392,40 @@ def _launch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return known[id(tensor)] if id(tensor) in known else DeviceTensor(tensor, shared)
 
     with device.lock:
-        return tree_map_only(Tensor, wrap, out)
+        return wrap(out) if isinstance(out, Tensor) else tree_map_only(Tensor, wrap, out)
 
 
-def _written(func: Any, args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
-    """Return the tensors that an operator changes."""
-    written: list[Tensor] = []
-    for place, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[place] if place < len(args) else kwargs.get(argument.name)
-            tree_map_only(Tensor, written.append, value)
-    return written
+@functools.cache
+def _aliases(func: Any) -> tuple[bool, list[tuple[int, str]]]:
+    """Return whether an operator gives a view, and the places and names of the arguments that it changes."""
+    schema = func._schema
+    is_view = any(out.alias_info is not None and not out.alias_info.is_write for out in schema.returns)
+    changed = [
+        (place, argument.name)
+        for place, argument in enumerate(schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    return is_view, changed
+
+
+def _argument(place: tuple[int, str], args: Any, kwargs: dict[str, Any]) -> Any:
+    return args[place[0]] if place[0] < len(args) else kwargs.get(place[1])
+
+
+def _tensors_in(values: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += _tensors_in(value)
+    return found
+
+
+def _unwrapped(value: Any) -> Any:
+    if isinstance(value, DeviceTensor):
+        return value._inner
+    return type(value)(map(_unwrapped, value)) if type(value) in (list, tuple) else value
 
 
 def _check_devices(name: str, args: Any, tensors: list[Tensor], ours: list[DeviceTensor]) -> None:
@@ -409,8 +433,7 @@ def _check_devices(name: str, args: Any, tensors: list[Tensor], ours: list[Devic
     if not ours or not others:
         return
     if name in _TAKES_CPU_INDICES and isinstance(args[0], DeviceTensor):
-        indices: list[Tensor] = []
-        tree_map_only(Tensor, indices.append, args[1])
+        indices = _tensors_in(args[1])
         others = [tensor for tensor in others if not any(tensor is index for index in indices)]
     others = [tensor for tensor in others if tensor.dim() > 0 or name in _TAKES_NO_CPU_SCALARS]
     if others:
@@ -477,6 +500,10 @@ def _arrive_later(stream: Stream, time: int, target: Tensor, values: Tensor) -> 
 
 class _Factories(TorchDispatchMode):
     """Sends to the device what asks for it by ``device=`` alone."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to see to it takes most of the time of an operator
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -755,6 +782,7 @@ def pretend_cuda() -> Iterator[PretendedCuda]:
     patches += [mock.patch.object(torch.accelerator, name, value) for name, value in accelerator.items()]
     patches += [mock.patch.object(torch.Tensor, name, value) for name, value in tensor.items()]
     patches += [mock.patch.object(torch, "Generator", _GeneratorOfAnyDevice)]
+    patches += [mock.patch.object(torch.distributed, "is_nccl_available", return_value=False)]
     # views of wrapped tensors are none of those that inference mode makes; without gradients is all that it means here
     patches += [mock.patch.object(torch._C, "_InferenceMode", lambda mode: torch.no_grad() if mode else nullcontext())]
     for name in ("tensor", "as_tensor", "asarray"):

@@ -53,7 +53,7 @@ def probe(photographs, tmp_path_factory):
     manifest = load_manifest(DataConfig(str(photographs)))
     cache = tmp_path_factory.mktemp("probe") / "cache"
     extractor = build_extractor(
-        FeatureConfig(image_size=64, cache=cache, storage_dtype="float32", extract_batch_size=16)
+        FeatureConfig(image_size=64, precision="fp32", cache=cache, storage_dtype="float32", extract_batch_size=16)
     )
     extract(extractor, manifest)
     features = read_features(extractor, manifest)

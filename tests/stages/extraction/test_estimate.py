@@ -15,7 +15,10 @@ from stages.extraction.extractor import build_extractor
 
 @pytest.fixture
 def small(tmp_path):
-    return FeatureConfig(image_size=64, cache=tmp_path / "cache", extract_batch_size=4, cut="blocks.4,auto", views=3)
+    """On the CPU, whose threads decode as slowly as they are told to."""
+    return FeatureConfig(
+        device="cpu", image_size=64, cache=tmp_path / "cache", extract_batch_size=4, cut="blocks.4,auto", views=3
+    )
 
 
 DECODING = 0.1

@@ -247,7 +247,7 @@ def test_a_view_is_what_the_network_computes_of_the_augmented_image(photographs,
     extract(extractor, manifest)
     request = extractor.request(manifest.locations[2], manifest.keys[2], views=(2,))
     rendered = request.render(read_image(request.location))
-    expected = extractor.features(rendered)[0].numpy()
+    expected = extractor.features(rendered)[0].cpu().numpy()
     assert np.allclose(read_features(extractor, manifest, view=2)[2], expected, atol=1e-4)
 
 
@@ -338,7 +338,8 @@ def test_what_there_is_to_say_of_the_files_is_counted_whatever_the_engine(small,
     for index, values in enumerate([np.zeros((2, 9, 9), np.uint8), np.arange(400, dtype=np.uint16).reshape(20, 20)]):
         tifffile.imwrite(folder / "sea" / f"{index}.tif", values, photometric="minisblack")
     photograph((40, 80, 190), 0).resize((120, 80)).save(folder / "sea" / "wide.jpg")
-    report = extract(build_extractor(replace(small, engine=engine)), load_manifest(DataConfig(str(folder))))
+    extractor = build_extractor(replace(small, engine=engine, device="cpu"))  # of which both are
+    report = extract(extractor, load_manifest(DataConfig(str(folder))))
     pages, few_levels, cropped = report.remarks
     assert cropped.startswith("1 image of which the network sees the middle")
     assert pages.startswith("1 file of several pages or frames: the first was taken")

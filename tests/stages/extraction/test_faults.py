@@ -43,9 +43,14 @@ def manifest(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
+    """On the CPU, of which every bit is claimed, and which a forked process may use whatever its parent has used."""
     return build_extractor(
         FeatureConfig(
-            image_size=32, cache=tmp_path_factory.mktemp("undisturbed"), extract_batch_size=8, decode_threads=1
+            device="cpu",
+            image_size=32,
+            cache=tmp_path_factory.mktemp("undisturbed"),
+            extract_batch_size=8,
+            decode_threads=1,
         )
     )
 

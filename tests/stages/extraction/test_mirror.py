@@ -50,7 +50,7 @@ def test_a_row_is_the_mean_over_an_image_and_its_mirror_image(extractor, manifes
     assert not torch.equal(of_images, of_mirrored)
     rows = read_features(extractor, manifest)
     assert rows.dtype == np.float16
-    assert np.array_equal(rows, ((of_images + of_mirrored) / 2).half())
+    assert np.array_equal(rows, ((of_images + of_mirrored) / 2).half().cpu())
 
 
 def test_out_of_the_cache_it_is_the_same_row(extractor, manifest):
@@ -60,10 +60,10 @@ def test_out_of_the_cache_it_is_the_same_row(extractor, manifest):
 
 
 def test_what_a_head_sees_of_new_images_is_the_cached_row_before_it_was_rounded(extractor, manifest, rendered):
-    seen = extractor.features(rendered).numpy()
+    seen = extractor.features(rendered).cpu().numpy()
     assert np.allclose(seen, read_features(extractor, manifest), rtol=2e-3, atol=2e-3)
     module = extractor.row_module(extractor.preprocess(rendered))[0]
-    assert np.allclose(module.detach().numpy(), seen, rtol=1e-4, atol=1e-5)
+    assert np.allclose(module.detach().cpu().numpy(), seen, rtol=1e-4, atol=1e-5)
 
 
 def test_rows_that_stay_in_the_cache_are_the_same(extractor, manifest):

@@ -32,7 +32,8 @@ def manifest(tmp_path_factory):
 
 @pytest.fixture
 def features(tmp_path):
-    return FeatureConfig(image_size=32, cache=tmp_path / "cache", extract_batch_size=8, decode_threads=1)
+    """On the CPU, of which every bit is claimed, and which a forked process may use whatever its parent has used."""
+    return FeatureConfig(device="cpu", image_size=32, cache=tmp_path / "cache", extract_batch_size=8, decode_threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,11 @@ def undisturbed(manifest, tmp_path_factory):
     """What one process that nobody disturbs extracts."""
     extractor = build_extractor(
         FeatureConfig(
-            image_size=32, cache=tmp_path_factory.mktemp("undisturbed"), extract_batch_size=8, decode_threads=1
+            device="cpu",
+            image_size=32,
+            cache=tmp_path_factory.mktemp("undisturbed"),
+            extract_batch_size=8,
+            decode_threads=1,
         )
     )
     extract(extractor, manifest)

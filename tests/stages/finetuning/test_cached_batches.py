@@ -40,7 +40,7 @@ def test_each_epoch_shows_one_cached_view_of_each_image(prepared, probe):
     def shown(epoch):
         views = {}
         for inputs, labels in source.train(epoch, 0):
-            for row, label in zip(inputs.numpy(), labels.tolist(), strict=True):
+            for row, label in zip(inputs.cpu().numpy(), labels.tolist(), strict=True):
                 view, index = np.argwhere((possible == row).all(axis=(2, 3, 4)))[0]
                 assert train.targets[index] == label
                 views[int(index)] = int(view)
@@ -61,7 +61,7 @@ def test_a_cached_view_is_the_map_of_the_augmented_image_and_not_an_augmented_ma
     request = maps.request(train.locations[4], train.keys[4], views=(2,))
     rendered = request.render(read_image(request.location))
     expected = upper.frozen(upper.normalize(rendered))[0]
-    assert np.allclose(maps.taps[0].view_cache.read([train.keys[4]], 2)[0], expected.numpy(), atol=1e-4)
+    assert np.allclose(maps.taps[0].view_cache.read([train.keys[4]], 2)[0], expected.cpu().numpy(), atol=1e-4)
 
 
 def test_an_epoch_can_be_begun_in_the_middle(prepared, probe):

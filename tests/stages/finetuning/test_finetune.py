@@ -40,7 +40,7 @@ def test_frozen_layers_keep_every_bit_and_trained_ones_change(probe, batchnorm):
     assert result.fit.best.epoch > 0
     assert set(result.blocks) == {"head", "conv_head", "blocks.6", "blocks.5"}
     top = result.upper.model.top.state_dict()
-    changed = {name for name, value in top.items() if not torch.equal(value, before[name])}
+    changed = {name for name, value in top.items() if not torch.equal(value.cpu(), before[name])}
     weights = {name for name in top if name.endswith(".weight")}
     statistics = {name for name in top if name.endswith("running_mean")}
     assert weights
@@ -108,7 +108,7 @@ def test_gradual_unfreezing_trains_block_by_block_from_the_head_down(probe, monk
 
     def look(epoch):
         top = uppers[0].model.top.state_dict()
-        changed_by[epoch.epoch] = {name for name, value in top.items() if not torch.equal(value, before[name])}
+        changed_by[epoch.epoch] = {name for name, value in top.items() if not torch.equal(value.cpu(), before[name])}
 
     options = replace(QUICK, epochs=3, unfreeze="2", unfreeze_every=1, weight_decay=0.1)
     finetune(FinetuneProblem(probe.extractor, probe.manifest, probe.ignorant(), options, 0), on_epoch=look)
@@ -226,7 +226,7 @@ def test_baselines_share_the_schedule_and_start_from_nothing(probe):
     scratch_result = finetune(FinetuneProblem(probe.extractor, probe.manifest, head, replace(scratch, epochs=1), 0))
     top = scratch_result.upper.model.top.state_dict()
     kernels = [name for name, value in top.items() if value.ndim == 4]
-    assert not any(torch.equal(top[name], before[name]) for name in kernels)
+    assert not any(torch.equal(top[name].cpu(), before[name]) for name in kernels)
     assert scratch_result.trainable_parameters > 3_000_000
 
 

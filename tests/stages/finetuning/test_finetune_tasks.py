@@ -66,7 +66,7 @@ def test_training_begins_with_the_outputs_of_the_head_of_stage_2(probe, cache, n
         batches = [(logits_of(run.model(inputs)), targets) for inputs, targets in run.val_batches()]
         val = problem.manifest.indices("val")
         expected = problem.head(torch.from_numpy(probe.features[val]))
-    outputs, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    outputs, targets = (torch.cat(parts).cpu() for parts in zip(*batches, strict=True))
     assert torch.allclose(outputs, expected, atol=1e-4)
     np.testing.assert_array_equal(targets.numpy(), problem.manifest.targets[val])
     assert targets.numpy().dtype == problem.manifest.targets.dtype

@@ -56,6 +56,7 @@ def extractor(tmp_path_factory):
             pool="none",
             image_size=64,
             crop_mode="squash",
+            precision="fp32",
             augment="crop(0.5)+flip",
             cache=tmp_path_factory.mktemp("cache"),
         )
@@ -79,7 +80,7 @@ def test_before_the_first_step_it_answers_what_the_head_on_cached_maps_answered(
     upper = build_transfer_model(extractor, head, FinetuneConfig(unfreeze=unfreeze))
     logits, _ = upper.logits(images)
     with torch.no_grad():
-        expected = head(extractor.features(images))
+        expected = head.to(extractor.device)(extractor.features(images).to(extractor.device))
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-3)
 
 
@@ -101,7 +102,8 @@ def test_it_learns_from_images_and_masks_and_leaves_what_is_frozen_as_it_was(ext
     assert result.fit.best.val_score > result.fit.history[0].val_score + 0.1
     after = extractor.backbone.module.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert any(not torch.equal(before[name], value) for name, value in result.upper.model.top.state_dict().items())
+    top = result.upper.model.top.state_dict()
+    assert any(not torch.equal(before[name], value.cpu()) for name, value in top.items())
 
 
 def test_a_mask_is_rendered_with_its_image_by_seed_epoch_and_key_and_thinned(extractor, samples):

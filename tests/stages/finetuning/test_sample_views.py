@@ -58,7 +58,7 @@ def test_training_begins_with_the_outputs_of_the_head_on_samples(probe, pairs, c
     with torch.no_grad():
         outputs, targets = zip(*((run.model(inputs), targets) for inputs, targets in run.val_batches()), strict=True)
     val = pairs.indices("val")
-    assert np.allclose(torch.cat(outputs), expected[val], atol=1e-3)
+    assert np.allclose(torch.cat(outputs).cpu(), expected[val], atol=1e-3)
     assert torch.cat(targets).tolist() == pairs.targets[val].tolist()
 
 

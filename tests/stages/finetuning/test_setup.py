@@ -101,9 +101,9 @@ def test_what_is_mixed_is_what_the_network_is_given(probe, tmp_path):
     map_probe = probe._replace(extractor=replace(probe.extractor, options=options))
     plain, mixed = (ready(map_probe, from_cache=True, mixup=alpha).source for alpha in (0.0, 0.4))
     for step, (whole, given) in enumerate(zip(plain.train(2, 0), mixed.train(2, 0), strict=True)):
-        inputs, targets = MixupCutmix(0.4, 0.0)(whole[0], torch.eye(3)[whole[1]], 3, 2, step)
-        assert torch.equal(given[0], inputs)
-        assert torch.equal(given[1], targets)
+        inputs, targets = MixupCutmix(0.4, 0.0)(whole[0].cpu(), torch.eye(3)[whole[1].cpu()], 3, 2, step)
+        assert torch.equal(given[0].cpu(), inputs)
+        assert torch.equal(given[1].cpu(), targets)
 
 
 def test_a_fingerprint_changes_with_what_shapes_a_training_and_with_nothing_else(probe):

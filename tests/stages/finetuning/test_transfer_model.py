@@ -80,10 +80,10 @@ def test_layers_drawn_anew_are_random_and_use_the_statistics_of_the_batch(probe)
         probe.extractor, probe.head, FinetuneConfig(unfreeze="blocks.4", reinit="blocks.6"), seed=3
     )
     top = upper.model.top
-    anew = {name for name, value in top.named_parameters() if not torch.equal(value, before[name])}
+    anew = {name for name, value in top.named_parameters() if not torch.equal(value.cpu(), before[name])}
     assert {name.split(".")[0] + "." + name.split(".")[1] for name in anew if name.startswith("blocks")} == {"blocks.6"}
     assert "conv_head.weight" in anew
-    assert torch.equal(top.get_parameter("blocks.5.0.conv_pw.weight"), before["blocks.5.0.conv_pw.weight"])
+    assert torch.equal(top.get_parameter("blocks.5.0.conv_pw.weight").cpu(), before["blocks.5.0.conv_pw.weight"])
     upper.model.train()
     modes = {name: layer.training for name, layer in top.named_modules() if isinstance(layer, torch.nn.BatchNorm2d)}
     assert modes["blocks.6.0.bn1"]
@@ -119,6 +119,7 @@ def test_what_cannot_be_trained_is_refused(probe, options, words):
 def test_stochastic_depth_leaves_branches_out_in_training_alone(probe):
     upper = build_transfer_model(probe.extractor, probe.head, FinetuneConfig(unfreeze="blocks.4", drop_path=0.9))
     boundary = torch.randn(8, *upper.boundary.shape, generator=torch.Generator().manual_seed(0))
+    boundary = boundary.to(probe.extractor.device)
     assert torch.equal(upper.model.eval()(boundary), upper.model(boundary))
     plain = build_transfer_model(probe.extractor, probe.head, FinetuneConfig(unfreeze="blocks.4"))
     assert torch.equal(upper.model(boundary), plain.model.eval()(boundary))
@@ -134,7 +135,7 @@ def test_a_network_without_stochastic_depth_says_so(tmp_path):
 
 def test_dropout_before_the_head_is_on_in_training_alone(probe):
     upper = build_transfer_model(probe.extractor, probe.head, FinetuneConfig(unfreeze="head", finetune_dropout=0.5))
-    x = torch.rand(4, *upper.boundary.shape)
+    x = torch.rand(4, *upper.boundary.shape, device=probe.extractor.device)
     upper.model.train()
     assert not torch.equal(upper.model(x), upper.model(x))
     assert torch.equal(upper.model.eval()(x), upper.model(x))
@@ -158,7 +159,7 @@ def test_test_time_augmentation_answers_with_the_mean_over_the_renderings(probe,
     renderings = TestTimeAugmentation(probe.extractor.backbone.preprocessing, tta)
     for row, location in zip(predicted, subset.locations, strict=True):
         probabilities, _ = upper.activated(renderings(read_image(location)), probe.manifest.task)
-        assert np.allclose(row, probabilities.mean(dim=0).numpy(), atol=1e-5)
+        assert np.allclose(row, probabilities.mean(dim=0).cpu().numpy(), atol=1e-5)
     assert not np.allclose(predicted, predict_proba(probe.extractor, upper, subset), atol=1e-4)
 
 
@@ -180,10 +181,11 @@ def test_the_engine_that_the_options_name_computes_predictions_too(probe, monkey
     forget_afterwards(monkeypatch, ENGINES)
     threads_of_calls = []
 
-    @register_engine("counting", devices=("cpu",), automatic=False)
+    @register_engine("counting", automatic=False)
     def counting(requests, compute, device, batch_size, threads, renderings=1, /):
         threads_of_calls.append(threads)
-        return on_cores(requests, compute, device, batch_size, threads, renderings)
+        run = on_cores if device.type == "cpu" else on_accelerator
+        return run(requests, compute, device, batch_size, threads, renderings)
 
     extractor = replace(probe.extractor, options=replace(probe.extractor.options, engine="counting"))
     upper = build_transfer_model(extractor, probe.head, FinetuneConfig(unfreeze="1"))
@@ -207,7 +209,7 @@ def test_auxiliary_classifiers_lie_in_what_trains_and_answer_in_training_alone(t
     assert upper.model.auxiliary == {"aux2": 0.3}  # the other one lies below
     assert any(name.startswith("top.aux2.") for name in dict(upper.blocks)["head"])
     assert not any(name.startswith("aux") for name in upper.without_auxiliary_heads())
-    x = torch.rand(4, *upper.boundary.shape)
+    x = torch.rand(4, *upper.boundary.shape, device=extractor.device)
     answers = upper.model.eval()(x)
     upper.model.train()
     logits, ((weight, auxiliary_logits),) = upper.model(x)

@@ -111,15 +111,19 @@ def test_pooled_and_joined_rows_are_refused():
 
 
 def test_fine_tuning_goes_on_from_it_with_the_same_answers(tmp_path):
-    options = FeatureConfig("resnet18", "none", cut="layer3", pool="none", image_size=64, cache=tmp_path)
+    options = FeatureConfig(
+        "resnet18", "none", cut="layer3", pool="none", image_size=64, precision="fp32", cache=tmp_path
+    )
     extractor = build_extractor(options)
     head = build_head("top", extractor.row_shape, 3, at=(extractor.graph, extractor.cut)).eval()
     upper = build_transfer_model(extractor, head, FinetuneConfig(unfreeze="layer2"))
     pixels = torch.randint(256, (4, 3, 64, 64), dtype=torch.uint8)
+    targets = torch.arange(4, device=extractor.device) % 3
     with torch.no_grad():
         logits = upper.model.eval()(upper.frozen(upper.normalize(pixels)))
-        torch.testing.assert_close(logits, head(extractor.features(pixels)), atol=1e-4, rtol=1e-4)
+        of_the_head = head.to(extractor.device)(extractor.features(pixels).to(extractor.device))
+        torch.testing.assert_close(logits, of_the_head, atol=1e-4, rtol=1e-4)
     upper.model.train()
-    nn.functional.cross_entropy(upper.model(upper.frozen(upper.normalize(pixels))), torch.arange(4) % 3).backward()
+    nn.functional.cross_entropy(upper.model(upper.frozen(upper.normalize(pixels))), targets).backward()
     untrained = [name for name, parameter in upper.model.named_parameters() if parameter.grad is None]
     assert {*untrained} == set()
