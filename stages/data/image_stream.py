@@ -26,6 +26,24 @@ _LOOKAHEAD = 3
 """Batches that are decoded ahead."""
 
 
+class EvaluationViews(NamedTuple):
+    """What `render` of a request gives, for who renders many images at once.
+
+    Attributes
+    ----------
+    preprocessing : Preprocessing
+        Whose evaluation view comes first.
+    mirrored : tuple of bool
+        How it comes: as it is, as its mirror image, or both, one after the other.
+    rest : callable, optional
+        What gives the renderings that come after, uint8 [v, 3, S, S], as `render` gives all.
+    """
+
+    preprocessing: Preprocessing
+    mirrored: tuple[bool, ...] = (False,)
+    rest: Callable[[Tensor], Tensor] | None = None
+
+
 class ImageRequest(NamedTuple):
     """An image that is wanted, and how.
 
@@ -37,9 +55,8 @@ class ImageRequest(NamedTuple):
         thread.
     reading : Reading
         How a file is read.
-    evaluation : Preprocessing, optional
-        Whose evaluation view alone `render` gives, if that is all it gives: whoever has many such images may render
-        them at once.
+    evaluation : EvaluationViews, optional
+        What of the renderings are evaluation views: whoever has many images may render these at once.
     remark : callable, optional
         Height and width of the image -> what there is to say of that, empty where nothing; counted with what is said
         of the file.
@@ -49,7 +66,7 @@ class ImageRequest(NamedTuple):
     render: Callable[[Tensor], Tensor]
     reading: Reading = PLAIN
     remark: Callable[[int, int], str] | None = None
-    evaluation: Preprocessing | None = None
+    evaluation: EvaluationViews | None = None
 
 
 @dataclass(frozen=True)

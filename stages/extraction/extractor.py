@@ -22,7 +22,7 @@ from cache.quantized import QUANTIZED
 from stages.config.features import FeatureConfig, Pooling
 from stages.config.pixel_values import COLORS, parse_channels
 from stages.data.augment.policy import Augmentation, augmentation, mirror_view
-from stages.data.image_stream import ImageRequest
+from stages.data.image_stream import EvaluationViews, ImageRequest
 from stages.data.images.codecs import torchcodec_decoders
 from stages.data.images.gpu_jpeg import say_once, why_no_gpu_decoder
 from stages.data.images.preprocessing import stack_pixels
@@ -321,16 +321,30 @@ class Extractor:
         def render(image: Tensor) -> Tensor:
             return stack_pixels([self._view(image, key, view) for view in views])
 
-        evaluation = self.backbone.preprocessing if tuple(views) == (0,) else None
-        return ImageRequest(location, render, self.reading, self._remark, evaluation)
+        return ImageRequest(location, render, self.reading, self._remark, self._evaluation(views, key))
 
     def evaluation_requests(self, locations: Iterable[str]) -> Iterable[ImageRequest]:
         """Return requests for the evaluation view, [3, S, S], of images."""
         preprocessing = self.backbone.preprocessing
+        evaluation = EvaluationViews(preprocessing)
         return (
-            ImageRequest(location, preprocessing.render, self.reading, evaluation=preprocessing)
-            for location in locations
+            ImageRequest(location, preprocessing.render, self.reading, evaluation=evaluation) for location in locations
         )
+
+    def _evaluation(self, views: Sequence[int], key: str) -> EvaluationViews | None:
+        """Return which of these views, ascending, are the evaluation view or its mirror image."""
+        preprocessing = self.backbone.preprocessing
+        if self.options.mirror:
+            return EvaluationViews(preprocessing, tuple(view == MIRROR_VIEW for view in views))
+        if views[0] != 0:
+            return None
+        if len(views) == 1:
+            return EvaluationViews(preprocessing)
+
+        def rest(image: Tensor) -> Tensor:
+            return stack_pixels([self._view(image, key, view) for view in views[1:]])
+
+        return EvaluationViews(preprocessing, rest=rest)
 
     def forward_rows(self, images: Tensor) -> list[Tensor]:
         """Return the rows of each tap, [b, *shape] in the storage type, of rendered images, uint8 [b, 3, S, S].

@@ -271,7 +271,8 @@ class _Rows:
 
     def render(self, decoded: Iterable[tuple[int, Tensor | None]]) -> None:
         """Take images that the device decoded, or did not, with their places in the part."""
-        plain: dict[Preprocessing, list[tuple[int, Tensor]]] = {}
+        at_once: dict[Preprocessing, list[tuple[int, Tensor, tuple[bool, ...]]]] = {}
+        one_by_one: list[tuple[int, Tensor]] = []
         for place, image in decoded:
             request = self._part.requests[place]
             if image is None:
@@ -279,19 +280,34 @@ class _Rows:
                 continue
             remark = request.remark(*image.shape[-2:]) if request.remark is not None else ""
             self.remarks.update([remark] if remark else [])
+            views = request.evaluation
             try:
-                if request.evaluation is None:
-                    views = request.render(image)
-                    self._take(
-                        views if views.ndim == 4 else views[None], [place] * (len(views) if views.ndim == 4 else 1)
-                    )
-                else:
-                    request.evaluation.require_proportions(*image.shape[-2:])
-                    plain.setdefault(request.evaluation, []).append((place, image))
+                if views is not None:
+                    views.preprocessing.require_proportions(*image.shape[-2:])
+                rest = request.render if views is None else views.rest
+                rendered = None if rest is None else rest(image)
             except UnreadableImageError as error:
                 self.failures.append((self._part.first + place, error.reason))
-        for preprocessing, images in plain.items():
-            self._take(_rendered([image for _, image in images], preprocessing), [place for place, _ in images])
+                continue
+            if views is not None:
+                at_once.setdefault(views.preprocessing, []).append((place, image, views.mirrored))
+            if rendered is not None:
+                one_by_one.append((place, rendered if rendered.ndim == 4 else rendered[None]))
+        for preprocessing, images in at_once.items():
+            self._take_evaluation_views(preprocessing, images)
+        for place, rendered in one_by_one:
+            self._take(rendered, [place] * len(rendered))
+
+    def _take_evaluation_views(
+        self, preprocessing: Preprocessing, images: Sequence[tuple[int, Tensor, tuple[bool, ...]]]
+    ) -> None:
+        """Take the evaluation views of images, as they are and as their mirror images."""
+        views = _rendered([image for _, image, _ in images], preprocessing)
+        for mirrored in (False, True):
+            rows = [row for row, (*_, wanted) in enumerate(images) if mirrored in wanted]
+            if rows:
+                chosen = views if len(rows) == len(images) else views[torch.tensor(rows, device=views.device)]
+                self._take(chosen.flip(-1) if mirrored else chosen, [images[row][0] for row in rows])
 
     def take_from_cpu(self, device: torch.device, *, pinned: bool) -> None:
         """Wait for the images that the CPU decodes, and bring them to the device."""

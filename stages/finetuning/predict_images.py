@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stages.config.augment_grammar import TTA
 from stages.data.augment.tta import TestTimeAugmentation
-from stages.data.image_stream import ImageRequest
+from stages.data.image_stream import EvaluationViews, ImageRequest
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.finetuning.image_batches import require_readable
@@ -42,8 +42,10 @@ def vectors_of(extractor: Extractor) -> Callable[[Tensor], Tensor]:
 def _requests(
     extractor: Extractor, renderings: TestTimeAugmentation, locations: Sequence[str]
 ) -> Iterator[ImageRequest]:
+    mirrored = renderings.mirrored
+    evaluation = None if mirrored is None else EvaluationViews(renderings.preprocessing, mirrored)
     for location in locations:
-        yield ImageRequest(location, renderings, extractor.reading, evaluation=renderings.evaluation)
+        yield ImageRequest(location, renderings, extractor.reading, evaluation=evaluation)
 
 
 def iter_predictions(

@@ -42,9 +42,9 @@ class TestTimeAugmentation:
         return _COUNT[self.kind]
 
     @property
-    def evaluation(self) -> Preprocessing | None:
-        """Whose evaluation view it gives, where it gives nothing else."""
-        return self.preprocessing if self.kind == "none" else None
+    def mirrored(self) -> tuple[bool, ...] | None:
+        """How the evaluation view comes, as it is or as its mirror image, where nothing else does; else None."""
+        return {"none": (False,), "flip": (False, True)}.get(self.kind)
 
     def __call__(self, image: Tensor) -> Tensor:
         """Return the renderings, uint8 [count, 3, S, S], of a photograph, uint8 [3, H, W].

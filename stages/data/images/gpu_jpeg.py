@@ -85,7 +85,7 @@ def _decoded_or_halved(encoded: Sequence[Tensor], device: torch.device) -> list[
         raise RuntimeError(f"TorchCodec is gone: {why_no_gpu_decoder(device)}")
     try:
         decoded: list[Tensor | None] = decoders.decode_jpeg(list(encoded), device=device)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # the second of a file without bytes
         if len(encoded) == 1:
             if isinstance(error, torch.OutOfMemoryError) or is_lost(error):
                 raise

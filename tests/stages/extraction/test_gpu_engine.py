@@ -13,8 +13,7 @@ from PIL import Image
 from cache.errors import CutonceError, UsageError
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
-from stages.data.augment.tta import TestTimeAugmentation
-from stages.data.image_stream import ImageRequest
+from stages.data.image_stream import EvaluationViews, ImageRequest
 from stages.data.images.codecs import torchcodec_decoders
 from stages.data.images.preprocessing import Preprocessing, stack_pixels
 from stages.data.images.reading import Reading
@@ -63,7 +62,7 @@ def files(tmp_path_factory):
 
 
 def plain(file):
-    return ImageRequest(file, PREPROCESSING.render, READING, evaluation=PREPROCESSING)
+    return ImageRequest(file, PREPROCESSING.render, READING, evaluation=EvaluationViews(PREPROCESSING))
 
 
 def mean_colors(images):
@@ -164,7 +163,9 @@ def test_remarks_are_counted_whoever_decodes(files):
         return "wide" if width > height else ""
 
     requests = [
-        ImageRequest(file, PREPROCESSING.render, READING, remark, PREPROCESSING if number % 2 else None)
+        ImageRequest(
+            file, PREPROCESSING.render, READING, remark, EvaluationViews(PREPROCESSING) if number % 2 else None
+        )
         for number, file in enumerate(files)
     ]
     counted = sum((batch.remarks for batch in run(requests)), start=type(run(requests)[0].remarks)())
@@ -178,7 +179,8 @@ def test_a_strip_is_a_failure_and_ends_nothing(files, tmp_path):
     Image.new("RGB", (60_000, 1)).save(path)
     preprocessing = Preprocessing(224, 256)
     requests = [
-        ImageRequest(str(file), preprocessing.render, READING, evaluation=preprocessing) for file in (path, files[0])
+        ImageRequest(str(file), preprocessing.render, READING, evaluation=EvaluationViews(preprocessing))
+        for file in (path, files[0])
     ]
     _, indices, failures = outcome(run(requests))
     assert indices == [1]
@@ -282,19 +284,49 @@ def test_a_batch_that_does_not_fit_is_halved_with_a_word_about_it(pretended_cuda
         features(folder, tmp_path / "none", precision="fp32")
 
 
-def test_the_evaluation_view_of_test_time_augmentation_is_that_of_training(files):
-    """To within a level: with others it is rendered image by image."""
-    alone, mirrored = (TestTimeAugmentation(PREPROCESSING, kind) for kind in ("none", "flip"))
-    assert (alone.evaluation, mirrored.evaluation) == (PREPROCESSING, None)
-    requests = [
-        [ImageRequest(file, kind, READING, None, kind.evaluation) for file in files] for kind in (alone, mirrored)
-    ]
-    (_, pixels), _, _ = outcome(run(map(plain, files)))
-    (_, once), _, _ = outcome(run(requests[0]))
-    (_, twice), _, _ = outcome(run(requests[1], renderings=2))
-    assert np.array_equal(once, pixels)
-    np.testing.assert_allclose(twice[::2], pixels, atol=2)
-    assert np.array_equal(twice[1::2], twice[::2, :, ::-1])
+def test_the_evaluation_view_is_the_same_whatever_comes_after_it(files):
+    """With its mirror image, with the mirror image alone, and with views that are rendered image by image."""
+
+    def others(image):
+        return stack_pixels([255 - PREPROCESSING.render(image), PREPROCESSING.render(image) // 2])
+
+    def rows(mirrored, rest=None, renderings=1):
+        def every(image):
+            view = PREPROCESSING.render(image)
+            looks = [view.flip(-1) if mirror else view for mirror in mirrored]
+            return stack_pixels([*looks, *([] if rest is None else rest(image))])
+
+        views = EvaluationViews(PREPROCESSING, mirrored, rest)
+        (_, pixels), indices, _ = outcome(
+            run([ImageRequest(file, every, READING, None, views) for file in files], renderings=renderings)
+        )
+        return pixels.reshape(-1, renderings, *pixels.shape[1:]), indices[::renderings]
+
+    (_, alone), indices, _ = outcome(run(map(plain, files)))
+    both, indices_of_both = rows((False, True), renderings=2)
+    mirror, _ = rows((True,))
+    several, _ = rows((False,), others, renderings=3)
+    assert indices_of_both == indices
+    assert np.array_equal(both[:, 0], alone)
+    assert np.array_equal(several[:, 0], alone)
+    assert np.array_equal(both[:, 1], alone[..., ::-1])
+    assert np.array_equal(mirror[:, 0], alone[..., ::-1])
+    np.testing.assert_allclose(several[:, 1], 255 - alone, atol=2)
+    np.testing.assert_allclose(several[:, 2], alone // 2, atol=2)
+
+
+@pytest.mark.parametrize("options", [{"mirror": True}, {"augment": "light", "views": 2}])
+def test_rows_of_an_image_do_not_depend_on_what_else_was_lacking(pretended_cuda, tmp_path, options):
+    folder = make_folder(tmp_path / "images", per_class=4)
+    features(folder, tmp_path / "one", precision="fp32")
+    apart, _, one = features(folder, tmp_path / "one", precision="fp32", **options)  # the other views alone
+    together, _, other = features(folder, tmp_path / "other", precision="fp32", **options)
+    assert np.array_equal(apart, together)
+    manifest = load_manifest(DataConfig(str(folder)))
+    for tap_of_one, tap_of_other in zip(one.taps, other.taps, strict=True):
+        for view in range(one.cached_views):
+            rows = [tap.cache_of_view(view).read(manifest.keys, view) for tap in (tap_of_one, tap_of_other)]
+            assert np.array_equal(*rows)
 
 
 @pytest.mark.parametrize(("device", "deterministic"), [("auto", True), ("auto", False), ("cpu", True)])

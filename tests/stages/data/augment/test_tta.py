@@ -38,6 +38,15 @@ def test_a_flip_is_the_mirrored_evaluation_view():
     assert torch.equal(mirrored, view.flip(2))
 
 
+@pytest.mark.parametrize("kind", ["none", "flip", "crops"])
+def test_what_is_but_the_evaluation_view_says_so(kind):
+    renderings = TestTimeAugmentation(PREPROCESSING, kind)
+    view = PREPROCESSING.render(PHOTO)
+    expected = [view.flip(2) if mirrored else view for mirrored in renderings.mirrored or ()]
+    assert (len(expected) == renderings.count) == (kind != "crops")
+    assert all(torch.equal(*pair) for pair in zip(renderings(PHOTO), expected, strict=kind != "crops"))
+
+
 def test_crops_are_center_and_corners_of_the_resized_image_then_mirrored():
     views = TestTimeAugmentation(PREPROCESSING, "crops")(PHOTO)
     resized = PREPROCESSING.resized(PHOTO)
