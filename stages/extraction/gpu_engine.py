@@ -40,6 +40,7 @@ from stages.data.images.preprocessing import Preprocessing, stack_pixels
 from stages.data.images.rgb import UnreadableImageError
 from stages.data.sources.open_image import is_file
 from stages.extraction.engine import Compute, ComputedBatch, register_engine
+from stages.runtime.device import uploaded
 from stages.runtime.interpreter import InterpreterProbe
 from stages.runtime.threads import single_thread_pool
 
@@ -245,7 +246,7 @@ def _decode(part: _Part, device: torch.device, streams: _Streams) -> _Decoded:
         sizes = [part.files.jpegs[number] or JpegSize(0, 0) for number in part.places]
         decoded = zip(part.on_gpu, decode_jpegs(encoded, sizes, device), strict=True)
         rows.render(decoded)
-        rows.take_from_cpu(device, pinned=streams.is_cuda)
+        rows.take_from_cpu(device)
         indices, images = rows.in_order()
         ready = streams.event()
     busy = {"read": part.seconds / _READERS, "decode": time.perf_counter() - started}
@@ -306,10 +307,10 @@ class _Rows:
         for mirrored in (False, True):
             rows = [row for row, (*_, wanted) in enumerate(images) if mirrored in wanted]
             if rows:
-                chosen = views if len(rows) == len(images) else views[torch.tensor(rows, device=views.device)]
+                chosen = views if len(rows) == len(images) else views[uploaded(torch.tensor(rows), views.device)]
                 self._take(chosen.flip(-1) if mirrored else chosen, [images[row][0] for row in rows])
 
-    def take_from_cpu(self, device: torch.device, *, pinned: bool) -> None:
+    def take_from_cpu(self, device: torch.device) -> None:
         """Wait for the images that the CPU decodes, and bring them to the device."""
         images: list[Tensor] = []
         places: list[int] = []
@@ -322,8 +323,7 @@ class _Rows:
                 images += rendered.images
                 places += [place] * len(rendered.images)
         if images:
-            stacked = stack_pixels(images)
-            self._take((stacked.pin_memory() if pinned else stacked).to(device, non_blocking=pinned), places)
+            self._take(uploaded(stack_pixels(images), device), places)
 
     def in_order(self) -> tuple[list[int], Tensor | None]:
         """Return the number of the request of each image, ascending, and the images, uint8 [n, 3, S, S]."""
@@ -332,7 +332,7 @@ class _Rows:
         images = self._pieces[0] if len(self._pieces) == 1 else torch.cat(self._pieces)
         order = sorted(range(len(self._places)), key=self._places.__getitem__)
         if order != list(range(len(order))):
-            images = images[torch.tensor(order, device=images.device)]
+            images = images[uploaded(torch.tensor(order), images.device)]
         return [self._part.first + self._places[number] for number in order], images
 
     def _take(self, images: Tensor, places: Sequence[int]) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from stages.data.images.preprocessing import Preprocessing, inner_shape
+from stages.runtime.device import uploaded
 
 _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
 """Half the width of a filter, in pixels of the larger of both grids."""
@@ -98,15 +99,10 @@ def _render_padded(images: Sequence[Tensor], preprocessing: Preprocessing) -> Te
     views = vertical.along(horizontal.along(stacked, 3), 2)
     if not (vertical.covers and horizontal.covers):
         fill = preprocessing.mean_color if preprocessing.crop_mode == "border" else [0] * views.shape[1]
-        color = _sent(torch.tensor(fill, dtype=torch.uint8), device)[:, None, None]
+        color = uploaded(torch.tensor(fill, dtype=torch.uint8), device)[:, None, None]
         inside = vertical.inside[:, None, :, None] & horizontal.inside[:, None, None, :]
         views = torch.where(inside, views, color)
     return views.contiguous(memory_format=torch.channels_last)
-
-
-def _sent(values: Tensor, device: torch.device) -> Tensor:
-    """Return values on the device, without waiting for what it has to do before."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def _stacked(images: Sequence[Tensor]) -> Tensor:
@@ -165,7 +161,7 @@ class _Resampling:
 
     def __init__(self, sides: Sequence[_Side], seen: int, interpolation: str, device: torch.device) -> None:
         self.covers = all(side.first >= 0 and side.first + seen <= side.resized for side in sides)
-        length, resized, first = _sent(torch.tensor(sides, dtype=torch.float64), device).T[:, :, None]
+        length, resized, first = uploaded(torch.tensor(sides, dtype=torch.float64), device).T[:, :, None]
         self._last = length.long() - 1
         number = torch.arange(seen, dtype=torch.float64, device=device) + first
         self.inside = (number >= 0) & (number < resized)
