@@ -117,7 +117,7 @@ def test_help_and_the_page_of_options_name_what_other_packages_add(plug_ins):
         "none (keep the map), gem (of the package cutonce.poolings)",
         "randomerasing, negative",
         "megabytes at a time), .csv (of the package cutonce.export_formats).",
-        "a device computes), logging (of the package cutonce.engines). Not part",
+        "besides what it computes), logging (of the package cutonce.engines). Not part",
         "slower to read), lzf (of the package cutonce.cache_formats). Not part",
         "onecycle, triangular, triangular2, exp_range, restarts, linear.",
         "momentum (plain), asgd (of the package cutonce.optimizers), or another that timm has",

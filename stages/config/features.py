@@ -188,7 +188,7 @@ class FeatureConfig:
         metadata=OptionHelp(
             lambda: (
                 "How images come through the network: auto (what suits the device), "
-                f"{', '.join(ENGINES.named_help_texts())}. The others are not."
+                f"{', '.join(ENGINES.named_help_texts())}. Not part of the fingerprint, but for openvino in bf16."
             )
         ),
     )

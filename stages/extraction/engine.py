@@ -195,7 +195,7 @@ def on_openvino(
     threads: int,
     renderings: int = 1,
 ) -> Iterator[ComputedBatch]:
-    """As cores, the trunk by OpenVINO: up to twice as fast, where it is installed; part of the fingerprint in bf16."""
+    """As cores, but the trunk by OpenVINO, if that is installed: up to twice as fast."""
     yield from on_cores(requests, compute, device, batch_size, threads, renderings)
 
 

@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[3]
 FLAG = re.compile(r"(?<![\w-])--([a-z][a-z0-9-]+)")
 OF_OTHERS = {
     *("nproc-per-node", "max-restarts", "nnodes", "rdzv-endpoint", "rdzv-backend", "rdzv-id"),
-    *("extra", "nworkers", "nthreads", "array", "requeue"),
+    *("extra", "nworkers", "nthreads", "array", "requeue", "pretend-cuda"),
 }
-"""Flags of torchrun, uv, dask and batch systems."""
+"""Flags of torchrun, uv, dask, batch systems and our own tests."""
 
 
 def flags_of_commands():

@@ -142,7 +142,7 @@ def test_a_model_keeps_its_precision_by_name_so_that_another_machine_takes_no_ot
 def test_a_model_of_a_gpu_opens_where_there_is_none(seed):
     recipe = read_recipe(seed / "linear-ridge")
     try:
-        of_a_gpu = {**recipe.features, "precision": "tf32", "compile": True, "decode_on": "cuda"}
+        of_a_gpu = {**recipe.features, "precision": "tf32", "compile_trunk": True, "decode_on": "cuda"}
         write_card(seed / "linear-ridge", replace(recipe, features=of_a_gpu))
         extractor = open_model(seed / "linear-ridge", "cpu", backbone=OwnNetwork())[1]
         assert extractor.trunk.arithmetic == "fp32"

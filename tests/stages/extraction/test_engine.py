@@ -200,6 +200,6 @@ def test_an_engine_that_does_not_suit_is_refused():
         get_engine("cores", torch.device("cuda"))
     with pytest.raises(
         UsageError,
-        match=r"`engine` core: .*no such engine\. Did you mean .cores.\? There are cores, accelerator, gpu, and auto\.",
+        match=r"`engine` core: .*no such engine\. Did you mean .cores.\? There are cores, openvino, accelerator, gpu, and auto\.",
     ):
         FeatureConfig(engine="core")

@@ -7,7 +7,8 @@ from stages.runtime.device import to_device
 
 def test_apples_gpu_is_given_no_float64(monkeypatch):
     given = []
-    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device, dtype, **_: given.append((device.type, dtype)))
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device, **_: given.append((device.type, tensor.dtype)))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)  # there may be nobody to pin it for
     for name in ("mps", "cuda"):
         for dtype in (torch.float64, torch.int64):
             to_device(torch.zeros(1, dtype=dtype), torch.device(name))
