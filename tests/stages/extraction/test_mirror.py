@@ -26,7 +26,10 @@ def manifest(probe):
 def extractor(probe, manifest, tmp_path_factory):
     """One that took means over mirror images, into a cache where the images alone were known."""
     options = replace(
-        probe.extractor.options, cache=tmp_path_factory.mktemp("mirror") / "cache", storage_dtype="float16"
+        probe.extractor.options,
+        cache=tmp_path_factory.mktemp("mirror") / "cache",
+        storage_dtype="float16",
+        decode_on="cpu",  # as `rendered` was
     )
     extract(build_extractor(options), manifest)
     mirrored = build_extractor(replace(options, mirror=True))
@@ -55,8 +58,10 @@ def test_a_row_is_the_mean_over_an_image_and_its_mirror_image(extractor, manifes
 
 def test_out_of_the_cache_it_is_the_same_row(extractor, manifest):
     size = extractor.options.image_size
-    computed = features(manifest.locations, image_size=size, mirror=True, dtype="float16")
-    assert np.array_equal(computed, read_features(extractor, manifest))
+    computed = features(manifest.locations, image_size=size, mirror=True, dtype="float16", precision="fp32")
+    # a GPU decodes for the one and not for the other
+    close = 0 if extractor.device.type == "cpu" else 0.1
+    np.testing.assert_allclose(computed.astype(float), read_features(extractor, manifest).astype(float), 0, close)
 
 
 def test_what_a_head_sees_of_new_images_is_the_cached_row_before_it_was_rounded(extractor, manifest, rendered):
