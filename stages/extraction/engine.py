@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ from torch import Tensor
 from cache.errors import UsageError
 from cache.prefetch import prefetch_map
 from stages.config.registry import ENGINES, EngineKind
-from stages.data.image_stream import ImageBatch, ImageRequest, render, stream_images
+from stages.data.image_stream import ImageRequest, render, stream_images
 from stages.data.images.preprocessing import stack_pixels
 from stages.data.images.rgb import UnreadableImageError
 from stages.runtime.threads import single_thread_pool
@@ -208,17 +208,12 @@ def on_accelerator(
     threads: int,
     renderings: int = 1,
 ) -> Iterator[ComputedBatch]:
-    """Threads decode while a device computes. See :class:`Engine`.
-
-    A batch is launched as soon as it is decoded; what the one before has become is waited for only then.
-    """
-    launched: deque[Callable[[], ComputedBatch]] = deque()
+    """Threads decode while a device computes. See :class:`Engine`."""
     for batch in stream_images(requests, batch_size, threads, renderings):
-        launched.append(_launch(batch, compute, device, threads))
-        if len(launched) > 1:
-            yield launched.popleft()()
-    for finish in launched:
-        yield finish()
+        started = time.perf_counter()
+        rows = [row.to("cpu").numpy() for row in compute(batch.images)] if batch.indices else []
+        busy = {"decode": batch.decode_seconds / threads, "forward": time.perf_counter() - started}
+        yield ComputedBatch(batch.indices, rows, batch.failures, batch.finished, busy, batch.remarks)
 
 
 def _parts(requests: Iterable[ImageRequest], batch_size: int) -> Iterator[tuple[int, list[ImageRequest]]]:
@@ -272,23 +267,3 @@ def _decode_and_forward(
     )
     busy = {"decode": (decoded - started) / threads, "forward": (time.perf_counter() - decoded) / threads}
     return ComputedBatch(indices, rows, failures, first + len(part), busy, remarks)
-
-
-def _launch(batch: ImageBatch, compute: Compute, device: torch.device, threads: int) -> Callable[[], ComputedBatch]:
-    """Start computing a batch that so many threads decoded; return what waits for its rows."""
-    started = time.perf_counter()
-    rows: list[Tensor] = []
-    if batch.indices:
-        rows = [row.to("cpu") for row in compute(batch.images)]
-    launch_seconds = time.perf_counter() - started
-
-    def finish() -> ComputedBatch:
-        waiting = time.perf_counter()
-        arrays = [row.numpy() for row in rows]
-        busy = {
-            "decode": batch.decode_seconds / threads,
-            "forward": launch_seconds + time.perf_counter() - waiting,
-        }
-        return ComputedBatch(batch.indices, arrays, batch.failures, batch.finished, busy, batch.remarks)
-
-    return finish

@@ -6,7 +6,6 @@ How the images of a manifest get into the caches is told in ``extract``.
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -45,10 +44,9 @@ from stages.network.graph.trunk import FrozenTrunk, Precision, auto_batch_size, 
 from stages.network.map_layout import MapLayout
 from stages.runtime.allocator import tune_malloc
 from stages.runtime.device import compute_deterministically, resolve_device
+from stages.runtime.memory import InHalves
 from stages.runtime.seeding import seed_from
 from stages.runtime.threads import usable_cores
-
-_LOG = logging.getLogger("cutonce")
 
 MIRROR_VIEW = 1
 """The view under which mirror images are cached, where features are taken of both."""
@@ -85,39 +83,6 @@ class CachedCut:
     def missing(self, keys: Sequence[str], views: int) -> dict[int, list[str]]:
         """Return, for each of so many views, the keys that have no row and can have one."""
         return {view: self.cache_of_view(view).missing(keys, view) for view in range(views)}
-
-
-class _FittingSize:
-    """How many images a pass takes that finds room in the memory of the device.
-
-    Attributes
-    ----------
-    size : int
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def halve(self, size: int, device: torch.device, error: torch.OutOfMemoryError) -> None:
-        """Take half of a size that did not fit, and say so.
-
-        Raises
-        ------
-        CutonceError
-            If a single image does not fit.
-        """
-        if size == 1:
-            raise CutonceError(
-                f"{device} has not enough memory for a single image: free some of it, take a smaller `image_size`, or "
-                "`device` cpu"
-            ) from error
-        self.size = size // 2
-        _LOG.warning(
-            f"{device} has not enough memory for {size} images at a time: {self.size} from here on "
-            "(`extract_batch_size` says it from the beginning)"
-        )
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True)
@@ -359,19 +324,16 @@ class Extractor:
         """
         if len(images) > self.batch_size:
             raise ValueError(f"{len(images)} images are more than a batch of {self.batch_size}")
-        parts: list[list[Tensor]] = []
-        done = 0
-        while done < len(images):
-            size = self._fitting.size
-            try:
-                parts.append(self._pass(images[done : done + size], size))
-                done += size
-            except torch.OutOfMemoryError as error:
-                self._fitting.halve(size, self.device, error)
-        return parts[0] if len(parts) == 1 else [torch.cat(rows) for rows in zip(*parts, strict=True)]
+        return self._passes(images)
 
-    def _pass(self, images: Tensor, size: int) -> list[Tensor]:
-        """Return the rows of at most `size` images, in one pass that is filled up to just as many."""
+    @cached_property
+    def _passes(self) -> InHalves[list[Tensor]]:
+        """The forward pass; what does not fit into the memory goes in parts."""
+        return InHalves(self._pass, self.device, "the forward pass")
+
+    def _pass(self, images: Tensor) -> list[Tensor]:
+        """Return the rows of images in one pass, which is filled up to what such passes take."""
+        size = self._passes.most or self.batch_size
         missing = size - len(images)
         filled = torch.cat([images, images.new_zeros((missing, *images.shape[1:]))]) if missing else images
         # converted here, where many numbers are at once: NumPy takes twenty times as long for it
@@ -398,10 +360,6 @@ class Extractor:
         trunk = _rows_of(self.graph, self.options).trunk("fp32", self.device)
         return OpenVINOTrunk(trunk, self.backbone.preprocessing, self.trunk.precision, self.threads)
 
-    @cached_property
-    def _fitting(self) -> _FittingSize:
-        return _FittingSize(self.batch_size)
-
     def mean_rows(self, images: Tensor) -> list[Tensor]:
         """Return the rows of each tap as they are read from the caches: with `mirror` the means over mirror images.
 
@@ -419,7 +377,7 @@ class Extractor:
 
     def computed(self, requests: Iterable[ImageRequest]) -> Iterator[ComputedBatch]:
         """Yield the rows of the requested images, in order, one array per tap; see :mod:`stages.extraction.engine`."""
-        _ = self._launch  # made now, and not by several threads at once
+        _ = self._launch, self._passes  # made now, and not by several threads at once
         return self.run_batches(requests, self.forward_rows, self.cached_views)
 
     def run_batches(

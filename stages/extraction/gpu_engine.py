@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -30,7 +31,7 @@ from torch import Tensor
 
 from cache.errors import CutonceError
 from cache.prefetch import prefetch_map
-from stages.data.encoded_files import EncodedFiles, read_encoded
+from stages.data.encoded_files import read_encoded
 from stages.data.image_stream import ImageRequest, render
 from stages.data.images.batched_render import render_batch
 from stages.data.images.decode import PIXEL_LIMIT
@@ -42,6 +43,7 @@ from stages.data.sources.open_image import is_file
 from stages.extraction.engine import Compute, ComputedBatch, register_engine
 from stages.runtime.device import uploaded
 from stages.runtime.interpreter import InterpreterProbe
+from stages.runtime.memory import InHalves
 from stages.runtime.threads import single_thread_pool
 
 _READERS = 4
@@ -52,9 +54,6 @@ _READ_AHEAD = 6
 
 _DECODED_AHEAD = 2
 """Parts that are decoded, or being decoded, before they are computed."""
-
-_PART = 256
-"""Rows of a part of the work: so many images, if each is wanted once."""
 
 
 @register_engine("gpu", devices=("cuda",))
@@ -75,22 +74,14 @@ def on_gpu(
         ThreadPoolExecutor(_READERS, "read") as readers,
         single_thread_pool(1, "gpu-decode") as decoder,
     ):
+        decode = _Decoder(device, streams)
 
         def read(numbered: tuple[int, list[ImageRequest]]) -> _Part:
             return _read(*numbered, cpu_decoders)
 
-        def decode(part: _Part) -> _Decoded:
-            try:
-                return _decode(part, device, streams)
-            except torch.OutOfMemoryError as error:
-                raise CutonceError(
-                    f"{device} has not enough memory to decode and render its images: free some of it, take a smaller "
-                    "`extract_batch_size`, or `decode_on` cpu"
-                ) from error
-
         with (
             closing(
-                prefetch_map(read, _parts(requests, max(_PART // renderings, 1)), pool=readers, ahead=_READ_AHEAD)
+                prefetch_map(read, _parts(requests, max(batch_size // renderings, 1)), pool=readers, ahead=_READ_AHEAD)
             ) as encoded,
             closing(prefetch_map(decode, encoded, pool=decoder, ahead=_DECODED_AHEAD)) as decoded,
         ):
@@ -148,12 +139,12 @@ class _Part:
     first : int
         Number of its first request.
     requests : list of ImageRequest
-    files : EncodedFiles
-        Of those that a GPU may decode.
-    on_gpu : list of int
-        Places in the part of the images that a GPU decodes.
     places : list of int
-        Places in `files` of the same.
+        Places in the part of the images that a GPU decodes.
+    encoded : list of uint8 Tensor [n]
+        Their files.
+    sizes : list of JpegSize
+        Theirs.
     on_cpu : dict
         What becomes of the others, by their places in the part.
     cpu : callable
@@ -164,9 +155,9 @@ class _Part:
 
     first: int
     requests: list[ImageRequest]
-    files: EncodedFiles
-    on_gpu: list[int]
     places: list[int]
+    encoded: list[Tensor]
+    sizes: list[JpegSize]
     on_cpu: dict[int, Future[_Rendered]]
     cpu: Callable[[ImageRequest], Future[_Rendered]]
     seconds: float
@@ -220,38 +211,60 @@ def _read(first: int, requests: list[ImageRequest], cpu_decoders: ThreadPoolExec
         place for place, request in enumerate(requests) if request.reading.nvjpeg and is_file(request.location)
     ]
     files = read_encoded([requests[place].location for place in candidates])
+    data = torch.from_numpy(files.data)
+    places, encoded, sizes = list[int](), list[Tensor](), list[JpegSize]()
+    for place, span, size in zip(candidates, files.spans, files.jpegs, strict=True):
+        if size is not None and size.height * size.width <= PIXEL_LIMIT:
+            places.append(place)
+            encoded.append(data[slice(*span)])
+            sizes.append(size)
 
     def cpu(request: ImageRequest) -> Future[_Rendered]:
         return cpu_decoders.submit(_render_on_cpu, request)
 
-    taken = [
-        (place, number)
-        for number, (place, size) in enumerate(zip(candidates, files.jpegs, strict=True))
-        if size is not None and size.height * size.width <= PIXEL_LIMIT
-    ]
-    on_gpu = [place for place, _ in taken]
-    others = sorted(set(range(len(requests))).difference(on_gpu))
-    on_cpu = {place: cpu(requests[place]) for place in others}
-    seconds = time.perf_counter() - started
-    return _Part(first, requests, files, on_gpu, [number for _, number in taken], on_cpu, cpu, seconds)
+    on_cpu = {place: cpu(requests[place]) for place in sorted(set(range(len(requests))).difference(places))}
+    return _Part(first, requests, places, encoded, sizes, on_cpu, cpu, time.perf_counter() - started)
 
 
-def _decode(part: _Part, device: torch.device, streams: _Streams) -> _Decoded:
-    """Decode and render a part on the device; what the decoder does not take, the CPU decodes."""
-    started = time.perf_counter()
-    rows = _Rows(part)
-    with streams.decoding(), torch.inference_mode():
-        data = torch.from_numpy(part.files.data)
-        encoded = [data[slice(*part.files.spans[number])] for number in part.places]
-        sizes = [part.files.jpegs[number] or JpegSize(0, 0) for number in part.places]
-        decoded = zip(part.on_gpu, decode_jpegs(encoded, sizes, device), strict=True)
-        rows.render(decoded)
-        rows.take_from_cpu(device)
-        indices, images = rows.in_order()
-        ready = streams.event()
-    busy = {"read": part.seconds / _READERS, "decode": time.perf_counter() - started}
-    finished = part.first + len(part.requests)
-    return _Decoded(indices, images, ready, sorted(rows.failures), finished, busy, rows.remarks)
+class _Decoder:
+    """Decodes and renders parts on the device; what its decoder does not take, the CPU decodes."""
+
+    def __init__(self, device: torch.device, streams: _Streams) -> None:
+        self._device, self._streams = device, streams
+        self._renderers: dict[Preprocessing, InHalves[Tensor]] = {}
+
+    def __call__(self, part: _Part) -> _Decoded:
+        """Return the images of a part.
+
+        Raises
+        ------
+        CutonceError
+            If the device has too little memory for them.
+        """
+        started = time.perf_counter()
+        rows = _Rows(part)
+        try:
+            with self._streams.decoding(), torch.inference_mode():
+                decoded = decode_jpegs(part.encoded, part.sizes, self._device)
+                rows.render(zip(part.places, decoded, strict=True), self._views)
+                rows.take_from_cpu(self._device)
+                indices, images = rows.in_order()
+                ready = self._streams.event()
+        except torch.OutOfMemoryError as error:
+            raise CutonceError(
+                f"{self._device} has not enough memory to decode and render {len(part.requests)} images: free some of "
+                "it, take a smaller `extract_batch_size`, or `decode_on` cpu"
+            ) from error
+        busy = {"read": part.seconds / _READERS, "decode": time.perf_counter() - started}
+        finished = part.first + len(part.requests)
+        return _Decoded(indices, images, ready, sorted(rows.failures), finished, busy, rows.remarks)
+
+    def _views(self, images: Sequence[Tensor], preprocessing: Preprocessing) -> Tensor:
+        """Return the evaluation views of images; of so few at once as find room."""
+        if preprocessing not in self._renderers:
+            render = partial(render_batch, preprocessing=preprocessing)
+            self._renderers[preprocessing] = InHalves(render, self._device, "rendering")
+        return self._renderers[preprocessing](images)
 
 
 class _Rows:
@@ -270,8 +283,18 @@ class _Rows:
         self._pieces: list[Tensor] = []
         self._places: list[int] = []
 
-    def render(self, decoded: Iterable[tuple[int, Tensor | None]]) -> None:
-        """Take images that the device decoded, or did not, with their places in the part."""
+    def render(
+        self,
+        decoded: Iterable[tuple[int, Tensor | None]],
+        views_of: Callable[[Sequence[Tensor], Preprocessing], Tensor],
+    ) -> None:
+        """Take images that the device decoded, or did not, with their places in the part.
+
+        Parameters
+        ----------
+        views_of : callable
+            Returns the evaluation views of many images.
+        """
         at_once: dict[Preprocessing, list[tuple[int, Tensor, tuple[bool, ...]]]] = {}
         one_by_one: list[tuple[int, Tensor]] = []
         for place, image in decoded:
@@ -295,17 +318,15 @@ class _Rows:
             if rendered is not None:
                 one_by_one.append((place, rendered if rendered.ndim == 4 else rendered[None]))
         for preprocessing, images in at_once.items():
-            self._take_evaluation_views(preprocessing, images)
+            rendered_at_once = views_of([image for _, image, _ in images], preprocessing)
+            self._take_evaluation_views(rendered_at_once, [(place, wanted) for place, _, wanted in images])
         for place, rendered in one_by_one:
             self._take(rendered, [place] * len(rendered))
 
-    def _take_evaluation_views(
-        self, preprocessing: Preprocessing, images: Sequence[tuple[int, Tensor, tuple[bool, ...]]]
-    ) -> None:
-        """Take the evaluation views of images, as they are and as their mirror images."""
-        views = _rendered([image for _, image, _ in images], preprocessing)
+    def _take_evaluation_views(self, views: Tensor, images: Sequence[tuple[int, tuple[bool, ...]]]) -> None:
+        """Take the evaluation views of images, by their places, as they are and as their mirror images."""
         for mirrored in (False, True):
-            rows = [row for row, (*_, wanted) in enumerate(images) if mirrored in wanted]
+            rows = [row for row, (_, wanted) in enumerate(images) if mirrored in wanted]
             if rows:
                 chosen = views if len(rows) == len(images) else views[uploaded(torch.tensor(rows), views.device)]
                 self._take(chosen.flip(-1) if mirrored else chosen, [images[row][0] for row in rows])
@@ -338,17 +359,6 @@ class _Rows:
     def _take(self, images: Tensor, places: Sequence[int]) -> None:
         self._pieces.append(images)
         self._places += places
-
-
-def _rendered(images: Sequence[Tensor], preprocessing: Preprocessing) -> Tensor:
-    """Return the evaluation views of images; of so few at once as find room."""
-    try:
-        return render_batch(images, preprocessing)
-    except torch.OutOfMemoryError:
-        if len(images) == 1:
-            raise
-    half = len(images) // 2
-    return torch.cat([_rendered(images[:half], preprocessing), _rendered(images[half:], preprocessing)])
 
 
 def _launch(

@@ -34,8 +34,8 @@ from stages.data.images.reading import Reading
 from stages.data.manifest import Manifest
 from stages.data.sources.open_image import is_file, read_image
 from stages.runtime.device import uploaded
+from stages.runtime.memory import InHalves
 from stages.runtime.seeding import seed_from
-from stages.training.memory import InHalves
 
 _AHEAD = 2
 """Batches that are rendered, or being rendered, while one is trained on."""

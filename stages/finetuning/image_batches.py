@@ -31,12 +31,12 @@ from stages.finetuning.masks import AugmentedMasks, mask_views
 from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.sample_views import AugmentedSamples, CollateSamples, complete_samples, join_samples
 from stages.finetuning.transfer_model import TransferModel
+from stages.runtime.memory import InHalves
 from stages.runtime.progress import progress
 from stages.runtime.seeding import seed_from
 from stages.runtime.shared_memory import loaders_that_fit
 from stages.runtime.threads import single_thread_pool, usable_cores
 from stages.training.evaluation import Batches
-from stages.training.memory import InHalves
 from stages.training.sample_images import Inputs, SampleImages
 
 _LOG = logging.getLogger("cutonce")

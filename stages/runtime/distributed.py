@@ -57,7 +57,9 @@ class Rank:
         Several processes take no Apple GPU by themselves: they would share one, and gloo carries no tensors of it.
         """
         if self.world_size > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
-            return f"cuda:{self.local % torch.cuda.device_count()}"
+            index = self.local % torch.cuda.device_count()
+            torch.cuda.set_device(index)  # what names none, as pinned memory does, would take the first one too
+            return f"cuda:{index}"
         return "cpu" if self.world_size > 1 and name == "auto" else name
 
     def broadcast_from_first(self, make: Callable[[], Value]) -> Value:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from cache.errors import DataError
 from stages.runtime.device import to_device
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
+from stages.runtime.memory import InHalves
 from stages.tasks.base import Task, find_metric
 from stages.tasks.running_score import RunningScore
 from stages.training.losses import TaskLoss, logits_of, statistics_of
-from stages.training.memory import InHalves
 from stages.training.outcomes import BYTES_AT_ONCE, Outcome, copied_together, is_time_to_read, on_host, reads_late
 from stages.training.sample_images import Inputs
 

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from cache.errors import CutonceError
 from stages.runtime.device import to_device
 from stages.runtime.distributed import SINGLE_PROCESS, Rank
+from stages.runtime.memory import free_cached, is_out_of_memory
 from stages.runtime.norm_layers import NORM_LAYERS
 from stages.tasks.base import Task, find_metric
 from stages.tasks.running_score import Sums, is_of_sums, sums_of
@@ -22,7 +23,6 @@ from stages.training.amp import MixedPrecision
 from stages.training.config import TrainConfig
 from stages.training.history import RunningMetrics
 from stages.training.losses import TaskLoss, l1_penalty, logits_of, statistics_of
-from stages.training.memory import free_cached, is_out_of_memory
 from stages.training.outcomes import Outcome, is_time_to_read, on_host
 from stages.training.sample_images import Inputs, parts_of
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from stages.data.images.codecs import INSTALL, first_line, torchcodec_decoders
 from stages.data.images.jpeg_structure import JpegSize
 from stages.runtime.device import is_lost
+from stages.runtime.memory import free_cached, is_out_of_memory
 
 _LOG = logging.getLogger("cutonce")
 
@@ -81,19 +82,21 @@ def _parts(sizes: Sequence[JpegSize]) -> list[range]:
 
 def _decoded_or_halved(encoded: Sequence[Tensor], device: torch.device) -> list[Tensor | None]:
     decoders = torchcodec_decoders()
-    if decoders is None:
-        raise RuntimeError(f"TorchCodec is gone: {why_no_gpu_decoder(device)}")
+    assert decoders is not None  # as `why_no_gpu_decoder` found
     try:
         decoded: list[Tensor | None] = decoders.decode_jpeg(list(encoded), device=device)
     except (RuntimeError, ValueError) as error:  # the second of a file without bytes
         if len(encoded) == 1:
-            if isinstance(error, torch.OutOfMemoryError) or is_lost(error):
+            if is_out_of_memory(error) or is_lost(error):
                 raise
             _LOG.debug("the decoder of %s did not take an image: %s", device, first_line(error))
             return [None]
         if is_lost(error):
             raise
+        is_short = is_out_of_memory(error)
     else:
         return decoded
+    if is_short:
+        free_cached(device)
     half = len(encoded) // 2
     return _decoded_or_halved(encoded[:half], device) + _decoded_or_halved(encoded[half:], device)

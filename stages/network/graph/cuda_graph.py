@@ -62,7 +62,11 @@ class CudaGraph:
         finally:
             torch.cuda.current_stream(images.device).wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
-        # other threads decode meanwhile, and take memory for it
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        # on the stream of this device: torch's own for it is of the first that was ever recorded on; other threads
+        # decode meanwhile, and take memory for it
+        with (
+            torch.cuda.device(images.device),
+            torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"),
+        ):
             rows = self._function(given)
         return images.shape, graph, given, rows

@@ -18,7 +18,6 @@ from stages.data.images.codecs import torchcodec_decoders
 from stages.data.images.preprocessing import Preprocessing, stack_pixels
 from stages.data.images.reading import Reading
 from stages.data.manifest import load_manifest
-from stages.extraction import gpu_engine
 from stages.extraction.engine import on_cores
 from stages.extraction.extract import extract
 from stages.extraction.extractor import build_extractor
@@ -91,13 +90,12 @@ def test_rows_and_failures_are_those_of_the_other_engines(files):
     assert np.abs(rows[1] - expected[1]).mean() < 0.05
 
 
-def test_rows_are_the_same_in_any_order_and_any_division(files, monkeypatch):
+def test_rows_are_the_same_in_any_order_and_any_division(files):
     (_, pixels), indices, failures = outcome(run(map(plain, files)))
     by_file = dict(zip([files[index] for index in indices], pixels, strict=True))
     for seed, part in enumerate((1, 3, 16)):
-        monkeypatch.setattr(gpu_engine, "_PART", part)
         order = random.Random(seed).sample(files, len(files))
-        (_, others), other_indices, other_failures = outcome(run(map(plain, order), batch_size=5))
+        (_, others), other_indices, other_failures = outcome(run(map(plain, order), batch_size=part))
         assert other_indices == sorted(other_indices)
         assert {order[index] for index, _ in other_failures} == {files[index] for index, _ in failures}
         for index, row in zip(other_indices, others, strict=True):
@@ -260,25 +258,26 @@ def test_who_decodes_is_told_and_refused_where_it_cannot(pretended_cuda, tmp_pat
         decoder(decode_on="cuda", device="cpu")
 
 
-def test_a_batch_that_does_not_fit_is_halved_with_a_word_about_it(pretended_cuda, tmp_path, caplog):
+def test_a_batch_that_does_not_fit_is_halved_with_a_word_about_it(pretended_cuda, tmp_path):
     folder = make_folder(tmp_path / "images", per_class=12)
     expected, *_ = features(folder, tmp_path / "cache", precision="fp32")
     pretended_cuda.largest_allocation = 9 * 96 * 32 * 32 * 4  # of the widest layer, for nine images
-    rows, report, extractor = features(folder, tmp_path / "other", precision="fp32", extract_batch_size=32)
+    with pytest.warns(UserWarning, match="not enough memory") as warned:
+        rows, report, _ = features(folder, tmp_path / "other", precision="fp32", extract_batch_size=32)
     assert report.samples == 36
-    assert [record.message.split(" (")[0] for record in caplog.records if "not enough memory" in record.message] == [
-        "cuda has not enough memory for 32 images at a time: 16 from here on",
-        "cuda has not enough memory for 16 images at a time: 8 from here on",
+    assert [str(warning.message) for warning in warned if "memory" in str(warning.message)] == [
+        f"not enough memory on cuda for the forward pass of {count} images: {count // 2} at a time from now on"
+        for count in (32, 16)
     ]
     np.testing.assert_allclose(rows, expected, atol=2e-3)
     pretended_cuda.largest_allocation = 200_000  # of four images that are rendered
     requests = [plain(str(file)) for file in sorted(folder.rglob("*.jpg"))]
     assert len(outcome(list(on_gpu(requests, mean_colors, torch.device("cuda:0"), 4, 2)))[1]) == 36
     pretended_cuda.largest_allocation = 2 << 20
-    with pytest.raises(CutonceError, match="not enough memory for a single image"):
+    with pytest.raises(CutonceError, match="not enough for the forward pass of one image"):
         features(make_folder(tmp_path / "few", per_class=3), tmp_path / "none", precision="fp32", image_size=256)
     pretended_cuda.largest_allocation = 1000
-    with pytest.raises(CutonceError, match="not enough memory to decode and render its images"):
+    with pytest.raises(CutonceError, match=r"not enough memory to decode and render 4 images: .*`extract_batch_size`"):
         list(on_gpu(requests, mean_colors, torch.device("cuda:0"), 4, 2))
     with pytest.raises(CutonceError, match=r"cuda has not enough memory for the network, 1[0-9]\.[0-9] MB of numbers"):
         features(folder, tmp_path / "none", precision="fp32")

@@ -118,6 +118,8 @@ def test_alone_there_is_nobody_to_meet():
 def test_gpus_are_dealt_out_among_the_ranks_of_a_machine(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    taken = []
+    monkeypatch.setattr("torch.cuda.set_device", taken.append)
     assert [Rank(index, 8, index % 4).device("auto") for index in range(5)] == [
         "cuda:0",
         "cuda:1",
@@ -125,9 +127,11 @@ def test_gpus_are_dealt_out_among_the_ranks_of_a_machine(monkeypatch):
         "cuda:3",
         "cuda:0",
     ]
+    assert taken == [0, 1, 2, 3, 0]  # what names no device goes to the process's own
     assert Rank(1, 8, 1).device("cpu") == "cpu"
     assert Rank(1, 8, 1).device("cuda:3") == "cuda:3"
     assert SINGLE_PROCESS.device("auto") == "auto"
+    assert len(taken) == 5
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ def test_auto_takes_cuda_then_apples_gpu_then_the_processor(monkeypatch, cuda, m
     assert resolve_device("auto").type == best
     several = Rank(1, 2, 1)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
     assert several.device("auto") == ("cuda:1" if cuda else "cpu")
 
 

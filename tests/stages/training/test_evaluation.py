@@ -11,6 +11,7 @@ from cache.errors import DataError
 from stages.tasks.single_label import SingleLabel
 from stages.training.evaluation import evaluate_loss, predict
 from tests.stages.training.blobs import CLASSES, TASK, TRAIN, VAL, small_network
+from tests.stages.training.test_train_step import Limited
 
 
 def test_probabilities_are_rows_that_sum_to_one_in_evaluation_mode():
@@ -88,3 +89,19 @@ def test_rows_of_any_type_are_taken_as_float32_and_without_a_task_answers_stay_l
     assert logits.shape == (len(VAL[0]), CLASSES)
     assert np.allclose(logits.numpy(), model(halves.float()).detach().numpy(), atol=1e-6)
     assert logits.softmax(dim=1).numpy() == pytest.approx(predict(model, [halves], TASK).numpy(), abs=1e-6)
+
+
+class LimitedAnswer(Limited):
+    """A network that has too little memory in evaluation."""
+
+    def forward(self, inputs):
+        self.seen.append(len(inputs))
+        if len(inputs) > self.most:
+            raise self.error
+        return self.network(inputs)
+
+
+def test_validation_that_does_not_fit_is_made_in_parts_with_the_same_result():
+    with pytest.warns(UserWarning, match="for validation of 240 images"):
+        found = evaluate_loss(LimitedAnswer(small_network(), 70), [VAL], TASK)
+    assert found == pytest.approx(evaluate_loss(small_network(), [VAL], TASK), rel=1e-6)

@@ -6,10 +6,7 @@ import pytest
 import torch
 
 from cache.errors import CutonceError
-from stages.training.evaluation import evaluate_loss
-from stages.training.memory import InHalves
-from tests.stages.training.blobs import TASK, VAL, small_network
-from tests.stages.training.test_train_step import Limited
+from stages.runtime.memory import InHalves
 
 CPU = torch.device("cpu")
 
@@ -60,17 +57,10 @@ def test_other_errors_are_not_taken_for_short_memory():
         InHalves(broken, CPU, "the frozen part")(torch.zeros(4, 1))
 
 
-class LimitedAnswer(Limited):
-    """A network that has too little memory in evaluation."""
-
-    def forward(self, inputs):
-        self.seen.append(len(inputs))
-        if len(inputs) > self.most:
-            raise self.error
-        return self.network(inputs)
-
-
-def test_validation_that_does_not_fit_is_made_in_parts_with_the_same_result():
-    with pytest.warns(UserWarning, match="for validation of 240 images"):
-        found = evaluate_loss(LimitedAnswer(small_network(), 70), [VAL], TASK)
-    assert found == pytest.approx(evaluate_loss(small_network(), [VAL], TASK), rel=1e-6)
+def test_what_gives_several_tensors_gives_them_whole():
+    in_halves = InHalves(lambda rows: [limited(2)(rows), rows.sum(1)], CPU, "rows")
+    rows = torch.arange(10.0).view(5, 2)
+    with pytest.warns(UserWarning, match="3 at a time"):
+        squares, sums = in_halves(rows)
+    assert torch.equal(squares, rows**2)
+    assert torch.equal(sums, rows.sum(1))

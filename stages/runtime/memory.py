@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from cache.errors import CutonceError
 
-Item = TypeVar("Item")
+Rows = TypeVar("Rows", bound=Tensor | list[Tensor])
+"""What is computed: a row for each thing, in one tensor or in each of several."""
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether memory was short; on CPU and MPS torch says so by the message alone."""
     return isinstance(error, torch.OutOfMemoryError) or any(
         phrase in str(error) for phrase in ("out of memory", "can't allocate memory")
@@ -27,13 +28,19 @@ def free_cached(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-class InHalves:
+def _joined(parts: Sequence[Any]) -> Any:
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts))
+    return [torch.cat(rows) for rows in zip(*parts, strict=True)]
+
+
+class InHalves(Generic[Rows]):
     """A function of a batch that is computed in parts once the memory has not sufficed for the whole.
 
     Parameters
     ----------
     function : callable
-        Sequence of things, or a tensor [b, ...] -> Tensor [b, ...]; each row of its own thing.
+        Sequence of things, or a tensor [b, ...] -> Tensor [b, ...], or several of them; each row of its own thing.
     device : torch.device
     what : str
         What is computed, in words: "the frozen part", for one.
@@ -44,14 +51,12 @@ class InHalves:
         How many are computed at once; None for any number.
     """
 
-    def __init__(
-        self, function: Callable[[Tensor], Tensor] | Callable[[Sequence[Item]], Tensor], device: torch.device, what: str
-    ) -> None:
-        self._function: Callable[..., Tensor] = function
+    def __init__(self, function: Callable[[Any], Rows], device: torch.device, what: str) -> None:
+        self._function = function
         self._device, self._what = device, what
         self.most: int | None = None
 
-    def __call__(self, items: Tensor | Sequence[Item]) -> Tensor:
+    def __call__(self, items: Tensor | Sequence[Any]) -> Rows:
         """Return what the function makes of the items.
 
         Raises
@@ -64,7 +69,8 @@ class InHalves:
             try:
                 if size == len(items):
                     return self._function(items)
-                return torch.cat([self._function(items[start : start + size]) for start in range(0, len(items), size)])
+                parts = [self._function(items[start : start + size]) for start in range(0, len(items), size)]
+                return cast("Rows", _joined(parts))
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
