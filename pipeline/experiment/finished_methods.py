@@ -16,7 +16,7 @@ from pipeline.evaluation.results import Result, to_json_value
 from pipeline.experiment.experiment import Experiment
 from pipeline.experiment.model_card import ModelCard, config_to_json, read_recipe
 from stages.config.data import DataConfig
-from stages.config.features import FeatureConfig
+from stages.config.features import OF_THE_MACHINE, FeatureConfig
 from stages.config.heads import HeadConfig
 from stages.config.version_1 import from_version_1
 from stages.extraction.take_over import has_rows_of_version_1
@@ -26,7 +26,7 @@ _WITHOUT_EFFECT = (
     *(
         field.name for field in fields(DataConfig) if field.name not in ("metric", "test")
     ),  # samples are compared themselves
-    *("cache", "compression", "extract_batch_size", "decode_threads", "device", "engine", "strict", "force"),
+    *OF_THE_MACHINE,
     *("head", "ensemble", "num_workers", "checkpoint_minutes", "baselines", "baseline_lr", "name"),
 )
 """Options that say nothing of how a method is trained."""

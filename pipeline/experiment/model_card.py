@@ -14,14 +14,14 @@ from cache.errors import DataError
 from pipeline.run_layout import COLUMNS, MODEL_CARD, UNLIKE
 from stages.columns.table_encoder import TableEncoder
 from stages.config.augment_grammar import TTA
-from stages.config.features import FeatureConfig
+from stages.config.features import OF_THE_MACHINE, FeatureConfig
 from stages.inspection.unlike import UnlikeDetector
 from stages.tasks.base import Task, task_from_json
 from stages.tasks.single_label import SingleLabel
 
 _NOT_OF_TRUNK = (
-    *("mirror", "views", "augment", "cache", "compression", "storage_dtype", "extract_batch_size", "decode_threads"),
-    *("device", "engine", "strict", "force", "exact_spec"),
+    *OF_THE_MACHINE,
+    *("mirror", "views", "augment", "storage_dtype", "engine"),
 )
 """Options of stage 1 that say nothing of what a trunk computes of an image as it is: of looks, storage, the machine."""
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import asdict, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -159,12 +158,10 @@ def open_model(
 
 
 def _on_this_machine(options: FeatureConfig) -> FeatureConfig:
-    """Return the options of a training with what only a GPU, or a library that is not here, does left out.
+    """Return the options of a training with what only a GPU does left out where there is none.
 
     Answers are then a little others, as far as was measured: see ``deviations``.
     """
-    if options.engine == "openvino" and find_spec("openvino") is None:  # answers are computed by torch in any case
-        options = replace(options, engine="auto")
     if resolve_device(options.device).type == "cuda":
         return options
     precision: PrecisionChoice | None = "fp32" if options.precision == "tf32" else options.precision

@@ -29,6 +29,13 @@ PrecisionChoice = Literal["fp32", "tf32", "bf16", "fp16", "auto"]
 StorageType = Literal["float16", "float32", "uint8"]
 
 
+OF_THE_MACHINE = (
+    *("cache", "compression", "extract_batch_size", "decode_threads", "device", "deterministic", "strict", "force"),
+    "exact_spec",
+)
+"""Options of `FeatureConfig` that say where and how features are had, and nothing of what they are."""
+
+
 @dataclass(frozen=True)
 class FeatureConfig:
     """Which features of the images, and where they are cached (stage 1)."""

@@ -43,7 +43,7 @@ from stages.network.graph.taps import TapLayout
 from stages.network.graph.trunk import FrozenTrunk, Precision, auto_batch_size, precision_on
 from stages.network.map_layout import MapLayout
 from stages.runtime.allocator import tune_malloc
-from stages.runtime.device import compute_deterministically, resolve_device
+from stages.runtime.device import compute_deterministically, is_lost, resolve_device
 from stages.runtime.memory import InHalves
 from stages.runtime.seeding import seed_from
 from stages.runtime.threads import usable_cores
@@ -383,9 +383,23 @@ class Extractor:
     def run_batches(
         self, requests: Iterable[ImageRequest], compute: Compute, renderings: int
     ) -> Iterator[ComputedBatch]:
-        """Yield what `compute` makes of the requested images, in order, by the engine that the options name."""
+        """Yield what `compute` makes of the requested images, in order, by the engine that the options name.
+
+        Raises
+        ------
+        CutonceError
+            If the device is lost.
+        """
         engine = get_engine(self.options.engine, self.device)
-        return engine(requests, compute, self.device, self.batch_size, self.threads, renderings)
+        try:
+            yield from engine(requests, compute, self.device, self.batch_size, self.threads, renderings)
+        except RuntimeError as error:
+            if not is_lost(error):
+                raise
+            raise CutonceError(
+                f"{self.device} answers no more ({str(error).splitlines()[0]}): what is written stays, and the same "
+                "command goes on from there once the device is back"
+            ) from error
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Return rendered images, uint8 [b, 3, S, S], as the network sees them: float32, on the device."""

@@ -23,14 +23,12 @@ from pipeline.experiment.ensemble_methods import run_ensemble
 from pipeline.experiment.mixture import mixture_or_none
 from pipeline.experiment.run_setup import record_options
 from pipeline.text import terminal_width, wrapped
+from stages.config.features import OF_THE_MACHINE
 from stages.tasks.averaging import AveragingTask
 
 _LOG = logging.getLogger("cutonce")
 
-_OF_THE_MACHINE = (
-    *("cache", "compression", "extract_batch_size", "decode_threads", "device", "engine", "strict", "force"),
-    *("max_memory_gb", "data_root", "seeds"),
-)
+_WITHOUT_EFFECT = (*OF_THE_MACHINE, "max_memory_gb", "data_root", "seeds")
 """Options that say nothing of what trials come to."""
 
 
@@ -128,7 +126,7 @@ def shaping_options(search: Search) -> dict[str, Any]:
     """Return the options that trials follow from, as JSON values: a replay has to have the same."""
     about = search.about
     options = {**asdict(about.data), **asdict(search.main.options), **asdict(about.head), "seed": about.seed}
-    named = {name: value for name, value in options.items() if name not in _OF_THE_MACHINE}
+    named = {name: value for name, value in options.items() if name not in _WITHOUT_EFFECT}
     return {name: list(map(str, value)) if isinstance(value, tuple) else _plain(value) for name, value in named.items()}
 
 

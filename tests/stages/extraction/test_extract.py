@@ -8,7 +8,7 @@ import torch
 
 from cache.errors import CacheError, CacheInputError, CutonceError, DataError, UsageError, WeightsError
 from stages.config.data import DataConfig
-from stages.config.features import FeatureConfig
+from stages.config.features import OF_THE_MACHINE, FeatureConfig
 from stages.data.manifest import load_manifest
 from stages.data.sources.open_image import read_image
 from stages.extraction.extract import extract
@@ -344,3 +344,24 @@ def test_what_there_is_to_say_of_the_files_is_counted_whatever_the_engine(small,
     assert cropped.startswith("1 image of which the network sees the middle")
     assert pages.startswith("1 file of several pages or frames: the first was taken")
     assert few_levels.startswith("1 of 1 images with more than 8 bits use fewer than 32 of 256 levels")
+
+
+OF_THE_MACHINE_IN_OTHER_WORDS = {
+    "cache": "elsewhere",
+    "compression": "gzip",
+    "extract_batch_size": 3,
+    "decode_threads": 1,
+    "device": "cpu",
+    "deterministic": True,
+    "strict": True,
+    "force": True,
+    "exact_spec": True,
+}
+
+
+@pytest.mark.parametrize("option", OF_THE_MACHINE)
+def test_options_of_the_machine_say_nothing_of_what_features_are(small, tmp_path, option):
+    value = OF_THE_MACHINE_IN_OTHER_WORDS[option]
+    changed = replace(small, **{option: tmp_path / value if option == "cache" else value})
+    assert getattr(changed, option) != getattr(FeatureConfig(), option)
+    assert build_extractor(changed).fingerprint == build_extractor(small).fingerprint

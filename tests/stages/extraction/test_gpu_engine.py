@@ -343,3 +343,28 @@ def test_deterministic_kernels_are_taken_on_a_gpu_alone_where_asked_for(
         assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == taken
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_a_gpu_that_is_lost_is_said_in_words_and_the_same_command_goes_on(pretended_cuda, tmp_path):
+    folder = make_folder(tmp_path / "images", per_class=12)
+    options = FeatureConfig(
+        weights="none", image_size=64, cache=tmp_path / "cache", precision="fp32", extract_batch_size=4
+    )
+    manifest, extractor = load_manifest(DataConfig(str(folder))), build_extractor(options)
+    trunk, calls = extractor.trunk.forward, []
+
+    def lost_in_the_middle(images):
+        calls.append(len(images))
+        pretended_cuda.lost = len(calls) > 6
+        return trunk(images)
+
+    extractor.trunk.forward = lost_in_the_middle
+    with pytest.raises(CutonceError, match=r"cuda answers no more .*: what is written stays, and the same command"):
+        extract(extractor, manifest, shard_bytes=1)
+    pretended_cuda.lost = False
+    again = build_extractor(options)
+    kept = len(again.taps[0].cache)
+    assert kept > 0
+    assert extract(again, manifest).extracted == 36 - kept
+    expected, *_ = features(folder, tmp_path / "other", precision="fp32", extract_batch_size=4)
+    assert np.array_equal(read_features(again, manifest), expected)
