@@ -137,9 +137,9 @@ class DeviceFits:
         ]
 
     def _cross_validated(self, cv: CVPlan) -> GridSearchResult:
-        result, labels = GridSearchResult(), [self.labels[scored] for _, scored in cv.splits]
+        result = GridSearchResult()
         groups = self._groups([fitted for fitted, _ in cv.splits])
-        paths = self._walked(groups, [self.rows.at(scored) for _, scored in cv.splits], labels)
+        paths = self._walked(groups, [scored for _, scored in cv.splits])
         for scaling, steps in paths.items():
             for step in steps:
                 result.candidates.append({"C": step.c, "scaler": scaling, "score": step.score})
@@ -151,32 +151,31 @@ class DeviceFits:
     def _hold_out(self, fitted: Selection, scored: Selection, seed: int) -> GridSearchResult:
         grid, result = self.grid, GridSearchResult()
         train, train_labels = self.rows.at(fitted), self.labels[fitted]
-        held_out, held_out_labels = [self.rows.at(scored)], [self.labels[scored]]
         if len(train) < SUBSAMPLE_FROM or len(grid.values) * len(grid.scalings) <= FEW:
             models = self._models(train, train_labels)
-            for scaling, steps in self._walked([(models, [0])], held_out, held_out_labels).items():
+            for scaling, steps in self._walked([(models, [0])], [scored]).items():
                 for step in steps:
                     result.candidates.append({"C": step.c, "scaler": scaling, "score": step.score})
-                    result.states[scaling, step.c] = step.states[0]
+                    result.states[scaling, step.c] = step.state
             return result
         part, _ = train_test_split(np.arange(len(train)), train_size=1 / PART, random_state=seed, shuffle=True)
         models = self._models(train.at(part), train_labels[part])
-        paths = self._walked([(models, [0])], held_out, held_out_labels)
-        begins: dict[Setting, State] = {}
+        paths = self._walked([(models, [0])], [scored])
+        begins: dict[Setting, State | None] = {}
         for scaling, steps in paths.items():
             for step in steps:
                 candidate = {"C": step.c, "scaler": scaling, "score": step.score, "rows": len(part)}
                 result.candidates.append(candidate)
-                begins[scaling, step.c] = step.states[0]
+                begins[scaling, step.c] = step.state
         models = self._models(train, train_labels)
         starts = surviving_scalers(grid, result.candidates)
         climbs = {scaling: _Climb(grid.values.index(c), begins[scaling, c]) for scaling, c in starts.items()}
         while going := {scaling: climb for scaling, climb in climbs.items() if climb.next(grid) is not None}:
             fits = [LinearFit(scaling, grid.values[climb.next(grid) or 0]) for scaling, climb in going.items()]
             states = models.fit(fits, [climb.state for climb in going.values()])
-            outputs = models.scores(fits, states, held_out[0])
+            outputs = models.scores(fits, states, self.rows.at(scored))
             for climb, state, output in zip(going.values(), states, outputs, strict=True):
-                climb.add(grid, state, grid.score(output, held_out_labels[0]))
+                climb.add(grid, state, grid.score(output, self.labels[scored]))
         for scaling, climb in climbs.items():
             for number, score in climb.scores.items():
                 result.candidates.append({"C": grid.values[number], "scaler": scaling, "score": score})
@@ -186,8 +185,7 @@ class DeviceFits:
     def _walked(
         self,
         groups: Sequence[tuple[DeviceLinearModels, Sequence[int]]],
-        scored: Sequence[DeviceRows],
-        labels: Sequence[NDArray[Any]],
+        scored: Sequence[Selection],
     ) -> dict[Scaling, list[_Step]]:
         """Return the steps of each scaling up the values of C, as far as they are taken.
 
@@ -195,12 +193,10 @@ class DeviceFits:
         ----------
         groups : sequence of (DeviceLinearModels, sequence of int)
             Models, and the numbers of their folds.
-        scored : sequence of DeviceRows
-            The rows that each fold leaves out.
-        labels : sequence of ndarray
-            Theirs.
+        scored : sequence of Selection
+            The rows that each fold leaves out, which are copied one fold at a time.
         """
-        grid = self.grid
+        grid, labels = self.grid, [self.labels[selection] for selection in scored]
         steps: dict[Scaling, list[_Step]] = {scaling: [] for scaling in grid.scalings}
         last: dict[tuple[Scaling, int], State] = {}
         active, start = list(grid.scalings), 0
@@ -213,7 +209,7 @@ class DeviceFits:
                 states = models.fit(fits, begins)
                 for fold, number in enumerate(numbers):
                     of_fold = slice(fold * len(active) * len(values), (fold + 1) * len(active) * len(values))
-                    outputs = models.scores(fits[of_fold], states[of_fold], scored[number])
+                    outputs = models.scores(fits[of_fold], states[of_fold], self.rows.at(scored[number]))
                     for fit, state, output in zip(fits[of_fold], states[of_fold], outputs, strict=True):
                         step = wave[fit.scaling][values.index(fit.c)]
                         step.take(number, grid.score(output, labels[number]), state, output if grid.keeps else None)
@@ -235,16 +231,16 @@ class DeviceFits:
 
 @dataclass
 class _Step:
-    """One value of C on the way up, by the numbers of the folds."""
+    """One value of C on the way up, by the numbers of the folds; the state is that of the only one."""
 
     c: float
     folds: int
     scores: list[float] = field(default_factory=list)
-    states: list[Any] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
+    state: State | None = None
 
     def __post_init__(self) -> None:
-        self.scores, self.states, self.outputs = [0.0] * self.folds, [None] * self.folds, [None] * self.folds
+        self.scores, self.outputs = [0.0] * self.folds, [None] * self.folds
 
     @property
     def score(self) -> float:
@@ -253,7 +249,9 @@ class _Step:
 
     def take(self, fold: int, score: float, state: State, output: NDArray[np.float32] | None) -> None:
         """Keep what came of a fold."""
-        self.scores[fold], self.states[fold], self.outputs[fold] = score, state, output
+        self.scores[fold], self.outputs[fold] = score, output
+        if self.folds == 1:  # of folds nobody goes on from it, and those of all settings would stay on the device
+            self.state = state
 
 
 @dataclass
@@ -271,7 +269,7 @@ class _Climb:
     """
 
     start: int
-    state: State
+    state: State | None
     scores: dict[int, float] = field(default_factory=dict)
     states: dict[int, State] = field(default_factory=dict)
 

@@ -1,5 +1,6 @@
 """A search on a device chooses what the one on cores chooses, and its head is as good."""
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from stages.config.heads import HeadConfig
 from stages.fitting import device_linear, device_search, grid_search
+from stages.fitting.device_rows import DeviceRows
 from stages.fitting.device_search import DeviceFits
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_head import train_head
@@ -114,6 +116,23 @@ def test_rows_that_do_not_fit_are_sent_and_the_same_comes_out(pretended_cuda, mo
     pretended_cuda.free = 1000
     on_cores, on_device = both(problem)
     assert_alike(problem, on_cores, on_device)
+
+
+def test_no_more_than_one_fold_is_copied_beside_the_rows(monkeypatch, pretended_cuda):
+    """Rows may take half of the memory: all folds together would take the other half."""
+    original, copies, alive = DeviceRows.at, [], []
+
+    def at(rows, selection):
+        chosen = original(rows, selection)
+        if not isinstance(selection, slice):
+            copies.append(weakref.ref(chosen.resident))
+            alive.append(sum(copy() is not None for copy in copies))
+        return chosen
+
+    monkeypatch.setattr(DeviceRows, "at", at)
+    fit_logistic(replace(problem_of(cv=4), device=torch.device("cuda")))
+    assert len(alive) >= 4
+    assert max(alive) == 1
 
 
 def test_outputs_out_of_folds_are_those_of_cores(pretended_cuda):
