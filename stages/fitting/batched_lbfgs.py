@@ -18,6 +18,9 @@ from torch import Tensor
 _KEPT = 10
 """Steps that are kept, as scipy keeps them."""
 
+KEPT_OF_A_POINT = 2 * _KEPT + 20
+"""Copies of all points that there are at a time: the history, and some twenty while a step is made of it."""
+
 _CHECKED = 4
 """Evaluations from one question who is done to the next: each makes the host wait for the device."""
 

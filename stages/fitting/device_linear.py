@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.fitting.batched_lbfgs import minimize
+from stages.fitting.batched_lbfgs import KEPT_OF_A_POINT, minimize
 from stages.fitting.device_rows import DeviceRows
 from stages.fitting.device_targets import DeviceTargets
 from stages.fitting.folds import Selection
@@ -43,6 +43,9 @@ _BLOCK_BYTES = 256 << 20
 
 _SAMPLE_BYTES = 256 << 20
 """Rows that the preconditioner is computed from."""
+
+_SOLVED_BYTES = 2 << 30
+"""What the solver keeps of models that are fitted in one batch: of so large ones a few are work enough."""
 
 _LOW_BITS = 0x1FFF
 """Those of a float32 that TF32 has not."""
@@ -115,18 +118,25 @@ class DeviceLinearModels:
         if not self.targets.width:  # of no label there are both sides
             return [self.first for _ in fits]
         order = sorted(range(len(fits)), key=lambda number: fits[number].scaling == "l2")
-        problem = _Batch.of(self, [fits[number] for number in order])
-        begins = [self._begin(fits[number], starts[number]) for number in order]
-        weight, bias = (torch.stack(parts).to(self.dtype) for parts in zip(*begins, strict=True))
-        objective = _Objective(self, problem)
-        found = minimize(
-            objective, problem.packed(weight, bias), **tolerances(self.dtype, final), most=most_steps(final)
-        )
-        weight, bias = problem.unpacked(found)
+        numbers = KEPT_OF_A_POINT * self.targets.width * (self.rows.width + 1)
+        most = max(_SOLVED_BYTES // (numbers * self.dtype.itemsize), 1)
         states: list[State] = [self.first] * len(fits)
-        for place, number in enumerate(order):
-            states[number] = weight[place], bias[place]
+        for first in range(0, len(order), most):
+            part = order[first : first + most]
+            found = self._fit_batch([fits[number] for number in part], [starts[number] for number in part], final)
+            for number, state in zip(part, found, strict=True):
+                states[number] = state
         return states
+
+    def _fit_batch(self, fits: Sequence[LinearFit], starts: Sequence[State | None], final: bool) -> list[State]:
+        """Fit models in one batch, those whose rows have a length of 1 last."""
+        problem = _Batch.of(self, fits)
+        begins = [self._begin(fit, start) for fit, start in zip(fits, starts, strict=True)]
+        weight, bias = (torch.stack(parts).to(self.dtype) for parts in zip(*begins, strict=True))
+        start = problem.packed(weight, bias)
+        found = minimize(_Objective(self, problem), start, **tolerances(self.dtype, final), most=most_steps(final))
+        weight, bias = problem.unpacked(found)
+        return list(zip(weight, bias, strict=True))
 
     def _begin(self, fit: LinearFit, start: State | None) -> State:
         zero = self.first[0]

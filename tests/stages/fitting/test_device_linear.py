@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.fitting import device_linear
+from stages.fitting import batched_lbfgs, device_linear
 from stages.fitting.device_linear import DeviceLinearModels, LinearFit, split_for_tf32
 from stages.fitting.device_rows import DeviceRows
 from stages.fitting.linear_models import LinearModelFactory
@@ -88,6 +88,27 @@ def test_a_device_comes_to_the_same_and_so_it_does_where_rows_are_sent(stored, p
     for on_cores, resident, sent in zip(*found, strict=True):
         assert alike(on_cores, resident, "three") < 0.03
         assert alike(resident, sent, "three") < 0.03
+
+
+def test_models_that_are_too_large_for_one_batch_come_to_the_same_in_several(monkeypatch):
+    rows, labels, task = labelled("three")
+    factory = LinearModelFactory("logistic", task, rows.mean(axis=0))
+    folds = [np.arange(0, 300), np.arange(100, 400)]
+    models, sizes, found = models_of(factory, rows, labels, folds), [], []
+    original = device_linear.minimize
+
+    def minimize(objective, start, **options):
+        sizes.append(len(start))
+        return original(objective, start, **options)
+
+    monkeypatch.setattr(device_linear, "minimize", minimize)
+    for most in (len(FITS), 5):
+        numbers = batched_lbfgs.KEPT_OF_A_POINT * models.targets.width * (rows.shape[1] + 1)
+        monkeypatch.setattr(device_linear, "_SOLVED_BYTES", most * numbers * 8)
+        found.append(models.scores(FITS, models.fit(FITS, [None] * len(FITS), final=True), models.rows))
+    assert sizes == [12, 5, 5, 2]
+    for whole, in_parts in zip(*found, strict=True):
+        assert alike(whole, in_parts, "three") < 1e-3
 
 
 def test_two_numbers_of_tf32_are_one_of_float32():
