@@ -55,6 +55,9 @@ a thirtieth of the time, and those far from the best are left out."""
 _FIRST_STEP = 8
 """One in so many penalties is solved for at first."""
 
+_PREDICTED_BYTES = 256 << 20
+"""Predictions under all penalties that are made at a time; there are a few copies of them."""
+
 _TRIANGLE_COLUMNS = 512
 """Features whose products are summed at a time: those with the features after them are the same."""
 
@@ -170,7 +173,13 @@ class Ridge:
         inverse = torch.from_numpy(inverses).to(device)
         joined = torch.from_numpy(solutions.reshape(len(solutions), -1)).to(device)
         offset = torch.from_numpy(self.target_mean.astype(np.float32)).to(device)
-        for indices, block in iter_scaled(rows, self.center, l2=self.l2, device=device):
+        step = max(_PREDICTED_BYTES // max(joined.shape[1] * joined.itemsize, 1), 1)
+        pieces = (
+            piece
+            for places, block in iter_scaled(rows, self.center, l2=self.l2, device=device)
+            for piece in zip(np.split(places, range(step, len(places), step)), torch.split(block, step), strict=True)
+        )
+        for indices, block in pieces:
             projected_rows = block @ basis - shift
             predicted = (projected_rows @ joined).view(len(projected_rows), len(penalties), -1) + offset
             if left_out is not None:

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from stages.config.heads import HeadConfig
+from stages.fitting import ridge
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_head import get_fit
 from stages.fitting.problem import FitProblem
+from stages.fitting.ridge import GramSums, RidgeTargets
 from stages.runtime import device as devices
 from stages.runtime.device import product_device
 from stages.tasks.multi_label import MultiLabel
@@ -66,6 +68,19 @@ def test_choices_and_outputs_are_those_of_cores(name, kind, options, pretended_c
         with torch.inference_mode():
             outputs = [getattr(fitted, part)(rows).numpy() for fitted in (on_cores, on_device)]
         assert np.abs(outputs[0] - outputs[1]).max() < 2e-3 * max(np.abs(outputs[0]).max(), 1)
+
+
+def test_predictions_under_many_penalties_are_made_some_rows_at_a_time(monkeypatch, pretended_cuda):
+    rows, labels = skewed(count=400, width=20)
+    given, weights = FeatureRows(rows, labels), np.ones(400, np.float32)
+    penalties, found = np.logspace(-3, 3, 100), []
+    sums = GramSums.of(given, RidgeTargets(numbered_classes(3)), weights, rows.mean(axis=0), l2=False, device=CUDA)
+    for most in (1 << 20, 48_000):
+        monkeypatch.setattr(ridge, "_PREDICTED_BYTES", most)
+        pretended_cuda.peak = 0
+        found.append(sums.eigendecompose("standard").predictions(given, penalties, weights))
+    assert pretended_cuda.peak <= 48_000
+    np.testing.assert_allclose(*found, atol=1e-5)
 
 
 def test_few_products_and_apples_gpus_are_left_to_the_cores(monkeypatch):
