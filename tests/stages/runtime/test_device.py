@@ -2,7 +2,14 @@
 
 import torch
 
-from stages.runtime.device import to_device
+from stages.runtime.device import free_memory, to_device
+
+
+def test_memory_that_torch_holds_for_later_is_free(monkeypatch, pretended_cuda):
+    pretended_cuda.free = 100
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 30)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 70)
+    assert free_memory(torch.device("cuda")) == 140
 
 
 def test_apples_gpu_is_given_no_float64(monkeypatch):
