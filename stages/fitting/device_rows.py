@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,18 +34,23 @@ class DeviceRows:
         All rows on the device, where they fit.
     host : sequence of Tensor [m, d]
         Else they, one part after the other, in the memory of the host.
+    stream : torch.cuda.Stream or None
+        On which these are sent, where the device is CUDA's. Always the same: memory that torch was given on one stream
+        is for that stream.
     """
 
     device: torch.device
     resident: Tensor | None
     host: Sequence[Tensor]
+    stream: torch.cuda.Stream | None = None
 
     @classmethod
     def of(cls, parts: Sequence[NDArray[np.floating]], device: torch.device) -> DeviceRows:
         """Return the rows of arrays of one type, resident where they fit `_RESIDENT_SHARE` of the free memory."""
         host = [torch.from_numpy(part) for part in parts if len(part)]
         if sum(part.nbytes for part in host) > _RESIDENT_SHARE * free_memory(device):
-            return cls(device, None, host)
+            stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+            return cls(device, None, host, stream)
         resident = torch.empty(sum(map(len, host)), host[0].shape[1], dtype=host[0].dtype, device=device)
         for start, part in _placed(host):
             resident[start : start + len(part)].copy_(part)
@@ -68,12 +73,12 @@ class DeviceRows:
         """Return some of the rows, where these are; of a slice no copy is made."""
         if self.resident is not None:
             chosen = selection if isinstance(selection, slice) else torch.from_numpy(selection).to(self.device)
-            return DeviceRows(self.device, self.resident[chosen], ())
+            return replace(self, resident=self.resident[chosen])
         if not isinstance(selection, slice):
-            return DeviceRows(self.device, None, [self._gathered(selection)])
+            return replace(self, host=[self._gathered(selection)])
         first, last, _ = selection.indices(len(self))
         cut = [part[max(first - start, 0) : max(last - start, 0)] for start, part in _placed(self.host)]
-        return DeviceRows(self.device, None, [part for part in cut if len(part)])
+        return replace(self, host=[part for part in cut if len(part)])
 
     def sample(self, places: NDArray[np.int64]) -> Tensor:
         """Return a copy of some of the rows on the device, as they are stored, [m, d]."""
@@ -96,8 +101,7 @@ class DeviceRows:
         ]
         with (
             ThreadPoolExecutor(1, "rows") as thread,
-            _sender(self.device) as send,
-            closing(prefetch_map(send, [rows for _, rows in parts], pool=thread, ahead=2)) as sent,
+            closing(prefetch_map(self._sent, [rows for _, rows in parts], pool=thread, ahead=2)) as sent,
         ):
             for (start, _), (rows, arrived) in zip(parts, sent, strict=True):
                 if arrived is not None:
@@ -105,6 +109,14 @@ class DeviceRows:
                     stream.wait_event(arrived)
                     rows.record_stream(stream)
                 yield slice(start, start + len(rows)), rows
+
+    def _sent(self, rows: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+        """Send rows, out of pinned memory where there is a stream for it; return them, and what says they came."""
+        if self.stream is None:
+            return rows.to(self.device), None
+        with torch.cuda.stream(self.stream):
+            sent = rows.pin_memory().to(self.device, non_blocking=True)
+            return sent, self.stream.record_event()
 
     def _gathered(self, places: NDArray[np.int64]) -> Tensor:
         found = torch.empty(len(places), self.width, dtype=self.dtype)
@@ -120,19 +132,3 @@ def _placed(parts: Sequence[Tensor]) -> Iterator[tuple[int, Tensor]]:
     for part in parts:
         yield start, part
         start += len(part)
-
-
-@contextmanager
-def _sender(device: torch.device) -> Iterator[Callable[[Tensor], tuple[Tensor, torch.cuda.Event | None]]]:
-    """Open what sends rows to a device: on a stream of its own, out of pinned memory, where it is CUDA's."""
-    if device.type != "cuda":
-        yield lambda rows: (rows.to(device), None)
-        return
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-    def send(rows: Tensor) -> tuple[Tensor, torch.cuda.Event]:
-        with torch.cuda.stream(stream):
-            sent = rows.pin_memory().to(device, non_blocking=True)
-            return sent, stream.record_event()
-
-    yield send

@@ -42,6 +42,13 @@ def test_some_rows_are_those_of_the_array(rows, selection):
     assert (rows.at(selection).resident is None) == (rows.resident is None)
 
 
+def test_all_passes_send_on_one_stream(rows):
+    """Each stream has memory of its own, which stays with it."""
+    streams = {part.stream for part in (rows, rows.at(slice(0, 10)), rows.at(np.array([3, 14])))}
+    assert len(streams) == 1
+    assert (None in streams) == (rows.resident is not None)
+
+
 def test_a_sample_is_a_copy_on_the_device(rows):
     places = np.array([12, 0, 12])
     sample = rows.sample(places)
