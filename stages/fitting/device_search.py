@@ -15,21 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 
 from stages.fitting.device_linear import DeviceLinearModels, LinearFit, State
 from stages.fitting.device_rows import DeviceRows
 from stages.fitting.folds import CVPlan, Selection
 from stages.fitting.grid_search import (
-    FEW,
-    PART,
-    SUBSAMPLE_FROM,
     FittedModel,
     Fold,
     Grid,
     GridSearchResult,
     MakeModel,
     Setting,
+    climbed_next,
+    searched_part,
     surviving_scalers,
 )
 from stages.fitting.linear_models import EXACT_UP_TO, LinearModelFactory
@@ -151,14 +149,14 @@ class DeviceFits:
     def _hold_out(self, fitted: Selection, scored: Selection, seed: int) -> GridSearchResult:
         grid, result = self.grid, GridSearchResult()
         train, train_labels = self.rows.at(fitted), self.labels[fitted]
-        if len(train) < SUBSAMPLE_FROM or len(grid.values) * len(grid.scalings) <= FEW:
+        part = searched_part(grid, len(train), seed)
+        if part is None:
             models = self._models(train, train_labels)
             for scaling, steps in self._walked([(models, [0])], [scored]).items():
                 for step in steps:
                     result.candidates.append({"C": step.c, "scaler": scaling, "score": step.score})
                     result.states[scaling, step.c] = step.state
             return result
-        part, _ = train_test_split(np.arange(len(train)), train_size=1 / PART, random_state=seed, shuffle=True)
         models = self._models(train.at(part), train_labels[part])
         paths = self._walked([(models, [0])], [scored])
         begins: dict[Setting, State | None] = {}
@@ -167,19 +165,25 @@ class DeviceFits:
                 candidate = {"C": step.c, "scaler": scaling, "score": step.score, "rows": len(part)}
                 result.candidates.append(candidate)
                 begins[scaling, step.c] = step.state
-        models = self._models(train, train_labels)
-        starts = surviving_scalers(grid, result.candidates)
-        climbs = {scaling: _Climb(grid.values.index(c), begins[scaling, c]) for scaling, c in starts.items()}
-        while going := {scaling: climb for scaling, climb in climbs.items() if climb.next(grid) is not None}:
-            fits = [LinearFit(scaling, grid.values[climb.next(grid) or 0]) for scaling, climb in going.items()]
-            states = models.fit(fits, [climb.state for climb in going.values()])
+        models, survivors = self._models(train, train_labels), surviving_scalers(grid, result.candidates)
+        scores: dict[Scaling, dict[int, float]] = {scaling: {} for scaling in survivors}
+        last = {scaling: begins[scaling, c] for scaling, c in survivors.items()}
+        while going := {
+            scaling: number
+            for scaling, c in survivors.items()
+            if (number := climbed_next(grid, grid.values.index(c), scores[scaling])) is not None
+        }:
+            fits = [LinearFit(scaling, grid.values[number]) for scaling, number in going.items()]
+            states = models.fit(fits, [last[scaling] for scaling in going])
             outputs = models.scores(fits, states, self.rows.at(scored))
-            for climb, state, output in zip(going.values(), states, outputs, strict=True):
-                climb.add(grid, state, grid.score(output, self.labels[scored]))
-        for scaling, climb in climbs.items():
-            for number, score in climb.scores.items():
-                result.candidates.append({"C": grid.values[number], "scaler": scaling, "score": score})
-                result.states[scaling, grid.values[number]] = climb.states[number]
+            for (scaling, number), state, output in zip(going.items(), states, outputs, strict=True):
+                scores[scaling][number] = grid.score(output, self.labels[scored])
+                last[scaling] = result.states[scaling, grid.values[number]] = state
+        result.candidates += [
+            {"C": grid.values[number], "scaler": scaling, "score": score}
+            for scaling, of_scaling in scores.items()
+            for number, score in of_scaling.items()
+        ]
         return result
 
     def _walked(
@@ -252,41 +256,6 @@ class _Step:
         self.scores[fold], self.outputs[fold] = score, output
         if self.folds == 1:  # of folds nobody goes on from it, and those of all settings would stay on the device
             self.state = state
-
-
-@dataclass
-class _Climb:
-    """From one value of C to those beside the best so far, until both of these are known: see `grid_search`.
-
-    Attributes
-    ----------
-    start : int
-        Number of the value that comes first.
-    state : State
-        Where the next fit begins.
-    scores, states : dict
-        By numbers of values.
-    """
-
-    start: int
-    state: State | None
-    scores: dict[int, float] = field(default_factory=dict)
-    states: dict[int, State] = field(default_factory=dict)
-
-    def next(self, grid: Grid) -> int | None:
-        """Return the number of the value that is fitted next, if there is one."""
-        if not self.scores:
-            return self.start
-        best = max(self.scores, key=lambda number: (self.scores[number], -number))
-        beside = (best - 1, best + 1)
-        wanted = (number for number in beside if 0 <= number < len(grid.values) and number not in self.scores)
-        return next(wanted, None)
-
-    def add(self, grid: Grid, state: State, score: float) -> None:
-        """Take up the fit of that value."""
-        number = self.next(grid)
-        assert number is not None
-        self.state, self.states[number], self.scores[number] = state, state, score
 
 
 @dataclass(frozen=True)

@@ -58,11 +58,11 @@ _PROBA_ROWS = 2048
 _LEAST = float(np.finfo(np.float32).tiny)
 
 
-PART = 8
+_PART = 8
 """One in so many rows is in that part."""
 
 
-FEW = 5
+_FEW = 5
 """Settings that are all tried on all rows, however many those are."""
 
 
@@ -578,14 +578,14 @@ def _hold_out(
     """Fill `result` with scores on the rows held out; of many rows, after all settings were tried on a part of them."""
     (fitted, scored), *_ = cv.splits
     train, train_labels, held_out = rows[fitted], labels[fitted], (rows[scored], labels[scored])
-    if len(train) < SUBSAMPLE_FROM or len(grid.values) * len(grid.scalings) <= FEW:
+    part = searched_part(grid, len(train), seed)
+    if part is None:
         for scaling in grid.scalings:
             model = grid.make(scaling, train, train_labels)
             for value, score, state, _ in _fit_path(model, grid, *held_out):
                 result.candidates.append({"C": value, "scaler": scaling, "score": score})
                 result.states[scaling, value] = state
         return
-    part, _ = train_test_split(np.arange(len(train)), train_size=1 / PART, random_state=seed, shuffle=True)
     subset, subset_labels = train[part], train_labels[part]
     for scaling in grid.scalings:
         model = grid.make(scaling, subset, subset_labels)
@@ -717,22 +717,15 @@ def _fit_path(
 def _hill_climb(
     model: Model, grid: Grid, start: int, held_out: NDArray[np.float32], held_out_labels: NDArray[np.int64]
 ) -> Iterator[tuple[float, float, Any]]:
-    """Fit for one value of C, then for those beside the best so far, until both of these are known.
+    """Fit for one value of C after the other, as `climbed_next` says.
 
-    Stronger regularisation comes first: it is quicker, and more rows rarely want less of it than a part of them did.
     Yields each value with its score and the state of the model.
     """
     scores: dict[int, float] = {}
-    beside = [start]
-    while beside:
-        number = beside[0]
+    while (number := climbed_next(grid, start, scores)) is not None:
         model.fit(grid.values[number])
         scores[number] = grid.score(model.scores(held_out), held_out_labels)
         yield grid.values[number], scores[number], model.state
-        best = max(scores, key=lambda number: (scores[number], -number))
-        beside = [
-            neighbor for neighbor in (best - 1, best + 1) if 0 <= neighbor < len(grid.values) and neighbor not in scores
-        ]
 
 
 def _fitted(
@@ -761,6 +754,27 @@ def _out_of_fold(
     model = make(setting[0], rows[fitted], labels[fitted])
     model.fit(setting[1])
     return model.scores(rows[scored])
+
+
+def searched_part(grid: Grid, train_size: int, seed: int) -> NDArray[np.int64] | None:
+    """Return the rows of train that all settings are tried on first; None where they are tried on all rows at once."""
+    if train_size < SUBSAMPLE_FROM or len(grid.values) * len(grid.scalings) <= _FEW:
+        return None
+    part, _ = train_test_split(np.arange(train_size), train_size=1 / _PART, random_state=seed, shuffle=True)
+    return np.asarray(part)
+
+
+def climbed_next(grid: Grid, start: int, scores: Mapping[int, float]) -> int | None:
+    """Return the number of the value of C that is fitted next: the start, then those beside the best so far.
+
+    None once both of these are known. Stronger regularization comes first: it is quicker, and more rows rarely want
+    less of it than a part of them did.
+    """
+    if not scores:
+        return start
+    best = max(scores, key=lambda number: (scores[number], -number))
+    beside = (number for number in (best - 1, best + 1) if 0 <= number < len(grid.values) and number not in scores)
+    return next(beside, None)
 
 
 def surviving_scalers(grid: Grid, candidates: Sequence[dict[str, Any]]) -> dict[Scaling, float]:

@@ -97,8 +97,7 @@ def test_margins_of_the_svm_have_the_same_temperature(labels, pretended_cuda):
 
 
 def test_many_rows_are_searched_by_a_part_first_and_the_same_are_climbed_to(monkeypatch, pretended_cuda):
-    for module in (grid_search, device_search):
-        monkeypatch.setattr(module, "SUBSAMPLE_FROM", 1000)
+    monkeypatch.setattr(grid_search, "SUBSAMPLE_FROM", 1000)
     problem = problem_of(count=2400)
     on_cores, on_device = both(problem)
     assert_alike(problem, on_cores, on_device)
