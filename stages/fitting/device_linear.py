@@ -12,8 +12,7 @@ each take a fraction of its time. Gradients, which are sums over all rows, are t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -37,6 +36,7 @@ from stages.fitting.linear_models import (
 )
 from stages.fitting.standardize import Scaling, safe_std
 from stages.network.heads.linear import LinearHead
+from stages.runtime.device import tf32
 
 _BLOCK_BYTES = 256 << 20
 """Scores of all models, or converted rows, that there are at a time."""
@@ -340,7 +340,7 @@ class _ScoreProducts:
 
     def __call__(self, rows: Tensor, inverse_lengths: Tensor | None) -> Tensor:
         """Return scores [n, b, k] of converted rows [n, d]; the lengths are those of all, [n, 1]."""
-        with _tf32(len(self._products) > 1):
+        with tf32(allowed=len(self._products) > 1):
             scores = torch.addmm(self._constant, rows, self._products[0].T)
             for product in self._products[1:]:
                 scores.addmm_(rows, product.T)
@@ -376,7 +376,7 @@ class _Objective:
             if lengths is not None:
                 slopes[:, batch.plain :].mul_(lengths[:, :, None])
                 by_offset += slopes.sum(dim=0)
-            with _tf32(models.in_tf32):
+            with tf32(allowed=models.in_tf32):
                 products.flatten(0, 1).addmm_(slopes.flatten(1).T, rows)
         by_offset = by_bias if scaled_lengths is None else by_offset
         counts = models.targets.counts[batch.folds].to(bias.dtype)[:, None]
@@ -395,14 +395,3 @@ def split_for_tf32(values: Tensor) -> tuple[Tensor, Tensor]:
 
 def _multiplies_in_tf32(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
-
-
-@contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    """Let matrix products of the block be computed in TF32, or not, whatever the process does otherwise."""
-    previous = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = previous

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -56,6 +58,20 @@ def compute_deterministically() -> None:
     torch.use_deterministic_algorithms(True)
     # nothing here reads what was not written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+@contextmanager
+def tf32(*, allowed: bool) -> Iterator[None]:
+    """Have convolutions and matrix products round their factors, or not; what was set before is put back afterwards.
+
+    The settings are the whole process's, so this is for one thread at a time: a GPU has one that feeds it.
+    """
+    previous = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = previous
 
 
 def to_device(targets: Tensor, device: torch.device) -> Tensor:

@@ -6,8 +6,8 @@ Reading images, normalising them and storing the rows are not done here.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from stages.network.graph.bn_folding import fold_batchnorm
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.pooling import Pool
 from stages.network.memory_format import to_channels_last
-from stages.runtime.device import described, free_memory, supports_bf16
+from stages.runtime.device import described, free_memory, supports_bf16, tf32
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
@@ -150,7 +150,7 @@ def computing(precision: Precision, device: torch.device) -> AbstractContextMana
     if precision == "fp16":
         return torch.autocast(device.type, torch.float16)
     if precision in ("fp32", "tf32") and device.type == "cuda":
-        return _tf32(allowed=precision == "tf32")
+        return tf32(allowed=precision == "tf32")
     return nullcontext()
 
 
@@ -241,17 +241,3 @@ def _refuse_cuts_that_prevent_folding(graph: CutGraph, cuts: Sequence[Cut]) -> N
                 f"above it, such as those of {above.name!r}, would depend on whether it is extracted with them. "
                 "Extract that cut alone, or use `precision` fp32."
             )
-
-
-@contextmanager
-def _tf32(*, allowed: bool) -> Iterator[None]:
-    """Have convolutions and matrix products round their factors, or not; what was set before is put back afterwards.
-
-    The settings are the whole process's, so this is for one thread at a time: a GPU has one that feeds it.
-    """
-    previous = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = previous

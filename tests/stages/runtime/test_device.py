@@ -1,8 +1,9 @@
 """What a device can hold; which one is chosen is held by the tests of the machine."""
 
+import pytest
 import torch
 
-from stages.runtime.device import free_memory, to_device
+from stages.runtime.device import free_memory, tf32, to_device
 
 
 def test_memory_that_torch_holds_for_later_is_free(monkeypatch, pretended_cuda):
@@ -25,3 +26,15 @@ def test_apples_gpu_is_given_no_float64(monkeypatch):
         ("cuda", torch.float64),
         ("cuda", torch.int64),
     ]
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tf32_is_as_it_was_afterwards_even_after_an_error(allowed):
+    def settings():
+        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+    before = settings()
+    with pytest.raises(KeyError), tf32(allowed=allowed):
+        assert settings() == (allowed, allowed)
+        raise KeyError
+    assert settings() == before

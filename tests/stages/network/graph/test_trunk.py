@@ -12,7 +12,7 @@ from cache.errors import UsageError
 from stages.network.backbones.registry import load_backbone
 from stages.network.graph.cuts import CutGraph
 from stages.network.graph.pooling import Pool
-from stages.network.graph.trunk import ARITHMETIC, FrozenTrunk, _tf32, auto_batch_size, auto_precision
+from stages.network.graph.trunk import ARITHMETIC, FrozenTrunk, auto_batch_size, auto_precision
 from stages.runtime.device import lists_bfloat16
 from stages.runtime.threads import single_thread_pool
 from tests.stages.network.networks import FAMILIES, graph, images
@@ -183,18 +183,6 @@ def test_float32_means_float32_on_tensor_cores_too():
         computing.sections[0].register_forward_hook(lambda *_: allowed.append(torch.backends.cudnn.allow_tf32))
         computing(x)
     assert allowed == [False, True]
-
-
-@pytest.mark.parametrize("allowed", [True, False])
-def test_tf32_is_as_it_was_afterwards_even_after_an_error(allowed):
-    def settings():
-        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-
-    before = settings()
-    with pytest.raises(KeyError), _tf32(allowed=allowed):
-        assert settings() == (allowed, allowed)
-        raise KeyError
-    assert settings() == before
 
 
 @torch.inference_mode()
