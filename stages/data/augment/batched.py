@@ -34,8 +34,11 @@ Arguments = Sequence[Mapping[str, Any]]
 
 _WHITE = 255.0
 
-_FRAMING = frozenset({"center_crop", "pad", "resized_crop", EVALUATION_VIEW})
-"""What is done to a photograph until it has the size that the network sees."""
+_RESIZING = frozenset({"resized_crop", EVALUATION_VIEW})
+"""What leaves an image in the size that it is given, whatever size it had."""
+
+_FRAMING = _RESIZING | {"center_crop", "pad"}
+"""What is done to a photograph until it has the size that the network sees; after the last of it all have that."""
 
 
 def render_planned(images: Sequence[Tensor], plans: Sequence[Plan], preprocessing: Preprocessing) -> Tensor:
@@ -57,48 +60,59 @@ def render_planned(images: Sequence[Tensor], plans: Sequence[Plan], preprocessin
     """
     framed, rest = zip(*map(_divided, plans), strict=True)
     batch = _framed(images, framed, preprocessing)
-    for of_transform in zip_longest(*rest, fillvalue=()):
+    for of_transform in zip(*rest, strict=True):
         for of_round in zip_longest(*of_transform):
             batch = _done(batch, of_round)
     return batch.contiguous(memory_format=torch.channels_last)
 
 
 def _divided(plan: Plan) -> tuple[list[Step], list[tuple[Step, ...]]]:
-    """Return what brings a photograph to the size of a rendering, and what is done to that, by transforms."""
-    transforms = list(plan)
-    framing: list[Step] = []
-    while transforms and all(step.name in _FRAMING for step in transforms[0]) and not _is_framed(framing):
-        framing += transforms.pop(0)
-    return framing, transforms
-
-
-def _is_framed(steps: Sequence[Step]) -> bool:
-    return any(step.name in ("resized_crop", EVALUATION_VIEW) for step in steps)
+    """Return what brings a photograph to the size of its rendering, and what each transform does after that."""
+    steps = [(number, step) for number, of_transform in enumerate(plan) for step in of_transform]
+    framing = [place for place, (_, step) in enumerate(steps) if step.name in _FRAMING]
+    end = framing[-1] + 1 if framing else len(steps)
+    rest = [tuple(step for number, step in steps[end:] if number == transform) for transform in range(len(plan))]
+    return [step for _, step in steps[:end]], rest
 
 
 def _framed(images: Sequence[Tensor], steps: Sequence[Sequence[Step]], preprocessing: Preprocessing) -> Tensor:
     """Return photographs in the size of renderings, [b, 3, S, S]: cropped and resized, or as the network sees them."""
-    views: dict[Any, list[tuple[int, Tensor]]] = defaultdict(list)
+    kinds: dict[Any, list[tuple[int, Tensor]]] = defaultdict(list)
     for place, (image, of_image) in enumerate(zip(images, steps, strict=True)):
-        *before, last = of_image
-        for step in before:
-            image = getattr(F, step.name)(image, **step.arguments)
-        if last.name == EVALUATION_VIEW:
-            views[EVALUATION_VIEW].append((place, image))
-            continue
-        box = last.arguments
-        part = image[:, box["top"] : box["top"] + box["height"], box["left"] : box["left"] + box["width"]]
-        views[(*box["size"],), box["interpolation"].value].append((place, part))
-    framed = [
-        render_batch([view for _, view in of_kind], preprocessing)
-        if kind == EVALUATION_VIEW
-        else resize_batch([view for _, view in of_kind], *kind)
-        for kind, of_kind in views.items()
-    ]
+        at_once = of_image[-1] if of_image and of_image[-1].name in _RESIZING else None
+        for step in of_image if at_once is None else of_image[:-1]:
+            image = _alone(image, step, preprocessing)
+        kind: Any = None if at_once is None else at_once.name
+        if kind == "resized_crop":
+            box = of_image[-1].arguments
+            image = image[:, box["top"] : box["top"] + box["height"], box["left"] : box["left"] + box["width"]]
+            kind = (*box["size"],), _interpolation(of_image[-1])
+        kinds[kind].append((place, image))
+    framed = [_resized([image for _, image in of_kind], kind, preprocessing) for kind, of_kind in kinds.items()]
     if len(framed) == 1:
         return framed[0]
-    places = [place for of_kind in views.values() for place, _ in of_kind]
+    places = [place for of_kind in kinds.values() for place, _ in of_kind]
     return torch.cat(framed)[uploaded(torch.tensor(places).argsort(), images[0].device)]
+
+
+def _alone(image: Tensor, step: Step, preprocessing: Preprocessing) -> Tensor:
+    """Return an image, whose size is its own as yet, after an operation."""
+    if step.name == EVALUATION_VIEW:
+        return preprocessing.render(image)
+    return _operation(step)(image[None], [step])[0]
+
+
+def _resized(images: Sequence[Tensor], kind: Any, preprocessing: Preprocessing) -> Tensor:
+    """Return images in one size: of a kind None they have it, else it is the evaluation view, or a size and how."""
+    if kind is None:
+        return torch.stack(list(images))
+    return render_batch(images, preprocessing) if kind == EVALUATION_VIEW else resize_batch(images, *kind)
+
+
+def _interpolation(step: Step) -> str:
+    """Return the name of an interpolation: from torchvision's constant for it, or one as it is."""
+    mode = step.arguments["interpolation"]
+    return str(getattr(mode, "value", mode))
 
 
 def _done(batch: Tensor, steps: Sequence[Step | None]) -> Tensor:
@@ -110,7 +124,7 @@ def _done(batch: Tensor, steps: Sequence[Step | None]) -> Tensor:
     changed = batch
     for members in places.values():
         of_members = [step for place in members if (step := steps[place]) is not None]
-        operation = _OPERATIONS.get(of_members[0].name, _as_torchvision)
+        operation = _operation(of_members[0])
         if len(members) == len(batch):
             return operation(batch, of_members)
         # pinned and copied beside what the device does: an index that is a list would be waited for
@@ -122,10 +136,14 @@ def _done(batch: Tensor, steps: Sequence[Step | None]) -> Tensor:
 def _kind(step: Step) -> Any:
     """Return what operations that are done together have in common."""
     if step.name in _WARPS:
-        return "warp", step.arguments["interpolation"], str(step.arguments["fill"])
+        return "warp", _interpolation(step), str(step.arguments["fill"])
     if step.name == "gaussian_blur":
         return step.name, str(step.arguments["kernel_size"])
     return step.name if step.name in _OPERATIONS else (step.name, repr(step.arguments))
+
+
+def _operation(step: Step) -> Callable[[Tensor, Sequence[Step]], Tensor]:
+    return _OPERATIONS.get(step.name, _as_torchvision)
 
 
 def _as_torchvision(batch: Tensor, steps: Sequence[Step]) -> Tensor:
@@ -216,16 +234,18 @@ def _warp(batch: Tensor, steps: Sequence[Step]) -> Tensor:
     columns, rows = (
         torch.linspace((1 - size) / 2, (size - 1) / 2, size, device=batch.device) for size in (width, height)
     )
-    shape = (height, width)
-    one = maps.new_ones(()).expand(shape)
-    places = torch.stack([columns.expand(shape), rows[:, None].expand(shape), one], dim=-1)
-    taken_from = places.view(1, -1, 3).expand(len(batch), -1, -1).bmm(maps.transpose(1, 2))
-    grid = (taken_from[..., :2] / taken_from[..., 2:]).view(len(batch), height, width, 2)
+    # no matrix product: beside a network that computes in tf32 those round their factors, which are places here
+    of_columns, of_rows, constant = maps[..., None, None].unbind(2)
+    taken_from = of_columns * columns + of_rows * rows[:, None] + constant
+    grid = (taken_from[:, :2] / taken_from[:, 2:]).permute(0, 2, 3, 1)
     levels = batch.float()
     inside = levels.new_ones((len(batch), 1, height, width))
-    mode = steps[0].arguments["interpolation"].value
     sampled = functional.grid_sample(
-        torch.cat([levels, inside], dim=1), grid, mode=mode, padding_mode="zeros", align_corners=False
+        torch.cat([levels, inside], dim=1),
+        grid,
+        mode=_interpolation(steps[0]),
+        padding_mode="zeros",
+        align_corners=False,
     )
     levels, inside = sampled[:, :-1], sampled[:, -1:]
     color = steps[0].arguments["fill"]

@@ -78,14 +78,20 @@ class PlannedImage(tv_tensors.Image):  # type: ignore[misc]
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Answer what an image is asked about its size and type, and refuse what would need its pixels."""
-        if func is torch.rot90 and isinstance(image := args[0], PlannedImage):
-            turns = int(args[1])
-            size = image.shape[-2:] if turns % 2 == 0 else image.shape[:-3:-1]
-            return image.after(ROT90, {"turns": turns}, size)
+        if func is torch.rot90:
+            return _rot90(*args, **(kwargs or {}))
         if func.__name__ not in _ABOUT_AN_IMAGE:
             raise NotPlannableError(f"{func.__name__} of pixels that are not there yet")
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
+
+
+def _rot90(input: PlannedImage, k: int = 1, dims: Sequence[int] = (0, 1)) -> PlannedImage:
+    """Return an image after torch's function, whose names for its arguments these are."""
+    if [axis % 3 for axis in dims] != [1, 2]:
+        raise NotPlannableError("a rotation that is not of rows into columns")
+    size = input.shape[-2:] if k % 2 == 0 else input.shape[:-3:-1]
+    return input.after(ROT90, {"turns": k}, size)
 
 
 _ABOUT_AN_IMAGE = frozenset({"__get__", "as_subclass", "dim", "is_floating_point", "numel", "size"})
@@ -98,14 +104,54 @@ def _same(image: PlannedImage, arguments: Mapping[str, Any]) -> Sequence[int]:
 
 
 def _turned(image: PlannedImage, arguments: Mapping[str, Any]) -> Sequence[int]:
-    if arguments.get("expand"):
+    if arguments["expand"]:
         raise NotPlannableError("a rotation that leaves another size for each angle")
-    return list(image.shape[-2:])
+    return _same(image, arguments)
+
+
+def _sheared(image: PlannedImage, arguments: Mapping[str, Any]) -> Sequence[int]:
+    _require_numbers(arguments, "shear", 2)
+    return _same(image, arguments)
+
+
+def _seen_from_elsewhere(image: PlannedImage, arguments: Mapping[str, Any]) -> Sequence[int]:
+    _require_numbers(arguments, "coefficients", 8)
+    return _same(image, arguments)
+
+
+def _blurred(image: PlannedImage, arguments: Mapping[str, Any]) -> Sequence[int]:
+    _require_numbers(arguments, "kernel_size", 2)
+    _require_numbers(arguments, "sigma", 2)
+    return _same(image, arguments)
+
+
+def _erased(image: PlannedImage, arguments: Mapping[str, Any]) -> Sequence[int]:
+    if len(arguments["v"]) not in (1, image.shape[-3]):
+        raise NotPlannableError("another color for each pixel")
+    return _same(image, arguments)
 
 
 def _padded(image: PlannedImage, arguments: Mapping[str, Any]) -> Sequence[int]:
-    left, top, right, bottom = arguments["padding"]
+    left, top, right, bottom = _require_numbers(arguments, "padding", 4)
     return image.shape[-2] + top + bottom, image.shape[-1] + left + right
+
+
+def _cropped(image: PlannedImage, arguments: Mapping[str, Any]) -> Sequence[int]:
+    return _require_numbers(arguments, "output_size", 2)
+
+
+def _crop_resized(image: PlannedImage, arguments: Mapping[str, Any]) -> Sequence[int]:
+    if not arguments["antialias"]:
+        raise NotPlannableError("resizing without antialiasing")
+    return _require_numbers(arguments, "size", 2)
+
+
+def _require_numbers(arguments: Mapping[str, Any], name: str, count: int) -> Sequence[int]:
+    """Return an argument that is so many numbers, as torchvision's transforms give it; its functions take others."""
+    numbers = arguments[name]
+    if not isinstance(numbers, Sequence) or len(numbers) != count:
+        raise NotPlannableError(f"`{name}` {numbers}")
+    return numbers
 
 
 _SIZES: dict[str, _Size] = {
@@ -113,26 +159,26 @@ _SIZES: dict[str, _Size] = {
         (
             "horizontal_flip",
             "vertical_flip",
-            "affine",
-            "perspective",
             "adjust_brightness",
             "adjust_contrast",
             "adjust_saturation",
             "adjust_sharpness",
             "rgb_to_grayscale",
-            "gaussian_blur",
             "posterize",
             "solarize",
             "autocontrast",
             "equalize",
             "invert",
-            "erase",
         ),
         _same,
     ),
+    "affine": _sheared,
+    "perspective": _seen_from_elsewhere,
+    "gaussian_blur": _blurred,
+    "erase": _erased,
     "rotate": _turned,
-    "resized_crop": lambda image, arguments: arguments["size"],
-    "center_crop": lambda image, arguments: arguments["output_size"],
+    "resized_crop": _crop_resized,
+    "center_crop": _cropped,
     "pad": _padded,
 }
 """torchvision's functions that are written down, and the size that each leaves."""

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from stages.data.augment.batched import render_planned
-from stages.data.augment.policy import augmentation
+from stages.data.augment.policy import Augmentation, augmentation
+from stages.data.augment.transforms import FLIP, Transform, evaluation_view, random_crop
 from stages.data.images.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(48, 56)
@@ -75,6 +77,37 @@ def test_a_batch_is_rendered_as_its_images_are(augment, most):
 def test_other_ways_to_see_an_image_are_rendered_as_they_are(crop_mode, augment):
     preprocessing = replace(PREPROCESSING, crop_mode=crop_mode, image_size="40x60")
     assert off_by(augmentation(augment, preprocessing)).max() <= 4
+
+
+CROP = random_crop(PREPROCESSING, 0.5, 4 / 3)
+OF_ONES_OWN = {
+    "torchvision's own way to interpolate": (CROP, Transform("", v2.RandomRotation(30))),
+    "functions with little said": (CROP, Transform("", lambda image: F.rotate(image, 30.0))),
+    "turned before the crop": (Transform("", v2.RandomRotation(20, v2.InterpolationMode.BILINEAR)), CROP),
+    "erased, turned by 90 degrees and padded before the crop": (
+        Transform("", v2.RandomErasing(1.0)),
+        Transform("", lambda image: torch.rot90(image, 1, (1, 2))),
+        Transform("", v2.Pad([1, 2, 3, 4])),
+        CROP,
+    ),
+    "cropped a second time, now and then": (CROP, FLIP, Transform("", v2.RandomApply([CROP.apply])), FLIP),
+    "cropped to another size first": (
+        Transform("", v2.RandomResizedCrop((60, 70))),
+        Transform("", v2.CenterCrop((48, 56))),
+    ),
+    "the evaluation view, and a part of it": (evaluation_view(PREPROCESSING), CROP),
+}
+
+
+@pytest.mark.parametrize("transforms", OF_ONES_OWN.values(), ids=OF_ONES_OWN)
+def test_transforms_of_ones_own_are_rendered_as_they_are(transforms):
+    found = off_by(Augmentation("own", PREPROCESSING, transforms))
+    assert (found > 1).float().mean() < 0.005
+
+
+def test_photographs_that_have_the_size_already_are_left_as_they_are():
+    images = [image[:, :48, :56] for image in IMAGES]
+    assert torch.equal(render_planned(images, [((),)] * len(images), PREPROCESSING), torch.stack(images))
 
 
 @pytest.mark.parametrize("augment", ["medium", "strong", "randaugment"])

@@ -54,8 +54,21 @@ def test_plans_go_to_other_processes_as_a_few_bytes():
         lambda image: F.adjust_hue(image, 0.1),
         lambda image: torch.zeros(3, 4, 4),
         v2.ElasticTransform(),
+        lambda image: torch.rot90(image, 1, (2, 1)),
+        lambda image: torch.rot90(image, k=1, dims=[0, 1]),
+        v2.Pad(4),
+        lambda image: F.center_crop(image, 20),
+        lambda image: F.resized_crop(image, 1, 2, 30, 40, [20, 20], antialias=False),
+        lambda image: F.gaussian_blur(image, 3),
+        lambda image: F.affine(image, 10.0, [1, 2], 1.1, [3.0]),
+        lambda image: F.perspective(image, [[0, 0], [9, 0], [9, 9], [0, 9]], [[1, 1], [9, 0], [9, 9], [0, 9]]),
+        v2.RandomErasing(1.0, value="random"),
     ],
-    ids=["its own arithmetic", "a size of its own", "hue", "another image", "elastic"],
+    ids=[
+        *("its own arithmetic", "a size of its own", "hue", "another image", "elastic"),
+        *("turned backwards", "colors turned", "one padding", "one side", "not antialiased", "one kernel size"),
+        *("one shear", "corners", "erased by noise"),
+    ],
 )
 def test_what_cannot_be_written_down_is_refused_and_not_left_out(transform):
     with pytest.raises(NotPlannableError):
@@ -69,7 +82,7 @@ def test_a_transform_knows_the_size_that_those_before_it_left():
         sizes.append((*image.shape, image.dtype))
         return image
 
-    turned = lambda image: torch.rot90(image, 1, (1, 2))  # noqa: E731
+    turned = lambda image: torch.rot90(image, dims=(-2, -1))  # noqa: E731
     crop = lambda image: F.center_crop(image, [20, 30])  # noqa: E731
     padded = lambda image: F.pad(image, [1, 2, 3, 4])  # noqa: E731
     planned([look, crop, look, padded, look, turned, look], 60, 90)
