@@ -100,7 +100,7 @@ class CachedBatches:
             for step, (indices, rows) in enumerate(batches, first):
                 inputs, targets = self._inputs(rows), torch.from_numpy(self._train.targets[indices])
                 if self._mixing is not None and isinstance(inputs, Tensor):
-                    shares = self._task.soft_target(targets).to(inputs.device)
+                    shares = uploaded(self._task.soft_target(targets), inputs.device)
                     inputs, targets = self._mixing(inputs, shares, self._seed, epoch, step)
                 yield inputs, targets
                 bar.update()

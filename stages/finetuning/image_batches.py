@@ -31,6 +31,7 @@ from stages.finetuning.masks import AugmentedMasks, mask_views
 from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.sample_views import AugmentedSamples, CollateSamples, complete_samples, join_samples
 from stages.finetuning.transfer_model import TransferModel
+from stages.runtime.device import uploaded
 from stages.runtime.memory import InHalves
 from stages.runtime.progress import progress
 from stages.runtime.seeding import seed_from
@@ -130,7 +131,7 @@ class ImageBatches:
                     continue
                 inputs = self._upper.normalize(images)
                 if self._mixing is not None:
-                    shares = self._task.soft_target(targets).to(inputs.device)
+                    shares = uploaded(self._task.soft_target(targets), inputs.device)
                     inputs, targets = self._mixing(inputs, shares, self._seed, epoch, step)
                 self.forwards += len(images)
                 yield self._through_frozen(inputs, pool), targets

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cache.feature_cache import FeatureCache
+from stages.data.augment.mixup import MixupCutmix
 from stages.finetuning import resident_rows
 from stages.finetuning.cached_batches import CachedBatches, boundary_extractor, extract_views
 from stages.finetuning.problem import FinetuneProblem
@@ -73,9 +74,10 @@ def test_batches_are_those_of_the_files_wherever_rows_are_kept(filled, pretended
             assert torch.equal(targets, other_targets)
 
 
-def test_batches_of_rows_on_the_gpu_never_wait_for_it(filled, pretended_cuda):
+@pytest.mark.parametrize("mixing", [None, MixupCutmix(0.4, 1.0)], ids=["as they are", "mixed"])
+def test_batches_of_rows_on_the_gpu_never_wait_for_it(filled, pretended_cuda, mixing):
     problem, maps = filled
-    source = CachedBatches(problem, replace(maps, device=CUDA))
+    source = CachedBatches(problem, replace(maps, device=CUDA), mixing)
     before = pretended_cuda.synchronizations
     batches = [*source.train(1, 0), *source.val()]
     assert pretended_cuda.synchronizations == before
