@@ -89,7 +89,7 @@ class CachedBatches:
         self._at_a_time = max(options.finetune_batch_size // problem.rank.world_size, 1)
         self._order = EpochBatchSampler(len(train), problem.samples_per_batch, problem.seed, problem.rank)
         self.batches = len(self._order)
-        self._tells = problem.rank.is_main
+        self._tells, self._ranks = problem.rank.is_main, problem.rank.world_size
         self._resident = self._at_hand(train, self._views), self._at_hand(self._val, 1)
 
     def train(self, epoch: int, first: int) -> Iterator[tuple[Inputs, Tensor]]:
@@ -122,7 +122,7 @@ class CachedBatches:
         """Return the rows of all images where they are kept for a GPU; None where batches are read from files."""
         keys = manifest.distinct_images.keys
         nbytes = row_bytes(self._tap) * views * len(keys)
-        place = find_place(nbytes, self._device)
+        place = find_place(nbytes, self._device, self._ranks)
         if self._tells:
             note_place(nbytes, place, self._device)
         return None if place == "files" else ResidentRows(self._tap, keys, views, self._device, place)

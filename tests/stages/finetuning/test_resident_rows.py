@@ -12,7 +12,7 @@ from stages.data.augment.mixup import MixupCutmix
 from stages.finetuning import resident_rows
 from stages.finetuning.cached_batches import CachedBatches, boundary_extractor, extract_views
 from stages.finetuning.problem import FinetuneProblem
-from stages.finetuning.resident_rows import ResidentRows, row_bytes
+from stages.finetuning.resident_rows import ResidentRows, find_place, row_bytes
 from stages.finetuning.transfer_model import build_transfer_model
 from tests.stages.finetuning.test_cached_batches import OPTIONS
 
@@ -47,7 +47,7 @@ def nothing_is_free(monkeypatch, device, *, beside):
         monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 0}))
 
 
-@pytest.mark.parametrize("place", ["device", "pinned", "files"])
+@pytest.mark.parametrize("place", ["device", "host", "files"])
 def test_batches_are_those_of_the_files_wherever_rows_are_kept(filled, pretended_cuda, monkeypatch, caplog, place):
     problem, maps = filled
     expected = [shown(CachedBatches(problem, maps), epoch) for epoch in (1, 2)]
@@ -63,7 +63,7 @@ def test_batches_are_those_of_the_files_wherever_rows_are_kept(filled, pretended
         monkeypatch.setattr(FeatureCache, "read", nobody)
     words = {
         "device": "are kept on cuda",
-        "pinned": "in memory beside it",
+        "host": "in memory beside it",
         "files": "each batch is read from the cache",
     }
     assert all(words[place] in record.getMessage() for record in caplog.records)
@@ -75,8 +75,11 @@ def test_batches_are_those_of_the_files_wherever_rows_are_kept(filled, pretended
 
 
 @pytest.mark.parametrize("mixing", [None, MixupCutmix(0.4, 1.0)], ids=["as they are", "mixed"])
-def test_batches_of_rows_on_the_gpu_never_wait_for_it(filled, pretended_cuda, mixing):
+@pytest.mark.parametrize("place", ["device", "host"])
+def test_batches_of_rows_at_hand_never_wait_for_the_gpu(filled, pretended_cuda, monkeypatch, place, mixing):
     problem, maps = filled
+    if place == "host":
+        nothing_is_free(monkeypatch, pretended_cuda, beside=False)
     source = CachedBatches(problem, replace(maps, device=CUDA), mixing)
     before = pretended_cuda.synchronizations
     batches = [*source.train(1, 0), *source.val()]
@@ -104,3 +107,9 @@ def test_rows_are_read_in_blocks(filled, monkeypatch):
     for view in range(2):
         expected = torch.from_numpy(tap.cache_of_view(view).read(keys, view))
         assert torch.equal(resident.rows(keys, [view] * len(keys)), expected)
+
+
+def test_processes_that_train_together_share_the_memory_beside_their_gpus(pretended_cuda, monkeypatch):
+    pretended_cuda.free = 0
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 8000}))
+    assert [find_place(1000, CUDA, sharing) for sharing in (1, 4, 5)] == ["host", "host", "files"]
