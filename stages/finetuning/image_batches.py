@@ -19,6 +19,7 @@ from cache.errors import DataError
 from cache.prefetch import prefetch_map
 from stages.data.augment.mixup import MixupCutmix
 from stages.data.augment.policy import Augmentation
+from stages.data.encoded_files import bytes_of_largest
 from stages.data.image_stream import stream_images
 from stages.data.images.preprocessing import Preprocessing
 from stages.data.images.reading import PLAIN, Reading, reading_of
@@ -75,11 +76,13 @@ class ImageBatches:
         workers = options.num_workers
         if workers is None:
             workers = min(usable_cores() - 1, 8)
-        workers = workers_with_room(workers, extractor.backbone.preprocessing, problem)
         self._at_a_time = max(options.finetune_batch_size // problem.rank.world_size, 1)
         self._renderer = None
         if extractor.reading.nvjpeg and problem.task.reads != "image" and not problem.train.images:
             self._renderer = DeviceRenderer(extractor.augmentation, self._reading(extractor), extractor.device)
+        workers = workers_with_room(
+            workers, extractor.backbone.preprocessing, problem, encoded=self._renderer is not None
+        )
         dataset, collate = self._dataset(problem)
         self._loader: DataLoader[Any] = DataLoader(
             dataset,
@@ -196,11 +199,19 @@ class ImageBatches:
                 yield join_samples(samples, self._at_a_time), targets
 
 
-def workers_with_room(workers: int, preprocessing: Preprocessing, problem: FinetuneProblem) -> int:
-    """Return as many loading processes as shared memory has room for; the batches are the same, however many."""
+def workers_with_room(
+    workers: int, preprocessing: Preprocessing, problem: FinetuneProblem, *, encoded: bool = False
+) -> int:
+    """Return as many loading processes as shared memory has room for; the batches are the same, however many.
+
+    Where files come `encoded`, there has to be room for the largest of them, too.
+    """
     ranks = problem.rank.world_size
     images = -(-problem.samples_per_batch // ranks) * max(map(problem.sampler.size, problem.train.images), default=1)
-    fitting = loaders_that_fit(workers, images * len(preprocessing.mean) * math.prod(preprocessing.shape), ranks)
+    batch_bytes = images * len(preprocessing.mean) * math.prod(preprocessing.shape)
+    if encoded:
+        batch_bytes += bytes_of_largest(problem.train.locations, images)
+    fitting = loaders_that_fit(workers, batch_bytes, ranks)
     if fitting < workers and problem.rank.is_main:
         instead = f"{fitting} processes load images" if fitting else "this process loads the images itself"
         _LOG.info(

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from stages.data import encoded_files
 from stages.data.encoded_files import read_encoded
 from stages.data.images.jpeg_structure import JpegSize
 from tests.photographs import photograph
@@ -47,3 +48,13 @@ def test_a_file_that_changes_while_it_is_read_is_left_to_others(tmp_path, monkey
     files = read_encoded([str(path)])
     assert files.spans[0][0] == files.spans[0][1]
     assert files.jpegs == [None]
+
+
+def test_the_largest_of_many_files_are_looked_for_in_an_even_sample(tmp_path, monkeypatch):
+    for number in range(7):
+        (tmp_path / str(number)).write_bytes(bytes(10**number))
+    files = [str(tmp_path / str(number)) for number in range(7)]
+    assert encoded_files.bytes_of_largest(files, 2) == 1_100_000
+    monkeypatch.setattr(encoded_files, "_LOOKED_AT", 3)
+    assert encoded_files.bytes_of_largest(files, 2) == 1_001_000
+    assert encoded_files.bytes_of_largest([], 2) == 0
