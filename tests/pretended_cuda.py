@@ -32,6 +32,10 @@ CUDA = torch.device("cuda:0")
 _LAZY = torch.device("lazy:0")
 _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
 _GIB = 1 << 30
+
+DeviceError: type[RuntimeError] = getattr(torch, "AcceleratorError", RuntimeError)
+"""What torch raises where a device answers no more; before torch 2.8 it had no error of its own for that."""
+
 aten = torch.ops.aten
 
 _raw_device = torch.Tensor.device
@@ -87,7 +91,7 @@ class PretendedCuda:
                 "'spawn' start method"
             )
         if self.lost:
-            raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+            raise DeviceError("CUDA error: unspecified launch failure")
         self.used = True
 
     def after_fork(self) -> None:

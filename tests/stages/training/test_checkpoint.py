@@ -10,6 +10,7 @@ import torch
 from cache.atomic_write import host_name
 from cache.errors import CutonceError, UsageError
 from stages.training.checkpoint import CheckpointFile
+from tests.pretended_cuda import DeviceError
 from tests.stages.training.blobs import same, small_network, train_blobs
 
 
@@ -117,10 +118,10 @@ def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
 def test_a_device_that_is_lost_while_it_is_saved_does_not_pass_for_a_full_disk(tmp_path):
     class OnLostDevice:
         def __reduce__(self):
-            raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+            raise DeviceError("CUDA error: unspecified launch failure")
 
     file = CheckpointFile(tmp_path / "checkpoint.pt", {}, 0.0)
     file.save({"place": 1})
-    with pytest.raises(torch.AcceleratorError):
+    with pytest.raises(DeviceError):
         file.save({"place": 2, "weights": OnLostDevice()})
     assert file.load() == {"place": 1}
