@@ -215,7 +215,7 @@ class DeviceRenderer:
         UnreadableImageError
             If an image cannot be read, which it could before.
         """
-        with self._beside(), torch.inference_mode(False), torch.no_grad():
+        with self._beside():
             places, pieces = list(batch.places), []
             if batch.places:
                 pieces.append(uploaded(batch.rendered, self._device))
