@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ from stages.runtime.memory import InHalves
 from stages.runtime.progress import progress
 from stages.runtime.seeding import seed_from
 from stages.runtime.shared_memory import loaders_that_fit
-from stages.runtime.threads import single_thread_pool, usable_cores
+from stages.runtime.threads import keep_what_is_inherited, single_thread_pool, usable_cores
 from stages.training.evaluation import Batches
 from stages.training.sample_images import Inputs, SampleImages
 
@@ -90,8 +91,10 @@ class ImageBatches:
             collate_fn=collate,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=keep_what_is_inherited,
             pin_memory=extractor.device.type == "cuda" and self._renderer is None,
         )
+        self._forks = workers > 0
         self._threads = extractor.threads
         self._frozen = InHalves(upper.frozen, extractor.device, "the frozen part")
         own_val = problem.own_val
@@ -120,6 +123,9 @@ class ImageBatches:
     def train(self, epoch: int, first: int) -> Iterator[tuple[Inputs, Tensor]]:
         """Yield (output of the boundary, targets) of an epoch, from batch number `first` on."""
         self._sampler.epoch, self._sampler.first = epoch, first
+        if self._forks:
+            gc.collect()  # see `keep_what_is_inherited`
+            self._forks = False
         with (
             progress(label=f"epoch {epoch}/{self._epochs}", total=self.batches, unit="batches") as bar,
             single_thread_pool(self._threads, "frozen") as pool,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import sys
@@ -62,6 +63,21 @@ def usable_after_fork(function: Callable[ParametersT, ResultT]) -> Callable[Para
                 raise
 
     return call
+
+
+def keep_what_is_inherited(worker: int = 0) -> None:
+    """Leave what a forked process has from the one before out of its searches for garbage, while it lives.
+
+    Sessions of ONNX Runtime and scalers of FFmpeg have threads, which they wait for when they are destroyed. A fork
+    takes over the objects and none of the threads: destroying one that was garbage, or becomes it, never ends. So the
+    process before looks for its own garbage (`gc.collect`) just before it forks, and the new one calls this first.
+
+    Parameters
+    ----------
+    worker : int
+        Number of a loading process: this is for `worker_init_fn` of torch's loaders.
+    """
+    gc.freeze()
 
 
 def usable_cores() -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -50,7 +53,8 @@ def openvino_arithmetic(arithmetic: str, precision: str) -> str:
 def require_openvino() -> Any:
     """Return OpenVINO; UsageError, which names what to install, where it is not there."""
     try:
-        return import_module("openvino")
+        with _without_its_reports():
+            return import_module("openvino")
     except ImportError as error:
         raise UsageError(f"`engine` openvino needs OpenVINO, which does not load ({error}): {INSTALL}") from error
 
@@ -113,6 +117,24 @@ class OpenVINOTrunk:
         if not hasattr(self._of_thread, "request"):
             self._of_thread.request = self._compiled.create_infer_request()
         return self._of_thread.request
+
+
+@contextmanager
+def _without_its_reports() -> Iterator[None]:
+    """Let OpenVINO be imported as it is where the package is missing by which it reports each import to its makers.
+
+    Whose images these are has not asked for that; and it is done in a process that a thread forks, in the midst of what
+    other threads compute.
+    """
+    reporting = "openvino_telemetry"
+    if reporting in sys.modules:  # who uses it knows
+        yield
+        return
+    sys.modules[reporting] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[reporting]
 
 
 def _failures() -> tuple[type[BaseException], ...]:

@@ -1,6 +1,7 @@
 """Stage 3 on a real pretrained network, at an image size that is quick."""
 
 import copy
+import gc
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from pipeline.cli.app import main
 from stages.config.finetune import FinetuneConfig
 from stages.finetuning.baselines import baseline, random_head
 from stages.finetuning.finetune import finetune
+from stages.finetuning.image_batches import AugmentedImages
 from stages.finetuning.predict_images import predict_proba
 from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.transfer_model import build_transfer_model
@@ -79,6 +81,37 @@ def test_the_same_seed_trains_the_same_network_whatever_loads_the_images(probe):
     ]
     assert losses[0] == losses[1]
     assert losses[0][1] != losses[2][1]
+
+
+class Circle:
+    """What is destroyed by a search for garbage alone, and leaves word in which process that was."""
+
+    def __init__(self, words):
+        self.myself, self.words = self, words
+
+    def __del__(self):
+        self.words.open("a").write(f"{os.getpid()}\n")
+
+
+def test_loading_processes_destroy_nothing_that_they_inherit(probe, tmp_path, monkeypatch):
+    kept = [Circle(tmp_path / "kept")]
+    Circle(tmp_path / "garbage")
+    render = AugmentedImages.__getitem__
+
+    def after_a_search(images, position):
+        kept.clear()
+        gc.collect()
+        (tmp_path / "loaded").write_text((tmp_path / "garbage").read_text())
+        return render(images, position)
+
+    monkeypatch.setattr(AugmentedImages, "__getitem__", after_a_search)
+    gc.disable()  # no search but those that are asked for
+    try:
+        tuned(probe, num_workers=1, epochs=1)
+    finally:
+        gc.enable()
+    assert (tmp_path / "loaded").read_text() == f"{os.getpid()}\n"  # it was destroyed before there was another process
+    assert not (tmp_path / "kept").exists()
 
 
 def test_validation_outputs_too_large_to_keep_are_computed_again(probe, monkeypatch):

@@ -1,8 +1,10 @@
 """Trunks by OpenVINO, against torch's."""
 
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,8 @@ from stages.extraction.extractor import build_extractor
 from stages.extraction.read_features import read_features
 from stages.network.graph.openvino_trunk import OpenVINOTrunk
 from tests.photographs import make_folder
+
+ROOT = Path(__file__).parents[4]
 
 SMALL = {"weights": "none", "image_size": 64, "device": "cpu"}
 
@@ -122,3 +126,18 @@ def test_what_it_cannot_do_is_said_with_what_to_do(tmp_path, monkeypatch):
 class _Unknown(torch.nn.Module):
     def forward(self, images):
         return (torch.linalg.eigh(images[:, :, :3, :3])[1],)
+
+
+def test_nothing_is_told_to_its_makers():
+    script = (
+        "import sys, multiprocessing.process as process\n"
+        "process.BaseProcess.start = lambda self: sys.exit('a process is started that reports')\n"
+        "from stages.network.graph.openvino_trunk import require_openvino\n"
+        "require_openvino().Core()\n"
+        "import openvino.tools.ovc as ovc\n"
+        "assert 'openvino_telemetry' not in sys.modules\n"
+        "import openvino_telemetry  # who wants it has it\n"
+        "print(type(ovc.telemetry).__module__)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert told.stdout == "openvino.tools.ovc.telemetry_stub\n"
