@@ -103,11 +103,15 @@ class DeviceFits:
         """Return the scores of settings."""
         return self._hold_out(*cv.splits[0], seed) if cv.is_holdout else self._cross_validated(cv)
 
-    def fitted(self, setting: Setting, selection: Selection, state: State | None) -> FittedModel:
-        """Return the model of a setting, fitted to some of the rows; in float64 where these are few."""
-        dtype = torch.float64 if len(self.labels[selection]) <= EXACT_UP_TO else torch.float32
-        models, fit = self._models(self.rows.at(selection), self.labels[selection], dtype), LinearFit(*setting)
-        return _DeviceModel(models, fit, models.fit([fit], [state], final=True)[0], self.rows)
+    def fitted(self, setting: Setting, selections: Sequence[Selection], state: State | None) -> list[FittedModel]:
+        """Return the models of a setting, each from where the last one ended; in float64 where its rows are few."""
+        found: list[FittedModel] = []
+        for selection in selections:
+            dtype = torch.float64 if len(self.labels[selection]) <= EXACT_UP_TO else torch.float32
+            models, fit = self._models(self.rows.at(selection), self.labels[selection], dtype), LinearFit(*setting)
+            (state,) = models.fit([fit], [state], final=True)
+            found.append(_DeviceModel(models, fit, state, self.rows))
+        return found
 
     def out_of_fold(self, settings: Sequence[Setting], folds: Sequence[Fold]) -> list[NDArray[np.float32]]:
         """Return the scores of the rows that each fold leaves out."""

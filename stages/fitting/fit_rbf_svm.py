@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import SVC
 
+from stages.fitting.folds import Selection
 from stages.fitting.grid_search import fit_along_path
-from stages.fitting.linear_models import LinearModel, LinearModelFactory
+from stages.fitting.linear_models import PREPARED_FROM, LinearModel, LinearModelFactory
 from stages.fitting.linear_targets import ABSENT_CLASS_SCORE, constant_logits, two_sided
 from stages.fitting.problem import FitProblem
 from stages.fitting.registry import register_head
@@ -32,6 +33,9 @@ KERNEL_UP_TO = 10_000
 
 C_RATIO = 1000
 """Kernel machines want weaker regularisation than linear models: they try so many times the values of C."""
+
+_COMPARED_UP_TO = 4000
+"""Rows up to which all are compared with all before any machine is fitted."""
 
 _BLOCK_ROWS = 4096
 
@@ -72,6 +76,8 @@ class RBFSVMFactory:
     balanced : bool
     device : torch.device
         Where rows are compared.
+    distances : ndarray of float32 [n, n] or None
+        Squared distances of all rows, as they are, for machines that see some of them so.
     """
 
     task: Task
@@ -80,13 +86,31 @@ class RBFSVMFactory:
     landmarks: int
     balanced: bool = False
     device: torch.device = _CPU
+    distances: NDArray[np.float32] | None = None
+
+    def prepared(self, rows: NDArray[np.float32], scalings: Sequence[Scaling]) -> RBFSVMFactory:
+        """Return it with the distances of the rows, where comparing them in each fold would cost more."""
+        if rows.size < PREPARED_FROM or len(rows) > _COMPARED_UP_TO:
+            return self
+        if "none" not in scalings or self.distances is not None:
+            return self
+        return replace(self, distances=_squared_distances(rows, rows, self.device))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is prepared: where the rows are, it is quickly made again."""
+        return {**self.__dict__, "distances": None}
 
     def __call__(
-        self, scaling: Scaling, rows: NDArray[np.float32], labels: NDArray[Any]
+        self,
+        scaling: Scaling,
+        rows: NDArray[np.float32],
+        labels: NDArray[Any],
+        places: Selection | None = None,
     ) -> ExactRBFSVM | NystroemModel:
         """Return the machine, not yet fitted."""
-        kind = ExactRBFSVM if len(rows) <= KERNEL_UP_TO else NystroemModel
-        return kind(self, scaling, rows, labels)
+        if len(rows) > KERNEL_UP_TO:
+            return NystroemModel(self, scaling, rows, labels)
+        return ExactRBFSVM(self, scaling, rows, labels, places)
 
 
 class KernelScaler:
@@ -168,23 +192,39 @@ class NystroemMap:
         """Return scaling, kernel and a linear model of mapped rows as one head around the landmarks."""
         output = linear.output
         coefficients = self.root.astype(np.float64) @ output.weight.detach().numpy().T.astype(np.float64)
-        return self.scaler.head(self.landmarks, coefficients, output.bias.detach().numpy(), self.places)
+        return self.scaler.head(self.landmarks.copy(), coefficients, output.bias.detach().numpy(), self.places)
 
 
 class ExactRBFSVM:
     """Support vector machines, each class or label against the rest; one kernel serves them all, and all values of C.
 
     A label is fitted to the rows where it is known.
+
+    Parameters
+    ----------
+    factory : RBFSVMFactory
+    scaling : {"none", "standard", "l2"}
+    rows : ndarray of float32 [n, d]
+    labels : ndarray [n] or [n, labels]
+    places : Selection, optional
+        Which of the rows that the factory was prepared for these are.
     """
 
     def __init__(
-        self, factory: RBFSVMFactory, scaling: Scaling, rows: NDArray[np.float32], labels: NDArray[Any]
+        self,
+        factory: RBFSVMFactory,
+        scaling: Scaling,
+        rows: NDArray[np.float32],
+        labels: NDArray[Any],
+        places: Selection | None = None,
     ) -> None:
         self.factory = factory
         self.state: Any = None  # a machine has nothing to begin from
         self.scaler = KernelScaler(factory.center, scaling, rows)
         self.rows, self.labels = self.scaler(rows), labels
-        self.kernel = _kernel(self.rows, self.rows, self.scaler.gamma, factory.device)
+        known = places is not None and scaling == "none" and factory.distances is not None
+        self._places = places if known else None
+        self.kernel = self._kernel(self.rows, self._places)
         self.sides, constants = _sides(labels, factory.task.out_features)
         self.learned = [number for number, side in enumerate(self.sides) if side is not None]
         self.constants = constants
@@ -205,14 +245,21 @@ class ExactRBFSVM:
             self.support[known[machine.support_], number] = machine.dual_coef_[0]
             self.bias[number] = machine.intercept_[0]
 
-    def scores(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def scores(self, rows: NDArray[np.float32], places: Selection | None = None) -> NDArray[np.float32]:
         """Return the scores of all classes, float32 [n, classes], for rows less the centre.
 
         The same array scored for another value of C is not compared with the rows again.
         """
         if self._compared is None or self._compared[0] is not rows:
-            self._compared = rows, _kernel(self.scaler(rows), self.rows, self.scaler.gamma, self.factory.device)
+            self._compared = rows, self._kernel(self.scaler(rows), places)
         return np.asarray(self._compared[1] @ self.support + self.bias, dtype=np.float32)
+
+    def _kernel(self, rows: NDArray[np.float32], places: Selection | None) -> NDArray[np.float64]:
+        """Return the kernel of scaled rows with those of the machine, as libsvm takes it: float64, or it copies it."""
+        if self._places is None or places is None:
+            return _of_distances(_squared_distances(rows, self.rows, self.factory.device), self.scaler.gamma)
+        assert self.factory.distances is not None
+        return _of_distances(self.factory.distances[places][:, self._places], self.scaler.gamma)
 
     def head(self, temperature: float = 1.0) -> RBFHead:
         """Return scaling and machines as one head that holds the rows it needs."""
@@ -248,7 +295,7 @@ class NystroemModel:
         """Fit with a value of C (times `C_RATIO`)."""
         self.linear.fit(C_RATIO * c, final=final)
 
-    def scores(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def scores(self, rows: NDArray[np.float32], places: Selection | None = None) -> NDArray[np.float32]:
         """Return the scores of all classes, float32 [n, classes], for rows less the centre."""
         return self.linear.scores(self.map(rows))
 
@@ -257,19 +304,23 @@ class NystroemModel:
         return self.map.head(self.linear.head(temperature))
 
 
-def _kernel(
-    rows: NDArray[np.float32], others: NDArray[np.float32], gamma: float, device: torch.device = _CPU
-) -> NDArray[np.float64]:
-    """Return the RBF kernel of rows with others, as libsvm takes it: in float64, or it copies it for every value of C.
+def _squared_distances(
+    rows: NDArray[np.float32], others: NDArray[np.float32], device: torch.device = _CPU
+) -> NDArray[np.float32]:
+    """Return the squared distances of rows [n, d] from others [m, d], float32 [n, m].
 
-    Products are summed in float32. Rows are centered and gamma goes by their length, so that an entry is right to
-    some 1e-6; scikit-learn's own, in float64, takes more than twice as long, and is left to what is decomposed.
+    Products are summed in float32. Rows are centered and gamma goes by their length, so that an entry of the kernel is
+    right to some 1e-6; scikit-learn's own, in float64, takes over twice as long, and is left to what is decomposed.
     """
     ours, theirs = torch.from_numpy(rows).to(device), torch.from_numpy(others).to(device)
     distances = torch.addmm(theirs.square().sum(dim=1), ours, theirs.T, alpha=-2).add_(ours.square().sum(1, True))
     if rows is others:
         distances.fill_diagonal_(0)
-    return np.asarray(distances.clamp_min_(0).mul_(-gamma).exp_().cpu().double().numpy())
+    return np.asarray(distances.clamp_min_(0).cpu().numpy())
+
+
+def _of_distances(distances: NDArray[np.float32], gamma: float) -> NDArray[np.float64]:
+    return np.asarray(torch.from_numpy(distances).mul(-gamma).exp_().double().numpy())
 
 
 def _eigenvector_root(kernel: NDArray[np.float64]) -> NDArray[np.float64]:

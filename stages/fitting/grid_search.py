@@ -31,7 +31,7 @@ from stages.fitting.scores import early_stop_margin, fold_scores, selection_scor
 from stages.fitting.standardize import ScaledRows, Scaling
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
-from stages.runtime.threads import one_thread_per_fit, usable_cores
+from stages.runtime.threads import one_thread_per_fit, single_thread_pool, usable_cores
 from stages.tasks.base import Task
 from stages.tasks.temperature import fit_temperature
 
@@ -72,8 +72,8 @@ class Model(Protocol):
     def fit(self, c: float, *, final: bool = False) -> None:
         """Fit with a value of C; `final` fits are more exact."""
 
-    def scores(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the scores of all classes, [n, classes], for rows as they are given to the model."""
+    def scores(self, rows: NDArray[np.float32], places: Selection | None = None) -> NDArray[np.float32]:
+        """Return the scores of all classes, [n, classes], for rows as they are given to the model; places as there."""
 
     def head(self, temperature: float) -> Head:
         """Return scaling and model as one torch head; scores are divided by the temperature."""
@@ -82,8 +82,19 @@ class Model(Protocol):
     """Where a fit begins: an equal model, given it, goes on."""
 
 
-MakeModel = Callable[[Scaling, NDArray[np.float32], NDArray[np.int64]], Model]
-"""(scaling, rows, labels) -> model. It must be possible to pickle it."""
+class MakeModel(Protocol):
+    """What makes models of rows. It must be possible to pickle it."""
+
+    def __call__(
+        self, scaling: Scaling, rows: NDArray[np.float32], labels: NDArray[Any], places: Selection | None = None
+    ) -> Model:
+        """Return a model, not yet fitted; `places` says which of the rows these are that it was prepared for."""
+
+    def prepared(self, rows: NDArray[np.float32], scalings: Sequence[Scaling]) -> MakeModel:
+        """Return it with what models on any part of these rows have in common, which no label is in.
+
+        Sent to another machine, it goes without; asked again, it makes what is missing.
+        """
 
 
 @dataclass(frozen=True)
@@ -161,8 +172,8 @@ class PathFits(Protocol):
     def search(self, cv: CVPlan, seed: int) -> GridSearchResult:
         """Return the scores of settings: the mean of the grid's score over the rows that are held out."""
 
-    def fitted(self, setting: Setting, selection: Selection, state: Any) -> FittedModel:
-        """Return the model of a setting, fitted to some of the rows, from where a state says if there is one."""
+    def fitted(self, setting: Setting, selections: Sequence[Selection], state: Any) -> list[FittedModel]:
+        """Return the models of a setting, fitted to some of the rows each, from where a state says if there is one."""
 
     def out_of_fold(self, settings: Sequence[Setting], folds: Sequence[Fold]) -> list[NDArray[np.float32]]:
         """Return the scores of the rows that each fold leaves out, by its setting fitted to the others."""
@@ -240,11 +251,19 @@ class HostFits:
         """Return the scores of settings."""
         return search(self.grid, self.rows, self.labels, cv, seed)
 
-    def fitted(self, setting: Setting, selection: Selection, state: Any) -> FittedModel:
-        """Return the model of a setting, fitted to some of the rows."""
-        with threads_for(self.rows):
-            model = _fitted(self.grid.make, setting, self.rows[selection], self.labels[selection], state)
-        return _HostModel(model, self.rows)
+    def fitted(self, setting: Setting, selections: Sequence[Selection], state: Any) -> list[FittedModel]:
+        """Return the models of a setting: side by side where a fit has one core, else each from where one ended."""
+        if self.rows.size < _SHARED_FROM:
+            count = min(len(selections), usable_cores())
+            with one_thread_per_fit(), single_thread_pool(count, "refit") as pool:
+                models = pool.map(partial(_fitted, self.grid.make, setting, self.rows, self.labels, state), selections)
+                return [_HostModel(model, self.rows) for model in models]
+        found: list[FittedModel] = []
+        for selection in selections:
+            model = _fitted(self.grid.make, setting, self.rows, self.labels, state, selection)
+            state = model.state
+            found.append(_HostModel(model, self.rows))
+        return found
 
     def out_of_fold(self, settings: Sequence[Setting], folds: Sequence[Fold]) -> list[NDArray[np.float32]]:
         """Return the scores of the rows that each fold leaves out."""
@@ -271,7 +290,7 @@ class _HostModel:
 
     def scores_at(self, selection: Selection) -> NDArray[np.float32]:
         """Return the scores for some of the rows."""
-        return self.model.scores(self.rows[selection])
+        return self.model.scores(self.rows[selection], selection)
 
     def head(self, temperature: float) -> Head:
         """Return scaling and model as one torch head."""
@@ -306,7 +325,9 @@ def fit_along_path(
         rows = _float32(*problem.in_memory)
         center = rows[: len(problem.train)].mean(axis=0, dtype=np.float64).astype(np.float32)
         rows -= center
-        fits = HostFits(Grid.of(problem, make_of(center), margins=calibrate), rows, problem.labels)
+        with threads_for(rows) if problem.cv.is_holdout else one_thread_per_fit():  # as where it is made again
+            make = make_of(center).prepared(rows, problem.config.scalers)
+        fits = HostFits(Grid.of(problem, make, margins=calibrate), rows, problem.labels)
     result = fits.search(problem.cv, problem.seed)
     refit = partial(refit_best, problem, fits, result, calibrate=calibrate)
     if problem.deferred:
@@ -608,8 +629,8 @@ def refit_best(
     margins out of folds, which are returned too, where there are folds.
     """
     setting, labels, cv = (search_result.chosen["scaler"], search_result.chosen["C"]), problem.labels, problem.cv
-    without_val = fits.fitted(setting, slice(0, len(problem.train)), search_result.states.get(setting))
-    model = fits.fitted(setting, slice(0, len(labels)), without_val.state)
+    parts = [slice(0, len(problem.train)), slice(0, len(labels))]
+    without_val, model = fits.fitted(setting, parts, search_result.states.get(setting))
     settings = {**search_result.chosen, "selected by": cv.description}
     margins: FoldOutputs | None = None
     if calibrate:
@@ -683,10 +704,11 @@ def _fit_fold_path(
     scored: Selection,
 ) -> FoldPath:
     """Go on with one fold over the values of C that have no score yet."""
-    model = grid.make(path.scaling, rows[fitted], labels[fitted])
+    make = grid.make.prepared(rows, [path.scaling])
+    model = make(path.scaling, rows[fitted], labels[fitted], fitted)
     model.state = path.state if path.state is not None else model.state
     scores, outputs = [*path.scores], [*path.outputs]
-    for _, score, _, said in _fit_path(model, grid, rows[scored], labels[scored], path.scores, path.least):
+    for _, score, _, said in _fit_path(model, grid, rows[scored], labels[scored], path.scores, path.least, scored):
         scores.append(score)
         outputs += [said] if grid.keeps else []
     return replace(path, state=model.state, scores=scores, outputs=outputs)
@@ -699,6 +721,7 @@ def _fit_path(
     held_out_labels: NDArray[np.int64],
     scored: Sequence[float] = (),
     least: int = 0,
+    places: Selection | None = None,
 ) -> Iterator[tuple[float, float, Any, NDArray[np.float32]]]:
     """Fit for one value of C after the other that has no score yet, the first `least` in any case.
 
@@ -707,7 +730,7 @@ def _fit_path(
     scores = list(scored)
     for value in grid.values[len(scores) :]:
         model.fit(value)
-        outputs = model.scores(held_out)
+        outputs = model.scores(held_out, places)
         scores.append(grid.score(outputs, held_out_labels))
         yield value, scores[-1], model.state, outputs
         if len(scores) >= least and grid.should_stop(scores):
@@ -734,8 +757,9 @@ def _fitted(
     rows: NDArray[np.float32],
     labels: NDArray[np.int64],
     state: Any,
+    selection: Selection,
 ) -> Model:
-    model = make(setting[0], rows, labels)
+    model = make(setting[0], rows[selection], labels[selection], selection)
     model.state = state if state is not None else model.state
     model.fit(setting[1], final=True)
     return model
@@ -751,9 +775,9 @@ def _out_of_fold(
     scored: Selection,
 ) -> NDArray[np.float32]:
     """Return the scores of the rows that were left out of a fit."""
-    model = make(setting[0], rows[fitted], labels[fitted])
+    model = make.prepared(rows, [setting[0]])(setting[0], rows[fitted], labels[fitted], fitted)
     model.fit(setting[1])
-    return model.scores(rows[scored])
+    return model.scores(rows[scored], scored)
 
 
 def searched_part(grid: Grid, train_size: int, seed: int) -> NDArray[np.int64] | None:

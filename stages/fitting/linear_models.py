@@ -22,8 +22,9 @@ is different is the time:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
+from stages.fitting.folds import Selection
 from stages.fitting.linear_targets import LinearTargets, Loss, linear_targets
 from stages.fitting.standardize import ScaledRows, Scaling
 from stages.network.heads.linear import LinearHead
@@ -55,6 +57,9 @@ _BASIS_BLOCK = 1024
 
 _BASIS_KEPT = 1 << 24
 """Numbers up to which a copy of these rows is kept while it is computed."""
+
+PREPARED_FROM = 1_000_000
+"""Numbers in the rows from which on models on parts of them share what depends on no label."""
 
 BASIS_RANK = 64
 """Eigenvectors of the preconditioner."""
@@ -105,8 +110,14 @@ def leading_eigenvectors(covariance_times: Callable[[Tensor], Tensor], start: Te
     return basis @ turned, values.clamp_min(0)
 
 
-class _Preconditioner:
-    """Leading eigenvectors and eigenvalues of Z'Z / n, from which the root for any penalty is made."""
+class Preconditioner:
+    """Leading eigenvectors and eigenvalues of Z'Z / n, from which the root for any penalty is made.
+
+    Parameters
+    ----------
+    rows : ScaledRows
+        Z; those of a part of them are next to the same.
+    """
 
     def __init__(self, rows: ScaledRows) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -127,9 +138,11 @@ class _Preconditioner:
         start = torch.randn(width, min(BASIS_RANK, width, count), generator=generator, dtype=dtype)
         self.vectors, self.values = leading_eigenvectors(covariance_times, start)
 
-    def double(self) -> None:
-        """Go on in float64. Only how quickly a minimum is found depends on the vectors, so they are not found anew."""
-        self.vectors, self.values = self.vectors.double(), self.values.double()
+    def double(self) -> Preconditioner:
+        """Return it in float64. Only how quickly a minimum is found depends on the vectors: they are not found anew."""
+        doubled = copy(self)
+        doubled.vectors, doubled.values = self.vectors.double(), self.values.double()
+        return doubled
 
     def root(self, curvature: float | Tensor, penalty: float) -> _HessianRoot:
         """Return the root for one penalty; `curvature` is c, or that of each score, [k]."""
@@ -181,15 +194,32 @@ class LinearModelFactory:
         What has been taken from the rows.
     balanced : bool
         Whether all classes weigh the same, or rows with a label and those without, whatever their numbers.
+    preconditioners : mapping of {"none", "standard", "l2"} to Preconditioner
+        For models on any part of the rows; where there is none, a model makes its own.
     """
 
     loss: Loss
     task: Task
     center: NDArray[np.float32]
     balanced: bool = False
+    preconditioners: Mapping[Scaling, Preconditioner] = field(default_factory=dict)
 
-    def __call__(self, scaling: Scaling, rows: NDArray[np.floating], labels: NDArray[Any]) -> LinearModel:
-        """Return the model, not yet fitted."""
+    def prepared(self, rows: NDArray[np.float32], scalings: Sequence[Scaling]) -> LinearModelFactory:
+        """Return it with preconditioners of rows [n, d] under some scalings, where making one for each model costs."""
+        missing = [scaling for scaling in scalings if scaling not in self.preconditioners]
+        if rows.size < PREPARED_FROM or not missing:
+            return self
+        made = {scaling: Preconditioner(ScaledRows.fit(rows, scaling, self.center)) for scaling in missing}
+        return replace(self, preconditioners={**self.preconditioners, **made})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is prepared: where the rows are, it is quickly made again."""
+        return {**self.__dict__, "preconditioners": {}}
+
+    def __call__(
+        self, scaling: Scaling, rows: NDArray[np.floating], labels: NDArray[Any], places: Selection | None = None
+    ) -> LinearModel:
+        """Return the model, not yet fitted; which rows these are it need not know."""
         return LinearModel(self, scaling, rows, labels)
 
 
@@ -225,7 +255,7 @@ class LinearModel:
         width = self.targets.width
         self.weight, self.bias = self.rows.offset.new_zeros(width, rows.shape[1]), self.targets.first_bias.to(dtype)
         self.evaluations = 0
-        self._preconditioner = _Preconditioner(self.rows)
+        self._preconditioner = factory.preconditioners.get(scaling) or Preconditioner(self.rows)
 
     @property
     def state(self) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
@@ -284,11 +314,11 @@ class LinearModel:
     def _compute_in_float64(self) -> None:
         state, rows = self.state, self.rows.rows.double().numpy()
         self.rows = ScaledRows.fit(rows, self.scaling, self.factory.center)
-        self._preconditioner.double()
+        self._preconditioner = self._preconditioner.double()
         self.weight, self.bias = (torch.from_numpy(part).double() for part in state)
         self.targets = self.targets.double()
 
-    def scores(self, rows: NDArray[np.floating]) -> NDArray[np.float32]:
+    def scores(self, rows: NDArray[np.floating], places: Selection | None = None) -> NDArray[np.float32]:
         """Return the scores of all classes, float32 [n, classes], for rows less the centre."""
         rows = rows.astype(self.weight.numpy().dtype, copy=False)
         return self.targets.of_all(self.rows.of(rows).scores(self.weight, self.bias).float().numpy().T).T

@@ -55,6 +55,9 @@ _Numbers = dict[_Piece, torch.Tensor]
 _CHUNK = 1024
 """Rows that are standardized at a time."""
 
+_NUMBERED = 32
+"""Rows of a support that are copied at a time: of so few the copy stays in a cache."""
+
 _KEPT_BYTES = 512 << 20
 """Most bytes of standardized rows that are kept."""
 
@@ -155,8 +158,9 @@ class BlockRows:
         return ranges
 
     def picked(self, rows: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
-        """Return the numbers of some blocks, [..., d], of rows [..., D]."""
-        return torch.cat([rows[..., start:stop] for start, stop in self.ranges(names)], dim=-1)
+        """Return the numbers of some blocks, [..., d], of rows [..., D], not to be written to."""
+        parts = [rows[..., start:stop] for start, stop in self.ranges(names)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def factor(self, choice: DepthChoice) -> torch.Tensor:
         """Return what the standardized numbers of a choice are multiplied by, [d], for rows of one length."""
@@ -184,12 +188,12 @@ class BlockRows:
             found[part] = rows
         return found
 
-    def chunks_at(self, places: NDArray[np.int64]) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Yield some rows in order, standardized, float32 [b, D], and which of the places they are at."""
+    def chunks_at(self, places: NDArray[np.int64], at_a_time: int = _CHUNK) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield some rows in order, standardized, float32 [b, D], and at which of the places; not to be written to."""
         if self._kept is not None:
-            for first in range(0, len(places), _CHUNK):
-                part = slice(first, min(first + _CHUNK, len(places)))
-                yield part, self._kept[places[part]]
+            for first in range(0, len(places), at_a_time):
+                part = slice(first, min(first + at_a_time, len(places)))
+                yield part, self._kept[part if len(places) == self.count else places[part]]
             return
         for start, block in self._stored():
             first, last = np.searchsorted(places, [start, start + len(block)])
@@ -352,7 +356,7 @@ class Coordinates:
         """Return other rows as they are cached, [n, D], as the values are where those are the numbers themselves."""
         mean, factor = self._scaling
         picked = self.rows.picked(torch.from_numpy(features), self.choice.names).float()
-        return np.asarray(picked.sub_(mean).mul_(factor).numpy())
+        return np.asarray(picked.sub(mean).mul_(factor).numpy())
 
     @property
     def _scaling(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -401,6 +405,6 @@ class Coordinates:
     def _numbers(self, places: NDArray[np.int64]) -> torch.Tensor:
         """Return the standardized and weighted numbers of some rows, float32 [m, d]."""
         numbers = torch.empty(len(places), len(self.factor))
-        for part, rows in self.rows.chunks_at(places):
+        for part, rows in self.rows.chunks_at(places, at_a_time=_NUMBERED):
             torch.mul(self.rows.picked(rows, self.choice.names), self.factor, out=numbers[part])
         return numbers

@@ -65,7 +65,8 @@ class RBFHead(Head):
         Parameters
         ----------
         support, coefficients, bias
-            Rows [m, d] as the machine saw them (scaled), their coefficients [m, classes], and bias [classes].
+            Rows [m, d] as the machine saw them (scaled), which are taken over where they are float32, their
+            coefficients [m, classes], and bias [classes].
         gamma
             Inverse squared width of the kernel.
         mean, scale
@@ -75,10 +76,10 @@ class RBFHead(Head):
         """
         rows = np.asarray(support, dtype=np.float32)
         head = cls((rows.shape[1],), np.shape(coefficients)[1], len(rows), l2=l2)
-        values = {"support": rows, "coefficients": coefficients, "bias": bias, "gamma": gamma}
+        values = {"coefficients": coefficients, "bias": bias, "gamma": gamma}
         values |= {name: value for name, value in (("mean", mean), ("scale", scale)) if value is not None}
         tensors = {name: torch.from_numpy(np.array(value, dtype=np.float32)) for name, value in values.items()}
-        head.load_state_dict({**head.state_dict(), **tensors}, assign=True)
+        head.load_state_dict({**head.state_dict(), **tensors, "support": torch.from_numpy(rows)}, assign=True)
         return head
 
 

@@ -1,5 +1,6 @@
 """The search over C and scaling: what a short way leaves out must not be what is best."""
 
+import pickle
 from dataclasses import replace
 from functools import partial
 
@@ -188,10 +189,46 @@ def test_the_kernel_of_float32_products_is_that_of_scikit_learn(spread):
     rows[:5] *= spread
     rows[80:] = rows[:10]
     gamma = 1 / (300 * rows.var())
-    quick, slow = kernel._kernel(rows, rows[20:], gamma), rbf_kernel(rows.astype(np.float64), rows[20:], gamma)
+
+    def quickly(others):
+        return kernel._of_distances(kernel._squared_distances(rows, others), gamma)
+
+    quick, slow = quickly(rows[20:]), rbf_kernel(rows.astype(np.float64), rows[20:], gamma)
     assert quick.dtype == np.float64
     assert np.abs(quick - slow).max() < 1e-5
-    assert (np.diag(kernel._kernel(rows, rows, gamma)) == 1).all()
+    assert (np.diag(quickly(rows)) == 1).all()
+
+
+@pytest.mark.parametrize("scaling", ["none", "standard", "l2"])
+@pytest.mark.parametrize("part", [slice(0, 300), np.arange(0, 400, 3)], ids=["slice", "places"])
+def test_machines_on_parts_of_rows_that_were_compared_before_say_what_they_would_say_alone(scaling, part, monkeypatch):
+    monkeypatch.setattr(kernel, "PREPARED_FROM", 0)
+    rows, labels = skewed(count=400, width=12)
+    rows -= rows.mean(axis=0)
+    alone = RBFSVMFactory(numbered_classes(3), np.zeros(12, np.float32), seed=0, landmarks=400)
+    prepared, others = alone.prepared(rows, ["none", "l2"]), np.arange(300, 400)
+    assert prepared.distances is not None
+    for _ in range(2):  # what is compared before is not used up
+        machines = [
+            factory(scaling, rows[part], labels[part], places)
+            for factory, places in ((alone, None), (prepared, part), (alone, part))
+        ]
+        for machine in machines:
+            machine.fit(1e-3)
+        expected, *said = [machine.scores(rows[others], others) for machine in machines]
+        assert np.abs(expected).max() > 0.5
+        for scores in said:
+            assert np.abs(scores - expected).max() < 1e-3
+
+
+def test_more_rows_than_memory_is_meant_for_are_not_compared_before(monkeypatch):
+    monkeypatch.setattr(kernel, "_COMPARED_UP_TO", 99)
+    factory = RBFSVMFactory(numbered_classes(3), np.zeros(12_000, np.float32), seed=0, landmarks=400)
+    assert factory.prepared(np.zeros((100, 12_000), np.float32), ["none"]) is factory
+    assert factory.prepared(np.zeros((99, 12_000), np.float32), ["none"]).distances.shape == (99, 99)
+    assert factory.prepared(np.zeros((99, 10), np.float32), ["none"]) is factory  # next to nothing
+    prepared = factory.prepared(np.zeros((99, 12_000), np.float32), ["none"])
+    assert pickle.loads(pickle.dumps(prepared)).distances is None
 
 
 @pytest.mark.parametrize("head", ["svm", "rbf"])

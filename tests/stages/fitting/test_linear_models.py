@@ -1,5 +1,6 @@
 """Logistic regression and the linear SVM come to the coefficients that scikit-learn comes to."""
 
+import pickle
 from copy import deepcopy
 from dataclasses import replace
 
@@ -85,19 +86,43 @@ def test_preconditioning_saves_evaluations_and_leaves_the_minimum_where_it_is(mo
     rows, labels = skewed(count=4100, width=40)
     rows = rows @ np.random.default_rng(1).normal(size=(40, 40)).astype(np.float32)
     fast, fast_scores = fitted("logistic", "none", rows, labels, 0.1, 3, final=False)
-    root = linear._Preconditioner.root
+    root = linear.Preconditioner.root
     none = {"along": torch.ones(40), "others": 1.0, "intercept": 1.0}
-    monkeypatch.setattr(linear._Preconditioner, "root", lambda *given: replace(root(*given), **none))
+    monkeypatch.setattr(linear.Preconditioner, "root", lambda *given: replace(root(*given), **none))
     plain, plain_scores = fitted("logistic", "none", rows, labels, 0.1, 3, final=False)
     assert np.abs(fast_scores - plain_scores).max() < 0.2
     assert fast.evaluations < plain.evaluations / 2
 
 
+@pytest.mark.parametrize("scaling", ["none", "standard", "l2"])
+def test_a_preconditioner_of_all_rows_serves_models_on_parts_of_them(scaling, monkeypatch):
+    monkeypatch.setattr(linear, "PREPARED_FROM", 1200 * 40)
+    rows, labels = skewed(count=1200, width=40)
+    rows = rows @ np.random.default_rng(1).normal(size=(40, 40)).astype(np.float32)
+    center, part = rows.mean(axis=0), slice(0, 900)
+    alone = LinearModelFactory("logistic", numbered_classes(3), center)
+    shared = alone.prepared(rows - center, [scaling])
+    models = [factory(scaling, (rows - center)[part], labels[part]) for factory in (alone, shared)]
+    for model in models:
+        model.fit(0.1, final=True)
+    own, common = models
+    assert common._preconditioner.vectors.dtype == torch.float64
+    assert shared.preconditioners[scaling].vectors.dtype == torch.float32  # others go on with it
+    assert np.abs(own.scores(rows - center) - common.scores(rows - center)).max() < 1e-4
+    assert common.evaluations < 1.3 * own.evaluations
+    sent = pickle.loads(pickle.dumps(shared))
+    assert not sent.preconditioners
+    again = sent.prepared(rows - center, [scaling]).preconditioners[scaling]
+    assert torch.equal(again.vectors, shared.preconditioners[scaling].vectors)
+    assert shared.prepared(rows - center, [scaling]) is shared
+    assert alone.prepared((rows - center)[1:], [scaling]) is alone  # few numbers: each fold makes its own
+
+
 def test_intercepts_of_many_classes_take_steps_of_their_own_length(monkeypatch):
     rows, labels = skewed(count=4100, width=40, classes=40)
     fast, fast_scores = fitted("logistic", "none", rows, labels, 0.01, 40)
-    root = linear._Preconditioner.root
-    monkeypatch.setattr(linear._Preconditioner, "root", lambda *given: replace(root(*given), intercept=1.0))
+    root = linear.Preconditioner.root
+    monkeypatch.setattr(linear.Preconditioner, "root", lambda *given: replace(root(*given), intercept=1.0))
     slow, slow_scores = fitted("logistic", "none", rows, labels, 0.01, 40)
     assert np.abs(fast_scores - slow_scores).max() < 1e-3
     assert fast.evaluations < slow.evaluations * 0.6
