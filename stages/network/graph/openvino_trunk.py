@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -80,11 +81,10 @@ class OpenVINOTrunk:
     """
 
     def __init__(self, trunk: nn.Module, preprocessing: _Normalization, precision: str, threads: int) -> None:
-        openvino = require_openvino()
         shape = [_IMAGES, len(preprocessing.mean), *preprocessing.shape]
         try:
             model = _as_model(trunk, preprocessing, shape)
-            self._compiled = openvino.Core().compile_model(
+            self._compiled = _core().compile_model(
                 model,
                 "CPU",
                 {
@@ -117,6 +117,17 @@ class OpenVINOTrunk:
         if not hasattr(self._of_thread, "request"):
             self._of_thread.request = self._compiled.create_infer_request()
         return self._of_thread.request
+
+
+@cache
+def _core() -> Any:
+    """Return OpenVINO's core, which is kept as long as the process.
+
+    As the first one is made, the thread gets a stack for handlers of signals; as the last one goes, in whatever thread,
+    that stack is given back. The next signal then ends the process without a word: of a child process that has ended,
+    say, which torch's loaders wait for.
+    """
+    return require_openvino().Core()
 
 
 @contextmanager

@@ -8,11 +8,13 @@ import pytest
 from stages.runtime.cost import measured
 
 
-def test_wall_and_processor_time_are_told_apart():
-    with measured() as cost:
+def test_wall_and_processor_time_are_told_apart(monkeypatch):
+    # a worker of tests may have many children to look at
+    monkeypatch.setattr("stages.runtime.cost._resident_bytes", lambda process: 0)
+    with measured() as told:
         time.sleep(0.3)
-    assert 0.3 <= cost.seconds < 2
-    assert cost.cpu_seconds < 0.2
+    assert 0.3 <= told.seconds < 2
+    assert told.cpu_seconds < 0.2
 
 
 def test_the_peak_is_seen_although_the_memory_is_given_back():
