@@ -107,6 +107,19 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
+KEEP_INHERITED = True
+"""Whether what a test forks leaves alone what it inherits; see `stages.runtime.threads.keep_what_is_inherited`."""
+
+
+def _after_fork():
+    """Keep what other tests have left: a session or a scaler among it, destroyed there, would wait for its threads."""
+    if KEEP_INHERITED:
+        gc.freeze()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def pytest_collection_finish():
     """Leave the objects of the libraries, a million, out of every later search for garbage."""
     gc.freeze()

@@ -105,6 +105,7 @@ def test_loading_processes_destroy_nothing_that_they_inherit(probe, tmp_path, mo
         return render(images, position)
 
     monkeypatch.setattr(AugmentedImages, "__getitem__", after_a_search)
+    monkeypatch.setattr("tests.conftest.KEEP_INHERITED", False)
     gc.disable()  # no search but those that are asked for
     try:
         tuned(probe, num_workers=1, epochs=1)
