@@ -602,8 +602,8 @@ def _hold_out(
     part = searched_part(grid, len(train), seed)
     if part is None:
         for scaling in grid.scalings:
-            model = grid.make(scaling, train, train_labels)
-            for value, score, state, _ in _fit_path(model, grid, *held_out):
+            model = grid.make(scaling, train, train_labels, fitted)
+            for value, score, state, _ in _fit_path(model, grid, *held_out, places=scored):
                 result.candidates.append({"C": value, "scaler": scaling, "score": score})
                 result.states[scaling, value] = state
         return

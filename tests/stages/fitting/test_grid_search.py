@@ -221,6 +221,18 @@ def test_machines_on_parts_of_rows_that_were_compared_before_say_what_they_would
             assert np.abs(scores - expected).max() < 1e-3
 
 
+@pytest.mark.parametrize("cv", [0, 5])
+def test_a_search_compares_its_rows_once(cv, monkeypatch):
+    monkeypatch.setattr(kernel, "PREPARED_FROM", 0)
+    compare, compared = kernel._squared_distances, []
+    monkeypatch.setattr(kernel, "_squared_distances", lambda *given: compared.append(0) or compare(*given))
+    rows, labels = skewed(count=400, width=12)
+    parts = [FeatureRows(rows[part], labels[part]) for part in (slice(0, 300), slice(300, 400))]
+    options = HeadConfig(c_values=(1e-4, 1e-3), scalers=("none",), cv=cv)
+    kernel.fit_rbf(fit_problem(*parts, classes=3, options=options))
+    assert len(compared) == 1
+
+
 def test_more_rows_than_memory_is_meant_for_are_not_compared_before(monkeypatch):
     monkeypatch.setattr(kernel, "_COMPARED_UP_TO", 99)
     factory = RBFSVMFactory(numbered_classes(3), np.zeros(12_000, np.float32), seed=0, landmarks=400)

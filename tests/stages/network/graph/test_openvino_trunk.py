@@ -128,16 +128,16 @@ class _Unknown(torch.nn.Module):
         return (torch.linalg.eigh(images[:, :, :3, :3])[1],)
 
 
-def test_a_child_process_may_end_after_a_trunk_has_gone_in_another_thread():
+def test_a_child_process_may_end_after_a_trunk_has_gone_in_another_thread(tmp_path):
     script = """
-import faulthandler, gc, signal, subprocess, threading
+import faulthandler, gc, signal, subprocess, sys, threading
 from pathlib import Path
 import torch
 from stages.config.features import FeatureConfig
 from stages.extraction.extractor import build_extractor
 faulthandler.enable()  # which gives the thread a stack for signals, as tests have one
 options = {"weights": "none", "image_size": 64, "device": "cpu", "engine": "openvino", "backbone": "resnet18"}
-extractors = [build_extractor(FeatureConfig(cache=Path("cache"), **options))]
+extractors = [build_extractor(FeatureConfig(cache=Path(sys.argv[1]), **options))]
 extractors[0].forward_rows(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
 thread = threading.Thread(target=lambda: (extractors.clear(), gc.collect()))
 thread.start()
@@ -145,7 +145,8 @@ thread.join()
 signal.signal(signal.SIGCHLD, lambda *given: print("told"))
 subprocess.run(["true"], check=True)
 """
-    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True).stdout == b"told\n"
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    assert subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout == b"told\n"
 
 
 def test_nothing_is_told_to_its_makers():
