@@ -22,6 +22,9 @@ BLOCK_BYTES = 32 << 20
 BATCH_ROWS = 1024
 """Rows that a head is asked about at a time."""
 
+LARGEST = 1e12
+"""Feature up to which the sums of squares of a million rows, and products of these, are numbers of 32 bits."""
+
 Block = tuple[NDArray[np.int64], NDArray[Any]]
 """Places [b] of rows in the split, and the rows [b, *row_shape]."""
 
@@ -207,8 +210,8 @@ def require_learnable(train: AnyFeatureRows, val: AnyFeatureRows, task: Task) ->
     Raises
     ------
     DataError
-        If a split is empty, train holds a single stratum where the task has strata, or a number is NaN or infinite;
-        names the rows.
+        If a split is empty, train holds a single stratum where the task has strata, or a number is NaN or infinite, or
+        so large that its square is of no use; names the rows.
     """
     if not len(train) or not len(val):
         empty_split = "train" if not len(train) else "validation"
@@ -228,6 +231,19 @@ def require_learnable(train: AnyFeatureRows, val: AnyFeatureRows, task: Task) ->
             raise DataError(
                 f"NaN or infinite features in rows {listed(list(map(str, bad_rows)), 10)} of the {name} split; "
                 "leave them out"
+            )
+        if rows.features.dtype == np.float16:
+            continue
+        large = [
+            int(index)
+            for indices, block in rows.blocks()
+            if block.size and max(block.max(), -block.min()) > LARGEST
+            for index in indices[np.abs(block).reshape(len(block), -1).max(axis=1) > LARGEST]
+        ]
+        if large:
+            raise DataError(
+                f"features beyond {LARGEST:g} in rows {listed(list(map(str, large)), 10)} of the {name} split, whose "
+                "squares cannot be summed in 32 bits; scale all features down, or leave these rows out"
             )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
 
 from stages.fitting.feature_rows import FeatureRows
 from stages.fitting.fit_rbf_svm import C_RATIO, KernelScaler, NystroemMap
@@ -26,6 +26,10 @@ from stages.runtime.device import product_device
 
 GAMMA_RATIOS = (0.25, 1.0, 4.0)
 """Values of gamma that are tried, against 1 / (d * variance)."""
+
+_JITTER, _ROUNDING = 1e-8, 1e-7
+"""What is added to the diagonal of a kernel, for each row: the first, or, where rows are nearly equal, what no rounding
+of its entries to float32 can make negative."""
 
 
 FittedTo = Callable[[RidgeFits, Scaling, float, float], LinearHead]
@@ -106,11 +110,14 @@ def _triangular_root(kernel: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the inverse of the triangle L in kernel = L L', transposed.
 
     Ridge is the same for any root, and this one takes a twentieth of the time of eigenvectors, of which ridge makes its
-    own. What is added to the diagonal is what rounding leaves open.
+    own. What is added to the diagonal is what rounding leaves open (`_JITTER`).
     """
     size = len(kernel)
-    kernel = kernel + 1e-8 * size * np.eye(size)
-    return np.asarray(solve_triangular(cholesky(kernel, lower=True), np.eye(size), lower=True).T)
+    try:
+        triangle = cholesky(kernel + _JITTER * size * np.eye(size), lower=True)
+    except LinAlgError:
+        triangle = cholesky(kernel + _ROUNDING * size * np.eye(size), lower=True)
+    return np.asarray(solve_triangular(triangle, np.eye(size), lower=True).T)
 
 
 def _float32(rows: FeatureRows) -> FeatureRows:

@@ -153,14 +153,17 @@ def nested(fit: Callable[[FitProblem], Head], problem: FitProblem) -> OutOfFold 
 
 
 def _with_validation(part: FitProblem) -> FitProblem:
-    """Return the rows that a fold is fitted to as train and validation."""
+    """Return the rows that a fold is fitted to as train and validation.
+
+    So few rows that none can be left out without leaving a single class are validated on among those fitted to.
+    """
     rows = part.in_memory[0]
-    strata = part.task.strata(rows.labels)
-    inner = divisions(
-        INNER_FOLDS, 1, len(rows), strata, part.seed, rows.groups, are_classes=part.task.outputs == "logits"
-    )
+    strata, are_classes = part.task.strata(rows.labels), part.task.outputs == "logits"
+    inner = divisions(INNER_FOLDS, 1, len(rows), strata, part.seed, rows.groups, are_classes=are_classes)
     order, last = np.arange(len(rows)), -max(len(rows) // INNER_FOLDS, 1)
     fitted, held_out = inner[0].splits[0] if inner else (order[:last], order[last:])
+    if are_classes and strata is not None and strata.ndim == 1 and len(np.unique(strata[fitted])) < 2:
+        fitted = order
     return replace(part, train=rows.at(_places(fitted)), val=rows.at(_places(held_out)))
 
 

@@ -236,6 +236,18 @@ def test_one_class_or_no_validation_rows_are_refused():
         train_head("logistic", fit_problem(rows, none, classes=2, options=QUICK))
 
 
+@pytest.mark.parametrize("name", ["logistic", "svm", "rbf", "ridge", "ncm", "knn", "sgd", "kernel_ridge"])
+def test_features_whose_squares_are_no_numbers_of_32_bits_are_refused_and_a_little_smaller_ones_are_fitted(name):
+    train, val, _ = digits(2)
+    large = [replace(part, features=part.features.astype(np.float32) * 1e10) for part in (train, val)]
+    fitted = train_head(name, fit_problem(*large, classes=2, options=QUICK))
+    assert np.isfinite(fitted.val_activated).all()
+    beyond = large[1].features.copy()
+    beyond[3, 5] = -3e18
+    with pytest.raises(DataError, match=r"beyond 1e\+12 in rows 3 of the validation split"):
+        train_head(name, fit_problem(large[0], replace(large[1], features=beyond), classes=2, options=QUICK))
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [

@@ -50,3 +50,12 @@ def test_a_bend_is_learned_with_fewer_landmarks_than_rows_and_where_it_is_not_kn
     assert 1 - ((outputs - truth) ** 2).mean() / truth.var() > 0.95
     assert {candidate["gamma ratio"] for candidate in fitted.candidates} == set(kernel_ridge.GAMMA_RATIOS)
     assert fitted.settings["score"] == max(candidate["score"] for candidate in fitted.candidates) > 0.9
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_of_one_number_whose_kernel_is_singular_but_for_rounding_are_fitted(seed):
+    rows = np.random.default_rng(seed).normal(size=(24, 1)).astype(np.float32)
+    numbers = np.sin(rows).astype(np.float64)
+    fitted = fit_kernel_ridge(problem_of(rows, numbers, options=HeadConfig(c_values=(1e-2, 1.0))))
+    outputs = fitted.head(torch.from_numpy(rows)).detach().numpy()
+    assert np.abs(outputs - numbers).max() < 0.02

@@ -118,6 +118,14 @@ def test_a_head_that_does_not_know_its_scores_by_folds_is_searched_in_each():
     assert seen == [(256, 64)] * 5
 
 
+def test_of_two_rows_a_search_in_a_fold_leaves_out_none():
+    rows = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+    train, val = fit_rows(rows, np.array([0, 1, 0, 1]))
+    out_of_fold = train_foldable_head("sgd", fit_problem(train, val, classes=2, options=QUICK))[1]()
+    assert out_of_fold.outputs.shape == (5, 4, 2)
+    assert np.isfinite(out_of_fold.outputs).all()
+
+
 def test_a_class_of_one_sample_is_in_one_fold_alone_and_is_compared_all_the_same():
     rows, labels = skewed(count=120)
     labels[7], task = 3, 4
