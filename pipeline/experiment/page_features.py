@@ -32,6 +32,10 @@ _ROWS_AT_ONCE = 512
 _SCALED_BY = 1000
 """Training images by which features of several depths are standardized."""
 
+_FURTHEST = 100.0
+"""Deviations from the mean that a number of several depths is taken for at most: one that is next to the same in all of
+few training images would have thousands in another, which says nothing, and which 16 bits do not hold."""
+
 _MOST_NUMBERS = 1 << 28
 """Numbers of training images' features that are in memory; of more images every so many-th is compared."""
 
@@ -88,7 +92,7 @@ class PageFeatures:
         mean, deviation = self._scale
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             part = slice(start, start + _ROWS_AT_ONCE)
-            rows[part] = (rows[part].astype(np.float32) - mean) / deviation
+            rows[part] = np.clip((rows[part].astype(np.float32) - mean) / deviation, -_FURTHEST, _FURTHEST)
         return rows
 
     @property

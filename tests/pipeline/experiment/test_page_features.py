@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cache import FeatureCache
 from pipeline.experiment import page_features
 from pipeline.experiment.model_card import read_recipe
-from pipeline.experiment.page_features import find_features
+from pipeline.experiment.page_features import PageFeatures, find_features
 from stages.extraction.read_features import read_features
+from stages.inspection.feature_map import map_features
 
 
 def found_of(experiment, **changes):
@@ -30,8 +32,24 @@ def test_rows_of_depths_are_those_of_the_head_standardized_by_training_images(ru
     train, test = (experiment.manifest.select(experiment.manifest.indices(split)) for split in ("train", "test"))
     rows, asked = (read_features(experiment.extractor, part).astype(np.float64) for part in (train, test))
     deviation = rows.std(axis=0)
-    expected = (asked - rows.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+    expected = np.clip((asked - rows.mean(axis=0)) / np.where(deviation > 0, deviation, 1), -100, 100)
     np.testing.assert_allclose(found.vectors(test.keys).astype(np.float64), expected, atol=0.02, rtol=0.01)
+
+
+def test_a_number_that_is_next_to_the_same_in_all_training_images_decides_nothing_in_others(on_depths, tmp_path):
+    known = found_of(on_depths)
+    manifest, width = known.manifest, known.stores[0].row_shape[0]
+    rows = np.random.default_rng(0).normal(size=(len(manifest), width)).astype(np.float16)
+    rows[:, 0] = 1e-6 * np.random.default_rng(1).random(len(manifest))
+    rows[manifest.indices("test"), 0] = 9
+    cache = FeatureCache(tmp_path, known.stores[0].spec)
+    with cache.writer() as writer:
+        writer.append(manifest.keys, rows)
+    found = PageFeatures((cache, cache), manifest).vectors(manifest.select(manifest.indices("test")).keys)
+    assert found.dtype == np.float16
+    assert np.isfinite(found).all()
+    assert np.abs(found[:, 0]).max() == 100
+    assert map_features(found, "pca") is not None
 
 
 def test_of_one_cut_they_are_as_they_were_cached(trained_runs):
