@@ -42,7 +42,7 @@ def finetune(
         Run directory for the network and its result.
     """
     from pipeline.experiment.experiment import Experiment
-    from pipeline.experiment.finetune_methods import run_finetunings
+    from pipeline.experiment.finetune_methods import require_same_finetunings, run_finetunings
     from pipeline.experiment.head_methods import require_heads
     from pipeline.experiment.mixture import run_mixture
     from pipeline.experiment.outer_test import require_no_folds
@@ -66,9 +66,10 @@ def finetune(
                 partial(init_seed, out, data, features, seed, head, finetune)
             )
             extractor = take_features(built, manifest, out, say=rank.is_main, one_view=True)
-            require_heads(extractor, manifest, finetune.heads_for(manifest.task.name), option="init_head")
-            require_trainable(extractor, finetune, manifest)
+            require_heads(extractor, manifest, finetune.heads_for(manifest.task.name), head, option="init_head")
+            require_trainable(extractor, finetune, manifest, rank)
             experiment = Experiment(extractor, manifest, seed, directory, rank, data, overwrite, opens_images=True)
+            require_same_finetunings(experiment, finetune, head)
             results += run_finetunings(experiment, finetune, head)
             results += rank.broadcast_from_first(partial(run_mixture, experiment, head))
             rank.broadcast_from_first(partial(record_options, out, data, features, head, finetune))

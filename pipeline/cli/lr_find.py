@@ -57,7 +57,7 @@ def lr_find(
     extractor = build_extractor(features)
     manifest, directory = init_seed(out, data, features, data.seeds[0], head, finetune)
     extractor = take_features(extractor, manifest, out, say=True, one_view=True)
-    require_heads(extractor, manifest, finetune.heads_for(manifest.task.name), option="init_head")
+    require_heads(extractor, manifest, finetune.heads_for(manifest.task.name), head, option="init_head")
     require_trainable(extractor, finetune, manifest)
     tests = run_lr_finder(
         Experiment(extractor, manifest, data.seeds[0], directory, data=data), finetune, head, each_block=each_block

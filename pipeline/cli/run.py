@@ -89,9 +89,9 @@ def run(
         manifest, directory = init_seed(out, data, features, seed, head, finetune)
         extractor = take_features(built, manifest, out)
         names = head.heads_for(manifest.task.name)
-        require_heads(extractor, manifest, names)
+        require_heads(extractor, manifest, names, head)
         if not skip_finetune:
-            require_heads(extractor, manifest, finetune.heads_for(manifest.task.name), option="init_head")
+            require_heads(extractor, manifest, finetune.heads_for(manifest.task.name), head, option="init_head")
             require_trainable(extractor, finetune, manifest)
         encode_columns(manifest, head, data.target)  # what is wrong with a column is told before images are extracted
         experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite, opens_images=True)

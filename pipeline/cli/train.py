@@ -36,6 +36,7 @@ def train(
         Run directory for heads and results.
     """
     from pipeline.experiment.experiment import Experiment
+    from pipeline.experiment.head_methods import require_heads
     from pipeline.experiment.outer_test import run_on_features
     from pipeline.experiment.run_setup import init_seed, record_options, resolve_features, take_features
     from pipeline.experiment.table_columns import encode_columns
@@ -52,6 +53,7 @@ def train(
         extractor = take_features(built, manifest, out, say=True)
         experiment = Experiment(extractor, manifest, seed, directory, data=data, overwrite=overwrite)
         names = head.heads_for(manifest.task.name)
+        require_heads(extractor, manifest, names, head)
         encode_columns(manifest, head, data.target)  # what is wrong with a column is told before anything is trained
         results += run_on_features(experiment, names, head)
         record_options(out, data, features, head)

@@ -66,6 +66,7 @@ from stages.fitting.fit_head import (
     head_probabilities,
     head_settings,
     one_sided_labels,
+    require_classes_to_balance,
     require_head_for,
     train_foldable_head,
 )
@@ -383,19 +384,31 @@ def head_options(experiment: Experiment, name: HeadName, options: HeadConfig) ->
     return {**options_of(experiment), **head_settings(name, replace(options, head=(name,)), experiment.task)}
 
 
-def require_heads(extractor: Extractor, manifest: Manifest, names: Iterable[HeadName], *, option: str = "head") -> None:
+def require_heads(
+    extractor: Extractor,
+    manifest: Manifest,
+    names: Iterable[HeadName],
+    options: HeadConfig = HeadConfig(),
+    *,
+    option: str = "head",
+) -> None:
     """Refuse heads that do not predict the task, or do not take the rows that there will be, before these are made.
 
     Parameters
     ----------
+    options
+        With which they are trained.
     option
         Which names the heads.
 
     Raises
     ------
     UsageError
-        See :func:`~stages.fitting.fit_head.require_head_for`.
+        See :func:`~stages.fitting.fit_head.require_head_for` and
+        :func:`~stages.fitting.fit_head.require_classes_to_balance`.
     """
+    if len(manifest):
+        require_classes_to_balance(manifest.task, manifest.targets, options)
     maps = map_layout_for(extractor, manifest.task)
     if maps is not None and manifest.images:
         raise UsageError("a mask is of one image, and samples of several (`images`, `sample`, `frames`) have none")

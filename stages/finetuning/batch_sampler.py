@@ -11,6 +11,21 @@ from stages.runtime.distributed import SINGLE_PROCESS, Rank
 from stages.runtime.seeding import epoch_seed
 
 
+def require_even_batches(samples: int, batch_size: int, rank: Rank) -> None:
+    """Refuse batches that cannot be dealt out evenly to the processes that share the work.
+
+    Raises
+    ------
+    UsageError
+        That says what could.
+    """
+    if batch_size % rank.world_size or samples < rank.world_size:
+        raise UsageError(
+            f"`finetune_batch_size` {batch_size} has to be a multiple of the {rank.world_size} processes, and there "
+            f"have to be as many training images ({samples}): each process has an equal share of every batch"
+        )
+
+
 class EpochBatchSampler:
     """The batches of an epoch, as lists of places; every process has its share of each.
 
@@ -28,16 +43,11 @@ class EpochBatchSampler:
     Raises
     ------
     UsageError
-        If a batch cannot be dealt out evenly.
+        As `require_even_batches`.
     """
 
     def __init__(self, samples: int, batch_size: int, seed: int, rank: Rank = SINGLE_PROCESS) -> None:
-        if batch_size % rank.world_size or samples < rank.world_size:
-            raise UsageError(
-                f"`finetune_batch_size` {batch_size} has to be a multiple of the {rank.world_size} processes, and "
-                "there "
-                f"have to be as many training images ({samples}): each process has an equal share of every batch"
-            )
+        require_even_batches(samples, batch_size, rank)
         self._samples, self._seed, self._rank = samples, seed, rank
         self._batch_size = min(batch_size, samples - samples % rank.world_size)
 

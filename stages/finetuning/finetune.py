@@ -14,6 +14,7 @@ from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.finetuning.autotune import CHECKPOINT, AutotuneState, rescale_lrs
 from stages.finetuning.baselines import baseline
+from stages.finetuning.batch_sampler import require_even_batches
 from stages.finetuning.cached_batches import boundary_extractor
 from stages.finetuning.lora import merge_lora
 from stages.finetuning.problem import FinetuneProblem
@@ -32,6 +33,8 @@ from stages.network.heads.aggregated import AggregatedHead
 from stages.network.heads.base import Head
 from stages.network.heads.linear import LinearHead
 from stages.network.heads.registry import build_head
+from stages.runtime.distributed import SINGLE_PROCESS, Rank
+from stages.training.amp import MixedPrecision
 from stages.training.autocast_benchmark import benchmark_autocast
 from stages.training.ema import TrainableState
 from stages.training.history import Epoch, TrainResult
@@ -197,8 +200,15 @@ def finetune(
     )
 
 
-def require_trainable(extractor: Extractor, options: FinetuneConfig, manifest: Manifest) -> None:
+def require_trainable(
+    extractor: Extractor, options: FinetuneConfig, manifest: Manifest, rank: Rank = SINGLE_PROCESS
+) -> None:
     """Refuse options that cannot train this network on these samples, or a baseline, before anything is paid for.
+
+    Parameters
+    ----------
+    rank : Rank
+        One of the processes that are to train together.
 
     Raises
     ------
@@ -206,6 +216,10 @@ def require_trainable(extractor: Extractor, options: FinetuneConfig, manifest: M
         As for :func:`finetune`.
     """
     require_loss(options, manifest.task)
+    if options.amp_dtype not in (None, "auto"):
+        MixedPrecision(options.amp_dtype, extractor.device)
+    if rank.world_size > 1 and not manifest.images:  # of several images a sample, batches are made even
+        require_even_batches(len(manifest.indices("train")), options.finetune_batch_size, rank)
     head = _any_head(extractor, manifest)
     for config in (options, *(baseline(options, name) for name in options.baselines)):
         upper = TrainableSetup.of(extractor, head, config, seed=0).upper

@@ -154,7 +154,7 @@ def train_foldable_head(name: HeadName, problem: FitProblem) -> tuple[HeadResult
 def _train(name: HeadName, problem: FitProblem) -> tuple[HeadResult, Callable[[], OutOfFold | None]]:
     kind, fit = find_head(name), get_fit(name)
     require_head_for(name, problem.task, problem.train.row_shape, bags=problem.bags, maps=problem.maps)
-    _require_classes_to_balance(problem)
+    require_classes_to_balance(problem.task, problem.labels, problem.config)
     require_learnable(problem.train, problem.val, problem.task)
     joins_depths = problem.taps is not None and problem.blocks is None
     if problem.blocks is not None or not (kind.streams or joins_depths):
@@ -276,22 +276,36 @@ def require_head_for(
         vector_width(kind.name, row_shape)
 
 
-def _require_classes_to_balance(problem: FitProblem) -> None:
-    """Refuse to balance what there is not, or cannot be drawn alike."""
-    if problem.targets is not None:  # classes are weighed pixel by pixel
-        if problem.config.sampling == "balanced":
+def require_classes_to_balance(task: Task, labels: NDArray[Any], options: HeadConfig) -> None:
+    """Refuse to balance what there is not, or cannot be drawn alike.
+
+    Parameters
+    ----------
+    task : Task
+    labels : array [n, ...]
+        Targets of some samples, at least one; of masks, whatever says where they are.
+    options : HeadConfig
+
+    Raises
+    ------
+    UsageError
+        That says which option does.
+    """
+    balanced = options.class_weights == "balanced"
+    if task.reads == "image":  # classes are weighed pixel by pixel
+        if options.sampling == "balanced":
             raise UsageError(
-                f"`sampling` balanced draws samples of one class each, and each sample of the task {problem.task.name} "
+                f"`sampling` balanced draws samples of one class each, and each sample of the task {task.name} "
                 "has many; use `class_weights` balanced, which weighs pixels"
             )
         return
-    weights = problem.task.weights(problem.labels[:1])
-    if weights is None and problem.balanced:
-        raise UsageError(f"`class_weights` balanced weighs classes, and the task {problem.task.name} has none")
-    if (weights is None or weights.ndim > 1) and problem.config.sampling == "balanced":
+    weights = task.weights(labels[:1])
+    if weights is None and balanced:
+        raise UsageError(f"`class_weights` balanced weighs classes, and the task {task.name} has none")
+    if (weights is None or weights.ndim > 1) and options.sampling == "balanced":
         instead = "" if weights is None else "; use `class_weights` balanced, which weighs each label's samples"
         raise UsageError(
-            f"`sampling` balanced draws samples of one class each, and the task {problem.task.name} has none{instead}"
+            f"`sampling` balanced draws samples of one class each, and the task {task.name} has none{instead}"
         )
 
 

@@ -93,7 +93,7 @@ def run_best(
         features = replace(features, taps="", pool="avg")
         _LOG.info("note: samples of several images are searched on the last layer, not on all depths")
         extractor = build_extractor(features)
-    require_heads(extractor, manifest, head.heads_for(manifest.task.name))
+    require_heads(extractor, manifest, head.heads_for(manifest.task.name), head)
     about = SearchedData(data, manifest, seed, directory, head, overwrite)
     search = Search.of(out, about, Look("", features, about, extractor))
     budget = asked.budget if asked.replay is None else _replayed(search, asked.replay, asked.budget)

@@ -213,11 +213,15 @@ def test_what_contradicts_a_run_is_refused_and_leaves_it_as_it_was(finished, pho
             ["--cut", "blocks.3", "--skip-finetune"],
             "was trained with --cut auto, and this command says blocks.3",
         ),
-        ("finetune", ["--epochs", "2"], "finetune-top-3 was trained with --epochs 1, and this command says 2"),
+        (  # before the head that it would begin with is trained
+            "finetune",
+            ["--epochs", "2", "--init-head", "svm"],
+            "--init-head logistic, and this command says svm; with --epochs 1, and this command says 2",
+        ),
     ]:
         code, _, err = call(capsys, command, *common, *changed)
         assert (code, words in err) == (2, True), err
-    assert {path: path.read_bytes() for path in before} == before
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert sorted((root / "cache").iterdir()) == caches
 
 

@@ -71,6 +71,11 @@ def test_heads_that_do_not_fit_task_or_rows_are_refused_before_anything_is_compu
     with pytest.raises(UsageError, match=r"`head` gru takes samples of several images"):
         require_heads(probe.extractor, probe.manifest, ["gru"])
     require_heads(probe.extractor, pairs, ["gru", "ncm"])
+    for option in ("class_weights", "sampling"):
+        balanced = HeadConfig(**{option: "balanced"})
+        with pytest.raises(UsageError, match=rf"`{option}` balanced .* the task regression has none"):
+            require_heads(probe.extractor, numbers, ["ridge"], balanced)
+        require_heads(probe.extractor, probe.manifest, ["mlp"], balanced)
 
 
 def test_a_manifest_of_single_images_has_the_identity_that_it_always_had(probe, tmp_path):

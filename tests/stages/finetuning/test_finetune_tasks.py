@@ -14,6 +14,7 @@ from stages.finetuning.predict_images import predict_proba
 from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.setup import FinetuneSetup
 from stages.network.heads.linear import LinearHead
+from stages.runtime.distributed import Rank
 from stages.tasks.base import evaluate
 from stages.tasks.multi_label import MultiLabel
 from stages.tasks.regression import Regression
@@ -104,3 +105,14 @@ def test_what_the_loss_of_a_task_does_not_know_is_refused_before_anything_is_rea
     require_trainable(
         probe.extractor, replace(QUICK, label_smoothing=0.1), replace(probe.manifest, task=TASKS["multi_label"])
     )
+
+
+def test_batches_that_processes_cannot_share_and_what_a_device_does_not_compute_are_refused_before_anything_is_read(
+    probe,
+):
+    with pytest.raises(UsageError, match=r"`finetune_batch_size` 8 has to be a multiple of the 3 processes"):
+        require_trainable(probe.extractor, QUICK, probe.manifest, Rank(0, 3))
+    require_trainable(probe.extractor, QUICK, probe.manifest, Rank(0, 4))
+    on_apples = replace(probe.extractor, device=torch.device("mps"))
+    with pytest.raises(UsageError, match=r"`amp_dtype` fp16 needs its gradients scaled"):
+        require_trainable(on_apples, replace(QUICK, amp_dtype="fp16"), probe.manifest)
