@@ -54,8 +54,9 @@ def outlook_words(search: Search, budget: Budget, ended: Ended) -> list[str]:
         total = sum(seconds for _, seconds in ended.upcoming)
         goes_on = "the same command goes on from here"
         if math.isfinite(budget.seconds):
-            first = ended.upcoming[0][1]
-            goes_on += f", with a `budget` of {duration(first)} for the next or {duration(total)} for these"
+            # the budget counts what comes before, too; rounded down it would not suffice
+            for_next, for_all = (duration(math.ceil(ended.resuming + part)) for part in (ended.upcoming[0][1], total))
+            goes_on += f", with a `budget` of {for_next} for the next or {for_all} for these"
         words.append(f"More minutes would try {'; then '.join(following)}: {goes_on}.")
     elif ended.interrupted:
         words.append("It was stopped; the same command goes on from here.")

@@ -150,7 +150,7 @@ def _extract_within(search: Search, extractor: Extractor, budget: Budget) -> Non
     began = budget.elapsed
     _ = search.main.experiment
     if missing:
-        took = budget.elapsed - began
+        took = search.extracted = budget.elapsed - began
         record = TrialRecord(0, "extract", "features of all images", "finished", took, search.earlier + budget.elapsed)
         search.records = [known for known in search.records if known.number != 0] + [record]
 

@@ -70,6 +70,8 @@ class Search:
         Of all trials so far, those of earlier commands included.
     earlier : float
         Seconds of search that earlier commands took.
+    extracted : float
+        Seconds that this command took for features of all images.
     """
 
     run: Path
@@ -79,6 +81,7 @@ class Search:
     results: dict[str, Result] = field(default_factory=dict)
     records: list[TrialRecord] = field(default_factory=list)
     earlier: float = 0.0
+    extracted: float = 0.0
     rankings: dict[str, list[DepthSetting]] = field(default_factory=dict)
     """Settings of depths on the first look from the best down, by head."""
     settings_taken: dict[str, tuple[DepthSetting, ...]] = field(default_factory=dict)
@@ -258,10 +261,14 @@ class Ended:
         Some trials that would come next, with what they would take; none where all are done.
     interrupted : bool
         Whether it was stopped by Ctrl-C.
+    resuming : float
+        Seconds that the same command takes before it goes on with the first of these: it reads features, finds what is
+        finished and renews the answer.
     """
 
     upcoming: list[tuple[Trial, float]]
     interrupted: bool = False
+    resuming: float = 0.0
 
 
 def search_trials(search: Search, budget: Budget, renew: Callable[[Search], None]) -> Ended:
@@ -285,6 +292,15 @@ def search_trials(search: Search, budget: Budget, renew: Callable[[Search], None
     search.would_run = lambda trial: budget.allows(number + 1, trial.seconds(search))
     trials = all_trials(search)
     renewed = True
+    found_all_at: float | None = None
+    renewing = 0.0
+
+    def renew_timed() -> None:
+        nonlocal renewing
+        began = budget.elapsed
+        renew(search)
+        renewing = budget.elapsed - began
+
     try:
         for number, trial in enumerate(trials, 1):
             if search.was_finished(trial.name) and number <= budget.trials:
@@ -301,14 +317,17 @@ def search_trials(search: Search, budget: Budget, renew: Callable[[Search], None
             except CutonceError as error:  # a network that takes no other size, or is not there
                 _record_failure(search, budget, number, trial, error)
                 continue
+            if found_all_at is None:
+                found_all_at = budget.elapsed
             if not renewed:
-                renew(search)
+                renew_timed()
                 renewed = True
             if not budget.allows(number, estimate):
-                return Ended([(trial, estimate), *_following(search, trials)])
+                resuming = found_all_at - search.extracted + renewing
+                return Ended([(trial, estimate), *_following(search, trials)], resuming=resuming)
             _LOG.info(_progress_words(search, budget, number, trial, estimate))
             _run(search, budget, number, trial)
-            renew(search)
+            renew_timed()
         if not renewed:
             renew(search)
     except KeyboardInterrupt:

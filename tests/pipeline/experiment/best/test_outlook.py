@@ -49,6 +49,8 @@ def test_it_is_said_what_the_last_half_brought_and_what_comes_next_with_its_time
         "More minutes would try RBF SVM (about 30 s); then MLP (about 90 s): the same command goes on from here, with a "
         "`budget` of 30 s for the next or 2 min 0 s for these."
     )
+    after_reading = outlook_words(search(), budget, Ended(upcoming, resuming=12.2))
+    assert "`budget` of 43 s for the next or 2 min 13 s for these" in after_reading[1]
 
 
 def test_it_is_said_where_nothing_is_left_where_it_was_stopped_and_why_nothing_is_fine_tuned():

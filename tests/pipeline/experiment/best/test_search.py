@@ -1,6 +1,8 @@
 """As many trials are the same bits, however they came about; a search is stopped anywhere and has an answer."""
 
 import json
+import math
+import re
 import shlex
 import shutil
 from dataclasses import replace
@@ -10,10 +12,10 @@ import pytest
 
 from cache.errors import UsageError
 from pipeline.cli.app import main
-from pipeline.evaluation.trials import read_search, read_trials
+from pipeline.evaluation.trials import read_search, read_trials, write_trials
 from pipeline.experiment import ensemble_methods, head_methods
 from pipeline.experiment.best import look, order, search, trial
-from pipeline.experiment.best.budget import Budget
+from pipeline.experiment.best.budget import Budget, parse_budget
 from tests.pipeline.experiment.best.conftest import FIRST as FIRST_TRIALS
 from tests.pipeline.experiment.best.conftest import HEADS, Clock
 
@@ -89,6 +91,28 @@ def test_a_budget_decides_how_many_trials_there_are_and_the_same_command_goes_on
     assert "All there is to try has been tried" in " ".join(read_search(tmp_path / "run").words)
     assert bits(tmp_path / "run") == bits(searched)
     assert [record.at for record in read_trials(tmp_path / "run")] == [10, 20, 30, 40, 50]
+
+
+def test_the_budget_that_is_named_for_the_next_trial_suffices_for_what_comes_before_it_too(
+    searched, search_photographs, tmp_path, monkeypatch
+):
+    shutil.copytree(searched, tmp_path / "run")
+    for name in ("knn", "logistic-weights", "ridge"):
+        write_trials(tmp_path / "run", [record for record in read_trials(tmp_path / "run") if record.name != name])
+    clock, find = Clock(), trial.find_finished_head
+
+    def takes_two_seconds(*arguments):
+        clock.now += 2
+        return find(*arguments)
+
+    monkeypatch.setattr(trial, "find_finished_head", takes_two_seconds)
+    search_photographs(tmp_path / "run", budget=Budget(0.1, clock=clock))
+    assert finished(tmp_path / "run") == FIRST[:2]
+    words = " ".join(read_search(tmp_path / "run").words)
+    named = parse_budget(re.search(r"with a `budget` of ([\d.]+ \w+) for the next", words)[1])
+    assert named == math.ceil(read_search(tmp_path / "run").upcoming[0]["seconds"] + 2 * 2)
+    search_photographs(tmp_path / "run", budget=Budget(named, clock=clock))
+    assert finished(tmp_path / "run")[:3] == FIRST[:3]
 
 
 def test_a_trial_that_is_stopped_leaves_the_answer_of_before_and_is_run_again(
