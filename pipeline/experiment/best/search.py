@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, get_args
 
-from cache.errors import CutonceError
+from cache.errors import CacheError, CacheInputError, CutonceError
 from pipeline.evaluation.comparison import method_words
 from pipeline.evaluation.results import Result
 from pipeline.evaluation.trials import TrialRecord, read_trials, write_trials
@@ -43,6 +43,10 @@ WIDE_ROW = 4096
 
 MOST_OF_A_HEAD = 2
 """Trials of one head, on depths that served it, that are tried on another look."""
+
+
+_FOR_THE_DISK = "for the disk"
+"""What the record of a trial says that had no room to be written, or could not be: with room it is tried again."""
 
 
 class EnsembleMade(NamedTuple):
@@ -374,10 +378,12 @@ def _run(search: Search, budget: Budget, number: int, trial: Trial) -> None:
 def _record_failure(
     search: Search, budget: Budget, number: int, trial: Trial, error: CutonceError, seconds: float = 0.0
 ) -> None:
-    """Tell that a trial failed, and leave that in the run: it is not tried again."""
+    """Tell that a trial failed, and leave that in the run: it is not tried again, unless it was for the disk."""
     _LOG.info(f"  {trial.name} failed, and is passed over: {error}")
-    at = search.earlier + budget.elapsed
-    record_trial(search, TrialRecord(number, trial.name, trial.what, "failed", seconds, at, reason=str(error)))
+    at, for_the_disk = search.earlier + budget.elapsed, isinstance(error, CacheError)
+    details = {_FOR_THE_DISK: True} if for_the_disk and not isinstance(error, CacheInputError) else {}
+    record = TrialRecord(number, trial.name, trial.what, "failed", seconds, at, reason=str(error), details=details)
+    record_trial(search, record)
 
 
 def _extract(trial: Trial) -> bool:
@@ -404,7 +410,11 @@ def discard_half(directory: Path) -> None:
 
 
 def _failed_before(search: Search, trial: Trial) -> bool:
-    return any(record.name == trial.name and record.state == "failed" for record in search.records)
+    """Return whether an earlier command failed at a trial, for a reason that stays."""
+    return any(
+        record.name == trial.name and record.state == "failed" and not record.details.get(_FOR_THE_DISK)
+        for record in search.records
+    )
 
 
 def _following(search: Search, trials: Iterator[Trial]) -> list[tuple[Trial, float]]:

@@ -10,6 +10,7 @@ from itertools import islice
 
 import pytest
 
+from cache.atomic_write import write_atomically
 from cache.errors import UsageError
 from pipeline.cli.app import main
 from pipeline.evaluation.trials import read_search, read_trials, write_trials
@@ -164,6 +165,28 @@ def test_a_trial_that_fails_is_told_and_passed_over(search_photographs, tmp_path
     assert finished(tmp_path / "run") == ["logistic-last", "logistic-all"]
     assert "knn failed, and is passed over: it is not to be" in caplog.text
     assert "Failed: kNN (it is not to be)." in " ".join(read_search(tmp_path / "run").words)
+
+
+def test_a_trial_that_could_not_be_written_is_tried_again_by_the_same_command(
+    searched, search_photographs, tmp_path, monkeypatch
+):
+    run_head = trial.run_head
+    (tmp_path / "disk").write_text("no folder")
+
+    def cannot_be_written(*arguments):
+        if arguments[-1] == "knn":
+            write_atomically(tmp_path / "disk" / "head.safetensors", b"all of it")
+        return run_head(*arguments)
+
+    monkeypatch.setattr(trial, "run_head", cannot_be_written)
+    search_photographs(tmp_path / "run", 5)
+    assert finished(tmp_path / "run") == [name for name in FIRST if name != "knn"]
+    assert "Failed: kNN (" in " ".join(read_search(tmp_path / "run").words)
+    monkeypatch.setattr(trial, "run_head", run_head)
+    search_photographs(tmp_path / "run", 5)
+    assert finished(tmp_path / "run") == FIRST
+    assert "Failed" not in " ".join(read_search(tmp_path / "run").words)
+    assert bits(tmp_path / "run") == bits(searched)
 
 
 def test_other_options_are_refused_where_the_run_has_trials_made_with_these(searched, search_photographs, tmp_path):
