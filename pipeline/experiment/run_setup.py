@@ -225,6 +225,8 @@ def extract_features(
         return report
     if directory is not None and _has_results_of_other_features(directory, report):
         directory = None
+    if directory is not None:
+        report = _with_former_remarks(report, directory)
     _LOG.info("\n".join(_words(report, extractor, directory)))
     if directory is not None:
         record_extraction(directory, report, extractor, manifest)
@@ -242,6 +244,19 @@ def _has_results_of_other_features(directory: Path, report: Extraction) -> bool:
     if not path.exists() or seed_of(directory) not in seeds_with_results(directory.parent):
         return False
     return bool(json.loads(path.read_text(encoding="utf-8")).get("fingerprints") != report.fingerprints)
+
+
+def _with_former_remarks(report: Extraction, directory: Path) -> Extraction:
+    """Return a report with what an earlier command remarked of the files that it read for these features.
+
+    A file is remarked of while it is read: what is served from the cache is not read again.
+    """
+    path = directory / EXTRACTION
+    if not path.exists():
+        return report
+    account = json.loads(path.read_text(encoding="utf-8"))
+    former = account.get("remarks", []) if account.get("fingerprints") == report.fingerprints else []
+    return replace(report, remarks=list(dict.fromkeys([*former, *report.remarks])))
 
 
 def _words(report: Extraction, extractor: Extractor, directory: Path | None) -> list[str]:

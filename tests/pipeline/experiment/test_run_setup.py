@@ -1,5 +1,6 @@
 """What a command leaves in a run before it computes anything."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,14 @@ import pytest
 from PIL import Image
 
 from cache.errors import UsageError
-from pipeline.experiment.run_setup import init_run, make_manifest, record_options
+from pipeline.experiment.run_setup import extract_features, init_run, make_manifest, record_options
 from pipeline.options.toml_file import read_configuration
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.config.finetune import FinetuneConfig
 from stages.config.heads import HeadConfig
 from stages.data.manifest import Manifest
+from stages.extraction.extractor import build_extractor
 
 FIXTURE = Path(__file__).parent / "fixtures" / "version_1" / "run"
 OPTIONS = (DataConfig("photos"), FinetuneConfig(epochs=7))
@@ -58,3 +60,27 @@ def test_the_metric_is_set_once_for_all_that_chooses_and_ranks_and_one_that_ther
     assert Manifest.load(tmp_path / "manifest.csv").task == implied.task
     with pytest.raises(UsageError, match=r"no metric 'map_macro' for the task single_label"):
         make_manifest(replace(data, metric="map_macro"), features, 0)
+
+
+def test_what_was_remarked_of_files_is_said_again_where_the_same_run_reads_their_features_from_the_cache(
+    tmp_path, caplog
+):
+    for number in range(8):
+        path = tmp_path / "scans" / "ab"[number % 2] / f"{number}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pages = [Image.fromarray(np.full((40, 40, 3), 20 * number + page, np.uint8)) for page in range(2)]
+        pages[0].save(path, save_all=True, append_images=pages[1:])
+    data, features = DataConfig(str(tmp_path / "scans")), FeatureConfig(cache=tmp_path / "cache", image_size=32)
+    manifest, extractor = make_manifest(data, features, 0), build_extractor(features)
+    remark, run = "8 files of several pages or frames: the first was taken", tmp_path / "run" / "seed-0"
+    run.mkdir(parents=True)
+    for found in (0, 8, 8):
+        caplog.clear()
+        with caplog.at_level("INFO", "cutonce"):
+            report = extract_features(extractor, manifest, run)
+        assert report.hits == found
+        assert caplog.text.count(remark) == 1
+        assert str(json.loads((run / "extraction.json").read_text())["notes"]).count(remark) == 1
+    others = build_extractor(replace(features, cut="blocks.3"))
+    assert extract_features(others, manifest, None).remarks
+    assert extract_features(others, manifest, run).remarks == []  # those of other features are not theirs
