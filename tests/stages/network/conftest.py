@@ -1,7 +1,9 @@
-"""One thread: the images are so small that threads cost more than they save."""
+"""One thread: the images are so small that threads cost more than they save. Networks are let go at the end."""
 
 import pytest
 import torch
+
+from tests.stages.network.networks import forget_networks
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -10,3 +12,9 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def no_network_outlives_the_room():
+    yield
+    forget_networks()

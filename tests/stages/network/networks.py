@@ -1,5 +1,6 @@
-"""Networks with random weights for the tests, each made once."""
+"""Networks with random weights for the tests, each made once, and let go when the tests of this room are done."""
 
+import gc
 from functools import lru_cache
 
 import timm
@@ -113,6 +114,13 @@ def network(name: str) -> nn.Module:
 @lru_cache
 def graph(name: str) -> CutGraph:
     return CutGraph(network(name), FAMILIES[name])
+
+
+def forget_networks() -> None:
+    """Let go of all that were made: they take two gigabytes, which no test of another room needs."""
+    graph.cache_clear()
+    network.cache_clear()
+    gc.collect()  # graphs refer to themselves
 
 
 def images(name: str, count: int, seed: int = 0) -> torch.Tensor:

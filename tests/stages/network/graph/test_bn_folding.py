@@ -1,6 +1,7 @@
 """Folding: the same function with fewer layers, and hands off everything that only looks alike."""
 
 import copy
+import gc
 from functools import lru_cache
 
 import pytest
@@ -47,6 +48,13 @@ def section(name):
     with torch.no_grad():
         trunk(images(name, 2))
     return trunk.eval()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_section_outlives_the_file():
+    yield
+    section.cache_clear()
+    gc.collect()
 
 
 def shaken(layer):

@@ -19,6 +19,12 @@ def places(name, taps="all", pools=("avg", "max", "std")):
     return find_taps(graph(name), taps, pools)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_place_outlives_the_file():
+    yield
+    places.cache_clear()  # they are nodes of graphs
+
+
 def of_kind(name, kind, **asked):
     return [place.tensor.name for place in places(name, **asked) if place.kind == kind]
 
