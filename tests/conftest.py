@@ -6,6 +6,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.internal.conjecture import providers
 
+from stages.runtime.allocator import freed_memory_returned
 from stages.runtime.openmp import configure_openmp
 from tests.dense_images import make_dense_folder
 from tests.photographs import make_folder
@@ -41,6 +42,13 @@ LONG_FILES = (
     "test_written_whole.py",
 )
 """Those that take long, the longest first, and those that take some time and would come last."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def freed_memory_goes_back():
+    """A process that runs the tests of many files holds what the largest took; that malloc keeps it is for commands."""
+    with freed_memory_returned():
+        yield
 
 
 def pytest_addoption(parser):

@@ -45,6 +45,7 @@ from stages.network.graph.cuts import Cut
 from stages.network.graph.pooling import Pool
 from stages.network.graph.trunk import FrozenTrunk
 from stages.network.heads.base import Head
+from stages.runtime.allocator import freed_memory_returned
 from stages.runtime.progress import progress_bars
 from stages.runtime.seeding import preserve_rng_state
 from stages.runtime.threads import usable_after_fork
@@ -219,7 +220,7 @@ def finetune(
     >>> tuned.predict(new_paths)  # doctest: +SKIP
     """
     stage_options = _given_options(options)
-    with TemporaryDirectory() as temporary, preserve_rng_state(), progress_bars(progress):
+    with TemporaryDirectory() as temporary, preserve_rng_state(), progress_bars(progress), freed_memory_returned():
         folder = Path(temporary) if cache is None else Path(cache)
         features = config_of(backbone, cache=folder, **stage_options[FeatureConfig])
         config = FinetuneConfig(**{"num_workers": _loader_workers(), **stage_options[FinetuneConfig]})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -30,12 +30,16 @@ from stages.extraction.extractor import Extractor
 from stages.extraction.read_features import read_features
 from stages.extraction.stand_in import stand_in
 from stages.network.aggregate import AggregateKind
+from stages.runtime.allocator import freed_memory_returned
 from stages.runtime.progress import progress as progress_bar
 from stages.runtime.progress import progress_bars
 from stages.runtime.threads import usable_after_fork
 from stages.tasks.single_label import SingleLabel
 
 _LOG = logging.getLogger("cutonce")
+
+_MANY_IMAGES = 32
+"""Images from which on a call takes so long that giving back the memory of their activations is nothing beside it."""
 
 OnUnreadable = Literal["raise", "nan"]
 
@@ -165,14 +169,11 @@ def features(
         )
         require_kind(aggregate)
         samples = None if aggregate is None else SampleList.of(images)
-        count_images(images if samples is None else samples.images)
+        given = images if samples is None else samples.images
+        are_many = count_images(given) >= _MANY_IMAGES
         extractor = extractor_for(options, cache, backbone)
-        rows = extract_rows(
-            extractor,
-            images if samples is None else samples.images,
-            keep=cache is not None,
-            on_unreadable=on_unreadable,
-        )
+        with freed_memory_returned() if are_many else nullcontext():
+            rows = extract_rows(extractor, given, keep=cache is not None, on_unreadable=on_unreadable)
         return rows if samples is None or aggregate is None else samples.rows(rows, aggregate)
 
 

@@ -21,6 +21,7 @@ from stages.fitting.fit_head import HeadResult, head_probabilities, train_head
 from stages.fitting.problem import FitProblem
 from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head, save_head
+from stages.runtime.allocator import freed_memory_returned
 from stages.runtime.device import resolve_device
 from stages.tasks.base import Task, ranked_by
 
@@ -67,7 +68,8 @@ class HeadEstimator(BaseEstimator):  # type: ignore[misc]
             for part in (~is_held_out, is_held_out)
         )
         device = resolve_device(self.device)
-        self.result_: HeadResult = train_head(self.head, FitProblem(train, val, task, options, seed, device))
+        with freed_memory_returned():
+            self.result_: HeadResult = train_head(self.head, FitProblem(train, val, task, options, seed, device))
         self.head_: Head = self.result_.module.to(device)
         return self.result_.task
 

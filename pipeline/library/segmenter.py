@@ -43,6 +43,7 @@ from stages.fitting.fit_head import HeadResult, require_head_for, train_head
 from stages.fitting.problem import FitProblem
 from stages.network.heads.base import Head
 from stages.network.heads.serialization import load_head, save_head
+from stages.runtime.allocator import freed_memory_returned
 from stages.runtime.threads import usable_after_fork
 from stages.tasks.base import find_metric
 from stages.tasks.dense import Dense
@@ -193,7 +194,8 @@ class TransferSegmenter(BaseEstimator):  # type: ignore[misc]
                 maps=maps,
                 targets=masks_for(self.extractor_, manifest, options),
             )
-            self.result_: HeadResult = train_head(self.head, problem)
+            with freed_memory_returned():
+                self.result_: HeadResult = train_head(self.head, problem)
         assert isinstance(manifest.task, Dense)
         assert manifest.mask_classes is not None
         self.task_: Dense = manifest.task

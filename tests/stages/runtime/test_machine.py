@@ -67,6 +67,33 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert faults["keep"] * 5 < faults["default"]
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc's malloc")
+def test_a_process_that_goes_on_holds_no_memory_that_a_large_job_of_the_library_has_freed():
+    """Megabytes that there still are to be given back after a call, in a process of its own."""
+    script = """
+import ctypes, os
+import numpy as np
+from pipeline import TransferClassifier, features
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+def still_held():
+    before = resident()
+    ctypes.CDLL(None).malloc_trim(0)
+    return before - resident()
+numbers = np.random.default_rng(0)
+features(list(numbers.integers(0, 256, (32, 224, 224, 3), dtype=np.uint8)), image_size=224)
+print(still_held())
+rows = numbers.normal(size=(3000, 1500)).astype(np.float32)
+TransferClassifier("ridge", c_values=(1e-3,)).fit(rows, np.arange(3000) % 4)
+print(still_held())
+"""
+    ended = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    after_features, after_fit = map(float, ended.stdout.split())
+    assert after_features < 100
+    assert after_fit < 100
+
+
 def test_the_description_names_what_is_needed_to_repeat_a_run():
     described = describe_machine()
     assert described["torch"] == torch.__version__.split("+")[0] or described["torch"] == torch.__version__

@@ -21,7 +21,10 @@ def test_all_depths_are_extracted_where_nothing_else_is_asked_for():
 
 def test_a_budget_without_room_for_one_pass_is_refused_with_what_it_would_take(search_photographs, tmp_path):
     features = {"cache": tmp_path / "cache"}
-    with pytest.raises(UsageError, match=r"one pass over 72 images takes about .* fewer pixels \(`image_size`"):
+    with pytest.raises(
+        UsageError,
+        match=r"one pass over 72 images takes about .*: give it .* s or more; or fewer pixels \(`image_size`",
+    ):
         search_photographs(tmp_path / "run", budget=Budget(1e-6, clock=Clock()), features=features)
     search_photographs(tmp_path / "before", 1)
     # what is in the cache takes no time: with the same budget the first trial gives an answer
