@@ -144,8 +144,9 @@ def _extract_within(search: Search, extractor: Extractor, budget: Budget) -> Non
             needed = duration(math.ceil(budget.elapsed + expected.seconds))
             raise UsageError(
                 f"`budget` has {duration(max(budget.left, 0.0))} left, and one pass over {missing:,} images takes "
-                f"about {duration(expected.seconds)}: give it {needed} or more; or fewer pixels (`image_size`: a quarter of them "
-                "is about four times as quick), a smaller `backbone`, or `precision` bf16. What `extract` with the "
+                f"about {duration(expected.seconds)}: give it {needed} or more; or fewer pixels "
+                "(`image_size`: a quarter of them is about four times as quick), a smaller `backbone`, or `precision` "
+                "bf16. What `extract` with the "
                 "same options computes before is not counted"
             )
     began = budget.elapsed
