@@ -216,7 +216,7 @@ def require_trainable(
         As for :func:`finetune`.
     """
     require_loss(options, manifest.task)
-    if options.amp_dtype not in (None, "auto"):
+    if options.amp_dtype is not None and options.amp_dtype != "auto":
         MixedPrecision(options.amp_dtype, extractor.device)
     if rank.world_size > 1 and not manifest.images:  # of several images a sample, batches are made even
         require_even_batches(len(manifest.indices("train")), options.finetune_batch_size, rank)
