@@ -79,15 +79,16 @@ def in_main_arena() -> bool:
 
 @cache
 def _glibc() -> ctypes.CDLL | None:
-    """Return the C library where it is glibc and its allocator is the one in use, not one that was put before it."""
+    """Return the functions of the process, of its allocator above all, where its C library is glibc.
+
+    Where another allocator was put before glibc's, such as jemalloc, that has one arena, which is never used.
+    """
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         return None
-    used, libc = ctypes.CDLL(None), ctypes.CDLL("libc.so.6")
-    if ctypes.cast(used.malloc, ctypes.c_void_p).value != ctypes.cast(libc.malloc, ctypes.c_void_p).value:
-        return None
-    libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_size_t
-    libc.free.argtypes = [ctypes.c_void_p]
-    libc.sbrk.argtypes, libc.sbrk.restype = [ctypes.c_ssize_t], ctypes.c_size_t
-    libc.open_memstream.restype = ctypes.c_void_p
-    libc.malloc_info.argtypes, libc.fclose.argtypes = [ctypes.c_int, ctypes.c_void_p], [ctypes.c_void_p]
-    return libc
+    process = ctypes.CDLL(None)
+    process.malloc.argtypes, process.malloc.restype = [ctypes.c_size_t], ctypes.c_size_t
+    process.free.argtypes = [ctypes.c_void_p]
+    process.sbrk.argtypes, process.sbrk.restype = [ctypes.c_ssize_t], ctypes.c_size_t
+    process.open_memstream.restype = ctypes.c_void_p
+    process.malloc_info.argtypes, process.fclose.argtypes = [ctypes.c_int, ctypes.c_void_p], [ctypes.c_void_p]
+    return process

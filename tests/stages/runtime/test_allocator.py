@@ -94,17 +94,3 @@ for _ in range(2):  # the arenas of threads that ended go to the next ones
     first, later = (float(count) for count in output_of(script))
     assert later < 10, "of 40 blocks"
     assert first < 30
-
-
-@glibc
-def test_where_another_allocator_is_in_use_nothing_is_asked_of_it():
-    script = """
-import ctypes
-from stages.runtime import allocator
-real = ctypes.CDLL
-class Other:
-    malloc = real("libc.so.6").calloc
-allocator.ctypes.CDLL = lambda name: Other if name is None else real(name)
-print(tune_malloc(), share_one_arena(), count_arenas(), in_main_arena())
-"""
-    assert output_of(script) == ["False", "False", "1", "True"]
