@@ -24,6 +24,7 @@ from stages.extraction.extractor import build_extractor
 from stages.extraction.gpu_engine import on_gpu
 from stages.extraction.read_features import read_features
 from tests.photographs import make_folder, photograph
+from tests.pretended_cuda import CUDAGraph
 
 CPU = torch.device("cpu")
 READING = Reading(nvjpeg=True)
@@ -345,22 +346,22 @@ def test_deterministic_kernels_are_taken_on_a_gpu_alone_where_asked_for(
         torch.use_deterministic_algorithms(False)
 
 
-def test_a_gpu_that_is_lost_is_said_in_words_and_the_same_command_goes_on(pretended_cuda, tmp_path):
+def test_a_gpu_that_is_lost_is_said_in_words_and_the_same_command_goes_on(pretended_cuda, tmp_path, monkeypatch):
     folder = make_folder(tmp_path / "images", per_class=12)
     options = FeatureConfig(
         weights="none", image_size=64, cache=tmp_path / "cache", precision="fp32", extract_batch_size=4
     )
     manifest, extractor = load_manifest(DataConfig(str(folder))), build_extractor(options)
-    trunk, calls = extractor.trunk.forward, []
+    replay = CUDAGraph.replay
 
-    def lost_in_the_middle(images):
-        calls.append(len(images))
-        pretended_cuda.lost = len(calls) > 6
-        return trunk(images)
+    def lost_in_the_middle(graph):
+        pretended_cuda.lost = graph.replays >= 6
+        replay(graph)
 
-    extractor.trunk.forward = lost_in_the_middle
-    with pytest.raises(CutonceError, match=r"cuda answers no more .*: what is written stays, and the same command"):
-        extract(extractor, manifest, shard_bytes=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(CUDAGraph, "replay", lost_in_the_middle)
+        with pytest.raises(CutonceError, match=r"cuda answers no more .*: what is written stays, and the same command"):
+            extract(extractor, manifest, shard_bytes=1)
     pretended_cuda.lost = False
     again = build_extractor(options)
     kept = len(again.taps[0].cache)
