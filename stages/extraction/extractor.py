@@ -20,12 +20,12 @@ from cache.errors import CutonceError, UsageError, listed
 from cache.quantized import QUANTIZED
 from stages.config.features import FeatureConfig, Pooling
 from stages.config.pixel_values import COLORS, parse_channels
-from stages.data.augment.policy import Augmentation, augmentation, mirror_view
-from stages.data.image_stream import EvaluationViews, ImageRequest
+from stages.data.augment.policy import MIRRORED, Augmentation, augmentation, mirror_view
+from stages.data.image_stream import ImageRequest, RequestedViews
 from stages.data.images.codecs import torchcodec_decoders
 from stages.data.images.gpu_jpeg import say_once, why_no_gpu_decoder
 from stages.data.images.preprocessing import stack_pixels
-from stages.data.images.reading import CROPPED, SEEN_WARNED, Reading, needs_survey, reading_of
+from stages.data.images.reading import CROPPED, GPU_DECODER, SEEN_WARNED, Reading, needs_survey, reading_of
 from stages.extraction.engine import Compute, ComputedBatch, get_engine
 from stages.extraction.full_batches import FullBatches, Step
 from stages.network.backbones.base import Backbone
@@ -285,30 +285,21 @@ class Extractor:
         def render(image: Tensor) -> Tensor:
             return stack_pixels([self._view(image, key, view) for view in views])
 
-        return ImageRequest(location, render, self.reading, self._remark, self._evaluation(views, key))
+        return ImageRequest(location, render, self.reading, self._remark, self._requested(views, key))
 
     def evaluation_requests(self, locations: Iterable[str]) -> Iterable[ImageRequest]:
         """Return requests for the evaluation view, [3, S, S], of images."""
         preprocessing = self.backbone.preprocessing
-        evaluation = EvaluationViews(preprocessing)
-        return (
-            ImageRequest(location, preprocessing.render, self.reading, evaluation=evaluation) for location in locations
-        )
+        views = RequestedViews(preprocessing)
+        return (ImageRequest(location, preprocessing.render, self.reading, views=views) for location in locations)
 
-    def _evaluation(self, views: Sequence[int], key: str) -> EvaluationViews | None:
-        """Return which of these views, ascending, are the evaluation view or its mirror image."""
+    def _requested(self, views: Sequence[int], key: str) -> RequestedViews:
+        """Return what these views, ascending, are."""
         preprocessing = self.backbone.preprocessing
         if self.options.mirror:
-            return EvaluationViews(preprocessing, tuple(view == MIRROR_VIEW for view in views))
-        if views[0] != 0:
-            return None
-        if len(views) == 1:
-            return EvaluationViews(preprocessing)
-
-        def rest(image: Tensor) -> Tensor:
-            return stack_pixels([self._view(image, key, view) for view in views[1:]])
-
-        return EvaluationViews(preprocessing, rest=rest)
+            return RequestedViews(preprocessing, tuple(view == MIRROR_VIEW for view in views))
+        seeds = tuple(_seed_of_view(key, view) for view in views if view)
+        return RequestedViews(preprocessing, (False,) if 0 in views else (), self.augmentation, seeds)
 
     def forward_rows(self, images: Tensor) -> list[Tensor]:
         """Return the rows of each tap, [b, *shape] in the storage type, of rendered images, uint8 [b, 3, S, S].
@@ -588,10 +579,8 @@ def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: F
             decoder=_reading(options, backbone, device).decoder,
             taps=None if rows.layout is None else rows.layout.to_json(),
         )
-        policy = _view_policy(options, backbone)
-        views = {"augment": policy.name, "steps": policy.describe(), "version": 1}
-        view_spec = Spec.from_json({**spec.to_json(), "views": views})
-        return CachedCut(name, cut, shape, FeatureCache(options.cache, spec), FeatureCache(options.cache, view_spec))
+        of_views = spec_of_views(spec, _view_policy(options, backbone))
+        return CachedCut(name, cut, shape, FeatureCache(options.cache, spec), FeatureCache(options.cache, of_views))
 
     return Extractor(
         backbone=backbone,
@@ -737,6 +726,17 @@ def _view_policy(options: FeatureConfig, backbone: Backbone) -> Augmentation:
     """Return what renders the views from 1 on."""
     preprocessing = backbone.preprocessing
     return mirror_view(preprocessing) if options.mirror else augmentation(options.augment, preprocessing)
+
+
+def spec_of_views(spec: Spec, policy: Augmentation) -> Spec:
+    """Return the spec of augmented views, from that of the evaluation view.
+
+    Version 2 are views that a GPU, where it decodes, renders in batches: a gray level here and there is another than
+    where they are rendered one by one. Mirror images are evaluation views in any case.
+    """
+    in_batches = GPU_DECODER in spec.decoder and policy.name != MIRRORED
+    views = {"augment": policy.name, "steps": policy.describe(), "version": 2 if in_batches else 1}
+    return Spec.from_json({**spec.to_json(), "views": views})
 
 
 def joined_fingerprint(specs: Sequence[Spec]) -> str:

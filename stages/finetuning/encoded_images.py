@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from cache.prefetch import prefetch_map
 from stages.data.augment.batched import render_planned
-from stages.data.augment.plan import NotPlannableError, Plan
+from stages.data.augment.plan import Plan
 from stages.data.augment.policy import Augmentation
 from stages.data.encoded_files import read_encoded
 from stages.data.images.decode import PIXEL_LIMIT
@@ -145,19 +145,13 @@ class EncodedImages(Dataset[Any]):
         self, place: int, index: int, seed: int, data: NDArray[np.uint8], span: tuple[int, int], size: JpegSize
     ) -> EncodedJpeg:
         upright = _upright(size, data[slice(*span)])
-        return EncodedJpeg(place, self.locations[index], *span, size, seed, _plan(self.augment, upright, seed), upright)
+        plan = self.augment.plan_if_possible(*upright, seed)
+        return EncodedJpeg(place, self.locations[index], *span, size, seed, plan, upright)
 
 
 def as_it_is(batch: EncodedBatch) -> EncodedBatch:
     """Return a batch that is one already, as a loader's `collate_fn`."""
     return batch
-
-
-def _plan(augment: Augmentation, size: tuple[int, int], seed: int) -> Plan | None:
-    try:
-        return augment.plan(*size, seed)
-    except NotPlannableError:
-        return None
 
 
 def _upright(size: JpegSize, data: NDArray[np.uint8]) -> tuple[int, int]:
@@ -248,7 +242,7 @@ class DeviceRenderer:
                 views[number] = uploaded(view, self._device)
                 continue
             size = (image.shape[-2], image.shape[-1])
-            plan = jpeg.plan if size == jpeg.upright else _plan(self._augment, size, jpeg.seed)
+            plan = jpeg.plan if size == jpeg.upright else self._augment.plan_if_possible(*size, jpeg.seed)
             if plan is None:
                 views[number] = self._augment(image, jpeg.seed)
             else:

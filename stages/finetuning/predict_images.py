@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stages.config.augment_grammar import TTA
 from stages.data.augment.tta import TestTimeAugmentation
-from stages.data.image_stream import EvaluationViews, ImageRequest
+from stages.data.image_stream import ImageRequest, RequestedViews
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.finetuning.image_batches import require_readable
@@ -43,9 +43,9 @@ def _requests(
     extractor: Extractor, renderings: TestTimeAugmentation, locations: Sequence[str]
 ) -> Iterator[ImageRequest]:
     mirrored = renderings.mirrored
-    evaluation = None if mirrored is None else EvaluationViews(renderings.preprocessing, mirrored)
+    views = None if mirrored is None else RequestedViews(renderings.preprocessing, mirrored)
     for location in locations:
-        yield ImageRequest(location, renderings, extractor.reading, evaluation=evaluation)
+        yield ImageRequest(location, renderings, extractor.reading, views=views)
 
 
 def iter_predictions(
