@@ -80,7 +80,7 @@ class Augmentation:
         if not self.transforms:
             return ((Step(EVALUATION_VIEW, {}),),)
         with ThreadGenerator(torch.Generator().manual_seed(seed)):
-            return planned([transform.apply for transform in self.transforms], height, width)
+            return planned([transform.apply for transform in self.transforms], height, width)[0]
 
     def plan_if_possible(self, height: int, width: int, seed: int) -> Plan | None:
         """Return what `plan` does; None where a transform needs the pixels to know."""
@@ -88,6 +88,22 @@ class Augmentation:
             return self.plan(height, width, seed)
         except NotPlannableError:
             return None
+
+    def plan_with_mask(self, height: int, width: int, mask: Tensor, seed: int) -> tuple[Plan, Tensor]:
+        """Return what `plan` does, and the mask, uint8 [height, width], as `with_mask` renders it: uint8 [S, S].
+
+        Raises
+        ------
+        NotPlannableError
+            As `plan`.
+        """
+        if not self.transforms:
+            view = mask_view(self.preprocessing, mask).as_subclass(Tensor)
+            return self.plan(height, width, seed), view
+        with ThreadGenerator(torch.Generator().manual_seed(seed)):
+            plan, placed = planned([transform.apply for transform in self.transforms], height, width, mask)
+        assert placed is not None
+        return plan, placed
 
     def with_mask(self, image: Tensor, mask: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Return a rendering of a photograph, and of its mask the same places, uint8 [3, S, S] and [S, S].

@@ -79,6 +79,20 @@ def test_other_ways_to_see_an_image_are_rendered_as_they_are(crop_mode, augment)
     assert off_by(augmentation(augment, preprocessing)).max() <= 4
 
 
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("augment", EVERY)
+def test_a_plan_with_a_mask_is_the_plan_and_the_mask_is_as_rendered_with_pixels(augment, crop_mode):
+    policy = augmentation(augment, replace(PREPROCESSING, crop_mode=crop_mode))
+    generator = torch.Generator().manual_seed(1)
+    for seed, image in enumerate(IMAGES):
+        height, width = image.shape[-2:]
+        mask = torch.randint(0, 4, (height, width), generator=generator, dtype=torch.uint8)
+        plan, placed = policy.plan_with_mask(height, width, mask, seed)
+        assert str(plan) == str(policy.plan(height, width, seed))
+        assert torch.equal(placed, policy.with_mask(image, mask, seed)[1])
+        assert type(placed) is torch.Tensor
+
+
 CROP = random_crop(PREPROCESSING, 0.5, 4 / 3)
 OF_ONES_OWN = {
     "torchvision's own way to interpolate": (CROP, Transform("", v2.RandomRotation(30))),
