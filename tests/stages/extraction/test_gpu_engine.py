@@ -378,6 +378,7 @@ def test_views_of_many_images_are_rendered_at_once(files, monkeypatch):
 
 def test_views_that_do_not_fit_are_rendered_in_parts(files, pretended_cuda):
     requests = [views_of(file, (), AUGMENTATIONS["medium"], (1, 2)) for file in files]
+    pretended_cuda.peak = 0
     whole = outcome(list(on_gpu(requests, mean_colors, torch.device("cuda:0"), 48, 2, 2)))
     pretended_cuda.largest_allocation = pretended_cuda.peak - 1
     with pytest.warns(UserWarning, match="not enough memory on cuda:0 for rendering of"):
