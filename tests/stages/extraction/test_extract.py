@@ -6,7 +6,7 @@ import pytest
 import tifffile
 import torch
 
-from cache.errors import CacheError, CacheInputError, CutonceError, DataError, UsageError, WeightsError
+from cache.errors import CacheError, CacheInputError, DataError, UsageError, WeightsError
 from stages.config.data import DataConfig
 from stages.config.features import OF_THE_MACHINE, FeatureConfig
 from stages.data.manifest import load_manifest
@@ -288,17 +288,6 @@ def test_what_was_busy_is_told(photographs, small):
     report = extract(build_extractor(small), load_manifest(DataConfig(str(photographs))))
     assert set(report.shares) == {"decode", "forward", "write"}
     assert all(0 < share < 1.2 for share in report.shares.values())
-
-
-def test_a_batch_that_does_not_fit_says_which_option_helps(small, monkeypatch):
-    extractor = build_extractor(small)
-
-    def too_large(inputs):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(extractor.trunk, "forward", too_large)
-    with pytest.raises(CutonceError, match="`extract_batch_size` 8"):
-        extractor.features(torch.zeros((16, 3, 64, 64), dtype=torch.uint8))
 
 
 def test_an_unknown_device_is_refused(small):
