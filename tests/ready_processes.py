@@ -17,6 +17,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -37,6 +38,9 @@ _CONTEXT.set_forkserver_preload(
         "matplotlib.backends.backend_svg",
     ]
 )
+
+_PRETENDING = ExitStack()
+"""What a process believes until it ends: nobody held, a generator's context would end at once."""
 
 
 class ReadyProcess:
@@ -136,7 +140,7 @@ def _as_the_tests_do() -> None:
     if "PRETEND_CUDA" in os.environ:
         from tests.pretended_cuda import pretend_cuda
 
-        pretend_cuda().__enter__()  # until the process ends
+        _PRETENDING.enter_context(pretend_cuda())
 
 
 def _speak_to(folder: str) -> None:

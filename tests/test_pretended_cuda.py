@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.pretended_cuda import DeviceError, pretend_cuda
+from tests.ready_processes import run
 
 
 def trained(device, steps=4, autocast=False):
@@ -235,6 +236,12 @@ def test_resizing_with_antialiasing_takes_no_bytes_there(pretended_cuda):
     with pytest.raises(NotImplementedError, match="Byte"):
         F.interpolate(bytes_there, size=4, mode="bilinear", antialias=True)
     F.interpolate(bytes_there.float(), size=4, mode="bilinear", antialias=True)
+
+
+def test_processes_that_tests_start_pretend_until_they_end(monkeypatch):
+    monkeypatch.setenv("PRETEND_CUDA", "yes")
+    code = "import gc, torch; gc.collect(); print(torch.cuda.is_available(), torch.ones(2, device='cuda').device)"
+    assert run("-c", code, check=True).stdout == "True cuda:0\n"
 
 
 def test_nothing_is_pretended_afterwards(request):
