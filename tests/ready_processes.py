@@ -131,12 +131,12 @@ def _begin(
     os.environ.update(environment)
     sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     _speak_to(said)
-    _as_the_tests_do()
+    pretend_as_the_tests_do()
     function(*arguments)
 
 
-def _as_the_tests_do() -> None:
-    """Pretend where the tests that started it do, as all processes of a machine find its GPU."""
+def pretend_as_the_tests_do() -> None:
+    """Pretend where the tests that started this process do, as all processes of a machine find its GPU."""
     if "PRETEND_CUDA" in os.environ:
         from tests.pretended_cuda import pretend_cuda
 
@@ -175,5 +175,5 @@ def _run_rank(said: str, folder: Path, environment: Mapping[str, str], *argument
     torch.set_num_threads(1)  # as torchrun does
     os.chdir(folder)
     _speak_to(said)
-    _as_the_tests_do()
+    pretend_as_the_tests_do()
     _run_python(*arguments)
