@@ -244,6 +244,15 @@ def test_processes_that_tests_start_pretend_until_they_end(monkeypatch):
     assert run("-c", code, check=True).stdout == "True cuda:0\n"
 
 
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_shape_changes_in_place(pretended_cuda, inference):
+    with torch.inference_mode(inference):
+        tensor = torch.arange(6.0, device="cuda").view(2, 3)
+        assert tensor.unsqueeze_(0) is tensor
+        assert tensor.shape == (1, 2, 3)
+        assert (2 * tensor.squeeze_(0).t_()).tolist() == [[0.0, 6.0], [2.0, 8.0], [4.0, 10.0]]
+
+
 def test_nothing_is_pretended_afterwards(request):
     if hasattr(request.config, "pretending"):
         pytest.skip("all tests pretend")
