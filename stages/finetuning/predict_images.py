@@ -45,7 +45,7 @@ def _requests(
     mirrored = renderings.mirrored
     evaluation = None if mirrored is None else EvaluationViews(renderings.preprocessing, mirrored)
     for location in locations:
-        yield ImageRequest(location, renderings, extractor.reading, evaluation=evaluation)
+        yield ImageRequest(location, renderings, extractor.reading, evaluation=evaluation, renderings=renderings.count)
 
 
 def iter_predictions(

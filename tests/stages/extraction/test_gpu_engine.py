@@ -149,11 +149,24 @@ def test_several_renderings_of_an_image_follow_each_other(files):
         sizes.append(len(images))
         return mean_colors(images)
 
-    requests = [ImageRequest(file, renderings, READING) for file in files]
+    requests = [ImageRequest(file, renderings, READING, renderings=2) for file in files]
     (means, _), indices, _ = outcome(run(requests, renderings=2, compute=compute))
     assert max(sizes) <= 16
     assert indices[:4] == [0, 0, 1, 1]
     np.testing.assert_allclose(means[::2] + means[1::2], 255, atol=1e-3)
+
+
+def test_batches_are_full_where_requests_want_fewer_renderings_than_others(files):
+    """As where most views of the images are cached already: what is not there would be filled up with black."""
+
+    def twice(image):
+        return stack_pixels([PREPROCESSING.render(image)] * 2)
+
+    sizes = []
+    good = files[:32]
+    requests = [*map(plain, good[:16]), *(ImageRequest(file, twice, READING, renderings=2) for file in good[16:])]
+    outcome(run(requests, renderings=4, compute=lambda images: sizes.append(len(images)) or mean_colors(images)))
+    assert sizes == [16, 16, 16]
 
 
 def test_remarks_are_counted_whoever_decodes(files):
@@ -297,7 +310,7 @@ def test_the_evaluation_view_is_the_same_whatever_comes_after_it(files):
 
         views = EvaluationViews(PREPROCESSING, mirrored, rest)
         (_, pixels), indices, _ = outcome(
-            run([ImageRequest(file, every, READING, None, views) for file in files], renderings=renderings)
+            run([ImageRequest(file, every, READING, None, views, renderings) for file in files], renderings=renderings)
         )
         return pixels.reshape(-1, renderings, *pixels.shape[1:]), indices[::renderings]
 
