@@ -365,7 +365,8 @@ OF_THE_MACHINE_IN_OTHER_WORDS = {
 
 
 @pytest.mark.parametrize("option", OF_THE_MACHINE)
-def test_options_of_the_machine_say_nothing_of_what_features_are(small, tmp_path, option):
+def test_options_of_the_machine_say_nothing_of_what_features_are(small, tmp_path, monkeypatch, option):
+    monkeypatch.setattr("torch.use_deterministic_algorithms", lambda mode: None)  # until the process ends, for all tests
     small = replace(small, precision="fp32", decode_on="cpu")  # as a CPU does it by itself, on any device
     value = OF_THE_MACHINE_IN_OTHER_WORDS[option]
     changed = replace(small, **{option: tmp_path / value if option == "cache" else value})
