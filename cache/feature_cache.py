@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import secrets
+import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -24,6 +26,7 @@ from cache.atomic_write import make_directory, remove_stale_temporaries, stale_t
 from cache.errors import CacheError, CacheInputError, listed
 from cache.gather_rows import read_rows
 from cache.json_documents import BrokenDocumentError, read_document, write_document
+from cache.keys import KEY_LENGTH
 from cache.leases import Leases, pending_rows
 from cache.maintenance import (
     CorruptRow,
@@ -36,9 +39,9 @@ from cache.maintenance import (
 )
 from cache.quantized import QUANTIZED, dequantize, row_shape_of
 from cache.row_index import pack_key_list, unpack_key
-from cache.shard import Compression, Shard, feature_type
+from cache.shard import Compression, RowBatch, Shard, encode_shard, feature_type
 from cache.shard_catalog import DAMAGED, SHARDS, ShardCatalog, list_files, quarantine
-from cache.shard_writer import ShardLimits, ShardWriter
+from cache.shard_writer import ShardLimits, ShardWriter, stored_rows
 from cache.shuffled_batches import FeatureBatch, RowAddresses, RowReader, shuffled_batches
 from cache.spec import Spec
 from cache.virtual_index import index_image
@@ -288,6 +291,35 @@ class FeatureCache:
             limits=ShardLimits(shard_bytes, shard_seconds),
             compression=compression,
         )
+
+    def seconds_to_write(self, features: NDArray[Any], *, compression: Compression = "none") -> float:
+        """Return what one shard of such rows takes to be made and brought to the disk; nothing of it is left.
+
+        It is written into a folder of its own, where the cache is or would be, and removed.
+
+        Parameters
+        ----------
+        features : float array [n, *row_shape]
+        compression : str
+            As of :meth:`writer`.
+
+        Raises
+        ------
+        CacheError
+            If it cannot be written there, or some rows are not finite in the storage type.
+        """
+        place = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
+        keys = [f"{number:0{KEY_LENGTH}x}" for number in range(len(features))]
+        try:
+            folder = tempfile.TemporaryDirectory(prefix=".trial-", dir=place)
+        except OSError as error:
+            raise CacheError(f"the cache cannot be written: {place}: {error.strerror}") from error
+        with folder:
+            target = Path(folder.name, "rows.h5")
+            started = time.perf_counter()
+            pieces = [RowBatch(keys, 0, stored_rows(self.spec, keys, features))]
+            write_atomically(target, encode_shard(self.spec, pieces, 0.0, compression))
+            return time.perf_counter() - started
 
     def leases(self) -> Leases:
         """Return what processes that fill this cache at once share their work by; see :class:`cache.leases.Leases`.

@@ -75,8 +75,6 @@ class ShardWriter:
         compression: Compression = "none",
     ) -> None:
         self._spec = spec
-        # what is quantized afterwards is checked as what it is read as
-        self._dtype = feature_type("float16" if spec.dtype == QUANTIZED else spec.dtype)
         self._row_shape = row_shape
         self._publish = publish
         self._finish = finish
@@ -175,12 +173,7 @@ class ShardWriter:
                 f"features of the shape {features.shape[1:]} do not belong to a cache of {self._row_shape}; "
                 "the same spec always gives the same shape, so something the features depend on is missing in the spec"
             )
-        with np.errstate(over="ignore"):
-            rows = features.astype(self._dtype, order="C")
-        finite = finite_rows(rows)
-        if not finite.all():
-            raise _not_finite(keys, features, finite, self._dtype.name)
-        return quantize(rows) if self._spec.dtype == QUANTIZED else rows
+        return stored_rows(self._spec, keys, features)
 
     def _submit(self) -> None:
         """Let the thread make a shard of what was collected, when it is done with the one before."""
@@ -209,6 +202,28 @@ class ShardWriter:
                 self._pieces = []  # leaving the block must not fail once more
             raise
         self._writing, self._written = None, self._handed_over
+
+
+def stored_rows(spec: Spec, keys: Sequence[str], features: NDArray[Any]) -> NDArray[Any]:
+    """Return rows as a shard of a cache holds them.
+
+    Raises
+    ------
+    CacheInputError
+        If some are not finite in the storage type; names their keys.
+    """
+    dtype = _storage_type(spec)
+    with np.errstate(over="ignore"):
+        rows = features.astype(dtype, order="C")
+    finite = finite_rows(rows)
+    if not finite.all():
+        raise _not_finite(keys, features, finite, dtype.name)
+    return quantize(rows) if spec.dtype == QUANTIZED else rows
+
+
+def _storage_type(spec: Spec) -> np.dtype[Any]:
+    """Return the type of rows on their way to the disk: what is quantized is checked as what it is read as."""
+    return feature_type("float16" if spec.dtype == QUANTIZED else spec.dtype)
 
 
 def _not_finite(

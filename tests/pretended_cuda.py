@@ -3,8 +3,9 @@
 What is checked is what a GPU would refuse or do otherwise: tensors of two devices that meet, ``numpy()`` of a tensor of
 the device, a generator of the other device, a second process made by fork, results read before their copy has arrived,
 a stream that reads what another is still writing, memory freed while another stream uses it, memory that does not
-suffice, nvJPEG's silence about damaged files. What is computed is what the CPU computes. ``torch.compile`` and CUDA
-graphs do not work here, and several devices are one.
+suffice, nvJPEG's silence about damaged files. What is computed is what the CPU computes. A CUDA graph is recorded and
+replayed operator by operator, into the memory that it was recorded with; to wait in it is refused, and to copy from the
+CPU's memory, which is another's by then, is a fault. ``torch.compile`` does not work here, and several devices are one.
 
 To C++ the tensors lie on torch's device ``lazy``, of which no kernel is loaded: a name that neither asks for a driver nor
 is taken for the CPU's. Python is told ``cuda:0``.
@@ -63,6 +64,8 @@ class PretendedCuda:
         Whether it computes in bfloat16 by itself, as cards from Ampere on do.
     lost : bool
         Whether it answers nothing any more.
+    graphs : list of CUDAGraph
+        That were recorded.
     faults : list of str
         What would have gone wrong on some other run only; raised when the pretending ends.
     """
@@ -74,6 +77,7 @@ class PretendedCuda:
         self.peak = 0
         self.bf16 = True
         self.lost = False
+        self.graphs: list[CUDAGraph] = []
         self.faults: list[str] = []
         self.used = False
         self.forked = False
@@ -103,6 +107,7 @@ class PretendedCuda:
         """Raise for what was wrong though it went well this time, and be as new for the next test."""
         faults, self.faults = self.faults, []
         self.lost, self.largest_allocation, self.bf16, self.synchronizations = False, None, True, 0
+        self.graphs = []
         assert not faults, "Pretended CUDA: " + "; ".join(sorted(set(faults)))
 
     @property
@@ -110,9 +115,16 @@ class PretendedCuda:
         """The stream of this thread."""
         return getattr(self.of_thread, "stream", self.default)
 
+    @property
+    def recording(self) -> CUDAGraph | None:
+        """What this thread records just now."""
+        return getattr(self.of_thread, "recording", None)
+
     def wait(self, clock: dict[Stream, int]) -> None:
         """Let the host wait for what was launched up to these times."""
         self.check()
+        if self.recording is not None:
+            self.recording.refuse()
         self.synchronizations += 1
         with self.lock:
             _merge(self.host, clock)
@@ -196,6 +208,21 @@ class Stream:
         _active().of_thread.stream = self._before.pop()
 
 
+class _StreamContext:
+    """Stands for ``torch.cuda.StreamContext``, of which each knows what was before it."""
+
+    def __init__(self, stream: Stream | None) -> None:
+        self._stream = stream
+
+    def __enter__(self) -> None:
+        device = _active()
+        self._before = device.current
+        device.of_thread.stream = self._stream or self._before
+
+    def __exit__(self, *error: object) -> None:
+        _active().of_thread.stream = self._before
+
+
 class Event:
     """Stands for ``torch.cuda.Event``."""
 
@@ -219,19 +246,95 @@ class Event:
         return 1.0
 
 
+class CUDAGraph:
+    """Stands for ``torch.cuda.CUDAGraph``: what a thread launches while it is recorded, done again when it is replayed.
+
+    Attributes
+    ----------
+    replays : int
+        How often it was.
+    """
+
+    def __init__(self, keep_graph: bool = False) -> None:
+        self.replays = 0
+        self._launches: list[Callable[[], None]] = []
+        self._is_valid = True
+
+    def capture_begin(self, *pool: Any, capture_error_mode: str = "global", **kwargs: Any) -> None:
+        _active().of_thread.recording = self
+
+    def capture_end(self) -> None:
+        device = _active()
+        device.of_thread.recording = None
+        if not self._is_valid:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+        device.graphs.append(self)
+
+    def refuse(self) -> None:
+        """Refuse what cannot be recorded, after which nothing is."""
+        self._is_valid = False
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    def record(self, again: Callable[[], Any], out: Any, used: list[tuple[_Memory, bool]]) -> None:
+        """Take an operator: what does it again, the tensors that it gave, the memory it used and whether it wrote."""
+        given = _tensors_in([out])
+
+        def launch() -> None:
+            device = _active()
+            with device.lock:
+                stream = device.current
+                time = stream.tick()
+                for memory, writes in used:
+                    memory.use(stream, time, writes)
+            for tensor, anew in zip(given, _tensors_in([again()]), strict=True):
+                if anew is not tensor:
+                    tensor.copy_(anew)
+
+        self._launches.append(launch)
+
+    def replay(self) -> None:
+        _active().check()
+        self.replays += 1
+        for launch in self._launches:
+            launch()
+
+    def reset(self) -> None:
+        self._launches = []
+
+
+class _Recording:
+    """Stands for ``torch.cuda.graph``, which stays on its stream where recording has failed."""
+
+    def __init__(self, graph: CUDAGraph, pool: Any = None, stream: Any = None, **kwargs: Any) -> None:
+        self._graph, self._on_stream, self._kwargs = graph, _StreamContext(stream or Stream()), kwargs
+
+    def __enter__(self) -> None:
+        torch.cuda.synchronize()
+        self._on_stream.__enter__()
+        self._graph.capture_begin(**self._kwargs)
+
+    def __exit__(self, *error: object) -> None:
+        self._graph.capture_end()
+        self._on_stream.__exit__()
+
+
 class _Memory:
     """Of the tensors that share some memory: who wrote it last and who has used it."""
 
-    __slots__ = ("owner", "recorded", "used", "written")
+    __slots__ = ("device", "of_graph", "owner", "recorded", "used", "written")
 
     def __init__(self, owner: Stream) -> None:
         self.owner = owner
-        self.written: tuple[Stream, int] = (owner, owner.clock[owner])
+        self.device = _active()
+        self.of_graph = self.device.recording is not None  # which keeps it for itself
+        self.written: tuple[Stream, int] = (owner, 0 if self.of_graph else owner.clock[owner])
         self.used: dict[Stream, int] = {}
         self.recorded: set[Stream] = set()
 
     def use(self, stream: Stream, time: int, writes: bool) -> None:
         device = _active()
+        if device.recording is not None:
+            return  # nothing is done as yet
         writer, written = self.written
         if writer is not stream and max(stream.clock.get(writer, 0), device.host.get(writer, 0)) < written:
             raise RuntimeError(
@@ -243,9 +346,9 @@ class _Memory:
             self.used[stream] = time
 
     def __del__(self) -> None:
-        device = _device
-        if device is None:
-            return
+        device = self.device
+        if device is not _device or self.of_graph:
+            return  # the collector may come later than the next test
         for stream, time in self.used.items():
             waited = max(self.owner.clock.get(stream, 0), device.host.get(stream, 0))
             if stream not in self.recorded and waited < time:
@@ -378,6 +481,9 @@ def _launch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
                 tensor._memory.use(stream, time, any(tensor is other for other in written))
     if name in _WAITS or (name in _TAKES_CPU_INDICES and _has_mask(args)):
         device.wait(dict(stream.clock))
+    recording = device.recording
+    if recording is not None and any(tensor.dim() > 0 for tensor in tensors if not isinstance(tensor, DeviceTensor)):
+        recording.refuse()  # an index of the CPU's is copied, and waited for
     inner_args = _unwrapped(args)
     inner_kwargs = {key: _unwrapped(value) for key, value in kwargs.items()}
     inner_kwargs.pop("pin_memory", None)
@@ -396,7 +502,12 @@ def _launch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return known[id(tensor)] if id(tensor) in known else DeviceTensor(tensor, shared)
 
     with device.lock:
-        return wrap(out) if isinstance(out, Tensor) else tree_map_only(Tensor, wrap, out)
+        wrapped = wrap(out) if isinstance(out, Tensor) else tree_map_only(Tensor, wrap, out)
+    if recording is not None and not is_view:
+        used = [(tensor._memory, any(tensor is other for other in written)) for tensor in ours]
+        used += [(tensor._memory, True) for tensor in _tensors_in([wrapped])]
+        recording.record(functools.partial(func, *inner_args, **inner_kwargs), out, used)
+    return wrapped
 
 
 @functools.cache
@@ -476,6 +587,9 @@ def _copy(name: str, func: Any, args: Any, kwargs: dict[str, Any], ours: list[De
     crosses = isinstance(source, DeviceTensor) != target_is_ours
     if crosses and blocks:
         device.wait(dict(stream.clock))
+    recording = device.recording
+    if crosses and recording is not None:
+        device.faults.append("a CUDA graph copies from or to the CPU's memory, which is another's when it is replayed")
     values = source._inner if isinstance(source, DeviceTensor) else source
     options = {key: value for key, value in kwargs.items() if key not in ("device", "pin_memory", "non_blocking")}
     if name == "copy_":
@@ -485,10 +599,17 @@ def _copy(name: str, func: Any, args: Any, kwargs: dict[str, Any], ours: list[De
             _arrive_later(stream, time, inner, values.to(inner.dtype).clone())
         else:
             inner.copy_(values)
+            if recording is not None:
+                used = [(tensor._memory, tensor is target) for tensor in ours]
+                recording.record(functools.partial(inner.copy_, values), inner, used)
         return target
     copied = func(values, **options)
     if target_is_ours:
-        return DeviceTensor(copied)
+        moved = DeviceTensor(copied)
+        if recording is not None:
+            used = [*((tensor._memory, False) for tensor in ours), (moved._memory, True)]
+            recording.record(functools.partial(func, values, **options), copied, used)
+        return moved
     if crosses and not blocks:
         later = copied.clone()
         _arrive_later(stream, time, copied, later)
@@ -729,9 +850,11 @@ def _stand_ins(device: PretendedCuda) -> dict[str, Any]:
         "Event": Event,
         "current_stream": lambda _device=None: device.current,
         "default_stream": lambda _device=None: device.default,
-        "stream": lambda stream: stream or nullcontext(),
+        "stream": _StreamContext,
         "set_stream": set_stream,
-        "is_current_stream_capturing": lambda: False,
+        "is_current_stream_capturing": lambda: device.recording is not None,
+        "CUDAGraph": CUDAGraph,
+        "graph": _Recording,
         "manual_seed": lambda seed: None,
         "manual_seed_all": lambda seed: None,
         "get_rng_state": lambda _device=None: torch.get_rng_state(),

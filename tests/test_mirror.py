@@ -19,7 +19,6 @@ TESTED_FROM_OUTSIDE = [
     "stages/extraction/extractor.py",
     "stages/finetuning/autotune.py",
     "stages/finetuning/image_batches.py",
-    "stages/finetuning/predict_images.py",
     "stages/fitting/feature_rows.py",
     "stages/fitting/fit_rbf_svm.py",
     "stages/fitting/problem.py",

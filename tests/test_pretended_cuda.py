@@ -200,6 +200,67 @@ def test_memory_is_not_given_back_while_another_stream_uses_it():
             device.end_of_test()
 
 
+def recorded(function, *given):
+    """Return a graph of a function, what it was recorded with and gives, and the stream that it was recorded on."""
+    graph, beside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"):
+        out = function(*given)
+    return graph, out
+
+
+def test_a_graph_computes_anew_what_was_recorded_where_its_memory_lies(pretended_cuda):
+    weights, given = torch.randn(4, 4).cuda(), torch.zeros(2, 4, device="cuda")
+
+    def function(x):
+        product = x @ weights
+        product.add_(1)
+        return [
+            product.relu(),
+            torch.cat([product[:, :2].to(torch.float16), torch.ones_like(product, dtype=torch.half)], 1),
+        ]
+
+    graph, rows = recorded(function, given)
+    for seed in range(3):
+        images = torch.randn(2, 4, generator=torch.Generator().manual_seed(seed))
+        given.copy_(images)
+        graph.replay()
+        for row, expected in zip(rows, function(images.cuda()), strict=True):
+            assert torch.equal(row.cpu(), expected.cpu())
+    assert graph.replays == 3
+    assert pretended_cuda.graphs == [graph]
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x.cpu(),
+        lambda x: x.nonzero(),
+        lambda x: x[x > 0],
+        lambda x: x[torch.tensor([0])],
+        lambda x: x + torch.tensor([1.0, 2.0]).to(x.device),
+        lambda x: torch.cuda.synchronize(),
+    ],
+)
+def test_what_waits_cannot_be_recorded_and_leaves_the_thread_on_another_stream(pretended_cuda, waits):
+    given, stream = torch.ones(2, device="cuda"), torch.cuda.current_stream()
+    with torch.cuda.stream(stream):
+        with pytest.raises(RuntimeError, match="CUDA error: operation failed due to a previous error during capture"):
+            recorded(waits, given)
+        assert torch.cuda.current_stream() is not stream  # as torch's own
+    assert pretended_cuda.graphs == []
+    torch.cuda.synchronize()
+
+
+def test_a_graph_that_copies_from_the_memory_of_the_cpu_is_a_fault():
+    with pretend_cuda() as device:
+        given, numbers = torch.ones(2, device="cuda"), torch.ones(2).pin_memory()
+        recorded(lambda x: x + numbers.to("cuda", non_blocking=True), given)
+        with pytest.raises(AssertionError, match="copies from or to the CPU's memory"):
+            device.end_of_test()
+
+
 def test_memory_may_be_too_small_and_the_device_may_be_lost(pretended_cuda):
     pretended_cuda.largest_allocation = 1000
     torch.zeros(250, device="cuda")

@@ -29,6 +29,7 @@ from pipeline.cli.output import messages_printed, say_begun
 from pipeline.options.flags_in_text import as_flags
 from pipeline.options.toml_file import OPTION_GROUPS, check_configuration, read_configuration
 from stages.config.lists import join_items, joined_options, list_options, split_items
+from stages.runtime.allocator import share_one_arena
 from stages.runtime.openmp import configure_openmp
 from stages.runtime.progress import json_log, progress_bars
 from stages.runtime.provenance import command_named
@@ -150,6 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # torchrun and batch systems say so when they want a process to end: rows in memory still reach the disk
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     configure_openmp()
+    share_one_arena()
     # what Apple's GPU has no operator for is computed on the processor, instead of ending the command
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     # figures are files: a backend that a notebook's kernel exports, and that may not be there, is not asked

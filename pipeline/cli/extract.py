@@ -41,7 +41,7 @@ def extract(
     out
         Run directory to leave the manifest and the account of the extraction in.
     dry_run
-        Time some batches and say what the extraction would take, in hours and gigabytes; write nothing.
+        Time some batches and say what the extraction would take, in hours and gigabytes; leave nothing on the disk.
     """
     from dataclasses import replace
     from functools import partial
@@ -93,9 +93,10 @@ def _estimate(extractor: Extractor, manifest: Manifest) -> Estimate:
         f"measured here: {result.per_second:.0f} images/s in batches of {result.batch_size} and "
         f"{extractor.arithmetic}; each alone would do "
         f"{', '.join(f'{stage} {format_count(rate)}/s' for stage, rate in result.limits.items())}: "
-        f"{min(result.limits, key=lambda stage: result.limits[stage])} limits (writing is not measured)",
+        f"{min(result.limits, key=lambda stage: result.limits[stage])} limits"
+        + (f" (writing is not measured: {result.not_writable})" if result.not_writable else ""),
         f"it will take {duration(result.seconds)} and {byte_count(sum(tap.size for tap in result.taps))}, of "
-        f"{byte_count(free_bytes(extractor.options.cache))} that are free; nothing was written",
+        f"{byte_count(free_bytes(extractor.options.cache))} that are free; nothing was kept",
         table(["cut", "row", "rows", "size"], rows, left=2),
         *filter(None, [maps_in_words(extractor, len(manifest.distinct_images.keys))]),
     )

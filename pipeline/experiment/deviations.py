@@ -118,7 +118,8 @@ def deviations_of_network(experiment: Experiment, tuned: TransferModel, director
     outputs = []
     for there, upper in ((extractor, tuned), (other, in_fp32)):
         requests = there.evaluation_requests(sample.locations)
-        batches = [batch.rows[0] for batch in there.run_batches(requests, upper.logits, 1) if batch.indices]
+        compute = there.launched(upper.rows, upper.logits_of, images=len(sample))
+        batches = [batch.rows[0] for batch in there.run_batches(requests, compute, 1) if batch.indices]
         outputs.append(torch.from_numpy(np.concatenate(batches)))
     ways = [Way(there.trunk.arithmetic, there.reading.decoder) for there in (extractor, other)]
     return [_deviation(ways[0], ways[1], outputs[0], outputs[1], task)]

@@ -54,7 +54,8 @@ def predict_with_columns(
     assert isinstance(head, Head)
     with progress(label="predict", total=len(locations), unit="images") as bar:
         requests = extractor.evaluation_requests(locations)
-        for batch in extractor.run_batches(requests, lambda images: [extractor.features(images)], 1):
+        compute = extractor.launched(lambda images: [extractor.features(images)], images=len(locations))
+        for batch in extractor.run_batches(requests, compute, 1):
             bar.update(batch.finished)
             if not batch.indices:
                 yield PredictedBatch([], np.empty((0, task.out_features), np.float32), batch.failures)
@@ -97,8 +98,10 @@ def predict_samples_with_columns(
     views = [locations for _, locations, _ in samples]
     locations = [location for images in views for _, location in present(images)]
 
+    compute = extractor.launched(upper.rows, images=len(locations))
+
     def rows() -> Iterator[tuple[list[int], Tensor, list[tuple[int, str]]]]:
-        for batch in extractor.run_batches(extractor.evaluation_requests(locations), upper.rows, 1):
+        for batch in extractor.run_batches(extractor.evaluation_requests(locations), compute, 1):
             of_images = torch.from_numpy(batch.rows[0].astype(np.float32)) if batch.rows else torch.empty(0)
             yield batch.indices, of_images, batch.failures
             bar.update(batch.finished)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cache.prefetch import prefetch_map
+from stages.data.augment.policy import Augmentation
 from stages.data.images.preprocessing import Preprocessing, stack_pixels
 from stages.data.images.reading import PLAIN, Reading
 from stages.data.images.rgb import UnreadableImageError
@@ -26,22 +27,25 @@ _LOOKAHEAD = 3
 """Batches that are decoded ahead."""
 
 
-class EvaluationViews(NamedTuple):
-    """What `render` of a request gives, for who renders many images at once.
+class RequestedViews(NamedTuple):
+    """What `render` of a request gives, for who renders many images at once: evaluation views, then augmented ones.
 
     Attributes
     ----------
     preprocessing : Preprocessing
         Whose evaluation view comes first.
     mirrored : tuple of bool
-        How it comes: as it is, as its mirror image, or both, one after the other.
-    rest : callable, optional
-        What gives the renderings that come after, uint8 [v, 3, S, S], as `render` gives all.
+        How it comes: as it is, as its mirror image, both, one after the other, or not at all.
+    augment : Augmentation, optional
+        What renders the views that come after.
+    seeds : tuple of int
+        Theirs.
     """
 
     preprocessing: Preprocessing
     mirrored: tuple[bool, ...] = (False,)
-    rest: Callable[[Tensor], Tensor] | None = None
+    augment: Augmentation | None = None
+    seeds: tuple[int, ...] = ()
 
 
 class ImageRequest(NamedTuple):
@@ -55,8 +59,8 @@ class ImageRequest(NamedTuple):
         thread.
     reading : Reading
         How a file is read.
-    evaluation : EvaluationViews, optional
-        What of the renderings are evaluation views: whoever has many images may render these at once.
+    views : RequestedViews, optional
+        What the renderings are, where that is known: whoever has many images may render them at once.
     remark : callable, optional
         Height and width of the image -> what there is to say of that, empty where nothing; counted with what is said
         of the file.
@@ -68,7 +72,7 @@ class ImageRequest(NamedTuple):
     render: Callable[[Tensor], Tensor]
     reading: Reading = PLAIN
     remark: Callable[[int, int], str] | None = None
-    evaluation: EvaluationViews | None = None
+    views: RequestedViews | None = None
     renderings: int = 1
 
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from cache.errors import DataError
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import CacheError, DataError
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.extraction.room import row_bytes
 from stages.extraction.work_queue import missing_rows
+
+_SHARD_BYTES = 16 << 20
+"""Of the rows that are written on trial, for each cut; a shard is as large where there are so many."""
 
 _BATCHES = 6
 """How many batches are timed, per thread that computes; one more comes before, for the libraries to get ready."""
@@ -46,11 +53,13 @@ class Estimate:
     renderings : int
         Passes through the trunk they need.
     per_second : float
-        Renderings per second, decoding and all, without writing.
+        Renderings per second, with decoding, writing and all.
     limits : dict
         By the names of stages, the renderings a second that each could do if the others took no time.
     batch_size : int
     taps : list of CutEstimate
+    not_writable : str
+        Why ``write`` is not among the limits: rows cannot be written there. Empty where they can.
     """
 
     images: int
@@ -59,6 +68,7 @@ class Estimate:
     limits: dict[str, float]
     batch_size: int
     taps: list[CutEstimate]
+    not_writable: str = ""
 
     @property
     def seconds(self) -> float:
@@ -67,7 +77,9 @@ class Estimate:
 
 
 def estimate(extractor: Extractor, manifest: Manifest, batches: int = _BATCHES) -> Estimate:
-    """Run some of the images that are missing, spread over the manifest, and write nothing.
+    """Run some of the images that are missing, spread over the manifest, and leave nothing on the disk.
+
+    What they give is written once, and removed, as the disk may be what limits.
 
     Where nothing is missing, some of all images are run, so that the rates are told in any case.
 
@@ -93,6 +105,7 @@ def estimate(extractor: Extractor, manifest: Manifest, batches: int = _BATCHES) 
     requests = (extractor.request(location_of[key], key, views) for key in sampled_keys)
     renderings = 0
     busy: dict[str, float] = {}
+    rows_of_tap: list[list[NDArray[Any]]] = [[] for _ in extractor.taps]
     started = last_finished = time.perf_counter()
     for batch in extractor.computed(requests):
         last_finished = time.perf_counter()
@@ -100,10 +113,20 @@ def estimate(extractor: Extractor, manifest: Manifest, batches: int = _BATCHES) 
             started = last_finished
             continue
         renderings += len(batch.indices)
+        for kept, of_batch in zip(rows_of_tap, batch.rows, strict=False):  # none where no image could be read
+            if sum(part.nbytes for part in kept) < _SHARD_BYTES:
+                kept.append(of_batch)
         for stage, seconds in batch.busy.items():
             busy[stage] = busy.get(stage, 0.0) + seconds
     if not renderings:
         raise DataError(f"none of {len(sampled_keys)} images chosen for the estimate could be read")
+    per_second = renderings / (last_finished - started)
+    limits = {stage: renderings / max(seconds, 1e-9) for stage, seconds in busy.items()}
+    not_writable = ""
+    try:
+        limits["write"] = 1 / _seconds_to_write(extractor, rows_of_tap)
+    except CacheError as error:
+        not_writable = str(error)
     taps = []
     for number, tap in enumerate(extractor.taps):
         rows = sum((number, view) in lack.rows for lack in lacking.values() for view in views)
@@ -111,11 +134,22 @@ def estimate(extractor: Extractor, manifest: Manifest, batches: int = _BATCHES) 
     return Estimate(
         images=len(lacking),
         renderings=sum(len(lack.views) for lack in lacking.values()),
-        per_second=renderings / (last_finished - started),
-        limits={stage: renderings / max(seconds, 1e-9) for stage, seconds in busy.items()},
+        per_second=min(per_second, limits.get("write", per_second)),  # the writer works beside all else
+        limits=limits,
         batch_size=extractor.batch_size,
         taps=taps,
+        not_writable=not_writable,
     )
+
+
+def _seconds_to_write(extractor: Extractor, rows_of_tap: Sequence[Sequence[NDArray[Any]]]) -> float:
+    """Return what it takes to bring a row of every tap to the disk, in shards as large as those of a long run."""
+    seconds = 0.0
+    for tap, parts in zip(extractor.taps, rows_of_tap, strict=True):
+        some = np.concatenate(parts)
+        many = np.resize(some, (max(_SHARD_BYTES // row_bytes(tap), 1), *some.shape[1:]))
+        seconds += tap.cache.seconds_to_write(many, compression=extractor.options.compression) / len(many)
+    return seconds
 
 
 def _evenly_spaced(keys: Sequence[str], count: int) -> list[str]:

@@ -20,17 +20,17 @@ from cache.errors import CutonceError, UsageError, listed
 from cache.quantized import QUANTIZED
 from stages.config.features import FeatureConfig, Pooling
 from stages.config.pixel_values import COLORS, parse_channels
-from stages.data.augment.policy import Augmentation, augmentation, mirror_view
-from stages.data.image_stream import EvaluationViews, ImageRequest
+from stages.data.augment.policy import MIRRORED, Augmentation, augmentation, mirror_view
+from stages.data.image_stream import ImageRequest, RequestedViews
 from stages.data.images.codecs import torchcodec_decoders
 from stages.data.images.gpu_jpeg import say_once, why_no_gpu_decoder
 from stages.data.images.preprocessing import stack_pixels
-from stages.data.images.reading import CROPPED, SEEN_WARNED, Reading, needs_survey, reading_of
+from stages.data.images.reading import CROPPED, GPU_DECODER, SEEN_WARNED, Reading, needs_survey, reading_of
 from stages.extraction.engine import Compute, ComputedBatch, get_engine
+from stages.extraction.full_batches import FullBatches, Step
 from stages.network.backbones.base import Backbone
 from stages.network.backbones.input_channels import with_channels
 from stages.network.backbones.registry import load_backbone
-from stages.network.graph.cuda_graph import CudaGraph
 from stages.network.graph.cuts import Cut, CutGraph
 from stages.network.graph.hooked import HookedGraph, HookedTrunk, JoinedTrunk, cut_graph
 from stages.network.graph.map_cuts import MAPS, blocks_with_maps, default_map_cuts, stride_of
@@ -44,7 +44,6 @@ from stages.network.graph.trunk import FrozenTrunk, Precision, auto_batch_size, 
 from stages.network.map_layout import MapLayout
 from stages.runtime.allocator import tune_malloc
 from stages.runtime.device import compute_deterministically, is_lost, resolve_device
-from stages.runtime.memory import InHalves
 from stages.runtime.seeding import seed_from
 from stages.runtime.threads import usable_cores
 
@@ -286,75 +285,73 @@ class Extractor:
         def render(image: Tensor) -> Tensor:
             return stack_pixels([self._view(image, key, view) for view in views])
 
-        evaluation = self._evaluation(views, key)
-        return ImageRequest(location, render, self.reading, self._remark, evaluation, len(views))
+        requested = self._requested(views, key)
+        return ImageRequest(location, render, self.reading, self._remark, requested, len(views))
 
     def evaluation_requests(self, locations: Iterable[str]) -> Iterable[ImageRequest]:
         """Return requests for the evaluation view, [3, S, S], of images."""
         preprocessing = self.backbone.preprocessing
-        evaluation = EvaluationViews(preprocessing)
-        return (
-            ImageRequest(location, preprocessing.render, self.reading, evaluation=evaluation) for location in locations
-        )
+        views = RequestedViews(preprocessing)
+        return (ImageRequest(location, preprocessing.render, self.reading, views=views) for location in locations)
 
-    def _evaluation(self, views: Sequence[int], key: str) -> EvaluationViews | None:
-        """Return which of these views, ascending, are the evaluation view or its mirror image."""
+    def _requested(self, views: Sequence[int], key: str) -> RequestedViews:
+        """Return what these views, ascending, are."""
         preprocessing = self.backbone.preprocessing
         if self.options.mirror:
-            return EvaluationViews(preprocessing, tuple(view == MIRROR_VIEW for view in views))
-        if views[0] != 0:
-            return None
-        if len(views) == 1:
-            return EvaluationViews(preprocessing)
-
-        def rest(image: Tensor) -> Tensor:
-            return stack_pixels([self._view(image, key, view) for view in views[1:]])
-
-        return EvaluationViews(preprocessing, rest=rest)
+            return RequestedViews(preprocessing, tuple(view == MIRROR_VIEW for view in views))
+        seeds = tuple(_seed_of_view(key, view) for view in views if view)
+        return RequestedViews(preprocessing, (False,) if 0 in views else (), self.augmentation, seeds)
 
     def forward_rows(self, images: Tensor) -> list[Tensor]:
         """Return the rows of each tap, [b, *shape] in the storage type, of rendered images, uint8 [b, 3, S, S].
 
-        What goes through the trunk is always of the same size: a smaller batch is filled up with black. So a row
-        depends on its own image alone, bit for bit, and not on how many are left of a run that was stopped.
+        Always as many at a time, see :class:`~stages.extraction.full_batches.FullBatches`.
 
         Raises
         ------
         ValueError
             If there are more than `batch_size` images.
         """
-        if len(images) > self.batch_size:
-            raise ValueError(f"{len(images)} images are more than a batch of {self.batch_size}")
         return self._passes(images)
 
-    @cached_property
-    def _passes(self) -> InHalves[list[Tensor]]:
-        """The forward pass; what does not fit into the memory goes in parts."""
-        return InHalves(self._pass, self.device, "the forward pass")
+    def launched(self, *steps: Step, images: int | None) -> Compute:
+        """Return what makes of rendered images, uint8 [b, 3, S, S], what steps make of them one after the other.
 
-    def _pass(self, images: Tensor) -> list[Tensor]:
-        """Return the rows of images in one pass, which is filled up to what such passes take."""
-        size = self._passes.most or self.batch_size
-        missing = size - len(images)
-        filled = torch.cat([images, images.new_zeros((missing, *images.shape[1:]))]) if missing else images
+        On an NVIDIA GPU as the rows of the caches are made: always as many images at a time, each step in one launch
+        where that goes. Fewer images than a batch are not worth that, and elsewhere a batch is left as it comes.
+
+        Parameters
+        ----------
+        steps : callable
+            As of :class:`~stages.extraction.full_batches.FullBatches`.
+        images : int or None
+            How many rendered images are to come, at most; None where that is not known.
+        """
+        recorded = self._is_recorded and (images is None or images > self.batch_size)
+        # what is compiled is compiled for one number of images
+        fills = recorded or (self.device.type == "cuda" and self.options.compile_trunk)
+        return FullBatches(*steps, device=self.device, size=self.batch_size if fills else None, recorded=recorded)
+
+    @property
+    def _is_recorded(self) -> bool:
+        """Whether the device launches what it computes as one; what is compiled launches little."""
+        return self.device.type == "cuda" and not self.options.compile_trunk
+
+    @cached_property
+    def _passes(self) -> FullBatches:
+        """What makes the rows of the caches, in the storage type, of rendered images."""
+        compute = self._openvino_trunk if self.options.engine == "openvino" else self._trunk_rows
         # converted here, where many numbers are at once: NumPy takes twenty times as long for it
         stored = torch.float32 if self.options.storage_dtype == "float32" else torch.float16
-        return [rows[: len(images)].to(stored) for rows in self._launch(filled)]
 
-    @cached_property
-    def _launch(self) -> Callable[[Tensor], list[Tensor]]:
-        """What makes rows of rendered images, always as many; on an NVIDIA GPU in one launch where that goes."""
+        def rows(images: Tensor) -> list[Tensor]:
+            return [of_tap.to(stored) for of_tap in compute(images)]
 
-        @torch.inference_mode()
-        def compute(images: Tensor) -> list[Tensor]:
-            return list(self.trunk(self.preprocess(images)))
+        return FullBatches(rows, device=self.device, size=self.batch_size, recorded=self._is_recorded)
 
-        if self.options.engine == "openvino":
-            return self._openvino_trunk
-        if self.device.type != "cuda" or self.options.compile_trunk:  # what is compiled launches little
-            return compute
-        graph = CudaGraph(compute)
-        return lambda images: graph(images.to(self.device, non_blocking=True))
+    @torch.inference_mode()
+    def _trunk_rows(self, images: Tensor) -> list[Tensor]:
+        return list(self.trunk(self.preprocess(images)))
 
     @cached_property
     def _openvino_trunk(self) -> OpenVINOTrunk:
@@ -378,7 +375,7 @@ class Extractor:
 
     def computed(self, requests: Iterable[ImageRequest]) -> Iterator[ComputedBatch]:
         """Yield the rows of the requested images, in order, one array per tap; see :mod:`stages.extraction.engine`."""
-        _ = self._launch, self._passes  # made now, and not by several threads at once
+        _ = self._passes  # made now, and not by several threads at once
         return self.run_batches(requests, self.forward_rows, self.cached_views)
 
     def run_batches(
@@ -410,12 +407,13 @@ class Extractor:
         """Return what a head sees, float32 [b, *row_shape], of rendered images, uint8 [b, 3, S, S]."""
         return self.forward_features(self.preprocess(images))
 
+    @torch.inference_mode()
     def forward_features(self, images: Tensor, rows_of: nn.Module | None = None) -> Tensor:
         """Return what a head sees, float32 [b, *row_shape], of normalised images, float32 [b, 3, S, S].
 
         Another module than `row_module` may make the rows of them.
         """
-        rows = self._through(self.row_module if rows_of is None else rows_of, images)
+        rows = list((self.row_module if rows_of is None else rows_of)(images))
         return rows[0] if len(rows) == 1 else torch.cat([part.flatten(1) for part in rows], dim=1)
 
     def seconds(self, keys: Sequence[str], views: int = 1) -> float:
@@ -431,16 +429,6 @@ class Extractor:
     def unreadable(self) -> dict[str, str]:
         """Return the keys of images that could not be read, with the reasons."""
         return {key: reason for cache in self.caches for key, reason in cache.unreadable().items()}
-
-    @torch.inference_mode()
-    def _through(self, trunk: nn.Module, images: Tensor) -> list[Tensor]:
-        try:
-            return list(trunk(images))
-        except torch.OutOfMemoryError as error:
-            raise CutonceError(
-                f"{self.device} has not enough memory for {len(images)} images at a time; "
-                f"use `extract_batch_size` {max(len(images) // 2, 1)}"
-            ) from error
 
     @cached_property
     def reading(self) -> Reading:
@@ -592,10 +580,8 @@ def _build(backbone: Backbone, graph: CutGraph, device: torch.device, options: F
             decoder=_reading(options, backbone, device).decoder,
             taps=None if rows.layout is None else rows.layout.to_json(),
         )
-        policy = _view_policy(options, backbone)
-        views = {"augment": policy.name, "steps": policy.describe(), "version": 1}
-        view_spec = Spec.from_json({**spec.to_json(), "views": views})
-        return CachedCut(name, cut, shape, FeatureCache(options.cache, spec), FeatureCache(options.cache, view_spec))
+        of_views = spec_of_views(spec, _view_policy(options, backbone))
+        return CachedCut(name, cut, shape, FeatureCache(options.cache, spec), FeatureCache(options.cache, of_views))
 
     return Extractor(
         backbone=backbone,
@@ -741,6 +727,17 @@ def _view_policy(options: FeatureConfig, backbone: Backbone) -> Augmentation:
     """Return what renders the views from 1 on."""
     preprocessing = backbone.preprocessing
     return mirror_view(preprocessing) if options.mirror else augmentation(options.augment, preprocessing)
+
+
+def spec_of_views(spec: Spec, policy: Augmentation) -> Spec:
+    """Return the spec of augmented views, from that of the evaluation view.
+
+    Version 2 are views that a GPU, where it decodes, renders in batches: a gray level here and there is another than
+    where they are rendered one by one. Mirror images are evaluation views in any case.
+    """
+    in_batches = GPU_DECODER in spec.decoder and policy.name != MIRRORED
+    views = {"augment": policy.name, "steps": policy.describe(), "version": 2 if in_batches else 1}
+    return Spec.from_json({**spec.to_json(), "views": views})
 
 
 def joined_fingerprint(specs: Sequence[Spec]) -> str:

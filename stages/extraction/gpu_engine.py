@@ -30,6 +30,9 @@ from torch import Tensor
 
 from cache.errors import CutonceError
 from cache.prefetch import prefetch_map
+from stages.data.augment.batched import render_planned
+from stages.data.augment.plan import Plan
+from stages.data.augment.policy import Augmentation
 from stages.data.encoded_files import read_encoded
 from stages.data.image_stream import ImageRequest, render
 from stages.data.images.batched_render import render_batch
@@ -234,7 +237,7 @@ class _Decoder:
 
     def __init__(self, device: torch.device, streams: _Streams) -> None:
         self._device, self._streams = device, streams
-        self._renderers: dict[Preprocessing, InHalves[Tensor]] = {}
+        self._renderers: dict[Preprocessing | Augmentation, InHalves[Tensor]] = {}
 
     def __call__(self, part: _Part) -> _Decoded:
         """Return the images of a part.
@@ -249,7 +252,7 @@ class _Decoder:
         try:
             with self._streams.decoding(), torch.inference_mode():
                 decoded = decode_jpegs(part.encoded, part.sizes, self._device)
-                rows.render(zip(part.places, decoded, strict=True), self._views)
+                rows.render(zip(part.places, decoded, strict=True), self._at_once)
                 rows.take_from_cpu(self._device)
                 indices, images = rows.in_order()
                 ready = self._streams.event()
@@ -262,12 +265,29 @@ class _Decoder:
         finished = part.first + len(part.requests)
         return _Decoded(indices, images, ready, sorted(rows.failures), finished, busy, rows.remarks)
 
-    def _views(self, images: Sequence[Tensor], preprocessing: Preprocessing) -> Tensor:
-        """Return the evaluation views of images; of so few at once as find room."""
-        if preprocessing not in self._renderers:
-            render = partial(render_batch, preprocessing=preprocessing)
-            self._renderers[preprocessing] = InHalves(render, self._device, "rendering")
-        return self._renderers[preprocessing](images)
+    def _at_once(self, how: Preprocessing | Augmentation, images: Sequence[Any]) -> Tensor:
+        """Return the evaluation views of images, or renderings of images with their plans; of so many as find room."""
+        if how not in self._renderers:
+            render = partial(render_batch, preprocessing=how) if isinstance(how, Preprocessing) else _renderings_of(how)
+            self._renderers[how] = InHalves(render, self._device, "rendering")
+        return self._renderers[how](images)
+
+
+def _renderings_of(augment: Augmentation) -> Callable[[Sequence[tuple[Tensor, Plan]]], Tensor]:
+    """Return what makes of images and plans of an augmentation their renderings, uint8 [b, 3, S, S]."""
+
+    def render(planned: Sequence[tuple[Tensor, Plan]]) -> Tensor:
+        images, plans = zip(*planned, strict=True)
+        return render_planned(images, plans, augment.preprocessing)
+
+    return render
+
+
+AtOnce = Callable[[Preprocessing | Augmentation, Sequence[Any]], Tensor]
+"""Whose evaluation views, and of which images; or of which augmentation, and of which images with their plans."""
+
+_Row = tuple[int, int]
+"""The place of an image in its part, and which of its renderings."""
 
 
 class _Rows:
@@ -284,22 +304,11 @@ class _Rows:
         self.remarks: Counter[str] = Counter()
         self._part = part
         self._pieces: list[Tensor] = []
-        self._places: list[int] = []
+        self._rows: list[_Row] = []
 
-    def render(
-        self,
-        decoded: Iterable[tuple[int, Tensor | None]],
-        views_of: Callable[[Sequence[Tensor], Preprocessing], Tensor],
-    ) -> None:
-        """Take images that the device decoded, or did not, with their places in the part.
-
-        Parameters
-        ----------
-        views_of : callable
-            Returns the evaluation views of many images.
-        """
-        at_once: dict[Preprocessing, list[tuple[int, Tensor, tuple[bool, ...]]]] = {}
-        one_by_one: list[tuple[int, Tensor]] = []
+    def render(self, decoded: Iterable[tuple[int, Tensor | None]], at_once: AtOnce) -> None:
+        """Take images that the device decoded, or did not, with their places in the part."""
+        images: list[tuple[int, Tensor]] = []
         for place, image in decoded:
             request = self._part.requests[place]
             if image is None:
@@ -307,61 +316,105 @@ class _Rows:
                 continue
             remark = request.remark(*image.shape[-2:]) if request.remark is not None else ""
             self.remarks.update([remark] if remark else [])
-            views = request.evaluation
-            try:
-                if views is not None:
-                    views.preprocessing.require_proportions(*image.shape[-2:])
-                rest = request.render if views is None else views.rest
-                rendered = None if rest is None else rest(image)
-            except UnreadableImageError as error:
-                self.failures.append((self._part.first + place, error.reason))
-                continue
-            if views is not None:
-                at_once.setdefault(views.preprocessing, []).append((place, image, views.mirrored))
-            if rendered is not None:
-                one_by_one.append((place, rendered if rendered.ndim == 4 else rendered[None]))
-        for preprocessing, images in at_once.items():
-            rendered_at_once = views_of([image for _, image, _ in images], preprocessing)
-            self._take_evaluation_views(rendered_at_once, [(place, wanted) for place, _, wanted in images])
-        for place, rendered in one_by_one:
-            self._take(rendered, [place] * len(rendered))
+            images.append((place, image))
+        self._render_evaluation_views(images, at_once)
+        self._render_augmented_views(images, at_once)
+        for place, image in images:
+            request = self._part.requests[place]
+            if request.views is None:
+                self._try(place, partial(request.render, image))
 
-    def _take_evaluation_views(self, views: Tensor, images: Sequence[tuple[int, tuple[bool, ...]]]) -> None:
-        """Take the evaluation views of images, by their places, as they are and as their mirror images."""
-        for mirrored in (False, True):
-            rows = [row for row, (_, wanted) in enumerate(images) if mirrored in wanted]
-            if rows:
-                chosen = views if len(rows) == len(images) else views[uploaded(torch.tensor(rows), views.device)]
-                self._take(chosen.flip(-1) if mirrored else chosen, [images[row][0] for row in rows])
+    def _render_evaluation_views(self, images: Sequence[tuple[int, Tensor]], at_once: AtOnce) -> None:
+        """Take the evaluation views of images that ask for them, as they are and as their mirror images."""
+        of_kind: dict[Preprocessing, list[tuple[int, Tensor, tuple[bool, ...]]]] = {}
+        for place, image in images:
+            views = self._part.requests[place].views
+            if views is None or not views.mirrored:
+                continue
+            try:
+                views.preprocessing.require_proportions(*image.shape[-2:])
+            except UnreadableImageError as error:
+                self._fail(place, error)
+                continue
+            of_kind.setdefault(views.preprocessing, []).append((place, image, views.mirrored))
+        for preprocessing, together in of_kind.items():
+            rendered = at_once(preprocessing, [image for _, image, _ in together])
+            for mirrored in (False, True):
+                rows = [row for row, (_, _, wanted) in enumerate(together) if mirrored in wanted]
+                if rows:
+                    every = len(rows) == len(together)
+                    chosen = rendered if every else rendered[uploaded(torch.tensor(rows), rendered.device)]
+                    numbered = [(together[row][0], together[row][2].index(mirrored)) for row in rows]
+                    self._take(chosen.flip(-1) if mirrored else chosen, numbered)
+
+    def _render_augmented_views(self, images: Sequence[tuple[int, Tensor]], at_once: AtOnce) -> None:
+        """Take the augmented views of images; those that cannot be planned are rendered one by one."""
+        planned: dict[Augmentation, list[tuple[_Row, Tensor, Plan]]] = {}
+        for place, image in images:
+            views = self._part.requests[place].views
+            if views is None or views.augment is None:
+                continue
+            for number, seed in enumerate(views.seeds, len(views.mirrored)):
+                plan = views.augment.plan_if_possible(image.shape[-2], image.shape[-1], seed)
+                if plan is None:
+                    self._try(place, partial(views.augment, image, seed), number)
+                else:
+                    planned.setdefault(views.augment, []).append(((place, number), image, plan))
+        for augment, together in planned.items():
+            rows, *planned_images = zip(*together, strict=True)
+            of_plans = list(zip(*planned_images, strict=True))
+            try:
+                self._take(at_once(augment, of_plans), rows)
+            except UnreadableImageError:  # of one of them, which is found one by one; the pixels of the others stay
+                for (place, number), of_plan in zip(rows, of_plans, strict=True):
+                    self._try(place, partial(at_once, augment, [of_plan]), number)
 
     def take_from_cpu(self, device: torch.device) -> None:
         """Wait for the images that the CPU decodes, and bring them to the device."""
         images: list[Tensor] = []
-        places: list[int] = []
+        rows: list[_Row] = []
         for place, future in self._part.on_cpu.items():
             rendered = future.result()
             self.remarks.update(rendered.remarks)
             if isinstance(rendered.images, UnreadableImageError):
-                self.failures.append((self._part.first + place, rendered.images.reason))
+                self._fail(place, rendered.images)
             else:
                 images += rendered.images
-                places += [place] * len(rendered.images)
+                rows += [(place, number) for number in range(len(rendered.images))]
         if images:
-            self._take(uploaded(stack_pixels(images), device), places)
+            self._take(uploaded(stack_pixels(images), device), rows)
 
     def in_order(self) -> tuple[list[int], Tensor | None]:
         """Return the number of the request of each image, ascending, and the images, uint8 [n, 3, S, S]."""
-        if not self._pieces:
+        failed = {number - self._part.first for number, _ in self.failures}
+        order = [row for row in range(len(self._rows)) if self._rows[row][0] not in failed]
+        if not order:
             return [], None
+        order.sort(key=self._rows.__getitem__)
         images = self._pieces[0] if len(self._pieces) == 1 else torch.cat(self._pieces)
-        order = sorted(range(len(self._places)), key=self._places.__getitem__)
-        if order != list(range(len(order))):
+        if order != list(range(len(self._rows))):
             images = images[uploaded(torch.tensor(order), images.device)]
-        return [self._part.first + self._places[number] for number in order], images
+        return [self._part.first + self._rows[row][0] for row in order], images
 
-    def _take(self, images: Tensor, places: Sequence[int]) -> None:
+    def _try(self, place: int, render: Callable[[], Tensor], number: int = 0) -> None:
+        """Take renderings of an image, [3, S, S] or [v, 3, S, S], the first of which has this number."""
+        try:
+            rendered = render()
+        except UnreadableImageError as error:
+            self._fail(place, error)
+            return
+        several = rendered if rendered.ndim == 4 else rendered[None]
+        self._take(several, [(place, number + view) for view in range(len(several))])
+
+    def _fail(self, place: int, error: UnreadableImageError) -> None:
+        """Note why there is nothing of an image; once, however many of its renderings fail."""
+        number = self._part.first + place
+        if all(number != failed for failed, _ in self.failures):
+            self.failures.append((number, error.reason))
+
+    def _take(self, images: Tensor, rows: Sequence[_Row]) -> None:
         self._pieces.append(images)
-        self._places += places
+        self._rows += rows
 
 
 def _launch(

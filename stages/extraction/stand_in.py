@@ -14,12 +14,10 @@ from typing import NamedTuple
 from cache import FeatureCache, Spec
 from cache.errors import CacheError
 from cache.inventory import find_caches, open_cache
-from stages.extraction.extractor import CachedCut, Extractor
+from stages.data.images.reading import GPU_DECODER
+from stages.extraction.extractor import CachedCut, Extractor, spec_of_views
 from stages.extraction.take_over import version_1_serves
 from stages.network.graph.trunk import precision_of
-
-_LIBRARY = "nvjpeg"
-"""What a decoder's name has in it where a GPU's library decodes."""
 
 _DIGITS = 8
 """Of a fingerprint, that a message names."""
@@ -42,7 +40,7 @@ def decodes_alike(decoder: str, other: str) -> bool:
 
 def _without_library(decoder: str) -> tuple[list[str], str]:
     name, _, version_and_settings = decoder.partition("/")
-    return [part for part in name.split("+") if part != _LIBRARY], version_and_settings
+    return [part for part in name.split("+") if part != GPU_DECODER], version_and_settings
 
 
 def stand_in(
@@ -133,12 +131,12 @@ def _in_way(spec: Spec, way: Way) -> Spec:
 def _with_caches(extractor: Extractor, own: Way, way: Way) -> Extractor:
     """Return the extractor with the caches of another way, all of one."""
 
-    def cache_of(cache: FeatureCache) -> FeatureCache:
-        return FeatureCache(cache.root, _in_way(cache.spec, way))
+    def of_way(tap: CachedCut) -> CachedCut:
+        root, spec = tap.cache.root, _in_way(tap.cache.spec, way)
+        view_cache = FeatureCache(root, spec_of_views(spec, extractor.augmentation))
+        return CachedCut(tap.name, tap.cut, tap.shape, FeatureCache(root, spec), view_cache)
 
-    taps = tuple(
-        CachedCut(tap.name, tap.cut, tap.shape, cache_of(tap.cache), cache_of(tap.view_cache)) for tap in extractor.taps
-    )
+    taps = tuple(map(of_way, extractor.taps))
     names = ", ".join(tap.cache.spec.fingerprint[:_DIGITS] for tap in taps)
     differing = [
         f"{name} {there}, here {here}" for name, there, here in zip(way._fields, way, own, strict=True) if there != here

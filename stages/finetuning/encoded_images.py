@@ -2,7 +2,8 @@
 
 The other processes find out which files are JPEGs that the GPU decodes, and plan what their renderings consist of: all
 that is drawn for an image follows from seed, epoch and key, as it does without a GPU. What the GPU does not decode they
-render themselves.
+render themselves. So they do masks, which are no JPEGs and have to be where their images will be: while an image is
+planned, its mask goes through the same transforms.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,10 +33,13 @@ from stages.data.images.jpeg_structure import JpegSize
 from stages.data.images.preprocessing import stack_pixels
 from stages.data.images.reading import Reading
 from stages.data.manifest import Manifest
+from stages.data.masks.mask_classes import MaskClasses, read_mask, resize_mask
 from stages.data.sources.open_image import is_file, read_image
+from stages.finetuning.sample_views import ViewSampler
 from stages.runtime.device import uploaded
 from stages.runtime.memory import InHalves
 from stages.runtime.seeding import seed_from
+from stages.training.sample_images import Inputs, SampleImages
 
 _AHEAD = 2
 """Batches that are rendered, or being rendered, while one is trained on."""
@@ -43,6 +47,23 @@ _AHEAD = 2
 _EXIF = b"Exif\0\0"
 _ORIENTATION = 274
 _ON_THEIR_SIDES = (5, 6, 7, 8)
+
+
+class Wanted(NamedTuple):
+    """An image that is to be rendered.
+
+    Attributes
+    ----------
+    location : str
+    seed : int
+        Of its rendering.
+    mask : str
+        What tells its mask, where it has one that is the target.
+    """
+
+    location: str
+    seed: int
+    mask: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,12 +74,10 @@ class EncodedJpeg:
     ----------
     place : int
         In the batch.
-    location : str
+    wanted : Wanted
     start, stop : int
         Where it lies in the data of the batch.
     size : JpegSize
-    seed : int
-        Of its rendering.
     plan : Plan or None
         Of its rendering; None where that depends on its pixels.
     upright : (int, int)
@@ -66,11 +85,10 @@ class EncodedJpeg:
     """
 
     place: int
-    location: str
+    wanted: Wanted
     start: int
     stop: int
     size: JpegSize
-    seed: int
     plan: Plan | None
     upright: tuple[int, int]
 
@@ -89,6 +107,8 @@ class EncodedBatch:
     rendered : uint8 Tensor [k, 3, S, S]
         These.
     targets : Tensor [b, ...]
+    samples : SampleImages, optional
+        Which images are of which sample, and no image as yet, where samples have several.
     """
 
     data: Tensor
@@ -96,68 +116,172 @@ class EncodedBatch:
     places: list[int]
     rendered: Tensor
     targets: Tensor
+    samples: SampleImages | None = None
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Return the number of samples."""
         return len(self.targets)
 
 
+@dataclass(frozen=True)
+class Encoder:
+    """Makes of images that are wanted what the GPU has to be given of them.
+
+    Attributes
+    ----------
+    augment : Augmentation
+    reading : Reading
+        How the CPU reads what the GPU does not decode.
+    classes : MaskClasses, optional
+        What stands in masks, where these are the targets.
+    label_size : (int, int), optional
+        Height and width in which masks are given then: by nearest, of what is rendered. By default as rendered.
+    """
+
+    augment: Augmentation
+    reading: Reading
+    classes: MaskClasses | None = None
+    label_size: tuple[int, int] | None = None
+
+    def batch(
+        self, wanted: Sequence[Wanted], targets: Tensor | None, samples: SampleImages | None = None
+    ) -> EncodedBatch:
+        """Return a batch; `targets` are None where they are the masks, which are rendered here."""
+        files = [place for place, image in enumerate(wanted) if is_file(image.location)]
+        encoded = read_encoded([wanted[place].location for place in files])
+        labels: dict[int, Tensor] = {}
+        jpegs: list[EncodedJpeg] = []
+        for place, span, size in zip(files, encoded.spans, encoded.jpegs, strict=True):
+            if size is None or size.height * size.width > PIXEL_LIMIT:
+                continue
+            upright = _upright(size, encoded.data[slice(*span)])
+            plan, label = self._planned(wanted[place], upright)
+            if targets is None and label is None:
+                continue  # image and mask are rendered together, by whoever has the pixels of both
+            if label is not None:
+                labels[place] = label
+            jpegs.append(EncodedJpeg(place, wanted[place], *span, size, plan, upright))
+        others = sorted(set(range(len(wanted))).difference(jpeg.place for jpeg in jpegs))
+        views = []
+        for place in others:
+            view, label = self.rendered(wanted[place])
+            views.append(view)
+            if label is not None:
+                labels[place] = label
+        return EncodedBatch(
+            torch.from_numpy(encoded.data),
+            jpegs,
+            others,
+            stack_pixels(views) if views else torch.empty(0, dtype=torch.uint8),
+            torch.stack([labels[place] for place in range(len(wanted))]) if targets is None else targets,
+            samples,
+        )
+
+    def rendered(self, wanted: Wanted) -> tuple[Tensor, Tensor | None]:
+        """Return what the CPU makes of an image, uint8 [3, S, S], and of its mask, where that is the target.
+
+        Raises
+        ------
+        UnreadableImageError
+            If one of them cannot be read, which could before.
+        """
+        image = read_image(wanted.location, self.reading)
+        if self.classes is None:
+            return self.augment(image, wanted.seed), None
+        view, mask = self.augment.with_mask(image, self._mask(wanted, image.shape[-2:]), wanted.seed)
+        return view, self._label(mask)
+
+    def _planned(self, wanted: Wanted, upright: tuple[int, int]) -> tuple[Plan | None, Tensor | None]:
+        """Return the plan of a rendering and the label; neither of an image with a mask that cannot be planned."""
+        if self.classes is None:
+            return self.augment.plan_if_possible(*upright, wanted.seed), None
+        try:
+            plan, mask = self.augment.plan_with_mask(*upright, self._mask(wanted, upright), wanted.seed)
+        except NotPlannableError:
+            return None, None
+        return plan, self._label(mask)
+
+    def _mask(self, wanted: Wanted, shape: Sequence[int]) -> Tensor:
+        assert self.classes is not None
+        return torch.from_numpy(resize_mask(read_mask(wanted.mask, self.classes), (shape[0], shape[1])))
+
+    def _label(self, mask: Tensor) -> Tensor:
+        return mask if self.label_size is None else torch.from_numpy(resize_mask(mask.numpy(), self.label_size))
+
+
 class EncodedImages(Dataset[Any]):
-    """Training images by lists of (epoch, place), a batch for each list.
+    """Training images by lists of (epoch, place), a batch for each list; with their masks, where these are the targets.
 
     Parameters
     ----------
-    manifest, augment, seed, reading
-        As of :class:`~stages.finetuning.image_batches.AugmentedImages`, whose renderings these are.
+    manifest, seed
+        As of :class:`~stages.finetuning.image_batches.AugmentedImages`, whose renderings these are, or, with masks, of
+        :class:`~stages.finetuning.masks.AugmentedMasks`.
+    encoder : Encoder
     """
 
-    def __init__(self, manifest: Manifest, augment: Augmentation, seed: int, reading: Reading) -> None:
-        self.locations, self.keys, self.targets = manifest.locations, manifest.keys, manifest.targets
-        self.augment, self.seed, self.reading = augment, seed, reading
+    def __init__(self, manifest: Manifest, seed: int, encoder: Encoder) -> None:
+        self.locations, self.keys = manifest.locations, manifest.keys
+        self.masks = None if encoder.classes is None else manifest.target_texts
+        self.targets = manifest.targets
+        self.seed, self.encoder = seed, encoder
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitems__(self, positions: Sequence[tuple[int, int]]) -> EncodedBatch:
         """Return a batch."""
+        wanted = [
+            Wanted(
+                self.locations[index],
+                seed_from(self.seed, epoch, self.keys[index], bits=60),
+                "" if self.masks is None else self.masks[index],
+            )
+            for epoch, index in positions
+        ]
         indices = [index for _, index in positions]
-        seeds = [seed_from(self.seed, epoch, self.keys[index], bits=60) for epoch, index in positions]
-        files = [place for place, index in enumerate(indices) if is_file(self.locations[index])]
-        encoded = read_encoded([self.locations[indices[place]] for place in files])
-        jpegs = [
-            self._planned(place, indices[place], seeds[place], encoded.data, span, size)
-            for place, span, size in zip(files, encoded.spans, encoded.jpegs, strict=True)
-            if size is not None and size.height * size.width <= PIXEL_LIMIT
-        ]
-        others = sorted(set(range(len(indices))).difference(jpeg.place for jpeg in jpegs))
-        rendered = [
-            self.augment(read_image(self.locations[indices[place]], self.reading), seeds[place]) for place in others
-        ]
-        return EncodedBatch(
-            torch.from_numpy(encoded.data),
-            jpegs,
-            others,
-            stack_pixels(rendered) if rendered else torch.empty(0, dtype=torch.uint8),
-            torch.from_numpy(self.targets[indices]),
-        )
+        return self.encoder.batch(wanted, torch.from_numpy(self.targets[indices]) if self.masks is None else None)
 
-    def _planned(
-        self, place: int, index: int, seed: int, data: NDArray[np.uint8], span: tuple[int, int], size: JpegSize
-    ) -> EncodedJpeg:
-        upright = _upright(size, data[slice(*span)])
-        return EncodedJpeg(place, self.locations[index], *span, size, seed, _plan(self.augment, upright, seed), upright)
+
+class EncodedSamples(Dataset[Any]):
+    """Training samples of several images by lists of (epoch, place), a batch for each list.
+
+    Parameters
+    ----------
+    manifest, sampler, seed
+        As of :class:`~stages.finetuning.sample_views.AugmentedSamples`, whose renderings these are.
+    at_a_time : int
+        As of :class:`~stages.training.sample_images.SampleImages`.
+    encoder : Encoder
+    """
+
+    def __init__(self, manifest: Manifest, sampler: ViewSampler, seed: int, at_a_time: int, encoder: Encoder) -> None:
+        self.images, self.keys, self.targets = manifest.images, manifest.keys, manifest.targets
+        self.sampler, self.seed, self.at_a_time, self.encoder = sampler, seed, at_a_time, encoder
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitems__(self, positions: Sequence[tuple[int, int]]) -> EncodedBatch:
+        """Return a batch."""
+        drawn = [self.sampler(self.images[index], self.keys[index], epoch) for epoch, index in positions]
+        wanted = [
+            Wanted(image.location, seed_from(self.seed, epoch, image.key, bits=60))
+            for (epoch, _), of_sample in zip(positions, drawn, strict=True)
+            for _, image in of_sample
+        ]
+        samples = SampleImages(
+            torch.empty(0),
+            tuple(map(len, drawn)),
+            tuple(place for of_sample in drawn for place, _ in of_sample),
+            self.at_a_time,
+        )
+        return self.encoder.batch(wanted, torch.from_numpy(self.targets[[index for _, index in positions]]), samples)
 
 
 def as_it_is(batch: EncodedBatch) -> EncodedBatch:
     """Return a batch that is one already, as a loader's `collate_fn`."""
     return batch
-
-
-def _plan(augment: Augmentation, size: tuple[int, int], seed: int) -> Plan | None:
-    try:
-        return augment.plan(*size, seed)
-    except NotPlannableError:
-        return None
 
 
 def _upright(size: JpegSize, data: NDArray[np.uint8]) -> tuple[int, int]:
@@ -170,10 +294,10 @@ def _upright(size: JpegSize, data: NDArray[np.uint8]) -> tuple[int, int]:
 
 
 class RenderedBatch(NamedTuple):
-    """Images on the device, uint8 [b, 3, S, S], their targets, and the event after which they are there."""
+    """Images on the device, uint8 [m, 3, S, S], the batch they are of, and the event after which they are there."""
 
     images: Tensor
-    targets: Tensor
+    batch: EncodedBatch
     ready: torch.cuda.Event | None
 
 
@@ -182,30 +306,29 @@ class DeviceRenderer:
 
     Parameters
     ----------
-    augment : Augmentation
-    reading : Reading
-        How the CPU reads what the device does not decode.
+    encoder : Encoder
+        Whose batches these are.
     device : torch.device
     """
 
-    def __init__(self, augment: Augmentation, reading: Reading, device: torch.device) -> None:
-        self._augment, self._reading, self._device = augment, reading, device
+    def __init__(self, encoder: Encoder, device: torch.device) -> None:
+        self._encoder, self._augment, self._device = encoder, encoder.augment, device
         is_cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if is_cuda else None  # type: ignore[no-untyped-call]
         self._in_halves = InHalves(self._decoded_and_rendered, device, "decoding and augmenting")
 
-    def batches(self, batches: Iterable[EncodedBatch]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images on the device, uint8 [b, 3, S, S], and targets, the next ones being rendered meanwhile."""
+    def batches(self, batches: Iterable[EncodedBatch]) -> Iterator[tuple[Inputs, Tensor]]:
+        """Yield images on the device, uint8 [b, 3, S, S] or of b samples, and targets, the next ones being rendered."""
         with (
             ThreadPoolExecutor(1, "render") as pool,
             closing(prefetch_map(self.render, batches, pool=pool, ahead=_AHEAD)) as rendered,
         ):
-            for batch in rendered:
-                if batch.ready is not None:
+            for images, batch, ready in rendered:
+                if ready is not None:
                     stream = torch.cuda.current_stream(self._device)
-                    stream.wait_event(batch.ready)
-                    batch.images.record_stream(stream)
-                yield batch.images, batch.targets
+                    stream.wait_event(ready)
+                    images.record_stream(stream)
+                yield images if batch.samples is None else replace(batch.samples, images=images), batch.targets
 
     def render(self, batch: EncodedBatch) -> RenderedBatch:
         """Return a batch as the network is shown it.
@@ -220,7 +343,10 @@ class DeviceRenderer:
             if batch.places:
                 pieces.append(uploaded(batch.rendered, self._device))
             if batch.jpegs:
-                pieces.append(self._in_halves([(batch.data, jpeg) for jpeg in batch.jpegs]))
+                # of samples of several images there may be many, and photographs are large as long as they are whole
+                most = len(batch.jpegs) if batch.samples is None else batch.samples.at_a_time
+                for first in range(0, len(batch.jpegs), most):
+                    pieces.append(self._in_halves([(batch, jpeg) for jpeg in batch.jpegs[first : first + most]]))
                 places += [jpeg.place for jpeg in batch.jpegs]
             images = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
             if places != sorted(places):
@@ -230,33 +356,35 @@ class DeviceRenderer:
             if self._stream is not None:
                 ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 ready.record(self._stream)
-        return RenderedBatch(images, batch.targets, ready)
+        return RenderedBatch(images, batch, ready)
 
     def _beside(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
-    def _decoded_and_rendered(self, files: Sequence[tuple[Tensor, EncodedJpeg]]) -> Tensor:
+    def _decoded_and_rendered(self, files: Sequence[tuple[EncodedBatch, EncodedJpeg]]) -> Tensor:
         """Return the renderings of JPEGs, [b, 3, S, S]; what the device does not decode after all, the CPU renders."""
-        encoded = [data[jpeg.start : jpeg.stop] for data, jpeg in files]
-        jpegs = [jpeg for _, jpeg in files]
-        decoded = decode_jpegs(encoded, [jpeg.size for jpeg in jpegs], self._device)
-        views: list[Tensor | None] = [None] * len(jpegs)
+        encoded = [batch.data[jpeg.start : jpeg.stop] for batch, jpeg in files]
+        decoded = decode_jpegs(encoded, [jpeg.size for _, jpeg in files], self._device)
+        views: list[Tensor | None] = [None] * len(files)
         together: list[tuple[int, Tensor, Plan]] = []
-        for number, (jpeg, image) in enumerate(zip(jpegs, decoded, strict=True)):
-            if image is None:
-                view = self._augment(read_image(jpeg.location, self._reading), jpeg.seed)
+        for number, ((batch, jpeg), image) in enumerate(zip(files, decoded, strict=True)):
+            # of another size than it was planned for, an image takes its mask with it to other places
+            if image is None or (jpeg.wanted.mask and image.shape[-2:] != jpeg.upright):
+                view, label = self._encoder.rendered(jpeg.wanted)
                 views[number] = uploaded(view, self._device)
+                if label is not None:
+                    batch.targets[jpeg.place] = label
                 continue
-            size = (image.shape[-2], image.shape[-1])
-            plan = jpeg.plan if size == jpeg.upright else _plan(self._augment, size, jpeg.seed)
+            size, seed = (image.shape[-2], image.shape[-1]), jpeg.wanted.seed
+            plan = jpeg.plan if size == jpeg.upright else self._augment.plan_if_possible(*size, seed)
             if plan is None:
-                views[number] = self._augment(image, jpeg.seed)
+                views[number] = self._augment(image, seed)
             else:
                 together.append((number, image, plan))
         if together:
             numbers, images, plans = zip(*together, strict=True)
             rendered = render_planned(images, plans, self._augment.preprocessing)
-            if len(numbers) == len(jpegs):
+            if len(numbers) == len(files):
                 return rendered
             for number, view in zip(numbers, rendered, strict=True):
                 views[number] = view

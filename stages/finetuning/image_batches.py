@@ -28,8 +28,16 @@ from stages.data.manifest import Manifest
 from stages.data.sources.open_image import read_image
 from stages.extraction.extractor import Extractor
 from stages.finetuning.batch_sampler import EpochBatchSampler
-from stages.finetuning.encoded_images import DeviceRenderer, EncodedImages, as_it_is
-from stages.finetuning.masks import AugmentedMasks, mask_views
+from stages.finetuning.encoded_images import (
+    DeviceRenderer,
+    EncodedBatch,
+    EncodedImages,
+    EncodedSamples,
+    Encoder,
+    Wanted,
+    as_it_is,
+)
+from stages.finetuning.masks import AugmentedMasks, classes_of, mask_views
 from stages.finetuning.problem import FinetuneProblem
 from stages.finetuning.sample_views import AugmentedSamples, CollateSamples, complete_samples, join_samples
 from stages.finetuning.transfer_model import TransferModel
@@ -79,8 +87,8 @@ class ImageBatches:
             workers = min(usable_cores() - 1, 8)
         self._at_a_time = max(options.finetune_batch_size // problem.rank.world_size, 1)
         self._renderer = None
-        if extractor.reading.nvjpeg and problem.task.reads != "image" and not problem.train.images:
-            self._renderer = DeviceRenderer(extractor.augmentation, self._reading(extractor), extractor.device)
+        if extractor.reading.nvjpeg:
+            self._renderer = DeviceRenderer(self._encoder(problem), extractor.device)
         workers = workers_with_room(
             workers, extractor.backbone.preprocessing, problem, encoded=self._renderer is not None
         )
@@ -99,8 +107,6 @@ class ImageBatches:
         self._frozen = InHalves(upper.frozen, extractor.device, "the frozen part")
         own_val = problem.own_val
         validation = self._sample_validation if own_val.images else self._validation
-        if self._renderer is not None:
-            validation = self._validation_on_device
         self.val = memoize_batches(lambda: validation(extractor, own_val))
 
     @staticmethod
@@ -108,12 +114,26 @@ class ImageBatches:
         """Return how files are read: in full, since a crop of one may be enlarged."""
         return replace(reading_of(extractor.options), nvjpeg=extractor.reading.nvjpeg)
 
+    def _encoder(self, problem: FinetuneProblem) -> Encoder:
+        """Return what the device is given of the training images, where it decodes."""
+        extractor = problem.extractor
+        is_dense = problem.task.reads == "image"
+        return Encoder(
+            extractor.augmentation,
+            self._reading(extractor),
+            classes_of(problem.train) if is_dense else None,
+            problem.label_size if is_dense else None,
+        )
+
     def _dataset(self, problem: FinetuneProblem) -> tuple[Dataset[Any], Callable[[Any], Any] | None]:
         """Return the training samples, and what makes a batch of them where that is not torch's own."""
         extractor, train = problem.extractor, problem.train
         rendering = extractor.augmentation, problem.seed, self._reading(extractor)
+        if self._renderer is not None and train.images:
+            encoder = self._encoder(problem)
+            return EncodedSamples(train, problem.sampler, problem.seed, self._at_a_time, encoder), as_it_is
         if self._renderer is not None:
-            return EncodedImages(train, *rendering), as_it_is
+            return EncodedImages(train, problem.seed, self._encoder(problem)), as_it_is
         if problem.task.reads == "image":
             return AugmentedMasks(train, problem.label_size, *rendering), None
         if not train.images:
@@ -158,46 +178,58 @@ class ImageBatches:
         return torch.cat(list(pool.map(self._upper.frozen, inputs.chunk(self._threads))))
 
     def _validation(self, extractor: Extractor, val: Manifest) -> Iterator[tuple[Inputs, Tensor]]:
-        requests = extractor.evaluation_requests(val.locations)
         with progress(label="validate", total=len(val), unit="images") as bar:
-            for batch in stream_images(requests, extractor.batch_size, extractor.threads):
-                require_readable(val, batch.failures)
-                self.forwards += len(batch.indices)
+            for indices, images in self._evaluation_views(extractor, val):
                 targets = (
-                    mask_views(val, batch.indices, extractor.backbone.preprocessing)
+                    mask_views(val, indices, extractor.backbone.preprocessing)
                     if self._task.reads == "image"
-                    else torch.from_numpy(val.targets[batch.indices])
+                    else torch.from_numpy(val.targets[indices])
                 )
-                yield self._frozen(self._upper.normalize(batch.images)), targets
-                bar.update(len(batch.indices))
+                yield self._frozen(self._upper.normalize(images)), targets
+                bar.update(len(indices))
 
-    def _validation_on_device(self, extractor: Extractor, val: Manifest) -> Iterator[tuple[Inputs, Tensor]]:
+    def _evaluation_views(self, extractor: Extractor, images: Manifest) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield images, by their numbers, in the evaluation view: uint8 [b, 3, S, S], as stage 1 decodes them."""
+        if self._renderer is not None:
+            rendered = self._evaluation_views_on_device(extractor, images)
+        else:
+            rendered = self._evaluation_views_of_threads(extractor, images)
+        for indices, views in rendered:
+            self.forwards += len(indices)
+            yield indices, views
+
+    @staticmethod
+    def _evaluation_views_of_threads(extractor: Extractor, images: Manifest) -> Iterator[tuple[list[int], Tensor]]:
+        requests = extractor.evaluation_requests(images.locations)
+        for batch in stream_images(requests, extractor.batch_size, extractor.threads):
+            require_readable(images, batch.failures)
+            yield batch.indices, batch.images
+
+    def _evaluation_views_on_device(self, extractor: Extractor, images: Manifest) -> Iterator[tuple[list[int], Tensor]]:
         """Yield the same where the device decodes: its pixels are those of the features that the head was fitted on."""
-        view = Augmentation("none", extractor.backbone.preprocessing, ())
-        images = EncodedImages(val, view, 0, self._reading(extractor))
-        renderer = DeviceRenderer(view, images.reading, extractor.device)
-        size = extractor.batch_size
-        parts = [[(0, index) for index in range(len(val))[first : first + size]] for first in range(0, len(val), size)]
+        encoder = Encoder(Augmentation("none", extractor.backbone.preprocessing, ()), self._reading(extractor))
+        size, no_targets = extractor.batch_size, torch.empty(0)
+        parts = [range(len(images))[first : first + size] for first in range(0, len(images), size)]
+
+        def read(part: range) -> EncodedBatch:
+            return encoder.batch([Wanted(images.locations[index], 0) for index in part], no_targets)
+
         with (
-            progress(label="validate", total=len(val), unit="images") as bar,
             single_thread_pool(extractor.threads, "read") as pool,
-            closing(prefetch_map(images.__getitems__, parts, pool=pool, ahead=extractor.threads)) as read,
+            closing(prefetch_map(read, parts, pool=pool, ahead=extractor.threads)) as encoded,
         ):
-            for pixels, targets in renderer.batches(read):
-                self.forwards += len(pixels)
-                yield self._frozen(self._upper.normalize(pixels)), targets
-                bar.update(len(pixels))
+            rendered = DeviceRenderer(encoder, extractor.device).batches(encoded)
+            for part, (views, _) in zip(parts, rendered, strict=True):
+                assert isinstance(views, Tensor)
+                yield list(part), views
 
     def _sample_validation(self, extractor: Extractor, val: Manifest) -> Iterator[tuple[Inputs, Tensor]]:
         images = val.by_image()
-        requests = extractor.evaluation_requests(images.locations)
 
         def outputs() -> Iterator[tuple[list[int], Tensor, list[tuple[int, str]]]]:
-            for batch in stream_images(requests, extractor.batch_size, extractor.threads):
-                require_readable(images, batch.failures)
-                self.forwards += len(batch.indices)
-                yield batch.indices, self._frozen(self._upper.normalize(batch.images)), []
-                bar.update(len(batch.indices))
+            for indices, views in self._evaluation_views(extractor, images):
+                yield indices, self._frozen(self._upper.normalize(views)), []
+                bar.update(len(indices))
 
         with progress(label="validate", total=len(images), unit="images") as bar:
             for samples in complete_samples(outputs(), val.images):
@@ -216,7 +248,7 @@ def workers_with_room(
     images = -(-problem.samples_per_batch // ranks) * max(map(problem.sampler.size, problem.train.images), default=1)
     batch_bytes = images * len(preprocessing.mean) * math.prod(preprocessing.shape)
     if encoded:
-        batch_bytes += bytes_of_largest(problem.train.locations, images)
+        batch_bytes += bytes_of_largest(problem.train.by_image().locations, images)
     fitting = loaders_that_fit(workers, batch_bytes, ranks)
     if fitting < workers and problem.rank.is_main:
         instead = f"{fitting} processes load images" if fitting else "this process loads the images itself"

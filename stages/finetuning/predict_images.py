@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stages.config.augment_grammar import TTA
 from stages.data.augment.tta import TestTimeAugmentation
-from stages.data.image_stream import EvaluationViews, ImageRequest
+from stages.data.image_stream import ImageRequest, RequestedViews
 from stages.data.manifest import Manifest
 from stages.extraction.extractor import Extractor
 from stages.finetuning.image_batches import require_readable
@@ -43,9 +43,9 @@ def _requests(
     extractor: Extractor, renderings: TestTimeAugmentation, locations: Sequence[str]
 ) -> Iterator[ImageRequest]:
     mirrored = renderings.mirrored
-    evaluation = None if mirrored is None else EvaluationViews(renderings.preprocessing, mirrored)
+    views = None if mirrored is None else RequestedViews(renderings.preprocessing, mirrored)
     for location in locations:
-        yield ImageRequest(location, renderings, extractor.reading, evaluation=evaluation, renderings=renderings.count)
+        yield ImageRequest(location, renderings, extractor.reading, views=views, renderings=renderings.count)
 
 
 def iter_predictions(
@@ -71,14 +71,15 @@ def iter_predictions(
     requests = _requests(extractor, renderings, locations)
     as_vectors = vectors_of(extractor)
 
-    def answer(images: Tensor) -> list[Tensor]:
-        activated, rows = upper.activated(images, task)
+    def answer(of_images: Tensor) -> list[Tensor]:
+        activated, rows = upper.activated_of(of_images, task)
         return [activated, as_vectors(rows[:, upper.own_columns]).float()]
 
+    compute = extractor.launched(upper.rows, answer, images=len(locations) * count)
     pending: list[list[NDArray[np.float32]]] = []  # a batch may end between two renderings of an image
     indices: list[int] = []
     with progress(label=label, total=len(locations), unit="images") as bar:
-        for batch in extractor.run_batches(requests, answer, count):
+        for batch in extractor.run_batches(requests, compute, count):
             if batch.rows:
                 pending.append([rows.astype(np.float32, copy=False) for rows in batch.rows])
             indices += batch.indices
@@ -121,9 +122,10 @@ def iter_sample_predictions(
     count = renderings.count
     locations = [location for views in samples for _, location in present(views)]
     requests = _requests(extractor, renderings, locations)
+    compute = extractor.launched(upper.rows, images=len(locations) * count)
 
     def rows() -> Iterator[tuple[list[int], Tensor, list[tuple[int, str]]]]:
-        for batch in extractor.run_batches(requests, upper.rows, count):
+        for batch in extractor.run_batches(requests, compute, count):
             of_images = torch.from_numpy(batch.rows[0].astype(np.float32, copy=False)) if batch.rows else torch.empty(0)
             yield batch.indices, of_images, batch.failures
             bar.update(len(batch.indices) // count + len(batch.failures))
@@ -180,9 +182,7 @@ def read_vectors(extractor: Extractor, upper: TransferModel, manifest: Manifest)
     """
     as_vectors, images = vectors_of(extractor), manifest.by_image()
 
-    def compute(rendered: Tensor) -> list[Tensor]:
-        return [as_vectors(rows).float() for rows in upper.rows(rendered)]
-
+    compute = extractor.launched(upper.rows, lambda rows: [as_vectors(rows).float()], images=len(images.locations))
     vectors = []
     with progress(label="look at training images", total=len(images.locations), unit="images") as bar:
         for batch in extractor.run_batches(extractor.evaluation_requests(images.locations), compute, 1):

@@ -116,10 +116,11 @@ def iter_masks(
             for tile in tiles:
                 yield ImageRequest(tile, _Rendering(image, preprocessing), extractor.reading)
 
-    def compute(rendered: Tensor) -> list[Tensor]:
-        logits, rows = upper.logits(rendered)
+    def answer(of_images: Tensor) -> list[Tensor]:
+        logits, rows = upper.logits_of(of_images)
         return [logits] if as_vectors is None else [logits, as_vectors(rows).float()]
 
+    compute = extractor.launched(upper.rows, answer, images=len(locations) if tiling is None else None)
     done = 0
     with progress(label=label, total=len(locations), unit="images") as bar:
         for batch in extractor.run_batches(requests(), compute, 1):

@@ -229,25 +229,31 @@ class TransferModel:
 
     def activated(self, images: Tensor, task: Task) -> list[Tensor]:
         """Return what the task makes of the outputs for rendered images, uint8 [b, 3, S, S], then the head's input."""
-        self.model.eval()
-        with torch.inference_mode():
-            rows = self.model.rows(self.frozen(self.normalize(images)))
-            activated = task.activate(logits_of(self.model.head(rows)))
-        assert isinstance(activated, Tensor)
-        return [activated, rows]
+        return self.activated_of(self.rows(images)[0], task)
 
     def logits(self, images: Tensor) -> list[Tensor]:
         """Return the outputs for rendered images, uint8 [b, 3, S, S], as the task takes them, then the head's input."""
-        self.model.eval()
-        with torch.inference_mode():
-            rows = self.model.rows(self.frozen(self.normalize(images)))
-            return [logits_of(self.model.head(rows)), rows]
+        return self.logits_of(self.rows(images)[0])
 
     def rows(self, images: Tensor) -> list[Tensor]:
         """Return what the head is given of each of rendered images, uint8 [m, 3, S, S], as a list of one."""
         self.model.eval()
         with torch.inference_mode():
             return [self.model.rows(self.frozen(self.normalize(images)))]
+
+    def activated_of(self, rows: Tensor, task: Task) -> list[Tensor]:
+        """Return what the task makes of the outputs for what `rows` gave, then that."""
+        logits, _ = self.logits_of(rows)
+        with torch.inference_mode():
+            activated = task.activate(logits)
+        assert isinstance(activated, Tensor)
+        return [activated, rows]
+
+    def logits_of(self, rows: Tensor) -> list[Tensor]:
+        """Return the outputs, as the task takes them, for what `rows` gave, then that."""
+        self.model.eval()
+        with torch.inference_mode():
+            return [logits_of(self.model.head(rows)), rows]
 
     def answer(self, rows: SampleImages, task: Task) -> Tensor:
         """Return what the task makes of the outputs for samples of several images, of what `rows` gave, on the CPU."""

@@ -20,9 +20,13 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from cache.errors import UsageError
+from stages.runtime.allocator import count_arenas, in_main_arena
 
 _LOADED_IN = os.getpid()
 """The process that imported this; where another one has it, that was forked."""
+
+_MOST_WAITING = 256
+"""Threads that a pool starts beyond those that work."""
 
 _REFUSED_AFTER_FORK = ("Autograd-and-Fork", "in forked subprocess")
 """In the errors of torch for what it cannot do in a forked process."""
@@ -94,19 +98,75 @@ def single_thread_pool(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
     its own number again at the end, for threads that are started later. A thread of the pool asks, too, before it sets
     its number: else its first operator would take whatever another pool has said by then, and with another number of
     threads a sum comes out with other bits.
+
+    Where some of the threads that glibc hands out could not keep large blocks of memory
+    (:func:`~stages.runtime.allocator.in_main_arena`), more are started, and those work that can.
     """
-
-    def compute_alone() -> None:
-        torch.get_num_threads()
-        torch.set_num_threads(1)
-
     torch.get_num_threads()
-    pool = ThreadPoolExecutor(count, name, initializer=compute_alone)
+    most = min((count + 1) * count_arenas(), count + _MOST_WAITING) if count_arenas() > 1 else count
+    admission = _Admission(count)
+    pool = ThreadPoolExecutor(most, name, initializer=admission.enter)
     try:
+        if most > count:
+            admission.fill(pool, most)
         yield pool
     finally:
+        admission.end()
         pool.shutdown(wait=True, cancel_futures=True)
         torch.set_num_threads(torch.get_num_threads())
+
+
+class _Admission:
+    """Lets as many threads of a pool work as it is for, of those first whose large blocks of memory are kept.
+
+    A thread gets its arena when it starts, in turn, and cannot change it: one in another arena than the main one would
+    fault every large block in anew. Others wait until the pool ends, since the arena of a thread that ended would go to
+    the next.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._settled = 0
+        self._choosing = False
+        self._ended = False
+        self._changed = threading.Condition()
+
+    def enter(self) -> None:
+        """Begin to work, in a new thread of the pool, or wait until the pool ends."""
+        torch.get_num_threads()
+        torch.set_num_threads(1)
+        with self._changed:
+            kept = not self._choosing or in_main_arena()
+            self._settled += 1
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._ended or bool(self._free and (kept or not self._choosing)))
+            self._free -= 1
+
+    def fill(self, pool: ThreadPoolExecutor, most: int) -> None:
+        """Start threads, `most` at most, until enough of them work; where too few are fit, others do, too."""
+        self._choosing = True
+        filled = threading.Event()
+        try:
+            for started in range(1, most + 1):
+                pool.submit(filled.wait)  # those that work have work, so that each call starts one more
+                with self._changed:
+                    self._changed.wait_for(partial(self._has_settled, started))
+                    if not self._free:
+                        break
+            with self._changed:
+                self._choosing = False
+                self._changed.notify_all()
+        finally:
+            filled.set()
+
+    def _has_settled(self, threads: int) -> bool:
+        return self._settled == threads
+
+    def end(self) -> None:
+        """Let those that wait see that the pool ends."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
 
 
 @contextmanager

@@ -4,6 +4,9 @@ An operation is done at once to all images of a batch that it is planned for, ea
 pixels by a matrix is one sampling of the batch, what changes colors is arithmetic with a factor for each image; what
 has no such form here is done by torchvision, at once to those whose numbers are equal.
 
+On one device a rendering has the same bits whatever images are with it: nothing is summed in an order that depends on
+how many there are.
+
 The arithmetic is torchvision's for single images, but for the weights of resizing, which there have 16 bits. So the
 renderings of single images differ by a gray level here and there, and by what changes of contrast make of one. What has
 a threshold (solarize, posterize, equalize) makes of that level what it makes of two.
@@ -185,8 +188,12 @@ def _brightness(batch: Tensor, steps: Sequence[Step]) -> Tensor:
 
 
 def _contrast(batch: Tensor, steps: Sequence[Step]) -> Tensor:
-    mean = _gray(batch).mean(dim=(1, 2, 3), keepdim=True)
-    return _blended(batch, mean, _numbers(steps, "contrast_factor"))
+    return _blended(batch, _mean_gray(batch), _numbers(steps, "contrast_factor"))
+
+
+def _mean_gray(batch: Tensor) -> Tensor:
+    """Return the mean gray level of each image, float32 [b, 1, 1, 1]; of whole levels a sum in 64 bits is exact."""
+    return _gray(batch).mean(dim=(1, 2, 3), keepdim=True, dtype=torch.float64).float()
 
 
 def _saturation(batch: Tensor, steps: Sequence[Step]) -> Tensor:
@@ -201,16 +208,29 @@ def _blur(batch: Tensor, steps: Sequence[Step]) -> Tensor:
     """Blur each image by a Gaussian of its own, along columns and then along rows."""
     width, height = steps[0].arguments["kernel_size"]
     padding = [width // 2, width // 2, height // 2, height // 2]
-    planes = functional.pad(batch.float(), padding, mode="reflect").flatten(0, 1)[None]
-    for axis, (size, shape) in enumerate(((width, (1, 1, width)), (height, (1, height, 1)))):
+    planes = functional.pad(batch.float(), padding, mode="reflect")
+    for axis, size in enumerate((width, height)):
         deviations = np.array([step.arguments["sigma"][axis] for step in steps])
         places = np.arange(size) - (size - 1) / 2
         weights = np.exp(-((places / deviations[:, None]) ** 2) / 2)
         weights /= weights.sum(axis=1, keepdims=True)
         kernels = uploaded(torch.from_numpy(weights.astype(np.float32)), batch.device)
-        kernels = kernels.repeat_interleave(batch.shape[1], dim=0).view(-1, *shape)
-        planes = functional.conv2d(planes, kernels, groups=len(kernels))
-    return planes.view(batch.shape).round_().clamp_(0, _WHITE).to(torch.uint8)
+        planes = _summed(planes, kernels, 3 - axis)
+    return planes.round_().clamp_(0, _WHITE).to(torch.uint8)
+
+
+def _summed(planes: Tensor, kernels: Tensor, axis: int) -> Tensor:
+    """Return sums along an axis of planes [b, 3, H, W] with weights of each image, [b, taps], one tap after the other.
+
+    A convolution would choose its order by how many images there are.
+    """
+    length = planes.shape[axis] - kernels.shape[1] + 1
+    weights = kernels[:, :, None, None, None]
+    sums = planes.narrow(axis, 0, length) * weights[:, 0]
+    for tap in range(1, kernels.shape[1]):
+        # two steps, as a fused one rounds otherwise on some processors
+        sums += planes.narrow(axis, tap, length) * weights[:, tap]
+    return sums
 
 
 def _erase(batch: Tensor, steps: Sequence[Step]) -> Tensor:

@@ -202,8 +202,12 @@ for _name, _size in _SIZES.items():
     _register(_name, _size)
 
 
-def planned(transforms: Sequence[Callable[[Any], Any]], height: int, width: int) -> Plan:
+def planned(
+    transforms: Sequence[Callable[..., Any]], height: int, width: int, mask: Tensor | None = None
+) -> tuple[Plan, Tensor | None]:
     """Return what transforms do to an image of a size, drawing what they draw in the generator of this thread.
+
+    And its mask, uint8 [height, width], where there is one, after the same.
 
     Raises
     ------
@@ -211,11 +215,15 @@ def planned(transforms: Sequence[Callable[[Any], Any]], height: int, width: int)
         If that depends on its pixels, or is none of the operations that can be written down.
     """
     image: Any = PlannedImage.of_size(height, width)
+    placed = None if mask is None else tv_tensors.Mask(mask)
     plan: list[tuple[Step, ...]] = []
     for transform in transforms:
         before = len(image.steps)
-        image = transform(image)
+        if placed is None:
+            image = transform(image)
+        else:
+            image, placed = transform(image, placed)
         if not isinstance(image, PlannedImage) or not hasattr(image, "steps"):
             raise NotPlannableError("an operation that is not written down")
         plan.append(image.steps[before:])
-    return tuple(plan)
+    return tuple(plan), None if placed is None else placed.as_subclass(Tensor)

@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 
 from stages.config.augment_grammar import OPS, PRESETS, parse_augment
 from stages.data.augment.mask_view import mask_view
-from stages.data.augment.plan import EVALUATION_VIEW, Plan, Step, planned
+from stages.data.augment.plan import EVALUATION_VIEW, NotPlannableError, Plan, Step, planned
 from stages.data.augment.thread_rng import ThreadGenerator
 from stages.data.augment.transforms import (
     FLIP,
@@ -34,7 +34,11 @@ _WRITTEN_OUT = {
 """The presets that are lists of transforms as anyone can write them."""
 
 
-@dataclass(frozen=True)
+MIRRORED = "mirror"
+"""What the mirror image of the evaluation view is called, where it is cached as a view."""
+
+
+@dataclass(frozen=True, eq=False)
 class Augmentation:
     """Random renderings for one network's images; ``augment(image, seed)`` renders.
 
@@ -76,7 +80,30 @@ class Augmentation:
         if not self.transforms:
             return ((Step(EVALUATION_VIEW, {}),),)
         with ThreadGenerator(torch.Generator().manual_seed(seed)):
-            return planned([transform.apply for transform in self.transforms], height, width)
+            return planned([transform.apply for transform in self.transforms], height, width)[0]
+
+    def plan_if_possible(self, height: int, width: int, seed: int) -> Plan | None:
+        """Return what `plan` does; None where a transform needs the pixels to know."""
+        try:
+            return self.plan(height, width, seed)
+        except NotPlannableError:
+            return None
+
+    def plan_with_mask(self, height: int, width: int, mask: Tensor, seed: int) -> tuple[Plan, Tensor]:
+        """Return what `plan` does, and the mask, uint8 [height, width], as `with_mask` renders it: uint8 [S, S].
+
+        Raises
+        ------
+        NotPlannableError
+            As `plan`.
+        """
+        if not self.transforms:
+            view = mask_view(self.preprocessing, mask).as_subclass(Tensor)
+            return self.plan(height, width, seed), view
+        with ThreadGenerator(torch.Generator().manual_seed(seed)):
+            plan, placed = planned([transform.apply for transform in self.transforms], height, width, mask)
+        assert placed is not None
+        return plan, placed
 
     def with_mask(self, image: Tensor, mask: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Return a rendering of a photograph, and of its mask the same places, uint8 [3, S, S] and [S, S].
@@ -106,7 +133,7 @@ class Augmentation:
 
 def mirror_view(preprocessing: Preprocessing) -> Augmentation:
     """Return what renders the mirror image of the evaluation view, whatever the seed."""
-    return Augmentation("mirror", preprocessing, (evaluation_view(preprocessing), MIRROR))
+    return Augmentation(MIRRORED, preprocessing, (evaluation_view(preprocessing), MIRROR))
 
 
 def augmentation(augment: str, preprocessing: Preprocessing) -> Augmentation:

@@ -243,8 +243,10 @@ class _EvaluationView:
 
     def __call__(self, image: Tensor, *masks: Tensor) -> Any:
         if isinstance(image, PlannedImage):
-            return image.evaluation_view(self.preprocessing.shape)
-        return _all_of([self.preprocessing.render(image), *(mask_view(self.preprocessing, mask) for mask in masks)])
+            view: Tensor = image.evaluation_view(self.preprocessing.shape)
+        else:
+            view = self.preprocessing.render(image)
+        return _all_of([view, *(mask_view(self.preprocessing, mask) for mask in masks)])
 
 
 class _MovesMasks:

@@ -11,6 +11,9 @@ from cache.errors import UsageError
 from stages.config.features import FeatureConfig
 from stages.config.pixel_values import ALL, FULL, IntensityRange, parse_channels, parse_intensity_range, parse_page
 
+GPU_DECODER = "nvjpeg"
+"""What a decoder's name has in it where a GPU's library decodes."""
+
 VERSION = 2
 """Of what turns bytes into pixels. Which rows of version 1 may be taken over, `is_read_as_in_version_1` says."""
 
@@ -62,7 +65,7 @@ class Reading:
 
         Part of the spec of every cached feature. Which libraries decode on a CPU is not in it: their pixels are equal.
         """
-        name = f"pixels{self._reduced}{'+nvjpeg' if self.nvjpeg else ''}/{VERSION}"
+        name = f"pixels{self._reduced}{f'+{GPU_DECODER}' if self.nvjpeg else ''}/{VERSION}"
         channels = ",".join(map(str, self.channels))
         settings = {"intensity": self.intensity, "channels": channels, "page": self.page}
         usual = {"intensity": FULL, "channels": "", "page": "first"}

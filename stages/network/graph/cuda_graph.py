@@ -63,9 +63,10 @@ class CudaGraph:
             torch.cuda.current_stream(images.device).wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
         # on the stream of this device: torch's own for it is of the first that was ever recorded on; other threads
-        # decode meanwhile, and take memory for it
+        # decode meanwhile, and take memory for it. Where recording fails, torch leaves this thread on that stream
         with (
             torch.cuda.device(images.device),
+            torch.cuda.stream(beside),
             torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"),
         ):
             rows = self._function(given)

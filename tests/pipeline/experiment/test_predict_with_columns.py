@@ -28,6 +28,7 @@ def answers(listing, width, images=None):
     batches = SimpleNamespace(
         evaluation_requests=lambda locations: locations,
         run_batches=lambda requests, compute, count: iter(images),
+        launched=lambda *steps, images: None,
     )
     upper = SimpleNamespace(model=SimpleNamespace(head=head))
     return list(predict_with_columns(batches, upper, TASK, listing, COLUMNS)), head
@@ -64,7 +65,10 @@ def test_samples_of_several_images_are_answered_with_their_columns():
         finished=4,
     )
     extractor = SimpleNamespace(
-        evaluation_requests=lambda locations: locations, run_batches=lambda *_: iter([batch]), batch_size=8
+        evaluation_requests=lambda locations: locations,
+        run_batches=lambda *_: iter([batch]),
+        launched=lambda *steps, images: None,
+        batch_size=8,
     )
     upper = SimpleNamespace(model=SimpleNamespace(head=head), rows=None)
     samples = [

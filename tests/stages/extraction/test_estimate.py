@@ -1,8 +1,11 @@
 import time
 from dataclasses import replace
+from math import prod
+from pathlib import Path
 
 import pytest
 
+from cache import atomic_write
 from cache.errors import DataError
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
@@ -36,10 +39,12 @@ def slow_images(monkeypatch):
     monkeypatch.setattr(engine, "render", slowly)
 
 
-def test_rows_and_bytes_are_those_of_the_extraction_and_nothing_is_written(photographs, small):
+def test_rows_and_bytes_are_those_of_the_extraction_and_nothing_is_left(photographs, small):
     manifest = load_manifest(DataConfig(str(photographs)))
     result = estimate(build_extractor(small), manifest)
     assert not small.cache.exists()
+    assert not list(small.cache.parent.glob(".*"))
+    assert result.limits.keys() == {"decode", "forward", "write"}
     assert (result.images, result.renderings) == (72, 216)
     assert [(tap.shape, tap.rows, tap.size) for tap in result.taps] == [
         ((112,), 216, 216 * (112 * 2 + 48)),
@@ -61,6 +66,28 @@ def test_only_what_is_missing_counts_and_rates_are_told_where_nothing_is(photogr
     most = 3 * extractor.threads / DECODING  # three views of each image that is decoded
     assert most / 5 < result.limits["decode"] < most
     assert most / 10 < result.per_second < 1.5 * most  # timed from the end of the first batches
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_a_disk_that_is_slower_than_all_else_sets_the_time(photographs, small, monkeypatch, compression):
+    sync = atomic_write._sync
+    monkeypatch.setattr(atomic_write, "_sync", lambda path: (time.sleep(2), sync(path)))  # twice for each shard
+    maps = replace(small, views=1, cut="blocks.0", pool="none", image_size=224, compression=compression)
+    result = estimate(build_extractor(maps), load_manifest(DataConfig(str(photographs))))
+    ((_, shape, _, _),) = (vars(tap).values() for tap in result.taps)
+    rows = (16 << 20) // (2 * prod(shape) + 48)
+    assert rows / 8 < result.limits["write"] < rows / 4
+    assert result.per_second == min(result.limits.values())
+    assert result.seconds == pytest.approx(72 / result.limits["write"])
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder that no user can write to")
+def test_where_nothing_can_be_written_that_is_told(photographs, small):
+    extractor = build_extractor(replace(small, cache=Path("/proc/self/cache")))
+    result = estimate(extractor, load_manifest(DataConfig(str(photographs))))
+    assert "write" not in result.limits
+    assert "the cache cannot be written" in result.not_writable
+    assert result.per_second > 0
 
 
 @pytest.mark.usefixtures("slow_images")

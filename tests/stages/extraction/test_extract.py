@@ -6,7 +6,7 @@ import pytest
 import tifffile
 import torch
 
-from cache.errors import CacheError, CacheInputError, CutonceError, DataError, UsageError, WeightsError
+from cache.errors import CacheError, CacheInputError, DataError, UsageError, WeightsError
 from stages.config.data import DataConfig
 from stages.config.features import OF_THE_MACHINE, FeatureConfig
 from stages.data.manifest import load_manifest
@@ -28,8 +28,9 @@ def small(tmp_path):
 def count_forwards(extractor):
     """Count the images of each pass through the backbone; on a GPU, of each launch of what was recorded of it."""
     seen = []
-    launch = extractor._launch
-    vars(extractor)["_launch"] = lambda images: seen.append(len(images)) or launch(images)
+    steps = extractor._passes._steps
+    first = steps[0]
+    steps[0] = lambda images: seen.append(len(images)) or first(images)
     return seen
 
 
@@ -295,17 +296,6 @@ def test_what_was_busy_is_told(photographs, small):
     assert all(0 < share < 1.2 for share in report.shares.values())
 
 
-def test_a_batch_that_does_not_fit_says_which_option_helps(small, monkeypatch):
-    extractor = build_extractor(small)
-
-    def too_large(inputs):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(extractor.trunk, "forward", too_large)
-    with pytest.raises(CutonceError, match="`extract_batch_size` 8"):
-        extractor.features(torch.zeros((16, 3, 64, 64), dtype=torch.uint8))
-
-
 def test_an_unknown_device_is_refused(small):
     with pytest.raises(UsageError, match="`device`"):
         build_extractor(replace(small, device="toaster"))
@@ -366,7 +356,9 @@ OF_THE_MACHINE_IN_OTHER_WORDS = {
 
 @pytest.mark.parametrize("option", OF_THE_MACHINE)
 def test_options_of_the_machine_say_nothing_of_what_features_are(small, tmp_path, monkeypatch, option):
-    monkeypatch.setattr("torch.use_deterministic_algorithms", lambda mode: None)  # until the process ends, for all tests
+    monkeypatch.setattr(
+        "torch.use_deterministic_algorithms", lambda mode: None
+    )  # until the process ends, for all tests
     small = replace(small, precision="fp32", decode_on="cpu")  # as a CPU does it by itself, on any device
     value = OF_THE_MACHINE_IN_OTHER_WORDS[option]
     changed = replace(small, **{option: tmp_path / value if option == "cache" else value})

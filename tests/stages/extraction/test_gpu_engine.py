@@ -9,21 +9,28 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from cache.errors import CutonceError, UsageError
 from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
-from stages.data.image_stream import EvaluationViews, ImageRequest
+from stages.data.augment.batched import render_planned
+from stages.data.augment.policy import Augmentation, augmentation
+from stages.data.augment.transforms import Transform
+from stages.data.image_stream import ImageRequest, RequestedViews
 from stages.data.images.codecs import torchcodec_decoders
 from stages.data.images.preprocessing import Preprocessing, stack_pixels
 from stages.data.images.reading import Reading
 from stages.data.manifest import load_manifest
+from stages.data.sources.open_image import read_image
 from stages.extraction.engine import on_cores
 from stages.extraction.extract import extract
 from stages.extraction.extractor import build_extractor
 from stages.extraction.gpu_engine import on_gpu
 from stages.extraction.read_features import read_features
+from stages.extraction.stand_in import stand_in
 from tests.photographs import make_folder, photograph
+from tests.pretended_cuda import CUDAGraph
 
 CPU = torch.device("cpu")
 READING = Reading(nvjpeg=True)
@@ -61,7 +68,7 @@ def files(tmp_path_factory):
 
 
 def plain(file):
-    return ImageRequest(file, PREPROCESSING.render, READING, evaluation=EvaluationViews(PREPROCESSING))
+    return ImageRequest(file, PREPROCESSING.render, READING, views=RequestedViews(PREPROCESSING))
 
 
 def mean_colors(images):
@@ -174,9 +181,7 @@ def test_remarks_are_counted_whoever_decodes(files):
         return "wide" if width > height else ""
 
     requests = [
-        ImageRequest(
-            file, PREPROCESSING.render, READING, remark, EvaluationViews(PREPROCESSING) if number % 2 else None
-        )
+        ImageRequest(file, PREPROCESSING.render, READING, remark, RequestedViews(PREPROCESSING) if number % 2 else None)
         for number, file in enumerate(files)
     ]
     counted = sum((batch.remarks for batch in run(requests)), start=type(run(requests)[0].remarks)())
@@ -190,7 +195,7 @@ def test_a_strip_is_a_failure_and_ends_nothing(files, tmp_path):
     Image.new("RGB", (60_000, 1)).save(path)
     preprocessing = Preprocessing(224, 256)
     requests = [
-        ImageRequest(str(file), preprocessing.render, READING, evaluation=EvaluationViews(preprocessing))
+        ImageRequest(str(file), preprocessing.render, READING, views=RequestedViews(preprocessing))
         for file in (path, files[0])
     ]
     _, indices, failures = outcome(run(requests))
@@ -296,35 +301,162 @@ def test_a_batch_that_does_not_fit_is_halved_with_a_word_about_it(pretended_cuda
         features(folder, tmp_path / "none", precision="fp32")
 
 
-def test_the_evaluation_view_is_the_same_whatever_comes_after_it(files):
-    """With its mirror image, with the mirror image alone, and with views that are rendered image by image."""
+def views_of(file, mirrored=(False,), augment=None, seeds=()):
+    """A request for evaluation views, and augmented ones, of a file."""
 
-    def others(image):
-        return stack_pixels([255 - PREPROCESSING.render(image), PREPROCESSING.render(image) // 2])
+    def render(image):
+        view = PREPROCESSING.render(image)
+        looks = [view.flip(-1) if mirror else view for mirror in mirrored]
+        return stack_pixels([*looks, *(augment(image, seed) for seed in seeds)])
 
-    def rows(mirrored, rest=None, renderings=1):
-        def every(image):
-            view = PREPROCESSING.render(image)
-            looks = [view.flip(-1) if mirror else view for mirror in mirrored]
-            return stack_pixels([*looks, *([] if rest is None else rest(image))])
+    views = RequestedViews(PREPROCESSING, mirrored, augment, seeds)
+    return ImageRequest(file, render, READING, None, views, len(mirrored) + len(seeds))
 
-        views = EvaluationViews(PREPROCESSING, mirrored, rest)
-        (_, pixels), indices, _ = outcome(
-            run([ImageRequest(file, every, READING, None, views, renderings) for file in files], renderings=renderings)
+
+def pixels_of(requests, renderings, **settings):
+    """Return the rows of red levels, [n, renderings, S, S], of images that can be read, and the numbers of these."""
+    (_, pixels), indices, failures = outcome(run(requests, renderings=renderings, **settings))
+    return pixels.reshape(-1, renderings, *pixels.shape[1:]), indices[::renderings], failures
+
+
+OWN = Augmentation(
+    "own",
+    PREPROCESSING,
+    (
+        *augmentation("crop+flip", PREPROCESSING).transforms,
+        # needs the pixels, and so has no plan, for some seeds
+        Transform("", lambda image: image // 2 if torch.rand(()) < 0.5 else image.flip(-1).clamp(0, 255)),
+        Transform("", v2.RandomRotation(30, v2.InterpolationMode.BILINEAR)),
+    ),
+)
+NOW_AND_THEN = Augmentation(
+    "now and then",
+    PREPROCESSING,
+    (
+        *augmentation("crop+flip", PREPROCESSING).transforms,
+        Transform("", v2.RandomApply([v2.Lambda(lambda image: image // 2)], p=0.5)),
+    ),
+)
+AUGMENTATIONS = {
+    **{name: augmentation(name, PREPROCESSING) for name in ("none", "light", "medium", "strong", "flip+blur+rotation")},
+    "own": OWN,
+    "now and then": NOW_AND_THEN,
+}
+
+
+def test_some_views_can_be_planned_and_some_cannot():
+    plans = [NOW_AND_THEN.plan_if_possible(40, 50, seed) is None for seed in range(20)]
+    assert {*plans} == {True, False}
+    assert OWN.plan_if_possible(40, 50, 0) is None
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_a_view_is_a_function_of_image_and_seed_whatever_is_rendered_with_it(files, name):
+    augment = AUGMENTATIONS[name]
+
+    def seeds_of(file):
+        return tuple(files.index(file) * 10 + view for view in (1, 2, 3))
+
+    every, indices, failures = pixels_of([views_of(file, (False,), augment, seeds_of(file)) for file in files], 4)
+    assert indices == [index for index in range(len(files)) if index not in (61, 63, 64)]
+    assert [index for index, _ in failures] == [61, 63, 64]  # once each
+    alone, _, _ = pixels_of(map(plain, files), 1)
+    assert np.array_equal(every[:, 0], alone[:, 0])
+    kept = [files[index] for index in indices]
+    expected = np.stack([[augment(read_image(file, READING), seed)[0] for seed in seeds_of(file)] for file in kept])
+    difference = np.abs(every[:, 1:].astype(int) - expected.astype(int))
+    assert (difference > 2).mean() < 0.03
+    assert (difference > 0).mean() < 0.1
+    rows = {(file, view): every[row, view] for row, file in enumerate(kept) for view in range(4)}
+    for number, wanted in enumerate(((3,), (1, 2), (2, 3))):
+        order = random.Random(number).sample(files, len(files))
+        requests = [views_of(file, (), augment, tuple(seeds_of(file)[view - 1] for view in wanted)) for file in order]
+        some, some_indices, _ = pixels_of(requests, len(wanted), batch_size=(4, 7, 64)[number])
+        for row, index in enumerate(some_indices):
+            for place, view in enumerate(wanted):
+                assert np.array_equal(some[row, place], rows[order[index], view])
+
+
+def test_views_of_many_images_are_rendered_at_once(files, monkeypatch):
+    sizes = []
+
+    def counted(images, plans, preprocessing):
+        sizes.append(len(plans))
+        return render_planned(images, plans, preprocessing)
+
+    monkeypatch.setattr("stages.extraction.gpu_engine.render_planned", counted)
+    pixels_of([views_of(file, (False,), AUGMENTATIONS["medium"], (1, 2)) for file in files], 3, batch_size=48)
+    assert sum(sizes) == 2 * 31  # of what the device decodes
+    assert len(sizes) == 4  # one for each part that has any
+
+
+def test_views_that_do_not_fit_are_rendered_in_parts(files, pretended_cuda):
+    requests = [views_of(file, (), AUGMENTATIONS["medium"], (1, 2)) for file in files]
+    pretended_cuda.peak = 0
+    whole = outcome(list(on_gpu(requests, mean_colors, torch.device("cuda:0"), 48, 2, 2)))
+    pretended_cuda.largest_allocation = pretended_cuda.peak - 1
+    with pytest.warns(UserWarning, match="not enough memory on cuda:0 for rendering of"):
+        parts = outcome(list(on_gpu(requests, mean_colors, torch.device("cuda:0"), 48, 2, 2)))
+    pretended_cuda.largest_allocation = None
+    assert whole[1:] == parts[1:]
+    assert all(map(np.array_equal, whole[0], parts[0]))
+
+
+def test_a_strip_takes_no_companion_with_it_whichever_of_its_views_is_lacking(files, tmp_path):
+    path = tmp_path / "strip.jpg"
+    Image.new("RGB", (60_000, 1)).save(path)
+    preprocessing = Preprocessing(224, 256)
+    flip = augmentation("flip", preprocessing)
+
+    def request(file, mirrored):
+        views = RequestedViews(preprocessing, mirrored, flip, (1, 2))
+        count = 2 + len(mirrored)
+        return ImageRequest(
+            str(file), lambda image: stack_pixels([flip(image, 1)] * count), READING, None, views, count
         )
-        return pixels.reshape(-1, renderings, *pixels.shape[1:]), indices[::renderings]
 
-    (_, alone), indices, _ = outcome(run(map(plain, files)))
-    both, indices_of_both = rows((False, True), renderings=2)
-    mirror, _ = rows((True,))
-    several, _ = rows((False,), others, renderings=3)
+    for mirrored in ((False,), ()):
+        count = 2 + len(mirrored)
+        alone, indices, _ = pixels_of([request(file, mirrored) for file in files[:2]], count, batch_size=9)
+        beside, indices_beside, failures = pixels_of(
+            [request(file, mirrored) for file in (files[0], path, files[1])], count, batch_size=9
+        )
+        assert (indices, indices_beside) == ([0, 1], [0, 2])
+        assert failures == [(1, "60000 x 1 pixels are too long and thin to be resized")]
+        assert np.array_equal(alone, beside)
+
+
+def test_the_evaluation_view_is_the_same_whatever_comes_after_it(files):
+    """With its mirror image, with the mirror image alone, and with augmented views."""
+    alone, indices, _ = pixels_of(map(plain, files), 1)
+    both, indices_of_both, _ = pixels_of([views_of(file, (False, True)) for file in files], 2)
+    mirror, _, _ = pixels_of([views_of(file, (True,)) for file in files], 1)
     assert indices_of_both == indices
-    assert np.array_equal(both[:, 0], alone)
-    assert np.array_equal(several[:, 0], alone)
-    assert np.array_equal(both[:, 1], alone[..., ::-1])
-    assert np.array_equal(mirror[:, 0], alone[..., ::-1])
-    np.testing.assert_allclose(several[:, 1], 255 - alone, atol=2)
-    np.testing.assert_allclose(several[:, 2], alone // 2, atol=2)
+    assert np.array_equal(both[:, :1], alone)
+    assert np.array_equal(both[:, 1:], alone[..., ::-1])
+    assert np.array_equal(mirror, alone[..., ::-1])
+
+
+def test_views_that_a_gpu_renders_say_so_in_their_spec_and_serve_a_laptop(pretended_cuda, tmp_path):
+    folder = make_folder(tmp_path / "images", per_class=4)
+    manifest = load_manifest(DataConfig(str(folder)))
+    options = {"precision": "fp32", "augment": "medium", "views": 3}
+    _, report, server = features(folder, tmp_path / "cache", **options)
+    assert report.extracted == len(manifest)
+    assert server.taps[0].view_cache.spec.views["version"] == 2
+
+    def version(**changes):
+        options_here = {"weights": "none", "image_size": 64, "cache": tmp_path / "cache", **options, **changes}
+        return build_extractor(FeatureConfig(**options_here)).taps[0].view_cache.spec.views["version"]
+
+    assert version(decode_on="cpu") == version(device="cpu") == 1
+    assert version(mirror=True, views=1) == 1  # which are evaluation views
+    laptop = build_extractor(
+        FeatureConfig(weights="none", image_size=64, cache=tmp_path / "cache", device="cpu", augment="medium", views=3)
+    )
+    taken = stand_in(laptop, manifest.keys)
+    assert taken.taps[0].view_cache.spec == server.taps[0].view_cache.spec
+    assert extract(taken, manifest).extracted == 0
 
 
 @pytest.mark.parametrize("options", [{"mirror": True}, {"augment": "light", "views": 2}])
@@ -358,22 +490,22 @@ def test_deterministic_kernels_are_taken_on_a_gpu_alone_where_asked_for(
         torch.use_deterministic_algorithms(False)
 
 
-def test_a_gpu_that_is_lost_is_said_in_words_and_the_same_command_goes_on(pretended_cuda, tmp_path):
+def test_a_gpu_that_is_lost_is_said_in_words_and_the_same_command_goes_on(pretended_cuda, tmp_path, monkeypatch):
     folder = make_folder(tmp_path / "images", per_class=12)
     options = FeatureConfig(
         weights="none", image_size=64, cache=tmp_path / "cache", precision="fp32", extract_batch_size=4
     )
     manifest, extractor = load_manifest(DataConfig(str(folder))), build_extractor(options)
-    trunk, calls = extractor.trunk.forward, []
+    replay = CUDAGraph.replay
 
-    def lost_in_the_middle(images):
-        calls.append(len(images))
-        pretended_cuda.lost = len(calls) > 6
-        return trunk(images)
+    def lost_in_the_middle(graph):
+        pretended_cuda.lost = graph.replays >= 6
+        replay(graph)
 
-    extractor.trunk.forward = lost_in_the_middle
-    with pytest.raises(CutonceError, match=r"cuda answers no more .*: what is written stays, and the same command"):
-        extract(extractor, manifest, shard_bytes=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(CUDAGraph, "replay", lost_in_the_middle)
+        with pytest.raises(CutonceError, match=r"cuda answers no more .*: what is written stays, and the same command"):
+            extract(extractor, manifest, shard_bytes=1)
     pretended_cuda.lost = False
     again = build_extractor(options)
     kept = len(again.taps[0].cache)

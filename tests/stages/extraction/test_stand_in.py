@@ -11,7 +11,7 @@ from stages.config.data import DataConfig
 from stages.config.features import FeatureConfig
 from stages.data.manifest import load_manifest
 from stages.extraction.extract import extract
-from stages.extraction.extractor import build_extractor
+from stages.extraction.extractor import build_extractor, spec_of_views
 from stages.extraction.read_features import read_features
 from stages.extraction.stand_in import decodes_alike, stand_in
 from tests.photographs import make_folder
@@ -33,12 +33,13 @@ def made_elsewhere(options, manifest, decoder=NVJPEG, arithmetic=None, **changes
     """Extract into the caches that another machine would fill: of other options, under other names of the ways."""
     extractor = build_extractor(replace(options, **changes))
 
-    def called(cache):
-        return FeatureCache(cache.root, Spec.from_json({**cache.spec.to_json(), **ways}))
+    def called(tap):
+        spec = Spec.from_json({**tap.cache.spec.to_json(), **ways})
+        views = spec_of_views(spec, extractor.augmentation)
+        return replace(tap, cache=FeatureCache(options.cache, spec), view_cache=FeatureCache(options.cache, views))
 
     ways = {"decoder": decoder} if arithmetic is None else {"decoder": decoder, "precision": arithmetic}
-    taps = tuple(replace(tap, cache=called(tap.cache), view_cache=called(tap.view_cache)) for tap in extractor.taps)
-    extractor = replace(extractor, taps=taps)
+    extractor = replace(extractor, taps=tuple(map(called, extractor.taps)))
     extract(extractor, manifest)
     return extractor
 

@@ -11,6 +11,7 @@ from torch import nn
 from stages.data.images.preprocessing import Preprocessing
 from stages.data.images.reading import PLAIN, Reading
 from stages.extraction.engine import get_engine
+from stages.extraction.full_batches import FullBatches
 from stages.finetuning.predict_masks import iter_masks
 from stages.finetuning.transfer_model import FrozenPart, TrainableTop, TransferModel
 from stages.tasks.tiles import Tiling
@@ -39,6 +40,7 @@ def network(side, crop_mode="squash", reading=PLAIN):
         run_batches=lambda requests, compute, count: get_engine("cores", device)(
             requests, compute, device, 4, 2, count
         ),
+        launched=lambda *steps, images: FullBatches(*steps, device=device, size=None, recorded=False),
     )
     model = TrainableTop(nn.Identity(), nn.Identity(), NearestColor())
     return extractor, TransferModel(preprocessing.normalize, lambda images: images, model, FrozenPart(None))

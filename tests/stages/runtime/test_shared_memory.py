@@ -25,6 +25,7 @@ def test_this_machine_says_what_it_has():
 
 def problem_of_files(locations):
     samples, sampler = SimpleNamespace(images=[], locations=locations), SimpleNamespace(size=len)
+    samples.by_image = lambda: samples
     return SimpleNamespace(rank=SINGLE_PROCESS, samples_per_batch=32, sampler=sampler, train=samples)
 
 

@@ -15,7 +15,7 @@ from threadpoolctl import ThreadpoolController
 
 from cache.errors import UsageError
 from stages.runtime import threads
-from stages.runtime.threads import one_thread_per_fit, usable_after_fork
+from stages.runtime.threads import one_thread_per_fit, single_thread_pool, usable_after_fork
 
 ROOT = Path(__file__).parents[3]
 
@@ -72,6 +72,46 @@ def test_what_torch_refuses_in_a_fork_is_told_with_what_helps(forked, message):
         forked(refused, message)
     with pytest.raises(RuntimeError, match="another"):
         forked(refused, "another")
+
+
+@pytest.mark.parametrize("fit", ["all", "some", "none"])
+def test_of_the_threads_of_a_pool_those_work_whose_memory_is_kept(monkeypatch, fit):
+    asked, works, together = [], [], threading.Barrier(3)
+
+    def in_main_arena():
+        asked.append(threading.current_thread().name)
+        return {"all": True, "some": len(asked) % 4 == 0, "none": False}[fit]
+
+    def work(number):
+        together.wait(timeout=60)  # as many at a time as the pool is for, not one fewer
+        works.append(threading.current_thread().name)
+        return number * torch.get_num_threads()
+
+    monkeypatch.setattr(threads, "count_arenas", lambda: 4)
+    monkeypatch.setattr(threads, "in_main_arena", in_main_arena)
+    before = threading.active_count()
+    with single_thread_pool(3, "compute") as pool:
+        assert list(pool.map(work, range(30))) == list(range(30))
+    assert len(set(works)) == 3
+    assert fit != "some" or set(works) == {asked[3], asked[7], asked[11]}
+    assert threading.active_count() == before
+
+
+def test_a_pool_that_cannot_be_filled_ends(monkeypatch):
+    monkeypatch.setattr(threads, "count_arenas", lambda: 4)
+    monkeypatch.setattr(threads, "in_main_arena", lambda: True)
+    start = threading.Thread.start
+
+    def fails_at_last(thread):
+        if thread.name.endswith("_1"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fails_at_last)
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="can't start new thread"), single_thread_pool(2, "compute"):
+        pass
+    assert threading.active_count() == before
 
 
 def blas_threads():

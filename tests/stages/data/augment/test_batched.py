@@ -7,7 +7,7 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from stages.data.augment.batched import render_planned
+from stages.data.augment.batched import _gray, _mean_gray, _summed, render_planned
 from stages.data.augment.policy import Augmentation, augmentation
 from stages.data.augment.transforms import FLIP, Transform, evaluation_view, random_crop
 from stages.data.images.preprocessing import Preprocessing
@@ -79,6 +79,20 @@ def test_other_ways_to_see_an_image_are_rendered_as_they_are(crop_mode, augment)
     assert off_by(augmentation(augment, preprocessing)).max() <= 4
 
 
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("augment", EVERY)
+def test_a_plan_with_a_mask_is_the_plan_and_the_mask_is_as_rendered_with_pixels(augment, crop_mode):
+    policy = augmentation(augment, replace(PREPROCESSING, crop_mode=crop_mode))
+    generator = torch.Generator().manual_seed(1)
+    for seed, image in enumerate(IMAGES):
+        height, width = image.shape[-2:]
+        mask = torch.randint(0, 4, (height, width), generator=generator, dtype=torch.uint8)
+        plan, placed = policy.plan_with_mask(height, width, mask, seed)
+        assert str(plan) == str(policy.plan(height, width, seed))
+        assert torch.equal(placed, policy.with_mask(image, mask, seed)[1])
+        assert type(placed) is torch.Tensor
+
+
 CROP = random_crop(PREPROCESSING, 0.5, 4 / 3)
 OF_ONES_OWN = {
     "torchvision's own way to interpolate": (CROP, Transform("", v2.RandomRotation(30))),
@@ -110,16 +124,35 @@ def test_photographs_that_have_the_size_already_are_left_as_they_are():
     assert torch.equal(render_planned(images, [((),)] * len(images), PREPROCESSING), torch.stack(images))
 
 
-@pytest.mark.parametrize("augment", ["medium", "strong", "randaugment"])
-def test_a_rendering_is_the_same_to_a_level_whatever_is_with_it(augment):
-    policy, seeds = augmentation(augment, PREPROCESSING), list(range(len(IMAGES)))
+@pytest.mark.parametrize("augment", EVERY)
+@pytest.mark.parametrize("preprocessing", [PREPROCESSING, Preprocessing(320, 352)], ids=["small", "large"])
+def test_a_rendering_has_the_same_bits_whatever_is_with_it(augment, preprocessing):
+    """So that rows in a cache are a function of image and view alone."""
+    policy, seeds = augmentation(augment, preprocessing), list(range(len(IMAGES)))
     whole = renderings(policy, IMAGES, seeds)
     parts = torch.cat(
         [renderings(policy, IMAGES[part], seeds[part]) for part in (slice(0, 1), slice(1, 4), slice(4, 9))]
     )
-    assert (whole.int() - parts.int()).abs().max() <= 2
+    assert torch.equal(whole, parts)
+    order = [4, 0, 8, 3, 1, 7, 5, 2, 6]
+    turned = renderings(policy, [IMAGES[place] for place in order], [seeds[place] for place in order])
+    assert torch.equal(turned, whole[order])
     assert whole.is_contiguous(memory_format=torch.channels_last)
     assert whole.dtype == torch.uint8
+
+
+def test_what_is_summed_over_an_image_does_not_depend_on_the_order():
+    """A GPU sums the pixels of few images in another order than those of many."""
+    levels = torch.randint(0, 256, (2, 3, 1500, 2000), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    exact = _gray(levels).to(torch.int64).sum(dim=(1, 2, 3)).double() / (1500 * 2000)
+    assert torch.equal(_mean_gray(levels).flatten(), exact.float())
+    planes, kernels = torch.rand(2, 3, 9, 20), torch.rand(2, 5)
+    for axis in (2, 3):
+        moved, sums = planes.movedim(axis, -1).numpy(), 0
+        length = moved.shape[-1] - 4
+        for tap in range(5):
+            sums = sums + moved[..., tap : tap + length] * kernels[:, tap].numpy()[:, None, None, None]
+        assert torch.equal(_summed(planes, kernels, axis).movedim(axis, -1), torch.from_numpy(sums))
 
 
 def test_renderings_on_a_gpu_are_not_waited_for(pretended_cuda):

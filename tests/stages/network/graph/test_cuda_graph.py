@@ -33,6 +33,19 @@ def test_what_cannot_be_recorded_is_computed_as_it_is_and_that_is_said_once(capl
     ]
 
 
+def test_what_waits_for_the_gpu_is_launched_as_it_is_on_the_stream_of_before(pretended_cuda, caplog):
+    caplog.set_level(logging.INFO, "cutonce")
+    stream = torch.cuda.current_stream()
+    graph = CudaGraph(lambda images: [images * images.max().item()])
+    images = torch.arange(6.0).view(2, 3)
+    for _ in range(2):
+        (rows,) = graph(images.cuda())
+        assert torch.equal(rows.cpu(), images * 5)
+        assert torch.cuda.current_stream() is stream
+    assert pretended_cuda.graphs == []
+    assert len(caplog.records) == 1
+
+
 def test_no_room_is_told_and_not_taken_for_what_cannot_be_recorded(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
     graph = CudaGraph(lambda images: [images])
@@ -41,8 +54,10 @@ def test_no_room_is_told_and_not_taken_for_what_cannot_be_recorded(monkeypatch):
             graph(torch.zeros(2))
 
 
-@pytest.mark.gpu
-def test_what_is_recorded_gives_what_is_computed_for_any_images_and_shape():
+@pytest.mark.parametrize("device", ["pretended", pytest.param("real", marks=pytest.mark.gpu)])
+def test_what_is_recorded_gives_what_is_computed_for_any_images_and_shape(device, request):
+    if device == "pretended":
+        request.getfixturevalue("pretended_cuda")
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten()).cuda()
     calls = []

@@ -1,0 +1,61 @@
+"""Rendered images through a network, always as many at a time: those of stage 1, and those that are predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from stages.network.graph.cuda_graph import CudaGraph
+from stages.runtime.memory import InHalves
+
+Step = Callable[[Tensor], list[Tensor]]
+"""Tensor [b, ...] -> list of Tensor [b, ...], each row of its own thing."""
+
+
+class FullBatches:
+    """What steps make of rendered images, one step after the other; what does not fit into the memory goes in parts.
+
+    What goes through them is always of the same size: a smaller batch is filled up with black. So a row depends on its
+    own image alone, bit for bit, and not on how many are left.
+
+    Parameters
+    ----------
+    steps : callable
+        The first is given images, uint8 [b, 3, S, S] on the device, each other one the only tensor of the step before.
+    device : torch.device
+    size : int or None
+        Images of a full batch; None where batches are left as they come.
+    recorded : bool
+        Whether an NVIDIA GPU launches each step as one, where that goes. Each is recorded for itself, so that a step
+        that waits for the GPU, as a head may, does not keep the others from it.
+    """
+
+    def __init__(self, *steps: Step, device: torch.device, size: int | None, recorded: bool) -> None:
+        self._steps = [CudaGraph(step) if recorded else step for step in steps]
+        self._device, self._size = device, size
+        self._in_halves: InHalves[list[Tensor]] = InHalves(self._pass, device, "the forward pass")
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """Return what the last step makes of images, uint8 [b, 3, S, S], b at most the size of a full batch.
+
+        Raises
+        ------
+        ValueError
+            If there are more images than that.
+        CutonceError
+            If there is too little memory even for one.
+        """
+        if self._size is not None and len(images) > self._size:
+            raise ValueError(f"{len(images)} images are more than a batch of {self._size}")
+        return self._in_halves(images)
+
+    def _pass(self, images: Tensor) -> list[Tensor]:
+        """Return the rows of images in one pass, which is filled up to what such passes take."""
+        missing = 0 if self._size is None else (self._in_halves.most or self._size) - len(images)
+        filled = torch.cat([images, images.new_zeros((missing, *images.shape[1:]))]) if missing else images
+        rows = [filled.to(self._device, non_blocking=True)]
+        for step in self._steps:
+            rows = step(*rows)
+        return [of_all[: len(images)] for of_all in rows]
