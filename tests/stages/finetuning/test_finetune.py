@@ -19,6 +19,7 @@ import stages.finetuning.setup
 from cache.errors import CutonceError, UsageError
 from pipeline.cli.app import main
 from stages.config.finetune import FinetuneConfig
+from stages.extraction.extractor import build_extractor
 from stages.finetuning.baselines import baseline, random_head
 from stages.finetuning.finetune import finetune
 from stages.finetuning.image_batches import AugmentedImages
@@ -94,6 +95,8 @@ class Circle:
 
 
 def test_loading_processes_destroy_nothing_that_they_inherit(probe, tmp_path, monkeypatch):
+    # a GPU augments images itself
+    on_cpu = probe._replace(extractor=build_extractor(replace(probe.extractor.options, device="cpu")))
     kept = [Circle(tmp_path / "kept")]
     Circle(tmp_path / "garbage")
     render = AugmentedImages.__getitem__
@@ -108,7 +111,7 @@ def test_loading_processes_destroy_nothing_that_they_inherit(probe, tmp_path, mo
     monkeypatch.setattr("tests.conftest.KEEP_INHERITED", False)
     gc.disable()  # no search but those that are asked for
     try:
-        tuned(probe, num_workers=1, epochs=1)
+        tuned(on_cpu, num_workers=1, epochs=1)
     finally:
         gc.enable()
     assert (tmp_path / "loaded").read_text() == f"{os.getpid()}\n"  # it was destroyed before there was another process
